@@ -1,0 +1,213 @@
+"""
+This module knows time: now, windows, New York trading days with their holidays and half days, and nothing else.
+
+Nothing else in the suite asks what time it is: everything takes an instant, and `now` is where one comes from.
+Sessions are read from ``sessions.csv``, made from exchange_calendars' XNYS by ``tests/test_clock.py`` (which also
+holds it against that library), because importing the library costs a second that a shell cannot afford.
+"""
+
+import csv
+import functools
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from importlib import resources
+
+from opslib.errors import UsageError
+from opslib.text import NEW_YORK, duration, moment
+
+OPEN, CLOSE, HALF_DAY_CLOSE = time(9, 30), time(16, 0), time(13, 0)
+
+
+def now() -> datetime:
+    """What time is it? The only place that asks. Aware, UTC."""
+    return datetime.now(UTC)
+
+
+def micros(instant: datetime) -> int:
+    """An aware instant as whole microseconds since 1970 UTC, exactly."""
+    delta = instant - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def instant(us: int) -> datetime:
+    """The aware UTC instant of whole microseconds since 1970."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+
+
+def parse(text: str) -> datetime:
+    """
+    Which instant does this text name? ISO 8601; without an offset it is New York's wall clock.
+
+    A wall clock that DST repeats is read as the first of the two; one that DST skips does not exist and is refused.
+
+    Raises:
+        UsageError: Not an ISO 8601 date and time.
+    """
+    try:
+        read = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(f"a time was wanted, found {text!r}. Write it as 2025-11-18T10:32 (New York) or 2025-11-18T15:32:00Z.") from None
+    try:
+        if read.tzinfo is not None:
+            return read.astimezone(UTC)
+        local = read.replace(tzinfo=NEW_YORK)
+        if local.astimezone(UTC).astimezone(NEW_YORK).replace(tzinfo=None) != read:
+            raise UsageError(f"{text!r} does not exist in New York: the clocks went forward over it. Give it with an offset, such as -04:00.")
+        return local.astimezone(UTC)
+    except OverflowError:
+        raise UsageError(f"a time between the years 1 and 9999 was wanted, found {text!r}.") from None
+
+
+def parse_day(text: str) -> date:
+    """
+    Which day does this text name? ``2025-11-18``.
+
+    Raises:
+        UsageError: Not an ISO date.
+    """
+    try:
+        return date.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(f"a day was wanted, found {text!r}. Write it as 2025-11-18.") from None
+
+
+def parse_span(text: str) -> timedelta:
+    """
+    How long is ``30m``, ``1h``, ``90s``, ``2d`` or ``1h30m``?
+
+    Raises:
+        UsageError: Not a span, or no longer than nothing.
+    """
+    found = re.fullmatch(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text.strip())
+    days, hours, minutes, seconds = (int(g or 0) for g in found.groups()) if found else (0, 0, 0, 0)
+    span = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if not span:
+        raise UsageError(f"a span of time was wanted, found {text!r}. Write it as 30m, 1h, 90s, 2d or 1h30m.")
+    return span
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """
+    A stretch of time, half open: what happened after `start`, up to and at `end`.
+
+    Attributes:
+        start: Aware UTC instant, not itself inside.
+        end: Aware UTC instant, the last one inside.
+    """
+
+    start: datetime
+    end: datetime
+
+    def __post_init__(self) -> None:
+        if self.start.tzinfo is None or self.end.tzinfo is None:
+            raise UsageError("a window's ends need a time zone; use clock.parse.")
+        if self.end < self.start:
+            raise UsageError(f"a window ends after it starts; found {self.start} to {self.end}.")
+
+    @classmethod
+    def before(cls, end: datetime, length: timedelta) -> "Window":
+        """The window of that length that ends at `end`."""
+        try:
+            return cls(end - length, end)
+        except OverflowError:
+            raise UsageError(f"a window of {length.days} days before {end:%Y-%m-%d} starts before the year 1; ask for a shorter one.") from None
+
+    @property
+    def seconds(self) -> float:
+        """Its length in seconds."""
+        return (self.end - self.start).total_seconds()
+
+    def __str__(self) -> str:
+        return f"{moment(self.start)} to {moment(self.end)}, {duration(self.seconds)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """
+    One trading day of the New York exchanges.
+
+    Attributes:
+        day: Its date in New York.
+        opens: 09:30 New York, aware UTC.
+        closes: 16:00, or 13:00 on a half day, aware UTC.
+    """
+
+    day: date
+    opens: datetime
+    closes: datetime
+
+    @property
+    def half(self) -> bool:
+        """Is it a half day?"""
+        return self.closes.astimezone(NEW_YORK).time() == HALF_DAY_CLOSE
+
+    @property
+    def window(self) -> Window:
+        """Open to close."""
+        return Window(self.opens, self.closes)
+
+
+@functools.cache
+def _exceptions() -> dict[date, str]:
+    """Weekdays that are no ordinary session: ``closed`` or ``half``, with the years that the table covers."""
+    rows = csv.reader(resources.files("opslib").joinpath("sessions.csv").read_text().splitlines()[1:])
+    return {date.fromisoformat(day): kind for day, kind in rows}
+
+
+def covered() -> tuple[date, date]:
+    """The first and last day of which the shipped table knows whether there is a session."""
+    days = _exceptions()
+    return date(min(days).year, 1, 1), date(max(days).year, 12, 31)
+
+
+def session(day: date) -> Session | None:
+    """
+    When is the market open on that day? None on a weekend or holiday.
+
+    Raises:
+        UsageError: The day is outside the years of the shipped table; an invented session would be worse than none.
+    """
+    first, last = covered()
+    if not first <= day <= last:
+        raise UsageError(f"trading days are known from {first} to {last}, asked for {day}. A newer opslib ships a longer table.")
+    kind = _exceptions().get(day)
+    if day.weekday() >= 5 or kind == "closed":
+        return None
+    at = lambda clock: datetime.combine(day, clock, NEW_YORK).astimezone(UTC)  # noqa: E731
+    return Session(day, at(OPEN), at(HALF_DAY_CLOSE if kind == "half" else CLOSE))
+
+
+def previous_session(day: date) -> Session:
+    """The last trading day before that day."""
+    while True:
+        day -= timedelta(days=1)
+        if found := session(day):
+            return found
+
+
+def last_closed(as_of: datetime) -> Session:
+    """The newest trading day whose session had ended at that instant."""
+    today = as_of.astimezone(NEW_YORK).date()
+    found = session(today)
+    return found if found and found.closes <= as_of else previous_session(today)
+
+
+def open_spans(window: Window) -> list[Window]:
+    """
+    In which parts of a window was the market open? Half-open spans in order; none on a closed day.
+
+    Days outside the shipped table count as closed here: nothing is expected of them.
+    """
+    first, last = covered()
+    day = max(window.start.astimezone(NEW_YORK).date(), first)
+    until = min(window.end.astimezone(NEW_YORK).date(), last)
+    spans = []
+    while day <= until:
+        if found := session(day):
+            start, end = max(found.opens, window.start), min(found.closes, window.end)
+            if start < end:
+                spans.append(Window(start, end))
+        day += timedelta(days=1)
+    return spans

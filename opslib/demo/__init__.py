@@ -1,0 +1,1 @@
+"""The demo's scripted trading day: what happens, what the pages post, and what is true."""

@@ -1,0 +1,397 @@
+"""Knows what happens on one scripted trading day: the pages, their events and the troubles.
+
+Nothing here knows how the app counts (page.py) or what a reader should find (truth.py).
+The same seed and day always give the same script, event for event.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from random import Random
+
+POST_INTERVAL_S = 5
+FULL_SESSION_MINUTES = 390  # the session length for which the minutes below are meant
+HOSTILE_MESSAGE = "<img src=x onerror=alert(1)>"
+
+MASSIVE_REQUESTS_PER_HOUR = 1800
+MASSIVE_REQUESTS_PER_HOUR_AT_OPEN = 2600
+BUSY_OPEN_S = 1800
+TRADIER_REQUESTS_PER_HOUR = 250
+ATTEMPTS_PER_CALL = 3
+ATTEMPT_FAILURE_RATE = 0.0025
+VALIDATION_INTERVAL_S = 10
+GAMMA_ZERO_RATE = 0.003
+GAMMA_ZERO_RATE_IN_BURST = 0.4
+DELTA_RATE = 0.003
+THETA_MISSING_RATE = 0.006
+IV_ANOMALIES_PER_HOUR = 2.0
+UI_ERRORS_PER_HOUR = 2.5
+LATENCY_INTERVAL_S = 5
+SOCKET_CONNECT_S = 1.2
+COMMISSION_USD_PER_CONTRACT_SIDE = 0.66
+BACKTEST_SPREAD = 0.005
+CALM_SPREAD = 0.02
+SPREAD_RISE_PER_MINUTE = 0.00028
+VARIANCE_TRADES = 5
+
+GAMMA_ZERO_TEXT = "Gamma cannot be exactly 0 (API likely missing data)"
+DELTA_TEXT = "Delta 1.37 out of bounds [-1, 1]"
+UI_MESSAGES = ("ResizeObserver loop limit exceeded", "Chart canvas was resized to 0 px", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened on one page at a true UTC instant (whole milliseconds).
+
+    Kinds and their data: request (provider, ms, ok), fallback (provider), greeks (valid,
+    estimated, cause, errors), iv_anomaly (), trade (gross_pct, net_pct, commission_usd,
+    slippage_usd), variance (points), error (type, message or None), ws (connected),
+    ws_latency (ms).
+    """
+
+    at: datetime
+    page: str
+    kind: str
+    data: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class PageLife:
+    """One page load: instants are aware UTC, offsets and the clock's errors are seconds.
+
+    `page_id` is what the page posts as `page` (None: it posts none). `closed_at` None means
+    the page stays open past the close. Skew is page clock minus true clock; jitter is how far
+    the clock wanders to either side of that.
+    """
+
+    key: str
+    page_id: str | None
+    loaded_at: datetime
+    closed_at: datetime | None
+    post_offset_s: int
+    clock_skew_s: float
+    clock_jitter_s: float
+    first_post_at: datetime
+    last_post_at: datetime
+
+    def post_instants(self) -> list[datetime]:
+        """Every true UTC instant at which this page posts, oldest first."""
+        seconds = int((self.last_post_at - self.first_post_at).total_seconds())
+        return [
+            self.first_post_at + timedelta(seconds=s)
+            for s in range(0, seconds + 1, POST_INTERVAL_S)
+        ]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A scripted trouble between two aware UTC instants, with one sentence for a reader."""
+
+    name: str
+    begins: datetime
+    ends: datetime
+    words: str
+
+
+@dataclass(frozen=True)
+class Script:
+    """A whole scripted day; `opens` and `closes` are aware UTC, events are sorted by instant."""
+
+    seed: int
+    day: date
+    events: tuple[Event, ...]
+    pages: tuple[PageLife, ...]
+    troubles: tuple[Trouble, ...]
+    opens: datetime
+    closes: datetime
+
+
+@dataclass(frozen=True)
+class _Habits:
+    """How one page is used: share of the trader's request rate, positions, minutes per trade."""
+
+    request_share: float
+    positions: int
+    minutes_per_trade: float
+
+
+_HABITS = {
+    "trader": _Habits(1.0, 3, 9.5),
+    "trader-2": _Habits(1.0, 3, 9.5),
+    "lead": _Habits(0.5, 2, 21.0),
+}
+
+
+def script(
+    seed: int,
+    day: date = date(2026, 3, 10),
+    *,
+    opens: datetime,
+    closes: datetime,
+    quiet: bool = False,
+) -> Script:
+    """The day's script for a seed; `opens` and `closes` are the session's aware UTC instants.
+
+    Troubles stand at fixed minutes of a full session, shrunk for a shorter one and moved by a
+    few minutes by the seed. A quiet day has the base rates only: no trouble and no refresh.
+    """
+    rng = Random(f"{seed}/{day}/{quiet}")
+    session_s = int((closes - opens).total_seconds())
+    troubles = () if quiet else _troubles(rng, opens, session_s)
+    pages = _pages(rng, opens, session_s, troubles)
+    events: list[Event] = []
+    for life in pages:
+        events += _PageDay(rng, life, opens, closes, troubles).events()
+    if not quiet:
+        trader = next(life for life in reversed(pages) if life.page_id is None)
+        at = closes - timedelta(seconds=rng.randint(60, 120))
+        events.append(
+            Event(at, trader.key, "error", {"type": "UI_ERROR", "message": HOSTILE_MESSAGE})
+        )
+    events.sort(key=lambda event: event.at)
+    return Script(seed, day, tuple(events), pages, troubles, opens, closes)
+
+
+def _troubles(rng: Random, opens: datetime, session_s: int) -> tuple[Trouble, ...]:
+    """The incident day's troubles, in order of their beginning."""
+
+    def begins(full_session_minute: int) -> datetime:
+        minute = full_session_minute * session_s / 60 / FULL_SESSION_MINUTES
+        return opens + timedelta(minutes=round(minute) + rng.randint(-4, 4))
+
+    def trouble(name: str, minute: int, shortest_s: int, longest_s: int, words: str) -> Trouble:
+        start = begins(minute)
+        return Trouble(
+            name, start, start + timedelta(seconds=rng.randint(shortest_s, longest_s)), words
+        )
+
+    last_post = begins(250) + timedelta(seconds=10 * rng.randint(1, 4))
+    unload = last_post + timedelta(milliseconds=rng.randint(3300, 3800))
+    refresh = Trouble(
+        "refresh",
+        unload,
+        unload + timedelta(milliseconds=rng.randint(1000, 3000)),
+        "The trader refreshes the page; its counters begin again at zero.",
+    )
+    costs = Trouble(
+        "costs_rise",
+        begins(180),
+        opens + timedelta(seconds=session_s),
+        "Spreads widen through the afternoon: net P&L falls and live results leave the backtest.",
+    )
+    found = (
+        trouble("gamma_burst", 40, 840, 960, "Two in five validations have a gamma of exactly 0."),
+        trouble(
+            "massive_outage", 110, 660, 840, "Every Massive attempt fails; Tradier takes over."
+        ),
+        costs,
+        refresh,
+        trouble("websocket_loss", 300, 180, 300, "The WebSocket is gone on every open page."),
+    )
+    return tuple(sorted(found, key=lambda t: t.begins))
+
+
+def _pages(
+    rng: Random, opens: datetime, session_s: int, troubles: tuple[Trouble, ...]
+) -> tuple[PageLife, ...]:
+    """The page loads of the day: no load and its first post lie in different minutes."""
+    closes = opens + timedelta(seconds=session_s)
+    close_post = opens + timedelta(seconds=session_s - session_s % POST_INTERVAL_S)
+    loaded, first = opens - timedelta(minutes=18), opens - timedelta(minutes=5)
+    refresh = next((t for t in troubles if t.name == "refresh"), None)
+    if refresh is None:
+        traders = [PageLife("trader", None, loaded, None, 0, 0.0, 0.0, first, close_post)]
+    else:
+        since_open_s = int((refresh.begins - opens).total_seconds())
+        last = opens + timedelta(seconds=since_open_s - since_open_s % POST_INTERVAL_S)
+        again = last + timedelta(seconds=2 * POST_INTERVAL_S)
+        traders = [
+            PageLife("trader", None, loaded, refresh.begins, 0, 0.0, 0.0, first, last),
+            PageLife("trader-2", None, refresh.ends, None, 0, 0.0, 0.0, again, close_post),
+        ]
+    offset_s = 2
+    minute = round(75 * session_s / 60 / FULL_SESSION_MINUTES) + rng.randint(-4, 4)
+    lead_load_s = 60 * minute + rng.randint(10, 35)
+    lead_first_s = lead_load_s + 2 + (offset_s - lead_load_s - 2) % POST_INTERVAL_S
+    lead_last_s = session_s - (session_s - offset_s) % POST_INTERVAL_S
+    lead = PageLife(
+        key="lead",
+        page_id=f"lead-{rng.randint(0, 0xFFFF):04x}",
+        loaded_at=opens + timedelta(seconds=lead_load_s),
+        closed_at=None,
+        post_offset_s=offset_s,
+        clock_skew_s=2.4,
+        clock_jitter_s=0.4,
+        first_post_at=opens + timedelta(seconds=lead_first_s),
+        last_post_at=min(closes, opens + timedelta(seconds=lead_last_s)),
+    )
+    return (*traders, lead)
+
+
+class _PageDay:
+    """Writes the events of one page load; times inside are seconds since the open."""
+
+    def __init__(
+        self,
+        rng: Random,
+        life: PageLife,
+        opens: datetime,
+        closes: datetime,
+        troubles: tuple[Trouble, ...],
+    ) -> None:
+        self._rng = rng
+        self._key = life.key
+        self._habits = _HABITS[life.key]
+        self._opens = opens
+        self._from_s = (life.loaded_at - opens).total_seconds()
+        self._to_s = ((life.closed_at or closes) - opens).total_seconds()
+        self._spans_s = {
+            t.name: ((t.begins - opens).total_seconds(), (t.ends - opens).total_seconds())
+            for t in troubles
+        }
+        self._events: list[Event] = []
+
+    def events(self) -> list[Event]:
+        """This page's events between its load and its end, in no order."""
+        self._write_requests()
+        self._write_validations()
+        self._write_trades()
+        self._write_socket()
+        for at_s in self._arrivals_s(IV_ANOMALIES_PER_HOUR):
+            self._add(at_s, "iv_anomaly")
+        for at_s in self._arrivals_s(UI_ERRORS_PER_HOUR):
+            message = UI_MESSAGES[self._rng.randint(0, len(UI_MESSAGES) - 1)]
+            self._add(at_s, "error", type="UI_ERROR", message=message)
+        return self._events
+
+    def _add(self, at_s: float, kind: str, **data: object) -> None:
+        if at_s <= self._to_s:
+            at = self._opens + timedelta(milliseconds=round(at_s * 1000))
+            self._events.append(Event(at, self._key, kind, data))
+
+    def _inside(self, name: str, at_s: float) -> bool:
+        begins_s, ends_s = self._spans_s.get(name, (0.0, 0.0))
+        return begins_s <= at_s < ends_s
+
+    def _arrivals_s(self, per_hour: float) -> list[float]:
+        found, at_s = [], self._from_s + self._rng.expovariate(per_hour / 3600)
+        while at_s < self._to_s:
+            found.append(at_s)
+            at_s += self._rng.expovariate(per_hour / 3600)
+        return found
+
+    def _write_requests(self) -> None:
+        share = self._habits.request_share
+        for at_s in self._arrivals_s(share * MASSIVE_REQUESTS_PER_HOUR_AT_OPEN):
+            busy = 0 <= at_s < BUSY_OPEN_S
+            kept = MASSIVE_REQUESTS_PER_HOUR / MASSIVE_REQUESTS_PER_HOUR_AT_OPEN
+            if busy or self._rng.random() < kept:
+                self._call_massive(at_s)
+        for at_s in self._arrivals_s(share * TRADIER_REQUESTS_PER_HOUR):
+            self._ask_tradier(at_s)
+
+    def _call_massive(self, start_s: float) -> None:
+        """One logical call: up to three recorded attempts, then the fallback to Tradier."""
+        at_s = start_s
+        for attempt in range(ATTEMPTS_PER_CALL):
+            failed = self._rng.random() < ATTEMPT_FAILURE_RATE
+            ms = round(max(35.0, self._rng.gauss(195, 55)))
+            at_s += ms / 1000
+            failed = failed or self._inside("massive_outage", at_s)
+            self._add(at_s, "request", provider="massive", ms=ms, ok=not failed)
+            if not failed:
+                return
+            at_s += 0.1 * 2**attempt
+        self._add(at_s, "fallback", provider="massive")
+        self._add(at_s, "error", type="API_ERROR", message="Massive answered HTTP 502 three times")
+        self._ask_tradier(at_s)
+
+    def _ask_tradier(self, start_s: float) -> None:
+        ms = round(max(30.0, self._rng.gauss(150, 40)))
+        ok = self._rng.random() >= ATTEMPT_FAILURE_RATE
+        self._add(start_s + ms / 1000, "request", provider="tradier", ms=ms, ok=ok)
+
+    def _write_validations(self) -> None:
+        at_s = self._from_s + 3
+        while at_s < self._to_s:
+            for _ in range(self._habits.positions):
+                cause, errors = self._finding(at_s)
+                self._add(
+                    at_s,
+                    "greeks",
+                    valid=not errors,
+                    estimated=cause in ("gamma_zero", "theta_missing"),
+                    cause=cause,
+                    errors=errors,
+                )
+            at_s += VALIDATION_INTERVAL_S
+
+    def _finding(self, at_s: float) -> tuple[str, tuple[str, ...]]:
+        burst = self._inside("gamma_burst", at_s)
+        gamma_rate = GAMMA_ZERO_RATE_IN_BURST if burst else GAMMA_ZERO_RATE
+        draw = self._rng.random()
+        if draw < gamma_rate:
+            return "gamma_zero", (GAMMA_ZERO_TEXT,)
+        if draw < gamma_rate + DELTA_RATE:
+            return "delta_out_of_bounds", (DELTA_TEXT,)
+        if draw < gamma_rate + DELTA_RATE + THETA_MISSING_RATE:
+            return "theta_missing", ()
+        return "clean", ()
+
+    def _write_trades(self) -> None:
+        gaps: list[float] = []
+        step_s = 60 * self._habits.minutes_per_trade
+        at_s = max(self._from_s, 0.0) + step_s * (0.7 + 0.6 * self._rng.random())
+        while at_s < self._to_s:
+            entry_usd = 3 + 6 * self._rng.random()
+            exit_usd = entry_usd * (1 + max(-0.5, self._rng.gauss(0.05, 0.1)))
+            contracts = self._rng.randint(4, 10)
+            spread = self._spread(at_s)
+            live = _trade(entry_usd, exit_usd, contracts, spread)
+            backtest = _trade(entry_usd, exit_usd, contracts, BACKTEST_SPREAD)
+            gaps.append(backtest["net_pct"] - live["net_pct"])
+            recent = gaps[-VARIANCE_TRADES:]
+            self._add(at_s, "trade", **live)
+            self._add(at_s, "variance", points=sum(recent) / len(recent))
+            at_s += step_s * (0.7 + 0.6 * self._rng.random())
+
+    def _spread(self, at_s: float) -> float:
+        """Bid-ask spread over mid price: rises with the minutes since the costs began to."""
+        begins_s, ends_s = self._spans_s.get("costs_rise", (0.0, 0.0))
+        minutes = max(0.0, min(at_s, ends_s) - begins_s) / 60
+        # A short session has fewer minutes in which to reach the same height.
+        stretch = FULL_SESSION_MINUTES * 60 / ends_s if ends_s else 0.0
+        spread = CALM_SPREAD + SPREAD_RISE_PER_MINUTE * stretch * minutes
+        return spread * (0.9 + 0.2 * self._rng.random())
+
+    def _write_socket(self) -> None:
+        connected_s = self._from_s + SOCKET_CONNECT_S
+        self._add(connected_s, "ws", connected=True)
+        loss = self._spans_s.get("websocket_loss")
+        if loss:
+            self._add(loss[0], "ws", connected=False)
+            self._add(
+                loss[0], "error", type="NETWORK_ERROR", message="WebSocket closed with code 1006"
+            )
+            self._add(loss[1], "ws", connected=True)
+        at_s = connected_s + LATENCY_INTERVAL_S / 2
+        while at_s < self._to_s:
+            if not self._inside("websocket_loss", at_s):
+                self._add(at_s, "ws_latency", ms=round(max(12.0, self._rng.gauss(48, 15))))
+            at_s += LATENCY_INTERVAL_S
+
+
+def _trade(entry_usd: float, exit_usd: float, contracts: int, spread: float) -> dict[str, float]:
+    """One round trip in % of its entry and in dollars; slippage is paid on both legs."""
+    size = contracts * 100
+    side_usd = COMMISSION_USD_PER_CONTRACT_SIDE * contracts
+    entry_slippage_usd = 0.98 * entry_usd * size * spread
+    slippage_usd = entry_slippage_usd + 0.98 * exit_usd * size * spread
+    net_usd = (exit_usd - entry_usd) * size - 2 * side_usd - slippage_usd
+    paid_usd = entry_usd * size + side_usd + entry_slippage_usd
+    return {
+        "gross_pct": (exit_usd - entry_usd) / entry_usd * 100,
+        "net_pct": net_usd / paid_usd * 100,
+        "commission_usd": 2 * side_usd,
+        "slippage_usd": slippage_usd,
+    }

@@ -1,0 +1,69 @@
+"""
+This module knows what can go wrong, and nothing else.
+
+    OpsError                     exit 70: refused or failed
+    ├── UsageError               exit 64: the command or call was written wrongly
+    │   └── UnknownParameter     a notebook has no such parameter, or not of that type
+    ├── SettingsError            the environment or a settings file cannot be read as meant
+    ├── RulesError               rules.toml is not a table of limits that can be judged
+    ├── BadSnapshot              what a page posted is not dashboard metrics; names every bad field
+    ├── ImportRefused            a file is not what it should be
+    ├── StoreError               the store cannot be opened, read or written
+    ├── NotebookFailed           a notebook did not run to its end
+    └── ReportRefused            a report cannot be made, or not yet
+
+Every message says what was wanted, what was found and what to do.
+"""
+
+
+class OpsError(Exception):
+    """Anything this suite refuses or fails at; `exit_code` is what a shell sees."""
+
+    exit_code = 70
+
+
+class UsageError(OpsError):
+    """The command or call was written wrongly."""
+
+    exit_code = 64
+
+
+class UnknownParameter(UsageError):
+    """A notebook has no such parameter, or the value is not of its type."""
+
+
+class SettingsError(OpsError):
+    """The environment or a settings file cannot be read as meant."""
+
+
+class RulesError(OpsError):
+    """rules.toml is not a table of limits that can be judged."""
+
+
+class BadSnapshot(OpsError):
+    """
+    What a page posted is not dashboard metrics.
+
+    Attributes:
+        fields: Every bad field with what was expected of it and what stood there, not only the first.
+    """
+
+    def __init__(self, fields: list[str]):
+        self.fields = fields
+        super().__init__("; ".join(fields))
+
+
+class ImportRefused(OpsError):
+    """A file is not what it should be."""
+
+
+class StoreError(OpsError):
+    """The store cannot be opened, read or written."""
+
+
+class NotebookFailed(OpsError):
+    """A notebook did not run to its end."""
+
+
+class ReportRefused(OpsError):
+    """A report cannot be made, or not yet."""

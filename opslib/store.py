@@ -1,0 +1,380 @@
+"""
+This module knows how facts are kept and given back, and nothing else.
+
+One wide row a post, in SQLite (WAL, synchronous=FULL) or PostgreSQL, through SQLAlchemy Core. Rows are only ever
+added. Each has two times: `ts_us`, when it happened, and `known_at_us`, when it came into the store, which is stamped
+inside the write and never goes back; so what was known at any moment can be asked for at any later one.
+Writers take turns (SQLite's own lock; an advisory lock in PostgreSQL), so `seq` and `known_at_us` rise together.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+import sqlalchemy as sa
+
+from opslib import clock
+from opslib.errors import StoreError
+from opslib.snapshot import FIELDS, Look, Snapshot
+
+SCHEMA = 1
+BUSY_TIMEOUT_MS = 30_000
+WRITERS_LOCK = 7_061_902  # Any number, the same for every writer: the key of PostgreSQL's advisory lock.
+MOST_POST_REJECTS = 10_000
+_KINDS = {"count": sa.BigInteger, "number": sa.Double, "flag": sa.Boolean, "millis": sa.BigInteger, "text": sa.Text}
+
+_meta = sa.MetaData()
+_facts = sa.Table("meta", _meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False))
+_seq = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_snapshots = sa.Table(
+    "snapshots",
+    _meta,
+    sa.Column("seq", _seq, primary_key=True, autoincrement=True),
+    sa.Column("app", sa.Text, nullable=False),
+    sa.Column("ts_us", sa.BigInteger, nullable=False),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("load_ms", sa.BigInteger),
+    sa.Column("errors_by_type", sa.Text),
+    *(sa.Column(f.name, _KINDS[f.kind]) for f in FIELDS),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("app", "digest", name="one_body_one_row"),
+    sa.Index("snapshots_by_time", "app", "ts_us"),
+    sa.Index("snapshots_by_load", "app", "load_ms", "ts_us"),
+    sqlite_autoincrement=True,
+)
+_alive = sa.Table(
+    "alive",
+    _meta,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("field", sa.Text, primary_key=True),
+    sa.Column("known_at_us", sa.BigInteger, primary_key=True),
+)
+_rejects = sa.Table(
+    "rejects",
+    _meta,
+    sa.Column("seq", _seq, primary_key=True, autoincrement=True),
+    sa.Column("app", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False),
+    sa.Column("reasons", sa.Text, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("app", "digest", name="one_reject_one_row"),
+    sqlite_autoincrement=True,
+)
+_runs = sa.Table(
+    "runs",
+    _meta,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("app", sa.Text, nullable=False),
+    sa.Column("notebook", sa.Text, nullable=False),
+    sa.Column("parameters", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("started_at_us", sa.BigInteger, nullable=False),
+    sa.Column("ended_at_us", sa.BigInteger),
+    sa.Column("outputs", sa.Text, nullable=False),
+    sa.Column("process", sa.Text, nullable=False),
+)
+_LOOK = [_snapshots.c[name] for name in Look._fields]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """
+    Something that was refused, and why.
+
+    Attributes:
+        source: Where it came from: file and line, or ``post``.
+        reasons: Every bad field.
+        body: The bytes that were refused.
+    """
+
+    source: str
+    reasons: tuple[str, ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A snapshot and when it happened (`ts_us`, microseconds since 1970)."""
+
+    ts_us: int
+    snapshot: Snapshot
+
+
+class Store:
+    """
+    The facts of a desk.
+
+    Opening one makes it where there is none, and brings an older one to today's schema.
+
+    Args:
+        url: SQLAlchemy URL; ``postgresql://`` is spoken through psycopg.
+        now: What time it is, for `known_at`; only the demo gives another one.
+
+    Raises:
+        StoreError: It cannot be opened, or a newer opslib made it.
+    """
+
+    def __init__(self, url: str, now: Callable[[], datetime] = clock.now):
+        self._now = now
+        try:
+            parsed = sa.make_url(url)
+            if parsed.drivername in ("postgresql", "postgres"):
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            self._name = parsed.render_as_string(hide_password=True)
+            self._sqlite = parsed.drivername.startswith("sqlite")
+            if self._sqlite:
+                self._engine = self._open_sqlite(parsed)
+            else:
+                self._engine = sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True)
+            self._prepare()
+        except (sa.exc.SQLAlchemyError, OSError, ImportError) as problem:
+            raise StoreError(self._told("opened", problem)) from None
+
+    def _told(self, what: str, problem: Exception) -> str:
+        name = getattr(self, "_name", "the store's URL")
+        return f"the store {name} could not be {what}: {str(getattr(problem, 'orig', None) or problem).strip().splitlines()[0]}. See OPS_STORE_URL and the folder it lies in."
+
+    @staticmethod
+    def _open_sqlite(url: sa.URL) -> sa.Engine:
+        from pathlib import Path
+
+        if url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "isolation_level": None})
+
+        @sa.event.listens_for(engine, "connect")
+        def settle(connection: Any, _record: Any) -> None:
+            for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL"):
+                connection.execute(f"PRAGMA {pragma}").close()
+
+        return engine
+
+    def _prepare(self) -> None:
+        with self._engine.connect() as connection:
+            if sa.inspect(connection).has_table("meta"):
+                found = connection.execute(sa.select(_facts.c.value).where(_facts.c.key == "schema")).scalar()
+                if found == str(SCHEMA):
+                    return
+                if found is not None and int(found) > SCHEMA:
+                    raise StoreError(f"the store {self._name} was made by a newer opslib (schema {found}; this one knows {SCHEMA}). Install that one.")
+        with self._writing() as connection:
+            _meta.create_all(connection)
+            self._remember(connection, "schema", str(SCHEMA))
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """A transaction that no other writer overlaps."""
+        with self._engine.connect() as connection:
+            if self._sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS_LOCK)))
+            try:
+                yield connection
+                connection.exec_driver_sql("COMMIT") if self._sqlite else connection.commit()
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK") if self._sqlite else connection.rollback()
+                raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as problem:
+            raise StoreError(self._told("read", problem)) from None
+
+    def _remember(self, connection: sa.Connection, key: str, value: str) -> None:
+        if connection.execute(sa.update(_facts).where(_facts.c.key == key).values(value=value)).rowcount == 0:
+            connection.execute(sa.insert(_facts).values(key=key, value=value))
+
+    def _known_at(self, connection: sa.Connection) -> int:
+        """When this write is known: now, but never before an earlier write."""
+        last = connection.execute(sa.select(_facts.c.value).where(_facts.c.key == "known_at_us")).scalar()
+        known_at = max(clock.micros(self._now()), int(last or 0))
+        self._remember(connection, "known_at_us", str(known_at))
+        return known_at
+
+    def write(self, app: str, posts: Iterable[Post], rejects: Iterable[Reject] = (), *, known_at_ts: bool = False) -> int:
+        """
+        Keep posts and rejects, in one transaction: when this returns they are on the disk, or it raised and none is.
+
+        Args:
+            app: Whose they are.
+            posts: A body that the app already has is passed over.
+            rejects: Kept with their reasons; the same body refused again is kept once.
+            known_at_ts: Take each post's own time for when it was known; for replays only.
+
+        Returns:
+            How many posts were new.
+
+        Raises:
+            StoreError: Nothing was kept.
+        """
+        new = {p.snapshot.digest: p for p in reversed(list(posts))}
+        try:
+            with self._writing() as connection:
+                known_at = self._known_at(connection)
+                for digests in _chunks(list(new), 500):
+                    held = connection.execute(sa.select(_snapshots.c.digest).where(_snapshots.c.app == app, _snapshots.c.digest.in_(digests)))
+                    for row in held:
+                        del new[bytes(row.digest)]
+                rows = [
+                    {"app": app, "ts_us": p.ts_us, "known_at_us": p.ts_us if known_at_ts else known_at, "digest": d, "body": zlib.compress(p.snapshot.body, 1), **p.snapshot.values}
+                    for d, p in reversed(new.items())
+                ]
+                if rows:
+                    connection.execute(sa.insert(_snapshots), rows)
+                    self._note_alive(connection, app, rows, new)
+                self._keep_rejects(connection, app, list(rejects), known_at)
+        except sa.exc.SQLAlchemyError as problem:
+            raise StoreError(self._told("written", problem)) from None
+        return len(rows)
+
+    @staticmethod
+    def _note_alive(connection: sa.Connection, app: str, rows: list[dict], posts: dict[bytes, Post]) -> None:
+        """Since when do we know which fields are wired? Kept on writing, so that no view has to search the past."""
+        first: dict[str, int] = {}
+        for row in rows:
+            for name in posts[row["digest"]].snapshot.alive():
+                first[name] = min(first.get(name, row["known_at_us"]), row["known_at_us"])
+        if not first:
+            return
+        known = dict(connection.execute(sa.select(_alive.c.field, sa.func.min(_alive.c.known_at_us)).where(_alive.c.app == app).group_by(_alive.c.field)).all())
+        earlier = [{"app": app, "field": f, "known_at_us": at} for f, at in first.items() if f not in known or at < known[f]]
+        if earlier:
+            connection.execute(sa.insert(_alive), earlier)
+
+    @staticmethod
+    def _keep_rejects(connection: sa.Connection, app: str, rejects: list[Reject], known_at: int) -> None:
+        for reject in rejects:
+            digest = sha256(reject.source.encode() + b"\0" + reject.body).digest()
+            if connection.execute(sa.select(_rejects.c.seq).where(_rejects.c.app == app, _rejects.c.digest == digest)).first():
+                continue
+            connection.execute(
+                sa.insert(_rejects).values(
+                    app=app, source=reject.source, known_at_us=known_at, reasons=json.dumps(list(reject.reasons)), digest=digest, body=zlib.compress(reject.body, 1)
+                )
+            )
+
+    def post_rejects(self, app: str) -> int:
+        """How many refused posts of that app are kept; the receiver stops at `MOST_POST_REJECTS`, lest a stranger fill the disk."""
+        with self._reading() as connection:
+            return connection.execute(sa.select(sa.func.count()).where(_rejects.c.app == app, _rejects.c.source == "post")).scalar_one()
+
+    def looks(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> list[Look]:
+        """
+        What was seen after `start_us`, up to and at `end_us`, as known at `known_at_us` (None: all that is known)?
+
+        In order of time; an empty list where there is nothing.
+        """
+        query = sa.select(*_LOOK).where(_snapshots.c.app == app, _snapshots.c.ts_us > start_us, _snapshots.c.ts_us <= end_us)
+        return self._looks(query.order_by(_snapshots.c.ts_us, _snapshots.c.seq), known_at_us)
+
+    def last_look(self, app: str, before_us: int, known_at_us: int | None, *, page_id: str | None = None, load_ms: int | None = None, jitter_ms: int = 0) -> Look | None:
+        """
+        What was the last look at or before an instant: of a page by its id, of a page by its load instant, or of all?
+
+        None where there is none.
+        """
+        query = sa.select(*_LOOK).where(_snapshots.c.app == app, _snapshots.c.ts_us <= before_us)
+        if page_id:
+            query = query.where(_snapshots.c.page_id == page_id)
+        elif load_ms is not None:
+            query = query.where(_snapshots.c.page_id.is_(None), _snapshots.c.load_ms.between(load_ms - jitter_ms, load_ms + jitter_ms))
+        found = self._looks(query.order_by(_snapshots.c.ts_us.desc(), _snapshots.c.seq.desc()).limit(1), known_at_us)
+        return found[0] if found else None
+
+    def _looks(self, query: sa.Select, known_at_us: int | None) -> list[Look]:
+        if known_at_us is not None:
+            query = query.where(_snapshots.c.known_at_us <= known_at_us)
+        with self._reading() as connection:
+            return [Look._make(row) for row in connection.execute(query)]
+
+    def alive(self, app: str, known_at_us: int | None) -> frozenset[str]:
+        """Which fields that an unwired app leaves at zero were known to move (see `snapshot.NEVER_SEEN_ALIVE`)?"""
+        query = sa.select(_alive.c.field).where(_alive.c.app == app)
+        if known_at_us is not None:
+            query = query.where(_alive.c.known_at_us <= known_at_us)
+        with self._reading() as connection:
+            return frozenset(connection.execute(query).scalars())
+
+    def seq(self, app: str, known_at_us: int | None = None) -> int:
+        """The newest row of an app, by the order of writing; 0 where there is none. Views record it."""
+        query = sa.select(_snapshots.c.seq).where(_snapshots.c.app == app)
+        if known_at_us is not None:
+            query = query.where(_snapshots.c.known_at_us <= known_at_us)
+        with self._reading() as connection:
+            return connection.execute(query.order_by(_snapshots.c.seq.desc()).limit(1)).scalar() or 0
+
+    def first_ts(self, app: str) -> int | None:
+        """When the oldest look happened, microseconds; None where there is none."""
+        with self._reading() as connection:
+            return connection.execute(sa.select(sa.func.min(_snapshots.c.ts_us)).where(_snapshots.c.app == app)).scalar()
+
+    def bodies(self, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None) -> Iterator[tuple[int, int, str | None, bytes]]:
+        """Every post as it came, oldest first: (ts_us, known_at_us, page id or None, body), without holding them all."""
+        s = _snapshots.c
+        query = sa.select(s.ts_us, s.known_at_us, s.page_id, s.body).where(s.app == app).order_by(s.ts_us, s.seq)
+        for bound, limit in ((s.ts_us > start_us, start_us), (s.ts_us <= end_us, end_us), (s.known_at_us <= known_at_us, known_at_us)):
+            query = query if limit is None else query.where(bound)
+        with self._reading() as connection:
+            for row in connection.execution_options(yield_per=1000).execute(query):
+                yield row.ts_us, row.known_at_us, row.page_id, zlib.decompress(row.body)
+
+    def rejects(self, app: str) -> list[tuple[int, Reject]]:
+        """What was refused, in the order it came: (known_at_us, reject)."""
+        r = _rejects.c
+        with self._reading() as connection:
+            found = connection.execute(sa.select(r.known_at_us, r.source, r.reasons, r.body).where(r.app == app).order_by(r.seq)).all()
+        return [(row.known_at_us, Reject(row.source, tuple(json.loads(row.reasons)), zlib.decompress(row.body))) for row in found]
+
+    def run_begins(self, **row: Any) -> None:
+        """Write a run into the ledger before it begins."""
+        with self._ledger() as connection:
+            connection.execute(sa.insert(_runs).values(ended_at_us=None, reason=None, **row))
+
+    def run_ends(self, run_id: str, *, state: str, reason: str | None, ended_at_us: int, outputs: list[str]) -> None:
+        """Write into the ledger how a run ended."""
+        with self._ledger() as connection:
+            connection.execute(sa.update(_runs).where(_runs.c.id == run_id).values(state=state, reason=reason, ended_at_us=ended_at_us, outputs=json.dumps(outputs)))
+
+    @contextmanager
+    def _ledger(self) -> Iterator[sa.Connection]:
+        try:
+            with self._writing() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as problem:
+            raise StoreError(self._told("written", problem)) from None
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The ledger as it stands, oldest first."""
+        with self._reading() as connection:
+            return [dict(row._mapping) for row in connection.execute(sa.select(_runs).order_by(_runs.c.started_at_us, _runs.c.id))]
+
+    def recall(self, key: str) -> str | None:
+        """A small fact remembered under a key, or None."""
+        with self._reading() as connection:
+            return connection.execute(sa.select(_facts.c.value).where(_facts.c.key == key)).scalar()
+
+    def remember(self, key: str, value: str) -> None:
+        """Remember a small fact under a key."""
+        with self._ledger() as connection:
+            self._remember(connection, key, value)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+
+def _chunks(items: list, size: int) -> Iterator[list]:
+    return (items[i : i + size] for i in range(0, len(items), size))

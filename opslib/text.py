@@ -1,0 +1,92 @@
+"""This module knows how a number, a time and a verdict are written for people, and nothing else."""
+
+import difflib
+import html
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+NEW_YORK = ZoneInfo("America/New_York")
+UNKNOWN = "unknown"
+
+
+def ratio(value: float | None, digits: int = 2) -> str:
+    """A ratio in [0, 1] as percent: 0.9972 is ``99.72 %``; None is ``unknown``."""
+    return UNKNOWN if value is None else f"{value * 100:.{digits}f} %"
+
+
+def number(value: float | None, unit: str = "", digits: int | None = None) -> str:
+    """A number with its unit: whole numbers whole, thousands apart; None is ``unknown``."""
+    if value is None:
+        return UNKNOWN
+    if digits is None:
+        digits = 0 if float(value).is_integer() else 2
+    return f"{value:,.{digits}f} {unit}".rstrip()
+
+
+def dollars(value: float | None) -> str:
+    """Money to the cent: ``$1,234.50``, ``-$3.45``; None is ``unknown``."""
+    if value is None:
+        return UNKNOWN
+    return f"{'-' if value < 0 else ''}${abs(value):,.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``45 s``, ``2 min``, ``2 min 5 s``, ``6 h 30 min``."""
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, secs = divmod(rest, 60)
+    parts = [f"{hours} h"] * bool(hours) + [f"{minutes} min"] * bool(minutes)
+    if not hours and (secs or not parts):
+        parts.append(f"{secs} s")
+    return " ".join(parts)
+
+
+def moment(instant: datetime) -> str:
+    """An instant in both clocks: ``2025-11-18 16:20:00 UTC (11:20:00 New York)``."""
+    utc, local = instant.astimezone(ZoneInfo("UTC")), instant.astimezone(NEW_YORK)
+    day = "" if utc.date() == local.date() else f"{local:%Y-%m-%d} "
+    return f"{utc:%Y-%m-%d %H:%M:%S} UTC ({day}{local:%H:%M:%S} New York)"
+
+
+def span(start: datetime, end: datetime) -> str:
+    """A stretch of time in both clocks, to the minute, for a line in a report."""
+    a, b = start.astimezone(NEW_YORK), end.astimezone(NEW_YORK)
+    u, v = start.astimezone(ZoneInfo("UTC")), end.astimezone(ZoneInfo("UTC"))
+    return f"{u:%H:%M}–{v:%H:%M} UTC ({a:%H:%M}–{b:%H:%M} New York)"
+
+
+def iso(instant: datetime) -> str:
+    """An instant for JSON: UTC, milliseconds, ``Z``."""
+    return instant.astimezone(ZoneInfo("UTC")).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'day'?`` for a misspelt word, or nothing when none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def one_line(outside: str, limit: int = 200) -> str:
+    """Text from outside on one printable line: control characters gone, long text cut and said so."""
+    line = "".join(c if c.isprintable() else " " for c in outside)
+    return line if len(line) <= limit else f"{line[:limit]}… ({len(line)} characters)"
+
+
+def in_html(outside: object) -> str:
+    """Text from outside, inert in HTML."""
+    return html.escape(str(outside), quote=True)
+
+
+def in_markdown(outside: object) -> str:
+    """Text from outside, inert in Markdown: no tag, link, picture, table cell or emphasis comes of it."""
+    escaped = re.sub(r"([\\`*_{}\[\]()#+!|~$>:@-])", r"\\\1", one_line(str(outside)))
+    return escaped.replace("<", "&lt;").replace("\\>", "&gt;")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Rows as plain aligned text for a terminal."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)
