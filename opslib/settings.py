@@ -15,6 +15,7 @@ from pathlib import Path
 from opslib import text
 from opslib.errors import SettingsError
 
+VERSION = "0.1.0"
 SECRETS = ("OPS_INGEST_KEY", "OPS_READ_KEY", "OPS_MASSIVE_TOKEN", "OPS_TRADIER_TOKEN")
 DEMO = "demo"
 

@@ -58,8 +58,9 @@ def span(start: datetime, end: datetime) -> str:
 
 
 def iso(instant: datetime) -> str:
-    """An instant for JSON: UTC, milliseconds, ``Z``."""
-    return instant.astimezone(ZoneInfo("UTC")).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """An instant for JSON: UTC, milliseconds (microseconds where there are any), ``Z``."""
+    precision = "microseconds" if instant.microsecond % 1000 else "milliseconds"
+    return instant.astimezone(ZoneInfo("UTC")).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from random import Random
+from typing import NamedTuple
 
 POST_INTERVAL_S = 5
 FULL_SESSION_MINUTES = 390  # the session length for which the minutes below are meant
@@ -106,8 +107,7 @@ class Script:
     closes: datetime
 
 
-@dataclass(frozen=True)
-class _Habits:
+class _Habits(NamedTuple):
     """How one page is used: share of the trader's request rate, positions, minutes per trade."""
 
     request_share: float
@@ -115,11 +115,7 @@ class _Habits:
     minutes_per_trade: float
 
 
-_HABITS = {
-    "trader": _Habits(1.0, 3, 9.5),
-    "trader-2": _Habits(1.0, 3, 9.5),
-    "lead": _Habits(0.5, 2, 21.0),
-}
+_TRADER, _LEAD = _Habits(1.0, 3, 9.5), _Habits(0.5, 2, 21.0)
 
 
 def script(
@@ -141,13 +137,11 @@ def script(
     pages = _pages(rng, opens, session_s, troubles)
     events: list[Event] = []
     for life in pages:
-        events += _PageDay(rng, life, opens, closes, troubles).events()
+        events += _PageDay(rng, life, _Session(opens, closes, troubles)).events()
     if not quiet:
-        trader = next(life for life in reversed(pages) if life.page_id is None)
         at = closes - timedelta(seconds=rng.randint(60, 120))
-        events.append(
-            Event(at, trader.key, "error", {"type": "UI_ERROR", "message": HOSTILE_MESSAGE})
-        )
+        hostile = {"type": "UI_ERROR", "message": HOSTILE_MESSAGE}
+        events.append(Event(at, "trader-2", "error", hostile))
     events.sort(key=lambda event: event.at)
     return Script(seed, day, tuple(events), pages, troubles, opens, closes)
 
@@ -161,34 +155,25 @@ def _troubles(rng: Random, opens: datetime, session_s: int) -> tuple[Trouble, ..
 
     def trouble(name: str, minute: int, shortest_s: int, longest_s: int, words: str) -> Trouble:
         start = begins(minute)
-        return Trouble(
-            name, start, start + timedelta(seconds=rng.randint(shortest_s, longest_s)), words
-        )
+        ends = start + timedelta(seconds=rng.randint(shortest_s, longest_s))
+        return Trouble(name, start, ends, words)
 
     last_post = begins(250) + timedelta(seconds=10 * rng.randint(1, 4))
     unload = last_post + timedelta(milliseconds=rng.randint(3300, 3800))
-    refresh = Trouble(
-        "refresh",
-        unload,
-        unload + timedelta(milliseconds=rng.randint(1000, 3000)),
-        "The trader refreshes the page; its counters begin again at zero.",
+    load = unload + timedelta(milliseconds=rng.randint(1000, 3000))
+    refreshed = "The trader refreshes the page; its counters begin again at zero."
+    closes = opens + timedelta(seconds=session_s)
+    dearer = "Spreads widen all afternoon: net P&L falls and live results leave the backtest."
+    burst = "Two in five validations have a gamma of exactly 0."
+    outage = "Every Massive attempt fails; Tradier takes over."
+    loss = "The WebSocket is gone on every open page."
+    return (
+        trouble("gamma_burst", 40, 840, 960, burst),
+        trouble("massive_outage", 110, 660, 840, outage),
+        Trouble("costs_rise", begins(180), closes, dearer),
+        Trouble("refresh", unload, load, refreshed),
+        trouble("websocket_loss", 300, 180, 300, loss),
     )
-    costs = Trouble(
-        "costs_rise",
-        begins(180),
-        opens + timedelta(seconds=session_s),
-        "Spreads widen through the afternoon: net P&L falls and live results leave the backtest.",
-    )
-    found = (
-        trouble("gamma_burst", 40, 840, 960, "Two in five validations have a gamma of exactly 0."),
-        trouble(
-            "massive_outage", 110, 660, 840, "Every Massive attempt fails; Tradier takes over."
-        ),
-        costs,
-        refresh,
-        trouble("websocket_loss", 300, 180, 300, "The WebSocket is gone on every open page."),
-    )
-    return tuple(sorted(found, key=lambda t: t.begins))
 
 
 def _pages(
@@ -228,26 +213,30 @@ def _pages(
     return (*traders, lead)
 
 
+class _Session(NamedTuple):
+    """What every page lives through: the open, the close and the troubles."""
+
+    opens: datetime
+    closes: datetime
+    troubles: tuple[Trouble, ...]
+
+    def since_open_s(self, at: datetime) -> float:
+        return (at - self.opens).total_seconds()
+
+
 class _PageDay:
     """Writes the events of one page load; times inside are seconds since the open."""
 
-    def __init__(
-        self,
-        rng: Random,
-        life: PageLife,
-        opens: datetime,
-        closes: datetime,
-        troubles: tuple[Trouble, ...],
-    ) -> None:
+    def __init__(self, rng: Random, life: PageLife, session: _Session) -> None:
         self._rng = rng
         self._key = life.key
-        self._habits = _HABITS[life.key]
-        self._opens = opens
-        self._from_s = (life.loaded_at - opens).total_seconds()
-        self._to_s = ((life.closed_at or closes) - opens).total_seconds()
+        self._habits = _TRADER if life.page_id is None else _LEAD
+        self._opens = session.opens
+        self._from_s = session.since_open_s(life.loaded_at)
+        self._to_s = session.since_open_s(life.closed_at or session.closes)
         self._spans_s = {
-            t.name: ((t.begins - opens).total_seconds(), (t.ends - opens).total_seconds())
-            for t in troubles
+            t.name: (session.since_open_s(t.begins), session.since_open_s(t.ends))
+            for t in session.troubles
         }
         self._events: list[Event] = []
 
@@ -316,14 +305,9 @@ class _PageDay:
         while at_s < self._to_s:
             for _ in range(self._habits.positions):
                 cause, errors = self._finding(at_s)
-                self._add(
-                    at_s,
-                    "greeks",
-                    valid=not errors,
-                    estimated=cause in ("gamma_zero", "theta_missing"),
-                    cause=cause,
-                    errors=errors,
-                )
+                found = {"cause": cause, "errors": errors, "valid": not errors}
+                estimated = cause in ("gamma_zero", "theta_missing")
+                self._add(at_s, "greeks", estimated=estimated, **found)
             at_s += VALIDATION_INTERVAL_S
 
     def _finding(self, at_s: float) -> tuple[str, tuple[str, ...]]:
@@ -370,9 +354,8 @@ class _PageDay:
         loss = self._spans_s.get("websocket_loss")
         if loss:
             self._add(loss[0], "ws", connected=False)
-            self._add(
-                loss[0], "error", type="NETWORK_ERROR", message="WebSocket closed with code 1006"
-            )
+            message = "WebSocket closed with code 1006"
+            self._add(loss[0], "error", type="NETWORK_ERROR", message=message)
             self._add(loss[1], "ws", connected=True)
         at_s = connected_s + LATENCY_INTERVAL_S / 2
         while at_s < self._to_s:

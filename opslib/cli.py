@@ -1,0 +1,313 @@
+"""
+This module knows the shell: the commands of CONTRACT.md, their options and exit codes, and nothing else.
+
+Results go to stdout, progress and errors to stderr. What a command does stands elsewhere; here it is asked for and
+shown. Imports that cost time happen in the command that needs them.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from opslib import __version__, clock, text
+from opslib.clock import Window
+from opslib.errors import ImportRefused, OpsError, UsageError
+
+if TYPE_CHECKING:
+    from opslib.desk import Desk
+
+DONE, INCOMPLETE, WRONG_USAGE, FAILED = 0, 3, 64, 70
+STATES = {"ok": DONE, "incomplete": INCOMPLETE, "failed": FAILED}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with our exit code for wrong usage and the nearest command named."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See {self.prog} --help.")
+
+
+def _parser() -> _Parser:
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--home", metavar="DIR", help="the desk's folder (else OPS_HOME, else the project's outputs/)")
+    common.add_argument("--app", metavar="NAME", help="whose figures (default: the only app configured, else desk; demo needs nothing)")
+    common.add_argument("--as-of", metavar="TIME", help="everything as of then; ISO 8601, without an offset New York (default: now)")
+    common.add_argument("--known-at", metavar="TIME", help="only what had come into the store by then (default: all that is known)")
+    common.add_argument("-o", dest="output", choices=("text", "json"), help="how results are written (default: text)")
+    top = _Parser(prog="ops", parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, description="An operations notebook suite for an options-trading app.", epilog="example: ops demo")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, words: str, example: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, parents=[common], help=words, description=words[0].upper() + words[1:] + ".", epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
+        found.set_defaults(run=globals()[f"_{name}"])
+        return found
+
+    demo = command("demo", "live a trading day with an incident, offline, from the posts to the report", "ops demo --seed 7")
+    demo.add_argument("--seed", type=int, default=None, metavar="N", help="another day: other times, other figures (default: 1)")
+    found = command("import", "read files of snapshots into the store; reading one again changes nothing", "ops import snapshots.jsonl.gz")
+    found.add_argument("paths", nargs="*", metavar="PATH", type=Path)
+    found.add_argument("--kind", choices=("snapshots",), default="snapshots", help="what the files hold")
+    found.add_argument("--known-at-ts", action="store_true", help="take each row's own time for when it was known; for replays")
+    found.add_argument("--rejects", action="store_true", help="show what was ever refused, and why")
+    export = command("export", "give back exactly what was posted or imported, as JSON lines", "ops export snapshots --day 2025-11-18")
+    export.add_argument("what", choices=("snapshots",))
+    export.add_argument("--from", dest="start", metavar="TIME", help="after this instant")
+    export.add_argument("--to", dest="end", metavar="TIME", help="up to and at this instant")
+    export.add_argument("--day", metavar="DAY", help="one day, midnight to midnight in New York")
+    serve = command("serve", "receive what the app's pages post, and expose the figures", "ops serve --port 8321")
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=8321)
+    status = command("status", "show the panels as of a moment; the exit code is the verdict", "ops status --as-of 2025-11-18T11:30 --window 1h")
+    status.add_argument("--window", default="1h", metavar="SPAN", help="how long before that moment (default: 1h)")
+    command("rules", "show the limits in force", "ops rules")
+    report = command("report", "execute a report's notebook and publish it as notebook, HTML, Markdown and JSON", "ops report daily --day 2025-11-18")
+    report.add_argument("name", choices=("daily",))
+    report.add_argument("--day", metavar="DAY", help="the trading day (default: the last that has closed)")
+    report.add_argument("--partial", action="store_true", help="before the close, under another name")
+    report.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
+    run = command("run", "execute any notebook strictly: success is decided outside it", "ops run notebooks/dashboard.ipynb -p as_of=2026-03-10T11:25")
+    run.add_argument("notebook", type=Path)
+    run.add_argument("-p", dest="given", action="append", default=[], metavar="NAME=VALUE", help="a parameter; an unknown or ill-typed one is refused")
+    run.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
+    command("runs", "show the ledger: every run of a notebook and how it ended", "ops runs -o json")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    asked = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = _parser().parse_args(asked)
+        for name in ("home", "app", "as_of", "known_at"):
+            setattr(options, name, getattr(options, name, None))
+        options.output = getattr(options, "output", "text")
+        for name in ("as_of", "known_at"):
+            if getattr(options, name):
+                clock.parse(getattr(options, name))
+        return options.run(options)
+    except OpsError as problem:
+        print(f"ops: {_redacted(str(problem))}", file=sys.stderr)
+        return problem.exit_code
+    except KeyboardInterrupt:
+        print("ops: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _redacted(message: str) -> str:
+    """A message without secrets, also when it is the settings that cannot be read."""
+    from opslib.settings import SECRETS
+
+    for name in SECRETS:
+        if value := os.environ.get(name):
+            message = message.replace(value, f"[{name}]")
+    return message
+
+
+def _desk(options: argparse.Namespace) -> "Desk":
+    from opslib import connect
+
+    return connect(options.app, options.home)
+
+
+def _print_json(found: Any) -> None:
+    print(json.dumps(found, indent=1, ensure_ascii=False))
+
+
+def _progress(items: Iterable, total: int, words: str) -> Iterator:
+    """A bar on stderr where somebody looks at it, one line where nobody does."""
+    if not sys.stderr.isatty():
+        print(words, file=sys.stderr)
+        yield from items
+        return
+    from tqdm import tqdm
+
+    yield from tqdm(items, total=total, desc=words, unit=" posts", leave=False)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from opslib import settings as settings_module
+    from opslib.demo import tour
+
+    settings = settings_module.load(options.home, settings_module.DEMO)
+    seed = tour.SEED if options.seed is None else options.seed
+    desk = tour.live(settings, seed, _progress)
+    worst = tour.outage(seed)
+    print("checking every figure against the script, then executing the daily report", file=sys.stderr)
+    count, wrong = tour.compared(desk, seed)
+    outcome, place = desk.publish_daily(tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=_timeout(None))
+    picture, _ = _run_notebook(desk, "dashboard", {"app": settings.app, "as_of": text.iso(worst)})
+    if options.output == "json":
+        _print_json({"seed": seed, "figures": count, "wrong": wrong, "report": f"{place}.html", "state": outcome.state, "dashboard": f"{picture}.html"})
+    else:
+        view = desk.status(worst)
+        told = [s for name in ("providers", "greeks", "pnl", "system") for s in view.panel(name).sentences if s.startswith(("critical", "escalate"))]
+        print(f"A trading day, {tour.DAY}, seed {seed}: two pages posted it to the receiver, which kept it in {settings.home}.")
+        print(f"\nAs it stood at {text.moment(worst)}: {view.verdict}", *(f"  {s}" for s in told), sep="\n")
+        print(f"\n{count - len(wrong)} of {count} figures equal the script's own truth.", *wrong, sep="\n")
+        print(f"\ndaily report   {place}.html")
+        print(f"dashboard      {picture}.html")
+        print(f"any moment     ops --app demo status --as-of {worst.astimezone(text.NEW_YORK):%Y-%m-%dT%H:%M}")
+        print("by hand        jupyter lab notebooks/dashboard.ipynb")
+    return FAILED if wrong or outcome.state != "ok" else DONE
+
+
+def _timeout(given: float | None) -> float:
+    from opslib import runner
+
+    if given is not None and not 0 < given <= 86_400:
+        raise UsageError(f"--timeout is seconds above 0 and up to a day, found {given:g}.")
+    return runner.TIMEOUT_S if given is None else given
+
+
+def _import(options: argparse.Namespace) -> int:
+    from opslib import intake
+
+    desk = _desk(options)
+    if options.rejects:
+        found = [{"source": r.source, "known_at": text.iso(clock.instant(at)), "reasons": list(r.reasons), "body": r.body.decode("utf-8", "replace")} for at, r in desk.store.rejects(desk.settings.app)]
+        if options.output == "json":
+            _print_json(found)
+        else:
+            print(*(f"{r['source']}: {'; '.join(text.one_line(reason) for reason in r['reasons'])}" for r in found) or ["nothing was ever refused"], sep="\n")
+        return DONE
+    if not options.paths:
+        raise UsageError("a file to import was wanted. See ops import --help.")
+    totals, refused = [], []
+    for path in options.paths:
+        try:
+            totals.append((path, intake.read_file(desk.store, desk.settings.app, path, known_at_ts=options.known_at_ts)))
+        except ImportRefused as problem:
+            refused.append(str(problem))
+    rows = [{"path": str(path), "accepted": t.accepted, "duplicate": t.duplicate, "rejected": t.rejected} for path, t in totals]
+    if options.output == "json":
+        _print_json(rows)
+    else:
+        for row in rows:
+            print(f"{row['path']}: {row['accepted']:,} accepted, {row['duplicate']:,} duplicate, {row['rejected']:,} rejected")
+    if any(row["rejected"] for row in rows):
+        print("ops: rows were rejected; ops import --rejects says why, line by line.", file=sys.stderr)
+    for problem in refused:
+        print(f"ops: {problem}", file=sys.stderr)
+    return FAILED if refused or any(row["rejected"] for row in rows) else DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    from datetime import timedelta
+
+    from opslib import intake
+
+    if options.day and (options.start or options.end):
+        raise UsageError("--day, or --from and --to, not both.")
+    window = None
+    if options.day:
+        day = clock.parse_day(options.day)
+        microsecond = timedelta(microseconds=1)
+        window = Window(clock.parse(f"{day}T00:00") - microsecond, clock.parse(f"{day + timedelta(days=1)}T00:00") - microsecond)
+    elif options.start or options.end:
+        window = Window(clock.parse(options.start or "1970-01-01T00:00Z"), clock.parse(options.end or "9999-12-30T00:00Z"))
+    desk = _desk(options)
+    if options.as_of:
+        upto = clock.parse(options.as_of)
+        window = Window(min(window.start, upto), min(window.end, upto)) if window else Window(clock.parse("1970-01-01T00:00Z"), upto)
+    for line in intake.exported(desk.store, desk.settings.app, window, clock.parse(options.known_at) if options.known_at else None):
+        print(line)
+    return DONE
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from opslib import server
+
+    if not 0 < options.port < 65_536:
+        raise UsageError(f"--port is 1 to 65535, found {options.port}.")
+    desk = _desk(options)
+    server.serve(desk.settings, desk.store, desk.rules, host=options.host, port=options.port)
+    return DONE
+
+
+def _status(options: argparse.Namespace) -> int:
+    view = _desk(options).status(options.as_of, options.window, options.known_at)
+    if options.output == "json":
+        _print_json(view.as_json())
+    else:
+        print(view, *(f"\n{panel!r}" for panel in view.panels), sep="\n")
+    return view.exit_code
+
+
+def _rules(options: argparse.Namespace) -> int:
+    from opslib.rules import RUNGS
+
+    rules = _desk(options).rules
+    rows = [{"rule": r.name, "better": r.better, "objective": r.objective, **{rung: dict(r.ladder).get(rung) for rung in RUNGS}, "unit": r.unit, "window_s": r.window.total_seconds(), "for_s": r.hold.total_seconds(), "runbooks": sorted(set(r.runbooks.values()))} for r in rules.rules.values()]  # fmt: skip
+    if options.output == "json":
+        _print_json({"hash": rules.hash, "rules": rows})
+    else:
+        print(text.table([*rows[0]], [[("" if v is None else ", ".join(v) if isinstance(v, list) else f"{v:g}" if isinstance(v, float) else str(v)) for v in row.values()] for row in rows]))
+    return DONE
+
+
+def _report(options: argparse.Namespace) -> int:
+    desk = _desk(options)
+    print("executing the daily report's notebook", file=sys.stderr)
+    outcome, place = desk.publish_daily(options.day, as_of=options.as_of, known_at=options.known_at, partial=options.partial, timeout_s=_timeout(options.timeout))
+    return _told(options, outcome, place)
+
+
+def _run_notebook(desk: "Desk", name: str, given: dict[str, Any]) -> tuple[Path, Any]:
+    from opslib import runner
+    from opslib.desk import notebook
+
+    outcome, place = runner.run(notebook(name), given, settings=desk.settings, store=desk.store)
+    return place, outcome
+
+
+def _run(options: argparse.Namespace) -> int:
+    from opslib import runner
+
+    given = {}
+    for pair in options.given:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise UsageError(f"a parameter is NAME=VALUE, found {pair!r}.")
+        given[name] = value
+    desk = _desk(options)
+    path = options.notebook if options.notebook.suffix == ".ipynb" or options.notebook.exists() else options.notebook.with_suffix(".ipynb")
+    outcome, place = runner.run(path, given, settings=desk.settings, store=desk.store, timeout_s=_timeout(options.timeout))
+    return _told(options, outcome, place)
+
+
+def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
+    """Say how a run ended; a report's numbers are its result."""
+    if outcome.state == "failed":
+        print(f"ops: the run failed: {outcome.reason}. What was executed is in {place}.ipynb; the ledger has it as {outcome.run_id}.", file=sys.stderr)
+        return FAILED
+    if options.output == "json":
+        _print_json(outcome.record["values"] if outcome.record else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"})
+    else:
+        verdict = f", {outcome.record['values']['verdict']}" if outcome.record else ""
+        print(f"{outcome.state}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
+    return STATES[outcome.state]
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from opslib import runner
+
+    found = runner.runs(_desk(options).store)
+    if options.output == "json":
+        _print_json(found)
+    elif not found:
+        print("no notebook has been run yet")
+    else:
+        print(text.table(["started", "notebook", "state", "reason"], [[r["started_at"], Path(r["notebook"]).stem, r["state"], text.one_line(r["reason"] or "")] for r in found]))
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

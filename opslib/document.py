@@ -1,0 +1,45 @@
+"""
+This module knows how an executed notebook becomes a page that opens anywhere, and nothing else.
+
+The page holds everything it shows: pictures inline, its own few lines of style, no script. Its content security policy
+forbids scripts and every request, so whatever a notebook's output may contain, the page stays still and stays local.
+"""
+
+from typing import TYPE_CHECKING
+
+from opslib import text
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+STYLE = """
+:root { color-scheme: light dark; --ink: #1f2933; --paper: #ffffff; --line: #d5dbe1; --soft: #f4f6f8 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaee; --paper: #14181c; --line: #3a434c; --soft: #1d2329 } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.7rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: 1rem }
+table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem 1rem .25rem 0; text-align: left; font-weight: normal; vertical-align: top }
+thead th { font-weight: 600 } pre { background: var(--soft); padding: .6rem; overflow-x: auto; font-size: .85rem }
+img { max-width: 100%; background: #fff } ul { padding-left: 1.3rem }
+.panel { border-left: 6px solid #8a94a0; padding-left: 1rem } .panel.ok { border-color: #2e7d4f }
+.panel.warning { border-color: #b58900 } .panel.critical { border-color: #c0392b }
+"""
+
+
+def page(notebook: "NotebookNode", title: str) -> str:
+    """
+    An executed notebook as one self-contained HTML page, without its code.
+
+    Args:
+        notebook: Executed.
+        title: For the browser's tab; text from outside is escaped.
+    """
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    body, _ = exporter.from_notebook_node(notebook)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{text.in_html(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+    )

@@ -1,0 +1,67 @@
+"""
+This module knows how a view reads as Prometheus text, and nothing else.
+
+Gauges speak of the last hour; a figure that is not known has no line, so that nobody alerts on an invented number.
+"""
+
+from datetime import datetime, timedelta
+
+from opslib import clock, indicators
+from opslib.clock import Window
+from opslib.panels import View
+from opslib.rules import Rules
+from opslib.settings import Settings
+from opslib.store import Store
+
+SETTLED = timedelta(seconds=30)  # Posts older than this are in the store; a running total up to then may be remembered.
+STRIDE = timedelta(days=1)
+
+
+def errors_total(store: Store, settings: Settings, rules: Rules, as_of: datetime) -> int | None:
+    """
+    How many errors have all pages of the app counted since the first look? Never falls, whatever the pages reset.
+
+    The part that is settled is remembered in the store, so that asking again costs what happened since.
+    None where nothing was ever seen.
+    """
+    first = store.first_ts(settings.app)
+    if first is None:
+        return None
+    key = f"errors_total:{settings.app}"
+    remembered = store.recall(key)
+    upto_us, total = (int(part) for part in remembered.split()) if remembered else (first - 1, 0)
+    upto, settled = clock.instant(upto_us), as_of - SETTLED
+    begun = upto
+    while upto < as_of:
+        until = min(upto + STRIDE, settled if upto < settled else as_of)
+        window = Window(upto, until)
+        tape = indicators.tape(store, settings.app, window, None, rules.pages, post_every_s=settings.post_every_s)
+        total += tape.rise("errors", window) or 0
+        upto = until
+        if begun < upto <= settled:
+            store.remember(key, f"{clock.micros(upto)} {total}")
+    return total
+
+
+def prometheus(view: View, total_errors: int | None) -> str:
+    """The figures of a view of the last hour as Prometheus text, format 0.0.4, ending in a newline."""
+    figures = view.figures
+    percent = lambda v: None if v is None else v * 100  # noqa: E731
+    down = figures["system"]["websocket_connected"]
+    families: list[tuple[str, str, str, list[tuple[str, float | None]]]] = [
+        ("trading_provider_uptime", "gauge", "Successful requests of the last hour, percent, by provider.", [(f'{{provider="{n}"}}', percent(f["availability"])) for n, f in figures["providers"].items()]),
+        ("trading_provider_requests", "gauge", "Requests of the last hour, by provider.", [(f'{{provider="{n}"}}', f["requests"]) for n, f in figures["providers"].items()]),
+        ("trading_greeks_valid_rate", "gauge", "Valid Greeks of the last hour, percent of validations.", [("", percent(figures["greeks"]["valid_rate"]))]),
+        ("trading_greeks_gamma_zero", "gauge", "Validations of the last hour with gamma zero or missing.", [("", figures["greeks"]["gamma_zero"])]),
+        ("trading_pnl_net_percent", "gauge", "Mean net result of the trades of the last hour, percent.", [("", figures["pnl"]["net_pct"])]),
+        ("trading_backtest_variance_points", "gauge", "Backtest minus live net result, percentage points, as the page last said.", [("", figures["pnl"]["backtest_variance_pp"])]),
+        ("trading_websocket_connected", "gauge", "1 when every open page has its WebSocket.", [("", None if down is None else float(down))]),
+        ("trading_look_coverage_ratio", "gauge", "Looks received of those expected in the last hour, 0 to 1.", [("", view.coverage)]),
+        ("trading_system_errors_total", "counter", "Errors counted by all pages since the first look.", [("", total_errors)]),
+    ]
+    lines = []
+    for name, kind, words, samples in families:
+        known = [(labels, value) for labels, value in samples if value is not None]
+        if known:
+            lines += [f"# HELP {name} {words}", f"# TYPE {name} {kind}", *(f"{name}{labels} {value:.10g}" for labels, value in known)]
+    return "\n".join([*lines, ""]) if lines else "# nothing is known of the last hour\n"

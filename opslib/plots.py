@@ -1,0 +1,175 @@
+"""
+This module knows how to draw a tape on an Axes it is given, and nothing else.
+
+Each picture shows a time series with its limits as labelled lines. Where no look came the picture is hatched and says
+so; a gap is never bridged by a line. Colour never stands alone: lines differ in dash and marker, limits carry words.
+"""
+
+import io
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from opslib import indicators, text
+from opslib.clock import Window, instant
+from opslib.indicators import Tape
+from opslib.rules import NO_SUCCESS, Rule, Rules
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, GREY = "#1f2933", "#8a94a0"
+LINES = (("#0b5cad", "-", "o"), ("#b3540a", "--", "s"))
+LIMITS = {"warning": "#b58900", "notify": "#cb6a16", "critical": "#c0392b", "escalate": "#8e1b3a"}
+SIZE_INCHES, DPI = (9.0, 2.7), 110
+
+
+def _steps(window: Window) -> list[Window]:
+    """The window in about sixty steps of whole minutes."""
+    step = timedelta(minutes=max(1, round(window.seconds / 60 / 60)))
+    edges = [window.start]
+    while edges[-1] < window.end:
+        edges.append(min(edges[-1] + step, window.end))
+    return [Window(a, b) for a, b in zip(edges, edges[1:])]
+
+
+def _frame(ax: "Axes", tape: Tape, window: Window, unit: str) -> None:
+    """Time axis, unit, reloads and the stretches in which nothing was seen."""
+    from matplotlib.dates import AutoDateLocator, DateFormatter
+
+    locator = AutoDateLocator(tz=text.NEW_YORK, minticks=4, maxticks=9)
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(DateFormatter("%H:%M", tz=text.NEW_YORK))
+    ax.set_xlim(window.start, window.end)
+    ax.set_xlabel("New York time", color=GREY, fontsize=8)
+    ax.set_ylabel(unit, color=INK, fontsize=9)
+    ax.tick_params(labelsize=8, colors=INK)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    for gap in tape.gaps(window):
+        ax.axvspan(gap.start, gap.end, facecolor="none", edgecolor=GREY, hatch="////", linewidth=0, alpha=0.5)
+        if gap.seconds > window.seconds / 20:
+            ax.text(gap.start + (gap.end - gap.start) / 2, 0.5, "no looks", transform=ax.get_xaxis_transform(), ha="center", color=INK, fontsize=8, rotation=90 if gap.seconds < window.seconds / 8 else 0)
+    for at in tape.reloads(window):
+        ax.axvline(at, color=GREY, linestyle=":", linewidth=1)
+        ax.text(at, 1.0, " page reloaded", transform=ax.get_xaxis_transform(), va="bottom", ha="center", color=GREY, fontsize=7)
+
+
+def _limits(ax: "Axes", rule: Rule, scale: float, highest: float | None = None) -> None:
+    """The rule's limits as lines with their names; those far above anything drawn are left out, near ones share a line of text."""
+    low, high = ax.get_ylim()
+    labels: list[tuple[float, list[str]]] = []
+    for rung, limit in rule.ladder:
+        if limit == NO_SUCCESS or (highest is not None and limit * scale > highest):
+            continue
+        at = limit * scale
+        ax.axhline(at, color=LIMITS[rung], linewidth=1, linestyle=(0, (6, 3)), zorder=1)
+        if labels and abs(labels[-1][0] - at) < (high - low) * 0.07:
+            labels[-1][1].append(rung)
+        else:
+            labels.append((at, [rung]))
+    for at, names in labels:
+        ax.text(1.005, at, "/".join(names), transform=ax.get_yaxis_transform(), va="center", color=LIMITS[names[-1]], fontsize=7)
+
+
+def _rates(tape: Tape, steps: list[Window], part: str, count: str) -> list[tuple[Window, float]]:
+    rates = ((step, tape.rise(part, step), tape.rise(count, step)) for step in steps)
+    return [(step, 100 * some / total) for step, some, total in rates if total and some is not None]
+
+
+def _line(ax: "Axes", points: list[tuple[Window, float]], which: int, label: str) -> None:
+    """A line through points, broken where a step between them has none."""
+    colour, dash, marker = LINES[which]
+    xs, ys = [], []
+    for i, (step, value) in enumerate(points):
+        if i and points[i - 1][0].end != step.start:
+            xs.append(points[i - 1][0].end)
+            ys.append(float("nan"))
+        xs.append(step.start + (step.end - step.start) / 2)
+        ys.append(value)
+    ax.plot(xs, ys, color=colour, linestyle=dash, marker=marker, markersize=3, linewidth=1.4, label=label, zorder=3)
+
+
+def providers(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
+    """Availability of each provider over time, %."""
+    steps = _steps(window)
+    _frame(ax, tape, window, "availability, %")
+    lowest = 100.0
+    for i, name in enumerate(n for n in rules["availability"].subjects if n in tape.alive):
+        points = _rates(tape, steps, f"{name}_successes", f"{name}_requests")
+        lowest = min([lowest, *(v for _, v in points)])
+        _line(ax, points, i, name)
+    ax.set_ylim(min(lowest, 94) - (4 if lowest < 90 else 0.5), 100.4 if lowest >= 90 else 103)
+    _limits(ax, rules["availability"], 100)
+    return _named(ax)
+
+
+def greeks(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
+    """Valid Greeks, and the share whose gamma is zero or missing, over time, %."""
+    steps = _steps(window)
+    _frame(ax, tape, window, "of validations, %")
+    _line(ax, _rates(tape, steps, "greeks_valid", "validations"), 0, "valid")
+    _line(ax, _rates(tape, steps, "gamma_zero", "validations"), 1, "gamma zero or missing")
+    ax.set_ylim(-3, 103)
+    _limits(ax, rules["greeks_valid"], 100)
+    return _named(ax)
+
+
+def pnl(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
+    """Backtest variance of the page as trades close, and the mean net result of the trades of each step."""
+    rule = rules["backtest_variance"]
+    _frame(ax, tape, window, "points / %")
+    highest = 12.0
+    variance = []
+    for step in _steps(window):
+        found = indicators.pnl(tape, step)
+        if found["backtest_variance_pp"] is not None and (found["variance_trades"] or 0) >= rule.min_count:
+            variance.append((step, found["backtest_variance_pp"]))
+            highest = max(highest, found["backtest_variance_pp"] * 1.1)
+        if found["trades"] and found["net_pct"] is not None:
+            ax.bar(step.start + (step.end - step.start) / 2, found["net_pct"], width=(step.end - step.start) * 0.8, color=LINES[1][0], alpha=0.45, zorder=2)
+    ax.plot([], [], color=LINES[1][0], alpha=0.45, linewidth=7, label="net result of the trades, %")
+    _line(ax, variance, 0, "backtest variance, points")
+    _limits(ax, rule, 1, highest)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    return _named(ax)
+
+
+def system(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
+    """Errors in each step, and when a WebSocket was down."""
+    steps = _steps(window)
+    minutes = round(steps[0].seconds / 60)
+    _frame(ax, tape, window, f"errors per {minutes} min" if minutes > 1 else "errors per minute")
+    for step in steps:
+        errors = tape.rise("errors", step)
+        if errors:
+            ax.bar(step.start + (step.end - step.start) / 2, errors, width=(step.end - step.start) * 0.8, color=LINES[0][0], zorder=2)
+    ax.plot([], [], color=LINES[0][0], linewidth=7, label="errors")
+    down = tape.websocket_down_spans(window) if "websocket" in tape.alive else []
+    for i, (a, b) in enumerate(down):
+        ax.axvspan(instant(a), instant(b), color=LIMITS["critical"], alpha=0.25, label="WebSocket down" if i == 0 else None)
+    ax.set_ylim(bottom=0)
+    if ax.get_ylim()[1] < 5:
+        ax.set_ylim(0, 5)
+    return _named(ax)
+
+
+def _named(ax: "Axes") -> "Axes":
+    """The names of the lines, below the picture where they hide nothing."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=4, frameon=False, fontsize=8)
+    return ax
+
+
+def png(draw: Callable[["Axes"], "Axes"]) -> bytes:
+    """A picture as PNG: the same bytes for the same tape."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context({"font.family": "DejaVu Sans", "hatch.linewidth": 0.4, "timezone": "UTC"}):
+        figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
+        FigureCanvasAgg(figure)
+        draw(figure.subplots())
+        out = io.BytesIO()
+        figure.savefig(out, format="png", bbox_inches="tight", metadata={"Software": None})
+    return out.getvalue()

@@ -1,0 +1,379 @@
+"""
+This module knows how a notebook is executed strictly, and how it is recorded that it ran, and nothing else.
+
+papermill executes; whether the run succeeded is decided here, outside the notebook: papermill's own marks call cells
+that never ran "completed" when the kernel died. A run is in the ledger before it begins. It is *ok* only if every code
+cell ran, in order, without an error, in a kernel that lived; what cannot be told is *unknown*, never ok.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opslib import clock, document, parameters, publication, settings as settings_module, text
+from opslib.errors import NotebookFailed, StoreError, UsageError
+from opslib.report import Record
+from opslib.settings import Settings
+from opslib.store import Store
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+TIMEOUT_S = 900.0
+START_TIMEOUT_S = 60
+KERNEL_STARTS = 2  # A busy machine's kernel sometimes dies before it answers; starting again is safe, a cell again is not.
+STRICT_SHELL = '''
+def _ops_strict_shell():
+    import subprocess
+    shell = get_ipython()
+    def system(command):
+        status = subprocess.run(["bash", "-c", shell.var_expand(command, depth=1)], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        print(status.stdout, end="")
+        print(status.stderr, end="", file=__import__("sys").stderr)
+        if status.returncode:
+            raise RuntimeError(f"the shell command {command!r} ended with status {status.returncode}")
+    shell.system = system
+    getoutput = shell.getoutput
+    def checked(command, *args, **kwargs):
+        output = getoutput(f"({command}\\n) || echo __ops_failed__", *args, **kwargs)
+        if "__ops_failed__" in str(output):
+            raise RuntimeError(f"the shell command {command!r} failed")
+        return output
+    shell.getoutput = checked
+    magics = shell.magics_manager.magics["cell"]
+    for name, options in (("bash", "set -eo pipefail"), ("sh", "set -e")):
+        plain = magics.get(name)
+        if plain:
+            magics[name] = lambda line, cell, plain=plain, options=options: plain(line, options + "\\n" + cell)
+_ops_strict_shell()
+del _ops_strict_shell
+'''
+
+
+class Stopped(KeyboardInterrupt):
+    """The runner was asked to stop; raised out of whatever it was doing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    How a run ended.
+
+    Attributes:
+        state: ok, incomplete or failed.
+        reason: Why it is not ok.
+        notebook: As far as it was executed; None where it never began.
+        record: The numbers it handed over, if any.
+        run_id: Its row in the ledger.
+    """
+
+    state: str
+    reason: str | None
+    notebook: "NotebookNode | None"
+    record: dict[str, Any] | None
+    run_id: str
+
+
+def load(path: Path) -> "NotebookNode":
+    """
+    Read a notebook.
+
+    Raises:
+        UsageError: There is none at that path, or it is not a notebook.
+    """
+    _without_slow_import()
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except OSError as problem:
+        raise UsageError(f"a notebook was wanted at {path}; it cannot be read ({problem.strerror}). Give the path of an .ipynb file.") from None
+    except (ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as problem:
+        raise UsageError(f"{path} is not a notebook: {text.one_line(str(problem), 120)}.") from None
+
+
+def _without_slow_import() -> None:
+    """jsonschema, which nbformat imports, builds a grammar for internationalised addresses (1.7 s) that no notebook schema uses."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+
+def _engine(deadline: float, folder: Path, environment: Mapping[str, str], executed: dict[str, Any]) -> type:
+    """A papermill engine that keeps to a deadline for the whole notebook, and whose shell commands can fail."""
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine
+
+    class Client(PapermillNotebookClient):
+        async def async_start_new_kernel(self, **kwargs: Any) -> None:
+            await super().async_start_new_kernel(env=dict(environment), **kwargs)
+
+        async def async_start_new_kernel_client(self) -> Any:
+            for left in reversed(range(KERNEL_STARTS)):
+                try:
+                    client = await super().async_start_new_kernel_client()
+                    break
+                except RuntimeError:
+                    if not left:
+                        raise
+                    await self.km.restart_kernel(now=True)
+            executed["kernel"] = self.km
+            if (self.km.kernel_spec.language or "").lower() == "python":
+                reply = client.execute(STRICT_SHELL, silent=True, store_history=False)
+                await self._wait_for(client, reply)
+            return client
+
+        async def _wait_for(self, client: Any, message_id: str) -> None:
+            while True:
+                reply = await client.get_shell_msg(timeout=START_TIMEOUT_S)
+                if reply["parent_header"].get("msg_id") == message_id:
+                    if reply["content"]["status"] != "ok":
+                        raise RuntimeError(f"the kernel refused its settings: {reply['content'].get('evalue')}")
+                    return
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **_: Any) -> Any:
+            executed["notebook"] = nb_man.nb
+            return Client(
+                nb_man,
+                kernel_name=kernel_name,
+                startup_timeout=START_TIMEOUT_S,
+                timeout_func=lambda cell: max(1, round(deadline - time.monotonic())),
+                shutdown_kernel="immediate",
+                resources={"metadata": {"path": str(folder)}},
+            ).execute()
+
+    return Engine
+
+
+def _fault(notebook: "NotebookNode") -> str | None:
+    """What in an executed notebook shows that it did not run to its end? Its own status marks are not asked."""
+    expected = 1
+    for n, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                return f"code cell {n} raised {output.ename}: {text.one_line(output.evalue, 160)}"
+        if not cell.source.strip():
+            continue
+        if cell.execution_count is None:
+            return f"code cell {n} never ran"
+        if cell.execution_count < expected:
+            return f"code cell {n} ran out of order"
+        expected = cell.execution_count + 1
+        if cell.metadata.get("papermill", {}).get("exception"):
+            return f"code cell {n} stopped the kernel"
+    return None
+
+
+def _record(notebook: "NotebookNode") -> dict[str, Any] | None:
+    """The numbers that the last record shown in a notebook holds."""
+    found = [o.data[Record.MIME] for c in notebook.cells if c.cell_type == "code" for o in c.outputs if Record.MIME in o.get("data", {})]
+    return found[-1] if found else None
+
+
+def tidied(notebook: "NotebookNode") -> "NotebookNode":
+    """The notebook without what differs between two equal runs: times, paths, random ids. The ledger holds the times."""
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell["id"] = "injected-parameters"
+    return notebook
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """While inside, SIGTERM raises `Stopped`; only the main thread can be asked so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _process() -> str:
+    """Who is running: host, process and when it was started, so that a later look can tell whether it is gone."""
+    import psutil
+
+    return f"{socket.gethostname()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
+
+
+def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S) -> Outcome:
+    """
+    Execute a notebook strictly, with the ledger written before and after.
+
+    Args:
+        path: Any notebook; it is never changed.
+        given: Parameters, as a shell's text or as Python values.
+        timeout_s: For the whole notebook, seconds.
+
+    Returns:
+        How it ended; a run that failed is an outcome, not an exception.
+
+    Raises:
+        UsageError: No notebook there, or a parameter it does not have; nothing ran, and the ledger says so.
+        StoreError: The ledger cannot be written, so nothing is run.
+    """
+    started = clock.now()
+    run_id = f"{started:%Y%m%dT%H%M%SZ}-{path.stem[:40]}-{uuid.uuid4().hex[:8]}"
+    row = {"id": run_id, "app": settings.app, "notebook": str(path), "started_at_us": clock.micros(started), "outputs": "[]", "process": _process()}
+    shown = {k: v if isinstance(v, (str, int, float, bool, type(None))) else repr(v) for k, v in given.items()}
+    try:
+        notebook = load(path)
+        fitting = parameters.checked(notebook, path.stem, given, settings.secrets)
+    except UsageError as problem:
+        store.run_begins(**row, parameters=settings.redact(json.dumps(shown)), state="running")
+        store.run_ends(run_id, state="failed", reason=settings.redact(str(problem)), ended_at_us=clock.micros(clock.now()), outputs=[])
+        raise
+    store.run_begins(**row, parameters=json.dumps(shown), state="running")
+    executed: dict[str, Any] = {}
+    with _stoppable():
+        try:
+            _papermill(notebook, fitting, path, settings, timeout_s, executed)
+            reason = None
+        except Stopped as stopped:
+            reason = str(stopped)
+        except KeyboardInterrupt:
+            reason = "stopped from the keyboard"
+        except Exception as problem:  # Whatever stopped it, the ledger must say that it failed; nothing is swallowed: the reason tells.
+            reason = f"{problem.__class__.__name__}: {_first_line(problem)}"
+        finally:
+            _end_kernel(executed.get("kernel"))
+    seen = executed.get("notebook")
+    fault = (_fault(seen) if seen is not None else None) or reason
+    record = _record(seen) if seen is not None else None
+    incomplete = record["values"].get("incomplete") if record and not fault else None
+    state = "failed" if fault or seen is None else "incomplete" if incomplete else "ok"
+    return Outcome(state, settings.redact(fault or incomplete or "") or None, seen, record, run_id)
+
+
+def _first_line(problem: Exception) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip(" -")]
+    return text.one_line(lines[0] if lines else "no message", 200)
+
+
+def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, settings: Settings, timeout_s: float, executed: dict[str, Any]) -> None:
+    _without_slow_import()
+    from papermill import execute as papermill_execute
+    from papermill.engines import papermill_engines
+    from papermill.parameterize import parameterize_notebook
+
+    kernel = notebook.metadata.get("kernelspec", {}).get("name", "python3")
+    # The notebook may print nothing secret, and has no use for the key to the receiver; it reads the store, not the network.
+    environment = {k: v for k, v in os.environ.items() if k not in settings_module.SECRETS} | {"OPS_HOME": str(settings.base)}
+    engine = _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, executed)
+    papermill_engines.register("strict", engine)
+    if given:
+        language = notebook.metadata.get("kernelspec", {}).get("language", "python")
+        notebook = parameterize_notebook(notebook, given, kernel_name=kernel, language=language)
+    notebook = papermill_execute.prepare_notebook_metadata(notebook, None, None)
+    executed["notebook"] = notebook
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    papermill_engines.execute_notebook_with_engine("strict", notebook, kernel_name=kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None)
+
+
+def _end_kernel(manager: Any) -> None:
+    """No kernel outlives its run."""
+    process = getattr(getattr(manager, "provisioner", None), "process", None)
+    if process is not None and process.poll() is None:
+        process.kill()
+
+
+def _gone(process: str) -> bool:
+    """Is the process of a run on this host gone? Of another host it cannot be told."""
+    import psutil
+
+    host, pid, created = process.split("|")
+    if host != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1
+    except psutil.NoSuchProcess:
+        return True
+
+
+def runs(store: Store) -> list[dict[str, Any]]:
+    """
+    The ledger as CONTRACT.md has it, oldest first.
+
+    A run that was begun and not ended, whose process is gone, is *unknown*: it may have done anything.
+    """
+    found = []
+    for row in store.runs():
+        state, reason = row["state"], row["reason"]
+        if state == "running" and _gone(row["process"]):
+            state, reason = "unknown", "the process that ran it is gone, and did not say how it ended"
+        ended = row["ended_at_us"]
+        found.append(
+            {
+                "id": row["id"], "notebook": row["notebook"], "parameters": json.loads(row["parameters"]), "state": state, "reason": reason,
+                "started_at": text.iso(clock.instant(row["started_at_us"])), "ended_at": None if ended is None else text.iso(clock.instant(ended)), "outputs": json.loads(row["outputs"]),
+            }
+        )  # fmt: skip
+    return found
+
+
+def written(notebook: "NotebookNode") -> bytes:
+    """A notebook as the bytes of its file."""
+    import nbformat
+
+    return (nbformat.writes(notebook) + "\n").encode()
+
+
+def keep(
+    outcome: Outcome, place: Path, more: Mapping[str, bytes] | None = None, keep_as: str | None = None, *, settings: Settings, store: Store
+) -> tuple[Outcome, Path]:
+    """
+    Publish what a run made and end its row in the ledger; what could not be published has failed.
+
+    Args:
+        place: Where to, and under which name, without ending.
+        more: Further files by ending, beside the notebook and its page.
+        keep_as: Under which name the files that stand there are kept; None replaces them.
+
+    Returns:
+        How it ended in the end, and the place.
+
+    Raises:
+        NotebookFailed: The ledger could not be told.
+    """
+    state, reason, outputs = outcome.state, outcome.reason, []
+    try:
+        files = dict(more or {})
+        if outcome.notebook is not None:
+            notebook = tidied(outcome.notebook)
+            files |= {".ipynb": written(notebook), ".html": document.page(notebook, place.name).encode()}
+        outputs = publication.publish(place, files, keep_as) if files else []
+    except OSError as problem:
+        state, reason = "failed", f"its files could not be written to {place.parent}: {problem.strerror or problem}"
+    try:
+        store.run_ends(outcome.run_id, state=state, reason=reason, ended_at_us=clock.micros(clock.now()), outputs=[str(p) for p in outputs])
+    except StoreError as problem:
+        raise NotebookFailed(f"{reason or outcome.state}; and the ledger could not be told: {problem}") from None
+    return Outcome(state, reason, outcome.notebook, outcome.record, outcome.run_id), place
+
+
+def run(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S) -> tuple[Outcome, Path]:
+    """Execute any notebook and keep what came of it under ``APP/runs/ID/``, whether it succeeded or not."""
+    outcome = execute(path, given, settings=settings, store=store, timeout_s=timeout_s)
+    return keep(outcome, settings.outputs / "runs" / outcome.run_id / path.stem, settings=settings, store=store)

@@ -1,0 +1,282 @@
+"""
+This module knows the receiver: what comes in over HTTP, and what is given out there; and nothing else.
+
+A post is acknowledged only when it is on the disk. One writer thread takes all posts that wait and keeps them in one
+transaction, so that many connections share one fsync.
+"""
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import datetime, timedelta
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from opslib import clock, exposition, panels, rules as rules_module, snapshot, text
+from opslib.errors import BadSnapshot, OpsError, SettingsError, StoreError
+from opslib.settings import Settings
+from opslib.snapshot import Snapshot
+from opslib.store import MOST_POST_REJECTS, Post, Reject, Store
+
+LARGEST_BODY = 64 * 1024
+CONTENT_TYPES = ("application/json", "text/plain")
+RETRY_AFTER_S = 5
+MOST_WAITING = 4096
+MOST_AT_ONCE = 512
+
+
+class _Refused(Exception):
+    """A request that is answered with a problem."""
+
+    def __init__(self, status: int, title: str, detail: str, headers: dict[str, str] | None = None, **more: Any):
+        self.status, self.title, self.detail, self.headers, self.more = status, title, detail, headers or {}, more
+
+
+class Writer:
+    """
+    The one thread that writes: it keeps all that waits in one transaction, then tells each that it is on the disk.
+
+    Args:
+        store: Where to.
+        app: Whose posts.
+        now: What time it is, when a post came; only the demo gives another one.
+    """
+
+    def __init__(self, store: Store, app: str, now: Callable[[], datetime]):
+        self._store, self._app, self._now = store, app, now
+        self._waiting: queue.Queue[tuple[Post | Reject, Future] | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    def keep(self, found: Snapshot | Reject) -> Future:
+        """
+        A future that is done when this is on the disk, and raises where it could not be kept.
+
+        Raises:
+            queue.Full: So many wait already that one more would only wait in vain.
+        """
+        item = Post(clock.micros(self._now()), found) if isinstance(found, Snapshot) else found
+        done: Future = Future()
+        self._waiting.put_nowait((item, done))
+        return done
+
+    def _run(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            batch = [first]
+            while len(batch) < MOST_AT_ONCE and not self._waiting.empty():
+                following = self._waiting.get()
+                if following is None:
+                    self._waiting.put(None)
+                    break
+                batch.append(following)
+            self._write(batch)
+
+    def _write(self, batch: list[tuple[Post | Reject, Future]]) -> None:
+        try:
+            rejects = [item for item, _ in batch if isinstance(item, Reject)]
+            if rejects and self._store.post_rejects(self._app) >= MOST_POST_REJECTS:
+                rejects = []
+            self._store.write(self._app, [item for item, _ in batch if isinstance(item, Post)], rejects)
+        except Exception as problem:  # Whatever it is, each waiting post must hear of it and be answered 503.
+            for _, done in batch:
+                done.set_exception(problem)
+        else:
+            for _, done in batch:
+                done.set_result(None)
+
+    def close(self) -> None:
+        """Write what waits, then stop."""
+        self._waiting.put(None)
+        self._thread.join()
+
+
+def _allowed(given: str | None, key: str | None) -> bool:
+    return key is None or (given is not None and hmac.compare_digest(given.encode(), key.encode()))
+
+
+def _given_key(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" and token else request.query_params.get("key")
+
+
+async def _body(request: Request) -> bytes:
+    """The body, as far as it may be large."""
+    too_large = _Refused(413, "The body is too large", f"at most {LARGEST_BODY} bytes are taken")
+    length = request.headers.get("content-length", "0")
+    if not length.isdigit() or int(length[:12]) > LARGEST_BODY:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            raise too_large
+    return bytes(body)
+
+
+def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: Callable[[], datetime] = clock.now) -> Starlette:
+    """
+    The receiver and its exposition, as CONTRACT.md has them, ready to be served.
+
+    Args:
+        now: What time it is; only the demo gives another one.
+    """
+    started = now()
+    writer = Writer(store, settings.app, now)
+    write_key, read_key = settings.secret("OPS_INGEST_KEY"), settings.secret("OPS_READ_KEY")
+
+    def cors(request: Request) -> dict[str, str]:
+        origin = request.headers.get("origin")
+        if origin is None:
+            return {}
+        if origin.rstrip("/") not in settings.cors_origins:
+            raise _Refused(403, "This origin may not post", f"{text.one_line(origin, 100)} is not in OPS_CORS_ORIGINS")
+        return {"access-control-allow-origin": origin, "vary": "Origin"}
+
+    async def export(request: Request) -> Response:
+        headers = cors(request)
+        if not _allowed(_given_key(request), write_key):
+            raise _Refused(401, "The ingest key is needed", "send it as Authorization: Bearer …, or as the query parameter key", {**headers, "www-authenticate": "Bearer"})
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in CONTENT_TYPES:
+            raise _Refused(415, "The content type is not taken", f"{' and '.join(CONTENT_TYPES)} are", headers)
+        if "content-encoding" in request.headers and request.headers["content-encoding"].lower() != "identity":
+            raise _Refused(415, "The content encoding is not taken", "send the JSON as it is", headers)
+        body = await _body(request)
+        try:
+            found = snapshot.read(snapshot.loads(body), body)
+        except BadSnapshot as problem:
+            await kept(Reject("post", tuple(problem.fields), body))
+            raise _Refused(400, "These are no dashboard metrics", str(problem)[:2000], headers, fields=[field[:200] for field in problem.fields[:100]]) from None
+        await kept(found)
+        return Response(status_code=204, headers=headers)
+
+    async def kept(found: Snapshot | Reject) -> None:
+        try:
+            await asyncio.wrap_future(writer.keep(found))
+        except (StoreError, queue.Full) as problem:
+            print(f"ops serve: a post could not be kept: {settings.redact(str(problem) or 'too many are waiting')}", file=sys.stderr)
+            raise _Refused(503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}) from None
+
+    async def preflight(request: Request) -> Response:
+        if "origin" not in request.headers:
+            return Response(status_code=204, headers={"allow": "POST, OPTIONS"})
+        more = {"access-control-allow-methods": "POST", "access-control-allow-headers": "authorization, content-type", "access-control-max-age": "600"}
+        return Response(status_code=204, headers=cors(request) | more)
+
+    async def health(request: Request) -> Response:
+        at = now()
+        return JSONResponse({"status": "ok", "uptime": (at - started).total_seconds(), "timestamp": text.iso(at)})
+
+    def last_hour() -> panels.View:
+        return panels.status(store, settings, rules, as_of=now(), length=timedelta(hours=1))
+
+    def readable(request: Request) -> None:
+        if not _allowed(_given_key(request), read_key):
+            raise _Refused(401, "The read key is needed", "send it as Authorization: Bearer …", {"www-authenticate": "Bearer"})
+
+    async def metrics_json(request: Request) -> Response:
+        readable(request)
+        return JSONResponse(await run_in_threadpool(lambda: last_hour().as_json()))
+
+    async def metrics_text(request: Request) -> Response:
+        readable(request)
+        found = await run_in_threadpool(lambda: exposition.prometheus(last_hour(), exposition.errors_total(store, settings, rules, now())))
+        return PlainTextResponse(found, media_type="text/plain; version=0.0.4")
+
+    async def refused(request: Request, problem: _Refused) -> Response:
+        content = {"type": "about:blank", "title": problem.title, "status": problem.status, "detail": problem.detail} | problem.more
+        return Response(json.dumps(content), problem.status, problem.headers, "application/problem+json")
+
+    async def store_fails(request: Request, problem: OpsError) -> Response:
+        return await refused(request, _Refused(503, "The store cannot be read", settings.redact(str(problem)), {"retry-after": str(RETRY_AFTER_S)}))
+
+    async def gone(request: Request, problem: ClientDisconnect) -> Response:
+        return Response(status_code=400)
+
+    routes = [
+        Route("/api/metrics/export", export, methods=["POST"]),
+        Route("/api/metrics/export", preflight, methods=["OPTIONS"]),
+        Route("/health", health, methods=["GET"]),
+        Route("/api/metrics", metrics_json, methods=["GET"]),
+        Route("/metrics", metrics_text, methods=["GET"]),
+    ]
+    app = Starlette(routes=routes, exception_handlers={_Refused: refused, OpsError: store_fails, ClientDisconnect: gone})
+    app.state.writer = writer
+    return app
+
+
+def _checked_host(settings: Settings, host: str) -> None:
+    """Anywhere but on this machine alone, both keys are needed."""
+    try:
+        alone = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        alone = False
+    missing = [name for name in ("OPS_INGEST_KEY", "OPS_READ_KEY") if not settings.secret(name)]
+    if not alone and missing:
+        raise SettingsError(f"to listen on {host}, where others can reach it, keys are needed; {' and '.join(missing)} not set. Set them, or listen on 127.0.0.1.")
+
+
+def serve(settings: Settings, store: Store, rules: rules_module.Rules, *, host: str = "127.0.0.1", port: int = 8321) -> None:
+    """
+    Receive and expose until stopped.
+
+    Raises:
+        SettingsError: Others could reach it and a key is missing.
+        OpsError: The port is taken.
+    """
+    import uvicorn
+
+    _checked_host(settings, host)
+    app = build(settings, store, rules)
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10, h11_max_incomplete_event_size=16_384)
+    server = uvicorn.Server(config)
+    print(f"ops serve: {settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C", file=sys.stderr)
+    try:
+        server.run()
+    except SystemExit:
+        raise OpsError(f"port {port} of {host} could not be listened on; is another ops serve running? Give another --port.") from None
+    except KeyboardInterrupt:
+        pass
+    finally:
+        app.state.writer.close()
+
+
+class Served:
+    """
+    The receiver on a free port of this machine, served from a thread while inside; for the demo and for tests.
+
+    Attributes:
+        url: Where it listens.
+    """
+
+    def __init__(self, settings: Settings, store: Store, rules: rules_module.Rules, *, now: Callable[[], datetime] = clock.now):
+        import socket
+
+        import uvicorn
+
+        self._app = build(settings, store, rules, now=now)
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(self._app, log_level="error", access_log=False))
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+
+    def __enter__(self) -> "Served":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._app.state.writer.close()
+        self._socket.close()
