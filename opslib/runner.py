@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -107,13 +108,16 @@ def _without_slow_import() -> None:
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
-def _engine(deadline: float, folder: Path, environment: Mapping[str, str], executed: dict[str, Any]) -> type:
+def _engine(deadline: float, folder: Path, environment: Mapping[str, str], sockets: str, executed: dict[str, Any]) -> type:
     """A papermill engine that keeps to a deadline for the whole notebook, and whose shell commands can fail."""
+    from jupyter_core.utils import run_sync
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine
 
     class Client(PapermillNotebookClient):
         async def async_start_new_kernel(self, **kwargs: Any) -> None:
+            if sockets:  # Over TCP anybody on this machine could listen, as ipykernel says at each start.
+                self.km.transport, self.km.ip = "ipc", f"{sockets}/k"
             await super().async_start_new_kernel(env=dict(environment), **kwargs)
 
         async def async_start_new_kernel_client(self) -> Any:
@@ -130,6 +134,10 @@ def _engine(deadline: float, folder: Path, environment: Mapping[str, str], execu
                 reply = client.execute(STRICT_SHELL, silent=True, store_history=False)
                 await self._wait_for(client, reply)
             return client
+
+        # nbclient's plain methods are bound to its own coroutines, not to those above.
+        start_new_kernel = run_sync(async_start_new_kernel)
+        start_new_kernel_client = run_sync(async_start_new_kernel_client)
 
         async def _wait_for(self, client: Any, message_id: str) -> None:
             while True:
@@ -274,13 +282,13 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
     _without_slow_import()
     from papermill import execute as papermill_execute
     from papermill.engines import papermill_engines
+    from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
+    notebook = load_notebook_node(notebook)
     kernel = notebook.metadata.get("kernelspec", {}).get("name", "python3")
     # The notebook may print nothing secret, and has no use for the key to the receiver; it reads the store, not the network.
     environment = {k: v for k, v in os.environ.items() if k not in settings_module.SECRETS} | {"OPS_HOME": str(settings.base)}
-    engine = _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, executed)
-    papermill_engines.register("strict", engine)
     if given:
         language = notebook.metadata.get("kernelspec", {}).get("language", "python")
         notebook = parameterize_notebook(notebook, given, kernel_name=kernel, language=language)
@@ -289,7 +297,10 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    papermill_engines.execute_notebook_with_engine("strict", notebook, kernel_name=kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None)
+    with tempfile.TemporaryDirectory(prefix="ops") as folder:
+        sockets = folder if hasattr(socket, "AF_UNIX") else ""
+        papermill_engines.register("strict", _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, sockets, executed))
+        papermill_engines.execute_notebook_with_engine("strict", notebook, kernel_name=kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None)
 
 
 def _end_kernel(manager: Any) -> None:

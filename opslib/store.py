@@ -325,8 +325,12 @@ class Store:
         """Every post as it came, oldest first: (ts_us, known_at_us, page id or None, body), without holding them all."""
         s = _snapshots.c
         query = sa.select(s.ts_us, s.known_at_us, s.page_id, s.body).where(s.app == app).order_by(s.ts_us, s.seq)
-        for bound, limit in ((s.ts_us > start_us, start_us), (s.ts_us <= end_us, end_us), (s.known_at_us <= known_at_us, known_at_us)):
-            query = query if limit is None else query.where(bound)
+        if start_us is not None:
+            query = query.where(s.ts_us > start_us)
+        if end_us is not None:
+            query = query.where(s.ts_us <= end_us)
+        if known_at_us is not None:
+            query = query.where(s.known_at_us <= known_at_us)
         with self._reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield row.ts_us, row.known_at_us, row.page_id, zlib.decompress(row.body)
