@@ -267,6 +267,7 @@ class Served:
         self._app = build(settings, store, rules, now=now)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(128)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = uvicorn.Server(uvicorn.Config(self._app, log_level="error", access_log=False))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
