@@ -91,24 +91,21 @@ def main(arguments: list[str] | None = None) -> int:
                 clock.parse(getattr(options, name))
         return options.run(options)
     except OpsError as problem:
-        print(f"ops: {_redacted(str(problem))}", file=sys.stderr)
+        _say(f"ops: {problem}")
         return problem.exit_code
     except KeyboardInterrupt:
-        print("ops: stopped", file=sys.stderr)
+        _say("ops: stopped")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
 
 
-def _redacted(message: str) -> str:
-    """A message without secrets, also when it is the settings that cannot be read."""
-    from opslib.settings import SECRETS
+def _say(words: str) -> None:
+    """A line on stderr, without secrets."""
+    from opslib.settings import redacted
 
-    for name in SECRETS:
-        if value := os.environ.get(name):
-            message = message.replace(value, f"[{name}]")
-    return message
+    print(redacted(words), file=sys.stderr)
 
 
 def _desk(options: argparse.Namespace) -> "Desk":
@@ -124,7 +121,7 @@ def _print_json(found: Any) -> None:
 def _progress(items: Iterable, total: int, words: str) -> Iterator:
     """A bar on stderr where somebody looks at it, one line where nobody does."""
     if not sys.stderr.isatty():
-        print(words, file=sys.stderr)
+        _say(words)
         yield from items
         return
     from tqdm import tqdm
@@ -140,7 +137,7 @@ def _demo(options: argparse.Namespace) -> int:
     seed = tour.SEED if options.seed is None else options.seed
     desk = tour.live(settings, seed, _progress)
     worst = tour.outage(seed)
-    print("checking every figure against the script, then executing the daily report", file=sys.stderr)
+    _say("checking every figure against the script, then executing the daily report")
     count, wrong = tour.compared(desk, seed)
     outcome, place = desk.publish_daily(tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=_timeout(None))
     picture, _ = _run_notebook(desk, "dashboard", {"app": settings.app, "as_of": text.iso(worst)})
@@ -193,9 +190,9 @@ def _import(options: argparse.Namespace) -> int:
         for row in rows:
             print(f"{row['path']}: {row['accepted']:,} accepted, {row['duplicate']:,} duplicate, {row['rejected']:,} rejected")
     if any(row["rejected"] for row in rows):
-        print("ops: rows were rejected; ops import --rejects says why, line by line.", file=sys.stderr)
+        _say("ops: rows were rejected; ops import --rejects says why, line by line.")
     for problem in refused:
-        print(f"ops: {problem}", file=sys.stderr)
+        _say(f"ops: {problem}")
     return FAILED if refused or any(row["rejected"] for row in rows) else DONE
 
 
@@ -255,8 +252,9 @@ def _rules(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     desk = _desk(options)
-    print("executing the daily report's notebook", file=sys.stderr)
-    outcome, place = desk.publish_daily(options.day, as_of=options.as_of, known_at=options.known_at, partial=options.partial, timeout_s=_timeout(options.timeout))
+    day = desk.day(options.day, options.as_of)
+    _say(f"executing the daily report of {day}")
+    outcome, place = desk.publish_daily(day, as_of=options.as_of, known_at=options.known_at, partial=options.partial, timeout_s=_timeout(options.timeout))
     return _told(options, outcome, place)
 
 
@@ -286,7 +284,7 @@ def _run(options: argparse.Namespace) -> int:
 def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
     """Say how a run ended; a report's numbers are its result."""
     if outcome.state == "failed":
-        print(f"ops: the run failed: {outcome.reason}. What was executed is in {place}.ipynb; the ledger has it as {outcome.run_id}.", file=sys.stderr)
+        _say(f"ops: the run failed: {outcome.reason}. What was executed is in {place}.ipynb; the ledger has it as {outcome.run_id}.")
         return FAILED
     if options.output == "json":
         _print_json(outcome.record["values"] if outcome.record else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"})

@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from opslib import clock
@@ -74,11 +74,11 @@ class Tape:
         pages: The pages that were told apart.
         seq: The newest row known, for the record.
         alive: Fields known to be wired (see `snapshot.NEVER_SEEN_ALIVE`).
-        ever_seen: Was there any look of this app before the end of the tape?
+        last_before_us: When the last look before the tape was; None where there was none.
     """
 
-    def __init__(self, pages: Iterable[Page], how: Pages, *, alive: frozenset[str] = frozenset(), seq: int = 0, ever_seen: bool = True):
-        self.pages, self.how, self.alive, self.seq, self.ever_seen = tuple(pages), how, alive, seq, ever_seen
+    def __init__(self, pages: Iterable[Page], how: Pages, *, alive: frozenset[str] = frozenset(), seq: int = 0, last_before_us: int | None = None):
+        self.pages, self.how, self.alive, self.seq, self.last_before_us = tuple(pages), how, alive, seq, last_before_us
         self._series = {c.name: _Series() for c in COUNTERS} | {s: _Series() for s in SUMS} | {f"unknown {s}": _Series() for s in SUMS}
         for page in self.pages:
             self._unroll(page)
@@ -139,6 +139,16 @@ class Tape:
         if reloaded(before, look, self.how):
             again.update(_ZEROED_BY_RESET)
         return again
+
+    @property
+    def ever_seen(self) -> bool:
+        """Was there any look of this app, up to the end of the tape?"""
+        return bool(self.pages) or self.last_before_us is not None
+
+    def last_seen_us(self, at_us: int) -> int | None:
+        """When was the last look at or before an instant? None where there was none."""
+        i = bisect_right(self._all_ts, at_us)
+        return self._all_ts[i - 1] if i else self.last_before_us
 
     def rise(self, name: str, window: Window) -> Any:
         """By how much did a counter rise in a window, over all pages? None where no look of the window knows it."""
@@ -314,8 +324,8 @@ def tape(store: Store, app: str, window: Window, known_at: datetime | None, how:
             earlier += [found] if found else []
     if earlier:
         pages = tell_apart({look.seq: look for look in [*earlier, *looks]}.values(), how, post_every_s)
-    seen = bool(looks) or store.last_look(app, end, known) is not None
-    return Tape(pages, how, alive=store.alive(app, known) | frozenset(wired), seq=store.seq(app, known), ever_seen=seen)
+    before = store.last_look(app, start, known)
+    return Tape(pages, how, alive=store.alive(app, known) | frozenset(wired), seq=store.seq(app, known), last_before_us=before.ts_us if before else None)
 
 
 def _share(part: int | None, count: int | None) -> float | None:
@@ -418,12 +428,11 @@ def system(tape: Tape, window: Window) -> dict[str, Any]:
 
 def silent_for_s(tape: Tape, as_of: datetime) -> float | None:
     """For how long, at an instant of the open market, has no look come? None when closed, or never seen."""
-    session = clock.open_spans(Window.before(as_of, clock.parse_span("1d")))
-    if not tape.ever_seen or not session or session[-1].end != as_of:
-        return None
     at = clock.micros(as_of)
-    i = bisect_right(tape._all_ts, at)
-    return (at - max(clock.micros(session[-1].start), tape._all_ts[i - 1] if i else 0)) / SECOND
+    session, last = clock.open_spans(Window.before(as_of, timedelta(days=1))), tape.last_seen_us(at)
+    if last is None or not session or session[-1].end != as_of:
+        return None
+    return (at - max(clock.micros(session[-1].start), last)) / SECOND
 
 
 def _by_type(tape: Tape, window: Window) -> dict[str, int] | None:

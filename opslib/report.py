@@ -355,7 +355,8 @@ class Daily:
             return _listed("The night before", ["market closed"])
         f, window = self.night.figures, self.night.window
         seen = self.night.tape.looks_in(window)
-        told = f"{text.number(f['system']['errors'])} errors, {text.number(f['providers']['massive']['failures'])} failed of {text.number(f['providers']['massive']['requests'])} Massive requests, {seen:,} looks"
+        massive = f["providers"]["massive"]
+        told = f"errors {text.number(f['system']['errors'])}, failed Massive requests {text.number(massive['failures'])} of {text.number(massive['requests'])}, looks {seen:,}"
         return _listed(f"The night before, {window}", [told if seen else "no page was open"])
 
     @property
@@ -399,8 +400,8 @@ class Daily:
 
     def markdown(self) -> str:
         """The whole report as the guide's template has it, in Markdown."""
-        parts = [f"## Daily Monitoring Report - {self.day}", "", self.headline.markdown.split("\n", 1)[1].strip()]
-        for piece in (*(self.section(name) for name in SECTIONS), self.issues_told, self.actions_told, self.night_before, self.changes_told):
+        parts = [f"## Daily Monitoring Report - {self.day}"]
+        for piece in (self.headline, *(self.section(name) for name in SECTIONS), self.issues_told, self.actions_told, self.night_before, self.changes_told):
             parts += ["", piece.markdown]
         evidence = ", ".join(f"{k} {v}" for k, v in self.evidence.items() if k != "wired")
         return "\n".join([*parts, "", f"Evidence: {text.in_markdown(evidence)}", ""])

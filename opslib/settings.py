@@ -86,6 +86,19 @@ def _secret(name: str, environ: Mapping[str, str]) -> str | None:
         raise SettingsError(f"{name}_FILE names {path!r}, which cannot be read ({problem.__class__.__name__}). Name a readable text file.") from None
 
 
+def redacted(outgoing: str, environ: Mapping[str, str] | None = None) -> str:
+    """Text for people without any secret, also where the settings themselves cannot be read."""
+    environ = os.environ if environ is None else environ
+    for name in SECRETS:
+        try:
+            value = _secret(name, environ)
+        except SettingsError:
+            value = None  # Its file cannot be read, so nobody can have put it into the text either.
+        if value:
+            outgoing = outgoing.replace(value, f"[{name}]")
+    return outgoing
+
+
 def _from_file(path: Path) -> dict:
     if not path.is_file():
         return {}

@@ -8,6 +8,7 @@ Writers take turns (SQLite's own lock; an advisory lock in PostgreSQL), so `seq`
 """
 
 import json
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -135,6 +136,7 @@ class Store:
                 self._engine = self._open_sqlite(parsed)
             else:
                 self._engine = sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True)
+            weakref.finalize(self, self._engine.dispose)  # Who forgets to close a store leaves no connection behind.
             self._prepare()
         except (sa.exc.SQLAlchemyError, OSError, ImportError) as problem:
             raise StoreError(self._told("opened", problem)) from None

@@ -81,9 +81,10 @@ def in_html(outside: object) -> str:
 
 
 def in_markdown(outside: object) -> str:
-    """Text from outside, inert in Markdown: no tag, link, picture, table cell or emphasis comes of it."""
-    escaped = re.sub(r"([\\`*_{}\[\]()#+!|~$>:@-])", r"\\\1", one_line(str(outside)))
-    return escaped.replace("<", "&lt;").replace("\\>", "&gt;")
+    """Text from outside, inert in Markdown: no tag, link, picture, table cell, entity or emphasis comes of it."""
+    escaped = re.sub(r"([\\`*_\[\]|~])", r"\\\1", one_line(str(outside)))
+    escaped = re.sub(r"&(?=#?\w+;)", "&amp;", escaped).replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"(?i)(\bwww)\.", r"\1\\.", escaped.replace("://", ":\\//"))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -77,11 +77,9 @@ class PageLife:
 
     def post_instants(self) -> list[datetime]:
         """Every true UTC instant at which this page posts, oldest first."""
-        seconds = int((self.last_post_at - self.first_post_at).total_seconds())
-        return [
-            self.first_post_at + timedelta(seconds=s)
-            for s in range(0, seconds + 1, POST_INTERVAL_S)
-        ]
+        last_s = int((self.last_post_at - self.first_post_at).total_seconds())
+        offsets_s = range(0, last_s + 1, POST_INTERVAL_S)
+        return [self.first_post_at + timedelta(seconds=s) for s in offsets_s]
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,17 @@ class _Habits(NamedTuple):
     minutes_per_trade: float
 
 
+class _Session(NamedTuple):
+    """What every page lives through: the open, the close and the troubles."""
+
+    opens: datetime
+    closes: datetime
+    troubles: tuple[Trouble, ...]
+
+    def since_open_s(self, at: datetime) -> float:
+        return (at - self.opens).total_seconds()
+
+
 _TRADER, _LEAD = _Habits(1.0, 3, 9.5), _Habits(0.5, 2, 21.0)
 
 
@@ -133,17 +142,15 @@ def script(
     """
     rng = Random(f"{seed}/{day}/{quiet}")
     session_s = int((closes - opens).total_seconds())
-    troubles = () if quiet else _troubles(rng, opens, session_s)
-    pages = _pages(rng, opens, session_s, troubles)
-    events: list[Event] = []
-    for life in pages:
-        events += _PageDay(rng, life, _Session(opens, closes, troubles)).events()
+    session = _Session(opens, closes, () if quiet else _troubles(rng, opens, session_s))
+    pages = _pages(rng, session)
+    events = [event for life in pages for event in _PageDay(rng, life, session).events()]
     if not quiet:
         at = closes - timedelta(seconds=rng.randint(60, 120))
         hostile = {"type": "UI_ERROR", "message": HOSTILE_MESSAGE}
         events.append(Event(at, "trader-2", "error", hostile))
     events.sort(key=lambda event: event.at)
-    return Script(seed, day, tuple(events), pages, troubles, opens, closes)
+    return Script(seed, day, tuple(events), pages, session.troubles, opens, closes)
 
 
 def _troubles(rng: Random, opens: datetime, session_s: int) -> tuple[Trouble, ...]:
@@ -176,52 +183,40 @@ def _troubles(rng: Random, opens: datetime, session_s: int) -> tuple[Trouble, ..
     )
 
 
-def _pages(
-    rng: Random, opens: datetime, session_s: int, troubles: tuple[Trouble, ...]
-) -> tuple[PageLife, ...]:
-    """The page loads of the day: no load and its first post lie in different minutes."""
-    closes = opens + timedelta(seconds=session_s)
-    close_post = opens + timedelta(seconds=session_s - session_s % POST_INTERVAL_S)
-    loaded, first = opens - timedelta(minutes=18), opens - timedelta(minutes=5)
-    refresh = next((t for t in troubles if t.name == "refresh"), None)
-    if refresh is None:
-        traders = [PageLife("trader", None, loaded, None, 0, 0.0, 0.0, first, close_post)]
-    else:
-        since_open_s = int((refresh.begins - opens).total_seconds())
-        last = opens + timedelta(seconds=since_open_s - since_open_s % POST_INTERVAL_S)
-        again = last + timedelta(seconds=2 * POST_INTERVAL_S)
+def _pages(rng: Random, session: _Session) -> tuple[PageLife, ...]:
+    """The page loads of the day: no load is in another minute than its first post."""
+
+    def at(since_open_s: int) -> datetime:
+        return session.opens + timedelta(seconds=since_open_s)
+
+    def grid_s(since_open_s: float, offset_s: int) -> int:
+        """The page's last posting second at or before the given one."""
+        return int(since_open_s - (since_open_s - offset_s) % POST_INTERVAL_S)
+
+    close_s = session.since_open_s(session.closes)
+    loaded, first, last = at(-18 * 60), at(-5 * 60), at(grid_s(close_s, 0))
+    traders = [PageLife("trader", None, loaded, None, 0, 0.0, 0.0, first, last)]
+    for refresh in (t for t in session.troubles if t.name == "refresh"):
+        before_s = grid_s(session.since_open_s(refresh.begins), 0)
+        before, after = at(before_s), at(before_s + 2 * POST_INTERVAL_S)
         traders = [
-            PageLife("trader", None, loaded, refresh.begins, 0, 0.0, 0.0, first, last),
-            PageLife("trader-2", None, refresh.ends, None, 0, 0.0, 0.0, again, close_post),
+            PageLife("trader", None, loaded, refresh.begins, 0, 0.0, 0.0, first, before),
+            PageLife("trader-2", None, refresh.ends, None, 0, 0.0, 0.0, after, last),
         ]
-    offset_s = 2
-    minute = round(75 * session_s / 60 / FULL_SESSION_MINUTES) + rng.randint(-4, 4)
-    lead_load_s = 60 * minute + rng.randint(10, 35)
-    lead_first_s = lead_load_s + 2 + (offset_s - lead_load_s - 2) % POST_INTERVAL_S
-    lead_last_s = session_s - (session_s - offset_s) % POST_INTERVAL_S
+    minute = round(75 * close_s / 60 / FULL_SESSION_MINUTES) + rng.randint(-4, 4)
+    load_s = 60 * minute + rng.randint(10, 35)
     lead = PageLife(
         key="lead",
         page_id=f"lead-{rng.randint(0, 0xFFFF):04x}",
-        loaded_at=opens + timedelta(seconds=lead_load_s),
+        loaded_at=at(load_s),
         closed_at=None,
-        post_offset_s=offset_s,
+        post_offset_s=2,
         clock_skew_s=2.4,
         clock_jitter_s=0.4,
-        first_post_at=opens + timedelta(seconds=lead_first_s),
-        last_post_at=min(closes, opens + timedelta(seconds=lead_last_s)),
+        first_post_at=at(grid_s(load_s + 2 + POST_INTERVAL_S, 2)),
+        last_post_at=at(grid_s(close_s, 2)),
     )
     return (*traders, lead)
-
-
-class _Session(NamedTuple):
-    """What every page lives through: the open, the close and the troubles."""
-
-    opens: datetime
-    closes: datetime
-    troubles: tuple[Trouble, ...]
-
-    def since_open_s(self, at: datetime) -> float:
-        return (at - self.opens).total_seconds()
 
 
 class _PageDay:

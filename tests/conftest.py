@@ -1,0 +1,110 @@
+"""What every test stands on: a home of its own, two databases, and the recorded day where it is at hand."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+RECORDED = SHARED / "data" / "app-day-2025-11-18"
+REQUIRE_ALL = os.environ.get("OPS_TEST_REQUIRE") == "all"
+
+# Notebooks run in kernels of their own, which find the home in the environment; so it is set before anything is collected.
+_HOME = tempfile.mkdtemp(prefix="ops-test-")
+os.environ["OPS_HOME"] = _HOME
+for _name in [n for n in os.environ if n.startswith("OPS_") and n not in ("OPS_HOME", "OPS_TEST_REQUIRE")]:
+    del os.environ[_name]
+
+
+def pytest_sessionfinish() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+def absent(what: str) -> None:
+    """Skip for want of a system package; a failure where everything was promised to be there."""
+    if REQUIRE_ALL:
+        pytest.fail(f"{what} is absent, and OPS_TEST_REQUIRE=all")
+    pytest.skip(f"{what} is absent")
+
+
+def needs(program: str) -> str:
+    """The path of a program that a test needs."""
+    found = shutil.which(program)
+    if not found:
+        absent(program)
+    return str(found)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A desk's folder of this test's own."""
+    monkeypatch.setenv("OPS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def recorded() -> Path:
+    """The folder of the recorded day; it lies beside the project, not in it."""
+    if not RECORDED.is_dir():
+        pytest.skip("the recorded day is not beside the project")
+    return RECORDED
+
+
+def _postgres_binary(name: str) -> str | None:
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return str(found[-1]) if found else shutil.which(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server started for this session, listening on a socket in a folder of its own."""
+    pytest.importorskip("psycopg")
+    initdb, server = _postgres_binary("initdb"), _postgres_binary("postgres")
+    if not initdb or not server:
+        absent("PostgreSQL")
+    folder = Path(tempfile.mkdtemp(prefix="ops-pg-"))
+    as_user: dict[str, str] = {}
+    if os.geteuid() == 0:
+        folder.chmod(0o755)
+        shutil.chown(folder, "postgres")
+        as_user = {"user": "postgres"}
+    subprocess.run([str(initdb), "-D", str(folder / "data"), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"], check=True, capture_output=True, cwd=folder, **as_user)
+    running = subprocess.Popen([str(server), "-D", str(folder / "data"), "-k", str(folder), "-c", "listen_addresses=", "-c", "max_connections=60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder, **as_user)
+    try:
+        import psycopg
+
+        for attempt in range(200):
+            try:
+                psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
+                break
+            except psycopg.OperationalError:
+                running.poll() is None or pytest.fail("PostgreSQL did not start")
+                import time
+
+                time.sleep(0.05)  # A server's start can only be awaited.
+        yield f"postgresql://postgres@/postgres?host={folder}"
+    finally:
+        running.send_signal(signal.SIGQUIT)  # At once: what it holds is thrown away.
+        running.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty store, in each database in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.sqlite'}"
+    import psycopg
+
+    server = request.getfixturevalue("postgres_server")
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.replace("/postgres?", f"/{name}?")

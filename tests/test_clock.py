@@ -1,0 +1,119 @@
+"""The clock: instants, windows, and New York's trading days."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opslib import clock
+from opslib.clock import Window
+from opslib.errors import UsageError
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.filterwarnings("ignore")  # The library's own, about pandas; it is an oracle here, not a part of ours.
+def test_the_shipped_sessions_are_those_of_the_exchange() -> None:
+    """Every day of the shipped years has the session that exchange_calendars gives it, open and close."""
+    import exchange_calendars
+
+    first, last = clock.covered()
+    calendar = exchange_calendars.get_calendar("XNYS", start=str(first), end=str(last))
+    theirs = {row.Index.date(): (row.open.to_pydatetime(), row.close.to_pydatetime()) for row in calendar.schedule.itertuples()}
+    ours = {}
+    day = first
+    while day <= last:
+        if found := clock.session(day):
+            ours[day] = (found.opens, found.closes)
+        day += timedelta(days=1)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("day", "opens", "closes"),
+    [
+        ("2025-11-18", "2025-11-18T14:30", "2025-11-18T21:00"),
+        ("2025-11-27", None, None),  # Thanksgiving
+        ("2025-11-28", "2025-11-28T14:30", "2025-11-28T18:00"),  # half day
+        ("2025-12-24", "2025-12-24T14:30", "2025-12-24T18:00"),
+        ("2025-01-09", None, None),  # a day of mourning
+        ("2026-03-06", "2026-03-06T14:30", "2026-03-06T21:00"),  # before DST
+        ("2026-03-09", "2026-03-09T13:30", "2026-03-09T20:00"),  # after
+        ("2026-03-08", None, None),  # the Sunday itself
+        ("2025-10-31", "2025-10-31T13:30", "2025-10-31T20:00"),
+        ("2025-11-03", "2025-11-03T14:30", "2025-11-03T21:00"),
+    ],
+)
+def test_sessions_by_hand(day: str, opens: str | None, closes: str | None) -> None:
+    """Holidays, half days and the days around both DST Sundays are as the exchange had them."""
+    found = clock.session(date.fromisoformat(day))
+    assert (found and found.opens, found and found.closes) == (opens and utc(opens), closes and utc(closes))
+
+
+def test_a_day_outside_the_table_is_refused() -> None:
+    """No session is invented for years the table does not cover."""
+    with pytest.raises(UsageError, match="trading days are known from"):
+        clock.session(date(2041, 1, 2))
+
+
+def test_a_time_without_an_offset_is_new_york() -> None:
+    """A wall clock means New York's, in summer and in winter; an offset is taken at its word."""
+    assert clock.parse("2025-11-18T10:32") == utc("2025-11-18T15:32")
+    assert clock.parse("2025-07-18T10:32") == utc("2025-07-18T14:32")
+    assert clock.parse("2025-11-18T10:32:00Z") == utc("2025-11-18T10:32")
+    assert clock.parse("2025-11-02T01:30") == utc("2025-11-02T05:30"), "the first of the two"
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-03-08T02:30", "2025-13-01T00:00", "0001-01-01T00:00+10:00", "9999-12-31T23:59"])
+def test_times_that_are_none_are_refused(text: str) -> None:
+    """What names no instant, also an hour that DST skips, is refused with how to write it."""
+    with pytest.raises(UsageError):
+        clock.parse(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30m", 1800), ("1h", 3600), ("90s", 90), ("2d", 172_800), ("1h30m", 5400)])
+def test_spans(text: str, seconds: int) -> None:
+    """Spans are written as people write them."""
+    assert clock.parse_span(text).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0s", "1 hour", "-1h", "h", "1h 30m"])
+def test_spans_that_are_none_are_refused(text: str) -> None:
+    """Nothing, and what is no span, is refused."""
+    with pytest.raises(UsageError, match="a span of time was wanted"):
+        clock.parse_span(text)
+
+
+def test_a_window_has_a_zone_and_a_direction() -> None:
+    """A window without zones or backwards cannot be made."""
+    with pytest.raises(UsageError):
+        Window(datetime(2025, 1, 1), datetime(2025, 1, 2))
+    with pytest.raises(UsageError):
+        Window(utc("2025-01-02"), utc("2025-01-01"))
+    with pytest.raises(UsageError, match="before the year 1"):
+        Window.before(utc("2025-01-01"), timedelta(days=999_999))
+
+
+@given(st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)))
+def test_microseconds_round_trip(moment: datetime) -> None:
+    """An instant survives being written as whole microseconds, exactly."""
+    assert clock.instant(clock.micros(moment.replace(tzinfo=UTC))) == moment.replace(tzinfo=UTC)
+
+
+@given(st.datetimes(datetime(2015, 1, 2), datetime(2030, 12, 1)), st.integers(0, 10 * 86_400), st.integers(0, 10 * 86_400))
+def test_open_time_splits_without_loss(start: datetime, a: int, b: int) -> None:
+    """The open time of a window is that of its two parts together, wherever it is cut."""
+    begin = start.replace(tzinfo=UTC)
+    cut, end = begin + timedelta(seconds=a), begin + timedelta(seconds=a + b)
+    total = lambda w: sum(s.seconds for s in clock.open_spans(w))  # noqa: E731
+    assert total(Window(begin, end)) == pytest.approx(total(Window(begin, cut)) + total(Window(cut, end)))
+
+
+def test_the_last_session_that_has_closed() -> None:
+    """Before the close it is the previous one, at the close and on the weekend the newest."""
+    assert clock.last_closed(utc("2025-11-18T20:59")).day == date(2025, 11, 17)
+    assert clock.last_closed(utc("2025-11-18T21:00")).day == date(2025, 11, 18)
+    assert clock.last_closed(utc("2025-11-30T12:00")).day == date(2025, 11, 28)
