@@ -72,13 +72,14 @@ class Tape:
 
     Attributes:
         pages: The pages that were told apart.
-        seq: The newest row known, for the record.
+        seq: The newest row it rests on, by the order of writing; 0 of none. Views record it.
         alive: Fields known to be wired (see `snapshot.NEVER_SEEN_ALIVE`).
         last_before_us: When the last look before the tape was; None where there was none.
     """
 
-    def __init__(self, pages: Iterable[Page], how: Pages, *, alive: frozenset[str] = frozenset(), seq: int = 0, last_before_us: int | None = None):
-        self.pages, self.how, self.alive, self.seq, self.last_before_us = tuple(pages), how, alive, seq, last_before_us
+    def __init__(self, pages: Iterable[Page], how: Pages, *, alive: frozenset[str] = frozenset(), last_before_us: int | None = None):
+        self.pages, self.how, self.alive, self.last_before_us = tuple(pages), how, alive, last_before_us
+        self.seq = max((look.seq for page in self.pages for look in page.looks), default=0)
         self._series = {c.name: _Series() for c in COUNTERS} | {s: _Series() for s in SUMS} | {f"unknown {s}": _Series() for s in SUMS}
         for page in self.pages:
             self._unroll(page)
@@ -319,13 +320,13 @@ def tape(store: Store, app: str, window: Window, known_at: datetime | None, how:
     earlier = []
     for page in pages:
         first = page.looks[0]
-        if page.loaded_at_us is None or page.loaded_at_us < start:
+        if first.ts_us > clock.micros(window.start) and (page.loaded_at_us is None or page.loaded_at_us < start):
             found = store.last_look(app, start, known, page_id=first.page_id, load_ms=first.load_ms, jitter_ms=round(how.load_jitter_s * 1000))
             earlier += [found] if found else []
     if earlier:
         pages = tell_apart({look.seq: look for look in [*earlier, *looks]}.values(), how, post_every_s)
     before = store.last_look(app, start, known)
-    return Tape(pages, how, alive=store.alive(app, known) | frozenset(wired), seq=store.seq(app, known), last_before_us=before.ts_us if before else None)
+    return Tape(pages, how, alive=store.alive(app, known) | frozenset(wired), last_before_us=before.ts_us if before else None)
 
 
 def _share(part: int | None, count: int | None) -> float | None:

@@ -46,9 +46,13 @@ _snapshots = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.UniqueConstraint("app", "digest", name="one_body_one_row"),
     sa.Index("snapshots_by_time", "app", "ts_us"),
-    sa.Index("snapshots_by_load", "app", "load_ms", "ts_us"),
     sqlite_autoincrement=True,
 )
+for _name, _columns, _those in (
+    ("snapshots_by_load", ("app", "load_ms", "ts_us", "known_at_us"), _snapshots.c.page_id.is_(None)),
+    ("snapshots_by_page", ("app", "page_id", "ts_us", "known_at_us"), _snapshots.c.page_id.is_not(None)),
+):
+    sa.Index(_name, *(_snapshots.c[c] for c in _columns), sqlite_where=_those, postgresql_where=_those)
 _alive = sa.Table(
     "alive",
     _meta,
@@ -288,12 +292,15 @@ class Store:
 
         None where there is none.
         """
-        query = sa.select(*_LOOK).where(_snapshots.c.app == app, _snapshots.c.ts_us <= before_us)
+        s = _snapshots.c
+        which = sa.select(s.seq).where(s.app == app, s.ts_us <= before_us)  # From an index alone; the row itself only of the one found.
         if page_id:
-            query = query.where(_snapshots.c.page_id == page_id)
+            which = which.where(s.page_id == page_id)
         elif load_ms is not None:
-            query = query.where(_snapshots.c.page_id.is_(None), _snapshots.c.load_ms.between(load_ms - jitter_ms, load_ms + jitter_ms))
-        found = self._looks(query.order_by(_snapshots.c.ts_us.desc(), _snapshots.c.seq.desc()).limit(1), known_at_us)
+            which = which.where(s.page_id.is_(None), s.load_ms.between(load_ms - jitter_ms, load_ms + jitter_ms))
+        if known_at_us is not None:
+            which = which.where(s.known_at_us <= known_at_us)
+        found = self._looks(sa.select(*_LOOK).where(s.seq == which.order_by(s.ts_us.desc(), s.seq.desc()).limit(1).scalar_subquery()), None)
         return found[0] if found else None
 
     def _looks(self, query: sa.Select, known_at_us: int | None) -> list[Look]:
@@ -309,14 +316,6 @@ class Store:
             query = query.where(_alive.c.known_at_us <= known_at_us)
         with self._reading() as connection:
             return frozenset(connection.execute(query).scalars())
-
-    def seq(self, app: str, known_at_us: int | None = None) -> int:
-        """The newest row of an app, by the order of writing; 0 where there is none. Views record it."""
-        query = sa.select(_snapshots.c.seq).where(_snapshots.c.app == app)
-        if known_at_us is not None:
-            query = query.where(_snapshots.c.known_at_us <= known_at_us)
-        with self._reading() as connection:
-            return connection.execute(query.order_by(_snapshots.c.seq.desc()).limit(1)).scalar() or 0
 
     def first_ts(self, app: str) -> int | None:
         """When the oldest look happened, microseconds; None where there is none."""

@@ -159,7 +159,7 @@ def test_three_partial_resets_are_one_page():
 def test_a_reset_long_after_the_last_look_is_not_believed():
     """Beyond the gap of the table, a new load is a new page."""
     page, before = one_page(5)
-    page.reset(400)
+    page.reset(350)
     page.add(massive_requests=3)
     after = [page.look(20 + HOW.reset_gap_s + 60)]
     assert len(told(before + after)) == 2

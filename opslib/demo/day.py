@@ -260,7 +260,7 @@ class _PageDay:
     def _arrivals_s(self, per_hour: float) -> list[float]:
         found, at_s = [], self._from_s + self._rng.expovariate(per_hour / 3600)
         while at_s < self._to_s:
-            found.append(at_s)
+            found.append(round(at_s, 3))
             at_s += self._rng.expovariate(per_hour / 3600)
         return found
 

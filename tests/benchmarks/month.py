@@ -1,0 +1,36 @@
+"""A month of posts every five seconds, made quickly: one page a day, its counters rising steadily."""
+
+import json
+from datetime import timedelta
+
+from opslib import clock, snapshot
+from opslib.demo import page, tour
+from opslib.store import Post, Store
+
+EVERY_S = 5
+PER_DAY = 86_400 // EVERY_S
+
+
+def template() -> dict:
+    """One post of the scripted day."""
+    return next(p.body for i, p in enumerate(page.posts(tour._session_script(tour.DAY, 1))) if i == 2000)
+
+
+def fill(store: Store, app: str, days: int) -> int:
+    """Write so many days of posts, one every five seconds around the clock, ending with the scripted day; returns how many."""
+    end = clock.parse(f"{tour.DAY}T16:00")
+    total = days * PER_DAY
+    text = json.dumps(template())
+    for start in range(0, total, 5000):
+        posts = []
+        for i in range(start, min(start + 5000, total)):
+            at = end - timedelta(seconds=EVERY_S * (total - 1 - i))
+            of_page = i % PER_DAY
+            body = json.loads(text)
+            body["lastUpdateAt"] = int(at.timestamp() * 1000)
+            body["systemHealth"]["uptime"] = of_page * EVERY_S
+            body["providers"]["massive"] |= {"requestCount": of_page * 3, "successCount": of_page * 3 - of_page // 200, "failureCount": of_page // 200}
+            body["greeksQuality"] |= {"totalTrades": of_page * 2, "validGreeks": of_page * 2 - of_page // 50}
+            posts.append(Post(clock.micros(at), snapshot.read(body)))
+        store.write(app, posts, known_at_ts=True)
+    return total
