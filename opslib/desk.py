@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, panels, report, rules as rules_module, runner, settings as settings_module, text
+from opslib import clock, daily, panels, report, rules as rules_module, runner, settings as settings_module, text
+from opslib.daily import Daily
 from opslib.errors import NotebookFailed, ReportRefused, UsageError
 from opslib.panels import View
-from opslib.report import Daily
 from opslib.rules import Rules
 from opslib.runner import Outcome
 from opslib.settings import Settings
@@ -75,7 +75,7 @@ class Desk:
 
     def daily_report(self, day: str | date | None = None, as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> Daily:
         """What happened on a trading day? The last one that has closed, where none is named."""
-        return report.daily(self.store, self.settings, self.rules, self.day(day, as_of), as_of=_moment(as_of), known_at=_moment(known_at))
+        return daily.daily(self.store, self.settings, self.rules, self.day(day, as_of), as_of=_moment(as_of), known_at=_moment(known_at))
 
     def day(self, day: str | date | None, as_of: str | datetime | None = None) -> date:
         """The day that is meant: the one named, else the last whose session has closed."""
@@ -131,7 +131,7 @@ class Desk:
             return runner.keep(lacking, self.settings.outputs / "runs" / outcome.run_id / "daily_report", settings=self.settings, store=self.store)
         values = outcome.record["values"]
         more = {".json": report.as_json(values).encode(), ".md": outcome.record["markdown"].encode()}
-        return runner.keep(outcome, report.place(self.settings, meant, values["partial"]), more, values["restates"], settings=self.settings, store=self.store)
+        return runner.keep(outcome, report.place(self.settings, daily.NAME, meant, values["partial"]), more, values["restates"], settings=self.settings, store=self.store)
 
     def __repr__(self) -> str:
         first, last = self.store.first_ts(self.settings.app), self.store.last_look(self.settings.app, 2**62, None)

@@ -420,7 +420,7 @@ def system(tape: Tape, window: Window) -> dict[str, Any]:
         "websocket_down_for_s": down_for,
         "restarts": len(tape.reloads(window)) if seen else None,
         "pages": len(seen),
-        "memory_mb": round(max(memory) / 1e6, 1) if memory else None,
+        "memory_mb": round(max(memory) / 1e6, 2) if memory else None,
         "silent_for_s": silent_for_s(tape, window.end),
         "clock_skew_s": max(skews, key=abs) if skews else None,
         "last_error_message": max(messages)[1] if messages else None,

@@ -138,7 +138,7 @@ def tape(looks: Iterable[Look], *, alive: Iterable[str] | None = None, every: fl
     """A tape of looks, without a store; everything is wired unless said otherwise."""
     looks = list(looks)
     wired = frozenset(snapshot.NEVER_SEEN_ALIVE if alive is None else alive)
-    return Tape(tell_apart(looks, HOW, every), HOW, alive=wired, seq=len(looks), ever_seen=bool(looks))
+    return Tape(tell_apart(looks, HOW, every), HOW, alive=wired)
 
 
 def post(seconds: float, metrics: dict[str, Any]) -> Post:

@@ -11,7 +11,7 @@ import pytest
 
 HOUSE = """
  6 door      __init__  cli
- 5 voice     plots  panels  exposition  server  report  document  publication  parameters  runner  desk
+ 5 voice     plots  panels  exposition  server  report  daily  document  publication  parameters  runner  desk
  4 act
  3 meaning   indicators  rules  findings
  2 facts     snapshot  page  store  intake

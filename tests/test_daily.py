@@ -15,7 +15,7 @@ import pytest
 from opslib import clock, desk, report, snapshot
 from opslib.demo import truth
 from opslib.errors import ReportRefused
-from opslib.report import SECTIONS
+from opslib.daily import SECTIONS
 from opslib.store import Post
 
 DAY = str(days.DAY)
@@ -228,7 +228,7 @@ def test_before_the_open_there_is_no_report(home: Path) -> None:
 def test_a_damaged_earlier_report_is_not_passed_over(home: Path) -> None:
     """An earlier report that cannot be read stops the restatement, since what changed could not be told."""
     found = given(home, days.posts())
-    path = report.place(found.settings, days.DAY).with_suffix(".json")
+    path = report.place(found.settings, "daily", days.DAY).with_suffix(".json")
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(ReportRefused, match="cannot be read"):

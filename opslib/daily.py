@@ -1,0 +1,390 @@
+"""
+This module knows the end-of-day report: the guide's template, filled from one session, as numbers and as a document.
+
+A report is a function of the day, the facts known and the limits in force: made twice from the same, it is the same.
+Where a figure cannot be known it is None and stands, with the reason, under *unknown*.
+When an earlier report of the same day says something else, the new one is a restatement and tells what changed.
+"""
+
+import hashlib
+from datetime import date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from opslib import clock, findings, panels, report, text
+from opslib.clock import Session, Window
+from opslib.errors import ReportRefused
+from opslib.findings import Episode
+from opslib.panels import View
+from opslib.report import Record, Text, listed
+from opslib.rules import Rules
+from opslib.settings import VERSION, Settings
+from opslib.store import Store
+
+NAME = "daily"
+SECTIONS = {
+    # The guide's template: section, then figure: (words, unit).
+    "availability": {
+        "massive_uptime_pct": ("Massive Uptime", "%"),
+        "tradier_uptime_pct": ("Tradier Uptime", "%"),
+        "system_errors": ("System Errors", ""),
+    },
+    "data_quality": {
+        "greeks_valid_rate_pct": ("Greeks Valid Rate", "%"),
+        "iv_anomalies": ("IV Anomalies", ""),
+        "gamma_zero_errors": ("Gamma=0 Errors", ""),
+    },
+    "trading": {
+        "total_trades": ("Total Trades", ""),
+        "gross_pnl_pct": ("Gross P&L", "%"),
+        "net_pnl_pct": ("Net P&L", "%"),
+        "backtest_variance_pp": ("Backtest Variance", "points"),
+    },
+}
+TITLES = {"availability": "Availability", "data_quality": "Data Quality", "trading": "Trading Performance"}
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else round(value, 2) + 0.0
+
+
+def _figures(view: View) -> dict[str, dict[str, float | None]]:
+    """The template's figures of one window."""
+    f = view.figures
+    ratio = lambda v: None if v is None else _percent(v * 100)  # noqa: E731
+    return {
+        "availability": {
+            "massive_uptime_pct": ratio(f["providers"]["massive"]["availability"]),
+            "tradier_uptime_pct": ratio(f["providers"]["tradier"]["availability"]),
+            "system_errors": f["system"]["errors"],
+        },
+        "data_quality": {
+            "greeks_valid_rate_pct": ratio(f["greeks"]["valid_rate"]),
+            "iv_anomalies": f["greeks"]["iv_anomalies"],
+            "gamma_zero_errors": f["greeks"]["gamma_zero"],
+        },
+        "trading": {
+            "total_trades": f["pnl"]["trades"],
+            "gross_pnl_pct": _percent(f["pnl"]["gross_pct"]),
+            "net_pnl_pct": _percent(f["pnl"]["net_pct"]),
+            "backtest_variance_pp": _percent(f["pnl"]["backtest_variance_pp"]),
+        },
+    }
+
+
+def _why_unknown(view: View, figure: str) -> str:
+    """Why is a figure of the template not known?"""
+    if not view.tape.ever_seen:
+        return "no look of this app has ever come"
+    if view.coverage is None:
+        return "the market was closed: nothing was expected"
+    if not view.tape.looks_in(view.window):
+        return "no look came in this window"
+    field = {"massive_uptime_pct": "massive", "tradier_uptime_pct": "tradier", "iv_anomalies": "iv_anomalies", "backtest_variance_pp": "backtest_variance"}.get(figure)
+    if field and field not in view.tape.alive:
+        return "not measured: the app has never recorded it"
+    if figure.endswith(("uptime_pct", "valid_rate_pct")) and view.coverage < view.rules["availability"].min_coverage:
+        return f"only {text.ratio(view.coverage, 1)} of the expected looks came"
+    if figure in ("gross_pnl_pct", "net_pnl_pct"):
+        return "no trades" if view.figures["pnl"]["trades"] == 0 else "the page's mean was spoiled by a trade without a number"
+    if figure == "backtest_variance_pp":
+        return f"too few trades on the page ({view.figures['pnl']['variance_trades'] or 0} of {view.rules['backtest_variance'].min_count} needed)"
+    return "nothing was counted"
+
+
+def _told(value: float | None, unit: str) -> str:
+    return text.number(value, unit, None if unit == "" else 2)
+
+
+class Daily:
+    """
+    The report of one day.
+
+    Attributes:
+        day: The day, New York.
+        session: Its session; None where the market was closed all day.
+        view: Everything over the session (over the calendar day where there was none).
+        night: Everything from the previous close to the open.
+        previous: The session before, for what changed.
+        earlier: The published numbers of this report, where there are any that rest on something else.
+    """
+
+    def __init__(self, store: Store, settings: Settings, rules: Rules, day: date, as_of: datetime | None, known_at: datetime | None):
+        self.day, self.session = day, clock.session(day)
+        self._settings, self._rules = settings, rules
+        before = clock.previous_session(day)
+        window = self._window(self.session, day, as_of)
+        at = lambda w: panels.view(store, settings, rules, w, known_at)  # noqa: E731
+        self.view = at(window)
+        self.night = at(Window(before.closes, self.session.opens)) if self.session else None
+        self.previous, self.previous_view = before, at(before.window)
+        self.partial = bool(self.session and window.end < self.session.closes)
+
+    @staticmethod
+    def _window(session: Session | None, day: date, as_of: datetime | None) -> Window:
+        if session is None:
+            midnight = clock.parse(f"{day}T00:00")
+            return Window(midnight, clock.parse(f"{day}T23:59:59"))
+        if as_of and as_of <= session.opens:
+            raise ReportRefused(f"a report of {day} was wanted as of {text.moment(as_of)}, before the market opened. Ask for a later moment.")
+        return Window(session.opens, min(as_of or session.closes, session.closes))
+
+    @cached_property
+    def figures(self) -> dict[str, dict[str, float | None]]:
+        """The template's figures."""
+        return _figures(self.view)
+
+    @cached_property
+    def unknown(self) -> dict[str, str]:
+        """Figures that cannot be known, each with why."""
+        return {name: _why_unknown(self.view, name) for section in self.figures.values() for name, value in section.items() if value is None}
+
+    @cached_property
+    def episodes(self) -> list[Episode]:
+        """What went wrong, and when; nothing is looked for on a day without a session."""
+        return findings.episodes(self.view.tape, self._rules, self.view.window) if self.session else []
+
+    @property
+    def incomplete(self) -> str | None:
+        """Why this report does not stand on enough looks; None where it does, or where none were expected."""
+        coverage, needed = self.view.coverage, self._rules["availability"].min_coverage
+        if coverage is None:
+            return None
+        return f"only {text.ratio(coverage, 1)} of the expected looks came" if coverage < needed else None
+
+    @property
+    def verdict(self) -> str:
+        """The day's verdict: the worst that its figures or any stretch of it amounted to."""
+        if self.view.verdict == "unknown" or not self.session:
+            return self.view.verdict
+        order = ("ok", "warning", "unknown", "critical")
+        return max([self.view.verdict, *(e.worst.verdict for e in self.episodes)], key=order.index)
+
+    @cached_property
+    def issues(self) -> list[dict[str, Any]]:
+        """Every stretch in which a figure was past its limits: when, how bad, and what to do."""
+        return [
+            {
+                "rule": e.worst.rule.name,
+                "subject": e.worst.subject,
+                "severity": e.worst.severity,
+                "began": text.iso(e.began),
+                "ended": None if e.ongoing else text.iso(e.ended),
+                "minutes": round((e.ended - e.began).total_seconds() / 60, 1),
+                "worst": e.worst.sentence,
+                "runbook": e.worst.rule.runbooks[e.worst.subject],
+            }
+            for e in self.episodes
+        ]
+
+    @cached_property
+    def action_items(self) -> list[str]:
+        """What follows from the issues, once for each rule and subject that reached notify, and from what is missing."""
+        worst: dict[tuple[str, str], Episode] = {}
+        for e in self.episodes:
+            if e.worst.severity != "warning":
+                worst.setdefault((e.worst.rule.name, e.worst.subject), e)
+        items = [f"{e.worst.rule.title}{'' if s == 'app' else f' of {s}'}: {e.worst.rule.action} ({e.worst.rule.who}; runbook {e.worst.rule.runbooks[s]})" for (_, s), e in worst.items()]
+        if self.incomplete:
+            items.append(f"Find out why looks are missing: {self.incomplete}. (DevOps; runbook monitor_down)")
+        return items
+
+    @cached_property
+    def changes(self) -> list[tuple[str, str, str, str]]:
+        """Each figure beside the previous trading day's: (words, that day, this day, difference)."""
+        rows = []
+        before = _figures(self.previous_view)
+        for section, figures in SECTIONS.items():
+            for name, (words, unit) in figures.items():
+                a, b = before[section][name], self.figures[section][name]
+                rows.append((words, _told(a, unit), _told(b, unit), text.UNKNOWN if a is None or b is None else f"{b - a:+,.{0 if unit == '' else 2}f} {unit.replace('%', 'points')}".rstrip()))
+        return rows
+
+    @cached_property
+    def evidence(self) -> dict[str, Any]:
+        """By what this report can be recomputed: the looks it rests on, and the limits it was judged by."""
+        digest = hashlib.sha256()
+        looks = {k.digest: k for view in (self.view, self.night, self.previous_view) if view for page in view.tape.pages for k in page.looks}
+        for look in sorted(looks.values(), key=lambda k: (k.ts_us, k.digest)):
+            digest.update(look.ts_us.to_bytes(8, "big") + look.digest)
+        wired = sorted(self.view.tape.alive)
+        return {"looks": len(looks), "sha256": digest.hexdigest(), "wired": wired, "rules_sha256": self._rules.hash, "opslib": VERSION}
+
+    @property
+    def path(self) -> Path:
+        """Where this report is published, without the ending."""
+        return report.place(self._settings, NAME, self.day, self.partial)
+
+    @cached_property
+    def earlier(self) -> dict[str, Any] | None:
+        """
+        The published numbers of this report that rest on something else, or None.
+
+        A report made again from the same facts compares itself with what its published self was compared with.
+        """
+        published = report.published(self.path.with_name(f"{self.path.name}.json"))
+        if published and published["evidence"] == self.evidence:
+            kept = published.get("restates")
+            return report.published(self.path.with_name(f"{self.path.name}.{kept}.json")) if kept else None
+        return published
+
+    @cached_property
+    def restates(self) -> str | None:
+        """The name under which the report that this one restates is kept: ``r1``, ``r2``, …; None where it restates none."""
+        published = report.published(self.path.with_name(f"{self.path.name}.json"))
+        if published is None:
+            return None
+        return published.get("restates") if published["evidence"] == self.evidence else report.next_name(self.path)
+
+    @cached_property
+    def restated(self) -> list[str]:
+        """What changed against the report that this one restates, and why; empty where it restates none."""
+        if not self.earlier:
+            return []
+        then, now = self.earlier["evidence"], self.evidence
+        why = []
+        if now["looks"] != then["looks"] or now["sha256"] != then["sha256"]:
+            why.append(f"it rests on {now['looks']:,} looks; {then['looks']:,} were known before")
+        if now["rules_sha256"] != then["rules_sha256"]:
+            why.append("the limits changed")
+        if now["wired"] != then["wired"]:
+            why.append("fields thought unwired have been seen alive")
+        if now["opslib"] != then["opslib"]:
+            why.append(f"opslib {now['opslib']} made it; {then['opslib']} made the earlier one")
+        lines = [f"This report restates an earlier one: {'; '.join(why)}."]
+        for section, figures in SECTIONS.items():
+            for name, (words, unit) in figures.items():
+                a, b = self.earlier[section][name], self.figures[section][name]
+                if a != b:
+                    lines.append(f"{words}: was {_told(a, unit)}, is {_told(b, unit)}")
+        if self.earlier["verdict"] != self.verdict:
+            lines.append(f"verdict: was {self.earlier['verdict']}, is {self.verdict}")
+        if len(lines) == 1:
+            lines.append("No figure of the report changed.")
+        return lines
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The report as numbers, as CONTRACT.md has them."""
+        night = self.night.figures if self.night else None
+        return {
+            "day": str(self.day),
+            "app": self._settings.app,
+            "verdict": self.verdict,
+            "session": self.words,
+            "partial": self.partial,
+            "incomplete": self.incomplete,
+            "coverage": None if self.view.coverage is None else round(self.view.coverage, 4),
+            **self.figures,
+            "night": None if night is None else {"massive_requests": night["providers"]["massive"]["requests"], "massive_failures": night["providers"]["massive"]["failures"], "errors": night["system"]["errors"]},
+            "issues": self.issues,
+            "action_items": self.action_items,
+            "unknown": self.unknown,
+            "restates": self.restates,
+            "restated": self.restated,
+            "evidence": self.evidence,
+        }
+
+    @property
+    def words(self) -> str:
+        """What kind of day it was."""
+        if self.session is None:
+            return "market closed (weekend)" if self.day.weekday() >= 5 else "market closed (holiday)"
+        kind = "half day" if self.session.half else "full day"
+        return f"{kind}, {text.span(self.view.window.start, self.view.window.end)}"
+
+    @property
+    def record(self) -> Record:
+        """The numbers of this report, for whoever executed the notebook."""
+        return Record(self.values, self.markdown())
+
+    @property
+    def headline(self) -> Text:
+        """Is anything wrong, since when, what to do?"""
+        loud = [i for i in self.issues if i["severity"] != "warning"]
+        head = f"{self.day}: {self.verdict}. {self.words}."
+        lines = [f"{clock.parse(i['began']).astimezone(text.NEW_YORK):%H:%M} New York, {i['minutes']:g} min: {i['worst']}" for i in loud] or ["Nothing reached a limit at which anybody is told." if self.session else "Nothing was expected."]
+        if self.incomplete:
+            lines.insert(0, f"INCOMPLETE: {self.incomplete}.")
+        if self.partial:
+            lines.insert(0, f"PARTIAL: the market was still open; this is the day up to {text.moment(self.view.window.end)}.")
+        return listed(head, self.restated + lines)
+
+    def section(self, name: str) -> Text:
+        """One section of the guide's template: availability, data_quality or trading."""
+        rows = [(words, _told(self.figures[name][figure], unit), self.unknown.get(figure, "")) for figure, (words, unit) in SECTIONS[name].items()]
+        return listed(TITLES[name], [f"{w}: {v}{f' ({why})' if why else ''}" for w, v, why in rows])
+
+    @property
+    def night_before(self) -> Text:
+        """One line about the night before: from the previous close to the open."""
+        if not self.night:
+            return listed("The night before", ["market closed"])
+        f, window = self.night.figures, self.night.window
+        seen = self.night.tape.looks_in(window)
+        massive = f["providers"]["massive"]
+        told = f"errors {text.number(f['system']['errors'])}, failed Massive requests {text.number(massive['failures'])} of {text.number(massive['requests'])}, looks {seen:,}"
+        return listed(f"The night before, {window}", [told if seen else "no page was open"])
+
+    @property
+    def issues_told(self) -> Text:
+        """Issues Encountered."""
+        lines = []
+        for i in self.issues:
+            began = clock.parse(i["began"])
+            until = "still so at the close" if i["ended"] is None else f"{i['minutes']:g} min"
+            lines.append(f"{i['severity']}, {began:%H:%M:%S} UTC ({began.astimezone(text.NEW_YORK):%H:%M:%S} New York), {until}: {i['worst']}; runbook {i['runbook']}")
+        lines += [f"page reloaded {text.moment(at)}: its counters began again at zero" for at in self.view.tape.reloads(self.view.window)]
+        lines += [f"no looks {text.span(g.start, g.end)}, {text.duration(g.seconds)}" for g in self.view.tape.gaps(self.view.window)]
+        message = self.view.figures["system"]["last_error_message"]
+        lines += [f"newest error message of a page: {text.one_line(message)}"] if message else []
+        lines += [n for n in self.view.panel("system").notes if "clock" in n]
+        return listed("Issues Encountered", lines or ["none"])
+
+    @property
+    def actions_told(self) -> Text:
+        """Action Items."""
+        return listed("Action Items", self.action_items or ["nothing to do"])
+
+    @property
+    def changes_told(self) -> Text:
+        """What changed against the previous trading day?"""
+        e = text.in_html
+        title = f"Against the previous trading day, {self.previous.day}"
+        header = ["figure", str(self.previous.day), str(self.day), "difference"]
+        rows = [list(r) for r in self.changes]
+        html = "".join(f"<tr><th scope='row'>{e(a)}</th><td>{e(b)}</td><td>{e(c)}</td><td>{e(d)}</td></tr>" for a, b, c, d in rows)
+        cells = lambda r: f"| {' | '.join(text.in_markdown(c) for c in r)} |"  # noqa: E731
+        return Text(
+            f"{title}\n{text.table(header, rows)}",
+            f"<p><strong>{e(title)}</strong></p><table><thead><tr>{''.join(f'<th>{e(h)}</th>' for h in header)}</tr></thead><tbody>{html}</tbody></table>",
+            "\n".join([f"### {text.in_markdown(title)}", "", cells(header), "|---|---|---|---|", *(cells(r) for r in rows)]),
+        )
+
+    def panel(self, name: str) -> panels.Panel:
+        """One of the four panels over the session."""
+        return self.view.panel(name)
+
+    def markdown(self) -> str:
+        """The whole report as the guide's template has it, in Markdown."""
+        parts = [f"## Daily Monitoring Report - {self.day}"]
+        for piece in (self.headline, *(self.section(name) for name in SECTIONS), self.issues_told, self.actions_told, self.night_before, self.changes_told):
+            parts += ["", piece.markdown]
+        evidence = ", ".join(f"{k} {v}" for k, v in self.evidence.items() if k != "wired")
+        return "\n".join([*parts, "", f"Evidence: {text.in_markdown(evidence)}", ""])
+
+
+def daily(store: Store, settings: Settings, rules: Rules, day: date, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Daily:
+    """
+    What happened on a trading day?
+
+    Args:
+        day: The day in New York; a day without a session gives a report that says so.
+        as_of: Only up to then; a report before the close is a partial one.
+        known_at: Only what had come into the store by then.
+
+    Raises:
+        ReportRefused: Before the market opened, or an earlier report of that day cannot be read.
+    """
+    return Daily(store, settings, rules, day, as_of, known_at)
