@@ -50,7 +50,7 @@ def simulated(seed, pages=3, steps=60, lost=0.2):
         for k in range(steps):
             now = first + 5 * k
             page.add(massive_requests=rng.randint(0, 3), tradier_requests=rng.randint(0, 1), validations=rng.randint(0, 3), errors=rng.randint(0, 2), trades=rng.randint(0, 2))
-            draw, old = rng.random(), now - page.began >= 150 and free(now - 1, page.skew)
+            draw, old = rng.random() if k else 1.0, now - page.began >= 150 and free(now - 1, page.skew)
             if draw < 0.02 and old and page.held["massive_requests"] > 200 and page.held["tradier_requests"] > 200:
                 page.refresh(now - 1)
                 loads.append(now - 1 + page.skew)
