@@ -440,6 +440,16 @@ def test_down_for_how_long():
     assert indicators.system(t, window(0, 300))["websocket_connected"] is False
 
 
+@pytest.mark.xfail(strict=True, reason="BUG I8: a tape of five minutes knows of ten minutes without a socket at most, and shows those")
+def test_a_socket_down_for_hours_is_down_for_hours_in_a_short_window(tmp_path):
+    """For how long the socket is down does not depend on the window that is looked at."""
+    kept, page = store(tmp_path), PageOf(-600)
+    kept.write("desk", [post(5 * k, page.body(5 * k, websocket_connected=k < 10)) for k in range(1000)], known_at_ts=True)
+    t = stored_tape(kept, 4500, 4800)
+    kept.close()
+    assert t.websocket_down_for_s(at(4800)) == 4750
+
+
 def test_a_refresh_is_one_reload():
     """A page loaded where another had just been is one reload, at its load."""
     page, looks = PageOf(-600).add(massive_requests=900), []

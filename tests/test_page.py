@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from looks import HOW, PageOf, tape, us, window
+from looks import HOW, PageOf, look, tape, us, window
 
 from opslib.page import tell_apart
 
@@ -132,6 +132,41 @@ def test_two_restored_tabs_count_exactly(dload):
         assert (t.rise("massive_requests", window(-1, 999)), t.rise("validations", window(-1, 999))) == (true, 59 * 6)
 
 
+@pytest.mark.xfail(strict=True, reason="BUG P1: one pair of young tabs in five is miscounted")
+def test_pairs_of_young_tabs_count_exactly():
+    """Two tabs opened within a minute of each other, whatever they count, together rise by what they counted."""
+    wrong = []
+    for seed in range(60):
+        rng = random.Random(seed)
+        apart = rng.randint(6, 60)
+        a, b, looks = PageOf(0), PageOf(apart), []
+        for k in range(60):
+            now = 5 + 5 * k
+            a.add(massive_requests=rng.randint(0, 3) if k else rng.randint(8, 20), validations=3, errors=rng.randint(0, 1))
+            looks.append(a.look(now))
+            if now > apart:
+                b.add(massive_requests=rng.randint(0, 3) if b.held["massive_requests"] else rng.randint(8, 20), validations=3, errors=rng.randint(0, 1))
+                looks.append(b.look(now + 2))
+        t = tape(looks)
+        for name in ("massive_requests", "validations", "errors"):
+            if t.rise(name, window(-1, 999)) != a.held[name] + b.held[name]:
+                wrong.append((seed, apart, name))
+    assert wrong == []
+
+
+@pytest.mark.xfail(strict=True, reason="BUG P5: a load instant outweighs counters that leap by tens of thousands within five seconds")
+def test_a_reset_at_another_pages_load_instant_stays_with_its_page():
+    """Where a reset makes one page say the load of another, the counters still say whose look it is."""
+    a, b, looks = PageOf(-600).add(massive_requests=3000), PageOf(-500, skew=-40).add(massive_requests=27_000), []
+    for k in range(60):
+        if k == 20:
+            a.reset(96)
+        if k == 28:
+            b.reset(136)
+        looks += [p.add(massive_requests=1, validations=1).look(5 * k + i) for i, p in ((0, a), (2, b))]
+    assert tape(looks).rise("massive_requests", window(0, 400)) == 59 + 59
+
+
 def test_a_partial_reset_is_the_same_page():
     """A new load instant whose providers go on is the page after its reset()."""
     page, looks = one_page()
@@ -179,7 +214,7 @@ def test_one_group_zeroed_alone_leaves_one_page(group):
     t = tape(looks)
     zero_step = {"massive_requests": 1, "tradier_requests": 1, "validations": 3}  # The first look after the zeroing already holds one step.
     for name, step in zero_step.items():
-        before = looks[20].__getattribute__(name) - looks[0].__getattribute__(name)
+        before = getattr(looks[20], name) - getattr(looks[0], name)
         assert t.rise(name, window(0, 999)) == before + 20 * step
     assert t.reloads(window(0, 999)) == []
 
@@ -279,8 +314,6 @@ def test_a_late_look_counts_nothing():
     late = page.body(22)
     page.add(massive_requests=9, validations=9)
     looks.append(page.look(25))
-    from looks import look
-
     overtaken = look(27, late)
     page.add(massive_requests=1)
     looks.append(page.look(30))
@@ -291,8 +324,6 @@ def test_a_late_look_counts_nothing():
 
 def test_a_late_look_of_a_named_page_counts_nothing():
     """What holds for unnamed pages holds for named ones."""
-    from looks import look
-
     page, looks = one_page(5, page_id="lead")
     late = page.body(22)
     page.add(massive_requests=9, validations=9)
