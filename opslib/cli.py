@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -118,7 +118,7 @@ def _print_json(found: Any) -> None:
     print(json.dumps(found, indent=1, ensure_ascii=False))
 
 
-def _progress(items: Iterable, total: int, words: str) -> Iterator:
+def _progress(items: Iterable, total: int | None, words: str) -> Iterator:
     """A bar on stderr where somebody looks at it, one line where nobody does."""
     if not sys.stderr.isatty():
         _say(words)
@@ -127,6 +127,10 @@ def _progress(items: Iterable, total: int, words: str) -> Iterator:
     from tqdm import tqdm
 
     yield from tqdm(items, total=total, desc=words, unit=" posts", leave=False)
+
+
+def _importing(path: Path) -> Callable[[Iterable], Iterable]:
+    return lambda lines: _progress(lines, None, f"reading {path.name}")
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -180,7 +184,7 @@ def _import(options: argparse.Namespace) -> int:
     totals, refused = [], []
     for path in options.paths:
         try:
-            totals.append((path, intake.read_file(desk.store, desk.settings.app, path, known_at_ts=options.known_at_ts)))
+            totals.append((path, intake.read_file(desk.store, desk.settings.app, path, known_at_ts=options.known_at_ts, progress=_importing(path))))
         except ImportRefused as problem:
             refused.append(str(problem))
     rows = [{"path": str(path), "accepted": t.accepted, "duplicate": t.duplicate, "rejected": t.rejected} for path, t in totals]

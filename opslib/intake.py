@@ -8,7 +8,7 @@ or refused by name; what is refused is kept with its reason.
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -85,12 +85,13 @@ def _post(line: bytes) -> Post:
     return Post(ts, found)
 
 
-def read_file(store: Store, app: str, path: Path, *, known_at_ts: bool = False) -> Imported:
+def read_file(store: Store, app: str, path: Path, *, known_at_ts: bool = False, progress: Callable[[Iterable], Iterable] = iter) -> Imported:
     """
     Read one file of snapshots into the store. Reading it again changes nothing.
 
     Args:
         known_at_ts: Take each row's own time for when it was known; for replays.
+        progress: Shows how many lines have come.
 
     Raises:
         ImportRefused: Not a readable file of snapshots.
@@ -98,7 +99,7 @@ def read_file(store: Store, app: str, path: Path, *, known_at_ts: bool = False) 
     rows = rejected = accepted = 0
     posts: list[Post] = []
     rejects: list[Reject] = []
-    for number, line in _lines(path):
+    for number, line in progress(_lines(path)):
         if rows == 0 and not _is_snapshots(path, line):
             raise ImportRefused(f'{path} is no file of snapshots: lines of {{"ts": …, "metrics": {{…}}}} were wanted, found {text.one_line(line[:60].decode("utf-8", "replace"))!r}. Fills, chains and logs cannot be read yet.')
         rows += 1

@@ -73,7 +73,8 @@ class Panel:
         from opslib import plots
 
         display(self._repr_mimebundle_(), raw=True)
-        display({"text/plain": f"[picture: {self.title} over time]", "image/png": plots.png(self.draw)}, raw=True)
+        told = f"{self.title} over time; {self.verdict}: {'; '.join(self.sentences[:1])}"
+        display({"text/plain": f"[picture: {self.title} over time]", "image/png": plots.png(self.draw)}, metadata={"image/png": {"alt": told}}, raw=True)
 
 
 class View:

@@ -23,7 +23,7 @@ from opslib import clock
 from opslib.errors import StoreError
 from opslib.snapshot import FIELDS, Look, Snapshot
 
-SCHEMA = 1
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = ()  # Each brings the tables one schema further; the first schema is 1.
 BUSY_TIMEOUT_MS = 30_000
 WRITERS_LOCK = 7_061_902  # Any number, the same for every writer: the key of PostgreSQL's advisory lock.
 MOST_POST_REJECTS = 10_000
@@ -167,14 +167,21 @@ class Store:
     def _prepare(self) -> None:
         with self._engine.connect() as connection:
             if sa.inspect(connection).has_table("meta"):
-                found = connection.execute(sa.select(_facts.c.value).where(_facts.c.key == "schema")).scalar()
-                if found == str(SCHEMA):
+                if self._schema(connection) == len(MIGRATIONS) + 1:
                     return
-                if found is not None and int(found) > SCHEMA:
-                    raise StoreError(f"the store {self._name} was made by a newer opslib (schema {found}; this one knows {SCHEMA}). Install that one.")
         with self._writing() as connection:
+            found = self._schema(connection) if sa.inspect(connection).has_table("meta") else None
+            for migrate in MIGRATIONS[found - 1 :] if found else ():
+                migrate(connection)
             _meta.create_all(connection)
-            self._remember(connection, "schema", str(SCHEMA))
+            self._remember(connection, "schema", str(len(MIGRATIONS) + 1))
+
+    def _schema(self, connection: sa.Connection) -> int | None:
+        """The schema of the tables that are there; None while somebody is just making them."""
+        found = connection.execute(sa.select(_facts.c.value).where(_facts.c.key == "schema")).scalar()
+        if found is not None and int(found) > len(MIGRATIONS) + 1:
+            raise StoreError(f"the store {self._name} was made by a newer opslib (schema {found}; this one knows {len(MIGRATIONS) + 1}). Install that one.")
+        return None if found is None else int(found)
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:

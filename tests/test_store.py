@@ -68,6 +68,23 @@ def test_a_newer_store_is_refused(store_url: str) -> None:
         Store(store_url)
 
 
+def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of an older schema is migrated once, on opening, and keeps its rows."""
+    from opslib import store as module
+
+    Store(store_url).write("desk", days.posts()[:3])
+    ran = []
+
+    def mark(connection: sa.Connection) -> None:
+        ran.append(connection.exec_driver_sql("ALTER TABLE snapshots ADD COLUMN mark INTEGER"))
+
+    monkeypatch.setattr(module, "MIGRATIONS", (mark,))
+    for _ in range(2):
+        found = Store(store_url)
+        assert len(found.looks("desk", 0, 2**62, None)) == 3
+    assert len(ran) == 1 and found.recall("schema") == "2"
+
+
 def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     """The message names the store without its password, and what to look at."""
     (tmp_path / "file").write_text("x")
