@@ -8,6 +8,7 @@ shown. Imports that cost time happen in the command that needs them.
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,10 +26,15 @@ STATES = {"ok": DONE, "incomplete": INCOMPLETE, "failed": FAILED}
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with our exit code for wrong usage and the nearest command named."""
+    """argparse, with our exit code for wrong usage, the nearest command named, and no option abbreviated."""
+
+    def __init__(self, **how: Any):
+        super().__init__(allow_abbrev=False, **how)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See {self.prog} --help.")
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        near = text.nearest(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""
+        raise UsageError(f"{message}.{near} See {self.prog} --help.")
 
 
 def _parser() -> _Parser:
@@ -293,8 +299,9 @@ def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
     if options.output == "json":
         _print_json(outcome.record["values"] if outcome.record else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"})
     else:
-        verdict = f", {outcome.record['values']['verdict']}" if outcome.record else ""
-        print(f"{outcome.state}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
+        done = {"ok": "published" if outcome.record else "executed", "incomplete": "published as incomplete"}[outcome.state]
+        verdict = f", verdict {outcome.record['values']['verdict']}" if outcome.record else ""
+        print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
     return STATES[outcome.state]
 
 

@@ -194,6 +194,14 @@ def last_closed(as_of: datetime) -> Session:
     return found if found and found.closes <= as_of else previous_session(today)
 
 
+def open_since(as_of: datetime) -> datetime | None:
+    """When did the session open that is on at that instant, its close included? None when the market is closed."""
+    today = as_of.astimezone(NEW_YORK).date()
+    first, last = covered()
+    found = session(today) if first <= today <= last else None
+    return found.opens if found and found.opens < as_of <= found.closes else None
+
+
 def open_spans(window: Window) -> list[Window]:
     """
     In which parts of a window was the market open? Half-open spans in order; none on a closed day.

@@ -18,7 +18,7 @@ from opslib.errors import ReportRefused
 from opslib.findings import Episode
 from opslib.panels import View
 from opslib.report import Record, Text, listed
-from opslib.rules import Rules
+from opslib.rules import Rule, Rules
 from opslib.settings import VERSION, Settings
 from opslib.store import Store
 
@@ -93,6 +93,11 @@ def _why_unknown(view: View, figure: str) -> str:
     return "nothing was counted"
 
 
+def _over(rule: Rule) -> str:
+    """Over which window a rate was judged: it stays past its limit until the trouble has left the window."""
+    return f" over {text.duration(rule.window.total_seconds())}" if rule.gate == "wilson" or rule.unit == "per_hour" else ""
+
+
 def _told(value: float | None, unit: str) -> str:
     return text.number(value, unit, None if unit == "" else 2)
 
@@ -156,7 +161,7 @@ class Daily:
     @property
     def verdict(self) -> str:
         """The day's verdict: the worst that its figures or any stretch of it amounted to."""
-        if self.view.verdict == "unknown" or not self.session:
+        if not self.session:
             return self.view.verdict
         order = ("ok", "warning", "unknown", "critical")
         return max([self.view.verdict, *(e.worst.verdict for e in self.episodes)], key=order.index)
@@ -172,7 +177,7 @@ class Daily:
                 "began": text.iso(e.began),
                 "ended": None if e.ongoing else text.iso(e.ended),
                 "minutes": round((e.ended - e.began).total_seconds() / 60, 1),
-                "worst": e.worst.sentence,
+                "worst": f"{e.worst.sentence}{_over(e.worst.rule)}",
                 "runbook": e.worst.rule.runbooks[e.worst.subject],
             }
             for e in self.episodes

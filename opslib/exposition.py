@@ -4,10 +4,12 @@ This module knows how a view reads as Prometheus text, and nothing else.
 Gauges speak of the last hour; a figure that is not known has no line, so that nobody alerts on an invented number.
 """
 
+import sys
 from datetime import datetime, timedelta
 
 from opslib import clock, indicators
 from opslib.clock import Window
+from opslib.errors import StoreError
 from opslib.panels import View
 from opslib.rules import Rules
 from opslib.settings import Settings
@@ -36,11 +38,19 @@ def errors_total(store: Store, settings: Settings, rules: Rules, as_of: datetime
         until = min(upto + STRIDE, settled if upto < settled else as_of)
         window = Window(upto, until)
         tape = indicators.tape(store, settings.app, window, None, rules.pages, post_every_s=settings.post_every_s)
-        total += tape.rise("errors", window) or 0
+        total += tape.came_to_light("errors", window) or 0
         upto = until
         if begun < upto <= settled:
-            store.remember(key, f"{clock.micros(upto)} {total}")
+            _remember(store, key, f"{clock.micros(upto)} {total}")
     return total
+
+
+def _remember(store: Store, key: str, value: str) -> None:
+    """Remember a total where that is possible: one that cannot be remembered is right all the same, and made again."""
+    try:
+        store.remember(key, value)
+    except StoreError as problem:
+        print(f"ops serve: {problem}", file=sys.stderr)
 
 
 def prometheus(view: View, total_errors: int | None) -> str:
@@ -63,5 +73,5 @@ def prometheus(view: View, total_errors: int | None) -> str:
     for name, kind, words, samples in families:
         known = [(labels, value) for labels, value in samples if value is not None]
         if known:
-            lines += [f"# HELP {name} {words}", f"# TYPE {name} {kind}", *(f"{name}{labels} {value:.10g}" for labels, value in known)]
+            lines += [f"# HELP {name} {words}", f"# TYPE {name} {kind}", *(f"{name}{labels} {value}" for labels, value in known)]
     return "\n".join([*lines, ""]) if lines else "# nothing is known of the last hour\n"

@@ -6,7 +6,7 @@ stretches in which something was wrong. Each figure is measured in one place her
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from opslib import clock, indicators
@@ -27,11 +27,18 @@ def _absent(tape: Tape, window: Window, coverage: float | None) -> str:
     return "no look came" if not tape.looks_in(window) else "nothing counted"
 
 
+def _coverage(tape: Tape, window: Window) -> float | None:
+    """How well is what a rate rests on covered? An increase over a gap is not one of the window alone."""
+    return tape.coverage(tape.rests_on(window))
+
+
 def _rate(tape: Tape, window: Window, part: str, count: str) -> Figure:
-    coverage = tape.coverage(window)
+    coverage = _coverage(tape, window)
     total, some = tape.rise(count, window), tape.rise(part, window)
     if not total or some is None:
         return Figure(None, coverage=coverage, absent=_absent(tape, window, coverage))
+    if not 0 <= some <= total:
+        return Figure(None, coverage=coverage, absent="the page's counts contradict each other")
     return Figure(some / total, some, total, coverage)
 
 
@@ -42,7 +49,7 @@ def _availability(tape: Tape, subject: str, window: Window) -> Figure:
 
 
 def _errors(tape: Tape, window: Window) -> Figure:
-    coverage = tape.coverage(window)
+    coverage = _coverage(tape, window)
     errors = tape.rise("errors", window)
     if errors is None:
         return Figure(None, coverage=coverage, absent=_absent(tape, window, coverage))
@@ -53,6 +60,8 @@ def _errors(tape: Tape, window: Window) -> Figure:
 def _websocket_down(tape: Tape, window: Window) -> Figure:
     if "websocket" not in tape.alive:
         return Figure(None, absent="not measured")
+    if clock.open_since(window.end) is None:
+        return Figure(None, absent="not expected")
     down = tape.websocket_down_for_s(window.end)
     return Figure(down, absent="" if down is not None else _absent(tape, window, tape.coverage(window)))
 
@@ -60,7 +69,7 @@ def _websocket_down(tape: Tape, window: Window) -> Figure:
 def _variance(tape: Tape, window: Window, at_least: int) -> Figure:
     if "backtest_variance" not in tape.alive:
         return Figure(None, absent="not measured")
-    found = indicators.pnl(tape, window)
+    found = indicators.pnl(tape, window, at_least)
     value, trades = found["backtest_variance_pp"], found["variance_trades"]
     if value is None or trades is None:
         return Figure(None, absent=_absent(tape, window, tape.coverage(window)))
@@ -73,17 +82,22 @@ def _memory(tape: Tape, window: Window) -> Figure:
 
 
 def _silence(tape: Tape, window: Window) -> Figure:
-    silent = indicators.silent_for_s(tape, window.end)
+    """Seconds without a post; where posts come, seconds without a request in them: a hard outage is never counted as failures."""
+    silent, at = indicators.silent_for_s(tape, window.end), clock.micros(window.end)
     if silent is None:
         return Figure(None, absent="not expected" if tape.ever_seen else "not measured")
-    reach = min((page.interval_us for page, _ in tape.open_at(clock.micros(window.end))), default=0) / 1e6
-    return Figure(0.0 if silent <= tape.how.late_after * reach else silent)
+    if not tape.open_at(at):
+        return Figure(silent)
+    idle, opened = tape.idle_for_s(at), clock.open_since(window.end)
+    return Figure(0.0 if idle is None or opened is None else min(idle, (window.end - opened).total_seconds()))
 
 
 def observe(tape: Tape, rule: Rule, subject: str, window: Window) -> Figure:
     """What does the app's page say of what a rule is about, over a window? ``not measured`` where pages cannot say."""
     if SOURCE not in rule.sources:
         return Figure(None, absent="not measured")
+    if tape.ever_seen and not clock.open_spans(window):
+        return Figure(None, absent="not expected")
     match rule.name:
         case "availability":
             return _availability(tape, subject, window)
@@ -106,7 +120,11 @@ def observe(tape: Tape, rule: Rule, subject: str, window: Window) -> Figure:
 
 def at(tape: Tape, rules: Rules, window: Window) -> list[Finding]:
     """What does everything amount to at the end of a window? One finding for each rule and subject, in the table's order."""
-    return [judge(rule, subject, SOURCE, observe(tape, rule, subject, window)) for rule in rules.rules.values() for subject in rule.subjects]
+    found = [judge(rule, subject, SOURCE, observe(tape, rule, subject, window)) for rule in rules.rules.values() for subject in rule.subjects]
+    providers = [f for f in found if f.rule.name == "availability"]
+    if all(f.verdict == "critical" for f in providers):
+        found = [replace(f, severity="escalate", sentence=f"{f.sentence}; no provider is left") if f in providers else f for f in found]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from opslib import clock
@@ -50,8 +50,18 @@ class _Series:
             self.total.append(self.total[-1] + rise)
 
     def rise(self, start_us: int, end_us: int) -> float:
-        steps = self.total[bisect_right(self.at, end_us)] - self.total[bisect_right(self.at, start_us)]
-        return steps + sum(b.value for b in self.births if start_us < b.ts_us <= end_us and b.loaded_at_us is not None and b.loaded_at_us > start_us)
+        return self._stepped(start_us, end_us) + sum(b.value for b in self.births if start_us < b.ts_us <= end_us and b.loaded_at_us is not None and b.loaded_at_us > start_us)
+
+    def came_to_light(self, start_us: int, end_us: int) -> float:
+        return self._stepped(start_us, end_us) + sum(b.value for b in self.births if start_us < b.ts_us <= end_us)
+
+    def _stepped(self, start_us: int, end_us: int) -> float:
+        return self.total[bisect_right(self.at, end_us)] - self.total[bisect_right(self.at, start_us)]
+
+    def last_rise_us(self, at_us: int) -> int | None:
+        """When did it last rise, up to an instant?"""
+        i = bisect_right(self.at, at_us)
+        return max([*self.at[max(0, i - 1) : i], *(b.ts_us for b in self.births if b.ts_us <= at_us)], default=None)
 
 
 def _sums(look: Look) -> dict[str, float | None]:
@@ -93,7 +103,7 @@ class Tape:
         last: dict[str, float] = {}
         before: Look | None = None
         for look in page.looks:
-            began = self._began_again(before, look) if before else set()
+            began = self._began_again(last, before, look) if before else set()
             for group, names in _GROUPS.items():
                 if before is None:
                     since = page.loaded_at_us if group not in PROVIDERS or page.providers_from_load else None
@@ -106,6 +116,8 @@ class Tape:
             for name in SUMS:
                 if before is None:
                     self._first(name, sums[name], page.loaded_at_us, look.ts_us, last)
+                    if sums[name] is None and look.trades:
+                        self._series[f"unknown {name}"].births.append(_Birth(page.loaded_at_us, look.ts_us, 1))
                 elif sums[name] is not None and (name in last or "pnl" in began):
                     self._next(name, sums[name], "pnl" in began, look.ts_us, last)
                 elif look.trades is not None and before.trades is not None and look.trades != before.trades:
@@ -130,15 +142,15 @@ class Tape:
         if rise:
             series.steps.append((ts_us, rise))
 
-    def _began_again(self, before: Look, look: Look) -> set[str]:
-        """Which groups of counters began again from zero between two looks of one page?"""
+    def _began_again(self, last: dict[str, float], before: Look, look: Look) -> set[str]:
+        """Which groups of counters began again from zero, between what was last known of a page and its next look?"""
         again = set()
         for group, names in _GROUPS.items():
-            pairs = ((getattr(before, n), getattr(look, n)) for n in names)
+            pairs = ((last.get(n), getattr(look, n)) for n in names)
             if any(a is not None and b is not None and b < a for a, b in pairs):
                 again.add(group)
         if reloaded(before, look, self.how):
-            again.update(_ZEROED_BY_RESET)
+            again.update(_GROUPS if again & set(PROVIDERS) else _ZEROED_BY_RESET)
         return again
 
     @property
@@ -157,6 +169,33 @@ class Tape:
         if not series.known or not self.looks_in(window):
             return None
         return series.rise(clock.micros(window.start), clock.micros(window.end))
+
+    def came_to_light(self, name: str, window: Window) -> Any:
+        """
+        By how much did what we know of a counter grow in a window, over all pages?
+
+        Unlike `rise` it counts all that a page held when it was first seen, whenever it was loaded; so it adds up over
+        any windows. None where nothing is known of the counter.
+        """
+        series = self._series[name]
+        return series.came_to_light(clock.micros(window.start), clock.micros(window.end)) if series.known else None
+
+    def rests_on(self, window: Window) -> Window:
+        """The window, from where its increases begin: the oldest look before it that a page's increase is taken from."""
+        start, bases = clock.micros(window.start), []
+        for page, _ in self.seen_in(window):
+            i = bisect_right(page.looks, start, key=lambda k: k.ts_us)
+            bases += [page.looks[i - 1].ts_us] if i else []
+        return Window(clock.instant(min(bases)), window.end) if bases else window
+
+    def idle_for_s(self, at_us: int) -> float | None:
+        """For how long, up to the last look, has no page counted a request? None where no provider is wired, or nothing was seen."""
+        last = self.last_seen_us(at_us) if self._all_ts and self._all_ts[0] <= at_us else None
+        live = [p for p in PROVIDERS if p in self.alive]
+        if last is None or not live:
+            return None
+        rises = [r for p in live if (r := self._series[f"{p}_requests"].last_rise_us(at_us)) is not None]
+        return (last - max(rises, default=self._all_ts[0])) / SECOND
 
     def spoiled(self, name: str, window: Window) -> bool:
         """Did trades happen in a window whose sum cannot be known, because a NaN spoiled the page's mean?"""
@@ -181,15 +220,15 @@ class Tape:
         found = []
         for page in self.pages:
             i = bisect_right(page.looks, at_us, key=lambda k: k.ts_us)
-            if i and at_us - page.looks[i - 1].ts_us <= self.how.late_after * page.interval_us:
+            if i and at_us - page.looks[i - 1].ts_us <= self.how.late_after * page.intervals_us[i - 1]:
                 found.append((page, i - 1))
         return found
 
     def _spans_under_our_eyes(self, page: Page) -> Iterator[tuple[int, int]]:
         """When was this page looked at? A gap is counted by the looks that are missing in it."""
-        every, looks = page.interval_us, page.looks
-        yield looks[0].ts_us - every, looks[0].ts_us
-        for a, b in zip(looks, looks[1:]):
+        looks = page.looks
+        yield looks[0].ts_us - page.intervals_us[0], looks[0].ts_us
+        for a, b, every in zip(looks, looks[1:], page.intervals_us[1:]):
             gap = b.ts_us - a.ts_us
             missing = max(0, math.ceil(gap / every - (self.how.late_after - 1)) - 1)
             yield a.ts_us, a.ts_us + gap - missing * every
@@ -234,10 +273,10 @@ class Tape:
         start, end = clock.micros(window.start), clock.micros(window.end)
         spans = []
         for page in self.pages:
-            reach = round(self.how.late_after * page.interval_us)
             for i, look in enumerate(page.looks):
                 if look.websocket_connected is False and look.ts_us < end:
                     until = page.looks[i + 1].ts_us if i + 1 < len(page.looks) else end
+                    reach = round(self.how.late_after * page.intervals_us[i])
                     a, b = max(look.ts_us, start), min(until, look.ts_us + reach, end)
                     if a < b:
                         spans.append((a, b))
@@ -268,11 +307,11 @@ class Tape:
         for page in self.pages:
             first = page.looks[0]
             for before, look in zip(page.looks, page.looks[1:]):
-                if reloaded(before, look, self.how) and self._began_again(before, look) >= {"massive"}:
+                if reloaded(before, look, self.how) and self._began_again(before._asdict(), before, look) & set(PROVIDERS):
                     found.append(look.ts_us - round(look.uptime_s * SECOND))
             if page.loaded_at_us is None:
                 continue
-            gave_way = [p for p in self.pages if p.looks[-1].ts_us < first.ts_us <= p.looks[-1].ts_us + gap and p.looks[-1].ts_us < page.loaded_at_us + p.interval_us and id(p) not in gone]
+            gave_way = [p for p in self.pages if p.looks[-1].ts_us < first.ts_us <= p.looks[-1].ts_us + gap and p.looks[-1].ts_us < page.loaded_at_us + p.intervals_us[-1] and id(p) not in gone]
             if gave_way:
                 gone.add(id(max(gave_way, key=lambda p: p.looks[-1].ts_us)))
                 found.append(page.loaded_at_us)
@@ -280,10 +319,16 @@ class Tape:
 
 
 def reloaded(before: Look, look: Look, how: Pages) -> bool:
-    """Did the page's own time begin again between two looks: a reload of a named page, or the app's partial reset()?"""
+    """
+    Did the page's own time begin again between two looks: a reload of a named page, or the app's partial reset()?
+
+    Its uptime rose by less than the time that passed, and it says that it was loaded later than before; a clock that
+    was set moves only the one.
+    """
     if before.uptime_s is None or look.uptime_s is None or before.load_ms is None or look.load_ms is None:
         return False
-    return look.uptime_s < before.uptime_s and abs(look.load_ms - before.load_ms) > how.load_jitter_s * 1000
+    passed_s = (look.ts_us - before.ts_us) / SECOND
+    return look.uptime_s - before.uptime_s < passed_s - how.load_jitter_s and look.load_ms - before.load_ms > how.load_jitter_s * 1000
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -313,16 +358,21 @@ def tape(store: Store, app: str, window: Window, known_at: datetime | None, how:
         wired: Fields declared live in the settings.
     """
     known = None if known_at is None else clock.micros(known_at)
-    start = clock.micros(window.start) - round(how.reset_gap_s * SECOND)
-    end = clock.micros(window.end)
+    reset_gap_us, jitter_ms = round(how.reset_gap_s * SECOND), round(how.load_jitter_s * 1000)
+    start, end = clock.micros(window.start) - reset_gap_us, clock.micros(window.end)
     looks = store.looks(app, start, end, known)
     pages = tell_apart(looks, how, post_every_s)
-    earlier = []
+    earlier: list[Look] = []
     for page in pages:
         first = page.looks[0]
+        which = {"page_id": first.page_id, "load_ms": first.load_ms, "jitter_ms": jitter_ms}
         if first.ts_us > clock.micros(window.start) and (page.loaded_at_us is None or page.loaded_at_us < start):
-            found = store.last_look(app, start, known, page_id=first.page_id, load_ms=first.load_ms, jitter_ms=round(how.load_jitter_s * 1000))
-            earlier += [found] if found else []
+            found = store.last_look(app, start, known, **which)
+            earlier += store.looks(app, found.ts_us - reset_gap_us, found.ts_us, known) if found else []
+        if first.websocket_connected is False:
+            connected = store.last_look(app, first.ts_us, known, connected=True, **which)
+            since = store.first_look(app, connected.ts_us if connected else 0, known, **which)
+            earlier += [since] if since else []
     if earlier:
         pages = tell_apart({look.seq: look for look in [*earlier, *looks]}.values(), how, post_every_s)
     before = store.last_look(app, start, known)
@@ -330,7 +380,7 @@ def tape(store: Store, app: str, window: Window, known_at: datetime | None, how:
 
 
 def _share(part: int | None, count: int | None) -> float | None:
-    return None if part is None or not count else part / count
+    return None if part is None or not count or not 0 <= part <= count else part / count
 
 
 def providers(tape: Tape, window: Window) -> dict[str, dict[str, Any]]:
@@ -368,22 +418,35 @@ def greeks(tape: Tape, window: Window) -> dict[str, Any]:
     return counts | rates
 
 
-def pnl(tape: Tape, window: Window) -> dict[str, Any]:
+def _variance_look(tape: Tape, window: Window, at_least: int) -> Look | None:
+    """Whose backtest variance counts: the worst of the open pages with enough trades, else that of the page with most; of none open, the last seen."""
+    seen = tape.seen_in(window)
+    open_now = {id(page) for page, _ in tape.open_at(clock.micros(window.end))}
+    looks = [look for page, look in seen if id(page) in open_now] or [look for _, look in seen[-1:]]
+    enough = [look for look in looks if look.backtest_variance_pp is not None and (look.trades or 0) >= at_least]
+    if enough:
+        return max(enough, key=lambda look: abs(look.backtest_variance_pp))
+    return max(looks, key=lambda look: look.trades or 0, default=None)
+
+
+def pnl(tape: Tape, window: Window, at_least: int) -> dict[str, Any]:
     """
     What came of the trades, by the app's own calculator?
 
     The page gives means since its load; mean × count is a sum, and sums can be subtracted.
 
+    Args:
+        at_least: Trades of a page below which its backtest variance says nothing.
+
     Returns:
         trades (calls of the calculator), gross_pct and net_pct (mean per trade, %), commission_usd and slippage_usd
-        (sums), backtest_variance_pp (the newest page's last value, points) with variance_trades, the trades behind it.
+        (sums), backtest_variance_pp (the last value of the page that counts, points) with variance_trades, the trades behind it.
     """
     trades = tape.rise("trades", window)
     sums = {s: None if tape.spoiled(s, window) else tape.rise(s, window) for s in SUMS}
     mean = lambda s: None if not trades or sums[s] is None else sums[s] / trades  # noqa: E731
     cents = lambda s: None if sums[s] is None else round(sums[s], 2) + 0.0  # noqa: E731
-    seen = tape.seen_in(window)
-    last = seen[-1][1] if seen else None
+    last = _variance_look(tape, window, at_least)
     alive = last is not None and "backtest_variance" in tape.alive
     return {
         "trades": trades,
@@ -429,11 +492,8 @@ def system(tape: Tape, window: Window) -> dict[str, Any]:
 
 def silent_for_s(tape: Tape, as_of: datetime) -> float | None:
     """For how long, at an instant of the open market, has no look come? None when closed, or never seen."""
-    at = clock.micros(as_of)
-    session, last = clock.open_spans(Window.before(as_of, timedelta(days=1))), tape.last_seen_us(at)
-    if last is None or not session or session[-1].end != as_of:
-        return None
-    return (at - max(clock.micros(session[-1].start), last)) / SECOND
+    at, last, opened = clock.micros(as_of), tape.last_seen_us(clock.micros(as_of)), clock.open_since(as_of)
+    return None if last is None or opened is None else (at - max(clock.micros(opened), last)) / SECOND
 
 
 def _by_type(tape: Tape, window: Window) -> dict[str, int] | None:
@@ -443,8 +503,10 @@ def _by_type(tape: Tape, window: Window) -> dict[str, int] | None:
     told = False
     for page in tape.pages:
         before: dict[str, int] = {}
-        for look in page.looks:
+        for previous, look in zip((None, *page.looks), page.looks):
             now = json.loads(look.errors_by_type) if look.errors_by_type else {}
+            if previous and "system" in tape._began_again(previous._asdict(), previous, look):
+                before = {}
             inside = start < look.ts_us <= end
             told |= inside and bool(now)
             for kind, count in now.items():

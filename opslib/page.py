@@ -13,10 +13,12 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from opslib.clock import instant
 from opslib.snapshot import COUNTERS, PROVIDERS, Look
 from opslib.text import NEW_YORK
 
 SECOND = 1_000_000
+BLOCK = 15  # Looks over which a page's rhythm is taken to be one.
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +46,23 @@ class Page:
         looks: Its looks in order of time, at least one.
         loaded_at_us: When it was loaded, on our clock, microseconds; None where it does not say.
         providers_from_load: Do its providers' counters begin at that load? No, where an error it remembers is older.
-        interval_us: Its own rhythm of posting, microseconds.
+        intervals_us: Its own rhythm of posting at each look, microseconds.
         skew_s: How far its clock is ahead of ours, seconds, to the nearest post.
     """
 
     looks: tuple[Look, ...]
     loaded_at_us: int | None
     providers_from_load: bool
-    interval_us: int
+    intervals_us: tuple[int, ...]
     skew_s: float
 
     @property
     def name(self) -> str:
         """The id it posts, else when it was loaded."""
-        from opslib.clock import instant
-
         first = self.looks[0]
         if first.page_id:
             return first.page_id
         return "unnamed" if self.loaded_at_us is None else f"loaded {instant(self.loaded_at_us).astimezone(NEW_YORK):%H:%M:%S} New York"
-
-    def is_open(self, at_us: int, late_after: float) -> bool:
-        """Is its next look, at that instant, not late yet?"""
-        return at_us - self.looks[-1].ts_us <= late_after * self.interval_us
 
 
 class _Track:
@@ -79,14 +75,40 @@ class _Track:
     def last(self) -> Look:
         return self.looks[-1]
 
+    def surprise(self, look: Look) -> float:
+        """
+        How ill would a look fit as this page's next?
+
+        Seconds off the page's rhythm, plus seconds off its load instant, plus by how much its count leaps otherwise
+        than it did last.
+        """
+        recent = self.looks[-6:]
+        loads = [k.load_ms for k in recent if k.load_ms is not None]
+        off_load = abs(look.load_ms - statistics.median(loads)) / 1000 if loads and look.load_ms is not None else 0.0
+        if len(recent) < 2:
+            return off_load + 1
+        every = min(b.ts_us - a.ts_us for a, b in zip(recent, recent[1:])) or SECOND
+        gap = look.ts_us - self.last.ts_us
+        off_rhythm = min(abs(gap - max(1, round(gap / every)) * every) / SECOND, 5.0)
+        usual, leap = _total(self.last) - _total(recent[-2]), _total(look) - _total(self.last)
+        return off_load + off_rhythm + min(abs(leap - usual) / (5 + abs(usual)), 5.0)
+
 
 def _total(look: Look) -> int:
     return sum(getattr(look, f"{p}_requests") or 0 for p in PROVIDERS)
 
 
 def _goes_on(before: Look, after: Look) -> bool:
-    """Could the providers' counters of `after` have grown from those of `before`?"""
-    pairs = ((getattr(before, f"{p}_requests"), getattr(after, f"{p}_requests")) for p in PROVIDERS)
+    """Could the providers' counters of `after` have grown from those of `before`? A page never forgets that it had an error."""
+    if before.last_error_at_ms is not None and after.last_error_at_ms is None:
+        return False
+    pairs = ((getattr(before, f.name), getattr(after, f.name)) for f in COUNTERS if f.group in PROVIDERS)
+    return all(a is None or b is None or b >= a for a, b in pairs)
+
+
+def _all_go_on(before: Look, after: Look) -> bool:
+    """Could every counter of `after` have grown from that of `before`?"""
+    pairs = ((getattr(before, f.name), getattr(after, f.name)) for f in COUNTERS)
     return all(a is None or b is None or b >= a for a, b in pairs)
 
 
@@ -121,30 +143,39 @@ def _place(look: Look, tracks: list[_Track], how: Pages) -> None:
         return
     going_on = [t for t in same_load if _goes_on(t.last, look)]
     going_on = [t for t in going_on if look.ts_us - t.last.ts_us <= gap_us] or going_on
-    if not going_on and not same_load:
-        # A load instant nobody had, but counters that somebody had: that page's partial reset(). At least half of the
-        # count must have been there before, else a young new page could be taken for an older, idle one.
-        going_on = [t for t in unnamed if look.ts_us - t.last.ts_us <= gap_us and _goes_on(t.last, look) and 2 * _total(t.last) >= _total(look) > 0]
     if going_on:
-        max(going_on, key=lambda t: (_total(t.last), t.last.ts_us)).looks.append(look)
-    else:
-        tracks.append(_Track(look, max(same_load, key=lambda t: t.last.ts_us, default=None)))
+        min(going_on, key=lambda t: (not _all_go_on(t.last, look), t.surprise(look))).looks.append(look)
+        return
+    # Counters that lie behind on a known load, or a load instant nobody had with counters that somebody had: whether it
+    # is that page, after some of its counters were zeroed, or one of its own, only the rest of the looks can tell. At
+    # least half of the count must have been there before, else a young new page could be taken for an older, idle one.
+    resets = [t for t in unnamed if look.ts_us - t.last.ts_us <= gap_us and _goes_on(t.last, look) and 2 * _total(t.last) >= _total(look) > 0]
+    tracks.append(_Track(look, max(same_load or resets, key=lambda t: (_total(t.last) if resets else 0, t.last.ts_us), default=None)))
 
 
-def _interval_us(looks: list[Look], otherwise_us: int) -> int:
+def _intervals_us(looks: list[Look], otherwise_us: int) -> tuple[int, ...]:
     """
-    At what rhythm does a page post?
+    At what rhythm does a page post, at each of its looks?
 
-    Missing looks lengthen gaps to multiples of the rhythm, so each gap is divided by the number of steps in it.
+    A browser slows down the pages that nobody looks at, so the rhythm is that of the looks around. Missing looks
+    lengthen gaps to multiples of the rhythm, so each gap is divided by the number of steps in it.
     """
-    gaps = sorted(b.ts_us - a.ts_us for a, b in zip(looks, looks[1:]) if b.ts_us > a.ts_us)
-    if len(gaps) < 3:
-        return otherwise_us
-    step = gaps[len(gaps) // 4]
-    return round(statistics.median(g / max(1, round(g / step)) for g in gaps))
+    gaps = [b.ts_us - a.ts_us for a, b in zip(looks, looks[1:])]
+    found: list[int] = []
+    for start in range(0, len(looks), BLOCK):
+        around = sorted(g for g in gaps[max(0, start - BLOCK) : start + 2 * BLOCK] if g > 0)
+        if len(around) < 3:
+            rhythm = around[0] if around else otherwise_us
+        else:
+            # Jitter spreads gaps about the rhythm; missing looks make whole multiples of it.
+            short, middle = around[len(around) // 4], around[len(around) // 2]
+            step = middle if middle < 1.6 * short else short
+            rhythm = round(statistics.median(g / max(1, round(g / step)) for g in around))
+        found += [rhythm] * min(BLOCK, len(looks) - start)
+    return tuple(found)
 
 
-def _finish(track: _Track, how: Pages, post_every_s: float) -> Page:
+def _finish(track: _Track, how: Pages, usual_us: int) -> Page:
     looks = track.looks
     first = looks[0]
     loaded = None if first.uptime_s is None else first.ts_us - round(first.uptime_s * SECOND)
@@ -153,7 +184,7 @@ def _finish(track: _Track, how: Pages, post_every_s: float) -> Page:
         looks=tuple(looks),
         loaded_at_us=loaded,
         providers_from_load=not remembers,
-        interval_us=_interval_us(looks, round(post_every_s * SECOND)),
+        intervals_us=_intervals_us(looks, usual_us),
         skew_s=statistics.median((look.page_clock_ms * 1000 - look.ts_us) / SECOND for look in looks[-200:]),
     )
 
@@ -181,4 +212,8 @@ def tell_apart(looks: Iterable[Look], how: Pages, post_every_s: float) -> tuple[
         if track.parent and track.parent.last.ts_us < track.looks[0].ts_us:
             track.parent.looks.extend(track.looks)
             track.looks = []
-    return tuple(_finish(t, how, post_every_s) for t in tracks if t.looks)
+    kept = [t for t in tracks if t.looks]
+    seen = [b.ts_us - a.ts_us for t in kept for a, b in zip(t.looks, t.looks[1:])]
+    # A page too young to show its rhythm has that of the others.
+    usual_us = round(statistics.median(seen)) if seen else round(post_every_s * SECOND)
+    return tuple(_finish(t, how, usual_us) for t in kept)

@@ -13,6 +13,7 @@ from typing import Any
 
 from opslib import clock, findings, indicators, text
 from opslib.clock import Window
+from opslib.findings import Episode
 from opslib.indicators import Tape
 from opslib.rules import EXIT_CODES, Finding, Rules, worst
 from opslib.settings import Settings
@@ -46,6 +47,11 @@ class Panel:
     draw: Callable[[Any], Any]
 
     @property
+    def told(self) -> str:
+        """The verdict in words; where nothing could be judged, that is said."""
+        return self.verdict if any(f.counted for f in self.findings) else f"{self.verdict} (nothing to judge)"
+
+    @property
     def sentences(self) -> list[str]:
         """What the verdict rests on, worst first; what nothing measures yet is left to the end, in one line."""
         told = sorted((f for f in self.findings if f.counted), key=lambda f: ("critical", "unknown", "warning", "ok").index(f.verdict))
@@ -54,13 +60,13 @@ class Panel:
 
     def __repr__(self) -> str:
         table = text.table(["figure", "value", "guide reads"], [list(r) for r in self.rows])
-        return "\n".join([f"{self.title}: {self.verdict}", *(f"  {s}" for s in self.sentences), "", table, *(f"  {n}" for n in self.notes)])
+        return "\n".join([f"{self.title}: {self.told}", *(f"  {s}" for s in self.sentences), "", table, *(f"  {n}" for n in self.notes)])
 
     def _html(self) -> str:
         e = text.in_html
         rows = "".join(f"<tr><th scope='row'>{e(a)}</th><td>{e(b)}</td><td>{e(c)}</td></tr>" for a, b, c in self.rows)
         return (
-            f"<section class='panel {self.verdict}'><p><strong>{e(self.title)}: {self.verdict}</strong></p><ul>{''.join(f'<li>{e(s)}</li>' for s in self.sentences)}</ul>"
+            f"<section class='panel {self.verdict}'><p><strong>{e(self.title)}: {e(self.told)}</strong></p><ul>{''.join(f'<li>{e(s)}</li>' for s in self.sentences)}</ul>"
             f"<table><thead><tr><th>figure</th><th>value</th><th>guide reads</th></tr></thead><tbody>{rows}</tbody></table>{''.join(f'<p>{e(n)}</p>' for n in self.notes)}</section>"
         )
 
@@ -98,6 +104,11 @@ class View:
         return findings.at(self.tape, self.rules, self.window)
 
     @cached_property
+    def ongoing(self) -> list[Episode]:
+        """What is past its limits at the moment of the view, each rule over its own window, and since when."""
+        return [e for e in findings.episodes(self.tape, self.rules, self.window) if e.ongoing] if clock.open_since(self.window.end) else []
+
+    @cached_property
     def coverage(self) -> float | None:
         """Looks received ÷ expected; None where the market was closed throughout."""
         return self.tape.coverage(self.window)
@@ -123,11 +134,11 @@ class View:
             found["availability"] = found["availability"] if known["availability", name] else None
         for rate, rule in (("valid_rate", "greeks_valid"), ("gamma_zero_rate", "gamma_zero"), ("delta_out_of_bounds_rate", "delta_out_of_bounds")):
             greeks[rate] = greeks[rate] if known[rule, "app"] else None
-        pnl = indicators.pnl(self.tape, self.window)
+        pnl = indicators.pnl(self.tape, self.window, self.rules["backtest_variance"].min_count)
         if (pnl["variance_trades"] or 0) < self.rules["backtest_variance"].min_count:
             pnl["backtest_variance_pp"] = None
         system = indicators.system(self.tape, self.window)
-        system["errors_per_hour"] = None if system["errors"] is None or not self.window.seconds else system["errors"] * 3600 / self.window.seconds
+        system["errors_per_hour"] = None if system["errors"] is None or not known["errors", "app"] or not self.window.seconds else system["errors"] * 3600 / self.window.seconds
         return {"providers": providers, "greeks": greeks, "pnl": pnl, "system": system}
 
     def panel(self, name: str) -> Panel:
@@ -157,7 +168,7 @@ class View:
             guide = self._guide(lambda k, name=name: _page_uptime(getattr(k, f"{name}_successes"), getattr(k, f"{name}_requests")))
             rows += [
                 (f"{name} availability", text.ratio(f["availability"]), guide),
-                (f"{name} requests, failures", f"{text.number(f['requests'])}, {text.number(f['failures'])}", ""),
+                (f"{name} requests / failures", f"{text.number(f['requests'])} / {text.number(f['failures'])}", ""),
                 (f"{name} fallbacks", text.number(f["fallbacks"]), ""),
             ]
         return rows
@@ -167,7 +178,7 @@ class View:
         guide = self._guide(lambda k: f"{100 * k.greeks_valid / k.validations:.2f} %" if k.validations and k.greeks_valid is not None else "0 ÷ 0")
         return [
             ("valid Greeks", text.ratio(f["valid_rate"]), guide),
-            ("validations, with an error", f"{text.number(f['validations'])}, {text.number(f['invalid'])}", ""),
+            ("validations / with an error", f"{text.number(f['validations'])} / {text.number(f['invalid'])}", ""),
             ("gamma zero or missing", f"{text.number(f['gamma_zero'])} ({text.ratio(f['gamma_zero_rate'])})", self._guide(lambda k: text.number(k.gamma_zero))),
             ("delta outside -1 to 1", f"{text.number(f['delta_out_of_bounds'])} ({text.ratio(f['delta_out_of_bounds_rate'])})", self._guide(lambda k: text.number(k.delta_out_of_bounds))),
             ("IV anomalies", text.number(f["iv_anomalies"]), self._guide(lambda k: text.number(k.iv_anomalies))),
@@ -180,7 +191,7 @@ class View:
             ("trades", text.number(f["trades"]), self._guide(lambda k: text.number(k.trades))),
             ("mean gross result", percent(f["gross_pct"]), self._guide(lambda k: percent(k.gross_mean_pct))),
             ("mean net result", percent(f["net_pct"]), self._guide(lambda k: percent(k.net_mean_pct))),
-            ("commission, slippage", f"{text.dollars(f['commission_usd'])}, {text.dollars(f['slippage_usd'])}", ""),
+            ("commission / slippage", f"{text.dollars(f['commission_usd'])} / {text.dollars(f['slippage_usd'])}", ""),
             ("backtest variance", text.number(f["backtest_variance_pp"], "points", 2), self._guide(lambda k: text.number(k.backtest_variance_pp, "%", 2))),
         ]
 
@@ -191,7 +202,7 @@ class View:
         return [
             ("errors", f"{text.number(f['errors'])} ({text.number(f['errors_per_hour'], 'per h', 1)})", self._guide(lambda k: text.number(k.errors))),
             ("WebSocket", f"{connected}, down {text.UNKNOWN if down is None else text.duration(down)}", self._guide(lambda k: {True: "✓ Connected", False: "✗ Disconnected", None: "nothing"}[k.websocket_connected])),
-            ("pages seen, reloads", f"{text.number(f['pages'])}, {text.number(f['restarts'])}", ""),
+            ("pages seen / reloads", f"{text.number(f['pages'])} / {text.number(f['restarts'])}", ""),
             ("memory of the largest page", text.number(f["memory_mb"], "MB"), ""),
         ]
 
@@ -222,7 +233,7 @@ class View:
                 "providers": {"verdict": self._verdict_of("providers"), "coverage": coverage, "subjects": subjects, "probes": {}},
                 **{name: head(name) | figures[name] for name in ("greeks", "pnl", "system")},
             },
-            "alerts": [_as_alert(f) for f in self.findings if f.severity],
+            "alerts": [_as_alert(e) for e in self.ongoing],
         }
 
     @property
@@ -234,7 +245,8 @@ class View:
         known = f", as known at {text.moment(self.known_at)}" if self.known_at else ""
         head = [f"{self.app}: {self.verdict}", f"{self.window}{known}"]
         seen = "market closed" if self.coverage is None else f"{text.ratio(self.coverage, 1)} of the expected looks"
-        return "\n".join([*head, f"{self.tape.looks_in(self.window):,} looks of {len(self.tape.seen_in(self.window))} pages; {seen}"])
+        now = [f"now, since {e.began.astimezone(text.NEW_YORK):%H:%M:%S} New York: {e.worst.severity}: {e.worst.sentence}" for e in self.ongoing]
+        return "\n".join([*head, f"{self.tape.looks_in(self.window):,} looks of {len(self.tape.seen_in(self.window))} pages; {seen}", *now])
 
 
 def _page_uptime(successes: int | None, requests: int | None) -> str:
@@ -244,23 +256,23 @@ def _page_uptime(successes: int | None, requests: int | None) -> str:
     return f"{(200 * successes + requests) // (2 * requests) if requests else 100} %"
 
 
-def _as_alert(finding: Finding) -> dict[str, Any]:
-    """
-    A finding past its limits, as the row an alert would have.
-
-    ``pending``: the figure is past its limit now; for how long, the alerts' own record will say.
-    """
+def _as_alert(episode: Episode) -> dict[str, Any]:
+    """What is past its limits now, and has been for as long as its rule asks, as the row an alert has."""
+    finding = episode.worst
     rule = finding.rule
     return {
-        "id": f"{rule.name}:{finding.subject}:{finding.source}", "rule": rule.name, "subject": finding.subject, "source": finding.source, "state": "pending",
-        "severity": finding.severity, "since": None, "value": finding.figure.value, "limit": None if isinstance(finding.limit, str) else finding.limit,
-        "sentence": finding.sentence, "runbook": rule.runbooks[finding.subject], "incident": None,
+        "id": f"{rule.name}:{finding.subject}:{finding.source}:{text.iso(episode.began)}", "rule": rule.name, "subject": finding.subject, "source": finding.source,
+        "state": "firing", "severity": finding.severity, "since": text.iso(episode.began), "value": finding.figure.value,
+        "limit": None if isinstance(finding.limit, str) else finding.limit, "sentence": finding.sentence, "runbook": rule.runbooks[finding.subject], "incident": None,
     }  # fmt: skip
 
 
 def view(store: Store, settings: Settings, rules: Rules, window: Window, known_at: datetime | None = None) -> View:
     """What is to be shown of an app for a window, as known at a moment (None: all that is known)?"""
-    tape = indicators.tape(store, settings.app, window, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
+    # Far enough back for every rule's own window, so that what is wrong now can be told with since when.
+    longest = max(rule.window for rule in rules.rules.values())
+    reach = Window(min(window.start, window.end - longest), window.end)
+    tape = indicators.tape(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
     return View(settings.app, window, known_at, tape, rules)
 
 

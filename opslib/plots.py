@@ -122,7 +122,7 @@ def pnl(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
     highest = 12.0
     variance = []
     for step in _steps(window):
-        found = indicators.pnl(tape, step)
+        found = indicators.pnl(tape, step, rule.min_count)
         if found["backtest_variance_pp"] is not None and (found["variance_trades"] or 0) >= rule.min_count:
             variance.append((step, found["backtest_variance_pp"]))
             highest = max(highest, found["backtest_variance_pp"] * 1.1)

@@ -35,7 +35,7 @@ _SPANS = ("window", "for", "keep_firing_for")
 _CHOICES = {"better": ("higher", "lower"), "unit": _UNITS, "gate": ("wilson", "value"), "no_data": ("keep", "alert"), "panel": _PANELS}
 _NUMBERS = ("objective", "warning", "min_count", "min_coverage")
 _TEXTS = ("title", "who", "action")
-_LISTS = ("subjects", "sources")
+_LISTS = {"subjects": ("app", "massive", "tradier"), "sources": ("page", "probe", "chain", "fills", "logs")}
 _NEEDED = (*_CHOICES, *_NUMBERS, "critical", *_SPANS, *_TEXTS, *_LISTS, "runbook")
 _MAY = ("notify", "escalate", "clear")
 
@@ -141,7 +141,7 @@ def wilson(part: int, count: int) -> tuple[float, float]:
     """
     if count == 0:
         return 0.0, 1.0
-    rate, z2 = part / count, Z_95**2
+    rate, z2 = min(1.0, max(0.0, part / count)), Z_95**2
     middle = (rate + z2 / (2 * count)) / (1 + z2 / count)
     reach = Z_95 * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count**2)) / (1 + z2 / count)
     return max(0.0, middle - reach), min(1.0, middle + reach)
@@ -210,6 +210,10 @@ class Rules:
         return self.rules[name]
 
 
+def _is_number(found: Any) -> bool:
+    return not isinstance(found, bool) and isinstance(found, (int, float)) and abs(found) < 1e15
+
+
 def _rule(place: str, name: str, row: Any) -> Rule:
     """One row of the table, strictly."""
 
@@ -229,8 +233,8 @@ def _rule(place: str, name: str, row: Any) -> Rule:
             refuse(f"{key} is {row[key]!r}; it may be {', '.join(choices)}.")
     numbers = [k for k in (*_NUMBERS, *_MAY, "critical") if k in row and not (k == "escalate" and row[k] == NO_SUCCESS)]
     for key in numbers:
-        if isinstance(row[key], bool) or not isinstance(row[key], (int, float)) or not math.isfinite(row[key]):
-            refuse(f"{key} is {row[key]!r}; a number was wanted.")
+        if not _is_number(row[key]):
+            refuse(f"{key} is {text.one_line(repr(row[key]), 40)}; a number was wanted.")
         if row["unit"] == "ratio" and key != "min_count" and not 0 <= row[key] <= 1:
             refuse(f"{key} is {row[key]!r}; a ratio is from 0 to 1.")
     if not 0 <= row["min_coverage"] <= 1 or row["min_count"] < 0:
@@ -238,13 +242,16 @@ def _rule(place: str, name: str, row: Any) -> Rule:
     for key in _TEXTS:
         if not isinstance(row[key], str) or not row[key]:
             refuse(f"{key} is {row[key]!r}; a text was wanted.")
-    for key in _LISTS:
-        if not isinstance(row[key], list) or not row[key] or not all(isinstance(v, str) for v in row[key]):
-            refuse(f"{key} is {row[key]!r}; a list of names was wanted.")
+    for key, known in _LISTS.items():
+        names = row[key] if isinstance(row[key], list) else []
+        if not names or any(n not in known for n in names) or len(set(names)) < len(names):
+            refuse(f"{key} is {row[key]!r}; some of {', '.join(known)} were wanted, each once.")
+    if row.get("escalate") == NO_SUCCESS and (row["better"], row["gate"]) != ("higher", "wilson"):
+        refuse(f"escalate is {NO_SUCCESS!r}, which only a rate of successes can have.")
     spans = {}
     for key in _SPANS:
         try:
-            spans[key] = timedelta(0) if row[key] == "0s" else clock.parse_span(row[key])
+            spans[key] = timedelta(0) if row[key] == "0s" and key != "window" else clock.parse_span(row[key])
         except (UsageError, AttributeError):
             refuse(f"{key} is {row[key]!r}; a span such as 5m was wanted.")
     runbook = row["runbook"]
@@ -255,6 +262,8 @@ def _rule(place: str, name: str, row: Any) -> Rule:
     limits = [limit for _, limit in (("objective", row["objective"]), *ladder) if limit != NO_SUCCESS]
     if limits != sorted(limits, reverse=row["better"] == "higher"):
         refuse(f"the ladder must go {'down' if row['better'] == 'higher' else 'up'} from the objective; found {', '.join(f'{r} {v}' for r, v in ladder)}, objective {row['objective']}.")
+    if "clear" in row and (row["clear"] < ladder[0][1] if row["better"] == "higher" else row["clear"] > ladder[0][1]):
+        refuse(f"clear is {row['clear']}, past the first limit {ladder[0][1]}; an alert could never end.")
     return Rule(
         name=name, title=row["title"], unit=row["unit"], better=row["better"], objective=row["objective"], ladder=ladder, clear=row.get("clear"), gate=row["gate"],
         window=spans["window"], hold=spans["for"], keep_firing_for=spans["keep_firing_for"], min_count=row["min_count"], min_coverage=row["min_coverage"],
@@ -283,8 +292,8 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
             found[name] |= row
     limits = found.pop("pages")
     wanted = {"load_jitter_s", "reset_gap_s", "late_after", "skew_told_s"}
-    if set(limits) != wanted or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in limits.values()):
-        raise RulesError(f"{place}, [pages]: {', '.join(sorted(wanted))} were wanted, each a number above 0; found {limits}.")
+    if set(limits) != wanted or not all(_is_number(v) and v > 0 for v in limits.values()) or limits["late_after"] <= 1:
+        raise RulesError(f"{place}, [pages]: {', '.join(sorted(wanted))} were wanted, each a number above 0, late_after above 1; found {limits}.")
     rules = {name: _rule(place, name, row) for name, row in found.items()}
     digest = hashlib.sha256(json.dumps(found | {"pages": limits}, sort_keys=True).encode()).hexdigest()
     return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"]), limits["skew_told_s"], digest)
@@ -299,5 +308,9 @@ def load(home: Path | None = None) -> Rules:
     """
     shipped = resources.files("opslib").joinpath("rules.toml").read_text(encoding="utf-8")
     own = home / "rules.toml" if home else None
-    return _table(shipped, own.read_text(encoding="utf-8") if own and own.is_file() else "", str(own))
+    try:
+        content = own.read_text(encoding="utf-8") if own and own.is_file() else ""
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RulesError(f"{own} cannot be read as a text in UTF-8 ({problem.__class__.__name__}).") from None
+    return _table(shipped, content, str(own))
 

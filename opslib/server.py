@@ -114,7 +114,7 @@ async def _body(request: Request) -> bytes:
     """The body, as far as it may be large."""
     too_large = _Refused(413, "The body is too large", f"at most {LARGEST_BODY} bytes are taken")
     length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length[:12]) > LARGEST_BODY:
+    if not (length.isascii() and length.isdigit()) or int(length[:12]) > LARGEST_BODY:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():

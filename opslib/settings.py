@@ -18,6 +18,7 @@ from opslib.errors import SettingsError
 VERSION = "0.1.0"
 SECRETS = ("OPS_INGEST_KEY", "OPS_READ_KEY", "OPS_MASSIVE_TOKEN", "OPS_TRADIER_TOKEN")
 DEMO = "demo"
+WIRED = ("massive", "tradier", "fallbacks", "iv_anomalies", "backtest_variance", "websocket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,10 @@ def _from_file(path: Path) -> dict:
             raise SettingsError(f"{path} sets {key!r}; it may set: {', '.join(kinds)}.{text.nearest(key, kinds)} Secrets belong in the environment.")
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise SettingsError(f"{path}: {key} is {value!r}, which is not of the kind that is wanted there.")
+    if unknown := [w for w in found.get("wired", []) if w not in WIRED]:
+        raise SettingsError(f"{path}: wired names {unknown[0]!r}; it may name: {', '.join(WIRED)}.{text.nearest(str(unknown[0]), WIRED)}")
+    if not 0 < found.get("post_every_s", 5) <= 3600:
+        raise SettingsError(f"{path}: post_every_s is {found['post_every_s']}; seconds above 0 and up to an hour were wanted.")
     return found
 
 

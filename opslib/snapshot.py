@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from opslib.errors import BadSnapshot
 
@@ -120,11 +120,15 @@ def loads(body: bytes) -> Any:
         BadSnapshot: It is not.
     """
 
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON value")
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no number that can be kept")
+
+    def finite(number: str) -> float:
+        value = float(number)
+        return value if math.isfinite(value) else refuse(number)
 
     try:
-        return json.loads(body.decode("utf-8-sig"), parse_constant=refuse)
+        return json.loads(body.decode("utf-8-sig"), parse_constant=refuse, parse_float=finite)
     except RecursionError:
         raise BadSnapshot(["the body is nested too deeply to be dashboard metrics"]) from None
     except ValueError as problem:
@@ -158,9 +162,9 @@ def _by_type(found: Any) -> tuple[str | None, str | None]:
     if found is None or found == {}:
         return None, None
     count = Field("errors_by_type", (), "count")
-    if not isinstance(found, dict) or any(_value(count, v)[1] for v in found.values()) or len(found) > 200:
+    if not isinstance(found, dict) or any(v is None or _value(count, v)[1] for v in found.values()) or len(found) > 200:
         return None, "an object of counts"
-    return json.dumps(found, sort_keys=True), None
+    return json.dumps({kind: int(v) for kind, v in found.items()}, sort_keys=True), None
 
 
 def read(metrics: Any, body: bytes | None = None) -> Snapshot:
@@ -203,17 +207,19 @@ def read(metrics: Any, body: bytes | None = None) -> Snapshot:
         bad.append(f"systemHealth.errorsByType is {_shown(system['errorsByType'])}, expected {wrong}")
     if metrics.get("lastUpdateAt") is None:
         bad.append("lastUpdateAt is not there; without it one look cannot be told from the next")
-    if (values["uptime_s"] or 0) < 0:
-        bad.append(f"systemHealth.uptime is {values['uptime_s']}, expected seconds of 0 or more")
+    clock, uptime = values["page_clock_ms"], values["uptime_s"]
+    if uptime is not None and not 0 <= uptime * 1000 <= (clock or LATEST_MS) - EARLIEST_MS:
+        bad.append(f"systemHealth.uptime is {uptime:g}, expected seconds of 0 or more, since a load of this century")
     for part, whole in [(f"{p}_successes", f"{p}_requests") for p in PROVIDERS] + [("greeks_valid", "validations")]:
         if values[part] is not None and values[whole] is not None and values[part] > values[whole]:
             bad.append(f"{part} {values[part]} is more than {whole} {values[whole]}")
     if bad:
         raise BadSnapshot(bad)
-    clock, uptime = values["page_clock_ms"], values["uptime_s"]
     values["load_ms"] = None if uptime is None else clock - round(uptime * 1000)
     try:
-        canonical = json.dumps(metrics, sort_keys=True, separators=(",", ":")).encode()
+        canonical = json.dumps(metrics, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError:
+        raise BadSnapshot(["a number in it is not finite"]) from None
     except RecursionError:
         raise BadSnapshot(["the body is nested too deeply to be dashboard metrics"]) from None
     return Snapshot(values, hashlib.sha256(canonical).digest(), body if body is not None else canonical)

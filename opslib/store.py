@@ -293,21 +293,37 @@ class Store:
         query = sa.select(*_LOOK).where(_snapshots.c.app == app, _snapshots.c.ts_us > start_us, _snapshots.c.ts_us <= end_us)
         return self._looks(query.order_by(_snapshots.c.ts_us, _snapshots.c.seq), known_at_us)
 
-    def last_look(self, app: str, before_us: int, known_at_us: int | None, *, page_id: str | None = None, load_ms: int | None = None, jitter_ms: int = 0) -> Look | None:
+    def last_look(self, app: str, before_us: int, known_at_us: int | None, *, connected: bool | None = None, **which: Any) -> Look | None:
         """
-        What was the last look at or before an instant: of a page by its id, of a page by its load instant, or of all?
+        What was the last look at or before an instant? None where there is none.
 
-        None where there is none.
+        Args:
+            connected: Only one whose WebSocket was so.
+            which: Of one page only: its `page_id`; or, where that is None, its `load_ms` within `jitter_ms`.
         """
         s = _snapshots.c
-        which = sa.select(s.seq).where(s.app == app, s.ts_us <= before_us)  # From an index alone; the row itself only of the one found.
+        found = self._of_page(sa.select(s.seq).where(s.app == app, s.ts_us <= before_us), known_at_us, **which)
+        if connected is not None:
+            found = found.where(s.websocket_connected == connected)
+        return self._one(found.order_by(s.ts_us.desc(), s.seq.desc()))
+
+    def first_look(self, app: str, after_us: int, known_at_us: int | None, **which: Any) -> Look | None:
+        """What was the first look of a page (see `last_look`) after an instant? None where there is none."""
+        s = _snapshots.c
+        return self._one(self._of_page(sa.select(s.seq).where(s.app == app, s.ts_us > after_us), known_at_us, **which).order_by(s.ts_us, s.seq))
+
+    @staticmethod
+    def _of_page(query: sa.Select, known_at_us: int | None, page_id: str | None = None, load_ms: int | None = None, jitter_ms: int = 0) -> sa.Select:
+        s = _snapshots.c
         if page_id:
-            which = which.where(s.page_id == page_id)
+            query = query.where(s.page_id == page_id)
         elif load_ms is not None:
-            which = which.where(s.page_id.is_(None), s.load_ms.between(load_ms - jitter_ms, load_ms + jitter_ms))
-        if known_at_us is not None:
-            which = which.where(s.known_at_us <= known_at_us)
-        found = self._looks(sa.select(*_LOOK).where(s.seq == which.order_by(s.ts_us.desc(), s.seq.desc()).limit(1).scalar_subquery()), None)
+            query = query.where(s.page_id.is_(None), s.load_ms.between(load_ms - jitter_ms, load_ms + jitter_ms))
+        return query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
+
+    def _one(self, which: sa.Select) -> Look | None:
+        """The one look whose `seq` is found first: by an index alone, so that only its own row is read."""
+        found = self._looks(sa.select(*_LOOK).where(_snapshots.c.seq == which.limit(1).scalar_subquery()), None)
         return found[0] if found else None
 
     def _looks(self, query: sa.Select, known_at_us: int | None) -> list[Look]:

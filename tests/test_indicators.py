@@ -197,7 +197,6 @@ def test_a_group_that_is_absent_for_a_while_goes_on():
     assert tape(looks).rise("validations", window(0, 20)) == 15
 
 
-@pytest.mark.xfail(strict=True, reason="BUG I1: resets are seen only between neighbours; a group absent in one look then falls by -95")
 def test_a_group_that_was_absent_while_it_was_zeroed_never_falls():
     """A counter that went back starts from zero, also where a look in between did not tell it."""
     page = PageOf(-600).add(validations=100, massive_requests=50)
@@ -209,7 +208,6 @@ def test_a_group_that_was_absent_while_it_was_zeroed_never_falls():
     assert tape(looks).rise("validations", window(0, 20)) == 5
 
 
-@pytest.mark.xfail(strict=True, reason="BUG I5: a reset is only seen where uptime fell, not where it grew less than the time that passed")
 def test_a_reset_of_a_young_page_in_a_gap_is_seen():
     """A page whose uptime grew by less than the time that passed began again."""
     page = PageOf(0, page_id="lead").add(errors=1, massive_requests=50)
@@ -235,7 +233,7 @@ def test_means_of_a_window_are_of_its_trades():
     for _ in range(3):
         trading(page, 10.0, 8.0, 6.6, 100.0)
     looks = [page.look(0), trading(page, 4.0, 1.0, 2.64, 30.0).look(5), trading(page, -2.0, -6.0, 1.32, 11.5).look(10)]
-    found = indicators.pnl(tape(looks), window(0, 10))
+    found = indicators.pnl(tape(looks), window(0, 10), 5)
     # (4 - 2) / 2 = 1, (1 - 6) / 2 = -2.5, 2.64 + 1.32 = 3.96, 30 + 11.5 = 41.5.
     assert found["trades"] == 2 and found["gross_pct"] == pytest.approx(1.0) and found["net_pct"] == pytest.approx(-2.5)
     assert (found["commission_usd"], found["slippage_usd"]) == (3.96, 41.5)
@@ -247,14 +245,14 @@ def test_means_over_two_pages_weigh_by_trades():
     for _ in range(3):
         trading(a, 4.0, 3.0, 1.0, 5.0)
     trading(b, 8.0, 7.0, 1.0, 5.0)
-    found = indicators.pnl(tape([a.look(5), b.look(6)]), window(0, 10))
+    found = indicators.pnl(tape([a.look(5), b.look(6)]), window(0, 10), 5)
     assert (found["trades"], found["gross_pct"], found["net_pct"], found["commission_usd"]) == (4, pytest.approx(5.0), pytest.approx(4.0), 4.0)
 
 
 def test_no_trades_have_no_mean():
     """Without a trade there is no mean, and the sums are nothing."""
     page = PageOf(-600)
-    found = indicators.pnl(tape([page.look(0), page.look(5)]), window(0, 10))
+    found = indicators.pnl(tape([page.look(0), page.look(5)]), window(0, 10), 5)
     assert (found["trades"], found["gross_pct"], found["commission_usd"], found["slippage_usd"]) == (0, None, 0.0, 0.0)
 
 
@@ -270,13 +268,12 @@ def test_a_nan_spoils_the_mean_and_nothing_else():
     looks.append(page.look(25))
     looks.append(trading(page, 7.0, 6.0, 1.32, 9.0).look(30))
     t = tape(looks)
-    means = [indicators.pnl(t, window(*w))["gross_pct"] for w in ((0, 5), (5, 10), (15, 20), (20, 30), (0, 30))]
+    means = [indicators.pnl(t, window(*w), 5)["gross_pct"] for w in ((0, 5), (5, 10), (15, 20), (20, 30), (0, 30))]
     assert means == [pytest.approx(4.0), None, None, pytest.approx(7.0), None]
-    assert indicators.pnl(t, window(0, 20))["commission_usd"] == 6.28 and indicators.pnl(t, window(0, 20))["trades"] == 3
+    assert indicators.pnl(t, window(0, 20), 5)["commission_usd"] == 6.28 and indicators.pnl(t, window(0, 20), 5)["trades"] == 3
 
 
 @pytest.mark.parametrize("beside", [True, False])
-@pytest.mark.xfail(strict=True, reason="BUG I2: a NaN in a page's very first look is not marked as spoiling: three trades vanish from the sum, not from the count")
 def test_a_nan_in_the_first_look_spoils_too(beside):
     """A page loaded in the window whose first look is spoiled already makes the mean unknown."""
     page = PageOf(1, page_id="a", trades=3)
@@ -286,7 +283,7 @@ def test_a_nan_in_the_first_look_spoils_too(beside):
     else:
         page.reset(7)
         looks += [page.look(10), trading(page, 4.0, 1.0, 1.0, 5.0).look(15)]
-    assert indicators.pnl(tape(looks), window(0, 20))["gross_pct"] is None
+    assert indicators.pnl(tape(looks), window(0, 20), 5)["gross_pct"] is None
 
 
 def test_commission_is_exact_to_the_cent():
@@ -296,24 +293,23 @@ def test_commission_is_exact_to_the_cent():
         looks.append(page.look(5 * k))
         page.held["commission_total_usd"] += 1.32
         page.held["trades"] += 1
-    assert indicators.pnl(tape(looks), window(0, 6000))["commission_usd"] == 1320.0
+    assert indicators.pnl(tape(looks), window(0, 6000), 5)["commission_usd"] == 1320.0
 
 
 @pytest.mark.parametrize("trades", [0, 4, 5, 9])
 def test_backtest_variance_is_told_with_its_trades(trades):
     """The page's last variance comes with the trades behind it, so that few of them can be judged too few."""
     page = PageOf(-600, trades=trades, backtest_variance_pp=12.0)
-    found = indicators.pnl(tape([page.look(0), page.look(5)]), window(0, 10))
+    found = indicators.pnl(tape([page.look(0), page.look(5)]), window(0, 10), 5)
     assert (found["backtest_variance_pp"], found["variance_trades"]) == (12.0, trades)
-    assert indicators.pnl(tape([page.look(0)], alive=()), window(-1, 10))["backtest_variance_pp"] is None
+    assert indicators.pnl(tape([page.look(0)], alive=()), window(-1, 10), 5)["backtest_variance_pp"] is None
 
 
-@pytest.mark.xfail(strict=True, reason="BUG I6: the variance is that of whichever page posted last, so an idle tab hides a trader's 17 points")
 def test_an_idle_tab_hides_no_variance():
     """A tab without trades, posting two seconds later, says nothing about variance."""
     trader, idle = PageOf(-600, trades=12, backtest_variance_pp=17.0), PageOf(-500, page_id="idle")
     looks = [k for n in range(20) for k in (trader.look(5 * n), idle.look(5 * n + 2))]
-    assert indicators.pnl(tape(looks), window(0, 100))["backtest_variance_pp"] == 17.0
+    assert indicators.pnl(tape(looks), window(0, 100), 5)["backtest_variance_pp"] == 17.0
 
 
 def test_what_was_never_wired_is_none():
@@ -440,7 +436,6 @@ def test_down_for_how_long():
     assert indicators.system(t, window(0, 300))["websocket_connected"] is False
 
 
-@pytest.mark.xfail(strict=True, reason="BUG I8: a tape of five minutes knows of ten minutes without a socket at most, and shows those")
 def test_a_socket_down_for_hours_is_down_for_hours_in_a_short_window(tmp_path):
     """For how long the socket is down does not depend on the window that is looked at."""
     kept, page = store(tmp_path), PageOf(-600)
@@ -506,7 +501,6 @@ def test_a_lost_map_has_no_types():
     assert (found["errors"], found["errors_by_type"]) == (3, None)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG I7: types do not know of the reset that the counter knows of")
 def test_types_add_up_to_the_errors_after_a_reset():
     """After a reset with more errors than before, the types add up to the errors."""
     page = PageOf(-600, errors=3).add(massive_requests=9)
@@ -571,7 +565,6 @@ def test_a_page_silent_for_longer_than_the_tape_looks_back(tmp_path):
     assert t.rise("massive_requests", window(8000, 9500)) == 15 and len(t.pages) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="BUG I3: two silent pages of one load get the same last look, so one counts from the other's")
 def test_two_silent_pages_of_one_load_keep_their_own_start(tmp_path):
     """Two pages restored together and silent for long each count from their own last look."""
     kept = store(tmp_path)
@@ -655,7 +648,7 @@ def test_the_recorded_day_is_exact(rows, truth, how):
     """Every count of every hour and of the day is the one scripted, P&L to a cent of a percent, with one restart."""
     t = tape([look_of(instant, m) for instant, m in variants(rows, how)])
     for true, w in windows_of(truth):
-        found, greeks, pnl = indicators.providers(t, w), indicators.greeks(t, w), indicators.pnl(t, w)
+        found, greeks, pnl = indicators.providers(t, w), indicators.greeks(t, w), indicators.pnl(t, w, 5)
         for name in ("massive", "tradier"):
             seen = true[name]["visible_in_snapshots"]
             assert (found[name]["requests"], found[name]["failures"]) == (seen["requests"], seen["requests"] - seen["ok"])

@@ -1,0 +1,244 @@
+"""Publication: all files or none, whenever the process dies, and however many publish at once."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from opslib import publication
+
+ENDINGS = (".html", ".ipynb", ".json", ".md")
+STEPS = ((os, "replace"), (os, "rename"), (os, "link"), (os, "unlink"), (os, "rmdir"), (os, "fsync"), (os, "mkdir"), (shutil, "rmtree"))
+MANY = """
+import sys
+from pathlib import Path
+from opslib import publication
+
+who, path = sys.argv[1], Path(sys.argv[2])
+for n in range(25):
+    publication.publish(path, {e: f"{who}-{n}".encode() for e in (".html", ".ipynb", ".json", ".md")}, None)
+"""
+
+
+class Killed(BaseException):
+    """The process is gone at this step, and does nothing more."""
+
+
+def generation(name: str, endings: tuple[str, ...] = ENDINGS) -> dict[str, bytes]:
+    """Files that all say which generation they are of."""
+    return {e: f"{name}{e}".encode() for e in endings}
+
+
+def standing(folder: Path) -> dict[str, str]:
+    """Every file that a person sees in a folder, with what it says."""
+    return {p.name: p.read_text() for p in sorted(folder.iterdir()) if not p.name.startswith(".")}
+
+
+def named(name: str, of: str, endings: tuple[str, ...] = ENDINGS) -> dict[str, str]:
+    """What stands there when that generation stands under that name."""
+    return {f"{name}{e}": f"{of}{e}" for e in endings}
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], int]:
+    """From the given call on, every step that changes the disk kills; gives how many steps were asked for."""
+    asked = 0
+
+    def deadly(plain: Callable) -> Callable:
+        def call(*arguments: object, **options: object) -> object:
+            nonlocal asked
+            asked += 1
+            if asked >= step:
+                raise Killed
+            return plain(*arguments, **options)
+
+        return call
+
+    for module, name in STEPS:
+        monkeypatch.setattr(module, name, deadly(getattr(module, name)))
+    return lambda: asked
+
+
+def killed_publish(path: Path, files: dict[str, bytes], keep_as: str | None, step: int) -> bool:
+    """Publish and be killed at a step; was there such a step?"""
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, step)
+        try:
+            publication.publish(path, files, keep_as)
+        except Killed:
+            return True
+    return False
+
+
+def test_what_is_published_stands_there(tmp_path: Path) -> None:
+    """Published files stand under their names, in folders made for them, and nothing else does."""
+    found = publication.publish(tmp_path / "2026" / "03" / "day", generation("a"), None)
+    assert sorted(found) == [tmp_path / "2026" / "03" / f"day{e}" for e in ENDINGS]
+    assert standing(tmp_path / "2026" / "03") == named("day", "a")
+    assert len(list((tmp_path / "2026" / "03").iterdir())) == len(ENDINGS)
+
+
+@pytest.mark.parametrize("name", ["day [1]*?", "2026-03-10.b_daily", ".hidden", "ü {x} 'q'", "-"])
+def test_any_name_will_do(tmp_path: Path, name: str) -> None:
+    """Names that a pattern, a shell or a suffix would read otherwise are taken as they are, and so is the folder's."""
+    folder = tmp_path / f"in {name}"
+    publication.publish(folder / name, generation("a"), None)
+    publication.publish(folder / name, generation("b"), "r1")
+    assert {p.name: p.read_text() for p in folder.iterdir()} == named(name, "b") | named(f"{name}.r1", "a")
+
+
+def test_publishing_again_replaces(tmp_path: Path) -> None:
+    """Without a name to keep them under, the older files are gone."""
+    for name in ("a", "b"):
+        publication.publish(tmp_path / "day", generation(name), None)
+    assert standing(tmp_path) == named("day", "b")
+
+
+def test_the_older_are_kept_for_every_ending(tmp_path: Path) -> None:
+    """A restatement takes the name; each older generation stands whole under its own."""
+    for name, keep_as in (("a", None), ("b", "r1"), ("c", "r2")):
+        publication.publish(tmp_path / "day", generation(name), keep_as)
+    assert standing(tmp_path) == named("day", "c") | named("day.r1", "a") | named("day.r2", "b")
+
+
+def test_neighbours_are_left_alone(tmp_path: Path) -> None:
+    """Publishing one name changes no other file of the folder, hidden ones neither."""
+    others = {"dayx.html": "1", "day": "2", "day.txt": "3", ".day.html": "4", "day.r9.html": "5"}
+    for name, content in others.items():
+        (tmp_path / name).write_text(content)
+    publication.publish(tmp_path / "day", generation("a"), None)
+    publication.publish(tmp_path / "day", generation("b"), "r1")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == others | named("day", "b") | named("day.r1", "a")
+
+
+@pytest.mark.parametrize("keep_as", [None, "r1"])
+@pytest.mark.parametrize("then", ["finish", "publish another"])
+def test_killed_at_any_step(tmp_path: Path, keep_as: str | None, then: str) -> None:
+    """Whenever the process dies, either nothing has changed, or all of it is there once the next one has looked."""
+    old, new = named("day", "a"), named("day", "b") | (named("day.r1", "a") if keep_as else {})
+    seen, step = [], 0
+    while True:
+        step += 1
+        folder = tmp_path / str(step)
+        publication.publish(folder / "day", generation("a"), None)
+        if not killed_publish(folder / "day", generation("b"), keep_as, step):
+            break
+        ready = list(folder.glob(".*.ready"))
+        if not ready and standing(folder) != new:
+            assert standing(folder) == old, f"step {step}: changed before it was made ready"
+        if then == "finish":
+            publication.finish(folder)
+        else:
+            publication.publish(folder / "other", {".txt": b"x"}, None)
+        after = standing(folder)
+        after.pop("other.txt", None)
+        assert after in (old, new), f"step {step}"
+        assert not ready or after == new, f"step {step}: made ready, and lost"
+        assert not list(folder.glob(".*.ready")), f"step {step}: left behind"
+        seen.append(after == new)
+    assert standing(folder) == new
+    assert seen == sorted(seen), "once committed, always committed"
+    assert False in seen and seen.count(True) > len(ENDINGS), seen
+
+
+def test_killed_again_while_finishing(tmp_path: Path) -> None:
+    """A process that dies while it finishes what another left leaves it to a third."""
+    step = 0
+    while True:
+        step += 1
+        folder = tmp_path / str(step)
+        publication.publish(folder / "day", generation("a"), None)
+        with pytest.MonkeyPatch.context() as patch:  # Killed after the first of the moves.
+            plain = os.replace
+            patch.setattr(os, "replace", lambda a, b: (_ for _ in ()).throw(Killed) if Path(b).suffix == ".ipynb" else plain(a, b))
+            with pytest.raises(Killed):
+                publication.publish(folder / "day", generation("b"), "r1")
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, step)
+            try:
+                publication.finish(folder)
+                reached = False
+            except Killed:
+                reached = True
+        publication.finish(folder)
+        assert standing(folder) == named("day", "b") | named("day.r1", "a"), f"step {step}"
+        if not reached:
+            break
+    assert step > 4
+
+
+def test_finishing_twice_changes_nothing(tmp_path: Path) -> None:
+    """To finish where nothing is left over does nothing."""
+    publication.publish(tmp_path / "day", generation("a"), None)
+    publication.finish(tmp_path)
+    publication.finish(tmp_path)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == named("day", "a")
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes no more raises, and leaves what stood there, and no half-written file even hidden."""
+    publication.publish(tmp_path / "day", generation("a"), None)
+    plain, calls = publication._write, []
+
+    def full(path: Path, content: bytes) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            path.write_bytes(content[:1])
+            raise OSError(28, "No space left on device")
+        plain(path, content)
+
+    monkeypatch.setattr(publication, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        publication.publish(tmp_path / "day", generation("b"), "r1")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == named("day", "a")
+
+
+def test_publishers_of_one_name_do_not_mix(tmp_path: Path) -> None:
+    """Processes that publish the same name at once all succeed, and what stands there in the end is of one of them."""
+    for attempt in range(3):
+        path = tmp_path / str(attempt) / "day"
+        running = [subprocess.Popen([sys.executable, "-c", MANY, who, str(path)], stderr=subprocess.PIPE, text=True) for who in "abcd"]
+        said = [p.communicate(timeout=60)[1] for p in running]
+        assert [p.returncode for p in running] == [0, 0, 0, 0], next(s for s in said if s)[-400:]
+        found = {p.name: p.read_text() for p in path.parent.iterdir()}
+        assert len(found) == len(ENDINGS) and len(set(found.values())) == 1, found
+
+
+def test_a_slow_publisher_and_a_quick_one_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publisher that is held up between two of its moves, while another publishes the same name, leaves no mixture."""
+    program = "import sys; from pathlib import Path; from opslib import publication; publication.publish(Path(sys.argv[1]), {e: f'quick{e}'.encode() for e in ('.html', '.ipynb', '.json', '.md')}, None)"
+    plain, others = os.replace, []
+
+    def slow(source: object, target: object) -> None:
+        if str(target).endswith(".json") and not others:
+            others.append(subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "day")], stderr=subprocess.PIPE, text=True))
+            try:  # Where publishers take turns the quick one waits; so nobody waits for it for ever.
+                others[0].wait(2)
+            except subprocess.TimeoutExpired:
+                pass
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", slow)
+    try:
+        publication.publish(tmp_path / "day", generation("slow"), None)
+    finally:
+        said = others[0].communicate(timeout=30)[1]
+    assert others[0].returncode == 0, said
+    assert standing(tmp_path) in (named("day", "quick"), named("day", "slow"))
+
+
+def test_one_that_cannot_be_finished_does_not_stop_the_others(tmp_path: Path) -> None:
+    """What was made ready and can never be moved stops nobody from publishing another name in that folder."""
+    (tmp_path / "day.html").mkdir()
+    with pytest.raises(OSError):
+        publication.publish(tmp_path / "day", generation("a"), None)
+    publication.publish(tmp_path / "other", generation("b"), None)
+    assert standing_files(tmp_path, "other") == named("other", "b")
+
+
+def standing_files(folder: Path, name: str) -> dict[str, str]:
+    """The files under one name."""
+    return {p.name: p.read_text() for p in folder.glob(f"{name}.*") if p.is_file()}
