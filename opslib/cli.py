@@ -294,7 +294,8 @@ def _run(options: argparse.Namespace) -> int:
 def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
     """Say how a run ended; a report's numbers are its result."""
     if outcome.state == "failed":
-        _say(f"ops: the run failed: {outcome.reason}. What was executed is in {place}.ipynb; the ledger has it as {outcome.run_id}.")
+        executed = f"What was executed is in {place}.ipynb. " if Path(f"{place}.ipynb").exists() else ""
+        _say(f"ops: the run failed: {outcome.reason}. {executed}The ledger has it as {outcome.run_id}.")
         return FAILED
     if options.output == "json":
         _print_json(outcome.record["values"] if outcome.record else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"})

@@ -7,12 +7,13 @@ silently report on another one. Here both are refused, naming the nearest name.
 
 import ast
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from opslib import text
-from opslib.errors import UnknownParameter
+from opslib.errors import UnknownParameter, UsageError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -26,15 +27,34 @@ def declared(notebook: "NotebookNode") -> dict[str, str | None]:
     """
     cells = [c for c in notebook.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
     found: dict[str, str | None] = {}
-    for statement in ast.parse(cells[0].source).body if cells else []:
+    try:
+        body = ast.parse(re.sub(r"(?m)^[%!].*$", "", cells[0].source)).body if cells else []
+    except (SyntaxError, ValueError) as problem:
+        raise UsageError(f"the cell tagged parameters cannot be read as Python ({problem}).") from None
+    for statement in body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            found[statement.target.id] = ast.unparse(statement.annotation)
-        elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            kind = type(statement.value.value).__name__
+            found[statement.target.id] = _kind(statement.annotation)
+        elif isinstance(statement, ast.Assign) and (kind := _default(statement.value)):
             found |= {t.id: None if kind == "NoneType" else kind for t in statement.targets if isinstance(t, ast.Name)}
         elif isinstance(statement, ast.Assign):
             found |= {t.id: None for t in statement.targets if isinstance(t, ast.Name)}
     return found
+
+
+def _default(value: ast.expr) -> str | None:
+    try:
+        return type(ast.literal_eval(value)).__name__
+    except ValueError:
+        return None
+
+
+def _kind(annotation: ast.expr) -> str:
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return _kind(ast.parse(annotation.value, mode="eval").body)
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).removeprefix("typing.") in ("Optional", "Union"):
+        members = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        return " | ".join([_kind(m) for m in members] + ["None"] * ast.unparse(annotation.value).endswith("Optional"))
+    return ast.unparse(annotation)
 
 
 def _typed(name: str, kind: str | None, given: Any) -> Any:
@@ -54,9 +74,12 @@ def _typed(name: str, kind: str | None, given: Any) -> Any:
         raise UnknownParameter(f"parameter {name!r} is declared {kind}; found {given!r}.")
     if isinstance(given, str) and kind is not None and kind.split("[")[0] in ("list", "dict", "tuple"):
         try:
-            return json.loads(given)
+            found = json.loads(given)
+            if type(found).__name__ != {"tuple": "list"}.get(kind.split("[")[0], kind.split("[")[0]):
+                raise ValueError
+            return found
         except ValueError:
-            raise UnknownParameter(f"parameter {name!r} is declared {kind}; found {given!r}, which is not JSON.") from None
+            raise UnknownParameter(f"parameter {name!r} is declared {kind}; found {given!r}, which is not JSON of that kind.") from None
     return given
 
 
@@ -80,6 +103,8 @@ def _as_float(given: Any) -> float:
     if isinstance(given, (int, float)) and not isinstance(given, bool):
         return float(given)
     if isinstance(given, str) and re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", given):
+        if math.isinf(float(given)):
+            raise ValueError
         return float(given)
     raise ValueError
 
@@ -103,6 +128,6 @@ def checked(notebook: "NotebookNode", name: str, given: Mapping[str, Any], secre
         if key not in has:
             told = f"it has: {', '.join(has)}" if has else "it has none"
             raise UnknownParameter(f"{name} has no parameter {key!r}; {told}.{text.nearest(key, has)}")
-        if isinstance(value, str) and any(secret in value for secret in secrets.values()):
+        if any(secret in str(value) for secret in secrets.values()):
             raise UnknownParameter(f"parameter {key!r} holds a secret, which would be written into the notebook. Leave it in the environment.")
     return {key: _typed(key, has[key], value) for key, value in given.items()}

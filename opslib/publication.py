@@ -5,6 +5,7 @@ Several files cannot be renamed at once. So they are written beside their place,
 of their folder; then they move. A process killed while they move leaves them ready, and the next one moves the rest.
 """
 
+import fcntl
 import os
 import shutil
 import uuid
@@ -27,7 +28,6 @@ def publish(path: Path, files: Mapping[str, bytes], keep_as: str | None) -> list
         Where they are now.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    finish(path.parent)
     staging = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
         staging.mkdir()
@@ -39,22 +39,40 @@ def publish(path: Path, files: Mapping[str, bytes], keep_as: str | None) -> list
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    finish(path.parent)
+    finish(path.parent, staging.name + _READY)
     return [path.with_name(f"{path.name}{ending}") for ending in files]
 
 
-def finish(folder: Path) -> None:
-    """Move what was made ready and not moved: what a killed process left half done."""
-    for ready in sorted(folder.glob(f".*{_READY}")):
-        keep_as = (ready / "keep_as").read_text() if (ready / "keep_as").exists() else ""
-        for new in sorted(p for p in ready.iterdir() if p.name != "keep_as"):
-            target = folder / new.name
-            kept = folder / f"{new.stem}.{keep_as}{new.suffix}"
-            if keep_as and target.exists() and not kept.exists():
-                os.link(target, kept)
-            os.replace(new, target)
-        shutil.rmtree(ready)
-    _sync(folder)
+def finish(folder: Path, mine: str = "") -> None:
+    """
+    Move what was made ready and not moved: what a killed process left half done. Publishers take turns.
+
+    Args:
+        mine: The ready folder of the caller, whose failure is the caller's; what others left and cannot be moved stays.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        for ready in sorted(folder.glob(f".*{_READY}"), key=lambda p: p.stat().st_mtime_ns):
+            try:
+                _move(ready, folder)
+            except OSError:
+                if not mine or ready.name == mine:
+                    raise
+        _sync(folder)
+    finally:
+        os.close(handle)
+
+
+def _move(ready: Path, folder: Path) -> None:
+    keep_as = (ready / "keep_as").read_text() if (ready / "keep_as").exists() else ""
+    for new in sorted(p for p in ready.iterdir() if p.name != "keep_as"):
+        target = folder / new.name
+        kept = folder / f"{new.stem}.{keep_as}{new.suffix}"
+        if keep_as and target.exists() and not kept.exists():
+            os.link(target, kept)
+        os.replace(new, target)
+    shutil.rmtree(ready)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -33,29 +33,35 @@ if TYPE_CHECKING:
 TIMEOUT_S = 900.0
 START_TIMEOUT_S = 60
 KERNEL_STARTS = 2  # A busy machine's kernel sometimes dies before it answers; starting again is safe, a cell again is not.
+LONGEST_SOCKET_FOLDER = 90  # A Unix socket's path may have 107 bytes.
 STRICT_SHELL = '''
 def _ops_strict_shell():
-    import subprocess
+    import subprocess, sys
+    from IPython.utils.text import LSString, SList
     shell = get_ipython()
-    def system(command):
-        status = subprocess.run(["bash", "-c", shell.var_expand(command, depth=1)], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        print(status.stdout, end="")
-        print(status.stderr, end="", file=__import__("sys").stderr)
+    def ended(_ops_command, depth):
+        line = shell.var_expand(_ops_command, depth=depth + 1)
+        status = subprocess.run(["bash", "-c", line], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+        shell.user_ns["_exit_code"] = status.returncode
+        return status
+    def complain(_ops_command, status):
         if status.returncode:
-            raise RuntimeError(f"the shell command {command!r} ended with status {status.returncode}")
-    shell.system = system
-    getoutput = shell.getoutput
-    def checked(command, *args, **kwargs):
-        output = getoutput(f"({command}\\n) || echo __ops_failed__", *args, **kwargs)
-        if "__ops_failed__" in str(output):
-            raise RuntimeError(f"the shell command {command!r} failed")
-        return output
-    shell.getoutput = checked
-    magics = shell.magics_manager.magics["cell"]
+            raise RuntimeError(f"the shell command {_ops_command!r} ended with status {status.returncode}")
+    def system(_ops_command):
+        status = ended(_ops_command, 1)
+        print(status.stdout, end="")
+        print(status.stderr, end="", file=sys.stderr)
+        complain(_ops_command, status)
+    def getoutput(_ops_command, split=True, depth=0):
+        status = ended(_ops_command, depth + 1)
+        print(status.stderr, end="", file=sys.stderr)
+        complain(_ops_command, status)
+        return SList(status.stdout.splitlines()) if split else LSString(status.stdout)
+    shell.system, shell.getoutput = system, getoutput
     for name, options in (("bash", "set -eo pipefail"), ("sh", "set -e")):
-        plain = magics.get(name)
+        plain = shell.find_cell_magic(name)
         if plain:
-            magics[name] = lambda line, cell, plain=plain, options=options: plain(line, options + "\\n" + cell)
+            shell.register_magic_function(lambda line, cell, plain=plain, options=options: plain(line, options + "\\n" + cell), "cell", name)
 _ops_strict_shell()
 del _ops_strict_shell
 '''
@@ -96,10 +102,13 @@ def load(path: Path) -> "NotebookNode":
     import nbformat
 
     try:
-        return nbformat.read(path, as_version=4)
+        found = nbformat.from_dict(nbformat.read(path, as_version=4))
+        nbformat.validate(found)
+        written(found)
+        return found
     except OSError as problem:
         raise UsageError(f"a notebook was wanted at {path}; it cannot be read ({problem.strerror}). Give the path of an .ipynb file.") from None
-    except (ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as problem:
+    except Exception as problem:  # nbformat trips over what is no notebook in many ways.
         raise UsageError(f"{path} is not a notebook: {text.one_line(str(problem), 120)}.") from None
 
 
@@ -114,6 +123,12 @@ def _engine(deadline: float, folder: Path, environment: Mapping[str, str], socke
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine
 
+    def left(_cell: Any = None) -> int:
+        rest = deadline - time.monotonic()
+        if rest <= 0:
+            raise TimeoutError("the notebook's time ran out between two cells")
+        return max(1, round(rest))
+
     class Client(PapermillNotebookClient):
         async def async_start_new_kernel(self, **kwargs: Any) -> None:
             if sockets:  # Over TCP anybody on this machine could listen, as ipykernel says at each start.
@@ -121,14 +136,15 @@ def _engine(deadline: float, folder: Path, environment: Mapping[str, str], socke
             await super().async_start_new_kernel(env=dict(environment), **kwargs)
 
         async def async_start_new_kernel_client(self) -> Any:
-            for left in reversed(range(KERNEL_STARTS)):
+            for more in reversed(range(KERNEL_STARTS)):
                 try:
                     client = await super().async_start_new_kernel_client()
                     break
                 except RuntimeError:
-                    if not left:
+                    if not more or deadline <= time.monotonic():
                         raise
-                    await self.km.restart_kernel(now=True)
+                    self.km = self.create_kernel_manager()  # nbclient has cleaned the first one away.
+                    await self.async_start_new_kernel()
             executed["kernel"] = self.km
             if (self.km.kernel_spec.language or "").lower() == "python":
                 reply = client.execute(STRICT_SHELL, silent=True, store_history=False)
@@ -154,8 +170,8 @@ def _engine(deadline: float, folder: Path, environment: Mapping[str, str], socke
             return Client(
                 nb_man,
                 kernel_name=kernel_name,
-                startup_timeout=START_TIMEOUT_S,
-                timeout_func=lambda cell: max(1, round(deadline - time.monotonic())),
+                startup_timeout=min(START_TIMEOUT_S, left()),
+                timeout_func=left,
                 shutdown_kernel="immediate",
                 resources={"metadata": {"path": str(folder)}},
             ).execute()
@@ -185,7 +201,8 @@ def _fault(notebook: "NotebookNode") -> str | None:
 def _record(notebook: "NotebookNode") -> dict[str, Any] | None:
     """The numbers that the last record shown in a notebook holds."""
     found = [o.data[Record.MIME] for c in notebook.cells if c.cell_type == "code" for o in c.outputs if Record.MIME in o.get("data", {})]
-    return found[-1] if found else None
+    fitting = [f for f in found if isinstance(f, dict) and isinstance(f.get("values"), dict) and "verdict" in f["values"] and isinstance(f.get("markdown"), str)]
+    return fitting[-1] if fitting else None
 
 
 def tidied(notebook: "NotebookNode") -> "NotebookNode":
@@ -248,7 +265,8 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
         notebook = load(path)
         fitting = parameters.checked(notebook, path.stem, given, settings.secrets)
     except UsageError as problem:
-        store.run_begins(**row, parameters=settings.redact(json.dumps(shown)), state="running")
+        hidden = {settings.redact(k): settings.redact(v) if isinstance(v, str) else v for k, v in shown.items()}
+        store.run_begins(**row, parameters=json.dumps(hidden), state="running")
         store.run_ends(run_id, state="failed", reason=settings.redact(str(problem)), ended_at_us=clock.micros(clock.now()), outputs=[])
         raise
     store.run_begins(**row, parameters=json.dumps(shown), state="running")
@@ -266,7 +284,7 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
         finally:
             _end_kernel(executed.get("kernel"))
     seen = executed.get("notebook")
-    fault = (_fault(seen) if seen is not None else None) or reason
+    fault = reason or (_fault(seen) if seen is not None else None)
     record = _record(seen) if seen is not None else None
     incomplete = record["values"].get("incomplete") if record and not fault else None
     state = "failed" if fault or seen is None else "incomplete" if incomplete else "ok"
@@ -288,7 +306,7 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
     notebook = load_notebook_node(notebook)
     kernel = notebook.metadata.get("kernelspec", {}).get("name", "python3")
     # The notebook may print nothing secret, and has no use for the key to the receiver; it reads the store, not the network.
-    environment = {k: v for k, v in os.environ.items() if k not in settings_module.SECRETS} | {"OPS_HOME": str(settings.base)}
+    environment = {k: v for k, v in os.environ.items() if k.removesuffix("_FILE") not in settings_module.SECRETS} | {"OPS_HOME": str(settings.base), "OPS_APP": settings.app}
     if given:
         language = notebook.metadata.get("kernelspec", {}).get("language", "python")
         notebook = parameterize_notebook(notebook, given, kernel_name=kernel, language=language)
@@ -298,7 +316,7 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     with tempfile.TemporaryDirectory(prefix="ops") as folder:
-        sockets = folder if hasattr(socket, "AF_UNIX") else ""
+        sockets = folder if hasattr(socket, "AF_UNIX") and len(folder) < LONGEST_SOCKET_FOLDER else ""
         papermill_engines.register("strict", _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, sockets, executed))
         papermill_engines.execute_notebook_with_engine("strict", notebook, kernel_name=kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None)
 
@@ -318,7 +336,8 @@ def _gone(process: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1
+        found = psutil.Process(int(pid))
+        return found.status() == psutil.STATUS_ZOMBIE or abs(found.create_time() - float(created)) > 1
     except psutil.NoSuchProcess:
         return True
 
@@ -375,8 +394,8 @@ def keep(
             notebook = tidied(outcome.notebook)
             files |= {".ipynb": written(notebook), ".html": document.page(notebook, place.name).encode()}
         outputs = publication.publish(place, files, keep_as) if files else []
-    except OSError as problem:
-        state, reason = "failed", f"its files could not be written to {place.parent}: {problem.strerror or problem}"
+    except (OSError, UnicodeError) as problem:
+        state, reason = "failed", f"its files could not be written to {place.parent}: {getattr(problem, 'strerror', None) or problem}"
     try:
         store.run_ends(outcome.run_id, state=state, reason=reason, ended_at_us=clock.micros(clock.now()), outputs=[str(p) for p in outputs])
     except StoreError as problem:

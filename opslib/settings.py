@@ -139,8 +139,9 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
     name = app or environ.get("OPS_APP") or found.get("app") or "desk"
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
         raise SettingsError(f"an app's name is letters, digits, - and _, found {name!r}.")
+    secrets = {s: value for s in SECRETS if (value := _secret(s, environ))}
     if name == DEMO:
-        return Settings(home=base / DEMO, app=DEMO)
+        return Settings(home=base / DEMO, app=DEMO, secrets=secrets)
     origins = environ.get("OPS_CORS_ORIGINS")
     return Settings(
         home=base,
@@ -149,5 +150,5 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
         cors_origins=tuple(o.strip().rstrip("/") for o in origins.split(",") if o.strip()) if origins else tuple(found.get("cors_origins", ())),
         wired=tuple(found.get("wired", ())),
         post_every_s=float(found.get("post_every_s", next(f.default for f in fields(Settings) if f.name == "post_every_s"))),
-        secrets={s: value for s in SECRETS if (value := _secret(s, environ))},
+        secrets=secrets,
     )

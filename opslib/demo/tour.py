@@ -116,7 +116,7 @@ def live(settings: Settings, seed: int, progress: Callable[[Iterable, int, str],
         file.writelines(json.dumps({"ts": text.iso(p.at), "metrics": p.body}) + "\n" for p in page.posts(yesterday))
     intake.read_file(store, settings.app, recording, known_at_ts=True)
     posts = list(page.posts(today))
-    with Served(settings, store, rules.load(settings.base), now=world.now) as served:
+    with Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served:
         address = urlsplit(served.url)
         connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
         for post in progress(posts, len(posts), f"posting {today.day} to {served.url}"):
