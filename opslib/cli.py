@@ -307,9 +307,9 @@ def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from opslib import runner
+    from opslib import ledger
 
-    found = runner.runs(_desk(options).store)
+    found = ledger.runs(_desk(options).store)
     if options.output == "json":
         _print_json(found)
     elif not found:

@@ -7,7 +7,7 @@ Gauges speak of the last hour; a figure that is not known has no line, so that n
 import sys
 from datetime import datetime, timedelta
 
-from opslib import clock, indicators
+from opslib import clock, tape as tape_module
 from opslib.clock import Window
 from opslib.errors import StoreError
 from opslib.panels import View
@@ -37,7 +37,7 @@ def errors_total(store: Store, settings: Settings, rules: Rules, as_of: datetime
     while upto < as_of:
         until = min(upto + STRIDE, settled if upto < settled else as_of)
         window = Window(upto, until)
-        tape = indicators.tape(store, settings.app, window, None, rules.pages, post_every_s=settings.post_every_s)
+        tape = tape_module.load(store, settings.app, window, None, rules.pages, post_every_s=settings.post_every_s)
         total += tape.came_to_light("errors", window) or 0
         upto = until
         if begun < upto <= settled:

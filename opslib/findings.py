@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 
 from opslib import clock, indicators
 from opslib.clock import Window
-from opslib.indicators import Tape
 from opslib.rules import RUNGS, Figure, Finding, Rule, Rules, judge
+from opslib.tape import Tape
 
 SOURCE = "page"  # The only one so far that says anything: what the app's pages post.
 GRID = timedelta(seconds=30)

@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from opslib import clock, findings, indicators, text
+from opslib import clock, findings, indicators, tape as tape_module, text
 from opslib.clock import Window
 from opslib.findings import Episode
-from opslib.indicators import Tape
 from opslib.rules import EXIT_CODES, Finding, Rules, worst
 from opslib.settings import Settings
 from opslib.snapshot import PROVIDERS
 from opslib.store import Store
+from opslib.tape import Tape
 
 NAMES = {"providers": "Data Provider Health", "greeks": "Greeks Quality", "pnl": "P&L Accuracy", "system": "System Health"}
 
@@ -272,7 +272,7 @@ def view(store: Store, settings: Settings, rules: Rules, window: Window, known_a
     # Far enough back for every rule's own window, so that what is wrong now can be told with since when.
     longest = max(rule.window for rule in rules.rules.values())
     reach = Window(min(window.start, window.end - longest), window.end)
-    tape = indicators.tape(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
+    tape = tape_module.load(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
     return View(settings.app, window, known_at, tape, rules)
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from opslib import indicators, text
 from opslib.clock import Window, instant
-from opslib.indicators import Tape
 from opslib.rules import NO_SUCCESS, Rule, Rules
+from opslib.tape import Tape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

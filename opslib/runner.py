@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, document, parameters, publication, settings as settings_module, text
+from opslib import clock, document, ledger, parameters, publication, settings as settings_module, text
 from opslib.errors import NotebookFailed, StoreError, UsageError
 from opslib.report import Record
 from opslib.settings import Settings
@@ -234,13 +234,6 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _process() -> str:
-    """Who is running: host, process and when it was started, so that a later look can tell whether it is gone."""
-    import psutil
-
-    return f"{socket.gethostname()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
-
-
 def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S) -> Outcome:
     """
     Execute a notebook strictly, with the ledger written before and after.
@@ -259,7 +252,7 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
     """
     started = clock.now()
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{path.stem[:40]}-{uuid.uuid4().hex[:8]}"
-    row = {"id": run_id, "app": settings.app, "notebook": str(path), "started_at_us": clock.micros(started), "outputs": "[]", "process": _process()}
+    row = {"id": run_id, "app": settings.app, "notebook": str(path), "started_at_us": clock.micros(started), "outputs": "[]", "process": ledger.process()}
     shown = {k: v if isinstance(v, (str, int, float, bool, type(None))) else repr(v) for k, v in given.items()}
     try:
         notebook = load(path)
@@ -326,41 +319,6 @@ def _end_kernel(manager: Any) -> None:
     process = getattr(getattr(manager, "provisioner", None), "process", None)
     if process is not None and process.poll() is None:
         process.kill()
-
-
-def _gone(process: str) -> bool:
-    """Is the process of a run on this host gone? Of another host it cannot be told."""
-    import psutil
-
-    host, pid, created = process.split("|")
-    if host != socket.gethostname():
-        return False
-    try:
-        found = psutil.Process(int(pid))
-        return found.status() == psutil.STATUS_ZOMBIE or abs(found.create_time() - float(created)) > 1
-    except psutil.NoSuchProcess:
-        return True
-
-
-def runs(store: Store) -> list[dict[str, Any]]:
-    """
-    The ledger as CONTRACT.md has it, oldest first.
-
-    A run that was begun and not ended, whose process is gone, is *unknown*: it may have done anything.
-    """
-    found = []
-    for row in store.runs():
-        state, reason = row["state"], row["reason"]
-        if state == "running" and _gone(row["process"]):
-            state, reason = "unknown", "the process that ran it is gone, and did not say how it ended"
-        ended = row["ended_at_us"]
-        found.append(
-            {
-                "id": row["id"], "notebook": row["notebook"], "parameters": json.loads(row["parameters"]), "state": state, "reason": reason,
-                "started_at": text.iso(clock.instant(row["started_at_us"])), "ended_at": None if ended is None else text.iso(clock.instant(ended)), "outputs": json.loads(row["outputs"]),
-            }
-        )  # fmt: skip
-    return found
 
 
 def written(notebook: "NotebookNode") -> bytes:

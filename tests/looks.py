@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import clock, indicators, snapshot
+from opslib import clock, snapshot
+from opslib import tape as tape_module
 from opslib.clock import Window
-from opslib.indicators import Tape
+from opslib.tape import Tape
 from opslib.page import Pages, tell_apart
 from opslib.snapshot import Look
 from opslib.store import Post, Store
@@ -154,7 +155,7 @@ def store(folder: Path, now: datetime = CLOSES) -> Store:
 def stored_tape(kept: Store, start: float, end: float, known: float | None = None, every: float = EVERY) -> Tape:
     """The tape of a window through the real store."""
     known_at = None if known is None else at(known)
-    return indicators.tape(kept, "desk", window(start, end), known_at, HOW, post_every_s=every)
+    return tape_module.load(kept, "desk", window(start, end), known_at, HOW, post_every_s=every)
 
 
 def recorded_rows(folder: Path) -> list[tuple[datetime, dict[str, Any]]]:

@@ -1,0 +1,53 @@
+"""
+This module knows who runs a notebook and whether they still do, and nothing else: how the ledger of runs is read.
+"""
+
+import json
+import os
+import socket
+from typing import Any
+
+from opslib import clock, text
+from opslib.store import Store
+
+
+def process() -> str:
+    """Who is running: host, process and when it was started, so that a later look can tell whether it is gone."""
+    import psutil
+
+    return f"{socket.gethostname()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
+
+
+def _gone(who: str) -> bool:
+    """Is the process of a run on this host gone? Of another host it cannot be told."""
+    import psutil
+
+    host, pid, created = who.split("|")
+    if host != socket.gethostname():
+        return False
+    try:
+        found = psutil.Process(int(pid))
+        return found.status() == psutil.STATUS_ZOMBIE or abs(found.create_time() - float(created)) > 1
+    except psutil.NoSuchProcess:
+        return True
+
+
+def runs(store: Store) -> list[dict[str, Any]]:
+    """
+    The ledger as CONTRACT.md has it, oldest first.
+
+    A run that was begun and not ended, whose process is gone, is *unknown*: it may have done anything.
+    """
+    found = []
+    for row in store.runs():
+        state, reason = row["state"], row["reason"]
+        if state == "running" and _gone(row["process"]):
+            state, reason = "unknown", "the process that ran it is gone, and did not say how it ended"
+        ended = row["ended_at_us"]
+        found.append(
+            {
+                "id": row["id"], "notebook": row["notebook"], "parameters": json.loads(row["parameters"]), "state": state, "reason": reason,
+                "started_at": text.iso(clock.instant(row["started_at_us"])), "ended_at": None if ended is None else text.iso(clock.instant(ended)), "outputs": json.loads(row["outputs"]),
+            }
+        )  # fmt: skip
+    return found
