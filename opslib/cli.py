@@ -6,6 +6,7 @@ shown. Imports that cost time happen in the command that needs them.
 """
 
 import argparse
+import io
 import json
 import os
 import re
@@ -87,6 +88,9 @@ def _parser() -> _Parser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     asked = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # Whatever the terminal is set to, what came in goes out the same.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         options = _parser().parse_args(asked)
         for name in ("home", "app", "as_of", "known_at"):

@@ -18,6 +18,7 @@ from opslib.snapshot import COUNTERS, PROVIDERS, Look
 from opslib.text import NEW_YORK
 
 SECOND = 1_000_000
+FASTEST = SECOND // 10  # No page posts faster; what comes faster came from several at once.
 BLOCK = 15  # Looks over which a page's rhythm is taken to be one.
 
 
@@ -171,7 +172,7 @@ def _intervals_us(looks: list[Look], otherwise_us: int) -> tuple[int, ...]:
             short, middle = around[len(around) // 4], around[len(around) // 2]
             step = middle if middle < 1.6 * short else short
             rhythm = round(statistics.median(g / max(1, round(g / step)) for g in around))
-        found += [rhythm] * min(BLOCK, len(looks) - start)
+        found += [max(FASTEST, rhythm)] * min(BLOCK, len(looks) - start)
     return tuple(found)
 
 
@@ -213,7 +214,7 @@ def tell_apart(looks: Iterable[Look], how: Pages, post_every_s: float) -> tuple[
             track.parent.looks.extend(track.looks)
             track.looks = []
     kept = [t for t in tracks if t.looks]
-    seen = [b.ts_us - a.ts_us for t in kept for a, b in zip(t.looks, t.looks[1:])]
+    seen = [b.ts_us - a.ts_us for t in kept for a, b in zip(t.looks, t.looks[1:]) if b.ts_us > a.ts_us]
     # A page too young to show its rhythm has that of the others.
     usual_us = round(statistics.median(seen)) if seen else round(post_every_s * SECOND)
     return tuple(_finish(t, how, usual_us) for t in kept)

@@ -10,12 +10,13 @@ import hmac
 import ipaddress
 import json
 import queue
+import socket
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -29,7 +30,11 @@ from opslib.settings import Settings
 from opslib.snapshot import Snapshot
 from opslib.store import MOST_POST_REJECTS, Post, Reject, Store
 
+if TYPE_CHECKING:
+    import uvicorn
+
 LARGEST_BODY = 64 * 1024
+LARGEST_HEAD = 512 * 1024  # With whatever part of the body comes in the same packets.
 CONTENT_TYPES = ("application/json", "text/plain")
 RETRY_AFTER_S = 5
 MOST_WAITING = 4096
@@ -68,6 +73,7 @@ class Writer:
         """
         item = Post(clock.micros(self._now()), found) if isinstance(found, Snapshot) else found
         done: Future = Future()
+        done.set_running_or_notify_cancel()  # Who stops waiting for it stops neither the write nor the writer.
         self._waiting.put_nowait((item, done))
         return done
 
@@ -146,25 +152,26 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
     async def export(request: Request) -> Response:
         headers = cors(request)
         if not _allowed(_given_key(request), write_key):
-            raise _Refused(401, "The ingest key is needed", "send it as Authorization: Bearer …, or as the query parameter key", {**headers, "www-authenticate": "Bearer"})
+            raise _Refused(401, "The ingest key is needed", "send it as Authorization: Bearer …, or as the query parameter key", {"www-authenticate": "Bearer"})
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in CONTENT_TYPES:
-            raise _Refused(415, "The content type is not taken", f"{' and '.join(CONTENT_TYPES)} are", headers)
+            raise _Refused(415, "The content type is not taken", f"{' and '.join(CONTENT_TYPES)} are")
         if "content-encoding" in request.headers and request.headers["content-encoding"].lower() != "identity":
-            raise _Refused(415, "The content encoding is not taken", "send the JSON as it is", headers)
+            raise _Refused(415, "The content encoding is not taken", "send the JSON as it is")
         body = await _body(request)
         try:
             found = snapshot.read(snapshot.loads(body), body)
         except BadSnapshot as problem:
             await kept(Reject("post", tuple(problem.fields), body))
-            raise _Refused(400, "These are no dashboard metrics", str(problem)[:2000], headers, fields=[field[:200] for field in problem.fields[:100]]) from None
+            raise _Refused(400, "These are no dashboard metrics", str(problem)[:2000], fields=[field[:200] for field in problem.fields[:100]]) from None
         await kept(found)
         return Response(status_code=204, headers=headers)
 
     async def kept(found: Snapshot | Reject) -> None:
         try:
             await asyncio.wrap_future(writer.keep(found))
-        except (StoreError, queue.Full) as problem:
-            print(f"ops serve: a post could not be kept: {settings.redact(str(problem) or 'too many are waiting')}", file=sys.stderr)
+        except Exception as problem:  # Whatever keeps a post from the disk, its sender must hear 503 and send it again.
+            why = "too many are waiting" if isinstance(problem, queue.Full) else f"{problem}" if isinstance(problem, StoreError) else repr(problem)
+            print(f"ops serve: a post could not be kept: {settings.redact(why)}", file=sys.stderr)
             raise _Refused(503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}) from None
 
     async def preflight(request: Request) -> Response:
@@ -195,7 +202,11 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
 
     async def refused(request: Request, problem: _Refused) -> Response:
         content = {"type": "about:blank", "title": problem.title, "status": problem.status, "detail": problem.detail} | problem.more
-        return Response(json.dumps(content), problem.status, problem.headers, "application/problem+json")
+        try:
+            headers = cors(request)  # Without it a page could not read why it was refused.
+        except _Refused:
+            headers = {}
+        return Response(json.dumps(content), problem.status, headers | problem.headers, "application/problem+json")
 
     async def store_fails(request: Request, problem: OpsError) -> Response:
         return await refused(request, _Refused(503, "The store cannot be read", settings.redact(str(problem)), {"retry-after": str(RETRY_AFTER_S)}))
@@ -211,6 +222,7 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
         Route("/metrics", metrics_text, methods=["GET"]),
     ]
     app = Starlette(routes=routes, exception_handlers={_Refused: refused, OpsError: store_fails, ClientDisconnect: gone})
+    app.router.redirect_slashes = False  # A redirect would repeat the query, and with it a key.
     app.state.writer = writer
     return app
 
@@ -232,23 +244,48 @@ def serve(settings: Settings, store: Store, rules: rules_module.Rules, *, host: 
 
     Raises:
         SettingsError: Others could reach it and a key is missing.
-        OpsError: The port is taken.
+        OpsError: The port cannot be listened on.
     """
-    import uvicorn
-
     _checked_host(settings, host)
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+    except OSError as problem:
+        raise OpsError(f"port {port} of {host} could not be listened on ({problem.strerror}); is another ops serve running? Give another --port.") from None
     app = build(settings, store, rules)
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10, h11_max_incomplete_event_size=16_384)
-    server = uvicorn.Server(config)
     print(f"ops serve: {settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C", file=sys.stderr)
     try:
-        server.run()
-    except SystemExit:
-        raise OpsError(f"port {port} of {host} could not be listened on; is another ops serve running? Give another --port.") from None
+        _uvicorn(app).run(sockets=[listening])
     except KeyboardInterrupt:
         pass
     finally:
         app.state.writer.close()
+
+
+def _uvicorn(app: Starlette) -> "uvicorn.Server":
+    """The web server, with an end to how much head a request may have."""
+    import uvicorn
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Bounded(HttpToolsProtocol):
+        _head_bytes: int | None = 0
+
+        def on_message_begin(self) -> None:
+            self._head_bytes = 0
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._head_bytes = None
+            super().on_headers_complete()
+
+        def data_received(self, data: bytes) -> None:
+            if self._head_bytes is not None:
+                self._head_bytes += len(data)
+                if self._head_bytes > LARGEST_HEAD:
+                    self.transport.close()
+                    return
+            super().data_received(data)
+
+    return uvicorn.Server(uvicorn.Config(app, http=Bounded, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10))
 
 
 class Served:
@@ -260,16 +297,12 @@ class Served:
     """
 
     def __init__(self, settings: Settings, store: Store, rules: rules_module.Rules, *, now: Callable[[], datetime] = clock.now):
-        import socket
-
-        import uvicorn
-
         self._app = build(settings, store, rules, now=now)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(128)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(self._app, log_level="error", access_log=False))
+        self._server = _uvicorn(self._app)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 
     def __enter__(self) -> "Served":

@@ -66,7 +66,7 @@ class Settings:
 
     def redact(self, outgoing: str) -> str:
         """Text with every secret's value replaced by its name."""
-        for name, value in self.secrets.items():
+        for name, value in sorted(self.secrets.items(), key=lambda s: -len(s[1])):  # The longer first: one may stand in another.
             outgoing = outgoing.replace(value, f"[{name}]")
         return outgoing
 
@@ -90,14 +90,13 @@ def _secret(name: str, environ: Mapping[str, str]) -> str | None:
 def redacted(outgoing: str, environ: Mapping[str, str] | None = None) -> str:
     """Text for people without any secret, also where the settings themselves cannot be read."""
     environ = os.environ if environ is None else environ
+    found = {}
     for name in SECRETS:
         try:
-            value = _secret(name, environ)
+            found[name] = _secret(name, environ)
         except SettingsError:
-            value = None  # Its file cannot be read, so nobody can have put it into the text either.
-        if value:
-            outgoing = outgoing.replace(value, f"[{name}]")
-    return outgoing
+            continue  # Its file cannot be read, so nobody can have put it into the text either.
+    return Settings(Path(), "", secrets={name: value for name, value in found.items() if value}).redact(outgoing)
 
 
 def _from_file(path: Path) -> dict:
@@ -147,7 +146,7 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
         home=base,
         app=name,
         store_url=environ.get("OPS_STORE_URL") or found.get("store_url", ""),
-        cors_origins=tuple(o.strip().rstrip("/") for o in origins.split(",") if o.strip()) if origins else tuple(found.get("cors_origins", ())),
+        cors_origins=tuple(o.strip().rstrip("/") for o in (origins.split(",") if origins else found.get("cors_origins", ())) if o.strip()),
         wired=tuple(found.get("wired", ())),
         post_every_s=float(found.get("post_every_s", next(f.default for f in fields(Settings) if f.name == "post_every_s"))),
         secrets=secrets,

@@ -146,7 +146,7 @@ def _value(field: Field, found: Any) -> tuple[Any, str | None]:
             return None, "text"
         if field.name == "page_id":
             return (found, None) if 0 < len(found) <= 128 and found.isprintable() else (None, "1 to 128 printable characters")
-        return found[:500].encode("utf-8", "replace").decode().replace("\0", " "), None
+        return _printable(found[:500]), None
     whole = isinstance(found, int) or (isinstance(found, float) and found.is_integer())
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         return None, "a number"
@@ -157,6 +157,11 @@ def _value(field: Field, found: Any) -> tuple[Any, str | None]:
     return (int(found), None) if whole and 0 <= found <= LARGEST_COUNT else (None, "a whole count of 0 or more")
 
 
+def _printable(outside: str) -> str:
+    """Text that every database and encoding takes: no half of a surrogate pair, no NUL."""
+    return outside.encode("utf-8", "replace").decode().replace("\0", " ")
+
+
 def _by_type(found: Any) -> tuple[str | None, str | None]:
     """errorsByType as JSON; an empty object is a Map that JSON lost, so it says nothing."""
     if found is None or found == {}:
@@ -164,7 +169,7 @@ def _by_type(found: Any) -> tuple[str | None, str | None]:
     count = Field("errors_by_type", (), "count")
     if not isinstance(found, dict) or any(v is None or _value(count, v)[1] for v in found.values()) or len(found) > 200:
         return None, "an object of counts"
-    return json.dumps({kind: int(v) for kind, v in found.items()}, sort_keys=True), None
+    return json.dumps({_printable(kind)[:100]: int(v) for kind, v in found.items()}, sort_keys=True), None
 
 
 def read(metrics: Any, body: bytes | None = None) -> Snapshot:

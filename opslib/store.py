@@ -8,6 +8,7 @@ Writers take turns (SQLite's own lock; an advisory lock in PostgreSQL), so `seq`
 """
 
 import json
+import os
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -141,7 +142,10 @@ class Store:
             else:
                 self._engine = sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True)
             weakref.finalize(self, self._engine.dispose)  # Who forgets to close a store leaves no connection behind.
+            self._file: tuple[str, tuple[int, int] | None] | None = None
             self._prepare()
+            if self._sqlite and parsed.database:
+                self._file = (parsed.database, _identity(parsed.database))
         except (sa.exc.SQLAlchemyError, OSError, ImportError) as problem:
             raise StoreError(self._told("opened", problem)) from None
 
@@ -186,6 +190,8 @@ class Store:
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """A transaction that no other writer overlaps."""
+        if self._file and self._file[1] != _identity(self._file[0]):
+            raise StoreError(f"the store {self._name} was taken away or replaced while it was open; what is written to it would be lost. Start again.")
         with self._engine.connect() as connection:
             if self._sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -195,7 +201,10 @@ class Store:
                 yield connection
                 connection.exec_driver_sql("COMMIT") if self._sqlite else connection.commit()
             except BaseException:
-                connection.exec_driver_sql("ROLLBACK") if self._sqlite else connection.rollback()
+                if not self._sqlite:
+                    connection.rollback()
+                elif connection.connection.driver_connection.in_transaction:  # On a full disk SQLite has rolled back by itself.
+                    connection.exec_driver_sql("ROLLBACK")
                 raise
 
     @contextmanager
@@ -402,6 +411,15 @@ class Store:
     def close(self) -> None:
         """Let go of the database."""
         self._engine.dispose()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file stands at a path? None where none does."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _chunks(items: list, size: int) -> Iterator[list]:

@@ -414,10 +414,18 @@ def test_a_locked_store_is_waited_for_and_then_a_503(home: Path, monkeypatch: py
 def test_too_many_waiting_is_a_503(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the queue before the disk is full, one more post is answered 503 at once, and those that wait are kept."""
     monkeypatch.setattr(server, "MOST_WAITING", 2)
-    held, write = threading.Event(), Store.write
-    monkeypatch.setattr(Store, "write", lambda *a, **k: held.wait(30) and write(*a, **k))
+    held, entered, write = threading.Event(), threading.Event(), Store.write
+
+    def slowly(*a: Any, **k: Any) -> int:
+        entered.set()
+        assert held.wait(30)
+        return write(*a, **k)
+
+    monkeypatch.setattr(Store, "write", slowly)
     with receiving() as receiver, ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(receiver.post, a_body(n)) for n in range(8)]
+        waiting = [pool.submit(receiver.post, a_body(0))]
+        assert entered.wait(30)
+        waiting += [pool.submit(receiver.post, a_body(n)) for n in range(1, 8)]
         awaited(lambda: sum(w.done() for w in waiting) >= 5, "the refusals")
         held.set()
         found = sorted(w.result().status for w in waiting)
