@@ -22,73 +22,14 @@ import sqlalchemy as sa
 
 from opslib import clock
 from opslib.errors import StoreError
-from opslib.snapshot import FIELDS, Look, Snapshot
+from opslib.schema import ALIVE, FACTS, REJECTS, RUNS, SNAPSHOTS, TABLES
+from opslib.snapshot import Look, Snapshot
 
 MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = ()  # Each brings the tables one schema further; the first schema is 1.
 BUSY_TIMEOUT_MS = 30_000
 WRITERS_LOCK = 7_061_902  # Any number, the same for every writer: the key of PostgreSQL's advisory lock.
 MOST_POST_REJECTS = 10_000
-_KINDS = {"count": sa.BigInteger, "number": sa.Double, "flag": sa.Boolean, "millis": sa.BigInteger, "text": sa.Text}
-
-_meta = sa.MetaData()
-_facts = sa.Table("meta", _meta, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False))
-_seq = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-_snapshots = sa.Table(
-    "snapshots",
-    _meta,
-    sa.Column("seq", _seq, primary_key=True, autoincrement=True),
-    sa.Column("app", sa.Text, nullable=False),
-    sa.Column("ts_us", sa.BigInteger, nullable=False),
-    sa.Column("known_at_us", sa.BigInteger, nullable=False),
-    sa.Column("digest", sa.LargeBinary, nullable=False),
-    sa.Column("load_ms", sa.BigInteger),
-    sa.Column("errors_by_type", sa.Text),
-    *(sa.Column(f.name, _KINDS[f.kind]) for f in FIELDS),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-    sa.UniqueConstraint("app", "digest", name="one_body_one_row"),
-    sa.Index("snapshots_by_time", "app", "ts_us"),
-    sqlite_autoincrement=True,
-)
-for _name, _columns, _those in (
-    ("snapshots_by_load", ("app", "load_ms", "ts_us", "known_at_us"), _snapshots.c.page_id.is_(None)),
-    ("snapshots_by_page", ("app", "page_id", "ts_us", "known_at_us"), _snapshots.c.page_id.is_not(None)),
-):
-    sa.Index(_name, *(_snapshots.c[c] for c in _columns), sqlite_where=_those, postgresql_where=_those)
-_alive = sa.Table(
-    "alive",
-    _meta,
-    sa.Column("app", sa.Text, primary_key=True),
-    sa.Column("field", sa.Text, primary_key=True),
-    sa.Column("known_at_us", sa.BigInteger, primary_key=True),
-)
-_rejects = sa.Table(
-    "rejects",
-    _meta,
-    sa.Column("seq", _seq, primary_key=True, autoincrement=True),
-    sa.Column("app", sa.Text, nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("known_at_us", sa.BigInteger, nullable=False),
-    sa.Column("reasons", sa.Text, nullable=False),
-    sa.Column("digest", sa.LargeBinary, nullable=False),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-    sa.UniqueConstraint("app", "digest", name="one_reject_one_row"),
-    sqlite_autoincrement=True,
-)
-_runs = sa.Table(
-    "runs",
-    _meta,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("app", sa.Text, nullable=False),
-    sa.Column("notebook", sa.Text, nullable=False),
-    sa.Column("parameters", sa.Text, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("started_at_us", sa.BigInteger, nullable=False),
-    sa.Column("ended_at_us", sa.BigInteger),
-    sa.Column("outputs", sa.Text, nullable=False),
-    sa.Column("process", sa.Text, nullable=False),
-)
-_LOOK = [_snapshots.c[name] for name in Look._fields]
+_LOOK = [SNAPSHOTS.c[name] for name in Look._fields]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +118,12 @@ class Store:
             found = self._schema(connection) if sa.inspect(connection).has_table("meta") else None
             for migrate in MIGRATIONS[found - 1 :] if found else ():
                 migrate(connection)
-            _meta.create_all(connection)
+            TABLES.create_all(connection)
             self._remember(connection, "schema", str(len(MIGRATIONS) + 1))
 
     def _schema(self, connection: sa.Connection) -> int | None:
         """The schema of the tables that are there; None while somebody is just making them."""
-        found = connection.execute(sa.select(_facts.c.value).where(_facts.c.key == "schema")).scalar()
+        found = connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == "schema")).scalar()
         if found is not None and int(found) > len(MIGRATIONS) + 1:
             raise StoreError(f"the store {self._name} was made by a newer opslib (schema {found}; this one knows {len(MIGRATIONS) + 1}). Install that one.")
         return None if found is None else int(found)
@@ -216,12 +157,12 @@ class Store:
             raise StoreError(self._told("read", problem)) from None
 
     def _remember(self, connection: sa.Connection, key: str, value: str) -> None:
-        if connection.execute(sa.update(_facts).where(_facts.c.key == key).values(value=value)).rowcount == 0:
-            connection.execute(sa.insert(_facts).values(key=key, value=value))
+        if connection.execute(sa.update(FACTS).where(FACTS.c.key == key).values(value=value)).rowcount == 0:
+            connection.execute(sa.insert(FACTS).values(key=key, value=value))
 
     def _known_at(self, connection: sa.Connection) -> int:
         """When this write is known: now, but never before an earlier write."""
-        last = connection.execute(sa.select(_facts.c.value).where(_facts.c.key == "known_at_us")).scalar()
+        last = connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == "known_at_us")).scalar()
         known_at = max(clock.micros(self._now()), int(last or 0))
         self._remember(connection, "known_at_us", str(known_at))
         return known_at
@@ -247,7 +188,7 @@ class Store:
             with self._writing() as connection:
                 known_at = self._known_at(connection)
                 for digests in _chunks(list(new), 500):
-                    held = connection.execute(sa.select(_snapshots.c.digest).where(_snapshots.c.app == app, _snapshots.c.digest.in_(digests)))
+                    held = connection.execute(sa.select(SNAPSHOTS.c.digest).where(SNAPSHOTS.c.app == app, SNAPSHOTS.c.digest.in_(digests)))
                     for row in held:
                         del new[bytes(row.digest)]
                 rows = [
@@ -255,7 +196,7 @@ class Store:
                     for d, p in reversed(new.items())
                 ]
                 if rows:
-                    connection.execute(sa.insert(_snapshots), rows)
+                    connection.execute(sa.insert(SNAPSHOTS), rows)
                     self._note_alive(connection, app, rows, new)
                 self._keep_rejects(connection, app, list(rejects), known_at)
         except sa.exc.SQLAlchemyError as problem:
@@ -271,19 +212,19 @@ class Store:
                 first[name] = min(first.get(name, row["known_at_us"]), row["known_at_us"])
         if not first:
             return
-        known = dict(connection.execute(sa.select(_alive.c.field, sa.func.min(_alive.c.known_at_us)).where(_alive.c.app == app).group_by(_alive.c.field)).all())
+        known = dict(connection.execute(sa.select(ALIVE.c.field, sa.func.min(ALIVE.c.known_at_us)).where(ALIVE.c.app == app).group_by(ALIVE.c.field)).all())
         earlier = [{"app": app, "field": f, "known_at_us": at} for f, at in first.items() if f not in known or at < known[f]]
         if earlier:
-            connection.execute(sa.insert(_alive), earlier)
+            connection.execute(sa.insert(ALIVE), earlier)
 
     @staticmethod
     def _keep_rejects(connection: sa.Connection, app: str, rejects: list[Reject], known_at: int) -> None:
         for reject in rejects:
             digest = sha256(reject.source.encode() + b"\0" + reject.body).digest()
-            if connection.execute(sa.select(_rejects.c.seq).where(_rejects.c.app == app, _rejects.c.digest == digest)).first():
+            if connection.execute(sa.select(REJECTS.c.seq).where(REJECTS.c.app == app, REJECTS.c.digest == digest)).first():
                 continue
             connection.execute(
-                sa.insert(_rejects).values(
+                sa.insert(REJECTS).values(
                     app=app, source=reject.source, known_at_us=known_at, reasons=json.dumps(list(reject.reasons)), digest=digest, body=zlib.compress(reject.body, 1)
                 )
             )
@@ -291,7 +232,7 @@ class Store:
     def post_rejects(self, app: str) -> int:
         """How many refused posts of that app are kept; the receiver stops at `MOST_POST_REJECTS`, lest a stranger fill the disk."""
         with self._reading() as connection:
-            return connection.execute(sa.select(sa.func.count()).where(_rejects.c.app == app, _rejects.c.source == "post")).scalar_one()
+            return connection.execute(sa.select(sa.func.count()).where(REJECTS.c.app == app, REJECTS.c.source == "post")).scalar_one()
 
     def looks(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> list[Look]:
         """
@@ -299,8 +240,8 @@ class Store:
 
         In order of time; an empty list where there is nothing.
         """
-        query = sa.select(*_LOOK).where(_snapshots.c.app == app, _snapshots.c.ts_us > start_us, _snapshots.c.ts_us <= end_us)
-        return self._looks(query.order_by(_snapshots.c.ts_us, _snapshots.c.seq), known_at_us)
+        query = sa.select(*_LOOK).where(SNAPSHOTS.c.app == app, SNAPSHOTS.c.ts_us > start_us, SNAPSHOTS.c.ts_us <= end_us)
+        return self._looks(query.order_by(SNAPSHOTS.c.ts_us, SNAPSHOTS.c.seq), known_at_us)
 
     def last_look(self, app: str, before_us: int, known_at_us: int | None, *, connected: bool | None = None, **which: Any) -> Look | None:
         """
@@ -310,7 +251,7 @@ class Store:
             connected: Only one whose WebSocket was so.
             which: Of one page only: its `page_id`; or, where that is None, its `load_ms` within `jitter_ms`.
         """
-        s = _snapshots.c
+        s = SNAPSHOTS.c
         found = self._of_page(sa.select(s.seq).where(s.app == app, s.ts_us <= before_us), known_at_us, **which)
         if connected is not None:
             found = found.where(s.websocket_connected == connected)
@@ -318,12 +259,12 @@ class Store:
 
     def first_look(self, app: str, after_us: int, known_at_us: int | None, **which: Any) -> Look | None:
         """What was the first look of a page (see `last_look`) after an instant? None where there is none."""
-        s = _snapshots.c
+        s = SNAPSHOTS.c
         return self._one(self._of_page(sa.select(s.seq).where(s.app == app, s.ts_us > after_us), known_at_us, **which).order_by(s.ts_us, s.seq))
 
     @staticmethod
     def _of_page(query: sa.Select, known_at_us: int | None, page_id: str | None = None, load_ms: int | None = None, jitter_ms: int = 0) -> sa.Select:
-        s = _snapshots.c
+        s = SNAPSHOTS.c
         if page_id:
             query = query.where(s.page_id == page_id)
         elif load_ms is not None:
@@ -332,31 +273,31 @@ class Store:
 
     def _one(self, which: sa.Select) -> Look | None:
         """The one look whose `seq` is found first: by an index alone, so that only its own row is read."""
-        found = self._looks(sa.select(*_LOOK).where(_snapshots.c.seq == which.limit(1).scalar_subquery()), None)
+        found = self._looks(sa.select(*_LOOK).where(SNAPSHOTS.c.seq == which.limit(1).scalar_subquery()), None)
         return found[0] if found else None
 
     def _looks(self, query: sa.Select, known_at_us: int | None) -> list[Look]:
         if known_at_us is not None:
-            query = query.where(_snapshots.c.known_at_us <= known_at_us)
+            query = query.where(SNAPSHOTS.c.known_at_us <= known_at_us)
         with self._reading() as connection:
             return [Look._make(row) for row in connection.execute(query)]
 
     def alive(self, app: str, known_at_us: int | None) -> frozenset[str]:
         """Which fields that an unwired app leaves at zero were known to move (see `snapshot.NEVER_SEEN_ALIVE`)?"""
-        query = sa.select(_alive.c.field).where(_alive.c.app == app)
+        query = sa.select(ALIVE.c.field).where(ALIVE.c.app == app)
         if known_at_us is not None:
-            query = query.where(_alive.c.known_at_us <= known_at_us)
+            query = query.where(ALIVE.c.known_at_us <= known_at_us)
         with self._reading() as connection:
             return frozenset(connection.execute(query).scalars())
 
     def first_ts(self, app: str) -> int | None:
         """When the oldest look happened, microseconds; None where there is none."""
         with self._reading() as connection:
-            return connection.execute(sa.select(sa.func.min(_snapshots.c.ts_us)).where(_snapshots.c.app == app)).scalar()
+            return connection.execute(sa.select(sa.func.min(SNAPSHOTS.c.ts_us)).where(SNAPSHOTS.c.app == app)).scalar()
 
     def bodies(self, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None) -> Iterator[tuple[int, int, str | None, bytes]]:
         """Every post as it came, oldest first: (ts_us, known_at_us, page id or None, body), without holding them all."""
-        s = _snapshots.c
+        s = SNAPSHOTS.c
         query = sa.select(s.ts_us, s.known_at_us, s.page_id, s.body).where(s.app == app).order_by(s.ts_us, s.seq)
         if start_us is not None:
             query = query.where(s.ts_us > start_us)
@@ -370,7 +311,7 @@ class Store:
 
     def rejects(self, app: str) -> list[tuple[int, Reject]]:
         """What was refused, in the order it came: (known_at_us, reject)."""
-        r = _rejects.c
+        r = REJECTS.c
         with self._reading() as connection:
             found = connection.execute(sa.select(r.known_at_us, r.source, r.reasons, r.body).where(r.app == app).order_by(r.seq)).all()
         return [(row.known_at_us, Reject(row.source, tuple(json.loads(row.reasons)), zlib.decompress(row.body))) for row in found]
@@ -378,12 +319,12 @@ class Store:
     def run_begins(self, **row: Any) -> None:
         """Write a run into the ledger before it begins."""
         with self._ledger() as connection:
-            connection.execute(sa.insert(_runs).values(ended_at_us=None, reason=None, **row))
+            connection.execute(sa.insert(RUNS).values(ended_at_us=None, reason=None, **row))
 
     def run_ends(self, run_id: str, *, state: str, reason: str | None, ended_at_us: int, outputs: list[str]) -> None:
         """Write into the ledger how a run ended."""
         with self._ledger() as connection:
-            connection.execute(sa.update(_runs).where(_runs.c.id == run_id).values(state=state, reason=reason, ended_at_us=ended_at_us, outputs=json.dumps(outputs)))
+            connection.execute(sa.update(RUNS).where(RUNS.c.id == run_id).values(state=state, reason=reason, ended_at_us=ended_at_us, outputs=json.dumps(outputs)))
 
     @contextmanager
     def _ledger(self) -> Iterator[sa.Connection]:
@@ -396,12 +337,12 @@ class Store:
     def runs(self) -> list[dict[str, Any]]:
         """The ledger as it stands, oldest first."""
         with self._reading() as connection:
-            return [dict(row._mapping) for row in connection.execute(sa.select(_runs).order_by(_runs.c.started_at_us, _runs.c.id))]
+            return [dict(row._mapping) for row in connection.execute(sa.select(RUNS).order_by(RUNS.c.started_at_us, RUNS.c.id))]
 
     def recall(self, key: str) -> str | None:
         """A small fact remembered under a key, or None."""
         with self._reading() as connection:
-            return connection.execute(sa.select(_facts.c.value).where(_facts.c.key == key)).scalar()
+            return connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == key)).scalar()
 
     def remember(self, key: str, value: str) -> None:
         """Remember a small fact under a key."""

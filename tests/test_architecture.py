@@ -14,7 +14,7 @@ HOUSE = """
  5 voice     plots  panels  exposition  server  report  daily  document  publication  parameters  ledger  runner  desk
  4 act
  3 meaning   tape  indicators  rules  findings
- 2 facts     snapshot  page  store  intake
+ 2 facts     snapshot  page  schema  store  intake
  1 ground    clock  settings
  0 bedrock   errors  text
 """
