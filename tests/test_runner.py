@@ -17,7 +17,8 @@ import psutil
 import pytest
 from conftest import absent, needs
 
-from opslib import cli, ledger, clock, desk, runner
+from opslib import cli, clock, desk, runner
+from opslib import ledger as ledger_module
 
 TOKENS = {"OPS_INGEST_KEY": "ingest-sesame-1", "OPS_READ_KEY": "read-sesame-2", "OPS_MASSIVE_TOKEN": "massive-sesame-3", "OPS_TRADIER_TOKEN": "tradier-sesame-4"}
 WRITE_PID = "import os, pathlib\npathlib.Path('kernel.tmp').write_text(str(os.getpid()))\nos.rename('kernel.tmp', 'kernel.pid')"
@@ -479,10 +480,10 @@ def test_a_dead_runner_that_nobody_has_buried(home: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         process = f"{socket.gethostname()}|{other.pid}|{psutil.Process(other.pid).create_time():.2f}"
         store.run_begins(id="a", app="desk", notebook="n", parameters="{}", state="running", started_at_us=clock.micros(clock.now()), outputs="[]", process=process)
-        assert [r["state"] for r in ledger.runs(store)] == ["running"]
+        assert [r["state"] for r in ledger_module.runs(store)] == ["running"]
         other.kill()
         until(lambda: gone(other.pid))
-        assert [r["state"] for r in ledger.runs(store)] == ["unknown"]
+        assert [r["state"] for r in ledger_module.runs(store)] == ["unknown"]
 
 
 def test_a_ledger_that_cannot_be_written(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
