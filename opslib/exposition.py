@@ -15,13 +15,15 @@ from opslib.rules import Rules
 from opslib.settings import Settings
 from opslib.store import Store
 
-SETTLED = timedelta(seconds=30)  # Posts older than this are in the store; a running total up to then may be remembered.
+SETTLED = timedelta(seconds=90)  # Well over the store's busy timeout: posts older than this are in it, and a total up to then may be remembered.
 STRIDE = timedelta(days=1)
 
 
 def errors_total(store: Store, settings: Settings, rules: Rules, as_of: datetime) -> int | None:
     """
-    How many errors have all pages of the app counted since the first look? Never falls, whatever the pages reset.
+    How many errors have all pages that were ever seen counted, each since its load? Never falls, whatever they reset.
+
+    What is imported of a time that is already remembered does not enter it: it tells how fast errors come, now.
 
     The part that is settled is remembered in the store, so that asking again costs what happened since.
     None where nothing was ever seen.
@@ -67,7 +69,7 @@ def prometheus(view: View, total_errors: int | None) -> str:
         ("trading_backtest_variance_points", "gauge", "Backtest minus live net result, percentage points, as the page last said.", [("", figures["pnl"]["backtest_variance_pp"])]),
         ("trading_websocket_connected", "gauge", "1 when every open page has its WebSocket.", [("", None if down is None else float(down))]),
         ("trading_look_coverage_ratio", "gauge", "Looks received of those expected in the last hour, 0 to 1.", [("", view.coverage)]),
-        ("trading_system_errors_total", "counter", "Errors counted by all pages since the first look.", [("", total_errors)]),
+        ("trading_system_errors_total", "counter", "Errors counted by all pages that were ever seen, each since its load.", [("", total_errors)]),
     ]
     lines = []
     for name, kind, words, samples in families:

@@ -6,6 +6,7 @@ transaction, so that many connections share one fsync.
 """
 
 import asyncio
+import gc
 import hmac
 import ipaddress
 import json
@@ -169,7 +170,7 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
     async def kept(found: Snapshot | Reject) -> None:
         try:
             await asyncio.wrap_future(writer.keep(found))
-        except Exception as problem:  # Whatever keeps a post from the disk, its sender must hear 503 and send it again.
+        except (Exception, asyncio.CancelledError) as problem:  # Whatever keeps a post from the disk, a shutdown too: its sender must hear 503 and send it again.
             why = "too many are waiting" if isinstance(problem, queue.Full) else f"{problem}" if isinstance(problem, StoreError) else repr(problem)
             print(f"ops serve: a post could not be kept: {settings.redact(why)}", file=sys.stderr)
             raise _Refused(503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}) from None
@@ -247,6 +248,8 @@ def serve(settings: Settings, store: Store, rules: rules_module.Rules, *, host: 
         OpsError: The port cannot be listened on.
     """
     _checked_host(settings, host)
+    gc.collect()
+    gc.freeze()  # What start-up made stays; a full collection that walks it every second or so held up one post in fifty.
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
     except OSError as problem:
