@@ -22,7 +22,7 @@ from opslib.errors import ImportRefused, OpsError, UsageError
 if TYPE_CHECKING:
     from opslib.desk import Desk
 
-DONE, INCOMPLETE, WRONG_USAGE, FAILED = 0, 3, 64, 70
+DONE, INCOMPLETE, FAILED = 0, 3, 70
 STATES = {"ok": DONE, "incomplete": INCOMPLETE, "failed": FAILED}
 
 

@@ -350,7 +350,8 @@ def load(store: Store, app: str, window: Window, known_at: datetime | None, how:
     The looks of a window, with those before it that it needs to begin from.
 
     Its cost is that of the window, however long the history: from before the window only as much is read as two looks
-    of one page may lie apart, and, for a page that was silent for longer, its one last look.
+    of one page may lie apart; for a page that was silent for longer, the looks about its last one; and for a socket that
+    is down from the beginning, the look at which it went down.
 
     Args:
         known_at: Only what had come into the store by then; None is all that is known.

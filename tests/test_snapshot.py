@@ -357,3 +357,10 @@ def test_a_random_real_walk_reads_and_reads_again():
         told = body(massive_requests=n, massive_successes=rng.randint(0, n), gross_mean_pct=rng.uniform(-50, 50))
         first = snapshot.read(told)
         assert snapshot.read(snapshot.loads(first.body)) == first
+
+
+def test_what_may_be_declared_wired_is_what_can_be_unwired():
+    """The settings, which lie below, name the same fields that may be declared wired as the snapshot knows to be left at zero."""
+    from opslib import settings
+
+    assert set(settings.WIRED) == set(snapshot.NEVER_SEEN_ALIVE)
