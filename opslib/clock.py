@@ -9,13 +9,14 @@ holds it against that library), because importing the library costs a second tha
 import csv
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from importlib import resources
 
 from opslib.errors import UsageError
 from opslib.text import NEW_YORK, duration, moment
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OPEN, CLOSE, HALF_DAY_CLOSE = time(9, 30), time(16, 0), time(13, 0)
 
 
@@ -26,13 +27,13 @@ def now() -> datetime:
 
 def micros(instant: datetime) -> int:
     """An aware instant as whole microseconds since 1970 UTC, exactly."""
-    delta = instant - datetime(1970, 1, 1, tzinfo=UTC)
+    delta = instant - EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def instant(us: int) -> datetime:
     """The aware UTC instant of whole microseconds since 1970."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+    return EPOCH + timedelta(microseconds=us)
 
 
 def parse(text: str) -> datetime:
@@ -93,18 +94,22 @@ class Window:
     A stretch of time, half open: what happened after `start`, up to and at `end`.
 
     Attributes:
-        start: Aware UTC instant, not itself inside.
-        end: Aware UTC instant, the last one inside.
+        start, start_us: Aware UTC instant, not itself inside; the same in microseconds since 1970.
+        end, end_us: Aware UTC instant, the last one inside; the same in microseconds.
     """
 
     start: datetime
     end: datetime
+    start_us: int = field(init=False, repr=False, compare=False)
+    end_us: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.start.tzinfo is None or self.end.tzinfo is None:
             raise UsageError("a window's ends need a time zone; use clock.parse.")
         if self.end < self.start:
             raise UsageError(f"a window ends after it starts; found {self.start} to {self.end}.")
+        object.__setattr__(self, "start_us", micros(self.start))
+        object.__setattr__(self, "end_us", micros(self.end))
 
     @classmethod
     def before(cls, end: datetime, length: timedelta) -> "Window":
@@ -156,12 +161,14 @@ def _exceptions() -> dict[date, str]:
     return {date.fromisoformat(day): kind for day, kind in rows}
 
 
+@functools.cache
 def covered() -> tuple[date, date]:
     """The first and last day of which the shipped table knows whether there is a session."""
     days = _exceptions()
     return date(min(days).year, 1, 1), date(max(days).year, 12, 31)
 
 
+@functools.cache
 def session(day: date) -> Session | None:
     """
     When is the market open on that day? None on a weekend or holiday.

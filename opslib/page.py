@@ -19,7 +19,8 @@ from opslib.text import NEW_YORK
 
 SECOND = 1_000_000
 FASTEST = SECOND // 10  # No page posts faster; what comes faster came from several at once.
-BLOCK = 15  # Looks over which a page's rhythm is taken to be one.
+RHYTHM_GAPS = 15  # The latest gaps, from which a page's rhythm is told.
+AGREEING_GAPS = 6  # So many alike in a row are a rhythm, not looks that went missing.
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +39,40 @@ class Pages:
     late_after: float
 
 
-@dataclass(frozen=True, slots=True)
 class Page:
     """
-    One page of the app, from its load to its last look.
+    One page of the app, from its load to its last look so far. It grows look by look, and nothing it said of an earlier
+    look changes with a later one: what was known of it at a moment stays what was known.
 
     Attributes:
         looks: Its looks in order of time, at least one.
         loaded_at_us: When it was loaded, on our clock, microseconds; None where it does not say.
         providers_from_load: Do its providers' counters begin at that load? No, where an error it remembers is older.
-        intervals_us: Its own rhythm of posting at each look, microseconds.
-        skew_s: How far its clock is ahead of ours, seconds, to the nearest post.
+        intervals_us: Its own rhythm of posting at each look, as it could be told by then, microseconds.
+        down_since_us: At each look, since when its WebSocket is down without a break; None where it is not.
     """
 
-    looks: tuple[Look, ...]
-    loaded_at_us: int | None
-    providers_from_load: bool
-    intervals_us: tuple[int, ...]
-    skew_s: float
+    __slots__ = ("looks", "loaded_at_us", "providers_from_load", "intervals_us", "down_since_us")
+
+    def __init__(self, first: Look, how: Pages, usual_us: int):
+        self.looks = [first]
+        self.loaded_at_us = None if first.uptime_s is None else first.ts_us - round(first.uptime_s * SECOND)
+        remembers = first.last_error_at_ms is not None and first.load_ms is not None and first.last_error_at_ms < first.load_ms - how.load_jitter_s * 1000
+        self.providers_from_load = not remembers
+        self.intervals_us = [max(FASTEST, usual_us)]
+        self.down_since_us = [first.ts_us if first.websocket_connected is False else None]
+
+    def add(self, look: Look) -> None:
+        """Take its next look."""
+        self.looks.append(look)
+        ts = [k.ts_us for k in self.looks[-RHYTHM_GAPS - 1 :]]
+        self.intervals_us.append(max(FASTEST, _rhythm_us([b - a for a, b in zip(ts, ts[1:])], self.intervals_us[-1])))
+        self.down_since_us.append((self.down_since_us[-1] or look.ts_us) if look.websocket_connected is False else None)
+
+    @property
+    def skew_s(self) -> float:
+        """How far its clock is ahead of ours, seconds, to the nearest post."""
+        return statistics.median((look.page_clock_ms * 1000 - look.ts_us) / SECOND for look in self.looks[-200:])
 
     @property
     def name(self) -> str:
@@ -66,11 +83,32 @@ class Page:
         return "unnamed" if self.loaded_at_us is None else f"loaded {instant(self.loaded_at_us).astimezone(NEW_YORK):%H:%M:%S} New York"
 
 
+def _rhythm_us(gaps: list[int], otherwise_us: int) -> int:
+    """
+    At what rhythm does a page post, by its latest gaps?
+
+    A browser slows down the pages that nobody looks at: gaps that agree are the rhythm, whatever came before. Otherwise
+    missing looks have lengthened some to multiples of it, so each gap is divided by the number of steps in it.
+    """
+    around = sorted(g for g in gaps if g > 0)
+    if len(around) < 3:
+        return around[0] if around else otherwise_us
+    latest = gaps[-AGREEING_GAPS:]
+    if len(latest) == AGREEING_GAPS and max(latest) <= 1.2 * min(latest):
+        return sum(latest) // AGREEING_GAPS
+    # Jitter spreads gaps about the rhythm; missing looks make whole multiples of it.
+    short, middle = around[len(around) // 4], around[len(around) // 2]
+    step = middle if middle < 1.6 * short else short
+    return round(statistics.median(g / max(1, round(g / step)) for g in around))
+
+
 class _Track:
     """A page while its looks are being told apart."""
 
     def __init__(self, look: Look, parent: "_Track | None" = None):
         self.looks, self.parent = [look], parent
+        self.page: Page | None = None  # The page it is shown in: its own, or that of its parent.
+        self.goes_on: list[_Track] = []  # The tracks that are shown as this page's own, because it was not seen again.
 
     @property
     def last(self) -> Look:
@@ -128,75 +166,109 @@ def _near(track: _Track, look: Look, jitter_ms: float) -> bool:
     return a is b if a is None or b is None else abs(a - b) <= jitter_ms
 
 
-def _place(look: Look, tracks: list[_Track], how: Pages) -> None:
-    """Put the next look of all onto the track of its page, or on a new one."""
+def _place(look: Look, tracks: list[_Track], how: Pages) -> _Track | None:
+    """Put the next look of all onto the track of its page, or on a new one; None where it holds nothing new."""
     jitter_ms, gap_us = how.load_jitter_s * 1000, how.reset_gap_s * SECOND
     if look.page_id:
         own = [t for t in tracks if t.last.page_id == look.page_id]
         if not own:
             tracks.append(_Track(look))
-        elif not (_near(own[0], look, jitter_ms) and _overtaken(own[0].last, look)):
-            own[0].looks.append(look)
-        return
+            return tracks[-1]
+        if _near(own[0], look, jitter_ms) and _overtaken(own[0].last, look):
+            return None
+        own[0].looks.append(look)
+        return own[0]
     unnamed = [t for t in tracks if not t.last.page_id]
     same_load = [t for t in unnamed if _near(t, look, jitter_ms)]
     if any(_overtaken(t.last, look) for t in same_load):
-        return
+        return None
     going_on = [t for t in same_load if _goes_on(t.last, look)]
     going_on = [t for t in going_on if look.ts_us - t.last.ts_us <= gap_us] or going_on
     if going_on:
-        min(going_on, key=lambda t: (not _all_go_on(t.last, look), t.surprise(look))).looks.append(look)
-        return
+        likeliest = going_on[0] if len(going_on) == 1 else min(going_on, key=lambda t: (not _all_go_on(t.last, look), t.surprise(look)))
+        likeliest.looks.append(look)
+        return likeliest
     # Counters that lie behind on a known load, or a load instant nobody had with counters that somebody had: whether it
     # is that page, after some of its counters were zeroed, or one of its own, only the rest of the looks can tell. At
     # least half of the count must have been there before, else a young new page could be taken for an older, idle one.
     resets = [t for t in unnamed if look.ts_us - t.last.ts_us <= gap_us and _goes_on(t.last, look) and 2 * _total(t.last) >= _total(look) > 0]
     tracks.append(_Track(look, max(same_load or resets, key=lambda t: (_total(t.last) if resets else 0, t.last.ts_us), default=None)))
+    return tracks[-1]
 
 
-def _intervals_us(looks: list[Look], otherwise_us: int) -> tuple[int, ...]:
+class Telling:
     """
-    At what rhythm does a page post, at each of its looks?
+    Tells the pages apart, look by look.
 
-    A browser slows down the pages that nobody looks at, so the rhythm is that of the looks around. Missing looks
-    lengthen gaps to multiples of the rhythm, so each gap is divided by the number of steps in it.
+    A look of a known load whose counters lie behind is either a group of counters that the page zeroed, or a second
+    page loaded at the same moment. It is taken for the first, until the older counters come again: then there were two
+    pages all along. So what is told at any moment is a function of the looks up to then.
+
+    Attributes:
+        pages: Pages in order of their first look; not while there are second thoughts.
+        second_thoughts: Did a look show that earlier ones were told apart wrongly? Then `retell`.
     """
-    gaps = [b.ts_us - a.ts_us for a, b in zip(looks, looks[1:])]
-    found: list[int] = []
-    for start in range(0, len(looks), BLOCK):
-        around = sorted(g for g in gaps[max(0, start - BLOCK) : start + 2 * BLOCK] if g > 0)
-        if len(around) < 3:
-            rhythm = around[0] if around else otherwise_us
+
+    def __init__(self, how: Pages, post_every_s: float):
+        self.how, self._post_every_us = how, round(post_every_s * SECOND)
+        self._tracks: list[_Track] = []
+        self.pages: list[Page] = []
+        self.second_thoughts = False
+        self._usual_us = self._post_every_us
+
+    def take(self, look: Look) -> Page | None:
+        """Take the next look, in the order of `in_order`; returns the page that grew by it, None where it holds nothing new."""
+        known = len(self._tracks)
+        track = _place(look, self._tracks, self.how)
+        if track is None or self.second_thoughts:
+            return None
+        if len(self._tracks) == known:
+            self.second_thoughts = bool(track.goes_on)
+        elif track.parent and track.parent.last.ts_us < look.ts_us:
+            track.page = track.parent.page
+            track.parent.goes_on.append(track)
+            self.second_thoughts = track.page is None or track.page.looks[-1] is not track.parent.last
+        return None if self.second_thoughts else self._show(track, look)
+
+    def _show(self, track: _Track, look: Look) -> Page:
+        """Add a look to the page of its track; the first one makes the page."""
+        if track.page is None:
+            track.page = Page(look, self.how, self._usual_us)
+            self.pages.append(track.page)
         else:
-            # Jitter spreads gaps about the rhythm; missing looks make whole multiples of it.
-            short, middle = around[len(around) // 4], around[len(around) // 2]
-            step = middle if middle < 1.6 * short else short
-            rhythm = round(statistics.median(g / max(1, round(g / step)) for g in around))
-        found += [max(FASTEST, rhythm)] * min(BLOCK, len(looks) - start)
-    return tuple(found)
+            track.page.add(look)
+        self._usual_us = track.page.intervals_us[-1]  # A page too young to show its rhythm has that of the others.
+        return track.page
+
+    def retell(self) -> None:
+        """Make the pages anew from all looks so far."""
+        last_us = {id(t): t.last.ts_us for t in self._tracks}
+        root: dict[int, _Track] = {}
+        for track in self._tracks:
+            track.page, track.goes_on = None, []
+        for track in reversed(self._tracks):
+            if track.parent and last_us[id(track.parent)] < track.looks[0].ts_us:
+                last_us[id(track.parent)] = last_us[id(track)]
+                root[id(track)] = track.parent
+                track.parent.goes_on.append(track)
+        for track in self._tracks:  # A parent comes before its children.
+            root[id(track)] = root[id(root[id(track)])] if id(track) in root else track
+        self.pages, self.second_thoughts, self._usual_us = [], False, self._post_every_us
+        place = {id(look): root[id(track)] for track in self._tracks for look in track.looks}
+        for look in in_order(look for track in self._tracks for look in track.looks):
+            self._show(place[id(look)], look)
+        for track in self._tracks:
+            track.page = root[id(track)].page
 
 
-def _finish(track: _Track, how: Pages, usual_us: int) -> Page:
-    looks = track.looks
-    first = looks[0]
-    loaded = None if first.uptime_s is None else first.ts_us - round(first.uptime_s * SECOND)
-    remembers = first.last_error_at_ms is not None and first.load_ms is not None and first.last_error_at_ms < first.load_ms - how.load_jitter_s * 1000
-    return Page(
-        looks=tuple(looks),
-        loaded_at_us=loaded,
-        providers_from_load=not remembers,
-        intervals_us=_intervals_us(looks, usual_us),
-        skew_s=statistics.median((look.page_clock_ms * 1000 - look.ts_us) / SECOND for look in looks[-200:]),
-    )
+def in_order(looks: Iterable[Look]) -> list[Look]:
+    """Looks in the order in which they are told apart: never that in which they reached us."""
+    return sorted(looks, key=lambda k: (k.ts_us, k.page_clock_ms, k.digest))
 
 
 def tell_apart(looks: Iterable[Look], how: Pages, post_every_s: float) -> tuple[Page, ...]:
     """
     Which pages posted these looks?
-
-    A look of a known load whose counters lie behind is either a group of counters that the page zeroed, or a second
-    page loaded at the same moment. Which of the two, the rest of the looks tell: the older counters come again only
-    if they belong to a page of their own.
 
     Args:
         looks: Any looks of one app, in any order.
@@ -206,15 +278,9 @@ def tell_apart(looks: Iterable[Look], how: Pages, post_every_s: float) -> tuple[
     Returns:
         Pages in order of their first look; no looks, no pages.
     """
-    tracks: list[_Track] = []
-    for look in sorted(looks, key=lambda k: (k.ts_us, k.page_clock_ms, k.digest)):
-        _place(look, tracks, how)
-    for track in reversed(tracks):
-        if track.parent and track.parent.last.ts_us < track.looks[0].ts_us:
-            track.parent.looks.extend(track.looks)
-            track.looks = []
-    kept = [t for t in tracks if t.looks]
-    seen = [b.ts_us - a.ts_us for t in kept for a, b in zip(t.looks, t.looks[1:]) if b.ts_us > a.ts_us]
-    # A page too young to show its rhythm has that of the others.
-    usual_us = round(statistics.median(seen)) if seen else round(post_every_s * SECOND)
-    return tuple(_finish(t, how, usual_us) for t in kept)
+    telling = Telling(how, post_every_s)
+    for look in in_order(looks):
+        telling.take(look)
+    if telling.second_thoughts:
+        telling.retell()
+    return tuple(telling.pages)

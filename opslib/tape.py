@@ -8,59 +8,23 @@ Windows are (start, end]; a window's increase begins at the last look at or befo
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from opslib import clock
 from opslib.clock import Window
-from opslib.page import SECOND, Page, Pages, tell_apart
+from opslib.page import SECOND, Page, Pages, Telling, in_order
+from opslib.series import Birth, Seen, Series
 from opslib.snapshot import COUNTERS, PROVIDERS, Look
 from opslib.store import Store
 
 SUMS = ("gross_sum_pct", "net_sum_pct", "commission_total_usd", "slippage_sum_usd")
 _GROUPS = {group: tuple(c.name for c in COUNTERS if c.group == group) for group in ("massive", "tradier", "greeks", "pnl", "system")}
+MEMO = 2000  # Findings of windows that are kept at a time.
+_ts = attrgetter("ts_us")
 _ZEROED_BY_RESET = ("greeks", "pnl", "system")  # The app's partial reset() leaves the providers as they are.
-
-
-@dataclass(frozen=True, slots=True)
-class _Birth:
-    """What a page's first look already held: it counts in windows that saw the page being loaded."""
-
-    loaded_at_us: int | None
-    ts_us: int
-    value: float
-
-
-class _Series:
-    """The increases of one counter over all pages."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[int, float]] = []
-        self.births: list[_Birth] = []
-        self.known = False
-
-    def close(self) -> None:
-        self.steps.sort(key=lambda s: s[0])
-        self.at = [s[0] for s in self.steps]
-        self.total: list[float] = [0]
-        for _, rise in self.steps:
-            self.total.append(self.total[-1] + rise)
-
-    def rise(self, start_us: int, end_us: int) -> float:
-        return self._stepped(start_us, end_us) + sum(b.value for b in self.births if start_us < b.ts_us <= end_us and b.loaded_at_us is not None and b.loaded_at_us > start_us)
-
-    def came_to_light(self, start_us: int, end_us: int) -> float:
-        return self._stepped(start_us, end_us) + sum(b.value for b in self.births if start_us < b.ts_us <= end_us)
-
-    def _stepped(self, start_us: int, end_us: int) -> float:
-        return self.total[bisect_right(self.at, end_us)] - self.total[bisect_right(self.at, start_us)]
-
-    def last_rise_us(self, at_us: int) -> int | None:
-        """When did it last rise, up to an instant?"""
-        i = bisect_right(self.at, at_us)
-        return max([*self.at[max(0, i - 1) : i], *(b.ts_us for b in self.births if b.ts_us <= at_us)], default=None)
 
 
 def _sums(look: Look) -> dict[str, float | None]:
@@ -79,57 +43,102 @@ class Tape:
     """
     The looks of one app over some time, ready to be asked about any window inside it.
 
+    Looks are added as they come; one that comes late is laid in at its time. What is told of a window is a function of
+    the looks that the tape holds, in whatever steps they were added.
+
     Attributes:
-        pages: The pages that were told apart.
+        how: The limits between one page and another.
         seq: The newest row it rests on, by the order of writing; 0 of none. Views record it.
         alive: Fields known to be wired (see `snapshot.NEVER_SEEN_ALIVE`).
         last_before_us: When the last look before the tape was; None where there was none.
     """
 
-    def __init__(self, pages: Iterable[Page], how: Pages, *, alive: frozenset[str] = frozenset(), last_before_us: int | None = None):
-        self.pages, self.how, self.alive, self.last_before_us = tuple(pages), how, alive, last_before_us
-        self.seq = max((look.seq for page in self.pages for look in page.looks), default=0)
-        self._series = {c.name: _Series() for c in COUNTERS} | {s: _Series() for s in SUMS} | {f"unknown {s}": _Series() for s in SUMS}
-        for page in self.pages:
-            self._unroll(page)
-        for series in self._series.values():
-            series.close()
-        self._seen = _merged(span for page in self.pages for span in self._spans_under_our_eyes(page))
-        self._all_ts = sorted(look.ts_us for page in self.pages for look in page.looks)
+    def __init__(self, how: Pages, post_every_s: float, *, alive: frozenset[str] = frozenset(), last_before_us: int | None = None):
+        self.how, self._post_every_s, self.alive, self.last_before_us = how, post_every_s, alive, last_before_us
+        self.seq = 0
+        self._looks: list[Look] = []
+        self._begin()
 
-    def _unroll(self, page: Page) -> None:
-        """Lay the increases of one page onto the tape."""
-        last: dict[str, float] = {}
-        before: Look | None = None
-        for look in page.looks:
-            began = self.began_again(last, before, look) if before else set()
-            for group, names in _GROUPS.items():
-                if before is None:
-                    since = page.loaded_at_us if group not in PROVIDERS or page.providers_from_load else None
-                    for name in names:
-                        self._first(name, getattr(look, name), since, look.ts_us, last)
-                else:
-                    for name in names:
-                        self._next(name, getattr(look, name), group in began, look.ts_us, last)
-            sums = _sums(look)
-            for name in SUMS:
-                if before is None:
-                    self._first(name, sums[name], page.loaded_at_us, look.ts_us, last)
-                    if sums[name] is None and look.trades:
-                        self._series[f"unknown {name}"].births.append(_Birth(page.loaded_at_us, look.ts_us, 1))
-                elif sums[name] is not None and (name in last or "pnl" in began):
-                    self._next(name, sums[name], "pnl" in began, look.ts_us, last)
-                elif look.trades is not None and before.trades is not None and look.trades != before.trades:
-                    last.pop(name, None)
-                    self._series[f"unknown {name}"].steps.append((look.ts_us, 1))
-            before = look
+    def _begin(self) -> None:
+        self._telling = Telling(self.how, self._post_every_s)
+        self._unrolled: dict[int, dict[str, float]] = {}
+        self._series = {c.name: Series() for c in COUNTERS} | {s: Series() for s in SUMS} | {f"unknown {s}": Series() for s in SUMS}
+        self._seen = Seen()
+        self._all_ts: list[int] = []
+        self._memo: dict[tuple[str, int, int], Any] = {}
+
+    def add(self, looks: Iterable[Look]) -> None:
+        """Lay looks onto the tape, in any order."""
+        fresh = in_order(looks)
+        if not fresh:
+            return
+        self._memo.clear()
+        self.seq = max(self.seq, max(look.seq for look in fresh))
+        if self._looks and in_order([self._looks[-1], fresh[0]])[0] is fresh[0]:
+            fresh = in_order([*self._looks, *fresh])
+            self._looks = []
+            self._begin()
+        self._looks += fresh
+        for look in fresh:
+            page = self._telling.take(look)
+            if page and not self._telling.second_thoughts:
+                self._unroll(page, len(page.looks) - 1)
+        if self._telling.second_thoughts:
+            telling = self._telling
+            telling.retell()
+            self._begin()
+            self._telling = telling
+            shown = sorted(((page, i) for page in telling.pages for i in range(len(page.looks))), key=lambda p: (p[0].looks[p[1]].ts_us, p[0].looks[p[1]].page_clock_ms, p[0].looks[p[1]].digest))
+            for page, i in shown:
+                self._unroll(page, i)
+
+    @property
+    def pages(self) -> list[Page]:
+        """The pages that were told apart, in order of their first look."""
+        return self._telling.pages
+
+    def _unroll(self, page: Page, i: int) -> None:
+        """Lay the increases that one look of a page brings onto the tape."""
+        look, before = page.looks[i], page.looks[i - 1] if i else None
+        last = self._unrolled.setdefault(id(page), {})
+        began = self.began_again(last, before, look) if before else ()
+        for group, names in _GROUPS.items():
+            if before is None:
+                since = page.loaded_at_us if group not in PROVIDERS or page.providers_from_load else None
+                for name in names:
+                    self._first(name, getattr(look, name), since, look.ts_us, last)
+            else:
+                for name in names:
+                    self._next(name, getattr(look, name), group in began, look.ts_us, last)
+        sums = _sums(look)
+        for name in SUMS:
+            if before is None:
+                self._first(name, sums[name], page.loaded_at_us, look.ts_us, last)
+                if sums[name] is None and look.trades:
+                    self._series[f"unknown {name}"].births.append(Birth(page.loaded_at_us, look.ts_us, 1))
+            elif sums[name] is not None and (name in last or "pnl" in began):
+                self._next(name, sums[name], "pnl" in began, look.ts_us, last)
+            elif look.trades is not None and before.trades is not None and look.trades != before.trades:
+                last.pop(name, None)
+                self._series[f"unknown {name}"].step(look.ts_us, 1)
+        self._all_ts.append(look.ts_us)
+        self._seen.add(*self._under_our_eyes(page, i))
+
+    def _under_our_eyes(self, page: Page, i: int) -> tuple[int, int]:
+        """When was a page looked at, between two looks? A gap is counted by the looks that are missing in it."""
+        every, at = page.intervals_us[i], page.looks[i].ts_us
+        if i == 0:
+            return at - every, at
+        gap = at - page.looks[i - 1].ts_us
+        missing = max(0, math.ceil(gap / every - (self.how.late_after - 1)) - 1)
+        return at - gap, at - missing * every
 
     def _first(self, name: str, value: float | None, since_us: int | None, ts_us: int, last: dict[str, float]) -> None:
         if value is not None:
             last[name] = value
             self._series[name].known = True
             if value:
-                self._series[name].births.append(_Birth(since_us, ts_us, value))
+                self._series[name].births.append(Birth(since_us, ts_us, value))
 
     def _next(self, name: str, value: float | None, again: bool, ts_us: int, last: dict[str, float]) -> None:
         if value is None:
@@ -139,7 +148,7 @@ class Tape:
         rise = value if again else value - last.get(name, value)
         last[name] = value
         if rise:
-            series.steps.append((ts_us, rise))
+            series.step(ts_us, rise)
 
     def began_again(self, last: dict[str, float], before: Look, look: Look) -> set[str]:
         """Which groups of counters began again from zero, between what was last known of a page and its next look?"""
@@ -157,6 +166,15 @@ class Tape:
         """Was there any look of this app, up to the end of the tape?"""
         return bool(self.pages) or self.last_before_us is not None
 
+    def _once(self, what: str, window: Window, find: Callable[[Window], Any]) -> Any:
+        """What is found of a window, found once: several rules look at the same one."""
+        key = (what, window.start_us, window.end_us)
+        if key not in self._memo:
+            if len(self._memo) > MEMO:
+                self._memo.clear()
+            self._memo[key] = find(window)
+        return self._memo[key]
+
     def last_seen_us(self, at_us: int) -> int | None:
         """When was the last look at or before an instant? None where there was none."""
         i = bisect_right(self._all_ts, at_us)
@@ -167,7 +185,7 @@ class Tape:
         series = self._series[name]
         if not series.known or not self.looks_in(window):
             return None
-        return series.rise(clock.micros(window.start), clock.micros(window.end))
+        return series.rise(window.start_us, window.end_us)
 
     def came_to_light(self, name: str, window: Window) -> Any:
         """
@@ -177,14 +195,20 @@ class Tape:
         any windows. None where nothing is known of the counter.
         """
         series = self._series[name]
-        return series.came_to_light(clock.micros(window.start), clock.micros(window.end)) if series.known else None
+        return series.came_to_light(window.start_us, window.end_us) if series.known else None
 
     def rests_on(self, window: Window) -> Window:
         """The window, from where its increases begin: the oldest look before it that a page's increase is taken from."""
-        start, bases = clock.micros(window.start), []
-        for page, _ in self.seen_in(window):
-            i = bisect_right(page.looks, start, key=lambda k: k.ts_us)
-            bases += [page.looks[i - 1].ts_us] if i else []
+        return self._once("rests on", window, self._rests_on)
+
+    def _rests_on(self, window: Window) -> Window:
+        bases = []
+        for page in self.pages:
+            looks = page.looks
+            if looks[-1].ts_us > window.start_us >= looks[0].ts_us:
+                i = bisect_right(looks, window.start_us, key=_ts)
+                if i < len(looks) and looks[i].ts_us <= window.end_us:
+                    bases.append(looks[i - 1].ts_us)
         return Window(clock.instant(min(bases)), window.end) if bases else window
 
     def idle_for_s(self, at_us: int) -> float | None:
@@ -198,19 +222,23 @@ class Tape:
 
     def spoiled(self, name: str, window: Window) -> bool:
         """Did trades happen in a window whose sum cannot be known, because a NaN spoiled the page's mean?"""
-        return self._series[f"unknown {name}"].rise(clock.micros(window.start), clock.micros(window.end)) > 0
+        return self._series[f"unknown {name}"].rise(window.start_us, window.end_us) > 0
 
     def looks_in(self, window: Window) -> int:
         """How many looks came in a window, of all pages together?"""
-        return bisect_right(self._all_ts, clock.micros(window.end)) - bisect_right(self._all_ts, clock.micros(window.start))
+        return self._once("looks", window, lambda w: bisect_right(self._all_ts, w.end_us) - bisect_right(self._all_ts, w.start_us))
 
     def seen_in(self, window: Window) -> list[tuple[Page, Look]]:
         """The pages that were seen in a window, each with its last look in it; the one seen last comes last."""
-        start, end = clock.micros(window.start), clock.micros(window.end)
+        return self._once("seen", window, self._seen_in)
+
+    def _seen_in(self, window: Window) -> list[tuple[Page, Look]]:
         found = []
         for page in self.pages:
-            i = bisect_right(page.looks, end, key=lambda k: k.ts_us)
-            if i and page.looks[i - 1].ts_us > start:
+            if page.looks[-1].ts_us <= window.start_us:
+                continue
+            i = bisect_right(page.looks, window.end_us, key=_ts)
+            if i and page.looks[i - 1].ts_us > window.start_us:
                 found.append((page, page.looks[i - 1]))
         return sorted(found, key=lambda f: f[1].ts_us)
 
@@ -218,24 +246,19 @@ class Tape:
         """The pages open at an instant, each with the index of its last look: one whose next look is not late yet."""
         found = []
         for page in self.pages:
-            i = bisect_right(page.looks, at_us, key=lambda k: k.ts_us)
-            if i and at_us - page.looks[i - 1].ts_us <= self.how.late_after * page.intervals_us[i - 1]:
+            looks = page.looks
+            i = len(looks) if looks[-1].ts_us <= at_us else bisect_right(looks, at_us, key=_ts)
+            if i and at_us - looks[i - 1].ts_us <= self.how.late_after * page.intervals_us[i - 1]:
                 found.append((page, i - 1))
         return found
 
-    def _spans_under_our_eyes(self, page: Page) -> Iterator[tuple[int, int]]:
-        """When was this page looked at? A gap is counted by the looks that are missing in it."""
-        looks = page.looks
-        yield looks[0].ts_us - page.intervals_us[0], looks[0].ts_us
-        for a, b, every in zip(looks, looks[1:], page.intervals_us[1:]):
-            gap = b.ts_us - a.ts_us
-            missing = max(0, math.ceil(gap / every - (self.how.late_after - 1)) - 1)
-            yield a.ts_us, a.ts_us + gap - missing * every
+    def _seen_upto(self, at: int, awaited: int) -> int:
+        """How much of the time up to an instant was seen? From `awaited` on all of it: a look that is not late yet is not missing."""
+        return self._seen.upto(min(at, awaited)) + max(0, at - awaited)
 
-    def _seen_until(self, end_us: int) -> list[tuple[int, int]]:
-        """When was any page looked at, up to an instant? A next look that is not late yet is not missing."""
-        awaited = ((page.looks[i].ts_us, end_us) for page, i in self.open_at(end_us))
-        return _merged([*self._seen, *awaited])
+    def _awaited(self, end_us: int) -> int:
+        """Since when, at an instant, are looks awaited that are not late yet?"""
+        return min([page.looks[i].ts_us for page, i in self.open_at(end_us)], default=end_us)
 
     def coverage(self, window: Window) -> float | None:
         """
@@ -244,55 +267,52 @@ class Tape:
         Expected is one look at each page's own rhythm while the market is open; None where it never was. Several pages
         cover for each other.
         """
+        return self._once("coverage", window, self._coverage)
+
+    def _coverage(self, window: Window) -> float | None:
         expected = clock.open_spans(window)
         if not expected:
             return None
-        seen = self._seen_until(clock.micros(window.end))
-        total = sum(s.seconds for s in expected) * SECOND
-        covered = sum(_overlap(seen, clock.micros(s.start), clock.micros(s.end)) for s in expected)
-        return min(1.0, covered / total)
+        awaited = self._awaited(window.end_us)
+        total = sum(s.end_us - s.start_us for s in expected)
+        return min(1.0, sum(self._seen_upto(s.end_us, awaited) - self._seen_upto(s.start_us, awaited) for s in expected) / total)
 
     def gaps(self, window: Window) -> list[Window]:
         """In which stretches of the open market did no look come?"""
-        seen = self._seen_until(clock.micros(window.end))
-        found = []
+        awaited, found = self._awaited(window.end_us), []
         for span in clock.open_spans(window):
-            at, end = clock.micros(span.start), clock.micros(span.end)
-            for a, b in seen:
-                if b > at and a < end:
+            at = span.start_us
+            for a, b in (*self._seen.spans(), (awaited, window.end_us)):
+                if b > at and a < span.end_us:
                     if a > at:
                         found.append((at, a))
                     at = max(at, b)
-            if at < end:
-                found.append((at, end))
+            if at < span.end_us:
+                found.append((at, span.end_us))
         return [Window(clock.instant(a), clock.instant(b)) for a, b in found]
 
     def websocket_down_spans(self, window: Window) -> list[tuple[int, int]]:
         """When was some page's WebSocket down? A look's state holds until the page's next look, while that is not late."""
-        start, end = clock.micros(window.start), clock.micros(window.end)
         spans = []
         for page in self.pages:
             for i, look in enumerate(page.looks):
-                if look.websocket_connected is False and look.ts_us < end:
-                    until = page.looks[i + 1].ts_us if i + 1 < len(page.looks) else end
+                if look.websocket_connected is False and look.ts_us < window.end_us:
+                    until = page.looks[i + 1].ts_us if i + 1 < len(page.looks) else window.end_us
                     reach = round(self.how.late_after * page.intervals_us[i])
-                    a, b = max(look.ts_us, start), min(until, look.ts_us + reach, end)
+                    a, b = max(look.ts_us, window.start_us), min(until, look.ts_us + reach, window.end_us)
                     if a < b:
                         spans.append((a, b))
         return _merged(spans)
 
+    def websocket_down_at(self, at_us: int) -> tuple[float, Page] | None:
+        """For how many seconds, at an instant, has an open page been without its WebSocket, and which? 0 is connected; None is unknown."""
+        known = [(page, page.down_since_us[i]) for page, i in self.open_at(at_us) if page.looks[i].websocket_connected is not None]
+        return max((((at_us - since) / SECOND if since else 0.0, page) for page, since in known), key=lambda f: f[0], default=None)
+
     def websocket_down_for_s(self, as_of: datetime) -> float | None:
         """For how long, at an instant, has an open page been without its WebSocket? 0 is connected; None is unknown."""
-        at, worst = clock.micros(as_of), None
-        for page, i in self.open_at(at):
-            if page.looks[i].websocket_connected is None:
-                continue
-            since = None
-            while i >= 0 and page.looks[i].websocket_connected is False:
-                since, i = page.looks[i].ts_us, i - 1
-            down = 0.0 if since is None else (at - since) / SECOND
-            worst = down if worst is None else max(worst, down)
-        return worst
+        found = self.websocket_down_at(clock.micros(as_of))
+        return found[0] if found else None
 
     def reloads(self, window: Window) -> list[datetime]:
         """
@@ -341,10 +361,6 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _overlap(spans: list[tuple[int, int]], start: int, end: int) -> int:
-    return sum(max(0, min(b, end) - max(a, start)) for a, b in spans)
-
-
 def load(store: Store, app: str, window: Window, known_at: datetime | None, how: Pages, *, post_every_s: float, wired: Iterable[str] = ()) -> Tape:
     """
     The looks of a window, with those before it that it needs to begin from.
@@ -360,20 +376,19 @@ def load(store: Store, app: str, window: Window, known_at: datetime | None, how:
     known = None if known_at is None else clock.micros(known_at)
     reset_gap_us, jitter_ms = round(how.reset_gap_s * SECOND), round(how.load_jitter_s * 1000)
     start, end = clock.micros(window.start) - reset_gap_us, clock.micros(window.end)
-    looks = store.looks(app, start, end, known)
-    pages = tell_apart(looks, how, post_every_s)
-    earlier: list[Look] = []
-    for page in pages:
+    before = store.last_look(app, start, known)
+    tape = Tape(how, post_every_s, alive=store.alive(app, known) | frozenset(wired), last_before_us=before.ts_us if before else None)
+    tape.add(store.looks(app, start, end, known))
+    earlier: dict[int, Look] = {}
+    for page in tape.pages:
         first = page.looks[0]
         which = {"page_id": first.page_id, "load_ms": first.load_ms, "jitter_ms": jitter_ms}
         if first.ts_us > clock.micros(window.start) and (page.loaded_at_us is None or page.loaded_at_us < start):
             found = store.last_look(app, start, known, **which)
-            earlier += store.looks(app, found.ts_us - reset_gap_us, found.ts_us, known) if found else []
+            earlier |= {look.seq: look for look in store.looks(app, found.ts_us - reset_gap_us, found.ts_us, known)} if found else {}
         if first.websocket_connected is False:
             connected = store.last_look(app, first.ts_us, known, connected=True, **which)
             since = store.first_look(app, connected.ts_us if connected else 0, known, **which)
-            earlier += [since] if since else []
-    if earlier:
-        pages = tell_apart({look.seq: look for look in [*earlier, *looks]}.values(), how, post_every_s)
-    before = store.last_look(app, start, known)
-    return Tape(pages, how, alive=store.alive(app, known) | frozenset(wired), last_before_us=before.ts_us if before else None)
+            earlier |= {since.seq: since} if since else {}
+    tape.add(look for look in earlier.values() if look.ts_us <= start)
+    return tape

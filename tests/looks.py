@@ -12,7 +12,7 @@ from opslib import clock, snapshot
 from opslib import tape as tape_module
 from opslib.clock import Window
 from opslib.tape import Tape
-from opslib.page import Pages, tell_apart
+from opslib.page import Pages
 from opslib.snapshot import Look
 from opslib.store import Post, Store
 
@@ -137,9 +137,9 @@ def look(seconds: float, metrics: dict[str, Any], *, known: float | None = None)
 
 def tape(looks: Iterable[Look], *, alive: Iterable[str] | None = None, every: float = EVERY) -> Tape:
     """A tape of looks, without a store; everything is wired unless said otherwise."""
-    looks = list(looks)
-    wired = frozenset(snapshot.NEVER_SEEN_ALIVE if alive is None else alive)
-    return Tape(tell_apart(looks, HOW, every), HOW, alive=wired)
+    made = Tape(HOW, every, alive=frozenset(snapshot.NEVER_SEEN_ALIVE if alive is None else alive))
+    made.add(looks)
+    return made
 
 
 def post(seconds: float, metrics: dict[str, Any]) -> Post:

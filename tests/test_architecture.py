@@ -13,7 +13,7 @@ HOUSE = """
  6 door      __init__  cli
  5 voice     plots  panels  exposition  server  report  daily  document  publication  parameters  ledger  runner  desk
  4 act
- 3 meaning   tape  indicators  rules  findings
+ 3 meaning   series  tape  indicators  rules  findings
  2 facts     snapshot  page  schema  store  intake
  1 ground    clock  settings
  0 bedrock   errors  text

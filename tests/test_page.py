@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from looks import HOW, PageOf, look, tape, us, window
 
 from opslib.errors import BadSnapshot
-from opslib.page import tell_apart
+from opslib.page import Telling, in_order, tell_apart
 
 
 def told(looks, every=5.0):
@@ -38,7 +38,7 @@ def test_one_page_is_one_page():
     _, looks = one_page(skew=2.0)
     (page,) = tell_apart(reversed(looks), HOW, 60.0)
     assert [k.seq for k in page.looks] == [k.seq for k in looks]
-    assert page.loaded_at_us == us(-600) and set(page.intervals_us) == {5_000_000} and page.skew_s == pytest.approx(2.0)
+    assert page.loaded_at_us == us(-600) and page.intervals_us[0] == 60_000_000 and set(page.intervals_us[1:]) == {5_000_000} and page.skew_s == pytest.approx(2.0)
     assert page.providers_from_load
 
 
@@ -416,3 +416,27 @@ def test_a_day_of_everything_has_its_pages(seed):
     parts = tell_apart(a_day_of_everything(seed), HOW, 5.0)
     assert len(parts) == 4 and sum(len(p.looks) for p in parts) == 120
     assert all(x.ts_us <= y.ts_us for p in parts for x, y in pairwise(p.looks))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_told_look_by_look_is_what_is_told_at_once(seed):
+    """After each look, pages told step by step are those told of all looks so far, whatever is mixed, reset or lost."""
+    looks = in_order(a_day_of_everything(seed))
+    told_so_far = Telling(HOW, 5.0)
+    for i, look in enumerate(looks):
+        told_so_far.take(look)
+        if told_so_far.second_thoughts:
+            told_so_far.retell()
+        if i % 7 == 0 or i > len(looks) - 3:
+            parts = tell_apart(looks[: i + 1], HOW, 5.0)
+            assert [(p.looks, p.intervals_us, p.down_since_us, p.loaded_at_us) for p in told_so_far.pages] == [(p.looks, p.intervals_us, p.down_since_us, p.loaded_at_us) for p in parts]
+            assert sum(len(p.looks) for p in parts) <= i + 1
+
+
+def test_a_page_that_slows_down_is_known_to_be_slow_after_six_looks():
+    """A hidden tab posts once a minute: after six such gaps none of them counts as missing looks."""
+    made, looks = PageOf(-600), []
+    looks += [made.add(massive_requests=1).look(5.0 * k) for k in range(60)]
+    looks += [made.add(massive_requests=1).look(300 + 60.0 * k) for k in range(60)]
+    (page,) = tell_apart(looks, HOW, 5.0)
+    assert set(page.intervals_us[67:]) == {60_000_000}
