@@ -71,7 +71,20 @@ def _parser() -> _Parser:
     serve.add_argument("--port", type=int, default=8321)
     status = command("status", "show the panels as of a moment; the exit code is the verdict", "ops status --as-of 2025-11-18T11:30 --window 1h")
     status.add_argument("--window", default="1h", metavar="SPAN", help="how long before that moment (default: 1h)")
-    command("rules", "show the limits in force", "ops rules")
+    alerts = command("alerts", "show what fired, from the record of the collector", "ops alerts --from 2025-11-18T09:30 --to 2025-11-18T16:00 --replay")
+    alerts.add_argument("--from", dest="start", metavar="TIME", help="after this instant (default: seven days before the end)")
+    alerts.add_argument("--to", dest="end", metavar="TIME", help="up to and at this instant (default: --as-of, else now)")
+    alerts.add_argument("--replay", action="store_true", help="judge anew, by the data and rules now at hand, instead of reading the record")
+    command("collect", "judge the alerts every five seconds, until stopped; any number may run, one of them judges", "ops collect")
+    rules = command("rules", "show the limits in force; check, test, export or try them", "ops rules check")
+    rules.add_argument("what", nargs="?", choices=("show", "check", "test", "export", "backtest"), default="show")
+    rules.add_argument("argument", nargs="?", metavar="FILE|prometheus", help="of test: a file as promtool's; of export: prometheus")
+    rules.add_argument("--from", dest="start", metavar="TIME", help="of backtest: the history to try them on")
+    rules.add_argument("--to", dest="end", metavar="TIME")
+    rules.add_argument("--troubles", type=Path, metavar="FILE", help="of backtest: JSON list of what was really wrong: rule, subject, from, to")
+    rules.add_argument("--candidate", type=Path, metavar="FILE", help="of backtest: a rules.toml to try beside the table in force")
+    rules.add_argument("--days", type=int, default=0, metavar="N", help="of backtest: also N days resampled from the history, with troubles put in")
+    rules.add_argument("--seed", type=int, default=None, metavar="N", help="of backtest: the same resampled days again (default: drawn, and printed)")
     report = command("report", "execute a report's notebook and publish it as notebook, HTML, Markdown and JSON", "ops report daily --day 2025-11-18")
     report.add_argument("name", choices=("daily",))
     report.add_argument("--day", metavar="DAY", help="the trading day (default: the last that has closed)")
@@ -128,7 +141,7 @@ def _print_json(found: Any) -> None:
     print(json.dumps(found, indent=1, ensure_ascii=False))
 
 
-def _progress(items: Iterable, total: int | None, words: str) -> Iterator:
+def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts") -> Iterator:
     """A bar on stderr where somebody looks at it, one line where nobody does."""
     if not sys.stderr.isatty():
         _say(words)
@@ -136,7 +149,7 @@ def _progress(items: Iterable, total: int | None, words: str) -> Iterator:
         return
     from tqdm import tqdm
 
-    yield from tqdm(items, total=total, desc=words, unit=" posts", leave=False)
+    yield from tqdm(items, total=total, desc=words, unit=f" {unit}", leave=False)
 
 
 def _importing(path: Path) -> Callable[[Iterable], Iterable]:
@@ -252,16 +265,48 @@ def _status(options: argparse.Namespace) -> int:
     return view.exit_code
 
 
-def _rules(options: argparse.Namespace) -> int:
-    from opslib.rules import RUNGS
-
-    rules = _desk(options).rules
-    rows = [{"rule": r.name, "better": r.better, "objective": r.objective, **{rung: dict(r.ladder).get(rung) for rung in RUNGS}, "unit": r.unit, "window_s": r.window.total_seconds(), "for_s": r.hold.total_seconds(), "runbooks": sorted(set(r.runbooks.values()))} for r in rules.rules.values()]  # fmt: skip
+def _alerts(options: argparse.Namespace) -> int:
+    desk = _desk(options)
+    end = options.end or options.as_of
+    start = options.start or None
+    log = desk.alerts(end, known_at=options.known_at, since=start, replay=options.replay, progress=lambda instants: _progress(instants, None, "judging anew", "instants"))
     if options.output == "json":
-        _print_json({"hash": rules.hash, "rules": rows})
+        _print_json(log.as_json())
     else:
-        print(text.table([*rows[0]], [[("" if v is None else ", ".join(v) if isinstance(v, list) else f"{v:g}" if isinstance(v, float) else str(v)) for v in row.values()] for row in rows]))
+        print(log)
+    if log.lacking:
+        _say(f"ops: {log.lacking}")
+    return INCOMPLETE if log.lacking else DONE
+
+
+def _collect(options: argparse.Namespace) -> int:
+    import secrets
+    import signal
+    import threading
+
+    from opslib.collect import Collector
+
+    desk = _desk(options)
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    _say(f"judging the alerts of {desk.settings.app} every five seconds of the open market; Ctrl-C stops")
+    Collector(desk.store, desk.settings, desk.rules, secrets.token_hex(8), desk.now).run(stop)
     return DONE
+
+
+def _rules(options: argparse.Namespace) -> int:
+    from opslib import rulebook
+
+    wanted = {"test": "a FILE", "export": "prometheus"}.get(options.what)
+    if bool(options.argument) != bool(wanted) or (options.what == "export" and options.argument != "prometheus"):
+        raise UsageError(f"ops rules {options.what} takes {wanted or 'no argument'}. See ops rules --help.")
+    found = rulebook.asked(_desk(options), options, lambda items, total, words, unit: _progress(items, total, words, unit))
+    if options.output == "json" and options.what != "export":
+        _print_json(found.values)
+    else:
+        print(found.words, end="" if found.words.endswith("\n") else "\n")
+    return DONE if found.right else FAILED
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -27,8 +27,12 @@ def now() -> datetime:
 
 def micros(instant: datetime) -> int:
     """An aware instant as whole microseconds since 1970 UTC, exactly."""
-    delta = instant - EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+    return span_us(instant - EPOCH)
+
+
+def span_us(span: timedelta) -> int:
+    """A span as whole microseconds, exactly."""
+    return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
 
 
 def instant(us: int) -> datetime:
@@ -221,6 +225,8 @@ def open_spans(window: Window) -> list[Window]:
     spans = []
     while day <= until:
         if found := session(day):
+            if found.opens <= window.start and window.end <= found.closes:
+                return [window] if window.start < window.end else []
             start, end = max(found.opens, window.start), min(found.closes, window.end)
             if start < end:
                 spans.append(Window(start, end))

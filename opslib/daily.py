@@ -12,15 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from opslib import clock, findings, panels, report, text
+from opslib import clock, panels, report, rises, text, watch
 from opslib.clock import Session, Window
 from opslib.errors import ReportRefused
-from opslib.findings import Episode
 from opslib.panels import View
-from opslib.report import Record, Text, listed
-from opslib.rules import Rule, Rules
+from opslib.report import Record, Text, listed, tabled
+from opslib.rises import Life
+from opslib.rules import SENT, Rule, Rules
 from opslib.settings import VERSION, Settings
 from opslib.store import Store
+from opslib.verdicts import VERDICT_OF, named
 
 NAME = "daily"
 SECTIONS = {
@@ -117,7 +118,8 @@ class Daily:
 
     def __init__(self, store: Store, settings: Settings, rules: Rules, day: date, as_of: datetime | None, known_at: datetime | None):
         self.day, self.session = day, clock.session(day)
-        self._settings, self._rules = settings, rules
+        self._settings, self._rules, self._asked = settings, rules, (store, settings, rules)
+        self._known_us = None if known_at is None else clock.micros(known_at)
         before = clock.previous_session(day)
         window = self._window(self.session, day, as_of)
         at = lambda w: panels.view(store, settings, rules, w, known_at)  # noqa: E731
@@ -146,9 +148,12 @@ class Daily:
         return {name: _why_unknown(self.view, name) for section in self.figures.values() for name, value in section.items() if value is None}
 
     @cached_property
-    def episodes(self) -> list[Episode]:
-        """What went wrong, and when; nothing is looked for on a day without a session."""
-        return findings.episodes(self.view.tape, self._rules, self.view.window) if self.session else []
+    def alerts(self) -> list[Life]:
+        """What went wrong, and when, judged anew by what is known now; nothing is looked for on a day without a session."""
+        if not self.session:
+            return []
+        transitions, standing = watch.replayed(*self._asked, self.view.window.start_us, self.view.window.end_us, self._known_us)
+        return rises.lives(rises.read(transitions, self._rules, standing))
 
     @property
     def incomplete(self) -> str | None:
@@ -164,33 +169,35 @@ class Daily:
         if not self.session:
             return self.view.verdict
         order = ("ok", "warning", "unknown", "critical")
-        return max([self.view.verdict, *(e.worst.verdict for e in self.episodes)], key=order.index)
+        return max([self.view.verdict, *(VERDICT_OF[a.worst.severity] for a in self.alerts)], key=order.index)
 
     @cached_property
     def issues(self) -> list[dict[str, Any]]:
-        """Every stretch in which a figure was past its limits: when, how bad, and what to do."""
+        """Every alert of the session: when, how bad, and where it leads."""
+        until = self.view.window.end_us
         return [
             {
-                "rule": e.worst.rule.name,
-                "subject": e.worst.subject,
-                "severity": e.worst.severity,
-                "began": text.iso(e.began),
-                "ended": None if e.ongoing else text.iso(e.ended),
-                "minutes": round((e.ended - e.began).total_seconds() / 60, 1),
-                "worst": f"{e.worst.sentence}{_over(e.worst.rule)}",
-                "runbook": e.worst.rule.runbooks[e.worst.subject],
+                "alert": a.worst.alert,
+                "rule": a.worst.rule,
+                "subject": a.worst.subject,
+                "severity": a.worst.severity,
+                "began": text.iso(clock.instant(a.began_us)),
+                "ended": None if a.over_us is None else text.iso(clock.instant(a.over_us)),
+                "minutes": round(((until if a.over_us is None else a.over_us) - a.began_us) / 60e6, 1),
+                "worst": f"{a.worst.told(self._rules)}{_over(self._rules[a.worst.rule])}",
+                "inhibited_by": a.worst.inhibited_by,
+                "runbook": self._rules[a.worst.rule].runbooks[a.worst.subject],
             }
-            for e in self.episodes
+            for a in self.alerts
         ]
 
     @cached_property
     def action_items(self) -> list[str]:
-        """What follows from the issues, once for each rule and subject that reached notify, and from what is missing."""
-        worst: dict[tuple[str, str], Episode] = {}
-        for e in self.episodes:
-            if e.worst.severity != "warning":
-                worst.setdefault((e.worst.rule.name, e.worst.subject), e)
-        items = [f"{e.worst.rule.title}{'' if s == 'app' else f' of {s}'}: {e.worst.rule.action} ({e.worst.rule.who}; runbook {e.worst.rule.runbooks[s]})" for (_, s), e in worst.items()]
+        """What follows from the issues, once for each rule and subject that somebody was to be told of, and from what is missing."""
+        items = []
+        for name, subject in dict.fromkeys((a.worst.rule, a.worst.subject) for a in self.alerts if a.worst.severity in SENT and not a.worst.inhibited_by):
+            rule = self._rules[name]
+            items.append(f"{named(rule, subject)}: {rule.action} ({rule.who}; runbook {rule.runbooks[subject]})")
         if self.incomplete:
             items.append(f"Find out why looks are missing: {self.incomplete}. (DevOps; runbook monitor_down)")
         return items
@@ -307,7 +314,7 @@ class Daily:
     @property
     def headline(self) -> Text:
         """Is anything wrong, since when, what to do?"""
-        loud = [i for i in self.issues if i["severity"] != "warning"]
+        loud = [i for i in self.issues if i["severity"] in SENT and not i["inhibited_by"]]
         head = f"{self.day}: {self.verdict}. {self.words}."
         lines = [f"{clock.parse(i['began']).astimezone(text.NEW_YORK):%H:%M} New York, {i['minutes']:g} min: {i['worst']}" for i in loud] or ["Nothing reached a limit at which anybody is told." if self.session else "Nothing was expected."]
         if self.incomplete:
@@ -339,7 +346,7 @@ class Daily:
         for i in self.issues:
             began = clock.parse(i["began"])
             until = "still so at the close" if i["ended"] is None else f"{i['minutes']:g} min"
-            lines.append(f"{i['severity']}, {began:%H:%M:%S} UTC ({began.astimezone(text.NEW_YORK):%H:%M:%S} New York), {until}: {i['worst']}; runbook {i['runbook']}")
+            lines.append(f"{i['severity']}, {began:%H:%M:%S} UTC ({began.astimezone(text.NEW_YORK):%H:%M:%S} New York), {until}: {i['worst']}; {'explained by ' + i['inhibited_by'] if i['inhibited_by'] else 'runbook ' + i['runbook']}")
         lines += [f"page reloaded {text.moment(at)}: its counters began again at zero" for at in self.view.tape.reloads(self.view.window)]
         lines += [f"no looks {text.span(g.start, g.end)}, {text.duration(g.seconds)}" for g in self.view.tape.gaps(self.view.window)]
         message = self.view.figures["system"]["last_error_message"]
@@ -355,17 +362,8 @@ class Daily:
     @property
     def changes_told(self) -> Text:
         """What changed against the previous trading day?"""
-        e = text.in_html
-        title = f"Against the previous trading day, {self.previous.day}"
         header = ["figure", str(self.previous.day), str(self.day), "difference"]
-        rows = [list(r) for r in self.changes]
-        html = "".join(f"<tr><th scope='row'>{e(a)}</th><td>{e(b)}</td><td>{e(c)}</td><td>{e(d)}</td></tr>" for a, b, c, d in rows)
-        cells = lambda r: f"| {' | '.join(text.in_markdown(c) for c in r)} |"  # noqa: E731
-        return Text(
-            f"{title}\n{text.table(header, rows)}",
-            f"<p><strong>{e(title)}</strong></p><table><thead><tr>{''.join(f'<th>{e(h)}</th>' for h in header)}</tr></thead><tbody>{html}</tbody></table>",
-            "\n".join([f"### {text.in_markdown(title)}", "", cells(header), "|---|---|---|---|", *(cells(r) for r in rows)]),
-        )
+        return tabled(f"Against the previous trading day, {self.previous.day}", header, [list(row) for row in self.changes])
 
     def panel(self, name: str) -> panels.Panel:
         """One of the four panels over the session."""

@@ -4,14 +4,16 @@ This module knows what one desk is (its settings, its store, its limits) and wha
 Notebooks, the shell and the receiver's neighbours all ask here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, daily, panels, report, rules as rules_module, runner, settings as settings_module, text
+from opslib import alertlog, clock, daily, panels, report, rules as rules_module, runner, settings as settings_module, text
+from opslib.alertlog import AlertLog
+from opslib.clock import Window
 from opslib.daily import Daily
 from opslib.errors import NotebookFailed, ReportRefused, UsageError
 from opslib.panels import View
@@ -72,6 +74,23 @@ class Desk:
             known_at: Only what was known by then; empty is all that is known.
         """
         return panels.status(self.store, self.settings, self.rules, as_of=_moment(as_of) or self.now(), length=clock.parse_span(window), known_at=_moment(known_at))
+
+    def alerts(
+        self, as_of: str | datetime | None = None, window: str = "7d", known_at: str | datetime | None = None, *, since: str | datetime | None = None, replay: bool = False, progress: Callable[[Iterable], Iterable] = lambda items: items
+    ) -> AlertLog:
+        """
+        What did alerts do?
+
+        Args:
+            as_of: The moment of the log; empty is now.
+            window: How far it looks back from there, such as ``7d``; or from `since`.
+            known_at: Only what was known, or on record, by then; empty is all.
+            replay: Judge anew, by the data and rules now at hand, instead of reading the record.
+            progress: Wraps the instants of a replay.
+        """
+        end, begin = _moment(as_of) or self.now(), _moment(since)
+        asked = Window(begin, end) if begin else Window.before(end, clock.parse_span(window))
+        return alertlog.alertlog(self.store, self.settings, self.rules, asked, known_at=_moment(known_at), replay=replay, progress=progress)
 
     def daily_report(self, day: str | date | None = None, as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> Daily:
         """What happened on a trading day? The last one that has closed, where none is named."""

@@ -37,7 +37,16 @@ class SettingsError(OpsError):
 
 
 class RulesError(OpsError):
-    """rules.toml is not a table of limits that can be judged."""
+    """
+    rules.toml is not a table of limits that can be judged.
+
+    Attributes:
+        problems: Every problem with its place.
+    """
+
+    def __init__(self, *problems: str):
+        self.problems = problems
+        super().__init__("\n".join(problems))
 
 
 class BadSnapshot(OpsError):

@@ -1,29 +1,29 @@
 """
-This module knows what the figures of a tape amount to against the limits, at an instant and over a day, and nothing else.
+This module knows what the figures of a tape amount to against the limits at an instant, and nothing else.
 
-`observe` measures what a rule is about; `rules.judge` says what it amounts to; `episodes` walks a session and keeps the
-stretches in which something was wrong. Each figure is measured in one place here, whoever asks for it.
+`observe` measures what a rule is about; `verdicts.judge` says what it amounts to. Each figure is measured in one place
+here, whoever asks for it: a panel, over its own window (`at`), or an alert, each rule over the rule's (`judged`).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from opslib import clock, indicators
 from opslib.clock import Window
-from opslib.rules import RUNGS, Figure, Finding, Rule, Rules, judge
+from opslib.page import Page
+from opslib.rules import Rule, Rules
 from opslib.tape import Tape
+from opslib.verdicts import CONTRADICTION, NOT_EXPECTED, NOT_MEASURED, TOO_FEW, Figure, Finding, Spent, judge, wilson
 
 SOURCE = "page"  # The only one so far that says anything: what the app's pages post.
-GRID = timedelta(seconds=30)
+DEAD = ("critical", "escalate")
 
 
 def _absent(tape: Tape, window: Window, coverage: float | None) -> str:
     """Why is there no figure of a window?"""
     if not tape.ever_seen:
-        return "not measured"
+        return NOT_MEASURED
     if coverage is None:
-        return "not expected"
+        return NOT_EXPECTED
     return "no look came" if not tape.looks_in(window) else "nothing counted"
 
 
@@ -38,13 +38,13 @@ def _rate(tape: Tape, window: Window, part: str, count: str) -> Figure:
     if not total or some is None:
         return Figure(None, coverage=coverage, absent=_absent(tape, window, coverage))
     if not 0 <= some <= total:
-        return Figure(None, coverage=coverage, absent="the page's counts contradict each other")
+        return Figure(None, coverage=coverage, absent=CONTRADICTION)
     return Figure(some / total, some, total, coverage)
 
 
 def _availability(tape: Tape, subject: str, window: Window) -> Figure:
     if subject not in tape.alive:
-        return Figure(None, absent="not measured")
+        return Figure(None, absent=NOT_MEASURED)
     return _rate(tape, window, f"{subject}_successes", f"{subject}_requests")
 
 
@@ -57,47 +57,93 @@ def _errors(tape: Tape, window: Window) -> Figure:
     return Figure(errors / max(1.0, window.seconds / 3600), coverage=coverage)
 
 
+def _of(page: Page) -> tuple[str | None, int | None]:
+    """By what a page is known again."""
+    return page.looks[0].page_id, page.loaded_at_us
+
+
 def _websocket_down(tape: Tape, window: Window) -> Figure:
     if "websocket" not in tape.alive:
-        return Figure(None, absent="not measured")
+        return Figure(None, absent=NOT_MEASURED)
     if clock.open_since(window.end) is None:
-        return Figure(None, absent="not expected")
-    down = tape.websocket_down_for_s(window.end)
-    return Figure(down, absent="" if down is not None else _absent(tape, window, tape.coverage(window)))
+        return Figure(None, absent=NOT_EXPECTED)
+    found = tape.websocket_down_at(window.end_us)
+    return Figure(found[0], page=_of(found[1])) if found else Figure(None, absent=_absent(tape, window, tape.coverage(window)))
 
 
 def _variance(tape: Tape, window: Window, at_least: int) -> Figure:
     if "backtest_variance" not in tape.alive:
-        return Figure(None, absent="not measured")
-    found = indicators.pnl(tape, window, at_least)
-    value, trades = found["backtest_variance_pp"], found["variance_trades"]
-    if value is None or trades is None:
+        return Figure(None, absent=NOT_MEASURED)
+    found = indicators.variance_seen(tape, window, at_least)
+    if found is None or found[1].backtest_variance_pp is None or found[1].trades is None:
         return Figure(None, absent=_absent(tape, window, tape.coverage(window)))
-    return Figure(abs(value), count=trades) if trades >= at_least else Figure(None, count=trades, absent="too few")
+    page, look = found
+    return Figure(abs(look.backtest_variance_pp), count=look.trades, page=_of(page)) if look.trades >= at_least else Figure(None, count=look.trades, absent=TOO_FEW)
 
 
 def _memory(tape: Tape, window: Window) -> Figure:
-    used = [look.memory_bytes for _, look in tape.seen_in(window) if look.memory_bytes is not None]
-    return Figure(max(used) / 1e6) if used else Figure(None, absent="not measured")
+    used = [(look.memory_bytes, page) for page, look in tape.seen_in(window) if look.memory_bytes is not None]
+    most = max(used, key=lambda u: u[0], default=None)
+    return Figure(most[0] / 1e6, page=_of(most[1])) if most else Figure(None, absent=NOT_MEASURED)
 
 
 def _silence(tape: Tape, window: Window) -> Figure:
     """Seconds without a post; where posts come, seconds without a request in them: a hard outage is never counted as failures."""
-    silent, at = indicators.silent_for_s(tape, window.end), clock.micros(window.end)
+    silent = indicators.silent_for_s(tape, window.end)
     if silent is None:
-        return Figure(None, absent="not expected" if tape.ever_seen else "not measured")
-    if not tape.open_at(at):
+        return Figure(None, absent=NOT_EXPECTED if tape.ever_seen else NOT_MEASURED)
+    if not tape.open_at(window.end_us):
         return Figure(silent)
-    idle, opened = tape.idle_for_s(at), clock.open_since(window.end)
+    idle, opened = tape.idle_for_s(window.end_us), clock.open_since(window.end)
     return Figure(0.0 if idle is None or opened is None else min(idle, (window.end - opened).total_seconds()))
 
 
-def observe(tape: Tape, rule: Rule, subject: str, window: Window) -> Figure:
-    """What does the app's page say of what a rule is about, over a window? ``not measured`` where pages cannot say."""
+def _burn(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: "Windows") -> Figure:
+    """How many times too fast is the budget spent that another rule's objective leaves, on each rung?"""
+    assert rule.burn
+    of = rules[rule.burn.of]
+    rates = {length: observe(tape, rules, of, subject, windows, length) for both in rule.burn.windows.values() for length in both}
+    spent = {rung: _spent(rule, of, rates[long], rates[short]) for rung, (long, short) in rule.burn.windows.items()}
+    known = [s for s in spent.values() if s.bound is not None and s.long is not None]
+    if not known:
+        return next(iter(rates.values()))._replace(value=None, count=None, absent=next((r.absent for r in rates.values() if r.absent), TOO_FEW))
+    return Figure(max(s.long for s in known if s.long is not None), spent=spent)
+
+
+def _spent(rule: Rule, of: Rule, long: Figure, short: Figure) -> Spent:
+    """A rung is known where both its windows are covered and the short one has enough to count."""
+    known = all(f.value is not None and (f.coverage is None or f.coverage >= rule.min_coverage) for f in (long, short)) and (short.count or 0) >= rule.min_count
+    times = [None if f.value is None else (1 - f.value) / (1 - of.objective) for f in (long, short)]
+    least = [(1 - wilson(f.part or 0, f.count or 0)[1]) / (1 - of.objective) for f in (long, short)] if known else []
+    return Spent(*times, min(least) if known else None)
+
+
+class Windows(dict[timedelta, Window]):
+    """The windows that end at an instant, by their length."""
+
+    def __init__(self, instant: datetime):
+        self.instant = instant
+
+    def __missing__(self, length: timedelta) -> Window:
+        self[length] = Window.before(self.instant, length)
+        return self[length]
+
+
+def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta) -> Figure:
+    """
+    What does the app's page say of what a rule is about? ``not measured`` where pages cannot say.
+
+    Args:
+        windows: Of the instant that is meant.
+        length: Of the window that is meant; a burn rate has its own.
+    """
     if SOURCE not in rule.sources:
-        return Figure(None, absent="not measured")
-    if tape.ever_seen and not clock.open_spans(window):
-        return Figure(None, absent="not expected")
+        return Figure(None, absent=NOT_MEASURED)
+    if rule.burn:
+        return _burn(tape, rules, rule, subject, windows)
+    window = windows[length]
+    if tape.ever_seen and not tape.open_spans(window):
+        return Figure(None, absent=NOT_EXPECTED)
     match rule.name:
         case "availability":
             return _availability(tape, subject, window)
@@ -118,65 +164,51 @@ def observe(tape: Tape, rule: Rule, subject: str, window: Window) -> Figure:
     raise LookupError(f"no figure is measured for the rule {rule.name!r}")
 
 
-def at(tape: Tape, rules: Rules, window: Window) -> list[Finding]:
-    """What does everything amount to at the end of a window? One finding for each rule and subject, in the table's order."""
-    found = [judge(rule, subject, SOURCE, observe(tape, rule, subject, window)) for rule in rules.rules.values() for subject in rule.subjects]
-    providers = [f for f in found if f.rule.name == "availability"]
-    if all(f.verdict == "critical" for f in providers):
-        found = [replace(f, severity="escalate", sentence=f"{f.sentence}; no provider is left") if f in providers else f for f in found]
+def _finding(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta) -> Finding:
+    """One figure measured and judged. What cannot be measured for a fault of ours is unknown too, and disables no other rule."""
+    try:
+        figure = observe(tape, rules, rule, subject, windows, length)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+        figure = Figure(None, absent=f"could not be measured ({problem.__class__.__name__}: {problem})")
+    return judge(rule, subject, SOURCE, figure)
+
+
+def _no_provider_left(rule: Rule, providers: list[Finding]) -> Finding:
+    """Both providers down is one trouble, ours: it is critical of each that makes it, and it is told once."""
+    limit = dict(rule.ladder)["critical"]
+    better = max(providers, key=lambda f: f.figure.value or 0.0)
+    told = ", ".join(f"{f.subject} {rule.told(f.figure.value)}" for f in providers)
+    if all(f.severity in DEAD for f in providers):
+        return Finding(rule, "app", SOURCE, better.figure, "critical", "escalate", limit, True, f"no provider is left ({told}) < {rule.limit_told(limit)}")
+    if any(f.verdict in ("ok", "warning") for f in providers):
+        return Finding(rule, "app", SOURCE, better.figure, "ok", None, limit, True, f"a provider serves ({told})")
+    return Finding(rule, "app", SOURCE, Figure(None, absent=NOT_MEASURED), "unknown", None, limit, False, f"nothing is known of any provider that serves ({told})")
+
+
+def _all(tape: Tape, rules: Rules, windows: Windows, only: timedelta | None) -> list[Finding]:
+    found: list[Finding] = []
+    for rule in rules.rules.values():
+        if only and rule.burn:
+            continue
+        apart = rule.name == "availability" and "app" in rule.subjects
+        found += [_finding(tape, rules, rule, subject, windows, only or rule.window) for subject in rule.subjects if not (apart and subject == "app")]
+        if apart:
+            found.append(_no_provider_left(rule, [f for f in found if f.rule is rule]))
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Episode:
+def at(tape: Tape, rules: Rules, window: Window) -> list[Finding]:
     """
-    A stretch in which one rule was past its limits without a break.
+    What does everything amount to over one window? One finding for each rule and subject, in the table's order.
 
-    Attributes:
-        began, ended: First instant past the limits, and first one not; aware UTC, to the grid of half a minute.
-        ongoing: Was it still so when the tape ended?
-        worst: The finding of its worst instant.
+    Burn rates have windows of their own, so they are not among them.
     """
-
-    began: datetime
-    ended: datetime
-    ongoing: bool
-    worst: Finding
-
-
-def _rank(finding: Finding) -> tuple[int, float]:
-    """Which of two findings of one rule is worse?"""
-    value = finding.figure.value or 0.0
-    return RUNGS.index(finding.severity), -value if finding.rule.better == "higher" else value
+    length = window.end - window.start
+    windows = Windows(window.end)
+    windows[length] = window
+    return _all(tape, rules, windows, length)
 
 
-def episodes(tape: Tape, rules: Rules, session: Window) -> list[Episode]:
-    """
-    When was something wrong during a session, each rule over its own window?
-
-    A stretch shorter than the rule's `for` is none. An instant of which nothing is known neither begins nor ends one.
-    """
-    found = []
-    for rule in rules.rules.values():
-        for subject in rule.subjects:
-            if SOURCE in rule.sources:
-                found += _of_rule(tape, rule, subject, session)
-    return sorted(found, key=lambda e: (e.began, e.worst.rule.name, e.worst.subject))
-
-
-def _of_rule(tape: Tape, rule: Rule, subject: str, session: Window) -> Iterator[Episode]:
-    began: datetime | None = None
-    worst: Finding | None = None
-    at = session.start
-    while at < session.end:
-        at = min(at + GRID, session.end)
-        finding = judge(rule, subject, SOURCE, observe(tape, rule, subject, Window.before(at, rule.window)))
-        if finding.severity:
-            began = began or at
-            worst = finding if worst is None or _rank(finding) > _rank(worst) else worst
-        elif finding.verdict == "ok" and began and worst:
-            if at - began >= rule.hold:
-                yield Episode(began, at, False, worst)
-            began, worst = None, None
-    if began and worst and session.end - began >= rule.hold:
-        yield Episode(began, session.end, True, worst)
+def judged(tape: Tape, rules: Rules, instant: datetime) -> list[Finding]:
+    """What does everything amount to at an instant, each rule over its own window? In the table's order."""
+    return _all(tape, rules, Windows(instant), None)

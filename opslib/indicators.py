@@ -8,7 +8,7 @@ from typing import Any
 
 from opslib import clock
 from opslib.clock import Window
-from opslib.page import SECOND
+from opslib.page import SECOND, Page
 from opslib.snapshot import PROVIDERS, Look
 from opslib.tape import SUMS, Tape
 
@@ -52,15 +52,15 @@ def greeks(tape: Tape, window: Window) -> dict[str, Any]:
     return counts | rates
 
 
-def _variance_look(tape: Tape, window: Window, at_least: int) -> Look | None:
+def variance_seen(tape: Tape, window: Window, at_least: int) -> tuple[Page, Look] | None:
     """Whose backtest variance counts: the worst of the open pages with enough trades, else that of the page with most; of none open, the last seen."""
     seen = tape.seen_in(window)
-    open_now = {id(page) for page, _ in tape.open_at(clock.micros(window.end))}
-    looks = [look for page, look in seen if id(page) in open_now] or [look for _, look in seen[-1:]]
-    enough = [look for look in looks if look.backtest_variance_pp is not None and (look.trades or 0) >= at_least]
+    open_now = {id(page) for page, _ in tape.open_at(window.end_us)}
+    found = [f for f in seen if id(f[0]) in open_now] or seen[-1:]
+    enough = [f for f in found if f[1].backtest_variance_pp is not None and (f[1].trades or 0) >= at_least]
     if enough:
-        return max(enough, key=lambda look: abs(look.backtest_variance_pp))
-    return max(looks, key=lambda look: look.trades or 0, default=None)
+        return max(enough, key=lambda f: abs(f[1].backtest_variance_pp))
+    return max(found, key=lambda f: f[1].trades or 0, default=None)
 
 
 def pnl(tape: Tape, window: Window, at_least: int) -> dict[str, Any]:
@@ -80,7 +80,8 @@ def pnl(tape: Tape, window: Window, at_least: int) -> dict[str, Any]:
     sums = {s: None if tape.spoiled(s, window) else tape.rise(s, window) for s in SUMS}
     mean = lambda s: None if not trades or sums[s] is None else sums[s] / trades  # noqa: E731
     cents = lambda s: None if sums[s] is None else round(sums[s], 2) + 0.0  # noqa: E731
-    last = _variance_look(tape, window, at_least)
+    seen = variance_seen(tape, window, at_least)
+    last = seen[1] if seen else None
     alive = last is not None and "backtest_variance" in tape.alive
     return {
         "trades": trades,
@@ -126,7 +127,8 @@ def system(tape: Tape, window: Window) -> dict[str, Any]:
 
 def silent_for_s(tape: Tape, as_of: datetime) -> float | None:
     """For how long, at an instant of the open market, has no look come? None when closed, or never seen."""
-    at, last, opened = clock.micros(as_of), tape.last_seen_us(clock.micros(as_of)), clock.open_since(as_of)
+    at, opened = clock.micros(as_of), clock.open_since(as_of)
+    last = tape.last_seen_us(at)
     return None if last is None or opened is None else (at - max(clock.micros(opened), last)) / SECOND
 
 

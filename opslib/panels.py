@@ -11,15 +11,18 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from opslib import clock, findings, indicators, tape as tape_module, text
+from opslib import clock, findings, indicators, rises, tape as tape_module, text, watch
 from opslib.clock import Window
-from opslib.findings import Episode
-from opslib.rules import EXIT_CODES, Finding, Rules, worst
+from opslib.alerts import Transition
+from opslib.record import Record
+from opslib.rules import Rules
 from opslib.settings import Settings
 from opslib.snapshot import PROVIDERS
 from opslib.store import Store
 from opslib.tape import Tape
+from opslib.verdicts import EXIT_CODES, Finding, worst
 
+LATELY_US, DAY_US = 30_000_000, 86_400_000_000  # Judged so lately is judged up to now; no alert outlives its session.
 NAMES = {"providers": "Data Provider Health", "greeks": "Greeks Quality", "pnl": "P&L Accuracy", "system": "System Health"}
 
 
@@ -93,10 +96,11 @@ class View:
         known_at: Only what had come into the store by then; None is all that is known.
         tape: The looks behind it.
         rules: The limits in force.
+        recorded: What became of alerts, where they were judged up to the moment of the view; else None.
     """
 
-    def __init__(self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules):
-        self.app, self.window, self.known_at, self.tape, self.rules = app, window, known_at, tape, rules
+    def __init__(self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None):
+        self.app, self.window, self.known_at, self.tape, self.rules, self.recorded = app, window, known_at, tape, rules, recorded
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -104,9 +108,11 @@ class View:
         return findings.at(self.tape, self.rules, self.window)
 
     @cached_property
-    def ongoing(self) -> list[Episode]:
-        """What is past its limits at the moment of the view, each rule over its own window, and since when."""
-        return [e for e in findings.episodes(self.tape, self.rules, self.window) if e.ongoing] if clock.open_since(self.window.end) else []
+    def alerts(self) -> list[dict[str, Any]]:
+        """How every alert stands at the moment of the view: by the record, or where nobody judged, by the window's own looks."""
+        if self.recorded is not None:
+            return rises.standing(self.recorded, self.rules)
+        return rises.standing(watch.on(self.tape, self.rules, self.window.start_us, self.window.end_us), self.rules)
 
     @cached_property
     def coverage(self) -> float | None:
@@ -233,7 +239,7 @@ class View:
                 "providers": {"verdict": self._verdict_of("providers"), "coverage": coverage, "subjects": subjects, "probes": {}},
                 **{name: head(name) | figures[name] for name in ("greeks", "pnl", "system")},
             },
-            "alerts": [_as_alert(e) for e in self.ongoing],
+            "alerts": self.alerts,
         }
 
     @property
@@ -245,7 +251,7 @@ class View:
         known = f", as known at {text.moment(self.known_at)}" if self.known_at else ""
         head = [f"{self.app}: {self.verdict}", f"{self.window}{known}"]
         seen = "market closed" if self.coverage is None else f"{text.ratio(self.coverage, 1)} of the expected looks"
-        now = [f"now, since {e.began.astimezone(text.NEW_YORK):%H:%M:%S} New York: {e.worst.severity}: {e.worst.sentence}" for e in self.ongoing]
+        now = [f"{a['state']}, since {clock.parse(a['since']).astimezone(text.NEW_YORK):%H:%M:%S} New York: {a['severity']}: {a['sentence']}{' (explained by ' + a['inhibited_by'] + ')' if a['inhibited_by'] else ''}" for a in self.alerts]
         return "\n".join([*head, f"{self.tape.looks_in(self.window):,} looks of {len(self.tape.seen_in(self.window))} pages; {seen}", *now])
 
 
@@ -256,24 +262,23 @@ def _page_uptime(successes: int | None, requests: int | None) -> str:
     return f"{(200 * successes + requests) // (2 * requests) if requests else 100} %"
 
 
-def _as_alert(episode: Episode) -> dict[str, Any]:
-    """What is past its limits now, and has been for as long as its rule asks, as the row an alert has."""
-    finding = episode.worst
-    rule = finding.rule
-    return {
-        "id": f"{rule.name}:{finding.subject}:{finding.source}:{text.iso(episode.began)}", "rule": rule.name, "subject": finding.subject, "source": finding.source,
-        "state": "firing", "severity": finding.severity, "since": text.iso(episode.began), "value": finding.figure.value,
-        "limit": None if isinstance(finding.limit, str) else finding.limit, "sentence": finding.sentence, "runbook": rule.runbooks[finding.subject], "incident": None,
-    }  # fmt: skip
-
-
 def view(store: Store, settings: Settings, rules: Rules, window: Window, known_at: datetime | None = None) -> View:
     """What is to be shown of an app for a window, as known at a moment (None: all that is known)?"""
-    # Far enough back for every rule's own window, so that what is wrong now can be told with since when.
-    longest = max(rule.window for rule in rules.rules.values())
+    # Far enough back for every rule's own window but the budgets', so that what is wrong now can be told with since when.
+    longest = max(rule.window for rule in rules.rules.values() if not rule.burn)
     reach = Window(min(window.start, window.end - longest), window.end)
     tape = tape_module.load(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
-    return View(settings.app, window, known_at, tape, rules)
+    return View(settings.app, window, known_at, tape, rules, _recorded(store, settings.app, window.end_us, known_at))
+
+
+def _recorded(store: Store, app: str, at_us: int, known_at: datetime | None) -> list[Transition] | None:
+    """What became of the alerts of a session up to a moment, where they were judged up to then."""
+    record = Record(store, app)
+    judged = record.judged()
+    if judged is None or not judged[0] <= at_us <= judged[1] + LATELY_US:
+        return None
+    known_us = None if known_at is None else clock.micros(known_at)
+    return [Transition(*row) for row in record.transitions(at_us, known_us, since_us=at_us - DAY_US)]
 
 
 def status(store: Store, settings: Settings, rules: Rules, *, as_of: datetime | None = None, length: timedelta = timedelta(hours=1), known_at: datetime | None = None) -> View:

@@ -54,6 +54,20 @@ def listed(title: str, lines: list[str]) -> Text:
     )
 
 
+def tabled(title: str, header: list[str], rows: list[list[str]], empty: str = "") -> Text:
+    """A heading and a table under it, as text, HTML and Markdown; without rows, `empty` stands there instead."""
+    if not rows:
+        return listed(title, [empty])
+    e = text.in_html
+    html = "".join(f"<tr><th scope='row'>{e(row[0])}</th>{''.join(f'<td>{e(cell)}</td>' for cell in row[1:])}</tr>" for row in rows)
+    cells = lambda row: f"| {' | '.join(text.in_markdown(c) for c in row)} |"  # noqa: E731
+    return Text(
+        f"{title}\n{text.table(header, rows)}",
+        f"<p><strong>{e(title)}</strong></p><table><thead><tr>{''.join(f'<th>{e(h)}</th>' for h in header)}</tr></thead><tbody>{html}</tbody></table>",
+        "\n".join([f"### {text.in_markdown(title)}", "", cells(header), f"|{'---|' * len(header)}", *(cells(row) for row in rows)]),
+    )
+
+
 def place(settings: Settings, name: str, day: date, partial: bool = False) -> Path:
     """Where the report of a day is published, without the ending."""
     return settings.outputs / "reports" / str(day.year) / f"{day}_{name}{'_partial' if partial else ''}"

@@ -1,43 +1,56 @@
 """
-This module knows the limits: what stands in rules.toml, strictly read, and what a figure amounts to against it.
+This module knows the limits: what stands in rules.toml, strictly read, and nothing else.
 
-A figure is judged on a ladder (objective, warning, notify, critical, escalate). What comes out is a `Finding`: a
-verdict, and one sentence with the measured value beside the limit. Never green without data: a figure that could not
-be measured is *unknown*; one that nothing measures, or that nobody expects now, is shown and not counted.
+Each rule is a ladder (objective, warning, notify, critical, escalate) with all that an alert needs to know of it.
+A table that could never be judged by is refused, every problem by its name.
 """
 
 import functools
 import hashlib
 import json
-import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from opslib import clock, text
 from opslib.errors import RulesError, UsageError
 from opslib.page import Pages
 
 RUNGS = ("warning", "notify", "critical", "escalate")
-VERDICT_OF = {"warning": "warning", "notify": "warning", "critical": "critical", "escalate": "critical"}
-VERDICTS = ("critical", "unknown", "warning", "ok")  # Worst first: how verdicts add up.
-EXIT_CODES = {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
+SENT = ("notify", "critical", "escalate")  # The severities that somebody is told of.
 NO_SUCCESS = "no success"
-Z_95 = 1.959963984540054  # The 97.5th percentile of the normal distribution: two sides of 95 %.
+RUNBOOKS = ("massive_down", "provider_availability", "greeks_quality", "backtest_variance", "websocket_down", "memory_growth", "error_rate", "dashboard_slow", "monitor_down")
 
-_UNITS = ("ratio", "s", "pp", "MB", "per_hour", "intervals")
+_UNITS = ("ratio", "s", "pp", "MB", "per_hour", "intervals", "times")
 _PANELS = ("providers", "greeks", "pnl", "system")
-_SPANS = ("window", "for", "keep_firing_for")
-_CHOICES = {"better": ("higher", "lower"), "unit": _UNITS, "gate": ("wilson", "value"), "no_data": ("keep", "alert"), "panel": _PANELS}
+_SPANS = ("window", "keep_firing_for", "unknown_after")
+_CHOICES = {"better": ("higher", "lower"), "unit": _UNITS, "gate": ("wilson", "t", "value"), "no_data": ("keep", "alert"), "panel": _PANELS}
 _NUMBERS = ("objective", "warning", "min_count", "min_coverage")
 _TEXTS = ("title", "who", "action")
 _LISTS = {"subjects": ("app", "massive", "tradier"), "sources": ("page", "probe", "chain", "fills", "logs")}
-_NEEDED = (*_CHOICES, *_NUMBERS, "critical", *_SPANS, *_TEXTS, *_LISTS, "runbook")
-_MAY = ("notify", "escalate", "clear")
+_NEEDED = (*_CHOICES, *_NUMBERS, "critical", "for", *_SPANS, *_TEXTS, *_LISTS, "runbook")
+_BURN = ("of", "budget", "long", "short")
+_MAY = ("notify", "escalate", "clear", "inhibited_by", *_BURN)
+
+
+@dataclass(frozen=True, slots=True)
+class Burn:
+    """
+    How fast a budget of failures is spent: over a long window, and over a short one that shows that it still is.
+
+    Attributes:
+        of: The rule whose objective leaves the budget.
+        budget: How long the budget is meant to last.
+        windows: The long and the short window of each rung.
+    """
+
+    of: str
+    budget: timedelta
+    windows: dict[str, tuple[timedelta, timedelta]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +60,10 @@ class Rule:
 
     Attributes:
         ladder: (rung, limit), mildest first; a limit is a number in the rule's unit, or ``no success``.
+        holds: For how long each rung must be held to fire (`for`).
+        inhibited_by: Rules whose alerts explain this one's away.
         runbooks: The runbook of each subject.
+        burn: The windows of a burn rate; None for every other rule.
     """
 
     name: str
@@ -59,8 +75,9 @@ class Rule:
     clear: float | None
     gate: str
     window: timedelta
-    hold: timedelta
+    holds: dict[str, timedelta]
     keep_firing_for: timedelta
+    unknown_after: timedelta
     min_count: int
     min_coverage: float
     no_data: str
@@ -70,6 +87,12 @@ class Rule:
     runbooks: dict[str, str]
     who: str
     action: str
+    inhibited_by: tuple[str, ...] = ()
+    burn: Burn | None = None
+
+    def reach(self, rung: str) -> timedelta:
+        """How far back does what is judged on a rung reach?"""
+        return self.burn.windows[rung][0] if self.burn else self.window
 
     def past(self, value: float, limit: float) -> bool:
         """Is the value on the bad side of the limit? On the limit itself it is not."""
@@ -80,113 +103,11 @@ class Rule:
         if self.unit == "ratio":
             return text.ratio(value, 2 if digits is None else digits)
         unit = {"per_hour": "per h", "pp": "points"}.get(self.unit, self.unit)
-        return text.number(value, unit, digits)
+        return text.number(value, unit, 1 if self.unit == "times" and digits is None else digits)
 
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """
-    What was measured, ready to be judged.
-
-    Attributes:
-        value: In the rule's unit; None is unknown.
-        part: How many of `count` the rate counts, where it is a rate: successes, valid ones, zeros.
-        count: How many samples it is made of; None where there is no such number.
-        coverage: Looks received ÷ expected, 0 to 1; None where none was expected.
-        absent: Why there is no value; ``not measured`` and ``not expected`` are not counted against anyone.
-    """
-
-    value: float | None
-    part: int | None = None
-    count: int | None = None
-    coverage: float | None = None
-    absent: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """
-    What a figure amounts to against its rule.
-
-    Attributes:
-        verdict: ok, warning, critical or unknown.
-        severity: The highest rung reached; None where none is.
-        limit: The limit of that rung; else of the first one.
-        counted: Does it count in the verdict of its panel?
-        sentence: Name, measured value, comparison, limit.
-    """
-
-    rule: Rule
-    subject: str
-    source: str
-    figure: Figure
-    verdict: str
-    severity: str | None
-    limit: float | str | None
-    counted: bool
-    sentence: str
-
-
-def worst(verdicts: Iterable[str]) -> str:
-    """What do verdicts add up to? Critical > unknown > warning > ok; of nothing at all nothing is known."""
-    found = set(verdicts)
-    return next((v for v in VERDICTS if v in found), "unknown")
-
-
-def wilson(part: int, count: int) -> tuple[float, float]:
-    """
-    Between which rates does the true one lie, with 95 % confidence, when `part` of `count` were seen?
-
-    Wilson's score interval (1927), which holds for small counts and for rates near 0 and 1; (0, 1) of nothing.
-    """
-    if count == 0:
-        return 0.0, 1.0
-    rate, z2 = min(1.0, max(0.0, part / count)), Z_95**2
-    middle = (rate + z2 / (2 * count)) / (1 + z2 / count)
-    reach = Z_95 * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
-def judge(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
-    """
-    What does a figure amount to?
-
-    A rate under the ``wilson`` gate is past a limit only when its whole 95 % interval is: one failed request of
-    thirty is no incident. Too few samples, or looks that did not come, make it unknown.
-    """
-    subject_words = "" if subject == "app" else f" of {subject}"
-    name = f"{rule.title}{subject_words}"
-    first = rule.ladder[0][1]
-
-    def finding(verdict: str, sentence: str, severity: str | None = None, limit: Any = first, counted: bool = True) -> Finding:
-        return Finding(rule, subject, source, figure, verdict, severity, limit, counted, sentence)
-
-    if figure.value is None:
-        counted = figure.absent not in ("not measured", "not expected", "too few")
-        return finding("unknown", f"{name}: {figure.absent or 'no data'}", counted=counted)
-    if figure.coverage is not None and figure.coverage < rule.min_coverage:
-        return finding("unknown", f"{name}: only {text.ratio(figure.coverage, 0)} of the looks came (≥ {text.ratio(rule.min_coverage, 0)} needed)")
-    if figure.count is not None and figure.count < rule.min_count:
-        return finding("unknown", f"{name}: too few to judge ({figure.count} of {rule.min_count} needed)", counted=False)
-
-    low, high = figure.value, figure.value
-    if rule.gate == "wilson" and figure.count:
-        low, high = wilson(figure.part or 0, figure.count)
-    kind_end = high if rule.better == "higher" else low
-    reached = [(rung, limit) for rung, limit in rule.ladder if (figure.part == 0 if limit == NO_SUCCESS else rule.past(kind_end, limit))]
-    sign, against = ("<", "≥") if rule.better == "higher" else (">", "≤")
-    if reached:
-        rung, limit = reached[-1]
-        told = "0, not one success" if limit == NO_SUCCESS else rule.told(limit, 1 if rule.unit == "ratio" else None)
-        sentence = f"{name} ({rule.told(figure.value)}) {'=' if limit == NO_SUCCESS else sign} {told}"
-        return finding(VERDICT_OF[rung], sentence, rung, limit)
-    shown = f"{name} ({rule.told(figure.value)})"
-    limit_told = rule.told(first, 1 if rule.unit == "ratio" else None)
-    if rule.past(figure.value, first):
-        return finding("ok", f"{shown} {sign} {limit_told}, but of {figure.count:,} it could be chance ({rule.told(low)} to {rule.told(high)})")
-    if rule.past(figure.value, rule.objective):
-        return finding("ok", f"{shown} {against} {limit_told}, below objective {rule.told(rule.objective, 1 if rule.unit == 'ratio' else None)}")
-    return finding("ok", f"{shown} {against} {limit_told}")
+    def limit_told(self, limit: float | str) -> str:
+        """A limit of this rule, for people."""
+        return "0, not one success" if isinstance(limit, str) else self.told(limit, 1 if self.unit == "ratio" else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,24 +135,51 @@ def _is_number(found: Any) -> bool:
     return not isinstance(found, bool) and isinstance(found, (int, float)) and abs(found) < 1e15
 
 
+def _span(row: dict[str, Any], key: str, found: Any, refuse: Callable[[str], NoReturn]) -> timedelta:
+    try:
+        return timedelta(0) if found == "0s" and key != "window" else clock.parse_span(found)
+    except (UsageError, AttributeError):
+        refuse(f"{key} is {found!r}; a span such as 5m was wanted.")
+
+
+def _spans_by_rung(row: dict[str, Any], key: str, rungs: list[str], refuse: Callable[[str], NoReturn]) -> dict[str, timedelta]:
+    """A span for each rung: one for all, or a table of them."""
+    found = row[key] if isinstance(row[key], dict) else dict.fromkeys(rungs, row[key])
+    if set(found) != set(rungs):
+        refuse(f"{key} is {row[key]!r}; one span, or one for each of {', '.join(rungs)}, was wanted.")
+    return {rung: _span(row, key, found[rung], refuse) for rung in rungs}
+
+
+def _burn(row: dict[str, Any], rungs: list[str], refuse: Callable[[str], NoReturn]) -> Burn:
+    if missing := [key for key in _BURN if key not in row]:
+        refuse(f"{missing[0]} is missing; a burn rate has {', '.join(_BURN)}.")
+    longs, shorts = (_spans_by_rung(row, key, rungs, refuse) for key in ("long", "short"))
+    if wrong := [rung for rung in rungs if not timedelta(0) < shorts[rung] < longs[rung]]:
+        refuse(f"the short window of {wrong[0]} must be shorter than its long one.")
+    if (row["unit"], row["better"]) != ("times", "lower"):
+        refuse('a burn rate is judged in unit "times", and lower is better.')
+    return Burn(row["of"], _span(row, "budget", row["budget"], refuse), {rung: (longs[rung], shorts[rung]) for rung in rungs})
+
+
 def _rule(place: str, name: str, row: Any) -> Rule:
     """One row of the table, strictly."""
 
-    def refuse(what: str) -> None:
+    def refuse(what: str) -> NoReturn:
         raise RulesError(f"{place}, rule {name!r}: {what}")
 
     if not isinstance(row, dict):
         refuse(f"a table of keys was wanted, found {row!r}.")
+    burns = any(key in row for key in _BURN)
     for key in row:
         if key not in (*_NEEDED, *_MAY):
             refuse(f"there is no key {key!r}.{text.nearest(key, (*_NEEDED, *_MAY))}")
     for key in _NEEDED:
-        if key not in row:
+        if key not in row and not (burns and key == "window"):
             refuse(f"{key} is missing.")
     for key, choices in _CHOICES.items():
         if row[key] not in choices:
             refuse(f"{key} is {row[key]!r}; it may be {', '.join(choices)}.")
-    numbers = [k for k in (*_NUMBERS, *_MAY, "critical") if k in row and not (k == "escalate" and row[k] == NO_SUCCESS)]
+    numbers = [k for k in (*_NUMBERS, "notify", "escalate", "clear", "critical") if k in row and not (k == "escalate" and row[k] == NO_SUCCESS)]
     for key in numbers:
         if not _is_number(row[key]):
             refuse(f"{key} is {text.one_line(repr(row[key]), 40)}; a number was wanted.")
@@ -248,17 +196,21 @@ def _rule(place: str, name: str, row: Any) -> Rule:
             refuse(f"{key} is {row[key]!r}; some of {', '.join(known)} were wanted, each once.")
     if row.get("escalate") == NO_SUCCESS and (row["better"], row["gate"]) != ("higher", "wilson"):
         refuse(f"escalate is {NO_SUCCESS!r}, which only a rate of successes can have.")
-    spans = {}
-    for key in _SPANS:
-        try:
-            spans[key] = timedelta(0) if row[key] == "0s" and key != "window" else clock.parse_span(row[key])
-        except (UsageError, AttributeError):
-            refuse(f"{key} is {row[key]!r}; a span such as 5m was wanted.")
+    ladder = tuple((rung, row[rung]) for rung in RUNGS if rung in row)
+    rungs = [rung for rung, _ in ladder]
+    holds = _spans_by_rung(row, "for", rungs, refuse)
+    burn = _burn(row, rungs, refuse) if burns else None
+    spans = {key: _span(row, key, row[key], refuse) for key in _SPANS if key in row}
     runbook = row["runbook"]
     runbooks = dict(runbook) if isinstance(runbook, dict) else dict.fromkeys(row["subjects"], runbook)
     if set(runbooks) != set(row["subjects"]) or not all(isinstance(v, str) for v in runbooks.values()):
         refuse(f"runbook is {runbook!r}; one name, or one for each of {', '.join(row['subjects'])}, was wanted.")
-    ladder = tuple((rung, row[rung]) for rung in RUNGS if rung in row)
+    for runbook in runbooks.values():
+        if runbook not in RUNBOOKS:
+            refuse(f"there is no runbook {runbook!r}.{text.nearest(runbook, RUNBOOKS)}")
+    inhibited_by = row.get("inhibited_by", [])
+    if not isinstance(inhibited_by, list) or not all(isinstance(n, str) for n in inhibited_by):
+        refuse(f"inhibited_by is {inhibited_by!r}; a list of rules was wanted.")
     limits = [limit for _, limit in (("objective", row["objective"]), *ladder) if limit != NO_SUCCESS]
     if limits != sorted(limits, reverse=row["better"] == "higher"):
         refuse(f"the ladder must go {'down' if row['better'] == 'higher' else 'up'} from the objective; found {', '.join(f'{r} {v}' for r, v in ladder)}, objective {row['objective']}.")
@@ -266,9 +218,30 @@ def _rule(place: str, name: str, row: Any) -> Rule:
         refuse(f"clear is {row['clear']}, past the first limit {ladder[0][1]}; an alert could never end.")
     return Rule(
         name=name, title=row["title"], unit=row["unit"], better=row["better"], objective=row["objective"], ladder=ladder, clear=row.get("clear"), gate=row["gate"],
-        window=spans["window"], hold=spans["for"], keep_firing_for=spans["keep_firing_for"], min_count=row["min_count"], min_coverage=row["min_coverage"],
-        no_data=row["no_data"], subjects=tuple(row["subjects"]), sources=tuple(row["sources"]), panel=row["panel"], runbooks=runbooks, who=row["who"], action=row["action"],
+        window=max(long for long, _ in burn.windows.values()) if burn else spans["window"], holds=holds, keep_firing_for=spans["keep_firing_for"], unknown_after=spans["unknown_after"],
+        min_count=row["min_count"], min_coverage=row["min_coverage"], no_data=row["no_data"], subjects=tuple(row["subjects"]), sources=tuple(row["sources"]), panel=row["panel"],
+        runbooks=runbooks, who=row["who"], action=row["action"], inhibited_by=tuple(inhibited_by), burn=burn,
     )  # fmt: skip
+
+
+def _across(place: str, rules: dict[str, Rule]) -> Iterator[str]:
+    """What is wrong between one rule and another?"""
+    for rule in rules.values():
+        for name in rule.inhibited_by:
+            if name not in rules:
+                yield f"{place}, rule {rule.name!r}: inhibited_by names {name!r}, which is no rule.{text.nearest(name, rules)}"
+            elif name != rule.name and rule.name in rules[name].inhibited_by:
+                yield f"{place}, rule {rule.name!r}: it and {name!r} inhibit each other; neither would ever be told."
+        if not rule.burn:
+            continue
+        of = rules.get(rule.burn.of)
+        if of is None or of.unit != "ratio" or of.better != "higher" or not of.objective < 1:
+            yield f"{place}, rule {rule.name!r}: of is {rule.burn.of!r}; a ratio of which more is better, with an objective below 1, was wanted."
+            continue
+        for rung, factor in rule.ladder:
+            rate = factor * (1 - of.objective)
+            if rate >= 1:
+                yield f"{place}, rule {rule.name!r}: {rung} at {factor:g} times the budget needs {text.ratio(rate, 0)} of failures ({factor:g} × {text.ratio(1 - of.objective, 1)}); it could never fire. Take a smaller factor."
 
 
 def _read(place: str, content: str) -> dict[str, Any]:
@@ -294,7 +267,15 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
     wanted = {"load_jitter_s", "reset_gap_s", "late_after", "skew_told_s"}
     if set(limits) != wanted or not all(_is_number(v) and v > 0 for v in limits.values()) or limits["late_after"] <= 1:
         raise RulesError(f"{place}, [pages]: {', '.join(sorted(wanted))} were wanted, each a number above 0, late_after above 1; found {limits}.")
-    rules = {name: _rule(place, name, row) for name, row in found.items()}
+    rules, problems = {}, []
+    for name, row in found.items():
+        try:
+            rules[name] = _rule(place, name, row)
+        except RulesError as problem:
+            problems += problem.problems
+    problems += [] if problems else list(_across(place, rules))
+    if problems:
+        raise RulesError(*problems)
     digest = hashlib.sha256(json.dumps(found | {"pages": limits}, sort_keys=True).encode()).hexdigest()
     return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"]), limits["skew_told_s"], digest)
 
@@ -304,13 +285,27 @@ def load(home: Path | None = None) -> Rules:
     Which limits are in force? The shipped ones, with ``rules.toml`` of `home` over them.
 
     Raises:
-        RulesError: A key that is unknown, missing or of the wrong kind, or a ladder that does not descend; with its place.
+        RulesError: Keys that are unknown, missing or of the wrong kind, ladders that are not monotone, burn rates that
+            could never fire; each with its place.
     """
-    shipped = resources.files("opslib").joinpath("rules.toml").read_text(encoding="utf-8")
     own = home / "rules.toml" if home else None
+    return laid_over(own) if own and own.is_file() else _table(_shipped(), "", "")
+
+
+def laid_over(own: Path) -> Rules:
+    """
+    The shipped limits with those of a file over them, key by key.
+
+    Raises:
+        RulesError: As `load`; or the file cannot be read.
+    """
     try:
-        content = own.read_text(encoding="utf-8") if own and own.is_file() else ""
+        content = own.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise RulesError(f"{own} cannot be read as a text in UTF-8 ({problem.__class__.__name__}).") from None
-    return _table(shipped, content, str(own))
+    return _table(_shipped(), content, str(own))
+
+
+def _shipped() -> str:
+    return resources.files("opslib").joinpath("rules.toml").read_text(encoding="utf-8")
 

@@ -4,7 +4,7 @@ This module knows the tables of the store, and nothing else: which column holds 
 
 import sqlalchemy as sa
 
-from opslib.snapshot import FIELDS
+from opslib.snapshot import FIELDS, NEVER_SEEN_ALIVE
 
 _KINDS = {"count": sa.BigInteger, "number": sa.Double, "flag": sa.Boolean, "millis": sa.BigInteger, "text": sa.Text}
 
@@ -38,6 +38,7 @@ ALIVE = sa.Table(
     sa.Column("app", sa.Text, primary_key=True),
     sa.Column("field", sa.Text, primary_key=True),
     sa.Column("known_at_us", sa.BigInteger, primary_key=True),
+    sa.Column("ts_us", sa.BigInteger, nullable=False),
 )
 REJECTS = sa.Table(
     "rejects",
@@ -66,3 +67,63 @@ RUNS = sa.Table(
     sa.Column("outputs", sa.Text, nullable=False),
     sa.Column("process", sa.Text, nullable=False),
 )
+ALERTS = sa.Table(
+    "alerts",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("rule", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, primary_key=True),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+)
+TRANSITIONS = sa.Table(
+    "transitions",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("rule", "subject", "source", "alert", "kind", "severity")),
+    sa.Column("value", sa.Double),
+    sa.Column("limit", sa.Double),
+    sa.Column("pending_us", sa.BigInteger, nullable=False),
+    sa.Column("peak", sa.Double),
+    sa.Column("inhibited_by", sa.Text),
+    sa.Column("sentence", sa.Text, nullable=False),
+    sa.Column("rules_hash", sa.Text, nullable=False),
+    sa.Index("transitions_by_time", "app", "at_us"),
+)
+OUTBOX = sa.Table(
+    "outbox",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("transition", sa.BigInteger, nullable=False),
+    sa.Column("edge", sa.Text, nullable=False),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False),
+)
+JUDGED = sa.Table(
+    "judged",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("begun_us", sa.BigInteger, nullable=False),
+    sa.Column("upto_us", sa.BigInteger, nullable=False),
+)
+LEASES = sa.Table(
+    "leases",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False),
+)
+
+
+def alive_has_times(connection: sa.Connection) -> None:
+    """Schema 2: since when each field was seen alive, beside since when we know. What was kept by then is taken from the looks themselves."""
+    connection.execute(sa.text("ALTER TABLE alive ADD COLUMN ts_us BIGINT NOT NULL DEFAULT 0"))
+    for row in connection.execute(sa.select(ALIVE.c.app, ALIVE.c.field, ALIVE.c.known_at_us)).all():
+        moved = sa.or_(*(sa.and_(SNAPSHOTS.c[c].is_not(None), SNAPSHOTS.c[c] if isinstance(SNAPSHOTS.c[c].type, sa.Boolean) else SNAPSHOTS.c[c] != 0) for c in NEVER_SEEN_ALIVE[row.field]))
+        first = sa.select(sa.func.min(SNAPSHOTS.c.ts_us)).where(SNAPSHOTS.c.app == row.app, SNAPSHOTS.c.known_at_us <= row.known_at_us, moved)
+        ts_us = connection.execute(first).scalar()
+        connection.execute(sa.update(ALIVE).where(ALIVE.c.app == row.app, ALIVE.c.field == row.field, ALIVE.c.known_at_us == row.known_at_us).values(ts_us=ts_us if ts_us is not None else row.known_at_us))

@@ -33,7 +33,8 @@ class Series:
 
     def rise(self, start_us: int, end_us: int) -> float:
         """By how much did it rise in (start, end], with what pages loaded in it already held?"""
-        return self._stepped(start_us, end_us) + sum(b.value for b in self.births if start_us < b.ts_us <= end_us and b.loaded_at_us is not None and b.loaded_at_us > start_us)
+        held = [b.value for b in self.births if start_us < b.ts_us <= end_us and b.loaded_at_us is not None and b.loaded_at_us > start_us]
+        return self._stepped(start_us, end_us) + (sum(held) if held else 0)
 
     def came_to_light(self, start_us: int, end_us: int) -> float:
         """By how much did what is known of it grow in (start, end]?"""

@@ -112,6 +112,11 @@ class Snapshot:
         return (name for name, columns in NEVER_SEEN_ALIVE.items() if any(self.values[c] for c in columns))
 
 
+def shown_alive(look: Look) -> Iterator[str]:
+    """Which of `NEVER_SEEN_ALIVE` does a look show to be wired?"""
+    return (name for name, columns in NEVER_SEEN_ALIVE.items() if any(getattr(look, c) for c in columns))
+
+
 def loads(body: bytes) -> Any:
     """
     JSON as the standard has it: UTF-8, no NaN, no Infinity.

@@ -20,12 +20,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from opslib import clock
+from opslib import clock, schema
 from opslib.errors import StoreError
 from opslib.schema import ALIVE, FACTS, REJECTS, RUNS, SNAPSHOTS, TABLES
 from opslib.snapshot import Look, Snapshot
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = ()  # Each brings the tables one schema further; the first schema is 1.
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (schema.alive_has_times,)  # Each brings the tables one schema further; the first schema is 1.
 BUSY_TIMEOUT_MS = 30_000
 CHECKPOINT_PAGES = 8000  # Each checkpoint makes who waits for the disk wait longer; fewer of them keep the slowest percent of posts quick.
 WRITERS_LOCK = 7_061_902  # Any number, the same for every writer: the key of PostgreSQL's advisory lock.
@@ -115,7 +115,7 @@ class Store:
             if sa.inspect(connection).has_table("meta"):
                 if self._schema(connection) == len(MIGRATIONS) + 1:
                     return
-        with self._writing() as connection:
+        with self.writing() as connection:
             found = self._schema(connection) if sa.inspect(connection).has_table("meta") else None
             for migrate in MIGRATIONS[found - 1 :] if found else ():
                 migrate(connection)
@@ -130,8 +130,8 @@ class Store:
         return None if found is None else int(found)
 
     @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        """A transaction that no other writer overlaps."""
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that no other writer overlaps; it is kept whole, or nothing of it is."""
         if self._file and self._file[1] != _identity(self._file[0]):
             raise StoreError(f"the store {self._name} was taken away or replaced while it was open; what is written to it would be lost. Start again.")
         with self._engine.connect() as connection:
@@ -151,7 +151,8 @@ class Store:
                 raise
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection that only reads."""
         try:
             with self._engine.connect() as connection:
                 yield connection
@@ -162,8 +163,8 @@ class Store:
         if connection.execute(sa.update(FACTS).where(FACTS.c.key == key).values(value=value)).rowcount == 0:
             connection.execute(sa.insert(FACTS).values(key=key, value=value))
 
-    def _known_at(self, connection: sa.Connection) -> int:
-        """When this write is known: now, but never before an earlier write."""
+    def stamp(self, connection: sa.Connection) -> int:
+        """When this write is known, microseconds: now, but never before an earlier write."""
         last = connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == "known_at_us")).scalar()
         known_at = max(clock.micros(self._now()), int(last or 0))
         self._remember(connection, "known_at_us", str(known_at))
@@ -187,8 +188,8 @@ class Store:
         """
         new = {p.snapshot.digest: p for p in reversed(list(posts))}
         try:
-            with self._writing() as connection:
-                known_at = self._known_at(connection)
+            with self.writing() as connection:
+                known_at = self.stamp(connection)
                 for digests in _chunks(list(new), 500):
                     held = connection.execute(sa.select(SNAPSHOTS.c.digest).where(SNAPSHOTS.c.app == app, SNAPSHOTS.c.digest.in_(digests)))
                     for row in held:
@@ -207,17 +208,22 @@ class Store:
 
     @staticmethod
     def _note_alive(connection: sa.Connection, app: str, rows: list[dict], posts: dict[bytes, Post]) -> None:
-        """Since when do we know which fields are wired? Kept on writing, so that no view has to search the past."""
-        first: dict[str, int] = {}
+        """Since when do we know, and of which time, that a field is wired? Kept on writing, so that no view has to search the past."""
+        first: dict[tuple[str, int], int] = {}
         for row in rows:
             for name in posts[row["digest"]].snapshot.alive():
-                first[name] = min(first.get(name, row["known_at_us"]), row["known_at_us"])
-        if not first:
-            return
-        known = dict(connection.execute(sa.select(ALIVE.c.field, sa.func.min(ALIVE.c.known_at_us)).where(ALIVE.c.app == app).group_by(ALIVE.c.field)).all())
-        earlier = [{"app": app, "field": f, "known_at_us": at} for f, at in first.items() if f not in known or at < known[f]]
-        if earlier:
-            connection.execute(sa.insert(ALIVE), earlier)
+                key = (name, row["known_at_us"])
+                first[key] = min(first.get(key, row["ts_us"]), row["ts_us"])
+        known: dict[str, list[tuple[int, int]]] = {}
+        for found in connection.execute(sa.select(ALIVE).where(ALIVE.c.app == app)) if first else ():
+            known.setdefault(found.field, []).append((found.known_at_us, found.ts_us))
+        for (name, known_at_us), ts_us in sorted(first.items(), key=lambda f: (f[0][1], f[1])):
+            if any(k <= known_at_us and t <= ts_us for k, t in known.get(name, ())):
+                continue
+            which = sa.and_(ALIVE.c.app == app, ALIVE.c.field == name, ALIVE.c.known_at_us == known_at_us)
+            if connection.execute(sa.update(ALIVE).where(which).values(ts_us=ts_us)).rowcount == 0:
+                connection.execute(sa.insert(ALIVE).values(app=app, field=name, known_at_us=known_at_us, ts_us=ts_us))
+            known.setdefault(name, []).append((known_at_us, ts_us))
 
     @staticmethod
     def _keep_rejects(connection: sa.Connection, app: str, rejects: list[Reject], known_at: int) -> None:
@@ -233,8 +239,13 @@ class Store:
 
     def post_rejects(self, app: str) -> int:
         """How many refused posts of that app are kept; the receiver stops at `MOST_POST_REJECTS`, lest a stranger fill the disk."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return connection.execute(sa.select(sa.func.count()).where(REJECTS.c.app == app, REJECTS.c.source == "post")).scalar_one()
+
+    def looks_known(self, app: str, after_seq: int, start_us: int, known_at_us: int) -> list[Look]:
+        """The looks written after a row, that happened after an instant and were known by another, by the order of writing."""
+        s = SNAPSHOTS.c
+        return self._looks(sa.select(*_LOOK).where(s.app == app, s.seq > after_seq, s.ts_us > start_us).order_by(s.seq), known_at_us)
 
     def looks(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> list[Look]:
         """
@@ -281,20 +292,22 @@ class Store:
     def _looks(self, query: sa.Select, known_at_us: int | None) -> list[Look]:
         if known_at_us is not None:
             query = query.where(SNAPSHOTS.c.known_at_us <= known_at_us)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [Look._make(row) for row in connection.execute(query)]
 
-    def alive(self, app: str, known_at_us: int | None) -> frozenset[str]:
-        """Which fields that an unwired app leaves at zero were known to move (see `snapshot.NEVER_SEEN_ALIVE`)?"""
+    def alive(self, app: str, known_at_us: int | None, ts_us: int | None = None) -> frozenset[str]:
+        """Which fields that an unwired app leaves at zero were known to move, up to `ts_us` (see `snapshot.NEVER_SEEN_ALIVE`)?"""
         query = sa.select(ALIVE.c.field).where(ALIVE.c.app == app)
+        if ts_us is not None:
+            query = query.where(ALIVE.c.ts_us <= ts_us)
         if known_at_us is not None:
             query = query.where(ALIVE.c.known_at_us <= known_at_us)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return frozenset(connection.execute(query).scalars())
 
     def first_ts(self, app: str) -> int | None:
         """When the oldest look happened, microseconds; None where there is none."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return connection.execute(sa.select(sa.func.min(SNAPSHOTS.c.ts_us)).where(SNAPSHOTS.c.app == app)).scalar()
 
     def bodies(self, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None) -> Iterator[tuple[int, int, str | None, bytes]]:
@@ -307,48 +320,49 @@ class Store:
             query = query.where(s.ts_us <= end_us)
         if known_at_us is not None:
             query = query.where(s.known_at_us <= known_at_us)
-        with self._reading() as connection:
+        with self.reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield row.ts_us, row.known_at_us, row.page_id, zlib.decompress(row.body)
 
     def rejects(self, app: str) -> list[tuple[int, Reject]]:
         """What was refused, in the order it came: (known_at_us, reject)."""
         r = REJECTS.c
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = connection.execute(sa.select(r.known_at_us, r.source, r.reasons, r.body).where(r.app == app).order_by(r.seq)).all()
         return [(row.known_at_us, Reject(row.source, tuple(json.loads(row.reasons)), zlib.decompress(row.body))) for row in found]
 
     def run_begins(self, **row: Any) -> None:
         """Write a run into the ledger before it begins."""
-        with self._ledger() as connection:
+        with self.committing() as connection:
             connection.execute(sa.insert(RUNS).values(ended_at_us=None, reason=None, **row))
 
     def run_ends(self, run_id: str, *, state: str, reason: str | None, ended_at_us: int, outputs: list[str]) -> None:
         """Write into the ledger how a run ended."""
-        with self._ledger() as connection:
+        with self.committing() as connection:
             connection.execute(sa.update(RUNS).where(RUNS.c.id == run_id).values(state=state, reason=reason, ended_at_us=ended_at_us, outputs=json.dumps(outputs)))
 
     @contextmanager
-    def _ledger(self) -> Iterator[sa.Connection]:
+    def committing(self) -> Iterator[sa.Connection]:
+        """As `writing`, with the store's own error."""
         try:
-            with self._writing() as connection:
+            with self.writing() as connection:
                 yield connection
         except sa.exc.SQLAlchemyError as problem:
             raise StoreError(self._told("written", problem)) from None
 
     def runs(self) -> list[dict[str, Any]]:
         """The ledger as it stands, oldest first."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [dict(row._mapping) for row in connection.execute(sa.select(RUNS).order_by(RUNS.c.started_at_us, RUNS.c.id))]
 
     def recall(self, key: str) -> str | None:
         """A small fact remembered under a key, or None."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == key)).scalar()
 
     def remember(self, key: str, value: str) -> None:
         """Remember a small fact under a key."""
-        with self._ledger() as connection:
+        with self.committing() as connection:
             self._remember(connection, key, value)
 
     def close(self) -> None:

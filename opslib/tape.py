@@ -23,6 +23,7 @@ from opslib.store import Store
 SUMS = ("gross_sum_pct", "net_sum_pct", "commission_total_usd", "slippage_sum_usd")
 _GROUPS = {group: tuple(c.name for c in COUNTERS if c.group == group) for group in ("massive", "tradier", "greeks", "pnl", "system")}
 MEMO = 2000  # Findings of windows that are kept at a time.
+_NOT_YET = object()
 _ts = attrgetter("ts_us")
 _ZEROED_BY_RESET = ("greeks", "pnl", "system")  # The app's partial reset() leaves the providers as they are.
 
@@ -169,11 +170,12 @@ class Tape:
     def _once(self, what: str, window: Window, find: Callable[[Window], Any]) -> Any:
         """What is found of a window, found once: several rules look at the same one."""
         key = (what, window.start_us, window.end_us)
-        if key not in self._memo:
+        found = self._memo.get(key, _NOT_YET)
+        if found is _NOT_YET:
             if len(self._memo) > MEMO:
                 self._memo.clear()
-            self._memo[key] = find(window)
-        return self._memo[key]
+            found = self._memo[key] = find(window)
+        return found
 
     def last_seen_us(self, at_us: int) -> int | None:
         """When was the last look at or before an instant? None where there was none."""
@@ -209,7 +211,7 @@ class Tape:
                 i = bisect_right(looks, window.start_us, key=_ts)
                 if i < len(looks) and looks[i].ts_us <= window.end_us:
                     bases.append(looks[i - 1].ts_us)
-        return Window(clock.instant(min(bases)), window.end) if bases else window
+        return Window(clock.instant(base), window.end) if bases and (base := min(bases)) < window.start_us else window
 
     def idle_for_s(self, at_us: int) -> float | None:
         """For how long, up to the last look, has no page counted a request? None where no provider is wired, or nothing was seen."""
@@ -227,6 +229,22 @@ class Tape:
     def looks_in(self, window: Window) -> int:
         """How many looks came in a window, of all pages together?"""
         return self._once("looks", window, lambda w: bisect_right(self._all_ts, w.end_us) - bisect_right(self._all_ts, w.start_us))
+
+    def closed(self, page_id: str | None, loaded_at_us: int | None, at_us: int) -> bool | None:
+        """
+        Is a page, known by its id or else by its load, closed for good at an instant?
+
+        None is that it is not seen just now, and may come back. It is closed when another was loaded after it was last
+        seen, or when others are seen and it has not been for longer than before and after a refresh may lie apart.
+        """
+        jitter_us = round(self.how.load_jitter_s * SECOND)
+        mine = [p for p in self.pages if (p.looks[0].page_id == page_id if page_id else p.looks[0].page_id is None and _near(p.loaded_at_us, loaded_at_us, jitter_us))]
+        if any(page in mine for page, _ in self.open_at(at_us)):
+            return False
+        last_us = max((page.looks[i - 1].ts_us for page in mine if (i := bisect_right(page.looks, at_us, key=_ts))), default=0)
+        others = [page for page, _ in self.open_at(at_us)]
+        newer = any(page.loaded_at_us is not None and page.loaded_at_us > last_us - page.intervals_us[0] for page in others)
+        return True if others and (newer or at_us - last_us > self.how.reset_gap_s * SECOND) else None
 
     def seen_in(self, window: Window) -> list[tuple[Page, Look]]:
         """The pages that were seen in a window, each with its last look in it; the one seen last comes last."""
@@ -260,6 +278,10 @@ class Tape:
         """Since when, at an instant, are looks awaited that are not late yet?"""
         return min([page.looks[i].ts_us for page, i in self.open_at(end_us)], default=end_us)
 
+    def open_spans(self, window: Window) -> list[Window]:
+        """In which parts of a window was the market open?"""
+        return self._once("open", window, clock.open_spans)
+
     def coverage(self, window: Window) -> float | None:
         """
         Which share of the looks that were expected in a window came?
@@ -270,7 +292,7 @@ class Tape:
         return self._once("coverage", window, self._coverage)
 
     def _coverage(self, window: Window) -> float | None:
-        expected = clock.open_spans(window)
+        expected = self.open_spans(window)
         if not expected:
             return None
         awaited = self._awaited(window.end_us)
@@ -280,7 +302,7 @@ class Tape:
     def gaps(self, window: Window) -> list[Window]:
         """In which stretches of the open market did no look come?"""
         awaited, found = self._awaited(window.end_us), []
-        for span in clock.open_spans(window):
+        for span in self.open_spans(window):
             at = span.start_us
             for a, b in (*self._seen.spans(), (awaited, window.end_us)):
                 if b > at and a < span.end_us:
@@ -348,6 +370,10 @@ def reloaded(before: Look, look: Look, how: Pages) -> bool:
         return False
     passed_s = (look.ts_us - before.ts_us) / SECOND
     return look.uptime_s - before.uptime_s < passed_s - how.load_jitter_s and look.load_ms - before.load_ms > how.load_jitter_s * 1000
+
+
+def _near(a: int | None, b: int | None, jitter_us: int) -> bool:
+    return a is b if a is None or b is None else abs(a - b) <= jitter_us
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

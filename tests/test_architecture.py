@@ -11,10 +11,10 @@ import pytest
 
 HOUSE = """
  6 door      __init__  cli
- 5 voice     plots  panels  exposition  server  report  daily  document  publication  parameters  ledger  runner  desk
+ 5 voice     plots  panels  exposition  server  collect  report  daily  document  publication  parameters  ledger  runner  desk
  4 act
- 3 meaning   series  tape  indicators  rules  findings
- 2 facts     snapshot  page  schema  store  intake
+ 3 meaning   series  tape  rules  verdicts  indicators  findings  alerts  watch  rises
+ 2 facts     snapshot  page  schema  store  record  intake
  1 ground    clock  settings
  0 bedrock   errors  text
 """

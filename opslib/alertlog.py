@@ -1,0 +1,145 @@
+"""
+This module knows what alerts did over a stretch of time, for people: what stands, what fired, which rules were
+noisiest, how long each one took; and nothing else.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from opslib import clock, findings, rises, tape as tape_module, text, watch
+from opslib.alerts import Transition
+from opslib.clock import Window
+from opslib.record import Record
+from opslib.report import Text, listed, tabled
+from opslib.rises import Rise
+from opslib.rules import Rules
+from opslib.settings import Settings
+from opslib.store import Store
+
+
+@dataclass(frozen=True)
+class AlertLog:
+    """
+    The alerts of one app over a window.
+
+    Attributes:
+        window: What is asked about, (start, end]; its end is the moment of the log.
+        rises: Every rise that fired in it, or still did, in the order in which they fired.
+        standing: How every alert stands at its end, worst first.
+        lacking: Why the log does not cover the window; empty where it does.
+        budgets: How fast each budget is spent at its end.
+        rules: The limits in force.
+    """
+
+    app: str
+    window: Window
+    rises: list[Rise]
+    standing: list[dict[str, Any]]
+    lacking: str
+    budgets: list[findings.Finding]
+    rules: Rules
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """The rows of CONTRACT.md's ``ops alerts``."""
+        return [rise.as_json(self.rules) for rise in self.rises]
+
+    @property
+    def answer(self) -> Text:
+        """What fires now, and what does it say to do?"""
+        loud = [a for a in self.standing if a["state"] != "pending" and a["severity"] != "warning" and not a["inhibited_by"]]
+        head = f"{self.app}, {text.moment(self.window.end)}: " + (f"{len(loud)} alert{'s' * (len(loud) > 1)} to act on" if loud else "nothing to act on")
+        lines = [f"{a['severity']}, since {_local(a['since'])}: {a['sentence']}. {self.rules[a['rule']].action} ({self.rules[a['rule']].who}; runbook {a['runbook']})" for a in loud]
+        quiet = [a for a in self.standing if a not in loud]
+        lines += [f"{a['state']}, {a['severity']}, since {_local(a['since'])}: {a['sentence']}{_explained(a['inhibited_by'])}" for a in quiet]
+        return listed(head, ([self.lacking] if self.lacking else []) + lines)
+
+    @property
+    def fired(self) -> Text:
+        """Every rise of the window: when, how long it took, how bad it became, how it ended."""
+        rows = [
+            [_local(text.iso(clock.instant(r.fired_us))), r.severity, r.told(self.rules), "still" if r.over_us is None else text.duration((r.over_us - r.fired_us) / 1e6), r.state, _explained(r.inhibited_by).strip(" ()")]
+            for r in self.rises
+        ]
+        return tabled(f"Fired, {self.window}", ["fired (New York)", "severity", "what, at its worst", "for", "now", "explained by"], rows, "nothing fired")
+
+    @property
+    def noisiest(self) -> Text:
+        """Which rules told people most often, and which only took note?"""
+        names = dict.fromkeys(r.rule for r in self.rises)
+        mine = {name: [r for r in self.rises if r.rule == name] for name in names}
+        count = lambda name, keep: sum(1 for r in mine[name] if keep(r))  # noqa: E731
+        rows = [[name, str(count(name, lambda r: r.sent)), str(count(name, lambda r: not r.sent and not r.inhibited_by)), str(count(name, lambda r: bool(r.inhibited_by)))] for name in names]
+        return tabled("Noisiest rules", ["rule", "told", "only noted", "explained away"], sorted(rows, key=lambda r: (-int(r[1]), -int(r[2]), r[0])), "nothing fired")
+
+    @property
+    def lead_times(self) -> Text:
+        """Of each rise, how long its figure was past the limit before anybody could be told."""
+        rows = [[_local(text.iso(clock.instant(r.fired_us))), r.rule, r.subject, r.severity, f"{(r.fired_us - r.pending_us) / 1e6:g}"] for r in self.rises]
+        waits = [(r.fired_us - r.pending_us) / 1e6 for r in self.rises]
+        middle = f"; median {statistics.median(waits):g} s, longest {max(waits):g} s" if waits else ""
+        return tabled(f"Past the limit before it fired{middle}", ["fired (New York)", "rule", "subject", "severity", "seconds"], rows, "nothing fired")
+
+    @property
+    def burning(self) -> Text:
+        """How fast is each budget spent, over both windows of each rung?"""
+        rows = []
+        for f in self.budgets:
+            for rung, limit in f.rule.ladder:
+                assert f.rule.burn
+                long, short = f.rule.burn.windows[rung]
+                spent = f.figure.spent[rung] if f.figure.spent else None
+                told = [f"{f.rule.told(None if spent is None else v)} over {text.duration(w.total_seconds())}" for v, w in ((spent and spent.long, long), (spent and spent.short, short))]
+                rows.append([f.rule.title, f.subject, rung, f.rule.limit_told(limit), *told, "yes" if f.severity == rung else "unknown" if spent is None or spent.bound is None else "no"])
+        return tabled("Budgets", ["budget", "of", "rung", "limit", "long window", "short window", "past it"], rows, "no budget is kept")
+
+    def __repr__(self) -> str:
+        return "\n\n".join(repr(part) for part in (self.answer, self.fired))
+
+
+def _local(iso: str) -> str:
+    return f"{clock.parse(iso).astimezone(text.NEW_YORK):%m-%d %H:%M:%S}"
+
+
+def _explained(by: str | None) -> str:
+    return f" (explained by {by})" if by else ""
+
+
+def alertlog(
+    store: Store, settings: Settings, rules: Rules, window: Window, *, known_at: datetime | None = None, replay: bool = False, progress: Callable[[Iterable], Iterable] = lambda items: items
+) -> AlertLog:
+    """
+    What did alerts do over a window?
+
+    Args:
+        known_at: Only what was on record, or in the store, by then.
+        replay: Judge anew, by the data and rules now at hand, instead of reading the record.
+        progress: Wraps the instants of a replay.
+    """
+    known_us = None if known_at is None else clock.micros(known_at)
+    if replay:
+        found, alerts = watch.replayed(store, settings, rules, window.start_us, window.end_us, known_us, progress)
+        rows, lacking = rises.read(found, rules, alerts), "" if store.first_ts(settings.app) is not None else "no look has ever come"
+    else:
+        record = Record(store, settings.app)
+        judged = record.judged()
+        found = [Transition(*row) for row in record.transitions(window.end_us, known_us, since_us=window.start_us - 86_400_000_000)]
+        rows, lacking = rises.read(found, rules), _lacking(judged, window)
+    reach = Window.before(window.end, max(rule.window for rule in rules.rules.values()))
+    tape = tape_module.load(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
+    budgets = [f for f in findings.judged(tape, rules, window.end) if f.rule.burn]
+    return AlertLog(settings.app, window, rises.within(rows, window.start_us, window.end_us), rises.standing(found, rules), lacking, budgets, rules)
+
+
+def _lacking(judged: tuple[int, int] | None, window: Window) -> str:
+    """Which part of a window did nobody judge? Empty where all of its open market was."""
+    if judged is None:
+        return "no collector has ever judged here (ops collect does); --replay judges anew"
+    begun, upto = clock.instant(judged[0]), clock.instant(judged[1])
+    early = clock.open_spans(Window(window.start, min(max(begun, window.start), window.end)))
+    late = clock.open_spans(Window(max(min(upto, window.end), window.start), window.end))
+    if not early and sum(span.seconds for span in late) <= 2 * watch.GRID_US / 1e6 + 5:
+        return ""
+    return f"judged only from {text.moment(begun)} to {text.moment(upto)}; --replay judges the rest anew"

@@ -1,0 +1,231 @@
+"""
+This module knows what a figure amounts to against its rule, and nothing else.
+
+What comes out is a `Finding`: a verdict, the highest rung reached, and one sentence with the measured value beside the
+limit. Never green without data: a figure that could not be measured is *unknown*; one that nothing measures, or that
+nobody expects now, is shown and not counted.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import NamedTuple
+
+from opslib import text
+from opslib.rules import NO_SUCCESS, Rule
+
+VERDICT_OF = {"warning": "warning", "notify": "warning", "critical": "critical", "escalate": "critical"}
+VERDICTS = ("critical", "unknown", "warning", "ok")  # Worst first: how verdicts add up.
+EXIT_CODES = {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
+Z_95 = 1.959963984540054  # The 97.5th percentile of the normal distribution: two sides of 95 %.
+LEAST_FOR_T = 10  # Below so many samples the series for Student's quantile is too coarse; nothing is judged by it.
+NOT_MEASURED, NOT_EXPECTED, TOO_FEW = "not measured", "not expected", "too few"
+CONTRADICTION = "the counts contradict each other"
+
+
+class Spent(NamedTuple):
+    """How many times too fast a budget is spent, on one rung: over its long and its short window; None is unknown."""
+
+    long: float | None
+    short: float | None
+    bound: float | None  # The least that both may be, with 95 % confidence.
+
+
+class Figure(NamedTuple):
+    """
+    What was measured, ready to be judged.
+
+    Attributes:
+        value: In the rule's unit; None is unknown.
+        part: How many of `count` the rate counts, where it is a rate: successes, valid ones, zeros.
+        count: How many samples it is made of; None where there is no such number.
+        coverage: Looks received ÷ expected, 0 to 1; None where none was expected.
+        absent: Why there is no value; ``not measured`` and ``not expected`` are not counted against anyone.
+        deviation: Standard deviation of the samples, where the value is their mean.
+        spent: Of a burn rate, what each rung is judged by.
+        page: The page it is about (its id, and when it was loaded), where it is about one.
+    """
+
+    value: float | None
+    part: int | None = None
+    count: int | None = None
+    coverage: float | None = None
+    absent: str = ""
+    deviation: float | None = None
+    spent: Mapping[str, Spent] | None = None
+    page: tuple[str | None, int | None] | None = None
+
+
+class Finding(NamedTuple):
+    """
+    What a figure amounts to against its rule.
+
+    Attributes:
+        verdict: ok, warning, critical or unknown.
+        severity: The highest rung reached; None where none is.
+        limit: The limit of that rung; else of the first one.
+        counted: Does it count in the verdict of its panel?
+        why: What the sentence says instead of comparing a value: why it is unknown, or what several figures come to.
+    """
+
+    rule: Rule
+    subject: str
+    source: str
+    figure: Figure
+    verdict: str
+    severity: str | None
+    limit: float | str | None
+    counted: bool = True
+    why: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Name, measured value, comparison, limit."""
+        rule, figure = self.rule, self.figure
+        name = named(rule, self.subject)
+        if self.why:
+            return f"{name}: {self.why}"
+        worse, better = ("<", "≥") if rule.better == "higher" else (">", "≤")
+        value = _spending(rule, figure, self.severity) if figure.spent else rule.told(figure.value)
+        first = rule.ladder[0][1]
+        if self.severity:
+            assert self.limit is not None
+            return f"{name} ({value}) {'=' if self.limit == NO_SUCCESS else worse} {rule.limit_told(self.limit)}{_exhausted(rule, figure, self.severity)}"
+        if figure.spent:
+            return f"{name} ({value}): not past {rule.limit_told(first)} over both windows of any rung"
+        if figure.value is not None and not isinstance(first, str) and rule.past(figure.value, first):
+            low, high = interval(rule, figure)
+            return f"{name} ({value}) {worse} {rule.limit_told(first)}, but of {figure.count:,} it could be chance ({rule.told(low)} to {rule.told(high)})"
+        below = figure.value is not None and rule.past(figure.value, rule.objective)
+        return f"{name} ({value}) {better} {rule.limit_told(first)}" + (f", below objective {rule.limit_told(rule.objective)}" if below else "")
+
+
+def named(rule: Rule, subject: str) -> str:
+    """What is judged, and of whom."""
+    return rule.title + ("" if subject == "app" else f" of {subject}")
+
+
+def past_limit(rule: Rule, subject: str, value: float | None, limit: float) -> str:
+    """That a value is past a limit, in one sentence."""
+    return f"{named(rule, subject)} ({rule.told(value)}) {'<' if rule.better == 'higher' else '>'} {rule.limit_told(limit)}"
+
+
+def _spending(rule: Rule, figure: Figure, rung: str | None) -> str:
+    """Both windows of a burn rate, for people."""
+    assert rule.burn and figure.spent is not None
+    rung = rung or rule.ladder[-1][0]
+    (long, short), spent = rule.burn.windows[rung], figure.spent[rung]
+    return f"{rule.told(spent.long)} over {text.duration(long.total_seconds())}, {rule.told(spent.short)} over {text.duration(short.total_seconds())}"
+
+
+def _exhausted(rule: Rule, figure: Figure, rung: str) -> str:
+    """When is a budget gone that is spent like this?"""
+    if not rule.burn or not figure.spent or not figure.spent[rung].long:
+        return ""
+    budget = rule.burn.budget
+    return f"; at this rate the budget of {budget.days} days is gone in {_days(budget / figure.spent[rung].long)}"
+
+
+def _days(span: timedelta) -> str:
+    hours = round(span.total_seconds() / 3600)
+    return f"{hours} h" if hours < 48 else f"{hours // 24} days {hours % 24} h"
+
+
+def worst(verdicts: Iterable[str]) -> str:
+    """What do verdicts add up to? Critical > unknown > warning > ok; of nothing at all nothing is known."""
+    found = set(verdicts)
+    return next((v for v in VERDICTS if v in found), "unknown")
+
+
+def wilson(part: int, count: int) -> tuple[float, float]:
+    """
+    Between which rates does the true one lie, with 95 % confidence, when `part` of `count` were seen?
+
+    Wilson's score interval (1927), which holds for small counts and for rates near 0 and 1; (0, 1) of nothing.
+    """
+    if count == 0:
+        return 0.0, 1.0
+    rate, z2 = min(1.0, max(0.0, part / count)), Z_95**2
+    middle = (rate + z2 / (2 * count)) / (1 + z2 / count)
+    reach = Z_95 * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def student(mean: float, deviation: float, count: int) -> tuple[float, float]:
+    """
+    Between which values does the true mean lie, with 95 % confidence, when `count` samples had this mean and deviation?
+
+    Student's interval; its quantile by the series in 1/df of Abramowitz and Stegun, 26.7.5, right to three parts in
+    ten thousand from ten samples on. Of fewer nothing is known: (-inf, inf).
+    """
+    if count < LEAST_FOR_T:
+        return -math.inf, math.inf
+    z, df = Z_95, count - 1
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92_160,
+    )
+    reach = (z + sum(term / df ** (i + 1) for i, term in enumerate(terms))) * deviation / math.sqrt(count)
+    return mean - reach, mean + reach
+
+
+def interval(rule: Rule, figure: Figure) -> tuple[float, float]:
+    """Between which values does the true one lie, by the rule's gate? The value itself where there is nothing to estimate from."""
+    assert figure.value is not None
+    if rule.gate == "wilson" and figure.count:
+        return wilson(figure.part or 0, figure.count)
+    if rule.gate == "t" and figure.deviation is not None and figure.count:
+        return student(figure.value, figure.deviation, figure.count)
+    return figure.value, figure.value
+
+
+def judge(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
+    """
+    What does a figure amount to?
+
+    A rate under the ``wilson`` gate, or a mean under ``t``, is past a limit only when its whole 95 % interval is: one
+    failed request of thirty is no incident. Too few samples, or looks that did not come, make it unknown.
+    """
+    first = rule.ladder[0][1]
+    if figure.value is None:
+        return Finding(rule, subject, source, figure, "unknown", None, first, figure.absent not in (NOT_MEASURED, NOT_EXPECTED, TOO_FEW), figure.absent or "no data")
+    if figure.value != figure.value:
+        return Finding(rule, subject, source, figure, "unknown", None, first, True, "not a number")
+    if figure.coverage is not None and figure.coverage < rule.min_coverage:
+        why = f"only {text.ratio(figure.coverage, 0)} of the looks came (≥ {text.ratio(rule.min_coverage, 0)} needed)"
+        return Finding(rule, subject, source, figure, "unknown", None, first, True, why)
+    if figure.count is not None and figure.count < rule.min_count:
+        return Finding(rule, subject, source, figure, "unknown", None, first, False, f"too few to judge ({figure.count} of {rule.min_count} needed)")
+    reached = _reached(rule, figure)
+    if reached is None:
+        return Finding(rule, subject, source, figure, "ok", None, first)
+    rung, limit = reached
+    return Finding(rule, subject, source, figure, VERDICT_OF[rung], rung, limit)
+
+
+def _reached(rule: Rule, figure: Figure) -> tuple[str, float | str] | None:
+    """The highest rung that a figure is past, with its limit."""
+    assert figure.value is not None
+    first = rule.ladder[0][1]
+    if figure.spent is None and not isinstance(first, str) and not rule.past(figure.value, first):
+        return None  # Whose value is not past the first limit, its interval is past none.
+    low, high = interval(rule, figure)
+    bound = high if rule.better == "higher" else low
+    found = None
+    for rung, limit in rule.ladder:
+        if isinstance(limit, str):
+            past = figure.part == 0
+        elif figure.spent is not None:
+            spent = figure.spent[rung].bound
+            past = spent is not None and rule.past(spent, limit)
+        else:
+            past = rule.past(bound, limit)
+        found = (rung, limit) if past else found
+    return found
+
+
+def past_clear(rule: Rule, figure: Figure) -> bool:
+    """Is a figure still on the bad side of the limit that ends an alert? Only a rule that names one has it."""
+    return rule.clear is not None and figure.value is not None and rule.past(figure.value, rule.clear)

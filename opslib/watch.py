@@ -1,0 +1,146 @@
+"""
+This module knows which instants are judged, and what is known at each, and nothing else.
+
+Alerts are judged while the market is open, every five seconds of the epoch, and once after its close, when they end.
+Live, an instant is judged by what had come into the store two seconds after it, whenever that is done; in a replay, by
+all that is known of it now. Both run through the same tape and the same state machine.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+
+from opslib import clock, findings
+from opslib.alerts import GRID_US, Alert, Alerts, Transition
+from opslib.clock import Session
+from opslib.page import SECOND
+from opslib.rules import Rules
+from opslib.settings import Settings
+from opslib.snapshot import Look, shown_alive
+from opslib.store import Store
+from opslib.tape import Tape
+from opslib.text import NEW_YORK
+
+SETTLE_US = 2 * SECOND  # What happened up to an instant may take so long to be known, and counts all the same.
+
+
+def grid(at_us: int) -> int:
+    """The last instant of the grid at or before a moment."""
+    return at_us - at_us % GRID_US
+
+
+def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int | None]]:
+    """
+    Which instants are judged after one moment, up to and at another?
+
+    Returns:
+        For each session: its instants of the open market, and the one after its close where that is among them.
+        Days outside the shipped table of sessions count as closed.
+    """
+    first, last = clock.covered()
+    day = max(clock.instant(since_us).astimezone(NEW_YORK).date(), first)
+    until = min(clock.instant(upto_us).astimezone(NEW_YORK).date(), last)
+    while day <= until:
+        if found := clock.session(day):
+            opens, closes = clock.micros(found.opens), clock.micros(found.closes)
+            begin, end = max(opens, grid(since_us)) + GRID_US, min(closes, grid(upto_us))
+            after = closes + GRID_US
+            if begin <= after and grid(upto_us) > opens:
+                yield found, range(begin, end + 1, GRID_US), after if since_us < after <= upto_us else None
+        day += timedelta(days=1)
+
+
+class Watch:
+    """
+    Judges instants in their order.
+
+    Args:
+        alerts: As they stood after the last instant that was judged.
+        live: Judge each instant by what was known then; else by all that is known now.
+        known_at_us: In a replay, only what was known by then; None is all.
+    """
+
+    def __init__(self, store: Store, settings: Settings, rules: Rules, alerts: Iterable[Alert] = (), *, live: bool = False, known_at_us: int | None = None):
+        self.store, self.settings, self.rules, self.live, self.known_at_us = store, settings, rules, live, known_at_us
+        self.alerts = Alerts(rules, alerts)
+        self._reach = max(rule.window for rule in rules.rules.values()) + timedelta(seconds=rules.pages.reset_gap_s)
+        self._session: Session | None = None
+
+    def judge(self, since_us: int, upto_us: int) -> Iterator[tuple[int, list[Transition]]]:
+        """Judge every instant in (since, upto]; yields each with what became of alerts at it."""
+        for session, open_instants, after in sessions(since_us, upto_us):
+            if open_instants:
+                if self._session != session:
+                    self._begin(session)
+                self._fetch(upto_us)
+                for at_us in open_instants:
+                    self._feed(at_us)
+                    found = findings.judged(self._tape, self.rules, clock.instant(at_us))
+                    yield at_us, self.alerts.advance(at_us, found, lambda page, at_us=at_us: self._tape.closed(*page, at_us))
+            if after is not None:
+                yield after, self.alerts.close(after)
+
+    def _begin(self, session: Session) -> None:
+        """A tape of its own for each session, that begins at the same moment whoever judges, and whenever."""
+        start_us = clock.micros(session.opens - self._reach)
+        known_us = clock.micros(session.opens) if self.live else self.known_at_us
+        app, settings = self.settings.app, self.settings
+        before = self.store.last_look(app, start_us, known_us)
+        alive = self.store.alive(app, known_us, start_us) | frozenset(settings.wired)
+        self._tape = Tape(self.rules.pages, settings.post_every_s, alive=alive, last_before_us=before.ts_us if before else None)
+        self._session, self._start_us, self._read_us, self._seq = session, start_us, start_us, 0
+        self._waiting: deque[tuple[int, Look]] = deque()
+
+    def _fetch(self, upto_us: int) -> None:
+        """Read what has come since the last time."""
+        app = self.settings.app
+        if self.live:
+            looks = self.store.looks_known(app, self._seq, self._start_us, upto_us + SETTLE_US - 1)
+        else:
+            looks = self.store.looks(app, self._read_us, upto_us, self.known_at_us)
+            self._read_us = max(self._read_us, upto_us)
+        self._seq = max([self._seq, *(look.seq for look in looks)])
+        self._waiting = deque(sorted([*self._waiting, *((self._counts_from(look), look) for look in looks)], key=lambda w: w[0]))
+
+    def _counts_from(self, look: Look) -> int:
+        """The first instant at which a look counts."""
+        after_us = max(look.ts_us, look.known_at_us - SETTLE_US + 1) if self.live else look.ts_us
+        return after_us + -after_us % GRID_US
+
+    def _feed(self, at_us: int) -> None:
+        looks = []
+        while self._waiting and self._waiting[0][0] <= at_us:
+            looks.append(self._waiting.popleft()[1])
+        self._tape.add(looks)
+        for look in looks:
+            self._tape.alive |= frozenset(shown_alive(look))
+
+
+def replayed(store: Store, settings: Settings, rules: Rules, since_us: int, upto_us: int, known_at_us: int | None = None, progress: Callable[[Iterable], Iterable] = lambda items: items) -> tuple[list[Transition], Alerts]:
+    """
+    What do today's data and rules say became of alerts in (since, upto]?
+
+    Each session is judged from its open, so that what began before `since` is known; returns the transitions from
+    there on, and the alerts as they stand at the end.
+    """
+    found = list(sessions(since_us, upto_us))
+    if found:
+        since_us = min(since_us, clock.micros(found[0][0].opens))
+    watch = Watch(store, settings, rules, known_at_us=known_at_us)
+    transitions = [t for _, became in progress(watch.judge(since_us, upto_us)) for t in became]
+    return transitions, watch.alerts
+
+
+def on(tape: Tape, rules: Rules, since_us: int, upto_us: int) -> list[Transition]:
+    """
+    What became of alerts in (since, upto], by a tape as it stands?
+
+    For a view, where nobody has judged: what began before `since` begins there. Rules that look back further than the
+    tape reaches say nothing.
+    """
+    found, alerts = [], Alerts(rules)
+    for _, open_instants, after in sessions(since_us, upto_us):
+        for at_us in open_instants:
+            found += alerts.advance(at_us, findings.judged(tape, rules, clock.instant(at_us)), lambda page, at_us=at_us: tape.closed(*page, at_us))
+        found += alerts.close(after) if after else []
+    return found
