@@ -12,6 +12,7 @@ transitions, live, after a crash and in a replay.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from opslib import clock, text
@@ -68,9 +69,11 @@ class Rung:
         since_us: Since when it is held; `unknown_us` of that time nothing was known.
         fired: Does it fire?
         gone_us: Since when it is known to be gone, while it still fires; `unknown_us` counts from then.
+        peak: The worst value since then.
     """
 
     since_us: int
+    peak: float | None = None
     unknown_us: int = 0
     fired: bool = False
     gone_us: int | None = None
@@ -168,7 +171,8 @@ class Alerts:
         self.alerts: dict[Key, Alert] = {}
         for alert in alerts:
             if alert.rule in rules.rules:
-                alert.rungs = {name: rung for name, rung in alert.rungs.items() if name == MISSING or name in dict(rules[alert.rule].ladder)}
+                rule = rules[alert.rule]
+                alert.rungs = {name: rung for name, rung in alert.rungs.items() if name in dict(rule.ladder) or (name == MISSING and rule.no_data == "alert")}
                 self.alerts[alert.rule, alert.subject, alert.source] = alert
 
     def advance(self, at_us: int, findings: Iterable[Finding], page_closed: Callable[[PageKey], bool | None] = lambda page: False) -> list[Transition]:
@@ -182,11 +186,13 @@ class Alerts:
         Raises:
             ValueError: Two findings for one alert.
         """
-        moved: dict[Key, tuple[Finding, str | None, bool]] = {}
+        seen: set[Key] = set()
+        moved: list[tuple[Alert, Finding, str | None, bool | None]] = []
         for finding in findings:
             key = (finding.rule.name, finding.subject, finding.source)
-            if key in moved:
+            if key in seen:
                 raise ValueError(f"two findings for {' '.join(key)} at one instant")
+            seen.add(key)
             alert = self.alerts.get(key)
             if alert is None or alert.id is None:
                 missing = finding.rule.no_data == "alert" and finding.verdict == "unknown" and finding.counted
@@ -195,11 +201,8 @@ class Alerts:
                 if alert is None:
                     alert = self.alerts[key] = Alert(*key)
             before = alert.severity
-            moved[key] = (finding, before, self._move(alert, finding, at_us, page_closed))
-        found: list[Transition] = []
-        for key, (finding, before, ended) in moved.items():
-            found += self._told(self.alerts[key], finding, before, ended, at_us)
-        return found
+            moved.append((alert, finding, before, self._move(alert, finding, at_us, page_closed)))
+        return [t for alert, finding, before, known in moved for t in self._told(alert, finding, before, known, at_us)]
 
     def close(self, at_us: int) -> list[Transition]:
         """The market is closed: whatever is pending or fires has ended."""
@@ -209,108 +212,124 @@ class Alerts:
                 found += self._over(alert, "ended", at_us)
         return found
 
-    def _move(self, alert: Alert, finding: Finding, at_us: int, page_closed: Callable[[PageKey], bool | None]) -> bool:
-        """Move every rung of one alert on; has it ended, because its page is closed?"""
-        rule, reached = finding.rule, _rank(finding.severity)
-        known = finding.verdict != "unknown"
-        if finding.severity and finding.figure.page:
-            alert.page = finding.figure.page
+    def _move(self, alert: Alert, finding: Finding, at_us: int, page_closed: Callable[[PageKey], bool | None]) -> bool | None:
+        """Move every rung of one alert on. Is anything known of it at this instant? None is that its page is closed."""
+        rule, figure, known = finding.rule, finding.figure, finding.verdict != "unknown"
+        if finding.severity and figure.page:
+            alert.page = figure.page
         elif alert.id and alert.page and not finding.severity:
             closed = page_closed(alert.page)
             if closed:
-                return True
+                return None
             known = known and closed is not None  # Other pages say nothing about one that is not seen.
         passed_us = at_us - alert.seen_us if alert.id else 0
         alert.seen_us = at_us
         if alert.id is None:
-            alert.pending_us, alert.id = at_us, f"{alert.rule}-{alert.subject}-{alert.source}-{clock.instant(at_us):%Y%m%dT%H%M%SZ}"
+            self._begin(alert, at_us)
         for i, (name, _) in enumerate(rule.ladder):
-            spent = finding.figure.spent
-            rung_known = known and (spent is None or spent[name].bound is not None)
-            held = None if not rung_known else reached >= _rank(name)
-            clears = not (i == 0 and held is False and past_clear(rule, finding.figure))
-            self._rung(alert, name, held, clears, at_us, passed_us, rule.holds[name], rule)
+            rung_known = known and (figure.spent is None or figure.spent[name].bound is not None)
+            held = _rank(finding.severity) >= _rank(name) if rung_known else None
+            clears = i > 0 or not past_clear(rule, figure)
+            self._rung(alert, name, held, clears, rule.holds[name], rule, figure.value, at_us, passed_us)
         if rule.no_data == "alert":
-            self._rung(alert, MISSING, not known and finding.counted, True, at_us, passed_us, rule.unknown_after, rule)
-        if finding.figure.value is not None and known:
-            alert.value = finding.figure.value
-        if finding.severity or (alert.severity is None and finding.counted) or not alert.sentence:
+            self._rung(alert, MISSING, not known and finding.counted, True, rule.unknown_after, rule, None, at_us, passed_us)
+        # What is past a limit is past every milder one: who fires needs not wait for those.
+        fires = [_rank(name) for name, rung in alert.rungs.items() if rung.fired and name != MISSING]
+        for name, rung in alert.rungs.items():
+            rung.fired = rung.fired or (name != MISSING and _rank(name) < max(fires, default=-1))
+        if figure.value is not None and known:
+            alert.value = figure.value
+        if finding.severity or MISSING in alert.rungs:
             alert.sentence = finding.sentence
-        return False
+        return known
 
     @staticmethod
-    def _rung(alert: Alert, name: str, held: bool | None, clears: bool, at_us: int, passed_us: int, hold: Any, rule: Rule) -> None:
+    def _begin(alert: Alert, at_us: int) -> None:
+        alert.pending_us, alert.id = at_us, f"{alert.rule}-{alert.subject}-{alert.source}-{clock.instant(at_us):%Y%m%dT%H%M%SZ}"
+
+    @staticmethod
+    def _rung(alert: Alert, name: str, held: bool | None, clears: bool, hold: timedelta, rule: Rule, value: float | None, at_us: int, passed_us: int) -> None:
+        """Move one rung on: held, not held, or unknown (None)."""
         rung = alert.rungs.get(name)
         if rung is None:
-            if held:
-                alert.rungs[name] = rung = Rung(at_us)
-            else:
+            if not held:
                 return
-        elif held is None:
+            rung = alert.rungs[name] = Rung(at_us)
+        if held is None:
             rung.unknown_us += passed_us
-            return
-        if held:
+        elif held:
             if rung.gone_us is not None:
                 rung.gone_us, rung.unknown_us = None, 0
+            rung.peak = worse(rule, rung.peak, value)
             if not rung.fired and at_us - rung.since_us - rung.unknown_us >= clock.span_us(hold):
                 rung.fired, rung.unknown_us = True, 0
             if rung.fired:
                 alert.explains[name] = (at_us, str(alert.id))
         elif not rung.fired:
             del alert.rungs[name]
-        elif clears:
+        elif not clears:
+            rung.gone_us, rung.unknown_us = None, 0
+        else:
             if rung.gone_us is None:
                 rung.gone_us, rung.unknown_us = at_us, 0
             if at_us - rung.gone_us - rung.unknown_us >= clock.span_us(rule.keep_firing_for):
                 del alert.rungs[name]
-        else:
-            rung.gone_us, rung.unknown_us = None, 0
 
-    def _told(self, alert: Alert, finding: Finding, before: str | None, ended: bool, at_us: int) -> list[Transition]:
+    def _told(self, alert: Alert, finding: Finding, before: str | None, known: bool | None, at_us: int) -> list[Transition]:
         """What became of an alert at this instant, now that every other one has moved too."""
-        if ended:
+        if known is None:
             return self._over(alert, "ended", at_us)
-        found, rule, after = [], finding.rule, alert.severity
-        make = lambda kind, severity, **more: self._transition(alert, at_us, kind, severity, **more)  # noqa: E731
-        if alert.pending_us == at_us and alert.rungs:
-            found.append(make("pending", min(alert.rungs, key=lambda name: _rank(_severity(name)))))
+        found, after = list[Transition](), alert.severity
+        if after is None and alert.rises:
+            waiting = alert.rungs
+            found += self._over(alert, "resolved", at_us)
+            if not waiting:
+                return found
+            alert.rungs, alert.sentence = waiting, finding.sentence  # What was missing is back, and not good: another life.
+            self._begin(alert, at_us)
         if not alert.rungs:
-            if alert.rises:
-                return found + self._over(alert, "resolved", at_us)
-            found += [make("dropped", rule.ladder[0][0])] if alert.pending_us < at_us else []
-            self._idle(alert)
-            return found
+            return self._over(alert, "dropped", at_us)
+        if alert.pending_us == at_us:
+            found.append(self._transition(alert, at_us, "pending", min((_severity(name) for name in alert.rungs), key=_rank)))
         for rise in alert.rises:
-            rise.peak = worse(rule, rise.peak, finding.figure.value) if finding.severity else rise.peak
-        found += self._patience(alert, finding, at_us)
+            rise.peak = worse(finding.rule, rise.peak, finding.figure.value) if finding.severity else rise.peak
+        found += self._patience(alert, finding, known, at_us)
         inhibitor = self._inhibitor(alert, at_us) if after else None
-        if _rank(after) > _rank(before):
-            limit = dict(rule.ladder).get(after or "")
-            rung = alert.rungs.get(after or "") or alert.rungs[MISSING]
-            alert.rises.append(OpenRise(str(after), rung.since_us, None if isinstance(limit, str) else limit, finding.figure.value, inhibitor))
-            held_s = (at_us - rung.since_us) / 1e6
-            found.append(make("rose" if before else "fired", str(after), rise=alert.rises[-1], sentence=f"{alert.sentence} for {text.duration(held_s)}" if held_s else alert.sentence))
-        elif before and after and _rank(after) < _rank(before):
-            for rise in [r for r in alert.rises[1:] if _rank(r.severity) > _rank(after)]:
-                alert.rises.remove(rise)
-                found.append(make("fell", rise.severity, rise=rise))
+        for rise in [r for r in alert.rises if _rank(r.severity) > _rank(after)]:
+            alert.rises.remove(rise)
+            found.append(self._transition(alert, at_us, "fell", rise.severity, rise))
+        if after and _rank(after) > max([_rank(r.severity) for r in alert.rises], default=-1) and _rank(after) > _rank(before):
+            # The first of its rises is the mildest it fires at, so that one is open for as long as it fires.
+            base = min((_severity(name) for name, rung in alert.rungs.items() if rung.fired), key=_rank)
+            for severity in [base, after] if before is None and base != after else [after]:
+                found.append(self._rises(alert, finding, severity, inhibitor, at_us))
         if inhibitor is None:
             for rise in [r for r in alert.rises if r.inhibited_by]:
                 rise.inhibited_by = None
-                found.append(make("released", rise.severity, rise=rise))
+                found.append(self._transition(alert, at_us, "released", rise.severity, rise))
         return found
 
-    def _patience(self, alert: Alert, finding: Finding, at_us: int) -> list[Transition]:
+    def _rises(self, alert: Alert, finding: Finding, severity: str, inhibitor: str | None, at_us: int) -> Transition:
+        kind = "rose" if alert.rises else "fired"
+        rung = alert.rungs.get(severity) or alert.rungs[MISSING]
+        limit = None if severity not in alert.rungs else finding.limit if finding.severity == severity else dict(finding.rule.ladder)[severity]
+        alert.rises.append(OpenRise(severity, rung.since_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor))
+        held_s = (at_us - rung.since_us) / 1e6
+        return self._transition(alert, at_us, kind, severity, alert.rises[-1], f"{alert.sentence} for {text.duration(held_s)}" if held_s else "")
+
+    def _patience(self, alert: Alert, finding: Finding, known: bool, at_us: int) -> list[Transition]:
         """Has an alert that fires been without data for longer than its rule's patience, or is its figure back?"""
-        if finding.verdict != "unknown":
-            back = [self._transition(alert, at_us, "known", str(alert.severity))] if alert.unknown_told else []
+        if known:
+            back = [self._transition(alert, at_us, "known", alert.rises[-1].severity)] if alert.unknown_told else []
             alert.unknown_since_us, alert.unknown_told = None, False
             return back
         alert.unknown_since_us = alert.unknown_since_us or at_us
-        if alert.unknown_told or not alert.rises or at_us - alert.unknown_since_us < clock.span_us(finding.rule.unknown_after):
+        patient = at_us - alert.unknown_since_us < clock.span_us(finding.rule.unknown_after)
+        if alert.unknown_told or not alert.rises or patient or MISSING in alert.rungs:
             return []
         alert.unknown_told = True
-        return [self._transition(alert, at_us, "unknown", str(alert.severity), sentence=finding.sentence)]
+        why = finding.sentence if finding.verdict == "unknown" else f"{alert.sentence}; its page is not seen"
+        return [self._transition(alert, at_us, "unknown", alert.rises[-1].severity, sentence=why)._replace(value=None)]
 
     def _inhibitor(self, alert: Alert, at_us: int) -> str | None:
         """
@@ -325,18 +344,18 @@ class Alerts:
                 continue
             if other.subject != alert.subject and other.subject != "app" and (alert.subject != "app" or other.rule == alert.rule):
                 continue
-            if _rank(alert.severity) <= max([_rank(name) for name in other.rungs if name != MISSING], default=-1):
+            if _rank(alert.severity) <= max([_rank(name) for name in other.rungs if name != MISSING], default=-1):  # Held, though it may not fire yet.
                 return other.id
             window_us = clock.span_us(rule.reach(str(alert.severity)) if alert.severity in dict(rule.ladder) else rule.window)
-            lives = [life for name, (last_us, life) in other.explains.items() if _rank(name) >= _rank(alert.severity) and last_us + window_us > at_us]
+            lives = [life for name, (last_us, life) in other.explains.items() if _rank(_severity(name)) >= _rank(alert.severity) and last_us + window_us > at_us]
             if lives:
                 return max(lives)
         return None
 
     def _over(self, alert: Alert, how: str, at_us: int) -> list[Transition]:
         """An alert is over: so is each severity that it had not left."""
-        found = [self._transition(alert, at_us, how, rise.severity, rise=rise) for rise in alert.rises]
-        found = found or [self._transition(alert, at_us, "dropped", str(min(alert.rungs, key=lambda n: _rank(_severity(n)), default="warning")))]
+        mildest = min((_severity(name) for name in alert.rungs), key=_rank, default=self.rules[alert.rule].ladder[0][0])
+        found = [self._transition(alert, at_us, how, rise.severity, rise) for rise in alert.rises] or [self._transition(alert, at_us, "dropped", mildest)]
         self._idle(alert)
         return found
 
@@ -347,7 +366,7 @@ class Alerts:
         alert.rungs, alert.rises, alert.value, alert.sentence = {}, [], None, ""
 
     def _transition(self, alert: Alert, at_us: int, kind: str, severity: str, rise: OpenRise | None = None, sentence: str = "") -> Transition:
-        limit = dict(self.rules[alert.rule].ladder).get(severity)
+        limit = rise.limit if rise else dict(self.rules[alert.rule].ladder).get(severity)
         left = kind in ("fell", "resolved", "ended")
         return Transition(
             at_us, alert.rule, alert.subject, alert.source, str(alert.id), kind, _severity(severity), alert.value, None if isinstance(limit, str) else limit,

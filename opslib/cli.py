@@ -83,7 +83,7 @@ def _parser() -> _Parser:
     rules.add_argument("--to", dest="end", metavar="TIME")
     rules.add_argument("--troubles", type=Path, metavar="FILE", help="of backtest: JSON list of what was really wrong: rule, subject, from, to")
     rules.add_argument("--candidate", type=Path, metavar="FILE", help="of backtest: a rules.toml to try beside the table in force")
-    rules.add_argument("--days", type=int, default=0, metavar="N", help="of backtest: also N days resampled from the history, with troubles put in")
+    rules.add_argument("--days", type=int, default=100, metavar="N", help="of backtest: days to resample from the history, with troubles put in (default: 100; 0: none)")
     rules.add_argument("--seed", type=int, default=None, metavar="N", help="of backtest: the same resampled days again (default: drawn, and printed)")
     report = command("report", "execute a report's notebook and publish it as notebook, HTML, Markdown and JSON", "ops report daily --day 2025-11-18")
     report.add_argument("name", choices=("daily",))

@@ -1,19 +1,22 @@
 """
-This module knows how a view reads as Prometheus text, and nothing else.
+This module knows how a view reads as Prometheus text, and the limits as Prometheus rules, and nothing else.
 
-Gauges speak of the last hour; a figure that is not known has no line, so that nobody alerts on an invented number.
+Gauges speak of the last hour, those of a rule of the rule's own window; a figure that is not known has no line, so that
+nobody alerts on an invented number.
 """
 
 import sys
 from datetime import datetime, timedelta
+from typing import Any
 
-from opslib import clock, tape as tape_module
+from opslib import clock, findings, tape as tape_module
 from opslib.clock import Window
 from opslib.errors import StoreError
 from opslib.panels import View
-from opslib.rules import Rules
+from opslib.rules import Rule, Rules
 from opslib.settings import Settings
 from opslib.store import Store
+from opslib.verdicts import bound, named
 
 SETTLED = timedelta(seconds=90)  # Well over the store's busy timeout: posts older than this are in it, and a total up to then may be remembered.
 STRIDE = timedelta(days=1)
@@ -60,6 +63,8 @@ def prometheus(view: View, total_errors: int | None) -> str:
     figures = view.figures
     percent = lambda v: None if v is None else v * 100  # noqa: E731
     down = figures["system"]["websocket_connected"]
+    judged = [f for f in findings.judged(view.tape, view.rules, view.window.end) if f.figure.value is not None and f.verdict != "unknown" and not f.rule.burn]
+    of = lambda f: f'{{rule="{f.rule.name}",source="{f.source}",subject="{f.subject}"}}'  # noqa: E731
     families: list[tuple[str, str, str, list[tuple[str, float | None]]]] = [
         ("trading_provider_uptime", "gauge", "Successful requests of the last hour, percent, by provider.", [(f'{{provider="{n}"}}', percent(f["availability"])) for n, f in figures["providers"].items()]),
         ("trading_provider_requests", "gauge", "Requests of the last hour, by provider.", [(f'{{provider="{n}"}}', f["requests"]) for n, f in figures["providers"].items()]),
@@ -69,6 +74,8 @@ def prometheus(view: View, total_errors: int | None) -> str:
         ("trading_backtest_variance_points", "gauge", "Backtest minus live net result, percentage points, as the page last said.", [("", figures["pnl"]["backtest_variance_pp"])]),
         ("trading_websocket_connected", "gauge", "1 when every open page has its WebSocket.", [("", None if down is None else float(down))]),
         ("trading_look_coverage_ratio", "gauge", "Looks received of those expected in the last hour, 0 to 1.", [("", view.coverage)]),
+        ("trading_rule_value", "gauge", "The figure a rule is about, over the rule's own window, in the rule's unit.", [(of(f), f.figure.value) for f in judged]),
+        ("trading_rule_bound", "gauge", "The end of its 95 percent interval that a limit must be past; where a rule has none, the figure.", [(of(f), bound(f.rule, f.figure)) for f in judged]),
         ("trading_system_errors_total", "counter", "Errors counted by all pages that were ever seen, each since its load.", [("", total_errors)]),
     ]
     lines = []
@@ -77,3 +84,40 @@ def prometheus(view: View, total_errors: int | None) -> str:
         if known:
             lines += [f"# HELP {name} {words}", f"# TYPE {name} {kind}", *(f"{name}{labels} {value}" for labels, value in known)]
     return "\n".join([*lines, ""]) if lines else "# nothing is known of the last hour\n"
+
+
+def prometheus_rules(rules: Rules) -> str:
+    """
+    The limits as Prometheus rules (2.42 or newer) over the gauges of our own ``/metrics``, one alert for each rung.
+
+    Budgets are not among them: a scrape does not reach back a day. Nor is what one alert explains away of another, which
+    is the receiver's inhibition there.
+    """
+    import yaml
+
+    rows = [
+        _prometheus_rule(rule, subject, rung, limit)
+        for rule in rules.rules.values()
+        if not rule.burn and findings.SOURCE in rule.sources
+        for subject in rule.subjects
+        for rung, limit in (rule.ladder[-1:] if findings.of_every_provider(rule, subject) else rule.ladder)
+    ]
+    head = f"# The limits of {rules.hash}, by ops rules export prometheus. Judged by opslib alone: {', '.join(n for n, r in rules.rules.items() if r.burn) or 'nothing'}.\n"
+    return head + yaml.safe_dump({"groups": [{"name": "opslib", "interval": "15s", "rules": rows}]}, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _prometheus_rule(rule: Rule, subject: str, rung: str, limit: float | str) -> dict[str, Any]:
+    source = findings.SOURCE
+    which = f'{{rule="{rule.name}",source="{source}",subject="{subject}"}}'
+    if findings.of_every_provider(rule, subject):
+        limit = dict(rule.ladder)["critical"]  # No provider is left when the better of them is past what is critical of one.
+    past = f"trading_rule_value{which} == 0" if isinstance(limit, str) else f"trading_rule_bound{which} {'<' if rule.better == 'higher' else '>'} {limit!r}"
+    seconds = lambda span: f"{round(span.total_seconds())}s"  # noqa: E731
+    return {
+        "alert": f"{rule.name}_{rung}",
+        "expr": past,
+        "for": seconds(rule.holds[rung]),
+        "keep_firing_for": seconds(rule.keep_firing_for),
+        "labels": {"severity": rung, "rule": rule.name, "subject": subject, "source": source, "runbook": rule.runbooks[subject]},
+        "annotations": {"summary": f"{named(rule, subject)} past {rule.limit_told(limit)}", "action": rule.action},
+    }

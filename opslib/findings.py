@@ -185,14 +185,18 @@ def _no_provider_left(rule: Rule, providers: list[Finding]) -> Finding:
     return Finding(rule, "app", SOURCE, Figure(None, absent=NOT_MEASURED), "unknown", None, limit, False, f"nothing is known of any provider that serves ({told})")
 
 
+def of_every_provider(rule: Rule, subject: str) -> bool:
+    """Is it the trouble that no provider is left, which is judged of the others' findings?"""
+    return rule.name == "availability" and subject == "app"
+
+
 def _all(tape: Tape, rules: Rules, windows: Windows, only: timedelta | None) -> list[Finding]:
     found: list[Finding] = []
     for rule in rules.rules.values():
         if only and rule.burn:
             continue
-        apart = rule.name == "availability" and "app" in rule.subjects
-        found += [_finding(tape, rules, rule, subject, windows, only or rule.window) for subject in rule.subjects if not (apart and subject == "app")]
-        if apart:
+        found += [_finding(tape, rules, rule, subject, windows, only or rule.window) for subject in rule.subjects if not of_every_provider(rule, subject)]
+        if any(of_every_provider(rule, subject) for subject in rule.subjects):
             found.append(_no_provider_left(rule, [f for f in found if f.rule is rule]))
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from opslib import clock, text
 from opslib.alerts import Alerts, Transition, worse
+from opslib.findings import of_every_provider
 from opslib.rules import RUNGS, SENT, Rules
 from opslib.verdicts import past_limit
 
@@ -52,7 +53,7 @@ class Rise:
     def told(self, rules: Rules) -> str:
         """What was wrong, with the worst value where one value says it."""
         rule = rules.rules.get(self.rule)
-        if rule is None or rule.burn or self.limit is None or self.peak is None or (self.rule == "availability" and self.subject == "app"):
+        if rule is None or rule.burn or self.limit is None or self.peak is None or of_every_provider(rule, self.subject):
             return self.sentence
         return past_limit(rule, self.subject, self.peak, self.limit)
 

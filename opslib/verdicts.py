@@ -181,6 +181,12 @@ def interval(rule: Rule, figure: Figure) -> tuple[float, float]:
     return figure.value, figure.value
 
 
+def bound(rule: Rule, figure: Figure) -> float:
+    """The end of its interval that a limit must be past."""
+    low, high = interval(rule, figure)
+    return high if rule.better == "higher" else low
+
+
 def judge(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
     """
     What does a figure amount to?
@@ -211,9 +217,7 @@ def _reached(rule: Rule, figure: Figure) -> tuple[str, float | str] | None:
     first = rule.ladder[0][1]
     if figure.spent is None and not isinstance(first, str) and not rule.past(figure.value, first):
         return None  # Whose value is not past the first limit, its interval is past none.
-    low, high = interval(rule, figure)
-    bound = high if rule.better == "higher" else low
-    found = None
+    end, found = bound(rule, figure), None
     for rung, limit in rule.ladder:
         if isinstance(limit, str):
             past = figure.part == 0
@@ -221,7 +225,7 @@ def _reached(rule: Rule, figure: Figure) -> tuple[str, float | str] | None:
             spent = figure.spent[rung].bound
             past = spent is not None and rule.past(spent, limit)
         else:
-            past = rule.past(bound, limit)
+            past = rule.past(end, limit)
         found = (rung, limit) if past else found
     return found
 

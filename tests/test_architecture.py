@@ -11,7 +11,7 @@ import pytest
 
 HOUSE = """
  6 door      __init__  cli
- 5 voice     plots  panels  exposition  server  collect  report  daily  document  publication  parameters  ledger  runner  desk
+ 5 voice     plots  panels  exposition  ruletest  backtest  rulebook  server  collect  report  alertlog  daily  document  publication  parameters  ledger  runner  desk
  4 act
  3 meaning   series  tape  rules  verdicts  indicators  findings  alerts  watch  rises
  2 facts     snapshot  page  schema  store  record  intake

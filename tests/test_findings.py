@@ -1,16 +1,14 @@
-"""What went wrong during a day is found when it happened, and nothing else is."""
+"""What a figure of the tape amounts to: what rules are about is measured, and never invented."""
 
 import functools
 from datetime import timedelta
 
 import pytest
-from looks import CLOSES, OPENS, PageOf, at, look_of, recorded_rows, tape, window
+from looks import CLOSES, OPENS, PageOf, at, tape, window
 
-from opslib import clock, findings, rules
+from opslib import clock, findings, rises, rules, watch
 from opslib.clock import Window
-from opslib.demo import page, tour
-
-SENT = ("notify", "critical", "escalate")
+from opslib.findings import Windows
 
 
 @functools.cache
@@ -19,74 +17,16 @@ def table():
     return rules.load()
 
 
+def observe(t, name, subject, w):
+    """The figure of a rule over a window."""
+    windows = Windows(w.end)
+    windows[w.end - w.start] = w
+    return findings.observe(t, table(), table()[name], subject, windows, w.end - w.start)
+
+
 def found_on(looks, session):
-    """Every episode of a session."""
-    return findings.episodes(tape(looks), table(), session)
-
-
-@pytest.fixture(scope="module")
-def recorded_episodes(recorded):
-    """The episodes of the recorded day."""
-    session = clock.session(clock.parse_day("2025-11-18"))
-    return found_on([look_of(t, m) for t, m in recorded_rows(recorded)], session.window)
-
-
-def one(episodes, rule, subject="app"):
-    """The one episode of a rule that is worth sending."""
-    (found,) = [e for e in episodes if e.worst.rule.name == rule and e.worst.subject == subject and e.worst.severity in SENT]
-    return found
-
-
-def ny(text):
-    """A moment of the recorded day, New York."""
-    return clock.parse(f"2025-11-18T{text}")
-
-
-def test_the_outage_is_found(recorded_episodes):
-    """Massive's outage from 11:20 to 11:32 escalates within two minutes and ends when its window has passed it."""
-    found = one(recorded_episodes, "availability", "massive")
-    assert found.worst.severity == "escalate" and not found.ongoing
-    assert ny("11:20") < found.began <= ny("11:22") and ny("11:32") < found.ended <= ny("11:32") + table()["availability"].window + timedelta(minutes=1)
-
-
-def test_the_burst_of_gamma_zero_is_found(recorded_episodes):
-    """The burst from 10:10 to 10:25 is critical within two minutes and over when its window is."""
-    found = one(recorded_episodes, "gamma_zero")
-    assert found.worst.severity == "critical"
-    assert ny("10:10") < found.began <= ny("10:12") and ny("10:25") < found.ended <= ny("10:36")
-    valid = one(recorded_episodes, "greeks_valid")
-    assert ny("10:10") < valid.began <= ny("10:14") and ny("10:25") < valid.ended <= ny("10:36") and valid.worst.severity == "critical"
-
-
-def test_the_lost_socket_is_found(recorded_episodes):
-    """The socket is down from 14:30 to 14:34, which is critical after a minute and no escalation."""
-    found = one(recorded_episodes, "websocket_down")
-    assert found.worst.severity == "critical" and abs(found.began - ny("14:30:30")) <= timedelta(seconds=30) and abs(found.ended - ny("14:34")) <= timedelta(seconds=30)
-    assert found.worst.figure.value == pytest.approx(240, abs=30)
-
-
-def test_the_rising_variance_is_found(recorded_episodes):
-    """Variance passes 5 at 13:15 and 10 at 15:15; between, a refresh leaves too few trades to say."""
-    spans = [e for e in recorded_episodes if e.worst.rule.name == "backtest_variance"]
-    assert spans and ny("13:15") <= spans[0].began <= ny("13:16")
-    assert spans[-1].worst.severity == "notify" and spans[-1].worst.figure.value == pytest.approx(10.95, abs=0.2) and spans[-1].ongoing
-
-
-def test_nothing_else_is_sent(recorded_episodes):
-    """Beside the scripted troubles only the errors of the outage are worth sending, and they come with it."""
-    sent = {(e.worst.rule.name, e.worst.subject) for e in recorded_episodes if e.worst.severity in SENT}
-    assert sent == {("availability", "massive"), ("gamma_zero", "app"), ("greeks_valid", "app"), ("websocket_down", "app"), ("backtest_variance", "app"), ("errors", "app")}
-    errors = one(recorded_episodes, "errors")
-    assert ny("11:20") < errors.began <= ny("11:22") and errors.ended <= ny("12:33")
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 6, 7, 8])
-def test_a_quiet_day_sends_nothing(seed):
-    """On a day without troubles no episode is worth sending, whatever the seed."""
-    quiet, _ = tour._scripts(seed)
-    looks = [look_of(p.at, p.body) for p in page.posts(quiet)]
-    sent = [e for e in found_on(looks, Window(quiet.opens, quiet.closes)) if e.worst.severity in SENT]
-    assert sent == []
+    """The alerts of a session, as the tape of all its looks tells them."""
+    return rises.lives(rises.read(watch.on(tape(looks), table(), session.start_us, session.end_us), table()))
 
 
 def counting(until, every=5.0, **steps):
@@ -97,13 +37,12 @@ def counting(until, every=5.0, **steps):
     return looks
 
 
-def test_no_look_is_unknown_and_no_episode_but_silence():
-    """A day of nothing after a look begins no episode but that of silence."""
+def test_no_look_is_unknown_and_no_alert_but_silence():
+    """A day of nothing after a look fires nothing but silence."""
     looks = counting(300, massive_requests=3, validations=3)
-    spans = found_on(looks, window(0, 3600))
-    assert {e.worst.rule.name for e in spans} == {"silence"}
-    (silence,) = spans
-    assert silence.ongoing and silence.worst.severity == "escalate" and at(300) < silence.began <= at(390)
+    (silence,) = found_on(looks, window(0, 3600))
+    assert (silence.worst.rule, silence.worst.severity, silence.over_us) == ("silence", "escalate", None)
+    assert at(360) < clock.instant(silence.began_us) <= at(370)
 
 
 def test_an_app_never_seen_is_not_measured():
@@ -111,7 +50,7 @@ def test_an_app_never_seen_is_not_measured():
     empty = tape([])
     judged = findings.at(empty, table(), window(0, 3600))
     assert {f.verdict for f in judged} == {"unknown"} and not any(f.counted for f in judged)
-    assert findings.episodes(empty, table(), window(0, 600)) == []
+    assert watch.on(empty, table(), window(0, 600).start_us, window(0, 600).end_us) == []
 
 
 def test_a_closed_market_is_not_expected():
@@ -131,47 +70,49 @@ def test_one_look_in_the_open_market_judges_nothing_green():
 def test_every_rule_and_subject_is_judged_once_in_order():
     """One finding for each rule and subject, in the table's order."""
     judged = findings.at(tape(counting(300, massive_requests=3)), table(), window(0, 300))
-    assert [(f.rule.name, f.subject) for f in judged] == [(r.name, s) for r in table().rules.values() for s in r.subjects]
+    assert [(f.rule.name, f.subject) for f in judged] == [(r.name, s) for r in table().rules.values() if not r.burn for s in r.subjects]
 
 
 def test_errors_of_a_short_window_are_the_least_an_hour_holds():
     """Six errors in five minutes are six an hour at least, not seventy-two; of two hours, half."""
     t = tape(counting(7200, every=60, errors=1, massive_requests=3))
-    assert findings.observe(t, table()["errors"], "app", window(0, 300)).value == 5
-    assert findings.observe(t, table()["errors"], "app", window(0, 7200)).value == 60
+    assert observe(t, "errors", "app", window(0, 300)).value == 5
+    assert observe(t, "errors", "app", window(0, 7200)).value == 60
 
 
 def test_a_stretch_shorter_than_its_hold_is_none():
-    """A socket back within the rule's `for` is no episode; one gone for longer is."""
+    """A socket back within the rule's `for` fires nothing; one gone for longer does, and is over when it is back."""
     made, looks = PageOf(-600), []
     for k in range(241):
         now = 5.0 * k
-        looks.append(made.add(massive_requests=1).look(now, websocket_connected=not (298 <= now < 302 or 600 <= now < 700)))
-    spans = [e for e in found_on(looks, window(0, 1200)) if e.worst.rule.name == "websocket_down"]
-    # 300 s is on the grid: past the limit there, over at 330, and that is 30 s, more than the 15 of the rule.
-    assert [e.began for e in spans][-1] <= at(630) and all(e.ended - e.began >= table()["websocket_down"].hold for e in spans)
+        looks.append(made.add(massive_requests=1).look(now, websocket_connected=not (298 <= now < 308 or 600 <= now < 700)))
+    (found,) = [a for a in found_on(looks, window(0, 1200)) if a.worst.rule == "websocket_down"]
+    assert abs(clock.instant(found.began_us) - at(600)) <= timedelta(seconds=5) and found.worst.severity == "critical"
+    assert at(700) <= clock.instant(found.over_us) <= at(700) + table()["websocket_down"].keep_firing_for + timedelta(seconds=10)
 
 
 def varying(*spans):
-    """Looks of a page with six trades whose variance is such from such a second on, for twenty minutes."""
+    """The alerts of variance of a page with six trades, whose variance is such from such a second on, for twenty minutes."""
     made, looks = PageOf(-600, trades=6), []
     for k in range(241):
         value = [points for since, points in spans if 5 * k >= since][-1]
         looks.append(made.add(massive_requests=1).look(5.0 * k, backtest_variance_pp=value))
-    return [e for e in found_on(looks, window(0, 1200)) if e.worst.rule.name == "backtest_variance"]
+    return [a for a in found_on(looks, window(0, 1200)) if a.worst.rule == "backtest_variance"]
 
 
-def test_an_episode_has_held():
-    """Variance past its limit for a minute is none, for three minutes one: the rule asks for two."""
+def test_an_alert_has_held():
+    """Variance past its limit for a minute fires nothing, for three minutes it does: the rule asks for two."""
     assert varying((0, 3.0), (300, 12.0), (360, 3.0)) == []
     (found,) = varying((0, 3.0), (300, 12.0), (480, 3.0))
-    assert (found.began, found.ended, found.ongoing, found.worst.severity) == (at(300), at(480), False, "notify")
+    assert (clock.instant(found.began_us), found.state, found.worst.severity) == (at(300), "resolved", "notify")
+    assert clock.instant(found.over_us) == at(480) + table()["backtest_variance"].keep_firing_for
 
 
-def test_what_is_unknown_ends_no_episode():
-    """A minute of which nothing is known neither ends an episode nor makes two of it."""
+def test_what_is_unknown_ends_no_alert():
+    """A minute of which nothing is known neither ends an alert nor makes two of it, and its time counts for nothing."""
     (found,) = varying((0, 3.0), (300, 12.0), (400, None), (460, 7.0), (600, 4.0))
-    assert (found.began, found.ended, found.worst.figure.value) == (at(300), at(600), 12.0)
+    assert (clock.instant(found.began_us), found.worst.peak) == (at(300), 12.0)
+    assert (clock.instant(found.worst.fired_us), found.worst.severity) == (at(300) + timedelta(seconds=120 + 60), "warning")
 
 
 def test_variance_below_five_trades_is_not_counted():
@@ -186,8 +127,8 @@ def test_memory_is_that_of_the_largest_page():
     """The largest page of the window is judged; without any that tells it, nothing is measured."""
     a, b = PageOf(-600), PageOf(-500, page_id="b")
     t = tape([a.look(0, memory_bytes=30_000_000), b.look(1, memory_bytes=120_000_000)])
-    assert findings.observe(t, table()["memory"], "app", window(-1, 5)).value == 120.0
-    assert findings.observe(tape([a.look(2)]), table()["memory"], "app", window(-1, 5)).absent == "not measured"
+    assert observe(t, "memory", "app", window(-1, 5)).value == 120.0
+    assert observe(tape([a.look(2)]), "memory", "app", window(-1, 5)).absent == "not measured"
 
 
 @pytest.mark.parametrize("more", [{"validations": 200, "gamma_zero": 300}, {"validations": 200, "delta_out_of_bounds": 201}, {"massive_requests": 30, "massive_successes": 80}])

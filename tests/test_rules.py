@@ -1,16 +1,12 @@
-"""The limits are DESIGN.md's ladder, a table that cannot be judged by is refused by name, and figures amount to what the ladder says."""
+"""The limits are DESIGN.md's ladder, and a table that cannot be judged by is refused, every problem by its name."""
 
-import math
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from opslib import rules
 from opslib.errors import RulesError
-from opslib.rules import Figure, judge, wilson, worst
+from opslib.verdicts import Figure, judge
 
 NO = rules.NO_SUCCESS
 # DESIGN.md, "The ladder of limits", by hand: better, unit, objective, warning, notify, critical, escalate.
@@ -29,6 +25,8 @@ DESIGN = {
     "dashboard_lag": ("lower", "s", 5, 15, None, 60, None),
     "heartbeat": ("lower", "intervals", 0, 1, None, 3, None),
 }
+# Its burn rates (reference table of the SRE workbook, the pairs that fit trading days): factor, long, short.
+BURN = {"warning": (3, 24, 2), "notify": (6, 6, 0.5), "critical": (14.4, 1, 1 / 12)}
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +47,22 @@ def laid_over(tmp_path):
 
 
 def test_the_shipped_table_is_the_design(table):
-    """Every rule of DESIGN.md is there with its limits, and no other."""
-    found = {n: (r.better, r.unit, r.objective, *(dict(r.ladder).get(rung) for rung in rules.RUNGS)) for n, r in table.rules.items()}
+    """Every rule of DESIGN.md is there with its limits, and beside it no other than the budgets of its two ratios."""
+    found = {n: (r.better, r.unit, r.objective, *(dict(r.ladder).get(rung) for rung in rules.RUNGS)) for n, r in table.rules.items() if not r.burn}
     assert found == DESIGN
+    budgets = {n: r for n, r in table.rules.items() if r.burn}
+    assert {n: r.burn.of for n, r in budgets.items()} == {"availability_burn": "availability", "greeks_burn": "greeks_valid"}
+    for rule in budgets.values():
+        assert {rung: (factor, *(w.total_seconds() / 3600 for w in rule.burn.windows[rung])) for rung, factor in rule.ladder} == BURN
 
 
 def test_the_shipped_windows_and_gates(table):
     """Rates wait for their Wilson interval: five minutes for availability, ten and a hundred for Greeks, an hour for errors."""
-    assert {n for n, r in table.rules.items() if r.gate == "wilson"} == {"availability", "greeks_valid", "gamma_zero", "delta_out_of_bounds"}
+    assert {n for n, r in table.rules.items() if r.gate == "wilson" and not r.burn} == {"availability", "greeks_valid", "gamma_zero", "delta_out_of_bounds"}
     for name in ("greeks_valid", "gamma_zero", "delta_out_of_bounds"):
         assert (table[name].window, table[name].min_count) == (timedelta(minutes=10), 100)
     assert (table["availability"].window, table["errors"].window, table["backtest_variance"].min_count) == (timedelta(minutes=10), timedelta(hours=1), 5)
-    assert table["availability"].runbooks == {"massive": "massive_down", "tradier": "provider_availability"}
+    assert table["availability"].runbooks == {"massive": "massive_down", "tradier": "provider_availability", "app": "provider_availability"}
     assert all(r.who and r.action and r.runbooks for r in table.rules.values())
 
 
@@ -103,6 +105,17 @@ MISTAKES = {
     "a number for a name": ("[errors]\nwho = 3", ["errors", "who"]),
     "no subject": ("[errors]\nsubjects = []", ["errors", "subjects"]),
     "a text for a list": ('[errors]\nsources = "page"', ["errors", "sources"]),
+    "a runbook that is none": ('[errors]\nrunbook = "error_rates"', ["errors", "error_rates", "Did you mean 'error_rate'?"]),
+    "a span of some rungs": ('[errors]\nfor = { warning = "1m" }', ["errors", "for", "critical"]),
+    "a burn that never fires": ("[availability_burn]\ncritical = 144", ["availability_burn", "critical", "144", "could never fire"]),
+    "a burn of a budget of nothing": ("[availability]\nobjective = 1", ["availability_burn", "of", "objective below 1"]),
+    "a burn of no rule": ('[greeks_burn]\nof = "greeks"', ["greeks_burn", "of", "greeks"]),
+    "a burn of no ratio": ('[greeks_burn]\nof = "errors"', ["greeks_burn", "a ratio"]),
+    "a burn whose short window is the longer": ('[greeks_burn]\nshort = "7h"', ["greeks_burn", "short", "notify"]),
+    "half a burn": ('[errors]\nof = "availability"', ["errors", "budget is missing"]),
+    "inhibited by no rule": ('[errors]\ninhibited_by = ["availabilty"]', ["errors", "inhibited_by", "Did you mean 'availability'?"]),
+    "inhibited by each other": ('[availability]\ninhibited_by = ["errors"]', ["availability", "errors", "inhibit each other"]),
+    "a patience that is none": ('[errors]\nunknown_after = "soon"', ["errors", "unknown_after"]),
     "a runbook for nobody": ('[availability]\nrunbook = { massive = "massive_down" }', ["availability", "runbook", "tradier"]),
     "a number for a runbook": ("[errors]\nrunbook = 3", ["errors", "runbook"]),
     "a ladder that rises": ("[availability]\nwarning = 0.94", ["availability", "ladder", "down"]),
@@ -153,163 +166,22 @@ def test_equal_rungs_are_allowed(laid_over):
     assert judge(own["errors"], "app", "page", Figure(50)).severity is None
 
 
-@pytest.mark.parametrize(
-    ("part", "count", "low", "high"),
-    [
-        # Wilson 1927 with z = 1.959964: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n).
-        (0, 10, 0.0, 0.2775328),  # z²/(n + z²) = 3.841459 / 13.841459
-        (10, 10, 0.7224672, 1.0),
-        (29, 30, 0.8332961, 0.9940914),
-        (50, 100, 0.4038315, 0.5961685),  # 0.5 ± z/2 √(1/(n + z²)) = 0.5 ± 0.979982 / 10.190260
-        (1, 1, 0.2065493, 1.0),
-        (0, 0, 0.0, 1.0),
-    ],
-)
-def test_wilson_by_hand(part, count, low, high):
-    """Known intervals come out to six places."""
-    assert wilson(part, count) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
+def test_every_problem_is_told_at_once(laid_over):
+    """Three mistakes in three rules are three problems, so that nobody mends them one by one."""
+    with pytest.raises(RulesError) as caught:
+        laid_over("[errors]\nwarning = 60\n\n[memory]\nunit = 3\n\n[silence]\nfor = 1\n")
+    assert len(caught.value.problems) == 3 and all(name in str(caught.value) for name in ("'errors'", "'memory'", "'silence'"))
 
 
-@hypothesis_settings(max_examples=200, deadline=None)
-@given(st.integers(1, 10**7), st.data())
-def test_wilson_holds_the_point_and_shrinks(count, data):
-    """The interval lies in 0 to 1, holds the point, mirrors, and narrows with ten times the samples."""
-    part = data.draw(st.integers(0, count))
-    low, high = wilson(part, count)
-    assert 0 <= low <= part / count + 1e-12 and part / count - 1e-12 <= high <= 1
-    assert wilson(count - part, count) == (pytest.approx(1 - high, abs=1e-12), pytest.approx(1 - low, abs=1e-12))
-    again = wilson(10 * part, 10 * count)
-    assert again[1] - again[0] < high - low
+def test_a_feasible_burn_at_the_edge_is_kept(laid_over):
+    """A factor that needs 99 % of failures can still fire; one that needs all of them cannot."""
+    assert dict(laid_over("[availability_burn]\ncritical = 99").rules["availability_burn"].ladder)["critical"] == 99
+    with pytest.raises(RulesError):
+        laid_over("[availability_burn]\ncritical = 100")
 
 
-@hypothesis_settings(max_examples=200, deadline=None)
-@given(st.integers(1, 500), st.data())
-def test_wilson_solves_its_own_equation(count, data):
-    """An inner end of the interval is the rate from which the point lies 1.96 standard errors away."""
-    part = data.draw(st.integers(0, count))
-    for end in wilson(part, count):
-        if 1e-9 < end < 1 - 1e-9:
-            assert abs(part / count - end) == pytest.approx(rules.Z_95 * math.sqrt(end * (1 - end) / count), rel=1e-6)
-
-
-def test_more_parts_than_samples_break_nothing():
-    """A page that counts more gamma errors than validations is judged or unknown, not a crash."""
-    judge(rules.load()["gamma_zero"], "app", "page", Figure(1.5, 300, 200, 1.0))
-
-
-def rate(part, count, coverage=1.0):
-    """A rate as it is measured."""
-    return Figure(part / count, part, count, coverage)
-
-
-JUDGED = [
-    # rule, subject, figure, verdict, severity, limit
-    ("availability", "massive", rate(1000, 1000), "ok", None, 0.99),
-    ("availability", "massive", rate(29, 30), "ok", None, 0.99),  # High end 0.9941: one of thirty is chance.
-    ("availability", "massive", rate(970, 1000), "warning", "notify", 0.98),  # High end 0.9789.
-    ("availability", "massive", rate(9850, 10000), "warning", "warning", 0.99),  # High end 0.9872.
-    ("availability", "massive", rate(900, 1000), "critical", "critical", 0.95),
-    ("availability", "massive", rate(0, 20), "critical", "escalate", NO),
-    ("availability", "massive", rate(1, 20), "critical", "critical", 0.95),
-    ("availability", "massive", rate(0, 19), "unknown", None, 0.99),  # 19 of 20 needed.
-    ("availability", "massive", rate(0, 500, 0.79), "unknown", None, 0.99),
-    ("availability", "massive", rate(0, 500, 0.8), "critical", "escalate", NO),
-    ("greeks_valid", "app", rate(950, 1000), "ok", None, 0.90),
-    ("greeks_valid", "app", rate(885, 1000), "ok", None, 0.90),  # High end 0.9033 reaches 0.90: could be chance.
-    ("greeks_valid", "app", rate(880, 1000), "warning", "warning", 0.90),  # High end 0.8987.
-    ("greeks_valid", "app", rate(700, 1000), "critical", "critical", 0.75),
-    ("greeks_valid", "app", rate(400, 1000), "critical", "escalate", 0.50),
-    ("gamma_zero", "app", rate(0, 1000), "ok", None, 0.005),
-    ("gamma_zero", "app", rate(8, 1000), "ok", None, 0.005),  # 0.8 %, low end 0.41 %: could be chance.
-    ("gamma_zero", "app", rate(15, 1000), "warning", "warning", 0.005),  # Low end 0.91 %.
-    ("gamma_zero", "app", rate(40, 1000), "warning", "notify", 0.02),  # Low end 2.95 %.
-    ("gamma_zero", "app", rate(400, 1000), "critical", "critical", 0.05),
-    ("gamma_zero", "app", rate(99, 99), "unknown", None, 0.005),
-    ("errors", "app", Figure(5.0, coverage=1.0), "ok", None, 20),
-    ("errors", "app", Figure(20.0, coverage=1.0), "ok", None, 20),
-    ("errors", "app", Figure(20.1, coverage=1.0), "warning", "warning", 20),
-    ("errors", "app", Figure(50.1, coverage=1.0), "critical", "critical", 50),
-    ("websocket_down", "app", Figure(0.0), "ok", None, 0),
-    ("websocket_down", "app", Figure(5.0), "warning", "warning", 0),
-    ("websocket_down", "app", Figure(60.0), "warning", "warning", 0),
-    ("websocket_down", "app", Figure(61.0), "critical", "critical", 60),
-    ("websocket_down", "app", Figure(601.0), "critical", "escalate", 600),
-    ("backtest_variance", "app", Figure(5.0, count=5), "ok", None, 5),
-    ("backtest_variance", "app", Figure(5.1, count=5), "warning", "warning", 5),
-    ("backtest_variance", "app", Figure(12.0, count=5), "warning", "notify", 10),
-    ("backtest_variance", "app", Figure(16.0, count=5), "critical", "critical", 15),
-    ("backtest_variance", "app", Figure(21.0, count=5), "critical", "escalate", 20),
-    ("backtest_variance", "app", Figure(21.0, count=4), "unknown", None, 5),
-    ("memory", "app", Figure(101.0), "critical", "escalate", 100),
-    ("memory", "app", Figure(51.0), "warning", "warning", 50),
-    ("silence", "app", Figure(181.0), "critical", "critical", 180),
-    ("heartbeat", "app", Figure(3.0), "warning", "warning", 1),
-]
-
-
-@pytest.mark.parametrize(("name", "subject", "figure", "verdict", "severity", "limit"), JUDGED)
-def test_a_figure_amounts_to_its_rung(table, name, subject, figure, verdict, severity, limit):
-    """The highest rung that is passed gives verdict, severity and limit; on the limit is not past it."""
-    found = judge(table[name], subject, "page", figure)
-    assert (found.verdict, found.severity, found.limit) == (verdict, severity, limit)
-
-
-@pytest.mark.parametrize(
-    ("absent", "counted"), [("not measured", False), ("not expected", False), ("too few", False), ("no look came", True), ("nothing counted", True), ("", True)]
-)
-def test_what_is_unknown_is_never_ok(table, absent, counted):
-    """Without a value the verdict is unknown; only what nothing measures or nobody expects is not counted."""
-    found = judge(table["errors"], "app", "page", Figure(None, coverage=1.0, absent=absent))
-    assert (found.verdict, found.severity, found.counted) == ("unknown", None, counted)
-
-
-SENTENCES = [
-    ("availability", "massive", rate(900, 1000), "availability of massive (90.00 %) < 95.0 %"),
-    ("availability", "massive", rate(0, 50), "availability of massive (0.00 %) = 0, not one success"),
-    ("availability", "tradier", rate(1000, 1000), "availability of tradier (100.00 %) ≥ 99.0 %"),
-    ("availability", "massive", rate(5, 9), "availability of massive: too few to judge (9 of 20 needed)"),
-    ("errors", "app", Figure(51.0, coverage=1.0), "errors (51 per h) > 50 per h"),
-    ("errors", "app", Figure(6.0, coverage=1.0), "errors (6 per h) ≤ 20 per h, below objective 5 per h"),
-    ("errors", "app", Figure(None, coverage=0.0, absent="no look came"), "errors: no look came"),
-    ("errors", "app", Figure(9.0, coverage=0.5), "errors: only 50 % of the looks came (≥ 80 % needed)"),
-    ("backtest_variance", "app", Figure(12.34, count=7), "backtest variance (12.34 points) > 10 points"),
-]
-
-
-@pytest.mark.parametrize(("name", "subject", "figure", "sentence"), SENTENCES)
-def test_a_sentence_says_value_and_limit(table, name, subject, figure, sentence):
-    """Name, measured value, comparison and limit stand in one sentence."""
-    assert judge(table[name], subject, "page", figure).sentence == sentence
-
-
-def test_what_could_be_chance_says_so(table):
-    """A rate past its limit whose interval is not says of how many it is, and between what it lies."""
-    found = judge(table["availability"], "massive", "page", rate(29, 30)).sentence
-    assert found == "availability of massive (96.67 %) < 99.0 %, but of 30 it could be chance (83.33 % to 99.41 %)"
-
-
-@hypothesis_settings(max_examples=200, deadline=None)
-@given(st.sampled_from(sorted(DESIGN)), st.floats(0, 1000), st.floats(0, 1000), st.integers(100, 10_000))
-def test_worse_never_amounts_to_less(name, a, b, count):
-    """Of two figures of one rule the worse one reaches no lower rung."""
-    rule = rules.load()[name]
-
-    def rung(value):
-        if rule.unit == "ratio":
-            part = round(value / 1000 * count)
-            figure = rate(part, count)
-        else:
-            figure = Figure(value, count=count)
-        return rules.RUNGS.index(found) if (found := judge(rule, rule.subjects[0], "page", figure).severity) else -1
-
-    good, bad = (max(a, b), min(a, b)) if rule.better == "higher" else (min(a, b), max(a, b))
-    assert rung(bad) >= rung(good)
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "expected"),
-    [(["ok"], "ok"), (["ok", "warning"], "warning"), (["warning", "unknown", "ok"], "unknown"), (["unknown", "critical"], "critical"), ([], "unknown")],
-)
-def test_verdicts_add_up(verdicts, expected):
-    """Critical before unknown before warning before ok; of nothing, nothing is known."""
-    assert worst(verdicts) == expected and worst(reversed(verdicts)) == expected
+def test_a_span_for_each_rung(laid_over):
+    """`for` may be one span or one for each rung, and a rung's alert looks back as far as its window."""
+    own = laid_over('[errors]\nfor = { warning = "10m", critical = "0s" }')
+    assert own["errors"].holds == {"warning": timedelta(minutes=10), "critical": timedelta(0)}
+    assert (own["errors"].reach("critical"), own["availability_burn"].reach("notify")) == (timedelta(hours=1), timedelta(hours=6))

@@ -1,0 +1,261 @@
+"""
+This module knows tests of rules in promtool's file format, and nothing else.
+
+A test gives series and says which alerts fire when. Rules are those of the files it names: Prometheus rules that
+compare a series with a number, or a rules.toml to lay over the shipped one; without any, the table in force, whose
+series are called as the rule, with the label ``subject``. Three things are stricter than promtool: every tick is
+evaluated, whatever is asked; a sample that is missing is unknown, never an old one again; and asking for what lies
+past the last input is an error.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from opslib import clock, rules as rules_module, text
+from opslib.alerts import Alerts
+from opslib.errors import RulesError, UsageError
+from opslib.rules import RUNGS, Rule, Rules
+from opslib.verdicts import Figure, judge
+
+_SERIES = re.compile(r"\s*([a-zA-Z_:][\w:]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
+_LABEL = re.compile(r'\s*([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
+_EXPR = re.compile(r"\s*([a-zA-Z_:][\w:]*\s*(?:\{.*\})?)\s*(<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*", re.DOTALL)
+_VALUES = re.compile(r"(_|stale|[-+]?(?:NaN|Inf|[\d.]+(?:e[-+]?\d+)?))(?:([-+][\d.]+(?:e[-+]?\d+)?)?x(\d+))?", re.IGNORECASE)
+_TEMPLATE = re.compile(r"\{\{\s*(?:\$(value)|\$labels\.(\w+))\s*\}\}")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """
+    How a file of tests came out.
+
+    Attributes:
+        count: Expectations that were compared.
+        failures: Each that was not met: where, what was expected, what was found.
+    """
+
+    count: int
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A rule as a test knows it: which series it reads, and how its alerts are labelled."""
+
+    rule: Rule
+    name: str
+    matches: Mapping[str, str]
+    labels: Mapping[str, str] | None  # None is a rule of our own, whose labels are its subject, source and severity.
+    annotations: Mapping[str, str]
+
+
+def run(path: Path, in_force: Rules) -> Tried:
+    """
+    Do the rules do what a file of tests says?
+
+    Raises:
+        RulesError: A file that is no such test, or rules that are not understood; with the place.
+    """
+    found = _yaml(path)
+    _keys(path, "", found, {"rule_files", "evaluation_interval", "group_eval_order", "tests"})
+    every = _span(path, found.get("evaluation_interval", "1m"))
+    judged, table = _rules(path, found.get("rule_files") or [], in_force)
+    count, failures = 0, []
+    for n, test in enumerate(_list(path, found.get("tests")), 1):
+        place = f"{path}, test {test.get('name') or n}"
+        _keys(place, "", test, {"name", "interval", "input_series", "alert_rule_test"})
+        asked = [(_span(place, a.get("eval_time", "0s")), a) for a in _list(place, test.get("alert_rule_test"))]
+        for _, a in asked:
+            _keys(place, "alert_rule_test: ", a, {"eval_time", "alertname", "exp_alerts"})
+        series = [_series(place, s) for s in _list(place, test.get("input_series"))]
+        interval = _span(place, test.get("interval", found.get("evaluation_interval", "1m")))
+        for a in asked:
+            _within(place, a, judged, series, interval)
+        for at_us, alerts in _ticks(judged, table, series, interval, every, max((at for at, _ in asked), default=0)):
+            for asked_us, a in asked:
+                if at_us <= asked_us < at_us + every:
+                    count += 1
+                    failures += _compared(place, a, _firing(judged, alerts, series, a["alertname"], at_us, interval))
+    return Tried(count, failures)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise RulesError(f"{path} cannot be read as YAML: {text.one_line(str(problem))}.") from None
+    if not isinstance(found, dict):
+        raise RulesError(f"{path}: keys such as tests: were wanted, found {text.one_line(repr(found), 60)}.")
+    return found
+
+
+def _keys(place: object, where: str, found: Any, known: set[str]) -> None:
+    if not isinstance(found, dict):
+        raise RulesError(f"{place}: {where}keys were wanted, found {text.one_line(repr(found), 60)}.")
+    for key in found:
+        if key not in known:
+            raise RulesError(f"{place}: {where}{key} is not understood here; what is: {', '.join(sorted(known))}.{text.nearest(str(key), known)}")
+
+
+def _list(place: object, found: Any) -> list[dict[str, Any]]:
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(f, dict) for f in found):
+        raise RulesError(f"{place}: a list of keys was wanted, found {text.one_line(repr(found), 60)}.")
+    return found
+
+
+def _span(place: object, found: Any) -> int:
+    try:
+        return 0 if found in (0, "0", "0s", "0m") else clock.span_us(clock.parse_span(str(found)))
+    except UsageError:
+        raise RulesError(f"{place}: a span such as 5m was wanted, found {found!r}.") from None
+
+
+def _labels(place: object, found: str) -> dict[str, str]:
+    """The name and labels of a series or selector; the name stands under ``__name__``."""
+    whole = _SERIES.fullmatch(found)
+    if not whole:
+        raise RulesError(f"{place}: a series such as up{{job=\"x\"}} was wanted, found {found!r}.")
+    labels, rest = {"__name__": whole[1]}, whole[2] or ""
+    while rest.strip():
+        label = _LABEL.match(rest)
+        if not label:
+            raise RulesError(f'{place}: labels such as job="x" were wanted, found {rest!r}; other matchers are not understood.')
+        labels[label[1]] = label[2]
+        rest = rest[label.end() :]
+    return labels
+
+
+def _series(place: object, found: dict[str, Any]) -> tuple[dict[str, str], list[float | None]]:
+    """A series: its labels, and a value for each interval; None is missing."""
+    _keys(place, "input_series: ", found, {"series", "values"})
+    values: list[float | None] = []
+    for word in str(found.get("values", "")).split():
+        part = _VALUES.fullmatch(word)
+        if not part:
+            raise RulesError(f"{place}: values such as 1+1x10, 5x3, _ or stale were wanted, found {word!r}.")
+        start, step, more = part[1].lower(), float(part[2] or 0), int(part[3] or 0)
+        if start in ("_", "stale"):
+            values += [None] * (more if part[3] and start == "_" else 1 + more)
+        else:
+            values += [float(start) + step * i for i in range(more + 1)]
+    return _labels(place, str(found.get("series", ""))), values
+
+
+def _rules(path: Path, files: Any, in_force: Rules) -> tuple[list[_Judged], Rules]:
+    """Every rule that the files name, with a table that holds them."""
+    if not isinstance(files, list) or not all(isinstance(f, str) for f in files):
+        raise RulesError(f"{path}: rule_files is {files!r}; a list of files was wanted.")
+    table, judged = in_force, list[_Judged]()
+    foreign: dict[str, Rule] = {}
+    for name in files:
+        place = path.parent / name
+        if place.suffix == ".toml":
+            table = rules_module.laid_over(place)
+            continue
+        found = _yaml(place)
+        _keys(place, "", found, {"groups"})
+        for group in _list(place, found.get("groups")):
+            _keys(place, "group: ", group, {"name", "interval", "rules"})
+            for row in _list(place, group.get("rules")):
+                judged.append(_foreign(place, row, len(judged), in_force))
+                foreign[judged[-1].rule.name] = judged[-1].rule
+    if foreign:
+        return judged, replace(table, rules=foreign)
+    return [_Judged(rule, rule.name, {"__name__": rule.name}, None, {"action": rule.action}) for rule in table.rules.values()], table
+
+
+def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules) -> _Judged:
+    """A Prometheus rule that compares a series with a number, as a rule of one rung."""
+    _keys(place, "rule: ", row, {"alert", "expr", "for", "keep_firing_for", "labels", "annotations"})
+    parts = _EXPR.fullmatch(str(row.get("expr", "")))
+    if not parts or not row.get("alert"):
+        raise RulesError(f"{place}: an alert with an expr such as up{{job=\"x\"}} < 1 was wanted, found {text.one_line(repr(row.get('expr')), 80)}. Only a series compared with a number by < or > is understood.")
+    hold, keep = (timedelta(microseconds=_span(place, row.get(key, "0s"))) for key in ("for", "keep_firing_for"))
+    labels, annotations = ({str(k): str(v) for k, v in (row.get(key) or {}).items()} for key in ("labels", "annotations"))
+    for value in annotations.values():
+        if "{{" in _TEMPLATE.sub("", value):
+            raise RulesError(f"{place}: {row['alert']}: of templates only {{{{ $value }}}} and {{{{ $labels.name }}}} are understood, found {value!r}.")
+    rung = labels.get("severity") if labels.get("severity") in RUNGS else "critical"
+    rule = replace(
+        next(iter(like.rules.values())), name=f"{row['alert']} {number}", title=str(row["alert"]), unit="times", better="lower" if parts[2] == ">" else "higher", ladder=((str(rung), float(parts[3])),),
+        clear=None, gate="value", holds={str(rung): hold}, keep_firing_for=keep, min_count=0, no_data="keep", inhibited_by=(), burn=None,
+    )  # fmt: skip
+    return _Judged(rule, str(row["alert"]), _labels(place, parts[1]), labels, annotations)
+
+
+def _read_by(one: _Judged, series: Iterable[tuple[dict[str, str], list[float | None]]]) -> Iterator[tuple[str, str, dict[str, str], list[float | None]]]:
+    """Which series does a rule read? Each as subject and source, with its labels and values."""
+    for labels, values in series:
+        if all(labels.get(key) == value for key, value in one.matches.items()):
+            if one.labels is None:
+                yield labels.get("subject", one.rule.subjects[0]), labels.get("source", one.rule.sources[0]), labels, values
+            else:
+                yield ",".join(f"{k}={v}" for k, v in sorted(labels.items())), "page", labels, values
+
+
+def _ticks(judged: list[_Judged], table: Rules, series: list, interval: int, every: int, until: int) -> Iterator[tuple[int, Alerts]]:
+    """The alerts after each tick."""
+    alerts = Alerts(table)
+    for at_us in range(0, until + 1, every):
+        findings = [judge(one.rule, subject, source, _figure(values, at_us, interval)) for one in judged for subject, source, _, values in _read_by(one, series)]
+        alerts.advance(at_us, findings)
+        yield at_us, alerts
+
+
+def _figure(values: list[float | None], at_us: int, interval: int) -> Figure:
+    i = at_us // interval
+    value = values[i] if i < len(values) else None
+    return Figure(None, absent="no sample") if value is None or math.isnan(value) else Figure(value)
+
+
+def _within(place: str, asked: tuple[int, dict[str, Any]], judged: list[_Judged], series: list, interval: int) -> None:
+    at_us, a = asked
+    mine = [one for one in judged if one.name == a.get("alertname")]
+    if not mine:
+        raise RulesError(f"{place}: there is no alert {a.get('alertname')!r}.{text.nearest(str(a.get('alertname')), {one.name for one in judged})}")
+    lasts = [(len(values) - 1) * interval for one in mine for _, _, _, values in _read_by(one, series)]
+    if lasts and at_us > max(lasts):
+        raise RulesError(f"{place}: {a['alertname']} is asked for at {text.duration(at_us / 1e6)}, past its last input at {text.duration(max(lasts) / 1e6)}. What lies there nobody knows; give more input.")
+
+
+def _firing(judged: list[_Judged], alerts: Alerts, series: list, name: str, at_us: int, interval: int) -> list[tuple[dict[str, str], dict[str, str]]]:
+    """The labels and annotations of what fires under a name."""
+    found = []
+    for one in judged:
+        for subject, source, labels, values in _read_by(one, series):
+            alert = alerts.alerts.get((one.rule.name, subject, source)) if one.name == name else None
+            if alert is None or not alert.severity:
+                continue
+            if one.labels is None:
+                found.append(({"subject": subject, "source": source, "severity": alert.severity}, {**one.annotations, "runbook": one.rule.runbooks.get(subject, "")}))
+                continue
+            own = {k: v for k, v in labels.items() if k != "__name__"} | dict(one.labels)
+            value = _figure(values, at_us, interval).value
+            told = alert.value if value is None else value
+            found.append((own, {k: _TEMPLATE.sub(lambda m: f"{told:.16g}" if m[1] else labels.get(m[2], ""), v) for k, v in one.annotations.items()}))
+    return found
+
+
+def _compared(place: str, a: dict[str, Any], found: list[tuple[dict[str, str], dict[str, str]]]) -> Iterator[str]:
+    """What is expected and not found, or found and not expected?"""
+    expected = []
+    for e in _list(place, a.get("exp_alerts")):
+        _keys(place, "exp_alerts: ", e, {"exp_labels", "exp_annotations"})
+        expected.append(tuple({str(k): str(v) for k, v in (e.get(key) or {}).items() if k != "alertname"} for key in ("exp_labels", "exp_annotations")))
+    left = list(found)
+    missing = []
+    for labels, annotations in expected:
+        match = next((f for f in left if f[0] == labels and all(f[1].get(k) == v for k, v in annotations.items())), None)
+        left.remove(match) if match else missing.append((labels, annotations))
+    if missing or left:
+        shown = lambda rows: "; ".join(str(row[0]) for row in rows) or "nothing"  # noqa: E731
+        yield f"{place}: {a['alertname']} at {a.get('eval_time', '0s')}: expected {shown(expected)}; found {shown(found)}"

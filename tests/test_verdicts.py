@@ -1,0 +1,225 @@
+"""Figures amount to what the ladder says, chance is no trouble, and what is unknown is never ok."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from opslib import rules, verdicts
+from opslib.verdicts import Figure, Spent, judge, student, wilson, worst
+
+NO = rules.NO_SUCCESS
+
+
+@pytest.fixture(scope="module")
+def table():
+    """The shipped table."""
+    return rules.load()
+
+
+@pytest.mark.parametrize(
+    ("part", "count", "low", "high"),
+    [
+        # Wilson 1927 with z = 1.959964: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+        (0, 10, 0.0, 0.2775328),  # z²/(n + z²) = 3.841459 / 13.841459
+        (10, 10, 0.7224672, 1.0),
+        (29, 30, 0.8332961, 0.9940914),
+        (50, 100, 0.4038315, 0.5961685),  # 0.5 ± z/2 √(1/(n + z²)) = 0.5 ± 0.979982 / 10.190260
+        (1, 1, 0.2065493, 1.0),
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_wilson_by_hand(part, count, low, high):
+    """Known intervals come out to six places."""
+    assert wilson(part, count) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(st.integers(1, 10**7), st.data())
+def test_wilson_holds_the_point_and_shrinks(count, data):
+    """The interval lies in 0 to 1, holds the point, mirrors, and narrows with ten times the samples."""
+    part = data.draw(st.integers(0, count))
+    low, high = wilson(part, count)
+    assert 0 <= low <= part / count + 1e-12 and part / count - 1e-12 <= high <= 1
+    assert wilson(count - part, count) == (pytest.approx(1 - high, abs=1e-12), pytest.approx(1 - low, abs=1e-12))
+    again = wilson(10 * part, 10 * count)
+    assert again[1] - again[0] < high - low
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(st.integers(1, 500), st.data())
+def test_wilson_solves_its_own_equation(count, data):
+    """An inner end of the interval is the rate from which the point lies 1.96 standard errors away."""
+    part = data.draw(st.integers(0, count))
+    for end in wilson(part, count):
+        if 1e-9 < end < 1 - 1e-9:
+            assert abs(part / count - end) == pytest.approx(verdicts.Z_95 * math.sqrt(end * (1 - end) / count), rel=1e-6)
+
+
+def test_more_parts_than_samples_break_nothing():
+    """A page that counts more gamma errors than validations is judged or unknown, not a crash."""
+    judge(rules.load()["gamma_zero"], "app", "page", Figure(1.5, 300, 200, 1.0))
+
+
+def rate(part, count, coverage=1.0):
+    """A rate as it is measured."""
+    return Figure(part / count, part, count, coverage)
+
+
+JUDGED = [
+    # rule, subject, figure, verdict, severity, limit
+    ("availability", "massive", rate(1000, 1000), "ok", None, 0.99),
+    ("availability", "massive", rate(29, 30), "ok", None, 0.99),  # High end 0.9941: one of thirty is chance.
+    ("availability", "massive", rate(970, 1000), "warning", "notify", 0.98),  # High end 0.9789.
+    ("availability", "massive", rate(9850, 10000), "warning", "warning", 0.99),  # High end 0.9872.
+    ("availability", "massive", rate(900, 1000), "critical", "critical", 0.95),
+    ("availability", "massive", rate(0, 20), "critical", "escalate", NO),
+    ("availability", "massive", rate(1, 20), "critical", "critical", 0.95),
+    ("availability", "massive", rate(0, 19), "unknown", None, 0.99),  # 19 of 20 needed.
+    ("availability", "massive", rate(0, 500, 0.79), "unknown", None, 0.99),
+    ("availability", "massive", rate(0, 500, 0.8), "critical", "escalate", NO),
+    ("greeks_valid", "app", rate(950, 1000), "ok", None, 0.90),
+    ("greeks_valid", "app", rate(885, 1000), "ok", None, 0.90),  # High end 0.9033 reaches 0.90: could be chance.
+    ("greeks_valid", "app", rate(880, 1000), "warning", "warning", 0.90),  # High end 0.8987.
+    ("greeks_valid", "app", rate(700, 1000), "critical", "critical", 0.75),
+    ("greeks_valid", "app", rate(400, 1000), "critical", "escalate", 0.50),
+    ("gamma_zero", "app", rate(0, 1000), "ok", None, 0.005),
+    ("gamma_zero", "app", rate(8, 1000), "ok", None, 0.005),  # 0.8 %, low end 0.41 %: could be chance.
+    ("gamma_zero", "app", rate(15, 1000), "warning", "warning", 0.005),  # Low end 0.91 %.
+    ("gamma_zero", "app", rate(40, 1000), "warning", "notify", 0.02),  # Low end 2.95 %.
+    ("gamma_zero", "app", rate(400, 1000), "critical", "critical", 0.05),
+    ("gamma_zero", "app", rate(99, 99), "unknown", None, 0.005),
+    ("errors", "app", Figure(5.0, coverage=1.0), "ok", None, 20),
+    ("errors", "app", Figure(20.0, coverage=1.0), "ok", None, 20),
+    ("errors", "app", Figure(20.1, coverage=1.0), "warning", "warning", 20),
+    ("errors", "app", Figure(50.1, coverage=1.0), "critical", "critical", 50),
+    ("websocket_down", "app", Figure(0.0), "ok", None, 0),
+    ("websocket_down", "app", Figure(5.0), "warning", "warning", 0),
+    ("websocket_down", "app", Figure(60.0), "warning", "warning", 0),
+    ("websocket_down", "app", Figure(61.0), "critical", "critical", 60),
+    ("websocket_down", "app", Figure(601.0), "critical", "escalate", 600),
+    ("backtest_variance", "app", Figure(5.0, count=5), "ok", None, 5),
+    ("backtest_variance", "app", Figure(5.1, count=5), "warning", "warning", 5),
+    ("backtest_variance", "app", Figure(12.0, count=5), "warning", "notify", 10),
+    ("backtest_variance", "app", Figure(16.0, count=5), "critical", "critical", 15),
+    ("backtest_variance", "app", Figure(21.0, count=5), "critical", "escalate", 20),
+    ("backtest_variance", "app", Figure(21.0, count=4), "unknown", None, 5),
+    ("memory", "app", Figure(101.0), "critical", "escalate", 100),
+    ("memory", "app", Figure(51.0), "warning", "warning", 50),
+    ("silence", "app", Figure(181.0), "critical", "critical", 180),
+    ("heartbeat", "app", Figure(3.0), "warning", "warning", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "subject", "figure", "verdict", "severity", "limit"), JUDGED)
+def test_a_figure_amounts_to_its_rung(table, name, subject, figure, verdict, severity, limit):
+    """The highest rung that is passed gives verdict, severity and limit; on the limit is not past it."""
+    found = judge(table[name], subject, "page", figure)
+    assert (found.verdict, found.severity, found.limit) == (verdict, severity, limit)
+
+
+@pytest.mark.parametrize(
+    ("absent", "counted"), [("not measured", False), ("not expected", False), ("too few", False), ("no look came", True), ("nothing counted", True), ("", True)]
+)
+def test_what_is_unknown_is_never_ok(table, absent, counted):
+    """Without a value the verdict is unknown; only what nothing measures or nobody expects is not counted."""
+    found = judge(table["errors"], "app", "page", Figure(None, coverage=1.0, absent=absent))
+    assert (found.verdict, found.severity, found.counted) == ("unknown", None, counted)
+
+
+SENTENCES = [
+    ("availability", "massive", rate(900, 1000), "availability of massive (90.00 %) < 95.0 %"),
+    ("availability", "massive", rate(0, 50), "availability of massive (0.00 %) = 0, not one success"),
+    ("availability", "tradier", rate(1000, 1000), "availability of tradier (100.00 %) ≥ 99.0 %"),
+    ("availability", "massive", rate(5, 9), "availability of massive: too few to judge (9 of 20 needed)"),
+    ("errors", "app", Figure(51.0, coverage=1.0), "errors (51 per h) > 50 per h"),
+    ("errors", "app", Figure(6.0, coverage=1.0), "errors (6 per h) ≤ 20 per h, below objective 5 per h"),
+    ("errors", "app", Figure(None, coverage=0.0, absent="no look came"), "errors: no look came"),
+    ("errors", "app", Figure(9.0, coverage=0.5), "errors: only 50 % of the looks came (≥ 80 % needed)"),
+    ("backtest_variance", "app", Figure(12.34, count=7), "backtest variance (12.34 points) > 10 points"),
+]
+
+
+@pytest.mark.parametrize(("name", "subject", "figure", "sentence"), SENTENCES)
+def test_a_sentence_says_value_and_limit(table, name, subject, figure, sentence):
+    """Name, measured value, comparison and limit stand in one sentence."""
+    assert judge(table[name], subject, "page", figure).sentence == sentence
+
+
+def test_what_could_be_chance_says_so(table):
+    """A rate past its limit whose interval is not says of how many it is, and between what it lies."""
+    found = judge(table["availability"], "massive", "page", rate(29, 30)).sentence
+    assert found == "availability of massive (96.67 %) < 99.0 %, but of 30 it could be chance (83.33 % to 99.41 %)"
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(n for n, r in rules.load().rules.items() if not r.burn)), st.floats(0, 1000), st.floats(0, 1000), st.integers(100, 10_000))
+def test_worse_never_amounts_to_less(name, a, b, count):
+    """Of two figures of one rule the worse one reaches no lower rung."""
+    rule = rules.load()[name]
+
+    def rung(value):
+        if rule.unit == "ratio":
+            part = round(value / 1000 * count)
+            figure = rate(part, count)
+        else:
+            figure = Figure(value, count=count)
+        return rules.RUNGS.index(found) if (found := judge(rule, rule.subjects[0], "page", figure).severity) else -1
+
+    good, bad = (max(a, b), min(a, b)) if rule.better == "higher" else (min(a, b), max(a, b))
+    assert rung(bad) >= rung(good)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [(["ok"], "ok"), (["ok", "warning"], "warning"), (["warning", "unknown", "ok"], "unknown"), (["unknown", "critical"], "critical"), ([], "unknown")],
+)
+def test_verdicts_add_up(verdicts, expected):
+    """Critical before unknown before warning before ok; of nothing, nothing is known."""
+    assert worst(verdicts) == expected and worst(reversed(verdicts)) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "quantile"),
+    # Student's 97.5th percentile, from printed tables.
+    [(10, 2.262157), (12, 2.200985), (20, 2.093024), (30, 2.045230), (61, 2.000298), (121, 1.979930), (1001, 1.962339)],
+)
+def test_student_by_the_tables(count, quantile):
+    """The interval of a mean is the tables' to three parts in ten thousand."""
+    low, high = student(5.0, 2.0, count)
+    assert high == pytest.approx(5 + quantile * 2 / math.sqrt(count), rel=3e-4) and 5 - low == pytest.approx(high - 5)
+
+
+def test_too_few_samples_give_no_mean():
+    """Of nine samples the mean may be anything."""
+    assert student(5.0, 2.0, 9) == (-math.inf, math.inf)
+
+
+def test_a_mean_waits_for_its_interval(table):
+    """Under the t gate a mean of 12 points over 10 is past 10 only when it is not by chance; without a spread it is what it is."""
+    rule = replace(table["backtest_variance"], gate="t")
+    told = lambda deviation, count: judge(rule, "app", "fills", Figure(12.0, count=count, deviation=deviation)).severity  # noqa: E731
+    assert [told(20.0, 25), told(10.0, 25), told(3.0, 25), told(None, 25)] == [None, "warning", "notify", "notify"]
+
+
+def test_not_a_number_is_unknown(table):
+    """A NaN is past no limit in any arithmetic, and ok in none of ours."""
+    assert judge(table["greeks_valid"], "app", "page", Figure(math.nan, 1, 1000, 1.0)).verdict == "unknown"
+
+
+def test_a_budget_needs_both_windows(table):
+    """A rung of a burn rate is reached when both its windows are past it, and says when the budget is gone."""
+    rule = table["availability_burn"]
+    spent = lambda **bound: {rung: Spent(20.0, 30.0, bound.get(rung)) for rung, _ in rule.ladder}  # noqa: E731
+    assert judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=2.9, notify=5.9, critical=14.3))).severity is None
+    assert judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=3.1))).severity == "warning"
+    found = judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=20.0, notify=20.0, critical=19.0)))
+    assert found.sentence == "availability budget of massive (20.0 times over 1 h, 30.0 times over 5 min) > 14.4 times; at this rate the budget of 30 days is gone in 36 h"
+
+
+def test_a_budget_of_which_nothing_is_known_is_unknown(table):
+    """Without looks there is no burn rate, and none is not zero."""
+    assert judge(table["greeks_burn"], "app", "page", Figure(None, absent="no look came")).verdict == "unknown"
