@@ -18,6 +18,26 @@ from opslib.rises import Rise
 from opslib.rules import Rules
 from opslib.settings import Settings
 from opslib.store import Store
+from opslib.verdicts import named
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When alerts fired in one session, as a picture."""
+
+    rises: list[Rise]
+    window: Window
+    rules: Rules
+
+    def __repr__(self) -> str:
+        rows = dict.fromkeys((r.rule, r.subject) for r in self.rises)
+        return f"{self.window}: {len(rows)} rules fired" if rows else f"{self.window}: nothing fired"
+
+    def _ipython_display_(self) -> None:
+        from opslib import plots
+
+        told = "; ".join(f"{r.severity} {_local(text.iso(clock.instant(r.fired_us)))} {named(self.rules[r.rule], r.subject)}" for r in self.rises if r.sent)
+        plots.shown({"text/plain": repr(self)}, lambda ax: plots.alerts(ax, self.rises, self.window, self.rules), "alerts over time", f"Alerts over time: {told or 'nothing was told'}")
 
 
 @dataclass(frozen=True)
@@ -64,6 +84,13 @@ class AlertLog:
             for r in self.rises
         ]
         return tabled(f"Fired, {self.window}", ["fired (New York)", "severity", "what, at its worst", "for", "now", "explained by"], rows, "nothing fired")
+
+    @property
+    def timeline(self) -> Timeline:
+        """The newest session of the window, as a picture: which alerts overlapped, and which explained another away?"""
+        spans = clock.open_spans(self.window)
+        window = spans[-1] if spans else self.window
+        return Timeline(rises.within(self.rises, window.start_us, window.end_us), window, self.rules)
 
     @property
     def noisiest(self) -> Text:
@@ -126,19 +153,20 @@ def alertlog(
         record = Record(store, settings.app)
         judged = record.judged()
         found = [Transition(*row) for row in record.transitions(window.end_us, known_us, since_us=window.start_us - 86_400_000_000)]
-        rows, lacking = rises.read(found, rules), _lacking(judged, window)
+        rows, lacking = rises.read(found, rules), _lacking(judged, window, store.first_ts(settings.app))
     reach = Window.before(window.end, max(rule.window for rule in rules.rules.values()))
     tape = tape_module.load(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
     budgets = [f for f in findings.judged(tape, rules, window.end) if f.rule.burn]
     return AlertLog(settings.app, window, rises.within(rows, window.start_us, window.end_us), rises.standing(found, rules), lacking, budgets, rules)
 
 
-def _lacking(judged: tuple[int, int] | None, window: Window) -> str:
-    """Which part of a window did nobody judge? Empty where all of its open market was."""
+def _lacking(judged: tuple[int, int] | None, window: Window, first_us: int | None) -> str:
+    """Which part of a window did nobody judge? Empty where all of its open market was, from the first look on."""
     if judged is None:
         return "no collector has ever judged here (ops collect does); --replay judges anew"
     begun, upto = clock.instant(judged[0]), clock.instant(judged[1])
-    early = clock.open_spans(Window(window.start, min(max(begun, window.start), window.end)))
+    seen = max(window.start, min(window.end, clock.instant(first_us) if first_us is not None else window.end))
+    early = clock.open_spans(Window(seen, min(max(begun, seen), window.end)))
     late = clock.open_spans(Window(max(min(upto, window.end), window.start), window.end))
     if not early and sum(span.seconds for span in late) <= 2 * watch.GRID_US / 1e6 + 5:
         return ""

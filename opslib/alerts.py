@@ -298,10 +298,10 @@ class Alerts:
         for rise in [r for r in alert.rises if _rank(r.severity) > _rank(after)]:
             alert.rises.remove(rise)
             found.append(self._transition(alert, at_us, "fell", rise.severity, rise))
-        if after and _rank(after) > max([_rank(r.severity) for r in alert.rises], default=-1) and _rank(after) > _rank(before):
+        if after and (not alert.rises or _rank(after) > max(_rank(before), *(_rank(r.severity) for r in alert.rises))):
             # The first of its rises is the mildest it fires at, so that one is open for as long as it fires.
             base = min((_severity(name) for name, rung in alert.rungs.items() if rung.fired), key=_rank)
-            for severity in [base, after] if before is None and base != after else [after]:
+            for severity in [base, after] if not alert.rises and base != after else [after]:
                 found.append(self._rises(alert, finding, severity, inhibitor, at_us))
         if inhibitor is None:
             for rise in [r for r in alert.rises if r.inhibited_by]:

@@ -178,6 +178,7 @@ def _demo(options: argparse.Namespace) -> int:
         print(f"\n{count - len(wrong)} of {count} figures equal the script's own truth.", *wrong, sep="\n")
         print(f"\ndaily report   {place}.html")
         print(f"dashboard      {picture}.html")
+        print("alerts         ops --app demo alerts")
         print(f"any moment     ops --app demo status --as-of {worst.astimezone(text.NEW_YORK):%Y-%m-%dT%H:%M}")
         print("by hand        jupyter lab notebooks/dashboard.ipynb")
     return FAILED if wrong or outcome.state != "ok" else DONE

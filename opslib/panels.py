@@ -77,13 +77,9 @@ class Panel:
         return {"text/plain": repr(self), "text/html": self._html()}
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
-
         from opslib import plots
 
-        display(self._repr_mimebundle_(), raw=True)
-        told = f"{self.title} over time; {self.verdict}: {'; '.join(self.sentences[:1])}"
-        display({"text/plain": f"[picture: {self.title} over time]", "image/png": plots.png(self.draw)}, metadata={"image/png": {"alt": told}}, raw=True)
+        plots.shown(self._repr_mimebundle_(), self.draw, f"{self.title} over time", f"{self.title} over time; {self.verdict}: {'; '.join(self.sentences[:1])}")
 
 
 class View:

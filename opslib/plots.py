@@ -1,5 +1,5 @@
 """
-This module knows how to draw a tape on an Axes it is given, and nothing else.
+This module knows how to draw a tape, or alerts, on an Axes it is given, and nothing else.
 
 Each picture shows a time series with its limits as labelled lines. Where no look came the picture is hatched and says
 so; a gap is never bridged by a line. Colour never stands alone: lines differ in dash and marker, limits carry words.
@@ -8,12 +8,14 @@ so; a gap is never bridged by a line. Colour never stands alone: lines differ in
 import io
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opslib import indicators, text
 from opslib.clock import Window, instant
-from opslib.rules import NO_SUCCESS, Rule, Rules
+from opslib.rises import Rise
+from opslib.rules import NO_SUCCESS, RUNGS, Rule, Rules
 from opslib.tape import Tape
+from opslib.verdicts import named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +24,37 @@ INK, GREY = "#1f2933", "#8a94a0"
 LINES = (("#0b5cad", "-", "o"), ("#b3540a", "--", "s"))
 LIMITS = {"warning": "#b58900", "notify": "#cb6a16", "critical": "#c0392b", "escalate": "#8e1b3a"}
 SIZE_INCHES, DPI = (9.0, 2.7), 110
+
+
+def shown(words: dict[str, str], draw: Callable[["Axes"], Any], name: str, told: str) -> None:
+    """Show words and the picture that goes with them in a notebook; `told` is the picture for who cannot see it."""
+    from IPython.display import display
+
+    display(words, raw=True)
+    display({"text/plain": f"[picture: {name}]", "image/png": png(draw)}, metadata={"image/png": {"alt": told}}, raw=True)
+
+
+def alerts(ax: "Axes", rises: list[Rise], window: Window, rules: Rules) -> None:
+    """When did alerts fire, and how loud? One row for each rule and subject; the louder, the thicker; hatched is explained away."""
+    rows = list(dict.fromkeys((r.rule, r.subject) for r in rises))
+    for r in sorted(rises, key=lambda r: RUNGS.index(r.severity)):
+        y, begin = len(rows) - 1 - rows.index((r.rule, r.subject)), max(instant(r.fired_us), window.start)
+        end = window.end if r.over_us is None else min(instant(r.over_us), window.end)
+        thick = 0.25 + 0.15 * RUNGS.index(r.severity)
+        ax.barh(y, end - begin, left=begin, height=thick, color="none" if r.inhibited_by else LIMITS[r.severity], edgecolor=LIMITS[r.severity], hatch="////" if r.inhibited_by else None, linewidth=0.8, zorder=2 + RUNGS.index(r.severity))
+        if r.sent and not any(o.alert == r.alert and RUNGS.index(o.severity) > RUNGS.index(r.severity) for o in rises):
+            ax.text(begin, y + 0.42, f"{r.severity} {begin.astimezone(text.NEW_YORK):%H:%M:%S}", fontsize=7, color=LIMITS[r.severity], va="center")
+    ax.set_yticks(range(len(rows)), [named(rules[rule], subject) if rule in rules.rules else rule for rule, subject in reversed(rows)])
+    ax.set_ylim(-0.6, max(len(rows), 1) - 0.2)
+    _time(ax, window)
+    ax.legend(handles=[_key(severity) for severity in RUNGS] + [_key(None)], ncols=5, fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0))
+
+
+def _key(severity: str | None) -> Any:
+    """What a bar of the picture of alerts means."""
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=LIMITS[severity], label=severity) if severity else Patch(facecolor="none", edgecolor=INK, hatch="////", label="explained by another")
 
 
 def _steps(window: Window) -> list[Window]:
@@ -33,8 +66,8 @@ def _steps(window: Window) -> list[Window]:
     return [Window(a, b) for a, b in zip(edges, edges[1:])]
 
 
-def _frame(ax: "Axes", tape: Tape, window: Window, unit: str) -> None:
-    """Time axis, unit, reloads and the stretches in which nothing was seen."""
+def _time(ax: "Axes", window: Window) -> None:
+    """The time axis."""
     from matplotlib.dates import AutoDateLocator, DateFormatter
 
     locator = AutoDateLocator(tz=text.NEW_YORK, minticks=4, maxticks=9)
@@ -42,10 +75,15 @@ def _frame(ax: "Axes", tape: Tape, window: Window, unit: str) -> None:
     ax.xaxis.set_major_formatter(DateFormatter("%H:%M", tz=text.NEW_YORK))
     ax.set_xlim(window.start, window.end)
     ax.set_xlabel("New York time", color=GREY, fontsize=8)
-    ax.set_ylabel(unit, color=INK, fontsize=9)
     ax.tick_params(labelsize=8, colors=INK)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
+
+
+def _frame(ax: "Axes", tape: Tape, window: Window, unit: str) -> None:
+    """Time axis, unit, reloads and the stretches in which nothing was seen."""
+    _time(ax, window)
+    ax.set_ylabel(unit, color=INK, fontsize=9)
     for gap in tape.gaps(window):
         ax.axvspan(gap.start, gap.end, facecolor="none", edgecolor=GREY, hatch="////", linewidth=0, alpha=0.5)
         if gap.seconds > window.seconds / 20:

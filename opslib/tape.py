@@ -315,7 +315,7 @@ class Tape:
 
     def websocket_down_spans(self, window: Window) -> list[tuple[int, int]]:
         """When was some page's WebSocket down? A look's state holds until the page's next look, while that is not late."""
-        spans = []
+        down = Seen()
         for page in self.pages:
             for i, look in enumerate(page.looks):
                 if look.websocket_connected is False and look.ts_us < window.end_us:
@@ -323,8 +323,8 @@ class Tape:
                     reach = round(self.how.late_after * page.intervals_us[i])
                     a, b = max(look.ts_us, window.start_us), min(until, look.ts_us + reach, window.end_us)
                     if a < b:
-                        spans.append((a, b))
-        return _merged(spans)
+                        down.add(a, b)
+        return list(down.spans())
 
     def websocket_down_at(self, at_us: int) -> tuple[float, Page] | None:
         """For how many seconds, at an instant, has an open page been without its WebSocket, and which? 0 is connected; None is unknown."""
@@ -374,17 +374,6 @@ def reloaded(before: Look, look: Look, how: Pages) -> bool:
 
 def _near(a: int | None, b: int | None, jitter_us: int) -> bool:
     return a is b if a is None or b is None else abs(a - b) <= jitter_us
-
-
-def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans in order, overlapping ones made one."""
-    merged: list[tuple[int, int]] = []
-    for a, b in sorted(spans):
-        if merged and a <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], b))
-        else:
-            merged.append((a, b))
-    return merged
 
 
 def load(store: Store, app: str, window: Window, known_at: datetime | None, how: Pages, *, post_every_s: float, wired: Iterable[str] = ()) -> Tape:

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from opslib import clock, intake, rules, snapshot, text
+from opslib.collect import Collector
 from opslib.demo import page, truth
 from opslib.demo.day import Script, script
 from opslib.desk import Desk
@@ -29,6 +30,7 @@ SEED = 1
 DAY = date(2026, 3, 10)
 OUTAGE_LOOK = timedelta(minutes=5)
 BATCH = 2000
+JUDGE_EVERY, AFTER_CLOSE = timedelta(minutes=2), timedelta(seconds=10)
 HALF_A_CENT = 0.005 + 1e-9  # Money is shown to the cent, percentages are compared as closely.
 CHECKED = {
     # Where the truth has a figure: where a view has it (panel, subject or None, name).
@@ -59,6 +61,20 @@ def _scripts(seed: int) -> tuple[Script, Script]:
     return _session_script(clock.previous_session(DAY).day, seed, quiet=True), _session_script(DAY, seed)
 
 
+class _World:
+    """The script's clock, which the receiver and the collector read."""
+
+    def __init__(self, at: datetime):
+        self.at = at
+
+    def now(self) -> datetime:
+        return self.at
+
+
+def _collector(settings: Settings, store: Store, world: _World) -> Collector:
+    return Collector(store, settings, rules.load(settings.base), "demo", world.now)
+
+
 def lay_out(settings: Settings, seed: int = SEED) -> None:
     """
     Make the demo's home where there is none: both days, known as they happened. Two who try at once agree.
@@ -70,11 +86,17 @@ def lay_out(settings: Settings, seed: int = SEED) -> None:
     settings.home.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(prefix=".demo-", dir=settings.home.parent))
     try:
-        store = Store(replace(settings, home=making).url)
-        for scripted in _scripts(seed):
+        days = _scripts(seed)
+        world = _World(days[0].opens)
+        store = Store(replace(settings, home=making).url, world.now)
+        judge = _collector(settings, store, world).judge
+        judge()
+        for scripted in days:
             posts = [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(scripted)]
             for i in range(0, len(posts), BATCH):
                 store.write(settings.app, posts[i : i + BATCH], known_at_ts=True)
+            world.at = scripted.closes + AFTER_CLOSE
+            judge()
         store.close()
         try:
             making.rename(settings.home)
@@ -83,16 +105,6 @@ def lay_out(settings: Settings, seed: int = SEED) -> None:
                 raise
     finally:
         shutil.rmtree(making, ignore_errors=True)
-
-
-class _World:
-    """The script's clock, which the receiver reads."""
-
-    def __init__(self, at: datetime):
-        self.at = at
-
-    def now(self) -> datetime:
-        return self.at
 
 
 def live(settings: Settings, seed: int, progress: Callable[[Iterable, int, str], Iterator]) -> Desk:
@@ -109,24 +121,34 @@ def live(settings: Settings, seed: int, progress: Callable[[Iterable, int, str],
     shutil.rmtree(settings.home, ignore_errors=True)
     settings.home.mkdir(parents=True)
     yesterday, today = _scripts(seed)
-    world = _World(yesterday.closes)
+    world = _World(yesterday.opens)
     store = Store(settings.url, world.now)
+    collector = _collector(settings, store, world)
+    collector.judge()
     recording = settings.home / f"{yesterday.day}_snapshots.jsonl.gz"
     with gzip.open(recording, "wt", encoding="utf-8", compresslevel=1) as file:
         file.writelines(json.dumps({"ts": text.iso(p.at), "metrics": p.body}) + "\n" for p in page.posts(yesterday))
     intake.read_file(store, settings.app, recording, known_at_ts=True)
+    world.at = yesterday.closes + AFTER_CLOSE
+    collector.judge()
     posts = list(page.posts(today))
     with Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served:
         address = urlsplit(served.url)
         connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+        judged = world.at
         for post in progress(posts, len(posts), f"posting {today.day} to {served.url}"):
             world.at = post.at
+            if world.at - judged >= JUDGE_EVERY:
+                collector.judge()
+                judged = world.at
             connection.request("POST", "/api/metrics/export", json.dumps(post.body), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             problem = answer.read()
             if answer.status != 204:
                 raise OpsError(f"the receiver answered {answer.status} to a post of {post.page}: {problem.decode()}")
         connection.close()
+    world.at = today.closes + AFTER_CLOSE
+    collector.judge()
     store.close()
     world.at = today.closes
     return Desk(settings, world.now)
