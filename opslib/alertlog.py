@@ -80,7 +80,7 @@ class AlertLog:
     def fired(self) -> Text:
         """Every rise of the window: when, how long it took, how bad it became, how it ended."""
         rows = [
-            [_local(text.iso(clock.instant(r.fired_us))), r.severity, r.told(self.rules), "still" if r.over_us is None else text.duration((r.over_us - r.fired_us) / 1e6), r.state, _explained(r.inhibited_by).strip(" ()")]
+            [_local(text.iso(clock.instant(r.fired_us))), r.severity, r.told(self.rules), "still" if r.over_us is None else text.duration((r.over_us - r.fired_us) / 1e6), r.state, r.inhibited_by or ""]
             for r in self.rises
         ]
         return tabled(f"Fired, {self.window}", ["fired (New York)", "severity", "what, at its worst", "for", "now", "explained by"], rows, "nothing fired")

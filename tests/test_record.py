@@ -197,8 +197,8 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
     """A collector that was dead from Friday noon to Monday ten judges every session between, and ends Friday's alerts at its close."""
     friday, monday = clock.parse("2026-03-06T12:00"), clock.parse("2026-03-09T10:00:02")
     store = Store(store_url, lambda: friday)
-    made = PageOf(0)
     base = (clock.parse("2026-03-06T09:30") - at(0)).total_seconds()
+    made = PageOf(base - 600)
     posts = [post(base + 5.0 * k, made.add(massive_requests=3).body(base + 5.0 * k, memory_bytes=120_000_000)) for k in range(1900)]
     store.write("desk", posts, known_at_ts=True)
     assert judged(store, "desk", "a", friday) == 1799
@@ -253,3 +253,4 @@ def test_the_command_judges_until_it_is_stopped(home):
     Collector(store, desk("desk"), rules.load(), "other").run(stop)
     first.send_signal(signal.SIGTERM)
     assert first.wait(20) == 0 and record.take_turn("other")
+    first.stderr.close()
