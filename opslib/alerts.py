@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from opslib import clock, text
 from opslib.rules import RUNGS, Rule, Rules
-from opslib.verdicts import Finding, past_clear
+from opslib.verdicts import Finding, not_back, value_on
 
 GRID_US = 5_000_000  # Alerts are judged at whole multiples of this since 1970.
 MISSING = "missing"  # The rung of a rule that alerts on missing data; told as `notify`.
@@ -226,11 +226,10 @@ class Alerts:
         alert.seen_us = at_us
         if alert.id is None:
             self._begin(alert, at_us)
-        for i, (name, _) in enumerate(rule.ladder):
+        for name, limit in rule.ladder:
             rung_known = known and (figure.spent is None or figure.spent[name].bound is not None)
             held = _rank(finding.severity) >= _rank(name) if rung_known else None
-            clears = i > 0 or not past_clear(rule, figure)
-            self._rung(alert, name, held, clears, rule.holds[name], rule, figure.value, at_us, passed_us)
+            self._rung(alert, name, held, not not_back(rule, figure, name, limit), rule.holds[name], rule, value_on(figure, name), at_us, passed_us)
         if rule.no_data == "alert":
             self._rung(alert, MISSING, not known and finding.counted, True, rule.unknown_after, rule, None, at_us, passed_us)
         # What is past a limit is past every milder one: who fires needs not wait for those.
@@ -292,7 +291,7 @@ class Alerts:
         if alert.pending_us == at_us:
             found.append(self._transition(alert, at_us, "pending", min((_severity(name) for name in alert.rungs), key=_rank)))
         for rise in alert.rises:
-            rise.peak = worse(finding.rule, rise.peak, finding.figure.value) if finding.severity else rise.peak
+            rise.peak = worse(finding.rule, rise.peak, value_on(finding.figure, rise.severity)) if finding.severity else rise.peak
         found += self._patience(alert, finding, known, at_us)
         inhibitor = self._inhibitor(alert, at_us) if after else None
         for rise in [r for r in alert.rises if _rank(r.severity) > _rank(after)]:
@@ -303,7 +302,7 @@ class Alerts:
             base = min((_severity(name) for name, rung in alert.rungs.items() if rung.fired), key=_rank)
             for severity in [base, after] if not alert.rises and base != after else [after]:
                 found.append(self._rises(alert, finding, severity, inhibitor, at_us))
-        if inhibitor is None:
+        if inhibitor is None and known:
             for rise in [r for r in alert.rises if r.inhibited_by]:
                 rise.inhibited_by = None
                 found.append(self._transition(alert, at_us, "released", rise.severity, rise))
@@ -314,8 +313,9 @@ class Alerts:
         rung = alert.rungs.get(severity) or alert.rungs[MISSING]
         limit = None if severity not in alert.rungs else finding.limit if finding.severity == severity else dict(finding.rule.ladder)[severity]
         alert.rises.append(OpenRise(severity, rung.since_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor))
+        said = finding._replace(severity=severity, limit=limit).sentence if limit is not None and finding.severity else alert.sentence
         held_s = (at_us - rung.since_us) / 1e6
-        return self._transition(alert, at_us, kind, severity, alert.rises[-1], f"{alert.sentence} for {text.duration(held_s)}" if held_s else "")
+        return self._transition(alert, at_us, kind, severity, alert.rises[-1], f"{said} for {text.duration(held_s)}" if held_s else said)
 
     def _patience(self, alert: Alert, finding: Finding, known: bool, at_us: int) -> list[Transition]:
         """Has an alert that fires been without data for longer than its rule's patience, or is its figure back?"""
@@ -338,19 +338,19 @@ class Alerts:
         One of a rule that this rule names, of the same subject or of the app, that is held or fires at the same severity
         or above, or did so while this one's window still holds it.
         """
-        rule = self.rules[alert.rule]
+        rule, rank = self.rules[alert.rule], _rank(alert.severity)
+        window_us = clock.span_us(rule.reach(str(alert.severity)) if alert.severity in dict(rule.ladder) else rule.window)
+        found: list[tuple[bool, int, bool, int, str]] = []
         for other in self.alerts.values():
             if other.rule not in rule.inhibited_by or other is alert:
                 continue
             if other.subject != alert.subject and other.subject != "app" and (alert.subject != "app" or other.rule == alert.rule):
                 continue
-            if _rank(alert.severity) <= max([_rank(name) for name in other.rungs if name != MISSING], default=-1):  # Held, though it may not fire yet.
-                return other.id
-            window_us = clock.span_us(rule.reach(str(alert.severity)) if alert.severity in dict(rule.ladder) else rule.window)
-            lives = [life for name, (last_us, life) in other.explains.items() if _rank(_severity(name)) >= _rank(alert.severity) and last_us + window_us > at_us]
-            if lives:
-                return max(lives)
-        return None
+            held = max([_rank(name) for name in other.rungs if name != MISSING], default=-1)  # Though it may not fire yet.
+            if other.id and held >= rank:
+                found.append((True, held, other.subject == "app", other.pending_us, other.id))
+            found += [(False, _rank(_severity(name)), other.subject == "app", last_us, life) for name, (last_us, life) in other.explains.items() if _rank(_severity(name)) >= rank and last_us + window_us > at_us]
+        return max(found)[-1] if found else None  # What is so now before what was, the worse before the milder.
 
     def _over(self, alert: Alert, how: str, at_us: int) -> list[Transition]:
         """An alert is over: so is each severity that it had not left."""
@@ -368,6 +368,8 @@ class Alerts:
     def _transition(self, alert: Alert, at_us: int, kind: str, severity: str, rise: OpenRise | None = None, sentence: str = "") -> Transition:
         limit = rise.limit if rise else dict(self.rules[alert.rule].ladder).get(severity)
         left = kind in ("fell", "resolved", "ended")
+        if left and alert.value is not None:
+            sentence = f"{alert.sentence}; now {self.rules[alert.rule].told(alert.value)}"
         return Transition(
             at_us, alert.rule, alert.subject, alert.source, str(alert.id), kind, _severity(severity), alert.value, None if isinstance(limit, str) else limit,
             rise.pending_us if rise else alert.pending_us, rise.peak if rise and left else None, rise.inhibited_by if rise else None, sentence or alert.sentence, self.rules.hash,

@@ -137,6 +137,8 @@ def labelled(path: Path, rules: Rules) -> list[Trouble]:
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise TypeError(f"a {type(rows).__name__}")
         found = [Trouble(r["rule"], r.get("subject", "app"), clock.micros(clock.parse(r["from"])), clock.micros(clock.parse(r["to"])), r.get("size")) for r in rows]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise UsageError(f"{path} is no list of troubles ({problem.__class__.__name__}: {problem}); wanted [{{\"rule\", \"subject\", \"from\", \"to\"}}, …].") from None

@@ -45,7 +45,17 @@ class Collector:
 
         Returns:
             How many were judged; None where it is another collector's turn.
+
+        Raises:
+            StoreError: What could not be kept is judged again the next time.
         """
+        try:
+            return self._judge()
+        except StoreError:
+            self._watch = None
+            raise
+
+    def _judge(self) -> int | None:
         turn = self.record.take_turn(self.holder)
         if turn is None:
             self._watch = None
@@ -97,7 +107,6 @@ class Collector:
                 self.judge()
             except StoreError as problem:
                 print(f"ops collect: {problem}", file=sys.stderr)
-                self._watch = None
             now_us = clock.micros(self.now())
             stop.wait((GRID_US - (now_us - SETTLE_US) % GRID_US) / SECOND)
         self.record.leave(self.holder)

@@ -6,6 +6,7 @@ here, whoever asks for it: a panel, over its own window (`at`), or an alert, eac
 """
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from opslib import clock, indicators
 from opslib.clock import Window
@@ -28,29 +29,40 @@ def _absent(tape: Tape, window: Window, coverage: float | None) -> str:
 
 
 def _coverage(tape: Tape, window: Window) -> float | None:
-    """How well is what a rate rests on covered? An increase over a gap is not one of the window alone."""
-    return tape.coverage(tape.rests_on(window))
+    """How well is what a rate rests on known? An increase over a long gap is not one of the window alone."""
+    return tape.bridged(tape.rests_on(window))
 
 
-def _rate(tape: Tape, window: Window, part: str, count: str) -> Figure:
+def _rise(tape: Tape, name: str, window: Window, judging: bool) -> Any:
+    """By how much did a counter rise? For an alert, only while the market was open: of before its open nobody is told at it."""
+    if not judging:
+        return tape.rise(name, window)
+    rises = [tape.rise(name, span) for span in tape.open_spans(window)]
+    known = [rise for rise in rises if rise is not None]
+    return sum(known) if known else None
+
+
+def _rate(tape: Tape, window: Window, part: str, count: str, judging: bool) -> Figure:
     coverage = _coverage(tape, window)
-    total, some = tape.rise(count, window), tape.rise(part, window)
+    total, some = _rise(tape, count, window, judging), _rise(tape, part, window, judging)
     if not total or some is None:
         return Figure(None, coverage=coverage, absent=_absent(tape, window, coverage))
+    if tape.told_apart(part, count, tape.rests_on(window)):
+        return Figure(None, coverage=coverage, absent="a look told only one of the two counts")
     if not 0 <= some <= total:
         return Figure(None, coverage=coverage, absent=CONTRADICTION)
     return Figure(some / total, some, total, coverage)
 
 
-def _availability(tape: Tape, subject: str, window: Window) -> Figure:
+def _availability(tape: Tape, subject: str, window: Window, judging: bool) -> Figure:
     if subject not in tape.alive:
         return Figure(None, absent=NOT_MEASURED)
-    return _rate(tape, window, f"{subject}_successes", f"{subject}_requests")
+    return _rate(tape, window, f"{subject}_successes", f"{subject}_requests", judging)
 
 
-def _errors(tape: Tape, window: Window) -> Figure:
+def _errors(tape: Tape, window: Window, judging: bool) -> Figure:
     coverage = _coverage(tape, window)
-    errors = tape.rise("errors", window)
+    errors = _rise(tape, "errors", window, judging)
     if errors is None:
         return Figure(None, coverage=coverage, absent=_absent(tape, window, coverage))
     # A window shorter than an hour cannot show a rate an hour; what it shows is the least that the hour holds.
@@ -82,19 +94,23 @@ def _variance(tape: Tape, window: Window, at_least: int) -> Figure:
 
 
 def _memory(tape: Tape, window: Window) -> Figure:
-    used = [(look.memory_bytes, page) for page, look in tape.seen_in(window) if look.memory_bytes is not None]
+    """That of the largest open page; where none is open, of those seen last."""
+    now = [(page.looks[i].memory_bytes, page) for page, i in tape.open_at(window.end_us)]
+    used = [u for u in now or [(look.memory_bytes, page) for page, look in tape.seen_in(window)] if u[0] is not None]
     most = max(used, key=lambda u: u[0], default=None)
     return Figure(most[0] / 1e6, page=_of(most[1])) if most else Figure(None, absent=NOT_MEASURED)
 
 
-def _silence(tape: Tape, window: Window) -> Figure:
+def _silence(tape: Tape, subject: str, window: Window) -> Figure:
     """Seconds without a post; where posts come, seconds without a request in them: a hard outage is never counted as failures."""
     silent = indicators.silent_for_s(tape, window.end)
     if silent is None:
         return Figure(None, absent=NOT_EXPECTED if tape.ever_seen else NOT_MEASURED)
+    if subject != "app" and subject not in tape.alive:
+        return Figure(None, absent=NOT_MEASURED)
     if not tape.open_at(window.end_us):
-        return Figure(silent)
-    idle, opened = tape.idle_for_s(window.end_us), clock.open_since(window.end)
+        return Figure(silent) if subject == "app" else Figure(None, absent="no look came")
+    idle, opened = tape.idle_for_s(window.end_us, None if subject == "app" else subject), clock.open_since(window.end)
     return Figure(0.0 if idle is None or opened is None else min(idle, (window.end - opened).total_seconds()))
 
 
@@ -114,15 +130,20 @@ def _spent(rule: Rule, of: Rule, long: Figure, short: Figure) -> Spent:
     """A rung is known where both its windows are covered and the short one has enough to count."""
     known = all(f.value is not None and (f.coverage is None or f.coverage >= rule.min_coverage) for f in (long, short)) and (short.count or 0) >= rule.min_count
     times = [None if f.value is None else (1 - f.value) / (1 - of.objective) for f in (long, short)]
-    least = [(1 - wilson(f.part or 0, f.count or 0)[1]) / (1 - of.objective) for f in (long, short)] if known else []
+    least = [(1 - wilson(f.part or 0, f.count or 0, rule.confidence)[1]) / (1 - of.objective) for f in (long, short)] if known else []
     return Spent(*times, min(least) if known else None)
 
 
 class Windows(dict[timedelta, Window]):
-    """The windows that end at an instant, by their length."""
+    """
+    The windows that end at an instant, by their length.
 
-    def __init__(self, instant: datetime):
-        self.instant = instant
+    Attributes:
+        judging: Are they an alert's, which counts only what was in the open market?
+    """
+
+    def __init__(self, instant: datetime, judging: bool = False):
+        self.instant, self.judging = instant, judging
 
     def __missing__(self, length: timedelta) -> Window:
         self[length] = Window.before(self.instant, length)
@@ -146,13 +167,13 @@ def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows
         return Figure(None, absent=NOT_EXPECTED)
     match rule.name:
         case "availability":
-            return _availability(tape, subject, window)
+            return _availability(tape, subject, window, windows.judging)
         case "greeks_valid":
-            return _rate(tape, window, "greeks_valid", "validations")
+            return _rate(tape, window, "greeks_valid", "validations", windows.judging)
         case "gamma_zero" | "delta_out_of_bounds":
-            return _rate(tape, window, rule.name, "validations")
+            return _rate(tape, window, rule.name, "validations", windows.judging)
         case "errors":
-            return _errors(tape, window)
+            return _errors(tape, window, windows.judging)
         case "websocket_down":
             return _websocket_down(tape, window)
         case "backtest_variance":
@@ -160,7 +181,7 @@ def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows
         case "memory":
             return _memory(tape, window)
         case "silence":
-            return _silence(tape, window)
+            return _silence(tape, subject, window)
     raise LookupError(f"no figure is measured for the rule {rule.name!r}")
 
 
@@ -215,4 +236,4 @@ def at(tape: Tape, rules: Rules, window: Window) -> list[Finding]:
 
 def judged(tape: Tape, rules: Rules, instant: datetime) -> list[Finding]:
     """What does everything amount to at an instant, each rule over its own window? In the table's order."""
-    return _all(tape, rules, Windows(instant), None)
+    return _all(tape, rules, Windows(instant, judging=True), None)

@@ -32,11 +32,15 @@ class Pages:
         load_jitter_s: Two load instants no further apart than this are the same.
         reset_gap_s: Two looks further apart than this are not taken for before and after of one refresh or reset.
         late_after: A look is late when more than this many of its page's intervals have passed without it.
+        bridged_s: Between two looks of a page no further apart than this, all that it counted is known well enough.
+        closed_s: A page not seen for longer than this, while one loaded since is, is closed.
     """
 
     load_jitter_s: float
     reset_gap_s: float
     late_after: float
+    bridged_s: float
+    closed_s: float
 
 
 class Page:
@@ -100,6 +104,19 @@ def _rhythm_us(gaps: list[int], otherwise_us: int) -> int:
     short, middle = around[len(around) // 4], around[len(around) // 2]
     step = middle if middle < 1.6 * short else short
     return round(statistics.median(g / max(1, round(g / step)) for g in around))
+
+
+def reloaded(before: Look, look: Look, how: Pages) -> bool:
+    """
+    Did the page's own time begin again between two looks: a reload of a named page, or the app's partial reset()?
+
+    Its uptime rose by less than the time that passed, and it says that it was loaded later than before; a clock that
+    was set moves only the one.
+    """
+    if before.uptime_s is None or look.uptime_s is None or before.load_ms is None or look.load_ms is None:
+        return False
+    passed_s = (look.ts_us - before.ts_us) / SECOND
+    return look.uptime_s - before.uptime_s < passed_s - how.load_jitter_s and look.load_ms - before.load_ms > how.load_jitter_s * 1000
 
 
 class _Track:

@@ -153,7 +153,8 @@ def standing(transitions: Iterable[Transition], rules: Rules) -> list[dict[str, 
             now[:] = [held_now for held_now in now if held_now[0] != t.severity]
         elif t.kind == "released":
             row["inhibited_by"] = None
-        row["state"] = "pending" if not now else "unknown" if t.kind == "unknown" else "firing"
+        unknown = (row["state"] == "unknown" and t.kind != "known") or t.kind == "unknown"
+        row["state"] = "pending" if not now else "unknown" if unknown else "firing"
         row["severity"], row["limit"] = now[-1] if now else (t.severity, t.limit)
         row["value"], row["sentence"] = t.value, t.sentence
     return sorted(held.values(), key=lambda r: (-RUNGS.index(r["severity"]), r["since"], r["id"]))

@@ -29,7 +29,7 @@ _UNITS = ("ratio", "s", "pp", "MB", "per_hour", "intervals", "times")
 _PANELS = ("providers", "greeks", "pnl", "system")
 _SPANS = ("window", "keep_firing_for", "unknown_after")
 _CHOICES = {"better": ("higher", "lower"), "unit": _UNITS, "gate": ("wilson", "t", "value"), "no_data": ("keep", "alert"), "panel": _PANELS}
-_NUMBERS = ("objective", "warning", "min_count", "min_coverage")
+_NUMBERS = ("objective", "warning", "confidence", "min_count", "min_coverage")
 _TEXTS = ("title", "who", "action")
 _LISTS = {"subjects": ("app", "massive", "tradier"), "sources": ("page", "probe", "chain", "fills", "logs")}
 _NEEDED = (*_CHOICES, *_NUMBERS, "critical", "for", *_SPANS, *_TEXTS, *_LISTS, "runbook")
@@ -61,6 +61,8 @@ class Rule:
     Attributes:
         ladder: (rung, limit), mildest first; a limit is a number in the rule's unit, or ``no success``.
         holds: For how long each rung must be held to fire (`for`).
+        clear: The value that ends a rung, where it is not the limit that began it.
+        confidence: Of the interval under a gate.
         inhibited_by: Rules whose alerts explain this one's away.
         runbooks: The runbook of each subject.
         burn: The windows of a burn rate; None for every other rule.
@@ -72,7 +74,8 @@ class Rule:
     better: str
     objective: float
     ladder: tuple[tuple[str, float | str], ...]
-    clear: float | None
+    clear: dict[str, float]
+    confidence: float
     gate: str
     window: timedelta
     holds: dict[str, timedelta]
@@ -179,14 +182,16 @@ def _rule(place: str, name: str, row: Any) -> Rule:
     for key, choices in _CHOICES.items():
         if row[key] not in choices:
             refuse(f"{key} is {row[key]!r}; it may be {', '.join(choices)}.")
-    numbers = [k for k in (*_NUMBERS, "notify", "escalate", "clear", "critical") if k in row and not (k == "escalate" and row[k] == NO_SUCCESS)]
+    numbers = [k for k in (*_NUMBERS, "notify", "escalate", "critical") if k in row and not (k == "escalate" and row[k] == NO_SUCCESS)]
     for key in numbers:
         if not _is_number(row[key]):
             refuse(f"{key} is {text.one_line(repr(row[key]), 40)}; a number was wanted.")
-        if row["unit"] == "ratio" and key != "min_count" and not 0 <= row[key] <= 1:
+        if (row["unit"] == "ratio" or key == "confidence") and key != "min_count" and not 0 <= row[key] <= 1:
             refuse(f"{key} is {row[key]!r}; a ratio is from 0 to 1.")
     if not 0 <= row["min_coverage"] <= 1 or row["min_count"] < 0:
         refuse("min_coverage is from 0 to 1 and min_count from 0.")
+    if not 0.5 <= row["confidence"] < 1:
+        refuse(f"confidence is {row['confidence']}; from 0.5 to below 1 was wanted.")
     for key in _TEXTS:
         if not isinstance(row[key], str) or not row[key]:
             refuse(f"{key} is {row[key]!r}; a text was wanted.")
@@ -214,10 +219,14 @@ def _rule(place: str, name: str, row: Any) -> Rule:
     limits = [limit for _, limit in (("objective", row["objective"]), *ladder) if limit != NO_SUCCESS]
     if limits != sorted(limits, reverse=row["better"] == "higher"):
         refuse(f"the ladder must go {'down' if row['better'] == 'higher' else 'up'} from the objective; found {', '.join(f'{r} {v}' for r, v in ladder)}, objective {row['objective']}.")
-    if "clear" in row and (row["clear"] < ladder[0][1] if row["better"] == "higher" else row["clear"] > ladder[0][1]):
-        refuse(f"clear is {row['clear']}, past the first limit {ladder[0][1]}; an alert could never end.")
+    clear = row["clear"] if isinstance(row.get("clear"), dict) else {rungs[0]: row["clear"]} if "clear" in row else {}
+    for rung, limit in clear.items():
+        if rung not in rungs or not _is_number(limit) or isinstance(row[rung], str):
+            refuse(f"clear is {row['clear']!r}; a number for the mildest rung, or one for some of {', '.join(rungs)}, was wanted.")
+        if limit < row[rung] if row["better"] == "higher" else limit > row[rung]:
+            refuse(f"clear of {rung} is {limit}, past its limit {row[rung]}; an alert could never end.")
     return Rule(
-        name=name, title=row["title"], unit=row["unit"], better=row["better"], objective=row["objective"], ladder=ladder, clear=row.get("clear"), gate=row["gate"],
+        name=name, title=row["title"], unit=row["unit"], better=row["better"], objective=row["objective"], ladder=ladder, clear=clear, confidence=row["confidence"], gate=row["gate"],
         window=max(long for long, _ in burn.windows.values()) if burn else spans["window"], holds=holds, keep_firing_for=spans["keep_firing_for"], unknown_after=spans["unknown_after"],
         min_count=row["min_count"], min_coverage=row["min_coverage"], no_data=row["no_data"], subjects=tuple(row["subjects"]), sources=tuple(row["sources"]), panel=row["panel"],
         runbooks=runbooks, who=row["who"], action=row["action"], inhibited_by=tuple(inhibited_by), burn=burn,
@@ -264,7 +273,7 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
                 raise RulesError(f"{place}: {name} is {row!r}; a table [{name}] was wanted.")
             found[name] |= row
     limits = found.pop("pages")
-    wanted = {"load_jitter_s", "reset_gap_s", "late_after", "skew_told_s"}
+    wanted = {"load_jitter_s", "reset_gap_s", "bridged_s", "closed_s", "late_after", "skew_told_s"}
     if set(limits) != wanted or not all(_is_number(v) and v > 0 for v in limits.values()) or limits["late_after"] <= 1:
         raise RulesError(f"{place}, [pages]: {', '.join(sorted(wanted))} were wanted, each a number above 0, late_after above 1; found {limits}.")
     rules, problems = {}, []
@@ -277,7 +286,7 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
     if problems:
         raise RulesError(*problems)
     digest = hashlib.sha256(json.dumps(found | {"pages": limits}, sort_keys=True).encode()).hexdigest()
-    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"]), limits["skew_told_s"], digest)
+    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"], limits["bridged_s"], limits["closed_s"]), limits["skew_told_s"], digest)
 
 
 def load(home: Path | None = None) -> Rules:

@@ -64,7 +64,7 @@ def run(path: Path, in_force: Rules) -> Tried:
     found = _yaml(path)
     _keys(path, "", found, {"rule_files", "evaluation_interval", "group_eval_order", "tests"})
     every = _span(path, found.get("evaluation_interval", "1m"))
-    judged, table = _rules(path, found.get("rule_files") or [], in_force)
+    judged, table, refused = _rules(path, found.get("rule_files") or [], in_force)
     count, failures = 0, []
     for n, test in enumerate(_list(path, found.get("tests")), 1):
         place = f"{path}, test {test.get('name') or n}"
@@ -75,6 +75,8 @@ def run(path: Path, in_force: Rules) -> Tried:
         series = [_series(place, s) for s in _list(place, test.get("input_series"))]
         interval = _span(place, test.get("interval", found.get("evaluation_interval", "1m")))
         for a in asked:
+            if a[1].get("alertname") in refused:
+                raise refused[a[1]["alertname"]]
             _within(place, a, judged, series, interval)
         for at_us, alerts in _ticks(judged, table, series, interval, every, max((at for at, _ in asked), default=0)):
             for asked_us, a in asked:
@@ -150,11 +152,11 @@ def _series(place: object, found: dict[str, Any]) -> tuple[dict[str, str], list[
     return _labels(place, str(found.get("series", ""))), values
 
 
-def _rules(path: Path, files: Any, in_force: Rules) -> tuple[list[_Judged], Rules]:
-    """Every rule that the files name, with a table that holds them."""
+def _rules(path: Path, files: Any, in_force: Rules) -> tuple[list[_Judged], Rules, dict[str, RulesError]]:
+    """Every rule that the files name, with a table that holds them; and why others are not understood, by their names."""
     if not isinstance(files, list) or not all(isinstance(f, str) for f in files):
         raise RulesError(f"{path}: rule_files is {files!r}; a list of files was wanted.")
-    table, judged = in_force, list[_Judged]()
+    table, judged, refused = in_force, list[_Judged](), dict[str, RulesError]()
     foreign: dict[str, Rule] = {}
     for name in files:
         place = path.parent / name
@@ -166,11 +168,14 @@ def _rules(path: Path, files: Any, in_force: Rules) -> tuple[list[_Judged], Rule
         for group in _list(place, found.get("groups")):
             _keys(place, "group: ", group, {"name", "interval", "rules"})
             for row in _list(place, group.get("rules")):
-                judged.append(_foreign(place, row, len(judged), in_force))
-                foreign[judged[-1].rule.name] = judged[-1].rule
-    if foreign:
-        return judged, replace(table, rules=foreign)
-    return [_Judged(rule, rule.name, {"__name__": rule.name}, None, {"action": rule.action}) for rule in table.rules.values()], table
+                try:
+                    judged.append(_foreign(place, row, len(judged), in_force))
+                    foreign[judged[-1].rule.name] = judged[-1].rule
+                except RulesError as problem:  # Refused when a test asks for it; the others can be tested all the same.
+                    refused[str(row.get("alert"))] = problem
+    if foreign or refused:
+        return judged, replace(table, rules=foreign), refused
+    return [_Judged(rule, rule.name, {"__name__": rule.name}, None, {"action": rule.action}) for rule in table.rules.values()], table, refused
 
 
 def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules) -> _Judged:
@@ -187,7 +192,7 @@ def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules) -> _Jud
     rung = labels.get("severity") if labels.get("severity") in RUNGS else "critical"
     rule = replace(
         next(iter(like.rules.values())), name=f"{row['alert']} {number}", title=str(row["alert"]), unit="times", better="lower" if parts[2] == ">" else "higher", ladder=((str(rung), float(parts[3])),),
-        clear=None, gate="value", holds={str(rung): hold}, keep_firing_for=keep, min_count=0, no_data="keep", inhibited_by=(), burn=None,
+        clear={}, gate="value", holds={str(rung): hold}, keep_firing_for=keep, min_count=0, no_data="keep", inhibited_by=(), burn=None,
     )  # fmt: skip
     return _Judged(rule, str(row["alert"]), _labels(place, parts[1]), labels, annotations)
 

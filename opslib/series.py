@@ -25,6 +25,7 @@ class Series:
         self.total: list[float] = [0]
         self.births: list[Birth] = []
         self.known = False
+        self.untold: list[int] = []  # Looks that did not tell it.
 
     def step(self, ts_us: int, rise: float) -> None:
         """It rose, not before the last time it did."""

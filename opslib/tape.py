@@ -7,7 +7,7 @@ Windows are (start, end]; a window's increase begins at the last look at or befo
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from operator import attrgetter
@@ -15,7 +15,7 @@ from typing import Any
 
 from opslib import clock
 from opslib.clock import Window
-from opslib.page import SECOND, Page, Pages, Telling, in_order
+from opslib.page import SECOND, Page, Pages, Telling, in_order, reloaded
 from opslib.series import Birth, Seen, Series
 from opslib.snapshot import COUNTERS, PROVIDERS, Look
 from opslib.store import Store
@@ -64,7 +64,7 @@ class Tape:
         self._telling = Telling(self.how, self._post_every_s)
         self._unrolled: dict[int, dict[str, float]] = {}
         self._series = {c.name: Series() for c in COUNTERS} | {s: Series() for s in SUMS} | {f"unknown {s}": Series() for s in SUMS}
-        self._seen = Seen()
+        self._seen, self._bridged = Seen(), Seen()
         self._all_ts: list[int] = []
         self._memo: dict[tuple[str, int, int], Any] = {}
 
@@ -123,28 +123,30 @@ class Tape:
                 last.pop(name, None)
                 self._series[f"unknown {name}"].step(look.ts_us, 1)
         self._all_ts.append(look.ts_us)
-        self._seen.add(*self._under_our_eyes(page, i))
+        self._lay_seen(page, i)
 
-    def _under_our_eyes(self, page: Page, i: int) -> tuple[int, int]:
-        """When was a page looked at, between two looks? A gap is counted by the looks that are missing in it."""
+    def _lay_seen(self, page: Page, i: int) -> None:
+        """When was a page looked at, between two looks? A gap is counted by the looks that are missing in it; a short one is bridged."""
         every, at = page.intervals_us[i], page.looks[i].ts_us
-        if i == 0:
-            return at - every, at
-        gap = at - page.looks[i - 1].ts_us
+        gap = at - page.looks[i - 1].ts_us if i else every
         missing = max(0, math.ceil(gap / every - (self.how.late_after - 1)) - 1)
-        return at - gap, at - missing * every
+        self._seen.add(at - gap, at - missing * every)
+        self._bridged.add(at - gap, at if gap <= self.how.bridged_s * SECOND else at - missing * every)
 
     def _first(self, name: str, value: float | None, since_us: int | None, ts_us: int, last: dict[str, float]) -> None:
-        if value is not None:
+        if value is None:
+            self._series[name].untold.append(ts_us)
+        else:
             last[name] = value
             self._series[name].known = True
             if value:
                 self._series[name].births.append(Birth(since_us, ts_us, value))
 
     def _next(self, name: str, value: float | None, again: bool, ts_us: int, last: dict[str, float]) -> None:
-        if value is None:
-            return
         series = self._series[name]
+        if value is None:
+            series.untold.append(ts_us)
+            return
         series.known = True
         rise = value if again else value - last.get(name, value)
         last[name] = value
@@ -213,10 +215,10 @@ class Tape:
                     bases.append(looks[i - 1].ts_us)
         return Window(clock.instant(base), window.end) if bases and (base := min(bases)) < window.start_us else window
 
-    def idle_for_s(self, at_us: int) -> float | None:
-        """For how long, up to the last look, has no page counted a request? None where no provider is wired, or nothing was seen."""
+    def idle_for_s(self, at_us: int, provider: str | None = None) -> float | None:
+        """For how long, up to the last look, has no page counted a request, of one provider or any? None where none is wired, or nothing was seen."""
         last = self.last_seen_us(at_us) if self._all_ts and self._all_ts[0] <= at_us else None
-        live = [p for p in PROVIDERS if p in self.alive]
+        live = [p for p in PROVIDERS if p in self.alive and provider in (None, p)]
         if last is None or not live:
             return None
         rises = [r for p in live if (r := self._series[f"{p}_requests"].last_rise_us(at_us)) is not None]
@@ -234,17 +236,17 @@ class Tape:
         """
         Is a page, known by its id or else by its load, closed for good at an instant?
 
-        None is that it is not seen just now, and may come back. It is closed when another was loaded after it was last
-        seen, or when others are seen and it has not been for longer than before and after a refresh may lie apart.
+        None is that it is not seen just now, and may come back. It is closed when others are seen and it has not been for
+        longer than before and after a refresh may lie apart; sooner where one of the others was loaded since.
         """
-        jitter_us = round(self.how.load_jitter_s * SECOND)
+        jitter_us, others = round(self.how.load_jitter_s * SECOND), self.open_at(at_us)
         mine = [p for p in self.pages if (p.looks[0].page_id == page_id if page_id else p.looks[0].page_id is None and _near(p.loaded_at_us, loaded_at_us, jitter_us))]
-        if any(page in mine for page, _ in self.open_at(at_us)):
+        if any(page in mine for page, _ in others):
             return False
         last_us = max((page.looks[i - 1].ts_us for page in mine if (i := bisect_right(page.looks, at_us, key=_ts))), default=0)
-        others = [page for page, _ in self.open_at(at_us)]
-        newer = any(page.loaded_at_us is not None and page.loaded_at_us > last_us - page.intervals_us[0] for page in others)
-        return True if others and (newer or at_us - last_us > self.how.reset_gap_s * SECOND) else None
+        newer = any(page.loaded_at_us is not None and page.loaded_at_us > last_us - page.intervals_us[0] for page, _ in others)
+        patience_s = self.how.closed_s if newer else self.how.reset_gap_s
+        return True if others and at_us - last_us > patience_s * SECOND else None
 
     def seen_in(self, window: Window) -> list[tuple[Page, Look]]:
         """The pages that were seen in a window, each with its last look in it; the one seen last comes last."""
@@ -270,10 +272,6 @@ class Tape:
                 found.append((page, i - 1))
         return found
 
-    def _seen_upto(self, at: int, awaited: int) -> int:
-        """How much of the time up to an instant was seen? From `awaited` on all of it: a look that is not late yet is not missing."""
-        return self._seen.upto(min(at, awaited)) + max(0, at - awaited)
-
     def _awaited(self, end_us: int) -> int:
         """Since when, at an instant, are looks awaited that are not late yet?"""
         return min([page.looks[i].ts_us for page, i in self.open_at(end_us)], default=end_us)
@@ -289,15 +287,27 @@ class Tape:
         Expected is one look at each page's own rhythm while the market is open; None where it never was. Several pages
         cover for each other.
         """
-        return self._once("coverage", window, self._coverage)
+        return self._once("coverage", window, lambda w: self._share(w, self._seen))
 
-    def _coverage(self, window: Window) -> float | None:
+    def bridged(self, window: Window) -> float | None:
+        """Of which share of a window is known what was counted? Counters lose nothing over a few looks that did not come."""
+        return self._once("bridged", window, lambda w: self._share(w, self._bridged))
+
+    def _share(self, window: Window, seen: Seen) -> float | None:
         expected = self.open_spans(window)
         if not expected:
             return None
-        awaited = self._awaited(window.end_us)
-        total = sum(s.end_us - s.start_us for s in expected)
-        return min(1.0, sum(self._seen_upto(s.end_us, awaited) - self._seen_upto(s.start_us, awaited) for s in expected) / total)
+        awaited = self._awaited(window.end_us)  # A look that is not late yet is not missing.
+        upto = lambda at: seen.upto(min(at, awaited)) + max(0, at - awaited)  # noqa: E731
+        return min(1.0, sum(upto(s.end_us) - upto(s.start_us) for s in expected) / sum(s.end_us - s.start_us for s in expected))
+
+    def told_apart(self, part: str, count: str, window: Window) -> bool:
+        """Did any look in a window, or the one it begins from, tell only one of two counters? Then they cannot be divided."""
+        a, b = self._series[part].untold, self._series[count].untold
+        if not a and not b:
+            return False
+        inside = lambda times: times[bisect_left(times, window.start_us) : bisect_right(times, window.end_us)]  # noqa: E731
+        return inside(a) != inside(b)
 
     def gaps(self, window: Window) -> list[Window]:
         """In which stretches of the open market did no look come?"""
@@ -357,19 +367,6 @@ class Tape:
                 gone.add(id(max(gave_way, key=lambda p: p.looks[-1].ts_us)))
                 found.append(page.loaded_at_us)
         return [clock.instant(at) for at in sorted(found) if start < at <= end]
-
-
-def reloaded(before: Look, look: Look, how: Pages) -> bool:
-    """
-    Did the page's own time begin again between two looks: a reload of a named page, or the app's partial reset()?
-
-    Its uptime rose by less than the time that passed, and it says that it was loaded later than before; a clock that
-    was set moves only the one.
-    """
-    if before.uptime_s is None or look.uptime_s is None or before.load_ms is None or look.load_ms is None:
-        return False
-    passed_s = (look.ts_us - before.ts_us) / SECOND
-    return look.uptime_s - before.uptime_s < passed_s - how.load_jitter_s and look.load_ms - before.load_ms > how.load_jitter_s * 1000
 
 
 def _near(a: int | None, b: int | None, jitter_us: int) -> bool:

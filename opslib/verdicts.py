@@ -6,7 +6,9 @@ limit. Never green without data: a figure that could not be measured is *unknown
 nobody expects now, is shown and not counted.
 """
 
+import functools
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import NamedTuple
@@ -17,7 +19,6 @@ from opslib.rules import NO_SUCCESS, Rule
 VERDICT_OF = {"warning": "warning", "notify": "warning", "critical": "critical", "escalate": "critical"}
 VERDICTS = ("critical", "unknown", "warning", "ok")  # Worst first: how verdicts add up.
 EXIT_CODES = {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
-Z_95 = 1.959963984540054  # The 97.5th percentile of the normal distribution: two sides of 95 %.
 LEAST_FOR_T = 10  # Below so many samples the series for Student's quantile is too coarse; nothing is judged by it.
 NOT_MEASURED, NOT_EXPECTED, TOO_FEW = "not measured", "not expected", "too few"
 CONTRADICTION = "the counts contradict each other"
@@ -137,30 +138,37 @@ def worst(verdicts: Iterable[str]) -> str:
     return next((v for v in VERDICTS if v in found), "unknown")
 
 
-def wilson(part: int, count: int) -> tuple[float, float]:
+@functools.cache
+def _z(confidence: float) -> float:
+    """Within how many standard deviations does so large a part of the normal distribution lie?"""
+    return statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def wilson(part: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Between which rates does the true one lie, with 95 % confidence, when `part` of `count` were seen?
+    Between which rates does the true one lie, with such confidence, when `part` of `count` were seen?
 
     Wilson's score interval (1927), which holds for small counts and for rates near 0 and 1; (0, 1) of nothing.
     """
     if count == 0:
         return 0.0, 1.0
-    rate, z2 = min(1.0, max(0.0, part / count)), Z_95**2
+    z = _z(confidence)
+    rate, z2 = min(1.0, max(0.0, part / count)), z**2
     middle = (rate + z2 / (2 * count)) / (1 + z2 / count)
-    reach = Z_95 * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    reach = z * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count**2)) / (1 + z2 / count)
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
-def student(mean: float, deviation: float, count: int) -> tuple[float, float]:
+def student(mean: float, deviation: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Between which values does the true mean lie, with 95 % confidence, when `count` samples had this mean and deviation?
+    Between which values does the true mean lie, with such confidence, when `count` samples had this mean and deviation?
 
-    Student's interval; its quantile by the series in 1/df of Abramowitz and Stegun, 26.7.5, right to three parts in
-    ten thousand from ten samples on. Of fewer nothing is known: (-inf, inf).
+    Student's interval; its quantile by the series in 1/df of Abramowitz and Stegun, 26.7.5, at 95 % right to three parts
+    in ten thousand from ten samples on. Of fewer nothing is known: (-inf, inf).
     """
     if count < LEAST_FOR_T:
         return -math.inf, math.inf
-    z, df = Z_95, count - 1
+    z, df = _z(confidence), count - 1
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
@@ -175,9 +183,9 @@ def interval(rule: Rule, figure: Figure) -> tuple[float, float]:
     """Between which values does the true one lie, by the rule's gate? The value itself where there is nothing to estimate from."""
     assert figure.value is not None
     if rule.gate == "wilson" and figure.count:
-        return wilson(figure.part or 0, figure.count)
+        return wilson(figure.part or 0, figure.count, rule.confidence)
     if rule.gate == "t" and figure.deviation is not None and figure.count:
-        return student(figure.value, figure.deviation, figure.count)
+        return student(figure.value, figure.deviation, figure.count, rule.confidence)
     return figure.value, figure.value
 
 
@@ -191,7 +199,7 @@ def judge(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
     """
     What does a figure amount to?
 
-    A rate under the ``wilson`` gate, or a mean under ``t``, is past a limit only when its whole 95 % interval is: one
+    A rate under the ``wilson`` gate, or a mean under ``t``, is past a limit only when its whole interval is: one
     failed request of thirty is no incident. Too few samples, or looks that did not come, make it unknown.
     """
     first = rule.ladder[0][1]
@@ -230,6 +238,17 @@ def _reached(rule: Rule, figure: Figure) -> tuple[str, float | str] | None:
     return found
 
 
-def past_clear(rule: Rule, figure: Figure) -> bool:
-    """Is a figure still on the bad side of the limit that ends an alert? Only a rule that names one has it."""
-    return rule.clear is not None and figure.value is not None and rule.past(figure.value, rule.clear)
+def not_back(rule: Rule, figure: Figure, rung: str, limit: float | str) -> bool:
+    """Is a known figure still on the bad side of what ends a rung? Its value is, however sure that it is."""
+    if isinstance(limit, str):
+        return figure.part == 0
+    value = value_on(figure, rung)
+    return value is not None and rule.past(value, rule.clear.get(rung, limit))
+
+
+def value_on(figure: Figure, rung: str) -> float | None:
+    """The value by which a rung is judged: of a burn rate, the lesser of its two windows."""
+    if figure.spent is None:
+        return figure.value
+    spent = figure.spent.get(rung)
+    return None if spent is None or spent.long is None or spent.short is None else min(spent.long, spent.short)

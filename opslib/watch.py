@@ -88,18 +88,22 @@ class Watch:
         before = self.store.last_look(app, start_us, known_us)
         alive = self.store.alive(app, known_us, start_us) | frozenset(settings.wired)
         self._tape = Tape(self.rules.pages, settings.post_every_s, alive=alive, last_before_us=before.ts_us if before else None)
-        self._session, self._start_us, self._read_us, self._seq = session, start_us, start_us, 0
+        self._session, self._start_us, self._read_us, self._seq, self._taken = session, start_us, start_us, 0, set[int]()
         self._waiting: deque[tuple[int, Look]] = deque()
 
     def _fetch(self, upto_us: int) -> None:
         """Read what has come since the last time."""
         app = self.settings.app
         if self.live:
-            looks = self.store.looks_known(app, self._seq, self._start_us, upto_us + SETTLE_US - 1)
+            written = self.store.looks_written(app, self._seq, self._start_us)
+            looks = [look for look in written if look.known_at_us < upto_us + SETTLE_US and look.seq not in self._taken]
+            # A recording that is read in with its own times may stand behind a post that is not known yet: that one must be read again.
+            later = min((look.seq for look in written if look.known_at_us >= upto_us + SETTLE_US), default=None)
+            self._seq = later - 1 if later else max([self._seq, *(look.seq for look in written)])
+            self._taken = {seq for seq in (*self._taken, *(look.seq for look in looks)) if seq > self._seq}
         else:
             looks = self.store.looks(app, self._read_us, upto_us, self.known_at_us)
             self._read_us = max(self._read_us, upto_us)
-        self._seq = max([self._seq, *(look.seq for look in looks)])
         self._waiting = deque(sorted([*self._waiting, *((self._counts_from(look), look) for look in looks)], key=lambda w: w[0]))
 
     def _counts_from(self, look: Look) -> int:

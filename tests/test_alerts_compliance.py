@@ -27,7 +27,7 @@ STALE = "stale"  # A sample by which Prometheus knows at once that there is no m
 def made_up(limit, hold_s=0, keep_s=0, name="made_up", better="lower"):
     """A rule of one rung, critical, judged by the value itself."""
     return rules.Rule(
-        name=name, title=name, unit="s", better=better, objective=limit, ladder=(("critical", limit),), clear=None, gate="value",
+        name=name, title=name, unit="s", better=better, objective=limit, ladder=(("critical", limit),), clear={}, confidence=0.95, gate="value",
         window=timedelta(minutes=1), holds={"critical": timedelta(seconds=hold_s)}, keep_firing_for=timedelta(seconds=keep_s),
         unknown_after=timedelta(minutes=5), min_count=0, min_coverage=0, no_data="keep", subjects=("app", "massive", "tradier"), sources=("page",),
         panel="system", runbooks={}, who="", action="",
@@ -351,7 +351,7 @@ def ladders(draw, name, no_data=("keep", "alert"), inhibited_by=()):
     rungs = [rung for rung in rules.RUNGS if rung == "critical" or draw(st.booleans())]
     return replace(
         made_up(0, name=name), ladder=tuple((rung, LIMITS[rung]) for rung in rungs), holds={rung: draw(seconds(0, 5, 30, 60)) for rung in rungs},
-        clear=draw(st.sampled_from((None, 5.0))), keep_firing_for=draw(seconds(0, 10, 40)),
+        clear=draw(st.sampled_from(({}, {"warning": 5.0}, {"critical": 8.0}))), keep_firing_for=draw(seconds(0, 10, 40)),
         no_data=draw(st.sampled_from(no_data)), unknown_after=draw(seconds(15, 60)), inhibited_by=inhibited_by,
     )  # fmt: skip
 
