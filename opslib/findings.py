@@ -110,6 +110,8 @@ def _silence(tape: Tape, subject: str, window: Window) -> Figure:
         return Figure(None, absent=NOT_MEASURED)
     if not tape.open_at(window.end_us):
         return Figure(silent) if subject == "app" else Figure(None, absent="no look came")
+    if subject != "app" and tape.untold(f"{subject}_requests", window):
+        return Figure(None, absent="a look told no count of requests")
     idle, opened = tape.idle_for_s(window.end_us, None if subject == "app" else subject), clock.open_since(window.end)
     return Figure(0.0 if idle is None or opened is None else min(idle, (window.end - opened).total_seconds()))
 

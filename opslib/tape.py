@@ -301,6 +301,11 @@ class Tape:
         upto = lambda at: seen.upto(min(at, awaited)) + max(0, at - awaited)  # noqa: E731
         return min(1.0, sum(upto(s.end_us) - upto(s.start_us) for s in expected) / sum(s.end_us - s.start_us for s in expected))
 
+    def untold(self, name: str, window: Window) -> bool:
+        """Did any look in a window not tell a counter?"""
+        times = self._series[name].untold
+        return bisect_right(times, window.end_us) > bisect_right(times, window.start_us)
+
     def told_apart(self, part: str, count: str, window: Window) -> bool:
         """Did any look in a window, or the one it begins from, tell only one of two counters? Then they cannot be divided."""
         a, b = self._series[part].untold, self._series[count].untold
