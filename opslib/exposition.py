@@ -63,7 +63,7 @@ def prometheus(view: View, total_errors: int | None) -> str:
     figures = view.figures
     percent = lambda v: None if v is None else v * 100  # noqa: E731
     down = figures["system"]["websocket_connected"]
-    judged = [f for f in findings.judged(view.tape, view.rules, view.window.end) if f.figure.value is not None and f.verdict != "unknown" and not f.rule.burn]
+    judged = [f for f in findings.judged(view.tape, view.rules.without_budgets(), view.window.end) if f.figure.value is not None and f.verdict != "unknown"]
     of = lambda f: f'{{rule="{f.rule.name}",source="{f.source}",subject="{f.subject}"}}'  # noqa: E731
     families: list[tuple[str, str, str, list[tuple[str, float | None]]]] = [
         ("trading_provider_uptime", "gauge", "Successful requests of the last hour, percent, by provider.", [(f'{{provider="{n}"}}', percent(f["availability"])) for n, f in figures["providers"].items()]),

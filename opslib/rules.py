@@ -10,7 +10,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -132,6 +132,10 @@ class Rules:
 
     def __getitem__(self, name: str) -> Rule:
         return self.rules[name]
+
+    def without_budgets(self) -> "Rules":
+        """The same table without its burn rates, which look back further than a view does."""
+        return replace(self, rules={name: rule for name, rule in self.rules.items() if not rule.burn})
 
 
 def _is_number(found: Any) -> bool:

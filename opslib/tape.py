@@ -309,9 +309,7 @@ class Tape:
     def told_apart(self, part: str, count: str, window: Window) -> bool:
         """Did any look in a window, or the one it begins from, tell only one of two counters? Then they cannot be divided."""
         a, b = self._series[part].untold, self._series[count].untold
-        if not a and not b:
-            return False
-        inside = lambda times: times[bisect_left(times, window.start_us) : bisect_right(times, window.end_us)]  # noqa: E731
+        inside = lambda at: at[bisect_left(at, window.start_us) : bisect_right(at, window.end_us)]  # noqa: E731
         return inside(a) != inside(b)
 
     def gaps(self, window: Window) -> list[Window]:

@@ -139,9 +139,9 @@ def on(tape: Tape, rules: Rules, since_us: int, upto_us: int) -> list[Transition
     """
     What became of alerts in (since, upto], by a tape as it stands?
 
-    For a view, where nobody has judged: what began before `since` begins there. Rules that look back further than the
-    tape reaches say nothing.
+    For a view, where nobody has judged: what began before `since` begins there, and budgets are not judged.
     """
+    rules = rules.without_budgets()
     found, alerts = [], Alerts(rules)
     for _, open_instants, after in sessions(since_us, upto_us):
         for at_us in open_instants:

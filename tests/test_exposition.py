@@ -93,7 +93,8 @@ def test_nothing_known_is_no_line(home: Path) -> None:
             world.at += timedelta(seconds=5)
             assert receiver.post(looks.body(**nothing, websocket_connected=False, backtest_variance_pp=0, page_clock_ms=clock.micros(world.at) // 1000)).status == 204
         said = receiver.ask("GET", "/metrics").body.decode()
-    assert {name.partition("{")[0] for name in samples(said)} == {"trading_greeks_gamma_zero", "trading_look_coverage_ratio", TOTAL}
+    known = {name for name in samples(said) if 'rule="silence"' not in name}  # For how long no request came is known of nothing too.
+    assert {name.partition("{")[0] for name in known} == {"trading_greeks_gamma_zero", "trading_look_coverage_ratio", TOTAL}
     assert not re.search("(?i)nan|none|inf|unknown ", re.sub("(?m)^#.*$", "", said))
     for text in (empty, said):
         clean(text)
@@ -111,7 +112,8 @@ def test_a_figure_that_went_quiet_loses_its_line(home: Path) -> None:
         world.at = looks.at(600 + 3700)
         after = scraped(receiver)
     assert {name for name in before if "provider_uptime" in name or "greeks" in name}
-    assert set(after) <= {TOTAL, "trading_look_coverage_ratio"}
+    silence = {name: value for name, value in after.items() if 'rule="silence"' in name}
+    assert set(after) - set(silence) <= {TOTAL, "trading_look_coverage_ratio"} and set(silence.values()) == {3705.0}
     assert after[TOTAL] == before[TOTAL] == 119
 
 

@@ -78,11 +78,12 @@ def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.M
     def mark(connection: sa.Connection) -> None:
         ran.append(connection.exec_driver_sql("ALTER TABLE snapshots ADD COLUMN mark INTEGER"))
 
-    monkeypatch.setattr(module, "MIGRATIONS", (mark,))
+    here = len(module.MIGRATIONS) + 1
+    monkeypatch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, mark))
     for _ in range(2):
         found = Store(store_url)
         assert len(found.looks("desk", 0, 2**62, None)) == 3
-    assert len(ran) == 1 and found.recall("schema") == "2"
+    assert len(ran) == 1 and found.recall("schema") == str(here + 1)
 
 
 def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
