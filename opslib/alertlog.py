@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from opslib import clock, findings, rises, tape as tape_module, text, watch
-from opslib.alerts import Transition
+from opslib.alerts import Alert, Alerts, Transition
 from opslib.clock import Window
 from opslib.record import Record
 from opslib.report import Text, listed, tabled
@@ -153,7 +153,9 @@ def alertlog(
         record = Record(store, settings.app)
         judged = record.judged()
         found = [Transition(*row) for row in record.transitions(window.end_us, known_us, since_us=window.start_us - 86_400_000_000)]
-        rows, lacking = rises.read(found, rules), _lacking(judged, window, store.first_ts(settings.app))
+        newest = judged is not None and judged[1] <= window.end_us and known_at is None
+        standing = Alerts(rules, [Alert.of_json(state) for state in record.states()]) if newest else None
+        rows, lacking = rises.read(found, rules, standing), _lacking(judged, window, store.first_ts(settings.app))
     reach = Window.before(window.end, max(rule.window for rule in rules.rules.values()))
     tape = tape_module.load(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
     budgets = [f for f in findings.judged(tape, rules, window.end) if f.rule.burn]
