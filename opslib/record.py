@@ -84,6 +84,7 @@ class Record:
             judged = connection.execute(sa.select(JUDGED.c.upto_us).where(JUDGED.c.app == app)).scalar()
             if holder != turn.holder or judged not in (None, since_us):
                 return False
+            connection.execute(sa.update(LEASES).where(LEASES.c.app == app).values(until_us=known_at_us + LEASE_US))
             if judged is None:
                 connection.execute(sa.insert(JUDGED).values(app=app, begun_us=since_us, upto_us=upto_us))
             else:

@@ -3,14 +3,17 @@ This module knows tests of rules in promtool's file format, and nothing else.
 
 A test gives series and says which alerts fire when. Rules are those of the files it names: Prometheus rules that
 compare a series with a number, or a rules.toml to lay over the shipped one; without any, the table in force, whose
-series are called as the rule, with the label ``subject``. Three things are stricter than promtool: every tick is
-evaluated, whatever is asked; a sample that is missing is unknown, never an old one again; and asking for what lies
-past the last input is an error.
+series are called as the rule, with the label ``subject``.
+
+Different from promtool, on purpose: a sample that is missing, stale or NaN is unknown, which neither begins nor ends
+an alert, and never an old one again; its time counts for no `for`; and asking for what lies past the last input is an
+error.
 """
 
 import math
+import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -24,8 +27,9 @@ from opslib.verdicts import Figure, judge
 
 _SERIES = re.compile(r"\s*([a-zA-Z_:][\w:]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
 _LABEL = re.compile(r'\s*([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
-_EXPR = re.compile(r"\s*([a-zA-Z_:][\w:]*\s*(?:\{.*\})?)\s*(<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*", re.DOTALL)
+_EXPR = re.compile(r"\s*([a-zA-Z_:][\w:]*\s*(?:\{.*\})?)\s*(<=|>=|==|!=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*", re.DOTALL)
 _VALUES = re.compile(r"(_|stale|[-+]?(?:NaN|Inf|[\d.]+(?:e[-+]?\d+)?))(?:([-+][\d.]+(?:e[-+]?\d+)?)?x(\d+))?", re.IGNORECASE)
+_COMPARE = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne}
 _TEMPLATE = re.compile(r"\{\{\s*(?:\$(value)|\$labels\.(\w+))\s*\}\}")
 
 
@@ -45,11 +49,13 @@ class Tried:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A rule as a test knows it: which series it reads, and how its alerts are labelled."""
+    """A rule as a test knows it: which series it reads, every how many microseconds, and how its alerts are labelled."""
 
     rule: Rule
     name: str
+    every: int
     matches: Mapping[str, str]
+    past: Callable[[float], bool] | None
     labels: Mapping[str, str] | None  # None is a rule of our own, whose labels are its subject, source and severity.
     annotations: Mapping[str, str]
 
@@ -64,7 +70,7 @@ def run(path: Path, in_force: Rules) -> Tried:
     found = _yaml(path)
     _keys(path, "", found, {"rule_files", "evaluation_interval", "group_eval_order", "tests"})
     every = _span(path, found.get("evaluation_interval", "1m"))
-    judged, table, refused = _rules(path, found.get("rule_files") or [], in_force)
+    judged, table, refused = _rules(path, found.get("rule_files") or [], in_force, every)
     count, failures = 0, []
     for n, test in enumerate(_list(path, found.get("tests")), 1):
         place = f"{path}, test {test.get('name') or n}"
@@ -78,11 +84,11 @@ def run(path: Path, in_force: Rules) -> Tried:
             if a[1].get("alertname") in refused:
                 raise refused[a[1]["alertname"]]
             _within(place, a, judged, series, interval)
-        for at_us, alerts in _ticks(judged, table, series, interval, every, max((at for at, _ in asked), default=0)):
+        for at_us, next_us, alerts in _ticks(judged, table, series, interval, max((at for at, _ in asked), default=0)):
             for asked_us, a in asked:
-                if at_us <= asked_us < at_us + every:
+                if at_us <= asked_us < next_us:
                     count += 1
-                    failures += _compared(place, a, _firing(judged, alerts, series, a["alertname"], at_us, interval))
+                    failures += _compared(place, a, _firing(judged, alerts, series, a["alertname"], at_us, interval), foreign=bool(refused or judged[0].past))
     return Tried(count, failures)
 
 
@@ -152,7 +158,7 @@ def _series(place: object, found: dict[str, Any]) -> tuple[dict[str, str], list[
     return _labels(place, str(found.get("series", ""))), values
 
 
-def _rules(path: Path, files: Any, in_force: Rules) -> tuple[list[_Judged], Rules, dict[str, RulesError]]:
+def _rules(path: Path, files: Any, in_force: Rules, every: int) -> tuple[list[_Judged], Rules, dict[str, RulesError]]:
     """Every rule that the files name, with a table that holds them; and why others are not understood, by their names."""
     if not isinstance(files, list) or not all(isinstance(f, str) for f in files):
         raise RulesError(f"{path}: rule_files is {files!r}; a list of files was wanted.")
@@ -167,23 +173,24 @@ def _rules(path: Path, files: Any, in_force: Rules) -> tuple[list[_Judged], Rule
         _keys(place, "", found, {"groups"})
         for group in _list(place, found.get("groups")):
             _keys(place, "group: ", group, {"name", "interval", "rules"})
+            own = _span(place, group["interval"]) if group.get("interval") else every
             for row in _list(place, group.get("rules")):
                 try:
-                    judged.append(_foreign(place, row, len(judged), in_force))
+                    judged.append(_foreign(place, row, len(judged), in_force, own))
                     foreign[judged[-1].rule.name] = judged[-1].rule
                 except RulesError as problem:  # Refused when a test asks for it; the others can be tested all the same.
                     refused[str(row.get("alert"))] = problem
     if foreign or refused:
         return judged, replace(table, rules=foreign), refused
-    return [_Judged(rule, rule.name, {"__name__": rule.name}, None, {"action": rule.action}) for rule in table.rules.values()], table, refused
+    return [_Judged(rule, rule.name, every, {"__name__": rule.name}, None, None, {"action": rule.action}) for rule in table.rules.values()], table, refused
 
 
-def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules) -> _Judged:
-    """A Prometheus rule that compares a series with a number, as a rule of one rung."""
+def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules, every: int) -> _Judged:
+    """A Prometheus rule that compares a series with a number, as a rule of one rung: is it so (1) or not (0)?"""
     _keys(place, "rule: ", row, {"alert", "expr", "for", "keep_firing_for", "labels", "annotations"})
     parts = _EXPR.fullmatch(str(row.get("expr", "")))
     if not parts or not row.get("alert"):
-        raise RulesError(f"{place}: an alert with an expr such as up{{job=\"x\"}} < 1 was wanted, found {text.one_line(repr(row.get('expr')), 80)}. Only a series compared with a number by < or > is understood.")
+        raise RulesError(f"{place}: an alert with an expr such as up{{job=\"x\"}} < 1 was wanted, found {text.one_line(repr(row.get('expr')), 80)}. Only a series compared with a number is understood.")
     hold, keep = (timedelta(microseconds=_span(place, row.get(key, "0s"))) for key in ("for", "keep_firing_for"))
     labels, annotations = ({str(k): str(v) for k, v in (row.get(key) or {}).items()} for key in ("labels", "annotations"))
     for value in annotations.values():
@@ -191,10 +198,11 @@ def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules) -> _Jud
             raise RulesError(f"{place}: {row['alert']}: of templates only {{{{ $value }}}} and {{{{ $labels.name }}}} are understood, found {value!r}.")
     rung = labels.get("severity") if labels.get("severity") in RUNGS else "critical"
     rule = replace(
-        next(iter(like.rules.values())), name=f"{row['alert']} {number}", title=str(row["alert"]), unit="times", better="lower" if parts[2] == ">" else "higher", ladder=((str(rung), float(parts[3])),),
+        next(iter(like.rules.values())), name=f"{row['alert']} {number}", title=str(row["alert"]), unit="times", better="lower", ladder=((str(rung), 0.5),),
         clear={}, gate="value", holds={str(rung): hold}, keep_firing_for=keep, min_count=0, no_data="keep", inhibited_by=(), burn=None,
     )  # fmt: skip
-    return _Judged(rule, str(row["alert"]), _labels(place, parts[1]), labels, annotations)
+    compare, limit = _COMPARE[parts[2]], float(parts[3])
+    return _Judged(rule, str(row["alert"]), every, _labels(place, parts[1]), lambda value: compare(value, limit), labels, annotations)
 
 
 def _read_by(one: _Judged, series: Iterable[tuple[dict[str, str], list[float | None]]]) -> Iterator[tuple[str, str, dict[str, str], list[float | None]]]:
@@ -207,19 +215,27 @@ def _read_by(one: _Judged, series: Iterable[tuple[dict[str, str], list[float | N
                 yield ",".join(f"{k}={v}" for k, v in sorted(labels.items())), "page", labels, values
 
 
-def _ticks(judged: list[_Judged], table: Rules, series: list, interval: int, every: int, until: int) -> Iterator[tuple[int, Alerts]]:
-    """The alerts after each tick."""
+def _ticks(judged: list[_Judged], table: Rules, series: list, interval: int, until: int) -> Iterator[tuple[int, int, Alerts]]:
+    """The alerts after each tick, with the tick and the next one: every rule at its own group's."""
     alerts = Alerts(table)
-    for at_us in range(0, until + 1, every):
-        findings = [judge(one.rule, subject, source, _figure(values, at_us, interval)) for one in judged for subject, source, _, values in _read_by(one, series)]
-        alerts.advance(at_us, findings)
-        yield at_us, alerts
+    ticks = sorted({at_us for one in judged for at_us in range(0, until + 1, one.every)})
+    for at_us, next_us in zip(ticks, [*ticks[1:], until + 1]):
+        due = [one for one in judged if at_us % one.every == 0]
+        alerts.advance(at_us, [judge(one.rule, subject, source, _figure(one, values, at_us, interval)) for one in due for subject, source, _, values in _read_by(one, series)])
+        yield at_us, next_us, alerts
 
 
-def _figure(values: list[float | None], at_us: int, interval: int) -> Figure:
+def _value(values: list[float | None], at_us: int, interval: int) -> float | None:
     i = at_us // interval
     value = values[i] if i < len(values) else None
-    return Figure(None, absent="no sample") if value is None or math.isnan(value) else Figure(value)
+    return None if value is None or math.isnan(value) else value
+
+
+def _figure(one: _Judged, values: list[float | None], at_us: int, interval: int) -> Figure:
+    value = _value(values, at_us, interval)
+    if value is None:
+        return Figure(None, absent="no sample")
+    return Figure(float(one.past(value)) if one.past else value)
 
 
 def _within(place: str, asked: tuple[int, dict[str, Any]], judged: list[_Judged], series: list, interval: int) -> None:
@@ -244,14 +260,13 @@ def _firing(judged: list[_Judged], alerts: Alerts, series: list, name: str, at_u
                 found.append(({"subject": subject, "source": source, "severity": alert.severity}, {**one.annotations, "runbook": one.rule.runbooks.get(subject, "")}))
                 continue
             own = {k: v for k, v in labels.items() if k != "__name__"} | dict(one.labels)
-            value = _figure(values, at_us, interval).value
-            told = alert.value if value is None else value
+            told = next((v for t in range(at_us, -1, -interval) if (v := _value(values, t, interval)) is not None), math.nan)
             found.append((own, {k: _TEMPLATE.sub(lambda m: f"{told:.16g}" if m[1] else labels.get(m[2], ""), v) for k, v in one.annotations.items()}))
     return found
 
 
-def _compared(place: str, a: dict[str, Any], found: list[tuple[dict[str, str], dict[str, str]]]) -> Iterator[str]:
-    """What is expected and not found, or found and not expected?"""
+def _compared(place: str, a: dict[str, Any], found: list[tuple[dict[str, str], dict[str, str]]], foreign: bool) -> Iterator[str]:
+    """What is expected and not found, or found and not expected? Annotations of our own rules are compared where they are given."""
     expected = []
     for e in _list(place, a.get("exp_alerts")):
         _keys(place, "exp_alerts: ", e, {"exp_labels", "exp_annotations"})
@@ -259,7 +274,7 @@ def _compared(place: str, a: dict[str, Any], found: list[tuple[dict[str, str], d
     left = list(found)
     missing = []
     for labels, annotations in expected:
-        match = next((f for f in left if f[0] == labels and all(f[1].get(k) == v for k, v in annotations.items())), None)
+        match = next((f for f in left if f[0] == labels and (f[1] == annotations if foreign else all(f[1].get(k) == v for k, v in annotations.items()))), None)
         left.remove(match) if match else missing.append((labels, annotations))
     if missing or left:
         shown = lambda rows: "; ".join(str(row[0]) for row in rows) or "nothing"  # noqa: E731

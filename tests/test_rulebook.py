@@ -83,6 +83,22 @@ def test_promtools_format_is_understood_as_promtool_does(written, table):
         assert ruletest.run(path, table).failures and run(path) == 1
 
 
+@pytest.mark.parametrize("compare", ["<", ">", "<=", ">=", "==", "!="])
+def test_every_comparison_with_a_number_is_promtools(written, table, compare):
+    """A series that crosses its limit exactly fires at the same ticks under both tools, whatever it is compared by, in a group of its own interval."""
+    promtool = needs("promtool")
+    rules_file = PROMETHEUS.replace('heat{room="a"} > 10', f'heat{{room="a"}} {compare} 10').replace("- name: g", "- name: g\n  interval: 30s").replace("for: 1m", "for: 30s").replace("    keep_firing_for: 30s\n", "")
+    values = "5 5 10 10 10 10 15 15 15 15 10 10 5 5 5 5 5 5 5 5 5"
+    asked = "".join(f"  - {{eval_time: {15 * i}s, alertname: Hot}}\n" for i in range(21))
+    head = TEST.split("  alert_rule_test:")[0].replace("5x3 11+1x7 5x6", values)
+    failures = ruletest.run(written(head + "  alert_rule_test:\n" + asked, rules_file), table).failures
+    fires = {int(f.split(" at ")[1].split("s:")[0]) for f in failures}
+    said = "".join(f"  - {{eval_time: {15 * i}s, alertname: Hot, exp_alerts: [{{exp_labels: {{room: a, severity: critical, team: x}}, exp_annotations: {{said: 'a is {values.split()[i // 2 * 2]}'}}}}]}}\n" if 15 * i in fires else f"  - {{eval_time: {15 * i}s, alertname: Hot}}\n" for i in range(21))
+    path = written(head + "  alert_rule_test:\n" + said, rules_file)
+    theirs = subprocess.run([promtool, "test", "rules", str(path)], capture_output=True, text=True, cwd=path.parent)
+    assert fires and ruletest.run(path, table).failures == [] and theirs.returncode == 0, theirs.stdout + theirs.stderr
+
+
 def test_past_the_last_input_is_an_error(written, table):
     """What promtool answers out of its lookback, we refuse, with both times."""
     path = written(TEST.replace("eval_time: 3m30s", "eval_time: 6m"))
@@ -147,7 +163,7 @@ def test_what_is_not_understood_is_refused_by_name(written, table, name):
     assert words in str(caught.value) and ".yml" in str(caught.value)
 
 
-@pytest.mark.parametrize(("wrong", "words"), [("rate(heat[5m]) > 10", "Only a series compared"), ("heat == 10", "Only a series compared"), ("heat > bool 10", "Only a series compared")])
+@pytest.mark.parametrize(("wrong", "words"), [("rate(heat[5m]) > 10", "Only a series compared"), ("heat > on() other", "Only a series compared"), ("heat > bool 10", "Only a series compared")])
 def test_an_expression_that_is_not_understood_is_refused(written, table, wrong, words):
     """Only a series compared with a number is understood; nothing else is taken for it."""
     with pytest.raises(RulesError, match=words):
