@@ -281,23 +281,3 @@ class Telling:
 def in_order(looks: Iterable[Look]) -> list[Look]:
     """Looks in the order in which they are told apart: never that in which they reached us."""
     return sorted(looks, key=lambda k: (k.ts_us, k.page_clock_ms, k.digest))
-
-
-def tell_apart(looks: Iterable[Look], how: Pages, post_every_s: float) -> tuple[Page, ...]:
-    """
-    Which pages posted these looks?
-
-    Args:
-        looks: Any looks of one app, in any order.
-        how: The limits between one page and another.
-        post_every_s: The rhythm of posting, for a page with too few looks to see its own.
-
-    Returns:
-        Pages in order of their first look; no looks, no pages.
-    """
-    telling = Telling(how, post_every_s)
-    for look in in_order(looks):
-        telling.take(look)
-    if telling.second_thoughts:
-        telling.retell()
-    return tuple(telling.pages)

@@ -8,7 +8,7 @@ Windows are (start, end]; a window's increase begins at the last look at or befo
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from operator import attrgetter
 from typing import Any

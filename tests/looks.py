@@ -12,7 +12,7 @@ from opslib import clock, snapshot
 from opslib import tape as tape_module
 from opslib.clock import Window
 from opslib.tape import Tape
-from opslib.page import Pages
+from opslib.page import Page, Pages, Telling, in_order
 from opslib.snapshot import Look
 from opslib.store import Post, Store
 
@@ -133,6 +133,16 @@ def look(seconds: float, metrics: dict[str, Any], *, known: float | None = None)
     """A look as the store would give it back."""
     found = snapshot.read(metrics)
     return Look(seq=next(_made), ts_us=us(seconds), known_at_us=us(seconds if known is None else known), digest=found.digest, **found.values)
+
+
+def tell_apart(looks: Iterable[Look], how: Pages, every: float) -> tuple[Page, ...]:
+    """Which pages posted these looks, told at once? In order of their first look."""
+    telling = Telling(how, every)
+    for k in in_order(looks):
+        telling.take(k)
+    if telling.second_thoughts:
+        telling.retell()
+    return tuple(telling.pages)
 
 
 def tape(looks: Iterable[Look], *, alive: Iterable[str] | None = None, every: float = EVERY) -> Tape:

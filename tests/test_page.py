@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from looks import HOW, PageOf, look, tape, us, window
+from looks import HOW, PageOf, look, tape, tell_apart, us, window
 
 from opslib.errors import BadSnapshot
-from opslib.page import Telling, in_order, tell_apart
+from opslib.page import Telling, in_order
 
 
 def told(looks, every=5.0):
@@ -423,8 +423,8 @@ def test_what_is_told_look_by_look_is_what_is_told_at_once(seed):
     """After each look, pages told step by step are those told of all looks so far, whatever is mixed, reset or lost."""
     looks = in_order(a_day_of_everything(seed))
     told_so_far = Telling(HOW, 5.0)
-    for i, look in enumerate(looks):
-        told_so_far.take(look)
+    for i, k in enumerate(looks):
+        told_so_far.take(k)
         if told_so_far.second_thoughts:
             told_so_far.retell()
         if i % 7 == 0 or i > len(looks) - 3:
