@@ -53,9 +53,10 @@ class Rise:
     def told(self, rules: Rules) -> str:
         """What was wrong, with the worst value where one value says it."""
         rule = rules.rules.get(self.rule)
-        if rule is None or rule.burn or self.limit is None or self.peak is None or of_every_provider(rule, self.subject):
+        limit = dict(rule.ladder).get(self.severity, self.limit) if rule and self.limit is None else self.limit
+        if rule is None or rule.burn or limit is None or self.peak is None or of_every_provider(rule, self.subject):
             return self.sentence
-        return past_limit(rule, self.subject, self.peak, self.limit)
+        return past_limit(rule, self.subject, self.peak, limit)
 
     def as_json(self, rules: Rules) -> dict[str, Any]:
         """The row of CONTRACT.md's ``ops alerts``."""

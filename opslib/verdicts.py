@@ -106,9 +106,10 @@ def named(rule: Rule, subject: str) -> str:
     return rule.title + ("" if subject == "app" else f" of {subject}")
 
 
-def past_limit(rule: Rule, subject: str, value: float | None, limit: float) -> str:
+def past_limit(rule: Rule, subject: str, value: float | None, limit: float | str) -> str:
     """That a value is past a limit, in one sentence."""
-    return f"{named(rule, subject)} ({rule.told(value)}) {'<' if rule.better == 'higher' else '>'} {rule.limit_told(limit)}"
+    sign = "=" if isinstance(limit, str) else "<" if rule.better == "higher" else ">"
+    return f"{named(rule, subject)} ({rule.told(value)}) {sign} {rule.limit_told(limit)}"
 
 
 def _spending(rule: Rule, figure: Figure, rung: str | None) -> str:
