@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from opslib import clock, findings, rises, text, watch
+from opslib import clock, rises, text, watch
 from opslib.alerts import GRID_US, Alerts
 from opslib.clock import Session, Window
 from opslib.errors import UsageError
@@ -300,7 +300,7 @@ def _day(asked: tuple[Background, dict[str, Rules], float, str]) -> dict[str, Sc
                     until += 1
                 tape.add(looks[i:until])
                 i = until
-                transitions += alerts.advance(at_us, findings.judged(tape, rules, clock.instant(at_us)))
+                transitions += watch.judged_at(at_us, alerts, tape, rules)
         found[name] = scored(rises.read(transitions, rules, alerts), troubles, rules, 1)
     return found
 

@@ -242,10 +242,10 @@ class Store:
         with self.reading() as connection:
             return connection.execute(sa.select(sa.func.count()).where(REJECTS.c.app == app, REJECTS.c.source == "post")).scalar_one()
 
-    def looks_written(self, app: str, after_seq: int, start_us: int) -> list[Look]:
-        """The looks written after a row, of what happened after an instant, by the order of writing."""
+    def looks_written(self, app: str, after_seq: int, start_us: int, end_us: int) -> list[Look]:
+        """The looks written after a row, of what happened after `start_us`, up to and at `end_us`, by the order of writing."""
         s = SNAPSHOTS.c
-        return self._looks(sa.select(*_LOOK).where(s.app == app, s.seq > after_seq, s.ts_us > start_us).order_by(s.seq), None)
+        return self._looks(sa.select(*_LOOK).where(s.app == app, s.seq > after_seq, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.seq), None)
 
     def looks(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> list[Look]:
         """

@@ -50,6 +50,11 @@ def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int 
         day += timedelta(days=1)
 
 
+def judged_at(at_us: int, alerts: Alerts, tape: Tape, rules: Rules) -> list[Transition]:
+    """What becomes of alerts at an instant, by a tape?"""
+    return alerts.advance(at_us, findings.judged(tape, rules, clock.instant(at_us)), lambda page: tape.closed(*page, at_us))
+
+
 class Watch:
     """
     Judges instants in their order.
@@ -72,11 +77,10 @@ class Watch:
             if open_instants:
                 if self._session != session:
                     self._begin(session)
-                self._fetch(upto_us)
+                self._fetch(upto_us, clock.micros(session.closes))
                 for at_us in open_instants:
                     self._feed(at_us)
-                    found = findings.judged(self._tape, self.rules, clock.instant(at_us))
-                    yield at_us, self.alerts.advance(at_us, found, lambda page, at_us=at_us: self._tape.closed(*page, at_us))
+                    yield at_us, judged_at(at_us, self.alerts, self._tape, self.rules)
             if after is not None:
                 yield after, self.alerts.close(after)
 
@@ -91,19 +95,20 @@ class Watch:
         self._session, self._start_us, self._read_us, self._seq, self._taken = session, start_us, start_us, 0, set[int]()
         self._waiting: deque[tuple[int, Look]] = deque()
 
-    def _fetch(self, upto_us: int) -> None:
-        """Read what has come since the last time."""
+    def _fetch(self, upto_us: int, closes_us: int) -> None:
+        """Read what has come of the session since the last time."""
         app = self.settings.app
         if self.live:
-            written = self.store.looks_written(app, self._seq, self._start_us)
+            written = self.store.looks_written(app, self._seq, self._start_us, closes_us)
             looks = [look for look in written if look.known_at_us < upto_us + SETTLE_US and look.seq not in self._taken]
             # A recording that is read in with its own times may stand behind a post that is not known yet: that one must be read again.
             later = min((look.seq for look in written if look.known_at_us >= upto_us + SETTLE_US), default=None)
             self._seq = later - 1 if later else max([self._seq, *(look.seq for look in written)])
             self._taken = {seq for seq in (*self._taken, *(look.seq for look in looks)) if seq > self._seq}
         else:
-            looks = self.store.looks(app, self._read_us, upto_us, self.known_at_us)
-            self._read_us = max(self._read_us, upto_us)
+            until_us = min(upto_us, closes_us)
+            looks = self.store.looks(app, self._read_us, until_us, self.known_at_us)
+            self._read_us = max(self._read_us, until_us)
         self._waiting = deque(sorted([*self._waiting, *((self._counts_from(look), look) for look in looks)], key=lambda w: w[0]))
 
     def _counts_from(self, look: Look) -> int:
@@ -124,8 +129,8 @@ def replayed(store: Store, settings: Settings, rules: Rules, since_us: int, upto
     """
     What do today's data and rules say became of alerts in (since, upto]?
 
-    Each session is judged from its open, so that what began before `since` is known; returns the transitions from
-    there on, and the alerts as they stand at the end.
+    The first session is judged from its open, so that what began before `since` is known; returns the transitions from
+    that open on, and the alerts as they stand at the end.
     """
     found = list(sessions(since_us, upto_us))
     if found:
@@ -145,6 +150,6 @@ def on(tape: Tape, rules: Rules, since_us: int, upto_us: int) -> list[Transition
     found, alerts = [], Alerts(rules)
     for _, open_instants, after in sessions(since_us, upto_us):
         for at_us in open_instants:
-            found += alerts.advance(at_us, findings.judged(tape, rules, clock.instant(at_us)), lambda page, at_us=at_us: tape.closed(*page, at_us))
+            found += judged_at(at_us, alerts, tape, rules)
         found += alerts.close(after) if after else []
     return found
