@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from opslib import clock, findings, rises, tape as tape_module, text, watch
-from opslib.alerts import Alert, Alerts, Transition
+from opslib.alerts import Alert, Alerts
 from opslib.clock import Window
 from opslib.record import Record
 from opslib.report import Text, listed, tabled
@@ -18,7 +18,7 @@ from opslib.rises import Rise
 from opslib.rules import Rules
 from opslib.settings import Settings
 from opslib.store import Store
-from opslib.verdicts import named
+from opslib.verdicts import Finding, named
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class AlertLog:
         rises: Every rise that fired in it, or still did, in the order in which they fired.
         standing: How every alert stands at its end, worst first.
         lacking: Why the log does not cover the window; empty where it does.
-        budgets: How fast each budget is spent at its end.
+        budgets: Measures how fast each budget is spent at its end; it reads a day, so only who shows it asks.
         rules: The limits in force.
     """
 
@@ -59,7 +59,7 @@ class AlertLog:
     rises: list[Rise]
     standing: list[dict[str, Any]]
     lacking: str
-    budgets: list[findings.Finding]
+    budgets: Callable[[], list[Finding]]
     rules: Rules
 
     def as_json(self) -> list[dict[str, Any]]:
@@ -113,7 +113,7 @@ class AlertLog:
     def burning(self) -> Text:
         """How fast is each budget spent, over both windows of each rung?"""
         rows = []
-        for f in self.budgets:
+        for f in self.budgets():
             for rung, limit in f.rule.ladder:
                 assert f.rule.burn
                 long, short = f.rule.burn.windows[rung]
@@ -145,21 +145,25 @@ def alertlog(
         replay: Judge anew, by the data and rules now at hand, instead of reading the record.
         progress: Wraps the instants of a replay.
     """
-    known_us = None if known_at is None else clock.micros(known_at)
     if replay:
+        known_us = None if known_at is None else clock.micros(known_at)
         found, alerts = watch.replayed(store, settings, rules, window.start_us, window.end_us, known_us, progress)
         rows, lacking = rises.read(found, rules, alerts), "" if store.first_ts(settings.app) is not None else "no look has ever come"
     else:
         record = Record(store, settings.app)
         judged = record.judged()
-        found = [Transition(*row) for row in record.transitions(window.end_us, known_us, since_us=window.start_us - 86_400_000_000)]
+        found = rises.recorded(record, window.start_us, window.end_us, known_at)
         newest = judged is not None and judged[1] <= window.end_us and known_at is None
         standing = Alerts(rules, [Alert.of_json(state) for state in record.states()]) if newest else None
         rows, lacking = rises.read(found, rules, standing), _lacking(judged, window, store.first_ts(settings.app))
-    reach = Window.before(window.end, max(rule.window for rule in rules.rules.values()))
+    return AlertLog(settings.app, window, rises.within(rows, window.start_us, window.end_us), rises.standing(found, rules), lacking, lambda: _budgets(store, settings, rules, window.end, known_at), rules)
+
+
+def _budgets(store: Store, settings: Settings, rules: Rules, at: datetime, known_at: datetime | None) -> list[Finding]:
+    """How fast is each budget spent, at a moment?"""
+    reach = Window.before(at, max(rule.window for rule in rules.rules.values()))
     tape = tape_module.load(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
-    budgets = [f for f in findings.judged(tape, rules, window.end) if f.rule.burn]
-    return AlertLog(settings.app, window, rises.within(rows, window.start_us, window.end_us), rises.standing(found, rules), lacking, budgets, rules)
+    return [f for f in findings.judged(tape, rules, at) if f.rule.burn]
 
 
 def _lacking(judged: tuple[int, int] | None, window: Window, first_us: int | None) -> str:

@@ -118,7 +118,7 @@ class Daily:
 
     def __init__(self, store: Store, settings: Settings, rules: Rules, day: date, as_of: datetime | None, known_at: datetime | None):
         self.day, self.session = day, clock.session(day)
-        self._settings, self._rules, self._asked = settings, rules, (store, settings, rules)
+        self._store, self._settings, self._rules = store, settings, rules
         self._known_us = None if known_at is None else clock.micros(known_at)
         before = clock.previous_session(day)
         window = self._window(self.session, day, as_of)
@@ -152,7 +152,7 @@ class Daily:
         """What went wrong, and when, judged anew by what is known now; nothing is looked for on a day without a session."""
         if not self.session:
             return []
-        transitions, standing = watch.replayed(*self._asked, self.view.window.start_us, self.view.window.end_us, self._known_us)
+        transitions, standing = watch.replayed(self._store, self._settings, self._rules, self.view.window.start_us, self.view.window.end_us, self._known_us)
         return rises.lives(rises.read(transitions, self._rules, standing))
 
     @property

@@ -22,7 +22,7 @@ from opslib.store import Store
 from opslib.tape import Tape
 from opslib.verdicts import EXIT_CODES, Finding, worst
 
-LATELY_US, DAY_US = 30_000_000, 86_400_000_000  # Judged so lately is judged up to now; no alert outlives its session.
+LATELY_US = 30_000_000  # Judged so lately is judged up to now.
 NAMES = {"providers": "Data Provider Health", "greeks": "Greeks Quality", "pnl": "P&L Accuracy", "system": "System Health"}
 
 
@@ -273,8 +273,7 @@ def _recorded(store: Store, app: str, at_us: int, known_at: datetime | None) -> 
     judged = record.judged()
     if judged is None or not judged[0] <= at_us <= judged[1] + LATELY_US:
         return None
-    known_us = None if known_at is None else clock.micros(known_at)
-    return [Transition(*row) for row in record.transitions(at_us, known_us, since_us=at_us - DAY_US)]
+    return rises.recorded(record, at_us, at_us, known_at)
 
 
 def status(store: Store, settings: Settings, rules: Rules, *, as_of: datetime | None = None, length: timedelta = timedelta(hours=1), known_at: datetime | None = None) -> View:

@@ -5,14 +5,17 @@ transitions.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from opslib import clock, text
 from opslib.alerts import Alerts, Transition, worse
 from opslib.findings import of_every_provider
+from opslib.record import Record
 from opslib.rules import RUNGS, SENT, Rules
 from opslib.verdicts import past_limit
 
+DAY_US = 86_400_000_000  # No alert outlives its session.
 OVER = ("fell", "resolved", "ended")
 
 
@@ -68,6 +71,12 @@ class Rise:
             "peak_value": self.peak, "limit": self.limit, "inhibited_by": self.inhibited_by, "incident": None, "sentence": self.sentence,
             "runbook": rules[self.rule].runbooks.get(self.subject) if self.rule in rules.rules else None, "rules_hash": self.rules_hash,
         }  # fmt: skip
+
+
+def recorded(record: Record, since_us: int, upto_us: int, known_at: datetime | None) -> list[Transition]:
+    """What is on record of the alerts of (since, upto], from the beginning of each; `known_at` bounds when it was recorded."""
+    known_us = None if known_at is None else clock.micros(known_at)
+    return [Transition(*row) for row in record.transitions(upto_us, known_us, since_us=since_us - DAY_US)]
 
 
 def read(transitions: Iterable[Transition], rules: Rules, standing: Alerts | None = None) -> list[Rise]:
