@@ -292,7 +292,6 @@ def _first_line(problem: Exception) -> str:
 def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, settings: Settings, timeout_s: float, executed: dict[str, Any]) -> None:
     _without_slow_import()
     from papermill import execute as papermill_execute
-    from papermill.engines import papermill_engines
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
@@ -310,8 +309,9 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
             cell.outputs, cell.execution_count = [], None
     with tempfile.TemporaryDirectory(prefix="ops") as folder:
         sockets = folder if hasattr(socket, "AF_UNIX") and len(folder) < LONGEST_SOCKET_FOLDER else ""
-        papermill_engines.register("strict", _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, sockets, executed))
-        papermill_engines.execute_notebook_with_engine("strict", notebook, kernel_name=kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None)
+        # Not by a name in papermill's registry: that is one for all threads, and another run would take this one's sockets.
+        engine = _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, sockets, executed)
+        engine.execute_notebook(notebook, kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None)
 
 
 def _end_kernel(manager: Any) -> None:

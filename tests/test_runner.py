@@ -520,6 +520,15 @@ def test_runs_at_the_same_time(home: Path, tmp_path: Path) -> None:
     assert found["1"] == found["2"] == ("ok", f"__main__ {home}\n")
 
 
+def test_a_run_shares_no_engine_with_another(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+    """A run registers nothing where a run in another thread would find it: its sockets and its deadline are its own."""
+    from papermill.engines import papermill_engines
+
+    before = dict(papermill_engines._engines)
+    ops_run(notebook(tmp_path / "n.ipynb", "1"))
+    assert papermill_engines._engines == before
+
+
 def test_a_long_folder_for_temporary_files(home: Path, tmp_path: Path) -> None:
     """Where the folder for temporary files has a name too long for a socket, a notebook still runs."""
     long = tmp_path / ("t" * 100)
