@@ -8,6 +8,7 @@ Notebooks say ``import opslib as ops`` and ask a desk; everything else follows f
     view.panel("providers")                  # one question: verdict, table, picture
     desk.samples("2026-03-10T11:25")         # the looks behind it, as a frame
     desk.daily_report("2026-03-10")          # the end-of-day report
+    desk.pnl("fills.csv", "backtest.csv")    # what trades came to, beside the backtest
 """
 
 from pathlib import Path
@@ -33,13 +34,15 @@ def connect(app: str | None = None, home: str | Path | None = None) -> "Desk":
     from dataclasses import replace
 
     from opslib import clock, desk
-    from opslib.settings import DEMO
+    from opslib.settings import DEMO, SAMPLE_FILLS
 
     found = desk.open(app, home)
     if found.settings.app != DEMO:
         return found
-    from opslib.demo import tour
+    from opslib.demo import blotter, tour
 
     tour.lay_out(found.settings)
+    if not (sample := found.settings.home / SAMPLE_FILLS).exists():
+        blotter.lay_out(sample, tour.scripted())
     last = found.store.last_look(DEMO, 2**62, None)
     return replace(found, now=lambda: clock.instant(last.ts_us)) if last else found

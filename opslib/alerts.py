@@ -335,22 +335,30 @@ class Alerts:
         """
         Which other alert explains this one away?
 
-        One of a rule that this rule names, of the same subject or of the app, that is held or fires at the same severity
-        or above, or did so while this one's window still holds it.
+        One of a rule that this rule names, of the same subject or of the app, or the same rule's by a source that stands
+        before this one's, that is held or fires at the same severity or above, or did so while this one's window still
+        holds it.
         """
         rule, rank = self.rules[alert.rule], _rank(alert.severity)
         window_us = clock.span_us(rule.reach(str(alert.severity)) if alert.severity in dict(rule.ladder) else rule.window)
-        found: list[tuple[bool, int, bool, int, str]] = []
+        found: list[tuple[bool, int, bool, int, int, str]] = []
         for other in self.alerts.values():
-            if other.rule not in rule.inhibited_by or other is alert:
+            if other.rule == alert.rule and other.subject == alert.subject:
+                # Two sources say the same: who is named first in the table is told.
+                order = {source: i for i, source in enumerate(rule.sources)}
+                if order.get(other.source, len(order)) >= order.get(alert.source, len(order)):
+                    continue
+            elif other.rule not in rule.inhibited_by:
                 continue
-            if other.subject != alert.subject and other.subject != "app" and (alert.subject != "app" or other.rule == alert.rule):
+            elif other.subject != alert.subject and other.subject != "app" and (alert.subject != "app" or other.rule == alert.rule):
                 continue
+            sources = self.rules[other.rule].sources
+            first = -sources.index(other.source) if other.source in sources else -len(sources)
             held = max([_rank(name) for name in other.rungs if name != MISSING], default=-1)  # Though it may not fire yet.
             if other.id and held >= rank:
-                found.append((True, held, other.subject == "app", other.pending_us, other.id))
-            found += [(False, _rank(_severity(name)), other.subject == "app", last_us, life) for name, (last_us, life) in other.explains.items() if _rank(_severity(name)) >= rank and last_us + window_us > at_us]
-        return max(found)[-1] if found else None  # What is so now before what was, the worse before the milder.
+                found.append((True, held, other.subject == "app", first, other.pending_us, other.id))
+            found += [(False, _rank(_severity(name)), other.subject == "app", first, last_us, life) for name, (last_us, life) in other.explains.items() if _rank(_severity(name)) >= rank and last_us + window_us > at_us]
+        return max(found)[-1] if found else None  # What is so now before what was, the worse before the milder, who is told before who is not.
 
     def _over(self, alert: Alert, how: str, at_us: int) -> list[Transition]:
         """An alert is over: so is each severity that it had not left."""

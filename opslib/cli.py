@@ -1,101 +1,29 @@
 """
-This module knows the shell: the commands of CONTRACT.md, their options and exit codes, and nothing else.
+This module knows the shell: what each command of CONTRACT.md shows, and its exit code, and nothing else.
 
-Results go to stdout, progress and errors to stderr. What a command does stands elsewhere; here it is asked for and
-shown. Imports that cost time happen in the command that needs them.
+Results go to stdout, progress and errors to stderr. What can be typed is `usage`; what a command does stands elsewhere;
+here it is asked for and shown. Imports that cost time happen in the command that needs them.
 """
 
 import argparse
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from opslib import __version__, clock, text
+from opslib import clock, replies, text, usage
 from opslib.clock import Window
-from opslib.errors import ImportRefused, OpsError, UsageError
+from opslib.errors import ImportRefused, OpsError, SettingsError, UsageError
+from opslib.staff import Staff
 
 if TYPE_CHECKING:
     from opslib.desk import Desk
 
 DONE, INCOMPLETE, FAILED = 0, 3, 70
 STATES = {"ok": DONE, "incomplete": INCOMPLETE, "failed": FAILED}
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, with our exit code for wrong usage, the nearest command named, and no option abbreviated."""
-
-    def __init__(self, **how: Any):
-        super().__init__(allow_abbrev=False, **how)
-
-    def error(self, message: str) -> NoReturn:
-        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
-        near = text.nearest(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""
-        raise UsageError(f"{message}.{near} See {self.prog} --help.")
-
-
-def _parser() -> _Parser:
-    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--home", metavar="DIR", help="the desk's folder (else OPS_HOME, else the project's outputs/)")
-    common.add_argument("--app", metavar="NAME", help="whose figures (default: the only app configured, else desk; demo needs nothing)")
-    common.add_argument("--as-of", metavar="TIME", help="everything as of then; ISO 8601, without an offset New York (default: now)")
-    common.add_argument("--known-at", metavar="TIME", help="only what had come into the store by then (default: all that is known)")
-    common.add_argument("-o", dest="output", choices=("text", "json"), help="how results are written (default: text)")
-    top = _Parser(prog="ops", parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, description="An operations notebook suite for an options-trading app.", epilog="example: ops demo")
-    top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-
-    def command(name: str, words: str, example: str) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, parents=[common], help=words, description=words[0].upper() + words[1:] + ".", epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
-        found.set_defaults(run=globals()[f"_{name}"])
-        return found
-
-    demo = command("demo", "live a trading day with an incident, offline, from the posts to the report", "ops demo --seed 7")
-    demo.add_argument("--seed", type=int, default=None, metavar="N", help="another day: other times, other figures (default: 1)")
-    found = command("import", "read files of snapshots into the store; reading one again changes nothing", "ops import snapshots.jsonl.gz")
-    found.add_argument("paths", nargs="*", metavar="PATH", type=Path)
-    found.add_argument("--kind", choices=("snapshots",), default="snapshots", help="what the files hold")
-    found.add_argument("--known-at-ts", action="store_true", help="take each row's own time for when it was known; for replays")
-    found.add_argument("--rejects", action="store_true", help="show what was ever refused, and why")
-    export = command("export", "give back exactly what was posted or imported, as JSON lines", "ops export snapshots --day 2025-11-18")
-    export.add_argument("what", choices=("snapshots",))
-    export.add_argument("--from", dest="start", metavar="TIME", help="after this instant")
-    export.add_argument("--to", dest="end", metavar="TIME", help="up to and at this instant")
-    export.add_argument("--day", metavar="DAY", help="one day, midnight to midnight in New York")
-    serve = command("serve", "receive what the app's pages post, and expose the figures", "ops serve --port 8321")
-    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
-    serve.add_argument("--port", type=int, default=8321)
-    status = command("status", "show the panels as of a moment; the exit code is the verdict", "ops status --as-of 2025-11-18T11:30 --window 1h")
-    status.add_argument("--window", default="1h", metavar="SPAN", help="how long before that moment (default: 1h)")
-    alerts = command("alerts", "show what fired, from the record of the collector", "ops alerts --from 2025-11-18T09:30 --to 2025-11-18T16:00 --replay")
-    alerts.add_argument("--from", dest="start", metavar="TIME", help="after this instant (default: seven days before the end)")
-    alerts.add_argument("--to", dest="end", metavar="TIME", help="up to and at this instant (default: --as-of, else now)")
-    alerts.add_argument("--replay", action="store_true", help="judge anew, by the data and rules now at hand, instead of reading the record")
-    command("collect", "judge the alerts every five seconds, until stopped; any number may run, one of them judges", "ops collect")
-    rules = command("rules", "show the limits in force; check, test, export or try them", "ops rules check")
-    rules.add_argument("what", nargs="?", choices=("show", "check", "test", "export", "backtest"), default="show")
-    rules.add_argument("argument", nargs="?", metavar="FILE|prometheus", help="of test: a file as promtool's; of export: prometheus")
-    rules.add_argument("--from", dest="start", metavar="TIME", help="of backtest: the history to try them on")
-    rules.add_argument("--to", dest="end", metavar="TIME")
-    rules.add_argument("--troubles", type=Path, metavar="FILE", help="of backtest: JSON list of what was really wrong: rule, subject, from, to")
-    rules.add_argument("--candidate", type=Path, metavar="FILE", help="of backtest: a rules.toml to try beside the table in force")
-    rules.add_argument("--days", type=int, default=100, metavar="N", help="of backtest: days to resample from the history, with troubles put in (default: 100; 0: none)")
-    rules.add_argument("--seed", type=int, default=None, metavar="N", help="of backtest: the same resampled days again (default: drawn, and printed)")
-    report = command("report", "execute a report's notebook and publish it as notebook, HTML, Markdown and JSON", "ops report daily --day 2025-11-18")
-    report.add_argument("name", choices=("daily",))
-    report.add_argument("--day", metavar="DAY", help="the trading day (default: the last that has closed)")
-    report.add_argument("--partial", action="store_true", help="before the close, under another name")
-    report.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
-    run = command("run", "execute any notebook strictly: success is decided outside it", "ops run notebooks/dashboard.ipynb -p as_of=2026-03-10T11:25")
-    run.add_argument("notebook", type=Path)
-    run.add_argument("-p", dest="given", action="append", default=[], metavar="NAME=VALUE", help="a parameter; an unknown or ill-typed one is refused")
-    run.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
-    command("runs", "show the ledger: every run of a notebook and how it ended", "ops runs -o json")
-    return top
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,14 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # Whatever the terminal is set to, what came in goes out the same.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        options = _parser().parse_args(asked)
+        options = usage.parser().parse_args(asked)
         for name in ("home", "app", "as_of", "known_at"):
             setattr(options, name, getattr(options, name, None))
         options.output = getattr(options, "output", "text")
         for name in ("as_of", "known_at"):
             if getattr(options, name):
                 clock.parse(getattr(options, name))
-        return options.run(options)
+        return globals()[f"_{options.command}"](options)
     except OpsError as problem:
         _say(f"ops: {problem}")
         return problem.exit_code
@@ -157,6 +85,8 @@ def _importing(path: Path) -> Callable[[Iterable], Iterable]:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from concurrent.futures import ThreadPoolExecutor
+
     from opslib import settings as settings_module
     from opslib.demo import tour
 
@@ -164,10 +94,12 @@ def _demo(options: argparse.Namespace) -> int:
     seed = tour.SEED if options.seed is None else options.seed
     desk = tour.live(settings, seed, _progress)
     worst = tour.outage(seed)
-    _say("checking every figure against the script, then executing the daily report")
-    count, wrong = tour.compared(desk, seed)
-    outcome, place = desk.publish_daily(tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=_timeout(None))
-    picture, _ = _run_notebook(desk, "dashboard", {"app": settings.app, "as_of": text.iso(worst)})
+    _say("executing the daily report and a dashboard, and checking every figure against the script")
+    with ThreadPoolExecutor() as pool:  # Each notebook has a kernel of its own.
+        checked = pool.submit(tour.compared, desk, seed)
+        pictured = pool.submit(_run_notebook, desk, "dashboard", {"app": settings.app, "as_of": text.iso(worst)})
+        outcome, place = desk.publish_daily(tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=_timeout(None))
+        (picture, _), (count, wrong) = pictured.result(), checked.result()
     if options.output == "json":
         _print_json({"seed": seed, "figures": count, "wrong": wrong, "report": f"{place}.html", "state": outcome.state, "dashboard": f"{picture}.html"})
     else:
@@ -208,7 +140,7 @@ def _import(options: argparse.Namespace) -> int:
     totals, refused = [], []
     for path in options.paths:
         try:
-            totals.append((path, intake.read_file(desk.store, desk.settings.app, path, known_at_ts=options.known_at_ts, progress=_importing(path))))
+            totals.append((path, intake.read_any(desk.store, desk.settings.app, path, options.kind, known_at_ts=options.known_at_ts, progress=_importing(path))))
         except ImportRefused as problem:
             refused.append(str(problem))
     rows = [{"path": str(path), "accepted": t.accepted, "duplicate": t.duplicate, "rejected": t.rejected} for path, t in totals]
@@ -253,7 +185,12 @@ def _serve(options: argparse.Namespace) -> int:
     if not 0 < options.port < 65_536:
         raise UsageError(f"--port is 1 to 65535, found {options.port}.")
     desk = _desk(options)
-    server.serve(desk.settings, desk.store, desk.rules, host=options.host, port=options.port)
+    try:
+        staff = desk.staff
+    except SettingsError as problem:  # What is posted is received all the same.
+        _say(f"ops: {problem} Until that is set right, what a dead collector leaves untold is told on this terminal.")
+        staff = Staff()
+    server.serve(desk.settings, desk.store, desk.rules, staff, host=options.host, port=options.port)
     return DONE
 
 
@@ -264,6 +201,15 @@ def _status(options: argparse.Namespace) -> int:
     else:
         print(view, *(f"\n{panel!r}" for panel in view.panels), sep="\n")
     return view.exit_code
+
+
+def _pnl(options: argparse.Namespace) -> int:
+    found = _desk(options).pnl(options.fills, options.backtest, options.costs, options.as_of, known_at=options.known_at)
+    if options.output == "json":
+        _print_json(found.as_json())
+    else:
+        print(found)
+    return found.exit_code
 
 
 def _alerts(options: argparse.Namespace) -> int:
@@ -281,19 +227,53 @@ def _alerts(options: argparse.Namespace) -> int:
 
 
 def _collect(options: argparse.Namespace) -> int:
-    import secrets
-    import signal
-    import threading
+    from opslib import collect
 
-    from opslib.collect import Collector
-
+    every_s = clock.parse_span(options.every).total_seconds()
+    if not 1 <= every_s <= 60:
+        raise UsageError(f"--every is 1s to 60s, found {options.every}.")
     desk = _desk(options)
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
-    _say(f"judging the alerts of {desk.settings.app} every five seconds of the open market; Ctrl-C stops")
-    Collector(desk.store, desk.settings, desk.rules, secrets.token_hex(8), desk.now).run(stop)
+    staff, looked_at = desk.staff, desk.looked_at
+    _say(f"looking every {options.every} at {', '.join(looked_at) or 'nothing (see README: Look for ourselves)'}, judging the alerts of {desk.settings.app}; Ctrl-C stops")
+    collect.collect(desk.settings, desk.store, desk.rules, staff, every_s)
     return DONE
+
+
+def _ack(options: argparse.Namespace) -> int:
+    return _shown(options, replies.ack(_desk(options), options))
+
+
+def _silence(options: argparse.Namespace) -> int:
+    return _shown(options, replies.silence(_desk(options), options))
+
+
+def _notify(options: argparse.Namespace) -> int:
+    return _shown(options, replies.notified(_desk(options), options))
+
+
+def _shown(options: argparse.Namespace, reply: "replies.Reply") -> int:
+    if options.output == "json":
+        _print_json(reply.values)
+    else:
+        print(reply.words)
+    return DONE if reply.done else FAILED
+
+
+def _greeks(options: argparse.Namespace) -> int:
+    return _judged(options, _desk(options).greeks(options.what, options.provider, options.as_of, options.known_at))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    return _judged(options, _desk(options).doctor())
+
+
+def _judged(options: argparse.Namespace, found: Any) -> int:
+    """Show what has a verdict, which is the exit code."""
+    if options.output == "json":
+        _print_json(found.as_json())
+    else:
+        print(found)
+    return found.exit_code
 
 
 def _rules(options: argparse.Namespace) -> int:

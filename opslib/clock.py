@@ -8,21 +8,50 @@ holds it against that library), because importing the library costs a second tha
 
 import csv
 import functools
+import os
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from importlib import resources
 
-from opslib.errors import UsageError
+from opslib.errors import SettingsError, UsageError
 from opslib.text import NEW_YORK, duration, moment
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OPEN, CLOSE, HALF_DAY_CLOSE = time(9, 30), time(16, 0), time(13, 0)
 
 
+@functools.lru_cache(maxsize=4)
+def _course(told: str) -> tuple[datetime, float, float]:
+    """What ``OPS_CLOCK`` says: a moment, when it was so (seconds since 1970), and how fast time runs from there."""
+    try:
+        moment, since, speed = told.split(",")
+        found = parse(moment), float(since), float(speed)
+    except (ValueError, UsageError):
+        raise SettingsError(f"OPS_CLOCK is {told!r}; a moment, the seconds since 1970 at which it was so, and a speed were wanted, such as 2026-03-10T13:30:00Z,1773149400,60. It is for drills; a desk that trades has none.") from None
+    if not 0 < found[2] <= 10_000:
+        raise SettingsError(f"OPS_CLOCK has the speed {speed}; above 0 and up to 10000 was wanted.")
+    return found
+
+
 def now() -> datetime:
-    """What time is it? The only place that asks. Aware, UTC."""
-    return datetime.now(UTC)
+    """
+    What time is it? The only place that asks. Aware, UTC.
+
+    In a simulated world ``OPS_CLOCK`` says how its time runs; so every process that lives in it has the same.
+    """
+    real = datetime.now(UTC)
+    told = os.environ.get("OPS_CLOCK")
+    if not told:
+        return real
+    moment, since, speed = _course(told)
+    return moment + timedelta(seconds=(real.timestamp() - since) * speed)
+
+
+def speed() -> float:
+    """How many seconds pass in a second of the machine's: 1, but in a simulated world; what is waited for is divided by it."""
+    told = os.environ.get("OPS_CLOCK")
+    return _course(told)[2] if told else 1.0
 
 
 def micros(instant: datetime) -> int:

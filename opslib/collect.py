@@ -1,26 +1,35 @@
 """
-This module knows the collector, the process that judges: whose turn it is, what was missed, when to judge again; and
-nothing else.
+This module knows the collector, the process that looks, judges and tells: whose turn it is to judge, what was missed,
+when to judge again; and nothing else. What is looked at, and when, is `rounds`; how people are told, `notify`.
 
 Any number of collectors may run on one store; one of them judges. When it dies, another goes on at the instant after
 the last that was kept, with what was known then, so that nobody can tell from the record that anything died.
 """
 
+import asyncio
+import secrets
+import signal
 import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from opslib import clock
+from opslib import clock, notify
 from opslib.alerts import GRID_US, Alert, Transition
 from opslib.errors import StoreError
+from opslib.notify import Notifier
 from opslib.page import SECOND
 from opslib.record import Record, Turn
+from opslib.rounds import Rounds
+from opslib.probed import Probed
 from opslib.rules import SENT, Rules
+from opslib.samples import Samples
 from opslib.settings import Settings
+from opslib.staff import Staff
 from opslib.store import Store
 from opslib.watch import SETTLE_US, Watch, grid
 
+WELL_S = 60.0  # Who has judged, or seen that nothing is to be judged, so lately is well.
 AT_ONCE = 60  # Instants that are kept together; who catches up loses no more than these when killed.
 
 
@@ -38,6 +47,12 @@ class Collector:
         self.record = Record(store, settings.app)
         self._watch: Watch | None = None
         self._upto_us: int | None = None
+        self._well_at: datetime | None = None
+
+    @property
+    def well(self) -> bool:
+        """Has it come to the end of what was to be judged lately?"""
+        return self._well_at is not None and (self.now() - self._well_at).total_seconds() <= WELL_S
 
     def judge(self) -> int | None:
         """
@@ -50,10 +65,12 @@ class Collector:
             StoreError: What could not be kept is judged again the next time.
         """
         try:
-            return self._judge()
+            found = self._judge()
         except StoreError:
             self._watch = None
             raise
+        self._well_at = self.now()
+        return found
 
     def _judge(self) -> int | None:
         turn = self.record.take_turn(self.holder)
@@ -102,11 +119,92 @@ class Collector:
 
     def run(self, stop: threading.Event) -> None:
         """Judge every instant as it comes, until stopped; a store that cannot be reached is told and tried again."""
+        told = ""
         while not stop.is_set():
             try:
                 self.judge()
+                told = ""
             except StoreError as problem:
-                print(f"ops collect: {problem}", file=sys.stderr)
+                if str(problem) != told:
+                    told = str(problem)
+                    print(f"ops collect: {told}", file=sys.stderr)
             now_us = clock.micros(self.now())
-            stop.wait((GRID_US - (now_us - SETTLE_US) % GRID_US) / SECOND)
-        self.record.leave(self.holder)
+            stop.wait((GRID_US - (now_us - SETTLE_US) % GRID_US) / SECOND / clock.speed())
+        try:
+            self.record.leave(self.holder)
+        except StoreError as problem:
+            print(f"ops collect: {problem} The next collector waits until our turn is over.", file=sys.stderr)
+
+
+class Standby:
+    """
+    Watches over the collector from another process: where it has died, this one judges and tells in its place.
+
+    A collector that was stopped, or never was, is missed by nobody; nor is one while the market is closed.
+    """
+
+    def __init__(self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now):
+        self._samples, self._rules, self._now = Samples(store, settings.app), rules, now
+        self._collector = Collector(store, settings, rules, f"standby-{secrets.token_hex(8)}", now)
+        self._notifier = Notifier(store, settings, rules, staff, now)
+
+    def needed(self) -> bool:
+        """Has the collector fallen silent for longer than its rule bears?"""
+        at_us = clock.micros(self._now())
+        beat = self._samples.last("beat", at_us)
+        missed = Probed(samples=[beat]).missed_beats(at_us) if beat else None
+        return missed is not None and clock.open_since(self._now()) is not None and self._rules["heartbeat"].past(missed, float(dict(self._rules["heartbeat"].ladder)["critical"]))
+
+    def run(self, stop: threading.Event) -> None:
+        """Stand by until stopped."""
+        told, telling, quiet = "", None, threading.Event()
+        while not stop.is_set():
+            try:
+                if self.needed():
+                    self._collector.judge()
+                    if telling is None:
+                        print("ops serve: the collector has fallen silent; alerts are judged and told from here until it is back", file=sys.stderr)
+                        quiet.clear()
+                        telling = threading.Thread(target=notify.run, args=(self._notifier, quiet), name="standby notify")
+                        telling.start()
+                elif telling is not None:
+                    self._collector.record.leave(self._collector.holder)
+                    quiet.set()
+                    telling.join()
+                    telling = None
+                told = ""
+            except StoreError as problem:
+                if str(problem) != told:
+                    told = str(problem)
+                    print(f"ops serve: {told}", file=sys.stderr)
+            stop.wait(GRID_US / SECOND / clock.speed())
+        quiet.set()
+        if telling is not None:
+            telling.join()
+
+
+def collect(settings: Settings, store: Store, rules: Rules, staff: Staff, every_s: float) -> None:
+    """
+    Look at everything that the settings name, judge every rule and tell people, until SIGTERM or SIGINT.
+
+    Judging and telling have threads of their own, so that however long one takes, every look is made in time.
+    """
+    stop = threading.Event()
+    judge = Collector(store, settings, rules, secrets.token_hex(8))
+    judging = threading.Thread(target=judge.run, args=(stop,), name="judge")
+    telling = threading.Thread(target=notify.run, args=(Notifier(store, settings, rules, staff, beating=lambda: judge.well), stop), name="notify")
+
+    async def looking() -> None:
+        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, stopping.set)
+        await Rounds(settings, store, rules, every_s=every_s).run(stopping)
+
+    judging.start()
+    telling.start()
+    try:
+        asyncio.run(looking())
+    finally:
+        stop.set()
+        judging.join()
+        telling.join()

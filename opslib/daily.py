@@ -16,6 +16,7 @@ from opslib import clock, panels, report, rises, text, watch
 from opslib.clock import Session, Window
 from opslib.errors import ReportRefused
 from opslib.panels import View
+from opslib.pnl import Pnl
 from opslib.report import Record, Text, listed, tabled
 from opslib.rises import Life
 from opslib.rules import SENT, Rule, Rules
@@ -76,6 +77,8 @@ def _figures(view: View) -> dict[str, dict[str, float | None]]:
 
 def _why_unknown(view: View, figure: str) -> str:
     """Why is a figure of the template not known?"""
+    if view.filed is not None and figure in ("gross_pnl_pct", "net_pnl_pct", "backtest_variance_pp"):
+        return _lacking(view.filed, figure)
     if not view.tape.ever_seen:
         return "no look of this app has ever come"
     if view.coverage is None:
@@ -92,6 +95,15 @@ def _why_unknown(view: View, figure: str) -> str:
     if figure == "backtest_variance_pp":
         return f"too few trades on the page ({view.figures['pnl']['variance_trades'] or 0} of {view.rules['backtest_variance'].min_count} needed)"
     return "nothing was counted"
+
+
+def _lacking(filed: Pnl, figure: str) -> str:
+    """Why have fills no such figure?"""
+    if not filed.chosen:
+        return "no round trip ended"
+    if figure != "backtest_variance_pp":
+        return "no trade has a premium to set its result against"
+    return f"too few trades with a backtest's figure ({len(filed.gaps)} of {filed.rule.of('fills').min_count} needed)" if filed.wanted else "no backtest to compare with"
 
 
 def _over(rule: Rule) -> str:

@@ -11,19 +11,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import alertlog, clock, daily, panels, report, rules as rules_module, runner, settings as settings_module, text
+from opslib import alertlog, clock, daily, panels, report, rules as rules_module, runner, settings as settings_module, staff as staff_module, text
 from opslib.alertlog import AlertLog
 from opslib.clock import Window
 from opslib.daily import Daily
+from opslib.depth import Depth
+from opslib.dispatch import Dispatch
 from opslib.errors import NotebookFailed, ReportRefused, UsageError
+from opslib.filings import Filings
 from opslib.panels import View
 from opslib.rules import Rules
 from opslib.runner import Outcome
 from opslib.settings import Settings
+from opslib.staff import Staff
 from opslib.store import Store
 
 if TYPE_CHECKING:
     import pandas
+
+    from opslib.accuracy import Accuracy
+    from opslib.doctor import Examination
+    from opslib.quality import ChainView
 
 FIGURE_COLUMNS = ("ts", "known_at", "page")
 
@@ -64,6 +72,16 @@ class Desk:
         """The limits in force."""
         return rules_module.load(self.settings.base)
 
+    @cached_property
+    def staff(self) -> Staff:
+        """Who is told, and how."""
+        return staff_module.read(self.settings)
+
+    @cached_property
+    def dispatch(self) -> Dispatch:
+        """What people are told, and what they said."""
+        return Dispatch(self.store, self.settings.app)
+
     def status(self, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None) -> View:
         """
         How does everything stand, as of a moment?
@@ -74,6 +92,10 @@ class Desk:
             known_at: Only what was known by then; empty is all that is known.
         """
         return panels.status(self.store, self.settings, self.rules, as_of=_moment(as_of) or self.now(), length=clock.parse_span(window), known_at=_moment(known_at))
+
+    def depth(self, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None) -> Depth:
+        """What lies under the panels: our own looks, as of a moment? Arguments as of `status`."""
+        return Depth(self.status(as_of, window, known_at))
 
     def alerts(
         self, as_of: str | datetime | None = None, window: str = "7d", known_at: str | datetime | None = None, *, since: str | datetime | None = None, replay: bool = False, progress: Callable[[Iterable], Iterable] = lambda items: items
@@ -92,6 +114,36 @@ class Desk:
         asked = Window(begin, end) if begin else Window.before(end, clock.parse_span(window))
         return alertlog.alertlog(self.store, self.settings, self.rules, asked, known_at=_moment(known_at), replay=replay, progress=progress)
 
+    def pnl(
+        self, fills: str | Path | None = None, backtest: str | Path | None = None, costs: str = "real", as_of: str | datetime | None = None, window: str = "", known_at: str | datetime | None = None
+    ) -> "Accuracy":
+        """
+        What did trades come to, and how far is that from the backtest?
+
+        Args:
+            fills: A file: tastytrade's export, the app's trades, plain CSV; empty is what was imported (of the demo, its script's trades).
+            backtest: The backtest's trades, in any of the same forms; empty is what stands beside the trades.
+            costs: How trading is charged: ``real``, ``guide``, ``app``.
+            as_of: Only what happened up to then; empty is everything.
+            window: Only round trips that ended so long before `as_of`, and what the app's page says of the same time.
+            known_at: Of what was imported, only what was known by then.
+
+        Raises:
+            ImportRefused: A file is none of fills, or nothing was imported.
+        """
+        from opslib import accuracy
+
+        end, rule = _moment(as_of), self.rules["backtest_variance"]
+        asked = Window.before(end or self.now(), clock.parse_span(window)) if window else None
+        page = self.status(asked.end, window, known_at).page_pnl if asked else None
+        span = {"as_of": asked.end if asked else end, "since": asked.start if asked else None, "page": page}
+        own = self.settings.home / settings_module.SAMPLE_FILLS
+        path = Path(fills) if fills else own if own.exists() else None
+        theirs = Path(backtest) if backtest else None
+        if path:
+            return accuracy.of_file(path, rule, costs, theirs, **span)
+        return accuracy.of_store(Filings(self.store, self.settings.app), rule, costs, theirs, known_at=_moment(known_at), now=self.now(), **span)
+
     def daily_report(self, day: str | date | None = None, as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> Daily:
         """What happened on a trading day? The last one that has closed, where none is named."""
         return daily.daily(self.store, self.settings, self.rules, self.day(day, as_of), as_of=_moment(as_of), known_at=_moment(known_at))
@@ -101,6 +153,40 @@ class Desk:
         if day:
             return clock.parse_day(day) if isinstance(day, str) else day
         return clock.last_closed(_moment(as_of) or self.now()).day
+
+    @property
+    def looked_at(self) -> list[str]:
+        """What do the settings name that can be looked at?"""
+        named = {"massive": "massive_url", "tradier": "tradier_url", "the app": "app_url", "its WebSocket": "app_ws_url", "its log": "app_log", "its process": "app_pid"}
+        return [name for name, key in named.items() if getattr(self.settings, key)]
+
+    def doctor(self) -> "Examination":
+        """Can we reach everything, and what is wrong?"""
+        from opslib import doctor
+
+        return doctor.examine(self.settings, self.store, self.rules)
+
+    def greeks(self, what: str | Path, provider: str = "", as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> "ChainView":
+        """
+        What are the Greeks of a chain worth?
+
+        Args:
+            what: A file (see `chain.read`), or a symbol: fetched now; with a moment, in the demo and where nobody can be asked, the last that was kept.
+            provider: Who is to be asked: massive or tradier; empty is Massive, with Tradier's beside it where it is configured.
+            as_of: Of a file when it was so, where it does not say; of a symbol the moment.
+            known_at: Only what was known by then.
+        """
+        from opslib import assay
+
+        moment = _moment(as_of)
+        if Path(what).suffix or Path(what).exists():
+            return assay.of_file(Path(what), self.rules, moment)
+        symbol = str(what).strip().upper()
+        if not symbol.removeprefix("I:").replace(".", "").isalnum():
+            raise UsageError(f"a file or a symbol was wanted, found {text.one_line(str(what), 60)!r}.")
+        if moment is None and known_at is None and self.settings.app != settings_module.DEMO and (self.settings.massive_url or self.settings.tradier_url):
+            return assay.of_provider(self.store, self.settings, self.rules, symbol, provider, self.now)
+        return assay.of_store(self.store, self.settings, self.rules, symbol, moment or self.now(), _moment(known_at), provider or "massive")
 
     def samples(self, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None) -> "pandas.DataFrame":
         """

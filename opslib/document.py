@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # What the policy does not stop from leaving the page: a refresh, a preconnect, a frame. No notebook of ours has any.
 LEAVING = re.compile(r"(?i)<(?=/?(?:meta|link|base|i?frame|frameset|object|embed|form|script)\b)")
+NEIGHBOUR = re.compile(r'<a href="\w+\.ipynb">(.*?)</a>')  # A notebook beside this one: where the page goes there is none.
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --paper: #ffffff; --line: #d5dbe1; --soft: #f4f6f8 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaee; --paper: #14181c; --line: #3a434c; --soft: #1d2329 } }
@@ -42,7 +43,7 @@ def page(notebook: "NotebookNode", title: str) -> str:
 
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
     body, _ = exporter.from_notebook_node(notebook)
-    body = LEAVING.sub("&lt;", body)
+    body = NEIGHBOUR.sub(r"\1", LEAVING.sub("&lt;", body))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{text.in_html(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'

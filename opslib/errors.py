@@ -7,6 +7,8 @@ This module knows what can go wrong, and nothing else.
     ├── SettingsError            the environment or a settings file cannot be read as meant
     ├── RulesError               rules.toml is not a table of limits that can be judged
     ├── BadSnapshot              what a page posted is not dashboard metrics; names every bad field
+    ├── BadFill                  a row is no fill; names every bad column
+    ├── BadAlerts                what another monitor sent is no list of alerts
     ├── ImportRefused            a file is not what it should be
     ├── StoreError               the store cannot be opened, read or written
     ├── NotebookFailed           a notebook did not run to its end
@@ -60,6 +62,23 @@ class BadSnapshot(OpsError):
     def __init__(self, fields: list[str]):
         self.fields = fields
         super().__init__("; ".join(fields))
+
+
+class BadFill(OpsError):
+    """
+    A row of a broker's file is no fill.
+
+    Attributes:
+        reasons: Every bad column with what stood there and what was wanted.
+    """
+
+    def __init__(self, reasons: list[str]):
+        self.reasons = reasons
+        super().__init__("; ".join(reasons))
+
+
+class BadAlerts(OpsError):
+    """What another monitor sent is no list of alerts, as Alertmanager takes them."""
 
 
 class ImportRefused(OpsError):

@@ -63,7 +63,7 @@ def prometheus(view: View, total_errors: int | None) -> str:
     figures = view.figures
     percent = lambda v: None if v is None else v * 100  # noqa: E731
     down = figures["system"]["websocket_connected"]
-    judged = [f for f in findings.judged(view.tape, view.rules.without_budgets(), view.window.end) if f.figure.value is not None and f.verdict != "unknown"]
+    judged = [f for f in findings.judged(view.tape, view.rules.without_budgets(), view.window.end, view.probed) if f.figure.value is not None and f.verdict != "unknown"]
     of = lambda f: f'{{rule="{f.rule.name}",source="{f.source}",subject="{f.subject}"}}'  # noqa: E731
     families: list[tuple[str, str, str, list[tuple[str, float | None]]]] = [
         ("trading_provider_uptime", "gauge", "Successful requests of the last hour, percent, by provider.", [(f'{{provider="{n}"}}', percent(f["availability"])) for n, f in figures["providers"].items()]),
@@ -98,7 +98,7 @@ def prometheus_rules(rules: Rules) -> str:
     rows = [
         _prometheus_rule(rule, subject, rung, limit)
         for rule in rules.rules.values()
-        if not rule.burn and findings.SOURCE in rule.sources
+        if not rule.burn and findings.PAGE in rule.sources
         for subject in rule.subjects
         for rung, limit in (rule.ladder[-1:] if findings.of_every_provider(rule, subject) else rule.ladder)
     ]
@@ -107,7 +107,7 @@ def prometheus_rules(rules: Rules) -> str:
 
 
 def _prometheus_rule(rule: Rule, subject: str, rung: str, limit: float | str) -> dict[str, Any]:
-    source = findings.SOURCE
+    source = findings.PAGE
     which = f'{{rule="{rule.name}",source="{source}",subject="{subject}"}}'
     if findings.of_every_provider(rule, subject):
         limit = dict(rule.ladder)["critical"]  # No provider is left when the better of them is past what is critical of one.

@@ -8,15 +8,17 @@ here, whoever asks for it: a panel, over its own window (`at`), or an alert, eac
 from datetime import datetime, timedelta
 from typing import Any
 
-from opslib import clock, indicators
+from opslib import clock, indicators, measures
 from opslib.clock import Window
 from opslib.page import Page
+from opslib.probed import Probed
 from opslib.rules import Rule, Rules
 from opslib.tape import Tape
 from opslib.verdicts import CONTRADICTION, NOT_EXPECTED, NOT_MEASURED, TOO_FEW, Figure, Finding, Spent, judge, wilson
 
-SOURCE = "page"  # The only one so far that says anything: what the app's pages post.
+PAGE = "page"  # What the app's pages post; every other source is a look of our own.
 DEAD = ("critical", "escalate")
+OF_OPEN_MARKET = ("websocket_down", "dashboard_lag")  # Looks of our own that expect something only while the market is open.
 
 
 def _absent(tape: Tape, window: Window, coverage: float | None) -> str:
@@ -28,26 +30,17 @@ def _absent(tape: Tape, window: Window, coverage: float | None) -> str:
     return "no look came" if not tape.looks_in(window) else "nothing counted"
 
 
-def _coverage(tape: Tape, window: Window) -> float | None:
-    """How well is what a rate rests on known? An increase over a long gap is not one of the window alone."""
-    return tape.bridged(tape.rests_on(window))
-
-
 def _rise(tape: Tape, name: str, window: Window, judging: bool) -> Any:
     """By how much did a counter rise? For an alert, only while the market was open: of before its open nobody is told at it."""
-    if not judging:
-        return tape.rise(name, window)
-    rises = [tape.rise(name, span) for span in tape.open_spans(window)]
-    known = [rise for rise in rises if rise is not None]
-    return sum(known) if known else None
+    return tape.rise_while_open(name, window) if judging else tape.rise(name, window)
 
 
 def _rate(tape: Tape, window: Window, part: str, count: str, judging: bool) -> Figure:
-    coverage = _coverage(tape, window)
+    coverage = tape.known(window)
     total, some = _rise(tape, count, window, judging), _rise(tape, part, window, judging)
     if not total or some is None:
         return Figure(None, coverage=coverage, absent=_absent(tape, window, coverage))
-    if tape.told_apart(part, count, tape.rests_on(window)):
+    if tape.told_apart(part, count, window):
         return Figure(None, coverage=coverage, absent="a look told only one of the two counts")
     if not 0 <= some <= total:
         return Figure(None, coverage=coverage, absent=CONTRADICTION)
@@ -61,7 +54,7 @@ def _availability(tape: Tape, subject: str, window: Window, judging: bool) -> Fi
 
 
 def _errors(tape: Tape, window: Window, judging: bool) -> Figure:
-    coverage = _coverage(tape, window)
+    coverage = tape.known(window)
     errors = _rise(tape, "errors", window, judging)
     if errors is None:
         return Figure(None, coverage=coverage, absent=_absent(tape, window, coverage))
@@ -142,10 +135,12 @@ class Windows(dict[timedelta, Window]):
 
     Attributes:
         judging: Are they an alert's, which counts only what was in the open market?
+        shut: Does every provider say that the market is closed, whatever the calendar says?
     """
 
-    def __init__(self, instant: datetime, judging: bool = False):
+    def __init__(self, instant: datetime, judging: bool = False, probed: Probed | None = None):
         self.instant, self.judging = instant, judging
+        self.shut = probed is not None and probed.market_shut(clock.micros(instant))
 
     def __missing__(self, length: timedelta) -> Window:
         self[length] = Window.before(self.instant, length)
@@ -160,7 +155,7 @@ def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows
         windows: Of the instant that is meant.
         length: Of the window that is meant; a burn rate has its own.
     """
-    if SOURCE not in rule.sources:
+    if PAGE not in rule.sources:
         return Figure(None, absent=NOT_MEASURED)
     if rule.burn:
         return _burn(tape, rules, rule, subject, windows)
@@ -187,25 +182,27 @@ def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows
     raise LookupError(f"no figure is measured for the rule {rule.name!r}")
 
 
-def _finding(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta) -> Finding:
+def _finding(tape: Tape, rules: Rules, rule: Rule, subject: str, source: str, windows: Windows, length: timedelta, probed: Probed | None) -> Finding:
     """One figure measured and judged. What cannot be measured for a fault of ours is unknown too, and disables no other rule."""
+    if windows.shut and (source == PAGE or rule.name in OF_OPEN_MARKET):
+        return judge(rule, subject, source, Figure(None, absent=NOT_EXPECTED))
     try:
-        figure = observe(tape, rules, rule, subject, windows, length)
+        figure = observe(tape, rules, rule, subject, windows, length) if source == PAGE or probed is None else measures.measure(probed, tape, rule, subject, windows[length])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
         figure = Figure(None, absent=f"could not be measured ({problem.__class__.__name__}: {problem})")
-    return judge(rule, subject, SOURCE, figure)
+    return judge(rule, subject, source, figure)
 
 
-def _no_provider_left(rule: Rule, providers: list[Finding]) -> Finding:
-    """Both providers down is one trouble, ours: it is critical of each that makes it, and it is told once."""
+def _no_provider_left(rule: Rule, source: str, providers: list[Finding]) -> Finding:
+    """Every provider that may serve is down: one trouble, ours; it is critical of each that makes it, and it is told once."""
     limit = dict(rule.ladder)["critical"]
     better = max(providers, key=lambda f: f.figure.value or 0.0)
     told = ", ".join(f"{f.subject} {rule.told(f.figure.value)}" for f in providers)
     if all(f.severity in DEAD for f in providers):
-        return Finding(rule, "app", SOURCE, better.figure, "critical", "escalate", limit, True, f"no provider is left ({told}) < {rule.limit_told(limit)}")
+        return Finding(rule, "app", source, better.figure, "critical", "escalate", limit, True, f"no provider is left ({told}) < {rule.limit_told(limit)}")
     if any(f.verdict in ("ok", "warning") for f in providers):
-        return Finding(rule, "app", SOURCE, better.figure, "ok", None, limit, True, f"a provider serves ({told})")
-    return Finding(rule, "app", SOURCE, Figure(None, absent=NOT_MEASURED), "unknown", None, limit, False, f"nothing is known of any provider that serves ({told})")
+        return Finding(rule, "app", source, better.figure, "ok", None, limit, True, f"a provider serves ({told})")
+    return Finding(rule, "app", source, Figure(None, absent=NOT_MEASURED), "unknown", None, limit, False, f"nothing is known of any provider that serves ({told})")
 
 
 def of_every_provider(rule: Rule, subject: str) -> bool:
@@ -213,29 +210,43 @@ def of_every_provider(rule: Rule, subject: str) -> bool:
     return rule.name == "availability" and subject == "app"
 
 
-def _all(tape: Tape, rules: Rules, windows: Windows, only: timedelta | None) -> list[Finding]:
+def _sources(rule: Rule, subject: str, probed: Probed | None) -> list[str]:
+    """Who says anything of what a rule is about? Our own looks only where we have ever looked."""
+    ours = [source for source in rule.sources if source != PAGE and measures.seen(probed, rule, subject, source)] if probed else []
+    return [PAGE, *ours] if PAGE in rule.sources else ours or [rule.sources[0]]
+
+
+def _all(tape: Tape, rules: Rules, windows: Windows, only: timedelta | None, probed: Probed | None) -> list[Finding]:
     found: list[Finding] = []
     for rule in rules.rules.values():
         if only and rule.burn:
             continue
-        found += [_finding(tape, rules, rule, subject, windows, only or rule.window) for subject in rule.subjects if not of_every_provider(rule, subject)]
-        if any(of_every_provider(rule, subject) for subject in rule.subjects):
-            found.append(_no_provider_left(rule, [f for f in found if f.rule is rule]))
+        length = only or rule.window
+        mine = [subject for subject in rule.subjects if not of_every_provider(rule, subject)]
+        for subject in mine:
+            found += [_finding(tape, rules, rule, subject, source, windows, length, probed) for source in _sources(rule, subject, probed)]
+        if len(mine) < len(rule.subjects):
+            may_serve = [f for f in found if f.rule is rule and (f.subject != "tradier" or probed is None or probed.fallback == "tradier")]
+            for source in dict.fromkeys(f.source for f in may_serve):
+                found.append(_no_provider_left(rule, source, [f for f in may_serve if f.source == source]))
     return found
 
 
-def at(tape: Tape, rules: Rules, window: Window) -> list[Finding]:
+def at(tape: Tape, rules: Rules, window: Window, probed: Probed | None = None) -> list[Finding]:
     """
-    What does everything amount to over one window? One finding for each rule and subject, in the table's order.
+    What does everything amount to over one window? One finding for each rule, subject and source, in the table's order.
 
     Burn rates have windows of their own, so they are not among them.
+
+    Args:
+        probed: What our own looks saw; None is that only the page's word is asked for.
     """
     length = window.end - window.start
-    windows = Windows(window.end)
+    windows = Windows(window.end, probed=probed)
     windows[length] = window
-    return _all(tape, rules, windows, length)
+    return _all(tape, rules, windows, length, probed)
 
 
-def judged(tape: Tape, rules: Rules, instant: datetime) -> list[Finding]:
+def judged(tape: Tape, rules: Rules, instant: datetime, probed: Probed | None = None) -> list[Finding]:
     """What does everything amount to at an instant, each rule over its own window? In the table's order."""
-    return _all(tape, rules, Windows(instant, judging=True), None)
+    return _all(tape, rules, Windows(instant, True, probed), None, probed)

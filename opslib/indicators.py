@@ -8,9 +8,9 @@ from typing import Any
 
 from opslib import clock
 from opslib.clock import Window
-from opslib.page import SECOND, Page
+from opslib.page import SECOND, SUMS, Page
 from opslib.snapshot import PROVIDERS, Look
-from opslib.tape import SUMS, Tape
+from opslib.tape import Tape
 
 
 def _share(part: int | None, count: int | None) -> float | None:

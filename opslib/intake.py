@@ -1,8 +1,8 @@
 """
-This module knows how files of snapshots are read into the store, and given back, and nothing else.
+This module knows how files of snapshots and of fills are read into the store, and posts given back, and nothing else.
 
-A line is ``{"ts": …, "metrics": {…}}``, as ``ops export snapshots`` writes it. Every line is accepted, known already,
-or refused by name; what is refused is kept with its reason.
+A line of snapshots is ``{"ts": …, "metrics": {…}}``, as ``ops export snapshots`` writes it; what a file of fills is,
+`book` knows. Every row is accepted, known already, or refused by name; what is refused is kept with its reason.
 """
 
 import gzip
@@ -14,13 +14,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from opslib import clock, snapshot, text
+from opslib import book as book_module, clock, snapshot, text
 from opslib.clock import Window
 from opslib.errors import BadSnapshot, ImportRefused, UsageError
+from opslib.filings import Filings
 from opslib.store import Post, Reject, Store
 
 BATCH = 2000
 LONGEST_LINE = 1_000_000
+BEGINNING = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def read_file(store: Store, app: str, path: Path, *, known_at_ts: bool = False, 
     rejects: list[Reject] = []
     for number, line in progress(_lines(path)):
         if rows == 0 and not _is_snapshots(path, line):
-            raise ImportRefused(f'{path} is no file of snapshots: lines of {{"ts": …, "metrics": {{…}}}} were wanted, found {text.one_line(line[:60].decode("utf-8", "replace"))!r}. Fills, chains and logs cannot be read yet.')
+            raise ImportRefused(f'{path} is no file of snapshots: lines of {{"ts": …, "metrics": {{…}}}} were wanted, found {text.one_line(line[:60].decode("utf-8", "replace"))!r}. Chains and logs cannot be read yet.')
         rows += 1
         try:
             posts.append(_post(line))
@@ -115,6 +117,44 @@ def read_file(store: Store, app: str, path: Path, *, known_at_ts: bool = False, 
     if rows == 0:
         raise ImportRefused(f"{path} is empty; lines of snapshots were wanted.")
     return Imported(accepted, rows - rejected - accepted, rejected)
+
+
+def read_fills(store: Store, app: str, path: Path, *, known_at_ts: bool = False) -> Imported:
+    """
+    Read one file of fills into the store, with what a backtest said of its trades. Reading it again changes nothing.
+
+    Raises:
+        ImportRefused: It is none, or not one row of it can be read.
+    """
+    found = book_module.read(path)
+    accepted, duplicate = Filings(store, app).keep(found, known_at_ts=known_at_ts)
+    store.keep_rejects(app, [Reject(f"{path.name}:{r.row}", r.reasons, r.body.encode()) for r in found.refused])
+    return Imported(accepted, duplicate, len(found.refused))
+
+
+def read_any(store: Store, app: str, path: Path, kind: str | None = None, *, known_at_ts: bool = False, progress: Callable[[Iterable], Iterable] = iter) -> Imported:
+    """
+    Read one file into the store, of the kind that is named, else of the one its content shows.
+
+    Raises:
+        ImportRefused: It is of no kind that can be read.
+    """
+    if kind is None:
+        first = next((line for _, line in _lines(path)), b"")
+        kind = "snapshots" if _is_snapshots(path, first) or not book_module.is_fills(_start(path)) else "fills"
+    if kind == "fills":
+        return read_fills(store, app, path, known_at_ts=known_at_ts)
+    return read_file(store, app, path, known_at_ts=known_at_ts, progress=progress)
+
+
+def _start(path: Path) -> str:
+    """The beginning of a file, as text; enough to tell what it is."""
+    found = b""
+    for _, line in _lines(path):  # Which refuses a file that is cut off; what reads it afterwards would too.
+        found += line + b"\n"
+        if len(found) >= BEGINNING:
+            break
+    return found[:BEGINNING].decode("utf-8-sig", "replace")
 
 
 def exported(store: Store, app: str, window: Window | None, known_at: datetime | None) -> Iterator[str]:

@@ -20,6 +20,7 @@ from opslib.text import NEW_YORK
 SECOND = 1_000_000
 FASTEST = SECOND // 10  # No page posts faster; what comes faster came from several at once.
 RHYTHM_GAPS = 15  # The latest gaps, from which a page's rhythm is told.
+SUMS = ("gross_sum_pct", "net_sum_pct", "commission_total_usd", "slippage_sum_usd")
 AGREEING_GAPS = 6  # So many alike in a row are a rhythm, not looks that went missing.
 
 
@@ -50,16 +51,17 @@ class Page:
 
     Attributes:
         looks: Its looks in order of time, at least one.
+        times: When each was, microseconds: any moment is found among them quickly.
         loaded_at_us: When it was loaded, on our clock, microseconds; None where it does not say.
         providers_from_load: Do its providers' counters begin at that load? No, where an error it remembers is older.
         intervals_us: Its own rhythm of posting at each look, as it could be told by then, microseconds.
         down_since_us: At each look, since when its WebSocket is down without a break; None where it is not.
     """
 
-    __slots__ = ("looks", "loaded_at_us", "providers_from_load", "intervals_us", "down_since_us")
+    __slots__ = ("looks", "times", "loaded_at_us", "providers_from_load", "intervals_us", "down_since_us")
 
     def __init__(self, first: Look, how: Pages, usual_us: int):
-        self.looks = [first]
+        self.looks, self.times = [first], [first.ts_us]
         self.loaded_at_us = None if first.uptime_s is None else first.ts_us - round(first.uptime_s * SECOND)
         remembers = first.last_error_at_ms is not None and first.load_ms is not None and first.last_error_at_ms < first.load_ms - how.load_jitter_s * 1000
         self.providers_from_load = not remembers
@@ -69,7 +71,8 @@ class Page:
     def add(self, look: Look) -> None:
         """Take its next look."""
         self.looks.append(look)
-        ts = [k.ts_us for k in self.looks[-RHYTHM_GAPS - 1 :]]
+        self.times.append(look.ts_us)
+        ts = self.times[-RHYTHM_GAPS - 1 :]
         self.intervals_us.append(max(FASTEST, _rhythm_us([b - a for a, b in zip(ts, ts[1:])], self.intervals_us[-1])))
         self.down_since_us.append((self.down_since_us[-1] or look.ts_us) if look.websocket_connected is False else None)
 
@@ -117,6 +120,13 @@ def reloaded(before: Look, look: Look, how: Pages) -> bool:
         return False
     passed_s = (look.ts_us - before.ts_us) / SECOND
     return look.uptime_s - before.uptime_s < passed_s - how.load_jitter_s and look.load_ms - before.load_ms > how.load_jitter_s * 1000
+
+
+def running_sums(look: Look) -> dict[str, float | None]:
+    """The page's running means as running sums, which can be subtracted; None where a NaN spoiled the mean."""
+    n = look.trades
+    times = lambda mean: 0.0 if n == 0 else None if mean is None or n is None else mean * n  # noqa: E731
+    return dict(zip(SUMS, (times(look.gross_mean_pct), times(look.net_mean_pct), look.commission_total_usd, times(look.slippage_mean_usd))))
 
 
 class _Track:

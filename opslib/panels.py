@@ -5,23 +5,34 @@ A `View` is what is shown of one app at one moment. The dashboard, the report, t
 same view, so that a figure is the same wherever it stands.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
-from opslib import clock, findings, indicators, rises, tape as tape_module, text, watch
+from opslib import clock, costs, findings, indicators, probed as probed_module, rises, tape as tape_module, text, trades, watch
 from opslib.clock import Window
 from opslib.alerts import Transition
+from opslib.dispatch import Dispatch
+from opslib.filings import Filed, Filings
+from opslib.fills import Fill, Promise
+from opslib.notices import Notice, Silence
+from opslib.pnl import Pnl
+from opslib.probed import Probed
 from opslib.record import Record
 from opslib.rules import Rules
+from opslib.samples import Samples
 from opslib.settings import Settings
+from opslib.sights import Sight, Sights
 from opslib.snapshot import PROVIDERS
 from opslib.store import Store
 from opslib.tape import Tape
-from opslib.verdicts import EXIT_CODES, Finding, worst
+from opslib.verdicts import EXIT_CODES, VERDICTS, Finding, worst
 
+DEEPER = {"providers": "provider_health", "greeks": "greeks_quality", "pnl": "pnl_accuracy", "system": "system_health"}
+SOURCES = {"probe": "looks", "chain": "chains", "logs": "reading of the log", "fills": "fills"}
 LATELY_US = 30_000_000  # Judged so lately is judged up to now.
 NAMES = {"providers": "Data Provider Health", "greeks": "Greeks Quality", "pnl": "P&L Accuracy", "system": "System Health"}
 
@@ -36,6 +47,7 @@ class Panel:
     Attributes:
         verdict: ok, warning, critical or unknown.
         findings: Every judged figure behind the verdict.
+        sights: What our own looks see, in sentences.
         rows: Figure, our value, and the guide's literal reading of the page where that differs.
         notes: Facts a reader needs beside the figures.
         draw: Draws the picture on an Axes.
@@ -45,6 +57,7 @@ class Panel:
     title: str
     verdict: str
     findings: tuple[Finding, ...]
+    sights: tuple[Sight, ...]
     rows: tuple[tuple[str, str, str], ...]
     notes: tuple[str, ...]
     draw: Callable[[Any], Any]
@@ -52,14 +65,17 @@ class Panel:
     @property
     def told(self) -> str:
         """The verdict in words; where nothing could be judged, that is said."""
-        return self.verdict if any(f.counted for f in self.findings) else f"{self.verdict} (nothing to judge)"
+        judged = any(f.counted for f in self.findings) or any(s.verdict for s in self.sights)
+        return self.verdict if judged else f"{self.verdict} (nothing to judge)"
 
     @property
     def sentences(self) -> list[str]:
-        """What the verdict rests on, worst first; what nothing measures yet is left to the end, in one line."""
-        told = sorted((f for f in self.findings if f.counted), key=lambda f: ("critical", "unknown", "warning", "ok").index(f.verdict))
-        silent = [f.sentence for f in self.findings if not f.counted]
-        return [f"{f.severity or f.verdict}: {f.sentence}" for f in told] + ([f"not counted: {'; '.join(silent)}"] if silent else [])
+        """What the verdict rests on: what is wrong, what our own looks see, what is well; what nothing measures yet in one last line."""
+        told = sorted((f for f in self.findings if f.counted), key=lambda f: VERDICTS.index(f.verdict))
+        silent = list(dict.fromkeys(_by(f) + f.sentence for f in self.findings if not f.counted))
+        wrong, right = ([f"{f.severity or f.verdict}: {_by(f)}{f.sentence}" for f in told if (f.verdict == "ok") is ok] for ok in (False, True))
+        seen = [f"{s.verdict or 'seen'}: {s.words}" for s in sorted(self.sights, key=lambda s: VERDICTS.index(s.verdict or "ok"))]
+        return wrong + seen + right + ([f"not counted: {'; '.join(silent)}"] if silent else [])
 
     def __repr__(self) -> str:
         table = text.table(["figure", "value", "guide reads"], [list(r) for r in self.rows])
@@ -82,6 +98,11 @@ class Panel:
         plots.shown(self._repr_mimebundle_(), self.draw, f"{self.title} over time", f"{self.title} over time; {self.verdict}: {'; '.join(self.sentences[:1])}")
 
 
+def _by(finding: Finding) -> str:
+    """Who says so, where it is not the app's page."""
+    return "" if finding.source == findings.PAGE else f"by our own {SOURCES[finding.source]}: "
+
+
 class View:
     """
     What is shown of one app at one moment.
@@ -93,22 +114,38 @@ class View:
         tape: The looks behind it.
         rules: The limits in force.
         recorded: What became of alerts, where they were judged up to the moment of the view; else None.
+        probed: What our own looks saw; None where nobody ever looked.
+        acks, silences: What people said of alerts: see `dispatch.Dispatch`.
+        filed: What the fills of the window came to; None where there are none, and the page is asked.
+        rows: Those fills and all before them, for the alerts where nobody judged.
     """
 
-    def __init__(self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None):
-        self.app, self.window, self.known_at, self.tape, self.rules, self.recorded = app, window, known_at, tape, rules, recorded
+    def __init__(
+        self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), filed: Pnl | None = None, rows: Iterable[Filed] = ()
+    ):  # fmt: skip
+        self.filed, self._rows = filed, rows
+        self.app, self.window, self.known_at, self.tape, self.rules, self.recorded, self.probed, self.acks, self.silences = app, window, known_at, tape, rules, recorded, probed, acks, tuple(silences)
 
     @cached_property
     def findings(self) -> list[Finding]:
         """Every rule judged over the view's window."""
-        return findings.at(self.tape, self.rules, self.window)
+        found = findings.at(self.tape, self.rules, self.window, self.probed)
+        if self.filed and self.filed.finding:
+            found.append(self.filed.finding)
+        return found
 
     @cached_property
     def alerts(self) -> list[dict[str, Any]]:
         """How every alert stands at the moment of the view: by the record, or where nobody judged, by the window's own looks."""
-        if self.recorded is not None:
-            return rises.standing(self.recorded, self.rules)
-        return rises.standing(watch.on(self.tape, self.rules, self.window.start_us, self.window.end_us), self.rules)
+        found = self.recorded if self.recorded is not None else watch.on(self.tape, self.rules, self.window.start_us, self.window.end_us, self.probed, self._rows)
+        return [row | self._said_of(row) for row in rises.standing(found, self.rules)]
+
+    def _said_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Who has taken an alert, and which silence keeps it quiet, at the moment of the view."""
+        at_us, notice = self.window.end_us, Notice(row["id"], row["rule"], row["subject"], row["source"], "", "")
+        author, since_us, _ = self.acks.get(row["id"], ("", at_us, ""))
+        quiet = next((s.id for s in self.silences if s.holds(notice, at_us)), None)
+        return {"acked_by": author if author and since_us <= at_us else None, "silenced_by": quiet}
 
     @cached_property
     def coverage(self) -> float | None:
@@ -118,30 +155,51 @@ class View:
     @cached_property
     def verdict(self) -> str:
         """What everything adds up to; a panel in which nothing counts is shown, not counted."""
-        return worst(f.verdict for f in self.findings if f.counted)
+        return worst(self._verdict_of(name) for name in NAMES if self._counts(name))
+
+    @cached_property
+    def _sights(self) -> Sights:
+        says = {f.subject: f.verdict for f in self.findings if f.rule.name == "availability" and f.source == findings.PAGE}
+        return Sights(self.probed or Probed(), self.rules, self.window, self.figures, says)
+
+    @cached_property
+    def sights(self) -> list[Sight]:
+        """What our own looks see, in sentences; nothing where nobody looks."""
+        return self._sights.all()
 
     def _of(self, panel: str) -> tuple[Finding, ...]:
         return tuple(f for f in self.findings if f.rule.panel == panel)
 
+    def _judged(self, panel: str) -> list[str]:
+        return [f.verdict for f in self._of(panel) if f.counted] + [s.verdict for s in self.sights if s.panel == panel and s.verdict]
+
+    def _counts(self, panel: str) -> bool:
+        return bool(self._judged(panel))
+
     def _verdict_of(self, panel: str) -> str:
-        return worst(f.verdict for f in self._of(panel) if f.counted)
+        return worst(self._judged(panel))
 
     @cached_property
     def figures(self) -> dict[str, Any]:
         """The figures of each panel; a rate that rests on too few looks is None, the counts are what was seen."""
-        known = {(f.rule.name, f.subject): f.verdict != "unknown" or not f.counted for f in self.findings}
+        known = {(f.rule.name, f.subject): f.verdict != "unknown" or not f.counted for f in self.findings if f.source == findings.PAGE}
         providers = indicators.providers(self.tape, self.window)
         greeks = indicators.greeks(self.tape, self.window)
         for name, found in providers.items():
             found["availability"] = found["availability"] if known["availability", name] else None
         for rate, rule in (("valid_rate", "greeks_valid"), ("gamma_zero_rate", "gamma_zero"), ("delta_out_of_bounds_rate", "delta_out_of_bounds")):
             greeks[rate] = greeks[rate] if known[rule, "app"] else None
-        pnl = indicators.pnl(self.tape, self.window, self.rules["backtest_variance"].min_count)
-        if (pnl["variance_trades"] or 0) < self.rules["backtest_variance"].min_count:
-            pnl["backtest_variance_pp"] = None
+        pnl = self.page_pnl if self.filed is None else _of_fills(self.filed)
         system = indicators.system(self.tape, self.window)
         system["errors_per_hour"] = None if system["errors"] is None or not known["errors", "app"] or not self.window.seconds else system["errors"] * 3600 / self.window.seconds
         return {"providers": providers, "greeks": greeks, "pnl": pnl, "system": system}
+
+    @cached_property
+    def page_pnl(self) -> dict[str, Any]:
+        """What the app's page says of its trades, whoever else does; its variance only of enough of them."""
+        at_least = self.rules["backtest_variance"].min_count
+        found = indicators.pnl(self.tape, self.window, at_least)
+        return found | ({"backtest_variance_pp": None} if (found["variance_trades"] or 0) < at_least else {})
 
     def panel(self, name: str) -> Panel:
         """One of the four panels: providers, greeks, pnl, system."""
@@ -151,7 +209,7 @@ class View:
             raise LookupError(f"there is no panel {name!r}; there are: {', '.join(NAMES)}.{text.nearest(name, NAMES)}")
         rows = {"providers": self._provider_rows, "greeks": self._greeks_rows, "pnl": self._pnl_rows, "system": self._system_rows}[name]()
         draw = {"providers": plots.providers, "greeks": plots.greeks, "pnl": plots.pnl, "system": plots.system}[name]
-        return Panel(name, NAMES[name], self._verdict_of(name), self._of(name), tuple(rows), tuple(self._notes(name)), lambda ax: draw(ax, self.tape, self.window, self.rules))
+        return Panel(name, NAMES[name], self._verdict_of(name), self._of(name), tuple(s for s in self.sights if s.panel == name), tuple(rows), tuple(self._notes(name)), lambda ax: draw(ax, self.tape, self.window, self.rules))
 
     @property
     def panels(self) -> list[Panel]:
@@ -173,6 +231,11 @@ class View:
                 (f"{name} requests / failures", f"{text.number(f['requests'])} / {text.number(f['failures'])}", ""),
                 (f"{name} fallbacks", text.number(f["fallbacks"]), ""),
             ]
+            if ours := self._sights.figures(name):
+                rows += [
+                    (f"{name}, our own looks", f"{text.ratio(ours['availability'])} available, {ours['usable']} of {ours['looks']} usable", ""),
+                    (f"{name}, our looks' p95 / mean", f"{text.number(ours['p95_s'], 's', 3)} / {text.number(ours['mean_s'], 's', 3)}", ""),
+                ]
         return rows
 
     def _greeks_rows(self) -> list[tuple[str, str, str]]:
@@ -210,6 +273,10 @@ class View:
 
     def _notes(self, panel: str) -> list[str]:
         notes = [f"looks received: {text.ratio(self.coverage, 1)} of those expected" if self.coverage is not None else "market closed: no looks expected"]
+        if panel == "pnl" and self.filed:
+            notes = ["by the fills of this window, each round trip where it ended; the picture and the guide's reading are the page's"]
+        if panel in DEEPER and (self.probed or (panel == "pnl" and self.filed)):
+            notes.append(f"a deeper look: notebooks/{DEEPER[panel]}.ipynb")
         if panel == "system":
             f = self.figures["system"]
             if f["clock_skew_s"] is not None and abs(f["clock_skew_s"]) > self.rules.skew_told_s:
@@ -222,9 +289,10 @@ class View:
         """The view as CONTRACT.md's ``ops status -o json`` shows it."""
         coverage = None if self.coverage is None else round(self.coverage, 4)
         figures = self.figures
-        verdicts = {f.subject: f.verdict for f in self._of("providers") if f.rule.name == "availability"}
-        subjects = {name: {"verdict": verdicts[name], "source": findings.SOURCE, "coverage": coverage} | f for name, f in figures["providers"].items()}
-        head = lambda name: {"verdict": self._verdict_of(name), "source": findings.SOURCE, "coverage": coverage}  # noqa: E731
+        verdicts = {f.subject: f.verdict for f in self._of("providers") if f.rule.name == "availability" and f.source == findings.PAGE}
+        subjects = {name: {"verdict": verdicts[name], "source": findings.PAGE, "coverage": coverage} | f for name, f in figures["providers"].items()}
+        head = lambda name: {"verdict": self._verdict_of(name), "source": findings.PAGE, "coverage": coverage, **seen(name)}  # noqa: E731
+        seen = lambda name: {"sights": told} if (told := [s.words for s in self.sights if s.panel == name]) else {}  # noqa: E731
         return {
             "app": self.app,
             "as_of": text.iso(self.window.end),
@@ -232,8 +300,10 @@ class View:
             "window": {"from": text.iso(self.window.start), "to": text.iso(self.window.end)},
             "verdict": self.verdict,
             "panels": {
-                "providers": {"verdict": self._verdict_of("providers"), "coverage": coverage, "subjects": subjects, "probes": {}},
-                **{name: head(name) | figures[name] for name in ("greeks", "pnl", "system")},
+                "providers": {"verdict": self._verdict_of("providers"), "coverage": coverage, "subjects": subjects, "probes": self._sights.providers(), **seen("providers")},
+                "greeks": head("greeks") | figures["greeks"] | self._sights.chains(),
+                "pnl": head("pnl") | ({} if self.filed is None else {"source": "fills", "coverage": None}) | figures["pnl"],
+                "system": head("system") | figures["system"] | self._sights.system(),
             },
             "alerts": self.alerts,
         }
@@ -247,8 +317,25 @@ class View:
         known = f", as known at {text.moment(self.known_at)}" if self.known_at else ""
         head = [f"{self.app}: {self.verdict}", f"{self.window}{known}"]
         seen = "market closed" if self.coverage is None else f"{text.ratio(self.coverage, 1)} of the expected looks"
-        now = [f"{a['state']}, since {clock.parse(a['since']).astimezone(text.NEW_YORK):%H:%M:%S} New York: {a['severity']}: {a['sentence']}{' (explained by ' + a['inhibited_by'] + ')' if a['inhibited_by'] else ''}" for a in self.alerts]
+        now = [f"{a['state']}, since {clock.parse(a['since']).astimezone(text.NEW_YORK):%H:%M:%S} New York: {a['severity']}: {a['sentence']}{_also(a)}" for a in self.alerts]
         return "\n".join([*head, f"{self.tape.looks_in(self.window):,} looks of {len(self.tape.seen_in(self.window))} pages; {seen}", *now])
+
+
+def _of_fills(filed: Pnl) -> dict[str, Any]:
+    """The figures of fills in the shape of the page's: means of the trades in %, costs in dollars, the paired gap to the backtest where there are enough of them."""
+    spread, cents = filed.points, lambda v: None if v is None else round(float(v), 2) + 0.0  # noqa: E731
+    percent = lambda v: None if v is None else float(v)  # noqa: E731
+    enough = spread is not None and spread.n >= filed.rule.of("fills").min_count
+    return {
+        "trades": len(filed.chosen), "gross_pct": percent(filed.mean("gross_pct")), "net_pct": percent(filed.mean("net_pct")), "commission_usd": cents(filed.total("commission")), "slippage_usd": cents(filed.total("slippage")),
+        "backtest_variance_pp": spread.mean if enough and spread else None, "variance_trades": spread.n if spread else None,
+    }  # fmt: skip
+
+
+def _also(alert: dict[str, Any]) -> str:
+    """What else is known of an alert: what explains it, who has taken it, what keeps it quiet."""
+    told = [f"{words} {alert[key]}" for key, words in (("inhibited_by", "explained by"), ("acked_by", "taken by"), ("silenced_by", "kept quiet by")) if alert[key]]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _page_uptime(successes: int | None, requests: int | None) -> str:
@@ -264,7 +351,21 @@ def view(store: Store, settings: Settings, rules: Rules, window: Window, known_a
     longest = max(rule.window for rule in rules.rules.values() if not rule.burn)
     reach = Window(min(window.start, window.end - longest), window.end)
     tape = tape_module.load(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
-    return View(settings.app, window, known_at, tape, rules, _recorded(store, settings.app, window.end_us, known_at))
+    probed = probed_module.load(Samples(store, settings.app), reach, known_at, settings.fallback)
+    said = Dispatch(store, settings.app)
+    filed, rows = _filed(Filings(store, settings.app), rules, window, None if known_at is None else clock.micros(known_at))
+    recorded = _recorded(store, settings.app, window.end_us, known_at)
+    return View(settings.app, window, known_at, tape, rules, recorded, probed if probed.any else None, said.acks(), said.silences(), filed, rows)
+
+
+def _filed(filings: Filings, rules: Rules, window: Window, known_us: int | None) -> tuple[Pnl | None, list[Filed]]:
+    """What did the round trips that ended in a window come to? None where not one fill is of it; and the rows that say so."""
+    if not filings.any(window.start_us, window.end_us, known_us):
+        return None, []
+    rows = filings.written(0, window.end_us, known_us)
+    promises = {row.told.lot: row.told for row in rows if isinstance(row.told, Promise)}
+    found = trades.trips(row.told for row in rows if isinstance(row.told, Fill))
+    return Pnl(found, costs.REAL, rules["backtest_variance"], None, promises, [t for t in found.trades if t.exited > window.start]), rows
 
 
 def _recorded(store: Store, app: str, at_us: int, known_at: datetime | None) -> list[Transition] | None:

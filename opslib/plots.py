@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from opslib import indicators, text
 from opslib.clock import Window, instant
+from opslib.outcome import OUTCOMES
+from opslib.probed import IS_THERE, Probed
 from opslib.rises import Rise
 from opslib.rules import NO_SUCCESS, RUNGS, Rule, Rules
 from opslib.tape import Tape
@@ -20,8 +22,11 @@ from opslib.verdicts import named
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from opslib.greeks import Quality
+
 INK, GREY = "#1f2933", "#8a94a0"
 LINES = (("#0b5cad", "-", "o"), ("#b3540a", "--", "s"))
+SMILES = (*LINES, ("#4a6b2a", ":", "^"))
 LIMITS = {"warning": "#b58900", "notify": "#cb6a16", "critical": "#c0392b", "escalate": "#8e1b3a"}
 SIZE_INCHES, DPI = (9.0, 2.7), 110
 
@@ -190,6 +195,82 @@ def system(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
     if ax.get_ylim()[1] < 5:
         ax.set_ylim(0, 5)
     return _named(ax)
+
+
+def looked(ax: "Axes", probed: Probed, window: Window, rules: Rules, subjects: tuple[str, ...]) -> "Axes":
+    """How long each of our looks took; those that gave nothing usable stand as crosses at the top."""
+    _time(ax, window)
+    ax.set_ylabel("answer within, s", color=INK, fontsize=9)
+    rule, slowest = rules["response_time"], 0.0
+    for i, subject in enumerate(subjects):
+        colour, _, marker = LINES[i]
+        found = probed.within(IS_THERE[subject], subject, window)
+        good = [s for s in found if OUTCOMES[s.outcome].usable and s.seconds is not None]
+        bad = [s for s in found if not OUTCOMES[s.outcome].usable]
+        ax.plot([instant(s.ts_us) for s in good], [s.seconds for s in good], linestyle="none", marker=marker, markersize=2.5, color=colour, label=subject, zorder=3)
+        ax.plot([instant(s.ts_us) for s in bad], [0.98 - 0.05 * i] * len(bad), linestyle="none", marker="x", markersize=4, color=colour, label=f"{subject}: no usable answer" if bad else None, transform=ax.get_xaxis_transform(), zorder=3)
+        slowest = max([slowest, *(s.seconds or 0.0 for s in good)])
+    warning = rule.ladder[0][1]
+    ax.set_ylim(0, max(slowest * 1.25, float(warning) * 1.4))
+    _limits(ax, rule, 1, max(slowest * 1.25, float(warning)))
+    return _named(ax)
+
+
+def smile(ax: "Axes", quality: "Quality") -> "Axes":
+    """Volatility at each strike of the core, of the three expirations with most of it; what has a fault stands as a cross."""
+    import numpy as np
+
+    theory, core = quality.theory, quality.core
+    iv = quality.chain.frame["iv"].to_numpy(dtype=float) / (100.0 if quality.units["iv"] == "percent" else 1.0)
+    iv = np.where(np.isfinite(iv), iv, theory.iv_mid)
+    groups, sizes = np.unique(theory.grid.group[core], return_counts=True)
+    bad = core & ~quality.faults.clean
+    for i, group in enumerate(sorted(groups[np.argsort(-sizes, kind="stable")][:3])):
+        colour, dash, marker = SMILES[i]
+        rows = np.flatnonzero(core & ~bad & (theory.grid.group == group) & np.isfinite(iv))
+        rows = rows[np.argsort(theory.strike[rows], kind="stable")]
+        day = quality.chain.frame["expiry"].iloc[rows[0]].tz_convert(text.NEW_YORK) if len(rows) else None
+        for side, filled in ((True, colour), (False, "none")):
+            own = rows[theory.call[rows] == side]
+            ax.plot(theory.strike[own], iv[own] * 100, linestyle=dash if side else "none", marker=marker, markersize=3.5, linewidth=0.8, color=colour, markerfacecolor=filled, label=f"{day:%Y-%m-%d}" if side and day is not None else None, zorder=3)
+    wrong = np.flatnonzero(bad)
+    if len(wrong):
+        ax.plot(theory.strike[wrong], np.clip(np.nan_to_num(iv[wrong] * 100), 0, None), linestyle="none", marker="x", markersize=6, color=LIMITS["critical"], label=f"{len(wrong):,} with a fault", zorder=4)
+    ax.set_xlabel("strike, USD (filled: calls, hollow: puts)", color=GREY, fontsize=8)
+    ax.set_ylabel("implied volatility, %", color=INK, fontsize=9)
+    good = iv[core & ~bad & np.isfinite(iv)] * 100
+    if len(good):
+        ax.set_ylim(0, float(good.max()) * 1.25)
+    ax.tick_params(labelsize=8, colors=INK)
+    ax.grid(axis="y", color="#e4e7eb", linewidth=0.6)
+    return _named(ax)
+
+
+def waterfall(ax: "Axes", start: tuple[str, float], steps: list[tuple[str, float]], end: tuple[str, float]) -> "Axes":
+    """From one sum of dollars to another, step by step; each bar says how much it is, and hatching what makes it less."""
+    at, names = start[1], [start[0], *(name for name, _ in steps), end[0]]
+    ax.bar(0, start[1], color=LINES[0][0], width=0.6)
+    tops = [max(start[1], 0.0)]
+    for i, (_, step) in enumerate(steps, 1):
+        ax.bar(i, step, bottom=at, width=0.6, color="white" if step < 0 else LINES[1][0], edgecolor=LINES[1][0], hatch="////" if step < 0 else None, linewidth=1)
+        ax.plot([i - 1 + 0.3, i - 0.3], [at, at], color=GREY, linewidth=0.8)
+        tops.append(max(at, at + step))
+        at += step
+    ax.plot([len(steps) + 0.3, len(steps) + 0.7], [at, at], color=GREY, linewidth=0.8)
+    ax.bar(len(names) - 1, end[1], color=LINES[0][0], width=0.6)
+    tops.append(max(end[1], 0.0))
+    low, high = ax.get_ylim()
+    ax.set_ylim(low - (high - low) * 0.04, high + (high - low) * 0.12)
+    for i, value in enumerate([start[1], *(step for _, step in steps), end[1]]):
+        sign = "+" if 0 < i < len(names) - 1 and value > 0 else ""
+        ax.text(i, tops[i] + (high - low) * 0.02, f"{sign}{text.dollars(value)}", ha="center", va="bottom", fontsize=8, color=INK)
+    ax.axhline(0, color=INK, linewidth=0.8)
+    ax.set_xticks(range(len(names)), names, fontsize=8)
+    ax.set_ylabel("dollars, over all pairs", color=INK, fontsize=9)
+    ax.tick_params(labelsize=8, colors=INK)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
 
 
 def _named(ax: "Axes") -> "Axes":

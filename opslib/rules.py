@@ -10,7 +10,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -18,23 +18,27 @@ from typing import Any, NoReturn
 
 from opslib import clock, text
 from opslib.errors import RulesError, UsageError
+from opslib.limits import ChainLimits, Probes
 from opslib.page import Pages
+from opslib.staff import PATH
 
 RUNGS = ("warning", "notify", "critical", "escalate")
 SENT = ("notify", "critical", "escalate")  # The severities that somebody is told of.
 NO_SUCCESS = "no success"
 RUNBOOKS = ("massive_down", "provider_availability", "greeks_quality", "backtest_variance", "websocket_down", "memory_growth", "error_rate", "dashboard_slow", "monitor_down")
 
-_UNITS = ("ratio", "s", "pp", "MB", "per_hour", "intervals", "times")
+_UNITS = ("ratio", "s", "pp", "MB", "per_hour", "intervals", "times", "MB_per_h")
 _PANELS = ("providers", "greeks", "pnl", "system")
 _SPANS = ("window", "keep_firing_for", "unknown_after")
 _CHOICES = {"better": ("higher", "lower"), "unit": _UNITS, "gate": ("wilson", "t", "value"), "no_data": ("keep", "alert"), "panel": _PANELS}
 _NUMBERS = ("objective", "warning", "confidence", "min_count", "min_coverage")
-_TEXTS = ("title", "who", "action")
+_TEXTS = ("title", "who", "action", "traders")
 _LISTS = {"subjects": ("app", "massive", "tradier"), "sources": ("page", "probe", "chain", "fills", "logs")}
 _NEEDED = (*_CHOICES, *_NUMBERS, "critical", "for", *_SPANS, *_TEXTS, *_LISTS, "runbook")
+_PAGES = ("load_jitter_s", "reset_gap_s", "bridged_s", "closed_s", "late_after", "skew_told_s")
 _BURN = ("of", "budget", "long", "short")
-_MAY = ("notify", "escalate", "clear", "inhibited_by", *_BURN)
+_MAY = ("notify", "escalate", "clear", "inhibited_by", "by_source", *_BURN)
+_BY_SOURCE = ("gate", "min_count", "window")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,9 @@ class Rule:
         confidence: Of the interval under a gate.
         inhibited_by: Rules whose alerts explain this one's away.
         runbooks: The runbook of each subject.
+        action, traders: What to do first; what it means for who trades.
         burn: The windows of a burn rate; None for every other rule.
+        by_source: What is otherwise for one source: its gate, its least count, the window of its alerts.
     """
 
     name: str
@@ -90,8 +96,14 @@ class Rule:
     runbooks: dict[str, str]
     who: str
     action: str
+    traders: str
     inhibited_by: tuple[str, ...] = ()
     burn: Burn | None = None
+    by_source: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def of(self, source: str) -> "Rule":
+        """This rule, as it is for one source."""
+        return replace(self, **self.by_source[source]) if source in self.by_source else self
 
     def reach(self, rung: str) -> timedelta:
         """How far back does what is judged on a rung reach?"""
@@ -105,7 +117,7 @@ class Rule:
         """A value in this rule's unit, for people."""
         if self.unit == "ratio":
             return text.ratio(value, 2 if digits is None else digits)
-        unit = {"per_hour": "per h", "pp": "points"}.get(self.unit, self.unit)
+        unit = {"per_hour": "per h", "pp": "points", "MB_per_h": "MB per h"}.get(self.unit, self.unit)
         return text.number(value, unit, 1 if self.unit == "times" and digits is None else digits)
 
     def limit_told(self, limit: float | str) -> str:
@@ -121,12 +133,16 @@ class Rules:
     Attributes:
         rules: Every rule by name.
         pages: How pages are told apart.
+        probes: What our own looks are judged by.
+        chain: What chains are judged by.
         skew_told_s: A page's clock further off than this many seconds is told.
         hash: SHA-256 of the whole table, so that a record can say by which limits it was judged.
     """
 
     rules: dict[str, Rule]
     pages: Pages
+    probes: Probes
+    chain: ChainLimits
     skew_told_s: float
     hash: str
 
@@ -168,6 +184,18 @@ def _burn(row: dict[str, Any], rungs: list[str], refuse: Callable[[str], NoRetur
     return Burn(row["of"], _span(row, "budget", row["budget"], refuse), {rung: (longs[rung], shorts[rung]) for rung in rungs})
 
 
+def _by_source(row: dict[str, Any], refuse: Callable[[str], NoReturn]) -> dict[str, dict[str, Any]]:
+    """What is otherwise for one of a rule's sources."""
+    found = row.get("by_source", {})
+    if not isinstance(found, dict) or not set(found) <= set(row["sources"]) or not all(isinstance(v, dict) and set(v) <= set(_BY_SOURCE) for v in found.values()):
+        refuse(f"by_source is {found!r}; {', '.join(_BY_SOURCE)} for some of {', '.join(row['sources'])} were wanted.")
+    for source, own in found.items():
+        count = own.get("min_count", 0)
+        if own.get("gate", row["gate"]) not in _CHOICES["gate"] or not _is_number(count) or count < 0:
+            refuse(f"by_source of {source} is {own!r}; a gate ({', '.join(_CHOICES['gate'])}) and a min_count from 0 were wanted.")
+    return {source: own | ({"window": _span(own, "window", own["window"], refuse)} if "window" in own else {}) for source, own in found.items()}
+
+
 def _rule(place: str, name: str, row: Any) -> Rule:
     """One row of the table, strictly."""
 
@@ -199,6 +227,8 @@ def _rule(place: str, name: str, row: Any) -> Rule:
     for key in _TEXTS:
         if not isinstance(row[key], str) or not row[key]:
             refuse(f"{key} is {row[key]!r}; a text was wanted.")
+    if row["who"] not in PATH:
+        refuse(f"who is {row['who']!r}; one of {', '.join(PATH)} was wanted.{text.nearest(row['who'], PATH)}")
     for key, known in _LISTS.items():
         names = row[key] if isinstance(row[key], list) else []
         if not names or any(n not in known for n in names) or len(set(names)) < len(names):
@@ -233,7 +263,7 @@ def _rule(place: str, name: str, row: Any) -> Rule:
         name=name, title=row["title"], unit=row["unit"], better=row["better"], objective=row["objective"], ladder=ladder, clear=clear, confidence=row["confidence"], gate=row["gate"],
         window=max(long for long, _ in burn.windows.values()) if burn else spans["window"], holds=holds, keep_firing_for=spans["keep_firing_for"], unknown_after=spans["unknown_after"],
         min_count=row["min_count"], min_coverage=row["min_coverage"], no_data=row["no_data"], subjects=tuple(row["subjects"]), sources=tuple(row["sources"]), panel=row["panel"],
-        runbooks=runbooks, who=row["who"], action=row["action"], inhibited_by=tuple(inhibited_by), burn=burn,
+        runbooks=runbooks, who=row["who"], action=row["action"], traders=row["traders"], inhibited_by=tuple(inhibited_by), burn=burn, by_source=_by_source(row, refuse),
     )  # fmt: skip
 
 
@@ -276,10 +306,10 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
             if not isinstance(row, dict):
                 raise RulesError(f"{place}: {name} is {row!r}; a table [{name}] was wanted.")
             found[name] |= row
-    limits = found.pop("pages")
-    wanted = {"load_jitter_s", "reset_gap_s", "bridged_s", "closed_s", "late_after", "skew_told_s"}
-    if set(limits) != wanted or not all(_is_number(v) and v > 0 for v in limits.values()) or limits["late_after"] <= 1:
-        raise RulesError(f"{place}, [pages]: {', '.join(sorted(wanted))} were wanted, each a number above 0, late_after above 1; found {limits}.")
+    limits, probes, chain = found.pop("pages"), found.pop("probes"), found.pop("chain")
+    for name, given, wanted in (("pages", limits, _PAGES), ("probes", probes, [f.name for f in fields(Probes)]), ("chain", chain, [f.name for f in fields(ChainLimits)])):
+        if set(given) != set(wanted) or not all(_is_number(v) and v > 0 for v in given.values()) or any(given.get(key, 2) <= 1 for key in ("late_after", "changed_by", "gamma_times", "theta_times", "vega_times", "unit_within")):
+            raise RulesError(f"{place}, [{name}]: {', '.join(sorted(wanted))} were wanted, each a number above 0, what is a factor above 1; found {given}.")
     rules, problems = {}, []
     for name, row in found.items():
         try:
@@ -289,8 +319,8 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
     problems += [] if problems else list(_across(place, rules))
     if problems:
         raise RulesError(*problems)
-    digest = hashlib.sha256(json.dumps(found | {"pages": limits}, sort_keys=True).encode()).hexdigest()
-    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"], limits["bridged_s"], limits["closed_s"]), limits["skew_told_s"], digest)
+    digest = hashlib.sha256(json.dumps(found | {"pages": limits, "probes": probes, "chain": chain}, sort_keys=True).encode()).hexdigest()
+    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"], limits["bridged_s"], limits["closed_s"]), Probes(**probes), ChainLimits(**chain), limits["skew_told_s"], digest)
 
 
 def load(home: Path | None = None) -> Rules:

@@ -117,6 +117,102 @@ LEASES = sa.Table(
     sa.Column("holder", sa.Text, nullable=False),
     sa.Column("until_us", sa.BigInteger, nullable=False),
 )
+SAMPLES = sa.Table(
+    "samples",
+    TABLES,
+    sa.Column("seq", _seq, primary_key=True, autoincrement=True),
+    sa.Column("app", sa.Text, nullable=False),
+    sa.Column("ts_us", sa.BigInteger, nullable=False),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("probe", "subject", "outcome")),
+    sa.Column("seconds", sa.Double),
+    sa.Column("value", sa.Double),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("last", sa.Boolean, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Index("samples_by_time", "app", "ts_us"),
+    sqlite_autoincrement=True,
+)
+CHAINS = sa.Table(
+    "chains",
+    TABLES,
+    sa.Column("seq", _seq, primary_key=True, autoincrement=True),
+    sa.Column("app", sa.Text, nullable=False),
+    sa.Column("ts_us", sa.BigInteger, nullable=False),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("symbol", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("chains_by_symbol", "app", "symbol", "ts_us"),
+    sqlite_autoincrement=True,
+)
+FILLS = sa.Table(
+    "fills",
+    TABLES,
+    sa.Column("seq", _seq, primary_key=True, autoincrement=True),
+    sa.Column("app", sa.Text, nullable=False),
+    sa.Column("ts_us", sa.BigInteger, nullable=False),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("kind", "source", "symbol", "order_id")),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.UniqueConstraint("app", "digest", name="one_fill_one_row"),
+    sa.Index("fills_by_time", "app", "ts_us"),
+    sqlite_autoincrement=True,
+)
+ACTS = sa.Table(
+    "acts",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("kind", "id", "author", "reason", "detail")),
+    sa.Column("until_us", sa.BigInteger),
+)
+NOTICES = sa.Table(
+    "notices",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("alert", sa.Text, primary_key=True),
+    sa.Column("open", sa.Boolean, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Index("notices_open", "app", "open"),
+)
+MESSAGES = sa.Table(
+    "messages",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("made_us", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+DELIVERIES = sa.Table(
+    "deliveries",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("message", "channel", "about", "state")),
+    sa.Column("made_us", sa.BigInteger, nullable=False),
+    sa.Column("since_us", sa.BigInteger, nullable=False),
+    sa.Column("due_us", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("claimed_until_us", sa.BigInteger, nullable=False),
+    sa.Column("over_us", sa.BigInteger),
+    sa.Column("said", sa.Text, nullable=False),
+    sa.Index("deliveries_due", "app", "state", "channel", "due_us"),
+)
+FOREIGN = sa.Table(
+    "foreign_alerts",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.Text, primary_key=True),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False),
+    sa.Column("starts_us", sa.BigInteger, nullable=False),
+    sa.Column("ends_us", sa.BigInteger, nullable=False),
+    sa.Column("said_over", sa.Boolean, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("labels", "annotations")),
+)
 
 
 def alive_has_times(connection: sa.Connection) -> None:
@@ -127,3 +223,18 @@ def alive_has_times(connection: sa.Connection) -> None:
         first = sa.select(sa.func.min(SNAPSHOTS.c.ts_us)).where(SNAPSHOTS.c.app == row.app, SNAPSHOTS.c.known_at_us <= row.known_at_us, moved)
         ts_us = connection.execute(first).scalar()
         connection.execute(sa.update(ALIVE).where(ALIVE.c.app == row.app, ALIVE.c.field == row.field, ALIVE.c.known_at_us == row.known_at_us).values(ts_us=ts_us if ts_us is not None else row.known_at_us))
+
+
+def probes_are_kept(connection: sa.Connection) -> None:
+    """Schema 3: tables for what our own looks saw; they are made with the others, and what was there stays as it is."""
+
+
+def people_are_told(connection: sa.Connection) -> None:
+    """Schema 4: tables for what people are told, and what they said; what stood in the outbox of a time when nobody was told stays untold."""
+    TABLES.create_all(connection)
+    for row in connection.execute(sa.select(OUTBOX.c.app, sa.func.max(OUTBOX.c.seq).label("seq")).group_by(OUTBOX.c.app)).all():
+        connection.execute(sa.insert(FACTS).values(key=f"planned:{row.app}", value=str(row.seq)))
+
+
+def fills_are_kept(connection: sa.Connection) -> None:
+    """Schema 5: a table for fills and what a backtest said of them; it is made with the others, and what was there stays as it is."""

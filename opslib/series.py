@@ -1,11 +1,17 @@
 """
 This module knows what is laid out along time so that any window of it can be asked for at once, and nothing else:
-increases of a counter, and stretches that were seen. Times are microseconds since 1970; windows are (start, end].
+increases of a counter, stretches that were seen, and what was found of windows so far. Times are microseconds since 1970; windows are (start, end].
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from opslib.clock import Window
+
+MOST_WINDOWS = 400
+_NOT_YET = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +40,9 @@ class Series:
 
     def rise(self, start_us: int, end_us: int) -> float:
         """By how much did it rise in (start, end], with what pages loaded in it already held?"""
-        held = [b.value for b in self.births if start_us < b.ts_us <= end_us and b.loaded_at_us is not None and b.loaded_at_us > start_us]
-        return self._stepped(start_us, end_us) + (sum(held) if held else 0)
+        if not self.births or self.births[-1].ts_us <= start_us:  # The last of them is the latest.
+            return self._stepped(start_us, end_us)
+        return self._stepped(start_us, end_us) + sum(b.value for b in self.births if start_us < b.ts_us <= end_us and b.loaded_at_us is not None and b.loaded_at_us > start_us)
 
     def came_to_light(self, start_us: int, end_us: int) -> float:
         """By how much did what is known of it grow in (start, end]?"""
@@ -76,3 +83,29 @@ class Seen:
     def spans(self) -> Iterator[tuple[int, int]]:
         """Each stretch, in order."""
         return zip(self.starts, self.ends)
+
+
+class Found:
+    """
+    What was found of windows, until something more is laid in: several rules ask the same of one window.
+
+    Attributes:
+        open_at: The pages that are open at an instant, and the instant: all windows that are asked for together end at it.
+    """
+
+    def __init__(self) -> None:
+        self.open_at: tuple[int | None, list[Any]] = None, []
+        self._windows: dict[tuple[int, int], dict[str, Any]] = {}
+        self._last: tuple[Window | None, dict[str, Any]] = None, {}
+
+    def once(self, what: str, window: Window, find: Callable[[Window], Any]) -> Any:
+        """What is found of a window, found once."""
+        if self._last[0] is not window:  # One window is asked about many times in a row.
+            if len(self._windows) > MOST_WINDOWS:
+                self._windows.clear()
+            self._last = window, self._windows.setdefault((window.start_us, window.end_us), {})
+        known = self._last[1]
+        found = known.get(what, _NOT_YET)
+        if found is _NOT_YET:
+            found = known[what] = find(window)
+        return found

@@ -25,16 +25,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from opslib import clock, exposition, panels, rules as rules_module, snapshot, text
-from opslib.errors import BadSnapshot, OpsError, SettingsError, StoreError
+from opslib import clock, exposition, neighbour, panels, rules as rules_module, snapshot, text
+from opslib.collect import Standby
+from opslib.dispatch import Dispatch
+from opslib.errors import BadAlerts, BadSnapshot, OpsError, SettingsError, StoreError
 from opslib.settings import Settings
 from opslib.snapshot import Snapshot
+from opslib.staff import Staff
 from opslib.store import MOST_POST_REJECTS, Post, Reject, Store
 
 if TYPE_CHECKING:
     import uvicorn
 
 LARGEST_BODY = 64 * 1024
+LARGEST_ALERTS = 1024 * 1024
 LARGEST_HEAD = 512 * 1024  # With whatever part of the body comes in the same packets.
 CONTENT_TYPES = ("application/json", "text/plain")
 RETRY_AFTER_S = 5
@@ -117,16 +121,16 @@ def _given_key(request: Request) -> str | None:
     return token if scheme.lower() == "bearer" and token else request.query_params.get("key")
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, most: int = LARGEST_BODY) -> bytes:
     """The body, as far as it may be large."""
-    too_large = _Refused(413, "The body is too large", f"at most {LARGEST_BODY} bytes are taken")
+    too_large = _Refused(413, "The body is too large", f"at most {most} bytes are taken")
     length = request.headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit()) or int(length[:12]) > LARGEST_BODY:
+    if not (length.isascii() and length.isdigit()) or int(length[:12]) > most:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LARGEST_BODY:
+        if len(body) > most:
             raise too_large
     return bytes(body)
 
@@ -175,6 +179,18 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
             print(f"ops serve: a post could not be kept: {settings.redact(why)}", file=sys.stderr)
             raise _Refused(503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}) from None
 
+    async def alerts(request: Request) -> Response:
+        """Alertmanager's API v2: what another monitor judges comes in here."""
+        if not _allowed(_given_key(request), write_key):
+            raise _Refused(401, "The ingest key is needed", "send it as Authorization: Bearer …", {"www-authenticate": "Bearer"})
+        body = await _body(request, LARGEST_ALERTS)
+        try:
+            found = json.loads(settings.redact(json.dumps(neighbour.read(body, now()))))
+            await run_in_threadpool(Dispatch(store, settings.app).heard, found)
+        except BadAlerts as problem:
+            raise _Refused(400, "These are no alerts", str(problem)[:2000]) from None
+        return JSONResponse({})
+
     async def preflight(request: Request) -> Response:
         if "origin" not in request.headers:
             return Response(status_code=204, headers={"allow": "POST, OPTIONS"})
@@ -218,6 +234,7 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
     routes = [
         Route("/api/metrics/export", export, methods=["POST"]),
         Route("/api/metrics/export", preflight, methods=["OPTIONS"]),
+        Route("/api/v2/alerts", alerts, methods=["POST"]),
         Route("/health", health, methods=["GET"]),
         Route("/api/metrics", metrics_json, methods=["GET"]),
         Route("/metrics", metrics_text, methods=["GET"]),
@@ -239,9 +256,9 @@ def _checked_host(settings: Settings, host: str) -> None:
         raise SettingsError(f"to listen on {host}, where others can reach it, keys are needed; {' and '.join(missing)} not set. Set them, or listen on 127.0.0.1.")
 
 
-def serve(settings: Settings, store: Store, rules: rules_module.Rules, *, host: str = "127.0.0.1", port: int = 8321) -> None:
+def serve(settings: Settings, store: Store, rules: rules_module.Rules, staff: Staff, *, host: str = "127.0.0.1", port: int = 8321) -> None:
     """
-    Receive and expose until stopped.
+    Receive and expose until stopped; and stand by for the collector, should it die.
 
     Raises:
         SettingsError: Others could reach it and a key is missing.
@@ -256,12 +273,17 @@ def serve(settings: Settings, store: Store, rules: rules_module.Rules, *, host: 
         raise OpsError(f"port {port} of {host} could not be listened on ({problem.strerror}); is another ops serve running? Give another --port.") from None
     app = build(settings, store, rules)
     print(f"ops serve: {settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C", file=sys.stderr)
+    stop = threading.Event()
+    standing_by = threading.Thread(target=Standby(store, settings, rules, staff).run, args=(stop,), name="standby")
+    standing_by.start()
     try:
         _uvicorn(app).run(sockets=[listening])
     except KeyboardInterrupt:
         pass
     finally:
+        stop.set()
         app.state.writer.close()
+        standing_by.join()
 
 
 def _uvicorn(app: Starlette) -> "uvicorn.Server":

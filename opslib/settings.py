@@ -6,18 +6,28 @@ A secret comes from the environment or from the file that ``…_FILE`` names, ne
 and no text that leaves this suite holds one: see `Settings.redact`.
 """
 
+import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import quote, quote_plus, urlsplit
 
 from opslib import text
 from opslib.errors import SettingsError
 
 VERSION = "0.1.0"
-SECRETS = ("OPS_INGEST_KEY", "OPS_READ_KEY", "OPS_MASSIVE_TOKEN", "OPS_TRADIER_TOKEN")
+SECRETS = ("OPS_INGEST_KEY", "OPS_READ_KEY", "OPS_MASSIVE_TOKEN", "OPS_TRADIER_TOKEN", "OPS_HEARTBEAT_URL")
+CHANNEL = "OPS_CHANNEL_"  # What begins so is the secret of a channel by which people are told.
 DEMO = "demo"
+SAMPLE_FILLS = "sample_trades.json"  # In the demo's home: the trades of its script.
+WORLD = ("OPS_APP_URL", "OPS_APP_WS_URL", "OPS_APP_LOG", "OPS_APP_PID", "OPS_MASSIVE_URL", "OPS_TRADIER_URL", "OPS_SYMBOLS", "OPS_FALLBACK")  # What tells the suite what it looks at.
+# What looks like a key of somebody's, named in an address, a header or JSON, though it is none of ours.
+KEYS = re.compile(r"""(?i)\b((?:api_?key|access_token|token)["']?\s*[=:]\s*["']?|bearer\s+)[\w.~+/%=-]{12,}""")
+LEAST_SECRET = 7  # A shorter part of an address could be any word.
+FALLBACKS = ("tradier", "none")
 WIRED = ("massive", "tradier", "fallbacks", "iv_anomalies", "backtest_variance", "websocket")
 
 
@@ -34,6 +44,17 @@ class Settings:
         wired: Fields declared live although only zeros were seen (``fallbacks``, ``iv_anomalies``,
             ``backtest_variance``, ``websocket``, ``massive``, ``tradier``).
         post_every_s: Seconds between two posts of a page, where its own rhythm cannot be seen yet.
+        app_url: Of the app's server, without a path; empty is that nobody looks at it.
+        app_ws_url: Of the app's WebSocket, with its path.
+        app_log: A file, a pipe, or ``journal:UNIT``.
+        app_pid: The number of the app's process, or the file that holds it.
+        massive_url, tradier_url: Of the providers' APIs, without a path.
+        symbols: Underlyings whose chains are fetched; the first is asked for to see whether data is fresh.
+        fallback: Who serves when Massive does not: ``tradier``, or ``none``.
+        massive_per_min, tradier_per_min: As many questions a minute does each allow us.
+        host_prefix: A command that runs another on the app's host, such as ``["ssh", "HOST"]``; empty is this machine,
+            None that nobody can look there but a person.
+        ca_file: Certificates to trust besides the known ones; None is none.
         secrets: Secrets by name; never printed.
     """
 
@@ -43,6 +64,18 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     wired: tuple[str, ...] = ()
     post_every_s: float = 5.0
+    app_url: str = ""
+    app_ws_url: str = ""
+    app_log: str = ""
+    app_pid: str = ""
+    massive_url: str = ""
+    tradier_url: str = ""
+    symbols: tuple[str, ...] = ()
+    fallback: str = "tradier"
+    massive_per_min: float = 300.0
+    tradier_per_min: float = 60.0
+    host_prefix: tuple[str, ...] | None = None
+    ca_file: str | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -65,16 +98,24 @@ class Settings:
         return self.secrets.get(name)
 
     def redact(self, outgoing: str) -> str:
-        """Text with every secret's value replaced by its name."""
+        """Text with every secret's value replaced by its name, also as it stands in an address or in JSON; and nobody else's key."""
         for name, value in sorted(self.secrets.items(), key=lambda s: -len(s[1])):  # The longer first: one may stand in another.
-            outgoing = outgoing.replace(value, f"[{name}]")
-        return outgoing
+            path = urlsplit(value).path if value.startswith(("http://", "https://")) else ""  # Of a secret address the path is the secret.
+            for part in (value, *((path, path.rpartition("/")[2]) if len(path) > LEAST_SECRET else ())):
+                for written in {part, quote(part, safe=""), quote(part), quote_plus(part), json.dumps(part)[1:-1], json.dumps(part).replace("/", "\\/")[1:-1]} if len(part) > LEAST_SECRET or part == value else ():
+                    outgoing = outgoing.replace(written, f"[{name}]")
+        return KEYS.sub(r"\1[hidden]", outgoing)
 
 
 def project() -> Path | None:
     """The folder of the project this package runs from, or None where it was installed without it."""
     folder = Path(__file__).resolve().parent.parent
     return folder if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir() else None
+
+
+def _secret_names(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Every secret that there may be: ours, and those of the channels that an environment names."""
+    return (*SECRETS, *sorted({name.removesuffix("_FILE") for name in environ if name.startswith(CHANNEL)}))
 
 
 def _secret(name: str, environ: Mapping[str, str]) -> str | None:
@@ -91,7 +132,7 @@ def redacted(outgoing: str, environ: Mapping[str, str] | None = None) -> str:
     """Text for people without any secret, also where the settings themselves cannot be read."""
     environ = os.environ if environ is None else environ
     found = {}
-    for name in SECRETS:
+    for name in _secret_names(environ):
         try:
             found[name] = _secret(name, environ)
         except SettingsError:
@@ -106,17 +147,71 @@ def _from_file(path: Path) -> dict:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise SettingsError(f"{path} cannot be read as TOML: {problem}.") from None
-    kinds = {"app": str, "store_url": str, "cors_origins": list, "wired": list, "post_every_s": (int, float)}
     for key, value in found.items():
-        if key not in kinds:
-            raise SettingsError(f"{path} sets {key!r}; it may set: {', '.join(kinds)}.{text.nearest(key, kinds)} Secrets belong in the environment.")
-        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+        if key not in _KINDS:
+            raise SettingsError(f"{path} sets {key!r}; it may set: {', '.join(_KINDS)}.{text.nearest(key, _KINDS)} Secrets belong in the environment.")
+        if not isinstance(value, _KINDS[key]) or isinstance(value, bool) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
             raise SettingsError(f"{path}: {key} is {value!r}, which is not of the kind that is wanted there.")
     if unknown := [w for w in found.get("wired", []) if w not in WIRED]:
         raise SettingsError(f"{path}: wired names {unknown[0]!r}; it may name: {', '.join(WIRED)}.{text.nearest(str(unknown[0]), WIRED)}")
-    if not 0 < found.get("post_every_s", 5) <= 3600:
-        raise SettingsError(f"{path}: post_every_s is {found['post_every_s']}; seconds above 0 and up to an hour were wanted.")
+    for key, most in (("post_every_s", 3600), ("massive_per_min", 6000), ("tradier_per_min", 6000)):
+        if not 0 < found.get(key, 1) <= most:
+            raise SettingsError(f"{path}: {key} is {found[key]}; above 0 and up to {most} was wanted.")
     return found
+
+
+_NUMBER = (int, float)
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "app": str, "store_url": str, "cors_origins": list, "wired": list, "post_every_s": _NUMBER, "app_url": str, "app_ws_url": str, "app_log": str, "app_pid": (str, int), "massive_url": str,
+    "tradier_url": str, "symbols": list, "fallback": str, "massive_per_min": _NUMBER, "tradier_per_min": _NUMBER, "host_prefix": list, "ca_file": str, "roles": dict, "channels": dict, "notify": dict,  # The last three are read by `staff`.
+}  # fmt: skip
+_URLS = {"OPS_APP_URL": ("http", "https"), "OPS_APP_WS_URL": ("ws", "wss"), "OPS_MASSIVE_URL": ("http", "https"), "OPS_TRADIER_URL": ("http", "https")}
+
+
+def _url(name: str, told: str) -> str:
+    """An address as it is set, refused where no program could ask there, or where it holds a secret."""
+    if not told:
+        return ""
+    try:
+        parts = urlsplit(told)
+        parts.port  # noqa: B018  # Reading it is what refuses a bad one.
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in _URLS[name] or not parts.hostname or any(c.isspace() for c in told):
+        raise SettingsError(f"{name} is {text.one_line(told, 80)!r}; an address such as {_URLS[name][-1]}://HOST:PORT was wanted.")
+    if parts.username or parts.password or parts.query:
+        raise SettingsError(f"{name} holds a name, password or query; keys belong in OPS_MASSIVE_TOKEN and OPS_TRADIER_TOKEN.")
+    return told.rstrip("/")
+
+
+def _world(found: dict, environ: Mapping[str, str]) -> dict:
+    """Where the world is: what CONTRACT.md names, each from the environment or else from the file."""
+
+    def told(key: str) -> str:
+        assert f"OPS_{key.upper()}" in WORLD
+        return environ.get(f"OPS_{key.upper()}") or str(found.get(key, ""))
+
+    fallback = told("fallback") or "tradier"
+    if fallback not in FALLBACKS:
+        raise SettingsError(f"OPS_FALLBACK is {fallback!r}; it may be {' or '.join(FALLBACKS)}.")
+    symbols = environ.get("OPS_SYMBOLS", "").split(",") if environ.get("OPS_SYMBOLS") else found.get("symbols", [])
+    symbols = tuple(dict.fromkeys(s.strip().upper() for s in symbols if s.strip()))
+    if wrong := [s for s in symbols if not s.removeprefix("I:").replace(".", "").isalnum() or len(s) > 12]:
+        raise SettingsError(f"OPS_SYMBOLS names {text.one_line(wrong[0], 40)!r}; symbols of underlyings, separated by commas, were wanted.")
+    return {
+        **{key: _url(f"OPS_{key.upper()}", told(key)) for key in ("app_url", "app_ws_url", "massive_url", "tradier_url")},
+        **{key: told(key) for key in ("app_log", "app_pid")},
+        **{key: float(found[key]) for key in ("massive_per_min", "tradier_per_min", "post_every_s") if key in found},
+        "symbols": symbols,
+        "fallback": fallback,
+        "host_prefix": tuple(found["host_prefix"]) if "host_prefix" in found else None,
+        "ca_file": environ.get("SSL_CERT_FILE") or found.get("ca_file"),
+    }
+
+
+def looking_at(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """The same desk, looking at the world that an environment names."""
+    return replace(settings, secrets={name: value for name in _secret_names(environ) if (value := _secret(name, environ))}, **_world({}, environ))
 
 
 def load(home: str | Path | None = None, app: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -138,7 +233,7 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
     name = app or environ.get("OPS_APP") or found.get("app") or "desk"
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
         raise SettingsError(f"an app's name is letters, digits, - and _, found {name!r}.")
-    secrets = {s: value for s in SECRETS if (value := _secret(s, environ))}
+    secrets = {s: value for s in _secret_names(environ) if (value := _secret(s, environ))}
     if name == DEMO:
         return Settings(home=base / DEMO, app=DEMO, secrets=secrets)
     origins = environ.get("OPS_CORS_ORIGINS")
@@ -148,6 +243,6 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
         store_url=environ.get("OPS_STORE_URL") or found.get("store_url", ""),
         cors_origins=tuple(o.strip().rstrip("/") for o in (origins.split(",") if origins else found.get("cors_origins", ())) if o.strip()),
         wired=tuple(found.get("wired", ())),
-        post_every_s=float(found.get("post_every_s", next(f.default for f in fields(Settings) if f.name == "post_every_s"))),
         secrets=secrets,
+        **_world(found, environ),
     )

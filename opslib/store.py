@@ -8,7 +8,6 @@ Writers take turns (SQLite's own lock; an advisory lock in PostgreSQL), so `seq`
 """
 
 import json
-import os
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,17 +19,21 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from opslib import clock, schema
+from opslib import clock, schema, sqlite
 from opslib.errors import StoreError
 from opslib.schema import ALIVE, FACTS, REJECTS, RUNS, SNAPSHOTS, TABLES
 from opslib.snapshot import Look, Snapshot
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (schema.alive_has_times,)  # Each brings the tables one schema further; the first schema is 1.
-BUSY_TIMEOUT_MS = 30_000
-CHECKPOINT_PAGES = 8000  # Each checkpoint makes who waits for the disk wait longer; fewer of them keep the slowest percent of posts quick.
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (schema.alive_has_times, schema.probes_are_kept, schema.people_are_told, schema.fills_are_kept)  # Each brings the tables one schema further; the first schema is 1.
 WRITERS_LOCK = 7_061_902  # Any number, the same for every writer: the key of PostgreSQL's advisory lock.
 MOST_POST_REJECTS = 10_000
 _LOOK = [SNAPSHOTS.c[name] for name in Look._fields]
+# What every post asks, made once: to build a statement costs more than to execute it.
+_FACT = sa.select(FACTS.c.value).where(FACTS.c.key == sa.bindparam("of"))
+_FACT_IS = sa.update(FACTS).where(FACTS.c.key == sa.bindparam("of")).values(value=sa.bindparam("now"))
+_HELD = sa.select(SNAPSHOTS.c.digest).where(SNAPSHOTS.c.app == sa.bindparam("whose"), SNAPSHOTS.c.digest.in_(sa.bindparam("digests", expanding=True)))
+_KEEP = sa.insert(SNAPSHOTS)
+_WIRED = sa.select(ALIVE.c.field, ALIVE.c.known_at_us, ALIVE.c.ts_us).where(ALIVE.c.app == sa.bindparam("whose"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,35 +83,20 @@ class Store:
             self._name = parsed.render_as_string(hide_password=True)
             self._sqlite = parsed.drivername.startswith("sqlite")
             if self._sqlite:
-                self._engine = self._open_sqlite(parsed)
+                self._engine = sqlite.opened(parsed)
             else:
                 self._engine = sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True)
             weakref.finalize(self, self._engine.dispose)  # Who forgets to close a store leaves no connection behind.
             self._file: tuple[str, tuple[int, int] | None] | None = None
             self._prepare()
             if self._sqlite and parsed.database:
-                self._file = (parsed.database, _identity(parsed.database))
+                self._file = (parsed.database, sqlite.identity(parsed.database))
         except (sa.exc.SQLAlchemyError, OSError, ImportError) as problem:
             raise StoreError(self._told("opened", problem)) from None
 
     def _told(self, what: str, problem: Exception) -> str:
         name = getattr(self, "_name", "the store's URL")
         return f"the store {name} could not be {what}: {str(getattr(problem, 'orig', None) or problem).strip().splitlines()[0]}. See OPS_STORE_URL and the folder it lies in."
-
-    @staticmethod
-    def _open_sqlite(url: sa.URL) -> sa.Engine:
-        from pathlib import Path
-
-        if url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "isolation_level": None})
-
-        @sa.event.listens_for(engine, "connect")
-        def settle(connection: Any, _record: Any) -> None:
-            for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={CHECKPOINT_PAGES}"):
-                connection.execute(f"PRAGMA {pragma}").close()
-
-        return engine
 
     def _prepare(self) -> None:
         with self._engine.connect() as connection:
@@ -120,11 +108,11 @@ class Store:
             for migrate in MIGRATIONS[found - 1 :] if found else ():
                 migrate(connection)
             TABLES.create_all(connection)
-            self._remember(connection, "schema", str(len(MIGRATIONS) + 1))
+            self.put(connection, "schema", str(len(MIGRATIONS) + 1))
 
     def _schema(self, connection: sa.Connection) -> int | None:
         """The schema of the tables that are there; None while somebody is just making them."""
-        found = connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == "schema")).scalar()
+        found = connection.execute(_FACT, {"of": "schema"}).scalar()
         if found is not None and int(found) > len(MIGRATIONS) + 1:
             raise StoreError(f"the store {self._name} was made by a newer opslib (schema {found}; this one knows {len(MIGRATIONS) + 1}). Install that one.")
         return None if found is None else int(found)
@@ -132,7 +120,7 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that no other writer overlaps; it is kept whole, or nothing of it is."""
-        if self._file and self._file[1] != _identity(self._file[0]):
+        if self._file and self._file[1] != sqlite.identity(self._file[0]):
             raise StoreError(f"the store {self._name} was taken away or replaced while it was open; what is written to it would be lost. Start again.")
         with self._engine.connect() as connection:
             if self._sqlite:
@@ -159,15 +147,20 @@ class Store:
         except sa.exc.SQLAlchemyError as problem:
             raise StoreError(self._told("read", problem)) from None
 
-    def _remember(self, connection: sa.Connection, key: str, value: str) -> None:
-        if connection.execute(sa.update(FACTS).where(FACTS.c.key == key).values(value=value)).rowcount == 0:
+    def put(self, connection: sa.Connection, key: str, value: str) -> None:
+        """Remember a small fact under a key, as part of a transaction."""
+        if connection.execute(_FACT_IS, {"of": key, "now": value}).rowcount == 0:
             connection.execute(sa.insert(FACTS).values(key=key, value=value))
+
+    def now(self) -> datetime:
+        """What time it is, for who writes here."""
+        return self._now()
 
     def stamp(self, connection: sa.Connection) -> int:
         """When this write is known, microseconds: now, but never before an earlier write."""
-        last = connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == "known_at_us")).scalar()
+        last = connection.execute(_FACT, {"of": "known_at_us"}).scalar()
         known_at = max(clock.micros(self._now()), int(last or 0))
-        self._remember(connection, "known_at_us", str(known_at))
+        self.put(connection, "known_at_us", str(known_at))
         return known_at
 
     def write(self, app: str, posts: Iterable[Post], rejects: Iterable[Reject] = (), *, known_at_ts: bool = False) -> int:
@@ -191,15 +184,14 @@ class Store:
             with self.writing() as connection:
                 known_at = self.stamp(connection)
                 for digests in _chunks(list(new), 500):
-                    held = connection.execute(sa.select(SNAPSHOTS.c.digest).where(SNAPSHOTS.c.app == app, SNAPSHOTS.c.digest.in_(digests)))
-                    for row in held:
-                        del new[bytes(row.digest)]
+                    for digest in connection.execute(_HELD, {"whose": app, "digests": digests}).scalars():
+                        del new[bytes(digest)]
                 rows = [
                     {"app": app, "ts_us": p.ts_us, "known_at_us": p.ts_us if known_at_ts else known_at, "digest": d, "body": zlib.compress(p.snapshot.body, 1), **p.snapshot.values}
                     for d, p in reversed(new.items())
                 ]
                 if rows:
-                    connection.execute(sa.insert(SNAPSHOTS), rows)
+                    connection.execute(_KEEP, rows)
                     self._note_alive(connection, app, rows, new)
                 self._keep_rejects(connection, app, list(rejects), known_at)
         except sa.exc.SQLAlchemyError as problem:
@@ -215,8 +207,8 @@ class Store:
                 key = (name, row["known_at_us"])
                 first[key] = min(first.get(key, row["ts_us"]), row["ts_us"])
         known: dict[str, list[tuple[int, int]]] = {}
-        for found in connection.execute(sa.select(ALIVE).where(ALIVE.c.app == app)) if first else ():
-            known.setdefault(found.field, []).append((found.known_at_us, found.ts_us))
+        for field, known_at_us, ts_us in connection.execute(_WIRED, {"whose": app}) if first else ():
+            known.setdefault(field, []).append((known_at_us, ts_us))
         for (name, known_at_us), ts_us in sorted(first.items(), key=lambda f: (f[0][1], f[1])):
             if any(k <= known_at_us and t <= ts_us for k, t in known.get(name, ())):
                 continue
@@ -224,6 +216,12 @@ class Store:
             if connection.execute(sa.update(ALIVE).where(which).values(ts_us=ts_us)).rowcount == 0:
                 connection.execute(sa.insert(ALIVE).values(app=app, field=name, known_at_us=known_at_us, ts_us=ts_us))
             known.setdefault(name, []).append((known_at_us, ts_us))
+
+    def keep_rejects(self, app: str, rejects: list[Reject]) -> None:
+        """Keep what was refused of a file, with its reasons; the same refused again is kept once."""
+        if rejects:
+            with self.committing() as connection:
+                self._keep_rejects(connection, app, rejects, self.stamp(connection))
 
     @staticmethod
     def _keep_rejects(connection: sa.Connection, app: str, rejects: list[Reject], known_at: int) -> None:
@@ -358,25 +356,16 @@ class Store:
     def recall(self, key: str) -> str | None:
         """A small fact remembered under a key, or None."""
         with self.reading() as connection:
-            return connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == key)).scalar()
+            return connection.execute(_FACT, {"of": key}).scalar()
 
     def remember(self, key: str, value: str) -> None:
         """Remember a small fact under a key."""
         with self.committing() as connection:
-            self._remember(connection, key, value)
+            self.put(connection, key, value)
 
     def close(self) -> None:
         """Let go of the database."""
         self._engine.dispose()
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Which file stands at a path? None where none does."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _chunks(items: list, size: int) -> Iterator[list]:

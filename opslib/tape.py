@@ -8,36 +8,19 @@ Windows are (start, end]; a window's increase begins at the last look at or befo
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
-from operator import attrgetter
 from typing import Any
 
 from opslib import clock
 from opslib.clock import Window
-from opslib.page import SECOND, Page, Pages, Telling, in_order, reloaded
-from opslib.series import Birth, Seen, Series
+from opslib.page import SECOND, SUMS, Page, Pages, Telling, in_order, reloaded, running_sums
+from opslib.series import Birth, Found, Seen, Series
 from opslib.snapshot import COUNTERS, PROVIDERS, Look
 from opslib.store import Store
 
-SUMS = ("gross_sum_pct", "net_sum_pct", "commission_total_usd", "slippage_sum_usd")
 _GROUPS = {group: tuple(c.name for c in COUNTERS if c.group == group) for group in ("massive", "tradier", "greeks", "pnl", "system")}
-MEMO = 2000  # Findings of windows that are kept at a time.
-_NOT_YET = object()
-_ts = attrgetter("ts_us")
 _ZEROED_BY_RESET = ("greeks", "pnl", "system")  # The app's partial reset() leaves the providers as they are.
-
-
-def _sums(look: Look) -> dict[str, float | None]:
-    """The page's running means as running sums, which can be subtracted; None where a NaN spoiled the mean."""
-    n = look.trades
-    times = lambda mean: 0.0 if n == 0 else None if mean is None or n is None else mean * n  # noqa: E731
-    return {
-        "gross_sum_pct": times(look.gross_mean_pct),
-        "net_sum_pct": times(look.net_mean_pct),
-        "commission_total_usd": look.commission_total_usd,
-        "slippage_sum_usd": times(look.slippage_mean_usd),
-    }
 
 
 class Tape:
@@ -66,14 +49,14 @@ class Tape:
         self._series = {c.name: Series() for c in COUNTERS} | {s: Series() for s in SUMS} | {f"unknown {s}": Series() for s in SUMS}
         self._seen, self._bridged = Seen(), Seen()
         self._all_ts: list[int] = []
-        self._memo: dict[tuple[str, int, int], Any] = {}
+        self._found = Found()
 
     def add(self, looks: Iterable[Look]) -> None:
         """Lay looks onto the tape, in any order."""
         fresh = in_order(looks)
         if not fresh:
             return
-        self._memo.clear()
+        self._found = Found()
         self.seq = max(self.seq, max(look.seq for look in fresh))
         if self._looks and in_order([self._looks[-1], fresh[0]])[0] is fresh[0]:
             fresh = in_order([*self._looks, *fresh])
@@ -111,7 +94,7 @@ class Tape:
             else:
                 for name in names:
                     self._next(name, getattr(look, name), group in began, look.ts_us, last)
-        sums = _sums(look)
+        sums = running_sums(look)
         for name in SUMS:
             if before is None:
                 self._first(name, sums[name], page.loaded_at_us, look.ts_us, last)
@@ -169,16 +152,6 @@ class Tape:
         """Was there any look of this app, up to the end of the tape?"""
         return bool(self.pages) or self.last_before_us is not None
 
-    def _once(self, what: str, window: Window, find: Callable[[Window], Any]) -> Any:
-        """What is found of a window, found once: several rules look at the same one."""
-        key = (what, window.start_us, window.end_us)
-        found = self._memo.get(key, _NOT_YET)
-        if found is _NOT_YET:
-            if len(self._memo) > MEMO:
-                self._memo.clear()
-            found = self._memo[key] = find(window)
-        return found
-
     def last_seen_us(self, at_us: int) -> int | None:
         """When was the last look at or before an instant? None where there was none."""
         i = bisect_right(self._all_ts, at_us)
@@ -190,6 +163,17 @@ class Tape:
         if not series.known or not self.looks_in(window):
             return None
         return series.rise(window.start_us, window.end_us)
+
+    def rise_while_open(self, name: str, window: Window) -> Any:
+        """As `rise`, of the parts of a window in which the market was open."""
+        series = self._series[name]
+        if not series.known:
+            return None
+        rises = [series.rise(start_us, end_us) for start_us, end_us, looks in self._found.once("seen while open", window, self._seen_while_open) if looks]
+        return sum(rises) if rises else None
+
+    def _seen_while_open(self, window: Window) -> list[tuple[int, int, int]]:
+        return [(span.start_us, span.end_us, self.looks_in(span)) for span in self.open_spans(window)]
 
     def came_to_light(self, name: str, window: Window) -> Any:
         """
@@ -203,16 +187,16 @@ class Tape:
 
     def rests_on(self, window: Window) -> Window:
         """The window, from where its increases begin: the oldest look before it that a page's increase is taken from."""
-        return self._once("rests on", window, self._rests_on)
+        return self._found.once("rests on", window, self._rests_on)
 
     def _rests_on(self, window: Window) -> Window:
         bases = []
         for page in self.pages:
-            looks = page.looks
-            if looks[-1].ts_us > window.start_us >= looks[0].ts_us:
-                i = bisect_right(looks, window.start_us, key=_ts)
-                if i < len(looks) and looks[i].ts_us <= window.end_us:
-                    bases.append(looks[i - 1].ts_us)
+            times = page.times
+            if times[-1] > window.start_us >= times[0]:
+                i = bisect_right(times, window.start_us)
+                if i < len(times) and times[i] <= window.end_us:
+                    bases.append(times[i - 1])
         return Window(clock.instant(base), window.end) if bases and (base := min(bases)) < window.start_us else window
 
     def idle_for_s(self, at_us: int, provider: str | None = None) -> float | None:
@@ -230,7 +214,7 @@ class Tape:
 
     def looks_in(self, window: Window) -> int:
         """How many looks came in a window, of all pages together?"""
-        return self._once("looks", window, lambda w: bisect_right(self._all_ts, w.end_us) - bisect_right(self._all_ts, w.start_us))
+        return self._found.once("looks", window, lambda w: bisect_right(self._all_ts, w.end_us) - bisect_right(self._all_ts, w.start_us))
 
     def closed(self, page_id: str | None, loaded_at_us: int | None, at_us: int) -> bool | None:
         """
@@ -243,34 +227,31 @@ class Tape:
         mine = [p for p in self.pages if (p.looks[0].page_id == page_id if page_id else p.looks[0].page_id is None and _near(p.loaded_at_us, loaded_at_us, jitter_us))]
         if any(page in mine for page, _ in others):
             return False
-        last_us = max((page.looks[i - 1].ts_us for page in mine if (i := bisect_right(page.looks, at_us, key=_ts))), default=0)
+        last_us = max((page.times[i - 1] for page in mine if (i := bisect_right(page.times, at_us))), default=0)
         newer = any(page.loaded_at_us is not None and page.loaded_at_us > last_us - page.intervals_us[0] for page, _ in others)
         patience_s = self.how.closed_s if newer else self.how.reset_gap_s
         return True if others and at_us - last_us > patience_s * SECOND else None
 
     def seen_in(self, window: Window) -> list[tuple[Page, Look]]:
         """The pages that were seen in a window, each with its last look in it; the one seen last comes last."""
-        return self._once("seen", window, self._seen_in)
+        return self._found.once("seen", window, self._seen_in)
 
     def _seen_in(self, window: Window) -> list[tuple[Page, Look]]:
         found = []
         for page in self.pages:
-            if page.looks[-1].ts_us <= window.start_us:
+            if page.times[-1] <= window.start_us:
                 continue
-            i = bisect_right(page.looks, window.end_us, key=_ts)
-            if i and page.looks[i - 1].ts_us > window.start_us:
+            i = bisect_right(page.times, window.end_us)
+            if i and page.times[i - 1] > window.start_us:
                 found.append((page, page.looks[i - 1]))
         return sorted(found, key=lambda f: f[1].ts_us)
 
     def open_at(self, at_us: int) -> list[tuple[Page, int]]:
         """The pages open at an instant, each with the index of its last look: one whose next look is not late yet."""
-        found = []
-        for page in self.pages:
-            looks = page.looks
-            i = len(looks) if looks[-1].ts_us <= at_us else bisect_right(looks, at_us, key=_ts)
-            if i and at_us - looks[i - 1].ts_us <= self.how.late_after * page.intervals_us[i - 1]:
-                found.append((page, i - 1))
-        return found
+        if self._found.open_at[0] != at_us:
+            last = ((page, bisect_right(page.times, at_us) - 1) for page in self.pages)
+            self._found.open_at = at_us, [(page, i) for page, i in last if i >= 0 and at_us - page.times[i] <= self.how.late_after * page.intervals_us[i]]
+        return self._found.open_at[1]
 
     def _awaited(self, end_us: int) -> int:
         """Since when, at an instant, are looks awaited that are not late yet?"""
@@ -278,7 +259,7 @@ class Tape:
 
     def open_spans(self, window: Window) -> list[Window]:
         """In which parts of a window was the market open?"""
-        return self._once("open", window, clock.open_spans)
+        return self._found.once("open", window, clock.open_spans)
 
     def coverage(self, window: Window) -> float | None:
         """
@@ -287,11 +268,11 @@ class Tape:
         Expected is one look at each page's own rhythm while the market is open; None where it never was. Several pages
         cover for each other.
         """
-        return self._once("coverage", window, lambda w: self._share(w, self._seen))
+        return self._found.once("coverage", window, lambda w: self._share(w, self._seen))
 
     def bridged(self, window: Window) -> float | None:
         """Of which share of a window is known what was counted? Counters lose nothing over a few looks that did not come."""
-        return self._once("bridged", window, lambda w: self._share(w, self._bridged))
+        return self._found.once("bridged", window, lambda w: self._share(w, self._bridged))
 
     def _share(self, window: Window, seen: Seen) -> float | None:
         expected = self.open_spans(window)
@@ -301,14 +282,21 @@ class Tape:
         upto = lambda at: seen.upto(min(at, awaited)) + max(0, at - awaited)  # noqa: E731
         return min(1.0, sum(upto(s.end_us) - upto(s.start_us) for s in expected) / sum(s.end_us - s.start_us for s in expected))
 
+    def known(self, window: Window) -> float | None:
+        """How well is what the increases of a window rest on known? One over a long gap is not one of the window alone."""
+        return self._found.once("known", window, lambda w: self.bridged(self.rests_on(w)))
+
     def untold(self, name: str, window: Window) -> bool:
         """Did any look in a window not tell a counter?"""
         times = self._series[name].untold
         return bisect_right(times, window.end_us) > bisect_right(times, window.start_us)
 
     def told_apart(self, part: str, count: str, window: Window) -> bool:
-        """Did any look in a window, or the one it begins from, tell only one of two counters? Then they cannot be divided."""
+        """Did any look in a window, or one that its increases begin from, tell only one of two counters? Then they cannot be divided."""
         a, b = self._series[part].untold, self._series[count].untold
+        if not a and not b:
+            return False
+        window = self.rests_on(window)
         inside = lambda at: at[bisect_left(at, window.start_us) : bisect_right(at, window.end_us)]  # noqa: E731
         return inside(a) != inside(b)
 

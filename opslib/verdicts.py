@@ -19,7 +19,7 @@ from opslib.rules import NO_SUCCESS, Rule
 VERDICT_OF = {"warning": "warning", "notify": "warning", "critical": "critical", "escalate": "critical"}
 VERDICTS = ("critical", "unknown", "warning", "ok")  # Worst first: how verdicts add up.
 EXIT_CODES = {"ok": 0, "warning": 1, "critical": 2, "unknown": 3}
-LEAST_FOR_T = 10  # Below so many samples the series for Student's quantile is too coarse; nothing is judged by it.
+MANY_FOR_T = 200  # From so many degrees of freedom on, the series for Student's quantile is right to ten digits.
 NOT_MEASURED, NOT_EXPECTED, TOO_FEW = "not measured", "not expected", "too few"
 CONTRADICTION = "the counts contradict each other"
 
@@ -91,6 +91,9 @@ class Finding(NamedTuple):
         first = rule.ladder[0][1]
         if self.severity:
             assert self.limit is not None
+            if VERDICT_OF[self.severity] == "critical" and self.limit == first and rule.gate == "t" and figure.deviation is not None:
+                low, high = interval(rule, figure)
+                return f"{name} ({value}) {worse} {rule.limit_told(first)}, and so is its whole interval ({rule.told(low)} to {rule.told(high)})"
             return f"{name} ({value}) {'=' if self.limit == NO_SUCCESS else worse} {rule.limit_told(self.limit)}{_exhausted(rule, figure, self.severity)}"
         if figure.spent:
             return f"{name} ({value}): not past {rule.limit_told(first)} over both windows of any rung"
@@ -160,23 +163,42 @@ def wilson(part: int, count: int, confidence: float = 0.95) -> tuple[float, floa
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
+def _within(t: float, df: int) -> float:
+    """How large a part of Student's distribution lies between -t and t? Abramowitz and Stegun, 26.7.3 and 26.7.4: exact."""
+    angle = math.atan(t / math.sqrt(df))
+    cosine, odd = math.cos(angle), df % 2
+    term = total = (cosine if df > 1 else 0.0) if odd else 1.0
+    for k in range(3 if odd else 2, df - 1, 2):
+        term *= (k - 1) / k * cosine**2
+        total += term
+    return (angle + math.sin(angle) * total) * 2 / math.pi if odd else math.sin(angle) * total
+
+
+@functools.cache
+def _t(df: int, confidence: float) -> float:
+    """Within how many standard errors lies a mean, with such confidence? By bisection; of many samples by the series 26.7.5."""
+    z = _z(confidence)
+    if df >= MANY_FOR_T:
+        terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+        return z + sum(term / df ** (i + 1) for i, term in enumerate(terms))
+    low, high = z, 2 * z
+    while _within(high, df) < confidence:
+        low, high = high, 2 * high
+    while high - low > high * 1e-12:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, df) < confidence else (low, middle)
+    return high
+
+
 def student(mean: float, deviation: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """
     Between which values does the true mean lie, with such confidence, when `count` samples had this mean and deviation?
 
-    Student's interval; its quantile by the series in 1/df of Abramowitz and Stegun, 26.7.5, at 95 % right to three parts
-    in ten thousand from ten samples on. Of fewer nothing is known: (-inf, inf).
+    Student's interval (1908), from two samples on; of one nothing is known: (-inf, inf).
     """
-    if count < LEAST_FOR_T:
+    if count < 2:
         return -math.inf, math.inf
-    z, df = _z(confidence), count - 1
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92_160,
-    )
-    reach = (z + sum(term / df ** (i + 1) for i, term in enumerate(terms))) * deviation / math.sqrt(count)
+    reach = _t(count - 1, confidence) * deviation / math.sqrt(count)
     return mean - reach, mean + reach
 
 
@@ -200,8 +222,10 @@ def judge(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
     """
     What does a figure amount to?
 
-    A rate under the ``wilson`` gate, or a mean under ``t``, is past a limit only when its whole interval is: one
-    failed request of thirty is no incident. Too few samples, or looks that did not come, make it unknown.
+    A rate under the ``wilson`` gate is past a limit only when its whole interval is: one failed request of thirty is no
+    incident. A mean under ``t`` (of which the distance from zero is judged) is past a limit when it is, and its interval
+    leaves out zero; it is critical when the whole interval is past the first limit. Too few samples, or looks that did not
+    come, make a figure unknown.
     """
     first = rule.ladder[0][1]
     if figure.value is None:
@@ -212,7 +236,8 @@ def judge(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
         why = f"only {text.ratio(figure.coverage, 0)} of the looks came (≥ {text.ratio(rule.min_coverage, 0)} needed)"
         return Finding(rule, subject, source, figure, "unknown", None, first, True, why)
     if figure.count is not None and figure.count < rule.min_count:
-        return Finding(rule, subject, source, figure, "unknown", None, first, False, f"too few to judge ({figure.count} of {rule.min_count} needed)")
+        why = f"insufficient data (n={figure.count}; {rule.min_count} needed)" if rule.gate == "t" else f"too few to judge ({figure.count} of {rule.min_count} needed)"
+        return Finding(rule, subject, source, figure, "unknown", None, first, False, why)
     reached = _reached(rule, figure)
     if reached is None:
         return Finding(rule, subject, source, figure, "ok", None, first)
@@ -227,8 +252,16 @@ def _reached(rule: Rule, figure: Figure) -> tuple[str, float | str] | None:
     if figure.spent is None and not isinstance(first, str) and not rule.past(figure.value, first):
         return None  # Whose value is not past the first limit, its interval is past none.
     end, found = bound(rule, figure), None
+    spread = rule.gate == "t" and figure.deviation is not None
+    if spread and end <= 0:
+        return None  # That there is a gap at all could be chance.
     for rung, limit in rule.ladder:
-        if isinstance(limit, str):
+        if spread and not isinstance(limit, str):
+            sure = isinstance(first, str) or rule.past(end, first)
+            past = rule.past(figure.value, limit) and (VERDICT_OF[rung] != "critical" or sure)
+            if rung == "critical" and sure and not past and not isinstance(first, str):
+                found = rung, first  # That it is past the first limit is no chance, however near to it: that is what it is told by.
+        elif isinstance(limit, str):
             past = figure.part == 0
         elif figure.spent is not None:
             spent = figure.spent[rung].bound
@@ -244,6 +277,10 @@ def not_back(rule: Rule, figure: Figure, rung: str, limit: float | str) -> bool:
     if isinstance(limit, str):
         return figure.part == 0
     value = value_on(figure, rung)
+    if value is not None and rule.gate == "t" and figure.deviation is not None and rung == "critical":
+        name, first = rule.ladder[0]  # It is critical also by an interval that is past the first limit: until that is back.
+        if not isinstance(first, str) and rule.past(bound(rule, figure), rule.clear.get(name, first)):
+            return True
     return value is not None and rule.past(value, rule.clear.get(rung, limit))
 
 

@@ -13,14 +13,20 @@ from datetime import timedelta
 from opslib import clock, findings
 from opslib.alerts import GRID_US, Alert, Alerts, Transition
 from opslib.clock import Session
+from opslib.filings import Filed, Filings
 from opslib.page import SECOND
+from opslib.probed import Probed
+from opslib.realised import Realised
 from opslib.rules import Rules
+from opslib.samples import Sample, Samples
 from opslib.settings import Settings
 from opslib.snapshot import Look, shown_alive
 from opslib.store import Store
 from opslib.tape import Tape
 from opslib.text import NEW_YORK
 
+PROBED_REACH = timedelta(hours=2)  # Further than any rule about our own looks reaches.
+FORGET_EVERY_US = 600 * SECOND
 SETTLE_US = 2 * SECOND  # What happened up to an instant may take so long to be known, and counts all the same.
 
 
@@ -50,9 +56,10 @@ def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int 
         day += timedelta(days=1)
 
 
-def judged_at(at_us: int, alerts: Alerts, tape: Tape, rules: Rules) -> list[Transition]:
-    """What becomes of alerts at an instant, by a tape?"""
-    return alerts.advance(at_us, findings.judged(tape, rules, clock.instant(at_us)), lambda page: tape.closed(*page, at_us))
+def judged_at(at_us: int, alerts: Alerts, tape: Tape, rules: Rules, probed: Probed | None = None, realised: Realised | None = None) -> list[Transition]:
+    """What becomes of alerts at an instant, by a tape, what our own looks saw, and fills?"""
+    by_fills = realised.finding(at_us) if realised else []
+    return alerts.advance(at_us, [*findings.judged(tape, rules, clock.instant(at_us), probed), *by_fills], lambda page: tape.closed(*page, at_us))
 
 
 class Watch:
@@ -69,6 +76,8 @@ class Watch:
         self.store, self.settings, self.rules, self.live, self.known_at_us = store, settings, rules, live, known_at_us
         self.alerts = Alerts(rules, alerts)
         self._reach = max(rule.window for rule in rules.rules.values()) + timedelta(seconds=rules.pages.reset_gap_s)
+        self._samples = Samples(store, settings.app)
+        self._filings = Filings(store, settings.app)
         self._session: Session | None = None
 
     def judge(self, since_us: int, upto_us: int) -> Iterator[tuple[int, list[Transition]]]:
@@ -78,9 +87,11 @@ class Watch:
                 if self._session != session:
                     self._begin(session)
                 self._fetch(upto_us, clock.micros(session.closes))
+                self._fetch_probed(upto_us, clock.micros(session.closes))
+                self._fetch_filed(upto_us, clock.micros(session.closes))
                 for at_us in open_instants:
                     self._feed(at_us)
-                    yield at_us, judged_at(at_us, self.alerts, self._tape, self.rules)
+                    yield at_us, judged_at(at_us, self.alerts, self._tape, self.rules, self._probed if self._probed.any else None, self._realised)
             if after is not None:
                 yield after, self.alerts.close(after)
 
@@ -94,6 +105,39 @@ class Watch:
         self._tape = Tape(self.rules.pages, settings.post_every_s, alive=alive, last_before_us=before.ts_us if before else None)
         self._session, self._start_us, self._read_us, self._seq, self._taken = session, start_us, start_us, 0, set[int]()
         self._waiting: deque[tuple[int, Look]] = deque()
+        self._begin_probed()
+        self._realised, self._filed_seq, self._filed_us = Realised(self.rules), 0, 0
+
+    def _begin_probed(self) -> None:
+        self._probed, self._sampled_us, self._sample_seq = Probed(self.settings.fallback), self._since_probed(self._session), 0
+        self._unseen: deque[tuple[int, Sample]] = deque()
+        beat = self._samples.last("beat", self._sampled_us, clock.micros(self._session.opens) if self.live else self.known_at_us)
+        self._probed.add([beat] if beat else [])
+
+    @staticmethod
+    def _since_probed(session: Session) -> int:
+        return clock.micros(session.opens - PROBED_REACH)
+
+    def _fetch_probed(self, upto_us: int, closes_us: int) -> None:
+        """Read what our own looks have seen since the last time, and let go of what no rule looks back to."""
+        if self.live:
+            self._sample_seq, found = self._samples.written(self._sample_seq, self._since_probed(self._session), closes_us)
+        else:
+            until_us = min(upto_us, closes_us)
+            found = self._samples.between(self._sampled_us, until_us, self.known_at_us)
+            self._sampled_us = max(self._sampled_us, until_us)
+        self._unseen = deque(sorted([*self._unseen, *((self._counts_from(sample), sample) for sample in found)], key=lambda w: w[0]))
+
+    def _fetch_filed(self, upto_us: int, closes_us: int) -> None:
+        """Read which fills have come since the last time: live by the order of writing, in a replay by their time."""
+        if self.live:
+            found = self._filings.written(self._filed_seq, closes_us)
+            self._filed_seq = max([self._filed_seq, *(row.seq for row in found)])
+        else:
+            until_us = min(upto_us, closes_us)
+            found = [row for row in self._filings.written(0, until_us, self.known_at_us) if row.ts_us > self._filed_us] if until_us > self._filed_us else []
+            self._filed_us = max(self._filed_us, until_us)
+        self._realised.add(found, self._counts_from)
 
     def _fetch(self, upto_us: int, closes_us: int) -> None:
         """Read what has come of the session since the last time."""
@@ -111,8 +155,8 @@ class Watch:
             self._read_us = max(self._read_us, until_us)
         self._waiting = deque(sorted([*self._waiting, *((self._counts_from(look), look) for look in looks)], key=lambda w: w[0]))
 
-    def _counts_from(self, look: Look) -> int:
-        """The first instant at which a look counts."""
+    def _counts_from(self, look: Look | Sample | Filed) -> int:
+        """The first instant at which a look, a sample of ours, or a fill counts."""
         after_us = max(look.ts_us, look.known_at_us - SETTLE_US + 1) if self.live else look.ts_us
         return after_us + -after_us % GRID_US
 
@@ -123,6 +167,10 @@ class Watch:
         self._tape.add(looks)
         for look in looks:
             self._tape.alive |= frozenset(shown_alive(look))
+        while self._unseen and self._unseen[0][0] <= at_us:
+            self._probed.add([self._unseen.popleft()[1]])
+        if at_us % FORGET_EVERY_US == 0:
+            self._probed.forget(at_us - clock.span_us(PROBED_REACH))
 
 
 def replayed(store: Store, settings: Settings, rules: Rules, since_us: int, upto_us: int, known_at_us: int | None = None, progress: Callable[[Iterable], Iterable] = lambda items: items) -> tuple[list[Transition], Alerts]:
@@ -140,16 +188,17 @@ def replayed(store: Store, settings: Settings, rules: Rules, since_us: int, upto
     return transitions, watch.alerts
 
 
-def on(tape: Tape, rules: Rules, since_us: int, upto_us: int) -> list[Transition]:
+def on(tape: Tape, rules: Rules, since_us: int, upto_us: int, probed: Probed | None = None, filed: Iterable[Filed] = ()) -> list[Transition]:
     """
-    What became of alerts in (since, upto], by a tape as it stands?
+    What became of alerts in (since, upto], by a tape, what our own looks saw, and fills, as they stand?
 
     For a view, where nobody has judged: what began before `since` begins there, and budgets are not judged.
     """
     rules = rules.without_budgets()
-    found, alerts = [], Alerts(rules)
+    found, alerts, realised = [], Alerts(rules), Realised(rules)
+    realised.add(filed, lambda row: row.ts_us)
     for _, open_instants, after in sessions(since_us, upto_us):
         for at_us in open_instants:
-            found += judged_at(at_us, alerts, tape, rules)
+            found += judged_at(at_us, alerts, tape, rules, probed, realised)
         found += alerts.close(after) if after else []
     return found

@@ -6,14 +6,13 @@ with SIGKILL at a random moment, until one of them comes to the end. Whoever mak
 """
 
 import json
-import os
 import random
-import signal
 import sys
-import time
+from functools import partial
 
 import sqlalchemy as sa
 from looks import at
+from struck import struck
 
 from opslib import collect, rules, settings
 from opslib.collect import Collector
@@ -33,39 +32,28 @@ def copied(store: Store, app: str) -> None:
             connection.execute(sa.insert(table), [{**row._mapping, "app": app} for row in rows])
 
 
-def child(url: str, app: str, holder: str) -> int:
-    """A collector in a process of its own, from its first breath to its last instant."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        collect.AT_ONCE = 7
-        Collector(Store(url, lambda: NOW), settings.Settings(home=None, app=app), rules.load(), holder, lambda: NOW).judge()  # type: ignore[arg-type]
-        os._exit(0)
-    finally:
-        os._exit(1)
+TABLE = rules.load()  # Read before anybody is forked: to read it again each time proves nothing.
+
+
+def child(url: str, app: str, holder: str) -> None:
+    """A collector from its first breath to its last instant."""
+    collect.AT_ONCE = 7
+    Collector(Store(url, lambda: NOW), settings.Settings(home=None, app=app), TABLE, holder, lambda: NOW).judge()  # type: ignore[arg-type]
 
 
 def killed(url: str, seed: int, wanted: int) -> tuple[int, int]:
     """Kill so many collectors; returns how many were, and the rounds it took."""
     rng, kills, rounds, n = random.Random(seed), 0, 0, 0
+    store = Store(url, lambda: NOW)
     while kills < wanted:
         app, rounds, done, longest_s, upto = f"round{rounds}", rounds + 1, False, 0.15, None
-        store = Store(url, lambda: NOW)
         copied(store, app)
+        record = Record(store, app)
         store.close()
         while not done:
             n += 1
-            pid = child(url, app, f"c{n}")
-            deadline = time.monotonic() + rng.uniform(0.01, longest_s)
-            while time.monotonic() < deadline:  # The moment is the point; nothing is waited for.
-                pass
-            os.kill(pid, signal.SIGKILL)
-            status = os.waitpid(pid, 0)[1]
-            kills += os.WIFSIGNALED(status)
-            done = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
-            store = Store(url, lambda: NOW)
-            record = Record(store, app)
+            was_killed, done = struck(partial(child, url, app, f"c{n}"), rng.uniform(0.01, longest_s))
+            kills += was_killed
             record.leave(f"c{n}")  # As if its lease had run out.
             longest_s, upto = (longest_s * 1.2 if record.judged() == upto else max(0.1, longest_s * 0.9)), record.judged()
             store.close()  # No connection may be open when a process is forked.

@@ -30,7 +30,7 @@ def made_up(limit, hold_s=0, keep_s=0, name="made_up", better="lower"):
         name=name, title=name, unit="s", better=better, objective=limit, ladder=(("critical", limit),), clear={}, confidence=0.95, gate="value",
         window=timedelta(minutes=1), holds={"critical": timedelta(seconds=hold_s)}, keep_firing_for=timedelta(seconds=keep_s),
         unknown_after=timedelta(minutes=5), min_count=0, min_coverage=0, no_data="keep", subjects=("app", "massive", "tradier"), sources=("page",),
-        panel="system", runbooks={}, who="", action="",
+        panel="system", runbooks={}, who="", action="", traders="",
     )  # fmt: skip
 
 

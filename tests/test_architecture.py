@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 HOUSE = """
- 6 door      __init__  cli
- 5 voice     plots  panels  exposition  ruletest  backtest  rulebook  server  collect  report  alertlog  daily  document  publication  parameters  ledger  runner  desk
+ 6 door      __init__  usage  replies  cli
+ 5 voice     plots  sights  panels  exposition  ruletest  backtest  rulebook  message  channels  notify  fetch  rounds  collect  server  report  accuracy  depth  alertlog  daily  document  publication  parameters  ledger  runner  doctor  quality  assay  desk
  4 act
- 3 meaning   series  tape  rules  verdicts  indicators  findings  alerts  watch  rises
- 2 facts     snapshot  page  schema  store  record  intake
- 1 ground    clock  settings
+ 3 meaning   series  tape  limits  rules  notices  dispatch  providers  stream  verdicts  legs  trades  costs  variance  pnl  indicators  probed  measures  findings  alerts  realised  watch  rises  listing  theory  units  faults  greeks  bands  crosscheck
+ 2 facts     snapshot  page  fills  broker  plain  book  schema  sqlite  store  record  filings  intake  neighbour  outcome  samples  probe  logs  host  feeds  contracts  chain  pricing
+ 1 ground    clock  settings  staff
  0 bedrock   errors  text
 """
 PACKAGE = Path(__file__).parent.parent / "opslib"
 APART = "demo"
-HEAVY = {"pandas", "numpy", "matplotlib", "papermill", "nbformat", "nbconvert", "nbclient", "duckdb", "uvicorn", "psutil", "tqdm", "IPython"}
+HEAVY = {"scipy", "pyvolr", "pyarrow", "pandas", "numpy", "matplotlib", "papermill", "nbformat", "nbconvert", "nbclient", "duckdb", "uvicorn", "psutil", "tqdm", "IPython", "httpx", "websockets"}
 LINES_AT_ONE_SITTING = 410
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from opslib import cli
 
-TABLE = ("demo", "import", "export", "serve", "status", "alerts", "collect", "rules", "report", "run", "runs")
+TABLE = ("demo", "import", "export", "serve", "status", "alerts", "collect", "doctor", "rules", "report", "run", "runs")
 
 
 @pytest.fixture

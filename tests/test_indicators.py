@@ -734,3 +734,24 @@ def test_the_look_back_is_that_of_the_table():
     from opslib import rules
 
     assert rules.load().pages == HOW
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_asked_before_changes_no_answer(seed):
+    """A tape that is asked between any two looks, in time or late, answers as one that is made of the same looks at once."""
+    looks, asked = [t.look for t in simulated(seed)], tape([])
+    over = [window(-600, 600), window(0, 300), window(100, 900)]
+    answers = lambda t: [(t.rise(name, w), t.rise_while_open(name, w), t.known(w), t.coverage(w), t.looks_in(w), len(t.open_at(w.end_us)), [k for _, k in t.seen_in(w)]) for w in over for name in GROUP_OF]  # noqa: E731
+    random.Random(seed).shuffle(looks)
+    for i in range(0, len(looks), 5):
+        answers(asked)
+        asked.add(looks[i : i + 5])
+        assert answers(asked) == answers(tape(looks[: i + 5]))
+
+
+def test_what_rose_before_the_open_is_not_of_the_open_market():
+    """Of a window that reaches back before the open, a counter's rise while the market was open is that of its open part; where nobody looked, none."""
+    page = PageOf(-600)
+    told = tape([page.add(massive_requests=4).look(5.0 * k) for k in range(-60, 61)])
+    assert told.rise("massive_requests", window(-200, 200)) == 320 and told.rise_while_open("massive_requests", window(-200, 200)) == 160
+    assert told.rise_while_open("massive_requests", window(-200, -10)) is None and told.rise_while_open("massive_requests", window(400, 500)) is None

@@ -24,6 +24,10 @@ DESIGN = {
     "silence": ("lower", "s", 0, 60, None, 180, 600),
     "dashboard_lag": ("lower", "s", 5, 15, None, 60, None),
     "heartbeat": ("lower", "intervals", 0, 1, None, 3, None),
+    # Ours: what our looks were given, whoever's fault, and how fast the app's server grows ("judged by its slope").
+    "answers": ("higher", "ratio", 0.99, 0.95, 0.80, 0.50, None),
+    "app_answers": ("higher", "ratio", 0.99, 0.95, 0.80, 0.50, None),
+    "memory_growth": ("lower", "MB_per_h", 20, 100, None, 500, None),
 }
 # Its burn rates (reference table of the SRE workbook, the pairs that fit trading days): factor, long, short.
 BURN = {"warning": (3, 24, 2), "notify": (6, 6, 0.5), "critical": (14.4, 1, 1 / 12)}
@@ -47,7 +51,7 @@ def laid_over(tmp_path):
 
 
 def test_the_shipped_table_is_the_design(table):
-    """Every rule of DESIGN.md is there with its limits, and beside it no other than the budgets of its two ratios."""
+    """Every rule of DESIGN.md is there with its limits, and beside it three about our own looks and the budgets of its two ratios."""
     found = {n: (r.better, r.unit, r.objective, *(dict(r.ladder).get(rung) for rung in rules.RUNGS)) for n, r in table.rules.items() if not r.burn}
     assert found == DESIGN
     budgets = {n: r for n, r in table.rules.items() if r.burn}
@@ -58,7 +62,7 @@ def test_the_shipped_table_is_the_design(table):
 
 def test_the_shipped_windows_and_gates(table):
     """Rates wait for their Wilson interval: five minutes for availability, ten and a hundred for Greeks, an hour for errors."""
-    assert {n for n, r in table.rules.items() if r.gate == "wilson" and not r.burn} == {"availability", "greeks_valid", "gamma_zero", "delta_out_of_bounds"}
+    assert {n for n, r in table.rules.items() if r.gate == "wilson" and not r.burn} == {"availability", "greeks_valid", "gamma_zero", "delta_out_of_bounds", "answers", "app_answers"}
     for name in ("greeks_valid", "gamma_zero", "delta_out_of_bounds"):
         assert (table[name].window, table[name].min_count) == (timedelta(minutes=10), 100)
     assert (table["availability"].window, table["errors"].window, table["backtest_variance"].min_count) == (timedelta(minutes=10), timedelta(hours=1), 5)

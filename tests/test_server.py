@@ -35,8 +35,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from opslib import cli, clock, rules, server, settings, snapshot
-from opslib import store as store_module
+from opslib import cli, clock, rules, server, settings, snapshot, sqlite
 from opslib.desk import Desk
 from opslib.errors import SettingsError, StoreError
 from opslib.settings import Settings
@@ -398,7 +397,7 @@ def test_any_failure_of_the_store_is_a_503(home: Path, monkeypatch: pytest.Monke
 
 def test_a_locked_store_is_waited_for_and_then_a_503(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another program holds the store, a post waits, is then answered 503, and is taken when it lets go."""
-    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_MS", 300)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 300)
     with receiving() as receiver:
         other = sqlite3.connect(receiver.settings.home / "store.sqlite", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

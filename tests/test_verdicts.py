@@ -1,7 +1,6 @@
 """Figures amount to what the ladder says, chance is no trouble, and what is unknown is never ok."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -185,24 +184,39 @@ def test_verdicts_add_up(verdicts, expected):
 @pytest.mark.parametrize(
     ("count", "quantile"),
     # Student's 97.5th percentile, from printed tables.
-    [(10, 2.262157), (12, 2.200985), (20, 2.093024), (30, 2.045230), (61, 2.000298), (121, 1.979930), (1001, 1.962339)],
+    [(2, 12.706205), (3, 4.302653), (4, 3.182446), (7, 2.446912), (10, 2.262157), (12, 2.200985), (20, 2.093024), (30, 2.045230), (61, 2.000298), (121, 1.979930), (1001, 1.962339)],
 )
 def test_student_by_the_tables(count, quantile):
-    """The interval of a mean is the tables' to three parts in ten thousand."""
+    """The interval of a mean is the tables' to their last digit, from two samples on."""
     low, high = student(5.0, 2.0, count)
-    assert high == pytest.approx(5 + quantile * 2 / math.sqrt(count), rel=3e-4) and 5 - low == pytest.approx(high - 5)
+    assert (high - 5) * math.sqrt(count) / 2 == pytest.approx(quantile, abs=6e-7) and 5 - low == pytest.approx(high - 5)
 
 
 def test_too_few_samples_give_no_mean():
-    """Of nine samples the mean may be anything."""
-    assert student(5.0, 2.0, 9) == (-math.inf, math.inf)
+    """Of one sample the mean may be anything."""
+    assert student(5.0, 2.0, 1) == (-math.inf, math.inf)
 
 
 def test_a_mean_waits_for_its_interval(table):
-    """Under the t gate a mean of 12 points over 10 is past 10 only when it is not by chance; without a spread it is what it is."""
-    rule = replace(table["backtest_variance"], gate="t")
-    told = lambda deviation, count: judge(rule, "app", "fills", Figure(12.0, count=count, deviation=deviation)).severity  # noqa: E731
-    assert [told(20.0, 25), told(10.0, 25), told(3.0, 25), told(None, 25)] == [None, "warning", "notify", "notify"]
+    """A mean of 12 points of 25 trades is past 10 when its interval leaves out zero; without a spread it is what it is."""
+    rule = table["backtest_variance"].of("fills")
+    told = lambda value, deviation: judge(rule, "app", "fills", Figure(value, count=25, deviation=deviation)).severity  # noqa: E731
+    assert [told(12.0, 30.0), told(12.0, 20.0), told(12.0, None), told(4.9, 0.1)] == [None, "notify", "notify", None]
+
+
+def test_a_critical_mean_leaves_out_the_first_limit(table):
+    """A mean of 16 points is critical only when its interval leaves out the warning limit of 5; else it is what lies below."""
+    rule = table["backtest_variance"].of("fills")
+    told = lambda value, deviation: judge(rule, "app", "fills", Figure(value, count=25, deviation=deviation)).severity  # noqa: E731
+    assert [told(16.0, 20.0), told(16.0, 28.0), told(21.0, 28.0), told(21.0, 45.0)] == ["critical", "notify", "escalate", "notify"]
+
+
+def test_each_source_has_its_own_gate(table):
+    """The page's variance is judged by its value from five trades on, that of fills by its interval from twenty on."""
+    rule = table["backtest_variance"]
+    assert (rule.of("page").gate, rule.of("page").min_count, rule.of("fills").gate, rule.of("fills").min_count) == ("value", 5, "t", 20)
+    found = judge(rule.of("fills"), "app", "fills", Figure(30.0, count=7, deviation=1.0))
+    assert (found.verdict, found.severity, found.counted, found.sentence) == ("unknown", None, False, "backtest variance: insufficient data (n=7; 20 needed)")
 
 
 def test_not_a_number_is_unknown(table):

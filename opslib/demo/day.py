@@ -326,8 +326,8 @@ class _PageDay:
             exit_usd = entry_usd * (1 + max(-0.5, self._rng.gauss(0.05, 0.1)))
             contracts = self._rng.randint(4, 10)
             spread = self._spread(at_s)
-            live = _trade(entry_usd, exit_usd, contracts, spread)
-            backtest = _trade(entry_usd, exit_usd, contracts, BACKTEST_SPREAD)
+            live = round_trip(entry_usd, exit_usd, contracts, spread)
+            backtest = round_trip(entry_usd, exit_usd, contracts, BACKTEST_SPREAD)
             gaps.append(backtest["net_pct"] - live["net_pct"])
             recent = gaps[-VARIANCE_TRADES:]
             self._add(at_s, "trade", **live)
@@ -359,7 +359,7 @@ class _PageDay:
             at_s += LATENCY_INTERVAL_S
 
 
-def _trade(entry_usd: float, exit_usd: float, contracts: int, spread: float) -> dict[str, float]:
+def round_trip(entry_usd: float, exit_usd: float, contracts: int, spread: float) -> dict[str, float]:
     """One round trip in % of its entry and in dollars; slippage is paid on both legs."""
     size = contracts * 100
     side_usd = COMMISSION_USD_PER_CONTRACT_SIDE * contracts

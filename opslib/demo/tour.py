@@ -2,26 +2,35 @@
 This module knows how the scripted day is lived: through the same doors as a real one, in a home of its own, and nothing else.
 
 The day before comes in as a file; the day itself is posted to the real receiver, page by page, with the receiver's
-clock in the script's hands. `truth` then says whether every figure is right.
+clock in the script's hands, while our own eyes look at a world in which the script's troubles are the matter, and a
+collector judges beside it. `truth` then says whether every figure is right.
 """
 
+import asyncio
+import gc
 import gzip
 import http.client
 import json
+import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from opslib import clock, intake, rules, snapshot, text
+from opslib import clock, intake, rules, settings as settings_module, snapshot, text
 from opslib.collect import Collector
-from opslib.demo import page, truth
+from opslib.demo import page, truth, witness
 from opslib.demo.day import Script, script
+from opslib.demo.judge import Judge
+from opslib.demo.lever import Lever
 from opslib.desk import Desk
 from opslib.errors import OpsError
+from opslib.rounds import Rounds
+from opslib.samples import Sample, Samples
 from opslib.server import Served
 from opslib.settings import Settings
 from opslib.store import Post, Store
@@ -30,6 +39,13 @@ SEED = 1
 DAY = date(2026, 3, 10)
 OUTAGE_LOOK = timedelta(minutes=5)
 BATCH = 2000
+BEFORE_OPEN = timedelta(minutes=5)
+WORLD_SPEED = 10.0  # A world second is a tenth of ours, where something takes its time.
+CLOSELY, NOW_AND_THEN = timedelta(seconds=30), timedelta(minutes=10)
+CHAINS_CLOSELY, CHAINS_EVERY = timedelta(minutes=14), timedelta(minutes=29)  # Not longer than the bursts that they are to show.
+NEAR = timedelta(minutes=2)
+LINGERS = {"massive_outage": timedelta(minutes=13)}  # Looked at closely until a rate over ten minutes can tell that it is over.
+MATTERS = {"massive_outage": ("massive_5xx", 1.0), "gamma_burst": ("gamma_zero", 0.4), "websocket_loss": ("ws_port_blocked", 1.0)}
 JUDGE_EVERY, AFTER_CLOSE = timedelta(minutes=2), timedelta(seconds=10)
 HALF_A_CENT = 0.005 + 1e-9  # Money is shown to the cent, percentages are compared as closely.
 CHECKED = {
@@ -61,6 +77,11 @@ def _scripts(seed: int) -> tuple[Script, Script]:
     return _session_script(clock.previous_session(DAY).day, seed, quiet=True), _session_script(DAY, seed)
 
 
+def scripted(seed: int = SEED) -> Script:
+    """The day with its troubles, as it is scripted."""
+    return _session_script(DAY, seed)
+
+
 class _World:
     """The script's clock, which the receiver and the collector read."""
 
@@ -71,8 +92,68 @@ class _World:
         return self.at
 
 
+class _Eyes:
+    """Our own looks at a world in which the script's troubles are the matter; it stands still while it is looked at."""
+
+    def __init__(self, scripted: Script, settings: Settings, store: Store, world: _World):
+        self._scripted, self._world = scripted, world
+        self._lever = Lever(scripted.opens - BEFORE_OPEN, seed=scripted.seed, speed=WORLD_SPEED, runs=False)
+        self._settings, self._store = settings, store
+        self._due, self._matter = scripted.opens - BEFORE_OPEN, dict[str, float]()
+        self._chained: datetime | None = None
+
+    def __enter__(self) -> "_Eyes":
+        self._lever.__enter__()
+        self._runner = asyncio.Runner()
+        self._rounds = self._runner.run(self._begun())
+        return self
+
+    async def _begun(self) -> Rounds:
+        settings = settings_module.looking_at(self._settings, self._lever.environ)
+        return Rounds(settings, self._store, rules.load(settings.base), now=self._world.now, speed=WORLD_SPEED, chance=random.Random(self._scripted.seed))
+
+    def __exit__(self, *ended: Any) -> None:
+        self._rounds.close()
+        self._runner.close()
+        self._lever.__exit__(*ended)
+
+    def look(self) -> None:
+        """Look where a look is due: closely while a trouble is near, now and then while none is."""
+        at = self._world.at
+        if at < self._due:
+            return
+        near = [t for t in self._scripted.troubles if t.name in MATTERS and t.begins - NEAR <= at < t.ends + LINGERS.get(t.name, NEAR)]
+        matter = dict(MATTERS[t.name] for t in near if t.begins <= at < t.ends)
+        if matter != self._matter:
+            self._lever.be(**matter)
+            self._matter = matter
+        # The next look is due before the next trouble comes near, however calm it is now.
+        coming = [t.begins - NEAR - at for t in self._scripted.troubles if t.name in MATTERS and t.begins - NEAR > at]
+        every = CLOSELY if near else min([NOW_AND_THEN, *coming])
+        self._lever.at(at)
+        self._runner.run(self._looked(at, every))
+        self._due = at + every
+
+    async def _looked(self, at: datetime, every: timedelta) -> None:
+        with_chains = at >= self._scripted.opens and (self._chained is None or at - self._chained >= (CHAINS_CLOSELY if every == CLOSELY else CHAINS_EVERY))
+        self._chained = at if with_chains else self._chained
+        # A few at a time: this world's seconds are short, and looks that share a processor slow each other down.
+        together: dict[str, list[Awaitable[list[Sample]]]] = {}
+        for name, _, look in self._rounds.looks():
+            if name != "socket" and (with_chains or not name.startswith("chain")):
+                together.setdefault(name.split()[0], []).append(look())
+        found = [sample for looks in together.values() for samples in await asyncio.gather(*looks) for sample in samples]
+        found += await self._rounds.once(lambda name: name == "socket")
+        beat = Sample(clock.micros(at), "beat", "collector", "ok", None, None, detail=json.dumps({"every_s": every.total_seconds()}))
+        self._rounds.samples.keep([*found, beat])
+
+
 def _collector(settings: Settings, store: Store, world: _World) -> Collector:
     return Collector(store, settings, rules.load(settings.base), "demo", world.now)
+
+
+def _sample(seen: witness.Seen) -> Sample:
+    return Sample(clock.micros(seen.at), seen.probe, seen.subject, seen.outcome, seen.seconds, seen.value, seen.attempt, seen.last, json.dumps(seen.detail, sort_keys=True))
 
 
 def lay_out(settings: Settings, seed: int = SEED) -> None:
@@ -95,6 +176,9 @@ def lay_out(settings: Settings, seed: int = SEED) -> None:
             posts = [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(scripted)]
             for i in range(0, len(posts), BATCH):
                 store.write(settings.app, posts[i : i + BATCH], known_at_ts=True)
+            Samples(store, settings.app).keep((_sample(seen) for seen in witness.seen(scripted)), known_at_ts=True)
+            for at, answer in witness.chains(scripted):
+                Samples(store, settings.app).keep_chain(clock.micros(at), "massive", witness.KEPT, "ok", [json.dumps(answer).encode()])
             world.at = scripted.closes + AFTER_CLOSE
             judge()
         store.close()
@@ -123,23 +207,43 @@ def live(settings: Settings, seed: int, progress: Callable[[Iterable, int, str],
     yesterday, today = _scripts(seed)
     world = _World(yesterday.opens)
     store = Store(settings.url, world.now)
-    collector = _collector(settings, store, world)
-    collector.judge()
+    with Judge(settings) as judge:
+        judge.go_on(world.at)
+        _yesterday(store, settings, yesterday)
+        world.at = yesterday.closes + AFTER_CLOSE
+        judge.go_on(world.at)
+        _today(store, settings, today, world, judge, progress)
+        world.at = today.closes + AFTER_CLOSE
+        judge.go_on(world.at)
+        judge.through()
+    store.close()
+    world.at = today.closes
+    return Desk(settings, world.now)
+
+
+def _yesterday(store: Store, settings: Settings, yesterday: Script) -> None:
+    """The day before comes in as a file."""
     recording = settings.home / f"{yesterday.day}_snapshots.jsonl.gz"
     with gzip.open(recording, "wt", encoding="utf-8", compresslevel=1) as file:
         file.writelines(json.dumps({"ts": text.iso(p.at), "metrics": p.body}) + "\n" for p in page.posts(yesterday))
     intake.read_file(store, settings.app, recording, known_at_ts=True)
-    world.at = yesterday.closes + AFTER_CLOSE
-    collector.judge()
+
+
+def _today(store: Store, settings: Settings, today: Script, world: _World, judge: Judge, progress: Callable[[Iterable, int, str], Iterator]) -> None:
+    """The day itself is posted, page by page, and looked at."""
     posts = list(page.posts(today))
-    with Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served:
+    gc.collect()
+    gc.freeze()  # The script and all its posts stay to the end: to look through them again and again for garbage takes seconds.
+    world.at = posts[0].at
+    with Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served, _Eyes(today, settings, store, world) as eyes:
         address = urlsplit(served.url)
-        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
         judged = world.at
-        for post in progress(posts, len(posts), f"posting {today.day} to {served.url}"):
+        for post in progress(posts, len(posts), f"living {today.day}: posting to {served.url}, looking at a world beside it"):
             world.at = post.at
-            if world.at - judged >= JUDGE_EVERY:
-                collector.judge()
+            eyes.look()
+            if world.at - judged >= JUDGE_EVERY and judge.idle:
+                judge.go_on(world.at)
                 judged = world.at
             connection.request("POST", "/api/metrics/export", json.dumps(post.body), {"Content-Type": "application/json"})
             answer = connection.getresponse()
@@ -147,11 +251,6 @@ def live(settings: Settings, seed: int, progress: Callable[[Iterable, int, str],
             if answer.status != 204:
                 raise OpsError(f"the receiver answered {answer.status} to a post of {post.page}: {problem.decode()}")
         connection.close()
-    world.at = today.closes + AFTER_CLOSE
-    collector.judge()
-    store.close()
-    world.at = today.closes
-    return Desk(settings, world.now)
 
 
 def compared(desk: Desk, seed: int) -> tuple[int, list[str]]:

@@ -1,0 +1,125 @@
+"""
+This module knows where a chain that is to be judged comes from (a file, the store, a provider), and nothing else.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from opslib import bands, chain as chain_module, clock, fetch, text
+from opslib.bands import Band
+from opslib.chain import Chain
+from opslib.contracts import SIDES, day_end
+from opslib.crosscheck import crosscheck
+from opslib.errors import UsageError
+from opslib.filings import Filings
+from opslib.greeks import Quality, judge
+from opslib.outcome import OUTCOMES
+from opslib.probe import Prober
+from opslib.quality import ChainView
+from opslib.rules import Rules
+from opslib.samples import Samples
+from opslib.settings import Settings
+from opslib.store import Store
+from opslib.trades import trips
+
+PROVIDERS = ("massive", "tradier")
+BAND_BACK = timedelta(days=60)  # Twenty trading days, however many holidays lie between.
+
+
+def of_file(path: Path, rules: Rules, as_of: datetime | None) -> ChainView:
+    """
+    What are the Greeks in a file worth?
+
+    Args:
+        as_of: When it was so, where the file does not say; a moment within a day also says by when its quotes are judged.
+
+    Raises:
+        ImportRefused: It holds no chain that can be read.
+        UsageError: Nobody says when it was so.
+    """
+    found = chain_module.read(path, as_of)
+    return ChainView(_judged(found, rules, _fetched(found, as_of)), rules, remarks=_refused(found))
+
+
+def _fetched(found: Chain, as_of: datetime | None) -> datetime | None:
+    """By when are its quotes judged? By a moment that was named, and is of the same day."""
+    if as_of is None or day_end(as_of) != as_of or as_of < found.as_of:
+        return None
+    return as_of if as_of - found.as_of < timedelta(days=1) else None
+
+
+def _refused(found: Chain) -> list[str]:
+    return [f"{len(found.refused):,} rows could not be read: {found.refused[0][0]}: {found.refused[0][1]}"] if found.refused else []
+
+
+def _judged(found: Chain, rules: Rules, fetched_at: datetime | None) -> Quality:
+    return judge(found, rules.chain, fetched_at)
+
+
+def of_store(store: Store, settings: Settings, rules: Rules, symbol: str, as_of: datetime, known_at: datetime | None = None, provider: str = "massive") -> ChainView:
+    """
+    What were the Greeks of a symbol's last chain worth, as of a moment?
+
+    Raises:
+        UsageError: None had been fetched.
+    """
+    samples = Samples(store, settings.app)
+    kept = samples.chain(symbol, clock.micros(as_of), clock.micros(known_at) if known_at else None, provider)
+    if kept is None or not kept[2]:
+        raise UsageError(f"no chain of {symbol} from {provider} was fetched up to {text.moment(as_of)}: ops collect does, of the symbols in OPS_SYMBOLS.")
+    at = clock.instant(kept[0])
+    quality = _judged(chain_module.of_payload(kept[2], f"the chain of {symbol}", at), rules, at)
+    return ChainView(quality, rules, _band(samples, symbol, quality, rules), held=held(store, settings.app, symbol, as_of, known_at), remarks=_ended(kept[1], symbol))
+
+
+def held(store: Store, app: str, symbol: str, at: datetime, known_at: datetime | None = None) -> dict[tuple[Any, str, float], float] | None:
+    """What is held of a symbol's options, by the fills that were imported up to a moment? By day, side and strike, short ones below 0; None where none ever were."""
+    fills, _ = Filings(store, app).upto(clock.micros(at), clock.micros(known_at) if known_at else None)
+    if not fills:
+        return None
+    legs = [leg for leg in trips(fills).open if leg.right and leg.strike is not None and leg.underlying == symbol.removeprefix("I:")]
+    return {(leg.expiry, SIDES[leg.right.lower()], float(leg.strike or 0)): float(leg.side * leg.left) for leg in legs}
+
+
+def _ended(outcome: str, symbol: str) -> list[str]:
+    return [] if outcome == "ok" else [f"the chain of {symbol} is not whole: its provider {OUTCOMES[outcome].words}"]
+
+
+def _band(samples: Samples, symbol: str, quality: Quality, rules: Rules) -> Band:
+    at = quality.as_of
+    return bands.band(samples.chains_of(symbol, clock.micros(at - BAND_BACK), clock.micros(at)), at, rules.chain)
+
+
+def of_provider(store: Store, settings: Settings, rules: Rules, symbol: str, provider: str = "", now: Callable[[], datetime] = clock.now) -> ChainView:
+    """
+    What are the Greeks of a symbol worth now, fetched for it? From one provider; or from whichever is configured, beside the other.
+
+    Raises:
+        UsageError: Nobody is configured who could be asked, or none gave a chain.
+    """
+    urls = {"massive": settings.massive_url, "tradier": settings.tradier_url}
+    asked = [name for name in ([provider] if provider else PROVIDERS) if urls[name]]
+    if not asked:
+        raise UsageError(f"who is to be asked for the chain of {symbol}? Set {' or '.join(f'OPS_{name.upper()}_URL' for name in ([provider] if provider else PROVIDERS))}, or name a file.")
+    got = asyncio.run(_fetch(settings, symbol, asked, now))
+    judged, remarks = [], []
+    for name, (at, found) in got.items():
+        remarks += [] if found.outcome == "ok" else [f"{name} {OUTCOMES[found.outcome].words}. {OUTCOMES[found.outcome].advice}"]
+        if found.pages and found.outcome in ("ok", "partial"):
+            judged.append(_judged(chain_module.of_payload(found.pages, f"the chain of {symbol} from {name}", at), rules, at))
+    if not judged:
+        raise UsageError(f"no chain of {symbol} could be had: {' '.join(remarks)}")
+    against = crosscheck(judged[0], judged[1], rules.chain) if len(judged) == 2 else None
+    return ChainView(judged[0], rules, _band(Samples(store, settings.app), symbol, judged[0], rules), against, held(store, settings.app, symbol, now()), remarks)
+
+
+async def _fetch(settings: Settings, symbol: str, asked: list[str], now: Callable[[], datetime]) -> dict[str, tuple[datetime, Any]]:
+    prober = Prober(settings, now)
+    found = {}
+    for name in asked:
+        fetched = await {"massive": fetch.massive, "tradier": fetch.tradier}[name](prober, settings, symbol)
+        found[name] = (now(), fetched)
+    return found

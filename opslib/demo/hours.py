@@ -1,0 +1,27 @@
+"""Knows the hours of the simulated market: New York's, on weekdays, and never a holiday."""
+
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+NEW_YORK = ZoneInfo("America/New_York")
+OPENS, CLOSES = time(9, 30), time(16, 0)
+EARLIEST, LATEST = time(4, 0), time(20, 0)
+
+
+def session(at_s: float) -> str:
+    """Which part of the day it is in New York: ``premarket``, ``open``, ``afterhours`` or ``closed``."""
+    here = datetime.fromtimestamp(at_s, NEW_YORK)
+    if here.weekday() >= 5 or not EARLIEST <= here.time() < LATEST:
+        return "closed"
+    if here.time() < OPENS:
+        return "premarket"
+    return "open" if here.time() < CLOSES else "afterhours"
+
+
+def next_open(at_s: float) -> datetime:
+    """When the market opens next after an instant, in UTC."""
+    here = datetime.fromtimestamp(at_s, NEW_YORK)
+    day = here.date()
+    while day.weekday() >= 5 or datetime.combine(day, OPENS, NEW_YORK) <= here:
+        day += timedelta(days=1)
+    return datetime.combine(day, OPENS, NEW_YORK).astimezone(UTC)

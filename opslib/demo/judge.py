@@ -1,0 +1,82 @@
+"""
+Knows how the demo's alerts are judged beside the day that is lived: by a collector in a process of its own, as one runs
+beside a receiver, whose clock is what it is told over a pipe.
+
+An instant is judged by what was known two seconds after it, whenever that is done; so nothing of what comes out depends
+on how far the day has gone on meanwhile.
+"""
+
+import select
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from opslib import clock, rules, settings as settings_module
+from opslib.collect import Collector
+from opslib.errors import OpsError
+from opslib.settings import Settings
+from opslib.store import Store
+
+
+class Judge:
+    """
+    A collector that judges for as long as this is entered.
+
+    Args:
+        settings: Whose alerts.
+    """
+
+    def __init__(self, settings: Settings):
+        self._settings, self._judging = settings, False
+
+    def __enter__(self) -> "Judge":
+        self._process = subprocess.Popen([sys.executable, "-m", "opslib.demo.judge", str(self._settings.base), self._settings.app], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        assert self._process.stdin and self._process.stdout
+        if self._judging:
+            self._process.kill()  # The day was broken off.
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def go_on(self, now: datetime) -> None:
+        """Let it judge what is due at a moment, once it is through with what was due before."""
+        self.through()
+        assert self._process.stdin
+        self._judging = True
+        with suppress(BrokenPipeError):  # Who waits for its answer hears that it has ended.
+            self._process.stdin.write(f"{clock.micros(now)}\n")
+
+    @property
+    def idle(self) -> bool:
+        """Is it through with what it was asked for?"""
+        return not self._judging or bool(select.select([self._process.stdout], [], [], 0)[0])
+
+    def through(self) -> None:
+        """Wait until all is judged that it was asked for."""
+        assert self._process.stdout
+        if self._judging and not self._process.stdout.readline():
+            raise OpsError(f"the collector of the demo ended with {self._process.wait()}; it says why above.")
+        self._judging = False
+
+
+def main(home: str, app: str) -> None:
+    """Judge at each moment that a line names, microseconds since 1970, and answer how many instants were."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who lives the day; this ends with the pipe.
+    settings = settings_module.load(Path(home), app)
+    collector: Collector | None = None
+    for line in sys.stdin:
+        now = clock.instant(int(line))
+        if collector is None:
+            collector = Collector(Store(settings.url, lambda: now), settings, rules.load(settings.base), "demo", lambda: now)
+        print(collector.judge(), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,241 @@
+"""
+This module knows the examination of a desk, and nothing else: each thing it stands on looked at once, what it is, how
+it is, and which setting to change.
+"""
+
+import asyncio
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from opslib import clock, host, staff, text
+from opslib.dispatch import SENT, Dispatch
+from opslib.errors import OpsError
+from opslib.outcome import OUTCOMES, UNCLEAR
+from opslib.probed import IS_THERE
+from opslib.rounds import Rounds
+from opslib.rules import Rules
+from opslib.samples import Sample
+from opslib.settings import FALLBACKS, Settings
+from opslib.store import Store
+from opslib.verdicts import EXIT_CODES, worst
+
+LEAST_FREE_MB = 500
+NEEDED = ("jupyterlab", "papermill", "ipykernel", "nbconvert", "pandas", "matplotlib", "httpx", "websockets")
+_SETTING = {"massive": "OPS_MASSIVE_URL", "tradier": "OPS_TRADIER_URL", "app": "OPS_APP_URL"}
+_TOKEN = {"massive": "OPS_MASSIVE_TOKEN", "tradier": "OPS_TRADIER_TOKEN"}
+_ASKED = {
+    "liveness": "is it there (market clock)", "data": "may we have option data, and is it new", "health": "is its server there (/api/health)", "metrics": "does it say that it is monitored (/api/metrics)",
+    "socket": "does its WebSocket open and answer", "log": "can its log be read", "process": "is its process alive", "chain": "can a whole chain be fetched",
+}  # fmt: skip
+
+
+class Check(NamedTuple):
+    """
+    One thing looked at.
+
+    Attributes:
+        what: What it is.
+        verdict: ok, warning, critical, unknown; empty is not measured: shown, not counted.
+        seen: What was seen.
+        advice: What to do; empty where there is nothing to do.
+    """
+
+    what: str
+    verdict: str
+    seen: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Everything that was looked at."""
+
+    app: str
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What it adds up to; what is not configured does not count."""
+        return worst(c.verdict for c in self.checks if c.verdict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 ok, 1 warning, 2 critical, 3 unknown."""
+        return EXIT_CODES[self.verdict]
+
+    def as_json(self) -> dict[str, Any]:
+        """For a program."""
+        return {"app": self.app, "verdict": self.verdict, "checks": [c._asdict() | {"verdict": c.verdict or "not measured"} for c in self.checks]}
+
+    def __repr__(self) -> str:
+        rows = [[c.verdict or "-", c.what, c.seen] for c in self.checks]
+        todo = [f"{c.what}: {c.advice}" for c in self.checks if c.advice and c.verdict not in ("ok", "")]
+        more = [f"{c.what}: {c.advice}" for c in self.checks if c.advice and not c.verdict]
+        parts = [f"{self.app}: {self.verdict}", text.table(["verdict", "looked at", "seen"], rows)]
+        parts += ["\nwhat to do", *(f"  {words}" for words in todo)] if todo else []
+        parts += ["\nnot measured, until it is set", *(f"  {words}" for words in more)] if more else []
+        return "\n".join(parts)
+
+
+def examine(settings: Settings, store: Store, rules: Rules) -> Examination:
+    """Look at everything once. Nothing of it is kept."""
+    checks = [*_ours(settings, store, rules), *asyncio.run(_world(settings, store, rules))]
+    return Examination(settings.app, tuple(checks))
+
+
+def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
+    """What is ours: Python, what is installed, the folder, the store, the limits, the time."""
+    yield Check("Python", "ok" if sys.version_info >= (3, 11) else "critical", sys.version.split()[0], "Python 3.11 or newer is needed.")
+    lacking = [name for name in NEEDED if not _installed(name)]
+    yield Check("packages", "critical" if lacking else "ok", f"lacking: {', '.join(lacking)}" if lacking else f"{len(NEEDED)} of {len(NEEDED)} there", "Install again: pip install -e .")
+    free_mb = shutil.disk_usage(settings.home if settings.home.exists() else settings.home.parent).free / 1e6 if (settings.home.exists() or settings.home.parent.exists()) else 0.0
+    yield Check("disk of the home", "ok" if free_mb > LEAST_FREE_MB else "warning", f"{settings.home}, {free_mb:,.0f} MB free", "Make room: a store that cannot write loses what is posted meanwhile.")
+    yield Check("home", "ok" if os.access(settings.home if settings.home.exists() else settings.home.parent, os.W_OK) else "critical", str(settings.home), "Set OPS_HOME to a folder that can be written.")
+    try:
+        last = store.last_look(settings.app, 2**62, None)
+        yield Check("store", "ok", f"opens; newest post {text.moment(clock.instant(last.ts_us))}" if last else "opens; no post has come yet", "")
+    except OpsError as problem:
+        yield Check("store", "critical", str(problem), "See OPS_STORE_URL.")
+    yield _told(settings, store)
+    yield Check("limits", "ok", f"{len(rules.rules)} rules, {rules.hash[:12]}")
+    session = clock.open_since(clock.now())
+    yield Check("clock", "ok", f"{text.moment(clock.now())}, market {'open' if session else 'closed'}")
+
+
+def _told(settings: Settings, store: Store) -> Check:
+    """Is anybody told, and does it reach them?"""
+    what = "who is told"
+    try:
+        found = staff.read(settings)
+        late = [d for d, _ in Dispatch(store, settings.app).deliveries() if d.state != SENT and d.attempts]
+    except OpsError as problem:
+        return Check(what, "critical", str(problem), "Nobody is told of anything until that is set right.")
+    if set(found.channels) == {staff.TERMINAL}:
+        return Check(what, "", "nobody but who reads the collector's terminal", "set roles and channels in settings.toml, then try them: ops notify --test")
+    ways = "; ".join(f"{name}: {', '.join(role.channels)}" for name, role in found.roles.items())
+    if late:
+        return Check(what, "warning", f"{ways}; {len(late)} messages could not be delivered at once, the newest by {late[0].channel}: it {late[0].said}", "See ops notify, and try the channel: ops notify --test.")
+    return Check(what, "ok", ways, "")
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+async def _world(settings: Settings, store: Store, rules: Rules) -> list[Check]:
+    """What the settings name."""
+    rounds = Rounds(settings, store, rules)
+    try:
+        samples = await rounds.once(lambda name: name != "host")
+    finally:
+        rounds.close()
+    last = {(s.probe, s.subject): s for s in samples if s.last}
+    found = [_asked(settings, sample) for sample in last.values()]
+    found += _skews(last, rules) + _hours(last)
+    for name, setting, what in (
+        ("app_url", "OPS_APP_URL", "the app's server"), ("app_ws_url", "OPS_APP_WS_URL", "the app's WebSocket"), ("app_log", "OPS_APP_LOG", "the app's log"), ("app_pid", "OPS_APP_PID", "the app's process"),
+        ("massive_url", "OPS_MASSIVE_URL", "Massive"), ("tradier_url", "OPS_TRADIER_URL", "Tradier"), ("symbols", "OPS_SYMBOLS", "chains"),
+    ):  # fmt: skip
+        if not getattr(settings, name):
+            found.append(Check(what, "", f"{setting} is not set", f"set {setting}"))
+    return found + await _host(settings)
+
+
+def _asked(settings: Settings, sample: Sample) -> Check:
+    """How one look ended, and what to change."""
+    outcome, told = OUTCOMES[sample.outcome], sample.told()
+    subject = "massive" if sample.probe == "chain" else sample.subject
+    what = f"{sample.subject}: {_ASKED[sample.probe]}"
+    if outcome.usable:
+        return Check(what, "ok", _seen(sample))
+    said = f"HTTP {told['status']}, " if "status" in told else ""
+    said += f'"{text.one_line(told["said"], 80)}", ' if told.get("said") else ""
+    said += f"{told['why']}, " if told.get("why") else ""
+    seen = f"{subject} {outcome.words}" + (f" ({said.rstrip(', ')})" if said else "")
+    if subject in _TOKEN and outcome.name == "no_key_401":
+        return Check(what, "critical", f"{subject} wants a key, and {_TOKEN[subject]} is not set", f"Set {_TOKEN[subject]}, or {_TOKEN[subject]}_FILE.")
+    return Check(what, "critical" if outcome.answered is False or outcome.fault in ("ours", UNCLEAR) else "warning", seen, _advice(settings, sample))
+
+
+def _advice(settings: Settings, sample: Sample) -> str:
+    outcome, subject = OUTCOMES[sample.outcome], "massive" if sample.probe == "chain" else sample.subject
+    if sample.probe == "socket":
+        return f"{outcome.advice} It is OPS_APP_WS_URL, {settings.app_ws_url}."
+    if sample.probe == "log":
+        return f"OPS_APP_LOG is {settings.app_log}: {sample.told().get('why', 'not there')}. Name a file, a pipe or journal:UNIT."
+    if sample.probe == "process":
+        return f"OPS_APP_PID is {settings.app_pid}. Name the process's number, or better its pid file."
+    setting = _SETTING.get(subject, "OPS_MASSIVE_URL")
+    place = getattr(settings, setting.removeprefix("OPS_").lower())
+    if subject == "app" and outcome.name == "wrong_content":
+        return f"{setting} is {place}: what answers there is a web page on every path, which proves nothing. Set {setting} to the address of the app's own server" + (", without a path." if urlsplit(place).path.strip("/") else ": another host or port.")
+    if subject == "app" and outcome.name == "schema_mismatch":
+        return f"{setting} is {place}: what answers there is JSON, but not this app's (it lacks {sample.told().get('missing', 'what was asked for')}). See whether it is another program's port."
+    if outcome.name == "tls":
+        return f"{setting} is {place}. Where it is right and its authority is your own, name its certificate in SSL_CERT_FILE."
+    if outcome.name in ("auth_401", "ip_blocked_403", "entitlement_403"):
+        return f"{outcome.advice} The key is {_TOKEN.get(subject, 'the token')}, the address {setting}."
+    if subject == "tradier" and outcome.name in ("refused", "dns", "unreachable") and settings.fallback == FALLBACKS[0]:
+        return f"{outcome.advice} {setting} is {place}; an app without Tradier says OPS_FALLBACK=none."
+    return f"{outcome.advice} {setting} is {place}."
+
+
+def _seen(sample: Sample) -> str:
+    told, took = sample.told(), f" in {sample.seconds:.2f} s" if sample.seconds is not None else ""
+    match sample.probe:
+        case "liveness":
+            return f"answers{took}, says the market is {told.get('market', 'unknown')}"
+        case "data":
+            return f"answers{took}, newest of it {text.duration(sample.value)} old" if sample.value is not None else f"answers{took}; {told.get('why', 'no time on it')}"
+        case "health":
+            return f"answers{took}, up for {text.duration(sample.value or 0)}"
+        case "socket":
+            return f"open, round trip {sample.seconds:.3f} s" if sample.seconds is not None else "open"
+        case "log":
+            return f"read, {told.get('lines', 0)} lines are new"
+        case "process":
+            return f"process {told.get('pid')}, {text.number(sample.value, 'MB', 0)}"
+        case "chain":
+            return f"{text.number(sample.value)} contracts on {told.get('pages')} pages{took}, {told.get('core', 0)} tradable"
+    return f"answers{took}"
+
+
+def _skews(last: dict[tuple[str, str], Sample], rules: Rules) -> list[Check]:
+    """Do their clocks agree with ours?"""
+    skews = {subject: skew for subject, probe in IS_THERE.items() if (s := last.get((probe, subject))) and (skew := s.told().get("skew_s")) is not None}
+    if not skews:
+        return []
+    off = {s: k for s, k in skews.items() if abs(k) > rules.skew_told_s}
+    told = ", ".join(f"{s} {k:+.1f} s" for s, k in skews.items())
+    ours = len(off) == len(skews) > 1
+    return [Check("clocks against ours", "warning" if off else "ok", told, "Set our own clock (NTP)." if ours else f"Set the clock of {', '.join(off)} (NTP).")]
+
+
+def _hours(last: dict[tuple[str, str], Sample]) -> list[Check]:
+    """Do the providers have the same session as our calendar?"""
+    told = {subject: market for subject in _TOKEN if (s := last.get(("liveness", subject))) and (market := s.told().get("market"))}
+    if not told:
+        return []
+    ours = clock.open_since(clock.now()) is not None
+    differs = [f"{subject} says {market}" for subject, market in told.items() if (market == "open") is not ours]
+    seen = f"our calendar says {'open' if ours else 'closed'}" + (f", {', '.join(differs)}" if differs else ", so do they")
+    return [Check("market hours", "warning" if differs else "ok", seen, "Where all of them say closed, nothing is expected of the app; where one differs, see whose clock or calendar is wrong." if differs else "")]
+
+
+async def _host(settings: Settings) -> list[Check]:
+    """What is to be seen on the app's host."""
+    if settings.host_prefix is None:
+        commands = "; ".join(look.command for look in await host.looks(settings))
+        return [Check("the app's host", "", "nobody can look there but a person", f'set host_prefix in settings.toml (["ssh", "HOST"], or [] for this machine), or ask there by hand: {commands}')]
+    verdict = {True: "ok", False: "warning", None: "unknown"}
+    return [Check(f"host: {look.name}", verdict[look.ok], look.told, look.command) for look in await host.looks(settings)]

@@ -1,0 +1,260 @@
+"""
+This module knows how vendors write an option chain, and nothing else: Massive, Tradier, TD Ameritrade and Schwab, Yahoo,
+Cboe's page of quotes.
+
+Each reader gives one dict a contract, under the names of `chain.FIELDS`, its cells just as they stood; a name that is not
+there was not sent. What the cells mean is `chain`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+from opslib.text import NEW_YORK, one_line
+
+Row = dict[str, Any]
+_OF_QUOTE = {"bid": ("bid", "bp"), "ask": ("ask", "ap"), "bid_size": ("bid_size",), "ask_size": ("ask_size",), "quote_ts": ("last_updated",), "timeframe": ("timeframe",)}
+_OF_TDA = {
+    "symbol": ("symbol",), "cp": ("putCall",), "strike": ("strikePrice",), "multiplier": ("multiplier",), "bid": ("bid", "bidPrice"), "ask": ("ask", "askPrice"), "bid_size": ("bidSize",), "ask_size": ("askSize",),
+    "quote_ts": ("quoteTimeInLong",), "iv": ("volatility",), "delta": ("delta",), "gamma": ("gamma",), "theta": ("theta",), "vega": ("vega",), "oi": ("openInterest",), "volume": ("totalVolume",),
+}  # fmt: skip
+_OF_TRADIER = {
+    "symbol": ("symbol",), "underlying": ("underlying",), "root": ("root_symbol",), "expiry": ("expiration_date",), "cp": ("option_type",), "strike": ("strike",), "multiplier": ("contract_size",), "bid": ("bid",), "ask": ("ask",),
+    "bid_size": ("bidsize", "bid_size"), "ask_size": ("asksize", "ask_size"), "oi": ("open_interest",), "volume": ("volume",), "underlying_px": ("underlying_price",),
+}  # fmt: skip
+_OF_YAHOO = {"symbol": ("contractSymbol",), "strike": ("strike",), "bid": ("bid",), "ask": ("ask",), "iv": ("impliedVolatility",), "oi": ("openInterest",), "volume": ("volume",)}
+_CBOE = {"bid": "bid", "ask": "ask", "iv": "iv", "delta": "delta", "gamma": "gamma", "theta": "theta", "vega": "vega", "openinterest": "oi", "open int": "oi", "open interest": "oi", "volume": "volume", "vol": "volume"}
+
+
+def _take(source: Any, names: Mapping[str, Sequence[str]]) -> Row:
+    """The cells that are there, under our names."""
+    source = source if isinstance(source, Mapping) else {}
+    return {ours: source[name] for ours, theirs in names.items() for name in reversed(theirs) if name in source}
+
+
+def several(found: Any) -> list[Any]:
+    """What a vendor sends as one object where there is one, as null where there is none, and else as a list."""
+    return found if isinstance(found, list) else [] if found is None else [found]
+
+
+def is_massive(payload: Any) -> bool:
+    """Is it Massive's snapshot, a page or several, or its contracts alone?"""
+    first = payload[0] if isinstance(payload, list) and payload else payload
+    return isinstance(first, Mapping) and ("details" in first or isinstance(first.get("results"), list) or ("request_id" in first and "status" in first))
+
+
+def massive(payload: Any) -> tuple[list[Row], str]:
+    """Contracts of Massive's snapshot, and why some are missing, as far as the answer says so."""
+    pages = several(payload)
+    whole = [p for p in pages if isinstance(p, Mapping) and "details" not in p]
+    contracts = [r for p in pages if isinstance(p, Mapping) for r in (several(p.get("results")) if "details" not in p else [p])]
+    partial = ""
+    if whole and whole[-1].get("next_url"):
+        partial = f"the last of {len(whole)} page(s) says that there is another"
+    if broken := [(i, p) for i, p in enumerate(pages, 1) if not isinstance(p, Mapping) or p.get("status") in ("ERROR", "NOT_AUTHORIZED", "NOT_FOUND")]:
+        said = (broken[0][1].get("error") or broken[0][1].get("message") or "") if isinstance(broken[0][1], Mapping) else ""
+        partial = f"page {broken[0][0]} is an error instead of contracts{f': {one_line(str(said), 120)}' if said else ''}"
+    return [_massive_row(c) for c in contracts], partial
+
+
+def _massive_row(contract: Any) -> Row:
+    contract = contract if isinstance(contract, Mapping) else {}
+    details, asset = contract.get("details") or {}, contract.get("underlying_asset") or {}
+    row = _take(details, {"symbol": ("ticker",), "cp": ("contract_type",), "strike": ("strike_price",), "expiry": ("expiration_date",), "style": ("exercise_style",), "multiplier": ("shares_per_contract",)})
+    row |= _take(contract.get("last_quote"), _OF_QUOTE) | _take(contract.get("greeks"), {name: (name,) for name in ("delta", "gamma", "theta", "vega")})
+    row |= _take(contract, {"iv": ("implied_volatility",), "oi": ("open_interest",)}) | _take(contract.get("day"), {"volume": ("volume",)})
+    return row | _take(asset, {"underlying": ("ticker",), "underlying_px": ("price", "value"), "underlying_ts": ("last_updated",)})
+
+
+def is_tradier(payload: Any) -> bool:
+    """Is it Tradier's chain, of one expiration or several?"""
+    parts = several(payload)
+    chains = [part["options"] for part in parts if isinstance(part, Mapping) and "options" in part]
+    return bool(chains) and all(isinstance(part, Mapping) for part in parts) and all(c is None or (isinstance(c, Mapping) and "option" in c) for c in chains)
+
+
+def tradier(payload: Any) -> list[Row]:
+    """Contracts of Tradier's chain; with the underlying's quote where one stands beside it."""
+    rows, parts = [], several(payload)
+    quotes = [part["quotes"] for part in parts if isinstance(part.get("quotes"), Mapping)]
+    prices = {q.get("symbol"): q.get("last") for quote in quotes for q in several(quote.get("quote")) if isinstance(q, Mapping)}
+    for part in parts:
+        for option in several((part.get("options") or {}).get("option")):
+            option = option if isinstance(option, Mapping) else {}
+            row = _take(option, _OF_TRADIER)
+            greeks = option.get("greeks")
+            row |= _take(greeks, {"delta": ("delta",), "gamma": ("gamma",), "theta": ("theta",), "vega": ("vega",), "iv": ("smv_vol", "mid_iv"), "greeks_ts": ("updated_at",)})
+            stamps = [s for s in (option.get("bid_date"), option.get("ask_date")) if isinstance(s, (int, float)) and s > 0]
+            if stamps:
+                row["quote_ts"] = max(stamps)
+            if prices.get(option.get("underlying")) is not None:
+                row["underlying_px"] = prices[option["underlying"]]
+            rows.append(row)
+    return rows
+
+
+def is_schwab(payload: Any) -> bool:
+    """Is it the chain of TD Ameritrade or Schwab?"""
+    return isinstance(payload, Mapping) and ("callExpDateMap" in payload or "putExpDateMap" in payload)
+
+
+def schwab(payload: Mapping[str, Any]) -> list[Row]:
+    """Contracts of TD Ameritrade's or Schwab's chain; its volatilities are percent."""
+    asset = payload.get("underlying") if isinstance(payload.get("underlying"), Mapping) else {}
+    shared = {"underlying": payload.get("symbol") or asset.get("symbol"), "timeframe": "DELAYED" if payload.get("isDelayed") else "REAL-TIME"}
+    price = payload.get("underlyingPrice") or asset.get("mark") or asset.get("last")
+    rows = []
+    for name in ("callExpDateMap", "putExpDateMap"):
+        for expiry, strikes in (payload.get(name) or {}).items():
+            for strike, options in strikes.items():
+                for option in several(options):
+                    row = shared | {"expiry": str(expiry).partition(":")[0], "strike": strike, "cp": name[:4].replace("putE", "put")} | _take(option, _OF_TDA)
+                    rows.append(row | ({"underlying_px": price} if price else {}))
+    return rows
+
+
+def is_yahoo(payload: Any) -> bool:
+    """Is it Yahoo's chain?"""
+    return bool(several(payload)) and all(isinstance(part, Mapping) and "optionChain" in part for part in several(payload))
+
+
+def yahoo(payload: Any) -> list[Row]:
+    """Contracts of Yahoo's chain: implied volatilities, no Greeks."""
+    rows = []
+    for result in [r for part in several(payload) for r in several((part.get("optionChain") or {}).get("result"))]:
+        quote = result.get("quote") or {}
+        shared = _take(quote, {"underlying_px": ("regularMarketPrice",), "as_of": ("regularMarketTime",)}) | {"underlying": result.get("underlyingSymbol")}
+        for group in several(result.get("options")):
+            for side in ("call", "put"):
+                rows += [shared | {"cp": side, "expiry": option.get("expiration", group.get("expirationDate"))} | _take(option, _OF_YAHOO) for option in several(group.get(f"{side}s"))]
+    return rows
+
+
+_MONTHS = {m: i for i, m in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)}
+_DATED = re.compile(r"([A-Za-z]{3})[a-z]*\.? (\d{1,2}),? (\d{4})(?:,? (?:at|@) (\d{1,2}):(\d{2}) ?([AP]M)?)?")
+
+
+def written_date(told: str) -> datetime | None:
+    """A date in words, such as ``September 25, 2025 at 9:05 PM EDT`` or ``Wed Oct 01 2025``, in New York; None where there is none."""
+    found = _DATED.search(told)
+    month = _MONTHS.get(found[1].lower()) if found else None
+    if not found or not month:
+        return None
+    hour = int(found[4] or 0) % 12 + 12 * (found[6] == "PM") if found[6] else int(found[4] or 0)
+    try:
+        return datetime(int(found[3]), month, int(found[2]), hour, int(found[5] or 0), tzinfo=NEW_YORK)
+    except ValueError:
+        return None
+
+
+def cboe_header(lines: Sequence[Sequence[str]]) -> int | None:
+    """In which of the first lines do the columns of Cboe's page of quotes stand? None where it is none."""
+    for i, line in enumerate(lines[:12]):
+        names = [cell.strip().lower() for cell in line]
+        if "calls" in names and "puts" in names and "strike" in names:
+            return i
+    return None
+
+
+def cboe(lines: Sequence[Sequence[str]], header: int) -> Iterator[Row]:
+    """Contracts of Cboe's page of quotes: a call and a put on each line, under lines that say of what and when."""
+    told = [cell.strip() for line in lines[:header] for cell in line]
+    price = next((cell.partition(":")[2].strip() for cell in told if cell.lower().startswith("last:")), None)
+    price = price or next((cell for cell in told[1:3] if re.fullmatch(r"[\d,]+\.\d+", cell)), None)  # In an older layout, beside the name.
+    at = next((found for cell in told if (found := written_date(cell))), None)
+    names = [cell.strip().lower() for cell in lines[header]]
+    middle, puts = names.index("strike"), names.index("puts")
+    halves = {"call": (names.index("calls"), middle), "put": (puts, len(names))}
+    for line in lines[header + 1 :]:
+        if not any(cell.strip() for cell in line):
+            continue
+        line = [*line, *[""] * (len(names) - len(line))]
+        for side, (first, end) in halves.items():
+            row: Row = {"symbol": line[first], "expiry": line[0], "cp": side, "strike": line[middle], "underlying_px": price}
+            row |= {ours: line[i] for i in range(first + 1, end) if (ours := _CBOE.get(names[i]))}
+            yield row | ({"as_of": at.astimezone(UTC).isoformat()} if at else {})
+
+
+def without_comments(told: str) -> str:
+    """JSON without the comments that people write into it; what stands in a string stays."""
+    return re.sub(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', lambda m: m[1] or "", told, flags=re.DOTALL)
+
+
+def stamp(cell: Any, zone: tzinfo = NEW_YORK) -> datetime | None:
+    """
+    A time as vendors write it: seconds, milliseconds, microseconds or nanoseconds since 1970, ISO 8601 or words; None of none.
+
+    Without an offset it is in `zone`.
+    """
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        told = str(cell or "").strip()
+        try:
+            found = datetime.fromisoformat(told) if told else None
+        except ValueError:
+            return written_date(told)
+        return found.replace(tzinfo=zone) if found and found.tzinfo is None else found
+    if not 1e8 < number < 5e18:
+        return None
+    while number > 1e11:
+        number /= 1000
+    return datetime.fromtimestamp(number, UTC)
+
+
+def rows_of(payload: Any) -> tuple[str, list[Row], str] | None:
+    """Whose chain is it, its contracts, and why some are missing where it says so; None where it is nobody's we know."""
+    if is_schwab(payload):
+        return "schwab", schwab(payload), ""
+    if is_yahoo(payload):
+        return "yahoo", yahoo(payload), ""
+    if is_tradier(payload):
+        return "tradier", tradier(payload), ""
+    if is_massive(payload):
+        rows, partial = massive(payload)
+        return "massive", rows, partial
+    return None
+
+
+def plain(names: Iterable[str]) -> dict[str, str]:
+    """Which of our fields does each column of a plain table hold, by its usual names? Its name to ours; the first that fits."""
+    found: dict[str, str] = {}
+    taken = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(list(names))}
+    for ours, usual in USUAL.items():
+        for alias in usual:
+            if alias in taken and taken[alias] not in found:
+                found[taken[alias]] = ours
+                break
+    if "actsymbol" in taken and "vol" in taken:  # DoltHub's word for it.
+        found[taken["vol"]] = "iv"
+    return found
+
+
+USUAL: dict[str, tuple[str, ...]] = {
+    "symbol": ("optionsymbol", "contractsymbol", "contractid", "contract", "optionid", "osi", "occ", "occsymbol", "ticker", "symbol"),
+    "underlying": ("underlying", "underlyingsymbol", "underlyingticker", "actsymbol", "stock", "underlier"),
+    "root": ("root", "rootsymbol", "optionroot"),
+    "expiry": ("expiration", "expiry", "expirationdate", "expirydate", "expiredate", "expdate", "exdate", "maturity"),
+    "cp": ("cp", "optiontype", "contracttype", "type", "right", "putcall", "callput", "cpflag", "side", "optionside"),
+    "strike": ("strike", "strikeprice", "k"),
+    "style": ("exercisestyle", "style"),
+    "multiplier": ("multiplier", "sharespercontract", "contractsize"),
+    "bid": ("bid", "bidprice", "bestbid"),
+    "ask": ("ask", "askprice", "bestoffer", "bestask", "offer"),
+    "bid_size": ("bidsize",),
+    "ask_size": ("asksize",),
+    "iv": ("iv", "impliedvolatility", "impliedvol", "implvolatility", "ivmean", "midiv", "smvvol", "sigma", "volatility"),
+    "delta": ("delta",),
+    "gamma": ("gamma",),
+    "theta": ("theta", "thetaday"),
+    "vega": ("vega", "vegapt"),
+    "oi": ("openinterest", "oi", "openint"),
+    "volume": ("volume", "totalvolume", "vol"),
+    "underlying_px": ("underlyingprice", "underlyinglast", "underlyingpx", "spot", "spotprice", "stockprice", "underlyingclose", "activeunderlyingprice", "s"),
+    "underlying_ts": ("underlyingts", "underlyingtime"),
+    "quote_ts": ("quotets", "quotetime", "quotetimestamp", "quotetimeinlong", "lastupdated", "quotelastupdated", "lastquotetime"),
+    "greeks_ts": ("greeksts", "greekstime", "updatedat"),
+    "timeframe": ("timeframe",),
+    "as_of": ("asof", "quotereadtime", "quotedatetime", "quoteunixtime", "datetime", "timestamp", "fetchedat", "datadate", "quotedate", "tradedate", "date"),
+}

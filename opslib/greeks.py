@@ -1,0 +1,247 @@
+"""
+This module knows which Greeks of a chain are right, and nothing else; what can be wrong with one is `faults`.
+
+Everything is judged on **core** contracts, quoted, unexpired and neither deep in nor out of the money: outside of them a gamma
+of 0 and a volatility of none are what a healthy feed sends.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from opslib import listing
+from opslib.chain import SENT, UNSOLVED_IV, Chain
+from opslib.faults import CHECKS, CODES, EPSILON_DELTA, Case, Faults, doubled, judge_age, judge_rows, judge_together, judge_values
+from opslib.limits import ChainLimits
+from opslib.text import NEW_YORK, one_line
+from opslib.theory import Theory, pairs, reckoned
+from opslib.units import DOCUMENTED, FACTORS, IV_RANGE, USUAL, detected, iv_unit
+from opslib.verdicts import wilson
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+else:
+    Array = Any
+
+EXAMPLES = 3
+PROMISED = ("massive", "tradier", "schwab")  # Vendors who promise every figure; of others only what they send is wanted.
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of fault: its check, how bad, how many contracts, and the worst of them by name."""
+
+    check: str
+    severity: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """
+    What the Greeks of a chain are worth.
+
+    Attributes:
+        chain: As it was read.
+        theory: What was reckoned of it.
+        core: Which rows are core contracts.
+        faults: Of each row what is wrong with it.
+        raw_valid: Contracts valid by the guide's reading: nothing missing, gamma not 0, |delta| ≤ 1, IV from 1 % to 500 %.
+        covered: Contracts with every Greek that the feed has.
+        units: In which unit each figure is; None where it cannot be told.
+        findings: Every fault, the most frequent first.
+        notes: What is worth knowing and no fault.
+    """
+
+    chain: Chain
+    theory: Theory
+    core: Array
+    faults: Faults
+    raw_valid: int
+    covered: int
+    units: dict[str, str | None]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def as_of(self) -> datetime:
+        """Of when it is."""
+        return self.chain.as_of
+
+    @property
+    def core_count(self) -> int:
+        """How many contracts were judged?"""
+        return int(self.core.sum())
+
+    @property
+    def flagged(self) -> int:
+        """How many of them have a fault?"""
+        return int((self.core & ~self.faults.clean).sum())
+
+    def core_with(self, check: str) -> int:
+        """How many core contracts have that fault?"""
+        return int((self.core & (self.faults.codes == CODES[check])).sum())
+
+    def weighted(self, weights: Array) -> float | None:
+        """The valid rate of the core, each contract by its weight; None where nothing weighs."""
+        import numpy as np
+
+        weights = np.where(self.core & (weights > 0), weights, 0.0)
+        total = float(weights.sum())
+        return float(weights[self.faults.clean].sum()) / total if total else None
+
+    def told(self, limits: ChainLimits) -> list[Finding]:
+        """Those findings that are more than a good chain has."""
+        core = self.core_count
+        return [f for f in self.findings if f.check in ("incomplete", "unreadable") or wilson(f.count, max(core, f.count, 1))[0] > limits.told_share or (core and f.count / core > limits.told_share and f.count >= EXAMPLES)]
+
+
+def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None) -> Quality:
+    """
+    Which Greeks of a chain are right?
+
+    Args:
+        limits: Within what they may be off.
+        fetched_at: When it was fetched; without it, quotes are as old as the newest of them is newer.
+    """
+    import numpy as np
+
+    frame = chain.frame
+    column = {name: frame[name].to_numpy(dtype=float, copy=True) for name in ("strike", "bid", "ask", *SENT)}
+    faults, call = Faults(np.zeros(len(frame), dtype=np.int8)), (frame["cp"] == "call").to_numpy(dtype=bool)
+    late = listing.expired(frame)
+    faults.mark(late, "expired", lambda i: f"expired {frame['expiry'].iloc[i].tz_convert(NEW_YORK):%Y-%m-%d}")
+    symbol = frame["symbol_says"]
+    other = symbol.isin(["call", "put"]).to_numpy()
+    faults.mark(other, "calls_puts_swapped", lambda i: f"its symbol {one_line(frame['symbol'].iloc[i], 30)} is of a {symbol.iloc[i]}")
+    faults.mark((symbol != "").to_numpy(dtype=bool), "strike_mismatch", lambda i: f"its symbol {one_line(frame['symbol'].iloc[i], 30)} has {symbol.iloc[i]}")
+    contrary = faults.clean & (np.where(call, -column["delta"], column["delta"]) > EPSILON_DELTA) & (np.abs(column["delta"]) <= 1)
+    grid = listing.grid(frame, call)
+    faults.mark(listing.relabelled(grid, contrary), "calls_puts_swapped", lambda i: f"delta {column['delta'][i]:g} of a {frame['cp'].iloc[i]}, which is listed already")
+    if (swapped := faults.has("calls_puts_swapped")).any():  # From here on they are what their figures are.
+        grid = listing.grid(frame, call ^ swapped)
+    size = frame["multiplier"].to_numpy(dtype=float)
+    theory = reckoned(frame, grid, faults.clean & ~contrary & ~listing.repeated(grid, size, faults.clean) & ~(column["bid"] > column["ask"]))
+    core = _core(frame, column, theory, limits) & ~late
+    iv = iv_unit(column["iv"], theory, core & faults.clean, limits)
+    column["iv"] /= FACTORS["iv"][iv or "decimal"]
+    faults.mark(doubled(column, theory, core & faults.clean & ~contrary, limits), "strike_mismatch", lambda i: f"its figures are of strike {theory.strike[i] / 2:g}")
+    faults.mark(listing.repeated(grid, size, faults.clean), "duplicate", lambda i: f"listed again in row {frame['place'].iloc[i]}")
+    supplied = [name for name in SENT if chain.provider in PROMISED or np.isfinite(column[name]).any()]
+    case, units = _case(frame, column, theory, core, faults, limits)
+    units["iv"] = iv
+    judge_rows(case, supplied)
+    judge_age(case, fetched_at)
+    if not judge_values(case):  # Between neighbours of which many are of another moment nothing can be told.
+        judge_together(case)
+    extra = _judge_listing(chain, grid, core, faults)
+    for name, unit in units.items():
+        if unit not in (None, DOCUMENTED.get((chain.provider, name), USUAL[name])):
+            extra.append(Finding("units", "error", int(core.sum()), (f"every {name} is {unit.replace('_', ' ')}; {USUAL[name].replace('_', ' ')} was wanted",)))
+    findings = _merged([_finding(chain, check, faults) for check in faults.says] + extra)
+    complete = np.all([np.isfinite(column[name]) for name in supplied], axis=0) if supplied else np.zeros(len(frame), dtype=bool)
+    covered = complete & ~(column["iv"] < UNSOLVED_IV) if "iv" in supplied else complete
+    raw = complete & ~(column["gamma"] == 0) & ~(np.abs(column["delta"]) > 1) & ~((column["iv"] < IV_RANGE[0]) | (column["iv"] > IV_RANGE[1]))
+    return Quality(chain, theory, core, faults, int(raw.sum()), int(covered.sum()), units, findings, _notes(chain, column, core))
+
+
+def _core(frame: Any, column: dict[str, Array], theory: Theory, limits: ChainLimits) -> Array:
+    """
+    Which contracts are to be right? By the delta they have; where they have none, or an impossible one, by what the contract of the
+    other side has, or their own price tells. Deep in the money no vendor can tell a volatility, and none is wanted.
+    """
+    import numpy as np
+
+    size, bid, spread = np.abs(column["delta"]), column["bid"], column["ask"] - column["bid"]
+    unread = (frame["why_missing"] == "sentinel").to_numpy(dtype=bool)
+    rows = np.flatnonzero(~(size <= 1))
+    if len(rows):
+        calls, puts = pairs(theory.grid, np.ones(len(size), dtype=bool))
+        theirs = np.full(len(size), np.nan)
+        theirs[calls], theirs[puts] = 1 - size[puts], 1 - size[calls]
+        beyond = theory.mid - np.maximum(np.where(theory.call, 1.0, -1.0) * (theory.spot - theory.strike), 0.0)
+        least = np.where(unread, spread / 4, spread)[rows]  # What says itself that it is none is wanted sooner than what was left out.
+        told = (beyond[rows] > np.maximum(least, limits.spot_off * theory.spot[rows])) | (unread & np.isnan(theory.mid))[rows]
+        size[rows] = np.where(told, np.where(np.isfinite(theirs[rows]), theirs[rows], np.abs(theory.delta_mid(rows))), 0.0)
+    return ((bid > 0) | (np.isnan(bid) & unread)) & (theory.years > 0) & (size >= limits.core_from) & (size <= limits.core_upto)
+
+
+def _case(frame: Any, column: dict[str, Array], theory: Theory, core: Array, faults: Faults, limits: ChainLimits) -> tuple[Case, dict[str, str | None]]:
+    """The chain with what was recomputed of its core, its figures in the usual units; and in which units they were."""
+    import numpy as np
+
+    iv, rows = column["iv"], np.flatnonzero(core)
+    with np.errstate(all="ignore"):
+        near = np.abs(np.log(iv / theory.iv_mid)) < np.log(np.sqrt(FACTORS["iv"]["percent"]))
+    # A row whose own volatility is of another unit, or none, is recomputed with its price's.
+    own = np.where((near | np.isnan(theory.iv_mid)) & (iv >= IV_RANGE[0]), iv, theory.iv_mid)[rows]
+    parts = []
+    for found in (theory.greeks(own, rows), *theory.between(own, rows)):
+        part = {name: np.full(len(core), np.nan) for name in ("price", "delta", "gamma", "theta", "vega")}
+        for name, values in zip(part, found):
+            part[name][rows] = values
+        parts.append(part)
+    units = detected(column, parts[0], core & faults.clean, limits)
+    for name, unit in units.items():
+        if unit not in (None, USUAL[name]):
+            column[name] /= FACTORS[name][unit]
+    return Case(frame, column, theory, core, faults, limits, *parts), units
+
+
+def _judge_listing(chain: Chain, grid: listing.Grid, core: Array, faults: Faults) -> list[Finding]:
+    """What is not there, and what could not be read?"""
+    import numpy as np
+
+    aside = faults.has("expired", "strike_mismatch")
+    roots = range(int(grid.root.max()) + 1)  # What has expired may be of any moment of the file.
+    known = {(root, float(grid.strike[i]) / part, bool(grid.call[i])) for i in np.flatnonzero(aside) for part in (1, 2) for root in roots}  # Of a doubled strike the half.
+    gone = listing.lacking(grid, ~aside, core, known)
+    found = [Finding("unreadable", "error", len(chain.refused), tuple(f"{one_line(place, 80)}: {why}" for place, why in chain.refused[:EXAMPLES]))] if chain.refused else []
+    if chain.partial or len(gone) > len(chain.refused):
+        told = [f"{_group(chain, int(np.argmax(grid.group == group)))} {'call' if call else 'put'} {k:g}: not listed" for group, k, call in gone[:EXAMPLES]]
+        found.append(Finding("incomplete", "error", max(len(gone), 1), tuple(([chain.partial] if chain.partial else []) + told)[:EXAMPLES]))
+    return found
+
+
+def _group(chain: Chain, i: int) -> str:
+    row = chain.frame.iloc[i]
+    return f"{one_line(str(row['root']), 12)} {row['expiry'].tz_convert(NEW_YORK):%Y-%m-%d}"
+
+
+def _finding(chain: Chain, check: str, faults: Faults) -> Finding:
+    """The rows with one fault, the worst of them by name."""
+    import numpy as np
+
+    def named(i: int) -> str:
+        return f"{_group(chain, i)} {chain.frame['cp'].iloc[i]} {chain.frame['strike'].iloc[i]:g}"
+
+    rows = np.flatnonzero(faults.codes == CODES[check])
+    says, how_bad = faults.says[check]
+    worst = rows if how_bad is None else rows[np.argsort(-how_bad[rows], kind="stable")]
+    return Finding(check, CHECKS[check], len(rows), tuple(f"{named(int(i))}: {says(int(i))}" for i in worst[:EXAMPLES]))
+
+
+def _merged(findings: list[Finding]) -> tuple[Finding, ...]:
+    """One finding a check, the most frequent first."""
+    found: dict[str, Finding] = {}
+    for f in findings:
+        known = found.get(f.check)
+        found[f.check] = Finding(f.check, f.severity, max(known.count, f.count), (*f.examples, *known.examples)[:EXAMPLES]) if known else f
+    return tuple(sorted(found.values(), key=lambda f: (-f.count, f.check)))
+
+
+def _notes(chain: Chain, column: dict[str, Array], core: Array) -> tuple[str, ...]:
+    """What is worth knowing and no fault?"""
+    import numpy as np
+
+    found = []
+    if np.isnan([column[name] for name in ("delta", "gamma", "theta", "vega")]).all():
+        found.append("this feed has no Greeks: its volatilities and prices alone were judged")
+    unquoted = int((~(column["bid"] > 0)).sum())
+    if unquoted:
+        found.append(f"{unquoted:,} contracts have no bid: nobody trades them, and nobody can tell their volatility")
+    settled = int(((chain.frame["expiry"] <= chain.frame["as_of"]) & ~listing.expired(chain.frame)).sum())
+    if settled:
+        found.append(f"{settled:,} contracts have settled that day")
+    return tuple(found)

@@ -1,0 +1,66 @@
+"""
+This module knows what else than rules is limited, as rules.toml has it: what our own looks and chains are judged by; and nothing else.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """
+    What our own looks are judged by as they are made.
+
+    Attributes:
+        silent_after_s: An open socket that was heard before and says nothing for longer, in market hours, is silent.
+        stale_after_s: Data older than this, in market hours, is stale.
+        delayed_by_s: As much later may data of a delayed plan be.
+        changed_by: A median of a chain that is so many times another of the same hour has changed.
+    """
+
+    silent_after_s: float
+    stale_after_s: float
+    delayed_by_s: float
+    changed_by: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChainLimits:
+    """
+    Within what a chain's figures may be off before they are told, and which contracts are judged; see reasons in rules.toml.
+
+    Attributes:
+        core_from, core_upto: Between which sizes of delta a quoted, unexpired contract is core.
+        delta_off, gamma_times, theta_times, vega_times: How far from, or how many times, what was recomputed.
+        spot_off: By so much of its price may the spot be of another moment.
+        iv_off, iv_spreads: How far a volatility may be from its mid's: so much, and so many spreads.
+        pair_off, pair_off_european: How far a call's and a put's deltas may be from differing by one.
+        step_off: How much a delta may rise with the strike.
+        unit_within: A ratio to what was recomputed, within so many times a unit's factor, is that unit.
+        least_days: Of contracts that settle sooner nothing is recomputed.
+        stale_after_s, greeks_stale_after_s: Quotes, and Greeks of a vendor who dates them, are stale when older.
+        told_share: More than this share of the core flagged is a warning.
+        cross_delta, cross_iv: How far two providers may be apart, beside what moves and spreads explain.
+        band_days, band_times: An IV band needs so many days, and is so many of their median distances wide.
+    """
+
+    core_from: float
+    core_upto: float
+    delta_off: float
+    gamma_times: float
+    theta_times: float
+    vega_times: float
+    spot_off: float
+    iv_off: float
+    iv_spreads: float
+    pair_off: float
+    pair_off_european: float
+    step_off: float
+    unit_within: float
+    least_days: float
+    stale_after_s: float
+    greeks_stale_after_s: float
+    told_share: float
+    cross_delta: float
+    cross_iv: float
+    band_days: float
+    band_times: float

@@ -1,0 +1,246 @@
+"""
+This module knows the app's log: what is new in it, of which kinds, and nothing else.
+
+The app writes to stdout, without times or levels; wherever that ends up (a file, a pipe, the journal) is read from a
+cursor, so much at a time, through rotation and truncation, and nothing waits for a line to come.
+"""
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from opslib import text
+
+MOST_BYTES = 1 << 20  # Read at one time; what is left is read the next time.
+MOST_LINES = 20_000
+LONGEST_LINE = 16_384
+MARK_BYTES = 256  # So much of a file's beginning tells whether it is still the same file.
+JOURNAL = "journal:"
+
+
+class Kind(NamedTuple):
+    """One kind of line: its name, what it looks like, and whether it is an error."""
+
+    name: str
+    pattern: re.Pattern[str]
+    error: bool
+
+
+def _kind(name: str, pattern: str, error: bool = True) -> Kind:
+    return Kind(name, re.compile(pattern), error)
+
+
+# The first that fits is the line's kind. Patterns are of what the app really writes; case matters to it, not to us.
+KINDS = (
+    _kind("configured", r"(?i)^(\[\d\] )?(\[[^\]]+\] )?\W*\w*_(API_KEY|TOKEN|URL)\b.*(present|set|loaded|missing|✓|true|length)", error=False),
+    _kind("access_looks", r"^(\[\d\] )?[A-Z]{3,7} /(ping|api/(health|metrics|ws-token|market/status))\b\S* \d\d\d ", error=False),  # Ours, or a load balancer's.
+    _kind("access_proxy_5xx", r"^(\[\d\] )?[A-Z]{3,7} /api/massive\S* 5\d\d ", error=False),  # Its message is counted.
+    _kind("access_5xx", r"^(\[\d\] )?[A-Z]{3,7} /\S* 5\d\d "),
+    _kind("access", r"^(\[\d\] )?[A-Z]{3,7} /\S* \d\d\d ", error=False),
+    _kind("fallback", r"\[v0\] fallback\(", error=False),
+    _kind("timeout", r"(?i)\btimed out\b|ETIMEDOUT|aborted due to timeout|TimeoutError|timeout (of|after) \d+ ?ms"),
+    _kind("dns", r"ENOTFOUND|EAI_AGAIN"),
+    _kind("refused", r"ECONNREFUSED"),
+    _kind("tls", r"(?i)\bCERT_\w+|certificate (has|is|verify|not|chain)|self.signed certificate|ERR_TLS|SSL routines"),
+    _kind("rate_limit", r"(?i)\b(HTTP|status|code|error):? ?\(?429\b|\(429\)|rate.?limit(ed| exceeded)|too many requests|maximum requests per minute"),
+    _kind("auth", r"(?i)\b(HTTP|status|code|error):? ?\(?40[13]\b|\(40[13]\)|unauthorized|\bforbidden\b|not entitled|unknown api key|auth_failed|invalid token"),
+    _kind("provider_5xx", r"(?i)proxy error \(5\d\d\)|HTTP 5\d\d from|External API error"),
+    _kind("socket_idle", r"\[WS [\w ]+\] upstream closed( with code)? 100[015]\b", error=False),
+    _kind("socket_closed", r"\[WS [\w ]+\] upstream closed"),
+    _kind("socket_error", r"\[WS [\w ]+\] .*(?i:error)"),
+    _kind("started", r"(?i)\[Server\].*(listening|started|running)|listening on", error=False),
+    _kind("heartbeat", r"\[Composite Scanner\] Heartbeat", error=False),
+    _kind("other_error", r"\b\w*Error\b|\bERROR\b|(?i:\berror:|unhandled|uncaught|(?<!\b0 )\bfailed\b|\bfatal\b)"),
+)
+_CONTINUES = re.compile(r"^(\s+|[}\])]|\tat )")
+_TOO_SHORT = re.compile(r"(?i)(?:timed out after|timeout of|timeout after) (\d+) ?ms")
+_GAVE_UP = re.compile(r"^(?:\[\d\] )?[A-Z]{3,7} /api/massive\S* 5\d\d .* ([\d.]+) ms$")  # So long did a call to Massive take that failed.
+
+
+class Told(NamedTuple):
+    """
+    What a stretch of a log comes to.
+
+    Attributes:
+        lines: How many lines there were.
+        kinds: How many of each kind, where there were any.
+        errors: How many errors; a stack below a message is not counted again.
+        newest: The newest line of each kind of error, shortened, without secrets.
+        waited_ms: The shortest time after which the app says that it gave up waiting; None where it says none.
+    """
+
+    lines: int
+    kinds: dict[str, int]
+    errors: int
+    newest: dict[str, str]
+    waited_ms: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """For a sample."""
+        return {"lines": self.lines, "kinds": self.kinds, "newest": self.newest} | ({"waited_ms": self.waited_ms} if self.waited_ms is not None else {})
+
+
+def read(lines: Iterable[str]) -> Told:
+    """What do these lines come to?"""
+    kinds, newest, count, waited, took = Counter[str](), dict[str, str](), 0, list[int](), list[int]()
+    for line in lines:
+        if not line.strip():
+            continue
+        count += 1
+        if _CONTINUES.match(line):
+            continue
+        kind = next((k for k in KINDS if k.pattern.search(line)), None)
+        if kind is None:
+            continue
+        kinds[kind.name] += 1
+        if kind.error:
+            newest[kind.name] = text.one_line(line, 160)
+        if found := _TOO_SHORT.search(line):
+            waited.append(int(found[1]))
+        elif found := _GAVE_UP.match(line):
+            took.append(round(float(found[1])))
+    if kinds["timeout"] and not waited:
+        waited = took  # It says that it gave up, and not after what time: then after that of the calls that failed.
+    errors = sum(n for name, n in kinds.items() if name in _ERRORS)
+    return Told(count, dict(sorted(kinds.items())), errors, newest, min(waited) if waited else None)
+
+
+_ERRORS = frozenset(k.name for k in KINDS if k.error)
+
+
+class Log:
+    """
+    One log and how far it was read.
+
+    Args:
+        place: A file, a named pipe, or ``journal:UNIT``.
+        cursor: What `cursor` gave before; empty begins at the end of what is there now, and says so.
+    """
+
+    def __init__(self, place: str, cursor: str = ""):
+        self.place = place
+        self._file: int | None = None
+        self._at = json.loads(cursor) if cursor else {}
+        self._begun = bool(cursor)
+        self._rest = b""
+
+    @property
+    def cursor(self) -> str:
+        """How far it was read, for the next process."""
+        whole = self._at | ({"offset": self._at["offset"] - len(self._rest)} if "offset" in self._at else {})
+        return json.dumps(whole, sort_keys=True)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    async def new(self) -> list[str]:
+        """
+        What has come since the last time? Whole lines, at most `MOST_BYTES` of them.
+
+        Raises:
+            OSError: It is not there, or cannot be read.
+        """
+        if self.place.startswith(JOURNAL):
+            return await self._journal()
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> list[str]:
+        path = Path(self.place)
+        if self._file is None:
+            self._open(path)
+        found = self._more()
+        if not found and stat.S_ISREG(os.fstat(self._file).st_mode) and self._moved(path):
+            self.close()  # Rotated, and read to its end: what is there now is another file, from its beginning.
+            self._at, left, self._rest = {}, self._rest, b""
+            self._open(path, 0)
+            found = ([left.decode("utf-8", "replace")] if left else []) + self._more()
+        return found
+
+    def _open(self, path: Path, offset: int | None = None) -> None:
+        self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        status = os.fstat(self._file)
+        if stat.S_ISDIR(status.st_mode):
+            self.close()
+            raise IsADirectoryError(errno.EISDIR, "a log was wanted", str(path))
+        if not stat.S_ISREG(status.st_mode):
+            self._at = {}
+            return
+        if offset is None and self._begun and self._at.get("mark") is not None:
+            offset = self._resumed(path, status)
+        if offset is None:
+            offset = status.st_size if not self._begun else 0
+        self._begun = True
+        self._at = {"offset": offset, "inode": status.st_ino, "mark": self._mark()}
+
+    def _resumed(self, path: Path, status: os.stat_result) -> int | None:
+        """Where to go on in the file that is there; in the one it was renamed to first, where that is found."""
+        assert self._file is not None
+        if self._at.get("inode") == status.st_ino and self._at["offset"] <= status.st_size and self._mark().startswith(self._at["mark"]):
+            return self._at["offset"]
+        for other in sorted(path.parent.glob(f"{path.name}*")):
+            if other != path and other.is_file() and other.stat().st_ino == self._at.get("inode"):
+                os.close(self._file)
+                self._file = os.open(other, os.O_RDONLY | os.O_NONBLOCK)
+                return self._at["offset"]
+        return None
+
+    def _mark(self) -> str:
+        """What a file begins with, as a digest of each power of two of its first bytes, so that one that grew is known again."""
+        assert self._file is not None
+        head = os.pread(self._file, MARK_BYTES, 0)
+        return "".join(hashlib.sha256(head[:n]).hexdigest()[:8] for n in (16, 64, 256) if len(head) >= n)
+
+    def _more(self) -> list[str]:
+        assert self._file is not None
+        regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+        if regular:
+            size, mark = os.fstat(self._file).st_size, self._mark()
+            if size < self._at["offset"] or not mark.startswith(self._at["mark"]):
+                self._at["offset"], self._rest = 0, b""  # Cut in place: it begins anew.
+            self._at["mark"] = mark
+            found = os.pread(self._file, MOST_BYTES, self._at["offset"])
+        else:
+            try:
+                found = os.read(self._file, MOST_BYTES)
+            except BlockingIOError:
+                found = b""
+        *whole, rest = (self._rest + found).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            whole.append(rest)  # A line without an end is taken as it is, lest it be held for ever.
+            rest = b""
+        self._rest = rest
+        if regular:
+            self._at["offset"] += len(found)
+        return [line[:LONGEST_LINE].decode("utf-8", "replace") for line in whole]
+
+    def _moved(self, path: Path) -> bool:
+        assert self._file is not None
+        try:
+            there = path.stat()
+        except FileNotFoundError:
+            return False  # Between the renaming and the new file: the old one is still written to.
+        return there.st_ino != os.fstat(self._file).st_ino
+
+    async def _journal(self) -> list[str]:
+        unit = self.place.removeprefix(JOURNAL)
+        after = ["--after-cursor", self._at["journal"], "-n", str(MOST_LINES)] if self._at.get("journal") else ["-n", "0"]
+        command = ["journalctl", "-u", unit, "-o", "cat", "--show-cursor", "--no-pager", "-q", *after]
+        running = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+        out, told = await running.communicate()
+        if running.returncode:
+            raise OSError(errno.EIO, text.one_line(told.decode("utf-8", "replace"), 120), self.place)
+        lines = out.decode("utf-8", "replace").splitlines()
+        if lines and lines[-1].startswith("-- cursor: "):
+            self._at["journal"] = lines.pop().removeprefix("-- cursor: ")
+        return [line[:LONGEST_LINE] for line in lines]

@@ -1,0 +1,166 @@
+"""
+This module knows which figure of our own looks each rule is about, and nothing else. `findings` has those of the page.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import partial
+
+from opslib import clock
+from opslib.clock import Window
+from opslib.page import SECOND, Page
+from opslib.probed import Probed
+from opslib.rules import Rule
+from opslib.tape import Tape
+from opslib.verdicts import NOT_EXPECTED, NOT_MEASURED, Figure
+
+CHAIN_LASTS_US = 2 * 900 * SECOND  # A chain is fetched each quarter of an hour; one that was missed is borne.
+FIRST_GAPS = 15
+LATE_SHARE = 0.05
+_SEEN_BY = {
+    # Which probe, and of whom (None: of the rule's subject), a rule's figure rests on.
+    ("availability", "probe"): ("liveness", None), ("response_time", "probe"): ("liveness", None), ("answers", "probe"): ("liveness", None), ("app_answers", "probe"): ("health", "app"), ("websocket_latency", "probe"): ("socket", "app"),
+    ("websocket_down", "probe"): ("socket", "app"), ("errors", "logs"): ("log", "app"), ("memory_growth", "probe"): ("process", "app"), ("dashboard_lag", "probe"): ("beat", "collector"),
+    ("heartbeat", "probe"): ("beat", "collector"), ("greeks_valid", "chain"): ("chain", ""), ("gamma_zero", "chain"): ("chain", ""), ("delta_out_of_bounds", "chain"): ("chain", ""),
+}  # fmt: skip
+
+
+def seen(probed: Probed, rule: Rule, subject: str, source: str) -> bool:
+    """Have we ever looked at what a rule is about, for that source?"""
+    probe, whom = _SEEN_BY.get((rule.name, source), (None, None))
+    if probe is None:
+        return False
+    if whom == "":
+        return bool(probed.subjects(probe))
+    return probed.seen(probe, whom or subject)
+
+
+def _share(part: int, count: int, coverage: float | None) -> Figure:
+    return Figure(part / count, part, count, coverage) if count else Figure(None, coverage=coverage, absent=NOT_MEASURED)
+
+
+def _p95(ordered: list[float]) -> float | None:
+    """The value that one in twenty is above, by linear interpolation; None of nothing."""
+    if not ordered:
+        return None
+    at = 0.95 * (len(ordered) - 1)
+    low = int(at)
+    return ordered[low] + (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]) * (at - low)
+
+
+def p95_s(probed: Probed, subject: str, window: Window) -> float | None:
+    """Within what time did all but one in twenty of our looks at a subject end?"""
+    return _p95(probed.seconds(subject, window))
+
+
+def _timed(seconds: list[float], coverage: float | None) -> Figure:
+    value = _p95(seconds)
+    return Figure(value, count=len(seconds), coverage=coverage) if value is not None else Figure(None, coverage=coverage, absent=NOT_MEASURED)
+
+
+def _socket(probed: Probed, at_us: int) -> Figure:
+    if clock.open_since(clock.instant(at_us)) is None:
+        return Figure(None, absent=NOT_EXPECTED)
+    down_s = probed.socket_down_s(at_us)
+    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(down_s)
+
+
+def _logged(probed: Probed, window: Window) -> Figure:
+    errors = probed.errors(window)
+    # As of the page: a window shorter than an hour shows the least that the hour holds.
+    return Figure(None, absent="its log was not read") if errors is None else Figure(errors / max(1.0, window.seconds / 3600))
+
+
+def _growth(probed: Probed, window: Window, coverage: float | None) -> Figure:
+    found = probed.growth_mb_per_h(window)
+    return Figure(found[0], count=found[1], coverage=coverage) if found else Figure(None, absent=NOT_MEASURED)
+
+
+def _beats(probed: Probed, at_us: int) -> Figure:
+    missed = probed.missed_beats(at_us)
+    return Figure(None, absent=NOT_EXPECTED) if missed is None else Figure(missed)
+
+
+def _chain(probed: Probed, at_us: int, read: Callable[[dict[str, int]], int]) -> Figure:
+    """Over the last chain of each symbol: so many of its tradable contracts."""
+    part, count, lasting = 0, 0, Window(clock.instant(at_us - CHAIN_LASTS_US), clock.instant(at_us))
+    for symbol in probed.subjects("chain"):
+        last = next((s for s in reversed(probed.within("chain", symbol, lasting)) if s.outcome == "ok"), None)
+        told = probed.told(last) if last else {}
+        if "core" in told:
+            part, count = part + read(told), count + told["core"]
+    return Figure(part / count, part, count) if count else Figure(None, absent=NOT_MEASURED)
+
+
+def _valid(told: dict[str, int]) -> int:
+    """What is old is no wrong Greek: `answers` has it, and one trouble is one alert."""
+    flagged = told["missing"] + told["gamma_zero"] + told["delta_out_of_bounds"] if "flagged" not in told else told["flagged"] - told["faults"].get("stale", 0)  # As chains were kept before.
+    return max(0, told["core"] - flagged)
+
+
+def lag_s(tape: Tape, window: Window) -> float | None:
+    """
+    By how much later than its own rhythm is what an open page shows, all but a twentieth of the time? The worst page's.
+
+    A page's rhythm is that of its first posts, so that one which slows down is seen to. None where no page is open.
+    """
+    seen = [(page, bisect_right(page.times, look.ts_us) - 1) for page, look in tape.seen_in(window) if window.end_us - look.ts_us <= tape.how.closed_s * SECOND]
+    # One that slows down is not seen for longer than its rhythm, so it is told apart only by whether another took its place.
+    still = [(page, i) for page, i in seen if not any(other.times[0] > page.times[i] for other, _ in seen)]
+    late = [_late_s(page, i, window) for page, i in still]
+    known = [s for s in late if s is not None]
+    return max(known) if known else None
+
+
+def _late_s(page: Page, last: int, window: Window) -> float | None:
+    first = [b - a for a, b in zip(page.times[: min(FIRST_GAPS, last)], page.times[1 : min(FIRST_GAPS, last) + 1])]
+    times = page.times[max(last - 200, bisect_right(page.times, window.start_us), 0) : last + 1]
+    if not first or not times:
+        return None
+    gaps = sorted((b - a for a, b in zip(times, [*times[1:], window.end_us])), reverse=True)
+    # While a gap lasts, what is shown grows older from 0 to the gap: so long is it older than some age.
+    spare, age = LATE_SHARE * sum(gaps), float(gaps[0])
+    for i, gap in enumerate(gaps):
+        following = gaps[i + 1] if i + 1 < len(gaps) else 0
+        if (gap - following) * (i + 1) >= spare:
+            age = gap - spare / (i + 1)
+            break
+        spare -= (gap - following) * (i + 1)
+    return max(0.0, (age - sorted(first)[len(first) // 2]) / SECOND)
+
+
+def _lag(tape: Tape, window: Window) -> Figure:
+    if clock.open_since(window.end) is None:
+        return Figure(None, absent=NOT_EXPECTED)
+    found = lag_s(tape, window)
+    return Figure(None, absent=NOT_MEASURED) if found is None else Figure(found)
+
+
+def measure(probed: Probed, tape: Tape, rule: Rule, subject: str, window: Window) -> Figure:
+    """What do our own looks say of what a rule is about? Only of what was ever `seen`."""
+    coverage, at_us = probed.coverage(window), window.end_us
+    chain = partial(_chain, probed, at_us)
+    match rule.name:
+        case "availability":
+            return _share(*probed.answered(subject, window), coverage)
+        case "answers" | "app_answers":
+            return _share(*probed.least_usable(subject, window), coverage)
+        case "response_time":
+            return _timed(probed.seconds(subject, window), coverage)
+        case "websocket_latency":
+            return _timed(probed.round_trips(window), coverage)
+        case "websocket_down":
+            return _socket(probed, at_us)
+        case "errors":
+            return _logged(probed, window)
+        case "memory_growth":
+            return _growth(probed, window, coverage)
+        case "dashboard_lag":
+            return _lag(tape, window)
+        case "heartbeat":
+            return _beats(probed, at_us)
+        case "greeks_valid":
+            return chain(_valid)
+        case "gamma_zero" | "delta_out_of_bounds":
+            return chain(lambda told: told[rule.name])
+    raise LookupError(f"our looks measure nothing for the rule {rule.name!r}")

@@ -1,0 +1,188 @@
+"""
+This module knows how what people are told reads, on a phone at first sight, and nothing else: what is wrong, since when,
+what it means for who trades, what still works, what to do first, where it goes on.
+
+What still works is looked up at the moment that the message is about, never assumed; what nobody knows is said to be
+not known.
+"""
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+from opslib import clock, text
+from opslib.notices import FIRING, OVER, PASSED, REPEAT, ROSE, UNHEARD
+from opslib.outcome import OUTCOMES
+from opslib.panels import NAMES, View
+from opslib.rules import RUNGS, Rules
+from opslib.staff import Staff
+from opslib.verdicts import named
+
+SHOWN = 10  # So many alerts are named in one message.
+LATE_US = 300_000_000  # Whoever is told so long after it began is told that, too.
+HEADS = {FIRING: "", ROSE: "worse: ", REPEAT: "still: ", UNHEARD: "nobody has taken it: ", OVER: "over: ", PASSED: "began and ended while nobody could be told: "}
+_WORDS = {"fails": "Does not work", "works": "Still works", "unknown": "Not known"}
+
+
+@dataclass(frozen=True)
+class Message:
+    """
+    What people are told, in one piece.
+
+    Attributes:
+        id: The same however often it is sent.
+        kind: firing, rose, repeat, unheard, over, passed, or test.
+        severity: The highest of its alerts.
+        title: One line, which says all that matters.
+        lines: What follows it, each a heading (may be empty) and its words.
+        link: Where the runbook opens in a browser; empty where nobody said where the lab is.
+        facts: What it was made from, for a program.
+    """
+
+    id: str
+    kind: str
+    severity: str
+    title: str
+    lines: tuple[tuple[str, str], ...]
+    link: str
+    facts: dict[str, Any]
+
+    @property
+    def plain(self) -> str:
+        """For a terminal or a mail."""
+        return "\n".join([self.title, *(f"{head}: {words}" if head else words for head, words in self.lines), *([f"Opens at: {self.link}"] if self.link else [])])
+
+    @property
+    def slack(self) -> str:
+        """As Slack's and its likes' own markup; nothing from outside is markup."""
+        lines = [f"*{_mrkdwn(self.title)}*", *(f"*{head}:* {_mrkdwn(words)}" if head else _mrkdwn(words) for head, words in self.lines)]
+        return "\n".join([*lines, *([f"<{self.link}|Open the runbook>"] if self.link else [])])
+
+    @property
+    def html(self) -> str:
+        """For a mail that shows HTML; whatever comes from outside is inert."""
+        e = text.in_html
+        lines = "".join(f"<p style='margin:.4em 0'>{f'<strong>{e(head)}:</strong> ' if head else ''}{e(words)}</p>" for head, words in self.lines)
+        link = f"<p><a href='{e(self.link)}'>Open the runbook</a></p>" if self.link else ""
+        return f"<div style='font:16px/1.4 sans-serif;max-width:36em'><h2 style='font-size:1.1em'>{e(self.title)}</h2>{lines}{link}</div>"
+
+
+def _mrkdwn(outside: str) -> str:
+    """Text from outside in Slack's markup: its three entities, and no emphasis, code or quote."""
+    return html.escape(outside, quote=False).translate({ord(c): f"{c}\u200b" for c in "*_~`"})
+
+
+def standing(view: View) -> list[tuple[str, str]]:
+    """
+    What works, what does not, and what is not known, at the end of a view?
+
+    Returns:
+        works, fails or unknown, each with its words: who can serve, the WebSocket, the Greeks, the app's server.
+    """
+    found = [*_served(view)]
+    connected = view.figures["system"]["websocket_connected"]
+    found.append(("unknown" if connected is None else "works" if connected else "fails", "live prices over the page's WebSocket"))
+    valid = view.figures["greeks"]["valid_rate"]
+    sound = next((f.verdict for f in view.findings if f.rule.name == "greeks_valid" and f.source == "page"), "unknown")
+    found.append(("unknown" if valid is None else "works" if sound == "ok" else "fails", f"Greeks ({text.ratio(valid, 1)} valid)" if valid is not None else "Greeks"))
+    if view.probed and (health := view.probed.now("health", "app", view.window.end_us)):
+        found.append(("works" if OUTCOMES[health.outcome].usable else "fails", "the app's server"))
+    return found
+
+
+def _served(view: View) -> list[tuple[str, str]]:
+    """Who can serve option data: by our own looks where there are any, else by what the page counted."""
+    serving = view.probed.serving(view.window.end_us) if view.probed else None
+    if serving == "massive":
+        return [("works", "option data from Massive")]
+    if serving == "tradier":
+        return [("works", "option data from Tradier, in Massive's place"), ("fails", "option data from Massive")]
+    if serving == "nobody":
+        ours = [("fails", "our own network: neither provider can even be connected to")] if view.probed and view.probed.network_gone(view.window.end_us) else []
+        return [*ours, ("fails", "option data: nobody can serve")]
+    found = []
+    for name, figures in view.figures["providers"].items():
+        judged = next((f for f in view.findings if f.rule.name == "availability" and f.subject == name and f.source == "page"), None)
+        if not figures["requests"] or judged is None or judged.verdict == "unknown":
+            found.append(("unknown", f"option data from {name.title()}"))
+        else:
+            told = f"option data from {name.title()} ({text.ratio(figures['availability'], 1)} of {text.number(figures['requests'])} requests)"
+            found.append(("works" if judged.verdict in ("ok", "warning") else "fails", told))
+    return found
+
+
+def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None) -> Message:
+    """
+    The message that was written down as `body`.
+
+    Args:
+        view: How everything stood when it was made, over the five minutes before; None where that cannot be read.
+    """
+    alerts, kind = [a | {"sentence": text.one_line(a["sentence"], 300)} for a in body["alerts"]], body["kind"]
+    first = max(alerts, key=lambda a: RUNGS.index(a["severity"]))
+    panel = f", {NAMES[body['panel']]}" if kind != PASSED else ""
+    lines = [*_when(alerts, kind, rules), ("", f"{body['app']}{panel}. For {_for(body['roles'], staff)}.")]
+    late_us, link = body["made_us"] - first["fired_us"], ""
+    if kind == FIRING and late_us > LATE_US:
+        lines.append(("", f"Told {text.duration(late_us / 1e6)} late: until now nobody could be told, or it was kept quiet."))
+    if kind in (FIRING, ROSE, REPEAT, UNHEARD):
+        rule = rules.rules.get(first["rule"])
+        lines += [("For traders", rule.traders)] if rule else []
+        lines += _stands(view)
+        lines += [("Do first", f"{rule.action} ({rule.who})")] if rule else []
+        lines += [("Runbook", f"ops runbook open {first['runbook']}")] if first["runbook"] else []
+        lines.append(("Take it", f"ops ack {first['alert']}"))
+        link = f"{staff.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb" if staff.lab_url and first["runbook"] else ""
+    elif kind == OVER:
+        lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(view)]
+    more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
+    told = f"{len(alerts)} alert{'s' * (len(alerts) > 1)}" if kind == PASSED else f"{_ended(first, rules) if kind == OVER else first['sentence']}{more}"
+    return Message(body["id"], kind, body["severity"], text.one_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300), tuple(lines), link, body)
+
+
+def _head(body: dict[str, Any]) -> str:
+    if body["kind"] == OVER:
+        return "ended" if any(a["how"] == "ended" for a in body["alerts"]) else "ok"
+    return "late" if body["kind"] == PASSED else body["severity"]
+
+
+def _ended(alert: dict[str, Any], rules: Rules) -> str:
+    """What is over, where its figure stands now, and how bad it was."""
+    rule = rules.rules.get(alert["rule"])
+    if rule is None:
+        return alert["sentence"]
+    known = alert["value"] is not None and alert["how"] != "ended"
+    parts = [f"now {rule.told(alert['value'])}"] * known + [f"at its worst {rule.told(alert['peak'])}"] * (alert["peak"] is not None)
+    return f"{named(rule, alert['subject'])}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules) -> list[tuple[str, str]]:
+    """Since when, and until when; what of, where there are several."""
+    found = []
+    for alert in alerts[:SHOWN]:
+        since = clock.instant(alert["pending_us"])
+        words = f"since {since.astimezone(text.NEW_YORK):%H:%M:%S} New York ({since:%Y-%m-%d %H:%M:%S} UTC)"
+        if kind in (OVER, PASSED) and alert["over_us"] is not None:
+            until = f"{clock.instant(alert['over_us']).astimezone(text.NEW_YORK):%H:%M:%S} New York, after {text.duration((alert['over_us'] - alert['pending_us']) / 1e6)}"
+            words += {"resolved": f"; over at {until}", "fell": f"; back below what is told at {until}", "ended": f"; its market, its page or its sender was gone at {until}, which is no recovery"}[alert["how"]]
+        several = kind == PASSED or len(alerts) > 1
+        found.append(("", f"{alert['severity']}: {_ended(alert, rules) if kind == OVER else alert['sentence']}, {words}." if several else f"{words[0].upper()}{words[1:]}."))
+    return [*found, ("", f"And {len(alerts) - SHOWN} more: ops notify -o json has them all.")] if len(alerts) > SHOWN else found
+
+
+def _for(roles: list[str], staff: Staff) -> str:
+    people = lambda name: f"{name} ({', '.join(staff.roles[name].people)})" if name in staff.roles and staff.roles[name].people else name  # noqa: E731
+    return ", ".join(people(name) for name in roles) or "nobody"
+
+
+def _stands(view: View | None) -> list[tuple[str, str]]:
+    if view is None:
+        return [("Still works", "not known: what was seen cannot be read")]
+    found = standing(view)
+    return [(head, "; ".join(words for s, words in found if s == state)) for state, head in _WORDS.items() if any(s == state for s, _ in found)]
+
+
+def trial(app: str, target: str, staff: Staff) -> Message:
+    """A message that says it is only a trial."""
+    body = {"id": f"{app}-test-{target}", "app": app, "kind": "test", "severity": "notify", "roles": [], "alerts": [], "group": "", "panel": "system", "made_us": 0}
+    return Message(body["id"], "test", "notify", f"[test] {app}: this is how {target} is told", (("", "Nothing is wrong. Somebody tried whether this way works (ops notify --test)."),), staff.lab_url, body)

@@ -1,0 +1,261 @@
+"""
+This module knows when somebody is to be told of an alert, who, and of what, and nothing else.
+
+For each alert it holds what is so beside what was told of it; a message is due where the two differ. So whatever was
+killed in between, the difference is still there. Nothing here asks for the time, the store or the network.
+
+A silenced alert tells nobody: when its silence ends, what still fires is told then, and what was told before and is
+over by now too. What began and ended before anybody could be told is told afterwards, all of it in one message.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from opslib import clock
+from opslib.rules import RUNGS, SENT
+from opslib.staff import Staff
+
+FIRING, ROSE, REPEAT, UNHEARD, OVER, PASSED = "firing", "rose", "repeat", "unheard", "over", "passed"
+PRESSING = ("critical", "escalate")  # What goes on to the next role where nobody says anything, and waits for nobody's hours.
+ANEW_US = 1_800_000_000  # What was told so long ago, and is reached again, is told again.
+NEIGHBOUR = "prometheus"  # The source of alerts that another monitor judged.
+
+
+class Edge(NamedTuple):
+    """One change that somebody is to be told of: a severity that was reached (firing) or left (resolved); times in microseconds since 1970."""
+
+    edge: str
+    at_us: int
+    alert: str
+    rule: str
+    subject: str
+    source: str
+    kind: str
+    severity: str
+    value: float | None
+    limit: float | None
+    pending_us: int
+    peak: float | None
+    sentence: str
+
+
+class Silence(NamedTuple):
+    """
+    Who wants to hear nothing of what, until when, and why; an empty rule, subject or source is any.
+
+    Attributes:
+        id: By which it is ended early.
+        from_us, until_us: Microseconds since 1970; `until_us` is when it ended, where it was ended early.
+    """
+
+    id: str
+    author: str
+    reason: str
+    rule: str
+    subject: str
+    source: str
+    from_us: int
+    until_us: int
+
+    def holds(self, notice: "Notice", at_us: int) -> bool:
+        """Does it keep an alert quiet at an instant?"""
+        return self.from_us <= at_us < self.until_us and all(mine in ("", theirs) for mine, theirs in ((self.rule, notice.rule), (self.subject, notice.subject), (self.source, notice.source)))
+
+
+@dataclass(slots=True)
+class Notice:
+    """
+    One alert as people know it; times in microseconds since 1970.
+
+    Attributes:
+        panel, who: Of its rule: where it belongs, and the role that acts first.
+        group: By which those belong together that fire in one panel at one time.
+        levels: The severities that fire and of which somebody is to be told, in the order in which they were reached.
+        fired_us: When the first of them did; rose_us, when the present one did.
+        over_us, how: When none was left, and whether it was resolved, has ended, or only fell below.
+        worst: The highest severity that it reached meanwhile.
+        told: The highest severity that somebody was told of; None where nobody was, since it was last over.
+        told_us: When somebody was last told of it.
+        roles: Who was.
+        acked_by: Who has taken it; empty is nobody.
+        muted: Was it kept quiet since somebody was last told?
+        explained: Is it a neighbour's word for an alert of ours, which is told instead?
+    """
+
+    alert: str
+    rule: str
+    subject: str
+    source: str
+    panel: str
+    who: str
+    group: str = ""
+    levels: list[str] = field(default_factory=list)
+    pending_us: int = 0
+    fired_us: int | None = None
+    rose_us: int = 0
+    over_us: int | None = None
+    how: str = ""
+    worst: str | None = None
+    told: str | None = None
+    told_us: int = 0
+    roles: list[str] = field(default_factory=list)
+    acked_by: str = ""
+    muted: bool = False
+    explained: bool = False
+    value: float | None = None
+    limit: float | None = None
+    peak: float | None = None
+    sentence: str = ""
+
+    @property
+    def level(self) -> str | None:
+        """The highest severity that fires."""
+        return max(self.levels, key=RUNGS.index, default=None)
+
+    @property
+    def open(self) -> bool:
+        """Is there, or may there be, anything to tell?"""
+        return bool(self.levels) or self.told is not None or self.over_us is not None
+
+    def take(self, edge: Edge) -> None:
+        """Take in what became of the alert."""
+        if edge.edge == "firing":
+            if not self.levels and self.over_us is None:
+                self.fired_us, self.pending_us, self.peak, self.worst = edge.at_us, edge.pending_us, None, None
+            if edge.severity not in self.levels:
+                self.levels.append(edge.severity)
+            self.worst = max(self.worst or edge.severity, edge.severity, key=RUNGS.index)
+            if self.level == edge.severity:
+                self.rose_us = edge.at_us
+                self.sentence, self.value, self.limit = edge.sentence, edge.value, edge.limit
+            self.over_us, self.how = None, ""
+            return
+        self.levels = [level for level in self.levels if level != edge.severity]
+        self.peak = self.peak if edge.peak is None else edge.peak  # The mildest is left last, and its peak is that of the whole.
+        if not self.levels and self.fired_us is not None and self.over_us is None:
+            self.over_us, self.how, self.value = edge.at_us, edge.kind, edge.value
+
+    def closed(self) -> None:
+        """All that there was to tell has been told."""
+        self.over_us, self.how, self.told, self.told_us, self.roles, self.acked_by, self.muted, self.explained, self.group = None, "", None, 0, [], "", False, False, ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For the store; `Notice(**…)` reads it."""
+        return asdict(self)
+
+
+class Telling(NamedTuple):
+    """One thing to be told of one alert, and to whom."""
+
+    notice: Notice
+    kind: str
+    roles: tuple[str, ...]
+
+
+def _rank(severity: str | None) -> int:
+    return RUNGS.index(severity) if severity else -1
+
+
+def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[str, tuple[str, int]], staff: Staff, at_us: int) -> list[Telling]:
+    """
+    What is to be told at an instant? The notices are marked as told of it, and those with nothing left are closed.
+
+    Args:
+        notices: Every open one of an app.
+        acks: Who has taken which alert, or group, by its id, and when: what fires anew after that is not taken by it.
+    """
+    notices, silences = sorted(notices, key=lambda n: (n.fired_us or 0, n.alert)), list(silences)
+    heard = list[Notice]()
+    for notice in notices:
+        _join(notice, notices)
+    _explain(notices)
+    _take(notices, acks)
+    for notice in notices:
+        quiet = any(silence.holds(notice, at_us) for silence in silences)
+        if quiet or notice.explained:
+            notice.muted = notice.muted or quiet
+            if notice.over_us is not None and notice.told is None:
+                notice.closed()
+            continue
+        heard.append(notice)
+    wait_us = clock.span_us(staff.group_wait)
+    ripe = {n.group for n in heard if n.levels and n.told is None and at_us - (n.fired_us or 0) >= wait_us} | {n.group for n in heard if n.told and _rank(n.level) > _rank(n.told)}
+    goes_on = {n.group for n in heard if n.told and n.levels}
+    settled = {n.group for n in heard if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)}
+    found = [telling for notice in heard if (telling := _telling(notice, notice.group in (ripe if notice.levels else settled), staff, at_us))]
+    for telling in found:
+        _mark(telling, at_us)
+    return found
+
+
+def _explain(notices: list[Notice]) -> None:
+    """What a neighbour says of an alert of ours is ours to tell, to the end; what it has told already is not told again."""
+    own = {(n.rule, n.subject): n for n in notices if n.source != NEIGHBOUR and n.levels}
+    for theirs in notices:
+        ours = own.get((theirs.rule, theirs.subject)) if theirs.source == NEIGHBOUR and theirs.levels else None
+        if ours is None or theirs.explained:
+            continue
+        theirs.explained = True
+        if theirs.told is not None and ours.told is None:
+            ours.told, ours.told_us, ours.roles, ours.group = theirs.told, theirs.told_us, list(theirs.roles), theirs.group
+        theirs.told = None
+
+
+def _take(notices: list[Notice], acks: Mapping[str, tuple[str, int]]) -> None:
+    """Who takes an alert takes all that fires with it; what fires anew afterwards is not taken by that."""
+    for notice in notices:
+        for name in (notice.group, notice.alert):
+            author, since_us = acks.get(name, ("", 0))
+            if author and since_us >= notice.pending_us:
+                for other in notices:
+                    if other.group == notice.group and since_us >= other.pending_us:
+                        other.acked_by = author
+
+
+def _join(notice: Notice, notices: list[Notice]) -> None:
+    """Which group does an alert belong to? That of its panel which is open, else one of its own."""
+    if not notice.group:
+        notice.group = next((n.group for n in notices if n.group and n.panel == notice.panel and (n.levels or n.told)), "") or notice.alert
+
+
+def _telling(notice: Notice, ripe: bool, staff: Staff, at_us: int) -> Telling | None:
+    level = notice.level
+    if level is None:
+        if notice.told is not None:
+            return Telling(notice, OVER, tuple(notice.roles)) if ripe and notice.over_us is not None else None
+        if notice.over_us is None:
+            return None
+        if notice.muted:
+            notice.closed()
+            return None
+        return Telling(notice, PASSED, staff.told(notice.who, "notify"))
+    if level not in SENT:
+        return None
+    if _rank(level) > _rank(notice.told):
+        return Telling(notice, ROSE if notice.told else FIRING, _with(notice.roles, staff.told(notice.who, level))) if ripe else None
+    if level in PRESSING and notice.rose_us - notice.told_us >= ANEW_US:
+        return Telling(notice, ROSE, tuple(notice.roles))  # It was less for a good while, and is so again.
+    if notice.muted:
+        return Telling(notice, REPEAT, tuple(notice.roles))  # The silence is over, and it still fires.
+    if notice.acked_by:
+        return None
+    if level in PRESSING and at_us - max(notice.told_us, notice.rose_us) >= clock.span_us(staff.escalate_after) and (role := staff.after(tuple(notice.roles))):
+        return Telling(notice, UNHEARD, (role,))
+    if at_us - notice.told_us < clock.span_us(staff.repeat_every):
+        return None
+    # What can wait for somebody's hours is not said again and again meanwhile.
+    there = level in PRESSING or any(staff.roles[role].on_duty(clock.instant(at_us)) for role in notice.roles if role in staff.roles)
+    return Telling(notice, REPEAT, tuple(notice.roles)) if there else None
+
+
+def _with(roles: list[str], more: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*roles, *more)))
+
+
+def _mark(telling: Telling, at_us: int) -> None:
+    notice = telling.notice
+    if telling.kind in (OVER, PASSED):
+        return  # Whoever writes the message still reads when it was; it is closed after that.
+    notice.told = max(notice.level or "", notice.told or "", key=lambda s: _rank(s or None))
+    notice.told_us, notice.roles, notice.muted = at_us, list(_with(notice.roles, telling.roles)), False

@@ -1,0 +1,228 @@
+"""
+This module knows how what is to be told reaches people, and nothing else: it plans, renders, sends, tries again, gives up.
+
+Each channel has a task of its own, so that one which hangs delays no other. Any number of processes may do this on one
+store: what one has claimed no other sends, until it must be dead.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import lru_cache, partial
+from typing import Any
+
+from opslib import channels, clock, message as message_module, panels, text
+from opslib.channels import NotTold
+from opslib.dispatch import Delivery, Dispatch
+from opslib.errors import OpsError, StoreError, UsageError
+from opslib.message import Message
+from opslib.notices import Notice
+from opslib.panels import View
+from opslib.rules import SENT, Rules
+from opslib.settings import Settings
+from opslib.staff import PATH, Channel, Staff
+from opslib.store import Store
+
+LOOK_S = 1.0  # Between two looks whether there is anything to tell.
+BACKOFF_S, LONGEST_S = 1.0, 300.0
+SEEN = timedelta(minutes=5)  # What still works is read from so far back.
+STAND_AGAIN_S = 60.0
+PULSE_S = 60.0
+PATIENCE_S = 10.0
+
+
+class Notifier:
+    """
+    Tells people of one app's alerts.
+
+    Args:
+        now: What time it is; only the demo and tests give another one.
+        chance: Jitter is drawn from it.
+        beating: Is whoever it works for well? While it is, a heartbeat service is told so, where one is configured.
+    """
+
+    def __init__(self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now, chance: random.Random | None = None, beating: Callable[[], bool] = lambda: False):
+        self.store, self.settings, self.rules, self.staff, self.now = store, settings, rules, staff, now
+        self.dispatch = Dispatch(store, settings.app)
+        self._chance, self._beating = chance or random.Random(), beating
+        self.rendered = lru_cache(maxsize=64)(self._rendered)  # Of a message that is tried again and again, not all that it was read from.
+        self._failing: set[str] = set()
+        self._ill = False
+
+    def plan(self) -> list[str]:
+        """Write down what is to be told now; the ids of the messages."""
+        return self.dispatch.plan(self.staff, self.rules)
+
+    def _rendered(self, name: str) -> Message:
+        """A message as people read it: the same whenever it is asked for."""
+        body = json.loads(self.settings.redact(json.dumps(self.dispatch.message(name))))  # Before anything is escaped or cut.
+        return message_module.compose(body, self.rules, self.staff, self._seen_at(body["made_us"]))
+
+    def _seen_at(self, at_us: int) -> View | None:
+        at = clock.instant(at_us)
+        try:
+            return panels.status(self.store, self.settings, self.rules, as_of=at, length=SEEN, known_at=at)
+        except OpsError as problem:
+            self._say("view", f"how everything stands cannot be read: {problem}")
+            return None
+
+    async def send(self, channel: Channel) -> bool:
+        """Send the next message that is due by a channel; False where none was."""
+        delivery = await asyncio.to_thread(self.dispatch.claim, channel.name)
+        if delivery is None:
+            return False
+        now = self.now()
+        if clock.micros(now) - delivery.since_us > clock.span_us(self.staff.expire_after):
+            await asyncio.to_thread(self.dispatch.expired, delivery)
+            self._say(channel.name, f"{delivery.message} is given up: {channel.name} could not be told within {self.staff.expire_after} ({delivery.said or 'it was never reached'})", always=True)
+            return True
+        try:
+            told = await asyncio.to_thread(self.rendered, delivery.message)
+            if (until_us := await asyncio.to_thread(self.dispatch.quiet_until, told.facts)) is not None:
+                await asyncio.to_thread(self.dispatch.failed, delivery, "kept quiet", (until_us - clock.micros(now)) / 1e6)
+                return True
+            await channels.tell(channel, told, self.settings, now, await asyncio.to_thread(self._picture, channel, told))
+        except StoreError:
+            raise
+        except Exception as problem:  # noqa: BLE001  # Whatever it is, the message waits, it is said, and the other channels go on.
+            why = str(problem) if isinstance(problem, NotTold) else text.one_line(self.settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
+            self._say(channel.name, f"{channel.name} was not told of {delivery.message}: it {why}; it is tried again")
+            await asyncio.to_thread(self.dispatch.failed, delivery, why, self._pause_s(delivery, problem.wait_s if isinstance(problem, NotTold) else None))
+            return True
+        await asyncio.to_thread(self.dispatch.sent, delivery)
+        self._failing.discard(channel.name)
+        return True
+
+    def _pause_s(self, delivery: Delivery, asked_s: float | None) -> float:
+        longest_s = min(LONGEST_S, BACKOFF_S * 2 ** min(delivery.attempts, 16))
+        return max(self._chance.uniform(longest_s / 2, longest_s), min(asked_s or 0.0, 3600.0))
+
+    def _picture(self, channel: Channel, told: Message) -> bytes | None:
+        """The panel that a message is about, as it looked then, where the channel takes a picture."""
+        if channel.kind != "smtp" or not told.facts["alerts"]:
+            return None
+        from opslib import plots
+
+        view = self._seen_at(told.facts["made_us"])
+        return plots.png(view.panel(told.facts["panel"]).draw) if view else None
+
+    async def stand(self) -> None:
+        """Say to each Alertmanager what still fires and was told: it forgets what it does not hear again."""
+        known = [c for c in self.staff.channels.values() if c.kind == "alertmanager"]
+        if not known:
+            return
+        now = self.now()
+        notices = await asyncio.to_thread(self.dispatch.standing)
+        alerts = [channels.alertmanager_alert(self._alert_of(n), self.settings.app, now + channels.STANDS_FOR) for n in notices if n.told and n.level in SENT]
+        for channel in known if alerts else []:
+            try:
+                await channels.stand(channel, alerts, self.settings)
+            except NotTold as problem:
+                self._say(channel.name, f"{channel.name} was not told what still fires: it {problem}")
+
+    def _alert_of(self, notice: Notice) -> dict[str, Any]:
+        rule = self.rules.rules.get(notice.rule)
+        return {name: getattr(notice, name) for name in ("alert", "rule", "subject", "source", "pending_us", "sentence")} | {"severity": notice.level, "runbook": rule.runbooks.get(notice.subject) if rule else None}
+
+    def _say(self, about: str, words: str, always: bool = False) -> None:
+        """On stderr, without secrets, and once for as long as it lasts."""
+        if always or about not in self._failing:
+            print(self.settings.redact(f"ops: {words}"), file=sys.stderr)
+        self._failing.add(about)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Plan and send until stopped; what is on its way is finished first."""
+        tasks = [asyncio.create_task(self._often(stop, LOOK_S, partial(self._send_all, channel))) for channel in self.staff.channels.values()]
+        tasks += [asyncio.create_task(self._often(stop, LOOK_S, self._plan)), asyncio.create_task(self._often(stop, STAND_AGAIN_S, self.stand)), asyncio.create_task(self._often(stop, PULSE_S, self._pulse))]
+        await asyncio.gather(*tasks)
+
+    async def _often(self, stop: asyncio.Event, every_s: float, what: Callable[[], Awaitable[None]]) -> None:
+        while not stop.is_set():
+            try:
+                await what()
+                self._failing.discard("store")
+            except StoreError as problem:
+                self._say("store", str(problem))
+            except Exception as problem:  # noqa: BLE001  # Whatever it is, it is said, and tried again; and we are not well.
+                self._ill = True
+                self._say(f"fault {problem}", f"telling people failed: {problem.__class__.__name__}: {text.one_line(str(problem), 160)}", always=True)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), every_s / clock.speed())
+
+    async def _plan(self) -> None:
+        await asyncio.to_thread(self.plan)
+        self._ill = False
+        for lost in await asyncio.to_thread(self.dispatch.unreachable, self.staff.channels):
+            self._say("lost", f"{lost} is given up: that channel is not in the settings any more", always=True)
+
+    async def _send_all(self, channel: Channel) -> None:
+        while await self.send(channel):
+            pass
+
+    async def _pulse(self) -> None:
+        """Tell a heartbeat service that we are well, so that somebody hears of it when all of this machine is gone."""
+        url = self.settings.secret("OPS_HEARTBEAT_URL")
+        if not url or self._ill or not self._beating():
+            return
+        import httpx
+
+        try:
+            async with httpx.AsyncClient(timeout=PATIENCE_S, follow_redirects=False) as client:
+                answer = await client.get(url)
+            if not answer.is_success:
+                self._say("pulse", f"the heartbeat service answered {answer.status_code}")
+            else:
+                self._failing.discard("pulse")
+        except (httpx.RequestError, httpx.InvalidURL) as problem:
+            self._say("pulse", f"the heartbeat service could not be reached ({problem.__class__.__name__})")
+
+
+def run(notifier: Notifier, stop: threading.Event) -> None:
+    """Tell people from a thread of its own, until stopped."""
+
+    async def telling() -> None:
+        stopping = asyncio.Event()
+        task = asyncio.create_task(notifier.run(stopping))
+        await asyncio.to_thread(stop.wait)
+        stopping.set()
+        await task
+
+    asyncio.run(telling())
+
+
+def tried(settings: Settings, staff: Staff, target: str, now: datetime) -> list[tuple[str, str]]:
+    """
+    Try the ways to a channel, or to all channels of a role, or (empty) all there are, with a message that says it is a trial.
+
+    Returns:
+        Each channel's name, and why it was not told; empty where it was.
+
+    Raises:
+        UsageError: There is no such channel or role.
+    """
+    if target in PATH:
+        names = staff.roles[target].channels
+    elif target in staff.channels or not target:
+        names = (target,) if target else tuple(staff.channels)
+    else:
+        known = (*staff.channels, *PATH)
+        raise UsageError(f"there is no channel or role {target!r}; there are: {', '.join(known)}.{text.nearest(target, known)}")
+
+    async def one(name: str) -> tuple[str, str]:
+        try:
+            await channels.tell(staff.channels[name], message_module.trial(settings.app, name, staff), settings, now)
+        except NotTold as problem:
+            return name, str(problem)
+        except Exception as problem:  # noqa: BLE001  # A trial is there to show whatever is wrong with a way.
+            return name, text.one_line(settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
+        return name, ""
+
+    async def all_of_them() -> list[tuple[str, str]]:
+        return list(await asyncio.gather(*(one(name) for name in names)))
+
+    return asyncio.run(all_of_them())

@@ -1,0 +1,112 @@
+"""
+This module knows what an option is worth and how that moves (Black and Scholes; Bjerksund and Stensland for those that can
+be exercised early), and nothing else.
+
+Everything takes and gives numpy arrays of one shape, or numbers; years are of 365 days, volatilities decimal. Units are those
+of Massive's answers: delta and gamma a dollar of the underlying, theta a calendar day, vega a point of volatility.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+else:
+    Array = Any
+
+DAYS_A_YEAR = 365
+POINT = 0.01
+BUMP = 1e-4  # Of the value that is moved, where a slope has no formula: the best between rounding and curvature.
+
+
+class Greeks(NamedTuple):
+    """A price in dollars, and how it moves."""
+
+    price: Array
+    delta: Array
+    gamma: Array
+    theta_day: Array
+    vega_pt: Array
+
+
+def european(call: Array, spot: Array, strike: Array, years: Array, rate: Array, carry: Array, sigma: Array) -> Greeks:
+    """
+    Black, Scholes and Merton (1973): what is an option worth that is exercised at its end or never?
+
+    Args:
+        call: True for a call, False for a put.
+        rate, carry: Continuous, a year; `carry` is the dividend yield.
+
+    Returns:
+        NaN where years or sigma are not above 0.
+    """
+    import numpy as np
+    from scipy.special import ndtr
+
+    with np.errstate(all="ignore"):
+        root = np.sqrt(years)
+        spread = np.where((years > 0) & (sigma > 0), sigma * root, np.nan)
+        d1 = (np.log(spot / strike) + (rate - carry) * years) / spread + spread / 2
+        sign = np.where(call, 1.0, -1.0)
+        kept, discounted = spot * np.exp(-carry * years), strike * np.exp(-rate * years)
+        n1, n2 = ndtr(sign * d1), ndtr(sign * (d1 - spread))
+        density = np.exp(-d1 * d1 / 2) * 0.3989422804014327
+        theta = -kept * density * sigma / (2 * root) - sign * (rate * discounted * n2 - carry * kept * n1)
+        return Greeks(sign * (kept * n1 - discounted * n2), sign * kept / spot * n1, kept / spot * density / (spot * spread), theta / DAYS_A_YEAR, kept * density * root * POINT)
+
+
+def american_price(call: Array, spot: Array, strike: Array, years: Array, rate: Array, carry: Array, sigma: Array) -> Array:
+    """
+    Bjerksund and Stensland (1993): about what is an option worth that can be exercised at any time?
+
+    A put is the call with spot and strike, rate and carry exchanged. Where waiting costs nothing it is the European price.
+    """
+    import numpy as np
+    from scipy.special import ndtr
+
+    s, k, r, q = np.where(call, spot, strike), np.where(call, strike, spot), np.where(call, rate, carry), np.where(call, carry, rate)
+    plain = european(True, s, k, years, r, q, sigma).price
+    with np.errstate(all="ignore"):
+        b, v2 = r - q, sigma * sigma
+        spread = sigma * np.sqrt(years)
+        beta = 0.5 - b / v2 + np.sqrt((b / v2 - 0.5) ** 2 + 2 * r / v2)
+        never, now = beta / (beta - 1) * k, np.maximum(k, r / q * k)
+        trigger = now - (never - now) * np.expm1(-(b * years + 2 * spread) * now / (never - now))
+        worth = (trigger - k) * (s / trigger) ** beta
+
+        def phi(gamma: Any, upto: Array) -> Array:
+            grows = (-r + gamma * b + gamma * (gamma - 1) * v2 / 2) * years
+            d = -(np.log(s / upto) + (b + (gamma - 0.5) * v2) * years) / spread
+            kappa = 2 * b / v2 + 2 * gamma - 1
+            # In powers of s over the trigger, which is near 1, since beta may be in the hundreds.
+            return np.exp(grows) * (ndtr(d) - (trigger / s) ** kappa * ndtr(d - 2 * np.log(trigger / s) / spread))
+
+        early = worth * (1 - phi(beta, trigger)) + s * (phi(1.0, trigger) - phi(1.0, k)) - k * (phi(0.0, trigger) - phi(0.0, k))
+        early = np.where(s >= trigger, s - k, early)
+        return np.where((q > 0) & np.isfinite(early), np.maximum(early, plain), plain)
+
+
+def american(call: Array, spot: Array, strike: Array, years: Array, rate: Array, carry: Array, sigma: Array) -> Greeks:
+    """The same as `european`, for options that can be exercised at any time: slopes of `american_price`, by differences."""
+    import numpy as np
+
+    call, spot, strike, years, rate, carry, sigma = np.broadcast_arrays(call, spot, strike, years, rate, carry, sigma)
+    at = lambda **moved: american_price(**({"call": call, "spot": spot, "strike": strike, "years": years, "rate": rate, "carry": carry, "sigma": sigma} | moved))  # noqa: E731
+    step, later, wider = spot * BUMP * 10, years * BUMP, sigma * BUMP
+    mid, up, down = at(), at(spot=spot + step), at(spot=spot - step)
+    theta = -(at(years=years + later) - at(years=years - later)) / (2 * later * DAYS_A_YEAR)
+    vega = (at(sigma=sigma + wider) - at(sigma=sigma - wider)) / (2 * wider) * POINT
+    return Greeks(mid, (up - down) / (2 * step), (up - 2 * mid + down) / step**2, theta, vega)
+
+
+def implied(call: Array, price: Array, forward: Array, strike: Array, years: Array, discount: Array) -> Array:
+    """
+    With what volatility is a European option worth this price (Black, 1976)? NaN where none gives it.
+
+    The solving is pyvolr's, by Jäckel's "Let's be rational": own Newton steps leave a third of a real chain unsolved.
+    """
+    import numpy as np
+    from pyvolr import black76
+
+    with np.errstate(all="ignore"):
+        rate = -np.log(discount) / years
+    return black76.implied_vol(price, np.where(call, 1, -1).astype(np.int8), forward, strike, years, rate, on_error="ignore")

@@ -1,0 +1,365 @@
+"""
+This module knows what our own looks amount to over a window, and nothing else: no limits, no words for people.
+
+Samples are laid in by their times and asked for any window (start, end]. A share counts attempts, a round trip is the
+time of one; what stands now is the last look. Nothing is told of a time at which nobody looked.
+"""
+
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from opslib import clock
+from opslib.clock import Window
+from opslib.outcome import OUTCOMES, TRANSPORT
+from opslib.page import SECOND
+from opslib.samples import Sample, Samples
+
+EARS = ("data", "health", "liveness", "metrics")  # The looks that ask a question and get an answer.
+IS_THERE = {"massive": "liveness", "tradier": "liveness", "app": "health"}  # Which of them says whether it is there at all.
+FRESH_US = 60 * SECOND  # What was last looked at longer ago says nothing of now, but where looks are further apart.
+SKEW_LOOKS = 5
+KEPT, MOST_PASSED_OVER = "quota_kept", 800  # The latter: an hour of looks, the longest that we let ourselves be told to wait.
+BEAT, USUAL_S = ("beat", "collector"), 5.0
+BORN_APART_S = 1.0
+
+
+class Share(NamedTuple):
+    """So many of so many."""
+
+    part: int
+    count: int
+
+
+class _Line:
+    """The samples of one probe and subject, in order of time."""
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+        self.times: list[int] = []
+
+    def add(self, sample: Sample) -> None:
+        at = bisect_right(self.times, sample.ts_us)
+        self.times.insert(at, sample.ts_us)
+        self.samples.insert(at, sample)
+
+    def within(self, start_us: int, end_us: int) -> list[Sample]:
+        return self.samples[bisect_right(self.times, start_us) : bisect_right(self.times, end_us)]
+
+    def last(self, at_us: int) -> Sample | None:
+        """The last look that was over at an instant; one that was not made, to keep within a quota, says nothing."""
+        at = bisect_right(self.times, at_us)
+        return next((self.samples[i] for i in range(at - 1, max(-1, at - MOST_PASSED_OVER), -1) if self.samples[i].last and self.samples[i].outcome != KEPT), None)
+
+    def forget(self, before_us: int) -> None:
+        at = min(bisect_left(self.times, before_us), len(self.times) - 1)  # The last is how it stands, however old.
+        del self.times[:at], self.samples[:at]
+
+
+class _Beats(_Line):
+    """The collector's beats, and for how long it has looked on since the first of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._covered: list[int] = []
+
+    def add(self, sample: Sample) -> None:
+        super().add(sample)
+        if self.samples[-1] is not sample:
+            self._covered = []  # One that came late: all after it is counted anew.
+
+    def forget(self, before_us: int) -> None:
+        super().forget(before_us)
+        self._covered = []
+
+    def every_us(self, i: int) -> int:
+        """How long after a beat is the next one due?"""
+        return round(float(_told(self.samples[i].detail).get("every_s", USUAL_S)) * SECOND)
+
+    def covered(self) -> list[int]:
+        """For how long has it looked on up to each beat? A gap longer than two beats is not looked through."""
+        for i in range(len(self._covered), len(self.samples)):
+            looked_us = 0 if i == 0 or self.samples[i - 1].outcome == "stopped" else min(self.times[i] - self.times[i - 1], 2 * self.every_us(i))
+            self._covered.append((self._covered[-1] if self._covered else 0) + looked_us)
+        return self._covered
+
+
+@lru_cache(maxsize=8192)
+def _told(detail: str) -> dict[str, Any]:
+    return json.loads(detail)
+
+
+class Probed:
+    """
+    What our own looks saw.
+
+    Args:
+        fallback: Who serves when Massive does not: ``tradier``, or ``none``.
+        samples: Laid in at once; more may be added.
+    """
+
+    def __init__(self, fallback: str = "tradier", samples: Iterable[Sample] = ()):
+        self.fallback = fallback
+        self._beats = _Beats()
+        self._lines: dict[tuple[str, str], _Line] = {}
+        self.add(samples)
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Lay in what has come."""
+        for sample in samples:
+            key = (sample.probe, sample.subject)
+            if key not in self._lines:
+                self._lines[key] = self._beats if key == BEAT else _Line()
+            self._lines[key].add(sample)
+
+    @property
+    def any(self) -> bool:
+        """Was anything ever looked at?"""
+        return bool(self._lines)
+
+    def seen(self, probe: str, subject: str) -> bool:
+        """Was it ever looked at?"""
+        return (probe, subject) in self._lines
+
+    def subjects(self, probe: str) -> list[str]:
+        """Whom a probe was ever about."""
+        return sorted(subject for name, subject in self._lines if name == probe)
+
+    def _line(self, probe: str, subject: str) -> _Line:
+        return self._lines.get((probe, subject)) or _Line()
+
+    def within(self, probe: str, subject: str, window: Window) -> list[Sample]:
+        """Every attempt of a window."""
+        return self._line(probe, subject).within(window.start_us, window.end_us)
+
+    def forget(self, before_us: int) -> None:
+        """Let go of what was seen before an instant."""
+        for line in self._lines.values():
+            line.forget(before_us)
+
+    @staticmethod
+    def told(sample: Sample) -> dict[str, Any]:
+        """What else a sample saw."""
+        return _told(sample.detail)
+
+    def now(self, probe: str, subject: str, at_us: int) -> Sample | None:
+        """How does it stand at an instant? None where nobody has looked lately."""
+        line = self._line(probe, subject)
+        found, looked = line.last(at_us), bisect_right(line.times, at_us)
+        # A look that is not made, to keep within a quota, is a look all the same: what was seen before it stands.
+        lately = found is not None and ((ago_us := at_us - line.times[looked - 1]) <= FRESH_US or ago_us <= 3 * self._pace_us(line, looked))
+        return found if lately else None
+
+    @staticmethod
+    def _pace_us(line: _Line, looked: int) -> int:
+        ends = [s.ts_us for s in line.samples[max(0, looked - 8) : looked] if s.last]
+        gaps = sorted(b - a for a, b in zip(ends, ends[1:]))
+        return gaps[len(gaps) // 2] if gaps else 0
+
+    def since(self, probe: str, subject: str, at_us: int) -> Sample | None:
+        """The first of the looks that all ended as the last one did: since when is it so? None where nobody has looked lately."""
+        line, last = self._line(probe, subject), self.now(probe, subject, at_us)
+        if last is None:
+            return None
+        found = last
+        for sample in reversed(line.samples[: bisect_right(line.times, last.ts_us)]):
+            if sample.outcome == KEPT:
+                continue
+            if OUTCOMES[sample.outcome].usable != OUTCOMES[last.outcome].usable:
+                break
+            found = sample
+        return found
+
+    def answered(self, subject: str, window: Window) -> Share:
+        """
+        How many attempts did it answer as one that is up, of those that say anything of that?
+
+        Our key, plan or quota, and a page of somebody else's, say nothing of it.
+        """
+        said = [OUTCOMES[s.outcome].answered for s in self._asked(subject, window) if s.probe == IS_THERE.get(subject)]
+        known = [a for a in said if a is not None]
+        return Share(sum(known), len(known))
+
+    def usable(self, subject: str, window: Window) -> Share:
+        """How many of our looks were given what they asked for?"""
+        last = [OUTCOMES[s.outcome].usable for s in self._asked(subject, window) if s.last]
+        return Share(sum(last), len(last))
+
+    def least_usable(self, subject: str, window: Window) -> Share:
+        """As `usable`, of that question which was answered worst: whether it is there is asked far more often than for its data."""
+        asked = ([OUTCOMES[s.outcome].usable for s in self.within(probe, subject, window) if s.last and s.outcome != KEPT] for probe in EARS)
+        shares = [Share(sum(last), len(last)) for last in asked if last]
+        return min(shares, key=lambda s: (s.part / s.count, -s.count), default=Share(0, 0))
+
+    def turns(self, subject: str, window: Window) -> int:
+        """How often did it turn from answering to not answering, or back? An outage turns twice, what comes and goes more often."""
+        return _turns(self._asked_in_order(subject, window))
+
+    def socket_turns(self, window: Window) -> int:
+        """How often did the app's WebSocket turn from well to not well, or back?"""
+        return _turns(self.within("socket", "app", window))
+
+    def refused_attempts(self, subject: str, window: Window) -> Share:
+        """How many attempts were refused for asking too often?"""
+        asked = self._asked(subject, window)
+        return Share(sum(s.outcome == "rate_limited_429" for s in asked), len(asked))
+
+    def _asked_in_order(self, subject: str, window: Window) -> list[Sample]:
+        return sorted(self._asked(subject, window), key=lambda s: s.ts_us)
+
+    def trouble(self, subject: str, window: Window) -> str | None:
+        """Which outcome stands for what is the matter with our looks? The most frequent that is not usable; None where all are."""
+        outcomes = [s.outcome for s in self._asked(subject, window) if s.last and not OUTCOMES[s.outcome].usable]
+        return max(sorted(set(outcomes)), key=outcomes.count) if outcomes else None
+
+    def _asked(self, subject: str, window: Window) -> list[Sample]:
+        return [s for probe in EARS for s in self.within(probe, subject, window) if s.outcome != KEPT]
+
+    def seconds(self, subject: str, window: Window) -> list[float]:
+        """How long did the attempts take that were answered? Sorted."""
+        return sorted(s.seconds for s in self.within(IS_THERE[subject], subject, window) if s.seconds is not None and OUTCOMES[s.outcome].usable)
+
+    def round_trips(self, window: Window) -> list[float]:
+        """How long did the app's WebSocket take to answer? Sorted."""
+        return sorted(s.seconds for s in self.within("socket", "app", window) if s.seconds is not None)
+
+    def coverage(self, window: Window) -> float | None:
+        """
+        For how much of a window did we look, from the first beat in it on? 0 to 1; None where we had not begun.
+
+        Before the collector is started nobody expects it to look; after it has died it is missing.
+        """
+        beats, start_us, end_us = self._beats, window.start_us, window.end_us
+        first, last = bisect_right(beats.times, start_us), bisect_right(beats.times, end_us) - 1
+        running = first > 0 and beats.samples[first - 1].outcome != "stopped"  # Had we begun before the window?
+        if last < first:
+            return 0.0 if running else None
+        covered = beats.covered()
+        begun_us = start_us if running else beats.times[first]
+        before_us = min(beats.times[first] - start_us, covered[first] - covered[first - 1]) if running else 0
+        stopped = beats.samples[last].outcome == "stopped"
+        after_us = 0 if stopped else min(end_us - beats.times[last], 2 * beats.every_us(last))
+        whole_us = (beats.times[last] if stopped else end_us) - begun_us
+        return min(1.0, (before_us + covered[last] - covered[first] + after_us) / whole_us) if whole_us > 0 else 1.0
+
+    def missed_beats(self, at_us: int) -> float | None:
+        """How many beats of the collector are missing at an instant? None where it never ran, or was stopped."""
+        i = bisect_right(self._beats.times, at_us) - 1
+        if i < 0 or self._beats.samples[i].outcome == "stopped":
+            return None
+        return float(max(0, (at_us - self._beats.times[i]) // self._beats.every_us(i) - 1))
+
+    def socket_down_s(self, at_us: int) -> float | None:
+        """For how long has the app's WebSocket been down, or open and silent, at an instant? 0 where it is well; None where nobody looked lately."""
+        last = self.now("socket", "app", at_us)
+        if last is None:
+            return None
+        if OUTCOMES[last.outcome].usable:
+            return 0.0
+        since = self.since("socket", "app", at_us)
+        assert since is not None
+        heard_us = last.ts_us - round(last.value * SECOND) if last.outcome == "silent" and last.value is not None else since.ts_us
+        return max(0.0, (at_us - min(heard_us, since.ts_us)) / SECOND)
+
+    def errors(self, window: Window) -> int | None:
+        """How many errors did the app log in a window? None where its log was not read."""
+        found = [s for s in self.within("log", "app", window) if s.outcome == "ok"]
+        return round(sum(s.value or 0 for s in found)) if found else None
+
+    def log_kinds(self, window: Window) -> dict[str, int]:
+        """How many lines of each kind did the app log?"""
+        kinds: dict[str, int] = {}
+        for sample in self.within("log", "app", window):
+            for kind, count in self.told(sample).get("kinds", {}).items():
+                kinds[kind] = kinds.get(kind, 0) + count
+        return dict(sorted(kinds.items()))
+
+    def log_newest(self, window: Window) -> dict[str, str]:
+        """The newest line of each kind of error."""
+        return {kind: line for sample in self.within("log", "app", window) for kind, line in self.told(sample).get("newest", {}).items()}
+
+    def gave_up_after_ms(self, window: Window) -> int | None:
+        """After what time does the app say that it gave up waiting? The shortest; None where it says none."""
+        return min((ms for s in self.within("log", "app", window) if (ms := self.told(s).get("waited_ms")) is not None), default=None)
+
+    def growth_mb_per_h(self, window: Window) -> tuple[float, int] | None:
+        """How fast does the app's process grow since it was last started: a straight line through its memory, and of how many looks?"""
+        found = [s for s in self.within("process", "app", window) if s.outcome == "ok" and s.value is not None]
+        if found:
+            born = self.told(found[-1]).get("born")
+            found = [s for s in found if self.told(s).get("born") == born]
+        if len(found) < 3:
+            return None
+        hours = [(s.ts_us - found[0].ts_us) / (3600 * SECOND) for s in found]
+        sizes = [s.value or 0.0 for s in found]
+        middle_h, middle_mb = sum(hours) / len(hours), sum(sizes) / len(sizes)
+        spread = sum((h - middle_h) ** 2 for h in hours)
+        return (sum((h - middle_h) * (mb - middle_mb) for h, mb in zip(hours, sizes)) / spread, len(found)) if spread else None
+
+    def restarts(self, window: Window) -> list[int]:
+        """When was the app's server started anew? By the birth of its process, and by its own uptime that went back."""
+        found: list[int] = []
+        born = lambda before, now: self.told(now).get("born", 0) - self.told(before).get("born", 0) > BORN_APART_S  # noqa: E731
+        fell = lambda before, now: (now.value or 0.0) < (before.value or 0.0)  # noqa: E731
+        for probe, anew in (("process", born), ("health", fell)):
+            line = self._line(probe, "app")
+            seen = [s for s in line.samples[: bisect_right(line.times, window.end_us)] if s.outcome == "ok" and s.value is not None]
+            for before, now in zip(seen, seen[1:]):
+                if now.ts_us > window.start_us and anew(before, now) and not any(abs(now.ts_us - at) < 60 * SECOND for at in found):
+                    found.append(now.ts_us)
+        return sorted(found)
+
+    def skew_s(self, subject: str, at_us: int) -> float | None:
+        """By how much is its clock ahead of ours? The median of its last answers."""
+        line = self._line(IS_THERE.get(subject, ""), subject)
+        told = [self.told(s).get("skew_s") for s in line.within(at_us - FRESH_US, at_us) if s.last][-SKEW_LOOKS:]
+        known = sorted(s for s in told if s is not None)
+        return known[len(known) // 2] if known else None
+
+    def network_gone(self, at_us: int) -> bool | None:
+        """
+        Is it our own network? So where neither provider can even be connected to, though both are looked at.
+
+        None where fewer than two are looked at: one that cannot be connected to says nothing of the network.
+        """
+        found = [self.now("liveness", subject, at_us) for subject in ("massive", "tradier")]
+        if any(sample is None for sample in found):
+            return None
+        return all(sample is not None and sample.outcome in TRANSPORT for sample in found)
+
+    def market_shut(self, at_us: int) -> bool:
+        """Does every provider that we look at say that the market is closed? It may close though the calendar has a session."""
+        stands = [s for subject in ("massive", "tradier") if (s := self.now("liveness", subject, at_us)) is not None]
+        told = [self.told(s).get("market") for s in stands if s.outcome == "ok"]
+        return len(told) == len(stands) > 0 and all(market in ("closed", "premarket", "postmarket", "extended-hours") for market in told)
+
+    def serving(self, at_us: int) -> str | None:
+        """Who can serve data now: massive, else the fallback where there is one, else nobody; None where it is not known."""
+        for subject in ("massive", *(("tradier",) if self.fallback == "tradier" else ())):
+            stands = [s for probe in ("liveness", "data") if (s := self.now(probe, subject, at_us)) is not None]
+            if not stands:
+                return None
+            if all(OUTCOMES[s.outcome].usable for s in stands):
+                return subject
+        return "nobody"
+
+    def chains(self, window: Window) -> dict[str, list[Sample]]:
+        """The chains that were fetched, by symbol, in order of time."""
+        return {symbol: found for symbol in self.subjects("chain") if (found := self.within("chain", symbol, window))}
+
+
+def _turns(samples: Iterable[Sample]) -> int:
+    said = [o.answered for s in samples if (o := OUTCOMES[s.outcome]).answered is not None]
+    return sum(a != b for a, b in zip(said, said[1:]))
+
+
+def load(samples: Samples, window: Window, known_at: datetime | None, fallback: str) -> Probed:
+    """What our own looks saw up to the end of a window, as known at a moment; and the last beat before it."""
+    known_us = None if known_at is None else clock.micros(known_at)
+    found = samples.between(window.start_us, window.end_us, known_us)
+    if not any(s.probe == "beat" for s in found) and (beat := samples.last("beat", window.start_us, known_us)):
+        found.insert(0, beat)
+    return Probed(fallback, found)

@@ -1,0 +1,283 @@
+"""
+This module knows when each of our own looks is due, and keeps what they saw, and nothing else.
+
+Every look has a task of its own: one that hangs or fails delays no other. What cannot be written waits in memory, so
+much of it, and is written when the store can be reached again. While the machine slept nobody looked: a look that the
+sleep cut in two is not kept, since the time that it took is nobody's.
+"""
+
+import asyncio
+import json
+import random
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import date, datetime
+from functools import partial
+from typing import Any
+
+from opslib import bands, clock, fetch, host, providers, text
+from opslib.errors import ImportRefused, StoreError
+from opslib.logs import Log
+from opslib.logs import read as read_log
+from opslib.outcome import OUTCOMES
+from opslib.probe import Prober, Question
+from opslib.rules import Rules
+from opslib.samples import Sample, Samples
+from opslib.settings import Settings
+from opslib.store import Store
+from opslib.stream import Stream
+
+EVERY_S = 5.0
+SLOW_S, PROCESS_S, HOST_S, CHAIN_S = 60.0, 15.0, 300.0, 900.0
+OF_QUOTA = 0.5  # The share of a provider's quota that looking whether it is there may use.
+MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
+SLEPT_S = 2.0
+SETTLED_S = 20.0  # A socket that takes so long will not open.
+RETRY_STORE_S = 1.0
+
+
+class Rounds:
+    """
+    Looks at everything that the settings name, each at its own pace.
+
+    Args:
+        every_s: Seconds between two looks whether something is there; what has a quota may be looked at less often.
+        now: What time it is.
+        speed: See `clock.speed`.
+        chance: Jitter is drawn from it.
+    """
+
+    def __init__(self, settings: Settings, store: Store, rules: Rules, *, every_s: float = EVERY_S, now: Callable[[], datetime] = clock.now, speed: float | None = None, chance: random.Random | None = None):
+        self.settings, self.rules, self.now, self.every_s = settings, rules, now, every_s
+        self.prober = Prober(settings, now, speed, chance)
+        self.speed = self.prober.speed
+        self.samples = Samples(store, settings.app)
+        self.stream = Stream(self.prober, rules.probes) if settings.app_ws_url else None
+        self._log: Log | None = None
+        self._waiting: deque[Sample] = deque()
+        self._lost, self._told = 0, ""
+        self._written, self._stopped = asyncio.Event(), asyncio.Event()
+        self._failing: dict[str, str] = {}
+        self._drift_s: float | None = None
+        self._listened_on: date | None = None
+
+    def looks(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
+        """Every look: its name, seconds between two of them, and how it is made."""
+        found: list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]] = []
+        for question in providers.questions(self.settings, self.rules.probes):
+            quick = question.probe in ("liveness", "health")
+            found.append((f"{question.probe} of {question.subject}", self._pace(question) if quick else max(SLOW_S, self.every_s), partial(self._ask, question)))
+        if self.stream:
+            found.append(("socket", self.every_s, self.stream.look))
+        if self.settings.app_log:
+            found.append(("log", self.every_s, self.read_log))
+        if self.settings.app_pid:
+            found.append(("process", max(PROCESS_S, self.every_s), self._process))
+        if self.settings.host_prefix is not None:
+            found.append(("host", max(HOST_S, self.every_s), self._host))
+        if self.settings.massive_url:
+            found += [(f"chain of {symbol}", max(CHAIN_S, self.every_s), partial(self.fetch_chain, symbol)) for symbol in self.settings.symbols]
+        return found
+
+    def _pace(self, question: Question) -> float:
+        per_min = {"massive": self.settings.massive_per_min, "tradier": self.settings.tradier_per_min}.get(question.subject)
+        return self.every_s if per_min is None else max(self.every_s, 60 / (OF_QUOTA * per_min))
+
+    async def once(self, only: Callable[[str], bool] = lambda name: True) -> list[Sample]:
+        """Each look once, all at the same time: what they saw, not kept. The socket is opened for it and closed again."""
+        stream = Stream(self.prober, self.rules.probes) if self.stream and only("socket") else None
+        if stream and self.stream:
+            stream.topics = self.stream.topics
+        streaming = asyncio.create_task(stream.run()) if stream else None
+        try:
+            found = await asyncio.gather(*(self._safely(name, look) for name, _, look in self.looks() if name != "socket" and only(name)))
+            if stream:
+                found.append(await self._settled(stream))
+        finally:
+            await _ended(streaming)
+        return [sample for samples in found for sample in samples]
+
+    async def _settled(self, stream: Stream) -> list[Sample]:
+        """What the socket says once it is open, or could not be opened."""
+        until_s = asyncio.get_running_loop().time() + SETTLED_S / self.speed
+        while not (found := await stream.look()) and asyncio.get_running_loop().time() < until_s:
+            await asyncio.sleep(0.05 / self.speed)
+        return found
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look until stopped; then leave a last beat that says so, and nothing open."""
+        tasks = [asyncio.create_task(self._at_own_pace(name, every_s, look)) for name, every_s, look in self.looks()]
+        tasks.append(asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)))
+        if self.stream:
+            tasks.append(asyncio.create_task(self.stream.run()))
+        writing = asyncio.create_task(self._write())
+        try:
+            await stop.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._put([self._beat_sample("stopped")])
+            self._stopped.set()
+            await writing
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the log."""
+        if self._log:
+            self._log.close()
+
+    async def _at_own_pace(self, name: str, every_s: float, look: Callable[[], Awaitable[list[Sample]]]) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed  # Not all in the same instant.
+        while True:
+            await asyncio.sleep(max(0.0, due_s - loop.time()))
+            wall, mono_s = self.now(), loop.time()
+            samples = await self._safely(name, look)
+            slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
+            if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
+                self._put(samples)
+            if every_s > SLOW_S and any(s.last and not OUTCOMES[s.outcome].usable for s in samples):
+                due_s = loop.time() + SLOW_S / self.speed  # What is looked at seldom, and failed, is looked at again soon.
+                continue
+            # What was missed while one look took long is not made up for: the next is due on the grid again.
+            due_s += every_s / self.speed * max(1, -(-(loop.time() - due_s) * self.speed // every_s))
+
+    async def _safely(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
+        """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
+        try:
+            samples = await look()
+        except Exception as problem:  # noqa: BLE001  # Whatever it is, the other looks go on.
+            words = f"{problem.__class__.__name__}: {text.one_line(str(problem), 120)}"
+            if self._failing.get(name) != words:
+                print(self.settings.redact(f"ops collect: the look at {name} failed: {words}"), file=sys.stderr)
+            self._failing[name] = words
+            return []
+        self._failing.pop(name, None)
+        return samples
+
+    async def _ask(self, question: Question) -> list[Sample]:
+        samples = await self.prober.look(question)
+        if question.probe == "data" and (contracts := samples[-1].told().get("busiest")):
+            self._listen_to(contracts)
+        return samples
+
+    def _listen_to(self, contracts: list[str], surely: bool = False) -> None:
+        """Ask the socket for these, where it was asked for nothing yet today, or where they are surely the better ones."""
+        day = providers.today(self.now())
+        if self.stream and (surely or self._listened_on != day):
+            self.stream.topics, self._listened_on = tuple(f"Q.{contract}" for contract in contracts), day
+
+    async def _process(self) -> list[Sample]:
+        return [await asyncio.to_thread(host.process, self.settings, self.now())]
+
+    async def _host(self) -> list[Sample]:
+        at_us = clock.micros(self.now())
+        seen = await host.looks(self.settings)
+        at_us = max(at_us, clock.micros(self.now()))
+        return [Sample(at_us, "host", "app", {True: "ok", False: "server_5xx", None: "absent"}[look.ok], detail=self._json({"name": look.name, "told": look.told})) for look in seen]
+
+    async def read_log(self) -> list[Sample]:
+        """What is new in the app's log? Its value is the errors since the last look."""
+        if self._log is None:
+            last = await asyncio.to_thread(self.samples.last, "log", clock.micros(self.now()), None, "app")
+            self._log = Log(self.settings.app_log, last.told().get("cursor", "") if last else "")
+        try:
+            told = read_log(await self._log.new())
+        except OSError as problem:
+            return [Sample(clock.micros(self.now()), "log", "app", "absent", detail=self._json({"why": problem.strerror or problem.__class__.__name__}))]
+        detail = told.as_json() | {"cursor": self._log.cursor}
+        return [Sample(clock.micros(self.now()), "log", "app", "ok", None, float(told.errors), detail=self._json(detail))]
+
+    async def fetch_chain(self, symbol: str) -> list[Sample]:
+        """Fetch a whole chain in market hours, and keep its pages as they came. Its value is how many contracts it has."""
+        if clock.open_since(self.now()) is None:
+            return []
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        found = await fetch.massive(self.prober, self.settings, symbol)
+        now, detail = self.now(), found.detail | {"pages": len(found.pages)}
+        if found.outcome == "ok":
+            self._listen_to(providers.busiest(found.results, providers.today(now)), surely=True)
+        if found.results:
+            detail |= await asyncio.to_thread(self._judged, found.pages, symbol, now)
+        if found.pages:
+            kept = [self.settings.redact(providers.as_page(page).decode()).encode() for page in found.pages]
+            await asyncio.to_thread(self.samples.keep_chain, clock.micros(now), "massive", symbol, found.outcome, kept)
+        return [Sample(clock.micros(now), "chain", symbol, found.outcome, (loop.time() - began_s) * self.speed, float(len(found.results)), detail=self._json(detail))]
+
+    def _judged(self, pages: list[Any], symbol: str, now: datetime) -> dict[str, Any]:
+        """What its Greeks are worth, as it is kept; why not, where nobody can read it."""
+        from opslib import chain, greeks
+
+        try:
+            return bands.counted(greeks.judge(chain.of_payload(pages, f"the chain of {symbol}", now), self.rules.chain, now))
+        except ImportRefused as problem:
+            return {"why": str(problem)}
+
+    async def _beat(self) -> list[Sample]:
+        return [self._beat_sample("ok")]
+
+    def _beat_sample(self, outcome: str) -> Sample:
+        """Our own heartbeat; its value is the memory that we hold, in MB."""
+        import psutil
+
+        loop, mine = asyncio.get_running_loop(), psutil.Process()
+        now = self.now()
+        drift_s = now.timestamp() - loop.time() * self.speed
+        stepped_s = 0.0 if self._drift_s is None else drift_s - self._drift_s
+        self._drift_s = drift_s
+        detail: dict[str, Any] = {"every_s": self.every_s, "tasks": len(asyncio.all_tasks()), "files": mine.num_fds(), "waiting": len(self._waiting)}
+        detail |= {"lost": self._lost} if self._lost else {}
+        detail |= {"stepped_s": round(stepped_s, 1)} if abs(stepped_s) > SLEPT_S * max(1.0, self.speed / 10) else {}
+        detail |= {"failing": dict(self._failing)} if self._failing else {}
+        return Sample(clock.micros(now), "beat", "collector", outcome, None, round(mine.memory_info().rss / 1e6, 2), detail=self._json(detail))
+
+    def _json(self, detail: dict[str, Any]) -> str:
+        return self.settings.redact(json.dumps(detail, ensure_ascii=False, sort_keys=True))
+
+    def _put(self, samples: list[Sample]) -> None:
+        self._waiting.extend(samples)
+        while len(self._waiting) > MOST_WAITING:
+            self._waiting.popleft()
+            self._lost += 1
+        self._written.set()
+
+    async def _write(self) -> None:
+        """Write what comes, until a last time when stopping; what the store cannot take then is lost, and that is said."""
+        while not self._stopped.is_set():
+            await self._written.wait()
+            self._written.clear()
+            if not await self._flush() and not self._stopped.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopped.wait(), RETRY_STORE_S)
+                self._written.set()
+        if not await self._flush():
+            print(f"ops collect: {len(self._waiting)} samples could not be kept", file=sys.stderr)
+
+    async def _flush(self) -> bool:
+        """Write what waits; False where the store cannot be written."""
+        batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            await asyncio.to_thread(self.samples.keep, batch)
+        except StoreError as problem:
+            self._waiting.extendleft(reversed(batch))
+            if self._told != str(problem):
+                self._told = str(problem)
+                print(self.settings.redact(f"ops collect: {problem} {len(batch)} samples wait for it."), file=sys.stderr)
+            return False
+        if self._told:
+            print(f"ops collect: the store can be written again; {len(batch)} samples that waited are kept", file=sys.stderr)
+            self._told = ""
+        return True
+
+
+async def _ended(task: "asyncio.Task[None] | None") -> None:
+    """Cancel a task and wait until it is over."""
+    if task is None:
+        return
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

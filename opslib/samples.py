@@ -1,0 +1,126 @@
+"""
+This module knows what our own looks saw, as the store keeps it, and nothing else: one row an attempt, only ever added.
+"""
+
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from opslib.schema import CHAINS, SAMPLES
+from opslib.store import Store
+
+
+class Sample(NamedTuple):
+    """
+    One attempt of one look.
+
+    Attributes:
+        ts_us: When its outcome was in hand, microseconds since 1970 UTC.
+        probe: Which look: liveness, data, health, metrics, socket, log, process, chain, host, beat.
+        subject: Whom it is about: massive, tradier, app, collector, a symbol.
+        outcome: How it ended; a name of `outcome.OUTCOMES`.
+        seconds: How long it took, to the last byte; None where nothing is timed.
+        value: The one number it measured, in the unit of its probe; None where there is none.
+        attempt: 1 for the first.
+        last: Does the look end with it? Its outcome is the look's then.
+        detail: Whatever else was seen, as JSON, without secrets.
+        known_at_us: When it came into the store; 0 before.
+    """
+
+    ts_us: int
+    probe: str
+    subject: str
+    outcome: str
+    seconds: float | None = None
+    value: float | None = None
+    attempt: int = 1
+    last: bool = True
+    detail: str = "{}"
+    known_at_us: int = 0
+
+    def told(self) -> dict[str, Any]:
+        """What else was seen."""
+        return json.loads(self.detail)
+
+
+_COLUMNS = [SAMPLES.c[name] for name in Sample._fields]
+
+
+class Samples:
+    """What our own looks at one app and its providers saw."""
+
+    def __init__(self, store: Store, app: str):
+        self.store, self.app = store, app
+
+    def keep(self, samples: Iterable[Sample], *, known_at_ts: bool = False) -> None:
+        """
+        Keep samples, in one transaction.
+
+        Raises:
+            StoreError: Nothing was kept.
+        """
+        rows = [sample._asdict() for sample in samples]
+        if not rows:
+            return
+        with self.store.committing() as connection:
+            known_at_us = self.store.stamp(connection)
+            for row in rows:
+                row |= {"app": self.app, "known_at_us": row["ts_us"] if known_at_ts else known_at_us}
+            connection.execute(sa.insert(SAMPLES), rows)
+
+    def between(self, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Sample]:
+        """What was seen after one instant, up to and at another, in order of time."""
+        s = SAMPLES.c
+        query = sa.select(*_COLUMNS).where(s.app == self.app, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.ts_us, s.seq)
+        return self._read(query, known_at_us)
+
+    def written(self, after_seq: int, start_us: int, end_us: int) -> tuple[int, list[Sample]]:
+        """What was written after a row, of what was seen in (start, end], by the order of writing; and the last row of them."""
+        s = SAMPLES.c
+        query = sa.select(s.seq, *_COLUMNS).where(s.app == self.app, s.seq > after_seq, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.seq)
+        with self.store.reading() as connection:
+            rows = connection.execute(query).all()
+        return max([after_seq, *(row[0] for row in rows)]), [Sample._make(row[1:]) for row in rows]
+
+    def chains_of(self, symbol: str, start_us: int, end_us: int) -> list[Sample]:
+        """What became of the chains of a symbol after one instant, up to and at another, in order of time."""
+        s = SAMPLES.c
+        query = sa.select(*_COLUMNS).where(s.app == self.app, s.probe == "chain", s.subject == symbol, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.ts_us, s.seq)
+        return self._read(query, None)
+
+    def last(self, probe: str, upto_us: int, known_at_us: int | None = None, subject: str | None = None) -> Sample | None:
+        """The last sample of a probe at or before an instant; None where there is none."""
+        s = SAMPLES.c
+        query = sa.select(*_COLUMNS).where(s.app == self.app, s.ts_us <= upto_us, s.probe == probe).order_by(s.ts_us.desc(), s.seq.desc()).limit(1)
+        found = self._read(query if subject is None else query.where(s.subject == subject), known_at_us)
+        return found[0] if found else None
+
+    def keep_chain(self, ts_us: int, provider: str, symbol: str, outcome: str, pages: Sequence[bytes]) -> None:
+        """
+        Keep the pages of a chain just as they came.
+
+        Raises:
+            StoreError: Nothing was kept.
+        """
+        body = zlib.compress(b"[" + b",".join(pages) + b"]", 6)
+        with self.store.committing() as connection:
+            known_at_us = self.store.stamp(connection)
+            connection.execute(sa.insert(CHAINS).values(app=self.app, ts_us=ts_us, known_at_us=known_at_us, provider=provider, symbol=symbol, outcome=outcome, body=body))
+
+    def chain(self, symbol: str, upto_us: int, known_at_us: int | None = None, provider: str = "massive") -> tuple[int, str, list[dict[str, Any]]] | None:
+        """The last chain of a symbol at or before an instant: when it was fetched, how that ended, its pages; None where there is none."""
+        c = CHAINS.c
+        query = sa.select(c.ts_us, c.outcome, c.body).where(c.app == self.app, c.symbol == symbol, c.provider == provider, c.ts_us <= upto_us).order_by(c.ts_us.desc(), c.seq.desc()).limit(1)
+        query = query if known_at_us is None else query.where(c.known_at_us <= known_at_us)
+        with self.store.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return (row.ts_us, row.outcome, json.loads(zlib.decompress(row.body))) if row else None
+
+    def _read(self, query: sa.Select, known_at_us: int | None) -> list[Sample]:
+        if known_at_us is not None:
+            query = query.where(SAMPLES.c.known_at_us <= known_at_us)
+        with self.store.reading() as connection:
+            return [Sample._make(row) for row in connection.execute(query)]

@@ -1,0 +1,107 @@
+"""
+This module knows what can be typed in a shell: every command, its options and its help, and nothing else. What a command
+does is `cli`.
+"""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from opslib import __version__, text
+from opslib.errors import UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with our exit code for wrong usage, the nearest command named, and no option abbreviated."""
+
+    def __init__(self, **how: Any):
+        super().__init__(allow_abbrev=False, **how)
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        near = text.nearest(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""
+        raise UsageError(f"{message}.{near} See {self.prog} --help.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command of CONTRACT.md with its options; `command` is its name."""
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--home", metavar="DIR", help="the desk's folder (else OPS_HOME, else the project's outputs/)")
+    common.add_argument("--app", metavar="NAME", help="whose figures (default: the only app configured, else desk; demo needs nothing)")
+    common.add_argument("--as-of", metavar="TIME", help="everything as of then; ISO 8601, without an offset New York (default: now)")
+    common.add_argument("--known-at", metavar="TIME", help="only what had come into the store by then (default: all that is known)")
+    common.add_argument("-o", dest="output", choices=("text", "json"), help="how results are written (default: text)")
+    top = _Parser(prog="ops", parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, description="An operations notebook suite for an options-trading app.", epilog="example: ops demo")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, words: str, example: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, parents=[common], help=words, description=words[0].upper() + words[1:] + ".", epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
+        return found
+
+    demo = command("demo", "live a trading day with an incident, offline, from the posts to the report", "ops demo --seed 7")
+    demo.add_argument("--seed", type=int, default=None, metavar="N", help="another day: other times, other figures (default: 1)")
+    found = command("import", "read files of snapshots or of fills into the store; reading one again changes nothing", "ops import snapshots.jsonl.gz fills.csv")
+    found.add_argument("paths", nargs="*", metavar="PATH", type=Path)
+    found.add_argument("--kind", choices=("snapshots", "fills"), default=None, help="what the files hold (default: by their content)")
+    found.add_argument("--known-at-ts", action="store_true", help="take each row's own time for when it was known; for replays")
+    found.add_argument("--rejects", action="store_true", help="show what was ever refused, and why")
+    export = command("export", "give back exactly what was posted or imported, as JSON lines", "ops export snapshots --day 2025-11-18")
+    export.add_argument("what", choices=("snapshots",))
+    export.add_argument("--from", dest="start", metavar="TIME", help="after this instant")
+    export.add_argument("--to", dest="end", metavar="TIME", help="up to and at this instant")
+    export.add_argument("--day", metavar="DAY", help="one day, midnight to midnight in New York")
+    serve = command("serve", "receive what the app's pages post, and expose the figures", "ops serve --port 8321")
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=8321)
+    status = command("status", "show the panels as of a moment; the exit code is the verdict", "ops status --as-of 2025-11-18T11:30 --window 1h")
+    status.add_argument("--window", default="1h", metavar="SPAN", help="how long before that moment (default: 1h)")
+    pnl = command("pnl", "read a file of fills: trades, costs, and how far they are from a backtest; the exit code is the verdict", "ops pnl fills.csv --backtest backtest.csv --costs real")
+    pnl.add_argument("fills", nargs="?", type=Path, metavar="FILLS", help="tastytrade's export (both layouts), the app's trades as JSON, or plain CSV (default: what was imported)")
+    pnl.add_argument("--backtest", type=Path, metavar="FILE", help="the backtest's trades, in any of the same forms")
+    pnl.add_argument("--costs", choices=("real", "guide", "app"), default="real", help="how trading is charged: as paid, else $0.65 a contract and side and half the spread; as the guide's sample; as the app's calculator (default: real)")
+    alerts = command("alerts", "show what fired, from the record of the collector", "ops alerts --from 2025-11-18T09:30 --to 2025-11-18T16:00 --replay")
+    alerts.add_argument("--from", dest="start", metavar="TIME", help="after this instant (default: seven days before the end)")
+    alerts.add_argument("--to", dest="end", metavar="TIME", help="up to and at this instant (default: --as-of, else now)")
+    alerts.add_argument("--replay", action="store_true", help="judge anew, by the data and rules now at hand, instead of reading the record")
+    collect = command("collect", "look at the app and its providers, and judge the alerts, until stopped; any number may run, one of them judges", "ops collect --every 5s")
+    collect.add_argument("--every", default="5s", metavar="SPAN", help="between two looks whether something is there; others have their own pace (default: 5s)")
+    ack = command("ack", "take an alert, and all that fires with it, as yours: nobody else is called for it", "ops ack availability-massive-page-20260310T152115Z --by Ann")
+    ack.add_argument("id", metavar="ID", help="of the alert, as its message and ops status have it")
+    ack.add_argument("--by", metavar="NAME", default=None, help="who takes it (default: who is logged in)")
+    ack.add_argument("--note", default="", metavar="TEXT")
+    silence = command("silence", "keep quiet about alerts for a while; list or end what is kept quiet", 'ops silence add --rule availability --subject massive --for 2h --reason "planned maintenance"')
+    silence.add_argument("what", choices=("add", "list", "end"), nargs="?", default="list")
+    silence.add_argument("id", metavar="ID", nargs="?", help="of end: which one")
+    for name, words in (("rule", "one rule (default: any)"), ("subject", "one subject (default: any)"), ("source", "one source (default: any)")):
+        silence.add_argument(f"--{name}", default="", metavar="NAME", help=words)
+    silence.add_argument("--for", dest="span", metavar="SPAN", help="for how long, such as 2h")
+    silence.add_argument("--reason", default="", metavar="TEXT")
+    silence.add_argument("--by", metavar="NAME", default=None, help="who says so (default: who is logged in)")
+    notify = command("notify", "show what was told to whom; --test tries the ways to a channel or a role", "ops notify --test 'Tech Lead'")
+    notify.add_argument("--test", nargs="?", const="", default=None, metavar="CHANNEL|ROLE", help="send a message that says it is a trial (default: by every channel)")
+    command("doctor", "look at everything once: can we reach it, and what is wrong; the exit code is the verdict", "ops doctor")
+    greeks = command("greeks", "tell what the Greeks of one chain are worth; the exit code is the verdict", "ops greeks chain.json --as-of 2026-03-10T11:25")
+    greeks.add_argument("what", metavar="FILE|SYMBOL", help="a chain of Massive, Tradier, Schwab, Cboe or Yahoo, CSV or Parquet; or a symbol, fetched now (with --as-of: the last kept by then)")
+    greeks.add_argument("--from", dest="provider", choices=("massive", "tradier"), default="", help="of a symbol: whom to ask (default: massive, beside tradier where both are configured)")
+    rules = command("rules", "show the limits in force; check, test, export or try them", "ops rules check")
+    rules.add_argument("what", nargs="?", choices=("show", "check", "test", "export", "backtest"), default="show")
+    rules.add_argument("argument", nargs="?", metavar="FILE|prometheus", help="of test: a file as promtool's; of export: prometheus")
+    rules.add_argument("--from", dest="start", metavar="TIME", help="of backtest: the history to try them on")
+    rules.add_argument("--to", dest="end", metavar="TIME")
+    rules.add_argument("--troubles", type=Path, metavar="FILE", help="of backtest: JSON list of what was really wrong: rule, subject, from, to")
+    rules.add_argument("--candidate", type=Path, metavar="FILE", help="of backtest: a rules.toml to try beside the table in force")
+    rules.add_argument("--days", type=int, default=100, metavar="N", help="of backtest: days to resample from the history, with troubles put in (default: 100; 0: none)")
+    rules.add_argument("--seed", type=int, default=None, metavar="N", help="of backtest: the same resampled days again (default: drawn, and printed)")
+    report = command("report", "execute a report's notebook and publish it as notebook, HTML, Markdown and JSON", "ops report daily --day 2025-11-18")
+    report.add_argument("name", choices=("daily",))
+    report.add_argument("--day", metavar="DAY", help="the trading day (default: the last that has closed)")
+    report.add_argument("--partial", action="store_true", help="before the close, under another name")
+    report.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
+    run = command("run", "execute any notebook strictly: success is decided outside it", "ops run notebooks/dashboard.ipynb -p as_of=2026-03-10T11:25")
+    run.add_argument("notebook", type=Path)
+    run.add_argument("-p", dest="given", action="append", default=[], metavar="NAME=VALUE", help="a parameter; an unknown or ill-typed one is refused")
+    run.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
+    command("runs", "show the ledger: every run of a notebook and how it ended", "ops runs -o json")
+    return top

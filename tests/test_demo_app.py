@@ -1,0 +1,585 @@
+"""The demo's app is a process that answers, streams, logs, fails and dies as the real one does."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+
+import httpx
+import psutil
+import pytest
+
+pytest.importorskip("websockets")
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Opcode
+
+from opslib.demo.states import SHARED, STATES
+
+AT_S = 1773153000.0  # 2026-03-10 10:30 in New York.
+TOKENS = {"massive": "mk-e3b0c44298fc1c149afb", "tradier": "td-27ae41e4649b", "proxy": "px-934ca495991b"}
+DEADLINE_S = 8.0
+SPEED = 100.0
+ORDINARY_WORDS = {"healthy"}  # The app's own contract has this word, whatever is the matter.
+SHORT_PAUSE_S = 0.01
+
+
+def until(found: Callable[[], object], what: str) -> object:
+    """What `found` gives once it gives anything; a failure when it gives nothing in time."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if seen := found():
+            return seen
+        time.sleep(SHORT_PAUSE_S)
+    raise AssertionError(f"{what}: not within {DEADLINE_S} s")
+
+
+class Running:
+    """An app's process, with its log read as it is written."""
+
+    def __init__(self, runs: bool = False, http_port: int = 0, ws_port: int = 0, speed: float = SPEED):
+        self.lines: list[str] = []
+        self._marks = 0
+        self.process = subprocess.Popen([sys.executable, "-m", "opslib.demo.app"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._reading = threading.Thread(target=self._read)
+        self._reading.start()
+        self.at_s = AT_S
+        ports = self._told({"seed": 7, "speed": speed, "tokens": TOKENS, "at_s": AT_S, "runs": runs, "http_port": http_port, "ws_port": ws_port})
+        self.http_port, self.ws_port = ports["http_port"], ports["ws_port"]
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=DEADLINE_S)
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    def _told(self, said: dict) -> dict:
+        self.process.stdin.write(json.dumps(said) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stderr.readline())
+
+    def become(self, *names: str, after_s: float = 0.0, **shares: float) -> None:
+        """Let these be the matter, and time go on by so much."""
+        self.at_s += after_s
+        assert self._told({"at_s": self.at_s, "active": dict.fromkeys(names, 1.0) | shares}) == {"ok": True}
+
+    def token(self) -> str:
+        return self.http.post("/api/ws-token").json()["token"]
+
+    def massive(self, path: str) -> httpx.Response:
+        return self.http.get(f"/api/massive{path}", headers={"x-massive-proxy-token": self.token()})
+
+    def connect(self, path: str = "/ws/options", token: str | None = None) -> connect:
+        query = "" if token == "" else f"?token={token or TOKENS['proxy']}"
+        return connect(f"ws://127.0.0.1:{self.ws_port}{path}{query}", proxy=None, ping_interval=None, create_connection=Listening, open_timeout=DEADLINE_S)
+
+    def mark(self) -> int:
+        """How many lines the log has, when all that was written so far has been read."""
+        self._marks += 1
+        self.http.get(f"/mark/{self._marks}")
+        self.written(f"^GET /mark/{self._marks} ")
+        return len(self.lines)
+
+    def written(self, pattern: str, since: int = 0) -> str:
+        """The first line of the log from one on that has a pattern."""
+        return until(lambda: next((line for line in self.lines[since:] if re.search(pattern, line)), None), f"a line like {pattern!r}")
+
+    def end(self, how: Callable[[], None] | None = None) -> int:
+        """End it, by its stdin if nothing else is said, and wait until it is gone."""
+        (how or self.process.stdin.close)()
+        try:
+            return self.process.wait(DEADLINE_S)
+        finally:
+            self.process.kill()
+            self._put_away()
+
+    def _put_away(self) -> None:
+        self.process.wait()
+        self._reading.join()
+        self.http.close()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with suppress(BrokenPipeError):
+                stream.close()
+
+
+class Listening(ClientConnection):
+    """A client that keeps the pong frames nobody asked the protocol for."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.pongs = 0
+        super().connection_made(transport)
+
+    def process_event(self, event: object) -> None:
+        self.pongs += getattr(event, "opcode", None) is Opcode.PONG
+        super().process_event(event)
+
+
+async def heard(client: ClientConnection) -> list[dict]:
+    return json.loads(await asyncio.wait_for(client.recv(), DEADLINE_S))
+
+
+async def is_silent(client: ClientConnection, messages: int = 10) -> bool:
+    """Does nothing come while a client that is spoken to would have had so many messages?"""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(client.recv(), messages * max(1 / SPEED, 0.02))
+        return False
+    return True
+
+
+async def fall_silent(client: ClientConnection) -> None:
+    """Let what is under way come, until nothing does."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not await is_silent(client):
+        assert time.monotonic() < deadline, "messages do not end"
+
+
+async def refused(connecting: connect) -> int:
+    with pytest.raises(InvalidStatus) as refusal:
+        async with connecting:
+            pass
+    return refusal.value.response.status_code
+
+
+async def pongs(client: Listening) -> int:
+    """How many pongs there are once one more was asked for."""
+    before = client.pongs
+    await client.send(json.dumps({"action": "ping"}))
+    async with asyncio.timeout(DEADLINE_S):
+        while client.pongs == before:
+            await asyncio.sleep(SHORT_PAUSE_S)
+    return client.pongs
+
+
+SUBSCRIBE = json.dumps({"action": "subscribe", "params": ["Q.O:SPY260313C00670000"]})
+
+
+@pytest.fixture(scope="module")
+def shared_app() -> Iterator[Running]:
+    app = Running()
+    yield app
+    app.end()
+
+
+@pytest.fixture
+def app(shared_app: Running) -> Running:
+    """The app of a stopped world, at its first hour, with nothing the matter."""
+    shared_app.at_s = AT_S
+    shared_app.become()
+    return shared_app
+
+
+def test_it_starts_with_ports_and_a_key_it_does_not_show(app: Running) -> None:
+    """It answers its birth with two ports, and names its key in the log without its value."""
+    assert app.http_port and app.ws_port and app.http_port != app.ws_port
+    assert app.written("MASSIVE_API_KEY")
+    assert not [line for line in app.lines if any(token in line for token in TOKENS.values())]
+
+
+@pytest.mark.parametrize(
+    ("path", "keys"),
+    [
+        ("/ping", {"status"}),
+        ("/api/health", {"status", "uptime", "timestamp"}),
+        ("/api/metrics", {"status", "monitoring", "message", "metricsTracked", "updateFrequency", "timestamp"}),
+        ("/api/market/status", {"isOpen", "session", "timestamp"}),
+        ("/api/ws-health", {"healthy", "timestamp", "metrics", "warnings", "limits"}),
+        ("/api/massive-key-status", {"present", "length", "prefix", "nodeEnv"}),
+    ],
+)
+def test_a_known_path_answers_json(app: Running, path: str, keys: set[str]) -> None:
+    """Each endpoint answers 200 with JSON of just its keys, and what is under /api tells its limit."""
+    answer = app.http.get(path)
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0], set(answer.json())) == (200, "application/json", keys)
+    assert ("x-ratelimit-remaining" in answer.headers) == path.startswith("/api/")
+    assert answer.headers.get("x-ratelimit-limit", "1200") == "1200"
+
+
+def test_figures_of_the_endpoints(app: Running) -> None:
+    """The values are those of the stopped world: its time, its session, the key's first six characters."""
+    health = app.http.get("/api/health").json()
+    assert (health["status"], health["uptime"], health["timestamp"]) == ("ok", app.at_s - AT_S, "2026-03-10T14:30:00.000Z")
+    assert app.http.get("/api/market/status").json()["session"] == "open"
+    assert app.http.get("/ping").json() == {"status": "pong"}
+    assert app.http.get("/api/massive-key-status").json() == {"present": True, "length": len(TOKENS["massive"]), "prefix": TOKENS["massive"][:6], "nodeEnv": "production"}
+    assert parsedate_to_datetime(app.http.get("/ping").headers["date"]).timestamp() == app.at_s
+    assert app.http.get("/api/metrics").json() == app.http.get("/api/metrics").json()
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/status", "/api/nosuch", "/ws/options", "/a%0Ab"])
+def test_any_other_path_is_the_page(app: Running, path: str) -> None:
+    """An unknown GET answers 200 with HTML, wherever it points."""
+    answer = app.http.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert answer.text.startswith("<!doctype html>")
+
+
+def test_any_other_post_is_not_found(app: Running) -> None:
+    """A POST that nobody expects answers 404 with HTML, its path made harmless."""
+    answer = app.http.post("/api/metrics/export<b>", json={})
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "<b>" not in answer.text
+
+
+def test_a_pass_is_signed(app: Running) -> None:
+    """A token is base64 of its expiry and nonce, a dot, and the hex HMAC-SHA256 over that text, for five minutes."""
+    found = app.http.post("/api/ws-token").json()
+    packed, _, signature = found["token"].partition(".")
+    text = base64.b64decode(packed)
+    assert set(found) == {"token", "expiresAt"} and set(json.loads(text)) == {"exp", "n"}
+    assert json.loads(text)["exp"] == found["expiresAt"] == (app.at_s + 300) * 1000
+    assert hmac.new(TOKENS["massive"].encode(), text, hashlib.sha256).hexdigest() == signature
+
+
+@pytest.mark.parametrize("token", [None, "", "nonsense", "e30=.00", TOKENS["proxy"]])
+def test_the_proxy_wants_a_pass(app: Running, token: str | None) -> None:
+    """Without a token issued by the app the proxy answers 403 with JSON, the socket's static one included."""
+    answer = app.http.get("/api/massive/v1/marketstatus/now", headers={} if token is None else {"x-massive-proxy-token": token})
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "application/json")
+    assert answer.json()["error"].startswith("Forbidden")
+
+
+def test_a_pass_ends(app: Running) -> None:
+    """A token is refused once its five minutes are over."""
+    token = app.token()
+    app.become(after_s=301)
+    assert app.http.get("/api/massive/v1/marketstatus/now", headers={"x-massive-proxy-token": token}).status_code == 403
+
+
+def test_the_proxy_answers_in_massives_shape(app: Running) -> None:
+    """While all is well the proxy gives small answers in the vendor's shape."""
+    assert app.massive("/v1/marketstatus/now").json()["market"] == "open"
+    contract = app.massive("/v3/snapshot/options/SPY?limit=1").json()["results"][0]
+    assert {"details", "greeks", "implied_volatility", "last_quote"} <= set(contract)
+    aggregates = app.massive("/v2/aggs/ticker/SPY/prev")
+    assert aggregates.json()["results"] and "x-v0-fallback" not in aggregates.headers
+
+
+TROUBLES = [
+    ("massive_5xx", 502, r"\[v0\] Massive proxy error \(502\): HTTP 503"),
+    ("both_down", 502, r"\[v0\] Massive proxy error \(502\): HTTP 503"),
+    ("massive_timeout", 502, "ETIMEDOUT"),
+    ("massive_refused", 502, "^  code: 'ECONNREFUSED'$"),
+    ("massive_dns", 502, r"^\[v0\] .*getaddrinfo ENOTFOUND"),
+    ("massive_tls", 502, "certificate has expired"),
+    ("our_network_down", 502, "ETIMEDOUT"),
+    ("massive_html_200", 502, "Unexpected token"),
+    ("massive_401", 502, "HTTP 401"),
+    ("massive_403_plan", 403, r"\(403\): HTTP 403 .*entitled"),
+    ("massive_403_ip", 403, r"\(403\): HTTP 403 .*Forbidden"),
+    ("massive_429", 502, "HTTP 429"),
+]
+
+
+@pytest.mark.parametrize(("name", "status", "pattern"), TROUBLES)
+def test_trouble_with_massive_shows(app: Running, name: str, status: int, pattern: str) -> None:
+    """When Massive cannot be used the proxy says only that it failed, and the log says how."""
+    since = app.mark()
+    app.become(name)
+    answer = app.massive("/v3/snapshot/options/SPY")
+    assert (answer.status_code, answer.json()) == (status, {"error": "External API error"})
+    assert app.written(pattern, since)
+
+
+def test_aggregates_fail_in_disguise(app: Running) -> None:
+    """Failed aggregates are 200 and empty, only the header tells; the path is then spared five minutes, trouble or not."""
+    app.become("massive_dns")
+    path = "/v2/aggs/ticker/QQQ/prev"
+    first = app.massive(path)
+    app.become()
+    spared = app.massive(path)
+    app.become(after_s=301)
+    again = app.massive(path)
+    assert [a.status_code for a in (first, spared, again)] == [200, 200, 200]
+    assert first.json() == spared.json() == {"results": [], "status": "OK", "_fallback": "empty"}
+    assert [a.headers.get("x-v0-fallback") for a in (first, spared, again)] == ["aggs-empty-catch", "aggs-empty-cache", None]
+
+
+def test_a_timeout_of_its_own_is_told(app: Running) -> None:
+    """With a timeout that is too short the log says so, some calls succeed, and nothing else is wrong."""
+    since = app.mark()
+    app.become("our_timeout_short")
+    statuses = {app.massive("/v3/snapshot/options/SPY").status_code for _ in range(30)}
+    assert statuses == {200, 502}
+    assert app.written(r"^\[Massive\] request timed out after 150 ms /v3/snapshot/options/SPY$", since)
+    assert not [line for line in app.lines[since:] if "proxy error" in line]
+
+
+def test_slowness_has_its_share(app: Running) -> None:
+    """A share of the requests takes two and a half to four world seconds, the others a few hundredths."""
+
+    def took_s() -> list[float]:
+        since = app.mark()
+        for _ in range(20):
+            app.http.get("/api/health")
+        until(lambda: len(app.lines) >= since + 20, "twenty access lines")
+        return [float(line.split()[-2]) / 1000 for line in app.lines[since:]]
+
+    assert all(0.005 <= took <= 0.04 for took in took_s())
+    app.become(app_slow=0.5)
+    slow = [took for took in took_s() if took > 0.04]
+    assert 2 <= len(slow) <= 18 and all(2.5 <= took <= 4 for took in slow)
+    started = time.monotonic()
+    app.become("app_slow")
+    app.http.get("/api/health")
+    assert time.monotonic() - started >= 2.5 / SPEED
+
+
+def test_its_clock_goes_ahead(app: Running) -> None:
+    """A wrong clock shows in the timestamp and the Date header alike, 600 s ahead."""
+    app.become("clock_skew")
+    answer = app.http.get("/api/health")
+    assert answer.json()["timestamp"] == "2026-03-10T14:40:00.000Z"
+    assert parsedate_to_datetime(answer.headers["date"]).timestamp() == app.at_s + 600
+
+
+def test_a_closed_market(app: Running) -> None:
+    """A closed market is told with when it opens next."""
+    app.become("market_closed")
+    found = app.http.get("/api/market/status").json()
+    assert (found["isOpen"], found["session"], found["nextOpen"]) == (False, "closed", "2026-03-11T13:30:00.000Z")
+
+
+def test_who_may_open_a_socket(app: Running) -> None:
+    """The token is looked at first and the path after: 403, else 404, else a socket, by either kind of token."""
+
+    async def go() -> None:
+        assert await refused(app.connect(token="")) == 403
+        assert await refused(app.connect(token="nonsense")) == 403
+        assert await refused(app.connect("/ws/nosuch", token="nonsense")) == 403
+        assert await refused(app.connect("/ws/nosuch")) == 404
+        async with app.connect(token=app.token()), app.connect("/ws/indices"):
+            pass
+        app.become("ws_403")
+        assert await refused(app.connect()) == 403
+
+    asyncio.run(go())
+
+
+def test_a_socket_streams_once_someone_subscribed(app: Running) -> None:
+    """Nobody is greeted; after one subscription every client of the path gets arrays of events, and a ping gets a pong frame."""
+
+    async def go() -> None:
+        async with app.connect() as first, app.connect() as second, app.connect("/ws/indices") as other:
+            assert await is_silent(first)
+            assert await pongs(first) == 1
+            await first.send("no json")
+            await first.send(SUBSCRIBE)
+            for client in (first, second):
+                events = await heard(client)
+                assert [event["ev"] for event in events] == ["Q"] and events[0]["t"] == app.at_s * 1000
+            assert await is_silent(other)
+            health = app.http.get("/api/ws-health").json()
+            options = health["metrics"]["options"]
+            assert health["healthy"] and (options["totalClients"], options["connectionState"], options["activeSubscriptions"]) == (2, "connected", 1)
+            app.become("market_closed")
+            await fall_silent(first)
+            app.become()
+            await heard(first)
+
+    asyncio.run(go())
+
+
+def test_a_silent_socket_stays_open(app: Running) -> None:
+    """When upstream is lost the client stays open and gets pongs but no message, until another client makes the app dial again."""
+
+    async def go() -> None:
+        async with app.connect() as client:
+            await client.send(SUBSCRIBE)
+            await heard(client)
+            since = app.mark()
+            app.become("ws_open_silent")
+            assert app.written(r"^\[WS options\] upstream closed with code 1006: $", since)
+            await fall_silent(client)
+            assert await pongs(client)
+            health = app.http.get("/api/ws-health")
+            options = health.json()["metrics"]["options"]
+            assert (health.status_code, health.json()["healthy"], options["connectionState"]) == (200, True, "disconnected") and options["lastError"]
+            app.become()
+            assert await is_silent(client)
+            async with app.connect():
+                await heard(client)
+
+    asyncio.run(go())
+
+
+def test_a_torn_socket_has_no_close_frame(app: Running) -> None:
+    """Open sockets are torn without a close frame when it begins; new ones are let in and torn after a moment."""
+
+    async def go() -> None:
+        async with app.connect() as client:
+            app.become("ws_closed_1006")
+            with pytest.raises(ConnectionClosed):
+                await heard(client)
+            assert client.close_code == 1006
+        async with app.connect() as later:
+            with pytest.raises(ConnectionClosed):
+                await heard(later)
+            assert later.close_code == 1006
+        app.become()
+        async with app.connect() as well:
+            await well.send(SUBSCRIBE)
+            await heard(well)
+
+    asyncio.run(go())
+
+
+def test_a_blocked_port_swallows(app: Running) -> None:
+    """While the socket's port is blocked, connecting to it hangs and HTTP is well; afterwards the same port serves again."""
+    app.become("ws_port_blocked")
+    with pytest.raises(TimeoutError):
+        socket.create_connection(("127.0.0.1", app.ws_port), timeout=0.2)
+    assert app.http.get("/api/health").status_code == 200
+    app.become()
+
+    async def go() -> None:
+        async with app.connect() as client:
+            await client.send(SUBSCRIBE)
+            await heard(client)
+
+    asyncio.run(go())
+
+
+def test_the_log_has_neither_time_nor_level(app: Running) -> None:
+    """Log lines are access lines, tagged messages, or the object or stack after one; none has a timestamp or a level."""
+    since = app.mark()
+    app.http.get("/api/health?probe=1")
+    app.http.get("/ping")
+    app.http.get("/api/massive-key-status")
+    app.become("massive_dns", "error_storm", "tradier_down", after_s=120)
+    app.written(r"^GET /api/health\?probe=1 200 \d+ - \d+\.\d{3} ms$", since)
+    app.written(r"^GET /ping 200 17 - ", since)
+    app.written(r"^\[Tradier\] ", since)
+    access, tagged, after = r"(GET|POST) \S+ \d{3} \d+ - \d+\.\d{3} ms", r"\[[A-Za-z0-9 ]+\] .*", r" +.*|FetchError: .*|\}"
+    lines = app.lines[since:]
+    assert not [line for line in lines if not re.fullmatch(f"{access}|{tagged}|{after}", line)]
+    assert not [line for line in lines if re.search(r"\d\d:\d\d:\d\d|\d{4}-\d\d-\d\d|\b(INFO|WARN|ERROR|DEBUG)\b", line)]
+    assert not [line for line in lines if "massive-key-status" in line]
+    assert any(line.startswith(" ") for line in lines)
+
+
+def test_a_stopped_world_catches_up(app: Running) -> None:
+    """When a stopped world is told a later time, the lines of the time between are written: few while healthy, never over a hundred."""
+
+    def lines_of(*names: str, after_s: float) -> list[str]:
+        since = app.mark()
+        app.become(*names, after_s=after_s)
+        app.http.get("/ping")  # Answered after the lines are written, and in the log after them.
+        app.written("^GET /ping ", since)
+        seen = app.lines[since:]
+        return seen[: next(i for i, line in enumerate(seen) if line == "[Server] ping")]
+
+    calm = lines_of(after_s=600)
+    assert 15 <= len(calm) <= 60 and any("Heartbeat: status=healthy" in line for line in calm)
+    stormy = lines_of("error_storm", after_s=600)
+    assert 90 <= len(stormy) <= 100 and len({line.split("]")[0] for line in stormy if line.startswith("[")}) >= 5
+    assert not lines_of(after_s=0)
+
+
+def test_no_name_of_a_state_leaves(app: Running) -> None:
+    """Whatever is the matter, no byte of HTTP, socket or log has the name of any state."""
+    left: list[str] = []
+
+    async def listen() -> None:
+        with suppress(InvalidStatus, ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(0.05), app.connect() as client:
+                left.append(str(client.response))
+                await client.send(SUBSCRIBE)
+                left.append(await client.recv())
+
+    for name in STATES:
+        app.become(name, after_s=30)
+        for path in ("/health", "/api/health", "/api/ws-health", "/api/market/status"):
+            answer = app.http.get(path)
+            left += [str(answer.headers), answer.text]
+        if name in SHARED or name.startswith(("massive_", "our_")):
+            answer = app.massive("/v3/snapshot/options/SPY")
+            left += [str(answer.headers), answer.text]
+        asyncio.run(listen())
+    said = "\n".join(left + app.lines)
+    assert len(left) > 400
+    assert not [name for name in STATES if name in said and name not in ORDINARY_WORDS]
+
+
+def test_too_many_requests_are_refused() -> None:
+    """More than 300 calls to /api/massive* within a world minute are answered 429."""
+    app = Running(speed=100000.0)
+    try:
+        answers = [app.http.get("/api/massive-key-status") for _ in range(301)]
+        assert [a.status_code for a in answers] == [200] * 300 + [429]
+        assert (answers[0].headers["ratelimit-remaining"], answers[-1].headers["ratelimit-remaining"]) == ("299", "0")
+        app.become(after_s=60)
+        assert app.http.get("/api/massive-key-status").status_code == 200
+    finally:
+        app.end()
+
+
+def test_memory_really_grows() -> None:
+    """A leak takes half a megabyte of real memory for each world second, and never more than 300 MB."""
+    app = Running()
+    try:
+        process = psutil.Process(app.process.pid)
+        at_first = process.memory_info().rss
+        app.become("memory_leak", after_s=100)
+        assert 45e6 <= process.memory_info().rss - at_first <= 60e6
+        app.become(after_s=100)
+        assert process.memory_info().rss - at_first <= 60e6
+        app.become("memory_leak", after_s=5000)
+        assert 290e6 <= process.memory_info().rss - at_first <= 315e6
+    finally:
+        app.end()
+
+
+def test_a_running_world_writes_and_streams_by_itself() -> None:
+    """In a world that runs, time goes on in the answers and lines are written without being asked."""
+    app = Running(runs=True)
+    try:
+        app.written("Heartbeat")
+        assert until(lambda: app.http.get("/api/health").json()["uptime"] > 60, "a minute of uptime")
+    finally:
+        app.end()
+
+
+def test_it_dies_and_comes_back_on_its_ports() -> None:
+    """Killed, it is gone at once and its clients with it; started again on the same ports, it serves with an uptime of 0."""
+
+    async def go() -> None:
+        app = Running()
+        app.become(after_s=500)
+        async with app.connect() as client:
+            assert app.http.get("/api/health").json()["uptime"] == 500
+            app.end(app.process.kill)
+            with pytest.raises(ConnectionClosed):
+                await heard(client)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", app.http_port), timeout=1)
+        again = Running(http_port=app.http_port, ws_port=app.ws_port)
+        try:
+            assert (again.http_port, again.ws_port) == (app.http_port, app.ws_port)
+            assert again.http.get("/api/health").json()["uptime"] == 0
+            async with again.connect() as client:
+                await client.send(SUBSCRIBE)
+                await heard(client)
+        finally:
+            again.end()
+
+    asyncio.run(go())
+
+
+def test_the_end_of_stdin_ends_it() -> None:
+    """Nothing that is open or under way keeps it from ending with its stdin."""
+    app = Running()
+
+    async def go() -> int:
+        async with app.connect():
+            return app.end()
+
+    assert asyncio.run(go()) == 0

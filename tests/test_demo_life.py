@@ -1,0 +1,321 @@
+"""The trader's page posts what it counted, whatever is the matter, and the same however the time is cut."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from opslib.demo.life import GAMMA_MISSING_TEXT, Life
+from opslib.demo.states import STATES, States
+
+AT_S = 1773153000.0  # 2026-03-10 10:30 in New York.
+HALF_HOUR_S = 1800.0
+VARIANCE_LIMIT = 10.0
+
+
+class Lived:
+    """A page, and what it posted."""
+
+    def __init__(self, *names: str, seed: int = 3, at_s: float = AT_S):
+        self.states = States(seed)
+        self.states.become(dict.fromkeys(names, 1.0))
+        self.life, self.at_s = Life(seed, at_s, self.states), at_s
+        self.posts: list[tuple[float, dict]] = []
+
+    def go(self, seconds: float, *names: str, **shares: float) -> "Lived":
+        """Let these be the matter for so long."""
+        self.states.become(dict.fromkeys(names, 1.0) | shares)
+        self.at_s += seconds
+        self.posts += self.life.posts(self.at_s)
+        return self
+
+    @property
+    def last(self) -> dict:
+        return self.posts[-1][1]
+
+    def grown(self, *path: str) -> float:
+        """By how much a counter grew from the first post to the last."""
+        return _at(self.posts[-1][1], path) - _at(self.posts[0][1], path)
+
+    def sockets(self) -> list[bool]:
+        return [body["systemHealth"]["webSocketConnected"] for _, body in self.posts]
+
+
+def _at(body: dict, path: tuple[str, ...]) -> float:
+    for name in path:
+        body = body[name]
+    return body
+
+
+def of_provider(lived: Lived, name: str) -> tuple[float, float, float]:
+    """Requests, failures and fallbacks of a provider, as they grew."""
+    return tuple(lived.grown("providers", name, field) for field in ("requestCount", "failureCount", "fallbackCount"))
+
+
+def greeks(lived: Lived) -> dict[str, float]:
+    return {field: lived.grown("greeksQuality", field) for field in ("totalTrades", "validGreeks", "estimatedGreeks", "validationErrors", "deltaOutOfBounds", "gammaIsZero", "ivAnomalies")}
+
+
+def while_on(*names: str, seconds: float = HALF_HOUR_S, seed: int = 3, **shares: float) -> Lived:
+    """A page on which these are the matter, from a minute after its load on; what it posted before is left out."""
+    lived = Lived(seed=seed).go(60)
+    lived.posts = lived.posts[-1:]
+    return lived.go(seconds, *names, **shares)
+
+
+def test_a_page_posts_every_five_seconds() -> None:
+    """A page posts at every 5 s of world time after the load, up to and at the instant asked for, and not again."""
+    lived = Lived().go(12).go(3).go(0).go(5)
+    assert [at_s - AT_S for at_s, _ in lived.posts] == [5, 10, 15, 20]
+    assert [body["systemHealth"]["uptime"] for _, body in lived.posts] == [5, 10, 15, 20]
+    assert [body["lastUpdateAt"] for _, body in lived.posts] == [at_s * 1000 for at_s, _ in lived.posts]
+    assert not Lived().go(4.5).posts
+    assert len({body["page"] for _, body in lived.posts}) == 1
+    assert all(body["client"]["memoryBytes"] > 0 for _, body in lived.posts)
+
+
+@pytest.mark.parametrize("name", [None, "massive_timeout", "massive_5xx", "ws_closed_1006", "commission_up", "memory_leak", "clock_skew", "dashboard_slow"])
+def test_the_bodies_do_not_depend_on_the_cut(name: str | None) -> None:
+    """One call, many calls, and calls at odd instants give the same bodies."""
+    names = [name] if name else []
+    whole = Lived().go(30).go(900, *names)
+    odd, fine = Lived().go(30), Lived().go(30)
+    for seconds in (0.4, 13.1, 486.5, 400.0):
+        odd.go(seconds, *names)
+    for _ in range(900):
+        fine.go(1, *names)
+    assert whole.posts == odd.posts == fine.posts
+    assert len(whole.posts) >= 20
+
+
+def test_bodies_are_of_the_seed() -> None:
+    """Another seed gives other bodies; the same seed gives the same ones in another process with another hash seed."""
+    code = f"import json; from opslib.demo.life import Life; from opslib.demo.states import States; print(json.dumps(Life(3, {AT_S}, States(3)).posts({AT_S + 300})))"
+    elsewhere = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "99"}, capture_output=True, text=True, check=True).stdout
+    here = Lived().go(300).posts
+    assert json.loads(elsewhere) == json.loads(json.dumps(here))
+    assert Lived(seed=4).go(300).posts != here
+
+
+def test_a_good_half_hour() -> None:
+    """With nothing the matter nearly all is well, and the variance is that of the calm spread."""
+    lived = while_on()
+    (requests, failures, fallbacks), (tradier, _, _) = of_provider(lived, "massive"), of_provider(lived, "tradier")
+    assert 800 <= requests <= 1000 and failures < 0.01 * requests and fallbacks == 0
+    assert 80 <= tradier <= 170
+    found = greeks(lived)
+    assert found["totalTrades"] == 540 and found["validGreeks"] > 0.95 * 540 and found["gammaIsZero"] < 0.02 * 540
+    assert found["estimatedGreeks"] > found["validationErrors"]  # A missing theta is estimated and no error.
+    assert 0 < lived.last["pnl"]["backtestVariance"] < 5 <= lived.last["pnl"]["totalTrades"] <= 8
+    assert all(lived.sockets()) and lived.grown("systemHealth", "errorCount") <= 5
+    assert 12 <= lived.last["systemHealth"]["webSocketLatencyMs"] <= 120
+
+
+@pytest.mark.parametrize("name", ["massive_5xx", "massive_html_200", "massive_intermittent"])
+def test_a_failure_is_counted_three_times_and_then_tradier_asked(name: str) -> None:
+    """Each call to Massive fails three times, is told as a fallback and an error, and Tradier answers it."""
+    lived = while_on(name)
+    requests, failures, fallbacks = of_provider(lived, "massive")
+    assert failures >= 2300 and requests - failures <= 3 and abs(failures - 3 * fallbacks) <= 5
+    tradier, tradier_failures, _ = of_provider(lived, "tradier")
+    assert tradier > fallbacks and tradier_failures < 0.02 * tradier
+    assert abs(lived.grown("systemHealth", "errorCount") - fallbacks) <= 5
+    assert lived.last["systemHealth"]["lastErrorMessage"]
+    assert greeks(lived)["validGreeks"] > 500
+
+
+def test_a_share_fails() -> None:
+    """Three in ten failed attempts make a few fallbacks: most calls succeed at their second or third attempt."""
+    requests, failures, fallbacks = of_provider(while_on(massive_intermittent=0.3), "massive")
+    assert 0.25 < failures / requests < 0.35 and 5 <= fallbacks <= 60
+
+
+@pytest.mark.parametrize("name", ["massive_timeout", "massive_refused", "massive_dns", "massive_tls", "massive_401", "massive_403_plan", "massive_403_ip", "massive_429"])
+def test_what_is_thrown_is_not_counted(name: str) -> None:
+    """A fetch that throws, or is refused with 401, 403 or 429, leaves no trace at Massive; Tradier has the calls."""
+    lived = while_on(name)
+    assert of_provider(lived, "massive")[0] <= 1 and of_provider(lived, "massive")[1:] == (0, 0)
+    assert of_provider(lived, "tradier")[0] > 800
+    assert greeks(lived)["validGreeks"] > 500 and lived.grown("systemHealth", "errorCount") <= 5
+
+
+@pytest.mark.parametrize("name", ["our_network_down", "app_down"])
+def test_nothing_reaches_anyone(name: str) -> None:
+    """Without a way out neither provider is counted, nor any Greeks, since a snapshot that failed is not validated."""
+    lived = while_on(name)
+    assert of_provider(lived, "massive")[0] <= 1 and of_provider(lived, "tradier")[0] <= 1
+    assert greeks(lived)["totalTrades"] == 0
+    assert len(lived.posts) == 361
+
+
+def test_a_short_timeout_loses_most() -> None:
+    """With a timeout of 150 ms most calls leave no trace at Massive, and some succeed within it."""
+    lived = while_on("our_timeout_short")
+    requests, failures, fallbacks = of_provider(lived, "massive")
+    assert 80 <= requests <= 420 and failures <= 3 and fallbacks == 0
+    assert of_provider(lived, "tradier")[0] > 500
+
+
+def test_tradier_fails() -> None:
+    """When Tradier is down its own requests fail, and Massive is well."""
+    lived = while_on("tradier_down")
+    tradier, failures, _ = of_provider(lived, "tradier")
+    assert tradier == failures > 80 and of_provider(lived, "massive")[1] <= 8
+    assert greeks(lived)["totalTrades"] == 540
+
+
+@pytest.mark.parametrize("names", [("both_down",), ("massive_5xx", "tradier_down")])
+def test_both_fail(names: tuple[str, ...]) -> None:
+    """When both are down the fallback fails too, and no Greeks are validated."""
+    lived = while_on(*names)
+    for provider in ("massive", "tradier"):
+        requests, failures, _ = of_provider(lived, provider)
+        assert requests - failures <= 3 and failures > 800
+    assert greeks(lived)["totalTrades"] == 0
+
+
+@pytest.mark.parametrize("name", ["app_down", "ws_closed_1006", "ws_403", "ws_port_blocked"])
+def test_a_lost_socket_stays_lost_until_a_reload(name: str) -> None:
+    """The socket is lost, does not come back with the end of what took it, and does with a reload of the page."""
+    lived = Lived().go(60).go(60, name).go(60)
+    sockets = lived.sockets()
+    assert sockets == [True] * 12 + [False] * 24
+    assert lived.go(30, "page_refreshed").sockets()[-5:] == [True] * 5
+    assert lived.go(30, name).sockets()[-5:] == [False] * 5
+    assert not any(lived.go(60, name, "page_refreshed").sockets()[-5:])
+
+
+def test_a_short_loss_is_mended_by_the_one_try() -> None:
+    """A loss that is over within the second is mended by the page's only try."""
+    assert Lived().go(60).go(1, "ws_closed_1006").go(30).sockets()[-5:] == [True] * 5
+
+
+def test_a_silent_socket_looks_connected() -> None:
+    """A silent socket stays connected, and its latency stays at the last value."""
+    lived = while_on("ws_open_silent")
+    assert all(lived.sockets()) and len({body["systemHealth"]["webSocketLatencyMs"] for _, body in lived.posts}) == 1
+
+
+def test_a_refresh_is_a_new_load() -> None:
+    """A refresh sets counters and uptime to zero under a new page id, once."""
+    lived = Lived().go(600).go(10, "page_refreshed").go(10, "page_refreshed").go(10)
+    before, after, later = lived.posts[119][1], lived.posts[120][1], lived.last
+    assert before["page"] != after["page"] == later["page"]
+    assert (after["systemHealth"]["uptime"], later["systemHealth"]["uptime"]) == (5, 30)
+    assert after["providers"]["massive"]["requestCount"] < 10 < before["providers"]["massive"]["requestCount"]
+
+
+def test_a_closed_page_posts_nothing() -> None:
+    """A closed page posts nothing, and is a new load when it is opened again; it may be closed from the first."""
+    lived = Lived().go(60).go(600, "page_closed").go(30)
+    assert [at_s - AT_S for at_s, _ in lived.posts] == [*range(5, 61, 5), *range(665, 691, 5)]
+    assert lived.posts[11][1]["page"] != lived.last["page"] and lived.last["systemHealth"]["uptime"] == 30
+    assert not Lived("page_closed").go(60, "page_closed").posts
+
+
+@pytest.mark.parametrize(("shares", "low", "high"), [({"gamma_zero": 1.0}, 0.33, 0.47), ({"gamma_zero": 0.1}, 0.06, 0.15), ({"expiry_friday": 1.0}, 0.01, 0.05)])
+def test_gamma_is_zero(shares: dict[str, float], low: float, high: float) -> None:
+    """Gamma is exactly zero in two of five validations, in the share that is given, or in 3 % when options expire."""
+    found = greeks(while_on(**shares))
+    assert low < found["gammaIsZero"] / found["totalTrades"] < high
+    assert found["estimatedGreeks"] >= found["gammaIsZero"] == found["validationErrors"] - found["deltaOutOfBounds"]
+
+
+def test_greeks_are_missing() -> None:
+    """Missing Greeks are estimated and counted as a gamma that was not provided."""
+    found = greeks(while_on("greeks_missing"))
+    assert found["gammaIsZero"] == found["estimatedGreeks"] == found["totalTrades"] == 540
+    assert GAMMA_MISSING_TEXT == "Gamma not provided (critical for position risk)"
+
+
+def test_delta_is_out_of_bounds() -> None:
+    """The share of deltas that is out of bounds shows as such, and as errors."""
+    found = greeks(while_on(delta_out_of_bounds=0.3))
+    assert 0.22 < found["deltaOutOfBounds"] / found["totalTrades"] < 0.38 and found["validationErrors"] >= found["deltaOutOfBounds"]
+
+
+def per_trade(field: str, lived: Lived) -> float:
+    pnl = lived.last["pnl"]
+    return pnl[field] / (pnl["totalTrades"] if field == "totalCommissionCost" else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [
+        ("commission_up", lambda now, calm: per_trade("totalCommissionCost", now) > 4 * per_trade("totalCommissionCost", calm)),
+        ("spread_up", lambda now, calm: per_trade("avgSlippageCost", now) > 2.5 * per_trade("avgSlippageCost", calm)),
+        ("bad_fills", lambda now, calm: per_trade("avgGrossPnL", now) < per_trade("avgGrossPnL", calm) - 7),
+        ("smaller_size", lambda now, calm: per_trade("avgSlippageCost", now) < 0.5 * per_trade("avgSlippageCost", calm)),
+    ],
+)
+def test_trades_leave_the_backtest_each_in_its_own_way(name: str, sign: Callable[[Lived, Lived], bool]) -> None:
+    """Within half an hour the variance passes ten points, and the cost that made it shows by itself."""
+    for seed in range(8):
+        calm, now = while_on(seed=seed), while_on(name, seed=seed)
+        assert calm.last["pnl"]["backtestVariance"] < 5 < VARIANCE_LIMIT < now.last["pnl"]["backtestVariance"] < 25
+        assert sign(now, calm)
+
+
+def test_too_few_trades() -> None:
+    """No trade happens, and all else goes on."""
+    lived = while_on("too_few_trades")
+    assert lived.grown("pnl", "totalTrades") == 0 and greeks(lived)["totalTrades"] == 540
+
+
+def test_memory_leaks() -> None:
+    """The page's memory grows by 60 kB a second more while it leaks, keeps it, and is rid of it after a reload."""
+    calm, lived = while_on(seconds=600), while_on("memory_leak", seconds=600)
+    assert lived.grown("client", "memoryBytes") - calm.grown("client", "memoryBytes") == 600 * 60_000
+    assert lived.go(5).last["client"]["memoryBytes"] > 60e6
+    assert lived.go(5, "page_refreshed").last["client"]["memoryBytes"] < 32e6
+
+
+def test_errors_storm() -> None:
+    """There is an error about every ten seconds."""
+    assert 130 <= while_on("error_storm").grown("systemHealth", "errorCount") <= 240
+
+
+def test_the_pages_clock_goes_ahead_from_a_load_on() -> None:
+    """A wrong clock reloads the page, whose clock is 600 s ahead until the next load after it is mended."""
+    lived = Lived().go(60).go(60, "clock_skew").go(60).go(60, "page_refreshed")
+    ahead = [body["lastUpdateAt"] / 1000 - at_s for at_s, body in lived.posts]
+    assert ahead == [0] * 12 + [600] * 24 + [0] * 12
+    assert len({body["page"] for _, body in lived.posts}) == 3
+
+
+def test_a_slow_dashboard() -> None:
+    """Posts come every 40 s only, and miss nothing that was counted."""
+    slow, usual = Lived().go(800, "dashboard_slow"), Lived().go(800)
+    assert [at_s for at_s, _ in slow.posts] == [at_s for at_s, _ in usual.posts if at_s % 40 == 0]
+    assert slow.posts[5] in usual.posts
+
+
+def test_volatility_in_stress() -> None:
+    """More IV anomalies are counted, and nothing else is."""
+    calm, stressed = while_on(), while_on("iv_stress")
+    assert greeks(stressed)["ivAnomalies"] > 10 + greeks(calm)["ivAnomalies"]
+    assert of_provider(stressed, "massive") == of_provider(calm, "massive")
+
+
+def test_a_closed_market() -> None:
+    """With the market closed, by trouble or by the hour, posts go on and nothing is asked, validated or traded."""
+    evening = Lived(at_s=AT_S + 9 * 3600).go(300)
+    for lived in (while_on("market_closed", seconds=300), evening):
+        assert of_provider(lived, "massive")[0] <= 1 and of_provider(lived, "tradier")[0] <= 1
+        assert greeks(lived)["totalTrades"] == lived.grown("pnl", "totalTrades") == 0
+        assert len(lived.posts) >= 60 and all(lived.sockets())
+
+
+@pytest.mark.parametrize("name", ["app_slow", "app_restarted", "unit_drift", "massive_empty", "massive_stale", "massive_partial_pages", "collector_dead"])
+def test_what_the_page_does_not_notice(name: str) -> None:
+    """What does not touch the page's counters changes no body."""
+    assert while_on(name, seconds=300).posts == while_on(seconds=300).posts
+
+
+def test_no_name_of_a_state_is_in_a_body() -> None:
+    """Whatever is the matter, no body has the name of any state."""
+    for name in STATES:
+        said = json.dumps(Lived().go(30).go(120, name).posts)
+        assert not [other for other in STATES if other in said]

@@ -1,0 +1,121 @@
+"""The doctor: everything looked at once, each thing named, and the setting to change."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from opslib import doctor, rules, settings
+from opslib.demo.lever import Lever
+from opslib.demo.wire import Answer, Request, Server, as_html
+from opslib.doctor import Examination
+from opslib.store import Store
+
+BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lever]:
+    """A world that runs, in market hours."""
+    with Lever(BEGINS, speed=1.0) as lever:
+        monkeypatch.setenv("OPS_CLOCK", lever.environ["OPS_CLOCK"])
+        yield lever
+
+
+@pytest.fixture
+def web_page() -> Iterator[str]:
+    """The address of an app that answers its web page on every path, as the real one does."""
+    loop, ready, found = asyncio.new_event_loop(), threading.Event(), list[str]()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async def answer(_: Request) -> Answer:
+            return as_html("The app")
+
+        server = Server(answer, asyncio.sleep)
+        await server.be("open")
+        found.append(f"http://127.0.0.1:{server.port}")
+        ready.set()
+        await stop.wait()
+        await server.be("closed")
+
+    running = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    running.start()
+    ready.wait(10)
+    yield found[0]
+    loop.call_soon_threadsafe(stop.set)
+    running.join(10)
+    loop.close()
+
+
+def examined(home: Path, environ: dict[str, str]) -> Examination:
+    """What the doctor says of a desk with these settings; no secret of theirs is in it."""
+    found = settings.load(home, None, environ)
+    store = Store(found.url)
+    seen = doctor.examine(found, store, rules.load())
+    store.close()
+    for secret in found.secrets.values():
+        assert secret not in repr(seen) + json.dumps(seen.as_json())
+    return seen
+
+
+def of(seen: Examination, what: str) -> doctor.Check:
+    return next(c for c in seen.checks if what in c.what)
+
+
+def test_a_healthy_world_is_green(world: Lever, tmp_path: Path) -> None:
+    """Against a healthy world the doctor is green, and names every thing that it looked at and what it saw there."""
+    seen = examined(tmp_path, world.environ)
+    assert (seen.verdict, seen.exit_code) == ("ok", 0), seen
+    looked_at = [c.what for c in seen.checks if c.verdict == "ok"]
+    wanted = ("Python", "store", "limits", "clock", "massive: is it there", "massive: may we have option data", "tradier: is it there", "app: is its server there", "WebSocket open", "log be read", "process alive", "SPY: can a whole chain", "clocks against ours")
+    assert all(any(words in what for what in looked_at) for words in wanted), seen
+    assert all(c.seen for c in seen.checks)
+
+
+def test_an_app_that_answers_its_page_on_every_path(world: Lever, web_page: str, tmp_path: Path) -> None:
+    """Where the app's address is one that answers a web page on every path, the doctor says so and names the setting."""
+    seen = examined(tmp_path, {**world.environ, "OPS_APP_URL": web_page})
+    check = of(seen, "/api/health")
+    assert seen.exit_code == 2 and check.verdict == "critical" and "a page instead of data" in check.seen
+    assert "Set OPS_APP_URL to the address of the app's own server" in check.advice and web_page in check.advice
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "words"),
+    [
+        ({"OPS_MASSIVE_TOKEN": ""}, "massive: is it there", "Set OPS_MASSIVE_TOKEN"),
+        ({"OPS_MASSIVE_TOKEN": "another-key-than-theirs"}, "massive: is it there", "OPS_MASSIVE_TOKEN"),
+        ({"OPS_TRADIER_URL": "http://127.0.0.1:1"}, "tradier: is it there", "OPS_FALLBACK=none"),
+        ({"OPS_APP_LOG": "/nowhere/app.log"}, "log be read", "OPS_APP_LOG is /nowhere/app.log"),
+        ({"OPS_APP_PID": "/nowhere/app.pid"}, "process alive", "OPS_APP_PID is /nowhere/app.pid"),
+        ({"OPS_APP_WS_URL": "ws://127.0.0.1:1"}, "WebSocket open", "OPS_APP_WS_URL"),
+        ({"SSL_CERT_FILE": ""}, "massive: is it there", "OPS_MASSIVE_URL"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_and_which_setting(world: Lever, tmp_path: Path, change: dict[str, str], what: str, words: str) -> None:
+    """One wrong setting is named, by itself: everything else is as well as it was."""
+    seen = examined(tmp_path, {**world.environ, **change})
+    check = of(seen, what)
+    assert seen.exit_code != 0 and check.verdict in ("critical", "warning") and words in check.advice, seen
+    assert of(seen, "app: is its server there").verdict == "ok"
+
+
+def test_who_is_told(tmp_path: Path) -> None:
+    """The doctor says by which ways each role is told, and what is wrong with a way that cannot be meant."""
+    (tmp_path / "settings.toml").write_text('[channels.x]\nkind = "webhook"\nurl = "http://127.0.0.1:1"\n[roles.DevOps]\nchannels = ["x"]\n')
+    check = of(examined(tmp_path, {}), "who is told")
+    assert check.verdict == "ok" and "DevOps: x" in check.seen and "Tech Lead: terminal" in check.seen
+    (tmp_path / "settings.toml").write_text('[channels.x]\nkind = "slack"\n')
+    check = of(examined(tmp_path, {}), "who is told")
+    assert check.verdict == "critical" and "OPS_CHANNEL_X is not set" in check.seen
+
+
+def test_nothing_is_configured(tmp_path: Path) -> None:
+    """Where nothing is named to look at, each thing is not measured, with the setting to set, and does not count."""
+    seen = examined(tmp_path, {})
+    assert seen.verdict == "ok" and {c.advice for c in seen.checks if not c.verdict} >= {f"set {name}" for name in settings.WORLD if name != "OPS_FALLBACK"}

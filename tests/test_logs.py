@@ -1,0 +1,253 @@
+"""The app's log: what came since the last time, once, through rotation, truncation, a pipe and a new process."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from opslib import logs
+from opslib.logs import Log
+
+
+def new(log: Log) -> list[str]:
+    return asyncio.run(log.new())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A log with some lines that were there before anybody looked."""
+    path = tmp_path / "app.log"
+    path.write_text("before\n" * 3)
+    return path
+
+
+def append(path: Path, *lines: str) -> None:
+    with path.open("a") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+def test_what_was_there_before_is_not_new(place: Path) -> None:
+    """Reading begins at the end of what is there, and then gives each line once."""
+    log = Log(str(place))
+    assert new(log) == []
+    append(place, "one", "two")
+    assert new(log) == ["one", "two"] and new(log) == []
+
+
+def test_half_a_line_waits_for_its_end(place: Path) -> None:
+    """A line that is still being written is given when it is whole; also to the process that comes after."""
+    log = Log(str(place))
+    new(log)
+    with place.open("a") as file:
+        file.write("hal")
+    assert new(log) == []
+    after = Log(str(place), log.cursor)
+    with place.open("a") as file:
+        file.write("ves\n")
+    assert new(log) == ["halves"] and new(after) == ["halves"]
+
+
+def test_rotation_loses_nothing(place: Path) -> None:
+    """What was written to the old file before the new one began is read first; then the new one from its beginning."""
+    log = Log(str(place))
+    new(log)
+    append(place, "old one")
+    place.rename(place.with_suffix(".log.1"))
+    append(place.with_suffix(".log.1"), "old two")
+    append(place, "new one")
+    assert [*new(log), *new(log)] == ["old one", "old two", "new one"]
+
+
+def test_rotation_while_nobody_read(place: Path) -> None:
+    """A new process goes on in the file that was rotated away, then in the new one."""
+    log = Log(str(place))
+    new(log)
+    cursor = log.cursor
+    append(place, "old")
+    place.rename(place.parent / "app.log.1")
+    append(place, "new")
+    after = Log(str(place), cursor)
+    assert [*new(after), *new(after)] == ["old", "new"]
+
+
+def test_truncation_begins_anew(place: Path) -> None:
+    """A log that is cut in place is read from its beginning, also where it has grown past where we were."""
+    log = Log(str(place))
+    new(log)
+    place.write_text("")
+    append(place, "a")
+    assert new(log) == ["a"]
+    place.write_text("entirely other lines that are longer than what was there before, and more of them\n" * 4)
+    assert len(new(log)) == 4
+
+
+def test_a_flood_is_read_in_pieces(place: Path) -> None:
+    """However much has come, so much is read at a time, and all of it in the end."""
+    log = Log(str(place))
+    new(log)
+    append(place, *(f"{i:07d} " + "x" * 200 for i in range(12_000)))
+    found, most = [], 0
+    while lines := new(log):
+        most = max(most, sum(map(len, lines)))
+        found += lines
+    assert [int(line[:7]) for line in found] == list(range(12_000)) and most <= logs.MOST_BYTES
+
+
+def test_a_line_without_an_end(place: Path) -> None:
+    """A line that never ends is cut, and held in no memory."""
+    log = Log(str(place))
+    new(log)
+    with place.open("a") as file:
+        file.write("x" * 3_000_000)
+    assert all(len(line) <= logs.LONGEST_LINE for line in [*new(log), *new(log), *new(log)])
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    """A named pipe is read without waiting for a writer."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    log = Log(str(path))
+    assert new(log) == []
+    writer = os.open(path, os.O_WRONLY)
+    os.write(writer, b"through the pipe\nand mo")
+    assert new(log) == ["through the pipe"]
+    os.write(writer, b"re\n")
+    assert new(log) == ["and more"]
+    os.close(writer)
+    log.close()
+
+
+@pytest.mark.parametrize("what", ["missing", "folder"])
+def test_what_is_no_log(tmp_path: Path, what: str) -> None:
+    """A log that is not there, and a folder, are refused."""
+    with pytest.raises(OSError):
+        new(Log(str(tmp_path / "missing" if what == "missing" else tmp_path)))
+
+
+@given(st.lists(st.sampled_from(["line", "rotate", "cut", "look", "restart"]), min_size=1, max_size=25))
+@settings(max_examples=60, deadline=None)
+def test_each_line_once_whatever_happens(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
+    """Lines, rotations, looks and new processes in any order: what is given is what was written, once, in order; a cut loses only what nobody had read."""
+    place = tmp_path_factory.mktemp("log") / "app.log"
+    place.write_text("a first line, long enough to know the file again by it\n")
+    log, written, lost, found, number = Log(str(place)), [], set(), [], 0
+    new(log)
+    for step in steps:
+        if step == "line":
+            number += 1
+            written.append(f"{number:06d} of a log that is written to")
+            append(place, written[-1])
+        elif step == "rotate":
+            found += [*new(log), *new(log)]  # logrotate tells nobody; but rotating twice between two looks loses the first, as with any reader.
+            place.rename(place.parent / f"app.log.{number}.{len(found)}")
+            number += 1
+            written.append(f"{number:06d} first of a new file")
+            append(place, written[-1])
+        elif step == "cut":
+            lost |= set(written) - set(found)
+            number += 1
+            written.append(f"{number:06d} after the cut")
+            place.write_text(written[-1] + "\n")
+        elif step == "restart":
+            cursor = log.cursor
+            log.close()
+            log = Log(str(place), cursor)
+        found += new(log) if step == "look" else []
+    found += [*new(log), *new(log), *new(log)]
+    log.close()
+    assert found == sorted(found) and set(written) - lost <= set(found) <= set(written) and len(set(found)) == len(found)
+
+
+def test_the_kinds_of_lines() -> None:
+    """What the app really writes is told apart: errors counted once with their stack, access lines and start-up lines not among them."""
+    told = logs.read([
+        "GET /api/health 200 75 - 7.671 ms",
+        "GET /api/massive/v3/x 502 33 - 3012.1 ms",
+        "[v0] Massive proxy error (502): External API error",
+        "  status: 502,",
+        "    at fetch (node:internal)",
+        "}",
+        "[v0] fallback(aggs-empty) /v2/aggs/ticker/SPY",
+        "[Massive] request timed out after 150 ms /v3/snapshot/options/SPY",
+        "[Massive] request timed out after 400ms /v3/snapshot/options/SPY",
+        "[WS options] upstream closed with code 1006: ",
+        "[WS indices] upstream error Error: socket hang up",
+        "[v0] MASSIVE_API_KEY present: true",
+        "[Tradier] GET failed: HTTP 503 from /markets/quotes",
+        "Error: getaddrinfo ENOTFOUND api.massive.com",
+        "[Composite Scanner] Heartbeat: status=healthy, signals=0, errorRate=0.0%",
+        "[0] TypeError: Cannot read properties of undefined",
+        "",
+    ])  # fmt: skip
+    assert told.kinds == {"access_looks": 1, "access_proxy_5xx": 1, "configured": 1, "dns": 1, "fallback": 1, "heartbeat": 1, "other_error": 1, "provider_5xx": 2, "socket_closed": 1, "socket_error": 1, "timeout": 2}
+    assert (told.errors, told.waited_ms, told.lines) == (8, 150, 16)
+    assert told.newest["timeout"].endswith("400ms /v3/snapshot/options/SPY") and "access" not in told.newest
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[Backfill] done: 120 ok, 0 failed", "[Composite Scanner] scanned 403 symbols in 2211 ms", "[Massive] cached 429 contracts", "[Server] Request timeout set to 30000 ms", "[WS options] client connected (401 total)",
+        "[Server] SSL certificate loaded", "POST /api/ws-token 500 40 - 3.1 ms", "GET /api/health 503 21 - 2.0 ms", "GET /ping 200 17 - 0.4 ms", "GET /api/massive/v3/snapshot/options/SPY 502 33 - 3012.1 ms",
+    ],
+)  # fmt: skip
+def test_what_is_no_error(line: str) -> None:
+    """An ordinary line with a number or a word of an error in it is none, nor is what our own looks leave there, nor the access line of what has a message of its own."""
+    assert logs.read([line]).errors == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("[2026-03-10T14:31:00.000Z] ERROR [massive] boom {}", "other_error"), ("[ConnectionPool] auth_failed", "auth"), ("[Backfill] done: 120 ok, 3 failed", "other_error"), ("[v0] Massive proxy error (429): slow down", "rate_limit"),
+        ("[Massive] Error: HTTP 403 from /v3/x", "auth"), ("Error: certificate has expired", "tls"), ("AxiosError: timeout of 5000ms exceeded", "timeout"), ("GET /api/trades 500 33 - 12.1 ms", "access_5xx"),
+    ],
+)  # fmt: skip
+def test_what_is_an_error(line: str, kind: str) -> None:
+    """Each way in which the app tells of an error is one, of its own kind."""
+    assert (logs.read([line]).errors, list(logs.read([line]).kinds)) == (1, [kind])
+
+
+def test_after_what_time_it_gives_up() -> None:
+    """It is told after how long the app gave up waiting, in whichever words; where they name no time, by how long the calls took that failed."""
+    assert logs.read(["[Massive] Error: Request timeout after 3000ms"]).waited_ms == 3000 and logs.read(["AxiosError: timeout of 150ms exceeded"]).waited_ms == 150
+    calls = ["[v0] Massive proxy error (502): The operation was aborted due to timeout", "GET /api/massive/v3/snapshot/options/SPY 502 31 - 3001.2 ms"]
+    assert logs.read(calls).waited_ms == 3001 and logs.read(calls[1:]).waited_ms is None
+
+
+def test_a_last_line_without_an_end(place: Path) -> None:
+    """The last line of a rotated file, which has no end, is a line of its own and not the beginning of the new file's first."""
+    log = Log(str(place))
+    new(log)
+    place.write_text(place.read_text() + "whole\nwithout an end")
+    assert new(log) == ["whole"]
+    place.rename(place.parent / "app.log.1")
+    place.write_text("new\n")
+    assert [*new(log), *new(log)] == ["without an end", "new"]
+
+
+def test_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal of a unit is read from its own cursor on, and a journal that refuses is told, not passed over."""
+    fake = tmp_path / "journalctl"
+    fake.write_text(
+        "#!/usr/bin/env python3\nimport sys\n"
+        "if 'broken.service' in sys.argv: sys.exit('no such unit')\n"
+        "lines = open('" + str(tmp_path / "lines") + "').read().splitlines()\n"
+        "begin = int(sys.argv[sys.argv.index('--after-cursor') + 1]) if '--after-cursor' in sys.argv else len(lines)\n"
+        "print(*lines[begin:], f'-- cursor: {len(lines)}', sep='\\n')\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "lines").write_text("before\n")
+    log = Log("journal:app.service")
+    assert new(log) == []
+    append(tmp_path / "lines", "one", "two")
+    assert new(log) == ["one", "two"] and new(log) == []
+    append(tmp_path / "lines", *("x" * 999 for _ in range(1100)))
+    assert len(new(log)) == 1100 and new(log) == []  # The cursor stands at the end of whatever came, however much that is.
+    append(tmp_path / "lines", "three")
+    assert new(Log("journal:app.service", log.cursor)) == ["three"]
+    with pytest.raises(OSError, match="no such unit"):
+        new(Log("journal:broken.service"))

@@ -1,0 +1,255 @@
+"""When people are told, and of what: a difference between what is so and what was told, whatever happened in between."""
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from opslib.notices import Edge, Notice, Silence, due
+from opslib.staff import PATH, Staff
+
+S = 1_000_000
+STAFF = Staff()
+WAIT, AFTER, REPEAT = 15, 15 * 60, 4 * 3600
+
+
+def edge(kind: str, at_s: float, severity: str = "critical", alert: str = "a", how: str = "") -> Edge:
+    which = "firing" if kind in ("fired", "rose", "released") else "resolved"
+    return Edge(which, round(at_s * S), alert, "availability", "massive", "page", kind, severity, 0.5, 0.95, round(at_s * S) - 60 * S, 0.4, f"{alert} {severity}")
+
+
+class Desk:
+    """Notices, what people said, and everything that was told."""
+
+    def __init__(self, *alerts: str, panel: str = "providers", who: str = "Tech Lead"):
+        self.notices = {name: Notice(name, "availability", "massive", "page", panel, who) for name in alerts or ("a",)}
+        self.silences: list[Silence] = []
+        self.acks: dict[str, tuple[str, int]] = {}
+        self.told: list[tuple[float, str, str, tuple[str, ...]]] = []
+
+    def happens(self, kind: str, at_s: float, severity: str = "critical", alert: str = "a") -> "Desk":
+        self.notices[alert].take(edge(kind, at_s, severity, alert))
+        return self
+
+    def quiet(self, from_s: float, until_s: float, **what: str) -> "Desk":
+        self.silences.append(Silence("s", "Ann", "why", what.get("rule", ""), what.get("subject", ""), what.get("source", ""), round(from_s * S), round(until_s * S)))
+        return self
+
+    def at(self, at_s: float) -> list[tuple[str, str]]:
+        found = due([n for n in self.notices.values() if n.open], self.silences, self.acks, STAFF, round(at_s * S))
+        self.told += [(at_s, t.kind, t.notice.alert, t.roles) for t in found]
+        for telling in found:
+            if telling.kind in ("over", "passed"):
+                telling.notice.closed()
+        return [(t.kind, t.notice.alert) for t in found]
+
+
+def test_fired_then_over() -> None:
+    """What fires is told once after the wait for its group, then its end, each to the role that its rule names."""
+    desk = Desk().happens("fired", 100)
+    assert [desk.at(t) for t in (100, 114, 115, 116, 200)] == [[], [], [("firing", "a")], [], []]
+    desk.happens("resolved", 300)
+    assert [desk.at(t) for t in (300, 301)] == [[("over", "a")], []] and {roles for *_, roles in desk.told} == {("Tech Lead",)}
+    assert not desk.notices["a"].open
+
+
+def test_what_becomes_worse_is_told_at_once() -> None:
+    """A rise in severity waits for no group; what escalates is told to everybody, and so is its end; a fall is told to nobody."""
+    desk = Desk().happens("fired", 0, "notify").happens("rose", 0, "critical")
+    assert desk.at(WAIT) == [("firing", "a")]
+    desk.happens("rose", 100, "escalate")
+    assert desk.at(100) == [("rose", "a")] and set(desk.told[-1][3]) == set(PATH)
+    desk.happens("fell", 200, "escalate")
+    assert desk.at(200) == []
+    desk.happens("fell", 210, "critical").happens("resolved", 300, "notify")
+    assert desk.at(300) == [("over", "a")] and set(desk.told[-1][3]) == set(PATH)
+
+
+def test_who_rises_again_to_what_was_told_is_not_told_again() -> None:
+    """A severity that was told, left and reached again within one life is told once."""
+    desk = Desk().happens("fired", 0, "critical")
+    desk.at(WAIT)
+    for t in range(60, 600, 60):
+        desk.happens("fell" if t % 120 else "rose", t, "escalate")
+        desk.at(t)
+    assert [kind for _, kind, *_ in desk.told] == ["firing", "rose"]
+
+
+def test_one_message_for_a_group() -> None:
+    """What fires in one panel while its first alert waits, or stands, is of its group; two panels are two groups."""
+    desk = Desk("a", "b").happens("fired", 0, alert="a").happens("fired", 10, alert="b")
+    assert desk.at(WAIT) == [("firing", "a"), ("firing", "b")] and {n.group for n in desk.notices.values()} == {"a"}
+    desk.notices["c"] = Notice("c", "gamma_zero", "app", "page", "greeks", "Trading Manager")
+    desk.happens("fired", 20, alert="c")
+    assert desk.at(20) == [] and desk.at(20 + WAIT) == [("firing", "c")] and desk.notices["c"].group == "c"
+    desk.happens("resolved", 100, alert="a")
+    assert desk.at(100) == [] and desk.at(100 + WAIT) == [("over", "a")]  # b goes on: the end of a waits for what ends with it.
+    desk.happens("resolved", 200, alert="b")
+    assert desk.at(200) == [("over", "b")]
+
+
+@pytest.mark.parametrize(("severity", "expected"), [("critical", ["unheard"] * 3), ("notify", [])])
+def test_nobody_says_anything(severity: str, expected: list[str]) -> None:
+    """A critical alert that nobody takes goes up the path, a role at a time, then to whoever is left; what is less waits to be repeated."""
+    desk = Desk().happens("fired", 0, severity)
+    for minute in range(1, 90):
+        desk.at(60 * minute)
+    assert [kind for _, kind, *_ in desk.told] == ["firing", *expected]
+    assert [roles for *_, roles in desk.told[1:]] == [("DevOps",), ("Trading Manager",), ("Junior Trader",)][: len(expected)]
+    assert desk.at(90 * 60 + REPEAT) == [("repeat", "a")]
+
+
+def test_who_takes_it_is_left_alone() -> None:
+    """An alert that somebody has taken is neither repeated nor passed on, but told when it becomes worse and when it is over; taking its group takes it."""
+    for taken in ("a", "g"):
+        desk = Desk().happens("fired", 0)
+        desk.at(WAIT)
+        desk.notices["a"].group = "g"
+        desk.acks[taken] = ("Ann", 20 * S)
+        assert not [t for minute in range(1, 600) for t in desk.at(60 * minute)] and desk.notices["a"].acked_by == "Ann"
+        desk.happens("rose", 40_000, "escalate")
+        assert desk.at(40_000) == [("rose", "a")]
+        desk.happens("resolved", 50_000, "escalate").happens("resolved", 50_000, "critical")
+        assert desk.at(50_000) == [("over", "a")]
+
+
+def test_who_takes_one_takes_all_that_fires_with_it() -> None:
+    """Taking any alert of a group takes the group; taking it while it is still pending counts."""
+    desk = Desk("a", "b").happens("fired", 0, alert="a").happens("fired", 1, alert="b")
+    desk.at(WAIT)
+    desk.acks["b"] = ("Ann", 20 * S)
+    assert not [t for minute in range(1, 200) for t in desk.at(60 * minute)] and {n.acked_by for n in desk.notices.values()} == {"Ann"}
+    early = Desk()
+    early.acks["a"] = ("Ann", 70 * S)
+    early.happens("fired", 100)
+    assert early.at(100 + WAIT) == [("firing", "a")] and early.at(100 + WAIT + AFTER) == []
+
+
+def test_what_was_less_for_a_while_is_told_again() -> None:
+    """A severity that is reached again long after it was told is told again, to its own role, before anybody else is called."""
+    desk = Desk().happens("fired", 0, "notify").happens("rose", 0, "critical")
+    desk.at(WAIT)
+    desk.happens("fell", 100, "critical")
+    assert desk.at(100) == []
+    desk.happens("rose", 4000, "critical")
+    assert desk.at(4000) == [("rose", "a")] and desk.told[-1][3] == ("Tech Lead",) and desk.at(4000 + AFTER - 1) == []
+
+
+def test_after_a_silence_what_still_fires_is_told_to_its_own() -> None:
+    """What was told before a silence and still fires after it is told to its own role then, and nobody is called for the time of the silence."""
+    desk = Desk().happens("fired", 0)
+    desk.at(WAIT)
+    desk.quiet(100, 3700)
+    assert not [t for s in range(100, 3700, 60) for t in desk.at(s)]
+    assert desk.at(3700) == [("repeat", "a")] and desk.told[-1][3] == ("Tech Lead",) and desk.at(3760) == []
+
+
+def test_what_was_taken_before_it_fired_anew() -> None:
+    """Who has taken an alert has not taken what becomes of it after it was over."""
+    desk = Desk().happens("fired", 0, "critical")
+    desk.at(WAIT)
+    desk.acks["a"] = ("Ann", 20 * S)
+    desk.at(30)
+    desk.happens("fell", 100, "critical")
+    desk.at(100)
+    desk.happens("rose", 5000, "critical")
+    assert desk.at(5000 + WAIT) == [("firing", "a")] and desk.at(5000 + WAIT + AFTER) == [("unheard", "a")]
+
+
+def test_a_silenced_alert_tells_nobody() -> None:
+    """What fires and is over within a silence is never told; what still fires at its end is told then; what was told before is over after it."""
+    desk = Desk().quiet(0, 1000).happens("fired", 10)
+    assert not [t for s in range(10, 500, 10) for t in desk.at(s)]
+    desk.happens("resolved", 500)
+    assert not [t for s in range(500, 2000, 10) for t in desk.at(s)] and not desk.notices["a"].open
+
+    desk = Desk().quiet(0, 1000, rule="availability").happens("fired", 10)
+    assert not [t for s in range(10, 1000, 10) for t in desk.at(s)] and desk.at(1000) == [("firing", "a")]
+
+    desk = Desk().happens("fired", 10)
+    desk.at(30)
+    desk.quiet(100, 1000, subject="massive").happens("resolved", 500)
+    assert not [t for s in range(100, 1000, 10) for t in desk.at(s)] and desk.at(1000) == [("over", "a")]
+
+
+def test_a_silence_of_something_else_keeps_nothing_quiet() -> None:
+    """A silence holds only for the rule, subject and source that it names, and only from its beginning to its end."""
+    for what in ({"rule": "errors"}, {"subject": "tradier"}, {"source": "probe"}):
+        assert Desk().quiet(0, 1000, **what).happens("fired", 0).at(WAIT) == [("firing", "a")]
+    assert Desk().quiet(0, WAIT).happens("fired", 0).at(WAIT) == [("firing", "a")]
+    assert Desk().quiet(WAIT + 1, 1000).happens("fired", 0).at(WAIT) == [("firing", "a")]
+
+
+def test_what_began_and_ended_meanwhile() -> None:
+    """What fired and was over before anybody could be told is told once, afterwards; what is told late is told, too."""
+    desk = Desk("a", "b").happens("fired", 0).happens("resolved", 100).happens("fired", 50, alert="b")
+    assert desk.at(5000) == [("passed", "a"), ("firing", "b")] and desk.at(5001) == [] and not desk.notices["a"].open
+
+
+def test_another_life_is_another_notice() -> None:
+    """After its end was told an alert that falls below and rises again within one life is told again."""
+    desk = Desk().happens("fired", 0, "notify")
+    desk.at(WAIT)
+    desk.happens("fell", 100, "notify")
+    assert desk.at(100) == [("over", "a")]
+    desk.happens("rose", 200, "critical")
+    assert desk.at(200 + WAIT) == [("firing", "a")]
+
+
+def test_what_a_neighbour_says_of_ours() -> None:
+    """What another monitor says of an alert that fires here is told by nobody twice; what only it sees is told."""
+    desk = Desk().happens("fired", 0)
+    desk.notices["p"] = Notice("p", "availability", "massive", "prometheus", "providers", "Tech Lead")
+    desk.happens("fired", 0, alert="p")
+    assert desk.at(WAIT) == [("firing", "a")]
+    desk.happens("resolved", 100, alert="p")
+    desk.happens("resolved", 100)
+    assert desk.at(100) == [("over", "a")] and not [n for n in desk.notices.values() if n.open]
+    first = Desk()
+    first.notices["p"] = Notice("p", "availability", "massive", "prometheus", "providers", "Tech Lead")
+    first.happens("fired", 0, alert="p")
+    assert first.at(WAIT) == [("firing", "p")]
+    first.happens("fired", 30)  # Ours comes later: it was told already, and its end is ours to tell, however long theirs goes on.
+    assert first.at(30 + WAIT) == []
+    first.happens("resolved", 100)
+    assert first.at(100 + WAIT) == [("over", "a")] and not [t for s in range(120, 900, 60) for t in first.at(s)]
+    first.happens("resolved", 1000, alert="p")
+    assert first.at(1000 + WAIT) == []
+    desk.notices["q"] = Notice("q", "availability", "tradier", "prometheus", "providers", "Tech Lead")
+    desk.happens("fired", 200, alert="q")
+    assert desk.at(200 + WAIT) == [("firing", "q")]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["notify", "critical", "escalate", "over", "look", "quiet", "loud"]), st.integers(1, 90)), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_told_is_so_in_the_end(steps: list[tuple[str, int]]) -> None:
+    """Whatever happens, whoever was told of a beginning is told of its end, never an end without a beginning, and nothing within a silence."""
+    desk, now, fires = Desk(), 0.0, set[str]()
+    for what, after in steps:
+        now += after
+        if what in PATHS and what not in fires:
+            desk.happens("rose" if fires else "fired", now, what)
+            fires.add(what)
+        elif what == "over" and fires:
+            for severity in sorted(fires):
+                desk.happens("resolved", now, severity)
+            fires.clear()
+        elif what == "quiet":
+            desk.silences = [s._replace(until_us=min(s.until_us, round(now * S))) for s in desk.silences]
+            desk.quiet(now, 10**6)
+        elif what == "loud":
+            desk.silences = [s._replace(until_us=min(s.until_us, round(now * S))) for s in desk.silences]
+        before = len(desk.told)
+        desk.at(now)
+        assert len(desk.told) == before or not any(s.from_us <= now * S < s.until_us for s in desk.silences)
+    desk.silences = []
+    for severity in sorted(fires):
+        desk.happens("resolved", now + 1, severity)
+    desk.at(now + 1)
+    desk.at(now + 1 + WAIT)
+    stands = False
+    for _, kind, *_ in desk.told:
+        assert stands == (kind not in ("firing", "passed"))
+        stands = kind not in ("over", "passed")
+    assert not stands and not desk.notices["a"].open
+
+
+PATHS = ("notify", "critical", "escalate")

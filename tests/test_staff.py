@@ -1,0 +1,140 @@
+"""Who is told and how, as the settings have it: strictly read, every wrong line named, secrets from the environment alone."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from opslib import settings, staff
+from opslib.errors import SettingsError
+from opslib.staff import PATH, Role, Staff
+
+WHOLE = """
+[roles."Tech Lead"]
+people = ["Ann", "Ben"]
+channels = ["slack", "mail"]
+hours = "08:30-17:00"
+
+[roles.DevOps]
+channels = ["pager"]
+
+[channels.slack]
+kind = "slack"
+[channels.pager]
+kind = "pagerduty"
+[channels.mail]
+kind = "smtp"
+host = "mail.example"
+from = "ops@desk.example"
+to = ["lead@desk.example"]
+tls = "starttls"
+[channels.am]
+kind = "alertmanager"
+url = "http://127.0.0.1:9093"
+[channels.script]
+kind = "command"
+command = ["/usr/local/bin/page", "--loud"]
+
+[notify]
+group_wait = "30s"
+escalate_after = "10m"
+lab_url = "https://lab.desk.example/"
+"""
+SECRETS = {"OPS_CHANNEL_SLACK": "https://hooks.example/services/T0/B0/secret", "OPS_CHANNEL_PAGER": "key-0123456789"}
+
+
+def read(tmp_path: Path, content: str, **environ: str) -> Staff:
+    (tmp_path / "settings.toml").write_text(content)
+    return staff.read(settings.load(tmp_path, None, environ))
+
+
+def test_nothing_set(tmp_path: Path) -> None:
+    """Where nothing is set every role of the guide's path is there, and told on the terminal, at any hour."""
+    found = staff.read(settings.load(tmp_path, None, {}))
+    assert tuple(found.roles) == PATH and all(r.channels == ("terminal",) and r.hours == "always" for r in found.roles.values()) and list(found.channels) == ["terminal"]
+
+
+def test_all_that_can_be_set(tmp_path: Path) -> None:
+    """Roles, channels and times are read as they stand; a channel's secret comes from the environment, or from a file that it names."""
+    found = read(tmp_path, WHOLE, **SECRETS)
+    assert found.roles["Tech Lead"] == Role("Tech Lead", ("Ann", "Ben"), ("slack", "mail"), "08:30-17:00") and found.roles["Junior Trader"] == Role("Junior Trader")
+    assert (found.group_wait, found.escalate_after, found.repeat_every, found.lab_url) == (timedelta(seconds=30), timedelta(minutes=10), timedelta(hours=4), "https://lab.desk.example")
+    (tmp_path / "hook").write_text(SECRETS["OPS_CHANNEL_SLACK"] + "\n")
+    held = settings.load(tmp_path, None, {"OPS_CHANNEL_SLACK_FILE": str(tmp_path / "hook"), "OPS_CHANNEL_PAGER": "k"})
+    assert held.secret("OPS_CHANNEL_SLACK") == SECRETS["OPS_CHANNEL_SLACK"] and staff.read(held).channels["slack"].kind == "slack"
+    assert SECRETS["OPS_CHANNEL_SLACK"] not in repr(held) + held.redact(f"posting to {SECRETS['OPS_CHANNEL_SLACK']}")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('[roles."Tech Led"]', "there is no such role.*Did you mean 'Tech Lead'"),
+        ('[roles.DevOps]\nchanels = ["x"]', "'chanels' is nothing that a role has.*Did you mean 'channels'"),
+        ('[roles.DevOps]\nchannels = ["slak"]', "channels names 'slak'; there are: terminal"),
+        ("[roles.DevOps]\nchannels = []", "nobody would be told"),
+        ('[roles.DevOps]\nhours = "9-5"', "hours is '9-5'; always, market, or a span"),
+        ('[channels.x]\nkind = "slac"', "kind is 'slac'.*Did you mean 'slack'"),
+        ('[channels.X]\nkind = "terminal"', "lower-case"),
+        ('[channels.x]\nkind = "slack"', "OPS_CHANNEL_X is not set; it holds the webhook's address"),
+        ('[channels.x]\nkind = "slack"\nurl = "https://hooks.example/secret"', "'url' is nothing that a slack channel knows.*Secrets belong in OPS_CHANNEL_X"),
+        ('[channels.x]\nkind = "webhook"', "url is missing"),
+        ('[channels.x]\nkind = "webhook"\nurl = "https://me:secret@host/"', "holds a password"),
+        ('[channels.x]\nkind = "webhook"\nurl = "host"', "no http address"),
+        ('[channels.x]\nkind = "smtp"\nhost = "h"\nfrom = "a"\nto = "b"', "to is 'b', which is not of the kind"),
+        ('[channels.x]\nkind = "smtp"\nhost = "h"\nfrom = "a"\nto = ["b"]\ntls = "yes"', "none, starttls or tls"),
+        ('[channels.x]\nkind = "command"\ncommand = []', "command is \\[\\]"),
+        ("[notify]\nescalate = '1m'", "'escalate' is nothing that can be set there.*Did you mean 'escalate_after'"),
+        ("[notify]\nrepeat_every = 'often'", "repeat_every: a span of time was wanted"),
+        ("[notify]\nlab_url = 'https://lab.example/?token=x'", "without a name, password or token.$"),
+        ("[notify]\nlab_url = 'http://[x'", "lab_url is no address"),
+        ('[channels.x]\nkind = ["slack"]', "kind is .'slack'.; it may be"),
+        ('[channels.x]\nkind = "webhook"\nurl = "http://[bad"', "no http address"),
+        ('[channels.x]\nkind = "webhook"\nurl = "http://host:99999"', "no http address"),
+        ('[channels.x]\nkind = "smtp"\nhost = "h"\nfrom = "a"\nto = ["b"]\nport = 70000', "port is 70000"),
+        ('[channels.x]\nkind = "smtp"\nhost = "h"\nfrom = "a\\nBcc: c"\nto = ["b"]', "on one line each"),
+        ("roles = 1", "roles is 1, which is not of the kind"),
+    ],
+)
+def test_what_cannot_be_meant(tmp_path: Path, content: str, words: str) -> None:
+    """Each line that cannot be meant is refused by its place, with what was wanted."""
+    with pytest.raises(SettingsError, match=words):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("hours", "moment", "on_duty", "due"),
+    [
+        ("always", "2026-03-08T03:00", True, "2026-03-08T03:00"),
+        ("market", "2026-03-10T12:00", True, "2026-03-10T12:00"),
+        ("market", "2026-03-10T18:00", False, "2026-03-11T09:31"),
+        ("market", "2026-03-13T16:01", False, "2026-03-16T09:31"),
+        ("08:30-17:00", "2026-03-10T08:29", False, "2026-03-10T08:30"),
+        ("08:30-17:00", "2026-03-10T17:00", False, "2026-03-11T08:30"),
+        ("08:30-17:00", "2026-03-07T12:00", False, "2026-03-09T08:30"),
+        ("22:00-06:00", "2026-03-10T23:00", True, "2026-03-10T23:00"),
+        ("22:00-06:00", "2026-03-10T12:00", False, "2026-03-10T22:00"),
+    ],
+)
+def test_hours(hours: str, moment: str, on_duty: bool, due: str) -> None:
+    """Who is on duty is told at once; who is not, when duty begins next: across a night, a weekend, and the change to summer time."""
+    from opslib import clock
+
+    role, at = Role("DevOps", hours=hours), clock.parse(moment)
+    assert role.on_duty(at) is on_duty and role.due(at) == clock.parse(due)
+
+
+def test_no_secret_in_a_refusal(tmp_path: Path) -> None:
+    """An address with a password in it is refused without showing it; of a secret address the path is a secret by itself."""
+    with pytest.raises(SettingsError) as refused:
+        read(tmp_path, '[notify]\nlab_url = "http://ann:hunter2secret@lab/"')
+    assert "hunter2secret" not in str(refused.value)
+    held = settings.load(tmp_path.parent, None, SECRETS)
+    assert "B0/secret" not in held.redact("Cannot POST /services/T0/B0/secret") and held.redact("secret") == "secret"
+
+
+def test_up_the_path() -> None:
+    """What escalates is told to everybody; who says nothing is followed by the next up the path, then by whoever is left."""
+    found = Staff()
+    assert found.told("Tech Lead", "critical") == ("Tech Lead",) and found.told("Tech Lead", "escalate") == PATH
+    assert (found.after(("Junior Trader",)), found.after(("Tech Lead", "DevOps")), found.after(PATH)) == ("Trading Manager", "Trading Manager", None)
+    assert datetime(2026, 3, 8, 7, tzinfo=UTC) == found.roles["DevOps"].due(datetime(2026, 3, 8, 7, tzinfo=UTC))

@@ -1,0 +1,236 @@
+"""
+An hour of the simulated world, lived by a real `ops collect` in a process of its own: what it recorded is what the
+world's script says, to within one look; and it leaves nothing behind, and lets no secret and no state's name through.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psutil
+import pytest
+
+from opslib import clock, rules, settings
+from opslib.demo.lever import Lever
+from opslib.demo.states import STATES, codes
+from opslib.outcome import OUTCOMES
+from opslib.samples import Sample, Samples
+from opslib.server import Served
+from opslib.store import Store
+
+BEGINS = datetime(2026, 3, 10, 14, 40, tzinfo=UTC)  # 10:40 in New York.
+SPEED, EVERY_S = 15.0, 5
+ATTEMPT_S = 4.0
+LATE_S = 4.0  # What two processes of a busy machine may be apart, in this world's time: a quarter of a second of ours.
+# What a look must end in while a state is the matter.
+LIVENESS = {
+    "massive_5xx": "server_5xx", "massive_timeout": "timeout", "massive_refused": "refused", "massive_tls": "tls", "massive_401": "auth_401", "massive_403_ip": "ip_blocked_403",
+    "massive_html_200": "wrong_content", "both_down": "server_5xx", "our_network_down": "unreachable",
+}  # fmt: skip
+DATA = {"massive_403_plan": "entitlement_403", "massive_empty": "ok_empty", "massive_stale": "stale"}
+TRADIER = {"tradier_down": "server_5xx", "both_down": "server_5xx", "our_network_down": "unreachable"}
+SOCKET = {"ws_403": "forbidden_403", "ws_port_blocked": "unreachable", "app_down": "refused", "ws_open_silent": "silent", "ws_closed_1006": "closed"}
+APP = {"app_down": "refused"}
+DEAFENING = ("ws_open_silent", "our_network_down")
+OUR_WORDS = ("healthy", "gamma_zero", "delta_out_of_bounds")  # The app's own, and those of our rules.
+PLAYED = sorted({*LIVENESS, *DATA, *TRADIER, *SOCKET})
+
+
+@dataclass
+class Hour:
+    """What was lived: the script, and what was kept of it."""
+
+    seed: int
+    script: list[dict[str, Any]]
+    begins: datetime
+    ends: datetime
+    samples: list[Sample]
+    bytes_seen: dict[str, bytes]
+    tokens: list[str]
+    stderr: str
+    code: int
+
+    def of(self, probe: str, subject: str) -> list[Sample]:
+        return [s for s in self.samples if (s.probe, s.subject) == (probe, subject)]
+
+    def when(self, sample: Sample) -> tuple[datetime, datetime]:
+        """From when to when was an attempt made?"""
+        end = clock.instant(sample.ts_us)
+        return end - timedelta(seconds=sample.seconds or 0.0), end
+
+    def state_during(self, start: datetime, end: datetime) -> str | None:
+        """The one state that was the matter all that time, with room to spare; None where it changed near it."""
+        room = timedelta(seconds=LATE_S)
+        for entry in self.script:
+            if entry["from"] + room <= start and end <= (entry["to"] or self.ends) - room:
+                return entry["state"]
+            if entry["from"] - room <= end and start <= (entry["to"] or self.ends) + room:
+                return None
+        return "healthy"
+
+
+@pytest.fixture(scope="module")
+def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hour]:
+    """An hour with random switches, each state that looks can tell at least once."""
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    rng, home = random.Random(seed), tmp_path_factory.mktemp("hour")
+    playing = PLAYED.copy()
+    rng.shuffle(playing)
+    with pytest.MonkeyPatch.context() as patch, Lever(BEGINS, seed=seed, speed=SPEED) as lever:
+        patch.setenv("OPS_CLOCK", lever.environ["OPS_CLOCK"])
+        found = settings.load(home, None, lever.environ)
+        store = Store(found.url)
+        with Served(found, store, rules.load()) as served:
+            environ = {**os.environ, **lever.environ, "OPS_HOME": str(home)}
+            collecting = subprocess.Popen([sys.executable, "-m", "opslib.cli", "collect", "--every", f"{EVERY_S}s"], env=environ, stderr=subprocess.PIPE, text=True)
+            posting = threading.Thread(target=_post_pages, args=(lever, served.url, stop := threading.Event(), lock := threading.Lock()))
+            posting.start()
+            try:
+                begins = clock.now()
+                _wait(timedelta(seconds=60))
+                for state in playing:
+                    with lock:
+                        lever.be(**{state: 1.0})
+                    _wait(timedelta(seconds=rng.randint(75, 120)))
+                    with lock:
+                        lever.be()
+                    _wait(timedelta(seconds=rng.randint(60, 90)))
+                ends = clock.now()
+                seen = {"arguments": _arguments(), "log": (lever.folder / "app.log").read_bytes()}
+            finally:
+                stop.set()
+                posting.join()
+                collecting.send_signal(signal.SIGTERM)
+                stderr = collecting.communicate(timeout=30)[1]
+            script = lever.script()
+        seen |= {path.name: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+        samples = Samples(store, "desk").between(0, 2**62)
+        seen["samples"] = "\n".join(map(str, samples)).encode()
+        seen["environment"] = repr(lever.environ).encode()
+        store.close()
+        yield Hour(seed, script, begins, ends, samples, seen, [v for k, v in lever.environ.items() if k.endswith("TOKEN")], stderr, collecting.returncode)
+
+
+def _wait(span: timedelta) -> None:
+    time.sleep(span.total_seconds() / SPEED)  # The world's time passes by itself; nothing else can be waited for.
+
+
+def _post_pages(lever: Lever, receiver: str, stop: threading.Event, lock: threading.Lock) -> None:
+    import http.client
+    import json
+    from urllib.parse import urlsplit
+
+    address = urlsplit(receiver)
+    while not stop.wait(0.1):
+        with lock:
+            posts = lever.posts()
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=10)
+        for _, body in posts:
+            connection.request("POST", "/api/metrics/export", json.dumps(body), {"Content-Type": "text/plain"})
+            connection.getresponse().read()
+        connection.close()
+
+
+def _arguments() -> bytes:
+    """What every process of this world and its desk was started with, and sees around it."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            line = process.cmdline()
+            if any("opslib" in part for part in line):
+                found += [*line, repr(process.environ())]
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return "\n".join(found).encode()
+
+
+def _judged(hour: Hour, probe: str, subject: str, expected: dict[str, str]) -> tuple[int, list[str]]:
+    """How many attempts could be held against the script, and each that differs from it."""
+    count, wrong = 0, []
+    for sample in hour.of(probe, subject):
+        start, end = hour.when(sample)
+        state = hour.state_during(start, end)
+        if state is None or sample.outcome == "quota_kept":
+            continue
+        count += 1
+        wanted = expected.get(state, "ok")
+        if sample.outcome != wanted:
+            wrong.append(f"{end:%H:%M:%S} {state}: {sample.outcome}, not {wanted} ({sample.seconds})")
+    return count, wrong
+
+
+@pytest.mark.parametrize(("probe", "subject", "expected", "least"), [("liveness", "massive", LIVENESS, 300), ("liveness", "tradier", TRADIER, 300), ("health", "app", APP, 300), ("data", "massive", LIVENESS | DATA, 20)])
+def test_what_was_recorded_is_what_was_played(hour: Hour, probe: str, subject: str, expected: dict[str, str], least: int) -> None:
+    """Every attempt that was made while one thing was the matter ended as that thing ends; only the machine's own stalls, told as timeouts, may differ, in one of two hundred (and one at the start)."""
+    count, wrong = _judged(hour, probe, subject, expected)
+    stalls = [w for w in wrong if ": timeout, not" in w or ": unreachable, not" in w]
+    assert count >= least and wrong == stalls and len(stalls) <= max(1, count / 200), (hour.seed, count, wrong[:10])
+
+
+def test_the_socket_is_what_was_played(hour: Hour) -> None:
+    """Each trouble of the socket is told as itself while it lasts: what is torn or silent after it has shown, the others at once; otherwise it is well."""
+    for entry in hour.script:
+        wanted = SOCKET.get(entry["state"])
+        if wanted is None:
+            continue
+        shown = entry["from"] + timedelta(seconds=45 if wanted == "silent" else 20)
+        outcomes = [s.outcome for s in hour.of("socket", "app") if shown <= clock.instant(s.ts_us) <= entry["to"] - timedelta(seconds=LATE_S)]
+        assert outcomes.count(wanted) > len(outcomes) / 2, (hour.seed, entry, outcomes)
+    # What has lost its upstream stays silent afterwards, as in the real app, until somebody connects anew.
+    deaf = lambda at: ([e["state"] for e in hour.script if e["state"] in (*SOCKET, *DEAFENING) and e["from"] <= at] or [""])[-1] in DEAFENING  # noqa: E731
+    quiet = [s for s in hour.of("socket", "app") if (end := clock.instant(s.ts_us)) and not deaf(end) and hour.state_during(end - timedelta(seconds=40), end) not in (None, *SOCKET)]
+    bad = [(f"{clock.instant(s.ts_us):%H:%M:%S}", s.outcome) for s in quiet if not OUTCOMES[s.outcome].usable]
+    assert len(quiet) > 50 and len(bad) <= len(quiet) / 50, (hour.seed, bad[:10])
+
+
+def test_outages_are_dated_within_one_look(hour: Hour) -> None:
+    """The first failing look of each outage began, and the first good one after it ended, within one look of the script's switch."""
+    for entry in hour.script:
+        wanted = LIVENESS.get(entry["state"])
+        if wanted is None or OUTCOMES[wanted].answered is not False:
+            continue
+        attempts = hour.of("liveness", "massive")
+        failing = [s for s in attempts if s.outcome == wanted and entry["from"] <= clock.instant(s.ts_us) <= entry["to"] + timedelta(seconds=10)]
+        began = hour.when(failing[0])[0]
+        over = next(s for s in attempts if s.outcome == "ok" and clock.instant(s.ts_us) > entry["to"])
+        one_look = timedelta(seconds=2 * ATTEMPT_S + 1 + EVERY_S + LATE_S)
+        assert entry["from"] - timedelta(seconds=ATTEMPT_S + LATE_S) <= began <= entry["from"] + one_look, (hour.seed, entry, began)
+        assert hour.when(over)[0] <= entry["to"] + one_look, (hour.seed, entry, over)
+
+
+def test_no_state_has_a_name_here(hour: Hour) -> None:
+    """Neither a state's name nor the word it has for this seed occurs in anything that the suite could read: arguments, environment, the app's log, the store."""
+    words = [*(name for name in STATES if name not in OUR_WORDS), *codes(hour.seed).values()]
+    for place, content in hour.bytes_seen.items():
+        assert not [word for word in words if word.encode() in content], place
+
+
+def test_no_secret_comes_out(hour: Hour) -> None:
+    """No token stands in any byte of the home, in what was recorded, or in what was said."""
+    for token in hour.tokens:
+        assert token not in hour.stderr
+        for place, content in hour.bytes_seen.items():
+            assert place in ("arguments", "environment") or token.encode() not in content, place
+
+
+def test_it_stops_cleanly_and_keeps_nothing(hour: Hour) -> None:
+    """The collector ends with 0, a last beat says that it was stopped, no beat is missing, and neither memory, files nor tasks grow."""
+    beats = hour.of("beat", "collector")
+    assert hour.code == 0 and "failed" not in hour.stderr and "Traceback" not in hour.stderr, hour.stderr
+    assert [b.outcome for b in beats].count("stopped") == 1 and beats[-1].outcome == "stopped"
+    gaps = sorted((b.ts_us - a.ts_us) / 1e6 for a, b in zip(beats, beats[1:]))
+    assert gaps[len(gaps) // 2] == pytest.approx(EVERY_S, abs=1) and gaps[-3] < 4 * EVERY_S
+    early, late = beats[len(beats) // 4 : len(beats) // 2], beats[-len(beats) // 4 : -1]
+    middle = lambda found: sorted(found)[len(found) // 2]  # noqa: E731
+    assert middle([b.value or 0 for b in late]) < middle([b.value or 0 for b in early]) + 8
+    for what in ("files", "tasks"):
+        assert middle([b.told()[what] for b in late]) <= middle([b.told()[what] for b in early]) + 2, what

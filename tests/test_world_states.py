@@ -1,0 +1,120 @@
+"""Every state of the simulated world, seen through its doors alone: its own outcome, and the panel sentence that a lead needs."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from worlds import looking
+
+from opslib.demo.states import STATES
+
+
+class Told(NamedTuple):
+    """What a state must read like."""
+
+    panel: str
+    verdict: str
+    words: tuple[str, ...]
+    outcomes: dict[str, str] = {}
+    never: tuple[str, ...] = ()
+    share: float = 1.0
+
+
+MASSIVE_WELL, TRADIER_WELL = "massive answers us", "tradier answers us"
+NO_DOWNTIME = ("availability of massive (0", "no provider is left")
+TABLE: dict[str, Told] = {
+    "healthy": Told("providers", "ok", (MASSIVE_WELL, TRADIER_WELL), {"massive": "ok", "tradier": "ok"}, ("warning", "critical")),
+    "massive_5xx": Told("providers", "critical", ("massive answers with an error of its own (5xx) (HTTP 5", "Fault: the provider's", "tradier can serve"), {"massive": "server_5xx", "tradier": "ok"}),
+    "massive_timeout": Told("providers", "", ("massive takes the connection and does not answer in time", "Fault: the provider's"), {"massive": "timeout"}),
+    "massive_refused": Told("providers", "critical", ("massive refuses the connection",), {"massive": "refused"}),
+    "massive_dns": Told("providers", "critical", ("massive has a name that cannot be resolved",), {"massive": "dns"}),
+    "massive_tls": Told("providers", "critical", ("massive shows a certificate that cannot be trusted",), {"massive": "tls"}),
+    "massive_401": Told("providers", "critical", ("massive does not accept our key (401)", '"Unknown API Key"', "Fault: ours"), {"massive": "auth_401"}, NO_DOWNTIME),
+    "massive_403_plan": Told("providers", "critical", ("our plan does not cover this (403)", "Fault: the plan's"), {"massive": "entitlement_403"}, NO_DOWNTIME),
+    "massive_403_ip": Told("providers", "critical", ("massive does not let our address in (403)", "Fault: ours"), {"massive": "ip_blocked_403"}, NO_DOWNTIME),
+    "massive_429": Told("providers", "", ("massive says that we ask too often (429)", "Fault: ours"), {"massive": "rate_limited_429"}, NO_DOWNTIME),
+    "massive_html_200": Told("providers", "critical", ("massive answers with a page instead of data (200 proves nothing)", "Fault: unclear whose"), {"massive": "wrong_content"}, ("by our own looks: availability of massive (",)),
+    "massive_empty": Told("providers", "critical", ("massive answers, with nothing in it",), {"massive": "ok_empty"}, NO_DOWNTIME),
+    "massive_partial_pages": Told("greeks", "warning", ("the chain of SPY: massive answers only a part of the chain (1 pages, 250 contracts)",), {"massive": "ok"}),
+    "massive_stale": Told("providers", "critical", ("massive answers with old data (data 21 min old",), {"massive": "stale"}, NO_DOWNTIME),
+    "massive_intermittent": Told("providers", "critical", ("massive answers some of our looks and not others", "Fault: the provider's"), {}, ("no provider is left",)),
+    "tradier_down": Told("providers", "critical", (MASSIVE_WELL, "tradier answers with an error of its own"), {"massive": "ok", "tradier": "server_5xx"}, ("nobody can serve",)),
+    "both_down": Told("providers", "critical", ("no provider is left", "nobody can serve"), {"massive": "server_5xx", "tradier": "server_5xx"}, ("our own network",)),
+    "our_network_down": Told("providers", "critical", ("our own network first: neither provider can be connected to", "nobody can serve"), {"massive": "unreachable", "tradier": "unreachable"}, ("100.00 %) <",)),
+    "our_timeout_short": Told("providers", "warning", ("the app gives up on massive after 150 ms", "the app's own timeout is too short", MASSIVE_WELL), {"massive": "ok"}, NO_DOWNTIME),
+    "app_down": Told("system", "critical", ("the app refuses the connection", "Fault: the app's", "the app's process is gone"), {"massive": "ok"}),
+    "app_restarted": Told("system", "ok", ("the app's server was started anew at 10:31",), {"massive": "ok"}),
+    "app_slow": Told("system", "warning", ("the app is slow to answer us (p95",)),
+    "page_refreshed": Told("system", "ok", ("pages seen / reloads        2 / 1",)),
+    "page_closed": Told("system", "", ("silence (no post, or no request in the posts) (",), {"massive": "ok"}),
+    "ws_403": Told("system", "critical", ("the app's WebSocket refuses us before it opens (HTTP 403): its token", "WebSocket down")),
+    "ws_port_blocked": Told("system", "critical", ("the app's WebSocket cannot be connected to while the port is blocked", "WebSocket down")),
+    "gamma_zero": Told("greeks", "critical", ("by our own chains: share with gamma zero or missing (",), share=0.2),
+    "greeks_missing": Told("greeks", "", ("by our own chains: valid Greeks (", " missing"), {}, (), share=0.3),
+    "delta_out_of_bounds": Told("greeks", "critical", ("by our own chains: share with delta outside -1 to 1 (",), {}, ("critical: by our own chains: share with gamma",), share=0.2),
+    "unit_drift": Told("greeks", "warning", ("the units of SPY's Greeks may have changed", "its IV not")),
+    "iv_stress": Told("greeks", "ok", ("market stress, no fault of the data",), {}, ("units",)),
+    "expiry_friday": Told("greeks", "ok", ("SPY has 90 contracts that expire today: a gamma of 0 in their wings is right",)),
+    "market_closed": Told("providers", "ok", ("the providers say that the market is closed",), {}, ("critical",)),
+    "commission_up": Told("pnl", "", ("backtest variance (",)),
+    "spread_up": Told("pnl", "", ("backtest variance (",)),
+    "bad_fills": Told("pnl", "", ("backtest variance (",)),
+    "smaller_size": Told("pnl", "", ("backtest variance (",)),
+    "too_few_trades": Told("pnl", "unknown", ("backtest variance: ",), {}, ("critical", "warning")),
+    "memory_leak": Told("system", "critical", ("growth of the app's server (",)),
+    "error_storm": Told("system", "critical", ("by our own reading of the log: errors (", "the app logged")),
+    "clock_skew": Told("system", "warning", ("the clock of the app is 10 min ahead of ours",), {}, ("our own clock is",)),
+    "dashboard_slow": Told("system", "", ("age of what the dashboard shows (",), {}, ("silence (no post, or no request in the posts) (4",)),
+    "collector_dead": Told("system", "critical", ("our collector has missed", "missed beats of the monitor (")),
+}
+HELD_OPEN = {"ws_closed_1006", "ws_open_silent"}  # What happens to a socket that is held: test_world_lived.
+LENGTHY = ("our_network_down", "massive_timeout", "app_slow")  # Each look takes its time.
+COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size", "too_few_trades")
+
+
+def test_every_state_is_told() -> None:
+    """No state of the world is without a row, here or where sockets are held."""
+    assert set(TABLE) | HELD_OPEN == set(STATES)
+
+
+@pytest.mark.parametrize("state", TABLE)
+def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
+    """A desk that looks at the world in a state says what is the matter, in the right panel, and does not say what is not."""
+    told = TABLE[state]
+    with looking(tmp_path) as desk:
+        desk.live(1, chains=True)
+        if state != "healthy":
+            desk.lever.be(**{state: told.share})
+        if state in COSTS:
+            desk.live(30, looks=False)
+        if state == "collector_dead":
+            desk.at += timedelta(minutes=2)
+        else:
+            desk.live(1.25 if state in LENGTHY else 8 if state == "memory_leak" else 2.5, chains=state not in LENGTHY)
+        view = desk.view(timedelta(minutes=30) if state in COSTS else timedelta(minutes=9 if state == "memory_leak" else 2 if state in LENGTHY else 3))
+    panel = view.panel(told.panel)
+    text = repr(panel)
+    assert all(words in text for words in told.words), text
+    assert not [words for words in told.never if words in "\n".join(s for s in panel.sentences if not s.startswith("not counted"))], text
+    assert not told.verdict or panel.verdict == told.verdict, text
+    probes = view.as_json()["panels"]["providers"]["probes"]
+    assert {name: probes[name]["outcome"] for name in told.outcomes} == told.outcomes
+    if state in ("commission_up", "spread_up", "bad_fills", "smaller_size"):
+        assert panel.verdict in ("warning", "critical") and (view.figures["pnl"]["backtest_variance_pp"] or 0) > 10, text
+    if state == "our_network_down":
+        assert probes["our_network"] == "gone" and probes["serving"] == "nobody" and probes["massive"]["availability"] < 1
+    if state == "massive_5xx":
+        assert probes["serving"] == "tradier" and probes["our_network"] == "ok"
+
+
+def test_an_app_without_a_fallback(tmp_path: Path) -> None:
+    """Where the app has no Tradier, Massive's trouble alone leaves nobody to serve, whatever Tradier answers us."""
+    with looking(tmp_path, OPS_FALLBACK="none") as desk:
+        desk.live(1)
+        desk.lever.be(massive_5xx=1.0)
+        desk.live(3)
+        view = desk.view(timedelta(minutes=3))
+    assert "nobody can serve: no fallback is configured" in repr(view.panel("providers"))
+    assert view.as_json()["panels"]["providers"]["probes"]["serving"] == "nobody"
+    assert any(f.subject == "app" and f.source == "probe" and f.severity == "escalate" for f in view.findings)

@@ -1,0 +1,80 @@
+"""A desk that looks at a simulated world, step by step: no second is waited for that the world does not need."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from opslib import clock, panels, rules, settings, snapshot
+from opslib.demo.lever import Lever
+from opslib.panels import View
+from opslib.rounds import Rounds
+from opslib.samples import Sample
+from opslib.settings import Settings
+from opslib.store import Post, Store
+
+BEGINS = datetime(2026, 3, 10, 14, 30, tzinfo=UTC)  # 10:30 in New York.
+SPEED = 10.0
+STEP_S = 15
+
+
+@dataclass
+class Looking:
+    """A desk's store and its looks, at a world that stands still between steps."""
+
+    lever: Lever
+    home: Path
+    more: dict[str, str] = field(default_factory=dict)
+    at: datetime = BEGINS
+
+    def __post_init__(self) -> None:
+        self.settings = self.found()
+        self.store = Store(self.settings.url, lambda: self.at)
+        self.rules = rules.load()
+
+    def found(self) -> Settings:
+        """The settings as the world's addresses stand now."""
+        return settings.load(self.home, None, {**self.lever.environ, **self.more})
+
+    def live(self, minutes: float, every_s: int = STEP_S, looks: bool = True, chains: bool = False) -> None:
+        """Let so many minutes go by, looking at each step."""
+        asyncio.run(self._live(minutes, every_s, looks, chains))
+
+    async def _live(self, minutes: float, every_s: int, looks: bool, chains: bool) -> None:
+        rounds = Rounds(self.found(), self.store, self.rules, every_s=every_s, now=lambda: self.at, speed=SPEED, chance=random.Random(1))
+        try:
+            for _ in range(round(minutes * 60 / every_s)):
+                self.at += timedelta(seconds=every_s)
+                self.lever.at(self.at)
+                self.store.write("desk", [Post(clock.micros(at), snapshot.read(body)) for at, body in self.lever.posts()], known_at_ts=True)
+                if looks:
+                    rounds.samples.keep(self._beat() + await self._looked(rounds), known_at_ts=True)
+            if chains:
+                rounds.samples.keep(await rounds.once(lambda name: name.startswith("chain")), known_at_ts=True)
+        finally:
+            rounds.close()
+
+    @staticmethod
+    async def _looked(rounds: Rounds) -> list[Sample]:
+        """Each look after the other, so that none is slowed down by the rest: this world's seconds are short."""
+        found = [sample for name, _, look in rounds.looks() if name != "socket" and not name.startswith("chain") for sample in await look()]
+        return found + await rounds.once(lambda name: name == "socket")
+
+    def _beat(self) -> list[Sample]:
+        return [Sample(clock.micros(self.at), "beat", "collector", "ok", None, 50.0, detail=f'{{"every_s": {STEP_S}}}')]
+
+    def view(self, window: timedelta = timedelta(minutes=5)) -> View:
+        """Everything as it stands now."""
+        return panels.status(self.store, self.found(), self.rules, as_of=self.at, length=window)
+
+
+@contextmanager
+def looking(home: Path, seed: int = 1, **more: str) -> Iterator[Looking]:
+    """A world of its own, and a desk that looks at it."""
+    with Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever:
+        desk = Looking(lever, home, more)
+        yield desk
+        desk.store.close()
