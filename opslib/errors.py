@@ -12,7 +12,9 @@ This module knows what can go wrong, and nothing else.
     ├── ImportRefused            a file is not what it should be
     ├── StoreError               the store cannot be opened, read or written
     ├── NotebookFailed           a notebook did not run to its end
-    └── ReportRefused            a report cannot be made, or not yet
+    ├── ReportRefused            a report cannot be made, or not yet
+    └── IncidentError            an incident, its runbook or its postmortem is not such that this can be done
+        └── OperatorNeeded       a step changes the world, and nobody has put their name to it
 
 Every message says what was wanted, what was found and what to do.
 """
@@ -95,3 +97,11 @@ class NotebookFailed(OpsError):
 
 class ReportRefused(OpsError):
     """A report cannot be made, or not yet."""
+
+
+class IncidentError(OpsError):
+    """An incident, its runbook or its postmortem is not such that this can be done."""
+
+
+class OperatorNeeded(IncidentError):
+    """A step changes the world, and nobody has put their name to it."""

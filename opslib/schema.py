@@ -213,6 +213,37 @@ FOREIGN = sa.Table(
     sa.Column("said_over", sa.Boolean, nullable=False),
     *(sa.Column(name, sa.Text, nullable=False) for name in ("labels", "annotations")),
 )
+MARKS = sa.Table(
+    "marks",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("ts_us", sa.BigInteger, nullable=False),
+    sa.Column("known_at_us", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("kind", "author", "words")),
+    sa.Index("marks_by_time", "app", "ts_us"),
+)
+INCIDENTS = sa.Table(
+    "incidents",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("opened_us", sa.BigInteger, nullable=False),
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("open", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("app", "about", name="one_group_one_incident"),
+)
+ENTRIES = sa.Table(
+    "entries",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("incident", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("key", sa.Text),
+    sa.Column("line", sa.Text, nullable=False),
+    sa.UniqueConstraint("app", "incident", "key", name="one_key_one_entry"),
+)
+PICTURES = sa.Table("pictures", TABLES, sa.Column("app", sa.Text, primary_key=True), sa.Column("digest", sa.Text, primary_key=True), sa.Column("body", sa.LargeBinary, nullable=False))
 
 
 def alive_has_times(connection: sa.Connection) -> None:
@@ -238,3 +269,7 @@ def people_are_told(connection: sa.Connection) -> None:
 
 def fills_are_kept(connection: sa.Connection) -> None:
     """Schema 5: a table for fills and what a backtest said of them; it is made with the others, and what was there stays as it is."""
+
+
+def incidents_are_kept(connection: sa.Connection) -> None:
+    """Schema 6: tables for markers, incidents and their records; they are made with the others, and what was there stays as it is."""

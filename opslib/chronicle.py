@@ -1,0 +1,434 @@
+"""
+This module knows how the records of incidents are kept in the store and copied into their folders, and nothing else.
+
+An entry is written in one transaction with the place that it takes in the chain, so two people who write at once follow
+each other. What alerts, acknowledgements, deliveries and markers did is taken in from where it is kept already, each once.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from opslib import clock, evidence, text
+from opslib.alerts import Transition
+from opslib.dispatch import EXPIRED, SENT as DELIVERED
+from opslib.errors import IncidentError
+from opslib.evidence import Entry
+from opslib.incident import CLOSED, REASONS, Incident, fold
+from opslib.notices import Notice
+from opslib.record import COLUMNS
+from opslib.rules import RUNGS, SENT, Rules
+from opslib.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MARKS, MESSAGES, NOTICES, PICTURES, TRANSITIONS
+from opslib.settings import Settings
+from opslib.store import Store
+from opslib.text import NEW_YORK
+
+MARKS_KINDS = ("deploy", "restart", "note")
+LEAD = timedelta(minutes=30)  # Markers of so long before an incident belong on its timeline: most have a change before them.
+RECORD = "record.jsonl"
+
+
+class Mark(NamedTuple):
+    """A marker on every chart and timeline: deploy, restart or note; microseconds since 1970."""
+
+    ts_us: int
+    known_at_us: int
+    kind: str
+    author: str
+    words: str
+
+
+class Chronicle:
+    """The incidents of one app."""
+
+    def __init__(self, store: Store, settings: Settings, rules: Rules):
+        self.store, self.settings, self.rules, self.app = store, settings, rules, settings.app
+
+    # Reading.
+
+    def all(self) -> list[Incident]:
+        """Every incident, oldest first."""
+        with self.store.reading() as connection:
+            names = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app).order_by(INCIDENTS.c.opened_us, INCIDENTS.c.id)).scalars().all()
+        return [self.read(name) for name in names]
+
+    def read(self, name: str, known_at: datetime | None = None) -> Incident:
+        """
+        One incident, by its record.
+
+        Args:
+            known_at: Only what was written down by then.
+
+        Raises:
+            IncidentError: There is none of that name, or was none then.
+        """
+        with self.store.reading() as connection:
+            found = self._entries(connection, name)
+        if known_at:
+            found = [e for e in found if e.known_at_us <= clock.micros(known_at)]
+        if not found:
+            raise IncidentError(f"there is no incident {name!r}.{text.nearest(name, [i for i, _ in self._names()])} ops incident list has those there are.")
+        return fold(name, found)
+
+    def find(self, name: str = "") -> Incident:
+        """
+        The incident that is meant: by its id, by the id of one of its alerts, or, where nothing is named, the only one that is open.
+
+        Raises:
+            IncidentError: None is meant, or more than one could be.
+        """
+        if not name:
+            standing = [i for i in self.all() if i.status not in CLOSED]
+            if len(standing) != 1:
+                raise IncidentError(f"which incident is meant? {'None is open.' if not standing else 'Open are: ' + ', '.join(i.id for i in standing) + '.'} Name one, as ops incident list has it.")
+            return standing[0]
+        by_alert = self.of_alerts().get(name)
+        return self.read(by_alert or name)
+
+    def of_alerts(self) -> dict[str, str]:
+        """Which incident is each alert in?"""
+        with self.store.reading() as connection:
+            rows = connection.execute(sa.select(ENTRIES.c.key, ENTRIES.c.incident).where(ENTRIES.c.app == self.app, ENTRIES.c.key.like("joined:%")).order_by(ENTRIES.c.incident)).all()
+        return {row.key.removeprefix("joined:"): row.incident for row in rows}
+
+    def _names(self) -> list[tuple[str, str]]:
+        with self.store.reading() as connection:
+            return [(row.id, row.about) for row in connection.execute(sa.select(INCIDENTS.c.id, INCIDENTS.c.about).where(INCIDENTS.c.app == self.app))]
+
+    def _entries(self, connection: sa.Connection, name: str) -> list[Entry]:
+        query = sa.select(ENTRIES.c.line).where(ENTRIES.c.app == self.app, ENTRIES.c.incident == name).order_by(ENTRIES.c.seq)
+        return [evidence.read(line) for line in connection.execute(query).scalars()]
+
+    # Writing.
+
+    def append(self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None) -> Entry | None:
+        """
+        Write an entry down; on the disk before this returns.
+
+        Args:
+            by: Who says or does it; empty is the suite itself.
+            key: What it is the only one of.
+            at: When it happened, where that was not now.
+
+        Returns:
+            The entry; None where there is one of that key already, which stays as it is.
+
+        Raises:
+            IncidentError: There is no such incident.
+            StoreError: Nothing was written.
+        """
+        with self.store.committing() as connection:
+            if connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name)).scalar() is None:
+                raise IncidentError(f"there is no incident {name!r}.")
+            found = self._append(connection, name, kind, body, by, key, clock.micros(at) if at else None)
+        if found is not None:
+            self.copy(name)
+        return found
+
+    def _append(self, connection: sa.Connection, name: str, kind: str, body: Mapping[str, Any], by: str, key: str, at_us: int | None) -> Entry | None:
+        here = sa.and_(ENTRIES.c.app == self.app, ENTRIES.c.incident == name)
+        if key and connection.execute(sa.select(ENTRIES.c.seq).where(here, ENTRIES.c.key == key)).scalar() is not None:
+            return None
+        line = connection.execute(sa.select(ENTRIES.c.line).where(here).order_by(ENTRIES.c.seq.desc()).limit(1)).scalar()
+        known_us = self.store.stamp(connection)
+        entry = evidence.linked(evidence.read(line) if line else None, at_us=known_us if at_us is None else at_us, known_at_us=known_us, kind=kind, by=text.one_line(by, 60), key=key, body=body, settings=self.settings)
+        connection.execute(sa.insert(ENTRIES).values(app=self.app, incident=name, seq=entry.seq, key=key or None, line=entry.line))
+        return entry
+
+    def picture(self, body: bytes) -> str:
+        """Keep a picture; its SHA-256, by which an entry cites it."""
+        name = sha256(body).hexdigest()
+        with self.store.committing() as connection:
+            if connection.execute(sa.select(PICTURES.c.digest).where(PICTURES.c.app == self.app, PICTURES.c.digest == name)).scalar() is None:
+                connection.execute(sa.insert(PICTURES).values(app=self.app, digest=name, body=body))
+        return name
+
+    def folder(self, name: str) -> Path:
+        """Where what belongs to an incident lies."""
+        return self.settings.outputs / "incidents" / name
+
+    def copy(self, name: str) -> None:
+        """
+        Copy a record into its folder, with its pictures: there it can be read, and verified, without the store.
+
+        Raises:
+            IncidentError: The folder cannot be written; the store has it all the same.
+        """
+        place = self.folder(name)
+        with self.store.reading() as connection:
+            lines = list(connection.execute(sa.select(ENTRIES.c.line).where(ENTRIES.c.app == self.app, ENTRIES.c.incident == name).order_by(ENTRIES.c.seq)).scalars())
+            wanted = {p for line in lines for p in _pictures(line)}
+            missing = [p for p in wanted if not (place / "evidence" / f"{p}.png").exists()]
+            bodies = {row.digest: row.body for row in connection.execute(sa.select(PICTURES.c.digest, PICTURES.c.body).where(PICTURES.c.app == self.app, PICTURES.c.digest.in_(missing)))} if missing else {}
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            for digest, body in bodies.items():
+                (place / "evidence").mkdir(exist_ok=True)
+                _replace(place / "evidence" / f"{digest}.png", body)
+            _replace(place / RECORD, "".join(f"{line}\n" for line in lines).encode())
+        except OSError as problem:
+            raise IncidentError(f"the record of {name} is in the store; its copy in {place} could not be written ({problem.strerror}).") from None
+
+    # The life of an incident.
+
+    def open(self, title: str, *, by: str, alert: Mapping[str, Any] | None = None, runbook: str = "incident", subject: str = "app", severity: str = "notify") -> Incident:
+        """
+        Open an incident by hand; for an alert, as ``ops status`` has it, the one that it is in already where there is one.
+
+        Raises:
+            IncidentError: It has no title.
+        """
+        if alert is not None:
+            with self.store.committing() as connection:
+                name = self._of_alert(connection, alert, by)
+            self.take_in()
+            return self.read(name)
+        if not title.strip():
+            raise IncidentError("an incident has a title: what is wrong, in a few words.")
+        body = {"title": text.one_line(title.strip()), "subject": subject, "runbook": runbook, "severity": severity, "how": "hand", "rules_hash": self.rules.hash, "words": f"opened by hand: {title.strip()}"}
+        with self.store.committing() as connection:
+            name = self._open(connection, body, by, None)
+        self.copy(name)
+        return self.read(name)
+
+    def _of_alert(self, connection: sa.Connection, alert: Mapping[str, Any], by: str) -> str:
+        """The incident that an alert is in, opened where there is none yet."""
+        state = connection.execute(sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.alert == alert["id"])).scalar()
+        notice = Notice(**json.loads(state)) if state else Notice(alert["id"], alert["rule"], alert["subject"], alert["source"], "", "")
+        about = notice.group or alert.get("inhibited_by") or alert["id"]
+        held = connection.execute(sa.select(ENTRIES.c.incident).where(ENTRIES.c.app == self.app, ENTRIES.c.key.in_([f"joined:{alert['id']}", f"joined:{about}"])).order_by(ENTRIES.c.incident.desc())).scalar()
+        name = held or self._about(connection, about)
+        if name is None:
+            since = clock.micros(clock.parse(alert["since"]))
+            name = self._open(connection, self._opening(alert, about), by, since if not by else None, about)
+        self._append(connection, name, "joined", {"alert": alert["id"], "words": f"alert {alert['id']} belongs to it"}, "", f"joined:{alert['id']}", None)
+        return name
+
+    def _opening(self, alert: Mapping[str, Any], about: str) -> dict[str, Any]:
+        rule = self.rules.rules.get(alert["rule"])
+        return {
+            "title": alert["sentence"], "alert": alert["id"], "rule": alert["rule"], "subject": alert["subject"], "source": alert["source"], "severity": alert["severity"], "about": about, "how": "alert", "rules_hash": self.rules.hash,
+            "runbook": (rule.runbooks.get(alert["subject"]) if rule else None) or "incident", "limit": alert.get("limit"), "window_s": rule.window.total_seconds() if rule else None, "words": f"opened for {alert['severity']}: {alert['sentence']}",
+        }  # fmt: skip
+
+    def _about(self, connection: sa.Connection, about: str) -> str | None:
+        """The incident of a group; of one that was merged, the one that it was merged into."""
+        name = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.about == about)).scalar()
+        while name is not None and (found := fold(name, self._entries(connection, name))).status == "merged":
+            name = found.into
+        return name
+
+    def _open(self, connection: sa.Connection, body: Mapping[str, Any], by: str, at_us: int | None, about: str | None = None) -> str:
+        known_us = self.store.stamp(connection)
+        when_us = known_us if at_us is None else at_us
+        day = f"{clock.instant(when_us).astimezone(NEW_YORK):%Y-%m-%d}"
+        names = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id.like(f"{day}-%"))).scalars().all()
+        name = f"{day}-{max((int(n.rpartition('-')[2]) for n in names), default=0) + 1}"
+        connection.execute(sa.insert(INCIDENTS).values(app=self.app, id=name, opened_us=known_us, about=about or name, open=True))
+        self._append(connection, name, "opened", dict(body) | {"app": self.app, "about": about or name}, by, "opened", at_us)
+        return name
+
+    def take_in(self) -> list[str]:
+        """
+        Take in what alerts, people, deliveries and markers did since the last time; open what a told alert has no incident for.
+
+        Each is taken in once, whoever is killed: it is looked up by what was taken in already.
+
+        Returns:
+            The incidents whose records grew.
+        """
+        with self.store.reading() as connection:
+            if not self._anything(connection):
+                return []
+        grown: set[str] = set()
+        with self.store.committing() as connection:
+            for notice in self._notices(connection):
+                grown |= self._join(connection, notice)
+            for name in connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.open.is_(True)).order_by(INCIDENTS.c.opened_us)).scalars().all():
+                if self._follow(connection, name):
+                    grown.add(name)
+        for name in sorted(grown):
+            self.copy(name)
+        return sorted(grown)
+
+    def _anything(self, connection: sa.Connection) -> bool:
+        followed = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.open.is_(True)).limit(1)).scalar()
+        return followed is not None or bool(self._notices(connection))
+
+    def _notices(self, connection: sa.Connection) -> list[Notice]:
+        """Alerts that somebody is to be told of, and which group they belong to."""
+        rows = connection.execute(sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.open.is_(True)).order_by(NOTICES.c.alert)).scalars()
+        found = [Notice(**json.loads(state)) for state in rows]
+        return sorted((n for n in found if n.group and n.told and not n.explained), key=lambda n: (n.fired_us or 0, n.alert))
+
+    def _join(self, connection: sa.Connection, notice: Notice) -> set[str]:
+        if connection.execute(sa.select(ENTRIES.c.seq).where(ENTRIES.c.app == self.app, ENTRIES.c.key == f"joined:{notice.alert}")).first():
+            return set()
+        name = self._about(connection, notice.group)
+        if name is None:
+            row = {"id": notice.alert, "rule": notice.rule, "subject": notice.subject, "source": notice.source, "severity": notice.level or notice.worst or "notify", "sentence": notice.sentence, "limit": notice.limit}
+            name = self._open(connection, self._opening(row, notice.group), "", notice.fired_us, notice.group)
+        self._append(connection, name, "joined", {"alert": notice.alert, "words": f"alert {notice.alert} belongs to it"}, "", f"joined:{notice.alert}", None)
+        return {name}
+
+    def _follow(self, connection: sa.Connection, name: str) -> bool:
+        """Write down what became of an incident's alerts, who took them, who was told, which markers stand beside it. Did it grow?"""
+        entries = self._entries(connection, name)
+        kept, found, before = {e.key for e in entries}, fold(name, entries), len(entries)
+        joined = [e.body["alert"] for e in entries if e.kind == "joined"]
+        query = sa.select(TRANSITIONS.c.seq, *(TRANSITIONS.c[c] for c in COLUMNS)).where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.alert.in_(joined)).order_by(TRANSITIONS.c.seq)
+        for row in connection.execute(query).all():
+            if (key := f"alert:{row[0]}") not in kept:
+                transition = Transition(*row[1:])
+                self._append(connection, name, "alert", self._became(transition), "", key, transition.at_us)
+        acts = connection.execute(sa.select(ACTS).where(ACTS.c.app == self.app, ACTS.c.kind == "ack", ACTS.c.id.in_([*joined, found.about])).order_by(ACTS.c.seq)).all()
+        for act in acts:
+            if (key := f"ack:{act.seq}") not in kept:
+                self._append(connection, name, "acknowledged", {"alert": act.id, "note": act.reason, "words": f"took it{': ' + act.reason if act.reason else ''}"}, act.author, key, act.known_at_us)
+        told = sa.select(DELIVERIES, MESSAGES.c.body).join(MESSAGES, sa.and_(MESSAGES.c.app == DELIVERIES.c.app, MESSAGES.c.id == DELIVERIES.c.message))
+        told = told.where(DELIVERIES.c.app == self.app, DELIVERIES.c.about == found.about, DELIVERIES.c.about != "", DELIVERIES.c.state.in_((DELIVERED, EXPIRED)), DELIVERIES.c.made_us >= entries[0].at_us - clock.span_us(LEAD)).order_by(DELIVERIES.c.seq)
+        for row in connection.execute(told).all():
+            if (key := f"told:{row.seq}") not in kept:
+                message = json.loads(row.body)
+                how = "was told" if row.state == DELIVERED else "could not be told"
+                body = {"message": row.message, "channel": row.channel, "state": row.state, "kind": message["kind"], "roles": message["roles"], "words": f"{row.channel} {how} ({message['kind']}, {message['severity']}) for {', '.join(message['roles']) or 'nobody'}"}
+                self._append(connection, name, "told", body, "", key, row.over_us)
+        until_us = next((e.at_us for e in reversed(entries) if e.kind == "resolved"), 2**62)
+        for seq, mark in self._marks(connection, entries[0].at_us - clock.span_us(LEAD), until_us):
+            if (key := f"mark:{seq}") not in kept:
+                self._append(connection, name, "mark", {"mark": mark.kind, "words": f"marker, {mark.kind}: {mark.words}"}, mark.author, key, mark.ts_us)
+        now = self._entries(connection, name)
+        found = fold(name, now)
+        if found.status in CLOSED and not found.firing:
+            connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=False))
+        return len(now) > before
+
+    def _became(self, t: Transition) -> dict[str, Any]:
+        at = lambda us: text.iso(clock.instant(us))  # noqa: E731
+        rule = self.rules.rules.get(t.rule)
+        return {
+            "alert": t.alert, "rule": t.rule, "subject": t.subject, "source": t.source, "kind": t.kind, "severity": t.severity, "value": t.value, "limit": t.limit, "peak": t.peak, "pending_at": at(t.pending_us),
+            "window_s": rule.window.total_seconds() if rule else None, "sentence": t.sentence, "inhibited_by": t.inhibited_by, "rules_hash": t.rules_hash, "words": f"alert {t.kind}, {t.severity}: {t.sentence}",
+        }  # fmt: skip
+
+    def _act(self, name: str, kind: str, body: Mapping[str, Any], by: str, not_when: tuple[str, ...] = CLOSED, at: datetime | None = None) -> Incident:
+        """Write down what somebody did with an incident, unless it stands in one of these states."""
+        if not by.strip():
+            raise IncidentError("who says so? Give a name.")
+        with self.store.committing() as connection:
+            entries = self._entries(connection, name)
+            found = fold(name, entries)
+            if found.status in not_when:
+                raise IncidentError(f"incident {name} is {found.status}{' into ' + found.into if found.into else ''}: it cannot be {kind} now. ops incident reopen {name} opens it again.")
+            self._append(connection, name, kind, body, by, "", clock.micros(at) if at else None)
+            if kind in ("reopened",):
+                connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=True))
+        self.take_in()
+        self.copy(name)
+        return self.read(name)
+
+    def note(self, name: str, words: str, by: str, at: datetime | None = None) -> Incident:
+        """Write down what somebody noticed or did; also after it is over."""
+        if not words.strip():
+            raise IncidentError("a note has words.")
+        return self._act(name, "note", {"words": words.strip()}, by, (), at)
+
+    def hand_over(self, name: str, to: str, by: str) -> Incident:
+        """Somebody else holds it now."""
+        if not to.strip():
+            raise IncidentError("to whom? Give a name.")
+        return self._act(name, "handover", {"to": text.one_line(to.strip(), 60), "words": f"handed over to {to.strip()}"}, by)
+
+    def mitigate(self, name: str, words: str, by: str, at: datetime | None = None) -> Incident:
+        """Traders are no longer hurt by it, though it is not over."""
+        if not words.strip():
+            raise IncidentError("what mitigated it? Give a note.")
+        return self._act(name, "mitigated", {"words": f"mitigated: {words.strip()}"}, by, at=at)
+
+    def resolve(self, name: str, words: str, by: str, at: datetime | None = None) -> Incident:
+        """
+        It is over.
+
+        Raises:
+            IncidentError: An alert of it still fires, and nobody says why it is over all the same.
+        """
+        self.take_in()
+        found = self.read(name)
+        if found.firing and not words.strip():
+            raise IncidentError(f"{', '.join(found.firing)} still fires. Wait for its end, or say why it is over all the same, with a note.")
+        head = found.head
+        body = {"note": words.strip(), "still_firing": found.firing, "head": {"entry": head.id, "digest": head.digest}, "words": f"resolved{': ' + words.strip() if words.strip() else ''}; the record before this is {head.id}, SHA-256 {head.digest}"}
+        return self._act(name, "resolved", body, by, at=at)
+
+    def dismiss(self, name: str, reason: str, words: str, by: str) -> Incident:
+        """It was none: a false alarm, or the same as another."""
+        if reason not in REASONS:
+            raise IncidentError(f"an incident is dismissed as {' or '.join(REASONS)}, not as {reason!r}.")
+        return self._act(name, "dismissed", {"reason": reason, "words": f"dismissed, {reason}{': ' + words.strip() if words.strip() else ''}"}, by)
+
+    def reopen(self, name: str, words: str, by: str) -> Incident:
+        """It is not over after all."""
+        found = self.read(name)
+        if found.status not in (*CLOSED, "mitigated"):
+            raise IncidentError(f"incident {name} is {found.status}: there is nothing to open again.")
+        return self._act(name, "reopened", {"words": f"opened again{': ' + words.strip() if words.strip() else ''}"}, by, ())
+
+    def merge(self, name: str, into: str, by: str) -> Incident:
+        """It is the same as another: what comes is written there; what was stays here."""
+        other = self.read(into)
+        if into == name or other.status in CLOSED:
+            raise IncidentError(f"{name} cannot be merged into {into}, which is {'the same' if into == name else other.status}.")
+        found = self._act(name, "merged", {"into": into, "words": f"merged into {into}"}, by)
+        joined = [e.body["alert"] for e in found.of_kind("joined")]
+        with self.store.committing() as connection:
+            self._append(connection, into, "note", {"words": f"{name} was merged into this: {found.title}", "merged": name}, by, f"merged:{name}", None)
+            for alert in joined:
+                self._append(connection, into, "joined", {"alert": alert, "words": f"alert {alert} belongs to it"}, "", f"joined:{alert}", None)
+            connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=False))
+        self.take_in()
+        self.copy(into)
+        return self.read(name)
+
+    # Markers.
+
+    def mark(self, kind: str, words: str, by: str, at: datetime | None = None) -> Mark:
+        """Put a marker on every chart and timeline."""
+        if kind not in MARKS_KINDS:
+            raise IncidentError(f"a marker is {', '.join(MARKS_KINDS)}, not {kind!r}.")
+        with self.store.committing() as connection:
+            now_us = self.store.stamp(connection)
+            found = Mark(clock.micros(at) if at else now_us, now_us, kind, text.one_line(self.settings.redact(by), 60), text.one_line(self.settings.redact(words.strip())))
+            seq = connection.execute(sa.select(sa.func.max(MARKS.c.seq)).where(MARKS.c.app == self.app)).scalar() or 0
+            connection.execute(sa.insert(MARKS).values(app=self.app, seq=seq + 1, **found._asdict()))
+        self.take_in()
+        return found
+
+    def marks(self, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Mark]:
+        """The markers of (start, end], as known at a moment, in order of time."""
+        with self.store.reading() as connection:
+            return [m for _, m in self._marks(connection, start_us, end_us) if known_at_us is None or m.known_at_us <= known_at_us]
+
+    def _marks(self, connection: sa.Connection, start_us: int, end_us: int) -> list[tuple[int, Mark]]:
+        query = sa.select(MARKS.c.seq, *(MARKS.c[n] for n in Mark._fields)).where(MARKS.c.app == self.app, MARKS.c.ts_us > start_us, MARKS.c.ts_us <= end_us).order_by(MARKS.c.ts_us, MARKS.c.seq)
+        return [(row[0], Mark(*row[1:])) for row in connection.execute(query)]
+
+
+def _pictures(line: str) -> list[str]:
+    """Which pictures does an entry cite?"""
+    if '"picture":' not in line:
+        return []
+    found = evidence.read(line).body.get("picture")
+    return [found["sha256"]] if isinstance(found, dict) else []
+
+
+def _replace(path: Path, content: bytes) -> None:
+    making = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    making.write_bytes(content)
+    os.replace(making, path)
