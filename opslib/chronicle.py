@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -22,27 +22,17 @@ from opslib.dispatch import EXPIRED, SENT as DELIVERED
 from opslib.errors import IncidentError
 from opslib.evidence import Entry
 from opslib.incident import CLOSED, REASONS, Incident, fold
+from opslib.marks import Marks
 from opslib.notices import Notice
 from opslib.record import COLUMNS
-from opslib.rules import RUNGS, SENT, Rules
-from opslib.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MARKS, MESSAGES, NOTICES, PICTURES, TRANSITIONS
+from opslib.rules import Rules
+from opslib.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MESSAGES, NOTICES, PICTURES, TRANSITIONS
 from opslib.settings import Settings
 from opslib.store import Store
 from opslib.text import NEW_YORK
 
-MARKS_KINDS = ("deploy", "restart", "note")
 LEAD = timedelta(minutes=30)  # Markers of so long before an incident belong on its timeline: most have a change before them.
 RECORD = "record.jsonl"
-
-
-class Mark(NamedTuple):
-    """A marker on every chart and timeline: deploy, restart or note; microseconds since 1970."""
-
-    ts_us: int
-    known_at_us: int
-    kind: str
-    author: str
-    words: str
 
 
 class Chronicle:
@@ -301,7 +291,7 @@ class Chronicle:
                 body = {"message": row.message, "channel": row.channel, "state": row.state, "kind": message["kind"], "roles": message["roles"], "words": f"{row.channel} {how} ({message['kind']}, {message['severity']}) for {', '.join(message['roles']) or 'nobody'}"}
                 self._append(connection, name, "told", body, "", key, row.over_us)
         until_us = next((e.at_us for e in reversed(entries) if e.kind == "resolved"), 2**62)
-        for seq, mark in self._marks(connection, entries[0].at_us - clock.span_us(LEAD), until_us):
+        for seq, mark in Marks(self.store, self.settings).within(connection, entries[0].at_us - clock.span_us(LEAD), until_us):
             if (key := f"mark:{seq}") not in kept:
                 self._append(connection, name, "mark", {"mark": mark.kind, "words": f"marker, {mark.kind}: {mark.words}"}, mark.author, key, mark.ts_us)
         now = self._entries(connection, name)
@@ -395,29 +385,6 @@ class Chronicle:
         self.take_in()
         self.copy(into)
         return self.read(name)
-
-    # Markers.
-
-    def mark(self, kind: str, words: str, by: str, at: datetime | None = None) -> Mark:
-        """Put a marker on every chart and timeline."""
-        if kind not in MARKS_KINDS:
-            raise IncidentError(f"a marker is {', '.join(MARKS_KINDS)}, not {kind!r}.")
-        with self.store.committing() as connection:
-            now_us = self.store.stamp(connection)
-            found = Mark(clock.micros(at) if at else now_us, now_us, kind, text.one_line(self.settings.redact(by), 60), text.one_line(self.settings.redact(words.strip())))
-            seq = connection.execute(sa.select(sa.func.max(MARKS.c.seq)).where(MARKS.c.app == self.app)).scalar() or 0
-            connection.execute(sa.insert(MARKS).values(app=self.app, seq=seq + 1, **found._asdict()))
-        self.take_in()
-        return found
-
-    def marks(self, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Mark]:
-        """The markers of (start, end], as known at a moment, in order of time."""
-        with self.store.reading() as connection:
-            return [m for _, m in self._marks(connection, start_us, end_us) if known_at_us is None or m.known_at_us <= known_at_us]
-
-    def _marks(self, connection: sa.Connection, start_us: int, end_us: int) -> list[tuple[int, Mark]]:
-        query = sa.select(MARKS.c.seq, *(MARKS.c[n] for n in Mark._fields)).where(MARKS.c.app == self.app, MARKS.c.ts_us > start_us, MARKS.c.ts_us <= end_us).order_by(MARKS.c.ts_us, MARKS.c.seq)
-        return [(row[0], Mark(*row[1:])) for row in connection.execute(query)]
 
 
 def _pictures(line: str) -> list[str]:

@@ -14,7 +14,7 @@ HOUSE = """
  5 voice     plots  sights  panels  exposition  ruletest  backtest  rulebook  message  channels  notify  fetch  rounds  collect  server  report  accuracy  depth  alertlog  daily  document  publication  parameters  ledger  runner  doctor  quality  assay  desk
  4 act       evidence  incident  chronicle
  3 meaning   series  tape  limits  rules  notices  dispatch  providers  stream  verdicts  legs  trades  costs  variance  pnl  indicators  probed  measures  findings  alerts  realised  watch  rises  listing  theory  units  faults  greeks  bands  crosscheck
- 2 facts     snapshot  page  fills  broker  plain  book  schema  sqlite  store  record  filings  intake  neighbour  outcome  samples  probe  logs  host  feeds  contracts  chain  pricing
+ 2 facts     snapshot  page  fills  broker  plain  book  schema  sqlite  store  record  filings  marks  intake  neighbour  outcome  samples  probe  logs  host  feeds  contracts  chain  pricing
  1 ground    clock  settings  staff
  0 bedrock   errors  text
 """
