@@ -9,6 +9,7 @@ Notebooks say ``import opslib as ops`` and ask a desk; everything else follows f
     desk.samples("2026-03-10T11:25")         # the looks behind it, as a frame
     desk.daily_report("2026-03-10")          # the end-of-day report
     desk.pnl("fills.csv", "backtest.csv")    # what trades came to, beside the backtest
+    book = ops.runbook("massive_down", "demo")  # a runbook, open; book.step("massive_answers") is one step of it
 """
 
 from pathlib import Path
@@ -18,8 +19,9 @@ from opslib.settings import VERSION as __version__
 
 if TYPE_CHECKING:
     from opslib.desk import Desk
+    from opslib.workbook import Book
 
-__all__ = ["__version__", "connect"]
+__all__ = ["__version__", "connect", "runbook"]
 
 
 def connect(app: str | None = None, home: str | Path | None = None) -> "Desk":
@@ -46,3 +48,32 @@ def connect(app: str | None = None, home: str | Path | None = None) -> "Desk":
         blotter.lay_out(sample, tour.scripted())
     last = found.store.last_look(DEMO, 2**62, None)
     return replace(found, now=lambda: clock.instant(last.ts_us)) if last else found
+
+
+def runbook(name: str, app: str | None = None, incident: str = "practice", operator: str = "", subject: str = "", severity: str = "", limit: str = "", window: str = "", as_of: str = "") -> "Book":
+    """
+    Which runbook is open, for which incident?
+
+    A copy under an incident finds its own desk: the home that it lies in.
+
+    Args:
+        name: Of the runbook.
+        app: Whose.
+        incident: Its id; ``practice`` writes nothing anywhere.
+        operator: Who works through it; a step that changes the world needs one.
+        subject, severity, limit, window: Of the alert, as they were when this was opened.
+        as_of: A moment to look at everything as of; empty is now.
+    """
+    from opslib import workbook
+
+    return workbook.Book(connect(app, _home_around(Path.cwd(), incident)), name, incident, operator, subject, severity, limit, window, as_of)
+
+
+def _home_around(here: Path, incident: str) -> Path | None:
+    """The home in which a folder ``APP/incidents/ID`` lies; None where this is none."""
+    from opslib.settings import DEMO
+
+    if here.name != incident or here.parent.name != "incidents":
+        return None
+    home = here.parents[2]
+    return home.parent if here.parents[1].name == DEMO and home.name == DEMO else home

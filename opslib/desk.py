@@ -6,19 +6,22 @@ Notebooks, the shell and the receiver's neighbours all ask here.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import alertlog, clock, daily, panels, report, rules as rules_module, runner, settings as settings_module, staff as staff_module, text
+from opslib import alertlog, clock, daily, diagnosis, panels, report, rules as rules_module, runner, settings as settings_module, staff as staff_module, text
 from opslib.alertlog import AlertLog
+from opslib.chronicle import Chronicle
 from opslib.clock import Window
 from opslib.daily import Daily
 from opslib.depth import Depth
+from opslib.diagnosis import Diagnosis
 from opslib.dispatch import Dispatch
 from opslib.errors import NotebookFailed, ReportRefused, UsageError
 from opslib.filings import Filings
+from opslib.marks import Marks
 from opslib.panels import View
 from opslib.rules import Rules
 from opslib.runner import Outcome
@@ -81,6 +84,24 @@ class Desk:
     def dispatch(self) -> Dispatch:
         """What people are told, and what they said."""
         return Dispatch(self.store, self.settings.app)
+
+    @cached_property
+    def chronicle(self) -> Chronicle:
+        """Its incidents."""
+        return Chronicle(self.store, self.settings, self.rules)
+
+    @cached_property
+    def marks(self) -> Marks:
+        """What somebody said happened."""
+        return Marks(self.store, self.settings)
+
+    def view(self, at: datetime, length: timedelta) -> View:
+        """How does everything stand at a moment, over so long before it?"""
+        return panels.status(self.store, self.settings, self.rules, as_of=at, length=length)
+
+    def diagnose(self, at: datetime, length: timedelta) -> Diagnosis:
+        """What is the matter at a moment, by what was seen over so long before it?"""
+        return diagnosis.diagnose(self.view(at, length))
 
     def status(self, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None) -> View:
         """

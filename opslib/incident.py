@@ -211,7 +211,7 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
             found.times[body["which"]] = Time(clock.micros(clock.parse(body["at"])) if body["at"] else None, body["source"], body["precision_s"], entry.id)
         case "mitigated":
             found.status = "mitigated" if found.status == "open" else found.status
-            time("mitigated", f"{entry.by} said so" if entry.by else "a step did it", 60.0)
+            time("mitigated", f"{entry.by} said so", 60.0)
         case "resolved":
             found.status = "resolved"
             time("resolved", f"{entry.by} said so", 60.0)
@@ -227,6 +227,9 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
             before = found.steps.get(key)
             intended = entry if state == "intended" else before.intended if before and state in ("done", "failed", "rehearsed", "undone") else None
             found.steps[key] = Did(state, entry, intended)
+            if state == "done" and body.get("mitigates"):
+                found.status = "mitigated" if found.status == "open" else found.status
+                time("mitigated", f"step {body['step']} was done", 1.0, first=True)
         case "written":
             found.written[body["section"]] = entry
         case "document":

@@ -186,3 +186,9 @@ def trial(app: str, target: str, staff: Staff) -> Message:
     """A message that says it is only a trial."""
     body = {"id": f"{app}-test-{target}", "app": app, "kind": "test", "severity": "notify", "roles": [], "alerts": [], "group": "", "panel": "system", "made_us": 0}
     return Message(body["id"], "test", "notify", f"[test] {app}: this is how {target} is told", (("", "Nothing is wrong. Somebody tried whether this way works (ops notify --test)."),), staff.lab_url, body)
+
+
+def spoken(app: str, name: str, words: str, staff: Staff) -> Message:
+    """What somebody says to the channel."""
+    body = {"id": name, "app": app, "kind": "said", "severity": "notify", "roles": [], "alerts": [], "group": name, "panel": "system", "made_us": 0}
+    return Message(name, "said", "notify", text.one_line(f"[{app}] {words}", 300), (), staff.lab_url, body)

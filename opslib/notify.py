@@ -34,6 +34,7 @@ SEEN = timedelta(minutes=5)  # What still works is read from so far back.
 STAND_AGAIN_S = 60.0
 PULSE_S = 60.0
 PATIENCE_S = 10.0
+SPOKEN = ("terminal", "slack", "webhook", "smtp", "command")  # Kinds of channels that take words; the others take alerts.
 
 
 class Notifier:
@@ -213,9 +214,27 @@ def tried(settings: Settings, staff: Staff, target: str, now: datetime) -> list[
         known = (*staff.channels, *PATH)
         raise UsageError(f"there is no channel or role {target!r}; there are: {', '.join(known)}.{text.nearest(target, known)}")
 
+    return _each(settings, staff, names, lambda name: message_module.trial(settings.app, name, staff), now)
+
+
+def said(settings: Settings, staff: Staff, name: str, words: str, now: datetime) -> list[tuple[str, str]]:
+    """
+    Tell everybody, by every channel of a role, what somebody says.
+
+    Args:
+        name: The id of what is said, the same however often it is sent.
+
+    Returns:
+        Each channel's name, and why it was not told; empty where it was.
+    """
+    names = tuple(dict.fromkeys(name for role in staff.roles.values() for name in role.channels if staff.channels[name].kind in SPOKEN))
+    return _each(settings, staff, names, lambda _: message_module.spoken(settings.app, name, words, staff), now)
+
+
+def _each(settings: Settings, staff: Staff, names: tuple[str, ...], message: Callable[[str], Message], now: datetime) -> list[tuple[str, str]]:
     async def one(name: str) -> tuple[str, str]:
         try:
-            await channels.tell(staff.channels[name], message_module.trial(settings.app, name, staff), settings, now)
+            await channels.tell(staff.channels[name], message(name), settings, now)
         except NotTold as problem:
             return name, str(problem)
         except Exception as problem:  # noqa: BLE001  # A trial is there to show whatever is wrong with a way.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 900.0
 START_TIMEOUT_S = 60
 KERNEL_STARTS = 2  # A busy machine's kernel sometimes dies before it answers; starting again is safe, a cell again is not.
+RUNBOOK = "runbook"  # What a runbook's notebook says of itself in its metadata, under ``opslib``.
 LONGEST_SOCKET_FOLDER = 90  # A Unix socket's path may have 107 bytes.
 STRICT_SHELL = '''
 def _ops_strict_shell():
@@ -297,8 +298,10 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
 
     notebook = load_notebook_node(notebook)
     kernel = notebook.metadata.get("kernelspec", {}).get("name", "python3")
-    # The notebook may print nothing secret, and has no use for the key to the receiver; it reads the store, not the network.
-    environment = {k: v for k, v in os.environ.items() if k.removesuffix("_FILE") not in settings_module.SECRETS} | {"OPS_HOME": str(settings.base), "OPS_APP": settings.app}
+    # The notebook may print nothing secret, and has no use for the key to the receiver; it reads the store, not the network. A
+    # runbook looks at the world for itself.
+    hidden = settings_module.SECRETS if notebook.metadata.get("opslib") != RUNBOOK else settings_module.RECEIVER_KEYS
+    environment = {k: v for k, v in os.environ.items() if k.removesuffix("_FILE") not in hidden} | {"OPS_HOME": str(settings.base), "OPS_APP": settings.app, "OPS_UNATTENDED": "1"}
     if given:
         language = notebook.metadata.get("kernelspec", {}).get("language", "python")
         notebook = parameterize_notebook(notebook, given, kernel_name=kernel, language=language)

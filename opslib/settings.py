@@ -20,6 +20,7 @@ from opslib.errors import SettingsError
 
 VERSION = "0.1.0"
 SECRETS = ("OPS_INGEST_KEY", "OPS_READ_KEY", "OPS_MASSIVE_TOKEN", "OPS_TRADIER_TOKEN", "OPS_HEARTBEAT_URL")
+RECEIVER_KEYS = ("OPS_INGEST_KEY", "OPS_READ_KEY")
 CHANNEL = "OPS_CHANNEL_"  # What begins so is the secret of a channel by which people are told.
 DEMO = "demo"
 SAMPLE_FILLS = "sample_trades.json"  # In the demo's home: the trades of its script.
@@ -163,7 +164,7 @@ def _from_file(path: Path) -> dict:
 _NUMBER = (int, float)
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "app": str, "store_url": str, "cors_origins": list, "wired": list, "post_every_s": _NUMBER, "app_url": str, "app_ws_url": str, "app_log": str, "app_pid": (str, int), "massive_url": str,
-    "tradier_url": str, "symbols": list, "fallback": str, "massive_per_min": _NUMBER, "tradier_per_min": _NUMBER, "host_prefix": list, "ca_file": str, "roles": dict, "channels": dict, "notify": dict,  # The last three are read by `staff`.
+    "tradier_url": str, "symbols": list, "fallback": str, "massive_per_min": _NUMBER, "tradier_per_min": _NUMBER, "host_prefix": list, "ca_file": str, "roles": dict, "channels": dict, "notify": dict, "hooks": dict,  # The last four are read by `staff` and `hooks`.
 }  # fmt: skip
 _URLS = {"OPS_APP_URL": ("http", "https"), "OPS_APP_WS_URL": ("ws", "wss"), "OPS_MASSIVE_URL": ("http", "https"), "OPS_TRADIER_URL": ("http", "https")}
 

@@ -1,0 +1,92 @@
+"""
+This module knows what steps a runbook can have, and nothing else: of each what to do, what to expect, who judges it, how
+long what it saw holds, and in which of the guide's time boxes it belongs. They stand in steps.toml, strictly read.
+
+A step that looks is judged by a check and is free. One that asks is judged by a person. One that changes the world goes
+through a hook, needs a name and a confirmation, and is done once.
+"""
+
+import functools
+import tomllib
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import resources
+from typing import Any
+
+from opslib import clock, text
+from opslib.errors import UsageError
+from opslib.hooks import HOOKS
+
+LOOK, ASK, CHANGE = "look", "ask", "change"
+BOXES = {"0-5": (0, 5), "5-15": (5, 15), "15-60": (15, 60), "after": (60, None)}  # Minutes since it was detected: the guide's boxes.
+_MUST = ("kind", "box", "do", "expect")
+_MAY = {LOOK: ("check", "of", "fresh"), ASK: (), CHANGE: ("hook", "mitigates", "says")}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """
+    One act of a runbook.
+
+    Attributes:
+        kind: look, ask or change.
+        box: Its time box: ``0-5``, ``5-15``, ``15-60`` or ``after``.
+        do, expect: What to do, and what is normal to see.
+        check: Of a step that looks: the check of `checks` that judges it; `of`, what it is asked about.
+        fresh: Of a step that looks: for how long what it saw holds.
+        hook: Of a step that changes: by which hook.
+        mitigates: Are traders no longer hurt once it is done?
+        says: Of a step that tells somebody: what it says, with {title}, {severity}, {standing}, {cause}, {requests} filled in.
+    """
+
+    name: str
+    kind: str
+    box: str
+    do: str
+    expect: str
+    check: str = ""
+    of: str = ""
+    fresh: timedelta = timedelta(0)
+    hook: str = ""
+    mitigates: bool = False
+    says: str = ""
+
+    @property
+    def judged_by(self) -> str:
+        """Who says whether it is as expected?"""
+        return {LOOK: "a check", ASK: "a person", CHANGE: "what its hook answers"}[self.kind]
+
+
+@functools.cache
+def table() -> dict[str, Step]:
+    """
+    Every step by its name.
+
+    Raises:
+        UsageError: steps.toml has one that cannot be meant.
+    """
+    found = tomllib.loads(resources.files("opslib").joinpath("steps.toml").read_text(encoding="utf-8"))
+    return {name: _read(name, row) for name, row in found.items()}
+
+
+def _read(name: str, row: dict[str, Any]) -> Step:
+    kind = row.get("kind", "")
+    if kind not in _MAY:
+        raise UsageError(f"steps.toml, {name}: kind is {kind!r}; {', '.join(_MAY)} was wanted.")
+    needed = {LOOK: ("check", "fresh"), ASK: (), CHANGE: ("hook",)}[kind]
+    missing, more = [key for key in (*_MUST, *needed) if key not in row], [key for key in row if key not in (*_MUST, *_MAY[kind])]
+    if missing or more or row["box"] not in BOXES or row.get("hook", "tell_channel") not in HOOKS:
+        raise UsageError(f"steps.toml, {name}: missing {missing}, unknown {more}, box {row.get('box')!r}, hook {row.get('hook')!r}.")
+    return Step(name, **{**row, "fresh": clock.parse_span(row["fresh"]) if "fresh" in row else timedelta(0)})
+
+
+def step(name: str) -> Step:
+    """
+    One step.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if name not in table():
+        raise UsageError(f"there is no step {name!r}.{text.nearest(name, table())} steps.toml has them all.")
+    return table()[name]

@@ -1,0 +1,405 @@
+"""
+This module knows a runbook that is open for an incident, as its notebook shows it, and nothing else: where we are, what it
+means, each step with what was seen or done, what it comes to.
+
+Everything a button does is a plain call of `Book`, which papermill, a test or a shell can make as well. What was seen or
+done is in the incident's record before it is shown.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from opslib import checks, clock, evidence, hooks, impact, shelf, steps as steps_module, text
+from opslib.diagnosis import Diagnosis
+from opslib.checks import Scene
+from opslib.evidence import Entry
+from opslib.hooks import Hook, Outcome
+from opslib.incident import Incident, fold
+from opslib.report import Text, listed, tabled
+from opslib.rounds import Rounds
+from opslib.settings import Settings
+from opslib.steps import ASK, BOXES, CHANGE, LOOK, Step
+from opslib.verdicts import named
+from opslib.walk import Standing, Walk
+
+if TYPE_CHECKING:
+    from opslib.desk import Desk
+    from opslib.panels import View
+
+T = TypeVar("T")
+PRACTICE = "practice"
+UNATTENDED = "OPS_UNATTENDED"  # Set by whoever executes notebooks while nobody looks.
+AGAIN = timedelta(seconds=10)  # Looks of our own so new are not made again.
+SILENCE_FOR = timedelta(hours=1)
+
+
+class Practice:
+    """The record of an incident that is only practised: nothing of it is kept anywhere."""
+
+    def __init__(self, settings: Settings, now: datetime, title: str, subject: str, severity: str, runbook: str):
+        self._settings, self._now = settings, now
+        self._entries: list[Entry] = []
+        self.append(PRACTICE, "opened", {"title": title, "subject": subject, "severity": severity, "runbook": runbook, "how": PRACTICE, "words": "opened to practise: nothing is written anywhere"})
+
+    def read(self, name: str) -> Incident:
+        """The incident that is practised."""
+        return fold(name, self._entries)
+
+    def append(self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None) -> Entry | None:
+        """As `Chronicle.append`, and gone with the kernel."""
+        if key and any(e.key == key for e in self._entries):
+            return None
+        now_us = clock.micros(self._now)
+        self._entries.append(evidence.linked(self._entries[-1] if self._entries else None, at_us=now_us, known_at_us=now_us, kind=kind, by=by, key=key, body=body, settings=self._settings))
+        return self._entries[-1]
+
+
+class Book:
+    """
+    One runbook, open.
+
+    Args:
+        desk: Whose.
+        name: Of the runbook.
+        incident: Its id; ``practice`` writes nothing anywhere.
+        operator: Who works through it; a changing step needs one.
+        subject, severity, limit, window: Of the alert, as they were when this was opened.
+        as_of: A moment that everything is looked at as of; empty is now, and each look is made anew.
+
+    Raises:
+        IncidentError: There is no such incident on this desk.
+    """
+
+    def __init__(self, desk: "Desk", name: str, incident: str = PRACTICE, operator: str = "", subject: str = "", severity: str = "", limit: str = "", window: str = "", as_of: str | datetime | None = None):
+        self.shelved = shelf.runbook(name)
+        self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), limit
+        self._as_of = clock.parse(as_of) if isinstance(as_of, str) and as_of else as_of or None
+        self.practice = incident == PRACTICE
+        self.window = clock.parse_span(window) if window else timedelta(minutes=10)
+        self._subject, self._severity = subject, severity
+        journal = Practice(desk.settings, self.now(), self.shelved.title, subject or "app", severity or "notify", name) if self.practice else desk.chronicle
+        self.walk = Walk(journal, incident, name, self.now, desk.rules.hash)
+        self._journal = journal
+        self.incident  # noqa: B018  # Refused at once where there is none.
+        self._looked: datetime | None = None
+
+    def now(self) -> datetime:
+        """What time it is here."""
+        return self._as_of or self.desk.now()
+
+    @property
+    def incident(self) -> Incident:
+        """The incident, as its record stands now."""
+        return self.walk.incident
+
+    @property
+    def attended(self) -> bool:
+        """Is somebody there who can be asked?"""
+        if self.practice or os.environ.get(UNATTENDED):
+            return False
+        import sys
+
+        shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+        return bool(shell) and hasattr(shell, "kernel")
+
+    @cached_property
+    def hooks(self) -> dict[str, Hook]:
+        """By which each changing step reaches the world; where something is only practised, all are rehearsals."""
+        found = hooks.read(self.desk.settings)
+        return {name: Hook(name) for name in found} if self.practice else found
+
+    # Looking.
+
+    def view(self) -> "View":
+        """Everything as it stands now; where somebody can be asked, they are asked first."""
+        at = self.now()
+        if self._as_of is None and self.desk.looked_at and (self._looked is None or at - self._looked >= AGAIN):
+            _apart(lambda: asyncio.run(self._look()))
+            self._looked = at = self.now()
+        return self.desk.view(at, self.window)
+
+    async def _look(self) -> None:
+        rounds = Rounds(self.desk.settings, self.desk.store, self.desk.rules, now=self.desk.now)
+        try:
+            rounds.samples.keep(await rounds.once(lambda name: not name.startswith("chain")))
+        finally:
+            rounds.close()
+
+    def look(self, name: str) -> Standing:
+        """Look at one step's matter, now, and write down what was seen."""
+        step = steps_module.step(name)
+        view = self.view()
+        seen = checks.seen(Scene(view, self.desk, step, self.incident))
+        picture = self._picture(view, seen.view)
+        self.walk.see(step, seen, view.window.end, self.operator, picture)
+        return self.walk.standing(step)
+
+    def _picture(self, view: "View", panel: str) -> str:
+        if not panel or self.practice:
+            return ""
+        from opslib import plots
+
+        return self.desk.chronicle.picture(plots.png(view.panel(panel).draw))
+
+    # Steps.
+
+    def step(self, name: str) -> "Card":
+        """
+        A step, looked at where that is free and due, and how it stands; what was done is shown, not done again.
+
+        Where nobody is there, what a person would judge is skipped, and what changes the world stays as it is.
+        """
+        step = steps_module.step(name)
+        standing = self.walk.standing(step)
+        if step.kind == LOOK and standing.state in ("not done", "stale", "unknown"):
+            self.look(name)
+        elif step.kind == ASK and not self.attended:
+            self.walk.skip(step)
+        return Card(self, step)
+
+    def answer(self, name: str, good: bool | None, by: str = "", note: str = "") -> Standing:
+        """A person judges a step: as expected, not, or None: cannot be told."""
+        step = steps_module.step(name)
+        self.walk.answer(step, good, by or self.operator, note)
+        return self.walk.standing(step)
+
+    def do(self, name: str, by: str = "", confirmed: bool = False, note: str = "") -> Standing:
+        """
+        Change the world, once; see `walk.Walk.do`.
+
+        Raises:
+            OperatorNeeded: Nobody puts their name to it.
+            IncidentError: Not confirmed; begun before, without an end; or being done by somebody.
+        """
+        step = steps_module.step(name)
+        return self.walk.do(step, by or self.operator, confirmed, lambda asked: self._act(step, asked), self._asked(step, note))
+
+    def settle(self, name: str, happened: bool, by: str = "", note: str = "") -> Standing:
+        """A person says whether an act happened of which nobody wrote down how it ended."""
+        return self.walk.settle(steps_module.step(name), happened, by or self.operator, note)
+
+    def note(self, words: str, by: str = "") -> Entry | None:
+        """Write down what was noticed."""
+        if self.practice:
+            return self._journal.append(PRACTICE, "note", {"words": words}, by=by or self.operator)
+        return self.desk.chronicle.note(self.incident.id, words, by or self.operator).head
+
+    def _asked(self, step: Step, note: str = "") -> dict[str, Any]:
+        """What a changing step fills in: shown before it is confirmed, written down with the intention."""
+        hook = self.hooks[step.hook]
+        found: dict[str, Any] = {"hook": step.hook, "how": hook.words, "subject": self._subject or self.incident.subject, "note": note}
+        return found | ({"says": self.said(step)} if step.says else {})
+
+    def said(self, step: Step) -> str:
+        """What a step tells somebody, filled in as of now."""
+        view, incident = self.desk.view(self.now(), self.window), self.incident
+        stands = impact.standing(view)
+        parts = [f"{head} {', '.join(w for s, w in stands if s == state)}" for state, head in (("works", "Works:"), ("fails", "Does not work:"), ("unknown", "Not known:")) if any(s == state for s, _ in stands)]
+        cause = next((e.body["words"] for e in reversed(incident.of_kind("diagnosis"))), "not known yet")
+        return step.says.format(title=incident.title, severity=impact.severity(view).level, standing="; ".join(parts), cause=cause, requests=", ".join(_requests(incident)) or "none recorded")
+
+    def _act(self, step: Step, asked: Mapping[str, Any]) -> Outcome:
+        hook = self.hooks[step.hook]
+        if hook.how != hooks.BUILT_IN:
+            return hooks.run(hook, asked, self.desk.settings)
+        if step.hook == "silence":
+            alert = self.incident
+            held = self.desk.dispatch.silence(str(asked["operator"]), f"incident {alert.id}", SILENCE_FOR, rule=alert.rule, subject=alert.subject if alert.rule else "")
+            return Outcome("done", f"silence {held.id} keeps {alert.rule or 'everything'} of {alert.subject} quiet for {text.duration(SILENCE_FOR.total_seconds())}")
+        from opslib import notify
+
+        told = _apart(lambda: notify.said(self.desk.settings, self.desk.staff, str(asked["id"]), str(asked["says"]), self.now()))
+        failed = [f"{name}: it {why}" for name, why in told if why]
+        return Outcome("failed" if len(failed) == len(told) else "done", f"told {', '.join(name for name, why in told if not why) or 'nobody'}{'; not told: ' + '; '.join(failed) if failed else ''}")
+
+    # What it comes to.
+
+    @property
+    def steps(self) -> list[Step]:
+        """Its steps in order."""
+        return self.shelved.steps
+
+    @property
+    def strip(self) -> Text:
+        """Every step and how it stands, and in which time box we are."""
+        incident = self.incident
+        rows = [[s.box, f"{(stands := self.walk.standing(s, incident)).mark} {stands.state}", s.name, s.do, stands.words.removeprefix(f"{s.name}: "), stands.by] for s in self.steps]
+        return tabled(self.clock_words(incident), ["min", "stands", "step", "do", "seen or done", "by"], rows, "no steps")
+
+    def clock_words(self, incident: Incident) -> str:
+        """How long the incident's clock has run, which box that is, and what of the boxes before is not done."""
+        box, minutes = self.walk.box(incident), self.walk.minutes(incident)
+        boxes = list(BOXES)
+        late = [s.name for s in self.steps if s.box in boxes[: boxes.index(box)] and self.walk.standing(s, incident).state in ("not done", "stale", "skipped")]
+        done = sum(self.walk.standing(s, incident).state in ("ok", "done", "rehearsed", "not as expected") for s in self.steps)
+        where = f"minute {minutes:.0f} since it was detected, box {box} min" if box != "after" else f"{text.duration(minutes * 60)} since it was detected, past the last box"
+        return f"{done}/{len(self.steps)} steps; {where}" + (f"; of earlier boxes not done: {', '.join(late)}" if late else "")
+
+    @property
+    def impact(self) -> Text:
+        """What it means for who trades, and what still works, looked up now."""
+        view = self.view()
+        severity = impact.severity(view)
+        rule = self.desk.rules.rules.get(self.incident.rule) or next((r for r in self.desk.rules.rules.values() if self.name in r.runbooks.values()), None)
+        lines = [f"for traders: {rule.traders}"] if rule else []
+        lines += [f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'not known'}[state] }: {words}" for state, words in impact.standing(view)]
+        return listed(f"Severity now: {severity.level}. {severity.why}", lines)
+
+    @property
+    def detection(self) -> Text:
+        """What fired, and how its panel stands now."""
+        view, incident = self.view(), self.incident
+        alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
+        lines = [f"{a['state']}, {a['severity']}, since {text.moment(clock.parse(a['since']))}: {a['sentence']}" for a in alerts]
+        panels = dict.fromkeys(r.panel for r in self.desk.rules.rules.values() if self.name in r.runbooks.values())
+        for panel in panels:
+            found = view.panel(panel)
+            lines += [f"{found.title}: {found.told}", *found.sentences]
+        return listed(f"As of {text.moment(view.window.end)}, over {text.duration(self.window.total_seconds())}", lines or ["no alert of this runbook stands"])
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """What is the matter, with what speaks for it and against it; written down with the incident."""
+        found = self.desk.diagnose(self.now(), self.window)
+        self._journal.append(self.incident.id, "diagnosis", found.as_json() | {"runbook": self.name, "as_of": text.iso(self.now()), "source": "diagnosis", "rules_hash": self.desk.rules.hash})
+        return found
+
+    @property
+    def afterwards(self) -> Text:
+        """What is left to do when it is over: action items as the record suggests them, and the next command."""
+        incident, items = self.incident, list[str]()
+        for step in self.steps:
+            stands = self.walk.standing(step, incident)
+            if stands.state in ("not as expected", "unknown", "failed", "unsure"):
+                items.append(f"step {step.name} was {stands.state} ({stands.words.removeprefix(step.name + ': ')}): what would have made it easier?")
+            if stands.state == "rehearsed":
+                items.append(f"step {step.name} could only be rehearsed: set a hook for {step.hook} in settings.toml")
+        items.append(f"change to the runbook: name the notebook (runbooks/{self.name}.ipynb) and the step, such as {self.steps[0].name if self.steps else 'its first'}")
+        more = [f"then: ops incident resolve {incident.id} --by NAME; ops postmortem {incident.id}"]
+        return listed("Action items, as the record suggests them", [*items, *more])
+
+    @property
+    def header(self) -> Text:
+        """Where we are: the incident, who acts, how long it has gone on."""
+        incident = self.incident
+        rule = self.desk.rules.rules.get(incident.rule)
+        who = rule.who if rule else next((r.who for r in self.desk.rules.rules.values() if self.name in r.runbooks.values()), "Tech Lead")
+        severity = self._severity or incident.severity
+        about = f"{named(rule, incident.subject)}, limit {self.limit}" if rule and self.limit else self._subject or incident.subject
+        lines = [
+            f"{incident.id}, {incident.status}, {severity}: {about}",
+            f"acts: {who}; holds it: {incident.holder or 'nobody yet'}; working here: {self.operator or 'nobody has given a name'}",
+            f"as of {text.moment(self.now())}; {self.clock_words(incident)}",
+            "changing steps: " + ("all rehearsed, this is practice" if self.practice else ", ".join(f"{s.name} ({'real' if self.hooks[s.hook].real else 'rehearsal'})" for s in self.steps if s.kind == CHANGE) or "none"),
+        ]
+        return listed(f"{self.shelved.title}{' (practice)' if self.practice else ''}: {incident.title}" if not self.practice else f"{self.shelved.title} (practice)", lines)
+
+    def __repr__(self) -> str:
+        return self.header.plain
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return self.header._repr_mimebundle_()
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.header)
+        if self.attended:
+            from opslib import controls
+
+            controls.show_strip(self)
+
+
+class Card:
+    """One step as it is shown: what to do, what to expect, how it stands; with its buttons where somebody is there."""
+
+    def __init__(self, book: Book, step: Step):
+        self.book, self.step = book, step
+
+    @property
+    def standing(self) -> Standing:
+        """How the step stands now."""
+        return self.book.walk.standing(self.step)
+
+    @property
+    def text(self) -> Text:
+        """The step in four lines; of a changing one, what it would do."""
+        step, stands = self.step, self.standing
+        n = next((i for i, s in enumerate(self.book.steps, 1) if s.name == step.name), 0)
+        lines = [f"expect: {step.expect}"]
+        if step.kind == CHANGE and stands.state not in ("done",):
+            lines += [f"it will do: {self.book.hooks[step.hook].words}"] + ([f"it will say: {self.book.said(step)}"] if step.says else [])
+        seen = stands.words.removeprefix(f"{step.name}: ")
+        lines.append(f"{stands.mark} {stands.state}{': ' + seen if seen else ''}{f' ({stands.by})' if stands.by else ''}")
+        if stands.state == "unsure":
+            lines.append(self.book.walk._unsure(step, stands))
+        if following := (stands.entry.body.get("next") if stands.entry else None):
+            lines.append(f"this leads to another runbook: ops runbook open {following} --incident {self.book.incident.id}")
+        lines.append(f"judged by {step.judged_by}")
+        return listed(f"{n}/{len(self.book.steps)} {step.name}: {step.do}", lines)
+
+    def __repr__(self) -> str:
+        return self.text.plain
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        if self.book.attended:
+            from opslib import controls
+
+            controls.show(self)
+        else:
+            display(self.text)
+
+
+def _apart(what: Callable[[], T]) -> T:
+    """Done in a thread of its own: a kernel has a loop already, and only one can run in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(what).result()
+
+
+def _requests(incident: Incident) -> list[str]:
+    """Ids that the provider gave its answers, as the record has them: what its support asks for."""
+    found = [str(value) for e in incident.of_kind("step") for value in _values(e.body.get("content"), "request_id")]
+    return list(dict.fromkeys(found))[:20]
+
+
+def _values(found: Any, key: str) -> list[Any]:
+    if isinstance(found, dict):
+        return [v for k, v in found.items() if k == key and v] + [v for value in found.values() for v in _values(value, key)]
+    return [v for value in found for v in _values(value, key)] if isinstance(found, list) else []
+
+
+def opened(desk: "Desk", name: str, incident: Incident, operator: str) -> Path:
+    """
+    Open a runbook for an incident: a copy in its folder, filled in, the likely branch first.
+
+    Returns:
+        Where the copy is; the exemplar in ``runbooks/`` is never worked in.
+    """
+    import json
+
+    shelved = shelf.runbook(name)
+    rule = desk.rules.rules.get(incident.rule)
+    limit = next((e.body["limit"] for e in reversed(incident.entries) if e.kind in ("alert", "opened") and e.body.get("limit") is not None), None)
+    found = desk.diagnose(desk.now(), rule.window if rule else timedelta(minutes=10))
+    given = {
+        "app": desk.settings.app, "incident": incident.id, "operator": operator, "subject": incident.subject, "severity": incident.severity, "limit": rule.limit_told(limit) if rule and limit is not None else "",
+        "window": f"{round(rule.window.total_seconds())}s" if rule else "", "as_of": "",
+    }  # fmt: skip
+    folder = desk.chronicle.folder(incident.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    number = max((int(p.name[:2]) for p in folder.glob("[0-9][0-9]_*.ipynb")), default=0) + 1
+    place = folder / f"{number:02}_{name}.ipynb"
+    content = json.dumps(shelf.filled(shelved, given, [found.cause]), indent=1, ensure_ascii=False) + "\n"
+    with place.open("x", encoding="utf-8") as file:
+        file.write(content)
+    body = {"runbook": name, "notebook": place.name, "cause": found.cause, "confidence": found.confidence, "given": given, "words": f"runbook {name} opened as {place.name}; likely {found.cause}"}
+    desk.chronicle.append(incident.id, "runbook", body, by=operator)
+    return place
