@@ -8,7 +8,7 @@ each other. What alerts, acknowledgements, deliveries and markers did is taken i
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -45,9 +45,7 @@ class Chronicle:
 
     def all(self) -> list[Incident]:
         """Every incident, oldest first."""
-        with self.store.reading() as connection:
-            names = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app).order_by(INCIDENTS.c.opened_us, INCIDENTS.c.id)).scalars().all()
-        return [self.read(name) for name in names]
+        return [self.read(name) for name in self._names()]
 
     def read(self, name: str, known_at: datetime | None = None) -> Incident:
         """
@@ -64,7 +62,7 @@ class Chronicle:
         if known_at:
             found = [e for e in found if e.known_at_us <= clock.micros(known_at)]
         if not found:
-            raise IncidentError(f"there is no incident {name!r}.{text.nearest(name, [i for i, _ in self._names()])} ops incident list has those there are.")
+            raise IncidentError(f"there is no incident {name!r}.{text.nearest(name, self._names())} ops incident list has those there are.")
         return fold(name, found)
 
     def find(self, name: str = "") -> Incident:
@@ -82,15 +80,18 @@ class Chronicle:
         by_alert = self.of_alerts().get(name)
         return self.read(by_alert or name)
 
-    def of_alerts(self) -> dict[str, str]:
-        """Which incident is each alert in?"""
+    def of_alerts(self, known_at: datetime | None = None) -> dict[str, str]:
+        """Which incident is each alert in, as known at a moment (None: now)? Of one that was merged, the one that goes on."""
+        query = sa.select(ENTRIES.c.key, ENTRIES.c.incident, ENTRIES.c.line).join(INCIDENTS, sa.and_(INCIDENTS.c.app == ENTRIES.c.app, INCIDENTS.c.id == ENTRIES.c.incident))
+        query = query.where(ENTRIES.c.app == self.app, ENTRIES.c.key.like("joined:%")).order_by(INCIDENTS.c.into != "", INCIDENTS.c.opened_us.desc())
         with self.store.reading() as connection:
-            rows = connection.execute(sa.select(ENTRIES.c.key, ENTRIES.c.incident).where(ENTRIES.c.app == self.app, ENTRIES.c.key.like("joined:%")).order_by(ENTRIES.c.incident)).all()
-        return {row.key.removeprefix("joined:"): row.incident for row in rows}
+            rows = connection.execute(query).all()
+        known_us = 2**62 if known_at is None else clock.micros(known_at)
+        return {row.key.removeprefix("joined:"): row.incident for row in reversed(rows) if known_at is None or evidence.read(row.line).known_at_us <= known_us}
 
-    def _names(self) -> list[tuple[str, str]]:
+    def _names(self) -> list[str]:
         with self.store.reading() as connection:
-            return [(row.id, row.about) for row in connection.execute(sa.select(INCIDENTS.c.id, INCIDENTS.c.about).where(INCIDENTS.c.app == self.app))]
+            return list(connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app).order_by(INCIDENTS.c.opened_us, INCIDENTS.c.id)).scalars())
 
     def _entries(self, connection: sa.Connection, name: str) -> list[Entry]:
         query = sa.select(ENTRIES.c.line).where(ENTRIES.c.app == self.app, ENTRIES.c.incident == name).order_by(ENTRIES.c.seq)
@@ -168,9 +169,12 @@ class Chronicle:
 
     # The life of an incident.
 
-    def open(self, title: str, *, by: str, alert: Mapping[str, Any] | None = None, runbook: str = "incident", subject: str = "app", severity: str = "notify") -> Incident:
+    def open(self, title: str, *, by: str, alert: Mapping[str, Any] | None = None, also: Iterable[Mapping[str, Any]] = (), runbook: str = "incident", subject: str = "app", severity: str = "notify") -> Incident:
         """
         Open an incident by hand; for an alert, as ``ops status`` has it, the one that it is in already where there is one.
+
+        Args:
+            also: Other alerts that belong to it.
 
         Raises:
             IncidentError: It has no title.
@@ -178,6 +182,9 @@ class Chronicle:
         if alert is not None:
             with self.store.committing() as connection:
                 name = self._of_alert(connection, alert, by)
+                for other in also:
+                    if self._held(connection, other["id"]) is None:
+                        self._append(connection, name, "joined", {"alert": other["id"], "words": f"alert {other['id']} belongs to it"}, "", f"joined:{other['id']}", None)
             self.take_in()
             return self.read(name)
         if not title.strip():
@@ -193,13 +200,17 @@ class Chronicle:
         state = connection.execute(sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.alert == alert["id"])).scalar()
         notice = Notice(**json.loads(state)) if state else Notice(alert["id"], alert["rule"], alert["subject"], alert["source"], "", "")
         about = notice.group or alert.get("inhibited_by") or alert["id"]
-        held = connection.execute(sa.select(ENTRIES.c.incident).where(ENTRIES.c.app == self.app, ENTRIES.c.key.in_([f"joined:{alert['id']}", f"joined:{about}"])).order_by(ENTRIES.c.incident.desc())).scalar()
-        name = held or self._about(connection, about)
+        name = self._held(connection, alert["id"]) or self._held(connection, about) or self._about(connection, about)
         if name is None:
             since = clock.micros(clock.parse(alert["since"]))
             name = self._open(connection, self._opening(alert, about), by, since if not by else None, about)
         self._append(connection, name, "joined", {"alert": alert["id"], "words": f"alert {alert['id']} belongs to it"}, "", f"joined:{alert['id']}", None)
         return name
+
+    def _held(self, connection: sa.Connection, alert: str) -> str | None:
+        """The incident that an alert is in; of one that was merged, the one that goes on."""
+        query = sa.select(ENTRIES.c.incident).join(INCIDENTS, sa.and_(INCIDENTS.c.app == ENTRIES.c.app, INCIDENTS.c.id == ENTRIES.c.incident))
+        return connection.execute(query.where(ENTRIES.c.app == self.app, ENTRIES.c.key == f"joined:{alert}").order_by(INCIDENTS.c.into != "", INCIDENTS.c.opened_us.desc()).limit(1)).scalar()
 
     def _opening(self, alert: Mapping[str, Any], about: str) -> dict[str, Any]:
         rule = self.rules.rules.get(alert["rule"])
@@ -210,10 +221,10 @@ class Chronicle:
 
     def _about(self, connection: sa.Connection, about: str) -> str | None:
         """The incident of a group; of one that was merged, the one that it was merged into."""
-        name = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.about == about)).scalar()
-        while name is not None and (found := fold(name, self._entries(connection, name))).status == "merged":
-            name = found.into
-        return name
+        found = connection.execute(sa.select(INCIDENTS.c.id, INCIDENTS.c.into).where(INCIDENTS.c.app == self.app, INCIDENTS.c.about == about)).one_or_none()
+        while found is not None and found.into:
+            found = connection.execute(sa.select(INCIDENTS.c.id, INCIDENTS.c.into).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == found.into)).one_or_none()
+        return found.id if found else None
 
     def _open(self, connection: sa.Connection, body: Mapping[str, Any], by: str, at_us: int | None, about: str | None = None) -> str:
         known_us = self.store.stamp(connection)
@@ -221,7 +232,7 @@ class Chronicle:
         day = f"{clock.instant(when_us).astimezone(NEW_YORK):%Y-%m-%d}"
         names = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id.like(f"{day}-%"))).scalars().all()
         name = f"{day}-{max((int(n.rpartition('-')[2]) for n in names), default=0) + 1}"
-        connection.execute(sa.insert(INCIDENTS).values(app=self.app, id=name, opened_us=known_us, about=about or name, open=True))
+        connection.execute(sa.insert(INCIDENTS).values(app=self.app, id=name, opened_us=known_us, about=about or name, open=True, into=""))
         self._append(connection, name, "opened", dict(body) | {"app": self.app, "about": about or name}, by, "opened", at_us)
         return name
 
@@ -259,7 +270,7 @@ class Chronicle:
         return sorted((n for n in found if n.group and n.told and not n.explained), key=lambda n: (n.fired_us or 0, n.alert))
 
     def _join(self, connection: sa.Connection, notice: Notice) -> set[str]:
-        if connection.execute(sa.select(ENTRIES.c.seq).where(ENTRIES.c.app == self.app, ENTRIES.c.key == f"joined:{notice.alert}")).first():
+        if self._held(connection, notice.alert):
             return set()
         name = self._about(connection, notice.group)
         if name is None:
@@ -318,8 +329,8 @@ class Chronicle:
             if found.status in not_when:
                 raise IncidentError(f"incident {name} is {found.status}{' into ' + found.into if found.into else ''}: it cannot be {kind} now. ops incident reopen {name} opens it again.")
             self._append(connection, name, kind, body, by, "", clock.micros(at) if at else None)
-            if kind in ("reopened",):
-                connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=True))
+            if kind == "reopened":
+                connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=True, into=""))
         self.take_in()
         self.copy(name)
         return self.read(name)
@@ -381,7 +392,7 @@ class Chronicle:
             self._append(connection, into, "note", {"words": f"{name} was merged into this: {found.title}", "merged": name}, by, f"merged:{name}", None)
             for alert in joined:
                 self._append(connection, into, "joined", {"alert": alert, "words": f"alert {alert} belongs to it"}, "", f"joined:{alert}", None)
-            connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=False))
+            connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=False, into=into))
         self.take_in()
         self.copy(into)
         return self.read(name)
