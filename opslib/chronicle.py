@@ -6,9 +6,7 @@ each other. What alerts, acknowledgements, deliveries and markers did is taken i
 """
 
 import json
-import os
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from opslib import clock, evidence, text
+from opslib import clock, dossier, evidence, text
 from opslib.alerts import Transition
 from opslib.dispatch import EXPIRED, SENT as DELIVERED
 from opslib.errors import IncidentError
@@ -26,13 +24,12 @@ from opslib.marks import Marks
 from opslib.notices import Notice
 from opslib.record import COLUMNS
 from opslib.rules import Rules
-from opslib.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MESSAGES, NOTICES, PICTURES, TRANSITIONS
+from opslib.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MARKS, MESSAGES, NOTICES, PICTURES, TRANSITIONS
 from opslib.settings import Settings
 from opslib.store import Store
 from opslib.text import NEW_YORK
 
 LEAD = timedelta(minutes=30)  # Markers of so long before an incident belong on its timeline: most have a change before them.
-RECORD = "record.jsonl"
 
 
 class Chronicle:
@@ -40,6 +37,7 @@ class Chronicle:
 
     def __init__(self, store: Store, settings: Settings, rules: Rules):
         self.store, self.settings, self.rules, self.app = store, settings, rules, settings.app
+        self._seen: tuple = ()
 
     # Reading.
 
@@ -152,29 +150,13 @@ class Chronicle:
         Raises:
             IncidentError: The folder cannot be written; the store has it all the same.
         """
-        place = self.folder(name)
-        with self.store.reading() as connection:
-            lines = list(connection.execute(sa.select(ENTRIES.c.line).where(ENTRIES.c.app == self.app, ENTRIES.c.incident == name).order_by(ENTRIES.c.seq)).scalars())
-            wanted = {p for line in lines for p in _pictures(line)}
-            missing = [p for p in wanted if not (place / "evidence" / f"{p}.png").exists()]
-            bodies = {row.digest: row.body for row in connection.execute(sa.select(PICTURES.c.digest, PICTURES.c.body).where(PICTURES.c.app == self.app, PICTURES.c.digest.in_(missing)))} if missing else {}
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            for digest, body in bodies.items():
-                (place / "evidence").mkdir(exist_ok=True)
-                _replace(place / "evidence" / f"{digest}.png", body)
-            _replace(place / RECORD, "".join(f"{line}\n" for line in lines).encode())
-        except OSError as problem:
-            raise IncidentError(f"the record of {name} is in the store; its copy in {place} could not be written ({problem.strerror}).") from None
+        dossier.copy(self.store, self.app, name, self.folder(name))
 
     # The life of an incident.
 
-    def open(self, title: str, *, by: str, alert: Mapping[str, Any] | None = None, also: Iterable[Mapping[str, Any]] = (), runbook: str = "incident", subject: str = "app", severity: str = "notify") -> Incident:
+    def open(self, title: str, *, by: str, alert: Mapping[str, Any] | None = None, runbook: str = "incident", subject: str = "app", severity: str = "notify") -> Incident:
         """
         Open an incident by hand; for an alert, as ``ops status`` has it, the one that it is in already where there is one.
-
-        Args:
-            also: Other alerts that belong to it.
 
         Raises:
             IncidentError: It has no title.
@@ -182,9 +164,6 @@ class Chronicle:
         if alert is not None:
             with self.store.committing() as connection:
                 name = self._of_alert(connection, alert, by)
-                for other in also:
-                    if self._held(connection, other["id"]) is None:
-                        self._append(connection, name, "joined", {"alert": other["id"], "words": f"alert {other['id']} belongs to it"}, "", f"joined:{other['id']}", None)
             self.take_in()
             return self.read(name)
         if not title.strip():
@@ -204,7 +183,7 @@ class Chronicle:
         if name is None:
             since = clock.micros(clock.parse(alert["since"]))
             name = self._open(connection, self._opening(alert, about), by, since if not by else None, about)
-        self._append(connection, name, "joined", {"alert": alert["id"], "words": f"alert {alert['id']} belongs to it"}, "", f"joined:{alert['id']}", None)
+        self._belongs(connection, name, alert["id"])
         return name
 
     def _held(self, connection: sa.Connection, alert: str) -> str | None:
@@ -246,8 +225,9 @@ class Chronicle:
             The incidents whose records grew.
         """
         with self.store.reading() as connection:
-            if not self._anything(connection):
-                return []
+            now = self._fingerprint(connection)
+        if now == self._seen:
+            return []
         grown: set[str] = set()
         with self.store.committing() as connection:
             for notice in self._notices(connection):
@@ -257,11 +237,15 @@ class Chronicle:
                     grown.add(name)
         for name in sorted(grown):
             self.copy(name)
+        self._seen = now
         return sorted(grown)
 
-    def _anything(self, connection: sa.Connection) -> bool:
-        followed = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.open.is_(True)).limit(1)).scalar()
-        return followed is not None or bool(self._notices(connection))
+    def _fingerprint(self, connection: sa.Connection) -> tuple:
+        """What could be taken in: asked often, so without taking the writers' turn, and without reading a record."""
+        newest = tuple(connection.execute(sa.select(sa.func.max(t.c.seq)).where(t.c.app == self.app)).scalar() for t in (TRANSITIONS, ACTS, MARKS))
+        told = connection.execute(sa.select(sa.func.count()).where(DELIVERIES.c.app == self.app, DELIVERIES.c.over_us.is_not(None))).scalar()
+        known = connection.execute(sa.select(sa.func.count(), sa.func.sum(sa.cast(INCIDENTS.c.open, sa.Integer))).where(INCIDENTS.c.app == self.app)).one()
+        return (*newest, told, *known, *((n.alert, n.group) for n in self._notices(connection)))
 
     def _notices(self, connection: sa.Connection) -> list[Notice]:
         """Alerts that somebody is to be told of, and which group they belong to."""
@@ -276,14 +260,21 @@ class Chronicle:
         if name is None:
             row = {"id": notice.alert, "rule": notice.rule, "subject": notice.subject, "source": notice.source, "severity": notice.level or notice.worst or "notify", "sentence": notice.sentence, "limit": notice.limit}
             name = self._open(connection, self._opening(row, notice.group), "", notice.fired_us, notice.group)
-        self._append(connection, name, "joined", {"alert": notice.alert, "words": f"alert {notice.alert} belongs to it"}, "", f"joined:{notice.alert}", None)
+        self._belongs(connection, name, notice.alert)
         return {name}
+
+    def _belongs(self, connection: sa.Connection, name: str, alert: str) -> None:
+        self._append(connection, name, "joined", {"alert": alert, "words": f"alert {alert} belongs to it"}, "", f"joined:{alert}", None)
 
     def _follow(self, connection: sa.Connection, name: str) -> bool:
         """Write down what became of an incident's alerts, who took them, who was told, which markers stand beside it. Did it grow?"""
         entries = self._entries(connection, name)
         kept, found, before = {e.key for e in entries}, fold(name, entries), len(entries)
         joined = [e.body["alert"] for e in entries if e.kind == "joined"]
+        for alert in connection.execute(sa.select(TRANSITIONS.c.alert).where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.inhibited_by.in_(joined)).distinct().order_by(TRANSITIONS.c.alert)).scalars().all():
+            if alert not in joined and self._held(connection, alert) is None:  # What it explains away belongs to it.
+                self._belongs(connection, name, alert)
+                joined.append(alert)
         query = sa.select(TRANSITIONS.c.seq, *(TRANSITIONS.c[c] for c in COLUMNS)).where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.alert.in_(joined)).order_by(TRANSITIONS.c.seq)
         for row in connection.execute(query).all():
             if (key := f"alert:{row[0]}") not in kept:
@@ -391,22 +382,8 @@ class Chronicle:
         with self.store.committing() as connection:
             self._append(connection, into, "note", {"words": f"{name} was merged into this: {found.title}", "merged": name}, by, f"merged:{name}", None)
             for alert in joined:
-                self._append(connection, into, "joined", {"alert": alert, "words": f"alert {alert} belongs to it"}, "", f"joined:{alert}", None)
+                self._belongs(connection, into, alert)
             connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=False, into=into))
         self.take_in()
         self.copy(into)
         return self.read(name)
-
-
-def _pictures(line: str) -> list[str]:
-    """Which pictures does an entry cite?"""
-    if '"picture":' not in line:
-        return []
-    found = evidence.read(line).body.get("picture")
-    return [found["sha256"]] if isinstance(found, dict) else []
-
-
-def _replace(path: Path, content: bytes) -> None:
-    making = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    making.write_bytes(content)
-    os.replace(making, path)

@@ -137,7 +137,7 @@ def _for(desk: "Desk", name: str, by: str, options: argparse.Namespace) -> Incid
     view = desk.status(options.as_of)
     leads = [a for a in view.alerts if a["runbook"] == name and a["state"] != "pending" and not a["inhibited_by"]]
     if leads:
-        return desk.chronicle.open("", by=by, alert=leads[0], also=[a for a in leads if (a["rule"], a["subject"]) == (leads[0]["rule"], leads[0]["subject"])])
+        return desk.chronicle.open("", by=by, alert=leads[0])
     standing = [i for i in desk.chronicle.all() if i.runbook == name and i.status not in CLOSED]
     return standing[-1] if standing else desk.chronicle.open(shelf.runbook(name).title, by=by, runbook=name)
 
