@@ -271,10 +271,11 @@ class Chronicle:
         entries = self._entries(connection, name)
         kept, found, before = {e.key for e in entries}, fold(name, entries), len(entries)
         joined = [e.body["alert"] for e in entries if e.kind == "joined"]
-        for alert in connection.execute(sa.select(TRANSITIONS.c.alert).where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.inhibited_by.in_(joined)).distinct().order_by(TRANSITIONS.c.alert)).scalars().all():
-            if alert not in joined and self._held(connection, alert) is None:  # What it explains away belongs to it.
-                self._belongs(connection, name, alert)
-                joined.append(alert)
+        for cause in joined:  # What one of its alerts explains away belongs to it; that grows while it is gone through.
+            for alert in connection.execute(sa.select(TRANSITIONS.c.alert).where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.inhibited_by == cause).distinct().order_by(TRANSITIONS.c.alert)).scalars().all():
+                if alert not in joined and self._held(connection, alert) is None:
+                    self._belongs(connection, name, alert)
+                    joined.append(alert)
         query = sa.select(TRANSITIONS.c.seq, *(TRANSITIONS.c[c] for c in COLUMNS)).where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.alert.in_(joined)).order_by(TRANSITIONS.c.seq)
         for row in connection.execute(query).all():
             if (key := f"alert:{row[0]}") not in kept:
