@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from looks import CLOSES
+
 from opslib import clock, settings, shelf, workbook
 from opslib.desk import Desk
 from opslib.errors import IncidentError, OperatorNeeded, SettingsError
@@ -53,7 +55,7 @@ def home(laid: Path) -> Path:
 def desk(home: Path) -> Desk:
     """The demo's desk, opened anew, at the end of its day."""
     found = settings.load(home, "demo", {"OPS_MASSIVE_TOKEN": TOKEN})
-    return Desk(found, lambda: tour.scripted().closes)
+    return Desk(found, lambda: CLOSES)
 
 
 PLAIN = Desk.view
