@@ -46,7 +46,8 @@ def answers(scene: Scene) -> Seen:
     if worst is None:
         return Seen(True, f"{of} answers{f' (slowest {seconds(max(took))})' if took else ''}", content, "probe", query, view="providers")
     since, told = scene.probed.since(worst.probe, of, scene.at_us), scene.probed.told(worst)
-    detail = [f"HTTP {told['status']}"] * (told.get("status", 200) >= 400) + [f'"{text.one_line(told["said"], 80)}"'] * bool(told.get("said")) + [f"since {local(since.ts_us)}"] * bool(since)
+    status, quote = told.get("status", 200), text.one_line(str(told.get("said", "")), 80)
+    detail = [f"HTTP {status}"] * (status >= 400) + [f'"{quote}"'] * bool(quote) + ([f"since {local(since.ts_us)}"] if since else [])
     return Seen(False, f"{of} {OUTCOMES[worst.outcome].words} ({', '.join(detail)}); the fault is {OUTCOMES[worst.outcome].fault}", content, "probe", query, view="providers")
 
 
@@ -155,7 +156,7 @@ def panels(scene: Scene) -> Seen:
     found = [scene.view.panel(name) for name in NAMES]
     content = {p.name: {"verdict": p.told, "sentences": [s for s in p.sentences if not s.startswith("not counted")]} for p in found}
     wrong = [p for p in found if p.told not in ("ok", "unknown (nothing to judge)")]
-    words = "; ".join(f"{p.title} {p.verdict}: {p.sentences[0] if p.sentences else ''}" for p in wrong) or f"all {len(found)} panels are ok"
+    words = "; ".join(f"{p.title}: {p.sentences[0] if p.sentences else p.told}" for p in wrong) or f"all {len(found)} panels are ok"
     good = None if wrong and all(p.verdict == "unknown" for p in wrong) else not wrong
     return Seen(good, words, content, "panels", f"the four panels over {text.duration(scene.view.window.seconds)}")
 

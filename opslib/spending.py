@@ -276,7 +276,7 @@ def _line(scene: Scene, at: int) -> Seen:
     if line.as_assumed is None:
         why = NO_FILLS if not spent.accuracy else NO_PAIRS if not spent.pairs else "nothing tells what was lost to the spread"
         return Seen(None, why, None, "fills", _QUERY)
-    told = (lambda v: text.number(None if v is None else float(v), "%" if name.endswith("pct") else "$", 3))  # noqa: E731
+    told = lambda v: text.UNKNOWN if v is None else f"{float(v):.3f} %" if name.endswith("pct") else f"${float(v):.3f}"  # noqa: E731
     return Seen(line.as_assumed, f"{line.told}; {told(was)} {unit}, {told(assumed)} was assumed", {"expected_usd": _json(line.expected), "actual_usd": _json(line.actual), "assumed": _json(assumed), "was": _json(was)}, "fills", _QUERY, view="pnl")
 
 

@@ -7,7 +7,7 @@ Each answers one question about a moment, and says unknown where nobody looked.
 
 from datetime import timedelta
 
-from opslib import host as host_module, indicators, text
+from opslib import clock, host as host_module, indicators, text
 from opslib.outcome import OUTCOMES
 from opslib.samples import Sample
 from opslib.scene import HOUR, LAST, LATELY, Scene, local, looked, seconds
@@ -39,7 +39,7 @@ def server(scene: Scene) -> Seen:
         return Seen(None, "nobody has asked the app's server lately", None, "probe", query)
     outcome = OUTCOMES[last.outcome]
     up = f", up for {text.duration(last.value)}" if last.value is not None and outcome.usable else ""
-    words = f"the app's server {outcome.words} ({seconds(last.seconds)}{up}) {since}; 200 with its own JSON was expected"
+    words = f"the app's server {outcome.words} ({seconds(last.seconds)}{up})" if outcome.usable else f"the app's server {outcome.words}, {since}; 200 with its own JSON was expected"
     return Seen(outcome.usable, words, looked(last), "probe", query, "" if outcome.usable else "monitor_down", "system")
 
 
@@ -51,7 +51,8 @@ def process(scene: Scene) -> Seen:
         return Seen(None, "nobody looks at the app's process: set OPS_APP_PID", None, "probe", query)
     told = scene.probed.told(last)
     if last.outcome == "ok":
-        return Seen(True, f"it runs: pid {told.get('pid')}, {text.number(last.value, 'MB', 0)}, {told.get('threads')} threads, {since}", looked(last), "probe", query, view="system")
+        born = f", started {text.moment(clock.instant(round(told['born'] * 1e6)))}" if "born" in told else ""
+        return Seen(True, f"it runs: pid {told.get('pid')}, {text.number(last.value, 'MB', 0)}, {told.get('threads')} threads{born}", looked(last), "probe", query, view="system")
     return Seen(None if last.outcome == "absent" else False, f"the app's process {OUTCOMES[last.outcome].words}, {since}", looked(last), "probe", query, view="system")
 
 
@@ -102,11 +103,11 @@ def page_hears(scene: Scene) -> Seen:
     """Is a page open, and is its socket connected, as after a refresh?"""
     reloads, now = scene.view.tape.reloads(scene.last(HOUR)), scene.view.tape.open_at(scene.at_us)
     connected = scene.view.figures["system"]["websocket_connected"]
-    loads = f"{len(reloads)} reloads in the last hour{f', the last at {reloads[-1].astimezone(text.NEW_YORK):%H:%M:%S} New York' if reloads else ''}"
+    loads = f"reloaded at {', '.join(f'{at.astimezone(text.NEW_YORK):%H:%M:%S}' for at in reloads[-3:])} New York" if reloads else "not reloaded in the last hour"
     content = {"pages_open": len(now), "reloads": [text.iso(at) for at in reloads], "connected": connected}
     if connected is None or not now:
         return Seen(None, f"no open page tells of its socket ({len(now)} open; {loads})", content, "page", "the open pages' own word of their socket")
-    return Seen(connected, f"{len(now)} pages open, their socket is {'connected' if connected else 'disconnected'}; {loads}", content, "page", "the open pages' own word of their socket", view="system")
+    return Seen(connected, f"pages open: {len(now)}, socket {'connected' if connected else 'disconnected'}; {loads}", content, "page", "the open pages' own word of their socket", view="system")
 
 
 def socket_quick(scene: Scene) -> Seen:
@@ -196,7 +197,7 @@ def dashboard_age(scene: Scene) -> Seen:
 def posts(scene: Scene) -> Seen:
     """Do the pages' posts come in?"""
     silent, now = indicators.silent_for_s(scene.view.tape, scene.view.window.end), scene.view.tape.open_at(scene.at_us)
-    more = f"{len(now)} pages open, the newest post {text.duration(silent)} ago" if silent is not None else "the market is closed: none is expected"
+    more = f"pages open: {len(now)}, the newest post {text.duration(silent)} ago" if silent is not None else "the market is closed: none is expected"
     return scene.ruled(["silence"], view="system", more=more)
 
 
@@ -204,7 +205,7 @@ def beats(scene: Scene) -> Seen:
     """Does our collector look on?"""
     last, since = _stands(scene, "beat", "collector")
     told = scene.probed.told(last) if last else {}
-    parts = [f"stopped {since}"] * bool(last and last.outcome == "stopped") + [f"failing: {', '.join(told['failing'])}"] * bool(told.get("failing")) + [f"{told.get('lost')} samples lost"] * bool(told.get("lost"))
+    parts = [f"stopped {since}"] * bool(last and last.outcome == "stopped") + [f"failing: {', '.join(told.get('failing', ()))}"] * bool(told.get("failing")) + [f"{told.get('lost')} samples lost"] * bool(told.get("lost"))
     found = scene.ruled(["heartbeat"], view="system", more="; ".join(parts))
     return found._replace(good=False) if parts else found
 
