@@ -4,14 +4,16 @@ noisiest, how long each one took; and nothing else.
 """
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from opslib import clock, findings, rises, tape as tape_module, text, watch
 from opslib.alerts import Alert, Alerts
+from opslib.chronicle import Chronicle
 from opslib.clock import Window
+from opslib.marks import Mark, Marks
 from opslib.record import Record
 from opslib.report import Text, listed, tabled
 from opslib.rises import Rise
@@ -28,6 +30,7 @@ class Timeline:
     rises: list[Rise]
     window: Window
     rules: Rules
+    marks: tuple[Mark, ...] = ()
 
     def __repr__(self) -> str:
         rows = dict.fromkeys((r.rule, r.subject) for r in self.rises)
@@ -37,7 +40,7 @@ class Timeline:
         from opslib import plots
 
         told = "; ".join(f"{r.severity} {_local(text.iso(clock.instant(r.fired_us)))} {named(self.rules[r.rule], r.subject)}" for r in self.rises if r.sent)
-        plots.shown({"text/plain": repr(self)}, lambda ax: plots.alerts(ax, self.rises, self.window, self.rules), "alerts over time", f"Alerts over time: {told or 'nothing was told'}")
+        plots.shown({"text/plain": repr(self)}, lambda ax: (plots.alerts(ax, self.rises, self.window, self.rules), plots.marked(ax, self.marks)), "alerts over time", f"Alerts over time: {told or 'nothing was told'}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class AlertLog:
         lacking: Why the log does not cover the window; empty where it does.
         budgets: Measures how fast each budget is spent at its end; it reads a day, so only who shows it asks.
         rules: The limits in force.
+        incidents: Which incident each alert is in.
+        marks: What somebody said happened in the window.
     """
 
     app: str
@@ -61,10 +66,12 @@ class AlertLog:
     lacking: str
     budgets: Callable[[], list[Finding]]
     rules: Rules
+    incidents: Mapping[str, str]
+    marks: tuple[Mark, ...]
 
     def as_json(self) -> list[dict[str, Any]]:
         """The rows of CONTRACT.md's ``ops alerts``."""
-        return [rise.as_json(self.rules) for rise in self.rises]
+        return [rise.as_json(self.rules, self.incidents.get(rise.alert)) for rise in self.rises]
 
     @property
     def answer(self) -> Text:
@@ -90,7 +97,7 @@ class AlertLog:
         """The newest session of the window, as a picture: which alerts overlapped, and which explained another away?"""
         spans = clock.open_spans(self.window)
         window = spans[-1] if spans else self.window
-        return Timeline(rises.within(self.rises, window.start_us, window.end_us), window, self.rules)
+        return Timeline(rises.within(self.rises, window.start_us, window.end_us), window, self.rules, tuple(m for m in self.marks if window.start_us < m.ts_us <= window.end_us))
 
     @property
     def noisiest(self) -> Text:
@@ -156,7 +163,7 @@ def alertlog(
         newest = judged is not None and judged[1] <= window.end_us and known_at is None
         standing = Alerts(rules, [Alert.of_json(state) for state in record.states()]) if newest else None
         rows, lacking = rises.read(found, rules, standing), _lacking(judged, window, store.first_ts(settings.app))
-    return AlertLog(settings.app, window, rises.within(rows, window.start_us, window.end_us), rises.standing(found, rules), lacking, lambda: _budgets(store, settings, rules, window.end, known_at), rules)
+    return AlertLog(settings.app, window, rises.within(rows, window.start_us, window.end_us), rises.standing(found, rules), lacking, lambda: _budgets(store, settings, rules, window.end, known_at), rules, Chronicle(store, settings, rules).of_alerts(), tuple(Marks(store, settings).between(window.start_us, window.end_us)))
 
 
 def _budgets(store: Store, settings: Settings, rules: Rules, at: datetime, known_at: datetime | None) -> list[Finding]:

@@ -6,8 +6,6 @@ each other. What alerts, acknowledgements, deliveries and markers did is taken i
 """
 
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -16,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from opslib import clock, evidence, text
+from opslib import clock, dossier, evidence, text
 from opslib.alerts import Transition
 from opslib.dispatch import EXPIRED, SENT as DELIVERED
 from opslib.errors import IncidentError
@@ -26,13 +24,12 @@ from opslib.marks import Marks
 from opslib.notices import Notice
 from opslib.record import COLUMNS
 from opslib.rules import Rules
-from opslib.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MESSAGES, NOTICES, PICTURES, TRANSITIONS
+from opslib.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MARKS, MESSAGES, NOTICES, PICTURES, TRANSITIONS
 from opslib.settings import Settings
 from opslib.store import Store
 from opslib.text import NEW_YORK
 
 LEAD = timedelta(minutes=30)  # Markers of so long before an incident belong on its timeline: most have a change before them.
-RECORD = "record.jsonl"
 
 
 class Chronicle:
@@ -40,14 +37,13 @@ class Chronicle:
 
     def __init__(self, store: Store, settings: Settings, rules: Rules):
         self.store, self.settings, self.rules, self.app = store, settings, rules, settings.app
+        self._seen: tuple = ()
 
     # Reading.
 
     def all(self) -> list[Incident]:
         """Every incident, oldest first."""
-        with self.store.reading() as connection:
-            names = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app).order_by(INCIDENTS.c.opened_us, INCIDENTS.c.id)).scalars().all()
-        return [self.read(name) for name in names]
+        return [self.read(name) for name in self._names()]
 
     def read(self, name: str, known_at: datetime | None = None) -> Incident:
         """
@@ -64,7 +60,7 @@ class Chronicle:
         if known_at:
             found = [e for e in found if e.known_at_us <= clock.micros(known_at)]
         if not found:
-            raise IncidentError(f"there is no incident {name!r}.{text.nearest(name, [i for i, _ in self._names()])} ops incident list has those there are.")
+            raise IncidentError(f"there is no incident {name!r}.{text.nearest(name, self._names())} ops incident list has those there are.")
         return fold(name, found)
 
     def find(self, name: str = "") -> Incident:
@@ -82,15 +78,18 @@ class Chronicle:
         by_alert = self.of_alerts().get(name)
         return self.read(by_alert or name)
 
-    def of_alerts(self) -> dict[str, str]:
-        """Which incident is each alert in?"""
+    def of_alerts(self, known_at: datetime | None = None) -> dict[str, str]:
+        """Which incident is each alert in, as known at a moment (None: now)? Of one that was merged, the one that goes on."""
+        query = sa.select(ENTRIES.c.key, ENTRIES.c.incident, ENTRIES.c.line).join(INCIDENTS, sa.and_(INCIDENTS.c.app == ENTRIES.c.app, INCIDENTS.c.id == ENTRIES.c.incident))
+        query = query.where(ENTRIES.c.app == self.app, ENTRIES.c.key.like("joined:%")).order_by(INCIDENTS.c.into != "", INCIDENTS.c.opened_us.desc())
         with self.store.reading() as connection:
-            rows = connection.execute(sa.select(ENTRIES.c.key, ENTRIES.c.incident).where(ENTRIES.c.app == self.app, ENTRIES.c.key.like("joined:%")).order_by(ENTRIES.c.incident)).all()
-        return {row.key.removeprefix("joined:"): row.incident for row in rows}
+            rows = connection.execute(query).all()
+        known_us = 2**62 if known_at is None else clock.micros(known_at)
+        return {row.key.removeprefix("joined:"): row.incident for row in reversed(rows) if known_at is None or evidence.read(row.line).known_at_us <= known_us}
 
-    def _names(self) -> list[tuple[str, str]]:
+    def _names(self) -> list[str]:
         with self.store.reading() as connection:
-            return [(row.id, row.about) for row in connection.execute(sa.select(INCIDENTS.c.id, INCIDENTS.c.about).where(INCIDENTS.c.app == self.app))]
+            return list(connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app).order_by(INCIDENTS.c.opened_us, INCIDENTS.c.id)).scalars())
 
     def _entries(self, connection: sa.Connection, name: str) -> list[Entry]:
         query = sa.select(ENTRIES.c.line).where(ENTRIES.c.app == self.app, ENTRIES.c.incident == name).order_by(ENTRIES.c.seq)
@@ -151,20 +150,7 @@ class Chronicle:
         Raises:
             IncidentError: The folder cannot be written; the store has it all the same.
         """
-        place = self.folder(name)
-        with self.store.reading() as connection:
-            lines = list(connection.execute(sa.select(ENTRIES.c.line).where(ENTRIES.c.app == self.app, ENTRIES.c.incident == name).order_by(ENTRIES.c.seq)).scalars())
-            wanted = {p for line in lines for p in _pictures(line)}
-            missing = [p for p in wanted if not (place / "evidence" / f"{p}.png").exists()]
-            bodies = {row.digest: row.body for row in connection.execute(sa.select(PICTURES.c.digest, PICTURES.c.body).where(PICTURES.c.app == self.app, PICTURES.c.digest.in_(missing)))} if missing else {}
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            for digest, body in bodies.items():
-                (place / "evidence").mkdir(exist_ok=True)
-                _replace(place / "evidence" / f"{digest}.png", body)
-            _replace(place / RECORD, "".join(f"{line}\n" for line in lines).encode())
-        except OSError as problem:
-            raise IncidentError(f"the record of {name} is in the store; its copy in {place} could not be written ({problem.strerror}).") from None
+        dossier.copy(self.store, self.app, name, self.folder(name))
 
     # The life of an incident.
 
@@ -193,13 +179,17 @@ class Chronicle:
         state = connection.execute(sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.alert == alert["id"])).scalar()
         notice = Notice(**json.loads(state)) if state else Notice(alert["id"], alert["rule"], alert["subject"], alert["source"], "", "")
         about = notice.group or alert.get("inhibited_by") or alert["id"]
-        held = connection.execute(sa.select(ENTRIES.c.incident).where(ENTRIES.c.app == self.app, ENTRIES.c.key.in_([f"joined:{alert['id']}", f"joined:{about}"])).order_by(ENTRIES.c.incident.desc())).scalar()
-        name = held or self._about(connection, about)
+        name = self._held(connection, alert["id"]) or self._held(connection, about) or self._about(connection, about)
         if name is None:
             since = clock.micros(clock.parse(alert["since"]))
             name = self._open(connection, self._opening(alert, about), by, since if not by else None, about)
-        self._append(connection, name, "joined", {"alert": alert["id"], "words": f"alert {alert['id']} belongs to it"}, "", f"joined:{alert['id']}", None)
+        self._belongs(connection, name, alert["id"])
         return name
+
+    def _held(self, connection: sa.Connection, alert: str) -> str | None:
+        """The incident that an alert is in; of one that was merged, the one that goes on."""
+        query = sa.select(ENTRIES.c.incident).join(INCIDENTS, sa.and_(INCIDENTS.c.app == ENTRIES.c.app, INCIDENTS.c.id == ENTRIES.c.incident))
+        return connection.execute(query.where(ENTRIES.c.app == self.app, ENTRIES.c.key == f"joined:{alert}").order_by(INCIDENTS.c.into != "", INCIDENTS.c.opened_us.desc()).limit(1)).scalar()
 
     def _opening(self, alert: Mapping[str, Any], about: str) -> dict[str, Any]:
         rule = self.rules.rules.get(alert["rule"])
@@ -210,10 +200,10 @@ class Chronicle:
 
     def _about(self, connection: sa.Connection, about: str) -> str | None:
         """The incident of a group; of one that was merged, the one that it was merged into."""
-        name = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.about == about)).scalar()
-        while name is not None and (found := fold(name, self._entries(connection, name))).status == "merged":
-            name = found.into
-        return name
+        found = connection.execute(sa.select(INCIDENTS.c.id, INCIDENTS.c.into).where(INCIDENTS.c.app == self.app, INCIDENTS.c.about == about)).one_or_none()
+        while found is not None and found.into:
+            found = connection.execute(sa.select(INCIDENTS.c.id, INCIDENTS.c.into).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == found.into)).one_or_none()
+        return found.id if found else None
 
     def _open(self, connection: sa.Connection, body: Mapping[str, Any], by: str, at_us: int | None, about: str | None = None) -> str:
         known_us = self.store.stamp(connection)
@@ -221,7 +211,7 @@ class Chronicle:
         day = f"{clock.instant(when_us).astimezone(NEW_YORK):%Y-%m-%d}"
         names = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id.like(f"{day}-%"))).scalars().all()
         name = f"{day}-{max((int(n.rpartition('-')[2]) for n in names), default=0) + 1}"
-        connection.execute(sa.insert(INCIDENTS).values(app=self.app, id=name, opened_us=known_us, about=about or name, open=True))
+        connection.execute(sa.insert(INCIDENTS).values(app=self.app, id=name, opened_us=known_us, about=about or name, open=True, into=""))
         self._append(connection, name, "opened", dict(body) | {"app": self.app, "about": about or name}, by, "opened", at_us)
         return name
 
@@ -235,8 +225,9 @@ class Chronicle:
             The incidents whose records grew.
         """
         with self.store.reading() as connection:
-            if not self._anything(connection):
-                return []
+            now = self._fingerprint(connection)
+        if now == self._seen:
+            return []
         grown: set[str] = set()
         with self.store.committing() as connection:
             for notice in self._notices(connection):
@@ -246,11 +237,15 @@ class Chronicle:
                     grown.add(name)
         for name in sorted(grown):
             self.copy(name)
+        self._seen = now
         return sorted(grown)
 
-    def _anything(self, connection: sa.Connection) -> bool:
-        followed = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.open.is_(True)).limit(1)).scalar()
-        return followed is not None or bool(self._notices(connection))
+    def _fingerprint(self, connection: sa.Connection) -> tuple:
+        """What could be taken in: asked often, so without taking the writers' turn, and without reading a record."""
+        newest = tuple(connection.execute(sa.select(sa.func.max(t.c.seq)).where(t.c.app == self.app)).scalar() for t in (TRANSITIONS, ACTS, MARKS))
+        told = connection.execute(sa.select(sa.func.count()).where(DELIVERIES.c.app == self.app, DELIVERIES.c.over_us.is_not(None))).scalar()
+        known = connection.execute(sa.select(sa.func.count(), sa.func.sum(sa.cast(INCIDENTS.c.open, sa.Integer))).where(INCIDENTS.c.app == self.app)).one()
+        return (*newest, told, *known, *((n.alert, n.group) for n in self._notices(connection)))
 
     def _notices(self, connection: sa.Connection) -> list[Notice]:
         """Alerts that somebody is to be told of, and which group they belong to."""
@@ -259,20 +254,28 @@ class Chronicle:
         return sorted((n for n in found if n.group and n.told and not n.explained), key=lambda n: (n.fired_us or 0, n.alert))
 
     def _join(self, connection: sa.Connection, notice: Notice) -> set[str]:
-        if connection.execute(sa.select(ENTRIES.c.seq).where(ENTRIES.c.app == self.app, ENTRIES.c.key == f"joined:{notice.alert}")).first():
+        if self._held(connection, notice.alert):
             return set()
         name = self._about(connection, notice.group)
         if name is None:
             row = {"id": notice.alert, "rule": notice.rule, "subject": notice.subject, "source": notice.source, "severity": notice.level or notice.worst or "notify", "sentence": notice.sentence, "limit": notice.limit}
             name = self._open(connection, self._opening(row, notice.group), "", notice.fired_us, notice.group)
-        self._append(connection, name, "joined", {"alert": notice.alert, "words": f"alert {notice.alert} belongs to it"}, "", f"joined:{notice.alert}", None)
+        self._belongs(connection, name, notice.alert)
         return {name}
+
+    def _belongs(self, connection: sa.Connection, name: str, alert: str) -> None:
+        self._append(connection, name, "joined", {"alert": alert, "words": f"alert {alert} belongs to it"}, "", f"joined:{alert}", None)
 
     def _follow(self, connection: sa.Connection, name: str) -> bool:
         """Write down what became of an incident's alerts, who took them, who was told, which markers stand beside it. Did it grow?"""
         entries = self._entries(connection, name)
         kept, found, before = {e.key for e in entries}, fold(name, entries), len(entries)
         joined = [e.body["alert"] for e in entries if e.kind == "joined"]
+        for cause in joined:  # What one of its alerts explains away belongs to it; that grows while it is gone through.
+            for alert in connection.execute(sa.select(TRANSITIONS.c.alert).where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.inhibited_by == cause).distinct().order_by(TRANSITIONS.c.alert)).scalars().all():
+                if alert not in joined and self._held(connection, alert) is None:
+                    self._belongs(connection, name, alert)
+                    joined.append(alert)
         query = sa.select(TRANSITIONS.c.seq, *(TRANSITIONS.c[c] for c in COLUMNS)).where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.alert.in_(joined)).order_by(TRANSITIONS.c.seq)
         for row in connection.execute(query).all():
             if (key := f"alert:{row[0]}") not in kept:
@@ -318,8 +321,8 @@ class Chronicle:
             if found.status in not_when:
                 raise IncidentError(f"incident {name} is {found.status}{' into ' + found.into if found.into else ''}: it cannot be {kind} now. ops incident reopen {name} opens it again.")
             self._append(connection, name, kind, body, by, "", clock.micros(at) if at else None)
-            if kind in ("reopened",):
-                connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=True))
+            if kind == "reopened":
+                connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=True, into=""))
         self.take_in()
         self.copy(name)
         return self.read(name)
@@ -380,22 +383,8 @@ class Chronicle:
         with self.store.committing() as connection:
             self._append(connection, into, "note", {"words": f"{name} was merged into this: {found.title}", "merged": name}, by, f"merged:{name}", None)
             for alert in joined:
-                self._append(connection, into, "joined", {"alert": alert, "words": f"alert {alert} belongs to it"}, "", f"joined:{alert}", None)
-            connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=False))
+                self._belongs(connection, into, alert)
+            connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=False, into=into))
         self.take_in()
         self.copy(into)
         return self.read(name)
-
-
-def _pictures(line: str) -> list[str]:
-    """Which pictures does an entry cite?"""
-    if '"picture":' not in line:
-        return []
-    found = evidence.read(line).body.get("picture")
-    return [found["sha256"]] if isinstance(found, dict) else []
-
-
-def _replace(path: Path, content: bytes) -> None:
-    making = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    making.write_bytes(content)
-    os.replace(making, path)

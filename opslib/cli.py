@@ -251,6 +251,24 @@ def _notify(options: argparse.Namespace) -> int:
     return _shown(options, replies.notified(_desk(options), options))
 
 
+def _incident(options: argparse.Namespace) -> int:
+    from opslib import handling
+
+    return _shown(options, handling.incident(_desk(options), options))
+
+
+def _mark(options: argparse.Namespace) -> int:
+    from opslib import handling
+
+    return _shown(options, handling.mark(_desk(options), options))
+
+
+def _runbook(options: argparse.Namespace) -> int:
+    from opslib import handling
+
+    return _shown(options, handling.runbook(_desk(options), options) if options.what in ("open", "resume") else handling.shelved(options))
+
+
 def _shown(options: argparse.Namespace, reply: "replies.Reply") -> int:
     if options.output == "json":
         _print_json(reply.values)

@@ -38,7 +38,7 @@ class Speed:
     def _ipython_display_(self) -> None:
         from opslib import plots
 
-        draw = lambda ax: plots.looked(ax, self.probed, self.view.window, self.view.rules, self.subjects)  # noqa: E731
+        draw = lambda ax: (plots.looked(ax, self.probed, self.view.window, self.view.rules, self.subjects), plots.marked(ax, self.view.marks))  # noqa: E731
         plots.shown({"text/plain": repr(self)}, draw, "our looks over time", f"How long our looks took, and which failed: {repr(self)}")
 
 

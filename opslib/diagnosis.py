@@ -15,6 +15,11 @@ class Diagnosis:
     subject: str | None = None
     confidence: float = 0.0
 
+    @property
+    def words(self) -> str:
+        """In one sentence."""
+        return f"{self.cause}"
+
     def as_json(self) -> dict[str, Any]:
         """For a program."""
         return {"cause": self.cause, "subject": self.subject, "confidence": self.confidence, "words": f"cause {self.cause}"}

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from opslib import clock, text
+from opslib.evidence import Entry
 from opslib.store import Store
 
 
@@ -51,3 +52,17 @@ def runs(store: Store) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return found
+
+
+def anchor(store: Store, app: str, incident: str, entry: Entry) -> None:
+    """Write the head of an incident's record into the ledger: who changes that record later does not change this with it."""
+    now_us = clock.micros(store.now())
+    row = {"id": f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-incident-{incident}-{entry.id}-{entry.digest[:8]}", "app": app, "notebook": f"incidents/{incident}", "started_at_us": now_us, "outputs": "[]", "process": process()}
+    store.run_begins(**row, parameters=json.dumps({"incident": incident, "entry": entry.id, "digest": entry.digest}), state="ok")
+    store.run_ends(row["id"], state="ok", reason=None, ended_at_us=now_us, outputs=[])
+
+
+def anchors(store: Store, app: str, incident: str) -> dict[str, str]:
+    """The heads of an incident's record that the ledger has: digest by entry."""
+    found = (json.loads(row["parameters"]) for row in store.runs() if row["app"] == app and row["notebook"] == f"incidents/{incident}")
+    return {p["entry"]: p["digest"] for p in found if "entry" in p and "digest" in p}

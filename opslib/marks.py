@@ -31,6 +31,11 @@ class Mark(NamedTuple):
     author: str
     words: str
 
+    @property
+    def told(self) -> str:
+        """On one line: when, what, who says so."""
+        return f"marker, {self.kind} at {text.moment(clock.instant(self.ts_us))}: {self.words} ({self.author})"
+
 
 class Marks:
     """The markers of one app."""

@@ -18,8 +18,9 @@ from typing import Any
 
 from opslib import channels, clock, message as message_module, panels, text
 from opslib.channels import NotTold
+from opslib.chronicle import Chronicle
 from opslib.dispatch import Delivery, Dispatch
-from opslib.errors import OpsError, StoreError, UsageError
+from opslib.errors import IncidentError, OpsError, StoreError, UsageError
 from opslib.message import Message
 from opslib.notices import Notice
 from opslib.panels import View
@@ -49,7 +50,7 @@ class Notifier:
 
     def __init__(self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now, chance: random.Random | None = None, beating: Callable[[], bool] = lambda: False):
         self.store, self.settings, self.rules, self.staff, self.now = store, settings, rules, staff, now
-        self.dispatch = Dispatch(store, settings.app)
+        self.dispatch, self.chronicle = Dispatch(store, settings.app), Chronicle(store, settings, rules)
         self._chance, self._beating = chance or random.Random(), beating
         self.rendered = lru_cache(maxsize=64)(self._rendered)  # Of a message that is tried again and again, not all that it was read from.
         self._failing: set[str] = set()
@@ -58,6 +59,14 @@ class Notifier:
     def plan(self) -> list[str]:
         """Write down what is to be told now; the ids of the messages."""
         return self.dispatch.plan(self.staff, self.rules)
+
+    def _incidents(self) -> None:
+        """What was told has an incident, and what became of it since is on its record."""
+        try:
+            self.chronicle.take_in()
+            self._failing.discard("record")
+        except IncidentError as problem:
+            self._say("record", str(problem))
 
     def _rendered(self, name: str) -> Message:
         """A message as people read it: the same whenever it is asked for."""
@@ -157,6 +166,7 @@ class Notifier:
 
     async def _plan(self) -> None:
         await asyncio.to_thread(self.plan)
+        await asyncio.to_thread(self._incidents)
         self._ill = False
         for lost in await asyncio.to_thread(self.dispatch.unreachable, self.staff.channels):
             self._say("lost", f"{lost} is given up: that channel is not in the settings any more", always=True)
@@ -217,17 +227,18 @@ def tried(settings: Settings, staff: Staff, target: str, now: datetime) -> list[
     return _each(settings, staff, names, lambda name: message_module.trial(settings.app, name, staff), now)
 
 
-def said(settings: Settings, staff: Staff, name: str, words: str, now: datetime) -> list[tuple[str, str]]:
+def said(settings: Settings, staff: Staff, name: str, words: str, now: datetime, aloud: bool = True) -> list[tuple[str, str]]:
     """
     Tell everybody, by every channel of a role, what somebody says.
 
     Args:
         name: The id of what is said, the same however often it is sent.
+        aloud: On the terminal too?
 
     Returns:
         Each channel's name, and why it was not told; empty where it was.
     """
-    names = tuple(dict.fromkeys(name for role in staff.roles.values() for name in role.channels if staff.channels[name].kind in SPOKEN))
+    names = tuple(dict.fromkeys(name for role in staff.roles.values() for name in role.channels if staff.channels[name].kind in SPOKEN[not aloud :]))
     return _each(settings, staff, names, lambda _: message_module.spoken(settings.app, name, words, staff), now)
 
 

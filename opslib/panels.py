@@ -15,9 +15,11 @@ from typing import Any
 from opslib import clock, costs, findings, indicators, probed as probed_module, rises, tape as tape_module, text, trades, watch
 from opslib.clock import Window
 from opslib.alerts import Transition
+from opslib.chronicle import Chronicle
 from opslib.dispatch import Dispatch
 from opslib.filings import Filed, Filings
 from opslib.fills import Fill, Promise
+from opslib.marks import Mark, Marks
 from opslib.notices import Notice, Silence
 from opslib.pnl import Pnl
 from opslib.probed import Probed
@@ -118,11 +120,14 @@ class View:
         acks, silences: What people said of alerts: see `dispatch.Dispatch`.
         filed: What the fills of the window came to; None where there are none, and the page is asked.
         rows: Those fills and all before them, for the alerts where nobody judged.
+        incidents: Which incident each alert is in.
+        marks: What somebody said happened in its window.
     """
 
     def __init__(
-        self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), filed: Pnl | None = None, rows: Iterable[Filed] = ()
+        self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), filed: Pnl | None = None, rows: Iterable[Filed] = (), incidents: Mapping[str, str] = MappingProxyType({}), marks: Iterable[Mark] = ()
     ):  # fmt: skip
+        self.incidents, self.marks = incidents, tuple(marks)
         self.filed, self._rows = filed, rows
         self.app, self.window, self.known_at, self.tape, self.rules, self.recorded, self.probed, self.acks, self.silences = app, window, known_at, tape, rules, recorded, probed, acks, tuple(silences)
 
@@ -145,7 +150,7 @@ class View:
         at_us, notice = self.window.end_us, Notice(row["id"], row["rule"], row["subject"], row["source"], "", "")
         author, since_us, _ = self.acks.get(row["id"], ("", at_us, ""))
         quiet = next((s.id for s in self.silences if s.holds(notice, at_us)), None)
-        return {"acked_by": author if author and since_us <= at_us else None, "silenced_by": quiet}
+        return {"acked_by": author if author and since_us <= at_us else None, "silenced_by": quiet, "incident": self.incidents.get(row["id"])}
 
     @cached_property
     def coverage(self) -> float | None:
@@ -209,7 +214,7 @@ class View:
             raise LookupError(f"there is no panel {name!r}; there are: {', '.join(NAMES)}.{text.nearest(name, NAMES)}")
         rows = {"providers": self._provider_rows, "greeks": self._greeks_rows, "pnl": self._pnl_rows, "system": self._system_rows}[name]()
         draw = {"providers": plots.providers, "greeks": plots.greeks, "pnl": plots.pnl, "system": plots.system}[name]
-        return Panel(name, NAMES[name], self._verdict_of(name), self._of(name), tuple(s for s in self.sights if s.panel == name), tuple(rows), tuple(self._notes(name)), lambda ax: draw(ax, self.tape, self.window, self.rules))
+        return Panel(name, NAMES[name], self._verdict_of(name), self._of(name), tuple(s for s in self.sights if s.panel == name), tuple(rows), (*self._notes(name), *(m.told for m in self.marks)), lambda ax: plots.marked(draw(ax, self.tape, self.window, self.rules), self.marks))
 
     @property
     def panels(self) -> list[Panel]:
@@ -355,7 +360,7 @@ def view(store: Store, settings: Settings, rules: Rules, window: Window, known_a
     said = Dispatch(store, settings.app)
     filed, rows = _filed(Filings(store, settings.app), rules, window, None if known_at is None else clock.micros(known_at))
     recorded = _recorded(store, settings.app, window.end_us, known_at)
-    return View(settings.app, window, known_at, tape, rules, recorded, probed if probed.any else None, said.acks(), said.silences(), filed, rows)
+    return View(settings.app, window, known_at, tape, rules, recorded, probed if probed.any else None, said.acks(), said.silences(), filed, rows, Chronicle(store, settings, rules).of_alerts(known_at), Marks(store, settings).between(window.start_us, window.end_us, None if known_at is None else clock.micros(known_at)))
 
 
 def _filed(filings: Filings, rules: Rules, window: Window, known_us: int | None) -> tuple[Pnl | None, list[Filed]]:

@@ -6,12 +6,13 @@ so; a gap is never bridged by a line. Colour never stands alone: lines differ in
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from opslib import indicators, text
 from opslib.clock import Window, instant
+from opslib.marks import Mark
 from opslib.outcome import OUTCOMES
 from opslib.probed import IS_THERE, Probed
 from opslib.rises import Rise
@@ -53,6 +54,15 @@ def alerts(ax: "Axes", rises: list[Rise], window: Window, rules: Rules) -> None:
     ax.set_ylim(-0.6, max(len(rows), 1) - 0.2)
     _time(ax, window)
     ax.legend(handles=[_key(severity) for severity in RUNGS] + [_key(None)], ncols=5, fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0))
+
+
+def marked(ax: "Axes", marks: Iterable[Mark]) -> "Axes":
+    """The same picture with a line for each marker, named where it stands."""
+    for mark in marks:
+        at = instant(mark.ts_us)
+        ax.axvline(at, color="#555555", linestyle=(0, (2, 2)), linewidth=1)
+        ax.annotate(f" {mark.kind}: {text.one_line(mark.words, 24)}".replace("$", r"\$"), (at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=7, rotation=90, color="#555555")
+    return ax
 
 
 def _key(severity: str | None) -> Any:

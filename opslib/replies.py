@@ -22,7 +22,7 @@ class Reply(NamedTuple):
     done: bool = True
 
 
-def _who(given: str | None) -> str:
+def who(given: str | None) -> str:
     """Who says it: the name that was given, else that of who is logged in."""
     try:
         name = given or getpass.getuser()
@@ -40,12 +40,18 @@ def ack(desk: "Desk", options: argparse.Namespace) -> Reply:
     Raises:
         UsageError: No such alert stands, or nobody says so.
     """
-    who = _who(options.by)
+    who_says = who(options.by)
     known = {name for n in desk.dispatch.standing() for name in (n.alert, n.group) if name} | {a["id"] for a in desk.status(options.as_of).alerts}
+    incidents = {i.id: i for i in desk.chronicle.all()}
+    if options.id in incidents:
+        desk.dispatch.ack(incidents[options.id].about, who_says, options.note)
+        desk.chronicle.take_in()
+        return Reply({"incident": options.id, "by": who_says, "note": options.note}, f"{options.id} is taken by {who_says}, with all its alerts; nobody else is called for it")
     if options.id not in known:
         raise UsageError(f"no alert {options.id!r} stands now.{text.nearest(options.id, known)} ops status has those that do.")
-    desk.dispatch.ack(options.id, who, options.note)
-    return Reply({"alert": options.id, "by": who, "note": options.note}, f"{options.id} is taken by {who}; it is not told again unless it becomes worse, and its end is")
+    desk.dispatch.ack(options.id, who_says, options.note)
+    desk.chronicle.take_in()
+    return Reply({"alert": options.id, "by": who_says, "note": options.note}, f"{options.id} is taken by {who_says}; it is not told again unless it becomes worse, and its end is")
 
 
 def silence(desk: "Desk", options: argparse.Namespace) -> Reply:
@@ -64,11 +70,11 @@ def silence(desk: "Desk", options: argparse.Namespace) -> Reply:
         known = {*desk.rules.rules, *(n.rule for n in desk.dispatch.standing())}  # A neighbour's alerts have rules of its own.
         if given["rule"] and given["rule"] not in known:
             raise UsageError(f"there is no rule {given['rule']!r}.{text.nearest(given['rule'], known)}")
-        shown = [desk.dispatch.silence(_who(options.by), text.one_line(options.reason.strip()), clock.parse_span(options.span), **given)]
+        shown = [desk.dispatch.silence(who(options.by), text.one_line(options.reason.strip()), clock.parse_span(options.span), **given)]
     elif options.what == "end":
-        who = _who(options.by)
+        who_says = who(options.by)
         now_us = clock.micros(desk.now())
-        if not options.id or not desk.dispatch.unsilence(options.id, who):
+        if not options.id or not desk.dispatch.unsilence(options.id, who_says):
             raise UsageError(f"there is no silence {options.id!r} that holds.{text.nearest(options.id or '', [s.id for s in desk.dispatch.silences() if s.until_us > now_us])} See ops silence list.")
         shown = [s for s in desk.dispatch.silences() if s.id == options.id]
     else:

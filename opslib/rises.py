@@ -61,14 +61,14 @@ class Rise:
             return self.sentence
         return past_limit(rule, self.subject, self.peak, limit)
 
-    def as_json(self, rules: Rules) -> dict[str, Any]:
-        """The row of CONTRACT.md's ``ops alerts``."""
+    def as_json(self, rules: Rules, incident: str | None = None) -> dict[str, Any]:
+        """The row of CONTRACT.md's ``ops alerts``; `incident` is the one that it is in."""
         at = lambda us: None if us is None else text.iso(clock.instant(us))  # noqa: E731
         resolved = self.over_us if self.state != "ended" else None
         return {
             "alert": self.alert, "rule": self.rule, "subject": self.subject, "source": self.source, "severity": self.severity, "state": self.state,
             "pending_at": at(self.pending_us), "fired_at": at(self.fired_us), "resolved_at": at(resolved), "ended_at": at(self.over_us if self.state == "ended" else None),
-            "peak_value": self.peak, "limit": self.limit, "inhibited_by": self.inhibited_by, "incident": None, "sentence": self.sentence,
+            "peak_value": self.peak, "limit": self.limit, "inhibited_by": self.inhibited_by, "incident": incident, "sentence": self.sentence,
             "runbook": rules[self.rule].runbooks.get(self.subject) if self.rule in rules.rules else None, "rules_hash": self.rules_hash,
         }  # fmt: skip
 

@@ -231,6 +231,7 @@ INCIDENTS = sa.Table(
     sa.Column("opened_us", sa.BigInteger, nullable=False),
     sa.Column("about", sa.Text, nullable=False),
     sa.Column("open", sa.Boolean, nullable=False),
+    sa.Column("into", sa.Text, nullable=False),
     sa.UniqueConstraint("app", "about", name="one_group_one_incident"),
 )
 ENTRIES = sa.Table(

@@ -15,15 +15,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opslib import checks, clock, evidence, hooks, impact, shelf, spending, steps as steps_module, text
+from opslib import checks, clock, hooks, impact, shelf, spending, steps as steps_module, text
 from opslib.diagnosis import Diagnosis
 from opslib.scene import Scene
 from opslib.evidence import Entry
 from opslib.hooks import Hook, Outcome
-from opslib.incident import Incident, fold
+from opslib.incident import Incident
+from opslib.practice import PRACTICE, Practice
 from opslib.report import Text, listed, tabled
 from opslib.rounds import Rounds
-from opslib.settings import Settings
 from opslib.steps import ASK, BOXES, CHANGE, LOOK, Step
 from opslib.verdicts import named
 from opslib.walk import Standing, Walk
@@ -33,31 +33,9 @@ if TYPE_CHECKING:
     from opslib.panels import View
 
 T = TypeVar("T")
-PRACTICE = "practice"
 UNATTENDED = "OPS_UNATTENDED"  # Set by whoever executes notebooks while nobody looks.
 AGAIN = timedelta(seconds=10)  # Looks of our own so new are not made again.
 SILENCE_FOR = timedelta(hours=1)
-
-
-class Practice:
-    """The record of an incident that is only practised: nothing of it is kept anywhere."""
-
-    def __init__(self, settings: Settings, now: datetime, title: str, subject: str, severity: str, runbook: str):
-        self._settings, self._now = settings, now
-        self._entries: list[Entry] = []
-        self.append(PRACTICE, "opened", {"title": title, "subject": subject, "severity": severity, "runbook": runbook, "how": PRACTICE, "words": "opened to practise: nothing is written anywhere"})
-
-    def read(self, name: str) -> Incident:
-        """The incident that is practised."""
-        return fold(name, self._entries)
-
-    def append(self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None) -> Entry | None:
-        """As `Chronicle.append`, and gone with the kernel."""
-        if key and any(e.key == key for e in self._entries):
-            return None
-        now_us = clock.micros(self._now)
-        self._entries.append(evidence.linked(self._entries[-1] if self._entries else None, at_us=now_us, known_at_us=now_us, kind=kind, by=by, key=key, body=body, settings=self._settings))
-        return self._entries[-1]
 
 
 class Book:
@@ -242,9 +220,20 @@ class Book:
         return f"{done}/{len(self.steps)} steps; {where}" + (f"; of earlier boxes not done: {', '.join(late)}" if late else "")
 
     @property
+    def severity(self) -> impact.Severity:
+        """How bad it is, by what was seen up to now."""
+        return impact.severity(self.desk.view(self.now(), self.window))
+
+    @property
     def impact(self) -> Text:
         """What it means for who trades, and what still works, looked up now."""
-        view = self.view()
+        self.view()
+        return self.impact_seen
+
+    @property
+    def impact_seen(self) -> Text:
+        """The same, by what was seen already."""
+        view = self.desk.view(self.now(), self.window)
         severity = impact.severity(view)
         rule = self.desk.rules.rules.get(self.incident.rule) or next((r for r in self.desk.rules.rules.values() if self.name in r.runbooks.values()), None)
         lines = [f"for traders: {rule.traders}"] if rule else []
@@ -381,9 +370,12 @@ def _values(found: Any, key: str) -> list[Any]:
     return [v for value in found for v in _values(value, key)] if isinstance(found, list) else []
 
 
-def opened(desk: "Desk", name: str, incident: Incident, operator: str) -> Path:
+def opened(desk: "Desk", name: str, incident: Incident, operator: str, as_of: datetime | None = None) -> Path:
     """
     Open a runbook for an incident: a copy in its folder, filled in, the likely branch first.
+
+    Args:
+        as_of: Look at everything as of then, always; None is now.
 
     Returns:
         Where the copy is; the exemplar in ``runbooks/`` is never worked in.
@@ -393,10 +385,10 @@ def opened(desk: "Desk", name: str, incident: Incident, operator: str) -> Path:
     shelved = shelf.runbook(name)
     rule = desk.rules.rules.get(incident.rule)
     limit = next((e.body["limit"] for e in reversed(incident.entries) if e.kind in ("alert", "opened") and e.body.get("limit") is not None), None)
-    found = desk.diagnose(desk.now(), rule.window if rule else timedelta(minutes=10))
+    found = desk.diagnose(as_of or desk.now(), rule.window if rule else timedelta(minutes=10))
     given = {
         "app": desk.settings.app, "incident": incident.id, "operator": operator, "subject": incident.subject, "severity": incident.severity, "limit": rule.limit_told(limit) if rule and limit is not None else "",
-        "window": f"{round(rule.window.total_seconds())}s" if rule else "", "as_of": "",
+        "window": f"{round(rule.window.total_seconds())}s" if rule else "", "as_of": text.iso(as_of) if as_of else "",
     }  # fmt: skip
     folder = desk.chronicle.folder(incident.id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -405,6 +397,6 @@ def opened(desk: "Desk", name: str, incident: Incident, operator: str) -> Path:
     content = json.dumps(shelf.filled(shelved, given, [found.cause]), indent=1, ensure_ascii=False) + "\n"
     with place.open("x", encoding="utf-8") as file:
         file.write(content)
-    body = {"runbook": name, "notebook": place.name, "cause": found.cause, "confidence": found.confidence, "given": given, "words": f"runbook {name} opened as {place.name}; likely {found.cause}"}
+    body = {"runbook": name, "notebook": place.name, "cause": found.cause, "confidence": found.confidence, "headline": found.words, "given": given, "words": f"runbook {name} opened as {place.name}; likely {found.cause}"}
     desk.chronicle.append(incident.id, "runbook", body, by=operator)
     return place

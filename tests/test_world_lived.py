@@ -40,6 +40,7 @@ TRADIER = {"tradier_down": "server_5xx", "both_down": "server_5xx", "our_network
 SOCKET = {"ws_403": "forbidden_403", "ws_port_blocked": "unreachable", "app_down": "refused", "ws_open_silent": "silent", "ws_closed_1006": "closed"}
 APP = {"app_down": "refused"}
 DEAFENING = ("ws_open_silent", "our_network_down")
+POOLED = 5  # Connections that SQLAlchemy's pool keeps.
 OUR_WORDS = ("healthy", "gamma_zero", "delta_out_of_bounds")  # The app's own, and those of our rules.
 PLAYED = sorted({*LIVENESS, *DATA, *TRADIER, *SOCKET})
 
@@ -232,5 +233,7 @@ def test_it_stops_cleanly_and_keeps_nothing(hour: Hour) -> None:
     early, late = beats[len(beats) // 4 : len(beats) // 2], beats[-len(beats) // 4 : -1]
     middle = lambda found: sorted(found)[len(found) // 2]  # noqa: E731
     assert middle([b.value or 0 for b in late]) < middle([b.value or 0 for b in early]) + 8
-    for what in ("files", "tasks"):
-        assert middle([b.told()[what] for b in late]) <= middle([b.told()[what] for b in early]) + 2, what
+    # The store's pool opens up to five connections, of two files each, as they are first needed, which may be late; what leaks does so
+    # with each look of a state, and of those there are fifteen or more each time.
+    for what, filled in (("files", 2 * POOLED), ("tasks", 2)):
+        assert min(b.told()[what] for b in late) <= min(b.told()[what] for b in early) + filled, what
