@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NEWEST = 10  # The guide looks at the last ten trades.
 AS_ASSUMED = Decimal("1.2")  # Up to a fifth above what was assumed is the cushion that the guide asks for.
 CUSHION = Decimal("1.15")  # In the middle of the guide's 10 to 20 %.
+BACKTEST = "backtest"  # The backtest's own trades lie in the desk's folder as backtest.csv or .json, where there are any.
 WIDER = Decimal(2)  # A strike so many times as wide as the usual one is illiquid.
 NO_FILLS, NO_PAIRS = "no trade is known: ops import FILE --kind fills", "no trade has a backtest's figure beside it"
 QUOTED = "these trades are quotes that nobody paid"
@@ -90,8 +91,9 @@ class Spending:
     def accuracy(self) -> Accuracy | None:
         """What trades came to; None where none is known."""
         window = round(self.desk.rules["backtest_variance"].of("fills").window.total_seconds())
+        own = sorted(self.desk.settings.home.glob(f"{BACKTEST}.*"))
         try:
-            return self.desk.pnl(as_of=self.at, window=f"{window}s")
+            return self.desk.pnl(backtest=own[0] if own else None, as_of=self.at, window=f"{window}s")
         except ImportRefused:
             return None
 
@@ -312,7 +314,7 @@ def sizes(scene: Scene) -> Seen:
     mean = sum((_contracts(p.live) for p in spent.pairs), ZERO) / len(spent.pairs)
     theirs = spent.accuracy.pnl.backtest
     if not theirs:
-        return Seen(None, f"{mean:.1f} contracts a trade; the backtest told percents, no sizes", {"live": _json(mean)}, "fills", _QUERY)
+        return Seen(None, f"{mean:.1f} contracts a trade; the backtest told percents, no sizes: lay its trades into the desk's folder as {BACKTEST}.csv", {"live": _json(mean)}, "fills", _QUERY)
     size, its = sum((p.parts.size for p in spent.pairs), ZERO), sum((_contracts(t) for t in theirs), ZERO) / len(theirs)
     return Seen(abs(mean - its) <= its * (AS_ASSUMED - 1), f"{mean:.1f} contracts a trade, {its:.1f} in the backtest; of the difference {_usd(size)} is size", {"live": _json(mean), "backtest": _json(its), "size_usd": _json(size)}, "fills", _QUERY)
 

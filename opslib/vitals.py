@@ -163,8 +163,15 @@ def errors(scene: Scene) -> Seen:
     return scene.ruled(["errors"], view="system", more=more)
 
 
+def _anything(scene: Scene) -> bool:
+    """Was anything of the app ever seen by that moment?"""
+    return scene.view.tape.last_seen_us(scene.at_us) is not None or scene.probed.any
+
+
 def explained(scene: Scene) -> Seen:
     """Is the trouble its own, or does another explain it? Leads to that one's runbook."""
+    if not _anything(scene):
+        return Seen(None, "nothing was ever seen of this app, so no alert could stand", None, "alerts", "alerts of errors")
     own = [a for a in scene.view.alerts if a["rule"] == "errors" and a["state"] in ("firing", "pending", "unknown")]
     by = {a["inhibited_by"] for a in own if a["inhibited_by"]}
     cause = next((a for a in scene.view.alerts if a["id"] in by and a["rule"] != "errors"), None)
@@ -183,7 +190,7 @@ def alerts(scene: Scene) -> Seen:
     found = [a for a in scene.view.alerts if a["state"] == "firing"]
     query = "alerts that fire now"
     if not found:
-        return Seen(True, "no alert fires", {"alerts": []}, "alerts", query)
+        return Seen(_anything(scene) or None, "no alert fires" if _anything(scene) else "nothing was ever seen of this app, so no alert could fire", {"alerts": []}, "alerts", query)
     first = max((a for a in found if not a["inhibited_by"]), key=lambda a: RUNGS.index(a["severity"]), default=found[0])
     more = f"; {len(found) - 1} more fire" if len(found) > 1 else ""
     return Seen(False, f"{first['severity']}: {first['sentence']}{more}", {"alerts": [a["id"] for a in found]}, "alerts", query, first["runbook"] or "")
@@ -239,6 +246,8 @@ def changed(scene: Scene) -> Seen:
     born = scene.probed.restarts(window)
     told = [f"{m.kind} at {local(m.ts_us)}: {m.words}" for m in marks] + [f"the server was started anew at {local(at)}" for at in born]
     content = {"marks": [m._asdict() for m in marks], "restarted_at_us": born}
+    if not told and not _anything(scene):
+        return Seen(None, "nobody marked anything, and nobody has looked at the app", content, "marks", "ops mark deploy and restart, in the last hour")
     return Seen(not told, "; ".join(told) or "nothing was deployed or started anew in the last hour, as far as anybody marked it", content, "marks", "ops mark deploy and restart, births of the server, in the last hour")
 
 

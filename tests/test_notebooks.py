@@ -14,7 +14,7 @@ import pytest
 from opslib import cli, parameters, runner
 
 PROJECT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted(path for folder in ("notebooks", "runbooks") for path in (PROJECT / folder).glob("*.ipynb"))
 FORBIDDEN = re.compile(r"^\s*(def|class|for|while|try|if|with|from|!|%)|\.style\b|plt\.|sys\.exit|raises-exception", re.MULTILINE)
 
 
