@@ -155,8 +155,11 @@ def panels(scene: Scene) -> Seen:
     """Are all panels green?"""
     found = [scene.view.panel(name) for name in NAMES]
     content = {p.name: {"verdict": p.told, "sentences": [s for s in p.sentences if not s.startswith("not counted")]} for p in found}
-    wrong = [p for p in found if p.told not in ("ok", "unknown (nothing to judge)")]
-    words = "; ".join(f"{p.title}: {p.sentences[0] if p.sentences else p.told}" for p in wrong) or f"all {len(found)} panels are ok"
+    judged = [p for p in found if p.told != "unknown (nothing to judge)"]
+    wrong = [p for p in judged if p.verdict != "ok"]
+    if not judged:
+        return Seen(None, "no panel has anything to judge", content, "panels", "the four panels")
+    words = "; ".join(f"{p.title}: {p.sentences[0] if p.sentences else p.told}" for p in wrong) or f"{len(judged)} of {len(found)} panels have something to judge, and are ok"
     good = None if wrong and all(p.verdict == "unknown" for p in wrong) else not wrong
     return Seen(good, words, content, "panels", f"the four panels over {text.duration(scene.view.window.seconds)}")
 

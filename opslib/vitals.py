@@ -221,9 +221,9 @@ def store(scene: Scene) -> Seen:
     """Does the store give back what came, and how new is it?"""
     post_us, beat = scene.view.tape.last_seen_us(scene.at_us), scene.probed.now("beat", "collector", scene.at_us)
     ago = lambda us: text.duration((scene.at_us - us) / 1e6)  # noqa: E731
-    parts = [f"the newest post {ago(post_us)} old"] * (post_us is not None) + [f"the newest beat {ago(beat.ts_us)} old"] * (beat is not None)
+    parts = ([f"the newest post {ago(post_us)} old"] if post_us is not None else []) + ([f"the newest beat {ago(beat.ts_us)} old"] if beat else [])
     content = {"seq": scene.view.tape.seq, "newest_post_us": post_us, "newest_beat_us": beat.ts_us if beat else None}
-    return Seen(bool(parts) or None, f"the store answers: {', '.join(str(p) for p in parts)}" if parts else "the store answers and holds nothing of the last hour", content, "store", "the newest rows")
+    return Seen(bool(parts) or None, f"the store answers: {', '.join(parts)}" if parts else "the store answers and holds nothing of the last hour", content, "store", "the newest rows")
 
 
 def clocks(scene: Scene) -> Seen:
