@@ -101,6 +101,11 @@ def _largest(code: int, out: str) -> tuple[bool | None, str]:
     return True, ", ".join(f"{text.one_line(name, 20)} {int(kib) / 1024:,.0f} MiB" for kib, name in rows)
 
 
+def commands(settings: Settings, about: str = "") -> list[str]:
+    """What would a person run on the app's host, of one matter or of all?"""
+    return [shlex.join(wanted.command) for wanted in _wanted(settings) if about in wanted.name]
+
+
 async def looks(settings: Settings) -> list[HostLook]:
     """What is to be seen on the app's host? Where no prefix is configured, each is unknown, with the command for a person."""
     return list(await asyncio.gather(*(_look(wanted, settings) for wanted in _wanted(settings))))

@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opslib import checks, clock, hooks, impact, shelf, steps as steps_module, text
+from opslib import checks, clock, hooks, impact, shelf, spending, steps as steps_module, text
 from opslib.diagnosis import Diagnosis
-from opslib.checks import Scene
+from opslib.scene import Scene
 from opslib.evidence import Entry
 from opslib.hooks import Hook, Outcome
 from opslib.incident import Incident
@@ -115,7 +115,7 @@ class Book:
         view = self.view()
         seen = checks.seen(Scene(view, self.desk, step, self.incident))
         picture = self._picture(view, seen.view)
-        self.walk.see(step, seen, view.window.end, self.operator, picture)
+        self.walk.see(step, seen._replace(next="" if seen.next == self.name else seen.next), view.window.end, self.operator, picture)
         return self.walk.standing(step)
 
     def _picture(self, view: "View", panel: str) -> str:
@@ -207,7 +207,7 @@ class Book:
     def strip(self) -> Text:
         """Every step and how it stands, and in which time box we are."""
         incident = self.incident
-        rows = [[s.box, f"{(stands := self.walk.standing(s, incident)).mark} {stands.state}", s.name, s.do, stands.words.removeprefix(f"{s.name}: "), stands.by] for s in self.steps]
+        rows = [[s.box, f"{(stands := self.walk.standing(s, incident)).mark} {stands.state}", s.name, s.do, stands.words.removeprefix(f"{s.name}: ").removeprefix("skipped: "), stands.by] for s in self.steps]
         return tabled(self.clock_words(incident), ["min", "stands", "step", "do", "seen or done", "by"], rows, "no steps")
 
     def clock_words(self, incident: Incident) -> str:
@@ -258,6 +258,11 @@ class Book:
         found = self.desk.diagnose(self.now(), self.window)
         self._journal.append(self.incident.id, "diagnosis", found.as_json() | {"runbook": self.name, "as_of": text.iso(self.now()), "source": "diagnosis", "rules_hash": self.desk.rules.hash})
         return found
+
+    @property
+    def costs(self) -> spending.Spending:
+        """What trading cost beside what the backtest took for it."""
+        return spending.Spending(self.desk, self.now())
 
     @property
     def afterwards(self) -> Text:
@@ -324,7 +329,7 @@ class Card:
         lines = [f"expect: {step.expect}"]
         if step.kind == CHANGE and stands.state not in ("done",):
             lines += [f"it will do: {self.book.hooks[step.hook].words}"] + ([f"it will say: {self.book.said(step)}"] if step.says else [])
-        seen = stands.words.removeprefix(f"{step.name}: ")
+        seen = stands.words.removeprefix(f"{step.name}: ").removeprefix("skipped: ")
         lines.append(f"{stands.mark} {stands.state}{': ' + seen if seen else ''}{f' ({stands.by})' if stands.by else ''}")
         if stands.state == "unsure":
             lines.append(self.book.walk._unsure(step, stands))

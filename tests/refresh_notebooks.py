@@ -1,15 +1,16 @@
 """
-Execute the committed notebooks anew, with their defaults, and write them back: ``python tests/refresh_notebooks.py``.
+Execute the committed notebooks anew, with their defaults, and write them back: ``python tests/refresh_notebooks.py [NAME ...]``.
 
 They are committed executed, so that nbval has something to compare; without pictures, so that a change can be read.
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
 from opslib import desk, runner, settings
 
-FOLDER = Path(__file__).parent.parent / "notebooks"
+FOLDERS = [Path(__file__).parent.parent / name for name in ("notebooks", "runbooks")]
 
 
 def refresh(path: Path, home: Path) -> None:
@@ -26,8 +27,14 @@ def refresh(path: Path, home: Path) -> None:
     path.write_bytes(runner.written(notebook))
 
 
+def committed(names: list[str]) -> list[Path]:
+    """The notebooks and runbooks of those names; without names, all."""
+    found = [path for folder in FOLDERS for path in sorted(folder.glob("*.ipynb"))]
+    return [path for path in found if not names or path.stem in names]
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        for notebook in sorted(FOLDER.glob("*.ipynb")):
-            refresh(notebook, Path(folder))
+    with tempfile.TemporaryDirectory() as place:
+        for notebook in committed(sys.argv[1:]):
+            refresh(notebook, Path(place))
             print(notebook.name, "refreshed", settings.VERSION)
