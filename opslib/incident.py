@@ -216,7 +216,7 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
             found.status = "resolved"
             time("resolved", f"{entry.by} said so", 60.0)
         case "reopened":
-            found.status, found.into = "open", ""
+            found.status, found.into, found.document = "open", "", ""
             found.times["resolved"] = Time(None, unknown["resolved"])
         case "dismissed":
             found.status = "dismissed"

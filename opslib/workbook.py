@@ -67,6 +67,7 @@ class Book:
         self.incident  # noqa: B018  # Refused at once where there is none.
         self._looked: datetime | None = None
         self._seen: View | None = None
+        self.pads: list[Any] = []  # What of it is shown with buttons: see `controls`.
 
     def now(self) -> datetime:
         """What time it is here."""
