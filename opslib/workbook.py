@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from opslib import checks, clock, hooks, impact, shelf, spending, steps as steps_module, text
 from opslib.diagnosis import Diagnosis
-from opslib.scene import Scene
+from opslib.scene import Scene, said
 from opslib.evidence import Entry
 from opslib.hooks import Hook, Outcome
 from opslib.incident import Incident
@@ -245,11 +245,12 @@ class Book:
         """What fired, and how its panel stands now."""
         view, incident = self.view(), self.incident
         alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
-        lines = [f"{a['state']}, {a['severity']}, since {text.moment(clock.parse(a['since']))}: {a['sentence']}" for a in alerts]
+        lines = [f"{a['state']}, {a['severity']}, since {text.moment(clock.parse(a['since']))}: {said(a['source'])}{a['sentence']}" for a in alerts]
         panels = dict.fromkeys(r.panel for r in self.desk.rules.rules.values() if self.name in r.runbooks.values())
         for panel in panels:
             found = view.panel(panel)
-            lines += [f"{found.title}: {found.told}", *found.sentences]
+            told = [f"{found.title}: {found.told}", *(s for s in found.sentences if not s.startswith(("ok:", "not counted")))]
+            lines += told if found.verdict != "ok" else [f"{found.title}: {found.told}", *found.sentences[:3]]
         return listed(f"As of {text.moment(view.window.end)}, over {text.duration(self.window.total_seconds())}", lines or ["no alert of this runbook stands"])
 
     @property
@@ -326,7 +327,7 @@ class Card:
         """The step in four lines; of a changing one, what it would do."""
         step, stands = self.step, self.standing
         n = next((i for i, s in enumerate(self.book.steps, 1) if s.name == step.name), 0)
-        lines = [f"expect: {step.expect}"]
+        lines = [f"expect, judged by {step.judged_by}: {step.expect}"]
         if step.kind == CHANGE and stands.state not in ("done",):
             lines += [f"it will do: {self.book.hooks[step.hook].words}"] + ([f"it will say: {self.book.said(step)}"] if step.says else [])
         seen = stands.words.removeprefix(f"{step.name}: ").removeprefix("skipped: ")
@@ -335,7 +336,6 @@ class Card:
             lines.append(self.book.walk._unsure(step, stands))
         if following := (stands.entry.body.get("next") if stands.entry else None):
             lines.append(f"this leads to another runbook: ops runbook open {following} --incident {self.book.incident.id}")
-        lines.append(f"judged by {step.judged_by}")
         return listed(f"{n}/{len(self.book.steps)} {step.name}: {step.do}", lines)
 
     def __repr__(self) -> str:

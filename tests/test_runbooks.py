@@ -78,10 +78,10 @@ def test_sections_stand_in_order(found: Runbook) -> None:
 
 def test_headings_are_questions_or_acts(found: Runbook) -> None:
     """A heading asks, names a case, or says what to do; none is longer than a line."""
-    acts = ("Tell", "Put", "Keep", "Take", "Write", "Watch", "Restart", "Refresh", "Open", "Ask", "Say", "Give", "Start", "Undo", "Apply", "Set", "Stay", "Save", "Shut", "Let", "Hold", "Look", "Try", "Read")
+    acts = ("Tell", "Put", "Keep", "Take", "Write", "Watch", "Restart", "Refresh", "Open", "Ask", "Say", "Give", "Start", "Undo", "Apply", "Set", "Stay", "Save", "Shut", "Let", "Hold", "Look", "Try", "Read", "Wait")
     for line in prose(found).splitlines():
-        if line.startswith("### "):
-            head = line.removeprefix("### ")
+        if line.startswith(("### ", "#### ")):
+            head = line.lstrip("#").strip()
             assert head.endswith("?") or head.startswith(("If ", "Common causes")) or head.lstrip("0123456789. ").startswith(acts) or head.startswith(("The ", "Massive's", "Tradier's", "Firewall", "And ")), head
             assert len(head) <= 70, head
 
