@@ -101,7 +101,8 @@ class Desk:
 
     def diagnose(self, at: datetime, length: timedelta) -> Diagnosis:
         """What is the matter at a moment, by what was seen over so long before it?"""
-        return diagnosis.diagnose(self.view(at, length))
+        view = self.view(at, length)
+        return diagnosis.diagnose(view, view.filed.parts if view.filed and view.filed.pairs else None)
 
     def status(self, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None) -> View:
         """

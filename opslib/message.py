@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from opslib import clock, text
+from opslib.impact import standing
 from opslib.notices import FIRING, OVER, PASSED, REPEAT, ROSE, UNHEARD
-from opslib.outcome import OUTCOMES
 from opslib.panels import NAMES, View
 from opslib.rules import RUNGS, Rules
 from opslib.staff import Staff
@@ -70,45 +70,6 @@ class Message:
 def _mrkdwn(outside: str) -> str:
     """Text from outside in Slack's markup: its three entities, and no emphasis, code or quote."""
     return html.escape(outside, quote=False).translate({ord(c): f"{c}\u200b" for c in "*_~`"})
-
-
-def standing(view: View) -> list[tuple[str, str]]:
-    """
-    What works, what does not, and what is not known, at the end of a view?
-
-    Returns:
-        works, fails or unknown, each with its words: who can serve, the WebSocket, the Greeks, the app's server.
-    """
-    found = [*_served(view)]
-    connected = view.figures["system"]["websocket_connected"]
-    found.append(("unknown" if connected is None else "works" if connected else "fails", "live prices over the page's WebSocket"))
-    valid = view.figures["greeks"]["valid_rate"]
-    sound = next((f.verdict for f in view.findings if f.rule.name == "greeks_valid" and f.source == "page"), "unknown")
-    found.append(("unknown" if valid is None else "works" if sound == "ok" else "fails", f"Greeks ({text.ratio(valid, 1)} valid)" if valid is not None else "Greeks"))
-    if view.probed and (health := view.probed.now("health", "app", view.window.end_us)):
-        found.append(("works" if OUTCOMES[health.outcome].usable else "fails", "the app's server"))
-    return found
-
-
-def _served(view: View) -> list[tuple[str, str]]:
-    """Who can serve option data: by our own looks where there are any, else by what the page counted."""
-    serving = view.probed.serving(view.window.end_us) if view.probed else None
-    if serving == "massive":
-        return [("works", "option data from Massive")]
-    if serving == "tradier":
-        return [("works", "option data from Tradier, in Massive's place"), ("fails", "option data from Massive")]
-    if serving == "nobody":
-        ours = [("fails", "our own network: neither provider can even be connected to")] if view.probed and view.probed.network_gone(view.window.end_us) else []
-        return [*ours, ("fails", "option data: nobody can serve")]
-    found = []
-    for name, figures in view.figures["providers"].items():
-        judged = next((f for f in view.findings if f.rule.name == "availability" and f.subject == name and f.source == "page"), None)
-        if not figures["requests"] or judged is None or judged.verdict == "unknown":
-            found.append(("unknown", f"option data from {name.title()}"))
-        else:
-            told = f"option data from {name.title()} ({text.ratio(figures['availability'], 1)} of {text.number(figures['requests'])} requests)"
-            found.append(("works" if judged.verdict in ("ok", "warning") else "fails", told))
-    return found
 
 
 def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None) -> Message:

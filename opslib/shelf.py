@@ -68,7 +68,7 @@ class Runbook:
 
     def _cell(self, cell: Mapping[str, Any]) -> str:
         if cell["cell_type"] == "markdown":
-            return _markup(source(cell))
+            return as_html(source(cell))
         e = text.in_html
         return "".join(f"<div class='step'><p><strong>☐ {e(s.do)}</strong> <small>{e(_kind(s))}</small></p><p>Expect: {e(s.expect)}</p></div>" for s in self._of(cell))
 
@@ -84,7 +84,7 @@ def _kind(step: Step) -> str:
     return f"{kind}; {step.box} min" if step.box != "after" else f"{kind}; afterwards"
 
 
-def _markup(markdown: str) -> str:
+def as_html(markdown: str) -> str:
     """What our own prose uses of Markdown, as HTML; everything else stays text."""
     found, items = [], list[str]()
 

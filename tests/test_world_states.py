@@ -8,6 +8,7 @@ import pytest
 from worlds import looking
 
 from opslib.demo.states import STATES
+from opslib.diagnosis import diagnose
 
 
 class Told(NamedTuple):
@@ -68,6 +69,15 @@ TABLE: dict[str, Told] = {
     "dashboard_slow": Told("system", "", ("age of what the dashboard shows (",), {}, ("silence (no post, or no request in the posts) (4",)),
     "collector_dead": Told("system", "critical", ("our collector has missed", "missed beats of the monitor (")),
 }
+CAUSES: dict[str, tuple[str, ...]] = {
+    "healthy": ("none",), "massive_5xx": ("provider_5xx",), "massive_timeout": ("provider_timeout",), "massive_refused": ("provider_refused",), "massive_dns": ("provider_dns",), "massive_tls": ("provider_tls",),
+    "massive_401": ("provider_auth",), "massive_403_plan": ("provider_plan",), "massive_403_ip": ("provider_ip_blocked",), "massive_429": ("provider_rate_limited",), "massive_html_200": ("provider_wrong_content",),
+    "massive_empty": ("provider_empty",), "massive_partial_pages": ("provider_partial",), "massive_stale": ("provider_stale",), "massive_intermittent": ("provider_intermittent", "provider_5xx"), "tradier_down": ("provider_5xx",), "both_down": ("both_providers_down",),
+    "our_network_down": ("our_network",), "our_timeout_short": ("our_timeout_too_short",), "app_down": ("app_down",), "app_restarted": ("app_restarted",), "app_slow": ("app_slow",), "page_refreshed": ("none",), "page_closed": ("none",),
+    "ws_403": ("socket_auth",), "ws_port_blocked": ("socket_blocked",), "gamma_zero": ("greeks_gamma_zero",), "greeks_missing": ("greeks_missing",), "delta_out_of_bounds": ("greeks_out_of_bounds",), "unit_drift": ("greeks_units",),
+    "iv_stress": ("market_stress",), "expiry_friday": ("expiry",), "market_closed": ("market_closed",), "commission_up": ("costs_commission",), "spread_up": ("costs_spread",), "bad_fills": ("costs_fill_quality",), "smaller_size": ("costs_size",),
+    "too_few_trades": ("too_few_trades", "none"), "memory_leak": ("memory_leak",), "error_storm": ("error_storm",), "clock_skew": ("clock_skew",), "dashboard_slow": ("dashboard_slow",), "collector_dead": ("monitor_down",),
+}  # fmt: skip
 HELD_OPEN = {"ws_closed_1006", "ws_open_silent"}  # What happens to a socket that is held: test_world_lived.
 LENGTHY = ("our_network_down", "massive_timeout", "app_slow")  # Each look takes its time.
 COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size", "too_few_trades")
@@ -84,6 +94,8 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
     told = TABLE[state]
     with looking(tmp_path) as desk:
         desk.live(1, chains=True)
+        if state in COSTS[:4]:
+            desk.live(30, looks=False)  # What trades usually cost.
         if state != "healthy":
             desk.lever.be(**{state: told.share})
         if state in COSTS:
@@ -93,6 +105,10 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
         else:
             desk.live(1.25 if state in LENGTHY else 8 if state == "memory_leak" else 2.5, chains=state not in LENGTHY)
         view = desk.view(timedelta(minutes=30) if state in COSTS else timedelta(minutes=9 if state == "memory_leak" else 2 if state in LENGTHY else 3))
+    found = diagnose(view)
+    assert found.cause in CAUSES[state], f"{found!r}"
+    assert found.subject == ("massive" if state.startswith(("massive", "our_timeout")) else "tradier" if state == "tradier_down" else found.subject), f"{found!r}"
+    print(f"DIAG {state}: {found.words}")
     panel = view.panel(told.panel)
     text = repr(panel)
     assert all(words in text for words in told.words), text
