@@ -238,7 +238,7 @@ class Book:
         rule = self.desk.rules.rules.get(self.incident.rule) or next((r for r in self.desk.rules.rules.values() if self.name in r.runbooks.values()), None)
         lines = [f"for traders: {rule.traders}"] if rule else []
         lines += [f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'not known'}[state] }: {words}" for state, words in impact.standing(view)]
-        return listed(f"Severity now: {severity.level}. {severity.why}", lines)
+        return listed(f"Severity now: {severity.level}. {severity.why.partition('. ')[0].rstrip('.')}.", lines)  # The rest of it stands below.
 
     @property
     def detection(self) -> Text:
