@@ -269,6 +269,20 @@ def _runbook(options: argparse.Namespace) -> int:
     return _shown(options, handling.runbook(_desk(options), options) if options.what in ("open", "resume") else handling.shelved(options))
 
 
+def _postmortem(options: argparse.Namespace) -> int:
+    from opslib import handling
+
+    return _shown(options, handling.postmortem(_desk(options), options))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from opslib import settings, verification
+
+    found = settings.load(options.home, options.app)
+    there = bool(found.store_url) or (found.home / "store.sqlite").exists()  # To verify a copied folder lays nothing out.
+    return _judged(options, verification.verify(options.path, _desk(options) if there else None))
+
+
 def _shown(options: argparse.Namespace, reply: "replies.Reply") -> int:
     if options.output == "json":
         _print_json(reply.values)

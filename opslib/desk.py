@@ -21,8 +21,10 @@ from opslib.diagnosis import Diagnosis
 from opslib.dispatch import Dispatch
 from opslib.errors import NotebookFailed, ReportRefused, UsageError
 from opslib.filings import Filings
+from opslib.incident import fold
 from opslib.marks import Marks
 from opslib.panels import View
+from opslib.postmortem import Postmortem
 from opslib.rules import Rules
 from opslib.runner import Outcome
 from opslib.settings import Settings
@@ -103,6 +105,16 @@ class Desk:
         """What is the matter at a moment, by what was seen over so long before it?"""
         view = self.view(at, length)
         return diagnosis.diagnose(view, view.filed.parts if view.filed and view.filed.pairs else None)
+
+    def postmortem(self, incident: str, upto: str = "") -> Postmortem:
+        """
+        What does the record of an incident come to?
+
+        Args:
+            upto: The entry up to which it is read, such as ``E42``; empty is all of it.
+        """
+        found = self.chronicle.find(incident)
+        return Postmortem(fold(found.id, found.entries[: found.find(upto).seq]) if upto else found)
 
     def status(self, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None) -> View:
         """

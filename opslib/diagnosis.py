@@ -348,7 +348,7 @@ class _Case:
             return _Found(question, told, "costs_commission", "app", 0.9)
         if times["slippage_usd"] > most:
             return _Found(question, told, "costs_spread", "app", 0.9)
-        if times["commission_usd"] < 1 / most and times["slippage_usd"] < 1 / most:
+        if times["slippage_usd"] < 1 / most:
             return _Found(question, told, "costs_size", "app", 0.8)
         return _Found(question, told, "costs_fill_quality" if fell > 0 else UNDETERMINED, "app", 0.7)
 

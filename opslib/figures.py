@@ -6,7 +6,7 @@ and a formula for each number, so that anybody can compute it again from what is
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,19 +108,8 @@ def captured(desk: "Desk", incident: Incident) -> Incident:
     key = f"{METRICS}:{sha256(evidence.canonical(content)).hexdigest()[:24]}"
     body = {"name": METRICS, "source": "store", "query": f"posts and looks of {desk.settings.app}, each {step_s} s", "as_of": text.iso(end), "opslib": VERSION, "rules_hash": desk.rules.hash, "content": content,
             "words": f"what posts and looks say, each {step_s} s, {text.moment(start)} to {text.moment(end)}"}  # fmt: skip
-    if desk.chronicle.append(incident.id, "evidence", body, key=key) is not None:
-        _picture(desk, incident, view)
+    desk.chronicle.append(incident.id, "evidence", body, key=key)
     return desk.chronicle.read(incident.id)
-
-
-def _picture(desk: "Desk", incident: Incident, view: "View") -> None:
-    """How its panel looked, from before it began to after it ended."""
-    from opslib import plots
-
-    rule = desk.rules.rules.get(incident.rule)
-    panel = rule.panel if rule else "system"
-    digest = desk.chronicle.picture(plots.png(view.panel(panel).draw))
-    desk.chronicle.append(incident.id, "evidence", {"name": "picture", "source": "store", "picture": {"sha256": digest, "name": panel}, "words": f"picture of {panel}, {view.window}"}, key=f"picture:{digest}")
 
 
 def _row(view: "View", window: Window) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, ledger, publication, shelf, text, workbook
+from opslib import clock, drafting, ledger, publication, shelf, text, workbook
 from opslib.document import POLICY, STYLE
 from opslib.errors import IncidentError, UsageError
 from opslib.incident import CLOSED, Incident
+from opslib.postmortem import Postmortem, lint
 from opslib.replies import Reply, who
 
 if TYPE_CHECKING:
@@ -171,3 +172,17 @@ def shelved(options: argparse.Namespace) -> Reply:
         raise UsageError(f"a runbook was wanted; there are: {', '.join(shelf.names())}.")
     found = shelf.runbook(options.name)
     return Reply({"runbook": found.name, "title": found.title, "text": found.plain}, found.plain.rstrip())
+
+
+def postmortem(desk: "Desk", options: argparse.Namespace) -> Reply:
+    """Draft the postmortem of an incident, say what it lacks, or take it on to another status."""
+    name = desk.chronicle.find(options.id or "").id
+    if options.check:
+        found = drafting.take_in(desk, name, who(options.by))
+        lacks = lint(Postmortem(found))
+        words = [f"the postmortem of {name} lacks:", *(f"  {lack!r}" for lack in lacks)] if lacks else [f"the postmortem of {name} lacks nothing"]
+        return Reply({"incident": name, "lacks": [lack._asdict() for lack in lacks]}, "\n".join(words), not lacks)
+    made, place, lacks = drafting.draft(desk, name, who(options.by), options.status or "")
+    values = {"incident": name, "status": made.status, "document": f"{place}.md", "head": {"entry": made.head.id, "digest": made.head.digest}, "figures": [f.as_json() for f in made.figures], "lacks": len(lacks)}
+    words = [f"postmortem of {name}, {made.status}: {len(made.figures)} figures, each with its evidence", f"write in   {place}.md", f"read       {place}.html", f"still lacks {len(lacks)} things: ops postmortem {name} --check"]
+    return Reply(values, "\n".join([*words, f"head {made.head.id}, SHA-256 {made.head.digest}"]))

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from opslib import clock, document, evidence, figures, text
+from opslib import clock, document, evidence, figures, report, text
 from opslib.evidence import Entry
 from opslib.figures import Figure
 from opslib.incident import TIMES, Incident, words
@@ -223,7 +223,7 @@ class Postmortem:
     @property
     def files(self) -> dict[str, bytes]:
         """What is published beside the notebook, by ending."""
-        return {".md": self.markdown.encode(), ".html": self.html.encode(), ".json": evidence.canonical(self.as_json()) + b"\n"}
+        return {".md": self.markdown.encode(), ".html": self.html.encode(), ".json": report.as_json(evidence.plain(self.as_json())).encode()}
 
     def __repr__(self) -> str:
         return self.header.plain
@@ -250,8 +250,7 @@ ONE_CAUSE = re.compile(r"(?i)\b(?:the )?root cause\b(?!s)")
 CLOCK = re.compile(r"\b(\d{1,2}:\d{2})(?::\d{2})?\b(?!\s*(?:UTC|Z\b))")
 
 
-@dataclass(frozen=True)
-class Lack:
+class Lack(NamedTuple):
     """Something that a postmortem lacks, or says as it had better not: where, what, and what to do."""
 
     section: str

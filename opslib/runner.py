@@ -339,7 +339,7 @@ def keep(
 
     Args:
         place: Where to, and under which name, without ending.
-        more: Further files by ending, beside the notebook and its page.
+        more: Further files by ending, beside the notebook and its page; a page among them takes the place of that.
         keep_as: Under which name the files that stand there are kept; None replaces them.
 
     Returns:
@@ -353,7 +353,7 @@ def keep(
         files = dict(more or {})
         if outcome.notebook is not None:
             notebook = tidied(outcome.notebook)
-            files |= {".ipynb": written(notebook), ".html": document.page(notebook, place.name).encode()}
+            files = {".ipynb": written(notebook)} | ({} if ".html" in files else {".html": document.page(notebook, place.name).encode()}) | files
         outputs = publication.publish(place, files, keep_as) if files else []
     except (OSError, UnicodeError) as problem:
         state, reason = "failed", f"its files could not be written to {place.parent}: {getattr(problem, 'strerror', None) or problem}"

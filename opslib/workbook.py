@@ -66,6 +66,7 @@ class Book:
         self._journal = journal
         self.incident  # noqa: B018  # Refused at once where there is none.
         self._looked: datetime | None = None
+        self._seen: View | None = None
 
     def now(self) -> datetime:
         """What time it is here."""
@@ -95,12 +96,18 @@ class Book:
     # Looking.
 
     def view(self) -> "View":
-        """Everything as it stands now; where somebody can be asked, they are asked first."""
-        at = self.now()
-        if self._as_of is None and self.desk.looked_at and (self._looked is None or at - self._looked >= AGAIN):
+        """Everything as it stands now; where somebody can be asked, they are asked first. What was seen within seconds is not looked at again."""
+        if self._as_of is None and self.desk.looked_at and (self._looked is None or self.now() - self._looked >= AGAIN):
             _apart(lambda: asyncio.run(self._look()))
-            self._looked = at = self.now()
-        return self.desk.view(at, self.window)
+            self._looked, self._seen = self.now(), None
+        return self.seen()
+
+    def seen(self) -> "View":
+        """Everything as it was last seen."""
+        at = self.now()
+        if self._seen is None or not timedelta(0) <= at - self._seen.window.end < AGAIN:
+            self._seen = self.desk.view(at, self.window)
+        return self._seen
 
     async def _look(self) -> None:
         rounds = Rounds(self.desk.settings, self.desk.store, self.desk.rules, now=self.desk.now)
@@ -156,6 +163,7 @@ class Book:
             IncidentError: Not confirmed; begun before, without an end; or being done by somebody.
         """
         step = steps_module.step(name)
+        self._looked = self._seen = None  # What was seen before it may be no longer so.
         return self.walk.do(step, by or self.operator, confirmed, lambda asked: self._act(step, asked), self._asked(step, note))
 
     def settle(self, name: str, happened: bool, by: str = "", note: str = "") -> Standing:
@@ -176,7 +184,7 @@ class Book:
 
     def said(self, step: Step) -> str:
         """What a step tells somebody, filled in as of now."""
-        view, incident = self.desk.view(self.now(), self.window), self.incident
+        view, incident = self.seen(), self.incident
         stands = impact.standing(view)
         parts = [f"{head} {', '.join(w for s, w in stands if s == state)}" for state, head in (("works", "Works:"), ("fails", "Does not work:"), ("unknown", "Not known:")) if any(s == state for s, _ in stands)]
         cause = next((e.body["words"] for e in reversed(incident.of_kind("diagnosis"))), "not known yet")
@@ -222,7 +230,7 @@ class Book:
     @property
     def severity(self) -> impact.Severity:
         """How bad it is, by what was seen up to now."""
-        return impact.severity(self.desk.view(self.now(), self.window))
+        return impact.severity(self.seen())
 
     @property
     def impact(self) -> Text:
@@ -233,7 +241,7 @@ class Book:
     @property
     def impact_seen(self) -> Text:
         """The same, by what was seen already."""
-        view = self.desk.view(self.now(), self.window)
+        view = self.seen()
         severity = impact.severity(view)
         rule = self.desk.rules.rules.get(self.incident.rule) or next((r for r in self.desk.rules.rules.values() if self.name in r.runbooks.values()), None)
         lines = [f"for traders: {rule.traders}"] if rule else []

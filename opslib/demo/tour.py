@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from opslib import clock, intake, rules, settings as settings_module, snapshot, text
 from opslib.collect import Collector
-from opslib.demo import page, truth, witness
+from opslib.demo import lapse, page, truth, witness
 from opslib.demo.day import Script, script
 from opslib.demo.judge import Judge
 from opslib.demo.lever import Lever
@@ -179,6 +179,11 @@ def lay_out(settings: Settings, seed: int = SEED) -> None:
             Samples(store, settings.app).keep((_sample(seen) for seen in witness.seen(scripted)), known_at_ts=True)
             for at, answer in witness.chains(scripted):
                 Samples(store, settings.app).keep_chain(clock.micros(at), "massive", witness.KEPT, "ok", [json.dumps(answer).encode()])
+            if scripted.troubles:
+                for lapse_at, act in lapse.acts(scripted):
+                    world.at = lapse_at
+                    judge()
+                    act(Desk(replace(settings, home=making), world.now), lapse.walked)
             world.at = scripted.closes + AFTER_CLOSE
             judge()
         store.close()
@@ -238,10 +243,14 @@ def _today(store: Store, settings: Settings, today: Script, world: _World, judge
     with Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served, _Eyes(today, settings, store, world) as eyes:
         address = urlsplit(served.url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
-        judged = world.at
+        judged, acts = world.at, lapse.acts(today)
         for post in progress(posts, len(posts), f"living {today.day}: posting to {served.url}, looking at a world beside it"):
             world.at = post.at
             eyes.look()
+            if acts and world.at >= acts[0][0]:
+                judge.go_on(world.at)
+                judge.through()
+                acts.pop(0)[1](Desk(settings, world.now), lapse.executed)
             if world.at - judged >= JUDGE_EVERY and judge.idle:
                 judge.go_on(world.at)
                 judged = world.at

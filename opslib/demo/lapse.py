@@ -1,0 +1,87 @@
+"""
+Knows how the demo's people handle the outage of its day: they open the runbook, do what it says, and call it over.
+
+Each act is done at its own time of the script, by the same calls as a button or a command makes.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from opslib import clock, figures, rises, runner, workbook
+from opslib.alerts import Transition
+from opslib.demo.day import Script
+from opslib.desk import Desk
+from opslib.errors import OpsError
+from opslib.record import Record
+from opslib.steps import LOOK
+from opslib.workbook import Book
+
+LEAD, MANAGER = "Tech Lead", "Trading Manager"  # Roles, not people.
+RUNBOOK = "massive_down"
+OPENS, TELLS, SWITCHES, NOTES, RESOLVES = (timedelta(minutes=m) for m in (2.5, 4, 7, 10, 30))
+Walk = Callable[[Desk, Path, str], None]
+
+
+def acts(script: Script) -> list[tuple[datetime, Callable[[Desk, Walk], None]]]:
+    """What is done, and when, in order."""
+    begins = next(t.begins for t in script.troubles if t.name == "massive_outage")
+    return [(begins + after, act) for after, act in ((OPENS, _opens), (TELLS, _tells), (SWITCHES, _switches), (NOTES, _notes), (RESOLVES, _resolves))]
+
+
+def _incident(desk: Desk) -> str:
+    return desk.chronicle.all()[-1].id
+
+
+def _opens(desk: Desk, walk: Walk) -> None:
+    now_us = clock.micros(desk.now())
+    standing = rises.standing((Transition(*row) for row in Record(desk.store, desk.settings.app).transitions(now_us)), desk.rules)
+    alert = next((a for a in standing if a["runbook"] == RUNBOOK and a["state"] == "firing"), None)
+    if alert is None:
+        raise OpsError("the demo's outage has raised no alert; its script and its rules do not fit.")
+    incident = desk.chronicle.open("", by="", alert=alert)
+    desk.dispatch.ack(incident.about, LEAD)
+    desk.chronicle.take_in()
+    walk(desk, workbook.opened(desk, RUNBOOK, desk.chronicle.read(incident.id), LEAD), incident.id)
+
+
+def walked(desk: Desk, place: Path, incident: str) -> None:
+    """Every step of the runbook shown, as a kernel would that executes it while nobody is there."""
+    book = Book(desk, RUNBOOK, incident, LEAD)
+    for step in book.steps:
+        book.step(step.name)
+    book.diagnosis  # noqa: B018  # Asking for it writes it down.
+
+
+def executed(desk: Desk, place: Path, incident: str) -> None:
+    """The copy executed by a kernel, and kept where it lies."""
+    outcome = runner.execute(place, {}, settings=desk.settings, store=desk.store)
+    runner.keep(outcome, place.with_suffix(""), settings=desk.settings, store=desk.store)
+    if outcome.state != "ok":
+        raise OpsError(f"the demo's runbook failed: {outcome.reason}")
+
+
+def _tells(desk: Desk, walk: Walk) -> None:
+    book = Book(desk, RUNBOOK, _incident(desk), LEAD)
+    book.answer("massive_status_page", False, note="it names an outage of its API")
+    book.do("tell_channel", confirmed=True)
+
+
+def _switches(desk: Desk, walk: Walk) -> None:
+    incident = _incident(desk)
+    Book(desk, RUNBOOK, incident, LEAD).do("tradier_only", confirmed=True)
+    desk.chronicle.mitigate(incident, "those who trade work on Tradier's data", LEAD)
+
+
+def _notes(desk: Desk, walk: Walk) -> None:
+    desk.chronicle.note(_incident(desk), "no order waits for data from Massive", MANAGER)
+
+
+def _resolves(desk: Desk, walk: Walk) -> None:
+    incident = _incident(desk)
+    book = Book(desk, RUNBOOK, incident, LEAD)
+    for step in book.steps:
+        if step.kind == LOOK:
+            book.step(step.name)
+    desk.chronicle.resolve(incident, "Massive answers again; the checks hold", LEAD)
+    figures.captured(desk, desk.chronicle.read(incident))

@@ -1,0 +1,133 @@
+"""
+This module knows how a postmortem is drafted and published, and nothing else: what people wrote is taken in, the facts are
+captured, the document is made anew around it and put in its place with its digests on record.
+"""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opslib import clock, figures, ledger, postmortem as postmortem_module, publication, runner, settings as settings_module, text
+from opslib.errors import IncidentError
+from opslib.incident import Incident, fold
+from opslib.postmortem import STATUSES, Lack, Postmortem
+
+if TYPE_CHECKING:
+    from opslib.desk import Desk
+
+NAME = "postmortem"
+
+
+def take_in(desk: "Desk", name: str, by: str) -> Incident:
+    """
+    Take in what people have written in an incident's document since it was made.
+
+    Raises:
+        IncidentError: Something outside the marks was edited; nothing was taken in, and nothing overwritten.
+    """
+    found = desk.chronicle.read(name)
+    path = desk.chronicle.folder(name) / f"{NAME}.md"
+    made = next((e for e in reversed(found.of_kind("published"))), None)
+    if made is None or not path.exists():
+        return found
+    told, before = path.read_text(encoding="utf-8"), at_head(found, made.body["head"]["entry"])
+    lines = postmortem_module.edited(told, before.markdown)
+    if lines:
+        where = "; ".join(f"line {n}: {line.strip()[:60]!r}" for n, line in lines[:3])
+        raise IncidentError(f"{path} was edited outside the marks ({where}), where it is made anew from the record. Put what you mean between the marks, or take the file away, and run this again.")
+    for section, words in postmortem_module.theirs(told).items():
+        if words != before.written(section).strip() and words != Postmortem(found).written(section).strip():
+            desk.chronicle.append(name, "written", {"section": section, "text": words, "words": f"{section} was written"}, by=by)
+    return desk.chronicle.read(name)
+
+
+def at_head(found: Incident, entry: str) -> Postmortem:
+    """The postmortem as it was made from the record up to an entry."""
+    return Postmortem(fold(found.id, found.entries[: found.find(entry).seq]))
+
+
+def move(desk: "Desk", found: Incident, status: str, by: str) -> Incident:
+    """
+    Take a document on to another status.
+
+    Raises:
+        IncidentError: There is no such status, it does not follow, or something is lacking before others read it.
+    """
+    wanted = next((s for s in STATUSES if s.lower().replace(" ", "-") == status.lower().replace(" ", "-")), None)
+    if wanted is None:
+        raise IncidentError(f"a postmortem is {', '.join(STATUSES)}; found {status!r}.")
+    now = STATUSES.index(found.document or STATUSES[0])
+    then = STATUSES.index(wanted)
+    if then > now + 1 or (now == len(STATUSES) - 1 and then != now):
+        raise IncidentError(f"the postmortem of {found.id} is {STATUSES[now]}; {'it is closed: ops incident reopen opens it again' if now == len(STATUSES) - 1 else 'next comes ' + STATUSES[now + 1]}.")
+    lacks = postmortem_module.lint(Postmortem(found)) if then > 0 else []
+    if lacks:
+        raise IncidentError("\n".join([f"the postmortem of {found.id} cannot be {wanted} yet; it lacks:", *(f"  {lack!r}" for lack in lacks)]))
+    if then != now:
+        desk.chronicle.append(found.id, "document", {"status": wanted, "words": f"the postmortem is {wanted}"}, by=by)
+    return desk.chronicle.read(found.id)
+
+
+def draft(desk: "Desk", name: str, by: str, status: str = "") -> tuple[Postmortem, Path, list[Lack]]:
+    """
+    Draft a postmortem, or make it anew.
+
+    Args:
+        status: What it is to be from now on; empty is as it is.
+
+    Returns:
+        The document, where it is without ending, and what it lacks.
+
+    Raises:
+        IncidentError: What people wrote could not be taken in, the status does not follow, or its notebook failed.
+    """
+    desk.chronicle.take_in()
+    place = desk.chronicle.folder(name) / NAME
+    found = desk.chronicle.read(name)
+    if found.document == STATUSES[-1] and not status:
+        return at_head(found, found.of_kind("published")[-1].body["head"]["entry"]), place, []
+    found = take_in(desk, name, by)
+    found = pictured(desk, figures.captured(desk, found))
+    if status:
+        found = move(desk, found, status, by)
+    made = Postmortem(found)
+    publish(desk, made, place)
+    return made, place, postmortem_module.lint(made)
+
+
+def pictured(desk: "Desk", incident: Incident) -> Incident:
+    """Put on record how its panel looked, over what was captured of the metrics; once for the same facts."""
+    entry = figures.metrics(incident)
+    if entry is None or any(e.body.get("of") == entry.id for e in incident.of_kind("evidence")):
+        return incident
+    from opslib import plots
+
+    content = entry.body["content"]
+    start, end = clock.parse(content["from"]), clock.parse(content["until"])
+    rule = desk.rules.rules.get(incident.rule)
+    panel = rule.panel if rule else "system"
+    digest = desk.chronicle.picture(plots.png(desk.view(end, end - start).panel(panel).draw))
+    words = f"picture of the panel {panel}, {text.moment(start)} to {text.moment(end)}"
+    desk.chronicle.append(incident.id, "evidence", {"name": "picture", "of": entry.id, "source": "store", "picture": {"sha256": digest, "name": panel}, "words": words}, key=f"picture:{entry.id}")
+    return desk.chronicle.read(incident.id)
+
+
+def publish(desk: "Desk", made: Postmortem, place: Path) -> None:
+    """Put the document in its place, with its notebook; its digests and head go on record, and the head into the ledger."""
+    name, head = made.incident.id, made.head
+    folder = settings_module.project()
+    files = dict(made.files)
+    if folder is not None:
+        outcome = runner.execute(folder / "notebooks" / f"{NAME}.ipynb", {"app": desk.settings.app, "incident": name, "upto": head.id}, settings=desk.settings, store=desk.store)
+        if outcome.state == "failed":
+            desk.store.run_ends(outcome.run_id, state="failed", reason=outcome.reason, ended_at_us=clock.micros(clock.now()), outputs=[])
+            raise IncidentError(f"the postmortem's notebook failed: {outcome.reason}.")
+        kept, _ = runner.keep(outcome, place, files, settings=desk.settings, store=desk.store)
+        if kept.state == "failed":
+            raise IncidentError(f"the postmortem could not be published: {kept.reason}.")
+        files[".ipynb"] = place.with_suffix(".ipynb").read_bytes()
+    else:
+        publication.publish(place, files, None)
+    digests = {f"{place.name}{ending}": sha256(content).hexdigest() for ending, content in sorted(files.items())}
+    desk.chronicle.append(name, "published", {"files": digests, "head": {"entry": head.id, "digest": head.digest}, "words": f"postmortem published from the record up to {head.id}"})
+    ledger.anchor(desk.store, desk.settings.app, name, head)

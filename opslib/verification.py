@@ -1,0 +1,255 @@
+"""
+This module knows whether what is shown is what was recorded, and nothing else: it recomputes a record, a postmortem and
+its numbers, and names what differs and why.
+
+It needs no more than the folder of an incident, also on another machine with an empty home. Where the store at hand has
+the same incident, its record and the heads in its ledger are held against the folder too: who rewrote all of a folder
+could not rewrite those with it.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opslib import clock, evidence, ledger, postmortem, report, text
+from opslib.dossier import PICTURED, RECORD, pictures
+from opslib.errors import IncidentError, OpsError
+from opslib.evidence import EDITED, FORMULA, HEAD, MISSING, Broken, Entry
+from opslib.incident import fold
+from opslib.postmortem import Postmortem
+from opslib.verdicts import EXIT_CODES
+
+if TYPE_CHECKING:
+    from opslib.desk import Desk
+
+_HEAD = re.compile(r"the record up to (E\d+), SHA-256 ([0-9a-f]{64})")
+
+
+@dataclass
+class Verification:
+    """
+    What was verified.
+
+    Attributes:
+        what: The incident, postmortem or report.
+        figures: So many numbers were computed again.
+        broken: What is not as it was recorded, and why.
+        lacking: Why nothing could be verified; empty where something was.
+    """
+
+    what: str
+    figures: int = 0
+    broken: list[Broken] = field(default_factory=list)
+    lacking: str = ""
+    head: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """ok, critical (something is broken), or unknown."""
+        return "critical" if self.broken else "unknown" if self.lacking else "ok"
+
+    @property
+    def exit_code(self) -> int:
+        """0 verified, 2 broken, 3 nothing could be verified."""
+        return EXIT_CODES[self.verdict]
+
+    def as_json(self) -> dict[str, Any]:
+        """As CONTRACT.md has it."""
+        return {"verified": self.verdict == "ok", "what": self.what, "figures": self.figures, "head": self.head or None, "broken": [b._asdict() for b in self.broken], "lacking": self.lacking or None}
+
+    def __repr__(self) -> str:
+        if self.lacking:
+            return f"{self.what}: cannot be verified: {self.lacking}"
+        lines = [f"{b.what}: {b.why}{f' ({b.how})' if b.how else ''}" for b in self.broken]
+        told = f"{self.figures} figures computed again; the record ends with {self.head}" if self.head else f"{self.figures} figures computed again"
+        return "\n".join([f"{self.what}: {'verified' if not lines else f'{len(lines)} broken'}; {told}", *(f"  {line}" for line in lines)])
+
+
+def verify(given: str | Path, desk: "Desk | None" = None) -> Verification:
+    """
+    Is what is shown what was recorded?
+
+    Args:
+        given: An incident's folder or anything in it, its id, or a published report.
+        desk: Whose store is held against it too, where there is one.
+
+    Raises:
+        IncidentError: There is nothing at that path, and no incident of that name.
+    """
+    path = Path(given)
+    if not path.exists() and desk is not None:
+        path = desk.chronicle.folder(desk.chronicle.find(str(given)).id)
+    if not path.exists():
+        raise IncidentError(f"a folder of an incident, or a published report, was wanted at {given}; there is nothing.")
+    folder = path if path.is_dir() else path.parent
+    while not (folder / RECORD).exists() and folder.parent != folder and folder.name != "incidents" and folder.parent.name == "evidence":
+        folder = folder.parent
+    if (folder / RECORD).exists():
+        return _incident(folder, desk)
+    if path.is_file():
+        return _report(path, desk)
+    return Verification(str(path), lacking=f"there is no {RECORD} in it")
+
+
+def _incident(folder: Path, desk: "Desk | None") -> Verification:
+    lines = (folder / RECORD).read_bytes().decode("utf-8", "replace").split("\n")
+    entries, broken = evidence.checked(lines[:-1] if lines and not lines[-1] else lines)
+    found = Verification(str(folder), broken=broken)
+    if not entries:
+        found.lacking = "" if broken else f"{RECORD} is empty"
+        return found
+    name, found.head = entries[0].body.get("app", ""), f"{entries[-1].id}, SHA-256 {entries[-1].digest}"
+    by_id = {e.id: e for e in entries}
+    found.broken += _pictures(folder, entries)
+    found.broken += [b for e in entries if e.kind in ("resolved", "published") and isinstance(e.body.get("head"), dict) for b in _head(e.body["head"], by_id, f"head told in {e.id}")]
+    if desk is not None and name == desk.settings.app:
+        found.broken += _against_store(folder.name, entries, desk)
+    published = next((e for e in reversed(entries) if e.kind == "published"), None)
+    if published is not None:
+        found.broken += [b for b in _heads_in_files(folder, by_id) if b not in found.broken]
+        if not found.broken:
+            _document(folder, entries, published, found)
+    return found
+
+
+def _pictures(folder: Path, entries: list[Entry]) -> Iterator[Broken]:
+    for entry in entries:
+        for digest in pictures(entry.line):
+            path = folder / PICTURED / f"{digest}.png"
+            if not path.exists():
+                yield Broken(f"picture of {entry.id}", MISSING, path.name)
+            elif sha256(path.read_bytes()).hexdigest() != digest:
+                yield Broken(f"picture of {entry.id}", EDITED, path.name)
+
+
+def _head(told: dict[str, str], by_id: dict[str, Entry], where: str) -> list[Broken]:
+    entry = by_id.get(str(told.get("entry")))
+    if entry is None:
+        return [Broken(where, MISSING, f"{told.get('entry')} is not in the record")]
+    return [] if entry.digest == told.get("digest") else [Broken(where, HEAD, f"{entry.id} had the SHA-256 {told.get('digest')}, the record gives {entry.digest}")]
+
+
+def _heads_in_files(folder: Path, by_id: dict[str, Entry]) -> Iterator[Broken]:
+    """The head that is printed in each form of the document."""
+    for path in sorted(folder.glob("postmortem.*")):
+        for entry, digest in dict.fromkeys(_HEAD.findall(path.read_bytes().decode("utf-8", "replace"))):
+            yield from _head({"entry": entry, "digest": digest}, by_id, f"head printed in {path.name}")
+        if path.suffix == ".json":
+            try:
+                yield from _head(json.loads(path.read_bytes())["head"], by_id, f"head told in {path.name}")
+            except (ValueError, KeyError, TypeError):
+                yield Broken(path.name, EDITED, "it cannot be read")
+
+
+def _against_store(name: str, entries: list[Entry], desk: "Desk") -> Iterator[Broken]:
+    """What the store at hand says of the same incident."""
+    try:
+        theirs = {e.id: e for e in desk.chronicle.read(name).entries}
+    except OpsError:
+        return
+    for entry in entries:
+        if entry.id in theirs and theirs[entry.id].digest != entry.digest:
+            yield Broken(entry.id, HEAD if entry is entries[-1] else EDITED, "the store has another")
+            break
+    for told, digest in ledger.anchors(desk.store, desk.settings.app, name).items():
+        yield from _head({"entry": told, "digest": digest}, {e.id: e for e in entries}, "head in the ledger")
+
+
+def _document(folder: Path, entries: list[Entry], published: Entry, found: Verification) -> None:
+    """The postmortem, made again from the record and held against what was published."""
+    upto = next(e.seq for e in entries if e.id == published.body["head"]["entry"])
+    made = Postmortem(fold(folder.name, entries[:upto]))
+    whole = {name: sha256((folder / name).read_bytes()).hexdigest() if (folder / name).exists() else None for name in published.body["files"]}
+    found.broken += [Broken(name, MISSING) for name, digest in whole.items() if digest is None]
+    _figures(folder / "postmortem.json", made, whole.get("postmortem.json") == published.body["files"].get("postmortem.json"), found)
+    for name, digest in whole.items():
+        path = folder / name
+        if digest is None or digest == published.body["files"][name]:
+            continue
+        if name.endswith(".md"):
+            found.broken += [Broken(f"{name}, line {n}", EDITED, text.one_line(line.strip(), 80)) for n, line in postmortem.edited(path.read_text(encoding="utf-8", errors="replace"), made.markdown)]
+        elif name.endswith(".html"):
+            ours, told = made.html.splitlines(), path.read_text(encoding="utf-8", errors="replace").splitlines()
+            n = next((i for i, (a, b) in enumerate(zip(told, ours)) if a != b), min(len(ours), len(told)))
+            found.broken.append(Broken(f"{name}, line {n + 1}", EDITED, _differs(told[n] if n < len(told) else "", ours[n] if n < len(ours) else "")))
+        elif name.endswith(".ipynb"):
+            found.broken += list(_notebook(path, made))
+        elif not any(b.what.startswith(name) for b in found.broken):
+            found.broken.append(Broken(name, EDITED, "its bytes are not those that were published"))
+
+
+def _differs(told: str, ours: str) -> str:
+    """Where two lines part, with what stands there."""
+    n = next((i for i, (a, b) in enumerate(zip(told, ours)) if a != b), min(len(told), len(ours)))
+    return f"{text.one_line(told[max(0, n - 30) : n + 30], 80)!r}, the record gives {text.one_line(ours[max(0, n - 30) : n + 30], 80)!r}"
+
+
+def _figures(path: Path, made: Postmortem, as_published: bool, found: Verification) -> None:
+    """Every number, computed again from its evidence."""
+    try:
+        told = {f["id"]: f for f in json.loads(path.read_bytes())["figures"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for figure in made.figures:
+        found.figures += 1
+        ours = json.loads(evidence.canonical(figure.as_json()))
+        theirs = told.pop(figure.id, None)
+        if theirs is None:
+            found.broken.append(Broken(f"{path.name}, {figure.id}", FORMULA if as_published else MISSING, figure.words))
+        elif theirs != ours:
+            told_value, our_value = (f"{x['value']}" + (f" ({x['part']} of {x['count']})" if x["count"] is not None else "") for x in (theirs, ours))
+            found.broken.append(Broken(f"{path.name}, {figure.id}", FORMULA if as_published else EDITED, f"{figure.words}: {told_value}, the evidence ({', '.join(figure.evidence)}) gives {our_value}"))
+    found.broken += [Broken(f"{path.name}, {name}", FORMULA if as_published else EDITED, "no such figure comes out of the record") for name in told]
+
+
+def _notebook(path: Path, made: Postmortem) -> Iterator[Broken]:
+    """Which cell of the notebook shows what the record does not?"""
+    wanted = {t.plain.strip() for _, t, _ in made.sections if t} | {repr(made).strip()}
+    shown = False
+    try:
+        cells = json.loads(path.read_bytes())["cells"]
+    except (ValueError, KeyError, TypeError):
+        yield Broken(path.name, EDITED, "it cannot be read")
+        return
+    for n, cell in enumerate(cells, 1):
+        for output in cell.get("outputs", []):
+            plain = "".join(output.get("data", {}).get("text/plain", ""))
+            if plain.strip() and plain.strip() not in wanted:
+                shown = True
+                yield Broken(f"{path.name}, cell {n}", EDITED, text.one_line(plain, 80))
+    if not shown:
+        yield Broken(path.name, EDITED, "its bytes are not those that were published")
+
+
+def _report(path: Path, desk: "Desk | None") -> Verification:
+    """A published daily report, its numbers computed again from the posts at hand."""
+    place = path.with_suffix(".json")
+    found = Verification(str(path))
+    try:
+        told = json.loads(place.read_bytes())
+        day, known = clock.parse_day(told["day"]), told["evidence"]
+    except (OSError, ValueError, KeyError, TypeError, OpsError):
+        found.lacking = "it is neither an incident nor a report of a day"
+        return found
+    if desk is None or desk.store.last_look(desk.settings.app, 2**62, None) is None:
+        found.lacking = "the posts that it is made from are not in the store at hand"
+        return found
+    if told.get("partial"):
+        found.lacking = "it is of a part of a day; the whole day's report can be verified"
+        return found
+    ours = json.loads(report.as_json(desk.daily_report(day).values))
+    if ours.get("evidence") != known:
+        found.lacking = "the store at hand has other posts of that day than it was made from"
+        return found
+    for section in ("availability", "data_quality", "trading"):
+        for name, value in ours.get(section, {}).items():
+            found.figures += 1
+            if told.get(section, {}).get(name) != value:
+                found.broken.append(Broken(f"{place.name}, {section}, {name}", EDITED, f"{told.get(section, {}).get(name)}, the posts give {value}"))
+    return found
+
+
