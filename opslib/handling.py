@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, drafting, ledger, publication, shelf, text, workbook
+from opslib import clock, drafting, ledger, opening, publication, shelf, text, workbook
 from opslib.document import POLICY, STYLE
 from opslib.errors import IncidentError, UsageError
 from opslib.incident import CLOSED, Incident
@@ -114,7 +114,7 @@ def runbook(desk: "Desk", options: argparse.Namespace) -> Reply:
     body = copies[-1].body
     place = desk.chronicle.folder(found.id) / body["notebook"]
     if not place.exists():  # Another machine opened it: here it is opened anew, and goes on from the same record.
-        place = workbook.opened(desk, body["runbook"], found, options.by or "")
+        place = opening.opened(desk, body["runbook"], found, options.by or "")
     book = workbook.Book(desk, body["runbook"], found.id, options.by or "", as_of=options.as_of or "")
     return Reply({"incident": found.id, "runbook": body["runbook"], "notebook": str(place), "link": _link(desk, place)}, f"{book.strip.plain}\n\n{_how(desk, place)}")
 
@@ -126,7 +126,7 @@ def _opened(desk: "Desk", options: argparse.Namespace) -> Reply:
     found = desk.chronicle.find(options.incident) if options.incident else _for(desk, shelved.name, by, options)
     if found.status in CLOSED:
         raise IncidentError(f"incident {found.id} is {found.status}; ops incident reopen {found.id} opens it again.")
-    place = workbook.opened(desk, shelved.name, found, by, clock.parse(options.as_of) if options.as_of else None)
+    place = opening.opened(desk, shelved.name, found, by, clock.parse(options.as_of) if options.as_of else None)
     book = workbook.Book(desk, shelved.name, found.id, by, as_of=options.as_of or "")
     likely = desk.chronicle.read(found.id).of_kind("runbook")[-1].body
     values = {"incident": found.id, "runbook": shelved.name, "notebook": str(place), "link": _link(desk, place), "cause": likely["cause"], "confidence": likely["confidence"], "severity": book.severity.level}

@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opslib import checks, clock, hooks, impact, shelf, spending, steps as steps_module, text
 from opslib.diagnosis import Diagnosis
-from opslib.scene import Scene
+from opslib.scene import Scene, said
 from opslib.evidence import Entry
 from opslib.hooks import Hook, Outcome
 from opslib.incident import Incident
@@ -247,18 +246,19 @@ class Book:
         rule = self.desk.rules.rules.get(self.incident.rule) or next((r for r in self.desk.rules.rules.values() if self.name in r.runbooks.values()), None)
         lines = [f"for traders: {rule.traders}"] if rule else []
         lines += [f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'not known'}[state] }: {words}" for state, words in impact.standing(view)]
-        return listed(f"Severity now: {severity.level}. {severity.why}", lines)
+        return listed(f"Severity now: {severity.level}. {severity.why.partition('. ')[0].rstrip('.')}.", lines)  # The rest of it stands below.
 
     @property
     def detection(self) -> Text:
         """What fired, and how its panel stands now."""
         view, incident = self.view(), self.incident
         alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
-        lines = [f"{a['state']}, {a['severity']}, since {text.moment(clock.parse(a['since']))}: {a['sentence']}" for a in alerts]
+        lines = [f"{a['state']}, {a['severity']}, since {text.moment(clock.parse(a['since']))}: {said(a['source'])}{a['sentence']}" for a in alerts]
         panels = dict.fromkeys(r.panel for r in self.desk.rules.rules.values() if self.name in r.runbooks.values())
         for panel in panels:
             found = view.panel(panel)
-            lines += [f"{found.title}: {found.told}", *found.sentences]
+            told = [f"{found.title}: {found.told}", *(s for s in found.sentences if not s.startswith(("ok:", "not counted")))]
+            lines += told if found.verdict != "ok" else [f"{found.title}: {found.told}", *found.sentences[:3]]
         return listed(f"As of {text.moment(view.window.end)}, over {text.duration(self.window.total_seconds())}", lines or ["no alert of this runbook stands"])
 
     @property
@@ -335,7 +335,7 @@ class Card:
         """The step in four lines; of a changing one, what it would do."""
         step, stands = self.step, self.standing
         n = next((i for i, s in enumerate(self.book.steps, 1) if s.name == step.name), 0)
-        lines = [f"expect: {step.expect}"]
+        lines = [f"expect, judged by {step.judged_by}: {step.expect}"]
         if step.kind == CHANGE and stands.state not in ("done",):
             lines += [f"it will do: {self.book.hooks[step.hook].words}"] + ([f"it will say: {self.book.said(step)}"] if step.says else [])
         seen = stands.words.removeprefix(f"{step.name}: ").removeprefix("skipped: ")
@@ -344,7 +344,6 @@ class Card:
             lines.append(self.book.walk._unsure(step, stands))
         if following := (stands.entry.body.get("next") if stands.entry else None):
             lines.append(f"this leads to another runbook: ops runbook open {following} --incident {self.book.incident.id}")
-        lines.append(f"judged by {step.judged_by}")
         return listed(f"{n}/{len(self.book.steps)} {step.name}: {step.do}", lines)
 
     def __repr__(self) -> str:
@@ -377,35 +376,3 @@ def _values(found: Any, key: str) -> list[Any]:
     if isinstance(found, dict):
         return [v for k, v in found.items() if k == key and v] + [v for value in found.values() for v in _values(value, key)]
     return [v for value in found for v in _values(value, key)] if isinstance(found, list) else []
-
-
-def opened(desk: "Desk", name: str, incident: Incident, operator: str, as_of: datetime | None = None) -> Path:
-    """
-    Open a runbook for an incident: a copy in its folder, filled in, the likely branch first.
-
-    Args:
-        as_of: Look at everything as of then, always; None is now.
-
-    Returns:
-        Where the copy is; the exemplar in ``runbooks/`` is never worked in.
-    """
-    import json
-
-    shelved = shelf.runbook(name)
-    rule = desk.rules.rules.get(incident.rule)
-    limit = next((e.body["limit"] for e in reversed(incident.entries) if e.kind in ("alert", "opened") and e.body.get("limit") is not None), None)
-    found = desk.diagnose(as_of or desk.now(), rule.window if rule else timedelta(minutes=10))
-    given = {
-        "app": desk.settings.app, "incident": incident.id, "operator": operator, "subject": incident.subject, "severity": incident.severity, "limit": rule.limit_told(limit) if rule and limit is not None else "",
-        "window": f"{round(rule.window.total_seconds())}s" if rule else "", "as_of": text.iso(as_of) if as_of else "",
-    }  # fmt: skip
-    folder = desk.chronicle.folder(incident.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    number = max((int(p.name[:2]) for p in folder.glob("[0-9][0-9]_*.ipynb")), default=0) + 1
-    place = folder / f"{number:02}_{name}.ipynb"
-    content = json.dumps(shelf.filled(shelved, given, [found.cause]), indent=1, ensure_ascii=False) + "\n"
-    with place.open("x", encoding="utf-8") as file:
-        file.write(content)
-    body = {"runbook": name, "notebook": place.name, "cause": found.cause, "confidence": found.confidence, "headline": found.words, "given": given, "words": f"runbook {name} opened as {place.name}; likely {found.cause}"}
-    desk.chronicle.append(incident.id, "runbook", body, by=operator)
-    return place

@@ -8,7 +8,7 @@ from string import Formatter
 import pytest
 from conftest import SHARED
 
-from opslib import checks, hooks, rules as rules_module, shelf, staff, steps
+from opslib import causes, checks, hooks, rules as rules_module, shelf, staff, steps
 from opslib.demo.states import NO_FAULT, STATES
 from opslib.rules import RUNBOOKS, SENT
 from opslib.shelf import BRANCH, CAUSE, LIKELY, Runbook, source
@@ -18,12 +18,7 @@ NAMES = shelf.names()
 GUIDE = SHARED / "operations-guide.md"
 # The sections that each has, in this order; between Resolution and Validation may stand more.
 SECTIONS = ("Where are we?", "What does it mean for who trades?", "Detection", "Immediate actions (0–5 min)", "Diagnosis (5–15 min)", "Resolution (15–60 min)", "Validation", "Prevention", "Afterwards", "Every step")
-CAUSES = frozenset("""
-    none provider_5xx provider_timeout provider_refused provider_dns provider_tls provider_auth provider_plan provider_ip_blocked provider_rate_limited provider_wrong_content
-    provider_empty provider_partial provider_stale provider_intermittent both_providers_down our_network our_timeout_too_short app_down app_restarted app_slow socket_closed socket_silent
-    socket_auth socket_blocked greeks_gamma_zero greeks_missing greeks_out_of_bounds greeks_units market_stress expiry costs_commission costs_spread costs_fill_quality costs_size
-    too_few_trades memory_leak error_storm clock_skew dashboard_slow monitor_down market_closed undetermined
-""".split())  # As CONTRACT.md has them.
+CAUSES = frozenset(causes.CAUSES)
 # What each is about: panels of the rules that lead there, and words of which its title has one.
 FITS = {
     "massive_down": ({"providers"}, ("Massive",)), "provider_availability": ({"providers", "system"}, ("provider",)), "greeks_quality": ({"greeks"}, ("Greeks",)), "backtest_variance": ({"pnl"}, ("backtest",)),
@@ -78,10 +73,10 @@ def test_sections_stand_in_order(found: Runbook) -> None:
 
 def test_headings_are_questions_or_acts(found: Runbook) -> None:
     """A heading asks, names a case, or says what to do; none is longer than a line."""
-    acts = ("Tell", "Put", "Keep", "Take", "Write", "Watch", "Restart", "Refresh", "Open", "Ask", "Say", "Give", "Start", "Undo", "Apply", "Set", "Stay", "Save", "Shut", "Let", "Hold", "Look", "Try", "Read")
+    acts = ("Tell", "Put", "Keep", "Take", "Write", "Watch", "Restart", "Refresh", "Open", "Ask", "Say", "Give", "Start", "Undo", "Apply", "Set", "Stay", "Save", "Shut", "Let", "Hold", "Look", "Try", "Read", "Wait")
     for line in prose(found).splitlines():
-        if line.startswith("### "):
-            head = line.removeprefix("### ")
+        if line.startswith(("### ", "#### ")):
+            head = line.lstrip("#").strip()
             assert head.endswith("?") or head.startswith(("If ", "Common causes")) or head.lstrip("0123456789. ").startswith(acts) or head.startswith(("The ", "Massive's", "Tradier's", "Firewall", "And ")), head
             assert len(head) <= 70, head
 
@@ -158,13 +153,16 @@ def test_links_lead_somewhere(found: Runbook) -> None:
 
 def test_branches_are_of_the_known_causes(found: Runbook) -> None:
     """Each branch has causes, all of them CONTRACT.md's, none of them twice in one runbook."""
-    mine = [cause for causes in branches(found).values() for cause in causes]
+    mine = [cause for told in branches(found).values() for cause in told]
     assert all(branches(found).values()) and set(mine) <= CAUSES and len(set(mine)) == len(mine)
 
 
 def test_every_cause_has_a_branch() -> None:
     """Whatever a diagnosis may end in, some runbook has a branch for it."""
-    assert {c for name in NAMES for causes in branches(shelf.runbook(name)).values() for c in causes} == CAUSES
+    has = {name: {c for told in branches(shelf.runbook(name)).values() for c in told} for name in NAMES}
+    assert set().union(*has.values()) == CAUSES
+    assert all(cause in has[name] for cause, name in causes.RUNBOOK_OF.items()), "the runbook that a cause leads to has no branch for it"
+    assert set(causes.MASSIVE_OUT) <= has["massive_down"]
     contract = SHARED / "CONTRACT.md"
     if contract.is_file():
         told = re.search(r"### Causes\n(.+?)\n## ", contract.read_text(encoding="utf-8"), re.DOTALL)
@@ -173,8 +171,8 @@ def test_every_cause_has_a_branch() -> None:
 
 def test_the_likely_branch_comes_first(found: Runbook) -> None:
     """Filled in for any of its causes, that cause's branch stands first among the branches, says so, and nothing is lost."""
-    for head, causes in branches(found).items():
-        made = shelf.filled(found, {}, causes[:1])
+    for head, told in branches(found).items():
+        made = shelf.filled(found, {}, told[:1])
         first = next(source(c).splitlines()[0] for c in made["cells"] if BRANCH in c["metadata"].get("tags", []))
         assert first == f"### {LIKELY}{head.removeprefix('### ')}"
         assert sorted(c["id"] for c in made["cells"]) == sorted(c["id"] for c in found.cells)
@@ -216,8 +214,8 @@ def test_every_runbook_is_needed_by_a_state_of_the_world() -> None:
 def test_a_branch_for_each_state() -> None:
     """The runbook to which a state leads has branches; so has each its share of causes that are no fault, or not known."""
     for name in NAMES:
-        causes = {c for found in branches(shelf.runbook(name)).values() for c in found}
-        assert len(branches(shelf.runbook(name))) >= 2 and (name == "massive_down" or causes & {"none", "undetermined"})
+        mine = {c for found in branches(shelf.runbook(name)).values() for c in found}
+        assert len(branches(shelf.runbook(name))) >= 2 and (name == "massive_down" or mine & {"none", "undetermined"})
 
 
 def test_paper() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from looks import CLOSES
 
-from opslib import clock, settings, shelf, workbook
+from opslib import clock, opening, settings, shelf
 from opslib.desk import Desk
 from opslib.errors import IncidentError, OperatorNeeded, SettingsError
 from opslib.demo import tour
@@ -243,5 +243,5 @@ def test_a_copy_is_filled_in_with_its_likely_branch_first(home: Path) -> None:
     assert branches[0].startswith("### Likely: ") and not any("Likely" in b for b in branches[1:])
     desk_now = desk(home)
     incident = desk_now.chronicle.open("x", by="Ann", runbook="massive_down")
-    place, again = (workbook.opened(desk_now, "massive_down", incident, "Ann") for _ in range(2))
+    place, again = (opening.opened(desk_now, "massive_down", incident, "Ann") for _ in range(2))
     assert (place.name, again.name) == ("01_massive_down.ipynb", "02_massive_down.ipynb") and (shelf.folder() / "massive_down.ipynb").read_bytes() == before

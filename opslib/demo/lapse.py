@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from opslib import clock, figures, rises, runner, workbook
+from opslib import clock, figures, opening, rises, runner
 from opslib.alerts import Transition
 from opslib.demo.day import Script
 from opslib.desk import Desk
@@ -42,7 +42,7 @@ def _opens(desk: Desk, walk: Walk) -> None:
     incident = desk.chronicle.open("", by="", alert=alert)
     desk.dispatch.ack(incident.about, LEAD)
     desk.chronicle.take_in()
-    walk(desk, workbook.opened(desk, RUNBOOK, desk.chronicle.read(incident.id), LEAD), incident.id)
+    walk(desk, opening.opened(desk, RUNBOOK, desk.chronicle.read(incident.id), LEAD), incident.id)
 
 
 def walked(desk: Desk, place: Path, incident: str) -> None:

@@ -1,0 +1,45 @@
+"""
+This module knows how a runbook is opened for an incident, and nothing else: as a copy in its folder, filled in, with the
+likely branch first.
+"""
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opslib import shelf, text
+from opslib.incident import Incident
+
+if TYPE_CHECKING:
+    from opslib.desk import Desk
+
+
+def opened(desk: "Desk", name: str, incident: Incident, operator: str, as_of: datetime | None = None) -> Path:
+    """
+    Open a runbook for an incident: a copy in its folder, filled in, the likely branch first.
+
+    Args:
+        as_of: Look at everything as of then, always; None is now.
+
+    Returns:
+        Where the copy is; the exemplar in ``runbooks/`` is never worked in.
+    """
+    shelved = shelf.runbook(name)
+    rule = desk.rules.rules.get(incident.rule)
+    limit = next((e.body["limit"] for e in reversed(incident.entries) if e.kind in ("alert", "opened") and e.body.get("limit") is not None), None)
+    found = desk.diagnose(as_of or desk.now(), rule.window if rule else timedelta(minutes=10))
+    given = {
+        "app": desk.settings.app, "incident": incident.id, "operator": operator, "subject": incident.subject, "severity": incident.severity, "limit": rule.limit_told(limit) if rule and limit is not None else "",
+        "window": f"{round(rule.window.total_seconds())}s" if rule else "", "as_of": text.iso(as_of) if as_of else "",
+    }  # fmt: skip
+    folder = desk.chronicle.folder(incident.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    number = max((int(p.name[:2]) for p in folder.glob("[0-9][0-9]_*.ipynb")), default=0) + 1
+    place = folder / f"{number:02}_{name}.ipynb"
+    content = json.dumps(shelf.filled(shelved, given, [found.cause]), indent=1, ensure_ascii=False) + "\n"
+    with place.open("x", encoding="utf-8") as file:
+        file.write(content)
+    body = {"runbook": name, "notebook": place.name, "cause": found.cause, "confidence": found.confidence, "headline": found.words, "given": given, "words": f"runbook {name} opened as {place.name}; likely {found.cause}"}
+    desk.chronicle.append(incident.id, "runbook", body, by=operator)
+    return place
