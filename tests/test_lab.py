@@ -1,0 +1,185 @@
+"""A runbook in a real JupyterLab, driven by a browser: opened from the alert, looked, refused without a name, done with one, noted."""
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from conftest import needs
+from test_walk import HOOK
+from worlds import BEGINS, looking
+
+from opslib import clock, opening, settings
+from opslib.collect import Collector
+from opslib.desk import Desk
+from opslib.hooks import HOOKS
+
+OPERATOR = "Tech Lead"
+STARTS_S = 60.0
+# No news popup over the page, no question about which kernel: the recipe of a quiet lab.
+QUIET = {"notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}}
+
+
+@dataclass
+class Lab:
+    """A running lab, and what it works on."""
+
+    url: str
+    home: Path
+    incident: str
+    notebook: str
+    environ: dict[str, str]
+
+    @property
+    def desk(self) -> Desk:
+        """The desk, opened anew."""
+        return Desk(settings.load(self.home, None, self.environ))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Massive fails, an alert fires, its runbook is opened; a lab over the home of that desk."""
+    needs("chromium")
+    home, at = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("jupyter")
+    hook = home / "hook.sh"
+    hook.write_text(HOOK)
+    hook.chmod(0o755)
+    (home / "settings.toml").write_text("[hooks]\n" + "".join(f'{name} = ["{hook}", "{name}"]\n' for name in HOOKS))
+    with looking(home) as desk:
+        Collector(desk.store, desk.settings, desk.rules, "test", lambda: desk.at).judge()
+        desk.live(1, chains=False)
+        desk.lever.be(massive_5xx=1.0)
+        desk.live(8, every_s=15)
+        judge = Collector(desk.store, desk.settings, desk.rules, "test", lambda: desk.at)
+        desk.at += timedelta(seconds=5)
+        judge.judge()
+        here = Desk(desk.found(), lambda: desk.at)
+        alert = next(a for a in here.status(desk.at).alerts if a["runbook"] == "massive_down" and a["state"] == "firing")
+        incident = here.chronicle.open("", by="", alert=alert)
+        place = opening.opened(here, "massive_down", incident, "")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        token = secrets.token_hex(8)
+        (at / "settings" / "@jupyterlab" / "apputils-extension").mkdir(parents=True)
+        (at / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings").write_text(json.dumps(QUIET["notification"]))
+        # The world stands still at its moment; the kernel's clock begins there.
+        environ = desk.lever.environ | {"OPS_HOME": str(home), "OPS_CLOCK": f"{desk.at.isoformat()},{time.time()},1"}
+        folders = {f"JUPYTER_{name}_DIR": str(at / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {"JUPYTERLAB_SETTINGS_DIR": str(at / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(at / "workspaces"), "HOME": str(at), "IPYTHONDIR": str(at / "ipython")}
+        command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home}", "--allow-root", "--LabApp.expose_app_in_browser=True"]
+        with (at / "log").open("w") as log:
+            running = subprocess.Popen(command, env={**os.environ, **environ, **folders}, stdout=subprocess.DEVNULL, stderr=log)
+        try:
+            until = time.monotonic() + STARTS_S
+            while True:
+                try:
+                    urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=2).close()
+                    break
+                except OSError:
+                    assert running.poll() is None and time.monotonic() < until, (at / "log").read_text()[-2000:]
+                    time.sleep(0.2)  # A server's start can only be awaited.
+            yield Lab(f"http://127.0.0.1:{port}/lab/tree/{place.relative_to(home)}?reset&token={token}", home, incident.id, place.name, environ)
+        finally:
+            running.terminate()
+            running.wait(20)
+
+
+@pytest.fixture(scope="module")
+def page(lab: Lab) -> Iterator[Any]:
+    """The runbook, open and executed, in a browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"])
+        shown = browser.new_page(viewport={"width": 1360, "height": 1000})
+        shown.set_default_timeout(90_000)
+        problems: list[str] = []
+        shown.on("pageerror", lambda problem: problems.append(str(problem)))
+        shown.goto(lab.url)
+        shown.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+        shown.evaluate("() => { void window.jupyterapp.commands.execute('application:toggle-left-area'); void window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+        shown.locator(".ops-strip").first.wait_for(state="attached")
+        shown.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle' && [...window.jupyterapp.shell.currentWidget.content.widgets].filter(c => c.model.type === 'code').every(c => c.model.executionCount)")
+        yield shown
+        assert problems == []
+        browser.close()
+
+
+def card(page: Any, step: str) -> Any:
+    """The card of a step."""
+    found = page.locator(".ops-step", has_text=f" {step}: ").first
+    found.scroll_into_view_if_needed()
+    return found
+
+
+def look_at(page: Any, name: str) -> None:
+    """Keep a picture, where somebody wants to see it."""
+    if folder := os.environ.get("OPS_TEST_PICTURES"):
+        page.screenshot(path=f"{folder}/{name}.png")
+
+
+def test_the_first_screen(page: Any) -> None:
+    """The title is what a person sees; what it means for who trades and what still works stand below it."""
+    page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').scrollTop = 0 }")
+    page.get_by_role("heading", name="Massive does not answer").first.wait_for()
+    told = page.locator(".jp-Notebook").inner_text()
+    assert "for traders" in told and "still works" in told and "option data from Tradier" in told
+    look_at(page, "1_first_screen")
+
+
+def test_a_look_is_clicked(page: Any, lab: Lab) -> None:
+    """A looking step is looked at again by its button; what was seen is on record before it is shown."""
+    before = sum(e.body["step"] == "massive_answers" for e in lab.desk.chronicle.read(lab.incident).of_kind("step"))
+    found = card(page, "massive_answers")
+    found.get_by_role("button", name="Look again").click()
+    found.get_by_role("button", name="Look again").and_(page.locator(":enabled")).wait_for()
+    until = time.monotonic() + 60
+    while sum(e.body["step"] == "massive_answers" for e in lab.desk.chronicle.read(lab.incident).of_kind("step")) == before and time.monotonic() < until:
+        page.wait_for_timeout(200)
+    assert sum(e.body["step"] == "massive_answers" for e in lab.desk.chronicle.read(lab.incident).of_kind("step")) == before + 1
+    assert "not as expected" in found.inner_text()
+    look_at(page, "2_looked")
+
+
+def test_a_change_is_refused_then_done(page: Any, lab: Lab) -> None:
+    """Without a name it is refused in words; with one, and read, it is done once, at the world's side too; the strip says so."""
+    found = card(page, "tradier_only")
+    found.get_by_role("button", name="Do it").click()
+    found.get_by_text("Refused.").wait_for()
+    assert "Name an operator" in found.inner_text() and not (lab.home / "done").exists()
+    look_at(page, "3_refused")
+    found.get_by_label("Name").fill(OPERATOR)
+    found.get_by_label("Name").press("Tab")
+    found.get_by_text("I have read what it will do").click()
+    found.get_by_role("button", name="Do it").click()
+    found.get_by_role("button", name="Do it").wait_for(state="detached")
+    assert [line.split()[0] for line in (lab.home / "done").read_text().splitlines()] == ["tradier_only"]
+    look_at(page, "4_done")
+    strip = page.locator(".ops-strip").first
+    strip.scroll_into_view_if_needed()
+    strip.get_by_text("tradier_only done").wait_for()
+    assert lab.desk.chronicle.read(lab.incident).status == "mitigated"
+
+
+def test_a_note_is_added(page: Any, lab: Lab) -> None:
+    """A note is on record."""
+    strip = page.locator(".ops-strip").first
+    strip.scroll_into_view_if_needed()
+    strip.get_by_label("Name").fill(OPERATOR)
+    strip.get_by_label("Note").fill("the vendor was called")
+    strip.get_by_label("Note").press("Tab")
+    strip.get_by_role("button", name="Add note").click()
+    strip.get_by_text("noted as").wait_for()
+    found = lab.desk.chronicle.read(lab.incident).of_kind("note")
+    assert [(e.by, e.body["words"]) for e in found] == [(OPERATOR, "the vendor was called")] and clock.instant(found[0].at_us) >= BEGINS
+    look_at(page, "5_strip")
