@@ -88,7 +88,8 @@ def test_nbval_notices_a_wrong_number(tmp_path: Path) -> None:
     """nbval passes over a copy of the project and fails when one figure of the library is off by one."""
     copy = tmp_path / "copy"
     shutil.copytree(PROJECT / "opslib", copy / "opslib", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(PROJECT / "notebooks", copy / "notebooks")
+    for folder in ("notebooks", "runbooks"):  # The demo's people walk a runbook.
+        shutil.copytree(PROJECT / folder, copy / folder)
     (copy / "pyproject.toml").write_text("")
     environment = {**os.environ, "PYTHONPATH": str(copy), "OPS_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(copy), "--nbval", "--nbval-current-env", "--nbval-cell-timeout=120", str(copy / "notebooks" / "dashboard.ipynb")]

@@ -251,6 +251,7 @@ def _today(store: Store, settings: Settings, today: Script, world: _World, judge
                 judge.go_on(world.at)
                 judge.through()
                 acts.pop(0)[1](Desk(settings, world.now), lapse.executed)
+                connection.close()  # Acts take seconds, after which the receiver has closed it; the next post opens it anew.
             if world.at - judged >= JUDGE_EVERY and judge.idle:
                 judge.go_on(world.at)
                 judged = world.at
