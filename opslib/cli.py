@@ -87,8 +87,8 @@ def _importing(path: Path) -> Callable[[Iterable], Iterable]:
 def _demo(options: argparse.Namespace) -> int:
     from concurrent.futures import ThreadPoolExecutor
 
-    from opslib import settings as settings_module
-    from opslib.demo import tour
+    from opslib import drafting, settings as settings_module
+    from opslib.demo import lapse, tour
 
     settings = settings_module.load(options.home, settings_module.DEMO)
     seed = tour.SEED if options.seed is None else options.seed
@@ -98,10 +98,13 @@ def _demo(options: argparse.Namespace) -> int:
     with ThreadPoolExecutor() as pool:  # Each notebook has a kernel of its own.
         checked = pool.submit(tour.compared, desk, seed)
         pictured = pool.submit(_run_notebook, desk, "dashboard", {"app": settings.app, "as_of": text.iso(worst)})
+        incident = desk.chronicle.all()[-1].id
+        drafted = pool.submit(drafting.draft, desk, incident, lapse.LEAD)
         outcome, place = desk.publish_daily(tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=_timeout(None))
-        (picture, _), (count, wrong) = pictured.result(), checked.result()
+        (picture, _), (count, wrong), (_, postmortem, _) = pictured.result(), checked.result(), drafted.result()
+        runbook = next(iter(sorted(desk.chronicle.folder(incident).glob("[0-9][0-9]_*.html"))))
     if options.output == "json":
-        _print_json({"seed": seed, "figures": count, "wrong": wrong, "report": f"{place}.html", "state": outcome.state, "dashboard": f"{picture}.html"})
+        _print_json({"seed": seed, "figures": count, "wrong": wrong, "report": f"{place}.html", "state": outcome.state, "dashboard": f"{picture}.html", "incident": incident, "runbook": str(runbook), "postmortem": f"{postmortem}.html"})
     else:
         view = desk.status(worst)
         told = [s for name in ("providers", "greeks", "pnl", "system") for s in view.panel(name).sentences if s.startswith(("critical", "escalate"))]
@@ -110,6 +113,9 @@ def _demo(options: argparse.Namespace) -> int:
         print(f"\n{count - len(wrong)} of {count} figures equal the script's own truth.", *wrong, sep="\n")
         print(f"\ndaily report   {place}.html")
         print(f"dashboard      {picture}.html")
+        print(f"the runbook    {runbook}")
+        print(f"postmortem     {postmortem}.html (a draft; write in {postmortem.name}.md beside it)")
+        print(f"its evidence   ops --app demo verify {incident}")
         print("alerts         ops --app demo alerts")
         print(f"any moment     ops --app demo status --as-of {worst.astimezone(text.NEW_YORK):%Y-%m-%dT%H:%M}")
         print("by hand        jupyter lab notebooks/dashboard.ipynb")

@@ -117,23 +117,38 @@ def page(lab: Lab) -> Iterator[Any]:
 
 def card(page: Any, step: str) -> Any:
     """The card of a step."""
+    index = page.evaluate("(step) => window.jupyterapp.shell.currentWidget.content.widgets.findIndex(c => c.model.sharedModel.getSource() === `book.step(\"${step}\")`)", step)
+    scroll(page, index)
     found = page.locator(".ops-step", has_text=f" {step}: ").first
+    found.scroll_into_view_if_needed()
+    return found
+
+
+def scroll(page: Any, index: int) -> None:
+    """Bring a cell onto the screen: what is far off it is not drawn."""
+    page.evaluate("(index) => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = index; void book.scrollToItem(index, 'smart') }", index)
+
+
+def the_strip(page: Any) -> Any:
+    """The strip of all steps."""
+    index = page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.findIndex(c => c.model.sharedModel.getSource().includes('ops.runbook('))")
+    scroll(page, index)
+    found = page.locator(".ops-strip").first
     found.scroll_into_view_if_needed()
     return found
 
 
 def look_at(page: Any, name: str) -> None:
     """Keep a picture, where somebody wants to see it."""
-    if folder := os.environ.get("OPS_TEST_PICTURES"):
+    if folder := os.environ.get("LAB_PICTURES"):
         page.screenshot(path=f"{folder}/{name}.png")
 
 
 def test_the_first_screen(page: Any) -> None:
     """The title is what a person sees; what it means for who trades and what still works stand below it."""
-    page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').scrollTop = 0 }")
-    page.get_by_role("heading", name="Massive does not answer").first.wait_for()
-    told = page.locator(".jp-Notebook").inner_text()
-    assert "for traders" in told and "still works" in told and "option data from Tradier" in told
+    page.evaluate("() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 0; void book.scrollToItem(0, 'start') }")
+    for words in ("Massive does not answer", "for traders", "option data from Tradier"):
+        page.locator(".jp-Notebook").get_by_text(words).first.wait_for(state="attached")
     look_at(page, "1_first_screen")
 
 
@@ -165,16 +180,14 @@ def test_a_change_is_refused_then_done(page: Any, lab: Lab) -> None:
     found.get_by_role("button", name="Do it").wait_for(state="detached")
     assert [line.split()[0] for line in (lab.home / "done").read_text().splitlines()] == ["tradier_only"]
     look_at(page, "4_done")
-    strip = page.locator(".ops-strip").first
-    strip.scroll_into_view_if_needed()
+    strip = the_strip(page)
     strip.get_by_text("tradier_only done").wait_for()
     assert lab.desk.chronicle.read(lab.incident).status == "mitigated"
 
 
 def test_a_note_is_added(page: Any, lab: Lab) -> None:
     """A note is on record."""
-    strip = page.locator(".ops-strip").first
-    strip.scroll_into_view_if_needed()
+    strip = the_strip(page)
     strip.get_by_label("Name").fill(OPERATOR)
     strip.get_by_label("Note").fill("the vendor was called")
     strip.get_by_label("Note").press("Tab")
