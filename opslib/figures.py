@@ -67,7 +67,7 @@ class Figure:
         if count is not None:
             share = text.ratio(value, 1) if self.unit == "ratio" else text.number(value, self.unit)
             return f"{share} ({text.number(part)} of {text.number(count)})"
-        return text.duration(value) if self.unit == "s" else text.number(value, self.unit)
+        return text.duration(value) if self.unit == "s" else text.ratio(value, 1) if self.unit == "ratio" else text.number(value, self.unit)
 
     def as_json(self) -> dict[str, Any]:
         """For the postmortem's file; `verification` computes it again."""
@@ -76,10 +76,11 @@ class Figure:
 
 
 def span(incident: Incident) -> tuple[int | None, int | None]:
-    """From when to when did it hurt, microseconds? From its beginning to the end of its last alert, else to when it was called over; None where it is not known, or not over."""
+    """From when to when did it hurt, microseconds? From its beginning to the end of the alerts of its own rule and subject (what those explain away lasts longer), else to when it was called over; None where it is not known, or not over."""
     began = incident.times["began"].at_us or incident.times["detected"].at_us
-    over = [e.at_us for e in incident.of_kind("alert") if e.body["kind"] in ("resolved", "ended")]
-    ended = max(over) if over and not incident.firing else incident.times["resolved"].at_us
+    mine = [e.body["alert"] for e in incident.of_kind("alert") if (e.body["rule"], e.body["subject"]) == (incident.rule, incident.subject) and e.body["kind"] in ("fired", "rose")]
+    over = [e.at_us for e in incident.of_kind("alert") if e.body["alert"] in mine and e.body["kind"] in ("resolved", "ended")]
+    ended = max(over) if over and not set(mine) & set(incident.firing) else incident.times["resolved"].at_us
     return began, ended if began is None or ended is None or ended > began else began
 
 

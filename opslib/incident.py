@@ -70,6 +70,7 @@ class Incident:
         status: open, mitigated, resolved, dismissed or merged.
         holder: Who holds it now; empty is nobody.
         alerts: Those it is about: by id, how each stands (pending, firing, unknown, resolved, ended).
+        levels: The severities that each of its alerts is at now, but for what another explains away.
         severities: (since when in microseconds, severity, why), in order.
         into: The incident it was merged into.
         steps: How each step stands, by runbook and step.
@@ -87,6 +88,7 @@ class Incident:
     into: str = ""
     people: list[str] = field(default_factory=list)
     alerts: dict[str, str] = field(default_factory=dict)
+    levels: dict[str, list[str]] = field(default_factory=dict)
     severities: list[tuple[int, str, str]] = field(default_factory=list)
     times: dict[str, Time] = field(default_factory=dict)
     steps: dict[tuple[str, str], Did] = field(default_factory=dict)
@@ -247,5 +249,11 @@ def _alert(found: Incident, entry: Entry, time: Any) -> None:
         known = found.times["began"]
         if known.at_us is None or (known.source.startswith("alert ") and pending_us < known.at_us):
             found.times["began"] = Time(pending_us, f"alert {body['alert']} was past its limit; it began before that, by up to its window", body["window_s"], entry.id)
-        if RUNGS.index(body["severity"]) > RUNGS.index(found.severity):
-            found.severities.append((entry.at_us, body["severity"], body["words"]))
+    levels = found.levels.setdefault(body["alert"], [])
+    if (kind in ("fired", "rose") and not body["inhibited_by"]) or kind == "released":
+        levels.append(body["severity"])
+    elif kind in ("fell", *OVER) and body["severity"] in levels:
+        levels.remove(body["severity"])
+    worst = max((level for held in found.levels.values() for level in held), key=RUNGS.index, default=None)
+    if worst is not None and worst != found.severity:
+        found.severities.append((entry.at_us, worst, body["words"]))
