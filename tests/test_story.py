@@ -1,11 +1,17 @@
 """The tech lead at 10:32, one command after another, in a world where Massive answers with errors; and no secret anywhere."""
 
 import json
+import ssl
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from test_walk import HOOK
 from worlds import Looking, looking
@@ -27,8 +33,12 @@ def test_from_the_alert_to_the_postmortem(tmp_path: Path, monkeypatch: pytest.Mo
     hook.write_text(HOOK.replace("tok-walk-0123456789", "$OPS_MASSIVE_TOKEN"))
     hook.chmod(0o755)
     (home / "settings.toml").write_text("[hooks]\n" + "".join(f'{name} = ["{hook}", "{name}"]\n' for name in HOOKS if name != "tell_channel"))
-    with looking(home) as desk:
-        for name, value in (desk.lever.environ | {"OPS_HOME": str(home)}).items():
+    with looking(home) as desk, echoing(desk.lever.environ) as (massive, echoed):
+        desk.more["OPS_MASSIVE_URL"] = massive
+        desk.settings = desk.found()
+        with Path(desk.lever.environ["OPS_APP_LOG"]).open("a") as log:
+            log.write(f"Error: Massive API error for Bearer {desk.lever.environ['OPS_MASSIVE_TOKEN']}\n")
+        for name, value in (desk.lever.environ | desk.more | {"OPS_HOME": str(home)}).items():
             monkeypatch.setenv(name, value)
 
         def ops(*words: str, code: int = 0) -> Any:
@@ -72,9 +82,40 @@ def test_from_the_alert_to_the_postmortem(tmp_path: Path, monkeypatch: pytest.Mo
         found = ops("verify", name)
         assert found["verified"] and found["figures"] == len(figures) and found["broken"] == []
         tokens = [value for key, value in desk.lever.environ.items() if key.endswith("TOKEN")]
-    assert tokens
+    assert tokens and echoed
     for token in tokens:
         assert not [p for p in home.rglob("*") if p.is_file() and token.encode() in p.read_bytes()] and not [s for s in said if token in s]
+
+
+@contextmanager
+def echoing(environ: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """Massive behind a proxy that tells a failed request's key back to who asked, in its body and in a header; where that is, and what it told."""
+    told, massive = list[str](), environ["OPS_MASSIVE_URL"]
+    trusted = ssl.create_default_context(cafile=environ["SSL_CERT_FILE"])
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            key = self.headers.get("Authorization", "")
+            answer = httpx.get(massive + self.path, headers={"Authorization": key}, trust_env=False, verify=trusted, timeout=30)
+            body = answer.content
+            if answer.status_code >= 500:
+                body = json.dumps({"status": "ERROR", "error": f"upstream failed for {key} ({massive}?apiKey={key.removeprefix('Bearer ')})"}).encode()
+                told.append(key)
+            self.send_response(answer.status_code)
+            for name, value in (("Content-Type", answer.headers.get("Content-Type", "application/json")), ("Content-Length", str(len(body))), ("X-Request-Id", key if answer.status_code >= 500 else "1")):
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is said of a request."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", told
+        finally:
+            server.shutdown()
 
 
 def judged(desk: Looking, here: Desk) -> None:
