@@ -2,12 +2,16 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
+from queue import Empty
 
 import pytest
+from jupyter_client import KernelManager
 
 from looks import CLOSES
 
@@ -148,6 +152,73 @@ def test_killed_between_the_act_and_its_record(home: Path, name: str, when: str)
     assert sorted(counted(home)) == sorted(s.hook for s in changing)
     found = desk(home).chronicle.read(incident)
     assert found.status == ("mitigated" if any(s.mitigates for s in changing) else "open")
+
+
+@contextmanager
+def kernel(home: Path, incident: str) -> Iterator[Callable[[str], str]]:
+    """A Jupyter kernel with massive_down open in it, as a person has it: it executes a cell and gives what that showed, or how the kernel ended."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env={**os.environ, "OPS_HOME": str(home), "OPS_MASSIVE_TOKEN": TOKEN, "OPS_CLOCK": f"{CLOSES.isoformat()},{time.time()},1"}, cwd=str(home))
+    client = manager.blocking_client()
+    client.start_channels()
+
+    def cell(source: str) -> str:
+        asked, shown = client.execute(source), list[str]()
+        while manager.is_alive():
+            with suppress(Empty):
+                told = client.get_iopub_msg(timeout=0.5)
+                if told["parent_header"].get("msg_id") != asked:
+                    continue
+                if told["msg_type"] == "status" and told["content"]["execution_state"] == "idle":
+                    return "".join(shown)
+                shown.append(str(told["content"]))
+        return "dead"
+
+    try:
+        client.wait_for_ready(timeout=60)
+        cell(f'import opslib as ops\nbook = ops.runbook("massive_down", "demo", "{incident}", "Ann", "massive", "critical", "95.0 %", "10m", "{AS_OF}")')
+        yield cell
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_a_kernel_is_killed(home: Path) -> None:
+    """A Jupyter kernel is killed between the act and its record, and after steps: the next kernel asks, goes on, and does nothing twice."""
+    whole, torn = (desk(home).chronicle.open(n, by="Ann", runbook="massive_down").id for n in ("whole", "torn"))
+    names = ["massive_answers", "tell_channel", "tradier_only"]
+    for name in names:
+        walk(book(home, "massive_down", whole), name)
+    done = counted(home)
+    (home / "done").unlink()
+    with kernel(home, torn) as cell:
+        assert "not as expected" in cell('book.step("massive_answers")')
+        cell('book.do("tell_channel", confirmed=True)')
+        (home / "after").touch()
+        assert cell('book.do("tradier_only", confirmed=True)') == "dead"
+    with kernel(home, torn) as cell:
+        assert "nobody wrote down how it ended" in cell('book.step("tradier_only")') and "begun by Ann" in cell('book.do("tradier_only", confirmed=True)')
+        cell('book.settle("tradier_only", True)')
+        for name in names:
+            cell(f'book.step("{name}")')
+    kept = [r for r in record(home, torn) if r[1] not in ("intended", "unsure")]
+    assert counted(home) == done == ["tell_channel", "tradier_only"]
+    assert [r[:3] for r in kept] == [r[:3] for r in record(home, whole) if r[1] not in ("intended", "unsure")]
+
+
+def test_a_kernel_for_every_step(home: Path) -> None:
+    """Each step in a kernel of its own, which is killed after it: the record is that of one process that did them all, and the world was changed as often."""
+    whole, torn = (desk(home).chronicle.open(n, by="Ann", runbook="massive_down").id for n in ("whole", "torn"))
+    steps = book(home, "massive_down", whole).steps
+    for step in steps:
+        walk(book(home, "massive_down", whole), step.name)
+    done = counted(home)
+    (home / "done").unlink()
+    for step in steps:
+        with kernel(home, torn) as cell:
+            cell({LOOK: f'book.step("{step.name}")', ASK: f'book.answer("{step.name}", True, note="seen")', CHANGE: f'book.do("{step.name}", confirmed=True)'}[step.kind])
+            assert cell("import os; os.kill(os.getpid(), 9)") == "dead"
+    assert [r[:4] for r in record(home, torn)] == [r[:4] for r in record(home, whole)] and counted(home) == done
 
 
 def test_a_changing_step_needs_a_name_and_a_confirmation(home: Path) -> None:
