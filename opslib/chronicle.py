@@ -8,13 +8,12 @@ each other. What alerts, acknowledgements, deliveries and markers did is taken i
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from opslib import clock, dossier, evidence, text
+from opslib import clock, evidence, text
 from opslib.alerts import Transition
 from opslib.dispatch import EXPIRED, SENT as DELIVERED
 from opslib.errors import IncidentError
@@ -23,12 +22,14 @@ from opslib.incident import CLOSED, REASONS, Incident, fold
 from opslib.marks import Marks
 from opslib.notices import Notice
 from opslib.record import COLUMNS
+from opslib.records import Records
 from opslib.rules import Rules
-from opslib.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MARKS, MESSAGES, NOTICES, PICTURES, TRANSITIONS
+from opslib.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MARKS, MESSAGES, NOTICES, TRANSITIONS
 from opslib.settings import Settings
 from opslib.store import Store
 from opslib.text import NEW_YORK
 
+SHELF = "incidents"
 LEAD = timedelta(minutes=30)  # Markers of so long before an incident belong on its timeline: most have a change before them.
 
 
@@ -37,6 +38,7 @@ class Chronicle:
 
     def __init__(self, store: Store, settings: Settings, rules: Rules):
         self.store, self.settings, self.rules, self.app = store, settings, rules, settings.app
+        self.records = Records(store, settings)
         self._seen: tuple = ()
 
     # Reading.
@@ -55,13 +57,10 @@ class Chronicle:
         Raises:
             IncidentError: There is none of that name, or was none then.
         """
-        with self.store.reading() as connection:
-            found = self._entries(connection, name)
-        if known_at:
-            found = [e for e in found if e.known_at_us <= clock.micros(known_at)]
-        if not found:
+        found = self.records.read(name, known_at) if name in self._names() else None
+        if found is None:
             raise IncidentError(f"there is no incident {name!r}.{text.nearest(name, self._names())} ops incident list has those there are.")
-        return fold(name, found)
+        return found
 
     def find(self, name: str = "") -> Incident:
         """
@@ -91,10 +90,6 @@ class Chronicle:
         with self.store.reading() as connection:
             return list(connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app).order_by(INCIDENTS.c.opened_us, INCIDENTS.c.id)).scalars())
 
-    def _entries(self, connection: sa.Connection, name: str) -> list[Entry]:
-        query = sa.select(ENTRIES.c.line).where(ENTRIES.c.app == self.app, ENTRIES.c.incident == name).order_by(ENTRIES.c.seq)
-        return [evidence.read(line) for line in connection.execute(query).scalars()]
-
     # Writing.
 
     def append(self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None) -> Entry | None:
@@ -116,41 +111,27 @@ class Chronicle:
         with self.store.committing() as connection:
             if connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name)).scalar() is None:
                 raise IncidentError(f"there is no incident {name!r}.")
-            found = self._append(connection, name, kind, body, by, key, clock.micros(at) if at else None)
+            found = self.records.put(connection, name, kind, body, by, key, clock.micros(at) if at else None)
         if found is not None:
             self.copy(name)
         return found
 
-    def _append(self, connection: sa.Connection, name: str, kind: str, body: Mapping[str, Any], by: str, key: str, at_us: int | None) -> Entry | None:
-        here = sa.and_(ENTRIES.c.app == self.app, ENTRIES.c.incident == name)
-        if key and connection.execute(sa.select(ENTRIES.c.seq).where(here, ENTRIES.c.key == key)).scalar() is not None:
-            return None
-        line = connection.execute(sa.select(ENTRIES.c.line).where(here).order_by(ENTRIES.c.seq.desc()).limit(1)).scalar()
-        known_us = self.store.stamp(connection)
-        entry = evidence.linked(evidence.read(line) if line else None, at_us=known_us if at_us is None else at_us, known_at_us=known_us, kind=kind, by=text.one_line(by, 60), key=key, body=body, settings=self.settings)
-        connection.execute(sa.insert(ENTRIES).values(app=self.app, incident=name, seq=entry.seq, key=key or None, line=entry.line))
-        return entry
-
     def picture(self, body: bytes) -> str:
         """Keep a picture; its SHA-256, by which an entry cites it."""
-        name = sha256(body).hexdigest()
-        with self.store.committing() as connection:
-            if connection.execute(sa.select(PICTURES.c.digest).where(PICTURES.c.app == self.app, PICTURES.c.digest == name)).scalar() is None:
-                connection.execute(sa.insert(PICTURES).values(app=self.app, digest=name, body=body))
-        return name
+        return self.records.picture(body)
 
     def folder(self, name: str) -> Path:
         """Where what belongs to an incident lies."""
-        return self.settings.outputs / "incidents" / name
+        return self.records.folder(SHELF, name)
 
     def copy(self, name: str) -> None:
         """
-        Copy a record into its folder, with its pictures: there it can be read, and verified, without the store.
+        Copy a record into its folder; see `Records.copy`.
 
         Raises:
             IncidentError: The folder cannot be written; the store has it all the same.
         """
-        dossier.copy(self.store, self.app, name, self.folder(name))
+        self.records.copy(SHELF, name)
 
     # The life of an incident.
 
@@ -212,7 +193,7 @@ class Chronicle:
         names = connection.execute(sa.select(INCIDENTS.c.id).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id.like(f"{day}-%"))).scalars().all()
         name = f"{day}-{max((int(n.rpartition('-')[2]) for n in names), default=0) + 1}"
         connection.execute(sa.insert(INCIDENTS).values(app=self.app, id=name, opened_us=known_us, about=about or name, open=True, into=""))
-        self._append(connection, name, "opened", dict(body) | {"app": self.app, "about": about or name}, by, "opened", at_us)
+        self.records.put(connection, name, "opened", dict(body) | {"app": self.app, "about": about or name}, by, "opened", at_us)
         return name
 
     def take_in(self) -> list[str]:
@@ -264,11 +245,11 @@ class Chronicle:
         return {name}
 
     def _belongs(self, connection: sa.Connection, name: str, alert: str) -> None:
-        self._append(connection, name, "joined", {"alert": alert, "words": f"alert {alert} belongs to it"}, "", f"joined:{alert}", None)
+        self.records.put(connection, name, "joined", {"alert": alert, "words": f"alert {alert} belongs to it"}, "", f"joined:{alert}", None)
 
     def _follow(self, connection: sa.Connection, name: str) -> bool:
         """Write down what became of an incident's alerts, who took them, who was told, which markers stand beside it. Did it grow?"""
-        entries = self._entries(connection, name)
+        entries = self.records.entries(connection, name)
         kept, found, before = {e.key for e in entries}, fold(name, entries), len(entries)
         joined = [e.body["alert"] for e in entries if e.kind == "joined"]
         for cause in joined:  # What one of its alerts explains away belongs to it; that grows while it is gone through.
@@ -280,11 +261,11 @@ class Chronicle:
         for row in connection.execute(query).all():
             if (key := f"alert:{row[0]}") not in kept:
                 transition = Transition(*row[1:])
-                self._append(connection, name, "alert", self._became(transition), "", key, transition.at_us)
+                self.records.put(connection, name, "alert", self._became(transition), "", key, transition.at_us)
         acts = connection.execute(sa.select(ACTS).where(ACTS.c.app == self.app, ACTS.c.kind == "ack", ACTS.c.id.in_([*joined, found.about])).order_by(ACTS.c.seq)).all()
         for act in acts:
             if (key := f"ack:{act.seq}") not in kept:
-                self._append(connection, name, "acknowledged", {"alert": act.id, "note": act.reason, "words": f"took it{': ' + act.reason if act.reason else ''}"}, act.author, key, act.known_at_us)
+                self.records.put(connection, name, "acknowledged", {"alert": act.id, "note": act.reason, "words": f"took it{': ' + act.reason if act.reason else ''}"}, act.author, key, act.known_at_us)
         told = sa.select(DELIVERIES, MESSAGES.c.body).join(MESSAGES, sa.and_(MESSAGES.c.app == DELIVERIES.c.app, MESSAGES.c.id == DELIVERIES.c.message))
         told = told.where(DELIVERIES.c.app == self.app, DELIVERIES.c.about == found.about, DELIVERIES.c.about != "", DELIVERIES.c.state.in_((DELIVERED, EXPIRED)), DELIVERIES.c.made_us >= entries[0].at_us - clock.span_us(LEAD)).order_by(DELIVERIES.c.seq)
         for row in connection.execute(told).all():
@@ -292,12 +273,12 @@ class Chronicle:
                 message = json.loads(row.body)
                 how = "was told" if row.state == DELIVERED else "could not be told"
                 body = {"message": row.message, "channel": row.channel, "state": row.state, "kind": message["kind"], "roles": message["roles"], "words": f"{row.channel} {how} ({message['kind']}, {message['severity']}) for {', '.join(message['roles']) or 'nobody'}"}
-                self._append(connection, name, "told", body, "", key, row.over_us)
+                self.records.put(connection, name, "told", body, "", key, row.over_us)
         until_us = next((e.at_us for e in reversed(entries) if e.kind == "resolved"), 2**62)
         for seq, mark in Marks(self.store, self.settings).within(connection, entries[0].at_us - clock.span_us(LEAD), until_us):
             if (key := f"mark:{seq}") not in kept:
-                self._append(connection, name, "mark", {"mark": mark.kind, "words": f"marker, {mark.kind}: {mark.words}"}, mark.author, key, mark.ts_us)
-        now = self._entries(connection, name)
+                self.records.put(connection, name, "mark", {"mark": mark.kind, "words": f"marker, {mark.kind}: {mark.words}"}, mark.author, key, mark.ts_us)
+        now = self.records.entries(connection, name)
         found = fold(name, now)
         if found.status in CLOSED and not found.firing:
             connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=False))
@@ -316,11 +297,11 @@ class Chronicle:
         if not by.strip():
             raise IncidentError("who says so? Give a name.")
         with self.store.committing() as connection:
-            entries = self._entries(connection, name)
+            entries = self.records.entries(connection, name)
             found = fold(name, entries)
             if found.status in not_when:
                 raise IncidentError(f"incident {name} is {found.status}{' into ' + found.into if found.into else ''}: it cannot be {kind} now. ops incident reopen {name} opens it again.")
-            self._append(connection, name, kind, body, by, "", clock.micros(at) if at else None)
+            self.records.put(connection, name, kind, body, by, "", clock.micros(at) if at else None)
             if kind == "reopened":
                 connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=True, into=""))
         self.take_in()
@@ -381,7 +362,7 @@ class Chronicle:
         found = self._act(name, "merged", {"into": into, "words": f"merged into {into}"}, by)
         joined = [e.body["alert"] for e in found.of_kind("joined")]
         with self.store.committing() as connection:
-            self._append(connection, into, "note", {"words": f"{name} was merged into this: {found.title}", "merged": name}, by, f"merged:{name}", None)
+            self.records.put(connection, into, "note", {"words": f"{name} was merged into this: {found.title}", "merged": name}, by, f"merged:{name}", None)
             for alert in joined:
                 self._belongs(connection, into, alert)
             connection.execute(sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=False, into=into))
