@@ -10,6 +10,7 @@ Notebooks say ``import opslib as ops`` and ask a desk; everything else follows f
     desk.daily_report("2026-03-10")          # the end-of-day report
     desk.pnl("fills.csv", "backtest.csv")    # what trades came to, beside the backtest
     book = ops.runbook("massive_down", "demo")  # a runbook, open; book.step("massive_answers") is one step of it
+    ops.checklist("morning", "demo").run()   # a checklist, its boxes looked at
 """
 
 from pathlib import Path
@@ -19,9 +20,10 @@ from opslib.settings import VERSION as __version__
 
 if TYPE_CHECKING:
     from opslib.desk import Desk
+    from opslib.sheet import Sheet
     from opslib.workbook import Book
 
-__all__ = ["__version__", "connect", "runbook"]
+__all__ = ["__version__", "checklist", "connect", "runbook"]
 
 
 def connect(app: str | None = None, home: str | Path | None = None) -> "Desk":
@@ -67,6 +69,22 @@ def runbook(name: str, app: str | None = None, incident: str = "practice", opera
     from opslib import workbook
 
     return workbook.Book(connect(app, _home_around(Path.cwd(), incident)), name, incident, operator, subject, severity, limit, window, as_of)
+
+
+def checklist(name: str, app: str | None = None, operator: str = "", as_of: str = "", practice: bool = False) -> "Sheet":
+    """
+    Which checklist is open?
+
+    Args:
+        name: Such as ``morning``; ``ops checklist`` lists them.
+        app: Whose.
+        operator: Who goes through it.
+        as_of: A moment to look at everything as of; empty is now.
+        practice: Write nothing anywhere.
+    """
+    from opslib import sheet
+
+    return sheet.Sheet(connect(app), name, operator, as_of, practice)
 
 
 def _home_around(here: Path, incident: str) -> Path | None:

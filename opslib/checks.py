@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from opslib import bands, clock, measures, spending, text, vitals
+from opslib import bands, checkups, clock, measures, spending, text, vitals
 from opslib.errors import OpsError
 from opslib.outcome import OUTCOMES, OURS, PLAN, TRANSPORT
 from opslib.panels import NAMES
@@ -284,6 +284,9 @@ CHECKS: dict[str, Callable[[Scene], Seen]] = {
     "server": vitals.server, "process": vitals.process, "restarts": vitals.restarts, "socket": vitals.socket, "close_code": vitals.close_code, "page_hears": vitals.page_hears, "socket_quick": vitals.socket_quick, "log": vitals.log, "host": vitals.host,
     "page_memory": vitals.page_memory, "growth": vitals.growth, "errors": vitals.errors, "explained": vitals.explained, "alerts": vitals.alerts, "dashboard_age": vitals.dashboard_age, "app_quick": vitals.lately,
     "posts": vitals.posts, "beats": vitals.beats, "store": vitals.store, "clocks": vitals.clocks, "changed": vitals.changed,
+    "target": checkups.target, "rule": checkups.rule, "night_errors": checkups.night_errors, "night_kinds": checkups.night_kinds, "night_serious": checkups.night_serious, "keys": checkups.keys, "counted": checkups.counted, "costs_recorded": checkups.costs_recorded, "fallback_used": checkups.fallback_used,
+    "metrics": checkups.metrics, "begins": checkups.begins, "filled": checkups.filled, "rhythm": checkups.rhythm, "memory": checkups.memory, "error_seen": checkups.error_seen, "no_slower": checkups.no_slower, "trends": checkups.trends, "staged": checkups.staged,
+    "independent": checkups.independent, "own_growth": checkups.own_growth,
 }  # fmt: skip
 
 

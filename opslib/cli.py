@@ -281,6 +281,12 @@ def _postmortem(options: argparse.Namespace) -> int:
     return _shown(options, handling.postmortem(_desk(options), options))
 
 
+def _checklist(options: argparse.Namespace) -> int:
+    from opslib import signing
+
+    return _judged(options, signing.gone_through(_desk(options), options)) if options.name else _shown(options, signing.listed())
+
+
 def _verify(options: argparse.Namespace) -> int:
     from opslib import settings, verification
 

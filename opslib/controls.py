@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from opslib import text
 from opslib.errors import OpsError
+from opslib.report import Text
 from opslib.steps import ASK, LOOK
 
 if TYPE_CHECKING:
     import ipywidgets
 
+    from opslib.sheet import Sheet
     from opslib.workbook import Book, Card
 
 COLOURS = {"ok": "#2e7d4f", "done": "#2e7d4f", "not as expected": "#c0392b", "failed": "#c0392b", "unsure": "#c0392b", "rehearsed": "#0b5cad", "unknown": "#8a6d00", "stale": "#8a6d00", "skipped": "#6b7680", "not done": "#6b7680"}
@@ -129,6 +131,37 @@ class Strip:
         self._told.value = f"<p style='margin:2px 0'><strong>{e(incident.id)}, {e(incident.status)}</strong>, held by {holder}. {e(book.clock_words(incident))}</p><div style='line-height:1.9'>{''.join(chips)}</div>"
 
 
+class Foot:
+    """Where a checklist is signed."""
+
+    def __init__(self, sheet: "Sheet"):
+        import ipywidgets as w
+
+        self._sheet = sheet
+        self._told = w.HTML()
+        self._who, self._sign = w.Text(value=sheet.operator, description="Name", layout=w.Layout(width="16em")), w.Button(description="Sign", layout=w.Layout(width="auto"))
+        self._sign.on_click(lambda _: self._put())
+        self._row = w.HBox([self._who, self._sign])
+        self.box = w.VBox([self._told, self._row])
+        self.box.add_class("ops-foot")
+        self.refresh()
+
+    def _put(self) -> None:
+        with _PRESSED:
+            said = ""
+            try:
+                self._sheet.sign(self._who.value)
+            except OpsError as problem:
+                said = f"<p role='alert' style='color:#c0392b'><strong>Refused.</strong> {text.in_html(str(problem))}</p>"
+            refresh(self._sheet)
+            self._told.value += said
+
+    def refresh(self) -> None:
+        """Show who signed it, or where to."""
+        self._told.value = self._sheet.signature.text.html
+        self._row.children = () if self._sheet.signed else (self._who, self._sign)
+
+
 def refresh(book: "Book") -> None:
     """Show every card and strip of a runbook in this notebook as it stands now."""
     for shown in book.pads:
@@ -147,6 +180,13 @@ def show_strip(book: "Book") -> None:
     strip = Strip(book)
     book.pads.append(strip)
     _display(strip.box, book.strip._repr_mimebundle_())
+
+
+def show_signature(sheet: "Sheet", instead: Text) -> None:
+    """Show where a checklist is signed."""
+    foot = Foot(sheet)
+    sheet.pads.append(foot)
+    _display(foot.box, instead._repr_mimebundle_())
 
 
 def _display(box: "ipywidgets.Box", instead: dict[str, str]) -> None:

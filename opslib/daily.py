@@ -14,6 +14,7 @@ from typing import Any
 
 from opslib import clock, panels, report, rises, text, watch
 from opslib.clock import Session, Window
+from opslib.days import SECTIONS, figures as figures_of
 from opslib.errors import ReportRefused
 from opslib.panels import View
 from opslib.pnl import Pnl
@@ -25,54 +26,7 @@ from opslib.store import Store
 from opslib.verdicts import VERDICT_OF, named
 
 NAME = "daily"
-SECTIONS = {
-    # The guide's template: section, then figure: (words, unit).
-    "availability": {
-        "massive_uptime_pct": ("Massive Uptime", "%"),
-        "tradier_uptime_pct": ("Tradier Uptime", "%"),
-        "system_errors": ("System Errors", ""),
-    },
-    "data_quality": {
-        "greeks_valid_rate_pct": ("Greeks Valid Rate", "%"),
-        "iv_anomalies": ("IV Anomalies", ""),
-        "gamma_zero_errors": ("Gamma=0 Errors", ""),
-    },
-    "trading": {
-        "total_trades": ("Total Trades", ""),
-        "gross_pnl_pct": ("Gross P&L", "%"),
-        "net_pnl_pct": ("Net P&L", "%"),
-        "backtest_variance_pp": ("Backtest Variance", "points"),
-    },
-}
 TITLES = {"availability": "Availability", "data_quality": "Data Quality", "trading": "Trading Performance"}
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else round(value, 2) + 0.0
-
-
-def _figures(view: View) -> dict[str, dict[str, float | None]]:
-    """The template's figures of one window."""
-    f = view.figures
-    ratio = lambda v: None if v is None else _percent(v * 100)  # noqa: E731
-    return {
-        "availability": {
-            "massive_uptime_pct": ratio(f["providers"]["massive"]["availability"]),
-            "tradier_uptime_pct": ratio(f["providers"]["tradier"]["availability"]),
-            "system_errors": f["system"]["errors"],
-        },
-        "data_quality": {
-            "greeks_valid_rate_pct": ratio(f["greeks"]["valid_rate"]),
-            "iv_anomalies": f["greeks"]["iv_anomalies"],
-            "gamma_zero_errors": f["greeks"]["gamma_zero"],
-        },
-        "trading": {
-            "total_trades": f["pnl"]["trades"],
-            "gross_pnl_pct": _percent(f["pnl"]["gross_pct"]),
-            "net_pnl_pct": _percent(f["pnl"]["net_pct"]),
-            "backtest_variance_pp": _percent(f["pnl"]["backtest_variance_pp"]),
-        },
-    }
 
 
 def _why_unknown(view: View, figure: str) -> str:
@@ -152,7 +106,7 @@ class Daily:
     @cached_property
     def figures(self) -> dict[str, dict[str, float | None]]:
         """The template's figures."""
-        return _figures(self.view)
+        return figures_of(self.view)
 
     @cached_property
     def unknown(self) -> dict[str, str]:
@@ -218,7 +172,7 @@ class Daily:
     def changes(self) -> list[tuple[str, str, str, str]]:
         """Each figure beside the previous trading day's: (words, that day, this day, difference)."""
         rows = []
-        before = _figures(self.previous_view)
+        before = figures_of(self.previous_view)
         for section, figures in SECTIONS.items():
             for name, (words, unit) in figures.items():
                 a, b = before[section][name], self.figures[section][name]

@@ -103,6 +103,13 @@ class Filings:
         with self.store.reading() as connection:
             return connection.execute(query.limit(1)).first() is not None
 
+    def extent(self, end_us: int, known_at_us: int | None = None) -> tuple[int, int]:
+        """How many rows are there up to and at an instant, as known at a moment (None: all), and which is the newest? 0, 0 of none."""
+        query = self._asked(sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(FILLS.c.seq), 0)), end_us, known_at_us)
+        with self.store.reading() as connection:
+            count, newest = connection.execute(query).one()
+        return count, newest
+
     def upto(self, end_us: int, known_at_us: int | None = None) -> tuple[list[Fill], dict[str, Promise]]:
         """Every fill up to and at an instant, in order of time, and what a backtest said, by the trade's name; as known at a moment (None: all)."""
         query = self._asked(sa.select(FILLS.c.seq, FILLS.c.ts_us, FILLS.c.kind, FILLS.c.body), end_us, known_at_us).order_by(FILLS.c.ts_us, FILLS.c.seq)

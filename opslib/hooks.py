@@ -30,6 +30,19 @@ HOOKS = {
     "status_page": "update our status page",
     "open_ticket": "open a ticket with the vendor",
     "restart_monitor": "start the collector again",
+    # What the guide runs in the app's own repository: the checklists need them.
+    "test_monitoring": "run the app's monitoring tests",
+    "test_integration": "run the app's integration tests",
+    "push_branch": "push the release's branch",
+    "build": "build the app",
+    "start_staging": "start the staging server",
+    "cut_branch": "cut the release branch",
+    "merge_branch": "merge the monitoring branch into the release branch",
+    "set_version": "raise the version number of the app",
+    "make_tag": "make the annotated tag of the release",
+    "push_tag": "push the tag of the release",
+    "deploy": "deploy the release",
+    "raise_error": "raise one error in the app, on purpose",
 }
 PATIENCE_S = 120.0
 

@@ -1,5 +1,5 @@
 """
-This module knows what else than rules is limited, as rules.toml has it: what our own looks and chains are judged by; and nothing else.
+This module knows what else than rules is limited, as rules.toml has it: what our own looks, chains and days are judged by; and nothing else.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,14 @@ class Probes:
         stale_after_s: Data older than this, in market hours, is stale.
         delayed_by_s: As much later may data of a delayed plan be.
         changed_by: A median of a chain that is so many times another of the same hour has changed.
+        key_old_days: A key to a provider that is older should be made anew.
     """
 
     silent_after_s: float
     stale_after_s: float
     delayed_by_s: float
     changed_by: float
+    key_old_days: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +66,22 @@ class ChainLimits:
     cross_iv: float
     band_days: float
     band_times: float
+
+
+@dataclass(frozen=True, slots=True)
+class DayLimits:
+    """
+    What is usual for a day's figures, by the trading days before.
+
+    Attributes:
+        usual_days: So many trading days back; `least_days` of them must have a figure before anything is said of it.
+        beyond: Usual is what those days were, and so much of their spread more on either side; of counts at least one more.
+        begins_s: A page that was loaded has begun to post within so many seconds.
+        least_looks: Two stretches of looks are compared from so many on each side on.
+    """
+
+    usual_days: float
+    least_days: float
+    beyond: float
+    begins_s: float
+    least_looks: float

@@ -17,10 +17,10 @@ PRACTICE = "practice"
 class Practice:
     """The record of an incident that is only practised: nothing of it is kept anywhere."""
 
-    def __init__(self, settings: Settings, now: datetime, title: str, subject: str, severity: str, runbook: str):
+    def __init__(self, settings: Settings, now: datetime, title: str, subject: str, severity: str, runbook: str, more: Mapping[str, Any] | None = None):
         self._settings, self._now = settings, now
         self._entries: list[Entry] = []
-        self.append(PRACTICE, "opened", {"title": title, "subject": subject, "severity": severity, "runbook": runbook, "how": PRACTICE, "words": "opened to practise: nothing is written anywhere"})
+        self.append(PRACTICE, "opened", {"title": title, "subject": subject, "severity": severity, "runbook": runbook, "how": PRACTICE, "words": "opened to practise: nothing is written anywhere"} | dict(more or {}))
 
     def read(self, name: str) -> Incident:
         """The incident that is practised."""

@@ -124,6 +124,11 @@ class Probed:
         """Was it ever looked at?"""
         return (probe, subject) in self._lines
 
+    @property
+    def kinds(self) -> list[tuple[str, str]]:
+        """Every kind of look that was ever made: (probe, subject)."""
+        return sorted(self._lines)
+
     def subjects(self, probe: str) -> list[str]:
         """Whom a probe was ever about."""
         return sorted(subject for name, subject in self._lines if name == probe)

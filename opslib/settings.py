@@ -57,6 +57,7 @@ class Settings:
             None that nobody can look there but a person.
         ca_file: Certificates to trust besides the known ones; None is none.
         secrets: Secrets by name; never printed.
+        secret_files: The files that secrets came from, by name.
     """
 
     home: Path
@@ -78,6 +79,7 @@ class Settings:
     host_prefix: tuple[str, ...] | None = None
     ca_file: str | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret_files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def base(self) -> Path:
@@ -245,5 +247,6 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
         cors_origins=tuple(o.strip().rstrip("/") for o in (origins.split(",") if origins else found.get("cors_origins", ())) if o.strip()),
         wired=tuple(found.get("wired", ())),
         secrets=secrets,
+        secret_files={name: environ[f"{name}_FILE"] for name in secrets if environ.get(f"{name}_FILE")},
         **_world(found, environ),
     )

@@ -1,6 +1,7 @@
 """
-This module knows what steps a runbook can have, and nothing else: of each what to do, what to expect, who judges it, how
-long what it saw holds, and in which of the guide's time boxes it belongs. They stand in steps.toml, strictly read.
+This module knows what steps a runbook or a checklist can have, and nothing else: of each what to do, what to expect, who
+judges it, how long what it saw holds, and in which of the guide's time boxes it belongs. They stand in steps.toml, and those
+that only checklists have in boxes.toml; both are strictly read.
 
 A step that looks is judged by a check and is free. One that asks is judged by a person. One that changes the world goes
 through a hook, needs a name and a confirmation, and is done once.
@@ -26,11 +27,11 @@ _MAY = {LOOK: ("check", "of", "fresh"), ASK: (), CHANGE: ("hook", "mitigates", "
 @dataclass(frozen=True, slots=True)
 class Step:
     """
-    One act of a runbook.
+    One act of a runbook, or one box of a checklist.
 
     Attributes:
         kind: look, ask or change.
-        box: Its time box: ``0-5``, ``5-15``, ``15-60`` or ``after``.
+        box: Its time box: ``0-5``, ``5-15``, ``15-60`` or ``after``; empty where only checklists have it.
         do, expect: What to do, and what is normal to see.
         check: Of a step that looks: the check of `checks` that judges it; `of`, what it is asked about.
         fresh: Of a step that looks: for how long what it saw holds.
@@ -63,20 +64,24 @@ def table() -> dict[str, Step]:
     Every step by its name.
 
     Raises:
-        UsageError: steps.toml has one that cannot be meant.
+        UsageError: One of the files has one that cannot be meant.
     """
-    found = tomllib.loads(resources.files("opslib").joinpath("steps.toml").read_text(encoding="utf-8"))
-    return {name: _read(name, row) for name, row in found.items()}
+    boxes = {name: row | {"box": ""} for name, row in _rows("boxes.toml").items()}
+    return {name: _read("steps.toml", name, row) for name, row in _rows("steps.toml").items()} | {name: _read("boxes.toml", name, row) for name, row in boxes.items()}
 
 
-def _read(name: str, row: dict[str, Any]) -> Step:
+def _rows(file: str) -> dict[str, dict[str, Any]]:
+    return tomllib.loads(resources.files("opslib").joinpath(file).read_text(encoding="utf-8"))
+
+
+def _read(file: str, name: str, row: dict[str, Any]) -> Step:
     kind = row.get("kind", "")
     if kind not in _MAY:
-        raise UsageError(f"steps.toml, {name}: kind is {kind!r}; {', '.join(_MAY)} was wanted.")
+        raise UsageError(f"{file}, {name}: kind is {kind!r}; {', '.join(_MAY)} was wanted.")
     needed = {LOOK: ("check", "fresh"), ASK: (), CHANGE: ("hook",)}[kind]
     missing, more = [key for key in (*_MUST, *needed) if key not in row], [key for key in row if key not in (*_MUST, *_MAY[kind])]
-    if missing or more or row["box"] not in BOXES or row.get("hook", "tell_channel") not in HOOKS:
-        raise UsageError(f"steps.toml, {name}: missing {missing}, unknown {more}, box {row.get('box')!r}, hook {row.get('hook')!r}.")
+    if missing or more or row["box"] not in (*BOXES, "") or row.get("hook", "tell_channel") not in HOOKS:
+        raise UsageError(f"{file}, {name}: missing {missing}, unknown {more}, box {row.get('box')!r}, hook {row.get('hook')!r}.")
     return Step(name, **{**row, "fresh": clock.parse_span(row["fresh"]) if "fresh" in row else timedelta(0)})
 
 

@@ -254,6 +254,14 @@ class Store:
         query = sa.select(*_LOOK).where(SNAPSHOTS.c.app == app, SNAPSHOTS.c.ts_us > start_us, SNAPSHOTS.c.ts_us <= end_us)
         return self._looks(query.order_by(SNAPSHOTS.c.ts_us, SNAPSHOTS.c.seq), known_at_us)
 
+    def extent(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> tuple[int, int]:
+        """How many looks are of (start, end], as known at a moment (None: all), and which is the newest row of them? 0, 0 of none."""
+        s = SNAPSHOTS.c
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(s.seq), 0)).where(s.app == app, s.ts_us > start_us, s.ts_us <= end_us)
+        with self.reading() as connection:
+            count, newest = connection.execute(query if known_at_us is None else query.where(s.known_at_us <= known_at_us)).one()
+        return count, newest
+
     def last_look(self, app: str, before_us: int, known_at_us: int | None, *, connected: bool | None = None, **which: Any) -> Look | None:
         """
         What was the last look at or before an instant? None where there is none.

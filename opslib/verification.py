@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, evidence, ledger, postmortem, report, text
+from opslib import clock, evidence, ledger, postmortem, report, sheet, text
 from opslib.dossier import PICTURED, RECORD, pictures
 from opslib.errors import IncidentError, OpsError
 from opslib.evidence import EDITED, FORMULA, HEAD, MISSING, Broken, Entry
@@ -74,7 +74,7 @@ def verify(given: str | Path, desk: "Desk | None" = None) -> Verification:
     Is what is shown what was recorded?
 
     Args:
-        given: An incident's folder or anything in it, its id, or a published report.
+        given: The folder of an incident or a checklist or anything in it, its id, or a published report.
         desk: Whose store is held against it too, where there is one.
 
     Raises:
@@ -82,7 +82,8 @@ def verify(given: str | Path, desk: "Desk | None" = None) -> Verification:
     """
     path = Path(given)
     if not path.exists() and desk is not None:
-        path = desk.chronicle.folder(desk.chronicle.find(str(given)).id)
+        listed = desk.chronicle.records.folder(sheet.SHELF, str(given))
+        path = listed if listed.exists() else desk.chronicle.folder(desk.chronicle.find(str(given)).id)
     if not path.exists():
         raise IncidentError(f"a folder of an incident, or a published report, was wanted at {given}; there is nothing.")
     folder = path if path.is_dir() else path.parent
@@ -105,7 +106,7 @@ def _incident(folder: Path, desk: "Desk | None") -> Verification:
     name, found.head = entries[0].body.get("app", ""), f"{entries[-1].id}, SHA-256 {entries[-1].digest}"
     by_id = {e.id: e for e in entries}
     found.broken += _pictures(folder, entries)
-    found.broken += [b for e in entries if e.kind in ("resolved", "published") and isinstance(e.body.get("head"), dict) for b in _head(e.body["head"], by_id, f"head told in {e.id}")]
+    found.broken += [b for e in entries if e.kind in ("resolved", "published", sheet.SIGNED) and isinstance(e.body.get("head"), dict) for b in _head(e.body["head"], by_id, f"head told in {e.id}")]
     if desk is not None and name == desk.settings.app:
         found.broken += _against_store(folder.name, entries, desk)
     published = next((e for e in reversed(entries) if e.kind == "published"), None)
@@ -147,10 +148,10 @@ def _heads_in_files(folder: Path, by_id: dict[str, Entry]) -> Iterator[Broken]:
 
 def _against_store(name: str, entries: list[Entry], desk: "Desk") -> Iterator[Broken]:
     """What the store at hand says of the same incident."""
-    try:
-        theirs = {e.id: e for e in desk.chronicle.read(name).entries}
-    except OpsError:
+    kept = desk.chronicle.records.read(name)
+    if kept is None:
         return
+    theirs = {e.id: e for e in kept.entries}
     for entry in entries:
         if entry.id in theirs and theirs[entry.id].digest != entry.digest:
             yield Broken(entry.id, HEAD if entry is entries[-1] else EDITED, "the store has another")

@@ -58,6 +58,7 @@ def seen(script: Script) -> Iterator[Seen]:
             yield Seen(_after(rng, at), "socket", "app", "ok", round(max(0.012, rng.gauss(0.048, 0.015)), 4), round(rng.uniform(0.1, 1.2), 1))
         yield Seen(at, "beat", "collector", "ok", None, 58.0, detail={"every_s": EVERY_S, "files": 14, "tasks": 16, "waiting": 0})
         if since_s % SELDOM_S == 0:
+            yield Seen(at, "metrics", "app", "ok", 0.018, detail={"bytes": 311, "said": "active", "status": 200})
             yield from _seldom(rng, at, since_s, down, is_open)
         if since_s % CHAIN_S == 0 and is_open:
             yield from _chains(rng, at, down, inside("gamma_burst", at))

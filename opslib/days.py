@@ -1,0 +1,191 @@
+"""
+This module knows the guide's figures of one trading day, and what is usual for them by the days before, and nothing else.
+
+A day's figures are computed once and remembered in the desk's folder, under what they rest on: so many posts, up to which
+row, by which limits. Whatever comes later is another basis, and is computed anew.
+"""
+
+import hashlib
+import json
+import os
+import statistics
+import uuid
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Any, NamedTuple
+
+from opslib import clock, panels
+from opslib.clock import Session, Window
+from opslib.filings import Filings
+from opslib.limits import DayLimits
+from opslib.panels import View
+from opslib.rules import Rules
+from opslib.settings import VERSION, Settings
+from opslib.store import Store
+
+SECTIONS = {
+    # The guide's template: section, then figure: (words, unit).
+    "availability": {
+        "massive_uptime_pct": ("Massive Uptime", "%"),
+        "tradier_uptime_pct": ("Tradier Uptime", "%"),
+        "system_errors": ("System Errors", ""),
+    },
+    "data_quality": {
+        "greeks_valid_rate_pct": ("Greeks Valid Rate", "%"),
+        "iv_anomalies": ("IV Anomalies", ""),
+        "gamma_zero_errors": ("Gamma=0 Errors", ""),
+    },
+    "trading": {
+        "total_trades": ("Total Trades", ""),
+        "gross_pnl_pct": ("Gross P&L", "%"),
+        "net_pnl_pct": ("Net P&L", "%"),
+        "backtest_variance_pp": ("Backtest Variance", "points"),
+    },
+}
+WORDS = {name: told for figures in SECTIONS.values() for name, told in figures.items()}  # Every figure: (words, unit).
+
+
+def percent(value: float | None) -> float | None:
+    """To two decimals, without a negative zero."""
+    return None if value is None else round(value, 2) + 0.0
+
+
+def figures(view: View) -> dict[str, dict[str, float | None]]:
+    """The template's figures of one window."""
+    f = view.figures
+    ratio = lambda v: None if v is None else percent(v * 100)  # noqa: E731
+    return {
+        "availability": {
+            "massive_uptime_pct": ratio(f["providers"]["massive"]["availability"]),
+            "tradier_uptime_pct": ratio(f["providers"]["tradier"]["availability"]),
+            "system_errors": f["system"]["errors"],
+        },
+        "data_quality": {
+            "greeks_valid_rate_pct": ratio(f["greeks"]["valid_rate"]),
+            "iv_anomalies": f["greeks"]["iv_anomalies"],
+            "gamma_zero_errors": f["greeks"]["gamma_zero"],
+        },
+        "trading": {
+            "total_trades": f["pnl"]["trades"],
+            "gross_pnl_pct": percent(f["pnl"]["gross_pct"]),
+            "net_pnl_pct": percent(f["pnl"]["net_pct"]),
+            "backtest_variance_pp": percent(f["pnl"]["backtest_variance_pp"]),
+        },
+    }
+
+
+class Day(NamedTuple):
+    """
+    One trading day in figures.
+
+    Attributes:
+        session: Which.
+        basis: What it rests on; another basis is another day's worth of facts.
+        figures: The template's, by name; None is unknown.
+        counts: What they are made of: requests and successes of each provider, validations and valid ones, trades.
+        coverage: Looks received of those expected, 0 to 1; None where none was.
+    """
+
+    session: Session
+    basis: str
+    figures: dict[str, float | None]
+    counts: dict[str, int | None]
+    coverage: float | None
+
+    @property
+    def day(self) -> date:
+        """Its date in New York."""
+        return self.session.day
+
+
+class Days:
+    """The trading days of one app, as known at a moment (None: all that is known)."""
+
+    def __init__(self, store: Store, settings: Settings, rules: Rules, known_at: datetime | None = None):
+        self._store, self._settings, self._rules, self._known_at = store, settings, rules, known_at
+
+    def before(self, day: date) -> list[Day]:
+        """The trading days before a day of which anything was seen, oldest first, of as many sessions back as a usual day needs."""
+        count = int(self._rules.days.usual_days)
+        sessions, first = [], self._store.first_ts(self._settings.app)
+        while first is not None and len(sessions) < count:
+            session = clock.previous_session(day)
+            day = session.day
+            if session.closes <= clock.instant(first):
+                break
+            sessions.append(session)
+        return [found for session in reversed(sessions) if (found := self.of(session)) is not None]
+
+    def of(self, session: Session) -> Day | None:
+        """A trading day in figures; None where nothing was seen of it."""
+        basis = self._basis(session)
+        if basis is None:
+            return None
+        path = self._settings.outputs / ".days" / f"{session.day}.json"
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            kept = {}
+        if kept.get("basis") != basis:
+            kept = {"basis": basis} | _computed(panels.view(self._store, self._settings, self._rules, session.window, self._known_at))
+            self._remember(path, kept)
+        return Day(session, basis, kept["figures"], kept["counts"], kept["coverage"])
+
+    @staticmethod
+    def _remember(path: Any, kept: Mapping[str, Any]) -> None:
+        """Only for speed: what cannot be written is computed again."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            making = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+            making.write_text(json.dumps(kept, sort_keys=True), encoding="utf-8")
+            os.replace(making, path)
+        except OSError:
+            return
+
+    def _basis(self, session: Session) -> str | None:
+        """What a day's figures rest on: its posts and those of the night before, its fills, what is wired, the limits."""
+        known_us = None if self._known_at is None else clock.micros(self._known_at)
+        window = Window(clock.previous_session(session.day).closes, session.closes)
+        count, newest = self._store.extent(self._settings.app, window.start_us, window.end_us, known_us)
+        filed = Filings(self._store, self._settings.app).extent(session.window.end_us, known_us)
+        if not count and not Filings(self._store, self._settings.app).any(session.window.start_us, session.window.end_us, known_us):
+            return None
+        alive = sorted(self._store.alive(self._settings.app, known_us))
+        told = [count, newest, *filed, alive, sorted(self._settings.wired), self._settings.post_every_s, self._rules.hash, VERSION]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _computed(view: View) -> dict[str, Any]:
+    found, f = figures(view), view.figures
+    counts = {f"{provider}_{what}": f["providers"][provider][what] for provider in ("massive", "tradier") for what in ("requests", "failures")}
+    counts |= {"validations": f["greeks"]["validations"], "invalid": f["greeks"]["invalid"], "gamma_zero": f["greeks"]["gamma_zero"], "errors": f["system"]["errors"], "trades": f["pnl"]["trades"]}
+    return {"figures": {name: value for section in found.values() for name, value in section.items()}, "counts": counts, "coverage": view.coverage}
+
+
+class Usual(NamedTuple):
+    """
+    What is usual for a figure, by the days before.
+
+    Attributes:
+        n: So many days have it.
+        middle: Their median; None of none.
+        low, high: Between which a day is usual; None of too few days.
+    """
+
+    n: int
+    middle: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def outside(self, value: float | None) -> bool | None:
+        """Is a value not usual? None where that cannot be told."""
+        return None if value is None or self.low is None or self.high is None else not self.low <= value <= self.high
+
+
+def usual(days: list[Day], figure: str, limits: DayLimits) -> Usual:
+    """What was usual for a figure on some days?"""
+    known = [value for day in days if (value := day.figures[figure]) is not None]
+    if len(known) < limits.least_days:
+        return Usual(len(known), statistics.median(known) if known else None)
+    more = max(limits.beyond * (max(known) - min(known)), 1.0 if WORDS[figure][1] == "" else 0.0)
+    return Usual(len(known), statistics.median(known), min(known) - more, max(known) + more)
