@@ -336,10 +336,22 @@ def _rules(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     desk = _desk(options)
-    day = desk.day(options.day, options.as_of)
-    _say(f"executing the daily report of {day}")
-    outcome, place = desk.publish_daily(day, as_of=options.as_of, known_at=options.known_at, partial=options.partial, timeout_s=_timeout(options.timeout))
-    return _told(options, outcome, place)
+    if options.day and options.period:
+        raise UsageError("--day or --period, not both.")
+    how = {"as_of": options.as_of, "known_at": options.known_at, "partial": options.partial, "timeout_s": _timeout(options.timeout)}
+    if options.name == "daily":
+        if options.period:
+            raise UsageError("a daily report is of a --day.")
+        day = desk.day(options.day, options.as_of)
+        _say(f"executing the daily report of {day}")
+        return _told(options, *desk.publish_daily(day, **how))
+    meant = desk.review(options.name, options.period or "", options.as_of) if not options.day else desk.review_of(options.name, options.day, options.as_of)
+    _say(f"executing the {options.name} report of {meant.period.name}")
+    return _told(options, *desk.publish_review(options.name, meant.period.name, **how))
+
+
+def _feedback(options: argparse.Namespace) -> int:
+    return _shown(options, replies.feedback(_desk(options), options))
 
 
 def _run_notebook(desk: "Desk", name: str, given: dict[str, Any]) -> tuple[Path, Any]:

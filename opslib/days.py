@@ -11,10 +11,10 @@ import os
 import statistics
 import uuid
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
-from opslib import clock, panels
+from opslib import clock, indicators, panels, text
 from opslib.clock import Session, Window
 from opslib.filings import Filings
 from opslib.limits import DayLimits
@@ -42,6 +42,9 @@ SECTIONS = {
         "backtest_variance_pp": ("Backtest Variance", "points"),
     },
 }
+MEANS = ("gross_pct", "net_pct", "backtest_variance_pp")
+HOUR = timedelta(hours=1)
+FORM = 2  # Of what is remembered: another form is computed anew.
 WORDS = {name: told for figures in SECTIONS.values() for name, told in figures.items()}  # Every figure: (words, unit).
 
 
@@ -82,7 +85,9 @@ class Day(NamedTuple):
         session: Which.
         basis: What it rests on; another basis is another day's worth of facts.
         figures: The template's, by name; None is unknown.
-        counts: What they are made of: requests and successes of each provider, validations and valid ones, trades.
+        counts: What they are made of: requests and failures of each provider, validations, valid ones, errors, trades.
+        means: Gross and net result of a trade, and the backtest's variance, unrounded.
+        hours: The same counts of each hour of the session, from the open on, each with ``from``.
         coverage: Looks received of those expected, 0 to 1; None where none was.
     """
 
@@ -90,6 +95,8 @@ class Day(NamedTuple):
     basis: str
     figures: dict[str, float | None]
     counts: dict[str, int | None]
+    means: dict[str, float | None]
+    hours: list[dict[str, Any]]
     coverage: float | None
 
     @property
@@ -129,7 +136,7 @@ class Days:
         if kept.get("basis") != basis:
             kept = {"basis": basis} | _computed(panels.view(self._store, self._settings, self._rules, session.window, self._known_at))
             self._remember(path, kept)
-        return Day(session, basis, kept["figures"], kept["counts"], kept["coverage"])
+        return Day(session, basis, kept["figures"], kept["counts"], kept["means"], kept["hours"], kept["coverage"])
 
     @staticmethod
     def _remember(path: Any, kept: Mapping[str, Any]) -> None:
@@ -151,15 +158,31 @@ class Days:
         if not count and not Filings(self._store, self._settings.app).any(session.window.start_us, session.window.end_us, known_us):
             return None
         alive = sorted(self._store.alive(self._settings.app, known_us))
-        told = [count, newest, *filed, alive, sorted(self._settings.wired), self._settings.post_every_s, self._rules.hash, VERSION]
+        told = [FORM, count, newest, *filed, alive, sorted(self._settings.wired), self._settings.post_every_s, self._rules.hash, VERSION]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _computed(view: View) -> dict[str, Any]:
-    found, f = figures(view), view.figures
-    counts = {f"{provider}_{what}": f["providers"][provider][what] for provider in ("massive", "tradier") for what in ("requests", "failures")}
-    counts |= {"validations": f["greeks"]["validations"], "invalid": f["greeks"]["invalid"], "gamma_zero": f["greeks"]["gamma_zero"], "errors": f["system"]["errors"], "trades": f["pnl"]["trades"]}
-    return {"figures": {name: value for section in found.values() for name, value in section.items()}, "counts": counts, "coverage": view.coverage}
+    found = figures(view)
+    hours = [_counts(view, hour) | {"from": text.iso(hour.start)} for hour in _hours(view.window)]
+    means = {name: view.figures["pnl"][name] for name in MEANS}
+    return {"figures": {name: value for section in found.values() for name, value in section.items()}, "counts": _counts(view, view.window), "means": means, "hours": hours, "coverage": view.coverage}
+
+
+def _hours(window: Window) -> list[Window]:
+    edges = [window.start]
+    while edges[-1] < window.end:
+        edges.append(min(edges[-1] + HOUR, window.end))
+    return [Window(a, b) for a, b in zip(edges, edges[1:])]
+
+
+def _counts(view: View, window: Window) -> dict[str, int | None]:
+    """What was counted in a window, by the pages; trades by the fills, where there are any of the whole view."""
+    providers, greeks = indicators.providers(view.tape, window), indicators.greeks(view.tape, window)
+    found = {f"{provider}_{what}": providers[provider][what] for provider in ("massive", "tradier") for what in ("requests", "failures")}
+    found |= {name: greeks[name] for name in ("validations", "valid", "gamma_zero", "iv_anomalies")}
+    trades = view.figures["pnl"]["trades"] if window == view.window else view.tape.rise("trades", window)
+    return found | {"errors": view.tape.rise("errors", window), "trades": trades}
 
 
 class Usual(NamedTuple):

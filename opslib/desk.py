@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import alertlog, clock, daily, diagnosis, panels, report, rules as rules_module, runner, settings as settings_module, staff as staff_module, text
+from opslib import alertlog, clock, daily, diagnosis, panels, period as periods, report, rules as rules_module, runner, settings as settings_module, staff as staff_module, text
 from opslib.alertlog import AlertLog
 from opslib.chronicle import Chronicle
 from opslib.clock import Window
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from opslib.accuracy import Accuracy
     from opslib.doctor import Examination
     from opslib.quality import ChainView
+    from opslib.review import Review
 
 FIGURE_COLUMNS = ("ts", "known_at", "page")
 
@@ -264,19 +265,70 @@ class Desk:
         given = {"app": self.settings.app, "day": str(meant)}
         given |= {"as_of": text.iso(at)} if early else {}
         given |= {"known_at": text.iso(_moment(known_at))} if known_at else {}
-        outcome = runner.execute(notebook("daily_report"), given, settings=self.settings, store=self.store, timeout_s=timeout_s)
+        return self._published(daily.NAME, given, meant, timeout_s)
+
+    def review(self, name: str, period: str = "", as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> "Review":
+        """
+        What did some trading days come to together?
+
+        Args:
+            name: Of the report: weekly, monthly, quarterly, annual, success.
+            period: Such as ``2026-W11``, ``2026-03``, ``2026-Q1``, ``2026``; of success the last of seven days. Empty is the last that is over.
+
+        Raises:
+            UsageError: No such report, or it is of no such period.
+            ReportRefused: The period has not begun.
+        """
+        kind, made = _review(name)
+        at = _moment(as_of)
+        return made(self, periods.parse(kind, period) if period else periods.last_over(kind, at or self.now()), at, _moment(known_at))
+
+    def review_of(self, name: str, day: str, as_of: str | None = None) -> "Review":
+        """The same of the period that a day is in."""
+        kind, made = _review(name)
+        return made(self, periods.of(kind, clock.parse_day(day)), _moment(as_of))
+
+    def publish_review(self, name: str, period: str, *, as_of: str | None, known_at: str | None, partial: bool, timeout_s: float) -> tuple[Outcome, Path]:
+        """
+        Execute the notebook of a report over a period and publish it; as `publish_daily`.
+
+        Raises:
+            ReportRefused: The period is not over, unless a partial one was asked for.
+        """
+        at = _moment(as_of) or self.now()
+        meant = self.review(name, period, at, known_at)
+        if meant.partial and not partial:
+            raise ReportRefused(f"a {name} report of {meant.period.name} was wanted; it is over only at {text.moment(meant.period.window.end)}. Wait, or ask for --partial.")
+        given = {"app": self.settings.app, "period": meant.period.name} | ({"as_of": text.iso(at)} if meant.partial else {})
+        given |= {"known_at": text.iso(_moment(known_at))} if known_at else {}
+        return self._published(name, given, meant.period.name, timeout_s)
+
+    def _published(self, name: str, given: dict[str, Any], of: date | str, timeout_s: float) -> tuple[Outcome, Path]:
+        """Execute a report's notebook, and put what came of it in its place."""
+        book = f"{name}_report"
+        outcome = runner.execute(notebook(book), given, settings=self.settings, store=self.store, timeout_s=timeout_s)
         if outcome.state == "failed" or outcome.record is None:
             lacking = outcome if outcome.state == "failed" else Outcome("failed", "the notebook handed over no numbers", outcome.notebook, None, outcome.run_id)
-            return runner.keep(lacking, self.settings.outputs / "runs" / outcome.run_id / "daily_report", settings=self.settings, store=self.store)
+            return runner.keep(lacking, self.settings.outputs / "runs" / outcome.run_id / book, settings=self.settings, store=self.store)
         values = outcome.record["values"]
         more = {".json": report.as_json(values).encode(), ".md": outcome.record["markdown"].encode()}
-        return runner.keep(outcome, report.place(self.settings, daily.NAME, meant, values["partial"]), more, values["restates"], settings=self.settings, store=self.store)
+        return runner.keep(outcome, report.place(self.settings, name, of, values["partial"]), more, values["restates"], settings=self.settings, store=self.store)
 
     def __repr__(self) -> str:
         first, last = self.store.first_ts(self.settings.app), self.store.last_look(self.settings.app, 2**62, None)
         if first is None or last is None:
             return f"{self.settings.app}: no look has come yet"
         return f"{self.settings.app}: looks from {text.moment(clock.instant(first))} to {text.moment(clock.instant(last.ts_us))}"
+
+
+def _review(name: str) -> tuple[str, "type[Review]"]:
+    """Over which kind of period is a report, and who makes it?"""
+    from opslib import annual, monthly, quarterly, review, success
+
+    kinds: dict[str, tuple[str, type[Review]]] = {"weekly": (periods.WEEK, review.Review), "monthly": (periods.MONTH, monthly.Monthly), "quarterly": (periods.QUARTER, quarterly.Quarterly), "annual": (periods.YEAR, annual.Annual), "success": (periods.SEVEN, success.Success)}
+    if name not in kinds:
+        raise UsageError(f"there is no report {name!r}; there are: {daily.NAME}, {', '.join(kinds)}.{text.nearest(name, kinds)}")
+    return kinds[name]
 
 
 def _moment(given: str | datetime | None) -> datetime | None:

@@ -24,7 +24,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.7rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: 1rem }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem 1rem .25rem 0; text-align: left; font-weight: normal; vertical-align: top }
-thead th { font-weight: 600 } pre { background: var(--soft); padding: .6rem; overflow-x: auto; font-size: .85rem }
+thead th { font-weight: 600 } tbody th { white-space: nowrap } pre { background: var(--soft); padding: .6rem; overflow-x: auto; font-size: .85rem }
 img { max-width: 100%; background: #fff } ul { padding-left: 1.3rem }
 .panel { border-left: 6px solid #8a94a0; padding-left: 1rem } .panel.ok { border-color: #2e7d4f }
 .panel.warning { border-color: #b58900 } .panel.critical { border-color: #c0392b }

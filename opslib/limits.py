@@ -77,6 +77,7 @@ class DayLimits:
         usual_days: So many trading days back; `least_days` of them must have a figure before anything is said of it.
         beyond: Usual is what those days were, and so much of their spread more on either side; of counts at least one more.
         begins_s: A page that was loaded has begun to post within so many seconds.
+        most_critical: Fewer alerts than this may reach critical in a week.
         least_looks: Two stretches of looks are compared from so many on each side on.
     """
 
@@ -85,3 +86,4 @@ class DayLimits:
     beyond: float
     begins_s: float
     least_looks: float
+    most_critical: float

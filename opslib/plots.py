@@ -7,7 +7,7 @@ so; a gap is never bridged by a line. Colour never stands alone: lines differ in
 
 import io
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from opslib import indicators, text
@@ -224,6 +224,34 @@ def looked(ax: "Axes", probed: Probed, window: Window, rules: Rules, subjects: t
     ax.set_ylim(0, max(slowest * 1.25, float(warning) * 1.4))
     _limits(ax, rule, 1, max(slowest * 1.25, float(warning)))
     return _named(ax)
+
+
+def by_day(ax: "Axes", rows: "list[tuple[date, dict[str, float | None]]]", unit: str, rule: Rule | None, scale: float) -> "Axes":
+    """Figures day by day; a day of which one is not known is hatched, and says so."""
+    names = list(rows[0][1]) if rows else []
+    for i, name in enumerate(names):
+        colour, dash, marker = LINES[i]
+        ax.plot(range(len(rows)), [float("nan") if (v := found[name]) is None else v for _, found in rows], color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.4, label=name, zorder=3)
+    for at, (_, found) in enumerate(rows):
+        if all(v is None for v in found.values()):
+            ax.axvspan(at - 0.4, at + 0.4, facecolor="none", edgecolor=GREY, hatch="////", linewidth=0, alpha=0.5)
+            ax.text(at, 0.5, "not known", transform=ax.get_xaxis_transform(), ha="center", color=INK, fontsize=8, rotation=90)
+    step = max(1, len(rows) // 12)
+    ax.set_xticks(range(0, len(rows), step), [f"{day:%m-%d}" for day, _ in rows][::step])
+    ax.set_xlim(-0.6, max(len(rows), 1) - 0.4)
+    known = [v for _, found in rows for v in found.values() if v is not None]
+    if rule is None or rule.better == "lower":
+        ax.set_ylim(0, max([*known, 1.0]) * 1.2)
+    else:
+        ax.set_ylim(min([*known, 94.0]) - 1, 100.5)
+    if rule:
+        _limits(ax, rule, scale, max([*known, 1.0]) * 1.2 if rule.better == "lower" else None)
+    ax.set_ylabel(unit, color=INK, fontsize=9)
+    ax.set_xlabel("trading day, New York", color=GREY, fontsize=8)
+    ax.tick_params(labelsize=8, colors=INK)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return _named(ax) if names else ax
 
 
 def smile(ax: "Axes", quality: "Quality") -> "Axes":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opslib import clock, text
 from opslib.errors import UsageError
+from opslib.feedback import Feedback
 
 if TYPE_CHECKING:
     from opslib.desk import Desk
@@ -99,3 +100,18 @@ def notified(desk: "Desk", options: argparse.Namespace) -> Reply:
              "over_at": text.iso(clock.instant(d.over_us)) if d.over_us is not None else None, "attempts": d.attempts, "said": d.said or None} for d, m in found]  # fmt: skip
     table = [[r["made_at"], f"{r['kind']} {r['severity']} {', '.join(r['alerts'])}", r["channel"], ", ".join(r["roles"]), r["state"], str(r["attempts"]), r["said"] or ""] for r in rows]
     return Reply(rows, text.table(["made", "what", "by", "to", "state", "tries", "said"], table) if rows else "nobody was told of anything yet")
+
+
+def feedback(desk: "Desk", options: argparse.Namespace) -> Reply:
+    """
+    Somebody says what they think of the monitoring.
+
+    Raises:
+        UsageError: Something that it needs was not said, or no such alert is on record.
+    """
+    if options.alert and options.alert not in desk.chronicle.of_alerts() and options.alert not in {r.alert for r in desk.alerts(window="400d").rises}:
+        raise UsageError(f"no alert {options.alert!r} is on record. ops alerts has those that are.")
+    at = clock.parse(options.at) if options.at else None
+    found = Feedback(desk.chronicle.records).give(options.kind, " ".join(options.words), who(options.by), options.alert, at)
+    when = clock.instant(found.at_us)
+    return Reply({"at": text.iso(when), "kind": found.kind, "alert": found.alert or None, "by": found.author, "words": found.words}, f"noted, {found.kind} at {text.moment(when)}{': ' + found.words if found.words else ''}")

@@ -68,9 +68,9 @@ def tabled(title: str, header: list[str], rows: list[list[str]], empty: str = ""
     )
 
 
-def place(settings: Settings, name: str, day: date, partial: bool = False) -> Path:
-    """Where the report of a day is published, without the ending."""
-    return settings.outputs / "reports" / str(day.year) / f"{day}_{name}{'_partial' if partial else ''}"
+def place(settings: Settings, name: str, day: date | str, partial: bool = False) -> Path:
+    """Where the report of a day, or of what is named so, is published, without the ending."""
+    return settings.outputs / "reports" / str(day)[:4] / f"{day}_{name}{'_partial' if partial else ''}"
 
 
 def next_name(path: Path) -> str:

@@ -8,7 +8,7 @@ What nobody was charged or quoted is not known; a backtest that told no costs is
 import difflib
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from statistics import median
@@ -78,19 +78,21 @@ def _expected(pair: Pair) -> tuple[Decimal, Decimal | None]:
 @dataclass(frozen=True)
 class Spending:
     """
-    What trading cost, as of a moment, over the last day.
+    What trading cost, as of a moment.
 
     Attributes:
         at: Only trades that ended by then.
+        length: And not longer before it than this; None is the window of the rule for fills, a day.
     """
 
     desk: "Desk"
     at: datetime
+    length: timedelta | None = None
 
     @cached_property
     def accuracy(self) -> Accuracy | None:
         """What trades came to; None where none is known."""
-        window = round(self.desk.rules["backtest_variance"].of("fills").window.total_seconds())
+        window = round((self.length or self.desk.rules["backtest_variance"].of("fills").window).total_seconds())
         own = sorted(self.desk.settings.home.glob(f"{BACKTEST}.*"))
         try:
             return self.desk.pnl(backtest=own[0] if own else None, as_of=self.at, window=f"{window}s")

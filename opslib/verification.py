@@ -9,7 +9,7 @@ could not rewrite those with it.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -227,26 +227,30 @@ def _notebook(path: Path, made: Postmortem) -> Iterator[Broken]:
 
 
 def _report(path: Path, desk: "Desk | None") -> Verification:
-    """A published daily report, its numbers computed again from the posts at hand."""
+    """A published report, its numbers computed again from the posts at hand."""
     place = path.with_suffix(".json")
     found = Verification(str(path))
     try:
         told = json.loads(place.read_bytes())
-        day, known = clock.parse_day(told["day"]), told["evidence"]
+        known, over = told["evidence"], "period" in told
+        made: Callable[[Desk], Any] = (lambda at: at.review(told["report"], told["period"])) if over else (lambda at, day=clock.parse_day(told["day"]): at.daily_report(day))
     except (OSError, ValueError, KeyError, TypeError, OpsError):
-        found.lacking = "it is neither an incident nor a report of a day"
+        found.lacking = "it is neither an incident nor a report"
         return found
     if desk is None or desk.store.last_look(desk.settings.app, 2**62, None) is None:
         found.lacking = "the posts that it is made from are not in the store at hand"
         return found
     if told.get("partial"):
-        found.lacking = "it is of a part of a day; the whole day's report can be verified"
+        found.lacking = "it is of a part of its time; that of the whole can be verified"
         return found
-    ours = json.loads(report.as_json(desk.daily_report(day).values))
+    ours = json.loads(report.as_json(made(desk).values))
     if ours.get("evidence") != known:
-        found.lacking = "the store at hand has other posts of that day than it was made from"
+        found.lacking = "the store at hand has other facts of that time than it was made from"
         return found
-    for section in ("availability", "data_quality", "trading"):
+    for day, shown in zip(ours.get("days", ()), told.get("days", ())):
+        found.figures += len(day)
+        found.broken += [Broken(f"{place.name}, {day['day']}, {name}", EDITED, f"{shown.get(name)}, the posts give {value}") for name, value in day.items() if shown.get(name) != value]
+    for section in ("figures",) if over else ("availability", "data_quality", "trading"):
         for name, value in ours.get(section, {}).items():
             found.figures += 1
             if told.get(section, {}).get(name) != value:

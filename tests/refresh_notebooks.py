@@ -17,7 +17,7 @@ def refresh(path: Path, home: Path) -> None:
     """Execute one notebook and write it back without its pictures."""
     found = desk.open("refresh", home)
     outcome = runner.execute(path, {}, settings=found.settings, store=found.store)
-    if outcome.state != "ok" or outcome.notebook is None:
+    if outcome.state == "failed" or outcome.notebook is None:
         raise SystemExit(f"{path.name}: {outcome.reason}")
     notebook = runner.tidied(outcome.notebook)
     notebook.metadata["language_info"] = {"name": "python"}

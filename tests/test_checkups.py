@@ -240,8 +240,9 @@ def monthly(home: Path, count: int, last: Callable[[int], int] = lambda n: 0) ->
 
     home.mkdir(parents=True, exist_ok=True)
     (home / "settings.toml").write_text("post_every_s = 300\n")
-    desk = desk_module.open("desk", home, {"OPS_HOME": str(home)})
     session, posts = clock.session(clock.parse_day("2026-03-10")), []
+    assert session
+    desk = Desk(desk_module.open("desk", home, {"OPS_HOME": str(home)}).settings, lambda at=session.closes: at)
     for n in range(count):
         assert session
         for i in range(79):
@@ -250,9 +251,7 @@ def monthly(home: Path, count: int, last: Callable[[int], int] = lambda n: 0) ->
             posts.append(Post(clock.micros(at), snapshot.read(body(uptime_s=300 * i, page_clock_ms=clock.micros(at) // 1000, massive_requests=10 * i, massive_successes=10 * i - i // 30, massive_failures=i // 30, tradier_requests=i, tradier_successes=i, tradier_failures=0, errors=errors, validations=5 * i, greeks_valid=5 * i, trades=i // 8))))
         session = clock.previous_session(session.day)
     desk.store.write("desk", posts, known_at_ts=True)
-    end = clock.session(clock.parse_day("2026-03-10"))
-    assert end
-    return Desk(desk.settings, lambda: end.closes), end.closes
+    return desk, desk.now()
 
 
 def test_trends_need_days_and_find_what_is_not_usual(tmp_path: Path) -> None:
