@@ -195,23 +195,24 @@ def test_feedback_is_kept_and_refused(held: Desk, capsys: pytest.CaptureFixture[
 # Success.
 
 
-def success(desk: Desk, **figures: float | None) -> dict[str, str]:
+def success(found: Success, **figures: float | None) -> dict[str, str]:
     """How the lines stand, with other figures."""
-    found = desk.review("success", "2026-03-10")
-    assert isinstance(found, Success)
     found.__dict__["figures"] = found.figures | figures
+    found.__dict__.pop("metrics", None)
     return {m.name: m.state for m in found.metrics}
 
 
 def test_success_line_by_line(held: Desk) -> None:
     """Each line passes, fails, or is unknown, by its figure; a missed figure is a fail; nobody asked is unknown."""
     good = {"massive_uptime_pct": 99.0, "tradier_uptime_pct": 100.0, "greeks_valid_rate_pct": 95.0, "backtest_variance_pp": 4.99}
-    states = success(held, **good)
+    week = held.review("success", "2026-03-10")
+    assert isinstance(week, Success)
+    states = success(week, **good)
     assert list(states) == ["uptime", "greeks", "variance", "critical_errors", "missed_data", "responsive", "trends"]
     assert (states["uptime"], states["greeks"], states["variance"]) == ("pass", "pass", "pass") and states["missed_data"] == "fail" and states["responsive"] == "unknown" and states["trends"] in ("pass", "fail")
     for name, value, line in (("massive_uptime_pct", 98.99, "uptime"), ("tradier_uptime_pct", 98.0, "uptime"), ("greeks_valid_rate_pct", 94.99, "greeks"), ("backtest_variance_pp", 5.0, "variance")):
-        assert success(held, **(good | {name: value}))[line] == "fail", name
-        assert success(held, **(good | {name: None}))[line] == "unknown", name
+        assert success(week, **(good | {name: value}))[line] == "fail", name
+        assert success(week, **(good | {name: None}))[line] == "unknown", name
 
 
 # Costs.
@@ -233,7 +234,7 @@ def test_rates_have_an_interval() -> None:
 
 def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Published as four files; from the same facts the same bytes; late facts make a restatement that says what changed; an edit is named."""
-    desk, _ = month_of_posts(tmp_path, 8)
+    desk, _ = month_of_posts(tmp_path, 4)
     home = str(tmp_path)
     run = lambda *words: cli.main(["--home", home, "report", "weekly", "--period", "2026-W10", *words])  # noqa: E731
     assert run("-o", "json") in (0, 3), capsys.readouterr()
@@ -241,9 +242,9 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
     first = {p.suffix: p.read_bytes() for p in place.parent.iterdir() if p.is_file()}
     assert set(first) == {".ipynb", ".html", ".md", ".json"}
     told = json.loads(first[".json"])
-    assert told["figures"] == desk.review("weekly", "2026-W10", as_of="2026-03-09T00:00").values["figures"] and told["trading_days"] == 5
+    assert told["figures"] == desk.review("weekly", "2026-W10", as_of="2026-03-09T00:00").values["figures"] and told["trading_days"] == 2
     assert run() in (0, 3) and {p.suffix: p.read_bytes() for p in place.parent.iterdir() if p.is_file()} == first
-    assert verification.verify(place, desk).verdict == "ok" and verification.verify(place, desk).figures > 50
+    assert verification.verify(place, desk).verdict == "ok" and verification.verify(place, desk).figures > 30
     place.write_bytes(first[".json"].replace(b'"system_errors"', b'"system_errors" ', 1).replace(f'"system_errors" : {told["figures"]["system_errors"]}'.encode(), b'"system_errors": 1'))
     broken = json.loads(place.read_bytes()) | {"figures": told["figures"] | {"system_errors": 1}}
     place.write_text(json.dumps(broken))
@@ -254,7 +255,7 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
     from opslib import snapshot
     from opslib.store import Post
 
-    at = clock.micros(datetime.fromisoformat("2026-03-04T18:00:30+00:00"))
+    at = clock.micros(datetime.fromisoformat("2026-03-05T18:00:30+00:00"))
     desk.store.write("desk", [Post(at, snapshot.read(body(uptime_s=5, page_clock_ms=at // 1000, errors=40)))])
     assert run() in (0, 3)
     restated = json.loads(place.read_bytes())
