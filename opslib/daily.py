@@ -7,14 +7,15 @@ When an earlier report of the same day says something else, the new one is a res
 """
 
 import hashlib
-from datetime import date, datetime
+import json
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from opslib import clock, panels, report, rises, text, watch
 from opslib.clock import Session, Window
-from opslib.days import SECTIONS, figures as figures_of
+from opslib.days import SECTIONS, WORDS, Day, Days, figures as figures_of, usual
 from opslib.errors import ReportRefused
 from opslib.panels import View
 from opslib.pnl import Pnl
@@ -169,15 +170,29 @@ class Daily:
         return items
 
     @cached_property
-    def changes(self) -> list[tuple[str, str, str, str]]:
-        """Each figure beside the previous trading day's: (words, that day, this day, difference)."""
-        rows = []
-        before = figures_of(self.previous_view)
+    def _days(self) -> Days:
+        return Days(self._store, self._settings, self._rules, None if self._known_us is None else clock.instant(self._known_us))
+
+    @cached_property
+    def before(self) -> list[Day]:
+        """The trading days before it that say what is usual, oldest first."""
+        return self._days.before(self.day)
+
+    @cached_property
+    def weekday(self) -> Day | None:
+        """The same weekday of the week before; None where it was no trading day, or nothing was seen of it."""
+        session = clock.session(self.day - timedelta(days=7)) if self.day - timedelta(days=7) >= clock.covered()[0] else None
+        return self._days.of(session) if session else None
+
+    @cached_property
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """Each figure beside the previous trading day's, the same weekday's of the week before, and what is usual, with how many days say so."""
+        then, found = figures_of(self.previous_view), dict[str, dict[str, Any]]()
         for section, figures in SECTIONS.items():
-            for name, (words, unit) in figures.items():
-                a, b = before[section][name], self.figures[section][name]
-                rows.append((words, _told(a, unit), _told(b, unit), text.UNKNOWN if a is None or b is None else f"{b - a:+,.{0 if unit == '' else 2}f} {unit.replace('%', 'points')}".rstrip()))
-        return rows
+            for name in figures:
+                usually, value = usual(self.before, name, self._rules.days), self.figures[section][name]
+                found[name] = {"previous": then[section][name], "weekday": self.weekday.figures[name] if self.weekday else None, "value": value, "usual_low": usually.low, "usual_middle": usually.middle, "usual_high": usually.high, "n": usually.n, "outside": usually.outside(value)}
+        return found
 
     @cached_property
     def evidence(self) -> dict[str, Any]:
@@ -187,7 +202,8 @@ class Daily:
         for look in sorted(looks.values(), key=lambda k: (k.ts_us, k.digest)):
             digest.update(look.ts_us.to_bytes(8, "big") + look.digest)
         wired = sorted(self.view.tape.alive)
-        return {"looks": len(looks), "sha256": digest.hexdigest(), "wired": wired, "rules_sha256": self._rules.hash, "opslib": VERSION}
+        before = hashlib.sha256(json.dumps([d.told for d in (*self.before, *((self.weekday,) if self.weekday else ()))], sort_keys=True).encode()).hexdigest()
+        return {"looks": len(looks), "sha256": digest.hexdigest(), "wired": wired, "days_before_sha256": before, "rules_sha256": self._rules.hash, "opslib": VERSION}
 
     @property
     def path(self) -> Path:
@@ -226,6 +242,8 @@ class Daily:
             why.append(f"it rests on {now['looks']:,} looks; {then['looks']:,} were known before")
         if now["rules_sha256"] != then["rules_sha256"]:
             why.append("the limits changed")
+        if now["days_before_sha256"] != then.get("days_before_sha256"):
+            why.append("more is known of the days before it")
         if now["wired"] != then["wired"]:
             why.append("fields thought unwired have been seen alive")
         if now["opslib"] != then["opslib"]:
@@ -258,6 +276,7 @@ class Daily:
             "night": None if night is None else {"massive_requests": night["providers"]["massive"]["requests"], "massive_failures": night["providers"]["massive"]["failures"], "errors": night["system"]["errors"]},
             "issues": self.issues,
             "action_items": self.action_items,
+            "changes": self.changes,
             "unknown": self.unknown,
             "restates": self.restates,
             "restated": self.restated,
@@ -327,9 +346,15 @@ class Daily:
 
     @property
     def changes_told(self) -> Text:
-        """What changed against the previous trading day?"""
-        header = ["figure", str(self.previous.day), str(self.day), "difference"]
-        return tabled(f"Against the previous trading day, {self.previous.day}", header, [list(row) for row in self.changes])
+        """What changed against the previous trading day, the same weekday, and the days before?"""
+        rows = []
+        for name, found in self.changes.items():
+            words, unit = WORDS[name]
+            gap = lambda a, b, unit=unit: text.UNKNOWN if a is None or b is None else f"{b - a:+,.{0 if unit == '' else 2}f} {unit.replace('%', 'points')}".rstrip()  # noqa: E731
+            band = f"{_told(found['usual_low'], unit)} to {_told(found['usual_high'], unit)}" if found["usual_low"] is not None else f"median {_told(found['usual_middle'], unit)}" if found["n"] else text.UNKNOWN
+            rows.append([words, _told(found["value"], unit), gap(found["previous"], found["value"]), gap(found["weekday"], found["value"]), band, str(found["n"]), {True: "not usual", False: "usual", None: text.UNKNOWN}[found["outside"]]])
+        header = ["figure", str(self.day), f"against {self.previous.day}", f"against {self.day - timedelta(days=7)}", "usual", "n days", "is it?"]
+        return tabled(f"Against the previous trading day ({self.previous.day}), the same weekday, and {self._rules.days.usual_days:g} trading days before", header, rows)
 
     def panel(self, name: str) -> panels.Panel:
         """One of the four panels over the session."""

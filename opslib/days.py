@@ -83,7 +83,7 @@ class Day(NamedTuple):
 
     Attributes:
         session: Which.
-        basis: What it rests on; another basis is another day's worth of facts.
+        basis: What it rests on in this store: only to know when it must be computed anew.
         figures: The template's, by name; None is unknown.
         counts: What they are made of: requests and failures of each provider, validations, valid ones, errors, trades.
         means: Gross and net result of a trade, and the backtest's variance, unrounded.
@@ -103,6 +103,11 @@ class Day(NamedTuple):
     def day(self) -> date:
         """Its date in New York."""
         return self.session.day
+
+    @property
+    def told(self) -> list[Any]:
+        """All that it says, for evidence: the same from the same facts, in whatever store."""
+        return [str(self.day), self.figures, self.counts, self.means, self.hours, self.coverage]
 
 
 class Days:

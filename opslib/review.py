@@ -151,7 +151,9 @@ class Review:
     def log(self) -> AlertLog:
         """What alerts did: by the record; of few days that nobody judged, judged anew."""
         found = self.desk.alerts(self.upto, since=self.period.window.start, known_at=self.known_at)
-        return self.desk.alerts(self.upto, since=self.period.window.start, known_at=self.known_at, replay=True) if found.lacking and 0 < len(self.seen) <= REPLAYED_DAYS else found
+        if not found.lacking or not 0 < len(self.seen) <= REPLAYED_DAYS:
+            return found
+        return self.desk.alerts(self.upto, since=max(self.period.window.start, self.seen[0].session.opens), known_at=self.known_at, replay=True)
 
     @cached_property
     def rises(self) -> list[Rise]:
@@ -211,7 +213,7 @@ class Review:
     @cached_property
     def evidence(self) -> dict[str, Any]:
         """By what it can be recomputed: what each day rests on, the records of its incidents, the limits."""
-        digest = hashlib.sha256(json.dumps([[str(day.day), day.basis] for day in [*self.previous, *self.seen]]).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([day.told for day in [*self.previous, *self.seen]], sort_keys=True).encode()).hexdigest()
         return {"days": len(self.seen), "sha256": digest, "incidents": {i.id: i.head.digest for i in self.incidents}, "rules_sha256": self.desk.rules.hash, "opslib": VERSION}
 
     @property

@@ -155,13 +155,26 @@ def test_the_night_before_reaches_over_the_weekend(home: Path) -> None:
 
 
 def test_what_changed_against_yesterday(home: Path) -> None:
-    """Each figure stands beside that of the previous trading day, with the difference."""
+    """Each figure stands beside that of the previous trading day, the same weekday and the days before, with how many those are."""
     yesterday = clock.previous_session(days.DAY).day
     found = given(home, days.posts(yesterday, 1, True))
     found.store.write("desk", days.posts(), known_at_ts=True)
-    rows = {r[0]: r for r in found.daily_report(DAY).changes}
+    daily = found.daily_report(DAY)
     a, b = (truth.truth(s)["session"]["visible"]["errors"] for s in (days.scripted(yesterday, 1, True), days.scripted()))
-    assert rows["System Errors"] == ("System Errors", str(a), str(b), f"{b - a:+d}")
+    told = daily.changes["system_errors"]
+    assert (told["previous"], told["value"], told["weekday"], told["n"], told["usual_middle"], told["outside"]) == (a, b, None, 1, a, None)
+    assert f"{b - a:+d}" in next(line for line in daily.changes_told.plain.splitlines() if line.startswith("System Errors"))
+
+
+def test_usual_by_the_days_before(tmp_path: Path) -> None:
+    """With twelve trading days before it, a day says of each figure whether it is usual, with the band and n, and what it was on the same weekday."""
+    from test_checkups import monthly
+
+    desk, _ = monthly(tmp_path, 13, lambda i: 2 * i)
+    told = desk.daily_report("2026-03-10").changes
+    assert told["system_errors"]["n"] == 12 and told["system_errors"]["outside"] is True and told["massive_uptime_pct"]["outside"] is False
+    assert told["system_errors"]["weekday"] == desk.daily_report("2026-03-03").figures["availability"]["system_errors"]
+    assert "not usual" in desk.daily_report("2026-03-10").changes_told.plain
 
 
 def test_the_same_facts_give_the_same_bytes(home: Path, tmp_path: Path) -> None:
