@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, document, ledger, parameters, publication, settings as settings_module, text
+from opslib import clock, document, index, ledger, parameters, publication, settings as settings_module, text
 from opslib.errors import NotebookFailed, StoreError, UsageError
 from opslib.report import Record
 from opslib.settings import Settings
@@ -361,6 +361,10 @@ def keep(
         store.run_ends(outcome.run_id, state=state, reason=reason, ended_at_us=clock.micros(clock.now()), outputs=[str(p) for p in outputs])
     except StoreError as problem:
         raise NotebookFailed(f"{reason or outcome.state}; and the ledger could not be told: {problem}") from None
+    try:
+        index.write(settings, store)
+    except OSError as problem:  # The run is what it is; the next one makes the page anew.
+        print(f"ops: {settings.home / index.NAME} could not be written ({problem.strerror}); ops runs has every run.", file=sys.stderr)
     return Outcome(state, reason, outcome.notebook, outcome.record, outcome.run_id), place
 
 

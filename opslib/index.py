@@ -1,0 +1,96 @@
+"""
+This module knows the page that lists every run of a notebook with how it ended and its verdict, and nothing else.
+
+It is made anew from the ledger after each run, under a lock, so that it never says less than the ledger. It opens anywhere,
+offline; its one script only hides the rows that do not hold what is typed.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from opslib import clock, ledger, text
+from opslib.document import STYLE
+from opslib.settings import Settings
+from opslib.store import Store
+
+NAME = "index.html"
+NEWEST = 2000  # More runs than this are in the ledger alone.
+SCRIPT = """
+const box = document.getElementById('search'), told = document.getElementById('told');
+const rows = [...document.querySelectorAll('#runs tbody tr')];
+const sift = () => {
+  const words = box.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  let shown = 0;
+  for (const row of rows) { row.hidden = !words.every(w => row.textContent.toLowerCase().includes(w)); shown += !row.hidden }
+  told.textContent = shown + ' of ' + rows.length + ' runs';
+};
+box.addEventListener('input', sift); sift();
+"""
+MARKS = {"ok": "✓", "warning": "!", "critical": "✗", "unknown": "?"}
+
+
+def write(settings: Settings, store: Store) -> Path:
+    """
+    Make the page anew.
+
+    Raises:
+        OSError: It cannot be written; the ledger has all of it.
+    """
+    place = settings.home / NAME
+    settings.home.mkdir(parents=True, exist_ok=True)
+    handle = os.open(settings.home, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        making = settings.home / f".{NAME}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        making.write_text(page(settings, ledger.runs(store)), encoding="utf-8")
+        os.replace(making, place)
+    finally:
+        os.close(handle)
+    return place
+
+
+def page(settings: Settings, runs: list[dict[str, Any]]) -> str:
+    """The page: the newest of each notebook, then all of them, the newest first."""
+    found = [r for r in reversed(runs) if not r["notebook"].startswith("incidents/")]
+    shown = [(r, _verdict(r)) for r in found[:NEWEST]]
+    newest: dict[str, tuple[dict[str, Any], str]] = {}
+    for run, verdict in shown:
+        newest.setdefault(Path(run["notebook"]).stem, (run, verdict))
+    e = text.in_html
+    hash_ = b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash_}'"
+    head = "<thead><tr><th>notebook</th><th>of</th><th>verdict</th><th>ended</th><th>run</th><th>why</th></tr></thead>"
+    more = f"<p>{len(found) - NEWEST:,} older runs are in the ledger: <code>ops runs</code>.</p>" if len(found) > NEWEST else ""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{e(settings.app)}: every run</title><style>{STYLE}input {{ font: inherit; padding: .3rem .6rem; width: 24rem; max-width: 100% }}</style></head>\n<body>\n"
+        f"<h1>{e(settings.app)}: the newest of each notebook</h1>\n<table>{head}<tbody>{''.join(_row(settings, run, verdict) for run, verdict in newest.values())}</tbody></table>\n"
+        f'<h2>Every run</h2>\n<p><label>Search <input id="search" type="search" placeholder="weekly critical 2026-03"></label> <span id="told">{len(shown)} runs</span></p>\n'
+        f'<table id="runs">{head}<tbody>{"".join(_row(settings, run, verdict) for run, verdict in shown)}</tbody></table>{more}\n<script>{SCRIPT}</script>\n</body></html>\n'
+    )
+
+
+def _verdict(run: dict[str, Any]) -> str:
+    """The verdict of what a run published; empty where it published none that can still be read."""
+    path = next((p for p in run["outputs"] if p.endswith(".json")), None)
+    try:
+        return str(json.loads(Path(path).read_text(encoding="utf-8"))["verdict"]) if path else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _row(settings: Settings, run: dict[str, Any], verdict: str) -> str:
+    e = text.in_html
+    page = next((Path(p) for p in run["outputs"] if p.endswith(".html")), None)
+    name, given = Path(run["notebook"]).stem, run["parameters"]
+    of = given.get("day") or given.get("period") or given.get("incident") or given.get("as_of") or ""
+    link = f'<a href="{e(quote(os.path.relpath(page, settings.home)))}">{e(name)}</a>' if page and page.exists() else e(name)
+    when = clock.parse(run["ended_at"] or run["started_at"])
+    return f"<tr><th scope='row'>{link}</th><td>{e(str(of))}</td><td>{MARKS.get(verdict, '')} {e(verdict)}</td><td>{e(text.moment(when))}</td><td>{e(run['state'])}</td><td>{e(text.one_line(run['reason'] or '', 160))}</td></tr>"
