@@ -70,7 +70,7 @@ def page(settings: Settings, runs: list[dict[str, Any]]) -> str:
     more = f"<p>{len(found) - NEWEST:,} older runs are in the ledger: <code>ops runs</code>.</p>" if len(found) > NEWEST else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{e(settings.app)}: every run</title><style>{STYLE}input {{ font: inherit; padding: .3rem .6rem; width: 24rem; max-width: 100% }}</style></head>\n<body>\n"
+        f"<title>{e(settings.app)}: every run</title><style>{STYLE}input {{ font: inherit; padding: .3rem .6rem; width: 24rem; max-width: 100% }} td:not(:last-child) {{ white-space: nowrap }}</style></head>\n<body>\n"
         f"<h1>{e(settings.app)}: the newest of each notebook</h1>\n<table>{head}<tbody>{''.join(_row(settings, run, verdict) for run, verdict in newest.values())}</tbody></table>\n"
         f'<h2>Every run</h2>\n<p><label>Search <input id="search" type="search" placeholder="weekly critical 2026-03"></label> <span id="told">{len(shown)} runs</span></p>\n'
         f'<table id="runs">{head}<tbody>{"".join(_row(settings, run, verdict) for run, verdict in shown)}</tbody></table>{more}\n<script>{SCRIPT}</script>\n</body></html>\n'
@@ -93,4 +93,4 @@ def _row(settings: Settings, run: dict[str, Any], verdict: str) -> str:
     of = given.get("day") or given.get("period") or given.get("incident") or given.get("as_of") or ""
     link = f'<a href="{e(quote(os.path.relpath(page, settings.home)))}">{e(name)}</a>' if page and page.exists() else e(name)
     when = clock.parse(run["ended_at"] or run["started_at"])
-    return f"<tr><th scope='row'>{link}</th><td>{e(str(of))}</td><td>{MARKS.get(verdict, '')} {e(verdict)}</td><td>{e(text.moment(when))}</td><td>{e(run['state'])}</td><td>{e(text.one_line(run['reason'] or '', 160))}</td></tr>"
+    return f"<tr><th scope='row'>{link}</th><td>{e(str(of))}</td><td>{MARKS.get(verdict, '')} {e(verdict)}</td><td>{when:%Y-%m-%d %H:%M} UTC</td><td>{e(run['state'])}</td><td>{e(text.one_line(run['reason'] or '', 160))}</td></tr>"

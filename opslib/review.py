@@ -153,7 +153,8 @@ class Review:
         found = self.desk.alerts(self.upto, since=self.period.window.start, known_at=self.known_at)
         if not found.lacking or not 0 < len(self.seen) <= REPLAYED_DAYS:
             return found
-        return self.desk.alerts(self.upto, since=max(self.period.window.start, self.seen[0].session.opens), known_at=self.known_at, replay=True)
+        upto = self.upto if len(self.sessions) <= REPLAYED_DAYS else self.seen[-1].session.closes  # What a long silence amounts to is told by its days.
+        return self.desk.alerts(upto, since=max(self.period.window.start, self.seen[0].session.opens), known_at=self.known_at, replay=True)
 
     @cached_property
     def rises(self) -> list[Rise]:

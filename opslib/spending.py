@@ -92,10 +92,10 @@ class Spending:
     @cached_property
     def accuracy(self) -> Accuracy | None:
         """What trades came to; None where none is known."""
-        window = round((self.length or self.desk.rules["backtest_variance"].of("fills").window).total_seconds())
+        window = round((self.length or self.desk.rules["backtest_variance"].of("fills").window).total_seconds() / 60)
         own = sorted(self.desk.settings.home.glob(f"{BACKTEST}.*"))
         try:
-            return self.desk.pnl(backtest=own[0] if own else None, as_of=self.at, window=f"{window}s")
+            return self.desk.pnl(backtest=own[0] if own else None, as_of=self.at, window=f"{window}m")
         except ImportRefused:
             return None
 

@@ -116,6 +116,14 @@ def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
     assert found.markdown().count("\n### ") >= 6 and found.NAME == name
 
 
+@pytest.mark.parametrize(("name", "named"), [("monthly", "2026-02"), ("monthly", "2025-12"), ("quarterly", "2025-Q4"), ("annual", "2025"), ("weekly", "2025-W52"), ("success", "2025-12-26")])
+def test_a_whole_one_of_any_length(held: Desk, name: str, named: str) -> None:
+    """A month, a quarter, a year that is over is told from its first day to its last, whether anything was seen of it or nothing."""
+    found = held.review(name, named)
+    assert not found.partial and json.loads(json.dumps(found.values))["period"] == named and found.markdown()
+    assert found.verdict == "unknown" if not found.seen else found.verdict in ("ok", "warning", "critical", "unknown")
+
+
 def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
     """A day of which nothing was seen makes a week unknown, by its date; days before the first look are none of it; of the success metrics they are."""
     desk, end = month_of_posts(tmp_path, 4)
