@@ -12,6 +12,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import date, datetime
 from functools import partial
@@ -56,6 +57,7 @@ class Rounds:
         self.samples = Samples(store, settings.app)
         self.stream = Stream(self.prober, rules.probes) if settings.app_ws_url else None
         self._log: Log | None = None
+        self._judge = ThreadPoolExecutor(1, "judge")  # One after the other in one thread: each thread that judges a chain keeps megabytes of its own.
         self._waiting: deque[Sample] = deque()
         self._lost, self._told = 0, ""
         self._written, self._stopped = asyncio.Event(), asyncio.Event()
@@ -125,7 +127,8 @@ class Rounds:
             self.close()
 
     def close(self) -> None:
-        """Let go of the log."""
+        """Let go of the log, and of the thread that judges chains."""
+        self._judge.shutdown(wait=False, cancel_futures=True)
         if self._log:
             self._log.close()
 
@@ -202,7 +205,7 @@ class Rounds:
         if found.outcome == "ok":
             self._listen_to(providers.busiest(found.results, providers.today(now)), surely=True)
         if found.results:
-            detail |= await asyncio.to_thread(self._judged, found.pages, symbol, now)
+            detail |= await loop.run_in_executor(self._judge, self._judged, found.pages, symbol, now)
         if found.pages:
             kept = [self.settings.redact(providers.as_page(page).decode()).encode() for page in found.pages]
             await asyncio.to_thread(self.samples.keep_chain, clock.micros(now), "massive", symbol, found.outcome, kept)
