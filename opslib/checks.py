@@ -148,7 +148,7 @@ def moved(scene: Scene) -> Seen:
     query = "requests that the app's pages counted in the last 2 min"
     if to["massive"] is None or to["tradier"] is None:
         return Seen(None, "the app's pages count no requests of one of the two", to, "page", query)
-    return Seen(to["massive"] == 0 and to["tradier"] > 0, f"in 2 min {to['massive']} requests to massive, {to['tradier']} to tradier; none and some were expected", to, "page", query, view="providers")
+    return Seen(to["massive"] == 0 and to["tradier"] > 0, f"in 2 min {to['massive']} requests to massive, {to['tradier']} to tradier; expected: none to massive, some to tradier", to, "page", query, view="providers")
 
 
 def panels(scene: Scene) -> Seen:

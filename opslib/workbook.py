@@ -243,7 +243,9 @@ class Book:
         """The same, by what was seen already."""
         view = self.seen()
         severity = impact.severity(view)
-        rule = self.desk.rules.rules.get(self.incident.rule) or next((r for r in self.desk.rules.rules.values() if self.name in r.runbooks.values()), None)
+        rules = self.desk.rules.rules
+        standing = [a["rule"] for a in view.alerts if a["runbook"] == self.name and not a["inhibited_by"]]
+        rule = next((rules[name] for name in (self.incident.rule, *standing, self.name) if name in rules), None) or next((r for r in rules.values() if self.name in r.runbooks.values()), None)
         lines = [f"for traders: {rule.traders}"] if rule else []
         lines += [f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'not known'}[state] }: {words}" for state, words in impact.standing(view)]
         return listed(f"Severity now: {severity.level}. {severity.why.partition('. ')[0].rstrip('.')}.", lines)  # The rest of it stands below.
