@@ -29,7 +29,8 @@ from opslib.store import Store
 BEGINS = datetime(2026, 3, 10, 14, 40, tzinfo=UTC)  # 10:40 in New York.
 SPEED, EVERY_S = 15.0, 5
 ATTEMPT_S = 4.0
-LATE_S = 8.0  # What two processes of a busy machine may be apart, in this world's time: half a second of ours.
+LATE_S = 4.0  # What two processes of a busy machine may be apart, in this world's time: a quarter of a second of ours.
+SETTLED_S = 8.0  # After a switch, a server that was away may need half a second of ours to listen anew.
 # What a look must end in while a state is the matter.
 LIVENESS = {
     "massive_5xx": "server_5xx", "massive_timeout": "timeout", "massive_refused": "refused", "massive_tls": "tls", "massive_401": "auth_401", "massive_403_ip": "ip_blocked_403",
@@ -69,7 +70,7 @@ class Hour:
 
     def state_during(self, start: datetime, end: datetime) -> str | None:
         """The one state that was the matter all that time, with room to spare; None where it changed near it."""
-        room = timedelta(seconds=LATE_S)
+        room = timedelta(seconds=SETTLED_S)
         for entry in self.script:
             if entry["from"] + room <= start and end <= (entry["to"] or self.ends) - room:
                 return entry["state"]
