@@ -117,7 +117,7 @@ def doubled(column: dict[str, Array], theory: Theory, core: Array, limits: Chain
     if len(rows):
         half, mid, spread = theory.at_half(), theory.mid[rows], (column["ask"] - column["bid"])[rows]
         implied = half.implied(rows)
-        own, other = (at.greeks(np.where(iv[rows] >= IV_RANGE[0], iv[rows], implied), rows) for at in (theory, half))
+        own, other = (at.greeks(np.where(iv[rows] >= IV_RANGE[0], iv[rows], by_price), rows) for at, by_price in ((theory, theory.iv_mid[rows]), (half, implied)))
         told = np.isfinite(delta[rows])
         near = np.where(told, np.abs(other.delta - delta[rows]) < np.minimum(limits.delta_off, np.abs(delta[rows]) / 2), np.abs(implied - iv[rows]) < limits.iv_off)
         priced = np.abs(other.price - mid) < np.maximum(mid / 5, spread)
@@ -163,10 +163,11 @@ def judge_rows(case: Case, supplied: list[str]) -> None:
         faults.mark(core & (lost | (iv < UNSOLVED_IV)), "missing", lambda i: f"{', '.join(n for n in supplied if not column[n][i] == column[n][i]) or 'iv'} missing ({why.iloc[i] or 'unsolvable'})")
         wanted = {"gamma": given["gamma"], "vega": given["vega"], "theta": np.where(np.abs(given["theta"]) > _decay(case) / 4, given["theta"], np.nan), "iv": theory.iv_mid}
         far = {name: elsewhere(name, column[name], wanted[name], digit(column[name]), limits) & (theory.years * 365 >= limits.least_days) for name in wanted}
-        far["theta"] &= case.beyond("theta") > 0
+        for name in ("gamma", "vega", "theta"):  # Where exercise at once is worth as much, the tree has a kink, and its figure is not to be believed alone.
+            far[name] &= case.beyond(name) > 0
         says = lambda i: ", ".join(f"{n} {column[n][i] / wanted[n][i]:.3g} times what was recomputed" for n in far if far[n][i])  # noqa: E731
         faults.mark(core & np.any(list(far.values()), axis=0), "units", says)
-        faults.mark(core & (gamma == 0) & (given["gamma"] >= digit(gamma) * ROUNDED), "gamma_zero", lambda i: f"gamma 0, about {given['gamma'][i]:.2g} was wanted", np.nan_to_num(given["gamma"]))
+        faults.mark(core & (gamma == 0) & (given["gamma"] >= digit(gamma) * ROUNDED) & (case.beyond("gamma") > 0), "gamma_zero", lambda i: f"gamma 0, about {given['gamma'][i]:.2g} was wanted", np.nan_to_num(given["gamma"]))
         faults.mark(core & ((gamma < -EPSILON) | (column["vega"] < -EPSILON)), "negative", lambda i: f"gamma {gamma[i]:g}, vega {column['vega'][i]:g}; neither can be below 0")
         faults.mark(core & ((iv < IV_RANGE[0]) | (iv > IV_RANGE[1])) & ~(np.abs(iv - theory.iv_mid) < limits.iv_off), "iv_out_of_range", lambda i: f"iv {iv[i]:g}")
 

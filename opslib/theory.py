@@ -103,9 +103,11 @@ class Theory(NamedTuple):
         if not self.european[rows].all():
             found += [at._replace(european=np.ones(len(self.european), dtype=bool)).greeks(iv, rows) for at in (self, other)]
         low, high = (Greeks(*(bound(v, axis=0) for v in zip(*found))) for bound in (np.min, np.max))
-        # Until its dividend is paid, time brings who is short of a stock the interest alone.
-        waits = self._replace(rate=np.full(len(self.years), MOST_RATE), carry=np.zeros(len(self.years)), european=np.ones(len(self.european), dtype=bool)).greeks(iv, rows).theta_day
-        return low._replace(theta_day=np.minimum(low.theta_day, waits)), high._replace(theta_day=np.maximum(high.theta_day, waits))
+        # Until its dividend is paid, time brings who is short of a stock the interest alone; and a forward told by few prices tells too high a rate at times.
+        for rate in (0.0, MOST_RATE):
+            waits = self._replace(rate=np.full(len(self.years), rate), carry=np.zeros(len(self.years)), european=np.ones(len(self.european), dtype=bool)).greeks(iv, rows).theta_day
+            low, high = low._replace(theta_day=np.minimum(low.theta_day, waits)), high._replace(theta_day=np.maximum(high.theta_day, waits))
+        return low, high
 
     def implied(self, rows: Array) -> Array:
         """The volatilities that the mids of some rows imply."""

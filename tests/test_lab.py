@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 from conftest import needs
 from test_walk import HOOK
+from servers import free_port
 from worlds import BEGINS, looking
 
 from opslib import clock, opening, settings
@@ -67,9 +67,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         alert = next(a for a in here.status(desk.at).alerts if a["runbook"] == "massive_down" and a["state"] == "firing")
         incident = here.chronicle.open("", by="", alert=alert)
         place = opening.opened(here, "massive_down", incident, "")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         token = secrets.token_hex(8)
         (at / "settings" / "@jupyterlab" / "apputils-extension").mkdir(parents=True)
         (at / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings").write_text(json.dumps(QUIET["notification"]))

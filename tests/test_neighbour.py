@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 from conftest import needs
 from looks import PageOf, at, post
+from servers import free_port
 from test_channels import receiver
 
 from opslib import clock, neighbour, rules, settings as settings_module
@@ -127,12 +127,6 @@ def until(holds: Callable[[], Any], within_s: float = 45.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.1)  # Another process can only be awaited.
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def asked(url: str, body: Any = None) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from days import at, posts, scripted
+from servers import free_port
 from test_channels import receiver
 
 from opslib import clock, collect, message, notify, rules, settings as settings_module
@@ -309,7 +310,7 @@ def test_a_dead_collector_is_told_by_the_receiver(tmp_path: Path, hook: str, got
     began = time.clock_gettime(time.CLOCK_REALTIME)
     environ = {**os.environ, "OPS_HOME": str(home), "OPS_CLOCK": f"2026-03-10T15:00:00Z,{began},6"}
     start = lambda *what: subprocess.Popen([sys.executable, "-m", "opslib.cli", *what], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # noqa: E731
-    serving, first = start("serve", "--port", str(_free_port())), start("collect", "--every", "5s")
+    serving, first = start("serve", "--port", str(free_port())), start("collect", "--every", "5s")
     second = None
     try:
         store = Store(f"sqlite:///{home / 'store.sqlite'}")
@@ -327,14 +328,6 @@ def test_a_dead_collector_is_told_by_the_receiver(tmp_path: Path, hook: str, got
             if process and process.stderr:
                 process.stderr.close()
     assert serving.returncode in (0, -signal.SIGTERM) and got[0][1]["roles"] == ["DevOps"]
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _until(holds: Any, within_s: float = 60.0) -> None:

@@ -34,6 +34,7 @@ from conftest import needs
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from servers import free_port
 
 from opslib import cli, clock, rules, server, settings, snapshot, sqlite
 from opslib.desk import Desk
@@ -165,9 +166,7 @@ def answers(url: str) -> bool:
 @contextmanager
 def running(home: Path, *more: str, prefix: Iterable[str] = (), **environ: str) -> Iterator[Running]:
     """A real ``ops serve`` on a home; ended, if it still is, afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     home.parent.mkdir(parents=True, exist_ok=True)
     said = home.parent / f"serve-{port}.stderr"
     with open(said, "wb") as to:
