@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opslib import clock, replies, text, usage
-from opslib.clock import Window
 from opslib.errors import ImportRefused, OpsError, SettingsError, UsageError
 from opslib.staff import Staff
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from opslib.desk import Desk
 
 DONE, INCOMPLETE, FAILED = 0, 3, 70
-STATES = {"ok": DONE, "incomplete": INCOMPLETE, "failed": FAILED}
+STATES = {"ok": DONE, "late": DONE, "incomplete": INCOMPLETE, "failed": FAILED}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -163,23 +162,10 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from datetime import timedelta
-
     from opslib import intake
 
-    if options.day and (options.start or options.end):
-        raise UsageError("--day, or --from and --to, not both.")
-    window = None
-    if options.day:
-        day = clock.parse_day(options.day)
-        microsecond = timedelta(microseconds=1)
-        window = Window(clock.parse(f"{day}T00:00") - microsecond, clock.parse(f"{day + timedelta(days=1)}T00:00") - microsecond)
-    elif options.start or options.end:
-        window = Window(clock.parse(options.start or "1970-01-01T00:00Z"), clock.parse(options.end or "9999-12-30T00:00Z"))
+    window = intake.window(options.day, options.start, options.end, options.as_of)
     desk = _desk(options)
-    if options.as_of:
-        upto = clock.parse(options.as_of)
-        window = Window(min(window.start, upto), min(window.end, upto)) if window else Window(clock.parse("1970-01-01T00:00Z"), upto)
     for line in intake.exported(desk.store, desk.settings.app, window, clock.parse(options.known_at) if options.known_at else None):
         print(line)
     return DONE
@@ -350,6 +336,13 @@ def _report(options: argparse.Namespace) -> int:
     return _told(options, *desk.publish_review(options.name, meant.period.name, **how))
 
 
+def _schedule(options: argparse.Namespace) -> int:
+    from opslib import planning
+
+    found = planning.asked(lambda: _desk(options), options, _progress)
+    return found if isinstance(found, int) else _shown(options, found)
+
+
 def _feedback(options: argparse.Namespace) -> int:
     return _shown(options, replies.feedback(_desk(options), options))
 
@@ -386,7 +379,7 @@ def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
     if options.output == "json":
         _print_json(outcome.record["values"] if outcome.record else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"})
     else:
-        done = {"ok": "published" if outcome.record else "executed", "incomplete": "published as incomplete"}[outcome.state]
+        done = "published as incomplete" if outcome.state == "incomplete" else "published" if outcome.record else "executed"
         verdict = f", verdict {outcome.record['values']['verdict']}" if outcome.record else ""
         print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
     return STATES[outcome.state]

@@ -10,6 +10,7 @@ import csv
 import functools
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from importlib import resources
@@ -169,7 +170,7 @@ class Session:
     Attributes:
         day: Its date in New York.
         opens: 09:30 New York, aware UTC.
-        closes: 16:00, or 13:00 on a half day, aware UTC.
+        closes: 16:00, or 13:00 on a half day, or when the desk says that the exchanges closed; aware UTC.
     """
 
     day: date
@@ -178,8 +179,8 @@ class Session:
 
     @property
     def half(self) -> bool:
-        """Is it a half day?"""
-        return self.closes.astimezone(NEW_YORK).time() == HALF_DAY_CLOSE
+        """Did it close early?"""
+        return self.closes.astimezone(NEW_YORK).time() < CLOSE
 
     @property
     def window(self) -> Window:
@@ -201,6 +202,21 @@ def covered() -> tuple[date, date]:
     return date(min(days).year, 1, 1), date(max(days).year, 12, 31)
 
 
+_declared: dict[date, time | None] = {}
+
+
+def declare(found: Mapping[date, time | None]) -> None:
+    """
+    Which days are, by the desk's own word, no session as the shipped table has it: closed (None), or closed early at a time in New York?
+
+    What was declared before holds no more.
+    """
+    if found != _declared:
+        _declared.clear()
+        _declared.update(found)
+        session.cache_clear()
+
+
 @functools.cache
 def session(day: date) -> Session | None:
     """
@@ -212,11 +228,11 @@ def session(day: date) -> Session | None:
     first, last = covered()
     if not first <= day <= last:
         raise UsageError(f"trading days are known from {first} to {last}, asked for {day}. A newer opslib ships a longer table.")
-    kind = _exceptions().get(day)
-    if day.weekday() >= 5 or kind == "closed":
+    kind, closes = _exceptions().get(day), _declared.get(day)
+    if day.weekday() >= 5 or kind == "closed" or (day in _declared and closes is None):
         return None
     at = lambda clock: datetime.combine(day, clock, NEW_YORK).astimezone(UTC)  # noqa: E731
-    return Session(day, at(OPEN), at(HALF_DAY_CLOSE if kind == "half" else CLOSE))
+    return Session(day, at(OPEN), at(closes or (HALF_DAY_CLOSE if kind == "half" else CLOSE)))
 
 
 def previous_session(day: date) -> Session:

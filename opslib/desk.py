@@ -5,7 +5,7 @@ Notebooks, the shell and the receiver's neighbours all ask here.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from opslib.dispatch import Dispatch
 from opslib.errors import NotebookFailed, ReportRefused, UsageError
 from opslib.filings import Filings
 from opslib.incident import fold
+from opslib.ledger import Due
 from opslib.marks import Marks
 from opslib.panels import View
 from opslib.postmortem import Postmortem
@@ -245,15 +246,19 @@ class Desk:
         frame = pandas.DataFrame(rows, columns=[*FIGURE_COLUMNS, *names])
         return frame.sort_values(["ts", "page"], ignore_index=True)
 
-    def publish_daily(self, day: str | date | None, *, as_of: str | None, known_at: str | None, partial: bool, timeout_s: float) -> tuple[Outcome, Path]:
+    def publish_daily(self, day: str | date | None, *, as_of: str | None, known_at: str | None, partial: bool, timeout_s: float, due: Due | None = None) -> tuple[Outcome, Path]:
         """
         Execute the daily report's notebook and publish it: notebook, HTML, Markdown, JSON.
+
+        Args:
+            due: What it is due as, where a schedule makes it; a whole one made by hand is what was due, too.
 
         Returns:
             How it ended, and where it is, without ending.
 
         Raises:
             ReportRefused: Before the close, unless a partial one was asked for.
+            AlreadyMade: What is due is made, or being made, by somebody else.
         """
         meant = self.day(day, as_of)
         session, at = clock.session(meant), _moment(as_of) or self.now()
@@ -265,7 +270,8 @@ class Desk:
         given = {"app": self.settings.app, "day": str(meant)}
         given |= {"as_of": text.iso(at)} if early else {}
         given |= {"known_at": text.iso(_moment(known_at))} if known_at else {}
-        return self._published(daily.NAME, given, meant, timeout_s)
+        whole = Due(f"report {daily.NAME} {meant}") if not early and not known_at else None
+        return self._published(daily.NAME, given, meant, timeout_s, due or whole)
 
     def review(self, name: str, period: str = "", as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> "Review":
         """
@@ -288,7 +294,7 @@ class Desk:
         kind, made = _review(name)
         return made(self, periods.of(kind, clock.parse_day(day)), _moment(as_of))
 
-    def publish_review(self, name: str, period: str, *, as_of: str | None, known_at: str | None, partial: bool, timeout_s: float) -> tuple[Outcome, Path]:
+    def publish_review(self, name: str, period: str, *, as_of: str | None, known_at: str | None, partial: bool, timeout_s: float, due: Due | None = None) -> tuple[Outcome, Path]:
         """
         Execute the notebook of a report over a period and publish it; as `publish_daily`.
 
@@ -301,14 +307,15 @@ class Desk:
             raise ReportRefused(f"a {name} report of {meant.period.name} was wanted; it is over only at {text.moment(meant.period.window.end)}. Wait, or ask for --partial.")
         given = {"app": self.settings.app, "period": meant.period.name} | ({"as_of": text.iso(at)} if meant.partial else {})
         given |= {"known_at": text.iso(_moment(known_at))} if known_at else {}
-        return self._published(name, given, meant.period.name, timeout_s)
+        whole = Due(f"report {name} {meant.period.name}") if not meant.partial and not known_at else None
+        return self._published(name, given, meant.period.name, timeout_s, due or whole)
 
-    def _published(self, name: str, given: dict[str, Any], of: date | str, timeout_s: float) -> tuple[Outcome, Path]:
+    def _published(self, name: str, given: dict[str, Any], of: date | str, timeout_s: float, due: Due | None) -> tuple[Outcome, Path]:
         """Execute a report's notebook, and put what came of it in its place."""
         book = f"{name}_report"
-        outcome = runner.execute(notebook(book), given, settings=self.settings, store=self.store, timeout_s=timeout_s)
+        outcome = runner.execute(notebook(book), given, settings=self.settings, store=self.store, timeout_s=timeout_s, due=due)
         if outcome.state == "failed" or outcome.record is None:
-            lacking = outcome if outcome.state == "failed" else Outcome("failed", "the notebook handed over no numbers", outcome.notebook, None, outcome.run_id)
+            lacking = outcome if outcome.state == "failed" else replace(outcome, state="failed", reason="the notebook handed over no numbers")
             return runner.keep(lacking, self.settings.outputs / "runs" / outcome.run_id / book, settings=self.settings, store=self.store)
         values = outcome.record["values"]
         more = {".json": report.as_json(values).encode(), ".md": outcome.record["markdown"].encode()}
@@ -325,10 +332,10 @@ def _review(name: str) -> tuple[str, "type[Review]"]:
     """Over which kind of period is a report, and who makes it?"""
     from opslib import annual, monthly, quarterly, review, success
 
-    kinds: dict[str, tuple[str, type[Review]]] = {"weekly": (periods.WEEK, review.Review), "monthly": (periods.MONTH, monthly.Monthly), "quarterly": (periods.QUARTER, quarterly.Quarterly), "annual": (periods.YEAR, annual.Annual), "success": (periods.SEVEN, success.Success)}
-    if name not in kinds:
-        raise UsageError(f"there is no report {name!r}; there are: {daily.NAME}, {', '.join(kinds)}.{text.nearest(name, kinds)}")
-    return kinds[name]
+    made: dict[str, type[Review]] = {"weekly": review.Review, "monthly": monthly.Monthly, "quarterly": quarterly.Quarterly, "annual": annual.Annual, "success": success.Success}
+    if name not in made:
+        raise UsageError(f"there is no report {name!r}; there are: {daily.NAME}, {', '.join(made)}.{text.nearest(name, made)}")
+    return periods.REPORTS[name], made[name]
 
 
 def _moment(given: str | datetime | None) -> datetime | None:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from opslib import clock, notices as notices_module
-from opslib.notices import FIRING, NEIGHBOUR, OVER, PASSED, PRESSING, REPEAT, ROSE, UNHEARD, Edge, Notice, Silence, Telling
+from opslib import clock, hearsay, notices as notices_module
+from opslib.notices import FIRING, OF_SCHEDULE, OVER, PASSED, PRESSING, REPEAT, REPORT, ROSE, SCHEDULE, UNHEARD, Edge, Notice, Silence, Telling
 from opslib.rules import RUNGS, SENT as SENT_SEVERITIES, Rules
 from opslib.schema import ACTS, DELIVERIES, FACTS, FOREIGN, MESSAGES, NOTICES, OUTBOX, TRANSITIONS
 from opslib.staff import Staff
@@ -181,8 +181,9 @@ class Dispatch:
             edge, upto = Edge(*row[1:]), row[0]
             self._notice(connection, found, edge, rules).take(edge)
         for row in self._changed(connection, now_us):
-            edge = _of_neighbour(row, now_us)
+            edge = hearsay.edge(row, now_us)
             notice = self._notice(connection, found, edge, rules)
+            notice.who = json.loads(row.labels)["owner"] if edge.source == SCHEDULE else notice.who
             if edge.edge != "firing" and not notice.levels and notice.told is None:
                 notice.take(edge._replace(edge="firing", kind="fired", at_us=row.starts_us))  # It began and ended since we last looked.
             notice.take(edge)
@@ -203,7 +204,7 @@ class Dispatch:
         told = sa.select(NOTICES.c.alert).where(NOTICES.c.app == self.app, NOTICES.c.open.is_(True))
         rows = connection.execute(sa.select(FOREIGN).where(FOREIGN.c.app == self.app, FOREIGN.c.said_over.is_(False)).order_by(FOREIGN.c.fingerprint)).all()
         known = set(connection.execute(told).scalars()) if rows else set()
-        return [row for row in rows if row.ends_us <= now_us or neighbour_id(row.labels, row.fingerprint, row.starts_us) not in known]
+        return [row for row in rows if row.ends_us <= now_us or hearsay.neighbour_id(row.labels, row.fingerprint, row.starts_us) not in known]
 
     def _write(self, connection: sa.Connection, tellings: list[Telling], staff: Staff, rules: Rules, now_us: int) -> str:
         """One message of things that are told together, and its deliveries."""
@@ -229,10 +230,14 @@ class Dispatch:
         for channel in [c for c, when_us in due.items() if when_us <= now_us and about]:  # What waits for somebody's hours goes out before what cannot.
             held = sa.and_(here, DELIVERIES.c.channel == channel, DELIVERIES.c.state == PENDING, DELIVERIES.c.attempts == 0, DELIVERIES.c.due_us > now_us)
             connection.execute(sa.update(DELIVERIES).where(held).values(due_us=now_us, since_us=now_us))
+        self._deliver(connection, name, about, due, now_us)
+        return name
+
+    def _deliver(self, connection: sa.Connection, name: str, about: str, due: Mapping[str, int], now_us: int) -> None:
+        """A message is to go out by channels, by each from an instant on."""
         seq = connection.execute(sa.select(sa.func.max(DELIVERIES.c.seq)).where(DELIVERIES.c.app == self.app)).scalar() or 0
         for i, (channel, due_us) in enumerate(sorted(due.items())):
             connection.execute(sa.insert(DELIVERIES).values(app=self.app, seq=seq + 1 + i, message=name, channel=channel, about=about, state=PENDING, made_us=now_us, since_us=due_us, due_us=due_us, attempts=0, claimed_until_us=0, over_us=None, said=""))
-        return name
 
     def _keep(self, connection: sa.Connection, found: Iterable[Notice]) -> None:
         for notice in found:
@@ -325,11 +330,43 @@ class Dispatch:
                 before = connection.execute(sa.select(FOREIGN).where(here)).one_or_none()
                 starts_us = before.starts_us if before is not None and not before.said_over else alert["starts_us"]
                 values = {"known_at_us": now_us, "starts_us": starts_us, "ends_us": alert["ends_us"], "labels": json.dumps(alert["labels"], sort_keys=True), "annotations": json.dumps(alert["annotations"], sort_keys=True)}
-                done = _severity(alert["labels"]) not in SENT_SEVERITIES or alert["ends_us"] <= now_us  # Nobody is to be told of it.
+                done = hearsay.severity(alert["labels"]) not in SENT_SEVERITIES or alert["ends_us"] <= now_us  # Nobody is to be told of it.
                 if before is None:
                     connection.execute(sa.insert(FOREIGN).values(app=self.app, fingerprint=alert["fingerprint"], said_over=done, **values))
                 else:
                     connection.execute(sa.update(FOREIGN).where(here).values(said_over=before.said_over and done, **values))
+
+
+    def said_of_schedule(self) -> dict[str, dict[str, Any]]:
+        """What was said of things that were due, by fingerprint: starts_us, ends_us, words."""
+        with self.store.reading() as connection:
+            rows = connection.execute(sa.select(FOREIGN).where(FOREIGN.c.app == self.app, FOREIGN.c.fingerprint.endswith(OF_SCHEDULE))).all()
+        return {row.fingerprint: {"starts_us": row.starts_us, "ends_us": row.ends_us, "words": json.loads(row.annotations)["summary"]} for row in rows}
+
+    def report(self, run: str, channels: Iterable[str], body: Mapping[str, Any]) -> bool:
+        """
+        Write down that what a run made is to be sent by some channels; once a run, however often this is asked for.
+
+        Args:
+            run: Its id in the ledger.
+            body: title, lines, severity, page, notebook.
+
+        Returns:
+            False where it was written down before.
+        """
+        name = f"{self.app}-report-{run}"
+        here = sa.select(MESSAGES.c.id).where(MESSAGES.c.app == self.app, MESSAGES.c.id == name)
+        with self.store.reading() as connection:
+            if connection.execute(here).first():
+                return False
+        with self.store.committing() as connection:
+            if connection.execute(here).first():
+                return False
+            now_us = self.store.stamp(connection)
+            told = {"id": name, "app": self.app, "kind": REPORT, "group": NOBODY, "roles": [], "panel": "system", "made_us": now_us, "alerts": [], **body}
+            connection.execute(sa.insert(MESSAGES).values(app=self.app, id=name, made_us=now_us, body=json.dumps(told, sort_keys=True)))
+            self._deliver(connection, name, NOBODY, dict.fromkeys(channels, now_us), now_us)
+        return True
 
 
 def _next(waiting: Iterable[sa.Row], now_us: int) -> sa.Row | None:
@@ -356,30 +393,3 @@ def _told_of(notice: Notice, rules: Rules) -> dict[str, Any]:
     rule = rules.rules.get(notice.rule)
     names = ("alert", "rule", "subject", "source", "pending_us", "fired_us", "over_us", "how", "value", "limit", "peak", "sentence")
     return {name: getattr(notice, name) for name in names} | {"severity": notice.level or notice.worst or "notify", "runbook": rule.runbooks.get(notice.subject) if rule else None}
-
-
-def neighbour_id(labels: str, fingerprint: str, starts_us: int) -> str:
-    """The id of one life of a neighbour's alert."""
-    return f"{json.loads(labels)['alertname']}-{fingerprint[:8]}-{clock.instant(starts_us):%Y%m%dT%H%M%SZ}"
-
-
-_SEVERITIES = {"info": "warning", "none": "warning", "page": "critical", "emergency": "escalate"}
-
-
-def _severity(labels: Mapping[str, str]) -> str:
-    """Which of our severities is meant by a label of another monitor? Of one that says none, somebody is told."""
-    named = labels.get("severity", "")
-    return named if named in RUNGS else _SEVERITIES.get(named, "notify")
-
-
-def _of_neighbour(row: sa.Row, now_us: int) -> Edge:
-    """What another monitor says, as a change of ours."""
-    labels, annotations = json.loads(row.labels), json.loads(row.annotations)
-    over = row.ends_us <= now_us
-    said = annotations.get("summary") or annotations.get("description") or labels["alertname"]
-    # Its sender says an end before it comes; one that has only fallen silent has told of no recovery.
-    how = "resolved" if row.known_at_us >= row.ends_us else "ended"
-    return Edge(
-        "resolved" if over else "firing", row.ends_us if over else max(row.starts_us, 0), neighbour_id(row.labels, row.fingerprint, row.starts_us), labels.get("rule", labels["alertname"]), labels.get("subject", labels.get("instance", "app")),
-        NEIGHBOUR, how if over else "fired", _severity(labels), None, None, row.starts_us, None, f"{said}; says another monitor",
-    )  # fmt: skip

@@ -120,7 +120,7 @@ def publish(desk: "Desk", made: Postmortem, place: Path) -> None:
     if folder is not None:
         outcome = runner.execute(folder / "notebooks" / f"{NAME}.ipynb", {"app": desk.settings.app, "incident": name, "upto": head.id}, settings=desk.settings, store=desk.store)
         if outcome.state == "failed":
-            desk.store.run_ends(outcome.run_id, state="failed", reason=outcome.reason, ended_at_us=clock.micros(clock.now()), outputs=[])
+            ledger.ends(desk.store, outcome.run_id, state="failed", reason=outcome.reason, ended_at_us=clock.micros(clock.now()), outputs=[])
             raise IncidentError(f"the postmortem's notebook failed: {outcome.reason}.")
         kept, _ = runner.keep(outcome, place, files, settings=desk.settings, store=desk.store)
         if kept.state == "failed":

@@ -12,6 +12,7 @@ This module knows what can go wrong, and nothing else.
     ├── ImportRefused            a file is not what it should be
     ├── StoreError               the store cannot be opened, read or written
     ├── NotebookFailed           a notebook did not run to its end
+    ├── AlreadyMade              what is due was made, or is being made, by somebody else
     ├── ReportRefused            a report cannot be made, or not yet
     └── IncidentError            an incident, its runbook or its postmortem is not such that this can be done
         └── OperatorNeeded       a step changes the world, and nobody has put their name to it
@@ -93,6 +94,10 @@ class StoreError(OpsError):
 
 class NotebookFailed(OpsError):
     """A notebook did not run to its end."""
+
+
+class AlreadyMade(OpsError):
+    """What is due was made, or is being made, by somebody else."""
 
 
 class ReportRefused(OpsError):

@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,27 @@ def _start(path: Path) -> str:
         if len(found) >= BEGINNING:
             break
     return found[:BEGINNING].decode("utf-8-sig", "replace")
+
+
+def window(day: str | None, start: str | None, end: str | None, as_of: str | None) -> Window | None:
+    """
+    Which stretch of time do a day, or two ends, mean, up to a moment? None where they mean all.
+
+    Raises:
+        UsageError: A day and an end, or none of these.
+    """
+    if day and (start or end):
+        raise UsageError("--day, or --from and --to, not both.")
+    found = None
+    if day:
+        first, microsecond = clock.parse_day(day), timedelta(microseconds=1)
+        found = Window(clock.parse(f"{first}T00:00") - microsecond, clock.parse(f"{first + timedelta(days=1)}T00:00") - microsecond)
+    elif start or end:
+        found = Window(clock.parse(start or "1970-01-01T00:00Z"), clock.parse(end or "9999-12-30T00:00Z"))
+    if as_of:
+        upto = clock.parse(as_of)
+        found = Window(min(found.start, upto), min(found.end, upto)) if found else Window(clock.parse("1970-01-01T00:00Z"), upto)
+    return found
 
 
 def exported(store: Store, app: str, window: Window | None, known_at: datetime | None) -> Iterator[str]:

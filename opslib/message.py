@@ -12,7 +12,7 @@ from typing import Any
 
 from opslib import clock, text
 from opslib.impact import standing
-from opslib.notices import FIRING, OVER, PASSED, REPEAT, ROSE, UNHEARD
+from opslib.notices import FIRING, OVER, PASSED, REPEAT, REPORT, ROSE, UNHEARD
 from opslib.panels import NAMES, View
 from opslib.rules import RUNGS, Rules
 from opslib.staff import Staff
@@ -31,7 +31,7 @@ class Message:
 
     Attributes:
         id: The same however often it is sent.
-        kind: firing, rose, repeat, unheard, over, passed, or test.
+        kind: firing, rose, repeat, unheard, over, passed, report, or test.
         severity: The highest of its alerts.
         title: One line, which says all that matters.
         lines: What follows it, each a heading (may be empty) and its words.
@@ -79,6 +79,8 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None)
     Args:
         view: How everything stood when it was made, over the five minutes before; None where that cannot be read.
     """
+    if body["kind"] == REPORT:
+        return Message(body["id"], REPORT, body["severity"], text.one_line(body["title"], 300), tuple((head, words) for head, words in body["lines"]), "", body)
     alerts, kind = [a | {"sentence": text.one_line(a["sentence"], 300)} for a in body["alerts"]], body["kind"]
     first = max(alerts, key=lambda a: RUNGS.index(a["severity"]))
     panel = f", {NAMES[body['panel']]}" if kind != PASSED else ""

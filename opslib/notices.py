@@ -16,10 +16,11 @@ from opslib import clock
 from opslib.rules import RUNGS, SENT
 from opslib.staff import Staff
 
-FIRING, ROSE, REPEAT, UNHEARD, OVER, PASSED = "firing", "rose", "repeat", "unheard", "over", "passed"
+FIRING, ROSE, REPEAT, UNHEARD, OVER, PASSED, REPORT = "firing", "rose", "repeat", "unheard", "over", "passed", "report"
 PRESSING = ("critical", "escalate")  # What goes on to the next role where nobody says anything, and waits for nobody's hours.
 ANEW_US = 1_800_000_000  # What was told so long ago, and is reached again, is told again.
 NEIGHBOUR = "prometheus"  # The source of alerts that another monitor judged.
+SCHEDULE, OF_SCHEDULE = "schedule", ":schedule"  # The source of what is told of things that were due; how their fingerprints end.
 
 
 class Edge(NamedTuple):

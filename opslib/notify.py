@@ -6,6 +6,7 @@ store: what one has claimed no other sends, until it must be dead.
 """
 
 import asyncio
+import base64
 import json
 import random
 import sys
@@ -14,15 +15,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from opslib import channels, clock, message as message_module, panels, text
+from opslib.agenda import Agenda
 from opslib.channels import NotTold
 from opslib.chronicle import Chronicle
 from opslib.dispatch import Delivery, Dispatch
-from opslib.errors import IncidentError, OpsError, StoreError, UsageError
+from opslib.errors import IncidentError, OpsError, SettingsError, StoreError, UsageError
 from opslib.message import Message
-from opslib.notices import Notice
+from opslib.notices import REPORT, Notice
 from opslib.panels import View
 from opslib.rules import SENT, Rules
 from opslib.settings import Settings
@@ -33,6 +36,7 @@ LOOK_S = 1.0  # Between two looks whether there is anything to tell.
 BACKOFF_S, LONGEST_S = 1.0, 300.0
 SEEN = timedelta(minutes=5)  # What still works is read from so far back.
 STAND_AGAIN_S = 60.0
+DUE_EVERY = timedelta(seconds=10)  # So often it is looked whether what was due was made.
 PULSE_S = 60.0
 PATIENCE_S = 10.0
 SPOKEN = ("terminal", "slack", "webhook", "smtp", "command")  # Kinds of channels that take words; the others take alerts.
@@ -55,6 +59,7 @@ class Notifier:
         self.rendered = lru_cache(maxsize=64)(self._rendered)  # Of a message that is tried again and again, not all that it was read from.
         self._failing: set[str] = set()
         self._ill = False
+        self._due_at: datetime | None = None
 
     def plan(self) -> list[str]:
         """Write down what is to be told now; the ids of the messages."""
@@ -71,7 +76,7 @@ class Notifier:
     def _rendered(self, name: str) -> Message:
         """A message as people read it: the same whenever it is asked for."""
         body = json.loads(self.settings.redact(json.dumps(self.dispatch.message(name))))  # Before anything is escaped or cut.
-        return message_module.compose(body, self.rules, self.staff, self._seen_at(body["made_us"]))
+        return message_module.compose(body, self.rules, self.staff, self._seen_at(body["made_us"]) if body["kind"] != REPORT else None)
 
     def _seen_at(self, at_us: int) -> View | None:
         at = clock.instant(at_us)
@@ -113,7 +118,9 @@ class Notifier:
         return max(self._chance.uniform(longest_s / 2, longest_s), min(asked_s or 0.0, 3600.0))
 
     def _picture(self, channel: Channel, told: Message) -> bytes | None:
-        """The panel that a message is about, as it looked then, where the channel takes a picture."""
+        """The panel that a message is about, as it looked then, or the first chart of what was made; where the channel takes a picture."""
+        if channel.kind == "smtp" and told.kind == REPORT:
+            return _first_chart(Path(told.facts["notebook"]))
         if channel.kind != "smtp" or not told.facts["alerts"]:
             return None
         from opslib import plots
@@ -147,7 +154,7 @@ class Notifier:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Plan and send until stopped; what is on its way is finished first."""
-        tasks = [asyncio.create_task(self._often(stop, LOOK_S, partial(self._send_all, channel))) for channel in self.staff.channels.values()]
+        tasks = [asyncio.create_task(self._often(stop, LOOK_S, partial(self.send_all, channel))) for channel in self.staff.channels.values()]
         tasks += [asyncio.create_task(self._often(stop, LOOK_S, self._plan)), asyncio.create_task(self._often(stop, STAND_AGAIN_S, self.stand)), asyncio.create_task(self._often(stop, PULSE_S, self._pulse))]
         await asyncio.gather(*tasks)
 
@@ -164,14 +171,34 @@ class Notifier:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), every_s / clock.speed())
 
+    def plan_all(self) -> None:
+        """Write down what is to be told of alerts, and of what was due and not made; what was told has an incident."""
+        self._due()
+        self.plan()
+        self._incidents()
+
+    def _due(self) -> None:
+        """Whoever makes what is due may be dead: what it did not make is said from here."""
+        now = self.now()
+        if self._due_at is not None and timedelta() <= now - self._due_at < DUE_EVERY:
+            return
+        try:
+            agenda = Agenda.of(self.store, self.settings, self.staff)
+            if agenda.since() and (found := agenda.told(now, self.dispatch.said_of_schedule())):
+                self.dispatch.heard(found)
+            self._failing.discard("schedule")
+        except (SettingsError, UsageError) as problem:
+            self._say("schedule", str(problem))
+        self._due_at = now
+
     async def _plan(self) -> None:
-        await asyncio.to_thread(self.plan)
-        await asyncio.to_thread(self._incidents)
+        await asyncio.to_thread(self.plan_all)
         self._ill = False
         for lost in await asyncio.to_thread(self.dispatch.unreachable, self.staff.channels):
             self._say("lost", f"{lost} is given up: that channel is not in the settings any more", always=True)
 
-    async def _send_all(self, channel: Channel) -> None:
+    async def send_all(self, channel: Channel) -> None:
+        """Send all that is due by a channel."""
         while await self.send(channel):
             pass
 
@@ -191,6 +218,22 @@ class Notifier:
                 self._failing.discard("pulse")
         except (httpx.RequestError, httpx.InvalidURL) as problem:
             self._say("pulse", f"the heartbeat service could not be reached ({problem.__class__.__name__})")
+
+
+def _first_chart(notebook: Path) -> bytes | None:
+    """The first picture in an executed notebook; None where there is none, or the notebook is gone."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        found = next((o["data"]["image/png"] for c in cells for o in c.get("outputs", ()) if "image/png" in o.get("data", {})), None)
+        return base64.b64decode("".join(found)) if found else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+async def flush(notifier: Notifier) -> None:
+    """Plan, and send what is due by now; what fails waits for the next time."""
+    notifier.plan_all()
+    await asyncio.gather(*(notifier.send_all(channel) for channel in notifier.staff.channels.values()))
 
 
 def run(notifier: Notifier, stop: threading.Event) -> None:

@@ -12,6 +12,7 @@ from opslib.errors import UsageError
 from opslib.text import NEW_YORK
 
 WEEK, MONTH, QUARTER, YEAR, SEVEN = "week", "month", "quarter", "year", "seven days"
+REPORTS = {"weekly": WEEK, "monthly": MONTH, "quarterly": QUARTER, "annual": YEAR, "success": SEVEN}  # Over which kind of period each report is.
 _FORMS = {
     WEEK: (r"(\d{4})-W(\d{2})", "2026-W11"),
     MONTH: (r"(\d{4})-(\d{2})", "2026-03"),

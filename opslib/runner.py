@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opslib import clock, document, index, ledger, parameters, publication, settings as settings_module, text
-from opslib.errors import NotebookFailed, StoreError, UsageError
+from opslib.errors import AlreadyMade, NotebookFailed, StoreError, UsageError
+from opslib.ledger import Due
 from opslib.report import Record
 from opslib.settings import Settings
 from opslib.store import Store
@@ -83,6 +84,7 @@ class Outcome:
         notebook: As far as it was executed; None where it never began.
         record: The numbers it handed over, if any.
         run_id: Its row in the ledger.
+        due: What it was due as, if anything.
     """
 
     state: str
@@ -90,6 +92,7 @@ class Outcome:
     notebook: "NotebookNode | None"
     record: dict[str, Any] | None
     run_id: str
+    due: Due | None = None
 
 
 def load(path: Path) -> "NotebookNode":
@@ -235,7 +238,7 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S) -> Outcome:
+def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S, due: Due | None = None) -> Outcome:
     """
     Execute a notebook strictly, with the ledger written before and after.
 
@@ -243,27 +246,31 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
         path: Any notebook; it is never changed.
         given: Parameters, as a shell's text or as Python values.
         timeout_s: For the whole notebook, seconds.
+        due: What it is due as.
 
     Returns:
         How it ended; a run that failed is an outcome, not an exception.
 
     Raises:
+        AlreadyMade: What is due is made, or being made, by somebody else; nothing ran.
         UsageError: No notebook there, or a parameter it does not have; nothing ran, and the ledger says so.
         StoreError: The ledger cannot be written, so nothing is run.
     """
     started = clock.now()
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{path.stem[:40]}-{uuid.uuid4().hex[:8]}"
-    row = {"id": run_id, "app": settings.app, "notebook": str(path), "started_at_us": clock.micros(started), "outputs": "[]", "process": ledger.process()}
+    row = {"id": run_id, "app": settings.app, "notebook": str(path), "started_at_us": clock.micros(started), "state": "running"}
     shown = {k: v if isinstance(v, (str, int, float, bool, type(None))) else repr(v) for k, v in given.items()}
     try:
         notebook = load(path)
         fitting = parameters.checked(notebook, path.stem, given, settings.secrets)
     except UsageError as problem:
         hidden = {settings.redact(k): settings.redact(v) if isinstance(v, str) else v for k, v in shown.items()}
-        store.run_begins(**row, parameters=json.dumps(hidden), state="running")
-        store.run_ends(run_id, state="failed", reason=settings.redact(str(problem)), ended_at_us=clock.micros(clock.now()), outputs=[])
+        if not ledger.begins(store, due, **row, parameters=json.dumps(hidden)):
+            raise AlreadyMade(f"{due.name if due else path} is made by somebody else.") from None
+        ledger.ends(store, run_id, state="failed", reason=settings.redact(str(problem)), ended_at_us=clock.micros(clock.now()), outputs=[])
         raise
-    store.run_begins(**row, parameters=json.dumps(shown), state="running")
+    if not ledger.begins(store, due, **row, parameters=json.dumps(shown)):
+        raise AlreadyMade(f"{due.name if due else path} is made by somebody else.")
     executed: dict[str, Any] = {}
     with _stoppable():
         try:
@@ -282,7 +289,7 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
     record = _record(seen) if seen is not None else None
     incomplete = record["values"].get("incomplete") if record and not fault else None
     state = "failed" if fault or seen is None else "incomplete" if incomplete else "ok"
-    return Outcome(state, settings.redact(fault or incomplete or "") or None, seen, record, run_id)
+    return Outcome(state, settings.redact(fault or incomplete or "") or None, seen, record, run_id, due)
 
 
 def _first_line(problem: Exception) -> str:
@@ -314,7 +321,20 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
         sockets = folder if hasattr(socket, "AF_UNIX") and len(folder) < LONGEST_SOCKET_FOLDER else ""
         # Not by a name in papermill's registry: that is one for all threads, and another run would take this one's sockets.
         engine = _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, sockets, executed)
-        engine.execute_notebook(notebook, kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None)
+        with _loop_of_its_own():
+            engine.execute_notebook(notebook, kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None)
+
+
+@contextmanager
+def _loop_of_its_own() -> Iterator[None]:
+    """Each thread gets an event loop from jupyter_core, which nobody closes; a thread that ends would leave its files open."""
+    try:
+        yield
+    finally:
+        if threading.current_thread() is not threading.main_thread():
+            from jupyter_core.utils import ensure_event_loop
+
+            ensure_event_loop().close()
 
 
 def _end_kernel(manager: Any) -> None:
@@ -357,18 +377,21 @@ def keep(
         outputs = publication.publish(place, files, keep_as) if files else []
     except (OSError, UnicodeError) as problem:
         state, reason = "failed", f"its files could not be written to {place.parent}: {getattr(problem, 'strerror', None) or problem}"
+    ended = clock.now()
+    if state == "ok" and outcome.due and outcome.due.late_us is not None and clock.micros(ended) > outcome.due.late_us:
+        state, reason = "late", f"made {text.duration((clock.micros(ended) - (outcome.due.at_us or 0)) / 1e6)} after it was due"
     try:
-        store.run_ends(outcome.run_id, state=state, reason=reason, ended_at_us=clock.micros(clock.now()), outputs=[str(p) for p in outputs])
+        ledger.ends(store, outcome.run_id, state=state, reason=reason, ended_at_us=clock.micros(ended), outputs=[str(p) for p in outputs])
     except StoreError as problem:
         raise NotebookFailed(f"{reason or outcome.state}; and the ledger could not be told: {problem}") from None
     try:
         index.write(settings, store)
     except OSError as problem:  # The run is what it is; the next one makes the page anew.
         print(f"ops: {settings.home / index.NAME} could not be written ({problem.strerror}); ops runs has every run.", file=sys.stderr)
-    return Outcome(state, reason, outcome.notebook, outcome.record, outcome.run_id), place
+    return Outcome(state, reason, outcome.notebook, outcome.record, outcome.run_id, outcome.due), place
 
 
-def run(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S) -> tuple[Outcome, Path]:
+def run(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S, due: Due | None = None) -> tuple[Outcome, Path]:
     """Execute any notebook and keep what came of it under ``APP/runs/ID/``, whether it succeeded or not."""
-    outcome = execute(path, given, settings=settings, store=store, timeout_s=timeout_s)
+    outcome = execute(path, given, settings=settings, store=store, timeout_s=timeout_s, due=due)
     return keep(outcome, settings.outputs / "runs" / outcome.run_id / path.stem, settings=settings, store=store)

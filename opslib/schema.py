@@ -66,6 +66,9 @@ RUNS = sa.Table(
     sa.Column("ended_at_us", sa.BigInteger),
     sa.Column("outputs", sa.Text, nullable=False),
     sa.Column("process", sa.Text, nullable=False),
+    sa.Column("due", sa.Text),
+    sa.Column("kernel", sa.Text),
+    sa.Index("runs_due", "app", "due"),
 )
 ALERTS = sa.Table(
     "alerts",
@@ -274,3 +277,10 @@ def fills_are_kept(connection: sa.Connection) -> None:
 
 def incidents_are_kept(connection: sa.Connection) -> None:
     """Schema 6: tables for markers, incidents and their records; they are made with the others, and what was there stays as it is."""
+
+
+def runs_are_due(connection: sa.Connection) -> None:
+    """Schema 7: what a run was due as, and what kernel executed it; of those before nobody knows."""
+    for name in ("due", "kernel"):
+        connection.execute(sa.text(f"ALTER TABLE runs ADD COLUMN {name} TEXT"))
+    connection.execute(sa.text("CREATE INDEX runs_due ON runs (app, due)"))

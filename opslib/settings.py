@@ -12,10 +12,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date, time
 from pathlib import Path
 from urllib.parse import quote, quote_plus, urlsplit
 
-from opslib import text
+from opslib import clock, text
 from opslib.errors import SettingsError
 
 VERSION = "0.1.0"
@@ -166,9 +167,23 @@ def _from_file(path: Path) -> dict:
 _NUMBER = (int, float)
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "app": str, "store_url": str, "cors_origins": list, "wired": list, "post_every_s": _NUMBER, "app_url": str, "app_ws_url": str, "app_log": str, "app_pid": (str, int), "massive_url": str,
-    "tradier_url": str, "symbols": list, "fallback": str, "massive_per_min": _NUMBER, "tradier_per_min": _NUMBER, "host_prefix": list, "ca_file": str, "roles": dict, "channels": dict, "notify": dict, "hooks": dict,  # The last four are read by `staff` and `hooks`.
+    "tradier_url": str, "symbols": list, "fallback": str, "massive_per_min": _NUMBER, "tradier_per_min": _NUMBER, "host_prefix": list, "ca_file": str, "roles": dict, "channels": dict, "notify": dict, "hooks": dict, "sessions": dict,  # Roles, channels, notify and hooks are read by `staff` and `hooks`.
 }  # fmt: skip
 _URLS = {"OPS_APP_URL": ("http", "https"), "OPS_APP_WS_URL": ("ws", "wss"), "OPS_MASSIVE_URL": ("http", "https"), "OPS_TRADIER_URL": ("http", "https")}
+
+
+def _sessions(found: Mapping[str, object], path: Path) -> dict[date, time | None]:
+    """The days on which the exchanges closed though the shipped table does not know it, and at what time those that did not stay closed."""
+    told: dict[date, time | None] = {}
+    for day, said in found.items():
+        try:
+            told[date.fromisoformat(day)] = None if said == "closed" else time.fromisoformat(str(said))
+        except ValueError:
+            raise SettingsError(f'{path}, sessions: {text.one_line(day, 40)} = {text.one_line(repr(said), 40)}; a day and "closed", or when it closed in New York, were wanted, such as "2026-05-14" = "13:00".') from None
+        closes = told[date.fromisoformat(day)]
+        if closes is not None and (closes.tzinfo or not clock.OPEN < closes < clock.CLOSE):
+            raise SettingsError(f"{path}, sessions: {day} closes at {said}; a time between {clock.OPEN:%H:%M} and {clock.CLOSE:%H:%M} in New York was wanted.")
+    return told
 
 
 def _url(name: str, told: str) -> str:
@@ -237,6 +252,7 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
         raise SettingsError(f"an app's name is letters, digits, - and _, found {name!r}.")
     secrets = {s: value for s in _secret_names(environ) if (value := _secret(s, environ))}
+    clock.declare({} if name == DEMO else _sessions(found.get("sessions", {}), base / "settings.toml"))
     if name == DEMO:
         return Settings(home=base / DEMO, app=DEMO, secrets=secrets)
     origins = environ.get("OPS_CORS_ORIGINS")

@@ -24,7 +24,7 @@ from opslib.errors import StoreError
 from opslib.schema import ALIVE, FACTS, REJECTS, RUNS, SNAPSHOTS, TABLES
 from opslib.snapshot import Look, Snapshot
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (schema.alive_has_times, schema.probes_are_kept, schema.people_are_told, schema.fills_are_kept, schema.incidents_are_kept)  # Each brings the tables one schema further; the first schema is 1.
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (schema.alive_has_times, schema.probes_are_kept, schema.people_are_told, schema.fills_are_kept, schema.incidents_are_kept, schema.runs_are_due)  # Each brings the tables one schema further; the first schema is 1.
 WRITERS_LOCK = 7_061_902  # Any number, the same for every writer: the key of PostgreSQL's advisory lock.
 MOST_POST_REJECTS = 10_000
 _LOOK = [SNAPSHOTS.c[name] for name in Look._fields]
@@ -337,15 +337,36 @@ class Store:
             found = connection.execute(sa.select(r.known_at_us, r.source, r.reasons, r.body).where(r.app == app).order_by(r.seq)).all()
         return [(row.known_at_us, Reject(row.source, tuple(json.loads(row.reasons)), zlib.decompress(row.body))) for row in found]
 
-    def run_begins(self, **row: Any) -> None:
-        """Write a run into the ledger before it begins."""
-        with self.committing() as connection:
-            connection.execute(sa.insert(RUNS).values(ended_at_us=None, reason=None, **row))
+    def run_begins(self, taken: Callable[[list[dict[str, Any]]], bool] | None = None, **row: Any) -> bool:
+        """
+        Write a run into the ledger before it begins.
 
-    def run_ends(self, run_id: str, *, state: str, reason: str | None, ended_at_us: int, outputs: list[str]) -> None:
-        """Write into the ledger how a run ended."""
+        Args:
+            taken: Of the runs of what is due there, oldest first: is it no longer anybody's? Asked in the same transaction.
+
+        Returns:
+            False where it was taken: then nothing is written.
+        """
         with self.committing() as connection:
-            connection.execute(sa.update(RUNS).where(RUNS.c.id == run_id).values(state=state, reason=reason, ended_at_us=ended_at_us, outputs=json.dumps(outputs)))
+            if taken is not None and taken(self._runs_due(connection, row["app"], [row["due"]])):
+                return False
+            connection.execute(sa.insert(RUNS).values({"ended_at_us": None, "reason": None} | row))
+        return True
+
+    def run_ends(self, run_id: str, *, state: str, reason: str | None, ended_at_us: int, outputs: list[str], kernel: str | None = None) -> None:
+        """Write into the ledger how a run ended, and which kind of kernel executed it."""
+        with self.committing() as connection:
+            connection.execute(sa.update(RUNS).where(RUNS.c.id == run_id).values(state=state, reason=reason, ended_at_us=ended_at_us, outputs=json.dumps(outputs), kernel=kernel))
+
+    def runs_due(self, app: str, names: list[str]) -> list[dict[str, Any]]:
+        """Every run of what is due under these names, oldest first."""
+        with self.reading() as connection:
+            return [row for some in _chunks(names, 500) for row in self._runs_due(connection, app, some)]
+
+    @staticmethod
+    def _runs_due(connection: sa.Connection, app: str, names: list[str]) -> list[dict[str, Any]]:
+        found = sa.select(RUNS).where(RUNS.c.app == app, RUNS.c.due.in_(names)).order_by(RUNS.c.started_at_us, RUNS.c.id)
+        return [dict(row._mapping) for row in connection.execute(found)]
 
     @contextmanager
     def committing(self) -> Iterator[sa.Connection]:

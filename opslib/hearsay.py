@@ -1,0 +1,40 @@
+"""
+This module knows how what another program says of its alerts is read as a change of ours, and nothing else: another monitor's
+word, and our own of what was due and not made.
+"""
+
+import json
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+
+from opslib import clock
+from opslib.notices import NEIGHBOUR, OF_SCHEDULE, SCHEDULE, Edge
+from opslib.rules import RUNGS
+
+
+def neighbour_id(labels: str, fingerprint: str, starts_us: int) -> str:
+    """The id of one life of a neighbour's alert."""
+    return f"{json.loads(labels)['alertname']}-{fingerprint[:8]}-{clock.instant(starts_us):%Y%m%dT%H%M%SZ}"
+
+
+_SEVERITIES = {"info": "warning", "none": "warning", "page": "critical", "emergency": "escalate"}
+
+
+def severity(labels: Mapping[str, str]) -> str:
+    """Which of our severities is meant by a label of another monitor? Of one that says none, somebody is told."""
+    named = labels.get("severity", "")
+    return named if named in RUNGS else _SEVERITIES.get(named, "notify")
+
+
+def edge(row: sa.Row, now_us: int) -> Edge:
+    """What another monitor says, as a change of ours."""
+    labels, annotations = json.loads(row.labels), json.loads(row.annotations)
+    over, ours = row.ends_us <= now_us, row.fingerprint.endswith(OF_SCHEDULE)
+    said = annotations.get("summary") or annotations.get("description") or labels["alertname"]
+    # Its sender says an end before it comes; one that has only fallen silent has told of no recovery.
+    how = "resolved" if row.known_at_us >= row.ends_us else "ended"
+    return Edge(
+        "resolved" if over else "firing", row.ends_us if over else max(row.starts_us, 0), neighbour_id(row.labels, row.fingerprint, row.starts_us), labels.get("rule", labels["alertname"]), labels.get("subject", labels.get("instance", "app")),
+        SCHEDULE if ours else NEIGHBOUR, how if over else "fired", severity(labels), None, None, row.starts_us, None, said if ours else f"{said}; says another monitor",
+    )  # fmt: skip

@@ -1,0 +1,172 @@
+"""The scheduler: real processes over a simulated clock, killed, moved in time, on a full disk, beside one another; each thing is made once."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from test_runner import notebook
+
+from opslib import agenda, cli, clock, desk, ledger, scheduler
+from opslib.agenda import Agenda
+from opslib.desk import Desk
+from opslib.scheduler import Scheduler
+from opslib.store import Store
+from opslib.text import NEW_YORK
+
+BY_HAND = "\n".join(f'[{name}]\nwhen = "by hand"' for name in ("daily-report", "weekly-report", "success-report", "monthly-report", "quarterly-report", "annual-report", "morning", "hourly", "monitor-health", "post-deploy-1h", "post-deploy-24h", "post-deploy-1w"))
+JOB = '\n[{name}]\nruns = "notebook {path}.ipynb"\nwhen = "{when}"\ngrace = "{grace}"\n{more}'
+
+
+def scheduled(home: Path, *jobs: str) -> None:
+    """A home whose schedule has these jobs and none of the shipped ones."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "schedule.toml").write_text(BY_HAND + "".join(jobs), encoding="utf-8")
+    notebook(home / "fine.ipynb", "print('made')")
+    notebook(home / "broken.ipynb", "raise ValueError('no such account')")
+
+
+def job(name: str, when: str, path: str = "fine", grace: str = "30m", more: str = "") -> str:
+    """One job as the file has it."""
+    return JOB.format(name=name, when=when, path=path, grace=grace, more=more)
+
+
+def at(told: str) -> datetime:
+    """A moment by New York's clock."""
+    return clock.parse(told)
+
+
+class Clocked:
+    """A desk whose time is told."""
+
+    def __init__(self, home: Path, now: str):
+        self.now, self.home = at(now), home
+        self.store: Store | None = None
+
+    def __call__(self) -> Desk:
+        found = Desk(desk.open(home=self.home).settings, lambda: self.now)
+        self.store = found.store
+        return found
+
+    def once(self, now: str, monkeypatch: pytest.MonkeyPatch) -> int:
+        """All that is due by then, made by a scheduler of its own."""
+        self.now = at(now)
+        monkeypatch.setenv("OPS_CLOCK", f"{self.now.isoformat()},{time.time()},1")
+        return Scheduler(self).once()
+
+    def states(self) -> list[tuple[str, str]]:
+        """What the ledger has, by name."""
+        assert self.store
+        return [(row["due"], row["state"]) for row in self.store.runs()]
+
+
+def test_a_day(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing before it is due, once when it is, nothing again; what was due while nobody looked is made in order, and is late."""
+    scheduled(home, job("daily", "15 minutes after the close"))
+    of = Clocked(home, "2026-03-10T16:00")
+    assert (of.once("2026-03-10T16:00", monkeypatch), of.states()) == (0, [])
+    assert (of.once("2026-03-10T16:15", monkeypatch), of.states()) == (0, [("notebook daily 2026-03-10", "ok")])
+    assert (of.once("2026-03-10T16:20", monkeypatch), len(of.states())) == (0, 1)
+    assert of.once("2026-03-13T16:16", monkeypatch) == 0
+    assert of.states()[1:] == [("notebook daily 2026-03-11", "late"), ("notebook daily 2026-03-12", "late"), ("notebook daily 2026-03-13", "ok")]
+    index = (home / "index.html").read_text()
+    assert index.count("<td>ok</td>") >= 2 and index.count("<td>late</td>") >= 2
+
+
+def test_what_is_not_caught_up_is_missed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written down as missed, once, and never made."""
+    scheduled(home, job("each", "every hour while open", more="catch_up = false"))
+    of = Clocked(home, "2026-03-10T09:45")
+    assert of.once("2026-03-10T09:45", monkeypatch) == 0
+    assert of.once("2026-03-10T12:10", monkeypatch) == 3
+    assert sorted(of.states()) == [("notebook each 2026-03-10T10", "missed"), ("notebook each 2026-03-10T11", "missed"), ("notebook each 2026-03-10T12", "ok")]
+    assert of.once("2026-03-10T12:11", monkeypatch) == 0 and len(of.states()) == 3
+
+
+def test_what_fails_is_tried_thrice(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pauses between, then given up; and it says so with the command that makes it by hand."""
+    scheduled(home, job("broken", "12:00", path="broken"))
+    of = Clocked(home, "2026-03-10T12:00")
+    assert [of.once(f"2026-03-10T12:{m:02}", monkeypatch) for m in (0, 0, 2, 3, 5, 20)] == [70, 3, 70, 3, 70, 0]
+    assert Counter(of.states()) == {("notebook broken 2026-03-10", "failed"): 3}
+    (told,) = Agenda.of(of.store, of().settings, of().staff).told(of.now, {})
+    assert "no such account" in told["annotations"]["summary"] and "given up after 3 tries" in told["annotations"]["summary"] and "ops run broken.ipynb" in told["annotations"]["summary"]
+
+
+def test_what_is_made_by_hand_is_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that make the same at once: one makes it; and what a clock that was set back asks again is not made again."""
+    scheduled(home, job("daily", "15 minutes after the close"))
+    of = Clocked(home, "2026-03-10T16:15")
+    of.once("2026-03-10T16:15", monkeypatch)
+    assert of.once("2026-03-10T09:00", monkeypatch) == 0 and of.once("2026-03-10T16:30", monkeypatch) == 0
+    assert of.states() == [("notebook daily 2026-03-10", "ok")]
+    items = Agenda.of(of.store, of().settings, of().staff).items(of.now)
+    assert [i.standing for i in items] == [ledger.OVER]
+
+
+def test_a_desk_whose_clock_was_a_year_ahead(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a wrong clock wrote down as the beginning does not keep it from beginning."""
+    scheduled(home, job("daily", "15 minutes after the close"))
+    of = Clocked(home, "2026-12-01T10:00")
+    of.once("2026-12-01T10:00", monkeypatch)
+    of.once("2026-03-10T16:15", monkeypatch)
+    assert of.states() == [("notebook daily 2026-03-10", "ok")]
+
+
+# A week.
+
+
+WEEK = ("2026-03-02T00:00", "2026-03-09T00:00")  # With a Sunday on which the clocks go forward.
+KILLS = 20
+
+
+def started(home: Path, now: datetime, limit: bool = False, once: bool = False) -> "subprocess.Popen[bytes]":
+    """A scheduler of its own process, at a moment from which time runs on."""
+    small: Callable[[], None] | None = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))) if limit else None
+    environ = os.environ | {"OPS_HOME": str(home), "OPS_CLOCK": f"{now.isoformat()},{time.time()},1"}
+    with (home.parent / "said").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "opslib.cli", "schedule", "run", *["--once"] * once], env=environ, stdout=log, stderr=subprocess.STDOUT, preexec_fn=small)
+
+
+def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed twenty times at random, the clock moved, the disk full once, two at a time: each thing that was due is made once, none is missing, the failure is told once."""
+    scheduled(home, job("daily", "15 minutes after the close"), job("noon", "12:00"), job("night", "02:30, every day"), job("broken", "10:00, first trading day of the week", path="broken"))
+    seed = random.SystemRandom().randrange(10**6)
+    rng, (begins, ends) = random.Random(seed), map(at, WEEK)
+    assert started(home, begins, once=True).wait(60) == 0
+    now = begins
+    for kill in range(KILLS // 2):
+        now += (ends - begins) / (KILLS // 2)
+        moved = {3: -timedelta(days=1), 6: timedelta(hours=3)}.get(kill, timedelta())
+        both = [started(home, now + moved, limit=kill == 5) for _ in range(2)]
+        time.sleep(rng.uniform(1.0, 4.0))  # A random instant of a real process's life.
+        for process in both:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    for later in range(4):
+        last = [started(home, ends + timedelta(minutes=10 * later), once=True) for _ in range(2)]
+        assert {process.wait(120) for process in last} <= {0, 3, 70}
+    found = desk.open(home=home)
+    items = Agenda.of(found.store, found.settings, found.staff).items(ends)
+    due = [i.due.name for i in items]
+    assert Counter(name.split()[1] for name in due) == {"daily": 5, "noon": 5, "night": 7, "broken": 1}, (seed, due)
+    said = (home.parent / "said").read_text()
+    made = Counter(row["due"] for row in found.store.runs() if row["state"] in ledger.MADE)
+    assert made == Counter(name for name in due if "broken" not in name), (seed, said)
+    capsys.readouterr()
+    assert cli.main(["--home", str(home), "runs", "-o", "json"]) == 0
+    runs = json.loads(capsys.readouterr().out)
+    assert {r["state"] for r in runs} <= {"ok", "late", "unknown", "failed"} and not [r for r in runs if r["state"] == "running"]
+    index = (home / "index.html").read_text()
+    assert index.count("<tr><th scope='row'>") - len({r["notebook"] for r in runs}) == len(runs)
+    told = [d for d, body in found.dispatch.deliveries() if body["kind"] == "firing" and any("broken" in a["subject"] for a in body["alerts"])]
+    assert len(told) == 1, (seed, told)
