@@ -23,7 +23,7 @@ from opslib.store import Store
 
 HORIZON = timedelta(days=40)  # What was due before that is neither made nor asked for any more.
 TOLD_FOR = timedelta(days=7)  # So long somebody is told that something was not made.
-STANDS_US, AGAIN_US = 3_600_000_000, 900_000_000  # What is told stands for so long, and is said again before it ends.
+STANDS_US, AGAIN_US = 86_400_000_000, 43_200_000_000  # What is told stands for so long, and is said again before it ends.
 BRIEFLY_US = 60_000_000  # What was over before anybody could be told stands so long.
 AHEAD = timedelta(days=1)  # A record that begins so far from now was written by a clock that was wrong.
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from opslib.doctor import Examination
     from opslib.quality import ChainView
     from opslib.review import Review
+    from opslib.warm import Kernels
 
 FIGURE_COLUMNS = ("ts", "known_at", "page")
 
@@ -64,10 +65,12 @@ class Desk:
     Attributes:
         settings: Where it is.
         now: What time it is; only the demo gives another one.
+        kernels: Where it has kernels for its reports that need not import anything first; None begins each in the plain way.
     """
 
     settings: Settings
     now: Callable[[], datetime] = clock.now
+    kernels: "Kernels | None" = None
 
     @cached_property
     def store(self) -> Store:
@@ -313,7 +316,7 @@ class Desk:
     def _published(self, name: str, given: dict[str, Any], of: date | str, timeout_s: float, due: Due | None) -> tuple[Outcome, Path]:
         """Execute a report's notebook, and put what came of it in its place."""
         book = f"{name}_report"
-        outcome = runner.execute(notebook(book), given, settings=self.settings, store=self.store, timeout_s=timeout_s, due=due)
+        outcome = runner.execute(notebook(book), given, settings=self.settings, store=self.store, timeout_s=timeout_s, due=due, kernels=self.kernels)
         if outcome.state == "failed" or outcome.record is None:
             lacking = outcome if outcome.state == "failed" else replace(outcome, state="failed", reason="the notebook handed over no numbers")
             return runner.keep(lacking, self.settings.outputs / "runs" / outcome.run_id / book, settings=self.settings, store=self.store)

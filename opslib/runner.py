@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ from opslib.store import Store
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
+    from opslib.warm import Kernels
 
 TIMEOUT_S = 900.0
 START_TIMEOUT_S = 60
@@ -85,6 +87,7 @@ class Outcome:
         record: The numbers it handed over, if any.
         run_id: Its row in the ledger.
         due: What it was due as, if anything.
+        kernel: How its kernel was begun: plain or warm; None where none was.
     """
 
     state: str
@@ -93,6 +96,7 @@ class Outcome:
     record: dict[str, Any] | None
     run_id: str
     due: Due | None = None
+    kernel: str | None = None
 
 
 def load(path: Path) -> "NotebookNode":
@@ -121,7 +125,7 @@ def _without_slow_import() -> None:
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
-def _engine(deadline: float, folder: Path, environment: Mapping[str, str], sockets: str, executed: dict[str, Any]) -> type:
+def _engine(deadline: float, folder: Path, environment: Mapping[str, str], sockets: str, executed: dict[str, Any], kernels: "Kernels | None") -> type:
     """A papermill engine that keeps to a deadline for the whole notebook, and whose shell commands can fail."""
     from jupyter_core.utils import run_sync
     from papermill.clientwrap import PapermillNotebookClient
@@ -135,6 +139,11 @@ def _engine(deadline: float, folder: Path, environment: Mapping[str, str], socke
 
     class Client(PapermillNotebookClient):
         async def async_start_new_kernel(self, **kwargs: Any) -> None:
+            if kernels is not None:
+                from opslib.warm import NAME
+
+                self.km.ops_kernels = kernels
+                self.km.kernel_spec.metadata["kernel_provisioner"] = {"provisioner_name": NAME}
             if sockets:  # Over TCP anybody on this machine could listen, as ipykernel says at each start.
                 self.km.transport, self.km.ip = "ipc", f"{sockets}/k"
             await super().async_start_new_kernel(env=dict(environment), **kwargs)
@@ -238,7 +247,7 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S, due: Due | None = None) -> Outcome:
+def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S, due: Due | None = None, kernels: "Kernels | None" = None) -> Outcome:
     """
     Execute a notebook strictly, with the ledger written before and after.
 
@@ -247,6 +256,7 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
         given: Parameters, as a shell's text or as Python values.
         timeout_s: For the whole notebook, seconds.
         due: What it is due as.
+        kernels: Where kernels are had that need not import anything first; None begins one in the plain way.
 
     Returns:
         How it ended; a run that failed is an outcome, not an exception.
@@ -274,7 +284,7 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
     executed: dict[str, Any] = {}
     with _stoppable():
         try:
-            _papermill(notebook, fitting, path, settings, timeout_s, executed)
+            _papermill(notebook, fitting, path, settings, timeout_s, executed, kernels)
             reason = None
         except Stopped as stopped:
             reason = str(stopped)
@@ -284,12 +294,12 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
             reason = f"{problem.__class__.__name__}: {_first_line(problem)}"
         finally:
             _end_kernel(executed.get("kernel"))
-    seen = executed.get("notebook")
+    seen, kernel = executed.get("notebook"), executed.get("kernel")
     fault = reason or (_fault(seen) if seen is not None else None)
     record = _record(seen) if seen is not None else None
     incomplete = record["values"].get("incomplete") if record and not fault else None
     state = "failed" if fault or seen is None else "incomplete" if incomplete else "ok"
-    return Outcome(state, settings.redact(fault or incomplete or "") or None, seen, record, run_id, due)
+    return Outcome(state, settings.redact(fault or incomplete or "") or None, seen, record, run_id, due, getattr(kernel.provisioner, "way", "plain") if kernel is not None else None)
 
 
 def _first_line(problem: Exception) -> str:
@@ -297,7 +307,7 @@ def _first_line(problem: Exception) -> str:
     return text.one_line(lines[0] if lines else "no message", 200)
 
 
-def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, settings: Settings, timeout_s: float, executed: dict[str, Any]) -> None:
+def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, settings: Settings, timeout_s: float, executed: dict[str, Any], kernels: "Kernels | None") -> None:
     _without_slow_import()
     from papermill import execute as papermill_execute
     from papermill.iorw import load_notebook_node
@@ -307,8 +317,8 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
     kernel = notebook.metadata.get("kernelspec", {}).get("name", "python3")
     # The notebook may print nothing secret, and has no use for the key to the receiver; it reads the store, not the network. A
     # runbook looks at the world for itself.
-    hidden = settings_module.SECRETS if notebook.metadata.get("opslib") != RUNBOOK else settings_module.RECEIVER_KEYS
-    environment = {k: v for k, v in os.environ.items() if k.removesuffix("_FILE") not in hidden} | {"OPS_HOME": str(settings.base), "OPS_APP": settings.app, "OPS_UNATTENDED": "1"}
+    hidden = settings_module.RECEIVER_KEYS if notebook.metadata.get("opslib") == RUNBOOK else ()
+    environment = settings_module.without_secrets(os.environ, *hidden) | {"OPS_HOME": str(settings.base), "OPS_APP": settings.app, "OPS_UNATTENDED": "1"}
     if given:
         language = notebook.metadata.get("kernelspec", {}).get("language", "python")
         notebook = parameterize_notebook(notebook, given, kernel_name=kernel, language=language)
@@ -320,7 +330,7 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
     with tempfile.TemporaryDirectory(prefix="ops") as folder:
         sockets = folder if hasattr(socket, "AF_UNIX") and len(folder) < LONGEST_SOCKET_FOLDER else ""
         # Not by a name in papermill's registry: that is one for all threads, and another run would take this one's sockets.
-        engine = _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, sockets, executed)
+        engine = _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, sockets, executed, kernels)
         with _loop_of_its_own():
             engine.execute_notebook(notebook, kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None)
 
@@ -381,17 +391,17 @@ def keep(
     if state == "ok" and outcome.due and outcome.due.late_us is not None and clock.micros(ended) > outcome.due.late_us:
         state, reason = "late", f"made {text.duration((clock.micros(ended) - (outcome.due.at_us or 0)) / 1e6)} after it was due"
     try:
-        ledger.ends(store, outcome.run_id, state=state, reason=reason, ended_at_us=clock.micros(ended), outputs=[str(p) for p in outputs])
+        ledger.ends(store, outcome.run_id, state=state, reason=reason, ended_at_us=clock.micros(ended), outputs=[str(p) for p in outputs], kernel=outcome.kernel)
     except StoreError as problem:
         raise NotebookFailed(f"{reason or outcome.state}; and the ledger could not be told: {problem}") from None
     try:
         index.write(settings, store)
     except OSError as problem:  # The run is what it is; the next one makes the page anew.
         print(f"ops: {settings.home / index.NAME} could not be written ({problem.strerror}); ops runs has every run.", file=sys.stderr)
-    return Outcome(state, reason, outcome.notebook, outcome.record, outcome.run_id, outcome.due), place
+    return replace(outcome, state=state, reason=reason), place
 
 
-def run(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S, due: Due | None = None) -> tuple[Outcome, Path]:
+def run(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S, due: Due | None = None, kernels: "Kernels | None" = None) -> tuple[Outcome, Path]:
     """Execute any notebook and keep what came of it under ``APP/runs/ID/``, whether it succeeded or not."""
-    outcome = execute(path, given, settings=settings, store=store, timeout_s=timeout_s, due=due)
+    outcome = execute(path, given, settings=settings, store=store, timeout_s=timeout_s, due=due, kernels=kernels)
     return keep(outcome, settings.outputs / "runs" / outcome.run_id / path.stem, settings=settings, store=store)

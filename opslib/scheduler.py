@@ -7,12 +7,14 @@ killed, asleep or moved in time; whoever looks next finds the same, and any numb
 """
 
 import asyncio
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from opslib.errors import AlreadyMade, OpsError, SettingsError, StoreError
 from opslib.notify import Notifier
 from opslib.runner import Outcome
 from opslib.schedule import CHECKLIST, DAILY, REPORT, Job
+from opslib.settings import without_secrets
+from opslib.warm import Kernels
 
 LOOK_S = 5.0
 SET = ("settings.toml", "rules.toml", schedule.NAME)
@@ -39,11 +43,12 @@ class Scheduler:
     Args:
         opened: Gives the desk as its settings are now; asked again when they were changed.
         workers: So many things are made at once.
+        kernels: Where kernels are had that need not import anything first.
     """
 
-    def __init__(self, opened: Callable[[], Desk], workers: int = WORKERS):
-        self._opened, self.workers = opened, workers
-        self.desk = opened()
+    def __init__(self, opened: Callable[[], Desk], workers: int = WORKERS, kernels: Kernels | None = None):
+        self._opened, self.workers, self.kernels = opened, workers, kernels
+        self.desk = replace(opened(), kernels=kernels)
         self._set: dict[Path, int] = {}
         self.ended: list[tuple[Item, str, str]] = []
         self._going: dict[str, threading.Thread] = {}
@@ -95,7 +100,7 @@ class Scheduler:
         if found == self._set:
             return
         try:
-            self.desk, self._set = self._opened(), found
+            self.desk, self._set = replace(self._opened(), kernels=self.kernels), found
             self._said.pop("settings", None)
         except SettingsError as problem:  # What held until now holds until it is set right.
             self._say("settings", str(problem))
@@ -134,7 +139,7 @@ class Scheduler:
     def _send(self, item: Item, now: datetime) -> None:
         """Have what was made sent, once, where it is to be sent."""
         run = item.made
-        if not item.job.deliver or run is None or run["state"] == "missed" or not timedelta() <= now - clock.instant(run["ended_at_us"]) <= SENT_FOR:
+        if not item.job.deliver or run is None or run["state"] == "missed" or now - clock.instant(run["ended_at_us"]) > SENT_FOR:
             return
         self.desk.dispatch.report(run["id"], item.job.deliver, _delivered(self.desk, item))
 
@@ -163,7 +168,7 @@ class Scheduler:
 
     def _tell(self, stop: threading.Event) -> None:
         desk = self.desk
-        notify.run(Notifier(desk.store, desk.settings, desk.rules, desk.staff), stop)
+        notify.run(Notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now), stop)
 
     def once(self) -> int:
         """
@@ -179,9 +184,14 @@ class Scheduler:
                 thread.join(0.2)
             left = self.look()
         desk = self.desk
-        asyncio.run(notify.flush(Notifier(desk.store, desk.settings, desk.rules, desk.staff)))
+        asyncio.run(notify.flush(Notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now)))
         states = {state for _, state, _ in self.ended}
         return 70 if "failed" in states else 3 if left or states & {"incomplete", "missed"} else 0
+
+
+def _grown() -> Kernels:
+    """Kernels that every notebook may be given: without secrets."""
+    return Kernels(without_secrets(os.environ))
 
 
 def make(desk: Desk, item: Item) -> tuple[Outcome, Path]:
@@ -200,7 +210,7 @@ def make(desk: Desk, item: Item) -> tuple[Outcome, Path]:
         path, given = notebook("checklist"), {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": "", "practice": False}
     else:
         path, given = desk.settings.base / job.what, dict(job.parameters)
-    return runner.run(path, given, settings=desk.settings, store=desk.store, due=due, **how)
+    return runner.run(path, given, settings=desk.settings, store=desk.store, due=due, kernels=desk.kernels, **how)
 
 
 def _known(agenda: Agenda) -> None:
@@ -246,8 +256,9 @@ def rehearse(desk: Desk, jobs: dict[str, Job], as_of: datetime, progress: Callab
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        running = [(job, pool.submit(partial(_rehearsed, desk, job, as_of))) for job in jobs.values()]
+    with closing(_grown()) as kernels, ThreadPoolExecutor(WORKERS) as pool:
+        desk = replace(desk, kernels=kernels)
+        running = [(job, pool.submit(_rehearsed, desk, job, as_of)) for job in jobs.values()]
         return [(job, *found.result()) for job, found in progress(running)]
 
 
@@ -259,8 +270,8 @@ def _rehearsed(desk: Desk, job: Job, as_of: datetime) -> tuple[Outcome, Path]:
             return desk.publish_daily(None, **told, **how)
         return desk.publish_review(job.what, periods.of(periods.REPORTS[job.what], as_of.astimezone(text.NEW_YORK).date()).name, **told, **how)
     if job.kind == CHECKLIST:
-        return runner.run(notebook("checklist"), {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": moment, "practice": True}, settings=desk.settings, store=desk.store, **how)
-    return runner.run(desk.settings.base / job.what, dict(job.parameters), settings=desk.settings, store=desk.store, **how)
+        return runner.run(notebook("checklist"), {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": moment, "practice": True}, settings=desk.settings, store=desk.store, kernels=desk.kernels, **how)
+    return runner.run(desk.settings.base / job.what, dict(job.parameters), settings=desk.settings, store=desk.store, kernels=desk.kernels, **how)
 
 
 def serve(opened: Callable[[], Desk], workers: int) -> None:
@@ -268,7 +279,8 @@ def serve(opened: Callable[[], Desk], workers: int) -> None:
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        Scheduler(opened, workers).run(stop)
+        with closing(_grown()) as kernels:
+            Scheduler(opened, workers, kernels).run(stop)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -117,6 +117,12 @@ def project() -> Path | None:
     return folder if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir() else None
 
 
+def without_secrets(environ: Mapping[str, str], *names: str) -> dict[str, str]:
+    """An environment without these secrets, and without the files that hold them; where none is named, without any."""
+    hidden = names or _secret_names(environ)
+    return {name: value for name, value in environ.items() if name.removesuffix("_FILE") not in hidden}
+
+
 def _secret_names(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Every secret that there may be: ours, and those of the channels that an environment names."""
     return (*SECRETS, *sorted({name.removesuffix("_FILE") for name in environ if name.startswith(CHANNEL)}))

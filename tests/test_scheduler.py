@@ -1,5 +1,8 @@
 """The scheduler: real processes over a simulated clock, killed, moved in time, on a full disk, beside one another; each thing is made once."""
 
+import asyncio
+import email
+import email.policy
 import json
 import os
 import random
@@ -9,19 +12,24 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiosmtpd.controller import Controller
+from servers import free_port
 from test_runner import notebook
 
-from opslib import agenda, cli, clock, desk, ledger, scheduler
+from opslib import cli, clock, desk, ledger, notify
 from opslib.agenda import Agenda
 from opslib.desk import Desk
+from opslib.notify import Notifier
 from opslib.scheduler import Scheduler
 from opslib.store import Store
-from opslib.text import NEW_YORK
 
 BY_HAND = "\n".join(f'[{name}]\nwhen = "by hand"' for name in ("daily-report", "weekly-report", "success-report", "monthly-report", "quarterly-report", "annual-report", "morning", "hourly", "monitor-health", "post-deploy-1h", "post-deploy-24h", "post-deploy-1w"))
 JOB = '\n[{name}]\nruns = "notebook {path}.ipynb"\nwhen = "{when}"\ngrace = "{grace}"\n{more}'
@@ -170,3 +178,118 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
     assert index.count("<tr><th scope='row'>") - len({r["notebook"] for r in runs}) == len(runs)
     told = [d for d, body in found.dispatch.deliveries() if body["kind"] == "firing" and any("broken" in a["subject"] for a in body["alerts"])]
     assert len(told) == 1, (seed, told)
+
+
+# Telling.
+
+
+class Told(Clocked):
+    """A desk whose people are told by somebody other than the scheduler, with a mail server that may fail."""
+
+    def __init__(self, home: Path, now: str, mail: int):
+        super().__init__(home, now)
+        (home / "settings.toml").write_text(f'[channels.mail]\nkind = "smtp"\nhost = "127.0.0.1"\nport = {mail}\nfrom = "ops@desk.example"\nto = ["lead@desk.example"]\n[roles."DevOps"]\nchannels = ["mail"]\n')
+
+    def tell(self, now: str) -> None:
+        """What another process tells by then."""
+        self.now = at(now)
+        found = self()
+        notifier = Notifier(found.store, found.settings, found.rules, found.staff, lambda: self.now)
+        for _ in range(3):  # As it would, second by second: what is told is planned after what began it was taken in.
+            self.now += timedelta(seconds=20)
+            asyncio.run(notify.flush(notifier))
+
+
+class Mailbox:
+    """A mail server that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.got: list[EmailMessage] = []
+        self.refuses = False
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802  # The name that aiosmtpd asks for.
+        if self.refuses:
+            return "451 later"
+        self.got.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
+        return "250 OK"
+
+    @property
+    def subjects(self) -> list[str]:
+        """Of what came, in order."""
+        return [m["Subject"] for m in self.got]
+
+
+@pytest.fixture
+def mailbox() -> Iterator[tuple[Mailbox, int]]:
+    """A mail server on this machine, and its port."""
+    box = Mailbox()
+    server = Controller(box, hostname="127.0.0.1", port=free_port())
+    server.start()
+    yield box, server.port
+    server.stop()
+
+
+def test_what_nobody_made_is_told_by_another(home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]) -> None:
+    """The scheduler died: past its grace its owner is told, once; when it is made after all that is told, once; what was late before anybody looked is told, too."""
+    box, port = mailbox
+    scheduled(home, job("daily", "15 minutes after the close", more='owner = "DevOps"'))
+    of = Told(home, "2026-03-10T16:00", port)
+    of.once("2026-03-10T16:00", monkeypatch)
+    of.tell("2026-03-10T16:40")
+    assert box.subjects == []
+    of.tell("2026-03-10T16:46")
+    of.tell("2026-03-10T17:30")
+    assert [s.split(" (due")[0] for s in box.subjects] == ["[notify] notebook daily 2026-03-10 was not made"] and "DevOps" in str(box.got[0].get_body(("plain",)))
+    of.once("2026-03-10T18:00", monkeypatch)
+    of.tell("2026-03-10T18:01")
+    of.tell("2026-03-10T19:00")
+    assert len(box.subjects) == 2 and box.subjects[1].startswith("[ok] over: notebook daily 2026-03-10")
+    of.once("2026-03-11T20:00", monkeypatch)  # It was down over the next close, and so was everybody.
+    of.tell("2026-03-11T20:01")
+    of.tell("2026-03-11T20:10")
+    assert len(box.subjects) == 4 and "notebook daily 2026-03-11 was late" in box.subjects[2]
+    assert {i.standing for i in Agenda.of(of.store, of().settings, of().staff).items(of.now)} == {ledger.OVER}
+
+
+def test_a_failure_is_told_once_and_its_end_too(home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]) -> None:
+    """However often it is tried again; and no key that stands in its message goes out."""
+    box, port = mailbox
+    scheduled(home, job("broken", "12:00", path="broken", more='owner = "DevOps"\nseverity = "critical"'))
+    notebook(home / "broken.ipynb", "raise ValueError('no account at token=abcdef0123456789abcdef')")
+    of = Told(home, "2026-03-10T12:00", port)
+    of.once("2026-03-10T12:00", monkeypatch)
+    of.tell("2026-03-10T12:00:30")
+    of.once("2026-03-10T12:03", monkeypatch)
+    of.tell("2026-03-10T12:04")
+    notebook(home / "broken.ipynb", "print('mended')")
+    of.once("2026-03-10T12:10", monkeypatch)
+    of.tell("2026-03-10T12:11")
+    assert [s.split(":")[0].split(" failed")[0] for s in box.subjects] == ["[critical] notebook broken 2026-03-10", "[ok] over"]
+    assert not any("abcdef0123456789" in str(m) for m in box.got)
+
+
+def test_what_was_made_is_sent_with_its_verdict_and_chart(home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]) -> None:
+    """By mail, once; the verdict in the subject, the first chart inline. A mail server that refuses is tried again, and the report is made all the same."""
+    box, port = mailbox
+    home.mkdir(parents=True)
+    (home / "schedule.toml").write_text(BY_HAND.replace('[daily-report]\nwhen = "by hand"', '[daily-report]\ndeliver = ["mail"]\nwait = "1m"'))
+    of = Told(home, "2026-03-10T16:00", port)
+    with mailbox_refusing(box):
+        assert of.once("2026-03-10T16:00", monkeypatch) == 0
+        assert of.once("2026-03-10T16:15", monkeypatch) == 3 and of.states() == []  # It waits for the last look.
+        assert of.once("2026-03-10T16:16", monkeypatch) == 3  # Of a day of which nothing was seen it is incomplete.
+        assert of.states() == [("report daily 2026-03-10", "incomplete")] and box.subjects == []
+    of.tell("2026-03-10T16:30")
+    of.tell("2026-03-10T16:40")
+    (mail,) = box.got
+    assert mail["Subject"] == "[unknown] report daily 2026-03-10"
+    pictures = [part for part in mail.walk() if part.get_content_type() == "image/png"]
+    assert len(pictures) == 1 and pictures[0].get_content().startswith(b"\x89PNG")
+
+
+@contextmanager
+def mailbox_refusing(box: Mailbox) -> Iterator[None]:
+    """While inside, the mail server takes nothing."""
+    box.refuses = True
+    yield
+    box.refuses = False
