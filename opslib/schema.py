@@ -281,6 +281,8 @@ def incidents_are_kept(connection: sa.Connection) -> None:
 
 def runs_are_due(connection: sa.Connection) -> None:
     """Schema 7: what a run was due as, and what kernel executed it; of those before nobody knows."""
+    there = {column["name"] for column in sa.inspect(connection).get_columns(RUNS.name)}
     for name in ("due", "kernel"):
-        connection.execute(sa.text(f"ALTER TABLE runs ADD COLUMN {name} TEXT"))
-    connection.execute(sa.text("CREATE INDEX runs_due ON runs (app, due)"))
+        if name not in there:
+            connection.execute(sa.text(f"ALTER TABLE runs ADD COLUMN {name} TEXT"))
+    connection.execute(sa.text("CREATE INDEX IF NOT EXISTS runs_due ON runs (app, due)"))

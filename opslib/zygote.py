@@ -20,7 +20,8 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 FORKS_ITSELF = ("jemalloc_bg_thd",)
 LONGEST = 1_000_000  # Bytes of a question: a command and an environment.
-# Read when each is first imported: one thread only, so that a fork takes all there is; and pictures as a plain kernel makes them.
+# Read when each is first imported: one thread only, so that a fork takes all there is; and pictures as a plain kernel makes them, whose
+# backend is to be imported in the kernel, since that is what binds it to the shell.
 BEFORE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
 
@@ -29,7 +30,6 @@ def _grown() -> None:
     import ipykernel.ipkernel
     import ipykernel.kernelapp
     import ipykernel.zmqshell
-    import matplotlib_inline.backend_inline
     import numpy
     import pandas
     from matplotlib.backends.backend_agg import FigureCanvasAgg

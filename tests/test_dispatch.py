@@ -182,9 +182,14 @@ def test_an_older_store_tells_nothing_old(store_url: str) -> None:
     with desk.store.writing() as connection:
         for table in (ACTS, NOTICES, MESSAGES, DELIVERIES, FOREIGN):
             table.drop(connection)
+        connection.execute(sa.text("DROP INDEX runs_due"))
+        for name in ("due", "kernel"):
+            connection.execute(sa.text(f"ALTER TABLE runs DROP COLUMN {name}"))
         connection.execute(sa.text("UPDATE meta SET value = '3' WHERE key = 'schema'"))
     desk.store.close()
     again = Desk(store_url)
+    again.store.run_begins(id="r", app="desk", notebook="n", parameters="{}", state="ok", started_at_us=0, outputs="[]", process="p", due="report daily 2026-03-10")
+    assert [row["due"] for row in again.store.runs_due("desk", ["report daily 2026-03-10"])] == ["report daily 2026-03-10"]
     assert again.plan(500) == [] and again.dispatch.standing() == []
     fires(again.store, "desk", 600, "resolved")
     fires(again.store, "desk", 700, "firing")
