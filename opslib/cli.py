@@ -324,6 +324,14 @@ def _report(options: argparse.Namespace) -> int:
     desk = _desk(options)
     if options.day and options.period:
         raise UsageError("--day or --period, not both.")
+    if ".." in (options.day or options.period or ""):
+        from opslib import planning
+
+        reply, states = planning.ranged(desk, options, _timeout(options.timeout), _progress)
+        _shown(options, reply)
+        return max(STATES.get(state, DONE) for state in states)
+    if options.workers or options.scheduler:
+        raise UsageError("--workers and --scheduler are of a range, such as --day 2026-01-02..2026-03-31.")
     how = {"as_of": options.as_of, "known_at": options.known_at, "partial": options.partial, "timeout_s": _timeout(options.timeout)}
     if options.name == "daily":
         if options.period:

@@ -76,6 +76,28 @@ def run(opened: Callable[[], "Desk"], workers: int, once: bool) -> int:
     return 0
 
 
+def ranged(desk: "Desk", options: argparse.Namespace, timeout_s: float, progress: Callable[..., Iterable]) -> tuple[Reply, set[str]]:
+    """
+    Make every report of a range that is not made yet; what became of each, and the states that they ended in.
+
+    Raises:
+        UsageError: It is no range of that report's, or it is asked for with what only one report can have.
+    """
+    from opslib import backfill
+
+    if options.partial or options.as_of or options.known_at:
+        raise UsageError("of a range reports are whole, of all that is known now; --partial, --as-of and --known-at are of one report.")
+    if options.workers is not None and (options.scheduler or not 1 <= options.workers <= 32):
+        raise UsageError("--workers is 1 to 32, and not together with --scheduler.")
+    if (options.name == schedule.DAILY) != bool(options.day):
+        raise UsageError("a range is of a --day for the daily report, of a --period for the others.")
+    ofs = backfill.span(options.name, options.day or options.period)
+    bar = lambda running: progress(running, len(ofs), f"making {len(ofs)} {options.name} reports", "reports")  # noqa: E731
+    made = backfill.there(desk, options.scheduler, options.name, ofs, timeout_s, bar) if options.scheduler else backfill.here(desk, options.name, ofs, options.workers or 2, timeout_s, bar)
+    rows = [[m.of, m.state, m.place and f"{m.place}.html", text.one_line(m.reason, 120)] for m in made]
+    return Reply([{"of": m.of, "state": m.state, "reason": m.reason or None, "page": m.place and f"{m.place}.html" or None} for m in made], text.table(["of", "state", "page", "why"], rows)), {m.state for m in made}
+
+
 def listed(desk: "Desk") -> Reply:
     """What comes next, and what became of what was due last?"""
     agenda, now = Agenda.of(desk.store, desk.settings, desk.staff), desk.now()

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import checklists, clock, ledger, notify, period as periods, runner, schedule, text
+from opslib import checklists, clock, ledger, notify, period as periods, retention, runner, schedule, text
 from opslib.agenda import Agenda, Item
 from opslib.desk import Desk, notebook
 from opslib.errors import AlreadyMade, OpsError, SettingsError, StoreError
@@ -92,6 +92,8 @@ class Scheduler:
                 left.append(item)
             else:
                 self._begin(desk, item)
+        if gone := retention.sweep_daily(desk):
+            self._say("sweep", f"the files of {len(gone)} old runs are gone; the ledger has how they ended", prefix="")
         return left
 
     def _renew(self) -> None:

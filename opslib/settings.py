@@ -56,6 +56,7 @@ class Settings:
         massive_per_min, tradier_per_min: As many questions a minute does each allow us.
         host_prefix: A command that runs another on the app's host, such as ``["ssh", "HOST"]``; empty is this machine,
             None that nobody can look there but a person.
+        keep_runs_days, keep_runs_mb: How long the files of executed runs are kept, and how much room they may take together.
         ca_file: Certificates to trust besides the known ones; None is none.
         secrets: Secrets by name; never printed.
         secret_files: The files that secrets came from, by name.
@@ -78,6 +79,8 @@ class Settings:
     massive_per_min: float = 300.0
     tradier_per_min: float = 60.0
     host_prefix: tuple[str, ...] | None = None
+    keep_runs_days: float = 90.0
+    keep_runs_mb: float = 2000.0
     ca_file: str | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret_files: Mapping[str, str] = field(default_factory=dict)
@@ -164,7 +167,7 @@ def _from_file(path: Path) -> dict:
             raise SettingsError(f"{path}: {key} is {value!r}, which is not of the kind that is wanted there.")
     if unknown := [w for w in found.get("wired", []) if w not in WIRED]:
         raise SettingsError(f"{path}: wired names {unknown[0]!r}; it may name: {', '.join(WIRED)}.{text.nearest(str(unknown[0]), WIRED)}")
-    for key, most in (("post_every_s", 3600), ("massive_per_min", 6000), ("tradier_per_min", 6000)):
+    for key, most in (("post_every_s", 3600), ("massive_per_min", 6000), ("tradier_per_min", 6000), ("keep_runs_days", 36_500), ("keep_runs_mb", 10_000_000)):
         if not 0 < found.get(key, 1) <= most:
             raise SettingsError(f"{path}: {key} is {found[key]}; above 0 and up to {most} was wanted.")
     return found
@@ -173,7 +176,7 @@ def _from_file(path: Path) -> dict:
 _NUMBER = (int, float)
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "app": str, "store_url": str, "cors_origins": list, "wired": list, "post_every_s": _NUMBER, "app_url": str, "app_ws_url": str, "app_log": str, "app_pid": (str, int), "massive_url": str,
-    "tradier_url": str, "symbols": list, "fallback": str, "massive_per_min": _NUMBER, "tradier_per_min": _NUMBER, "host_prefix": list, "ca_file": str, "roles": dict, "channels": dict, "notify": dict, "hooks": dict, "sessions": dict,  # Roles, channels, notify and hooks are read by `staff` and `hooks`.
+    "tradier_url": str, "symbols": list, "fallback": str, "massive_per_min": _NUMBER, "tradier_per_min": _NUMBER, "keep_runs_days": _NUMBER, "keep_runs_mb": _NUMBER, "host_prefix": list, "ca_file": str, "roles": dict, "channels": dict, "notify": dict, "hooks": dict, "sessions": dict,  # Roles, channels, notify and hooks are read by `staff` and `hooks`.
 }  # fmt: skip
 _URLS = {"OPS_APP_URL": ("http", "https"), "OPS_APP_WS_URL": ("ws", "wss"), "OPS_MASSIVE_URL": ("http", "https"), "OPS_TRADIER_URL": ("http", "https")}
 
@@ -225,7 +228,7 @@ def _world(found: dict, environ: Mapping[str, str]) -> dict:
     return {
         **{key: _url(f"OPS_{key.upper()}", told(key)) for key in ("app_url", "app_ws_url", "massive_url", "tradier_url")},
         **{key: told(key) for key in ("app_log", "app_pid")},
-        **{key: float(found[key]) for key in ("massive_per_min", "tradier_per_min", "post_every_s") if key in found},
+        **{key: float(found[key]) for key in ("massive_per_min", "tradier_per_min", "post_every_s", "keep_runs_days", "keep_runs_mb") if key in found},
         "symbols": symbols,
         "fallback": fallback,
         "host_prefix": tuple(found["host_prefix"]) if "host_prefix" in found else None,

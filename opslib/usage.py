@@ -133,6 +133,8 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--day", metavar="DAY", help="the trading day, or the period that it is in; of success the last of seven (default: the last that has closed)")
     report.add_argument("--period", metavar="PERIOD", help="2026-W11, 2026-03, 2026-Q1 or 2026 (default: the last that is over)")
     report.add_argument("--partial", action="store_true", help="before it is over, under another name")
+    report.add_argument("--workers", type=int, default=None, metavar="N", help="of a range such as --day 2026-01-02..2026-03-31: so many at once (default: 2)")
+    report.add_argument("--scheduler", metavar="URL", default=None, help="of a range: on a Dask cluster, such as tcp://HOST:8786")
     report.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
     schedule = command("schedule", "make what is due by schedule.toml: reports, checklists, notebooks", "ops schedule run")
     schedule.add_argument("what", choices=("run", "list", "try", "install"), help="make what is due until stopped; show what comes next; make each once now, without a trace of checklists; have the system do it")

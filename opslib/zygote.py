@@ -7,6 +7,7 @@ It is asked over the socket that it was born with, by `warm`. When that closes i
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 FORKS_ITSELF = ("jemalloc_bg_thd",)
+IMPORTED = ("ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.zmqshell", "numpy", "pandas", "opslib", "opslib.daily", "opslib.desk", "opslib.plots", "opslib.sheet")
 LONGEST = 1_000_000  # Bytes of a question: a command and an environment.
 # Read when each is first imported: one thread only, so that a fork takes all there is; and pictures as a plain kernel makes them, whose
 # backend is to be imported in the kernel, since that is what binds it to the shell.
@@ -27,19 +29,10 @@ BEFORE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "mo
 
 def _grown() -> None:
     """Import what a notebook of the suite imports, and draw once, so that no kernel has to find fonts."""
-    import ipykernel.ipkernel
-    import ipykernel.kernelapp
-    import ipykernel.zmqshell
-    import numpy
-    import pandas
+    for name in IMPORTED:
+        importlib.import_module(name)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    import opslib
-    import opslib.daily
-    import opslib.desk
-    import opslib.plots
-    import opslib.sheet
 
     figure = Figure()
     figure.subplots().set_title("0")
