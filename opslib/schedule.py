@@ -129,8 +129,9 @@ def _of_day(when: When, day: date) -> list[Moment]:
     if session is None:
         return [Moment(datetime.combine(day, when.at, NEW_YORK).astimezone(clock.EPOCH.tzinfo), str(day))] if when.every else []
     if when.end:
-        sessions = periods.of(when.of, day).sessions
-        if sessions[0 if when.end == "first" else -1].day != day:
+        period = periods.of(when.of, day)
+        others = (period.first, day) if when.end == "first" else (day + timedelta(days=1), period.last + timedelta(days=1))
+        if any(clock.session(others[0] + timedelta(days=n)) for n in range((others[1] - others[0]).days)):
             return []
     match when.kind:
         case "hourly":
