@@ -22,6 +22,7 @@ from opslib.settings import without_secrets
 from opslib.warm import Kernels
 
 BEFORE = "made before"
+PATIENCE_S = 10  # For a cluster to answer.
 MOST = 2000  # More reports than eight years have are a slip of the pen.
 
 
@@ -102,7 +103,7 @@ def there(desk: Desk, url: str, name: str, ofs: list[str], timeout_s: float, pro
     except ImportError:
         raise UsageError("--scheduler needs Dask: pip install -e '.[cluster]'.") from None
     try:
-        client = Client(url, timeout=10)
+        client = Client(url, timeout=PATIENCE_S)
     except (OSError, ValueError) as problem:
         raise UsageError(f"no Dask scheduler answers at {url} ({problem.__class__.__name__}).") from None
     with client:

@@ -20,7 +20,7 @@ from opslib.errors import StoreError
 from opslib.record import COLUMNS, Record
 from opslib.store import Store
 
-KILLS = {"sqlite": 500, "postgresql": 150}  # What differs between the two is the store alone.
+KILLS = {"sqlite": 500, "postgresql": 60}  # What differs between the two is the store alone.
 LASTS_S = 2400
 
 
