@@ -277,12 +277,25 @@ def _rehearsed(desk: Desk, job: Job, as_of: datetime) -> tuple[Outcome, Path]:
 
 
 def serve(opened: Callable[[], Desk], workers: int) -> None:
-    """Make what is due until SIGTERM or Ctrl-C."""
+    """
+    Make what is due until SIGTERM or Ctrl-C; what is being made then may be finished within `STOP_S`, or until the second of them.
+
+    What is not finished by then is left as if we had been killed: it did not fail, and the next one makes it.
+    """
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def asked(*_: Any) -> None:
+        if stop.is_set():
+            os._exit(0)
+        stop.set()
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with closing(_grown()) as kernels:
-            Scheduler(opened, workers, kernels).run(stop)
+            making = Scheduler(opened, workers, kernels)
+            making.run(stop)
+            if making.going:
+                os._exit(0)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -293,3 +293,26 @@ def mailbox_refusing(box: Mailbox) -> Iterator[None]:
     box.refuses = True
     yield
     box.refuses = False
+
+
+def test_asked_to_stop_it_leaves_nothing_failed(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked twice it goes at once, its kernel with it; what it was making has not failed: nobody is told, and the next one makes it."""
+    scheduled(home, job("long", "12:00", path="long"))
+    notebook(home / "long.ipynb", f"import os, pathlib, time\nif not pathlib.Path('{tmp_path}/begun').exists():\n    pathlib.Path('{tmp_path}/begun').write_text(str(os.getpid()))\n    time.sleep(120)")
+    running = started(home, at("2026-03-10T12:00"))
+    until = time.monotonic() + 60
+    while not (tmp_path / "begun").exists() or not (tmp_path / "begun").read_text():
+        assert running.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    for _ in range(2):
+        running.send_signal(signal.SIGTERM)
+        time.sleep(0.3)  # The first is to be taken before the second comes.
+    assert running.wait(15) == 0
+    of = Clocked(home, "2026-03-10T12:05")
+    assert of.once("2026-03-10T12:05", monkeypatch) == 0
+    assert [r["state"] for r in ledger.runs(of.store)] == ["unknown", "ok"]
+    assert of().dispatch.deliveries() == []
+    kernel = int((tmp_path / "begun").read_text())
+    while Path(f"/proc/{kernel}").exists() and "Z" not in Path(f"/proc/{kernel}/stat").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
