@@ -1,13 +1,10 @@
 """Servers for tests: real sockets on 127.0.0.1, each answering as it is told."""
 
 import asyncio
-import random
-import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
-from opslib.demo.wire import Answer, Request, Server
-
+from opslib.demo.wire import Answer, Request, Server, free_port  # noqa: F401  # The last for those who begin a process on a port.
 
 
 @asynccontextmanager
@@ -24,18 +21,6 @@ async def serving(answer: Callable[[Request], Answer], state: str = "open") -> A
         yield f"http://127.0.0.1:{server.port}"
     finally:
         await server.be("closed")
-
-
-def free_port() -> int:
-    """
-    A port of 127.0.0.1 for another process to listen on. None of those that the system gives away by itself: one of them may
-    be a kernel's before its process comes to it.
-    """
-    while True:
-        port = random.SystemRandom().randrange(15_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 async def slow(seconds: float) -> None:

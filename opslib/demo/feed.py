@@ -20,7 +20,7 @@ from websockets.http11 import Request, Response
 
 from opslib.demo import hours
 from opslib.demo.journal import Journal
-from opslib.demo.wire import swallow
+from opslib.demo.wire import free_port, swallow
 from opslib.demo.world import World
 
 PATHS = ("/ws/options", "/ws/indices")
@@ -59,7 +59,7 @@ class Feed:
     """
 
     def __init__(self, world: World, journal: Journal, port: int, admits: Callable[[str], bool]):
-        self.port = port
+        self.port = port or free_port()
         self._world, self._journal, self._admits = world, journal, admits
         self._rng = Random(f"{world.seed}/feed")
         self._endpoints = {path: _Endpoint(path.rpartition("/")[2]) for path in PATHS}
@@ -138,7 +138,6 @@ class Feed:
         self._listener = await serve(
             self._attend, "127.0.0.1", self.port, process_request=self._admit, process_response=_undated, server_header=None, compression=None, ping_interval=None, max_size=LARGEST_FRAME
         )  # fmt: skip
-        self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
         if self._listener:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import random
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
@@ -60,6 +61,18 @@ def as_html(words: str, status: int = 200, **how: object) -> Answer:
     return Answer(status, f"<!doctype html><html><head><title>{words}</title></head><body><h1>{words}</h1></body></html>".encode(), "text/html; charset=utf-8", **how)
 
 
+def free_port() -> int:
+    """
+    A port of this machine that can be listened on, now and again after it was closed. None of those that the system gives away by
+    itself: whoever connects somewhere may be given one of them meanwhile.
+    """
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class Server:
     """
     One listening port, which can be closed, opened again, or made to swallow every packet.
@@ -85,8 +98,8 @@ class Server:
         await self._shut()
         if state == "open":
             context = self._tls() if self._tls else None
+            self.port = self.port or free_port()
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context, reuse_address=True)
-            self.port = self._server.sockets[0].getsockname()[1]
         elif state == "swallowing":
             self._swallowing = swallow(self.port)
         self._state = state
