@@ -9,14 +9,13 @@ with an id that is the same for the same act; exit 0 says that it was done.
 
 import json
 import subprocess
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from opslib import text
 from opslib.errors import SettingsError
-from opslib.settings import Settings
+from opslib.settings import Settings, toml
 
 REHEARSAL, BUILT_IN = "rehearsal", "built-in"
 BUILT_IN_ONES = ("tell_channel", "silence")
@@ -88,10 +87,7 @@ def read(settings: Settings) -> dict[str, Hook]:
         SettingsError: It names a hook that is none, or something that is neither a command nor ``built-in``.
     """
     path = settings.base / "settings.toml"
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get("hooks", {}) if path.is_file() else {}
-    except (OSError, ValueError) as problem:
-        raise SettingsError(f"{path} cannot be read as TOML: {problem}.") from None
+    found = toml(path).get("hooks", {})
     hooks = {name: Hook(name) for name in HOOKS}
     for name, how in found.items():
         if name not in HOOKS:

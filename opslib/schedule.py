@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from opslib import clock, period as periods, text
 from opslib.clock import Window
 from opslib.errors import SettingsError, UsageError
+from opslib.settings import toml
 from opslib.staff import PATH, Staff
 from opslib.text import NEW_YORK
 
@@ -165,10 +166,7 @@ def read(home: Path, staff: Staff) -> dict[str, Job]:
         SettingsError: What stands there cannot be meant; named by its place.
     """
     path, shipped = home / NAME, tomllib.loads(resources.files("opslib").joinpath(NAME).read_text(encoding="utf-8"))
-    try:
-        own = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as problem:
-        raise SettingsError(f"{path} cannot be read as TOML: {problem}.") from None
+    own = toml(path)
 
     def wrong(where: str, what: str) -> NoReturn:
         raise SettingsError(f"{path}, {where}: {what}")

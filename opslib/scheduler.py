@@ -7,6 +7,7 @@ killed, asleep or moved in time; whoever looks next finds the same, and any numb
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -53,6 +54,7 @@ class Scheduler:
         self.ended: list[tuple[Item, str, str]] = []
         self._going: dict[str, threading.Thread] = {}
         self._said: dict[str, str] = {}
+        self._sent: set[str] = set()  # Only for speed: that it is sent once, the store sees to.
         self._turn = threading.Lock()
 
     @property
@@ -141,9 +143,10 @@ class Scheduler:
     def _send(self, item: Item, now: datetime) -> None:
         """Have what was made sent, once, where it is to be sent."""
         run = item.made
-        if not item.job.deliver or run is None or run["state"] == "missed" or now - clock.instant(run["ended_at_us"]) > SENT_FOR:
+        if not item.job.deliver or run is None or run["state"] == "missed" or run["id"] in self._sent or now - clock.instant(run["ended_at_us"]) > SENT_FOR:
             return
         self.desk.dispatch.report(run["id"], item.job.deliver, _delivered(self.desk, item))
+        self._sent.add(run["id"])
 
     def _say(self, about: str, words: str, prefix: str = "ops: ") -> None:
         """On stderr, without secrets; the same of one thing once."""
@@ -232,8 +235,6 @@ def _ready(desk: Desk, item: Item, now: datetime) -> bool:
 
 def _delivered(desk: Desk, item: Item) -> dict[str, Any]:
     """What is sent of something that was made."""
-    import json
-
     run = item.made
     assert run
     files = {Path(p).suffix: p for p in json.loads(run["outputs"])}

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, time
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
 from opslib import clock, text
@@ -153,13 +154,21 @@ def redacted(outgoing: str, environ: Mapping[str, str] | None = None) -> str:
     return Settings(Path(), "", secrets={name: value for name, value in found.items() if value}).redact(outgoing)
 
 
-def _from_file(path: Path) -> dict:
-    if not path.is_file():
-        return {}
+def toml(path: Path) -> dict[str, Any]:
+    """
+    What a file of a home says; nothing where there is none.
+
+    Raises:
+        SettingsError: It is no TOML.
+    """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError) as problem:
         raise SettingsError(f"{path} cannot be read as TOML: {problem}.") from None
+
+
+def _from_file(path: Path) -> dict:
+    found = toml(path)
     for key, value in found.items():
         if key not in _KINDS:
             raise SettingsError(f"{path} sets {key!r}; it may set: {', '.join(_KINDS)}.{text.nearest(key, _KINDS)} Secrets belong in the environment.")

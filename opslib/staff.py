@@ -8,7 +8,6 @@ names, never in ``settings.toml``.
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
@@ -17,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from opslib import clock, text
 from opslib.errors import SettingsError, UsageError
-from opslib.settings import Settings
+from opslib.settings import Settings, toml
 from opslib.text import NEW_YORK
 
 PATH = ("Junior Trader", "Trading Manager", "Tech Lead", "DevOps")  # The guide's Escalation Path, in its order.
@@ -146,10 +145,7 @@ def read(settings: Settings) -> Staff:
         SettingsError: What stands there cannot be meant; named by its place.
     """
     path = settings.base / "settings.toml"
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as problem:
-        raise SettingsError(f"{path} cannot be read as TOML: {problem}.") from None
+    found = toml(path)
 
     def wrong(where: str, what: str) -> NoReturn:
         raise SettingsError(f"{path}, {where}: {what}")
