@@ -5,11 +5,9 @@ One report is the unit. Each is claimed in the ledger, so that one which a clust
 made before stays.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
@@ -18,8 +16,7 @@ from opslib.desk import Desk, open as open_desk
 from opslib.errors import AlreadyMade, OpsError, UsageError
 from opslib.ledger import Due
 from opslib.schedule import DAILY
-from opslib.settings import without_secrets
-from opslib.warm import Kernels
+from opslib.warm import warmed
 
 BEFORE = "made before"
 PATIENCE_S = 10  # For a cluster to answer.
@@ -79,8 +76,7 @@ def made(desk: Desk, name: str, of: str, timeout_s: float) -> Made:
 
 def here(desk: Desk, name: str, ofs: list[str], workers: int, timeout_s: float, progress: Callable[[Iterable], Iterable]) -> list[Made]:
     """Reports by so many workers on this machine; in order."""
-    with closing(Kernels(without_secrets(os.environ))) as kernels, ThreadPoolExecutor(workers) as pool:
-        warm = replace(desk, kernels=kernels)
+    with warmed(lambda: desk) as warm, ThreadPoolExecutor(workers) as pool:
         running = [pool.submit(made, warm, name, of, timeout_s) for of in ofs]
         found = {m.of: m for m in (f.result() for f in progress(as_completed(running)))}
     return [found[of] for of in ofs]

@@ -326,7 +326,7 @@ def p95_interval(found: list[float]) -> tuple[float, float, float]:
 def trends(scene: Scene) -> Seen:
     """Is any figure of the last closed day outside of what the trading days before were?"""
     desk, session = scene.desk, clock.last_closed(scene.view.window.end)
-    past = days.Days(desk.store, desk.settings, scene.view.rules)
+    past = days.Days(desk.store, desk.settings, scene.view.rules, desk.memory)
     today, before = past.of(session), past.before(session.day)
     query = f"the figures of {session.day} against those of the {scene.view.rules.days.usual_days:g} trading days before"
     if today is None:

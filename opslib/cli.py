@@ -321,27 +321,27 @@ def _rules(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    desk = _desk(options)
-    if options.day and options.period:
-        raise UsageError("--day or --period, not both.")
+    from opslib.warm import warmed
+
+    if options.period and (options.day or options.name == "daily"):
+        raise UsageError("a daily report is of a --day, every other of a --day or a --period, not both.")
     if ".." in (options.day or options.period or ""):
         from opslib import planning
 
-        reply, states = planning.ranged(desk, options, _timeout(options.timeout), _progress)
+        reply, states = planning.ranged(_desk(options), options, _timeout(options.timeout), _progress)
         _shown(options, reply)
         return max(STATES.get(state, DONE) for state in states)
     if options.workers or options.scheduler:
         raise UsageError("--workers and --scheduler are of a range, such as --day 2026-01-02..2026-03-31.")
     how = {"as_of": options.as_of, "known_at": options.known_at, "partial": options.partial, "timeout_s": _timeout(options.timeout)}
-    if options.name == "daily":
-        if options.period:
-            raise UsageError("a daily report is of a --day.")
-        day = desk.day(options.day, options.as_of)
-        _say(f"executing the daily report of {day}")
-        return _told(options, *desk.publish_daily(day, **how))
-    meant = desk.review(options.name, options.period or "", options.as_of) if not options.day else desk.review_of(options.name, options.day, options.as_of)
-    _say(f"executing the {options.name} report of {meant.period.name}")
-    return _told(options, *desk.publish_review(options.name, meant.period.name, **how))
+    with warmed(lambda: _desk(options)) as desk:
+        if options.name == "daily":
+            day = desk.day(options.day, options.as_of)
+            _say(f"executing the daily report of {day}")
+            return _told(options, *desk.publish_daily(day, **how))
+        meant = desk.review(options.name, options.period or "", options.as_of) if not options.day else desk.review_of(options.name, options.day, options.as_of)
+        _say(f"executing the {options.name} report of {meant.period.name}")
+        return _told(options, *desk.publish_review(options.name, meant.period.name, **how))
 
 
 def _schedule(options: argparse.Namespace) -> int:

@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from opslib import clock, panels, report, rises, text, watch
+from opslib import clock, panels, replays, report, rises, text, watch
 from opslib.clock import Session, Window
 from opslib.days import SECTIONS, WORDS, Day, Days, figures as figures_of, usual
 from opslib.errors import ReportRefused
+from opslib.memory import Memory
 from opslib.panels import View
 from opslib.pnl import Pnl
 from opslib.report import Record, Text, listed, tabled
@@ -83,16 +84,16 @@ class Daily:
         earlier: The published numbers of this report, where there are any that rest on something else.
     """
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, day: date, as_of: datetime | None, known_at: datetime | None):
+    def __init__(self, store: Store, settings: Settings, rules: Rules, day: date, as_of: datetime | None, known_at: datetime | None, memory: Memory):
         self.day, self.session = day, clock.session(day)
-        self._store, self._settings, self._rules = store, settings, rules
+        self._store, self._settings, self._rules, self._memory = store, settings, rules, memory
         self._known_us = None if known_at is None else clock.micros(known_at)
         before = clock.previous_session(day)
         window = self._window(self.session, day, as_of)
         at = lambda w: panels.view(store, settings, rules, w, known_at)  # noqa: E731
         self.view = at(window)
         self.night = at(Window(before.closes, self.session.opens)) if self.session else None
-        self.previous, self.previous_view = before, at(before.window)
+        self.previous = before
         self.partial = bool(self.session and window.end < self.session.closes)
 
     @staticmethod
@@ -119,7 +120,10 @@ class Daily:
         """What went wrong, and when, judged anew by what is known now; nothing is looked for on a day without a session."""
         if not self.session:
             return []
-        transitions, standing = watch.replayed(self._store, self._settings, self._rules, self.view.window.start_us, self.view.window.end_us, self._known_us)
+        if self.partial:
+            transitions, standing = watch.replayed(self._store, self._settings, self._rules, self.view.window.start_us, self.view.window.end_us, self._known_us)
+        else:
+            transitions, standing = replays.of(self._store, self._settings, self._rules, self.session, self._known_us, self._memory)
         return rises.lives(rises.read(transitions, self._rules, standing))
 
     @property
@@ -171,7 +175,7 @@ class Daily:
 
     @cached_property
     def _days(self) -> Days:
-        return Days(self._store, self._settings, self._rules, None if self._known_us is None else clock.instant(self._known_us))
+        return Days(self._store, self._settings, self._rules, self._memory, None if self._known_us is None else clock.instant(self._known_us))
 
     @cached_property
     def before(self) -> list[Day]:
@@ -187,18 +191,18 @@ class Daily:
     @cached_property
     def changes(self) -> dict[str, dict[str, Any]]:
         """Each figure beside the previous trading day's, the same weekday's of the week before, and what is usual, with how many days say so."""
-        then, found = figures_of(self.previous_view), dict[str, dict[str, Any]]()
+        previous, found = self._days.of(self.previous), dict[str, dict[str, Any]]()
         for section, figures in SECTIONS.items():
             for name in figures:
                 usually, value = usual(self.before, name, self._rules.days), self.figures[section][name]
-                found[name] = {"previous": then[section][name], "weekday": self.weekday.figures[name] if self.weekday else None, "value": value, "usual_low": usually.low, "usual_middle": usually.middle, "usual_high": usually.high, "n": usually.n, "outside": usually.outside(value)}
+                found[name] = {"previous": previous.figures[name] if previous else None, "weekday": self.weekday.figures[name] if self.weekday else None, "value": value, "usual_low": usually.low, "usual_middle": usually.middle, "usual_high": usually.high, "n": usually.n, "outside": usually.outside(value)}
         return found
 
     @cached_property
     def evidence(self) -> dict[str, Any]:
         """By what this report can be recomputed: the looks it rests on, and the limits it was judged by."""
         digest = hashlib.sha256()
-        looks = {k.digest: k for view in (self.view, self.night, self.previous_view) if view for page in view.tape.pages for k in page.looks}
+        looks = {k.digest: k for view in (self.view, self.night) if view for page in view.tape.pages for k in page.looks}
         for look in sorted(looks.values(), key=lambda k: (k.ts_us, k.digest)):
             digest.update(look.ts_us.to_bytes(8, "big") + look.digest)
         wired = sorted(self.view.tape.alive)
@@ -369,16 +373,17 @@ class Daily:
         return "\n".join([*parts, "", f"Evidence: {text.in_markdown(evidence)}", ""])
 
 
-def daily(store: Store, settings: Settings, rules: Rules, day: date, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Daily:
+def daily(store: Store, settings: Settings, rules: Rules, day: date, memory: Memory, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Daily:
     """
     What happened on a trading day?
 
     Args:
         day: The day in New York; a day without a session gives a report that says so.
+        memory: What was computed before.
         as_of: Only up to then; a report before the close is a partial one.
         known_at: Only what had come into the store by then.
 
     Raises:
         ReportRefused: Before the market opened, or an earlier report of that day cannot be read.
     """
-    return Daily(store, settings, rules, day, as_of, known_at)
+    return Daily(store, settings, rules, day, as_of, known_at, memory)

@@ -1,16 +1,11 @@
 """
 This module knows the guide's figures of one trading day, and what is usual for them by the days before, and nothing else.
 
-A day's figures are computed once and remembered in the desk's folder, under what they rest on: so many posts, up to which
-row, by which limits. Whatever comes later is another basis, and is computed anew.
+A day's figures are computed once and remembered, under what they rest on: so many posts, up to which row, by which limits.
+Whatever comes later is another basis, and is computed anew.
 """
 
-import hashlib
-import json
-import os
 import statistics
-import uuid
-from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -18,6 +13,7 @@ from opslib import clock, indicators, panels, text
 from opslib.clock import Session, Window
 from opslib.filings import Filings
 from opslib.limits import DayLimits
+from opslib.memory import Memory
 from opslib.panels import View
 from opslib.rules import Rules
 from opslib.settings import VERSION, Settings
@@ -44,7 +40,7 @@ SECTIONS = {
 }
 MEANS = ("gross_pct", "net_pct", "backtest_variance_pp")
 HOUR = timedelta(hours=1)
-FORM = 2  # Of what is remembered: another form is computed anew.
+FORM = 3  # Of what is remembered: another form is computed anew.
 WORDS = {name: told for figures in SECTIONS.values() for name, told in figures.items()}  # Every figure: (words, unit).
 
 
@@ -83,7 +79,6 @@ class Day(NamedTuple):
 
     Attributes:
         session: Which.
-        basis: What it rests on in this store: only to know when it must be computed anew.
         figures: The template's, by name; None is unknown.
         counts: What they are made of: requests and failures of each provider, validations, valid ones, errors, trades.
         means: Gross and net result of a trade, and the backtest's variance, unrounded.
@@ -92,7 +87,6 @@ class Day(NamedTuple):
     """
 
     session: Session
-    basis: str
     figures: dict[str, float | None]
     counts: dict[str, int | None]
     means: dict[str, float | None]
@@ -113,8 +107,8 @@ class Day(NamedTuple):
 class Days:
     """The trading days of one app, as known at a moment (None: all that is known)."""
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, known_at: datetime | None = None):
-        self._store, self._settings, self._rules, self._known_at = store, settings, rules, known_at
+    def __init__(self, store: Store, settings: Settings, rules: Rules, memory: Memory, known_at: datetime | None = None):
+        self._store, self._settings, self._rules, self._memory, self._known_at = store, settings, rules, memory, known_at
 
     def before(self, day: date) -> list[Day]:
         """The trading days before a day of which anything was seen, oldest first, of as many sessions back as a usual day needs."""
@@ -130,32 +124,14 @@ class Days:
 
     def of(self, session: Session) -> Day | None:
         """A trading day in figures; None where nothing was seen of it."""
-        basis = self._basis(session)
-        if basis is None:
+        rests_on = self._rests_on(session)
+        if rests_on is None:
             return None
-        path = self._settings.outputs / ".days" / f"{session.day}.json"
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            kept = {}
-        if kept.get("basis") != basis:
-            kept = {"basis": basis} | _computed(panels.view(self._store, self._settings, self._rules, session.window, self._known_at))
-            self._remember(path, kept)
-        return Day(session, basis, kept["figures"], kept["counts"], kept["means"], kept["hours"], kept["coverage"])
+        kept = self._memory.once(str(session.day), rests_on, lambda: _computed(panels.view(self._store, self._settings, self._rules, session.window, self._known_at)))
+        return Day(session, kept["figures"], kept["counts"], kept["means"], kept["hours"], kept["coverage"])
 
-    @staticmethod
-    def _remember(path: Any, kept: Mapping[str, Any]) -> None:
-        """Only for speed: what cannot be written is computed again."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            making = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-            making.write_text(json.dumps(kept, sort_keys=True), encoding="utf-8")
-            os.replace(making, path)
-        except OSError:
-            return
-
-    def _basis(self, session: Session) -> str | None:
-        """What a day's figures rest on: its posts and those of the night before, its fills, what is wired, the limits."""
+    def _rests_on(self, session: Session) -> list[Any] | None:
+        """What a day's figures rest on: when it was open, its posts and those of the night before, its fills, what is wired, the limits; None where nothing was seen of it."""
         known_us = None if self._known_at is None else clock.micros(self._known_at)
         window = Window(clock.previous_session(session.day).closes, session.closes)
         count, newest = self._store.extent(self._settings.app, window.start_us, window.end_us, known_us)
@@ -163,8 +139,7 @@ class Days:
         if not count and not Filings(self._store, self._settings.app).any(session.window.start_us, session.window.end_us, known_us):
             return None
         alive = sorted(self._store.alive(self._settings.app, known_us))
-        told = [FORM, count, newest, *filed, alive, sorted(self._settings.wired), self._settings.post_every_s, self._rules.hash, VERSION]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        return [FORM, clock.micros(session.opens), clock.micros(session.closes), count, newest, *filed, alive, sorted(self._settings.wired), self._settings.post_every_s, self._rules.hash, VERSION]
 
 
 def _computed(view: View) -> dict[str, Any]:

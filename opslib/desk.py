@@ -24,6 +24,7 @@ from opslib.filings import Filings
 from opslib.incident import fold
 from opslib.ledger import Due
 from opslib.marks import Marks
+from opslib.memory import Memory
 from opslib.panels import View
 from opslib.postmortem import Postmortem
 from opslib.rules import Rules
@@ -66,11 +67,13 @@ class Desk:
         settings: Where it is.
         now: What time it is; only the demo gives another one.
         kernels: Where it has kernels for its reports that need not import anything first; None begins each in the plain way.
+        remembers: Does it take what it computed before for what it would compute? Who verifies does not.
     """
 
     settings: Settings
     now: Callable[[], datetime] = clock.now
     kernels: "Kernels | None" = None
+    remembers: bool = True
 
     @cached_property
     def store(self) -> Store:
@@ -81,6 +84,11 @@ class Desk:
     def rules(self) -> Rules:
         """The limits in force."""
         return rules_module.load(self.settings.base)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What it computed before."""
+        return Memory(self.settings.outputs / ".memory" if self.remembers else None)
 
     @cached_property
     def staff(self) -> Staff:
@@ -185,7 +193,7 @@ class Desk:
 
     def daily_report(self, day: str | date | None = None, as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> Daily:
         """What happened on a trading day? The last one that has closed, where none is named."""
-        return daily.daily(self.store, self.settings, self.rules, self.day(day, as_of), as_of=_moment(as_of), known_at=_moment(known_at))
+        return daily.daily(self.store, self.settings, self.rules, self.day(day, as_of), self.memory, as_of=_moment(as_of), known_at=_moment(known_at))
 
     def day(self, day: str | date | None, as_of: str | datetime | None = None) -> date:
         """The day that is meant: the one named, else the last whose session has closed."""

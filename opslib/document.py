@@ -5,14 +5,18 @@ The page holds everything it shows: pictures inline, its own few lines of style,
 forbids scripts and every request, so whatever a notebook's output may contain, the page stays still and stays local.
 """
 
+import functools
 import re
+import threading
 from typing import TYPE_CHECKING
 
 from opslib import text
 
 if TYPE_CHECKING:
+    from nbconvert import HTMLExporter
     from nbformat import NotebookNode
 
+_TURN = threading.Lock()  # nbconvert's exporters are not made for two threads at once.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # What the policy does not stop from leaving the page: a refresh, a preconnect, a frame. No notebook of ours has any.
 LEAVING = re.compile(r"(?i)<(?=/?(?:meta|link|base|i?frame|frameset|object|embed|form|script)\b)")
@@ -31,6 +35,14 @@ img { max-width: 100%; background: #fff } ul { padding-left: 1.3rem }
 """
 
 
+@functools.cache
+def _exporter() -> "HTMLExporter":
+    """One for all pages: it compiles its templates once."""
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
+
+
 def page(notebook: "NotebookNode", title: str) -> str:
     """
     An executed notebook as one self-contained HTML page, without its code.
@@ -39,10 +51,8 @@ def page(notebook: "NotebookNode", title: str) -> str:
         notebook: Executed.
         title: For the browser's tab; text from outside is escaped.
     """
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
-    body, _ = exporter.from_notebook_node(notebook)
+    with _TURN:
+        body, _ = _exporter().from_notebook_node(notebook)
     body = NEIGHBOUR.sub(r"\1", LEAVING.sub("&lt;", body))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'

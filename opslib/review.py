@@ -101,7 +101,7 @@ class Review:
         if self.upto <= period.window.start:
             raise ReportRefused(f"a report of {period.name} was wanted, which begins only at {text.moment(period.window.start)}. Ask for one that has begun.")
         self.partial = self.upto < period.window.end and any(s.closes > self.upto for s in period.sessions)
-        self._days = Days(desk.store, desk.settings, desk.rules, known_at)
+        self._days = Days(desk.store, desk.settings, desk.rules, desk.memory, known_at)
 
     @cached_property
     def sessions(self) -> list[Session]:

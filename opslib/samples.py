@@ -77,6 +77,14 @@ class Samples:
         query = sa.select(*_COLUMNS).where(s.app == self.app, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.ts_us, s.seq)
         return self._read(query, known_at_us)
 
+    def extent(self, start_us: int, end_us: int, known_at_us: int | None = None) -> tuple[int, int]:
+        """How many samples are of (start, end], as known at a moment (None: all), and which is the newest row of them? 0, 0 of none."""
+        s = SAMPLES.c
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(s.seq), 0)).where(s.app == self.app, s.ts_us > start_us, s.ts_us <= end_us)
+        with self.store.reading() as connection:
+            count, newest = connection.execute(query if known_at_us is None else query.where(s.known_at_us <= known_at_us)).one()
+        return count, newest
+
     def written(self, after_seq: int, start_us: int, end_us: int) -> tuple[int, list[Sample]]:
         """What was written after a row, of what was seen in (start, end], by the order of writing; and the last row of them."""
         s = SAMPLES.c

@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from opslib import clock
@@ -20,6 +21,7 @@ from opslib.snapshot import COUNTERS, PROVIDERS, Look
 from opslib.store import Store
 
 _GROUPS = {group: tuple(c.name for c in COUNTERS if c.group == group) for group in ("massive", "tradier", "greeks", "pnl", "system")}
+_OF_GROUP = {group: attrgetter(names[0], *names) for group, names in _GROUPS.items()}
 _ZEROED_BY_RESET = ("greeks", "pnl", "system")  # The app's partial reset() leaves the providers as they are.
 
 
@@ -87,6 +89,8 @@ class Tape:
         last = self._unrolled.setdefault(id(page), {})
         began = self.began_again(last, before, look) if before else ()
         for group, names in _GROUPS.items():
+            if before is not None and group not in began and _same(group, before, look):
+                continue
             if before is None:
                 since = page.loaded_at_us if group not in PROVIDERS or page.providers_from_load else None
                 for name in names:
@@ -140,6 +144,8 @@ class Tape:
         """Which groups of counters began again from zero, between what was last known of a page and its next look?"""
         again = set()
         for group, names in _GROUPS.items():
+            if _same(group, before, look):
+                continue
             pairs = ((last.get(n), getattr(look, n)) for n in names)
             if any(a is not None and b is not None and b < a for a, b in pairs):
                 again.add(group)
@@ -358,6 +364,13 @@ class Tape:
                 gone.add(id(max(gave_way, key=lambda p: p.looks[-1].ts_us)))
                 found.append(page.loaded_at_us)
         return [clock.instant(at) for at in sorted(found) if start < at <= end]
+
+
+def _same(group: str, before: Look, look: Look) -> bool:
+    """Do two looks of a page, one after the other, tell the same of a group of counters, and all of it? Most of them mostly do."""
+    of = _OF_GROUP[group]
+    told = of(look)
+    return told == of(before) and None not in told
 
 
 def _near(a: int | None, b: int | None, jitter_us: int) -> bool:

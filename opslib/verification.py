@@ -10,7 +10,7 @@ could not rewrite those with it.
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from opslib.verdicts import EXIT_CODES
 if TYPE_CHECKING:
     from opslib.desk import Desk
 
+SAID = ("verdict", "session", "incomplete", "coverage", "night", "issues", "action_items", "changes", "unknown")  # What a daily report says besides its template's figures.
 _HEAD = re.compile(r"the record up to (E\d+), SHA-256 ([0-9a-f]{64})")
 
 
@@ -243,13 +244,16 @@ def _report(path: Path, desk: "Desk | None") -> Verification:
     if told.get("partial"):
         found.lacking = "it is of a part of its time; that of the whole can be verified"
         return found
-    ours = json.loads(report.as_json(made(desk).values))
+    ours = json.loads(report.as_json(made(replace(desk, remembers=False)).values))
     if ours.get("evidence") != known:
         found.lacking = "the store at hand has other facts of that time than it was made from"
         return found
     for day, shown in zip(ours.get("days", ()), told.get("days", ())):
         found.figures += len(day)
         found.broken += [Broken(f"{place.name}, {day['day']}, {name}", EDITED, f"{shown.get(name)}, the posts give {value}") for name, value in day.items() if shown.get(name) != value]
+    for name in () if over else SAID:
+        if told.get(name) != ours[name]:
+            found.broken.append(Broken(f"{place.name}, {name}", EDITED, f"{text.one_line(str(told.get(name)), 80)}, the posts give {text.one_line(str(ours[name]), 80)}"))
     for section in ("figures",) if over else ("availability", "data_quality", "trading"):
         for name, value in ours.get(section, {}).items():
             found.figures += 1

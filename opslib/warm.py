@@ -13,10 +13,17 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from jupyter_client.provisioning import LocalProvisioner
+
+from opslib.settings import without_secrets
+
+if TYPE_CHECKING:
+    from opslib.desk import Desk
 
 NAME = "opslib-warm"  # As pyproject.toml registers it.
 PLAIN, WARM = "plain", "warm"
@@ -111,12 +118,21 @@ class Kernels:
         if self._asking is not None:
             self._asking.close()
         if self._process is not None:
+            if not self._grown:
+                self._process.kill()
             try:
                 self._process.wait(2)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
         self._asking = self._process = None
+
+
+@contextmanager
+def warmed(desk: "Callable[[], Desk]") -> Iterator["Desk"]:
+    """A desk with warm kernels for its notebooks: they import what they need, without secrets, while this process opens it and does the same."""
+    with closing(Kernels(without_secrets(os.environ))) as kernels:
+        yield replace(desk(), kernels=kernels)
 
 
 class WarmProvisioner(LocalProvisioner):

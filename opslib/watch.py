@@ -9,6 +9,7 @@ all that is known of it now. Both run through the same tape and the same state m
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from typing import NamedTuple
 
 from opslib import clock, findings
 from opslib.alerts import GRID_US, Alert, Alerts, Transition
@@ -62,6 +63,19 @@ def judged_at(at_us: int, alerts: Alerts, tape: Tape, rules: Rules, probed: Prob
     return alerts.advance(at_us, [*findings.judged(tape, rules, clock.instant(at_us), probed), *by_fills], lambda page: tape.closed(*page, at_us))
 
 
+class Reach(NamedTuple):
+    """From when on is what judging a session rests on? Microseconds since 1970."""
+
+    posts_us: int
+    probed_us: int
+
+
+def reach_us(rules: Rules, session: Session) -> Reach:
+    """How far before its open does judging a session look?"""
+    longest = max(rule.window for rule in rules.rules.values()) + timedelta(seconds=rules.pages.reset_gap_s)
+    return Reach(clock.micros(session.opens - longest), clock.micros(session.opens - PROBED_REACH))
+
+
 class Watch:
     """
     Judges instants in their order.
@@ -75,7 +89,6 @@ class Watch:
     def __init__(self, store: Store, settings: Settings, rules: Rules, alerts: Iterable[Alert] = (), *, live: bool = False, known_at_us: int | None = None):
         self.store, self.settings, self.rules, self.live, self.known_at_us = store, settings, rules, live, known_at_us
         self.alerts = Alerts(rules, alerts)
-        self._reach = max(rule.window for rule in rules.rules.values()) + timedelta(seconds=rules.pages.reset_gap_s)
         self._samples = Samples(store, settings.app)
         self._filings = Filings(store, settings.app)
         self._session: Session | None = None
@@ -97,7 +110,7 @@ class Watch:
 
     def _begin(self, session: Session) -> None:
         """A tape of its own for each session, that begins at the same moment whoever judges, and whenever."""
-        start_us = clock.micros(session.opens - self._reach)
+        start_us, self._probed_from_us = reach_us(self.rules, session)
         known_us = clock.micros(session.opens) if self.live else self.known_at_us
         app, settings = self.settings.app, self.settings
         before = self.store.last_look(app, start_us, known_us)
@@ -109,19 +122,15 @@ class Watch:
         self._realised, self._filed_seq, self._filed_us = Realised(self.rules), 0, 0
 
     def _begin_probed(self) -> None:
-        self._probed, self._sampled_us, self._sample_seq = Probed(self.settings.fallback), self._since_probed(self._session), 0
+        self._probed, self._sampled_us, self._sample_seq = Probed(self.settings.fallback), self._probed_from_us, 0
         self._unseen: deque[tuple[int, Sample]] = deque()
         beat = self._samples.last("beat", self._sampled_us, clock.micros(self._session.opens) if self.live else self.known_at_us)
         self._probed.add([beat] if beat else [])
 
-    @staticmethod
-    def _since_probed(session: Session) -> int:
-        return clock.micros(session.opens - PROBED_REACH)
-
     def _fetch_probed(self, upto_us: int, closes_us: int) -> None:
         """Read what our own looks have seen since the last time, and let go of what no rule looks back to."""
         if self.live:
-            self._sample_seq, found = self._samples.written(self._sample_seq, self._since_probed(self._session), closes_us)
+            self._sample_seq, found = self._samples.written(self._sample_seq, self._probed_from_us, closes_us)
         else:
             until_us = min(upto_us, closes_us)
             found = self._samples.between(self._sampled_us, until_us, self.known_at_us)

@@ -15,12 +15,10 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-FORKS_ITSELF = ("jemalloc_bg_thd",)
-IMPORTED = ("ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.zmqshell", "numpy", "pandas", "opslib", "opslib.daily", "opslib.desk", "opslib.plots", "opslib.sheet")
+IMPORTED = ("ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.zmqshell", "numpy", "opslib", "opslib.daily", "opslib.desk", "opslib.plots", "opslib.sheet")
 LONGEST = 1_000_000  # Bytes of a question: a command and an environment.
 # Read when each is first imported: one thread only, so that a fork takes all there is; and pictures as a plain kernel makes them, whose
 # backend is to be imported in the kernel, since that is what binds it to the shell.
@@ -42,8 +40,8 @@ def _grown() -> None:
 
 
 def _threads() -> int:
-    """How many threads are there that a fork would leave behind? The allocator of pyarrow has one that it begins anew in a child by itself."""
-    return sum(Path(f"/proc/self/task/{task}/comm").read_text().strip() not in FORKS_ITSELF for task in os.listdir("/proc/self/task"))
+    """How many threads are there? A fork would leave all but one behind."""
+    return len(os.listdir("/proc/self/task"))
 
 
 def _kernel(asked: dict[str, Any], ready: int) -> None:
