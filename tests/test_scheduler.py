@@ -6,6 +6,7 @@ import email.policy
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -108,6 +109,19 @@ def test_what_fails_is_tried_thrice(home: Path, monkeypatch: pytest.MonkeyPatch)
     assert Counter(of.states()) == {("notebook broken 2026-03-10", "failed"): 3}
     (told,) = Agenda.of(of.store, of().settings, of().staff).told(of.now, {})
     assert "no such account" in told["annotations"]["summary"] and "given up after 3 tries" in told["annotations"]["summary"] and "ops run broken.ipynb" in told["annotations"]["summary"]
+
+
+def test_what_hangs_is_ended_and_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on for longer than its job may take is ended with its kernel, has failed, and somebody is told so; what is due beside it is made."""
+    scheduled(home, job("stuck", "12:00", path="stuck", more='timeout = "2s"'), job("fine", "12:00"))
+    notebook(home / "stuck.ipynb", f"import os, pathlib; pathlib.Path({str(home / 'pid')!r}).write_text(str(os.getpid()))", "import time; time.sleep(600)")
+    of = Clocked(home, "2026-03-10T12:00")
+    assert of.once("2026-03-10T12:00", monkeypatch) == 70
+    assert sorted(of.states()) == [("notebook fine 2026-03-10", "ok"), ("notebook stuck 2026-03-10", "failed")]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((home / "pid").read_text()), 0)
+    (told,) = Agenda.of(of.store, of().settings, of().staff).told(of.now, {})
+    assert "notebook stuck 2026-03-10 failed" in told["annotations"]["summary"] and re.search("2 s|time ran out|imed ?out", told["annotations"]["summary"]), told
 
 
 def test_what_is_made_by_hand_is_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
