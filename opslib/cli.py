@@ -84,41 +84,15 @@ def _importing(path: Path) -> Callable[[Iterable], Iterable]:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from concurrent.futures import ThreadPoolExecutor
+    from opslib.demo import show
 
-    from opslib import drafting, settings as settings_module
-    from opslib.demo import lapse, tour
+    return _shown(options, show.asked(options, _progress, _say))
 
-    settings = settings_module.load(options.home, settings_module.DEMO)
-    seed = tour.SEED if options.seed is None else options.seed
-    desk = tour.live(settings, seed, _progress)
-    worst = tour.outage(seed)
-    _say("executing the daily report and a dashboard, and checking every figure against the script")
-    with ThreadPoolExecutor() as pool:  # Each notebook has a kernel of its own.
-        checked = pool.submit(tour.compared, desk, seed)
-        pictured = pool.submit(_run_notebook, desk, "dashboard", {"app": settings.app, "as_of": text.iso(worst)})
-        incident = desk.chronicle.all()[-1].id
-        drafted = pool.submit(drafting.draft, desk, incident, lapse.LEAD)
-        outcome, place = desk.publish_daily(tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=_timeout(None))
-        (picture, _), (count, wrong), (_, postmortem, _) = pictured.result(), checked.result(), drafted.result()
-        runbook = next(iter(sorted(desk.chronicle.folder(incident).glob("[0-9][0-9]_*.html"))))
-    if options.output == "json":
-        _print_json({"seed": seed, "figures": count, "wrong": wrong, "report": f"{place}.html", "state": outcome.state, "dashboard": f"{picture}.html", "incident": incident, "runbook": str(runbook), "postmortem": f"{postmortem}.html"})
-    else:
-        view = desk.status(worst)
-        told = [s for name in ("providers", "greeks", "pnl", "system") for s in view.panel(name).sentences if s.startswith(("critical", "escalate"))]
-        print(f"A trading day, {tour.DAY}, seed {seed}: two pages posted it to the receiver, which kept it in {settings.home}.")
-        print(f"\nAs it stood at {text.moment(worst)}: {view.verdict}", *(f"  {s}" for s in told), sep="\n")
-        print(f"\n{count - len(wrong)} of {count} figures equal the script's own truth.", *wrong, sep="\n")
-        print(f"\ndaily report   {place}.html")
-        print(f"dashboard      {picture}.html")
-        print(f"the runbook    {runbook}")
-        print(f"postmortem     {postmortem}.html (a draft; write in {postmortem.name}.md beside it)")
-        print(f"its evidence   ops --app demo verify {incident}")
-        print("alerts         ops --app demo alerts")
-        print(f"any moment     ops --app demo status --as-of {worst.astimezone(text.NEW_YORK):%Y-%m-%dT%H:%M}")
-        print("by hand        jupyter lab notebooks/dashboard.ipynb")
-    return FAILED if wrong or outcome.state != "ok" else DONE
+
+def _drill(options: argparse.Namespace) -> int:
+    from opslib.demo import drilling
+
+    return _shown(options, drilling.asked(options, _progress, _say))
 
 
 def _timeout(given: float | None) -> float:
@@ -353,14 +327,6 @@ def _schedule(options: argparse.Namespace) -> int:
 
 def _feedback(options: argparse.Namespace) -> int:
     return _shown(options, replies.feedback(_desk(options), options))
-
-
-def _run_notebook(desk: "Desk", name: str, given: dict[str, Any]) -> tuple[Path, Any]:
-    from opslib import runner
-    from opslib.desk import notebook
-
-    outcome, place = runner.run(notebook(name), given, settings=desk.settings, store=desk.store)
-    return place, outcome
 
 
 def _run(options: argparse.Namespace) -> int:

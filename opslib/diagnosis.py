@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opslib import clock, indicators, measures, text
+from opslib import attribution, clock, measures, text
 from opslib.causes import HEADLINES, MASSIVE_OUT, NO_FAULT, NONE, OF_OUTCOME, OF_SOCKET, RUNBOOK_OF, UNDETERMINED
 from opslib.clock import Window
 from opslib.outcome import OUTCOMES
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opslib.panels import View
 
 BACK = timedelta(minutes=5)  # What is the matter now is read from so far back.
+FLAPS_BACK = timedelta(minutes=10)  # One that fails one look in twenty must be seen to fail twice.
 CHAINS_BACK = timedelta(hours=1)
 LONG = 10.0  # So many times longer than we need for an answer is long.
 
@@ -137,12 +138,21 @@ class _Case:
         found = [s for probe in ("liveness", "health", "data", "metrics") if (s := self.probed.now(probe, subject, self.at_us))]
         return sorted(found, key=lambda s: OUTCOMES[s.outcome].usable)
 
+    def _looks(self, probe: str, subject: str, window: Window) -> list[Sample]:
+        return [s for s in self.probed.within(probe, subject, window) if s.outcome != "quota_kept"]
+
+    def turns(self, subject: str) -> int:
+        """How often has a provider become usable, or ceased to be: an outage that is over turns twice."""
+        window = Window.before(self.view.window.end, FLAPS_BACK)
+        said = [[OUTCOMES[s.outcome].usable for s in self._looks(probe, subject, window)] for probe in ("liveness", "data")]
+        return max(sum(a != b for a, b in zip(usable, usable[1:])) for usable in said)
+
     def both(self) -> _Found:
         question, worst = "Does at least one provider serve?", [self.stands(s)[:1] for s in ("massive", "tradier")]
         if not all(worst):
             return _Found(question, "not both are looked at.", None)
         out = [w[0].outcome for w in worst if not OUTCOMES[w[0].outcome].usable]
-        turning = any(self.probed.turns(s, self.lately) > 2 for s in ("massive", "tradier"))
+        turning = any(self.turns(s) > 2 for s in ("massive", "tradier"))
         down = len(out) == 2 and not turning
         return _Found(question, f"no: massive {out[0]}, tradier {out[1]}." if down else "yes.", "both_providers_down" if down else "")
 
@@ -155,10 +165,10 @@ class _Case:
         question, stands = f"Does {subject} answer what it is asked?", self.stands(subject)
         if not stands:
             return _Found(question, "nobody looks at it.", None, subject)
-        looks = [s for probe in ("liveness", "data") for s in self.probed.within(probe, subject, self.lately) if s.outcome != "quota_kept"]
+        turns, worst = self.turns(subject), stands[0]
+        over = Window.before(self.view.window.end, FLAPS_BACK) if turns > 2 else self.lately
+        looks = [s for probe in ("liveness", "data") for s in self._looks(probe, subject, over)]
         bad = Counter(s.outcome for s in looks if not OUTCOMES[s.outcome].usable)
-        turns = self.probed.turns(subject, self.lately)
-        worst = stands[0]
         if not bad and OUTCOMES[worst.outcome].usable:
             seconds = [s.seconds for s in stands if s.seconds is not None]
             return _Found(question, f"yes{f', in {max(seconds):.2f} s' if seconds else ''}.", "", subject)
@@ -166,7 +176,7 @@ class _Case:
         if turns > 2:
             kinds = {OF_OUTCOME.get(name, "provider_intermittent") for name in bad}
             share = sum(bad.values()) / len(looks)
-            return _Found(question, f"some of the time: of {len(looks)} looks in {text.duration(BACK.total_seconds())} {sum(bad.values())} failed ({told}).", "provider_intermittent" if len(kinds) != 1 else kinds.pop(), subject, max(share, 1 - share))
+            return _Found(question, f"some of the time: of {len(looks)} looks in {text.duration(over.seconds)} {sum(bad.values())} failed ({told}).", "provider_intermittent" if len(kinds) != 1 else kinds.pop(), subject, max(share, 1 - share))
         if OUTCOMES[worst.outcome].usable:
             return _Found(question, f"yes, now; within {text.duration(BACK.total_seconds())} it did not ({told}).", "", subject)
         first = next(s.ts_us for s in looks if s.outcome == worst.outcome) if bad.get(worst.outcome) else worst.ts_us
@@ -236,6 +246,9 @@ class _Case:
             strange = {name: unit for name, unit in told[-1]["units"].items() if unit not in (None, USUAL[name])}
             times = self._times(told)
             moved = {k: t for k, t in times.items() if k != "iv" and (t > most or t < 1 / most)} if 1 / most <= times.get("iv", 0) <= most else {}
+            few = told[-1]["faults"].get("units", 0)
+            if few / max(told[-1]["core"], 1) > self.view.rules.chain.told_share and not strange and not moved:
+                return _Found(question, f"no: {few} of {told[-1]['core']} tradable contracts of {symbol} are in others than the rest.", "greeks_units", symbol)
             if strange or moved:
                 return _Found(question, f"no: {symbol} has {', '.join(f'{n} {u}' for n, u in strange.items()) or ', '.join(f'{k} {t:.3g} times that of before' for k, t in moved.items())}.", "greeks_units", symbol)
         return _Found(question, "yes.", "")
@@ -320,12 +333,13 @@ class _Case:
 
     def costs(self) -> _Found:
         """By the fills' own decomposition where there is one, else by what the page's means changed by."""
-        question = "Do results keep what the backtest promised?"
+        question, rule = "Do results keep what the backtest promised?", self.view.rules["backtest_variance"]
         finding = next((f for f in self.view.findings if f.rule.name == "backtest_variance" and f.counted), None) or next((f for f in self.view.findings if f.rule.name == "backtest_variance"), None)
         if finding is None or finding.figure.value is None:
-            trades = self.view.figures["pnl"]["trades"]
-            few = trades is not None and trades < self.view.rules["backtest_variance"].min_count
-            return _Found(question, f"there are {text.number(trades)} trades: too few to say." if few else "not measured.", "too_few_trades" if few and trades else None)
+            trades, shown = self.view.figures["pnl"]["trades"], self.view.figures["pnl"]["backtest_variance_pp"]
+            few = trades is not None and trades < rule.min_count
+            bad = bool(few and trades and shown is not None and rule.past(abs(shown), float(rule.ladder[0][1])))  # It would be past its limit if it counted.
+            return _Found(question, f"there are {text.number(trades)} trades: too few to say{f', though the page shows {rule.told(shown)}' if bad else ''}." if few else "not measured.", "too_few_trades" if bad else None)
         if finding.severity is None:
             return _Found(question, f"{finding.sentence}.", "")
         if self.size is not None:
@@ -333,24 +347,8 @@ class _Case:
             cause, worst = min(terms.items(), key=lambda t: t[1])
             lost = sum(v for v in terms.values() if v < 0)
             return _Found(question, f"{finding.sentence}; of what is missing {text.dollars(float(worst))} is by {cause.removeprefix('costs_').replace('_', ' ')}.", cause, "app", float(worst / lost) if lost else 0.5)
-        return self._by_page(question, finding.sentence)
-
-    def _by_page(self, question: str, sentence: str) -> _Found:
-        window, tape = self.view.window, self.view.tape
-        now, before = (indicators.pnl(tape, w, 1) for w in (window, Window.before(window.start, window.end - window.start)))
-        if not now["trades"] or not before["trades"] or any(x[k] is None for x in (now, before) for k in ("commission_usd", "slippage_usd", "gross_pct")):
-            return _Found(question, f"{sentence}; which cost it is cannot be told without trades from before, or fills.", UNDETERMINED)
-        times = {k: (now[k] / now["trades"]) / (before[k] / before["trades"]) if before[k] else 1.0 for k in ("commission_usd", "slippage_usd")}
-        fell = before["gross_pct"] - now["gross_pct"]
-        most = self.view.rules.probes.changed_by
-        told = f"{sentence}; a trade's commission is {times['commission_usd']:.1f} times that of before, its slippage {times['slippage_usd']:.1f} times, gross {-fell:+.1f} points"
-        if times["commission_usd"] > most:
-            return _Found(question, told, "costs_commission", "app", 0.9)
-        if times["slippage_usd"] > most:
-            return _Found(question, told, "costs_spread", "app", 0.9)
-        if times["slippage_usd"] < 1 / most:
-            return _Found(question, told, "costs_size", "app", 0.8)
-        return _Found(question, told, "costs_fill_quality" if fell > 0 else UNDETERMINED, "app", 0.7)
+        cause, told, agree = attribution.by_page(self.view.tape, self.view.window.end, rule, self.view.rules.probes.changed_by)
+        return _Found(question, f"{finding.sentence}; {told}.", cause, "app", agree)
 
 
 # What explains another away: where the first is found, the others are its consequences.

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from opslib import clock, ledger, text
 from opslib.document import STYLE
+from opslib.errors import UsageError
 from opslib.settings import Settings
 from opslib.store import Store
 
@@ -62,7 +63,7 @@ def page(settings: Settings, runs: list[dict[str, Any]]) -> str:
     shown = [(r, _verdict(r)) for r in found[:NEWEST]]
     newest: dict[str, tuple[dict[str, Any], str]] = {}
     for run, verdict in shown:
-        newest.setdefault(Path(run["notebook"]).stem, (run, verdict))
+        newest.setdefault(_name(run), (run, verdict))
     e = text.in_html
     hash_ = b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash_}'"
@@ -70,7 +71,7 @@ def page(settings: Settings, runs: list[dict[str, Any]]) -> str:
     more = f"<p>{len(found) - NEWEST:,} older runs are in the ledger: <code>ops runs</code>.</p>" if len(found) > NEWEST else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{e(settings.app)}: every run</title><style>{STYLE}input {{ font: inherit; padding: .3rem .6rem; width: 24rem; max-width: 100% }} td:not(:last-child) {{ white-space: nowrap }}</style></head>\n<body>\n"
+        f"<title>{e(settings.app)}: every run</title><style>{STYLE}body {{ max-width: 80rem }} input {{ font: inherit; padding: .3rem .6rem; width: 24rem; max-width: 100% }} td:not(:last-child) {{ white-space: nowrap }}</style></head>\n<body>\n"
         f"<h1>{e(settings.app)}: the newest of each notebook</h1>\n<table>{head}<tbody>{''.join(_row(settings, run, verdict) for run, verdict in newest.values())}</tbody></table>\n"
         f'<h2>Every run</h2>\n<p><label>Search <input id="search" type="search" placeholder="weekly critical 2026-03"></label> <span id="told">{len(shown)} runs</span></p>\n'
         f'<table id="runs">{head}<tbody>{"".join(_row(settings, run, verdict) for run, verdict in shown)}</tbody></table>{more}\n<script>{SCRIPT}</script>\n</body></html>\n'
@@ -86,11 +87,24 @@ def _verdict(run: dict[str, Any]) -> str:
         return ""
 
 
+def _name(run: dict[str, Any]) -> str:
+    """The notebook, and which of its kind, where one makes several: each checklist is one of them."""
+    return " ".join([Path(run["notebook"]).stem, *([str(run["parameters"]["name"])] if run["parameters"].get("name") else [])])
+
+
+def _local(moment: Any) -> str:
+    """A moment by New York's clock; what is none, as it was given."""
+    try:
+        return f"{clock.parse(str(moment)).astimezone(text.NEW_YORK):%Y-%m-%d %H:%M} New York" if moment else ""
+    except UsageError:
+        return str(moment)
+
+
 def _row(settings: Settings, run: dict[str, Any], verdict: str) -> str:
     e = text.in_html
     page = next((Path(p) for p in run["outputs"] if p.endswith(".html")), None)
-    name, given = Path(run["notebook"]).stem, run["parameters"]
-    of = given.get("day") or given.get("period") or given.get("incident") or given.get("as_of") or ""
+    name, given = _name(run), run["parameters"]
+    of = given.get("day") or given.get("period") or given.get("incident") or _local(given.get("as_of") or "")
     link = f'<a href="{e(quote(os.path.relpath(page, settings.home)))}">{e(name)}</a>' if page and page.exists() else e(name)
     when = clock.parse(run["ended_at"] or run["started_at"])
     return f"<tr><th scope='row'>{link}</th><td>{e(str(of))}</td><td>{MARKS.get(verdict, '')} {e(verdict)}</td><td>{when:%Y-%m-%d %H:%M} UTC</td><td>{e(run['state'])}</td><td>{e(text.one_line(run['reason'] or '', 160))}</td></tr>"

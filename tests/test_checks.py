@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from looks import OPENS, body
-from worlds import looking
+from opslib.demo.stepped import looking
 
 from opslib import book as book_module, checks, clock, desk as desk_module, shelf, snapshot, spending, steps
 from opslib.demo import blotter, tour

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from test_checks import AT, asked, every, laid, posted, well
-from worlds import looking
+from opslib.demo.stepped import looking
 
 from opslib import checkups, clock, days, desk as desk_module, rules, snapshot, steps
 from opslib.clock import Window

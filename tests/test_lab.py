@@ -17,7 +17,7 @@ import pytest
 from conftest import needs
 from test_walk import HOOK
 from servers import free_port
-from worlds import BEGINS, looking
+from opslib.demo.stepped import BEGINS, looking
 
 from opslib import clock, opening, settings
 from opslib.collect import Collector

@@ -67,7 +67,7 @@ def made_up(chance: random.Random, n: int) -> Day:
     requests, validations, trades = chance.randrange(1, 9000), chance.randrange(1, 5000), chance.randrange(1, 60)
     failures, valid = chance.randrange(requests), chance.randrange(validations)
     counts: dict[str, int | None] = {"massive_requests": requests, "massive_failures": failures, "tradier_requests": requests, "tradier_failures": 0, "validations": validations, "valid": valid, "gamma_zero": 3, "iv_anomalies": 1, "errors": chance.randrange(50), "trades": trades}
-    return Day(session, str(n), dict.fromkeys(WORDS, 0.0), counts, {"gross_pct": chance.uniform(-9, 9), "net_pct": chance.uniform(-9, 9), "backtest_variance_pp": chance.uniform(0, 9)}, [], 1.0)
+    return Day(session, dict.fromkeys(WORDS, 0.0), counts, {"gross_pct": chance.uniform(-9, 9), "net_pct": chance.uniform(-9, 9), "backtest_variance_pp": chance.uniform(0, 9)}, [], 1.0)
 
 
 def test_what_is_added_up_is_counts() -> None:
@@ -276,7 +276,7 @@ def test_usual_stands_in_rules_toml() -> None:
     limits = rules.load().days
     session = clock.session(date(2026, 3, 10))
     assert session
-    found = [Day(session, "", {"massive_uptime_pct": 99.0 + n / 10, "system_errors": float(n)}, {}, {}, [], 1.0) for n in range(10)]
+    found = [Day(session, {"massive_uptime_pct": 99.0 + n / 10, "system_errors": float(n)}, {}, {}, [], 1.0) for n in range(10)]
     usual = days_module.usual(found, "massive_uptime_pct", limits)
     assert usual.low == pytest.approx(99.0 - 0.45) and usual.high == pytest.approx(99.9 + 0.45) and usual.n == 10
     assert days_module.usual(found[:9], "massive_uptime_pct", limits).high is None

@@ -145,7 +145,7 @@ def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> Non
 
 
 def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
-    """What was shown live at 200 random moments is what is shown later as of then, with late and doubled rows in random order."""
+    """What was shown live at 200 random moments (80 on PostgreSQL) is what is shown later as of then, with late and doubled rows in random order."""
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)
     rng = random.Random(seed)
@@ -153,7 +153,8 @@ def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
     arrivals = sorted((p.ts_us + (rng.randrange(3_600_000_000) if rng.random() < 0.2 else 0), i) for i, p in enumerate(posts))
     arrivals += rng.sample(arrivals, 60)
     arrivals.sort(key=lambda a: (a[0], rng.random()))
-    looks_at = {rng.randrange(len(arrivals)) for _ in range(260)}
+    wanted = 200 if store_url.startswith("sqlite") else 80
+    looks_at = {rng.randrange(len(arrivals)) for _ in range(wanted * 13 // 10)}
     now = [0]
     store = Store(store_url, now=lambda: clock.instant(now[0]))
     table, desk = rules.load(), settings.load(tmp_path, "desk", {})
@@ -165,12 +166,12 @@ def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
             moment, length = clock.instant(arrived + 1), timedelta(minutes=rng.choice((5, 10, 20)))
             view = panels.status(store, desk, table, as_of=moment, length=length)
             shown.append((moment, length, json.dumps(view.as_json()), view.figures))
-    assert len(shown) >= 200
+    assert len(shown) >= wanted
     different = 0
     for moment, length, live, figures in shown:
         assert json.dumps(panels.status(store, desk, table, as_of=moment, length=length, known_at=moment).as_json()) == live
         different += panels.status(store, desk, table, as_of=moment, length=length).figures != figures
-    assert different > 20, "late rows must change what is true of a moment, else this test shows nothing"
+    assert different > wanted / 10, "late rows must change what is true of a moment, else this test shows nothing"
 
 
 def test_a_window_reads_no_more_than_its_answer(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from test_walk import HOOK
-from worlds import Looking, looking
+from opslib.demo.stepped import Looking, looking
 
 from opslib import cli, staff
 from opslib.collect import Collector

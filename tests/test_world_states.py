@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from worlds import looking
+from opslib.demo.stepped import looking
 
 from opslib.demo.states import STATES
 from opslib.diagnosis import diagnose

@@ -1,9 +1,12 @@
-"""A desk that looks at a simulated world, step by step: no second is waited for that the world does not need."""
+"""
+Knows a desk that looks at the simulated world step by step, through its doors alone: no second is waited for that the world
+does not need.
+"""
 
 import asyncio
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,28 +37,41 @@ class Looking:
         self.settings = self.found()
         self.store = Store(self.settings.url, lambda: self.at)
         self.rules = rules.load()
+        self._loop, self._rounds = asyncio.Runner(), None
+
+    def close(self) -> None:
+        """Look no more, and let go of the store."""
+        if self._rounds:
+            self._rounds.close()
+        self._loop.close()
+        self.store.close()
 
     def found(self) -> Settings:
         """The settings as the world's addresses stand now."""
         return settings.load(self.home, None, {**self.lever.environ, **self.more})
 
-    def live(self, minutes: float, every_s: int = STEP_S, looks: bool = True, chains: bool = False) -> None:
-        """Let so many minutes go by, looking at each step."""
-        asyncio.run(self._live(minutes, every_s, looks, chains))
+    def _looks(self) -> Rounds:
+        """Who looks; another one where an address is another."""
+        found = self.found()
+        if self._rounds is None or self._rounds.settings != found:
+            if self._rounds:
+                self._rounds.close()
+            self._rounds = Rounds(found, self.store, self.rules, every_s=STEP_S, now=lambda: self.at, speed=SPEED, chance=random.Random(1))
+        return self._rounds
 
-    async def _live(self, minutes: float, every_s: int, looks: bool, chains: bool) -> None:
-        rounds = Rounds(self.found(), self.store, self.rules, every_s=every_s, now=lambda: self.at, speed=SPEED, chance=random.Random(1))
-        try:
-            for _ in range(round(minutes * 60 / every_s)):
-                self.at += timedelta(seconds=every_s)
-                self.lever.at(self.at)
-                self.store.write("desk", [Post(clock.micros(at), snapshot.read(body)) for at, body in self.lever.posts()], known_at_ts=True)
-                if looks:
-                    rounds.samples.keep(self._beat() + await self._looked(rounds), known_at_ts=True)
-            if chains:
-                rounds.samples.keep(await rounds.once(lambda name: name.startswith("chain")), known_at_ts=True)
-        finally:
-            rounds.close()
+    def live(self, minutes: float, looks: bool = True, chains: bool = False) -> None:
+        """Let so many minutes go by, looking at each step."""
+        self._loop.run(self._live(self._looks(), minutes, looks, chains))
+
+    async def _live(self, rounds: Rounds, minutes: float, looks: bool, chains: bool) -> None:
+        for _ in range(round(minutes * 60 / STEP_S)):
+            self.at += timedelta(seconds=STEP_S)
+            self.lever.at(self.at)
+            self.store.write("desk", [Post(clock.micros(at), snapshot.read(body)) for at, body in self.lever.posts()], known_at_ts=True)
+            if looks:
+                rounds.samples.keep(self._beat() + await self._looked(rounds), known_at_ts=True)
+        if chains:
+            rounds.samples.keep(await rounds.once(lambda name: name.startswith("chain")), known_at_ts=True)
 
     @staticmethod
     async def _looked(rounds: Rounds) -> list[Sample]:
@@ -75,6 +91,5 @@ class Looking:
 def looking(home: Path, seed: int = 1, **more: str) -> Iterator[Looking]:
     """A world of its own, and a desk that looks at it."""
     with Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever:
-        desk = Looking(lever, home, more)
-        yield desk
-        desk.store.close()
+        with closing(Looking(lever, home, more)) as desk:
+            yield desk

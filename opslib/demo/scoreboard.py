@@ -1,0 +1,84 @@
+"""
+Knows what drilled rows come to: how often the cause was found, what was taken for what, false alarms, how sure it was and
+how right, how long it took.
+"""
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from opslib.demo.drill import Row
+from opslib.diagnosis import UNDETERMINED
+
+BIN_HOLDS = 20  # Fewer rows of one confidence say nothing of how often they are right.
+
+
+def bins(rows: Iterable[Row]) -> list[tuple[int, float, float]]:
+    """Rows in order of their confidence, in at most ten parts of equal size, no confidence in two: how many, how sure they were on average, how often right."""
+    ordered = sorted(rows, key=lambda r: r.confidence)
+    size, found, part = max(BIN_HOLDS, len(ordered) // 10), list[tuple[int, float, float]](), list[Row]()
+    for i, row in enumerate(ordered):
+        part.append(row)
+        rest = len(ordered) - i - 1
+        if len(part) >= size and (rest >= BIN_HOLDS or not rest) and (not rest or ordered[i + 1].confidence != row.confidence):
+            found.append(_bin(part))
+            part = []
+    return [*found, _bin(part)] if part else found
+
+
+def _bin(part: list[Row]) -> tuple[int, float, float]:
+    return len(part), statistics.fmean(r.confidence for r in part), statistics.fmean(r.right for r in part)
+
+
+def calibration_error(rows: Iterable[Row]) -> float | None:
+    """By how much, on average, is how sure it was off from how often it was right? None of too few rows."""
+    found = bins(rows)
+    total = sum(n for n, _, _ in found)
+    return sum(n * abs(sure - right) for n, sure, right in found) / total if total >= BIN_HOLDS else None
+
+
+def summary(rows: list[Row]) -> dict[str, Any]:
+    """
+    The scoreboard as numbers.
+
+    Returns:
+        rows, right (of all), share; faults (rows, right); controls (rows, false_alarms); undetermined; recall by fault and
+        share hit; confused: (expected, found, count) of what was taken for something else; calibration_error, None of too few;
+        told_after_s and found_after_s, medians over faults that were told of.
+    """
+    faults, controls = [r for r in rows if not r.control], [r for r in rows if r.control]
+    told = [r for r in faults if r.detected_after_s is not None]
+    confused = Counter((r.expected, r.found) for r in rows if not r.right)
+    recall: dict[str, list[int]] = {}
+    for r in faults:
+        part = recall.setdefault(f"{r.fault} {r.severity:g} %", [0, 0])
+        part[0], part[1] = part[0] + r.right, part[1] + 1
+    median = lambda values: statistics.median(values) if values else None  # noqa: E731
+    return {
+        "rows": len(rows), "right": sum(r.right for r in rows), "faults": len(faults), "faults_right": sum(r.right for r in faults), "controls": len(controls),
+        "false_alarms": sum(r.control and bool(r.alert) for r in rows), "undetermined": sum(r.found == UNDETERMINED for r in rows), "recall": recall,
+        "confused": [[*pair, n] for pair, n in confused.most_common()], "calibration_error": calibration_error(rows), "told_after_s": median([r.detected_after_s for r in told]), "found_after_s": median([r.seconds for r in told]),
+    }  # fmt: skip
+
+
+def line(rows: list[Row]) -> str:
+    """The scoreboard in one line, as README shows it."""
+    s = summary(rows)
+    sure = "" if s["calibration_error"] is None else f", certainty off by {s['calibration_error']:.2f}"
+    after = "" if s["told_after_s"] is None else f"; somebody was told after {s['told_after_s']:.0f} s, the cause on record after {s['found_after_s']:.0f} s (medians)"
+    return f"{s['faults_right']} of {s['faults']} faults found, {s['false_alarms']} false alarms in {s['controls']} controls, {s['undetermined']} undetermined{sure}{after}"
+
+
+def told(rows: list[Row]) -> str:
+    """The scoreboard for people: the line, each row that is wrong with what was seen, and rows that were told alike though they differ."""
+    lines = [line(rows)]
+    for r in (r for r in rows if not r.right):
+        lines += ["", f"{r.fault} at {r.severity:g} %, seed {r.seed}: expected {r.expected}, found {r.found} ({r.wrong})", *(f"    {seen}" for seen in r.seen)]
+    return "\n".join(lines)
+
+
+def read(lines: Iterable[str]) -> list[Row]:
+    """Rows from the lines of a file."""
+    return [Row(**{**json.loads(found), "seen": tuple(json.loads(found)["seen"])}) for found in lines if found.strip()]
