@@ -272,6 +272,7 @@ class Daily:
             "day": str(self.day),
             "app": self._settings.app,
             "verdict": self.verdict,
+            "headline": self.headline.plain.splitlines(),
             "session": self.words,
             "partial": self.partial,
             "incomplete": self.incomplete,

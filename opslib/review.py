@@ -256,7 +256,7 @@ class Review:
         """The report as numbers."""
         hour = lambda h: {"from": h[0], "massive_uptime_pct": percent(h[1] * 100), "errors": h[2]["errors"]}  # noqa: E731
         return {
-            "report": self.NAME, "period": self.period.name, "from": str(self.period.first), "to": str(self.period.last), "app": self.desk.settings.app, "verdict": self.verdict, "partial": self.partial, "incomplete": self.incomplete,
+            "report": self.NAME, "period": self.period.name, "from": str(self.period.first), "to": str(self.period.last), "app": self.desk.settings.app, "verdict": self.verdict, "headline": self.headline.plain.splitlines(), "partial": self.partial, "incomplete": self.incomplete,
             "coverage": None if self.coverage is None else round(self.coverage, 4), "trading_days": len(self.days), "days_seen": len(self.seen), "figures": self.figures,
             "days": [{"day": str(session.day), "coverage": None if day is None else day.coverage, **({} if day is None else day.figures)} for session, day in self.days],
             "best_hour": hour(self.hours[0]) if self.hours else None, "worst_hour": hour(self.hours[-1]) if self.hours else None,

@@ -244,8 +244,9 @@ def _delivered(desk: Desk, item: Item) -> dict[str, Any]:
         values = {}
     verdict = str(values.get("verdict", run["state"]))
     lines = [["", f"{desk.settings.app}: due {text.moment(item.at)}, made {text.moment(clock.instant(run['ended_at_us']))}; {run['state']}{': ' + run['reason'] if run['reason'] else ''}."]]
-    lines += [["", text.one_line(str(words), 300)] for words in [*values.get("issues", ()), *values.get("action_items", ())][:10]]
-    lines += [["Stands in", files.get(".html", "")]]
+    lines += [["", text.one_line(words.lstrip("- "), 300)] for words in values.get("headline", ())[:10]]
+    lines += [["To do", text.one_line(words, 300)] for words in values.get("action_items", ())[:10]]
+    lines += [["Stands in", files[".html"]]] if ".html" in files else []
     severity = {"critical": "critical", "warning": "notify"}.get(verdict, "warning")
     return {"title": f"[{verdict}] {item.due.name}", "lines": lines, "severity": severity, "verdict": verdict, "state": run["state"], "page": files.get(".html", ""), "notebook": files.get(".ipynb", "")}
 

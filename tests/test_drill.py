@@ -14,7 +14,7 @@ from opslib.demo.states import NO_FAULT, SHARED, STATES
 from opslib.demo.trials import CONTROLS, FAULTS, HELD_OPEN, PAIRS, Trial, trials
 
 SEED = int(f"{clock.now():%Y%m%d}")  # Another each day.
-MINUTE = ((FAULTS["massive_tls"], 1.0), (FAULTS["massive_401"], 0.3), (PAIRS["iv_stress, gamma_zero"], 1.0), (FAULTS["commission_up"], 1.0), (CONTROLS["page_refreshed"], 1.0))
+MINUTE = ((FAULTS["massive_tls"], 1.0), (FAULTS["massive_401"], 0.3), (FAULTS["unit_drift"], 0.3), (PAIRS["iv_stress, gamma_zero"], 1.0), (FAULTS["commission_up"], 1.0), (CONTROLS["page_refreshed"], 1.0))
 
 
 def some(trial: Trial, share: float) -> Trial:
@@ -29,6 +29,7 @@ def test_a_minute_of_it(trial: Trial, share: float) -> None:
     row = drill.drilled(some(trial, share), SEED)
     assert row.right, (row.wrong, row.seen)
     assert row.control == (trial.name in CONTROLS) and (not row.control or not row.alert)
+    assert [t.dropped for t in row.thinned] == [5, 10, 20, 30]
     if trial.name == "massive_tls":
         assert (row.runbook, row.subject, row.expected) == ("provider_availability", "massive", "provider_tls") and row.steps > 20 and 0 < (row.detected_after_s or 0) < row.seconds
 
@@ -67,6 +68,7 @@ def test_the_scoreboard() -> None:
     assert (found["told_after_s"], found["found_after_s"], found["calibration_error"]) == (80.0, 160.0, None)
     assert scoreboard.line(rows) == "2 of 3 faults found, 1 false alarms in 2 controls, 1 undetermined; somebody was told after 80 s, the cause on record after 160 s (medians)"
     assert "expected provider_5xx, found undetermined" in scoreboard.told(rows) and "Is it? yes." in scoreboard.told(rows)
+    rows.append(row(thinned=(drill.Thinned(5.0, "provider_5xx", True, 0.8),)))
     assert scoreboard.read(json.dumps(r.as_json()) for r in rows) == rows
     assert scoreboard.summary([])["rows"] == 0 and scoreboard.line([]).startswith("0 of 0")
 

@@ -236,8 +236,9 @@ def test_a_report_is_computed_again(home: Path, tmp_path: Path) -> None:
     found = verification.verify(path, desk)
     assert found.verdict == "ok" and found.figures > 8
     values["availability"]["system_errors"] += 1
+    values["verdict"], values["headline"][0], values["issues"][0]["minutes"] = "ok", "2026-03-10: ok.", 0.1
     path.write_text(json.dumps(values))
-    assert [(b.what.split(", ")[-1], b.why) for b in verification.verify(path, desk).broken] == [("system_errors", EDITED)]
+    assert [(b.what.split(", ")[-1], b.why) for b in verification.verify(path, desk).broken] == [(name, EDITED) for name in ("verdict", "headline", "issues", "system_errors")]
     assert verification.verify(path).exit_code == 3
 
 

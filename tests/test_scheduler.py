@@ -297,6 +297,8 @@ def test_what_was_made_is_sent_with_its_verdict_and_chart(home: Path, monkeypatc
     of.tell("2026-03-10T16:40")
     (mail,) = box.got
     assert mail["Subject"] == "[unknown] report daily 2026-03-10"
+    told = mail.get_body(("plain",)).get_content()
+    assert "\n2026-03-10: unknown. full day" in told and "\nTo do: Find out why looks are missing" in told and "{" not in told
     pictures = [part for part in mail.walk() if part.get_content_type() == "image/png"]
     assert len(pictures) == 1 and pictures[0].get_content().startswith(b"\x89PNG")
 

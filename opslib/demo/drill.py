@@ -4,14 +4,16 @@ fire, the runbook that the first of them names is walked unattended, and only th
 """
 
 import contextlib
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, NamedTuple
 
 from opslib import clock
 from opslib.alerts import Transition
@@ -29,7 +31,17 @@ from opslib.workbook import Book
 OPENED_AFTER = timedelta(minutes=1)  # A person opens the runbook so long after they were told.
 CHAINS_EVERY = 8  # Steps: each two minutes, oftener than a desk fetches them, so that a drill need not last a quarter of an hour.
 WINDOW = timedelta(minutes=5)
+DROPPED = (0.05, 0.1, 0.2, 0.3)
 NOT_LOOKING = "collector_dead"  # This one is ours: we stop looking.
+
+
+class Thinned(NamedTuple):
+    """What was found of the same trial when so many percent of our looks had never been made: found, was that right, how sure was it?"""
+
+    dropped: float
+    found: str
+    right: bool
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class Row:
         alert, runbook: By which alert, and which runbook it named; empty where nobody was told.
         wrong: What is not right, in words.
         seen: Every question that was asked, with its answer.
+        thinned: The same with fewer looks, so that to be sure is not free.
     """
 
     fault: str
@@ -65,10 +78,11 @@ class Row:
     runbook: str
     wrong: str
     seen: tuple[str, ...]
+    thinned: tuple[Thinned, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As CONTRACT.md has it, and what else is known."""
-        return asdict(self)
+        return asdict(self) | {"thinned": [t._asdict() for t in self.thinned]}
 
 
 class _Living:
@@ -119,7 +133,8 @@ def drilled(trial: Trial, seed: int) -> Row:
         living.until(last + timedelta(minutes=trial.minutes), stops=not trial.control and before is None)
         found, steps, runbook = _verdict(living)
         said = repr(looking.view(WINDOW).panel(trial.panel)) if trial.panel else ""
-        return _row(trial, seed, living, found, steps, runbook, said, (looking.at - quiet).total_seconds())
+        row = _row(trial, seed, living, found, steps, runbook, said, (looking.at - quiet).total_seconds())
+        return replace(row, thinned=tuple(_thinned(living, share, seed) for share in DROPPED))
 
 
 def _verdict(living: _Living) -> tuple[Diagnosis, int, str]:
@@ -134,13 +149,33 @@ def _verdict(living: _Living) -> tuple[Diagnosis, int, str]:
     return book.diagnosis, len(walked), runbook
 
 
+def _thinned(living: _Living, share: float, seed: int) -> Thinned:
+    """The same moment, by a copy of the store in which some of our looks are missing."""
+    looking, chance = living.looking, Random(f"{seed}/{living.trial.name}/{share}")
+    place = looking.home / f"thinned-{share:g}.sqlite"
+    with contextlib.closing(sqlite3.connect(looking.settings.url.removeprefix("sqlite:///"))) as whole, contextlib.closing(sqlite3.connect(place)) as part:
+        whole.backup(part)
+        part.executemany("DELETE FROM samples WHERE seq = ?", [row for row in part.execute("SELECT seq FROM samples ORDER BY seq").fetchall() if chance.random() < share])
+        part.commit()
+    desk = Desk(replace(looking.settings, store_url=f"sqlite:///{place}"), lambda: looking.at)
+    with contextlib.closing(desk.store):
+        found = desk.diagnose(looking.at, WINDOW)
+    return Thinned(round(100 * share, 2), found.cause, not _wrong_cause(living, found), found.confidence)
+
+
+def _wrong_cause(living: _Living, found: Diagnosis) -> str:
+    """What is wrong with a cause, in words; empty where it is right."""
+    trial = living.trial
+    if trial.share <= SLIGHT and living.told is None and found.cause == "none":
+        return ""  # So few are hit that nothing need be done.
+    if found.cause not in trial.causes:
+        return f"cause {found.cause}"
+    return f"subject {found.subject}, not {trial.subject}" if trial.subject not in (None, found.subject) else ""
+
+
 def _row(trial: Trial, seed: int, living: _Living, found: Diagnosis, steps: int, runbook: str, said: str, seconds: float) -> Row:
-    told, wrong = living.told, list[str]()
-    nothing_done = trial.share <= SLIGHT and told is None and found.cause == "none"  # So few are hit that nothing need be done.
-    if found.cause not in trial.causes and not nothing_done:
-        wrong.append(f"cause {found.cause}")
-    elif not nothing_done and trial.subject not in (None, found.subject):
-        wrong.append(f"subject {found.subject}, not {trial.subject}")
+    told, cause_wrong = living.told, _wrong_cause(living, found)
+    wrong = [cause_wrong] if cause_wrong else []
     wrong += [f"{cause} not found beside it" for cause in trial.also if not any(cause == a.partition(" of ")[0] for a in found.also)]
     wrong += [f"the panel {trial.panel} does not say {words!r}" for words in trial.words if words not in said]
     if trial.control and told:

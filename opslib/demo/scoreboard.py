@@ -9,16 +9,16 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from opslib.demo.drill import Row
+from opslib.demo.drill import Row, Thinned
 from opslib.diagnosis import UNDETERMINED
 
 BIN_HOLDS = 20  # Fewer rows of one confidence say nothing of how often they are right.
 
 
 def bins(rows: Iterable[Row]) -> list[tuple[int, float, float]]:
-    """Rows in order of their confidence, in at most ten parts of equal size, no confidence in two: how many, how sure they were on average, how often right."""
-    ordered = sorted(rows, key=lambda r: r.confidence)
-    size, found, part = max(BIN_HOLDS, len(ordered) // 10), list[tuple[int, float, float]](), list[Row]()
+    """Verdicts, those with fewer looks among them, in order of their confidence, in at most ten parts of equal size, no confidence in two: how many, how sure they were on average, how often right."""
+    ordered = sorted((v for row in rows for v in (row, *row.thinned)), key=lambda v: v.confidence)
+    size, found, part = max(BIN_HOLDS, len(ordered) // 10), list[tuple[int, float, float]](), list[Row | Thinned]()
     for i, row in enumerate(ordered):
         part.append(row)
         rest = len(ordered) - i - 1
@@ -28,7 +28,7 @@ def bins(rows: Iterable[Row]) -> list[tuple[int, float, float]]:
     return [*found, _bin(part)] if part else found
 
 
-def _bin(part: list[Row]) -> tuple[int, float, float]:
+def _bin(part: "list[Row | Thinned]") -> tuple[int, float, float]:
     return len(part), statistics.fmean(r.confidence for r in part), statistics.fmean(r.right for r in part)
 
 
@@ -81,4 +81,5 @@ def told(rows: list[Row]) -> str:
 
 def read(lines: Iterable[str]) -> list[Row]:
     """Rows from the lines of a file."""
-    return [Row(**{**json.loads(found), "seen": tuple(json.loads(found)["seen"])}) for found in lines if found.strip()]
+    rows = [json.loads(found) for found in lines if found.strip()]
+    return [Row(**{**row, "seen": tuple(row["seen"]), "thinned": tuple(Thinned(**t) for t in row["thinned"])}) for row in rows]
