@@ -59,7 +59,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         Collector(desk.store, desk.settings, desk.rules, "test", lambda: desk.at).judge()
         desk.live(1, chains=False)
         desk.lever.be(massive_5xx=1.0)
-        desk.live(8, every_s=15)
+        desk.live(8)
         judge = Collector(desk.store, desk.settings, desk.rules, "test", lambda: desk.at)
         desk.at += timedelta(seconds=5)
         judge.judge()

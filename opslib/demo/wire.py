@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 REASONS = {200: "OK", 204: "No Content", 301: "Moved Permanently", 302: "Found", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable"}
 LARGEST_REQUEST = 1 << 20
 DRIP_BYTES, DRIP_EVERY_S = 8, 1.0
+LET_IN_TURNS = 5  # Turns of the loop from a connection that is taken to its task.
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ class Server:
         if self._server:
             self._server.close()
             self._server = None
+            for _ in range(LET_IN_TURNS):  # Who was let in just before is seen only now, and would be left open.
+                await asyncio.sleep(0)
             serving = list(self._open)
             for task in serving:
                 task.cancel()
