@@ -27,7 +27,7 @@ from opslib.notify import Notifier
 from opslib.runner import Outcome
 from opslib.schedule import CHECKLIST, DAILY, REPORT, Job
 from opslib.settings import without_secrets
-from opslib.warm import Kernels
+from opslib.warm import Kernels, warmed
 
 LOOK_S = 5.0
 SET = ("settings.toml", "rules.toml", schedule.NAME)
@@ -194,11 +194,6 @@ class Scheduler:
         return 70 if "failed" in states else 3 if left or states & {"incomplete", "missed"} else 0
 
 
-def _grown() -> Kernels:
-    """Kernels that every notebook may be given: without secrets."""
-    return Kernels(without_secrets(os.environ))
-
-
 def make(desk: Desk, item: Item) -> tuple[Outcome, Path]:
     """
     Make one thing that is due.
@@ -260,9 +255,8 @@ def rehearse(desk: Desk, jobs: dict[str, Job], as_of: datetime, progress: Callab
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with closing(_grown()) as kernels, ThreadPoolExecutor(WORKERS) as pool:
-        desk = replace(desk, kernels=kernels)
-        running = [(job, pool.submit(_rehearsed, desk, job, as_of)) for job in jobs.values()]
+    with warmed(lambda: desk) as warm, ThreadPoolExecutor(WORKERS) as pool:
+        running = [(job, pool.submit(_rehearsed, warm, job, as_of)) for job in jobs.values()]
         return [(job, *found.result()) for job, found in progress(running)]
 
 
@@ -293,7 +287,7 @@ def serve(opened: Callable[[], Desk], workers: int) -> None:
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with closing(_grown()) as kernels:
+        with closing(Kernels(without_secrets(os.environ))) as kernels:
             making = Scheduler(opened, workers, kernels)
             making.run(stop)
             if making.going:
