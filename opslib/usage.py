@@ -145,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     drill.add_argument("faults", nargs="*", metavar="FAULT", help="a fault, a pair or a control by its name (default: all)")
     drill.add_argument("--severity", type=float, action="append", metavar="PERCENT", help="the share of answers that is hit; may be repeated (default: 5, 30 and 100)")
     drill.add_argument("--seed", type=int, action="append", metavar="N", help="may be repeated (default: three that change with the date, and are printed)")
-    drill.add_argument("--workers", type=int, default=2, metavar="N", help="so many worlds at once (default: 2)")
+    drill.add_argument("--workers", type=int, default=4, metavar="N", help="so many worlds at once; half of their time they wait (default: 4)")
     feedback = command("feedback", "say what the monitoring missed, which alert was noise, what was useful; the quarterly report reads it", 'ops feedback missed-data "no Greeks for TSLA from 10:05" --by Ann')
     feedback.add_argument("kind", choices=("missed-data", "noise", "useful"))
     feedback.add_argument("words", nargs="*", metavar="TEXT")
