@@ -96,7 +96,9 @@ class Inquiry:
         return max(sum(a != b for a, b in zip(usable, usable[1:])) for usable in said)
 
     def page_mixed(self, subject: str) -> int:
-        """In how many of the last minutes, the newest two among them, did the page's requests to a provider fail beside others that did not? 0 of fewer than an outage's begin and end can leave."""
+        """In how many of the last minutes, one of the newest two among them, did the page's requests to a provider fail beside others that did not? 0 where its availability is past no limit, and of fewer than an outage's begin and end can leave."""
+        if not any(f.subject == subject for f in self._reached("availability")):
+            return 0
         ends = [self.view.window.end - timedelta(minutes=m) for m in range(round(FLAPS_BACK.total_seconds() / 60))]
         rose = [[self.view.tape.rise(f"{subject}_{how}", Window.before(end, timedelta(minutes=1))) for how in ("failures", "successes")] for end in ends]
         mixed = [all(r) for r in rose]
