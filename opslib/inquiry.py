@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opslib import attribution, clock, measures, text
@@ -90,10 +91,13 @@ class Inquiry:
         return [s for s in self.probed.within(probe, subject, window) if s.outcome != "quota_kept"]
 
     def turns(self, subject: str) -> int:
-        """How often has a provider become usable, or ceased to be: an outage that is over turns twice."""
+        """How often has a provider become usable, or ceased to be: an outage that is over turns twice, and one that goes on, two looks that failed alike, has not turned."""
         window = Window.before(self.view.window.end, FLAPS_BACK)
-        said = [[OUTCOMES[s.outcome].usable for s in self._looks(probe, subject, window)] for probe in ("liveness", "data")]
-        return max(sum(a != b for a, b in zip(usable, usable[1:])) for usable in said)
+        looks = [self._looks(probe, subject, window) for probe in ("liveness", "data")]
+        newest = [s.outcome for s in sorted(chain(*looks), key=lambda s: s.ts_us)[-2:]]
+        goes_on = len(newest) == 2 and len({*newest}) == 1 and not OUTCOMES[newest[0]].usable
+        said = [[OUTCOMES[s.outcome].usable for s in found] for found in looks]
+        return max(sum(a != b for a, b in zip(usable, usable[1:])) for usable in said) - goes_on
 
     def page_mixed(self, subject: str) -> int:
         """In how many of the last minutes, one of the newest two among them, did the page's requests to a provider fail beside others that did not? 0 where its availability is past no limit, and of fewer than an outage's begin and end can leave."""
