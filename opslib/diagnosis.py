@@ -34,7 +34,7 @@ class Diagnosis:
     Attributes:
         cause: One of `causes.CAUSES`.
         subject: massive, tradier, app, a symbol; None where it is about none.
-        confidence: Of what was looked at the share that agrees, times the share of the questions that could be answered at all.
+        confidence: Of what was looked at the share that agrees, times half and half the share of the questions that could be answered; of what trades cost only the first, for no look at a provider or a server bears on that.
         checks: Every question that was asked.
         also: Other causes that were found beside it.
     """
@@ -113,7 +113,8 @@ def diagnose(view: "View", size: Any = None) -> Diagnosis:
         return Diagnosis(cause, None, answered if cause == NONE else 0.0, tuple(_check(f, first) for f in asked))
     also = tuple(dict.fromkeys(f"{f.cause}{' of ' + f.subject if f.subject else ''}" for f in faults[1:] if not _explained(first, f) and (f.cause, f.subject) != (first.cause, first.subject)))
     assert first.cause
-    sure = first.agree * (0.5 + 0.5 * answered) if first.cause != UNDETERMINED else 0.0
+    bears = 1.0 if first.cause.startswith("costs_") else 0.5 + 0.5 * answered
+    sure = first.agree * bears if first.cause != UNDETERMINED else 0.0
     return Diagnosis(first.cause, first.subject, round(sure, 2), tuple(_check(f, first) for f in asked), also)
 
 

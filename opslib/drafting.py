@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opslib import clock, figures, ledger, postmortem as postmortem_module, publication, runner, settings as settings_module, text
+from opslib import case, clock, figures, ledger, postmortem as postmortem_module, publication, runner, settings as settings_module, text
 from opslib.errors import IncidentError
 from opslib.incident import Incident, fold
 from opslib.postmortem import STATUSES, Lack, Postmortem
@@ -63,9 +63,24 @@ def move(desk: "Desk", found: Incident, status: str, by: str) -> Incident:
     lacks = postmortem_module.lint(Postmortem(found)) if then > 0 else []
     if lacks:
         raise IncidentError("\n".join([f"the postmortem of {found.id} cannot be {wanted} yet; it lacks:", *(f"  {lack!r}" for lack in lacks)]))
+    if then == len(STATUSES) - 1 != now:
+        _drilled(desk, found)
     if then != now:
         desk.chronicle.append(found.id, "document", {"status": wanted, "words": f"the postmortem is {wanted}"}, by=by)
     return desk.chronicle.read(found.id)
+
+
+def _drilled(desk: "Desk", found: Incident) -> None:
+    """
+    Do the drills pass that action items name?
+
+    Raises:
+        IncidentError: One does not, or there is none of that name.
+    """
+    for name in Postmortem(found).drills:
+        tried = case.read(desk.settings, name).tried(desk.settings)
+        if not tried.right:
+            raise IncidentError(f"the postmortem of {found.id} cannot be closed yet: an action item is done when drill {name} passes, and it does not ({tried!r}). ops drill {name} shows what was seen.")
 
 
 def draft(desk: "Desk", name: str, by: str, status: str = "") -> tuple[Postmortem, Path, list[Lack]]:

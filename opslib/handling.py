@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, drafting, ledger, opening, publication, shelf, text, workbook
+from opslib import case, clock, drafting, ledger, opening, publication, shelf, text, workbook
 from opslib.document import POLICY, STYLE
 from opslib.errors import IncidentError, UsageError
 from opslib.incident import CLOSED, Incident
@@ -177,12 +177,24 @@ def shelved(options: argparse.Namespace) -> Reply:
 def postmortem(desk: "Desk", options: argparse.Namespace) -> Reply:
     """Draft the postmortem of an incident, say what it lacks, or take it on to another status."""
     name = desk.chronicle.find(options.id or "").id
+    if options.freeze:
+        return _frozen(desk, name, options)
     if options.check:
         found = drafting.take_in(desk, name, who(options.by))
         lacks = lint(Postmortem(found))
         words = [f"the postmortem of {name} lacks:", *(f"  {lack!r}" for lack in lacks)] if lacks else [f"the postmortem of {name} lacks nothing"]
         return Reply({"incident": name, "lacks": [lack._asdict() for lack in lacks]}, "\n".join(words), not lacks)
+    if options.cause:
+        raise UsageError("--cause says what was the matter in what is frozen: it goes with --freeze.")
     made, place, lacks = drafting.draft(desk, name, who(options.by), options.status or "")
     values = {"incident": name, "status": made.status, "document": f"{place}.md", "head": {"entry": made.head.id, "digest": made.head.digest}, "figures": [f.as_json() for f in made.figures], "lacks": len(lacks)}
     words = [f"postmortem of {name}, {made.status}: {len(made.figures)} figures, each with its evidence", f"write in   {place}.md", f"read       {place}.html", f"still lacks {len(lacks)} things: ops postmortem {name} --check"]
     return Reply(values, "\n".join([*words, f"head {made.head.id}, SHA-256 {made.head.digest}"]))
+
+
+def _frozen(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
+    """Freeze the moment of an incident, and say at once whether today's runbook finds in it what was the matter."""
+    made = case.freeze(desk, desk.chronicle.read(name), options.cause, clock.parse(options.as_of) if options.as_of else None)
+    tried = made.tried(desk.settings)
+    words = [f"case {made.id}: {made.cause}, as of {text.moment(made.at)}, by runbook {made.runbook}, {len(made.walk)} steps", f"kept in {made.store.parent}", repr(tried), f"again: ops drill {made.id}"]
+    return Reply(made.facts | {"case": str(made.store.parent), "right": tried.right, "found": tried.found.diagnosis.cause, "wrong": [*tried.wrong, *tried.strayed]}, "\n".join(words), tried.right)

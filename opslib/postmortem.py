@@ -57,6 +57,11 @@ class Postmortem:
         return self.incident.document or STATUSES[0]
 
     @property
+    def drills(self) -> list[str]:
+        """The cases that its action items name as what must pass before it is closed: ``drill ID`` in the column of the tracker."""
+        return list(dict.fromkeys(re.findall(r"\|\s*drill\s+([\w.-]+)\s*\|?\s*$", self.written("actions"), re.MULTILINE)))
+
+    @property
     def head(self) -> Entry:
         """The newest entry of the record that it was made from."""
         return self.incident.head

@@ -107,6 +107,8 @@ def parser() -> argparse.ArgumentParser:
     postmortem = command("postmortem", "draft the postmortem of an incident from its record, or make it anew around what people wrote", "ops postmortem 2026-03-10-1 --check")
     postmortem.add_argument("id", nargs="?", metavar="ID", help="of the incident (default: the only open one)")
     postmortem.add_argument("--check", action="store_true", help="only say what it lacks before others read it")
+    postmortem.add_argument("--freeze", action="store_true", help="keep its moment (--as-of; default: when its runbook was last looked at before it was mitigated) as a case that ops drill walks from now on, without secrets or names")
+    postmortem.add_argument("--cause", metavar="CAUSE", default="", help="of --freeze: what people agreed was the matter (default: what the suite found)")
     postmortem.add_argument("--status", metavar="STATUS", default=None, help="take it on: in-review, reviewed, closed")
     postmortem.add_argument("--by", metavar="NAME", default=None, help="who writes (default: who is logged in)")
     checklist = command("checklist", "go through a checklist: what can be looked at is looked at, the rest is asked; the exit code is the verdict", "ops checklist morning --by Ann --sign")

@@ -1,6 +1,7 @@
 """
 Knows how a runbook is drilled: a world of its own is started as another process, something is the matter with it, alerts
-fire, the runbook that the first of them names is walked unattended, and only then is what it found held against what was injected.
+fire, the runbook that the first of them names is walked unattended, and only then is what it found held against what was
+injected, and the way it went against the one that was agreed on (`walks`).
 """
 
 import contextlib
@@ -17,16 +18,17 @@ from typing import Any, NamedTuple
 
 from opslib import clock
 from opslib.alerts import Transition
+from opslib.case import Case, Walked, walked
+from opslib.demo import walks
 from opslib.demo.lever import Lever
 from opslib.demo.stepped import BEGINS, SPEED, STEP_S, Looking
 from opslib.demo.trials import SLIGHT, Trial
 from opslib.desk import Desk
 from opslib.diagnosis import Diagnosis
 from opslib.marks import Marks
-from opslib.practice import PRACTICE
 from opslib.rules import SENT
+from opslib.settings import Settings
 from opslib.watch import Watch
-from opslib.workbook import Book
 
 OPENED_AFTER = timedelta(minutes=1)  # A person opens the runbook so long after they were told.
 CHAINS_EVERY = 8  # Steps: each two minutes, oftener than a desk fetches them, so that a drill need not last a quarter of an hour.
@@ -54,9 +56,13 @@ class Row:
         expected, found: The cause that is right, and the one that was found.
         right: Cause, subject and panel are right; of a control, nobody was told besides.
         detected_after_s: World seconds until somebody was told; None where nobody was.
+        told: The severity that somebody was told of; empty where nobody was.
         steps: So many steps of the runbook were walked.
+        walk: Each of them in order, with how it stood (`case.SIGNS`).
+        strayed: By what the way differs from the one that was agreed on; no part of `right`.
         seconds: World seconds until the cause was on record.
-        alert, runbook: By which alert, and which runbook it named; empty where nobody was told.
+        alert: Which told of it; empty where nobody was told.
+        runbook: The one that it names; where nobody was told, the one that a look at everything leads to.
         wrong: What is not right, in words.
         seen: Every question that was asked, with its answer.
         thinned: The same with fewer looks, so that to be sure is not free.
@@ -76,6 +82,9 @@ class Row:
     subject: str | None
     alert: str
     runbook: str
+    told: str
+    walk: tuple[tuple[str, str], ...]
+    strayed: tuple[str, ...]
     wrong: str
     seen: tuple[str, ...]
     thinned: tuple[Thinned, ...] = ()
@@ -119,8 +128,9 @@ class _Living:
         self._judged_us = upto_us
 
 
-def drilled(trial: Trial, seed: int) -> Row:
-    """Drill one trial in a world of its own."""
+@contextlib.contextmanager
+def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
+    """A trial in a world of its own, up to the moment at which a runbook is opened."""
     with tempfile.TemporaryDirectory(prefix="drill-") as folder, Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever, contextlib.closing(Looking(lever, Path(folder))) as looking:
         living = _Living(trial, looking)
         quiet = BEGINS + timedelta(minutes=trial.quiet)
@@ -131,29 +141,54 @@ def drilled(trial: Trial, seed: int) -> Row:
             living.be(active)
         last = quiet + timedelta(minutes=trial.acts[-1][0] if trial.acts else 0.0)
         living.until(last + timedelta(minutes=trial.minutes), stops=not trial.control and before is None)
-        found, steps, runbook = _verdict(living)
-        said = repr(looking.view(WINDOW).panel(trial.panel)) if trial.panel else ""
-        row = _row(trial, seed, living, found, steps, runbook, said, (looking.at - quiet).total_seconds())
+        yield living
+
+
+def drilled(trial: Trial, seed: int) -> Row:
+    """Drill one trial in a world of its own."""
+    with _lived(trial, seed) as living:
+        case = _case(living)
+        found = walked(case.book(living.desk))
+        said = repr(living.looking.view(WINDOW).panel(trial.panel)) if trial.panel else ""
+        row = _row(trial, seed, living, case, found, said)
         return replace(row, thinned=tuple(_thinned(living, share, seed) for share in DROPPED))
 
 
-def _verdict(living: _Living) -> tuple[Diagnosis, int, str]:
-    """What the runbook that the alert names finds, walked without anybody there; where nobody was told, what a look at everything finds."""
-    told, desk = living.told, living.desk
+class Kept(NamedTuple):
+    """A trial that was lived, to be walked again without its world: as a case, and by whose settings."""
+
+    case: Case
+    settings: Settings
+
+
+def kept(trial: Trial, seed: int, folder: Path, more: timedelta) -> Kept:
+    """Live a trial, and so long on after its moment, and keep what happened."""
+    with _lived(trial, seed) as living:
+        case = replace(_case(living), store=folder / f"{trial.name}.sqlite")
+        living.until(case.at + more)
+        with contextlib.closing(sqlite3.connect(living.looking.store_file)) as whole, contextlib.closing(sqlite3.connect(case.store)) as part:
+            whole.backup(part)
+        return Kept(case, replace(living.looking.settings, home=folder, secrets={}))
+
+
+def _case(living: _Living) -> Case:
+    """The moment as it is walked: by the runbook that the alert names; where nobody was told, by the one that a look at everything leads to, else by that for what no other is for."""
+    told, desk, trial, at = living.told, living.desk, living.trial, living.looking.at
+    agreed = walks.agreed(trial)
+    held = Path(living.looking.store_file)
     if told is None:
-        return desk.diagnose(living.looking.at, WINDOW), 0, ""
+        runbook = desk.diagnose(at, WINDOW).runbook or "incident"
+        return Case(trial.name, runbook, "", "", "", "", WINDOW, at, trial.causes[0], trial.subject, agreed.walk, held)
     rule = desk.rules[told.rule]
-    runbook = rule.runbooks[told.subject]
-    book = Book(desk, runbook, PRACTICE, subject=told.subject, severity=told.severity, limit="" if told.limit is None else rule.told(told.limit), window=f"{rule.window.total_seconds():.0f}s", as_of=living.looking.at)
-    walked = [book.step(step.name) for step in book.steps]
-    return book.diagnosis, len(walked), runbook
+    limit = "" if told.limit is None else rule.limit_told(told.limit)
+    return Case(trial.name, rule.runbooks[told.subject], told.rule, told.subject, told.severity, limit, rule.window, at, trial.causes[0], trial.subject, agreed.walk, held)
 
 
 def _thinned(living: _Living, share: float, seed: int) -> Thinned:
     """The same moment, by a copy of the store in which some of our looks are missing."""
     looking, chance = living.looking, Random(f"{seed}/{living.trial.name}/{share}")
     place = looking.home / f"thinned-{share:g}.sqlite"
-    with contextlib.closing(sqlite3.connect(looking.settings.url.removeprefix("sqlite:///"))) as whole, contextlib.closing(sqlite3.connect(place)) as part:
+    with contextlib.closing(sqlite3.connect(looking.store_file)) as whole, contextlib.closing(sqlite3.connect(place)) as part:
         whole.backup(part)
         part.executemany("DELETE FROM samples WHERE seq = ?", [row for row in part.execute("SELECT seq FROM samples ORDER BY seq").fetchall() if chance.random() < share])
         part.commit()
@@ -173,16 +208,32 @@ def _wrong_cause(living: _Living, found: Diagnosis) -> str:
     return f"subject {found.subject}, not {trial.subject}" if trial.subject not in (None, found.subject) else ""
 
 
-def _row(trial: Trial, seed: int, living: _Living, found: Diagnosis, steps: int, runbook: str, said: str, seconds: float) -> Row:
-    told, cause_wrong = living.told, _wrong_cause(living, found)
+def _row(trial: Trial, seed: int, living: _Living, case: Case, walked: Walked, said: str) -> Row:
+    told, found, agreed = living.told, walked.diagnosis, walks.agreed(trial)
+    cause_wrong = _wrong_cause(living, found)
     wrong = [cause_wrong] if cause_wrong else []
     wrong += [f"{cause} not found beside it" for cause in trial.also if not any(cause == a.partition(" of ")[0] for a in found.also)]
     wrong += [f"the panel {trial.panel} does not say {words!r}" for words in trial.words if words not in said]
     if trial.control and told:
         wrong.append(f"somebody was told: {told.sentence}")
-    after_s = None if told is None else (told.at_us - clock.micros(BEGINS + timedelta(minutes=trial.injected))) / 1e6
+    begins = clock.micros(BEGINS + timedelta(minutes=trial.injected))
+    after_s = None if told is None else (told.at_us - begins) / 1e6
+    seconds = (living.looking.at - BEGINS - timedelta(minutes=trial.quiet)).total_seconds()
     seen = tuple(f"{c.question} {c.answer}" for c in found.checks)
-    return Row(trial.name, round(100 * trial.share, 2), seed, trial.control, trial.causes[0], found.cause, not wrong, after_s, steps, seconds, found.confidence, found.subject, told.alert if told else "", runbook, "; ".join(wrong), seen)
+    return Row(
+        trial.name, round(100 * trial.share, 2), seed, trial.control, trial.causes[0], found.cause, not wrong, after_s, len(walked.walk), seconds, found.confidence, found.subject,
+        told.alert if told else "", case.runbook, case.severity, walked.walk, tuple(agreed.strayed(case.runbook, case.severity, walked.walk)), "; ".join(wrong), seen,
+    )  # fmt: skip
+
+
+def tried(case: Case, settings: Settings) -> Row:
+    """Walk a case of a desk, and hold what was found against what people agreed on: a case is right only where the way is, too."""
+    _, walk, wrong, way = case.tried(settings)
+    seen = tuple(f"{c.question} {c.answer}" for c in walk.diagnosis.checks)
+    return Row(
+        case.id, 100.0, 0, False, case.cause, walk.diagnosis.cause, not wrong and not way, None, len(walk.walk), 0.0, walk.diagnosis.confidence, walk.diagnosis.subject,
+        f"{case.rule} of {case.subject}" if case.rule else "", case.runbook, case.severity, walk.walk, way, "; ".join(wrong), seen,
+    )  # fmt: skip
 
 
 def drill(trials: Iterable[Trial], seeds: Iterable[int], workers: int, progress: Callable[[Iterable, int], Iterable]) -> Iterator[Row]:

@@ -16,9 +16,9 @@ BIN_HOLDS = 20  # Fewer rows of one confidence say nothing of how often they are
 
 
 def bins(rows: Iterable[Row]) -> list[tuple[int, float, float]]:
-    """Verdicts, those with fewer looks among them, in order of their confidence, in at most ten parts of equal size, no confidence in two: how many, how sure they were on average, how often right."""
+    """Verdicts, those with fewer looks among them, in order of their confidence, in at most fifty parts of equal size, no confidence in two: how many, how sure they were on average, how often right."""
     ordered = sorted((v for row in rows for v in (row, *row.thinned)), key=lambda v: v.confidence)
-    size, found, part = max(BIN_HOLDS, len(ordered) // 10), list[tuple[int, float, float]](), list[Row | Thinned]()
+    size, found, part = max(BIN_HOLDS, len(ordered) // 50), list[tuple[int, float, float]](), list[Row | Thinned]()
     for i, row in enumerate(ordered):
         part.append(row)
         rest = len(ordered) - i - 1
@@ -72,14 +72,16 @@ def line(rows: list[Row]) -> str:
 
 
 def told(rows: list[Row]) -> str:
-    """The scoreboard for people: the line, each row that is wrong with what was seen, and rows that were told alike though they differ."""
+    """The scoreboard for people: the line, each row that is wrong with what was seen, and each that is right by another way than was agreed."""
     lines = [line(rows)]
     for r in (r for r in rows if not r.right):
-        lines += ["", f"{r.fault} at {r.severity:g} %, seed {r.seed}: expected {r.expected}, found {r.found} ({r.wrong})", *(f"    {seen}" for seen in r.seen)]
+        lines += ["", f"{r.fault} at {r.severity:g} %, seed {r.seed}: expected {r.expected}, found {r.found} ({'; '.join((r.wrong, *r.strayed)).strip('; ')})", *(f"    {seen}" for seen in r.seen)]
+    for r in (r for r in rows if r.right and r.strayed):
+        lines += ["", f"{r.fault}, seed {r.seed}: right, by another way than was agreed:", *(f"    {way}" for way in r.strayed)]
     return "\n".join(lines)
 
 
 def read(lines: Iterable[str]) -> list[Row]:
     """Rows from the lines of a file."""
     rows = [json.loads(found) for found in lines if found.strip()]
-    return [Row(**{**row, "seen": tuple(row["seen"]), "thinned": tuple(Thinned(**t) for t in row["thinned"])}) for row in rows]
+    return [Row(**{**row, "seen": tuple(row["seen"]), "walk": tuple((step, sign) for step, sign in row["walk"]), "strayed": tuple(row["strayed"]), "thinned": tuple(Thinned(**t) for t in row["thinned"])}) for row in rows]

@@ -46,6 +46,11 @@ class Looking:
         self._loop.close()
         self.store.close()
 
+    @property
+    def store_file(self) -> str:
+        """The file that the store is."""
+        return self.settings.url.removeprefix("sqlite:///")
+
     def found(self) -> Settings:
         """The settings as the world's addresses stand now."""
         return settings.load(self.home, None, {**self.lever.environ, **self.more})

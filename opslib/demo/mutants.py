@@ -1,0 +1,197 @@
+"""
+Knows whether drills would notice it if a runbook, a check or a limit were another: each step left out, each two neighbours
+the other way round, each check and comparison turned round, each limit moved, one at a time, over trials that were lived once.
+
+A mutant is noticed where a trial goes another way than without it: other steps, a step that stands otherwise, another cause,
+an alert that fires at another limit or time. Who is not noticed by any trial of its runbook survives, and is listed.
+"""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from opslib import checks, rules as rules_module, shelf
+from opslib.case import alerts, walked
+from opslib.demo import drill, walks
+from opslib.demo.drill import Kept
+from opslib.demo.stepped import BEGINS
+from opslib.demo.trials import CONTROLS, trials
+from opslib.rules import Rule
+from opslib.shelf import Runbook
+from opslib.steps import LOOK
+
+DROPPED, SWAPPED, TURNED, BETTER, MOVED = "step dropped", "steps swapped", "check turned", "comparison turned", "limit moved"
+LIVES_ON = timedelta(minutes=4)  # So that the upper rungs of a limit are reached, too.
+BY = (2.0, 0.5)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """
+    One change.
+
+    Attributes:
+        runbook: Whose.
+        kind: What was done.
+        target: To which step, check or rule.
+        other: The step that it was swapped with; of a limit, the rung.
+        by: A limit was moved by so many times; of a ratio, what is lacking to the best.
+        noticed: By which trial and by what; empty where none noticed.
+        trials: So many walked it.
+    """
+
+    runbook: str
+    kind: str
+    target: str
+    other: str = ""
+    by: float = 1.0
+    noticed: str = ""
+    trials: int = 0
+
+    @property
+    def words(self) -> str:
+        """What was done, for people."""
+        return f"{self.kind}: {self.target}{f' and {self.other}' if self.kind == SWAPPED else f' {self.other} x {self.by:g}' if self.kind == MOVED else ''}"
+
+
+def mutants(runbook: str) -> Iterator[Mutant]:
+    """Every mutant of a runbook: of its steps, of the checks that judge them, and of the rules whose alerts lead to it."""
+    steps = shelf.runbook(runbook).steps
+    for step in steps:
+        yield Mutant(runbook, DROPPED, step.name)
+    for step, following in zip(steps, steps[1:]):
+        yield Mutant(runbook, SWAPPED, step.name, following.name)
+    for check in dict.fromkeys(step.check for step in steps if step.kind == LOOK):
+        yield Mutant(runbook, TURNED, check)
+    for rule in rules_module.load().without_budgets().rules.values():
+        if runbook in rule.runbooks.values():
+            yield Mutant(runbook, BETTER, rule.name)
+            for rung, limit in rule.ladder:
+                yield from (Mutant(runbook, MOVED, rule.name, rung, by) for by in BY if not isinstance(limit, str))
+
+
+def _moved(rule: Rule, limit: float, by: float) -> float:
+    """A limit that is so many times as far from the best."""
+    return 1 - (1 - limit) * by if rule.unit == "ratio" and rule.better == "higher" else limit * by
+
+
+def _ruled(mutant: Mutant, rules: rules_module.Rules) -> rules_module.Rules:
+    """The table with what the mutant changes in it."""
+    rule = rules[mutant.target]
+    if mutant.kind == BETTER:
+        other = replace(rule, better="lower" if rule.better == "higher" else "higher")
+    else:
+        other = replace(rule, ladder=tuple((rung, _moved(rule, limit, mutant.by) if rung == mutant.other and not isinstance(limit, str) else limit) for rung, limit in rule.ladder))
+    return replace(rules, rules=rules.rules | {rule.name: other})
+
+
+def _edited(mutant: Mutant, shelved: Runbook) -> Runbook:
+    """The notebook with what the mutant changes in it."""
+    other = {DROPPED: {mutant.target: None}, SWAPPED: {mutant.target: mutant.other, mutant.other: mutant.target}}.get(mutant.kind, {})
+
+    def call(found: re.Match[str]) -> str:
+        name = other.get(found[1], found[1])
+        return f'book.step("{name}")' if name else "None"
+
+    cells = [cell | {"source": re.sub(r'book\.step\("(\w+)"\)', call, shelf.source(cell))} if cell["cell_type"] == "code" else cell for cell in shelved.cells]
+    return replace(shelved, notebook=shelved.notebook | {"cells": cells})
+
+
+def _turned(check: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda scene: (seen := check(scene))._replace(good=None if seen.good is None else not seen.good)
+
+
+# What a trial comes to.
+
+
+def _way(kept: Kept, mutant: Mutant | None) -> tuple[Any, ...]:
+    """By which steps a case is walked, how each stands, and what is found; with a mutant in place, or as it is."""
+    case, desk = kept.case, kept.case.desk(kept.settings)
+    with contextlib.closing(desk.store), contextlib.ExitStack() as patched:
+        if mutant and mutant.kind in (BETTER, MOVED):
+            desk.__dict__["rules"] = _ruled(mutant, desk.rules)  # A cached property, set before it is asked for.
+        book = case.book(desk)
+        if mutant and mutant.kind in (DROPPED, SWAPPED):
+            book.shelved = _edited(mutant, book.shelved)
+        if mutant and mutant.kind == TURNED:
+            patched.enter_context(mock.patch.dict(checks.CHECKS, {mutant.target: _turned(checks.CHECKS[mutant.target])}))
+        found = walked(book)
+        return found.walk, (found.diagnosis.cause, found.diagnosis.subject)
+
+
+def _told(kept: Kept, mutant: Mutant | None) -> list[tuple[Any, ...]]:
+    """What people would be told of in a case, and on after it: of what, as how bad, past which limit, when."""
+    desk = kept.case.desk(kept.settings)
+    with contextlib.closing(desk.store):
+        if mutant:
+            desk.__dict__["rules"] = _ruled(mutant, desk.rules)
+        return [(t.rule, t.subject, t.severity, t.limit, t.at_us) for t in alerts(desk, kept.case.at + LIVES_ON, BEGINS)]
+
+
+_AS_IS: dict[Path, tuple[tuple[Any, ...], list[tuple[Any, ...]]]] = {}
+
+
+def _as_is(kept: Kept) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+    """What a trial comes to without a mutant; found out once."""
+    if kept.case.store not in _AS_IS:
+        _AS_IS[kept.case.store] = _way(kept, None), _told(kept, None)
+    return _AS_IS[kept.case.store]
+
+
+def tried(mutant: Mutant, lived: list[Kept]) -> Mutant:
+    """Do drills notice a mutant?"""
+    for n, kept in enumerate(lived, 1):
+        case, (way, told) = kept.case, _as_is(kept)
+        if mutant.kind in (BETTER, MOVED) and _told(kept, mutant) != told:
+            return replace(mutant, noticed=f"{case.id}: other alerts", trials=n)
+        if case.runbook != mutant.runbook:
+            continue
+        walk, found = _way(kept, mutant)
+        if found != way[1] or walk != way[0]:
+            return replace(mutant, noticed=f"{case.id}: {'another cause' if found != way[1] else 'another way'}", trials=n)
+    return replace(mutant, trials=len(lived))
+
+
+def drilled(runbooks: list[str], seed: int, workers: int, progress: Callable[[Iterable, int, str], Iterable]) -> list[Mutant]:
+    """Live every trial that leads to these runbooks once, then try each of their mutants on them."""
+    wanted = [trial for trial in trials((), (1.0,)) if walks.agreed(trial).runbook in runbooks or trial.name == "healthy"]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        living = [pool.submit(drill.kept, trial, seed, Path(folder), LIVES_ON) for trial in wanted]
+        for _ in progress(as_completed(living), len(living), "living trials"):
+            pass
+        lived = sorted((done.result() for done in living), key=lambda kept: kept.case.id in CONTROLS)
+        asked = [mutant for runbook in runbooks for mutant in mutants(runbook)]
+        running: list[Future[Mutant]] = [pool.submit(tried, mutant, _those(mutant, lived)) for mutant in asked]
+        for _ in progress(as_completed(running), len(running), "mutants"):
+            pass
+        return [done.result() for done in running]
+
+
+def _those(mutant: Mutant, lived: list[Kept]) -> list[Kept]:
+    """The trials that may notice a mutant: those of its runbook; of a comparison or a limit, then all others."""
+    own = [kept for kept in lived if kept.case.runbook == mutant.runbook]
+    return own + [kept for kept in lived if kept.case.runbook != mutant.runbook and mutant.kind in (BETTER, MOVED)]
+
+
+def summary(found: list[Mutant]) -> str:
+    """For people: how many of each runbook were noticed, and each that was not."""
+    lines = []
+    for runbook in dict.fromkeys(m.runbook for m in found):
+        own = [m for m in found if m.runbook == runbook]
+        lines.append(f"{runbook}: {sum(bool(m.noticed) for m in own)} of {len(own)} mutants noticed")
+        lines += [f"    survived {m.trials} trials: {m.words}" for m in own if not m.noticed]
+    noticed = sum(bool(m.noticed) for m in found)
+    return "\n".join([*lines, f"{noticed} of {len(found)} mutants noticed ({noticed / len(found):.1%})"])
+
+
+def as_json(mutant: Mutant) -> dict[str, Any]:
+    """For a program."""
+    return asdict(mutant) | {"noticed": bool(mutant.noticed), "by_trial": mutant.noticed, "words": mutant.words}
