@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from opslib.settings import VERSION as __version__
 
 if TYPE_CHECKING:
+    from opslib.demo.board import Board
     from opslib.desk import Desk
     from opslib.sheet import Sheet
     from opslib.workbook import Book
 
-__all__ = ["__version__", "checklist", "connect", "runbook"]
+__all__ = ["__version__", "checklist", "connect", "runbook", "scoreboard"]
 
 
 def connect(app: str | None = None, home: str | Path | None = None) -> "Desk":
@@ -85,6 +86,13 @@ def checklist(name: str, app: str | None = None, operator: str = "", as_of: str 
     from opslib import sheet
 
     return sheet.Sheet(connect(app), name, operator, as_of, practice)
+
+
+def scoreboard() -> "Board":
+    """How often do the runbooks find the cause? By the last drill of everything that was recorded (``ops drill --record``)."""
+    from opslib.demo import board
+
+    return board.read()
 
 
 def _home_around(here: Path, incident: str) -> Path | None:

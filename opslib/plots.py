@@ -32,12 +32,12 @@ LIMITS = {"warning": "#b58900", "notify": "#cb6a16", "critical": "#c0392b", "esc
 SIZE_INCHES, DPI = (9.0, 2.7), 110
 
 
-def shown(words: dict[str, str], draw: Callable[["Axes"], Any], name: str, told: str) -> None:
+def shown(words: dict[str, str], draw: Callable[["Axes"], Any], name: str, told: str, size: tuple[float, float] = SIZE_INCHES) -> None:
     """Show words and the picture that goes with them in a notebook; `told` is the picture for who cannot see it."""
     from IPython.display import display
 
     display(words, raw=True)
-    display({"text/plain": f"[picture: {name}]", "image/png": png(draw)}, metadata={"image/png": {"alt": told}}, raw=True)
+    display({"text/plain": f"[picture: {name}]", "image/png": png(draw, size)}, metadata={"image/png": {"alt": told}}, raw=True)
 
 
 def alerts(ax: "Axes", rises: list[Rise], window: Window, rules: Rules) -> None:
@@ -317,14 +317,14 @@ def _named(ax: "Axes") -> "Axes":
     return ax
 
 
-def png(draw: Callable[["Axes"], "Axes"]) -> bytes:
+def png(draw: Callable[["Axes"], "Axes"], size: tuple[float, float] = SIZE_INCHES) -> bytes:
     """A picture as PNG: the same bytes for the same tape."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with rc_context({"font.family": "DejaVu Sans", "hatch.linewidth": 0.4, "timezone": "UTC"}):
-        figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
+        figure = Figure(figsize=size, dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
         draw(figure.subplots())
         out = io.BytesIO()

@@ -11,7 +11,7 @@ from opslib.causes import CAUSES
 from opslib.demo import drill, scoreboard
 from opslib.demo.drill import Row
 from opslib.demo.states import NO_FAULT, SHARED, STATES
-from opslib.demo.trials import CONTROLS, FAULTS, HELD_OPEN, PAIRS, Trial, trials
+from opslib.demo.trials import CONTROLS, FAULTS, PAIRS, Trial, trials
 
 SEED = int(f"{clock.now():%Y%m%d}")  # Another each day.
 MINUTE = ((FAULTS["massive_tls"], 1.0), (FAULTS["massive_401"], 0.3), (FAULTS["unit_drift"], 0.3), (PAIRS["iv_stress, gamma_zero"], 1.0), (FAULTS["commission_up"], 1.0), (CONTROLS["page_refreshed"], 1.0))
@@ -51,8 +51,8 @@ def test_a_runbook_that_misses_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_everything_is_drilled() -> None:
-    """Every state is a fault or a control, or held open elsewhere; each cause that is expected is one; ten pairs and nine controls at least; shares only where they can be."""
-    assert {*FAULTS, *NO_FAULT, *HELD_OPEN} == {*STATES} and {*NO_FAULT} <= {*CONTROLS}
+    """Every state is a fault or a control; each cause that is expected is one; ten pairs and nine controls at least; shares only where they can be."""
+    assert {*FAULTS, *NO_FAULT} == {*STATES} and {*NO_FAULT} <= {*CONTROLS}
     assert len(PAIRS) >= 10 and len(CONTROLS) >= 9
     found = list(trials((), (0.05, 0.3, 1.0)))
     assert {cause for t in found for cause in (*t.causes, *t.also)} <= {*CAUSES}
@@ -92,7 +92,7 @@ def test_how_sure_it_is_beside_how_right() -> None:
     assert all(n >= 20 for n, _, _ in scoreboard.bins(rows)) and sum(n for n, _, _ in scoreboard.bins(rows)) == len(rows) and 5 <= len(scoreboard.bins(rows)) <= 50
 
 
-@pytest.mark.parametrize(("asked", "says"), [(["massive_5xy"], "Did you mean"), (["ws_open_silent"], "held open"), (["massive_5xx", "--severity", "0"], "--severity"), (["massive_tls", "--severity", "5"], "there or not"), (["--workers", "0"], "--workers")])
+@pytest.mark.parametrize(("asked", "says"), [(["massive_5xy"], "Did you mean"), (["massive_5xx", "--severity", "0"], "--severity"), (["massive_tls", "--severity", "5"], "there or not"), (["--workers", "0"], "--workers")])
 def test_what_cannot_be_drilled(asked: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It is refused by name, and no world is started."""
     assert cli.main(["drill", *asked]) == 64 and says in capsys.readouterr().err

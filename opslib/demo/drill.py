@@ -131,7 +131,7 @@ class _Living:
 @contextlib.contextmanager
 def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
     """A trial in a world of its own, up to the moment at which a runbook is opened."""
-    with tempfile.TemporaryDirectory(prefix="drill-") as folder, Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever, contextlib.closing(Looking(lever, Path(folder))) as looking:
+    with tempfile.TemporaryDirectory(prefix="drill-") as folder, Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever, contextlib.closing(Looking(lever, Path(folder), holds=trial.held)) as looking:
         living = _Living(trial, looking)
         quiet = BEGINS + timedelta(minutes=trial.quiet)
         living.until(quiet)

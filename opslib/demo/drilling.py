@@ -1,57 +1,90 @@
 """
-Knows what ``ops drill`` asks and shows: which trials, on which seeds, which cases of this home, and the scoreboard of them.
+Knows what ``ops drill`` asks and shows: which trials, on which seeds, which cases of this home, and the scoreboard of
+them; which mutants; a game day.
 """
 
 import argparse
 from collections.abc import Callable, Iterable
 
-from opslib import case, clock, settings as settings_module, text
-from opslib.demo import scoreboard
+from opslib import case, clock, settings as settings_module, shelf, text
+from opslib.demo import board, gameday, mutants, scoreboard
 from opslib.demo.drill import Row, drill, tried
-from opslib.demo.trials import CONTROLS, FAULTS, HELD_OPEN, PAIRS, SHARES, trials
+from opslib.demo.trials import CONTROLS, FAULTS, PAIRS, SHARES, Trial, trials
 from opslib.errors import UsageError
 from opslib.replies import Reply
 from opslib.text import NEW_YORK
 
 SEEDS = 3
+MUTANTS_NOTICED = 0.9  # Of ten changes so many must be noticed.
 Progress = Callable[..., Iterable]
 
 
 def asked(options: argparse.Namespace, progress: Progress, say: Callable[[str], None]) -> Reply:
     """
-    Drill what is named, or everything, the cases of this home among it.
+    Drill what is named, or everything, the cases of this home among it; or try mutants, or play a game day.
 
     Raises:
-        UsageError: There is no such fault, pair, control or case; or it cannot be hit so.
+        UsageError: There is no such fault, pair, control, case or runbook; it cannot be hit so; or options that do not go together.
     """
+    if not 1 <= options.workers <= 32:
+        raise UsageError(f"--workers is 1 to 32, found {options.workers}.")
+    ways = [name for name in ("record", "mutants", "live") if getattr(options, name)]
+    if len(ways) > 1 or (options.secret and not options.live):
+        raise UsageError(f"--record, --mutants and --live FAULT --secret are three ways to drill; found {' and '.join(f'--{name}' for name in ways) or '--secret alone'}.")
+    if options.record and (options.faults or options.severity or len(options.seed or (1, 2, 3)) < SEEDS):
+        raise UsageError(f"--record keeps a drill of everything, on {SEEDS} seeds or more.")
+    if options.live:
+        return gameday.asked(options, say)
+    return _mutants(options, progress, say) if options.mutants else _rows(options, progress, say)
+
+
+def _rows(options: argparse.Namespace, progress: Progress, say: Callable[[str], None]) -> Reply:
     settings = settings_module.load(options.home, options.app)
-    cases = case.names(settings)
+    cases = [] if options.record else case.names(settings)
     known = (*FAULTS, *PAIRS, *CONTROLS, *cases)
     for name in options.faults:
         if name not in known:
-            held = " What happens to a socket that is held open needs a world that runs: tests/test_world_lived.py." if name in HELD_OPEN else ""
-            raise UsageError(f"there is nothing to drill named {name!r}.{text.nearest(name, known)}{held}")
+            raise UsageError(f"there is nothing to drill named {name!r}.{text.nearest(name, known)}")
     shares = tuple(percent / 100 for percent in options.severity or ()) or SHARES
     if not all(0 < share <= 1 for share in shares):
         raise UsageError(f"--severity is the share of answers that is hit, in percent, above 0 and up to 100; found {', '.join(map(str, options.severity))}.")
-    if not 1 <= options.workers <= 32:
-        raise UsageError(f"--workers is 1 to 32, found {options.workers}.")
     named = tuple(name for name in options.faults if name not in cases)
     found = list(trials(named, shares)) if named or not options.faults else []
     if named and not found:
         raise UsageError(f"{', '.join(named)} is there or not: --severity 100.")
     frozen = [tried(case.read(settings, name), settings) for name in cases if not options.faults or name in options.faults]
-    rows = [*frozen, *_drilled(found, options, progress, say)]
-    return Reply([r.as_json() for r in rows], scoreboard.told(rows), all(r.right and not r.strayed for r in rows))
+    seeds = _seeds(options)
+    rows = [*frozen, *_drilled(found, seeds, options.workers, progress, say)]
+    more = [f"recorded, and written into README.md: {board.record(_today(), seeds, rows).line}"] if options.record else []
+    return Reply([r.as_json() for r in rows], "\n\n".join([scoreboard.told(rows), *more]), all(r.right and not r.strayed for r in rows))
 
 
-def _drilled(found: list, options: argparse.Namespace, progress: Progress, say: Callable[[str], None]) -> list[Row]:
+def _today() -> str:
+    return f"{clock.now().astimezone(NEW_YORK):%Y-%m-%d}"
+
+
+def _seeds(options: argparse.Namespace) -> list[int]:
+    """Those that were named, else some that change with the date."""
+    return options.seed or [100 * int(_today().replace("-", "")) + n for n in range(1, SEEDS + 1)]
+
+
+def _drilled(found: list[Trial], seeds: list[int], workers: int, progress: Progress, say: Callable[[str], None]) -> list[Row]:
     """Every trial on every seed, in their order."""
     if not found:
         return []
-    today = int(f"{clock.now().astimezone(NEW_YORK):%Y%m%d}")
-    seeds = options.seed or [100 * today + n for n in range(1, SEEDS + 1)]
     say(f"drilling {len(found)} trials on the seeds {', '.join(map(str, seeds))}")
     order = {trial.name: n for n, trial in enumerate(found)}
-    rows = drill(found, seeds, options.workers, lambda running, total: progress(running, total, "drilling", "trials"))
+    rows = drill(found, seeds, workers, lambda running, total: progress(running, total, "drilling", "trials"))
     return sorted(rows, key=lambda r: (order[r.fault], r.severity, r.seed))
+
+
+def _mutants(options: argparse.Namespace, progress: Progress, say: Callable[[str], None]) -> Reply:
+    """Change the runbooks, one thing at a time; done where nine of ten changes are noticed."""
+    known = shelf.names()
+    for name in options.faults:
+        if name not in known:
+            raise UsageError(f"there is no runbook {name!r} to change.{text.nearest(name, known)}")
+    seed = _seeds(options)[0]
+    say(f"living every trial of these runbooks once, on seed {seed}, then changing one thing at a time")
+    found = mutants.drilled(options.faults or known, seed, options.workers, lambda running, total, what: progress(running, total, what, "done"))
+    return Reply([mutants.as_json(m) for m in found], mutants.summary(found), sum(bool(m.noticed) for m in found) >= MUTANTS_NOTICED * len(found))

@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 from opslib import checks, rules as rules_module, shelf
-from opslib.case import alerts, walked
+from opslib.case import SIGNS, alerts, walked
 from opslib.demo import drill, walks
 from opslib.demo.drill import Kept
 from opslib.demo.stepped import BEGINS
-from opslib.demo.trials import CONTROLS, trials
+from opslib.demo.trials import CONTROLS, Trial, trials
 from opslib.rules import Rule
 from opslib.shelf import Runbook
 from opslib.steps import LOOK
@@ -46,6 +46,7 @@ class Mutant:
         by: A limit was moved by so many times; of a ratio, what is lacking to the best.
         noticed: By which trial and by what; empty where none noticed.
         trials: So many walked it.
+        why: Why none noticed.
     """
 
     runbook: str
@@ -55,6 +56,7 @@ class Mutant:
     by: float = 1.0
     noticed: str = ""
     trials: int = 0
+    why: str = ""
 
     @property
     def words(self) -> str:
@@ -136,38 +138,51 @@ def _told(kept: Kept, mutant: Mutant | None) -> list[tuple[Any, ...]]:
         return [(t.rule, t.subject, t.severity, t.limit, t.at_us) for t in alerts(desk, kept.case.at + LIVES_ON, BEGINS)]
 
 
-_AS_IS: dict[Path, tuple[tuple[Any, ...], list[tuple[Any, ...]]]] = {}
+class Lived(NamedTuple):
+    """A trial that was lived, and what it comes to without a mutant: how it is walked, what is found, what people are told."""
+
+    kept: Kept
+    walk: tuple[tuple[str, str], ...]
+    found: tuple[str, str | None]
+    told: list[tuple[Any, ...]]
 
 
-def _as_is(kept: Kept) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-    """What a trial comes to without a mutant; found out once."""
-    if kept.case.store not in _AS_IS:
-        _AS_IS[kept.case.store] = _way(kept, None), _told(kept, None)
-    return _AS_IS[kept.case.store]
+def _lived(trial: Trial, seed: int, folder: Path) -> Lived:
+    kept = drill.kept(trial, seed, folder, LIVES_ON)
+    return Lived(kept, *_way(kept, None), _told(kept, None))
 
 
-def tried(mutant: Mutant, lived: list[Kept]) -> Mutant:
+def tried(mutant: Mutant, lived: list[Lived]) -> Mutant:
     """Do drills notice a mutant?"""
-    for n, kept in enumerate(lived, 1):
-        case, (way, told) = kept.case, _as_is(kept)
-        if mutant.kind in (BETTER, MOVED) and _told(kept, mutant) != told:
-            return replace(mutant, noticed=f"{case.id}: other alerts", trials=n)
-        if case.runbook != mutant.runbook:
+    for n, one in enumerate(lived, 1):
+        if mutant.kind in (BETTER, MOVED) and _told(one.kept, mutant) != one.told:
+            return replace(mutant, noticed=f"{one.kept.case.id}: other alerts", trials=n)
+        if one.kept.case.runbook != mutant.runbook:
             continue
-        walk, found = _way(kept, mutant)
-        if found != way[1] or walk != way[0]:
-            return replace(mutant, noticed=f"{case.id}: {'another cause' if found != way[1] else 'another way'}", trials=n)
-    return replace(mutant, trials=len(lived))
+        walk, found = _way(one.kept, mutant)
+        if (walk, found) != (one.walk, one.found):
+            return replace(mutant, noticed=f"{one.kept.case.id}: {'another cause' if found != one.found else 'another way'}", trials=n)
+    return replace(mutant, trials=len(lived), why=_why(mutant, lived))
+
+
+def _why(mutant: Mutant, lived: list[Lived]) -> str:
+    """Why did nobody notice it?"""
+    if mutant.kind == TURNED:
+        own = {step.name for step in shelf.runbook(mutant.runbook).steps if step.check == mutant.target}
+        signs = {sign for one in lived for step, sign in one.walk if step in own}
+        return "nothing in these worlds tells it: unknown in every trial" if signs <= {SIGNS["unknown"]} else "turned round it reads the same"
+    fired = sum(any(alert[0] == mutant.target for alert in one.told) for one in lived)
+    return f"its rule fires in {fired} of them, at values that are past the limit either way" if fired else "its rule fires in none of them: nothing in these worlds comes near"
 
 
 def drilled(runbooks: list[str], seed: int, workers: int, progress: Callable[[Iterable, int, str], Iterable]) -> list[Mutant]:
     """Live every trial that leads to these runbooks once, then try each of their mutants on them."""
     wanted = [trial for trial in trials((), (1.0,)) if walks.agreed(trial).runbook in runbooks or trial.name == "healthy"]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        living = [pool.submit(drill.kept, trial, seed, Path(folder), LIVES_ON) for trial in wanted]
+        living = [pool.submit(_lived, trial, seed, Path(folder)) for trial in wanted]
         for _ in progress(as_completed(living), len(living), "living trials"):
             pass
-        lived = sorted((done.result() for done in living), key=lambda kept: kept.case.id in CONTROLS)
+        lived = sorted((done.result() for done in living), key=lambda one: one.kept.case.id in CONTROLS)
         asked = [mutant for runbook in runbooks for mutant in mutants(runbook)]
         running: list[Future[Mutant]] = [pool.submit(tried, mutant, _those(mutant, lived)) for mutant in asked]
         for _ in progress(as_completed(running), len(running), "mutants"):
@@ -175,10 +190,10 @@ def drilled(runbooks: list[str], seed: int, workers: int, progress: Callable[[It
         return [done.result() for done in running]
 
 
-def _those(mutant: Mutant, lived: list[Kept]) -> list[Kept]:
-    """The trials that may notice a mutant: those of its runbook; of a comparison or a limit, then all others."""
-    own = [kept for kept in lived if kept.case.runbook == mutant.runbook]
-    return own + [kept for kept in lived if kept.case.runbook != mutant.runbook and mutant.kind in (BETTER, MOVED)]
+def _those(mutant: Mutant, lived: list[Lived]) -> list[Lived]:
+    """The trials that may notice a mutant: those of its runbook; of a comparison or a limit also those in which its rule fires, and the healthy one."""
+    of_rule = mutant.kind in (BETTER, MOVED)
+    return [one for one in lived if one.kept.case.runbook == mutant.runbook or (of_rule and (one.kept.case.id == "healthy" or any(alert[0] == mutant.target for alert in one.told)))]
 
 
 def summary(found: list[Mutant]) -> str:
@@ -187,7 +202,7 @@ def summary(found: list[Mutant]) -> str:
     for runbook in dict.fromkeys(m.runbook for m in found):
         own = [m for m in found if m.runbook == runbook]
         lines.append(f"{runbook}: {sum(bool(m.noticed) for m in own)} of {len(own)} mutants noticed")
-        lines += [f"    survived {m.trials} trials: {m.words}" for m in own if not m.noticed]
+        lines += [f"    survived {m.trials} trials: {m.words} ({m.why})" for m in own if not m.noticed]
     noticed = sum(bool(m.noticed) for m in found)
     return "\n".join([*lines, f"{noticed} of {len(found)} mutants noticed ({noticed / len(found):.1%})"])
 

@@ -76,9 +76,21 @@ def told(rows: list[Row]) -> str:
     lines = [line(rows)]
     for r in (r for r in rows if not r.right):
         lines += ["", f"{r.fault} at {r.severity:g} %, seed {r.seed}: expected {r.expected}, found {r.found} ({'; '.join((r.wrong, *r.strayed)).strip('; ')})", *(f"    {seen}" for seen in r.seen)]
+    for r in (r for r in rows if r.found == UNDETERMINED):
+        lines += ["", *_alike(r, rows)]
     for r in (r for r in rows if r.right and r.strayed):
         lines += ["", f"{r.fault}, seed {r.seed}: right, by another way than was agreed:", *(f"    {way}" for way in r.strayed)]
     return "\n".join(lines)
+
+
+def _alike(row: Row, rows: list[Row]) -> list[str]:
+    """What was seen of a row that could not be told, beside the row of another cause of which most was seen alike: where all is, nobody could tell them apart by it."""
+    others = [r for r in rows if r.expected != row.expected and r.seen]
+    other = max(others, key=lambda r: len({*r.seen} & {*row.seen}), default=None)
+    if other is None:
+        return []
+    differ = [f"    {row.fault}: {a}\n    {other.fault}: {b}" for a, b in zip(row.seen, other.seen) if a != b]
+    return [f"{row.fault} at {row.severity:g} %, seed {row.seed}, could not be told from {other.fault} at {other.severity:g} %, seed {other.seed}: {len({*row.seen} & {*other.seen})} of {len(row.seen)} answers are the same" + ("; these differ:" if differ else ""), *differ]
 
 
 def read(lines: Iterable[str]) -> list[Row]:

@@ -26,21 +26,31 @@ STEP_S = 15
 
 @dataclass
 class Looking:
-    """A desk's store and its looks, at a world that stands still between steps."""
+    """
+    A desk's store and its looks, at a world that stands still between steps.
+
+    Attributes:
+        holds: Is the app's socket held open from step to step? Then a step lasts as long as it does in the world's haste,
+            for a socket tells its time by itself.
+    """
 
     lever: Lever
     home: Path
     more: dict[str, str] = field(default_factory=dict)
     at: datetime = BEGINS
+    holds: bool = False
 
     def __post_init__(self) -> None:
         self.settings = self.found()
         self.store = Store(self.settings.url, lambda: self.at)
         self.rules = rules.load()
         self._loop, self._rounds = asyncio.Runner(), None
+        self._held: Rounds | None = None
+        self._holding: asyncio.Task[None] | None = None
 
     def close(self) -> None:
         """Look no more, and let go of the store."""
+        self._loop.run(self._let_go())
         if self._rounds:
             self._rounds.close()
         self._loop.close()
@@ -68,20 +78,41 @@ class Looking:
         """Let so many minutes go by, looking at each step."""
         self._loop.run(self._live(self._looks(), minutes, looks, chains))
 
+    async def _let_go(self) -> None:
+        """Hold no socket any more."""
+        if self._holding:
+            self._holding.cancel()
+            await asyncio.gather(self._holding, return_exceptions=True)
+            self._holding = None
+
+    async def _hold(self, rounds: Rounds) -> None:
+        """Hold the socket of these looks, and none besides."""
+        if self._held is not rounds:
+            await self._let_go()
+            self._held = rounds
+            self._holding = asyncio.create_task(rounds.stream.run()) if rounds.stream else None
+
     async def _live(self, rounds: Rounds, minutes: float, looks: bool, chains: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if self.holds and looks:
+            await self._hold(rounds)
         for _ in range(round(minutes * 60 / STEP_S)):
+            due_s = loop.time() + STEP_S / SPEED
             self.at += timedelta(seconds=STEP_S)
             self.lever.at(self.at)
             self.store.write("desk", [Post(clock.micros(at), snapshot.read(body)) for at, body in self.lever.posts()], known_at_ts=True)
             if looks:
                 rounds.samples.keep(self._beat() + await self._looked(rounds), known_at_ts=True)
+            if self.holds:
+                await asyncio.sleep(due_s - loop.time())
         if chains:
             rounds.samples.keep(await rounds.once(lambda name: name.startswith("chain")), known_at_ts=True)
 
-    @staticmethod
-    async def _looked(rounds: Rounds) -> list[Sample]:
+    async def _looked(self, rounds: Rounds) -> list[Sample]:
         """Each look after the other, so that none is slowed down by the rest: this world's seconds are short."""
         found = [sample for name, _, look in rounds.looks() if name != "socket" and not name.startswith("chain") for sample in await look()]
+        if self.holds and rounds.stream:
+            return found + await rounds.stream.look()
         return found + await rounds.once(lambda name: name == "socket")
 
     def _beat(self) -> list[Sample]:

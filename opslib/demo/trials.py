@@ -31,6 +31,7 @@ class Trial:
         minutes: For so long after the last act the drill waits for an alert.
         looked_at: Do our own looks say something of it? Else only the page's posts do, and no look is made.
         marked: Was a restart announced?
+        held: Is the app's socket held open?
         share: Of what is hit, where it can be less than all.
     """
 
@@ -46,6 +47,7 @@ class Trial:
     minutes: float = 5.0
     looked_at: bool = True
     marked: bool = False
+    held: bool = False
     share: float = 1.0
 
     @property
@@ -79,6 +81,8 @@ _TOLD: dict[str, tuple[tuple[str, ...], str | None, str, tuple[str, ...]]] = {
     "app_slow": (("app_slow",), "app", "system", ("the app is slow to answer us",)),
     "ws_403": (("socket_auth",), "app", "system", ("the app's WebSocket refuses us before it opens (HTTP 403)",)),
     "ws_port_blocked": (("socket_blocked",), "app", "system", ("the app's WebSocket cannot be connected to",)),
+    "ws_closed_1006": (("socket_closed",), "app", "system", ("the app's WebSocket",)),
+    "ws_open_silent": (("socket_silent",), "app", "system", ("the app's WebSocket",)),
     "gamma_zero": (("greeks_gamma_zero",), None, "greeks", ("share with gamma zero or missing",)),
     "greeks_missing": (("greeks_missing",), None, "greeks", ("valid Greeks",)),
     "delta_out_of_bounds": (("greeks_out_of_bounds",), None, "greeks", ("share with delta outside -1 to 1",)),
@@ -94,7 +98,7 @@ _TOLD: dict[str, tuple[tuple[str, ...], str | None, str, tuple[str, ...]]] = {
     "collector_dead": (("monitor_down",), None, "system", ("our collector has missed",)),
 }
 COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size")
-HELD_OPEN = ("ws_closed_1006", "ws_open_silent")  # What happens to a socket that is held: a world that stands still between looks holds none.
+HELD_OPEN = ("ws_closed_1006", "ws_open_silent")  # What happens to a socket that is held: each look opens one of its own otherwise.
 
 
 def _fault(state: str) -> Trial:
@@ -102,6 +106,8 @@ def _fault(state: str) -> Trial:
     found = Trial(state, ((0.0, {state: 1.0}),), causes, subject, panel, words)
     if state in COSTS:
         return replace(found, quiet=45.0, minutes=30.0, looked_at=False)
+    if state in HELD_OPEN:
+        return replace(found, held=True)
     return replace(found, minutes=12.0) if state == "memory_leak" else found
 
 
@@ -147,7 +153,7 @@ PAIRS = {
         Trial("unit_drift, iv_stress", ((0.0, {"unit_drift": 1.0, "iv_stress": 1.0}),), ("greeks_units", "market_stress")),
     )
 }
-assert {*FAULTS, *NO_FAULT, *HELD_OPEN} == set(STATES)
+assert {*FAULTS, *NO_FAULT} == set(STATES)
 
 
 def trials(names: tuple[str, ...], shares: tuple[float, ...]) -> Iterator[Trial]:
