@@ -25,7 +25,6 @@ from opslib.diagnosis import Diagnosis
 from opslib.errors import IncidentError
 from opslib.incident import Incident
 from opslib.practice import PRACTICE
-from opslib.rules import SENT
 from opslib.schema import ALIVE, CHAINS, FILLS, MARKS, SAMPLES
 from opslib.store import Post, Store
 from opslib.workbook import Book
@@ -144,13 +143,13 @@ class Tried(NamedTuple):
 
 
 def alerts(desk: Desk, upto: datetime, since: datetime | None = None) -> list[Any]:
-    """What would today's rules have told people of up to a moment, from another on (None: from the session's open)?"""
+    """What would have fired by today's rules up to a moment, from another on (None: from the session's open), but for what another explains away?"""
     until_us = clock.micros(upto)
     if since is None:
         found, _ = watch.replayed(desk.store, desk.settings, desk.rules, until_us - 1, until_us)
     else:
         found = [t for _, became in watch.Watch(desk.store, desk.settings, desk.rules).judge(clock.micros(since), until_us) for t in became]
-    return [t for t in found if t.kind in ("fired", "rose") and t.severity in SENT and not t.inhibited_by]
+    return [t for t in found if t.kind in ("fired", "rose") and not t.inhibited_by]
 
 
 # Freezing.

@@ -32,7 +32,7 @@ def person(home: Path, said: list[str]) -> Iterator[str]:
         shown = subprocess.run([sys.executable, "-m", "opslib.cli", "status", "-o", "json"], env=environ, capture_output=True, text=True)
         seen = json.loads(shown.stdout) if shown.stdout else {"alerts": []}
         said.append(shown.stdout)
-        if any(a["subject"] == "massive" and a["rule"] in ("availability", "answers") and a["state"] == "firing" and a["severity"] in ("notify", "critical", "escalate") for a in seen["alerts"]):
+        if any(a["subject"] == "massive" and a["rule"] in ("availability", "answers") and a["state"] == "firing" and not a["inhibited_by"] and a["severity"] in ("notify", "critical", "escalate") for a in seen["alerts"]):
             break
         time.sleep(0.3)  # The world runs by itself.
     yield WRONG
@@ -51,7 +51,8 @@ def test_a_game_day(tmp_path: Path) -> None:
     assert found["said"][0]["after_s"] < 0 < found["told_after_s"] <= found["found_after_s"] < 1200 and any("massive" in t["words"] for t in found["told"])
     assert not {p.pid for p in psutil.Process().children(recursive=True)} - before
     shown = "\n".join((*told, *seen))
-    assert "massive_tls" not in shown and "there is no cause 'provider_tlx'" in shown and "provider_tls: The provider shows" in shown
+    assert "massive_tls" not in shown, shown[shown.index("massive_tls") - 300:][:600]
+    assert "there is no cause 'provider_tlx'" in shown and "provider_tls: The provider shows" in shown
     (folder,) = (tmp_path / "desk" / "game_days").iterdir()
     debrief = (folder / "debrief.md").read_text()
     assert "# Game day: massive_tls" in debrief and "provider_tls (right)" in debrief and "before it began: provider_stale" in debrief and json.loads((folder / "debrief.json").read_text())["seed"] == 7

@@ -34,7 +34,7 @@ ANY, GIVES_UP, LISTS = "any", "give up", "?"
 FIRST_S, LAST_S = 120.0, 480.0  # It begins between these, in seconds of the world: long enough to see what is normal.
 UP_S = 30.0
 FOLDER = "game_days"
-LAB = ("-m", "jupyter", "lab", "--ServerApp.open_browser={browser}")
+LAB = ("-m", "jupyter", "lab", "--ServerApp.open_browser={browser}", "--ServerApp.root_dir={place}", "--ServerApp.allow_root=True")
 SHOWN_KINDS = ("opened", "acknowledged", "runbook", "step", "diagnosis", "note", "mitigated", "resolved", "dismissed")
 
 
@@ -153,8 +153,8 @@ def _at_world(played: GameDay, lab: Sequence[str], speed: float) -> Iterator[tup
         path = f"{Path(sys.executable).parent}{os.pathsep}{mine.get('PATH', '')}"
         environ = mine | lever.environ | {"OPS_HOME": str(played.home), "OPS_APP": "desk", "PATH": path}
         ops = ("-m", "opslib.cli")
-        browser = str(sys.stdin.isatty())
-        commands = [(*ops, "serve", "--port", str(port)), (*ops, "collect"), [part.format(browser=browser) for part in lab]]
+        given = {"browser": str(sys.stdin.isatty()), "place": str(settings_module.project() or played.home)}
+        commands = [(*ops, "serve", "--port", str(port)), (*ops, "collect"), [part.format(**given) for part in lab]]
         with _running(commands, environ, played.home.parent):
             _wait_for(played.home / "store.sqlite")
             yield lever, environ
@@ -199,7 +199,8 @@ def _play(played: GameDay, lever: Lever, hear: Callable[[str], str], say: Callab
         if told == GIVES_UP:
             return
         if told == LISTS:
-            say("\n".join(f"  {cause}: {HEADLINES[cause].format('the provider')}" for cause in CAUSES))
+            words = {cause: HEADLINES[cause].format("the provider") for cause in CAUSES}
+            say("\n".join(f"  {cause}: {told[0].upper()}{told[1:]}" for cause, told in words.items()))
         elif told not in CAUSES:
             say(f"there is no cause {told!r}.{text.nearest(told, CAUSES)} {LISTS} lists them.")
         elif not played.hear(told, lever.now()).right:
@@ -212,7 +213,7 @@ def _debriefed(played: GameDay, environ: Mapping[str, str], now: datetime) -> di
     with contextlib.closing(desk.store):
         begun_us = clock.micros(played.begun or now)
         after = lambda at_us: round((at_us - begun_us) / 1e6, 1)  # noqa: E731
-        rises = [r for r in desk.alerts(now, since=BEGINS).rises if r.sent and r.fired_us >= begun_us]
+        rises = [r for r in desk.alerts(now, since=BEGINS, replay=True).rises if r.sent and r.fired_us >= begun_us]
         desk.chronicle.take_in()
         done = [{"after_s": after(e.at_us), "kind": e.kind, "by": e.by or None, "words": e.body.get("words", e.kind)} for i in desk.chronicle.all() for e in i.entries if e.kind in SHOWN_KINDS and e.at_us >= begun_us]
         found = desk.diagnose(now, timedelta(minutes=5))

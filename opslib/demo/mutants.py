@@ -130,7 +130,7 @@ def _way(kept: Kept, mutant: Mutant | None) -> tuple[Any, ...]:
 
 
 def _told(kept: Kept, mutant: Mutant | None) -> list[tuple[Any, ...]]:
-    """What people would be told of in a case, and on after it: of what, as how bad, past which limit, when."""
+    """What would fire in a trial, and on after it: of what, as how bad, past which limit, when."""
     desk = kept.case.desk(kept.settings)
     with contextlib.closing(desk.store):
         if mutant:
@@ -139,7 +139,7 @@ def _told(kept: Kept, mutant: Mutant | None) -> list[tuple[Any, ...]]:
 
 
 class Lived(NamedTuple):
-    """A trial that was lived, and what it comes to without a mutant: how it is walked, what is found, what people are told."""
+    """A trial that was lived, and what it comes to without a mutant: how it is walked, what is found, what fires."""
 
     kept: Kept
     walk: tuple[tuple[str, str], ...]
