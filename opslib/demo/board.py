@@ -163,13 +163,13 @@ def _confusion(ax: "Axes", rows: list[Row], causes: list[str]) -> None:
         counts[r.expected, r.found] = counts.get((r.expected, r.found), 0) + 1
     for (expected, found), n in counts.items():
         accepted = all(r.right for r in rows if (r.expected, r.found) == (expected, found))
-        colour = LINES[0][0] if expected == found else GREY if accepted else LIMITS["critical"]
+        colour = LINES[0][0] if expected == found else INK if accepted else LIMITS["critical"]
         ax.text(at[found], at[expected], f"{n}" if accepted else f"✗{n}", ha="center", va="center", fontsize=6.5, color=colour, fontweight="bold" if not accepted else "normal")
     ax.set_xlim(-0.6, len(causes) - 0.4)
     ax.set_ylim(len(causes) - 0.4, -0.6)
     ax.set_xticks(range(len(causes)), causes, rotation=90, fontsize=6.5)
     ax.set_yticks(range(len(causes)), causes, fontsize=6.5)
-    ax.set_xlabel("found (rows; grey: another right answer of the same trial; ✗: wrong)", fontsize=8, color=INK)
+    ax.set_xlabel("found (rows; beside the diagonal: another right answer of the same trial; ✗: wrong)", fontsize=8, color=INK)
     ax.set_ylabel("expected", fontsize=8, color=INK)
     ax.grid(color="#eef1f4", linewidth=0.6)
     ax.set_axisbelow(True)

@@ -174,7 +174,7 @@ def _how(played: GameDay, secret: bool, environ: Mapping[str, str]) -> str:
     return "\n".join(
         [
             f"{what} will become the matter within some minutes. The world's time is {text.moment(BEGINS)} and on.",
-            "JupyterLab is opening (its address stands in lab.log of this folder). A terminal in it (File, New, Terminal) knows this world:",
+            f"JupyterLab is opening; its address stands in {played.home.parent / 'lab.log'}. A terminal in it (File, New, Terminal) knows this world:",
             "    ops status; ops incident list; ops runbook open NAME --by YOU; ops doctor",
             f"This desk is in {environ['OPS_HOME']}.",
             f"When you know what it is, say its cause here; {LISTS} lists the causes, {GIVES_UP!r} ends it.",
