@@ -21,10 +21,11 @@ from opslib.settings import VERSION as __version__
 if TYPE_CHECKING:
     from opslib.demo.board import Board
     from opslib.desk import Desk
+    from opslib.dashboard import Live
     from opslib.sheet import Sheet
     from opslib.workbook import Book
 
-__all__ = ["__version__", "checklist", "connect", "runbook", "scoreboard"]
+__all__ = ["__version__", "checklist", "connect", "live", "runbook", "scoreboard"]
 
 
 def connect(app: str | None = None, home: str | Path | None = None) -> "Desk":
@@ -86,6 +87,22 @@ def checklist(name: str, app: str | None = None, operator: str = "", as_of: str 
     from opslib import sheet
 
     return sheet.Sheet(connect(app), name, operator, as_of, practice)
+
+
+def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str = "5s") -> "Live":
+    """
+    How does everything stand, now and from now on?
+
+    Args:
+        app: Whose.
+        as_of: A moment to begin at; empty is now. From any moment there is a way back to now.
+        window: How far back each figure looks, such as ``1h``.
+        every: How often it is looked, ``1s`` to ``60s``.
+    """
+    from opslib import clock, dashboard
+
+    at = clock.parse(as_of) if as_of else None
+    return dashboard.Live(connect(app), clock.parse_span(window), clock.parse_span(every).total_seconds(), at)
 
 
 def scoreboard() -> "Board":

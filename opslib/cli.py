@@ -267,6 +267,27 @@ def _greeks(options: argparse.Namespace) -> int:
     return _judged(options, _desk(options).greeks(options.what, options.provider, options.as_of, options.known_at))
 
 
+def _lab(options: argparse.Namespace) -> int:
+    return _started(options, "lab")
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    return _started(options, "dashboard")
+
+
+def _started(options: argparse.Namespace, what: str) -> int:
+    """Become JupyterLab, or the dashboard without code."""
+    from opslib import lab
+
+    desk = _desk(options)
+    if not 0 <= options.port <= 65_535:
+        raise UsageError(f"--port is 0 (any) to 65535, found {options.port}.")
+    place, port = lab.laid_out(desk.settings, os.environ), options.port or lab.free_port()
+    command = getattr(place, what)(port, not options.no_browser)
+    _say(f"{what} of {desk.settings.app}: {place.address(what, port)}")
+    os.execve(command[0], command, place.environ | ({lab.READ_ONLY: "1"} if what == "dashboard" else {}))
+
+
 def _doctor(options: argparse.Namespace) -> int:
     return _judged(options, _desk(options).doctor())
 

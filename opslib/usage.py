@@ -118,6 +118,10 @@ def parser() -> argparse.ArgumentParser:
     verify = command("verify", "compute a record, a postmortem or a report again from its evidence, and name what differs; the exit code is the verdict", "ops verify outputs/desk/incidents/2026-03-10-1")
     verify.add_argument("path", metavar="PATH|ID", help="an incident's folder, also a copied one; its id; or a published report")
     command("doctor", "look at everything once: can we reach it, and what is wrong; the exit code is the verdict", "ops doctor")
+    for name, told, example in (("lab", "JupyterLab with this suite in its launcher, its own settings beside the user's", "ops lab"), ("dashboard", "the live dashboard in a browser, without code; it only shows", "ops dashboard --port 8866")):
+        started = command(name, told, example)
+        started.add_argument("--port", type=int, default=0, metavar="PORT", help="on this machine only (default: any that is free)")
+        started.add_argument("--no-browser", action="store_true", help="only say where it is")
     greeks = command("greeks", "tell what the Greeks of one chain are worth; the exit code is the verdict", "ops greeks chain.json --as-of 2026-03-10T11:25")
     greeks.add_argument("what", metavar="FILE|SYMBOL", help="a chain of Massive, Tradier, Schwab, Cboe or Yahoo, CSV or Parquet; or a symbol, fetched now (with --as-of: the last kept by then)")
     greeks.add_argument("--from", dest="provider", choices=("massive", "tradier"), default="", help="of a symbol: whom to ask (default: massive, beside tradier where both are configured)")

@@ -37,6 +37,16 @@ AGAIN = timedelta(seconds=10)  # Looks of our own so new are not made again.
 SILENCE_FOR = timedelta(hours=1)
 
 
+def attended() -> bool:
+    """Is this a kernel of somebody who can be asked, and not of a scheduler?"""
+    if os.environ.get(UNATTENDED):
+        return False
+    import sys
+
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return bool(shell) and hasattr(shell, "kernel")
+
+
 class Book:
     """
     One runbook, open.
@@ -80,12 +90,7 @@ class Book:
     @property
     def attended(self) -> bool:
         """Is somebody there who can be asked?"""
-        if self.practice or os.environ.get(UNATTENDED):
-            return False
-        import sys
-
-        shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-        return bool(shell) and hasattr(shell, "kernel")
+        return not self.practice and attended()
 
     @cached_property
     def hooks(self) -> dict[str, Hook]:

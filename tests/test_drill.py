@@ -63,7 +63,7 @@ def test_everything_is_drilled() -> None:
 
 def row(right: bool = True, sure: float = 0.9, **more: object) -> Row:
     """A row."""
-    given = {"fault": "massive_5xx", "severity": 100.0, "seed": 1, "control": False, "expected": "provider_5xx", "found": "provider_5xx" if right else "undetermined", "right": right, "detected_after_s": 60.0, "steps": 9, "seconds": 120.0, "confidence": sure, "subject": "massive", "alert": "a", "runbook": "massive_down", "wrong": "", "seen": ("Is it? yes.",)}
+    given = {"fault": "massive_5xx", "severity": 100.0, "seed": 1, "control": False, "expected": "provider_5xx", "found": "provider_5xx" if right else "undetermined", "right": right, "detected_after_s": 60.0, "steps": 9, "seconds": 120.0, "confidence": sure, "subject": "massive", "alert": "a", "runbook": "massive_down", "told": "critical", "walk": (("a", "+"),), "strayed": (), "wrong": "", "seen": ("Is it? yes.",)}
     return Row(**(given | more))  # type: ignore[arg-type]
 
 

@@ -1,22 +1,17 @@
 """A runbook in a real JupyterLab, driven by a browser: opened from the alert, looked, refused without a name, done with one, noted."""
 
-import json
 import os
-import secrets
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 from conftest import needs
+from labs import browsing, running_lab
 from test_walk import HOOK
-from servers import free_port
 from opslib.demo.stepped import BEGINS, looking
 
 from opslib import clock, opening, settings
@@ -25,9 +20,6 @@ from opslib.desk import Desk
 from opslib.hooks import HOOKS
 
 OPERATOR = "Tech Lead"
-STARTS_S = 60.0
-# No news popup over the page, no question about which kernel: the recipe of a quiet lab.
-QUIET = {"notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}}
 
 
 @dataclass
@@ -67,42 +59,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         alert = next(a for a in here.status(desk.at).alerts if a["runbook"] == "massive_down" and a["state"] == "firing")
         incident = here.chronicle.open("", by="", alert=alert)
         place = opening.opened(here, "massive_down", incident, "")
-        port = free_port()
-        token = secrets.token_hex(8)
-        (at / "settings" / "@jupyterlab" / "apputils-extension").mkdir(parents=True)
-        (at / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings").write_text(json.dumps(QUIET["notification"]))
         # The world stands still at its moment; the kernel's clock begins there.
         environ = desk.lever.environ | {"OPS_HOME": str(home), "OPS_CLOCK": f"{desk.at.isoformat()},{time.time()},1"}
-        folders = {f"JUPYTER_{name}_DIR": str(at / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {"JUPYTERLAB_SETTINGS_DIR": str(at / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(at / "workspaces"), "HOME": str(at), "IPYTHONDIR": str(at / "ipython")}
-        command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home}", "--allow-root", "--LabApp.expose_app_in_browser=True"]
-        with (at / "log").open("w") as log:
-            running = subprocess.Popen(command, env={**os.environ, **environ, **folders}, stdout=subprocess.DEVNULL, stderr=log)
-        try:
-            until = time.monotonic() + STARTS_S
-            while True:
-                try:
-                    urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=2).close()
-                    break
-                except OSError:
-                    assert running.poll() is None and time.monotonic() < until, (at / "log").read_text()[-2000:]
-                    time.sleep(0.2)  # A server's start can only be awaited.
-            yield Lab(f"http://127.0.0.1:{port}/lab/tree/{place.relative_to(home)}?reset&token={token}", home, incident.id, place.name, environ)
-        finally:
-            running.terminate()
-            running.wait(20)
+        with running_lab(home, at, environ) as (base, token):
+            yield Lab(f"{base}/lab/tree/{place.relative_to(home)}?reset&token={token}", home, incident.id, place.name, environ)
 
 
 @pytest.fixture(scope="module")
 def page(lab: Lab) -> Iterator[Any]:
     """The runbook, open and executed, in a browser."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"])
-        shown = browser.new_page(viewport={"width": 1360, "height": 1000})
-        shown.set_default_timeout(90_000)
-        problems: list[str] = []
-        shown.on("pageerror", lambda problem: problems.append(str(problem)))
+    with browsing() as (shown, problems):
         shown.goto(lab.url)
         shown.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
         shown.evaluate("() => { void window.jupyterapp.commands.execute('application:toggle-left-area'); void window.jupyterapp.commands.execute('notebook:run-all-cells') }")
@@ -110,7 +76,6 @@ def page(lab: Lab) -> Iterator[Any]:
         shown.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle' && [...window.jupyterapp.shell.currentWidget.content.widgets].filter(c => c.model.type === 'code').every(c => c.model.executionCount)")
         yield shown
         assert problems == []
-        browser.close()
 
 
 def card(page: Any, step: str) -> Any:

@@ -1,0 +1,293 @@
+"""
+This module knows the live dashboard: who reads the store for it, every few seconds, in a thread of its own; and what goes to
+and fro between that and a browser. What stands on it is `screen`'s; how it is drawn, `dashboard.js`'s.
+
+One feed reads for all views of a desk, and goes on while a cell runs. Each view has its own moment and its own pause. A browser
+that comes back, or comes late, asks for all of it.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opslib import clock, lab, opening, screen, text
+from opslib.errors import OpsError, UsageError
+from opslib.feedback import Feedback
+from opslib.panels import DEEPER, View
+from opslib.screen import Screen
+from opslib.workbook import attended
+
+if TYPE_CHECKING:
+    from opslib.desk import Desk
+
+SHORTEST_S, LONGEST_S = 1.0, 60.0
+HERE = Path(__file__).parent
+CHANGES = ("open", "deeper", "feedback")  # What leaves something behind: not from a page that only shows.
+PICTURE_INCHES = (13.0, 6.4)
+
+
+class Feed:
+    """
+    Reads the store for all views of a desk, in a thread of its own, for as long as there is one.
+
+    Args:
+        desk: Whose; its store is only read.
+        window: How far back each figure looks.
+        every_s: Seconds between two looks.
+    """
+
+    def __init__(self, desk: "Desk", window: timedelta, every_s: float):
+        self.desk, self.window, self.every_s = desk, window, every_s
+        self._listening: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._turn = threading.Condition(threading.RLock())
+        self._last: tuple[View, Screen] | None = None
+        self._n = 0  # So many changes were told: who misses one knows it by the next.
+        self._thread: threading.Thread | None = None
+
+    def view(self, at: datetime) -> View:
+        """Everything as of a moment."""
+        return self.desk.view(at, self.window)
+
+    def screen(self, view: View) -> Screen:
+        """What stands on the dashboard of it."""
+        return screen.screen(view, text.duration(self.window.total_seconds()))
+
+    def join(self, panel: Any) -> None:
+        """One more is listening: from now on it is told of every change."""
+        with self._turn:
+            self._listening.add(panel)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="ops live", daemon=True)
+                self._thread.start()
+
+    def pace(self, every_s: float) -> None:
+        """Look so often from now on."""
+        with self._turn:
+            self.every_s = min(LONGEST_S, max(SHORTEST_S, every_s))
+            self._turn.notify()
+
+    def everything(self) -> dict[str, Any]:
+        """What a view that knows nothing needs."""
+        with self._turn:
+            return {"whole": self.all(), "range": self.range(), "n": self._n}
+
+    def all(self) -> dict[str, Any]:
+        """All of what was seen last, for who comes late; looked at now where nothing was yet."""
+        with self._turn:
+            if self._last is None:
+                self._look()
+            assert self._last is not None
+            return screen.whole(*self._last)
+
+    def range(self) -> list[float]:
+        """From when to when can one look back on the day that is shown? Seconds since 1970."""
+        now = self.desk.now()
+        session = clock.session(now.astimezone(text.NEW_YORK).date())
+        begins = session.opens if session and session.opens < now else now - timedelta(hours=8)
+        return [begins.timestamp(), now.timestamp()]
+
+    def _run(self) -> None:
+        with self._turn:
+            while self._listening:
+                self.tell()
+                self._turn.wait(self.every_s)
+
+    def tell(self) -> None:
+        """Look once, and tell everybody who listens what is another than before; what went wrong, where something did."""
+        before = self._last[1] if self._last else None
+        try:
+            found = self._look()
+        except OpsError as problem:
+            self._send({"trouble": f"not up to date: {self.desk.settings.redact(str(problem))}"})
+            return
+        change = found.after(before) if before else None
+        self._n += 1
+        self._send(self.everything() if change is None else {"change": change, "n": self._n})
+
+    def _look(self) -> Screen:
+        view = self.view(self.desk.now())
+        self._last = view, self.screen(view)
+        return self._last[1]
+
+    def _send(self, message: dict[str, Any]) -> None:
+        for panel in list(self._listening):
+            with suppress(RuntimeError):  # Its kernel is going away.
+                panel.send(message)
+
+
+class Live:
+    """
+    The live dashboard of a desk: four panels, the alerts, any past moment.
+
+    Where nobody is there (a scheduler, a test) it is a picture and its words, of the same moment.
+
+    Args:
+        as_of: A moment to begin at; None is now.
+
+    Attributes:
+        feed: Who reads for it.
+    """
+
+    def __init__(self, desk: "Desk", window: timedelta, every_s: float, as_of: datetime | None = None):
+        self.desk, self.as_of = desk, as_of
+        self.feed = _feed(desk, window)
+        self.feed.every_s = every_s
+
+    def __repr__(self) -> str:
+        found = self._found
+        return "\n".join([f"{found.places[2]}, as of {text.moment(clock.parse(found.places[0]))}", *(f"{panel['title']}: {told}" for panel, told in zip(found.shape["panels"], self._verdicts(found)))])
+
+    @property
+    def _found(self) -> Screen:
+        return self.feed.screen(self.feed.view(self.as_of or self.desk.now()))
+
+    @staticmethod
+    def _verdicts(found: Screen) -> list[str]:
+        at, told = 6, []
+        for panel in found.shape["panels"]:
+            told.append(found.places[at])
+            at += 1 + screen.MOST_SENTENCES + len(panel["figures"]) + 1
+        return told
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        if attended():
+            shown = self.widget._repr_mimebundle_()
+            display((shown[0] if isinstance(shown, tuple) else shown) | {"text/plain": repr(self)}, raw=True)
+        else:
+            display({"text/plain": repr(self), "image/png": self.picture()}, metadata={"image/png": {"alt": repr(self)}}, raw=True)
+
+    def picture(self) -> bytes:
+        """All four panels over time, as PNG."""
+        from opslib import plots
+
+        panels = self.feed.view(self.as_of or self.desk.now()).panels
+
+        def draw(ax: Any) -> None:
+            figure = ax.figure
+            ax.remove()
+            for panel, place in zip(panels, figure.subplots(2, 2, gridspec_kw={"hspace": 0.75, "wspace": 0.18}).flat):
+                panel.draw(place)
+                place.set_title(f"{panel.title}: {panel.told}", fontsize=10, loc="left")
+
+        return plots.png(draw, PICTURE_INCHES)
+
+    @property
+    def widget(self) -> Any:
+        """The widget: another each time; all share one feed."""
+        made = _kind()(whole=self.feed.all(), every_s=round(self.feed.every_s))
+        made.feed, made.as_of = self.feed, self.as_of
+        made.on_msg(lambda _, said, buffers: answered(self.feed, made, said))
+        self.feed.join(made)
+        return made
+
+
+_FEEDS: dict[tuple[str, str, float], Feed] = {}
+
+
+def _feed(desk: "Desk", window: timedelta) -> Feed:
+    """The one feed of a desk and a window in this kernel."""
+    key = (desk.settings.url, desk.settings.app, window.total_seconds())
+    return _FEEDS.setdefault(key, Feed(desk, window, 5.0))
+
+
+@cache
+def _kind() -> Any:
+    """The widget's class; made once, where it is wanted: nobody else has to import what it needs."""
+    import anywidget
+    import traitlets
+
+    class Dashboard(anywidget.AnyWidget):
+        _esm = HERE / "dashboard.js"
+        _css = HERE / "dashboard.css"
+        whole = traitlets.Dict().tag(sync=True)
+        every_s = traitlets.Int(5).tag(sync=True)
+
+        def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
+            if key is None and getattr(self, "feed", None) is not None:
+                with self.hold_trait_notifications():
+                    self._trait_values["whole"] = self.feed.all()  # Who comes back sees what was seen last, not what was so at first.
+            return super().get_state(key, drop_defaults)
+
+    return Dashboard
+
+
+# What a browser asks.
+
+
+def answered(feed: Feed, widget: Any, said: dict[str, Any]) -> None:
+    """Answer what a view asks; what cannot be done is said to it in words."""
+    view = str(said.get("view", ""))
+    if os.environ.get(lab.READ_ONLY) and said.get("do") in CHANGES:
+        widget.send({"said": "this page only shows; ops lab is where things are done", "view": view})
+        return
+    acts: dict[str, Callable[[], dict[str, Any]]] = {
+        "all": feed.everything, "at": lambda: _at(feed, said), "every": lambda: _paced(feed, widget, said), "open": lambda: _opened(feed, said),
+        "feedback": lambda: _kept(feed, said), "deeper": lambda: _deeper(feed, said),
+    }  # fmt: skip
+    try:
+        widget.send(acts[said["do"]]() | {"view": view})
+        if said["do"] == "all" and widget.as_of is not None:
+            widget.send(_at(feed, {"at_s": widget.as_of.timestamp()}) | {"view": view})
+    except (OpsError, KeyError, TypeError, ValueError) as problem:
+        told = str(problem) if isinstance(problem, OpsError) else f"that cannot be done ({problem.__class__.__name__})"
+        widget.send({"said": feed.desk.settings.redact(told), "view": view})
+
+
+def _at(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
+    """Everything as of a past moment."""
+    at = clock.parse(str(said["local"])) if "local" in said else clock.instant(round(float(said["at_s"]) * 1e6))
+    if at > feed.desk.now():
+        raise UsageError(f"{text.moment(at)} is still to come.")
+    view = feed.view(at)
+    return {"whole": screen.whole(view, feed.screen(view)), "past": True}
+
+
+def _paced(feed: Feed, widget: Any, said: dict[str, Any]) -> dict[str, Any]:
+    feed.pace(float(said["seconds"]))
+    widget.every_s = round(feed.every_s)
+    return {"said": f"an update every {feed.every_s:g} s"}
+
+
+def _opened(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
+    """The runbook of an alert, filled in for its incident."""
+    desk, at = feed.desk, clock.parse(said["at"]) if said.get("at") else None
+    alert = next((a for a in feed.view(at or desk.now()).alerts if a["id"] == said["alert"]), None)
+    if alert is None or not alert["runbook"]:
+        raise UsageError(f"no alert {said['alert']!r} with a runbook stands at that moment.")
+    incident = desk.chronicle.read(alert["incident"]) if alert["incident"] else desk.chronicle.open("", by="", alert=alert)
+    place = opening.opened(desk, alert["runbook"], incident, "", at)
+    return _link(desk, place, f"runbook {alert['runbook']} is open for incident {incident.id}:")
+
+
+def _deeper(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
+    """The notebook that looks deeper into a panel, as of the moment that is shown, executed."""
+    from opslib import runner
+    from opslib.desk import notebook
+
+    desk = feed.desk
+    given = {"app": desk.settings.app, "as_of": said["at"]}
+    _, place = runner.run(notebook(DEEPER[said["panel"]]), given, settings=desk.settings, store=desk.store)
+    return _link(desk, place.with_suffix(".ipynb"), f"{DEEPER[said['panel']]}, as of {said['at']}:")
+
+
+def _link(desk: "Desk", place: Path, words: str) -> dict[str, Any]:
+    """Where something is, as JupyterLab opens it; its path where that lies outside."""
+    seen = lab.link(place)
+    if seen is None and place.is_relative_to(desk.settings.base):
+        seen = str(place.relative_to(desk.settings.base))  # A lab over the home, as `lab_url` has it.
+    return {"said": words, "link": seen} if seen else {"said": f"{words} {place}"}
+
+
+def _kept(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
+    """What the monitoring missed, or told for nothing; the quarterly report reads it."""
+    at = clock.parse(said["at"])
+    kept = Feedback(feed.desk.chronicle.records).give(said["kind"], said["words"], said["by"], said.get("alert", ""), at)
+    return {"said": f"kept as {kept.kind} of {text.moment(at)}, by {kept.author}"}

@@ -1,0 +1,122 @@
+"""
+This module knows how JupyterLab, and the dashboard without code, are started over this suite, and nothing else: which folder
+they see, what stands in the launcher, and that the user's own settings stay as they are.
+
+They see a folder of links: ``notebooks`` and ``runbooks`` of the project, ``home`` for everything that this desk has made.
+"""
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from opslib import settings as settings_module, shelf
+from opslib.errors import UsageError
+from opslib.settings import Settings
+
+FOLDER, LINKS = ".lab", ("notebooks", "runbooks")
+ROOT, READ_ONLY = "OPS_LAB_ROOT", "OPS_READ_ONLY"  # Told to kernels: where links begin; that a page only shows.
+QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}  # No news popup over a dashboard.
+NOW = {"dashboard": "Dashboard: is anything wrong?", "alerts": "Alerts of the week", "provider_health": "Providers, looked at closely", "greeks_quality": "Greeks, looked at closely", "pnl_accuracy": "Trades beside the backtest", "system_health": "The app itself, looked at closely", "checklist": "Checklists", "drills": "Drills: do the runbooks find the cause?"}
+PAGE = 'import opslib as ops\n\nops.live("{app}")'
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Place:
+    """
+    A folder from which a lab is started.
+
+    Attributes:
+        root: What the lab sees.
+        environ: The environment of the lab and its kernels.
+    """
+
+    root: Path
+    environ: dict[str, str]
+
+    def address(self, what: str, port: int) -> str:
+        """Where a browser finds it, with the token that lets it in."""
+        return f"http://127.0.0.1:{port}/{'lab' if what == 'lab' else ''}?token={self.environ['JUPYTER_TOKEN']}"
+
+    def lab(self, port: int, browser: bool) -> list[str]:
+        """The command of JupyterLab; its token is in the environment, and in a file that only its owner reads, where no list of processes shows it."""
+        return [sys.executable, "-m", "jupyter", "lab", "--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={self.root}", f"--ServerApp.open_browser={browser}", f"--ServerApp.allow_root={os.geteuid() == 0}"]
+
+    def dashboard(self, port: int, browser: bool) -> list[str]:
+        """The command of the dashboard without code."""
+        return [sys.executable, "-m", "voila", str(self.root / "dashboard.ipynb"), "--Voila.ip=127.0.0.1", f"--port={port}", f"--Voila.open_browser={browser}", "--strip_sources=True", "--show_tracebacks=False"]
+
+
+def laid_out(settings: Settings, environ: Mapping[str, str]) -> Place:
+    """
+    Lay out the folder from which a lab is started: links, settings, the launcher's entries; what is there is made anew.
+
+    Raises:
+        UsageError: The package was installed without its notebooks.
+    """
+    project = settings_module.project()
+    if project is None:
+        raise UsageError("the notebooks stand in the suite's project folder, which is not here. Install it with pip install -e . from a clone.")
+    folder = settings.base / FOLDER
+    root = folder / "root"
+    root.mkdir(parents=True, exist_ok=True)
+    for name, target in (*((name, project / name) for name in LINKS), ("home", settings.base)):
+        link = root / name
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(target, target_is_directory=True)
+    quiet = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True, exist_ok=True)
+    quiet.write_text(json.dumps(QUIET), encoding="utf-8")
+    launcher = folder / "launcher"
+    launcher.mkdir(exist_ok=True)
+    (launcher / "jp_app_launcher.yaml").write_text(json.dumps(entries(project), indent=1, ensure_ascii=False), encoding="utf-8")  # JSON is YAML.
+    (root / "dashboard.ipynb").write_text(json.dumps(_page(settings.app), indent=1), encoding="utf-8")
+    token = environ.get("JUPYTER_TOKEN") or secrets.token_hex(16)
+    config = folder / "config" / "voila.json"
+    config.parent.mkdir(exist_ok=True)
+    config.touch(mode=0o600)
+    config.write_text(json.dumps({"Voila": {"token": token}}), encoding="utf-8")
+    own = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    own |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "IPYTHONDIR": str(folder / "ipython"), "JUPYTER_APP_LAUNCHER_PATH": str(launcher)}
+    path = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", "")])
+    return Place(root, {**environ, **own, "JUPYTER_TOKEN": token, "OPS_HOME": str(settings.base), "OPS_APP": settings.app, ROOT: str(root), "PATH": path})
+
+
+def entries(project: Path) -> list[dict[str, object]]:
+    """What stands in the launcher: runbooks by their symptom, what there is to look at now, reports."""
+    found = [_entry("Runbooks, by what you see", shelf.runbook(name).title, f"runbooks/{name}.ipynb") for name in shelf.names()]
+    reports = {path.stem: path.stem.replace("_", " ").capitalize() for path in sorted((project / "notebooks").glob("*_report.ipynb"))}
+    found += [_entry("Now", title, f"notebooks/{name}.ipynb") for name, title in NOW.items()]
+    return found + [_entry("Reports", title, f"notebooks/{name}.ipynb") for name, title in reports.items()]
+
+
+def _entry(catalog: str, title: str, path: str) -> dict[str, object]:
+    return {"id": f"ops-{path}", "title": title, "description": path, "catalog": catalog, "type": "jupyterlab-commands", "source": [{"label": title, "id": "docmanager:open", "args": {"path": path}}]}
+
+
+def _page(app: str) -> dict[str, object]:
+    """The notebook behind the dashboard without code."""
+    cell = {"cell_type": "code", "id": "live", "execution_count": None, "metadata": {}, "outputs": [], "source": PAGE.format(app=app)}
+    return {"cells": [cell], "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def link(place: Path, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Under which path a lab that was started so opens a file; None where it does not see it."""
+    root = environ.get(ROOT)
+    for seen in (Path(root), *(Path(root) / name for name in (*LINKS, "home"))) if root else ():
+        if place.resolve().is_relative_to(seen.resolve()):
+            return str((seen / place.resolve().relative_to(seen.resolve())).relative_to(Path(root or "")))
+    return None

@@ -1,0 +1,243 @@
+"""The live dashboard in a real JupyterLab beside a world that runs: updates, pause, a fault, the past, an alert's runbook, a busy kernel."""
+
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from conftest import needs
+from labs import browsing, running_lab
+from looks import CLOSES, OPENS
+from servers import free_port
+
+from opslib import settings
+from opslib.demo import gameday
+from opslib.demo.lever import Lever
+from opslib.demo.stepped import BEGINS
+from opslib.desk import Desk
+from opslib.text import NEW_YORK
+
+SPEED, EVERY_S = 8.0, 5
+MOMENTS = 200
+CELL = 'import opslib as ops\n\nops.live("desk", window="10m")'
+BUSY = "import time\n\ntime.sleep(12)"
+
+
+@dataclass
+class Shown:
+    """The dashboard in a browser, its world, and every request that the page made."""
+
+    page: Any
+    lever: Lever
+    home: Path
+    environ: dict[str, str]
+    requests: list[str]
+    console: list[str]
+
+    def text(self, of: str) -> str:
+        return str(self.page.locator(f".ops-live {of}").first.inner_text())
+
+    def moment(self) -> str:
+        return self.text(".moment")
+
+    def panel(self, name: str) -> str:
+        return self.text(f"[data-panel={name}] .top .verdict")
+
+    def moved(self, was: str, within_s: float) -> str:
+        """The moment that is shown next."""
+        self.page.wait_for_function("(was) => document.querySelector('.ops-live .moment').textContent !== was", arg=was, timeout=within_s * 1000)
+        return self.moment()
+
+    def look(self, name: str) -> None:
+        """Keep a picture, where somebody wants to see it."""
+        if folder := os.environ.get("LAB_PICTURES"):
+            self.page.screenshot(path=f"{folder}/{name}.png")
+
+
+def notebook(place: Path, *cells: str) -> None:
+    """A notebook of these cells."""
+    made = [{"cell_type": "code", "id": f"c{n}", "execution_count": None, "metadata": {}, "outputs": [], "source": source} for n, source in enumerate(cells)]
+    place.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}))
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """A world that is healthy and runs, its desk and collector, a lab, the notebook open and run."""
+    needs("chromium")
+    home, at, logs = (tmp_path_factory.mktemp(name) for name in ("home", "jupyter", "logs"))
+    port = free_port()
+    notebook(home / "live.ipynb", CELL, BUSY)
+    with Lever(BEGINS, seed=3, speed=SPEED, receiver=f"http://127.0.0.1:{port}") as lever:
+        environ = lever.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}
+        ops = ("-m", "opslib.cli")
+        with gameday._running([(*ops, "serve", "--port", str(port)), (*ops, "collect")], os.environ | environ, logs), running_lab(home, at, environ) as (base, token), browsing(1500, 1150) as (page, problems):
+            requests, console = list[str](), list[str]()
+            page.on("request", lambda request: requests.append(request.url))
+            page.on("console", lambda said: console.append(said.text) if said.type == "error" else None)
+            page.goto(f"{base}/lab/tree/live.ipynb?reset&token={token}")
+            page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+            page.evaluate("() => { void window.jupyterapp.commands.execute('application:toggle-left-area'); void window.jupyterapp.commands.execute('notebook:run-cell') }")
+            page.locator(".ops-live .panel").nth(3).wait_for()
+            yield Shown(page, lever, home, environ, requests, console)
+            assert problems == []
+
+
+def seconds(moment: str) -> int:
+    """The second of the day that a moment says."""
+    hours, minutes, secs = (int(part) for part in re.match(r"(\d+):(\d+):(\d+) New York", moment).groups())  # type: ignore[union-attr]
+    return 3600 * hours + 60 * minutes + secs
+
+
+def test_updates_come_by_themselves(shown: Shown) -> None:
+    """Four panels are drawn; three updates come five seconds apart."""
+    assert shown.page.locator(".ops-live .panel").count() == 4
+    moments, clocked = [shown.moment()], list[float]()
+    for _ in range(4):
+        moments.append(shown.moved(moments[-1], 3 * EVERY_S))
+        clocked.append(time.monotonic())
+    gaps = [b - a for a, b in zip(clocked, clocked[1:])]
+    assert all(abs(gap - EVERY_S) < 2.0 for gap in gaps), gaps
+    assert [seconds(b) > seconds(a) for a, b in zip(moments, moments[1:])] == [True] * 4
+    assert shown.text(".badge") == "live" and all(figure.strip() for figure in shown.page.locator(".ops-live td").all_inner_texts())
+    shown.look("live_1_healthy")
+
+
+def test_pause_holds_still(shown: Shown) -> None:
+    """Paused, nothing moves while the store fills, and a badge says how far behind it is; resumed, it shows the newest."""
+    desk = Desk(settings.load(shown.home, "desk", shown.environ))
+    shown.page.get_by_role("button", name="Pause").click()
+    held, rows = shown.moment(), desk.store.first_ts("desk")
+    shown.page.wait_for_function("() => /paused, [2-9] updates behind/.test(document.querySelector('.ops-live .badge').textContent)", timeout=5 * EVERY_S * 1000)
+    assert shown.moment() == held and rows is not None
+    with desk.store.reading() as connection:
+        kept = connection.exec_driver_sql("SELECT count(*) FROM snapshots").scalar()
+    shown.page.wait_for_timeout(2000)
+    with desk.store.reading() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM snapshots").scalar() > kept
+    shown.look("live_2_paused")
+    shown.page.get_by_role("button", name="Resume").click()
+    assert seconds(shown.moment()) > seconds(held) + SPEED * EVERY_S and shown.text(".badge") == "live"
+
+
+def test_a_busy_kernel_stops_nothing(shown: Shown) -> None:
+    """While a cell runs for twelve seconds, two updates come."""
+    shown.page.evaluate("() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 1; void window.jupyterapp.commands.execute('notebook:run-cell') }")
+    shown.page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'busy'")
+    first = shown.moved(shown.moment(), 8)
+    shown.moved(first, 8)
+    assert shown.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status") == "busy"
+    shown.page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'")
+    shown.page.evaluate("() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 0; void book.scrollToItem(0, 'start') }")
+
+
+def test_a_fault_shows_and_the_past_does_not(shown: Shown) -> None:
+    """Massive fails: its panel turns, and no other provider's; the slider shows the healthy moment before; back to now shows the fault."""
+    shown.lever.be(massive_refused=1.0)
+    shown.page.wait_for_function("() => document.querySelector('.ops-live [data-panel=providers] .top .verdict').textContent.includes('critical')", timeout=60_000)
+    shown.look("live_3_fault")
+    now = shown.moment()
+    shown.page.locator(".ops-live .slider").evaluate("(slider) => { slider.value = Number(slider.min) + 3720; slider.dispatchEvent(new Event('input')) }")
+    shown.page.wait_for_function("() => document.querySelector('.ops-live .badge').textContent === 'as of then' && document.querySelector('.ops-live .moment').textContent.startsWith('10:32:00')")
+    assert "critical" not in shown.panel("providers")
+    shown.look("live_4_past")
+    shown.page.wait_for_timeout(1500)
+    assert shown.moment().startswith("10:32:00")
+    shown.page.get_by_role("button", name="Back to now").click()
+    assert seconds(shown.moment()) >= seconds(now) and "critical" in shown.panel("providers")
+
+
+def test_the_alert_opens_its_runbook(shown: Shown) -> None:
+    """A click on the alert fills in its runbook for its incident, and says where it is."""
+    shown.page.locator(".ops-live .alerts .is-critical button, .ops-live .alerts .is-escalate button").first.wait_for(timeout=90_000)
+    shown.page.locator(".ops-live .alerts button", has_text="availability of massive").first.click()
+    shown.page.locator(".ops-live .told a").wait_for()
+    link = shown.page.locator(".ops-live .told a").get_attribute("href")
+    assert link and link.startswith("/lab/tree/") and (shown.home / link.removeprefix("/lab/tree/")).exists() and "massive_down" in link
+    shown.look("live_5_runbook")
+
+
+def test_the_page_asks_nobody_else(shown: Shown) -> None:
+    """No request leaves the machine, and nothing went wrong on the page."""
+    assert not [url for url in shown.requests if not url.startswith(("http://127.0.0.1:", "data:", "blob:", "ws://127.0.0.1:"))]
+    assert not [said for said in shown.console if "ops" in said.lower() or "widget" in said.lower()], shown.console
+
+
+def test_a_page_loaded_anew_shows_now(shown: Shown) -> None:
+    """The browser comes back: the saved output is drawn again, with what is so now."""
+    before = shown.moment()
+    shown.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    shown.page.reload()
+    shown.page.locator(".ops-live .panel").nth(3).wait_for()
+    first = shown.moment()
+    assert seconds(first) >= seconds(before)
+    shown.moved(first, 3 * EVERY_S)
+
+
+def test_any_moment_reads_as_status_does(shown: Shown) -> None:
+    """Two hundred moments of the demo's day, drawn: each verdict and figure on the page is that of ``ops status`` as of then."""
+    drawn = random.Random(11)
+    moments = [OPENS + timedelta(seconds=5 * drawn.randrange(60, 4680)) for _ in range(MOMENTS)]
+    notebook(shown.home / "demo.ipynb", 'import opslib as ops\n\nops.live("demo")')
+    page = shown.page
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:open', { path: 'demo.ipynb' })")
+    page.wait_for_function("() => window.jupyterapp.shell.currentWidget?.context?.path === 'demo.ipynb' && window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.status === 'idle'")
+    page.evaluate("() => { void window.jupyterapp.commands.execute('notebook:run-cell') }")
+    page.wait_for_function("() => document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live .panel').length === 4")
+    read = """async (locals) => {
+        const root = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live'), found = [];
+        for (const local of locals) {
+            const date = root.querySelector('.date');
+            date.value = local;
+            date.dispatchEvent(new Event('change'));
+            while (!root.querySelector('.moment').textContent.startsWith(local.slice(11))) await new Promise((go) => setTimeout(go, 5));
+            const panels = [...root.querySelectorAll('.panel')].map((panel) => [panel.dataset.panel, panel.querySelector('.top .verdict').textContent.slice(2), [...panel.querySelectorAll('td')].map((cell) => [cell.dataset.figure, cell.textContent])]);
+            found.push([root.querySelector('header .verdict').textContent.slice(2), panels]);
+        }
+        return found;
+    }"""
+    read_there = page.evaluate(read, [f"{at.astimezone(NEW_YORK):%Y-%m-%dT%H:%M:%S}" for at in moments])
+    desk = Desk(settings.load(shown.home, "demo", {}), lambda: CLOSES)
+    for at, (verdict, panels) in zip(moments, read_there):
+        view = desk.status(at)
+        told = view.as_json()
+        assert verdict == told["verdict"] == view.verdict
+        assert [name for name, _, _ in panels] == ["providers", "greeks", "pnl", "system"]
+        for name, stands, figures in panels:
+            assert stands == view.panel(name).told and figures == [[label, value] for label, value, _ in view.panel(name).rows], (at, name)
+        read_as = {label: value for _, _, figures in panels for label, value in figures}
+        for provider in ("massive", "tradier"):
+            known = told["panels"]["providers"]["subjects"][provider]
+            assert read_as[f"{provider} availability"] == ("unknown" if known["availability"] is None else f"{100 * known['availability']:.2f} %")
+            assert read_as[f"{provider} requests / failures"] == f"{known['requests']:,} / {known['failures']:,}"
+        assert read_as["valid Greeks"] == ("unknown" if told["panels"]["greeks"]["valid_rate"] is None else f"{100 * told['panels']['greeks']['valid_rate']:.2f} %")
+        assert read_as["trades"] == f"{told['panels']['pnl']['trades']:,}"
+
+
+def test_nothing_serious_for_who_cannot_see_it(shown: Shown) -> None:
+    """A kept checker of accessibility finds nothing serious in it, in the light and in the dark theme."""
+    for theme in ("JupyterLab Light", "JupyterLab Dark"):
+        shown.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
+        shown.page.wait_for_function("(dark) => document.body.dataset.jpThemeLight === String(!dark)", arg=theme.endswith("Dark"))
+        shown.page.wait_for_timeout(500)
+        found = Axe().run(shown.page, context={"include": [[".jp-NotebookPanel:not(.lm-mod-hidden) .ops-live"]]})
+        serious = [(v["id"], [node["html"][:160] for node in v["nodes"]]) for v in found.response["violations"] if v["impact"] in ("serious", "critical")]
+        assert serious == [], serious
+        shown.look(f"live_6_{theme.split()[1].lower()}")
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (3840, 2160), (420, 900)], ids=lambda s: str(s[0]))
+def test_it_fits(shown: Shown, size: tuple[int, int]) -> None:
+    """On a laptop, a wall and a phone's width nothing is cut off and nothing needs be scrolled sideways."""
+    shown.page.set_viewport_size({"width": size[0], "height": size[1]})
+    shown.page.wait_for_timeout(800)
+    wide = shown.page.evaluate("() => { const root = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live'); return [root.scrollWidth, root.clientWidth, ...[...root.querySelectorAll('.panel')].map((p) => p.scrollWidth - p.clientWidth)] }")
+    assert wide[0] <= wide[1] + 1 and all(over <= 1 for over in wide[2:]), wide
+    shown.look(f"live_7_{size[0]}")
