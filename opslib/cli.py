@@ -284,7 +284,7 @@ def _started(options: argparse.Namespace, what: str) -> int:
         raise UsageError(f"--port is 0 (any) to 65535, found {options.port}.")
     place, port = lab.laid_out(desk.settings, os.environ), options.port or lab.free_port()
     command = getattr(place, what)(port, not options.no_browser)
-    _say(f"{what} of {desk.settings.app}: {place.address(what, port)}")
+    print(place.address(what, port), flush=True)  # Its token is for who asked for it; messages would leave it out.
     os.execve(command[0], command, place.environ | ({lab.READ_ONLY: "1"} if what == "dashboard" else {}))
 
 

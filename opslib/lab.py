@@ -20,7 +20,8 @@ from opslib.settings import Settings
 FOLDER, LINKS = ".lab", ("notebooks", "runbooks")
 ROOT, READ_ONLY = "OPS_LAB_ROOT", "OPS_READ_ONLY"  # Told to kernels: where links begin; that a page only shows.
 QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}  # No news popup over a dashboard.
-NOW = {"dashboard": "Dashboard: is anything wrong?", "alerts": "Alerts of the week", "provider_health": "Providers, looked at closely", "greeks_quality": "Greeks, looked at closely", "pnl_accuracy": "Trades beside the backtest", "system_health": "The app itself, looked at closely", "checklist": "Checklists", "drills": "Drills: do the runbooks find the cause?"}
+LIVE = "Dashboard: what is it now?"
+NOW = {"dashboard": "A moment: was anything wrong?", "alerts": "Alerts of the week", "provider_health": "Providers, looked at closely", "greeks_quality": "Greeks, looked at closely", "pnl_accuracy": "Trades beside the backtest", "system_health": "The app itself, looked at closely", "checklist": "Checklists", "drills": "Drills: do the runbooks find the cause?"}
 PAGE = 'import opslib as ops\n\nops.live("{app}")'
 
 
@@ -99,7 +100,7 @@ def entries(project: Path) -> list[dict[str, object]]:
     """What stands in the launcher: runbooks by their symptom, what there is to look at now, reports."""
     found = [_entry("Runbooks, by what you see", shelf.runbook(name).title, f"runbooks/{name}.ipynb") for name in shelf.names()]
     reports = {path.stem: path.stem.replace("_", " ").capitalize() for path in sorted((project / "notebooks").glob("*_report.ipynb"))}
-    found += [_entry("Now", title, f"notebooks/{name}.ipynb") for name, title in NOW.items()]
+    found += [_entry("Now", LIVE, "dashboard.ipynb"), *(_entry("Now", title, f"notebooks/{name}.ipynb") for name, title in NOW.items())]
     return found + [_entry("Reports", title, f"notebooks/{name}.ipynb") for name, title in reports.items()]
 
 

@@ -1,0 +1,103 @@
+"""
+An update of the live dashboard while every figure changes: bytes on the wire and the kernel's CPU, beside the same told as HTML
+with four inline SVG, and as one PNG; and whether 100,000 updates leave anything behind.
+"""
+
+import base64
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+from jupyter_client.session import Session
+
+from opslib import plots, screen, settings
+from opslib.dashboard import Feed, Live
+from opslib.demo import tour
+from opslib.desk import Desk
+from opslib.panels import View
+from opslib.screen import Screen
+from tests.looks import CLOSES, at
+
+HOUR, UPDATES, MANY, VIEWS = timedelta(hours=1), 60, 100_000, 10
+_SESSION = Session(key=b"a" * 36, username="kernel")
+
+
+def _wire(content: dict[str, Any]) -> int:
+    """The bytes of one message to one browser, its header and signature among them."""
+    parts = _SESSION.serialize(_SESSION.msg("comm_msg", {"comm_id": "0" * 32, "data": {"method": "custom", "content": content}}, parent={}))
+    return sum(len(part) for part in parts)
+
+
+def _changing(found: Screen, n: int) -> Screen:
+    """The same with every figure another: none says what it said."""
+    turned = [place if not any(c.isdigit() for c in place) else "".join(str((int(c) + n) % 10) if c.isdigit() else c for c in place) for place in found.places]
+    return Screen(found.shape, tuple(turned))
+
+
+def _html(view: View) -> str:
+    """The peer: panels as HTML, each with its line as SVG."""
+    parts = []
+    for panel in view.panels:
+        points = " ".join(f"{x},{90 - (value or 0) % 90:.1f}" for x, value in screen.line(view, panel.name))
+        parts.append(f"{panel._html()}<svg viewBox='0 0 120 90'><polyline fill='none' stroke='#0b5cad' points='{points}'/></svg>")
+    return "".join(parts)
+
+
+def _timed(what: Callable[[], Any]) -> tuple[float, Any]:
+    begun = time.process_time()
+    found = what()
+    return 1000 * (time.process_time() - begun), found
+
+
+class _Browser:
+    """The other end, that takes what it is told as bytes and keeps nothing."""
+
+    def send(self, message: dict[str, Any]) -> None:
+        _wire(message)
+
+
+def measure(folder: Path) -> Iterator[dict[str, Any]]:
+    """Bytes and CPU milliseconds an update, peers in the same run; megabytes of growth."""
+    place = settings.load(folder, "demo", {})
+    tour.lay_out(place)
+    desk = Desk(place, lambda: CLOSES)
+    feed = Feed(desk, HOUR, 5.0)
+    views = [feed.view(at(4 * 3600 + 5 * n)) for n in range(UPDATES + 1)]
+    sizes, cpu, seen, reading = [], [], [], []
+    before = feed.screen(views[0])
+    for n, view in enumerate(views[1:], 1):
+        ms, found = _timed(lambda view=view: feed.screen(view))
+        seen.append(ms)
+        other = _changing(found, n)
+        change_ms, size = _timed(lambda other=other, before=before, n=n: _wire({"change": other.after(before), "n": n}))
+        before = other
+        sizes.append(size)
+        cpu.append(change_ms)
+        reading.append(_timed(lambda n=n: feed.view(at(4 * 3600 + 5 * n)).alerts)[0])
+    html_ms, html = zip(*(_timed(lambda view=view: _wire({"html": _html(view)})) for view in views[1:11]))
+    png_ms, png = zip(*(_timed(lambda: _wire({"png": base64.b64encode(Live(desk, HOUR, 5.0, at(4 * 3600)).picture()).decode()})) for _ in range(3)))
+    figures = sum(len(panel["figures"]) for panel in before.shape["panels"])
+    yield {"measure": "dashboard, bytes an update, every figure changing", "figures": figures, "p50": statistics.median(sizes), "max": max(sizes), "html_svg": statistics.median(html), "png": statistics.median(png), "ratio_html": round(statistics.median(html) / statistics.median(sizes), 1), "ratio_png": round(statistics.median(png) / statistics.median(sizes), 1)}
+    yield {"measure": "dashboard, kernel CPU ms an update: what changed, to the wire", "p50": round(statistics.median(cpu), 2), "max": round(max(cpu), 2), "what_stands_there": round(statistics.median(seen), 2), "reading_the_store": round(statistics.median(reading), 1), "html_svg": round(statistics.median(html_ms), 1), "png": round(statistics.median(png_ms), 1)}
+    yield _growth(feed, views[0])
+
+
+def _growth(feed: Feed, view: View) -> dict[str, Any]:
+    """A hundred thousand updates to ten views, told and forgotten."""
+    browsers = [_Browser() for _ in range(VIEWS)]
+    for browser in browsers:
+        feed._listening.add(browser)
+    first = feed.screen(view)
+    turned = [_changing(first, n) for n in range(10)]
+    rss = lambda: psutil.Process().memory_info().rss / 1e6  # noqa: E731
+    for n in range(MANY // 100):
+        feed._send({"change": turned[n % 10].after(turned[(n - 1) % 10]), "n": n})
+    before, begun = rss(), time.process_time()
+    for n in range(MANY // VIEWS):
+        feed._send({"change": turned[n % 10].after(turned[(n - 1) % 10]), "n": n})
+    return {"measure": "dashboard, growth over 100,000 updates (10,000 to ten views), MB", "growth_mb": round(rss() - before, 2), "cpu_ms_each": round(1000 * (time.process_time() - begun) / MANY, 3), "whole_bytes": len(json.dumps(screen.whole(view, first)))}

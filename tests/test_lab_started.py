@@ -1,0 +1,112 @@
+"""`ops lab` and `ops dashboard` as a person starts them: the launcher's entries, settings of their own, a page that only shows."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+from conftest import needs
+from labs import browsing
+
+from opslib import cli, lab, settings, shelf
+from opslib.demo import tour
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which the demo's day lies."""
+    found = tmp_path_factory.mktemp("started")
+    tour.lay_out(settings.load(found, "demo", {}))
+    return found
+
+
+@contextmanager
+def started(home: Path, what: str) -> Iterator[str]:
+    """A lab, or the dashboard without code, by the shell: its address."""
+    with (home / f"{what}.log").open("w+") as said:
+        running = subprocess.Popen([sys.executable, "-m", "opslib.cli", "--home", str(home), "--app", "demo", what, "--no-browser"], stdout=said, stderr=said, env=os.environ | {"HOME": str(home)})
+        try:
+            until = time.monotonic() + 60
+            while True:
+                address = re.search(r"http://127\.0\.0\.1:\d+/\S*", (home / f"{what}.log").read_text())
+                if address:
+                    try:
+                        urlopen(address[0], timeout=2).close()
+                        break
+                    except OSError:
+                        pass
+                assert running.poll() is None and time.monotonic() < until, (home / f"{what}.log").read_text()[-2000:]
+                time.sleep(0.3)  # A server's start can only be awaited.
+            yield address[0]
+        finally:
+            for process in psutil.Process(running.pid).children(recursive=True):
+                process.terminate()
+            running.terminate()
+            running.wait(20)
+
+
+def test_the_launcher_has_the_suite(home: Path) -> None:
+    """Runbooks by what a person sees, what there is to look at, reports; a click opens one; nothing of the user's own settings is read or written."""
+    needs("chromium")
+    with started(home, "lab") as address, browsing() as (page, problems):
+        command = " ".join(next(p.cmdline() for p in psutil.process_iter() if "jupyter" in " ".join(p.cmdline()) and str(home) in " ".join(p.cmdline())))
+        assert "token" not in command
+        page.goto(address)
+        for name in shelf.names():
+            page.locator(".jp-Launcher").get_by_text(shelf.runbook(name).title, exact=True).first.wait_for(state="attached")
+        for title in (lab.LIVE, *lab.NOW.values(), "Daily report", "Weekly report"):
+            page.locator(".jp-Launcher").get_by_text(title, exact=True).first.wait_for(state="attached")
+        if folder := os.environ.get("LAB_PICTURES"):
+            page.screenshot(path=f"{folder}/lab_launcher.png")
+        page.locator(".jp-Launcher").get_by_text(shelf.runbook("massive_down").title, exact=True).first.click()
+        page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").get_by_text("Massive does not answer").first.wait_for()
+        assert not page.get_by_text("Would you like to get notified about official Jupyter news").count() and problems == []
+    assert not (home / ".jupyter").exists() and not (home / ".local" / "share" / "jupyter" / "runtime").exists()
+
+
+def test_the_dashboard_without_code_only_shows(home: Path) -> None:
+    """Four panels, no code, nobody without the token; what would leave something behind is refused in words."""
+    needs("chromium")
+    with started(home, "dashboard") as address, browsing(1400, 1000) as (page, problems):
+        with urlopen(address.partition("?")[0], timeout=20) as stranger:
+            assert "/login" in stranger.url and b"widget-view" not in stranger.read()
+        page.goto(address)
+        page.locator(".ops-live .panel").nth(3).wait_for()
+        assert page.locator("text=import opslib").count() == 0
+        page.locator(".ops-live .words").fill("nothing")
+        page.locator(".ops-live .by").fill("Junior Trader")
+        page.get_by_role("button", name="Missed data").click()
+        page.get_by_text("this page only shows").wait_for()
+        if folder := os.environ.get("LAB_PICTURES"):
+            page.screenshot(path=f"{folder}/dashboard_page.png")
+        assert problems == []
+    assert oct((home / ".lab" / "config" / "voila.json").stat().st_mode)[-3:] == "600"
+
+
+def test_what_is_laid_out(home: Path, tmp_path: Path) -> None:
+    """Links to the project and the home, entries for every runbook; laid out twice it is the same; a file that a lab sees has a path there, another has none."""
+    found = settings.load(tmp_path / "home", "desk", {})
+    (tmp_path / "home").mkdir()
+    place = lab.laid_out(found, {"JUPYTER_TOKEN": "t"})
+    assert lab.laid_out(found, {"JUPYTER_TOKEN": "t"}) == place and place.environ["JUPYTER_TOKEN"] == "t" and "t" not in place.lab(1, False)
+    entries = json.loads((tmp_path / "home" / ".lab" / "launcher" / "jp_app_launcher.yaml").read_text())
+    assert {e["source"][0]["args"]["path"] for e in entries} >= {f"runbooks/{name}.ipynb" for name in shelf.names()} and len({e["id"] for e in entries}) == len(entries)
+    assert all((place.root / e["source"][0]["args"]["path"]).exists() for e in entries)
+    (tmp_path / "home" / "desk").mkdir()
+    (tmp_path / "home" / "desk" / "x.ipynb").write_text("{}")
+    assert lab.link(tmp_path / "home" / "desk" / "x.ipynb", place.environ) == "home/desk/x.ipynb"
+    assert lab.link(shelf.folder() / "massive_down.ipynb", place.environ) == "runbooks/massive_down.ipynb"
+    assert lab.link(tmp_path / "else.txt", place.environ) is None and lab.link(tmp_path / "home" / "desk" / "x.ipynb", {}) is None
+
+
+def test_a_port_that_is_none(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused by name."""
+    assert cli.main(["--home", str(home), "--app", "demo", "lab", "--port", "70000"]) == 64 and "--port" in capsys.readouterr().err
