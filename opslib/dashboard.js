@@ -80,6 +80,7 @@ class View {
   end() {
     clearInterval(this.timer);
     this.sized?.disconnect();
+    this.themed?.disconnect();
     this.model.off("msg:custom", this.listen);
   }
 
@@ -151,6 +152,7 @@ class View {
     else return message.view ? undefined : this.ask({ do: "all" });  // One was missed.
     this.n = message.n;
     if (message.range) this.range(message.range);
+    else if (this.from_s !== undefined) this.range([this.from_s, Date.parse(this.live.places[HEAD.iso]) / 1000]);  // What is now can be gone back to later.
     if (this.trouble) this.say("");
     if (this.past) return;
     if (this.paused) {
@@ -299,6 +301,10 @@ class View {
     if (!rows.length) this.strip.append(made("li", { className: "none", textContent: "nothing fires" }));
   }
 
+  redraw() {
+    if (this.cells) this.known.starts.forEach((start, n) => this.cells[start + 1 + SENTENCES + this.known.shape.panels[n].figures.length](""));
+  }
+
   draw(canvas, n) {
     const panel = this.known.shape.panels[n];
     const wide = Math.max(200, canvas.clientWidth || 600), high = 90, scale = window.devicePixelRatio || 1;
@@ -311,7 +317,7 @@ class View {
     const ink = style.getPropertyValue("--ops-ink"), line = style.getPropertyValue("--ops-line"), faint = style.getPropertyValue("--ops-faint");
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.clearRect(0, 0, wide, high);
-    context.font = "11px system-ui, sans-serif";
+    context.font = `${Math.round(0.8 * parseFloat(getComputedStyle(canvas).fontSize))}px system-ui, sans-serif`;
     context.fillStyle = ink;
     const name = `${panel.line}, ${panel.unit}`;
     if (!values.length) { context.fillText(`${name}: not known`, 4, 14); canvas.setAttribute("aria-label", `${name}: not known`); return; }
@@ -347,8 +353,10 @@ class View {
 export default {
   render({ model, el }) {
     const view = new View(model, el);
-    view.sized = new ResizeObserver(() => { if (view.cells) view.known.starts.forEach((start, n) => view.cells[start + 1 + SENTENCES + view.known.shape.panels[n].figures.length]("")); });
+    view.sized = new ResizeObserver(() => view.redraw());
     view.sized.observe(el);
+    view.themed = new MutationObserver(() => view.redraw());
+    view.themed.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
     return () => view.end();
   },
 };
