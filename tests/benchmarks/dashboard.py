@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from jupyter_client.session import Session
 
-from opslib import plots, screen, settings
+from opslib import screen, settings
 from opslib.dashboard import Feed, Live
 from opslib.demo import tour
 from opslib.desk import Desk
