@@ -74,7 +74,7 @@ class View {
     model.on("msg:custom", this.listen);
     this.timer = setInterval(() => this.tick(), 1000);
     this.show(new Known(model.get("whole")), true);
-    this.ask({ do: "all" });
+    this.ask({ do: "all", first: true });
   }
 
   end() {
@@ -137,13 +137,17 @@ class View {
     if (message.view && message.view !== this.id) return;
     if (message.said !== undefined) return this.say(message.said, message.link);
     if (message.trouble !== undefined) {
-      if (!this.past) this.say(message.trouble);
+      if (this.past) return;
+      this.say(message.trouble);
+      this.trouble = true;
       return;
     }
     this.heard = performance.now();
     if (message.whole && message.past) {
       this.past = true;
+      this.back.hidden = false;
       this.show(new Known(message.whole), true);
+      if (document.activeElement !== this.slider) this.slider.value = Date.parse(this.known.places[HEAD.iso]) / 1000;
       return;
     }
     const before = this.live;
@@ -164,7 +168,7 @@ class View {
   }
 
   say(words, link) {
-    this.trouble = Boolean(words) && !link;
+    this.trouble = false;
     this.told.replaceChildren(words || "");
     if (link) this.told.append(" ", made("a", { href: `${base()}lab/tree/${link}`, target: "_blank", rel: "noopener", textContent: link }));
   }

@@ -234,7 +234,7 @@ def answered(feed: Feed, widget: Any, said: dict[str, Any]) -> None:
     }  # fmt: skip
     try:
         widget.send(acts[said["do"]]() | {"view": view})
-        if said["do"] == "all" and widget.as_of is not None:
+        if said.get("first") and widget.as_of is not None:
             widget.send(_at(feed, {"at_s": widget.as_of.timestamp()}) | {"view": view})
     except (OpsError, KeyError, TypeError, ValueError) as problem:
         told = str(problem) if isinstance(problem, OpsError) else f"that cannot be done ({problem.__class__.__name__})"

@@ -76,6 +76,18 @@ def test_a_missed_message_is_noticed(page: Any, feed: Feed) -> None:
     assert [said["do"] for said in page.evaluate("() => window.asked")] == ["all"] and page.locator(".moment").inner_text().startswith("11:30:05")
 
 
+def test_it_begins_where_it_was_told_to(page: Any, feed: Feed) -> None:
+    """The first question is the only one that says so; a past moment has its way back to now, which holds when something is missed later."""
+    assert [said.get("first") for said in page.evaluate("() => window.asked")] == [True]
+    view = feed.view(AT - timedelta(hours=1))
+    tell(page, whole=json.loads(json.dumps(screen.whole(view, feed.screen(view)))), past=True)
+    assert badge(page) == "as of then" and page.locator(".moment").inner_text().startswith("10:30:00")
+    tell(page, change=change(feed, 5), n=8)
+    assert page.locator(".moment").inner_text().startswith("10:30:00")
+    page.get_by_role("button", name="Back to now").click()
+    assert page.locator(".moment").inner_text().startswith("11:30:05") and badge(page) == "live"
+
+
 def test_silence_is_said_and_ends_by_itself(page: Any, feed: Feed) -> None:
     """A kernel that is restarted, a laptop that slept: what is shown is marked as old, and is live again with the next word."""
     assert badge(page) == "live"

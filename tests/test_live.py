@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from looks import CLOSES, OPENS
 
-from opslib import dashboard, screen, settings
+from opslib import dashboard, lab, screen, settings
+from opslib.clock import Window
 from opslib.demo import tour
 from opslib.desk import Desk
 from opslib.errors import StoreError
+from opslib.feedback import Feedback
 from opslib.dashboard import Feed
 from opslib.screen import BETWEEN, BLANK, Screen
 
@@ -162,6 +164,11 @@ def test_any_moment_can_be_asked_for(feed: Feed) -> None:
     assert "still to come" in asked(feed, do="at", local="2026-03-11T11:25")["said"]
     for wrong in ({"do": "at", "at_s": "x"}, {"do": "burn"}, {"do": "at"}, {"do": "feedback"}, {}):
         assert "cannot be done" in asked(feed, **wrong)["said"]
+    one = Listening()
+    one.as_of = AT
+    for first in (True, False):
+        dashboard.answered(feed, one, {"do": "all", "view": "v1", "first": first})
+    assert [("past" in m, m["whole"]["places"][0]) for m in one.heard] == [(False, "2026-03-10T20:00:00.000Z"), (True, "2026-03-10T15:25:00.000Z"), (False, "2026-03-10T20:00:00.000Z")]
     begins, now = asked(feed, do="all")["range"]
     assert (begins, now) == (OPENS.timestamp(), CLOSES.timestamp())
 
@@ -170,6 +177,40 @@ def test_what_people_think_is_kept(feed: Feed, desk: Desk) -> None:
     """Missed data in words, noise of an alert; who says so is asked for by the view, and what is noise of nothing is refused."""
     assert "kept as missed-data" in asked(feed, do="feedback", kind="missed-data", alert="", words="no Greeks for TSLA", by="Ann", at="2026-03-10T15:25:00Z")["said"]
     assert "which alert was noise" in asked(feed, do="feedback", kind="noise", alert="", words="", by="Ann", at="2026-03-10T15:25:00Z")["said"]
+
+
+def test_noise_is_of_an_alert(feed: Feed, desk: Desk) -> None:
+    """Pressed beside an alert, it is kept with the alert's id, where the quarterly report reads it."""
+    alert = desk.status(AT).alerts[0]["id"]
+    assert "kept as noise" in asked(feed, do="feedback", kind="noise", alert=alert, words="", by="Ann", at="2026-03-10T15:25:00Z")["said"]
+    kept = Feedback(desk.chronicle.records).within(Window.before(AT, timedelta(minutes=1)))
+    assert ("noise", alert, "Ann") in [(o.kind, o.alert, o.author) for o in kept]
+
+
+def test_a_panel_leads_deeper(feed: Feed, desk: Desk) -> None:
+    """The notebook that looks deeper, executed as of the moment that is shown."""
+    said = asked(feed, do="deeper", panel="system", at="2026-03-10T15:25:00.000Z")
+    place = desk.settings.base / said["link"]
+    assert said["said"] == "system_health, as of 2026-03-10T15:25:00.000Z:" and place.exists() and "2026-03-10T15:25:00.000Z" in place.read_text()
+
+
+def test_a_page_that_only_shows_changes_nothing(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would leave something behind is refused; any moment may still be asked for."""
+    monkeypatch.setenv(lab.READ_ONLY, "1")
+    for do in dashboard.CHANGES:
+        assert "only shows" in asked(feed, do=do, alert="x", panel="system", at="2026-03-10T15:25:00Z", kind="noise", words="w", by="b")["said"]
+    assert asked(feed, do="at", at_s=AT.timestamp())["past"]
+
+
+def test_a_writer_that_holds_the_store_stops_nothing(feed: Feed, desk: Desk) -> None:
+    """Somebody writes for a long time: it is read all the same."""
+    one = Listening()
+    feed._listening.add(one)
+    with desk.store.writing() as connection:
+        connection.exec_driver_sql("UPDATE meta SET value = value")
+        feed.tell()
+        feed.tell()
+    assert "whole" in one.heard[0] and "change" in one.heard[1] and not [m for m in one.heard if "trouble" in m]
 
 
 def test_an_alert_opens_its_runbook(feed: Feed, desk: Desk) -> None:

@@ -181,6 +181,16 @@ def test_a_page_loaded_anew_shows_now(shown: Shown) -> None:
     shown.moved(first, 3 * EVERY_S)
 
 
+def test_a_kernel_that_is_restarted_is_said(shown: Shown) -> None:
+    """What is shown stays, marked as old, with the reason; the cell run again, it is live."""
+    shown.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    shown.page.wait_for_function("() => document.querySelector('.ops-live .badge').textContent.includes('busy, asleep or gone')", timeout=60_000)
+    assert shown.page.locator(".ops-live.stale .panel").count() == 4
+    shown.page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'")
+    shown.page.evaluate("() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 0; void window.jupyterapp.commands.execute('notebook:run-cell') }")
+    shown.page.wait_for_function("() => document.querySelectorAll('.ops-live .panel').length === 4 && document.querySelector('.ops-live .badge').textContent === 'live'")
+
+
 def test_any_moment_reads_as_status_does(shown: Shown) -> None:
     """Two hundred moments of the demo's day, drawn: each verdict and figure on the page is that of ``ops status`` as of then."""
     drawn = random.Random(11)
