@@ -10,6 +10,7 @@ Notebooks say ``import opslib as ops`` and ask a desk; everything else follows f
     desk.daily_report("2026-03-10")          # the end-of-day report
     desk.pnl("fills.csv", "backtest.csv")    # what trades came to, beside the backtest
     book = ops.runbook("massive_down", "demo")  # a runbook, open; book.step("massive_answers") is one step of it
+    ops.live("demo")                         # the live dashboard; from any moment there is a way back to now
     ops.checklist("morning", "demo").run()   # a checklist, its boxes looked at
 """
 

@@ -22,12 +22,12 @@ BETWEEN, INSTEAD = "|", "¦"  # Stands between places, a byte in any encoding; w
 STEP_S = 30  # A point of a line is of so many seconds, on a grid from midnight UTC, so that only the newest ones change.
 NEWEST = 2  # So many of them are told with each change: the one that is growing, and the one before, which may have grown since it was told last.
 MOST_SENTENCES = 4
-# Which rule is behind a figure, whom it is about there, and which figure says of how many: what hovering tells.
+# Which rule is behind a figure, and which figure says of how many: what hovering tells.
 BEHIND = {
-    "massive availability": ("availability", "massive", "massive requests / failures"), "tradier availability": ("availability", "tradier", "tradier requests / failures"),
-    "massive, our looks' p95 / mean": ("response_time", "massive", "massive, our own looks"), "tradier, our looks' p95 / mean": ("response_time", "tradier", "tradier, our own looks"),
-    "valid Greeks": ("greeks_valid", "app", "validations / with an error"), "gamma zero or missing": ("gamma_zero", "app", "validations / with an error"), "delta outside -1 to 1": ("delta_out_of_bounds", "app", "validations / with an error"),
-    "backtest variance": ("backtest_variance", "app", "trades"), "errors": ("errors", "app", ""), "WebSocket": ("websocket_down", "app", ""), "memory of the largest page": ("memory", "app", ""),
+    "massive availability": ("availability", "massive requests / failures"), "tradier availability": ("availability", "tradier requests / failures"),
+    "massive, our looks' p95 / mean": ("response_time", "massive, our own looks"), "tradier, our looks' p95 / mean": ("response_time", "tradier, our own looks"),
+    "valid Greeks": ("greeks_valid", "validations / with an error"), "gamma zero or missing": ("gamma_zero", "validations / with an error"), "delta outside -1 to 1": ("delta_out_of_bounds", "validations / with an error"),
+    "backtest variance": ("backtest_variance", "trades"), "errors": ("errors", ""), "WebSocket": ("websocket_down", ""), "memory of the largest page": ("memory", ""),
 }  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def _hover(rules: Mapping[str, Rule], label: str, panel: Panel) -> dict[str, Any
     """Of a figure: its limits in words, and the place in its panel of the figure that says of how many."""
     if label not in BEHIND:
         return {"limits": "no limit of its own", "of": None}
-    name, _, count = BEHIND[label]
+    name, count = BEHIND[label]
     rule = rules[name]
     than = "<" if rule.better == "higher" else ">"
     limits = ", ".join(f"{rung} {than} {rule.limit_told(limit)}" for rung, limit in rule.ladder)

@@ -80,7 +80,7 @@ def test_other_parameters_run_too(home: Path, name: str, given: list[str], capsy
     assert cli.main(["run", str(PROJECT / "notebooks" / f"{name}.ipynb"), *arguments, "-o", "json"]) == 0
     executed = next((home / "desk" / "runs").glob("*/*.ipynb"))
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
-    assert sum("image/png" in o.get("data", {}) for c in cells if c["cell_type"] == "code" for o in c["outputs"]) == 4
+    assert sum("image/png" in o.get("data", {}) for c in cells if c["cell_type"] == "code" for o in c["outputs"]) == {"dashboard": 5}.get(name, 4)  # Four panels, and where nobody is there the live view as a picture.
     capsys.readouterr()
 
 
