@@ -196,5 +196,5 @@ def _frozen(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
     """Freeze the moment of an incident, and say at once whether today's runbook finds in it what was the matter."""
     made = case.freeze(desk, desk.chronicle.read(name), options.cause, clock.parse(options.as_of) if options.as_of else None)
     tried = made.tried(desk.settings)
-    words = [f"case {made.id}: {made.cause}, as of {text.moment(made.at)}, by runbook {made.runbook}, {len(made.walk)} steps", f"kept in {made.store.parent}", repr(tried), f"again: ops drill {made.id}"]
+    words = [f"case {made.id}: {made.cause}, as of {text.moment(made.at)}, by runbook {made.runbook}, {len(made.walk)} steps", f"kept in {made.store.parent}", repr(tried), f"again: ops --app {desk.settings.app} drill {made.id}"]
     return Reply(made.facts | {"case": str(made.store.parent), "right": tried.right, "found": tried.found.diagnosis.cause, "wrong": [*tried.wrong, *tried.strayed]}, "\n".join(words), tried.right)

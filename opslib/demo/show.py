@@ -44,7 +44,7 @@ def asked(options: argparse.Namespace, progress: Callable[..., Iterable], say: C
         f"its evidence   ops --app demo verify {incident}",
         "alerts         ops --app demo alerts",
         f"any moment     ops --app demo status --as-of {worst.astimezone(text.NEW_YORK):%Y-%m-%dT%H:%M}",
-        "by hand        jupyter lab notebooks/dashboard.ipynb",
+        "by hand        ops --app demo lab (ops --app demo dashboard: without code)",
     ]
     values = {"seed": seed, "figures": count, "wrong": wrong, "report": f"{place}.html", "state": outcome.state, "dashboard": f"{picture}.html", "incident": incident, "runbook": str(runbook), "postmortem": f"{postmortem}.html"}
     return Reply(values, "\n".join(words), not wrong and outcome.state == "ok")
