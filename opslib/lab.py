@@ -25,15 +25,6 @@ NOW = {"dashboard": "A moment: was anything wrong?", "alerts": "Alerts of the we
 PAGE = 'import opslib as ops\n\nops.live("{app}")'
 
 
-def free_port() -> int:
-    """A port of this machine that nobody uses now."""
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @dataclass(frozen=True)
 class Place:
     """

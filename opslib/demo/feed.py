@@ -20,8 +20,9 @@ from websockets.http11 import Request, Response
 
 from opslib.demo import hours
 from opslib.demo.journal import Journal
-from opslib.demo.wire import free_port, swallow
+from opslib.demo.wire import swallow
 from opslib.demo.world import World
+from opslib.ports import free_port
 
 PATHS = ("/ws/options", "/ws/indices")
 MESSAGE_EVERY_S = 1.0

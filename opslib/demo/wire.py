@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import gzip
 import json
-import random
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from opslib.ports import free_port
 
 REASONS = {200: "OK", 204: "No Content", 301: "Moved Permanently", 302: "Found", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable"}
 LARGEST_REQUEST = 1 << 20
@@ -60,18 +61,6 @@ def as_json(found: object, status: int = 200, **how: object) -> Answer:
 def as_html(words: str, status: int = 200, **how: object) -> Answer:
     """An answer in HTML."""
     return Answer(status, f"<!doctype html><html><head><title>{words}</title></head><body><h1>{words}</h1></body></html>".encode(), "text/html; charset=utf-8", **how)
-
-
-def free_port() -> int:
-    """
-    A port of this machine that can be listened on, now and again after it was closed. None of those that the system gives away by
-    itself: whoever connects somewhere may be given one of them meanwhile.
-    """
-    while True:
-        port = random.SystemRandom().randrange(15_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Server:
