@@ -20,21 +20,20 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opslib import clock, settings as settings_module, text
+from opslib import clock, lab, settings as settings_module, text
 from opslib.causes import CAUSES, HEADLINES
 from opslib.demo.lever import Lever
 from opslib.demo.stepped import BEGINS
 from opslib.demo.trials import FAULTS, Trial
-from opslib.demo.wire import free_port
 from opslib.desk import Desk
-from opslib.errors import UsageError
+from opslib.errors import OpsError, UsageError
+from opslib.ports import free_port
 from opslib.replies import Reply
 
 ANY, GIVES_UP, LISTS = "any", "give up", "?"
 FIRST_S, LAST_S = 120.0, 480.0  # It begins between these, in seconds of the world: long enough to see what is normal.
 UP_S = 30.0
 FOLDER = "game_days"
-LAB = ("-m", "jupyter", "lab", "--ServerApp.open_browser={browser}", "--ServerApp.root_dir={place}", "--ServerApp.allow_root=True")
 SHOWN_KINDS = ("opened", "acknowledged", "runbook", "step", "diagnosis", "note", "mitigated", "resolved", "dismissed")
 
 
@@ -100,13 +99,13 @@ def _running(commands: Sequence[Sequence[str]], environ: Mapping[str, str], fold
                 process.wait()
 
 
-def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] = input, lab: Sequence[str] = LAB, speed: float = 1.0, first_s: float = FIRST_S, last_s: float = LAST_S) -> Reply:
+def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] = input, instead: Sequence[str] = (), speed: float = 1.0, first_s: float = FIRST_S, last_s: float = LAST_S) -> Reply:
     """
     Play a game day, to the answer or until the person gives up.
 
     Args:
         hear: Asks the person in the terminal.
-        lab: The arguments of Python that open JupyterLab.
+        instead: The arguments of Python for what is begun instead of JupyterLab; nothing is that it is begun.
         speed: World seconds a second.
         first_s, last_s: It begins between these, in seconds of the world.
 
@@ -127,8 +126,9 @@ def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] =
     folder.mkdir(parents=True)
     played = GameDay(FAULTS[name], seed, folder / "home", options.by or "")
     say("starting a world of its own: an app, Massive, Tradier, a page, a receiver, a collector")
-    with _at_world(played, lab, speed) as (lever, environ):
+    with _at_world(played, instead, speed) as (lever, environ, address):
         say(_how(played, options.secret, environ))
+        print(address, file=sys.stderr, flush=True)  # Its token is for who plays; messages would leave it out.
         beginning = threading.Thread(target=_begin, args=(played, lever, chance.uniform(first_s, last_s) / speed, ended := threading.Event()), daemon=True)
         beginning.start()
         try:
@@ -144,20 +144,19 @@ def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] =
 
 
 @contextlib.contextmanager
-def _at_world(played: GameDay, lab: Sequence[str], speed: float) -> Iterator[tuple[Lever, dict[str, str]]]:
-    """A world with a desk at it, and JupyterLab."""
-    port = free_port()
+def _at_world(played: GameDay, instead: Sequence[str], speed: float) -> Iterator[tuple[Lever, dict[str, str], str]]:
+    """A world with a desk at it, and JupyterLab; how to reach them, and where that is."""
+    port, lab_port = free_port(), free_port()
     played.home.mkdir()
     with Lever(BEGINS, seed=played.seed, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
         mine = {k: v for k, v in os.environ.items() if not k.startswith("OPS_")}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{mine.get('PATH', '')}"
-        environ = mine | lever.environ | {"OPS_HOME": str(played.home), "OPS_APP": "desk", "PATH": path}
+        desk = settings_module.load(played.home, "desk", mine | lever.environ)
+        place = lab.laid_out(desk, mine | lever.environ)
         ops = ("-m", "opslib.cli")
-        given = {"browser": str(sys.stdin.isatty()), "place": str(settings_module.project() or played.home)}
-        commands = [(*ops, "serve", "--port", str(port)), (*ops, "collect"), [part.format(**given) for part in lab]]
-        with _running(commands, environ, played.home.parent):
+        commands = [(*ops, "serve", "--port", str(port)), (*ops, "collect"), instead or place.lab(lab_port, sys.stdin.isatty())[1:]]
+        with _running(commands, place.environ, played.home.parent):
             _wait_for(played.home / "store.sqlite")
-            yield lever, environ
+            yield lever, place.environ, place.address("lab", lab_port)
 
 
 def _wait_for(store: Path) -> None:
@@ -165,7 +164,7 @@ def _wait_for(store: Path) -> None:
     while not store.exists() and time.monotonic() < until_s:
         time.sleep(0.1)  # Another process makes it.
     if not store.exists():
-        raise UsageError(f"the desk of the game day did not come up within {UP_S:.0f} s; {store.parent.parent} has what it said.")
+        raise OpsError(f"the desk of the game day did not come up within {UP_S:.0f} s; {store.parent.parent} has what it said.")
 
 
 def _how(played: GameDay, secret: bool, environ: Mapping[str, str]) -> str:
@@ -174,7 +173,7 @@ def _how(played: GameDay, secret: bool, environ: Mapping[str, str]) -> str:
     return "\n".join(
         [
             f"{what} will become the matter within some minutes. The world's time is {text.moment(BEGINS)} and on.",
-            f"JupyterLab is opening; its address stands in {played.home.parent / 'lab.log'}. A terminal in it (File, New, Terminal) knows this world:",
+            "JupyterLab is opening, at the address below. A terminal in it (File, New, Terminal) knows this world:",
             "    ops status; ops incident list; ops runbook open NAME --by YOU; ops doctor",
             f"This desk is in {environ['OPS_HOME']}.",
             f"When you know what it is, say its cause here; {LISTS} lists the causes, {GIVES_UP!r} ends it.",

@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ class Lever:
         self._birth: dict[str, Any] = {"seed": seed, "speed": speed, "runs": runs, "receiver": receiver, "ingest_key": ingest_key}
         self.environ: dict[str, str] = {}
         self._clock = ""
+        self._turn = threading.Lock()
 
     def __enter__(self) -> "Lever":
         self._folder = tempfile.TemporaryDirectory(prefix="world-")
@@ -61,8 +63,9 @@ class Lever:
 
     def _say(self, told: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(told) + "\n")
-        answered = self._process.stdout.readline()
+        with self._turn:  # Who asks gets their own answer, whichever thread they are.
+            self._process.stdin.write(json.dumps(told) + "\n")
+            answered = self._process.stdout.readline()
         if not answered:
             raise RuntimeError(f"the simulated world ended with {self._process.wait()}")
         found = json.loads(answered)
