@@ -10,7 +10,7 @@ import contextlib
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -170,8 +170,7 @@ def freeze(desk: Desk, incident: Incident, cause: str = "", as_of: datetime | No
     at = as_of or at
     rule = desk.rules.rules.get(incident.rule)
     severity = next((severity for us, severity, _ in reversed(incident.severities) if us <= clock.micros(at)), incident.severity)
-    told = [e.body for e in incident.of_kind("alert", "opened") if (e.body.get("rule"), e.body.get("subject"), e.body.get("severity")) == (incident.rule, incident.subject, severity)]
-    limit = next((body["limit"] for body in reversed(told) if body.get("limit") is not None), None)
+    limit = incident.limit(severity)
     runbook = next((e.body["runbook"] for e in reversed(incident.of_kind("diagnosis")) if e.body.get("runbook") in shelf.names()), incident.runbook)
     place = folder(desk.settings) / incident.id
     made = place.with_name(f".{place.name}.new")
@@ -272,9 +271,3 @@ def read(settings: "Settings", name: str) -> Case:
         return Case(**kept, window=timedelta(seconds=told["window_s"]), at=clock.parse(told["at"]), walk=tuple((step, sign) for step, sign in told["walk"]), store=place / STORE)
     except (ValueError, KeyError, TypeError) as problem:
         raise IncidentError(f"{place / FACTS} is not the case that was frozen ({problem.__class__.__name__}: {problem}). Freeze it again: ops postmortem {name} --freeze.") from None
-
-
-def all(settings: "Settings", only: Iterable[str] = ()) -> list[Case]:
-    """The cases of these names (none: all)."""
-    wanted = list(only)
-    return [read(settings, name) for name in wanted or names(settings)]

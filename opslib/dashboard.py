@@ -139,45 +139,23 @@ class Live:
         self.feed = _feed(desk, window)
         self.feed.every_s = every_s
 
-    def __repr__(self) -> str:
-        found = self._found
-        return "\n".join([f"{found.places[2]}, as of {text.moment(clock.parse(found.places[0]))}", *(f"{panel['title']}: {told}" for panel, told in zip(found.shape["panels"], self._verdicts(found)))])
-
     @property
-    def _found(self) -> Screen:
-        return self.feed.screen(self.feed.view(self.as_of or self.desk.now()))
+    def _view(self) -> View:
+        return self.feed.view(self.as_of or self.desk.now())
 
-    @staticmethod
-    def _verdicts(found: Screen) -> list[str]:
-        at, told = 6, []
-        for panel in found.shape["panels"]:
-            told.append(found.places[at])
-            at += 1 + screen.MOST_SENTENCES + len(panel["figures"]) + 1
-        return told
+    def __repr__(self) -> str:
+        return _words(self._view)
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
+        view = self._view
+        words = _words(view)
         if attended():
             shown = self.widget._repr_mimebundle_()
-            display((shown[0] if isinstance(shown, tuple) else shown) | {"text/plain": repr(self)}, raw=True)
+            display((shown[0] if isinstance(shown, tuple) else shown) | {"text/plain": words}, raw=True)
         else:
-            display({"text/plain": repr(self), "image/png": self.picture()}, metadata={"image/png": {"alt": repr(self)}}, raw=True)
-
-    def picture(self) -> bytes:
-        """All four panels over time, as PNG."""
-        from opslib import plots
-
-        panels = self.feed.view(self.as_of or self.desk.now()).panels
-
-        def draw(ax: Any) -> None:
-            figure = ax.figure
-            ax.remove()
-            for panel, place in zip(panels, figure.subplots(2, 2, gridspec_kw={"hspace": 0.75, "wspace": 0.18}).flat):
-                panel.draw(place)
-                place.set_title(f"{panel.title}: {panel.told}", fontsize=10, loc="left")
-
-        return plots.png(draw, PICTURE_INCHES)
+            display({"text/plain": words, "image/png": _picture(view)}, metadata={"image/png": {"alt": words}}, raw=True)
 
     @property
     def widget(self) -> Any:
@@ -187,6 +165,25 @@ class Live:
         made.on_msg(lambda _, said, buffers: answered(self.feed, made, said))
         self.feed.join(made)
         return made
+
+
+def _words(view: View) -> str:
+    """What everything comes to at a moment, and each panel."""
+    return "\n".join([f"{view.verdict}, as of {text.moment(view.window.end)}", *(f"{panel.title}: {panel.told}" for panel in view.panels)])
+
+
+def _picture(view: View) -> bytes:
+    """All four panels over time, as PNG."""
+    from opslib import plots
+
+    def draw(ax: Any) -> None:
+        figure = ax.figure
+        ax.remove()
+        for panel, place in zip(view.panels, figure.subplots(2, 2, gridspec_kw={"hspace": 0.75, "wspace": 0.18}).flat):
+            panel.draw(place)
+            place.set_title(f"{panel.title}: {panel.told}", fontsize=10, loc="left")
+
+    return plots.png(draw, PICTURE_INCHES)
 
 
 _FEEDS: dict[tuple[str, str, float], Feed] = {}
@@ -212,8 +209,7 @@ def _kind() -> Any:
 
         def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
             if key is None and getattr(self, "feed", None) is not None:
-                with self.hold_trait_notifications():
-                    self._trait_values["whole"] = self.feed.all()  # Who comes back sees what was seen last, not what was so at first.
+                self._trait_values["whole"] = self.feed.all()  # Who comes back sees what was seen last, not what was so at first.
             return super().get_state(key, drop_defaults)
 
     return Dashboard
@@ -262,7 +258,7 @@ def _opened(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
     alert = next((a for a in feed.view(at or desk.now()).alerts if a["id"] == said["alert"]), None)
     if alert is None or not alert["runbook"]:
         raise UsageError(f"no alert {said['alert']!r} with a runbook stands at that moment.")
-    incident = desk.chronicle.read(alert["incident"]) if alert["incident"] else desk.chronicle.open("", by="", alert=alert)
+    incident = desk.chronicle.open("", by="", alert=alert)
     place = opening.opened(desk, alert["runbook"], incident, "", at)
     return _link(desk, place, f"runbook {alert['runbook']} is open for incident {incident.id}:")
 

@@ -105,6 +105,11 @@ class Incident:
         """How bad it is now."""
         return self.severities[-1][1] if self.severities else "notify"
 
+    def limit(self, severity: str = "") -> float | None:
+        """Past which limit was its alert told of last, at that severity (empty: at any)? None where none was told."""
+        told = [e.body for e in self.of_kind("alert", "opened") if (e.body.get("rule"), e.body.get("subject")) == (self.rule, self.subject) and severity in ("", e.body.get("severity"))]
+        return next((body["limit"] for body in reversed(told) if body.get("limit") is not None), None)
+
     @property
     def firing(self) -> list[str]:
         """Which of its alerts are not over?"""

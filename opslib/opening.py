@@ -27,7 +27,7 @@ def opened(desk: "Desk", name: str, incident: Incident, operator: str, as_of: da
     """
     shelved = shelf.runbook(name)
     rule = desk.rules.rules.get(incident.rule)
-    limit = next((e.body["limit"] for e in reversed(incident.entries) if e.kind in ("alert", "opened") and (e.body.get("rule"), e.body.get("subject")) == (incident.rule, incident.subject) and e.body.get("limit") is not None), None)
+    limit = incident.limit()
     found = desk.diagnose(as_of or desk.now(), rule.window if rule else timedelta(minutes=10))
     given = {
         "app": desk.settings.app, "incident": incident.id, "operator": operator, "subject": incident.subject, "severity": incident.severity, "limit": rule.limit_told(limit) if rule and limit is not None else "",

@@ -59,7 +59,8 @@ class Postmortem:
     @property
     def drills(self) -> list[str]:
         """The cases that its action items name as what must pass before it is closed: ``drill ID`` in the column of the tracker."""
-        return list(dict.fromkeys(re.findall(r"\|\s*drill\s+([\w.-]+)\s*\|?\s*$", self.written("actions"), re.MULTILINE)))
+        trackers = [row[5] for row in _items(self.written("actions")) if len(row) > 5]
+        return list(dict.fromkeys(found[1] for tracker in trackers if (found := re.fullmatch(r"drill\s+([\w.-]+)", tracker))))
 
     @property
     def head(self) -> Entry:
@@ -284,8 +285,13 @@ def lint(found: Postmortem) -> list[Lack]:
     return lacks + _of_actions(found.written("actions"))
 
 
+def _items(told: str) -> list[list[str]]:
+    """The action items of a table as it is written in Markdown, cell by cell."""
+    return [[c.strip() for c in re.split(r"(?<!\\)\|", line.strip().strip("|"))] for line in told.splitlines() if line.strip().startswith("|")][2:]
+
+
 def _of_actions(told: str) -> Iterable[Lack]:
-    rows = [[c.strip() for c in re.split(r"(?<!\\)\|", line.strip().strip("|"))] for line in told.splitlines() if line.strip().startswith("|")][2:]
+    rows = _items(told)
     if not rows:
         return [Lack("actions", "there is no action item", "Say what is changed so that this is rarer, shorter or seen sooner.")]
     found = []

@@ -15,9 +15,9 @@ from urllib.request import urlopen
 from conftest import needs
 from servers import free_port
 
+from opslib.lab import QUIET
+
 STARTS_S = 60.0
-# No news popup over the page, no question about which kernel: the recipe of a quiet lab.
-QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
 
 
 @contextmanager

@@ -174,14 +174,13 @@ def kept(trial: Trial, seed: int, folder: Path, more: timedelta) -> Kept:
 def _case(living: _Living) -> Case:
     """The moment as it is walked: by the runbook that the alert names; where nobody was told, by the one that a look at everything leads to, else by that for what no other is for."""
     told, desk, trial, at = living.told, living.desk, living.trial, living.looking.at
-    agreed = walks.agreed(trial)
     held = Path(living.looking.store_file)
     if told is None:
         runbook = desk.diagnose(at, WINDOW).runbook or "incident"
-        return Case(trial.name, runbook, "", "", "", "", WINDOW, at, trial.causes[0], trial.subject, agreed.walk, held)
+        return Case(trial.name, runbook, "", "", "", "", WINDOW, at, trial.causes[0], trial.subject, (), held)
     rule = desk.rules[told.rule]
     limit = "" if told.limit is None else rule.limit_told(told.limit)
-    return Case(trial.name, rule.runbooks[told.subject], told.rule, told.subject, told.severity, limit, rule.window, at, trial.causes[0], trial.subject, agreed.walk, held)
+    return Case(trial.name, rule.runbooks[told.subject], told.rule, told.subject, told.severity, limit, rule.window, at, trial.causes[0], trial.subject, (), held)
 
 
 def _thinned(living: _Living, share: float, seed: int) -> Thinned:
@@ -219,20 +218,23 @@ def _row(trial: Trial, seed: int, living: _Living, case: Case, walked: Walked, s
     begins = clock.micros(BEGINS + timedelta(minutes=trial.injected))
     after_s = None if told is None else (told.at_us - begins) / 1e6
     seconds = (living.looking.at - BEGINS - timedelta(minutes=trial.quiet)).total_seconds()
-    seen = tuple(f"{c.question} {c.answer}" for c in found.checks)
     return Row(
         trial.name, round(100 * trial.share, 2), seed, trial.control, trial.causes[0], found.cause, not wrong, after_s, len(walked.walk), seconds, found.confidence, found.subject,
-        told.alert if told else "", case.runbook, case.severity, walked.walk, tuple(agreed.strayed(case.runbook, case.severity, walked.walk)), "; ".join(wrong), seen,
+        told.alert if told else "", case.runbook, case.severity, walked.walk, tuple(agreed.strayed(case.runbook, case.severity, walked.walk)), "; ".join(wrong), _seen(found),
     )  # fmt: skip
+
+
+def _seen(found: Diagnosis) -> tuple[str, ...]:
+    """Every question that was asked, with its answer."""
+    return tuple(f"{c.question} {c.answer}" for c in found.checks)
 
 
 def tried(case: Case, settings: Settings) -> Row:
     """Walk a case of a desk, and hold what was found against what people agreed on: a case is right only where the way is, too."""
     _, walk, wrong, way = case.tried(settings)
-    seen = tuple(f"{c.question} {c.answer}" for c in walk.diagnosis.checks)
     return Row(
         case.id, 100.0, 0, False, case.cause, walk.diagnosis.cause, not wrong and not way, None, len(walk.walk), 0.0, walk.diagnosis.confidence, walk.diagnosis.subject,
-        f"{case.rule} of {case.subject}" if case.rule else "", case.runbook, case.severity, walk.walk, way, "; ".join(wrong), seen,
+        f"{case.rule} of {case.subject}" if case.rule else "", case.runbook, case.severity, walk.walk, way, "; ".join(wrong), _seen(walk.diagnosis),
     )  # fmt: skip
 
 

@@ -24,11 +24,13 @@ from opslib.demo import drill, walks
 from opslib.demo.drill import Kept
 from opslib.demo.stepped import BEGINS
 from opslib.demo.trials import CONTROLS, Trial, trials
+from opslib.desk import Desk
 from opslib.rules import Rule
 from opslib.shelf import Runbook
 from opslib.steps import LOOK
 
 DROPPED, SWAPPED, TURNED, BETTER, MOVED = "step dropped", "steps swapped", "check turned", "comparison turned", "limit moved"
+OF_RULES = (BETTER, MOVED)
 LIVES_ON = timedelta(minutes=4)  # So that the upper rungs of a limit are reached, too.
 BY = (2.0, 0.5)
 
@@ -114,13 +116,19 @@ def _turned(check: Callable[..., Any]) -> Callable[..., Any]:
 # What a trial comes to.
 
 
+def _desk(kept: Kept, mutant: Mutant | None) -> Desk:
+    """The desk of a trial, by the rules as they are, or as a mutant has them."""
+    desk = kept.case.desk(kept.settings)
+    if mutant and mutant.kind in OF_RULES:
+        desk.__dict__["rules"] = _ruled(mutant, desk.rules)  # Cached from now on.
+    return desk
+
+
 def _way(kept: Kept, mutant: Mutant | None) -> tuple[Any, ...]:
     """By which steps a case is walked, how each stands, and what is found; with a mutant in place, or as it is."""
-    case, desk = kept.case, kept.case.desk(kept.settings)
+    desk = _desk(kept, mutant)
     with contextlib.closing(desk.store), contextlib.ExitStack() as patched:
-        if mutant and mutant.kind in (BETTER, MOVED):
-            desk.__dict__["rules"] = _ruled(mutant, desk.rules)  # A cached property, set before it is asked for.
-        book = case.book(desk)
+        book = kept.case.book(desk)
         if mutant and mutant.kind in (DROPPED, SWAPPED):
             book.shelved = _edited(mutant, book.shelved)
         if mutant and mutant.kind == TURNED:
@@ -131,10 +139,8 @@ def _way(kept: Kept, mutant: Mutant | None) -> tuple[Any, ...]:
 
 def _told(kept: Kept, mutant: Mutant | None) -> list[tuple[Any, ...]]:
     """What would fire in a trial, and on after it: of what, as how bad, past which limit, when."""
-    desk = kept.case.desk(kept.settings)
+    desk = _desk(kept, mutant)
     with contextlib.closing(desk.store):
-        if mutant:
-            desk.__dict__["rules"] = _ruled(mutant, desk.rules)
         return [(t.rule, t.subject, t.severity, t.limit, t.at_us) for t in alerts(desk, kept.case.at + LIVES_ON, BEGINS)]
 
 
@@ -155,7 +161,7 @@ def _lived(trial: Trial, seed: int, folder: Path) -> Lived:
 def tried(mutant: Mutant, lived: list[Lived]) -> Mutant:
     """Do drills notice a mutant?"""
     for n, one in enumerate(lived, 1):
-        if mutant.kind in (BETTER, MOVED) and _told(one.kept, mutant) != one.told:
+        if mutant.kind in OF_RULES and _told(one.kept, mutant) != one.told:
             return replace(mutant, noticed=f"{one.kept.case.id}: other alerts", trials=n)
         if one.kept.case.runbook != mutant.runbook:
             continue
@@ -192,7 +198,7 @@ def drilled(runbooks: list[str], seed: int, workers: int, progress: Callable[[It
 
 def _those(mutant: Mutant, lived: list[Lived]) -> list[Lived]:
     """The trials that may notice a mutant: those of its runbook; of a comparison or a limit also those in which its rule fires, and the healthy one."""
-    of_rule = mutant.kind in (BETTER, MOVED)
+    of_rule = mutant.kind in OF_RULES
     return [one for one in lived if one.kept.case.runbook == mutant.runbook or (of_rule and (one.kept.case.id == "healthy" or any(alert[0] == mutant.target for alert in one.told)))]
 
 

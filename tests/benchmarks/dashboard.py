@@ -16,7 +16,7 @@ import psutil
 from jupyter_client.session import Session
 
 from opslib import screen, settings
-from opslib.dashboard import Feed, Live
+from opslib.dashboard import Feed, _picture
 from opslib.demo import tour
 from opslib.desk import Desk
 from opslib.panels import View
@@ -87,7 +87,7 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
         cpu.append(change_ms)
         reading.append(_timed(lambda n=n: feed.view(at(4 * 3600 + 5 * n)).alerts)[0])
     html_ms, html = zip(*(_timed(lambda view=view: _wire({"html": _html(view)})) for view in views[1:11]))
-    png_ms, png = zip(*(_timed(lambda: _wire({"png": base64.b64encode(Live(desk, HOUR, 5.0, at(4 * 3600)).picture()).decode()})) for _ in range(3)))
+    png_ms, png = zip(*(_timed(lambda: _wire({"png": base64.b64encode(_picture(feed.view(at(4 * 3600)))).decode()})) for _ in range(3)))
     figures = sum(len(panel["figures"]) for panel in before.shape["panels"])
     yield {"measure": "dashboard, bytes an update, every figure changing", "figures": figures, "p50": statistics.median(figures_only), "max": max(figures_only), "with_every_sentence_p50": statistics.median(sizes), "with_every_sentence_max": max(sizes), "as_it_comes_p50": statistics.median(real), "as_it_comes_max": max(real), "html_svg": statistics.median(html), "png": statistics.median(png), "ratio_html": round(statistics.median(html) / statistics.median(figures_only), 1), "ratio_png": round(statistics.median(png) / statistics.median(figures_only), 1)}
     yield {"measure": "dashboard, kernel CPU ms an update: what changed, to the wire", "p50": round(statistics.median(cpu), 2), "max": round(max(cpu), 2), "what_stands_there": round(statistics.median(seen), 2), "reading_the_store": round(statistics.median(reading), 1), "html_svg": round(statistics.median(html_ms), 1), "png": round(statistics.median(png_ms), 1)}
