@@ -104,6 +104,8 @@ def test_another_shape_is_told_whole(feed: Feed) -> None:
     found = feed.screen(feed.view(AT))
     other = Screen(found.shape | {"window": "2 h"}, found.places)
     assert other.after(found) is None and found.after(found) == BETWEEN * (len(found.places) - 1)
+    before, after = Screen({}, ("a", "b", "c")), Screen({}, ("a", "", "d"))
+    assert after.after(before) == "|~|d" and taken_in(list(before.places), "|~|d") == list(after.places)  # What says nothing now is not what is the same.
 
 
 def test_one_feed_tells_everybody(desk: Desk) -> None:
