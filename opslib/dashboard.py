@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SHORTEST_S, LONGEST_S = 1.0, 60.0
 HERE = Path(__file__).parent
 CHANGES = ("open", "deeper", "feedback")  # What leaves something behind: not from a page that only shows.
+VOILA = "voila/"  # So it names itself to its kernels; it asks nobody, and draws.
+STILL = "This front end draws no Jupyter widgets, so nothing moves here: this is how it stood at {moment}. ops lab and ops dashboard show it live; the cell run again is a newer moment."
 PICTURE_INCHES = (13.0, 6.4)
 
 
@@ -45,7 +47,8 @@ class Feed:
     def __init__(self, desk: "Desk", window: timedelta, every_s: float):
         self.desk, self.window, self.every_s = desk, window, every_s
         self._listening: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._turn = threading.Condition(threading.RLock())
+        self._turn = threading.Condition(threading.RLock())  # Held for moments only: who asks never waits for a look at a store that answers late.
+        self._looking = threading.Lock()
         self._last: tuple[View, Screen] | None = None
         self._n = 0  # So many changes were told: who misses one knows it by the next.
         self._thread: threading.Thread | None = None
@@ -79,11 +82,8 @@ class Feed:
 
     def all(self) -> dict[str, Any]:
         """All of what was seen last, for who comes late; looked at now where nothing was yet."""
-        with self._turn:
-            if self._last is None:
-                self._look()
-            assert self._last is not None
-            return screen.whole(*self._last)
+        last = self._last or self._look()
+        return screen.whole(*last)
 
     def range(self) -> list[float]:
         """From when to when can one look back on the day that is shown? Seconds since 1970."""
@@ -93,27 +93,34 @@ class Feed:
         return [begins.timestamp(), now.timestamp()]
 
     def _run(self) -> None:
-        with self._turn:
-            while self._listening:
-                self.tell()
+        while True:
+            with self._turn:
+                if not self._listening:
+                    self._thread = None
+                    return
+            self.tell()
+            with self._turn:
                 self._turn.wait(self.every_s)
 
     def tell(self) -> None:
         """Look once, and tell everybody who listens what is another than before; what went wrong, where something did."""
-        before = self._last[1] if self._last else None
+        before = self._last
         try:
-            found = self._look()
+            _, found = self._look()
         except OpsError as problem:
             self._send({"trouble": f"not up to date: {self.desk.settings.redact(str(problem))}"})
             return
-        change = found.after(before) if before else None
-        self._n += 1
-        self._send(self.everything() if change is None else {"change": change, "n": self._n})
+        change = found.after(before[1]) if before else None
+        with self._turn:
+            self._n += 1
+            told = {"change": change, "n": self._n}
+        self._send(self.everything() if change is None else told)
 
-    def _look(self) -> Screen:
-        view = self.view(self.desk.now())
-        self._last = view, self.screen(view)
-        return self._last[1]
+    def _look(self) -> tuple[View, Screen]:
+        with self._looking:
+            view = self.view(self.desk.now())
+            self._last = view, self.screen(view)
+            return self._last
 
     def _send(self, message: dict[str, Any]) -> None:
         for panel in list(self._listening):
@@ -125,7 +132,8 @@ class Live:
     """
     The live dashboard of a desk: four panels, the alerts, any past moment.
 
-    Where nobody is there (a scheduler, a test) it is a picture and its words, of the same moment.
+    Where nobody is there (a scheduler, papermill, a test) it is a picture and its words, of the same moment; where a front end
+    draws no widgets, the panels' tables and a sentence that says so.
 
     Args:
         as_of: A moment to begin at; None is now.
@@ -151,9 +159,9 @@ class Live:
 
         view = self._view
         words = _words(view)
-        if attended():
+        if attended() or os.environ.get("SERVER_SOFTWARE", "").startswith(VOILA):
             shown = self.widget._repr_mimebundle_()
-            display((shown[0] if isinstance(shown, tuple) else shown) | {"text/plain": words}, raw=True)
+            display((shown[0] if isinstance(shown, tuple) else shown) | {"text/plain": words, "text/html": _still(view)}, raw=True)
         else:
             display({"text/plain": words, "image/png": _picture(view)}, metadata={"image/png": {"alt": words}}, raw=True)
 
@@ -170,6 +178,11 @@ class Live:
 def _words(view: View) -> str:
     """What everything comes to at a moment, and each panel."""
     return "\n".join([f"{view.verdict}, as of {text.moment(view.window.end)}", *(f"{panel.title}: {panel.told}" for panel in view.panels)])
+
+
+def _still(view: View) -> str:
+    """What stands where a front end draws no widgets."""
+    return f"<p>{text.in_html(STILL.format(moment=text.moment(view.window.end)))}</p>{''.join(panel._html() for panel in view.panels)}"
 
 
 def _picture(view: View) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from opslib import clock
 from opslib.clock import Window
-from opslib.page import SECOND, SUMS, Page
+from opslib.page import SECOND, SUMS, Page, reloaded
 from opslib.snapshot import PROVIDERS, Look
 from opslib.tape import Tape
 
@@ -132,6 +132,10 @@ def silent_for_s(tape: Tape, as_of: datetime) -> float | None:
     return None if last is None or opened is None else (at - max(clock.micros(opened), last)) / SECOND
 
 
+def _fell(before: int | None, now: int | None) -> bool:
+    return before is not None and now is not None and now < before
+
+
 def _by_type(tape: Tape, window: Window) -> dict[str, int] | None:
     """Errors of a window by type, from pages whose Map reaches us whole."""
     start, end = clock.micros(window.start), clock.micros(window.end)
@@ -141,7 +145,7 @@ def _by_type(tape: Tape, window: Window) -> dict[str, int] | None:
         before: dict[str, int] = {}
         for previous, look in zip((None, *page.looks), page.looks):
             now = json.loads(look.errors_by_type) if look.errors_by_type else {}
-            if previous and "system" in tape.began_again(previous._asdict(), previous, look):
+            if previous and (_fell(previous.errors, look.errors) or reloaded(previous, look, tape.how)):
                 before = {}
             inside = start < look.ts_us <= end
             told |= inside and bool(now)

@@ -35,6 +35,7 @@ from opslib.verdicts import EXIT_CODES, VERDICTS, Finding, worst
 
 DEEPER = {"providers": "provider_health", "greeks": "greeks_quality", "pnl": "pnl_accuracy", "system": "system_health"}
 SOURCES = {"probe": "looks", "chain": "chains", "logs": "reading of the log", "fills": "fills"}
+MOST_TYPES = 3
 LATELY_US = 30_000_000  # Judged so lately is judged up to now.
 NAMES = {"providers": "Data Provider Health", "greeks": "Greeks Quality", "pnl": "P&L Accuracy", "system": "System Health"}
 
@@ -268,12 +269,17 @@ class View:
     def _system_rows(self) -> list[tuple[str, str, str]]:
         f = self.figures["system"]
         connected = {True: "connected", False: "disconnected", None: "unknown"}[f["websocket_connected"]]
-        down = f["websocket_down_seconds"]
+        down, ours = f["websocket_down_seconds"], self._sights.figures("app")
+        trips = next((found for found in self.findings if found.rule.name == "websocket_latency" and found.figure.value is not None), None)
+        seen = [("app, our looks' p95 / mean", f"{text.number(ours['p95_s'], 's', 3)} / {text.number(ours['mean_s'], 's', 3)}", "")] if ours else []
+        seen += [("WebSocket round trip p95, our looks", text.number(trips.figure.value, "s", 3), "")] if trips else []
         return [
             ("errors", f"{text.number(f['errors'])} ({text.number(f['errors_per_hour'], 'per h', 1)})", self._guide(lambda k: text.number(k.errors))),
+            ("errors by type", _by_type(f["errors_by_type"], f["errors"]), ""),
             ("WebSocket", f"{connected}, down {text.UNKNOWN if down is None else text.duration(down)}", self._guide(lambda k: {True: "✓ Connected", False: "✗ Disconnected", None: "nothing"}[k.websocket_connected])),
             ("pages seen / reloads", f"{text.number(f['pages'])} / {text.number(f['restarts'])}", ""),
             ("memory of the largest page", text.number(f["memory_mb"], "MB"), ""),
+            *seen,
         ]
 
     def _notes(self, panel: str) -> list[str]:
@@ -341,6 +347,15 @@ def _also(alert: dict[str, Any]) -> str:
     """What else is known of an alert: what explains it, who has taken it, what keeps it quiet."""
     told = [f"{words} {alert[key]}" for key, words in (("inhibited_by", "explained by"), ("acked_by", "taken by"), ("silenced_by", "kept quiet by")) if alert[key]]
     return f" ({'; '.join(told)})" if told else ""
+
+
+def _by_type(types: Mapping[str, int] | None, errors: int | None) -> str:
+    """Errors by their type, most first; the page's free text, so in one line and not for ever."""
+    if not types:
+        return "none" if errors == 0 else text.UNKNOWN
+    most = sorted(types.items(), key=lambda found: (-found[1], found[0]))
+    rest = sum(n for _, n in most[MOST_TYPES:])
+    return ", ".join([f"{text.one_line(kind, 40)} {n:,}" for kind, n in most[:MOST_TYPES]] + ([f"others {rest:,}"] if rest else []))
 
 
 def _page_uptime(successes: int | None, requests: int | None) -> str:

@@ -28,6 +28,7 @@ BEHIND = {
     "massive, our looks' p95 / mean": ("response_time", "massive, our own looks"), "tradier, our looks' p95 / mean": ("response_time", "tradier, our own looks"),
     "valid Greeks": ("greeks_valid", "validations / with an error"), "gamma zero or missing": ("gamma_zero", "validations / with an error"), "delta outside -1 to 1": ("delta_out_of_bounds", "validations / with an error"),
     "backtest variance": ("backtest_variance", "trades"), "errors": ("errors", ""), "WebSocket": ("websocket_down", ""), "memory of the largest page": ("memory", ""),
+    "WebSocket round trip p95, our looks": ("websocket_latency", ""),
 }  # fmt: skip
 
 

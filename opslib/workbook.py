@@ -33,18 +33,27 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 UNATTENDED = "OPS_UNATTENDED"  # Set by whoever executes notebooks while nobody looks.
+_MET: set[int] = set()  # The kernel of this process, once somebody was there.
 AGAIN = timedelta(seconds=10)  # Looks of our own so new are not made again.
 SILENCE_FOR = timedelta(hours=1)
 
 
 def attended() -> bool:
-    """Is this a kernel of somebody who can be asked, and not of a scheduler?"""
+    """
+    Is this a kernel of somebody who can be asked, and not of a scheduler?
+
+    A front end says with each cell whether it answers questions (Jupyter's ``allow_stdin``): JupyterLab, Notebook and VS Code
+    do; papermill, nbconvert and nbval do not. Who did so once is there until the kernel ends.
+    """
     if os.environ.get(UNATTENDED):
         return False
     import sys
 
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    return bool(shell) and hasattr(shell, "kernel")
+    kernel = getattr(shell, "kernel", None)
+    if getattr(kernel, "_allow_stdin", False):
+        _MET.add(id(kernel))
+    return id(kernel) in _MET
 
 
 class Book:

@@ -15,20 +15,43 @@ from urllib.request import urlopen
 from conftest import needs
 from servers import free_port
 
+from opslib.demo import gameday
+from opslib.demo.lever import Lever
+from opslib.demo.stepped import BEGINS
 from opslib.lab import QUIET
 
 STARTS_S = 60.0
 
 
+IDLE = "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+
+
+def notebook(place: Path, *cells: str) -> None:
+    """A notebook of these cells."""
+    made = [{"cell_type": "code", "id": f"c{n}", "execution_count": None, "metadata": {}, "outputs": [], "source": source} for n, source in enumerate(cells)]
+    place.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}))
+
+
 @contextmanager
-def running_lab(root: Path, at: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """A lab over a folder, its own settings in another: its address and its token."""
+def beside_a_world(home: Path, logs: Path, speed: float) -> Iterator[tuple[Lever, dict[str, str]]]:
+    """A world that is healthy and runs, and the receiver and collector of a desk that looks at it: the lever with which it is turned, and the desk's settings."""
+    port = free_port()
+    with Lever(BEGINS, seed=3, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
+        environ = lever.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}
+        ops = ("-m", "opslib.cli")
+        with gameday._running([(*ops, "serve", "--port", str(port)), (*ops, "collect")], os.environ | environ, logs):
+            yield lever, environ
+
+
+@contextmanager
+def running_lab(root: Path, at: Path, environ: Mapping[str, str], app: str = "lab") -> Iterator[tuple[str, str]]:
+    """A lab, or plain Notebook as `app`, over a folder, its own settings in another: its address and its token."""
     port, token = free_port(), secrets.token_hex(8)
     quiet = at / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True)
     quiet.write_text(json.dumps(QUIET))
     folders = {f"JUPYTER_{name}_DIR": str(at / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {"JUPYTERLAB_SETTINGS_DIR": str(at / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(at / "workspaces"), "HOME": str(at), "IPYTHONDIR": str(at / "ipython")}
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}", "--allow-root", "--LabApp.expose_app_in_browser=True"]
+    command = [sys.executable, "-m", "jupyter", app, "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}", "--allow-root", f"--{'LabApp' if app == 'lab' else 'JupyterNotebookApp'}.expose_app_in_browser=True"]
     with (at / "log").open("w") as log:
         running = subprocess.Popen(command, env={**os.environ, **environ, **folders}, stdout=subprocess.DEVNULL, stderr=log)
     try:
@@ -46,13 +69,18 @@ def running_lab(root: Path, at: Path, environ: Mapping[str, str]) -> Iterator[tu
         running.wait(20)
 
 
+def launched(playwright: Any) -> Any:
+    """A browser of its own."""
+    return playwright.chromium.launch(executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"])
+
+
 @contextmanager
 def browsing(width: int = 1360, height: int = 1000) -> Iterator[tuple[Any, list[str]]]:
     """A page of a browser, and the errors that it met."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"])
+        browser = launched(playwright)
         shown = browser.new_page(viewport={"width": width, "height": height})
         shown.set_default_timeout(90_000)
         problems: list[str] = []

@@ -14,14 +14,11 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import needs
-from labs import browsing, running_lab
+from labs import IDLE, beside_a_world, browsing, notebook, running_lab
 from looks import CLOSES, OPENS
-from servers import free_port
 
 from opslib import clock, settings
-from opslib.demo import gameday
 from opslib.demo.lever import Lever
-from opslib.demo.stepped import BEGINS
 from opslib.desk import Desk
 from opslib.text import NEW_YORK
 
@@ -62,32 +59,22 @@ class Shown:
             self.page.screenshot(path=f"{folder}/{name}.png")
 
 
-def notebook(place: Path, *cells: str) -> None:
-    """A notebook of these cells."""
-    made = [{"cell_type": "code", "id": f"c{n}", "execution_count": None, "metadata": {}, "outputs": [], "source": source} for n, source in enumerate(cells)]
-    place.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}))
-
-
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """A world that is healthy and runs, its desk and collector, a lab, the notebook open and run."""
     needs("chromium")
     home, at, logs = (tmp_path_factory.mktemp(name) for name in ("home", "jupyter", "logs"))
-    port = free_port()
     notebook(home / "live.ipynb", CELL, BUSY)
-    with Lever(BEGINS, seed=3, speed=SPEED, receiver=f"http://127.0.0.1:{port}") as lever:
-        environ = lever.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}
-        ops = ("-m", "opslib.cli")
-        with gameday._running([(*ops, "serve", "--port", str(port)), (*ops, "collect")], os.environ | environ, logs), running_lab(home, at, environ) as (base, token), browsing(1500, 1150) as (page, problems):
-            requests, console = list[str](), list[str]()
-            page.on("request", lambda request: requests.append(request.url))
-            page.on("console", lambda said: console.append(said.text) if said.type == "error" else None)
-            page.goto(f"{base}/lab/tree/live.ipynb?reset&token={token}")
-            page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
-            page.evaluate("() => { void window.jupyterapp.commands.execute('application:toggle-left-area'); void window.jupyterapp.commands.execute('notebook:run-cell') }")
-            page.locator(".ops-live .panel").nth(3).wait_for()
-            yield Shown(page, lever, home, environ, requests, console)
-            assert problems == []
+    with beside_a_world(home, logs, SPEED) as (lever, environ), running_lab(home, at, environ) as (base, token), browsing(1500, 1150) as (page, problems):
+        requests, console = list[str](), list[str]()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda said: console.append(said.text) if said.type == "error" else None)
+        page.goto(f"{base}/lab/tree/live.ipynb?reset&token={token}")
+        page.wait_for_function(IDLE)
+        page.evaluate("() => { void window.jupyterapp.commands.execute('application:toggle-left-area'); void window.jupyterapp.commands.execute('notebook:run-cell') }")
+        page.locator(".ops-live .panel").nth(3).wait_for()
+        yield Shown(page, lever, home, environ, requests, console)
+        assert problems == []
 
 
 def seconds(moment: str) -> int:
