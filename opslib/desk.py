@@ -315,7 +315,7 @@ class Desk:
         at = _moment(as_of) or self.now()
         meant = self.review(name, period, at, known_at)
         if meant.partial and not partial:
-            raise ReportRefused(f"a {name} report of {meant.period.name} was wanted; it is over only at {text.moment(meant.period.window.end)}. Wait, or ask for --partial.")
+            raise ReportRefused(f"the {name} report of {meant.period.name} was wanted; it is over only at {text.moment(meant.period.window.end)}. Wait, or ask for --partial.")
         given = {"app": self.settings.app, "period": meant.period.name} | ({"as_of": text.iso(at)} if meant.partial else {})
         given |= {"known_at": text.iso(_moment(known_at))} if known_at else {}
         whole = Due(f"report {name} {meant.period.name}") if not meant.partial and not known_at else None

@@ -72,6 +72,28 @@ def test_the_launcher_has_the_suite(home: Path) -> None:
     assert not (home / ".jupyter").exists() and not (home / ".local" / "share" / "jupyter" / "runtime").exists()
 
 
+def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
+    """The second screen of the README: the copy that was opened for an incident, in the lab; its cells run, the likely branch is first and the first step has its buttons."""
+    needs("chromium")
+    for act in (["incident", "open", "Massive does not answer"], ["runbook", "open", "massive_down", "--incident", "2026-03-10-2", "--as-of", "2026-03-10T11:27"]):
+        assert cli.main(["--home", str(home), "--app", "demo", *act, "--by", "Ann"]) == 0
+    with started(home, "lab") as address, browsing(1400, 1000) as (page, problems):
+        page.goto(address.replace("/lab?", "/lab/tree/home/demo/demo/incidents/2026-03-10-2/01_massive_down.ipynb?"))
+        page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").first.wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.get_by_text("0/31 steps; minute 0 since it was detected").first.wait_for(state="attached")
+        first = page.locator(".ops-step").first
+        first.wait_for(state="attached")
+        page.locator(".jp-NotebookPanel h1").first.scroll_into_view_if_needed()
+        first.scroll_into_view_if_needed()
+        first.get_by_role("button", name="Look").click()
+        first.get_by_text("availability of massive").first.wait_for()
+        if folder := os.environ.get("LAB_PICTURES"):
+            page.screenshot(path=f"{folder}/incident.png")
+        assert problems == []
+
+
 def test_the_dashboard_without_code_only_shows(home: Path) -> None:
     """Four panels, no code, nobody without the token; what would leave something behind is refused in words."""
     needs("chromium")

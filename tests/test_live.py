@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import looks
 import pytest
 from looks import CLOSES, OPENS
 
@@ -149,6 +150,49 @@ def test_a_store_that_cannot_be_read_is_said(desk: Desk, monkeypatch: pytest.Mon
     assert json.loads(json.dumps(feed.all())) == one.heard[0]["whole"]
     feed.tell()
     assert "change" in one.heard[-1]
+
+
+def test_a_table_that_is_locked_is_waited_for(postgres_url: str, tmp_path: Path) -> None:
+    """Where a database lets nobody read for a while, nobody is told anything wrong, who asks for what was seen last is answered at once, and the next look tells what came."""
+    at = [looks.at(60)]
+    desk = Desk(settings.load(tmp_path, "desk", {"OPS_STORE_URL": postgres_url}), lambda: at[0])
+    desk.store.write("desk", [looks.post(30, looks.body())], known_at_ts=True)
+    feed, one = Feed(desk, HOUR, 60.0), Listening()
+    feed._listening.add(one)
+    feed.tell()
+    at[0] = looks.at(120)
+    desk.store.write("desk", [looks.post(110, looks.body())], known_at_ts=True)
+    with desk.store.writing() as connection:
+        connection.exec_driver_sql("LOCK TABLE snapshots IN ACCESS EXCLUSIVE MODE")
+        waiting = threading.Thread(target=feed.tell)
+        waiting.start()
+        waiting.join(1.0)
+        assert waiting.is_alive() and len(one.heard) == 1
+        assert feed.everything()["whole"]["places"][0] == "2026-03-10T13:31:00.000Z"
+    waiting.join(20)
+    assert taken_in(one.heard[0]["whole"]["places"], one.heard[1]["change"])[0] == "2026-03-10T13:32:00.000Z"
+
+
+FIGURES = {  # What the operations guide names, section by section, and the figures of the dashboard that answer to it.
+    "Massive uptime": ("massive availability",), "Tradier available as fallback": ("tradier availability", "massive fallbacks", "tradier fallbacks"), "response times": ("massive, our looks' p95 / mean", "tradier, our looks' p95 / mean", "app, our looks' p95 / mean"),
+    "Greeks validation rate": ("valid Greeks", "validations / with an error"), "gamma = 0": ("gamma zero or missing",), "delta out of bounds": ("delta outside -1 to 1",), "IV anomalies": ("IV anomalies",),
+    "total trades": ("trades",), "gross and net P&L": ("mean gross result", "mean net result"), "commission and slippage": ("commission / slippage",), "backtest variance": ("backtest variance",),
+    "error count": ("errors",), "error breakdown by type": ("errors by type",), "WebSocket connected": ("WebSocket",), "WebSocket latency": ("WebSocket round trip p95, our looks",), "memory usage": ("memory of the largest page",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("named", FIGURES)
+def test_every_figure_that_the_guide_names_is_there(feed: Feed, named: str) -> None:
+    """Each stands on the dashboard, with what hovering tells of it."""
+    found = feed.screen(feed.view(AT))
+    labels = [(figure["label"], figure["limits"]) for panel in found.shape["panels"] for figure in panel["figures"]]
+    assert set(FIGURES[named]) <= {label for label, _ in labels} and all(limits for label, limits in labels if label in FIGURES[named])
+
+
+def test_every_figure_stands_for_something_that_the_guide_names() -> None:
+    """What is on the dashboard beside them is how much a figure rests on."""
+    named = {label for labels in FIGURES.values() for label in labels}
+    assert set(screen.BEHIND) <= named
 
 
 def asked(feed: Feed, **said: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import needs
@@ -168,6 +169,40 @@ def test_a_page_loaded_anew_shows_now(shown: Shown) -> None:
     shown.moved(first, 3 * EVERY_S)
 
 
+def test_a_store_that_is_held_is_said(shown: Shown) -> None:
+    """Somebody holds the store for ten seconds: the view goes on and says how old what it shows is; what was posted meanwhile comes in, and it is as new as before."""
+    age = "() => { const [, n, unit] = document.querySelector('.ops-live .age').textContent.match(/last look ([0-9.]+) (s|min)/); return Number(n) * (unit === 's' ? 1 : 60) }"
+    desk = Desk(settings.load(shown.home, "desk", shown.environ))
+    with desk.store.writing() as connection:
+        connection.exec_driver_sql("UPDATE meta SET value = value")
+        begun = time.monotonic()
+        shown.page.wait_for_function(f"() => ({age})() >= 40", timeout=20_000)
+        shown.moved(shown.moment(), 3 * EVERY_S)
+        shown.page.wait_for_timeout(max(0.0, 10 - (time.monotonic() - begun)) * 1000)
+    shown.page.wait_for_function(f"() => ({age})() <= 30", timeout=30_000)
+    assert shown.text(".badge") == "live" and shown.text(".told") == ""
+
+
+def test_a_laptop_that_slept_wakes_up(shown: Shown) -> None:
+    """The lab and its kernels stand still for half a minute while the desk's world goes on: that is said, and what is shown is marked as old; then it is live again by itself."""
+    names = ("jupyter", "jupyter-lab", "ipykernel_launcher")
+    asleep = [found for found in psutil.process_iter(["cmdline"]) if any(Path(part).name in names for part in found.info["cmdline"] or []) and found.environ().get("OPS_HOME") == str(shown.home)]
+    assert len(asleep) >= 2
+    before = shown.moment()
+    try:
+        for process in asleep:
+            process.suspend()
+        shown.page.wait_for_function("() => /nothing heard for (1[89]|2[0-9]) s: the kernel is busy, asleep or gone/.test(document.querySelector('.ops-live .badge').textContent)", timeout=45_000)
+        assert shown.page.locator(".ops-live.stale .panel").count() == 4
+        stood = shown.moment()
+    finally:
+        for process in asleep:
+            process.resume()
+    assert seconds(stood) - seconds(before) < 3 * EVERY_S * SPEED
+    shown.page.wait_for_function("() => document.querySelector('.ops-live .badge').textContent === 'live'", timeout=30_000)
+    assert seconds(shown.moment()) > seconds(stood) + 15 * SPEED and shown.page.locator(".ops-live.stale").count() == 0
+
+
 def test_a_kernel_that_is_restarted_is_said(shown: Shown) -> None:
     """What is shown stays, marked as old, with the reason; the cell run again, it is live."""
     shown.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
@@ -218,23 +253,29 @@ def test_any_moment_reads_as_status_does(shown: Shown) -> None:
         assert read_as["trades"] == f"{told['panels']['pnl']['trades']:,}"
 
 
+def themed(page: Any, theme: str) -> None:
+    """Put JupyterLab into its light or its dark theme."""
+    page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme: `JupyterLab ${theme}` })", theme)
+    page.wait_for_function("(dark) => document.body.dataset.jpThemeLight === String(!dark)", arg=theme == "Dark")
+    page.wait_for_timeout(800)
+
+
 def test_nothing_serious_for_who_cannot_see_it(shown: Shown) -> None:
     """A kept checker of accessibility finds nothing serious in it, in the light and in the dark theme."""
-    for theme in ("JupyterLab Light", "JupyterLab Dark"):
-        shown.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
-        shown.page.wait_for_function("(dark) => document.body.dataset.jpThemeLight === String(!dark)", arg=theme.endswith("Dark"))
-        shown.page.wait_for_timeout(500)
+    for theme in ("Light", "Dark"):
+        themed(shown.page, theme)
         found = Axe().run(shown.page, context={"include": [[".jp-NotebookPanel:not(.lm-mod-hidden) .ops-live"]]})
         serious = [(v["id"], [node["html"][:160] for node in v["nodes"]]) for v in found.response["violations"] if v["impact"] in ("serious", "critical")]
         assert serious == [], serious
-        shown.look(f"live_6_{theme.split()[1].lower()}")
+        shown.look(f"live_6_{theme.lower()}")
 
 
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
 @pytest.mark.parametrize("size", [(1280, 900), (3840, 2160), (420, 900)], ids=lambda s: str(s[0]))
-def test_it_fits(shown: Shown, size: tuple[int, int]) -> None:
-    """On a laptop, a wall and a phone's width nothing is cut off and nothing needs be scrolled sideways."""
+def test_it_fits(shown: Shown, size: tuple[int, int], theme: str) -> None:
+    """On a laptop, a wall and a phone's width, in both themes, nothing is cut off and nothing needs be scrolled sideways."""
     shown.page.set_viewport_size({"width": size[0], "height": size[1]})
-    shown.page.wait_for_timeout(800)
+    themed(shown.page, theme)
     wide = shown.page.evaluate("() => { const root = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live'); return [root.scrollWidth, root.clientWidth, ...[...root.querySelectorAll('.panel')].map((p) => p.scrollWidth - p.clientWidth)] }")
     assert wide[0] <= wide[1] + 1 and all(over <= 1 for over in wide[2:]), wide
-    shown.look(f"live_7_{size[0]}")
+    shown.look(f"live_7_{size[0]}_{theme.lower()}")

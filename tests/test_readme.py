@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -52,6 +55,58 @@ def test_only_the_design_cards_names_are_at_the_top() -> None:
         pytest.skip("this is no git checkout")
     card = {"pyproject.toml", "README.md", "notebooks", "opslib", "runbooks", "tests", "outputs", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt"}
     assert {name for name in tracked.stdout.split() if not name.startswith(".")} <= card
+
+
+SCREENS = README.partition("## Three screens")[2].partition("\n## ")[0]
+TYPED = [re.split(" {3,}", line)[0] for block in re.findall(r"```\n(.*?)```", SCREENS, re.S) for line in block.splitlines() if line.startswith("ops ")]
+ENDS = {"status": 2, "postmortem 2026-03-10-1 --check": 70}  # As the README says; else 0.
+SAYS = {  # What who types it has to see in it.
+    "status": "critical: availability of massive", "incident list": "2026-03-10-1  resolved", "incident open": "opened by hand: Massive does not answer", "ack": "2026-03-10-2 is taken by Ann", "runbook open": "likely: provider_5xx of massive, 9", "runbook resume": "0/31 steps", "incident mitigate": "mitigated: on Tradier's data", "incident note": "Bob: the vendor was called",
+    "mark deploy": "marked deploy at 2026-03-10 15:05:00 UTC (11:05:00 New York): v1.4.0", "incident resolve": "Ann: resolved", "postmortem 2026-03-10-1 --check": "has no owner", "postmortem": "20 figures, each with its evidence", "verify": "20 figures computed again",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where a new user stands after the first command: the demo's home, `ops` at hand."""
+    from opslib.demo import tour
+
+    home = tmp_path_factory.mktemp("screens")
+    tour.lay_out(settings.load(home, "demo", {}))
+    return os.environ | {"OPS_HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_the_three_screens_can_be_followed(desk: dict[str, str]) -> None:
+    """Every command of the second screen as it stands in the README, in its order, in a shell: each ends and says as a new user was told."""
+    assert len(TYPED) == 13
+    for typed in TYPED:
+        ended = subprocess.run(["bash", "-c", typed], env=desk, capture_output=True, text=True, timeout=120)
+        act = typed.removeprefix("ops --app demo ")
+        assert ended.returncode == max((code for name, code in ENDS.items() if act.startswith(name)), default=0), (typed, ended.stdout[-500:], ended.stderr)
+        assert next(said for name, said in SAYS.items() if act.startswith(name)) in ended.stdout, (typed, ended.stdout)
+    assert (Path(desk["OPS_HOME"]) / "demo" / "demo" / "incidents" / "2026-03-10-2" / "01_massive_down.ipynb").exists()
+
+
+@pytest.mark.parametrize("typed", sorted(set(re.findall(r"`(ops --app demo (?:lab|dashboard))`", SCREENS))))
+def test_what_opens_in_a_browser_opens(desk: dict[str, str], typed: str) -> None:
+    """It says its address, which answers; Ctrl-C ends it, and all that it began."""
+    running = subprocess.Popen(["bash", "-c", f"exec {typed} --no-browser"], env=desk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    assert running.stdout
+    try:
+        told = next(found[0] for line in running.stdout if (found := re.search(r"http://127\.0\.0\.1:\d+/\S*", line)))
+        until = time.monotonic() + 60
+        while True:
+            try:
+                with urlopen(told, timeout=10) as page:
+                    assert page.status == 200
+                break
+            except OSError:
+                assert running.poll() is None and time.monotonic() < until
+                time.sleep(0.3)  # A server's start can only be awaited.
+    finally:
+        os.killpg(running.pid, signal.SIGINT)
+        rest = running.communicate(timeout=60)[0]
+    assert running.returncode == 0, rest[-2000:]
 
 
 SEED = 4711

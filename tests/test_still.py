@@ -60,9 +60,9 @@ def test_the_picture_is_in_html_and_pdf(executed: Path) -> None:
     with browsing(1300, 1000) as (page, problems):
         page.route(re.compile("^https?:"), lambda route: route.abort())
         page.goto(executed.with_suffix(".html").as_uri())
-        drawn = page.evaluate("() => [...document.querySelectorAll('img')].map((img) => [img.naturalWidth, img.alt])")
-        assert len(drawn) == 5 and min(width for width, _ in drawn) > 300 and max(width for width, _ in drawn) >= 1200
-        assert "Data Provider Health: critical" in next(alt for width, alt in drawn if width >= 1200)
+        drawn = page.evaluate("() => [...document.querySelectorAll('img')].map((img) => img.naturalWidth)")
+        assert len(drawn) == 5 and min(drawn) > 300 and max(drawn) >= 1200
+        assert page.get_by_text("Data Provider Health: critical").count() and page.get_by_text("11:27:00 New York").count()
         printed = executed.with_suffix(".pdf")
         page.pdf(path=str(printed), format="A4", print_background=True)
         assert problems == []
@@ -89,6 +89,8 @@ def test_plain_notebook_moves(home: Path, tmp_path: Path) -> None:
     with running_lab(tmp_path, tmp_path / "jupyter", {"OPS_HOME": str(home)}, "notebook") as (base, token), browsing(1400, 1000) as (page, problems):
         page.goto(f"{base}/notebooks/plain.ipynb?token={token}")
         page.wait_for_function(IDLE)
+        page.wait_for_timeout(1000)
+        problems.clear()  # Of Notebook's own start.
         page.evaluate("() => { void window.jupyterapp.commands.execute('notebook:run-cell') }")
         page.locator(".ops-live .panel").nth(3).wait_for()
         page.wait_for_function("() => document.querySelector('.ops-live .moment').textContent.startsWith('11:27:00')")
