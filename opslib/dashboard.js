@@ -63,6 +63,7 @@ class View {
     this.paused = false;
     this.past = false;
     this.behind = 0;
+    this.undrawn = false;
     this.heard = performance.now();
     this.known = null;
     this.live = null;
@@ -223,6 +224,10 @@ class View {
     if (this.badge.textContent !== said) this.badge.textContent = said;
     this.badge.className = `badge ${this.past ? "is-past" : this.paused ? "is-paused" : late ? "is-late" : "is-live"}`;
     this.root.classList.toggle("stale", late && !this.past);
+    if (this.undrawn) {
+      this.undrawn = false;
+      this.redraw();
+    }
   }
 
   // Showing.
@@ -311,8 +316,12 @@ class View {
 
   draw(canvas, n) {
     const panel = this.known.shape.panels[n];
-    const wide = Math.max(200, canvas.clientWidth || 600), high = 90, scale = window.devicePixelRatio || 1;
-    if (canvas.width !== Math.round(wide * scale)) { canvas.width = Math.round(wide * scale); canvas.height = Math.round(high * scale); }
+    const wide = canvas.clientWidth, high = canvas.clientHeight, scale = window.devicePixelRatio || 1;
+    if (!wide) {  // It is not on the page now, in a tab behind others or scrolled away: it is drawn once it is.
+      this.undrawn = true;
+      return;
+    }
+    if (canvas.width !== Math.round(wide * scale) || canvas.height !== Math.round(high * scale)) { canvas.width = Math.round(wide * scale); canvas.height = Math.round(high * scale); }
     const steps = [...this.known.lines[n].keys()];
     const last = Math.max(...steps), first = Math.max(Math.min(...steps), last - this.known.shape.steps + 1);
     const points = [...this.known.lines[n]].filter(([step]) => step >= first).sort((a, b) => a[0] - b[0]);
@@ -321,19 +330,20 @@ class View {
     const ink = style.getPropertyValue("--ops-ink"), line = style.getPropertyValue("--ops-line"), faint = style.getPropertyValue("--ops-faint");
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.clearRect(0, 0, wide, high);
-    context.font = `${Math.round(0.8 * parseFloat(getComputedStyle(canvas).fontSize))}px system-ui, sans-serif`;
+    const size = Math.round(0.8 * parseFloat(getComputedStyle(canvas).fontSize)), left = 4 * size, above = 1.8 * size, below = 1.25 * size;  // Margins go with the letters.
+    context.font = `${size}px system-ui, sans-serif`;
     context.fillStyle = ink;
     const name = `${panel.line}, ${panel.unit}`;
-    if (!values.length) { context.fillText(`${name}: not known`, 4, 14); canvas.setAttribute("aria-label", `${name}: not known`); return; }
+    if (!values.length) { context.fillText(`${name}: not known`, 4, 1.25 * size); canvas.setAttribute("aria-label", `${name}: not known`); return; }
     const [floor, ceiling] = panel.span;  // What is shown at least, so that a small change does not look like a large one.
     const low = Math.min(...values, floor), top = Math.max(...values, ceiling);
-    const x = (step) => 44 + (wide - 50) * (last === first ? 1 : (step - first) / (last - first)), y = (value) => high - 14 - (high - 34) * (top === low ? 0.5 : (value - low) / (top - low));
+    const x = (step) => left + (wide - left - 6) * (last === first ? 1 : (step - first) / (last - first)), y = (value) => high - below - (high - above - below) * (top === low ? 0.5 : (value - low) / (top - low));
     context.strokeStyle = faint;
     context.beginPath();
-    for (const value of [low, top]) { context.moveTo(44, y(value)); context.lineTo(wide - 6, y(value)); }
+    for (const value of [low, top]) { context.moveTo(left, y(value)); context.lineTo(wide - 6, y(value)); }
     context.stroke();
-    context.fillText(name, 44, 11);
-    for (const value of [low, top]) context.fillText(String(Math.round(value * 10) / 10), 4, y(value) + 4);
+    context.fillText(name, left, size);
+    for (const value of [low, top]) context.fillText(String(Math.round(value * 10) / 10), 4, y(value) + 0.35 * size);
     context.strokeStyle = line;
     context.lineWidth = 1.5;
     context.beginPath();

@@ -22,6 +22,7 @@ ROOT, READ_ONLY = "OPS_LAB_ROOT", "OPS_READ_ONLY"  # Told to kernels: where link
 QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}  # No news popup over a dashboard.
 LIVE = "Dashboard: what is it now?"
 NOW = {"dashboard": "A moment: was anything wrong?", "alerts": "Alerts of the week", "provider_health": "Providers, looked at closely", "greeks_quality": "Greeks, looked at closely", "pnl_accuracy": "Trades beside the backtest", "system_health": "The app itself, looked at closely", "checklist": "Checklists", "drills": "Drills: do the runbooks find the cause?"}
+TEMPLATE = "ops"  # Of the dashboard without code: Voilà's own, without the letters that it fetches from a network.
 PAGE = 'import opslib as ops\n\nops.live("{app}")'
 
 
@@ -48,7 +49,7 @@ class Place:
 
     def dashboard(self, port: int, browser: bool) -> list[str]:
         """The command of the dashboard without code."""
-        return [sys.executable, "-m", "voila", str(self.root / "dashboard.ipynb"), "--Voila.ip=127.0.0.1", f"--port={port}", f"--Voila.open_browser={browser}", "--strip_sources=True", "--show_tracebacks=False"]
+        return [sys.executable, "-m", "voila", str(self.root / "dashboard.ipynb"), "--Voila.ip=127.0.0.1", f"--port={port}", f"--Voila.open_browser={browser}", f"--template={TEMPLATE}", "--strip_sources=True", "--show_tracebacks=False"]
 
 
 def laid_out(settings: Settings, environ: Mapping[str, str]) -> Place:
@@ -76,6 +77,7 @@ def laid_out(settings: Settings, environ: Mapping[str, str]) -> Place:
     launcher.mkdir(exist_ok=True)
     (launcher / "jp_app_launcher.yaml").write_text(json.dumps(entries(project), indent=1, ensure_ascii=False), encoding="utf-8")  # JSON is YAML.
     (root / "dashboard.ipynb").write_text(json.dumps(_page(settings.app), indent=1), encoding="utf-8")
+    _template(folder / "data" / "voila" / "templates" / TEMPLATE)
     token = environ.get("JUPYTER_TOKEN") or secrets.token_hex(16)
     config = folder / "config" / "voila.json"
     config.parent.mkdir(exist_ok=True)
@@ -103,6 +105,24 @@ def _page(app: str) -> dict[str, object]:
     """The notebook behind the dashboard without code."""
     cell = {"cell_type": "code", "id": "live", "execution_count": None, "metadata": {}, "outputs": [], "source": PAGE.format(app=app)}
     return {"cells": [cell], "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _template(folder: Path) -> None:
+    """
+    Voilà's template ``lab`` without its links to another machine, so that a page neither asks one nor waits for one.
+
+    Raises:
+        UsageError: Voilà is not what it was.
+    """
+    from jupyter_core.paths import jupyter_path
+
+    theirs = next((found for place in jupyter_path("voila", "templates", "lab") if (found := Path(place) / "index.html.j2").is_file()), None)
+    if theirs is None:
+        raise UsageError("Voilà's template lab was wanted for the dashboard without code, and is not there. Install the suite anew.")
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = [line for line in theirs.read_text(encoding="utf-8").splitlines(keepends=True) if not ("<link" in line and "https:" in line)]
+    (folder / "index.html.j2").write_text("".join(kept), encoding="utf-8")
+    (folder / "conf.json").write_text(json.dumps({"base_template": "lab"}), encoding="utf-8")
 
 
 def link(place: Path, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -100,8 +100,11 @@ def test_the_dashboard_without_code_only_shows(home: Path) -> None:
     with started(home, "dashboard") as address, browsing(1400, 1000) as (page, problems):
         with urlopen(address.partition("?")[0], timeout=20) as stranger:
             assert "/login" in stranger.url and b"widget-view" not in stranger.read()
+        asked = list[str]()
+        page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         page.locator(".ops-live .panel").nth(3).wait_for()
+        assert [url for url in asked if not url.startswith((address.partition("?")[0], "data:", "blob:"))] == []
         assert page.locator("text=import opslib").count() == 0
         page.locator(".ops-live .words").fill("nothing")
         page.locator(".ops-live .by").fill("Junior Trader")

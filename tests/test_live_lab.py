@@ -257,7 +257,7 @@ def themed(page: Any, theme: str) -> None:
     """Put JupyterLab into its light or its dark theme."""
     page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme: `JupyterLab ${theme}` })", theme)
     page.wait_for_function("(dark) => document.body.dataset.jpThemeLight === String(!dark)", arg=theme == "Dark")
-    page.wait_for_timeout(800)
+    page.wait_for_timeout(1500)
 
 
 def test_nothing_serious_for_who_cannot_see_it(shown: Shown) -> None:
@@ -278,4 +278,12 @@ def test_it_fits(shown: Shown, size: tuple[int, int], theme: str) -> None:
     themed(shown.page, theme)
     wide = shown.page.evaluate("() => { const root = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live'); return [root.scrollWidth, root.clientWidth, ...[...root.querySelectorAll('.panel')].map((p) => p.scrollWidth - p.clientWidth)] }")
     assert wide[0] <= wide[1] + 1 and all(over <= 1 for over in wide[2:]), wide
+    assert shown.page.evaluate("() => [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live canvas')].map((canvas) => canvas.width - canvas.clientWidth)") == [0] * 4  # Drawn at the size at which it stands,
+    blue = shown.page.evaluate("""() => [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live canvas')].map((canvas) => {
+        const seen = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        let most = [0, 0];
+        for (let i = 0; i < seen.length; i += 4) if (seen[i + 3] === 255 && seen[i + 2] - seen[i] > most[0]) most = [seen[i + 2] - seen[i], seen[i + 2]];
+        return most[1] > 200;
+    })""")
+    assert blue == [theme == "Dark"] * 4  # and in the theme's ink: a light blue on dark, a dark one on light.
     shown.look(f"live_7_{size[0]}_{theme.lower()}")
