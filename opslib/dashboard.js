@@ -220,7 +220,7 @@ class View {
   tick() {
     const silent = (performance.now() - this.heard) / 1000;
     const late = silent > 3 * Number(this.model.get("every_s")) + 2;
-    const said = this.past ? `as of then${this.paused ? ", paused" : ""}` : this.paused ? `paused, ${this.behind} update${this.behind === 1 ? "" : "s"} behind` : late ? `nothing heard for ${duration(silent)}: the kernel is busy, asleep or gone` : "live";
+    const said = this.past ? `as of then${this.paused ? ", paused" : ""}` : this.paused ? `paused, ${this.behind} update${this.behind === 1 ? "" : "s"} behind` : late ? `nothing heard for ${duration(silent)}: the kernel is busy, asleep or gone (then run this cell, or load this page, again)` : "live";
     if (this.badge.textContent !== said) this.badge.textContent = said;
     this.badge.className = `badge ${this.past ? "is-past" : this.paused ? "is-paused" : late ? "is-late" : "is-live"}`;
     this.root.classList.toggle("stale", late && !this.past);

@@ -66,7 +66,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     needs("chromium")
     home, at, logs = (tmp_path_factory.mktemp(name) for name in ("home", "jupyter", "logs"))
     notebook(home / "live.ipynb", CELL, BUSY)
-    with beside_a_world(home, logs, SPEED) as (lever, environ), running_lab(home, at, environ) as (base, token), browsing(1500, 1150) as (page, problems):
+    with beside_a_world(home, logs, SPEED) as (lever, environ), running_lab(home, at, environ) as (base, token), browsing(1500, 1330) as (page, problems):
         requests, console = list[str](), list[str]()
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda said: console.append(said.text) if said.type == "error" else None)
