@@ -22,9 +22,16 @@ for _name in [n for n in os.environ if n.startswith("OPS_") and n not in ("OPS_H
     del os.environ[_name]
 
 
+# The demo's days, laid out once (see `demos`): every worker inherits the folder of the process that began them.
+_OWN = "TEST_DEMO" not in os.environ
+os.environ.setdefault("TEST_DEMO", tempfile.mkdtemp(prefix="ops-demo-"))
+
+
 def pytest_sessionfinish() -> None:
     """Leave nothing behind."""
     shutil.rmtree(_HOME, ignore_errors=True)
+    if _OWN:
+        shutil.rmtree(os.environ["TEST_DEMO"], ignore_errors=True)
 
 
 def absent(what: str) -> None:

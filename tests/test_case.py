@@ -10,11 +10,11 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import demos
 import pytest
 from looks import CLOSES
 
 from opslib import case, checks, cli, clock, drafting, postmortem, settings, shelf
-from opslib.demo import tour
 from opslib.desk import Desk
 from opslib.errors import IncidentError
 from opslib.store import Store
@@ -28,7 +28,7 @@ SECRET = "sk-very-secret-0123456789"
 def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's home, with its incident frozen by the shell."""
     home = tmp_path_factory.mktemp("case")
-    tour.lay_out(opened(home).settings)
+    demos.laid_out(home)
     assert cli.main(["--home", str(home), "--app", "demo", "postmortem", ID, "--freeze", "--by", "Tech Lead"]) == 0
     return home
 

@@ -6,14 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import demos
 import pytest
 from conftest import needs
 from labs import browsing
 from looks import CLOSES, OPENS
 
-from opslib import dashboard, screen, settings
+from opslib import dashboard, screen
 from opslib.dashboard import Feed
-from opslib.demo import tour
 from opslib.desk import Desk
 
 HERE = Path(dashboard.__file__).parent
@@ -33,9 +33,7 @@ MODEL = """async ([code, style, whole]) => {
 @pytest.fixture(scope="module")
 def feed(tmp_path_factory: pytest.TempPathFactory) -> Feed:
     """The demo's, at the end of its day."""
-    found = settings.load(tmp_path_factory.mktemp("page"), "demo", {})
-    tour.lay_out(found)
-    return Feed(Desk(found, lambda: CLOSES), timedelta(hours=1), 5.0)
+    return Feed(Desk(demos.laid_out(tmp_path_factory.mktemp("page")), lambda: CLOSES), timedelta(hours=1), 5.0)
 
 
 @pytest.fixture

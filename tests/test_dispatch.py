@@ -20,7 +20,7 @@ from opslib.store import Store
 
 RULES = rules.load()
 HOOKED = Staff({name: Role(name, (), ("hook",)) for name in PATH}, {"hook": Channel("hook", "webhook", {"url": "http://127.0.0.1:1"})})
-KILLS = {"sqlite": 500, "postgresql": 60}
+KILLS = {"sqlite": 300, "postgresql": 60}
 
 
 class Desk:

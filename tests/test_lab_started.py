@@ -12,19 +12,19 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import psutil
+import demos
 import pytest
 from conftest import needs
 from labs import browsing
 
 from opslib import cli, lab, settings, shelf
-from opslib.demo import tour
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the demo's day lies."""
     found = tmp_path_factory.mktemp("started")
-    tour.lay_out(settings.load(found, "demo", {}))
+    demos.laid_out(found)
     return found
 
 
@@ -82,10 +82,16 @@ def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
         page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").first.wait_for()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
+        page.get_by_text("seen or done").first.wait_for()  # Of the last cell.
         page.get_by_text("0/31 steps; minute 0 since it was detected").first.wait_for(state="attached")
+        page.mouse.move(700, 500)
+        page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0 }")
         first = page.locator(".ops-step").first
-        first.wait_for(state="attached")
-        page.locator(".jp-NotebookPanel h1").first.scroll_into_view_if_needed()
+        for _ in range(60):  # Cells that are not on the screen are not on the page.
+            if first.count():
+                break
+            page.mouse.wheel(0, 300)
+            page.wait_for_timeout(250)
         first.scroll_into_view_if_needed()
         first.get_by_role("button", name="Look").click()
         first.get_by_text("availability of massive").first.wait_for()

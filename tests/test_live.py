@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import demos
 import looks
 import pytest
 from looks import CLOSES, OPENS
 
 from opslib import dashboard, lab, screen, settings
 from opslib.clock import Window
-from opslib.demo import tour
 from opslib.desk import Desk
 from opslib.errors import StoreError
 from opslib.feedback import Feedback
@@ -29,9 +29,7 @@ HEADER_BYTES = 627  # Of a message that says four numbers, measured: reference/n
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """The demo's desk at the end of its day."""
-    found = settings.load(tmp_path_factory.mktemp("live"), "demo", {})
-    tour.lay_out(found)
-    return Desk(found, lambda: CLOSES)
+    return Desk(demos.laid_out(tmp_path_factory.mktemp("live")), lambda: CLOSES)
 
 
 @pytest.fixture

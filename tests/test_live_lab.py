@@ -1,6 +1,5 @@
 """The live dashboard in a real JupyterLab beside a world that runs: updates, pause, a fault, the past, an alert's runbook, a busy kernel."""
 
-import json
 import os
 import random
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import demos
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import needs
@@ -24,7 +24,7 @@ from opslib.desk import Desk
 from opslib.text import NEW_YORK
 
 SPEED, EVERY_S = 8.0, 5
-MOMENTS = 80  # Others each day.
+MOMENTS = 40  # Others each day.
 CELL = 'import opslib as ops\n\nops.live("desk", window="10m")'
 BUSY = "import time\n\ntime.sleep(12)"
 
@@ -152,6 +152,14 @@ def test_the_alert_opens_its_runbook(shown: Shown) -> None:
     shown.look("live_5_runbook")
 
 
+def test_a_panel_opens_what_lies_under_it(shown: Shown) -> None:
+    """A click on a panel's name executes the notebook that looks deeper, as of the moment that is shown, and says where it is."""
+    shown.page.locator(".ops-live [data-panel=system] h3 a").click()
+    shown.page.locator(".ops-live .told a[href*=system_health]").wait_for()
+    link = shown.page.locator(".ops-live .told a").get_attribute("href")
+    assert link and "system_health, as of 2026-" in shown.text(".told") and (shown.home / link.removeprefix("/lab/tree/")).exists()
+
+
 def test_the_page_asks_nobody_else(shown: Shown) -> None:
     """No request leaves the machine, and nothing went wrong on the page."""
     assert not [url for url in shown.requests if not url.startswith(("http://127.0.0.1:", "data:", "blob:", "ws://127.0.0.1:"))]
@@ -217,6 +225,7 @@ def test_any_moment_reads_as_status_does(shown: Shown) -> None:
     """Moments of the demo's day, drawn, others each day: each verdict and figure on the page is that of ``ops status`` as of then."""
     drawn = random.Random(f"{clock.now():%Y%m%d}")
     moments = [OPENS + timedelta(seconds=5 * drawn.randrange(60, 4680)) for _ in range(MOMENTS)]
+    demos.laid_out(shown.home)
     notebook(shown.home / "demo.ipynb", 'import opslib as ops\n\nops.live("demo")')
     page = shown.page
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:open', { path: 'demo.ipynb' })")

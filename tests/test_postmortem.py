@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import demos
 import pytest
 from looks import CLOSES, us
 
@@ -25,8 +26,7 @@ ID = "2026-03-10-1"
 def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's home, with its incident's postmortem published once."""
     home = tmp_path_factory.mktemp("postmortem")
-    desk = opened(home)
-    tour.lay_out(desk.settings)
+    demos.laid_out(home)
     drafting.draft(opened(home), ID, "Tech Lead")
     return home
 

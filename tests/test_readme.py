@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+import demos
 import pytest
 
 from opslib import cli, settings
@@ -69,10 +70,8 @@ SAYS = {  # What who types it has to see in it.
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Where a new user stands after the first command: the demo's home, `ops` at hand."""
-    from opslib.demo import tour
-
     home = tmp_path_factory.mktemp("screens")
-    tour.lay_out(settings.load(home, "demo", {}))
+    demos.laid_out(home)
     return os.environ | {"OPS_HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import demos
 import pytest
 from conftest import needs
 from labs import IDLE, browsing, notebook, running_lab
 from looks import CLOSES
 
 from opslib import dashboard, settings
-from opslib.demo import tour
 from opslib.desk import Desk
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "dashboard.ipynb"
@@ -25,7 +25,7 @@ AS_OF = "2026-03-10T11:27"
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the demo's day lies."""
     found = tmp_path_factory.mktemp("still")
-    tour.lay_out(settings.load(found, "demo", {}))
+    demos.laid_out(found)
     return found
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from queue import Empty
 
+import demos
 import pytest
 from jupyter_client import KernelManager
 
@@ -18,7 +19,6 @@ from looks import CLOSES
 from opslib import clock, opening, settings, shelf
 from opslib.desk import Desk
 from opslib.errors import IncidentError, OperatorNeeded, SettingsError
-from opslib.demo import tour
 from opslib.hooks import HOOKS, read
 from opslib.steps import ASK, CHANGE, LOOK
 from opslib.workbook import Book
@@ -40,7 +40,7 @@ echo "did it with tok-walk-0123456789"
 def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the demo's day, and a hook for everything that can be changed."""
     home = tmp_path_factory.mktemp("walked")
-    tour.lay_out(settings.load(home, "demo", {}))
+    demos.laid_out(home)
     hook = home / "hook.sh"
     hook.write_text(HOOK)
     hook.chmod(0o755)
