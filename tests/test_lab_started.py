@@ -82,7 +82,7 @@ def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
         page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").first.wait_for()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
-        page.get_by_text("seen or done").first.wait_for()  # Of the last cell.
+        page.get_by_text("seen or done").first.wait_for(state="attached")  # Of the last cell.
         page.get_by_text("0/31 steps; minute 0 since it was detected").first.wait_for(state="attached")
         page.mouse.move(700, 500)
         page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0 }")
