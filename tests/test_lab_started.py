@@ -78,7 +78,7 @@ def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
     for act in (["incident", "open", "Massive does not answer"], ["runbook", "open", "massive_down", "--incident", "2026-03-10-2", "--as-of", "2026-03-10T11:27"]):
         assert cli.main(["--home", str(home), "--app", "demo", *act, "--by", "Ann"]) == 0
     with started(home, "lab") as address, browsing(1400, 1000) as (page, problems):
-        page.goto(address.replace("/lab?", "/lab/tree/home/demo/demo/incidents/2026-03-10-2/01_massive_down.ipynb?"))
+        page.goto(address.replace("/lab?", "/lab/tree/home/demo/demo/incidents/2026-03-10-2/01_massive_down.ipynb?reset&"))  # Without the tabs of last time.
         page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").first.wait_for()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()

@@ -271,6 +271,9 @@ def themed(page: Any, theme: str) -> None:
 
 def test_nothing_serious_for_who_cannot_see_it(shown: Shown) -> None:
     """A kept checker of accessibility finds nothing serious in it, in the light and in the dark theme."""
+    root = ".jp-NotebookPanel:not(.lm-mod-hidden) .ops-live"
+    shown.page.locator(f"{root} .date").fill("2026-03-10T11:27:00")  # Five minutes into the outage: with an alert.
+    shown.page.wait_for_function("(root) => document.querySelector(`${root} .moment`).textContent.startsWith('11:27:00') && document.querySelector(`${root} .alerts .is-critical`)", arg=root)
     for theme in ("Light", "Dark"):
         themed(shown.page, theme)
         found = Axe().run(shown.page, context={"include": [[".jp-NotebookPanel:not(.lm-mod-hidden) .ops-live"]]})
