@@ -113,8 +113,7 @@ class Feed:
         change = found.after(before[1]) if before else None
         with self._turn:
             self._n += 1
-            told = {"change": change, "n": self._n}
-        self._send(self.everything() if change is None else told)
+        self._send(self.everything() if change is None else {"change": change, "n": self._n})
 
     def _look(self) -> tuple[View, Screen]:
         with self._looking:

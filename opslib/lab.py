@@ -57,7 +57,7 @@ def laid_out(settings: Settings, environ: Mapping[str, str]) -> Place:
     Lay out the folder from which a lab is started: links, settings, the launcher's entries; what is there is made anew.
 
     Raises:
-        UsageError: The package was installed without its notebooks.
+        UsageError: The package was installed without its notebooks, or Voilà without its templates.
     """
     project = settings_module.project()
     if project is None:

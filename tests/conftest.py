@@ -24,7 +24,8 @@ for _name in [n for n in os.environ if n.startswith("OPS_") and n not in ("OPS_H
 
 # The demo's days, laid out once (see `demos`): every worker inherits the folder of the process that began them.
 _OWN = "TEST_DEMO" not in os.environ
-os.environ.setdefault("TEST_DEMO", tempfile.mkdtemp(prefix="ops-demo-"))
+if _OWN:
+    os.environ["TEST_DEMO"] = tempfile.mkdtemp(prefix="ops-demo-")
 
 
 def pytest_sessionfinish() -> None:

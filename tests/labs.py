@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -21,8 +22,6 @@ from opslib.demo.stepped import BEGINS
 from opslib.lab import QUIET
 
 STARTS_S = 60.0
-
-
 IDLE = "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
 
@@ -43,6 +42,28 @@ def beside_a_world(home: Path, logs: Path, speed: float) -> Iterator[tuple[Lever
             yield lever, environ
 
 
+def awaited(address: str, running: subprocess.Popen[Any], log: Path) -> None:
+    """Until a server that was begun answers."""
+    until = time.monotonic() + STARTS_S
+    while True:
+        try:
+            urlopen(address, timeout=10).close()
+            return
+        except OSError:
+            assert running.poll() is None and time.monotonic() < until, log.read_text()[-2000:]
+            time.sleep(0.2)  # A server's start can only be awaited.
+
+
+def address_of(running: subprocess.Popen[Any], log: Path) -> str:
+    """Where a server that was begun says in its log that it is, once it answers there."""
+    until = time.monotonic() + STARTS_S
+    while not (found := re.search(r"http://127\.0\.0\.1:\d+/\S*", log.read_text())):
+        assert running.poll() is None and time.monotonic() < until, log.read_text()[-2000:]
+        time.sleep(0.2)  # A process's start can only be awaited.
+    awaited(found[0], running, log)
+    return found[0]
+
+
 @contextmanager
 def running_lab(root: Path, at: Path, environ: Mapping[str, str], app: str = "lab") -> Iterator[tuple[str, str]]:
     """A lab, or plain Notebook as `app`, over a folder, its own settings in another: its address and its token."""
@@ -55,14 +76,7 @@ def running_lab(root: Path, at: Path, environ: Mapping[str, str], app: str = "la
     with (at / "log").open("w") as log:
         running = subprocess.Popen(command, env={**os.environ, **environ, **folders}, stdout=subprocess.DEVNULL, stderr=log)
     try:
-        until = time.monotonic() + STARTS_S
-        while True:
-            try:
-                urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=2).close()
-                break
-            except OSError:
-                assert running.poll() is None and time.monotonic() < until, (at / "log").read_text()[-2000:]
-                time.sleep(0.2)  # A server's start can only be awaited.
+        awaited(f"http://127.0.0.1:{port}/api/status?token={token}", running, at / "log")
         yield f"http://127.0.0.1:{port}", token
     finally:
         running.terminate()

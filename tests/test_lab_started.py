@@ -2,10 +2,8 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ import psutil
 import demos
 import pytest
 from conftest import needs
-from labs import browsing
+from labs import address_of, browsing
 
 from opslib import cli, lab, settings, shelf
 
@@ -34,18 +32,7 @@ def started(home: Path, what: str) -> Iterator[str]:
     with (home / f"{what}.log").open("w+") as said:
         running = subprocess.Popen([sys.executable, "-m", "opslib.cli", "--home", str(home), "--app", "demo", what, "--no-browser"], stdout=said, stderr=said, env=os.environ | {"HOME": str(home)})
         try:
-            until = time.monotonic() + 60
-            while True:
-                address = re.search(r"http://127\.0\.0\.1:\d+/\S*", (home / f"{what}.log").read_text())
-                if address:
-                    try:
-                        urlopen(address[0], timeout=2).close()
-                        break
-                    except OSError:
-                        pass
-                assert running.poll() is None and time.monotonic() < until, (home / f"{what}.log").read_text()[-2000:]
-                time.sleep(0.3)  # A server's start can only be awaited.
-            yield address[0]
+            yield address_of(running, home / f"{what}.log")
         finally:
             for process in psutil.Process(running.pid).children(recursive=True):
                 process.terminate()

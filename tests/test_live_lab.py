@@ -122,7 +122,7 @@ def test_a_busy_kernel_stops_nothing(shown: Shown) -> None:
     first = shown.moved(shown.moment(), 8)
     shown.moved(first, 8)
     assert shown.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status") == "busy"
-    shown.page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'")
+    shown.page.wait_for_function(IDLE)
     shown.page.evaluate("() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 0; void book.scrollToItem(0, 'start') }")
 
 
@@ -216,7 +216,7 @@ def test_a_kernel_that_is_restarted_is_said(shown: Shown) -> None:
     shown.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     shown.page.wait_for_function("() => document.querySelector('.ops-live .badge').textContent.includes('busy, asleep or gone')", timeout=60_000)
     assert shown.page.locator(".ops-live.stale .panel").count() == 4
-    shown.page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'")
+    shown.page.wait_for_function(IDLE)
     shown.page.evaluate("() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 0; void window.jupyterapp.commands.execute('notebook:run-cell') }")
     shown.page.wait_for_function("() => document.querySelectorAll('.ops-live .panel').length === 4 && document.querySelector('.ops-live .badge').textContent === 'live'")
 

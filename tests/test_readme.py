@@ -6,12 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import demos
 import pytest
+from labs import address_of
 
 from opslib import cli, settings
 
@@ -87,25 +86,17 @@ def test_the_three_screens_can_be_followed(desk: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("typed", sorted(set(re.findall(r"`(ops --app demo (?:lab|dashboard))`", SCREENS))))
-def test_what_opens_in_a_browser_opens(desk: dict[str, str], typed: str) -> None:
-    """It says its address, which answers; Ctrl-C ends it, and all that it began."""
-    running = subprocess.Popen(["bash", "-c", f"exec {typed} --no-browser"], env=desk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    assert running.stdout
+def test_what_opens_in_a_browser_opens(desk: dict[str, str], typed: str, tmp_path: Path) -> None:
+    """It says its address, which answers; Ctrl-C ends it well."""
+    log = tmp_path / "said"
+    with log.open("w") as said:
+        running = subprocess.Popen(["bash", "-c", f"exec {typed} --no-browser"], env=desk, stdout=said, stderr=said, start_new_session=True)
     try:
-        told = next(found[0] for line in running.stdout if (found := re.search(r"http://127\.0\.0\.1:\d+/\S*", line)))
-        until = time.monotonic() + 60
-        while True:
-            try:
-                with urlopen(told, timeout=10) as page:
-                    assert page.status == 200
-                break
-            except OSError:
-                assert running.poll() is None and time.monotonic() < until
-                time.sleep(0.3)  # A server's start can only be awaited.
+        address_of(running, log)
     finally:
         os.killpg(running.pid, signal.SIGINT)
-        rest = running.communicate(timeout=60)[0]
-    assert running.returncode == 0, rest[-2000:]
+        running.wait(60)
+    assert running.returncode == 0, log.read_text()[-2000:]
 
 
 SEED = 4711
