@@ -8,7 +8,6 @@ Every way has a browser and a kernel of its own, all in the same minutes. ``BENC
 import os
 import statistics
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +54,7 @@ class Way:
 
     browser: Any
     page: Any
+    spent: list[tuple[float, float]] = field(default_factory=list)
     heaps: list[float] = field(default_factory=list)
 
     def cpu_s(self) -> float:
@@ -73,17 +73,19 @@ class Way:
         return used
 
 
-def _share(ways: dict[str, Way], seconds: float) -> dict[str, float]:
+def _share(ways: dict[str, Way], seconds: float, clocked: Any) -> dict[str, float]:
     """The percentage of a core that each browser uses over so many seconds."""
     before = {name: way.cpu_s() for name, way in ways.items()}
-    begun = time.monotonic()
+    begun = clocked()
     next(iter(ways.values())).page.wait_for_timeout(1000 * seconds)
-    passed = time.monotonic() - begun
+    passed = clocked() - begun
     return {name: 100 * (way.cpu_s() - before[name]) / passed for name, way in ways.items()}
 
 
 def measure(folder: Path) -> Iterator[dict[str, Any]]:
     """Per cent of a core while updating, in the second of the most work, and paused; heap in MB before, after the first minute and at the end."""
+    import time
+
     from playwright.sync_api import sync_playwright
 
     home, at, logs = (folder / name for name in ("home", "jupyter", "logs"))
@@ -107,16 +109,16 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
         page.wait_for_timeout(1000 * SETTLED_S)
         for way in ways.values():
             way.heaps.append(way.heap_mb())
-        seconds = [_share(ways, 1.0) for _ in range(4 * EVERY_S)]
+        seconds = [_share(ways, 1.0, time.monotonic) for _ in range(4 * EVERY_S)]
         shares = list[dict[str, float]]()
         for _ in range(max(1, round(MINUTES))):
-            shares.append(_share(ways, 60.0))
+            shares.append(_share(ways, 60.0, time.monotonic))
             for way in ways.values():
                 way.heaps.append(way.heap_mb())
         for name, way in ways.items():
             if name.startswith("live"):
                 way.page.evaluate("() => document.querySelectorAll('.ops-live .controls button').forEach((button) => button.click())")
-        still = _share(ways, STILL_S)
+        still = _share(ways, STILL_S, time.monotonic)
         for name, way in ways.items():
             yield {
                 "measure": f"browser, {name}", "minutes": len(shares), "updating_cpu_pct": round(statistics.mean(s[name] for s in shares), 2), "busiest_second_cpu_pct": round(max(s[name] for s in seconds), 1),
