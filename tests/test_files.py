@@ -1,0 +1,68 @@
+"""Files from outside: bounds on size, line and expansion; what is no regular file is refused by name."""
+
+import gzip
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from opslib import files
+from opslib.errors import ImportRefused
+
+
+def test_plain_and_compressed_are_read_alike(tmp_path: Path) -> None:
+    """A file and its gzip give the same bytes and the same lines, numbered as an editor numbers them."""
+    content = b"\xef\xbb\xbfone\r\n\n  two\nthree"
+    (tmp_path / "plain").write_bytes(content)
+    (tmp_path / "zipped").write_bytes(gzip.compress(content))
+    for name in ("plain", "zipped"):
+        assert files.read_bytes(tmp_path / name) == content
+        assert files.read_text(tmp_path / name) == "one\r\n\n  two\nthree"
+        assert list(files.lines(tmp_path / name)) == [(1, b"\xef\xbb\xbfone"), (3, b"two"), (4, b"three")]
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/", "/no/such/file", "a\0b"])
+def test_what_is_no_file_is_refused(path: str) -> None:
+    """A device, a folder, a missing file and an impossible name are refused at once, each in one sentence."""
+    for reading in (files.read_bytes, files.read_text, lambda p: list(files.lines(p))):
+        with pytest.raises(ImportRefused):
+            reading(Path(path))
+
+
+def test_a_pipe_that_nobody_writes_to_is_refused(tmp_path: Path) -> None:
+    """A named pipe does not hold us."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImportRefused, match="no regular file"):
+        files.read_bytes(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("cut", [b"\x1f\x8b", gzip.compress(b"x" * 1000)[:-9], gzip.compress(os.urandom(1000))[:500], b"\x1f\x8b" + b"\0" * 50])
+def test_a_damaged_gzip_is_refused(tmp_path: Path, cut: bytes) -> None:
+    """What is cut off or no gzip after its first bytes is refused, whole or by line."""
+    (tmp_path / "cut").write_bytes(cut)
+    with pytest.raises(ImportRefused, match="cut off or damaged"):
+        files.read_bytes(tmp_path / "cut")
+    with pytest.raises(ImportRefused, match="cut off or damaged"):
+        list(files.lines(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize("unit", [b"\0", b"\n", b"[", b'{"a": 1}\n'])
+def test_a_small_gzip_that_expands_without_end_is_refused(tmp_path: Path, unit: bytes) -> None:
+    """A gzip that expands a thousandfold is refused, in less memory than a few times the bound."""
+    with gzip.open(tmp_path / "bomb", "wb") as file:
+        for _ in range(100):
+            file.write(unit * (2**20 // len(unit)))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImportRefused, match="more than 64 MiB"):
+        files.read_bytes(tmp_path / "bomb")
+    with pytest.raises(ImportRefused, match="expands to more than"):
+        for _ in files.lines(tmp_path / "bomb"):
+            pass
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 4 * files.MOST_BYTES // 1024
+
+
+def test_a_long_line_comes_cut_and_the_next_one_whole(tmp_path: Path) -> None:
+    """A line over the bound is cut to one byte more, and its neighbours are read."""
+    (tmp_path / "long").write_bytes(b"a\n" + b"x" * 25 + b"\n" + b"y" * 10 + b"\nb\n")
+    assert list(files.lines(tmp_path / "long", longest=10)) == [(1, b"a"), (2, b"x" * 11), (3, b"y" * 10), (4, b"b")]
