@@ -11,51 +11,68 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, replies, text, usage
+from opslib import clock, crash_log, replies, text, usage
 from opslib.errors import ImportRefused, OpsError, SettingsError, UsageError
+from opslib.output import Stdout
 from opslib.staff import Staff
 
 if TYPE_CHECKING:
     from opslib.desk import Desk
 
-DONE, INCOMPLETE, FAILED = 0, 3, 70
+DONE, INCOMPLETE, FAILED, STOPPED = 0, 3, 70, 130
 STATES = {"ok": DONE, "late": DONE, "incomplete": INCOMPLETE, "failed": FAILED}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """
+    Run one command and return its exit code.
+
+    An exception that nobody expected is 70, with one sentence on stderr that names the log with the traceback.
+    """
     asked = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # Whatever the terminal is set to, what came in goes out the same.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    ours, what, home = sys.stdout, "ops", None
     try:
+        if ours is not None:
+            sys.stdout = Stdout(ours)  # type: ignore[assignment]
         options = usage.parser().parse_args(asked)
         for name in ("home", "app", "as_of", "known_at"):
             setattr(options, name, getattr(options, name, None))
         options.output = getattr(options, "output", "text")
+        what, home = f"ops {options.command}", options.home
+        crash_log.watch_threads(home, what)
         for name in ("as_of", "known_at"):
             if getattr(options, name):
                 clock.parse(getattr(options, name))
-        return globals()[f"_{options.command}"](options)
+        code = globals()[f"_{options.command}"](options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except OpsError as problem:
         _say(f"ops: {problem}")
         return problem.exit_code
     except KeyboardInterrupt:
         _say("ops: stopped")
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return STOPPED
+    except Exception as problem:  # Whatever it is: its kind goes into the sentence, its traceback into the log.
+        _say(crash_log.record(problem, home, what))
+        return FAILED
+    finally:
+        sys.stdout = ours
 
 
 def _say(words: str) -> None:
-    """A line on stderr, without secrets."""
+    """A line on stderr, without secrets; nowhere, where nobody reads it."""
     from opslib.settings import redacted
 
-    print(redacted(words), file=sys.stderr)
+    with suppress(OSError):
+        print(redacted(words), file=sys.stderr, flush=True)
 
 
 def _desk(options: argparse.Namespace) -> "Desk":
@@ -142,6 +159,8 @@ def _export(options: argparse.Namespace) -> int:
     desk = _desk(options)
     for line in intake.exported(desk.store, desk.settings.app, window, clock.parse(options.known_at) if options.known_at else None):
         print(line)
+        if isinstance(sys.stdout, Stdout) and not sys.stdout.is_read:
+            break  # Nobody reads what a long history would still give.
     return DONE
 
 

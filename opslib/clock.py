@@ -41,12 +41,17 @@ def now() -> datetime:
 
     In a simulated world ``OPS_CLOCK`` says how its time runs; so every process that lives in it has the same.
     """
-    real = datetime.now(UTC)
+    real = machine_now()
     told = os.environ.get("OPS_CLOCK")
     if not told:
         return real
     moment, since, speed = _course(told)
     return moment + timedelta(seconds=(real.timestamp() - since) * speed)
+
+
+def machine_now() -> datetime:
+    """The machine's own time, whatever ``OPS_CLOCK`` says: for a log of our own failures. Aware, UTC."""
+    return datetime.now(UTC)
 
 
 def speed() -> float:

@@ -250,6 +250,20 @@ def looking_at(settings: Settings, environ: Mapping[str, str]) -> Settings:
     return replace(settings, secrets={name: value for name in _secret_names(environ) if (value := _secret(name, environ))}, **_world({}, environ))
 
 
+def home_of(home: str | Path | None, environ: Mapping[str, str]) -> Path:
+    """
+    The home that a caller names; else ``OPS_HOME``; else the project's ``outputs/``. It need not exist.
+
+    Raises:
+        SettingsError: No folder can have that name.
+    """
+    given = home or environ.get("OPS_HOME")
+    try:
+        return Path(given).expanduser().resolve() if given else (project() or Path.cwd()) / "outputs"
+    except (OSError, RuntimeError, ValueError) as problem:
+        raise SettingsError(f"the home {text.one_line(str(given), 80)!r} is no folder that can be ({problem}). Name another with --home or OPS_HOME.") from None
+
+
 def load(home: str | Path | None = None, app: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """
     Which desk are we bound to?
@@ -263,8 +277,7 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
         SettingsError: A settings file or variable that cannot be read as meant.
     """
     environ = os.environ if environ is None else environ
-    given = home or environ.get("OPS_HOME")
-    base = Path(given).expanduser().resolve() if given else (project() or Path.cwd()) / "outputs"
+    base = home_of(home, environ)
     found = _from_file(base / "settings.toml")
     name = app or environ.get("OPS_APP") or found.get("app") or "desk"
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:

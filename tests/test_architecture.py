@@ -15,13 +15,13 @@ HOUSE = """
  4 act       evidence  incident  dossier  records  feedback  chronicle  hooks  steps  walk  checklists  practice  figures
  3 meaning   series  tape  limits  rules  notices  hearsay  dispatch  providers  stream  verdicts  legs  trades  costs  variance  pnl  indicators  probed  measures  findings  alerts  realised  watch  rises  listing  theory  units  faults  greeks  bands  crosscheck  impact  causes  attribution  inquiry  diagnosis
  2 facts     snapshot  page  fills  broker  plain  book  schema  sqlite  store  record  filings  marks  intake  neighbour  outcome  samples  probe  logs  host  feeds  contracts  chain  pricing
- 1 ground    clock  period  settings  staff  schedule  memory
- 0 bedrock   errors  text  files  ports
+ 1 ground    clock  period  settings  crash_log  staff  schedule  memory
+ 0 bedrock   errors  text  files  output  ports
 """
 PACKAGE = Path(__file__).parent.parent / "opslib"
 APART = "demo"
 HEAVY = {"scipy", "pyvolr", "pyarrow", "pandas", "numpy", "matplotlib", "papermill", "nbformat", "nbconvert", "nbclient", "duckdb", "uvicorn", "psutil", "tqdm", "IPython", "httpx", "websockets"}
-LINES_AT_ONE_SITTING = 410
+LINES_AT_ONE_SITTING = 500
 
 
 def floors() -> dict[str, tuple[int, int]]:

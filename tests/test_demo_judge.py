@@ -8,6 +8,7 @@ import pytest
 
 from opslib import clock, rules, settings
 from opslib.collect import Collector
+from opslib.demo.home_lock import HomeLock
 from opslib.demo.judge import Judge
 from opslib.errors import OpsError
 from opslib.record import Record
@@ -22,7 +23,7 @@ def test_judged_beside_the_day_is_judged_afterwards(tmp_path: Path) -> None:
     beside, after = settings.load(tmp_path / "beside", "demo", {}), settings.load(tmp_path / "after", "demo", {})
     now = BEGINS
     stores = [Store(desk.url, lambda: now) for desk in (beside, after)]
-    with Judge(beside) as judge:
+    with HomeLock(beside) as lock, Judge(beside, lock.descriptor) as judge:
         for i, post in enumerate(posts):
             now = clock.instant(post.ts_us)
             for store in stores:
@@ -40,7 +41,8 @@ def test_judged_beside_the_day_is_judged_afterwards(tmp_path: Path) -> None:
 
 def test_a_collector_that_died_is_no_quiet_day(tmp_path: Path) -> None:
     """Where the collector's process has ended, the demo ends too, and does not wait for it."""
-    with Judge(settings.load(tmp_path, "demo", {})) as judge:
+    desk = settings.load(tmp_path, "demo", {})
+    with HomeLock(desk) as lock, Judge(desk, lock.descriptor) as judge:
         judge._process.kill()
         judge._process.wait()
         with pytest.raises(OpsError):

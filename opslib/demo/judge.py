@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from opslib import clock, rules, settings as settings_module
+from opslib import clock, crash_log, rules, settings as settings_module
 from opslib.collect import Collector
 from opslib.errors import OpsError
 from opslib.settings import Settings
@@ -27,13 +27,14 @@ class Judge:
 
     Args:
         settings: Whose alerts.
+        lock: Descriptor of the lock on its home, which it holds until it has ended.
     """
 
-    def __init__(self, settings: Settings):
-        self._settings, self._judging = settings, False
+    def __init__(self, settings: Settings, lock: int):
+        self._settings, self._lock, self._judging = settings, lock, False
 
     def __enter__(self) -> "Judge":
-        self._process = subprocess.Popen([sys.executable, "-m", "opslib.demo.judge", str(self._settings.base), self._settings.app], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self._process = subprocess.Popen([sys.executable, "-m", "opslib.demo.judge", str(self._settings.base), self._settings.app], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, pass_fds=[self._lock])
         return self
 
     def __exit__(self, *ended: object) -> None:
@@ -79,4 +80,9 @@ def main(home: str, app: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except OpsError as problem:
+        sys.exit(f"ops demo, its collector: {problem}")
+    except Exception as problem:
+        sys.exit(crash_log.record(problem, sys.argv[1], "the collector of ops demo"))

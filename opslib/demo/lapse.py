@@ -29,8 +29,12 @@ def acts(script: Script) -> list[tuple[datetime, Callable[[Desk, Walk], None]]]:
     return [(begins + after, act) for after, act in ((OPENS, _opens), (TELLS, _tells), (SWITCHES, _switches), (NOTES, _notes), (RESOLVES, _resolves))]
 
 
-def _incident(desk: Desk) -> str:
-    return desk.chronicle.all()[-1].id
+def incident(desk: Desk) -> str:
+    """The id of the outage's incident."""
+    found = [i.id for i in desk.chronicle.all() if i.runbook == RUNBOOK]
+    if not found:
+        raise OpsError("the demo's outage has no incident; its script and its rules do not fit.")
+    return found[-1]
 
 
 def _opens(desk: Desk, walk: Walk) -> None:
@@ -65,26 +69,26 @@ def executed(desk: Desk, place: Path, incident: str) -> None:
 
 
 def _tells(desk: Desk, walk: Walk) -> None:
-    book = Book(desk, RUNBOOK, _incident(desk), LEAD)
+    book = Book(desk, RUNBOOK, incident(desk), LEAD)
     book.answer("massive_status_page", False, note="it names an outage of its API")
     book.do("tell_channel", confirmed=True)
 
 
 def _switches(desk: Desk, walk: Walk) -> None:
-    incident = _incident(desk)
-    Book(desk, RUNBOOK, incident, LEAD).do("tradier_only", confirmed=True)
-    desk.chronicle.mitigate(incident, "those who trade work on Tradier's data", LEAD)
+    name = incident(desk)
+    Book(desk, RUNBOOK, name, LEAD).do("tradier_only", confirmed=True)
+    desk.chronicle.mitigate(name, "those who trade work on Tradier's data", LEAD)
 
 
 def _notes(desk: Desk, walk: Walk) -> None:
-    desk.chronicle.note(_incident(desk), "no order waits for data from Massive", MANAGER)
+    desk.chronicle.note(incident(desk), "no order waits for data from Massive", MANAGER)
 
 
 def _resolves(desk: Desk, walk: Walk) -> None:
-    incident = _incident(desk)
-    book = Book(desk, RUNBOOK, incident, LEAD)
+    name = incident(desk)
+    book = Book(desk, RUNBOOK, name, LEAD)
     for step in book.steps:
         if step.kind == LOOK:
             book.step(step.name)
-    desk.chronicle.resolve(incident, "Massive answers again; the checks hold", LEAD)
-    figures.captured(desk, desk.chronicle.read(incident))
+    desk.chronicle.resolve(name, "Massive answers again; the checks hold", LEAD)
+    figures.captured(desk, desk.chronicle.read(name))

@@ -10,25 +10,43 @@ from pathlib import Path
 
 from opslib import drafting, runner, settings as settings_module, text
 from opslib.demo import lapse, tour
+from opslib.demo.home_lock import HomeLock
 from opslib.desk import Desk, notebook
+from opslib.errors import OpsError
 from opslib.replies import Reply
+from opslib.settings import Settings
+
+LOCK_WAIT_S = 60.0  # What a killed demo left running ends within seconds, on a busy machine too.
 
 
 def asked(options: argparse.Namespace, progress: Callable[..., Iterable], say: Callable[[str], None]) -> Reply:
     """Live through the day, and show what came of it; not done where a figure is another than the script's."""
     settings = settings_module.load(options.home, settings_module.DEMO)
     seed = tour.SEED if options.seed is None else options.seed
-    desk = tour.live(settings, seed, progress)
+    with HomeLock(settings, LOCK_WAIT_S) as lock:
+        if not lock.is_mine:
+            raise OpsError(f"another ops demo is running in {settings.base}. Wait until it has ended, or name another folder with --home.")
+        return _lived(settings, seed, lock, progress, say)
+
+
+def _lived(settings: Settings, seed: int, lock: HomeLock, progress: Callable[..., Iterable], say: Callable[[str], None]) -> Reply:
+    desk = tour.live(settings, seed, lock, progress)
     worst = tour.outage(seed)
     say("executing the daily report and a dashboard, and checking every figure against the script")
     with ThreadPoolExecutor() as pool:  # Each notebook has a kernel of its own.
         checked = pool.submit(tour.compared, desk, seed)
         pictured = pool.submit(_dashboard, desk, text.iso(worst))
-        incident = desk.chronicle.all()[-1].id
+        incident = lapse.incident(desk)
         drafted = pool.submit(drafting.draft, desk, incident, lapse.LEAD)
         outcome, place = desk.publish_daily(tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=runner.TIMEOUT_S)
         picture, (count, wrong), (_, postmortem, _) = pictured.result(), checked.result(), drafted.result()
-        runbook = next(iter(sorted(desk.chronicle.folder(incident).glob("[0-9][0-9]_*.html"))))
+    if outcome.state != "ok":
+        raise OpsError(f"the demo's daily report is {outcome.state}: {outcome.reason}. Run ops demo again.")
+    runbook = min(desk.chronicle.folder(incident).glob("[0-9][0-9]_*.html"), default=desk.chronicle.folder(incident) / f"01_{lapse.RUNBOOK}.html")
+    made = {"report": Path(f"{place}.html"), "dashboard": Path(f"{picture}.html"), "runbook": runbook, "postmortem": Path(f"{postmortem}.html")}
+    if missing := [str(path) for path in made.values() if not path.is_file()]:
+        raise OpsError(f"the demo did not make {', '.join(missing)}. Run ops demo again.")
+    (settings.home / tour.UNFINISHED).unlink()
     view = desk.status(worst)
     told = [s for name in ("providers", "greeks", "pnl", "system") for s in view.panel(name).sentences if s.startswith(("critical", "escalate"))]
     words = [
@@ -37,19 +55,21 @@ def asked(options: argparse.Namespace, progress: Callable[..., Iterable], say: C
         *(f"  {s}" for s in told),
         f"\n{count - len(wrong)} of {count} figures equal the script's own truth.",
         *wrong,
-        f"\ndaily report   {place}.html",
-        f"dashboard      {picture}.html",
+        f"\ndaily report   {made['report']}",
+        f"dashboard      {made['dashboard']}",
         f"the runbook    {runbook}",
-        f"postmortem     {postmortem}.html (a draft; write in {postmortem.name}.md beside it)",
+        f"postmortem     {made['postmortem']} (a draft; write in {postmortem.name}.md beside it)",
         f"its evidence   ops --app demo verify {incident}",
         "alerts         ops --app demo alerts",
         f"any moment     ops --app demo status --as-of {worst.astimezone(text.NEW_YORK):%Y-%m-%dT%H:%M}",
         "by hand        ops --app demo lab (ops --app demo dashboard: without code)",
     ]
-    values = {"seed": seed, "figures": count, "wrong": wrong, "report": f"{place}.html", "state": outcome.state, "dashboard": f"{picture}.html", "incident": incident, "runbook": str(runbook), "postmortem": f"{postmortem}.html"}
-    return Reply(values, "\n".join(words), not wrong and outcome.state == "ok")
+    values = {"seed": seed, "figures": count, "wrong": wrong, "state": outcome.state, "incident": incident, **{name: str(path) for name, path in made.items()}}
+    return Reply(values, "\n".join(words), not wrong)
 
 
 def _dashboard(desk: Desk, as_of: str) -> Path:
-    _, place = runner.run(notebook("dashboard"), {"app": desk.settings.app, "as_of": as_of}, settings=desk.settings, store=desk.store)
+    outcome, place = runner.run(notebook("dashboard"), {"app": desk.settings.app, "as_of": as_of}, settings=desk.settings, store=desk.store)
+    if outcome.state != "ok":
+        raise OpsError(f"the demo's dashboard failed: {outcome.reason}. Run ops demo again.")
     return place

@@ -9,7 +9,6 @@ collector judges beside it. `truth` then says whether every figure is right.
 import asyncio
 import gc
 import gzip
-import http.client
 import json
 import random
 import shutil
@@ -18,13 +17,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from opslib import clock, intake, rules, settings as settings_module, snapshot, text
 from opslib.collect import Collector
 from opslib.demo import lapse, page, truth, witness
 from opslib.demo.day import Script, script
+from opslib.demo.home_lock import HomeLock
 from opslib.demo.judge import Judge
 from opslib.demo.lever import Lever
 from opslib.desk import Desk
@@ -34,6 +33,9 @@ from opslib.samples import Sample, Samples
 from opslib.server import Served
 from opslib.settings import Settings
 from opslib.store import Post, Store
+
+if TYPE_CHECKING:
+    import httpx
 
 SEED = 1
 DAY = date(2026, 3, 10)
@@ -47,6 +49,9 @@ NEAR = timedelta(minutes=2)
 LINGERS = {"massive_outage": timedelta(minutes=13)}  # Looked at closely until a rate over ten minutes can tell that it is over.
 MATTERS = {"massive_outage": ("massive_5xx", 1.0), "gamma_burst": ("gamma_zero", 0.4), "websocket_loss": ("ws_port_blocked", 1.0)}
 JUDGE_EVERY, AFTER_CLOSE = timedelta(minutes=2), timedelta(seconds=10)
+CONNECT_RETRIES, POST_ATTEMPTS, POST_TIMEOUT_S = 5, 5, 60
+UNFINISHED = "unfinished"  # In the demo's home until its day has been lived and checked.
+MAKING, LAY_OUT_WAIT_S = ".demo-", 300.0
 HALF_A_CENT = 0.005 + 1e-9  # Money is shown to the cent, percentages are compared as closely.
 CHECKED = {
     # Where the truth has a figure: where a view has it (panel, subject or None, name).
@@ -158,14 +163,22 @@ def _sample(seen: witness.Seen) -> Sample:
 
 def lay_out(settings: Settings, seed: int = SEED) -> None:
     """
-    Make the demo's home where there is none: both days, known as they happened. Two who try at once agree.
+    Make the demo's home where there is none, or a killed ``ops demo`` left half of one: both days, known as they happened.
 
     The rows are those that the receiver would have kept; `live` takes the long way and a test holds the two equal.
     """
-    if settings.home.exists():
+    if settings.home.exists() and not is_unfinished(settings):
         return
-    settings.home.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(prefix=".demo-", dir=settings.home.parent))
+    with HomeLock(settings, 0 if settings.home.exists() else LAY_OUT_WAIT_S) as lock:  # While an ops demo runs, its own notebooks come here.
+        if lock.is_mine and (is_unfinished(settings) or not settings.home.exists()):
+            _remove_earlier(settings)
+            _laid_out(settings, seed)
+        elif not settings.home.exists():
+            raise OpsError(f"another process has been making {settings.home} for {LAY_OUT_WAIT_S:g} s. Wait until it has ended, then try again.")
+
+
+def _laid_out(settings: Settings, seed: int) -> None:
+    making = Path(tempfile.mkdtemp(prefix=MAKING, dir=settings.home.parent))
     try:
         days = _scripts(seed)
         world = _World(days[0].opens)
@@ -187,32 +200,43 @@ def lay_out(settings: Settings, seed: int = SEED) -> None:
             world.at = scripted.closes + AFTER_CLOSE
             judge()
         store.close()
-        try:
-            making.rename(settings.home)
-        except OSError:
-            if not settings.home.exists():
-                raise
+        making.rename(settings.home)
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
 
-def live(settings: Settings, seed: int, progress: Callable[[Iterable, int, str], Iterator]) -> Desk:
+def is_unfinished(settings: Settings) -> bool:
+    """Whether the demo's home was begun by an ``ops demo`` that has not ended well: it still runs, failed or was killed."""
+    return (settings.home / UNFINISHED).exists()
+
+
+def _remove_earlier(settings: Settings) -> None:
+    """Remove an earlier demo's home and what killed ones left beside it. Whoever still reads in it keeps what is open."""
+    if settings.home.exists():
+        settings.home.rename(tempfile.mkdtemp(prefix=MAKING, dir=settings.home.parent))
+    for left in settings.home.parent.glob(f"{MAKING}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def live(settings: Settings, seed: int, lock: HomeLock, progress: Callable[[Iterable, int, str], Iterator]) -> Desk:
     """
     Live the day: yesterday by file, today by HTTP.
 
     Args:
-        settings: Of the demo; a home that an earlier demo made is taken away first.
+        settings: Of the demo; a home that an earlier demo made is removed first. The new one is marked as unfinished.
+        lock: Of that home; the collector beside it holds it too, so that nobody begins anew before both have ended.
         progress: Shows how far an iterable of so many items has come.
 
     Returns:
         The desk, at the day's last instant.
     """
-    shutil.rmtree(settings.home, ignore_errors=True)
+    _remove_earlier(settings)
     settings.home.mkdir(parents=True)
+    (settings.home / UNFINISHED).touch()
     yesterday, today = _scripts(seed)
     world = _World(yesterday.opens)
     store = Store(settings.url, world.now)
-    with Judge(settings) as judge:
+    with Judge(settings, lock.descriptor) as judge:
         judge.go_on(world.at)
         _yesterday(store, settings, yesterday)
         world.at = yesterday.closes + AFTER_CLOSE
@@ -240,9 +264,7 @@ def _today(store: Store, settings: Settings, today: Script, world: _World, judge
     gc.collect()
     gc.freeze()  # The script and all its posts stay to the end: to look through them again and again for garbage takes seconds.
     world.at = posts[0].at
-    with Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served, _Eyes(today, settings, store, world) as eyes:
-        address = urlsplit(served.url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+    with Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served, _Eyes(today, settings, store, world) as eyes, _client(served.url) as client:
         judged, acts = world.at, lapse.acts(today)
         for post in progress(posts, len(posts), f"living {today.day}: posting to {served.url}, looking at a world beside it"):
             world.at = post.at
@@ -251,16 +273,36 @@ def _today(store: Store, settings: Settings, today: Script, world: _World, judge
                 judge.go_on(world.at)
                 judge.through()
                 acts.pop(0)[1](Desk(settings, world.now), lapse.executed)
-                connection.close()  # Acts take seconds, after which the receiver has closed it; the next post opens it anew.
             if world.at - judged >= JUDGE_EVERY and judge.idle:
                 judge.go_on(world.at)
                 judged = world.at
-            connection.request("POST", "/api/metrics/export", json.dumps(post.body), {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            problem = answer.read()
-            if answer.status != 204:
-                raise OpsError(f"the receiver answered {answer.status} to a post of {post.page}: {problem.decode()}")
-        connection.close()
+            _posted(client, post)
+
+
+def _client(url: str) -> "httpx.Client":
+    import httpx
+
+    return httpx.Client(base_url=url, transport=httpx.HTTPTransport(retries=CONNECT_RETRIES), timeout=POST_TIMEOUT_S)
+
+
+def _posted(client: "httpx.Client", post: page.Post) -> None:
+    """
+    Post once more what a page says, over a connection that may have been closed since the last post.
+
+    The receiver keeps a body that comes twice once, so a post whose answer was lost is sent again.
+    """
+    import httpx
+
+    for attempt in range(1, POST_ATTEMPTS + 1):
+        try:
+            answer = client.post("/api/metrics/export", json=post.body)
+        except httpx.TransportError as problem:
+            if attempt == POST_ATTEMPTS:
+                raise OpsError(f"the demo's receiver did not answer {POST_ATTEMPTS} posts of {post.page} ({problem or type(problem).__name__}). Run ops demo again.") from problem
+            continue
+        if answer.status_code != 204:
+            raise OpsError(f"the demo's receiver answered {answer.status_code} to a post of {post.page}: {answer.text}")
+        return
 
 
 def compared(desk: Desk, seed: int) -> tuple[int, list[str]]:
