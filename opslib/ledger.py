@@ -49,8 +49,8 @@ def process() -> str:
     return f"{socket.gethostname()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
 
 
-def _gone(who: str) -> bool:
-    """Is the process of a run on this host gone? Of another host it cannot be told."""
+def gone(who: str) -> bool:
+    """Whether a process, as `process` names it, has ended; False of another host's, of which it cannot be known."""
     import psutil
 
     host, pid, created = who.split("|")
@@ -65,7 +65,7 @@ def _gone(who: str) -> bool:
 
 def _going_on(row: dict[str, Any]) -> bool:
     """Does a run that was begun and not ended still go on, as far as can be told?"""
-    return row["id"] in _mine if row["process"] == process() else not _gone(row["process"])
+    return row["id"] in _mine if row["process"] == process() else not gone(row["process"])
 
 
 def standing(due: Due, rows: list[dict[str, Any]], now_us: int) -> str:

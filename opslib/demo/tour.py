@@ -19,7 +19,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, intake, rules, settings as settings_module, snapshot, text
+from opslib import clock, intake, ledger, rules, settings as settings_module, snapshot, text
 from opslib.collect import Collector
 from opslib.demo import lapse, page, truth, witness
 from opslib.demo.day import Script, script
@@ -169,7 +169,7 @@ def lay_out(settings: Settings, seed: int = SEED) -> None:
     """
     if settings.home.exists() and not is_unfinished(settings):
         return
-    with HomeLock(settings, 0 if settings.home.exists() else LAY_OUT_WAIT_S) as lock:  # While an ops demo runs, its own notebooks come here.
+    with HomeLock(settings, 0 if _is_running(settings) else LAY_OUT_WAIT_S) as lock:  # While an ops demo runs, its own notebooks come here.
         if lock.is_mine and (is_unfinished(settings) or not settings.home.exists()):
             _remove_earlier(settings)
             _laid_out(settings, seed)
@@ -210,6 +210,14 @@ def is_unfinished(settings: Settings) -> bool:
     return (settings.home / UNFINISHED).exists()
 
 
+def _is_running(settings: Settings) -> bool:
+    """Whether the ``ops demo`` that began an unfinished home still runs."""
+    try:
+        return not ledger.gone((settings.home / UNFINISHED).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # There is none, or it was killed while it wrote who it is.
+        return False
+
+
 def _remove_earlier(settings: Settings) -> None:
     """Remove an earlier demo's home and what killed ones left beside it. Whoever still reads in it keeps what is open."""
     if settings.home.exists():
@@ -232,7 +240,7 @@ def live(settings: Settings, seed: int, lock: HomeLock, progress: Callable[[Iter
     """
     _remove_earlier(settings)
     settings.home.mkdir(parents=True)
-    (settings.home / UNFINISHED).touch()
+    (settings.home / UNFINISHED).write_text(ledger.process(), encoding="utf-8")
     yesterday, today = _scripts(seed)
     world = _World(yesterday.opens)
     store = Store(settings.url, world.now)

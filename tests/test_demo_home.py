@@ -1,0 +1,132 @@
+"""The demo's home: whole or replaced, whenever an ops demo was killed, and never made by two at once."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import days
+import httpx
+import pytest
+
+from opslib import cli, rules, settings
+from opslib.demo import page, tour
+from opslib.demo.home_lock import HomeLock
+from opslib.errors import OpsError
+from opslib.ledger import process
+from opslib.server import Served
+from opslib.store import Store
+
+DEAD = "|".join((process().split("|")[0], "999999999", "0.00"))
+
+
+def test_the_lock_is_free_when_its_last_holder_has_ended(tmp_path: Path) -> None:
+    """A child that holds the descriptor keeps the lock when its parent has let go, and frees it by being killed."""
+    demo = settings.load(tmp_path, "demo", {})
+    with HomeLock(demo) as mine:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[mine.descriptor])
+        with HomeLock(demo) as second:
+            assert mine.is_mine and not second.is_mine
+    with HomeLock(demo) as third:
+        assert not third.is_mine
+    child.kill()
+    child.communicate()
+    with HomeLock(demo) as fourth:
+        assert fourth.is_mine
+
+
+def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """While one runs, another says so and ends with 70; nothing of the first is touched."""
+    monkeypatch.setattr("opslib.demo.show.LOCK_WAIT_S", 0.2)
+    with HomeLock(settings.load(tmp_path, "demo", {})):
+        assert cli.main(["--home", str(tmp_path), "demo"]) == 70
+    assert "another ops demo is running" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_half_a_home_is_laid_out_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a killed demo left half made, beside other leftovers, is replaced by the whole day when somebody reads it."""
+    half = tmp_path / "demo"
+    half.mkdir()
+    (half / tour.UNFINISHED).write_text(DEAD)
+    (half / "store.sqlite").write_bytes(b"SQLite format 3\0 and no more")
+    (tmp_path / f"{tour.MAKING}left").mkdir()
+    assert cli.main(["--home", str(tmp_path), "--app", "demo", "status", "--as-of", f"{days.DAY}T11:27"]) == 2
+    assert "availability of massive" in capsys.readouterr().out
+    assert not tour.is_unfinished(settings.load(tmp_path, "demo", {})) and not list(tmp_path.glob(f"{tour.MAKING}*"))
+
+
+def test_a_demo_that_runs_is_read_as_it_is(tmp_path: Path) -> None:
+    """The notebooks of a demo that runs read its home and lay nothing out over it."""
+    demo = settings.load(tmp_path, "demo", {})
+    with HomeLock(demo):
+        demo.home.mkdir()
+        (demo.home / tour.UNFINISHED).write_text(process())
+        tour.lay_out(demo)
+    assert [p.name for p in demo.home.iterdir()] == [tour.UNFINISHED]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_any_moment_it_leaves_nothing_in_the_way(seed: int, tmp_path: Path) -> None:
+    """An ops demo that is killed, at a moment that the seed draws: its home is read as the whole day afterwards."""
+    running = subprocess.Popen([sys.executable, "-m", "opslib.cli", "--home", str(tmp_path), "demo"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OPS_HOME": str(tmp_path)})
+    marker = tmp_path / "demo" / tour.UNFINISHED
+    while running.poll() is None and not marker.exists():
+        time.sleep(0.02)
+    time.sleep(random.Random(seed).uniform(0, 12))  # The moment is what is tried.
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert marker.exists()
+    assert cli.main(["--home", str(tmp_path), "--app", "demo", "status", "--as-of", f"{days.DAY}T11:27"]) == 2
+    assert not marker.exists()
+
+
+def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Path) -> None:
+    """Posts over a connection that a receiver closed in between, also one that is started anew meanwhile, arrive once each."""
+    desk = settings.load(tmp_path, "desk", {})
+    store = Store(desk.url)
+    posts = list(page.posts(tour.scripted()))[:40]
+    with Served(desk, store, rules.load()) as served, tour._client(served.url) as client:
+        for i, post in enumerate(posts):
+            if i % 5 == 0:
+                for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
+                    connection._connection._network_stream.get_extra_info("socket").shutdown(2)
+            tour._posted(client, post)
+    assert len(list(store.bodies("desk", None, None, None))) == len({str(p.body) for p in posts})
+
+
+def test_a_receiver_that_never_answers_is_an_error(tmp_path: Path) -> None:
+    """Where every attempt fails, the demo fails by name, in bounded time."""
+    asked: list[int] = []
+
+    def closing(_request: httpx.Request) -> httpx.Response:
+        asked.append(1)
+        raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+
+    post = next(iter(page.posts(tour.scripted())))
+    with httpx.Client(base_url="http://127.0.0.1:9", transport=httpx.MockTransport(closing)) as client, pytest.raises(OpsError, match="did not answer"):
+        tour._posted(client, post)
+    assert len(asked) == tour.POST_ATTEMPTS
+
+
+def test_two_that_lay_out_at_once_make_one_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that want the day at once: one makes it, the other waits for it."""
+    made: list[int] = []
+
+    def making(demo: settings.Settings, _seed: int) -> None:
+        made.append(1)
+        time.sleep(0.3)
+        demo.home.mkdir()
+
+    monkeypatch.setattr(tour, "_laid_out", making)
+    demo = settings.load(tmp_path, "demo", {})
+    threads = [threading.Thread(target=tour.lay_out, args=(demo,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1] and demo.home.exists()
