@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in ("home", "app", "as_of", "known_at"):
             setattr(options, name, getattr(options, name, None))
         options.output = getattr(options, "output", "text")
+        options.command = options.command or "help"
         what, home = f"ops {options.command}", options.home
         crash_log.watch_threads(home, what)
         for name in ("as_of", "known_at"):
@@ -76,8 +77,10 @@ def _say(words: str) -> None:
 
 
 def _desk(options: argparse.Namespace) -> "Desk":
-    from opslib import connect
+    from opslib import connect, settings
 
+    if options.app == settings.DEMO and not settings.load(options.home, options.app).home.exists():
+        _say("making the demo's two days, once; this takes some 15 seconds")
     return connect(options.app, options.home)
 
 
@@ -98,6 +101,11 @@ def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts
 
 def _importing(path: Path) -> Callable[[Iterable], Iterable]:
     return lambda lines: _progress(lines, None, f"reading {path.name}")
+
+
+def _help(options: argparse.Namespace) -> int:
+    print(usage.help_text(getattr(options, "topic", None)), end="")
+    return DONE
 
 
 def _demo(options: argparse.Namespace) -> int:

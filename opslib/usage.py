@@ -34,12 +34,14 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("-o", dest="output", choices=("text", "json"), help="how results are written (default: text)")
     top = _Parser(prog="ops", parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter, description="An operations notebook suite for an options-trading app.", epilog="example: ops demo")
     top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, words: str, example: str) -> argparse.ArgumentParser:
         found = commands.add_parser(name, parents=[common], help=words, description=words[0].upper() + words[1:] + ".", epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
         return found
 
+    asked = command("help", "show this help, or that of one command", "ops help status")
+    asked.add_argument("topic", nargs="?", choices=commands.choices, metavar="COMMAND")
     demo = command("demo", "live a trading day with an incident, offline, from the posts to the report", "ops demo --seed 7")
     demo.add_argument("--seed", type=int, default=None, metavar="N", help="another day: other times, other figures (default: 1)")
     found = command("import", "read files of snapshots or of fills into the store; reading one again changes nothing", "ops import snapshots.jsonl.gz fills.csv")
@@ -169,3 +171,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--timeout", type=float, default=None, metavar="S", help="seconds for the whole notebook")
     command("runs", "show the ledger: every run of a notebook and how it ended", "ops runs -o json")
     return top
+
+
+def help_text(topic: str | None) -> str:
+    """The help of one command; of all where none is named."""
+    top = parser()
+    (commands,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    return (commands.choices[topic] if topic else top).format_help()

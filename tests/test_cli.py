@@ -38,6 +38,15 @@ def test_help_ends_with_an_example(command: str, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.rstrip().splitlines()[-1].startswith(f"example: ops {command}")
 
 
+def test_ops_alone_and_ops_help_show_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """`ops` alone and `ops help` list every command; `ops help COMMAND` is that command's own help."""
+    everything = ops(capsys, "help")
+    assert everything == ops(capsys) == (0, everything[1], "")
+    assert all(f"    {command} " in everything[1] for command in TABLE)
+    code, out, _ = ops(capsys, "help", "status")
+    assert code == 0 and out.startswith("usage: ops status ") and "--window" in out
+
+
 def test_the_verdict_is_the_exit_code(home: Path, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Status exits 2 in the outage, 0 or 1 on a calm hour, 3 where nothing is known."""
     assert ops(capsys, "import", str(recording))[0] == 0
@@ -57,7 +66,7 @@ def test_options_stand_before_or_after_the_command(home: Path, recording: Path, 
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("statsu",), ("status", "--windw", "1h"), ("status", "--window", "an hour"), ("status", "--as-of", "noon"), ("status", "--as-of", "2026-03-08T02:30"), ("report", "hourly"), ("report", "daily", "--day", "today"),
+    [("statsu",), ("help", "statsu"), ("status", "--windw", "1h"), ("status", "--window", "an hour"), ("status", "--as-of", "noon"), ("status", "--as-of", "2026-03-08T02:30"), ("report", "hourly"), ("report", "daily", "--day", "today"),
      ("run", "nothing.ipynb"), ("import",), ("serve", "--port", "99999"), ("export", "snapshots", "--day", "2026-03-10", "--to", "2026-03-11"), ("run", "x.ipynb", "-p", "day"), ("status", "--window", "9999999d")],
 )  # fmt: skip
 def test_wrong_usage_is_64(home: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
