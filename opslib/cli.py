@@ -52,10 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(words: str) -> None:
-    """A line on stderr, without secrets."""
+    """A line on stderr, without secrets, and without what a terminal would obey."""
     from opslib.settings import redacted
 
-    print(redacted(words), file=sys.stderr)
+    print(text.printable(redacted(words)), file=sys.stderr)
+
+
+def _print(*words: object, end: str = "\n") -> None:
+    """Lines on stdout, without what a terminal would obey."""
+    print(text.printable("\n".join(str(w) for w in words)), end=end)
 
 
 def _desk(options: argparse.Namespace) -> "Desk":
@@ -65,7 +70,7 @@ def _desk(options: argparse.Namespace) -> "Desk":
 
 
 def _print_json(found: Any) -> None:
-    print(json.dumps(found, indent=1, ensure_ascii=False))
+    print(text.escaped_json(json.dumps(found, indent=1, ensure_ascii=False)))
 
 
 def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts") -> Iterator:
@@ -76,7 +81,7 @@ def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts
         return
     from tqdm import tqdm
 
-    yield from tqdm(items, total=total, desc=words, unit=f" {unit}", leave=False)
+    yield from tqdm(items, total=total, desc=text.printable(words), unit=f" {unit}", leave=False)
 
 
 def _importing(path: Path) -> Callable[[Iterable], Iterable]:
@@ -112,7 +117,7 @@ def _import(options: argparse.Namespace) -> int:
         if options.output == "json":
             _print_json(found)
         else:
-            print(*(f"{r['source']}: {'; '.join(text.one_line(reason) for reason in r['reasons'])}" for r in found) or ["nothing was ever refused"], sep="\n")
+            _print(*([f"{r['source']}: {'; '.join(text.one_line(reason) for reason in r['reasons'])}" for r in found] or ["nothing was ever refused"]))
         return DONE
     if not options.paths:
         raise UsageError("a file to import was wanted. See ops import --help.")
@@ -127,7 +132,7 @@ def _import(options: argparse.Namespace) -> int:
         _print_json(rows)
     else:
         for row in rows:
-            print(f"{row['path']}: {row['accepted']:,} accepted, {row['duplicate']:,} duplicate, {row['rejected']:,} rejected")
+            _print(f"{row['path']}: {row['accepted']:,} accepted, {row['duplicate']:,} duplicate, {row['rejected']:,} rejected")
     if any(row["rejected"] for row in rows):
         _say("ops: rows were rejected; ops import --rejects says why, line by line.")
     for problem in refused:
@@ -141,7 +146,7 @@ def _export(options: argparse.Namespace) -> int:
     window = intake.window(options.day, options.start, options.end, options.as_of)
     desk = _desk(options)
     for line in intake.exported(desk.store, desk.settings.app, window, clock.parse(options.known_at) if options.known_at else None):
-        print(line)
+        print(text.escaped_json(line))
     return DONE
 
 
@@ -165,7 +170,7 @@ def _status(options: argparse.Namespace) -> int:
     if options.output == "json":
         _print_json(view.as_json())
     else:
-        print(view, *(f"\n{panel!r}" for panel in view.panels), sep="\n")
+        _print(view, *(f"\n{panel!r}" for panel in view.panels))
     return view.exit_code
 
 
@@ -174,7 +179,7 @@ def _pnl(options: argparse.Namespace) -> int:
     if options.output == "json":
         _print_json(found.as_json())
     else:
-        print(found)
+        _print(found)
     return found.exit_code
 
 
@@ -186,7 +191,7 @@ def _alerts(options: argparse.Namespace) -> int:
     if options.output == "json":
         _print_json(log.as_json())
     else:
-        print(log)
+        _print(log)
     if log.lacking:
         _say(f"ops: {log.lacking}")
     return INCOMPLETE if log.lacking else DONE
@@ -259,7 +264,7 @@ def _shown(options: argparse.Namespace, reply: "replies.Reply") -> int:
     if options.output == "json":
         _print_json(reply.values)
     else:
-        print(reply.words)
+        _print(reply.words)
     return DONE if reply.done else FAILED
 
 
@@ -297,7 +302,7 @@ def _judged(options: argparse.Namespace, found: Any) -> int:
     if options.output == "json":
         _print_json(found.as_json())
     else:
-        print(found)
+        _print(found)
     return found.exit_code
 
 
@@ -311,7 +316,7 @@ def _rules(options: argparse.Namespace) -> int:
     if options.output == "json" and options.what != "export":
         _print_json(found.values)
     else:
-        print(found.words, end="" if found.words.endswith("\n") else "\n")
+        _print(found.words, end="" if found.words.endswith("\n") else "\n")
     return DONE if found.right else FAILED
 
 
@@ -376,7 +381,7 @@ def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
     else:
         done = "published as incomplete" if outcome.state == "incomplete" else "published" if outcome.record else "executed"
         verdict = f", verdict {outcome.record['values']['verdict']}" if outcome.record else ""
-        print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
+        _print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
     return STATES[outcome.state]
 
 
@@ -387,9 +392,9 @@ def _runs(options: argparse.Namespace) -> int:
     if options.output == "json":
         _print_json(found)
     elif not found:
-        print("no notebook has been run yet")
+        _print("no notebook has been run yet")
     else:
-        print(text.table(["started", "notebook", "state", "reason"], [[r["started_at"], Path(r["notebook"]).stem, r["state"], text.one_line(r["reason"] or "")] for r in found]))
+        _print(text.table(["started", "notebook", "state", "reason"], [[r["started_at"], Path(r["notebook"]).stem, r["state"], text.one_line(r["reason"] or "")] for r in found]))
     return DONE
 
 

@@ -10,6 +10,7 @@ from opslib import case, clock, drafting, ledger, opening, publication, shelf, t
 from opslib.document import POLICY, STYLE
 from opslib.errors import IncidentError, UsageError
 from opslib.incident import CLOSED, Incident
+from opslib.message import Code, command
 from opslib.postmortem import Postmortem, lint
 from opslib.replies import Reply, who
 
@@ -78,8 +79,9 @@ def _resolved(desk: "Desk", found: Incident) -> Incident:
     ledger.anchor(desk.store, desk.settings.app, found.id, entry)
     from opslib import notify
 
-    words = f"{found.id} is resolved ({found.title}). Its record ends with {entry.id}, SHA-256 {entry.digest}"
-    for channel, why in notify.said(desk.settings, desk.staff, f"{desk.settings.app}-{found.id}-{entry.id}", words, desk.now(), aloud=False):
+    words = f"{found.id} is resolved ({found.title}). Its record ends with {entry.id}"
+    lines = (("SHA-256 of its last entry", Code(entry.digest)), ("Read it", command("incident", "show", found.id, where=desk.settings.where)))
+    for channel, why in notify.said(desk.settings, desk.staff, f"{desk.settings.app}-{found.id}-{entry.id}", words, desk.now(), aloud=False, lines=lines):
         state = "could not be told" if why else "was told"
         desk.chronicle.append(found.id, "told", {"channel": channel, "state": "expired" if why else "sent", "head": {"entry": entry.id, "digest": entry.digest}, "words": f"{channel} {state} that it is resolved{': it ' + why if why else ''}"}, key=f"resolved:{entry.id}:{channel}")
     return desk.chronicle.read(found.id)

@@ -101,6 +101,21 @@ class Settings:
         """Folder of this app's reports and runs."""
         return self.home / self.app
 
+    @property
+    def where(self) -> tuple[str, ...]:
+        """
+        The options by which a command finds this desk in a shell that has none of our environment.
+
+        A store that only the environment names is not among them: its URL may hold a password.
+        """
+        place = project()
+        home = () if place is not None and self.base == place / "outputs" else ("--home", str(self.base))
+        try:
+            usual = toml(self.base / "settings.toml").get("app", "desk")
+        except SettingsError:
+            usual = None  # The file was damaged after we read it; the command then names the app.
+        return home if self.app == usual else (*home, "--app", self.app)
+
     def secret(self, name: str) -> str | None:
         """The value of a secret, or None where it is not set."""
         return self.secrets.get(name)

@@ -45,7 +45,7 @@ def gone_through(desk: "Desk", options: argparse.Namespace) -> Sheet:
 
 def _put(card: Card) -> None:
     """Put one box to whoever sits at the terminal; an empty answer leaves it as it is."""
-    print(f"\n{card.text.plain}", file=sys.stderr)
+    print(text.printable(f"\n{card.text.plain}"), file=sys.stderr)
     step, book = card.step, card.book
     try:
         if card.standing.state == "unsure":
@@ -57,7 +57,7 @@ def _put(card: Card) -> None:
         elif _heard("Do it now? y, Enter: later: ") == "y":
             book.do(step.name, confirmed=True)
     except OpsError as problem:
-        print(f"ops: {problem}", file=sys.stderr)
+        print(text.printable(f"ops: {problem}"), file=sys.stderr)
 
 
 def _heard(question: str) -> str:
