@@ -36,9 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name in ("home", "app", "as_of", "known_at"):
             setattr(options, name, getattr(options, name, None))
         options.output = getattr(options, "output", "text")
-        for name in ("as_of", "known_at"):
-            if getattr(options, name):
-                clock.parse(getattr(options, name))
+        for words in usage.moments(options):
+            _say(f"ops: {words}")
         return globals()[f"_{options.command}"](options)
     except OpsError as problem:
         _say(f"ops: {problem}")
@@ -63,10 +62,17 @@ def _print(*words: object, end: str = "\n") -> None:
     print(text.printable("\n".join(str(w) for w in words)), end=end)
 
 
-def _desk(options: argparse.Namespace) -> "Desk":
+def _desk(options: argparse.Namespace, new: bool = False) -> "Desk":
     from opslib import connect
 
-    return connect(options.app, options.home)
+    return connect(options.app, options.home, new)
+
+
+def _begun(options: argparse.Namespace) -> "Desk":
+    """A desk that is known from now on, though nothing has come for it yet."""
+    desk = _desk(options, new=True)
+    (desk.settings.outputs / "runs").mkdir(parents=True, exist_ok=True)
+    return desk
 
 
 def _print_json(found: Any) -> None:
@@ -111,7 +117,7 @@ def _timeout(given: float | None) -> float:
 def _import(options: argparse.Namespace) -> int:
     from opslib import intake
 
-    desk = _desk(options)
+    desk = _desk(options, new=not options.rejects)
     if options.rejects:
         found = [{"source": r.source, "known_at": text.iso(clock.instant(at)), "reasons": list(r.reasons), "body": r.body.decode("utf-8", "replace")} for at, r in desk.store.rejects(desk.settings.app)]
         if options.output == "json":
@@ -155,7 +161,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     if not 0 < options.port < 65_536:
         raise UsageError(f"--port is 1 to 65535, found {options.port}.")
-    desk = _desk(options)
+    desk = _begun(options)
     try:
         staff = desk.staff
     except SettingsError as problem:  # What is posted is received all the same.
@@ -185,7 +191,7 @@ def _pnl(options: argparse.Namespace) -> int:
 
 def _alerts(options: argparse.Namespace) -> int:
     desk = _desk(options)
-    end = options.end or options.as_of
+    end = clock.parse(options.end, "end") if options.end else options.as_of
     start = options.start or None
     log = desk.alerts(end, known_at=options.known_at, since=start, replay=options.replay, progress=lambda instants: _progress(instants, None, "judging anew", "instants"))
     if options.output == "json":
@@ -203,7 +209,7 @@ def _collect(options: argparse.Namespace) -> int:
     every_s = clock.parse_span(options.every).total_seconds()
     if not 1 <= every_s <= 60:
         raise UsageError(f"--every is 1s to 60s, found {options.every}.")
-    desk = _desk(options)
+    desk = _begun(options)
     staff, looked_at = desk.staff, desk.looked_at
     _say(f"looking every {options.every} at {', '.join(looked_at) or 'nothing (see README: Look for ourselves)'}, judging the alerts of {desk.settings.app}; Ctrl-C stops")
     collect.collect(desk.settings, desk.store, desk.rules, staff, every_s)
@@ -364,7 +370,7 @@ def _run(options: argparse.Namespace) -> int:
         if not sign:
             raise UsageError(f"a parameter is NAME=VALUE, found {pair!r}.")
         given[name] = value
-    desk = _desk(options)
+    desk = _desk(options, new=True)
     path = options.notebook if options.notebook.suffix == ".ipynb" or options.notebook.exists() else options.notebook.with_suffix(".ipynb")
     outcome, place = runner.run(path, given, settings=desk.settings, store=desk.store, timeout_s=_timeout(options.timeout))
     return _told(options, outcome, place)
