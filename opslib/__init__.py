@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "checklist", "connect", "live", "runbook", "scoreboard"]
 
 
-def connect(app: str | None = None, home: str | Path | None = None) -> "Desk":
+def connect(app: str | None = None, home: str | Path | None = None, new: bool = False) -> "Desk":
     """
     Which desk are we bound to?
 
@@ -37,6 +37,10 @@ def connect(app: str | None = None, home: str | Path | None = None) -> "Desk":
         app: Its name; the only one configured, else ``desk``. ``demo`` is a recorded day that needs nothing: it is
             laid out where there is none yet, and its clock stands at its last look.
         home: Its folder; ``OPS_HOME``, else the project's ``outputs/``.
+        new: Whether `app` may be one of which there is nothing yet.
+
+    Raises:
+        UsageError: There is no such app, and a new one was not meant.
     """
     from dataclasses import replace
 
@@ -45,6 +49,8 @@ def connect(app: str | None = None, home: str | Path | None = None) -> "Desk":
 
     found = desk.open(app, home)
     if found.settings.app != DEMO:
+        if app and not new:
+            desk.refuse_unknown(found.settings)
         return found
     from opslib.demo import blotter, tour
 
@@ -102,7 +108,7 @@ def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str
     """
     from opslib import clock, dashboard
 
-    at = clock.parse(as_of) if as_of else None
+    at = clock.parse(as_of, "close") if as_of else None
     return dashboard.Live(connect(app), clock.parse_span(window), clock.parse_span(every).total_seconds(), at)
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from opslib import clock, ledger, schedule, text
@@ -51,13 +52,15 @@ class Item(NamedTuple):
         """The run that made it, or the note that it was missed; None where there is none."""
         return next((row for row in self.rows if row["state"] in ledger.MADE), None)
 
-    @property
-    def again(self) -> str:
-        """The command by which somebody makes it."""
+    def again(self, home: Path) -> list[str]:
+        """The words after ``ops`` by which somebody makes it; of a notebook its path is absolute."""
         *_, of = self.due.name.split(" ")
         if self.job.kind == REPORT:
-            return f"ops report {self.job.what} --{'day' if self.job.what in (schedule.DAILY, 'success') else 'period'} {of}"
-        return f"ops checklist {self.job.what}" if self.job.kind == CHECKLIST else f"ops run {self.job.what}"
+            return ["report", self.job.what, "--day" if self.job.what in (schedule.DAILY, "success") else "--period", of]
+        if self.job.kind == CHECKLIST:
+            return ["checklist", self.job.what]
+        values = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in self.job.parameters.items())
+        return ["run", str(home / self.job.what), *(word for name, value in values for word in ("-p", f"{name}={value}"))]
 
 
 class Agenda:
@@ -133,7 +136,7 @@ class Agenda:
             if before and item.standing == ledger.OVER and before["words"] == words and before["ends_us"] <= now_us + BRIEFLY_US:
                 continue  # It was over when it was first said, and ends by itself.
             labels = {"alertname": "schedule", "rule": "schedule", "subject": item.due.name, "severity": item.job.severity, "owner": item.job.owner}
-            found.append({"fingerprint": name, "labels": labels, "annotations": {"summary": words}, "starts_us": starts_us, "ends_us": ends_us})
+            found.append({"fingerprint": name, "labels": labels, "annotations": {"summary": words, "again": item.again(self.settings.base)}, "starts_us": starts_us, "ends_us": ends_us})
         return found
 
 
@@ -153,9 +156,9 @@ def _trouble(item: Item, now_us: int) -> tuple[int, str] | None:
         return due.late_us, f"{due.name} was late: {made['reason']} ({when})"
     if failed:
         given_up = f"; given up after {len(failed)} tries" if item.standing == ledger.GIVEN_UP else ""
-        return failed[0]["ended_at_us"], f"{due.name} failed: {text.one_line(failed[0]['reason'] or '', 160)}{given_up} ({when}); by hand: {item.again}"
+        return failed[0]["ended_at_us"], f"{due.name} failed: {text.one_line(failed[0]['reason'] or '', 160)}{given_up} ({when})"
     if made is None and item.standing == ledger.GIVEN_UP:
-        return due.late_us, f"{due.name} was begun {len(item.rows)} times, and whoever made it died each time ({when}); by hand: {item.again}"
+        return due.late_us, f"{due.name} was begun {len(item.rows)} times, and whoever made it died each time ({when})"
     if made is None and now_us > due.late_us:
-        return due.late_us, f"{due.name} was not made ({when}); is ops schedule run running? By hand: {item.again}"
+        return due.late_us, f"{due.name} was not made ({when}); is the scheduler running?"
     return None

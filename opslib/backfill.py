@@ -43,18 +43,27 @@ def span(name: str, told: str) -> list[str]:
     first, _, last = (part.strip() for part in told.partition(".."))
     if name == DAILY:
         begin, end = clock.parse_day(first), clock.parse_day(last)
+        _ordered(told, begin, end)
         found = [str(day) for day in _days(begin, end) if clock.session(day) is not None]
     else:
         kind = periods.REPORTS[name]
         at, begin_at = periods.parse(kind, last), periods.parse(kind, first)
+        _ordered(told, begin_at.first, at.first)
         found = []
         while at.first >= begin_at.first and len(found) <= MOST:
             found.append(at.name)
             at = at.before
         found.reverse()
-    if not 0 < len(found) <= MOST:
-        raise UsageError(f"{told!r} holds {len(found)} reports; 1 to {MOST} were wanted, the earlier end first.")
+    if not found:
+        raise UsageError(f"{told!r} holds no day with a session. {clock.neighbours(begin)}")
+    if len(found) > MOST:
+        raise UsageError(f"{told!r} holds more than {MOST} reports; 1 to {MOST} were wanted.")
     return found
+
+
+def _ordered(told: str, first: date, last: date) -> None:
+    if first > last:
+        raise UsageError(f"{told!r} ends before it begins; write the earlier one first.")
 
 
 def _days(first: date, last: date) -> Iterator[date]:

@@ -207,7 +207,7 @@ def _agreed(incident: Incident, cause: str) -> tuple[tuple[str, str | None], dat
 def _looked(said: Sequence[Any], otherwise: datetime) -> datetime:
     """As of when was it last looked?"""
     as_of = said[-1].body.get("as_of") or said[-1].body.get("given", {}).get("as_of") if said else None
-    return clock.parse(as_of) if as_of else otherwise
+    return clock.parse(as_of, "close") if as_of else otherwise
 
 
 def _copy(desk: Desk, case: Case) -> None:

@@ -27,7 +27,7 @@ PATIENCE_S = 20.0  # For one message by one channel; well below what a delivery 
 if TYPE_CHECKING:
     import httpx
 
-AT_ONCE, LONGEST_KEY, LONGEST_DETAIL = 10, 255, 4000  # Of PagerDuty's events: at the same time; characters of an id and of details.
+AT_ONCE, LONGEST_KEY, LONGEST_DETAIL = 10, 255, 20_000  # Of PagerDuty's events: at the same time; characters of an id and of details.
 STANDS_FOR = timedelta(minutes=10)  # So long an Alertmanager believes that an alert fires, unless it hears again.
 _PAGERDUTY_SEVERITY = {"notify": "warning", "critical": "critical", "escalate": "critical"}
 
@@ -65,7 +65,7 @@ async def tell(channel: Channel, message: Message, settings: Settings, now: date
 
 async def _terminal(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
     try:
-        print(f"\n{settings.redact(message.plain)}\n", flush=True)
+        print(f"\n{text.printable(settings.redact(message.plain))}\n", flush=True)
     except OSError as problem:
         raise NotTold(f"the terminal cannot be written ({problem.strerror})") from None
 
@@ -98,11 +98,16 @@ def pagerduty_events(message: Message, key: str, settings: Settings) -> list[dic
         if message.kind != OVER:
             event["payload"] = {
                 "summary": text.one_line(settings.redact(alert["sentence"]), 1000), "source": facts["app"], "severity": _PAGERDUTY_SEVERITY.get(alert["severity"], "warning"), "component": alert["subject"],
-                "group": facts["panel"], "class": alert["rule"], "custom_details": {"text": settings.redact(message.plain)[:LONGEST_DETAIL], "message": message.id},
+                "group": facts["panel"], "class": alert["rule"], "custom_details": {"text": _whole_lines(settings.redact(message.plain), LONGEST_DETAIL), "message": message.id},
             }  # fmt: skip
             event["links"] = [{"href": message.link, "text": "Open the runbook"}] if message.link else []
         found.append(event)
     return found
+
+
+def _whole_lines(words: str, most: int) -> str:
+    """As many whole lines as fit: half a command must not be pasted."""
+    return words if len(words) <= most else words[:most].rpartition("\n")[0]
 
 
 async def _alertmanager(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
@@ -158,11 +163,11 @@ def _client(settings: Settings) -> "httpx.AsyncClient":
 
 
 async def _said_yes(client: "httpx.AsyncClient", url: str, body: Any, settings: Settings, headers: dict[str, str]) -> None:
-    """Post, and take nothing but 2xx for a yes."""
+    """Post, and take nothing but 2xx for a yes. Whatever is posted is printable."""
     import httpx
 
     try:
-        answer = await client.post(url, json=body, headers=headers)
+        answer = await client.post(url, json=text.printable_values(body), headers=headers)
     except (httpx.RequestError, httpx.InvalidURL) as problem:
         raise NotTold(f"could not be reached ({problem.__class__.__name__})") from None
     if not answer.is_success:
@@ -211,7 +216,7 @@ def _mail(channel: Channel, message: Message, settings: Settings, now: datetime,
                 server.login(told.get("user", told["from"]), password)
             refused = server.send_message(found)
         if refused:
-            print(f"ops: {channel.name} was not taken for {', '.join(sorted(refused))}", file=sys.stderr)
+            print(text.printable(f"ops: {channel.name} was not taken for {', '.join(sorted(refused))}"), file=sys.stderr)
     except TimeoutError:
         raise NotTold(f"gave no answer within {PATIENCE_S:g} s") from None
     except smtplib.SMTPResponseException as problem:

@@ -48,9 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         options.command = options.command or "help"
         what, home = f"ops {options.command}", options.home
         crash_log.watch_threads(home, what)
-        for name in ("as_of", "known_at"):
-            if getattr(options, name):
-                clock.parse(getattr(options, name))
+        for words in usage.moments(options):
+            _say(f"ops: {words}")
         code = globals()[f"_{options.command}"](options)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -69,23 +68,35 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(words: str) -> None:
-    """A line on stderr, without secrets; nowhere, where nobody reads it."""
+    """A line on stderr, without secrets, and without what a terminal would obey; nowhere, where nobody reads it."""
     from opslib.settings import redacted
 
     with suppress(OSError):
-        print(redacted(words), file=sys.stderr, flush=True)
+        print(text.printable(redacted(words)), file=sys.stderr, flush=True)
 
 
-def _desk(options: argparse.Namespace) -> "Desk":
+def _print(*words: object, end: str = "\n") -> None:
+    """Lines on stdout, without what a terminal would obey."""
+    print(text.printable("\n".join(str(w) for w in words)), end=end)
+
+
+def _desk(options: argparse.Namespace, new: bool = False) -> "Desk":
     from opslib import connect, settings
 
     if options.app == settings.DEMO and not settings.load(options.home, options.app).home.exists():
         _say("making the demo's two days, once; this takes some 15 seconds")
-    return connect(options.app, options.home)
+    return connect(options.app, options.home, new)
+
+
+def _begun(options: argparse.Namespace) -> "Desk":
+    """A desk that is known from now on, though nothing has come for it yet."""
+    desk = _desk(options, new=True)
+    (desk.settings.outputs / "runs").mkdir(parents=True, exist_ok=True)
+    return desk
 
 
 def _print_json(found: Any) -> None:
-    print(json.dumps(found, indent=1, ensure_ascii=False))
+    print(text.escaped_json(json.dumps(found, indent=1, ensure_ascii=False)))
 
 
 def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts") -> Iterator:
@@ -96,7 +107,7 @@ def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts
         return
     from tqdm import tqdm
 
-    yield from tqdm(items, total=total, desc=words, unit=f" {unit}", leave=False)
+    yield from tqdm(items, total=total, desc=text.printable(words), unit=f" {unit}", leave=False)
 
 
 def _importing(path: Path) -> Callable[[Iterable], Iterable]:
@@ -131,13 +142,13 @@ def _timeout(given: float | None) -> float:
 def _import(options: argparse.Namespace) -> int:
     from opslib import intake
 
-    desk = _desk(options)
+    desk = _desk(options, new=not options.rejects)
     if options.rejects:
         found = [{"source": r.source, "known_at": text.iso(clock.instant(at)), "reasons": list(r.reasons), "body": r.body.decode("utf-8", "replace")} for at, r in desk.store.rejects(desk.settings.app)]
         if options.output == "json":
             _print_json(found)
         else:
-            print(*(f"{r['source']}: {'; '.join(text.one_line(reason) for reason in r['reasons'])}" for r in found) or ["nothing was ever refused"], sep="\n")
+            _print(*([f"{r['source']}: {'; '.join(text.one_line(reason) for reason in r['reasons'])}" for r in found] or ["nothing was ever refused"]))
         return DONE
     if not options.paths:
         raise UsageError("a file to import was wanted. See ops import --help.")
@@ -152,7 +163,7 @@ def _import(options: argparse.Namespace) -> int:
         _print_json(rows)
     else:
         for row in rows:
-            print(f"{row['path']}: {row['accepted']:,} accepted, {row['duplicate']:,} duplicate, {row['rejected']:,} rejected")
+            _print(f"{row['path']}: {row['accepted']:,} accepted, {row['duplicate']:,} duplicate, {row['rejected']:,} rejected")
     if any(row["rejected"] for row in rows):
         _say("ops: rows were rejected; ops import --rejects says why, line by line.")
     for problem in refused:
@@ -166,7 +177,7 @@ def _export(options: argparse.Namespace) -> int:
     window = intake.window(options.day, options.start, options.end, options.as_of)
     desk = _desk(options)
     for line in intake.exported(desk.store, desk.settings.app, window, clock.parse(options.known_at) if options.known_at else None):
-        print(line)
+        print(text.escaped_json(line))
         if isinstance(sys.stdout, Stdout) and not sys.stdout.is_read:
             break  # Nobody reads what a long history would still give.
     return DONE
@@ -177,7 +188,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     if not 0 < options.port < 65_536:
         raise UsageError(f"--port is 1 to 65535, found {options.port}.")
-    desk = _desk(options)
+    desk = _begun(options)
     try:
         staff = desk.staff
     except SettingsError as problem:  # What is posted is received all the same.
@@ -192,7 +203,7 @@ def _status(options: argparse.Namespace) -> int:
     if options.output == "json":
         _print_json(view.as_json())
     else:
-        print(view, *(f"\n{panel!r}" for panel in view.panels), sep="\n")
+        _print(view, *(f"\n{panel!r}" for panel in view.panels))
     return view.exit_code
 
 
@@ -201,19 +212,19 @@ def _pnl(options: argparse.Namespace) -> int:
     if options.output == "json":
         _print_json(found.as_json())
     else:
-        print(found)
+        _print(found)
     return found.exit_code
 
 
 def _alerts(options: argparse.Namespace) -> int:
     desk = _desk(options)
-    end = options.end or options.as_of
+    end = clock.parse(options.end, "end") if options.end else options.as_of
     start = options.start or None
     log = desk.alerts(end, known_at=options.known_at, since=start, replay=options.replay, progress=lambda instants: _progress(instants, None, "judging anew", "instants"))
     if options.output == "json":
         _print_json(log.as_json())
     else:
-        print(log)
+        _print(log)
     if log.lacking:
         _say(f"ops: {log.lacking}")
     return INCOMPLETE if log.lacking else DONE
@@ -225,7 +236,7 @@ def _collect(options: argparse.Namespace) -> int:
     every_s = clock.parse_span(options.every).total_seconds()
     if not 1 <= every_s <= 60:
         raise UsageError(f"--every is 1s to 60s, found {options.every}.")
-    desk = _desk(options)
+    desk = _begun(options)
     staff, looked_at = desk.staff, desk.looked_at
     _say(f"looking every {options.every} at {', '.join(looked_at) or 'nothing (see README: Look for ourselves)'}, judging the alerts of {desk.settings.app}; Ctrl-C stops")
     collect.collect(desk.settings, desk.store, desk.rules, staff, every_s)
@@ -286,7 +297,7 @@ def _shown(options: argparse.Namespace, reply: "replies.Reply") -> int:
     if options.output == "json":
         _print_json(reply.values)
     else:
-        print(reply.words)
+        _print(reply.words)
     return DONE if reply.done else FAILED
 
 
@@ -324,7 +335,7 @@ def _judged(options: argparse.Namespace, found: Any) -> int:
     if options.output == "json":
         _print_json(found.as_json())
     else:
-        print(found)
+        _print(found)
     return found.exit_code
 
 
@@ -338,7 +349,7 @@ def _rules(options: argparse.Namespace) -> int:
     if options.output == "json" and options.what != "export":
         _print_json(found.values)
     else:
-        print(found.words, end="" if found.words.endswith("\n") else "\n")
+        _print(found.words, end="" if found.words.endswith("\n") else "\n")
     return DONE if found.right else FAILED
 
 
@@ -386,7 +397,7 @@ def _run(options: argparse.Namespace) -> int:
         if not sign:
             raise UsageError(f"a parameter is NAME=VALUE, found {pair!r}.")
         given[name] = value
-    desk = _desk(options)
+    desk = _desk(options, new=True)
     path = options.notebook if options.notebook.suffix == ".ipynb" or options.notebook.exists() else options.notebook.with_suffix(".ipynb")
     outcome, place = runner.run(path, given, settings=desk.settings, store=desk.store, timeout_s=_timeout(options.timeout))
     return _told(options, outcome, place)
@@ -403,7 +414,7 @@ def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
     else:
         done = "published as incomplete" if outcome.state == "incomplete" else "published" if outcome.record else "executed"
         verdict = f", verdict {outcome.record['values']['verdict']}" if outcome.record else ""
-        print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
+        _print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
     return STATES[outcome.state]
 
 
@@ -414,9 +425,9 @@ def _runs(options: argparse.Namespace) -> int:
     if options.output == "json":
         _print_json(found)
     elif not found:
-        print("no notebook has been run yet")
+        _print("no notebook has been run yet")
     else:
-        print(text.table(["started", "notebook", "state", "reason"], [[r["started_at"], Path(r["notebook"]).stem, r["state"], text.one_line(r["reason"] or "")] for r in found]))
+        _print(text.table(["started", "notebook", "state", "reason"], [[r["started_at"], Path(r["notebook"]).stem, r["state"], text.one_line(r["reason"] or "")] for r in found]))
     return DONE
 
 

@@ -75,19 +75,27 @@ def instant(us: int) -> datetime:
     return EPOCH + timedelta(microseconds=us)
 
 
-def parse(text: str) -> datetime:
+def parse(text: str, of_day: str = "start") -> datetime:
     """
     Which instant does this text name? ISO 8601; without an offset it is New York's wall clock.
 
     A wall clock that DST repeats is read as the first of the two; one that DST skips does not exist and is refused.
 
+    Args:
+        of_day: Which instant a day without a time means: ``start`` its first midnight in New York; ``close`` the close
+            of its session, or its end where it has none; ``end`` its last microsecond.
+
     Raises:
         UsageError: Not an ISO 8601 date and time.
     """
+    day = _only_day(text)
     try:
-        read = datetime.fromisoformat(text.strip())
+        read = datetime.combine(day, time.max if of_day == "end" else time()) if day else datetime.fromisoformat(text.strip())
     except ValueError:
         raise UsageError(f"a time was wanted, found {text!r}. Write it as 2025-11-18T10:32 (New York) or 2025-11-18T15:32:00Z.") from None
+    if day and of_day == "close":
+        found = _session_or_none(day)
+        return found.closes if found else parse(text, "end")
     try:
         if read.tzinfo is not None:
             return read.astimezone(UTC)
@@ -96,7 +104,33 @@ def parse(text: str) -> datetime:
             raise UsageError(f"{text!r} does not exist in New York: the clocks went forward over it. Give it with an offset, such as -04:00.")
         return local.astimezone(UTC)
     except OverflowError:
-        raise UsageError(f"a time between the years 1 and 9999 was wanted, found {text!r}.") from None
+        raise UsageError(f"a time between the years 1 and 9999 in UTC was wanted, found {text!r}.") from None
+
+
+def _only_day(text: str) -> date | None:
+    """The day that a text names without a time; None where it names anything else."""
+    try:
+        return date.fromisoformat(text.strip())
+    except ValueError:
+        return None
+
+
+def _session_or_none(day: date) -> "Session | None":
+    """The session of a day; None without one, and outside the years that are known."""
+    try:
+        return session(day)
+    except UsageError:
+        return None
+
+
+def close_of(text: str) -> str:
+    """What a day without a time is taken as where a moment was wanted, in words; empty where the text has a time."""
+    day = _only_day(text)
+    if day is None:
+        return ""
+    found = _session_or_none(day)
+    how = "which has no session: taken as its end" if found is None else f"taken as its {'early ' * found.half}close"
+    return f"{day} is a day, {how}, {moment(parse(text, 'close'))}"
 
 
 def parse_day(text: str) -> date:
@@ -246,6 +280,24 @@ def previous_session(day: date) -> Session:
         day -= timedelta(days=1)
         if found := session(day):
             return found
+
+
+def neighbours(day: date) -> str:
+    """The sessions nearest to a day without one, in words; empty at the ends of what is known."""
+    near = [found.day for step in (-1, 1) if (found := _next_session(day, step))]
+    return f"The nearest {'sessions are' if len(near) > 1 else 'session is'} of {' and '.join(f'{d} ({d:%A})' for d in near)}." if near else ""
+
+
+def _next_session(day: date, step: int) -> Session | None:
+    """The next session of the two weeks after a day, or before it where `step` is -1."""
+    for distance in range(1, 15):
+        try:
+            found = session(day + timedelta(days=step * distance))
+        except (UsageError, OverflowError):
+            return None
+        if found:
+            return found
+    return None
 
 
 def last_closed(as_of: datetime) -> Session:

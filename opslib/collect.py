@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from opslib import clock, notify
+from opslib import clock, notify, text
 from opslib.alerts import GRID_US, Alert, Transition
 from opslib.errors import StoreError
 from opslib.notify import Notifier
@@ -127,13 +127,13 @@ class Collector:
             except StoreError as problem:
                 if str(problem) != told:
                     told = str(problem)
-                    print(f"ops collect: {told}", file=sys.stderr)
+                    print(text.printable(f"ops collect: {told}"), file=sys.stderr)
             now_us = clock.micros(self.now())
             stop.wait((GRID_US - (now_us - SETTLE_US) % GRID_US) / SECOND / clock.speed())
         try:
             self.record.leave(self.holder)
         except StoreError as problem:
-            print(f"ops collect: {problem} The next collector waits until our turn is over.", file=sys.stderr)
+            print(text.printable(f"ops collect: {problem} The next collector waits until our turn is over."), file=sys.stderr)
 
 
 class Standby:
@@ -176,7 +176,7 @@ class Standby:
             except StoreError as problem:
                 if str(problem) != told:
                     told = str(problem)
-                    print(f"ops serve: {told}", file=sys.stderr)
+                    print(text.printable(f"ops serve: {told}"), file=sys.stderr)
             stop.wait(GRID_US / SECOND / clock.speed())
         quiet.set()
         if telling is not None:

@@ -4,12 +4,14 @@ This module knows what one desk is (its settings, its store, its limits) and wha
 Notebooks, the shell and the receiver's neighbours all ask here.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
 
 from opslib import alertlog, clock, daily, diagnosis, panels, period as periods, report, rules as rules_module, runner, settings as settings_module, staff as staff_module, text
 from opslib.alertlog import AlertLog
@@ -28,6 +30,7 @@ from opslib.memory import Memory
 from opslib.panels import View
 from opslib.postmortem import Postmortem
 from opslib.rules import Rules
+from opslib.schema import TABLES
 from opslib.runner import Outcome
 from opslib.settings import Settings
 from opslib.staff import Staff
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from opslib.review import Review
     from opslib.warm import Kernels
 
+OF_AN_APP = ("reports", "runs", "incidents")  # Folders inside that of an app.
 FIGURE_COLUMNS = ("ts", "known_at", "page")
 
 
@@ -157,7 +161,7 @@ class Desk:
             replay: Judge anew, by the data and rules now at hand, instead of reading the record.
             progress: Wraps the instants of a replay.
         """
-        end, begin = _moment(as_of) or self.now(), _moment(since)
+        end, begin = _moment(as_of) or self.now(), clock.parse(since) if isinstance(since, str) and since else _moment(since)
         asked = Window(begin, end) if begin else Window.before(end, clock.parse_span(window))
         return alertlog.alertlog(self.store, self.settings, self.rules, asked, known_at=_moment(known_at), replay=replay, progress=progress)
 
@@ -268,16 +272,16 @@ class Desk:
             How it ended, and where it is, without ending.
 
         Raises:
-            ReportRefused: Before the close, unless a partial one was asked for.
+            ReportRefused: A day without a session; or before the close, unless a partial one was asked for.
             AlreadyMade: What is due is made, or being made, by somebody else.
         """
         meant = self.day(day, as_of)
         session, at = clock.session(meant), _moment(as_of) or self.now()
-        early = session is not None and at < session.closes
+        if session is None:
+            raise ReportRefused(f"a daily report of {meant} was wanted, a {meant:%A} without a session. {clock.neighbours(meant)}")
+        early = at < session.closes
         if early and not partial:
             raise ReportRefused(f"a report of {meant} was wanted; its session closes only at {text.moment(session.closes)}. Wait, or ask for --partial.")
-        if session is None and at < clock.parse(f"{meant}T23:59:59"):
-            raise ReportRefused(f"a report of {meant} was wanted; that day is not over.")
         given = {"app": self.settings.app, "day": str(meant)}
         given |= {"as_of": text.iso(at)} if early else {}
         given |= {"known_at": text.iso(_moment(known_at))} if known_at else {}
@@ -354,7 +358,36 @@ def _moment(given: str | datetime | None) -> datetime | None:
         if given.tzinfo is None:
             raise UsageError(f"a moment with a time zone was wanted, found {given}. Give text such as 2025-11-18T10:32 (New York), or an aware datetime.")
         return given
-    return clock.parse(given) if given else None
+    return clock.parse(given, "close") if given else None
+
+
+def refuse_unknown(settings: Settings) -> None:
+    """
+    Refuse an app of which this home has nothing: no setting, no folder, and no row in its store.
+
+    Raises:
+        UsageError: It is unknown; with the nearest name of those that are known.
+    """
+    if settings.app in (settings_module.load(settings.base).app, settings_module.DESK):
+        return
+    kept = settings.store_url or (settings.home / "store.sqlite").exists()  # To refuse lays nothing out.
+    folders = {path.parent.name for kind in OF_AN_APP for path in settings.home.glob(f"*/{kind}")}
+    known = sorted({settings_module.load(settings.base).app, settings_module.DESK, settings_module.DEMO} | folders | (set(_stored(Store(settings.url))) if kept else set()))
+    if settings.app not in known:
+        raise UsageError(
+            f"there is no app {settings.app!r} in {settings.base}; there are: {', '.join(known)}.{text.nearest(settings.app, known)} A new app begins with ops import, ops serve or ops collect, given --app {settings.app}."
+        )
+
+
+def _stored(store: Store) -> Iterator[str]:
+    """Every app of which a store has a row, each as often as tables have one; by seeking, not by reading rows."""
+    with store.reading() as connection:
+        for table in TABLES.tables.values():
+            if "app" in table.columns:
+                app = connection.execute(sa.select(sa.func.min(table.c.app))).scalar()
+                while app is not None:
+                    yield app
+                    app = connection.execute(sa.select(sa.func.min(table.c.app)).where(table.c.app > app)).scalar()
 
 
 def open(app: str | None = None, home: str | Path | None = None, environ: dict[str, Any] | None = None) -> Desk:

@@ -183,7 +183,8 @@ class Dispatch:
         for row in self._changed(connection, now_us):
             edge = hearsay.edge(row, now_us)
             notice = self._notice(connection, found, edge, rules)
-            notice.who = json.loads(row.labels)["owner"] if edge.source == SCHEDULE else notice.who
+            if edge.source == SCHEDULE:
+                notice.who, notice.again = json.loads(row.labels)["owner"], json.loads(row.annotations).get("again", [])
             if edge.edge != "firing" and not notice.levels and notice.told is None:
                 notice.take(edge._replace(edge="firing", kind="fired", at_us=row.starts_us))  # It began and ended since we last looked.
             notice.take(edge)
@@ -391,5 +392,5 @@ def _together(tellings: list[Telling]) -> list[list[Telling]]:
 def _told_of(notice: Notice, rules: Rules) -> dict[str, Any]:
     """What a message keeps of one alert."""
     rule = rules.rules.get(notice.rule)
-    names = ("alert", "rule", "subject", "source", "pending_us", "fired_us", "over_us", "how", "value", "limit", "peak", "sentence")
+    names = ("alert", "rule", "subject", "source", "pending_us", "fired_us", "over_us", "how", "value", "limit", "peak", "sentence", "again")
     return {name: getattr(notice, name) for name in names} | {"severity": notice.level or notice.worst or "notify", "runbook": rule.runbooks.get(notice.subject) if rule else None}

@@ -9,7 +9,7 @@ import sys
 from datetime import datetime, timedelta
 from typing import Any
 
-from opslib import clock, findings, tape as tape_module
+from opslib import clock, findings, tape as tape_module, text
 from opslib.clock import Window
 from opslib.errors import StoreError
 from opslib.panels import View
@@ -55,7 +55,7 @@ def _remember(store: Store, key: str, value: str) -> None:
     try:
         store.remember(key, value)
     except StoreError as problem:
-        print(f"ops serve: {problem}", file=sys.stderr)
+        print(text.printable(f"ops serve: {problem}"), file=sys.stderr)
 
 
 def prometheus(view: View, total_errors: int | None) -> str:

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opslib import case, clock, drafting, ledger, opening, publication, shelf, text, workbook
+from opslib import case, clock, drafting, ledger, opening, publication, shelf, signing, text, workbook
 from opslib.document import POLICY, STYLE
 from opslib.errors import IncidentError, UsageError
 from opslib.incident import CLOSED, Incident
+from opslib.message import Code, command
 from opslib.postmortem import Postmortem, lint
 from opslib.replies import Reply, who
 
@@ -78,8 +79,9 @@ def _resolved(desk: "Desk", found: Incident) -> Incident:
     ledger.anchor(desk.store, desk.settings.app, found.id, entry)
     from opslib import notify
 
-    words = f"{found.id} is resolved ({found.title}). Its record ends with {entry.id}, SHA-256 {entry.digest}"
-    for channel, why in notify.said(desk.settings, desk.staff, f"{desk.settings.app}-{found.id}-{entry.id}", words, desk.now(), aloud=False):
+    words = f"{found.id} is resolved ({found.title}). Its record ends with {entry.id}"
+    lines = (("SHA-256 of its last entry", Code(entry.digest)), ("Read it", command("incident", "show", found.id, where=desk.settings.where)))
+    for channel, why in notify.said(desk.settings, desk.staff, f"{desk.settings.app}-{found.id}-{entry.id}", words, desk.now(), aloud=False, lines=lines):
         state = "could not be told" if why else "was told"
         desk.chronicle.append(found.id, "told", {"channel": channel, "state": "expired" if why else "sent", "head": {"entry": entry.id, "digest": entry.digest}, "words": f"{channel} {state} that it is resolved{': it ' + why if why else ''}"}, key=f"resolved:{entry.id}:{channel}")
     return desk.chronicle.read(found.id)
@@ -134,13 +136,25 @@ def _opened(desk: "Desk", options: argparse.Namespace) -> Reply:
 
 
 def _for(desk: "Desk", name: str, by: str, options: argparse.Namespace) -> Incident:
-    """The incident that a runbook is opened for: of the worst alert that leads to it, else the only open one of it, else one opened by hand."""
+    """
+    The incident that a runbook is opened for: of the worst alert that leads to it, else the newest open one of it, else
+    one opened by hand, which is asked first.
+
+    Raises:
+        IncidentError: Nothing leads to it, and nobody at a terminal wants a new incident.
+    """
     view = desk.status(options.as_of)
     leads = [a for a in view.alerts if a["runbook"] == name and a["state"] != "pending" and not a["inhibited_by"]]
     if leads:
         return desk.chronicle.open("", by=by, alert=leads[0])
     standing = [i for i in desk.chronicle.all() if i.runbook == name and i.status not in CLOSED]
-    return standing[-1] if standing else desk.chronicle.open(shelf.runbook(name).title, by=by, runbook=name)
+    if standing:
+        return standing[-1]
+    quiet = f"no alert leads to the runbook {name} now, and no open incident has it"
+    if not (signing.at_terminal() and signing.heard(f"{quiet[0].upper()}{quiet[1:]}. Open a new incident for it? y or n: ") == "y"):
+        opens = command("incident", "open", shelf.runbook(name).title, "--runbook", name, where=desk.settings.where)
+        raise IncidentError(f"{quiet}, so none was opened. Name one with --incident ID (ops incident list), or open one first: {opens}")
+    return desk.chronicle.open(shelf.runbook(name).title, by=by, runbook=name)
 
 
 def _link(desk: "Desk", place: Any) -> str | None:

@@ -7,12 +7,14 @@ not known.
 """
 
 import html
+import re
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from opslib import clock, text
 from opslib.impact import standing
-from opslib.notices import FIRING, OVER, PASSED, REPEAT, REPORT, ROSE, UNHEARD
+from opslib.notices import FIRING, OVER, PASSED, REPEAT, REPORT, ROSE, SCHEDULE, UNHEARD
 from opslib.panels import NAMES, View
 from opslib.rules import RUNGS, Rules
 from opslib.staff import Staff
@@ -24,17 +26,31 @@ HEADS = {FIRING: "", ROSE: "worse: ", REPEAT: "still: ", UNHEARD: "nobody has ta
 _WORDS = {"fails": "Does not work", "works": "Still works", "unknown": "Not known"}
 
 
+class Code(str):
+    """A command or an id: to be copied from a message, so every channel shows it unaltered."""
+
+
+def command(*words: str, where: tuple[str, ...] = ()) -> Code:
+    """
+    An ``ops`` command as it can be pasted into a shell.
+
+    Args:
+        where: The options that find the desk, see `Settings.where`.
+    """
+    return Code(shlex.join(("ops", *words, *where)))
+
+
 @dataclass(frozen=True)
 class Message:
     """
-    What people are told, in one piece.
+    What people are told, in one piece. Every text in it is printable, and on one line.
 
     Attributes:
         id: The same however often it is sent.
         kind: firing, rose, repeat, unheard, over, passed, report, or test.
         severity: The highest of its alerts.
         title: One line, which says all that matters.
-        lines: What follows it, each a heading (may be empty) and its words.
+        lines: What follows it, each a heading (may be empty) and its words; a command or an id is `Code`.
         link: Where the runbook opens in a browser; empty where nobody said where the lab is.
         facts: What it was made from, for a program.
     """
@@ -47,6 +63,10 @@ class Message:
     link: str
     facts: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        for name, value in (("id", _line(self.id)), ("title", _line(self.title)), ("lines", tuple((_line(head), _line(words)) for head, words in self.lines)), ("link", _line(self.link)), ("facts", text.printable_values(self.facts))):
+            object.__setattr__(self, name, value)
+
     @property
     def plain(self) -> str:
         """For a terminal or a mail."""
@@ -54,37 +74,61 @@ class Message:
 
     @property
     def slack(self) -> str:
-        """As Slack's and its likes' own markup; nothing from outside is markup."""
-        lines = [f"*{_mrkdwn(self.title)}*", *(f"*{head}:* {_mrkdwn(words)}" if head else _mrkdwn(words) for head, words in self.lines)]
-        return "\n".join([*lines, *([f"<{self.link}|Open the runbook>"] if self.link else [])])
+        """
+        As Slack's and its likes' own markup: commands and ids in code spans, unaltered; no free text becomes markup.
+
+        Slack's markup has no escape of its own, so its characters are replaced in free text by others that look alike.
+        """
+        lines = [f"*{_free(self.title)}*", *(f"*{_free(head)}:* {_marked(words)}" if head else _marked(words) for head, words in self.lines)]
+        return "\n".join([*lines, *([f"<{_entities(self.link).replace('|', '%7C')}|Open the runbook>"] if self.link else [])])
 
     @property
     def html(self) -> str:
         """For a mail that shows HTML; whatever comes from outside is inert."""
         e = text.in_html
-        lines = "".join(f"<p style='margin:.4em 0'>{f'<strong>{e(head)}:</strong> ' if head else ''}{e(words)}</p>" for head, words in self.lines)
+        shown = lambda words: f"<code style='white-space:pre-wrap'>{e(words)}</code>" if isinstance(words, Code) else e(words)  # noqa: E731
+        lines = "".join(f"<p style='margin:.4em 0'>{f'<strong>{e(head)}:</strong> ' if head else ''}{shown(words)}</p>" for head, words in self.lines)
         link = f"<p><a href='{e(self.link)}'>Open the runbook</a></p>" if self.link else ""
         return f"<div style='font:16px/1.4 sans-serif;max-width:36em'><h2 style='font-size:1.1em'>{e(self.title)}</h2>{lines}{link}</div>"
 
 
-def _mrkdwn(outside: str) -> str:
-    """Text from outside in Slack's markup: its three entities, and no emphasis, code or quote."""
-    return html.escape(outside, quote=False).translate({ord(c): f"{c}\u200b" for c in "*_~`"})
+def _line(outside: str) -> str:
+    """Printable, on one line; what is `Code` stays `Code`."""
+    return type(outside)(text.printable(outside).replace("\n", " ").replace("\t", " "))
 
 
-def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None) -> Message:
+def _entities(words: str) -> str:
+    return html.escape(words, quote=False)
+
+
+def _free(outside: str) -> str:
+    """Free text in Slack's markup: its three entities, and no emphasis, code or quote. An underscore inside a word is none."""
+    alike = re.sub(r"(?<!\w)_|_(?!\w)", "\u02cd", outside).translate({ord("*"): "\u2217", ord("~"): "\u223c", ord("`"): "'"})
+    return _entities(re.sub(r"^\s*>", "\u203a", alike))
+
+
+def _marked(words: str) -> str:
+    if not isinstance(words, Code):
+        return _free(words)
+    fence = "```" if "`" in words else "`"  # A folder may have a backtick in its name.
+    return f"{fence}{_entities(words)}{fence}"
+
+
+def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None, where: tuple[str, ...] = ()) -> Message:
     """
     The message that was written down as `body`.
 
     Args:
         view: How everything stood when it was made, over the five minutes before; None where that cannot be read.
+        where: The options by which a command in it finds the desk.
     """
+    body = text.printable_values(body)
     if body["kind"] == REPORT:
-        return Message(body["id"], REPORT, body["severity"], text.one_line(body["title"], 300), tuple((head, words) for head, words in body["lines"]), "", body)
+        return Message(body["id"], REPORT, body["severity"], text.one_line(body["title"], 300), tuple((head, Code(words) if words == body.get("page") else words) for head, words in body["lines"]), "", body)
     alerts, kind = [a | {"sentence": text.one_line(a["sentence"], 300)} for a in body["alerts"]], body["kind"]
     first = max(alerts, key=lambda a: RUNGS.index(a["severity"]))
     panel = f", {NAMES[body['panel']]}" if kind != PASSED else ""
-    lines = [*_when(alerts, kind, rules), ("", f"{body['app']}{panel}. For {_for(body['roles'], staff)}.")]
+    lines = [*_when(alerts, kind, rules, where), ("", f"{body['app']}{panel}. For {_for(body['roles'], staff)}.")]
     late_us, link = body["made_us"] - first["fired_us"], ""
     if kind == FIRING and late_us > LATE_US:
         lines.append(("", f"Told {text.duration(late_us / 1e6)} late: until now nobody could be told, or it was kept quiet."))
@@ -93,14 +137,22 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None)
         lines += [("For traders", rule.traders)] if rule else []
         lines += _stands(view)
         lines += [("Do first", f"{rule.action} ({rule.who})")] if rule else []
-        lines += [("Runbook", f"ops runbook open {first['runbook']}")] if first["runbook"] else []
-        lines.append(("Take it", f"ops ack {first['alert']}"))
+        lines += [("By hand", command(*first["again"], where=where))] if first["source"] == SCHEDULE and first.get("again") else []
+        lines += _answers(first, where)
         link = f"{staff.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb" if staff.lab_url and first["runbook"] else ""
     elif kind == OVER:
         lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(view)]
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
     told = f"{len(alerts)} alert{'s' * (len(alerts) > 1)}" if kind == PASSED else f"{_ended(first, rules) if kind == OVER else first['sentence']}{more}"
     return Message(body["id"], kind, body["severity"], text.one_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300), tuple(lines), link, body)
+
+
+def _answers(alert: dict[str, Any], where: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The commands by which somebody takes an alert and opens its runbook; an id may begin with a hyphen."""
+    name, hyphen = alert["alert"], alert["alert"].startswith("-")
+    of_incident = (f"--incident={name}",) if hyphen else ("--incident", name)
+    runbook = [("Runbook", command("runbook", "open", alert["runbook"], *of_incident, where=where))] if alert["runbook"] else []
+    return [*runbook, ("Take it", command("ack", *where, "--", name) if hyphen else command("ack", name, where=where))]
 
 
 def _head(body: dict[str, Any]) -> str:
@@ -119,7 +171,7 @@ def _ended(alert: dict[str, Any], rules: Rules) -> str:
     return f"{named(rule, alert['subject'])}" + (f" ({', '.join(parts)})" if parts else "")
 
 
-def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules) -> list[tuple[str, str]]:
+def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[str, ...]) -> list[tuple[str, str]]:
     """Since when, and until when; what of, where there are several."""
     found = []
     for alert in alerts[:SHOWN]:
@@ -130,7 +182,7 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules) -> list[tuple[s
             words += {"resolved": f"; over at {until}", "fell": f"; back below what is told at {until}", "ended": f"; its market, its page or its sender was gone at {until}, which is no recovery"}[alert["how"]]
         several = kind == PASSED or len(alerts) > 1
         found.append(("", f"{alert['severity']}: {_ended(alert, rules) if kind == OVER else alert['sentence']}, {words}." if several else f"{words[0].upper()}{words[1:]}."))
-    return [*found, ("", f"And {len(alerts) - SHOWN} more: ops notify -o json has them all.")] if len(alerts) > SHOWN else found
+    return [*found, (f"And {len(alerts) - SHOWN} more, all in", command("notify", "-o", "json", where=where))] if len(alerts) > SHOWN else found
 
 
 def _for(roles: list[str], staff: Staff) -> str:
@@ -145,13 +197,14 @@ def _stands(view: View | None) -> list[tuple[str, str]]:
     return [(head, "; ".join(words for s, words in found if s == state)) for state, head in _WORDS.items() if any(s == state for s, _ in found)]
 
 
-def trial(app: str, target: str, staff: Staff) -> Message:
+def trial(app: str, target: str, staff: Staff, where: tuple[str, ...] = ()) -> Message:
     """A message that says it is only a trial."""
     body = {"id": f"{app}-test-{target}", "app": app, "kind": "test", "severity": "notify", "roles": [], "alerts": [], "group": "", "panel": "system", "made_us": 0}
-    return Message(body["id"], "test", "notify", f"[test] {app}: this is how {target} is told", (("", "Nothing is wrong. Somebody tried whether this way works (ops notify --test)."),), staff.lab_url, body)
+    lines = (("", "Nothing is wrong. Somebody tried whether this way works."), ("Try it again", command("notify", "--test", target, where=where)))
+    return Message(body["id"], "test", "notify", f"[test] {app}: this is how {target} is told", lines, staff.lab_url, body)
 
 
-def spoken(app: str, name: str, words: str, staff: Staff) -> Message:
+def spoken(app: str, name: str, words: str, staff: Staff, lines: tuple[tuple[str, str], ...] = ()) -> Message:
     """What somebody says to the channel."""
     body = {"id": name, "app": app, "kind": "said", "severity": "notify", "roles": [], "alerts": [], "group": name, "panel": "system", "made_us": 0}
-    return Message(name, "said", "notify", text.one_line(f"[{app}] {words}", 300), (), staff.lab_url, body)
+    return Message(name, "said", "notify", text.one_line(f"[{app}] {words}", 300), lines, staff.lab_url, body)

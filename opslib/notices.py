@@ -81,6 +81,7 @@ class Notice:
         roles: Who was.
         acked_by: Who has taken it; empty is nobody.
         muted: Was it kept quiet since somebody was last told?
+        again: Of something that was due: the words after ``ops`` by which somebody makes it.
         explained: Is it a neighbour's word for an alert of ours, which is told instead?
     """
 
@@ -108,6 +109,7 @@ class Notice:
     limit: float | None = None
     peak: float | None = None
     sentence: str = ""
+    again: list[str] = field(default_factory=list)
 
     @property
     def level(self) -> str | None:

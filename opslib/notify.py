@@ -76,7 +76,7 @@ class Notifier:
     def _rendered(self, name: str) -> Message:
         """A message as people read it: the same whenever it is asked for."""
         body = json.loads(self.settings.redact(json.dumps(self.dispatch.message(name))))  # Before anything is escaped or cut.
-        return message_module.compose(body, self.rules, self.staff, self._seen_at(body["made_us"]) if body["kind"] != REPORT else None)
+        return message_module.compose(body, self.rules, self.staff, self._seen_at(body["made_us"]) if body["kind"] != REPORT else None, self.settings.where)
 
     def _seen_at(self, at_us: int) -> View | None:
         at = clock.instant(at_us)
@@ -149,7 +149,7 @@ class Notifier:
     def _say(self, about: str, words: str, always: bool = False) -> None:
         """On stderr, without secrets, and once for as long as it lasts."""
         if always or about not in self._failing:
-            print(self.settings.redact(f"ops: {words}"), file=sys.stderr)
+            print(text.printable(self.settings.redact(f"ops: {words}")), file=sys.stderr)
         self._failing.add(about)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -267,22 +267,23 @@ def tried(settings: Settings, staff: Staff, target: str, now: datetime) -> list[
         known = (*staff.channels, *PATH)
         raise UsageError(f"there is no channel or role {target!r}; there are: {', '.join(known)}.{text.nearest(target, known)}")
 
-    return _each(settings, staff, names, lambda name: message_module.trial(settings.app, name, staff), now)
+    return _each(settings, staff, names, lambda name: message_module.trial(settings.app, name, staff, settings.where), now)
 
 
-def said(settings: Settings, staff: Staff, name: str, words: str, now: datetime, aloud: bool = True) -> list[tuple[str, str]]:
+def said(settings: Settings, staff: Staff, name: str, words: str, now: datetime, aloud: bool = True, lines: tuple[tuple[str, str], ...] = ()) -> list[tuple[str, str]]:
     """
     Tell everybody, by every channel of a role, what somebody says.
 
     Args:
         name: The id of what is said, the same however often it is sent.
         aloud: On the terminal too?
+        lines: What follows the words; see `Message.lines`.
 
     Returns:
         Each channel's name, and why it was not told; empty where it was.
     """
     names = tuple(dict.fromkeys(name for role in staff.roles.values() for name in role.channels if staff.channels[name].kind in SPOKEN[not aloud :]))
-    return _each(settings, staff, names, lambda _: message_module.spoken(settings.app, name, words, staff), now)
+    return _each(settings, staff, names, lambda _: message_module.spoken(settings.app, name, words, staff, lines), now)
 
 
 def _each(settings: Settings, staff: Staff, names: tuple[str, ...], message: Callable[[str], Message], now: datetime) -> list[tuple[str, str]]:

@@ -143,6 +143,8 @@ class Review:
     @property
     def incomplete(self) -> str | None:
         """Why it does not stand on enough looks; None where it does, or where none were expected."""
+        if self.closed and not self.sessions and self.desk.store.first_ts(self.desk.settings.app) is not None:
+            return "it was over before the first look came"
         needed = self.desk.rules["availability"].min_coverage
         short = [f"{session.day} ({'nothing was seen' if day is None else 'only ' + text.ratio(day.coverage, 1) + ' of the looks came'})" for session, day in self.days if day is None or (day.coverage or 0.0) < needed]
         return f"{len(short)} of {len(self.days)} trading days: {', '.join(short[:5])}{' and more' if len(short) > 5 else ''}" if short else None

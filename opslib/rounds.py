@@ -155,7 +155,7 @@ class Rounds:
         except Exception as problem:  # noqa: BLE001  # Whatever it is, the other looks go on.
             words = f"{problem.__class__.__name__}: {text.one_line(str(problem), 120)}"
             if self._failing.get(name) != words:
-                print(self.settings.redact(f"ops collect: the look at {name} failed: {words}"), file=sys.stderr)
+                print(text.printable(self.settings.redact(f"ops collect: the look at {name} failed: {words}")), file=sys.stderr)
             self._failing[name] = words
             return []
         self._failing.pop(name, None)
@@ -269,7 +269,7 @@ class Rounds:
             self._waiting.extendleft(reversed(batch))
             if self._told != str(problem):
                 self._told = str(problem)
-                print(self.settings.redact(f"ops collect: {problem} {len(batch)} samples wait for it."), file=sys.stderr)
+                print(text.printable(self.settings.redact(f"ops collect: {problem} {len(batch)} samples wait for it.")), file=sys.stderr)
             return False
         if self._told:
             print(f"ops collect: the store can be written again; {len(batch)} samples that waited are kept", file=sys.stderr)

@@ -71,7 +71,7 @@ def _test(path: Path, rules: Rules) -> Answer:
 
 
 def _backtest(desk: "Desk", options: argparse.Namespace, progress: Progress) -> Answer:
-    end = clock.parse(options.end) if options.end else desk.now()
+    end = clock.parse(options.end, "end") if options.end else desk.now()
     window = Window(clock.parse(options.start), end) if options.start else Window.before(end, clock.parse_span("30d"))
     tables = {"in force": desk.rules} | ({"candidate": rules_module.laid_over(options.candidate)} if options.candidate else {})
     given = backtest.labelled(options.troubles, desk.rules) if options.troubles else None

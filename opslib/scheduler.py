@@ -152,7 +152,7 @@ class Scheduler:
         """On stderr, without secrets; the same of one thing once."""
         if self._said.get(about) != words:
             self._said[about] = words
-            print(self.desk.settings.redact(f"{prefix}{words}"), file=sys.stderr, flush=True)
+            print(text.printable(self.desk.settings.redact(f"{prefix}{words}")), file=sys.stderr, flush=True)
 
     def run(self, stop: threading.Event) -> None:
         """Make what is due until stopped, and tell people."""

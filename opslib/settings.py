@@ -24,7 +24,7 @@ VERSION = "0.1.0"
 SECRETS = ("OPS_INGEST_KEY", "OPS_READ_KEY", "OPS_MASSIVE_TOKEN", "OPS_TRADIER_TOKEN", "OPS_HEARTBEAT_URL")
 RECEIVER_KEYS = ("OPS_INGEST_KEY", "OPS_READ_KEY")
 CHANNEL = "OPS_CHANNEL_"  # What begins so is the secret of a channel by which people are told.
-DEMO = "demo"
+DEMO, DESK = "demo", "desk"  # The app that needs nothing; the one that is meant where none is named.
 SAMPLE_FILLS = "sample_trades.json"  # In the demo's home: the trades of its script.
 WORLD = ("OPS_APP_URL", "OPS_APP_WS_URL", "OPS_APP_LOG", "OPS_APP_PID", "OPS_MASSIVE_URL", "OPS_TRADIER_URL", "OPS_SYMBOLS", "OPS_FALLBACK")  # What tells the suite what it looks at.
 # What looks like a key of somebody's, named in an address, a header or JSON, though it is none of ours.
@@ -100,6 +100,21 @@ class Settings:
     def outputs(self) -> Path:
         """Folder of this app's reports and runs."""
         return self.home / self.app
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """
+        The options by which a command finds this desk in a shell that has none of our environment.
+
+        A store that only the environment names is not among them: its URL may hold a password.
+        """
+        place = project()
+        home = () if place is not None and self.base == place / "outputs" else ("--home", str(self.base))
+        try:
+            usual = toml(self.base / "settings.toml").get("app", DESK)
+        except SettingsError:
+            usual = None  # The file was damaged after we read it; the command then names the app.
+        return home if self.app == usual else (*home, "--app", self.app)
 
     def secret(self, name: str) -> str | None:
         """The value of a secret, or None where it is not set."""
@@ -279,7 +294,7 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
     environ = os.environ if environ is None else environ
     base = home_of(home, environ)
     found = _from_file(base / "settings.toml")
-    name = app or environ.get("OPS_APP") or found.get("app") or "desk"
+    name = app or environ.get("OPS_APP") or found.get("app") or DESK
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
         raise SettingsError(f"an app's name is letters, digits, - and _, found {name!r}.")
     secrets = {s: value for s in _secret_names(environ) if (value := _secret(s, environ))}

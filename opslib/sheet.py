@@ -79,7 +79,7 @@ class Sheet(Book):
     def __init__(self, desk: "Desk", name: str, operator: str = "", as_of: str | datetime | None = None, practice: bool = False):
         self.checklist: Checklist = checklists.checklist(name)
         self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), ""
-        self._as_of = clock.parse(as_of) if isinstance(as_of, str) and as_of else as_of or None
+        self._as_of = clock.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
         self.practice, self.window = practice, timedelta(hours=1)
         self._subject, self._severity = "app", ""
         deployed = max((m for m in desk.marks.between(0, clock.micros(self.now())) if m.kind == "deploy"), key=lambda m: m.ts_us, default=None) if self.checklist.each == DEPLOY else None

@@ -34,32 +34,38 @@ def gone_through(desk: "Desk", options: argparse.Namespace) -> Sheet:
         UsageError: There is no such checklist.
         IncidentError: It was signed before, and is to be signed again.
     """
-    there = sys.stdin is not None and sys.stdin.isatty()
+    there = at_terminal()
     by = who(options.by) if options.by or options.sign or there else ""
     sheet = Sheet(desk, options.name, by, options.as_of)
     sheet.run(_put if there else None)
-    if options.sign or (there and sheet.signed is None and not sheet.left and _heard(f"Sign it as {by}? y or n: ") == "y"):
+    if options.sign or (there and sheet.signed is None and not sheet.left and heard(f"Sign it as {by}? y or n: ") == "y"):
         sheet.sign()
     return sheet
 
 
 def _put(card: Card) -> None:
     """Put one box to whoever sits at the terminal; an empty answer leaves it as it is."""
-    print(f"\n{card.text.plain}", file=sys.stderr)
+    print(text.printable(f"\n{card.text.plain}"), file=sys.stderr)
     step, book = card.step, card.book
     try:
         if card.standing.state == "unsure":
-            if (said := _heard("Did it happen? y or n, Enter: later: ")) in ("y", "n"):
+            if (said := heard("Did it happen? y or n, Enter: later: ")) in ("y", "n"):
                 book.settle(step.name, said == "y")
         elif step.kind == ASK:
-            if (said := _heard("As expected? y, n, ? (cannot be told), Enter: later: ")) in _ANSWERS:
-                book.answer(step.name, _ANSWERS[said], note=_heard("Note, or Enter: "))
-        elif _heard("Do it now? y, Enter: later: ") == "y":
+            if (said := heard("As expected? y, n, ? (cannot be told), Enter: later: ")) in _ANSWERS:
+                book.answer(step.name, _ANSWERS[said], note=heard("Note, or Enter: "))
+        elif heard("Do it now? y, Enter: later: ") == "y":
             book.do(step.name, confirmed=True)
     except OpsError as problem:
-        print(f"ops: {problem}", file=sys.stderr)
+        print(text.printable(f"ops: {problem}"), file=sys.stderr)
 
 
-def _heard(question: str) -> str:
+def at_terminal() -> bool:
+    """Whether somebody sits at the terminal, who can be asked."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def heard(question: str) -> str:
+    """Ask whoever sits at the terminal, and return the answer; empty at the end of what is typed."""
     print(question, end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()

@@ -2,13 +2,24 @@
 
 import difflib
 import html
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 NEW_YORK = ZoneInfo("America/New_York")
 UNKNOWN = "unknown"
+# Characters without a shape of their own: format characters (Unicode category Cf: bidirectional, zero-width, tags) and fillers.
+_FORMAT = (
+    "\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff9-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+# C0 without tab and newline, DEL, C1, line and paragraph separators, lone surrogates.
+_CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
+_UNPRINTABLE = re.compile(f"(\\x1b\\[[0-?]*[ -/]*[@-~]|[{_FORMAT}])|\r\n|[{_CONTROL}]")
+_ESCAPED = re.compile(f"[{_FORMAT}\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def ratio(value: float | None, digits: int = 2) -> str:
@@ -69,15 +80,39 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def printable(outside: object) -> str:
+    """
+    Remove everything that a terminal, a mail or a chat would obey instead of showing.
+
+    Newlines and tabs stay. Colour sequences and format characters (bidirectional, zero-width, tags) are dropped; any
+    other control character, separator or lone surrogate becomes a space.
+    """
+    return _UNPRINTABLE.sub(lambda found: "" if found[1] else "\n" if found[0] == "\r\n" else " ", str(outside))
+
+
+def printable_values(outside: Any) -> Any:
+    """The same value of JSON with every text in it, keys too, as `printable` has it."""
+    if isinstance(outside, str):
+        return printable(outside)
+    if isinstance(outside, Mapping):
+        return {printable(name) if isinstance(name, str) else name: printable_values(value) for name, value in outside.items()}
+    return [printable_values(value) for value in outside] if isinstance(outside, list | tuple) else outside
+
+
+def escaped_json(document: str) -> str:
+    """A JSON document with what `printable` would remove from its strings written as ``\\uXXXX``: the same values, safe to show."""
+    return _ESCAPED.sub(lambda found: json.dumps(found[0])[1:-1], document)
+
+
 def one_line(outside: str, limit: int = 200) -> str:
     """Text from outside on one printable line: control characters gone, long text cut and said so."""
-    line = "".join(c if c.isprintable() else " " for c in outside)
+    line = "".join(c if c.isprintable() else " " for c in printable(outside))
     return line if len(line) <= limit else f"{line[:limit]}… ({len(line)} characters)"
 
 
 def in_html(outside: object) -> str:
     """Text from outside, inert in HTML."""
-    return html.escape(str(outside), quote=True)
+    return html.escape(printable(outside), quote=True)
 
 
 def in_markdown(outside: object) -> str:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from opslib import __version__, text
+from opslib import __version__, clock, text
 from opslib.errors import UsageError
 
 
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     """Every command of CONTRACT.md with its options; `command` is its name."""
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--home", metavar="DIR", help="the desk's folder (else OPS_HOME, else the project's outputs/)")
-    common.add_argument("--app", metavar="NAME", help="whose figures (default: the only app configured, else desk; demo needs nothing)")
+    common.add_argument("--app", metavar="NAME", help="whose figures (default: the only app configured, else desk; demo needs nothing; a new name begins with import, serve, collect or run)")
     common.add_argument("--as-of", metavar="TIME", help="everything as of then; ISO 8601, without an offset New York (default: now)")
     common.add_argument("--known-at", metavar="TIME", help="only what had come into the store by then (default: all that is known)")
     common.add_argument("-o", dest="output", choices=("text", "json"), help="how results are written (default: text)")
@@ -178,3 +178,18 @@ def help_text(topic: str | None) -> str:
     top = parser()
     (commands,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
     return (commands.choices[topic] if topic else top).format_help()
+
+
+def moments(options: argparse.Namespace) -> list[str]:
+    """
+    Write the moments that were asked for as instants; a day without a time is its close, and a sentence says so.
+
+    Raises:
+        UsageError: One of them is no time.
+    """
+    said = []
+    for name in ("as_of", "known_at"):
+        if given := getattr(options, name):
+            setattr(options, name, text.iso(clock.parse(given, "close")))
+            said += [f"--{name.replace('_', '-')} {words}." for words in [clock.close_of(given)] if words]
+    return said

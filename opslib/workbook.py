@@ -75,7 +75,7 @@ class Book:
     def __init__(self, desk: "Desk", name: str, incident: str = PRACTICE, operator: str = "", subject: str = "", severity: str = "", limit: str = "", window: str = "", as_of: str | datetime | None = None):
         self.shelved = shelf.runbook(name)
         self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), limit
-        self._as_of = clock.parse(as_of) if isinstance(as_of, str) and as_of else as_of or None
+        self._as_of = clock.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
         self.practice = incident == PRACTICE
         self.window = clock.parse_span(window) if window else timedelta(minutes=10)
         self._subject, self._severity = subject, severity
