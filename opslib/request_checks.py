@@ -12,7 +12,6 @@ from collections.abc import Iterable, MutableMapping
 from functools import lru_cache
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -73,8 +72,8 @@ class RequestChecks:
         names = frozenset(name.strip("[]") for name in hosts) | {"localhost"}
 
         @lru_cache(256)
-        def allowed(host: str, local: str) -> bool | None:
-            found = _HOST.fullmatch(host)
+        def allowed(host: bytes, local: str) -> bool | None:
+            found = _HOST.fullmatch(host.decode("latin-1"))
             if not found:
                 return None
             name = (found[1] or found[2]).lower().removesuffix(".")
@@ -86,30 +85,36 @@ class RequestChecks:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            origins = headers.getlist("origin")
-            problem = self._of_host(headers.getlist("host"), (scope.get("server") or ("",))[0]) or self._of_origin(scope["method"], origins, headers.get("sec-fetch-site"))
+            hosts, origins, site = [], [], b""
+            for name, value in scope["headers"]:
+                if name == b"host":
+                    hosts.append(value)
+                elif name == b"origin":
+                    origins.append(value.decode("latin-1"))
+                elif name == b"sec-fetch-site":
+                    site = value
+            problem = self._of_host(hosts, (scope.get("server") or ("",))[0]) or self._of_origin(scope["method"], origins, site)
             if problem is not None:
                 self._refusals.count(problem.status, problem.title, sender(scope, origins))
                 await problem.answer()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _of_host(self, hosts: list[str], local: str) -> Problem | None:
+    def _of_host(self, hosts: list[bytes], local: str) -> Problem | None:
         allowed = self._allowed(hosts[0], local) if len(hosts) == 1 else None
         if allowed:
             return None
         if allowed is None:
             return Problem(400, "No valid Host", "one header Host was expected, with the name and port of this receiver, such as 127.0.0.1:8321")
-        name = text.one_line(hosts[0], 80)
+        name = text.one_line(hosts[0].decode("latin-1"), 80)
         return Problem(421, f"Host {name} not in OPS_ALLOWED_HOSTS", f"this receiver does not answer to the name {name}. Use 127.0.0.1 or localhost, or add the name, without port, to OPS_ALLOWED_HOSTS.")
 
-    def _of_origin(self, method: str, origins: list[str], site: str | None) -> Problem | None:
+    def _of_origin(self, method: str, origins: list[str], site: bytes) -> Problem | None:
         if method in READING:
             return None
         if bad := next((o for o in origins if not may_write(o, self._origins)), None):
             return not_configured(bad)
-        if not origins and site in ("cross-site", "same-site"):
+        if not origins and site in (b"cross-site", b"same-site"):
             return Problem(403, "Cross-site request without Origin", "a browser sent this for another site, without saying which; only pages of the origins in OPS_CORS_ORIGINS may post")
         return None
 

@@ -261,12 +261,12 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
         return Response(status_code=400)
 
     routes = [
-        Route("/", start, methods=["GET"]),
-        Route("/api/metrics/export", export, methods=["POST", "OPTIONS"]),
+        Route("/api/metrics/export", export, methods=["POST", "OPTIONS"]),  # The most asked for, so the first.
         Route("/api/v2/alerts", alerts, methods=["POST"]),
         Route("/health", health, methods=["GET"]),
         Route("/api/metrics", metrics_json, methods=["GET"]),
         Route("/metrics", metrics_text, methods=["GET"]),
+        Route("/", start, methods=["GET"]),
     ]
     checks = Middleware(RequestChecks, origins=origins, hosts=(*settings.allowed_hosts, host.lower()), refusals=refusals)
     app = Starlette(routes=routes, middleware=[checks], exception_handlers={Problem: refused, OpsError: store_fails, HTTPException: no_route, ClientDisconnect: gone})
