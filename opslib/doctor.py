@@ -10,10 +10,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from opslib import clock, host, staff, text
+from opslib import clock, host, refusals, staff, text
 from opslib.dispatch import SENT, Dispatch
 from opslib.errors import OpsError
 from opslib.outcome import OUTCOMES, UNCLEAR
@@ -28,6 +29,13 @@ from opslib.verdicts import EXIT_CODES, worst
 LEAST_FREE_MB = 500
 NEEDED = ("jupyterlab", "papermill", "ipykernel", "nbconvert", "pandas", "matplotlib", "httpx", "websockets")
 _SETTING = {"massive": "OPS_MASSIVE_URL", "tradier": "OPS_TRADIER_URL", "app": "OPS_APP_URL"}
+_WORLD = (
+    ("app_url", "OPS_APP_URL", "the app's server"), ("app_ws_url", "OPS_APP_WS_URL", "the app's WebSocket"), ("app_log", "OPS_APP_LOG", "the app's log"), ("app_pid", "OPS_APP_PID", "the app's process"),
+    ("massive_url", "OPS_MASSIVE_URL", "Massive"), ("tradier_url", "OPS_TRADIER_URL", "Tradier"), ("symbols", "OPS_SYMBOLS", "chains"),
+)  # fmt: skip
+UNSET = "settings"
+MOST_REFUSED = 5
+REFUSED_WITHIN = timedelta(hours=24)
 _TOKEN = {"massive": "OPS_MASSIVE_TOKEN", "tradier": "OPS_TRADIER_TOKEN"}
 _ASKED = {
     "liveness": "is it there (market clock)", "data": "may we have option data, and is it new", "health": "is its server there (/api/health)", "metrics": "does it say that it is monitored (/api/metrics)",
@@ -61,8 +69,9 @@ class Examination:
 
     @property
     def verdict(self) -> str:
-        """What it adds up to; what is not configured does not count."""
-        return worst(c.verdict for c in self.checks if c.verdict)
+        """What it adds up to: what was looked at decides, if anything is wrong; else, where settings are missing, it is unknown."""
+        seen = worst(c.verdict for c in self.checks if c.verdict and c.what != UNSET)
+        return worst(c.verdict for c in self.checks if c.verdict) if seen == "ok" else seen
 
     @property
     def exit_code(self) -> int:
@@ -85,8 +94,34 @@ class Examination:
 
 def examine(settings: Settings, store: Store, rules: Rules) -> Examination:
     """Look at everything once. Nothing of it is kept."""
-    checks = [*_ours(settings, store, rules), *asyncio.run(_world(settings, store, rules))]
+    checks = [*_ours(settings, store, rules), *_completeness(settings), *asyncio.run(_world(settings, store, rules))]
     return Examination(settings.app, tuple(checks))
+
+
+def _unset(settings: Settings) -> list[tuple[str, str]]:
+    """Settings of what is to be looked at that are not set, and what is not looked at without them."""
+    return [(setting, what) for name, setting, what in _WORLD if not getattr(settings, name) and not (name == "tradier_url" and settings.fallback == "none")]
+
+
+def _completeness(settings: Settings) -> list[Check]:
+    """Whether everything that can be looked at is set; what nobody looks at is unknown, not well."""
+    unset = _unset(settings)
+    if not unset:
+        return []
+    return [Check(UNSET, "unknown", f"{len(unset)} of {len(_WORLD)} things are not looked at: {', '.join(what for _, what in unset)}", f"Set {', '.join(setting for setting, _ in unset)}, in the environment or in settings.toml.")]
+
+
+def _refused(settings: Settings, store: Store) -> Check:
+    """Posts that the receiver refused lately."""
+    what, now = "posts refused by the receiver", clock.now()
+    try:
+        found = refusals.read(store, settings.app, clock.micros(now - REFUSED_WITHIN), clock.micros(now))
+    except OpsError as problem:
+        return Check(what, "unknown", str(problem))
+    if not found:
+        return Check(what, "ok", "none in the last 24 hours")
+    seen = "; ".join(f"{r.words}, the newest at {text.moment(clock.instant(r.last_us))}" for r in found[:MOST_REFUSED]) + (f"; and {len(found) - MOST_REFUSED} other reasons or origins" if len(found) > MOST_REFUSED else "")
+    return Check(what, "warning", seen, "Where the page or program is yours, do what the reason says (add its origin to OPS_CORS_ORIGINS, its name for this machine to OPS_ALLOWED_HOSTS, give it the key), and start ops serve again; else it is a stranger's, and nothing was lost.")
 
 
 def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
@@ -103,6 +138,7 @@ def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
     except OpsError as problem:
         yield Check("store", "critical", str(problem), "See OPS_STORE_URL.")
     yield _told(settings, store)
+    yield _refused(settings, store)
     yield Check("limits", "ok", f"{len(rules.rules)} rules, {rules.hash[:12]}")
     session = clock.open_since(clock.now())
     yield Check("clock", "ok", f"{text.moment(clock.now())}, market {'open' if session else 'closed'}")
@@ -142,12 +178,7 @@ async def _world(settings: Settings, store: Store, rules: Rules) -> list[Check]:
     last = {(s.probe, s.subject): s for s in samples if s.last}
     found = [_asked(settings, sample) for sample in last.values()]
     found += _skews(last, rules) + _hours(last)
-    for name, setting, what in (
-        ("app_url", "OPS_APP_URL", "the app's server"), ("app_ws_url", "OPS_APP_WS_URL", "the app's WebSocket"), ("app_log", "OPS_APP_LOG", "the app's log"), ("app_pid", "OPS_APP_PID", "the app's process"),
-        ("massive_url", "OPS_MASSIVE_URL", "Massive"), ("tradier_url", "OPS_TRADIER_URL", "Tradier"), ("symbols", "OPS_SYMBOLS", "chains"),
-    ):  # fmt: skip
-        if not getattr(settings, name):
-            found.append(Check(what, "", f"{setting} is not set", f"set {setting}"))
+    found += [Check(what, "", f"{setting} is not set", f"set {setting}") for setting, what in _unset(settings)]
     return found + await _host(settings)
 
 

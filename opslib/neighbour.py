@@ -1,83 +1,128 @@
 """
-This module knows how another monitor tells of its alerts (Alertmanager's API v2, which a Prometheus speaks), and
-nothing else.
+This module knows how another monitor sends its alerts (Alertmanager's API v2, which a Prometheus speaks), and nothing else.
+
+It keeps what Alertmanager 0.25 keeps: every valid alert of a batch, whatever is wrong with another. Where Alertmanager
+refuses the whole batch because one alert has a value of the wrong type, only that alert is refused here.
 """
 
 import hashlib
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from opslib import clock, text
 from opslib.errors import BadAlerts
 
-LASTS = timedelta(minutes=5)  # An alert that says no end is over when it was not heard of for so long, as in Alertmanager.
-MOST, LONGEST, LONGEST_NAME = 1000, 4096, 200
+LASTS = timedelta(minutes=5)  # Alertmanager's resolve_timeout: an alert without an end is over when it was not repeated for so long.
+MOST = 20_000
+LONGEST = 4096  # Characters of a name or value that are kept; Prometheus and Alertmanager have no limit.
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_FRACTION = re.compile(r"(\.\d{6})\d+")
+_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?(?:Z|([+-])(\d\d):?(\d\d))?")
 _ZERO = datetime(1, 1, 1, tzinfo=UTC)  # What Go writes where there is no time.
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
-def read(body: bytes, now: datetime) -> list[dict[str, Any]]:
+class Batch(NamedTuple):
     """
-    Which alerts does another monitor tell of?
+    What was in one request.
 
-    Returns:
-        Of each: fingerprint (of its labels), labels, annotations, starts_us and ends_us (microseconds since 1970).
+    Attributes:
+        alerts: Of each valid alert: fingerprint (of its labels), labels, annotations, starts_us and ends_us (microseconds since 1970).
+        refused: One sentence for each alert that is not valid, with its place in the list.
+    """
+
+    alerts: list[dict[str, Any]]
+    refused: list[str]
+
+
+def read(body: bytes, now: datetime) -> Batch:
+    """
+    Read the alerts of one request.
+
+    Control and bidirectional characters in labels and annotations become spaces, and long texts are cut with a note; the
+    fingerprint is of the labels as they came.
+
+    Args:
+        body: JSON, a list of alerts.
+        now: When it came; the start of an alert without one.
 
     Raises:
-        BadAlerts: The first thing that is wrong, with its place.
+        BadAlerts: It is no list of alerts in JSON, so nothing can be kept.
     """
     try:
-        found = json.loads(body)
+        # As Go reads it: bytes that are no UTF-8 are replaced, and what follows the list is ignored.
+        found, _ = json.JSONDecoder(parse_int=float).raw_decode(body.decode("utf-8-sig", "replace").lstrip(" \t\r\n"))
     except (ValueError, RecursionError):
-        raise BadAlerts("a list of alerts in JSON was wanted; this is no JSON.") from None
-    if not isinstance(found, list) or len(found) > MOST:
-        raise BadAlerts(f"a list of at most {MOST} alerts was wanted.")
-    return [_alert(i, alert, now) for i, alert in enumerate(found)]
+        raise BadAlerts("the body is no JSON; a list of alerts was expected.") from None
+    if found is None:
+        found = []
+    if not isinstance(found, list):
+        raise BadAlerts("the body is JSON, but no list; a list of alerts was expected.")
+    batch = Batch([], [f"alerts [{MOST}] and after: {len(found) - MOST} alerts are more than the {MOST} that are read from one request"] if len(found) > MOST else [])
+    for i, one in enumerate(found[:MOST]):
+        try:
+            batch.alerts.append(_alert(one, now))
+        except BadAlerts as problem:
+            batch.refused.append(f"alert [{i}]: {problem}")
+    return batch
 
 
-def _alert(i: int, found: Any, now: datetime) -> dict[str, Any]:
+def _alert(found: Any, now: datetime) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise BadAlerts(f"[{i}] is {text.one_line(repr(found), 40)}; an object was wanted.")
-    labels, annotations = (_texts(i, name, found.get(name, {})) for name in ("labels", "annotations"))
-    if not labels.get("alertname") or len(labels["alertname"]) > LONGEST_NAME:
-        raise BadAlerts(f"[{i}].labels.alertname is missing; an alert has a name, of at most {LONGEST_NAME} characters.")
-    # An empty label is none.
-    labels = {name: value for name, value in labels.items() if value}
-    starts, ends = _time(i, "startsAt", found.get("startsAt")) or now, _time(i, "endsAt", found.get("endsAt")) or now + LASTS
+        raise BadAlerts(f"is {_shown(found)}, expected an object")
+    found = {str(key).lower(): value for key, value in found.items()}  # Go takes the keys in any case.
+    labels = {name: value for name, value in _texts("labels", found.get("labels")).items() if value}  # An empty label is none.
+    annotations = _texts("annotations", found.get("annotations"))
+    if not labels:
+        raise BadAlerts("at least one label pair required")
+    for kind, names in (("label set", labels), ("annotations", annotations)):
+        for name in names:
+            if not _LABEL.fullmatch(name):
+                raise BadAlerts(f"invalid {kind}: invalid name {_shown(name)}, expected letters, digits and _ only")
+    starts, ends = _time("startsAt", found.get("startsat")), _time("endsAt", found.get("endsat"))
+    starts = starts or ends or now
+    ends = ends or now + LASTS
     if ends < starts:
-        raise BadAlerts(f"[{i}].endsAt is before its startsAt.")
+        raise BadAlerts("start time must be before end time")
     fingerprint = hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest()[:16]
-    return {"fingerprint": fingerprint, "labels": labels, "annotations": annotations, "starts_us": clock.micros(starts), "ends_us": clock.micros(ends)}
+    clean = ({text.one_line(name, LONGEST): text.one_line(value, LONGEST) for name, value in texts.items()} for texts in (labels, annotations))
+    return {"fingerprint": fingerprint, "labels": next(clean), "annotations": next(clean), "starts_us": clock.micros(starts), "ends_us": clock.micros(ends)}
 
 
-def _texts(i: int, name: str, found: Any) -> dict[str, str]:
+def _texts(name: str, found: Any) -> dict[str, str]:
+    if found is None:
+        return {}
     if not isinstance(found, dict):
-        raise BadAlerts(f"[{i}].{name} is {text.one_line(repr(found), 40)}; an object of texts was wanted.")
+        raise BadAlerts(f"{name} is {_shown(found)}, expected an object of texts")
     for key, value in found.items():
-        if isinstance(value, str) and not _storable(value):
-            raise BadAlerts(f"[{i}].{name}.{text.one_line(key, 40)} holds characters that are no text (NUL, or half of a pair).")
-        if not _LABEL.fullmatch(key) or len(key) > 200 or not isinstance(value, str) or len(value) > LONGEST:
-            raise BadAlerts(f"[{i}].{name}.{text.one_line(key, 40)} is {text.one_line(repr(value), 40)}; a name and a text of at most {LONGEST} characters were wanted.")
-    return found
+        if value is not None and not isinstance(value, str):
+            raise BadAlerts(f"{name}.{text.one_line(key, 40)} is {_shown(value)}, expected a text")
+    return {key: value or "" for key, value in found.items()}
 
 
-def _storable(value: str) -> bool:
-    """Can every database and every channel take it?"""
-    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def _time(i: int, name: str, found: Any) -> datetime | None:
+def _time(name: str, found: Any) -> datetime | None:
+    """An instant, to the microsecond and within 1970 to 9999; None where there is none."""
     if found is None:
         return None
+    if found == "":
+        return _EARLIEST  # As Alertmanager reads it.
+    parts = _TIME.fullmatch(found) if isinstance(found, str) and found.isascii() else None
     try:
-        # Prometheus writes nanoseconds.
-        read = datetime.fromisoformat(_FRACTION.sub(r"\1", found))
-        read = read.astimezone(UTC) if read.tzinfo else None
-    except (TypeError, ValueError, OverflowError):
-        read = None
-    if read is None:
-        raise BadAlerts(f"[{i}].{name} is {text.one_line(repr(found), 40)}; a time such as 2026-03-10T14:30:00Z was wanted.")
-    return None if read == _ZERO else read
+        if parts is None:
+            raise ValueError
+        year, month, day, hour, minute, second, fraction, sign, off_hours, off_minutes = parts.groups()
+        wall = datetime(max(int(year), 1), int(month), int(day), int(hour), int(minute), int(second or 0), int((fraction or "0")[:6].ljust(6, "0")), UTC)
+        off = timedelta(hours=int(off_hours or 0), minutes=int(off_minutes or 0)) * (-1 if sign == "-" else 1)
+    except ValueError:
+        raise BadAlerts(f"{name} is {_shown(found)}, expected a time such as 2026-03-10T14:30:00Z") from None
+    if int(year) and wall - _ZERO == off:  # Go's zero time, in whichever zone it is written.
+        return None
+    if wall.year in (1, 9999):
+        return _LATEST if wall.year == 9999 else _EARLIEST
+    return max(wall - off, _EARLIEST)
+
+
+def _shown(found: Any) -> str:
+    """A bad value, short enough for a message."""
+    return text.one_line(json.dumps(found, ensure_ascii=False), 60)

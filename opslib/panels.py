@@ -12,7 +12,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from opslib import clock, costs, findings, indicators, probed as probed_module, rises, tape as tape_module, text, trades, watch
+from opslib import clock, costs, findings, indicators, probed as probed_module, refusals, rises, tape as tape_module, text, trades, watch
 from opslib.clock import Window
 from opslib.alerts import Transition
 from opslib.chronicle import Chronicle
@@ -24,6 +24,7 @@ from opslib.notices import Notice, Silence
 from opslib.pnl import Pnl
 from opslib.probed import Probed
 from opslib.record import Record
+from opslib.refusals import Refused
 from opslib.rules import Rules
 from opslib.samples import Samples
 from opslib.settings import Settings
@@ -35,7 +36,7 @@ from opslib.verdicts import EXIT_CODES, VERDICTS, Finding, worst
 
 DEEPER = {"providers": "provider_health", "greeks": "greeks_quality", "pnl": "pnl_accuracy", "system": "system_health"}
 SOURCES = {"probe": "looks", "chain": "chains", "logs": "reading of the log", "fills": "fills"}
-MOST_TYPES = 3
+MOST_TYPES = MOST_REFUSED = 3
 LATELY_US = 30_000_000  # Judged so lately is judged up to now.
 NAMES = {"providers": "Data Provider Health", "greeks": "Greeks Quality", "pnl": "P&L Accuracy", "system": "System Health"}
 
@@ -123,12 +124,13 @@ class View:
         rows: Those fills and all before them, for the alerts where nobody judged.
         incidents: Which incident each alert is in.
         marks: What somebody said happened in its window.
+        refused: Posts that the receiver refused in its window.
     """
 
     def __init__(
-        self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), filed: Pnl | None = None, rows: Iterable[Filed] = (), incidents: Mapping[str, str] = MappingProxyType({}), marks: Iterable[Mark] = ()
+        self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), filed: Pnl | None = None, rows: Iterable[Filed] = (), incidents: Mapping[str, str] = MappingProxyType({}), marks: Iterable[Mark] = (), refused: Iterable[Refused] = ()
     ):  # fmt: skip
-        self.incidents, self.marks = incidents, tuple(marks)
+        self.incidents, self.marks, self.refused = incidents, tuple(marks), tuple(refused)
         self.filed, self._rows = filed, rows
         self.app, self.window, self.known_at, self.tape, self.rules, self.recorded, self.probed, self.acks, self.silences = app, window, known_at, tape, rules, recorded, probed, acks, tuple(silences)
 
@@ -289,6 +291,7 @@ class View:
         if panel in DEEPER and (self.probed or (panel == "pnl" and self.filed)):
             notes.append(f"a deeper look: notebooks/{DEEPER[panel]}.ipynb")
         if panel == "system":
+            notes += [r.words for r in self.refused[:MOST_REFUSED]]
             f = self.figures["system"]
             if f["clock_skew_s"] is not None and abs(f["clock_skew_s"]) > self.rules.skew_told_s:
                 notes.append(f"a page's clock is {text.duration(abs(f['clock_skew_s']))} {'ahead of' if f['clock_skew_s'] > 0 else 'behind'} ours; every time shown is ours")
@@ -375,7 +378,9 @@ def view(store: Store, settings: Settings, rules: Rules, window: Window, known_a
     said = Dispatch(store, settings.app)
     filed, rows = _filed(Filings(store, settings.app), rules, window, None if known_at is None else clock.micros(known_at))
     recorded = _recorded(store, settings.app, window.end_us, known_at)
-    return View(settings.app, window, known_at, tape, rules, recorded, probed if probed.any else None, said.acks(), said.silences(), filed, rows, Chronicle(store, settings, rules).of_alerts(known_at), Marks(store, settings).between(window.start_us, window.end_us, None if known_at is None else clock.micros(known_at)))
+    known_us = None if known_at is None else clock.micros(known_at)
+    marks, refused = Marks(store, settings).between(window.start_us, window.end_us, known_us), refusals.read(store, settings.app, window.start_us, window.end_us, known_us)
+    return View(settings.app, window, known_at, tape, rules, recorded, probed if probed.any else None, said.acks(), said.silences(), filed, rows, Chronicle(store, settings, rules).of_alerts(known_at), marks, refused)
 
 
 def _filed(filings: Filings, rules: Rules, window: Window, known_us: int | None) -> tuple[Pnl | None, list[Filed]]:

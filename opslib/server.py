@@ -17,40 +17,36 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from opslib import clock, exposition, neighbour, panels, rules as rules_module, snapshot, text
+from opslib import clock, exposition, neighbour, panels, rules as rules_module, snapshot, start_page, text
 from opslib.collect import Standby
 from opslib.dispatch import Dispatch
 from opslib.errors import BadAlerts, BadSnapshot, OpsError, SettingsError, StoreError
+from opslib.refusals import Refusals
+from opslib.request_checks import Problem, RequestChecks, may_write, not_configured, sender
 from opslib.settings import Settings
 from opslib.snapshot import Snapshot
 from opslib.staff import Staff
 from opslib.store import MOST_POST_REJECTS, Post, Reject, Store
-
-if TYPE_CHECKING:
-    import uvicorn
+from opslib.webserver import webserver
 
 LARGEST_BODY = 64 * 1024
-LARGEST_ALERTS = 1024 * 1024
-LARGEST_HEAD = 512 * 1024  # With whatever part of the body comes in the same packets.
+LARGEST_ALERTS = 16 * 1024 * 1024  # Alertmanager has no limit; a Prometheus sends 64 alerts at once.
 CONTENT_TYPES = ("application/json", "text/plain")
 RETRY_AFTER_S = 5
 MOST_WAITING = 4096
 MOST_AT_ONCE = 512
-
-
-class _Refused(Exception):
-    """A request that is answered with a problem."""
-
-    def __init__(self, status: int, title: str, detail: str, headers: dict[str, str] | None = None, **more: Any):
-        self.status, self.title, self.detail, self.headers, self.more = status, title, detail, headers or {}, more
+UNSHARED = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin", "cache-control": "no-store"}
+WAYS = "POST /api/metrics/export takes an app's metrics, POST /api/v2/alerts another monitor's alerts; GET /, /health, /metrics and /api/metrics are to read."
 
 
 class Writer:
@@ -123,7 +119,7 @@ def _given_key(request: Request) -> str | None:
 
 async def _body(request: Request, most: int = LARGEST_BODY) -> bytes:
     """The body, as far as it may be large."""
-    too_large = _Refused(413, "The body is too large", f"at most {most} bytes are taken")
+    too_large = Problem(413, "The body is too large", f"at most {most} bytes are taken")
     length = request.headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()) or int(length[:12]) > most:
         raise too_large
@@ -135,39 +131,48 @@ async def _body(request: Request, most: int = LARGEST_BODY) -> bytes:
     return bytes(body)
 
 
-def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: Callable[[], datetime] = clock.now) -> Starlette:
+def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: Callable[[], datetime] = clock.now, host: str = "127.0.0.1") -> Starlette:
     """
     The receiver and its exposition, as CONTRACT.md has them, ready to be served.
 
     Args:
         now: What time it is; only the demo gives another one.
+        host: Where it listens; it may be addressed by that name.
     """
     started = now()
     writer = Writer(store, settings.app, now)
+    refusals = Refusals(store, settings.app, now, settings.redact)
+    origins = frozenset(origin.lower() for origin in settings.cors_origins)
     write_key, read_key = settings.secret("OPS_INGEST_KEY"), settings.secret("OPS_READ_KEY")
 
     def cors(request: Request) -> dict[str, str]:
         origin = request.headers.get("origin")
         if origin is None:
             return {}
-        if origin.rstrip("/") not in settings.cors_origins:
-            raise _Refused(403, "This origin may not post", f"{text.one_line(origin, 100)} is not in OPS_CORS_ORIGINS")
+        if not may_write(origin, origins):
+            raise not_configured(origin)
         return {"access-control-allow-origin": origin, "vary": "Origin"}
 
-    async def export(request: Request) -> Response:
-        headers = cors(request)
+    def writable(request: Request, types: tuple[str, ...]) -> None:
         if not _allowed(_given_key(request), write_key):
-            raise _Refused(401, "The ingest key is needed", "send it as Authorization: Bearer …, or as the query parameter key", {"www-authenticate": "Bearer"})
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in CONTENT_TYPES:
-            raise _Refused(415, "The content type is not taken", f"{' and '.join(CONTENT_TYPES)} are")
-        if "content-encoding" in request.headers and request.headers["content-encoding"].lower() != "identity":
-            raise _Refused(415, "The content encoding is not taken", "send the JSON as it is")
+            raise Problem(401, "The ingest key is needed", "send it as Authorization: Bearer …, or as the query parameter key", {"www-authenticate": "Bearer"})
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in types:
+            raise Problem(415, "The content type is not taken", f"{' and '.join(types)} {'are' if len(types) > 1 else 'is'} taken; this was sent {f'as {text.one_line(kind, 60)}' if kind else 'without a type'}. Send the header Content-Type: application/json; with curl: -H 'Content-Type: application/json'")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Problem(415, "The content encoding is not taken", "send the JSON as it is, not compressed")
+
+    async def export(request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return preflight(request)
+        headers = cors(request)
+        writable(request, CONTENT_TYPES)
         body = await _body(request)
         try:
             found = snapshot.read(snapshot.loads(body), body)
         except BadSnapshot as problem:
             await kept(Reject("post", tuple(problem.fields), body))
-            raise _Refused(400, "These are no dashboard metrics", str(problem)[:2000], fields=[field[:200] for field in problem.fields[:100]]) from None
+            raise Problem(400, "These are no dashboard metrics", str(problem)[:2000], fields=[field[:200] for field in problem.fields[:100]]) from None
         await kept(found)
         return Response(status_code=204, headers=headers)
 
@@ -177,21 +182,32 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
         except (Exception, asyncio.CancelledError) as problem:  # Whatever keeps a post from the disk, a shutdown too: its sender must hear 503 and send it again.
             why = "too many are waiting" if isinstance(problem, queue.Full) else f"{problem}" if isinstance(problem, StoreError) else repr(problem)
             print(f"ops serve: a post could not be kept: {settings.redact(why)}", file=sys.stderr)
-            raise _Refused(503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}) from None
+            raise Problem(503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}) from None
 
     async def alerts(request: Request) -> Response:
-        """Alertmanager's API v2: what another monitor judges comes in here."""
-        if not _allowed(_given_key(request), write_key):
-            raise _Refused(401, "The ingest key is needed", "send it as Authorization: Bearer …", {"www-authenticate": "Bearer"})
+        """Take the alerts of another monitor, by Alertmanager's API v2, and answer as Alertmanager does."""
+        headers = cors(request)
+        writable(request, CONTENT_TYPES[:1])
         body = await _body(request, LARGEST_ALERTS)
         try:
-            found = json.loads(settings.redact(json.dumps(neighbour.read(body, now()))))
-            await run_in_threadpool(Dispatch(store, settings.app).heard, found)
+            refused = await run_in_threadpool(keep_alerts, body)
         except BadAlerts as problem:
-            raise _Refused(400, "These are no alerts", str(problem)[:2000]) from None
-        return JSONResponse({})
+            raise Problem(400, "These are no alerts", str(problem)) from None
+        if not refused:
+            return Response(status_code=200, headers=headers)
+        who = sender(request.scope, request.headers.getlist("origin"))
+        for why in refused:
+            refusals.count(400, f"an alert is not valid: {why.partition(': ')[2]}", who)
+        return JSONResponse("; ".join(refused)[:2000], 400, headers)
 
-    async def preflight(request: Request) -> Response:
+    def keep_alerts(body: bytes) -> list[str]:
+        """Keep every valid alert of a request; returns why each of the others was refused."""
+        found = neighbour.read(body, now())
+        for first in range(0, len(found.alerts), MOST_AT_ONCE):  # Posts that wait for the store get their turn between.
+            Dispatch(store, settings.app).heard(json.loads(settings.redact(json.dumps(found.alerts[first : first + MOST_AT_ONCE]))))
+        return [settings.redact(why) for why in found.refused]
+
+    def preflight(request: Request) -> Response:
         if "origin" not in request.headers:
             return Response(status_code=204, headers={"allow": "POST, OPTIONS"})
         more = {"access-control-allow-methods": "POST", "access-control-allow-headers": "authorization, content-type", "access-control-max-age": "600"}
@@ -199,49 +215,63 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
 
     async def health(request: Request) -> Response:
         at = now()
-        return JSONResponse({"status": "ok", "uptime": (at - started).total_seconds(), "timestamp": text.iso(at)})
+        return JSONResponse({"status": "ok", "uptime": (at - started).total_seconds(), "timestamp": text.iso(at)}, headers=UNSHARED)
 
     def last_hour() -> panels.View:
         return panels.status(store, settings, rules, as_of=now(), length=timedelta(hours=1))
 
     def readable(request: Request) -> None:
         if not _allowed(_given_key(request), read_key):
-            raise _Refused(401, "The read key is needed", "send it as Authorization: Bearer …", {"www-authenticate": "Bearer"})
+            raise Problem(401, "The read key is needed", "send it as Authorization: Bearer …", {"www-authenticate": "Bearer"})
 
     async def metrics_json(request: Request) -> Response:
         readable(request)
-        return JSONResponse(await run_in_threadpool(lambda: last_hour().as_json()))
+        return JSONResponse(await run_in_threadpool(lambda: last_hour().as_json()), headers=UNSHARED)
 
     async def metrics_text(request: Request) -> Response:
         readable(request)
         found = await run_in_threadpool(lambda: exposition.prometheus(last_hour(), exposition.errors_total(store, settings, rules, now())))
-        return PlainTextResponse(found, media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(found, media_type="text/plain; version=0.0.4", headers=UNSHARED)
 
-    async def refused(request: Request, problem: _Refused) -> Response:
-        content = {"type": "about:blank", "title": problem.title, "status": problem.status, "detail": problem.detail} | problem.more
+    async def start(request: Request) -> Response:
+        """What a person sees who opens the receiver's address; figures only for who may read them."""
+        may_read = _allowed(_given_key(request), read_key)
+        found = await run_in_threadpool(lambda: start_page.page(settings.app, last_hour() if may_read else None))
+        return HTMLResponse(found, headers=UNSHARED | start_page.HEADERS)
+
+    async def refused(request: Request, problem: Problem) -> Response:
+        if problem.status < 500 and (request.method == "POST" or (request.method == "OPTIONS" and problem.status == 403)):
+            # A browser does not send the post whose preflight was refused; this is all that is seen of it.
+            refusals.count(problem.status, problem.title, sender(request.scope, request.headers.getlist("origin")))
         try:
             headers = cors(request)  # Without it a page could not read why it was refused.
-        except _Refused:
+        except Problem:
             headers = {}
-        return Response(json.dumps(content), problem.status, headers | problem.headers, "application/problem+json")
+        return problem.answer(headers)
 
     async def store_fails(request: Request, problem: OpsError) -> Response:
-        return await refused(request, _Refused(503, "The store cannot be read", settings.redact(str(problem)), {"retry-after": str(RETRY_AFTER_S)}))
+        return await refused(request, Problem(503, "The store cannot be read", settings.redact(str(problem)), {"retry-after": str(RETRY_AFTER_S)}))
+
+    async def no_route(request: Request, problem: HTTPException) -> Response:
+        if problem.status_code == 405:
+            return await refused(request, Problem(405, "The method is not taken here", f"this address takes {(problem.headers or {}).get('Allow', '')}. {WAYS}", dict(problem.headers or {})))
+        return await refused(request, Problem(problem.status_code, "There is nothing here", WAYS))
 
     async def gone(request: Request, problem: ClientDisconnect) -> Response:
         return Response(status_code=400)
 
     routes = [
-        Route("/api/metrics/export", export, methods=["POST"]),
-        Route("/api/metrics/export", preflight, methods=["OPTIONS"]),
+        Route("/api/metrics/export", export, methods=["POST", "OPTIONS"]),  # The most asked for, so the first.
         Route("/api/v2/alerts", alerts, methods=["POST"]),
         Route("/health", health, methods=["GET"]),
         Route("/api/metrics", metrics_json, methods=["GET"]),
         Route("/metrics", metrics_text, methods=["GET"]),
+        Route("/", start, methods=["GET"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={_Refused: refused, OpsError: store_fails, ClientDisconnect: gone})
+    checks = Middleware(RequestChecks, origins=origins, hosts=(*settings.allowed_hosts, host.lower()), refusals=refusals)
+    app = Starlette(routes=routes, middleware=[checks], exception_handlers={Problem: refused, OpsError: store_fails, HTTPException: no_route, ClientDisconnect: gone})
     app.router.redirect_slashes = False  # A redirect would repeat the query, and with it a key.
-    app.state.writer = writer
+    app.state.writer, app.state.refusals = writer, refusals
     return app
 
 
@@ -271,46 +301,20 @@ def serve(settings: Settings, store: Store, rules: rules_module.Rules, staff: St
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
     except OSError as problem:
         raise OpsError(f"port {port} of {host} could not be listened on ({problem.strerror}); is another ops serve running? Give another --port.") from None
-    app = build(settings, store, rules)
+    app = build(settings, store, rules, host=host)
     print(f"ops serve: {settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C", file=sys.stderr)
     stop = threading.Event()
     standing_by = threading.Thread(target=Standby(store, settings, rules, staff).run, args=(stop,), name="standby")
     standing_by.start()
     try:
-        _uvicorn(app).run(sockets=[listening])
+        webserver(app).run(sockets=[listening])
     except KeyboardInterrupt:
         pass
     finally:
         stop.set()
         app.state.writer.close()
+        app.state.refusals.close()
         standing_by.join()
-
-
-def _uvicorn(app: Starlette) -> "uvicorn.Server":
-    """The web server, with an end to how much head a request may have."""
-    import uvicorn
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-    class Bounded(HttpToolsProtocol):
-        _head_bytes: int | None = 0
-
-        def on_message_begin(self) -> None:
-            self._head_bytes = 0
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._head_bytes = None
-            super().on_headers_complete()
-
-        def data_received(self, data: bytes) -> None:
-            if self._head_bytes is not None:
-                self._head_bytes += len(data)
-                if self._head_bytes > LARGEST_HEAD:
-                    self.transport.close()
-                    return
-            super().data_received(data)
-
-    return uvicorn.Server(uvicorn.Config(app, http=Bounded, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=10))
 
 
 class Served:
@@ -327,7 +331,7 @@ class Served:
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(128)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = _uvicorn(self._app)
+        self._server = webserver(self._app)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 
     def __enter__(self) -> "Served":
@@ -338,4 +342,5 @@ class Served:
         self._server.should_exit = True
         self._thread.join()
         self._app.state.writer.close()
+        self._app.state.refusals.close()
         self._socket.close()

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, time
 from pathlib import Path
@@ -44,6 +44,7 @@ class Settings:
         app: Name of the app whose figures are meant.
         store_url: SQLAlchemy URL of the store; empty is a SQLite file in `home`.
         cors_origins: Origins whose pages may post to the receiver from a browser.
+        allowed_hosts: Names by which the receiver may be addressed, besides those of this machine alone.
         wired: Fields declared live although only zeros were seen (``fallbacks``, ``iv_anomalies``,
             ``backtest_variance``, ``websocket``, ``massive``, ``tradier``).
         post_every_s: Seconds between two posts of a page, where its own rhythm cannot be seen yet.
@@ -67,6 +68,7 @@ class Settings:
     app: str
     store_url: str = ""
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     wired: tuple[str, ...] = ()
     post_every_s: float = 5.0
     app_url: str = ""
@@ -199,7 +201,7 @@ def _from_file(path: Path) -> dict:
 
 _NUMBER = (int, float)
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    "app": str, "store_url": str, "cors_origins": list, "wired": list, "post_every_s": _NUMBER, "app_url": str, "app_ws_url": str, "app_log": str, "app_pid": (str, int), "massive_url": str,
+    "app": str, "store_url": str, "cors_origins": list, "allowed_hosts": list, "wired": list, "post_every_s": _NUMBER, "app_url": str, "app_ws_url": str, "app_log": str, "app_pid": (str, int), "massive_url": str,
     "tradier_url": str, "symbols": list, "fallback": str, "massive_per_min": _NUMBER, "tradier_per_min": _NUMBER, "keep_runs_days": _NUMBER, "keep_runs_mb": _NUMBER, "host_prefix": list, "ca_file": str, "roles": dict, "channels": dict, "notify": dict, "hooks": dict, "sessions": dict,  # Roles, channels, notify and hooks are read by `staff` and `hooks`.
 }  # fmt: skip
 _URLS = {"OPS_APP_URL": ("http", "https"), "OPS_APP_WS_URL": ("ws", "wss"), "OPS_MASSIVE_URL": ("http", "https"), "OPS_TRADIER_URL": ("http", "https")}
@@ -260,6 +262,15 @@ def _world(found: dict, environ: Mapping[str, str]) -> dict:
     }
 
 
+def _hosts(named: Iterable[str]) -> tuple[str, ...]:
+    """Names of hosts in lower case, refused where one can be no name in a request's Host."""
+    hosts = tuple(name.strip().lower() for name in named if name.strip())
+    for host in hosts:
+        if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", host):
+            raise SettingsError(f"OPS_ALLOWED_HOSTS names {text.one_line(host, 60)!r}; names or addresses without scheme, port or path were expected, separated by commas, such as ops.example.")
+    return hosts
+
+
 def looking_at(settings: Settings, environ: Mapping[str, str]) -> Settings:
     """The same desk, looking at the world that an environment names."""
     return replace(settings, secrets={name: value for name in _secret_names(environ) if (value := _secret(name, environ))}, **_world({}, environ))
@@ -307,6 +318,7 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
         app=name,
         store_url=environ.get("OPS_STORE_URL") or found.get("store_url", ""),
         cors_origins=tuple(o.strip().rstrip("/") for o in (origins.split(",") if origins else found.get("cors_origins", ())) if o.strip()),
+        allowed_hosts=_hosts(environ.get("OPS_ALLOWED_HOSTS", "").split(",") if environ.get("OPS_ALLOWED_HOSTS") else found.get("allowed_hosts", ())),
         wired=tuple(found.get("wired", ())),
         secrets=secrets,
         secret_files={name: environ[f"{name}_FILE"] for name in secrets if environ.get(f"{name}_FILE")},

@@ -4,15 +4,16 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from opslib import doctor, rules, settings
+from opslib import clock, doctor, rules, settings
 from opslib.demo.lever import Lever
 from opslib.demo.wire import Answer, Request, Server, as_html
 from opslib.doctor import Examination
+from opslib.refusals import Refusals
 from opslib.store import Store
 
 BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
@@ -116,6 +117,47 @@ def test_who_is_told(tmp_path: Path) -> None:
 
 
 def test_nothing_is_configured(tmp_path: Path) -> None:
-    """Where nothing is named to look at, each thing is not measured, with the setting to set, and does not count."""
+    """Where nothing is named to look at, the verdict is unknown, and each setting that is missing is named."""
     seen = examined(tmp_path, {})
-    assert seen.verdict == "ok" and {c.advice for c in seen.checks if not c.verdict} >= {f"set {name}" for name in settings.WORLD if name != "OPS_FALLBACK"}
+    wanted = {name for name in settings.WORLD if name != "OPS_FALLBACK"}
+    assert (seen.verdict, seen.exit_code) == ("unknown", 3) and {c.advice for c in seen.checks if not c.verdict} >= {f"set {name}" for name in wanted}
+    assert all(name in of(seen, "settings").advice for name in wanted) and "7 of 7 things are not looked at" in of(seen, "settings").seen
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "missing"),
+    [
+        ({"OPS_APP_PID": ""}, "unknown", "OPS_APP_PID"),
+        ({"OPS_SYMBOLS": "", "OPS_MASSIVE_URL": ""}, "unknown", "OPS_SYMBOLS"),
+        ({"OPS_TRADIER_URL": "", "OPS_FALLBACK": "none"}, "ok", ""),
+        ({"OPS_APP_PID": "", "OPS_APP_LOG": "/nowhere/app.log"}, "critical", "OPS_APP_PID"),
+    ],
+)  # fmt: skip
+def test_some_things_are_not_configured(world: Lever, tmp_path: Path, change: dict[str, str], verdict: str, missing: str) -> None:
+    """One setting that is missing makes a healthy desk unknown; what is seen to be wrong is said as it is; an app without Tradier lacks nothing."""
+    seen = examined(tmp_path, {**world.environ, **change})
+    assert seen.verdict == verdict, seen
+    assert [missing in c.advice for c in seen.checks if c.what == "settings"] == ([True] if missing else [])
+
+
+def test_a_warning_is_not_hidden_by_what_is_unset() -> None:
+    """With settings missing, a warning of what was looked at stays a warning."""
+    unset, warning = doctor.Check(doctor.UNSET, "unknown", ""), doctor.Check("disk", "warning", "")
+    assert [Examination("desk", (doctor.Check("a", "ok", ""), *more)).verdict for more in ((), (unset,), (unset, warning), (warning,))] == ["ok", "unknown", "warning", "warning"]
+
+
+def test_refused_posts_are_said(tmp_path: Path) -> None:
+    """Posts that the receiver refused in the last day are said with their origin and reason; older ones are not."""
+    found = settings.load(tmp_path, None, {})
+    store = Store(found.url)
+    assert "none in the last 24 hours" in doctor._refused(found, store).seen
+    for hours, origin, times in ((30, "https://old.example", 3), (2, "https://app.example", 12)):
+        counting = Refusals(store, found.app, lambda hours=hours: clock.now() - timedelta(hours=hours), str)
+        for _ in range(times):
+            counting.count(403, "Origin not in OPS_CORS_ORIGINS", origin)
+        counting.close()
+    store.close()
+    seen = examined(tmp_path, {})
+    check = of(seen, "posts refused")
+    assert check.verdict == "warning" and "12 posts from https://app.example refused: Origin not in OPS_CORS_ORIGINS" in check.seen and "old.example" not in check.seen
+    assert seen.exit_code == 1

@@ -41,7 +41,7 @@ async def _post_all(port: int, bodies: list[bytes]) -> tuple[float, list[float],
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for body in waiting:
             began = time.perf_counter()
-            writer.write(b"POST /api/metrics/export HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            writer.write(b"POST /api/metrics/export HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             head = await reader.readuntil(b"\r\n\r\n")
             times.append(time.perf_counter() - began)
             bad += b" 204 " not in head.split(b"\r\n")[0]

@@ -1,0 +1,119 @@
+"""
+This module knows how the receiver's connections are bounded, in number and in time, and nothing else.
+
+Every connection is in one of four phases, each with a time limit. Where there are too many connections, the one that has
+waited longest for the end of its request is closed, so that a new client is always let in. A request that has come whole
+is never closed for want of room.
+"""
+
+import time
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import uvicorn
+
+LARGEST_HEAD = 512 * 1024  # With whatever part of the body comes in the same packets.
+MOST_CONNECTIONS = 512  # Half of the files that a process may usually have open.
+HEAD, BODY, IDLE, ANSWER = range(4)  # Waiting for the end of a head, for the end of a body, for the next request, for our own answer to go out.
+SECONDS = (10, 30, 75, 120)  # How long each of them may last.
+CLOSED_FIRST = (HEAD, BODY, IDLE)
+SWEEP_S = 1.0
+
+
+def webserver(app: Starlette) -> "uvicorn.Server":
+    """The web server of an application: bounded heads, bodies and connections."""
+    import uvicorn
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    in_phase: tuple[dict[HttpToolsProtocol, float], ...] = ({}, {}, {}, {})  # Until when each connection may be in its phase, oldest first.
+
+    class Bounded(HttpToolsProtocol):
+        _head_bytes: int | None = 0  # None outside of a head.
+        _phase: int | None = None
+
+        def _enter(self, phase: int | None) -> None:
+            if phase != self._phase:
+                if self._phase is not None:
+                    del in_phase[self._phase][self]
+                if phase is not None:
+                    in_phase[phase][self] = time.monotonic() + SECONDS[phase]
+                self._phase = phase
+
+        def _settle(self) -> None:
+            if self._phase is None:
+                return  # It is closed.
+            cycle = self.cycle
+            if self.pipeline or (cycle is not None and not cycle.response_complete):
+                self._enter(BODY if cycle.more_body and not self.pipeline else ANSWER)
+            else:
+                self._enter(IDLE if self._head_bytes is None else HEAD)
+
+        def connection_made(self, transport: "asyncio.Transport") -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._enter(HEAD)
+            if len(self.connections) > MOST_CONNECTIONS:
+                oldest = next((waiting for phase in CLOSED_FIRST for waiting in in_phase[phase]), self)
+                oldest.drop()  # type: ignore[attr-defined]
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._enter(None)
+
+        def drop(self) -> None:
+            """Close at once, without waiting for what the other side does not read."""
+            self._enter(None)
+            self.connections.discard(self)
+            self.transport.abort()
+
+        def timeout_keep_alive_handler(self) -> None:
+            self.drop()
+
+        def on_message_begin(self) -> None:
+            self._head_bytes = 0
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._head_bytes = None
+            if not self.url.startswith((b"/", b"*")):
+                self._host_of_target()
+            super().on_headers_complete()
+
+        def _host_of_target(self) -> None:
+            """The host of a whole URL as the target stands for the header Host (RFC 9112, 3.2.2)."""
+            host = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+            self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"] + [(b"host", host)]
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._settle()
+
+        def data_received(self, data: bytes) -> None:
+            if self._head_bytes is not None:
+                self._head_bytes += len(data)
+                if self._head_bytes > LARGEST_HEAD:
+                    self.drop()
+                    return
+            super().data_received(data)
+            self._settle()
+
+    class Swept(uvicorn.Server):
+        _swept = time.monotonic()
+
+        async def on_tick(self, counter: int) -> bool:
+            now = time.monotonic()
+            if now - self._swept >= SWEEP_S:
+                stalled = now - self._swept - 2 * SWEEP_S  # Who could not be heard, because this process had no time, is not late.
+                for connections in in_phase:
+                    for connection, until in list(connections.items()):
+                        if stalled > 0:
+                            connections[connection] = until + stalled
+                        elif now > until:
+                            connection.drop()  # type: ignore[attr-defined]
+                self._swept = now
+            return await super().on_tick(counter)
+
+    return Swept(uvicorn.Config(app, http=Bounded, ws="none", log_level="error", access_log=False, server_header=False, timeout_keep_alive=SECONDS[IDLE], timeout_graceful_shutdown=10))
