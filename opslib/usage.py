@@ -42,9 +42,9 @@ def parser() -> argparse.ArgumentParser:
 
     demo = command("demo", "live a trading day with an incident, offline, from the posts to the report", "ops demo --seed 7")
     demo.add_argument("--seed", type=int, default=None, metavar="N", help="another day: other times, other figures (default: 1)")
-    found = command("import", "read files of snapshots or of fills into the store; reading one again changes nothing", "ops import snapshots.jsonl.gz fills.csv")
+    found = command("import", "read files of snapshots, fills, option chains or logs into the store; reading one again changes nothing", "ops import snapshots.jsonl.gz fills.csv chain.json app.log")
     found.add_argument("paths", nargs="*", metavar="PATH", type=Path)
-    found.add_argument("--kind", choices=("snapshots", "fills"), default=None, help="what the files hold (default: by their content)")
+    found.add_argument("--kind", choices=("snapshots", "fills", "chain", "log"), default=None, help="what the files hold (default: by their content)")
     found.add_argument("--known-at-ts", action="store_true", help="take each row's own time for when it was known; for replays")
     found.add_argument("--rejects", action="store_true", help="show what was ever refused, and why")
     export = command("export", "give back exactly what was posted or imported, as JSON lines", "ops export snapshots --day 2025-11-18")
