@@ -59,7 +59,7 @@ def _judged(found: Chain, rules: Rules, fetched_at: datetime | None) -> Quality:
     return judge(found, rules.chain, fetched_at)
 
 
-def of_store(store: Store, settings: Settings, rules: Rules, symbol: str, as_of: datetime, known_at: datetime | None = None, provider: str = "massive") -> ChainView:
+def of_store(store: Store, settings: Settings, rules: Rules, symbol: str, as_of: datetime, known_at: datetime | None = None, provider: str = "") -> ChainView:
     """
     What were the Greeks of a symbol's last chain worth, as of a moment?
 
@@ -69,7 +69,7 @@ def of_store(store: Store, settings: Settings, rules: Rules, symbol: str, as_of:
     samples = Samples(store, settings.app)
     kept = samples.chain(symbol, clock.micros(as_of), clock.micros(known_at) if known_at else None, provider)
     if kept is None or not kept[2]:
-        raise UsageError(f"no chain of {symbol} from {provider} was fetched up to {text.moment(as_of)}: ops collect does, of the symbols in OPS_SYMBOLS.")
+        raise UsageError(f"no chain of {symbol}{f' from {provider}' if provider else ''} was kept up to {text.moment(as_of)}: ops collect fetches those of the symbols in OPS_SYMBOLS, and ops import keeps one from a file.")
     at = clock.instant(kept[0])
     quality = _judged(chain_module.of_payload(kept[2], f"the chain of {symbol}", at), rules, at)
     return ChainView(quality, rules, _band(samples, symbol, quality, rules), held=held(store, settings.app, symbol, as_of, known_at), remarks=_ended(kept[1], symbol))

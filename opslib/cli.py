@@ -153,22 +153,26 @@ def _import(options: argparse.Namespace) -> int:
     if not options.paths:
         raise UsageError("a file to import was wanted. See ops import --help.")
     totals, refused = [], []
+    how = {"rules": desk.rules, "as_of": clock.parse(options.as_of) if options.as_of else None, "known_at_ts": options.known_at_ts, "redact": desk.settings.redact}
     for path in options.paths:
         try:
-            totals.append((path, intake.read_any(desk.store, desk.settings.app, path, options.kind, known_at_ts=options.known_at_ts, progress=_importing(path))))
-        except ImportRefused as problem:
+            totals.append((path, intake.read_any(desk.store, desk.settings.app, path, options.kind, progress=_importing(path), **how)))
+        except (ImportRefused, UsageError) as problem:
             refused.append(str(problem))
-    rows = [{"path": str(path), "accepted": t.accepted, "duplicate": t.duplicate, "rejected": t.rejected} for path, t in totals]
     if options.output == "json":
-        _print_json(rows)
+        _print_json([{"path": str(path), **found.as_json()} for path, found in totals])
     else:
-        for row in rows:
-            _print(f"{row['path']}: {row['accepted']:,} accepted, {row['duplicate']:,} duplicate, {row['rejected']:,} rejected")
-    if any(row["rejected"] for row in rows):
+        for path, found in totals:
+            errors = "" if found.errors is None else f"; {text.number(found.errors)} errors" + (f" ({', '.join(f'{kind} {n:,}' for kind, n in found.by_kind.items())})" if found.by_kind else "")
+            _print(f"{path}: {found.accepted:,} accepted, {found.duplicate:,} duplicate, {found.rejected:,} rejected{errors}")
+    for path, found in totals:
+        if found.remark:
+            _say(f"{path}: {found.remark}.")
+    if any(found.rejected for _, found in totals):
         _say("ops: rows were rejected; ops import --rejects says why, line by line.")
     for problem in refused:
         _say(f"ops: {problem}")
-    return FAILED if refused or any(row["rejected"] for row in rows) else DONE
+    return FAILED if refused or any(found.rejected for _, found in totals) else DONE
 
 
 def _export(options: argparse.Namespace) -> int:

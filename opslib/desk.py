@@ -237,7 +237,7 @@ class Desk:
             raise UsageError(f"a file or a symbol was wanted, found {text.one_line(str(what), 60)!r}.")
         if moment is None and known_at is None and self.settings.app != settings_module.DEMO and (self.settings.massive_url or self.settings.tradier_url):
             return assay.of_provider(self.store, self.settings, self.rules, symbol, provider, self.now)
-        return assay.of_store(self.store, self.settings, self.rules, symbol, moment or self.now(), _moment(known_at), provider or "massive")
+        return assay.of_store(self.store, self.settings, self.rules, symbol, moment or self.now(), _moment(known_at), provider)
 
     def samples(self, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None) -> "pandas.DataFrame":
         """

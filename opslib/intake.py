@@ -1,58 +1,60 @@
 """
-This module knows how files of snapshots and of fills are read into the store, and posts given back, and nothing else.
+Read files of snapshots, fills, chains and logs into the store, and give posts back.
 
-A line of snapshots is ``{"ts": …, "metrics": {…}}``, as ``ops export snapshots`` writes it; what a file of fills is,
-`book` knows. Every row is accepted, known already, or refused by name; what is refused is kept with its reason.
+A line of snapshots is ``{"ts": …, "metrics": {…}}``, as ``ops export snapshots`` writes it. Each row is accepted, known
+already (duplicate), or refused with a reason, which is kept.
 """
 
-import gzip
 import json
-import zlib
+import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import book as book_module, clock, snapshot, text
+from opslib import book as book_module, chainimport, clock, files, logimport, loglines, snapshot, text
 from opslib.clock import Window
 from opslib.errors import BadSnapshot, ImportRefused, UsageError
 from opslib.filings import Filings
+from opslib.rules import Rules
 from opslib.store import Post, Reject, Store
 
 BATCH = 2000
-LONGEST_LINE = 1_000_000
+LONGEST_LINE = files.LONGEST_LINE
 BEGINNING = 20_000
+KINDS = ("snapshots", "fills", "chain", "log")
+_OF_CHAIN = re.compile(r'(?i)"(?:details|strike|strike_price|strikePrice|option_type|contractSymbol|callExpDateMap|putExpDateMap|optionChain|putCall|contract_type)"')
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of the rows of a file: counts that add up to all its rows."""
+    """
+    What became of the rows of a file: counts that add up to all its rows.
 
+    Attributes:
+        kind: Of which kind it is, one of `KINDS`.
+        errors: Of a log how many errors the file holds; None of other files.
+        by_kind: Of a log how many errors of each kind.
+        remark: What else a user must know; empty where nothing.
+    """
+
+    kind: str
     accepted: int
     duplicate: int
     rejected: int
+    errors: int | None = None
+    by_kind: dict[str, int] = field(default_factory=dict)
+    remark: str = ""
 
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, plain or gzip, with their numbers; empty ones are none."""
-    try:
-        with open(path, "rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.strip()
-    except IsADirectoryError:
-        raise ImportRefused(f"{path} is a folder; a file was wanted.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        raise ImportRefused(f"{path} is cut off or damaged ({problem}); what came before was kept. Import a whole copy again: rows that are known are passed over.") from None
-    except OSError as problem:
-        raise ImportRefused(f"{path} cannot be read ({problem.strerror}).") from None
+    def as_json(self) -> dict[str, Any]:
+        """For ``ops import -o json``."""
+        counts = {"kind": self.kind, "accepted": self.accepted, "duplicate": self.duplicate, "rejected": self.rejected}
+        return counts if self.errors is None else counts | {"errors": self.errors, "by_kind": self.by_kind}
 
 
 def _is_snapshots(path: Path, first: bytes) -> bool:
-    """Does a file's first line look like a snapshot?"""
+    """Whether a file's first line is a snapshot."""
     if path.suffix in (".csv", ".parquet", ".ipynb"):
         return False
     return first.startswith(b"{") and b'"metrics"' in first
@@ -101,9 +103,9 @@ def read_file(store: Store, app: str, path: Path, *, known_at_ts: bool = False, 
     rows = rejected = accepted = 0
     posts: list[Post] = []
     rejects: list[Reject] = []
-    for number, line in progress(_lines(path)):
+    for number, line in progress(files.lines(path)):
         if rows == 0 and not _is_snapshots(path, line):
-            raise ImportRefused(f'{path} is no file of snapshots: lines of {{"ts": …, "metrics": {{…}}}} were wanted, found {text.one_line(line[:60].decode("utf-8", "replace"))!r}. Chains and logs cannot be read yet.')
+            raise ImportRefused(f'{path} is no file of snapshots: lines of {{"ts": …, "metrics": {{…}}}} were wanted, found {text.one_line(line[:60].decode("utf-8", "replace"))!r}.')
         rows += 1
         try:
             posts.append(_post(line))
@@ -116,7 +118,7 @@ def read_file(store: Store, app: str, path: Path, *, known_at_ts: bool = False, 
     accepted += store.write(app, posts, rejects, known_at_ts=known_at_ts) if posts or rejects else 0
     if rows == 0:
         raise ImportRefused(f"{path} is empty; lines of snapshots were wanted.")
-    return Imported(accepted, rows - rejected - accepted, rejected)
+    return Imported("snapshots", accepted, rows - rejected - accepted, rejected)
 
 
 def read_fills(store: Store, app: str, path: Path, *, known_at_ts: bool = False) -> Imported:
@@ -129,32 +131,78 @@ def read_fills(store: Store, app: str, path: Path, *, known_at_ts: bool = False)
     found = book_module.read(path)
     accepted, duplicate = Filings(store, app).keep(found, known_at_ts=known_at_ts)
     store.keep_rejects(app, [Reject(f"{path.name}:{r.row}", r.reasons, r.body.encode()) for r in found.refused])
-    return Imported(accepted, duplicate, len(found.refused))
+    return Imported("fills", accepted, duplicate, len(found.refused))
 
 
-def read_any(store: Store, app: str, path: Path, kind: str | None = None, *, known_at_ts: bool = False, progress: Callable[[Iterable], Iterable] = iter) -> Imported:
+def read_any(
+    store: Store, app: str, path: Path, kind: str | None = None, *, rules: Rules, as_of: datetime | None = None, known_at_ts: bool = False, redact: Callable[[str], str] = str, progress: Callable[[Iterable], Iterable] = iter
+) -> Imported:
     """
     Read one file into the store, of the kind that is named, else of the one its content shows.
 
+    Args:
+        rules: By which a chain is judged.
+        as_of: When a chain or a log was so, where it does not say.
+        known_at_ts: Take each row's own time for when it was known; for replays.
+        redact: Removes secrets from what is kept of chains and logs.
+        progress: Shows how many lines have come.
+
     Raises:
-        ImportRefused: It is of no kind that can be read.
+        ImportRefused: It is of no kind that can be read, or not readable.
+        UsageError: A chain does not say when it was so, and neither does `as_of`.
     """
-    if kind is None:
-        first = next((line for _, line in _lines(path)), b"")
-        kind = "snapshots" if _is_snapshots(path, first) or not book_module.is_fills(_start(path)) else "fills"
-    if kind == "fills":
-        return read_fills(store, app, path, known_at_ts=known_at_ts)
+    match kind or kind_of(path):
+        case "fills":
+            return read_fills(store, app, path, known_at_ts=known_at_ts)
+        case "chain":
+            kept = chainimport.read(store, app, path, rules, as_of=as_of, known_at_ts=known_at_ts, redact=redact)
+            remark = f"its contracts name no underlying, so the chain is kept under the file's name: ops greeks {kept.by_file} --as-of TIME" if kept.by_file else ""
+            return Imported("chain", kept.accepted, kept.duplicate, kept.rejected, remark=remark)
+        case "log":
+            found = logimport.read(store, app, path, as_of=as_of, known_at_ts=known_at_ts, redact=redact, progress=progress)
+            return Imported("log", found.accepted, found.duplicate, found.rejected, found.errors, dict(sorted(found.by_kind.items())), _remark(found))
     return read_file(store, app, path, known_at_ts=known_at_ts, progress=progress)
 
 
-def _start(path: Path) -> str:
-    """The beginning of a file, as text; enough to tell what it is."""
-    found = b""
-    for _, line in _lines(path):  # Which refuses a file that is cut off; what reads it afterwards would too.
-        found += line + b"\n"
-        if len(found) >= BEGINNING:
+def _remark(found: logimport.Counts) -> str:
+    said = [f"{found.without_zone:,} lines state a time without an offset, which was read as New York's"] if found.without_zone else []
+    said += [f"{found.read_live:,} lines are of times at which the collector read the app's log itself; they were not counted again"] if found.read_live else []
+    return "; ".join(said)
+
+
+def kind_of(path: Path) -> str:
+    """
+    The kind that a file's content shows, one of `KINDS`.
+
+    Raises:
+        ImportRefused: It shows none, or cannot be read.
+    """
+    found, size = list[bytes](), 0
+    for _, line in files.lines(path):
+        found.append(line)
+        size += len(line) + 1
+        if size >= BEGINNING:
             break
-    return found[:BEGINNING].decode("utf-8-sig", "replace")
+    if not found:
+        raise ImportRefused(f"{path} is empty; snapshots, fills, a chain or a log was expected.")
+    start = b"\n".join(found)[:BEGINNING].decode("utf-8-sig", "replace")
+    if _is_snapshots(path, found[0]):
+        return "snapshots"
+    if book_module.is_fills(start):
+        return "fills"
+    if start.startswith("PAR1") or _is_chain(start):
+        return "chain"
+    lines = [loglines.read(line) for line in start.splitlines()[:100]]
+    if 2 * sum(line.at is not None or line.is_error is not None or line.is_access or line.continues or bool(re.match(r"\[[\w ]+\] ", line.text)) for line in lines) > len(lines):
+        return "log"
+    raise ImportRefused(f"{path} is none of the files that can be read: lines of snapshots {{\"ts\": …, \"metrics\": {{…}}}}, {book_module.WANTED}, an option chain, or a log. Found {text.one_line(start[:60])!r}. If it is one of these, name it with --kind.")
+
+
+def _is_chain(start: str) -> bool:
+    if re.match(r"\s*(\{|\[|//|/\*)", start):
+        return bool(_OF_CHAIN.search(start))
+    headers = (re.split(r"[,;\t]", line.lower()) for line in start.splitlines()[:8])
+    return any(len(names) > 2 and any("strike" in name or "option symbol" in name or "contractsymbol" in name for name in names) for names in headers)
 
 
 def window(day: str | None, start: str | None, end: str | None, as_of: str | None) -> Window | None:

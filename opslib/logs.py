@@ -13,11 +13,14 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from opslib import text
+from opslib.loglines import LogLine
+from opslib.loglines import read as read_line
 
 MOST_BYTES = 1 << 20  # Read at one time; what is left is read the next time.
 MOST_LINES = 20_000
@@ -39,30 +42,45 @@ def _kind(name: str, pattern: str, error: bool = True) -> Kind:
 
 
 # The first that fits is the line's kind. Patterns are of what the app really writes; case matters to it, not to us.
+_PROVIDER = r"(?:massive|tradier)\]?(?: (?:api|proxy|request|error|failed|returned|responded|status|http|with|code))*:? *\(?"
 KINDS = (
-    _kind("configured", r"(?i)^(\[\d\] )?(\[[^\]]+\] )?\W*\w*_(API_KEY|TOKEN|URL)\b.*(present|set|loaded|missing|✓|true|length)", error=False),
-    _kind("access_looks", r"^(\[\d\] )?[A-Z]{3,7} /(ping|api/(health|metrics|ws-token|market/status))\b\S* \d\d\d ", error=False),  # Ours, or a load balancer's.
-    _kind("access_proxy_5xx", r"^(\[\d\] )?[A-Z]{3,7} /api/massive\S* 5\d\d ", error=False),  # Its message is counted.
-    _kind("access_5xx", r"^(\[\d\] )?[A-Z]{3,7} /\S* 5\d\d "),
-    _kind("access", r"^(\[\d\] )?[A-Z]{3,7} /\S* \d\d\d ", error=False),
+    _kind("configured", r"(?i)^(\[[^\]]+\] )?\W*\w*_(API_KEY|TOKEN|URL)\b.*(present|set|loaded|missing|✓|true|length)", error=False),
+    _kind("access_looks", r"^[A-Z]{3,7} /(ping|api/(health|metrics|ws-token|market/status))\b\S* \d\d\d\b", error=False),  # Ours, or a load balancer's.
+    _kind("access_proxy_5xx", r"^[A-Z]{3,7} /api/massive\S* 5\d\d\b", error=False),  # Its message is counted.
+    _kind("access_5xx", r"^[A-Z]{3,7} /\S* 5\d\d\b"),
+    _kind("access", r"^[A-Z]{3,7} /\S* \d\d\d\b", error=False),
     _kind("fallback", r"\[v0\] fallback\(", error=False),
-    _kind("timeout", r"(?i)\btimed out\b|ETIMEDOUT|aborted due to timeout|TimeoutError|timeout (of|after) \d+ ?ms"),
+    _kind("timeout", r"(?i)\btimed out\b|ETIMEDOUT|aborted due to timeout|TimeoutError|timeout of \d+ ?ms exceeded|timeout after \d+ ?ms"),
     _kind("dns", r"ENOTFOUND|EAI_AGAIN"),
     _kind("refused", r"ECONNREFUSED"),
     _kind("tls", r"(?i)\bCERT_\w+|certificate (has|is|verify|not|chain)|self.signed certificate|ERR_TLS|SSL routines"),
-    _kind("rate_limit", r"(?i)\b(HTTP|status|code|error):? ?\(?429\b|\(429\)|rate.?limit(ed| exceeded)|too many requests|maximum requests per minute"),
-    _kind("auth", r"(?i)\b(HTTP|status|code|error):? ?\(?40[13]\b|\(40[13]\)|unauthorized|\bforbidden\b|not entitled|unknown api key|auth_failed|invalid token"),
-    _kind("provider_5xx", r"(?i)proxy error \(5\d\d\)|HTTP 5\d\d from|External API error"),
+    _kind("rate_limit", rf"(?i)\b(HTTP|status|code|error):? ?\(?429\b|\(429\)|{_PROVIDER}429\b|rate.?limit(ed| exceeded)|too many requests|maximum requests per minute"),
+    _kind("auth", rf"(?i)\b(HTTP|status|code|error):? ?\(?40[13]\b|\(40[13]\)|{_PROVIDER}40[13]:|unauthorized|\bforbidden\b|not entitled|unknown api key|auth_failed|invalid token"),
+    _kind("provider_5xx", rf"(?i)proxy error \(5\d\d\)|HTTP 5\d\d from|External API error|{_PROVIDER}5(\d\d|xx)\b(?! +(contracts|symbols|rows|items|quotes|results|bytes|requests|ms)\b)"),
     _kind("socket_idle", r"\[WS [\w ]+\] upstream closed( with code)? 100[015]\b", error=False),
     _kind("socket_closed", r"\[WS [\w ]+\] upstream closed"),
     _kind("socket_error", r"\[WS [\w ]+\] .*(?i:error)"),
     _kind("started", r"(?i)\[Server\].*(listening|started|running)|listening on", error=False),
     _kind("heartbeat", r"\[Composite Scanner\] Heartbeat", error=False),
-    _kind("other_error", r"\b\w*Error\b|\bERROR\b|(?i:\berror:|unhandled|uncaught|(?<!\b0 )\bfailed\b|\bfatal\b)"),
+    _kind("other_error", r"\b\w*(Error|Exception)\b|\bERROR\b|^Traceback \(most recent|(?i:\berror:|unhandled|uncaught|(?<!\b0 )\bfailed\b|\bfatal\b|segmentation fault|core dumped|out of memory)"),
 )
-_CONTINUES = re.compile(r"^(\s+|[}\])]|\tat )")
+_ERRORS = frozenset(k.name for k in KINDS if k.error)
+# What says that there is no error, or speaks of errors in general; left out before a line without a level is classified.
+_NO_ERROR = re.compile(
+    r"(?i)\b(?:no|0|zero|without(?: any)?|0 (?:of|/) \d+)\s+(?:[\w-]+\s+)?(?:errors?|failures?|failed|exceptions?|timed out|timeouts?)\b"
+    r"|\b\w*(?:error|failed|failure|exception)s?\s*(?:[:=]|is|are)?\s*(?:0(?:\.0+)?\s*%?|null|none|undefined|false|nil|no|\[\]|\{\}|\"\"|'')(?=\s*(?:[,;)\]}]|$))"
+    r"|\b\w*(?:error|exception|failure)[ -](?:rates?|ratios?|counts?|counters?|budgets?|thresholds?|handlers?|pages?|boundar(?:y|ies)|middleware|codes|logger|totals?|summary)\b(?:\s*[:=])?"
+    r"|\b\w*error[ -](?:handling|reporting|logging|tracking|monitoring)\b(?= (?:is |was )?(?:enabled|disabled|initiali[sz]ed|configured|registered|active|ready|set up|installed|started|on\b|off\b))"
+)
+_CHAINED = re.compile(r"Caused by: |During handling of the above exception|The above exception was the direct cause|\.\.\. \d+ more|Traceback \(most recent|Node\.js v\d|\[cause\]: ")
+_TRACEBACK = re.compile(r"\s*(?:\+ Exception Group )?Traceback \(most recent")
+_EXCEPTION = re.compile(r"(?:Uncaught )?[\w.$]*(?:Error|Exception|Exit|Interrupt|Warning|[a-z_]\w*\.[A-Z]\w*)(?: \[\w+\])?(?::|$)")
+_REJECTION = "UnhandledPromiseRejection"
+_NPM = re.compile(r"\S*npm (?:ERR!|error)")
+_DUMPED_LEVEL = re.compile(r"""\s{1,4}["']?(?:level|severity)["']?\s*:\s*["']?(\w+)""")
 _TOO_SHORT = re.compile(r"(?i)(?:timed out after|timeout of|timeout after) (\d+) ?ms")
-_GAVE_UP = re.compile(r"^(?:\[\d\] )?[A-Z]{3,7} /api/massive\S* 5\d\d .* ([\d.]+) ms$")  # So long did a call to Massive take that failed.
+_GAVE_UP = re.compile(r"^[A-Z]{3,7} /api/massive\S* 5\d\d .* ([\d.]+) ms$")  # So long did a call to Massive take that failed.
+MOST_OF_ENTRY = 2000  # Lines of one entry whose words are still asked for its kind.
 
 
 class Told(NamedTuple):
@@ -71,7 +89,7 @@ class Told(NamedTuple):
 
     Attributes:
         lines: How many lines there were.
-        kinds: How many of each kind, where there were any.
+        kinds: How many entries of each kind, where there were any.
         errors: How many errors; a stack below a message is not counted again.
         newest: The newest line of each kind of error, shortened, without secrets.
         waited_ms: The shortest time after which the app says that it gave up waiting; None where it says none.
@@ -88,32 +106,120 @@ class Told(NamedTuple):
         return {"lines": self.lines, "kinds": self.kinds, "newest": self.newest} | ({"waited_ms": self.waited_ms} if self.waited_ms is not None else {})
 
 
-def read(lines: Iterable[str]) -> Told:
-    """What do these lines come to?"""
-    kinds, newest, count, waited, took = Counter[str](), dict[str, str](), 0, list[int](), list[int]()
-    for line in lines:
-        if not line.strip():
-            continue
-        count += 1
-        if _CONTINUES.match(line):
-            continue
-        kind = next((k for k in KINDS if k.pattern.search(line)), None)
-        if kind is None:
-            continue
-        kinds[kind.name] += 1
-        if kind.error:
-            newest[kind.name] = text.one_line(line, 160)
+class Entry:
+    """
+    One entry of a log: a line, and the lines that go on with it, as those of a stack.
+
+    Attributes:
+        first: The line that begins it.
+        count: How many lines it has.
+        kind: The name of its kind; empty where it is of none.
+        is_error: Whether it is an error.
+    """
+
+    def __init__(self, first: LogLine):
+        self.first, self.count, self.last = first, 1, first
+        self.kind, self.is_error = _classified(first)
+        self._in_traceback = bool(_TRACEBACK.match(first.text))
+
+    def continued_by(self, line: LogLine, after: LogLine | None) -> bool:
+        """Whether a line belongs to this entry; `after` is the line below it, None where that is not known yet."""
+        if line.continues or self.last.partial:
+            return True
+        if not line.bare:
+            return bool(self.is_error and _NPM.match(line.text) and _NPM.match(self.first.text))
+        if self.is_error and (_CHAINED.match(line.text) or (_REJECTION in line.text and _REJECTION in self.first.text and "originated" in line.text)):
+            return True
+        is_exception = bool(_EXCEPTION.match(line.text))
+        if self._in_traceback:
+            return is_exception or bool(re.match(r"[\w.]+(: |$)", line.text))
+        has_stack = after is not None and after.continues and after.text.lstrip().startswith("at ")
+        return self.is_error and is_exception and has_stack and not _EXCEPTION.match(self.first.text)
+
+    def add(self, line: LogLine) -> None:
+        """Take in a line that goes on with this entry."""
+        self.count, self.last = self.count + 1, line
+        if _TRACEBACK.match(line.text):
+            self._in_traceback = True
+        elif self._in_traceback and line.bare and not line.continues:
+            self._in_traceback = False
+        if self.count > MOST_OF_ENTRY:
+            return
+        if not self.kind and self.first.text == "{" and (found := _DUMPED_LEVEL.match(line.text)):
+            self.kind, self.is_error = _classified(read_line(json.dumps({"level": found[1], "msg": ""})))
+        elif self.kind == "other_error":  # What the stack says of the cause says more.
+            self.kind = next((k.name for k in KINDS if k.name in ("timeout", "dns", "refused", "tls") and k.pattern.search(line.text)), self.kind)
+
+
+def _classified(line: LogLine) -> tuple[str, bool]:
+    """The kind of a line, and whether it is an error: by its level where it states one, else by its words."""
+    if line.is_error is None:
+        words = line.text if line.is_access else _NO_ERROR.sub("", line.text)
+        kind = next((k for k in KINDS if k.pattern.search(words)), None)
+        return (kind.name, kind.error) if kind else ("", False)
+    kind = next((k for k in KINDS if k.error is line.is_error and k.pattern.search(line.text) and not k.name.startswith("access")), None)
+    return kind.name if kind else "other_error" if line.is_error else "", line.is_error
+
+
+def entries(lines: Iterable[LogLine]) -> Iterator[Entry]:
+    """Group lines into entries; lines that go on with nothing, as at the beginning of a rotated file, are an entry of no kind."""
+    current: Entry | None = None
+    held: LogLine | None = None
+    for line in chain(lines, [None]):
+        if held is not None:
+            if current is not None and current.continued_by(held, line):
+                current.add(held)
+            else:
+                if current is not None:
+                    yield current
+                current = Entry(held if not held.continues else held._replace(text="", is_error=None))
+        held = line
+    if current is not None:
+        yield current
+
+
+class Summary:
+    """What entries of a log come to, as they are added."""
+
+    def __init__(self) -> None:
+        self._kinds, self._newest, self._errors = Counter[str](), dict[str, str](), 0
+        self._waited, self._took = list[int](), list[int]()
+
+    def add(self, entry: Entry) -> None:
+        """Count an entry."""
+        if not entry.kind:
+            return
+        line = entry.first.text
+        self._kinds[entry.kind] += 1
+        self._errors += entry.is_error
+        if entry.is_error:
+            self._newest[entry.kind] = text.one_line(line, 160)
         if found := _TOO_SHORT.search(line):
-            waited.append(int(found[1]))
+            self._waited.append(int(found[1]))
         elif found := _GAVE_UP.match(line):
-            took.append(round(float(found[1])))
-    if kinds["timeout"] and not waited:
-        waited = took  # It says that it gave up, and not after what time: then after that of the calls that failed.
-    errors = sum(n for name, n in kinds.items() if name in _ERRORS)
-    return Told(count, dict(sorted(kinds.items())), errors, newest, min(waited) if waited else None)
+            self._took.append(round(float(found[1])))
+
+    def told(self, lines: int) -> Told:
+        """What it comes to, of so many lines."""
+        # Where the app says that it gave up, and not after what time: after that of the calls that failed.
+        waited = self._waited or (self._took if self._kinds["timeout"] else [])
+        return Told(lines, dict(sorted((k, n) for k, n in self._kinds.items() if n)), self._errors, self._newest, min(waited) if waited else None)
 
 
-_ERRORS = frozenset(k.name for k in KINDS if k.error)
+def read(lines: Iterable[str]) -> Told:
+    """What these lines come to."""
+    count, found = 0, Summary()
+
+    def counted() -> Iterator[LogLine]:
+        nonlocal count
+        for line in lines:
+            if line.strip():
+                count += 1
+                yield read_line(line)
+
+    for entry in entries(counted()):
+        found.add(entry)
+    return found.told(count)
 
 
 class Log:

@@ -4,7 +4,7 @@ This module knows what our own looks saw, as the store keeps it, and nothing els
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -71,6 +71,40 @@ class Samples:
                 row |= {"app": self.app, "known_at_us": row["ts_us"] if known_at_ts else known_at_us}
             connection.execute(sa.insert(SAMPLES), rows)
 
+    def keep_imported(self, probe: str, start_us: int, end_us: int, made: Callable[[list[Sample]], list[Sample]], *, known_at_ts: bool = False) -> None:
+        """
+        Keep what `made` returns for the samples that a probe already has in (start, end], in one transaction.
+
+        Raises:
+            StoreError: Nothing was kept.
+        """
+        s = SAMPLES.c
+        query = sa.select(*_COLUMNS).where(s.app == self.app, s.probe == probe, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.ts_us, s.seq)
+        with self.store.committing() as connection:
+            known_at_us = self.store.stamp(connection)
+            rows = [sample._asdict() for sample in made([Sample._make(row) for row in connection.execute(query)])]
+            for row in rows:
+                row |= {"app": self.app, "known_at_us": row["ts_us"] if known_at_ts else known_at_us}
+            if rows:
+                connection.execute(sa.insert(SAMPLES), rows)
+
+    def keep_imported_chain(self, provider: str, symbol: str, pages: Sequence[bytes], sample: Sample, *, known_at_ts: bool = False) -> bool:
+        """
+        Keep a chain of a file with the sample that says what it is worth, unless it is kept already; whether it is new.
+
+        Raises:
+            StoreError: Nothing was kept.
+        """
+        c, body = CHAINS.c, zlib.compress(b"[" + b",".join(pages) + b"]", 6)
+        same = sa.select(c.body).where(c.app == self.app, c.symbol == symbol, c.ts_us == sample.ts_us, c.provider == provider)
+        with self.store.committing() as connection:
+            if any(zlib.decompress(kept) == zlib.decompress(body) for kept in connection.execute(same).scalars()):
+                return False
+            known_at_us = sample.ts_us if known_at_ts else self.store.stamp(connection)
+            connection.execute(sa.insert(CHAINS).values(app=self.app, ts_us=sample.ts_us, known_at_us=known_at_us, provider=provider, symbol=symbol, outcome=sample.outcome, body=body))
+            connection.execute(sa.insert(SAMPLES).values(**sample._asdict() | {"app": self.app, "known_at_us": known_at_us}))
+        return True
+
     def between(self, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Sample]:
         """What was seen after one instant, up to and at another, in order of time."""
         s = SAMPLES.c
@@ -118,10 +152,15 @@ class Samples:
             known_at_us = self.store.stamp(connection)
             connection.execute(sa.insert(CHAINS).values(app=self.app, ts_us=ts_us, known_at_us=known_at_us, provider=provider, symbol=symbol, outcome=outcome, body=body))
 
-    def chain(self, symbol: str, upto_us: int, known_at_us: int | None = None, provider: str = "massive") -> tuple[int, str, list[dict[str, Any]]] | None:
-        """The last chain of a symbol at or before an instant: when it was fetched, how that ended, its pages; None where there is none."""
+    def chain(self, symbol: str, upto_us: int, known_at_us: int | None = None, provider: str = "") -> tuple[int, str, list[dict[str, Any]]] | None:
+        """
+        The last chain of a symbol at or before an instant, of one provider, or (empty) of any, also from a file.
+
+        Returns:
+            When it was fetched, how that ended, its pages; None where there is none.
+        """
         c = CHAINS.c
-        query = sa.select(c.ts_us, c.outcome, c.body).where(c.app == self.app, c.symbol == symbol, c.provider == provider, c.ts_us <= upto_us).order_by(c.ts_us.desc(), c.seq.desc()).limit(1)
+        query = sa.select(c.ts_us, c.outcome, c.body).where(c.app == self.app, c.symbol == symbol, *([c.provider == provider] if provider else []), c.ts_us <= upto_us).order_by(c.ts_us.desc(), c.seq.desc()).limit(1)
         query = query if known_at_us is None else query.where(c.known_at_us <= known_at_us)
         with self.store.reading() as connection:
             row = connection.execute(query).one_or_none()

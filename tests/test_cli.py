@@ -83,7 +83,7 @@ def test_import_counts_every_row(home: Path, tmp_path: Path, capsys: pytest.Capt
     path = tmp_path / "mixed.jsonl"
     path.write_text("\n".join([*good, good[0], "", *bad]))
     code, out, err = ops(capsys, "import", str(path), "-o", "json")
-    assert code == 70 and json.loads(out) == [{"path": str(path), "accepted": 5, "duplicate": 1, "rejected": 4}]
+    assert code == 70 and json.loads(out) == [{"path": str(path), "kind": "snapshots", "accepted": 5, "duplicate": 1, "rejected": 4}]
     again = json.loads(ops(capsys, "import", str(path), "-o", "json")[1])[0]
     assert (again["accepted"], again["duplicate"], again["rejected"]) == (0, 6, 4)
     rejects = json.loads(ops(capsys, "import", "--rejects", "-o", "json")[1])
