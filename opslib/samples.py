@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from opslib.cells import decoding
 from opslib.schema import CHAINS, SAMPLES
 from opslib.store import Store
 
@@ -125,7 +126,10 @@ class Samples:
         query = query if known_at_us is None else query.where(c.known_at_us <= known_at_us)
         with self.store.reading() as connection:
             row = connection.execute(query).one_or_none()
-        return (row.ts_us, row.outcome, json.loads(zlib.decompress(row.body))) if row else None
+        if row is None:
+            return None
+        with decoding("chains.body"):
+            return row.ts_us, row.outcome, json.loads(zlib.decompress(row.body))
 
     def _read(self, query: sa.Select, known_at_us: int | None) -> list[Sample]:
         if known_at_us is not None:
