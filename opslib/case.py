@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
-from opslib import clock, shelf, snapshot, text, watch
+from opslib import clock, shelf, snapshot, temporary, text, watch
 from opslib.causes import CAUSES, NONE, UNDETERMINED
 from opslib.desk import Desk
 from opslib.diagnosis import Diagnosis
@@ -176,7 +176,8 @@ def freeze(desk: Desk, incident: Incident, cause: str = "", as_of: datetime | No
     place = folder(desk.settings) / incident.id
     made = place.with_name(f".{place.name}.new")
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+    with temporary.refusing(made):
+        made.mkdir(parents=True)
     case = Case(incident.id, runbook, incident.rule, incident.subject, severity, rule.limit_told(limit) if rule and limit is not None else "", rule.window if rule else timedelta(minutes=10), at, *found, (), made / STORE)
     _copy(desk, case)
     held = case.desk(desk.settings)

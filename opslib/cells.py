@@ -20,6 +20,7 @@ from opslib.errors import StoreError
 
 EARLIEST_US, LATEST_US = -62_100_000_000_000_000, 253_400_000_000_000_000  # Times from the year 2 to 9999: what a datetime holds.
 LATEST_MS = LATEST_US // 1000
+INFINITE = float("inf")
 A_TIME = "a time in microseconds since 1970"
 
 
@@ -47,20 +48,20 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def fits(value: Any, kind: Any) -> bool:
     """Whether a value that was read from JSON is of an annotated type."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return any(_fits(value, part) for part in parts)
+        return any(fits(value, part) for part in parts)
     if origin is list:
-        return isinstance(value, list) and all(_fits(item, parts[0]) for item in value)
+        return isinstance(value, list) and all(fits(item, parts[0]) for item in value)
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
+        return isinstance(value, dict) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
     if origin is tuple:
-        return isinstance(value, tuple) and len(value) == len(parts) and all(_fits(item, part) for item, part in zip(value, parts))
+        return isinstance(value, tuple) and len(value) == len(parts) and all(fits(item, part) for item, part in zip(value, parts))
     if kind in (int, float):
         return type(value) is int or (kind is float and type(value) is float)
-    return isinstance(value, kind) if isinstance(kind, type) else True
+    return kind is Any or isinstance(value, kind)
 
 
 def require_types(found: Any) -> None:
@@ -72,7 +73,7 @@ def require_types(found: Any) -> None:
     """
     for name, kind in _hints(type(found)).items():
         value = getattr(found, name)
-        if not _fits(value, kind) or (name.endswith("_us") and value is not None and not EARLIEST_US <= value <= LATEST_US):
+        if not fits(value, kind) or (name.endswith("_us") and value is not None and not EARLIEST_US <= value <= LATEST_US):
             raise ValueError(f"{name} is {str(value)[:40]!r}")
 
 
@@ -100,6 +101,15 @@ def _plain(where: str, required: bool, kinds: tuple[type, ...], expected: str) -
         if type(found) in kinds or (found is None and not required):
             return found
         raise damaged(where, found, expected)
+
+    return check
+
+
+def _number(where: str, required: bool) -> Callable[[Any], Any]:
+    def check(found: Any) -> Any:
+        if (type(found) in (float, int) and -INFINITE < found < INFINITE) or (found is None and not required):
+            return found
+        raise damaged(where, found, "a finite number")
 
     return check
 
@@ -148,7 +158,7 @@ def _check_of(column: sa.Column, json_columns: dict[str, type]) -> Callable[[Any
         case sa.Integer():
             return _whole(where, required, -(2**63), 2**63, "a whole number")
         case sa.Double():
-            return _plain(where, required, (float, int), "a number")
+            return _number(where, required)
         case sa.LargeBinary():
             return _plain(where, required, (bytes,), "bytes")
     return _plain(where, required, (str,), "text")

@@ -253,7 +253,7 @@ PICTURES = sa.Table("pictures", TABLES, sa.Column("app", sa.Text, primary_key=Tr
 cells.check_columns(
     TABLES,
     {
-        "snapshots.errors_by_type": dict, "rejects.reasons": list, "runs.parameters": dict, "runs.outputs": list, "alerts.state": dict, "samples.detail": dict, "fills.body": dict,
+        "snapshots.errors_by_type": dict, "rejects.reasons": list, "runs.parameters": dict, "runs.outputs": list, "alerts.state": dict, "fills.body": dict,
         "acts.detail": dict, "notices.state": dict, "messages.body": dict, "foreign_alerts.labels": dict, "foreign_alerts.annotations": dict,
     },
 )  # fmt: skip

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from opslib import text
 from opslib.cells import DamagedCell
+from opslib.errors import StoreError
 
 BUSY_TIMEOUT_MS = 30_000
 CHECKPOINT_PAGES = 8000  # Each checkpoint makes who waits for the disk wait longer; fewer of them keep the slowest percent of posts quick.
@@ -38,6 +39,7 @@ class Opened:
     Attributes:
         path: The file that was asked for; None in memory.
         is_read_only: Whether it can only be read.
+        identity: Which file it is (see `identity`), once it is made; None in memory.
         before: State of the file while nobody can be writing to it (see `state`); None where others may write as we read.
         copied: Folder of the copy that is read; None where the file itself is.
     """
@@ -46,7 +48,20 @@ class Opened:
     path: Path | None = None
     is_read_only: bool = False
     before: tuple | None = None
+    identity: tuple[int, int] | None = None
     copied: "tempfile.TemporaryDirectory[str] | None" = field(default=None, repr=False)
+
+    def check_writable(self) -> None:
+        """
+        Check that what is written now would be kept.
+
+        Raises:
+            StoreError: It can only be read, or another file has taken its place.
+        """
+        if self.is_read_only:
+            raise StoreError(f"the store {self.path} can only be read here: you may not write it, or its folder. Run this as somebody who may, or with another home (--home).")
+        if self.path is not None and self.identity and self.identity != identity(self.path):
+            raise StoreError(f"the store {self.path} was taken away or replaced while it was open; what is written to it would be lost. Start again.")
 
     def close(self) -> None:
         """Close every connection, and remove the copy where there is one."""
@@ -74,13 +89,13 @@ def _read_only(path: Path) -> Opened:
     before = state(path)
     has_log = os.path.exists(f"{path}{LOG}") and os.path.getsize(f"{path}{LOG}") > 0
     if not has_log:  # All of it is in the file; SQLite itself would want to make a log.
-        return Opened(_reader(path, "immutable=1"), path, True, before)
+        return Opened(_reader(path, "immutable=1"), path, True, before=before)
     if os.path.exists(f"{path}{LOG_INDEX}"):
         return Opened(_reader(path, "mode=ro"), path, True)
     folder = tempfile.TemporaryDirectory(prefix="ops-store-")  # What a killed process or a copy left: its log counts, and has no index.
     for ending in ("", LOG):
         shutil.copyfile(f"{path}{ending}", f"{folder.name}/store.sqlite{ending}")
-    return Opened(_reader(Path(folder.name) / "store.sqlite", "mode=rw"), path, True, before, folder)
+    return Opened(_reader(Path(folder.name) / "store.sqlite", "mode=rw"), path, True, before=before, copied=folder)
 
 
 def _reader(path: Path, how: str) -> sa.Engine:

@@ -78,8 +78,7 @@ class Store:
     """
 
     def __init__(self, url: str | sa.URL, now: Callable[[], datetime] = clock.now):
-        self._now = now
-        self._name, self._file = "the store's URL", sqlite.Opened(None)  # type: ignore[arg-type]
+        self._now, self._name, self.file = now, "the store's URL", sqlite.Opened(None)  # type: ignore[arg-type]
         try:
             parsed = sa.make_url(url)
             if parsed.drivername in ("postgresql", "postgres"):
@@ -87,28 +86,27 @@ class Store:
             self.is_sqlite = parsed.drivername.startswith("sqlite")
             self._name = str(parsed.database) if self.is_sqlite else parsed.render_as_string(hide_password=True)
             if self.is_sqlite:
-                self._file = sqlite.opened(parsed)
+                self.file = sqlite.opened(parsed)
             else:
-                self._file = sqlite.Opened(sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True))
-            self._engine = self._file.engine
-            weakref.finalize(self, self._file.close)  # Who forgets to close a store leaves no connection behind.
-            self._identity = None
+                self.file = sqlite.Opened(sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True))
+            self._engine = self.file.engine
+            weakref.finalize(self, self.file.close)  # Who forgets to close a store leaves no connection behind.
             self._prepare()
-            self._identity = sqlite.identity(self._file.path) if self._file.path else None
+            self.file.identity = sqlite.identity(self.file.path) if self.file.path else None
         except (*_FAILURES, OSError, ImportError, ValueError) as problem:
             raise self._failure("opened", problem) from problem
 
     def _failure(self, what: str, problem: Exception) -> StoreError:
-        return StoreError(f"the store {self._name} could not be {what}: {sqlite.advice(problem, self._file.path)}")
+        return StoreError(f"the store {self._name} could not be {what}: {sqlite.advice(problem, self.file.path)}")
 
     def _prepare(self) -> None:
         with self._engine.connect() as connection:
             tables = sa.inspect(connection).get_table_names()
             if "meta" in tables and self._schema(connection) == len(MIGRATIONS) + 1:
                 return
-            if tables and "meta" not in tables and self.is_sqlite:
-                raise DamagedCell("it has tables, and not the one called meta")
-        if self._file.is_read_only:
+        if tables and "meta" not in tables and self.is_sqlite:
+            raise DamagedCell("it has tables, and not the one called meta")
+        if self.file.is_read_only:
             raise StoreError(f"the store {self._name} is empty or of an older version, and cannot be written here. Open it once where it can be written, such as with ops status; that brings it up to date.")
         with self.writing() as connection:
             there = sa.inspect(connection).has_table("meta")
@@ -125,17 +123,14 @@ class Store:
         found = connection.execute(_FACT, {"of": "schema"}).scalar()
         with decoding("meta.schema"):
             number = None if found is None else int(found)
-        if number is not None and number > len(MIGRATIONS) + 1:
+        if number and number > len(MIGRATIONS) + 1:
             raise StoreError(f"the store {self._name} was made by a newer opslib (schema {found}; this one knows {len(MIGRATIONS) + 1}). Install that one.")
         return number
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that no other writer overlaps; it is kept whole, or nothing of it is."""
-        if self._file.is_read_only:
-            raise StoreError(f"the store {self._name} can only be read here: you may not write it, or its folder. Run this as somebody who may, or on another home (--home).")
-        if self._identity and self._identity != sqlite.identity(str(self._file.path)):
-            raise StoreError(f"the store {self._name} was taken away or replaced while it was open; what is written to it would be lost. Start again.")
+        self.file.check_writable()
         with self._engine.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -160,7 +155,7 @@ class Store:
                 yield connection
         except _FAILURES as problem:
             raise self._failure("read", problem) from problem
-        if self._file.before and self._file.path and self._file.before != sqlite.state(self._file.path):
+        if self.file.before and self.file.path and self.file.before != sqlite.state(self.file.path):
             raise StoreError(f"the store {self._name} was written while it was read. Run this again.")
 
     def put(self, connection: sa.Connection, key: str, value: str) -> None:
@@ -394,8 +389,7 @@ class Store:
 
     def runs(self) -> list[dict[str, Any]]:
         """The ledger as it stands, oldest first."""
-        with self.reading() as connection:
-            return [dict(row._mapping) for row in connection.execute(sa.select(RUNS).order_by(RUNS.c.started_at_us, RUNS.c.id))]
+        return [dict(row._mapping) for row in self.stream(sa.select(RUNS).order_by(RUNS.c.started_at_us, RUNS.c.id))]
 
     def recall(self, key: str) -> str | None:
         """A small fact remembered under a key, or None."""
@@ -409,7 +403,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the database."""
-        self._file.close()
+        self.file.close()
 
 
 def _chunks(items: list, size: int) -> Iterator[list]:

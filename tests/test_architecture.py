@@ -15,7 +15,7 @@ HOUSE = """
  4 act       evidence  incident  dossier  records  feedback  chronicle  hooks  steps  walk  checklists  practice  figures
  3 meaning   series  tape  limits  rules  notices  hearsay  dispatch  providers  stream  verdicts  legs  trades  costs  variance  pnl  indicators  probed  measures  findings  alerts  realised  watch  rises  listing  theory  units  faults  greeks  bands  crosscheck  impact  causes  attribution  inquiry  diagnosis
  2 facts     snapshot  page  fills  broker  plain  book  cells  schema  sqlite  store  rescue  record  filings  marks  intake  neighbour  outcome  samples  probe  logs  host  feeds  contracts  chain  pricing
- 1 ground    clock  period  settings  staff  schedule  memory
+ 1 ground    clock  period  settings  staff  schedule  temporary  memory
  0 bedrock   errors  text  files  ports
 """
 PACKAGE = Path(__file__).parent.parent / "opslib"
