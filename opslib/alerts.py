@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from opslib import clock, text
+from opslib.cell_types import decoding, require_types
 from opslib.rules import RUNGS, Rule, Rules
 from opslib.verdicts import Finding, not_back, value_on
 
@@ -136,10 +137,19 @@ class Alert:
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> "Alert":
-        """What `as_json` wrote."""
-        page, explains = found["page"], {name: (at, life) for name, (at, life) in found["explains"].items()}
-        rungs, rises = {name: Rung(**rung) for name, rung in found["rungs"].items()}, [OpenRise(**rise) for rise in found["rises"]]
-        return cls(**{**found, "rungs": rungs, "rises": rises, "page": None if page is None else (page[0], page[1]), "explains": explains})
+        """
+        Read what `as_json` wrote.
+
+        Raises:
+            DamagedCell: It is no such thing.
+        """
+        with decoding("alerts.state"):
+            page, explains = found["page"], {name: (at, life) for name, (at, life) in found["explains"].items()}
+            rungs, rises = {name: Rung(**rung) for name, rung in found["rungs"].items()}, [OpenRise(**rise) for rise in found["rises"]]
+            alert = cls(**{**found, "rungs": rungs, "rises": rises, "page": None if page is None else (page[0], page[1]), "explains": explains})
+            for part in (alert, *rungs.values(), *rises):
+                require_types(part)
+            return alert
 
 
 def _severity(rung: str) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
-from opslib import clock, shelf, snapshot, text, watch
+from opslib import clock, shelf, snapshot, temporary, text, watch
 from opslib.causes import CAUSES, NONE, UNDETERMINED
 from opslib.desk import Desk
 from opslib.diagnosis import Diagnosis
@@ -26,6 +26,7 @@ from opslib.errors import IncidentError
 from opslib.incident import Incident
 from opslib.practice import PRACTICE
 from opslib.schema import ALIVE, CHAINS, FILLS, MARKS, SAMPLES
+from opslib.settings import sqlite_url
 from opslib.store import Post, Store
 from opslib.workbook import Book
 
@@ -101,7 +102,7 @@ class Case:
 
     def desk(self, settings: "Settings") -> Desk:
         """A desk that sees what had happened by then, and nothing since; its rules are today's."""
-        return Desk(replace(settings, store_url=f"sqlite:///{self.store}", secrets={}), lambda: self.at, remembers=False)
+        return Desk(replace(settings, store_url=sqlite_url(self.store), secrets={}), lambda: self.at, remembers=False)
 
     def book(self, desk: Desk) -> Book:
         """Its runbook, open at its moment, to practise."""
@@ -175,7 +176,8 @@ def freeze(desk: Desk, incident: Incident, cause: str = "", as_of: datetime | No
     place = folder(desk.settings) / incident.id
     made = place.with_name(f".{place.name}.new")
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+    with temporary.refusing(made):
+        made.mkdir(parents=True)
     case = Case(incident.id, runbook, incident.rule, incident.subject, severity, rule.limit_told(limit) if rule and limit is not None else "", rule.window if rule else timedelta(minutes=10), at, *found, (), made / STORE)
     _copy(desk, case)
     held = case.desk(desk.settings)
@@ -216,7 +218,7 @@ def _copy(desk: Desk, case: Case) -> None:
     until_us = clock.micros(case.at)
     session = clock.session(case.at.astimezone(text.NEW_YORK).date())
     since_us = clock.micros((session.opens if session else case.at) - BACK)
-    with contextlib.closing(Store(f"sqlite:///{case.store}", lambda: case.at)) as store:
+    with contextlib.closing(Store(sqlite_url(case.store), lambda: case.at)) as store:
         clean = ((ts_us, settings.redact(body.decode("utf-8", "replace")).encode()) for ts_us, _, _, body in desk.store.bodies(app, since_us, until_us, None))
         store.write(app, (Post(ts_us, snapshot.read(snapshot.loads(body), body)) for ts_us, body in clean), known_at_ts=True)
         for table, kept in ((ALIVE, None), (SAMPLES, since_us), (CHAINS, since_us), (FILLS, None), (MARKS, since_us)):

@@ -158,7 +158,7 @@ class Chronicle:
     def _of_alert(self, connection: sa.Connection, alert: Mapping[str, Any], by: str) -> str:
         """The incident that an alert is in, opened where there is none yet."""
         state = connection.execute(sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.alert == alert["id"])).scalar()
-        notice = Notice(**json.loads(state)) if state else Notice(alert["id"], alert["rule"], alert["subject"], alert["source"], "", "")
+        notice = Notice.of_json(state) if state else Notice(alert["id"], alert["rule"], alert["subject"], alert["source"], "", "")
         about = notice.group or alert.get("inhibited_by") or alert["id"]
         name = self._held(connection, alert["id"]) or self._held(connection, about) or self._about(connection, about)
         if name is None:
@@ -207,7 +207,7 @@ class Chronicle:
         """
         with self.store.reading() as connection:
             now = self._fingerprint(connection)
-        if now == self._seen:
+        if now == self._seen or self.store.file.is_read_only:  # Where nothing can be written, the records are shown as they are.
             return []
         grown: set[str] = set()
         with self.store.committing() as connection:
@@ -231,7 +231,7 @@ class Chronicle:
     def _notices(self, connection: sa.Connection) -> list[Notice]:
         """Alerts that somebody is to be told of, and which group they belong to."""
         rows = connection.execute(sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.open.is_(True)).order_by(NOTICES.c.alert)).scalars()
-        found = [Notice(**json.loads(state)) for state in rows]
+        found = [Notice.of_json(state) for state in rows]
         return sorted((n for n in found if n.group and n.told and not n.explained), key=lambda n: (n.fired_us or 0, n.alert))
 
     def _join(self, connection: sa.Connection, notice: Notice) -> set[str]:

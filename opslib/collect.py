@@ -188,7 +188,11 @@ def collect(settings: Settings, store: Store, rules: Rules, staff: Staff, every_
     Look at everything that the settings name, judge every rule and tell people, until SIGTERM or SIGINT.
 
     Judging and telling have threads of their own, so that however long one takes, every look is made in time.
+
+    Raises:
+        StoreError: The store can only be read.
     """
+    store.file.check_writable()
     stop = threading.Event()
     judge = Collector(store, settings, rules, secrets.token_hex(8))
     judging = threading.Thread(target=judge.run, args=(stop,), name="judge")

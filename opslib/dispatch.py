@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from opslib import clock, hearsay, notices as notices_module
+from opslib.cell_types import decoding
 from opslib.notices import FIRING, OF_SCHEDULE, OVER, PASSED, PRESSING, REPEAT, REPORT, ROSE, SCHEDULE, UNHEARD, Edge, Notice, Silence, Telling
 from opslib.rules import RUNGS, SENT as SENT_SEVERITIES, Rules
 from opslib.schema import ACTS, DELIVERIES, FACTS, FOREIGN, MESSAGES, NOTICES, OUTBOX, TRANSITIONS
@@ -102,7 +103,8 @@ class Dispatch:
         found: dict[str, Silence] = {}
         for row in connection.execute(sa.select(ACTS).where(ACTS.c.app == self.app, ACTS.c.kind.in_(("silence", "unsilence"))).order_by(ACTS.c.seq)):
             if row.kind == "silence":
-                found[row.id] = Silence(row.id, row.author, row.reason, **json.loads(row.detail), from_us=row.known_at_us, until_us=row.until_us)
+                with decoding("acts.detail"):
+                    found[row.id] = Silence(row.id, row.author, row.reason, **json.loads(row.detail), from_us=row.known_at_us, until_us=row.until_us + 0)
             elif row.id in found:
                 found[row.id] = found[row.id]._replace(until_us=min(found[row.id].until_us, row.known_at_us))
         return list(found.values())
@@ -159,10 +161,12 @@ class Dispatch:
     def _now_us(self, connection: sa.Connection) -> int:
         """What time it is for who writes here: never before what is written already, though the machine's clock was set back."""
         last = connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == "known_at_us")).scalar()
-        return max(clock.micros(self.store.now()), int(last or 0))
+        with decoding("meta.known_at_us"):
+            return max(clock.micros(self.store.now()), int(last or 0))
 
     def _planned(self, connection: sa.Connection) -> int:
-        return int(connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == f"planned:{self.app}")).scalar() or 0)
+        with decoding("meta.planned"):
+            return int(connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == f"planned:{self.app}")).scalar() or 0)
 
     def _taken(self, connection: sa.Connection) -> dict[str, tuple[str, int]]:
         rows = connection.execute(sa.select(ACTS.c.id, ACTS.c.author, ACTS.c.known_at_us).where(ACTS.c.app == self.app, ACTS.c.kind == "ack").order_by(ACTS.c.seq))
@@ -170,7 +174,7 @@ class Dispatch:
 
     def _open(self, connection: sa.Connection) -> list[Notice]:
         rows = connection.execute(sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.open.is_(True)).order_by(NOTICES.c.alert)).scalars()
-        return [Notice(**json.loads(state)) for state in rows]
+        return [Notice.of_json(state) for state in rows]
 
     def _take_in(self, connection: sa.Connection, rules: Rules, now_us: int) -> dict[str, Notice]:
         """Every open notice, with what has come since the last time."""
@@ -181,10 +185,11 @@ class Dispatch:
             edge, upto = Edge(*row[1:]), row[0]
             self._notice(connection, found, edge, rules).take(edge)
         for row in self._changed(connection, now_us):
-            edge = hearsay.edge(row, now_us)
+            with decoding("foreign_alerts"):
+                edge, owner, again = hearsay.edge(row, now_us), json.loads(row.labels).get("owner", ""), json.loads(row.annotations).get("again", [])
             notice = self._notice(connection, found, edge, rules)
             if edge.source == SCHEDULE:
-                notice.who, notice.again = json.loads(row.labels)["owner"], json.loads(row.annotations).get("again", [])
+                notice.who, notice.again = owner, again
             if edge.edge != "firing" and not notice.levels and notice.told is None:
                 notice.take(edge._replace(edge="firing", kind="fired", at_us=row.starts_us))  # It began and ended since we last looked.
             notice.take(edge)
@@ -197,7 +202,7 @@ class Dispatch:
         if edge.alert not in found:
             state = connection.execute(sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.alert == edge.alert)).scalar()
             rule = rules.rules.get(edge.rule)
-            found[edge.alert] = Notice(**json.loads(state)) if state else Notice(edge.alert, edge.rule, edge.subject, edge.source, rule.panel if rule else "system", rule.who if rule else "Tech Lead")
+            found[edge.alert] = Notice.of_json(state) if state else Notice(edge.alert, edge.rule, edge.subject, edge.source, rule.panel if rule else "system", rule.who if rule else "Tech Lead")
         return found[edge.alert]
 
     def _changed(self, connection: sa.Connection, now_us: int) -> list[sa.Row]:
@@ -205,13 +210,15 @@ class Dispatch:
         told = sa.select(NOTICES.c.alert).where(NOTICES.c.app == self.app, NOTICES.c.open.is_(True))
         rows = connection.execute(sa.select(FOREIGN).where(FOREIGN.c.app == self.app, FOREIGN.c.said_over.is_(False)).order_by(FOREIGN.c.fingerprint)).all()
         known = set(connection.execute(told).scalars()) if rows else set()
-        return [row for row in rows if row.ends_us <= now_us or hearsay.neighbour_id(row.labels, row.fingerprint, row.starts_us) not in known]
+        with decoding("foreign_alerts"):
+            return [row for row in rows if row.ends_us <= now_us or hearsay.neighbour_id(row.labels, row.fingerprint, row.starts_us) not in known]
 
     def _write(self, connection: sa.Connection, tellings: list[Telling], staff: Staff, rules: Rules, now_us: int) -> str:
         """One message of things that are told together, and its deliveries."""
         roles = tuple(dict.fromkeys(role for t in tellings for role in t.roles))
         severity = max((t.notice.level or t.notice.worst or "notify" for t in tellings), key=RUNGS.index)
-        count = int(connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == f"messages:{self.app}")).scalar() or 0) + 1
+        with decoding("meta.messages"):
+            count = int(connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == f"messages:{self.app}")).scalar() or 0) + 1
         self.store.put(connection, f"messages:{self.app}", str(count))
         name, first = f"{self.app}-{count}", tellings[0]
         about = first.notice.group if first.kind != PASSED else NOBODY
@@ -342,7 +349,8 @@ class Dispatch:
         """What was said of things that were due, by fingerprint: starts_us, ends_us, words."""
         with self.store.reading() as connection:
             rows = connection.execute(sa.select(FOREIGN).where(FOREIGN.c.app == self.app, FOREIGN.c.fingerprint.endswith(OF_SCHEDULE))).all()
-        return {row.fingerprint: {"starts_us": row.starts_us, "ends_us": row.ends_us, "words": json.loads(row.annotations)["summary"]} for row in rows}
+        with decoding("foreign_alerts"):
+            return {row.fingerprint: {"starts_us": row.starts_us, "ends_us": row.ends_us, "words": json.loads(row.annotations)["summary"]} for row in rows}
 
     def report(self, run: str, channels: Iterable[str], body: Mapping[str, Any]) -> bool:
         """

@@ -3,13 +3,11 @@ This module knows the folder of an incident, and nothing else: its record and pi
 they can be read and verified without it.
 """
 
-import os
-import uuid
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from opslib import evidence
+from opslib import evidence, temporary
 from opslib.errors import IncidentError
 from opslib.schema import ENTRIES, PICTURES
 from opslib.store import Store
@@ -32,8 +30,8 @@ def copy(store: Store, app: str, name: str, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         for digest, body in bodies.items():
             (place / PICTURED).mkdir(exist_ok=True)
-            _replace(place / PICTURED / f"{digest}.png", body)
-        _replace(place / RECORD, "".join(f"{line}\n" for line in lines).encode())
+            temporary.replace(place / PICTURED / f"{digest}.png", body)
+        temporary.replace(place / RECORD, "".join(f"{line}\n" for line in lines).encode())
     except OSError as problem:
         raise IncidentError(f"the record of {name} is in the store; its copy in {place} could not be written ({problem.strerror}).") from None
 
@@ -44,9 +42,3 @@ def pictures(line: str) -> list[str]:
         return []
     found = evidence.read(line).body.get("picture")
     return [found["sha256"]] if isinstance(found, dict) else []
-
-
-def _replace(path: Path, content: bytes) -> None:
-    making = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    making.write_bytes(content)
-    os.replace(making, path)

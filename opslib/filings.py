@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from opslib import clock
+from opslib.cell_types import decoding
 from opslib.fills import Book, Fill, Money, Promise
 from opslib.schema import FILLS
 from opslib.store import Store
@@ -28,20 +29,23 @@ def _body(found: Fill | Money | Promise) -> str:
 
 
 def _fill(row: Any) -> Fill:
-    told = json.loads(row.body)
-    read = {k: Decimal(v) if k in _NUMBERS and v is not None else v for k, v in told.items()}
-    read["expiry"] = date.fromisoformat(told["expiry"]) if told["expiry"] else None
-    return Fill(row=row.seq, at=clock.instant(row.ts_us), **read)
+    with decoding(f"fills.body of row {row.seq}"):
+        told = json.loads(row.body)
+        read = {k: Decimal(v) if k in _NUMBERS and v is not None else v for k, v in told.items()}
+        read["expiry"] = date.fromisoformat(told["expiry"]) if told["expiry"] else None
+        return Fill(row=row.seq, at=clock.instant(row.ts_us), **read)
 
 
 def _money(row: Any) -> Money:
-    told = json.loads(row.body)
-    return Money(row.seq, clock.instant(row.ts_us), told["kind"], told["symbol"], Decimal(told["total"]))
+    with decoding(f"fills.body of row {row.seq}"):
+        told = json.loads(row.body)
+        return Money(row.seq, clock.instant(row.ts_us), told["kind"], told["symbol"], Decimal(told["total"]))
 
 
 def _promise(row: Any) -> Promise:
-    told = json.loads(row.body)
-    return Promise(told["lot"], *(Decimal(told[k]) if told[k] is not None else None for k in ("net_pct", "commission", "slippage")))
+    with decoding("fills.body of a backtest"):
+        told = json.loads(row.body)
+        return Promise(told["lot"], *(Decimal(told[k]) if told[k] is not None else None for k in ("net_pct", "commission", "slippage")))
 
 
 class Filed(NamedTuple):

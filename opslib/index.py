@@ -9,13 +9,12 @@ import fcntl
 import hashlib
 import json
 import os
-import uuid
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from opslib import clock, ledger, text
+from opslib import clock, ledger, temporary, text
 from opslib.document import STYLE
 from opslib.errors import UsageError
 from opslib.settings import Settings
@@ -49,9 +48,7 @@ def write(settings: Settings, store: Store) -> Path:
     handle = os.open(settings.home, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        making = settings.home / f".{NAME}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        making.write_text(page(settings, ledger.runs(store)), encoding="utf-8")
-        os.replace(making, place)
+        temporary.replace(place, page(settings, ledger.runs(store)).encode())
     finally:
         os.close(handle)
     return place

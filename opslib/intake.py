@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import book as book_module, chainimport, clock, files, logimport, loglines, snapshot, text
+from opslib import book as book_module, chainimport, clock, files, logimport, loglines, rescue, snapshot, text
 from opslib.clock import Window
 from opslib.errors import BadSnapshot, ImportRefused, UsageError
 from opslib.filings import Filings
@@ -227,9 +227,14 @@ def window(day: str | None, start: str | None, end: str | None, as_of: str | Non
 
 
 def exported(store: Store, app: str, window: Window | None, known_at: datetime | None) -> Iterator[str]:
-    """Every post as it came, a JSON line each with ts, known_at, page and metrics; oldest first."""
+    """
+    Give every post as it came, a JSON line each with ts, known_at, page and metrics; oldest first.
+
+    Raises:
+        StoreError: After the last line: some rows could not be read; names them.
+    """
     start, end = (clock.micros(window.start), clock.micros(window.end)) if window else (None, None)
-    for ts, known, page, body in store.bodies(app, start, end, clock.micros(known_at) if known_at else None):
+    for ts, known, page, body in rescue.posts(store, app, start, end, clock.micros(known_at) if known_at else None):
         # A newline cannot stand inside a JSON string, so taking them out changes nothing that was said.
-        metrics = body.decode("utf-8-sig").replace("\r", " ").replace("\n", " ")
+        metrics = body.replace("\r", " ").replace("\n", " ")
         yield f'{{"ts":{json.dumps(text.iso(clock.instant(ts)))},"known_at":{json.dumps(text.iso(clock.instant(known)))},"page":{json.dumps(page)},"metrics":{metrics}}}'

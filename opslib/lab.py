@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from opslib import settings as settings_module, shelf
+from opslib import settings as settings_module, shelf, temporary
 from opslib.errors import UsageError
 from opslib.settings import Settings
 
@@ -62,6 +62,11 @@ def laid_out(settings: Settings, environ: Mapping[str, str]) -> Place:
     project = settings_module.project()
     if project is None:
         raise UsageError("the notebooks stand in the suite's project folder, which is not here. Install it with pip install -e . from a clone.")
+    with temporary.refusing(settings.base / FOLDER):
+        return _laid_out(settings, environ, project)
+
+
+def _laid_out(settings: Settings, environ: Mapping[str, str], project: Path) -> Place:
     folder = settings.base / FOLDER
     root = folder / "root"
     root.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,11 @@ lost, cannot be written or is no such thing is computed again. Who verifies does
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from opslib import temporary
 
 
 class Memory:
@@ -51,8 +51,6 @@ class Memory:
     def _keep(path: Path, kept: dict[str, Any]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            making = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-            making.write_text(json.dumps(kept, sort_keys=True), encoding="utf-8")
-            os.replace(making, path)
+            temporary.replace(path, json.dumps(kept, sort_keys=True).encode())
         except OSError:
             return  # It is computed again.

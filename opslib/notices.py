@@ -8,11 +8,13 @@ A silenced alert tells nobody: when its silence ends, what still fires is told t
 over by now too. What began and ended before anybody could be told is told afterwards, all of it in one message.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from opslib import clock
+from opslib.cell_types import decoding, require_types
 from opslib.rules import RUNGS, SENT
 from opslib.staff import Staff
 
@@ -111,6 +113,21 @@ class Notice:
     sentence: str = ""
     again: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of_json(cls, state: str) -> "Notice":
+        """
+        Read what `as_json` gave, as it is kept.
+
+        Raises:
+            DamagedCell: It is no such thing.
+        """
+        with decoding("notices.state"):
+            found = cls(**json.loads(state))
+            require_types(found)
+            if not {*found.levels, found.worst, found.told} <= {*RUNGS, None}:
+                raise ValueError("a severity that there is not")
+        return found
+
     @property
     def level(self) -> str | None:
         """The highest severity that fires."""
@@ -144,7 +161,7 @@ class Notice:
         self.over_us, self.how, self.told, self.told_us, self.roles, self.acked_by, self.muted, self.explained, self.group = None, "", None, 0, [], "", False, False, ""
 
     def as_json(self) -> dict[str, Any]:
-        """For the store; `Notice(**…)` reads it."""
+        """For the store; `of_json` reads it."""
         return asdict(self)
 
 

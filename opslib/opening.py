@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opslib import shelf, text
+from opslib import shelf, temporary, text
 from opslib.incident import Incident
 
 if TYPE_CHECKING:
@@ -34,12 +34,13 @@ def opened(desk: "Desk", name: str, incident: Incident, operator: str, as_of: da
         "window": f"{round(rule.window.total_seconds())}s" if rule else "", "as_of": text.iso(as_of) if as_of else "",
     }  # fmt: skip
     folder = desk.chronicle.folder(incident.id)
-    folder.mkdir(parents=True, exist_ok=True)
+    with temporary.refusing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     number = max((int(p.name[:2]) for p in folder.glob("[0-9][0-9]_*.ipynb")), default=0) + 1
     place = folder / f"{number:02}_{name}.ipynb"
     content = json.dumps(shelf.filled(shelved, given, [found.cause]), indent=1, ensure_ascii=False) + "\n"
-    with place.open("x", encoding="utf-8") as file:
-        file.write(content)
+    with temporary.refusing(place):
+        temporary.make(place, content.encode())
     body = {"runbook": name, "notebook": place.name, "cause": found.cause, "confidence": found.confidence, "headline": found.words, "given": given, "words": f"runbook {name} opened as {place.name}; likely {found.cause}"}
     desk.chronicle.append(incident.id, "runbook", body, by=operator)
     return place

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opslib import clock, ledger, schedule, text
+from opslib import clock, ledger, schedule, temporary, text
 from opslib.agenda import HORIZON, Agenda
 from opslib.clock import Window
 from opslib.errors import OpsError, UsageError
@@ -144,17 +144,21 @@ def install(desk: "Desk", how: str) -> Reply:
         OpsError: It refused.
     """
     settings = desk.settings
+    if any(not c.isprintable() for c in str(settings.base)):
+        raise UsageError(f"the home {str(settings.base)!r} has a character in its name that {how} cannot take; a folder whose name is printable, on one line, was expected. Move it, or link to it.")
     command = [sys.executable, "-m", "opslib.cli", "--home", str(settings.base), "--app", settings.app, "schedule", "run", "--once"]
     return _systemd(settings.app, settings.base, command) if how == "systemd" else _cron(settings.app, command)
 
 
 def _systemd(app: str, home: Path, command: list[str]) -> Reply:
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user"
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"opslib-schedule-{app}"
     quoted = " ".join('"' + part.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$") + '"' for part in command)
+    with temporary.refusing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for ending, content in ((".service", _SERVICE.format(app=app, home=str(home).replace("%", "%%"), command=quoted)), (".timer", _TIMER.format(app=app))):
-        (folder / f"{name}{ending}").write_text(content, encoding="utf-8")
+        with temporary.refusing(folder):
+            temporary.replace(folder / f"{name}{ending}", content.encode())
     then = f"systemctl --user daemon-reload && systemctl --user enable --now {name}.timer"
     words = f"written: {folder / name}.service and .timer. Switch it on with:\n\n  {then}\n\nKeys that the environment holds go into {home / 'environment'}, readable by you alone; loginctl enable-linger keeps it running when nobody is logged in."
     return Reply({"files": [str(folder / f"{name}{ending}") for ending in (".service", ".timer")], "then": then}, words)

@@ -5,11 +5,9 @@ Samples are laid in by their times and asked for any window (start, end]. A shar
 time of one; what stands now is the last look. Nothing is told of a time at which nobody looked.
 """
 
-import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from opslib import clock
@@ -77,7 +75,7 @@ class _Beats(_Line):
 
     def every_us(self, i: int) -> int:
         """How long after a beat is the next one due?"""
-        return round(float(_told(self.samples[i].detail).get("every_s", USUAL_S)) * SECOND)
+        return round(float(self.samples[i].told().get("every_s", USUAL_S)) * SECOND)
 
     def covered(self) -> list[int]:
         """For how long has it looked on up to each beat? A gap longer than two beats is not looked through."""
@@ -85,11 +83,6 @@ class _Beats(_Line):
             looked_us = 0 if i == 0 or self.samples[i - 1].outcome == "stopped" else min(self.times[i] - self.times[i - 1], 2 * self.every_us(i))
             self._covered.append((self._covered[-1] if self._covered else 0) + looked_us)
         return self._covered
-
-
-@lru_cache(maxsize=8192)
-def _told(detail: str) -> dict[str, Any]:
-    return json.loads(detail)
 
 
 class Probed:
@@ -148,7 +141,7 @@ class Probed:
     @staticmethod
     def told(sample: Sample) -> dict[str, Any]:
         """What else a sample saw."""
-        return _told(sample.detail)
+        return sample.told()
 
     def now(self, probe: str, subject: str, at_us: int) -> Sample | None:
         """How does it stand at an instant? None where nobody has looked lately."""

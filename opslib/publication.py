@@ -5,12 +5,14 @@ Several files cannot be renamed at once. So they are written beside their place,
 of their folder; then they move. A process killed while they move leaves them ready, and the next one moves the rest.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
+
+from opslib import temporary
 
 _READY = ".ready"
 
@@ -28,7 +30,8 @@ def publish(path: Path, files: Mapping[str, bytes], keep_as: str | None) -> list
         Where they are now.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    temporary.remove_left(path.parent)
+    staging = temporary.beside(path)
     try:
         staging.mkdir()
         for ending, content in files.items():
@@ -38,6 +41,8 @@ def publish(path: Path, files: Mapping[str, bytes], keep_as: str | None) -> list
         staging.rename(staging.with_name(staging.name + _READY))
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # Where nothing else is in it, it was made for this.
         raise
     finish(path.parent, staging.name + _READY)
     return [path.with_name(f"{path.name}{ending}") for ending in files]

@@ -5,10 +5,13 @@ This module knows what our own looks saw, as the store keeps it, and nothing els
 import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from opslib.cell_types import damaged, decoding, fits
+from opslib.outcome import OUTCOMES
 from opslib.schema import CHAINS, SAMPLES
 from opslib.store import Store
 
@@ -42,8 +45,41 @@ class Sample(NamedTuple):
     known_at_us: int = 0
 
     def told(self) -> dict[str, Any]:
-        """What else was seen."""
-        return json.loads(self.detail)
+        """
+        What else was seen.
+
+        Raises:
+            DamagedCell: The store has something else there.
+        """
+        return _detail(self.probe, self.outcome, self.detail)
+
+
+_NUMBER, _TEXT, _COUNTS = int | float | None, str | None, dict[str, int]
+# What a detail holds under a name, where it does; other names are only shown.
+_KINDS: dict[str, Any] = {
+    "quota_left": _NUMBER, "skew_s": _NUMBER, "every_s": int | float, "stepped_s": int | float, "lost": int, "waited_ms": _NUMBER, "born": int | float, "pages": int, "contracts": int, "core": int, "flagged": int, "iv_atm": _NUMBER,
+    "median_iv": _NUMBER, "median_theta": _NUMBER, "median_vega": _NUMBER, "gamma_zero": int, "delta_out_of_bounds": int, "expires_today": int, "said": _TEXT, "why": _TEXT, "market": _TEXT, "name": str, "told": str, "kinds": _COUNTS, "faults": _COUNTS,
+    "newest": dict[str, str], "units": dict[str, str | None], "failing": dict[str, Any] | list[str],
+}  # fmt: skip
+_REQUIRED = {"host": ("name", "told"), "beat": ("every_s",)}
+LARGEST = 1e12  # No number of a detail, and no measured value, is larger.
+
+
+@lru_cache(maxsize=8192)
+def _detail(probe: str, outcome: str, detail: str) -> dict[str, Any]:
+    with decoding("samples.detail"):
+        found = json.loads(detail)
+        required = _REQUIRED.get(probe, ())
+        if probe == "chain" and "core" in found:
+            required = ("faults", "contracts", "units", "iv_atm") if "flagged" in found else ("missing", "gamma_zero", "delta_out_of_bounds")
+        if lacking := [name for name in required if name not in found]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        for name, value in found.items():
+            if not fits(value, _KINDS.get(name, Any)) or (isinstance(value, int | float) and not -LARGEST < value < LARGEST):
+                raise ValueError(f"{name} is {str(value)[:40]}")
+        if outcome != "ok" and not fits(found.get("status", 0), int):
+            raise ValueError("its status is no number")
+        return found
 
 
 _COLUMNS = [SAMPLES.c[name] for name in Sample._fields]
@@ -125,7 +161,7 @@ class Samples:
         query = sa.select(s.seq, *_COLUMNS).where(s.app == self.app, s.seq > after_seq, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.seq)
         with self.store.reading() as connection:
             rows = connection.execute(query).all()
-        return max([after_seq, *(row[0] for row in rows)]), [Sample._make(row[1:]) for row in rows]
+        return max([after_seq, *(row[0] for row in rows)]), [_sample(row[1:]) for row in rows]
 
     def chains_of(self, symbol: str, start_us: int, end_us: int) -> list[Sample]:
         """What became of the chains of a symbol after one instant, up to and at another, in order of time."""
@@ -164,10 +200,24 @@ class Samples:
         query = query if known_at_us is None else query.where(c.known_at_us <= known_at_us)
         with self.store.reading() as connection:
             row = connection.execute(query).one_or_none()
-        return (row.ts_us, row.outcome, json.loads(zlib.decompress(row.body))) if row else None
+        if row is None:
+            return None
+        with decoding("chains.body"):
+            return row.ts_us, row.outcome, json.loads(zlib.decompress(row.body))
 
     def _read(self, query: sa.Select, known_at_us: int | None) -> list[Sample]:
         if known_at_us is not None:
             query = query.where(SAMPLES.c.known_at_us <= known_at_us)
         with self.store.reading() as connection:
-            return [Sample._make(row) for row in connection.execute(query)]
+            return [_sample(row) for row in connection.execute(query)]
+
+
+def _sample(row: Sequence[Any]) -> Sample:
+    """A row as a sample; refused where it ended in no way that there is, or measured what cannot be."""
+    found = Sample._make(row)
+    if found.outcome not in OUTCOMES:
+        raise damaged("samples.outcome", found.outcome, "an outcome such as ok")
+    for name, value in (("seconds", found.seconds), ("value", found.value)):
+        if value is not None and not -LARGEST < value < LARGEST:
+            raise damaged(f"samples.{name}", value, "a number that can be measured")
+    return found

@@ -4,6 +4,7 @@ This module knows the tables of the store, and nothing else: which column holds 
 
 import sqlalchemy as sa
 
+from opslib import cells
 from opslib.snapshot import FIELDS, NEVER_SEEN_ALIVE
 
 _KINDS = {"count": sa.BigInteger, "number": sa.Double, "flag": sa.Boolean, "millis": sa.BigInteger, "text": sa.Text}
@@ -249,13 +250,21 @@ ENTRIES = sa.Table(
 )
 PICTURES = sa.Table("pictures", TABLES, sa.Column("app", sa.Text, primary_key=True), sa.Column("digest", sa.Text, primary_key=True), sa.Column("body", sa.LargeBinary, nullable=False))
 
+cells.check_columns(
+    TABLES,
+    {
+        "snapshots.errors_by_type": dict, "rejects.reasons": list, "runs.parameters": dict, "runs.outputs": list, "alerts.state": dict, "fills.body": dict,
+        "acts.detail": dict, "notices.state": dict, "messages.body": dict, "foreign_alerts.labels": dict, "foreign_alerts.annotations": dict,
+    },
+)  # fmt: skip
+
 
 def alive_has_times(connection: sa.Connection) -> None:
     """Schema 2: since when each field was seen alive, beside since when we know. What was kept by then is taken from the looks themselves."""
     connection.execute(sa.text("ALTER TABLE alive ADD COLUMN ts_us BIGINT NOT NULL DEFAULT 0"))
     for row in connection.execute(sa.select(ALIVE.c.app, ALIVE.c.field, ALIVE.c.known_at_us)).all():
         moved = sa.or_(*(sa.and_(SNAPSHOTS.c[c].is_not(None), SNAPSHOTS.c[c] if isinstance(SNAPSHOTS.c[c].type, sa.Boolean) else SNAPSHOTS.c[c] != 0) for c in NEVER_SEEN_ALIVE[row.field]))
-        first = sa.select(sa.func.min(SNAPSHOTS.c.ts_us)).where(SNAPSHOTS.c.app == row.app, SNAPSHOTS.c.known_at_us <= row.known_at_us, moved)
+        first = sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(SNAPSHOTS.c.app == row.app, SNAPSHOTS.c.known_at_us <= row.known_at_us, moved)
         ts_us = connection.execute(first).scalar()
         connection.execute(sa.update(ALIVE).where(ALIVE.c.app == row.app, ALIVE.c.field == row.field, ALIVE.c.known_at_us == row.known_at_us).values(ts_us=ts_us if ts_us is not None else row.known_at_us))
 

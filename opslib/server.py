@@ -292,9 +292,11 @@ def serve(settings: Settings, store: Store, rules: rules_module.Rules, staff: St
 
     Raises:
         SettingsError: Others could reach it and a key is missing.
+        StoreError: The store can only be read.
         OpsError: The port cannot be listened on.
     """
     _checked_host(settings, host)
+    store.file.check_writable()
     gc.collect()
     gc.freeze()  # What start-up made stays; a full collection that walks it every second or so held up one post in fifty.
     try:

@@ -14,11 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus, urlsplit
 
 from opslib import clock, text
 from opslib.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 VERSION = "0.1.0"
 SECRETS = ("OPS_INGEST_KEY", "OPS_READ_KEY", "OPS_MASSIVE_TOKEN", "OPS_TRADIER_TOKEN", "OPS_HEARTBEAT_URL")
@@ -66,7 +69,7 @@ class Settings:
 
     home: Path
     app: str
-    store_url: str = ""
+    store_url: "str | URL" = ""
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     wired: tuple[str, ...] = ()
@@ -94,9 +97,9 @@ class Settings:
         return self.home.parent if self.app == DEMO else self.home
 
     @property
-    def url(self) -> str:
-        """SQLAlchemy URL of the store."""
-        return self.store_url or f"sqlite:///{self.home / 'store.sqlite'}"
+    def url(self) -> "str | URL":
+        """SQLAlchemy URL of the store: as the user typed it, or of the file in `home`."""
+        return self.store_url or sqlite_url(self.home / "store.sqlite")
 
     @property
     def outputs(self) -> Path:
@@ -130,6 +133,13 @@ class Settings:
                 for written in {part, quote(part, safe=""), quote(part), quote_plus(part), json.dumps(part)[1:-1], json.dumps(part).replace("/", "\\/")[1:-1]} if len(part) > LEAST_SECRET or part == value else ():
                     outgoing = outgoing.replace(written, f"[{name}]")
         return KEYS.sub(r"\1[hidden]", outgoing)
+
+
+def sqlite_url(path: Path) -> "URL":
+    """SQLAlchemy URL of a SQLite file, whatever its path is made of: as text, a ? or % in it would mean something else."""
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=str(path))
 
 
 def project() -> Path | None:

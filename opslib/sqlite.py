@@ -1,28 +1,113 @@
 """
-This module knows how a SQLite file is opened so that any number of processes can write to it and lose nothing, and nothing else.
+Open a SQLite file so that any number of processes can write to it and lose nothing, or only read where it cannot be written.
+
+A file that we may not write, or that lies in a folder we may not write, is read all the same: as it is where no other
+process has left anything in its write-ahead log; through that log where its index is at hand; else from a copy.
 """
 
+import errno
 import os
+import shlex
+import shutil
 import sqlite3
+import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from opslib import text
+from opslib.cell_types import DamagedCell
+from opslib.errors import StoreError
+
 BUSY_TIMEOUT_MS = 30_000
 CHECKPOINT_PAGES = 8000  # Each checkpoint makes who waits for the disk wait longer; fewer of them keep the slowest percent of posts quick.
+LOG, LOG_INDEX = "-wal", "-shm"
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_FORMAT)
+_DENIED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 
 
-def opened(url: sa.URL) -> sa.Engine:
-    """A database in a file, or in memory, for any number of threads and processes at once."""
-    if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+@dataclass
+class Opened:
+    """
+    An opened SQLite database.
+
+    Attributes:
+        path: The file that was asked for; None in memory.
+        is_read_only: Whether it can only be read.
+        identity: Which file it is (see `identity`), once it is made; None in memory.
+        before: State of the file while nobody can be writing to it (see `state`); None where others may write as we read.
+        copied: Folder of the copy that is read; None where the file itself is.
+    """
+
+    engine: sa.Engine
+    path: Path | None = None
+    is_read_only: bool = False
+    before: tuple | None = None
+    identity: tuple[int, int] | None = None
+    copied: "tempfile.TemporaryDirectory[str] | None" = field(default=None, repr=False)
+
+    def check_writable(self) -> None:
+        """
+        Check that what is written now would be kept.
+
+        Raises:
+            StoreError: It can only be read, or another file has taken its place.
+        """
+        if self.is_read_only:
+            raise StoreError(f"the store {self.path} can only be read here: you may not write it, or its folder. Run this as somebody who may, or with another home (--home).")
+        if self.path is not None and self.identity and self.identity != identity(self.path):
+            raise StoreError(f"the store {self.path} was taken away or replaced while it was open; what is written to it would be lost. Start again.")
+
+    def close(self) -> None:
+        """Close every connection, and remove the copy where there is one."""
+        self.engine.dispose()
+        if self.copied is not None:
+            self.copied.cleanup()
+
+
+def opened(url: sa.URL) -> Opened:
+    """Open a database in a file, or in memory, for any number of threads and processes at once."""
+    path = None if url.database in (None, "", ":memory:") or "uri" in url.query else Path(str(url.database))
+    if path is not None:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, "it is a folder; a file was expected")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            return _read_only(path)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "isolation_level": None})
+    pragmas = (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={CHECKPOINT_PAGES}")
+    return Opened(_settled(engine, pragmas), path)
 
+
+def _read_only(path: Path) -> Opened:
+    """Open a file that cannot be written."""
+    before = state(path)
+    has_log = os.path.exists(f"{path}{LOG}") and os.path.getsize(f"{path}{LOG}") > 0
+    if not has_log:  # All of it is in the file; SQLite itself would want to make a log.
+        return Opened(_reader(path, "immutable=1"), path, True, before=before)
+    if os.path.exists(f"{path}{LOG_INDEX}"):
+        return Opened(_reader(path, "mode=ro"), path, True)
+    folder = tempfile.TemporaryDirectory(prefix="ops-store-")  # What a killed process or a copy left: its log counts, and has no index.
+    for ending in ("", LOG):
+        shutil.copyfile(f"{path}{ending}", f"{folder.name}/store.sqlite{ending}")
+    return Opened(_reader(Path(folder.name) / "store.sqlite", "mode=rw"), path, True, before=before, copied=folder)
+
+
+def _reader(path: Path, how: str) -> sa.Engine:
+    address = f"file:{quote(str(path.absolute()))}?{how}"
+    make: Callable[[], Any] = lambda: sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False)  # noqa: E731
+    return _settled(sa.create_engine("sqlite://", creator=make, poolclass=sa.QueuePool), (f"busy_timeout={BUSY_TIMEOUT_MS}", "query_only=1"))
+
+
+def _settled(engine: sa.Engine, pragmas: tuple[str, ...]) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def settle(connection: Any, _record: Any) -> None:
-        for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={CHECKPOINT_PAGES}"):
+        for pragma in pragmas:
             _patiently(connection, f"PRAGMA {pragma}")
 
     return engine
@@ -41,10 +126,48 @@ def _patiently(connection: Any, statement: str) -> None:
             time.sleep(0.02)
 
 
-def identity(path: str) -> tuple[int, int] | None:
+def identity(path: str | Path) -> tuple[int, int] | None:
     """Which file stands at a path? None where none does."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def state(path: Path) -> tuple:
+    """Which file lies at a path, how large it and its log are, and when each was last written."""
+    found = []
+    for ending in ("", LOG):
+        try:
+            stat = os.stat(f"{path}{ending}")
+            found.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        except FileNotFoundError:
+            found.append(None)
+    return tuple(found)
+
+
+def advice(problem: BaseException, path: Path | None) -> str:
+    """What went wrong with a database, in one line: why, and what to do about it; `path` is its file where it has one."""
+    cause = getattr(problem, "orig", None) or problem
+    first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    code = getattr(cause, "sqlite_errorcode", None)
+    if isinstance(cause, OSError):
+        code = {errno.ENOSPC: sqlite3.SQLITE_FULL, errno.EDQUOT: sqlite3.SQLITE_FULL}.get(cause.errno or 0, sqlite3.SQLITE_CANTOPEN)
+        first = cause.strerror or first
+    told = text.one_line(first)
+    if code is not None:
+        code &= 0xFF
+    is_undecodable = isinstance(cause, UnicodeDecodeError) or (isinstance(cause, sqlite3.OperationalError) and code is None)
+    if path is None:
+        return f"{told}. See OPS_STORE_URL."
+    if isinstance(cause, DamagedCell) or is_undecodable or code in _DAMAGE:
+        return (
+            f'{told}; the file is damaged, or no store of this version. Check it with: sqlite3 {shlex.quote(str(path))} "PRAGMA integrity_check". '
+            "What can still be read is given by ops export snapshots, for ops import into a new home."
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return f"{told}: the disk that holds {path.parent} is full. Make room on it and try again; nothing was kept of this."
+    if code in _DENIED:
+        return f"{told}. See OPS_STORE_URL, and whether you may read and write {path} and its folder."
+    return f"{told}. See OPS_STORE_URL and the folder it lies in."

@@ -8,6 +8,7 @@ Writers take turns (SQLite's own lock; an advisory lock in PostgreSQL), so `seq`
 """
 
 import json
+import sqlite3
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from opslib import clock, schema, sqlite
+from opslib.cell_types import DamagedCell, decoding
 from opslib.errors import StoreError
 from opslib.schema import ALIVE, FACTS, REJECTS, RUNS, SNAPSHOTS, TABLES
 from opslib.snapshot import Look, Snapshot
@@ -27,6 +29,7 @@ from opslib.snapshot import Look, Snapshot
 MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (schema.alive_has_times, schema.probes_are_kept, schema.people_are_told, schema.fills_are_kept, schema.incidents_are_kept, schema.runs_are_due)  # Each brings the tables one schema further; the first schema is 1.
 WRITERS_LOCK = 7_061_902  # Any number, the same for every writer: the key of PostgreSQL's advisory lock.
 MOST_POST_REJECTS = 10_000
+_FAILURES = (sa.exc.SQLAlchemyError, sqlite3.Error, UnicodeDecodeError, DamagedCell)  # SQLite's own messages may hold damaged text.
 _LOOK = [SNAPSHOTS.c[name] for name in Look._fields]
 # What every post asks, made once: to build a statement costs more than to execute it.
 _FACT = sa.select(FACTS.c.value).where(FACTS.c.key == sa.bindparam("of"))
@@ -67,44 +70,49 @@ class Store:
     Opening one makes it where there is none, and brings an older one to today's schema.
 
     Args:
-        url: SQLAlchemy URL; ``postgresql://`` is spoken through psycopg.
+        url: SQLAlchemy URL, as text or made; ``postgresql://`` is spoken through psycopg.
         now: What time it is, for `known_at`; only the demo gives another one.
 
     Raises:
         StoreError: It cannot be opened, or a newer opslib made it.
     """
 
-    def __init__(self, url: str, now: Callable[[], datetime] = clock.now):
-        self._now = now
+    def __init__(self, url: str | sa.URL, now: Callable[[], datetime] = clock.now):
+        self._now, self._name, self.file = now, "the store's URL", sqlite.Opened(None)  # type: ignore[arg-type]
         try:
             parsed = sa.make_url(url)
             if parsed.drivername in ("postgresql", "postgres"):
                 parsed = parsed.set(drivername="postgresql+psycopg")
-            self._name = parsed.render_as_string(hide_password=True)
-            self._sqlite = parsed.drivername.startswith("sqlite")
-            if self._sqlite:
-                self._engine = sqlite.opened(parsed)
+            self.is_sqlite = parsed.drivername.startswith("sqlite")
+            self._name = str(parsed.database) if self.is_sqlite else parsed.render_as_string(hide_password=True)
+            if self.is_sqlite:
+                self.file = sqlite.opened(parsed)
             else:
-                self._engine = sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True)
-            weakref.finalize(self, self._engine.dispose)  # Who forgets to close a store leaves no connection behind.
-            self._file: tuple[str, tuple[int, int] | None] | None = None
+                self.file = sqlite.Opened(sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True))
+            self._engine = self.file.engine
+            weakref.finalize(self, self.file.close)  # Who forgets to close a store leaves no connection behind.
             self._prepare()
-            if self._sqlite and parsed.database:
-                self._file = (parsed.database, sqlite.identity(parsed.database))
-        except (sa.exc.SQLAlchemyError, OSError, ImportError) as problem:
-            raise StoreError(self._told("opened", problem)) from None
+            self.file.identity = sqlite.identity(self.file.path) if self.file.path else None
+        except (*_FAILURES, OSError, ImportError, ValueError) as problem:
+            raise self._failure("opened", problem) from problem
 
-    def _told(self, what: str, problem: Exception) -> str:
-        name = getattr(self, "_name", "the store's URL")
-        return f"the store {name} could not be {what}: {str(getattr(problem, 'orig', None) or problem).strip().splitlines()[0]}. See OPS_STORE_URL and the folder it lies in."
+    def _failure(self, what: str, problem: Exception) -> StoreError:
+        return StoreError(f"the store {self._name} could not be {what}: {sqlite.advice(problem, self.file.path)}")
 
     def _prepare(self) -> None:
         with self._engine.connect() as connection:
-            if sa.inspect(connection).has_table("meta"):
-                if self._schema(connection) == len(MIGRATIONS) + 1:
-                    return
+            tables = sa.inspect(connection).get_table_names()
+            if "meta" in tables and self._schema(connection) == len(MIGRATIONS) + 1:
+                return
+        if tables and "meta" not in tables and self.is_sqlite:
+            raise DamagedCell("it has tables, and not the one called meta")
+        if self.file.is_read_only:
+            raise StoreError(f"the store {self._name} is empty or of an older version, and cannot be written here. Open it once where it can be written, such as with ops status; that brings it up to date.")
         with self.writing() as connection:
-            found = self._schema(connection) if sa.inspect(connection).has_table("meta") else None
+            there = sa.inspect(connection).has_table("meta")
+            found = self._schema(connection) if there else None
+            if there and found is None:
+                raise DamagedCell("meta does not say which schema it is of")
             for migrate in MIGRATIONS[found - 1 :] if found else ():
                 migrate(connection)
             TABLES.create_all(connection)
@@ -113,26 +121,27 @@ class Store:
     def _schema(self, connection: sa.Connection) -> int | None:
         """The schema of the tables that are there; None while somebody is just making them."""
         found = connection.execute(_FACT, {"of": "schema"}).scalar()
-        if found is not None and int(found) > len(MIGRATIONS) + 1:
+        with decoding("meta.schema"):
+            number = None if found is None else int(found)
+        if number and number > len(MIGRATIONS) + 1:
             raise StoreError(f"the store {self._name} was made by a newer opslib (schema {found}; this one knows {len(MIGRATIONS) + 1}). Install that one.")
-        return None if found is None else int(found)
+        return number
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that no other writer overlaps; it is kept whole, or nothing of it is."""
-        if self._file and self._file[1] != sqlite.identity(self._file[0]):
-            raise StoreError(f"the store {self._name} was taken away or replaced while it was open; what is written to it would be lost. Start again.")
+        self.file.check_writable()
         with self._engine.connect() as connection:
-            if self._sqlite:
+            if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = on")  # Whatever the server is set to: a 204 stands for the disk.
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS_LOCK)))
             try:
                 yield connection
-                connection.exec_driver_sql("COMMIT") if self._sqlite else connection.commit()
+                connection.exec_driver_sql("COMMIT") if self.is_sqlite else connection.commit()
             except BaseException:
-                if not self._sqlite:
+                if not self.is_sqlite:
                     connection.rollback()
                 elif connection.connection.driver_connection.in_transaction:  # On a full disk SQLite has rolled back by itself.
                     connection.exec_driver_sql("ROLLBACK")
@@ -144,8 +153,10 @@ class Store:
         try:
             with self._engine.connect() as connection:
                 yield connection
-        except sa.exc.SQLAlchemyError as problem:
-            raise StoreError(self._told("read", problem)) from None
+        except _FAILURES as problem:
+            raise self._failure("read", problem) from problem
+        if self.file.before and self.file.path and self.file.before != sqlite.state(self.file.path):
+            raise StoreError(f"the store {self._name} was written while it was read. Run this again.")
 
     def put(self, connection: sa.Connection, key: str, value: str) -> None:
         """Remember a small fact under a key, as part of a transaction."""
@@ -159,7 +170,8 @@ class Store:
     def stamp(self, connection: sa.Connection) -> int:
         """When this write is known, microseconds: now, but never before an earlier write."""
         last = connection.execute(_FACT, {"of": "known_at_us"}).scalar()
-        known_at = max(clock.micros(self._now()), int(last or 0))
+        with decoding("meta.known_at_us"):
+            known_at = max(clock.micros(self._now()), int(last or 0))
         self.put(connection, "known_at_us", str(known_at))
         return known_at
 
@@ -180,22 +192,19 @@ class Store:
             StoreError: Nothing was kept.
         """
         new = {p.snapshot.digest: p for p in reversed(list(posts))}
-        try:
-            with self.writing() as connection:
-                known_at = self.stamp(connection)
-                for digests in _chunks(list(new), 500):
-                    for digest in connection.execute(_HELD, {"whose": app, "digests": digests}).scalars():
-                        del new[bytes(digest)]
-                rows = [
-                    {"app": app, "ts_us": p.ts_us, "known_at_us": p.ts_us if known_at_ts else known_at, "digest": d, "body": zlib.compress(p.snapshot.body, 1), **p.snapshot.values}
-                    for d, p in reversed(new.items())
-                ]
-                if rows:
-                    connection.execute(_KEEP, rows)
-                    self._note_alive(connection, app, rows, new)
-                self._keep_rejects(connection, app, list(rejects), known_at)
-        except sa.exc.SQLAlchemyError as problem:
-            raise StoreError(self._told("written", problem)) from None
+        with self.committing() as connection:
+            known_at = self.stamp(connection)
+            for digests in _chunks(list(new), 500):
+                for digest in connection.execute(_HELD, {"whose": app, "digests": digests}).scalars():
+                    del new[bytes(digest)]
+            rows = [
+                {"app": app, "ts_us": p.ts_us, "known_at_us": p.ts_us if known_at_ts else known_at, "digest": d, "body": zlib.compress(p.snapshot.body, 1), **p.snapshot.values}
+                for d, p in reversed(new.items())
+            ]
+            if rows:
+                connection.execute(_KEEP, rows)
+                self._note_alive(connection, app, rows, new)
+            self._keep_rejects(connection, app, list(rejects), known_at)
         return len(rows)
 
     @staticmethod
@@ -314,28 +323,29 @@ class Store:
     def first_ts(self, app: str) -> int | None:
         """When the oldest look happened, microseconds; None where there is none."""
         with self.reading() as connection:
-            return connection.execute(sa.select(sa.func.min(SNAPSHOTS.c.ts_us)).where(SNAPSHOTS.c.app == app)).scalar()
+            return connection.execute(sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(SNAPSHOTS.c.app == app)).scalar()
 
     def bodies(self, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None) -> Iterator[tuple[int, int, str | None, bytes]]:
         """Every post as it came, oldest first: (ts_us, known_at_us, page id or None, body), without holding them all."""
         s = SNAPSHOTS.c
-        query = sa.select(s.ts_us, s.known_at_us, s.page_id, s.body).where(s.app == app).order_by(s.ts_us, s.seq)
-        if start_us is not None:
-            query = query.where(s.ts_us > start_us)
-        if end_us is not None:
-            query = query.where(s.ts_us <= end_us)
-        if known_at_us is not None:
-            query = query.where(s.known_at_us <= known_at_us)
+        bounds = (None if start_us is None else s.ts_us > start_us, None if end_us is None else s.ts_us <= end_us, None if known_at_us is None else s.known_at_us <= known_at_us)
+        query = sa.select(s.ts_us, s.known_at_us, s.page_id, s.body).where(s.app == app, *(b for b in bounds if b is not None)).order_by(s.ts_us, s.seq)
+        for row in self.stream(query):
+            with decoding("snapshots.body"):
+                body = zlib.decompress(row.body)
+            yield row.ts_us, row.known_at_us, row.page_id, body
+
+    def stream(self, query: sa.Select | sa.TextClause) -> Iterator[sa.Row]:
+        """The rows of a query, without holding them all."""
         with self.reading() as connection:
-            for row in connection.execution_options(yield_per=1000).execute(query):
-                yield row.ts_us, row.known_at_us, row.page_id, zlib.decompress(row.body)
+            yield from connection.execution_options(yield_per=1000).execute(query)
 
     def rejects(self, app: str) -> list[tuple[int, Reject]]:
         """What was refused, in the order it came: (known_at_us, reject)."""
         r = REJECTS.c
-        with self.reading() as connection:
-            found = connection.execute(sa.select(r.known_at_us, r.source, r.reasons, r.body).where(r.app == app).order_by(r.seq)).all()
-        return [(row.known_at_us, Reject(row.source, tuple(json.loads(row.reasons)), zlib.decompress(row.body))) for row in found]
+        found = list(self.stream(sa.select(r.known_at_us, r.source, r.reasons, r.body).where(r.app == app).order_by(r.seq)))
+        with decoding("rejects.body"):
+            return [(row.known_at_us, Reject(row.source, tuple(map(str, json.loads(row.reasons))), zlib.decompress(row.body))) for row in found]
 
     def run_begins(self, taken: Callable[[list[dict[str, Any]]], bool] | None = None, **row: Any) -> bool:
         """
@@ -374,13 +384,12 @@ class Store:
         try:
             with self.writing() as connection:
                 yield connection
-        except sa.exc.SQLAlchemyError as problem:
-            raise StoreError(self._told("written", problem)) from None
+        except _FAILURES as problem:
+            raise self._failure("written", problem) from problem
 
     def runs(self) -> list[dict[str, Any]]:
         """The ledger as it stands, oldest first."""
-        with self.reading() as connection:
-            return [dict(row._mapping) for row in connection.execute(sa.select(RUNS).order_by(RUNS.c.started_at_us, RUNS.c.id))]
+        return [dict(row._mapping) for row in self.stream(sa.select(RUNS).order_by(RUNS.c.started_at_us, RUNS.c.id))]
 
     def recall(self, key: str) -> str | None:
         """A small fact remembered under a key, or None."""
@@ -394,7 +403,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the database."""
-        self._engine.dispose()
+        self.file.close()
 
 
 def _chunks(items: list, size: int) -> Iterator[list]:

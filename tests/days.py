@@ -4,6 +4,8 @@ import functools
 import json
 from datetime import date, datetime
 
+from sqlalchemy import URL
+
 from opslib import clock, snapshot
 from opslib.demo import page, tour
 from opslib.demo.day import Script, script
@@ -26,7 +28,7 @@ def posts(day: date = DAY, seed: int = 1, quiet: bool = False) -> tuple[Post, ..
     return tuple(Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(scripted(day, seed, quiet)))
 
 
-def filled(url: str, app: str = "desk", **which: object) -> Store:
+def filled(url: str | URL, app: str = "desk", **which: object) -> Store:
     """A store that holds a scripted day, known as it happened."""
     store = Store(url)
     store.write(app, posts(**which), known_at_ts=True)

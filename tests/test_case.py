@@ -119,7 +119,7 @@ def test_it_holds_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
     """A key that stands in a post, a look, a chain or a marker, and who put a marker there, are not in the case, in no form."""
     home = tmp_path / "leaky"
     shutil.copytree(laid, home)
-    with contextlib.closing(sqlite3.connect(opened(home).settings.url.removeprefix("sqlite:///"))) as kept:
+    with contextlib.closing(sqlite3.connect(opened(home).settings.home / "store.sqlite")) as kept:
         at = clock.micros(case.read(opened(home).settings, ID).at)
         seq, body = kept.execute("SELECT seq, body FROM snapshots WHERE ts_us <= ? ORDER BY ts_us DESC LIMIT 1", (at,)).fetchone()
         told = json.loads(zlib.decompress(body)) | {"note": f"Authorization: Bearer {SECRET}"}

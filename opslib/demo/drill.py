@@ -27,7 +27,7 @@ from opslib.desk import Desk
 from opslib.diagnosis import Diagnosis
 from opslib.marks import Marks
 from opslib.rules import SENT
-from opslib.settings import Settings
+from opslib.settings import Settings, sqlite_url
 from opslib.watch import Watch
 
 OPENED_AFTER = timedelta(minutes=1)  # A person opens the runbook so long after they were told.
@@ -191,7 +191,7 @@ def _thinned(living: _Living, share: float, seed: int) -> Thinned:
         whole.backup(part)
         part.executemany("DELETE FROM samples WHERE seq = ?", [row for row in part.execute("SELECT seq FROM samples ORDER BY seq").fetchall() if chance.random() < share])
         part.commit()
-    desk = Desk(replace(looking.settings, store_url=f"sqlite:///{place}"), lambda: looking.at)
+    desk = Desk(replace(looking.settings, store_url=sqlite_url(place)), lambda: looking.at)
     with contextlib.closing(desk.store):
         found = desk.diagnose(looking.at, WINDOW)
     return Thinned(round(100 * share, 2), found.cause, not _wrong_cause(living, found), found.confidence)

@@ -57,9 +57,9 @@ class Looking:
         self.store.close()
 
     @property
-    def store_file(self) -> str:
+    def store_file(self) -> Path:
         """The file that the store is."""
-        return self.settings.url.removeprefix("sqlite:///")
+        return self.settings.home / "store.sqlite"
 
     def found(self) -> Settings:
         """The settings as the world's addresses stand now."""
