@@ -220,7 +220,7 @@ def judge_values(case: Case) -> bool:
             near, step = case.nearest(name), digit(column[name])
             bad[name] = (np.abs(np.log(column[name] / near)) > np.log(times)) & (np.maximum(np.abs(near), np.abs(column[name])) > 5 * step)
             bad[name] &= np.abs(column[name] - near) > (decay / 2 if name == "theta" else 1.5 * step)
-        bad["delta"] = off > limits.delta_off
+        bad["delta"] = (off > limits.delta_off) | ((column["delta"] == 0) & (np.abs(given["delta"]) >= np.maximum(limits.core_from, ROUNDED * digit(column["delta"]))))
         # In dollars, by the price that its volatility leads to, since early exercise is no volatility.
         spared = [limits.iv_off * 100 * given["vega"], limits.iv_spreads * spread, limits.spot_off * theory.spot * np.abs(given["delta"])]
         priced = np.maximum(case.low["price"] - theory.mid, theory.mid - case.high["price"]) - np.max(spared, axis=0)

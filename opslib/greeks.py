@@ -24,6 +24,8 @@ else:
     Array = Any
 
 EXAMPLES = 3
+AGREES = 2.0  # Times, at the edge of the core: from 0 or from 1, whichever is nearer.
+DEEP = 0.85  # Up to this delta, by the price of the other side, a vendor that found a volatility has a delta too; measured 0.91.
 PROMISED = ("massive", "tradier", "schwab")  # Vendors who promise every figure; of others only what they send is wanted.
 
 
@@ -148,23 +150,41 @@ def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None)
 
 def _core(frame: Any, column: dict[str, Array], theory: Theory, limits: ChainLimits) -> Array:
     """
-    Which contracts are to be right? By the delta they have; where they have none, or an impossible one, by what the contract of the
-    other side has, or their own price tells. Deep in the money no vendor can tell a volatility, and none is wanted.
+    The contracts whose figures have to be right, as a mask of rows: quoted, unexpired, and tradable by what their quotes imply.
+
+    A vendor's own delta can bring a contract in, never keep it out: one that contradicts the quotes (0, 1, none, impossible)
+    changes nothing. It only says on which side of the edge a contract is, where it agrees with the quotes.
     """
     import numpy as np
 
     size, bid, spread = np.abs(column["delta"]), column["bid"], column["ask"] - column["bid"]
+    rows = np.arange(len(size))
     unread = (frame["why_missing"] == "sentinel").to_numpy(dtype=bool)
-    rows = np.flatnonzero(~(size <= 1))
-    if len(rows):
+    with np.errstate(all="ignore"):
+        implied = np.abs(theory.delta_mid(rows))
+        moved = [np.abs(theory._replace(spot=theory.spot * (1 + step)).delta_mid(rows)) for step in (limits.spot_off, -limits.spot_off)]
+        depth = np.where(theory.call, 1.0, -1.0) * (theory.spot - theory.strike)  # Above 0 in the money.
         calls, puts = pairs(theory.grid, np.ones(len(size), dtype=bool))
         theirs = np.full(len(size), np.nan)
-        theirs[calls], theirs[puts] = 1 - size[puts], 1 - size[calls]
-        beyond = theory.mid - np.maximum(np.where(theory.call, 1.0, -1.0) * (theory.spot - theory.strike), 0.0)
-        least = np.where(unread, spread / 4, spread)[rows]  # What says itself that it is none is wanted sooner than what was left out.
-        told = (beyond[rows] > np.maximum(least, limits.spot_off * theory.spot[rows])) | (unread & np.isnan(theory.mid))[rows]
-        size[rows] = np.where(told, np.where(np.isfinite(theirs[rows]), theirs[rows], np.abs(theory.delta_mid(rows))), 0.0)
-    return ((bid > 0) | (np.isnan(bid) & unread)) & (theory.years > 0) & (size >= limits.core_from) & (size <= limits.core_upto)
+        theirs[calls], theirs[puts] = 1 - implied[puts], 1 - implied[calls]
+        theirs = np.where((depth > 0) | np.isnan(implied), theirs, np.nan)
+        model = np.where(np.isfinite(theirs), theirs, implied)
+        inside = _between(model, limits)
+        # Nobody can tell the volatility of a price that is all exercise, and none is wanted; a value that says itself that it is none is.
+        least = np.where(unread, spread / 4, spread)
+        tells = theory.mid - np.maximum(depth, 0.0) > np.where(depth > 0, np.maximum(least, limits.spot_off * theory.spot), least)
+        tells |= unread & np.isnan(theory.mid)
+        tells |= (column["iv"] >= IV_RANGE[0]) & (model <= DEEP) & ((depth <= 0) | np.isfinite(theirs))  # The vendor did find one.
+        # So near to its end a contract is wanted only where a spot of another second would not change that.
+        tells &= (theory.years * 365 >= limits.least_days) | (_between(moved[0], limits) & _between(moved[1], limits))
+        agrees = np.abs(np.log(np.minimum(size, 1 - size) / np.minimum(model, 1 - model))) <= np.log(AGREES)
+        wanted = inside & tells & ~(agrees & ~_between(size, limits))
+    claimed = _between(size, limits) | ((size > 1) & np.isnan(theory.forward))
+    return ((bid > 0) | (np.isnan(bid) & unread)) & (theory.years > 0) & (wanted | claimed)
+
+
+def _between(size: Array, limits: ChainLimits) -> Array:
+    return (size >= limits.core_from) & (size <= limits.core_upto)
 
 
 def _case(frame: Any, column: dict[str, Array], theory: Theory, core: Array, faults: Faults, limits: ChainLimits) -> tuple[Case, dict[str, str | None]]:
