@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opslib import feeds, files, nested, tables, text
-from opslib.contracts import AMBIGUOUS, SIDES, close_of, day_end, day_of, is_ambiguous, is_day_first, read_moment, settles
+from opslib.contracts import AMBIGUOUS, SIDES, WEEKLY_ROOTS, close_of, day_end, day_of, is_ambiguous, is_day_first, read_moment, settles
 from opslib.contracts import named as named_as
 from opslib.errors import ImportRefused, UsageError
 from opslib.text import NEW_YORK
@@ -61,6 +61,12 @@ class Chain:
     def as_of(self) -> datetime:
         """The last instant that a row is of."""
         return self.frame["as_of"].max().to_pydatetime()
+
+    @property
+    def by_underlying(self) -> "list[Chain]":
+        """The chain of each underlying by itself, by name; what was refused is of none of them."""
+        frames = [found.reset_index(drop=True) for _, found in self.frame.groupby("underlying", sort=True)]
+        return [self] if len(frames) == 1 else [replace(self, frame=frame, refused=()) for frame in frames]
 
     def __repr__(self) -> str:
         names = ", ".join(sorted(map(str, self.frame["underlying"].unique()))[:5])
@@ -187,7 +193,7 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     if "underlying" not in sent and not any(named) and len(set(frame["symbol"])) <= max(1, len(raw) // LEAST_OF_ONE):
         frame["underlying"], frame["symbol"] = frame["symbol"], ""  # A column `symbol` that names what the contracts are of.
     frame["root"] = [r or (n[0] if n else u.removeprefix("I:")) for r, n, u in zip(frame["root"], named, frame["underlying"])]
-    frame["underlying"] = [u or (r.rstrip("0123456789") if r else "") for u, r in zip(frame["underlying"], frame["root"])]
+    frame["underlying"] = [u or WEEKLY_ROOTS.get(r, r.rstrip("0123456789")) for u, r in zip(frame["underlying"], frame["root"])]
     sides = [SIDES.get(c.lower(), "") or (n[2] if n and not c else "") for c, n in zip(frame["cp"], named)]
     strikes = frame["strike"].to_numpy(copy=True)
     given = np.array([n[3] if n else np.nan for n in named], dtype=float)

@@ -12,6 +12,7 @@ from opslib import clock, feeds
 from opslib.text import NEW_YORK
 
 AM_SETTLED = frozenset({"SPX", "NDX", "RUT", "VIX", "DJX", "MRUT", "XSP", "OEX"})  # Index roots whose monthly contracts settle at the open.
+WEEKLY_ROOTS = {"SPXW": "SPX", "NDXP": "NDX", "RUTW": "RUT", "VIXW": "VIX"}  # Other roots of an index's contracts.
 SIDES = {"c": "call", "call": "call", "calls": "call", "p": "put", "put": "put", "puts": "put"}
 _OCC = re.compile(r"^(?:O:)?([A-Z.]{1,6}\d?)\s*(\d{6})([CP])(\d{8})$")
 _TDA = re.compile(r"^([A-Z.]{1,6}\d?)_(\d{6})([CP])([\d.]+)$")

@@ -5,11 +5,12 @@ Everything is judged on **core** contracts, quoted, unexpired and neither deep i
 of 0 and a volatility of none are what a healthy feed sends.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from opslib import listing
+from opslib import clock, listing
 from opslib.chain import SENT, UNSOLVED_IV, Chain
 from opslib.faults import CHECKS, CODES, EPSILON_DELTA, Case, Faults, doubled, judge_age, judge_rows, judge_together, judge_values
 from opslib.limits import ChainLimits
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-EXAMPLES = 3
+EXAMPLES, COLUMNS_SHOWN = 3, 12
 AGREES = 2.0  # Times, at the edge of the core: from 0 or from 1, whichever is nearer.
 DEEP = 0.85  # Up to this delta, by the price of the other side, a vendor that found a volatility has a delta too; measured 0.91.
 PROMISED = ("massive", "tradier", "schwab")  # Vendors who promise every figure; of others only what they send is wanted.
@@ -130,13 +131,14 @@ def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None)
     column["iv"] /= FACTORS["iv"][iv or "decimal"]
     faults.mark(doubled(column, theory, core & faults.clean & ~contrary, limits), "strike_mismatch", lambda i: f"its figures are of strike {theory.strike[i] / 2:g}")
     faults.mark(listing.repeated(grid, size, faults.clean), "duplicate", lambda i: f"listed again in row {frame['place'].iloc[i]}")
-    supplied = [name for name in SENT if chain.provider in PROMISED or np.isfinite(column[name]).any()]
+    supplied = [name for name in SENT if chain.provider in PROMISED or name in chain.sent]
     case, units = _case(frame, column, theory, core, faults, limits)
     units["iv"] = iv
     judge_rows(case, supplied)
     judge_age(case, fetched_at)
     if not judge_values(case):  # Between neighbours of which many are of another moment nothing can be told.
         judge_together(case)
+    known = core & np.isfinite(theory.forward)
     extra = _judge_listing(chain, grid, core, faults)
     for name, unit in units.items():
         if unit not in (None, DOCUMENTED.get((chain.provider, name), USUAL[name])):
@@ -145,7 +147,8 @@ def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None)
     complete = np.all([np.isfinite(column[name]) for name in supplied], axis=0) if supplied else np.zeros(len(frame), dtype=bool)
     covered = complete & ~(column["iv"] < UNSOLVED_IV) if "iv" in supplied else complete
     raw = complete & ~(column["gamma"] == 0) & ~(np.abs(column["delta"]) > 1) & ~((column["iv"] < IV_RANGE[0]) | (column["iv"] > IV_RANGE[1]))
-    return Quality(chain, theory, core, faults, int(raw.sum()), int(covered.sum()), units, findings, _notes(chain, column, core))
+    # Of what a contract should be worth nothing is known without a forward, so that none can be called right.
+    return Quality(chain, theory, known, faults, int(raw.sum()), int(covered.sum()), units, findings, _notes(chain, theory, core & ~known))
 
 
 def _core(frame: Any, column: dict[str, Array], theory: Theory, limits: ChainLimits) -> Array:
@@ -251,17 +254,37 @@ def _merged(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(found.values(), key=lambda f: (-f.count, f.check)))
 
 
-def _notes(chain: Chain, column: dict[str, Array], core: Array) -> tuple[str, ...]:
-    """What is worth knowing and no fault?"""
+def _notes(chain: Chain, theory: Theory, unpriced: Array) -> tuple[str, ...]:
+    """What is worth knowing and no fault? `unpriced` are the rows that nothing tells a forward of."""
     import numpy as np
 
-    found = []
-    if np.isnan([column[name] for name in ("delta", "gamma", "theta", "vega")]).all():
+    frame, sent, found = chain.frame, chain.sent, []
+    lacks = [words for words, fields in (("bids", ("bid",)), ("asks", ("ask",)), ("Greeks", SENT[1:]), ("volatilities", ("iv",)), ("the underlying's price", ("underlying_px",))) if not sent.intersection(fields)]
+    if "Greeks" in lacks and "volatilities" not in lacks:
         found.append("this feed has no Greeks: its volatilities and prices alone were judged")
-    unquoted = int((~(column["bid"] > 0)).sum())
-    if unquoted:
+    if lacks and chain.unread:
+        found.append(f"no column of {', nor of '.join(lacks)} was recognised; not understood: {listed_columns(chain.unread)}")
+    days = sorted({str(at.tz_convert(NEW_YORK).date()) for at in frame["expiry"][unpriced]})
+    if days:
+        found.append(f"{int(unpriced.sum()):,} contracts were not judged: neither an underlying's price nor pairs of call and put tell the forward of {', '.join(days[:EXAMPLES])}{f' and {len(days) - EXAMPLES} more' if len(days) > EXAMPLES else ''}")
+    elif not theory.spotted.any() and theory.parity.any():
+        found.append("the underlying's price is not given: forwards are those of put-call parity")
+    unquoted = int((~(frame["bid"] > 0)).sum())
+    if unquoted and "bid" in sent:
         found.append(f"{unquoted:,} contracts have no bid: nobody trades them, and nobody can tell their volatility")
-    settled = int(((chain.frame["expiry"] <= chain.frame["as_of"]) & ~listing.expired(chain.frame)).sum())
+    settled = int(((frame["expiry"] <= frame["as_of"]) & ~listing.expired(frame)).sum())
     if settled:
         found.append(f"{settled:,} contracts have settled that day")
+    first, last = clock.covered()
+    years = frame["expiry"].dt.tz_convert(NEW_YORK).dt.year.to_numpy()
+    assumed = np.flatnonzero((years < first.year) | (years > last.year))
+    if len(assumed):
+        days = sorted({str(frame["expiry"].iloc[i].tz_convert(NEW_YORK).date()) for i in assumed})
+        found.append(f"{len(assumed):,} contracts rest on an assumed regular session, as the session calendar has the years {first.year} to {last.year}: those of {', '.join(days[:EXAMPLES])}{f' and {len(days) - EXAMPLES} more' if len(days) > EXAMPLES else ''}")
     return tuple(found)
+
+
+def listed_columns(names: Sequence[str]) -> str:
+    """Names of columns from outside, the first of them."""
+    shown = ", ".join(repr(one_line(name, 30)) for name in names[:COLUMNS_SHOWN])
+    return f"{shown} and {len(names) - COLUMNS_SHOWN} more" if len(names) > COLUMNS_SHOWN else shown
