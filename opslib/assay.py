@@ -21,6 +21,7 @@ from opslib.probe import Prober
 from opslib.quality import ChainView
 from opslib.rules import Rules
 from opslib.samples import Samples
+from opslib.several import ChainViews
 from opslib.settings import Settings
 from opslib.store import Store
 from opslib.trades import trips
@@ -29,9 +30,9 @@ PROVIDERS = ("massive", "tradier")
 BAND_BACK = timedelta(days=60)  # Twenty trading days, however many holidays lie between.
 
 
-def of_file(path: Path, rules: Rules, as_of: datetime | None) -> ChainView:
+def of_file(path: Path, rules: Rules, as_of: datetime | None) -> ChainView | ChainViews:
     """
-    What are the Greeks in a file worth?
+    What are the Greeks in a file worth? Of several underlyings in it each is judged by itself.
 
     Args:
         as_of: When it was so, where the file does not say; a moment within a day also says by when its quotes are judged.
@@ -41,7 +42,10 @@ def of_file(path: Path, rules: Rules, as_of: datetime | None) -> ChainView:
         UsageError: Nobody says when it was so.
     """
     found = chain_module.read(path, as_of)
-    return ChainView(_judged(found, rules, _fetched(found, as_of)), rules, remarks=_refused(found))
+    each = found.by_underlying
+    if len(each) == 1:
+        return ChainView(_judged(found, rules, _fetched(found, as_of)), rules, remarks=_refused(found))
+    return ChainViews([ChainView(_judged(one, rules, _fetched(one, as_of)), rules) for one in each], found.refused)
 
 
 def _fetched(found: Chain, as_of: datetime | None) -> datetime | None:

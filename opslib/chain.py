@@ -2,19 +2,16 @@
 This module knows what a chain of options is: one frame, whoever sent it, with what is missing and why; and nothing else.
 """
 
-import csv
-import gzip
-import io
 import json
 import re
-import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import feeds, text
-from opslib.contracts import SIDES, american_day, close_of, day_end, day_of, settles
+from opslib import feeds, files, nested, tables, text
+from opslib.contracts import AMBIGUOUS, SIDES, WEEKLY_ROOTS, close_of, day_end, day_of, is_ambiguous, is_day_first, read_moment, settles
 from opslib.contracts import named as named_as
 from opslib.errors import ImportRefused, UsageError
 from opslib.text import NEW_YORK
@@ -30,7 +27,9 @@ COLUMNS = (*FIELDS, "why_missing", "symbol_says", "place")
 SENT = ("iv", "delta", "gamma", "theta", "vega")  # What a vendor works out, and may fail to.
 SENTINELS = frozenset({-999.0, -9999.0, -99.0, -99999.0, 999999.0})
 UNSOLVED_IV = 1e-4  # A solver's way to say that it found none; seen as 0 and as 0.00001.
-MOST_BYTES = 1 << 30
+YEARS = (1970, 2200)  # Listed options began in 1973.
+MOST_STRIKE, MOST_NUMBER = 1e7, 1e15
+LEAST_OF_ONE = 4  # Rows for each name, so that a name is an underlying's and not a contract's.
 NOTHING = frozenset({"", "null", "none", "--", "-", "n/a", "na", "<na>"})
 
 
@@ -47,17 +46,27 @@ class Chain:
         provider: Whose it is: massive, tradier, schwab, cboe, yahoo, or plain.
         partial: Why contracts are missing, as far as the answer says so.
         refused: What could not be read: its place and why.
+        sent: Fields that some row has, be it with nothing in it.
+        unread: Columns of a plain table that were not understood.
     """
 
     frame: "DataFrame"
     provider: str
     partial: str = ""
     refused: tuple[tuple[str, str], ...] = ()
+    sent: frozenset[str] = frozenset(FIELDS)
+    unread: tuple[str, ...] = ()
 
     @property
     def as_of(self) -> datetime:
         """The last instant that a row is of."""
         return self.frame["as_of"].max().to_pydatetime()
+
+    @property
+    def by_underlying(self) -> "list[Chain]":
+        """The chain of each underlying by itself, by name; what was refused is of none of them."""
+        frames = [found.reset_index(drop=True) for _, found in self.frame.groupby("underlying", sort=True)]
+        return [self] if len(frames) == 1 else [replace(self, frame=frame, refused=()) for frame in frames]
 
     def __repr__(self) -> str:
         names = ", ".join(sorted(map(str, self.frame["underlying"].unique()))[:5])
@@ -67,7 +76,7 @@ class Chain:
 def read(path: Path, as_of: datetime | None = None) -> Chain:
     """
     What does a file hold? Massive's, Tradier's, TD Ameritrade's, Schwab's or Yahoo's JSON (with comments or without), Cboe's page of
-    quotes, plain CSV or Parquet; compressed by gzip or not.
+    quotes, contracts in JSON of another nesting, plain CSV or Parquet; compressed by gzip or not.
 
     Args:
         as_of: When it was so, where the file does not say.
@@ -76,53 +85,23 @@ def read(path: Path, as_of: datetime | None = None) -> Chain:
         ImportRefused: It cannot be read, or holds no contract.
         UsageError: It does not say when it was so, and neither does anybody else.
     """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ImportRefused(f"{path} has more than {MOST_BYTES >> 30} GiB; a chain was wanted.")
-        content = path.read_bytes()
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except IsADirectoryError:
-        raise ImportRefused(f"{path} is a folder; a file with a chain was wanted.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        raise ImportRefused(f"{path} is cut off or damaged ({problem}).") from None
-    except OSError as problem:
-        raise ImportRefused(f"{path} cannot be read ({problem.strerror}).") from None
-    return parsed(content, str(path), as_of)
+    return parsed(files.read_bytes(path), str(path), as_of)
 
 
 def parsed(content: bytes, name: str, as_of: datetime | None = None) -> Chain:
     """The same as `read`, of bytes that came from somewhere else."""
     if content[:4] == b"PAR1":
-        return _table(_parquet(content, name), name, as_of)
+        return _table(tables.of_parquet(content, name), name, as_of)
     try:
-        told = content.decode("utf-8-sig")
+        told = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         raise ImportRefused(f"{name} is neither text in UTF-8 nor Parquet; a chain was wanted.") from None
     if re.match(r"\s*(\{|//|/\*|\[\s*([{\[\]]|//|/\*))", told):
         return _of_json(told, name, as_of)
-    first = list(csv.reader(told.splitlines()[:12]))
-    header = feeds.cboe_header(first)
+    header = feeds.cboe_header(tables.cells(told, ",", name, 12))
     if header is not None:
-        return of_rows("cboe", feeds.cboe(list(csv.reader(io.StringIO(told))), header), name, as_of=as_of)
-    if not first or len(first[0]) < 3:
-        raise ImportRefused(f"{name} holds no chain: JSON of a vendor, or CSV with columns such as expiration, type and strike was wanted, found {text.one_line(told[:60])!r}.")
-    import pandas
-
-    try:
-        frame = pandas.read_csv(io.StringIO(told), dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (pandas.errors.ParserError, ValueError) as problem:
-        raise ImportRefused(f"{name} is no CSV that can be read: {text.one_line(str(problem))}.") from None
-    return _table(frame, name, as_of)
-
-
-def _parquet(content: bytes, name: str) -> "DataFrame":
-    import pandas
-    import pyarrow
-
-    try:
-        return pandas.read_parquet(io.BytesIO(content))
-    except (pyarrow.ArrowException, OSError, ValueError) as problem:
-        raise ImportRefused(f"{name} is no Parquet that can be read: {text.one_line(str(problem))}.") from None
+        return of_rows("cboe", feeds.cboe(tables.cells(told, ",", name), header), name, as_of=as_of)
+    return _table(tables.of_csv(told, name), name, as_of)
 
 
 def _of_json(told: str, name: str, as_of: datetime | None) -> Chain:
@@ -133,34 +112,36 @@ def _of_json(told: str, name: str, as_of: datetime | None) -> Chain:
     except ValueError:
         try:
             payload = json.loads(feeds.without_comments(told), parse_constant=str)
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             lines = [line for line in told.splitlines() if line.strip()]
             try:  # A page a line.
                 payload = [json.loads(line, parse_constant=str) for line in lines] if len(lines) > 1 else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 payload = None
             if payload is None:
-                raise ImportRefused(f"{name} is no JSON that can be read: {problem}.") from None
+                raise ImportRefused(f"{name} is no JSON that can be read: {text.one_line(str(problem))}.") from None
     return of_payload(payload, name, as_of)
 
 
 def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
     """
-    The chain in a vendor's answer, or in a list of its pages.
+    The chain in a vendor's answer, or in a list of its pages; else the contracts in it, however they are nested.
 
     Raises:
-        ImportRefused: It is nobody's answer that we know, or holds no contract.
+        ImportRefused: Nothing in it is a contract.
     """
     found = feeds.rows_of(payload)
-    if found is None and isinstance(payload, list) and payload and all(isinstance(r, dict) for r in payload):
-        import pandas
+    if found is not None:
+        provider, rows, partial = found
+        return of_rows(provider, rows, name, partial=partial, as_of=as_of)
+    rows = nested.rows(payload)
+    if not rows:
+        shown = ", ".join(map(str, payload))[:80] if isinstance(payload, Mapping) else f"a list of {len(payload):,}" if isinstance(payload, list) else type(payload).__name__
+        words = nested.said(payload) or next((v for v in payload.values() if isinstance(v, str)), "") if isinstance(payload, Mapping) else ""
+        raise ImportRefused(f"{name} holds no chain that we know: an answer of Massive, Tradier, Schwab or Yahoo, or contracts with a strike, was wanted, found JSON with {text.one_line(shown)!r}{f', which says {text.one_line(words, 120)!r}' if words else ''}.")
+    import pandas
 
-        return _table(pandas.DataFrame(payload), name, as_of)
-    if found is None:
-        shown = ", ".join(map(str, payload))[:80] if isinstance(payload, dict) else type(payload).__name__
-        raise ImportRefused(f"{name} holds no chain that we know: an answer of Massive, Tradier, Schwab or Yahoo was wanted, found JSON with {text.one_line(shown)!r}.")
-    provider, rows, partial = found
-    return of_rows(provider, rows, name, partial=partial, as_of=as_of)
+    return _table(pandas.DataFrame(pandas.Series(rows, dtype=object).tolist(), dtype=object), name, as_of)
 
 
 def of_rows(provider: str, rows: Any, name: str, *, partial: str = "", as_of: datetime | None = None) -> Chain:
@@ -177,27 +158,20 @@ def of_rows(provider: str, rows: Any, name: str, *, partial: str = "", as_of: da
 
 def _table(table: "DataFrame", name: str, as_of: datetime | None) -> Chain:
     """The chain of a plain table, by the usual names of its columns; with a call and a put on each line too."""
-    import pandas
-
-    table = table.rename(columns=lambda c: str(c).strip().strip("[]").strip().removesuffix("_1545"))  # Of Cboe's files the quotes of 15:45, not those after the close.
-    table = table.reset_index() if "strike" in (table.index.names or []) else table
-    if not len(table):
-        raise ImportRefused(f"{name} has the names of columns, and no row.")
-    halves = {side: {c: c[len(m[0]) :] for c in table.columns if (m := re.match(rf"(?i){letters}[_ ]", c))} for side, letters in (("call", "(?:c|call)"), ("put", "(?:p|put)"))}
-    if all(any(named.lower() in ("bid", "iv", "delta", "ask") for named in half.values()) for half in halves.values()):
-        common = [c for c in table.columns if not any(c in half for half in halves.values())]
-        table = pandas.concat([table[[*common, *half]].rename(columns=half).assign(cp=side) for side, half in halves.items()], ignore_index=True)
-    names = feeds.plain(table.columns)
+    table = tables.by_contract(table)
+    names = tables.named_columns(table)
     frame = table[list(names)].rename(columns=names)
-    if "expiry" not in frame and "cp" not in frame and "symbol" not in frame:
-        raise ImportRefused(f"{name} holds no chain: columns for expiration, type and strike, or the contract's symbol, were wanted, found {text.one_line(', '.join(map(str, table.columns)))}.")
+    lacks = [words for field, words in (("expiry", "the expiration"), ("cp", "call or put"), ("strike", "the strike")) if field not in frame]
+    if lacks and "symbol" not in frame:
+        raise ImportRefused(f"{name} holds no chain: columns for expiration, type and strike, or the contract's symbol, were wanted, found {text.one_line(', '.join(table.columns))}: nothing that is {' or '.join(lacks)}.")
     absent = object()
     frame = frame.astype(object)
     for field in FIELDS:
         if field not in frame:
             frame[field] = absent
     provider = "yahoo" if "contractSymbol" in table.columns and "inTheMoney" in table.columns else "plain"
-    return _settled(frame.reset_index(drop=True), absent, provider, name, "", as_of)
+    found = _settled(frame.reset_index(drop=True), absent, provider, name, "", as_of)
+    return replace(found, unread=tuple(c for c in table.columns if c not in names))
 
 
 def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial: str, as_of: datetime | None) -> Chain:
@@ -208,32 +182,40 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     frame = pandas.DataFrame(index=raw.index)
     bad = np.full(len(raw), "", dtype=object)
     lacking: dict[str, Any] = {}
+    raw = pandas.DataFrame({field: pandas.Series([_cell(v) for v in raw[field]], dtype=object) for field in FIELDS}, index=raw.index)
+    sent = frozenset(field for field in FIELDS if any(v is not absent for v in raw[field]))
+    show = lambda field, i: repr(text.one_line("" if raw[field][i] is absent or raw[field][i] is None else _text(raw[field][i]), 60))  # noqa: E731
     for field in TEXTS:
-        frame[field] = [str(v).strip() if v is not absent and v is not None and v == v else "" for v in raw[field]]
+        frame[field] = ["" if v is absent or v is None else _text(v) for v in raw[field]]
     for field in NUMBERS:
         frame[field], lacking[field] = _numbers(raw[field], absent)
     named = [named_as(s) for s in frame["symbol"]]
+    if "underlying" not in sent and not any(named) and len(set(frame["symbol"])) <= max(1, len(raw) // LEAST_OF_ONE):
+        frame["underlying"], frame["symbol"] = frame["symbol"], ""  # A column `symbol` that names what the contracts are of.
     frame["root"] = [r or (n[0] if n else u.removeprefix("I:")) for r, n, u in zip(frame["root"], named, frame["underlying"])]
-    frame["underlying"] = [u or (r.rstrip("0123456789") if r else "") for u, r in zip(frame["underlying"], frame["root"])]
+    frame["underlying"] = [u or WEEKLY_ROOTS.get(r, r.rstrip("0123456789")) for u, r in zip(frame["underlying"], frame["root"])]
     sides = [SIDES.get(c.lower(), "") or (n[2] if n and not c else "") for c, n in zip(frame["cp"], named)]
     strikes = frame["strike"].to_numpy(copy=True)
     given = np.array([n[3] if n else np.nan for n in named], dtype=float)
     strikes = np.where(np.isnan(strikes), given, strikes)
     frame["strike"] = strikes
-    days = [day_of(v, n, absent) for v, n in zip(raw["expiry"], named)]
+    day_first = is_day_first(v for v in raw["expiry"] if isinstance(v, str))
+    days = [day_of(None if v is absent else v, n, day_first) for v, n in zip(raw["expiry"], named)]
     frame["ends"] = [str(day) for day in days]
     for i, (side, day) in enumerate(zip(sides, days)):
         if not side:
-            bad[i] = f"type is {text.one_line(str(raw['cp'][i] if raw['cp'][i] is not absent else ''))!r}, call or put was wanted"
+            bad[i] = f"type is {show('cp', i)}, call or put was wanted"
         elif day is None:
-            bad[i] = f"expiration is {text.one_line(str(raw['expiry'][i] if raw['expiry'][i] is not absent else ''))!r}, a date was wanted"
-        elif not strikes[i] > 0 or not np.isfinite(strikes[i]):
-            bad[i] = f"strike is {text.one_line(str(raw['strike'][i] if raw['strike'][i] is not absent else ''))!r}, a number above 0 was wanted"
+            bad[i] = f"expiration is {show('expiry', i)}, {AMBIGUOUS if isinstance(raw['expiry'][i], str) and is_ambiguous(raw['expiry'][i]) else 'a date was wanted'}"
+        elif not YEARS[0] <= day.year <= YEARS[1]:
+            bad[i] = f"expiration is {show('expiry', i)}, a date from {YEARS[0]} to {YEARS[1]} was wanted"
+        elif not 0 < strikes[i] <= MOST_STRIKE:
+            bad[i] = f"strike is {show('strike', i)}, a number above 0 was wanted"
     frame["symbol_says"] = ["" if not n or not s or np.isnan(k) else ("" if n[2] == s else n[2]) or ("" if abs(n[3] - k) < 0.0051 else f"strike {n[3]:g}") for n, s, k in zip(named, sides, strikes)]
     frame["cp"] = sides
     frame["place"] = np.arange(1, len(raw) + 1)
     for field in ("quote_ts", "underlying_ts", "greeks_ts", "as_of"):
-        frame[field] = _times(raw[field], absent, UTC if field == "greeks_ts" else NEW_YORK)
+        frame[field] = _times(raw[field], absent, UTC if field == "greeks_ts" else NEW_YORK, day_first)
     frame["as_of"] = _moments(frame, provider, name, as_of)
     keep = bad == ""
     refused = tuple((f"{name}:{i + 1}", str(bad[i])) for i in np.flatnonzero(~keep))
@@ -245,7 +227,32 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     frame["expiry"] = pandas.to_datetime(pandas.Series(instants, index=frame.index), utc=True)
     frame["multiplier"] = frame["multiplier"].where(frame["multiplier"] > 0)
     frame["why_missing"] = _why(frame, lacking)
-    return Chain(frame.loc[keep, list(COLUMNS)].reset_index(drop=True), provider, partial, refused)
+    return Chain(frame.loc[keep, list(COLUMNS)].reset_index(drop=True), provider, partial, refused, sent)
+
+
+def _cell(cell: Any) -> Any:
+    """A cell as it stood; None where it is some way to say nothing."""
+    if cell is None or isinstance(cell, (str, int, bool, dict, list)):
+        return cell
+    try:
+        blank = cell != cell
+    except (TypeError, ValueError, ArithmeticError):
+        return str(cell)
+    if not isinstance(blank, bool):  # An array, or pandas' own NA.
+        try:
+            return None if blank else cell
+        except (TypeError, ValueError):
+            return None if type(cell).__name__ == "NAType" else str(cell)
+    return None if blank else cell
+
+
+def _text(cell: Any) -> str:
+    if isinstance(cell, bytes):
+        cell = cell.decode("utf-8", "replace")
+    try:
+        return str(cell).strip()
+    except ValueError:  # A whole number of more digits than Python writes.
+        return "a number of thousands of digits"
 
 
 def _numbers(cells: "Series", absent: object) -> tuple[Any, Any]:
@@ -257,21 +264,32 @@ def _numbers(cells: "Series", absent: object) -> tuple[Any, Any]:
         if cell is absent:
             why[i] = "field_absent"
             continue
-        if cell is None or cell != cell or (isinstance(cell, str) and cell.strip().lower() in NOTHING):
+        if cell is None or (isinstance(cell, str) and cell.strip().lower() in NOTHING):
             # A float that is no number came as one: in JSON, or in a table's own way to say that there is nothing.
             why[i] = "null"
             continue
         try:
-            told = cell.strip().replace(",", "").lstrip("$") if isinstance(cell, str) else cell
-            number = float(told[:-1]) / 100 if isinstance(told, str) and told.endswith("%") else float(told)
-        except (TypeError, ValueError, OverflowError):
+            number = float("nan") if isinstance(cell, bool) else _number(_text(cell)) if isinstance(cell, (str, bytes)) else float(cell)
+        except (TypeError, ValueError, OverflowError, ArithmeticError):
             why[i] = "sentinel"
             continue
-        if not np.isfinite(number) or number in SENTINELS:
+        if not abs(number) <= MOST_NUMBER or number in SENTINELS:
             why[i] = "sentinel"
         else:
             values[i] = number
     return values, why
+
+
+def _number(told: str) -> float:
+    """A number as people write it: 1,234.50, $1.20, 22.97 %; a comma that sets no thousands apart is none of ours."""
+    told = told.replace("\N{MINUS SIGN}", "-").replace("$", "").removesuffix("USD").strip()
+    if "," in told:
+        if not re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", told):
+            raise ValueError
+        told = told.replace(",", "")
+    if "_" in told:
+        raise ValueError
+    return float(told[:-1]) / 100 if told.endswith("%") else float(told)
 
 
 def _moments(frame: "DataFrame", provider: str, name: str, as_of: datetime | None) -> "Series":
@@ -299,29 +317,36 @@ def _moments(frame: "DataFrame", provider: str, name: str, as_of: datetime | Non
     return found
 
 
-def _times(cells: "Series", absent: object, zone: tzinfo) -> "Series":
+def _times(cells: "Series", absent: object, zone: tzinfo, day_first: bool | None) -> "Series":
     import pandas
 
     known: dict[Any, Any] = {}
     found = []
     for cell in cells:
-        if cell is absent or cell is None or cell == "" or cell != cell:
+        if cell is absent or cell is None or cell == "":
             found.append(pandas.NaT)
             continue
-        key = str(cell)
+        key = _text(cell)
         if key not in known:
-            at = cell if isinstance(cell, datetime) else american_day(key) or feeds.stamp(cell, zone)
-            at = at.replace(tzinfo=zone) if isinstance(at, datetime) and at.tzinfo is None else at
-            known[key] = pandas.Timestamp(at) if at else pandas.NaT
+            at = cell if isinstance(cell, datetime) else read_moment(key, day_first) or feeds.stamp(key, zone)
+            known[key] = pandas.NaT if at is None else _instant(at, zone)
         found.append(known[key])
-    return pandas.to_datetime(pandas.Series(found, index=cells.index), utc=True)
+    return pandas.to_datetime(pandas.Series(found, index=cells.index, dtype="datetime64[us, UTC]"), utc=True)
+
+
+def _instant(at: datetime, zone: tzinfo) -> Any:
+    import pandas
+
+    if not YEARS[0] <= at.year <= YEARS[1]:
+        return pandas.NaT
+    return pandas.Timestamp(at.replace(tzinfo=zone) if at.tzinfo is None else at).tz_convert("UTC").as_unit("us")
 
 
 def _why(frame: "DataFrame", lacking: dict[str, Any]) -> Any:
     """Why is a Greek or a volatility missing? Of several reasons the one that says most."""
     import numpy as np
 
-    supplied = [field for field in SENT if np.isfinite(frame[field]).any() or (lacking[field] == "sentinel").any()]
+    supplied = [field for field in SENT if (lacking[field] != "field_absent").any()]
     why = np.full(len(frame), "", dtype=object)
     if not supplied:
         why[:] = "plan"

@@ -2,11 +2,11 @@
 This module knows time: now, windows, New York trading days with their holidays and half days, and nothing else.
 
 Nothing else in the suite asks what time it is: everything takes an instant, and `now` is where one comes from.
-Sessions are read from ``sessions.csv``, made from exchange_calendars' XNYS by ``tests/test_clock.py`` (which also
-holds it against that library), because importing the library costs a second that a shell cannot afford.
+Sessions are read from ``sessions.csv``, made from exchange_calendars' XNYS by ``python tests/test_clock.py`` (whose tests
+also compare it with that library), because importing the library costs a second that a shell cannot afford.
+Outside the years of that table every weekday is taken for a regular session; `covered` says which years it has.
 """
 
-import csv
 import functools
 import os
 import re
@@ -228,17 +228,17 @@ class Session:
 
 
 @functools.cache
-def _exceptions() -> dict[date, str]:
-    """Weekdays that are no ordinary session: ``closed`` or ``half``, with the years that the table covers."""
-    rows = csv.reader(resources.files("opslib").joinpath("sessions.csv").read_text().splitlines()[1:])
-    return {date.fromisoformat(day): kind for day, kind in rows}
+def _exceptions() -> dict[str, str]:
+    """Weekdays that are no regular session, as ISO dates: ``closed`` or ``half``."""
+    rows = resources.files("opslib").joinpath("sessions.csv").read_text().split()[1:]
+    return dict(row.split(",") for row in rows)
 
 
 @functools.cache
 def covered() -> tuple[date, date]:
-    """The first and last day of which the shipped table knows whether there is a session."""
+    """The first and the last day of the years in the shipped table; outside them regular sessions are assumed."""
     days = _exceptions()
-    return date(min(days).year, 1, 1), date(max(days).year, 12, 31)
+    return date(int(min(days)[:4]), 1, 1), date(int(max(days)[:4]), 12, 31)
 
 
 _declared: dict[date, time | None] = {}
@@ -259,15 +259,11 @@ def declare(found: Mapping[date, time | None]) -> None:
 @functools.cache
 def session(day: date) -> Session | None:
     """
-    When is the market open on that day? None on a weekend or holiday.
+    The market's session on a day, or None on a weekend or holiday.
 
-    Raises:
-        UsageError: The day is outside the years of the shipped table; an invented session would be worse than none.
+    Outside the years of the shipped table (see `covered`) each weekday is taken for a regular session, 09:30 to 16:00.
     """
-    first, last = covered()
-    if not first <= day <= last:
-        raise UsageError(f"trading days are known from {first} to {last}, asked for {day}. A newer opslib ships a longer table.")
-    kind, closes = _exceptions().get(day), _declared.get(day)
+    kind, closes = _exceptions().get(day.isoformat()), _declared.get(day)
     if day.weekday() >= 5 or kind == "closed" or (day in _declared and closes is None):
         return None
     at = lambda clock: datetime.combine(day, clock, NEW_YORK).astimezone(UTC)  # noqa: E731
@@ -275,11 +271,30 @@ def session(day: date) -> Session | None:
 
 
 def previous_session(day: date) -> Session:
-    """The last trading day before that day."""
-    while True:
+    """
+    The last trading day before a day.
+
+    Raises:
+        UsageError: The calendar ends before it: no day is before the year 1.
+    """
+    while day > date.min:
         day -= timedelta(days=1)
         if found := session(day):
             return found
+    raise UsageError("no trading day is before the year 1; give a later day.")
+
+
+def day_in_new_york(as_of: datetime) -> date:
+    """
+    The date in New York at an instant.
+
+    Raises:
+        UsageError: It is before the year 1 or after the year 9999 there.
+    """
+    try:
+        return as_of.astimezone(NEW_YORK).date()
+    except OverflowError:
+        raise UsageError(f"{as_of:%Y-%m-%d %H:%M} UTC is outside the years 1 to 9999 in New York; give another time.") from None
 
 
 def neighbours(day: date) -> str:
@@ -302,14 +317,18 @@ def _next_session(day: date, step: int) -> Session | None:
 
 def last_closed(as_of: datetime) -> Session:
     """The newest trading day whose session had ended at that instant."""
-    today = as_of.astimezone(NEW_YORK).date()
+    today = day_in_new_york(as_of)
     found = session(today)
     return found if found and found.closes <= as_of else previous_session(today)
 
 
 def open_since(as_of: datetime) -> datetime | None:
-    """When did the session open that is on at that instant, its close included? None when the market is closed."""
-    today = as_of.astimezone(NEW_YORK).date()
+    """
+    When the session that is on at an instant, its close included, did open; None when the market is closed.
+
+    Outside the shipped table the market counts as closed: nothing is expected of those days.
+    """
+    today = day_in_new_york(as_of)
     first, last = covered()
     found = session(today) if first <= today <= last else None
     return found.opens if found and found.opens < as_of <= found.closes else None
@@ -317,13 +336,13 @@ def open_since(as_of: datetime) -> datetime | None:
 
 def open_spans(window: Window) -> list[Window]:
     """
-    In which parts of a window was the market open? Half-open spans in order; none on a closed day.
+    The parts of a window in which the market was open: half-open spans in order; none on a closed day.
 
     Days outside the shipped table count as closed here: nothing is expected of them.
     """
     first, last = covered()
-    day = max(window.start.astimezone(NEW_YORK).date(), first)
-    until = min(window.end.astimezone(NEW_YORK).date(), last)
+    day = max(day_in_new_york(window.start), first)
+    until = min(day_in_new_york(window.end), last)
     spans = []
     while day <= until:
         if found := session(day):

@@ -3,6 +3,7 @@ This module knows how an option contract is named, on which day it expires, and 
 """
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from typing import Any
@@ -11,25 +12,76 @@ from opslib import clock, feeds
 from opslib.text import NEW_YORK
 
 AM_SETTLED = frozenset({"SPX", "NDX", "RUT", "VIX", "DJX", "MRUT", "XSP", "OEX"})  # Index roots whose monthly contracts settle at the open.
+WEEKLY_ROOTS = {"SPXW": "SPX", "NDXP": "NDX", "RUTW": "RUT", "VIXW": "VIX"}  # Other roots of an index's contracts.
 SIDES = {"c": "call", "call": "call", "calls": "call", "p": "put", "put": "put", "puts": "put"}
 _OCC = re.compile(r"^(?:O:)?([A-Z.]{1,6}\d?)\s*(\d{6})([CP])(\d{8})$")
 _TDA = re.compile(r"^([A-Z.]{1,6}\d?)_(\d{6})([CP])([\d.]+)$")
 
 
-def american_day(told: str) -> datetime | None:
-    """A day as 01/05/2016, or as 20160105; its beginning in New York."""
-    found = re.fullmatch(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d{2})", told.strip())
-    if found:
-        year = int(found[3]) + (2000 if len(found[3]) == 2 else 0)
-        parts = (year, int(found[1]), int(found[2]))
-    elif re.fullmatch(r"(19|20)\d{6}", told.strip()):
-        parts = (int(told[:4]), int(told[4:6]), int(told[6:8]))
+_MONTHS = {name: i for i, name in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)}
+_NUMERIC = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})")
+_ISO_LIKE = re.compile(r"((?:19|20)\d\d)(?:[/.](\d{1,2})[/.](\d{1,2})|(\d\d)(\d\d)(?:\.0)?)")
+_DAY_MONTH = re.compile(r"(?:[a-z]{3,9}[ ,]+)?(\d{1,2})[ -]?([a-z]{3})[a-z]*\.?[ ,-]*'?(\d{4}|\d{2})")
+_MONTH_DAY = re.compile(r"(?:[a-z]{3,9}[ ,]+)?([a-z]{3})[a-z]*\.?[ -]?(\d{1,2})(?:st|nd|rd|th)?[ ,-]+'?(\d{4}|\d{2})")
+_TIME_OF_DAY = re.compile(r"(.+?)[ T,]+(?:at |@ )?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?(?: ?([ap])\.?m\.?)?(?: e[sd]?t)?", re.IGNORECASE)
+AMBIGUOUS = "it can be read with the month first or with the day first; write it as 2026-03-27"
+
+
+def read_day(told: str, day_first: bool | None = None) -> date | None:
+    """
+    A day as people and vendors write it, besides ISO 8601: 01/05/2016, 11-18-2024, 18.11.2024, 20160105, 2024/11/18, Nov 18 2024, 18-Nov-24.
+
+    Args:
+        day_first: Whether its column has the day before the month; None where nothing says so. With slashes the month is then first.
+
+    Returns:
+        None where it is no such day, or one that can be read in two ways.
+    """
+    told = told.strip().lower()
+    if found := _NUMERIC.fullmatch(told):
+        one, two, year = int(found[1]), int(found[3]), int(found[4])
+        if day_first is None and found[2] != "/" and one <= 12 and two <= 12 and one != two:
+            return None
+        day, month = (one, two) if day_first or (one > 12 and day_first is None) else (two, one)
+    elif found := _ISO_LIKE.fullmatch(told):
+        year, month, day = int(found[1]), int(found[2] or found[4]), int(found[3] or found[5])
+    elif (found := _DAY_MONTH.fullmatch(told)) and found[2] in _MONTHS:
+        year, month, day = int(found[3]), _MONTHS[found[2]], int(found[1])
+    elif (found := _MONTH_DAY.fullmatch(told)) and found[1] in _MONTHS:
+        year, month, day = int(found[3]), _MONTHS[found[1]], int(found[2])
     else:
         return None
     try:
-        return datetime(*parts, tzinfo=NEW_YORK)
+        return date(year + 2000 if year < 100 else year, month, day)
     except ValueError:
         return None
+
+
+def is_day_first(cells: Iterable[str]) -> bool | None:
+    """Whether the days of a column have the day before the month, by those that can be read in one way only; None where none tells."""
+    pairs = {(int(found[1]) > 12, int(found[3]) > 12) for cell in cells if (found := _NUMERIC.match(cell.strip()))} - {(False, False), (True, True)}
+    return pairs == {(True, False)} if len(pairs) == 1 else None
+
+
+def is_ambiguous(told: str) -> bool:
+    """Whether a day of numbers can be read with the month first and with the day first."""
+    found = _NUMERIC.fullmatch(told.strip())
+    return bool(found) and int(found[1]) <= 12 and int(found[3]) <= 12
+
+
+def read_moment(told: str, day_first: bool | None = None) -> datetime | None:
+    """A day as of `read_day`, with or without a time of day; its wall clock without a zone. None where it is none."""
+    told = told.strip()
+    found = _TIME_OF_DAY.fullmatch(told)
+    day = read_day(found[1] if found else told, day_first)
+    if day is None:
+        return None
+    if not found:
+        return datetime.combine(day, time(0))
+    hour = int(found[2]) % 12 + 12 * (found[5].lower() == "p") if found[5] else int(found[2])
+    if hour > 23 or int(found[3]) > 59 or int(found[4] or 0) > 59:
+        return None
+    return datetime.combine(day, time(hour, int(found[3]), int(found[4] or 0)))
 
 
 def named(symbol: str) -> tuple[str, date, str, float] | None:
@@ -53,23 +105,27 @@ def _parse_symbol(symbol: str) -> tuple[str, date, str, float] | None:
 
 
 @lru_cache(maxsize=20_000)
-def _written_day(told: str) -> date | None:
-    at = american_day(told) or feeds.stamp(told)
-    if at is None:
+def _written_day(told: str, day_first: bool | None) -> date | None:
+    if found := read_moment(told, day_first):
+        return found.date()
+    if is_ambiguous(told) or (at := feeds.stamp(told)) is None:
         return None
-    # An instant in UTC that is a day's beginning there names that day; any other is in New York.
-    return at.date() if at.astimezone(UTC).time() == time(0) or at.tzinfo is NEW_YORK else at.astimezone(NEW_YORK).date()
+    try:
+        # An instant in UTC that is a day's beginning there names that day; any other is in New York.
+        return at.date() if at.astimezone(UTC).time() == time(0) or at.tzinfo is NEW_YORK else at.astimezone(NEW_YORK).date()
+    except OverflowError:
+        return None
 
 
-def day_of(cell: Any, named: tuple[str, date, str, float] | None, absent: object) -> date | None:
-    """On which day does a contract expire? As its cell says; where that holds nothing, as its symbol does; None of neither."""
-    if cell is absent or cell is None or cell == "" or cell != cell:
+def day_of(cell: Any, named: tuple[str, date, str, float] | None, day_first: bool | None = None) -> date | None:
+    """On which day does a contract expire? As its cell says; where that holds nothing (None), as its symbol does; None of neither."""
+    if cell is None or cell == "":
         return named[1] if named else None
     if isinstance(cell, datetime):
         return cell.date()
     if isinstance(cell, date):
         return cell
-    return _written_day(str(cell))
+    return _written_day(str(cell), day_first)
 
 
 @lru_cache(maxsize=20_000)
@@ -88,7 +144,7 @@ def settles(day: date, root: str = "") -> datetime:
 
 
 def close_of(day: date) -> datetime:
-    """When does a day's session close? 16:00 in New York where it has none."""
+    """When a day's session closes; 16:00 in New York where it has none. UTC."""
     session = clock.session(day)
     return session.closes if session else datetime.combine(day, clock.CLOSE, NEW_YORK).astimezone(UTC)
 

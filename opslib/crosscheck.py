@@ -49,7 +49,7 @@ def crosscheck(ours: Quality, theirs: Quality, limits: ChainLimits) -> Crosschec
         return Crosscheck(len(both), None, 0, 0, ())
     with np.errstate(all="ignore"):
         moves = ((both["delta_theirs"] - both["delta"]) / both["gamma"]).replace([np.inf, -np.inf], np.nan)
-        moved = float(np.nanmedian(moves)) if moves.notna().any() else 0.0
+        moved = float(moves.median()) if moves.notna().any() else 0.0
         # Beside the move, gamma itself changes on the way: some of what it explained may remain.
         off = (both["delta_theirs"] - both["delta"] - both["gamma"] * moved).abs() - limits.cross_delta - GAMMA_CHANGES * (both["gamma"] * moved).abs()
         iv_off = (both["iv_theirs"] - both["iv"]).abs() - limits.cross_iv - both["wide"].fillna(0.0)

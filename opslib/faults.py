@@ -157,7 +157,8 @@ def judge_rows(case: Case, supplied: list[str]) -> None:
         wrong = core & (np.where(call, -delta, delta) > EPSILON_DELTA)
         other = np.abs(delta - (given["delta"] - np.where(call, 1.0, -1.0)))  # What the contract of the other side would have.
         own = np.abs(-delta - given["delta"])
-        swapped = np.nanmedian((other - own)[wrong]) <= 0 if np.isfinite((other - own)[wrong]).any() else True
+        told = (other - own)[wrong & np.isfinite(other - own)]
+        swapped = np.median(told) <= 0 if len(told) else True
         faults.mark(wrong, "calls_puts_swapped" if swapped else "delta_sign", lambda i: f"delta {delta[i]:g} of a {'call' if call[i] else 'put'}", np.abs(delta))
         lost = np.any([np.isnan(column[name]) for name in supplied], axis=0) if supplied else np.zeros(len(core), dtype=bool)
         faults.mark(core & (lost | (iv < UNSOLVED_IV)), "missing", lambda i: f"{', '.join(n for n in supplied if not column[n][i] == column[n][i]) or 'iv'} missing ({why.iloc[i] or 'unsolvable'})")
@@ -220,7 +221,7 @@ def judge_values(case: Case) -> bool:
             near, step = case.nearest(name), digit(column[name])
             bad[name] = (np.abs(np.log(column[name] / near)) > np.log(times)) & (np.maximum(np.abs(near), np.abs(column[name])) > 5 * step)
             bad[name] &= np.abs(column[name] - near) > (decay / 2 if name == "theta" else 1.5 * step)
-        bad["delta"] = off > limits.delta_off
+        bad["delta"] = (off > limits.delta_off) | ((column["delta"] == 0) & (np.abs(given["delta"]) >= np.maximum(limits.core_from, ROUNDED * digit(column["delta"]))))
         # In dollars, by the price that its volatility leads to, since early exercise is no volatility.
         spared = [limits.iv_off * 100 * given["vega"], limits.iv_spreads * spread, limits.spot_off * theory.spot * np.abs(given["delta"])]
         priced = np.maximum(case.low["price"] - theory.mid, theory.mid - case.high["price"]) - np.max(spared, axis=0)
@@ -250,7 +251,9 @@ def _mark_moved(case: Case, suspect: Array, judged: Array) -> bool:
     if len(rows) < LEAST_FOR_UNITS:
         return False
     moved = (column["delta"] - given["delta"]) / given["gamma"] / theory.spot
-    middle = np.nanmedian(moved[rows])
+    if not np.isfinite(moved[rows]).any():
+        return False
+    middle = np.median(moved[rows][np.isfinite(moved[rows])])
     alike = np.abs(moved - middle) < np.abs(middle) / 3
     if np.abs(middle) <= 3 * case.limits.spot_off or alike[rows].mean() <= MOVED_ALIKE:
         return False

@@ -29,7 +29,7 @@ _CBOE = {"bid": "bid", "ask": "ask", "iv": "iv", "delta": "delta", "gamma": "gam
 
 def _take(source: Any, names: Mapping[str, Sequence[str]]) -> Row:
     """The cells that are there, under our names."""
-    source = source if isinstance(source, Mapping) else {}
+    source = _map(source)
     return {ours: source[name] for ours, theirs in names.items() for name in reversed(theirs) if name in source}
 
 
@@ -41,7 +41,12 @@ def several(found: Any) -> list[Any]:
 def is_massive(payload: Any) -> bool:
     """Is it Massive's snapshot, a page or several, or its contracts alone?"""
     first = payload[0] if isinstance(payload, list) and payload else payload
-    return isinstance(first, Mapping) and ("details" in first or isinstance(first.get("results"), list) or ("request_id" in first and "status" in first))
+    if not isinstance(first, Mapping):
+        return False
+    results = [r for r in several(first.get("results")) if isinstance(r, Mapping)]
+    if results and not any("details" in r for r in results):
+        return False
+    return "details" in first or bool(results) or ("results" in first and first["results"] == []) or ("request_id" in first and "status" in first)
 
 
 def massive(payload: Any) -> tuple[list[Row], str]:
@@ -59,8 +64,8 @@ def massive(payload: Any) -> tuple[list[Row], str]:
 
 
 def _massive_row(contract: Any) -> Row:
-    contract = contract if isinstance(contract, Mapping) else {}
-    details, asset = contract.get("details") or {}, contract.get("underlying_asset") or {}
+    contract = _map(contract)
+    details, asset = contract.get("details"), contract.get("underlying_asset")
     row = _take(details, {"symbol": ("ticker",), "cp": ("contract_type",), "strike": ("strike_price",), "expiry": ("expiration_date",), "style": ("exercise_style",), "multiplier": ("shares_per_contract",)})
     row |= _take(contract.get("last_quote"), _OF_QUOTE) | _take(contract.get("greeks"), {name: (name,) for name in ("delta", "gamma", "theta", "vega")})
     row |= _take(contract, {"iv": ("implied_volatility",), "oi": ("open_interest",)}) | _take(contract.get("day"), {"volume": ("volume",)})
@@ -74,22 +79,26 @@ def is_tradier(payload: Any) -> bool:
     return bool(chains) and all(isinstance(part, Mapping) for part in parts) and all(c is None or (isinstance(c, Mapping) and "option" in c) for c in chains)
 
 
+def is_tradier_options(payload: Any) -> bool:
+    """Is it the list of contracts that stands in Tradier's chain, by itself?"""
+    return isinstance(payload, list) and bool(payload) and all(isinstance(o, Mapping) and {"option_type", "expiration_date", "root_symbol"} <= o.keys() for o in payload)
+
+
 def tradier(payload: Any) -> list[Row]:
     """Contracts of Tradier's chain; with the underlying's quote where one stands beside it."""
     rows, parts = [], several(payload)
     quotes = [part["quotes"] for part in parts if isinstance(part.get("quotes"), Mapping)]
-    prices = {q.get("symbol"): q.get("last") for quote in quotes for q in several(quote.get("quote")) if isinstance(q, Mapping)}
+    prices = {str(q.get("symbol")): q.get("last") for quote in quotes for q in several(quote.get("quote")) if isinstance(q, Mapping)}
     for part in parts:
-        for option in several((part.get("options") or {}).get("option")):
-            option = option if isinstance(option, Mapping) else {}
+        for option in map(_map, several(_map(part.get("options")).get("option"))):
             row = _take(option, _OF_TRADIER)
             greeks = option.get("greeks")
             row |= _take(greeks, {"delta": ("delta",), "gamma": ("gamma",), "theta": ("theta",), "vega": ("vega",), "iv": ("smv_vol", "mid_iv"), "greeks_ts": ("updated_at",)})
             stamps = [s for s in (option.get("bid_date"), option.get("ask_date")) if isinstance(s, (int, float)) and s > 0]
             if stamps:
                 row["quote_ts"] = max(stamps)
-            if prices.get(option.get("underlying")) is not None:
-                row["underlying_px"] = prices[option["underlying"]]
+            if (price := prices.get(str(option.get("underlying")))) is not None:
+                row["underlying_px"] = price
             rows.append(row)
     return rows
 
@@ -101,13 +110,13 @@ def is_schwab(payload: Any) -> bool:
 
 def schwab(payload: Mapping[str, Any]) -> list[Row]:
     """Contracts of TD Ameritrade's or Schwab's chain; its volatilities are percent."""
-    asset = payload.get("underlying") if isinstance(payload.get("underlying"), Mapping) else {}
+    asset = _map(payload.get("underlying"))
     shared = {"underlying": payload.get("symbol") or asset.get("symbol"), "timeframe": "DELAYED" if payload.get("isDelayed") else "REAL-TIME"}
     price = payload.get("underlyingPrice") or asset.get("mark") or asset.get("last")
     rows = []
     for name in ("callExpDateMap", "putExpDateMap"):
-        for expiry, strikes in (payload.get(name) or {}).items():
-            for strike, options in strikes.items():
+        for expiry, strikes in _map(payload.get(name)).items():
+            for strike, options in _map(strikes).items():
                 for option in several(options):
                     row = shared | {"expiry": str(expiry).partition(":")[0], "strike": strike, "cp": name[:4].replace("putE", "put")} | _take(option, _OF_TDA)
                     rows.append(row | ({"underlying_px": price} if price else {}))
@@ -116,19 +125,24 @@ def schwab(payload: Mapping[str, Any]) -> list[Row]:
 
 def is_yahoo(payload: Any) -> bool:
     """Is it Yahoo's chain?"""
-    return bool(several(payload)) and all(isinstance(part, Mapping) and "optionChain" in part for part in several(payload))
+    parts = [_map(part).get("optionChain") for part in several(payload)]
+    return bool(parts) and all(isinstance(part, Mapping) and "result" in part for part in parts)
 
 
 def yahoo(payload: Any) -> list[Row]:
     """Contracts of Yahoo's chain: implied volatilities, no Greeks."""
     rows = []
-    for result in [r for part in several(payload) for r in several((part.get("optionChain") or {}).get("result"))]:
-        quote = result.get("quote") or {}
-        shared = _take(quote, {"underlying_px": ("regularMarketPrice",), "as_of": ("regularMarketTime",)}) | {"underlying": result.get("underlyingSymbol")}
-        for group in several(result.get("options")):
+    for result in [_map(r) for part in several(payload) for r in several(part["optionChain"]["result"])]:
+        shared = _take(result.get("quote"), {"underlying_px": ("regularMarketPrice",), "as_of": ("regularMarketTime",)}) | {"underlying": result.get("underlyingSymbol")}
+        for group in map(_map, several(result.get("options"))):
             for side in ("call", "put"):
-                rows += [shared | {"cp": side, "expiry": option.get("expiration", group.get("expirationDate"))} | _take(option, _OF_YAHOO) for option in several(group.get(f"{side}s"))]
+                rows += [shared | {"cp": side, "expiry": _map(option).get("expiration", group.get("expirationDate"))} | _take(option, _OF_YAHOO) for option in several(group.get(f"{side}s"))]
     return rows
+
+
+def _map(found: Any) -> Mapping[str, Any]:
+    """A mapping as it is; nothing of anything else, so that a shape that was not expected gives no rows."""
+    return found if isinstance(found, Mapping) else {}
 
 
 _MONTHS = {m: i for i, m in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)}
@@ -189,8 +203,8 @@ def stamp(cell: Any, zone: tzinfo = NEW_YORK) -> datetime | None:
     """
     try:
         number = float(cell)
-    except (TypeError, ValueError):
-        told = str(cell or "").strip()
+    except (TypeError, ValueError, OverflowError):
+        told = str(cell or "").strip()[:80]
         try:
             found = datetime.fromisoformat(told) if told else None
         except ValueError:
@@ -203,31 +217,66 @@ def stamp(cell: Any, zone: tzinfo = NEW_YORK) -> datetime | None:
     return datetime.fromtimestamp(number, UTC)
 
 
+WRAPPERS = ("data", "results", "result", "response", "body", "payload", "options", "option", "chain", "optionchain", "options_chain")
+
+
+def _candidates(payload: Any) -> Iterator[Any]:
+    """A payload, and what it is wrapped in taken off, layer by layer."""
+    for _ in range(6):
+        yield payload
+        inner = [v for k, v in _map(payload).items() if str(k).lower() in WRAPPERS and isinstance(v, (list, Mapping)) and v]
+        if len(inner) != 1:
+            return
+        payload = inner[0]
+
+
 def rows_of(payload: Any) -> tuple[str, list[Row], str] | None:
     """Whose chain is it, its contracts, and why some are missing where it says so; None where it is nobody's we know."""
-    if is_schwab(payload):
-        return "schwab", schwab(payload), ""
-    if is_yahoo(payload):
-        return "yahoo", yahoo(payload), ""
-    if is_tradier(payload):
-        return "tradier", tradier(payload), ""
-    if is_massive(payload):
-        rows, partial = massive(payload)
-        return "massive", rows, partial
+    for found in _candidates(payload):
+        if is_schwab(found):
+            return "schwab", schwab(found), ""
+        if is_yahoo(found):
+            return "yahoo", yahoo(found), ""
+        if is_tradier(found):
+            return "tradier", tradier(found), ""
+        if is_tradier_options(found):
+            return "tradier", tradier([{"options": {"option": found}}]), ""
+        if is_massive(found):
+            rows, partial = massive(found)
+            return "massive", rows, partial
     return None
 
 
+NOISE = frozenset("usd dollar dollars price px quote quotes quoted latest current nbbo best option options contract greek greeks leg value val eod 1545 opt o market last".split())
+UNITS = frozenset({"usd", "dollar", "dollars", "eod", "1545"})
+
+
+def _tokens(name: str) -> list[str]:
+    """The words of a column's name, without units in brackets: ``bidPrice``, ``Bid Price (USD)``, ``last_quote.bid``."""
+    bare = re.sub(r"\(.*?\)|\[.*?\]", " ", name)
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", bare)
+    return re.findall(r"[a-z0-9]+", apart.lower())
+
+
 def plain(names: Iterable[str]) -> dict[str, str]:
-    """Which of our fields does each column of a plain table hold, by its usual names? Its name to ours; the first that fits."""
+    """
+    Which of our fields does each column of a plain table hold, by its usual names? Its name to ours; the first that fits.
+
+    First by the whole name, then without words that say nothing of what is in it, such as ``price``, ``best`` or ``usd``.
+    """
+    names = list(dict.fromkeys(names))
     found: dict[str, str] = {}
-    taken = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(list(names))}
+    whole = {"".join(word for word in _tokens(name) if word not in UNITS): name for name in reversed(names)} | {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(names)}
+    if "actsymbol" in whole and "vol" in whole:  # DoltHub's word for it.
+        found[whole["vol"]] = "iv"
     for ours, usual in USUAL.items():
-        for alias in usual:
-            if alias in taken and taken[alias] not in found:
-                found[taken[alias]] = ours
-                break
-    if "actsymbol" in taken and "vol" in taken:  # DoltHub's word for it.
-        found[taken["vol"]] = "iv"
+        if ours not in found.values():
+            found |= next(({whole[alias]: ours} for alias in usual if alias in whole and whole[alias] not in found), {})
+    for name in names:
+        words = [word for word in _tokens(name) if word not in NOISE]
+        ours = _BARE.get("".join(words), "") if words and name not in found else ""
+        if ours and ours not in found.values():
+            found[name] = ours
     return found
 
 
@@ -235,26 +284,27 @@ USUAL: dict[str, tuple[str, ...]] = {
     "symbol": ("optionsymbol", "contractsymbol", "contractid", "contract", "optionid", "osi", "occ", "occsymbol", "ticker", "symbol"),
     "underlying": ("underlying", "underlyingsymbol", "underlyingticker", "actsymbol", "stock", "underlier"),
     "root": ("root", "rootsymbol", "optionroot"),
-    "expiry": ("expiration", "expiry", "expirationdate", "expirydate", "expiredate", "expdate", "exdate", "maturity"),
+    "expiry": ("expiration", "expiry", "expirationdate", "expirydate", "expiredate", "expdate", "exdate", "maturity", "exp"),
     "cp": ("cp", "optiontype", "contracttype", "type", "right", "putcall", "callput", "cpflag", "side", "optionside"),
-    "strike": ("strike", "strikeprice", "k"),
+    "strike": ("strike", "strikeprice", "strikepx", "exerciseprice", "k"),
     "style": ("exercisestyle", "style"),
     "multiplier": ("multiplier", "sharespercontract", "contractsize"),
-    "bid": ("bid", "bidprice", "bestbid"),
-    "ask": ("ask", "askprice", "bestoffer", "bestask", "offer"),
+    "bid": ("bid", "bidprice", "bestbid", "bp"),
+    "ask": ("ask", "askprice", "bestoffer", "bestask", "offer", "ap"),
     "bid_size": ("bidsize",),
     "ask_size": ("asksize",),
-    "iv": ("iv", "impliedvolatility", "impliedvol", "implvolatility", "ivmean", "midiv", "smvvol", "sigma", "volatility"),
+    "iv": ("iv", "impliedvolatility", "impliedvol", "implvolatility", "ivmean", "midiv", "smvvol", "sigma", "impvol", "volatility"),
     "delta": ("delta",),
     "gamma": ("gamma",),
     "theta": ("theta", "thetaday"),
     "vega": ("vega", "vegapt"),
     "oi": ("openinterest", "oi", "openint"),
     "volume": ("volume", "totalvolume", "vol"),
-    "underlying_px": ("underlyingprice", "underlyinglast", "underlyingpx", "spot", "spotprice", "stockprice", "underlyingclose", "activeunderlyingprice", "s"),
+    "underlying_px": ("underlyingprice", "underlyinglast", "underlyingpx", "spot", "spotprice", "stockprice", "underlyingclose", "activeunderlyingprice", "underlyingassetprice", "underlyingassetvalue", "underlyingmark", "s"),
     "underlying_ts": ("underlyingts", "underlyingtime"),
-    "quote_ts": ("quotets", "quotetime", "quotetimestamp", "quotetimeinlong", "lastupdated", "quotelastupdated", "lastquotetime"),
+    "quote_ts": ("quotets", "quotetime", "quotetimestamp", "quotetimeinlong", "lastupdated", "quotelastupdated", "lastquotelastupdated", "lastquotetime", "latestquotet", "biddate", "askdate"),
     "greeks_ts": ("greeksts", "greekstime", "updatedat"),
     "timeframe": ("timeframe",),
     "as_of": ("asof", "quotereadtime", "quotedatetime", "quoteunixtime", "datetime", "timestamp", "fetchedat", "datadate", "quotedate", "tradedate", "date"),
 }
+_BARE = {alias: ours for ours in ("strike", "bid", "ask", "bid_size", "ask_size", "iv", "delta", "gamma", "theta", "vega", "oi", "expiry") for alias in USUAL[ours]}

@@ -7,6 +7,7 @@ import asyncio
 from typing import Any, NamedTuple
 
 from opslib import providers
+from opslib.feeds import several
 from opslib.probe import Prober, Question
 from opslib.samples import Sample
 from opslib.settings import Settings
@@ -50,7 +51,7 @@ async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:
             detail |= last.told() if last else {}
             return Fetched("partial" if pages else last.outcome if last else "timeout", pages, results, detail)
         pages.append(payload)
-        results += payload.get("results") or []
+        results += [r for r in several(payload.get("results")) if isinstance(r, dict)]
         try:
             url = providers.next_page(settings, payload, seen)
         except ValueError as problem:

@@ -5,11 +5,12 @@ Everything is judged on **core** contracts, quoted, unexpired and neither deep i
 of 0 and a volatility of none are what a healthy feed sends.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from opslib import listing
+from opslib import clock, listing
 from opslib.chain import SENT, UNSOLVED_IV, Chain
 from opslib.faults import CHECKS, CODES, EPSILON_DELTA, Case, Faults, doubled, judge_age, judge_rows, judge_together, judge_values
 from opslib.limits import ChainLimits
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-EXAMPLES = 3
+EXAMPLES, COLUMNS_SHOWN = 3, 12
+AGREES = 2.0  # Times, at the edge of the core: from 0 or from 1, whichever is nearer.
+DEEP = 0.85  # Up to this delta, by the price of the other side, a vendor that found a volatility has a delta too; measured 0.91.
 PROMISED = ("massive", "tradier", "schwab")  # Vendors who promise every figure; of others only what they send is wanted.
 
 
@@ -128,13 +131,14 @@ def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None)
     column["iv"] /= FACTORS["iv"][iv or "decimal"]
     faults.mark(doubled(column, theory, core & faults.clean & ~contrary, limits), "strike_mismatch", lambda i: f"its figures are of strike {theory.strike[i] / 2:g}")
     faults.mark(listing.repeated(grid, size, faults.clean), "duplicate", lambda i: f"listed again in row {frame['place'].iloc[i]}")
-    supplied = [name for name in SENT if chain.provider in PROMISED or np.isfinite(column[name]).any()]
+    supplied = [name for name in SENT if chain.provider in PROMISED or name in chain.sent]
     case, units = _case(frame, column, theory, core, faults, limits)
     units["iv"] = iv
     judge_rows(case, supplied)
     judge_age(case, fetched_at)
     if not judge_values(case):  # Between neighbours of which many are of another moment nothing can be told.
         judge_together(case)
+    known = core & np.isfinite(theory.forward)
     extra = _judge_listing(chain, grid, core, faults)
     for name, unit in units.items():
         if unit not in (None, DOCUMENTED.get((chain.provider, name), USUAL[name])):
@@ -143,28 +147,47 @@ def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None)
     complete = np.all([np.isfinite(column[name]) for name in supplied], axis=0) if supplied else np.zeros(len(frame), dtype=bool)
     covered = complete & ~(column["iv"] < UNSOLVED_IV) if "iv" in supplied else complete
     raw = complete & ~(column["gamma"] == 0) & ~(np.abs(column["delta"]) > 1) & ~((column["iv"] < IV_RANGE[0]) | (column["iv"] > IV_RANGE[1]))
-    return Quality(chain, theory, core, faults, int(raw.sum()), int(covered.sum()), units, findings, _notes(chain, column, core))
+    # Of what a contract should be worth nothing is known without a forward, so that none can be called right.
+    return Quality(chain, theory, known, faults, int(raw.sum()), int(covered.sum()), units, findings, _notes(chain, theory, core & ~known))
 
 
 def _core(frame: Any, column: dict[str, Array], theory: Theory, limits: ChainLimits) -> Array:
     """
-    Which contracts are to be right? By the delta they have; where they have none, or an impossible one, by what the contract of the
-    other side has, or their own price tells. Deep in the money no vendor can tell a volatility, and none is wanted.
+    The contracts whose figures have to be right, as a mask of rows: quoted, unexpired, and tradable by what their quotes imply.
+
+    A vendor's own delta can bring a contract in, never keep it out: one that contradicts the quotes (0, 1, none, impossible)
+    changes nothing. It only says on which side of the edge a contract is, where it agrees with the quotes.
     """
     import numpy as np
 
     size, bid, spread = np.abs(column["delta"]), column["bid"], column["ask"] - column["bid"]
+    rows = np.arange(len(size))
     unread = (frame["why_missing"] == "sentinel").to_numpy(dtype=bool)
-    rows = np.flatnonzero(~(size <= 1))
-    if len(rows):
+    with np.errstate(all="ignore"):
+        implied = np.abs(theory.delta_mid(rows))
+        moved = [np.abs(theory._replace(spot=theory.spot * (1 + step)).delta_mid(rows)) for step in (limits.spot_off, -limits.spot_off)]
+        depth = np.where(theory.call, 1.0, -1.0) * (theory.spot - theory.strike)  # Above 0 in the money.
         calls, puts = pairs(theory.grid, np.ones(len(size), dtype=bool))
         theirs = np.full(len(size), np.nan)
-        theirs[calls], theirs[puts] = 1 - size[puts], 1 - size[calls]
-        beyond = theory.mid - np.maximum(np.where(theory.call, 1.0, -1.0) * (theory.spot - theory.strike), 0.0)
-        least = np.where(unread, spread / 4, spread)[rows]  # What says itself that it is none is wanted sooner than what was left out.
-        told = (beyond[rows] > np.maximum(least, limits.spot_off * theory.spot[rows])) | (unread & np.isnan(theory.mid))[rows]
-        size[rows] = np.where(told, np.where(np.isfinite(theirs[rows]), theirs[rows], np.abs(theory.delta_mid(rows))), 0.0)
-    return ((bid > 0) | (np.isnan(bid) & unread)) & (theory.years > 0) & (size >= limits.core_from) & (size <= limits.core_upto)
+        theirs[calls], theirs[puts] = 1 - implied[puts], 1 - implied[calls]
+        theirs = np.where((depth > 0) | np.isnan(implied), theirs, np.nan)
+        model = np.where(np.isfinite(theirs), theirs, implied)
+        inside = _between(model, limits)
+        # Nobody can tell the volatility of a price that is all exercise, and none is wanted; a value that says itself that it is none is.
+        least = np.where(unread, spread / 4, spread)
+        tells = theory.mid - np.maximum(depth, 0.0) > np.where(depth > 0, np.maximum(least, limits.spot_off * theory.spot), least)
+        tells |= unread & np.isnan(theory.mid)
+        tells |= (column["iv"] >= IV_RANGE[0]) & (model <= DEEP) & ((depth <= 0) | np.isfinite(theirs))  # The vendor did find one.
+        # So near to its end a contract is wanted only where a spot of another second would not change that.
+        tells &= (theory.years * 365 >= limits.least_days) | (_between(moved[0], limits) & _between(moved[1], limits))
+        agrees = np.abs(np.log(np.minimum(size, 1 - size) / np.minimum(model, 1 - model))) <= np.log(AGREES)
+        wanted = inside & tells & ~(agrees & ~_between(size, limits))
+    claimed = _between(size, limits) | ((size > 1) & np.isnan(theory.forward))
+    return ((bid > 0) | (np.isnan(bid) & unread)) & (theory.years > 0) & (wanted | claimed)
+
+
+def _between(size: Array, limits: ChainLimits) -> Array:
+    return (size >= limits.core_from) & (size <= limits.core_upto)
 
 
 def _case(frame: Any, column: dict[str, Array], theory: Theory, core: Array, faults: Faults, limits: ChainLimits) -> tuple[Case, dict[str, str | None]]:
@@ -231,17 +254,37 @@ def _merged(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(found.values(), key=lambda f: (-f.count, f.check)))
 
 
-def _notes(chain: Chain, column: dict[str, Array], core: Array) -> tuple[str, ...]:
-    """What is worth knowing and no fault?"""
+def _notes(chain: Chain, theory: Theory, unpriced: Array) -> tuple[str, ...]:
+    """What is worth knowing and no fault? `unpriced` are the rows that nothing tells a forward of."""
     import numpy as np
 
-    found = []
-    if np.isnan([column[name] for name in ("delta", "gamma", "theta", "vega")]).all():
+    frame, sent, found = chain.frame, chain.sent, []
+    lacks = [words for words, fields in (("bids", ("bid",)), ("asks", ("ask",)), ("Greeks", SENT[1:]), ("volatilities", ("iv",)), ("the underlying's price", ("underlying_px",))) if not sent.intersection(fields)]
+    if "Greeks" in lacks and "volatilities" not in lacks:
         found.append("this feed has no Greeks: its volatilities and prices alone were judged")
-    unquoted = int((~(column["bid"] > 0)).sum())
-    if unquoted:
+    if lacks and chain.unread:
+        found.append(f"no column of {', nor of '.join(lacks)} was recognised; not understood: {listed_columns(chain.unread)}")
+    days = sorted({str(at.tz_convert(NEW_YORK).date()) for at in frame["expiry"][unpriced]})
+    if days:
+        found.append(f"{int(unpriced.sum()):,} contracts were not judged: neither an underlying's price nor pairs of call and put tell the forward of {', '.join(days[:EXAMPLES])}{f' and {len(days) - EXAMPLES} more' if len(days) > EXAMPLES else ''}")
+    elif not theory.spotted.any() and theory.parity.any():
+        found.append("the underlying's price is not given: forwards are those of put-call parity")
+    unquoted = int((~(frame["bid"] > 0)).sum())
+    if unquoted and "bid" in sent:
         found.append(f"{unquoted:,} contracts have no bid: nobody trades them, and nobody can tell their volatility")
-    settled = int(((chain.frame["expiry"] <= chain.frame["as_of"]) & ~listing.expired(chain.frame)).sum())
+    settled = int(((frame["expiry"] <= frame["as_of"]) & ~listing.expired(frame)).sum())
     if settled:
         found.append(f"{settled:,} contracts have settled that day")
+    first, last = clock.covered()
+    years = frame["expiry"].dt.tz_convert(NEW_YORK).dt.year.to_numpy()
+    assumed = np.flatnonzero((years < first.year) | (years > last.year))
+    if len(assumed):
+        days = sorted({str(frame["expiry"].iloc[i].tz_convert(NEW_YORK).date()) for i in assumed})
+        found.append(f"{len(assumed):,} contracts rest on an assumed regular session, as the session calendar has the years {first.year} to {last.year}: those of {', '.join(days[:EXAMPLES])}{f' and {len(days) - EXAMPLES} more' if len(days) > EXAMPLES else ''}")
     return tuple(found)
+
+
+def listed_columns(names: Sequence[str]) -> str:
+    """Names of columns from outside, the first of them."""
+    shown = ", ".join(repr(one_line(name, 30)) for name in names[:COLUMNS_SHOWN])
+    return f"{shown} and {len(names) - COLUMNS_SHOWN} more" if len(names) > COLUMNS_SHOWN else shown

@@ -181,7 +181,8 @@ def tradier_question(settings: Settings, what: str, symbol: str, **params: str) 
 
 def expirations(payload: Any) -> list[str]:
     """The days in Tradier's answer; one day comes as itself, none as null."""
-    dates = (payload.get("expirations") or {}).get("date") if isinstance(payload, dict) else None
+    told = payload.get("expirations") if isinstance(payload, dict) else None
+    dates = told.get("date") if isinstance(told, dict) else None
     return [str(d) for d in (dates if isinstance(dates, list) else [dates] if dates else [])]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from opslib import text
 from opslib.bands import Band, iv_atm
 from opslib.crosscheck import Crosscheck
-from opslib.greeks import Quality
+from opslib.greeks import Quality, listed_columns
 from opslib.report import Text, listed, tabled
 from opslib.rules import Rules
 from opslib.verdicts import EXIT_CODES, Figure, Finding, judge, wilson, worst
@@ -46,7 +46,7 @@ class ChainView:
         parts = {"greeks_valid": n - q.flagged, "gamma_zero": q.core_with("gamma_zero"), "delta_out_of_bounds": q.core_with("delta_out_of_bounds")}
         if not q.covered and not q.flagged:
             n = 0  # A feed without any figure, of which none was promised: what it lacks cannot be right.
-        absent = "this feed has neither Greeks nor volatilities" if not q.covered else "no contract is quoted, unexpired and tradable"
+        absent = why_none(q)
         return [judge(self.rules[name].of(SOURCE), name_of(q), SOURCE, Figure(part / n, part, n) if n else Figure(None, absent=absent)) for name, part in parts.items()]
 
     @property
@@ -100,7 +100,7 @@ class ChainView:
         valid = q.core_count - q.flagged
         low, high = wilson(valid, q.core_count)
         rows = [
-            ["core", text.ratio(_rate(valid, q.core_count)), f"{valid:,} of {q.core_count:,}", f"quoted, unexpired, tradable: this is judged (95 %: {text.ratio(low, 1)} to {text.ratio(high, 1)})" if q.core_count else "no contract is tradable"],
+            ["core", text.ratio(_rate(valid, q.core_count)), f"{valid:,} of {q.core_count:,}", f"quoted, unexpired, tradable: this is judged (95 %: {text.ratio(low, 1)} to {text.ratio(high, 1)})" if q.core_count else why_none(q)],
             ["guide", text.ratio(_rate(q.raw_valid, n)), f"{q.raw_valid:,} of {n:,}", "every contract, by the guide's reading; low on a healthy chain too"],
             ["coverage", text.ratio(_rate(q.covered, n)), f"{q.covered:,} of {n:,}", "contracts that have Greeks at all"],
             ["by open interest", text.ratio(w["open_interest"]), "", "the core, by contracts that somebody holds"],
@@ -170,10 +170,31 @@ class Smile:
         plots.shown({"text/plain": repr(self)}, draw, "volatilities by strike", repr(self))
 
 
+def why_none(quality: Quality) -> str:
+    """Why no contract of a chain could be judged: the first reason that holds, in words."""
+    chain, theory = quality.chain, quality.theory
+    lacks = [f"{name}s" for name in ("bid", "ask") if name not in chain.sent]
+    if lacks:
+        found = f"found {listed_columns(chain.unread)}" if chain.unread else "there is no other column"
+        return f"no column of quotes was recognised, that is of {' and '.join(lacks)}: {found}"
+    quoted = (chain.frame["bid"] > 0).to_numpy(dtype=bool)
+    if not quoted.any():
+        return f"none of {len(quoted):,} contracts has a bid above 0"
+    living = quoted & (theory.years > 0)
+    if not living.any():
+        return f"each of {int(quoted.sum()):,} quoted contracts had settled by {text.moment(quality.as_of)}"
+    if not (living & (theory.forward > 0)).any():
+        calls = int(theory.call[living].sum())
+        return f"the forward is unknown: no column of the underlying's price was recognised, and {calls:,} quoted calls and {int(living.sum()) - calls:,} quoted puts have too few pairs to tell it"
+    if not quality.covered:
+        return f"this feed has neither Greeks nor volatilities{f'; not understood: {listed_columns(chain.unread)}' if chain.unread else ''}"
+    return f"none of {int(living.sum()):,} quoted contracts is near enough to the money: their deltas, by their quotes, are not between those that are judged"
+
+
 def name_of(quality: Quality) -> str:
     """The symbol of a chain, or how many it holds."""
     names = sorted({str(name) for name in quality.chain.frame["underlying"].unique() if name})
-    return text.one_line(names[0], 20) if len(names) == 1 else f"{len(names)} symbols"
+    return text.one_line(names[0], 20) if len(names) == 1 else f"{len(names)} symbols" if names else "the chain"
 
 
 def _rate(part: int, count: int) -> float | None:

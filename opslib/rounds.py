@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from opslib import bands, clock, fetch, host, providers, text
-from opslib.errors import ImportRefused, StoreError
+from opslib.errors import OpsError, StoreError
 from opslib.logs import Log
 from opslib.logs import read as read_log
 from opslib.outcome import OUTCOMES
@@ -204,11 +204,11 @@ class Rounds:
         now, detail = self.now(), found.detail | {"pages": len(found.pages)}
         if found.outcome == "ok":
             self._listen_to(providers.busiest(found.results, providers.today(now)), surely=True)
-        if found.results:
-            detail |= await loop.run_in_executor(self._judge, self._judged, found.pages, symbol, now)
-        if found.pages:
+        if found.pages:  # First of all, so that it is kept whatever becomes of judging it.
             kept = [self.settings.redact(providers.as_page(page).decode()).encode() for page in found.pages]
             await asyncio.to_thread(self.samples.keep_chain, clock.micros(now), "massive", symbol, found.outcome, kept)
+        if found.results:
+            detail |= await loop.run_in_executor(self._judge, self._judged, found.pages, symbol, now)
         return [Sample(clock.micros(now), "chain", symbol, found.outcome, (loop.time() - began_s) * self.speed, float(len(found.results)), detail=self._json(detail))]
 
     def _judged(self, pages: list[Any], symbol: str, now: datetime) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class Rounds:
 
         try:
             return bands.counted(greeks.judge(chain.of_payload(pages, f"the chain of {symbol}", now), self.rules.chain, now))
-        except ImportRefused as problem:
+        except OpsError as problem:
             return {"why": str(problem)}
 
     async def _beat(self) -> list[Sample]:

@@ -139,13 +139,17 @@ def reckoned(frame: "DataFrame", grid: Grid, sound: Array) -> Theory:
     european = ((style == "european") | ((style == "") & frame["root"].isin(EUROPEAN))).to_numpy(dtype=bool)
     mid = np.where((bid >= 0) & (ask > 0), (bid + ask) / 2, np.nan)
     spot = frame["underlying_px"].to_numpy(dtype=float, copy=True)
+    spot[~(spot > 0)] = np.nan
     forward = _forwards(grid, mid, spot, sound & (bid > 0))
     spotted, parity = spot > 0, ~np.isnan(forward)
-    spot = np.where(spotted, spot, forward)
+    guessed = ~spotted & ~parity  # Their spot is about the forward of the first expiration that has one.
+    spot = np.where(spotted, spot, np.where(parity, forward, _first_forwards(grid, forward, years)))
+    spotted = spotted | (guessed & (spot > 0))
     with np.errstate(all="ignore"):
         slope = np.log(forward / spot) / np.where(years > 0, years, np.nan)
         known = slope[np.isfinite(slope) & (np.abs(slope) <= MOST_CARRY)]
         parity |= len(known) > 0
+        parity &= ~guessed
         slope = np.where(np.isnan(forward), np.median(known) if len(known) else 0.0, np.nan_to_num(slope))
         forward = np.where(np.isnan(forward), spot * np.exp(slope * years), forward)
     gap = np.abs(slope) * years
@@ -156,6 +160,16 @@ def reckoned(frame: "DataFrame", grid: Grid, sound: Array) -> Theory:
     iv_mid, quoted = np.full(len(mid), np.nan), np.flatnonzero((bid > 0) & (years > 0))
     iv_mid[quoted] = pricing.implied(*(a[quoted] for a in (grid.call, mid, forward, grid.strike, years)), np.exp(-rate * years)[quoted])
     return Theory(grid, european, years, mid, spot, forward, rate, carry, iv_mid, parity, spotted)
+
+
+def _first_forwards(grid: Grid, forward: Array, years: Array) -> Array:
+    """Of each row the forward of its root's first expiration that has one; NaN where none has."""
+    import numpy as np
+    import pandas
+
+    by = np.argsort(years, kind="stable")
+    by = by[(years[by] > 0) & np.isfinite(forward[by])]
+    return pandas.Series(forward[by]).groupby(grid.root[by]).first().reindex(grid.root).to_numpy()
 
 
 def pairs(grid: Grid, among: Array) -> tuple[Array, Array]:
@@ -171,7 +185,7 @@ def _forwards(grid: Grid, mid: Array, spot: Array, usable: Array) -> Array:
     import numpy as np
     import pandas
 
-    calls, puts = pairs(grid, usable)
+    calls, puts = pairs(grid, usable & np.isfinite(mid))
     apart = mid[calls] - mid[puts]
     group, far, forward = grid.group[calls], np.abs(apart), grid.strike[calls] + apart
     far = np.where(np.abs(np.log(np.maximum(forward, 1e-9) / spot[calls])) > FAR_OFF, np.inf, far)  # A strike that is wrong tells a forward that cannot be.

@@ -1,6 +1,12 @@
-"""The clock: instants, windows, and New York's trading days."""
+"""
+The clock: instants, windows, and New York's trading days.
 
-from datetime import UTC, date, datetime, timedelta
+Run as a program, this file writes opslib/sessions.csv anew.
+"""
+
+import warnings
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,21 +21,28 @@ def utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-@pytest.mark.filterwarnings("ignore")  # The library's own, about pandas; it is an oracle here, not a part of ours.
+FIRST, LAST = date(1993, 1, 1), date(2100, 12, 31)  # Before 1993 some half days closed at 14:00.
+SESSIONS = Path(clock.__file__).with_name("sessions.csv")
+
+
+def exchange_sessions() -> dict[date, tuple[datetime, datetime]]:
+    """The sessions of XNYS by exchange_calendars, an independent source: open and close, UTC."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The library's own, about pandas; it is an oracle here, not a part of ours.
+        import exchange_calendars
+
+        schedule = exchange_calendars.get_calendar("XNYS", start=str(FIRST), end=str(LAST)).schedule
+        return {row.Index.date(): (row.open.to_pydatetime(), row.close.to_pydatetime()) for row in schedule.itertuples()}
+
+
+def all_days() -> list[date]:
+    return [FIRST + timedelta(days=n) for n in range((LAST - FIRST).days + 1)]
+
+
 def test_the_shipped_sessions_are_those_of_the_exchange() -> None:
     """Every day of the shipped years has the session that exchange_calendars gives it, open and close."""
-    import exchange_calendars
-
-    first, last = clock.covered()
-    calendar = exchange_calendars.get_calendar("XNYS", start=str(first), end=str(last))
-    theirs = {row.Index.date(): (row.open.to_pydatetime(), row.close.to_pydatetime()) for row in calendar.schedule.itertuples()}
-    ours = {}
-    day = first
-    while day <= last:
-        if found := clock.session(day):
-            ours[day] = (found.opens, found.closes)
-        day += timedelta(days=1)
-    assert ours == theirs
+    assert clock.covered() == (FIRST, LAST)
+    assert {day: (found.opens, found.closes) for day in all_days() if (found := clock.session(day))} == exchange_sessions()
 
 
 @pytest.mark.parametrize(
@@ -53,10 +66,28 @@ def test_sessions_by_hand(day: str, opens: str | None, closes: str | None) -> No
     assert (found and found.opens, found and found.closes) == (opens and utc(opens), closes and utc(closes))
 
 
-def test_a_day_outside_the_table_is_refused() -> None:
-    """No session is invented for years the table does not cover."""
-    with pytest.raises(UsageError, match="trading days are known from"):
-        clock.session(date(2041, 1, 2))
+@pytest.mark.parametrize("day", ["1992-12-24", "1973-04-26", "2101-01-03", "2140-11-24", "9999-12-31", "0001-01-02"])
+def test_outside_the_table_weekdays_are_regular_sessions(day: str) -> None:
+    """A weekday outside the shipped years runs from 09:30 to 16:00 in New York, a weekend has no session, and nothing is expected then."""
+    wanted = date.fromisoformat(day)
+    found = clock.session(wanted)
+    assert found and (found.opens.astimezone(clock.NEW_YORK).time(), found.closes.astimezone(clock.NEW_YORK).time()) == (time(9, 30), time(16))
+    weekend = wanted - timedelta(days=wanted.weekday() + 1) if wanted.year > 1 else date(1, 1, 6)
+    assert clock.session(weekend) is None
+    assert clock.open_since(found.closes) is None and clock.open_spans(Window(found.opens, found.closes)) == []
+    assert clock.last_closed(found.closes).day == wanted
+
+
+def test_the_calendar_ends_with_the_years() -> None:
+    """Before the first session of the year 1 there is none, and an instant that no New York date names is refused, not crashed on."""
+    with pytest.raises(UsageError, match="year 1"):
+        clock.previous_session(date(1, 1, 1))
+    for at in (datetime.min.replace(tzinfo=UTC), utc("0001-01-01T02:00")):
+        for ask in (clock.open_since, clock.last_closed):
+            with pytest.raises(UsageError, match="years 1 to 9999"):
+                ask(at)
+        with pytest.raises(UsageError, match="years 1 to 9999"):
+            clock.open_spans(Window(at, utc("2025-01-01")))
 
 
 def test_a_time_without_an_offset_is_new_york() -> None:
@@ -117,3 +148,10 @@ def test_the_last_session_that_has_closed() -> None:
     assert clock.last_closed(utc("2025-11-18T20:59")).day == date(2025, 11, 17)
     assert clock.last_closed(utc("2025-11-18T21:00")).day == date(2025, 11, 18)
     assert clock.last_closed(utc("2025-11-30T12:00")).day == date(2025, 11, 28)
+
+
+if __name__ == "__main__":
+    theirs = exchange_sessions()
+    weekdays = [day for day in all_days() if day.weekday() < 5]
+    kinds = {day: "closed" if day not in theirs else "half" if theirs[day][1].astimezone(clock.NEW_YORK).time() < time(16) else "" for day in weekdays}
+    SESSIONS.write_text("\n".join(["day,kind", *(f"{day},{kind}" for day, kind in kinds.items() if kind)]) + "\n", encoding="utf-8")

@@ -1,0 +1,152 @@
+"""
+Read CSV and Parquet into plain tables of cells, within bounds, and tell which column holds what.
+
+A table of calls and puts side by side comes with one contract a row. Cells are left as they stood.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from opslib import feeds
+from opslib.contracts import named
+from opslib.errors import ImportRefused
+from opslib.text import one_line
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MOST_CELLS = 30_000_000  # A market of 600,000 contracts in 50 columns.
+MOST_CELL_CHARACTERS = 1_000_000
+HEADER_WITHIN = 25  # Lines: a preamble may stand above the names of columns.
+DELIMITERS = ",;\t|"
+_SIDES = {"call": "(?:c|calls?)", "put": "(?:p|puts?)"}
+_QUOTE = frozenset({"bid", "ask", "iv", "delta"})
+
+
+def of_csv(told: str, name: str) -> "DataFrame":
+    """
+    The table in a CSV, all cells text: separated by comma, semicolon, tab or bar, with or without lines above its header.
+
+    Raises:
+        ImportRefused: No line has the names of a chain's columns, or nothing follows it.
+    """
+    import pandas
+
+    lines = told.splitlines()[:HEADER_WITHIN]
+    delimiter = next((line[4:5] for line in lines[:1] if line[:4].lower() == "sep=" and len(line.strip()) == 5), "")
+    rows: list[list[str]] = []
+    for mark in delimiter or DELIMITERS:
+        first = cells(told, mark, name, HEADER_WITHIN)
+        header = next((i for i, line in enumerate(first) if _is_header(line)), None)
+        if header is not None:
+            rows = cells(told, mark, name)[header:]
+            break
+    else:
+        shown = next((line for line in lines if line.strip()), "")
+        raise ImportRefused(f"{name} holds no chain: JSON of a vendor, or CSV with columns for expiration, type and strike, or the contract's symbol, was expected, found {one_line(shown[:200])!r}. Name its columns so and try again.")
+    names = [cell.strip() or f"column {i}" for i, cell in enumerate(rows[0], 1)]
+    body = [line for line in rows[1:] if any(cell.strip() for cell in line)]
+    if not body:
+        raise ImportRefused(f"{name} has the names of columns, and no row.")
+    width = max(len(names), max(map(len, body)))
+    names += [f"column {i}" for i in range(len(names) + 1, width + 1)]  # Of cells beyond the header.
+    if width * len(body) > MOST_CELLS:
+        raise ImportRefused(f"{name} has {len(body):,} rows of up to {width:,} cells; up to {MOST_CELLS:,} cells are read. Split it.")
+    return pandas.DataFrame([[*map(str.strip, line), *[""] * (width - len(line))] for line in body], columns=names, dtype=object)
+
+
+def cells(told: str, delimiter: str, name: str, most: int | None = None) -> list[list[str]]:
+    """
+    The cells of a CSV, of its first lines or of all.
+
+    Raises:
+        ImportRefused: It is no CSV that can be read.
+    """
+    found: list[list[str]] = []
+    try:
+        for line in csv.reader(io.StringIO(told, newline=""), delimiter=delimiter):
+            found.append(line)
+            if most is not None and len(found) >= most:
+                break
+    except csv.Error as problem:
+        if most is not None:
+            return found
+        raise ImportRefused(f"{name} is no CSV that can be read: line {len(found) + 1:,}: {problem}.") from None
+    return found
+
+
+def _is_header(line: Sequence[str]) -> bool:
+    """Whether the cells of a line are the names of a chain's columns."""
+    if len(line) < 2:
+        return False
+    ours = set(feeds.plain([re.sub(rf"(?i)^{'|'.join(_SIDES.values())}[_ .]", "", cell.strip()) for cell in line]).values())
+    return ours >= {"expiry", "strike"} or ours >= {"strike", "cp"} or bool("symbol" in ours and ours & (_QUOTE | {"strike", "expiry", "cp"}))
+
+
+def of_parquet(content: bytes, name: str) -> "DataFrame":
+    """
+    The table in a Parquet file.
+
+    Raises:
+        ImportRefused: It cannot be read, or expands to more than a table may hold.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(io.BytesIO(content))
+        rows, columns = file.metadata.num_rows, file.schema_arrow
+        if rows * max(1, len(columns)) > MOST_CELLS or sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)) > 16 * MOST_CELLS:
+            raise ImportRefused(f"{name} expands to {rows:,} rows of {len(columns):,} columns; up to {MOST_CELLS:,} cells are read. Split it.")
+        texts = [field.name for field in columns if pyarrow.types.is_string(field.type) or pyarrow.types.is_large_string(field.type) or pyarrow.types.is_binary(field.type)]
+        # One long text that many rows share is kept once.
+        table = parquet.ParquetFile(io.BytesIO(content), read_dictionary=texts).read()
+        found = table.to_pandas(ignore_metadata=True, timestamp_as_object=True).astype(object)
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError, KeyError, NotImplementedError, MemoryError) as problem:
+        raise ImportRefused(f"{name} is no Parquet that can be read: {one_line(str(problem))}.") from None
+    if not len(found):
+        raise ImportRefused(f"{name} has the names of columns, and no row.")
+    return found
+
+
+def by_contract(table: "DataFrame") -> "DataFrame":
+    """A table with one contract a row, its columns' names text and each there once."""
+    import pandas
+
+    table = table.set_axis([re.sub(r"(?i)_1545$", "", str(c).strip().strip("[]").strip()) for c in table.columns], axis=1)  # Of Cboe's files the quotes of 15:45, not those after the close.
+    table = table.loc[:, ~table.columns.duplicated()]
+    halves = {side: {c: m[1] for c in table.columns if (m := re.fullmatch(rf"(?i){letters}[_ .](.+)", c))} for side, letters in _SIDES.items()}
+    if all(_QUOTE & set(feeds.plain(half.values()).values()) for half in halves.values()):
+        common = [c for c in table.columns if not any(c in half for half in halves.values())]
+        parts = []
+        for side, half in halves.items():
+            part = table[[*common, *half]].rename(columns=half).drop(columns="cp", errors="ignore").assign(cp=side)
+            parts.append(part.loc[:, ~part.columns.duplicated()])
+        table = pandas.concat(parts, ignore_index=True)
+    return table
+
+
+def named_columns(table: "DataFrame") -> dict[str, str]:
+    """Which of our fields each column holds: by its name, and of columns that may be the contract's symbol or its underlying's by what is in them."""
+    names = feeds.plain(table.columns)
+    of_symbol = [c for c in table.columns if names.get(c) in ("symbol", "underlying", "root") or re.sub(r"[^a-z]", "", c.lower()) in feeds.USUAL["symbol"]]
+    told = next((c for c in of_symbol if _names_contracts(table[c])), None)
+    if told is not None and names.get(told) != "symbol":
+        other = next((c for c, field in names.items() if field == "symbol"), None)
+        if other is not None:
+            del names[other]
+            if "underlying" not in names.values():
+                names[other] = "underlying"
+        names[told] = "symbol"
+    return names
+
+
+def _names_contracts(cells: "Any") -> bool:
+    return any(named(str(cell).strip()) for cell in _some(cells))
+
+
+def _some(cells: "Any") -> Iterator[Any]:
+    yield from (cell for cell in cells.iloc[:20])
