@@ -137,7 +137,7 @@ def _csv(book: Book, path: Path, told: str) -> None:
             if number < at and not _SEPARATOR.fullmatch(delimiter.join(line).lstrip("\ufeff").strip()):
                 before.append((number, line))
             elif number > at and line != columns:  # Files that were put together have their head again.
-                (remarks if _is_remark(line, columns, book.layout) else rows).append((number, line))
+                (remarks if _is_remark(line, columns) else rows).append((number, line))
     except csv.Error as problem:
         raise ImportRefused(f"{path} is no CSV ({problem}). Export it anew.") from None
     if not rows:
@@ -159,7 +159,7 @@ def _passed_over(where: str, lines: list[tuple[int, list[str]]], delimiter: str)
     return [f"{len(lines)} lines {where} are passed over: {shown}{'; …' if len(lines) > 3 else ''}"]
 
 
-def _is_remark(line: list[str], columns: list[str], layout: str) -> bool:
+def _is_remark(line: list[str], columns: list[str]) -> bool:
     """Whether a line under the head is no row: a single text without a figure's or a date's cell, or a total that names nothing traded."""
     told = [cell.strip() for cell in line if cell.strip()]
     cells = {plain_name(column): cell.strip() for column, cell in zip(columns, line)}
@@ -167,7 +167,8 @@ def _is_remark(line: list[str], columns: list[str], layout: str) -> bool:
     if _TOTAL.fullmatch(told[0]) and line[0].strip() == told[0] and not of(columns_module.SYMBOL) and (len(told) == 1 or not of(columns_module.PRICE)):
         return True
     if all(_is_text(cell) for cell in told):  # A disclaimer; one that was not quoted falls apart at its commas.
-        return len(told) == 1 or (len(line) != len(columns) and " " in " ".join(told) and not (layout == plain.SAID))
+        alone = len(told) == 1 and (" " in told[0] or (line[0].strip() == told[0] and plain_name(columns[0]) not in {plain_name(name) for name in columns_module.SYMBOL}))
+        return alone or (len(told) > 1 and len(line) != len(columns) and any(" " in cell for cell in told))
     return False
 
 

@@ -160,7 +160,7 @@ def _agreed(row: Row, instrument: str, symbol: str, quantity: Decimal, value: De
     if instrument not in ("stock", "option") or quoted is None or units is None:
         return
     computed = quoted * quantity * units
-    if abs(abs(value) - computed) > rounding(quoted, quantity * units, instrument == "option"):
+    if abs(abs(value) - computed) > max(CENT, rounding(quoted, quantity * units, instrument == "stock")):
         row.refuse(f"{column} is {value}, but {quantity:f} {symbol} at {quoted}{f' × {units:f}' if units != 1 else ''} come to {computed:f}; they were to agree")
 
 

@@ -47,6 +47,7 @@ _NO_COST_WORDS = {"currency", "ccy", "type", "lot", "lots", "id", "basis", "rate
 _LOOSE_OTHERS = {"crypto", "cryptocurrency", "forex", "bond", "bonds", "mutual fund", "warrant", "cfd", "fixed income"}
 _COSTS = frozenset(plain(name) for name in (*COMMISSION, *COMBINED, *FEES))
 ALL = frozenset(plain(name) for names in (AT, SYMBOL, QUANTITY, PRICE, SIDE, EFFECT, RIGHT, STRIKE, EXPIRY, MULTIPLIER, KINDS, STATUS, ORDER, LOT, COMMISSION, COMBINED, FEES, NET, GROSS) for name in names)
+EXACT = Decimal("0.009")
 NO_MULTIPLIER = "no multiplier is told: 100 is taken, as options usually have"
 NO_CONTRACT = "some options are named by their underlying alone: those of one symbol are taken for one contract"
 
@@ -102,15 +103,14 @@ def stated_cash(row: Row) -> list[tuple[str, Decimal, bool]]:
     return found
 
 
-def rounding(price: Decimal, units: Decimal, option: bool) -> Decimal:
+def rounding(price: Decimal, units: Decimal, rounded: bool) -> Decimal:
     """
-    How far cash may be from a price as it is written, times its units.
+    How far cash may be from a price as it is written, times its units: less than a cent, where the price is exact.
 
-    Options trade in whole cents, so that only a price with more digits is a mean, which was rounded; shares trade in
-    fractions of a cent, of which a file may show two digits.
+    A price with more than two digits is a mean, which was rounded. So may one of two digits be that is `rounded`.
     """
     digits = max(-int(price.as_tuple().exponent), 0)  # type: ignore[arg-type]
-    return CENT if option and digits <= 2 else CENT + Decimal(5).scaleb(-max(digits, 2) - 1) * units
+    return EXACT + Decimal(5).scaleb(-max(digits, 2) - 1) * units if rounded or digits > 2 else EXACT
 
 
 def settle_cash(row: Row, side: str, quantity: Decimal, price: Decimal, multiplier: Decimal, costs: dict[str, Any], option: bool) -> tuple[Decimal, dict[str, Any]]:
@@ -123,46 +123,53 @@ def settle_cash(row: Row, side: str, quantity: Decimal, price: Decimal, multipli
     """
     computed = price * quantity * multiplier * (1 if side == "sell" else -1)
     value, paid = computed, (costs.get("commission") or ZERO) + (costs.get("fees") or ZERO)
-    near, most = rounding(price, quantity * multiplier, option), max(abs(computed) / 100, Decimal("1.50") * quantity if option else Decimal(1))
+    near, most = rounding(price, quantity * multiplier, row.style.rounded and not option), max(abs(computed) / 100, Decimal("1.50") * quantity if option else Decimal(1))
     for key, stated, net in stated_cash(row):
         if key in row.style.unsigned:
             stated = abs(stated) if computed >= 0 else -abs(stated)
         before, after = abs(stated - computed), abs(stated - computed - paid)
-        if min(before, after) <= CENT:
+        if min(before, after) <= EXACT:
             costs = costs or ({"commission": ZERO, "fees": ZERO, "blank": False} if net else {})
+        elif net and not costs and not row.style.rounded and 0 < computed - stated <= most:
+            costs = {"commission": None, "fees": stated - computed, "blank": False}
+            paid = stated - computed
         elif min(before, after) <= near:
             is_after = key in row.style.after_costs or (key not in row.style.before_costs and net and key.startswith(("net", "total")))
             if paid and net and not is_after and key not in row.style.before_costs:
                 row.refuse(f"{row.name(key)} is {_shown(stated)}; nothing in the file shows whether that is before or after costs of {_shown(-paid)}, since the price is rounded")
             value = stated - paid if is_after else stated
             costs = costs or ({"commission": ZERO, "fees": ZERO, "blank": False} if net else {})
-        elif net and not costs and 0 < computed - stated <= most:
-            costs = {"commission": None, "fees": stated - computed, "blank": False}
-            paid = stated - computed
         else:
             told = f", or {_shown(computed + paid)} after costs of {_shown(-paid)}" if paid else ""
             row.refuse(f"{row.name(key)} is {_shown(stated)}, but {_plainly(quantity)} at {_plainly(price)}{f' × {_plainly(multiplier)}' if multiplier != 1 else ''} come to {_shown(computed)}{told}; they were to agree to the cent")
     return value, costs
 
 
-def cash_conventions(columns: list[str], rows: list[Mapping[str, object]]) -> tuple[frozenset[str], frozenset[str]]:
-    """Which columns of cash are after costs, and which before, by the rows that agree with their price to the cent."""
+def cash_conventions(columns: list[str], rows: list[Mapping[str, object]]) -> tuple[frozenset[str], frozenset[str], bool]:
+    """
+    What the rows of a file show of their columns of cash, by those that agree with their price to the cent.
+
+    Returns:
+        The columns that are after costs; those that are before; whether prices are rounded to two digits, as several
+        rows show of which the cash is within half a cent a share.
+    """
     keys = {plain(column): column for column in columns}
     one = lambda row, names: next((value for name in names if (value := _sure(row.get(keys.get(plain(name), "")))) is not None), None)  # noqa: E731
-    after, before = set[str](), set[str]()
+    after, before, rounded = set[str](), set[str](), 0
     for row in rows:
         quantity, price = one(row, QUANTITY), one(row, PRICE)
-        paid = sum((abs(_sure(row.get(column)) or ZERO) for key, column in keys.items() if key in _COSTS), ZERO)
-        if quantity is None or price is None or paid <= 2 * CENT:
+        if quantity is None or price is None:
             continue
+        paid = sum((abs(_sure(row.get(column)) or ZERO) for key, column in keys.items() if key in _COSTS), ZERO)
+        gross, near = abs(quantity * price), rounding(price, abs(quantity), True)
         for key in (plain(name) for name in (*NET, *GROSS) if plain(name) in keys):
             stated = abs(_sure(row.get(keys[key])) or ZERO)
-            for computed in (abs(quantity * price), abs(quantity * price * USUAL)):
-                if abs(stated - computed) <= CENT:
-                    before.add(key)
-                elif abs(abs(stated - computed) - paid) <= CENT:
-                    after.add(key)
-    return frozenset(after - before), frozenset(before - after)
+            off = [(abs(stated - computed), abs(abs(stated - computed) - paid)) for computed in (gross, gross * USUAL)]
+            exact = [found for found in off if min(found) <= EXACT]
+            if exact and paid > 2 * CENT:
+                (before if exact[0][0] <= EXACT else after).add(key)
+            rounded += not exact and min(off[0]) <= near
+    return frozenset(after - before), frozenset(before - after), rounded > 1
 
 
 def _sure(cell: object) -> Decimal | None:

@@ -32,6 +32,7 @@ class Style(NamedTuple):
         decimal_comma: Whether some number has a decimal comma, so that no comma in a number is sure.
         unsigned: The columns of cash that have no sign, also where cash was paid.
         after_costs, before_costs: The columns of cash that some rows show to be so.
+        rounded: Whether prices of shares are rounded to cents, as several rows show.
         ids_of_executions: Whether what may be the name of a trade is another in each row, so that it names no round trip.
     """
 
@@ -40,6 +41,7 @@ class Style(NamedTuple):
     unsigned: frozenset[str] = frozenset()
     after_costs: frozenset[str] = frozenset()
     before_costs: frozenset[str] = frozenset()
+    rounded: bool = False
     ids_of_executions: bool = False
 
 
