@@ -72,6 +72,8 @@ def read(path: Path, backtest: bool = False) -> Book:
     if not found.fills and not found.moneys and not found.promises:
         why = f" The first of {len(found.refused)} rows, row {found.refused[0].row}: {'; '.join(found.refused[0].reasons)}." if found.refused else ""
         raise ImportRefused(f"{path} ({found.layout}): not one fill can be read.{why}")
+    if found.unfilled:
+        found.notes.append(f"{len(found.unfilled)} orders that were not filled are passed over: rows {', '.join(map(str, found.unfilled[:10]))}{', …' if len(found.unfilled) > 10 else ''}")
     return found.settled()
 
 

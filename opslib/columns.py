@@ -16,6 +16,7 @@ AT = (
     "date/time", "datetime", "timestamp", "ts", "executed_at", "filled_at", "filled time", "exec time", "execution time", "trade date/time", "trade time", "transaction time", "execution date",
     "trade date", "transaction date", "activity date", "run date", "date", "time", "tradetime",
 )  # fmt: skip
+ENTRY_AT, EXIT_AT = ("entry_ts", "entryTime", "entry_time", "entered_at", "entry_date", "opened_at"), ("exit_ts", "exitTime", "exit_time", "exited_at", "exit_date", "closed_at")
 SYMBOL = ("symbol", "ticker", "instrument")
 QUANTITY = ("filled_qty", "filled", "filled quantity", "quantity", "qty", "contracts", "shares", "size")
 PRICE = ("fill_price", "avg_price", "average_price", "avg fill price", "execution price", "trade price", "price", "t. price")
@@ -130,7 +131,7 @@ def settle_cash(row: Row, side: str, quantity: Decimal, price: Decimal, multipli
         before, after = abs(stated - computed), abs(stated - computed - paid)
         if min(before, after) <= EXACT:
             costs = costs or ({"commission": ZERO, "fees": ZERO, "blank": False} if net else {})
-        elif net and not costs and not row.style.rounded and 0 < computed - stated <= most:
+        elif net and not costs and (option or not row.style.rounded) and 0 < computed - stated <= most:
             costs = {"commission": None, "fees": stated - computed, "blank": False}
             paid = stated - computed
         elif min(before, after) <= near:

@@ -52,7 +52,7 @@ def style(columns: list[str], rows: list[Mapping[str, object]]) -> tuple[Style, 
     """How the cells of a file must be read, by what all of its rows show, and what a reader must know of that."""
     keys = {plain(column): column for column in columns}
     of = lambda names: [keys[plain(name)] for name in names if plain(name) in keys]  # noqa: E731
-    dates = [(row.get(column), cells_module.day_and_month(row.get(column))) for column in of((*c.AT, *c.EXPIRY)) for row in rows]
+    dates = [(row.get(column), cells_module.day_and_month(row.get(column))) for column in of((*c.AT, *c.ENTRY_AT, *c.EXIT_AT, *c.EXPIRY)) for row in rows]
     pairs = [(cell, pair) for cell, pair in dates if pair]
     day_first = [cell for cell, pair in pairs if pair[0] > 12]
     month_first = [cell for cell, pair in pairs if pair[1] > 12]
@@ -96,8 +96,7 @@ def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
     row = Row(number, cells, book.style)
     status = row.word(*c.STATUS).lower()
     if status in _NOT_FILLED:
-        note = f"row {number} was not filled ({row.name(*c.STATUS)} is {status!r}) and is passed over"
-        book.notes.append(note)
+        book.unfilled.append(number)
         return
     if status and status not in _FILLED:
         row.refuse(f"{row.name(*c.STATUS)} is {status!r}; filled was wanted")
@@ -133,11 +132,11 @@ def is_day(cell: object) -> bool:
     return True
 
 
-def when(row: Row) -> datetime:
-    """When a row happened; a day and a time in two columns are joined."""
-    told = [(row.name(name), row.cells[plain(name)]) for name in c.AT if row.has(name) and not c.is_blank(row.cells[plain(name)])]
+def when(row: Row, names: tuple[str, ...] = c.AT) -> datetime:
+    """When a row happened, by its columns of these names; a day and a time in two of them are joined."""
+    told = [(row.name(name), row.cells[plain(name)]) for name in names if row.has(name) and not c.is_blank(row.cells[plain(name)])]
     if not told:
-        row.refuse(f"{row.name(*c.AT)} is empty; a time was wanted")
+        row.refuse(f"{row.name(*names)} is empty; a time was wanted")
         return EPOCH
     clocks = [cell for _, cell in told if cells_module.is_time_of_day(cell)]
     days = [(name, cell) for name, cell in told if not cells_module.is_time_of_day(cell)]

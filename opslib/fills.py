@@ -150,6 +150,7 @@ class Book:
         lots: The row of each trade that has a name.
         backtest: Is it a backtest's? Then what it says of costs is what it took into account.
         style: How its cells are to be read.
+        unfilled: The rows of orders that were cancelled or are not filled yet.
     """
 
     source: str
@@ -162,6 +163,7 @@ class Book:
     notes: list[str] = field(default_factory=list)
     lots: dict[str, int] = field(default_factory=dict)
     style: Style = Style()
+    unfilled: list[int] = field(default_factory=list)
 
     def settled(self) -> "Book":
         """The same book with its fills in order of time; those of one instant as an account is kept: oldest row first."""

@@ -15,13 +15,12 @@ from typing import Any
 
 from opslib import columns, executions, text
 from opslib.cells import moment, number, plain
-from opslib.columns import COMMISSION, FEES, quote
+from opslib.columns import COMMISSION, ENTRY_AT, EXIT_AT, FEES, quote
 from opslib.errors import BadFill
 from opslib.fills import LARGEST, ZERO, Book, Fill, Promise, Row
 
 APP, TRADES, FILLS, SAID = "the app's trades", "trades, a row each", executions.LAYOUT, "a backtest's percents, a row each"
 ENTRY_PRICE, EXIT_PRICE = ("entry_price", "entryPrice"), ("exit_price", "exitPrice")
-ENTRY_AT, EXIT_AT = ("entry_ts", "entryTime", "entry_time", "entered_at", "entry_date", "opened_at"), ("exit_ts", "exitTime", "exit_time", "exited_at", "exit_date", "closed_at")
 QUANTITY, HELD = ("quantity", "qty", "contracts", "size", "filled_qty", "shares"), ("side", "direction", "position")
 STATES, DONE = ("watching", "loaded", "entered", "exited", "closed", "open"), ("exited", "closed")
 _IDS = ("trade_id", "id", "trade")
@@ -88,7 +87,7 @@ def _trade(row: Row, book: Book) -> list[Fill]:
         row.refuse(f"{row.name(*HELD)} is {told!r}; long or short was wanted")
     short = told in ("short", "sell")
     price, quantity = row.number_of(*ENTRY_PRICE, needed=True, least=ZERO) or ZERO, row.number_of(*QUANTITY, above=ZERO) or Decimal(1)
-    begun, exit_price = row.time(*ENTRY_AT), row.number_of(*EXIT_PRICE, least=ZERO)
+    begun, exit_price = executions.when(row, ENTRY_AT), row.number_of(*EXIT_PRICE, least=ZERO)
     row.dollars_only()
     costs = {} if _calculated(row) else columns.stated_costs(row)
     paid = any(costs.get(name) is not None for name in ("commission", "fees"))
@@ -102,7 +101,7 @@ def _trade(row: Row, book: Book) -> list[Fill]:
     if left < 0:
         row.refuse(f"updates: more was trimmed than the {quantity} that were bought; at most 100 % was wanted")
     if exit_price is not None and left > 0:
-        ended = row.time(*EXIT_AT)
+        ended = executions.when(row, EXIT_AT)
         if ended < begun:
             row.refuse(f"{row.name(*EXIT_AT)} is {text.iso(ended)}, before {row.name(*ENTRY_AT)} {text.iso(begun)}; an exit after its entry was wanted")
         fills.append(_leg(row, ended, what, "buy" if short else "sell", "close", left, exit_price, quote(row, "exit"), name))

@@ -277,6 +277,12 @@ def test_a_day_and_a_time_in_two_columns(tmp_path: Path, day: str, clock: str, h
     assert f"{found.fills[0].at:%Y-%m-%dT%H:%M:%S%z}" == "2026-03-17T14:01:00+0000"
 
 
+def test_the_day_and_the_time_of_round_trips_apart(tmp_path: Path) -> None:
+    """Of entry and exit each; the order of day and month is shown by either."""
+    found = read(tmp_path, "id,entry_date,entry_time,exit_date,exit_time,symbol,entry_price,exit_price,quantity\n1,04/03/2026,10:00,17/03/2026,11:00 AM,AAA,5,6,10\n")
+    assert [f"{f.at:%m-%d %H:%M}" for f in found.fills] == ["03-04 15:00", "03-17 15:00"]
+
+
 def test_a_time_without_a_day_is_refused(tmp_path: Path) -> None:
     """By name; no day is made up."""
     assert "time is '10:01:00', a time without a day" in reasons(tmp_path, f"{PLAIN}\n10:01:00,AAA,buy,1,2\n")
@@ -388,7 +394,7 @@ def test_webull(tmp_path: Path) -> None:
     """The mean price counts, not the limit; what was cancelled is named and passed over."""
     rows = ["Alpha,AAA,Buy,Filled,100,100,@10.50,10.00,DAY,03/16/2026 10:00:00 EDT,03/16/2026 10:00:01 EDT", "Alpha,AAA,Sell,Filled,100,100,@10.50,11.00,DAY,03/17/2026 10:00:00 EDT,03/17/2026 10:00:01 EDT", "Alpha,AAA,Sell,Cancelled,0,100,@12.00,,DAY,03/17/2026 10:00:00 EDT,", "AAA260320C00055000,AAA260320C00055000,Buy,Filled,1,1,@0.50,0.40,DAY,03/16/2026 10:00:00 EDT,03/16/2026 10:00:01 EDT"]
     found = read(tmp_path, WEBULL + "\n".join(rows) + "\n")
-    assert [(f.instrument, f.value) for f in found.fills] == [("stock", -1000), ("option", -40), ("stock", 1100)] and "row 4 was not filled (Status is 'cancelled') and is passed over" in found.notes
+    assert [(f.instrument, f.value) for f in found.fills] == [("stock", -1000), ("option", -40), ("stock", 1100)] and "1 orders that were not filled are passed over: rows 4" in found.notes
 
 
 def test_json_of_executions(tmp_path: Path) -> None:
