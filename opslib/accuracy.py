@@ -43,6 +43,10 @@ def _usd(value: Decimal | None) -> str:
     return text.dollars(_cents(value))
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _local(at: datetime) -> str:
     return f"{at.astimezone(text.NEW_YORK):%Y-%m-%d %H:%M:%S}"
 
@@ -143,9 +147,13 @@ class Accuracy:
     def answer(self) -> Text:
         """What came of it?"""
         p = self.pnl
-        lines = [
-            f"{len(p.chosen)} round trips of options; gross {_usd(p.total('gross'))}, commission {_usd(p.total('commission'))}, fees {_usd(p.total('fees'))}, slippage {_usd(p.total('slippage'))}{', in the prices' if p.chosen and all(r.inside for _, r in p.results) else ''}, net {_usd(p.total('net'))}",
+        options = [
+            f"{_count(len(p.chosen), 'round trip')} of options; gross {_usd(p.total('gross'))}, commission {_usd(p.total('commission'))}, fees {_usd(p.total('fees'))}, slippage {_usd(p.total('slippage'))}{', in the prices' if p.chosen and all(r.inside for _, r in p.results) else ''}, net {_usd(p.total('net'))}",
             f"mean of the trades: gross {text.number(_rounded(p.mean('gross_pct')), '%', 2)}, net {text.number(_rounded(p.mean('net_pct')), '%', 2)}; of all premium together: net {text.number(_rounded(p.weighted('net')), '%', 2)}",
+        ]
+        lines = [
+            *(options if p.chosen or not p.shares else []),
+            *filter(None, [p.shares_told]),
             *(f"{name}: not known, since there are {why}" if why is NO_QUOTES else f"{name}: not known; {why}" for name, why in self.unknown.items() if name != "variance"),
             *self.book.notes,
         ]
@@ -155,7 +163,7 @@ class Accuracy:
             gross, net = self._realised
             lines.append(f"{len(p.trips.partial)} partly closed, which no figure above holds: realised {_usd(gross)}, costs {_usd(gross - net)}, net {_usd(net)}")
         if p.trips.open:
-            lines.append(f"{len(p.trips.open)} positions still held when the file ends")
+            lines.append(f"{_count(len(p.trips.open), 'position')} still held when the file ends")
         return listed(f"{self.book.source}: {self.verdict} ({self.why})", lines)
 
     @property
@@ -289,7 +297,7 @@ class Accuracy:
         p, trips = self.pnl, self.pnl.trips
         spread, money, parts = p.points, p.dollars, p.parts.in_cents()
         merged = bool(p.parts.prices)
-        stock = [costs.result(t, p.model) for t in trips.stock]
+        stock = [r for _, r in p.shares]
         known = [r for _, r in p.results if r.base]
         return {
             "as_of": text.iso(self.as_of), "source": self.book.source, "layout": self.book.layout, "costs": p.model.name,

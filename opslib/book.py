@@ -1,56 +1,59 @@
 """
-This module knows which kind of file of fills is before us, and reads it row by row, and nothing else.
+Read a file of fills, of whichever kind it is, row by row.
 
-Every row is a fill, other cash, or refused with every reason by name; none is lost, none becomes a zero.
+Every row is a fill, other cash, or refused with every reason by name; none is lost, none becomes a zero. Lines before the
+head, and remarks and totals after the rows, are named and passed over.
 """
 
 import csv
-import gzip
 import io
 import json
-import zlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from opslib import broker, plain, text
+from opslib import broker, columns as columns_module, executions, files, plain, text
+from opslib.cells import plain as plain_name
 from opslib.errors import BadFill, ImportRefused
 from opslib.fills import Book, Refused
 
-LARGEST_FILE = 200_000_000
 MOST_SHOWN = 500
-WANTED = "tastytrade's export (either layout), the app's trades as JSON, or a CSV with columns for time, symbol, side, quantity and price"
+MOST_BEFORE_HEAD = 60  # Lines; an account statement has no more before its first table.
+WANTED = "tastytrade's export (either layout), a broker's history of transactions, the app's trades as JSON, or a CSV with columns for time, symbol, side, quantity and price"
+_SEPARATOR = re.compile(r"[\"']?sep=(.)[\"']?[,;\t ]*", re.IGNORECASE)
+_TOTAL = re.compile(r"(grand |sub ?|net |transactions? |account )?totals?\b.*|sum\b.*|end of (file|report)\b.*", re.IGNORECASE)
+_LISTS = ("trades", "data", "fills", "results", "executions", "transactions")
+CSV_LIMIT = 1_000_000  # Characters of one cell.
 
 
 def content(path: Path) -> str:
     """
-    A file's text, plain or gzip; a byte order mark is passed over.
+    Read a file's text, plain or gzip: UTF-8, UTF-16 with a byte order mark, or Windows-1252 as older brokers write it.
 
     Raises:
-        ImportRefused: It cannot be read, or is no text.
+        ImportRefused: It cannot be read, is too large, or is no text.
     """
+    raw = files.read_bytes(path)
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        if len(raw) > LARGEST_FILE:
-            raise ImportRefused(f"{path} has {len(raw):,} bytes; at most {LARGEST_FILE:,} are read at once. Split it.")
         return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except IsADirectoryError:
-        raise ImportRefused(f"{path} is a folder; a file was wanted.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        raise ImportRefused(f"{path} is cut off or damaged ({problem}). Get a whole copy.") from None
     except UnicodeDecodeError as problem:
-        raise ImportRefused(f"{path} is no text in UTF-8 (byte {problem.start}); {WANTED} was wanted.") from None
-    except OSError as problem:
-        raise ImportRefused(f"{path} cannot be read ({problem.strerror}).") from None
+        try:
+            told = raw.decode("cp1252")
+        except UnicodeDecodeError:
+            told = "\0"
+        # Bytes of an image or a spreadsheet hold control characters; those of a text do not.
+        if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or any(c < " " and c not in "\t\r\n" for c in told[:100_000]):
+            raise ImportRefused(f"{path} is no text in UTF-8 (byte {problem.start}); {WANTED} was wanted.") from None
+        return told
 
 
 def read(path: Path, backtest: bool = False) -> Book:
     """
-    What does a file of fills hold?
+    Read what a file of fills holds.
 
     Args:
-        backtest: Is it a backtest's? It may tell no more than a percent of each trade.
+        backtest: Whether it is a backtest's. It may tell no more than a percent of each trade.
 
     Raises:
         ImportRefused: It is none, or not one of its rows can be read.
@@ -69,57 +72,123 @@ def read(path: Path, backtest: bool = False) -> Book:
     if not found.fills and not found.moneys and not found.promises:
         why = f" The first of {len(found.refused)} rows, row {found.refused[0].row}: {'; '.join(found.refused[0].reasons)}." if found.refused else ""
         raise ImportRefused(f"{path} ({found.layout}): not one fill can be read.{why}")
+    if found.unfilled:
+        found.notes.append(f"{len(found.unfilled)} orders that were not filled are passed over: rows {', '.join(map(str, found.unfilled[:10]))}{', …' if len(found.unfilled) > 10 else ''}")
     return found.settled()
 
 
 def is_fills(told: str) -> bool:
-    """Does a file's text look like one of fills?"""
+    """Whether a file's text, or its beginning, is that of fills."""
     first = told.lstrip("\ufeff \t\r\n")
     if first.startswith(("[", "{")):
-        return any(f'"{key}"' in first[:4000] for key in plain.ENTRY_PRICE)
-    columns = next(csv.reader(io.StringIO(first.splitlines()[0], newline=""), delimiter=_delimiter(first)), []) if first else []
-    return broker.layout(columns) is not None or plain.layout(columns) in (plain.TRADES, plain.FILLS)
+        keys = {plain_name(key) for key in re.findall(r'"([^"\\]{1,60})"\s*:', first[:4000])}
+        return bool(keys & {plain_name(key) for key in plain.ENTRY_PRICE}) or executions.layout(keys) is not None
+    try:
+        head = _head(told)
+    except csv.Error:
+        return False
+    return head is not None and head[1] != plain.SAID
 
 
-def _delimiter(told: str) -> str:
-    first = told.lstrip("\ufeff\r\n").splitlines()[0] if told.strip() else ""
-    return max(",;\t", key=first.count)
+def _layout(columns: list[str]) -> str | None:
+    return broker.layout(columns) or plain.layout(columns)
+
+
+def _rows(told: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a table that say anything, each with the number of its last line."""
+    lines = csv.reader(io.StringIO(told, newline=""), delimiter=delimiter)
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as problem:
+            raise csv.Error(f"line {lines.line_num}: {problem}") from None
+        if any(cell.strip() for cell in line):
+            yield lines.line_num, line
+
+
+def _head(told: str) -> tuple[str, str, int, list[str]] | None:
+    """The delimiter of a table, its layout, the line of its head and its columns; None where no line is a head."""
+    first, _, _ = told.lstrip("\ufeff").lstrip().partition("\n")
+    stated = _SEPARATOR.fullmatch(first.strip("\r "))
+    for delimiter in [stated[1]] if stated and stated[1] not in "\"'\r\n" else sorted(",;\t|", key=lambda d: -first.count(d)):
+        for count, (number, line) in enumerate(_rows(told, delimiter)):
+            if count > MOST_BEFORE_HEAD:
+                break
+            if len(line) > 1 and (layout := _layout(line)) is not None:
+                return delimiter, layout, number, line
+    return None
 
 
 def _csv(book: Book, path: Path, told: str) -> None:
-    lines = csv.reader(io.StringIO(told, newline=""), delimiter=_delimiter(told))
     try:
-        columns = next((line for line in lines if any(cell.strip() for cell in line)), [])
-        plainly = [c.strip().lower() for c in columns if c.strip()]
-        if twice := sorted({c for c in plainly if plainly.count(c) > 1}):
-            raise ImportRefused(f"{path} has two columns called {', '.join(twice)}; one was wanted, so that it is known which counts. Rename or drop one.")
-        layout = broker.layout(columns) or plain.layout(columns)
-        if layout is None or (layout == plain.SAID and not book.backtest):
-            raise ImportRefused(f"{path} is no file of fills: {WANTED} was wanted, found columns {text.one_line(', '.join(columns), 120)!r}.")
-        book.layout = layout
-        how = broker.read if layout in (broker.TODAY, broker.OLDER) else plain.read
-        rows = 0
-        for line in lines:
-            if any(cell.strip() for cell in line) and line != columns:  # Files that were put together have their head again.
-                rows += 1
-                _row(book, lines.line_num, line, columns, how)
-        if not rows:
-            raise ImportRefused(f"{path} ({layout}) has a head and no rows under it; at least one was wanted. Export it with its rows.")
+        head = _head(told)
+        if head is None or (head[1] == plain.SAID and not book.backtest):
+            first = next((line for _, line in _rows(told, max(",;\t|", key=told.lstrip().partition("\n")[0].count))), [])
+            raise ImportRefused(f"{path} is no file of fills: {WANTED} was wanted, found columns {text.one_line(', '.join(first), 120)!r}.")
+        delimiter, book.layout, at, columns = head
+        columns = [*columns]
+        plainly = [plain_name(c) for c in columns]
+        # Two columns that nobody reads may be called the same; which of two that count is meant is not to be guessed.
+        counted = {c for c in plainly if c and plainly.count(c) > 1 and (c in columns_module.ALL or [x.strip().lower() for x in columns].count(columns[plainly.index(c)].strip().lower()) > 1)}
+        if counted:
+            raise ImportRefused(f"{path} has two columns called {', '.join(sorted(counted))}; one was wanted, so that it is known which counts. Rename or drop one.")
+        rows, before, remarks = list[tuple[int, list[str]]](), list[tuple[int, list[str]]](), list[tuple[int, list[str]]]()
+        for number, line in _rows(told, delimiter):
+            if number < at and not _SEPARATOR.fullmatch(delimiter.join(line).lstrip("\ufeff").strip()):
+                before.append((number, line))
+            elif number > at and line != columns:  # Files that were put together have their head again.
+                (remarks if _is_remark(line, columns) else rows).append((number, line))
     except csv.Error as problem:
-        raise ImportRefused(f"{path}, line {lines.line_num}, is no CSV ({problem}). Export it anew.") from None
-    if layout == broker.OLDER:
+        raise ImportRefused(f"{path} is no CSV ({problem}). Export it anew.") from None
+    if not rows:
+        raise ImportRefused(f"{path} ({book.layout}) has a head and no rows under it; at least one was wanted. Export it with its rows.")
+    told_as = [dict(zip(columns, line)) for _, line in rows]
+    book.style, notes = executions.style(columns, told_as) if book.layout not in (broker.TODAY, broker.OLDER) else (book.style, [])
+    how = {broker.TODAY: broker.read, broker.OLDER: broker.read, executions.LAYOUT: executions.read}.get(book.layout, plain.read)
+    for (number, line), cells in zip(rows, told_as):
+        _row(book, number, line, columns, cells, how)
+    if book.layout == broker.OLDER:
         book.notes.append("this layout has commission and fees as one figure, no order numbers, and times without an offset, read as New York")
+    book.notes += [*notes, *_passed_over("before its head", before, delimiter), *_passed_over("that are remarks or totals", remarks, delimiter)]
 
 
-def _row(book: Book, number: int, line: list[str], columns: list[str], how: Any) -> None:
+def _passed_over(where: str, lines: list[tuple[int, list[str]]], delimiter: str) -> list[str]:
+    if not lines:
+        return []
+    shown = "; ".join(f"line {number} {text.one_line(delimiter.join(line).strip(delimiter), 40)!r}" for number, line in lines[:3])
+    return [f"{len(lines)} lines {where} are passed over: {shown}{'; …' if len(lines) > 3 else ''}"]
+
+
+def _is_remark(line: list[str], columns: list[str]) -> bool:
+    """Whether a line under the head is no row: a single text without a figure's or a date's cell, or a total that names nothing traded."""
+    told = [cell.strip() for cell in line if cell.strip()]
+    cells = {plain_name(column): cell.strip() for column, cell in zip(columns, line)}
+    of = lambda names: any(cells.get(plain_name(name)) for name in names)  # noqa: E731
+    if _TOTAL.fullmatch(told[0]) and line[0].strip() == told[0] and not of(columns_module.SYMBOL) and (len(told) == 1 or not of(columns_module.PRICE)):
+        return True
+    if all(_is_text(cell) for cell in told):  # A disclaimer; one that was not quoted falls apart at its commas.
+        alone = len(told) == 1 and (" " in told[0] or (line[0].strip() == told[0] and plain_name(columns[0]) not in {plain_name(name) for name in columns_module.SYMBOL}))
+        return alone or (len(told) > 1 and len(line) != len(columns) and any(" " in cell for cell in told))
+    return False
+
+
+def _is_text(cell: str) -> bool:
+    if columns_module.negative(cell) is not None or executions.is_day(cell):
+        return False
+    return " " in cell or not any(c.isdigit() for c in cell)
+
+
+def _row(book: Book, number: int, line: list[str], columns: list[str], cells: Mapping[str, object], how: Callable) -> None:
     body = ",".join(line)
     if len(line) != len(columns) and any(cell.strip() for cell in line[len(columns) :] or ["x"]):
         book.refused.append(Refused(number, (f"the row has {len(line)} cells; {len(columns)} were wanted, one for each column",), body))
         return
-    _put(book, number, dict(zip(columns, line)), body, how)
+    _put(book, number, cells, body, how)
 
 
-def _put(book: Book, number: int, cells: Mapping[str, object], body: str, how: Any) -> None:
+def _put(book: Book, number: int, cells: Mapping[str, object], body: str, how: Callable) -> None:
     try:
         how(book, number, cells)
     except BadFill as problem:
@@ -127,13 +196,21 @@ def _put(book: Book, number: int, cells: Mapping[str, object], body: str, how: A
 
 
 def _json(book: Book, path: Path, told: str) -> None:
-    for number, found in _records(path, told):
+    records = list(_records(path, told))
+    rows = [found for _, found in records if isinstance(found, dict)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    how = plain.read
+    if plain.layout(columns) == executions.LAYOUT:
+        book.layout, how = executions.LAYOUT, executions.read
+        book.style, notes = executions.style(columns, rows)
+        book.notes += notes
+    for number, found in records:
         body = text.one_line(json.dumps(found, ensure_ascii=False), MOST_SHOWN)
         if isinstance(found, dict):
-            _put(book, number, found, body, plain.read)
+            _put(book, number, found, body, how)
         else:
             book.refused.append(Refused(number, (f"a trade was wanted, found {text.one_line(repr(found), 40)}",), body))
-    if not book.fills and not book.refused and not book.promises:
+    if not book.fills and not book.refused and not book.promises and not book.moneys:
         raise ImportRefused(f"{path} holds no trade that was entered; {WANTED} was wanted.")
 
 
@@ -152,5 +229,5 @@ def _records(path: Path, told: str) -> Iterator[tuple[int, Any]]:
                     yield number, line
         return
     if isinstance(found, dict) and not any(key in found for key in plain.ENTRY_PRICE):
-        found = next((v for k, v in found.items() if k in ("trades", "data", "fills", "results") and isinstance(v, list)), [found])
+        found = next((v for k, v in found.items() if k in _LISTS and isinstance(v, list)), [found])
     yield from enumerate(found if isinstance(found, list) else [found], 1)

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 
+from opslib.columns import looks_like_cost, rounding
 from opslib.fills import CENT, ZERO, Book, Fill, Money, Row
+from opslib.instruments import Contract, is_adjusted
 
 TODAY, OLDER = "tastytrade", "tastyworks (older)"
 _ACTIONS = {f"{side} to {effect}": (side, effect) for side in ("buy", "sell") for effect in ("open", "close")} | {"buy": ("buy", ""), "sell": ("sell", "")}
@@ -43,29 +45,26 @@ def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
     Raises:
         BadFill: It cannot be read, for every reason at once.
     """
-    row = Row(number, cells)
+    row = Row(number, cells, book.style)
     today = book.layout == TODAY
     if row.word("Type" if today else "Transaction Code").lower() == "money movement":
         found: Fill | Money = _money(row, today)
     else:
         found = _today(row) if today else _older(row)
+    for name in (name for name in cells if looks_like_cost(name)):
+        if cost := row.number_of(name):
+            row.refuse(f"{row.name(name)} is {cost}: it looks like a cost and is not one of this layout, so the costs of this row are unknown. Drop the column, or add it to Fees")
     row.done()
     (book.moneys if isinstance(found, Money) else book.fills).append(found)  # type: ignore[arg-type]
 
 
 def _money(row: Row, today: bool) -> Money:
-    _currency(row)
+    row.dollars_only()
     at, kind = row.time("Date", "Date/Time"), row.word("Sub Type", "Transaction Subcode", "Description")
     value = row.number_of("Value", "Amount", needed=True) or ZERO
     costs = sum((row.number_of(name) or ZERO for name in ("Commissions", "Fees")), ZERO) if today else -(row.number_of("Fees") or ZERO)
     stated = row.number_of("Total")
     return Money(row.number, at, kind.lower(), row.word("Symbol"), value + costs if stated is None else stated)
-
-
-def _currency(row: Row) -> None:
-    currency = row.word("Currency").upper()
-    if currency not in ("", "USD"):
-        row.refuse(f"Currency is {currency!r}; USD was wanted, and nothing here converts")
 
 
 def _side(row: Row, told: str, needed: bool) -> tuple[str, str]:
@@ -103,13 +102,8 @@ def _instrument(row: Row, told: str, optional: bool) -> str:
     return found or "other"
 
 
-def occ(root: str, expiry: object, right: str, strike: Decimal) -> str:
-    """The clearing house's name of a contract, as ``TSLL 251024C00015000``."""
-    return f"{root} {expiry:%y%m%d}{right}{int(strike * 1000):08d}"
-
-
 def _today(row: Row) -> Fill:
-    _currency(row)
+    row.dollars_only()
     at, action, described = row.time("Date"), row.word("Action"), row.word("Description")
     kind = _kind(row, row.word("Type").lower(), row.word("Sub Type"), action)
     side, effect = _side(row, action, kind in ("trade", "delivery"))
@@ -141,6 +135,8 @@ def _today(row: Row) -> Fill:
     told = _PRICE.search(described)
     quoted = Decimal(told[1].replace(",", "")) if told and any(c.isdigit() for c in told[1]) else None
     price, multiplier = _priced(instrument, quantity, value, quoted, column, average)
+    if kind in ("trade", "delivery"):
+        _agreed(row, instrument, symbol, quantity, value, quoted, column or multiplier, "Value")
     underlying = row.word("Underlying Symbol", "Root Symbol") or symbol.split()[0]
     return Fill(row.number, at, kind, instrument, symbol, underlying, side, effect, quantity, price, multiplier, value, commission, fees, row.word("Order #"), expiry=expiry, strike=strike, right=right)
 
@@ -156,6 +152,16 @@ def _agreeing(row: Row, known: re.Match[str], expiry: date | None, strike: Decim
 def _signed(row: Row, side: str, value: Decimal) -> None:
     if (side == "buy" and value > 0) or (side == "sell" and value < 0):
         row.refuse(f"Value is {value} for a {side}; cash that is paid is below 0, cash that comes in above it")
+
+
+def _agreed(row: Row, instrument: str, symbol: str, quantity: Decimal, value: Decimal, quoted: Decimal | None, multiplier: Decimal | None, column: str) -> None:
+    """Refuse a row whose cash is not its price times its quantity, as far as a price that was rounded tells."""
+    units = Decimal(1) if instrument == "stock" else multiplier
+    if instrument not in ("stock", "option") or quoted is None or units is None:
+        return
+    computed = quoted * quantity * units
+    if abs(abs(value) - computed) > max(CENT, rounding(quoted, quantity * units, instrument == "stock")):
+        row.refuse(f"{column} is {value}, but {quantity:f} {symbol} at {quoted}{f' × {units:f}' if units != 1 else ''} come to {computed:f}; they were to agree")
 
 
 def _priced(instrument: str, quantity: Decimal, value: Decimal, quoted: Decimal | None, column: Decimal | None, average: Decimal | None) -> tuple[Decimal | None, Decimal | None]:
@@ -183,6 +189,7 @@ def _priced(instrument: str, quantity: Decimal, value: Decimal, quoted: Decimal 
 
 
 def _older(row: Row) -> Fill:
+    row.dollars_only()
     at, told = row.time("Date/Time"), row.word("Transaction Subcode")
     side, effect = (row.word(name).lower() for name in ("Buy/Sell", "Open/Close"))
     action = f"{side} to {effect}" if side and effect else side or (told if told.lower() in _ACTIONS else "")
@@ -202,6 +209,9 @@ def _older(row: Row) -> Fill:
     fees = row.number_of("Fees") or ZERO
     if kind == "trade" and instrument != "future":  # Whose difference is booked at the close, so that it may have either sign.
         _signed(row, side, value)
-    price, multiplier = _priced(instrument, quantity, value, price, Decimal(100) if instrument == "option" else None, None)
-    symbol = occ(root, expiry, right, strike) if right and strike is not None and expiry is not None else root
+    quoted = price
+    price, multiplier = _priced(instrument, quantity, value, quoted, Decimal(100) if instrument == "option" else None, None)
+    if kind in ("trade", "delivery"):
+        _agreed(row, instrument, root, quantity, value, quoted, multiplier if is_adjusted(root) else Decimal(100), "Amount")
+    symbol = Contract(root, expiry, right, strike).symbol if right and strike is not None and expiry is not None else root
     return Fill(row.number, at, kind, instrument, symbol, root, side, effect, quantity, price, multiplier, value, None, -fees, expiry=expiry, strike=strike, right=right)

@@ -1,28 +1,48 @@
 """
-This module knows what a fill is, and how a cell of a broker's file becomes a number or a time, and nothing else.
+This module knows what a fill is, and how a row of a broker's file is asked for its cells, and nothing else.
 
 A `Fill` is one execution of one leg of one order, or what a clearing house did to a position (it expired, was assigned,
 exercised, split). Money is `Decimal`, signed as cash: what comes in is positive. What a file does not tell is None.
 Who reads which file is `book`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import NamedTuple
 
-from opslib import clock, text
-from opslib.errors import BadFill, UsageError
+from opslib import cells as cells_module
+from opslib import text
+from opslib.cells import DOLLARS, LARGEST, NONE, DecimalComma, ForeignCurrency, SerialDate, moment, number, plain
+from opslib.errors import BadFill
 
 ZERO = Decimal(0)
 CENT = Decimal("0.01")
 OPTIONS = ("option", "future option")
-LARGEST = Decimal("1e12")
-NONE = ("", "--", "-", "n/a", "na", "none", "null")  # How files write that there is nothing.
-_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)?(\.\d*)?([eE][+-]?\d{1,2})?")
-_US_TIME = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d{2})(?:[ T,]+(\d{1,2}):(\d{2})(?::(\d{2}))?\s*([AaPp][Mm])?)?")
+_CURRENCY_WORDS = {"currency", "ccy", "curr", "cur"}
+
+
+class Style(NamedTuple):
+    """
+    How the cells of a file are to be read, as far as only all of its rows together show it.
+
+    Attributes:
+        day_first: Whether a date such as 03/04/2026 is the third of April.
+        decimal_comma: Whether some number has a decimal comma, so that no comma in a number is sure.
+        unsigned: The columns of cash that have no sign, also where cash was paid.
+        after_costs, before_costs: The columns of cash that some rows show to be so.
+        rounded: Whether prices of shares are rounded to cents, as several rows show.
+        ids_of_executions: Whether what may be the name of a trade is another in each row, so that it names no round trip.
+    """
+
+    day_first: bool = False
+    decimal_comma: bool = False
+    unsigned: frozenset[str] = frozenset()
+    after_costs: frozenset[str] = frozenset()
+    before_costs: frozenset[str] = frozenset()
+    rounded: bool = False
+    ids_of_executions: bool = False
 
 
 class Fill(NamedTuple):
@@ -129,6 +149,8 @@ class Book:
         notes: What a reader must know of the file.
         lots: The row of each trade that has a name.
         backtest: Is it a backtest's? Then what it says of costs is what it took into account.
+        style: How its cells are to be read.
+        unfilled: The rows of orders that were cancelled or are not filled yet.
     """
 
     source: str
@@ -140,6 +162,8 @@ class Book:
     refused: list[Refused] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lots: dict[str, int] = field(default_factory=dict)
+    style: Style = Style()
+    unfilled: list[int] = field(default_factory=list)
 
     def settled(self) -> "Book":
         """The same book with its fills in order of time; those of one instant as an account is kept: oldest row first."""
@@ -157,20 +181,21 @@ class Row:
     What is wrong is collected, so that a row is refused with every reason at once: see `done`.
     """
 
-    def __init__(self, number: int, cells: Mapping[str, object]):
-        self.number, self.cells, self.wrong = number, {_plain(k): v for k, v in cells.items()}, list[str]()
-        self.names = {_plain(k): k for k in cells}
+    def __init__(self, number: int, cells: Mapping[str, object], style: Style = Style()):
+        self.number, self.cells, self.wrong, self.style = number, {plain(k): v for k, v in cells.items()}, list[str](), style
+        self.names = {plain(k): k for k in cells}
 
     def _found(self, names: tuple[str, ...]) -> tuple[str, object]:
-        return next(((self.name(n), self.cells[_plain(n)]) for n in names if self.cells.get(_plain(n)) is not None), (self.name(*names), None))
+        told = [(self.name(n), self.cells[plain(n)]) for n in names if self.cells.get(plain(n)) is not None]
+        return next(((name, cell) for name, cell in told if str(cell).strip().lower() not in NONE), told[0] if told else (self.name(*names), None))
 
     def name(self, *names: str) -> str:
         """What the file itself calls a column of one of these names; the first of them where it has none."""
-        return next((text.one_line(self.names[_plain(n)].strip(), 60) for n in names if _plain(n) in self.names), names[0])
+        return next((text.one_line(self.names[plain(n)].strip(), 60) for n in names if plain(n) in self.names), names[0])
 
     def has(self, *names: str) -> bool:
         """Has the file a column of one of these names?"""
-        return any(_plain(n) in self.cells for n in names)
+        return any(plain(n) in self.cells for n in names)
 
     def refuse(self, why: str) -> None:
         """Something is wrong with the row."""
@@ -187,7 +212,15 @@ class Row:
         name, found = self._found(names)
         shown = text.one_line(repr(found), 40)
         try:
+            if self.style.decimal_comma and isinstance(found, str) and "," in found:
+                raise DecimalComma(found)
             value = number(found)
+        except ForeignCurrency as problem:
+            self.refuse(f"{name} is {shown}, in {problem}; US dollars were expected, and nothing here converts")
+            return None
+        except DecimalComma:
+            self.refuse(f"{name} is {shown}; this file writes numbers with a decimal comma, a decimal point was expected. Export it with US number formats")
+            return None
         except ValueError:
             self.refuse(f"{name} is {shown}; a number was wanted")
             return None
@@ -203,11 +236,17 @@ class Row:
     def time(self, *names: str) -> datetime:
         """A time; without an offset it is New York."""
         name, found = self._found(names)
+        return self.instant(name, found)
+
+    def instant(self, name: str, found: object) -> datetime:
+        """The instant of a cell that stands under this name; refused where it is none."""
         try:
-            return moment(found)
+            return moment(found, self.style.day_first)
+        except SerialDate:
+            self.refuse(f"{name} is {text.one_line(repr(found), 40)}, a spreadsheet's count of days; a date was expected. Give the column a date format and export again")
         except ValueError:
             self.refuse(f"{name} is {text.one_line(repr(found), 40)}; a time such as 2025-10-23T17:33:29+0100 was wanted")
-            return datetime(1970, 1, 1, tzinfo=UTC)
+        return datetime(1970, 1, 1, tzinfo=UTC)
 
     def day(self, *names: str) -> date | None:
         """A day; None where there is none."""
@@ -215,10 +254,20 @@ class Row:
         if found is None or str(found).strip().lower() in NONE:
             return None
         try:
-            return moment(found).astimezone(text.NEW_YORK).date()
+            return moment(found, self.style.day_first).astimezone(text.NEW_YORK).date()
         except ValueError:
             self.refuse(f"{name} is {text.one_line(repr(found), 40)}; a day such as 10/24/25 was wanted")
             return None
+
+    def dollars_only(self) -> None:
+        """Refuse a row of which any column of currency, or the head of a column of money, names another than the US dollar."""
+        for key, name in self.names.items():
+            if _CURRENCY_WORDS & {*cells_module.words(name)}:
+                told = " ".join(str(self.cells[key] or "").split())
+                if told.lower() not in (*NONE, *DOLLARS):
+                    self.refuse(f"{text.one_line(name.strip(), 60)} is {text.one_line(told, 40)!r}; USD was wanted, and nothing here converts")
+            elif code := cells_module.unit_of(name):
+                self.refuse(f"{text.one_line(name.strip(), 60)!r} is a column in {code}; USD was wanted, and nothing here converts")
 
     def done(self) -> None:
         """
@@ -229,59 +278,3 @@ class Row:
         """
         if self.wrong:
             raise BadFill(list(dict.fromkeys(self.wrong)))
-
-
-def _plain(name: str) -> str:
-    """A column's name, whatever its case, spaces and signs."""
-    return re.sub(r"[^a-z0-9#/]", "", name.lower().replace("\ufeff", ""))
-
-
-def number(found: object) -> Decimal | None:
-    """
-    A cell as an exact number: thousands separators, a dollar sign and brackets for less than nothing are understood; None of nothing.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    if found is None or isinstance(found, bool):
-        if found is None:
-            return None
-        raise ValueError(found)
-    if isinstance(found, (int, float)):
-        value = Decimal(repr(found))
-    else:
-        cell = str(found).strip().replace("−", "-")
-        if cell.lower() in NONE:
-            return None
-        negative = cell.startswith("(") and cell.endswith(")")
-        cell = re.sub(r"^([+-]?)\s*\$\s*", r"\1", cell[1:-1] if negative else cell).strip()
-        if not _NUMBER.fullmatch(cell) or not any(c.isdigit() for c in cell):
-            raise ValueError(found)
-        try:
-            value = Decimal(cell.replace(",", ""))
-        except InvalidOperation:
-            raise ValueError(found) from None
-        value = -value if negative else value
-    if not value.is_finite() or abs(value) >= LARGEST:
-        raise ValueError(found)
-    return value
-
-
-def moment(found: object) -> datetime:
-    """
-    A cell as an instant: ISO 8601, also with ``+0100``; ``12/29/2020 3:36 PM``; without an offset New York.
-
-    Raises:
-        ValueError: It is none.
-    """
-    cell = str(found).strip() if isinstance(found, str) else ""
-    if us := _US_TIME.fullmatch(cell):
-        month, day, year, hour, minute, second, half = us.groups()
-        hours = int(hour or 0) % 12 + 12 * (half.upper() == "PM") if half else int(hour or 0)
-        if half and not 1 <= int(hour) <= 12:
-            raise ValueError(found)
-        cell = datetime(int(year) + (2000 if len(year) == 2 else 0), int(month), int(day), hours, int(minute or 0), int(second or 0)).isoformat()
-    try:
-        return clock.parse(cell)
-    except UsageError as problem:
-        raise ValueError(str(problem)) from None

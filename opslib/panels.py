@@ -288,6 +288,7 @@ class View:
         notes = [f"looks received: {text.ratio(self.coverage, 1)} of those expected" if self.coverage is not None else "market closed: no looks expected"]
         if panel == "pnl" and self.filed:
             notes = ["by the fills of this window, each round trip where it ended; the picture and the guide's reading are the page's"]
+            notes += [self.filed.shares_told] if self.filed.shares_told else []
         if panel in DEEPER and (self.probed or (panel == "pnl" and self.filed)):
             notes.append(f"a deeper look: notebooks/{DEEPER[panel]}.ipynb")
         if panel == "system":
@@ -390,6 +391,7 @@ def _filed(filings: Filings, rules: Rules, window: Window, known_us: int | None)
     rows = filings.written(0, window.end_us, known_us)
     promises = {row.told.lot: row.told for row in rows if isinstance(row.told, Promise)}
     found = trades.trips(row.told for row in rows if isinstance(row.told, Fill))
+    found.stock = [t for t in found.stock if t.exited > window.start]
     return Pnl(found, costs.REAL, rules["backtest_variance"], None, promises, [t for t in found.trades if t.exited > window.start]), rows
 
 

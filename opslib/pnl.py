@@ -8,9 +8,9 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 
-from opslib import costs, trades, variance
+from opslib import costs, text, trades, variance
 from opslib.costs import CostModel, Result
-from opslib.fills import ZERO, Fill, Promise
+from opslib.fills import CENT, ZERO, Fill, Promise
 from opslib.rules import Rule
 from opslib.trades import Trade, Trips
 from opslib.variance import Pair, Parts, Spread
@@ -88,6 +88,23 @@ class Pnl:
     def results(self) -> list[tuple[Trade, Result]]:
         """Each trade with what came of it."""
         return [(trade, costs.result(trade, self.model)) for trade in self.chosen]
+
+    @cached_property
+    def shares(self) -> list[tuple[Trade, Result]]:
+        """Each round trip in what is no option, with what came of it."""
+        return [(trade, costs.result(trade, self.model)) for trade in self.trips.stock]
+
+    @property
+    def shares_told(self) -> str:
+        """What round trips in what is no option came to, in a sentence; empty where there are none."""
+        if not self.shares:
+            return ""
+        of = {"stock": "of shares", "future": "of futures"}
+        what = " and ".join(sorted({of.get(t.legs[0].instrument, "of what is no option") for t, _ in self.shares}))
+        gross, net = (sum((getattr(r, name) for _, r in self.shares), ZERO) for name in ("gross", "net"))
+        unpaid = "" if all(leg.paid for t, _ in self.shares for leg in t.legs) else "; the file tells no costs of them, and none are assumed"
+        gross, spent, net = (text.dollars(float(v.quantize(CENT)) + 0.0) for v in (gross, gross - net, net))
+        return f"{len(self.shares)} round trip{'s' * (len(self.shares) != 1)} {what}; gross {gross}, costs {spent}, net {net}{unpaid}"
 
     def total(self, name: str) -> Decimal | None:
         """The sum of a figure over the trades; None where one of them has none."""

@@ -14,7 +14,7 @@ HOUSE = """
  5 voice     plots  sights  panels  exposition  ruletest  backtest  rulebook  message  channels  ledger  agenda  notify  chainimport  logimport  intake  fetch  rounds  collect  webserver  start_page  server  report  accuracy  depth  alertlog  days  replays  daily  document  publication  parameters  index  warm  runner  doctor  quality  several  assay  shelf  postmortem  scene  spending  review  monthly  quarterly  annual  success  desk  vitals  checkups  checks  controls  workbook  sheet  opening  screen  lab  dashboard  case  drafting  verification  retention  zygote  scheduler  backfill
  4 act       evidence  incident  dossier  records  feedback  chronicle  hooks  steps  walk  checklists  practice  figures
  3 meaning   series  tape  limits  rules  notices  hearsay  dispatch  providers  stream  verdicts  legs  trades  costs  variance  pnl  indicators  probed  measures  findings  alerts  realised  watch  rises  listing  theory  units  faults  greeks  bands  crosscheck  impact  causes  attribution  inquiry  diagnosis
- 2 facts     snapshot  page  fills  broker  plain  book  cell_types  schema  sqlite  store  rescue  refusals  request_checks  record  filings  marks  neighbour  outcome  samples  probe  loglines  logs  host  feeds  contracts  nested  tables  chain  pricing
+ 2 facts     snapshot  page  cells  fills  instruments  columns  broker  executions  plain  book  cell_types  schema  sqlite  store  rescue  refusals  request_checks  record  filings  marks  neighbour  outcome  samples  probe  loglines  logs  host  feeds  contracts  nested  tables  chain  pricing
  1 ground    clock  period  settings  crash_log  staff  schedule  temporary  memory
  0 bedrock   errors  text  files  output  ports
 """

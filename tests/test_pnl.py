@@ -513,7 +513,7 @@ def told_of(folder: Path, content: str, reading: str = "real", backtest: str = "
     return accuracy.of_file(folder / "live.csv", RULE, reading, folder / "theirs.csv" if backtest else None)
 
 
-PAID = "id,entry_time,exit_time,symbol,entry_price,exit_price,quantity,commission,fees\n1,2026-01-05T10:00,2026-01-05T11:00,AAA,5,5.5,10,7.00,2.00\n"
+PAID = "id,entry_time,exit_time,symbol,entry_price,exit_price,quantity,commission,fees\n1,2026-01-05T10:00,2026-01-05T11:00,AAA 260116C00005000,5,5.5,10,7.00,2.00\n"
 
 
 def test_costs_of_trades_are_as_paid_in_both_files(tmp_path: Path) -> None:
