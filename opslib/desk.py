@@ -384,10 +384,10 @@ def _stored(store: Store) -> Iterator[str]:
     with store.reading() as connection:
         for table in TABLES.tables.values():
             if "app" in table.columns:
-                app = connection.execute(sa.select(sa.func.min(table.c.app))).scalar()
+                app = connection.execute(sa.select(sa.func.min(table.c.app, type_=sa.Text))).scalar()
                 while app is not None:
                     yield app
-                    app = connection.execute(sa.select(sa.func.min(table.c.app)).where(table.c.app > app)).scalar()
+                    app = connection.execute(sa.select(sa.func.min(table.c.app, type_=sa.Text)).where(table.c.app > app)).scalar()
 
 
 def open(app: str | None = None, home: str | Path | None = None, environ: dict[str, Any] | None = None) -> Desk:

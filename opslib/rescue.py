@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from opslib import cells, text
+from opslib import cell_types, text
 from opslib.errors import StoreError
 from opslib.schema import SNAPSHOTS
 from opslib.store import Store
@@ -68,13 +68,13 @@ def _kept(row: Any, damaged: dict[int, str]) -> Iterator[Kept]:
     """A row as a post; noted as damaged where it is none."""
     try:
         for name in ("ts_us", "known_at_us"):
-            cells.check_time(f"snapshots.{name}", getattr(row, name))
-        with cells.decoding("snapshots.body"):
+            cell_types.check_time(f"snapshots.{name}", getattr(row, name))
+        with cell_types.decoding("snapshots.body"):
             metrics = zlib.decompress(row.body).decode("utf-8-sig")
             json.loads(metrics)
-        with cells.decoding("snapshots.page_id"):
+        with cell_types.decoding("snapshots.page_id"):
             page = row.page.decode() if isinstance(row.page, bytes) else row.page
-    except cells.DamagedCell as problem:
+    except cell_types.DamagedCell as problem:
         damaged[row.seq] = str(problem)
         return
     yield Kept(row.ts_us, row.known_at_us, page, metrics)

@@ -4,7 +4,7 @@ This module knows the tables of the store, and nothing else: which column holds 
 
 import sqlalchemy as sa
 
-from opslib import cells
+from opslib import cell_types
 from opslib.snapshot import FIELDS, NEVER_SEEN_ALIVE
 
 _KINDS = {"count": sa.BigInteger, "number": sa.Double, "flag": sa.Boolean, "millis": sa.BigInteger, "text": sa.Text}
@@ -250,7 +250,7 @@ ENTRIES = sa.Table(
 )
 PICTURES = sa.Table("pictures", TABLES, sa.Column("app", sa.Text, primary_key=True), sa.Column("digest", sa.Text, primary_key=True), sa.Column("body", sa.LargeBinary, nullable=False))
 
-cells.check_columns(
+cell_types.check_columns(
     TABLES,
     {
         "snapshots.errors_by_type": dict, "rejects.reasons": list, "runs.parameters": dict, "runs.outputs": list, "alerts.state": dict, "fills.body": dict,
