@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from opslib import broker, columns as columns_module, executions, files, plain, text
-from opslib.cells import plain as plain_name
+from opslib.cells import plain as plain_name, unit_of
 from opslib.errors import BadFill, ImportRefused
 from opslib.fills import Book, Refused
 
@@ -125,8 +125,12 @@ def _csv(book: Book, path: Path, told: str) -> None:
     try:
         head = _head(told)
         if head is None or (head[1] == plain.SAID and not book.backtest):
-            first = next((line for _, line in _rows(told, max(",;\t|", key=told.lstrip().partition("\n")[0].count))), [])
-            raise ImportRefused(f"{path} is no file of fills: {WANTED} was wanted, found columns {text.one_line(', '.join(first), 120)!r}.")
+            lines = [line for line, _ in zip((line for _, line in _rows(told, max(",;\t|", key=told.lstrip().partition("\n")[0].count))), range(MOST_BEFORE_HEAD))]
+            likely = min(lines, key=lambda line: len(executions.missing(line)), default=[])
+            lacking = executions.missing(likely)
+            why = f" No column of it is recognised as {', '.join(lacking)}." if 0 < len(lacking) <= 3 else ""
+            why += "".join(f" {text.one_line(column, 40)!r} is in {code}; USD was wanted." for column in likely if (code := unit_of(column)))
+            raise ImportRefused(f"{path} is no file of fills: {WANTED} was wanted, found columns {text.one_line(', '.join(likely), 120)!r}.{why}")
         delimiter, book.layout, at, columns = head
         columns = [*columns]
         plainly = [plain_name(c) for c in columns]

@@ -44,7 +44,7 @@ class SerialDate(ValueError):
 def plain(name: str) -> str:
     """A column's name without its case, spaces, signs and unit of US dollars: ``Price ($)`` and ``Price (USD)`` are ``price``."""
     name = re.sub(r"(?i)[(\[]\s*(usd|us\$|\$)\s*[)\]]", "", name)
-    return re.sub(r"[^a-z0-9#/]", "", name.lower().replace("\ufeff", ""))
+    return re.sub(r"[^a-z0-9#/]", "", name.lower().replace("%", "pct"))
 
 
 def words(name: str) -> list[str]:

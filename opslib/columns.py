@@ -17,10 +17,10 @@ AT = (
     "trade date", "transaction date", "activity date", "run date", "date", "time", "tradetime",
 )  # fmt: skip
 ENTRY_AT, EXIT_AT = ("entry_ts", "entryTime", "entry_time", "entered_at", "entry_date", "opened_at"), ("exit_ts", "exitTime", "exit_time", "exited_at", "exit_date", "closed_at")
-SYMBOL = ("symbol", "ticker", "instrument")
+SYMBOL = ("symbol", "ticker", "instrument", "symbol/cusip")
 QUANTITY = ("filled_qty", "filled", "filled quantity", "quantity", "qty", "contracts", "shares", "size")
-PRICE = ("fill_price", "avg_price", "average_price", "avg fill price", "execution price", "trade price", "price", "t. price")
-SIDE = ("side", "action", "buy/sell", "direction", "trans code", "transaction type", "order side", "transaction")
+PRICE = ("fill_price", "avg_price", "average_price", "avg fill price", "execution price", "trade price", "price", "t. price", "share price", "unit price")
+SIDE = ("side", "action", "buy/sell", "direction", "trans code", "transaction type", "order side", "transaction", "activity", "activity type", "b/s", "type")
 EFFECT = ("effect", "open/close", "position_effect", "pos effect", "open/close indicator")
 RIGHT = ("right", "option_type", "call_put", "call or put", "call/put", "put/call", "contract_type")
 STRIKE, EXPIRY = ("strike", "strike_price", "contract_strike"), ("expiry", "expiration", "expiration_date", "expiryDate", "contract_expiry", "contract_expiryDate", "exp", "exp date")

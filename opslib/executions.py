@@ -44,8 +44,14 @@ _WORDS = "buy, sell, one of buy to open, buy to close, sell to open, sell to clo
 
 def layout(columns: Iterable[str]) -> str | None:
     """Whether these are columns of fills: a time, a symbol, a side, a quantity and a price; None where they are not."""
+    return None if missing(columns) else LAYOUT
+
+
+def missing(columns: Iterable[str]) -> list[str]:
+    """What columns of fills would need besides these."""
     known = {plain(column) for column in columns}
-    return LAYOUT if all(any(plain(name) in known for name in names) for names in (c.AT, c.SYMBOL, c.SIDE, c.QUANTITY, c.PRICE)) else None
+    known -= {"type"} if known & {"bid", "ask"} else set()  # Beside a quote it is call or put, and the table a chain.
+    return [what for what, names in (("time", c.AT), ("symbol", c.SYMBOL), ("side", c.SIDE), ("quantity", c.QUANTITY), ("price", c.PRICE)) if not any(plain(name) in known for name in names)]
 
 
 def style(columns: list[str], rows: list[Mapping[str, object]]) -> tuple[Style, list[str]]:
