@@ -23,8 +23,8 @@ MOST_BEFORE_HEAD = 60  # Lines; an account statement has no more before its firs
 WANTED = "tastytrade's export (either layout), a broker's history of transactions, the app's trades as JSON, or a CSV with columns for time, symbol, side, quantity and price"
 _SEPARATOR = re.compile(r"[\"']?sep=(.)[\"']?[,;\t ]*", re.IGNORECASE)
 _TOTAL = re.compile(r"(grand |sub ?|net |transactions? |account )?totals?\b.*|sum\b.*|end of (file|report)\b.*", re.IGNORECASE)
+_EXCEL = re.compile(r'^\s*="(.*)"\s*$')  # How a file keeps a spreadsheet from reading a cell as a number.
 _LISTS = ("trades", "data", "fills", "results", "executions", "transactions")
-CSV_LIMIT = 1_000_000  # Characters of one cell.
 
 
 def content(path: Path) -> str:
@@ -78,7 +78,8 @@ def read(path: Path, backtest: bool = False) -> Book:
 
 
 def is_fills(told: str) -> bool:
-    """Whether a file's text, or its beginning, is that of fills."""
+    """Whether a file's text, or its beginning, is that of fills; also of UTF-16 that was decoded as UTF-8, as a caller does who has only a beginning."""
+    told = told.replace("\0", "").replace("\ufffd", "")
     first = told.lstrip("\ufeff \t\r\n")
     if first.startswith(("[", "{")):
         keys = {plain_name(key) for key in re.findall(r'"([^"\\]{1,60})"\s*:', first[:4000])}
@@ -148,8 +149,9 @@ def _csv(book: Book, path: Path, told: str) -> None:
         raise ImportRefused(f"{path} is no CSV ({problem}). Export it anew.") from None
     if not rows:
         raise ImportRefused(f"{path} ({book.layout}) has a head and no rows under it; at least one was wanted. Export it with its rows.")
+    rows = [(number, [_EXCEL.sub(r"\1", cell) for cell in line]) for number, line in rows]
     told_as = [dict(zip(columns, line)) for _, line in rows]
-    book.style, notes = executions.style(columns, told_as) if book.layout not in (broker.TODAY, broker.OLDER) else (book.style, [])
+    book.style, notes = executions.style(columns, told_as, delimiter == ";") if book.layout not in (broker.TODAY, broker.OLDER) else (book.style, [])
     how = {broker.TODAY: broker.read, broker.OLDER: broker.read, executions.LAYOUT: executions.read}.get(book.layout, plain.read)
     for (number, line), cells in zip(rows, told_as):
         _row(book, number, line, columns, cells, how)

@@ -219,7 +219,7 @@ class Row:
             self.refuse(f"{name} is {shown}, in {problem}; US dollars were expected, and nothing here converts")
             return None
         except DecimalComma:
-            self.refuse(f"{name} is {shown}; this file writes numbers with a decimal comma, a decimal point was expected. Export it with US number formats")
+            self.refuse(f"{name} is {shown}; in this file a comma may be a decimal one, a decimal point was expected. Export it with US number formats")
             return None
         except ValueError:
             self.refuse(f"{name} is {shown}; a number was wanted")

@@ -225,10 +225,17 @@ def test_a_price_in_another_currency_and_one_row_of_it(tmp_path: Path) -> None:
 def test_decimal_commas_are_refused(tmp_path: Path) -> None:
     """Where one number can only be meant so, 1,234 is not read as a thousand either."""
     said = reasons(tmp_path, "date;symbol;side;quantity;price\n2026-01-05;AAA;buy;1;12,50\n2026-01-05;AAA;buy;1;1,234\n")
-    assert "price is '12,50'; this file writes numbers with a decimal comma" in said
+    assert "price is '12,50'; in this file a comma may be a decimal one" in said
     with pytest.raises(ImportRefused):
         book.read(tmp_path / "f.csv")
-    assert read(tmp_path, 'date;symbol;side;quantity;price\n2026-01-05;AAA;buy;1;1,234\n').fills[0].value == -1234
+    assert "price is '1,234'; in this file" in reasons(tmp_path, "date;symbol;side;quantity;price\n2026-01-05;AAA;buy;1;1,234\n")
+    assert read(tmp_path, "date;symbol;side;quantity;price\n2026-01-05;AAA;buy;1;1,234\n2026-01-05;AAA;buy;1;12.5\n").fills[0].value == -1234
+    assert read(tmp_path, 'date,symbol,side,quantity,price\n2026-01-05,AAA,buy,1,"1,234"\n').fills[0].value == -1234
+
+
+def test_cells_as_a_spreadsheet_is_kept_from_them(tmp_path: Path) -> None:
+    """="AAA" is AAA."""
+    assert [(f.symbol, f.value) for f in read(tmp_path, f'{PLAIN}\n2026-01-05,"=""AAA""",buy,1,"=""2.5"""\n').fills] == [("AAA", D("-2.5"))]
 
 
 ROWS = ["2026-03-17 10:00:00,AAA,buy,100,10.00,1.00", "2026-03-17 11:00:00,AAA,sell,100,11.00,1.00"]
@@ -258,6 +265,15 @@ def test_a_broken_row_is_no_footer(tmp_path: Path, last: str) -> None:
     """A row that lacks cells, or a figure by itself, is refused: the sums may lack it."""
     told = told_of(tmp_path, "\n".join([HEAD, *ROWS, last]))
     assert (told["verdict"], told["rejected"]) == ("unknown", 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "cp1252", "utf-8-sig"])
+def test_import_finds_fills_in_any_encoding(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], encoding: str) -> None:
+    """By their content, without --kind; the figures are the same."""
+    content = "Account é\n\n" + "\n".join([HEAD, *ROWS])
+    (tmp_path / "f.csv").write_bytes((b"\xff\xfe" if encoding == "utf-16-le" else b"") + content.encode(encoding))
+    assert ops("import", str(tmp_path / "f.csv"), capsys=capsys)[0] == 0
+    assert shares(json.loads(ops("pnl", "-o", "json", capsys=capsys)[1])) == (1, 100, 98, 0, 0)
 
 
 def test_windows_1252_is_read_and_a_picture_is_not(tmp_path: Path) -> None:
@@ -344,7 +360,7 @@ def test_schwab(tmp_path: Path) -> None:
     # Options: 80 + 30 + (150 - 75) = 185 less 0.66 + 0.66 + 1.98 + 1.98; shares: 5,500 - 5,000 less 0.05.
     assert options(told) == (3, 185, 179.72, 0, 0) and shares(told)[:3] == (1, 500, 499.95) and told["cash"] == {"fills_usd": 679.67, "other_usd": 5025.0, "total_usd": 5704.67, "other": {"cash dividend": 25.0, "moneylink transfer": 5000.0}}
     assert told["verdict"] == "ok"
-    for row, said in (('"03/20/2026","Stock Split","AAA","ALPHA CORP","100","","",""', "Action is 'Stock Split'"), ('"03/20/2026","Journaled Shares","AAA","ALPHA CORP","100","","",""', "moves shares without cash"), ('"03/20/2026","Expired","AAA","ALPHA CORP","100","","",""', "names no option"), ('"03/20/2026","Assigned","AAA 03/20/2026 55.00 C","X","1","","","$5500.00"', "0 was wanted")):
+    for row, said in (('"03/20/2026","Stock Split","AAA","ALPHA CORP","100","","",""', "Action is 'Stock Split'"), ('"03/20/2026","Journaled Shares","AAA","ALPHA CORP","100","","",""', "moves shares without cash"), ('"03/20/2026","Security Transfer","AAA","ALPHA CORP","100","","","$5000.00"', "moves shares without cash"), ('"03/20/2026","Expired","AAA","ALPHA CORP","100","","",""', "names no option"), ('"03/20/2026","Assigned","AAA 03/20/2026 55.00 C","X","1","","","$5500.00"', "0 was wanted")):
         assert said in reasons(tmp_path, content + row + "\n")
 
 
