@@ -22,7 +22,7 @@ MOST_SHOWN = 500
 MOST_BEFORE_HEAD = 60  # Lines; an account statement has no more before its first table.
 WANTED = "tastytrade's export (either layout), a broker's history of transactions, the app's trades as JSON, or a CSV with columns for time, symbol, side, quantity and price"
 _SEPARATOR = re.compile(r"[\"']?sep=(.)[\"']?[,;\t ]*", re.IGNORECASE)
-_TOTAL = re.compile(r"(grand |sub ?|net |transactions? |account )?totals?\b.*|sum\b.*|end of (file|report)\b.*", re.IGNORECASE)
+_LABEL = re.compile(r"[#*=]|-{2,}|(grand |sub ?|net |transactions? |account )?totals?\b|sum\b|end of (file|report)\b|(number|count) of\b|(generated|exported|downloaded|printed|created|disclaimer|note|page|source|(opening|closing|ending|beginning) balance)\b", re.IGNORECASE)
 _EXCEL = re.compile(r'^\s*="(.*)"\s*$')  # How a file keeps a spreadsheet from reading a cell as a number.
 _LISTS = ("trades", "data", "fills", "results", "executions", "transactions")
 
@@ -168,12 +168,16 @@ def _passed_over(where: str, lines: list[tuple[int, list[str]]], delimiter: str)
 
 
 def _is_remark(line: list[str], columns: list[str]) -> bool:
-    """Whether a line under the head is no row: a single text without a figure's or a date's cell, or a total that names nothing traded."""
+    """Whether a line under the head is no row: a text by itself, or a total, without a time or a side."""
     told = [cell.strip() for cell in line if cell.strip()]
     cells = {plain_name(column): cell.strip() for column, cell in zip(columns, line)}
-    of = lambda names: any(cells.get(plain_name(name)) for name in names)  # noqa: E731
-    if _TOTAL.fullmatch(told[0]) and line[0].strip() == told[0] and not of(columns_module.SYMBOL) and (len(told) == 1 or not of(columns_module.PRICE)):
+    of = lambda names: [cells[plain_name(name)] for name in names if cells.get(plain_name(name))]  # noqa: E731
+    if any(executions.is_day(cell) for cell in of(columns_module.AT)) or any(executions.is_action(cell) for cell in told):
+        return False
+    if _LABEL.match(told[0]) and not (set(of(columns_module.SIDE)) - {told[0]}):
         return True
+    if all(columns_module.negative(cell) is not None for cell in told) and len(told) < 4:  # A total without a label, under columns of money alone.
+        return len(line) == len(columns) and not of((*columns_module.AT, *columns_module.SYMBOL, *columns_module.SIDE, *columns_module.QUANTITY, *columns_module.PRICE))
     if all(_is_text(cell) for cell in told):  # A disclaimer; one that was not quoted falls apart at its commas.
         alone = len(told) == 1 and (" " in told[0] or (line[0].strip() == told[0] and plain_name(columns[0]) not in {plain_name(name) for name in columns_module.SYMBOL}))
         return alone or (len(told) > 1 and len(line) != len(columns) and any(" " in cell for cell in told))

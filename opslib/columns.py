@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from opslib import instruments
+from opslib import instruments, text
 from opslib.cells import NONE, number, plain, words
 from opslib.fills import CENT, ZERO, Book, Row
 
@@ -43,7 +43,7 @@ NET = (
 GROSS = ("value", "gross", "gross amount", "gross proceeds", "gross value", "proceeds", "trademoney", "principal", "principal amount", "notional", "trade value", "trade amount", "consideration")
 CASH_SIGNED = {"ibcommission", "comm/fee"}  # Interactive Brokers books a cost below 0 and a rebate above it.
 POSITION_SIGNED = {"trademoney"}  # Its figure is above 0 for what was bought.
-_COST_WORDS = {"fee", "fees", "comm", "commission", "commissions", "charge", "charges", "surcharge", "tax", "taxes", "levy", "levies", "brokerage", "duty"}
+_COST_WORDS = {"fee", "fees", "comm", "commission", "commissions", "charge", "charges", "surcharge", "tax", "taxes", "levy", "levies", "brokerage", "duty", "stamp", "gst", "vat", "stt", "costs"}
 _NO_COST_WORDS = {"currency", "ccy", "type", "lot", "lots", "id", "basis", "rate", "code", "description", "pct", "percent", "name", "backtest", "model"}
 _LOOSE_OTHERS = {"crypto", "cryptocurrency", "forex", "bond", "bonds", "mutual fund", "warrant", "cfd", "fixed income"}
 _COSTS = frozenset(plain(name) for name in (*COMMISSION, *COMBINED, *FEES))
@@ -56,7 +56,8 @@ NO_CONTRACT = "some options are named by their underlying alone: those of one sy
 def looks_like_cost(column: str) -> bool:
     """Whether a column's name speaks of a fee, a commission, a charge or a tax that is not among those recognised."""
     told = set(words(column))
-    return bool(told & _COST_WORDS) and not told & _NO_COST_WORDS and plain(column) not in _COSTS
+    speaks = bool(told & _COST_WORDS) or ("cost" in told and bool(told & {"transaction", "trading", "trade", "execution"}))
+    return speaks and not told & _NO_COST_WORDS and plain(column) not in ALL
 
 
 def stated_costs(row: Row) -> dict[str, Any]:
@@ -66,8 +67,9 @@ def stated_costs(row: Row) -> dict[str, Any]:
     Commission is None where one figure holds both. Every column of fees counts.
     """
     for key, column in row.names.items():
-        if looks_like_cost(column) and (value := row.number_of(column)):
-            row.refuse(f"{row.name(key)} is {value}: it looks like a cost and is not recognised, so the costs of this row are unknown. Rename it Fees or Commission, or drop it")
+        cell = str(row.cells[key] or "").strip()
+        if looks_like_cost(column) and any(digit.isdigit() for digit in cell) and _sure(cell) != 0:
+            row.refuse(f"{row.name(key)} is {text.one_line(cell, 40)}: it looks like a cost and is not recognised, so the costs of this row are unknown. Rename it Fees or Commission, or drop it")
     if not any(row.has(*names) for names in (COMMISSION, COMBINED, FEES)):
         return {}
     commission, fees = _cash(row, COMMISSION), _cash(row, FEES)

@@ -99,6 +99,11 @@ def _action(told: str) -> tuple[str, str, str] | None:
     return next(((kind, "", "close") for pattern, kind in _ENDS if pattern.fullmatch(cell)), None)
 
 
+def is_action(cell: str) -> bool:
+    """Whether a cell is a broker's word for a trade, or for the end of an option."""
+    return len(cell) > 1 and _action(cell) is not None
+
+
 def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
     """
     Put one row into a book.

@@ -188,11 +188,17 @@ def test_costs_under_any_usual_name(tmp_path: Path, column: str, cost: str) -> N
     assert shares(told) == (1, 100, 97.5, 0, 0)
 
 
-@pytest.mark.parametrize("column", ["Platform Levy", "Routing Charges", "FooFee", "Local Tax", "Surcharge", "ExchangeCommission2"])
+@pytest.mark.parametrize("column", ["Platform Levy", "Routing Charges", "FooFee", "Local Tax", "Surcharge", "ExchangeCommission2", "GST", "Transaction Cost", "Costs"])
 def test_a_cost_that_is_not_recognised_is_never_0(tmp_path: Path, column: str) -> None:
     """It is named and its row refused; a row in which it is 0 or blank is read."""
     content = f"{PLAIN},commission,{column}\n2025-12-01T10:00,AAA,buy,1,10,0,0.30\n2025-12-01T10:00,AAA,buy,1,10,0,\n2025-12-01T10:00,AAA,buy,1,10,0,0.00\n"
     assert column in reasons(tmp_path, content) and "looks like a cost" in reasons(tmp_path, content) and len(read(tmp_path, content).fills) == 2
+
+
+def test_a_cost_in_words_or_another_currency(tmp_path: Path) -> None:
+    """A text without a figure is no cost; a figure in another currency is one."""
+    assert not read(tmp_path, f"{PLAIN},Tax Status\n2025-12-01T10:00,AAA,buy,1,10,exempt\n").refused
+    assert "Routing Fee is €1" in reasons(tmp_path, f"{PLAIN},Routing Fee\n2025-12-01T10:00,AAA,buy,1,10,€1\n")
 
 
 def test_every_column_of_fees_counts_once(tmp_path: Path) -> None:
@@ -247,7 +253,9 @@ HEAD = f"{PLAIN},commission"
     "\n".join([HEAD, *ROWS]).replace(",", "\t"), "\n".join([HEAD, *ROWS]).replace(",", "|"), "\n".join(["Account: 1, main", "From 01/01/2026 to 03/31/2026", "", HEAD, *ROWS]), "\n".join(["Trades;all", *(line.replace(",", ";") for line in [HEAD, *ROWS])]),
     "\n".join([HEAD, *ROWS, "", "***END OF FILE***"]), "\n".join([HEAD, *ROWS, "Total,,,,,2.00"]), "\n".join([HEAD, *ROWS, "Grand Total,,,,,$2.00", '"This is no advice, and not a tax document."']), "\n".join([HEAD, *ROWS, "End of report"]),
     "\n".join([HEAD, *ROWS, "Please note, this is no advice, ask somebody"]), "\n".join([HEAD, *ROWS, '"Transactions Total","","","","","$198.00"']), "\n".join([HEAD, ROWS[0], HEAD, ROWS[1]]),
-], ids=range(15))  # fmt: skip
+    "\n".join([HEAD, *ROWS, "Total,,,200,21.00,2.00"]), "\n".join([HEAD, *ROWS, ",,,,,2.00"]), "\n".join([HEAD, *ROWS, "Page 1 of 1", "# made by x, v1.2", "Number of trades,2", "Generated: ,2026-03-18", "---------"]),
+    "\n".join([HEAD, ROWS[0], "Page 1 of 2", ROWS[1], "Page 2 of 2"]), "\n".join(["Opening balance,1000.00", HEAD, *ROWS, "Closing balance,1198.00"]), "\n".join([HEAD, *ROWS, '"Please note: past results say nothing, whatever they were in 2025."']),
+], ids=range(21))  # fmt: skip
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_preambles_footers_and_separators(tmp_path: Path, content: str, encoding: str) -> None:
     """What is no row is named and passed over: the figures and the verdict are as without it."""
@@ -260,7 +268,7 @@ def test_preambles_footers_and_separators(tmp_path: Path, content: str, encoding
         assert any("before its head are passed over: line 1" in note for note in told["notes"])
 
 
-@pytest.mark.parametrize("last", ["2026-03-18", "2026-03-18 10:00:00,AAA,buy", "x,AAA,buy,1,10.00,1.00", ",AAA,,,,", "2026-03-18,,,,,", "5", "AAA,buy,100"])
+@pytest.mark.parametrize("last", ["2026-03-18", "2026-03-18 10:00:00,AAA,buy", "x,AAA,buy,1,10.00,1.00", ",,,1,10.00,1.00", "Total,AAA,buy,1,10.00,1.00", ",AAA,,,,", "2026-03-18,,,,,", "5", "AAA,buy,100"])
 def test_a_broken_row_is_no_footer(tmp_path: Path, last: str) -> None:
     """A row that lacks cells, or a figure by itself, is refused: the sums may lack it."""
     told = told_of(tmp_path, "\n".join([HEAD, *ROWS, last]))
