@@ -6,11 +6,13 @@ Names are compared without case, spaces and signs. A cost that is not recognised
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
+from functools import lru_cache
 
 from opslib import instruments, text
 from opslib.cells import NONE, number, plain, words
-from opslib.fills import CENT, ZERO, Book, Row
+from opslib.fills import CENT, LARGEST, ZERO, Book, Row
 
 AT = (
     "date/time", "datetime", "timestamp", "ts", "executed_at", "filled_at", "filled time", "exec time", "execution time", "trade date/time", "trade time", "transaction time", "execution date",
@@ -49,10 +51,12 @@ _LOOSE_OTHERS = {"crypto", "cryptocurrency", "forex", "bond", "bonds", "mutual f
 _COSTS = frozenset(plain(name) for name in (*COMMISSION, *COMBINED, *FEES))
 ALL = frozenset(plain(name) for names in (AT, SYMBOL, QUANTITY, PRICE, SIDE, EFFECT, RIGHT, STRIKE, EXPIRY, MULTIPLIER, KINDS, STATUS, ORDER, LOT, COMMISSION, COMBINED, FEES, NET, GROSS) for name in names)
 EXACT = Decimal("0.009")
+MOST, MOST_UNITS = Decimal(10**9), Decimal(10**6)  # Beyond them exact sums of many rows would not fit.
 NO_MULTIPLIER = "no multiplier is told: 100 is taken, as options usually have"
 NO_CONTRACT = "some options are named by their underlying alone: those of one symbol are taken for one contract"
 
 
+@lru_cache(maxsize=10_000)
 def looks_like_cost(column: str) -> bool:
     """Whether a column's name speaks of a fee, a commission, a charge or a tax that is not among those recognised."""
     told = set(words(column))
@@ -258,6 +262,18 @@ def _shares(row: Row, symbol: str, described: str, stated_so: bool, multiplier: 
         row.refuse(f"{name} is {symbol!r}, an index, of which there are no shares; which option was traded was wanted")
     elif symbol and not stated_so and not instruments.is_share_symbol(symbol):
         row.refuse(f"{name} is {symbol!r}; a symbol of shares such as AAPL, or of an option such as AAPL 251219C00150000, was wanted")
+
+
+def within_reason(row: Row, quantity: Decimal, price: Decimal | None, multiplier: Decimal | None) -> bool:
+    """Refuse a row of more than a thousand million units or dollars, or of a contract of more than a million units; says whether it was not."""
+    for names, value, most in ((QUANTITY, quantity, MOST), (PRICE, price, MOST), (MULTIPLIER, multiplier, MOST_UNITS)):
+        if value is not None and value > most:
+            row.refuse(f"{row.name(*names)} is {text.one_line(str(value), 40)}; at most {most:,} was wanted")
+            return False
+    if abs(quantity * (price or ZERO) * (multiplier or ZERO)) >= LARGEST:
+        row.refuse(f"{quantity:f} at {price} come to a million million dollars or more; less was wanted")
+        return False
+    return True
 
 
 def quote(row: Row, what: str = "") -> tuple[Decimal | None, Decimal | None]:

@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
+from functools import lru_cache
 
 from opslib import cells as cells_module, columns as c, text
 from opslib.cells import plain
-from opslib.fills import LARGEST, ZERO, Book, Fill, Money, Row, Style
+from opslib.fills import ZERO, Book, Fill, Money, Row, Style
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAYOUT = "fills, a row each"
@@ -87,6 +89,7 @@ def _side(told: str) -> str:
     return found[1] if found else ""
 
 
+@lru_cache(maxsize=10_000)
 def _action(told: str) -> tuple[str, str, str] | None:
     """What a broker's word for an action means: kind, side, effect; None where it means no trade and no end of an option."""
     cell = " ".join(re.sub(r"[_\-]", " ", told.lower()).split())
@@ -222,9 +225,7 @@ def _trade(row: Row, at: datetime, side: str, effect: str, book: Book) -> Fill:
     bid, ask = c.quote(row)
     costs = c.stated_costs(row)
     value = price * quantity * what["multiplier"] * (1 if side == "sell" else -1)
-    if not row.wrong:
+    if c.within_reason(row, quantity, price, what["multiplier"]) and not row.wrong:
         value, costs = c.settle_cash(row, side, quantity, price, what["multiplier"], costs, what["instrument"] == "option")
-    if abs(value) >= LARGEST:
-        row.refuse(f"{quantity} at {price} come to {value:.2e}; less than {LARGEST:.0e} dollars was wanted")
     lot = "" if book.style.ids_of_executions else row.word(*c.LOT)
     return Fill(row.number, at, "trade", side=side, effect=effect, quantity=quantity, price=price, value=value, order=row.word(*c.ORDER), bid=bid, ask=ask, paid=bool(costs), lot=lot, **costs, **what)
