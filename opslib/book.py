@@ -176,7 +176,7 @@ def _is_remark(line: list[str], columns: list[str]) -> bool:
         return False
     if _LABEL.match(told[0]) and not (set(of(columns_module.SIDE)) - {told[0]}):
         return True
-    if all(columns_module.negative(cell) is not None for cell in told) and len(told) < 4:  # A total without a label, under columns of money alone.
+    if executions.layout(columns) and all(columns_module.negative(cell) is not None for cell in told):  # A total without a label, under columns of money alone.
         return len(line) == len(columns) and not of((*columns_module.AT, *columns_module.SYMBOL, *columns_module.SIDE, *columns_module.QUANTITY, *columns_module.PRICE))
     if all(_is_text(cell) for cell in told):  # A disclaimer; one that was not quoted falls apart at its commas.
         alone = len(told) == 1 and (" " in told[0] or (line[0].strip() == told[0] and plain_name(columns[0]) not in {plain_name(name) for name in columns_module.SYMBOL}))
