@@ -383,7 +383,7 @@ def test_fidelity(tmp_path: Path) -> None:
     told = told_of(tmp_path, FIDELITY + "\n".join(rows) + FIDELITY_END)
     assert options(told) == (1, 150, 148.65, 0, 0) and shares(told)[:3] == (1, 100, 99.87) and told["cash"]["other_usd"] == 12.5 and told["verdict"] == "ok"
     assert [t["symbol"] for t in told["trades_list"][0]["legs"]] == ["BBB 260320C00030000"]
-    assert "Quantity is -100" in "".join(r for x in book.read(tmp_path / "f.csv").refused for r in x.reasons) or "was wanted" in reasons(tmp_path, FIDELITY + rows[2].replace(",100,50", ",-100,50"))
+    assert "Quantity is '-100' for a buy" in reasons(tmp_path, FIDELITY + rows[2].replace(",100,50", ",-100,50"))
 
 
 def test_etrade(tmp_path: Path) -> None:
@@ -401,9 +401,8 @@ def test_interactive_brokers(tmp_path: Path) -> None:
     ]  # fmt: skip
     told = told_of(tmp_path, FLEX + "\n".join(rows) + "\n")
     assert options(told) == (1, 60, 57.36, 0, 0) and shares(told)[:3] == (1, 100, 99.25)  # A rebate of 0.25 is none of its costs.
-    for change, said in (((',"USD","STK"', ',"EUR","STK"'), "CurrencyPrimary is 'EUR'"), (('"STK","BBB"', '"CASH","EUR.USD"'), "'cash'; stock or option"), (('"STK","BBB"', '"FUT","ESH6"'), "says" if False else "come to"), (('"C","EXECUTION"', '"C","ORDER"'), "sums up or repeats"), (('"1100.25"', '"1101.25"'), "NetCash is 1101.25"), (('"0.25","USD"', '"0.25","CAD"'), "IBCommissionCurrency is 'CAD'")):
-        if said != "come to":
-            assert said in reasons(tmp_path, FLEX + "\n".join(rows).replace(*change) + "\n")
+    for change, said in (((',"USD","STK"', ',"EUR","STK"'), "CurrencyPrimary is 'EUR'"), (('"STK","BBB"', '"CASH","EUR.USD"'), "'cash'; stock or option"), (('"C","EXECUTION"', '"C","ORDER"'), "sums up or repeats"), (('"1100.25"', '"1101.25"'), "NetCash is 1101.25"), (('"0.25","USD"', '"0.25","CAD"'), "IBCommissionCurrency is 'CAD'")):
+        assert said in reasons(tmp_path, FLEX + "\n".join(rows).replace(*change) + "\n")
 
 
 def test_robinhood(tmp_path: Path) -> None:
@@ -458,8 +457,18 @@ def tables(draw: st.DrawFn) -> str:
 ANY = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), CELL), lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.one_of(COLUMN, st.text(max_size=6)), inner, max_size=6)), max_leaves=25)
 
 
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """One of the cases with a few bytes changed, left out or put in."""
+    content = bytearray(draw(st.sampled_from([p.read_bytes() for p in sorted(CASES.glob("*.csv")) if p.name.startswith(("b", "ok"))])))
+    for _ in range(draw(st.integers(1, 5))):
+        at = draw(st.integers(0, len(content)))
+        content[at : at + draw(st.integers(0, 20))] = draw(st.one_of(st.binary(max_size=2), st.sampled_from([b"9" * 20, b'"', b",", b"\n", b"-", b"e9", b"$", b"."])))
+    return bytes(content)
+
+
 @hypothesis_settings(max_examples=400, deadline=None)
-@given(st.one_of(tables().map(str.encode), st.text(max_size=300).map(lambda t: t.encode("utf-8", "surrogatepass")), st.binary(max_size=200), ANY.map(lambda x: json.dumps(x).encode()), ANY.map(lambda x: json.dumps([{"time": "2026-03-16", "symbol": "AAA", "side": "buy", "quantity": 1, "price": 1} | x] if isinstance(x, dict) else x).encode())), st.booleans())
+@given(st.one_of(mutated(), tables().map(str.encode), st.text(max_size=300).map(lambda t: t.encode("utf-8", "surrogatepass")), st.binary(max_size=200), ANY.map(lambda x: json.dumps(x).encode()), ANY.map(lambda x: json.dumps([{"time": "2026-03-16", "symbol": "AAA", "side": "buy", "quantity": 1, "price": 1} | x] if isinstance(x, dict) else x).encode())), st.booleans())
 def test_reading_is_total(tmp_path_factory: pytest.TempPathFactory, content: bytes, backtest: bool) -> None:
     """Of any bytes a book comes, or a refusal in a sentence; and of a book its figures, in words and as JSON."""
     path = tmp_path_factory.getbasetemp() / "any"
@@ -478,7 +487,7 @@ def test_reading_is_total(tmp_path_factory: pytest.TempPathFactory, content: byt
         assert json.dumps(accuracy.told(live, RULE, theirs=found).as_json())
 
 
-@pytest.mark.parametrize("content", [b'[{"entry_price": 1e400}]', b'[{"entry_price": NaN, "exit_price": Infinity}]', b'[{"entry_price": ' + b"9" * 5000 + b"}]", b"[" * 5000, b'{"trades": {"a": 1}}', b'[1, null, "x", []]', b'[{"entry_price": 1, "entry_ts": {"a": []}, "quantity": [1]}]', b'[{"entry_price": 5, "entry_ts": "2026-01-05T10:00", "exit_price": 999999999999, "exit_ts": "2026-01-05T11:00", "quantity": 999999999999}]', b"sep=,", b"sep=\n", b'time,symbol,side,quantity,price\n"2026', b"time,symbol,side,quantity,price\n2026-01-05,AAA,buy,999999999999,999999999999\n", b"time,symbol,side,quantity,price\n2026-01-05,AAA,buy,1," + b"1" * 200_000 + b"\n"], ids=range(13))
+@pytest.mark.parametrize("content", [b'[{"entry_price": 1e400}]', b'[{"entry_price": NaN, "exit_price": Infinity}]', b'[{"entry_price": ' + b"9" * 5000 + b"}]", b"[" * 5000, b'{"trades": {"a": 1}}', b'[1, null, "x", []]', b'[{"entry_price": 1, "entry_ts": {"a": []}, "quantity": [1]}]', b'[{"entry_price": 5, "entry_ts": "2026-01-05T10:00", "exit_price": 999999999999, "exit_ts": "2026-01-05T11:00", "quantity": 999999999999}]', b"sep=,", b"sep=\n", b'time,symbol,side,quantity,price\n"2026', b"time,symbol,side,quantity,price\n2026-01-05,AAA,buy,999999999999,999999999999\n", b"time,symbol,side,quantity,price\n2026-01-05,AAA,buy,1," + b"1" * 200_000 + b"\n", b"time,symbol,side,quantity,price,amount\n2026-03-17,AAA,buy,900000000,900000000,5\n"], ids=range(14))
 def test_no_file_gives_a_traceback(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
     """Exit 70 and a sentence, from pnl, from import, as a backtest."""
     path = tmp_path / "f"
