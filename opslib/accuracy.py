@@ -289,7 +289,7 @@ class Accuracy:
     def __repr__(self) -> str:
         b = self.book
         source = f"{b.layout}: {len(b.fills)} fills of {len(self.orders)} orders, {len(b.moneys)} other movements of cash, up to {text.moment(self.as_of)}; costs: {self.pnl.model.name}"
-        parts = [self.answer.plain, source, self.kinds.plain, self.by_order.plain, self.variance.plain if self.pnl.wanted else "", repr(self.decomposition) if self.pnl.pairs else "", self.unmatched.plain if any(self.pnl.unmatched.values()) else "", self.rejected.plain if self.refused else ""]
+        parts = [self.answer.plain, source, self.kinds.plain, self.by_order.plain if self.pnl.chosen or any(f.paid for f in self.book.fills) else "", self.variance.plain if self.pnl.wanted else "", repr(self.decomposition) if self.pnl.pairs else "", self.unmatched.plain if any(self.pnl.unmatched.values()) else "", self.rejected.plain if self.refused else ""]
         return "\n\n".join(p for p in parts if p)
 
     def as_json(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from opslib import broker, columns as columns_module, executions, files, plain, text
-from opslib.cells import plain as plain_name
+from opslib.cells import plain as plain_name, unit_of
 from opslib.errors import BadFill, ImportRefused
 from opslib.fills import Book, Refused
 
@@ -22,9 +22,9 @@ MOST_SHOWN = 500
 MOST_BEFORE_HEAD = 60  # Lines; an account statement has no more before its first table.
 WANTED = "tastytrade's export (either layout), a broker's history of transactions, the app's trades as JSON, or a CSV with columns for time, symbol, side, quantity and price"
 _SEPARATOR = re.compile(r"[\"']?sep=(.)[\"']?[,;\t ]*", re.IGNORECASE)
-_TOTAL = re.compile(r"(grand |sub ?|net |transactions? |account )?totals?\b.*|sum\b.*|end of (file|report)\b.*", re.IGNORECASE)
+_LABEL = re.compile(r"[#*=]|-{2,}|(grand |sub ?|net |transactions? |account )?totals?\b|sum\b|end of (file|report)\b|(number|count) of\b|(generated|exported|downloaded|printed|created|disclaimer|note|page|source|(opening|closing|ending|beginning) balance)\b", re.IGNORECASE)
+_EXCEL = re.compile(r'^\s*="(.*)"\s*$')  # How a file keeps a spreadsheet from reading a cell as a number.
 _LISTS = ("trades", "data", "fills", "results", "executions", "transactions")
-CSV_LIMIT = 1_000_000  # Characters of one cell.
 
 
 def content(path: Path) -> str:
@@ -78,7 +78,8 @@ def read(path: Path, backtest: bool = False) -> Book:
 
 
 def is_fills(told: str) -> bool:
-    """Whether a file's text, or its beginning, is that of fills."""
+    """Whether a file's text, or its beginning, is that of fills; also of UTF-16 that was decoded as UTF-8, as a caller does who has only a beginning."""
+    told = told.replace("\0", "").replace("\ufffd", "")
     first = told.lstrip("\ufeff \t\r\n")
     if first.startswith(("[", "{")):
         keys = {plain_name(key) for key in re.findall(r'"([^"\\]{1,60})"\s*:', first[:4000])}
@@ -125,8 +126,12 @@ def _csv(book: Book, path: Path, told: str) -> None:
     try:
         head = _head(told)
         if head is None or (head[1] == plain.SAID and not book.backtest):
-            first = next((line for _, line in _rows(told, max(",;\t|", key=told.lstrip().partition("\n")[0].count))), [])
-            raise ImportRefused(f"{path} is no file of fills: {WANTED} was wanted, found columns {text.one_line(', '.join(first), 120)!r}.")
+            lines = [line for line, _ in zip((line for _, line in _rows(told, max(",;\t|", key=told.lstrip().partition("\n")[0].count))), range(MOST_BEFORE_HEAD))]
+            likely = min(lines, key=lambda line: len(executions.missing(line)), default=[])
+            lacking = executions.missing(likely)
+            why = f" No column of it is recognised as {', '.join(lacking)}." if 0 < len(lacking) <= 3 else ""
+            why += "".join(f" {text.one_line(column, 40)!r} is in {code}; USD was wanted." for column in likely if (code := unit_of(column)))
+            raise ImportRefused(f"{path} is no file of fills: {WANTED} was wanted, found columns {text.one_line(', '.join(likely), 120)!r}.{why}")
         delimiter, book.layout, at, columns = head
         columns = [*columns]
         plainly = [plain_name(c) for c in columns]
@@ -144,8 +149,9 @@ def _csv(book: Book, path: Path, told: str) -> None:
         raise ImportRefused(f"{path} is no CSV ({problem}). Export it anew.") from None
     if not rows:
         raise ImportRefused(f"{path} ({book.layout}) has a head and no rows under it; at least one was wanted. Export it with its rows.")
+    rows = [(number, [_EXCEL.sub(r"\1", cell) for cell in line]) for number, line in rows]
     told_as = [dict(zip(columns, line)) for _, line in rows]
-    book.style, notes = executions.style(columns, told_as) if book.layout not in (broker.TODAY, broker.OLDER) else (book.style, [])
+    book.style, notes = executions.style(columns, told_as, delimiter == ";") if book.layout not in (broker.TODAY, broker.OLDER) else (book.style, [])
     how = {broker.TODAY: broker.read, broker.OLDER: broker.read, executions.LAYOUT: executions.read}.get(book.layout, plain.read)
     for (number, line), cells in zip(rows, told_as):
         _row(book, number, line, columns, cells, how)
@@ -162,12 +168,16 @@ def _passed_over(where: str, lines: list[tuple[int, list[str]]], delimiter: str)
 
 
 def _is_remark(line: list[str], columns: list[str]) -> bool:
-    """Whether a line under the head is no row: a single text without a figure's or a date's cell, or a total that names nothing traded."""
+    """Whether a line under the head is no row: a text by itself, or a total, without a time or a side."""
     told = [cell.strip() for cell in line if cell.strip()]
     cells = {plain_name(column): cell.strip() for column, cell in zip(columns, line)}
-    of = lambda names: any(cells.get(plain_name(name)) for name in names)  # noqa: E731
-    if _TOTAL.fullmatch(told[0]) and line[0].strip() == told[0] and not of(columns_module.SYMBOL) and (len(told) == 1 or not of(columns_module.PRICE)):
+    of = lambda names: [cells[plain_name(name)] for name in names if cells.get(plain_name(name))]  # noqa: E731
+    if any(executions.is_day(cell) for cell in of(columns_module.AT)) or any(executions.is_action(cell) for cell in told):
+        return False
+    if _LABEL.match(told[0]) and not (set(of(columns_module.SIDE)) - {told[0]}):
         return True
+    if executions.layout(columns) and all(columns_module.negative(cell) is not None for cell in told):  # A total without a label, under columns of money alone.
+        return len(line) == len(columns) and not of((*columns_module.AT, *columns_module.SYMBOL, *columns_module.SIDE, *columns_module.QUANTITY, *columns_module.PRICE))
     if all(_is_text(cell) for cell in told):  # A disclaimer; one that was not quoted falls apart at its commas.
         alone = len(told) == 1 and (" " in told[0] or (line[0].strip() == told[0] and plain_name(columns[0]) not in {plain_name(name) for name in columns_module.SYMBOL}))
         return alone or (len(told) > 1 and len(line) != len(columns) and any(" " in cell for cell in told))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 
-from opslib.columns import looks_like_cost, rounding
+from opslib.columns import looks_like_cost, rounding, within_reason
 from opslib.fills import CENT, ZERO, Book, Fill, Money, Row
 from opslib.instruments import Contract, is_adjusted
 
@@ -51,6 +51,8 @@ def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
         found: Fill | Money = _money(row, today)
     else:
         found = _today(row) if today else _older(row)
+    if isinstance(found, Fill):
+        within_reason(row, found.quantity, found.price, found.multiplier)
     for name in (name for name in cells if looks_like_cost(name)):
         if cost := row.number_of(name):
             row.refuse(f"{row.name(name)} is {cost}: it looks like a cost and is not one of this layout, so the costs of this row are unknown. Drop the column, or add it to Fees")

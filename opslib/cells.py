@@ -7,6 +7,7 @@ Numbers are US dollars and counts as US files write them. What cannot be read is
 import re
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 
 from opslib import clock
 from opslib.errors import UsageError
@@ -41,10 +42,11 @@ class SerialDate(ValueError):
     """A cell is a day counted by a spreadsheet, not a date."""
 
 
+@lru_cache(maxsize=10_000)
 def plain(name: str) -> str:
     """A column's name without its case, spaces, signs and unit of US dollars: ``Price ($)`` and ``Price (USD)`` are ``price``."""
     name = re.sub(r"(?i)[(\[]\s*(usd|us\$|\$)\s*[)\]]", "", name)
-    return re.sub(r"[^a-z0-9#/]", "", name.lower().replace("\ufeff", ""))
+    return re.sub(r"[^a-z0-9#/]", "", name.lower().replace("%", "pct"))
 
 
 def words(name: str) -> list[str]:
@@ -76,13 +78,14 @@ def number(found: object) -> Decimal | None:
         cell = str(found).strip().replace("−", "-").replace("–", "-").removeprefix("'")
         if cell.lower() in NONE:
             return None
-        value = _amount(cell, found)
+        value = _amount(cell)
     if not value.is_finite() or abs(value) >= LARGEST or 0 < abs(value) < SMALLEST:
         raise ValueError(found)
     return value
 
 
-def _amount(cell: str, found: object) -> Decimal:
+@lru_cache(maxsize=10_000)
+def _amount(cell: str) -> Decimal:
     negative = cell.startswith("(") and cell.endswith(")")
     cell = cell[1:-1].strip() if negative else cell
     if code := foreign(cell):
@@ -92,13 +95,13 @@ def _amount(cell: str, found: object) -> Decimal:
     if re.fullmatch(r"[^+\-()]*\d[^+\-()]*-", cell):
         cell = f"-{cell[:-1].strip()}"
     if _DECIMAL_COMMA.fullmatch(cell):
-        raise DecimalComma(found)
+        raise DecimalComma(cell)
     if len(cell) > 60 or not _NUMBER.fullmatch(cell) or not any(c.isdigit() for c in re.split("[eE]", cell)[0]):
-        raise ValueError(found)
+        raise ValueError(cell)
     try:
         value = Decimal(cell.replace(",", ""))
     except InvalidOperation:
-        raise ValueError(found) from None
+        raise ValueError(cell) from None
     return -value if negative else value
 
 
@@ -111,6 +114,7 @@ def foreign(cell: str) -> str:
     return "" if not found or rest.lower() in DOLLARS else rest
 
 
+@lru_cache(maxsize=10_000)
 def unit_of(name: str) -> str:
     """The currency other than the US dollar that a column's name has in brackets, as ``Price (GBP)``; else empty."""
     found = re.search(r"[(\[]\s*([^)\]]{1,4})\s*[)\]]", name)

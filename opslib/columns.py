@@ -6,21 +6,23 @@ Names are compared without case, spaces and signs. A cost that is not recognised
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
+from functools import lru_cache
 
-from opslib import instruments
+from opslib import instruments, text
 from opslib.cells import NONE, number, plain, words
-from opslib.fills import CENT, ZERO, Book, Row
+from opslib.fills import CENT, LARGEST, ZERO, Book, Row
 
 AT = (
     "date/time", "datetime", "timestamp", "ts", "executed_at", "filled_at", "filled time", "exec time", "execution time", "trade date/time", "trade time", "transaction time", "execution date",
     "trade date", "transaction date", "activity date", "run date", "date", "time", "tradetime",
 )  # fmt: skip
 ENTRY_AT, EXIT_AT = ("entry_ts", "entryTime", "entry_time", "entered_at", "entry_date", "opened_at"), ("exit_ts", "exitTime", "exit_time", "exited_at", "exit_date", "closed_at")
-SYMBOL = ("symbol", "ticker", "instrument")
+SYMBOL = ("symbol", "ticker", "instrument", "symbol/cusip")
 QUANTITY = ("filled_qty", "filled", "filled quantity", "quantity", "qty", "contracts", "shares", "size")
-PRICE = ("fill_price", "avg_price", "average_price", "avg fill price", "execution price", "trade price", "price", "t. price")
-SIDE = ("side", "action", "buy/sell", "direction", "trans code", "transaction type", "order side", "transaction")
+PRICE = ("fill_price", "avg_price", "average_price", "avg fill price", "execution price", "trade price", "price", "t. price", "share price", "unit price")
+SIDE = ("side", "action", "buy/sell", "direction", "trans code", "transaction type", "order side", "transaction", "activity", "activity type", "b/s", "type")
 EFFECT = ("effect", "open/close", "position_effect", "pos effect", "open/close indicator")
 RIGHT = ("right", "option_type", "call_put", "call or put", "call/put", "put/call", "contract_type")
 STRIKE, EXPIRY = ("strike", "strike_price", "contract_strike"), ("expiry", "expiration", "expiration_date", "expiryDate", "contract_expiry", "contract_expiryDate", "exp", "exp date")
@@ -43,20 +45,23 @@ NET = (
 GROSS = ("value", "gross", "gross amount", "gross proceeds", "gross value", "proceeds", "trademoney", "principal", "principal amount", "notional", "trade value", "trade amount", "consideration")
 CASH_SIGNED = {"ibcommission", "comm/fee"}  # Interactive Brokers books a cost below 0 and a rebate above it.
 POSITION_SIGNED = {"trademoney"}  # Its figure is above 0 for what was bought.
-_COST_WORDS = {"fee", "fees", "comm", "commission", "commissions", "charge", "charges", "surcharge", "tax", "taxes", "levy", "levies", "brokerage", "duty"}
+_COST_WORDS = {"fee", "fees", "comm", "commission", "commissions", "charge", "charges", "surcharge", "tax", "taxes", "levy", "levies", "brokerage", "duty", "stamp", "gst", "vat", "stt", "costs"}
 _NO_COST_WORDS = {"currency", "ccy", "type", "lot", "lots", "id", "basis", "rate", "code", "description", "pct", "percent", "name", "backtest", "model"}
 _LOOSE_OTHERS = {"crypto", "cryptocurrency", "forex", "bond", "bonds", "mutual fund", "warrant", "cfd", "fixed income"}
 _COSTS = frozenset(plain(name) for name in (*COMMISSION, *COMBINED, *FEES))
 ALL = frozenset(plain(name) for names in (AT, SYMBOL, QUANTITY, PRICE, SIDE, EFFECT, RIGHT, STRIKE, EXPIRY, MULTIPLIER, KINDS, STATUS, ORDER, LOT, COMMISSION, COMBINED, FEES, NET, GROSS) for name in names)
 EXACT = Decimal("0.009")
+MOST, MOST_UNITS = Decimal(10**9), Decimal(10**6)  # Beyond them exact sums of many rows would not fit.
 NO_MULTIPLIER = "no multiplier is told: 100 is taken, as options usually have"
 NO_CONTRACT = "some options are named by their underlying alone: those of one symbol are taken for one contract"
 
 
+@lru_cache(maxsize=10_000)
 def looks_like_cost(column: str) -> bool:
     """Whether a column's name speaks of a fee, a commission, a charge or a tax that is not among those recognised."""
     told = set(words(column))
-    return bool(told & _COST_WORDS) and not told & _NO_COST_WORDS and plain(column) not in _COSTS
+    speaks = bool(told & _COST_WORDS) or ("cost" in told and bool(told & {"transaction", "trading", "trade", "execution"}))
+    return speaks and not told & _NO_COST_WORDS and plain(column) not in ALL
 
 
 def stated_costs(row: Row) -> dict[str, Any]:
@@ -66,8 +71,9 @@ def stated_costs(row: Row) -> dict[str, Any]:
     Commission is None where one figure holds both. Every column of fees counts.
     """
     for key, column in row.names.items():
-        if looks_like_cost(column) and (value := row.number_of(column)):
-            row.refuse(f"{row.name(key)} is {value}: it looks like a cost and is not recognised, so the costs of this row are unknown. Rename it Fees or Commission, or drop it")
+        cell = str(row.cells[key] or "").strip()
+        if looks_like_cost(column) and any(digit.isdigit() for digit in cell) and _sure(cell) != 0:
+            row.refuse(f"{row.name(key)} is {text.one_line(cell, 40)}: it looks like a cost and is not recognised, so the costs of this row are unknown. Rename it Fees or Commission, or drop it")
     if not any(row.has(*names) for names in (COMMISSION, COMBINED, FEES)):
         return {}
     commission, fees = _cash(row, COMMISSION), _cash(row, FEES)
@@ -256,6 +262,18 @@ def _shares(row: Row, symbol: str, described: str, stated_so: bool, multiplier: 
         row.refuse(f"{name} is {symbol!r}, an index, of which there are no shares; which option was traded was wanted")
     elif symbol and not stated_so and not instruments.is_share_symbol(symbol):
         row.refuse(f"{name} is {symbol!r}; a symbol of shares such as AAPL, or of an option such as AAPL 251219C00150000, was wanted")
+
+
+def within_reason(row: Row, quantity: Decimal, price: Decimal | None, multiplier: Decimal | None) -> bool:
+    """Refuse a row of more than a thousand million units or dollars, or of a contract of more than a million units; says whether it was not."""
+    for names, value, most in ((QUANTITY, quantity, MOST), (PRICE, price, MOST), (MULTIPLIER, multiplier, MOST_UNITS)):
+        if value is not None and value > most:
+            row.refuse(f"{row.name(*names)} is {text.one_line(str(value), 40)}; at most {most:,} was wanted")
+            return False
+    if abs(quantity * (price or ZERO) * (multiplier or ZERO)) >= LARGEST:
+        row.refuse(f"{quantity:f} at {price} come to a million million dollars or more; less was wanted")
+        return False
+    return True
 
 
 def quote(row: Row, what: str = "") -> tuple[Decimal | None, Decimal | None]:

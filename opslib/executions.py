@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
+from functools import lru_cache
 
 from opslib import cells as cells_module, columns as c, text
 from opslib.cells import plain
-from opslib.fills import LARGEST, ZERO, Book, Fill, Money, Row, Style
+from opslib.fills import ZERO, Book, Fill, Money, Row, Style
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAYOUT = "fills, a row each"
@@ -35,7 +37,7 @@ _ENDS = (
 )  # fmt: skip
 _SENTENCE = re.compile(r"you (bought|sold)( short)?( (opening|closing) transaction)?\b.*|(reinvestment)\b.*")
 _CASH = re.compile(
-    r"\b(dividends?|div|interest|int|journal(ed)?|wire|moneylink|ach|transfer(red)?|deposit|withdraw(al|n)?|contribution|distribution|fees?|tax|credit|debit|cash|adjustment|adj|rebate|refund|bonus|funds?|cdiv|dtax|dfee|afee|gold|margin|eft|adr|check|subscription|sweep|reinvest dividend)\b"
+    r"\b(dividends?|div|interest|int|journal(ed)?|wire|moneylink|ach|transfer(red)?|deposit|withdraw(al|n)?|contribution|distribution|fees?|tax|credit|debit|cash|adjustment|adj|rebate|refund|bonus|funds?|cdiv|dtax|dfee|afee|gold|margin|eft|adr|check|subscription|sweep|reinvest dividend|lieu|gains?|core account|redemption)\b"
 )
 _FILLED = {"filled", "fill", "executed", "complete", "completed", "partially filled", "partial", "partial fill", "settled", "done", "ok", "success", "closed", "posted"}
 _NOT_FILLED = {"cancelled", "canceled", "rejected", "expired", "working", "pending", "queued", "open", "new", "failed", "replaced", "voided"}
@@ -44,12 +46,23 @@ _WORDS = "buy, sell, one of buy to open, buy to close, sell to open, sell to clo
 
 def layout(columns: Iterable[str]) -> str | None:
     """Whether these are columns of fills: a time, a symbol, a side, a quantity and a price; None where they are not."""
+    return None if missing(columns) else LAYOUT
+
+
+def missing(columns: Iterable[str]) -> list[str]:
+    """What columns of fills would need besides these."""
     known = {plain(column) for column in columns}
-    return LAYOUT if all(any(plain(name) in known for name in names) for names in (c.AT, c.SYMBOL, c.SIDE, c.QUANTITY, c.PRICE)) else None
+    known -= {"type"} if known & {"bid", "ask"} else set()  # Beside a quote it is call or put, and the table a chain.
+    return [what for what, names in (("time", c.AT), ("symbol", c.SYMBOL), ("side", c.SIDE), ("quantity", c.QUANTITY), ("price", c.PRICE)) if not any(plain(name) in known for name in names)]
 
 
-def style(columns: list[str], rows: list[Mapping[str, object]]) -> tuple[Style, list[str]]:
-    """How the cells of a file must be read, by what all of its rows show, and what a reader must know of that."""
+def style(columns: list[str], rows: list[Mapping[str, object]], semicolons: bool = False) -> tuple[Style, list[str]]:
+    """
+    How the cells of a file must be read, by what all of its rows show, and what a reader must know of that.
+
+    Args:
+        semicolons: Whether these are between its cells, as where the comma is a decimal one.
+    """
     keys = {plain(column): column for column in columns}
     of = lambda names: [keys[plain(name)] for name in names if plain(name) in keys]  # noqa: E731
     dates = [(row.get(column), cells_module.day_and_month(row.get(column))) for column in of((*c.AT, *c.ENTRY_AT, *c.EXIT_AT, *c.EXPIRY)) for row in rows]
@@ -62,7 +75,9 @@ def style(columns: list[str], rows: list[Mapping[str, object]]) -> tuple[Style, 
     elif unsure := [cell for cell, pair in pairs if pair[0] != pair[1]] if not month_first and not any("fees & comm" in column.lower() for column in columns) else []:
         notes.append(DAYS_SHOWN.format(text.one_line(repr(unsure[0]), 40)))
     figures = of((*c.PRICE, *c.QUANTITY, *c.NET, *c.GROSS, *c.COMMISSION, *c.COMBINED, *c.FEES, *c.STRIKE))
-    comma = any(cells_module.has_decimal_comma(row.get(column)) for column in figures for row in rows)
+    told = [str(row.get(column)) for column in figures for row in rows if isinstance(row.get(column), str)]
+    # Where cells are parted by semicolons, 1,234 is a thousand only if some number has a decimal point.
+    comma = any(map(cells_module.has_decimal_comma, told)) or (semicolons and any("," in cell for cell in told) and not any("." in cell for cell in told))
     bought = [row for row in rows if any(_side(str(row.get(column) or "")) == "buy" for column in of(c.SIDE))]
     unsigned = {plain(column) for column in of((*c.NET, *c.GROSS)) if any(c.negative(row.get(column)) is False for row in bought) and not any(c.negative(row.get(column)) for row in rows)}
     lots = [str(row.get(column)) for column in of(c.LOT)[:1] for row in rows if not c.is_blank(row.get(column))]
@@ -74,6 +89,7 @@ def _side(told: str) -> str:
     return found[1] if found else ""
 
 
+@lru_cache(maxsize=10_000)
 def _action(told: str) -> tuple[str, str, str] | None:
     """What a broker's word for an action means: kind, side, effect; None where it means no trade and no end of an option."""
     cell = " ".join(re.sub(r"[_\-]", " ", told.lower()).split())
@@ -84,6 +100,11 @@ def _action(told: str) -> tuple[str, str, str] | None:
         effect = {"opening": "open", "closing": "close"}.get(transaction or "", "open" if short else "")
         return "trade", "sell" if verb == "sold" else "buy", effect
     return next(((kind, "", "close") for pattern, kind in _ENDS if pattern.fullmatch(cell)), None)
+
+
+def is_action(cell: str) -> bool:
+    """Whether a cell is a broker's word for a trade, or for the end of an option."""
+    return len(cell) > 1 and _action(cell) is not None
 
 
 def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
@@ -106,7 +127,7 @@ def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
     told = row.word(*c.SIDE)
     action = _action(told)
     at = when(row)
-    if action is None and _CASH.search(" ".join(re.sub(r"[_\-]", " ", told.lower()).split())):
+    if action is None and _CASH.search(re.sub(r"[_\-]|\((cash|margin|shares?)\)", " ", told.lower())):
         found: Fill | Money = _money(row, at, told, book)
     elif action is None:
         row.refuse(f"{row.name(*c.SIDE)} is {told!r}; {_WORDS} was wanted")
@@ -155,7 +176,7 @@ def _money(row: Row, at: datetime, told: str, book: Book) -> Money:
     """Cash that is no fill: its own figure says how much."""
     stated = c.stated_cash(row)
     quantity = row.number_of(*c.QUANTITY)
-    if not stated or (quantity and not stated[0][1]):
+    if not stated or (quantity and (not stated[0][1] or re.search(r"transfer|journal|\bacat", told.lower()))):
         row.refuse(f"{row.name(*c.SIDE)} is {told!r} and no cash is stated with it; what moves shares without cash is not read")
     elif stated[0][0] in book.style.unsigned:
         row.refuse(f"{row.name(stated[0][0])} of {told!r} has no sign in this file, so that it is not clear whether it was paid or received; cash that is paid is below 0")
@@ -204,9 +225,7 @@ def _trade(row: Row, at: datetime, side: str, effect: str, book: Book) -> Fill:
     bid, ask = c.quote(row)
     costs = c.stated_costs(row)
     value = price * quantity * what["multiplier"] * (1 if side == "sell" else -1)
-    if not row.wrong:
+    if c.within_reason(row, quantity, price, what["multiplier"]) and not row.wrong:
         value, costs = c.settle_cash(row, side, quantity, price, what["multiplier"], costs, what["instrument"] == "option")
-    if abs(value) >= LARGEST:
-        row.refuse(f"{quantity} at {price} come to {value:.2e}; less than {LARGEST:.0e} dollars was wanted")
     lot = "" if book.style.ids_of_executions else row.word(*c.LOT)
     return Fill(row.number, at, "trade", side=side, effect=effect, quantity=quantity, price=price, value=value, order=row.word(*c.ORDER), bid=bid, ask=ask, paid=bool(costs), lot=lot, **costs, **what)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple
 
 from opslib import cells as cells_module
@@ -21,6 +22,11 @@ ZERO = Decimal(0)
 CENT = Decimal("0.01")
 OPTIONS = ("option", "future option")
 _CURRENCY_WORDS = {"currency", "ccy", "curr", "cur"}
+
+
+@lru_cache(maxsize=10_000)
+def _names_currency(column: str) -> bool:
+    return bool(_CURRENCY_WORDS & {*cells_module.words(column)})
 
 
 class Style(NamedTuple):
@@ -186,8 +192,13 @@ class Row:
         self.names = {plain(k): k for k in cells}
 
     def _found(self, names: tuple[str, ...]) -> tuple[str, object]:
-        told = [(self.name(n), self.cells[plain(n)]) for n in names if self.cells.get(plain(n)) is not None]
-        return next(((name, cell) for name, cell in told if str(cell).strip().lower() not in NONE), told[0] if told else (self.name(*names), None))
+        first = None
+        for name in names:
+            cell = self.cells.get(plain(name))
+            if cell is not None and str(cell).strip().lower() not in NONE:
+                return self.name(name), cell
+            first = name if first is None and cell is not None else first
+        return (self.name(first), self.cells[plain(first)]) if first is not None else (self.name(*names), None)
 
     def name(self, *names: str) -> str:
         """What the file itself calls a column of one of these names; the first of them where it has none."""
@@ -219,7 +230,7 @@ class Row:
             self.refuse(f"{name} is {shown}, in {problem}; US dollars were expected, and nothing here converts")
             return None
         except DecimalComma:
-            self.refuse(f"{name} is {shown}; this file writes numbers with a decimal comma, a decimal point was expected. Export it with US number formats")
+            self.refuse(f"{name} is {shown}; in this file a comma may be a decimal one, a decimal point was expected. Export it with US number formats")
             return None
         except ValueError:
             self.refuse(f"{name} is {shown}; a number was wanted")
@@ -262,7 +273,7 @@ class Row:
     def dollars_only(self) -> None:
         """Refuse a row of which any column of currency, or the head of a column of money, names another than the US dollar."""
         for key, name in self.names.items():
-            if _CURRENCY_WORDS & {*cells_module.words(name)}:
+            if _names_currency(name):
                 told = " ".join(str(self.cells[key] or "").split())
                 if told.lower() not in (*NONE, *DOLLARS):
                     self.refuse(f"{text.one_line(name.strip(), 60)} is {text.one_line(told, 40)!r}; USD was wanted, and nothing here converts")

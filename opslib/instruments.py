@@ -8,7 +8,9 @@ names a contract, or columns for strike and expiry. Otherwise it is shares. Ever
 import re
 from datetime import date
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple
+from functools import lru_cache
 
 from opslib.cells import moment
 from opslib.text import NEW_YORK
@@ -56,6 +58,7 @@ class Contract(NamedTuple):
         return f"{self.root} {self.expiry:%y%m%d}{self.right}{int(self.strike * 1000):08d}"
 
 
+@lru_cache(maxsize=10_000)
 def contract(told: str) -> Contract | None:
     """
     Read the name of an option contract in any usual spelling; None where the text names none.
@@ -94,6 +97,7 @@ def _day(part: dict[str, str | None]) -> date | None:
         return None
 
 
+@lru_cache(maxsize=10_000)
 def names_an_option(told: str) -> bool:
     """Whether a symbol or a description speaks of an option, also in a spelling that `contract` does not read."""
     return bool(_LOOKS_LIKE_OPTION.search(" ".join(told.upper().split())[:200]))
@@ -104,6 +108,7 @@ def describes_an_option(told: str) -> bool:
     return bool(re.search(r"\b(?:CALL|PUT)S?\b.*\d|\d.*\b(?:CALL|PUT)S?\b", told.upper()[:200]))
 
 
+@lru_cache(maxsize=10_000)
 def is_share_symbol(symbol: str) -> bool:
     """Whether a symbol can be one of shares: a ticker, also with a class (BRK.B); no pair, future or number of a bond."""
     cell = symbol.upper()

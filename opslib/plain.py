@@ -17,7 +17,7 @@ from opslib import columns, executions, text
 from opslib.cells import moment, number, plain
 from opslib.columns import COMMISSION, ENTRY_AT, EXIT_AT, FEES, quote
 from opslib.errors import BadFill
-from opslib.fills import LARGEST, ZERO, Book, Fill, Promise, Row
+from opslib.fills import ZERO, Book, Fill, Promise, Row
 
 APP, TRADES, FILLS, SAID = "the app's trades", "trades, a row each", executions.LAYOUT, "a backtest's percents, a row each"
 ENTRY_PRICE, EXIT_PRICE = ("entry_price", "entryPrice"), ("exit_price", "exitPrice")
@@ -111,8 +111,8 @@ def _trade(row: Row, book: Book) -> list[Fill]:
         nothing = {"commission": None, "blank": True} if costs["blank"] else {"commission": ZERO}
         fills = [f._replace(paid=True, **(nothing if i else costs)) for i, f in enumerate(fills)]
     said, took = row.number_of(*_NET_PCT), _assumed(row, book)
-    if any(abs(f.value) >= LARGEST for f in fills):
-        row.refuse(f"{quantity} at {price} come to more than {LARGEST:.0e} dollars; less was wanted")
+    for f in fills:
+        columns.within_reason(row, f.quantity, f.price, f.multiplier)
     if name in book.lots:
         row.refuse(f"{row.name(*_IDS)} is {name!r}, as in row {book.lots[name]}: a duplicate; each trade once was wanted")
     row.done()
