@@ -247,7 +247,7 @@ def rows_of(payload: Any) -> tuple[str, list[Row], str] | None:
     return None
 
 
-NOISE = frozenset("usd dollar dollars price px quote quotes quoted latest current nbbo best option options contract greek greeks leg value val eod 1545 opt o market last".split())
+NOISE = frozenset("usd dollar dollars price px quote quotes quoted latest current nbbo best option options contract greek greeks leg value val eod 1545 opt o market last closing final live delayed realtime".split())
 UNITS = frozenset({"usd", "dollar", "dollars", "eod", "1545"})
 
 

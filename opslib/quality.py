@@ -178,6 +178,9 @@ def why_none(quality: Quality) -> str:
         found = f"found {listed_columns(chain.unread)}" if chain.unread else "there is no other column"
         return f"no column of quotes was recognised, that is of {' and '.join(lacks)}: {found}"
     quoted = (chain.frame["bid"] > 0).to_numpy(dtype=bool)
+    odd = f": cells that are no numbers: {', '.join(chain.garbled)}" if chain.garbled else ""
+    if chain.frame["bid"].isna().all():
+        return f"no bid is there to be read in {len(quoted):,} contracts{odd}"
     if not quoted.any():
         return f"none of {len(quoted):,} contracts has a bid above 0"
     living = quoted & (theory.years > 0)

@@ -23,12 +23,18 @@ MOST_CELL_CHARACTERS = 1_000_000
 HEADER_WITHIN = 25  # Lines: a preamble may stand above the names of columns.
 DELIMITERS = ",;\t|"
 _SIDES = {"call": "(?:c|calls?)", "put": "(?:p|puts?)"}
+_DECIMAL_COMMA, _DECIMAL_POINT = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+ ?%?"), re.compile(r"[-+]?\d*\.\d+ ?%?")
+_OF_UNDERLYING = ("underl", "ticker", "symbol", "stock", "name", "asset", "security", "instrument", "product", "company", "root")
+LEAST_OF_ONE = 4  # Rows for each name, so that a name is an underlying's and not a contract's.
 _QUOTE = frozenset({"bid", "ask", "iv", "delta"})
 
 
-def of_csv(told: str, name: str) -> "DataFrame":
+def of_csv(told: str, name: str) -> "tuple[DataFrame, tuple[str, ...]]":
     """
     The table in a CSV, all cells text: separated by comma, semicolon, tab or bar, with or without lines above its header.
+
+    Returns:
+        The table, and the lines after its last contract that are none of it (totals, terms of use).
 
     Raises:
         ImportRefused: No line has the names of a chain's columns, or nothing follows it.
@@ -49,13 +55,18 @@ def of_csv(told: str, name: str) -> "DataFrame":
         raise ImportRefused(f"{name} holds no chain: JSON of a vendor, or CSV with columns for expiration, type and strike, or the contract's symbol, was expected, found {one_line(shown[:200])!r}. Name its columns so and try again.")
     names = [cell.strip() or f"column {i}" for i, cell in enumerate(rows[0], 1)]
     body = [line for line in rows[1:] if any(cell.strip() for cell in line)]
+    end = next((i for i in range(len(body), 0, -1) if sum(bool(cell.strip()) for cell in body[i - 1]) * 3 > len(names)), 0)
+    body, after = body[:end], tuple(mark.join(line).strip(f"{mark} ") for line in body[end:])
     if not body:
         raise ImportRefused(f"{name} has the names of columns, and no row.")
     width = max(len(names), max(map(len, body)))
     names += [f"column {i}" for i in range(len(names) + 1, width + 1)]  # Of cells beyond the header.
     if width * len(body) > MOST_CELLS:
         raise ImportRefused(f"{name} has {len(body):,} rows of up to {width:,} cells; up to {MOST_CELLS:,} cells are read. Split it.")
-    return pandas.DataFrame([[*map(str.strip, line), *[""] * (width - len(line))] for line in body], columns=names, dtype=object)
+    rows = [[*map(str.strip, line), *[""] * (width - len(line))] for line in body]
+    if mark != "," and any(_DECIMAL_COMMA.fullmatch(cell) for line in rows for cell in line) and not any(_DECIMAL_POINT.fullmatch(cell) for line in rows for cell in line):
+        rows = [[cell.replace(".", "").replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in line] for line in rows]
+    return pandas.DataFrame(rows, columns=names, dtype=object), after
 
 
 def cells(told: str, delimiter: str, name: str, most: int | None = None) -> list[list[str]]:
@@ -141,7 +152,16 @@ def named_columns(table: "DataFrame") -> dict[str, str]:
             if "underlying" not in names.values():
                 names[other] = "underlying"
         names[told] = "symbol"
+    if told is None and not {"underlying", "symbol", "root"} & set(names.values()):
+        rest = [c for c in table.columns if c not in names and any(word in c.lower() for word in _OF_UNDERLYING)]
+        names |= next(({c: "underlying"} for c in rest if _is_shared(table[c])), {})
     return names
+
+
+def _is_shared(cells: "Any") -> bool:
+    """Whether a column has a name in each cell, and few of them."""
+    words = {str(cell).strip() for cell in cells}
+    return "" not in words and all(any(c.isalpha() for c in word) for word in words) and len(words) <= max(1, len(cells) // LEAST_OF_ONE)
 
 
 def _names_contracts(cells: "Any") -> bool:
