@@ -110,6 +110,13 @@ def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None)
     """
     import numpy as np
 
+    with np.errstate(all="ignore"):  # Cells from outside are of any size, and what overflows is no fault of the reckoning.
+        return _judge(chain, limits, fetched_at)
+
+
+def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Quality:
+    import numpy as np
+
     frame = chain.frame
     column = {name: frame[name].to_numpy(dtype=float, copy=True) for name in ("strike", "bid", "ask", *SENT)}
     faults, call = Faults(np.zeros(len(frame), dtype=np.int8)), (frame["cp"] == "call").to_numpy(dtype=bool)

@@ -9,6 +9,7 @@ from typing import Any
 
 from opslib import text
 from opslib.bands import Band, iv_atm
+from opslib.chain import SENT
 from opslib.crosscheck import Crosscheck
 from opslib.greeks import Quality, listed_columns
 from opslib.report import Text, listed, tabled
@@ -188,8 +189,9 @@ def why_none(quality: Quality) -> str:
         return f"each of {int(quoted.sum()):,} quoted contracts had settled by {text.moment(quality.as_of)}"
     if not (living & (theory.forward > 0)).any():
         calls = int(theory.call[living].sum())
-        return f"the forward is unknown: no column of the underlying's price was recognised, and {calls:,} quoted calls and {int(living.sum()) - calls:,} quoted puts have too few pairs to tell it"
-    if not quality.covered:
+        price = "no price of the underlying is given" if "underlying_px" in chain.sent else f"no column of the underlying's price was recognised{f' (not understood: {listed_columns(chain.unread)})' if chain.unread else ''}"
+        return f"the forward is unknown: {price}, and {calls:,} quoted calls and {int(living.sum()) - calls:,} quoted puts have too few pairs to tell it"
+    if not chain.sent.intersection(SENT):
         return f"this feed has neither Greeks nor volatilities{f'; not understood: {listed_columns(chain.unread)}' if chain.unread else ''}"
     return f"none of {int(living.sum()):,} quoted contracts is near enough to the money: their deltas, by their quotes, are not between those that are judged"
 
