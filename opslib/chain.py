@@ -166,7 +166,7 @@ def _table(table: "DataFrame", name: str, as_of: datetime | None) -> Chain:
     names = tables.named_columns(table)
     frame = table[list(names)].rename(columns=names)
     lacks = [words for field, words in (("expiry", "the expiration"), ("cp", "call or put"), ("strike", "the strike")) if field not in frame]
-    if lacks and "symbol" not in frame:
+    if lacks and not ("symbol" in frame and tables.names_contracts(frame["symbol"])):
         raise ImportRefused(f"{name} holds no chain: columns for expiration, type and strike, or the contract's symbol, were wanted, found {text.one_line(', '.join(table.columns))}: nothing that is {' or '.join(lacks)}.")
     absent = object()
     frame = frame.astype(object)

@@ -22,7 +22,7 @@ MOST_CELLS = 30_000_000  # A market of 600,000 contracts in 50 columns.
 MOST_CELL_CHARACTERS = 1_000_000
 HEADER_WITHIN = 25  # Lines: a preamble may stand above the names of columns.
 DELIMITERS = ",;\t|"
-_SIDES = {"call": "(?:c|calls?)", "put": "(?:p|puts?)"}
+_HALF = re.compile(r"(?i:(?P<before>c|p|calls?|puts?)[_ .](?P<one>.+)|(?P<two>.+)[_ .](?P<after>c|p|calls?|puts?))|(?P<joined>call|put|Call|Put)(?P<three>[A-Z].+)")
 _DECIMAL_COMMA, _DECIMAL_POINT = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+ ?%?"), re.compile(r"[-+]?\d*\.\d+ ?%?")
 _OF_UNDERLYING = ("underl", "ticker", "symbol", "stock", "name", "asset", "security", "instrument", "product", "company", "root")
 LEAST_OF_ONE = 4  # Rows for each name, so that a name is an underlying's and not a contract's.
@@ -93,7 +93,7 @@ def _is_header(line: Sequence[str]) -> bool:
     """Whether the cells of a line are the names of a chain's columns."""
     if len(line) < 2:
         return False
-    ours = set(feeds.plain([re.sub(rf"(?i)^{'|'.join(_SIDES.values())}[_ .]", "", cell.strip()) for cell in line]).values())
+    ours = set(feeds.plain([_half(cell.strip())[1] for cell in line]).values())
     return ours >= {"expiry", "strike"} or ours >= {"strike", "cp"} or bool("symbol" in ours and ours & (_QUOTE | {"strike", "expiry", "cp"}))
 
 
@@ -129,10 +129,12 @@ def by_contract(table: "DataFrame") -> "DataFrame":
 
     table = table.set_axis([re.sub(r"(?i)_1545$", "", str(c).strip().strip("[]").strip()) for c in table.columns], axis=1)  # Of Cboe's files the quotes of 15:45, not those after the close.
     table = table.loc[:, ~table.columns.duplicated()]
-    halves = {side: {c: m[1] for c in table.columns if (m := re.fullmatch(rf"(?i){letters}[_ .](.+)", c))} for side, letters in _SIDES.items()}
+    halves = {side: {c: rest for c in table.columns for which, rest in [_half(c)] if which == side} for side in ("call", "put")}
     if all(_QUOTE & set(feeds.plain(half.values()).values()) for half in halves.values()):
         common = [c for c in table.columns if not any(c in half for half in halves.values())]
-        parts = []
+        # One delta for both sides can be right for one of them at most, and nothing tells which.
+        both = {c: f"{c} of both sides" for c, field in feeds.plain(common).items() if field == "delta"}
+        table, common, parts = table.rename(columns=both), [both.get(c, c) for c in common], []
         for side, half in halves.items():
             part = table[[*common, *half]].rename(columns=half).drop(columns="cp", errors="ignore").assign(cp=side)
             parts.append(part.loc[:, ~part.columns.duplicated()])
@@ -140,11 +142,20 @@ def by_contract(table: "DataFrame") -> "DataFrame":
     return table
 
 
+def _half(column: str) -> tuple[str, str]:
+    """Of which side a column is by its name, and what its name is without that; side empty where it is of both."""
+    found = _HALF.fullmatch(column)
+    if not found:
+        return "", column
+    side = (found["before"] or found["after"] or found["joined"]).lower()
+    return "call" if side[0] == "c" else "put", found["one"] or found["two"] or found["three"]
+
+
 def named_columns(table: "DataFrame") -> dict[str, str]:
     """Which of our fields each column holds: by its name, and of columns that may be the contract's symbol or its underlying's by what is in them."""
     names = feeds.plain(table.columns)
     of_symbol = [c for c in table.columns if names.get(c) in ("symbol", "underlying", "root") or re.sub(r"[^a-z]", "", c.lower()) in feeds.USUAL["symbol"]]
-    told = next((c for c in of_symbol if _names_contracts(table[c])), None)
+    told = next((c for c in of_symbol if names_contracts(table[c])), None)
     if told is not None and names.get(told) != "symbol":
         other = next((c for c, field in names.items() if field == "symbol"), None)
         if other is not None:
@@ -164,7 +175,8 @@ def _is_shared(cells: "Any") -> bool:
     return "" not in words and all(any(c.isalpha() for c in word) for word in words) and len(words) <= max(1, len(cells) // LEAST_OF_ONE)
 
 
-def _names_contracts(cells: "Any") -> bool:
+def names_contracts(cells: "Any") -> bool:
+    """Whether a column holds symbols that name contracts."""
     return any(named(str(cell).strip()) for cell in _some(cells))
 
 

@@ -275,6 +275,7 @@ NESTINGS: dict[str, Any] = {
     "call and put of a strike together": [{"strike": c["strike"], "expiration": c["expiration"], "call": c, "put": p} for c, p in zip(CALLS, PUTS, strict=True)],
     "latest quotes as Alpaca nests them": {"snapshots": {_occ(r): {"latestQuote": {"bp": r["bid"], "ap": r["ask"], "t": "2026-03-10T20:00:00Z"}, "impliedVolatility": r["iv"], "greeks": {n: r[n] for n in FIGURES}} for r in RECORDS}},
     "Greeks and quotes nested": [{k: v for k, v in r.items() if k not in (*FIGURES, "bid", "ask")} | {"greeks": {n: r[n] for n in FIGURES}, "quote": {"bid": r["bid"], "ask": r["ask"]}} for r in RECORDS],
+    "what names a contract apart from its figures": [{"contract": {"symbol": "AAA", "lastTradeDateOrContractMonth": r["expiration"].replace("-", ""), "strike": r["strike"], "right": r["type"][0].upper()}, "bid": r["bid"], "ask": r["ask"], "modelGreeks": {"impliedVol": r["iv"], **{n: r[n] for n in FIGURES}, "undPrice": 100}} for r in RECORDS],
     "a list a column": {"s": "ok", **{name: [r[name] for r in RECORDS] for name in RECORDS[0]}},
     "pandas, by column": json.loads(TABLE.to_json(orient="columns")),
     "pandas, by row": json.loads(TABLE.to_json(orient="index")),
@@ -345,6 +346,20 @@ def test_tables_however_written(content: str | bytes, tmp_path: Path) -> None:
     assert told(judged(content, tmp_path)) == HEALTHY
 
 
+SIDE_BY_SIDE = TABLE[TABLE["type"] == "call"].drop(columns="type").merge(TABLE[TABLE["type"] == "put"].drop(columns="type"), on=["expiration", "strike", "underlying_price", "date"], suffixes=("|call", "|put"))
+
+
+@pytest.mark.parametrize("form", ["{side[0]}_{name}", "{Side} {Name}", "{name}_{side}", "{side}{Name}", "{SIDE}S.{name}"])
+def test_calls_and_puts_side_by_side(form: str, tmp_path: Path) -> None:
+    """A call and a put on each line, whichever way their columns are told apart."""
+
+    def column(name: str) -> str:
+        what, _, side = name.partition("|")
+        return form.format(name=what, Name=what.title(), side=side, Side=side.title(), SIDE=side.upper()) if side else name
+
+    assert told(judged(SIDE_BY_SIDE.rename(columns=column), tmp_path)) == HEALTHY
+
+
 def test_lines_after_the_last_contract(tmp_path: Path) -> None:
     """Totals and terms of use are passed over, and named."""
     view = judged(_csv() + "\nTotal,,,44\nData delayed by 15 minutes\n", tmp_path)
@@ -359,6 +374,7 @@ def test_lines_after_the_last_contract(tmp_path: Path) -> None:
     [
         (TABLE.rename(columns={"bid": "Geld", "ask": "Brief"}), "no column of quotes was recognised, that is of bids and asks: found 'Geld', 'Brief'"),
         (TABLE.drop(columns=["bid", "ask"]).assign(mid=1.0), "no column of quotes was recognised, that is of bids and asks: found 'mid'"),
+        ([{"contract": {"root": "AAA", "expiration": 20260327, "strike": 90, "right": "C"}, "ticks": [[1, 1.0, 1.1]]}], "no column of quotes was recognised, that is of bids and asks: found 'ticks'"),
         (TABLE.assign(bid=0.0), "none of 44 contracts has a bid above 0"),
         (TABLE.drop(columns=list(FIGURES)).assign(bid="dear", ask="cheap"), "no bid is there to be read in 44 contracts: cells that are no numbers: bid 'dear' (44), ask 'cheap' (44)"),
         (TABLE.drop(columns=[*FIGURES, "iv"]), "this feed has neither Greeks nor volatilities"),
@@ -369,7 +385,7 @@ def test_lines_after_the_last_contract(tmp_path: Path) -> None:
         (TABLE[TABLE["type"] == "call"].assign(underlying_price=500.0, bid=500 - TABLE["strike"], ask=500.1 - TABLE["strike"], delta=1, gamma=0, theta=0, vega=0, iv=0), "none of 22 quoted contracts is near enough to the money"),
     ],
 )  # fmt: skip
-def test_why_nothing_could_be_judged(table: pandas.DataFrame, why: str, tmp_path: Path) -> None:
+def test_why_nothing_could_be_judged(table: pandas.DataFrame | list, why: str, tmp_path: Path) -> None:
     """Unknown, because of what is so."""
     view = judged(table, tmp_path)
     assert view.verdict == "unknown" and view.exit_code == 3 and why in " ".join(view.as_json()["why"])

