@@ -29,7 +29,6 @@ SENTINELS = frozenset({-999.0, -9999.0, -99.0, -99999.0, 999999.0})
 UNSOLVED_IV = 1e-4  # A solver's way to say that it found none; seen as 0 and as 0.00001.
 YEARS = (1970, 2200)  # Listed options began in 1973.
 MOST_STRIKE, MOST_NUMBER = 1e7, 1e15
-LEAST_OF_ONE = 4  # Rows for each name, so that a name is an underlying's and not a contract's.
 NOTHING = frozenset({"", "null", "none", "--", "-", "n/a", "na", "<na>"})
 
 
@@ -48,6 +47,8 @@ class Chain:
         refused: What could not be read: its place and why.
         sent: Fields that some row has, be it with nothing in it.
         unread: Columns of a plain table that were not understood.
+        garbled: Of fields with cells that are no numbers: so many, and one of them.
+        after: Lines after the last contract of a plain table that are none of it.
     """
 
     frame: "DataFrame"
@@ -56,6 +57,8 @@ class Chain:
     refused: tuple[tuple[str, str], ...] = ()
     sent: frozenset[str] = frozenset(FIELDS)
     unread: tuple[str, ...] = ()
+    garbled: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     @property
     def as_of(self) -> datetime:
@@ -101,7 +104,8 @@ def parsed(content: bytes, name: str, as_of: datetime | None = None) -> Chain:
     header = feeds.cboe_header(tables.cells(told, ",", name, 12))
     if header is not None:
         return of_rows("cboe", feeds.cboe(tables.cells(told, ",", name), header), name, as_of=as_of)
-    return _table(tables.of_csv(told, name), name, as_of)
+    table, after = tables.of_csv(told, name)
+    return replace(_table(table, name, as_of), after=after)
 
 
 def _of_json(told: str, name: str, as_of: datetime | None) -> Chain:
@@ -133,7 +137,7 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
     found = feeds.rows_of(payload)
     if found is not None:
         provider, rows, partial = found
-        return of_rows(provider, rows, name, partial=partial, as_of=as_of)
+        return of_rows(provider, rows, name, partial=partial or ("" if rows else text.one_line(nested.said(payload), 120)), as_of=as_of)
     rows = nested.rows(payload)
     if not rows:
         shown = ", ".join(map(str, payload))[:80] if isinstance(payload, Mapping) else f"a list of {len(payload):,}" if isinstance(payload, list) else type(payload).__name__
@@ -162,7 +166,7 @@ def _table(table: "DataFrame", name: str, as_of: datetime | None) -> Chain:
     names = tables.named_columns(table)
     frame = table[list(names)].rename(columns=names)
     lacks = [words for field, words in (("expiry", "the expiration"), ("cp", "call or put"), ("strike", "the strike")) if field not in frame]
-    if lacks and "symbol" not in frame:
+    if lacks and not ("symbol" in frame and tables.names_contracts(frame["symbol"])):
         raise ImportRefused(f"{name} holds no chain: columns for expiration, type and strike, or the contract's symbol, were wanted, found {text.one_line(', '.join(table.columns))}: nothing that is {' or '.join(lacks)}.")
     absent = object()
     frame = frame.astype(object)
@@ -182,15 +186,17 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     frame = pandas.DataFrame(index=raw.index)
     bad = np.full(len(raw), "", dtype=object)
     lacking: dict[str, Any] = {}
+    garbled: list[str] = []
     raw = pandas.DataFrame({field: pandas.Series([_cell(v) for v in raw[field]], dtype=object) for field in FIELDS}, index=raw.index)
     sent = frozenset(field for field in FIELDS if any(v is not absent for v in raw[field]))
     show = lambda field, i: repr(text.one_line("" if raw[field][i] is absent or raw[field][i] is None else _text(raw[field][i]), 60))  # noqa: E731
     for field in TEXTS:
         frame[field] = ["" if v is absent or v is None else _text(v) for v in raw[field]]
     for field in NUMBERS:
-        frame[field], lacking[field] = _numbers(raw[field], absent)
+        frame[field], lacking[field], odd = _numbers(raw[field], absent)
+        garbled += [f"{field} {text.one_line(odd[0], 30)!r} ({len(odd):,})"] if odd else []
     named = [named_as(s) for s in frame["symbol"]]
-    if "underlying" not in sent and not any(named) and len(set(frame["symbol"])) <= max(1, len(raw) // LEAST_OF_ONE):
+    if "underlying" not in sent and not any(named) and len(set(frame["symbol"])) <= max(1, len(raw) // tables.LEAST_OF_ONE):
         frame["underlying"], frame["symbol"] = frame["symbol"], ""  # A column `symbol` that names what the contracts are of.
     frame["root"] = [r or (n[0] if n else u.removeprefix("I:")) for r, n, u in zip(frame["root"], named, frame["underlying"])]
     frame["underlying"] = [u or WEEKLY_ROOTS.get(r, r.rstrip("0123456789")) for u, r in zip(frame["underlying"], frame["root"])]
@@ -227,7 +233,7 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     frame["expiry"] = pandas.to_datetime(pandas.Series(instants, index=frame.index), utc=True)
     frame["multiplier"] = frame["multiplier"].where(frame["multiplier"] > 0)
     frame["why_missing"] = _why(frame, lacking)
-    return Chain(frame.loc[keep, list(COLUMNS)].reset_index(drop=True), provider, partial, refused, sent)
+    return Chain(frame.loc[keep, list(COLUMNS)].reset_index(drop=True), provider, partial, refused, sent, garbled=tuple(garbled))
 
 
 def _cell(cell: Any) -> Any:
@@ -255,11 +261,11 @@ def _text(cell: Any) -> str:
         return "a number of thousands of digits"
 
 
-def _numbers(cells: "Series", absent: object) -> tuple[Any, Any]:
-    """Cells as floats, NaN for what is none; and of each why: empty, field_absent, null, sentinel."""
+def _numbers(cells: "Series", absent: object) -> tuple[Any, Any, list[str]]:
+    """Cells as floats, NaN for what is none; of each why (empty, field_absent, null, sentinel); and those that are no way to write a number."""
     import numpy as np
 
-    values, why = np.full(len(cells), np.nan), np.full(len(cells), "", dtype=object)
+    values, why, odd = np.full(len(cells), np.nan), np.full(len(cells), "", dtype=object), list[str]()
     for i, cell in enumerate(cells):
         if cell is absent:
             why[i] = "field_absent"
@@ -272,12 +278,13 @@ def _numbers(cells: "Series", absent: object) -> tuple[Any, Any]:
             number = float("nan") if isinstance(cell, bool) else _number(_text(cell)) if isinstance(cell, (str, bytes)) else float(cell)
         except (TypeError, ValueError, OverflowError, ArithmeticError):
             why[i] = "sentinel"
+            odd.append(_text(cell))
             continue
         if not abs(number) <= MOST_NUMBER or number in SENTINELS:
             why[i] = "sentinel"
         else:
             values[i] = number
-    return values, why
+    return values, why, odd
 
 
 def _number(told: str) -> float:

@@ -247,7 +247,7 @@ def rows_of(payload: Any) -> tuple[str, list[Row], str] | None:
     return None
 
 
-NOISE = frozenset("usd dollar dollars price px quote quotes quoted latest current nbbo best option options contract greek greeks leg value val eod 1545 opt o market last".split())
+NOISE = frozenset("usd dollar dollars price px quote quotes quoted latest current nbbo best option options contract greek greeks leg value val eod 1545 opt o market last closing final live delayed realtime model computed calculated".split())
 UNITS = frozenset({"usd", "dollar", "dollars", "eod", "1545"})
 
 
@@ -284,7 +284,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "symbol": ("optionsymbol", "contractsymbol", "contractid", "contract", "optionid", "osi", "occ", "occsymbol", "ticker", "symbol"),
     "underlying": ("underlying", "underlyingsymbol", "underlyingticker", "actsymbol", "stock", "underlier"),
     "root": ("root", "rootsymbol", "optionroot"),
-    "expiry": ("expiration", "expiry", "expirationdate", "expirydate", "expiredate", "expdate", "exdate", "maturity", "exp"),
+    "expiry": ("expiration", "expiry", "expirationdate", "expirydate", "expiredate", "expdate", "exdate", "maturity", "exp", "expirdate", "lasttradedateorcontractmonth", "tradedateormonth"),
     "cp": ("cp", "optiontype", "contracttype", "type", "right", "putcall", "callput", "cpflag", "side", "optionside"),
     "strike": ("strike", "strikeprice", "strikepx", "exerciseprice", "k"),
     "style": ("exercisestyle", "style"),
@@ -300,7 +300,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "vega": ("vega", "vegapt"),
     "oi": ("openinterest", "oi", "openint"),
     "volume": ("volume", "totalvolume", "vol"),
-    "underlying_px": ("underlyingprice", "underlyinglast", "underlyingpx", "spot", "spotprice", "stockprice", "underlyingclose", "activeunderlyingprice", "underlyingassetprice", "underlyingassetvalue", "underlyingmark", "s"),
+    "underlying_px": ("underlyingprice", "underlyinglast", "underlyingpx", "spot", "spotprice", "stockprice", "underlyingclose", "activeunderlyingprice", "underlyingassetprice", "underlyingassetvalue", "underlyingmark", "undprice", "modelgreeksundprice", "s"),
     "underlying_ts": ("underlyingts", "underlyingtime"),
     "quote_ts": ("quotets", "quotetime", "quotetimestamp", "quotetimeinlong", "lastupdated", "quotelastupdated", "lastquotelastupdated", "lastquotetime", "latestquotet", "biddate", "askdate"),
     "greeks_ts": ("greeksts", "greekstime", "updatedat"),

@@ -110,6 +110,13 @@ def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None)
     """
     import numpy as np
 
+    with np.errstate(all="ignore"):  # Cells from outside are of any size, and what overflows is no fault of the reckoning.
+        return _judge(chain, limits, fetched_at)
+
+
+def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Quality:
+    import numpy as np
+
     frame = chain.frame
     column = {name: frame[name].to_numpy(dtype=float, copy=True) for name in ("strike", "bid", "ask", *SENT)}
     faults, call = Faults(np.zeros(len(frame), dtype=np.int8)), (frame["cp"] == "call").to_numpy(dtype=bool)
@@ -264,13 +271,17 @@ def _notes(chain: Chain, theory: Theory, unpriced: Array) -> tuple[str, ...]:
         found.append("this feed has no Greeks: its volatilities and prices alone were judged")
     if lacks and chain.unread:
         found.append(f"no column of {', nor of '.join(lacks)} was recognised; not understood: {listed_columns(chain.unread)}")
+    if chain.garbled:
+        found.append(f"cells that are no numbers: {', '.join(chain.garbled)}")
+    if chain.after:
+        found.append(f"{len(chain.after):,} lines after the last contract were passed over: {one_line(chain.after[0], 60)!r}")
     days = sorted({str(at.tz_convert(NEW_YORK).date()) for at in frame["expiry"][unpriced]})
     if days:
         found.append(f"{int(unpriced.sum()):,} contracts were not judged: neither an underlying's price nor pairs of call and put tell the forward of {', '.join(days[:EXAMPLES])}{f' and {len(days) - EXAMPLES} more' if len(days) > EXAMPLES else ''}")
     elif not theory.spotted.any() and theory.parity.any():
         found.append("the underlying's price is not given: forwards are those of put-call parity")
     unquoted = int((~(frame["bid"] > 0)).sum())
-    if unquoted and "bid" in sent:
+    if unquoted and frame["bid"].notna().any():
         found.append(f"{unquoted:,} contracts have no bid: nobody trades them, and nobody can tell their volatility")
     settled = int(((frame["expiry"] <= frame["as_of"]) & ~listing.expired(frame)).sum())
     if settled:

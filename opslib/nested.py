@@ -19,6 +19,7 @@ LEAST_COLUMNS = 3
 SURROUNDING = frozenset({"underlying", "underlying_px", "underlying_ts", "root", "expiry", "strike", "cp", "as_of", "quote_ts", "multiplier", "style", "timeframe"})  # What may be said once for many contracts.
 OF_UNDERLYING = frozenset({"price", "last", "lastprice", "lasttradeprice", "mark", "currentprice", "regularmarketprice", "close"})
 OF_CONTRACT = frozenset({"bid", "ask", "iv", "delta", "gamma", "theta", "vega", "oi"})
+DETAILS = frozenset({"contract", "details", "option", "instrument", "security", "info", "description"})
 ERRORS = ("error", "errors", "fault", "message", "errormessage", "description", "detail", "reason")
 _TICKER = re.compile(r"\^?[A-Z][A-Z0-9.]{0,5}")
 
@@ -80,7 +81,7 @@ def _of_mapping(found: Row, around: Row, depth: int) -> Iterator[Row]:
     scalars = {key: value for key, value in found.items() if not isinstance(value, (list, Mapping))}
     sides = [key for key in found if key.lower() in SIDES and key not in scalars]
     fields = {field: found[key] for key, field in ours.items() if key in scalars}
-    is_contract = "strike" in fields or named(str(fields.get("symbol", ""))) or (("strike" in around or "symbol" in around) and OF_CONTRACT & _deep_fields(found))
+    is_contract = _describes_one(found) or "strike" in fields or named(str(fields.get("symbol", ""))) or (("strike" in around or "symbol" in around) and OF_CONTRACT & _deep_fields(found))
     if is_contract and not sides:
         own = _flat(found)
         has = set(_fields(tuple(own)).values())
@@ -95,6 +96,12 @@ def _of_mapping(found: Row, around: Row, depth: int) -> Iterator[Row]:
             yield from _walk(value, inner | _of_key(key, inner), depth + 1)
 
 
+def _describes_one(found: Row) -> bool:
+    """Whether a mapping has what names its contract in a mapping of its own."""
+    parts = [_fields(tuple(map(str, part))) | {"": str(part.get("symbol", ""))} for key, part in found.items() if key.lower() in DETAILS and isinstance(part, Mapping)]
+    return any("strike" in part.values() or named(part[""]) for part in parts)
+
+
 def _deep_fields(found: Row) -> frozenset[str]:
     return frozenset(_fields(tuple(_flat(found))).values())
 
@@ -104,7 +111,7 @@ def _flat(found: Mapping[str, Any], before: str = "", depth: int = 0) -> Row:
     row: Row = {}
     for key, value in found.items():
         if isinstance(value, Mapping) and depth < 4:
-            row |= _flat(value, f"{before}{key}.", depth + 1)
+            row |= _flat(value, before if str(key).lower() in DETAILS else f"{before}{key}.", depth + 1)
         else:
             row[f"{before}{key}"] = value
     return row

@@ -92,10 +92,11 @@ def american(call: Array, spot: Array, strike: Array, years: Array, rate: Array,
     call, spot, strike, years, rate, carry, sigma = np.broadcast_arrays(call, spot, strike, years, rate, carry, sigma)
     at = lambda **moved: american_price(**({"call": call, "spot": spot, "strike": strike, "years": years, "rate": rate, "carry": carry, "sigma": sigma} | moved))  # noqa: E731
     step, later, wider = spot * BUMP * 10, years * BUMP, sigma * BUMP
-    mid, up, down = at(), at(spot=spot + step), at(spot=spot - step)
-    theta = -(at(years=years + later) - at(years=years - later)) / (2 * later * DAYS_A_YEAR)
-    vega = (at(sigma=sigma + wider) - at(sigma=sigma - wider)) / (2 * wider) * POINT
-    return Greeks(mid, (up - down) / (2 * step), (up - 2 * mid + down) / step**2, theta, vega)
+    with np.errstate(all="ignore"):
+        mid, up, down = at(), at(spot=spot + step), at(spot=spot - step)
+        theta = -(at(years=years + later) - at(years=years - later)) / (2 * later * DAYS_A_YEAR)
+        vega = (at(sigma=sigma + wider) - at(sigma=sigma - wider)) / (2 * wider) * POINT
+        return Greeks(mid, (up - down) / (2 * step), (up - 2 * mid + down) / step**2, theta, vega)
 
 
 def implied(call: Array, price: Array, forward: Array, strike: Array, years: Array, discount: Array) -> Array:

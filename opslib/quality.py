@@ -9,6 +9,7 @@ from typing import Any
 
 from opslib import text
 from opslib.bands import Band, iv_atm
+from opslib.chain import SENT
 from opslib.crosscheck import Crosscheck
 from opslib.greeks import Quality, listed_columns
 from opslib.report import Text, listed, tabled
@@ -178,6 +179,9 @@ def why_none(quality: Quality) -> str:
         found = f"found {listed_columns(chain.unread)}" if chain.unread else "there is no other column"
         return f"no column of quotes was recognised, that is of {' and '.join(lacks)}: {found}"
     quoted = (chain.frame["bid"] > 0).to_numpy(dtype=bool)
+    odd = f": cells that are no numbers: {', '.join(chain.garbled)}" if chain.garbled else ""
+    if chain.frame["bid"].isna().all():
+        return f"no bid is there to be read in {len(quoted):,} contracts{odd}"
     if not quoted.any():
         return f"none of {len(quoted):,} contracts has a bid above 0"
     living = quoted & (theory.years > 0)
@@ -185,8 +189,9 @@ def why_none(quality: Quality) -> str:
         return f"each of {int(quoted.sum()):,} quoted contracts had settled by {text.moment(quality.as_of)}"
     if not (living & (theory.forward > 0)).any():
         calls = int(theory.call[living].sum())
-        return f"the forward is unknown: no column of the underlying's price was recognised, and {calls:,} quoted calls and {int(living.sum()) - calls:,} quoted puts have too few pairs to tell it"
-    if not quality.covered:
+        price = "no price of the underlying is given" if "underlying_px" in chain.sent else f"no column of the underlying's price was recognised{f' (not understood: {listed_columns(chain.unread)})' if chain.unread else ''}"
+        return f"the forward is unknown: {price}, and {calls:,} quoted calls and {int(living.sum()) - calls:,} quoted puts have too few pairs to tell it"
+    if not chain.sent.intersection(SENT):
         return f"this feed has neither Greeks nor volatilities{f'; not understood: {listed_columns(chain.unread)}' if chain.unread else ''}"
     return f"none of {int(living.sum()):,} quoted contracts is near enough to the money: their deltas, by their quotes, are not between those that are judged"
 

@@ -21,9 +21,9 @@ STEP = timedelta(minutes=40)
 COLUMNS = ["symbol", "underlying", "expiration", "type", "strike", "bid", "ask", "iv", "delta", "gamma", "theta", "vega", "open_interest", "underlying_price", "quote_ts", "as_of"]
 
 
-def healthy(symbol: str = "SPY", seed: int = 1, at: datetime = AT) -> pandas.DataFrame:
-    """A healthy chain as a feed would list it."""
-    rows = [[c.ticker, c.symbol, c.expiry, c.side, c.strike, c.bid, c.ask, c.iv, c.delta, c.gamma, c.theta, c.vega, c.open_interest, c.spot, datetime.fromtimestamp(c.quoted_at_s, UTC).isoformat(), at.isoformat()] for c in Surface(seed).chain(symbol, at.timestamp())]
+def healthy(symbol: str = "SPY", seed: int = 1, at: datetime = AT, *, expires_today: bool = False) -> pandas.DataFrame:
+    """A healthy chain as a feed would list it; with contracts that expire that day or without."""
+    rows = [[c.ticker, c.symbol, c.expiry, c.side, c.strike, c.bid, c.ask, c.iv, c.delta, c.gamma, c.theta, c.vega, c.open_interest, c.spot, datetime.fromtimestamp(c.quoted_at_s, UTC).isoformat(), at.isoformat()] for c in Surface(seed).chain(symbol, at.timestamp(), expires_today=expires_today)]
     return pandas.DataFrame(rows, columns=COLUMNS, dtype=object).astype(object).where(lambda f: f.notna(), None)
 
 
