@@ -19,6 +19,8 @@ from opslib.errors import SettingsError, UsageError
 from opslib.text import NEW_YORK, duration, moment
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+YEARS = (1900, 2200)  # In which a time that a person or a file gives may be.
+AHEAD = timedelta(minutes=1)  # So much a person's clock may be ahead of ours.
 OPEN, CLOSE, HALF_DAY_CLOSE = time(9, 30), time(16, 0), time(13, 0)
 
 
@@ -89,6 +91,8 @@ def parse(text: str, of_day: str = "start") -> datetime:
         UsageError: Not an ISO 8601 date and time.
     """
     day = _only_day(text)
+    if day:
+        _in_bounds(day, text)
     try:
         read = datetime.combine(day, time.max if of_day == "end" else time()) if day else datetime.fromisoformat(text.strip())
     except ValueError:
@@ -96,15 +100,20 @@ def parse(text: str, of_day: str = "start") -> datetime:
     if day and of_day == "close":
         found = _session_or_none(day)
         return found.closes if found else parse(text, "end")
-    try:
-        if read.tzinfo is not None:
-            return read.astimezone(UTC)
-        local = read.replace(tzinfo=NEW_YORK)
-        if local.astimezone(UTC).astimezone(NEW_YORK).replace(tzinfo=None) != read:
-            raise UsageError(f"{text!r} does not exist in New York: the clocks went forward over it. Give it with an offset, such as -04:00.")
-        return local.astimezone(UTC)
-    except OverflowError:
-        raise UsageError(f"a time between the years 1 and 9999 in UTC was wanted, found {text!r}.") from None
+    _in_bounds(read, text)
+    if read.tzinfo is not None:
+        return read.astimezone(UTC)
+    local = read.replace(tzinfo=NEW_YORK)
+    if local.astimezone(UTC).astimezone(NEW_YORK).replace(tzinfo=None) != read:
+        raise UsageError(f"{text!r} does not exist in New York: the clocks went forward over it. Give it with an offset, such as -04:00.")
+    return local.astimezone(UTC)
+
+
+def _in_bounds(read: date, text: str) -> None:
+    """Refuse a year that nothing here can be about; windows and calendars around any other have room."""
+    first, last = YEARS
+    if not first <= read.year <= last:
+        raise UsageError(f"a time between the years {first} and {last} was wanted, found {text!r}.")
 
 
 def _only_day(text: str) -> date | None:
@@ -121,6 +130,23 @@ def _session_or_none(day: date) -> "Session | None":
         return session(day)
     except UsageError:
         return None
+
+
+def happened(text: str | None, now: datetime) -> datetime | None:
+    """
+    When something happened, as a person says it; None where nothing is said.
+
+    Raises:
+        UsageError: No time, a day without a time, or a time to come.
+    """
+    if not text:
+        return None
+    if day := _only_day(text):
+        raise UsageError(f"the time at which it happened was wanted, found the day {day}. Write it as {day}T10:32 (New York).")
+    found = parse(text)
+    if found > now + AHEAD:
+        raise UsageError(f"the time at which it happened was wanted, found {moment(found)}, which is to come: it is {moment(now)}.")
+    return found
 
 
 def close_of(text: str) -> str:
@@ -140,10 +166,11 @@ def parse_day(text: str) -> date:
     Raises:
         UsageError: Not an ISO date.
     """
-    try:
-        return date.fromisoformat(text.strip())
-    except ValueError:
-        raise UsageError(f"a day was wanted, found {text!r}. Write it as 2025-11-18.") from None
+    found = _only_day(text)
+    if found is None:
+        raise UsageError(f"a day was wanted, found {text!r}. Write it as 2025-11-18.")
+    _in_bounds(found, text)
+    return found
 
 
 def parse_span(text: str) -> timedelta:

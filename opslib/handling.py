@@ -35,7 +35,7 @@ def incident(desk: "Desk", options: argparse.Namespace) -> Reply:
     if options.what == "show":
         found = desk.chronicle.read(name, clock.parse(options.known_at) if options.known_at else None)
         return Reply(found.as_json() | {"timeline": [{"at": text.iso(clock.instant(e.at_us)), "kind": e.kind, "by": e.by or None, "words": e.body.get("words", e.kind), "evidence": e.id} for e in found.timeline]}, repr(found))
-    by, at = who(options.by), clock.parse(options.at) if options.at else None
+    by, at = who(options.by), clock.happened(options.at, desk.now())
     chronicle = desk.chronicle
     acts: dict[str, Callable[[], Incident]] = {
         "note": lambda: chronicle.note(name, words, by, at),
@@ -98,7 +98,7 @@ def _listed(found: list[Incident]) -> Reply:
 
 def mark(desk: "Desk", options: argparse.Namespace) -> Reply:
     """Put a marker on every chart and timeline."""
-    found = desk.marks.put(options.kind, " ".join(options.words), who(options.by), clock.parse(options.at) if options.at else None)
+    found = desk.marks.put(options.kind, " ".join(options.words), who(options.by), clock.happened(options.at, desk.now()))
     desk.chronicle.take_in()
     at = clock.instant(found.ts_us)
     return Reply({"at": text.iso(at), "kind": found.kind, "by": found.author, "words": found.words}, f"marked {found.kind} at {text.moment(at)}: {found.words}")

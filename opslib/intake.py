@@ -219,7 +219,7 @@ def window(day: str | None, start: str | None, end: str | None, as_of: str | Non
         first, microsecond = clock.parse_day(day), timedelta(microseconds=1)
         found = Window(clock.parse(f"{first}T00:00") - microsecond, clock.parse(f"{first + timedelta(days=1)}T00:00") - microsecond)
     elif start or end:
-        found = Window(clock.parse(start or "1970-01-01T00:00Z"), clock.parse(end or "9999-12-30T00:00Z", "end"))
+        found = Window(clock.parse(start or "1970-01-01T00:00Z"), clock.parse(end, "end") if end else clock.instant(2**57))
     if as_of:
         upto = clock.parse(as_of, "close")
         found = Window(min(found.start, upto), min(found.end, upto)) if found else Window(clock.parse("1970-01-01T00:00Z"), upto)

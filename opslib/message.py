@@ -137,7 +137,7 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None,
         lines += [("For traders", rule.traders)] if rule else []
         lines += _stands(view)
         lines += [("Do first", f"{rule.action} ({rule.who})")] if rule else []
-        lines += [("By hand", command(*first["again"], where=where))] if first["source"] == SCHEDULE and first.get("again") else []
+        lines += [("By hand", command(*a["again"], where=where)) for a in alerts[:SHOWN] if a["source"] == SCHEDULE and a.get("again")]
         lines += _answers(first, where)
         link = f"{staff.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb" if staff.lab_url and first["runbook"] else ""
     elif kind == OVER:

@@ -89,6 +89,7 @@ def parse(kind: str, told: str) -> Period:
         if found is None:
             raise ValueError
         parts = [int(part) for part in found.groups()]
+        clock.parse_day(f"{parts[0]:04}-01-01")  # Refuses a year that nothing here can be about.
         match kind:
             case "week":
                 return of(kind, date.fromisocalendar(parts[0], parts[1], 1))

@@ -111,7 +111,7 @@ def feedback(desk: "Desk", options: argparse.Namespace) -> Reply:
     """
     if options.alert and options.alert not in desk.chronicle.of_alerts() and options.alert not in {r.alert for r in desk.alerts(window="400d").rises}:
         raise UsageError(f"no alert {options.alert!r} is on record. ops alerts has those that are.")
-    at = clock.parse(options.at) if options.at else None
+    at = clock.happened(options.at, desk.now())
     found = Feedback(desk.chronicle.records).give(options.kind, " ".join(options.words), who(options.by), options.alert, at)
     when = clock.instant(found.at_us)
     return Reply({"at": text.iso(when), "kind": found.kind, "alert": found.alert or None, "by": found.author, "words": found.words}, f"noted, {found.kind} at {text.moment(when)}{': ' + found.words if found.words else ''}")

@@ -108,7 +108,7 @@ def test_what_fails_is_tried_thrice(home: Path, monkeypatch: pytest.MonkeyPatch)
     assert [of.once(f"2026-03-10T12:{m:02}", monkeypatch) for m in (0, 0, 2, 3, 5, 20)] == [70, 3, 70, 3, 70, 0]
     assert Counter(of.states()) == {("notebook broken 2026-03-10", "failed"): 3}
     (told,) = Agenda.of(of.store, of().settings, of().staff).told(of.now, {})
-    assert "no such account" in told["annotations"]["summary"] and "given up after 3 tries" in told["annotations"]["summary"] and "ops run broken.ipynb" in told["annotations"]["summary"]
+    assert "no such account" in told["annotations"]["summary"] and "given up after 3 tries" in told["annotations"]["summary"] and told["annotations"]["again"] == ["run", str(home / "broken.ipynb")]
 
 
 def test_what_hangs_is_ended_and_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
