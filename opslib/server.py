@@ -237,7 +237,7 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
     async def start(request: Request) -> Response:
         """What a person sees who opens the receiver's address; figures only for who may read them."""
         may_read = _allowed(_given_key(request), read_key)
-        found = await run_in_threadpool(lambda: start_page.page(settings.app, last_hour() if may_read else None))
+        found = await run_in_threadpool(lambda: start_page.page(settings.app, request.headers["host"], last_hour() if may_read else None))
         return HTMLResponse(found, headers=UNSHARED | start_page.HEADERS)
 
     async def refused(request: Request, problem: Problem) -> Response:
