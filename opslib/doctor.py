@@ -34,7 +34,6 @@ _WORLD = (
     ("massive_url", "OPS_MASSIVE_URL", "Massive"), ("tradier_url", "OPS_TRADIER_URL", "Tradier"), ("symbols", "OPS_SYMBOLS", "chains"),
 )  # fmt: skip
 UNSET = "settings"
-MOST_REFUSED = 5
 REFUSED_WITHIN = timedelta(hours=24)
 _TOKEN = {"massive": "OPS_MASSIVE_TOKEN", "tradier": "OPS_TRADIER_TOKEN"}
 _ASKED = {
@@ -120,7 +119,7 @@ def _refused(settings: Settings, store: Store) -> Check:
         return Check(what, "unknown", str(problem))
     if not found:
         return Check(what, "ok", "none in the last 24 hours")
-    seen = "; ".join(f"{r.words}, the newest at {text.moment(clock.instant(r.last_us))}" for r in found[:MOST_REFUSED]) + (f"; and {len(found) - MOST_REFUSED} other reasons or origins" if len(found) > MOST_REFUSED else "")
+    seen = f"{'; '.join(refusals.sentences(found))}; the newest at {text.moment(clock.instant(found[0].last_us))}"
     return Check(what, "warning", seen, "Where the page or program is yours, do what the reason says (add its origin to OPS_CORS_ORIGINS, its name for this machine to OPS_ALLOWED_HOSTS, give it the key), and start ops serve again; else it is a stranger's, and nothing was lost.")
 
 

@@ -18,7 +18,7 @@ LASTS = timedelta(minutes=5)  # Alertmanager's resolve_timeout: an alert without
 MOST = 20_000
 LONGEST = 4096  # Characters of a name or value that are kept; Prometheus and Alertmanager have no limit.
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?(?:Z|([+-])(\d\d):?(\d\d))?")
+_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T|[ ](?=\d\d:\d\d:\d\d$))(\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?(?:Z|([+-])(\d\d):?(\d\d))?")
 _ZERO = datetime(1, 1, 1, tzinfo=UTC)  # What Go writes where there is no time.
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 

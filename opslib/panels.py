@@ -36,7 +36,7 @@ from opslib.verdicts import EXIT_CODES, VERDICTS, Finding, worst
 
 DEEPER = {"providers": "provider_health", "greeks": "greeks_quality", "pnl": "pnl_accuracy", "system": "system_health"}
 SOURCES = {"probe": "looks", "chain": "chains", "logs": "reading of the log", "fills": "fills"}
-MOST_TYPES = MOST_REFUSED = 3
+MOST_TYPES = 3
 LATELY_US = 30_000_000  # Judged so lately is judged up to now.
 NAMES = {"providers": "Data Provider Health", "greeks": "Greeks Quality", "pnl": "P&L Accuracy", "system": "System Health"}
 
@@ -292,7 +292,7 @@ class View:
         if panel in DEEPER and (self.probed or (panel == "pnl" and self.filed)):
             notes.append(f"a deeper look: notebooks/{DEEPER[panel]}.ipynb")
         if panel == "system":
-            notes += [r.words for r in self.refused[:MOST_REFUSED]]
+            notes += refusals.sentences(self.refused)
             f = self.figures["system"]
             if f["clock_skew_s"] is not None and abs(f["clock_skew_s"]) > self.rules.skew_told_s:
                 notes.append(f"a page's clock is {text.duration(abs(f['clock_skew_s']))} {'ahead of' if f['clock_skew_s'] > 0 else 'behind'} ours; every time shown is ours")

@@ -8,7 +8,7 @@ the receiver nor fill the disk, and every other process sees them.
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ MOST_ROWS = 1500  # A row is one minute of one reason and origin: more than a da
 MOST_AT_ONCE = 50  # Reasons and origins between two flushes; what is more is counted together.
 OTHERS = "other origins"
 LONGEST = 120
+MOST_SAID = 5
 _FACT = sa.select(FACTS.c.value).where(FACTS.c.key == sa.bindparam("of"))
 
 
@@ -72,6 +73,12 @@ def read(store: Store, app: str, start_us: int, end_us: int, known_at_us: int | 
             which = (row.status, row.reason, row.origin)
             found[which] = row.and_also(found.get(which))
     return sorted(found.values(), key=lambda r: (-r.last_us, r.origin, r.reason))
+
+
+def sentences(found: Sequence[Refused]) -> list[str]:
+    """What people read of refused posts: one sentence for each of the newest, and one for all others."""
+    others = found[MOST_SAID:]
+    return [r.words for r in found[:MOST_SAID]] + ([f"{sum(r.count for r in others):,} more were refused, for {len(others)} other reasons or from other origins"] if others else [])
 
 
 def _key(app: str) -> str:

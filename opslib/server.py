@@ -45,6 +45,7 @@ CONTENT_TYPES = ("application/json", "text/plain")
 RETRY_AFTER_S = 5
 MOST_WAITING = 4096
 MOST_AT_ONCE = 512
+EVERYWHERE = ("", "0.0.0.0", "::")  # To listen on every address is no name.
 UNSHARED = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin", "cache-control": "no-store"}
 WAYS = "POST /api/metrics/export takes an app's metrics, POST /api/v2/alerts another monitor's alerts; GET /, /health, /metrics and /api/metrics are to read."
 
@@ -236,7 +237,7 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
     async def start(request: Request) -> Response:
         """What a person sees who opens the receiver's address; figures only for who may read them."""
         may_read = _allowed(_given_key(request), read_key)
-        found = await run_in_threadpool(lambda: start_page.page(settings.app, last_hour() if may_read else None))
+        found = await run_in_threadpool(lambda: start_page.page(settings.app, request.headers["host"], last_hour() if may_read else None))
         return HTMLResponse(found, headers=UNSHARED | start_page.HEADERS)
 
     async def refused(request: Request, problem: Problem) -> Response:
@@ -268,7 +269,8 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
         Route("/metrics", metrics_text, methods=["GET"]),
         Route("/", start, methods=["GET"]),
     ]
-    checks = Middleware(RequestChecks, origins=origins, hosts=(*settings.allowed_hosts, host.lower()), refusals=refusals)
+    names = settings.allowed_hosts if host in EVERYWHERE else (*settings.allowed_hosts, host.lower())
+    checks = Middleware(RequestChecks, origins=origins, hosts=names, refusals=refusals)
     app = Starlette(routes=routes, middleware=[checks], exception_handlers={Problem: refused, OpsError: store_fails, HTTPException: no_route, ClientDisconnect: gone})
     app.router.redirect_slashes = False  # A redirect would repeat the query, and with it a key.
     app.state.writer, app.state.refusals = writer, refusals

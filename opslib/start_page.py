@@ -18,16 +18,17 @@ table { border-collapse: collapse; } th, td { text-align: left; padding: .25rem 
 pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; }
 .ok { color: #1a6b2f; } .warning { color: #8a5a00; } .critical { color: #a61b1b; } .unknown { color: #555; }
 """
-_POST = """curl -X POST http://127.0.0.1:8321/api/metrics/export \\
+_POST = """curl -X POST http://{address}/api/metrics/export \\
      -H 'Content-Type: application/json' -d @metrics.json"""
 
 
-def page(app: str, view: View | None) -> str:
+def page(app: str, address: str, view: View | None) -> str:
     """
     The page, as HTML.
 
     Args:
         app: Whose receiver it is.
+        address: Host and port by which it was asked.
         view: The last hour; None for a reader who has not given the read key, who sees no figures.
     """
     e = text.in_html
@@ -54,7 +55,7 @@ def page(app: str, view: View | None) -> str:
 <tr><td>POST /api/metrics/export</td><td>an app's dashboard metrics, as <code>application/json</code> or <code>text/plain</code>; answered 204 once they are on the disk</td></tr>
 <tr><td>POST /api/v2/alerts</td><td>alerts, as a Prometheus sends them to an Alertmanager</td></tr>
 </tbody></table>
-<pre>{e(_POST)}</pre>
+<pre>{e(_POST.format(address=address))}</pre>
 <p>A page may post from a browser if its origin is in <code>OPS_CORS_ORIGINS</code>. If posts do not arrive, <code>ops doctor</code> says which were refused, and why.</p>
 </body></html>
 """

@@ -1,9 +1,9 @@
 """
 This module knows how the receiver's connections are bounded, in number and in time, and nothing else.
 
-Every connection is in one of four phases, each with a time limit. Where there are too many connections, the one that has
-waited longest for the end of its request is closed, so that a new client is always let in. A request that has come whole
-is never closed for want of room.
+Every connection is in one of four phases, each with a time limit. Where there are too many connections, one that has sent
+no whole request is closed, so that a new client is always let in. A request that has come whole is never closed for want
+of room.
 """
 
 import time
@@ -20,7 +20,6 @@ LARGEST_HEAD = 512 * 1024  # With whatever part of the body comes in the same pa
 MOST_CONNECTIONS = 512  # Half of the files that a process may usually have open.
 HEAD, BODY, IDLE, ANSWER = range(4)  # Waiting for the end of a head, for the end of a body, for the next request, for our own answer to go out.
 SECONDS = (10, 30, 75, 120)  # How long each of them may last.
-CLOSED_FIRST = (HEAD, BODY, IDLE)
 SWEEP_S = 1.0
 
 
@@ -56,8 +55,15 @@ def webserver(app: Starlette) -> "uvicorn.Server":
             super().connection_made(transport)
             self._enter(HEAD)
             if len(self.connections) > MOST_CONNECTIONS:
-                oldest = next((waiting for phase in CLOSED_FIRST for waiting in in_phase[phase]), self)
-                oldest.drop()  # type: ignore[attr-defined]
+                self._make_room()
+
+        def _make_room(self) -> None:
+            """Close the connection that has waited longest: unfinished requests first where they are many, else idle ones."""
+            unfinished = [next(iter(in_phase[phase].items())) for phase in (HEAD, BODY) if in_phase[phase]]
+            oldest = min(unfinished, key=lambda waiting: waiting[1] - SECONDS[waiting[0]._phase])[0]  # type: ignore[attr-defined]
+            if len(in_phase[HEAD]) + len(in_phase[BODY]) <= MOST_CONNECTIONS // 2:
+                oldest = next(iter(in_phase[IDLE]), oldest)
+            oldest.drop()  # type: ignore[attr-defined]
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from looks import PageOf, at, post
 from servers import free_port
 from test_channels import receiver
 
-from opslib import clock, neighbour, rules, settings as settings_module
+from opslib import clock, neighbour, refusals, rules, server, settings as settings_module
 from opslib.demo.wire import Answer
 from opslib.dispatch import Dispatch
 from opslib.errors import BadAlerts
@@ -32,6 +33,7 @@ from opslib.store import Store
 
 NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 RULES = rules.load()
+ZERO = "0001-01-01T00:00:00Z"
 
 
 def alert(name: str = "DiskFull", ends: datetime | None = None, **labels: str) -> dict[str, Any]:
@@ -39,28 +41,98 @@ def alert(name: str = "DiskFull", ends: datetime | None = None, **labels: str) -
     return found | ({"endsAt": ends.isoformat()} if ends else {})
 
 
+def read(*alerts: Any) -> neighbour.Batch:
+    return neighbour.read(json.dumps(alerts).encode(), NOW)
+
+
 def test_what_is_read() -> None:
     """An alert is known by its labels; without an end it lasts five minutes; Go's empty time is none, and an empty label is no label."""
-    one, same, other = neighbour.read(json.dumps([alert(), alert(note=""), alert(instance="host2")]).encode(), NOW)
+    one, same, other = read(alert(), alert(note=""), alert(instance="host2")).alerts
     assert one["fingerprint"] == same["fingerprint"] != other["fingerprint"] and one["starts_us"] == clock.micros(datetime(2026, 3, 10, 14, 59, 0, 123456, UTC))
     assert one["ends_us"] == clock.micros(NOW + timedelta(minutes=5))
-    never = neighbour.read(json.dumps([alert() | {"startsAt": "0001-01-01T00:00:00Z", "endsAt": "0001-01-01T00:00:00Z"}]).encode(), NOW)[0]
+    never = read(alert() | {"startsAt": ZERO, "endsAt": ZERO}).alerts[0]
     assert (never["starts_us"], never["ends_us"]) == (clock.micros(NOW), clock.micros(NOW + timedelta(minutes=5)))
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        (b"{", "no JSON"), (b"{}", "a list of at most"), (b"[1]", r"\[0\] is 1"), (b'[{"labels": {}}]', r"\[0\].labels.alertname is missing"), (b'[{"labels": {"alertname": 3}}]', r"\[0\].labels.alertname is 3"),
-        (b'[{"labels": {"alertname": "a", "b-c": "d"}}]', r"\[0\].labels.b-c"), (b'[{"labels": {"alertname": "a"}, "startsAt": "soon"}]', r"\[0\].startsAt is 'soon'"), (b'[{"labels": {"alertname": "a"}, "startsAt": "2026-03-10T10:00:00"}]', "startsAt"),
-        (b'[{"labels": {"alertname": "a"}, "startsAt": "2026-03-10T10:00:00Z", "endsAt": "2026-03-10T09:00:00Z"}]', "before its startsAt"), (b'[{"labels": {"alertname": "a"}, "annotations": []}]', "annotations"), (b"[" * 100_000, "no JSON"), (b'[{"labels": {"alertname": "\\ud800"}}]', "no text"),
-        (b'[{"labels": {"alertname": "a", "b": "\\u0000"}}]', "no text"), (json.dumps([{"labels": {"alertname": "a" * 201}}]).encode(), "at most 200"),
-    ],
-)  # fmt: skip
-def test_what_is_refused(body: bytes, words: str) -> None:
-    """What is no list of alerts is refused with the place of the first thing that is wrong."""
-    with pytest.raises(BadAlerts, match=words):
+@pytest.mark.parametrize("body", [b"{", b"{}", b"", b"3", b'"x"', b"[" * 100_000, b"[{]", b"\xff\xfe"])
+def test_what_is_no_list_is_refused_whole(body: bytes) -> None:
+    """Of what is no list in JSON nothing can be kept."""
+    with pytest.raises(BadAlerts, match="a list of alerts was expected"):
         neighbour.read(body, NOW)
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b"  []  ", b"[] and more", b"\xef\xbb\xbf[]"])
+def test_a_list_of_nothing(body: bytes) -> None:
+    """As Alertmanager reads it: null is an empty list, and what follows the list is ignored."""
+    assert neighbour.read(body, NOW) == ([], [])
+
+
+ODD: dict[str, tuple[Any, str]] = {
+    "a number": (1, "is 1.0, expected an object"), "null": (None, "is null"), "no labels": ({}, "at least one label pair"), "null labels": ({"labels": None}, "at least one label pair"), "empty labels": ({"labels": {"alertname": ""}}, "at least one label pair"),
+    "a list of labels": ({"labels": []}, "labels is"), "a number as value": ({"labels": {"alertname": 3}}, "labels.alertname is 3"), "an object as value": ({"labels": {"a": {}}}, "labels.a is"), "NaN as value": ({"labels": {"a": float("nan")}}, "labels.a is NaN"),
+    "a dotted name": ({"labels": {"a.b": "c"}}, 'invalid label set: invalid name "a.b"'), "a dash": ({"labels": {"a-b": "c"}}, "invalid name"), "a colon": ({"labels": {"a:b": "c"}}, "invalid name"), "a digit first": ({"labels": {"1a": "c"}}, "invalid name"), "UTF-8": ({"labels": {"größe": "c"}}, "invalid name"), "no name": ({"labels": {"": "c"}}, "invalid name"), "a name with a newline": ({"labels": {"a\n": "c"}}, "invalid name"),
+    "a dotted annotation": ({"labels": {"a": "b"}, "annotations": {"a.b": "c"}}, "invalid annotations"), "a list of annotations": ({"labels": {"a": "b"}, "annotations": []}, "annotations is"), "a number as annotation": ({"labels": {"a": "b"}, "annotations": {"a": 1}}, "annotations.a is"),
+    "soon": ({"labels": {"a": "b"}, "startsAt": "soon"}, 'startsAt is "soon", expected a time such as'), "a number as time": ({"labels": {"a": "b"}, "endsAt": 5}, "endsAt is"), "a day": ({"labels": {"a": "b"}, "startsAt": "2026-03-10"}, "startsAt"), "February 30": ({"labels": {"a": "b"}, "startsAt": "2026-02-30T10:00:00Z"}, "startsAt"), "24 h": ({"labels": {"a": "b"}, "startsAt": "2026-03-10T24:00:00Z"}, "startsAt"),
+    "an end before its start": ({"labels": {"a": "b"}, "startsAt": "2026-03-10T10:00:00Z", "endsAt": "2026-03-10T09:00:00Z"}, "start time must be before end time"), "a start in an hour": ({"labels": {"a": "b"}, "startsAt": "2026-03-10T16:00:00Z"}, "start time must be before end time"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("odd", "words"), ODD.values(), ids=ODD)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_odd_alert_costs_no_other(odd: Any, words: str, place: int) -> None:
+    """One alert that is not valid is refused with its place and the reason; the others of its batch are kept."""
+    good = [alert("One"), alert("Two")]
+    good.insert(place, odd)
+    found = read(*good)
+    assert [a["labels"]["alertname"] for a in found.alerts] == ["One", "Two"]
+    assert len(found.refused) == 1 and found.refused[0].startswith(f"alert [{place}]: ") and words in found.refused[0]
+
+
+@pytest.mark.parametrize("name", ["d01_one_long_description", "d02_zero_start_past_end"])
+def test_the_cases(name: str) -> None:
+    """Both alerts of each case are kept, as Alertmanager 0.25 keeps them; what is too long is cut and says so."""
+    body = (Path(__file__).parent / "cases" / f"{name}.json").read_bytes()
+    found = neighbour.read(body, NOW)
+    assert len(found.alerts) == len(json.loads(body)) == 2 and found.refused == []
+    if name.startswith("d01"):
+        told = found.alerts[0]["annotations"]["description"]
+        assert "characters)" in told and len(told) < neighbour.LONGEST + 40 < len(json.loads(body)[0]["annotations"]["description"])
+
+
+TIMES = {
+    "2026-03-10T10:00:00+05:30": datetime(2026, 3, 10, 4, 30, tzinfo=UTC), "2026-03-10T10:00:00.123456789Z": datetime(2026, 3, 10, 10, 0, 0, 123456, UTC), "2026-03-10T10:00:00,5Z": datetime(2026, 3, 10, 10, 0, 0, 500000, UTC), "2026-03-10T10:00Z": datetime(2026, 3, 10, 10, tzinfo=UTC),
+    "2026-03-10T10:00:00": datetime(2026, 3, 10, 10, tzinfo=UTC), "0001-01-01T01:00:00+01:00": NOW, "0001-01-01T00:00:00+01:00": datetime(1970, 1, 1, tzinfo=UTC), "0000-01-01T00:00:00Z": datetime(1970, 1, 1, tzinfo=UTC), "1960-01-01T00:00:00Z": datetime(1970, 1, 1, tzinfo=UTC), "": datetime(1970, 1, 1, tzinfo=UTC),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "read_as"), TIMES.items())
+def test_times(written: str, read_as: datetime) -> None:
+    """Times as Alertmanager takes them: offsets, nanoseconds, no zone is UTC, Go's zero time in any zone is none; before 1970 is 1970."""
+    assert read(alert() | {"startsAt": written}).alerts[0]["starts_us"] == clock.micros(read_as)
+
+
+def test_what_alertmanager_takes_too() -> None:
+    """No alertname, keys in any case, odd generatorURL, unknown keys, a null label, bytes that are no UTF-8, huge numbers: the alert is kept."""
+    odd = [{"Labels": {"severity": "critical", "x": None}, "GENERATORURL": 3, "more": {"a": [1]}, "status": "firing"}, {"labels": {"alertname": "a" * 9000}}, {"labels": {f"l{n}": "x" for n in range(300)}}, {"labels": {"a": "\ud800"}}]
+    assert len(read(*odd).alerts) == 4 and read(*odd).refused == []
+    raw = b'[{"labels": {"alertname": "n", "a": "\xff\xfe"}, "n": ' + b"9" * 6000 + b"}]"
+    assert len(neighbour.read(raw, NOW).alerts) == 1
+    many = read(*[{"labels": {"n": str(n)}} for n in range(neighbour.MOST + 2)])
+    assert len(many.alerts) == neighbour.MOST and "2 alerts are more than" in many.refused[0]
+
+
+@pytest.mark.parametrize("name", ["$(reboot)", "a b;c|d&e", "\x1b[2J\x1b]0;x\x07", "\u202eevil", "größe", "--help", "..", "", "`id`", "a/../b", "x" * 5000, "'\"\\", "\r\n", "\u200b"])
+def test_an_id_can_be_pasted(name: str, store_url: str) -> None:
+    """Whatever an alert is called, its id is [A-Za-z0-9_.-]+ and no option; its texts hold no control or bidirectional characters; names that differ have different ids."""
+    desk = Heard(store_url)
+    texts = f"{name} \x1b[31m \u202e \u2066 \x9b \x07"
+    desk.hears(alert(name, severity="critical", subject=texts) | {"annotations": {"summary": texts}}, alert(f"{name}!", severity="critical", rule=texts) | {"annotations": {}})
+    desk.tells(20)
+    found = [a for _, body in desk.dispatch.deliveries() for a in body["alerts"]]
+    assert len({a["alert"] for a in found}) == 2
+    for a in found:
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", a["alert"]) and len(a["alert"]) < 150
+        assert all(a[key].isprintable() and len(a[key]) < 1100 for key in ("rule", "subject", "sentence"))
 
 
 class Heard:
@@ -72,7 +144,9 @@ class Heard:
         self.dispatch = Dispatch(self.store, "desk")
 
     def hears(self, *alerts: dict[str, Any]) -> None:
-        self.dispatch.heard(neighbour.read(json.dumps(alerts).encode(), self.at))
+        found = neighbour.read(json.dumps(alerts).encode(), self.at)
+        assert found.refused == []
+        self.dispatch.heard(found.alerts)
 
     def tells(self, after_s: float) -> list[tuple[str, str, str, str]]:
         self.at += timedelta(seconds=after_s)
@@ -189,7 +263,7 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
         subprocess.run(ops("silence", "add", "--subject", "B", "--for", "2h", "--reason", "known", "--by", "Ann"), env=environ, check=True, capture_output=True)
         store = Store(f"sqlite:///{home / 'store.sqlite'}", lambda: NOW + timedelta(seconds=time.clock_gettime(time.CLOCK_REALTIME) - began))
         now = lambda: store.now()  # noqa: E731
-        hear = lambda: Dispatch(store, "desk").heard(neighbour.read(json.dumps([alert(n, subject=n, severity="critical", ends=now() + timedelta(minutes=4)) for n in "AB"]).encode(), now()))  # noqa: E731
+        hear = lambda: Dispatch(store, "desk").heard(neighbour.read(json.dumps([alert(n, subject=n, severity="critical", ends=now() + timedelta(minutes=4)) for n in "AB"]).encode(), now()).alerts)  # noqa: E731
         for _ in range(2):
             hear()
             collecting = subprocess.Popen(ops("collect"), env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -303,6 +377,9 @@ def test_the_receiver_takes_alerts(tmp_path: Path) -> None:
         where, key = f"{served.url}/api/v2/alerts", {"Authorization": "Bearer k-0123456789"}
         assert httpx.post(where, json=[alert()]).status_code == 401 and _heard(store) == set()
         assert httpx.post(where, json=[alert()], headers=key).status_code == 200 and _heard(store) == {"DiskFull"}
-        refused = httpx.post(where, json=[{"labels": {}}], headers=key)
-        assert refused.status_code == 400 and "alertname is missing" in refused.json()["detail"]
-        assert httpx.post(where, content=b"x" * (1 << 20) + b"x", headers=key).status_code == 413
+        refused = httpx.post(where, json=[{"labels": {}}, alert("Kept")], headers=key)
+        assert refused.status_code == 400 and refused.json() == "alert [0]: at least one label pair required" and _heard(store) == {"DiskFull", "Kept"}
+        for body, kind, status in ((b"{", "application/json", 400), (b"[]", "application/json; charset=utf-8", 200), (b"[]", "text/plain", 415), (b"[]", "application/x-www-form-urlencoded", 415), (b"[" + b" " * server.LARGEST_ALERTS + b"]", "application/json", 413)):
+            assert httpx.post(where, content=body, headers=key | {"Content-Type": kind}).status_code == status
+    (row,) = [r for r in refusals.read(store, settings.app, 0, 2**60) if "an alert is not valid" in r.reason]
+    assert row.count == 1 and row.reason == "an alert is not valid: at least one label pair required"
