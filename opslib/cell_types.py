@@ -24,8 +24,20 @@ INFINITE = float("inf")
 A_TIME = "a time in microseconds since 1970"
 
 
+RESCUE = "What can still be read is given by ops export snapshots, for ops import into a new home."
+
+
 class DamagedCell(StoreError):
-    """A cell of the store holds what its column cannot hold."""
+    """
+    A cell of the store holds what its column cannot hold.
+
+    Attributes:
+        what: Which, and why, without what to do.
+    """
+
+    def __init__(self, what: str):
+        self.what = what
+        super().__init__(f'the store is damaged: {what}. Check its file with: sqlite3 FILE "PRAGMA integrity_check". {RESCUE}')
 
 
 def damaged(where: str, found: Any, expected: str) -> DamagedCell:

@@ -75,7 +75,7 @@ def _kept(row: Any, damaged: dict[int, str]) -> Iterator[Kept]:
         with cell_types.decoding("snapshots.page_id"):
             page = row.page.decode() if isinstance(row.page, bytes) else row.page
     except cell_types.DamagedCell as problem:
-        damaged[row.seq] = str(problem)
+        damaged[row.seq] = problem.what
         return
     yield Kept(row.ts_us, row.known_at_us, page, metrics)
 

@@ -5,6 +5,7 @@ A file that we may not write, or that lies in a folder we may not write, is read
 process has left anything in its write-ahead log; through that log where its index is at hand; else from a copy.
 """
 
+import contextlib
 import errno
 import os
 import shlex
@@ -21,7 +22,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from opslib import text
-from opslib.cell_types import DamagedCell
+from opslib.cell_types import RESCUE, DamagedCell
 from opslib.errors import StoreError
 
 BUSY_TIMEOUT_MS = 30_000
@@ -70,18 +71,36 @@ class Opened:
             self.copied.cleanup()
 
 
+def file_of(url: sa.URL) -> Path | None:
+    """The file that a URL names; None where it names none that can be looked at, such as one in memory."""
+    is_file = url.drivername.startswith("sqlite") and url.database not in (None, "", ":memory:") and "uri" not in url.query
+    return Path(str(url.database)) if is_file else None
+
+
 def opened(url: sa.URL) -> Opened:
     """Open a database in a file, or in memory, for any number of threads and processes at once."""
-    path = None if url.database in (None, "", ":memory:") or "uri" in url.query else Path(str(url.database))
+    path = file_of(url)
     if path is not None:
-        if path.is_dir():
-            raise OSError(errno.EISDIR, "it is a folder; a file was expected")
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EISDIR, f"it is {'a folder' if path.is_dir() else 'a device or a pipe'}; a file was expected")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
             return _read_only(path)
+        _refuse_foreign(path)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "isolation_level": None})
     pragmas = (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={CHECKPOINT_PAGES}")
     return Opened(_settled(engine, pragmas), path)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse another program's database before anything of it is changed; one that has a log already is looked at later."""
+    with open(path, "rb") if path.exists() else contextlib.nullcontext() as file:
+        is_logged = file is None or file.read(20)[18:] == b"\2\2"
+    if not is_logged:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_MS / 1000)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "meta" not in tables:
+            raise DamagedCell("it has tables, and not the one called meta")
 
 
 def _read_only(path: Path) -> Opened:
@@ -150,7 +169,7 @@ def state(path: Path) -> tuple:
 def advice(problem: BaseException, path: Path | None) -> str:
     """What went wrong with a database, in one line: why, and what to do about it; `path` is its file where it has one."""
     cause = getattr(problem, "orig", None) or problem
-    first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    first = (getattr(cause, "what", str(cause)).strip().splitlines() or [type(cause).__name__])[0]
     code = getattr(cause, "sqlite_errorcode", None)
     if isinstance(cause, OSError):
         code = {errno.ENOSPC: sqlite3.SQLITE_FULL, errno.EDQUOT: sqlite3.SQLITE_FULL}.get(cause.errno or 0, sqlite3.SQLITE_CANTOPEN)
@@ -163,8 +182,7 @@ def advice(problem: BaseException, path: Path | None) -> str:
         return f"{told}. See OPS_STORE_URL."
     if isinstance(cause, DamagedCell) or is_undecodable or code in _DAMAGE:
         return (
-            f'{told}; the file is damaged, or no store of this version. Check it with: sqlite3 {shlex.quote(str(path))} "PRAGMA integrity_check". '
-            "What can still be read is given by ops export snapshots, for ops import into a new home."
+            f'{told}; the file is damaged, or no store of this version. Check it with: sqlite3 {shlex.quote(str(path))} "PRAGMA integrity_check". {RESCUE}'
         )
     if code == sqlite3.SQLITE_FULL:
         return f"{told}: the disk that holds {path.parent} is full. Make room on it and try again; nothing was kept of this."

@@ -85,10 +85,8 @@ class Store:
                 parsed = parsed.set(drivername="postgresql+psycopg")
             self.is_sqlite = parsed.drivername.startswith("sqlite")
             self._name = str(parsed.database) if self.is_sqlite else parsed.render_as_string(hide_password=True)
-            if self.is_sqlite:
-                self.file = sqlite.opened(parsed)
-            else:
-                self.file = sqlite.Opened(sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True))
+            self.file.path = sqlite.file_of(parsed)
+            self.file = sqlite.opened(parsed) if self.is_sqlite else sqlite.Opened(sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True))
             self._engine = self.file.engine
             weakref.finalize(self, self.file.close)  # Who forgets to close a store leaves no connection behind.
             self._prepare()
