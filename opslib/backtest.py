@@ -16,10 +16,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from opslib import clock, rises, text, watch
+from opslib import clock, files, rises, text, watch
 from opslib.alerts import GRID_US, Alerts
 from opslib.clock import Session, Window
-from opslib.errors import UsageError
+from opslib.errors import ImportRefused, UsageError
 from opslib.page import SECOND
 from opslib.rises import Rise
 from opslib.rules import SENT, Rules
@@ -136,11 +136,11 @@ def labelled(path: Path, rules: Rules) -> list[Trouble]:
         UsageError: It is no such list.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(files.read_text(path))
         if not isinstance(rows, list):
             raise TypeError(f"a {type(rows).__name__}")
         found = [Trouble(r["rule"], r.get("subject", "app"), clock.micros(clock.parse(r["from"])), clock.micros(clock.parse(r["to"])), r.get("size")) for r in rows]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (ImportRefused, RecursionError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise UsageError(f"{path} is no list of troubles ({problem.__class__.__name__}: {problem}); wanted [{{\"rule\", \"subject\", \"from\", \"to\"}}, …].") from None
     for t in found:
         if t.rule not in rules.rules:

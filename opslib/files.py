@@ -18,8 +18,9 @@ from typing import BinaryIO
 from opslib.errors import ImportRefused
 
 MOST_BYTES = 64 * 2**20  # Some 60,000 contracts of Massive as JSON.
+MOST_SETTINGS_BYTES = 2**20  # Of a file that a person writes: settings, rules, a schedule, tests of rules.
 LONGEST_LINE = 1_000_000
-MOST_EXPANSION = 500  # A recorded day of posts compresses by 20 to 60; gzip cannot do better than 1,032.
+MOST_EXPANSION = 200  # A recorded day of posts compresses by 20 to 60; gzip cannot do better than 1,032.
 CHUNK = 2**20
 SMALL = 16 * 2**20  # Up to here a file may expand as far as it likes.
 GZIP = b"\x1f\x8b"
@@ -35,7 +36,8 @@ def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     with _opened(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise ImportRefused(f"{path} holds more than {most_bytes // 2**20} MiB; a file of at most that much, once expanded, is read. Split it.")
+        most = f"{most_bytes // 2**20} MiB" if most_bytes >= 2**20 else f"{most_bytes // 2**10} KiB"
+        raise ImportRefused(f"{path} holds more than {most}; a file of at most that much, once expanded, is read. Split it.")
     return content
 
 
@@ -58,14 +60,15 @@ def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes]
     """
     Read a file line by line, with line numbers from 1, ends of line left out; empty lines are left out but counted.
 
-    A line longer than `longest` bytes comes cut to `longest` + 1 bytes, so that a caller can refuse it by its number.
+    A line longer than `longest` bytes comes cut to `longest` + 1 bytes, so that a caller can refuse it by its number; one
+    longer than `MOST_BYTES` refuses the file.
 
     Raises:
         ImportRefused: As `read_bytes`; also a compressed file that expands more than `MOST_EXPANSION` times.
     """
     with _opened(path) as file:
         most = max(SMALL, path.stat().st_size * MOST_EXPANSION)
-        number, expanded, begun = 0, 0, b""
+        number, expanded, begun, length = 0, 0, b"", 0
         while chunk := file.read(CHUNK):
             expanded += len(chunk)
             _bound(path, expanded, most)
@@ -74,6 +77,9 @@ def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes]
                 number, line, begun = number + 1, begun + line, b""
                 if found := _trimmed(line, longest):
                     yield number, found
+            length = length + len(rest) if not ended else len(rest)
+            if length > MOST_BYTES:
+                raise ImportRefused(f"{path}, line {number + 1}, holds more than {MOST_BYTES // 2**20} MiB; a text with ends of lines was expected.")
             begun = (begun + rest)[: longest + 1]  # Of a line that goes on for long, no more is held than shows that.
         if found := _trimmed(begun, longest):
             yield number + 1, found

@@ -48,7 +48,7 @@ class LogLine(NamedTuple):
     partial: bool = False
 
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _ZONE = r"\s?(?P<zone>Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?"
 _CLOCK = r"(?P<H>\d\d?):(?P<M>\d\d):(?P<S>\d\d)(?:[.,](?P<f>\d{1,9}))?"
 _ISO = rf"(?P<y>\d{{4}})[-/](?P<m>\d\d)[-/](?P<d>\d\d)(?:[T ]| - ){_CLOCK}{_ZONE}"
@@ -95,7 +95,7 @@ _STACK = re.compile(r"\s+at |\s*\^+\s*$|\s{4,}\S")
 
 def read(raw: str) -> LogLine:
     """Read one line; a line of no form that is recognised is its own text, without level and time."""
-    said = _ANSI.sub("", raw).rstrip()
+    said = ANSI.sub("", raw).rstrip()
     if "\x1b" in said or "\0" in said:
         said = said.replace("\x1b", "").replace("\0", "")
     level: bool | None = None
@@ -187,7 +187,7 @@ def _stated(value: Any) -> bool | None:
     if isinstance(value, (int, float)) or (isinstance(value, str) and value.isdigit() and len(value) < 6):
         number = float(value)
         return number <= 3 if number < 8 else number >= 50 if number < 100 else number >= 1000  # Of syslog, of pino and bunyan, of java.util.logging.
-    word = re.split(r"[^a-z]", _ANSI.sub("", str(value)).strip().lower())[0] if isinstance(value, str) else ""
+    word = re.split(r"[^a-z]", ANSI.sub("", str(value)).strip().lower())[0] if isinstance(value, str) else ""
     return True if word in ERRORS else False if word in OTHERS else None
 
 
@@ -222,9 +222,9 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
     why = " ".join(str(failure[key]) for key in ("type", "name", "code", "message") if failure.get(key)) if isinstance(failure, dict) else str(failure or "")
     if level is None and message.startswith(("{", "<")):
         return message, level, _json_time(found), False, ""
-    if level is not True and (inner := _access(_ANSI.sub("", message))):
+    if level is not True and (inner := _access(ANSI.sub("", message))):
         return inner[0], level, _json_time(found), True, inner[0]
-    words = " ".join(part for part in (_ANSI.sub("", message), why.split("\n", 1)[0]) if part)
+    words = " ".join(part for part in (ANSI.sub("", message), why.split("\n", 1)[0]) if part)
     if level is None and not words and not any(key in found for key in TIME_KEYS):
         return said, None, None, True, ""
     return words or said, level, _json_time(found), True, _request(found)

@@ -16,8 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
-from opslib import clock, text
-from opslib.errors import RulesError, UsageError
+from opslib import clock, files, text
+from opslib.errors import ImportRefused, RulesError, UsageError
 from opslib.limits import ChainLimits, DayLimits, Probes
 from opslib.page import Pages
 from opslib.staff import PATH
@@ -292,8 +292,8 @@ def _across(place: str, rules: dict[str, Rule]) -> Iterator[str]:
 def _read(place: str, content: str) -> dict[str, Any]:
     try:
         return tomllib.loads(content)
-    except tomllib.TOMLDecodeError as problem:
-        raise RulesError(f"{place} is not TOML: {problem}.") from None
+    except (ValueError, RecursionError) as problem:
+        raise RulesError(f"{place} is not TOML: {text.one_line(str(problem))}.") from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -334,7 +334,7 @@ def load(home: Path | None = None) -> Rules:
             could never fire; each with its place.
     """
     own = home / "rules.toml" if home else None
-    return laid_over(own) if own and own.is_file() else _table(_shipped(), "", "")
+    return laid_over(own) if own and own.exists() else _table(_shipped(), "", "")
 
 
 def laid_over(own: Path) -> Rules:
@@ -345,9 +345,9 @@ def laid_over(own: Path) -> Rules:
         RulesError: As `load`; or the file cannot be read.
     """
     try:
-        content = own.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise RulesError(f"{own} cannot be read as a text in UTF-8 ({problem.__class__.__name__}).") from None
+        content = files.read_text(own, files.MOST_SETTINGS_BYTES)
+    except ImportRefused as problem:
+        raise RulesError(f"{own} cannot be read: {problem}") from None
     return _table(_shipped(), content, str(own))
 
 

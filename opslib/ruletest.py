@@ -19,9 +19,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import clock, rules as rules_module, text
+from opslib import clock, files, rules as rules_module, text
 from opslib.alerts import Alerts
-from opslib.errors import RulesError, UsageError
+from opslib.errors import ImportRefused, RulesError, UsageError
 from opslib.rules import RUNGS, Rule, Rules
 from opslib.verdicts import Figure, judge
 
@@ -29,6 +29,10 @@ _SERIES = re.compile(r"\s*([a-zA-Z_:][\w:]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
 _LABEL = re.compile(r'\s*([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _EXPR = re.compile(r"\s*([a-zA-Z_:][\w:]*\s*(?:\{.*\})?)\s*(<=|>=|==|!=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*", re.DOTALL)
 _VALUES = re.compile(r"(_|stale|[-+]?(?:NaN|Inf|[\d.]+(?:e[-+]?\d+)?))(?:([-+][\d.]+(?:e[-+]?\d+)?)?x(\d+))?", re.IGNORECASE)
+MOST_TEST_BYTES = 256 * 2**10  # YAML is read slowly: this much takes some seconds.
+MOST_NODES = 50_000  # Values of one YAML file.
+MOST_VALUES = 100_000  # Of one series.
+MOST_TICKS = 200_000  # Instants at which the rules of one test are evaluated.
 _COMPARE = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne}
 _TEMPLATE = re.compile(r"\{\{\s*(?:\$(value)|\$labels\.(\w+))\s*\}\}")
 
@@ -69,7 +73,7 @@ def run(path: Path, in_force: Rules) -> Tried:
     """
     found = _yaml(path)
     _keys(path, "", found, {"rule_files", "evaluation_interval", "group_eval_order", "tests"})
-    every = _span(path, found.get("evaluation_interval", "1m"))
+    every = _interval(path, "evaluation_interval", found.get("evaluation_interval", "1m"))
     judged, table, refused = _rules(path, found.get("rule_files") or [], in_force, every)
     count, failures = 0, []
     for n, test in enumerate(_list(path, found.get("tests")), 1):
@@ -79,12 +83,15 @@ def run(path: Path, in_force: Rules) -> Tried:
         for _, a in asked:
             _keys(place, "alert_rule_test: ", a, {"eval_time", "alertname", "exp_alerts"})
         series = [_series(place, s) for s in _list(place, test.get("input_series"))]
-        interval = _span(place, test.get("interval", found.get("evaluation_interval", "1m")))
+        interval = _interval(place, "interval", test.get("interval", found.get("evaluation_interval", "1m")))
         for a in asked:
             if a[1].get("alertname") in refused:
                 raise refused[a[1]["alertname"]]
             _within(place, a, judged, series, interval)
-        for at_us, next_us, alerts in _ticks(judged, table, series, interval, max((at for at, _ in asked), default=0)):
+        until = max((at for at, _ in asked), default=0)
+        if sum(until // every + 1 for every in {one.every for one in judged}) > MOST_TICKS:
+            raise RulesError(f"{place}: up to {text.duration(until / 1e6)} the rules are evaluated more than {MOST_TICKS:,} times; ask for an earlier eval_time, or take a longer interval.")
+        for at_us, next_us, alerts in _ticks(judged, table, series, interval, until):
             for asked_us, a in asked:
                 if at_us <= asked_us < next_us:
                     count += 1
@@ -96,12 +103,26 @@ def _yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise RulesError(f"{path} cannot be read as YAML: {text.one_line(str(problem))}.") from None
+        content = files.read_text(path, MOST_TEST_BYTES)
+        loader = yaml.SafeLoader(content)
+        node = loader.get_single_node()
+        if node is not None and _size(node, {}) > MOST_NODES:
+            raise RulesError(f"{path} comes to more than {MOST_NODES:,} values once its YAML aliases (*name) are written out; at most that many are read.")
+        found = None if node is None else loader.construct_document(node)
+    except (ImportRefused, yaml.YAMLError, ValueError, RecursionError) as problem:
+        raise RulesError(f"{path} cannot be read as YAML: {text.one_line(str(problem)).rstrip('.')}.") from None
     if not isinstance(found, dict):
         raise RulesError(f"{path}: keys such as tests: were wanted, found {text.one_line(repr(found), 60)}.")
     return found
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node comes to, with what its aliases stand for counted each time; one that holds itself never ends."""
+    if id(node) not in known:
+        known[id(node)] = MOST_NODES + 1  # Until it is counted; so a node inside of itself is too large.
+        parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))] if isinstance(node.value, list) else []
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _keys(place: object, where: str, found: Any, known: set[str]) -> None:
@@ -127,6 +148,26 @@ def _span(place: object, found: Any) -> int:
         raise RulesError(f"{place}: a span such as 5m was wanted, found {found!r}.") from None
 
 
+def _interval(place: object, name: str, found: Any) -> int:
+    span = _span(place, found)
+    if span <= 0:
+        raise RulesError(f"{place}: {name} is {found!r}; a span above 0 such as 1m was expected.")
+    return span
+
+
+def _mapping(place: object, name: str, found: Any) -> dict[str, str]:
+    if found is not None and not isinstance(found, dict):
+        raise RulesError(f"{place}: {name} is {text.one_line(repr(found), 60)}; keys with their values were expected.")
+    return {str(k): str(v) for k, v in (found or {}).items()}
+
+
+def _number(place: object, found: str) -> float:
+    try:
+        return float(found)
+    except ValueError:
+        raise RulesError(f"{place}: {found!r} is no number.") from None
+
+
 def _labels(place: object, found: str) -> dict[str, str]:
     """The name and labels of a series or selector; the name stands under ``__name__``."""
     whole = _SERIES.fullmatch(found)
@@ -150,11 +191,13 @@ def _series(place: object, found: dict[str, Any]) -> tuple[dict[str, str], list[
         part = _VALUES.fullmatch(word)
         if not part:
             raise RulesError(f"{place}: values such as 1+1x10, 5x3, _ or stale were wanted, found {word!r}.")
-        start, step, more = part[1].lower(), float(part[2] or 0), int(part[3] or 0)
+        if len(part[3] or "") > 6 or len(values) + int(part[3] or 0) > MOST_VALUES:
+            raise RulesError(f"{place}: {text.one_line(word, 40)!r} makes more than {MOST_VALUES:,} values; at most that many of a series are read.")
+        start, step, more = part[1].lower(), _number(place, part[2] or "0"), int(part[3] or 0)
         if start in ("_", "stale"):
             values += [None] * (more if part[3] and start == "_" else 1 + more)
         else:
-            values += [float(start) + step * i for i in range(more + 1)]
+            values += [_number(place, start) + step * i for i in range(more + 1)]
     return _labels(place, str(found.get("series", ""))), values
 
 
@@ -173,7 +216,7 @@ def _rules(path: Path, files: Any, in_force: Rules, every: int) -> tuple[list[_J
         _keys(place, "", found, {"groups"})
         for group in _list(place, found.get("groups")):
             _keys(place, "group: ", group, {"name", "interval", "rules"})
-            own = _span(place, group["interval"]) if group.get("interval") else every
+            own = _interval(place, "interval", group["interval"]) if group.get("interval") else every
             for row in _list(place, group.get("rules")):
                 try:
                     judged.append(_foreign(place, row, len(judged), in_force, own))
@@ -192,7 +235,7 @@ def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules, every: 
     if not parts or not row.get("alert"):
         raise RulesError(f"{place}: an alert with an expr such as up{{job=\"x\"}} < 1 was wanted, found {text.one_line(repr(row.get('expr')), 80)}. Only a series compared with a number is understood.")
     hold, keep = (timedelta(microseconds=_span(place, row.get(key, "0s"))) for key in ("for", "keep_firing_for"))
-    labels, annotations = ({str(k): str(v) for k, v in (row.get(key) or {}).items()} for key in ("labels", "annotations"))
+    labels, annotations = (_mapping(place, f"{text.one_line(str(row['alert']), 40)}: {key}", row.get(key)) for key in ("labels", "annotations"))
     for value in annotations.values():
         if "{{" in _TEMPLATE.sub("", value):
             raise RulesError(f"{place}: {row['alert']}: of templates only {{{{ $value }}}} and {{{{ $labels.name }}}} are understood, found {value!r}.")
@@ -201,7 +244,7 @@ def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules, every: 
         next(iter(like.rules.values())), name=f"{row['alert']} {number}", title=str(row["alert"]), unit="times", better="lower", ladder=((str(rung), 0.5),),
         clear={}, gate="value", holds={str(rung): hold}, keep_firing_for=keep, min_count=0, no_data="keep", inhibited_by=(), burn=None,
     )  # fmt: skip
-    compare, limit = _COMPARE[parts[2]], float(parts[3])
+    compare, limit = _COMPARE[parts[2]], _number(place, parts[3])
     return _Judged(rule, str(row["alert"]), every, _labels(place, parts[1]), lambda value: compare(value, limit), labels, annotations)
 
 
@@ -270,7 +313,7 @@ def _compared(place: str, a: dict[str, Any], found: list[tuple[dict[str, str], d
     expected = []
     for e in _list(place, a.get("exp_alerts")):
         _keys(place, "exp_alerts: ", e, {"exp_labels", "exp_annotations"})
-        expected.append(tuple({str(k): str(v) for k, v in (e.get(key) or {}).items() if k != "alertname"} for key in ("exp_labels", "exp_annotations")))
+        expected.append(tuple({k: v for k, v in _mapping(place, key, e.get(key)).items() if k != "alertname"} for key in ("exp_labels", "exp_annotations")))
     left = list(found)
     missing = []
     for labels, annotations in expected:

@@ -24,9 +24,12 @@ from typing import TYPE_CHECKING, Any
 from opslib import clock, document, index, ledger, parameters, publication, settings as settings_module, text
 from opslib.errors import AlreadyMade, NotebookFailed, StoreError, UsageError
 from opslib.ledger import Due
+from opslib.loglines import ANSI
+from opslib.notebookfile import load, without_slow_import, written
 from opslib.report import Record
 from opslib.settings import Settings
 from opslib.store import Store
+from opslib.strictshell import STRICT_SHELL
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -36,39 +39,9 @@ if TYPE_CHECKING:
 TIMEOUT_S = 900.0
 START_TIMEOUT_S = 60
 KERNEL_STARTS = 2  # A busy machine's kernel sometimes dies before it answers; starting again is safe, a cell again is not.
+SKIPPED = "skip-execution"  # nbclient's tag for a cell that its author leaves out.
 RUNBOOK = "runbook"  # What a runbook's notebook says of itself in its metadata, under ``opslib``.
 LONGEST_SOCKET_FOLDER = 90  # A Unix socket's path may have 107 bytes.
-STRICT_SHELL = '''
-def _ops_strict_shell():
-    import subprocess, sys
-    from IPython.utils.text import LSString, SList
-    shell = get_ipython()
-    def ended(_ops_command, depth):
-        line = shell.var_expand(_ops_command, depth=depth + 1)
-        status = subprocess.run(["bash", "-c", line], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
-        shell.user_ns["_exit_code"] = status.returncode
-        return status
-    def complain(_ops_command, status):
-        if status.returncode:
-            raise RuntimeError(f"the shell command {_ops_command!r} ended with status {status.returncode}")
-    def system(_ops_command):
-        status = ended(_ops_command, 1)
-        print(status.stdout, end="")
-        print(status.stderr, end="", file=sys.stderr)
-        complain(_ops_command, status)
-    def getoutput(_ops_command, split=True, depth=0):
-        status = ended(_ops_command, depth + 1)
-        print(status.stderr, end="", file=sys.stderr)
-        complain(_ops_command, status)
-        return SList(status.stdout.splitlines()) if split else LSString(status.stdout)
-    shell.system, shell.getoutput = system, getoutput
-    for name, options in (("bash", "set -eo pipefail"), ("sh", "set -e")):
-        plain = shell.find_cell_magic(name)
-        if plain:
-            shell.register_magic_function(lambda line, cell, plain=plain, options=options: plain(line, options + "\\n" + cell), "cell", name)
-_ops_strict_shell()
-del _ops_strict_shell
-'''
 
 
 class Stopped(KeyboardInterrupt):
@@ -99,35 +72,10 @@ class Outcome:
     kernel: str | None = None
 
 
-def load(path: Path) -> "NotebookNode":
-    """
-    Read a notebook.
-
-    Raises:
-        UsageError: There is none at that path, or it is not a notebook.
-    """
-    _without_slow_import()
-    import nbformat
-
-    try:
-        found = nbformat.from_dict(nbformat.read(path, as_version=4))
-        nbformat.validate(found)
-        written(found)
-        return found
-    except OSError as problem:
-        raise UsageError(f"a notebook was wanted at {path}; it cannot be read ({problem.strerror}). Give the path of an .ipynb file.") from None
-    except Exception as problem:  # nbformat trips over what is no notebook in many ways.
-        raise UsageError(f"{path} is not a notebook: {text.one_line(str(problem), 120)}.") from None
-
-
-def _without_slow_import() -> None:
-    """jsonschema, which nbformat imports, builds a grammar for internationalised addresses (1.7 s) that no notebook schema uses."""
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-
-
 def _engine(deadline: float, folder: Path, environment: Mapping[str, str], sockets: str, executed: dict[str, Any], kernels: "Kernels | None") -> type:
     """A papermill engine that keeps to a deadline for the whole notebook, and whose shell commands can fail."""
     from jupyter_core.utils import run_sync
+    from nbclient.exceptions import CellExecutionError
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine
 
@@ -168,6 +116,13 @@ def _engine(deadline: float, folder: Path, environment: Mapping[str, str], socke
         start_new_kernel = run_sync(async_start_new_kernel)
         start_new_kernel_client = run_sync(async_start_new_kernel_client)
 
+        def execute_cell(self, cell: Any, cell_index: int, **kwargs: Any) -> Any:
+            try:
+                return super().execute_cell(cell, cell_index, **kwargs)
+            except CellExecutionError as problem:  # A usage error of IPython is only printed, so it is in no output.
+                executed["error"] = cell_index, f"{problem.ename}: {problem.evalue}"
+                raise
+
         async def _wait_for(self, client: Any, message_id: str) -> None:
             while True:
                 reply = await client.get_shell_msg(timeout=START_TIMEOUT_S)
@@ -192,13 +147,24 @@ def _engine(deadline: float, folder: Path, environment: Mapping[str, str], socke
     return Engine
 
 
-def _fault(notebook: "NotebookNode") -> str | None:
-    """What in an executed notebook shows that it did not run to its end? Its own status marks are not asked."""
+def _fault(notebook: "NotebookNode", error: tuple[int, str] | None = None) -> str | None:
+    """
+    What in an executed notebook shows that it did not run to its end; None where it did. Its own status marks are not asked.
+
+    Args:
+        error: The place of a cell among all, and the error with which the kernel answered it.
+    """
     expected = 1
-    for n, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
+    for n, (place, cell) in enumerate(((i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code"), 1):
+        tags = cell.metadata.get("tags", [])
+        if SKIPPED in tags:
+            continue
         for output in cell.outputs:
             if output.output_type == "error":
-                return f"code cell {n} raised {output.ename}: {text.one_line(output.evalue, 160)}"
+                allowed = "; the tag raises-exception lets the notebook go on, but a strict run accepts no error" if "raises-exception" in tags else ""
+                return f"code cell {n} raised {_plain(f'{output.ename}: {output.evalue}')}{allowed}"
+        if error and error[0] == place:
+            return f"code cell {n} raised {_plain(error[1])}"
         if not cell.source.strip():
             continue
         if cell.execution_count is None:
@@ -207,8 +173,13 @@ def _fault(notebook: "NotebookNode") -> str | None:
             return f"code cell {n} ran out of order"
         expected = cell.execution_count + 1
         if cell.metadata.get("papermill", {}).get("exception"):
-            return f"code cell {n} stopped the kernel"
+            return f"code cell {n} ended with an error that it does not show"
     return None
+
+
+def _plain(outside: str) -> str:
+    """An error of a notebook as one short line without colours."""
+    return text.one_line(" ".join(ANSI.sub("", outside).split()), 200).rstrip(":.")
 
 
 def _record(notebook: "NotebookNode") -> dict[str, Any] | None:
@@ -295,7 +266,7 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
         finally:
             _end_kernel(executed.get("kernel"))
     seen, kernel = executed.get("notebook"), executed.get("kernel")
-    fault = reason or (_fault(seen) if seen is not None else None)
+    fault = reason or (_fault(seen, executed.get("error")) if seen is not None else None)
     record = _record(seen) if seen is not None else None
     incomplete = record["values"].get("incomplete") if record and not fault else None
     state = "failed" if fault or seen is None else "incomplete" if incomplete else "ok"
@@ -308,7 +279,7 @@ def _first_line(problem: Exception) -> str:
 
 
 def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, settings: Settings, timeout_s: float, executed: dict[str, Any], kernels: "Kernels | None") -> None:
-    _without_slow_import()
+    without_slow_import()
     from papermill import execute as papermill_execute
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
@@ -352,13 +323,6 @@ def _end_kernel(manager: Any) -> None:
     process = getattr(getattr(manager, "provisioner", None), "process", None)
     if process is not None and process.poll() is None:
         process.kill()
-
-
-def written(notebook: "NotebookNode") -> bytes:
-    """A notebook as the bytes of its file."""
-    import nbformat
-
-    return (nbformat.writes(notebook) + "\n").encode()
 
 
 def keep(

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus, urlsplit
 
-from opslib import clock, text
-from opslib.errors import SettingsError
+from opslib import clock, files, text
+from opslib.errors import ImportRefused, SettingsError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
 VERSION = "0.1.0"
+MOST_SECRET_BYTES = 64 * 2**10
 SECRETS = ("OPS_INGEST_KEY", "OPS_READ_KEY", "OPS_MASSIVE_TOKEN", "OPS_TRADIER_TOKEN", "OPS_HEARTBEAT_URL")
 RECEIVER_KEYS = ("OPS_INGEST_KEY", "OPS_READ_KEY")
 CHANNEL = "OPS_CHANNEL_"  # What begins so is the secret of a channel by which people are told.
@@ -164,9 +165,9 @@ def _secret(name: str, environ: Mapping[str, str]) -> str | None:
     if not path:
         return environ.get(name) or None
     try:
-        return Path(path).read_text(encoding="utf-8").strip() or None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise SettingsError(f"{name}_FILE names {path!r}, which cannot be read ({problem.__class__.__name__}). Name a readable text file.") from None
+        return files.read_text(Path(path), MOST_SECRET_BYTES).strip() or None
+    except ImportRefused as problem:
+        raise SettingsError(f"{name}_FILE names {path!r}, which cannot be read: {problem} Name a readable text file of at most {MOST_SECRET_BYTES // 1024} KiB.") from None
 
 
 def redacted(outgoing: str, environ: Mapping[str, str] | None = None) -> str:
@@ -186,11 +187,11 @@ def toml(path: Path) -> dict[str, Any]:
     What a file of a home says; nothing where there is none.
 
     Raises:
-        SettingsError: It is no TOML.
+        SettingsError: It is no TOML, or longer than `files.MOST_SETTINGS_BYTES`.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as problem:
+        return tomllib.loads(files.read_text(path, files.MOST_SETTINGS_BYTES)) if path.exists() else {}
+    except (ImportRefused, OSError, ValueError, RecursionError) as problem:
         raise SettingsError(f"{path} cannot be read as TOML: {problem}.") from None
 
 

@@ -15,9 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, evidence, ledger, postmortem, report, sheet, text
+from opslib import clock, evidence, files, ledger, postmortem, report, sheet, text
 from opslib.dossier import PICTURED, RECORD, pictures
-from opslib.errors import IncidentError, OpsError
+from opslib.errors import ImportRefused, IncidentError, OpsError
 from opslib.evidence import EDITED, FORMULA, HEAD, MISSING, Broken, Entry
 from opslib.incident import fold
 from opslib.postmortem import Postmortem
@@ -98,7 +98,7 @@ def verify(given: str | Path, desk: "Desk | None" = None) -> Verification:
 
 
 def _incident(folder: Path, desk: "Desk | None") -> Verification:
-    lines = (folder / RECORD).read_bytes().decode("utf-8", "replace").split("\n")
+    lines = files.read_bytes(folder / RECORD).decode("utf-8", "replace").split("\n")
     entries, broken = evidence.checked(lines[:-1] if lines and not lines[-1] else lines)
     found = Verification(str(folder), broken=broken)
     if not entries:
@@ -124,7 +124,7 @@ def _pictures(folder: Path, entries: list[Entry]) -> Iterator[Broken]:
             path = folder / PICTURED / f"{digest}.png"
             if not path.exists():
                 yield Broken(f"picture of {entry.id}", MISSING, path.name)
-            elif sha256(path.read_bytes()).hexdigest() != digest:
+            elif sha256(files.read_bytes(path)).hexdigest() != digest:
                 yield Broken(f"picture of {entry.id}", EDITED, path.name)
 
 
@@ -138,12 +138,12 @@ def _head(told: dict[str, str], by_id: dict[str, Entry], where: str) -> list[Bro
 def _heads_in_files(folder: Path, by_id: dict[str, Entry]) -> Iterator[Broken]:
     """The head that is printed in each form of the document."""
     for path in sorted(folder.glob("postmortem.*")):
-        for entry, digest in dict.fromkeys(_HEAD.findall(path.read_bytes().decode("utf-8", "replace"))):
+        for entry, digest in dict.fromkeys(_HEAD.findall(files.read_bytes(path).decode("utf-8", "replace"))):
             yield from _head({"entry": entry, "digest": digest}, by_id, f"head printed in {path.name}")
         if path.suffix == ".json":
             try:
-                yield from _head(json.loads(path.read_bytes())["head"], by_id, f"head told in {path.name}")
-            except (ValueError, KeyError, TypeError):
+                yield from _head(json.loads(files.read_bytes(path))["head"], by_id, f"head told in {path.name}")
+            except (ValueError, RecursionError, KeyError, TypeError):
                 yield Broken(path.name, EDITED, "it cannot be read")
 
 
@@ -165,7 +165,7 @@ def _document(folder: Path, entries: list[Entry], published: Entry, found: Verif
     """The postmortem, made again from the record and held against what was published."""
     upto = next(e.seq for e in entries if e.id == published.body["head"]["entry"])
     made = Postmortem(fold(folder.name, entries[:upto]))
-    whole = {name: sha256((folder / name).read_bytes()).hexdigest() if (folder / name).exists() else None for name in published.body["files"]}
+    whole = {name: sha256(files.read_bytes(folder / name)).hexdigest() if (folder / name).exists() else None for name in published.body["files"]}
     found.broken += [Broken(name, MISSING) for name, digest in whole.items() if digest is None]
     _figures(folder / "postmortem.json", made, whole.get("postmortem.json") == published.body["files"].get("postmortem.json"), found)
     for name, digest in whole.items():
@@ -173,9 +173,9 @@ def _document(folder: Path, entries: list[Entry], published: Entry, found: Verif
         if digest is None or digest == published.body["files"][name]:
             continue
         if name.endswith(".md"):
-            found.broken += [Broken(f"{name}, line {n}", EDITED, text.one_line(line.strip(), 80)) for n, line in postmortem.edited(path.read_text(encoding="utf-8", errors="replace"), made.markdown)]
+            found.broken += [Broken(f"{name}, line {n}", EDITED, text.one_line(line.strip(), 80)) for n, line in postmortem.edited(files.read_bytes(path).decode("utf-8", "replace"), made.markdown)]
         elif name.endswith(".html"):
-            ours, told = made.html.splitlines(), path.read_text(encoding="utf-8", errors="replace").splitlines()
+            ours, told = made.html.splitlines(), files.read_bytes(path).decode("utf-8", "replace").splitlines()
             n = next((i for i, (a, b) in enumerate(zip(told, ours)) if a != b), min(len(ours), len(told)))
             found.broken.append(Broken(f"{name}, line {n + 1}", EDITED, _differs(told[n] if n < len(told) else "", ours[n] if n < len(ours) else "")))
         elif name.endswith(".ipynb"):
@@ -193,8 +193,8 @@ def _differs(told: str, ours: str) -> str:
 def _figures(path: Path, made: Postmortem, as_published: bool, found: Verification) -> None:
     """Every number, computed again from its evidence."""
     try:
-        told = {f["id"]: f for f in json.loads(path.read_bytes())["figures"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        told = {f["id"]: f for f in json.loads(files.read_bytes(path))["figures"]}
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, ImportRefused):
         return
     for figure in made.figures:
         found.figures += 1
@@ -213,8 +213,8 @@ def _notebook(path: Path, made: Postmortem) -> Iterator[Broken]:
     wanted = {t.plain.strip() for _, t, _ in made.sections if t} | {repr(made).strip()}
     shown = False
     try:
-        cells = json.loads(path.read_bytes())["cells"]
-    except (ValueError, KeyError, TypeError):
+        cells = json.loads(files.read_bytes(path))["cells"]
+    except (ValueError, RecursionError, KeyError, TypeError):
         yield Broken(path.name, EDITED, "it cannot be read")
         return
     for n, cell in enumerate(cells, 1):
@@ -240,10 +240,10 @@ def _report(path: Path, desk: "Desk | None") -> Verification:
     place = path.with_suffix(".json")
     found = Verification(str(path))
     try:
-        told = json.loads(place.read_bytes())
+        told = json.loads(files.read_bytes(place))
         known, over = told["evidence"], "period" in told
         made: Callable[[Desk], Any] = (lambda at: at.review(told["report"], told["period"])) if over else (lambda at, day=clock.parse_day(told["day"]): at.daily_report(day))
-    except (OSError, ValueError, KeyError, TypeError, OpsError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, OpsError):
         found.lacking = "it is neither an incident nor a report"
         return found
     if desk is None or desk.store.last_look(desk.settings.app, 2**62, None) is None:

@@ -47,7 +47,7 @@ CONNECTING = '<link rel="preconnect" href="URL"><iframe src="URL/frame"></iframe
 
 def notebook(*outputs: dict, markdown: str = "", source: str = "1") -> "NotebookNode":
     """An executed notebook: words, then a cell that shows those outputs."""
-    runner._without_slow_import()
+    runner.without_slow_import()
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
     shown = [new_output("display_data", data) for data in outputs]

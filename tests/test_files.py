@@ -56,7 +56,7 @@ def test_a_small_gzip_that_expands_without_end_is_refused(tmp_path: Path, unit: 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ImportRefused, match="more than 64 MiB"):
         files.read_bytes(tmp_path / "bomb")
-    with pytest.raises(ImportRefused, match="expands to more than"):
+    with pytest.raises(ImportRefused, match="expands to more than|holds more than"):
         for _ in files.lines(tmp_path / "bomb"):
             pass
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 4 * files.MOST_BYTES // 1024

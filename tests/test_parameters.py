@@ -32,7 +32,7 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from("'\"
 
 def notebook(source: str | None = DECLARED, *tags: str) -> "NotebookNode":
     """A notebook with that parameters cell, not run."""
-    runner._without_slow_import()
+    runner.without_slow_import()
     from nbformat.v4 import new_code_cell, new_notebook
 
     kernel = {"name": "python3", "display_name": "python3", "language": "python"}

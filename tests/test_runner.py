@@ -1,6 +1,7 @@
 """The runner: every way a notebook can go wrong ends in the right exit code, and in a ledger that names the cause."""
 
 import ast
+import gzip
 import json
 import os
 import re
@@ -188,6 +189,77 @@ def test_a_cell_that_raises(ops_run: Callable[..., Run], tmp_path: Path, cell: d
     failed(run, "ZeroDivisionError", "cell 1")
     assert "ZeroDivisionError" in run.cells[0]
     assert Path(run.row["outputs"][0]).is_file()
+
+
+def test_a_cell_that_is_left_out_on_purpose(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+    """A cell with nbclient's tag skip-execution is not run, and its notebook is ok; a cell that did not run for another reason is not."""
+    run = ops_run(notebook(tmp_path / "n.ipynb", code("1/0", "skip-execution"), "print('done')", code("1/0", "skip-execution")))
+    assert (run.code, run.row["state"], run.cells) == (0, "ok", ["", "done\n", ""])
+    assert ops_run(Path(__file__).parent / "cases" / "c01_skip_execution_tag.ipynb").code == 0
+    failed(ops_run(notebook(tmp_path / "n.ipynb", code("1/0", "skip-execution"), "1/0")), "code cell 2 raised ZeroDivisionError")
+
+
+@pytest.mark.parametrize("tag", ["remove-cell", "hide-input", "papermill-error-cell-tag", "skip"])
+def test_a_tag_that_leaves_nothing_out(ops_run: Callable[..., Run], tmp_path: Path, tag: str) -> None:
+    """Other tags are of how a page shows a cell; it runs."""
+    assert ops_run(notebook(tmp_path / "n.ipynb", code("print(1)", tag), {"cell_type": "raw", "metadata": {}, "source": "1/0"})).cells == ["1\n"]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("%undefined-line-magic", r"code cell 1 raised UsageError: Line magic function `%undefined-line-magic` not found"), ("%%foo\nx", "code cell 1 raised UsageError: Cell magic `%%foo` not found"), ("x = = 1", r"code cell 1 raised SyntaxError: invalid syntax.*"),
+        ("if 1:\nx = 1", "code cell 1 raised IndentationError: expected an indented block.*"), ("import sys; sys.exit(1)", "code cell 1 raised SystemExit: 1"), ("raise SystemExit", "code cell 1 raised SystemExit"), ("raise KeyboardInterrupt", "code cell 1 raised KeyboardInterrupt"),
+        ("import os; os._exit(3)", "DeadKernelError: Kernel died"), ("raise ValueError('\\x1b[31mred\\x1b[0m\\nsecond ' + 'x' * 100_000)", r"code cell 1 raised ValueError: red second x+… \(\d+ characters\)"),
+        ("class E(Exception):\n    def __str__(self): raise RuntimeError('no words')\nraise E()", "code cell 1 raised .*no words"), ("%%bash\nexit 3", "code cell 1 raised CalledProcessError: .* non-zero exit status 3"), ("%load_ext nomod", "code cell 1 raised ModuleNotFoundError: No module named 'nomod'"),
+        ("%timeit -n1 nope()", "code cell 1 raised NameError: name 'nope' is not defined"), ("%run /nowhere/x.py", "code cell 1 raised Exception: File .*/nowhere/x.py.* not found"),
+    ],
+)  # fmt: skip
+def test_the_reason_is_the_true_one(ops_run: Callable[..., Run], tmp_path: Path, source: str, reason: str) -> None:
+    """However a cell fails, the ledger names it and its own error, on one short line without control characters."""
+    run = ops_run(notebook(tmp_path / "n.ipynb", source, "print('never')"))
+    failed(run, "")
+    assert re.fullmatch(reason, run.row["reason"]), run.row["reason"]
+    assert len(run.row["reason"]) < 300 and run.row["reason"].isprintable() and "never" not in "".join(run.cells)
+
+
+def test_the_case_of_an_unknown_magic(ops_run: Callable[..., Run], tmp_path: Path) -> None:
+    """An unknown magic is the reason, not a kernel that stopped."""
+    run = ops_run(Path(__file__).parent / "cases" / "c02_unknown_magic_reason.ipynb")
+    failed(run, "UsageError: Line magic function `%undefined-line-magic` not found")
+
+
+@pytest.mark.parametrize("minor", [0, 4, 5])
+def test_cells_without_ids(ops_run: Callable[..., Run], tmp_path: Path, minor: int) -> None:
+    """Notebooks of each minor version run, also where cells have no ids."""
+    path = tmp_path / "n.ipynb"
+    path.write_text(json.dumps({"cells": [code("print(3)")], "metadata": {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}, "nbformat": 4, "nbformat_minor": minor}))
+    assert ops_run(path).cells == ["3\n"]
+    if minor < 5:
+        return  # Without ids, which these versions do not have.
+    twice = [code("print(4)") | {"id": "same"}, code("print(5)") | {"id": "same"}]
+    path.write_text(path.read_text().replace(json.dumps([code("print(3)")]), json.dumps(twice)))
+    assert ops_run(path).cells == ["4\n", "5\n"]
+
+
+@pytest.mark.parametrize("kind", ["huge", "bomb", "deep", "device", "pipe"])
+def test_a_notebook_without_bounds(ops_run: Callable[..., Run], tmp_path: Path, kind: str) -> None:
+    """A file without end, a compressed one that expands without end, deep nesting, a device and a pipe are wrong usage, by name."""
+    path = tmp_path / "n.ipynb"
+    if kind == "huge":
+        with path.open("wb") as file:
+            file.truncate(2**31)
+    elif kind == "bomb":
+        with gzip.open(path, "wb") as file:
+            file.writelines(b" " * 2**20 for _ in range(100))
+    elif kind == "deep":
+        path.write_text('{"cells": ' + "[" * 200_000)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path = Path("/dev/zero")
+    run = ops_run(path)
+    assert (run.code, run.row["state"]) == (64, "failed") and str(path) in run.err
 
 
 @pytest.mark.parametrize(
