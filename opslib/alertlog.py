@@ -154,7 +154,8 @@ def alertlog(
     """
     if replay:
         known_us = None if known_at is None else clock.micros(known_at)
-        found, alerts = watch.replayed(store, settings, rules, window.start_us, window.end_us, known_us, progress)
+        part = watch.held(store, settings.app, window.start_us, window.end_us) or (window.start_us, window.start_us)
+        found, alerts = watch.replayed(store, settings, rules, *part, known_us, progress)
         rows, lacking = rises.read(found, rules, alerts), "" if store.first_ts(settings.app) is not None else "no look has ever come"
     else:
         record = Record(store, settings.app)

@@ -157,7 +157,8 @@ def history(store: Store, settings: Settings, tables: dict[str, Rules], window: 
         of it counts as false.
     """
     found: dict[str, list[Rise]] = {}
-    sessions = [s for s, _, _ in watch.sessions(window.start_us, window.end_us) if store.looks(settings.app, clock.micros(s.opens), clock.micros(s.closes), None)]
+    part = watch.held(store, settings.app, window.start_us, window.end_us)
+    sessions = [s for s, _, _ in (watch.sessions(*part) if part else ()) if store.looks(settings.app, clock.micros(s.opens), clock.micros(s.closes), None)]
     if not sessions:
         raise UsageError(f"history was wanted to try the limits on; there is no look of {settings.app} in {window}. Import some, or ask for other days.")
     for name, rules in tables.items():
@@ -195,7 +196,8 @@ def background(store: Store, settings: Settings, rules: Rules, window: Window, t
     """
     blocks = []
     kept: Session | None = None
-    for session, _, _ in watch.sessions(window.start_us, window.end_us):
+    part = watch.held(store, settings.app, window.start_us, window.end_us)
+    for session, _, _ in watch.sessions(*part) if part else ():
         opens, closes = clock.micros(session.opens), clock.micros(session.closes)
         tape = Tape(rules.pages, settings.post_every_s)
         tape.add(store.looks(settings.app, opens - BLOCK_US, closes, None))

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from opslib.warm import Kernels
 
 OF_AN_APP = ("reports", "runs", "incidents")  # Folders inside that of an app.
+MOST_WINDOW = timedelta(days=31)
 FIGURE_COLUMNS = ("ts", "known_at", "page")
 
 
@@ -142,7 +143,7 @@ class Desk:
             window: Its length, such as ``1h``.
             known_at: Only what was known by then; empty is all that is known.
         """
-        return panels.status(self.store, self.settings, self.rules, as_of=_moment(as_of) or self.now(), length=clock.parse_span(window), known_at=_moment(known_at))
+        return panels.status(self.store, self.settings, self.rules, as_of=_moment(as_of) or self.now(), length=_shown_at_once(window), known_at=_moment(known_at))
 
     def depth(self, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None) -> Depth:
         """What lies under the panels: our own looks, as of a moment? Arguments as of `status`."""
@@ -351,6 +352,14 @@ def _review(name: str) -> tuple[str, "type[Review]"]:
     if name not in made:
         raise UsageError(f"there is no report {name!r}; there are: {daily.NAME}, {', '.join(made)}.{text.nearest(name, made)}")
     return periods.REPORTS[name], made[name]
+
+
+def _shown_at_once(window: str) -> timedelta:
+    """How long a window of panels is; of more than `MOST_WINDOW` the alerts alone would take minutes."""
+    length = clock.parse_span(window)
+    if length > MOST_WINDOW:
+        raise UsageError(f"a window of {text.one_line(window, 40)} was asked for; panels show at most {MOST_WINDOW.days}d. ops report and ops alerts cover longer.")
+    return length
 
 
 def _moment(given: str | datetime | None) -> datetime | None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import NamedTuple
 
+import sqlalchemy as sa
+
 from opslib import clock, findings
 from opslib.alerts import GRID_US, Alert, Alerts, Transition
 from opslib.clock import Session
@@ -20,6 +22,7 @@ from opslib.probed import Probed
 from opslib.realised import Realised
 from opslib.rules import Rules
 from opslib.samples import Sample, Samples
+from opslib.schema import FILLS, SAMPLES, SNAPSHOTS
 from opslib.settings import Settings
 from opslib.snapshot import Look, shown_alive
 from opslib.store import Store
@@ -34,6 +37,9 @@ SETTLE_US = 2 * SECOND  # What happened up to an instant may take so long to be 
 def grid(at_us: int) -> int:
     """The last instant of the grid at or before a moment."""
     return at_us - at_us % GRID_US
+
+
+AFTER = timedelta(hours=8)  # So long after the last fact alerts are still evaluated: longer than a session, so up to its close.
 
 
 def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int | None]]:
@@ -182,6 +188,23 @@ class Watch:
             self._probed.forget(at_us - clock.span_us(PROBED_REACH))
 
 
+def held(store: Store, app: str, since_us: int, upto_us: int) -> tuple[int, int] | None:
+    """
+    The part of a range for which the store can have alerts: from its first fact of an app to `AFTER` its last one.
+
+    Returns:
+        Both ends in microseconds, within the range; None where the store holds nothing of it.
+    """
+    with store.reading() as connection:
+        ends = [connection.execute(sa.select(sa.func.min(t.c.ts_us), sa.func.max(t.c.ts_us)).where(t.c.app == app)).one() for t in (SNAPSHOTS, SAMPLES, FILLS)]
+    known = [(first, last) for first, last in ends if first is not None]
+    if not known:
+        return None
+    since_us = max(since_us, min(first for first, _ in known) - GRID_US)
+    upto_us = min(upto_us, max(last for _, last in known) + clock.span_us(AFTER))
+    return (since_us, upto_us) if since_us < upto_us else None
+
+
 def replayed(store: Store, settings: Settings, rules: Rules, since_us: int, upto_us: int, known_at_us: int | None = None, progress: Callable[[Iterable], Iterable] = lambda items: items) -> tuple[list[Transition], Alerts]:
     """
     What do today's data and rules say became of alerts in (since, upto]?
@@ -189,9 +212,8 @@ def replayed(store: Store, settings: Settings, rules: Rules, since_us: int, upto
     The first session is judged from its open, so that what began before `since` is known; returns the transitions from
     that open on, and the alerts as they stand at the end.
     """
-    found = list(sessions(since_us, upto_us))
-    if found:
-        since_us = min(since_us, clock.micros(found[0][0].opens))
+    if found := next(sessions(since_us, upto_us), None):
+        since_us = min(since_us, clock.micros(found[0].opens))
     watch = Watch(store, settings, rules, known_at_us=known_at_us)
     transitions = [t for _, became in progress(watch.judge(since_us, upto_us)) for t in became]
     return transitions, watch.alerts

@@ -166,3 +166,19 @@ def test_the_output_may_be_cut_off(home: Path, recording: Path) -> None:
     subprocess.run([sys.executable, "-m", "opslib.cli", "import", str(recording)], env=environment, check=True, capture_output=True)
     ended = subprocess.run(["bash", "-c", f"set -o pipefail; '{sys.executable}' -m opslib.cli export snapshots | head -1"], env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "codes"),
+    [
+        (("alerts", "--from", "0001-01-01", "--to", "9999-12-31", "--replay"), {0}), (("rules", "backtest", "--from", "0001-01-01", "--to", "9999-12-31", "--days", "0"), {0}), (("alerts", "--from", "0001-01-01", "--to", "9999-12-31"), {3}),
+        (("export", "snapshots", "--from", "0001-01-01", "--to", "9999-12-31"), {0}), (("status", "--window", "9999d"), {64}), (("report", "daily", "--day", "1900-01-01..2100-01-01"), {64}), (("report", "weekly", "--period", "1900-W01..2100-W01"), {64}),
+    ],
+)  # fmt: skip
+def test_a_range_without_bounds_ends(home: Path, arguments: tuple[str, ...], codes: set[int], tmp_path: Path) -> None:
+    """A range of all time is that of what the store holds, or is refused with what is allowed; it takes no time for the days without data."""
+    (tmp_path / "short.jsonl").write_text("\n".join(days.line(p) for p in days.posts()[:200]))
+    environment = {**os.environ, "OPS_HOME": str(home)}
+    subprocess.run([sys.executable, "-m", "opslib.cli", "import", str(tmp_path / "short.jsonl"), "--known-at-ts"], env=environment, check=True, capture_output=True)
+    ended = subprocess.run([sys.executable, "-m", "opslib.cli", *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode in codes and "Traceback" not in ended.stderr, ended.stderr

@@ -66,3 +66,11 @@ def test_a_long_line_comes_cut_and_the_next_one_whole(tmp_path: Path) -> None:
     """A line over the bound is cut to one byte more, and its neighbours are read."""
     (tmp_path / "long").write_bytes(b"a\n" + b"x" * 25 + b"\n" + b"y" * 10 + b"\nb\n")
     assert list(files.lines(tmp_path / "long", longest=10)) == [(1, b"a"), (2, b"x" * 11), (3, b"y" * 10), (4, b"b")]
+
+
+def test_a_line_without_end_refuses_its_file(tmp_path: Path) -> None:
+    """A line longer than the bound of a file is not read to its end."""
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(2**33)
+    with pytest.raises(ImportRefused, match="line 1, holds more than 64 MiB"):
+        list(files.lines(tmp_path / "long"))
