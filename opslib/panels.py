@@ -118,6 +118,7 @@ class View:
         tape: The looks behind it.
         rules: The limits in force.
         recorded: What became of alerts, where they were judged up to the moment of the view; else None.
+        evaluated: The part of the window for which alerts are evaluated where nothing is recorded; None is all of it.
         probed: What our own looks saw; None where nobody ever looked.
         acks, silences: What people said of alerts: see `dispatch.Dispatch`.
         filed: What the fills of the window came to; None where there are none, and the page is asked.
@@ -128,7 +129,7 @@ class View:
     """
 
     def __init__(
-        self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), filed: Pnl | None = None, rows: Iterable[Filed] = (), incidents: Mapping[str, str] = MappingProxyType({}), marks: Iterable[Mark] = (), refused: Iterable[Refused] = ()
+        self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), filed: Pnl | None = None, rows: Iterable[Filed] = (), incidents: Mapping[str, str] = MappingProxyType({}), marks: Iterable[Mark] = (), refused: Iterable[Refused] = (), evaluated: tuple[int, int] | None = None
     ):  # fmt: skip
         self.incidents, self.marks, self.refused = incidents, tuple(marks), tuple(refused)
         self.filed, self._rows = filed, rows
@@ -145,7 +146,7 @@ class View:
     @cached_property
     def alerts(self) -> list[dict[str, Any]]:
         """How every alert stands at the moment of the view: by the record, or where nobody judged, by the window's own looks."""
-        found = self.recorded if self.recorded is not None else watch.on(self.tape, self.rules, self.window.start_us, self.window.end_us, self.probed, self._rows)
+        found = self.recorded if self.recorded is not None else watch.on(self.tape, self.rules, *(self.evaluated or (self.window.start_us, self.window.end_us)), self.probed, self._rows)
         return [row | self._said_of(row) for row in rises.standing(found, self.rules)]
 
     def _said_of(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -379,9 +380,10 @@ def view(store: Store, settings: Settings, rules: Rules, window: Window, known_a
     said = Dispatch(store, settings.app)
     filed, rows = _filed(Filings(store, settings.app), rules, window, None if known_at is None else clock.micros(known_at))
     recorded = _recorded(store, settings.app, window.end_us, known_at)
+    evaluated = (watch.held(store, settings.app, window.start_us, window.end_us) or (window.end_us, window.end_us)) if recorded is None else None
     known_us = None if known_at is None else clock.micros(known_at)
     marks, refused = Marks(store, settings).between(window.start_us, window.end_us, known_us), refusals.read(store, settings.app, window.start_us, window.end_us, known_us)
-    return View(settings.app, window, known_at, tape, rules, recorded, probed if probed.any else None, said.acks(), said.silences(), filed, rows, Chronicle(store, settings, rules).of_alerts(known_at), marks, refused)
+    return View(settings.app, window, known_at, tape, rules, recorded, probed if probed.any else None, said.acks(), said.silences(), filed, rows, Chronicle(store, settings, rules).of_alerts(known_at), marks, refused, evaluated)
 
 
 def _filed(filings: Filings, rules: Rules, window: Window, known_us: int | None) -> tuple[Pnl | None, list[Filed]]:
