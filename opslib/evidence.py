@@ -166,7 +166,7 @@ def read(line: str) -> Entry:
         found = json.loads(line)
         us = lambda key: clock.micros(clock.parse(found[key]))  # noqa: E731
         return Entry(int(found["seq"]), us("at"), us("known_at"), found["kind"], found["by"], found["key"], dict(found["body"]), found["previous"], found["digest"])
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError, OpsError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OpsError) as problem:
         raise OpsError(f"an entry of a record was wanted, found {text.one_line(line, 60)!r} ({problem.__class__.__name__}).") from None
 
 

@@ -131,7 +131,7 @@ class View:
     def __init__(
         self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), filed: Pnl | None = None, rows: Iterable[Filed] = (), incidents: Mapping[str, str] = MappingProxyType({}), marks: Iterable[Mark] = (), refused: Iterable[Refused] = (), evaluated: tuple[int, int] | None = None
     ):  # fmt: skip
-        self.incidents, self.marks, self.refused = incidents, tuple(marks), tuple(refused)
+        self.incidents, self.marks, self.refused, self.evaluated = incidents, tuple(marks), tuple(refused), evaluated
         self.filed, self._rows = filed, rows
         self.app, self.window, self.known_at, self.tape, self.rules, self.recorded, self.probed, self.acks, self.silences = app, window, known_at, tape, rules, recorded, probed, acks, tuple(silences)
 

@@ -194,7 +194,7 @@ def _figures(path: Path, made: Postmortem, as_published: bool, found: Verificati
     """Every number, computed again from its evidence."""
     try:
         told = {f["id"]: f for f in json.loads(files.read_bytes(path))["figures"]}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, ImportRefused):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, ImportRefused):
         return
     for figure in made.figures:
         found.figures += 1
@@ -203,9 +203,17 @@ def _figures(path: Path, made: Postmortem, as_published: bool, found: Verificati
         if theirs is None:
             found.broken.append(Broken(f"{path.name}, {figure.id}", FORMULA if as_published else MISSING, figure.words))
         elif theirs != ours:
-            told_value, our_value = (f"{x['value']}" + (f" ({x['part']} of {x['count']})" if x["count"] is not None else "") for x in (theirs, ours))
+            told_value, our_value = _figure_words(theirs), _figure_words(ours)
             found.broken.append(Broken(f"{path.name}, {figure.id}", FORMULA if as_published else EDITED, f"{figure.words}: {told_value}, the evidence ({', '.join(figure.evidence)}) gives {our_value}"))
     found.broken += [Broken(f"{path.name}, {name}", FORMULA if as_published else EDITED, "no such figure comes out of the record") for name in told]
+
+
+def _figure_words(figure: Any) -> str:
+    """A figure as its file holds it, also where its parts were edited away."""
+    if not isinstance(figure, dict):
+        return text.one_line(str(figure), 40)
+    counted = f" ({figure.get('part')} of {figure['count']})" if figure.get("count") is not None else ""
+    return f"{figure.get('value')}{counted}"
 
 
 def _notebook(path: Path, made: Postmortem) -> Iterator[Broken]:
@@ -214,15 +222,14 @@ def _notebook(path: Path, made: Postmortem) -> Iterator[Broken]:
     shown = False
     try:
         cells = json.loads(files.read_bytes(path))["cells"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+        shown_in = [(n, "".join(output.get("data", {}).get("text/plain", ""))) for n, cell in enumerate(cells, 1) for output in cell.get("outputs", [])]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ImportRefused):
         yield Broken(path.name, EDITED, "it cannot be read")
         return
-    for n, cell in enumerate(cells, 1):
-        for output in cell.get("outputs", []):
-            plain = "".join(output.get("data", {}).get("text/plain", ""))
-            if plain.strip() and plain.strip() not in wanted:
-                shown = True
-                yield Broken(f"{path.name}, cell {n}", EDITED, text.one_line(plain, 80))
+    for n, plain in shown_in:
+        if plain.strip() and plain.strip() not in wanted:
+            shown = True
+            yield Broken(f"{path.name}, cell {n}", EDITED, text.one_line(plain, 80))
     if not shown:
         yield Broken(path.name, EDITED, "its bytes are not those that were published")
 

@@ -215,3 +215,26 @@ def test_a_notice_of_another_shape_is_refused(change: dict) -> None:
     assert Notice.of_json(json.dumps(right)).as_json() == right
     with pytest.raises(StoreError, match="notices.state"):
         Notice.of_json(json.dumps(right | change))
+
+
+EDITS = {
+    "a figure without its parts": ("postmortem.json", '"count":', '"xount":'),
+    "figures of another kind": ("postmortem.json", '"figures": [', '"figures": [5, '),
+    "a notebook of another kind": ("postmortem.ipynb", '"cells": [', '"cells": [5, '),
+    "a number beyond all numbers": ("record.jsonl", '"seq":2', '"seq":1e999'),
+    "a line cut off": ("record.jsonl", '"seq":2', '"se'),
+}
+
+
+@pytest.mark.parametrize("how", EDITS)
+def test_a_damaged_folder_is_verified_to_its_end(home: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever was done to a file of an incident, `ops verify` names that file or entry, with exit code 2."""
+    ops(capsys, home, "postmortem", "2026-03-10-1")
+    folder = home / "desk" / "incidents" / "2026-03-10-1"
+    assert ops(capsys, home, "verify", str(folder))[0] == 0
+    name, before, after = EDITS[how]
+    content = (folder / name).read_text(encoding="utf-8")
+    assert before in content
+    (folder / name).write_text(content.replace(before, after, 1), encoding="utf-8")
+    code, out, _ = ops(capsys, home, "verify", str(folder))
+    assert code == 2 and (name in out or "E2" in out), out
