@@ -7,7 +7,7 @@ from pathlib import Path
 import days
 import pytest
 
-from opslib import clock, desk, snapshot, text
+from opslib import clock, desk, snapshot, text, watch
 from opslib.desk import Desk
 from opslib.panels import NAMES
 from opslib.store import Post
@@ -183,3 +183,16 @@ def test_the_samples_are_the_looks(full: Desk) -> None:
     assert len(frame) == full.status(days.at("11:00"), "5m").tape.looks_in(full.status(days.at("11:00"), "5m").window)
     assert {"ts", "known_at", "page", "massive_requests"} <= set(frame.columns)
     assert full.samples(f"{date(2026, 3, 8)}T12:00", "5m").empty
+
+
+def test_alerts_of_a_long_window_are_evaluated_where_there_is_data(full: Desk) -> None:
+    """A window of weeks of which one day holds data evaluates that day, and shows the alerts that a window of it all shows."""
+    at = days.at("11:30")
+    long = full.status(at, "10d")
+    assert long.evaluated == (days.posts()[0].ts_us - watch.GRID_US, clock.micros(at))
+    found = [(a["id"], a["severity"], a["state"]) for a in long.alerts]
+    long.__dict__.pop("alerts")
+    long.evaluated = None
+    assert found == [(a["id"], a["severity"], a["state"]) for a in long.alerts] != []
+    after = full.status(clock.parse("2026-05-20T12:00"), "10d")
+    assert after.evaluated == (after.window.end_us, after.window.end_us) and after.alerts == []
