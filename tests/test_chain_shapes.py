@@ -53,7 +53,7 @@ KEYS = st.sampled_from(
      "last_quote", "callExpDateMap", "putExpDateMap", "columns", "index", "2026-03-20", "2026-03-20:3", "100.0", "AAPL", "AAPL260320C00100000", "underlying_price", "date", "status", "request_id", "next_url", "quotes", "root_symbol", "option_type", "expiration_date", "bid_date"]
 )  # fmt: skip
 SHAPES = st.recursive(ODD, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS | st.text(max_size=3), inner, max_size=6), max_leaves=40)
-MANY = settings(max_examples=int(os.environ.get("OPS_TEST_EXAMPLES", "60")), deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=int(os.environ.get("CHAIN_SHAPES", "60")), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @MANY
