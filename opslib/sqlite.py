@@ -5,7 +5,6 @@ A file that we may not write, or that lies in a folder we may not write, is read
 process has left anything in its write-ahead log; through that log where its index is at hand; else from a copy.
 """
 
-import contextlib
 import errno
 import os
 import shlex
@@ -86,19 +85,21 @@ def opened(url: sa.URL) -> Opened:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
             return _read_only(path)
-        _refuse_foreign(path)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "isolation_level": None})
-    pragmas = (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={CHECKPOINT_PAGES}")
-    return Opened(_settled(engine, pragmas), path)
+    pragmas = ("journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={CHECKPOINT_PAGES}")
+    return Opened(_settled(engine, pragmas, _refuse_foreign), path)
 
 
-def _refuse_foreign(path: Path) -> None:
-    """Refuse another program's database before anything of it is changed; one that has a log already is looked at later."""
-    with open(path, "rb") if path.exists() else contextlib.nullcontext() as file:
-        is_logged = file is None or file.read(20)[18:] == b"\2\2"
-    if not is_logged:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_MS / 1000)) as database:
-            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+def _refuse_foreign(connection: sqlite3.Connection) -> None:
+    """
+    Refuse another program's database before anything of it is changed; one that has a log already is looked at later.
+
+    SQLite alone may open the file: closing a descriptor of our own to it would drop every lock that this process holds on it,
+    and another process would then take a log away that is still written to.
+    """
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and "meta" not in tables:
             raise DamagedCell("it has tables, and not the one called meta")
 
@@ -120,12 +121,15 @@ def _read_only(path: Path) -> Opened:
 def _reader(path: Path, how: str) -> sa.Engine:
     address = f"file:{quote(str(path.absolute()))}?{how}"
     make: Callable[[], Any] = lambda: sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False)  # noqa: E731
-    return _settled(sa.create_engine("sqlite://", creator=make, poolclass=sa.QueuePool), (f"busy_timeout={BUSY_TIMEOUT_MS}", "query_only=1"))
+    return _settled(sa.create_engine("sqlite://", creator=make, poolclass=sa.QueuePool), ("query_only=1",))
 
 
-def _settled(engine: sa.Engine, pragmas: tuple[str, ...]) -> sa.Engine:
+def _settled(engine: sa.Engine, pragmas: tuple[str, ...], check: Callable[[sqlite3.Connection], None] | None = None) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def settle(connection: Any, _record: Any) -> None:
+        _patiently(connection, f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        if check:
+            check(connection)
         for pragma in pragmas:
             _patiently(connection, f"PRAGMA {pragma}")
 

@@ -187,3 +187,20 @@ def test_a_window_reads_no_more_than_its_answer(tmp_path: Path) -> None:
         for statement, parameters in selects:
             plan = " ".join(str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters))
             assert "SCAN snapshots" not in plan and "TEMP B-TREE" not in plan, (statement, plan)
+
+
+def test_opening_a_store_twice_in_one_process_drops_no_lock(tmp_path: Path) -> None:
+    """
+    While a store is open here, another process that opens and closes it is not the last one, and leaves its log in place.
+
+    A descriptor of our own to the file, once closed, would drop this process's locks on it (SQLite's "how to corrupt", 2.2).
+    """
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    first = Store(url)
+    first.write("desk", days.posts()[:3])
+    Store(url).close()
+    log = tmp_path / "store.sqlite-wal"
+    before = log.stat().st_ino
+    subprocess.run([sys.executable, "-c", f"import sqlite3; c = sqlite3.connect({str(tmp_path / 'store.sqlite')!r}); print(c.execute('SELECT count(*) FROM snapshots').fetchone()); c.close()"], check=True, capture_output=True)
+    assert log.stat().st_ino == before
+    first.close()
