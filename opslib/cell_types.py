@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from opslib.errors import StoreError
 
-EARLIEST_US, LATEST_US = -62_100_000_000_000_000, 253_400_000_000_000_000  # Times from the year 2 to 9999: what a datetime holds.
+EARLIEST_US, LATEST_US = -62_100_000_000_000_000, 253_402_300_799_999_999  # Times from the year 2 to the end of 9999: what a datetime holds.
 LATEST_MS = LATEST_US // 1000
 INFINITE = float("inf")
 A_TIME = "a time in microseconds since 1970"

@@ -6,6 +6,7 @@ here it is asked for and shown. Imports that cost time happen in the command tha
 """
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from opslib.desk import Desk
 
 DONE, INCOMPLETE, FAILED, STOPPED = 0, 3, 70, 130
+REFUSED_BY_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # Of a file: no defect, but a disk or its modes.
 STATES = {"ok": DONE, "late": DONE, "incomplete": INCOMPLETE, "failed": FAILED}
 
 
@@ -61,7 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
         _say("ops: stopped")
         return STOPPED
     except Exception as problem:  # Whatever it is: its kind goes into the sentence, its traceback into the log.
-        _say(crash_log.record(problem, home, what))
+        if isinstance(problem, OSError) and problem.errno in REFUSED_BY_SYSTEM and problem.filename is not None:
+            _say(f"ops: {text.one_line(str(problem.filename))}: {problem.strerror}. Make room there or let it be written, or name another home (--home), then try again.")
+        else:
+            _say(crash_log.record(problem, home, what))
         return FAILED
     finally:
         sys.stdout = ours

@@ -1,5 +1,6 @@
 """Exit codes: a success code only with a result, an unexpected exception is 70 with a log, a reader of stdout may go."""
 
+import errno
 import os
 import re
 import stat
@@ -49,6 +50,15 @@ def test_an_unexpected_exception_is_70_with_a_log(problem: BaseException, home: 
     assert log and Path(log[1]) == home / "crash.log"
     kept = Path(log[1]).read_text(encoding="utf-8")
     assert "Traceback" in kept and type(problem).__name__ in kept and "ops status" in kept
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_disk_that_refuses_is_no_defect(number: int, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that the system does not let us write is named, exit 70, without a log."""
+    monkeypatch.setattr(cli, "_runs", raising(OSError(number, os.strerror(number), "/x/desk/runs")))
+    assert cli.main(["runs"]) == 70
+    err = capsys.readouterr().err
+    assert err.startswith(f"ops: /x/desk/runs: {os.strerror(number)}. ") and "unexpectedly" not in err and not (home / "crash.log").exists()
 
 
 def test_a_log_holds_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,7 +226,7 @@ def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None
     settings = settings_module.load(tmp_path, None, {"OPS_CHANNEL_X": secret})
     store = Store(settings.url, lambda: at("11:00"))
     summary = "x" * 280 + secret + "\n\x1b[2JDo first: nothing"
-    Dispatch(store, "desk").heard(neighbour.read(json.dumps([{"labels": {"alertname": "A", "severity": "critical"}, "annotations": {"summary": summary}, "startsAt": "2026-03-10T14:00:00Z"}]).encode(), at("11:00")))
+    Dispatch(store, "desk").heard(neighbour.read(json.dumps([{"labels": {"alertname": "A", "severity": "critical"}, "annotations": {"summary": summary}, "startsAt": "2026-03-10T14:00:00Z"}]).encode(), at("11:00")).alerts)
     notifier = Notifier(store, settings, RULES, Staff(), lambda: at("11:00"))
     (name,) = notifier.plan()
     told = notifier.rendered(name)

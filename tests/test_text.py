@@ -70,7 +70,7 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(home: Path, capsys: pyte
     (bad := tmp_path / "rows\x1b[31m\u202e.jsonl").write_text(json.dumps({"ts": "2026-03-10T15:00:00Z", "page": EVIL, "metrics": page}) + "\n")
     found = desk.open()
     alert = {"labels": {"alertname": "A", "severity": "critical", "instance": EVIL, "job": EVIL}, "annotations": {"summary": EVIL, "description": EVIL}, "startsAt": "2026-03-10T15:00:00Z", "endsAt": "2199-01-01T00:00:00Z"}
-    found.dispatch.heard(neighbour.read(json.dumps([alert]).encode(), found.now()))
+    found.dispatch.heard(neighbour.read(json.dumps([alert]).encode(), found.now()).alerts)
     notifier = notify.Notifier(found.store, found.settings, found.rules, Staff())
     notifier.plan()
     typed = [

@@ -6,6 +6,7 @@ An instant is judged by what was known two seconds after it, whenever that is do
 on how far the day has gone on meanwhile.
 """
 
+import os
 import select
 import signal
 import subprocess
@@ -82,6 +83,8 @@ def main(home: str, app: str) -> None:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Nobody waits for the answer any more: the demo was killed.
     except OpsError as problem:
         sys.exit(f"ops demo, its collector: {problem}")
     except Exception as problem:
