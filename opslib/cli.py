@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         return STOPPED
     except Exception as problem:  # Whatever it is: its kind goes into the sentence, its traceback into the log.
         if isinstance(problem, OSError) and problem.errno in REFUSED_BY_SYSTEM and problem.filename is not None:
-            _say(f"ops: {text.one_line(str(problem.filename))}: {problem.strerror}. Make room there or let it be written, or name another home (--home), then try again.")
+            _say(f"ops: {text.one_line(str(problem.filename))} could not be written or read ({problem.strerror}). Make room or give access there, or name another home (--home), then try again.")
         else:
             _say(crash_log.record(problem, home, what))
         return FAILED

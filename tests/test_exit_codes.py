@@ -58,7 +58,7 @@ def test_a_disk_that_refuses_is_no_defect(number: int, home: Path, monkeypatch: 
     monkeypatch.setattr(cli, "_runs", raising(OSError(number, os.strerror(number), "/x/desk/runs")))
     assert cli.main(["runs"]) == 70
     err = capsys.readouterr().err
-    assert err.startswith(f"ops: /x/desk/runs: {os.strerror(number)}. ") and "unexpectedly" not in err and not (home / "crash.log").exists()
+    assert err.startswith(f"ops: /x/desk/runs could not be written or read ({os.strerror(number)}). ") and "unexpectedly" not in err and not (home / "crash.log").exists()
 
 
 def test_a_log_holds_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
