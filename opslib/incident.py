@@ -174,7 +174,7 @@ def fold(name: str, entries: Iterable[Entry]) -> Incident:
     What is an incident, by its record?
 
     Raises:
-        IncidentError: The record does not begin with its opening.
+        IncidentError: The record does not begin with its opening, or an entry is not what its kind says.
     """
     found = Incident(name, list(entries))
     if not found.entries or found.entries[0].kind != "opened":
@@ -184,7 +184,10 @@ def fold(name: str, entries: Iterable[Entry]) -> Incident:
     for entry in found.entries:
         if entry.by and entry.by not in found.people:
             found.people.append(entry.by)
-        _take(found, entry, unknown)
+        try:
+            _take(found, entry, unknown)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as problem:
+            raise IncidentError(f"entry {entry.id} of the record of incident {text.one_line(name, 60)} is damaged ({type(problem).__name__}: {text.one_line(str(problem), 60)}). ops verify names what was edited in it.") from problem
     return found
 
 

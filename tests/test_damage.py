@@ -238,3 +238,14 @@ def test_a_damaged_folder_is_verified_to_its_end(home: Path, how: str, capsys: p
     (folder / name).write_text(content.replace(before, after, 1), encoding="utf-8")
     code, out, _ = ops(capsys, home, "verify", str(folder))
     assert code == 2 and (name in out or "E2" in out), out
+
+
+def test_a_record_with_a_damaged_entry_is_refused_by_its_name(whole: Path, tmp_path: Path) -> None:
+    """An entry that lacks what its kind says (a flipped byte in a key of its JSON) is named; nothing is added to that record."""
+    shutil.copytree(whole, home := tmp_path / "home")
+    with contextlib.closing(sqlite3.connect(home / "store.sqlite")) as file:
+        file.execute("""UPDATE entries SET line = replace(line, '"severity"', '"severitx"')""")
+        file.commit()
+    for arguments in (["incident", "show", "2026-03-10-1"], ["postmortem", "2026-03-10-1", "--check"]):
+        code, _, err, _ = damaged.tried(arguments, home)
+        assert code == 70 and "of the record of incident 2026-03-10-1 is damaged" in err and "Traceback" not in err
