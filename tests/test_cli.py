@@ -171,8 +171,8 @@ def test_the_output_may_be_cut_off(home: Path, recording: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "codes"),
     [
-        (("alerts", "--from", "0001-01-01", "--to", "9999-12-31", "--replay"), {0}), (("rules", "backtest", "--from", "0001-01-01", "--to", "9999-12-31", "--days", "0"), {0}), (("alerts", "--from", "0001-01-01", "--to", "9999-12-31"), {3}),
-        (("export", "snapshots", "--from", "0001-01-01", "--to", "9999-12-31"), {0}), (("status", "--window", "9999d"), {64}), (("report", "daily", "--day", "1900-01-01..2100-01-01"), {64}), (("report", "weekly", "--period", "1900-W01..2100-W01"), {64}),
+        (("alerts", "--from", "1900-01-01", "--to", "2199-12-31", "--replay"), {0}), (("rules", "backtest", "--from", "1900-01-01", "--to", "2199-12-31", "--days", "0"), {0}), (("alerts", "--from", "1900-01-01", "--to", "2199-12-31"), {3}),
+        (("export", "snapshots", "--from", "1900-01-01", "--to", "2199-12-31"), {0}), (("alerts", "--from", "0001-01-01", "--to", "9999-12-31"), {64}), (("status", "--window", "9999d"), {64}), (("report", "daily", "--day", "1900-01-01..2100-01-01"), {64}), (("report", "weekly", "--period", "1900-W01..2100-W01"), {64}),
     ],
 )  # fmt: skip
 def test_a_range_without_bounds_ends(home: Path, arguments: tuple[str, ...], codes: set[int], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def test_a_result_that_cannot_be_written_is_a_failure(home: Path) -> None:
     with open("/dev/full", "w") as full:
         ended = ops("rules", stdout=full)
     assert ended.returncode == 70 and "could not be written to stdout (No space left on device)" in ended.stderr and "Traceback" not in ended.stderr
-    closed = subprocess.run(["sh", "-c", f"exec {sys.executable} -m opslib.cli rules >&-"], stderr=subprocess.PIPE, text=True, timeout=120)
+    closed = subprocess.run(["sh", "-c", f"exec {shlex.quote(sys.executable)} -m opslib.cli rules >&-"], stderr=subprocess.PIPE, text=True, timeout=120)
     assert (closed.returncode, closed.stderr) == (0, "")
 
 

@@ -162,7 +162,7 @@ def test_the_start_page_in_a_browser(home: Path, shown: Any) -> None:
     with receiving() as found:
         asked_for, problems = [], []
         shown.on("request", lambda request: asked_for.append(request.url))
-        shown.on("console", lambda message: problems.append(message.text) if message.type == "error" and "favicon" not in message.text else None)
+        shown.on("console", lambda message: problems.append(message.text) if message.type == "error" and "/favicon.ico" not in str(message.location) else None)
         shown.goto(f"{found.url}/")
         assert shown.inner_text("h1") == "desk: receiver of opslib" and "System Health" in shown.inner_text("body")
         assert shown.evaluate("getComputedStyle(document.querySelector('pre')).backgroundColor") == "rgb(244, 244, 244)"  # Its style is applied.

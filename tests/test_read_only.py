@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -149,7 +150,7 @@ def test_a_mounted_read_only_home(whole: Path, tmp_path: Path) -> None:
     """A home on a file system that is mounted read-only can be looked at by root, too."""
     if os.geteuid() or not shutil.which("unshare"):
         pytest.skip("only root can mount")
-    script = f"mount --bind {whole} {whole} && mount -o remount,ro,bind {whole} && exec {sys.executable} -m opslib.cli runs --home {whole} --app desk"
+    script = f"mount --bind {whole} {whole} && mount -o remount,ro,bind {whole} && exec {shlex.quote(sys.executable)} -m opslib.cli runs --home {whole} --app desk"
     found = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=120)
     if "mount" in found.stderr:
         pytest.skip("this machine does not let root mount")
@@ -171,7 +172,7 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
     """On a disk that is full nothing temporary stays, and the next run with room succeeds."""
     if os.geteuid() or not shutil.which("unshare"):
         pytest.skip("only root can mount a small disk")
-    script = f"mount -t tmpfs -o size=1m small {tmp_path} && {sys.executable} -c '{FULL}' {tmp_path} && mkdir {tmp_path}/home && head -c 950000 /dev/zero > {tmp_path}/big && {sys.executable} -m opslib.cli mark note words --by Ann --home {tmp_path}/home --app desk; echo $?; rm {tmp_path}/big; {sys.executable} -m opslib.cli mark note words --by Ann --home {tmp_path}/home --app desk; echo $?"
+    script = f"mount -t tmpfs -o size=1m small {tmp_path} && {shlex.quote(sys.executable)} -c '{FULL}' {tmp_path} && mkdir {tmp_path}/home && head -c 950000 /dev/zero > {tmp_path}/big && {shlex.quote(sys.executable)} -m opslib.cli mark note words --by Ann --home {tmp_path}/home --app desk; echo $?; rm {tmp_path}/big; {shlex.quote(sys.executable)} -m opslib.cli mark note words --by Ann --home {tmp_path}/home --app desk; echo $?"
     found = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=120)
     if "mount" in found.stderr:
         pytest.skip("this machine does not let root mount")
