@@ -395,7 +395,8 @@ def _stored(store: Store) -> Iterator[str]:
             if "app" in table.columns:
                 app = connection.execute(sa.select(sa.func.min(table.c.app, type_=sa.Text))).scalar()
                 while app is not None:
-                    yield app
+                    if isinstance(app, str):  # A damaged cell is no app's name.
+                        yield app
                     app = connection.execute(sa.select(sa.func.min(table.c.app, type_=sa.Text)).where(table.c.app > app)).scalar()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from opslib import clock, schema, sqlite
-from opslib.cell_types import DamagedCell, decoding
+from opslib.cell_types import DamagedCell, check_time, decoding
 from opslib.errors import StoreError
 from opslib.schema import ALIVE, FACTS, REJECTS, RUNS, SNAPSHOTS, TABLES
 from opslib.snapshot import Look, Snapshot
@@ -321,7 +321,10 @@ class Store:
     def first_ts(self, app: str) -> int | None:
         """When the oldest look happened, microseconds; None where there is none."""
         with self.reading() as connection:
-            return connection.execute(sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(SNAPSHOTS.c.app == app)).scalar()
+            first = connection.execute(sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(SNAPSHOTS.c.app == app)).scalar()
+            if first is not None:
+                check_time("snapshots.ts_us", first)
+            return first
 
     def bodies(self, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None) -> Iterator[tuple[int, int, str | None, bytes]]:
         """Every post as it came, oldest first: (ts_us, known_at_us, page id or None, body), without holding them all."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from opslib import clock, findings
+from opslib import cell_types, clock, findings
 from opslib.alerts import GRID_US, Alert, Alerts, Transition
 from opslib.clock import Session
 from opslib.filings import Filed, Filings
@@ -196,7 +196,9 @@ def held(store: Store, app: str, since_us: int, upto_us: int) -> tuple[int, int]
         Both ends in microseconds, within the range; None where the store holds nothing of it.
     """
     with store.reading() as connection:  # One aggregate a query: SQLite then seeks in the index instead of reading all of it.
-        ends = [tuple(connection.execute(sa.select(of(t.c.ts_us, type_=sa.BigInteger)).where(t.c.app == app)).scalar() for of in (sa.func.min, sa.func.max)) for t in (SNAPSHOTS, SAMPLES, FILLS)]
+        ends = [[connection.execute(sa.select(of(t.c.ts_us, type_=sa.BigInteger)).where(t.c.app == app)).scalar() for of in (sa.func.min, sa.func.max)] for t in (SNAPSHOTS, SAMPLES, FILLS)]
+    for found in (ts_us for both in ends for ts_us in both if ts_us is not None):
+        cell_types.check_time("ts_us", found)
     known = [(first, last) for first, last in ends if first is not None and last is not None]
     if not known:
         return None

@@ -249,3 +249,14 @@ def test_a_record_with_a_damaged_entry_is_refused_by_its_name(whole: Path, tmp_p
     for arguments in (["incident", "show", "2026-03-10-1"], ["postmortem", "2026-03-10-1", "--check"]):
         code, _, err, _ = damaged.tried(arguments, home)
         assert code == 70 and "of the record of incident 2026-03-10-1 is damaged" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("table", ["fills", "samples", "snapshots"])
+def test_a_time_that_is_none_is_named_wherever_it_is_compared(whole: Path, tmp_path: Path, table: str) -> None:
+    """A text in a column of times is refused as a damaged store, by the commands that only ask for the first and the last one too."""
+    shutil.copytree(whole, home := tmp_path / "home")
+    with contextlib.closing(sqlite3.connect(home / "store.sqlite")) as file:
+        file.execute(f"UPDATE {table} SET ts_us = 'many' WHERE rowid = (SELECT max(rowid) FROM {table})")
+        file.commit()
+    code, _, err, _ = damaged.tried(["alerts", "--from", "2026-03-10T13:50Z", "--to", damaged.END, "--replay"], home)
+    assert code == 70 and "ts_us holds 'many'" in err and "Traceback" not in err
