@@ -39,7 +39,7 @@ class Timeline:
     def _ipython_display_(self) -> None:
         from opslib import plots
 
-        told = "; ".join(f"{r.severity} {_local(text.iso(clock.instant(r.fired_us)))} {named(self.rules[r.rule], r.subject)}" for r in self.rises if r.sent)
+        told = "; ".join(f"{r.severity} {_local(text.iso(clock.instant(r.fired_us)))} {named(self.rules[r.rule], r.subject) if r.rule in self.rules.rules else r.rule}" for r in self.rises if r.sent)
         plots.shown({"text/plain": repr(self)}, lambda ax: (plots.alerts(ax, self.rises, self.window, self.rules), plots.marked(ax, self.marks)), "alerts over time", f"Alerts over time: {told or 'nothing was told'}")
 
 
@@ -78,10 +78,15 @@ class AlertLog:
         """What fires now, and what does it say to do?"""
         loud = [a for a in self.standing if a["state"] != "pending" and a["severity"] != "warning" and not a["inhibited_by"]]
         head = f"{self.app}, {text.moment(self.window.end)}: " + (f"{len(loud)} alert{'s' * (len(loud) > 1)} to act on" if loud else "nothing to act on")
-        lines = [f"{a['severity']}, since {_local(a['since'])}: {a['sentence']}. {self.rules[a['rule']].action} ({self.rules[a['rule']].who}; runbook {a['runbook']})" for a in loud]
+        lines = [f"{a['severity']}, since {_local(a['since'])}: {self._what_to_do(a)}" for a in loud]
         quiet = [a for a in self.standing if a not in loud]
         lines += [f"{a['state']}, {a['severity']}, since {_local(a['since'])}: {a['sentence']}{_explained(a['inhibited_by'])}" for a in quiet]
         return listed(head, ([self.lacking] if self.lacking else []) + lines)
+
+    def _what_to_do(self, alert: dict[str, Any]) -> str:
+        rule = self.rules.rules.get(alert["rule"])  # Recorded under an earlier table, its rule may be gone.
+        sentence = alert["sentence"] or f"{alert['rule']} of {alert['subject']}"
+        return f"{sentence}. {rule.action} ({rule.who}; runbook {alert['runbook']})" if rule else f"{sentence}. Its rule is no longer in rules.toml"
 
     @property
     def fired(self) -> Text:

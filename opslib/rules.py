@@ -149,6 +149,8 @@ class Rules:
     hash: str
 
     def __getitem__(self, name: str) -> Rule:
+        if name not in self.rules:
+            raise RulesError(f"there is no rule {text.one_line(name, 60)!r} in the table in force.{text.nearest(name, self.rules)} Put it back into rules.toml: ops rules shows the table.")
         return self.rules[name]
 
     def without_budgets(self) -> "Rules":

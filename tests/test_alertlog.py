@@ -1,6 +1,7 @@
 """What alerts did is told from the record, says what it lacks, and reads the same in the shell, the notebook and JSON."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import days
@@ -10,6 +11,7 @@ from opslib import clock, rises, rules, settings
 from opslib.cli import main
 from opslib.collect import Collector
 from opslib.desk import Desk
+from opslib.errors import RulesError
 from opslib.store import Store
 
 CLOSES = clock.parse(f"{days.DAY}T16:00")
@@ -132,3 +134,13 @@ def test_a_rule_that_is_gone_breaks_no_row():
     (row,) = rises.read([gone, gone._replace(kind="unknown", at_us=5)], rules.load())
     assert row.as_json(rules.load())["runbook"] is None and row.state == "unknown" and row.told(rules.load()) == "old rule (3) > 2"
     assert rises.standing([gone], rules.load())[0]["runbook"] is None
+
+
+def test_an_alert_whose_rule_is_gone_is_still_shown(desk: Desk) -> None:
+    """An alert recorded under a rule that today's table does not have is listed, and says so; asked for by name, the rule is refused by name."""
+    shown = desk.alerts(days.at("11:30"), "1d")
+    assert shown.standing
+    gone = replace(shown, standing=[a | {"rule": "gone", "inhibited_by": None, "severity": "critical", "state": "firing"} for a in shown.standing])
+    assert "Its rule is no longer in rules.toml" in repr(gone.answer)
+    with pytest.raises(RulesError, match="no rule 'avalability' in the table in force. Did you mean 'availability'"):
+        desk.rules["avalability"]
