@@ -69,6 +69,20 @@ class ChainLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class DiagnosisLimits:
+    """
+    What a diagnosis rests on.
+
+    Attributes:
+        least_probes: A cause needs so many probes, or fewer and another source that agrees.
+        main_kind: Of failures of several kinds, one kind is the cause from this share on; below it the provider is intermittent.
+    """
+
+    least_probes: float
+    main_kind: float
+
+
+@dataclass(frozen=True, slots=True)
 class DayLimits:
     """
     What is usual for a day's figures, by the trading days before.

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from opslib import clock, files, text
 from opslib.errors import ImportRefused, RulesError, UsageError
-from opslib.limits import ChainLimits, DayLimits, Probes
+from opslib.limits import ChainLimits, DayLimits, DiagnosisLimits, Probes
 from opslib.page import Pages
 from opslib.staff import PATH
 
@@ -136,6 +136,7 @@ class Rules:
         probes: What our own looks are judged by.
         chain: What chains are judged by.
         days: What is usual for a day.
+        diagnosis: What a diagnosis rests on.
         skew_told_s: A page's clock further off than this many seconds is told.
         hash: SHA-256 of the whole table, so that a record can say by which limits it was judged.
     """
@@ -145,6 +146,7 @@ class Rules:
     probes: Probes
     chain: ChainLimits
     days: DayLimits
+    diagnosis: DiagnosisLimits
     skew_told_s: float
     hash: str
 
@@ -310,8 +312,8 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
             if not isinstance(row, dict):
                 raise RulesError(f"{place}: {name} is {row!r}; a table [{name}] was wanted.")
             found[name] |= row
-    limits, probes, chain, days = (found.pop(name) for name in ("pages", "probes", "chain", "days"))
-    for name, given, wanted in (("pages", limits, _PAGES), ("probes", probes, [f.name for f in fields(Probes)]), ("chain", chain, [f.name for f in fields(ChainLimits)]), ("days", days, [f.name for f in fields(DayLimits)])):
+    limits, probes, chain, days, diagnosis = (found.pop(name) for name in ("pages", "probes", "chain", "days", "diagnosis"))
+    for name, given, wanted in (("pages", limits, _PAGES), ("probes", probes, [f.name for f in fields(Probes)]), ("chain", chain, [f.name for f in fields(ChainLimits)]), ("days", days, [f.name for f in fields(DayLimits)]), ("diagnosis", diagnosis, [f.name for f in fields(DiagnosisLimits)])):
         if set(given) != set(wanted) or not all(_is_number(v) and v > 0 for v in given.values()) or any(given.get(key, 2) <= 1 for key in ("late_after", "changed_by", "gamma_times", "theta_times", "vega_times", "unit_within")):
             raise RulesError(f"{place}, [{name}]: {', '.join(sorted(wanted))} were wanted, each a number above 0, what is a factor above 1; found {given}.")
     rules, problems = {}, []
@@ -323,8 +325,8 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
     problems += [] if problems else list(_across(place, rules))
     if problems:
         raise RulesError(*problems)
-    digest = hashlib.sha256(json.dumps(found | {"pages": limits, "probes": probes, "chain": chain, "days": days}, sort_keys=True).encode()).hexdigest()
-    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"], limits["bridged_s"], limits["closed_s"]), Probes(**probes), ChainLimits(**chain), DayLimits(**days), limits["skew_told_s"], digest)
+    digest = hashlib.sha256(json.dumps(found | {"pages": limits, "probes": probes, "chain": chain, "days": days, "diagnosis": diagnosis}, sort_keys=True).encode()).hexdigest()
+    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"], limits["bridged_s"], limits["closed_s"]), Probes(**probes), ChainLimits(**chain), DayLimits(**days), DiagnosisLimits(**diagnosis), limits["skew_told_s"], digest)
 
 
 def load(home: Path | None = None) -> Rules:

@@ -59,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=8321)
     status = command("status", "show the panels as of a moment; the exit code is the verdict", "ops status --as-of 2025-11-18T11:30 --window 1h")
     status.add_argument("--window", default="1h", metavar="SPAN", help="how long before that moment (default: 1h)")
+    diagnose = command("diagnose", "name the likely cause, and the evidence for and against it; the same answer as the runbook's; exit code 3 where it cannot be determined", "ops diagnose --as-of 2025-11-18T11:30 -o json")
+    diagnose.add_argument("--window", default="1h", metavar="SPAN", help="how long before that moment (default: 1h); each rule has a window of its own")
     pnl = command("pnl", "read a file of fills: trades, costs, and how far they are from a backtest; the exit code is the verdict", "ops pnl fills.csv --backtest backtest.csv --costs real")
     pnl.add_argument("fills", nargs="?", type=Path, metavar="FILLS", help="tastytrade's export (both layouts), the app's trades as JSON, or plain CSV (default: what was imported)")
     pnl.add_argument("--backtest", type=Path, metavar="FILE", help="the backtest's trades, in any of the same forms")

@@ -211,7 +211,7 @@ def _row(trial: Trial, seed: int, living: _Living, case: Case, walked: Walked, s
     told, found, agreed = living.told, walked.diagnosis, walks.agreed(trial)
     cause_wrong = _wrong_cause(living, found)
     wrong = [cause_wrong] if cause_wrong else []
-    wrong += [f"{cause} not found beside it" for cause in trial.also if not any(cause == a.partition(" of ")[0] for a in found.also)]
+    wrong += [f"{cause} not found beside it" for cause in trial.also if cause not in [other.cause for other in found.also]]
     wrong += [f"the panel {trial.panel} does not say {words!r}" for words in trial.words if words not in said]
     if trial.control and told:
         wrong.append(f"somebody was told: {told.sentence}")
@@ -226,7 +226,7 @@ def _row(trial: Trial, seed: int, living: _Living, case: Case, walked: Walked, s
 
 def _seen(found: Diagnosis) -> tuple[str, ...]:
     """Every question that was asked, with its answer."""
-    return tuple(f"{c.question} {c.answer}" for c in found.checks)
+    return tuple(f"{c.question} {c.answer}" for c in found.evidence)
 
 
 def tried(case: Case, settings: Settings) -> Row:
