@@ -17,6 +17,7 @@ from opslib.clock import Window
 from opslib.outcome import OUTCOMES
 from opslib.probed import Probed
 from opslib.samples import Sample
+from opslib.skews import compare
 from opslib.stream import NO_TOKEN
 from opslib.units import USUAL
 
@@ -60,7 +61,7 @@ class Inquiry:
         self.lately = Window.before(view.window.end, BACK)
 
     def asked(self) -> list[Found]:
-        return [self.monitor(), self.market(), self.network(), self.both(), self.server(), *(self.provider(s) for s in ("massive", "tradier")), self.timeout(), self.chain_whole(), *self.greeks(), self.restarted(), self.socket(), self.slow(), self.skew(), self.dashboard(), self.memory(), self.storm(), self.costs()]
+        return [self.monitor(), self.market(), self.network(), self.both(), self.server(), *(self.provider(s) for s in ("massive", "tradier")), self.timeout(), self.chain_whole(), *self.greeks(), self.restarted(), self.socket(), self.slow(), *self.skew(), self.dashboard(), self.memory(), self.storm(), self.costs()]
 
     def monitor(self) -> Found:
         question, rule = "Does our collector look?", self.view.rules["heartbeat"]
@@ -74,8 +75,9 @@ class Inquiry:
         question = "Is the market open?"
         if clock.open_since(self.view.window.end) is None:
             return Found(question, "no, by the calendar.", "market_closed")
-        shut = self.probed.market_shut(self.at_us)
-        return Found(question, "no, both providers say, though the calendar has a session." if shut else "yes.", "market_closed" if shut else "")
+        if not self.probed.market_shut(self.at_us):
+            return Found(question, "yes.", "")
+        return Found(question, f"no, by the last word of {' and '.join(self.probed.market_said_by(self.at_us))}, though the calendar has a session.", "market_closed")
 
     def network(self) -> Found:
         gone = self.probed.network_gone(self.at_us)
@@ -264,15 +266,16 @@ class Inquiry:
         agree = sum(OF_SOCKET.get(s.outcome) == cause for s in looks) / len(looks) if looks and cause in OF_SOCKET.values() else 1.0
         return Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}.", cause, "app", agree)
 
-    def skew(self) -> Found:
-        question, limit = "Do all clocks agree?", self.view.rules.skew_told_s
-        skews = {s: k for s in ("massive", "tradier", "app") if (k := self.probed.skew_s(s, self.at_us)) is not None}
+    def skew(self) -> Iterable[Found]:
+        """One answer for each clock that is off; ours where the others agree against it."""
+        question, skews = "Do all clocks agree?", self.probed.skews(self.at_us)
         page = self.view.figures["system"].get("clock_skew_s")
-        skews |= {"the page": page} if page is not None else {}
-        off = {s: k for s, k in skews.items() if abs(k) > limit}
+        skews |= {"page": page} if page is not None else {}
         if not skews:
-            return Found(question, "nobody says.", None)
-        return Found(question, f"{', '.join(f'{s} is {text.duration(abs(k))} off' for s, k in off.items())}." if off else "yes.", "clock_skew" if off else "", next(iter(off)) if off else None)
+            return [Found(question, "nobody says.", None)]
+        clocks = compare(skews, self.view.rules.skew_told_s)
+        found = zip(clocks.names, clocks.sentences)
+        return [Found(question, f"no: {words}", "clock_skew", party, 1.0 if clocks.sure else 0.5) for party, words in found] or [Found(question, "yes.", "")]
 
     def _reached(self, *names: str) -> list[Any]:
         return [f for f in self.view.findings if f.rule.name in names and f.severity is not None and f.counted]
