@@ -11,13 +11,12 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opslib import attribution, clock, measures, text
+from opslib import attribution, clock, measures, own_inquiry, text
 from opslib.causes import OF_OUTCOME, OF_SOCKET, UNDETERMINED
 from opslib.clock import Window
 from opslib.outcome import OUTCOMES
 from opslib.probed import Probed
 from opslib.samples import Sample
-from opslib.skews import compare
 from opslib.stream import NO_TOKEN
 from opslib.units import USUAL
 
@@ -72,12 +71,7 @@ class Inquiry:
         return Found(question, f"it has missed {missed:,.0f} beats." if dead else "yes.", "monitor_down" if dead else "")
 
     def market(self) -> Found:
-        question = "Is the market open?"
-        if clock.open_since(self.view.window.end) is None:
-            return Found(question, "no, by the calendar.", "market_closed")
-        if not self.probed.market_shut(self.at_us):
-            return Found(question, "yes.", "")
-        return Found(question, f"no, by the last word of {' and '.join(self.probed.market_said_by(self.at_us))}, though the calendar has a session.", "market_closed")
+        return Found(*own_inquiry.market(self.probed, self.at_us))
 
     def network(self) -> Found:
         gone = self.probed.network_gone(self.at_us)
@@ -267,15 +261,8 @@ class Inquiry:
         return Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}.", cause, "app", agree)
 
     def skew(self) -> Iterable[Found]:
-        """One answer for each clock that is off; ours where the others agree against it."""
-        question, skews = "Do all clocks agree?", self.probed.skews(self.at_us)
-        page = self.view.figures["system"].get("clock_skew_s")
-        skews |= {"page": page} if page is not None else {}
-        if not skews:
-            return [Found(question, "nobody says.", None)]
-        clocks = compare(skews, self.view.rules.skew_told_s)
-        found = zip(clocks.names, clocks.sentences)
-        return [Found(question, f"no: {words}", "clock_skew", party, 1.0 if clocks.sure else 0.5) for party, words in found] or [Found(question, "yes.", "")]
+        skews = own_inquiry.parties(self.probed, self.view.figures["system"], self.at_us)
+        return (Found(*answer) for answer in own_inquiry.clocks(skews, self.view.rules.skew_told_s))
 
     def _reached(self, *names: str) -> list[Any]:
         return [f for f in self.view.findings if f.rule.name in names and f.severity is not None and f.counted]

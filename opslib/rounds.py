@@ -8,6 +8,7 @@ sleep cut in two is not kept, since the time that it took is nobody's.
 
 import asyncio
 import json
+import math
 import random
 import sys
 from collections import deque
@@ -199,12 +200,12 @@ class Rounds:
         """
         The moment at which a provider's data is judged, by what the latest answers say of the time and of the market.
 
-        Where our own clock is off, it is corrected. Where only the provider's is, nothing says which clock dates its
-        data: then the earlier of both moments counts, so that its data is stale only if it is by either clock.
+        Where our own clock is off, it is corrected. Where only the provider's is, or it is not sure whose
+        is, nothing says which clock dates its data: then the earliest moment counts, so that it is stale by every clock.
         """
         at_us = clock.micros(middle)
         clocks, opened = skews.compare(self._outside.skews(at_us), self.rules.skew_told_s), self._outside.open_since(at_us)
-        shift_s = min(-clocks.ours_s, clocks.off.get(subject, 0.0) - clocks.ours_s)
+        shift_s = min(-clocks.ours_s, clocks.off.get(subject, 0.0) - clocks.ours_s, 0.0 if not clocks.sure else math.inf)
         return Moment(middle + timedelta(seconds=shift_s), None if opened is None else (middle - opened).total_seconds())
 
     async def _socket(self, stream: Stream) -> list[Sample]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from opslib import clock, measures, text
 from opslib.clock import Window
 from opslib.outcome import OUTCOMES, PROVIDER, UNCLEAR
+from opslib.own_inquiry import parties
 from opslib.probed import IS_THERE, Probed
 from opslib.rules import Rules
 from opslib.samples import Sample
@@ -117,7 +118,7 @@ class Sights:
         found, at_us = list[Sight](), self.at_us
         if clock.open_since(self.window.end) and self.probed.market_shut(at_us):
             said = " and ".join(self.probed.market_said_by(at_us))
-            found.append(Sight("providers", "", f"the market is closed, by the last word of {said}, though our calendar has a session: nothing is expected of the app."))
+            found.append(Sight("providers", "", f"the providers say that the market is closed ({said}), though our calendar has a session: nothing is expected of the app."))
         gone = self.probed.network_gone(at_us)
         if gone:
             told = ", ".join(f"{s} {OUTCOMES[self.probed.now('liveness', s, at_us).outcome].words.split(':')[0]}" for s in PROVIDERS)  # type: ignore[union-attr]
@@ -274,8 +275,7 @@ class Sights:
 
     def _clocks(self) -> list[Sight]:
         """Whose clock is off."""
-        page = self.page.get("system", {}).get("clock_skew_s")
-        skews = self.probed.skews(self.at_us) | ({"page": page} if page is not None else {})
+        skews = parties(self.probed, self.page.get("system", {}), self.at_us)
         return [Sight("system", "warning", words) for words in compare(skews, self.rules.skew_told_s).sentences]
 
     def _host(self) -> list[Sight]:

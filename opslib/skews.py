@@ -2,8 +2,8 @@
 Decide whose clock is off, by what every other party's clock says against ours.
 
 The parties are massive, tradier, app and page; our own clock is one voice beside theirs. The time that most of them
-share is taken as right. Where two groups are equally large, the one that holds both providers is: they are run
-apart from each other and from us, so they do not share an error. Otherwise nothing decides, and `sure` is False.
+share is taken as right. Where two groups are equally large it is not sure whose is; the one that holds both providers is
+then likelier, since they are run apart from each other and from us and so share no error, else ours.
 """
 
 import statistics
@@ -38,8 +38,8 @@ class Clocks(NamedTuple):
     @property
     def sentences(self) -> list[str]:
         """Whose clock is off and by how much, one sentence each; empty where all agree."""
-        found = [f"our own clock is {_by(self.ours_s)} everybody else's: every time shown is off by that. Set it (NTP)."] * bool(self.ours_s)
-        doubt = "" if self.sure else ", or ours is off: too few clocks are known to say whose. Compare both with a third"
+        doubt = "" if self.sure else ", or another is: too few clocks are known to say whose. Compare them with a third"
+        found = [f"our own clock is {_by(self.ours_s)} the others'{doubt}: every time shown is off by that. Set it (NTP)."] * bool(self.ours_s)
         right = "the others'" if self.ours_s else "ours"
         return found + [f"the clock of {'the ' if party in ('app', 'page') else ''}{party} is {_by(skew_s)} {right}{doubt}." for party, skew_s in self.off.items()]
 
@@ -63,7 +63,7 @@ def compare(skews: Mapping[str, float], limit_s: float) -> Clocks:
     if len(set(largest)) == 1 or all(OURS in group for group in largest):
         right, sure = largest[0], True
     else:
-        right, sure = (with_providers[0], True) if with_providers else (groups[0], False)
+        right, sure = (with_providers or groups)[0], False
     right_s = 0.0 if OURS in right else statistics.median(voices[name] for name in right)
     off = {name: at_s - right_s for name, at_s in skews.items() if abs(at_s - right_s) > limit_s}
     return Clocks(0.0 if OURS in right else -right_s, off, sure)

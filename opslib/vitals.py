@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from opslib import clock, host as host_module, indicators, text
 from opslib.outcome import OUTCOMES
+from opslib.own_inquiry import parties
 from opslib.samples import Sample
 from opslib.scene import HOUR, LAST, LATELY, Scene, local, looked, seconds
 from opslib.skews import compare
@@ -228,9 +229,7 @@ def store(scene: Scene) -> Seen:
 
 def clocks(scene: Scene) -> Seen:
     """Do all clocks agree with ours, to within what is told?"""
-    skews = scene.probed.skews(scene.at_us)
-    page = scene.view.figures["system"]["clock_skew_s"]
-    skews |= {"page": page} if page is not None else {}
+    skews = parties(scene.probed, scene.view.figures["system"], scene.at_us)
     if not skews:
         return Seen(None, "no clock is known but ours", None, "probe", "clocks told in answers and posts, against ours")
     most = scene.view.rules.skew_told_s
