@@ -23,6 +23,7 @@ from opslib.rounds import Rounds
 from opslib.rules import Rules
 from opslib.samples import Sample
 from opslib.settings import FALLBACKS, Settings
+from opslib.skews import compare
 from opslib.store import Store
 from opslib.verdicts import EXIT_CODES, worst
 
@@ -38,7 +39,7 @@ REFUSED_WITHIN = timedelta(hours=24)
 _TOKEN = {"massive": "OPS_MASSIVE_TOKEN", "tradier": "OPS_TRADIER_TOKEN"}
 _ASKED = {
     "liveness": "is it there (market clock)", "data": "may we have option data, and is it new", "health": "is its server there (/api/health)", "metrics": "does it say that it is monitored (/api/metrics)",
-    "socket": "does its WebSocket open and answer", "log": "can its log be read", "process": "is its process alive", "chain": "can a whole chain be fetched",
+    "options": "may we have its options, as the app will ask when Massive fails", "socket": "does its WebSocket open and answer", "log": "can its log be read", "process": "is its process alive", "chain": "can a whole chain be fetched",
 }  # fmt: skip
 
 
@@ -245,10 +246,9 @@ def _skews(last: dict[tuple[str, str], Sample], rules: Rules) -> list[Check]:
     skews = {subject: skew for subject, probe in IS_THERE.items() if (s := last.get((probe, subject))) and (skew := s.told().get("skew_s")) is not None}
     if not skews:
         return []
-    off = {s: k for s, k in skews.items() if abs(k) > rules.skew_told_s}
+    clocks = compare(skews, rules.skew_told_s)
     told = ", ".join(f"{s} {k:+.1f} s" for s, k in skews.items())
-    ours = len(off) == len(skews) > 1
-    return [Check("clocks against ours", "warning" if off else "ok", told, "Set our own clock (NTP)." if ours else f"Set the clock of {', '.join(off)} (NTP).")]
+    return [Check("clocks against ours", "warning" if clocks.names else "ok", told, " ".join(words[0].upper() + words[1:] for words in clocks.sentences))]
 
 
 def _hours(last: dict[tuple[str, str], Sample]) -> list[Check]:

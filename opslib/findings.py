@@ -94,19 +94,19 @@ def _memory(tape: Tape, window: Window) -> Figure:
     return Figure(most[0] / 1e6, page=_of(most[1])) if most else Figure(None, absent=NOT_MEASURED)
 
 
-def _silence(tape: Tape, subject: str, window: Window) -> Figure:
-    """Seconds without a post; where posts come, seconds without a request in them: a hard outage is never counted as failures."""
+def _silence(tape: Tape, subject: str, window: Window, opened: datetime | None) -> Figure:
+    """Seconds of the open market without a post; where posts come, without a request in them: a hard outage is never counted as failures."""
     silent = indicators.silent_for_s(tape, window.end)
-    if silent is None:
+    if silent is None or opened is None:
         return Figure(None, absent=NOT_EXPECTED if tape.ever_seen else NOT_MEASURED)
     if subject != "app" and subject not in tape.alive:
         return Figure(None, absent=NOT_MEASURED)
     if not tape.open_at(window.end_us):
-        return Figure(silent) if subject == "app" else Figure(None, absent="no look came")
+        return Figure(min(silent, (window.end - opened).total_seconds())) if subject == "app" else Figure(None, absent="no look came")
     if subject != "app" and tape.untold(f"{subject}_requests", window):
         return Figure(None, absent="a look told no count of requests")
-    idle, opened = tape.idle_for_s(window.end_us, None if subject == "app" else subject), clock.open_since(window.end)
-    return Figure(0.0 if idle is None or opened is None else min(idle, (window.end - opened).total_seconds()))
+    idle = tape.idle_for_s(window.end_us, None if subject == "app" else subject)
+    return Figure(0.0 if idle is None else min(idle, (window.end - opened).total_seconds()))
 
 
 def _burn(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: "Windows") -> Figure:
@@ -135,12 +135,15 @@ class Windows(dict[timedelta, Window]):
 
     Attributes:
         judging: Are they an alert's, which counts only what was in the open market?
-        shut: Does every provider say that the market is closed, whatever the calendar says?
+        opened: Since when the market is open, by the calendar and by what the providers say; None while it is closed.
+        shut: Do the providers say that the market is closed, though the calendar has a session?
     """
 
     def __init__(self, instant: datetime, judging: bool = False, probed: Probed | None = None):
         self.instant, self.judging = instant, judging
-        self.shut = probed is not None and probed.market_shut(clock.micros(instant))
+        by_calendar = clock.open_since(instant)
+        self.opened = by_calendar if probed is None else probed.open_since(clock.micros(instant))
+        self.shut = by_calendar is not None and self.opened is None
 
     def __missing__(self, length: timedelta) -> Window:
         self[length] = Window.before(self.instant, length)
@@ -178,7 +181,7 @@ def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows
         case "memory":
             return _memory(tape, window)
         case "silence":
-            return _silence(tape, subject, window)
+            return _silence(tape, subject, window, windows.opened)
     raise LookupError(f"no figure is measured for the rule {rule.name!r}")
 
 

@@ -5,13 +5,13 @@ What nobody observed answers nothing: its cause is None. A cause needs `least` p
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import cached_property
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
-from opslib import attribution, clock, findings, measures, text
+from opslib import attribution, clock, findings, measures, own_inquiry, text
 from opslib.answers import Found
 from opslib.causes import OF_LOG, OF_OUTCOME, OF_RULE, OF_SOCKET, PRODUCES, UNDETERMINED
 from opslib.chain_inquiry import ChainInquiry
@@ -72,15 +72,20 @@ class Inquiry:
         """Every answer; the first four are of what everything else is seen through."""
         providers = [found for subject in PROVIDERS for found in self.provider(subject)]
         found = [self._dated("monitor"), self._dated("market"), self._dated("network"), self._dated("both", providers), self._dated("server"), *providers, self._dated("timeout"), self.chains.whole(), *self.chains.greeks()]
-        found += [self._dated("restarted"), *self.socket(), self._dated("slow"), self._dated("skew"), self._dated("dashboard"), self._dated("memory")]
+        found += [self._dated("restarted"), *self.socket(), self._dated("slow"), *self._each_dated("skew", self.skew()), self._dated("dashboard"), self._dated("memory")]
         return [*found, self._dated("storm", found), self._dated("costs")]
 
     def _dated(self, name: str, *given: Any) -> Found:
         """The answer to a question, with its source, the time of what it rests on, and what it excludes, where it names none itself."""
-        found: Found = getattr(self, name)(*given)
+        return self._each_dated(name, [getattr(self, name)(*given)])[0]
+
+    def _each_dated(self, name: str, answers: Iterable[Found]) -> list[Found]:
         newest = [s.ts_us for probe, subject in DATED.get(name, ()) if (s := self.probed.now(probe, subject, self.at_us))]
-        at_us = found.at_us if found.at_us is not None else max(newest, default=None) if name in DATED else self._page_us
-        return found._replace(source=found.source or SOURCES.get(name, "probe"), at_us=None if found.cause is None else at_us, excludes=found.excludes or EXCLUDES.get(name, ()))
+        usual_us = max(newest, default=None) if name in DATED else self._page_us
+        return [
+            found._replace(source=found.source or SOURCES.get(name, "probe"), at_us=None if found.cause is None else usual_us if found.at_us is None else found.at_us, excludes=found.excludes or EXCLUDES.get(name, ()))
+            for found in answers
+        ]
 
     @property
     def _page_us(self) -> int | None:
@@ -96,11 +101,7 @@ class Inquiry:
         return Found(question, f"it has missed {missed:,.0f} beats." if dead else "yes.", "monitor_down" if dead else "", at_us=beats[-1].ts_us if beats else None)
 
     def market(self) -> Found:
-        question = "Is the market open?"
-        if clock.open_since(self.view.window.end) is None:
-            return Found(question, "no, by the calendar.", "market_closed")
-        shut = self.probed.market_shut(self.at_us)
-        return Found(question, "no, both providers say, though the calendar has a session." if shut else "yes.", "market_closed" if shut else "")
+        return own_inquiry.market(self.probed, self.at_us)
 
     def network(self) -> Found:
         gone = self.probed.network_gone(self.at_us)
@@ -303,15 +304,8 @@ class Inquiry:
         agree = sum(OF_SOCKET.get(s.outcome) == cause for s in failed) / len(failed) if failed and not no_token and cause != UNDETERMINED else 1.0
         return [Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}.", cause, "app", agree, "probe", last.ts_us, failed[-1].ts_us if failed else None, frozenset({"socket:no_token" if no_token else f"socket:{last.outcome}"})), *page]
 
-    def skew(self) -> Found:
-        question, limit = "Do all clocks agree?", self.view.rules.skew_told_s
-        skews = {s: k for s in ("massive", "tradier", "app") if (k := self.probed.skew_s(s, self.at_us)) is not None}
-        page = self.view.figures["system"].get("clock_skew_s")
-        skews |= {"the page": page} if page is not None else {}
-        off = {s: k for s, k in skews.items() if abs(k) > limit}
-        if not skews:
-            return Found(question, "nobody says.", None)
-        return Found(question, f"{', '.join(f'{s} is {text.duration(abs(k))} off' for s, k in off.items())}." if off else "yes.", "clock_skew" if off else "", next(iter(off)) if off else None)
+    def skew(self) -> list[Found]:
+        return own_inquiry.clocks(own_inquiry.parties(self.probed, self.view.figures["system"], self.at_us), self.view.rules.skew_told_s)
 
     def _finding(self, rule: str, subject: str, source: str) -> Finding | None:
         return next((f for f in self.judged if (f.rule.name, f.subject, f.source) == (rule, subject, source)), None)

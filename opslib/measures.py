@@ -59,10 +59,11 @@ def _timed(seconds: list[float], coverage: float | None) -> Figure:
 
 
 def _socket(probed: Probed, at_us: int) -> Figure:
-    if clock.open_since(clock.instant(at_us)) is None:
+    opened = probed.open_since(at_us)
+    if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
-    down_s = probed.socket_down_s(at_us)
-    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(down_s)
+    down_s = probed.socket_down_s(at_us)  # In market hours: what was so before the open counts from the open.
+    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(min(down_s, (at_us - clock.micros(opened)) / SECOND))
 
 
 def _logged(probed: Probed, window: Window) -> Figure:
@@ -129,10 +130,11 @@ def _late_s(page: Page, last: int, window: Window) -> float | None:
     return max(0.0, (age - sorted(first)[len(first) // 2]) / SECOND)
 
 
-def _lag(tape: Tape, window: Window) -> Figure:
-    if clock.open_since(window.end) is None:
+def _lag(probed: Probed, tape: Tape, window: Window) -> Figure:
+    opened = probed.open_since(window.end_us)
+    if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
-    found = lag_s(tape, window)
+    found = lag_s(tape, Window(max(window.start, opened), window.end))
     return Figure(None, absent=NOT_MEASURED) if found is None else Figure(found)
 
 
@@ -156,7 +158,7 @@ def measure(probed: Probed, tape: Tape, rule: Rule, subject: str, window: Window
         case "memory_growth":
             return _growth(probed, window, coverage)
         case "dashboard_lag":
-            return _lag(tape, window)
+            return _lag(probed, tape, window)
         case "heartbeat":
             return _beats(probed, at_us)
         case "greeks_valid":

@@ -66,6 +66,7 @@ _ALL = (
     Outcome("silent", PROVIDER, False, False, False, "holds the socket open and says nothing", "Refresh the app's page; a silent socket is not told by the app."),
     Outcome("gone", PROVIDER, False, False, False, "has no such process", "See whether the app was restarted, and whether OPS_APP_PID names its pid file."),
     Outcome("absent", OURS, None, False, False, "is not there", "See whether the setting names the right place."),
+    Outcome("starved", OURS, None, False, False, "was not judged: our own process could not run meanwhile", "See what else this machine does."),
     Outcome("stopped", NOBODY, True, True, False, "was stopped"),
 )  # fmt: skip
 OUTCOMES = {outcome.name: outcome for outcome in _ALL}

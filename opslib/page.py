@@ -20,6 +20,7 @@ from opslib.text import NEW_YORK
 SECOND = 1_000_000
 FASTEST = SECOND // 10  # No page posts faster; what comes faster came from several at once.
 RHYTHM_GAPS = 15  # The latest gaps, from which a page's rhythm is told.
+SKEW_POSTS = 15  # The latest posts, by which a page's clock is read: a clock that is set anew is seen within eight.
 SUMS = ("gross_sum_pct", "net_sum_pct", "commission_total_usd", "slippage_sum_usd")
 AGREEING_GAPS = 6  # So many alike in a row are a rhythm, not looks that went missing.
 
@@ -79,7 +80,7 @@ class Page:
     @property
     def skew_s(self) -> float:
         """How far its clock is ahead of ours, seconds, to the nearest post."""
-        return statistics.median((look.page_clock_ms * 1000 - look.ts_us) / SECOND for look in self.looks[-200:])
+        return statistics.median((look.page_clock_ms * 1000 - look.ts_us) / SECOND for look in self.looks[-SKEW_POSTS:])
 
     @property
     def name(self) -> str:

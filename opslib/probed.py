@@ -5,9 +5,9 @@ Samples are laid in by their times and asked for any window (start, end]. A shar
 time of one; what stands now is the last look. Nothing is told of a time at which nobody looked.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from opslib import clock
@@ -16,13 +16,15 @@ from opslib.outcome import OUTCOMES, TRANSPORT
 from opslib.page import SECOND
 from opslib.samples import Sample, Samples
 
-EARS = ("data", "health", "liveness", "metrics")  # The looks that ask a question and get an answer.
+EARS = ("data", "health", "liveness", "metrics", "options")  # The looks that ask a question and get an answer.
 IS_THERE = {"massive": "liveness", "tradier": "liveness", "app": "health"}  # Which of them says whether it is there at all.
 FRESH_US = 60 * SECOND  # What was last looked at longer ago says nothing of now, but where looks are further apart.
 SKEW_LOOKS = 5
 KEPT, MOST_PASSED_OVER = "quota_kept", 800  # The latter: an hour of looks, the longest that we let ourselves be told to wait.
 BEAT, USUAL_S = ("beat", "collector"), 5.0
 BORN_APART_S = 1.0
+STARVED = "starved"  # A sample that says nothing of its subject: our own process could not run while it was taken.
+CLOSED_WORDS = ("closed", "premarket", "postmarket", "extended-hours")  # What providers call a market that is not open.
 
 
 class Share(NamedTuple):
@@ -98,12 +100,19 @@ class Probed:
         self.fallback = fallback
         self._beats = _Beats()
         self._lines: dict[tuple[str, str], _Line] = {}
+        self._starved_us: list[int] = []
+        self._closed_us: dict[str, list[int]] = {}  # When each provider said that the market is closed.
         self.add(samples)
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Lay in what has come."""
         for sample in samples:
             key = (sample.probe, sample.subject)
+            if sample.outcome == STARVED:
+                insort(self._starved_us, sample.ts_us)
+                continue
+            if sample.probe == "liveness" and '"market": "open"' not in sample.detail and _market(sample) in CLOSED_WORDS:
+                insort(self._closed_us.setdefault(sample.subject, []), sample.ts_us)
             if key not in self._lines:
                 self._lines[key] = self._beats if key == BEAT else _Line()
             self._lines[key].add(sample)
@@ -137,6 +146,8 @@ class Probed:
         """Let go of what was seen before an instant."""
         for line in self._lines.values():
             line.forget(before_us)
+        for times in (self._starved_us, *self._closed_us.values()):
+            del times[: bisect_left(times, before_us)]
 
     @staticmethod
     def told(sample: Sample) -> dict[str, Any]:
@@ -218,11 +229,11 @@ class Probed:
 
     def seconds(self, subject: str, window: Window) -> list[float]:
         """How long did the attempts take that were answered? Sorted."""
-        return sorted(s.seconds for s in self.within(IS_THERE[subject], subject, window) if s.seconds is not None and OUTCOMES[s.outcome].usable)
+        return sorted(took for s in self.within(IS_THERE[subject], subject, window) if OUTCOMES[s.outcome].usable and (took := _took_s(s)) is not None)
 
     def round_trips(self, window: Window) -> list[float]:
         """How long did the app's WebSocket take to answer? Sorted."""
-        return sorted(s.seconds for s in self.within("socket", "app", window) if s.seconds is not None)
+        return sorted(took for s in self.within("socket", "app", window) if (took := _took_s(s)) is not None)
 
     def coverage(self, window: Window) -> float | None:
         """
@@ -317,6 +328,21 @@ class Probed:
         known = sorted(s for s in told if s is not None)
         return known[len(known) // 2] if known else None
 
+    def skews(self, at_us: int) -> dict[str, float]:
+        """By how many seconds each party's clock is ahead of ours, of those that we probe and that state their time."""
+        return {subject: skew for subject in IS_THERE if (skew := self.skew_s(subject, at_us)) is not None}
+
+    def lost_share(self, window: Window) -> float | None:
+        """Share of a window in which our own collector could not run when it was due, 0 to 1; None where it did not run at all."""
+        beats = self.within(*BEAT, window)
+        first = max(window.start_us, beats[0].ts_us - self._beats.every_us(bisect_left(self._beats.times, beats[0].ts_us))) if beats else window.end_us
+        looked_s = (window.end_us - first) / SECOND
+        return min(1.0, sum(self.told(s).get("lag_s", 0.0) for s in beats) / looked_s) if looked_s > 0 else None
+
+    def starved(self, window: Window) -> int:
+        """How many samples of a window were dropped because our own process could not run while they were taken."""
+        return bisect_right(self._starved_us, window.end_us) - bisect_right(self._starved_us, window.start_us)
+
     def network_gone(self, at_us: int) -> bool | None:
         """
         Is it our own network? So where neither provider can even be connected to, though both are looked at.
@@ -329,15 +355,44 @@ class Probed:
         return all(sample is not None and sample.outcome in TRANSPORT for sample in found)
 
     def market_shut(self, at_us: int) -> bool:
-        """Does every provider that we look at say that the market is closed? It may close though the calendar has a session."""
-        stands = [s for subject in ("massive", "tradier") if (s := self.now("liveness", subject, at_us)) is not None]
-        told = [self.told(s).get("market") for s in stands if s.outcome == "ok"]
-        return len(told) == len(stands) > 0 and all(market in ("closed", "premarket", "postmarket", "extended-hours") for market in told)
+        """
+        Whether the providers say that the market is closed, at an instant of a session of our calendar.
+
+        Every provider that answers must say so; one that does not answer has no say. A single voice must have said so
+        twice in a row. A provider whose clock is so far off that the calendar is closed at its own time has no say
+        either, unless the other one says the same: then it is our clock that is off.
+        """
+        said = {subject: sample for subject in self.market_said_by(at_us) if (sample := self.now("liveness", subject, at_us)) is not None}
+        if not said or any(_market(sample) not in CLOSED_WORDS for sample in said.values()):
+            return False
+        at = clock.instant(at_us)
+        by_own_clock = [clock.open_since(at) is not None and clock.open_since(at + timedelta(seconds=self.skew_s(s, at_us) or 0.0)) is None for s in said]
+        if len(said) > 1:
+            return all(by_own_clock) or not any(by_own_clock)
+        ((subject, sample),) = said.items()
+        line = self._line("liveness", subject)
+        before = line.last(sample.ts_us - 1)
+        return not by_own_clock[0] and before is not None and _market(before) in CLOSED_WORDS
+
+    def market_said_by(self, at_us: int) -> list[str]:
+        """Which providers say something of the market at an instant."""
+        return [subject for subject in ("massive", "tradier") if (sample := self.now("liveness", subject, at_us)) is not None and _market(sample)]
+
+    def open_since(self, at_us: int) -> datetime | None:
+        """Since when the market is open at an instant: by the calendar, and by what the providers say. None while it is closed."""
+        opened = clock.open_since(clock.instant(at_us))
+        if opened is None or not self._closed_us:
+            return opened
+        if self.market_shut(at_us):
+            return None
+        said = (times[i - 1] for times in self._closed_us.values() if (i := bisect_right(times, at_us)))
+        shut_us = next((us for us in sorted(said, reverse=True) if us > clock.micros(opened) and self.market_shut(us)), None)
+        return opened if shut_us is None else clock.instant(shut_us)
 
     def serving(self, at_us: int) -> str | None:
         """Who can serve data now: massive, else the fallback where there is one, else nobody; None where it is not known."""
         for subject in ("massive", *(("tradier",) if self.fallback == "tradier" else ())):
-            stands = [s for probe in ("liveness", "data") if (s := self.now(probe, subject, at_us)) is not None]
+            stands = [s for probe in ("liveness", "data", "options") if (s := self.now(probe, subject, at_us)) is not None]
             if not stands:
                 return None
             if all(OUTCOMES[s.outcome].usable for s in stands):
@@ -347,6 +402,28 @@ class Probed:
     def chains(self, window: Window) -> dict[str, list[Sample]]:
         """The chains that were fetched, by symbol, in order of time."""
         return {symbol: found for symbol in self.subjects("chain") if (found := self.within("chain", symbol, window))}
+
+
+def _market(sample: Sample) -> str | None:
+    """What an answer says of the market; None where it says nothing."""
+    return sample.told().get("market") if sample.outcome == "ok" else None
+
+
+def _took_s(sample: Sample) -> float | None:
+    """
+    How long an attempt took, without what our own process lost meanwhile; None where that cannot be said.
+
+    Where we lost most of the time, the rest says nothing of the other side.
+    """
+    if sample.seconds is None or '"lag_s"' not in sample.detail:
+        return sample.seconds
+    lag_s = float(sample.told()["lag_s"])
+    return None if doubtful(sample.seconds, lag_s) else sample.seconds - lag_s
+
+
+def doubtful(seconds: float, lag_s: float) -> bool:
+    """Whether so much of an attempt's time was lost by our own process that the rest says nothing of the other side."""
+    return lag_s >= seconds / 2
 
 
 def _turns(samples: Iterable[Sample]) -> int:

@@ -8,22 +8,26 @@ sleep cut in two is not kept, since the time that it took is nobody's.
 
 import asyncio
 import json
+import math
 import random
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import date, datetime
-from functools import partial
+from datetime import date, datetime, timedelta
+from functools import cached_property, partial
 from typing import Any
 
-from opslib import bands, clock, fetch, host, providers, text
+from opslib import bands, clock, fetch, host, providers, skews, text
 from opslib.errors import OpsError, StoreError
 from opslib.logs import Log
 from opslib.logs import read as read_log
+from opslib.page import SECOND
 from opslib.outcome import OUTCOMES
 from opslib.probe import Prober, Question
+from opslib.probed import IS_THERE, Probed
+from opslib.providers import Moment
 from opslib.rules import Rules
 from opslib.samples import Sample, Samples
 from opslib.settings import Settings
@@ -37,6 +41,7 @@ MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
 SETTLED_S = 20.0  # A socket that takes so long will not open.
 RETRY_STORE_S = 1.0
+OUTSIDE_US = 2 * 3600 * SECOND  # For so long what providers said of the market is remembered, so that a reopening is seen.
 
 
 class Rounds:
@@ -56,6 +61,7 @@ class Rounds:
         self.speed = self.prober.speed
         self.samples = Samples(store, settings.app)
         self.stream = Stream(self.prober, rules.probes) if settings.app_ws_url else None
+        self._outside = Probed(settings.fallback)  # What the latest answers say of the time and of the market.
         self._log: Log | None = None
         self._judge = ThreadPoolExecutor(1, "judge")  # One after the other in one thread: each thread that judges a chain keeps megabytes of its own.
         self._waiting: deque[Sample] = deque()
@@ -68,17 +74,19 @@ class Rounds:
     def looks(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
         """Every look: its name, seconds between two of them, and how it is made."""
         found: list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]] = []
-        for question in providers.questions(self.settings, self.rules.probes):
+        for question in self._questions:
             quick = question.probe in ("liveness", "health")
             found.append((f"{question.probe} of {question.subject}", self._pace(question) if quick else max(SLOW_S, self.every_s), partial(self._ask, question)))
         if self.stream:
-            found.append(("socket", self.every_s, self.stream.look))
+            found.append(("socket", self.every_s, partial(self._socket, self.stream)))
         if self.settings.app_log:
             found.append(("log", self.every_s, self.read_log))
         if self.settings.app_pid:
             found.append(("process", max(PROCESS_S, self.every_s), self._process))
         if self.settings.host_prefix is not None:
             found.append(("host", max(HOST_S, self.every_s), self._host))
+        if self.settings.tradier_url and self.settings.symbols and self.settings.fallback == "tradier":
+            found.append(("options of tradier", max(SLOW_S, self.every_s), self._options))
         if self.settings.massive_url:
             found += [(f"chain of {symbol}", max(CHAIN_S, self.every_s), partial(self.fetch_chain, symbol)) for symbol in self.settings.symbols]
         return found
@@ -104,7 +112,7 @@ class Rounds:
     async def _settled(self, stream: Stream) -> list[Sample]:
         """What the socket says once it is open, or could not be opened."""
         until_s = asyncio.get_running_loop().time() + SETTLED_S / self.speed
-        while not (found := await stream.look()) and asyncio.get_running_loop().time() < until_s:
+        while not (found := await self._socket(stream)) and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(0.05 / self.speed)
         return found
 
@@ -161,11 +169,69 @@ class Rounds:
         self._failing.pop(name, None)
         return samples
 
+    @cached_property
+    def _questions(self) -> list[Question]:
+        return providers.questions(self.settings, self.rules.probes, self._moment)
+
     async def _ask(self, question: Question) -> list[Sample]:
-        samples = await self.prober.look(question)
+        samples = await self._acquaint(question.subject) if question.probe == "data" else []
+        samples += await self.prober.look(question)
+        if question.probe == IS_THERE[question.subject]:
+            self._outside.forget(clock.micros(self.now()) - OUTSIDE_US)
+            self._outside.add(samples)
         if question.probe == "data" and (contracts := samples[-1].told().get("busiest")):
             self._listen_to(contracts)
-        return samples
+        return [self._of_plan(sample, ("denied_403",)) for sample in samples]
+
+    async def _acquaint(self, subject: str) -> list[Sample]:
+        """Ask a provider for its clock first, where that is not known: without it nobody can say how old its data is."""
+        if self._outside.skew_s(subject, clock.micros(self.now())) is not None:
+            return []
+        return await self._ask(next(q for q in self._questions if (q.probe, q.subject) == (IS_THERE[subject], subject)))
+
+    def _of_plan(self, sample: Sample, refusals: tuple[str, ...]) -> Sample:
+        """A refusal of one route by a provider that accepts our key on another is a matter of the plan."""
+        if sample.outcome not in refusals or sample.subject not in IS_THERE:
+            return sample
+        well = self._outside.now(IS_THERE[sample.subject], sample.subject, clock.micros(self.now()))
+        return sample._replace(outcome="entitlement_403") if well is not None and well.outcome == "ok" else sample
+
+    def _moment(self, subject: str, middle: datetime) -> Moment:
+        """
+        The moment at which a provider's data is judged, by what the latest answers say of the time and of the market.
+
+        Where our own clock is off, it is corrected. Where only the provider's is, or it is not sure whose
+        is, nothing says which clock dates its data: then the earliest moment counts, so that it is stale by every clock.
+        """
+        at_us = clock.micros(middle)
+        clocks, opened = skews.compare(self._outside.skews(at_us), self.rules.skew_told_s), self._outside.open_since(at_us)
+        shift_s = min(-clocks.ours_s, clocks.off.get(subject, 0.0) - clocks.ours_s, 0.0 if not clocks.sure else math.inf)
+        return Moment(middle + timedelta(seconds=shift_s), None if opened is None else (middle - opened).total_seconds())
+
+    async def _socket(self, stream: Stream) -> list[Sample]:
+        """How the socket stands; that it says nothing, or nothing new, counts only once the market has been open for as long."""
+        return [self._unless_closed(sample) for sample in await stream.look()]
+
+    def _unless_closed(self, sample: Sample) -> Sample:
+        after_s = {"silent": self.rules.probes.silent_after_s, "stale": self.rules.probes.stale_after_s}.get(sample.outcome)
+        if after_s is None:
+            return sample
+        opened = self._outside.open_since(sample.ts_us)
+        return sample if opened is not None and (sample.ts_us - clock.micros(opened)) / SECOND > after_s else sample._replace(outcome="ok")
+
+    async def _options(self) -> list[Sample]:
+        """Ask the fallback for options as the app will when it needs them: which expirations there are, and the chain of the first."""
+        symbol = self.settings.symbols[0]
+        samples, payload = await self._asked_of_tradier("options/expirations", symbol, includeAllRoots="true")
+        days = providers.expirations(payload)
+        if samples[-1].outcome == "ok" and days:
+            more, _ = await self._asked_of_tradier("options/chains", symbol, expiration=days[0], greeks="true")
+            samples = [*(sample._replace(last=False) for sample in samples), *more]
+        return [self._of_plan(sample, ("denied_403", "auth_401")) for sample in samples]
+
+    async def _asked_of_tradier(self, what: str, symbol: str, **params: str) -> tuple[list[Sample], Any]:
+        found = [answer async for answer in self.prober.attempts(providers.tradier_question(self.settings, what, symbol, "options", **params))]
+        return [sample for sample, _ in found], found[-1][1]
 
     def _listen_to(self, contracts: list[str], surely: bool = False) -> None:
         """Ask the socket for these, where it was asked for nothing yet today, or where they are surely the better ones."""
@@ -196,7 +262,7 @@ class Rounds:
 
     async def fetch_chain(self, symbol: str) -> list[Sample]:
         """Fetch a whole chain in market hours, and keep its pages as they came. Its value is how many contracts it has."""
-        if clock.open_since(self.now()) is None:
+        if self._outside.open_since(clock.micros(self.now())) is None:
             return []
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -208,7 +274,7 @@ class Rounds:
             kept = [self.settings.redact(providers.as_page(page).decode()).encode() for page in found.pages]
             await asyncio.to_thread(self.samples.keep_chain, clock.micros(now), "massive", symbol, found.outcome, kept)
         if found.results:
-            detail |= await loop.run_in_executor(self._judge, self._judged, found.pages, symbol, now)
+            detail |= await loop.run_in_executor(self._judge, self._judged, found.pages, symbol, self._moment("massive", now).at)
         return [Sample(clock.micros(now), "chain", symbol, found.outcome, (loop.time() - began_s) * self.speed, float(len(found.results)), detail=self._json(detail))]
 
     def _judged(self, pages: list[Any], symbol: str, now: datetime) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from opslib import clock, measures, text
 from opslib.clock import Window
 from opslib.outcome import OUTCOMES, PROVIDER, UNCLEAR
+from opslib.own_inquiry import parties
 from opslib.probed import IS_THERE, Probed
 from opslib.rules import Rules
 from opslib.samples import Sample
+from opslib.skews import compare
 from opslib.snapshot import PROVIDERS
 from opslib.stream import NO_TOKEN
 from opslib.units import USUAL
@@ -115,7 +117,8 @@ class Sights:
     def _providers(self) -> list[Sight]:
         found, at_us = list[Sight](), self.at_us
         if clock.open_since(self.window.end) and self.probed.market_shut(at_us):
-            found.append(Sight("providers", "", "the providers say that the market is closed, though our calendar has a session: nothing is expected of the app."))
+            said = " and ".join(self.probed.market_said_by(at_us))
+            found.append(Sight("providers", "", f"the providers say that the market is closed ({said}), though our calendar has a session: nothing is expected of the app."))
         gone = self.probed.network_gone(at_us)
         if gone:
             told = ", ".join(f"{s} {OUTCOMES[self.probed.now('liveness', s, at_us).outcome].words.split(':')[0]}" for s in PROVIDERS)  # type: ignore[union-attr]
@@ -271,13 +274,9 @@ class Sights:
         return [*found, Sight("system", "", f"the app's process holds {text.number(last.value, 'MB', 0)}" + (f", {grows[0]:+,.0f} MB per h." if grows else "."))]
 
     def _clocks(self) -> list[Sight]:
-        """Whose clock is off? Where both providers say the same of ours, ours is."""
-        skews = {s: k for s in (*PROVIDERS, "app") if (k := self.probed.skew_s(s, self.at_us)) is not None}
-        off = {s: k for s, k in skews.items() if abs(k) > self.rules.skew_told_s}
-        told = lambda k: f"{text.duration(abs(k))} {'ahead of' if k > 0 else 'behind'}"  # noqa: E731
-        if off and len(off) == len(skews) > 1 and max(off.values()) - min(off.values()) < self.rules.skew_told_s:
-            return [Sight("system", "warning", f"our own clock is {told(-next(iter(off.values())))} everybody else's: every time here is off by that. Set it (NTP).")]
-        return [Sight("system", "warning", f"the clock of {'the ' if s == 'app' else ''}{s} is {told(k)} ours, by its answers; every time shown is ours.") for s, k in off.items()]
+        """Whose clock is off."""
+        skews = parties(self.probed, self.page.get("system", {}), self.at_us)
+        return [Sight("system", "warning", words) for words in compare(skews, self.rules.skew_told_s).sentences]
 
     def _host(self) -> list[Sight]:
         last: dict[str, Sample] = {}
