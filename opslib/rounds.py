@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import date, datetime
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from opslib.logs import Log
 from opslib.logs import read as read_log
 from opslib.outcome import OUTCOMES
 from opslib.probe import Prober, Question
+from opslib.probed import FOLLOW_UP, is_down
 from opslib.rules import Rules
 from opslib.samples import Sample, Samples
 from opslib.settings import Settings
@@ -37,6 +38,8 @@ MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
 SETTLED_S = 20.0  # A socket that takes so long will not open.
 RETRY_STORE_S = 1.0
+FOLLOW_UP_S = 1.0  # While the app's server does not answer it is asked so often: how long it is down is then known to the second.
+MOST_FOLLOW_UPS = 60  # By then people are notified, and its log need not be filled.
 
 
 class Rounds:
@@ -60,7 +63,7 @@ class Rounds:
         self._judge = ThreadPoolExecutor(1, "judge")  # One after the other in one thread: each thread that judges a chain keeps megabytes of its own.
         self._waiting: deque[Sample] = deque()
         self._lost, self._told = 0, ""
-        self._written, self._stopped = asyncio.Event(), asyncio.Event()
+        self._written, self._stopped, self._app_down = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._failing: dict[str, str] = {}
         self._drift_s: float | None = None
         self._listened_on: date | None = None
@@ -76,7 +79,7 @@ class Rounds:
         if self.settings.app_log:
             found.append(("log", self.every_s, self.read_log))
         if self.settings.app_pid:
-            found.append(("process", max(PROCESS_S, self.every_s), self._process))
+            found.append(("process", max(PROCESS_S, self.every_s) if self.settings.app_url else self.every_s, self._process))
         if self.settings.host_prefix is not None:
             found.append(("host", max(HOST_S, self.every_s), self._host))
         if self.settings.massive_url:
@@ -112,6 +115,8 @@ class Rounds:
         """Look until stopped; then leave a last beat that says so, and nothing open."""
         tasks = [asyncio.create_task(self._at_own_pace(name, every_s, look)) for name, every_s, look in self.looks()]
         tasks.append(asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)))
+        if follow_up := self._follow_up():
+            tasks.append(asyncio.create_task(self._follow_up_while_down(follow_up)))
         if self.stream:
             tasks.append(asyncio.create_task(self.stream.run()))
         writing = asyncio.create_task(self._write())
@@ -137,16 +142,22 @@ class Rounds:
         due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed  # Not all in the same instant.
         while True:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
-            wall, mono_s = self.now(), loop.time()
-            samples = await self._safely(name, look)
-            slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
-            if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
-                self._put(samples)
+            samples = await self._keep_unless_slept(name, look)
             if every_s > SLOW_S and any(s.last and not OUTCOMES[s.outcome].usable for s in samples):
                 due_s = loop.time() + SLOW_S / self.speed  # What is looked at seldom, and failed, is looked at again soon.
                 continue
             # What was missed while one look took long is not made up for: the next is due on the grid again.
             due_s += every_s / self.speed * max(1, -(-(loop.time() - due_s) * self.speed // every_s))
+
+    async def _keep_unless_slept(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
+        """Probe once, and keep the samples unless the machine slept meanwhile."""
+        loop = asyncio.get_running_loop()
+        wall, mono_s = self.now(), loop.time()
+        samples = await self._safely(name, look)
+        slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
+        if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
+            self._put(samples)
+        return samples
 
     async def _safely(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
         """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
@@ -165,7 +176,49 @@ class Rounds:
         samples = await self.prober.look(question)
         if question.probe == "data" and (contracts := samples[-1].told().get("busiest")):
             self._listen_to(contracts)
+        if question.probe == "health":
+            self._saw_app(samples[-1])
         return samples
+
+    def _saw_app(self, sample: Sample) -> None:
+        """Follow up on the app's server from a probe that shows it down to one that does not."""
+        if is_down(sample):
+            self._app_down.set()
+        else:
+            self._app_down.clear()
+
+    def _follow_up(self) -> Callable[[], Awaitable[Sample]] | None:
+        """How the app's server is asked once more: by one request, or by its process where it has no address. None where neither is configured."""
+        health = next((q for q in providers.questions(self.settings, self.rules.probes) if q.probe == "health"), None)
+
+        async def request() -> Sample:
+            assert health
+            async with aclosing(self.prober.attempts(health)) as attempts:
+                return (await anext(attempts))[0]
+
+        async def process() -> Sample:
+            return (await self._process())[0]
+
+        return request if health else process if self.settings.app_pid else None
+
+    async def _follow_up_while_down(self, follow_up: Callable[[], Awaitable[Sample]]) -> None:
+        """While the app's server is down, ask it each second, not waiting for the answers before: what resumes answers them all."""
+
+        async def once() -> list[Sample]:
+            sample = await follow_up()
+            if not is_down(sample):
+                self._app_down.clear()  # Only a probe at its own pace says that it is down: an attempt that began before it was back ends later.
+            return [sample._replace(probe=FOLLOW_UP)]
+
+        async with asyncio.TaskGroup() as asking:
+            while True:
+                await self._app_down.wait()
+                made = 0
+                while self._app_down.is_set():
+                    await asyncio.sleep(FOLLOW_UP_S / self.speed)
+                    made += 1
+                    if made <= MOST_FOLLOW_UPS:
+                        asking.create_task(self._keep_unless_slept("follow-up of the app", once))
 
     def _listen_to(self, contracts: list[str], surely: bool = False) -> None:
         """Ask the socket for these, where it was asked for nothing yet today, or where they are surely the better ones."""
@@ -174,7 +227,10 @@ class Rounds:
             self.stream.topics, self._listened_on = tuple(f"Q.{contract}" for contract in contracts), day
 
     async def _process(self) -> list[Sample]:
-        return [await asyncio.to_thread(host.process, self.settings, self.now())]
+        sample = await asyncio.to_thread(host.process, self.settings, self.now())
+        if not self.settings.app_url:
+            self._saw_app(sample)
+        return [sample]
 
     async def _host(self) -> list[Sample]:
         at_us = clock.micros(self.now())
