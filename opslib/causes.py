@@ -10,7 +10,7 @@ OF_OUTCOME = {
     "entitlement_403": "provider_plan", "ip_blocked_403": "provider_ip_blocked", "rate_limited_429": "provider_rate_limited", "wrong_content": "provider_wrong_content", "bad_json": "provider_wrong_content",
     "schema_mismatch": "provider_wrong_content", "too_large": "provider_wrong_content", "redirected": "provider_wrong_content", "ok_empty": "provider_empty", "partial": "provider_partial", "stale": "provider_stale",
 }  # fmt: skip
-OF_SOCKET = {"closed": "socket_closed", "refused": "socket_closed", "reset": "socket_closed", "silent": "socket_silent", "timeout": "socket_silent", "forbidden_403": "socket_auth", "auth_401": "socket_auth", "no_key_401": "socket_auth", "unreachable": "socket_blocked"}
+OF_SOCKET = {"closed": "socket_closed", "refused": "socket_closed", "reset": "socket_closed", "silent": "socket_silent", "renewed": "socket_silent", "timeout": "socket_silent", "forbidden_403": "socket_auth", "auth_401": "socket_auth", "no_key_401": "socket_auth", "unreachable": "socket_blocked"}
 HEADLINES = {
     NONE: "Nothing is the matter with what is looked at.", UNDETERMINED: "What is the matter cannot be told from what was seen.",
     "provider_5xx": "{} answers with errors of its own.", "provider_timeout": "{} takes the connection and does not answer in time.", "provider_refused": "{} refuses the connection.", "provider_dns": "The name of {} cannot be resolved.",

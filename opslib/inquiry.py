@@ -17,7 +17,7 @@ from opslib.clock import Window
 from opslib.outcome import OUTCOMES
 from opslib.probed import Probed
 from opslib.samples import Sample
-from opslib.stream import NO_TOKEN
+from opslib.stream import NO_TOKEN, NOT_SERVED
 from opslib.units import USUAL
 
 if TYPE_CHECKING:
@@ -253,16 +253,20 @@ class Inquiry:
         down = self.view.figures["system"]["websocket_connected"]
         if last is None:
             told = {None: "nobody looks at it, and the page says nothing.", True: "yes, the page says.", False: "no, the page says."}[down]
+            upstream = self.probed.now("upstream", "app", self.at_us)
+            if upstream is not None and self.probed.told(upstream)["state"] in NOT_SERVED and (upstream.value or 0) > 0 and clock.open_since(self.view.window.end) is not None:
+                return Found(question, f"no: {self.probed.upstream(self.at_us)}, with {upstream.value:.0f} clients connected to it.", "socket_silent", "app", 0.7)
             return Found(question, told, {None: None, True: "", False: "socket_closed"}[down], "app", 0.7)
         if OUTCOMES[last.outcome].usable:
             lost = down is False
             return Found(question, "yes, for us; the page's own is closed, and comes back only when it is refreshed." if lost else "yes.", "socket_closed" if lost else "", "app", 0.8 if lost else 1.0)
-        told = self.probed.told(last)
+        told, note = self.probed.told(last), self.probed.socket_note(self.at_us)
         code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
         cause = "socket_auth" if told.get("why") == NO_TOKEN else OF_SOCKET.get(last.outcome, UNDETERMINED)
         looks = [s for s in self.probed.within("socket", "app", self.lately) if not OUTCOMES[s.outcome].usable]
         agree = sum(OF_SOCKET.get(s.outcome) == cause for s in looks) / len(looks) if looks and cause in OF_SOCKET.values() else 1.0
-        return Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}.", cause, "app", agree)
+        more = f": {note}" if note else ""
+        return Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}{more}.", cause, "app", agree)
 
     def skew(self) -> Found:
         question, limit = "Do all clocks agree?", self.view.rules.skew_told_s

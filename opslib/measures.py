@@ -64,7 +64,7 @@ def _socket(probed: Probed, at_us: int) -> Figure:
     if clock.open_since(clock.instant(at_us)) is None:
         return Figure(None, absent=NOT_EXPECTED)
     down_s = probed.socket_down_s(at_us)
-    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(down_s)
+    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(down_s, note=probed.socket_note(at_us))
 
 
 def _app_down(probed: Probed, at_us: int) -> Figure:

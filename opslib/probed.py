@@ -267,10 +267,32 @@ class Probed:
             return None
         if OUTCOMES[last.outcome].usable:
             return 0.0
+        if last.outcome == "renewed":
+            return last.value  # For how long nobody was served; that is over.
         since = self.since("socket", "app", at_us)
         assert since is not None
         heard_us = last.ts_us - round(last.value * SECOND) if last.outcome == "silent" and last.value is not None else since.ts_us
         return max(0.0, (at_us - min(heard_us, since.ts_us)) / SECOND)
+
+    def upstream(self, at_us: int) -> str:
+        """What the app says of the socket behind its own, in words; empty where it says nothing."""
+        last = self.now("upstream", "app", at_us)
+        if last is None:
+            return ""
+        told = self.told(last)
+        error = f" ({told['error']})" if told.get("error") and told["state"] != "connected" else ""
+        return f"the app says that its upstream is {told['state']}{error}"
+
+    def socket_note(self, at_us: int) -> str:
+        """Who is served by the app's WebSocket where not all are, in words; empty where that is not known."""
+        last = self.now("socket", "app", at_us)
+        if last is not None and last.outcome == "renewed":
+            return "old connections are dead, new ones are served: refresh the pages"
+        if last is None or last.outcome != "silent":
+            return ""
+        tried = self.told(last).get("tried", 0)
+        note = f"dead for old and new connections ({tried} tried)" if tried else ""
+        return "; ".join(part for part in (note, self.upstream(at_us)) if part)
 
     def app_down_s(self, at_us: int) -> float | None:
         """

@@ -29,10 +29,11 @@ from opslib.rules import Rules
 from opslib.samples import Sample, Samples
 from opslib.settings import Settings
 from opslib.store import Store
-from opslib.stream import Stream
+from opslib.stream import NOT_SERVED, Stream
 
 EVERY_S = 5.0
-SLOW_S, PROCESS_S, HOST_S, CHAIN_S = 60.0, 15.0, 300.0, 900.0
+SLOW_S, PROCESS_S, UPSTREAM_S, HOST_S, CHAIN_S = 60.0, 15.0, 15.0, 300.0, 900.0
+ABSENT_S = 3600.0  # A version of the app that has no /api/ws-health is asked again after so long: it may have been deployed anew.
 OF_QUOTA = 0.5  # The share of a provider's quota that looking whether it is there may use.
 MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
@@ -67,6 +68,7 @@ class Rounds:
         self._failing: dict[str, str] = {}
         self._drift_s: float | None = None
         self._listened_on: date | None = None
+        self._no_upstream_until_s = 0.0
 
     def looks(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
         """Every look: its name, seconds between two of them, and how it is made."""
@@ -76,6 +78,8 @@ class Rounds:
             found.append((f"{question.probe} of {question.subject}", self._pace(question) if quick else max(SLOW_S, self.every_s), partial(self._ask, question)))
         if self.stream:
             found.append(("socket", self.every_s, self.stream.look))
+        if self.settings.app_url:
+            found.append(("upstream of the app", max(UPSTREAM_S, self.every_s), self._upstream))
         if self.settings.app_log:
             found.append(("log", self.every_s, self.read_log))
         if self.settings.app_pid:
@@ -94,7 +98,7 @@ class Rounds:
         """Each look once, all at the same time: what they saw, not kept. The socket is opened for it and closed again."""
         stream = Stream(self.prober, self.rules.probes) if self.stream and only("socket") else None
         if stream and self.stream:
-            stream.topics = self.stream.topics
+            stream.contracts = self.stream.contracts
         streaming = asyncio.create_task(stream.run()) if stream else None
         try:
             found = await asyncio.gather(*(self._safely(name, look) for name, _, look in self.looks() if name != "socket" and only(name)))
@@ -224,7 +228,22 @@ class Rounds:
         """Ask the socket for these, where it was asked for nothing yet today, or where they are surely the better ones."""
         day = providers.today(self.now())
         if self.stream and (surely or self._listened_on != day):
-            self.stream.topics, self._listened_on = tuple(f"Q.{contract}" for contract in contracts), day
+            indices = [symbol for symbol in self.settings.symbols if symbol.startswith("I:")]
+            self.stream.contracts, self._listened_on = (*contracts, *indices), day
+
+    async def _upstream(self) -> list[Sample]:
+        """What the app says of the socket behind its own; nothing where it does not answer, or has no such route."""
+        now_s = asyncio.get_running_loop().time() * self.speed
+        if now_s < self._no_upstream_until_s:
+            return []
+        sample = (await self.prober.look(providers.upstream_question(self.settings)))[-1]
+        if sample.outcome != "ok":
+            absent = OUTCOMES[sample.outcome].answered is None
+            self._no_upstream_until_s = now_s + ABSENT_S if absent else 0.0
+            return []
+        if self.stream and sample.told()["state"] in NOT_SERVED:
+            self.stream.suspected = True
+        return [sample]
 
     async def _process(self) -> list[Sample]:
         sample = await asyncio.to_thread(host.process, self.settings, self.now())
