@@ -14,13 +14,13 @@ from servers import serving
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from opslib import clock, measures, rules, settings
+from opslib import clock, diagnosis, measures, panels, rules, settings
 from opslib.clock import Window
 from opslib.demo.wire import Answer, as_html, as_json
 from opslib.probe import Prober
 from opslib.probed import Probed
 from opslib.rounds import Rounds
-from opslib.samples import Sample
+from opslib.samples import Sample, Samples
 from opslib.store import Store
 from opslib.stream import Stream
 from opslib.tape import Tape
@@ -307,3 +307,32 @@ def test_the_alert_says_who_is_served(samples: list[Sample], seconds: float, sev
     figure = measures.measure(probed, Tape(RULES.pages, 5.0), RULES["websocket_down"], "app", window)
     found = judge(RULES["websocket_down"], "app", "probe", figure)
     assert (figure.value, found.severity, found.sentence) == (seconds, severity, words)
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        ([*SILENT, SAYS], "dead for old and new connections (1 tried); the app says that its upstream is disconnected (getaddrinfo ENOTFOUND)"),
+        (RENEWED, "old connections are dead, new ones are served: refresh the pages"),
+    ],
+    ids=["dead for all", "renewed"],
+)  # fmt: skip
+def test_the_diagnosis_and_the_panel_say_who_is_served(tmp_path: Path, samples: list[Sample], words: str) -> None:
+    """Both are a socket that is silent; the answer, and the sentence of the panel, say of whom."""
+    found = settings.load(tmp_path, None, {})
+    kept = Store(found.url)
+    more = [at(5.0 * i, "ok", None, "beat", every_s=5)._replace(subject="collector") for i in range(20)] + [at(5.0 * i, "ok", 900.0 + 5 * i, "health") for i in range(20)]
+    Samples(kept, found.app).keep([*samples, *more], known_at_ts=True)
+    view = panels.status(kept, found, RULES, as_of=OPEN + timedelta(seconds=96), length=timedelta(minutes=5))
+    cause = diagnosis.diagnose(view)
+    assert (cause.cause, cause.subject) == ("socket_silent", "app") and words in repr(cause)
+    assert [s for s in view.sights if words in s.words and s.panel == "system"]
+
+
+def test_without_a_socket_of_ours_the_app_is_believed(tmp_path: Path) -> None:
+    """Where no socket is probed, an upstream that the app has lost while clients are connected to it is a silent socket."""
+    found = settings.load(tmp_path, None, {})
+    kept = Store(found.url)
+    Samples(kept, found.app).keep([at(15.0 * i, "ok", 3.0, "upstream", state="disconnected" if i else "connected") for i in range(6)], known_at_ts=True)
+    cause = diagnosis.diagnose(panels.status(kept, found, RULES, as_of=OPEN + timedelta(seconds=80), length=timedelta(minutes=5)))
+    assert (cause.cause, cause.subject) == ("socket_silent", "app") and "with 3 clients connected" in repr(cause)
