@@ -11,7 +11,7 @@ OF_OUTCOME = {
     "schema_mismatch": "provider_wrong_content", "too_large": "provider_wrong_content", "redirected": "provider_wrong_content", "ok_empty": "provider_empty", "partial": "provider_partial", "stale": "provider_stale",
     "unreachable": "provider_timeout", "reset": "provider_refused",
 }  # fmt: skip
-OF_SOCKET = {"closed": "socket_closed", "refused": "socket_closed", "reset": "socket_closed", "silent": "socket_silent", "timeout": "socket_silent", "forbidden_403": "socket_auth", "auth_401": "socket_auth", "no_key_401": "socket_auth", "unreachable": "socket_blocked"}
+OF_SOCKET = {"closed": "socket_closed", "refused": "socket_closed", "reset": "socket_closed", "silent": "socket_silent", "renewed": "socket_silent", "timeout": "socket_silent", "forbidden_403": "socket_auth", "auth_401": "socket_auth", "no_key_401": "socket_auth", "unreachable": "socket_blocked"}
 HEADLINES = {
     NONE: "Nothing is the matter with what is looked at.", UNDETERMINED: "What is the matter cannot be told from what was seen.",
     "provider_5xx": "{} answers with errors of its own.", "provider_timeout": "{} takes the connection and does not answer in time.", "provider_refused": "{} refuses the connection.", "provider_dns": "The name of {} cannot be resolved.",
@@ -54,7 +54,7 @@ PRODUCES: dict[str, frozenset[str]] = {
     "our_timeout_too_short": frozenset({"log:timeout"}) | _REQUESTS_FAIL, "app_down": _APP_GONE, "app_restarted": _APP_GONE - {"app_restarted"},
     "app_slow": frozenset({"page:availability", "page:errors", "socket:timeout", "socket:no_token", "dashboard_slow", "latency", "log:timeout", "log:other_error", "log:access_5xx"}),
     "socket_closed": _SOCKET, "socket_silent": _SOCKET, "socket_auth": _SOCKET | {"log:auth"}, "socket_blocked": _SOCKET, "greeks_missing": frozenset({"page:greeks"}),
-    "market_closed": frozenset({"stale", "chain:stale", "socket:silent", "page:silence", "dashboard_slow"}), "monitor_down": frozenset(), "clock_skew": frozenset({"stale", "chain:stale"}),
+    "market_closed": frozenset({"stale", "chain:stale", "socket:silent", "socket:renewed", "page:silence", "dashboard_slow"}), "monitor_down": frozenset(), "clock_skew": frozenset({"stale", "chain:stale"}),
 }  # fmt: skip
 OF_LOG = {"timeout": "provider_timeout", "dns": "provider_dns", "refused": "provider_refused", "tls": "provider_tls", "rate_limit": "provider_rate_limited", "auth": "provider_auth"}
 # The cause of an alert of which nothing more was found out; of every other rule the cause is then undetermined.

@@ -5,6 +5,7 @@ This module knows what the figures of a tape amount to against the limits at an 
 here, whoever asks for it: a panel, over its own window (`at`), or an alert, each rule over the rule's (`judged`).
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -109,6 +110,18 @@ def _silence(tape: Tape, subject: str, window: Window, opened: datetime | None) 
     return Figure(0.0 if idle is None else min(idle, (window.end - opened).total_seconds()))
 
 
+def _by_rhythm(tape: Tape, rule: Rule, subject: str, figure: Figure, at_us: int) -> Rule:
+    """The rule of silence with limits that fit a page which sends requests only now and then; a page that posts nothing has no such rhythm."""
+    first = rule.ladder[0][1]
+    if figure.value is None or isinstance(first, str) or not rule.past(figure.value, first) or not tape.open_at(at_us):
+        return rule
+    usual_s = indicators.usual_gap_s(tape, at_us, None if subject == "app" else subject)
+    if usual_s is None:
+        return rule
+    how = tape.how
+    return replace(rule, ladder=tuple((rung, limit if isinstance(limit, str) else max(limit, min(how.idle_times * usual_s, how.idle_most * limit))) for rung, limit in rule.ladder))
+
+
 def _burn(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: "Windows") -> Figure:
     """How many times too fast is the budget spent that another rule's objective leaves, on each rung?"""
     assert rule.burn
@@ -193,6 +206,8 @@ def _finding(tape: Tape, rules: Rules, rule: Rule, subject: str, source: str, wi
         figure = observe(tape, rules, rule, subject, windows, length) if source == PAGE or probed is None else measures.measure(probed, tape, rule, subject, windows[length])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
         figure = Figure(None, absent=f"could not be measured ({problem.__class__.__name__}: {problem})")
+    if rule.name == "silence":
+        rule = _by_rhythm(tape, rule, subject, figure, windows[length].end_us)
     return judge(rule, subject, source, figure)
 
 

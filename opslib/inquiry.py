@@ -20,7 +20,7 @@ from opslib.outcome import OUTCOMES
 from opslib.probed import KEPT, Probed
 from opslib.samples import Sample
 from opslib.snapshot import PROVIDERS
-from opslib.stream import NO_TOKEN
+from opslib.stream import NO_TOKEN, NOT_SERVED
 from opslib.verdicts import Finding
 
 if TYPE_CHECKING:
@@ -291,18 +291,22 @@ class Inquiry:
             told = "yes." if not down_s else f"no: closed for {text.duration(down_s)}, and it comes back only when the page is refreshed." if lost else f"closed for {text.duration(down_s)}, which is too short to tell."
             page = [Found("Does the page's own WebSocket work?", told, "socket_closed" if lost else None if down_s else "", "app", 0.8, "page", self._page_us, self.at_us - round(down_s * 1e6), frozenset({"page:websocket"}))]
         if last is None:
+            upstream = self.probed.now("upstream", "app", self.at_us)
+            if upstream is not None and self.probed.told(upstream)["state"] in NOT_SERVED and (upstream.value or 0) > 0 and self.probed.open_since(self.at_us) is not None:
+                told = f"no: {self.probed.upstream(self.at_us)}, with {upstream.value:.0f} clients connected to it."
+                return [Found(question, told, "socket_silent", "app", 0.7, "probe", upstream.ts_us, symptoms=frozenset({"socket:silent"})), *page]
             return page or [Found(question, "nobody looks at it, and the page says nothing.", None, "app")]
         if OUTCOMES[last.outcome].usable:
             return [Found(question, "yes, ours.", "", "app", 1.0, "probe", last.ts_us, excludes=("socket_silent", "socket_auth", "socket_blocked")), *page]
         failed = list(takewhile(lambda s: not OUTCOMES[s.outcome].usable, reversed(self.probed.within("socket", "app", self.lately))))
         if len(failed) < self.least and not any(p.cause for p in page):
             return [Found(question, f"it {OUTCOMES[last.outcome].words}, at one probe: not enough to tell.", None, "app"), *page]
-        told = self.probed.told(last)
+        told, note = self.probed.told(last), self.probed.socket_note(self.at_us)
         code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
         no_token = told.get("why") == NO_TOKEN
         cause = "socket_auth" if no_token else OF_SOCKET.get(last.outcome, UNDETERMINED)
         agree = sum(OF_SOCKET.get(s.outcome) == cause for s in failed) / len(failed) if failed and not no_token and cause != UNDETERMINED else 1.0
-        return [Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}.", cause, "app", agree, "probe", last.ts_us, failed[-1].ts_us if failed else None, frozenset({"socket:no_token" if no_token else f"socket:{last.outcome}"})), *page]
+        return [Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}{f': {note}' if note else ''}.", cause, "app", agree, "probe", last.ts_us, failed[-1].ts_us if failed else None, frozenset({"socket:no_token" if no_token else f"socket:{last.outcome}"})), *page]
 
     def skew(self) -> list[Found]:
         return own_inquiry.clocks(own_inquiry.parties(self.probed, self.view.figures["system"], self.at_us), self.view.rules.skew_told_s)

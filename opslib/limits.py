@@ -11,7 +11,8 @@ class Probes:
     What our own looks are judged by as they are made.
 
     Attributes:
-        silent_after_s: An open socket that was heard before and says nothing for longer, in market hours, is silent.
+        silent_after_s: Where an open socket says nothing for longer, in market hours, its quotes are asked for; nobody hears less often than once a minute.
+        checked_for_s: Where none of these comes within so many seconds, it is silent.
         stale_after_s: Data older than this, in market hours, is stale.
         delayed_by_s: As much later may data of a delayed plan be.
         changed_by: A median of a chain that is so many times another of the same hour has changed.
@@ -19,6 +20,7 @@ class Probes:
     """
 
     silent_after_s: float
+    checked_for_s: float
     stale_after_s: float
     delayed_by_s: float
     changed_by: float

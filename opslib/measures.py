@@ -27,6 +27,8 @@ _SEEN_BY = {
 
 def seen(probed: Probed, rule: Rule, subject: str, source: str) -> bool:
     """Have we ever looked at what a rule is about, for that source?"""
+    if rule.name == "app_down":
+        return source == "probe" and (probed.seen("health", "app") or probed.seen("process", "app"))
     probe, whom = _SEEN_BY.get((rule.name, source), (None, None))
     if probe is None:
         return False
@@ -63,7 +65,12 @@ def _socket(probed: Probed, at_us: int) -> Figure:
     if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
     down_s = probed.socket_down_s(at_us)  # In market hours: what was so before the open counts from the open.
-    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(min(down_s, (at_us - clock.micros(opened)) / SECOND))
+    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(min(down_s, (at_us - clock.micros(opened)) / SECOND), note=probed.socket_note(at_us))
+
+
+def _app_down(probed: Probed, at_us: int) -> Figure:
+    down_s = probed.app_down_s(at_us)
+    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(down_s)
 
 
 def _logged(probed: Probed, window: Window) -> Figure:
@@ -147,6 +154,8 @@ def measure(probed: Probed, tape: Tape, rule: Rule, subject: str, window: Window
             return _share(*probed.answered(subject, window), coverage)
         case "answers" | "app_answers":
             return _share(*probed.least_usable(subject, window), coverage)
+        case "app_down":
+            return _app_down(probed, at_us)
         case "response_time":
             return _timed(probed.seconds(subject, window), coverage)
         case "websocket_latency":

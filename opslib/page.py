@@ -36,6 +36,9 @@ class Pages:
         late_after: A look is late when more than this many of its page's intervals have passed without it.
         bridged_s: Between two looks of a page no further apart than this, all that it counted is known well enough.
         closed_s: A page not seen for longer than this, while one loaded since is, is closed.
+        idle_times: So many of its usual gaps between two requests may a page be without one before it is silent.
+        idle_most: No limit of silence is raised to more than so many times itself.
+        idle_back_s: A page's usual gap is read from so many seconds before its last request.
     """
 
     load_jitter_s: float
@@ -43,6 +46,9 @@ class Pages:
     late_after: float
     bridged_s: float
     closed_s: float
+    idle_times: float
+    idle_most: float
+    idle_back_s: float
 
 
 class Page:

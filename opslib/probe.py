@@ -57,6 +57,7 @@ class Question:
         headers: They may hold a secret.
         json_only: Is an answer believed only as ``application/json``? Tradier may say text/plain.
         most_bytes: A longer answer is not read to its end.
+        reads_5xx: Whether the JSON of an answer of 500 or above is read as any other.
     """
 
     probe: str
@@ -68,6 +69,7 @@ class Question:
     method: str = "GET"
     json_only: bool = True
     most_bytes: int = LARGEST_ANSWER
+    reads_5xx: bool = False
 
 
 class Bucket:
@@ -352,7 +354,7 @@ def _told(question: Question, status: int, headers: Any, body: bytes, detail: di
     if 300 <= status < 400:
         detail["to"] = text.one_line(urlsplit(headers.get("location", "")).hostname or "", 80)
         return "redirected", None
-    if status >= 400:
+    if status >= 400 and not (status >= 500 and question.reads_5xx and "json" in kind):
         words = body[:2000].decode("utf-8", "replace")
         detail["said"] = text.one_line(_said(words, kind), 160)
         keyed = any(name == "Authorization" for name, _ in question.headers)

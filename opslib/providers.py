@@ -182,6 +182,18 @@ def _app_metrics(payload: Any, middle: datetime) -> Reading:
     return Reading("ok", detail={"status": str(payload["status"])[:40]})
 
 
+def upstream_question(settings: Settings) -> Question:
+    """What the app says of the socket behind its own: a version that does not say so answers with a page, or with 404. It says so with 503, too."""
+    endpoint = "indices" if urlsplit(settings.app_ws_url).path.rstrip("/").endswith("/indices") else "options"
+
+    def read(payload: Any, middle: datetime) -> Reading:
+        told = payload["metrics"][endpoint]
+        error = {"error": str(told["lastError"])[:80]} if told.get("lastError") else {}
+        return Reading("ok", float(told["totalClients"]), {"state": str(told["connectionState"])[:20]} | error)
+
+    return Question("upstream", "app", f"{settings.app_url}/api/ws-health", read, reads_5xx=True)
+
+
 def chain_question(settings: Settings, symbol: str, url: str | None = None) -> Question:
     """One page of a chain from Massive: the first, or the one that an answer named as the next."""
     first = f"{settings.massive_url}/v3/snapshot/options/{symbol}"

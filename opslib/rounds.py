@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import date, datetime, timedelta
 from functools import cached_property, partial
 from typing import Any
@@ -26,22 +26,25 @@ from opslib.logs import read as read_log
 from opslib.page import SECOND
 from opslib.outcome import OUTCOMES
 from opslib.probe import Prober, Question
-from opslib.probed import IS_THERE, Probed
+from opslib.probed import FOLLOW_UP, IS_THERE, Probed, is_down
 from opslib.providers import Moment
 from opslib.rules import Rules
 from opslib.samples import Sample, Samples
 from opslib.settings import Settings
 from opslib.store import Store
-from opslib.stream import Stream
+from opslib.stream import NOT_SERVED, Stream
 
 EVERY_S = 5.0
-SLOW_S, PROCESS_S, HOST_S, CHAIN_S = 60.0, 15.0, 300.0, 900.0
+SLOW_S, PROCESS_S, UPSTREAM_S, HOST_S, CHAIN_S = 60.0, 15.0, 15.0, 300.0, 900.0
+ABSENT_S = 3600.0  # A version of the app that has no /api/ws-health is asked again after so long: it may have been deployed anew.
 OF_QUOTA = 0.5  # The share of a provider's quota that looking whether it is there may use.
 MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
 SETTLED_S = 20.0  # A socket that takes so long will not open.
 RETRY_STORE_S = 1.0
 OUTSIDE_US = 2 * 3600 * SECOND  # For so long what providers said of the market is remembered, so that a reopening is seen.
+FOLLOW_UP_S = 1.0  # While the app's server does not answer it is asked so often: how long it is down is then known to the second.
+MOST_FOLLOW_UPS = 60  # By then people are notified, and its log need not be filled.
 
 
 class Rounds:
@@ -66,10 +69,11 @@ class Rounds:
         self._judge = ThreadPoolExecutor(1, "judge")  # One after the other in one thread: each thread that judges a chain keeps megabytes of its own.
         self._waiting: deque[Sample] = deque()
         self._lost, self._told = 0, ""
-        self._written, self._stopped = asyncio.Event(), asyncio.Event()
+        self._written, self._stopped, self._app_down = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._failing: dict[str, str] = {}
         self._drift_s: float | None = None
         self._listened_on: date | None = None
+        self._no_upstream_until_s = 0.0
 
     def looks(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
         """Every look: its name, seconds between two of them, and how it is made."""
@@ -79,10 +83,12 @@ class Rounds:
             found.append((f"{question.probe} of {question.subject}", self._pace(question) if quick else max(SLOW_S, self.every_s), partial(self._ask, question)))
         if self.stream:
             found.append(("socket", self.every_s, partial(self._socket, self.stream)))
+        if self.settings.app_url:
+            found.append(("upstream of the app", max(UPSTREAM_S, self.every_s), self._upstream))
         if self.settings.app_log:
             found.append(("log", self.every_s, self.read_log))
         if self.settings.app_pid:
-            found.append(("process", max(PROCESS_S, self.every_s), self._process))
+            found.append(("process", max(PROCESS_S, self.every_s) if self.settings.app_url else self.every_s, self._process))
         if self.settings.host_prefix is not None:
             found.append(("host", max(HOST_S, self.every_s), self._host))
         if self.settings.tradier_url and self.settings.symbols and self.settings.fallback == "tradier":
@@ -99,7 +105,7 @@ class Rounds:
         """Each look once, all at the same time: what they saw, not kept. The socket is opened for it and closed again."""
         stream = Stream(self.prober, self.rules.probes) if self.stream and only("socket") else None
         if stream and self.stream:
-            stream.topics = self.stream.topics
+            stream.contracts = self.stream.contracts
         streaming = asyncio.create_task(stream.run()) if stream else None
         try:
             found = await asyncio.gather(*(self._safely(name, look) for name, _, look in self.looks() if name != "socket" and only(name)))
@@ -120,6 +126,8 @@ class Rounds:
         """Look until stopped; then leave a last beat that says so, and nothing open."""
         tasks = [asyncio.create_task(self._at_own_pace(name, every_s, look)) for name, every_s, look in self.looks()]
         tasks.append(asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)))
+        if follow_up := self._follow_up():
+            tasks.append(asyncio.create_task(self._follow_up_while_down(follow_up)))
         if self.stream:
             tasks.append(asyncio.create_task(self.stream.run()))
         writing = asyncio.create_task(self._write())
@@ -145,16 +153,22 @@ class Rounds:
         due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed  # Not all in the same instant.
         while True:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
-            wall, mono_s = self.now(), loop.time()
-            samples = await self._safely(name, look)
-            slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
-            if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
-                self._put(samples)
+            samples = await self._keep_unless_slept(name, look)
             if every_s > SLOW_S and any(s.last and not OUTCOMES[s.outcome].usable for s in samples):
                 due_s = loop.time() + SLOW_S / self.speed  # What is looked at seldom, and failed, is looked at again soon.
                 continue
             # What was missed while one look took long is not made up for: the next is due on the grid again.
             due_s += every_s / self.speed * max(1, -(-(loop.time() - due_s) * self.speed // every_s))
+
+    async def _keep_unless_slept(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
+        """Probe once, and keep the samples unless the machine slept meanwhile."""
+        loop = asyncio.get_running_loop()
+        wall, mono_s = self.now(), loop.time()
+        samples = await self._safely(name, look)
+        slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
+        if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
+            self._put(samples)
+        return samples
 
     async def _safely(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
         """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
@@ -181,6 +195,8 @@ class Rounds:
             self._outside.add(samples)
         if question.probe == "data" and (contracts := samples[-1].told().get("busiest")):
             self._listen_to(contracts)
+        if question.probe == "health":
+            self._saw_app(samples[-1])
         return [self._of_plan(sample, ("denied_403",)) for sample in samples]
 
     async def _acquaint(self, subject: str) -> list[Sample]:
@@ -233,14 +249,72 @@ class Rounds:
         found = [answer async for answer in self.prober.attempts(providers.tradier_question(self.settings, what, symbol, "options", **params))]
         return [sample for sample, _ in found], found[-1][1]
 
+    def _saw_app(self, sample: Sample) -> None:
+        """Follow up on the app's server from a probe that shows it down to one that does not."""
+        if is_down(sample):
+            self._app_down.set()
+        else:
+            self._app_down.clear()
+
+    def _follow_up(self) -> Callable[[], Awaitable[Sample]] | None:
+        """How the app's server is asked once more: by one request, or by its process where it has no address. None where neither is configured."""
+        health = next((q for q in providers.questions(self.settings, self.rules.probes) if q.probe == "health"), None)
+
+        async def request() -> Sample:
+            assert health
+            async with aclosing(self.prober.attempts(health)) as attempts:
+                return (await anext(attempts))[0]
+
+        async def process() -> Sample:
+            return (await self._process())[0]
+
+        return request if health else process if self.settings.app_pid else None
+
+    async def _follow_up_while_down(self, follow_up: Callable[[], Awaitable[Sample]]) -> None:
+        """While the app's server is down, ask it each second, not waiting for the answers before: what resumes answers them all."""
+
+        async def once() -> list[Sample]:
+            sample = await follow_up()
+            if not is_down(sample):
+                self._app_down.clear()  # Only a probe at its own pace says that it is down: an attempt that began before it was back ends later.
+            return [sample._replace(probe=FOLLOW_UP)]
+
+        async with asyncio.TaskGroup() as asking:
+            while True:
+                await self._app_down.wait()
+                made = 0
+                while self._app_down.is_set():
+                    await asyncio.sleep(FOLLOW_UP_S / self.speed)
+                    made += 1
+                    if made <= MOST_FOLLOW_UPS:
+                        asking.create_task(self._keep_unless_slept("follow-up of the app", once))
+
     def _listen_to(self, contracts: list[str], surely: bool = False) -> None:
         """Ask the socket for these, where it was asked for nothing yet today, or where they are surely the better ones."""
         day = providers.today(self.now())
         if self.stream and (surely or self._listened_on != day):
-            self.stream.topics, self._listened_on = tuple(f"Q.{contract}" for contract in contracts), day
+            indices = [symbol for symbol in self.settings.symbols if symbol.startswith("I:")]
+            self.stream.contracts, self._listened_on = (*contracts, *indices), day
+
+    async def _upstream(self) -> list[Sample]:
+        """What the app says of the socket behind its own; nothing where it does not answer, or has no such route."""
+        now_s = asyncio.get_running_loop().time() * self.speed
+        if now_s < self._no_upstream_until_s:
+            return []
+        sample = (await self.prober.look(providers.upstream_question(self.settings)))[-1]
+        if sample.outcome != "ok":
+            absent = OUTCOMES[sample.outcome].answered is None
+            self._no_upstream_until_s = now_s + ABSENT_S if absent else 0.0
+            return []
+        if self.stream and sample.told()["state"] in NOT_SERVED:
+            self.stream.suspected = True
+        return [sample]
 
     async def _process(self) -> list[Sample]:
-        return [await asyncio.to_thread(host.process, self.settings, self.now())]
+        sample = await asyncio.to_thread(host.process, self.settings, self.now())
+        if not self.settings.app_url:
+            self._saw_app(sample)
+        return [sample]
 
     async def _host(self) -> list[Sample]:
         at_us = clock.micros(self.now())

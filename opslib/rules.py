@@ -35,7 +35,7 @@ _NUMBERS = ("objective", "warning", "confidence", "min_count", "min_coverage")
 _TEXTS = ("title", "who", "action", "traders")
 _LISTS = {"subjects": ("app", "massive", "tradier"), "sources": ("page", "probe", "chain", "fills", "logs")}
 _NEEDED = (*_CHOICES, *_NUMBERS, "critical", "for", *_SPANS, *_TEXTS, *_LISTS, "runbook")
-_PAGES = ("load_jitter_s", "reset_gap_s", "bridged_s", "closed_s", "late_after", "skew_told_s")
+_PAGES = ("load_jitter_s", "reset_gap_s", "bridged_s", "closed_s", "late_after", "skew_told_s", "idle_times", "idle_most", "idle_back_s")
 _BURN = ("of", "budget", "long", "short")
 _MAY = ("notify", "escalate", "clear", "inhibited_by", "by_source", *_BURN)
 _BY_SOURCE = ("gate", "min_count", "window")
@@ -326,7 +326,7 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
     if problems:
         raise RulesError(*problems)
     digest = hashlib.sha256(json.dumps(found | {"pages": limits, "probes": probes, "chain": chain, "days": days, "diagnosis": diagnosis}, sort_keys=True).encode()).hexdigest()
-    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"], limits["bridged_s"], limits["closed_s"]), Probes(**probes), ChainLimits(**chain), DayLimits(**days), DiagnosisLimits(**diagnosis), limits["skew_told_s"], digest)
+    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"], limits["bridged_s"], limits["closed_s"], limits["idle_times"], limits["idle_most"], limits["idle_back_s"]), Probes(**probes), ChainLimits(**chain), DayLimits(**days), DiagnosisLimits(**diagnosis), limits["skew_told_s"], digest)
 
 
 def load(home: Path | None = None) -> Rules:

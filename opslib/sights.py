@@ -240,14 +240,15 @@ class Sights:
             return [Sight("system", "", f"the app's WebSocket answers us ({_seconds(last.seconds)}{heard}).")]
         code = f" (code {told['code']})" if "code" in told else f" (HTTP {told['status']})" if "status" in told else ""
         silent = f", nothing for {text.duration(last.value)}" if last.outcome == "silent" and last.value is not None else ""
+        note = f": {found}" if (found := self.probed.socket_note(self.at_us)) else ""
         words = {
-            "closed": f"is closed on us{code}", "silent": f"is open and silent{silent}", "forbidden_403": f"refuses us before it opens{code}: its token",
+            "closed": f"is closed on us{code}", "silent": f"is open and silent{silent}{note}", "renewed": f"served nobody for {text.duration(last.value or 0.0)}{note}", "forbidden_403": f"refuses us before it opens{code}: its token",
             "unreachable": "cannot be connected to while the port is blocked, or its network gone", "timeout": str(told.get("why", "is open and answers no ping")).removeprefix("open, and ").replace("no answer to a ping", "is open and answers no ping"),
             "stale": f"sends only old data: {told.get('why', '')}", "wrong_content": f"is answered by something that is no WebSocket{code}: see whether OPS_APP_WS_URL names its path", "redirected": f"sends us elsewhere{code}: see OPS_APP_WS_URL",
         }.get(last.outcome, outcome.words + code)  # fmt: skip
         if told.get("why") == NO_TOKEN:
             return [Sight("system", "", f"the app gives no token for its WebSocket, {_since(since.ts_us)}: it {outcome.words}. See its log, and whether it has its Massive key.")]
-        hint = "The page tries once to come back, then never again: refresh it." if last.outcome in ("closed", "silent", "timeout") else outcome.advice
+        hint = "The page tries once to come back, then never again: refresh it." if last.outcome in ("closed", "timeout") else outcome.advice
         return [Sight("system", "", f"the app's WebSocket {words}, {_since(since.ts_us)}. {hint}")]
 
     def _log(self) -> list[Sight]:

@@ -37,7 +37,8 @@ LEADS = {
     ("memory_growth", "app", "memory_growth"): ("memory_leak",),
     ("errors", "app", "error_rate"): ("error_storm",),
     ("dashboard_lag", "app", "dashboard_slow"): ("dashboard_slow", "app_slow"),
-    ("app_answers", "app", "monitor_down"): ("app_down", "app_restarted"),
+    ("app_answers", "app", "monitor_down"): ("app_restarted",),
+    ("app_down", "app", "monitor_down"): ("app_down",),
     ("heartbeat", "app", "monitor_down"): ("collector_dead", "clock_skew"),
 }  # fmt: skip
 
