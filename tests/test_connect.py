@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,10 @@ import node_packages
 import pytest
 from conftest import absent, needs
 from servers import free_port
-from test_server import LARGEST, Answer, Receiver, a_body, asked, awaited, receiving
+from test_server import AS_JSON, LARGEST, Answer, Receiver, a_body, asked, awaited, receiving
 
 import opslib
-from opslib import cli, loglines, refusals
+from opslib import cli, clock, logs, refusals
 
 DOC = (Path(opslib.__file__).parent / "docs" / "connect.md").read_text(encoding="utf-8")
 BLOCKS = {block.splitlines()[0]: block for block in re.findall(r"```ts\n(.*?)```", DOC, re.S)}
@@ -73,8 +76,8 @@ def block(start: str) -> str:
 class App:
     """The Express app, running."""
 
-    def __init__(self, url: str, log: Path):
-        self.url, self._log = url, log
+    def __init__(self, url: str, log: Path, process: subprocess.Popen[bytes]):
+        self.url, self._log, self.process = url, log, process
 
     @property
     def log(self) -> list[str]:
@@ -120,7 +123,7 @@ def run_app(modules: Path, tmp_path: Path) -> Any:
         try:
             awaited(lambda: running.poll() is not None or "listening" in log.read_text(), "the app listens", 60)
             assert running.poll() is None, log.read_text()
-            yield App(f"http://127.0.0.1:{log.read_text().split()[-1]}", log)
+            yield App(f"http://127.0.0.1:{log.read_text().split()[-1]}", log, running)
         finally:
             running.kill()
             running.wait()
@@ -146,6 +149,13 @@ def browser(launch: Any) -> Iterator[Any]:
     launched.close()
 
 
+def hold_time(page: Any) -> None:
+    """Let the page's clock and timers stand still, except while a test runs them."""
+    now = clock.now()
+    page.clock.install(time=now)
+    page.clock.pause_at(now + timedelta(seconds=1))
+
+
 @pytest.fixture
 def tab(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A tab whose timers run only when the test says so; with the parameter "real time", by themselves."""
@@ -153,7 +163,7 @@ def tab(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     page = context.new_page()
     page.set_default_timeout(90_000)
     if getattr(request, "param", "") != "real time":
-        page.clock.install()
+        hold_time(page)
     page.problems = []
     page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
     yield page
@@ -167,17 +177,21 @@ def open_app(tab: Any, app: App) -> str:
     return str(answer.header_value("content-security-policy"))
 
 
-def tick(tab: Any) -> int:
-    """Let the page's timer fire once; returns the status that its post was answered with, 0 where it was not sent."""
-    sent = []
-    tab.once("requestfinished", lambda request: sent.append(request.response().status))
-    tab.once("requestfailed", lambda request: sent.append(0))
-    tab.clock.run_for(5000)
+def tick(tab: Any, before_ms: int = 5000, after_ms: int = 0) -> int:
+    """Let the page's timer fire once, with so much time before and after it; returns the status that its post was answered with, 0 where there was none."""
+    ended = list[int]()
+    finished, failed = lambda request: ended.append(request.response().status), lambda _: ended.append(0)
+    tab.on("requestfinished", finished)
+    tab.on("requestfailed", failed)
+    tab.clock.run_for(before_ms)
+    tab.clock.run_for(after_ms)
     until = time.monotonic() + 60
-    while not sent and time.monotonic() < until:
+    while not ended and time.monotonic() < until:
         tab.evaluate("0")  # Events of the browser are handled while something is asked of it.
-    assert sent, "the timer sent nothing"
-    return int(sent[0])
+    tab.remove_listener("requestfinished", finished)
+    tab.remove_listener("requestfailed", failed)
+    assert len(ended) == 1, "one post was expected of the timer"
+    return ended[0]
 
 
 def posts(found: Receiver) -> list[dict[str, Any]]:
@@ -280,7 +294,7 @@ def test_a_page_of_the_internet(home: Path, run_app: Any, launch: Any, direct: b
             page, said = context.new_page(), list[str]()
             page.set_default_timeout(90_000)
             page.on("console", lambda message, said=said: said.append(message.text))
-            page.clock.install()
+            hold_time(page)
             open_app(page, app)
             before = len(posts(found))
             refused = direct and not permissions
@@ -291,14 +305,29 @@ def test_a_page_of_the_internet(home: Path, run_app: Any, launch: Any, direct: b
         launched.close()
 
 
-def test_the_route_without_a_receiver(run_app: Any) -> None:
-    """With a receiver that is down the route answers 502 and why, the app logs it once as no error, and goes on as before; when the receiver is back, so are the posts."""
-    with run_app(f"http://127.0.0.1:{free_port()}") as app:
+def test_the_route_without_a_receiver(run_app: Any, home: Path) -> None:
+    """With a receiver that is down the route answers 502 and why, and the app logs it once; with the receiver back, posts are kept and the log says so."""
+    port = free_port()
+    with run_app(f"http://127.0.0.1:{port}") as app:
         for _ in range(3):
             answer = app.post(b"{}")
             assert (answer.status, answer.body) == (502, b"The receiver did not answer: ECONNREFUSED")
         assert asked(app.url, "GET", "/").status == 200
-        assert app.log[1:] == ["[Ops] The receiver did not answer: ECONNREFUSED"] and loglines.read(app.log[1]).is_error is None
+        with socket.create_server(("127.0.0.1", port)) as back:
+            posting = threading.Thread(target=app.post, args=(b"{}",))
+            posting.start()
+            connection, _ = back.accept()
+            with connection:
+                assert b"content-type: application/json" in connection.recv(65536).lower()
+                connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+                posting.join()
+        assert app.log[1:] == ["WARN [Ops] The receiver did not answer: ECONNREFUSED", "WARN [Ops] The receiver answers again."]
+        assert errors_of(app) == 0
+
+
+def errors_of(app: App) -> int:
+    """How many errors the monitor counts in the app's log."""
+    return sum(entry.is_error for entry in logs.entries(logs.read_line(line) for line in app.log))
 
 
 def test_the_route_with_a_receiver_that_hangs(run_app: Any) -> None:
@@ -321,6 +350,20 @@ def test_the_route_with_a_receiver_that_hangs(run_app: Any) -> None:
                 one.join()
         assert all(answer.status == 502 and b"timeout" in answer.body and took >= 2.9 for took, answer in answers) and len(answers) == 5
         assert min(took for took, _ in answers) < 20, "the route's limit is 3 s"
+        assert len(app.log) == 2 and errors_of(app) == 0  # What the monitor's own trouble is called must not blame a provider.
+
+
+def test_the_apps_server_hangs(home: Path, run_app: Any, tab: Any) -> None:
+    """While the app's server hangs, the page gives each post up before the next, so that its connections stay free for the app; then posts go on, with what was counted meanwhile."""
+    with receiving(OPS_INGEST_KEY=KEY) as found, run_app(found.url) as app:
+        open_app(tab, app)
+        app.process.send_signal(signal.SIGSTOP)
+        tab.evaluate("service.requests = 5")
+        assert [tick(tab, 5000, 4500), tick(tab, 500, 4500)] == [0, 0]
+        app.process.send_signal(signal.SIGCONT)
+        tab.evaluate("service.requests = 6")
+        assert tick(tab, 500) == 204
+        assert posts(found)[-1]["providers"]["massive"]["requestCount"] == 6
 
 
 def test_the_receivers_answer_is_passed_on(home: Path, run_app: Any) -> None:
@@ -355,6 +398,24 @@ def test_a_page_of_another_site_cannot_use_the_route(home: Path, run_app: Any) -
         assert [app.post(body, **{"Sec-Fetch-Site": site}).status for site in ("cross-site", "same-site", "none")] == [403, 403, 403]
         assert found.bodies() == []
         assert app.post(body, **{"Sec-Fetch-Site": "same-origin"}).status == 204
+
+
+def test_every_refusal_is_explained(home: Path) -> None:
+    """Each way in which the receiver refuses a post is a row of the documentation, by the status and the title that it is answered with."""
+    body = json.dumps(a_body()).encode()
+    with receiving(OPS_INGEST_KEY=KEY) as found:
+        key = {"Authorization": f"Bearer {KEY}"}
+        answers = [
+            found.post(b"{}", AS_JSON | key), found.post(body), found.post(body, AS_JSON | key | {"Origin": "https://app.example"}), found.post(body + b" " * LARGEST, AS_JSON | key),
+            found.post(body, {"Content-Type": "text/html"} | key), found.post(body, AS_JSON | key | {"Host": "ops.example"}),
+        ]  # fmt: skip
+        found.store.close()
+        shutil.rmtree(home)
+        home.write_text("no folder")
+        answers.append(found.post(body, AS_JSON | key))
+    assert [answer.status for answer in answers] == [400, 401, 403, 413, 415, 421, 503]
+    for answer in answers:
+        assert f"| {answer.status} *{answer.problem()['title'].replace('ops.example', '…')}*" in DOC, answer
 
 
 def test_readme_links_the_documentation() -> None:
