@@ -24,10 +24,10 @@ from opslib.rounds import Rounds
 from opslib.rules import Rules
 from opslib.samples import Sample
 from opslib.settings import FALLBACKS, Settings
-from opslib.snapshot import Look
 from opslib.store import Store
 from opslib.verdicts import EXIT_CODES, worst
 
+CONNECT = Path(__file__).parent / "docs" / "connect.md"  # How to connect the app's page, for people.
 LEAST_FREE_MB = 500
 NEEDED = ("jupyterlab", "papermill", "ipykernel", "nbconvert", "pandas", "matplotlib", "httpx", "websockets")
 _SETTING = {"massive": "OPS_MASSIVE_URL", "tradier": "OPS_TRADIER_URL", "app": "OPS_APP_URL"}
@@ -36,7 +36,6 @@ _WORLD = (
     ("massive_url", "OPS_MASSIVE_URL", "Massive"), ("tradier_url", "OPS_TRADIER_URL", "Tradier"), ("symbols", "OPS_SYMBOLS", "chains"),
 )  # fmt: skip
 UNSET = "settings"
-CONNECT = Path(__file__).parent / "docs" / "connect.md"  # How to connect the app's page, for people.
 REFUSED_WITHIN = timedelta(hours=24)
 _TOKEN = {"massive": "OPS_MASSIVE_TOKEN", "tradier": "OPS_TRADIER_TOKEN"}
 _ASKED = {
@@ -113,12 +112,12 @@ def _completeness(settings: Settings) -> list[Check]:
     return [Check(UNSET, "unknown", f"{len(unset)} of {len(_WORLD)} things are not looked at: {', '.join(what for _, what in unset)}", f"Set {', '.join(setting for setting, _ in unset)}, in the environment or in settings.toml.")]
 
 
-def _arriving(newest: Look | None, rules: Rules) -> Check:
+def _arriving(newest_us: int | None, rules: Rules) -> Check:
     """Whether posts of the app's pages arrive: the newest is no older than the limit of the rule `silence`, while the market is open."""
     what, now = "posts of the app's pages", clock.now()
-    if newest is None:
+    if newest_us is None:
         return Check(what, "", "none has come yet", f"let the app's page post to ops serve: {CONNECT}")
-    at, limit_s = clock.instant(newest.ts_us), float(dict(rules.rules["silence"].ladder)["warning"])
+    at, limit_s = clock.instant(newest_us), float(dict(rules.rules["silence"].ladder)["warning"])
     seen = f"the newest came at {text.moment(at)}"
     if (now - at).total_seconds() <= limit_s:
         return Check(what, "ok", seen)
@@ -151,7 +150,7 @@ def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
     try:
         last = store.last_look(settings.app, 2**62, None)
         yield Check("store", "ok", "opens")
-        yield _arriving(last, rules)
+        yield _arriving(last.ts_us if last else None, rules)
     except OpsError as problem:
         yield Check("store", "critical", str(problem), "See OPS_STORE_URL.")
     yield _told(settings, store)

@@ -22,7 +22,8 @@ from servers import free_port
 from test_server import AS_JSON, LARGEST, Answer, Receiver, a_body, asked, awaited, receiving
 
 import opslib
-from opslib import cli, clock, logs, refusals
+from opslib import cli, clock, doctor, logs, refusals, rules, settings, snapshot
+from opslib.store import Post, Store
 
 DOC = (Path(opslib.__file__).parent / "docs" / "connect.md").read_text(encoding="utf-8")
 BLOCKS = {block.splitlines()[0]: block for block in re.findall(r"```ts\n(.*?)```", DOC, re.S)}
@@ -416,6 +417,30 @@ def test_every_refusal_is_explained(home: Path) -> None:
     assert [answer.status for answer in answers] == [400, 401, 403, 413, 415, 421, 503]
     for answer in answers:
         assert f"| {answer.status} *{answer.problem()['title'].replace('ops.example', '…')}*" in DOC, answer
+
+
+@pytest.mark.parametrize(
+    ("at", "age_s", "verdict", "words"),
+    [
+        ("2026-03-10T15:00Z", 60, "ok", "the newest came at 2026-03-10 14:59:00 UTC"),
+        ("2026-03-10T15:00Z", 61, "warning", "1 min 1 s ago; one was expected within 1 min"),
+        ("2026-03-10T15:00Z", None, "", "none has come yet"),
+        ("2026-03-10T22:00Z", 4 * 3600, "", "none is expected while the market is closed"),
+        ("2026-03-10T22:00Z", 5, "ok", "the newest came at 2026-03-10 21:59:55 UTC"),
+    ],
+)
+def test_whether_posts_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, age_s: float | None, verdict: str, words: str) -> None:
+    """The doctor says when the newest post came: late only while the market is open; where it is late or none came, it names the page that says how to connect."""
+    now, found = clock.parse(at), settings.load(tmp_path, None, {})
+    monkeypatch.setattr(clock, "now", lambda: now)
+    store = Store(found.url)
+    if age_s is not None:
+        body = snapshot.read({"lastUpdateAt": 1_773_150_000_000, "systemHealth": {"errorCount": 0, "uptime": 60}})
+        store.write("desk", [Post(clock.micros(now - timedelta(seconds=age_s)), body)])
+    check = next(c for c in doctor._ours(found, store, rules.load()) if c.what == "posts of the app's pages")
+    store.close()
+    assert check.verdict == verdict and words in check.seen
+    assert ("docs/connect.md" in check.advice) is (verdict == "warning" or age_s is None) and doctor.CONNECT.is_file()
 
 
 def test_readme_links_the_documentation() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from opslib import clock, doctor, rules, settings, snapshot
+from opslib import clock, doctor, rules, settings
 from opslib.demo.lever import Lever
 from opslib.demo.wire import Answer, Request, Server, as_html
 from opslib.doctor import Examination
 from opslib.refusals import Refusals
-from opslib.store import Post, Store
+from opslib.store import Store
 
 BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 
@@ -161,27 +161,3 @@ def test_refused_posts_are_said(tmp_path: Path) -> None:
     check = of(seen, "posts refused")
     assert check.verdict == "warning" and "12 posts from https://app.example refused: Origin not in OPS_CORS_ORIGINS" in check.seen and "old.example" not in check.seen
     assert seen.exit_code == 1
-
-
-@pytest.mark.parametrize(
-    ("at", "age_s", "verdict", "words"),
-    [
-        ("2026-03-10T15:00Z", 60, "ok", "the newest came at 2026-03-10 14:59:00 UTC"),
-        ("2026-03-10T15:00Z", 61, "warning", "1 min 1 s ago; one was expected within 1 min"),
-        ("2026-03-10T15:00Z", None, "", "none has come yet"),
-        ("2026-03-10T22:00Z", 4 * 3600, "", "none is expected while the market is closed"),
-        ("2026-03-10T22:00Z", 5, "ok", "the newest came at 2026-03-10 21:59:55 UTC"),
-    ],
-)
-def test_whether_posts_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, age_s: float | None, verdict: str, words: str) -> None:
-    """The doctor says when the newest post came: late only while the market is open; where it is late or none came, it names the page that says how to connect."""
-    now = clock.parse(at)
-    monkeypatch.setattr(clock, "now", lambda: now)
-    if age_s is not None:
-        store = Store(settings.load(tmp_path, None, {}).url)
-        body = snapshot.read({"lastUpdateAt": 1_773_150_000_000, "systemHealth": {"errorCount": 0, "uptime": 60}})
-        store.write("desk", [Post(clock.micros(now - timedelta(seconds=age_s)), body)])
-        store.close()
-    check = of(examined(tmp_path, {}), "posts of the app's pages")
-    assert check.verdict == verdict and words in check.seen
-    assert ("docs/connect.md" in check.advice) is (verdict == "warning" or age_s is None) and doctor.CONNECT.is_file()
