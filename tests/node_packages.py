@@ -23,7 +23,7 @@ def installed(npm: str) -> Path | str:
         return f"{cache} cannot be written: {problem}"
     try:
         wanted = [f"{name}@{version}" for name, version in PACKAGES.items()]
-        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--prefix", str(made), *wanted]
+        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--fetch-retries=1", "--prefix", str(made), *wanted]
         ended = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=300)
         if ended.returncode:
             return f"npm install ended with {ended.returncode}: {ended.stderr[-500:]}"
