@@ -443,6 +443,14 @@ def test_whether_posts_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     assert ("docs/connect.md" in check.advice) is (verdict == "warning" or age_s is None) and doctor.CONNECT.is_file()
 
 
+def test_links_lead_to_headings() -> None:
+    """Every link into the documentation, its own and README's, leads to a heading of it."""
+    headings = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in DOC.splitlines() if line.startswith("#")}
+    readme = (Path(opslib.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(#([^)]+)\)", DOC) + re.findall(r"connect\.md#([^)]+)\)", readme)
+    assert len(links) >= 6 and set(links) <= headings
+
+
 def test_readme_links_the_documentation() -> None:
     """README links the page instead of a snippet that no policy lets through, and every block of code in it is run by the tests above."""
     readme = (Path(opslib.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
