@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from opslib.skews import compare
 from opslib.store import Store
 from opslib.verdicts import EXIT_CODES, worst
 
+CONNECT = Path(__file__).parent / "docs" / "connect.md"  # How to connect the app's page, for people.
 LEAST_FREE_MB = 500
 NEEDED = ("jupyterlab", "papermill", "ipykernel", "nbconvert", "pandas", "matplotlib", "httpx", "websockets")
 _SETTING = {"massive": "OPS_MASSIVE_URL", "tradier": "OPS_TRADIER_URL", "app": "OPS_APP_URL"}
@@ -111,6 +113,20 @@ def _completeness(settings: Settings) -> list[Check]:
     return [Check(UNSET, "unknown", f"{len(unset)} of {len(_WORLD)} things are not looked at: {', '.join(what for _, what in unset)}", f"Set {', '.join(setting for setting, _ in unset)}, in the environment or in settings.toml.")]
 
 
+def _arriving(newest_us: int | None, rules: Rules) -> Check:
+    """Whether posts of the app's pages arrive: the newest is no older than the limit of the rule `silence`, while the market is open."""
+    what, now = "posts of the app's pages", clock.now()
+    if newest_us is None:
+        return Check(what, "", "none has come yet", f"let the app's page post to ops serve: {CONNECT}")
+    at, limit_s = clock.instant(newest_us), float(dict(rules.rules["silence"].ladder)["warning"])
+    seen = f"the newest came at {text.moment(at)}"
+    if (now - at).total_seconds() <= limit_s:
+        return Check(what, "ok", seen)
+    if clock.open_since(now) is None:
+        return Check(what, "", f"{seen}; none is expected while the market is closed")
+    return Check(what, "warning", f"{seen}, {text.duration((now - at).total_seconds())} ago; one was expected within {text.duration(limit_s)}", f"Open a page of the app, and see whether its posts are answered 204: {CONNECT}, See whether posts arrive.")
+
+
 def _refused(settings: Settings, store: Store) -> Check:
     """Posts that the receiver refused lately."""
     what, now = "posts refused by the receiver", clock.now()
@@ -121,7 +137,7 @@ def _refused(settings: Settings, store: Store) -> Check:
     if not found:
         return Check(what, "ok", "none in the last 24 hours")
     seen = f"{'; '.join(refusals.sentences(found))}; the newest at {text.moment(clock.instant(found[0].last_us))}"
-    return Check(what, "warning", seen, "Where the page or program is yours, do what the reason says (add its origin to OPS_CORS_ORIGINS, its name for this machine to OPS_ALLOWED_HOSTS, give it the key), and start ops serve again; else it is a stranger's, and nothing was lost.")
+    return Check(what, "warning", seen, f"Where the page or program is yours, do what the reason says (add its origin to OPS_CORS_ORIGINS, its name for this machine to OPS_ALLOWED_HOSTS, give it the key), and start ops serve again; else it is a stranger's, and nothing was lost. Each reason is explained in {CONNECT}.")
 
 
 def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
@@ -134,7 +150,8 @@ def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
     yield Check("home", "ok" if os.access(settings.home if settings.home.exists() else settings.home.parent, os.W_OK) else "critical", str(settings.home), "Set OPS_HOME to a folder that can be written.")
     try:
         last = store.last_look(settings.app, 2**62, None)
-        yield Check("store", "ok", f"opens; newest post {text.moment(clock.instant(last.ts_us))}" if last else "opens; no post has come yet", "")
+        yield Check("store", "ok", "opens")
+        yield _arriving(last.ts_us if last else None, rules)
     except OpsError as problem:
         yield Check("store", "critical", str(problem), "See OPS_STORE_URL.")
     yield _told(settings, store)
