@@ -96,8 +96,7 @@ class ChainInquiry:
         if found is None or found.verdict == "unknown":
             return
         began_us = self._began_us(found) if found.severity else None
-        # What people are notified of is believed. A mere warning may be chance, and a chain has every contract.
-        reached = found.severity is not None and (found.severity in SENT or self.newest_us is None)
+        reached = found.severity in SENT  # What people are notified of; a mere warning at one instant may be chance.
         if cause == "greeks_missing":  # A Greek is valid where nothing is wrong and nothing is missing: what no other count explains is missing.
             reached = reached or began_us is not None and (self.newest_us or 0) < began_us
             reached = reached and not any(page[other].severity for other in ("gamma_zero", "delta_out_of_bounds") if other in page)

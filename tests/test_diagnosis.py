@@ -76,6 +76,12 @@ def test_the_page_alone_finds_each_kind_of_greek(change: dict[str, int], cause: 
     assert (found.cause, found.subject, found.also) == (cause, "app", ()), repr(found)
 
 
+def test_a_mere_warning_of_the_page_is_no_cause() -> None:
+    """One delta in a hundred, of which people are warned only after a quarter of an hour, may be chance."""
+    found = diagnose(view([s for s in well() if s.probe != "chain"], posted(lambda ago: {"delta_out_of_bounds": 1, "greeks_valid": 9} if ago % 50 == 0 else {})))
+    assert found.cause == NONE and "> 0.5 %" in said(found, DELTA, "page").answer, repr(found)
+
+
 def test_a_missing_gamma_that_the_page_counts_as_zero() -> None:
     """The page counts a missing gamma as zero: where the newest chain lacks Greeks, that is the cause."""
     found = diagnose(view(but([chain(60, faults={"missing": 80}, missing=80, flagged=80)]), posted(lambda ago: {"gamma_zero": 4, "greeks_valid": 6} if ago < 300 else {})))
