@@ -32,6 +32,7 @@ LATELY_MINUTES = 2  # A page whose requests failed in none of so many minutes ha
 LONG = 10.0  # So many times longer than we need for an answer is long.
 GENERAL = frozenset({"log:other_error", "log:access_5xx"})  # Kinds of errors that say nothing of their cause.
 LOGS_GENERALLY = ("provider_wrong_content", "provider_empty", "provider_intermittent", "our_network", "app_down", "app_restarted", "app_slow")  # Their errors are of general kinds.
+PROBES = ("liveness", "data", "options")  # Of a provider: whether it is there, gives new data, and what its plan covers.
 PROVIDER_CAUSES = tuple(dict.fromkeys((*OF_OUTCOME.values(), "provider_intermittent")))
 # Of each question that names none itself: whose answer it is, and which causes it excludes where it found no fault.
 SOURCES = {"monitor": "probe", "market": "calendar", "network": "probe", "skew": "probe", "costs": "page"}
@@ -68,19 +69,23 @@ class Inquiry:
         """What every rule amounts to at the end of the view, each over its own window; budgets look back further than a view does."""
         return findings.judged(self.view.tape, self.view.rules.without_budgets(), self.view.window.end, self.probed if self.probed.any else None)
 
-    def asked(self) -> list[Found]:
-        """Every answer; the first four are of what everything else is seen through."""
+    def asked(self) -> tuple[list[Found], list[Found]]:
+        """Every answer: of what everything else is observed through, and of everything else."""
         providers = [found for subject in PROVIDERS for found in self.provider(subject)]
-        found = [self._dated("monitor"), self._dated("market"), self._dated("network"), self._dated("both", providers), self._dated("server"), *providers, self._dated("timeout"), self.chains.whole(), *self.chains.greeks()]
-        found += [self._dated("restarted"), *self.socket(), self._dated("slow"), self._dated("skew"), self._dated("dashboard"), self._dated("memory")]
-        return [*found, self._dated("storm", found), self._dated("costs")]
+        through = [*self._dated("monitor"), *self._dated("market"), *self._dated("network"), *self._dated("both", providers)]
+        found = [*self._dated("server"), *providers, *self._dated("timeout"), self.chains.whole(), *self.chains.greeks(), *self._dated("restarted"), *self.socket()]
+        found += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
+        return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs")]
 
-    def _dated(self, name: str, *given: Any) -> Found:
-        """The answer to a question, with its source, the time of what it rests on, and what it excludes, where it names none itself."""
-        found: Found = getattr(self, name)(*given)
+    def _dated(self, name: str, *given: Any) -> list[Found]:
+        """The answers to a question, with their source, the time of what they rest on, and what they exclude, where they name none themselves."""
+        found = getattr(self, name)(*given)
         newest = [s.ts_us for probe, subject in DATED.get(name, ()) if (s := self.probed.now(probe, subject, self.at_us))]
-        at_us = found.at_us if found.at_us is not None else max(newest, default=None) if name in DATED else self._page_us
-        return found._replace(source=found.source or SOURCES.get(name, "probe"), at_us=None if found.cause is None else at_us, excludes=found.excludes or EXCLUDES.get(name, ()))
+        at_us = max(newest, default=self.at_us) if name in DATED else self._page_us
+        return [
+            answer._replace(source=answer.source or SOURCES.get(name, "probe"), at_us=None if answer.cause is None else at_us if answer.at_us is None else answer.at_us, excludes=answer.excludes or EXCLUDES.get(name, ()))
+            for answer in ([found] if isinstance(found, Found) else found)
+        ]
 
     @property
     def _page_us(self) -> int | None:
@@ -109,7 +114,7 @@ class Inquiry:
 
     def stands(self, subject: str) -> list[Sample]:
         """The last probe of each kind of a subject, the worst first."""
-        found = [s for probe in ("liveness", "health", "data", "metrics") if (s := self.probed.now(probe, subject, self.at_us))]
+        found = [s for probe in (*PROBES, "health", "metrics") if (s := self.probed.now(probe, subject, self.at_us))]
         return sorted(found, key=lambda s: OUTCOMES[s.outcome].usable)
 
     def _looks(self, probe: str, subject: str, window: Window) -> list[Sample]:
@@ -124,7 +129,7 @@ class Inquiry:
 
     def turns(self, subject: str) -> int:
         """How often has a provider become usable, or ceased to be: an outage that is over turns twice, and one that goes on, two looks that failed alike, has not turned."""
-        looks = [self._looks(probe, subject, self.flaps) for probe in ("liveness", "data")]
+        looks = [self._looks(probe, subject, self.flaps) for probe in PROBES]
         newest = [s.outcome for s in sorted(chain(*looks), key=lambda s: s.ts_us)[-2:]]
         goes_on = len(newest) == 2 and len({*newest}) == 1 and not OUTCOMES[newest[0]].usable
         said = [[OUTCOMES[s.outcome].usable for s in found] for found in looks]
@@ -172,14 +177,14 @@ class Inquiry:
         if not stands:
             return [Found(question, "it is not probed.", None, subject), *by_page]
         turns, newest = self.turns(subject), max(s.ts_us for s in stands)
-        looks = [s for probe in ("liveness", "data") for s in self._looks(probe, subject, self.flaps if turns > 2 else self.lately)]
+        looks = [s for probe in PROBES for s in self._looks(probe, subject, self.flaps if turns > 2 else self.lately)]
         bad = Counter(s.outcome for s in looks if not OUTCOMES[s.outcome].usable)
         told = ", ".join(f"{n} {name}" for name, n in bad.most_common(4))
         well = Found(question, "yes.", "", subject, 1.0, "probe", newest, excludes=("both_providers_down", "our_network"))
-        runs = [self._run(probe, subject) for probe in ("liveness", "data")]
+        runs = [self._run(probe, subject) for probe in PROBES]
         steady = max(runs, key=len)
         page_fails = page is not None and bool(page.cause)
-        confirmed = len(steady) >= self.least or bool(steady) and (page_fails or all(runs))
+        confirmed = len(steady) >= self.least or bool(steady) and (page_fails or sum(map(bool, runs)) >= self.least)
         flapping = turns > 2 and sum(bad.values()) >= self.least
         if flapping and not (confirmed and self._apart(steady[0].outcome, runs, looks)):
             cause, agree = _kind(bad, self.view.rules.diagnosis.main_kind)
@@ -272,7 +277,7 @@ class Inquiry:
 
     def slow(self) -> Found:
         """Whether one in twenty of the app's answers took too long, or did not come; of fewer than the rule's least count nothing is said."""
-        question, rule = "Is the app's server quick?", self.view.rules["response_time"]
+        question, rule = "Is the app's server quick?", self.view.rules.rules.get("app_response_time") or self.view.rules["response_time"]
         limit, seconds = float(dict(rule.ladder)["warning"]), self.probed.seconds("app", self.lately)
         late = sum(s.outcome == "timeout" for s in self._looks("health", "app", self.lately))
         if not seconds or len(seconds) + late < rule.min_count:
@@ -356,7 +361,7 @@ class Inquiry:
         over = Window.before(self.view.window.end, max(rule.window if rule else BACK, BACK))
         known = Found(f"Which alert is active, though nothing else shows a fault of {subject}?", f"{alert['sentence'] or name}.", OF_RULE.get(name, UNDETERMINED), subject, 0.5, alert["source"], self.at_us)
         if name in ("errors", "silence", "availability", "availability_burn", "answers"):
-            past = {s: bad for s in PROVIDERS if subject in (s, "app") and (bad := self._failed(s, over, "liveness", "data")).total() >= self.least}
+            past = {s: bad for s in PROVIDERS if subject in (s, "app") and (bad := self._failed(s, over, *PROBES)).total() >= self.least}
             if len(past) == len(PROVIDERS) and name == "availability":
                 return known._replace(cause="both_providers_down", subject=None)
             if past:

@@ -231,6 +231,21 @@ def test_a_server_that_answers_again_is_not_down() -> None:
     assert found.cause != "app_down", repr(found)
 
 
+def test_a_restart_minutes_ago_comes_after_what_goes_on() -> None:
+    """The server was started anew three minutes ago; a wrong key that is refused now, or a market that both providers call closed, comes first, with the restart beside it."""
+    anew = series("health", "app", since=180, seconds=0.02, value=lambda ago: 180 - ago, skew_s=0.0)
+    refused = diagnose(view(but(anew, series("liveness", "massive", "auth_401", since=60))))
+    shut = diagnose(view(but(anew, *(series("liveness", s, since=120, seconds=0.2, market="closed", skew_s=0.0) for s in ("massive", "tradier")))))
+    alone = diagnose(view(but(anew)))
+    assert [(f.cause, *map(str, f.also)) for f in (refused, shut, alone)] == [("provider_auth", "app_restarted of app"), ("market_closed", "app_restarted of app"), ("app_restarted",)]
+
+
+def test_an_options_route_that_the_plan_refuses() -> None:
+    """Tradier is there and its quotes are new, but its plan has no options: the fallback is missing, and that is found."""
+    found = diagnose(view(but(series("options", "tradier", "entitlement_403", since=600, every=60))))
+    assert (found.cause, found.subject, found.also) == ("provider_plan", "tradier", ()), repr(found)
+
+
 def test_slow_needs_its_least_count() -> None:
     """Five slow answers are no slow server where the rule asks for twenty; of sixty, five are."""
     few = [s for s in well() if s.probe != "health"] + series("health", "app", since=20, seconds=3.0, value=9000.0)
