@@ -156,4 +156,8 @@ class ChainInquiry:
             return Found(question, "no chain was fetched.", None)
         expiring = {symbol: n for symbol, chains in self.read.items() if (n := chains[-1][1].get("expires_today"))}
         told = ", ".join(f"{n} contracts of {s}" for s, n in expiring.items())
-        return self._of_chains(question, f"{told}." if expiring else "no.", "expiry" if expiring else "", excludes=("expiry",))
+        # Usual symbols have contracts that expire every day: that is a cause only of the zeros which the page counts.
+        page = next((f for f in self.judged if f.rule.name == "gamma_zero" and f.source == "page" and f.figure.value is not None), None)
+        zeros = page is not None and page.rule.past(page.figure.value or 0.0, float(page.rule.ladder[0][1]))
+        answer = f"{told}{', whose gamma may be zero' if zeros else ', and nothing looks strange for it'}." if expiring else "no."
+        return self._of_chains(question, answer, "expiry" if expiring and zeros else "", excludes=("expiry",))

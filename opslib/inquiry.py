@@ -135,6 +135,12 @@ class Inquiry:
         said = [[OUTCOMES[s.outcome].usable for s in found] for found in looks]
         return max(sum(a != b for a, b in zip(usable, usable[1:])) for usable in said) - goes_on
 
+    def _in_spells(self, subject: str) -> bool:
+        """Whether a provider fails for a while and is well for a while, rather than at any request: it turns far less often than by chance."""
+        said = [OUTCOMES[s.outcome].usable for s in self._looks("liveness", subject, self.flaps)]
+        share = said.count(False) / max(1, len(said))
+        return sum(a != b for a, b in zip(said, said[1:])) < self.view.rules.diagnosis.spells_below * 2 * len(said) * share * (1 - share)
+
     def _requests(self, subject: str) -> list[tuple[int, int]]:
         """The page's requests of a provider that failed, and that succeeded, in each of the last minutes, the newest first."""
         ends = [self.view.window.end - timedelta(minutes=m) for m in range(round(FLAPS_BACK.total_seconds() / 60))]
@@ -186,9 +192,10 @@ class Inquiry:
         page_fails = page is not None and bool(page.cause)
         confirmed = len(steady) >= self.least or bool(steady) and (page_fails or sum(map(bool, runs)) >= self.least)
         flapping = turns > 2 and sum(bad.values()) >= self.least
+        spells = flapping and self._in_spells(subject)
         if flapping and not (confirmed and self._apart(steady[0].outcome, runs, looks)):
-            cause, agree = _kind(bad, self.view.rules.diagnosis.main_kind)
-            answer = f"some of the time: of {len(looks)} looks in {text.duration(FLAPS_BACK.total_seconds())} {sum(bad.values())} failed ({told})."
+            cause, agree = ("provider_intermittent", 1.0) if spells and all(OUTCOMES[name].answered is False for name in bad) else _kind(bad, self.view.rules.diagnosis.main_kind)
+            answer = f"some of the time{', in spells' if spells else ''}: of {len(looks)} looks in {text.duration(FLAPS_BACK.total_seconds())} {sum(bad.values())} failed ({told})."
             return [well._replace(answer=answer, cause=cause, agree=agree, symptoms=frozenset(bad), since_us=min(s.ts_us for s in looks if not OUTCOMES[s.outcome].usable)), *by_page]
         if confirmed:
             return [self._steadily(well, steady, stands, bad), *by_page]
@@ -260,9 +267,8 @@ class Inquiry:
         if len(run) + len(gone) >= self.least:
             names = Counter(s.outcome for s in run)
             words = [*(["its process is gone"] if gone else []), *([f"it {OUTCOMES[names.most_common(1)[0][0]].words}"] if names else [])]
-            slow = not gone and names["timeout"] > len(run) / 2
             symptoms = frozenset(f"app:{name}" for name in (*names, *(["gone"] if gone else [])))
-            return Found(question, f"no: {', '.join(words)}.", "app_slow" if slow else "app_down", "app", symptoms=symptoms, since_us=min(s.ts_us for s in (*run, *gone)))
+            return Found(question, f"no: {', '.join(words)}.", "app_down", "app", symptoms=symptoms, since_us=min(s.ts_us for s in (*run, *gone)))
         if run or gone:
             return Found(question, f"not at the last probe ({(run or gone)[0].outcome}). One probe is not enough to tell.", None, "app")
         if asked and not OUTCOMES[asked[-1].outcome].usable:
@@ -303,10 +309,16 @@ class Inquiry:
             return [Found(question, f"it {OUTCOMES[last.outcome].words}, at one probe: not enough to tell.", None, "app"), *page]
         told = self.probed.told(last)
         code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
-        no_token = told.get("why") == NO_TOKEN
-        cause = "socket_auth" if no_token else OF_SOCKET.get(last.outcome, UNDETERMINED)
-        agree = sum(OF_SOCKET.get(s.outcome) == cause for s in failed) / len(failed) if failed and not no_token and cause != UNDETERMINED else 1.0
-        return [Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}.", cause, "app", agree, "probe", last.ts_us, failed[-1].ts_us if failed else None, frozenset({"socket:no_token" if no_token else f"socket:{last.outcome}"})), *page]
+        symptom = self._of_socket(last)
+        cause = OF_SOCKET.get(symptom, UNDETERMINED)
+        agree = sum(OF_SOCKET.get(self._of_socket(s)) == cause for s in failed) / len(failed) if failed and cause != UNDETERMINED else 1.0
+        return [Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}.", cause, "app", agree, "probe", last.ts_us, failed[-1].ts_us if failed else None, frozenset({f"socket:{symptom}"})), *page]
+
+    @staticmethod
+    def _of_socket(sample: Sample) -> str:
+        """How a probe of the socket failed, as `OF_SOCKET` names it."""
+        why = str(sample.told().get("why", ""))
+        return "no_token" if why == NO_TOKEN else "upgrade" if sample.outcome == "timeout" and "upgrade" in why else sample.outcome
 
     def skew(self) -> Found:
         question, limit = "Do all clocks agree?", self.view.rules.skew_told_s
@@ -373,7 +385,7 @@ class Inquiry:
             if name == "availability" and any(failed and served for failed, served in self._requests(subject)):
                 return known._replace(cause="provider_intermittent")
         if name in ("app_answers", "silence", "errors") and subject == "app" and (bad := self._failed("app", over, "health", "metrics")).total() >= self.least:
-            return known._replace(cause="app_slow" if bad["timeout"] > bad.total() / 2 else "app_down")
+            return known._replace(cause="app_down")
         if name == "websocket_down" and (bad := self._failed("app", over, "socket")):
             return known._replace(cause=OF_SOCKET.get(bad.most_common(1)[0][0], UNDETERMINED))
         return known

@@ -1,5 +1,6 @@
 """What the fault is: evidence has an age, a mechanism explains away, and two causes are both named."""
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -154,6 +155,15 @@ def test_what_fails_now_and_then(kinds: tuple[str, ...], cause: str) -> None:
     assert (found.cause, found.subject, found.also) == (cause, "massive", ()), repr(found)
 
 
+def test_spells_are_told_from_chance() -> None:
+    """5xx for 20 s of every minute comes and goes; the same share of probes at random are plain 5xx; a wrong key in spells is a wrong key."""
+    spells = [series("liveness", "massive", "server_5xx", since=60 * m + 19, until=60 * m) for m in range(1, 10)]
+    chance = Random(1)
+    scattered = [[sample(ago, "liveness", "massive", "server_5xx", 0.1)] for ago in range(0, 600, 5) if chance.random() < 1 / 3]
+    keys = [series("liveness", "massive", "auth_401", since=60 * m + 19, until=60 * m) for m in range(1, 10)]
+    assert [diagnose(view(but(*changed))).cause for changed in (spells, scattered, keys)] == ["provider_intermittent", "provider_5xx", "provider_auth"]
+
+
 def test_both_providers_that_fail_now_and_then() -> None:
     """Neither provider is sure to serve where both fail at every third probe: one cause, not one of them."""
     flaky = [[sample(20 + 15 * i, "liveness", s, "server_5xx", 0.1)] for i in range(12) for s in ("massive", "tradier")]
@@ -260,6 +270,29 @@ def test_one_probe_of_the_socket_is_not_enough() -> None:
     assert diagnose(view(but(series("socket", "app", "closed", since=5, code=1006)))).cause == "socket_closed"
     assert diagnose(view(posts=posted(said=lambda ago: {"websocket_connected": ago >= 6}))).cause == "none"
     assert diagnose(view(posts=posted(said=lambda ago: {"websocket_connected": ago >= 60}))).cause == "socket_closed"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why", "cause"),
+    [("timeout", "takes the connection and does not answer the upgrade", "socket_blocked"), ("timeout", "open, and no answer to a ping", "socket_silent"), ("client_4xx", "", "socket_blocked"), ("reset", "", "socket_blocked"), ("unreachable", "", "socket_blocked"), ("forbidden_403", "", "socket_auth"), ("closed", "", "socket_closed"), ("silent", "", "socket_silent"), ("wrong_content", "what answers is no WebSocket", "socket_blocked")],
+)  # fmt: skip
+def test_each_way_in_which_the_socket_fails(outcome: str, why: str, cause: str) -> None:
+    """While the app's server answers, a socket that cannot be opened is blocked; an open one is closed, or says nothing."""
+    found = diagnose(view(but(series("socket", "app", outcome, since=30, why=why))))
+    assert (found.cause, found.subject, found.also) == (cause, "app", ()), repr(found)
+
+
+def test_a_server_that_answers_nobody_is_down() -> None:
+    """The app's server takes connections and answers none of them, nor a ping on its socket: down, not slow."""
+    found = diagnose(view(but(series("health", "app", "timeout", since=30), series("metrics", "app", "timeout", since=30, until=2), series("socket", "app", "timeout", since=30, why="open, and no answer to a ping"))))
+    assert (found.cause, found.subject, found.also) == ("app_down", "app", ()), repr(found)
+
+
+def test_contracts_that_expire_are_a_cause_of_zeros_alone() -> None:
+    """SPY has contracts that expire every day: that is no cause while nothing is strange, and it is one of a few zeros that the page counts."""
+    expiring = but([chain(120, expires_today=90)])
+    some = posted(lambda ago: {"gamma_zero": 1, "greeks_valid": 9} if ago % 50 == 0 else {})
+    assert (diagnose(view(expiring)).cause, diagnose(view(expiring, some)).cause) == ("none", "expiry")
 
 
 def test_a_chain_cut_once_is_not_enough() -> None:
