@@ -96,8 +96,7 @@ class ChainInquiry:
         if found is None or found.verdict == "unknown":
             return
         began_us = self._began_us(found) if found.severity else None
-        # What people are notified of is believed. A mere warning may be chance, and a chain has every contract.
-        reached = found.severity is not None and (found.severity in SENT or self.newest_us is None)
+        reached = found.severity in SENT  # What people are notified of; a mere warning at one instant may be chance.
         if cause == "greeks_missing":  # A Greek is valid where nothing is wrong and nothing is missing: what no other count explains is missing.
             reached = reached or began_us is not None and (self.newest_us or 0) < began_us
             reached = reached and not any(page[other].severity for other in ("gamma_zero", "delta_out_of_bounds") if other in page)
@@ -157,4 +156,8 @@ class ChainInquiry:
             return Found(question, "no chain was fetched.", None)
         expiring = {symbol: n for symbol, chains in self.read.items() if (n := chains[-1][1].get("expires_today"))}
         told = ", ".join(f"{n} contracts of {s}" for s, n in expiring.items())
-        return self._of_chains(question, f"{told}." if expiring else "no.", "expiry" if expiring else "", excludes=("expiry",))
+        # Usual symbols have contracts that expire every day: that is a cause only of the zeros which the page counts.
+        page = next((f for f in self.judged if f.rule.name == "gamma_zero" and f.source == "page" and f.figure.value is not None), None)
+        zeros = page is not None and page.rule.past(page.figure.value or 0.0, float(page.rule.ladder[0][1]))
+        answer = f"{told}{', whose gamma may be zero' if zeros else ', and nothing looks strange for it'}." if expiring else "no."
+        return self._of_chains(question, answer, "expiry" if expiring and zeros else "", excludes=("expiry",))

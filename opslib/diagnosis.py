@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from opslib.panels import View
 
 BOTH = "both_providers_down"
+PASSED = ("app_restarted",)  # Causes that are over when they are found.
 CONTRADICTED = 0.5  # Of two sources that contradict each other one is wrong.
 
 
@@ -155,12 +156,14 @@ def diagnose(view: "View", size: Any = None) -> Diagnosis:
         size: What the fills' difference from the backtest decomposes into (`variance.Parts`); None where there are none.
     """
     inquiry = Inquiry(view, size)
-    asked = inquiry.asked()
+    through, others = inquiry.asked()
+    asked = [*through, *others]
     known = [f for f in asked if f.cause is not None]
     hits = [f for f in asked if f.cause]
     roots = [f for i, f in enumerate(hits) if not any(_explained(g, f, asked) and (j < i or not _explained(f, g, asked)) for j, g in enumerate(hits))]
-    faults = sorted((f for f in roots if f.cause not in NO_FAULT), key=lambda f: f.cause == UNDETERMINED)  # What is determined comes first.
-    first = next(iter([*faults, *roots]), None)
+    faults = sorted((f for f in roots if f.cause not in NO_FAULT), key=_rank)
+    over = [f for f in roots if f.cause == "market_closed" and all(g.cause in PASSED for g in faults)]  # Nothing is expected of a closed market, whatever was restarted before.
+    first = next(iter([*over, *faults, *roots]), None)
     alert = None
     if (first is None or first.cause in (*NO_FAULT, UNDETERMINED)) and not (first and first.cause == "market_closed"):
         alert = _worst_alert(view)
@@ -169,7 +172,7 @@ def diagnose(view: "View", size: Any = None) -> Diagnosis:
             asked, known = [*asked, first], [*known, first]
     answered = len(known) / len(asked)
     if first is None:
-        seen = any(f.cause == "" for f in asked[4:])
+        seen = any(f.cause == "" for f in others)
         cause = NONE if seen and 2 * len(known) >= len(asked) else UNDETERMINED  # More was answered than was not.
         return Diagnosis(view.window, cause, None, answered if cause == NONE else 0.0, None, _evidence(asked, None, view))
     assert first.cause
@@ -179,6 +182,11 @@ def diagnose(view: "View", size: Any = None) -> Diagnosis:
     sure = first.agree * bears * (CONTRADICTED if disputed else 1.0) if first.cause != UNDETERMINED else 0.0
     severity = _severity(inquiry, first) or (alert["severity"] if alert else None)
     return Diagnosis(view.window, first.cause, first.subject, round(sure, 2), severity, _evidence(asked, first, view), also, alert["runbook"] if alert else None)
+
+
+def _rank(found: Found) -> int:
+    """What comes first: a cause that goes on, then one that is over and left its traces, then what could not be determined."""
+    return 2 if found.cause == UNDETERMINED else int(found.cause in PASSED)
 
 
 def _worst_alert(view: "View") -> dict[str, Any] | None:

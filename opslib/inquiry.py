@@ -5,7 +5,7 @@ What nobody observed answers nothing: its cause is None. A cause needs `least` p
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
 from itertools import chain, takewhile
@@ -32,6 +32,7 @@ LATELY_MINUTES = 2  # A page whose requests failed in none of so many minutes ha
 LONG = 10.0  # So many times longer than we need for an answer is long.
 GENERAL = frozenset({"log:other_error", "log:access_5xx"})  # Kinds of errors that say nothing of their cause.
 LOGS_GENERALLY = ("provider_wrong_content", "provider_empty", "provider_intermittent", "our_network", "app_down", "app_restarted", "app_slow")  # Their errors are of general kinds.
+PROBES = ("liveness", "data", "options")  # Of a provider: whether it is there, gives new data, and what its plan covers.
 PROVIDER_CAUSES = tuple(dict.fromkeys((*OF_OUTCOME.values(), "provider_intermittent")))
 # Of each question that names none itself: whose answer it is, and which causes it excludes where it found no fault.
 SOURCES = {"monitor": "probe", "market": "calendar", "network": "probe", "skew": "probe", "costs": "page"}
@@ -68,23 +69,22 @@ class Inquiry:
         """What every rule amounts to at the end of the view, each over its own window; budgets look back further than a view does."""
         return findings.judged(self.view.tape, self.view.rules.without_budgets(), self.view.window.end, self.probed if self.probed.any else None)
 
-    def asked(self) -> list[Found]:
-        """Every answer; the first four are of what everything else is seen through."""
+    def asked(self) -> tuple[list[Found], list[Found]]:
+        """Every answer: of what everything else is observed through, and of everything else."""
         providers = [found for subject in PROVIDERS for found in self.provider(subject)]
-        found = [self._dated("monitor"), self._dated("market"), self._dated("network"), self._dated("both", providers), self._dated("server"), *providers, self._dated("timeout"), self.chains.whole(), *self.chains.greeks()]
-        found += [self._dated("restarted"), *self.socket(), self._dated("slow"), *self._each_dated("skew", self.skew()), self._dated("dashboard"), self._dated("memory")]
-        return [*found, self._dated("storm", found), self._dated("costs")]
+        through = [*self._dated("monitor"), *self._dated("market"), *self._dated("network"), *self._dated("both", providers)]
+        found = [*self._dated("server"), *providers, *self._dated("timeout"), self.chains.whole(), *self.chains.greeks(), *self._dated("restarted"), *self.socket()]
+        found += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
+        return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs")]
 
-    def _dated(self, name: str, *given: Any) -> Found:
-        """The answer to a question, with its source, the time of what it rests on, and what it excludes, where it names none itself."""
-        return self._each_dated(name, [getattr(self, name)(*given)])[0]
-
-    def _each_dated(self, name: str, answers: Iterable[Found]) -> list[Found]:
+    def _dated(self, name: str, *given: Any) -> list[Found]:
+        """The answers to a question, with their source, the time of what they rest on, and what they exclude, where they name none themselves."""
+        found = getattr(self, name)(*given)
         newest = [s.ts_us for probe, subject in DATED.get(name, ()) if (s := self.probed.now(probe, subject, self.at_us))]
-        usual_us = max(newest, default=None) if name in DATED else self._page_us
+        at_us = max(newest, default=self.at_us) if name in DATED else self._page_us
         return [
-            found._replace(source=found.source or SOURCES.get(name, "probe"), at_us=None if found.cause is None else usual_us if found.at_us is None else found.at_us, excludes=found.excludes or EXCLUDES.get(name, ()))
-            for found in answers
+            answer._replace(source=answer.source or SOURCES.get(name, "probe"), at_us=None if answer.cause is None else at_us if answer.at_us is None else answer.at_us, excludes=answer.excludes or EXCLUDES.get(name, ()))
+            for answer in ([found] if isinstance(found, Found) else found)
         ]
 
     @property
@@ -110,7 +110,7 @@ class Inquiry:
 
     def stands(self, subject: str) -> list[Sample]:
         """The last probe of each kind of a subject, the worst first."""
-        found = [s for probe in ("liveness", "health", "data", "metrics") if (s := self.probed.now(probe, subject, self.at_us))]
+        found = [s for probe in (*PROBES, "health", "metrics") if (s := self.probed.now(probe, subject, self.at_us))]
         return sorted(found, key=lambda s: OUTCOMES[s.outcome].usable)
 
     def _looks(self, probe: str, subject: str, window: Window) -> list[Sample]:
@@ -125,11 +125,17 @@ class Inquiry:
 
     def turns(self, subject: str) -> int:
         """How often has a provider become usable, or ceased to be: an outage that is over turns twice, and one that goes on, two looks that failed alike, has not turned."""
-        looks = [self._looks(probe, subject, self.flaps) for probe in ("liveness", "data")]
+        looks = [self._looks(probe, subject, self.flaps) for probe in PROBES]
         newest = [s.outcome for s in sorted(chain(*looks), key=lambda s: s.ts_us)[-2:]]
         goes_on = len(newest) == 2 and len({*newest}) == 1 and not OUTCOMES[newest[0]].usable
         said = [[OUTCOMES[s.outcome].usable for s in found] for found in looks]
         return max(sum(a != b for a, b in zip(usable, usable[1:])) for usable in said) - goes_on
+
+    def _in_spells(self, subject: str) -> bool:
+        """Whether a provider fails for a while and is well for a while, rather than at any request: it turns far less often than by chance."""
+        said = [OUTCOMES[s.outcome].usable for s in self._looks("liveness", subject, self.flaps)]
+        share = said.count(False) / max(1, len(said))
+        return sum(a != b for a, b in zip(said, said[1:])) < self.view.rules.diagnosis.spells_below * 2 * len(said) * share * (1 - share)
 
     def _requests(self, subject: str) -> list[tuple[int, int]]:
         """The page's requests of a provider that failed, and that succeeded, in each of the last minutes, the newest first."""
@@ -173,18 +179,19 @@ class Inquiry:
         if not stands:
             return [Found(question, "it is not probed.", None, subject), *by_page]
         turns, newest = self.turns(subject), max(s.ts_us for s in stands)
-        looks = [s for probe in ("liveness", "data") for s in self._looks(probe, subject, self.flaps if turns > 2 else self.lately)]
+        looks = [s for probe in PROBES for s in self._looks(probe, subject, self.flaps if turns > 2 else self.lately)]
         bad = Counter(s.outcome for s in looks if not OUTCOMES[s.outcome].usable)
         told = ", ".join(f"{n} {name}" for name, n in bad.most_common(4))
         well = Found(question, "yes.", "", subject, 1.0, "probe", newest, excludes=("both_providers_down", "our_network"))
-        runs = [self._run(probe, subject) for probe in ("liveness", "data")]
+        runs = [self._run(probe, subject) for probe in PROBES]
         steady = max(runs, key=len)
         page_fails = page is not None and bool(page.cause)
-        confirmed = len(steady) >= self.least or bool(steady) and (page_fails or all(runs))
+        confirmed = len(steady) >= self.least or bool(steady) and (page_fails or sum(map(bool, runs)) >= self.least)
         flapping = turns > 2 and sum(bad.values()) >= self.least
+        spells = flapping and self._in_spells(subject)
         if flapping and not (confirmed and self._apart(steady[0].outcome, runs, looks)):
-            cause, agree = _kind(bad, self.view.rules.diagnosis.main_kind)
-            answer = f"some of the time: of {len(looks)} looks in {text.duration(FLAPS_BACK.total_seconds())} {sum(bad.values())} failed ({told})."
+            cause, agree = ("provider_intermittent", 1.0) if spells and all(OUTCOMES[name].answered is False for name in bad) else _kind(bad, self.view.rules.diagnosis.main_kind)
+            answer = f"some of the time{', in spells' if spells else ''}: of {len(looks)} looks in {text.duration(FLAPS_BACK.total_seconds())} {sum(bad.values())} failed ({told})."
             return [well._replace(answer=answer, cause=cause, agree=agree, symptoms=frozenset(bad), since_us=min(s.ts_us for s in looks if not OUTCOMES[s.outcome].usable)), *by_page]
         if confirmed:
             return [self._steadily(well, steady, stands, bad), *by_page]
@@ -256,9 +263,8 @@ class Inquiry:
         if len(run) + len(gone) >= self.least:
             names = Counter(s.outcome for s in run)
             words = [*(["its process is gone"] if gone else []), *([f"it {OUTCOMES[names.most_common(1)[0][0]].words}"] if names else [])]
-            slow = not gone and names["timeout"] > len(run) / 2
             symptoms = frozenset(f"app:{name}" for name in (*names, *(["gone"] if gone else [])))
-            return Found(question, f"no: {', '.join(words)}.", "app_slow" if slow else "app_down", "app", symptoms=symptoms, since_us=min(s.ts_us for s in (*run, *gone)))
+            return Found(question, f"no: {', '.join(words)}.", "app_down", "app", symptoms=symptoms, since_us=min(s.ts_us for s in (*run, *gone)))
         if run or gone:
             return Found(question, f"not at the last probe ({(run or gone)[0].outcome}). One probe is not enough to tell.", None, "app")
         if asked and not OUTCOMES[asked[-1].outcome].usable:
@@ -273,7 +279,7 @@ class Inquiry:
 
     def slow(self) -> Found:
         """Whether one in twenty of the app's answers took too long, or did not come; of fewer than the rule's least count nothing is said."""
-        question, rule = "Is the app's server quick?", self.view.rules["response_time"]
+        question, rule = "Is the app's server quick?", self.view.rules.rules.get("app_response_time") or self.view.rules["response_time"]
         limit, seconds = float(dict(rule.ladder)["warning"]), self.probed.seconds("app", self.lately)
         late = sum(s.outcome == "timeout" for s in self._looks("health", "app", self.lately))
         if not seconds or len(seconds) + late < rule.min_count:
@@ -303,10 +309,16 @@ class Inquiry:
             return [Found(question, f"it {OUTCOMES[last.outcome].words}, at one probe: not enough to tell.", None, "app"), *page]
         told, note = self.probed.told(last), self.probed.socket_note(self.at_us)
         code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
-        no_token = told.get("why") == NO_TOKEN
-        cause = "socket_auth" if no_token else OF_SOCKET.get(last.outcome, UNDETERMINED)
-        agree = sum(OF_SOCKET.get(s.outcome) == cause for s in failed) / len(failed) if failed and not no_token and cause != UNDETERMINED else 1.0
-        return [Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}{f': {note}' if note else ''}.", cause, "app", agree, "probe", last.ts_us, failed[-1].ts_us if failed else None, frozenset({"socket:no_token" if no_token else f"socket:{last.outcome}"})), *page]
+        symptom = self._of_socket(last)
+        cause = OF_SOCKET.get(symptom, UNDETERMINED)
+        agree = sum(OF_SOCKET.get(self._of_socket(s)) == cause for s in failed) / len(failed) if failed and cause != UNDETERMINED else 1.0
+        return [Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}{f': {note}' if note else ''}.", cause, "app", agree, "probe", last.ts_us, failed[-1].ts_us if failed else None, frozenset({f"socket:{symptom}"})), *page]
+
+    @staticmethod
+    def _of_socket(sample: Sample) -> str:
+        """How a probe of the socket failed, as `OF_SOCKET` names it."""
+        why = str(sample.told().get("why", ""))
+        return "no_token" if why == NO_TOKEN else "upgrade" if sample.outcome == "timeout" and "upgrade" in why else sample.outcome
 
     def skew(self) -> list[Found]:
         return own_inquiry.clocks(own_inquiry.parties(self.probed, self.view.figures["system"], self.at_us), self.view.rules.skew_told_s)
@@ -354,7 +366,7 @@ class Inquiry:
         over = Window.before(self.view.window.end, max(rule.window if rule else BACK, BACK))
         known = Found(f"Which alert is active, though nothing else shows a fault of {subject}?", f"{alert['sentence'] or name}.", OF_RULE.get(name, UNDETERMINED), subject, 0.5, alert["source"], self.at_us)
         if name in ("errors", "silence", "availability", "availability_burn", "answers"):
-            past = {s: bad for s in PROVIDERS if subject in (s, "app") and (bad := self._failed(s, over, "liveness", "data")).total() >= self.least}
+            past = {s: bad for s in PROVIDERS if subject in (s, "app") and (bad := self._failed(s, over, *PROBES)).total() >= self.least}
             if len(past) == len(PROVIDERS) and name == "availability":
                 return known._replace(cause="both_providers_down", subject=None)
             if past:
@@ -366,7 +378,7 @@ class Inquiry:
             if name == "availability" and any(failed and served for failed, served in self._requests(subject)):
                 return known._replace(cause="provider_intermittent")
         if name in ("app_answers", "silence", "errors") and subject == "app" and (bad := self._failed("app", over, "health", "metrics")).total() >= self.least:
-            return known._replace(cause="app_slow" if bad["timeout"] > bad.total() / 2 else "app_down")
+            return known._replace(cause="app_down")
         if name == "websocket_down" and (bad := self._failed("app", over, "socket")):
             return known._replace(cause=OF_SOCKET.get(bad.most_common(1)[0][0], UNDETERMINED))
         return known

@@ -78,10 +78,12 @@ class DiagnosisLimits:
     Attributes:
         least_probes: A cause needs so many probes, or fewer and another source that agrees.
         main_kind: Of failures of several kinds, one kind is the cause from this share on; below it the provider is intermittent.
+        spells_below: A provider that turns between well and failing less often than this share of what chance makes fails in spells.
     """
 
     least_probes: float
     main_kind: float
+    spells_below: float
 
 
 @dataclass(frozen=True, slots=True)

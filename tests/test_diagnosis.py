@@ -1,5 +1,6 @@
 """What the fault is: evidence has an age, a mechanism explains away, and two causes are both named."""
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -76,6 +77,12 @@ def test_the_page_alone_finds_each_kind_of_greek(change: dict[str, int], cause: 
     assert (found.cause, found.subject, found.also) == (cause, "app", ()), repr(found)
 
 
+def test_a_mere_warning_of_the_page_is_no_cause() -> None:
+    """One delta in a hundred, of which people are warned only after a quarter of an hour, may be chance."""
+    found = diagnose(view([s for s in well() if s.probe != "chain"], posted(lambda ago: {"delta_out_of_bounds": 1, "greeks_valid": 9} if ago % 50 == 0 else {})))
+    assert found.cause == NONE and "> 0.5 %" in said(found, DELTA, "page").answer, repr(found)
+
+
 def test_a_missing_gamma_that_the_page_counts_as_zero() -> None:
     """The page counts a missing gamma as zero: where the newest chain lacks Greeks, that is the cause."""
     found = diagnose(view(but([chain(60, faults={"missing": 80}, missing=80, flagged=80)]), posted(lambda ago: {"gamma_zero": 4, "greeks_valid": 6} if ago < 300 else {})))
@@ -146,6 +153,15 @@ def test_what_fails_now_and_then(kinds: tuple[str, ...], cause: str) -> None:
     """Failures of one kind are that kind, also where a few are of another; of many kinds the provider comes and goes."""
     found = diagnose(view(but(*([sample(60 + 75 * i, "liveness", "massive", kind, 0.1)] for i, kind in enumerate(kinds)))))
     assert (found.cause, found.subject, found.also) == (cause, "massive", ()), repr(found)
+
+
+def test_spells_are_told_from_chance() -> None:
+    """5xx for 20 s of every minute comes and goes; the same share of probes at random are plain 5xx; a wrong key in spells is a wrong key."""
+    spells = [series("liveness", "massive", "server_5xx", since=60 * m + 19, until=60 * m) for m in range(1, 10)]
+    chance = Random(1)
+    scattered = [[sample(ago, "liveness", "massive", "server_5xx", 0.1)] for ago in range(0, 600, 5) if chance.random() < 1 / 3]
+    keys = [series("liveness", "massive", "auth_401", since=60 * m + 19, until=60 * m) for m in range(1, 10)]
+    assert [diagnose(view(but(*changed))).cause for changed in (spells, scattered, keys)] == ["provider_intermittent", "provider_5xx", "provider_auth"]
 
 
 def test_both_providers_that_fail_now_and_then() -> None:
@@ -225,6 +241,21 @@ def test_a_server_that_answers_again_is_not_down() -> None:
     assert found.cause != "app_down", repr(found)
 
 
+def test_a_restart_minutes_ago_comes_after_what_goes_on() -> None:
+    """The server was started anew three minutes ago; a wrong key that is refused now, or a market that both providers call closed, comes first, with the restart beside it."""
+    anew = series("health", "app", since=180, seconds=0.02, value=lambda ago: 180 - ago, skew_s=0.0)
+    refused = diagnose(view(but(anew, series("liveness", "massive", "auth_401", since=60))))
+    shut = diagnose(view(but(anew, *(series("liveness", s, since=120, seconds=0.2, market="closed", skew_s=0.0) for s in ("massive", "tradier")))))
+    alone = diagnose(view(but(anew)))
+    assert [(f.cause, *map(str, f.also)) for f in (refused, shut, alone)] == [("provider_auth", "app_restarted of app"), ("market_closed", "app_restarted of app"), ("app_restarted",)]
+
+
+def test_an_options_route_that_the_plan_refuses() -> None:
+    """Tradier is there and its quotes are new, but its plan has no options: the fallback is missing, and that is found."""
+    found = diagnose(view(but(series("options", "tradier", "entitlement_403", since=600, every=60))))
+    assert (found.cause, found.subject, found.also) == ("provider_plan", "tradier", ()), repr(found)
+
+
 def test_slow_needs_its_least_count() -> None:
     """Five slow answers are no slow server where the rule asks for twenty; of sixty, five are."""
     few = [s for s in well() if s.probe != "health"] + series("health", "app", since=20, seconds=3.0, value=9000.0)
@@ -239,6 +270,29 @@ def test_one_probe_of_the_socket_is_not_enough() -> None:
     assert diagnose(view(but(series("socket", "app", "closed", since=5, code=1006)))).cause == "socket_closed"
     assert diagnose(view(posts=posted(said=lambda ago: {"websocket_connected": ago >= 6}))).cause == "none"
     assert diagnose(view(posts=posted(said=lambda ago: {"websocket_connected": ago >= 60}))).cause == "socket_closed"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why", "cause"),
+    [("timeout", "takes the connection and does not answer the upgrade", "socket_blocked"), ("timeout", "open, and no answer to a ping", "socket_silent"), ("client_4xx", "", "socket_blocked"), ("reset", "", "socket_blocked"), ("unreachable", "", "socket_blocked"), ("forbidden_403", "", "socket_auth"), ("closed", "", "socket_closed"), ("silent", "", "socket_silent"), ("wrong_content", "what answers is no WebSocket", "socket_blocked")],
+)  # fmt: skip
+def test_each_way_in_which_the_socket_fails(outcome: str, why: str, cause: str) -> None:
+    """While the app's server answers, a socket that cannot be opened is blocked; an open one is closed, or says nothing."""
+    found = diagnose(view(but(series("socket", "app", outcome, since=30, why=why))))
+    assert (found.cause, found.subject, found.also) == (cause, "app", ()), repr(found)
+
+
+def test_a_server_that_answers_nobody_is_down() -> None:
+    """The app's server takes connections and answers none of them, nor a ping on its socket: down, not slow."""
+    found = diagnose(view(but(series("health", "app", "timeout", since=30), series("metrics", "app", "timeout", since=30, until=2), series("socket", "app", "timeout", since=30, why="open, and no answer to a ping"))))
+    assert (found.cause, found.subject, found.also) == ("app_down", "app", ()), repr(found)
+
+
+def test_contracts_that_expire_are_a_cause_of_zeros_alone() -> None:
+    """SPY has contracts that expire every day: that is no cause while nothing is strange, and it is one of a few zeros that the page counts."""
+    expiring = but([chain(120, expires_today=90)])
+    some = posted(lambda ago: {"gamma_zero": 1, "greeks_valid": 9} if ago % 50 == 0 else {})
+    assert (diagnose(view(expiring)).cause, diagnose(view(expiring, some)).cause) == ("none", "expiry")
 
 
 def test_a_chain_cut_once_is_not_enough() -> None:
