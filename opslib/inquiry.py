@@ -60,7 +60,7 @@ class Inquiry:
         self.lately = Window.before(view.window.end, BACK)
 
     def asked(self) -> list[Found]:
-        return [self.monitor(), self.market(), self.network(), self.both(), self.server(), *(self.provider(s) for s in ("massive", "tradier")), self.timeout(), self.chain_whole(), *self.greeks(), self.restarted(), self.socket(), self.slow(), *self.skew(), self.dashboard(), self.memory(), self.storm(), self.costs()]
+        return [self.monitor(), self.market(), self.network(), self.both(), self.server(), *(self.provider(s) for s in ("massive", "tradier")), self.timeout(), self.chain_whole(), *self.greeks(), self.restarted(), self.socket(), self.slow(), *self.skew(), self.dashboard(), self.memory(), self.storm(), self.costs(), self.starved()]
 
     def monitor(self) -> Found:
         question, rule = "Does our collector look?", self.view.rules["heartbeat"]
@@ -69,6 +69,9 @@ class Inquiry:
             return Found(question, "it was stopped, or never ran.", None)
         dead = rule.past(missed, float(dict(rule.ladder)["warning"]))
         return Found(question, f"it has missed {missed:,.0f} beats." if dead else "yes.", "monitor_down" if dead else "")
+
+    def starved(self) -> Found:
+        return Found(*own_inquiry.collector(self.probed, self.view.rules.probes, self.at_us))
 
     def market(self) -> Found:
         return Found(*own_inquiry.market(self.probed, self.at_us))
@@ -242,6 +245,8 @@ class Inquiry:
         if p95 is None:
             return Found(question, "not measured.", None, "app")
         slow = rule.past(p95, float(dict(rule.ladder)["warning"]))
+        if slow and own_inquiry.slow_everywhere(self.probed, rule, self.lately):
+            return Found(question, f"no, nor is any other: both providers and the app are slow at once (p95 {p95:.2f} s), and what they share is our own network.", "our_network")
         return Found(question, f"p95 {p95:.2f} s.", "app_slow" if slow else "", "app")
 
     def socket(self) -> Found:

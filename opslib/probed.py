@@ -335,9 +335,13 @@ class Probed:
     def lost_share(self, window: Window) -> float | None:
         """Share of a window in which our own collector could not run when it was due, 0 to 1; None where it did not run at all."""
         beats = self.within(*BEAT, window)
-        first = max(window.start_us, beats[0].ts_us - self._beats.every_us(bisect_left(self._beats.times, beats[0].ts_us))) if beats else window.end_us
-        looked_s = (window.end_us - first) / SECOND
-        return min(1.0, sum(self.told(s).get("lag_s", 0.0) for s in beats) / looked_s) if looked_s > 0 else None
+        if not beats:
+            return None
+        lost_s = [self.told(s).get("lag_s", 0.0) for s in beats]
+        every_us = self._beats.every_us(bisect_left(self._beats.times, beats[0].ts_us))
+        since_us = max(window.start_us, beats[0].ts_us - max(every_us, round(lost_s[0] * SECOND)))
+        lost_s[0] = min(lost_s[0], (beats[0].ts_us - window.start_us) / SECOND)
+        return min(1.0, sum(lost_s) * SECOND / max(1, window.end_us - since_us))
 
     def starved(self, window: Window) -> int:
         """How many samples of a window were dropped because our own process could not run while they were taken."""

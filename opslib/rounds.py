@@ -21,12 +21,13 @@ from typing import Any
 
 from opslib import bands, clock, fetch, host, providers, skews, text
 from opslib.errors import OpsError, StoreError
+from opslib.lag import Lag
 from opslib.logs import Log
 from opslib.logs import read as read_log
 from opslib.page import SECOND
 from opslib.outcome import OUTCOMES
 from opslib.probe import Prober, Question
-from opslib.probed import IS_THERE, Probed
+from opslib.probed import IS_THERE, STARVED, Probed, doubtful
 from opslib.providers import Moment
 from opslib.rules import Rules
 from opslib.samples import Sample, Samples
@@ -41,6 +42,7 @@ MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
 SETTLED_S = 20.0  # A socket that takes so long will not open.
 RETRY_STORE_S = 1.0
+LAG_MAKES = ("timeout", "unreachable", "reset", "silent")  # How a probe can end because our own process could not run.
 OUTSIDE_US = 2 * 3600 * SECOND  # For so long what providers said of the market is remembered, so that a reopening is seen.
 
 
@@ -69,6 +71,7 @@ class Rounds:
         self._written, self._stopped = asyncio.Event(), asyncio.Event()
         self._failing: dict[str, str] = {}
         self._drift_s: float | None = None
+        self._lag, self._beaten_s, self._latest_s = Lag(), 0.0, 0.0
         self._listened_on: date | None = None
 
     def looks(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
@@ -119,7 +122,8 @@ class Rounds:
     async def run(self, stop: asyncio.Event) -> None:
         """Look until stopped; then leave a last beat that says so, and nothing open."""
         tasks = [asyncio.create_task(self._at_own_pace(name, every_s, look)) for name, every_s, look in self.looks()]
-        tasks.append(asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)))
+        self._beaten_s = asyncio.get_running_loop().time()
+        tasks += [asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)), asyncio.create_task(self._lag.run())]
         if self.stream:
             tasks.append(asyncio.create_task(self.stream.run()))
         writing = asyncio.create_task(self._write())
@@ -146,7 +150,8 @@ class Rounds:
         while True:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             wall, mono_s = self.now(), loop.time()
-            samples = await self._safely(name, look)
+            self._latest_s = max(self._latest_s, (mono_s - due_s) * self.speed)
+            samples = [self._under_lag(sample, mono_s) for sample in await self._safely(name, look)]
             slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
             if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
                 self._put(samples)
@@ -155,6 +160,23 @@ class Rounds:
                 continue
             # What was missed while one look took long is not made up for: the next is due on the grid again.
             due_s += every_s / self.speed * max(1, -(-(loop.time() - due_s) * self.speed // every_s))
+
+    def _under_lag(self, sample: Sample, began_s: float) -> Sample:
+        """
+        A sample with the time that our own process lost while it was taken, where that is more than is borne.
+
+        What an answer says is not affected by that. That none came in time says nothing where most of the time was ours.
+        """
+        now_s, ago_s = asyncio.get_running_loop().time(), (clock.micros(self.now()) - sample.ts_us) / SECOND
+        ended_s = max(began_s, now_s - max(0.0, ago_s) / self.speed)
+        took_s = ended_s - began_s if sample.seconds is None else sample.seconds / self.speed
+        if sample.outcome == "silent" and sample.value is not None:
+            took_s = min(sample.value, self.rules.probes.silent_after_s) / self.speed
+        lost_s = self._lag.lost_s(ended_s - took_s, ended_s)
+        if lost_s * self.speed <= self.rules.probes.lag_after_s:
+            return sample
+        outcome = STARVED if sample.outcome in LAG_MAKES and doubtful(took_s, lost_s) else sample.outcome
+        return sample._replace(outcome=outcome, detail=self._json(sample.told() | {"lag_s": round(lost_s * self.speed, 2)}))
 
     async def _safely(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
         """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
@@ -298,7 +320,11 @@ class Rounds:
         drift_s = now.timestamp() - loop.time() * self.speed
         stepped_s = 0.0 if self._drift_s is None else drift_s - self._drift_s
         self._drift_s = drift_s
+        lost_s, self._beaten_s = self._lag.lost_s(self._beaten_s, loop.time()) * self.speed, loop.time()
+        late_s, self._latest_s = self._latest_s, 0.0
         detail: dict[str, Any] = {"every_s": self.every_s, "tasks": len(asyncio.all_tasks()), "files": mine.num_fds(), "waiting": len(self._waiting)}
+        detail |= {"lag_s": round(lost_s, 2)} if lost_s > self.rules.probes.lag_after_s else {}
+        detail |= {"late_s": round(late_s, 2)} if late_s > self.rules.probes.lag_after_s else {}
         detail |= {"lost": self._lost} if self._lost else {}
         detail |= {"stepped_s": round(stepped_s, 1)} if abs(stepped_s) > SLEPT_S * max(1.0, self.speed / 10) else {}
         detail |= {"failing": dict(self._failing)} if self._failing else {}

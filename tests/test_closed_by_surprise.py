@@ -17,7 +17,7 @@ from opslib.probed import Probed
 from opslib.samples import Sample
 from opslib.tape import Tape
 
-CLOSES_S, REOPENS_S, QUOTED_S, ENDS_S = 120, 720, 780, 1200  # Seconds after `BEGINS`; after the reopening the first quotes come a minute later.
+CLOSES_S, REOPENS_S, QUOTED_S, ENDS_S = 120, 720, 740, 1200  # Seconds after `BEGINS`; the first quotes come a little after the reopening.
 
 
 def at(seconds: float) -> datetime:
