@@ -16,7 +16,7 @@ from opslib.outcome import OUTCOMES, TRANSPORT
 from opslib.page import SECOND
 from opslib.samples import Sample, Samples
 
-EARS = ("data", "health", "liveness", "metrics", "options")  # The looks that ask a question and get an answer.
+EARS = ("data", "health", "liveness", "metrics")  # The looks that ask a question and get an answer.
 IS_THERE = {"massive": "liveness", "tradier": "liveness", "app": "health"}  # Which of them says whether it is there at all.
 FRESH_US = 60 * SECOND  # What was last looked at longer ago says nothing of now, but where looks are further apart.
 SKEW_LOOKS = 5
@@ -396,7 +396,7 @@ class Probed:
     def serving(self, at_us: int) -> str | None:
         """Who can serve data now: massive, else the fallback where there is one, else nobody; None where it is not known."""
         for subject in ("massive", *(("tradier",) if self.fallback == "tradier" else ())):
-            stands = [s for probe in ("liveness", "data", "options") if (s := self.now(probe, subject, at_us)) is not None]
+            stands = [s for probe in ("liveness", "data") if (s := self.now(probe, subject, at_us)) is not None]
             if not stands:
                 return None
             if all(OUTCOMES[s.outcome].usable for s in stands):

@@ -42,6 +42,8 @@ MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
 SETTLED_S = 20.0  # A socket that takes so long will not open.
 RETRY_STORE_S = 1.0
+CONFIRM_S = 10.0
+ROUTE_REFUSED = ("denied_403", "auth_401")  # Of a route alone, while the same key is accepted on others.
 LAG_MAKES = ("timeout", "unreachable", "reset", "silent")  # How a probe can end because our own process could not run.
 OUTSIDE_US = 2 * 3600 * SECOND  # For so long what providers said of the market is remembered, so that a reopening is seen.
 
@@ -88,8 +90,6 @@ class Rounds:
             found.append(("process", max(PROCESS_S, self.every_s), self._process))
         if self.settings.host_prefix is not None:
             found.append(("host", max(HOST_S, self.every_s), self._host))
-        if self.settings.tradier_url and self.settings.symbols and self.settings.fallback == "tradier":
-            found.append(("options of tradier", max(SLOW_S, self.every_s), self._options))
         if self.settings.massive_url:
             found += [(f"chain of {symbol}", max(CHAIN_S, self.every_s), partial(self.fetch_chain, symbol)) for symbol in self.settings.symbols]
         return found
@@ -147,6 +147,7 @@ class Rounds:
     async def _at_own_pace(self, name: str, every_s: float, look: Callable[[], Awaitable[list[Sample]]]) -> None:
         loop = asyncio.get_running_loop()
         due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed  # Not all in the same instant.
+        failed = False
         while True:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             wall, mono_s = self.now(), loop.time()
@@ -155,8 +156,10 @@ class Rounds:
             slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
             if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
                 self._put(samples)
-            if every_s > SLOW_S and any(s.last and not OUTCOMES[s.outcome].usable for s in samples):
-                due_s = loop.time() + SLOW_S / self.speed  # What is looked at seldom, and failed, is looked at again soon.
+            failed, failed_before = any(s.last and not OUTCOMES[s.outcome].usable for s in samples), failed
+            if failed and every_s >= SLOW_S and not (failed_before and every_s == SLOW_S):
+                # What is probed seldom, and failed, is probed again soon: nothing rests on a single probe.
+                due_s = loop.time() + (SLOW_S if failed_before else CONFIRM_S) / self.speed
                 continue
             # What was missed while one look took long is not made up for: the next is due on the grid again.
             due_s += every_s / self.speed * max(1, -(-(loop.time() - due_s) * self.speed // every_s))
@@ -198,12 +201,14 @@ class Rounds:
     async def _ask(self, question: Question) -> list[Sample]:
         samples = await self._acquaint(question.subject) if question.probe == "data" else []
         samples += await self.prober.look(question)
+        if question.probe == "data" and question.subject == "tradier" and self.settings.fallback == "tradier" and samples[-1].outcome == "ok":
+            samples = await self._options() or samples
         if question.probe == IS_THERE[question.subject]:
             self._outside.forget(clock.micros(self.now()) - OUTSIDE_US)
             self._outside.add(samples)
         if question.probe == "data" and (contracts := samples[-1].told().get("busiest")):
             self._listen_to(contracts)
-        return [self._of_plan(sample, ("denied_403",)) for sample in samples]
+        return [self._of_plan(sample, ROUTE_REFUSED if "route" in sample.told() else ("denied_403",)) for sample in samples]
 
     async def _acquaint(self, subject: str) -> list[Sample]:
         """Ask a provider for its clock first, where that is not known: without it nobody can say how old its data is."""
@@ -242,18 +247,23 @@ class Rounds:
         return sample if opened is not None and (sample.ts_us - clock.micros(opened)) / SECOND > after_s else sample._replace(outcome="ok")
 
     async def _options(self) -> list[Sample]:
-        """Ask the fallback for options as the app will when it needs them: which expirations there are, and the chain of the first."""
+        """
+        Ask the fallback for options as the app will when it needs them: which expirations there are, and the chain of the first.
+
+        Returns:
+            How that ended, as samples of its data, where it is not usable; nothing where it is.
+        """
         symbol = self.settings.symbols[0]
-        samples, payload = await self._asked_of_tradier("options/expirations", symbol, includeAllRoots="true")
+        samples, payload = await self._route("options/expirations", symbol, includeAllRoots="true")
         days = providers.expirations(payload)
         if samples[-1].outcome == "ok" and days:
-            more, _ = await self._asked_of_tradier("options/chains", symbol, expiration=days[0], greeks="true")
-            samples = [*(sample._replace(last=False) for sample in samples), *more]
-        return [self._of_plan(sample, ("denied_403", "auth_401")) for sample in samples]
+            samples, _ = await self._route("options/chains", symbol, expiration=days[0], greeks="true")
+        return [] if OUTCOMES[samples[-1].outcome].usable or samples[-1].outcome == "quota_kept" else samples
 
-    async def _asked_of_tradier(self, what: str, symbol: str, **params: str) -> tuple[list[Sample], Any]:
-        found = [answer async for answer in self.prober.attempts(providers.tradier_question(self.settings, what, symbol, "options", **params))]
-        return [sample for sample, _ in found], found[-1][1]
+    async def _route(self, what: str, symbol: str, **params: str) -> tuple[list[Sample], Any]:
+        question = providers.tradier_question(self.settings, what, symbol, "data", **params)
+        found = [answer async for answer in self.prober.attempts(question)]
+        return [sample._replace(detail=self._json(sample.told() | {"route": what})) for sample, _ in found], found[-1][1]
 
     def _listen_to(self, contracts: list[str], surely: bool = False) -> None:
         """Ask the socket for these, where it was asked for nothing yet today, or where they are surely the better ones."""

@@ -109,6 +109,7 @@ class Sights:
         outcome, since, told = OUTCOMES[sample.outcome], self.probed.since(sample.probe, subject, self.at_us), self.probed.told(sample)
         detail = f"HTTP {told['status']}, " if told.get("status", 200) >= 400 else ""
         detail += f'"{text.one_line(told["said"], 100)}", ' if told.get("said") else ""
+        detail += f"asked for {told['route']}, as the app will when massive fails, " if told.get("route") else ""
         age = f"data {text.duration(sample.value)} old, " if sample.outcome == "stale" and sample.value is not None else ""
         when = _since(since.ts_us) if since else ""
         fault = "the app's" if subject == "app" and outcome.fault == PROVIDER else outcome.fault

@@ -184,7 +184,7 @@ def test_a_collector_that_is_stopped_again_and_again(tmp_path: Path) -> None:
     async def go() -> None:
         async with serving(served) as url:
             world = {"OPS_MASSIVE_URL": url, "OPS_APP_URL": url}
-            process = subprocess.Popen([sys.executable, "-m", "opslib", "collect", "--every", "1s"], env={**os.environ, **environ, **world}, stderr=subprocess.PIPE)
+            process = subprocess.Popen([sys.executable, "-m", "opslib.cli", "collect", "--every", "1s"], env={**os.environ, **environ, **world}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             store = Store(settings.load(tmp_path, None, environ).url)
             try:
                 async with asyncio.timeout(90):
@@ -198,7 +198,7 @@ def test_a_collector_that_is_stopped_again_and_again(tmp_path: Path) -> None:
             finally:
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
-                process.communicate(timeout=60)
+                process.wait(timeout=60)
 
     asyncio.run(go())
     samples = Samples(Store(settings.load(tmp_path, None, environ).url), "desk").between(0, 2**62)
