@@ -74,6 +74,9 @@ class Rounds:
         self._failing: dict[str, str] = {}
         self._drift_s: float | None = None
         self._lag, self._beaten_s, self._latest_s = Lag(), 0.0, 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._again: set[asyncio.Task[None]] = set()
+        self._chain_s: dict[str, float] = {}  # When each chain was last asked for, by the loop's clock.
         self._listened_on: date | None = None
 
     def looks(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
@@ -122,7 +125,8 @@ class Rounds:
     async def run(self, stop: asyncio.Event) -> None:
         """Look until stopped; then leave a last beat that says so, and nothing open."""
         tasks = [asyncio.create_task(self._at_own_pace(name, every_s, look)) for name, every_s, look in self.looks()]
-        self._beaten_s = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self._beaten_s = self._loop.time()
         tasks += [asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)), asyncio.create_task(self._lag.run())]
         if self.stream:
             tasks.append(asyncio.create_task(self.stream.run()))
@@ -130,13 +134,32 @@ class Rounds:
         try:
             await stop.wait()
         finally:
-            for task in tasks:
+            self._loop = None
+            for task in (*tasks, *self._again):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._again, return_exceptions=True)
             self._put([self._beat_sample("stopped")])
             self._stopped.set()
             await writing
             self.close()
+
+    def fetch_chains_again(self) -> None:
+        """Fetch each chain now, where that was not done lately; may be called from any thread, and does nothing while nothing runs."""
+        if loop := self._loop:
+            with suppress(RuntimeError):  # It may have been closed since.
+                loop.call_soon_threadsafe(self._fetch_again)
+
+    def _fetch_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        for symbol in self.settings.symbols if self.settings.massive_url and self._loop else ():
+            if (loop.time() - self._chain_s.get(symbol, -math.inf)) * self.speed >= self.rules.probes.chain_again_s:
+                self._chain_s[symbol] = loop.time()
+                task = loop.create_task(self._fetch_now(symbol))
+                self._again.add(task)
+                task.add_done_callback(self._again.discard)
+
+    async def _fetch_now(self, symbol: str) -> None:
+        self._put(await self._safely(f"chain of {symbol}", partial(self.fetch_chain, symbol)))
 
     def close(self) -> None:
         """Let go of the log, and of the thread that judges chains."""
@@ -297,7 +320,7 @@ class Rounds:
         if self._outside.open_since(clock.micros(self.now())) is None:
             return []
         loop = asyncio.get_running_loop()
-        began_s = loop.time()
+        began_s = self._chain_s[symbol] = loop.time()
         found = await fetch.massive(self.prober, self.settings, symbol)
         now, detail = self.now(), found.detail | {"pages": len(found.pages)}
         if found.outcome == "ok":
