@@ -41,7 +41,7 @@ REFUSED_WITHIN = timedelta(hours=24)
 _TOKEN = {"massive": "OPS_MASSIVE_TOKEN", "tradier": "OPS_TRADIER_TOKEN"}
 _ASKED = {
     "liveness": "is it there (market clock)", "data": "may we have option data, and is it new", "health": "is its server there (/api/health)", "metrics": "does it say that it is monitored (/api/metrics)",
-    "options": "may we have its options, as the app will ask when Massive fails", "socket": "does its WebSocket open and answer", "log": "can its log be read", "process": "is its process alive", "chain": "can a whole chain be fetched",
+    "socket": "does its WebSocket open and answer", "log": "can its log be read", "process": "is its process alive", "chain": "can a whole chain be fetched",
 }  # fmt: skip
 
 
@@ -209,6 +209,7 @@ def _asked(settings: Settings, sample: Sample) -> Check:
     said = f"HTTP {told['status']}, " if "status" in told else ""
     said += f'"{text.one_line(told["said"], 80)}", ' if told.get("said") else ""
     said += f"{told['why']}, " if told.get("why") else ""
+    said += f"asked for {told['route']}, as the app will when massive fails, " if told.get("route") else ""
     seen = f"{subject} {outcome.words}" + (f" ({said.rstrip(', ')})" if said else "")
     if subject in _TOKEN and outcome.name == "no_key_401":
         return Check(what, "critical", f"{subject} wants a key, and {_TOKEN[subject]} is not set", f"Set {_TOKEN[subject]}, or {_TOKEN[subject]}_FILE.")

@@ -75,7 +75,7 @@ class Inquiry:
         through = [*self._dated("monitor"), *self._dated("market"), *self._dated("network"), *self._dated("both", providers)]
         found = [*self._dated("server"), *providers, *self._dated("timeout"), self.chains.whole(), *self.chains.greeks(), *self._dated("restarted"), *self.socket()]
         found += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
-        return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs")]
+        return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs"), *self._dated("starved")]
 
     def _dated(self, name: str, *given: Any) -> list[Found]:
         """The answers to a question, with their source, the time of what they rest on, and what they exclude, where they name none themselves."""
@@ -99,6 +99,9 @@ class Inquiry:
         dead = rule.past(missed, float(dict(rule.ladder)["warning"]))
         beats = self.probed.within("beat", "collector", Window.before(self.view.window.end, FLAPS_BACK))
         return Found(question, f"it has missed {missed:,.0f} beats." if dead else "yes.", "monitor_down" if dead else "", at_us=beats[-1].ts_us if beats else None)
+
+    def starved(self) -> Found:
+        return own_inquiry.collector(self.probed, self.view.rules.probes, self.at_us)
 
     def market(self) -> Found:
         return own_inquiry.market(self.probed, self.at_us)
@@ -285,6 +288,8 @@ class Inquiry:
         if not seconds or len(seconds) + late < rule.min_count:
             return Found(question, f"too few probes to tell ({len(seconds) + late} of {rule.min_count})." if seconds or late else "not measured.", None, "app")
         slow = (late + sum(rule.past(s, limit) for s in seconds)) > measures.LATE_SHARE * (len(seconds) + late)
+        if slow and own_inquiry.slow_everywhere(self.probed, rule, self.lately):
+            return Found(question, "no, nor is any other: both providers and the app are slow at once, and what they share is our own network.", "our_network", symptoms=frozenset({"latency"}))
         return Found(question, f"p95 {measures.p95_s(self.probed, 'app', self.lately):.2f} s{f', and {late} not in time' if late else ''}.", "app_slow" if slow else "", "app")
 
     def socket(self) -> list[Found]:

@@ -17,6 +17,9 @@ class Probes:
         delayed_by_s: As much later may data of a delayed plan be.
         changed_by: A median of a chain that is so many times another of the same hour has changed.
         key_old_days: A key to a provider that is older should be made anew.
+        lag_after_s: Of a probe during which our own process could not run for longer, that time is told and taken off.
+        chain_again_s: While a rule of Greeks begins to breach, a chain is fetched again at once, but not sooner than so long after the last time.
+        starved_share: Our own process is starved where it could not run for more than this share of the last minutes.
     """
 
     silent_after_s: float
@@ -25,6 +28,9 @@ class Probes:
     delayed_by_s: float
     changed_by: float
     key_old_days: float
+    lag_after_s: float
+    chain_again_s: float
+    starved_share: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from opslib.outcome import OUTCOMES, TRANSPORT
 from opslib.page import SECOND
 from opslib.samples import Sample, Samples
 
-EARS = ("data", "health", "liveness", "metrics", "options")  # The looks that ask a question and get an answer.
+EARS = ("data", "health", "liveness", "metrics")  # The looks that ask a question and get an answer.
 IS_THERE = {"massive": "liveness", "tradier": "liveness", "app": "health"}  # Which of them says whether it is there at all.
 FRESH_US = 60 * SECOND  # What was last looked at longer ago says nothing of now, but where looks are further apart.
 SKEW_LOOKS = 5
@@ -389,9 +389,13 @@ class Probed:
     def lost_share(self, window: Window) -> float | None:
         """Share of a window in which our own collector could not run when it was due, 0 to 1; None where it did not run at all."""
         beats = self.within(*BEAT, window)
-        first = max(window.start_us, beats[0].ts_us - self._beats.every_us(bisect_left(self._beats.times, beats[0].ts_us))) if beats else window.end_us
-        looked_s = (window.end_us - first) / SECOND
-        return min(1.0, sum(self.told(s).get("lag_s", 0.0) for s in beats) / looked_s) if looked_s > 0 else None
+        if not beats:
+            return None
+        lost_s = [self.told(s).get("lag_s", 0.0) for s in beats]
+        every_us = self._beats.every_us(bisect_left(self._beats.times, beats[0].ts_us))
+        since_us = max(window.start_us, beats[0].ts_us - max(every_us, round(lost_s[0] * SECOND)))
+        lost_s[0] = min(lost_s[0], (beats[0].ts_us - window.start_us) / SECOND)
+        return min(1.0, sum(lost_s) * SECOND / max(1, window.end_us - since_us))
 
     def starved(self, window: Window) -> int:
         """How many samples of a window were dropped because our own process could not run while they were taken."""
@@ -446,7 +450,7 @@ class Probed:
     def serving(self, at_us: int) -> str | None:
         """Who can serve data now: massive, else the fallback where there is one, else nobody; None where it is not known."""
         for subject in ("massive", *(("tradier",) if self.fallback == "tradier" else ())):
-            stands = [s for probe in ("liveness", "data", "options") if (s := self.now(probe, subject, at_us)) is not None]
+            stands = [s for probe in ("liveness", "data") if (s := self.now(probe, subject, at_us)) is not None]
             if not stands:
                 return None
             if all(OUTCOMES[s.outcome].usable for s in stands):

@@ -21,12 +21,13 @@ from typing import Any
 
 from opslib import bands, clock, fetch, host, providers, skews, text
 from opslib.errors import OpsError, StoreError
+from opslib.lag import Lag
 from opslib.logs import Log
 from opslib.logs import read as read_log
 from opslib.page import SECOND
 from opslib.outcome import OUTCOMES
 from opslib.probe import Prober, Question
-from opslib.probed import FOLLOW_UP, IS_THERE, Probed, is_down
+from opslib.probed import FOLLOW_UP, IS_THERE, STARVED, Probed, doubtful, is_down
 from opslib.providers import Moment
 from opslib.rules import Rules
 from opslib.samples import Sample, Samples
@@ -42,6 +43,9 @@ MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
 SETTLED_S = 20.0  # A socket that takes so long will not open.
 RETRY_STORE_S = 1.0
+CONFIRM_S = 10.0
+ROUTE_REFUSED = ("denied_403", "auth_401")  # Of a route alone, while the same key is accepted on others.
+LAG_MAKES = ("timeout", "unreachable", "reset", "silent")  # How a probe can end because our own process could not run.
 OUTSIDE_US = 2 * 3600 * SECOND  # For so long what providers said of the market is remembered, so that a reopening is seen.
 FOLLOW_UP_S = 1.0  # While the app's server does not answer it is asked so often: how long it is down is then known to the second.
 MOST_FOLLOW_UPS = 60  # By then people are notified, and its log need not be filled.
@@ -72,6 +76,10 @@ class Rounds:
         self._written, self._stopped, self._app_down = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._failing: dict[str, str] = {}
         self._drift_s: float | None = None
+        self._lag, self._beaten_s, self._latest_s = Lag(), 0.0, 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._again: set[asyncio.Task[None]] = set()
+        self._chain_s: dict[str, float] = {}  # When each chain was last asked for, by the loop's clock.
         self._listened_on: date | None = None
         self._no_upstream_until_s = 0.0
 
@@ -91,8 +99,6 @@ class Rounds:
             found.append(("process", max(PROCESS_S, self.every_s) if self.settings.app_url else self.every_s, self._process))
         if self.settings.host_prefix is not None:
             found.append(("host", max(HOST_S, self.every_s), self._host))
-        if self.settings.tradier_url and self.settings.symbols and self.settings.fallback == "tradier":
-            found.append(("options of tradier", max(SLOW_S, self.every_s), self._options))
         if self.settings.massive_url:
             found += [(f"chain of {symbol}", max(CHAIN_S, self.every_s), partial(self.fetch_chain, symbol)) for symbol in self.settings.symbols]
         return found
@@ -125,7 +131,9 @@ class Rounds:
     async def run(self, stop: asyncio.Event) -> None:
         """Look until stopped; then leave a last beat that says so, and nothing open."""
         tasks = [asyncio.create_task(self._at_own_pace(name, every_s, look)) for name, every_s, look in self.looks()]
-        tasks.append(asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)))
+        self._loop = asyncio.get_running_loop()
+        self._beaten_s = self._loop.time()
+        tasks += [asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)), asyncio.create_task(self._lag.run())]
         if follow_up := self._follow_up():
             tasks.append(asyncio.create_task(self._follow_up_while_down(follow_up)))
         if self.stream:
@@ -134,13 +142,32 @@ class Rounds:
         try:
             await stop.wait()
         finally:
-            for task in tasks:
+            self._loop = None
+            for task in (*tasks, *self._again):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._again, return_exceptions=True)
             self._put([self._beat_sample("stopped")])
             self._stopped.set()
             await writing
             self.close()
+
+    def fetch_chains_again(self) -> None:
+        """Fetch each chain now, where that was not done lately; may be called from any thread, and does nothing while nothing runs."""
+        if loop := self._loop:
+            with suppress(RuntimeError):  # It may have been closed since.
+                loop.call_soon_threadsafe(self._fetch_again)
+
+    def _fetch_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        for symbol in self.settings.symbols if self.settings.massive_url and self._loop else ():
+            if (loop.time() - self._chain_s.get(symbol, -math.inf)) * self.speed >= self.rules.probes.chain_again_s:
+                self._chain_s[symbol] = loop.time()
+                task = loop.create_task(self._fetch_now(symbol))
+                self._again.add(task)
+                task.add_done_callback(self._again.discard)
+
+    async def _fetch_now(self, symbol: str) -> None:
+        self._put(await self._safely(f"chain of {symbol}", partial(self.fetch_chain, symbol)))
 
     def close(self) -> None:
         """Let go of the log, and of the thread that judges chains."""
@@ -151,11 +178,15 @@ class Rounds:
     async def _at_own_pace(self, name: str, every_s: float, look: Callable[[], Awaitable[list[Sample]]]) -> None:
         loop = asyncio.get_running_loop()
         due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed  # Not all in the same instant.
+        failed = False
         while True:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
+            self._latest_s = max(self._latest_s, (loop.time() - due_s) * self.speed)
             samples = await self._keep_unless_slept(name, look)
-            if every_s > SLOW_S and any(s.last and not OUTCOMES[s.outcome].usable for s in samples):
-                due_s = loop.time() + SLOW_S / self.speed  # What is looked at seldom, and failed, is looked at again soon.
+            failed, failed_before = any(s.last and not OUTCOMES[s.outcome].usable for s in samples), failed
+            if failed and every_s >= SLOW_S and not (failed_before and every_s == SLOW_S):
+                # What is probed seldom, and failed, is probed again soon: nothing rests on a single probe.
+                due_s = loop.time() + (SLOW_S if failed_before else CONFIRM_S) / self.speed
                 continue
             # What was missed while one look took long is not made up for: the next is due on the grid again.
             due_s += every_s / self.speed * max(1, -(-(loop.time() - due_s) * self.speed // every_s))
@@ -164,11 +195,28 @@ class Rounds:
         """Probe once, and keep the samples unless the machine slept meanwhile."""
         loop = asyncio.get_running_loop()
         wall, mono_s = self.now(), loop.time()
-        samples = await self._safely(name, look)
+        samples = [self._under_lag(sample, mono_s) for sample in await self._safely(name, look)]
         slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
         if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
             self._put(samples)
         return samples
+
+    def _under_lag(self, sample: Sample, began_s: float) -> Sample:
+        """
+        A sample with the time that our own process lost while it was taken, where that is more than is borne.
+
+        What an answer says is not affected by that. That none came in time says nothing where most of the time was ours.
+        """
+        now_s, ago_s = asyncio.get_running_loop().time(), (clock.micros(self.now()) - sample.ts_us) / SECOND
+        ended_s = max(began_s, now_s - max(0.0, ago_s) / self.speed)
+        took_s = ended_s - began_s if sample.seconds is None else sample.seconds / self.speed
+        if sample.outcome == "silent" and sample.value is not None:
+            took_s = min(sample.value, self.rules.probes.silent_after_s) / self.speed
+        lost_s = self._lag.lost_s(ended_s - took_s, ended_s)
+        if lost_s * self.speed <= self.rules.probes.lag_after_s:
+            return sample
+        outcome = STARVED if sample.outcome in LAG_MAKES and doubtful(took_s, lost_s) else sample.outcome
+        return sample._replace(outcome=outcome, detail=self._json(sample.told() | {"lag_s": round(lost_s * self.speed, 2)}))
 
     async def _safely(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
         """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
@@ -190,6 +238,8 @@ class Rounds:
     async def _ask(self, question: Question) -> list[Sample]:
         samples = await self._acquaint(question.subject) if question.probe == "data" else []
         samples += await self.prober.look(question)
+        if question.probe == "data" and question.subject == "tradier" and self.settings.fallback == "tradier" and samples[-1].outcome == "ok":
+            samples = await self._options() or samples
         if question.probe == IS_THERE[question.subject]:
             self._outside.forget(clock.micros(self.now()) - OUTSIDE_US)
             self._outside.add(samples)
@@ -197,7 +247,7 @@ class Rounds:
             self._listen_to(contracts)
         if question.probe == "health":
             self._saw_app(samples[-1])
-        return [self._of_plan(sample, ("denied_403",)) for sample in samples]
+        return [self._of_plan(sample, ROUTE_REFUSED if "route" in sample.told() else ("denied_403",)) for sample in samples]
 
     async def _acquaint(self, subject: str) -> list[Sample]:
         """Ask a provider for its clock first, where that is not known: without it nobody can say how old its data is."""
@@ -236,18 +286,23 @@ class Rounds:
         return sample if opened is not None and (sample.ts_us - clock.micros(opened)) / SECOND > after_s else sample._replace(outcome="ok")
 
     async def _options(self) -> list[Sample]:
-        """Ask the fallback for options as the app will when it needs them: which expirations there are, and the chain of the first."""
+        """
+        Ask the fallback for options as the app will when it needs them: which expirations there are, and the chain of the first.
+
+        Returns:
+            How that ended, as samples of its data, where it is not usable; nothing where it is.
+        """
         symbol = self.settings.symbols[0]
-        samples, payload = await self._asked_of_tradier("options/expirations", symbol, includeAllRoots="true")
+        samples, payload = await self._route("options/expirations", symbol, includeAllRoots="true")
         days = providers.expirations(payload)
         if samples[-1].outcome == "ok" and days:
-            more, _ = await self._asked_of_tradier("options/chains", symbol, expiration=days[0], greeks="true")
-            samples = [*(sample._replace(last=False) for sample in samples), *more]
-        return [self._of_plan(sample, ("denied_403", "auth_401")) for sample in samples]
+            samples, _ = await self._route("options/chains", symbol, expiration=days[0], greeks="true")
+        return [] if OUTCOMES[samples[-1].outcome].usable or samples[-1].outcome == "quota_kept" else samples
 
-    async def _asked_of_tradier(self, what: str, symbol: str, **params: str) -> tuple[list[Sample], Any]:
-        found = [answer async for answer in self.prober.attempts(providers.tradier_question(self.settings, what, symbol, "options", **params))]
-        return [sample for sample, _ in found], found[-1][1]
+    async def _route(self, what: str, symbol: str, **params: str) -> tuple[list[Sample], Any]:
+        question = providers.tradier_question(self.settings, what, symbol, "data", **params)
+        found = [answer async for answer in self.prober.attempts(question)]
+        return [sample._replace(detail=self._json(sample.told() | {"route": what})) for sample, _ in found], found[-1][1]
 
     def _saw_app(self, sample: Sample) -> None:
         """Follow up on the app's server from a probe that shows it down to one that does not."""
@@ -339,7 +394,7 @@ class Rounds:
         if self._outside.open_since(clock.micros(self.now())) is None:
             return []
         loop = asyncio.get_running_loop()
-        began_s = loop.time()
+        began_s = self._chain_s[symbol] = loop.time()
         found = await fetch.massive(self.prober, self.settings, symbol)
         now, detail = self.now(), found.detail | {"pages": len(found.pages)}
         if found.outcome == "ok":
@@ -372,7 +427,11 @@ class Rounds:
         drift_s = now.timestamp() - loop.time() * self.speed
         stepped_s = 0.0 if self._drift_s is None else drift_s - self._drift_s
         self._drift_s = drift_s
+        lost_s, self._beaten_s = self._lag.lost_s(self._beaten_s, loop.time()) * self.speed, loop.time()
+        late_s, self._latest_s = self._latest_s, 0.0
         detail: dict[str, Any] = {"every_s": self.every_s, "tasks": len(asyncio.all_tasks()), "files": mine.num_fds(), "waiting": len(self._waiting)}
+        detail |= {"lag_s": round(lost_s, 2)} if lost_s > self.rules.probes.lag_after_s else {}
+        detail |= {"late_s": round(late_s, 2)} if late_s > self.rules.probes.lag_after_s else {}
         detail |= {"lost": self._lost} if self._lost else {}
         detail |= {"stepped_s": round(stepped_s, 1)} if abs(stepped_s) > SLEPT_S * max(1.0, self.speed / 10) else {}
         detail |= {"failing": dict(self._failing)} if self._failing else {}

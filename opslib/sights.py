@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from opslib import clock, measures, text
 from opslib.clock import Window
 from opslib.outcome import OUTCOMES, PROVIDER, UNCLEAR
-from opslib.own_inquiry import parties
+from opslib.own_inquiry import LATELY, parties
 from opslib.probed import IS_THERE, Probed
 from opslib.rules import Rules
 from opslib.samples import Sample
@@ -109,6 +109,7 @@ class Sights:
         outcome, since, told = OUTCOMES[sample.outcome], self.probed.since(sample.probe, subject, self.at_us), self.probed.told(sample)
         detail = f"HTTP {told['status']}, " if told.get("status", 200) >= 400 else ""
         detail += f'"{text.one_line(told["said"], 100)}", ' if told.get("said") else ""
+        detail += f"asked for {told['route']}, as the app will when massive fails, " if told.get("route") else ""
         age = f"data {text.duration(sample.value)} old, " if sample.outcome == "stale" and sample.value is not None else ""
         when = _since(since.ts_us) if since else ""
         fault = "the app's" if subject == "app" and outcome.fault == PROVIDER else outcome.fault
@@ -301,5 +302,8 @@ class Sights:
         failing = f"; failing: {', '.join(told['failing'])}" if told.get("failing") else ""
         lost = f"; {told['lost']} samples lost" if told.get("lost") else ""
         stepped = [self.probed.told(s)["stepped_s"] for s in self.probed.within("beat", "collector", self.window) if "stepped_s" in self.probed.told(s)]
+        share = self.probed.lost_share(Window.before(self.window.end, LATELY))
+        starved = share is not None and share > self.rules.probes.starved_share
+        slowed = f"; it could not run for {text.ratio(share, 0)} of the last {text.duration(LATELY.total_seconds())}, so what looks slow from here is not sure to be: see what else this machine does" if starved else ""
         jumped = f"; our clock jumped by {text.duration(abs(stepped[-1]))} (sleep, or set)" if stepped else ""
-        return [Sight("system", "warning" if failing or lost else "", f"our collector looks every {told['every_s']:g} s and holds {text.number(last.value, 'MB', 0)}{failing}{lost}{jumped}.")]
+        return [Sight("system", "warning" if failing or lost or starved else "", f"our collector looks every {told['every_s']:g} s and holds {text.number(last.value, 'MB', 0)}{failing}{lost}{jumped}{slowed}.")]

@@ -16,13 +16,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from opslib import clock
 from opslib.outcome import OUTCOMES
 from opslib.probe import ATTEMPT_S, Prober, Question, Reading, transport, trusted
 from opslib.limits import Probes
 from opslib.samples import Sample
+from opslib.settings import SOCKET
 
 BACKOFF_S, LONGEST_S = 1.0, 10.0  # A restart of the app ends within a minute for us too.
 TICK_S = 1.0  # So often is it checked for how long nothing was heard.
@@ -80,17 +81,18 @@ class Stream:
         """One connection, from its opening to its end; how it ended stands in `_state`."""
         import websockets
 
-        token, lacking = await self._token()
+        settings, within_s = self._prober.settings, ATTEMPT_S / self._prober.speed
+        given = settings.secret(SOCKET) or ""  # A query of the settings' own; where it holds a token, the app is asked for none.
+        token, lacking = ("", None) if "token" in dict(parse_qsl(given)) else await self._token()
         if lacking:
             self._is(lacking, {"why": NO_TOKEN})
             return
-        settings, within_s = self._prober.settings, ATTEMPT_S / self._prober.speed
         url = settings.app_ws_url if urlsplit(settings.app_ws_url).path.strip("/") else settings.app_ws_url.rstrip("/") + DEFAULT_PATH
         tls = {"ssl": trusted(settings.ca_file)} if url.startswith("wss:") else {}
-        query = f"{'&' if urlsplit(url).query else '?'}{urlencode({'token': token})}" if token else ""
+        query = "&".join(part for part in (given, urlencode({"token": token}) if token else "") if part)
         try:
             # Only the scheme of a proxy could be told apart from the app's own answers here, so none is used.
-            socket = await _connect()(url + query, open_timeout=within_s, ping_interval=None, close_timeout=within_s, max_size=LARGEST_MESSAGE, proxy=None, **tls)
+            socket = await _connect()(url + (f"?{query}" if query else ""), open_timeout=within_s, ping_interval=None, close_timeout=within_s, max_size=LARGEST_MESSAGE, proxy=None, **tls)
         except websockets.InvalidStatus as refused:
             status = refused.response.status_code
             kinds = {2: "wrong_content", 3: "redirected", 5: "server_5xx"}

@@ -99,10 +99,12 @@ async def passing(rounds: Rounds, outside: Outside, seconds: float, step_s: floa
 
 
 def seen(home: Path, outside: Outside, seconds: float, parties: tuple[str, ...] = ("massive", "tradier", "app"), **environ: str) -> list[Sample]:
-    """The samples of so many seconds."""
+    """The samples of so many seconds; no probe may fail by a fault of ours."""
 
     async def go() -> list[Sample]:
         async with probing(home, outside, parties, **environ) as rounds:
-            return await passing(rounds, outside, seconds)
+            found = await passing(rounds, outside, seconds)
+            assert not rounds._failing
+            return found
 
     return asyncio.run(go())

@@ -17,7 +17,7 @@ from opslib.probed import Probed
 from opslib.samples import Sample
 from opslib.tape import Tape
 
-CLOSES_S, REOPENS_S, QUOTED_S, ENDS_S = 120, 720, 780, 1200  # Seconds after `BEGINS`; after the reopening the first quotes come a minute later.
+CLOSES_S, REOPENS_S, QUOTED_S, ENDS_S = 120, 720, 740, 1200  # Seconds after `BEGINS`; the first quotes come a little after the reopening.
 
 
 def at(seconds: float) -> datetime:
@@ -70,10 +70,11 @@ def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...
     for posts_while_closed in (True, False):
         tape = tape_of(posts_while_closed)
         became = watch.on(tape, RULES, clock.micros(BEGINS), clock.micros(at(ENDS_S)), whole)
-        assert [(t.rule, t.subject, t.source, t.kind, t.severity) for t in became if t.severity] == []
+        assert [(t.rule, t.subject, t.source, t.kind, t.severity) for t in became if t.kind in ("fired", "rose")] == []
         for seconds, cause in ((115, "none"), (155, "market_closed"), (500, "market_closed"), (715, "market_closed"), (755, "none"), (900, "none"), (1190, "none")):
             shown = view(samples, tape, seconds)
-            assert diagnose(shown).cause == cause, (seconds, diagnose(shown))
+            expected = (cause,) if cause != "none" or len(parties) > 2 else (cause, "undetermined")  # Of one provider less is known.
+            assert diagnose(shown).cause in expected, (seconds, diagnose(shown))
             assert not [f for f in shown.findings if f.severity], seconds
             later = View("desk", shown.window, None, tape, RULES, probed=whole)
             assert diagnose(later).as_json() == diagnose(shown).as_json(), seconds
