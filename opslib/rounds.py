@@ -40,7 +40,7 @@ SLEPT_S = 2.0
 SETTLED_S = 20.0  # A socket that takes so long will not open.
 RETRY_STORE_S = 1.0
 FOLLOW_UP_S = 1.0  # While the app's server does not answer it is asked so often: how long it is down is then known to the second.
-MOST_FOLLOW_UPS = 60  # By then people are notified, and its log need not be filled.
+MOST_FOLLOW_UPS = 45  # By then people are being notified: neither the log of a server nor the queue of one that hangs is filled.
 
 
 class Rounds:
