@@ -272,17 +272,15 @@ class Probed:
         return float(max(0, (at_us - self._beats.times[i]) // self._beats.every_us(i) - 1))
 
     def socket_down_s(self, at_us: int) -> float | None:
-        """For how long has the app's WebSocket been down, or open and silent, at an instant? 0 where it is well; None where nobody looked lately."""
+        """For how long has the app's WebSocket been down, or open and silent (for all, or for old connections), at an instant? 0 where it is well; None where nobody looked lately."""
         last = self.now("socket", "app", at_us)
         if last is None:
             return None
         if OUTCOMES[last.outcome].usable:
             return 0.0
-        if last.outcome == "renewed":
-            return last.value  # For how long nobody was served; that is over.
         since = self.since("socket", "app", at_us)
         assert since is not None
-        heard_us = last.ts_us - round(last.value * SECOND) if last.outcome == "silent" and last.value is not None else since.ts_us
+        heard_us = last.ts_us - round(last.value * SECOND) if last.outcome in ("silent", "renewed") and last.value is not None else since.ts_us
         return max(0.0, (at_us - min(heard_us, since.ts_us)) / SECOND)
 
     def upstream(self, at_us: int) -> str:

@@ -48,7 +48,7 @@ ROUTE_REFUSED = ("denied_403", "auth_401")  # Of a route alone, while the same k
 LAG_MAKES = ("timeout", "unreachable", "reset", "silent")  # How a probe can end because our own process could not run.
 OUTSIDE_US = 2 * 3600 * SECOND  # For so long what providers said of the market is remembered, so that a reopening is seen.
 FOLLOW_UP_S = 1.0  # While the app's server does not answer it is asked so often: how long it is down is then known to the second.
-MOST_FOLLOW_UPS = 60  # By then people are notified, and its log need not be filled.
+MOST_FOLLOW_UPS = 45  # By then people are being notified: neither the log of a server nor the queue of one that hangs is filled.
 
 
 class Rounds:

@@ -243,7 +243,7 @@ class Sights:
         silent = f", nothing for {text.duration(last.value)}" if last.outcome == "silent" and last.value is not None else ""
         note = f": {found}" if (found := self.probed.socket_note(self.at_us)) else ""
         words = {
-            "closed": f"is closed on us{code}", "silent": f"is open and silent{silent}{note}", "renewed": f"served nobody for {text.duration(last.value or 0.0)}{note}", "forbidden_403": f"refuses us before it opens{code}: its token",
+            "closed": f"is closed on us{code}", "silent": f"is open and silent{silent}{note}", "renewed": f"serves new connections only{note}", "forbidden_403": f"refuses us before it opens{code}: its token",
             "unreachable": "cannot be connected to while the port is blocked, or its network gone", "timeout": str(told.get("why", "is open and answers no ping")).removeprefix("open, and ").replace("no answer to a ping", "is open and answers no ping"),
             "stale": f"sends only old data: {told.get('why', '')}", "wrong_content": f"is answered by something that is no WebSocket{code}: see whether OPS_APP_WS_URL names its path", "redirected": f"sends us elsewhere{code}: see OPS_APP_WS_URL",
         }.get(last.outcome, outcome.words + code)  # fmt: skip

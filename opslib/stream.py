@@ -28,7 +28,7 @@ from opslib.settings import SOCKET
 BACKOFF_S, LONGEST_S = 1.0, 10.0  # A restart of the app ends within a minute for us too.
 TICK_S = 1.0  # So often is it checked for how long nothing was heard.
 UNANSWERED = 2  # So many pings without an answer, one after the other, and the connection is dead.
-RENEWED_S = 60.0  # For so long is it reported that old connections are dead, once a new one is served.
+RENEWED_S = 120.0  # For so long is it reported that old connections are dead, once a new one is served: by then people are notified.
 NOT_SERVED = ("disconnected", "error")  # What the app calls an upstream that it has lost.
 DEFAULT_PATH = "/ws/options"
 LARGEST_MESSAGE = 4 << 20
@@ -54,10 +54,11 @@ class Stream:
         self._subscribed: set[str] = set()
         self._checking_s: float | None = None  # Since when quotes are asked for, because nothing was heard.
         self._unanswered: list[float] = []  # When each ping was sent that has no answer, in a row.
-        self._left: tuple[Any, Any] | None = None  # A connection that answered no ping, and its last ping.
+        self._left: tuple[Any, Any] | None = None  # The first connection that was given up, and its unanswered ping, where it was that.
+        self._judging = False  # Whether it is being found out if that one is served too.
         self._dead_s: float | None = None  # Since when the connections before this one are dead; None where they are not.
         self._tried = 0  # Connections since then that heard nothing either.
-        self._renewed: tuple[float, float] | None = None  # When a new connection was served, and how long nobody was.
+        self._renewed: tuple[float, float] | None = None  # When a new connection was served, and since when the old ones are dead.
         self._losses = 0
         self.contracts: tuple[str, ...] = ()  # What to subscribe to, once something is known to be traded.
         self.suspected = False  # Whether the app says that it has lost its upstream.
@@ -135,19 +136,14 @@ class Stream:
                 if not told:
                     self._bear_silence()
                     continue
-                self._heard()
+                self._heard_s, self._losses, self._checking_s, self.suspected = self._now_s(), 0, None, False
+                await self._judge_left()
                 stamps = [s for event in told if (s := _stamp_s(event))]
                 self._old_s = max(0.0, self._prober.now().timestamp() - max(stamps)) if stamps else None
         except websockets.ConnectionClosed as closed:
             if self._state == "open":
                 code = closed.rcvd.code if closed.rcvd else 1006
                 self._is("closed", {"code": code})
-
-    def _heard(self) -> None:
-        """Something was said of a market: whoever is connected now is served."""
-        self._heard_s, self._losses, self._checking_s, self.suspected = self._now_s(), 0, None, False
-        if self._dead_s is not None and self._left is None:
-            self._renewed, self._dead_s, self._tried = (self._heard_s, self._heard_s - self._dead_s), None, 0
 
     @property
     def _topics(self) -> list[str]:
@@ -174,8 +170,9 @@ class Stream:
         now_s, subscribed_s = self._now_s(), self._subscribed_s
         if subscribed_s is None or self.open_since(self._prober.now()) is None:
             self._checking_s = None
-            if self._left is None:
+            if self._left is None or self._left[1] is None:
                 self._dead_s, self._tried = None, 0
+                self._leave(None)
             return
         since_s = max(subscribed_s, self._heard_s or 0.0)
         if self._checking_s is None:
@@ -183,7 +180,9 @@ class Stream:
                 self._checking_s = now_s
         elif now_s - self._checking_s > self._limits.checked_for_s:
             self._tried += self._dead_s is not None
-            self._dead_s = since_s if self._dead_s is None else self._dead_s
+            if self._dead_s is None:
+                self._dead_s = since_s
+                self._leave((self._socket, None))
             self._is("silent" if self._tried else "opening", {"tried": self._tried} if self._tried else {})
 
     @staticmethod
@@ -215,8 +214,8 @@ class Stream:
         """
         How does it stand now? A round trip where it is open; its value is the age of the last message, in seconds.
 
-        Of one that serves only new connections the value is for how long nobody was served. Nothing is returned while it
-        opens, and while it is being tried whether a new connection is served.
+        Where only new connections are served, the value is the age of the last message to the old ones. Nothing is returned
+        while it opens, and while it is being tried whether a new connection is served.
         """
         began_s, socket = self._now_s(), self._socket
         outcome, seconds, detail = self._state, None, dict(self._detail)
@@ -228,14 +227,14 @@ class Stream:
             detail["losses"] = self._losses
         age_s = None if self._heard_s is None else max(0.0, self._now_s() - self._heard_s)
         now = self._prober.now()
-        if outcome == "ok" and self._dead_s is not None and self._left is None:
+        if outcome == "ok" and self._dead_s is not None:
             if not self._tried:
                 return []
             outcome, detail["tried"] = "silent", self._tried
         elif outcome == "ok" and self._old_s is not None and self._old_s > self._limits.stale_after_s + self._limits.delayed_by_s and self.open_since(now) is not None:
             outcome, detail["why"] = "stale", f"what it says is {self._old_s / 60:.0f} min old"
         elif outcome == "ok" and self._renewed and self._now_s() - self._renewed[0] <= RENEWED_S:
-            outcome, age_s = "renewed", self._renewed[1]
+            outcome, age_s = "renewed", self._now_s() - self._renewed[1]
         told = self._prober.settings.redact(json.dumps(detail, sort_keys=True))
         return [Sample(clock.micros(now), "socket", "app", outcome, seconds, None if age_s is None else round(age_s, 1), detail=told)]
 
@@ -249,27 +248,47 @@ class Stream:
         except TimeoutError:
             self._unanswered.append(began_s)
             if len(self._unanswered) >= UNANSWERED and self._socket is socket:
-                self._dead_s = self._unanswered[0] if self._dead_s is None else self._dead_s
-                self._leave((socket, answer))
+                if self._dead_s is None:
+                    self._dead_s = self._unanswered[0]
+                    self._leave((socket, answer))
                 self._is("timeout", {"why": NO_PONG})
             return "timeout", None, {"why": NO_PONG}
         except websockets.ConnectionClosed as closed:
             return "closed", None, {"code": closed.rcvd.code if closed.rcvd else 1006}
         self._unanswered = []
-        self._judge_left()
+        if self._left is not None and self._left[1] is not None:
+            await self._judge_left()
         return "ok", self._now_s() - began_s, {}
 
-    def _judge_left(self) -> None:
-        """A new connection answers: where the one before it still does not, only new ones are served; else all of them are."""
-        if self._left is None:
+    async def _judge_left(self) -> None:
+        """A new connection is served: find out whether the one that was given up is served too, or only new ones are."""
+        if self._dead_s is None or self._judging:
             return
-        if self._dead_s is not None and not self._left[1].done():
-            self._renewed = self._now_s(), self._now_s() - self._dead_s
-        self._dead_s = None
-        self._leave(None)
+        self._judging = True
+        try:
+            if self._left is None or not await self._is_served(*self._left):
+                self._renewed = self._now_s(), self._dead_s
+        finally:
+            self._judging, self._dead_s, self._tried = False, None, 0
+            self._leave(None)
+
+    async def _is_served(self, socket: Any, answer: Any) -> bool:
+        """Whether a connection that was given up answers its ping by now, or is sent something: the app sends the same to all."""
+        import websockets
+
+        if answer is not None and answer.done() and not answer.cancelled() and answer.exception() is None:
+            return True
+        if self.open_since(self._prober.now()) is None:
+            return False
+        with suppress(TimeoutError, websockets.ConnectionClosed):
+            async with asyncio.timeout(2 * TICK_S / self._prober.speed):
+                while not _events(await socket.recv()):
+                    pass
+                return True
+        return False
 
     def _leave(self, left: tuple[Any, Any] | None) -> None:
-        """Keep a connection that answers no ping, with its last one, beside the next; whichever was kept before is let go of."""
+        """Keep a connection that is given up open beside the next, with its unanswered ping; whichever was kept before is let go of."""
         if self._left is not None:
             self._left[0].transport.abort()
         self._left = left
