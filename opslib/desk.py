@@ -121,8 +121,7 @@ class Desk:
 
     def diagnose(self, at: datetime, length: timedelta) -> Diagnosis:
         """What is the matter at a moment, by what was seen over so long before it?"""
-        view = self.view(at, length)
-        return diagnosis.diagnose(view, view.filed.parts if view.filed and view.filed.pairs else None)
+        return diagnosis.diagnose(self.view(at, length))
 
     def postmortem(self, incident: str, upto: str = "") -> Postmortem:
         """

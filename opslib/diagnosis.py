@@ -94,14 +94,9 @@ def _explained(first: Found, other: Found) -> bool:
     return first.cause.startswith(("provider_", "our_timeout")) and other.cause in ("error_storm", "our_timeout_too_short", "provider_partial")
 
 
-def diagnose(view: "View", size: Any = None) -> Diagnosis:
-    """
-    What is the matter at the end of a view?
-
-    Args:
-        size: What the fills' difference from the backtest decomposes into (`variance.Parts`); None where there are none.
-    """
-    asked = Inquiry(view, size).asked()
+def diagnose(view: "View") -> Diagnosis:
+    """What is the matter at the end of a view?"""
+    asked = Inquiry(view).asked()
     hits = [f for f in asked if f.cause]
     known = [f for f in asked if f.cause is not None]
     faults = [f for f in hits if f.cause not in NO_FAULT] or hits

@@ -11,10 +11,12 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opslib import attribution, clock, measures, text
+from opslib import attribution, clock, indicators, measures, text
 from opslib.causes import OF_OUTCOME, OF_SOCKET, UNDETERMINED
 from opslib.clock import Window
+from opslib.findings import PAGE
 from opslib.outcome import OUTCOMES
+from opslib.pnl import Pnl
 from opslib.probed import Probed
 from opslib.samples import Sample
 from opslib.stream import NO_TOKEN
@@ -54,13 +56,13 @@ def _kind(bad: Counter[str], subject: str) -> tuple[str, str, float]:
 class Inquiry:
     """The questions, in the order in which what they find explains the rest away."""
 
-    def __init__(self, view: "View", size: Any):
-        self.view, self.size = view, size
+    def __init__(self, view: "View"):
+        self.view = view
         self.probed, self.at_us = view.probed or Probed(), view.window.end_us
         self.lately = Window.before(view.window.end, BACK)
 
     def asked(self) -> list[Found]:
-        return [self.monitor(), self.market(), self.network(), self.both(), self.server(), *(self.provider(s) for s in ("massive", "tradier")), self.timeout(), self.chain_whole(), *self.greeks(), self.restarted(), self.socket(), self.slow(), self.skew(), self.dashboard(), self.memory(), self.storm(), self.costs()]
+        return [self.monitor(), self.market(), self.network(), self.both(), self.server(), *(self.provider(s) for s in ("massive", "tradier")), self.timeout(), self.chain_whole(), *self.greeks(), self.restarted(), self.socket(), self.slow(), self.skew(), self.dashboard(), self.memory(), self.storm(), *self.costs()]
 
     def monitor(self) -> Found:
         question, rule = "Does our collector look?", self.view.rules["heartbeat"]
@@ -293,21 +295,31 @@ class Inquiry:
         kinds = ", ".join(f"{k} {n}" for k, n in sorted(self.probed.log_kinds(self.lately).items(), key=lambda i: -i[1])[:3])
         return Found("Are errors few?", f"{found[0].sentence}{f' ({kinds})' if kinds else ''}." if found else "yes." if self._known("errors") else "not measured.", "error_storm" if found else "" if self._known("errors") else None, "app")
 
-    def costs(self) -> Found:
+    def costs(self) -> list[Found]:
         """By the fills' own decomposition where there is one, else by what the page's means changed by."""
         question, rule = "Do results keep what the backtest promised?", self.view.rules["backtest_variance"]
-        finding = next((f for f in self.view.findings if f.rule.name == "backtest_variance" and f.counted), None) or next((f for f in self.view.findings if f.rule.name == "backtest_variance"), None)
+        if (counted := self.view.counted) is not None:
+            return [Found(question, *told) for told in self._of_fills(counted)]
+        finding = next((f for f in self.view.findings if f.rule.name == rule.name and f.counted and f.source == PAGE), None)
         if finding is None or finding.figure.value is None:
-            trades, shown = self.view.figures["pnl"]["trades"], self.view.figures["pnl"]["backtest_variance_pp"]
+            trades, shown = self.view.page_pnl["trades"], indicators.pnl(self.view.tape, self.view.window, 1)["backtest_variance_pp"]
             few = trades is not None and trades < rule.min_count
             bad = bool(few and trades and shown is not None and rule.past(abs(shown), float(rule.ladder[0][1])))  # It would be past its limit if it counted.
-            return Found(question, f"there are {text.number(trades)} trades: too few to say{f', though the page shows {rule.told(shown)}' if bad else ''}." if few else "not measured.", "too_few_trades" if bad else None)
+            return [Found(question, f"there are {text.number(trades)} trades: too few to say{f', though the page shows {rule.told(shown)}' if bad else ''}." if few else "not measured.", "too_few_trades" if bad else None)]
         if finding.severity is None:
-            return Found(question, f"{finding.sentence}.", "")
-        if self.size is not None:
-            terms = {"costs_commission": self.size.commission, "costs_spread": self.size.slippage, "costs_fill_quality": self.size.fill + self.size.prices, "costs_size": self.size.size}
-            cause, worst = min(terms.items(), key=lambda t: t[1])
-            lost = sum(v for v in terms.values() if v < 0)
-            return Found(question, f"{finding.sentence}; of what is missing {text.dollars(float(worst))} is by {cause.removeprefix('costs_').replace('_', ' ')}.", cause, "app", float(worst / lost) if lost else 0.5)
+            return [Found(question, f"{finding.sentence}.", "")]
         cause, told, agree = attribution.by_page(self.view.tape, self.view.window.end, rule, self.view.rules.probes.changed_by)
-        return Found(question, f"{finding.sentence}; {told}.", cause, "app", agree)
+        return [Found(question, f"{finding.sentence}; {told}.", cause, "app", agree)]
+
+    def _of_fills(self, counted: Pnl) -> Iterable[tuple[str, str | None, str | None, float]]:
+        """Answer, cause, subject and agreement, by the trades that were paired with the backtest's."""
+        rule, finding, mean = counted.rule.of("fills"), counted.finding, counted.points.mean if counted.points else 0.0
+        assert finding
+        if len(counted.gaps) < rule.min_count:
+            bad = rule.past(abs(mean), float(rule.ladder[0][1]))
+            yield f"{finding.sentence}; their mean gap is {rule.told(abs(mean))}.", "too_few_trades" if bad else None, None, 1.0
+        elif finding.severity is None:
+            yield f"{finding.sentence}.", "", None, 1.0
+        else:
+            for found in attribution.by_fills(counted):
+                yield f"{finding.sentence}; {found.words}.", found.cause, "app", found.agree

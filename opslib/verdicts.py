@@ -45,6 +45,7 @@ class Figure(NamedTuple):
         deviation: Standard deviation of the samples, where the value is their mean.
         spent: Of a burn rate, what each rung is judged by.
         page: The page it is about (its id, and when it was loaded), where it is about one.
+        span: Over what it is measured, in words, where that is not the rule's window.
     """
 
     value: float | None
@@ -55,6 +56,7 @@ class Figure(NamedTuple):
     deviation: float | None = None
     spent: Mapping[str, Spent] | None = None
     page: tuple[str | None, int | None] | None = None
+    span: str = ""
 
 
 class Finding(NamedTuple):
@@ -81,7 +83,11 @@ class Finding(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Name, measured value, comparison, limit."""
+        """Name, measured value, comparison, limit; and over what it is measured, where that is not the rule's window."""
+        return self._compared + (f" ({self.figure.span})" if self.figure.span else "")
+
+    @property
+    def _compared(self) -> str:
         rule, figure = self.rule, self.figure
         name = named(rule, self.subject)
         if self.why:
