@@ -125,7 +125,7 @@ class Desk:
 
     def diagnosis_of(self, view: View) -> Diagnosis:
         """What the fault is at the end of a view."""
-        return diagnosis.diagnose(view, view.filed.parts if view.filed and view.filed.pairs else None)
+        return diagnosis.diagnose(view)
 
     def postmortem(self, incident: str, upto: str = "") -> Postmortem:
         """

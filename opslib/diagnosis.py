@@ -148,14 +148,9 @@ def _explained(first: Found, other: Found, asked: Sequence[Found]) -> bool:
     return (other.symptoms or frozenset({other.cause})) <= PRODUCES.get(first.cause, frozenset())
 
 
-def diagnose(view: "View", size: Any = None) -> Diagnosis:
-    """
-    What the fault is at the end of a view.
-
-    Args:
-        size: What the fills' difference from the backtest decomposes into (`variance.Parts`); None where there are none.
-    """
-    inquiry = Inquiry(view, size)
+def diagnose(view: "View") -> Diagnosis:
+    """What the fault is at the end of a view."""
+    inquiry = Inquiry(view)
     through, others = inquiry.asked()
     asked = [*through, *others]
     known = [f for f in asked if f.cause is not None]

@@ -38,7 +38,7 @@ _NEEDED = (*_CHOICES, *_NUMBERS, "critical", "for", *_SPANS, *_TEXTS, *_LISTS, "
 _PAGES = ("load_jitter_s", "reset_gap_s", "bridged_s", "closed_s", "late_after", "skew_told_s", "idle_times", "idle_most", "idle_back_s")
 _BURN = ("of", "budget", "long", "short")
 _MAY = ("notify", "escalate", "clear", "inhibited_by", "by_source", *_BURN)
-_BY_SOURCE = ("gate", "min_count", "window")
+_BY_SOURCE = ("gate", "min_count", "window", "longest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,8 @@ class Rule:
         runbooks: The runbook of each subject.
         action, traders: What to do first; what it means for who trades.
         burn: The windows of a burn rate; None for every other rule.
-        by_source: What is otherwise for one source: its gate, its least count, the window of its alerts.
+        by_source: What is otherwise for one source: its gate, its least count, the window of its alerts, its longest window.
+        longest: How far back a window with too few samples may grow until it has `min_count`; None: it does not grow.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Rule:
     inhibited_by: tuple[str, ...] = ()
     burn: Burn | None = None
     by_source: dict[str, dict[str, Any]] = field(default_factory=dict)
+    longest: timedelta | None = None
 
     def of(self, source: str) -> "Rule":
         """This rule, as it is for one source."""
@@ -199,7 +201,13 @@ def _by_source(row: dict[str, Any], refuse: Callable[[str], NoReturn]) -> dict[s
         count = own.get("min_count", 0)
         if own.get("gate", row["gate"]) not in _CHOICES["gate"] or not _is_number(count) or count < 0:
             refuse(f"by_source of {source} is {own!r}; a gate ({', '.join(_CHOICES['gate'])}) and a min_count from 0 were wanted.")
-    return {source: own | ({"window": _span(own, "window", own["window"], refuse)} if "window" in own else {}) for source, own in found.items()}
+        if "longest" in own and source != "fills":
+            refuse(f"by_source of {source} has longest; only the window of fills may grow.")
+    found = {source: own | {key: _span(own, key, own[key], refuse) for key in ("window", "longest") if key in own} for source, own in found.items()}
+    for source, own in found.items():
+        if "longest" in own and own["longest"] < own.get("window", _span(row, "window", row["window"], refuse)):
+            refuse(f"by_source of {source}: longest is shorter than window; at least as long was expected.")
+    return found
 
 
 def _rule(place: str, name: str, row: Any) -> Rule:

@@ -53,6 +53,7 @@ def page(app: str, address: str, view: View | None) -> str:
 <h2>Post</h2>
 <table><tbody>
 <tr><td>POST /api/metrics/export</td><td>an app's dashboard metrics, as <code>application/json</code> or <code>text/plain</code>; answered 204 once they are on the disk</td></tr>
+<tr><td>POST /api/logs</td><td>lines of the app's log, as a log drain sends them</td></tr>
 <tr><td>POST /api/v2/alerts</td><td>alerts, as a Prometheus sends them to an Alertmanager</td></tr>
 </tbody></table>
 <pre>{e(_POST.format(address=address))}</pre>

@@ -46,6 +46,7 @@ class Figure(NamedTuple):
         spent: Of a burn rate, what each rung is judged by.
         page: The page it is about (its id, and when it was loaded), where it is about one.
         note: What is known beside the value, for the sentence of an alert; empty is nothing.
+        span: Over what it is measured, in words, where that is not the rule's window.
     """
 
     value: float | None
@@ -57,6 +58,7 @@ class Figure(NamedTuple):
     spent: Mapping[str, Spent] | None = None
     page: tuple[str | None, int | None] | None = None
     note: str = ""
+    span: str = ""
 
 
 class Finding(NamedTuple):
@@ -83,7 +85,11 @@ class Finding(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Name, measured value, comparison, limit."""
+        """Name, measured value, comparison, limit; and over what it is measured, where that is not the rule's window."""
+        return self._compared + (f" ({self.figure.span})" if self.figure.span else "")
+
+    @property
+    def _compared(self) -> str:
         rule, figure = self.rule, self.figure
         name = named(rule, self.subject)
         if self.why:

@@ -121,7 +121,7 @@ def log(scene: Scene) -> Seen:
     window, last = scene.view.window, scene.probed.now("log", "app", scene.at_us)
     query = f"new lines of the app's log in the last {text.duration(window.seconds)}"
     if last is None or last.outcome != "ok":
-        return Seen(None, "the app's log is not read: see OPS_APP_LOG", None, "log", query)
+        return Seen(None, "the app's log is not read: see OPS_APP_LOG, or send it to POST /api/logs", None, "log", query)
     newest = scene.probed.log_newest(window)
     kinds = {k: n for k, n in scene.probed.log_kinds(window).items() if k in newest and k in LINES.get(scene.of, newest)}
     if not kinds:

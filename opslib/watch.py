@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from opslib import cell_types, clock, findings
 from opslib.alerts import GRID_US, Alert, Alerts, Transition
 from opslib.clock import Session
-from opslib.filings import Filed, Filings
+from opslib.filings import OF_NO_MOMENT_US, Filed, Filings
 from opslib.page import SECOND
 from opslib.probed import Probed
 from opslib.realised import Realised
@@ -125,7 +125,7 @@ class Watch:
         self._session, self._start_us, self._read_us, self._seq, self._taken = session, start_us, start_us, 0, set[int]()
         self._waiting: deque[tuple[int, Look]] = deque()
         self._begin_probed()
-        self._realised, self._filed_seq, self._filed_us = Realised(self.rules), 0, 0
+        self._realised, self._filed_seq, self._filed_us = Realised(self.rules), 0, OF_NO_MOMENT_US - 1
 
     def _begin_probed(self) -> None:
         self._probed, self._sampled_us, self._sample_seq = Probed(self.settings.fallback), self._probed_from_us, 0
@@ -196,7 +196,7 @@ def held(store: Store, app: str, since_us: int, upto_us: int) -> tuple[int, int]
         Both ends in microseconds, within the range; None where the store holds nothing of it.
     """
     with store.reading() as connection:  # One aggregate a query: SQLite then seeks in the index instead of reading all of it.
-        ends = [[connection.execute(sa.select(of(t.c.ts_us, type_=sa.BigInteger)).where(t.c.app == app)).scalar() for of in (sa.func.min, sa.func.max)] for t in (SNAPSHOTS, SAMPLES, FILLS)]
+        ends = [[connection.execute(sa.select(of(t.c.ts_us, type_=sa.BigInteger)).where(t.c.app == app, t.c.ts_us != OF_NO_MOMENT_US)).scalar() for of in (sa.func.min, sa.func.max)] for t in (SNAPSHOTS, SAMPLES, FILLS)]
     for found in (ts_us for both in ends for ts_us in both if ts_us is not None):
         cell_types.check_time("ts_us", found)
     known = [(first, last) for first, last in ends if first is not None and last is not None]
