@@ -21,6 +21,7 @@ from opslib.rules import RUNGS, Rule, Rules
 from opslib.verdicts import Finding, not_back, value_on
 
 GRID_US = 5_000_000  # Alerts are judged at whole multiples of this since 1970.
+WIDER = ("app", "monitor")  # Subjects whose alerts may explain any other subject's.
 MISSING = "missing"  # The rung of a rule that alerts on missing data; told as `notify`.
 Key = tuple[str, str, str]
 PageKey = tuple[str | None, int | None]
@@ -345,11 +346,11 @@ class Alerts:
         """
         Which other alert explains this one away?
 
-        One of a rule that this rule names, of the same subject or of the app, or the same rule's by a source that stands
-        before this one's, that is held or fires at the same severity or above, or did so while this one's window still
-        holds it.
+        One of a rule that this rule names, of the same subject, of the app or of the monitor, or the same rule's by a source
+        that stands before this one's, that is held or fires at the same severity or above (or at what `inhibited_from` asks
+        for), or did so while this one's window still holds it.
         """
-        rule, rank = self.rules[alert.rule], _rank(alert.severity)
+        rule = self.rules[alert.rule].of(alert.source)
         window_us = clock.span_us(rule.reach(str(alert.severity)) if alert.severity in dict(rule.ladder) else rule.window)
         found: list[tuple[bool, int, bool, int, int, str]] = []
         for other in self.alerts.values():
@@ -360,8 +361,9 @@ class Alerts:
                     continue
             elif other.rule not in rule.inhibited_by:
                 continue
-            elif other.subject != alert.subject and other.subject != "app" and (alert.subject != "app" or other.rule == alert.rule):
+            elif other.subject not in (alert.subject, *WIDER) and (alert.subject != "app" or other.rule == alert.rule):
                 continue
+            rank = _rank(rule.inhibited_from.get(other.rule, alert.severity))
             sources = self.rules[other.rule].sources
             first = -sources.index(other.source) if other.source in sources else -len(sources)
             held = max([_rank(name) for name in other.rungs if name != MISSING], default=-1)  # Though it may not fire yet.
