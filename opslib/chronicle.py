@@ -176,7 +176,7 @@ class Chronicle:
         rule = self.rules.rules.get(alert["rule"])
         return {
             "title": alert["sentence"], "alert": alert["id"], "rule": alert["rule"], "subject": alert["subject"], "source": alert["source"], "severity": alert["severity"], "about": about, "how": "alert", "rules_hash": self.rules.hash,
-            "runbook": (rule.runbooks.get(alert["subject"]) if rule else None) or "incident", "limit": alert.get("limit"), "window_s": rule.window.total_seconds() if rule else None, "words": f"opened for {alert['severity']}: {alert['sentence']}",
+            "runbook": alert.get("runbook") or (rule.runbooks.get(alert["subject"]) if rule else None) or "incident", "limit": alert.get("limit"), "window_s": rule.window.total_seconds() if rule else None, "words": f"opened for {alert['severity']}: {alert['sentence']}",
         }  # fmt: skip
 
     def _about(self, connection: sa.Connection, about: str) -> str | None:
@@ -239,7 +239,7 @@ class Chronicle:
             return set()
         name = self._about(connection, notice.group)
         if name is None:
-            row = {"id": notice.alert, "rule": notice.rule, "subject": notice.subject, "source": notice.source, "severity": notice.level or notice.worst or "notify", "sentence": notice.sentence, "limit": notice.limit}
+            row = {"id": notice.alert, "rule": notice.rule, "subject": notice.subject, "source": notice.source, "severity": notice.level or notice.worst or "notify", "sentence": notice.sentence, "limit": notice.limit, "runbook": notice.runbook}
             name = self._open(connection, self._opening(row, notice.group), "", notice.fired_us, notice.group)
         self._belongs(connection, name, notice.alert)
         return {name}
