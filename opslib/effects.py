@@ -5,6 +5,7 @@ A cause that stands beside an alert without setting it off explains nothing: bot
 """
 
 from opslib.causes import CAUSES
+from opslib.rules import Rule, Rules
 from opslib.snapshot import PROVIDERS
 
 _PROVIDER = ("availability", "answers", "response_time", "availability_burn", "errors", "silence", "chain_whole")
@@ -37,3 +38,9 @@ def sets_off(cause: str, about: str | None, rule: str, subject: str, source: str
         # That no provider is left is never one provider's doing.
         return subject == about or (subject == "app" and rule not in ("availability", "answers"))
     return True
+
+
+def leading_rule(cause: str, about: str | None, runbook: str, rules: Rules) -> Rule | None:
+    """The rule that says what to do first about a cause, and who does: the first of its effects with the runbook of the cause; None where there is none."""
+    found = (rules.rules[name] for name in EFFECTS[cause] if name in rules.rules)
+    return next((rule for rule in found if rule.runbooks.get(about if about in rule.subjects else "app") == runbook), None)

@@ -134,7 +134,7 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None,
     if kind == FIRING and late_us > LATE_US:
         lines.append(("", f"Told {text.duration(late_us / 1e6)} late: until now nobody could be told, or it was kept quiet."))
     if kind in (FIRING, ROSE, REPEAT, UNHEARD):
-        rule = rules.rules.get(first["rule"])
+        rule = rules.rules.get(first.get("cause_rule") or first["rule"])
         lines += [("Cause", words) for words in dict.fromkeys(a["cause_words"] for a in alerts if a.get("cause_words"))]
         lines += [("For traders", rule.traders)] if rule else []
         lines += _stands(view, {about for a in alerts if (about := _blamed(a))})

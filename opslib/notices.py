@@ -79,12 +79,16 @@ class Cause(NamedTuple):
         words: The cause, its subject, how sure that is, and what it means.
         headline: What it means, in one sentence.
         runbook: Where it goes on; empty where nothing needs be done.
+        rule: The rule that says what to do first about it; empty where there is none.
+        who: The role that acts first on that.
     """
 
     name: str
     words: str
     headline: str
     runbook: str
+    rule: str
+    who: str
 
 
 def unknown_cause(notice: "Notice") -> Cause | None:
@@ -111,7 +115,7 @@ class Notice:
         muted: Was it kept quiet since somebody was last told?
         again: Of something that was due: the words after ``ops`` by which somebody makes it.
         explained: Is it a neighbour's word for an alert of ours, which is told instead?
-        cause, cause_words, headline, runbook: The cause that people were notified of, see `Cause`; empty where none was.
+        cause, cause_words, headline, runbook, cause_rule: The cause that people were notified of, see `Cause`; empty where none was.
     """
 
     alert: str
@@ -143,6 +147,7 @@ class Notice:
     cause_words: str = ""
     headline: str = ""
     runbook: str = ""
+    cause_rule: str = ""
 
     @classmethod
     def of_json(cls, state: str) -> "Notice":
@@ -190,12 +195,13 @@ class Notice:
     def closed(self) -> None:
         """All that there was to tell has been told."""
         self.over_us, self.how, self.told, self.told_us, self.roles, self.acked_by, self.muted, self.explained, self.group = None, "", None, 0, [], "", False, False, ""
-        self.cause, self.cause_words, self.headline, self.runbook = "", "", "", ""
+        self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule = "", "", "", "", ""
 
     def named(self, cause: Cause | None) -> None:
         """Keep the cause that people are notified of; one that is kept stays."""
         if cause is not None and not self.cause:
-            self.cause, self.cause_words, self.headline, self.runbook = cause
+            self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, who = cause
+            self.who = who or self.who
 
     def as_json(self) -> dict[str, Any]:
         """For the store; `of_json` reads it."""
@@ -242,11 +248,15 @@ def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[st
     ripe = {n.group for n in heard if n.levels and n.told is None and at_us - (n.fired_us or 0) >= wait_us} | {n.group for n in heard if n.told and _rank(n.level) > _rank(n.told)}
     goes_on = {n.group for n in heard if n.told and n.levels}
     settled = {n.group for n in heard if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)}
-    found = [telling for notice in heard if (telling := _telling(notice, notice.group in (ripe if notice.levels else settled), staff, at_us))]
-    found = [telling for telling in found if not _said_by_another(telling, notices)]
+    found = list[Telling]()
+    for notice in heard:
+        is_ripe = notice.group in (ripe if notice.levels else settled)
+        telling = _telling(notice, is_ripe, staff, at_us)
+        if telling and telling.kind in (FIRING, ROSE) and (cause := cause_of(notice)) and not notice.cause:
+            notice.named(cause)
+            telling = _telling(notice, is_ripe, staff, at_us)  # Who acts first is the cause's.
+        found += [telling] if telling and not _said_by_another(telling, notices) else []
     for telling in found:
-        if telling.kind in (FIRING, ROSE):
-            telling.notice.named(cause_of(telling.notice))
         _mark(telling, at_us)
     return found
 
@@ -270,7 +280,7 @@ def _merge(notices: list[Notice], cause_of: Callable[[Notice], Cause | None]) ->
             continue
         notice.told, notice.told_us, notice.group = min(worst.told, notice.level, key=_rank), worst.told_us, worst.group
         notice.roles = list(_with(notice.roles, tuple(worst.roles)))
-        notice.named(Cause(worst.cause, worst.cause_words, worst.headline, worst.runbook) if worst.cause else None)
+        notice.named(Cause(worst.cause, worst.cause_words, worst.headline, worst.runbook, worst.cause_rule, worst.who) if worst.cause else None)
 
 
 def _said_by_another(telling: Telling, notices: list[Notice]) -> bool:
