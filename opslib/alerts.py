@@ -39,7 +39,7 @@ class Transition(NamedTuple):
         severity: The one that was reached or left; of pending the lowest.
         value: The figure then, in the rule's unit; None is unknown.
         limit: Of that severity; None where it is no number.
-        pending_us: Since when that severity was held.
+        pending_us: Since when that severity was held, or the trouble behind it lasts, where that is known.
         peak: Of a severity that was left, its worst value.
         inhibited_by: The alert that explains this one away; nobody is told of it.
         sentence: What is wrong, with the value and the limit.
@@ -72,6 +72,7 @@ class Rung:
         fired: Does it fire?
         gone_us: Since when it is known to be gone, while it still fires; `unknown_us` counts from then.
         peak: The worst value since then.
+        began_us: When the trouble behind it began, where that is known: before it was sure.
     """
 
     since_us: int
@@ -79,6 +80,12 @@ class Rung:
     unknown_us: int = 0
     fired: bool = False
     gone_us: int | None = None
+    began_us: int | None = None
+
+    @property
+    def trouble_us(self) -> int:
+        """Since when people have had the trouble: when it began, else since when it is held."""
+        return self.since_us if self.began_us is None else min(self.began_us, self.since_us)
 
 
 @dataclass(slots=True)
@@ -186,13 +193,14 @@ class Alerts:
                 alert.rungs = {name: rung for name, rung in alert.rungs.items() if name in dict(rule.ladder) or (name == MISSING and rule.no_data == "alert")}
                 self.alerts[alert.rule, alert.subject, alert.source] = alert
 
-    def advance(self, at_us: int, findings: Iterable[Finding], page_closed: Callable[[PageKey], bool | None] = lambda page: False) -> list[Transition]:
+    def advance(self, at_us: int, findings: Iterable[Finding], page_closed: Callable[[PageKey], bool | None] = lambda page: False, began: Callable[[Finding], int | None] = lambda finding: None) -> list[Transition]:
         """
         Judge one instant, later than the one before.
 
         Args:
             findings: At most one for each rule, subject and source; who is not among them stays as it is.
             page_closed: Is a page closed for good? None is that it is not seen just now, and may come back.
+            began: When the trouble of a finding began; asked where a severity is newly held.
 
         Raises:
             ValueError: Two findings for one alert.
@@ -213,6 +221,8 @@ class Alerts:
                     alert = self.alerts[key] = Alert(*key)
             before = alert.severity
             moved.append((alert, finding, before, self._move(alert, finding, at_us, page_closed)))
+            for rung in [rung for name, rung in alert.rungs.items() if rung.since_us == at_us and name != MISSING]:
+                rung.began_us = began(finding)
         return [t for alert, finding, before, known in moved for t in self._told(alert, finding, before, known, at_us)]
 
     def close(self, at_us: int) -> list[Transition]:
@@ -323,7 +333,7 @@ class Alerts:
         kind = "rose" if alert.rises else "fired"
         rung = alert.rungs.get(severity) or alert.rungs[MISSING]
         limit = None if severity not in alert.rungs else finding.limit if finding.severity == severity else dict(finding.rule.ladder)[severity]
-        alert.rises.append(OpenRise(severity, rung.since_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor))
+        alert.rises.append(OpenRise(severity, rung.trouble_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor))
         said = finding._replace(severity=severity, limit=limit).sentence if limit is not None and finding.severity else alert.sentence
         held_s = (at_us - rung.since_us) / 1e6
         return self._transition(alert, at_us, kind, severity, alert.rises[-1], f"{said} for {text.duration(held_s)}" if held_s else said)
@@ -392,5 +402,5 @@ class Alerts:
             sentence = f"{alert.sentence}; now {self.rules[alert.rule].told(alert.value)}"
         return Transition(
             at_us, alert.rule, alert.subject, alert.source, str(alert.id), kind, _severity(severity), alert.value, None if isinstance(limit, str) else limit,
-            rise.pending_us if rise else alert.pending_us, rise.peak if rise and left else None, rise.inhibited_by if rise else None, sentence or alert.sentence, self.rules.hash,
+            rise.pending_us if rise else min([alert.pending_us, *(rung.trouble_us for rung in alert.rungs.values())]), rise.peak if rise and left else None, rise.inhibited_by if rise else None, sentence or alert.sentence, self.rules.hash,
         )  # fmt: skip

@@ -157,6 +157,10 @@ class Rules:
             raise RulesError(f"there is no rule {text.one_line(name, 60)!r} in the table in force.{text.nearest(name, self.rules)} Put it back into rules.toml: ops rules shows the table.")
         return self.rules[name]
 
+    def only(self, name: str) -> "Rules":
+        """The same table with one rule alone."""
+        return replace(self, rules={name: self[name]})
+
     def without_budgets(self) -> "Rules":
         """The same table without its burn rates, which look back further than a view does."""
         return replace(self, rules={name: rule for name, rule in self.rules.items() if not rule.burn})

@@ -6,11 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from looks import PageOf, body, us as after_open
+from looks import PageOf, us as after_open
 
 from opslib import clock, rules, settings as settings_module, snapshot
 from opslib.collect import Collector
-from opslib.message import compose
 from opslib.notify import Notifier
 from opslib.samples import Sample, Samples
 from opslib.staff import PATH, Role, Staff
@@ -124,6 +123,3 @@ class Desk:
             if world.memory_mb is not None:
                 made["client"] = {"memoryBytes": world.memory_mb * 1e6}
             self.store.write("desk", [Post(after_open(self.second), snapshot.read(made))], known_at_ts=True)
-
-
-__all__ = ["BEGINS_S", "Desk", "World", "body", "compose"]
