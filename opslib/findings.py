@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from opslib import clock, indicators, measures
+from opslib import clock, conditions, indicators, measures
 from opslib.clock import Window
 from opslib.page import Page
 from opslib.probed import Probed
@@ -200,15 +200,23 @@ def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows
 
 def _finding(tape: Tape, rules: Rules, rule: Rule, subject: str, source: str, windows: Windows, length: timedelta, probed: Probed | None) -> Finding:
     """One figure measured and judged. What cannot be measured for a fault of ours is unknown too, and disables no other rule."""
+    rule = rule.of(source)
     if windows.shut and (source == PAGE or rule.name in OF_OPEN_MARKET):
         return judge(rule, subject, source, Figure(None, absent=NOT_EXPECTED))
     try:
-        figure = observe(tape, rules, rule, subject, windows, length) if source == PAGE or probed is None else measures.measure(probed, tape, rule, subject, windows[length])
+        figure = observe(tape, rules, rule, subject, windows, length) if source == PAGE or probed is None else _ours(probed, tape, rules, rule, subject, windows, length)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
         figure = Figure(None, absent=f"could not be measured ({problem.__class__.__name__}: {problem})")
     if rule.name == "silence":
         rule = _by_rhythm(tape, rule, subject, figure, windows[length].end_us)
     return judge(rule, subject, source, figure)
+
+
+def _ours(probed: Probed, tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta) -> Figure:
+    """What our own probes say of what a rule is about. A condition has a window of its own, whatever window is shown."""
+    if rule.name in conditions.NAMES:
+        return conditions.measure(probed, rules, rule, subject, windows[rule.window])
+    return measures.measure(probed, tape, rule, subject, windows[length])
 
 
 def _no_provider_left(rule: Rule, source: str, providers: list[Finding]) -> Finding:
@@ -230,7 +238,8 @@ def of_every_provider(rule: Rule, subject: str) -> bool:
 
 def _sources(rule: Rule, subject: str, probed: Probed | None) -> list[str]:
     """Who says anything of what a rule is about? Our own looks only where we have ever looked."""
-    ours = [source for source in rule.sources if source != PAGE and measures.seen(probed, rule, subject, source)] if probed else []
+    seen = lambda source: conditions.seen(probed, rule) if rule.name in conditions.NAMES else measures.seen(probed, rule, subject, source)  # type: ignore[arg-type]  # noqa: E731
+    ours = [source for source in rule.sources if source != PAGE and seen(source)] if probed else []
     return [PAGE, *ours] if PAGE in rule.sources else ours or [rule.sources[0]]
 
 
@@ -244,7 +253,7 @@ def _all(tape: Tape, rules: Rules, windows: Windows, only: timedelta | None, pro
         for subject in mine:
             found += [_finding(tape, rules, rule, subject, source, windows, length, probed) for source in _sources(rule, subject, probed)]
         if len(mine) < len(rule.subjects):
-            may_serve = [f for f in found if f.rule is rule and (f.subject != "tradier" or probed is None or probed.fallback == "tradier")]
+            may_serve = [f for f in found if f.rule.name == rule.name and (f.subject != "tradier" or probed is None or probed.fallback == "tradier")]
             for source in dict.fromkeys(f.source for f in may_serve):
                 found.append(_no_provider_left(rule, source, [f for f in may_serve if f.source == source]))
     return found

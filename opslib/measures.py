@@ -55,7 +55,8 @@ def p95_s(probed: Probed, subject: str, window: Window) -> float | None:
     return _p95(probed.seconds(subject, window))
 
 
-def _timed(seconds: list[float], coverage: float | None) -> Figure:
+def timed(seconds: list[float], coverage: float | None) -> Figure:
+    """The 95th percentile of some times, sorted."""
     value = _p95(seconds)
     return Figure(value, count=len(seconds), coverage=coverage) if value is not None else Figure(None, coverage=coverage, absent=NOT_MEASURED)
 
@@ -157,9 +158,9 @@ def measure(probed: Probed, tape: Tape, rule: Rule, subject: str, window: Window
         case "app_down":
             return _app_down(probed, at_us)
         case "response_time":
-            return _timed(probed.seconds(subject, window), coverage)
+            return timed(probed.seconds(subject, window), coverage)
         case "websocket_latency":
-            return _timed(probed.round_trips(window), coverage)
+            return timed(probed.round_trips(window), coverage)
         case "websocket_down":
             return _socket(probed, at_us)
         case "errors":

@@ -28,7 +28,7 @@ from opslib.refusals import Refused
 from opslib.rules import Rules
 from opslib.samples import Samples
 from opslib.settings import Settings
-from opslib.sights import Sight, Sights
+from opslib.sights import Sight, Sights, lately
 from opslib.snapshot import PROVIDERS
 from opslib.store import Store
 from opslib.tape import Tape
@@ -180,7 +180,7 @@ class View:
 
     @cached_property
     def _sights(self) -> Sights:
-        says = {f.subject: f.verdict for f in self.findings if f.rule.name == "availability" and f.source == findings.PAGE}
+        says = {f.subject: f.verdict for f in findings.at(self.tape, self.rules.only("availability"), Window.before(self.window.end, lately(self.rules)))} if self.probed else {}
         return Sights(self.probed or Probed(), self.rules, self.window, self.figures, says)
 
     @cached_property

@@ -366,8 +366,10 @@ class Probed:
         born = lambda before, now: self.told(now).get("born", 0) - self.told(before).get("born", 0) > BORN_APART_S  # noqa: E731
         fell = lambda before, now: (now.value or 0.0) < (before.value or 0.0)  # noqa: E731
         for probe, anew in (("process", born), ("health", fell)):
-            line = self._line(probe, "app")
-            seen = [s for s in line.samples[: bisect_right(line.times, window.end_us)] if s.outcome == "ok" and s.value is not None]
+            line, well = self._line(probe, "app"), lambda s: s.outcome == "ok" and s.value is not None
+            first = bisect_right(line.times, window.start_us)
+            before = next((s for s in reversed(line.samples[:first]) if well(s)), None)
+            seen = [s for s in (before, *line.samples[first : bisect_right(line.times, window.end_us)]) if s and well(s)]
             for before, now in zip(seen, seen[1:]):
                 if now.ts_us > window.start_us and anew(before, now) and not any(abs(now.ts_us - at) < 60 * SECOND for at in found):
                     found.append(now.ts_us)

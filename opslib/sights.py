@@ -32,6 +32,11 @@ class Sight(NamedTuple):
     words: str
 
 
+def lately(rules: Rules) -> timedelta:
+    """Over how long our probes and the page's requests are compared: both as they are now, whatever window is shown."""
+    return rules["answers"].window
+
+
 def _since(at_us: int) -> str:
     return f"since {clock.instant(at_us).astimezone(text.NEW_YORK):%H:%M:%S} New York"
 
@@ -46,7 +51,7 @@ class Sights:
 
     Args:
         page: The page's figures of the same window, by panel, to be held against ours.
-        page_says: Of each provider, the verdict of the page's own availability.
+        page_says: Of each provider, the verdict of the page's own availability of the last minutes (`lately`).
     """
 
     def __init__(self, probed: Probed, rules: Rules, window: Window, page: dict[str, Any], page_says: dict[str, str]):
@@ -150,7 +155,7 @@ class Sights:
         return [self._well(subject, p95), *self._against_page(subject, p95)]
 
     def _lately(self) -> Window:
-        return Window.before(self.window.end, self.rules["answers"].window)
+        return Window.before(self.window.end, lately(self.rules))
 
     def _well(self, subject: str, p95: float | None) -> Sight:
         data = self.probed.now("data", subject, self.at_us)
@@ -168,9 +173,14 @@ class Sights:
             # An app that waits far longer than we need, and in vain, does not get through to it.
             why = "the app's own timeout is too short" if p95 is None or gave_up_ms / 1000 < LONG * p95 else "the app's own timeout, or the way from the app to massive, is at fault"
             return [Sight("providers", "warning", f"the app gives up on massive after {gave_up_ms} ms, while massive answers us within {_seconds(p95)} (p95): {why}.")]
-        if self.page_says.get(subject) == "critical":
-            return [Sight("providers", "", f"{subject} answers us, yet the app's page counts its requests as failed: look at the app (its key, its network, its timeout), not at {subject}.")]
+        if self.page_says.get(subject) == "critical" and self._answered_throughout(subject):
+            return [Sight("providers", "", f"{subject} has answered each of our probes of the last minutes, yet the app's page counts its requests of the same minutes as failed: look at the app (its key, its network, its timeout), not at {subject}.")]
         return []
+
+    def _answered_throughout(self, subject: str) -> bool:
+        """Whether each of our probes was answered, of the time of the page's verdict and of twice as long: after an outage both still count it for a while."""
+        asked = self.probed.usable(subject, Window.before(self.window.end, 2 * lately(self.rules)))
+        return asked.count > 0 and asked.part == asked.count
 
     def _greeks(self) -> list[Sight]:
         found = list[Sight]()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from opslib import cell_types, clock, findings
+from opslib import beginnings, cell_types, clock, findings
 from opslib.alerts import GRID_US, Alert, Alerts, Transition
 from opslib.clock import Session
 from opslib.filings import OF_NO_MOMENT_US, Filed, Filings
@@ -66,7 +66,7 @@ def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int 
 def judged_at(at_us: int, alerts: Alerts, tape: Tape, rules: Rules, probed: Probed | None = None, realised: Realised | None = None) -> list[Transition]:
     """What becomes of alerts at an instant, by a tape, what our own looks saw, and fills?"""
     by_fills = realised.finding(at_us) if realised else []
-    return alerts.advance(at_us, [*findings.judged(tape, rules, clock.instant(at_us), probed), *by_fills], lambda page: tape.closed(*page, at_us))
+    return alerts.advance(at_us, [*findings.judged(tape, rules, clock.instant(at_us), probed), *by_fills], lambda page: tape.closed(*page, at_us), lambda finding: beginnings.began_us(finding, tape, probed, at_us))
 
 
 class Reach(NamedTuple):
