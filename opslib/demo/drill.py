@@ -117,6 +117,7 @@ class _Living:
 
     def be(self, active: dict[str, float]) -> None:
         self._active = active
+        self.looking.starved = "collector_starved" in active
         self.looking.lever.be(**{name: share for name, share in active.items() if name not in OURS})
         if self.trial.marked:
             Marks(self.looking.store, self.looking.settings).put("restart", "announced", "DevOps")
