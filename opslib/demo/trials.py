@@ -96,7 +96,7 @@ _TOLD: dict[str, tuple[str, str | None, str, tuple[str, ...]]] = {
     "app_slow": ("app_slow", "app", "system", ("the app is slow to answer us",)),
     "ws_403": ("socket_auth", "app", "system", ("the app's WebSocket refuses us before it opens (HTTP 403)",)),
     "ws_port_blocked": ("socket_blocked", "app", "system", ("the app's WebSocket cannot be connected to",)),
-    "ws_closed_1006": ("socket_closed", "app", "system", ("the app's WebSocket is closed on us (code 1006)",)),
+    "ws_closed_1006": ("socket_closed", "app", "system", ("the app's WebSocket", "closed")),
     "ws_open_silent": ("socket_silent", "app", "system", ("the app's WebSocket is open and silent",)),
     "ws_old_clients_dead": ("socket_silent", "app", "system", ()),
     "gamma_zero": ("greeks_gamma_zero", None, "greeks", ("share with gamma zero or missing",)),
