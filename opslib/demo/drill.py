@@ -122,13 +122,13 @@ class _Living:
         if self.trial.marked:
             Marks(self.looking.store, self.looking.settings).put("restart", "announced", "DevOps")
 
-    def until(self, at: datetime, stops: bool = False) -> None:
-        """Let time go by up to a moment, or until somebody was told and has had time to open the runbook."""
+    def until(self, at: datetime, stops: bool = False, least: datetime = BEGINS) -> None:
+        """Let time go by up to a moment, or until somebody was told and has had time to open the runbook, but not before `least`."""
         while self.looking.at < at:
             looks = self.trial.looked_at and NOT_LOOKING not in self._active
             self.looking.live((STEP_S if looks else IDLE_S) / 60, looks)
             self._judge()
-            if stops and self.told and self.looking.at >= clock.instant(self.told.at_us) + OPENED_AFTER:
+            if stops and self.told and self.looking.at >= max(least, clock.instant(self.told.at_us) + OPENED_AFTER):
                 return
 
     def _judge(self) -> None:
@@ -151,7 +151,7 @@ def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
             living.until(quiet + timedelta(minutes=minute))
             living.be(active)
         last = quiet + timedelta(minutes=trial.acts[-1][0] if trial.acts else 0.0)
-        living.until(last + timedelta(minutes=trial.minutes), stops=not trial.control and before is None)
+        living.until(last + timedelta(minutes=trial.minutes), not trial.control and before is None, last + timedelta(minutes=trial.least))
         yield living
 
 

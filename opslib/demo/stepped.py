@@ -27,7 +27,7 @@ STEP_S = round(EVERY_S)  # The page posts so often, and alerts are judged.
 TICK_S = 1.0  # Time in which nothing is under way is passed over in pieces of this.
 HOPS = 3  # Turns of the loop until who was due has begun.
 NAP_S, LONGEST_NAP_S = 0.002, 0.005
-HELD_S = (0.2, 1.2)  # A starved collector cannot run for so long at a time, in world seconds.
+HELD_S = (1.0, 4.0)  # A starved collector cannot run for so long at a time, in world seconds.
 
 
 class _Ahead(asyncio.SelectorEventLoop):
@@ -64,6 +64,11 @@ class _Ahead(asyncio.SelectorEventLoop):
     def reach(self, at_s: float) -> None:
         """Let it be at least so late on this loop's clock."""
         self.ahead_s += max(0.0, at_s - self.time())
+
+    def skip(self, upto_s: float) -> None:
+        """Let it be as late as the next that waits for a time is due, and no later than this."""
+        next_s = min((handle.when() for handle in self._scheduled[:1]), default=upto_s)  # type: ignore[attr-defined]
+        self.reach(min(upto_s, next_s))
 
     @property
     def connections(self) -> int:
@@ -227,7 +232,8 @@ class Looking:
                 elif probing.is_busy:
                     await self._nap()
                 else:
-                    loop.reach(due_s)
+                    loop.skip(due_s)
+                    await asyncio.sleep(0)
             self.at = max(self.at + timedelta(seconds=TICK_S), self._now().replace(microsecond=0))
             if self.at.second % STEP_S == 0:
                 with loop.held():

@@ -33,6 +33,7 @@ class Trial:
         kind: One of `KINDS`; of a look-alike and of a control nobody is to be told.
         quiet: Minutes before anything is the matter.
         minutes: For so long after the last act the drill waits for an alert.
+        least: For so long after the last act nobody opens the runbook, whoever was told: all that is the matter can be seen by then.
         looked_at: Do our own probes say something of it? Else only the page's posts do, and none is made.
         marked: Was a restart announced?
         share: Of what is hit, where it can be less than all.
@@ -49,6 +50,7 @@ class Trial:
     kind: str = FAULT
     quiet: float = 2.0
     minutes: float = 5.0
+    least: float = 0.0
     looked_at: bool = True
     marked: bool = False
     share: float = 1.0
@@ -124,7 +126,8 @@ _TOLD: dict[str, tuple[str, str | None, str, tuple[str, ...]]] = {
     "collector_starved": ("monitor_down", None, "system", ()),
 }  # fmt: skip
 COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size")
-BY_CHAIN = ("massive_partial_pages", "unit_drift")  # Only a whole chain shows them, and one is fetched each quarter of an hour.
+# Only a whole chain shows these, or the page does once it has counted enough; a chain is fetched each quarter of an hour.
+BY_CHAIN = ("massive_partial_pages", "unit_drift", "gamma_zero", "greeks_missing", "delta_out_of_bounds")
 UPTO_CHAIN = 14.0  # Minutes after two quiet ones until the second chain is fetched and judged.
 AT_TIMES = "only a share of the answers is hit, so that some probes fail and others do not: it comes and goes"
 ONE_SERVES = "each provider still answers most of what it is asked, so that at any moment one of them serves"
@@ -182,12 +185,12 @@ PAIRS = {
         Trial("massive_refused, ws_403", ((0.0, {"massive_refused": 1.0, "ws_403": 1.0}),), "provider_refused", "massive", also=("socket_auth",)),
         Trial("massive_5xx, then page_refreshed", ((0.0, {"massive_5xx": 1.0}), (1.0, {"massive_5xx": 1.0, "page_refreshed": 1.0})), "provider_5xx", "massive"),
         Trial("massive_5xx, page_closed", ((0.0, {"massive_5xx": 1.0, "page_closed": 1.0}),), "provider_5xx", "massive"),
-        Trial("iv_stress, gamma_zero", ((0.0, {"iv_stress": 1.0, "gamma_zero": 0.2}),), "greeks_gamma_zero"),
-        Trial("expiry_friday, gamma_zero", ((0.0, {"expiry_friday": 1.0, "gamma_zero": 0.2}),), "greeks_gamma_zero"),
+        Trial("iv_stress, gamma_zero", ((0.0, {"iv_stress": 1.0, "gamma_zero": 0.2}),), "greeks_gamma_zero", minutes=UPTO_CHAIN),
+        Trial("expiry_friday, gamma_zero", ((0.0, {"expiry_friday": 1.0, "gamma_zero": 0.2}),), "greeks_gamma_zero", minutes=UPTO_CHAIN),
         Trial("massive_401, then massive_429", ((0.0, {"massive_401": 1.0}), (1.0, {"massive_429": 1.0})), "provider_rate_limited", "massive"),
         Trial("massive_5xx, tradier_down", ((0.0, {"massive_5xx": 1.0, "tradier_down": 1.0}),), "both_providers_down"),
         Trial("app_down, massive_timeout", ((0.0, {"app_down": 1.0, "massive_timeout": 1.0}),), "app_down", also=("provider_timeout",), accepted={"provider_timeout": IN_ANY_ORDER}),
-        Trial("error_storm, delta_out_of_bounds", ((0.0, {"error_storm": 1.0, "delta_out_of_bounds": 0.2}),), "greeks_out_of_bounds", also=("error_storm",), accepted={"error_storm": IN_ANY_ORDER}),
+        Trial("error_storm, delta_out_of_bounds", ((0.0, {"error_storm": 1.0, "delta_out_of_bounds": 0.2}),), "greeks_out_of_bounds", also=("error_storm",), accepted={"error_storm": IN_ANY_ORDER}, minutes=UPTO_CHAIN, least=UPTO_CHAIN),
         Trial("clock_skew, massive_401", ((0.0, {"clock_skew": 1.0, "massive_401": 1.0}),), "provider_auth", "massive", also=("clock_skew",)),
         Trial("our_clock_fast, massive_5xx", ((0.0, {"our_clock_fast": 1.0, "massive_5xx": 1.0}),), "provider_5xx", "massive", also=("clock_skew",)),
         Trial("tradier_down, our_timeout_short", ((0.0, {"tradier_down": 1.0, "our_timeout_short": 1.0}),), "provider_5xx", also=("our_timeout_too_short",), accepted={"our_timeout_too_short": IN_ANY_ORDER}),
