@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 import httpx
@@ -70,7 +71,7 @@ class Running:
     def become(self, *names: str, after_s: float = 0.0, **shares: float) -> None:
         """Let these be the matter, and time go on by so much."""
         self.at_s += after_s
-        assert self._told({"at_s": self.at_s, "active": dict.fromkeys(names, 1.0) | shares}) == {"ok": True}
+        assert self._told({"at_s": self.at_s, "active": dict.fromkeys(names, 1.0) | shares})["ok"] is True
 
     def token(self) -> str:
         return self.http.post("/api/ws-token").json()["token"]
@@ -389,7 +390,7 @@ def test_a_socket_streams_once_someone_subscribed(app: Running) -> None:
 
 
 def test_a_silent_socket_stays_open(app: Running) -> None:
-    """When upstream is lost the client stays open and gets pongs but no message, until another client makes the app dial again."""
+    """When upstream is lost the client stays open and gets pongs, and is never served again; one that connects anew makes the app dial again, and is."""
 
     async def go() -> None:
         async with app.connect() as client:
@@ -405,10 +406,58 @@ def test_a_silent_socket_stays_open(app: Running) -> None:
             assert (health.status_code, health.json()["healthy"], options["connectionState"]) == (200, True, "disconnected") and options["lastError"]
             app.become()
             assert await is_silent(client)
-            async with app.connect():
-                await heard(client)
+            async with app.connect() as another:
+                await another.send(SUBSCRIBE)
+                await heard(another)
+                await client.send(SUBSCRIBE)
+                assert await is_silent(client)
+                options = app.http.get("/api/ws-health").json()["metrics"]["options"]
+                assert (options["connectionState"], options["totalClients"]) == ("connected", 1)
 
     asyncio.run(go())
+
+
+def test_old_clients_are_dead_and_new_ones_are_served(app: Running) -> None:
+    """Upstream is lost and can be dialled at once: who was connected stays open and hears nothing, who connects now is served, while it lasts."""
+
+    async def go() -> None:
+        async with app.connect() as old:
+            await old.send(SUBSCRIBE)
+            await heard(old)
+            app.become("ws_old_clients_dead")
+            await fall_silent(old)
+            async with app.connect() as new:
+                await new.send(SUBSCRIBE)
+                await heard(new)
+                assert await is_silent(old) and await pongs(old)
+            assert app.http.get("/api/ws-health").json()["metrics"]["options"]["lastError"]
+
+    asyncio.run(go())
+
+
+def test_minute_aggregates_come_once_a_minute(app: Running) -> None:
+    """Who asks for minute aggregates alone hears each minute once, after its end, with the minute's two ends."""
+
+    async def go() -> None:
+        async with app.connect() as client:
+            await client.send(json.dumps({"action": "subscribe", "params": "AM.O:AAPL260320C00250000"}))
+            assert await is_silent(client)
+            app.become(after_s=55)
+            assert await is_silent(client)
+            app.become(after_s=10)
+            (event,) = await heard(client)
+            assert (event["ev"], event["sym"], event["s"], event["e"]) == ("AM", "O:AAPL260320C00250000", AT_S * 1000, (AT_S + 60) * 1000)
+            assert await is_silent(client)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(("state", "ahead_s"), [("clock_skew", 600), ("app_clock_behind", -600), ("our_clock_fast", -600), ("our_clock_slow", 600), ("massive_clock_ahead", 0), ("page_clock_behind", 0)])
+def test_the_apps_clock(app: Running, state: str, ahead_s: float) -> None:
+    """Its health and its Date say what the app takes for the time; another party's clock changes neither."""
+    app.become(state)
+    answer = app.http.get("/api/health")
+    assert datetime.fromisoformat(answer.json()["timestamp"]).timestamp() == parsedate_to_datetime(answer.headers["date"]).timestamp() == app.at_s + ahead_s
 
 
 def test_a_torn_socket_has_no_close_frame(app: Running) -> None:

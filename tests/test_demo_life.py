@@ -141,13 +141,22 @@ def test_what_is_thrown_is_not_counted(name: str) -> None:
     assert greeks(lived)["validGreeks"] > 500 and lived.grown("systemHealth", "errorCount") <= 5
 
 
-@pytest.mark.parametrize("name", ["our_network_down", "app_down"])
-def test_nothing_reaches_anyone(name: str) -> None:
+def test_nothing_reaches_anyone() -> None:
     """Without a way out neither provider is counted, nor any Greeks, since a snapshot that failed is not validated."""
-    lived = while_on(name)
+    lived = while_on("our_network_down")
     assert of_provider(lived, "massive")[0] <= 1 and of_provider(lived, "tradier")[0] <= 1
     assert greeks(lived)["totalTrades"] == 0
     assert len(lived.posts) == 361
+
+
+@pytest.mark.parametrize("name", ["app_down", "app_hung"])
+def test_requests_fail_with_the_apps_server(name: str) -> None:
+    """Every request of the page passes through the app's server: without it each call fails once and is an error, none goes to Tradier, and no Greeks are validated."""
+    lived = while_on(name)
+    requests, failures, fallbacks = of_provider(lived, "massive")
+    assert requests - failures <= 1 and failures > 800 and fallbacks == 0
+    assert of_provider(lived, "tradier")[0] <= 1 and greeks(lived)["totalTrades"] == 0
+    assert failures <= lived.grown("systemHealth", "errorCount") <= failures + 6 and lived.last["systemHealth"]["lastErrorMessage"] == "Failed to fetch"
 
 
 def test_a_short_timeout_loses_most() -> None:
@@ -285,6 +294,25 @@ def test_the_pages_clock_goes_ahead_from_a_load_on() -> None:
     assert len({body["page"] for _, body in lived.posts}) == 3
 
 
+@pytest.mark.parametrize(("name", "ahead_s", "loads"), [("page_clock_ahead", 600, 2), ("page_clock_behind", -600, 2), ("our_clock_fast", -600, 1), ("our_clock_slow", 600, 1), ("massive_clock_ahead", 0, 1)])
+def test_the_pages_clock_and_ours(name: str, ahead_s: float, loads: int) -> None:
+    """The page's own clock goes off with a load, both ways; with ours off, the page goes on as it was, and only its stamps are off for us."""
+    lived = Lived().go(60).go(60, name).go(60)
+    ahead = [body["lastUpdateAt"] / 1000 - at_s for at_s, body in lived.posts]
+    assert ahead[:24] == [0] * 12 + [ahead_s] * 12 and ahead[24:] == [ahead_s if loads == 2 else 0] * 12
+    assert len({body["page"] for _, body in lived.posts}) == loads
+    assert [body["systemHealth"]["uptime"] for _, body in lived.posts][11:13] == ([60, 5] if loads == 2 else [60, 65])
+    stamps = [body["providers"]["massive"]["lastUpdateAt"] / 1000 - at_s for at_s, body in lived.posts[12:24]]
+    assert all(ahead_s - 60 <= s <= ahead_s for s in stamps)
+
+
+def test_a_socket_without_upstream_is_deaf_until_a_reload() -> None:
+    """It stays open, hears nothing more, whatever becomes of the app's upstream, and is served again after a reload."""
+    lived = Lived().go(60).go(60, "ws_old_clients_dead").go(60).go(60, "page_refreshed")
+    latencies = [body["systemHealth"]["webSocketLatencyMs"] for _, body in lived.posts]
+    assert all(lived.sockets()) and len({*latencies[:12]}) > 5 and len({*latencies[13:36]}) == 1 and len({*latencies[36:]}) > 5
+
+
 def test_a_slow_dashboard() -> None:
     """Posts come every 40 s only, and miss nothing that was counted."""
     slow, usual = Lived().go(800, "dashboard_slow"), Lived().go(800)
@@ -302,7 +330,7 @@ def test_volatility_in_stress() -> None:
 def test_a_closed_market() -> None:
     """With the market closed, by trouble or by the hour, posts go on and nothing is asked, validated or traded."""
     evening = Lived(at_s=AT_S + 9 * 3600).go(300)
-    for lived in (while_on("market_closed", seconds=300), evening):
+    for lived in (while_on("market_closed", seconds=300), while_on("market_closes_early", seconds=300), evening):
         assert of_provider(lived, "massive")[0] <= 1 and of_provider(lived, "tradier")[0] <= 1
         assert greeks(lived)["totalTrades"] == lived.grown("pnl", "totalTrades") == 0
         assert len(lived.posts) >= 60 and all(lived.sockets())

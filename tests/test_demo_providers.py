@@ -52,7 +52,7 @@ class Doors:
 
     async def become(self, **active: float) -> None:
         """Let just these be the matter, and each port be as it then is."""
-        self.world.states.become(active)
+        self.world.become(active)
         for name, server in self.servers.items():
             await server.be(self.providers[name].listening())
 
@@ -722,3 +722,61 @@ def test_the_same_seed_answers_the_same() -> None:
 
     once, again, other = within(asked, gamma_zero=0.5), within(asked, gamma_zero=0.5), within(asked, seed=2, gamma_zero=0.5)
     assert once == again and not set(once) & set(other)
+
+
+# Clocks, a market closed by surprise, and what a plan does not cover.
+
+
+@pytest.mark.parametrize(("state", "massive_s", "tradier_s"), [("healthy", 0, 0), ("massive_clock_ahead", 600, 0), ("massive_clock_behind", -600, 0), ("tradier_clock_ahead", 0, 600), ("tradier_clock_behind", 0, -600), ("our_clock_fast", -600, -600), ("our_clock_slow", 600, 600), ("clock_skew", 0, 0), ("page_clock_ahead", 0, 0)])
+def test_a_clock_that_is_off(state: str, massive_s: float, tradier_s: float) -> None:
+    """Each stamp of who is off is off by so much: the clock, the Date, the quotes; of whom it is not the matter, none."""
+
+    async def stamps(doors: Doors) -> tuple[list[float], list[float]]:
+        told, chain = await doors.massive("/v1/marketstatus/now"), await doors.massive(limit=250)
+        quotes = [row["last_quote"]["last_updated"] / 1e9 for row in chain.json()["results"]]
+        clock, quote = (await doors.tradier(CLOCK)).json()["clock"], (await doors.tradier(QUOTES, symbols="SPY")).json()["quotes"]["quote"]
+        massive = [datetime.fromisoformat(told.json()["serverTime"]).timestamp(), parsedate_to_datetime(told.headers["date"]).timestamp(), max(quotes)]
+        return massive, [clock["timestamp"], quote["bid_date"] / 1000]
+
+    found = within(stamps, **{state: 1.0})
+    for stamped, ahead_s in zip(found, (massive_s, tradier_s), strict=True):
+        assert all(ahead_s - 2.1 <= at_s - AT_S <= ahead_s + 0.1 for at_s in stamped), found
+
+
+def test_quotes_stay_at_the_last_close() -> None:
+    """A market that never opened has the quotes of the session before, one that closed early those of that moment, however long ago; prices do not move, and both providers say closed."""
+
+    async def seen(doors: Doors) -> tuple[float, float, set[str], float]:
+        chain = (await doors.massive(limit=250)).json()["results"]
+        quote = (await doors.tradier(QUOTES, symbols="SPY")).json()["quotes"]["quote"]
+        days = (await doors.tradier(EXPIRATIONS, symbol="SPY")).json()["expirations"]["date"]
+        bids = {row["bid_date"] / 1000 for row in (await doors.tradier(CHAINS, symbol="SPY", expiration=days[0])).json()["options"]["option"]}
+        told = {(await doors.massive("/v1/marketstatus/now")).json()["market"], (await doors.tradier(CLOCK)).json()["clock"]["state"]}
+        assert 0 <= min(bids) - quote["bid_date"] / 1000 <= 2.1
+        return max(row["last_quote"]["last_updated"] for row in chain) / 1e9, max(bids), told, chain[0]["underlying_asset"]["price"]
+
+    async def later(doors: Doors) -> list[tuple[float, float, set[str], float]]:
+        found = []
+        for after_s in (0.0, HOUR_S):
+            doors.world.set_s(AT_S + after_s)
+            found.append(await seen(doors))
+        return found
+
+    monday = datetime(2026, 3, 9, 16, tzinfo=NEW_YORK).timestamp()
+    for state, closed_s in (("market_closed", monday), ("market_closes_early", AT_S)):
+        found = within(later, **{state: 1.0})
+        assert all(closed_s - 2.1 <= quoted_s <= closed_s and bid_s == closed_s and told == {"closed"} for quoted_s, bid_s, told, _ in found), found
+        assert found[0][3] == found[1][3]
+    evening = within(seen, at_s=AT_S + 8 * HOUR_S)
+    assert evening[1] == datetime(2026, 3, 10, 16, tzinfo=NEW_YORK).timestamp()
+
+
+def test_tradier_refuses_options_alone() -> None:
+    """Its clock and its quotes are answered, its expirations and chains are refused with 403: our plan."""
+
+    async def asked(doors: Doors) -> list[int]:
+        answers = [await doors.tradier(CLOCK), await doors.tradier(QUOTES, symbols="SPY"), await doors.tradier(EXPIRATIONS, symbol="SPY"), await doors.tradier(CHAINS, symbol="SPY", expiration="2026-03-13")]
+        assert "not entitled" in answers[2].text
+        return [answer.status_code for answer in answers]
+
+    assert within(asked, tradier_options_refused=1.0) == [200, 200, 403, 403]

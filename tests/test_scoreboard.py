@@ -36,9 +36,9 @@ def test_everything_was_drilled(recorded: Board) -> None:
 
 
 def test_what_was_promised(recorded: Board) -> None:
-    """99 of 100 right, nobody alarmed by a control, 5 of 100 undetermined at most, certainty off by 0.05 at most over five groups of twenty."""
-    s = scoreboard.summary(recorded.rows)
-    assert s["faults_right"] >= 0.99 * s["faults"] and s["false_alarms"] == 0 and s["undetermined"] <= 0.05 * s["rows"], scoreboard.told(recorded.rows)
+    """97 of 100 exact, 99 of those at 30 % and above, nobody alarmed where nothing is to be done, 5 of 100 undetermined at most, certainty off by 0.05 at most over five groups of twenty."""
+    s, most = scoreboard.summary(recorded.rows), scoreboard.summary([r for r in recorded.rows if r.severity >= 30])
+    assert s["exact"] >= 0.97 * s["rows"] and most["faults_exact"] >= 0.99 * most["faults"] and s["false_alarms"] == 0 and s["undetermined"] <= 0.05 * s["rows"], scoreboard.told(recorded.rows)
     assert (s["calibration_error"] or 1.0) <= 0.05 and len(scoreboard.bins(recorded.rows)) >= 5 and all(n >= 20 for n, _, _ in scoreboard.bins(recorded.rows))
     assert not [r for r in recorded.rows if r.strayed], recorded.strayed
 
@@ -68,11 +68,21 @@ def test_it_is_recorded(recorded: Board, tmp_path: Path, monkeypatch: pytest.Mon
         board.record("2026-03-10", [1], [])
     assert not board.FILE.exists()
     (tmp_path / "README.md").write_text(f"before\n{board.OPENS}\nold\n{board.CLOSES}\nafter\n")
-    rows = [replace(recorded.rows[0], seen=("Is it? yes.",)), replace(recorded.rows[1], right=False, wrong="cause none", found="none", seen=("Is it? no.",))]
+    rows = [replace(recorded.rows[0], seen=("Is it? yes.",)), replace(recorded.rows[1], right=False, exact=False, accepted="", wrong="cause none", found="none", seen=("Is it? no.",))]
     made = board.record("2026-03-10", [1], rows)
     assert made == board.read() and [r.seen for r in made.rows] == [(), ("Is it? no.",)]
-    assert (tmp_path / "README.md").read_text() == f"before\n{board.OPENS}\n{made.line}.\n{board.CLOSES}\nafter\n" and made.line.startswith("2026-03-10: 1 of 2 faults found")
+    assert (tmp_path / "README.md").read_text() == f"before\n{board.OPENS}\n{made.line}.\n{board.CLOSES}\nafter\n" and made.line.startswith("2026-03-10: 2 faults: of 2 with a fault 1 ended in the exact cause, 0 in an accepted alternative, 0 in none (too few answers were hit), 1 in a wrong answer; ")
     assert "cause none" in repr(made.wrong) and "1 times" in repr(made.confusion)
+
+
+def test_other_answers_are_shown_with_their_reason(recorded: Board) -> None:
+    """Exact and accepted answers are two numbers of each fault, and each accepted one stands in a table with why."""
+    one = replace(recorded.rows[0], fault="massive_401", severity=30.0, right=True, exact=True, accepted="", found="provider_auth")
+    other = replace(one, exact=False, accepted="it comes and goes", found="provider_intermittent")
+    board_ = Board("2026-03-10", (1,), [one, one, other])
+    assert "2/3 and 1" in repr(board_.recall) and "it comes and goes" in repr(board_.accepted)
+    assert "2 of 3 with something the matter: the exact cause" in board_.headline.plain and "1 of 3: another cause that is accepted" in board_.headline.plain
+    assert "every right answer is the exact one" in repr(Board("2026-03-10", (1,), [one]).accepted)
 
 
 def test_what_could_not_be_told_stands_beside_its_like(recorded: Board) -> None:

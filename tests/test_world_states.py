@@ -1,14 +1,19 @@
 """Every state of the simulated world, seen through its doors alone: its own outcome, and the panel sentence that a lead needs."""
 
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
+import psutil
 import pytest
 from opslib.demo.stepped import looking
 
-from opslib.demo.states import STATES
+from opslib.demo.states import SKEWED, STATES
+from opslib.demo.trials import CONTROLS, FAULTS
 from opslib.diagnosis import diagnose
+from opslib.samples import Samples
 
 
 class Told(NamedTuple):
@@ -79,13 +84,15 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "too_few_trades": ("too_few_trades", "none"), "memory_leak": ("memory_leak",), "error_storm": ("error_storm",), "clock_skew": ("clock_skew",), "dashboard_slow": ("dashboard_slow",), "collector_dead": ("monitor_down",),
 }  # fmt: skip
 HELD_OPEN = {"ws_closed_1006", "ws_open_silent"}  # What happens to a socket that is held: test_world_lived.
+# What the servers of the world do is tested where each is; what a desk makes of these is drilled.
+DRILLED = {"market_closes_early", "tradier_options_refused", "ws_old_clients_dead", "app_hung", "collector_starved", *(name for name in SKEWED if name != "clock_skew")}
 LENGTHY = ("our_network_down", "massive_timeout", "app_slow")  # Each look takes its time.
 COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size", "too_few_trades")
 
 
 def test_every_state_is_told() -> None:
-    """No state of the world is without a row, here or where sockets are held."""
-    assert set(TABLE) | HELD_OPEN == set(STATES)
+    """No state of the world is without a row, here or where sockets are held, or is drilled."""
+    assert set(TABLE) | HELD_OPEN | DRILLED == set(STATES) and DRILLED <= set(FAULTS) | set(CONTROLS)
 
 
 @pytest.mark.parametrize("state", TABLE)
@@ -122,6 +129,34 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
         assert probes["our_network"] == "gone" and probes["serving"] == "nobody" and probes["massive"]["availability"] < 1
     if state == "massive_5xx":
         assert probes["serving"] == "tradier" and probes["our_network"] == "ok"
+
+
+def test_a_hung_app(tmp_path: Path) -> None:
+    """Its process lives and its port takes connections, and nothing is answered, for as long as it hangs; then it goes on."""
+    with looking(tmp_path) as desk:
+        url, pid = desk.lever.environ["OPS_APP_URL"], int((desk.lever.folder / "app.pid").read_text())
+        assert httpx.get(f"{url}/ping", trust_env=False).status_code == 200
+        desk.lever.be(app_hung=1.0)
+        desk.lever.at(desk.at + timedelta(seconds=60))
+        assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(f"{url}/ping", trust_env=False, timeout=httpx.Timeout(30.0, read=0.3))
+        desk.lever.be()
+        told = httpx.get(f"{url}/api/health", trust_env=False, timeout=30.0).json()
+        assert told["timestamp"] == "2026-03-10T14:31:00.000Z" and told["uptime"] == 60
+
+
+def test_every_probe_has_its_production_pace(tmp_path: Path) -> None:
+    """In a quarter of an hour each probe is made as often as `ops collect` makes it: what is quick each 5 s, data each minute, a chain at once and then each 15 minutes; the socket is held."""
+    with looking(tmp_path) as desk:
+        desk.chains = True
+        desk.live(15.5)
+        counts = Counter((s.probe, s.subject) for s in Samples(desk.store, "desk").between(0, 2**62) if s.last)
+        clients = httpx.get(f"{desk.lever.environ['OPS_APP_URL']}/api/ws-health", trust_env=False).json()["metrics"]["options"]["totalClients"]
+    quick = dict.fromkeys((("liveness", "massive"), ("liveness", "tradier"), ("health", "app"), ("socket", "app"), ("log", "app"), ("beat", "collector")), 186)
+    expected = {**quick, ("process", "app"): 62, ("data", "massive"): 16, ("data", "tradier"): 16, ("metrics", "app"): 16, ("chain", "SPY"): 2, ("chain", "AAPL"): 2}
+    assert {what: n for what, n in counts.items() if abs(n - expected.get(what, n)) > 1} == {} and expected.keys() <= counts.keys(), counts
+    assert clients == 1
 
 
 def test_an_app_without_a_fallback(tmp_path: Path) -> None:

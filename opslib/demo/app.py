@@ -28,7 +28,6 @@ from opslib.demo.wire import Answer, Request, Server, as_html, as_json
 from opslib.demo.world import World
 
 PASS_LIFE_MS = 5 * 60 * 1000
-CLOCK_AHEAD_S = 600.0
 QUICK_S, SLOW_S = (0.005, 0.040), (2.5, 4.0)
 SPARED_S = 300.0
 REQUESTS_PER_MINUTE, MASSIVE_REQUESTS_PER_MINUTE = 1200, 300
@@ -118,7 +117,7 @@ class App:
         before = set(self.world.states.active)
         if told.get("at_s") is not None:
             self.world.set_s(told["at_s"])
-        self.world.states.become(told["active"])
+        self.world.become(told["active"])
         await self.feed.settle(before)
         self.beat()
 
@@ -141,7 +140,7 @@ class App:
 
     def _clock_s(self) -> float:
         """What this app takes for the time."""
-        return self.world.now_s() + (CLOCK_AHEAD_S if self.world.states.on("clock_skew") else 0.0)
+        return self.world.clock_s("app")
 
     def _now_ms(self) -> int:
         return round(self._clock_s() * 1000)
@@ -204,7 +203,7 @@ class App:
         return as_json({"status": "ok", "monitoring": True} | words | {"timestamp": self._timestamp()})
 
     def _market(self) -> Answer:
-        session = "closed" if self.world.states.on("market_closed") else hours.session(self._clock_s())
+        session = self.world.session(self._clock_s())
         found: dict[str, object] = {"isOpen": session == "open", "session": session}
         if session != "open":
             found["nextOpen"] = _iso(hours.next_open(self._clock_s()))
@@ -256,9 +255,9 @@ class App:
         return told | {"results": []}
 
     def _market_at_massive(self) -> dict[str, object]:
-        session = "closed" if self.world.states.on("market_closed") else hours.session(self.world.now_s())
+        session = self.world.session()
         market = session if session in ("open", "closed") else "extended-hours"
-        at = datetime.fromtimestamp(self.world.now_s(), hours.NEW_YORK).isoformat(timespec="seconds")
+        at = datetime.fromtimestamp(self.world.clock_s("massive"), hours.NEW_YORK).isoformat(timespec="seconds")
         exchanges = dict.fromkeys(("nasdaq", "nyse", "otc"), market)
         return {"market": market, "earlyHours": session == "premarket", "afterHours": session == "afterhours", "serverTime": at, "exchanges": exchanges}
 
@@ -289,7 +288,7 @@ async def _listen(app: App, reader: asyncio.StreamReader) -> None:
     """Do what stdin says; its end ends the process."""
     async for line in reader:
         await app.become(json.loads(line))
-        _say({"ok": True})
+        _say({"ok": True, "hit": app.world.states.hit})
     # At once: neither an open socket nor a hanging request is waited for.
     os._exit(0)
 

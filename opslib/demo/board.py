@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opslib import settings as settings_module, text
+from opslib.causes import NONE
 from opslib.demo import scoreboard
 from opslib.demo.drill import Row
 from opslib.demo.trials import CONTROLS, FAULTS, PAIRS
@@ -64,8 +65,12 @@ class Board:
         """How often was the cause found, and was anybody told of nothing?"""
         s = scoreboard.summary(self.rows)
         lines = [
-            f"{s['faults_right']} of {s['faults']} rows with something the matter: cause, subject and panel right ({text.ratio(s['faults_right'] / s['faults'] if s['faults'] else None)})",
-            f"{s['false_alarms']} of {s['controls']} controls alarmed anybody",
+            f"drills: {scoreboard.kinds(self.rows)}",
+            f"{s['faults_exact']} of {s['faults']} with something the matter: the exact cause, subject and panel ({text.ratio(s['faults_exact'] / s['faults'] if s['faults'] else None)})",
+            f"{s['faults_accepted']} of {s['faults']}: another cause that is accepted, each for a reason",
+            f"{s['faults_unseen']} of {s['faults']}: nothing found, where too few answers were hit to be seen",
+            f"{s['faults_wrong']} of {s['faults']}: wrong",
+            f"{s['false_alarms']} of {s['controls']} look-alikes and controls alarmed anybody",
             f"{s['undetermined']} of {s['rows']} rows could not be told ({text.ratio(s['undetermined'] / s['rows'] if s['rows'] else None)})",
             f"how sure it was is off from how often it was right by {text.number(s['calibration_error'], '', 2)} on average, over {len(scoreboard.bins(self.rows))} groups",
             f"somebody was told after {text.number(s['told_after_s'], 's', 0)}, the cause was on record after {text.number(s['found_after_s'], 's', 0)} (medians of those that told anybody)",
@@ -75,17 +80,23 @@ class Board:
 
     @property
     def recall(self) -> Text:
-        """Of each fault and share: in how many rows was it found?"""
+        """Of each fault and share: in how many rows was the exact cause found, and in how many more another that is accepted?"""
         shares = sorted({r.severity for r in self.rows if r.fault in FAULTS})
-        cell = lambda name, share: (lambda own: f"{sum(r.right for r in own)}/{len(own)}" if own else "")([r for r in self.rows if (r.fault, r.severity) == (name, share)])  # noqa: E731
+        cell = lambda name, share: (lambda own: _found(own) if own else "")([r for r in self.rows if (r.fault, r.severity) == (name, share)])  # noqa: E731
         rows = [[name, *(cell(name, share) for share in shares)] for name in FAULTS]
         return tabled("Faults, by the share of answers that was hit", ["fault", *(f"{share:g} %" for share in shares)], rows)
 
     @property
     def others(self) -> Text:
-        """Of pairs of troubles at once, and of controls: what was expected, and in how many rows was it found; was anybody told?"""
-        rows = [[name, "control" if name in CONTROLS else "pair", own[0].expected, f"{sum(r.right for r in own)}/{len(own)}", f"{sum(bool(r.alert) for r in own)}/{len(own)}"] for name in (*PAIRS, *CONTROLS) if (own := [r for r in self.rows if r.fault == name])]
-        return tabled("Pairs and controls", ["what", "is a", "expected", "right", "told anybody"], rows)
+        """Of pairs of faults at once, look-alikes and controls: what was expected, in how many rows was it found, and was anybody told?"""
+        rows = [[name, own[0].kind, own[0].expected, _found(own), f"{sum(bool(r.alert) for r in own)}/{len(own)}"] for name in (*PAIRS, *CONTROLS) if (own := [r for r in self.rows if r.fault == name])]
+        return tabled("Pairs, look-alikes and controls", ["what", "is a", "expected", "exact", "told anybody"], rows)
+
+    @property
+    def accepted(self) -> Text:
+        """Every row that ended in another cause than the expected one, which is accepted, with the reason."""
+        rows = [[r.fault, f"{r.severity:g} %", str(r.seed), r.expected, r.found, r.accepted] for r in self.rows if r.accepted]
+        return tabled("Other answers that are accepted", ["what", "hit", "seed", "expected", "found", "why"], rows, "every right answer is the exact one")
 
     @property
     def confusion(self) -> Picture:
@@ -151,6 +162,12 @@ def record(day: str, seeds: list[int], rows: list[Row]) -> Board:
     head, _, rest = before.partition(OPENS)
     readme.write_text(f"{head}{OPENS}\n{found.line}.\n{CLOSES}{rest.partition(CLOSES)[2]}", encoding="utf-8")
     return found
+
+
+def _found(rows: list[Row]) -> str:
+    """Return how many rows of how many are exact, and how many more are accepted."""
+    more = sum(bool(r.accepted) and r.found != NONE for r in rows)
+    return f"{sum(r.exact for r in rows)}/{len(rows)}" + (f" and {more}" if more else "")
 
 
 # Pictures.

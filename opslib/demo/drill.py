@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 from opslib import clock
 from opslib.alerts import Transition
 from opslib.case import Case, Walked, walked
+from opslib.causes import NONE
 from opslib.demo import walks
 from opslib.demo.lever import Lever
+from opslib.demo.states import OURS
 from opslib.demo.stepped import BEGINS, SPEED, STEP_S, Looking
-from opslib.demo.trials import SLIGHT, Trial
+from opslib.demo.trials import ENOUGH, PAIR, TOO_FEW, Trial
 from opslib.desk import Desk
 from opslib.diagnosis import Diagnosis
 from opslib.marks import Marks
@@ -31,14 +33,15 @@ from opslib.settings import Settings, sqlite_url
 from opslib.watch import Watch
 
 OPENED_AFTER = timedelta(minutes=1)  # A person opens the runbook so long after they were told.
-CHAINS_EVERY = 8  # Steps: each two minutes, oftener than a desk fetches them, so that a drill need not last a quarter of an hour.
+IDLE_S = 15  # A step in which no probe is made may be longer.
+CASE = "case"  # The kind of a row that is no trial: a moment of a desk's own that was frozen.
 WINDOW = timedelta(minutes=5)
 DROPPED = (0.05, 0.1, 0.2, 0.3)
 NOT_LOOKING = "collector_dead"  # This one is ours: we stop looking.
 
 
 class Thinned(NamedTuple):
-    """What was found of the same trial when so many percent of our looks had never been made: found, was that right, how sure was it?"""
+    """What was found of the same trial when so many percent of our looks had never been made: found, was that the expected or an accepted cause, how sure was it?"""
 
     dropped: float
     found: str
@@ -53,8 +56,12 @@ class Row:
 
     Attributes:
         severity: The share of answers that was hit, percent.
-        expected, found: The cause that is right, and the one that was found.
-        right: Cause, subject and panel are right; of a control, nobody was told besides.
+        kind: One of `trials.KINDS`, or `CASE`.
+        expected, found: The cause that is expected, and the one that was found.
+        right: Cause, or an accepted one, subject and panel are right; of a control, nobody was told besides.
+        exact: It is right, and the cause is the expected one.
+        accepted: Why another cause than the expected one is accepted; empty where the answer is exact, or wrong.
+        hit: How many answers, or contracts of a chain, that our probes got were hit by what was the matter.
         detected_after_s: World seconds until somebody was told; None where nobody was.
         told: The severity that somebody was told of; empty where nobody was.
         steps: So many steps of the runbook were walked.
@@ -72,9 +79,13 @@ class Row:
     severity: float
     seed: int
     control: bool
+    kind: str
     expected: str
     found: str
     right: bool
+    exact: bool
+    accepted: str
+    hit: int
     detected_after_s: float | None
     steps: int
     seconds: float
@@ -98,7 +109,7 @@ class _Living:
     """A desk at a world for as long as a trial lasts."""
 
     def __init__(self, trial: Trial, looking: Looking):
-        self.trial, self.looking, self._steps, self._active = trial, looking, 0, dict[str, float]()
+        self.trial, self.looking, self._active = trial, looking, dict[str, float]()
         self.desk = Desk(looking.settings, lambda: looking.at)
         self._watch = Watch(looking.store, looking.settings, looking.rules, live=True)
         self._judged_us = clock.micros(BEGINS)
@@ -106,18 +117,18 @@ class _Living:
 
     def be(self, active: dict[str, float]) -> None:
         self._active = active
-        self.looking.lever.be(**active)
+        self.looking.starved = "collector_starved" in active
+        self.looking.lever.be(**{name: share for name, share in active.items() if name not in OURS})
         if self.trial.marked:
             Marks(self.looking.store, self.looking.settings).put("restart", "announced", "DevOps")
 
-    def until(self, at: datetime, stops: bool = False) -> None:
-        """Let time go by up to a moment, or until somebody was told and has had time to open the runbook."""
+    def until(self, at: datetime, stops: bool = False, least: datetime = BEGINS) -> None:
+        """Let time go by up to a moment, or until somebody was told and has had time to open the runbook, but not before `least`."""
         while self.looking.at < at:
             looks = self.trial.looked_at and NOT_LOOKING not in self._active
-            self.looking.live(STEP_S / 60, looks, looks and self._steps % CHAINS_EVERY == 0)
-            self._steps += 1
+            self.looking.live((STEP_S if looks else IDLE_S) / 60, looks)
             self._judge()
-            if stops and self.told and self.looking.at >= clock.instant(self.told.at_us) + OPENED_AFTER:
+            if stops and self.told and self.looking.at >= max(least, clock.instant(self.told.at_us) + OPENED_AFTER):
                 return
 
     def _judge(self) -> None:
@@ -131,7 +142,7 @@ class _Living:
 @contextlib.contextmanager
 def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
     """A trial in a world of its own, up to the moment at which a runbook is opened."""
-    with tempfile.TemporaryDirectory(prefix="drill-") as folder, Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever, contextlib.closing(Looking(lever, Path(folder), holds=trial.held)) as looking:
+    with tempfile.TemporaryDirectory(prefix="drill-") as folder, Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever, contextlib.closing(Looking(lever, Path(folder), chains=True)) as looking:
         living = _Living(trial, looking)
         quiet = BEGINS + timedelta(minutes=trial.quiet)
         living.until(quiet)
@@ -140,7 +151,7 @@ def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
             living.until(quiet + timedelta(minutes=minute))
             living.be(active)
         last = quiet + timedelta(minutes=trial.acts[-1][0] if trial.acts else 0.0)
-        living.until(last + timedelta(minutes=trial.minutes), stops=not trial.control and before is None)
+        living.until(last + timedelta(minutes=trial.minutes), not trial.control and before is None, last + timedelta(minutes=trial.least))
         yield living
 
 
@@ -177,10 +188,10 @@ def _case(living: _Living) -> Case:
     held = Path(living.looking.store_file)
     if told is None:
         runbook = desk.diagnose(at, WINDOW).runbook or "incident"
-        return Case(trial.name, runbook, "", "", "", "", WINDOW, at, trial.causes[0], trial.subject, (), held)
+        return Case(trial.name, runbook, "", "", "", "", WINDOW, at, trial.cause, trial.subject, (), held)
     rule = desk.rules[told.rule]
     limit = "" if told.limit is None else rule.limit_told(told.limit)
-    return Case(trial.name, rule.runbooks[told.subject], told.rule, told.subject, told.severity, limit, rule.window, at, trial.causes[0], trial.subject, (), held)
+    return Case(trial.name, rule.runbooks[told.subject], told.rule, told.subject, told.severity, limit, rule.window, at, trial.cause, trial.subject, (), held)
 
 
 def _thinned(living: _Living, share: float, seed: int) -> Thinned:
@@ -194,24 +205,36 @@ def _thinned(living: _Living, share: float, seed: int) -> Thinned:
     desk = Desk(replace(looking.settings, store_url=sqlite_url(place)), lambda: looking.at)
     with contextlib.closing(desk.store):
         found = desk.diagnose(looking.at, WINDOW)
-    return Thinned(round(100 * share, 2), found.cause, not _wrong_cause(living, found), found.confidence)
+    return Thinned(round(100 * share, 2), found.cause, not held(living, found).wrong, found.confidence)
 
 
-def _wrong_cause(living: _Living, found: Diagnosis) -> str:
-    """What is wrong with a cause, in words; empty where it is right."""
+class Held(NamedTuple):
+    """An answer held against what was injected: why it is accepted though it is another than the expected one, or what is wrong with it."""
+
+    accepted: str = ""
+    wrong: str = ""
+
+
+def held(living: _Living, found: Diagnosis) -> Held:
+    """Hold an answer against what was injected."""
     trial = living.trial
-    if trial.share <= SLIGHT and living.told is None and found.cause == "none":
-        return ""  # So few are hit that nothing need be done.
+    if found.cause == NONE and trial.cause != NONE and not trial.control:
+        seen = trial.share == 1.0 or living.told is not None or living.looking.lever.hit >= ENOUGH
+        return Held(trial.accepted.get(NONE, "")) if NONE in trial.accepted else Held(wrong="cause none") if seen else Held(TOO_FEW)
     if found.cause not in trial.causes:
-        return f"cause {found.cause}"
-    return f"subject {found.subject}, not {trial.subject}" if trial.subject not in (None, found.subject) else ""
+        return Held(wrong=f"cause {found.cause}")
+    named = {found.cause, *(other.cause for other in found.also)}
+    if lacking := [cause for cause in (trial.cause, *trial.also) if cause not in named] if trial.kind == PAIR and trial.also else []:
+        return Held(wrong="; ".join(f"{cause} is not named" for cause in lacking))
+    if found.cause != trial.cause:
+        return Held(trial.accepted[found.cause])
+    return Held(wrong=f"subject {found.subject}, not {trial.subject}" if trial.subject not in (None, found.subject) else "")
 
 
 def _row(trial: Trial, seed: int, living: _Living, case: Case, walked: Walked, said: str) -> Row:
     told, found, agreed = living.told, walked.diagnosis, walks.agreed(trial)
-    cause_wrong = _wrong_cause(living, found)
-    wrong = [cause_wrong] if cause_wrong else []
-    wrong += [f"{cause} not found beside it" for cause in trial.also if cause not in [other.cause for other in found.also]]
+    accepted, wrong_cause = held(living, found)
+    wrong = [wrong_cause] if wrong_cause else []
     wrong += [f"the panel {trial.panel} does not say {words!r}" for words in trial.words if words not in said]
     if trial.control and told:
         wrong.append(f"somebody was told: {told.sentence}")
@@ -219,7 +242,7 @@ def _row(trial: Trial, seed: int, living: _Living, case: Case, walked: Walked, s
     after_s = None if told is None else (told.at_us - begins) / 1e6
     seconds = (living.looking.at - BEGINS - timedelta(minutes=trial.quiet)).total_seconds()
     return Row(
-        trial.name, round(100 * trial.share, 2), seed, trial.control, trial.causes[0], found.cause, not wrong, after_s, len(walked.walk), seconds, found.confidence, found.subject,
+        trial.name, round(100 * trial.share, 2), seed, trial.control, trial.kind, trial.cause, found.cause, not wrong, not wrong and not accepted, "" if wrong else accepted, living.looking.lever.hit, after_s, len(walked.walk), seconds, found.confidence, found.subject,
         told.alert if told else "", case.runbook, case.severity, walked.walk, tuple(agreed.strayed(case.runbook, case.severity, walked.walk)), "; ".join(wrong), _seen(found),
     )  # fmt: skip
 
@@ -232,8 +255,9 @@ def _seen(found: Diagnosis) -> tuple[str, ...]:
 def tried(case: Case, settings: Settings) -> Row:
     """Walk a case of a desk, and hold what was found against what people agreed on: a case is right only where the way is, too."""
     _, walk, wrong, way = case.tried(settings)
+    right = not wrong and not way
     return Row(
-        case.id, 100.0, 0, False, case.cause, walk.diagnosis.cause, not wrong and not way, None, len(walk.walk), 0.0, walk.diagnosis.confidence, walk.diagnosis.subject,
+        case.id, 100.0, 0, False, CASE, case.cause, walk.diagnosis.cause, right, right, "", 0, None, len(walk.walk), 0.0, walk.diagnosis.confidence, walk.diagnosis.subject,
         f"{case.rule} of {case.subject}" if case.rule else "", case.runbook, case.severity, walk.walk, way, "; ".join(wrong), _seen(walk.diagnosis),
     )  # fmt: skip
 

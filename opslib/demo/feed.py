@@ -1,8 +1,9 @@
 """
 Knows the app's WebSocket: who is let in, and what the app passes on from Massive's own socket behind it.
 
-Upstream is dialled when a client comes, and after a loss not before the next one comes: until then clients stay open
-and are told nothing. The server never pings, and greets nobody.
+Upstream is dialled when a client comes, and after a loss not before the next one comes. Who was connected when it was lost
+stays open and is never served again, not even once upstream is back: only who connects anew is. The server never pings, and
+greets nobody.
 """
 
 import asyncio
@@ -18,7 +19,6 @@ from websockets.asyncio.server import Server, ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from opslib.demo import hours
 from opslib.demo.journal import Journal
 from opslib.demo.wire import swallow
 from opslib.demo.world import World
@@ -29,7 +29,9 @@ MESSAGE_EVERY_S = 1.0
 SHORTEST_NAP_S = 0.02  # Of our time: a fast world would do nothing else.
 TORN_AFTER_S = 0.5
 LARGEST_FRAME = 1 << 16
+CONTRACT = "O:SPY260313C00670000"
 NO_UPSTREAM = ("ws_open_silent", "ws_closed_1006", "our_network_down")
+LOST_ONCE = ("ws_old_clients_dead",)  # Upstream is lost, and can be dialled again at once.
 TORN = ("ws_closed_1006", "ws_403", "ws_port_blocked")
 
 # Whoever speaks no WebSocket on this port is no news; unsaid, the library would tell it on stderr.
@@ -37,12 +39,20 @@ logging.getLogger("websockets").addHandler(logging.NullHandler())
 
 
 class _Endpoint:
-    """One path: its clients, what they asked for, and how its upstream is."""
+    """
+    One path: its clients, what they asked for, and how its upstream is.
+
+    Attributes:
+        clients: Those that are served.
+        abandoned: Those that were connected when upstream was lost: open, and never served again.
+    """
 
     def __init__(self, name: str):
         self.name = name
         self.clients: set[ServerConnection] = set()
+        self.abandoned: set[ServerConnection] = set()
         self.topics: set[str] = set()
+        self.minute: int | None = None  # The last one whose aggregates were sent.
         self.is_up = False
         self.last_error: str | None = None
         self.last_connected_ms: int | None = None
@@ -71,11 +81,11 @@ class Feed:
         """Take it in that other things are the matter than those of `before`."""
         came = set(self._world.states.active) - before
         for endpoint in self._endpoints.values():
-            if endpoint.is_up and came & set(NO_UPSTREAM):
+            if endpoint.is_up and came & {*NO_UPSTREAM, *LOST_ONCE}:
                 self._lose_upstream(endpoint)
         if came & set(TORN):
             for endpoint in self._endpoints.values():
-                for client in endpoint.clients:
+                for client in endpoint.clients | endpoint.abandoned:
                     client.transport.abort()
         if self._world.states.on("ws_port_blocked"):
             if not self._swallowing:
@@ -109,19 +119,27 @@ class Feed:
         """Pass on what comes from upstream, for ever."""
         while True:
             await self._world.sleep(max(MESSAGE_EVERY_S, SHORTEST_NAP_S * self._world.speed))
-            if hours.session(self._world.now_s()) != "open" or self._world.states.on("market_closed"):
+            if self._world.session() != "open":
                 continue
             for endpoint in self._endpoints.values():
-                if endpoint.is_up and endpoint.topics:
-                    broadcast(endpoint.clients, json.dumps(self._events(endpoint.name), separators=(",", ":")))
+                if endpoint.is_up and endpoint.topics and (events := self._events(endpoint)):
+                    broadcast(endpoint.clients, json.dumps(events, separators=(",", ":")))
 
-    def _events(self, name: str) -> list[dict[str, object]]:
-        """What upstream sends at once: quotes of options, values of indices."""
-        at_ms, rng = round(self._world.now_s() * 1000), self._rng
-        if name == "indices":
+    def _events(self, endpoint: _Endpoint) -> list[dict[str, object]]:
+        """Return what upstream sends now: values of indices and quotes of options each second, minute aggregates (`AM`) after each minute."""
+        at_ms, rng = round(self._world.clock_s("massive") * 1000), self._rng
+        if endpoint.name == "indices":
             return [{"ev": "V", "val": round(6700 + rng.gauss(0, 3), 2), "T": "I:SPX", "t": at_ms}]
-        bid = round(2 + rng.random(), 2)
-        return [{"ev": "Q", "sym": "O:SPY260313C00670000", "bp": bid, "ap": round(bid + 0.02, 2), "bs": rng.randint(1, 80), "as": rng.randint(1, 80), "bx": 302, "ax": 302, "t": at_ms}]
+        bid, minute, found = round(2 + rng.random(), 2), at_ms // 60_000, list[dict[str, object]]()
+        if any(not topic.startswith("AM.") for topic in endpoint.topics):
+            found.append({"ev": "Q", "sym": CONTRACT, "bp": bid, "ap": round(bid + 0.02, 2), "bs": rng.randint(1, 80), "as": rng.randint(1, 80), "bx": 302, "ax": 302, "t": at_ms})
+        by_minute = sorted(topic.removeprefix("AM.") for topic in endpoint.topics if topic.startswith("AM."))
+        if by_minute and endpoint.minute not in (None, minute):
+            ends_ms = minute * 60_000
+            prices = {"o": bid, "h": round(bid + 0.05, 2), "l": round(bid - 0.05, 2), "c": bid, "v": rng.randint(1, 400), "vw": bid, "s": ends_ms - 60_000, "e": ends_ms}
+            found += [{"ev": "AM", "sym": CONTRACT if sym == "*" else sym} | prices for sym in by_minute]
+        endpoint.minute = minute if by_minute else None
+        return found
 
     def _dial_upstream(self, endpoint: _Endpoint) -> None:
         if any(self._world.states.on(name) for name in NO_UPSTREAM):
@@ -132,6 +150,9 @@ class Feed:
 
     def _lose_upstream(self, endpoint: _Endpoint) -> None:
         endpoint.is_up, endpoint.last_error = False, "getaddrinfo ENOTFOUND socket.massive.com"
+        endpoint.abandoned |= endpoint.clients
+        endpoint.clients.clear()
+        endpoint.topics.clear()
         self._journal.line(f"[WS {endpoint.name}] upstream error Error: {endpoint.last_error}")
         self._journal.line(f"[WS {endpoint.name}] upstream closed with code 1006: ")
 
@@ -174,6 +195,7 @@ class Feed:
             pass  # Torn or gone away: either way it is nobody's fault here.
         finally:
             endpoint.clients.discard(client)
+            endpoint.abandoned.discard(client)
             if not endpoint.clients and endpoint.is_up:
                 endpoint.is_up = False
                 self._journal.line(f"[WS {endpoint.name}] upstream closed with code 1000: idle")
@@ -192,6 +214,8 @@ class Feed:
         match asked.get("action"):
             case "ping":
                 await client.pong()
+            case "subscribe" if client in endpoint.abandoned:
+                pass
             case "subscribe":
                 endpoint.topics |= topics
             case "unsubscribe":

@@ -18,6 +18,15 @@ def session(at_s: float) -> str:
     return "open" if here.time() < CLOSES else "afterhours"
 
 
+def last_close(at_s: float) -> float:
+    """Return when the market closed last before an instant: seconds since 1970 UTC."""
+    here = datetime.fromtimestamp(at_s, NEW_YORK)
+    day = here.date()
+    while day.weekday() >= 5 or datetime.combine(day, CLOSES, NEW_YORK) > here:
+        day -= timedelta(days=1)
+    return datetime.combine(day, CLOSES, NEW_YORK).timestamp()
+
+
 def next_open(at_s: float) -> datetime:
     """When the market opens next after an instant, in UTC."""
     here = datetime.fromtimestamp(at_s, NEW_YORK)

@@ -123,6 +123,7 @@ class Journal:
             found.append(f"[Tradier] chain failed: HTTP 503 from /markets/{rng.choice(('quotes', 'options/chains', 'options/expirations'))}")
         if rng.random() < states.active.get("error_storm", 0.0):
             found += rng.sample(STORM, STORM_PER_S)
+            states.hit += 1
         if second % HEARTBEAT_EVERY_S == 7:
             found.append(_heartbeat(rng, max((share for name, share in troubles.items() if not FAILURES[name].is_own), default=0.0)))
         return found

@@ -33,6 +33,7 @@ class Lever:
 
     Attributes:
         environ: The settings of whoever looks at it, its clock included.
+        hit: How many answers, or contracts of a chain, were hit so far by what is the matter.
     """
 
     def __init__(self, at: datetime, *, seed: int = 1, speed: float = 1.0, runs: bool = True, receiver: str = "", ingest_key: str | None = None):
@@ -40,6 +41,7 @@ class Lever:
         self._codes = codes(seed)
         self._birth: dict[str, Any] = {"seed": seed, "speed": speed, "runs": runs, "receiver": receiver, "ingest_key": ingest_key}
         self.environ: dict[str, str] = {}
+        self.hit = 0
         self._clock = ""
         self._turn = threading.Lock()
 
@@ -69,7 +71,7 @@ class Lever:
         if not answered:
             raise RuntimeError(f"the simulated world ended with {self._process.wait()}")
         found = json.loads(answered)
-        self.environ = found["addresses"]
+        self.environ, self.hit = found["addresses"], found["hit"]
         if self._runs:
             self._clock = self._clock or f"{datetime.fromtimestamp(found['at_s'], UTC).isoformat()},{_real_s()},{self._speed}"
             self.environ |= {"OPS_CLOCK": self._clock}
@@ -93,9 +95,10 @@ class Lever:
         """What time it is there."""
         return datetime.fromtimestamp(self._say({})["at_s"], UTC)
 
-    def posts(self) -> list[tuple[datetime, dict[str, Any]]]:
-        """What the page has posted since the last call, where nobody receives it: world time and body."""
-        return [(datetime.fromtimestamp(at_s, UTC), body) for at_s, body in self._say({"posts": True})["posts"]]
+    def posts(self, at: datetime | None = None) -> list[tuple[datetime, dict[str, Any]]]:
+        """What the page has posted since the last call, where nobody receives it: world time and body. With a time, it is that time first."""
+        told = {"posts": True} | ({"at_s": at.timestamp()} if at else {})
+        return [(datetime.fromtimestamp(at_s, UTC), body) for at_s, body in self._say(told)["posts"]]
 
     def script(self) -> list[dict[str, Any]]:
         """What was the matter: state, share, from and to (None: it still is), in world time."""

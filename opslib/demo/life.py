@@ -13,12 +13,13 @@ from random import Random
 from opslib.demo import day, hours
 from opslib.demo.day import Event, PageLife
 from opslib.demo.page import Page
-from opslib.demo.states import States
+from opslib.demo.states import OUR_CLOCK, SKEWED, States
 
 POSITIONS = 3
 TRADE_EVERY_S = 240
 SLOW_POST_INTERVAL_S = 40
-CLOCK_AHEAD_S = 600.0
+TRIES_S = 3.1  # Three tries of the page against a server that refuses them, with the pauses between.
+HANGS_S = 30.0  # Three tries of ten seconds each against a server that never answers.
 LEAK_BYTES_PER_S = 60_000
 SHORT_TIMEOUT_MS = 150
 
@@ -33,8 +34,12 @@ COUNTED = ("massive_5xx", "both_down", "massive_intermittent", "massive_html_200
 THROWN_AFTER_S = {
     "massive_timeout": 10.0, "massive_refused": 0.01, "massive_dns": 0.02, "massive_tls": 0.06, "massive_401": 0.15, "massive_403_plan": 0.15, "massive_403_ip": 0.15, "massive_429": 1.0,
 }  # fmt: skip
-UNREACHABLE = ("our_network_down", "app_down")
+UNREACHABLE = ("our_network_down",)
+BY_THE_APP = ("app_down", "app_hung")  # Every request of the page passes through the app's server.
 NO_SOCKET = ("app_down", "ws_closed_1006", "ws_403", "ws_port_blocked")
+UPSTREAM_LOST = ("ws_open_silent", "ws_old_clients_dead", "our_network_down")
+RELOADS = {"page_refreshed", *(name for name, (parties, _) in SKEWED.items() if "page" in parties and name not in OUR_CLOCK)}
+STAMPS = ("lastUpdateAt", "lastErrorAt")
 STORM_MESSAGES = (
     ("API_ERROR", "Request failed with status 500"), ("VALIDATION_ERROR", "Position update was rejected"), ("NETWORK_ERROR", "Failed to fetch"), ("UI_ERROR", "Cannot read properties of undefined"),
 )  # fmt: skip
@@ -92,19 +97,20 @@ class Life:
         self._was = now
         if "page_closed" in now:
             self._load = None
-        elif came & {"page_refreshed", "clock_skew"} or "page_closed" in went:
+        elif came & RELOADS or "page_closed" in went:
             self._load = self._new_load()
 
     def _new_load(self) -> "_Load":
         self._loads += 1
-        ahead_s = CLOCK_AHEAD_S if self._states.on("clock_skew") else 0.0
-        return _Load(self._seed, self._loads, self._at_s, ahead_s)
+        ahead_s = 0.0 if any(self._states.on(name) for name in OUR_CLOCK) else self._states.ahead_s("page")
+        return _Load(self._seed, self._loads, self._at_s, ahead_s, self._states)
 
 
 class _Load:
     """One load of the page: what it has counted, what is yet to happen on it, and what a later second must know."""
 
-    def __init__(self, seed: int, number: int, at_s: float, ahead_s: float):
+    def __init__(self, seed: int, number: int, at_s: float, ahead_s: float, states: States):
+        self._states = states
         self.key = f"trader-{number}"
         self.loaded_s = at_s
         self.gaps: list[float] = []
@@ -130,7 +136,8 @@ class _Load:
         """What the page posts at an instant."""
         body = self._page.body(_instant(at_s))
         body["client"]["memoryBytes"] += self.leaked_bytes
-        return body
+        ours = next((name for name in OUR_CLOCK if self._states.on(name)), None)
+        return body if ours is None else _stamped_off(body, round(SKEWED[ours][1] * 1000))
 
 
 class _Second:
@@ -139,7 +146,7 @@ class _Second:
     def __init__(self, seed: int, states: States, load: _Load, second: int):
         self._seed, self._states, self._load, self._second = seed, states, load, second
         self._rng = Random(f"{seed}/{load.key}/{second}")
-        self._is_market_open = hours.session(second) == "open" and not states.on("market_closed")
+        self._is_market_open = hours.session(second) == "open" and not states.on("market_closed") and not states.on("market_closes_early")
 
     def happen(self) -> None:
         """Let happen what happens in it."""
@@ -166,7 +173,7 @@ class _Second:
         return self._second + self._rng.random()
 
     def _keep_socket(self) -> None:
-        """The page's socket: opened after the load, tried once more a second after it failed or was lost, then never again."""
+        """The page's socket: opened after the load, tried once more a second after it failed or was lost, then never again; deaf once the app lost its upstream."""
         load, at_s = self._load, self._second + self._rng.random() / 2
         is_barred = self._share(*NO_SOCKET) > 0
         if load.socket in ("new", "again") and self._second + 1 > load.loaded_s + day.SOCKET_CONNECT_S:
@@ -175,11 +182,13 @@ class _Second:
             else:
                 load.socket = "open"
                 load.add(max(at_s, load.loaded_s + day.SOCKET_CONNECT_S), "ws", connected=True)
-        elif load.socket == "open" and is_barred:
+        elif load.socket in ("open", "deaf") and is_barred:
             load.socket = "again"
             load.add(at_s, "ws", connected=False)
             load.add(at_s, "error", type="NETWORK_ERROR", message="WebSocket closed with code 1006")
-        elif load.socket == "open" and self._is_market_open and not self._states.on("ws_open_silent") and self._second % day.LATENCY_INTERVAL_S == 2:
+        elif load.socket == "open" and self._share(*UPSTREAM_LOST):
+            load.socket = "deaf"  # It stays open, and the app never serves it again.
+        elif load.socket == "open" and self._is_market_open and not self._states.on("app_hung") and self._second % day.LATENCY_INTERVAL_S == 2:
             load.add(self._moment(), "ws_latency", ms=round(max(12.0, self._rng.gauss(48, 15))))
 
     def _ask_for_data(self) -> None:
@@ -191,6 +200,11 @@ class _Second:
     def _call_massive(self, at_s: float) -> None:
         """One call: up to three attempts, then Tradier; told as failed only where at least one attempt was counted."""
         if self._share(*UNREACHABLE):
+            return
+        if self._share(*BY_THE_APP):
+            ends_s = at_s + (TRIES_S if self._states.on("app_down") else HANGS_S)
+            self._load.add(ends_s, "request", provider="massive", ms=round((ends_s - at_s) * 1000), ok=False)
+            self._load.add(ends_s, "error", type="MassiveREST", message="Failed to fetch")
             return
         usual_ms, is_told = self._rng.gauss(195, 55), False
         for attempt in range(day.ATTEMPTS_PER_CALL):
@@ -216,7 +230,7 @@ class _Second:
         return SHORT_TIMEOUT_MS / 1000 if self._states.on("our_timeout_short") and ms > SHORT_TIMEOUT_MS else None
 
     def _ask_tradier(self, at_s: float) -> None:
-        if self._share(*UNREACHABLE):
+        if self._share(*UNREACHABLE, *BY_THE_APP):
             return
         ms = round(max(30.0, self._rng.gauss(150, 40)))
         is_failed = self._rng.random() < day.ATTEMPT_FAILURE_RATE or self._is_hit("tradier_down", "both_down")
@@ -230,7 +244,7 @@ class _Second:
             return
         for _ in range(POSITIONS):
             is_without_massive = self._is_hit(*COUNTED, *THROWN_AFTER_S)
-            if self._share(*UNREACHABLE) or (is_without_massive and self._is_hit("tradier_down", "both_down")):
+            if self._share(*UNREACHABLE, *BY_THE_APP) or (is_without_massive and self._is_hit("tradier_down", "both_down")):
                 continue
             cause, errors = self._finding()
             is_estimated = cause in ("gamma_zero", "gamma_missing", "theta_missing")
@@ -276,6 +290,11 @@ class _Second:
         if self._rng.random() < STORM_ERRORS_PER_S * self._share("error_storm"):
             kind, message = self._rng.choice(STORM_MESSAGES)
             self._load.add(self._moment(), "error", type=kind, message=message)
+
+
+def _stamped_off(body: dict, by_ms: int) -> dict:
+    """Return a body whose every stamp is off by so much: what a right page posts, for who is wrong about the time."""
+    return {key: _stamped_off(value, by_ms) if isinstance(value, dict) else value + by_ms if key in STAMPS else value for key, value in body.items()}
 
 
 def _instant(at_s: float) -> datetime:

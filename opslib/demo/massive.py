@@ -44,8 +44,8 @@ class Massive:
         """What a request is answered."""
         self._asked += 1
         told = self._refused(request) or self._told(request)
-        after_s = self._rng.uniform(0.25, 0.45) if self._world.states.on("our_timeout_short") else min(0.6, max(0.06, self._rng.lognormvariate(-1.75, 0.3)))
-        more = {"X-Request-Id": self._id(), "Date": formatdate(self._world.now_s(), usegmt=True)}
+        after_s = self._rng.uniform(0.25, 0.45) if self._world.states.on("our_timeout_short") else min(0.6, max(0.06, self._rng.lognormvariate(-2.1, 0.25)))
+        more = {"X-Request-Id": self._id(), "Date": formatdate(self._world.clock_s("massive"), usegmt=True)}
         return Answer(told.status, told.body, told.content_type, more | told.headers, after_s, told.fault)
 
     def _id(self) -> str:
@@ -80,19 +80,18 @@ class Massive:
         return None
 
     def _told(self, request: Request) -> Answer:
-        at_s = self._world.now_s()
         if request.method != "GET":
             return self._error(404, "Not found", "message", "NOT_FOUND")
         if request.path == "/v1/marketstatus/now":
-            return as_json(self._clock(at_s))
+            return as_json(self._clock(self._world.clock_s("massive")))
         if request.path == "/v1/marketstatus/upcoming":
             return as_json([{"exchange": exchange, "name": "Good Friday", "date": "2026-04-03", "status": "closed"} for exchange in ("NYSE", "NASDAQ")])
         if request.path.startswith("/v3/snapshot/options/"):
-            return self._snapshot(request, request.path.removeprefix("/v3/snapshot/options/"), at_s)
+            return self._snapshot(request, request.path.removeprefix("/v3/snapshot/options/"))
         return self._error(404, "Page not found", "message", "NOT_FOUND")
 
     def _clock(self, at_s: float) -> dict[str, Any]:
-        part = "closed" if self._world.states.on("market_closed") else hours.session(at_s)
+        part = self._world.session(at_s)
         market = {"open": "open", "closed": "closed"}.get(part, "extended-hours")
         here = datetime.fromtimestamp(at_s, hours.NEW_YORK)
         return {
@@ -100,7 +99,7 @@ class Massive:
             "market": market, "serverTime": here.isoformat(timespec="seconds"),
         }  # fmt: skip
 
-    def _snapshot(self, request: Request, symbol: str, at_s: float) -> Answer:
+    def _snapshot(self, request: Request, symbol: str) -> Answer:
         states, query = self._world.states, request.query
         limit = min(MOST, max(1, int(query["limit"]))) if query.get("limit", "").isdecimal() else DEFAULT_LIMIT
         cursor = query.get("cursor", "")
@@ -111,7 +110,7 @@ class Massive:
         told: dict[str, Any] = {"request_id": self._id(), "status": "OK"}
         if not is_listed(name) or states.hits("massive_empty"):
             return as_json(told | {"results": []})
-        stressed, quoted_s = states.on("iv_stress"), at_s
+        stressed, quoted_s = states.on("iv_stress"), self._world.quoted_s()
         if states.on("massive_stale"):
             quoted_s -= OLD_S
         chain = self._surface.chain(name, quoted_s, stressed=stressed, expires_today=states.on("expiry_friday"))
@@ -125,7 +124,8 @@ class Massive:
 
     def _row(self, c: Contract, symbol: str, quoted_s: float) -> dict[str, Any]:
         """One contract as the vendor nests it; what is the matter with its Greeks is drawn contract by contract."""
-        row = nested(c, symbol, round(quoted_s * 1e9) - self._rng.randint(1, 2_000) * 1_000_000)
+        stamp_s = quoted_s + self._world.states.ahead_s("massive")
+        row = nested(c, symbol, round(stamp_s * 1e9) - self._rng.randint(1, 2_000) * 1_000_000)
         if c.delta is None or (c.bid > 0 and self._world.states.hits("greeks_missing")):
             return row
         greeks = {name: getattr(c, name) for name in GREEKS}

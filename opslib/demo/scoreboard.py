@@ -1,6 +1,6 @@
 """
-Knows what drilled rows come to: how often the cause was found, what was taken for what, false alarms, how sure it was and
-how right, how long it took.
+Add up drilled rows: how often the exact cause was found, or another that is accepted, what was taken for what, false alarms,
+how sure it was and how right, how long it took.
 """
 
 import json
@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from opslib.demo.drill import Row, Thinned
-from opslib.diagnosis import UNDETERMINED
+from opslib.causes import NONE, UNDETERMINED
+from opslib.demo.drill import CASE, Row, Thinned
+from opslib.demo.trials import KINDS
 
 BIN_HOLDS = 20  # Fewer rows of one confidence say nothing of how often they are right.
 
@@ -44,23 +45,33 @@ def summary(rows: list[Row]) -> dict[str, Any]:
     The scoreboard as numbers.
 
     Returns:
-        rows, right (of all), share; faults (rows, right); controls (rows, false_alarms); undetermined; recall by fault and
-        share hit; confused: (expected, found, count) of what was taken for something else; calibration_error, None of too few;
-        told_after_s and found_after_s, medians over faults that were told of.
+        rows, right (of all), exact; kinds: rows of each kind; faults (rows with something the matter, their exact, accepted,
+        unseen and wrong answers, which add up to them); controls (rows with nothing to be done, false_alarms); undetermined, where
+        another answer was expected; recall by fault and share hit: exact, accepted, rows; confused: (expected, found, count) of
+        what was taken for something else; calibration_error, None of too few; told_after_s and found_after_s, medians over faults
+        that were told of.
     """
     faults, controls = [r for r in rows if not r.control], [r for r in rows if r.control]
+    unseen = [r for r in faults if r.accepted and r.found == NONE]
+    accepted = [r for r in faults if r.accepted and r.found != NONE]
     told = [r for r in faults if r.detected_after_s is not None]
     confused = Counter((r.expected, r.found) for r in rows if not r.right)
     recall: dict[str, list[int]] = {}
     for r in faults:
-        part = recall.setdefault(f"{r.fault} {r.severity:g} %", [0, 0])
-        part[0], part[1] = part[0] + r.right, part[1] + 1
+        part = recall.setdefault(f"{r.fault} {r.severity:g} %", [0, 0, 0])
+        part[0], part[1], part[2] = part[0] + r.exact, part[1] + (r in accepted), part[2] + 1
     median = lambda values: statistics.median(values) if values else None  # noqa: E731
     return {
-        "rows": len(rows), "right": sum(r.right for r in rows), "faults": len(faults), "faults_right": sum(r.right for r in faults), "controls": len(controls),
-        "false_alarms": sum(r.control and bool(r.alert) for r in rows), "undetermined": sum(r.found == UNDETERMINED for r in rows), "recall": recall,
+        "rows": len(rows), "right": sum(r.right for r in rows), "exact": sum(r.exact for r in rows), "kinds": {kind: n for kind in (*KINDS, CASE) if (n := sum(r.kind == kind for r in rows))},
+        "faults": len(faults), "faults_exact": sum(r.exact for r in faults), "faults_accepted": len(accepted), "faults_unseen": len(unseen), "faults_wrong": sum(not r.right for r in faults), "controls": len(controls),
+        "false_alarms": sum(r.control and bool(r.alert) for r in rows), "undetermined": sum(r.found == UNDETERMINED != r.expected for r in rows), "recall": recall,
         "confused": [[*pair, n] for pair, n in confused.most_common()], "calibration_error": calibration_error(rows), "told_after_s": median([r.detected_after_s for r in told]), "found_after_s": median([r.seconds for r in told]),
     }  # fmt: skip
+
+
+def kinds(rows: list[Row]) -> str:
+    """Return in words how many rows there are of each kind."""
+    return ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in summary(rows)["kinds"].items()) or "no drills"
 
 
 def line(rows: list[Row]) -> str:
@@ -68,15 +79,18 @@ def line(rows: list[Row]) -> str:
     s = summary(rows)
     sure = "" if s["calibration_error"] is None else f", certainty off by {s['calibration_error']:.2f}"
     after = "" if s["told_after_s"] is None else f"; somebody was told after {s['told_after_s']:.0f} s, the cause on record after {s['found_after_s']:.0f} s (medians)"
-    return f"{s['faults_right']} of {s['faults']} faults found, {s['false_alarms']} false alarms in {s['controls']} controls, {s['undetermined']} undetermined{sure}{after}"
+    answers = f"of {s['faults']} with a fault {s['faults_exact']} ended in the exact cause, {s['faults_accepted']} in an accepted alternative, {s['faults_unseen']} in none (too few answers were hit), {s['faults_wrong']} in a wrong answer"
+    return f"{kinds(rows)}: {answers}; {s['false_alarms']} false alarms in {s['controls']} look-alikes and controls, {s['undetermined']} undetermined{sure}{after}"
 
 
 def told(rows: list[Row]) -> str:
-    """The scoreboard for people: the line, each row that is wrong with what was seen, and each that is right by another way than was agreed."""
+    """The scoreboard for people: the line, each other answer that is accepted with its reason, each row that is wrong with what was seen, and each that is right by another way than was agreed."""
     lines = [line(rows)]
+    for r in (r for r in rows if r.accepted):
+        lines += ["", f"{r.fault} at {r.severity:g} %, seed {r.seed}: expected {r.expected}, found {r.found}, which is accepted: {r.accepted}"]
     for r in (r for r in rows if not r.right):
         lines += ["", f"{r.fault} at {r.severity:g} %, seed {r.seed}: expected {r.expected}, found {r.found} ({'; '.join((r.wrong, *r.strayed)).strip('; ')})", *(f"    {seen}" for seen in r.seen)]
-    for r in (r for r in rows if r.found == UNDETERMINED):
+    for r in (r for r in rows if r.found == UNDETERMINED != r.expected):
         lines += ["", *_alike(r, rows)]
     for r in (r for r in rows if r.right and r.strayed):
         lines += ["", f"{r.fault}, seed {r.seed}: right, by another way than was agreed:", *(f"    {way}" for way in r.strayed)]

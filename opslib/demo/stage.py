@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import ssl
 import sys
 import urllib.request
@@ -62,7 +63,7 @@ class Stage:
         self._tradier_server = Server(self._tradier.answer, self.world.sleep)
         self._life = Life(self.world.seed, self.world.now_s(), self.world.states)
         self._app: asyncio.subprocess.Process | None = None
-        self._ports = {"http_port": 0, "ws_port": 0}
+        self._ports, self._is_hung, self._hit = {"http_port": 0, "ws_port": 0}, False, 0
         self._certificate = "good"
         self.script: list[dict[str, Any]] = []
 
@@ -75,7 +76,7 @@ class Stage:
     async def become(self, active: dict[str, float]) -> None:
         """Let just these be the matter from now on, and write it into the script."""
         before, now_s = dict(self.world.states.active), self.world.now_s()
-        self.world.states.become(active)
+        self.world.become(active)
         after = self.world.states.active
         for entry in self.script:
             if entry["to_s"] is None and after.get(entry["state"]) != entry["share"]:
@@ -89,11 +90,18 @@ class Stage:
         await self._app_becomes(before, after)
 
     async def _app_becomes(self, before: dict[str, float], after: dict[str, float]) -> None:
+        self._hang("app_hung" in after)
         if "app_down" in after or ("app_restarted" in after and "app_restarted" not in before):
             await self._stop_app()
         if "app_down" not in after and self._app is None:
             await self._start_app()
-        await self._tell_app({"active": after})
+        await self._tell_app({"at_s": self.world.now_s(), "active": after} if "app_hung" in before else {"active": after})
+
+    def _hang(self, is_hung: bool) -> None:
+        """Stop the app's process where it stands, or let it go on: connections are taken meanwhile, and nothing is answered."""
+        if self._app and is_hung != self._is_hung:
+            self._app.send_signal(signal.SIGSTOP if is_hung else signal.SIGCONT)
+        self._is_hung = is_hung and self._app is not None
 
     async def at(self, at_s: float) -> None:
         """Let it be another time."""
@@ -110,7 +118,7 @@ class Stage:
         await self._tell_app({"active": self.world.states.active})
 
     async def _tell_app(self, told: dict[str, Any]) -> dict[str, Any]:
-        if self._app is None:
+        if self._app is None or self._is_hung:
             return {}
         assert self._app.stdin and self._app.stderr
         self._app.stdin.write(json.dumps(told).encode() + b"\n")
@@ -118,7 +126,9 @@ class Stage:
         answered = await self._app.stderr.readline()
         if not answered.startswith(b"{"):
             raise RuntimeError(f"the app answered {answered + await self._app.stderr.read()!r}")
-        return json.loads(answered)
+        found = json.loads(answered)
+        self._hit = found.get("hit", self._hit)
+        return found
 
     async def _stop_app(self) -> None:
         if self._app:
@@ -158,7 +168,7 @@ class Stage:
         back = codes(self.world.seed)
         script = [entry | {"state": back[entry["state"]]} for entry in self.script] if told.get("script") else None
         posts = self._life.posts(self.world.now_s()) if told.get("posts") else None
-        return {"at_s": self.world.now_s(), "addresses": self.addresses(), "script": script, "posts": posts}
+        return {"at_s": self.world.now_s(), "addresses": self.addresses(), "script": script, "posts": posts, "hit": self.world.states.hit + self._hit}
 
 
 def _post(receiver: str, key: str | None, body: dict[str, Any]) -> None:

@@ -14,9 +14,29 @@ WHOLE = (
     "healthy", "massive_refused", "massive_dns", "massive_tls", "massive_partial_pages", "massive_stale", "our_network_down", "our_timeout_short", "app_down", "app_restarted",
     "page_refreshed", "page_closed", "ws_closed_1006", "ws_open_silent", "ws_403", "ws_port_blocked", "iv_stress", "expiry_friday", "market_closed",
     "commission_up", "spread_up", "bad_fills", "smaller_size", "too_few_trades", "memory_leak", "clock_skew", "dashboard_slow", "collector_dead",
+    "market_closes_early", "tradier_options_refused", "ws_old_clients_dead", "app_hung", "collector_starved", "app_clock_behind", "massive_clock_ahead", "massive_clock_behind",
+    "tradier_clock_ahead", "tradier_clock_behind", "page_clock_ahead", "page_clock_behind", "our_clock_fast", "our_clock_slow",
 )  # fmt: skip
 STATES = (*WHOLE, *SHARED)
-NO_FAULT = ("healthy", "iv_stress", "expiry_friday", "market_closed", "too_few_trades", "page_refreshed", "page_closed")
+NO_FAULT = ("healthy", "iv_stress", "expiry_friday", "market_closed", "market_closes_early", "too_few_trades", "page_refreshed", "page_closed")
+OURS = ("collector_dead", "collector_starved")  # These happen to the desk; the world has no part in them.
+
+# State: whose clocks it moves, and by how many seconds they are then ahead. With our own clock fast, everybody else is behind it.
+PARTIES = ("massive", "tradier", "app", "page")
+OFF_S = 600.0
+SKEWED: dict[str, tuple[tuple[str, ...], float]] = {
+    "clock_skew": (("app", "page"), OFF_S),
+    "app_clock_behind": (("app",), -OFF_S),
+    "massive_clock_ahead": (("massive",), OFF_S),
+    "massive_clock_behind": (("massive",), -OFF_S),
+    "tradier_clock_ahead": (("tradier",), OFF_S),
+    "tradier_clock_behind": (("tradier",), -OFF_S),
+    "page_clock_ahead": (("page",), OFF_S),
+    "page_clock_behind": (("page",), -OFF_S),
+    "our_clock_fast": (PARTIES, -OFF_S),
+    "our_clock_slow": (PARTIES, OFF_S),
+}
+OUR_CLOCK = ("our_clock_fast", "our_clock_slow")
 
 
 class States:
@@ -24,12 +44,17 @@ class States:
     What is the matter, and whom it hits next.
 
     Draws are made for each state by itself, in their order, so that one state does not change whom another hits.
+
+    Attributes:
+        active: Share by the name of what is the matter.
+        hit: How many draws hit so far: answers, or contracts of a chain.
     """
 
     def __init__(self, seed: int):
         self._seed = seed
         self._draws: dict[str, Random] = {}
         self.active: dict[str, float] = {}
+        self.hit = 0
 
     def become(self, active: dict[str, float]) -> None:
         """Let just these be the matter: share by name, above 0 and up to 1."""
@@ -47,9 +72,13 @@ class States:
     def hits(self, name: str) -> bool:
         """Does it hit this one? Asked once for each thing that it may hit."""
         share = self.active.get(name, 0.0)
-        if share in (0.0, 1.0):
-            return share == 1.0
-        return self._draws.setdefault(name, Random(f"{self._seed}/{name}")).random() < share
+        drawn = share == 1.0 or (share > 0.0 and self._draws.setdefault(name, Random(f"{self._seed}/{name}")).random() < share)
+        self.hit += drawn
+        return drawn
+
+    def ahead_s(self, party: str) -> float:
+        """Return by how many seconds the clock of one of `PARTIES` is ahead of the world's time."""
+        return sum(by_s for name, (parties, by_s) in SKEWED.items() if name in self.active and party in parties)
 
 
 def codes(seed: int) -> dict[str, str]:
