@@ -126,11 +126,12 @@ class Diagnosis:
     def __repr__(self) -> str:
         lines = [self.words, f"  as of {text.moment(self.window.end)}", *([f"  severity: {self.severity}"] if self.severity else []), *([f"  runbook: ops runbook open {self.runbook}"] if self.runbook else [])]
         groups = (
-            ("supports it", lambda e: self.cause in e.supports), ("contradicts it", lambda e: self.cause in e.contradicts), ("supports another", lambda e: e.supports and self.cause not in e.supports),
-            ("not known", lambda e: not e.supports and e.age_s is None), ("rules out another", lambda e: not e.supports and e.age_s is not None and self.cause not in e.contradicts),
+            ("supports it", lambda e: self.cause in e.supports), ("contradicts it", lambda e: self.cause in e.contradicts), ("supports another cause", lambda e: e.supports and self.cause not in e.supports),
+            ("not known", lambda e: not e.supports and e.age_s is None), ("rules out other causes", lambda e: not e.supports and e.age_s is not None and self.cause not in e.contradicts),
         )  # fmt: skip
         for head, holds in groups:
-            lines += [f"  {head}: {e}" for e in self.evidence if holds(e)]
+            found = [f"    {e}" for e in self.evidence if holds(e)]
+            lines += [f"  {head}:", *found] if found else []
         return "\n".join(lines)
 
 

@@ -359,7 +359,8 @@ class Inquiry:
         if lately is not None and not rule.past(lately * 3600 / self.lately.seconds, limit):
             return found._replace(answer=f"yes, now: {lately} in {text.duration(self.lately.seconds)}, though {found.answer}", cause="")
         kinds, roots = self.probed.log_kinds(over), [f for f in faults if f.cause]
-        told = ", ".join(f"{k} {n}" for k, n in sorted(kinds.items(), key=lambda i: -i[1])[:3])
+        errors = {k: n for k, n in kinds.items() if k in self.probed.log_newest(over)}
+        told = ", ".join(f"{k} {n}" for k, n in sorted(errors.items(), key=lambda i: -i[1])[:3])
         found = found._replace(answer=f"{found.answer.rstrip('.')}{f' ({told})' if told else ''}.")
         produced = frozenset(chain(*(PRODUCES.get(f.cause or "", ()) for f in roots)))
         named = sum(n for kind, n in kinds.items() if f"log:{kind}" in produced and f"log:{kind}" not in GENERAL)
