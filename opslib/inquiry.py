@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BACK = timedelta(minutes=5)  # What is the matter now is read from so far back.
 FLAPS_BACK = timedelta(minutes=10)  # One that fails one look in twenty must be seen to fail twice.
+RESTARTS_BACK = timedelta(hours=1)
 LATELY_MINUTES = 2  # A page whose requests failed in none of so many minutes has recovered.
 LONG = 10.0  # So many times longer than we need for an answer is long.
 GENERAL = frozenset({"log:other_error", "log:access_5xx"})  # Kinds of errors that say nothing of their cause.
@@ -279,12 +280,15 @@ class Inquiry:
         question, at = "Was the app's server started anew?", self.probed.restarts(self.lately)
         if not self.probed.seen("process", "app") and not self.probed.seen("health", "app"):
             return Found(question, "nobody looks at it.", None, "app")
-        return Found(question, f"yes, at {clock.instant(at[-1]).astimezone(text.NEW_YORK):%H:%M:%S} New York." if at else "no.", "app_restarted" if at else "", "app", since_us=at[-1] if at else None)
+        before = at or self.probed.restarts(Window.before(self.view.window.end, RESTARTS_BACK))
+        when = f"at {clock.instant(before[-1]).astimezone(text.NEW_YORK):%H:%M:%S} New York" if before else ""
+        told = f"yes, {when}." if at else f"not in the last {text.duration(BACK.total_seconds())}; it was {when}." if before else "no."
+        return Found(question, told, "app_restarted" if at else "", "app", since_us=at[-1] if at else None)
 
     def slow(self) -> Found:
-        """Whether one in twenty of the app's answers took too long, or did not come; of fewer than the rule's least count nothing is said."""
+        """Whether one in twenty of the app's answers took longer than is critical, or did not come; of fewer than the rule's least count nothing is said."""
         question, rule = "Is the app's server quick?", self.view.rules.rules.get("app_response_time") or self.view.rules["response_time"]
-        limit, seconds = float(dict(rule.ladder)["warning"]), self.probed.seconds("app", self.lately)
+        limit, seconds = float(dict(rule.ladder)["critical"]), self.probed.seconds("app", self.lately)
         late = sum(s.outcome == "timeout" for s in self._looks("health", "app", self.lately))
         if not seconds or len(seconds) + late < rule.min_count:
             return Found(question, f"too few probes to tell ({len(seconds) + late} of {rule.min_count})." if seconds or late else "not measured.", None, "app")

@@ -264,6 +264,19 @@ def test_slow_needs_its_least_count() -> None:
     assert diagnose(view(but(series("health", "app", since=20, seconds=3.0, value=lambda ago: 90_000 - ago)))).cause == "app_slow"
 
 
+def test_what_nobody_is_notified_of_is_no_cause() -> None:
+    """Answers of 0.7 s are slower than usual and not critical: shown, and no cause beside another."""
+    late = series("health", "app", since=290, seconds=0.7, value=lambda ago: 90_000 - ago)
+    found = diagnose(view(but(late, series("liveness", "massive", "auth_401", since=60))))
+    assert named(found) == {("provider_auth", "massive")} and "p95 0.70 s" in said(found, "Is the app's server quick?").answer, repr(found)
+
+
+def test_an_earlier_restart_is_said() -> None:
+    """A restart a quarter of an hour ago is no cause any more, and the answer does not say that there was none."""
+    found = diagnose(view(but(series("health", "app", since=900, seconds=0.02, value=lambda ago: 900 - ago, skew_s=0.0))))
+    assert found.cause == NONE and said(found, "Was the app's server started anew?").answer == "not in the last 5 min; it was at 10:45:00 New York.", repr(found)
+
+
 def test_one_probe_of_the_socket_is_not_enough() -> None:
     """A socket that one probe found closed determines nothing, two do; a page that lost its own for less than the rule holds neither."""
     assert diagnose(view(but(series("socket", "app", "closed", since=0, code=1006)))).cause == "none"
