@@ -55,7 +55,7 @@ PRODUCES: dict[str, frozenset[str]] = {
     "our_timeout_too_short": frozenset({"log:timeout"}) | _REQUESTS_FAIL, "app_down": _APP_GONE, "app_restarted": _APP_GONE - {"app_restarted"},
     "app_slow": frozenset({"page:availability", "page:errors", "socket:timeout", "socket:upgrade", "socket:no_token", "dashboard_slow", "log:timeout", "log:other_error", "log:access_5xx"}),
     "socket_closed": _SOCKET, "socket_silent": _SOCKET, "socket_auth": _SOCKET | {"log:auth"}, "socket_blocked": _SOCKET, "greeks_missing": frozenset({"page:greeks"}),
-    "market_closed": frozenset({"stale", "chain:stale", "socket:silent", "socket:renewed", "page:silence", "dashboard_slow"}), "monitor_down": frozenset(), "clock_skew": frozenset({"stale", "chain:stale"}),
+    "market_closed": frozenset({"stale", "chain:stale", "socket:silent", "socket:renewed", "page:silence", "dashboard_slow"}), "monitor_down": frozenset({"app_slow", "latency"}), "clock_skew": frozenset({"stale", "chain:stale"}),
 }  # fmt: skip
 OF_LOG = {"timeout": "provider_timeout", "dns": "provider_dns", "refused": "provider_refused", "tls": "provider_tls", "rate_limit": "provider_rate_limited", "auth": "provider_auth"}
 # The cause of an alert of which nothing more was found out; of every other rule the cause is then undetermined.

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 
 BACK = timedelta(minutes=5)  # What is the matter now is read from so far back.
 FLAPS_BACK = timedelta(minutes=10)  # One that fails one look in twenty must be seen to fail twice.
+RESTARTS_BACK = timedelta(hours=1)
 LATELY_MINUTES = 2  # A page whose requests failed in none of so many minutes has recovered.
 LONG = 10.0  # So many times longer than we need for an answer is long.
 GENERAL = frozenset({"log:other_error", "log:access_5xx"})  # Kinds of errors that say nothing of their cause.
 LOGS_GENERALLY = ("provider_wrong_content", "provider_empty", "provider_intermittent", "our_network", "app_down", "app_restarted", "app_slow")  # Their errors are of general kinds.
+POSTED_WITHIN_US = 10_000_000  # A post may count requests of so long before it.
+UNSERVED = ("provider_5xx", "provider_timeout", "provider_refused", "provider_dns", "provider_tls")  # Of these no request succeeds.
 PROBES = ("liveness", "data", "options")  # Of a provider: whether it is there, gives new data, and what its plan covers.
 PROVIDER_CAUSES = tuple(dict.fromkeys((*OF_OUTCOME.values(), "provider_intermittent")))
 # Of each question that names none itself: whose answer it is, and which causes it excludes where it found no fault.
@@ -199,7 +202,8 @@ class Inquiry:
             answer = f"some of the time{', in spells' if spells else ''}: of {len(looks)} looks in {text.duration(FLAPS_BACK.total_seconds())} {sum(bad.values())} failed ({told})."
             return [well._replace(answer=answer, cause=cause, agree=agree, symptoms=frozenset(bad), since_us=min(s.ts_us for s in looks if not OUTCOMES[s.outcome].usable)), *by_page]
         if confirmed:
-            return [self._steadily(well, steady, stands, bad), *by_page]
+            found = self._steadily(well, steady, stands, bad)
+            return [found, *(self._held_against(answer, found) for answer in by_page)]
         if steady:
             return [well._replace(answer=f"not at the last probe: {OUTCOMES[steady[0].outcome].words}. One probe is not enough to tell.", cause=None), *by_page]
         if bad and page_fails:
@@ -210,6 +214,14 @@ class Inquiry:
         seconds = [s.seconds for s in stands if s.seconds is not None]
         excluded = PROVIDER_CAUSES if page is None or page.cause != "provider_intermittent" else tuple(c for c in PROVIDER_CAUSES if c != "provider_intermittent")
         return [well._replace(answer=f"yes{f', in {max(seconds):.2f} s' if seconds else ''}.", excludes=(*well.excludes, *excluded)), *by_page]
+
+    def _held_against(self, page: Found, ours: Found) -> Found:
+        """The page's answer, as evidence against ours where its requests went on to succeed, and none failed, since our probes began to fail."""
+        since = Window(clock.instant(min(self.at_us, (ours.since_us or self.at_us) + POSTED_WITHIN_US)), self.view.window.end)
+        served, failed = (self.view.tape.rise(f"{ours.subject}_{how}", since) or 0 for how in ("successes", "failures"))
+        if page.cause or failed or served < self.least:
+            return page
+        return page._replace(answer=f"yes: {served} since our own probes began to fail, and none failed.", excludes=(*UNSERVED, "both_providers_down"))
 
     def _apart(self, outcome: str, runs: list[list[Sample]], looks: list[Sample]) -> bool:
         """Whether one kind of probe fails each time, in a way that those which come and go do not."""
@@ -280,12 +292,15 @@ class Inquiry:
         question, at = "Was the app's server started anew?", self.probed.restarts(self.lately)
         if not self.probed.seen("process", "app") and not self.probed.seen("health", "app"):
             return Found(question, "nobody looks at it.", None, "app")
-        return Found(question, f"yes, at {clock.instant(at[-1]).astimezone(text.NEW_YORK):%H:%M:%S} New York." if at else "no.", "app_restarted" if at else "", "app", since_us=at[-1] if at else None)
+        before = at or self.probed.restarts(Window.before(self.view.window.end, RESTARTS_BACK))
+        when = f"at {clock.instant(before[-1]).astimezone(text.NEW_YORK):%H:%M:%S} New York" if before else ""
+        told = f"yes, {when}." if at else f"not in the last {text.duration(BACK.total_seconds())}; it was {when}." if before else "no."
+        return Found(question, told, "app_restarted" if at else "", "app", since_us=at[-1] if at else None)
 
     def slow(self) -> Found:
-        """Whether one in twenty of the app's answers took too long, or did not come; of fewer than the rule's least count nothing is said."""
+        """Whether one in twenty of the app's answers took longer than is critical, or did not come; of fewer than the rule's least count nothing is said."""
         question, rule = "Is the app's server quick?", self.view.rules.rules.get("app_response_time") or self.view.rules["response_time"]
-        limit, seconds = float(dict(rule.ladder)["warning"]), self.probed.seconds("app", self.lately)
+        limit, seconds = float(dict(rule.ladder)["critical"]), self.probed.seconds("app", self.lately)
         late = sum(s.outcome == "timeout" for s in self._looks("health", "app", self.lately))
         if not seconds or len(seconds) + late < rule.min_count:
             return Found(question, f"too few probes to tell ({len(seconds) + late} of {rule.min_count})." if seconds or late else "not measured.", None, "app")

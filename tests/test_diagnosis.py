@@ -109,6 +109,17 @@ def test_a_page_that_fails_while_our_probes_are_answered_is_named() -> None:
     assert (logged.cause, logged.subject) == ("provider_auth", "massive") and 0 < logged.confidence < 0.6 and said(logged, "Do the app's own requests of massive succeed?").source == "logs", repr(logged)
 
 
+@pytest.mark.parametrize("subjects", [("massive",), ("massive", "tradier")])
+def test_our_probes_that_fail_while_the_page_s_requests_succeed(subjects: tuple[str, ...]) -> None:
+    """Our probes have timed out for two minutes, and the page's requests went on to succeed: a contradiction, so half as sure as where they ceased."""
+    out = but(*(series("liveness", s, "timeout", since=120) for s in subjects))
+    silent = posted(lambda ago: dict.fromkeys([f"{s}_{how}" for s in subjects for how in ("requests", "successes")], 0) if ago < 125 else {})
+    found, sure = diagnose(view(out)), diagnose(view(out, silent))
+    assert found.cause == sure.cause in ("provider_timeout", "both_providers_down") and sure.confidence > 0.9, repr(sure)
+    assert found.confidence == pytest.approx(sure.confidence / 2, abs=0.01), repr(found)
+    assert found.cause in said(found, "Do the app's own requests of massive succeed?").contradicts
+
+
 def test_after_a_recovery_nobody_is_blamed_anew() -> None:
     """Massive was out and has answered for three minutes, page and probes alike: the answer is that outage, and not the page's requests."""
     over = but(series("liveness", "massive", "server_5xx", since=420, until=185), series("data", "massive", "server_5xx", since=420, until=185))
@@ -262,6 +273,19 @@ def test_slow_needs_its_least_count() -> None:
     found = diagnose(view(few))
     assert found.cause == "none" and "too few probes to tell (5 of 20)" in said(found, "Is the app's server quick?").answer, repr(found)
     assert diagnose(view(but(series("health", "app", since=20, seconds=3.0, value=lambda ago: 90_000 - ago)))).cause == "app_slow"
+
+
+def test_what_nobody_is_notified_of_is_no_cause() -> None:
+    """Answers of 0.7 s are slower than usual and not critical: shown, and no cause beside another."""
+    late = series("health", "app", since=290, seconds=0.7, value=lambda ago: 90_000 - ago)
+    found = diagnose(view(but(late, series("liveness", "massive", "auth_401", since=60))))
+    assert named(found) == {("provider_auth", "massive")} and "p95 0.70 s" in said(found, "Is the app's server quick?").answer, repr(found)
+
+
+def test_an_earlier_restart_is_said() -> None:
+    """A restart a quarter of an hour ago is no cause any more, and the answer does not say that there was none."""
+    found = diagnose(view(but(series("health", "app", since=900, seconds=0.02, value=lambda ago: 900 - ago, skew_s=0.0))))
+    assert found.cause == NONE and said(found, "Was the app's server started anew?").answer == "not in the last 5 min; it was at 10:45:00 New York.", repr(found)
 
 
 def test_one_probe_of_the_socket_is_not_enough() -> None:
