@@ -10,7 +10,6 @@ never again, until somebody refreshes it.
 import asyncio
 import functools
 import json
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -46,7 +45,6 @@ class Stream:
         self._subscribed_s: float | None = None
         self._subscribed: set[str] = set()
         self._losses = 0
-        self.open_since: Callable[[datetime], datetime | None] = clock.open_since
         self.topics: tuple[str, ...] = ()  # What to subscribe to, once something is known to be traded.
 
     def _now_s(self) -> float:
@@ -165,14 +163,14 @@ class Stream:
         now = self._prober.now()
         if outcome == "ok" and self._silent(now):
             outcome = "silent"
-        elif outcome == "ok" and self._old_s is not None and self._old_s > self._limits.stale_after_s + self._limits.delayed_by_s and self.open_since(now) is not None:
+        elif outcome == "ok" and self._old_s is not None and self._old_s > self._limits.stale_after_s + self._limits.delayed_by_s and clock.open_since(now) is not None:
             outcome, detail["why"] = "stale", f"what it says is {self._old_s / 60:.0f} min old"
         told = self._prober.settings.redact(json.dumps(detail, sort_keys=True))
         return [Sample(clock.micros(now), "socket", "app", outcome, seconds, None if age_s is None else round(age_s, 1), detail=told)]
 
     def _silent(self, now: datetime) -> bool:
         """Has an open socket said nothing for too long, though the market is open and it was asked to?"""
-        if self.open_since(now) is None or self._subscribed_s is None:
+        if clock.open_since(now) is None or self._subscribed_s is None:
             return False
         return self._now_s() - max(self._subscribed_s, self._heard_s or 0.0) > self._limits.silent_after_s
 
