@@ -7,10 +7,12 @@ the last that was kept, with what was known then, so that nobody can tell from t
 """
 
 import asyncio
+import json
 import secrets
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -20,7 +22,7 @@ from opslib.errors import StoreError
 from opslib.notify import Notifier
 from opslib.page import SECOND
 from opslib.record import Record, Turn
-from opslib.rounds import Rounds
+from opslib.rounds import SLEPT_S, Rounds
 from opslib.probed import Probed
 from opslib.rules import SENT, Rules
 from opslib.samples import Samples
@@ -120,11 +122,29 @@ class Collector:
             return None
         return {"fired": "firing", "rose": "firing", "released": "firing", "fell": "resolved", "resolved": "resolved", "ended": "resolved"}.get(t.kind)
 
+    def _tell_jump(self, before_s: float | None) -> float:
+        """
+        Keep a beat that says so where our own clock was set forward, or the machine slept, since the last time.
+
+        The prober says the same with its next beat; the instants between must not be judged before that is known.
+        """
+        now = self.now()
+        drift_s = now.timestamp() - time.monotonic() * clock.speed()
+        stepped_s = 0.0 if before_s is None else drift_s - before_s
+        if stepped_s > SLEPT_S * max(1.0, clock.speed() / 10) and self._watch is not None:
+            samples = Samples(self.record.store, self.settings.app)
+            last = samples.last("beat", clock.micros(now))
+            if last and last.outcome != "stopped":
+                detail = json.dumps({"every_s": last.told()["every_s"], "stepped_s": round(stepped_s, 1)}, sort_keys=True)
+                samples.keep([last._replace(ts_us=clock.micros(now), detail=detail)])
+        return drift_s
+
     def run(self, stop: threading.Event) -> None:
         """Judge every instant as it comes, until stopped; a store that cannot be reached is told and tried again."""
-        told = ""
+        told, drift_s = "", None
         while not stop.is_set():
             try:
+                drift_s = self._tell_jump(drift_s)
                 self.judge()
                 told = ""
             except StoreError as problem:

@@ -184,7 +184,7 @@ class Prober:
         try:
             async with asyncio.timeout(within_s), self._client() as client, client.stream(question.method, question.url, params=question.params or None, headers=dict(question.headers), timeout=timeout) as answer:
                 detail |= {"status": answer.status_code, "first_byte_s": round((loop.time() - began_s) * self.speed, 4)}
-                if question.probe in DATED and not clock.simulated() and (skew_s := _skew_s(answer.headers, asked + (self.now() - asked) / 2)) is not None:
+                if question.probe in DATED and (skew_s := _skew_s(answer.headers, asked + (self.now() - asked) / 2)) is not None:
                     detail["skew_s"] = skew_s
                 if request_id := answer.headers.get("x-request-id"):
                     detail["request_id"] = text.one_line(request_id, 64)
@@ -315,13 +315,19 @@ def _number(told: str | None) -> float | None:
 
 def _skew_s(headers: Any, middle: datetime) -> float | None:
     """By how many seconds a server's clock is ahead of ours by its Date, which has whole seconds; None where it sends none of its own."""
-    if "date" not in headers or "age" in headers:  # An answer out of a cache has the date of the cache's own asking.
+    sent = _sent(headers)
+    return None if sent is None or clock.simulated() else round((sent - middle).total_seconds() + HALF_SECOND_S, 2)
+
+
+def _sent(headers: Any) -> datetime | None:
+    """When an answer was sent, by its own Date; None where it has none, or comes out of a cache, whose date is that of its own asking."""
+    if "date" not in headers or "age" in headers:
         return None
     try:
         sent = parsedate_to_datetime(headers["date"])
     except ValueError:
         return None
-    return None if sent.tzinfo is None else round((sent - middle).total_seconds() + HALF_SECOND_S, 2)
+    return sent if sent.tzinfo else None
 
 
 def _quota(headers: Any, now: datetime) -> tuple[dict[str, Any], float | None]:
@@ -331,7 +337,7 @@ def _quota(headers: Any, now: datetime) -> tuple[dict[str, Any], float | None]:
     wait_s = _asked_to_wait(headers.get("retry-after"), headers.get("date"), now)
     expiry_ms = _number(headers.get("x-ratelimit-expiry"))
     if wait_s is None and left == 0 and expiry_ms is not None:
-        wait_s = min(60.0, max(0.0, expiry_ms / 1000 - now.timestamp()))
+        wait_s = min(60.0, max(0.0, expiry_ms / 1000 - (_sent(headers) or now).timestamp()))  # By the sender's own clock, where it tells it.
     return told, wait_s
 
 

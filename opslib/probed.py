@@ -75,15 +75,19 @@ class _Beats(_Line):
     def __init__(self) -> None:
         super().__init__()
         self._covered: list[int] = []
+        self.set_us: list[int] = []  # The beats before which our own clock was set forward, or the machine slept.
 
     def add(self, sample: Sample) -> None:
         super().add(sample)
+        if '"stepped_s"' in sample.detail and sample.told()["stepped_s"] > 0:
+            insort(self.set_us, sample.ts_us)
         if self.samples[-1] is not sample:
             self._covered = []  # One that came late: all after it is counted anew.
 
     def forget(self, before_us: int) -> None:
         super().forget(before_us)
         self._covered = []
+        del self.set_us[: bisect_left(self.set_us, before_us)]
 
     def every_us(self, i: int) -> int:
         """How long after a beat is the next one due?"""
@@ -436,9 +440,20 @@ class Probed:
         """Which providers say something of the market at an instant."""
         return [subject for subject in ("massive", "tradier") if (sample := self.now("liveness", subject, at_us)) is not None and _market(sample)]
 
+    def jumped(self, at_us: int) -> bool:
+        """Whether our own clock jumped over an instant, so that nothing can have been observed at it."""
+        i = bisect_right(self._beats.times, at_us)
+        return 0 < i < len(self._beats.times) and self._beats.times[i] in self._beats.set_us and self._beats.times[i - 1] < at_us
+
     def open_since(self, at_us: int) -> datetime | None:
-        """Since when the market is open at an instant: by the calendar, and by what the providers say. None while it is closed."""
+        """
+        Since when the market is open at an instant: by the calendar, and by what the providers say. None while it is closed.
+
+        What our own clock jumped over is no time that anybody was silent or late in, so it counts from there on.
+        """
         opened = clock.open_since(clock.instant(at_us))
+        if opened is not None and (i := bisect_right(self._beats.set_us, at_us)):
+            opened = max(opened, clock.instant(self._beats.set_us[i - 1]))
         if opened is None or not self._closed_us:
             return opened
         if self.market_shut(at_us):

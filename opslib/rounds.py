@@ -67,8 +67,8 @@ class Rounds:
         self.prober = Prober(settings, now, speed, chance)
         self.speed = self.prober.speed
         self.samples = Samples(store, settings.app)
-        self.stream = Stream(self.prober, rules.probes) if settings.app_ws_url else None
         self._outside = Probed(settings.fallback)  # What the latest answers say of the time and of the market.
+        self.stream = self._dialled() if settings.app_ws_url else None
         self._log: Log | None = None
         self._judge = ThreadPoolExecutor(1, "judge")  # One after the other in one thread: each thread that judges a chain keeps megabytes of its own.
         self._waiting: deque[Sample] = deque()
@@ -109,7 +109,7 @@ class Rounds:
 
     async def once(self, only: Callable[[str], bool] = lambda name: True) -> list[Sample]:
         """Each look once, all at the same time: what they saw, not kept. The socket is opened for it and closed again."""
-        stream = Stream(self.prober, self.rules.probes) if self.stream and only("socket") else None
+        stream = self._dialled() if self.stream and only("socket") else None
         if stream and self.stream:
             stream.contracts = self.stream.contracts
         streaming = asyncio.create_task(stream.run()) if stream else None
@@ -120,6 +120,12 @@ class Rounds:
         finally:
             await _ended(streaming)
         return [sample for samples in found for sample in samples]
+
+    def _dialled(self) -> Stream:
+        """A connection to the socket that expects messages while the market is open, also by what the providers say."""
+        stream = Stream(self.prober, self.rules.probes)
+        stream.open_since = lambda at: self._outside.open_since(clock.micros(at))
+        return stream
 
     async def _settled(self, stream: Stream) -> list[Sample]:
         """What the socket says once it is open, or could not be opened."""

@@ -110,7 +110,7 @@ class Watch:
                 self._fetch_filed(upto_us, clock.micros(session.closes))
                 for at_us in open_instants:
                     self._feed(at_us)
-                    yield at_us, judged_at(at_us, self.alerts, self._tape, self.rules, self._probed if self._probed.any else None, self._realised)
+                    yield at_us, [] if self._beats.jumped(at_us) else judged_at(at_us, self.alerts, self._tape, self.rules, self._probed if self._probed.any else None, self._realised)
             if after is not None:
                 yield after, self.alerts.close(after)
 
@@ -132,6 +132,7 @@ class Watch:
         self._unseen: deque[tuple[int, Sample]] = deque()
         beat = self._samples.last("beat", self._sampled_us, clock.micros(self._session.opens) if self.live else self.known_at_us)
         self._probed.add([beat] if beat else [])
+        self._beats = Probed(samples=[beat] if beat else [])  # As soon as they are known, so that what our clock jumped over is.
 
     def _fetch_probed(self, upto_us: int, closes_us: int) -> None:
         """Read what our own looks have seen since the last time, and let go of what no rule looks back to."""
@@ -141,6 +142,7 @@ class Watch:
             until_us = min(upto_us, closes_us)
             found = self._samples.between(self._sampled_us, until_us, self.known_at_us)
             self._sampled_us = max(self._sampled_us, until_us)
+        self._beats.add(sample for sample in found if sample.probe == "beat")
         self._unseen = deque(sorted([*self._unseen, *((self._counts_from(sample), sample) for sample in found)], key=lambda w: w[0]))
 
     def _fetch_filed(self, upto_us: int, closes_us: int) -> None:
@@ -231,7 +233,7 @@ def on(tape: Tape, rules: Rules, since_us: int, upto_us: int, probed: Probed | N
     found, alerts, realised = [], Alerts(rules), Realised(rules)
     realised.add(filed, lambda row: row.ts_us)
     for _, open_instants, after in sessions(since_us, upto_us):
-        for at_us in open_instants:
+        for at_us in (instant for instant in open_instants if probed is None or not probed.jumped(instant)):
             found += judged_at(at_us, alerts, tape, rules, probed, realised)
         found += alerts.close(after) if after else []
     return found

@@ -1,14 +1,19 @@
 """Clocks that disagree: whose is off is said, and no data is called old for it; each party, both directions, and all together."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import looks
 import pytest
-from outside import BEGINS, RULES, Outside, seen
+from chains import AT as CHAIN_AT
+from chains import healthy
+from outside import BEGINS, RULES, Outside, probing, seen
+from test_chain import massive
 
 from opslib.clock import Window
+from opslib.demo.wire import Answer, as_json
 from opslib.diagnosis import diagnose
 from opslib.panels import View
 from opslib.probed import Probed
@@ -89,6 +94,38 @@ def test_few_clocks(tmp_path: Path, parties: tuple[str, ...], page_ahead_s: floa
     words = [s.words for s in shown.sights if "clock" in s.words] if parties else []
     assert [found.cause, found.subject] == ["clock_skew", *expected]
     assert (found.confidence > 0.5) is sure and all(("too few clocks are known" in w) is not sure for w in words)
+
+
+@pytest.mark.parametrize("ours_s", [2400.0, 0.0, -2400.0])
+def test_the_quotes_of_a_chain_are_dated_by_the_right_clock(tmp_path: Path, ours_s: float) -> None:
+    """A fresh chain is fresh, whether our own clock is right, 40 minutes fast or 40 minutes slow."""
+    pages = massive(healthy())
+    payload = {**pages[0], "results": pages[0]["results"] + pages[1]["results"]}
+
+    async def go() -> Sample:
+        outside = Outside()
+        outside.at = CHAIN_AT + timedelta(seconds=ours_s)
+        outside.ahead_s = dict.fromkeys(outside.ahead_s, -ours_s)
+        outside.data_ahead_s = dict.fromkeys(outside.data_ahead_s, -ours_s)
+        async with probing(tmp_path, outside) as rounds:
+            await rounds.once(lambda name: name.startswith(("liveness", "health")))
+            outside.refuses = lambda request: as_json({**payload, "next_url": None})
+            (sample,) = await rounds.fetch_chain("SPY")
+            return sample
+
+    told = asyncio.run(go()).told()
+    assert told["core"] > 150 and told["faults"].get("stale", 0) == 0 and told["flagged"] == 0
+
+
+@pytest.mark.parametrize(("headers", "skew_s"), [({"Date": "Tue, 10 Mar 2026 15:10:00 GMT"}, 600.5), ({"Date": "Tue, 10 Mar 2026 15:10:00 GMT", "Age": "30"}, None), ({"Date": "soon"}, None), ({}, None)])
+def test_a_clock_is_read_from_the_date_of_an_answer(tmp_path: Path, headers: dict[str, str], skew_s: float | None) -> None:
+    """An answer that states no time of its own, an error too, has a Date: a whole second, so half of one is added; a cache's says nothing."""
+    outside = Outside()
+    outside.refuses = lambda request: Answer(503, b"no", "text/plain", headers)
+    outside.at = BEGINS - timedelta(seconds=20)
+    samples = seen(tmp_path, outside, 20, ("massive",))
+    probed = Probed("tradier", samples)
+    assert outside.at == BEGINS and probed.skew_s("massive", round(BEGINS.timestamp() * 1e6)) == skew_s
 
 
 def test_a_clock_that_was_set_is_seen_within_a_minute() -> None:

@@ -1,0 +1,88 @@
+"""Our own clock is set forward while the collector runs: what it jumps over was never observed, and nobody was silent in it."""
+
+import json
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import looks
+import pytest
+from outside import RULES
+
+from opslib import settings, watch
+from opslib.collect import Collector
+from opslib.probed import Probed
+from opslib.record import COLUMNS
+from opslib.samples import Sample, Samples
+from opslib.store import Store
+
+JUMPS_AT_S, BY_S, ENDS_S = 600, 600, 1500
+
+
+def beat(seconds: float, stepped_s: float | None = None) -> Sample:
+    return Sample(looks.us(seconds), "beat", "collector", "ok", None, 50.0, detail=json.dumps({"every_s": 5.0} | ({} if stepped_s is None else {"stepped_s": stepped_s})))
+
+
+def lived() -> tuple[list[Sample], list[looks.Look]]:
+    """Beats and posts each five seconds by our clock, which jumps by ten minutes."""
+    page, seconds = looks.PageOf(-600), [*range(0, JUMPS_AT_S + 1, 5), *range(JUMPS_AT_S + BY_S + 5, ENDS_S + BY_S, 5)]
+    beats = [beat(s, float(BY_S) if s == JUMPS_AT_S + BY_S + 5 else None) for s in seconds]
+    return beats, [page.add(massive_requests=1, tradier_requests=1, validations=1).look(s) for s in seconds]
+
+
+def risen(beats: list[Sample], posts: list[looks.Look]) -> set[str]:
+    found = watch.on(looks.tape(posts), RULES, looks.us(0), looks.us(ENDS_S + BY_S - 5), Probed("tradier", beats))
+    return {t.rule for t in found if t.kind in ("fired", "rose")}
+
+
+def test_a_jump_is_no_outage() -> None:
+    """No beat is missed and no page was silent in what our clock jumped over; without that word it would be both."""
+    beats, posts = lived()
+    assert risen(beats, posts) == set()
+    assert {"heartbeat", "silence"} <= risen([b._replace(detail='{"every_s": 5.0}') for b in beats], posts)
+
+
+def test_silence_after_it_is_silence() -> None:
+    """A page that never comes back after the jump is silent since the jump."""
+    beats, posts = lived()
+    assert "silence" in risen(beats, [p for p in posts if p.ts_us <= looks.us(JUMPS_AT_S)])
+
+
+def test_which_instants_it_jumped_over() -> None:
+    """Those between the two beats, and no other; a clock that was set back jumped over none."""
+    probed = Probed("tradier", [beat(0), beat(5), beat(605, 595.0), beat(610), beat(615, -30.0), beat(620)])
+    assert [probed.jumped(looks.us(s)) for s in (-5, 0, 3, 5, 6, 300, 604, 605, 608, 612, 617)] == [False, False, False, False, True, True, True, False, False, False, False]
+    assert [probed.open_since(looks.us(s)) for s in (3, 300, 610, 619)] == [looks.OPENS, looks.OPENS, looks.at(605), looks.at(605)]
+
+
+@pytest.mark.parametrize("jumps", [True, False])
+def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool) -> None:
+    """A judge whose clock jumps keeps a beat that says so, and judges no instant between; one whose beats simply stop misses them."""
+    instant = [looks.at(0)]
+
+    class Stop(threading.Event):
+        """Lets five seconds pass at each turn of the judge, by its clock; ten minutes at one of them."""
+
+        turns = 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.turns += 1
+            # The real time that passes is none, so what passes by this clock is what `_tell_jump` sees as a jump.
+            instant[0] += timedelta(seconds=600 if self.turns == 60 else 1)
+            known = instant[0]
+            if jumps or self.turns != 60:
+                samples.keep([Sample(round(known.timestamp() * 1e6), "beat", "collector", "ok", None, 50.0, detail='{"every_s": 1.0}')])
+            if self.turns > 80:
+                self.set()
+            return self.is_set()
+
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
+    samples = Samples(store, "desk")
+    samples.keep([beat(0)])
+    judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
+    if not jumps:
+        judge._tell_jump = lambda before_s: 0.0  # type: ignore[method-assign]
+    judge.run(Stop())
+    risen = {dict(zip(COLUMNS, row, strict=True))["kind"] for row in judge.record.transitions(2**62)}
+    told = [s.told().get("stepped_s") for s in samples.between(0, 2**62) if "stepped_s" in s.detail]
+    assert ("fired" in risen) is (not jumps) and (max(told, default=0.0) > 590) is jumps
