@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opslib import attribution, clock, measures, text
+from opslib import app_state, attribution, clock, measures, text
 from opslib.causes import OF_OUTCOME, OF_SOCKET, UNDETERMINED
 from opslib.clock import Window
 from opslib.outcome import OUTCOMES
@@ -255,12 +255,12 @@ class Inquiry:
             told = {None: "nobody looks at it, and the page says nothing.", True: "yes, the page says.", False: "no, the page says."}[down]
             upstream = self.probed.now("upstream", "app", self.at_us)
             if upstream is not None and self.probed.told(upstream)["state"] in NOT_SERVED and (upstream.value or 0) > 0 and clock.open_since(self.view.window.end) is not None:
-                return Found(question, f"no: {self.probed.upstream(self.at_us)}, with {upstream.value:.0f} clients connected to it.", "socket_silent", "app", 0.7)
+                return Found(question, f"no: {app_state.upstream(self.probed, self.at_us)}, with {upstream.value:.0f} clients connected to it.", "socket_silent", "app", 0.7)
             return Found(question, told, {None: None, True: "", False: "socket_closed"}[down], "app", 0.7)
         if OUTCOMES[last.outcome].usable:
             lost = down is False
             return Found(question, "yes, for us; the page's own is closed, and comes back only when it is refreshed." if lost else "yes.", "socket_closed" if lost else "", "app", 0.8 if lost else 1.0)
-        told, note = self.probed.told(last), self.probed.socket_note(self.at_us)
+        told, note = self.probed.told(last), app_state.socket_note(self.probed, self.at_us)
         code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
         cause = "socket_auth" if told.get("why") == NO_TOKEN else OF_SOCKET.get(last.outcome, UNDETERMINED)
         looks = [s for s in self.probed.within("socket", "app", self.lately) if not OUTCOMES[s.outcome].usable]

@@ -19,12 +19,13 @@ from functools import partial
 from typing import Any
 
 from opslib import bands, clock, fetch, host, providers, text
+from opslib.app_state import is_down
 from opslib.errors import OpsError, StoreError
 from opslib.logs import Log
 from opslib.logs import read as read_log
 from opslib.outcome import OUTCOMES
 from opslib.probe import Prober, Question
-from opslib.probed import FOLLOW_UP, is_down
+from opslib.probed import FOLLOW_UP
 from opslib.rules import Rules
 from opslib.samples import Sample, Samples
 from opslib.settings import Settings

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from servers import free_port
 
-from opslib import clock, measures, rules, settings, watch
+from opslib import app_state, clock, measures, rules, settings, watch
 from opslib.probed import Probed
 from opslib.rises import read
 from opslib.rounds import Rounds
@@ -31,11 +31,16 @@ GROUP_WAIT_S = Staff.__dataclass_fields__["group_wait"].default.total_seconds()
 TO_NOTIFY_S = watch.SETTLE_US / 1e6 + GROUP_WAIT_S + 2
 
 SERVER = """
-import http.server, json, sys, time
+import datetime, http.server, json, sys, time
+
+since_s, speed = float(sys.argv[2]), float(sys.argv[3])  # The world's time: since when it runs, by the machine's clock, and how fast.
+
+started_s = time.monotonic()
 
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = json.dumps({"status": "ok", "uptime": time.monotonic(), "timestamp": "2026-03-10T15:00:00Z"}).encode()
+        now = datetime.datetime.fromisoformat(sys.argv[4]) + datetime.timedelta(seconds=(time.monotonic() - since_s) * speed)
+        body = json.dumps({"status": "ok", "uptime": time.monotonic() - started_s, "timestamp": now.isoformat()}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -84,7 +89,7 @@ FIGURES: dict[str, tuple[list[Sample], float, float | None]] = {
 def test_for_how_long_it_is_shown_to_be_down(case: str) -> None:
     """Each figure worked out by hand."""
     samples, when, expected = FIGURES[case]
-    assert Probed(samples=samples).app_down_s(us(when)) == (None if expected is None else pytest.approx(expected))
+    assert app_state.down_s(Probed(samples=samples), us(when)) == (None if expected is None else pytest.approx(expected))
 
 
 def test_follow_ups_change_no_rate() -> None:
@@ -167,7 +172,7 @@ class World:
 
     async def start(self) -> None:
         """Start the server, and wait until it answers."""
-        self.server = subprocess.Popen([sys.executable, "-c", SERVER, str(self.port)])
+        self.server = subprocess.Popen([sys.executable, "-c", SERVER, str(self.port), str(self.since), str(SPEED), OPEN.isoformat()])
         for _ in range(1000):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
