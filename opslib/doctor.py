@@ -52,7 +52,7 @@ REFUSED_WITHIN = timedelta(hours=24)
 _TOKEN = {"massive": "OPS_MASSIVE_TOKEN", "tradier": "OPS_TRADIER_TOKEN"}
 _ASKED = {
     "liveness": "is it there (market clock)", "data": "may we have option data, and is it new", "health": "is its server there (/api/health)", "metrics": "does it say that it is monitored (/api/metrics)",
-    "socket": "does its WebSocket open and answer", "log": "can its log be read", "process": "is its process alive", "chain": "can a whole chain be fetched",
+    "upstream": "what does it say of the socket behind its own (/api/ws-health)", "socket": "does its WebSocket open and answer", "log": "can its log be read", "process": "is its process alive", "chain": "can a whole chain be fetched",
 }  # fmt: skip
 
 
@@ -281,6 +281,8 @@ def _seen(sample: Sample) -> str:
             return f"answers{took}, newest of it {text.duration(sample.value)} old" if sample.value is not None else f"answers{took}; {told.get('why', 'no time on it')}"
         case "health":
             return f"answers{took}, up for {text.duration(sample.value or 0)}"
+        case "upstream":
+            return f"answers{took}, says that its upstream is {told['state']}"
         case "socket":
             return f"open, round trip {sample.seconds:.3f} s" if sample.seconds is not None else "open"
         case "log":

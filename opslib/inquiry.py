@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
-from opslib import attribution, clock, findings, indicators, measures, own_inquiry, text
+from opslib import app_state, attribution, clock, findings, indicators, measures, own_inquiry, text
 from opslib.answers import Found
 from opslib.causes import OF_LOG, OF_OUTCOME, OF_RULE, OF_SOCKET, PRODUCES, UNDETERMINED
 from opslib.chain_inquiry import ChainInquiry
@@ -321,7 +321,7 @@ class Inquiry:
         if last is None:
             upstream = self.probed.now("upstream", "app", self.at_us)
             if upstream is not None and self.probed.told(upstream)["state"] in NOT_SERVED and (upstream.value or 0) > 0 and self.probed.open_since(self.at_us) is not None:
-                told = f"no: {self.probed.upstream(self.at_us)}, with {upstream.value:.0f} clients connected to it."
+                told = f"no: {app_state.upstream(self.probed, self.at_us)}, with {upstream.value:.0f} clients connected to it."
                 return [Found(question, told, "socket_silent", "app", 0.7, "probe", upstream.ts_us, symptoms=frozenset({"socket:silent"})), *page]
             return page or [Found(question, "nobody looks at it, and the page says nothing.", None, "app")]
         if OUTCOMES[last.outcome].usable:
@@ -329,7 +329,7 @@ class Inquiry:
         failed = list(takewhile(lambda s: not OUTCOMES[s.outcome].usable, reversed(self.probed.within("socket", "app", self.lately))))
         if len(failed) < self.least and not any(p.cause for p in page):
             return [Found(question, f"it {OUTCOMES[last.outcome].words}, at one probe: not enough to tell.", None, "app"), *page]
-        told, note = self.probed.told(last), self.probed.socket_note(self.at_us)
+        told, note = self.probed.told(last), app_state.socket_note(self.probed, self.at_us)
         code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
         symptom = self._of_socket(last)
         cause = OF_SOCKET.get(symptom, UNDETERMINED)

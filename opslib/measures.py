@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from functools import partial
 
-from opslib import clock
+from opslib import app_state, clock
 from opslib.clock import Window
 from opslib.page import SECOND, Page
 from opslib.probed import Probed
@@ -66,11 +66,11 @@ def _socket(probed: Probed, at_us: int) -> Figure:
     if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
     down_s = probed.socket_down_s(at_us)  # In market hours: what was so before the open counts from the open.
-    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(min(down_s, (at_us - clock.micros(opened)) / SECOND), note=probed.socket_note(at_us))
+    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(min(down_s, (at_us - clock.micros(opened)) / SECOND), note=app_state.socket_note(probed, at_us))
 
 
 def _app_down(probed: Probed, at_us: int) -> Figure:
-    down_s = probed.app_down_s(at_us)
+    down_s = app_state.down_s(probed, at_us)
     return Figure(None, absent="nobody looked lately") if down_s is None else Figure(down_s)
 
 

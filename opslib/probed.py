@@ -35,15 +35,6 @@ class Share(NamedTuple):
     count: int
 
 
-def is_down(sample: Sample) -> bool:
-    """Whether a sample of the app's server shows it down: a request without a usable answer, or a process that is gone."""
-    return not OUTCOMES[sample.outcome].usable and sample.outcome != "absent"
-
-
-def _began_us(sample: Sample) -> int:
-    return sample.ts_us - round((sample.seconds or 0.0) * SECOND)
-
-
 class _Line:
     """The samples of one probe and subject, in order of time."""
 
@@ -286,48 +277,6 @@ class Probed:
         assert since is not None
         heard_us = last.ts_us - round(last.value * SECOND) if last.outcome in ("silent", "renewed") and last.value is not None else since.ts_us
         return max(0.0, (at_us - min(heard_us, since.ts_us)) / SECOND)
-
-    def upstream(self, at_us: int) -> str:
-        """What the app says of the socket behind its own, in words; empty where it says nothing."""
-        last = self.now("upstream", "app", at_us)
-        if last is None:
-            return ""
-        told = self.told(last)
-        error = f" ({told['error']})" if told.get("error") and told["state"] != "connected" else ""
-        return f"the app says that its upstream is {told['state']}{error}"
-
-    def socket_note(self, at_us: int) -> str:
-        """Who is served by the app's WebSocket where not all are, in words; empty where that is not known."""
-        last = self.now("socket", "app", at_us)
-        if last is not None and last.outcome == "renewed":
-            return "old connections are dead, new ones are served: refresh the pages"
-        if last is None or last.outcome != "silent":
-            return ""
-        tried = self.told(last).get("tried", 0)
-        note = f"dead for old and new connections ({tried} tried)" if tried else ""
-        return "; ".join(part for part in (note, self.upstream(at_us)) if part)
-
-    def app_down_s(self, at_us: int) -> float | None:
-        """
-        Seconds for which the app's server is shown to be down, up to its newest probe.
-
-        They run from when the first request without an answer was sent to when the newest was given up, so a restart is
-        never taken for longer than it was. 0 where the newest answer was usable; None where nobody probed lately.
-        """
-        probe = "health" if self.seen("health", "app") else "process"
-        if self.now(probe, "app", at_us) is None:
-            return None
-        lines = [self._line(probe, "app"), self._line(FOLLOW_UP, "app")]
-        upto = [line.samples[: bisect_right(line.times, at_us)] for line in lines]
-        well = [next((s for s in reversed(found) if OUTCOMES[s.outcome].usable), None) for found in upto]
-        # An attempt that began before the newest answer says nothing of the time after it, though it may end later.
-        since_us = max((_began_us(s) for s in well if s), default=0)
-        down = sorted((s for line in lines for s in line.within(since_us, at_us) if is_down(s) and _began_us(s) > since_us), key=_began_us)
-        apart_us = max(FRESH_US, 3 * self._pace_us(lines[0], len(upto[0])))
-        first = len(down) - 1
-        while first > 0 and _began_us(down[first]) - down[first - 1].ts_us <= apart_us:
-            first -= 1
-        return (max(s.ts_us for s in down[first:]) - _began_us(down[first])) / SECOND if down else 0.0
 
     def errors(self, window: Window) -> int | None:
         """How many errors did the app log in a window? None where its log was not read."""

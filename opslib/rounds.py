@@ -20,6 +20,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from opslib import bands, clock, fetch, host, providers, skews, text
+from opslib.app_state import is_down
 from opslib.errors import OpsError, StoreError
 from opslib.lag import Lag
 from opslib.logs import Log
@@ -27,7 +28,7 @@ from opslib.logs import read as read_log
 from opslib.page import SECOND
 from opslib.outcome import OUTCOMES
 from opslib.probe import Prober, Question
-from opslib.probed import FOLLOW_UP, IS_THERE, STARVED, Probed, doubtful, is_down
+from opslib.probed import FOLLOW_UP, IS_THERE, STARVED, Probed, doubtful
 from opslib.providers import Moment
 from opslib.rules import Rules
 from opslib.samples import Sample, Samples

@@ -8,7 +8,7 @@ rule has the verdict; a sight has one of its own only where no limit is needed t
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from opslib import clock, measures, text
+from opslib import app_state, clock, measures, text
 from opslib.clock import Window
 from opslib.outcome import OUTCOMES, PROVIDER, UNCLEAR
 from opslib.own_inquiry import LATELY, parties
@@ -251,7 +251,7 @@ class Sights:
             return [Sight("system", "", f"the app's WebSocket answers us ({_seconds(last.seconds)}{heard}).")]
         code = f" (code {told['code']})" if "code" in told else f" (HTTP {told['status']})" if "status" in told else ""
         silent = f", nothing for {text.duration(last.value)}" if last.outcome == "silent" and last.value is not None else ""
-        note = f": {found}" if (found := self.probed.socket_note(self.at_us)) else ""
+        note = f": {found}" if (found := app_state.socket_note(self.probed, self.at_us)) else ""
         words = {
             "closed": f"is closed on us{code}", "silent": f"is open and silent{silent}{note}", "renewed": f"serves new connections only{note}", "forbidden_403": f"refuses us before it opens{code}: its token",
             "unreachable": "cannot be connected to while the port is blocked, or its network gone", "timeout": str(told.get("why", "is open and answers no ping")).removeprefix("open, and ").replace("no answer to a ping", "is open and answers no ping"),

@@ -74,7 +74,7 @@ def test_a_healthy_world_is_green(world: Lever, tmp_path: Path) -> None:
     seen = examined(tmp_path, world.environ)
     assert (seen.verdict, seen.exit_code) == ("ok", 0), seen
     looked_at = [c.what for c in seen.checks if c.verdict == "ok"]
-    wanted = ("Python", "store", "limits", "clock", "massive: is it there", "massive: may we have option data", "tradier: is it there", "app: is its server there", "WebSocket open", "log be read", "process alive", "SPY: can a whole chain", "clocks against ours")
+    wanted = ("Python", "store", "limits", "clock", "massive: is it there", "massive: may we have option data", "tradier: is it there", "app: is its server there", "socket behind its own", "WebSocket open", "log be read", "process alive", "SPY: can a whole chain", "clocks against ours")
     assert all(any(words in what for what in looked_at) for words in wanted), seen
     assert all(c.seen for c in seen.checks)
 
