@@ -90,7 +90,7 @@ def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
     chronicle = Chronicle(desk.store, desk.settings, RULES)
     chronicle.take_in()
     (incident,) = chronicle.all()
-    opened, first = incident.entries[0], next(e for e in incident.entries if e.kind == "alert" and e.body["kind"] == "fired" and e.body["alert"] == incident.entries[0].body["alert"])
+    opened, first = incident.entries[0], next(e for e in incident.entries if e.kind == "alert" and e.body["severity"] == "notify" and e.body["alert"] == incident.entries[0].body["alert"])
     assert (opened.at_us, opened.body["severity"], opened.body["title"]) == (first.at_us, first.body["severity"], first.body["sentence"])
     assert incident.peak == incident.current == "critical" != opened.body["severity"]
     desk.live(BEGINS_S + 1200)
