@@ -17,7 +17,7 @@ from opslib.snapshot import PROVIDERS
 from opslib.tape import Tape
 from opslib.verdicts import Finding
 
-TIMES = ("websocket_down", "silence", "our_network")  # Rules whose figure is itself the time since when.
+TIMES = ("websocket_down", "silence", "our_network", "app_down")  # Rules whose figure is itself the time since when.
 COUNTED = {"greeks_valid": "greeks_valid", "gamma_zero": "gamma_zero", "delta_out_of_bounds": "delta_out_of_bounds"}
 Event = tuple[int, float, float]  # When, how many were bad, of how many.
 

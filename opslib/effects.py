@@ -9,7 +9,7 @@ from opslib.rules import Rule, Rules
 from opslib.snapshot import PROVIDERS
 
 _PROVIDER = ("availability", "answers", "response_time", "availability_burn", "errors", "silence", "chain_whole")
-_APP = ("app_answers", "app_restarts", "app_response_time", "websocket_down", "websocket_latency", "dashboard_lag", "silence", "errors", "availability", "availability_burn")
+_APP = ("app_down", "app_answers", "app_restarts", "app_response_time", "websocket_down", "websocket_latency", "dashboard_lag", "silence", "errors", "availability", "availability_burn")
 _GREEKS = ("greeks_valid", "gamma_zero", "delta_out_of_bounds", "greeks_units", "greeks_burn")
 _OF_KIND = {"provider_": _PROVIDER, "socket_": ("websocket_down", "websocket_latency", "errors"), "greeks_": _GREEKS, "costs_": ("backtest_variance",)}
 EFFECTS: dict[str, tuple[str, ...]] = {

@@ -105,7 +105,7 @@ def _page_age_s(view: "View") -> float:
 def _greeks(view: "View") -> Thing:
     valid = view.figures["greeks"]["valid_rate"]
     page = next((f.verdict for f in view.findings if f.rule.name == "greeks_valid" and f.source == "page"), "unknown")
-    said = [Said(page == "ok", f"{text.ratio(valid, 1)} valid by {PAGE}", _page_age_s(view))] if valid is not None else []
+    said = [Said(page == "ok", f"{text.ratio(valid, 1)} valid by {PAGE}", _page_age_s(view))] if valid is not None and page != "unknown" else []
     chain = next((f for f in view.findings if f.rule.name == "greeks_valid" and f.source == "chain" and f.figure.value is not None), None)
     if chain is not None and view.probed:
         fetched = [c[-1].ts_us for c in view.probed.chains(view.window.before(view.window.end, CHAIN_LASTS)).values()]

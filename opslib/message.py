@@ -198,7 +198,7 @@ def _for(roles: list[str], staff: Staff) -> str:
     return ", ".join(people(name) for name in roles) or "nobody"
 
 
-_ABOUT = {"websocket_down": "prices", "websocket_latency": "prices", "app_answers": "server", "app_response_time": "server"}
+_ABOUT = {"websocket_down": "prices", "websocket_latency": "prices", "app_down": "server", "app_answers": "server", "app_response_time": "server"}
 _GREEKS = ("greeks_valid", "gamma_zero", "delta_out_of_bounds", "greeks_units", "greeks_burn")
 
 

@@ -317,7 +317,8 @@ class Probed:
         """When was the app's server started anew? By the birth of its process, and by its own uptime that went back."""
         found: list[int] = []
         born = lambda before, now: self.told(now).get("born", 0) - self.told(before).get("born", 0) > BORN_APART_S  # noqa: E731
-        fell = lambda before, now: (now.value or 0.0) < (before.value or 0.0)  # noqa: E731
+        # An uptime that went back to more than the time since is that of another process behind the same address.
+        fell = lambda before, now: (now.value or 0.0) < (before.value or 0.0) and (now.value or 0.0) <= (now.ts_us - before.ts_us) / SECOND + BORN_APART_S  # noqa: E731
         for probe, anew in (("process", born), ("health", fell)):
             line, well = self._line(probe, "app"), lambda s: s.outcome == "ok" and s.value is not None
             first = bisect_right(line.times, window.start_us)

@@ -1,6 +1,11 @@
 """A desk's hour made by hand, sample by sample and post by post, evaluated and notified as a collector does it: no simulator, no network."""
 
+import atexit
+import copy
+import functools
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +22,7 @@ from opslib.store import Post, Store
 
 RULES = rules.load()
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)
-STEP_S, BEGINS_S = 5, 900.0  # Healthy for a quarter of an hour, then the fault.
+STEP_S, AT_ONCE, BEGINS_S = 5, 3, 900.0  # Healthy for a quarter of an hour, then the fault.
 CHAIN = {"contracts": 900, "core": 300, "flagged": 0, "faults": {}, "units": {"gamma": "per_dollar", "theta": "per_day", "vega": "per_point", "iv": "decimal"}, "missing": 0, "gamma_zero": 0, "delta_out_of_bounds": 0, "iv_atm": 0.2, "median_iv": 0.2, "median_theta": -0.05, "median_vega": 0.1, "expires_today": 0}
 
 
@@ -57,10 +62,13 @@ class Desk:
     """One desk from the market's open on; `live` lets seconds go by, `sent` are the messages written, in order."""
 
     def __init__(self, home: Path, fault: Fault, until_s: float = 1e9):
-        self.fault, self.until_s, self.second = fault, until_s, 0.0
+        begun = _healthy() if fault is not healthy else None
+        if begun:
+            shutil.copytree(begun.settings.home, home, dirs_exist_ok=True)
+        self.fault, self.until_s, self.second = fault, until_s, begun.second if begun else 0.0
         self.settings = settings_module.load(home, "desk", {})
         self.store = Store(self.settings.url, lambda: self.now)
-        self.page = PageOf(-600, massive_requests=0)
+        self.page = copy.deepcopy(begun.page) if begun else PageOf(-600)
         self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.now)
         self.staff = Staff({name: Role(name, (), ()) for name in PATH}, {})
         self.notifier = Notifier(self.store, self.settings, RULES, self.staff, lambda: self.now)
@@ -74,8 +82,12 @@ class Desk:
     def live(self, upto_s: float) -> "Desk":
         """Let time go by up to so many seconds after the open."""
         while self.second < upto_s:
-            self.second += STEP_S
-            self._happens()
+            posts, samples = list[Post](), list[Sample]()
+            for _ in range(AT_ONCE):
+                self.second += STEP_S
+                self._happens(posts, samples)
+            self.store.write("desk", posts, known_at_ts=True)
+            Samples(self.store, "desk").keep(samples, known_at_ts=True)
             self.judge.judge()
             for name in self.notifier.plan():
                 told = self.notifier.rendered(name)
@@ -83,13 +95,13 @@ class Desk:
                 self.texts.append(told.plain)
         return self
 
-    def _happens(self) -> None:
+    def _happens(self, posts: list[Post], found: list[Sample]) -> None:
         world = World(self.second)
         if BEGINS_S <= self.second < self.until_s:
             self.fault(world)
-        self._post(world)
+        posts += self._post(world)
         at_us = clock.micros(self.now)
-        found = [Sample(at_us, "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5.0}')]
+        found.append(Sample(at_us, "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5.0}'))
 
         def probe(name: str, subject: str, value: float | None = None, seconds: float | None = None, **detail: Any) -> None:
             outcome = world.probe.get((name, subject), "ok")
@@ -108,9 +120,8 @@ class Desk:
         outcome, more = world.chain
         if self.second % 900 == 300 or (outcome != "ok" and self.second % 60 == 0) or (more and self.second == BEGINS_S + 60):
             found.append(Sample(at_us, "chain", "SPY", outcome, 1.0, 900.0, 1, True, json.dumps((CHAIN | more) if outcome == "ok" else {})))
-        Samples(self.store, "desk").keep(found, known_at_ts=True)
 
-    def _post(self, world: World) -> None:
+    def _post(self, world: World) -> list[Post]:
         requests = 0 if world.idle else 4
         for name in ("massive", "tradier"):
             asked = requests if name == "massive" or world.fails["massive"] else 0
@@ -118,8 +129,21 @@ class Desk:
             self.page.add(**{f"{name}_requests": asked, f"{name}_successes": asked - failed, f"{name}_failures": failed})
         self.page.add(validations=10, greeks_valid=10 - world.invalid, gamma_zero=world.zero, delta_out_of_bounds=world.bounds, errors=world.page_errors)
         self.page.held["websocket_connected"] = world.connected
-        if world.posts:
-            made = self.page.body(self.second)
-            if world.memory_mb is not None:
-                made["client"] = {"memoryBytes": world.memory_mb * 1e6}
-            self.store.write("desk", [Post(after_open(self.second), snapshot.read(made))], known_at_ts=True)
+        made = self.page.body(self.second)
+        if world.memory_mb is not None:
+            made["client"] = {"memoryBytes": world.memory_mb * 1e6}
+        return [Post(after_open(self.second), snapshot.read(made))] if world.posts else []
+
+
+def healthy(world: World) -> None:
+    """Nothing is wrong."""
+
+
+@functools.cache
+def _healthy() -> Desk:
+    """A desk that was healthy up to the fault, lived once: each other one begins as its copy."""
+    home = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    desk = Desk(home, healthy).live(BEGINS_S - AT_ONCE * STEP_S)
+    desk.store.close()
+    return desk

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from opslib.notices import Edge, Notice, Silence, due
+from opslib.notices import Cause, Edge, Notice, Silence, due
 from opslib.staff import PATH, Staff
 
 S = 1_000_000
@@ -253,3 +253,103 @@ def test_told_is_so_in_the_end(steps: list[tuple[str, int]]) -> None:
 
 
 PATHS = ("notify", "critical", "escalate")
+
+
+def of(alert: str, rule: str, source: str, panel: str = "system", who: str = "Tech Lead") -> Notice:
+    return Notice(alert, rule, "app", source, panel, who)
+
+
+class Troubles(Desk):
+    """Alerts of several rules and sources; a diagnosis names what `causes` says of each rule."""
+
+    def __init__(self, *notices: Notice):
+        super().__init__()
+        self.notices = {n.alert: n for n in notices}
+        self.causes: dict[str, Cause] = {}
+
+    def at(self, at_s: float) -> list[tuple[str, str]]:
+        found = due([n for n in self.notices.values() if n.open], self.silences, self.acks, STAFF, round(at_s * S), lambda n: self.causes.get(n.rule))
+        self.told += [(at_s, t.kind, t.notice.alert, t.roles) for t in found]
+        for telling in found:
+            if telling.kind in ("over", "passed"):
+                telling.notice.closed()
+        return [(t.kind, t.notice.alert) for t in found]
+
+
+KEY = Cause("provider_auth of massive", "words", "Massive does not accept our key.", "provider_availability", "answers", "DevOps")
+
+
+@pytest.mark.parametrize("first", ["page", "probe"])
+def test_two_sources_are_one_trouble(first: str) -> None:
+    """The same by the page and by our own probes is one message, whoever says so first; worse is one more; its end comes with the last of them."""
+    second = {"page": "probe", "probe": "page"}[first]
+    desk = Troubles(of("page", "websocket_down", "page"), of("probe", "websocket_down", "probe"))
+    desk.happens("fired", 0, alert=first)
+    assert desk.at(WAIT) == [("firing", first)]
+    desk.happens("fired", 30, alert=second)
+    assert desk.at(30 + WAIT) == []
+    desk.happens("rose", 600, "escalate", alert=second)
+    assert desk.at(600) == [("rose", second)]
+    desk.happens("rose", 610, "escalate", alert=first)
+    assert desk.at(610) == []
+    for severity in ("escalate", "critical"):
+        desk.happens("resolved", 700, severity, alert=first)
+    assert desk.at(700 + WAIT) == []  # The other one still fires: nothing is over.
+    for severity in ("escalate", "critical"):
+        desk.happens("resolved", 800, severity, alert=second)
+    assert sorted(desk.at(800 + WAIT)) == [("over", "page"), ("over", "probe")] and not any(n.open for n in desk.notices.values())
+
+
+def test_what_is_unheard_is_passed_on_once() -> None:
+    """Of two sources of one trouble one is repeated and goes up the path."""
+    desk = Troubles(of("page", "websocket_down", "page"), of("probe", "websocket_down", "probe")).happens("fired", 0, alert="page")
+    desk.at(WAIT)
+    desk.happens("fired", 60, alert="probe")
+    for minute in range(1, 40):
+        desk.at(60 * minute)
+    assert [(kind, alert) for _, kind, alert, _ in desk.told] == [("firing", "page"), ("unheard", "page"), ("unheard", "page")]
+
+
+def test_what_one_cause_sets_off_is_one_trouble() -> None:
+    """An alert of another panel with the cause that people were notified of is sent only where it is more severe, to who acts on the cause; another cause's is sent."""
+    desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers"), of("memory", "memory", "page"))
+    desk.causes = {"errors": KEY, "answers": KEY}
+    desk.happens("fired", 0, "notify", alert="errors")
+    assert desk.at(WAIT) == [("firing", "errors")] and desk.told[-1][3] == ("DevOps",) and desk.notices["errors"].runbook == "provider_availability"
+    desk.happens("fired", 100, "notify", alert="answers")
+    assert desk.at(100 + WAIT) == [] and desk.notices["answers"].group == "errors"
+    desk.happens("rose", 200, "critical", alert="answers")
+    assert desk.at(200) == [("rose", "answers")]
+    desk.happens("fired", 300, "notify", alert="memory")
+    assert desk.at(300 + WAIT) == [("firing", "memory")]
+
+
+def test_the_same_cause_much_later_is_another_trouble() -> None:
+    """An alert that lingers from the first outage hides no second one: what fires long afterwards is sent."""
+    desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers"))
+    desk.causes = {"errors": KEY, "answers": KEY}
+    desk.happens("fired", 0, alert="errors")
+    assert desk.at(WAIT) == [("firing", "errors")]
+    desk.happens("fired", 2400, alert="answers")
+    assert ("firing", "answers") in desk.at(2400 + WAIT)
+
+
+def test_a_story_without_its_cause_is_told_again_with_it() -> None:
+    """Where people were notified of an effect before the diagnosis was sure, the alert of the cause is sent, for its runbook is another."""
+    desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers")).happens("fired", 0, alert="errors")
+    assert desk.at(WAIT) == [("firing", "errors")]
+    desk.causes = {"errors": KEY, "answers": KEY}
+    desk.happens("fired", 100, alert="answers")
+    assert desk.at(100 + WAIT) == [("firing", "answers")]
+
+
+def test_a_silenced_trouble_hides_no_other() -> None:
+    """Who silences the effect is notified of the cause all the same."""
+    desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers"))
+    desk.causes = {"errors": KEY, "answers": KEY}
+    desk.happens("fired", 0, alert="errors")
+    desk.at(WAIT)
+    desk.quiet(50, 5000, rule="errors")
+    desk.at(60)
+    desk.happens("fired", 100, alert="answers")
+    assert desk.at(100 + WAIT) == [("firing", "answers")]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from lived import BEGINS_S, Desk, World
+from lived import BEGINS_S, Desk, World, healthy
 
 BOTH = [("liveness", "massive"), ("data", "massive"), ("liveness", "tradier"), ("data", "tradier")]
 MASSIVE = BOTH[:2]
@@ -88,6 +88,41 @@ def tradiers_clock(world: World) -> None:
     world.skew["tradier"] = 90.0
 
 
+def in_part(world: World) -> None:
+    """Massive answers three in ten requests with an error of its own, ours and the page's."""
+    if world.second % 50 in (5, 20, 40):
+        world.every("server_5xx", *MASSIVE)
+    world.fails["massive"], world.page_errors = 0.25, 1
+
+
+def impatient(world: World) -> None:
+    """The app gives up on Massive too early: its own requests fail, ours are answered."""
+    world.fails["massive"], world.errors, world.page_errors = 1.0, 4, 4
+
+
+def socket_alone(outcome: str):
+    """Our own connection only; a page keeps the one that it has."""
+
+    def fault(world: World) -> None:
+        world.every(outcome, ("socket", "app"))
+
+    return fault
+
+
+def bounds(world: World) -> None:
+    world.invalid = world.bounds = 7
+    world.chain = ("ok", {"flagged": 200, "faults": {"delta_out_of_bounds": 200}, "delta_out_of_bounds": 200})
+
+
+def missing(world: World) -> None:
+    world.invalid = 4
+    world.chain = ("ok", {"flagged": 120, "faults": {"missing": 120}, "missing": 120})
+
+
+def grows(world: World) -> None:
+    world.memory_mb = 180.0
+
+
 # The cause, what happens, the rule that people are notified of first (any of several), whose, and the runbook that the message names.
 CAUSES = {
     "provider_5xx": (massive("server_5xx"), {"availability"}, "massive", "massive_down"),
@@ -101,14 +136,24 @@ CAUSES = {
     "provider_wrong_content": (massive("wrong_content"), {"answers", "availability", "errors"}, None, "provider_availability"),
     "both_providers_down": (both("server_5xx"), {"availability"}, "app", "provider_availability"),
     "our_network": (network, {"our_network"}, "app", "provider_availability"),
-    "app_down": (app_down, {"app_answers", "websocket_down"}, "app", "monitor_down"),
-    "app_down, and its pages mute": (app_down_mute, {"app_answers", "websocket_down"}, "app", "monitor_down"),
+    "app_down": (app_down, {"app_down", "app_answers", "websocket_down"}, "app", "monitor_down"),
+    "app_down, and its pages mute": (app_down_mute, {"app_down", "app_answers", "websocket_down"}, "app", "monitor_down"),
     "app_slow": (app_slow, {"app_response_time"}, "app", "monitor_down"),
     "socket_closed": (socket_closed, {"websocket_down"}, "app", "websocket_down"),
     "greeks_gamma_zero": (gamma_zero, {"gamma_zero"}, "app", "greeks_quality"),
     "greeks_units": (units, {"greeks_units"}, "app", "greeks_quality"),
     "provider_partial": (partial, {"chain_whole"}, "massive", "provider_availability"),
     "error_storm": (storm, {"errors"}, "app", "error_rate"),
+    "provider_dns": (massive("dns"), {"availability"}, "massive", "massive_down"),
+    "provider_empty": (massive("ok_empty"), {"answers", "availability", "errors"}, None, "provider_availability"),
+    "provider_stale": (massive("stale"), {"answers", "availability", "errors"}, None, "provider_availability"),
+    "provider_5xx at 30 %": (in_part, {"availability"}, "massive", "massive_down"),
+    "our_timeout_too_short": (impatient, {"availability"}, "massive", "massive_down"),
+    "socket_silent": (socket_alone("silent"), {"websocket_down"}, "app", "websocket_down"),
+    "socket_auth": (socket_alone("forbidden_403"), {"websocket_down"}, "app", "websocket_down"),
+    "greeks_out_of_bounds": (bounds, {"delta_out_of_bounds", "greeks_valid"}, "app", "greeks_quality"),
+    "greeks_missing": (missing, {"greeks_valid"}, "app", "greeks_quality"),
+    "memory_leak": (grows, {"memory"}, "app", "memory_growth"),
     "clock_skew of monitor": (our_clock, {"clock_skew"}, "monitor", "monitor_down"),
     "clock_skew of tradier": (tradiers_clock, {"clock_skew"}, "tradier", "monitor_down"),
 }
@@ -118,12 +163,15 @@ CAUSES = {
 def test_one_cause_is_one_notification(tmp_path: Path, name: str) -> None:
     """In ten minutes of a cause people get one message that it fires, later ones only where it is worse, each with the runbook of the cause."""
     fault, wanted, subject, runbook = CAUSES[name]
-    desk = Desk(tmp_path, fault).live(BEGINS_S)
-    assert desk.sent == []
-    desk.live(BEGINS_S + 600)
+    desk = Desk(tmp_path, fault).live(BEGINS_S + 600)
     told = [(m["kind"], m["severity"], round(m["after_s"]), [(a["rule"], a["subject"], a["source"], a["runbook"]) for a in m["alerts"]], m["link"]) for m in desk.sent]
     assert [m["kind"] for m in desk.sent if m["kind"] != "rose"] == ["firing"], told
     first = desk.sent[0]
     assert {a["rule"] for a in first["alerts"]} <= wanted and {a["runbook"] for a in first["alerts"]} == {runbook}, told
     assert subject is None or {a["subject"] for a in first["alerts"]} == {subject}, told
     assert all({a["runbook"] for a in m["alerts"]} == {runbook} for m in desk.sent), told
+
+
+def test_a_healthy_desk_notifies_nobody(tmp_path: Path) -> None:
+    """Half an hour without a fault is quiet, from its first minute on."""
+    assert Desk(tmp_path, healthy).live(1800).sent == []

@@ -39,11 +39,11 @@ def test_whose_requests_fail(tmp_path: Path) -> None:
 def test_a_stop_of_the_apps_server_is_no_outage_of_massive(tmp_path: Path) -> None:
     """The page's requests fail with the app's server: ten minutes later nobody was notified of Massive or Tradier, and its alerts say what explains them."""
     desk = Desk(tmp_path, app_down).live(BEGINS_S + 660)
-    assert {a["subject"] for m in desk.sent for a in m["alerts"]} == {"app"} and {a["rule"] for m in desk.sent for a in m["alerts"]} <= {"app_answers", "websocket_down"}
+    assert {a["subject"] for m in desk.sent for a in m["alerts"]} == {"app"} and {a["rule"] for m in desk.sent for a in m["alerts"]} <= {"app_down", "app_answers", "websocket_down"}
     alerts = {a["id"]: a for a in view(desk).alerts}
     found = [a for a in alerts.values() if a["rule"] == "availability" and a["source"] == "page"]
     roots = [alerts.get(a["inhibited_by"], {}).get("inhibited_by") or a["inhibited_by"] for a in found]  # By that no provider is left, which the app's server explains.
-    assert found and all(str(root).startswith("app_answers-") for root in roots), roots
+    assert found and all(str(root).startswith(("app_down-", "app_answers-")) for root in roots), roots
 
 
 def restarted(world: World) -> None:
@@ -90,7 +90,7 @@ def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
     chronicle = Chronicle(desk.store, desk.settings, RULES)
     chronicle.take_in()
     (incident,) = chronicle.all()
-    opened, first = incident.entries[0], next(e for e in incident.entries if e.kind == "alert" and e.body["kind"] == "fired" and e.body["alert"] == incident.entries[0].body["alert"])
+    opened, first = incident.entries[0], next(e for e in incident.entries if e.kind == "alert" and e.body["severity"] == "notify" and e.body["alert"] == incident.entries[0].body["alert"])
     assert (opened.at_us, opened.body["severity"], opened.body["title"]) == (first.at_us, first.body["severity"], first.body["sentence"])
     assert incident.peak == incident.current == "critical" != opened.body["severity"]
     desk.live(BEGINS_S + 1200)
