@@ -9,16 +9,20 @@ set beside those before them in the hour that the rule looks over.
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opslib import indicators, text, variance
+from opslib import clock, indicators, text, variance
 from opslib.causes import UNDETERMINED
 from opslib.clock import Window
+from opslib.findings import PAGE
 from opslib.fills import ZERO
 from opslib.pnl import Pnl
 from opslib.rules import Rule
 from opslib.tape import Tape
 from opslib.variance import Pair
+
+if TYPE_CHECKING:
+    from opslib.panels import View
 
 NEWEST = tuple(timedelta(minutes=m) for m in (5, 10, 15, 20, 30))
 COSTS = ("commission_usd", "slippage_usd", "gross_pct")
@@ -44,6 +48,77 @@ class Attributed(NamedTuple):
     agree: float
 
 
+class Answer(NamedTuple):
+    """
+    Whether results keep what the backtest promised.
+
+    Attributes:
+        words: What was found.
+        cause: One of `causes.CAUSES`; empty where all is well, None where it is not known.
+        subject: Whom it is about.
+        agree: Which share of what is lost says so (0 to 1).
+        source: fills, or page.
+        at_us: When the newest trade that it rests on ended; None of the page's means.
+    """
+
+    words: str
+    cause: str | None
+    subject: str | None = None
+    agree: float = 1.0
+    source: str = PAGE
+    at_us: int | None = None
+
+
+def answers(view: "View") -> list[Answer]:
+    """Whether results keep what the backtest promised, and which costs make them fall behind, the largest first: by the fills where some are paired with a backtest, else by the page."""
+    if view.counted is not None:
+        return _of_fills(view.counted, view.rules.probes.changed_by)
+    rule = view.rules["backtest_variance"]
+    finding = next((f for f in view.findings if f.rule.name == rule.name and f.counted and f.source == PAGE), None)
+    if finding is None or finding.figure.value is None:
+        trades, shown = view.page_pnl["trades"], indicators.pnl(view.tape, view.window, 1)["backtest_variance_pp"]
+        if trades is None or trades >= rule.min_count:
+            return [Answer("not measured.", None)]
+        bad = bool(trades and shown is not None and rule.past(abs(shown), float(rule.ladder[0][1])))  # It would be past its limit if it counted.
+        return [Answer(f"there are {text.number(trades)} trades: too few to say{f', though the page shows {rule.told(shown)}' if bad else ''}.", "too_few_trades" if bad else None)]
+    if finding.severity is None:
+        return [Answer(f"{finding.sentence}.", "")]
+    cause, told, agree = by_page(view.tape, view.window.end, rule, view.rules.probes.changed_by)
+    return [Answer(f"{finding.sentence}; {told}.", cause, "app", agree)]
+
+
+def _of_fills(counted: Pnl, changed_by: float) -> list[Answer]:
+    """The same, by the trades that are paired with the backtest's."""
+    rule, finding, points = counted.rule.of("fills"), counted.finding, counted.points
+    assert finding and points
+    at_us = max(clock.micros(pair.live.exited) for pair in counted.pairs)
+    if points.n < rule.min_count:
+        bad = rule.past(abs(points.mean), float(rule.ladder[0][1]))
+        return [Answer(f"{finding.sentence}; their mean gap is {rule.told(abs(points.mean))}.", "too_few_trades" if bad else None, None, 1.0, "fills", at_us)]
+    if finding.severity is not None:
+        return [Answer(f"{finding.sentence}; {found.words}.", found.cause, "app", found.agree, "fills", at_us) for found in by_fills(counted)]
+    if (small := _too_small(counted, changed_by)) is not None:
+        return [Answer(f"{finding.sentence}; but {small.words}.", small.cause, "app", small.agree, "fills", at_us)]
+    return [Answer(f"{finding.sentence}.", "", None, 1.0, "fills", at_us)]
+
+
+def _too_small(counted: Pnl, changed_by: float) -> Attributed | None:
+    """
+    Whether positions are so much smaller than the backtest's that fixed charges weigh on them, though the gap in points is within its limits.
+
+    Points hardly show it: the dollars that a tenth of the size does not earn are no gap in percent.
+    """
+    sizes = [pair.contracts for pair in counted.pairs if pair.contracts]
+    live, theirs = (sum((size[i] for size in sizes), ZERO) for i in (0, 1))
+    if not live or float(theirs / live) <= changed_by:
+        return None
+    first = by_fills(counted)[0]
+    if first.cause != "costs_size":
+        return None
+    short = -sum((pair.parts.size for pair in counted.pairs), ZERO)
+    return first._replace(words=f"positions have {text.number(float(live / len(sizes)), digits=1)} contracts, {text.number(float(theirs / len(sizes)), digits=1)} in the backtest: in dollars {text.dollars(round(float(short), 2))} of its result are missing, and {first.words}")
+
+
 def by_fills(counted: Pnl) -> list[Attributed]:
     """Which costs make the fills' results fall behind, the largest first; undetermined where the terms do not tell."""
     rule, pairs = counted.rule.of("fills"), [pair for pair in counted.pairs if pair.gap_pp is not None and pair.result.net_base]
@@ -55,14 +130,14 @@ def by_fills(counted: Pnl) -> list[Attributed]:
     causes = {name: lost[name] for name in ("costs_commission", "costs_spread", "costs_size") if lost[name]}
     causes |= {"costs_fill_quality": lost["fill"] + lost["timing"]} if lost["fill"] + lost["timing"] else {}
     mixed, total = lost["mixed"], lost["mixed"] + sum(causes.values())
-    told = ", ".join(f"{_NAMES[name]} {text.number(points, 'points', 2)}" for name, points in sorted(causes.items(), key=lambda c: -c[1]))
+    told = ", ".join(f"{text.number(points, 'points', 2)} by {_NAMES[name]}" for name, points in sorted(causes.items(), key=lambda c: -c[1]))
     priced = [pair for pair in pairs if pair.priced]
     wanted = WANTED_PRICES if 2 * len(priced) < len(pairs) else WANTED_QUOTES
     if not total:
         return [Attributed(UNDETERMINED, f"of {len(pairs)} trades no single cost stands out of chance: more trades would decide it", 0.0)]
     ranked = sorted(causes, key=lambda name: -causes[name])
-    together = f"{text.number(mixed, 'points', 2)} are timing, spreads and fills together, which could not be told apart" if mixed else ""
-    words = f"a trade loses {'; '.join(filter(None, [told, together]))}"
+    together = f"{text.number(mixed, 'points', 2)} by prices as a whole: timing, spreads, fills and size could not be told apart" if mixed else ""
+    words = f"a trade loses {', '.join(filter(None, [told, together]))}"
     sure = 1.0 if 2 * len(priced) >= len(pairs) else SURE_OF_PERCENTS
     named = [Attributed(name, words, round(sure * causes[name] / total, 4)) for name in ranked if name == ranked[0] or causes[name] >= BESIDE * total]
     if mixed > max(causes.values(), default=0.0):

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
-from functools import lru_cache
 
 from opslib import instruments, text
 from opslib.cells import NONE, number, plain, words

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
-from functools import lru_cache
 
 from opslib import cells as cells_module, columns as c, text
 from opslib.cells import plain

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from opslib import cells as cells_module
 from opslib import text
-from opslib.cells import DOLLARS, LARGEST, NONE, DecimalComma, ForeignCurrency, SerialDate, moment, number, plain
+from opslib.cells import DOLLARS, NONE, DecimalComma, ForeignCurrency, SerialDate, moment, number, plain
 from opslib.errors import BadFill
 
 ZERO = Decimal(0)

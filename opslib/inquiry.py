@@ -5,20 +5,18 @@ What nobody observed answers nothing: its cause is None. A cause needs `least` p
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
-from opslib import app_state, attribution, clock, findings, indicators, measures, own_inquiry, text
+from opslib import app_state, attribution, clock, findings, measures, own_inquiry, text
 from opslib.answers import Found
 from opslib.causes import OF_LOG, OF_OUTCOME, OF_RULE, OF_SOCKET, PRODUCES, UNDETERMINED
 from opslib.chain_inquiry import ChainInquiry
 from opslib.clock import Window
-from opslib.findings import PAGE
 from opslib.outcome import OUTCOMES
-from opslib.pnl import Pnl
 from opslib.probed import KEPT, Probed
 from opslib.samples import Sample
 from opslib.snapshot import PROVIDERS
@@ -411,31 +409,6 @@ class Inquiry:
         return Counter(s.outcome for probe in probes for s in self._looks(probe, subject, over) if s.last and not OUTCOMES[s.outcome].usable)
 
     def costs(self) -> list[Found]:
-        """By the fills' own decomposition where there is one, else by what the page's means changed by."""
-        question, rule = "Do results keep what the backtest promised?", self.view.rules["backtest_variance"]
-        if (counted := self.view.counted) is not None:
-            newest_us = max((clock.micros(trade.exited) for trade in counted.chosen), default=None)
-            return [Found(question, *told, source="fills", at_us=newest_us) for told in self._of_fills(counted)]
-        finding = next((f for f in self.view.findings if f.rule.name == rule.name and f.counted and f.source == PAGE), None)
-        if finding is None or finding.figure.value is None:
-            trades, shown = self.view.page_pnl["trades"], indicators.pnl(self.view.tape, self.view.window, 1)["backtest_variance_pp"]
-            few = trades is not None and trades < rule.min_count
-            bad = bool(few and trades and shown is not None and rule.past(abs(shown), float(rule.ladder[0][1])))  # It would be past its limit if it counted.
-            return [Found(question, f"there are {text.number(trades)} trades: too few to say{f', though the page shows {rule.told(shown)}' if bad else ''}." if few else "not measured.", "too_few_trades" if bad else None)]
-        if finding.severity is None:
-            return [Found(question, f"{finding.sentence}.", "")]
-        cause, told, agree = attribution.by_page(self.view.tape, self.view.window.end, rule, self.view.rules.probes.changed_by)
-        return [Found(question, f"{finding.sentence}; {told}.", cause, "app", agree)]
-
-    def _of_fills(self, counted: Pnl) -> Iterable[tuple[str, str | None, str | None, float]]:
-        """Answer, cause, subject and agreement, by the trades that were paired with the backtest's."""
-        rule, finding, mean = counted.rule.of("fills"), counted.finding, counted.points.mean if counted.points else 0.0
-        assert finding
-        if len(counted.gaps) < rule.min_count:
-            bad = rule.past(abs(mean), float(rule.ladder[0][1]))
-            yield f"{finding.sentence}; their mean gap is {rule.told(abs(mean))}.", "too_few_trades" if bad else None, None, 1.0
-        elif finding.severity is None:
-            yield f"{finding.sentence}.", "", None, 1.0
-        else:
-            for found in attribution.by_fills(counted):
-                yield f"{finding.sentence}; {found.words}.", found.cause, "app", found.agree
+        newest_us = max((clock.micros(trade.exited) for trade in self.view.counted.chosen), default=None) if self.view.counted else None
+        source = "fills" if self.view.counted else "page"
+        return [Found("Do results keep what the backtest promised?", a.words, a.cause, a.subject, a.agree, source, newest_us) for a in attribution.answers(self.view)]

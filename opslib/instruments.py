@@ -10,7 +10,6 @@ from datetime import date
 from decimal import Decimal
 from functools import lru_cache
 from typing import NamedTuple
-from functools import lru_cache
 
 from opslib.cells import moment
 from opslib.text import NEW_YORK

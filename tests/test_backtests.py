@@ -195,6 +195,18 @@ def test_trades_as_backtested_are_no_fault(tmp_path: Path) -> None:
     assert not diagnosed(own).cause.startswith("costs_") and "≤ 5 points" in asked(own)
 
 
+def test_far_smaller_positions_are_found_though_points_hide_them(tmp_path: Path) -> None:
+    """One contract instead of ten, of a dear option: a fixed $10 makes two points, and the dollars are a tenth. Where the charge is by the contract nothing weighs more, and nothing is the matter."""
+    for fixed, wanted in ((10.0, True), (0.0, False)):
+        world = made("none", 8)
+        for live, theirs in zip(world.live, world.backtest):
+            for t, size in ((live, 1), (theirs, 10)):
+                t["quantity"], t["costs"] = size, fixed + 0.2 * size
+        own = opened(tmp_path / str(fixed), ("fills", as_fills(tmp_path / "live.csv", world.live)), ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
+        assert (diagnosed(own).cause == "costs_size") is wanted and "≤ 5 points" in asked(own)
+        assert ("positions have 1.0 contracts, 10.0 in the backtest: in dollars $" in asked(own)) is wanted, asked(own)
+
+
 @pytest.mark.parametrize("cause", CAUSES)
 def test_too_few_trades_are_no_cost(tmp_path: Path, cause: str) -> None:
     """Of nineteen trades no cost is ever blamed, however bad they are."""

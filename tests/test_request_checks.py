@@ -1,6 +1,5 @@
 """What the receiver checks of every request: Host, Origin, content type; and how it says what it refused."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
