@@ -36,6 +36,7 @@ OPENED_AFTER = timedelta(minutes=1)  # A person opens the runbook so long after 
 IDLE_S = 15  # A step in which no probe is made may be longer.
 CASE = "case"  # The kind of a row that is no trial: a moment of a desk's own that was frozen.
 WINDOW = timedelta(minutes=5)
+IMPORTED = timedelta(minutes=2)  # Trades are imported so long before the runbook is opened, and judged.
 DROPPED = (0.05, 0.1, 0.2, 0.3)
 NOT_LOOKING = "collector_dead"  # This one is ours: we stop looking.
 
@@ -151,7 +152,10 @@ def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
             living.until(quiet + timedelta(minutes=minute))
             living.be(active)
         last = quiet + timedelta(minutes=trial.acts[-1][0] if trial.acts else 0.0)
-        living.until(last + timedelta(minutes=trial.minutes), not trial.control and before is None, last + timedelta(minutes=trial.least))
+        living.until(last + timedelta(minutes=trial.minutes) - trial.fills * IMPORTED, not trial.control and before is None, last + timedelta(minutes=trial.least))
+        if trial.fills:
+            looking.import_fills()
+            living.until(looking.at + IMPORTED)
         yield living
 
 
