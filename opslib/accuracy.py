@@ -5,13 +5,13 @@ This module knows how what fills came to is told: in words, tables, JSON and a p
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from opslib import book as book_module, clock, costs, pnl, text
+from opslib import book as book_module, clock, costs, pnl, realised, text
 from opslib.errors import ImportRefused, UsageError
 from opslib.filings import Filings
 from opslib.fills import CENT, ZERO, Book, Fill
@@ -92,6 +92,13 @@ class Accuracy:
     again: Callable[[costs.CostModel], Pnl]
     page: Mapping[str, Any] | None = None
 
+    def counted(self) -> "Accuracy":
+        """Of the trades by which the rule judges: those of its window, or of more where it holds too few."""
+        found = realised.counted(self.pnl, self.as_of)
+        first = min((t.exited for t in found.chosen), default=self.as_of) if found else self.as_of
+        since = min(first - timedelta(microseconds=1), self.as_of - self.pnl.rule.of("fills").window)
+        return replace(self, pnl=found or self.pnl.within(since, self.as_of), again=lambda how: self.again(how).within(since, self.as_of))
+
     @property
     def refused(self) -> int:
         """How many rows could not be read, of both files."""
@@ -140,7 +147,7 @@ class Accuracy:
         if not self.pnl.wanted:
             found["variance"] = NO_BACKTEST
         elif self.pnl.parts.prices:
-            found["timing, fill"] = A_PERCENT if self.pnl.promises and not self.pnl.backtest else MERGED
+            found["timing, fill"] = A_PERCENT if all(not pair.priced for pair in self.pnl.pairs) else MERGED
         return found
 
     @property
@@ -368,8 +375,8 @@ def told(book: Book, rule: Rule, reading: str = "real", theirs: Book | None = No
     fills: list[Fill] = book.fills
 
     def again(how: costs.CostModel) -> Pnl:
-        found = pnl.of(fills, rule, how, None if theirs is None else theirs.fills, book.promises if theirs is None else theirs.promises)
-        return found if since is None else Pnl(found.trips, found.model, found.rule, found.backtest, found.promises, [t for t in found.chosen if t.exited > since])
+        found = pnl.of(fills, rule, how, None if theirs is None else theirs.fills, None if theirs is None else theirs.promises, book.promises)
+        return found if since is None else found.within(since)
 
     last = max((f.at for f in fills), default=None) or max((m.at for m in book.moneys), default=None)
     assert as_of or last
@@ -384,12 +391,15 @@ def of_file(path: Path, rule: Rule, reading: str = "real", backtest: Path | None
         ImportRefused: A file is none of fills, or not one row of it can be read.
     """
     model(reading)
-    return told(book_module.read(path), rule, reading, book_module.read(backtest, backtest=True) if backtest else None, as_of, since, page)
+    book = book_module.read(path)
+    if backtest:
+        return told(replace(book, promises={}), rule, reading, book_module.read(backtest, backtest=True), as_of, since, page)
+    return told(book, rule, reading, None, as_of, since, page)
 
 
 def of_store(filings: Filings, rule: Rule, reading: str = "real", backtest: Path | None = None, as_of: datetime | None = None, since: datetime | None = None, page: Mapping[str, Any] | None = None, *, known_at: datetime | None, now: datetime) -> Accuracy:
     """
-    What did the fills come to that were imported?
+    What did the fills come to that were imported, beside the backtest's that was named or imported?
 
     Raises:
         ImportRefused: There is none.
@@ -397,8 +407,11 @@ def of_store(filings: Filings, rule: Rule, reading: str = "real", backtest: Path
     model(reading)
     end = as_of or now
     known_us = clock.micros(known_at) if known_at else None
-    fills, promises = filings.upto(clock.micros(end), known_us)
-    if not fills:
+    known = filings.upto(clock.micros(end), known_us)
+    if not known.fills:
         raise ImportRefused(f"no fill was imported for {filings.app} up to {text.moment(end)}. Name a file, or: ops import FILE --kind fills.")
-    book = Book("imported fills", "the store", fills=fills, moneys=filings.moneys(clock.micros(end), known_us), promises=promises)
-    return told(book, rule, reading, book_module.read(backtest, backtest=True) if backtest else None, as_of, since, page)
+    book = Book("imported fills", "the store", fills=known.fills, moneys=filings.moneys(clock.micros(end), known_us), promises={} if backtest else known.beside)
+    theirs = book_module.read(backtest, backtest=True) if backtest else None
+    if theirs is None and (known.backtest or known.promises):
+        theirs = Book("imported backtest", "the store", backtest=True, fills=known.backtest or [], promises=known.promises)
+    return told(book, rule, reading, theirs, as_of, since, page)

@@ -21,6 +21,7 @@ from opslib.rules import RUNGS, Rule, Rules
 from opslib.verdicts import Finding, not_back, value_on
 
 GRID_US = 5_000_000  # Alerts are judged at whole multiples of this since 1970.
+WIDER = ("app", "monitor")  # Subjects whose alerts may explain any other subject's.
 MISSING = "missing"  # The rung of a rule that alerts on missing data; told as `notify`.
 Key = tuple[str, str, str]
 PageKey = tuple[str | None, int | None]
@@ -38,7 +39,7 @@ class Transition(NamedTuple):
         severity: The one that was reached or left; of pending the lowest.
         value: The figure then, in the rule's unit; None is unknown.
         limit: Of that severity; None where it is no number.
-        pending_us: Since when that severity was held.
+        pending_us: Since when that severity was held, or the trouble behind it lasts, where that is known.
         peak: Of a severity that was left, its worst value.
         inhibited_by: The alert that explains this one away; nobody is told of it.
         sentence: What is wrong, with the value and the limit.
@@ -71,6 +72,7 @@ class Rung:
         fired: Does it fire?
         gone_us: Since when it is known to be gone, while it still fires; `unknown_us` counts from then.
         peak: The worst value since then.
+        began_us: When the trouble behind it began, where that is known: before it was sure.
     """
 
     since_us: int
@@ -78,6 +80,12 @@ class Rung:
     unknown_us: int = 0
     fired: bool = False
     gone_us: int | None = None
+    began_us: int | None = None
+
+    @property
+    def trouble_us(self) -> int:
+        """Since when people have had the trouble: when it began, else since when it is held."""
+        return self.since_us if self.began_us is None else min(self.began_us, self.since_us)
 
 
 @dataclass(slots=True)
@@ -185,13 +193,14 @@ class Alerts:
                 alert.rungs = {name: rung for name, rung in alert.rungs.items() if name in dict(rule.ladder) or (name == MISSING and rule.no_data == "alert")}
                 self.alerts[alert.rule, alert.subject, alert.source] = alert
 
-    def advance(self, at_us: int, findings: Iterable[Finding], page_closed: Callable[[PageKey], bool | None] = lambda page: False) -> list[Transition]:
+    def advance(self, at_us: int, findings: Iterable[Finding], page_closed: Callable[[PageKey], bool | None] = lambda page: False, began: Callable[[Finding], int | None] = lambda finding: None) -> list[Transition]:
         """
         Judge one instant, later than the one before.
 
         Args:
             findings: At most one for each rule, subject and source; who is not among them stays as it is.
             page_closed: Is a page closed for good? None is that it is not seen just now, and may come back.
+            began: When the trouble of a finding began; asked where a severity is newly held.
 
         Raises:
             ValueError: Two findings for one alert.
@@ -212,6 +221,8 @@ class Alerts:
                     alert = self.alerts[key] = Alert(*key)
             before = alert.severity
             moved.append((alert, finding, before, self._move(alert, finding, at_us, page_closed)))
+            for rung in [rung for name, rung in alert.rungs.items() if rung.since_us == at_us and name != MISSING]:
+                rung.began_us = began(finding)
         return [t for alert, finding, before, known in moved for t in self._told(alert, finding, before, known, at_us)]
 
     def close(self, at_us: int) -> list[Transition]:
@@ -322,7 +333,7 @@ class Alerts:
         kind = "rose" if alert.rises else "fired"
         rung = alert.rungs.get(severity) or alert.rungs[MISSING]
         limit = None if severity not in alert.rungs else finding.limit if finding.severity == severity else dict(finding.rule.ladder)[severity]
-        alert.rises.append(OpenRise(severity, rung.since_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor))
+        alert.rises.append(OpenRise(severity, rung.trouble_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor))
         said = finding._replace(severity=severity, limit=limit).sentence if limit is not None and finding.severity else alert.sentence
         held_s = (at_us - rung.since_us) / 1e6
         return self._transition(alert, at_us, kind, severity, alert.rises[-1], f"{said} for {text.duration(held_s)}" if held_s else said)
@@ -345,11 +356,11 @@ class Alerts:
         """
         Which other alert explains this one away?
 
-        One of a rule that this rule names, of the same subject or of the app, or the same rule's by a source that stands
-        before this one's, that is held or fires at the same severity or above, or did so while this one's window still
-        holds it.
+        One of a rule that this rule names, of the same subject, of the app or of the monitor, or the same rule's by a source
+        that stands before this one's, that is held or fires at the same severity or above (or at what `inhibited_from` asks
+        for), or did so while this one's window still holds it.
         """
-        rule, rank = self.rules[alert.rule], _rank(alert.severity)
+        rule = self.rules[alert.rule].of(alert.source)
         window_us = clock.span_us(rule.reach(str(alert.severity)) if alert.severity in dict(rule.ladder) else rule.window)
         found: list[tuple[bool, int, bool, int, int, str]] = []
         for other in self.alerts.values():
@@ -360,8 +371,9 @@ class Alerts:
                     continue
             elif other.rule not in rule.inhibited_by:
                 continue
-            elif other.subject != alert.subject and other.subject != "app" and (alert.subject != "app" or other.rule == alert.rule):
+            elif other.subject not in (alert.subject, *WIDER) and (alert.subject != "app" or other.rule == alert.rule):
                 continue
+            rank = _rank(rule.inhibited_from.get(other.rule, alert.severity))
             sources = self.rules[other.rule].sources
             first = -sources.index(other.source) if other.source in sources else -len(sources)
             held = max([_rank(name) for name in other.rungs if name != MISSING], default=-1)  # Though it may not fire yet.
@@ -390,5 +402,5 @@ class Alerts:
             sentence = f"{alert.sentence}; now {self.rules[alert.rule].told(alert.value)}"
         return Transition(
             at_us, alert.rule, alert.subject, alert.source, str(alert.id), kind, _severity(severity), alert.value, None if isinstance(limit, str) else limit,
-            rise.pending_us if rise else alert.pending_us, rise.peak if rise and left else None, rise.inhibited_by if rise else None, sentence or alert.sentence, self.rules.hash,
+            rise.pending_us if rise else min([alert.pending_us, *(rung.trouble_us for rung in alert.rungs.values())]), rise.peak if rise and left else None, rise.inhibited_by if rise else None, sentence or alert.sentence, self.rules.hash,
         )  # fmt: skip

@@ -81,7 +81,7 @@ def of_store(store: Store, settings: Settings, rules: Rules, symbol: str, as_of:
 
 def held(store: Store, app: str, symbol: str, at: datetime, known_at: datetime | None = None) -> dict[tuple[Any, str, float], float] | None:
     """What is held of a symbol's options, by the fills that were imported up to a moment? By day, side and strike, short ones below 0; None where none ever were."""
-    fills, _ = Filings(store, app).upto(clock.micros(at), clock.micros(known_at) if known_at else None)
+    fills = Filings(store, app).upto(clock.micros(at), clock.micros(known_at) if known_at else None).fills
     if not fills:
         return None
     legs = [leg for leg in trips(fills).open if leg.right and leg.strike is not None and leg.underlying == symbol.removeprefix("I:")]

@@ -1,20 +1,92 @@
 """
-This module knows which cost the page's own means point at where results fall behind the backtest, and nothing else.
+Find which cost makes results fall behind the backtest: by the fills' decomposition, else by the page's own means.
 
-The newest trades that are enough to count are set beside those before them in the hour that the rule looks over.
+Of fills each trade counts alike, in points of its own base, and a term counts only where chance does not make it. What
+could not be told apart is never given to one cause. Of the page's means the newest trades that are enough to count are
+set beside those before them in the hour that the rule looks over.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
+from decimal import Decimal
+from typing import Any, NamedTuple
 
-from opslib import indicators
+from opslib import indicators, text, variance
 from opslib.causes import UNDETERMINED
 from opslib.clock import Window
+from opslib.fills import ZERO
+from opslib.pnl import Pnl
 from opslib.rules import Rule
 from opslib.tape import Tape
+from opslib.variance import Pair
 
 NEWEST = tuple(timedelta(minutes=m) for m in (5, 10, 15, 20, 30))
 COSTS = ("commission_usd", "slippage_usd", "gross_pct")
+BESIDE = 1 / 3  # A second cause is named where it makes so much of the loss.
+SURE_OF_PERCENTS = 0.9  # A percent says nothing of the size, which is then taken as the same.
+WANTED_PRICES = "a backtest with prices would decide it: ops import --kind backtest FILE"
+WANTED_QUOTES = "the bid and ask when each order was sent would decide it: import fills and a backtest that have them (ops import --kind fills FILE, ops import --kind backtest FILE)"
+_NAMES = {"costs_commission": "commission and fees", "costs_spread": "wider spreads", "costs_fill_quality": "worse fills", "costs_size": "smaller positions, on which fixed charges weigh more"}
+
+
+class Attributed(NamedTuple):
+    """
+    Which cost makes results fall behind.
+
+    Attributes:
+        cause: One of `causes.CAUSES`.
+        words: What it rests on.
+        agree: Which share of what is lost it makes (0 to 1).
+    """
+
+    cause: str
+    words: str
+    agree: float
+
+
+def by_fills(counted: Pnl) -> list[Attributed]:
+    """Which costs make the fills' results fall behind, the largest first; undetermined where the terms do not tell."""
+    rule, pairs = counted.rule.of("fills"), [pair for pair in counted.pairs if pair.gap_pp is not None and pair.result.net_base]
+    mean = sum((float(pair.gap_pp or 0) for pair in pairs), 0.0) / len(pairs)
+    if mean <= 0:
+        return [Attributed(UNDETERMINED, f"live results are better than the backtest's, by {text.number(-mean, 'points', 2)} on average: no cost explains it, its assumptions do", 0.0)]
+    terms = [_terms(pair) for pair in pairs]
+    lost = {name: _lost((t[name] for t in terms), rule.confidence) for name in terms[0]}
+    causes = {name: lost[name] for name in ("costs_commission", "costs_spread", "costs_size") if lost[name]}
+    causes |= {"costs_fill_quality": lost["fill"] + lost["timing"]} if lost["fill"] + lost["timing"] else {}
+    mixed, total = lost["mixed"], lost["mixed"] + sum(causes.values())
+    told = ", ".join(f"{_NAMES[name]} {text.number(points, 'points', 2)}" for name, points in sorted(causes.items(), key=lambda c: -c[1]))
+    priced = [pair for pair in pairs if pair.priced]
+    wanted = WANTED_PRICES if 2 * len(priced) < len(pairs) else WANTED_QUOTES
+    if not total:
+        return [Attributed(UNDETERMINED, f"of {len(pairs)} trades no single cost stands out of chance: more trades would decide it", 0.0)]
+    ranked = sorted(causes, key=lambda name: -causes[name])
+    together = f"{text.number(mixed, 'points', 2)} are timing, spreads and fills together, which could not be told apart" if mixed else ""
+    words = f"a trade loses {'; '.join(filter(None, [told, together]))}"
+    sure = 1.0 if 2 * len(priced) >= len(pairs) else SURE_OF_PERCENTS
+    named = [Attributed(name, words, round(sure * causes[name] / total, 4)) for name in ranked if name == ranked[0] or causes[name] >= BESIDE * total]
+    if mixed > max(causes.values(), default=0.0):
+        return [Attributed(UNDETERMINED, f"{words}: {wanted}", 0.0), *(found for found in named if causes[found.cause] >= BESIDE * total)]
+    return named
+
+
+def _terms(pair: Pair) -> dict[str, Decimal]:
+    """What each cost made of a trade's difference to the backtest, points of its own base; below 0 it lost."""
+    parts, base = pair.parts, pair.result.net_base
+    assert base
+    commission, slippage, mixed = parts.commission - pair.by_size, parts.slippage, parts.prices
+    charged = min(commission, ZERO) + min(slippage, ZERO)
+    if not pair.priced and mixed > 0 > charged:  # A percent leaves the size open: what more contracts cost, their prices won back.
+        left = 1 - min(mixed, -charged) / -charged
+        commission, slippage, mixed = commission * (left if commission < 0 else 1), slippage * (left if slippage < 0 else 1), mixed - min(mixed, -charged)
+    found = {"costs_commission": commission, "costs_spread": slippage, "costs_size": pair.by_size, "fill": parts.fill, "timing": parts.timing, "mixed": mixed}
+    return {name: value / base * 100 for name, value in found.items()}
+
+
+def _lost(values: Iterable[Decimal], confidence: float) -> float:
+    """What a term loses on average, points; 0 where it loses nothing, or chance could make it."""
+    found = variance.spread(values, confidence)
+    return -found.mean if found and found.high is not None and found.high < 0 else 0.0
 
 
 def by_page(tape: Tape, at: datetime, rule: Rule, changed_by: float) -> tuple[str, str, float]:

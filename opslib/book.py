@@ -91,6 +91,20 @@ def is_fills(told: str) -> bool:
     return head is not None and head[1] != plain.SAID
 
 
+def is_percents(told: str) -> bool:
+    """Whether a file's text, or its beginning, is a backtest's that tells a percent of each trade and no prices; live trades are never told so."""
+    first = told.lstrip("\ufeff \t\r\n")
+    if first.startswith(("[", "{")):
+        columns = re.findall(r'"([^"\\]{1,60})"\s*:', first[:4000])
+    else:
+        try:
+            head = _head(told)
+        except csv.Error:
+            return False
+        columns = head[3] if head else []
+    return plain.layout(columns) == plain.SAID and not {plain_name(c) for c in columns} & {plain_name(c) for c in plain.ENTRY_PRICE}
+
+
 def _layout(columns: list[str]) -> str | None:
     return broker.layout(columns) or plain.layout(columns)
 

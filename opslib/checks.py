@@ -128,7 +128,7 @@ def waits(scene: Scene) -> Seen:
     window, last = scene.last(LATELY), scene.probed.now("log", "app", scene.at_us)
     query = "time-outs in the app's log in the last 5 min, against our own round trips"
     if last is None or last.outcome != "ok":
-        return Seen(None, "the app's log is not read: see OPS_APP_LOG", None, "log", query)
+        return Seen(None, "the app's log is not read: see OPS_APP_LOG, or send it to POST /api/logs", None, "log", query)
     gave_up, timeouts, stands = scene.probed.gave_up_after_ms(window), scene.probed.log_kinds(window).get("timeout", 0), _stands(scene, "massive")
     p95 = measures.p95_s(scene.probed, "massive", window) if stands and all(OUTCOMES[s.outcome].usable for s in stands) else None
     content = {"timeouts": timeouts, "gave_up_after_ms": gave_up, "p95_s": p95}

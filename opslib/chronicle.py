@@ -176,7 +176,7 @@ class Chronicle:
         rule = self.rules.rules.get(alert["rule"])
         return {
             "title": alert["sentence"], "alert": alert["id"], "rule": alert["rule"], "subject": alert["subject"], "source": alert["source"], "severity": alert["severity"], "about": about, "how": "alert", "rules_hash": self.rules.hash,
-            "runbook": (rule.runbooks.get(alert["subject"]) if rule else None) or "incident", "limit": alert.get("limit"), "window_s": rule.window.total_seconds() if rule else None, "words": f"opened for {alert['severity']}: {alert['sentence']}",
+            "runbook": alert.get("runbook") or (rule.runbooks.get(alert["subject"]) if rule else None) or "incident", "limit": alert.get("limit"), "window_s": rule.window.total_seconds() if rule else None, "words": f"opened for {alert['severity']}: {alert['sentence']}",
         }  # fmt: skip
 
     def _about(self, connection: sa.Connection, about: str) -> str | None:
@@ -239,10 +239,16 @@ class Chronicle:
             return set()
         name = self._about(connection, notice.group)
         if name is None:
-            row = {"id": notice.alert, "rule": notice.rule, "subject": notice.subject, "source": notice.source, "severity": notice.level or notice.worst or "notify", "sentence": notice.sentence, "limit": notice.limit}
+            row = {"id": notice.alert, "rule": notice.rule, "subject": notice.subject, "source": notice.source, "runbook": notice.runbook, **self._as_it_fired(connection, notice)}
             name = self._open(connection, self._opening(row, notice.group), "", notice.fired_us, notice.group)
         self._belongs(connection, name, notice.alert)
         return {name}
+
+    def _as_it_fired(self, connection: sa.Connection, notice: Notice) -> dict[str, Any]:
+        """Severity, sentence and limit of the instant at which an alert fired, which an incident is opened with; of another monitor's alert, of now."""
+        fired = sa.select(TRANSITIONS.c.severity, TRANSITIONS.c.sentence, TRANSITIONS.c.limit).where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.alert == notice.alert, TRANSITIONS.c.at_us == notice.fired_us, TRANSITIONS.c.kind.in_(("fired", "rose", "released")))
+        row = connection.execute(fired.order_by(TRANSITIONS.c.seq.desc()).limit(1)).one_or_none()
+        return dict(row._mapping) if row else {"severity": notice.level or notice.worst or "notify", "sentence": notice.sentence, "limit": notice.limit}
 
     def _belongs(self, connection: sa.Connection, name: str, alert: str) -> None:
         self.records.put(connection, name, "joined", {"alert": alert, "words": f"alert {alert} belongs to it"}, "", f"joined:{alert}", None)

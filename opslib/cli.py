@@ -216,6 +216,11 @@ def _status(options: argparse.Namespace) -> int:
     return view.exit_code
 
 
+def _diagnose(options: argparse.Namespace) -> int:
+    desk = _desk(options)
+    return _judged(options, desk.diagnosis_of(desk.status(options.as_of, options.window, options.known_at)))
+
+
 def _pnl(options: argparse.Namespace) -> int:
     found = _desk(options).pnl(options.fills, options.backtest, options.costs, options.as_of, known_at=options.known_at)
     if options.output == "json":

@@ -56,6 +56,11 @@ def machine_now() -> datetime:
     return datetime.now(UTC)
 
 
+def simulated() -> bool:
+    """Whether time is that of a simulated world, which the machine and its HTTP servers do not have."""
+    return bool(os.environ.get("OPS_CLOCK"))
+
+
 def speed() -> float:
     """How many seconds pass in a second of the machine's: 1, but in a simulated world; what is waited for is divided by it."""
     told = os.environ.get("OPS_CLOCK")

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from opslib import clock, notify, text
+from opslib import clock, findings, notify, text
 from opslib.alerts import GRID_US, Alert, Transition
 from opslib.errors import StoreError
 from opslib.notify import Notifier
@@ -40,10 +40,11 @@ class Collector:
     Args:
         holder: Its name among collectors; no other may have it.
         now: What time it is; only the demo gives another one.
+        greeks_breach: Called when a rule about the page's Greeks begins to breach, so that the chains are fetched anew.
     """
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, holder: str, now: Callable[[], datetime] = clock.now):
-        self.settings, self.rules, self.holder, self.now = settings, rules, holder, now
+    def __init__(self, store: Store, settings: Settings, rules: Rules, holder: str, now: Callable[[], datetime] = clock.now, greeks_breach: Callable[[], None] = lambda: None):
+        self.settings, self.rules, self.holder, self.now, self.greeks_breach = settings, rules, holder, now, greeks_breach
         self.record = Record(store, settings.app)
         self._watch: Watch | None = None
         self._upto_us: int | None = None
@@ -87,6 +88,8 @@ class Collector:
         for at_us, became in self._watch.judge(since_us, upto_us):
             count += 1
             transitions += became
+            if any(t.source == findings.PAGE and t.kind in ("pending", "fired", "rose") and self.rules[t.rule].panel == "greeks" for t in became):
+                self.greeks_breach()
             if count % AT_ONCE == 0:
                 if not self._keep(turn, kept_us, at_us, transitions):
                     return None
@@ -194,7 +197,8 @@ def collect(settings: Settings, store: Store, rules: Rules, staff: Staff, every_
     """
     store.file.check_writable()
     stop = threading.Event()
-    judge = Collector(store, settings, rules, secrets.token_hex(8))
+    rounds = Rounds(settings, store, rules, every_s=every_s)
+    judge = Collector(store, settings, rules, secrets.token_hex(8), greeks_breach=rounds.fetch_chains_again)
     judging = threading.Thread(target=judge.run, args=(stop,), name="judge")
     telling = threading.Thread(target=notify.run, args=(Notifier(store, settings, rules, staff, beating=lambda: judge.well), stop), name="notify")
 
@@ -202,7 +206,7 @@ def collect(settings: Settings, store: Store, rules: Rules, staff: Staff, every_
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stopping.set)
-        await Rounds(settings, store, rules, every_s=every_s).run(stopping)
+        await rounds.run(stopping)
 
     judging.start()
     telling.start()

@@ -120,9 +120,12 @@ class Desk:
         return panels.status(self.store, self.settings, self.rules, as_of=at, length=length)
 
     def diagnose(self, at: datetime, length: timedelta) -> Diagnosis:
-        """What is the matter at a moment, by what was seen over so long before it?"""
-        view = self.view(at, length)
-        return diagnosis.diagnose(view, view.filed.parts if view.filed and view.filed.pairs else None)
+        """What the fault is at a moment; each rule is evaluated over its own window, whatever the length of the view."""
+        return self.diagnosis_of(self.view(at, length))
+
+    def diagnosis_of(self, view: View) -> Diagnosis:
+        """What the fault is at the end of a view."""
+        return diagnosis.diagnose(view)
 
     def postmortem(self, incident: str, upto: str = "") -> Postmortem:
         """

@@ -1,123 +1,220 @@
 """
-This module knows what is the matter at a moment, by what was seen, and nothing else: one of `causes.CAUSES`, with
-every check that speaks for it or against another, and how sure that is.
+Decide what the fault of a moment is, by what was observed: one of `causes.CAUSES`, with the evidence for and against it.
 
-It is a function of what is in the store, so asked later as of a moment it says the same. What nobody has looked at speaks
-neither for nor against; where too little is known, or what is known contradicts itself, the cause is undetermined.
+It is a function of what is in the store, so asked later as of a moment it says the same. What nobody observed supports
+and contradicts nothing; where too little is known, the cause is undetermined. A cause is explained away only by one that
+can produce its symptoms (`causes.PRODUCES`); every other is named beside the first. While somebody is notified of an alert
+the answer is never `none`.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opslib import text
-from opslib.causes import HEADLINES, MASSIVE_OUT, NO_FAULT, NONE, RUNBOOK_OF, UNDETERMINED
-from opslib.inquiry import Found, Inquiry
+from opslib.answers import Found
+from opslib.causes import HEADLINES, MASSIVE_OUT, NO_FAULT, NONE, OF_RULE, PRODUCES, RUNBOOK_OF, UNDETERMINED
+from opslib.clock import Window
+from opslib.inquiry import Inquiry
+from opslib.page import SECOND
+from opslib.rules import RUNGS, SENT
+from opslib.snapshot import PROVIDERS
 
 if TYPE_CHECKING:
     from opslib.panels import View
 
+BOTH = "both_providers_down"
+PASSED = ("app_restarted",)  # Causes that are over when they are found.
+CONTRADICTED = 0.5  # Of two sources that contradict each other one is wrong.
 
-class Check(NamedTuple):
-    """One question that was asked, what was seen, and whether that speaks for the cause, against it, or (not known) for nothing."""
+
+class Evidence(NamedTuple):
+    """
+    One question that was asked.
+
+    Attributes:
+        supports: The causes that its answer supports.
+        contradicts: The causes that its answer speaks against.
+        source: Who observed it: page, probe, chain, logs, fills, calendar.
+        age_s: How old the newest observation is, seconds; None where there is none.
+    """
 
     question: str
     answer: str
-    speaks: str
+    supports: tuple[str, ...]
+    contradicts: tuple[str, ...]
+    source: str
+    age_s: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As CONTRACT.md has it."""
+        return self._asdict() | {"supports": list(self.supports), "contradicts": list(self.contradicts)}
+
+    def __str__(self) -> str:
+        age = f", {text.duration(self.age_s)} old" if self.age_s is not None else ""
+        return f"{self.question} {self.answer}" + (f" [{self.source}{age}]" if self.source else "")
+
+
+class Other(NamedTuple):
+    """Another cause, found beside the first."""
+
+    cause: str
+    subject: str | None
+
+    def __str__(self) -> str:
+        return f"{self.cause}{' of ' + self.subject if self.subject else ''}"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """
-    What is the matter.
+    What the fault is.
 
     Attributes:
+        window: Its end is the moment that was asked about.
         cause: One of `causes.CAUSES`.
         subject: massive, tradier, app, a symbol; None where it is about none.
-        confidence: Of what was looked at the share that agrees, times half and half the share of the questions that could be answered; of what trades cost only the first, for no look at a provider or a server bears on that.
-        checks: Every question that was asked.
+        confidence: Of what was observed the share that agrees, times half and half the share of the questions that could be answered; of what trades cost only the first, for no probe of a provider or a server bears on that.
+        severity: The highest that a rule reaches which points at the cause, else that of the alert which did; None where none does.
+        evidence: Every question that was asked.
         also: Other causes that were found beside it.
+        alert_runbook: The runbook of the alert that was asked about; None where none was.
     """
 
+    window: Window
     cause: str
     subject: str | None
     confidence: float
-    checks: tuple[Check, ...] = ()
-    also: tuple[str, ...] = ()
+    severity: str | None = None
+    evidence: tuple[Evidence, ...] = ()
+    also: tuple[Other, ...] = ()
+    alert_runbook: str | None = None
 
     @property
     def headline(self) -> str:
         """What it means, in one plain sentence."""
-        told = HEADLINES[self.cause].format((self.subject or "the provider").title() if self.subject in ("massive", "tradier") else self.subject or "the provider")
+        told = HEADLINES[self.cause].format((self.subject or "the provider").title() if self.subject in PROVIDERS else self.subject or "the provider")
         return told[0].upper() + told[1:]
 
     @property
     def runbook(self) -> str | None:
         """Where it goes on; None where nothing needs be done."""
-        return "massive_down" if self.subject == "massive" and self.cause in MASSIVE_OUT else RUNBOOK_OF.get(self.cause)
+        return "massive_down" if self.subject == "massive" and self.cause in MASSIVE_OUT else RUNBOOK_OF.get(self.cause, self.alert_runbook)
+
+    @property
+    def exit_code(self) -> int:
+        """0; 3 where the data does not suffice to determine a cause."""
+        return 3 if self.cause == UNDETERMINED else 0
 
     @property
     def words(self) -> str:
         """What it is, and how sure that is."""
-        more = f" Beside it: {', '.join(self.also)}." if self.also else ""
-        return f"{self.cause}{' of ' + self.subject if self.subject else ''}, {text.ratio(self.confidence, 0)} sure: {self.headline}{more}"
+        more = f" Beside it: {', '.join(map(str, self.also))}." if self.also else ""
+        return f"{Other(self.cause, self.subject)}, {text.ratio(self.confidence, 0)} sure: {self.headline}{more}"
 
     def as_json(self) -> dict[str, Any]:
-        """For a program, and for the record."""
-        return {"cause": self.cause, "subject": self.subject, "confidence": round(self.confidence, 2), "runbook": self.runbook, "also": list(self.also), "words": self.words, "checks": [c._asdict() for c in self.checks]}
+        """As CONTRACT.md's ``ops diagnose -o json``."""
+        return {
+            "as_of": text.iso(self.window.end), "window": {"from": text.iso(self.window.start), "to": text.iso(self.window.end)}, "cause": self.cause, "subject": self.subject, "confidence": round(self.confidence, 2),
+            "also": [o._asdict() for o in self.also], "runbook": self.runbook, "severity": self.severity, "evidence": [e.as_json() for e in self.evidence],
+        }  # fmt: skip
+
+    def as_record(self) -> dict[str, Any]:
+        """As the record of an incident keeps it, with its words for people."""
+        return self.as_json() | {"words": self.words}
 
     def __repr__(self) -> str:
-        lines = [self.words]
-        for speaks, head in (("for", "speaks for it"), ("against", "speaks against something else"), ("nothing", "not known")):
-            lines += [f"  {head}: {c.question} {c.answer}" for c in self.checks if c.speaks == speaks]
-        return "\n".join([*lines, *([f"  goes on in: ops runbook show {self.runbook}"] if self.runbook else [])])
+        lines = [self.words, f"  as of {text.moment(self.window.end)}", *([f"  severity: {self.severity}"] if self.severity else []), *([f"  runbook: ops runbook open {self.runbook}"] if self.runbook else [])]
+        groups = (
+            ("supports it", lambda e: self.cause in e.supports), ("contradicts it", lambda e: self.cause in e.contradicts), ("supports another", lambda e: e.supports and self.cause not in e.supports),
+            ("not known", lambda e: not e.supports and e.age_s is None), ("rules out another", lambda e: not e.supports and e.age_s is not None and self.cause not in e.contradicts),
+        )  # fmt: skip
+        for head, holds in groups:
+            lines += [f"  {head}: {e}" for e in self.evidence if holds(e)]
+        return "\n".join(lines)
 
 
-# What explains another away: where the first is found, the others are its consequences.
-EXPLAINS: dict[str, Callable[[str, str | None], bool]] = {
-    "monitor_down": lambda cause, subject: True,
-    "our_network": lambda cause, subject: cause not in ("greeks_units",),
-    "both_providers_down": lambda cause, subject: subject in ("massive", "tradier") or cause in ("error_storm", "provider_partial"),
-    "app_down": lambda cause, subject: cause.startswith("socket_") or cause in ("app_slow", "error_storm", "dashboard_slow", "app_restarted", "clock_skew"),
-    "app_restarted": lambda cause, subject: cause.startswith("socket_") or cause in ("dashboard_slow", "error_storm"),
-    "dashboard_slow": lambda cause, subject: False,
-}
+def _explained(first: Found, other: Found, asked: Sequence[Found]) -> bool:
+    """Whether what one answer found can be a consequence of what another did: its mechanism produces each of its symptoms."""
+    if first is other or not first.cause or not other.cause:
+        return False
+    if first.cause == BOTH:
+        parts = [f for f in asked if f.subject in PROVIDERS and f.cause and f.cause != UNDETERMINED]
+        if other.subject in PROVIDERS and other.cause in {p.cause for p in parts}:
+            return len({p.cause for p in parts}) == 1
+        return any(_explained(part, other, asked) for part in parts)
+    if {first.subject, other.subject} <= {*PROVIDERS} and first.subject != other.subject:
+        return False
+    return (other.symptoms or frozenset({other.cause})) <= PRODUCES.get(first.cause, frozenset())
 
 
-def _explained(first: Found, other: Found) -> bool:
-    """Is what another question found a consequence of what this one did?"""
-    assert first.cause and other.cause
-    if other.cause in NO_FAULT and first.cause not in NO_FAULT:
-        return True
-    if first.cause in EXPLAINS:
-        return EXPLAINS[first.cause](other.cause, other.subject)
-    return first.cause.startswith(("provider_", "our_timeout")) and other.cause in ("error_storm", "our_timeout_too_short", "provider_partial")
-
-
-def diagnose(view: "View", size: Any = None) -> Diagnosis:
-    """
-    What is the matter at the end of a view?
-
-    Args:
-        size: What the fills' difference from the backtest decomposes into (`variance.Parts`); None where there are none.
-    """
-    asked = Inquiry(view, size).asked()
-    hits = [f for f in asked if f.cause]
+def diagnose(view: "View") -> Diagnosis:
+    """What the fault is at the end of a view."""
+    inquiry = Inquiry(view)
+    through, others = inquiry.asked()
+    asked = [*through, *others]
     known = [f for f in asked if f.cause is not None]
-    faults = [f for f in hits if f.cause not in NO_FAULT] or hits
-    first = faults[0] if faults else None
+    hits = [f for f in asked if f.cause]
+    roots = [f for i, f in enumerate(hits) if not any(_explained(g, f, asked) and (j < i or not _explained(f, g, asked)) for j, g in enumerate(hits))]
+    faults = sorted((f for f in roots if f.cause not in NO_FAULT), key=_rank)
+    over = [f for f in roots if f.cause == "market_closed" and all(g.cause in PASSED for g in faults)]  # Nothing is expected of a closed market, whatever was restarted before.
+    first = next(iter([*over, *faults, *roots]), None)
+    alert = None
+    if (first is None or first.cause in (*NO_FAULT, UNDETERMINED)) and not (first and first.cause == "market_closed"):
+        alert = _worst_alert(view)
+        if alert and not (first and first.cause == UNDETERMINED):
+            first = inquiry.of_alert(alert)
+            asked, known = [*asked, first], [*known, first]
     answered = len(known) / len(asked)
     if first is None:
-        seen = any(f.cause == "" for f in asked[4:])
+        seen = any(f.cause == "" for f in others)
         cause = NONE if seen and 2 * len(known) >= len(asked) else UNDETERMINED  # More was answered than was not.
-        return Diagnosis(cause, None, answered if cause == NONE else 0.0, tuple(_check(f, first) for f in asked))
-    also = tuple(dict.fromkeys(f"{f.cause}{' of ' + f.subject if f.subject else ''}" for f in faults[1:] if not _explained(first, f) and (f.cause, f.subject) != (first.cause, first.subject)))
+        return Diagnosis(view.window, cause, None, answered if cause == NONE else 0.0, None, _evidence(asked, None, view))
     assert first.cause
+    also = tuple(dict.fromkeys(Other(f.cause or "", f.subject) for f in faults if (f.cause, f.subject) != (first.cause, first.subject) and f.cause != UNDETERMINED))
     bears = 1.0 if first.cause.startswith("costs_") else 0.5 + 0.5 * answered
-    sure = first.agree * bears if first.cause != UNDETERMINED else 0.0
-    return Diagnosis(first.cause, first.subject, round(sure, 2), tuple(_check(f, first) for f in asked), also)
+    disputed = any(f.cause == "" and first.cause in f.excludes and _about(f, first) and f.at_us is not None and f.at_us > (first.since_us or first.at_us or view.window.end_us) for f in asked)
+    sure = first.agree * bears * (CONTRADICTED if disputed else 1.0) if first.cause != UNDETERMINED else 0.0
+    severity = _severity(inquiry, first) or (alert["severity"] if alert else None)
+    return Diagnosis(view.window, first.cause, first.subject, round(sure, 2), severity, _evidence(asked, first, view), also, alert["runbook"] if alert else None)
 
 
-def _check(found: Found, first: Found | None) -> Check:
-    speaks = "nothing" if found.cause is None else "against" if found.cause == "" else "for" if first and (found is first or _explained(first, found)) else "for"
-    return Check(found.question, found.answer, speaks)
+def _rank(found: Found) -> int:
+    """What comes first: a cause that goes on, then one that is over and left its traces, then what could not be determined."""
+    return 2 if found.cause == UNDETERMINED else int(found.cause in PASSED)
+
+
+def _worst_alert(view: "View") -> dict[str, Any] | None:
+    """The worst alert that is active and that somebody is notified of; one that another inhibits only where there is no other."""
+    active = [a for a in view.alerts if a["state"] == "firing" and a["severity"] in SENT]
+    return next((a for a in active if not a["inhibited_by"]), next(iter(active), None))
+
+
+def _severity(inquiry: Inquiry, first: Found) -> str | None:
+    """The highest severity of the rules that point at a cause."""
+    symptom = {"availability", "answers", "response_time", "silence"} if first.subject in PROVIDERS or first.cause == BOTH else set()
+    pointing = symptom | {rule for rule, cause in OF_RULE.items() if cause == first.cause} | ({"backtest_variance"} if (first.cause or "").startswith("costs_") else set()) | ({"websocket_down"} if (first.cause or "").startswith("socket_") else set()) | ({"greeks_valid"} if (first.cause or "").startswith("greeks_") else set()) | ({"app_answers"} if first.cause in ("app_down", "app_slow") else set())
+    reached = [f.severity for f in inquiry.judged if f.severity and f.rule.name in pointing and (f.subject == first.subject or first.cause == BOTH or f.subject == "app" and first.subject not in PROVIDERS)]
+    return max(reached, key=RUNGS.index, default=None)
+
+
+def _about(found: Found, first: Found) -> bool:
+    """Whether an answer is about what another is about: of providers the same one."""
+    return found.subject == first.subject or not {found.subject, first.subject} <= {*PROVIDERS}
+
+
+def _evidence(asked: Sequence[Found], first: Found | None, view: "View") -> tuple[Evidence, ...]:
+    """Every answer as evidence: what it supports, what it contradicts, and how old it is."""
+    made = []
+    for f in asked:
+        supports = [f.cause] if f.cause else []
+        if first and first.cause and first.cause != f.cause and _explained(first, f, asked):
+            supports.insert(0, first.cause)
+        contradicts = f.excludes if f.cause == "" else ()
+        if first and first.cause and not _about(f, first):
+            contradicts = tuple(c for c in contradicts if c != first.cause)
+        age_s = None if f.cause is None or f.at_us is None else max(0.0, round((view.window.end_us - f.at_us) / SECOND, 1))
+        made.append(Evidence(f.question, f.answer, tuple(supports), contradicts, f.source, age_s))
+    return tuple(made)
+
+

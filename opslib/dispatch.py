@@ -9,7 +9,7 @@ the two leaves it to be sent again, under the same id.
 import copy
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from opslib import clock, hearsay, notices as notices_module
 from opslib.cell_types import decoding
-from opslib.notices import FIRING, OF_SCHEDULE, OVER, PASSED, PRESSING, REPEAT, REPORT, ROSE, SCHEDULE, UNHEARD, Edge, Notice, Silence, Telling
+from opslib.notices import FIRING, OF_SCHEDULE, OVER, PASSED, PRESSING, REPEAT, REPORT, ROSE, SCHEDULE, UNHEARD, Cause, Edge, Notice, Silence, Telling, unknown_cause
 from opslib.rules import RUNGS, SENT as SENT_SEVERITIES, Rules
 from opslib.schema import ACTS, DELIVERIES, FACTS, FOREIGN, MESSAGES, NOTICES, OUTBOX, TRANSITIONS
 from opslib.staff import Staff
@@ -122,9 +122,12 @@ class Dispatch:
         with self.store.reading() as connection:
             return self._open(connection)
 
-    def plan(self, staff: Staff, rules: Rules) -> list[str]:
+    def plan(self, staff: Staff, rules: Rules, diagnosed: Callable[[int], Callable[[Notice], Cause | None]] = lambda at_us: unknown_cause) -> list[str]:
         """
         Take in what became of alerts since the last time, and write down what is to be told of it now, to whom.
+
+        Args:
+            diagnosed: What sets an alert off, as of an instant; asked only where somebody is to be notified of something new.
 
         Returns:
             The ids of the messages that were made.
@@ -133,12 +136,15 @@ class Dispatch:
             StoreError: Nothing was taken in.
         """
         with self.store.reading() as connection:
-            if not self._anything(connection, staff):
-                return []
+            anything, new = self._anything(connection, staff)
+            now_us = self._now_us(connection)
+        if not anything:
+            return []
+        cause_of = diagnosed(now_us) if new else unknown_cause  # Outside of the transaction: it reads a view.
         with self.store.committing() as connection:
             now_us = self.store.stamp(connection)
             found = self._take_in(connection, rules, now_us)
-            tellings = notices_module.due(found.values(), self._silences(connection), self._taken(connection), staff, now_us)
+            tellings = notices_module.due(found.values(), self._silences(connection), self._taken(connection), staff, now_us, cause_of)
             made = [self._write(connection, several, staff, rules, now_us) for several in _together(tellings)]
             for telling in tellings:
                 if telling.kind in (OVER, PASSED):
@@ -146,17 +152,17 @@ class Dispatch:
             self._keep(connection, found.values())
         return made
 
-    def _anything(self, connection: sa.Connection, staff: Staff) -> bool:
-        """Would planning change anything? Asked often, so without taking the writers' turn."""
+    def _anything(self, connection: sa.Connection, staff: Staff) -> tuple[bool, bool]:
+        """Would planning change anything, and is somebody to be notified of something new? Asked often, so without taking the writers' turn."""
         newest = connection.execute(sa.select(sa.func.max(OUTBOX.c.seq)).where(OUTBOX.c.app == self.app)).scalar() or 0
-        if newest > self._planned(connection):
-            return True
         now_us = self._now_us(connection)
-        if any(self._changed(connection, now_us)):
-            return True
+        if newest > self._planned(connection) or any(self._changed(connection, now_us)):
+            return True, True  # What is due is not known before that is taken in.
         found = [copy.deepcopy(n) for n in self._open(connection)]
         before = [n.as_json() for n in found]
-        return bool(notices_module.due(found, self._silences(connection), self._taken(connection), staff, now_us)) or [n.as_json() for n in sorted(found, key=lambda n: n.alert)] != sorted(before, key=lambda n: n["alert"])
+        tellings = notices_module.due(found, self._silences(connection), self._taken(connection), staff, now_us)
+        changed = [n.as_json() for n in sorted(found, key=lambda n: n.alert)] != sorted(before, key=lambda n: n["alert"])
+        return bool(tellings) or changed, any(t.kind in (FIRING, ROSE) for t in tellings)
 
     def _now_us(self, connection: sa.Connection) -> int:
         """What time it is for who writes here: never before what is written already, though the machine's clock was set back."""
@@ -400,5 +406,6 @@ def _together(tellings: list[Telling]) -> list[list[Telling]]:
 def _told_of(notice: Notice, rules: Rules) -> dict[str, Any]:
     """What a message keeps of one alert."""
     rule = rules.rules.get(notice.rule)
-    names = ("alert", "rule", "subject", "source", "pending_us", "fired_us", "over_us", "how", "value", "limit", "peak", "sentence", "again")
-    return {name: getattr(notice, name) for name in names} | {"severity": notice.level or notice.worst or "notify", "runbook": rule.runbooks.get(notice.subject) if rule else None}
+    names = ("alert", "rule", "subject", "source", "pending_us", "fired_us", "over_us", "how", "value", "limit", "peak", "sentence", "again", "cause_words", "headline", "cause_rule")
+    runbook = notice.runbook or (rule.runbooks.get(notice.subject) if rule else None)
+    return {name: getattr(notice, name) for name in names} | {"severity": notice.level or notice.worst or "notify", "runbook": runbook}

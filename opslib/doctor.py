@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -21,11 +22,13 @@ from opslib.outcome import OUTCOMES, UNCLEAR
 from opslib.probed import IS_THERE
 from opslib.rounds import Rounds
 from opslib.rules import Rules
-from opslib.samples import Sample
+from opslib.samples import Sample, Samples
 from opslib.settings import FALLBACKS, Settings
+from opslib.skews import compare
 from opslib.store import Store
 from opslib.verdicts import EXIT_CODES, worst
 
+CONNECT = Path(__file__).parent / "docs" / "connect.md"  # How to connect the app's page, for people.
 LEAST_FREE_MB = 500
 NEEDED = ("jupyterlab", "papermill", "ipykernel", "nbconvert", "pandas", "matplotlib", "httpx", "websockets")
 _SETTING = {"massive": "OPS_MASSIVE_URL", "tradier": "OPS_TRADIER_URL", "app": "OPS_APP_URL"}
@@ -33,7 +36,18 @@ _WORLD = (
     ("app_url", "OPS_APP_URL", "the app's server"), ("app_ws_url", "OPS_APP_WS_URL", "the app's WebSocket"), ("app_log", "OPS_APP_LOG", "the app's log"), ("app_pid", "OPS_APP_PID", "the app's process"),
     ("massive_url", "OPS_MASSIVE_URL", "Massive"), ("tradier_url", "OPS_TRADIER_URL", "Tradier"), ("symbols", "OPS_SYMBOLS", "chains"),
 )  # fmt: skip
+# Which of the guide's checks nobody makes while a setting is missing, and what remains.
+_WITHOUT = {
+    "OPS_APP_URL": "the API health endpoint, /api/metrics, how quickly the app's server answers, its restarts, its latency after a deployment",
+    "OPS_APP_WS_URL": "the WebSocket's round trip, its close code, whether it opens for new clients; the page's own word on its socket remains",
+    "OPS_APP_LOG": "the application's log: errors by kind, time-outs and how long the app waits, why its sockets closed; the page's own error count remains. Where the log is no file that can be read here, the host's log drain sends it: POST /api/logs of ops serve, with the ingest key",
+    "OPS_APP_PID": "the server's process: whether it runs, its memory and whether that grows, its restarts as the process tells them; the server's answers and the page's memory remain",
+    "OPS_MASSIVE_URL": "Massive's status, response time, key, plan and clock, and every chain of its own; the page's counts of its requests remain",
+    "OPS_TRADIER_URL": "whether Tradier is there as the fallback, its response time, key and clock; the page's counts remain",
+    "OPS_SYMBOLS": "daily validation with known symbols: whole chains, their Greeks and units, IV against earlier days; the page's own validations remain",
+}  # fmt: skip
 UNSET = "settings"
+DRAINED_WITHIN = timedelta(hours=24)
 REFUSED_WITHIN = timedelta(hours=24)
 _TOKEN = {"massive": "OPS_MASSIVE_TOKEN", "tradier": "OPS_TRADIER_TOKEN"}
 _ASKED = {
@@ -93,21 +107,57 @@ class Examination:
 
 def examine(settings: Settings, store: Store, rules: Rules) -> Examination:
     """Look at everything once. Nothing of it is kept."""
-    checks = [*_ours(settings, store, rules), *_completeness(settings), *asyncio.run(_world(settings, store, rules))]
+    drained = _drained(settings, store)
+    checks = [*_ours(settings, store, rules), *_completeness(settings, drained is not None), *asyncio.run(_world(settings, store, rules, drained is not None)), *([drained] if drained else [])]
     return Examination(settings.app, tuple(checks))
 
 
-def _unset(settings: Settings) -> list[tuple[str, str]]:
-    """Settings of what is to be looked at that are not set, and what is not looked at without them."""
-    return [(setting, what) for name, setting, what in _WORLD if not getattr(settings, name) and not (name == "tradier_url" and settings.fallback == "none")]
+def _unset(settings: Settings, drained: bool) -> list[tuple[str, str]]:
+    """Settings of what is to be looked at that are not set, and what is not looked at without them; a log that comes by a drain needs none."""
+    needless = {name for name, so in (("tradier_url", settings.fallback == "none"), ("app_log", drained)) if so}
+    return [(setting, what) for name, setting, what in _WORLD if not getattr(settings, name) and name not in needless]
 
 
-def _completeness(settings: Settings) -> list[Check]:
-    """Whether everything that can be looked at is set; what nobody looks at is unknown, not well."""
-    unset = _unset(settings)
+def _drained(settings: Settings, store: Store) -> Check | None:
+    """Whether the app's log comes by a drain; None where no line came lately."""
+    what, now = "app: does its log come by a drain", clock.now()
+    try:
+        last = Samples(store, settings.app).last("log", clock.micros(now), None, "app")
+    except OpsError as problem:
+        return Check(what, "unknown", str(problem))
+    if last is None or "drained" not in last.told() or last.ts_us < clock.micros(now - DRAINED_WITHIN):
+        return None
+    seen = f"yes, the newest line at {text.moment(clock.instant(last.ts_us))}"
+    if settings.app_log:
+        return Check(what, "warning", f"{seen}; OPS_APP_LOG is read too, so that each error counts twice", "Unset OPS_APP_LOG, or stop the drain.")
+    return Check(what, "ok", seen)
+
+
+def _completeness(settings: Settings, from_afar: bool) -> list[Check]:
+    """
+    Whether everything that can be looked at is set; what nobody looks at is unknown, not well.
+
+    Args:
+        from_afar: Whether the app's log comes by a drain: then it is hosted elsewhere, and has no process that can be looked at here.
+    """
+    unset = [(setting, what) for setting, what in _unset(settings, from_afar) if not (from_afar and setting == "OPS_APP_PID")]
     if not unset:
         return []
     return [Check(UNSET, "unknown", f"{len(unset)} of {len(_WORLD)} things are not looked at: {', '.join(what for _, what in unset)}", f"Set {', '.join(setting for setting, _ in unset)}, in the environment or in settings.toml.")]
+
+
+def _arriving(newest_us: int | None, rules: Rules) -> Check:
+    """Whether posts of the app's pages arrive: the newest is no older than the limit of the rule `silence`, while the market is open."""
+    what, now = "posts of the app's pages", clock.now()
+    if newest_us is None:
+        return Check(what, "", "none has come yet", f"let the app's page post to ops serve: {CONNECT}")
+    at, limit_s = clock.instant(newest_us), float(dict(rules.rules["silence"].ladder)["warning"])
+    seen = f"the newest came at {text.moment(at)}"
+    if (now - at).total_seconds() <= limit_s:
+        return Check(what, "ok", seen)
+    if clock.open_since(now) is None:
+        return Check(what, "", f"{seen}; none is expected while the market is closed")
+    return Check(what, "warning", f"{seen}, {text.duration((now - at).total_seconds())} ago; one was expected within {text.duration(limit_s)}", f"Open a page of the app, and see whether its posts are answered 204: {CONNECT}, See whether posts arrive.")
 
 
 def _refused(settings: Settings, store: Store) -> Check:
@@ -120,7 +170,7 @@ def _refused(settings: Settings, store: Store) -> Check:
     if not found:
         return Check(what, "ok", "none in the last 24 hours")
     seen = f"{'; '.join(refusals.sentences(found))}; the newest at {text.moment(clock.instant(found[0].last_us))}"
-    return Check(what, "warning", seen, "Where the page or program is yours, do what the reason says (add its origin to OPS_CORS_ORIGINS, its name for this machine to OPS_ALLOWED_HOSTS, give it the key), and start ops serve again; else it is a stranger's, and nothing was lost.")
+    return Check(what, "warning", seen, f"Where the page or program is yours, do what the reason says (add its origin to OPS_CORS_ORIGINS, its name for this machine to OPS_ALLOWED_HOSTS, give it the key), and start ops serve again; else it is a stranger's, and nothing was lost. Each reason is explained in {CONNECT}.")
 
 
 def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
@@ -133,7 +183,8 @@ def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
     yield Check("home", "ok" if os.access(settings.home if settings.home.exists() else settings.home.parent, os.W_OK) else "critical", str(settings.home), "Set OPS_HOME to a folder that can be written.")
     try:
         last = store.last_look(settings.app, 2**62, None)
-        yield Check("store", "ok", f"opens; newest post {text.moment(clock.instant(last.ts_us))}" if last else "opens; no post has come yet", "")
+        yield Check("store", "ok", "opens")
+        yield _arriving(last.ts_us if last else None, rules)
     except OpsError as problem:
         yield Check("store", "critical", str(problem), "See OPS_STORE_URL.")
     yield _told(settings, store)
@@ -167,7 +218,7 @@ def _installed(name: str) -> bool:
     return True
 
 
-async def _world(settings: Settings, store: Store, rules: Rules) -> list[Check]:
+async def _world(settings: Settings, store: Store, rules: Rules, drained: bool) -> list[Check]:
     """What the settings name."""
     rounds = Rounds(settings, store, rules)
     try:
@@ -177,7 +228,7 @@ async def _world(settings: Settings, store: Store, rules: Rules) -> list[Check]:
     last = {(s.probe, s.subject): s for s in samples if s.last}
     found = [_asked(settings, sample) for sample in last.values()]
     found += _skews(last, rules) + _hours(last)
-    found += [Check(what, "", f"{setting} is not set", f"set {setting}") for setting, what in _unset(settings)]
+    found += [Check(what, "", f"{setting} is not set. Not measured without it: {_WITHOUT[setting]}", f"set {setting}") for setting, what in _unset(settings, drained)]
     return found + await _host(settings)
 
 
@@ -191,6 +242,7 @@ def _asked(settings: Settings, sample: Sample) -> Check:
     said = f"HTTP {told['status']}, " if "status" in told else ""
     said += f'"{text.one_line(told["said"], 80)}", ' if told.get("said") else ""
     said += f"{told['why']}, " if told.get("why") else ""
+    said += f"asked for {told['route']}, as the app will when massive fails, " if told.get("route") else ""
     seen = f"{subject} {outcome.words}" + (f" ({said.rstrip(', ')})" if said else "")
     if subject in _TOKEN and outcome.name == "no_key_401":
         return Check(what, "critical", f"{subject} wants a key, and {_TOKEN[subject]} is not set", f"Set {_TOKEN[subject]}, or {_TOKEN[subject]}_FILE.")
@@ -245,10 +297,9 @@ def _skews(last: dict[tuple[str, str], Sample], rules: Rules) -> list[Check]:
     skews = {subject: skew for subject, probe in IS_THERE.items() if (s := last.get((probe, subject))) and (skew := s.told().get("skew_s")) is not None}
     if not skews:
         return []
-    off = {s: k for s, k in skews.items() if abs(k) > rules.skew_told_s}
+    clocks = compare(skews, rules.skew_told_s)
     told = ", ".join(f"{s} {k:+.1f} s" for s, k in skews.items())
-    ours = len(off) == len(skews) > 1
-    return [Check("clocks against ours", "warning" if off else "ok", told, "Set our own clock (NTP)." if ours else f"Set the clock of {', '.join(off)} (NTP).")]
+    return [Check("clocks against ours", "warning" if clocks.names else "ok", told, " ".join(words[0].upper() + words[1:] for words in clocks.sentences))]
 
 
 def _hours(last: dict[tuple[str, str], Sample]) -> list[Check]:

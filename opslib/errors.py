@@ -84,6 +84,10 @@ class BadAlerts(OpsError):
     """What another monitor sent is no list of alerts, as Alertmanager takes them."""
 
 
+class BadLogs(OpsError):
+    """What a log drain sent is not lines of a log."""
+
+
 class ImportRefused(OpsError):
     """A file is not what it should be."""
 

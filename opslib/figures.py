@@ -130,7 +130,7 @@ def _onset(desk: "Desk", incident: Incident) -> dict[str, Any] | None:
     """The first of our looks that failed and did not come back before it was detected, where there are any: when, and how exactly."""
     detected = incident.times["detected"].at_us
     probe, subject = ("socket", "app") if incident.rule.startswith("websocket") else (IS_THERE.get(incident.subject, ""), incident.subject)
-    if detected is None or incident.rule not in ("availability", "answers", "app_answers", "websocket_down") or not probe or any(e.by for e in incident.of_kind("time")):
+    if detected is None or incident.rule not in ("availability", "answers", "app_answers", "app_down", "websocket_down") or not probe or any(e.by for e in incident.of_kind("time")):
         return None
     at = clock.instant(detected)
     view = desk.view(at, timedelta(hours=1))

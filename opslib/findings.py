@@ -5,10 +5,11 @@ This module knows what the figures of a tape amount to against the limits at an 
 here, whoever asks for it: a panel, over its own window (`at`), or an alert, each rule over the rule's (`judged`).
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from opslib import clock, indicators, measures
+from opslib import clock, conditions, indicators, measures
 from opslib.clock import Window
 from opslib.page import Page
 from opslib.probed import Probed
@@ -94,19 +95,31 @@ def _memory(tape: Tape, window: Window) -> Figure:
     return Figure(most[0] / 1e6, page=_of(most[1])) if most else Figure(None, absent=NOT_MEASURED)
 
 
-def _silence(tape: Tape, subject: str, window: Window) -> Figure:
-    """Seconds without a post; where posts come, seconds without a request in them: a hard outage is never counted as failures."""
+def _silence(tape: Tape, subject: str, window: Window, opened: datetime | None) -> Figure:
+    """Seconds of the open market without a post; where posts come, without a request in them: a hard outage is never counted as failures."""
     silent = indicators.silent_for_s(tape, window.end)
-    if silent is None:
+    if silent is None or opened is None:
         return Figure(None, absent=NOT_EXPECTED if tape.ever_seen else NOT_MEASURED)
     if subject != "app" and subject not in tape.alive:
         return Figure(None, absent=NOT_MEASURED)
     if not tape.open_at(window.end_us):
-        return Figure(silent) if subject == "app" else Figure(None, absent="no look came")
+        return Figure(min(silent, (window.end - opened).total_seconds())) if subject == "app" else Figure(None, absent="no look came")
     if subject != "app" and tape.untold(f"{subject}_requests", window):
         return Figure(None, absent="a look told no count of requests")
-    idle, opened = tape.idle_for_s(window.end_us, None if subject == "app" else subject), clock.open_since(window.end)
-    return Figure(0.0 if idle is None or opened is None else min(idle, (window.end - opened).total_seconds()))
+    idle = tape.idle_for_s(window.end_us, None if subject == "app" else subject)
+    return Figure(0.0 if idle is None else min(idle, (window.end - opened).total_seconds()))
+
+
+def _by_rhythm(tape: Tape, rule: Rule, subject: str, figure: Figure, at_us: int) -> Rule:
+    """The rule of silence with limits that fit a page which sends requests only now and then; a page that posts nothing has no such rhythm."""
+    first = rule.ladder[0][1]
+    if figure.value is None or isinstance(first, str) or not rule.past(figure.value, first) or not tape.open_at(at_us):
+        return rule
+    usual_s = indicators.usual_gap_s(tape, at_us, None if subject == "app" else subject)
+    if usual_s is None:
+        return rule
+    how = tape.how
+    return replace(rule, ladder=tuple((rung, limit if isinstance(limit, str) else max(limit, min(how.idle_times * usual_s, how.idle_most * limit))) for rung, limit in rule.ladder))
 
 
 def _burn(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: "Windows") -> Figure:
@@ -135,12 +148,15 @@ class Windows(dict[timedelta, Window]):
 
     Attributes:
         judging: Are they an alert's, which counts only what was in the open market?
-        shut: Does every provider say that the market is closed, whatever the calendar says?
+        opened: Since when the market is open, by the calendar and by what the providers say; None while it is closed.
+        shut: Do the providers say that the market is closed, though the calendar has a session?
     """
 
     def __init__(self, instant: datetime, judging: bool = False, probed: Probed | None = None):
         self.instant, self.judging = instant, judging
-        self.shut = probed is not None and probed.market_shut(clock.micros(instant))
+        by_calendar = clock.open_since(instant)
+        self.opened = by_calendar if probed is None else probed.open_since(clock.micros(instant))
+        self.shut = by_calendar is not None and self.opened is None
 
     def __missing__(self, length: timedelta) -> Window:
         self[length] = Window.before(self.instant, length)
@@ -178,19 +194,29 @@ def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows
         case "memory":
             return _memory(tape, window)
         case "silence":
-            return _silence(tape, subject, window)
+            return _silence(tape, subject, window, windows.opened)
     raise LookupError(f"no figure is measured for the rule {rule.name!r}")
 
 
 def _finding(tape: Tape, rules: Rules, rule: Rule, subject: str, source: str, windows: Windows, length: timedelta, probed: Probed | None) -> Finding:
     """One figure measured and judged. What cannot be measured for a fault of ours is unknown too, and disables no other rule."""
+    rule = rule.of(source)
     if windows.shut and (source == PAGE or rule.name in OF_OPEN_MARKET):
         return judge(rule, subject, source, Figure(None, absent=NOT_EXPECTED))
     try:
-        figure = observe(tape, rules, rule, subject, windows, length) if source == PAGE or probed is None else measures.measure(probed, tape, rule, subject, windows[length])
+        figure = observe(tape, rules, rule, subject, windows, length) if source == PAGE or probed is None else _ours(probed, tape, rules, rule, subject, windows, length)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
         figure = Figure(None, absent=f"could not be measured ({problem.__class__.__name__}: {problem})")
+    if rule.name == "silence":
+        rule = _by_rhythm(tape, rule, subject, figure, windows[length].end_us)
     return judge(rule, subject, source, figure)
+
+
+def _ours(probed: Probed, tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta) -> Figure:
+    """What our own probes say of what a rule is about. A condition has a window of its own, whatever window is shown."""
+    if rule.name in conditions.NAMES:
+        return conditions.measure(probed, rules, rule, subject, windows[rule.window])
+    return measures.measure(probed, tape, rule, subject, windows[length])
 
 
 def _no_provider_left(rule: Rule, source: str, providers: list[Finding]) -> Finding:
@@ -212,7 +238,8 @@ def of_every_provider(rule: Rule, subject: str) -> bool:
 
 def _sources(rule: Rule, subject: str, probed: Probed | None) -> list[str]:
     """Who says anything of what a rule is about? Our own looks only where we have ever looked."""
-    ours = [source for source in rule.sources if source != PAGE and measures.seen(probed, rule, subject, source)] if probed else []
+    seen = lambda source: conditions.seen(probed, rule) if rule.name in conditions.NAMES else measures.seen(probed, rule, subject, source)  # type: ignore[arg-type]  # noqa: E731
+    ours = [source for source in rule.sources if source != PAGE and seen(source)] if probed else []
     return [PAGE, *ours] if PAGE in rule.sources else ours or [rule.sources[0]]
 
 
@@ -226,7 +253,7 @@ def _all(tape: Tape, rules: Rules, windows: Windows, only: timedelta | None, pro
         for subject in mine:
             found += [_finding(tape, rules, rule, subject, source, windows, length, probed) for source in _sources(rule, subject, probed)]
         if len(mine) < len(rule.subjects):
-            may_serve = [f for f in found if f.rule is rule and (f.subject != "tradier" or probed is None or probed.fallback == "tradier")]
+            may_serve = [f for f in found if f.rule.name == rule.name and (f.subject != "tradier" or probed is None or probed.fallback == "tradier")]
             for source in dict.fromkeys(f.source for f in may_serve):
                 found.append(_no_provider_left(rule, source, [f for f in may_serve if f.source == source]))
     return found

@@ -92,8 +92,8 @@ def _shown(found: Incident) -> Reply:
 
 
 def _listed(found: list[Incident]) -> Reply:
-    rows = [[i.id, i.status, i.severity, i.title, i.holder or "nobody", i.runbook] for i in reversed(found)]
-    return Reply([i.as_json() for i in found], text.table(["incident", "stands", "severity", "what", "held by", "runbook"], rows) if rows else "there was no incident yet")
+    rows = [[i.id, i.status, i.current, i.peak, i.title, i.holder or "nobody", i.runbook] for i in reversed(found)]
+    return Reply([i.as_json() for i in found], text.table(["incident", "status", "severity now", "peak", "what", "held by", "runbook"], rows) if rows else "there was no incident yet")
 
 
 def mark(desk: "Desk", options: argparse.Namespace) -> Reply:

@@ -3,14 +3,18 @@ This module knows what still works at a moment, and how bad that is; and nothing
 "medium, there is a fallback" holds only while the fallback serves.
 """
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from opslib import clock, text
+from opslib.measures import CHAIN_LASTS_US
 from opslib.outcome import OUTCOMES
+from opslib.page import SECOND
 
 if TYPE_CHECKING:
     from opslib.panels import View
 
+CHAIN_LASTS = timedelta(microseconds=CHAIN_LASTS_US)
 LEVELS = ("low", "medium", "high", "critical", "unknown")
 
 
@@ -27,43 +31,140 @@ class Severity(NamedTuple):
     why: str
 
 
+class Thing(NamedTuple):
+    """
+    Something that people trade by, and how it is.
+
+    Attributes:
+        state: works, fails or unknown.
+        words: What it is, who says so, and how long ago.
+        about: massive, tradier, prices, greeks, server, or data: nobody can serve, or our network.
+    """
+
+    state: str
+    words: str
+    about: str
+
+
+class Said(NamedTuple):
+    """What one source says of a thing: whether it works, who says so, and how old that is in seconds."""
+
+    works: bool
+    who: str
+    age_s: float
+
+
+PAGE, PROBES = "the app's page", "our own probes"
+FRESH_S = 60.0  # What is older says nothing against what is newer.
+
+
 def standing(view: "View") -> list[tuple[str, str]]:
-    """
-    What works, what does not, and what is not known, at the end of a view?
+    """What works, what does not, and what is not known, at the end of a view: works, fails or unknown, each with its words."""
+    return [(thing.state, thing.words) for thing in things(view)]
 
-    Returns:
-        works, fails or unknown, each with its words: who can serve, the WebSocket, the Greeks, the app's server.
+
+def things(view: "View") -> list[Thing]:
     """
-    found = [*_served(view)]
+    What people trade by, and how it is at the end of a view: who can serve, the WebSocket, the Greeks, the app's server.
+
+    The newest source decides, and its age is said. Where two that are both new disagree, it fails for somebody: who is said.
+    """
+    found, at_us = [*_served(view)], view.window.end_us
     connected = view.figures["system"]["websocket_connected"]
-    found.append(("unknown" if connected is None else "works" if connected else "fails", "live prices over the page's WebSocket"))
+    said = [Said(connected, PAGE, _page_age_s(view))] if connected is not None else []
+    if view.probed and (socket := view.probed.now("socket", "app", at_us)):
+        said.append(Said(OUTCOMES[socket.outcome].usable, PROBES, (at_us - socket.ts_us) / SECOND))
+    found.append(_judged("live prices over the WebSocket", "prices", said))
+    found.append(_greeks(view))
+    if view.probed and (health := view.probed.now("health", "app", at_us)):
+        found.append(_judged("the app's server", "server", [Said(OUTCOMES[health.outcome].usable, PROBES, (at_us - health.ts_us) / SECOND)]))
+    return found
+
+
+def _judged(words: str, about: str, said: list[Said]) -> Thing:
+    """What several sources come to."""
+    if not said:
+        return Thing("unknown", words, about)
+    newest = min(said, key=lambda s: s.age_s)
+    other = next((s for s in said if s.works != newest.works and s.age_s <= FRESH_S), None)
+    if other is None:
+        return Thing("works" if newest.works else "fails", f"{words} ({_by(newest)})", about)
+    good, bad = (newest, other) if newest.works else (other, newest)
+    return Thing("fails", f"{words} for {_by(bad)}; for {_by(good)} it works", about)
+
+
+def _by(said: Said) -> str:
+    return f"{said.who}, {text.duration(max(0.0, said.age_s))} ago"
+
+
+def _page_age_s(view: "View") -> float:
+    last_us = view.tape.last_seen_us(view.window.end_us)
+    return (view.window.end_us - (last_us if last_us is not None else view.window.start_us)) / SECOND
+
+
+def _greeks(view: "View") -> Thing:
     valid = view.figures["greeks"]["valid_rate"]
-    sound = next((f.verdict for f in view.findings if f.rule.name == "greeks_valid" and f.source == "page"), "unknown")
-    found.append(("unknown" if valid is None else "works" if sound == "ok" else "fails", f"Greeks ({text.ratio(valid, 1)} valid)" if valid is not None else "Greeks"))
-    if view.probed and (health := view.probed.now("health", "app", view.window.end_us)):
-        found.append(("works" if OUTCOMES[health.outcome].usable else "fails", "the app's server"))
-    return found
+    page = next((f.verdict for f in view.findings if f.rule.name == "greeks_valid" and f.source == "page"), "unknown")
+    said = [Said(page == "ok", f"{text.ratio(valid, 1)} valid by {PAGE}", _page_age_s(view))] if valid is not None else []
+    chain = next((f for f in view.findings if f.rule.name == "greeks_valid" and f.source == "chain" and f.figure.value is not None), None)
+    if chain is not None and view.probed:
+        fetched = [c[-1].ts_us for c in view.probed.chains(view.window.before(view.window.end, CHAIN_LASTS)).values()]
+        if fetched:
+            said.append(Said(chain.verdict == "ok", f"{text.ratio(chain.figure.value, 1)} valid by our own chains", (view.window.end_us - max(fetched)) / SECOND))
+    return _judged("Greeks", "greeks", said)
 
 
-def _served(view: "View") -> list[tuple[str, str]]:
-    """Who can serve option data: by our own looks where there are any, else by what the page counted."""
+def _of_page(view: "View", name: str) -> Said | None:
+    """What the app's page says of its requests to a provider: of the newest minute where that is plain, else of the view's window."""
+    minute = view.window.before(view.window.end, timedelta(seconds=FRESH_S))
+    requests, successes = (view.tape.rise(f"{name}_{what}", minute) for what in ("requests", "successes"))
+    judged = next((f for f in view.findings if f.rule.name == "availability" and f.subject == name and f.source == "page"), None)
+    if requests and successes in (0, requests):
+        works = successes == requests
+    elif judged is None or judged.verdict == "unknown" or not view.figures["providers"][name]["requests"]:
+        return None
+    else:
+        works = judged.verdict in ("ok", "warning")
+    return Said(works, PAGE, _page_age_s(view))
+
+
+def _share(view: "View", name: str) -> str:
+    figures = view.figures["providers"][name]
+    return f"{text.ratio(figures['availability'], 1)} of {text.number(figures['requests'])} requests, "
+
+
+def _served(view: "View") -> list[Thing]:
+    """Who can serve option data: by our own probes and by what the page counted."""
     serving = view.probed.serving(view.window.end_us) if view.probed else None
-    if serving == "massive":
-        return [("works", "option data from Massive")]
-    if serving == "tradier":
-        return [("works", "option data from Tradier, in Massive's place"), ("fails", "option data from Massive")]
+    if view.probed is None or serving is None:
+        return [_by_page(view, name) for name in view.figures["providers"]]
     if serving == "nobody":
-        ours = [("fails", "our own network: neither provider can even be connected to")] if view.probed and view.probed.network_gone(view.window.end_us) else []
-        return [*ours, ("fails", "option data: nobody can serve")]
-    found = []
-    for name, figures in view.figures["providers"].items():
-        judged = next((f for f in view.findings if f.rule.name == "availability" and f.subject == name and f.source == "page"), None)
-        if not figures["requests"] or judged is None or judged.verdict == "unknown":
-            found.append(("unknown", f"option data from {name.title()}"))
-        else:
-            told = f"option data from {name.title()} ({text.ratio(figures['availability'], 1)} of {text.number(figures['requests'])} requests)"
-            found.append(("works" if judged.verdict in ("ok", "warning") else "fails", told))
+        ours = [Thing("fails", "our own network: neither provider can even be connected to", "data")] if view.probed.network_gone(view.window.end_us) else []
+        return [*ours, Thing("fails", "option data: nobody can serve", "data")]
+    massive = _provider(view, "massive", "option data from Massive")
+    if serving == "tradier":
+        return [_provider(view, "tradier", "option data from Tradier, in Massive's place"), massive]
+    # Where the page's own requests to Massive fail although ours do not, what the page counted of Tradier says whether it is served.
+    return [massive, *([_by_page(view, "tradier")] if massive.state == "fails" else [])]
+
+
+def _provider(view: "View", name: str, words: str) -> Thing:
+    """What our own probes of a provider and the page's requests to it come to; where they disagree, whose requests fail."""
+    assert view.probed
+    stands = [s for probe in ("liveness", "data") if (s := view.probed.now(probe, name, view.window.end_us))]
+    page = _of_page(view, name)
+    said = [Said(all(OUTCOMES[s.outcome].usable for s in stands), PROBES, (view.window.end_us - max(s.ts_us for s in stands)) / SECOND)] if stands else []
+    found = _judged(words, name, [*said, *([page] if page else [])])
+    if page and said and said[0].works and not page.works and found.state == "fails":
+        return found._replace(words=f"{found.words}: the requests that fail are the page's own, so look at the way from the app first, not at {name.title()}")
     return found
+
+
+def _by_page(view: "View", name: str) -> Thing:
+    said, words = _of_page(view, name), f"option data from {name.title()}"
+    if said is None:
+        return Thing("unknown", words, name)
+    return Thing("works" if said.works else "fails", f"{words} ({_share(view, name)}{_by(said)})", name)
 
 
 def severity(view: "View") -> Severity:

@@ -105,6 +105,16 @@ class Incident:
         """How bad it is now."""
         return self.severities[-1][1] if self.severities else "notify"
 
+    @property
+    def peak(self) -> str:
+        """How bad it was at its worst."""
+        return max((severity for _, severity, _ in self.severities), key=RUNGS.index, default=self.severity)
+
+    @property
+    def current(self) -> str:
+        """How bad it is now: none where each of its alerts is over."""
+        return "none" if self.levels and not any(self.levels.values()) else self.severity
+
     def limit(self, severity: str = "") -> float | None:
         """Past which limit was its alert told of last, at that severity (empty: at any)? None where none was told."""
         told = [e.body for e in self.of_kind("alert", "opened") if (e.body.get("rule"), e.body.get("subject")) == (self.rule, self.subject) and severity in ("", e.body.get("severity"))]
@@ -145,7 +155,7 @@ class Incident:
         """For a program."""
         at = lambda us: None if us is None else text.iso(clock.instant(us))  # noqa: E731
         return {
-            "id": self.id, "title": self.title, "status": self.status, "severity": self.severity, "rule": self.rule or None, "subject": self.subject, "runbook": self.runbook, "holder": self.holder or None,
+            "id": self.id, "title": self.title, "status": self.status, "severity": self.severity, "current_severity": self.current, "peak_severity": self.peak, "rule": self.rule or None, "subject": self.subject, "runbook": self.runbook, "holder": self.holder or None,
             "people": self.people, "alerts": [{"alert": name, "state": state} for name, state in self.alerts.items()], "merged_into": self.into or None,
             "severities": [{"since": at(us), "severity": severity, "why": why} for us, severity, why in self.severities],
             "times": {name: {"at": at(t.at_us), "source": t.source, "precision_s": t.precision_s, "evidence": t.evidence or None} for name, t in self.times.items()},

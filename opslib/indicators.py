@@ -3,6 +3,7 @@ This module knows the figures that a tape gives for a window, and nothing else: 
 """
 
 import json
+from bisect import bisect_right
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,8 @@ from opslib.clock import Window
 from opslib.page import SECOND, SUMS, Page, reloaded
 from opslib.snapshot import PROVIDERS, Look
 from opslib.tape import Tape
+
+LEAST_GAPS = 3  # From so many gaps between requests on it is said what is usual.
 
 
 def _share(part: int | None, count: int | None) -> float | None:
@@ -123,6 +126,28 @@ def system(tape: Tape, window: Window) -> dict[str, Any]:
         "clock_skew_s": max(skews, key=abs) if skews else None,
         "last_error_message": max(messages)[1] if messages else None,
     }
+
+
+def usual_gap_s(tape: Tape, at_us: int, provider: str | None = None) -> float | None:
+    """
+    Seconds that usually pass between two requests of a page, by its own history before its last one.
+
+    The longest gap but one, so that a single stop does not count as usual; of several open pages that of the busiest. Where
+    no open page has been seen for long enough, the pages before it count. None where fewer than three gaps are known.
+    """
+    names = [f"{p}_requests" for p in PROVIDERS if p in tape.alive and provider in (None, p)]
+    open_now = {id(page) for page, _ in tape.open_at(at_us)}
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for page in tape.pages:
+        last = bisect_right(page.times, at_us)
+        first = bisect_right(page.times, at_us - round(2 * tape.how.idle_back_s * SECOND))
+        looks = page.looks[first:last]
+        rises = [look.ts_us for before, look in zip(looks, looks[1:]) if any(getattr(look, n) not in (None, 0, getattr(before, n)) for n in names)]
+        recent = [us for us in rises if us > rises[-1] - round(tape.how.idle_back_s * SECOND)]
+        gaps = sorted((b - a) / SECOND for a, b in zip(recent, recent[1:]))
+        if len(gaps) >= LEAST_GAPS:
+            found[id(page) in open_now].append(gaps[-2])
+    return min(found[True] or found[False], default=None)
 
 
 def silent_for_s(tape: Tape, as_of: datetime) -> float | None:

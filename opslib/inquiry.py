@@ -1,66 +1,97 @@
 """
-This module knows the questions that are asked of a moment to learn what is the matter, each with what was seen, and nothing else.
+Ask the questions that decide what the fault of a moment is; each answer carries its source and the time it rests on.
 
-What nobody has looked at answers nothing: its cause is None.
+What nobody observed answers nothing: its cause is None. A cause needs `least` probes, or one probe and another source.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import cached_property
-from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain, takewhile
+from typing import TYPE_CHECKING, Any
 
-from opslib import attribution, clock, measures, text
-from opslib.causes import OF_OUTCOME, OF_SOCKET, UNDETERMINED
+from opslib import attribution, clock, findings, indicators, measures, own_inquiry, text
+from opslib.answers import Found
+from opslib.causes import OF_LOG, OF_OUTCOME, OF_RULE, OF_SOCKET, PRODUCES, UNDETERMINED
+from opslib.chain_inquiry import ChainInquiry
 from opslib.clock import Window
+from opslib.findings import PAGE
 from opslib.outcome import OUTCOMES
-from opslib.probed import Probed
+from opslib.pnl import Pnl
+from opslib.probed import KEPT, Probed
 from opslib.samples import Sample
-from opslib.stream import NO_TOKEN
-from opslib.units import USUAL
+from opslib.snapshot import PROVIDERS
+from opslib.stream import NO_TOKEN, NOT_SERVED
+from opslib.verdicts import Finding
 
 if TYPE_CHECKING:
     from opslib.panels import View
 
 BACK = timedelta(minutes=5)  # What is the matter now is read from so far back.
 FLAPS_BACK = timedelta(minutes=10)  # One that fails one look in twenty must be seen to fail twice.
-CHAINS_BACK = timedelta(hours=1)
+LATELY_MINUTES = 2  # A page whose requests failed in none of so many minutes has recovered.
 LONG = 10.0  # So many times longer than we need for an answer is long.
+GENERAL = frozenset({"log:other_error", "log:access_5xx"})  # Kinds of errors that say nothing of their cause.
+LOGS_GENERALLY = ("provider_wrong_content", "provider_empty", "provider_intermittent", "our_network", "app_down", "app_restarted", "app_slow")  # Their errors are of general kinds.
+PROBES = ("liveness", "data", "options")  # Of a provider: whether it is there, gives new data, and what its plan covers.
+PROVIDER_CAUSES = tuple(dict.fromkeys((*OF_OUTCOME.values(), "provider_intermittent")))
+# Of each question that names none itself: whose answer it is, and which causes it excludes where it found no fault.
+SOURCES = {"monitor": "probe", "market": "calendar", "network": "probe", "skew": "probe", "costs": "page"}
+EXCLUDES = {
+    "monitor": ("monitor_down",), "market": ("market_closed",), "network": ("our_network",), "both": ("both_providers_down", "our_network"), "server": ("app_down",), "restarted": ("app_restarted",), "slow": ("app_slow",), "skew": ("clock_skew",), "timeout": ("our_timeout_too_short",),
+    "dashboard": ("dashboard_slow",), "memory": ("memory_leak",), "storm": ("error_storm",), "costs": ("costs_commission", "costs_spread", "costs_fill_quality", "costs_size", "too_few_trades"),
+}  # fmt: skip
+# The probes whose newest sample dates an answer.
+DATED = {
+    "monitor": (("beat", "collector"),), "market": (("liveness", "massive"), ("liveness", "tradier")), "network": (("liveness", "massive"), ("liveness", "tradier")), "both": (("liveness", "massive"), ("liveness", "tradier")), "server": (("health", "app"), ("metrics", "app"), ("process", "app")),
+    "restarted": (("health", "app"), ("process", "app")), "slow": (("health", "app"),), "skew": (("liveness", "massive"), ("liveness", "tradier"), ("health", "app")), "timeout": (("log", "app"),),
+}  # fmt: skip
 
 
-class Found(NamedTuple):
-    """
-    What one question came to.
-
-    Attributes:
-        cause: What it points at; empty is that all is well; None is not known.
-        agree: Of what was seen, the share that says so.
-    """
-
-    question: str
-    answer: str
-    cause: str | None
-    subject: str | None = None
-    agree: float = 1.0
-
-
-def _kind(bad: Counter[str], subject: str) -> tuple[str, str, float]:
-    """What is it that fails now and then, of whom, and which share of the failures says so? Of several kinds only that it comes and goes; where no look met it, it is the page alone that says so."""
-    kinds = Counter(OF_OUTCOME.get(name, "provider_intermittent") for name in bad.elements())
-    return ("provider_intermittent" if len(kinds) != 1 else next(iter(kinds)), subject, 1.0 if kinds else 0.9)
+def _kind(bad: Counter[str], most: float) -> tuple[str, float]:
+    """What is it that fails now and then, and which share of the failures says so? The kind of most of them; where no kind has so many, or no probe met it, only that it comes and goes."""
+    kinds = Counter("provider_intermittent" if name == "reset" else OF_OUTCOME.get(name, "provider_intermittent") for name in bad.elements())
+    (cause, count), *_ = kinds.most_common(1) or [("provider_intermittent", 0)]
+    return (cause, 1.0) if len(kinds) == 1 else (cause, count / kinds.total()) if count and count >= most * kinds.total() else ("provider_intermittent", 1.0 if kinds else 0.9)
 
 
 class Inquiry:
     """The questions, in the order in which what they find explains the rest away."""
 
-    def __init__(self, view: "View", size: Any):
-        self.view, self.size = view, size
+    def __init__(self, view: "View"):
+        self.view = view
         self.probed, self.at_us = view.probed or Probed(), view.window.end_us
-        self.lately = Window.before(view.window.end, BACK)
+        self.lately, self.flaps = Window.before(view.window.end, BACK), Window.before(view.window.end, FLAPS_BACK)
+        self.least = round(view.rules.diagnosis.least_probes)
+        self.chains = ChainInquiry(view, self.probed, self.judged, self.least)
 
-    def asked(self) -> list[Found]:
-        return [self.monitor(), self.market(), self.network(), self.both(), self.server(), *(self.provider(s) for s in ("massive", "tradier")), self.timeout(), self.chain_whole(), *self.greeks(), self.restarted(), self.socket(), self.slow(), self.skew(), self.dashboard(), self.memory(), self.storm(), self.costs()]
+    @cached_property
+    def judged(self) -> list[Finding]:
+        """What every rule amounts to at the end of the view, each over its own window; budgets look back further than a view does."""
+        return findings.judged(self.view.tape, self.view.rules.without_budgets(), self.view.window.end, self.probed if self.probed.any else None)
+
+    def asked(self) -> tuple[list[Found], list[Found]]:
+        """Every answer: of what everything else is observed through, and of everything else."""
+        providers = [found for subject in PROVIDERS for found in self.provider(subject)]
+        through = [*self._dated("monitor"), *self._dated("market"), *self._dated("network"), *self._dated("both", providers)]
+        found = [*self._dated("server"), *providers, *self._dated("timeout"), self.chains.whole(), *self.chains.greeks(), *self._dated("restarted"), *self.socket()]
+        found += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
+        return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs"), *self._dated("starved")]
+
+    def _dated(self, name: str, *given: Any) -> list[Found]:
+        """The answers to a question, with their source, the time of what they rest on, and what they exclude, where they name none themselves."""
+        found = getattr(self, name)(*given)
+        newest = [s.ts_us for probe, subject in DATED.get(name, ()) if (s := self.probed.now(probe, subject, self.at_us))]
+        at_us = max(newest, default=self.at_us) if name in DATED else self._page_us
+        return [
+            answer._replace(source=answer.source or SOURCES.get(name, "probe"), at_us=None if answer.cause is None else at_us if answer.at_us is None else answer.at_us, excludes=answer.excludes or EXCLUDES.get(name, ()))
+            for answer in ([found] if isinstance(found, Found) else found)
+        ]
+
+    @property
+    def _page_us(self) -> int | None:
+        return self.view.tape.last_seen_us(self.at_us)
 
     def monitor(self) -> Found:
         question, rule = "Does our collector look?", self.view.rules["heartbeat"]
@@ -68,14 +99,14 @@ class Inquiry:
         if missed is None:
             return Found(question, "it was stopped, or never ran.", None)
         dead = rule.past(missed, float(dict(rule.ladder)["warning"]))
-        return Found(question, f"it has missed {missed:,.0f} beats." if dead else "yes.", "monitor_down" if dead else "")
+        beats = self.probed.within("beat", "collector", Window.before(self.view.window.end, FLAPS_BACK))
+        return Found(question, f"it has missed {missed:,.0f} beats." if dead else "yes.", "monitor_down" if dead else "", at_us=beats[-1].ts_us if beats else None)
+
+    def starved(self) -> Found:
+        return own_inquiry.collector(self.probed, self.view.rules.probes, self.at_us)
 
     def market(self) -> Found:
-        question = "Is the market open?"
-        if clock.open_since(self.view.window.end) is None:
-            return Found(question, "no, by the calendar.", "market_closed")
-        shut = self.probed.market_shut(self.at_us)
-        return Found(question, "no, both providers say, though the calendar has a session." if shut else "yes.", "market_closed" if shut else "")
+        return own_inquiry.market(self.probed, self.at_us)
 
     def network(self) -> Found:
         gone = self.probed.network_gone(self.at_us)
@@ -83,231 +114,312 @@ class Inquiry:
         return Found("Does our own network work?", told, None if gone is None else "our_network" if gone else "")
 
     def stands(self, subject: str) -> list[Sample]:
-        """The last look of each kind at a subject, the worst first."""
-        found = [s for probe in ("liveness", "health", "data", "metrics") if (s := self.probed.now(probe, subject, self.at_us))]
+        """The last probe of each kind of a subject, the worst first."""
+        found = [s for probe in (*PROBES, "health", "metrics") if (s := self.probed.now(probe, subject, self.at_us))]
         return sorted(found, key=lambda s: OUTCOMES[s.outcome].usable)
 
     def _looks(self, probe: str, subject: str, window: Window) -> list[Sample]:
-        return [s for s in self.probed.within(probe, subject, window) if s.outcome != "quota_kept"]
+        return [s for s in self.probed.within(probe, subject, window) if s.outcome != KEPT]
+
+    def _run(self, probe: str, subject: str) -> list[Sample]:
+        """The newest probes that all ended as the last one did, which was not usable; none where it was."""
+        now = self.probed.now(probe, subject, self.at_us)
+        if now is None or OUTCOMES[now.outcome].usable:
+            return []
+        return list(takewhile(lambda s: s.outcome == now.outcome, (s for s in reversed(self._looks(probe, subject, self.flaps)) if s.last)))
 
     def turns(self, subject: str) -> int:
         """How often has a provider become usable, or ceased to be: an outage that is over turns twice, and one that goes on, two looks that failed alike, has not turned."""
-        window = Window.before(self.view.window.end, FLAPS_BACK)
-        looks = [self._looks(probe, subject, window) for probe in ("liveness", "data")]
+        looks = [self._looks(probe, subject, self.flaps) for probe in PROBES]
         newest = [s.outcome for s in sorted(chain(*looks), key=lambda s: s.ts_us)[-2:]]
         goes_on = len(newest) == 2 and len({*newest}) == 1 and not OUTCOMES[newest[0]].usable
         said = [[OUTCOMES[s.outcome].usable for s in found] for found in looks]
         return max(sum(a != b for a, b in zip(usable, usable[1:])) for usable in said) - goes_on
 
-    def page_mixed(self, subject: str) -> int:
-        """In how many of the last minutes, one of the newest two among them, did the page's requests to a provider fail beside others that did not? 0 where its availability is past no limit, and of fewer than an outage's begin and end can leave."""
-        if not any(f.subject == subject for f in self._reached("availability")):
-            return 0
+    def _in_spells(self, subject: str) -> bool:
+        """Whether a provider fails for a while and is well for a while, rather than at any request: it turns far less often than by chance."""
+        said = [OUTCOMES[s.outcome].usable for s in self._looks("liveness", subject, self.flaps)]
+        share = said.count(False) / max(1, len(said))
+        return sum(a != b for a, b in zip(said, said[1:])) < self.view.rules.diagnosis.spells_below * 2 * len(said) * share * (1 - share)
+
+    def _requests(self, subject: str) -> list[tuple[int, int]]:
+        """The page's requests of a provider that failed, and that succeeded, in each of the last minutes, the newest first."""
         ends = [self.view.window.end - timedelta(minutes=m) for m in range(round(FLAPS_BACK.total_seconds() / 60))]
-        rose = [[self.view.tape.rise(f"{subject}_{how}", Window.before(end, timedelta(minutes=1))) for how in ("failures", "successes")] for end in ends]
-        mixed = [all(r) for r in rose]
-        return sum(mixed) if any(mixed[:2]) and sum(mixed) > 2 else 0
+        rises = [[self.view.tape.rise(f"{subject}_{how}", Window.before(end, timedelta(minutes=1))) for how in ("failures", "successes")] for end in ends]
+        return [(failed or 0, served or 0) for failed, served in rises]
 
-    def both(self) -> Found:
-        question, worst = "Does at least one provider serve?", [self.stands(s)[:1] for s in ("massive", "tradier")]
-        if not all(worst):
-            return Found(question, "not both are looked at.", None)
-        out = [w[0].outcome for w in worst if not OUTCOMES[w[0].outcome].usable]
-        turning = any(self.turns(s) > 2 for s in ("massive", "tradier"))
-        down = len(out) == 2 and not turning
-        return Found(question, f"no: massive {out[0]}, tradier {out[1]}." if down else "yes.", "both_providers_down" if down else "")
+    def by_page(self, subject: str) -> Found | None:
+        """Whether the page's own requests of a provider succeed; None where the page says nothing."""
+        question, found = f"Do the app's own requests of {subject} succeed?", self._finding("availability", subject, "page")
+        if found is None or found.verdict == "unknown":
+            return None
+        answer = Found(question, f"{found.sentence}.", "", subject, 1.0, "page", self._page_us, symptoms=frozenset({"page:availability"}))
+        minutes = self._requests(subject)
+        failed, served = (sum(n[i] for n in minutes[:LATELY_MINUTES]) for i in (0, 1))
+        if found.severity is None:
+            return answer
+        if not failed:
+            return answer._replace(answer=f"yes, now: none failed in the last {LATELY_MINUTES} min, though {found.sentence}.")
+        failing = list(takewhile(lambda n: n[0], minutes))
+        answer = answer._replace(since_us=self.at_us - len(failing) * 60_000_000)
+        if mixed := self._mixed(minutes):
+            return answer._replace(answer=f"not always: they failed beside others that did not, in {mixed} of {text.duration(FLAPS_BACK.total_seconds())}'s minutes.", cause="provider_intermittent", agree=0.9)
+        if served:
+            return answer._replace(answer=f"not always, of late: {found.sentence}.", cause=UNDETERMINED)
+        kinds = Counter({OF_LOG[k]: n for k, n in self.probed.log_kinds(self.lately).items() if k in OF_LOG})
+        if kinds and (most := kinds.most_common(1)[0]) and most[1] >= self.least:
+            return answer._replace(answer=f"no: {found.sentence}; its log says {most[0].removeprefix('provider_').replace('_', ' ')} {most[1]} times.", cause=most[0], agree=most[1] / kinds.total(), source="logs")
+        return answer._replace(answer=f"no: {found.sentence}.", cause=UNDETERMINED)
 
-    @cached_property
-    def _since_us(self) -> int:
-        """Since when are the looks of now the same trouble? The newest time at which a provider was last well."""
-        return max((s.ts_us for subject in ("massive", "tradier") for s in self.probed.within("liveness", subject, self.lately) if OUTCOMES[s.outcome].usable), default=self.lately.start_us)
+    @staticmethod
+    def _mixed(minutes: Sequence[tuple[int, int]]) -> int:
+        """In how many minutes some requests failed beside others that did not; 0 of fewer than an outage's begin and end can leave, or of none of late."""
+        mixed = [bool(failed and served) for failed, served in minutes]
+        return sum(mixed) if any(mixed[:LATELY_MINUTES]) and sum(mixed) > 2 else 0
 
-    def provider(self, subject: str) -> Found:
-        question, stands = f"Does {subject} answer what it is asked?", self.stands(subject)
+    def provider(self, subject: str) -> list[Found]:
+        """Whether a provider gives what it is asked for: by our own probes, then by what the page counted."""
+        question, stands, page = f"Does {subject} answer what it is asked?", self.stands(subject), self.by_page(subject)
+        by_page = [page] if page else []
         if not stands:
-            return Found(question, "nobody looks at it.", None, subject)
-        turns, worst = self.turns(subject), stands[0]
-        over = Window.before(self.view.window.end, FLAPS_BACK) if turns > 2 else self.lately
-        looks = [s for probe in ("liveness", "data") for s in self._looks(probe, subject, over)]
+            return [Found(question, "it is not probed.", None, subject), *by_page]
+        turns, newest = self.turns(subject), max(s.ts_us for s in stands)
+        looks = [s for probe in PROBES for s in self._looks(probe, subject, self.flaps if turns > 2 else self.lately)]
         bad = Counter(s.outcome for s in looks if not OUTCOMES[s.outcome].usable)
         told = ", ".join(f"{n} {name}" for name, n in bad.most_common(4))
-        if OUTCOMES[worst.outcome].usable and (mixed := self.page_mixed(subject)):
-            ours = f"of our looks {sum(bad.values())} failed ({told})" if bad else "each of our looks was answered"
-            return Found(question, f"not always: the page's own requests failed beside others that did not, in {mixed} of {text.duration(FLAPS_BACK.total_seconds())}'s minutes; {ours}.", *_kind(bad, subject))
-        if not bad and OUTCOMES[worst.outcome].usable:
-            seconds = [s.seconds for s in stands if s.seconds is not None]
-            return Found(question, f"yes{f', in {max(seconds):.2f} s' if seconds else ''}.", "", subject)
-        if turns > 2:
-            return Found(question, f"some of the time: of {len(looks)} looks in {text.duration(over.seconds)} {sum(bad.values())} failed ({told}).", *_kind(bad, subject))
-        if OUTCOMES[worst.outcome].usable:
-            return Found(question, f"yes, now; within {text.duration(BACK.total_seconds())} it did not ({told}).", "", subject)
-        first = next(s.ts_us for s in looks if s.outcome == worst.outcome) if bad.get(worst.outcome) else worst.ts_us
-        since = [s for s in looks if s.probe == worst.probe and s.ts_us >= first]
+        well = Found(question, "yes.", "", subject, 1.0, "probe", newest, excludes=("both_providers_down", "our_network"))
+        runs = [self._run(probe, subject) for probe in PROBES]
+        steady = max(runs, key=len)
+        page_fails = page is not None and bool(page.cause)
+        confirmed = len(steady) >= self.least or bool(steady) and (page_fails or sum(map(bool, runs)) >= self.least)
+        flapping = turns > 2 and sum(bad.values()) >= self.least
+        spells = flapping and self._in_spells(subject)
+        if flapping and not (confirmed and self._apart(steady[0].outcome, runs, looks)):
+            cause, agree = ("provider_intermittent", 1.0) if spells and all(OUTCOMES[name].answered is False for name in bad) else _kind(bad, self.view.rules.diagnosis.main_kind)
+            answer = f"some of the time{', in spells' if spells else ''}: of {len(looks)} looks in {text.duration(FLAPS_BACK.total_seconds())} {sum(bad.values())} failed ({told})."
+            return [well._replace(answer=answer, cause=cause, agree=agree, symptoms=frozenset(bad), since_us=min(s.ts_us for s in looks if not OUTCOMES[s.outcome].usable)), *by_page]
+        if confirmed:
+            return [self._steadily(well, steady, stands, bad), *by_page]
+        if steady:
+            return [well._replace(answer=f"not at the last probe: {OUTCOMES[steady[0].outcome].words}. One probe is not enough to tell.", cause=None), *by_page]
+        if bad and page_fails:
+            cause, agree = _kind(bad, self.view.rules.diagnosis.main_kind)
+            return [well._replace(answer=f"not always: of our own probes {sum(bad.values())} failed ({told}).", cause=cause, agree=agree, symptoms=frozenset(bad)), *by_page]
+        if bad:
+            return [well._replace(answer=f"yes, now; within {text.duration(BACK.total_seconds())} it did not ({told})."), *by_page]
+        seconds = [s.seconds for s in stands if s.seconds is not None]
+        excluded = PROVIDER_CAUSES if page is None or page.cause != "provider_intermittent" else tuple(c for c in PROVIDER_CAUSES if c != "provider_intermittent")
+        return [well._replace(answer=f"yes{f', in {max(seconds):.2f} s' if seconds else ''}.", excludes=(*well.excludes, *excluded)), *by_page]
+
+    def _apart(self, outcome: str, runs: list[list[Sample]], looks: list[Sample]) -> bool:
+        """Whether one kind of probe fails each time, in a way that those which come and go do not."""
+        steady = max(runs, key=len)[0].probe
+        return not any(s.outcome == outcome for s in looks if s.probe != steady) and not any(OUTCOMES[s.outcome].usable for s in looks if s.probe == steady)
+
+    def _steadily(self, well: Found, run: list[Sample], stands: list[Sample], bad: Counter[str]) -> Found:
+        """A provider that has failed at each of the last probes."""
+        worst, first = run[0], run[-1].ts_us
+        outcome, subject = OUTCOMES[worst.outcome], well.subject or ""
+        streak = list(takewhile(lambda s: not OUTCOMES[s.outcome].usable, reversed(self._looks(worst.probe, subject, self.lately))))
+        since = [s for s in streak if s.ts_us >= min((s.ts_us for s in streak if s.outcome == worst.outcome), default=first)]
         agree = sum(s.outcome == worst.outcome for s in since) / len(since) if since else 1.0
-        said = self.probed.told(worst).get("said")
-        answer = f"no: {OUTCOMES[worst.outcome].words}{f', it says {text.one_line(said, 80)!r}' if said else ''} ({told or worst.outcome}). Fault: {OUTCOMES[worst.outcome].fault}."
-        return Found(question, answer, OF_OUTCOME.get(worst.outcome, UNDETERMINED), subject, agree)
+        cause = OF_OUTCOME.get(worst.outcome, UNDETERMINED)
+        if worst.outcome == "denied_403":  # Whose key and address are accepted elsewhere is refused by its plan.
+            cause = "provider_plan" if any(OUTCOMES[s.outcome].usable for s in stands) else "provider_ip_blocked"
+            agree = agree / 2
+        said, told = self.probed.told(worst).get("said"), ", ".join(f"{n} {name}" for name, n in bad.most_common(4))
+        answer = f"no: {outcome.words}{f', it says {text.one_line(said, 80)!r}' if said else ''} ({told or worst.outcome}). Fault: {outcome.fault}."
+        return well._replace(answer=answer, cause=cause, agree=agree, at_us=worst.ts_us, since_us=first, symptoms=frozenset({worst.outcome}))
+
+    def both(self, providers: Sequence[Found]) -> Found:
+        """Whether at least one provider serves: a page is asked only of a provider that is not probed."""
+        question = "Does at least one provider serve?"
+        own = dict[str, Found | None]()
+        for subject in PROVIDERS:
+            found = [f for f in providers if f.subject == subject]
+            own[subject] = next((f for f in (found[:1] if self.stands(subject) else found) if f.cause is not None), None)
+        if not all(own.values()):
+            return Found(question, "not both are looked at.", None)
+        down = {s: f for s, f in own.items() if f and f.cause}
+        if len(down) < len(PROVIDERS):
+            return Found(question, "yes.", "")
+        kinds = {f.cause for f in down.values()}
+        answer = f"no: {', '.join(f'{s} {chr(32).join(sorted(f.symptoms))}' for s, f in down.items())}."
+        return Found(question, answer, "both_providers_down", None, min(f.agree for f in down.values()), symptoms=frozenset(chain(*(f.symptoms for f in down.values()), ["both_providers_down"] if len(kinds) > 1 else [])), since_us=max(f.since_us or self.at_us for f in down.values()))
 
     def timeout(self) -> Found:
         question, gave_up_ms = "Does the app wait long enough for Massive?", self.probed.gave_up_after_ms(self.lately)
         if not self.probed.seen("log", "app"):
-            return Found(question, "its log is not read.", None, "massive")
-        p95 = measures.p95_s(self.probed, "massive", self.lately)
-        if gave_up_ms is None or not self.probed.log_kinds(self.lately).get("timeout"):
-            return Found(question, "it gives up on nothing.", "", "massive")
+            return Found(question, "its log is not read.", None, "massive", source="logs")
+        p95, count = measures.p95_s(self.probed, "massive", self.lately), self.probed.log_kinds(self.lately).get("timeout", 0)
+        if gave_up_ms is None or count < self.least:
+            return Found(question, "it gives up on nothing.", "", "massive", source="logs")
         short = p95 is not None and gave_up_ms / 1000 < LONG * p95 and all(OUTCOMES[s.outcome].usable for s in self.stands("massive"))
-        return Found(question, f"it gives up after {gave_up_ms} ms, while we need {text.UNKNOWN if p95 is None else f'{p95:.2f} s'} (p95).", "our_timeout_too_short" if short else "", "massive")
-
-    def _chains(self) -> dict[str, list[Sample]]:
-        return self.probed.chains(Window.before(self.view.window.end, CHAINS_BACK))
-
-    def chain_whole(self) -> Found:
-        question, chains = "Are the chains whole?", self._chains()
-        if not chains:
-            return Found(question, "none was fetched.", None)
-        broken = {symbol: c[-1] for symbol, c in chains.items() if c[-1].outcome != "ok"}
-        known = {symbol: s for symbol, s in broken.items() if s.outcome in ("partial", "ok_empty", "stale")}
-        if known:
-            symbol, sample = next(iter(known.items()))
-            return Found(question, f"no: that of {symbol}: massive {OUTCOMES[sample.outcome].words}.", OF_OUTCOME[sample.outcome], "massive")
-        return Found(question, f"of {', '.join(broken)} the last could not be fetched." if broken else "yes.", None if broken else "")
-
-    def greeks(self) -> Iterable[Found]:
-        """By our own chains where there are any, else by what the page counted."""
-        judged = {symbol: [self.probed.told(c) for c in chains if c.outcome == "ok" and "flagged" in self.probed.told(c)] for symbol, chains in self._chains().items()}
-        judged = {symbol: told for symbol, told in judged.items() if told}
-        kinds = (("gamma_zero", "greeks_gamma_zero", "Is gamma there?"), ("missing", "greeks_missing", "Are all Greeks there?"), ("delta_out_of_bounds", "greeks_out_of_bounds", "Are deltas possible?"))
-        share = self.view.rules.chain.told_share
-        for fault, cause, question in kinds:
-            worst = max(((told[-1]["faults"].get(fault, 0) / max(told[-1]["core"], 1), symbol, told[-1]) for symbol, told in judged.items()), default=None, key=lambda w: w[0])
-            page = next((f for f in self.view.findings if f.rule.name == fault and f.source == "page"), None)
-            if worst is not None:
-                bad = worst[0] > share
-                rows = f"{worst[2]['faults'].get(fault, 0)} of {worst[2]['core']} tradable contracts of {worst[1]}"
-                yield Found(question, f"no: {fault.replace('_', ' ')} in {rows}." if bad else f"yes ({rows} are not).", cause if bad else "", worst[1])
-            elif page is not None and page.verdict != "unknown":
-                bad = page.severity is not None
-                yield Found(question, f"by the page: {page.sentence}.", cause if bad else "", "app", 1.0 if page.verdict == "critical" else 0.7)
-            else:
-                yield Found(question, "no chain was fetched, and the page says nothing.", None)
-        yield self._units(judged)
-        yield self._stress(judged)
-        expiring = {symbol: told[-1]["expires_today"] for symbol, told in judged.items() if told[-1].get("expires_today")}
-        yield Found("Does anything expire today?", ", ".join(f"{n} contracts of {s}" for s, n in expiring.items()) + "." if expiring else "no." if judged else "no chain was fetched.", ("expiry" if expiring else "") if judged else None)
-
-    def _times(self, told: list[dict[str, Any]]) -> dict[str, float]:
-        """How many times that of the first chain of the hour is each median of the last?"""
-        before, now = told[0], told[-1]
-        return {k: abs(now[f"median_{k}"] / before[f"median_{k}"]) for k in ("iv", "theta", "vega") if now.get(f"median_{k}") and before.get(f"median_{k}")}
-
-    def _units(self, judged: dict[str, list[dict[str, Any]]]) -> Found:
-        question, most = "Are the Greeks in their usual units?", self.view.rules.probes.changed_by
-        if not judged:
-            return Found(question, "no chain was fetched.", None)
-        for symbol, told in judged.items():
-            strange = {name: unit for name, unit in told[-1]["units"].items() if unit not in (None, USUAL[name])}
-            times = self._times(told)
-            moved = {k: t for k, t in times.items() if k != "iv" and (t > most or t < 1 / most)} if 1 / most <= times.get("iv", 0) <= most else {}
-            few = told[-1]["faults"].get("units", 0)
-            if few / max(told[-1]["core"], 1) > self.view.rules.chain.told_share and not strange and not moved:
-                return Found(question, f"no: {few} of {told[-1]['core']} tradable contracts of {symbol} are in others than the rest.", "greeks_units", symbol)
-            if strange or moved:
-                return Found(question, f"no: {symbol} has {', '.join(f'{n} {u}' for n, u in strange.items()) or ', '.join(f'{k} {t:.3g} times that of before' for k, t in moved.items())}.", "greeks_units", symbol)
-        return Found(question, "yes.", "")
-
-    def _stress(self, judged: dict[str, list[dict[str, Any]]]) -> Found:
-        question, most = "Has volatility changed?", self.view.rules.probes.changed_by
-        known = {symbol: self._times(told).get("iv") for symbol, told in judged.items() if len(told) > 1}
-        high = {symbol: t for symbol, t in known.items() if t is not None and (t > most or t < 1 / most)}
-        if not known:
-            return Found(question, "there is no earlier chain of this hour.", None)
-        return Found(question, f"{', '.join(f'that of {s} is {t:.1f} times that of an earlier chain' for s, t in high.items())}, and its Greeks agree." if high else "no.", "market_stress" if high else "")
+        return Found(question, f"it gives up after {gave_up_ms} ms, while we need {text.UNKNOWN if p95 is None else f'{p95:.2f} s'} (p95).", "our_timeout_too_short" if short else "", "massive", source="logs")
 
     def server(self) -> Found:
-        question, stands, process = "Does the app's server run?", self.stands("app"), self.probed.now("process", "app", self.at_us)
-        if not stands and process is None:
+        """Whether the app's server runs: by the newest of all that asked it, and by its process where no newer answer contradicts that."""
+        question, process = "Does the app's server run?", self.probed.now("process", "app", self.at_us)
+        asked = sorted((s for probe in ("health", "metrics") for s in self._looks(probe, "app", self.lately) if s.last), key=lambda s: s.ts_us)
+        if not self.stands("app") and process is None:
             return Found(question, "nobody looks at it.", None, "app")
-        gone = process is not None and process.outcome == "gone"
-        down = bool(stands) and OUTCOMES[stands[0].outcome].answered is False
-        if gone or down:
-            return Found(question, f"no: {'its process is gone' if gone else ''}{', ' if gone and down else ''}{'it ' + OUTCOMES[stands[0].outcome].words if down else ''}.", "app_down" if gone or len(stands) and stands[0].outcome in ("refused", "unreachable", "reset") else "app_slow", "app")
-        if stands and not OUTCOMES[stands[0].outcome].usable:
-            return Found(question, f"it {OUTCOMES[stands[0].outcome].words}.", None, "app")
+        run = list(takewhile(lambda s: OUTCOMES[s.outcome].answered is False, reversed(asked))) if self.stands("app") else []
+        gone = [s for s in self._run("process", "app") if s.outcome == "gone" and not (asked and not run and asked[-1].ts_us >= s.ts_us)]
+        if len(run) + len(gone) >= self.least:
+            names = Counter(s.outcome for s in run)
+            words = [*(["its process is gone"] if gone else []), *([f"it {OUTCOMES[names.most_common(1)[0][0]].words}"] if names else [])]
+            symptoms = frozenset(f"app:{name}" for name in (*names, *(["gone"] if gone else [])))
+            return Found(question, f"no: {', '.join(words)}.", "app_down", "app", symptoms=symptoms, since_us=min(s.ts_us for s in (*run, *gone)))
+        if run or gone:
+            return Found(question, f"not at the last probe ({(run or gone)[0].outcome}). One probe is not enough to tell.", None, "app")
+        if asked and not OUTCOMES[asked[-1].outcome].usable:
+            return Found(question, f"it {OUTCOMES[asked[-1].outcome].words}.", None, "app")
         return Found(question, "yes.", "", "app")
 
     def restarted(self) -> Found:
         question, at = "Was the app's server started anew?", self.probed.restarts(self.lately)
         if not self.probed.seen("process", "app") and not self.probed.seen("health", "app"):
             return Found(question, "nobody looks at it.", None, "app")
-        return Found(question, f"yes, at {clock.instant(at[-1]).astimezone(text.NEW_YORK):%H:%M:%S} New York." if at else "no.", "app_restarted" if at else "", "app")
+        return Found(question, f"yes, at {clock.instant(at[-1]).astimezone(text.NEW_YORK):%H:%M:%S} New York." if at else "no.", "app_restarted" if at else "", "app", since_us=at[-1] if at else None)
 
     def slow(self) -> Found:
-        question, p95, rule = "Is the app's server quick?", measures.p95_s(self.probed, "app", self.lately), self.view.rules["response_time"]
-        if p95 is None:
-            return Found(question, "not measured.", None, "app")
-        slow = rule.past(p95, float(dict(rule.ladder)["warning"]))
-        return Found(question, f"p95 {p95:.2f} s.", "app_slow" if slow else "", "app")
+        """Whether one in twenty of the app's answers took too long, or did not come; of fewer than the rule's least count nothing is said."""
+        question, rule = "Is the app's server quick?", self.view.rules.rules.get("app_response_time") or self.view.rules["response_time"]
+        limit, seconds = float(dict(rule.ladder)["warning"]), self.probed.seconds("app", self.lately)
+        late = sum(s.outcome == "timeout" for s in self._looks("health", "app", self.lately))
+        if not seconds or len(seconds) + late < rule.min_count:
+            return Found(question, f"too few probes to tell ({len(seconds) + late} of {rule.min_count})." if seconds or late else "not measured.", None, "app")
+        slow = (late + sum(rule.past(s, limit) for s in seconds)) > measures.LATE_SHARE * (len(seconds) + late)
+        if slow and own_inquiry.slow_everywhere(self.probed, rule, self.lately):
+            return Found(question, "no, nor is any other: both providers and the app are slow at once, and what they share is our own network.", "our_network", symptoms=frozenset({"latency"}))
+        return Found(question, f"p95 {measures.p95_s(self.probed, 'app', self.lately):.2f} s{f', and {late} not in time' if late else ''}.", "app_slow" if slow else "", "app")
 
-    def socket(self) -> Found:
-        question, last = "Does the app's WebSocket work?", self.probed.now("socket", "app", self.at_us)
-        down = self.view.figures["system"]["websocket_connected"]
+    def socket(self) -> list[Found]:
+        """Whether the app's WebSocket works: by our own, then by the page's."""
+        question, last, rule = "Does the app's WebSocket work?", self.probed.now("socket", "app", self.at_us), self.view.rules["websocket_down"]
+        down_s = self.view.figures["system"]["websocket_down_for_s"] if self.view.figures["system"]["websocket_connected"] is not None else None
+        page = list[Found]()
+        if down_s is not None:
+            lost = down_s >= rule.holds["warning"].total_seconds()
+            told = "yes." if not down_s else f"no: closed for {text.duration(down_s)}, and it comes back only when the page is refreshed." if lost else f"closed for {text.duration(down_s)}, which is too short to tell."
+            page = [Found("Does the page's own WebSocket work?", told, "socket_closed" if lost else None if down_s else "", "app", 0.8, "page", self._page_us, self.at_us - round(down_s * 1e6), frozenset({"page:websocket"}))]
         if last is None:
-            told = {None: "nobody looks at it, and the page says nothing.", True: "yes, the page says.", False: "no, the page says."}[down]
-            return Found(question, told, {None: None, True: "", False: "socket_closed"}[down], "app", 0.7)
+            upstream = self.probed.now("upstream", "app", self.at_us)
+            if upstream is not None and self.probed.told(upstream)["state"] in NOT_SERVED and (upstream.value or 0) > 0 and self.probed.open_since(self.at_us) is not None:
+                told = f"no: {self.probed.upstream(self.at_us)}, with {upstream.value:.0f} clients connected to it."
+                return [Found(question, told, "socket_silent", "app", 0.7, "probe", upstream.ts_us, symptoms=frozenset({"socket:silent"})), *page]
+            return page or [Found(question, "nobody looks at it, and the page says nothing.", None, "app")]
         if OUTCOMES[last.outcome].usable:
-            lost = down is False
-            return Found(question, "yes, for us; the page's own is closed, and comes back only when it is refreshed." if lost else "yes.", "socket_closed" if lost else "", "app", 0.8 if lost else 1.0)
-        told = self.probed.told(last)
+            return [Found(question, "yes, ours.", "", "app", 1.0, "probe", last.ts_us, excludes=("socket_silent", "socket_auth", "socket_blocked")), *page]
+        failed = list(takewhile(lambda s: not OUTCOMES[s.outcome].usable, reversed(self.probed.within("socket", "app", self.lately))))
+        if len(failed) < self.least and not any(p.cause for p in page):
+            return [Found(question, f"it {OUTCOMES[last.outcome].words}, at one probe: not enough to tell.", None, "app"), *page]
+        told, note = self.probed.told(last), self.probed.socket_note(self.at_us)
         code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
-        cause = "socket_auth" if told.get("why") == NO_TOKEN else OF_SOCKET.get(last.outcome, UNDETERMINED)
-        looks = [s for s in self.probed.within("socket", "app", self.lately) if not OUTCOMES[s.outcome].usable]
-        agree = sum(OF_SOCKET.get(s.outcome) == cause for s in looks) / len(looks) if looks and cause in OF_SOCKET.values() else 1.0
-        return Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}.", cause, "app", agree)
+        symptom = self._of_socket(last)
+        cause = OF_SOCKET.get(symptom, UNDETERMINED)
+        agree = sum(OF_SOCKET.get(self._of_socket(s)) == cause for s in failed) / len(failed) if failed and cause != UNDETERMINED else 1.0
+        return [Found(question, f"no: it {OUTCOMES[last.outcome].words}{code}{f': {note}' if note else ''}.", cause, "app", agree, "probe", last.ts_us, failed[-1].ts_us if failed else None, frozenset({f"socket:{symptom}"})), *page]
 
-    def skew(self) -> Found:
-        question, limit = "Do all clocks agree?", self.view.rules.skew_told_s
-        skews = {s: k for s in ("massive", "tradier", "app") if (k := self.probed.skew_s(s, self.at_us)) is not None}
-        page = self.view.figures["system"].get("clock_skew_s")
-        skews |= {"the page": page} if page is not None else {}
-        off = {s: k for s, k in skews.items() if abs(k) > limit}
-        if not skews:
-            return Found(question, "nobody says.", None)
-        return Found(question, f"{', '.join(f'{s} is {text.duration(abs(k))} off' for s, k in off.items())}." if off else "yes.", "clock_skew" if off else "", next(iter(off)) if off else None)
+    @staticmethod
+    def _of_socket(sample: Sample) -> str:
+        """How a probe of the socket failed, as `OF_SOCKET` names it."""
+        why = str(sample.told().get("why", ""))
+        return "no_token" if why == NO_TOKEN else "upgrade" if sample.outcome == "timeout" and "upgrade" in why else sample.outcome
 
-    def _reached(self, *names: str) -> list[Any]:
-        return [f for f in self.view.findings if f.rule.name in names and f.severity is not None and f.counted]
+    def skew(self) -> list[Found]:
+        return own_inquiry.clocks(own_inquiry.parties(self.probed, self.view.figures["system"], self.at_us), self.view.rules.skew_told_s)
 
-    def _known(self, *names: str) -> bool:
-        return any(f.rule.name in names and f.verdict != "unknown" for f in self.view.findings)
+    def _finding(self, rule: str, subject: str, source: str) -> Finding | None:
+        return next((f for f in self.judged if (f.rule.name, f.subject, f.source) == (rule, subject, source)), None)
+
+    def _rule(self, question: str, cause: str, *names: str) -> Found:
+        """What some rules say of the app: the first that is past a limit, else that none is, else that nobody measures."""
+        mine = [f for f in self.judged if f.rule.name in names]
+        reached = next((f for f in mine if f.severity is not None and f.counted), None)
+        if reached:
+            return Found(question, f"{reached.sentence}.", cause, "app", source=reached.source, at_us=self._page_us if reached.source == "page" else self.at_us)
+        known = next((f for f in mine if f.verdict != "unknown"), None)
+        return Found(question, "yes." if known else "not measured.", "" if known else None, "app", source=known.source if known else "")
 
     def dashboard(self) -> Found:
-        found = self._reached("dashboard_lag")
-        return Found("Is what the dashboard shows new?", f"{found[0].sentence}." if found else "yes." if self._known("dashboard_lag") else "not measured.", "dashboard_slow" if found else "" if self._known("dashboard_lag") else None, "app")
+        return self._rule("Is what the dashboard shows new?", "dashboard_slow", "dashboard_lag")
 
     def memory(self) -> Found:
-        found = self._reached("memory", "memory_growth")
-        return Found("Does memory stay as it is?", f"{found[0].sentence}." if found else "yes." if self._known("memory", "memory_growth") else "not measured.", "memory_leak" if found else "" if self._known("memory", "memory_growth") else None, "app")
+        return self._rule("Does memory stay as it is?", "memory_leak", "memory", "memory_growth")
 
-    def storm(self) -> Found:
-        found = self._reached("errors")
-        kinds = ", ".join(f"{k} {n}" for k, n in sorted(self.probed.log_kinds(self.lately).items(), key=lambda i: -i[1])[:3])
-        return Found("Are errors few?", f"{found[0].sentence}{f' ({kinds})' if kinds else ''}." if found else "yes." if self._known("errors") else "not measured.", "error_storm" if found else "" if self._known("errors") else None, "app")
+    def storm(self, faults: Sequence[Found]) -> Found:
+        """Whether errors are few, without those that the other faults produce, as far as the log tells kinds apart."""
+        found, rule = self._rule("Are errors few?", "error_storm", "errors"), self.view.rules["errors"]
+        if not found.cause:
+            return found
+        limit, over, logs = float(rule.ladder[0][1]), Window.before(self.view.window.end, rule.window), found.source == "logs"
+        count = self.probed.errors if logs else lambda window: self.view.tape.rise("errors", window)
+        lately = count(self.lately)
+        if lately is not None and not rule.past(lately * 3600 / self.lately.seconds, limit):
+            return found._replace(answer=f"yes, now: {lately} in {text.duration(self.lately.seconds)}, though {found.answer}", cause="")
+        kinds, roots = self.probed.log_kinds(over), [f for f in faults if f.cause]
+        told = ", ".join(f"{k} {n}" for k, n in sorted(kinds.items(), key=lambda i: -i[1])[:3])
+        found = found._replace(answer=f"{found.answer.rstrip('.')}{f' ({told})' if told else ''}.")
+        produced = frozenset(chain(*(PRODUCES.get(f.cause or "", ()) for f in roots)))
+        named = sum(n for kind, n in kinds.items() if f"log:{kind}" in produced and f"log:{kind}" not in GENERAL)
+        # A call that fails is logged by its kind, and once more by whoever made it: what is beyond that is of something else.
+        beyond = logs and rule.past(((count(over) or 0) - 2 * named) / max(1.0, over.seconds / 3600), limit) and not any(f.cause in LOGS_GENERALLY for f in roots)
+        return found if beyond else found._replace(symptoms=frozenset({"page:errors"}))
 
-    def costs(self) -> Found:
+    def of_alert(self, alert: dict[str, Any]) -> Found:
+        """The cause of an alert that is active while nothing else shows it, by what was observed over its own window."""
+        name, subject, rule = alert["rule"], alert["subject"], self.view.rules.rules.get(alert["rule"])
+        over = Window.before(self.view.window.end, max(rule.window if rule else BACK, BACK))
+        known = Found(f"Which alert is active, though nothing else shows a fault of {subject}?", f"{alert['sentence'] or name}.", OF_RULE.get(name, UNDETERMINED), subject, 0.5, alert["source"], self.at_us)
+        if name in ("errors", "silence", "availability", "availability_burn", "answers"):
+            past = {s: bad for s in PROVIDERS if subject in (s, "app") and (bad := self._failed(s, over, *PROBES)).total() >= self.least}
+            if len(past) == len(PROVIDERS) and name == "availability":
+                return known._replace(cause="both_providers_down", subject=None)
+            if past:
+                of, bad = max(past.items(), key=lambda p: p[1].total())
+                cause, agree = _kind(bad, self.view.rules.diagnosis.main_kind)
+                return known._replace(answer=f"{known.answer.rstrip('.')}; of the probes of {of} {bad.total()} failed in {text.duration(over.seconds)}.", cause=cause, subject=of, agree=agree / 2)
+            if name == "availability" and subject == "app":
+                return known._replace(cause="both_providers_down", subject=None)
+            if name == "availability" and any(failed and served for failed, served in self._requests(subject)):
+                return known._replace(cause="provider_intermittent")
+        if name in ("app_answers", "silence", "errors") and subject == "app" and (bad := self._failed("app", over, "health", "metrics")).total() >= self.least:
+            return known._replace(cause="app_down")
+        if name == "websocket_down" and (bad := self._failed("app", over, "socket")):
+            return known._replace(cause=OF_SOCKET.get(bad.most_common(1)[0][0], UNDETERMINED))
+        return known
+
+    def _failed(self, subject: str, over: Window, *probes: str) -> Counter[str]:
+        """How the probes of a subject ended that were not usable."""
+        return Counter(s.outcome for probe in probes for s in self._looks(probe, subject, over) if s.last and not OUTCOMES[s.outcome].usable)
+
+    def costs(self) -> list[Found]:
         """By the fills' own decomposition where there is one, else by what the page's means changed by."""
         question, rule = "Do results keep what the backtest promised?", self.view.rules["backtest_variance"]
-        finding = next((f for f in self.view.findings if f.rule.name == "backtest_variance" and f.counted), None) or next((f for f in self.view.findings if f.rule.name == "backtest_variance"), None)
+        if (counted := self.view.counted) is not None:
+            newest_us = max((clock.micros(trade.exited) for trade in counted.chosen), default=None)
+            return [Found(question, *told, source="fills", at_us=newest_us) for told in self._of_fills(counted)]
+        finding = next((f for f in self.view.findings if f.rule.name == rule.name and f.counted and f.source == PAGE), None)
         if finding is None or finding.figure.value is None:
-            trades, shown = self.view.figures["pnl"]["trades"], self.view.figures["pnl"]["backtest_variance_pp"]
+            trades, shown = self.view.page_pnl["trades"], indicators.pnl(self.view.tape, self.view.window, 1)["backtest_variance_pp"]
             few = trades is not None and trades < rule.min_count
             bad = bool(few and trades and shown is not None and rule.past(abs(shown), float(rule.ladder[0][1])))  # It would be past its limit if it counted.
-            return Found(question, f"there are {text.number(trades)} trades: too few to say{f', though the page shows {rule.told(shown)}' if bad else ''}." if few else "not measured.", "too_few_trades" if bad else None)
+            return [Found(question, f"there are {text.number(trades)} trades: too few to say{f', though the page shows {rule.told(shown)}' if bad else ''}." if few else "not measured.", "too_few_trades" if bad else None)]
         if finding.severity is None:
-            return Found(question, f"{finding.sentence}.", "")
-        if self.size is not None:
-            terms = {"costs_commission": self.size.commission, "costs_spread": self.size.slippage, "costs_fill_quality": self.size.fill + self.size.prices, "costs_size": self.size.size}
-            cause, worst = min(terms.items(), key=lambda t: t[1])
-            lost = sum(v for v in terms.values() if v < 0)
-            return Found(question, f"{finding.sentence}; of what is missing {text.dollars(float(worst))} is by {cause.removeprefix('costs_').replace('_', ' ')}.", cause, "app", float(worst / lost) if lost else 0.5)
+            return [Found(question, f"{finding.sentence}.", "")]
         cause, told, agree = attribution.by_page(self.view.tape, self.view.window.end, rule, self.view.rules.probes.changed_by)
-        return Found(question, f"{finding.sentence}; {told}.", cause, "app", agree)
+        return [Found(question, f"{finding.sentence}; {told}.", cause, "app", agree)]
+
+    def _of_fills(self, counted: Pnl) -> Iterable[tuple[str, str | None, str | None, float]]:
+        """Answer, cause, subject and agreement, by the trades that were paired with the backtest's."""
+        rule, finding, mean = counted.rule.of("fills"), counted.finding, counted.points.mean if counted.points else 0.0
+        assert finding
+        if len(counted.gaps) < rule.min_count:
+            bad = rule.past(abs(mean), float(rule.ladder[0][1]))
+            yield f"{finding.sentence}; their mean gap is {rule.told(abs(mean))}.", "too_few_trades" if bad else None, None, 1.0
+        elif finding.severity is None:
+            yield f"{finding.sentence}.", "", None, 1.0
+        else:
+            for found in attribution.by_fills(counted):
+                yield f"{finding.sentence}; {found.words}.", found.cause, "app", found.agree

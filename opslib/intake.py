@@ -1,5 +1,5 @@
 """
-Read files of snapshots, fills, chains and logs into the store, and give posts back.
+Read files of snapshots, fills, backtests, chains and logs into the store, and give posts back.
 
 A line of snapshots is ``{"ts": …, "metrics": {…}}``, as ``ops export snapshots`` writes it. Each row is accepted, known
 already (duplicate), or refused with a reason, which is kept.
@@ -17,13 +17,14 @@ from opslib import book as book_module, chainimport, clock, files, logimport, lo
 from opslib.clock import Window
 from opslib.errors import BadSnapshot, ImportRefused, UsageError
 from opslib.filings import Filings
+from opslib.fills import Book
 from opslib.rules import Rules
 from opslib.store import Post, Reject, Store
 
 BATCH = 2000
 LONGEST_LINE = files.LONGEST_LINE
 BEGINNING = 20_000
-KINDS = ("snapshots", "fills", "chain", "log")
+KINDS = ("snapshots", "fills", "backtest", "chain", "log")
 _OF_CHAIN = re.compile(r'(?i)"(?:details|strike|strike_price|strikePrice|option_type|contractSymbol|callExpDateMap|putExpDateMap|optionChain|putCall|contract_type)"')
 
 
@@ -129,9 +130,25 @@ def read_fills(store: Store, app: str, path: Path, *, known_at_ts: bool = False)
         ImportRefused: It is none, or not one row of it can be read.
     """
     found = book_module.read(path)
-    accepted, duplicate = Filings(store, app).keep(found, known_at_ts=known_at_ts)
+    return _kept(store, app, path, "fills", found, Filings(store, app).keep(found, known_at_ts=known_at_ts))
+
+
+def read_backtest(store: Store, app: str, path: Path, *, known_at_ts: bool = False) -> Imported:
+    """
+    Read one file of a backtest into the store: its trades with their prices, or what percent it says each came to.
+
+    Reading it again changes nothing; of a trade that the store has otherwise the newest import counts.
+
+    Raises:
+        ImportRefused: It is none, or not one row of it can be read.
+    """
+    found = book_module.read(path, backtest=True)
+    return _kept(store, app, path, "backtest", found, Filings(store, app).keep_backtest(found, known_at_ts=known_at_ts))
+
+
+def _kept(store: Store, app: str, path: Path, kind: str, found: Book, counts: tuple[int, int]) -> Imported:
     store.keep_rejects(app, [Reject(f"{path.name}:{r.row}", r.reasons, r.body.encode()) for r in found.refused])
-    return Imported("fills", accepted, duplicate, len(found.refused))
+    return Imported(kind, *counts, len(found.refused))
 
 
 def read_any(
@@ -154,6 +171,8 @@ def read_any(
     match kind or kind_of(path):
         case "fills":
             return read_fills(store, app, path, known_at_ts=known_at_ts)
+        case "backtest":
+            return read_backtest(store, app, path, known_at_ts=known_at_ts)
         case "chain":
             kept = chainimport.read(store, app, path, rules, as_of=as_of, known_at_ts=known_at_ts, redact=redact)
             remark = f"its contracts name no underlying, so the chain is kept under the file's name: ops greeks {kept.by_file} --as-of TIME" if kept.by_file else ""
@@ -184,18 +203,22 @@ def kind_of(path: Path) -> str:
         if size >= BEGINNING:
             break
     if not found:
-        raise ImportRefused(f"{path} is empty; snapshots, fills, a chain or a log was expected.")
+        raise ImportRefused(f"{path} is empty; snapshots, fills, a backtest, a chain or a log was expected.")
     start = b"\n".join(found)[:BEGINNING].decode("utf-8-sig", "replace")
     if _is_snapshots(path, found[0]):
         return "snapshots"
+    if book_module.is_percents(start):
+        return "backtest"
     if book_module.is_fills(start):
+        if "backtest" in path.name.lower():  # Live trades and a backtest's look alike; taken for live ones, a backtest's would spoil every figure.
+            raise ImportRefused(f"{path} holds trades; its name says that they are a backtest's, its content does not. Name what they are: --kind backtest, or --kind fills.")
         return "fills"
     if start.startswith("PAR1") or _is_chain(start):
         return "chain"
     lines = [loglines.read(line) for line in start.splitlines()[:100]]
     if 2 * sum(line.at is not None or line.is_error is not None or line.is_access or line.continues or bool(re.match(r"\[[\w ]+\] ", line.text)) for line in lines) > len(lines):
         return "log"
-    raise ImportRefused(f"{path} is none of the files that can be read: lines of snapshots {{\"ts\": …, \"metrics\": {{…}}}}, {book_module.WANTED}, an option chain, or a log. Found {text.one_line(start[:60])!r}. If it is one of these, name it with --kind.")
+    raise ImportRefused(f"{path} is none of the files that can be read: lines of snapshots {{\"ts\": …, \"metrics\": {{…}}}}, {book_module.WANTED}, a backtest (--kind backtest), an option chain, or a log. Found {text.one_line(start[:60])!r}. If it is one of these, name it with --kind.")
 
 
 def _is_chain(start: str) -> bool:

@@ -11,18 +11,26 @@ class Probes:
     What our own looks are judged by as they are made.
 
     Attributes:
-        silent_after_s: An open socket that was heard before and says nothing for longer, in market hours, is silent.
+        silent_after_s: Where an open socket says nothing for longer, in market hours, its quotes are asked for; nobody hears less often than once a minute.
+        checked_for_s: Where none of these comes within so many seconds, it is silent.
         stale_after_s: Data older than this, in market hours, is stale.
         delayed_by_s: As much later may data of a delayed plan be.
         changed_by: A median of a chain that is so many times another of the same hour has changed.
         key_old_days: A key to a provider that is older should be made anew.
+        lag_after_s: Of a probe during which our own process could not run for longer, that time is told and taken off.
+        chain_again_s: While a rule of Greeks begins to breach, a chain is fetched again at once, but not sooner than so long after the last time.
+        starved_share: Our own process is starved where it could not run for more than this share of the last minutes.
     """
 
     silent_after_s: float
+    checked_for_s: float
     stale_after_s: float
     delayed_by_s: float
     changed_by: float
     key_old_days: float
+    lag_after_s: float
+    chain_again_s: float
+    starved_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,22 @@ class ChainLimits:
     cross_iv: float
     band_days: float
     band_times: float
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnosisLimits:
+    """
+    What a diagnosis rests on.
+
+    Attributes:
+        least_probes: A cause needs so many probes, or fewer and another source that agrees.
+        main_kind: Of failures of several kinds, one kind is the cause from this share on; below it the provider is intermittent.
+        spells_below: A provider that turns between well and failing less often than this share of what chance makes fails in spells.
+    """
+
+    least_probes: float
+    main_kind: float
+    spells_below: float
 
 
 @dataclass(frozen=True, slots=True)

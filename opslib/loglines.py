@@ -234,7 +234,8 @@ def _request(found: dict[str, Any]) -> str:
     """The request that a line of JSON is of, as METHOD PATH STATUS; empty where it is of none."""
     asked, answer = (found[key] if isinstance(found.get(key), dict) else {} for key in ("req", "res"))
     status = next((v for v in (answer.get("statusCode"), answer.get("status"), found.get("statusCode"), found.get("status"), found.get("status_code")) if str(v).isdigit() and 100 <= int(v) < 600), None)
-    method, path = asked.get("method") or found.get("method"), asked.get("url") or found.get("url") or found.get("path")
+    proxied = found["proxy"] if isinstance(found.get("proxy"), dict) else {}  # As Vercel has it.
+    method, path = asked.get("method") or found.get("method") or proxied.get("method"), asked.get("url") or found.get("url") or found.get("path") or proxied.get("path")
     return f"{method} {path} {status} " if status is not None and isinstance(method, str) and isinstance(path, str) and path.startswith("/") else ""
 
 

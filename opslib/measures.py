@@ -27,6 +27,8 @@ _SEEN_BY = {
 
 def seen(probed: Probed, rule: Rule, subject: str, source: str) -> bool:
     """Have we ever looked at what a rule is about, for that source?"""
+    if rule.name == "app_down":
+        return source == "probe" and (probed.seen("health", "app") or probed.seen("process", "app"))
     probe, whom = _SEEN_BY.get((rule.name, source), (None, None))
     if probe is None:
         return False
@@ -53,15 +55,22 @@ def p95_s(probed: Probed, subject: str, window: Window) -> float | None:
     return _p95(probed.seconds(subject, window))
 
 
-def _timed(seconds: list[float], coverage: float | None) -> Figure:
+def timed(seconds: list[float], coverage: float | None) -> Figure:
+    """The 95th percentile of some times, sorted."""
     value = _p95(seconds)
     return Figure(value, count=len(seconds), coverage=coverage) if value is not None else Figure(None, coverage=coverage, absent=NOT_MEASURED)
 
 
 def _socket(probed: Probed, at_us: int) -> Figure:
-    if clock.open_since(clock.instant(at_us)) is None:
+    opened = probed.open_since(at_us)
+    if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
-    down_s = probed.socket_down_s(at_us)
+    down_s = probed.socket_down_s(at_us)  # In market hours: what was so before the open counts from the open.
+    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(min(down_s, (at_us - clock.micros(opened)) / SECOND), note=probed.socket_note(at_us))
+
+
+def _app_down(probed: Probed, at_us: int) -> Figure:
+    down_s = probed.app_down_s(at_us)
     return Figure(None, absent="nobody looked lately") if down_s is None else Figure(down_s)
 
 
@@ -129,10 +138,11 @@ def _late_s(page: Page, last: int, window: Window) -> float | None:
     return max(0.0, (age - sorted(first)[len(first) // 2]) / SECOND)
 
 
-def _lag(tape: Tape, window: Window) -> Figure:
-    if clock.open_since(window.end) is None:
+def _lag(probed: Probed, tape: Tape, window: Window) -> Figure:
+    opened = probed.open_since(window.end_us)
+    if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
-    found = lag_s(tape, window)
+    found = lag_s(tape, Window(max(window.start, opened), window.end))
     return Figure(None, absent=NOT_MEASURED) if found is None else Figure(found)
 
 
@@ -145,10 +155,12 @@ def measure(probed: Probed, tape: Tape, rule: Rule, subject: str, window: Window
             return _share(*probed.answered(subject, window), coverage)
         case "answers" | "app_answers":
             return _share(*probed.least_usable(subject, window), coverage)
+        case "app_down":
+            return _app_down(probed, at_us)
         case "response_time":
-            return _timed(probed.seconds(subject, window), coverage)
+            return timed(probed.seconds(subject, window), coverage)
         case "websocket_latency":
-            return _timed(probed.round_trips(window), coverage)
+            return timed(probed.round_trips(window), coverage)
         case "websocket_down":
             return _socket(probed, at_us)
         case "errors":
@@ -156,7 +168,7 @@ def measure(probed: Probed, tape: Tape, rule: Rule, subject: str, window: Window
         case "memory_growth":
             return _growth(probed, window, coverage)
         case "dashboard_lag":
-            return _lag(tape, window)
+            return _lag(probed, tape, window)
         case "heartbeat":
             return _beats(probed, at_us)
         case "greeks_valid":

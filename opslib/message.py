@@ -9,11 +9,12 @@ not known.
 import html
 import re
 import shlex
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
 from opslib import clock, text
-from opslib.impact import standing
+from opslib.impact import things
 from opslib.notices import FIRING, OVER, PASSED, REPEAT, REPORT, ROSE, SCHEDULE, UNHEARD
 from opslib.panels import NAMES, View
 from opslib.rules import RUNGS, Rules
@@ -133,9 +134,10 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None,
     if kind == FIRING and late_us > LATE_US:
         lines.append(("", f"Told {text.duration(late_us / 1e6)} late: until now nobody could be told, or it was kept quiet."))
     if kind in (FIRING, ROSE, REPEAT, UNHEARD):
-        rule = rules.rules.get(first["rule"])
+        rule = rules.rules.get(first.get("cause_rule") or first["rule"])
+        lines += [("Cause", words) for words in dict.fromkeys(a["cause_words"] for a in alerts if a.get("cause_words"))]
         lines += [("For traders", rule.traders)] if rule else []
-        lines += _stands(view)
+        lines += _stands(view, {about for a in alerts if (about := _blamed(a))})
         lines += [("Do first", f"{rule.action} ({rule.who})")] if rule else []
         lines += [("By hand", command(*a["again"], where=where)) for a in alerts[:SHOWN] if a["source"] == SCHEDULE and a.get("again")]
         lines += _answers(first, where)
@@ -143,8 +145,14 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None,
     elif kind == OVER:
         lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(view)]
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
-    told = f"{len(alerts)} alert{'s' * (len(alerts) > 1)}" if kind == PASSED else f"{_ended(first, rules) if kind == OVER else first['sentence']}{more}"
+    told = f"{len(alerts)} alert{'s' * (len(alerts) > 1)}" if kind == PASSED else f"{_ended(first, rules) if kind == OVER else _said(first)}{more}"
     return Message(body["id"], kind, body["severity"], text.one_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300), tuple(lines), link, body)
+
+
+def _said(alert: dict[str, Any]) -> str:
+    """What is wrong; where the diagnosis was sure, its cause first."""
+    headline = str(alert.get("headline") or "").rstrip(".")
+    return f"{headline}: {alert['sentence']}" if headline else str(alert["sentence"])
 
 
 def _answers(alert: dict[str, Any], where: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -190,11 +198,30 @@ def _for(roles: list[str], staff: Staff) -> str:
     return ", ".join(people(name) for name in roles) or "nobody"
 
 
-def _stands(view: View | None) -> list[tuple[str, str]]:
+_ABOUT = {"websocket_down": "prices", "websocket_latency": "prices", "app_answers": "server", "app_response_time": "server"}
+_GREEKS = ("greeks_valid", "gamma_zero", "delta_out_of_bounds", "greeks_units", "greeks_burn")
+
+
+def _blamed(alert: dict[str, Any]) -> str:
+    """What an alert says does not work, as `impact.things` has it; empty where that is none of them."""
+    if alert["rule"] in ("availability", "answers", "response_time", "availability_burn", "chain_whole"):
+        return "data" if alert["subject"] == "app" else str(alert["subject"])
+    return "greeks" if alert["rule"] in _GREEKS else _ABOUT.get(alert["rule"], "")
+
+
+def _stands(view: View | None, blamed: Set[str] = frozenset()) -> list[tuple[str, str]]:
+    """
+    What works and what does not, line by line.
+
+    Args:
+        blamed: What an alert of the message says does not work: where it works by now, the message says by whom.
+    """
     if view is None:
         return [("Still works", "not known: what was seen cannot be read")]
-    found = standing(view)
-    return [(head, "; ".join(words for s, words in found if s == state)) for state, head in _WORDS.items() if any(s == state for s, _ in found)]
+    found = things(view)
+    otherwise = [t for t in found if t.state == "works" and t.about in blamed]
+    lines = [(head, "; ".join(t.words for t in found if t.state == state and t not in otherwise)) for state, head in _WORDS.items()]
+    return [(head, words) for head, words in lines if words] + ([("Yet it works now", "; ".join(t.words for t in otherwise))] if otherwise else [])
 
 
 def trial(app: str, target: str, staff: Staff, where: tuple[str, ...] = ()) -> Message:

@@ -4,12 +4,15 @@ This module knows when somebody is to be told of an alert, who, and of what, and
 For each alert it holds what is so beside what was told of it; a message is due where the two differ. So whatever was
 killed in between, the difference is still there. Nothing here asks for the time, the store or the network.
 
+Alerts of one trouble (of one rule and subject by two sources, or of one diagnosed cause) make one notification: the first
+of them is sent, another one only where it is more severe, and the end when all of them are over.
+
 A silenced alert tells nobody: when its silence ends, what still fires is told then, and what was told before and is
 over by now too. What began and ended before anybody could be told is told afterwards, all of it in one message.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +23,7 @@ from opslib.staff import Staff
 
 FIRING, ROSE, REPEAT, UNHEARD, OVER, PASSED, REPORT = "firing", "rose", "repeat", "unheard", "over", "passed", "report"
 PRESSING = ("critical", "escalate")  # What goes on to the next role where nobody says anything, and waits for nobody's hours.
+TROUBLE_US = 900_000_000  # What one cause sets off follows within so long; what fires later is another trouble, though the cause is the same.
 ANEW_US = 1_800_000_000  # What was told so long ago, and is reached again, is told again.
 NEIGHBOUR = "prometheus"  # The source of alerts that another monitor judged.
 SCHEDULE, OF_SCHEDULE = "schedule", ":schedule"  # The source of what is told of things that were due; how their fingerprints end.
@@ -66,6 +70,32 @@ class Silence(NamedTuple):
         return self.from_us <= at_us < self.until_us and all(mine in ("", theirs) for mine, theirs in ((self.rule, notice.rule), (self.subject, notice.subject), (self.source, notice.source)))
 
 
+class Cause(NamedTuple):
+    """
+    What sets an alert off, where the diagnosis of that moment is sure of it.
+
+    Attributes:
+        name: The cause and its subject, by which two alerts are one trouble.
+        words: The cause, its subject, how sure that is, and what it means.
+        headline: What it means, in one sentence.
+        runbook: Where it goes on; empty where nothing needs be done.
+        rule: The rule that says what to do first about it; empty where there is none.
+        who: The role that acts first on that.
+    """
+
+    name: str
+    words: str
+    headline: str
+    runbook: str
+    rule: str
+    who: str
+
+
+def unknown_cause(notice: "Notice") -> Cause | None:
+    """No diagnosis was made."""
+    return None
+
+
 @dataclass(slots=True)
 class Notice:
     """
@@ -85,6 +115,7 @@ class Notice:
         muted: Was it kept quiet since somebody was last told?
         again: Of something that was due: the words after ``ops`` by which somebody makes it.
         explained: Is it a neighbour's word for an alert of ours, which is told instead?
+        cause, cause_words, headline, runbook, cause_rule: The cause that people were notified of, see `Cause`; empty where none was.
     """
 
     alert: str
@@ -112,6 +143,11 @@ class Notice:
     peak: float | None = None
     sentence: str = ""
     again: list[str] = field(default_factory=list)
+    cause: str = ""
+    cause_words: str = ""
+    headline: str = ""
+    runbook: str = ""
+    cause_rule: str = ""
 
     @classmethod
     def of_json(cls, state: str) -> "Notice":
@@ -159,6 +195,13 @@ class Notice:
     def closed(self) -> None:
         """All that there was to tell has been told."""
         self.over_us, self.how, self.told, self.told_us, self.roles, self.acked_by, self.muted, self.explained, self.group = None, "", None, 0, [], "", False, False, ""
+        self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule = "", "", "", "", ""
+
+    def named(self, cause: Cause | None) -> None:
+        """Keep the cause that people are notified of; one that is kept stays."""
+        if cause is not None and not self.cause:
+            self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, who = cause
+            self.who = who or self.who
 
     def as_json(self) -> dict[str, Any]:
         """For the store; `of_json` reads it."""
@@ -177,18 +220,20 @@ def _rank(severity: str | None) -> int:
     return RUNGS.index(severity) if severity else -1
 
 
-def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[str, tuple[str, int]], staff: Staff, at_us: int) -> list[Telling]:
+def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[str, tuple[str, int]], staff: Staff, at_us: int, cause_of: Callable[[Notice], Cause | None] = unknown_cause) -> list[Telling]:
     """
     What is to be told at an instant? The notices are marked as told of it, and those with nothing left are closed.
 
     Args:
         notices: Every open one of an app.
         acks: Who has taken which alert, or group, by its id, and when: what fires anew after that is not taken by it.
+        cause_of: The cause that sets an alert off, by the diagnosis of this instant; None where it is not sure.
     """
     notices, silences = sorted(notices, key=lambda n: (n.fired_us or 0, n.alert)), list(silences)
     heard = list[Notice]()
     for notice in notices:
         _join(notice, notices)
+    _merge(notices, cause_of)
     _explain(notices)
     _take(notices, acks)
     for notice in notices:
@@ -203,10 +248,49 @@ def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[st
     ripe = {n.group for n in heard if n.levels and n.told is None and at_us - (n.fired_us or 0) >= wait_us} | {n.group for n in heard if n.told and _rank(n.level) > _rank(n.told)}
     goes_on = {n.group for n in heard if n.told and n.levels}
     settled = {n.group for n in heard if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)}
-    found = [telling for notice in heard if (telling := _telling(notice, notice.group in (ripe if notice.levels else settled), staff, at_us))]
+    found = list[Telling]()
+    for notice in heard:
+        is_ripe = notice.group in (ripe if notice.levels else settled)
+        telling = _telling(notice, is_ripe, staff, at_us)
+        if telling and telling.kind in (FIRING, ROSE) and (cause := cause_of(notice)) and not notice.cause:
+            notice.named(cause)
+            telling = _telling(notice, is_ripe, staff, at_us)  # Who acts first is the cause's.
+        found += [telling] if telling and not _said_by_another(telling, notices) else []
     for telling in found:
         _mark(telling, at_us)
     return found
+
+
+def _one_trouble(a: Notice, b: Notice, name: str) -> bool:
+    """Whether two alerts are one trouble: of one rule and subject, or of one cause (`name` is that of the first) within a while."""
+    by_cause = bool(name) and name == b.cause and abs((a.fired_us or 0) - (b.fired_us or 0)) <= TROUBLE_US
+    return a is not b and NEIGHBOUR not in (a.source, b.source) and (by_cause or ((a.rule, a.subject) == (b.rule, b.subject) and a.source != b.source))
+
+
+def _merge(notices: list[Notice], cause_of: Callable[[Notice], Cause | None]) -> None:
+    """What fires for a trouble that people were notified of belongs to it: it is sent only where it is more severe."""
+    for notice in notices:
+        if notice.explained or notice.level not in SENT or _rank(notice.told) >= _rank(notice.level):
+            continue
+        cause = None if notice.cause else cause_of(notice)
+        name = notice.cause or (cause.name if cause else "")
+        others = [n for n in notices if n.told and n.levels and not n.muted and _one_trouble(notice, n, name)]
+        worst = max(others, key=lambda n: _rank(n.told), default=None)
+        if worst is None or _rank(worst.told) <= _rank(notice.told):
+            continue
+        notice.told, notice.told_us, notice.group = min(worst.told, notice.level, key=_rank), worst.told_us, worst.group
+        notice.roles = list(_with(notice.roles, tuple(worst.roles)))
+        notice.named(Cause(worst.cause, worst.cause_words, worst.headline, worst.runbook, worst.cause_rule, worst.who) if worst.cause else None)
+
+
+def _said_by_another(telling: Telling, notices: list[Notice]) -> bool:
+    """Whether another alert of the same trouble is sent in its place: its end while the other one fires, and what is repeated of both."""
+    notice = telling.notice
+    others = [n for n in notices if n.told and n.levels and not n.muted and _one_trouble(notice, n, notice.cause)]
+    if telling.kind == OVER:
+        return bool(others)
+    first = min([*others, notice], key=lambda n: (n.fired_us or 0, n.alert))
+    return telling.kind in (REPEAT, UNHEARD) and not notice.muted and first is not notice and _rank(first.level) >= _rank(notice.level)
 
 
 def _explain(notices: list[Notice]) -> None:

@@ -18,14 +18,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from opslib import channels, clock, message as message_module, panels, text
+from opslib import channels, clock, diagnosis, effects, message as message_module, panels, text
 from opslib.agenda import Agenda
 from opslib.channels import NotTold
 from opslib.chronicle import Chronicle
 from opslib.dispatch import Delivery, Dispatch
 from opslib.errors import IncidentError, OpsError, SettingsError, StoreError, UsageError
 from opslib.message import Message
-from opslib.notices import REPORT, Notice
+from opslib.notices import REPORT, Cause, Notice, unknown_cause
 from opslib.panels import View
 from opslib.rules import SENT, Rules
 from opslib.settings import Settings
@@ -39,6 +39,7 @@ STAND_AGAIN_S = 60.0
 DUE_EVERY = timedelta(seconds=10)  # So often it is looked whether what was due was made.
 PULSE_S = 60.0
 PATIENCE_S = 10.0
+SURE = 0.9  # A diagnosis at least so confident names the cause and the runbook in a notification.
 SPOKEN = ("terminal", "slack", "webhook", "smtp", "command")  # Kinds of channels that take words; the others take alerts.
 
 
@@ -63,7 +64,24 @@ class Notifier:
 
     def plan(self) -> list[str]:
         """Write down what is to be told now; the ids of the messages."""
-        return self.dispatch.plan(self.staff, self.rules)
+        return self.dispatch.plan(self.staff, self.rules, self._diagnosed)
+
+    def _diagnosed(self, at_us: int) -> Callable[[Notice], Cause | None]:
+        """What sets an alert off, by the diagnosis of an instant. One that fails, or is not sure, names nothing and holds nothing up."""
+        try:
+            view = self._seen_at(at_us)
+            found = diagnosis.diagnose(view) if view else None
+        except Exception as problem:  # noqa: BLE001  # Whatever it is, it is said, and people are notified all the same.
+            self._say("diagnosis", f"what sets alerts off could not be diagnosed ({problem.__class__.__name__}: {text.one_line(str(problem), 120)}); the notification goes out without it")
+            return unknown_cause
+        self._failing.discard("diagnosis")
+        if found is None or found.confidence < SURE:
+            return unknown_cause
+        about = f" of {found.subject}" if found.subject else ""
+        rule = effects.leading_rule(found.cause, found.subject, found.runbook or "", self.rules)
+        words = f"{found.cause}{about}, {text.ratio(found.confidence, 0)} sure: {found.headline}"
+        cause = Cause(f"{found.cause}{about}", words, found.headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "")
+        return lambda notice: cause if effects.sets_off(found.cause, found.subject, notice.rule, notice.subject, notice.source) else None
 
     def _incidents(self) -> None:
         """What was told has an incident, and what became of it since is on its record."""

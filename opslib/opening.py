@@ -41,6 +41,6 @@ def opened(desk: "Desk", name: str, incident: Incident, operator: str, as_of: da
     content = json.dumps(shelf.filled(shelved, given, [found.cause]), indent=1, ensure_ascii=False) + "\n"
     with temporary.refusing(place):
         temporary.make(place, content.encode())
-    body = {"runbook": name, "notebook": place.name, "cause": found.cause, "confidence": found.confidence, "headline": found.words, "given": given, "words": f"runbook {name} opened as {place.name}; likely {found.cause}"}
+    body = {"runbook": name, "notebook": place.name, "cause": found.cause, "subject": found.subject, "also": [o._asdict() for o in found.also], "confidence": found.confidence, "headline": found.words, "given": given, "words": f"runbook {name} opened as {place.name}; likely {found.cause}"}
     desk.chronicle.append(incident.id, "runbook", body, by=operator)
     return place

@@ -63,9 +63,11 @@ _ALL = (
     Outcome("quota_kept", OURS, None, False, False, "was not asked, to keep within its quota", "Ask less often, or see who else uses the key."),
     Outcome("forbidden_403", OURS, None, False, False, "refuses the socket before it opens (403): its token", "Get a new token; see whether the app's key is there."),
     Outcome("closed", PROVIDER, False, False, False, "closes the socket", "Refresh the app's page: it tries once, then never again."),
-    Outcome("silent", PROVIDER, False, False, False, "holds the socket open and says nothing", "Refresh the app's page; a silent socket is not told by the app."),
+    Outcome("silent", PROVIDER, False, False, False, "holds the socket open and says nothing", "See the app's log for its upstream; once new connections are served, refresh the app's pages: they do not notice."),
+    Outcome("renewed", PROVIDER, True, False, False, "serves new connections, and those from before no longer", "Refresh the app's pages: the connections that they hold are not served again."),
     Outcome("gone", PROVIDER, False, False, False, "has no such process", "See whether the app was restarted, and whether OPS_APP_PID names its pid file."),
     Outcome("absent", OURS, None, False, False, "is not there", "See whether the setting names the right place."),
+    Outcome("starved", OURS, None, False, False, "was not judged: our own process could not run meanwhile", "See what else this machine does."),
     Outcome("stopped", NOBODY, True, True, False, "was stopped"),
 )  # fmt: skip
 OUTCOMES = {outcome.name: outcome for outcome in _ALL}

@@ -20,6 +20,7 @@ from opslib.text import NEW_YORK
 SECOND = 1_000_000
 FASTEST = SECOND // 10  # No page posts faster; what comes faster came from several at once.
 RHYTHM_GAPS = 15  # The latest gaps, from which a page's rhythm is told.
+SKEW_POSTS = 15  # The latest posts, by which a page's clock is read: a clock that is set anew is seen within eight.
 SUMS = ("gross_sum_pct", "net_sum_pct", "commission_total_usd", "slippage_sum_usd")
 AGREEING_GAPS = 6  # So many alike in a row are a rhythm, not looks that went missing.
 
@@ -35,6 +36,9 @@ class Pages:
         late_after: A look is late when more than this many of its page's intervals have passed without it.
         bridged_s: Between two looks of a page no further apart than this, all that it counted is known well enough.
         closed_s: A page not seen for longer than this, while one loaded since is, is closed.
+        idle_times: So many of its usual gaps between two requests may a page be without one before it is silent.
+        idle_most: No limit of silence is raised to more than so many times itself.
+        idle_back_s: A page's usual gap is read from so many seconds before its last request.
     """
 
     load_jitter_s: float
@@ -42,6 +46,9 @@ class Pages:
     late_after: float
     bridged_s: float
     closed_s: float
+    idle_times: float
+    idle_most: float
+    idle_back_s: float
 
 
 class Page:
@@ -79,7 +86,7 @@ class Page:
     @property
     def skew_s(self) -> float:
         """How far its clock is ahead of ours, seconds, to the nearest post."""
-        return statistics.median((look.page_clock_ms * 1000 - look.ts_us) / SECOND for look in self.looks[-200:])
+        return statistics.median((look.page_clock_ms * 1000 - look.ts_us) / SECOND for look in self.looks[-SKEW_POSTS:])
 
     @property
     def name(self) -> str:

@@ -12,13 +12,13 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from opslib import clock, costs, findings, indicators, probed as probed_module, refusals, rises, tape as tape_module, text, trades, watch
+from opslib import clock, findings, indicators, probed as probed_module, realised, refusals, rises, tape as tape_module, text, watch
 from opslib.clock import Window
 from opslib.alerts import Transition
 from opslib.chronicle import Chronicle
 from opslib.dispatch import Dispatch
 from opslib.filings import Filed, Filings
-from opslib.fills import Fill, Promise
+from opslib.fills import Fill
 from opslib.marks import Mark, Marks
 from opslib.notices import Notice, Silence
 from opslib.pnl import Pnl
@@ -28,7 +28,7 @@ from opslib.refusals import Refused
 from opslib.rules import Rules
 from opslib.samples import Samples
 from opslib.settings import Settings
-from opslib.sights import Sight, Sights
+from opslib.sights import Sight, Sights, lately
 from opslib.snapshot import PROVIDERS
 from opslib.store import Store
 from opslib.tape import Tape
@@ -122,26 +122,38 @@ class View:
         probed: What our own looks saw; None where nobody ever looked.
         acks, silences: What people said of alerts: see `dispatch.Dispatch`.
         filed: What the fills of the window came to; None where there are none, and the page is asked.
-        rows: Those fills and all before them, for the alerts where nobody judged.
+        traded: What all fills up to the moment of the view came to; None where there are none.
+        rows: Those fills, for the alerts where nobody judged.
         incidents: Which incident each alert is in.
         marks: What somebody said happened in its window.
         refused: Posts that the receiver refused in its window.
     """
 
     def __init__(
-        self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), filed: Pnl | None = None, rows: Iterable[Filed] = (), incidents: Mapping[str, str] = MappingProxyType({}), marks: Iterable[Mark] = (), refused: Iterable[Refused] = (), evaluated: tuple[int, int] | None = None
+        self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), traded: Pnl | None = None, rows: Iterable[Filed] = (), incidents: Mapping[str, str] = MappingProxyType({}), marks: Iterable[Mark] = (), refused: Iterable[Refused] = (), evaluated: tuple[int, int] | None = None
     ):  # fmt: skip
         self.incidents, self.marks, self.refused, self.evaluated = incidents, tuple(marks), tuple(refused), evaluated
-        self.filed, self._rows = filed, rows
+        self.traded, self._rows = traded, rows
         self.app, self.window, self.known_at, self.tape, self.rules, self.recorded, self.probed, self.acks, self.silences = app, window, known_at, tape, rules, recorded, probed, acks, tuple(silences)
 
     @cached_property
+    def filed(self) -> Pnl | None:
+        """What the fills of the window came to; None where there are none, and the page is asked."""
+        in_window = any(row.ts_us > self.window.start_us for row in self._rows if isinstance(row.told, Fill))
+        return self.traded.within(self.window.start, self.window.end) if self.traded and in_window else None
+
+    @cached_property
     def findings(self) -> list[Finding]:
-        """Every rule judged over the view's window."""
+        """Every rule judged over the view's window; that of fills over more, where it holds too few of them."""
         found = findings.at(self.tape, self.rules, self.window, self.probed)
-        if self.filed and self.filed.finding:
-            found.append(self.filed.finding)
-        return found
+        counted = realised.counted(self.traded, self.window.end, self.window.end - self.window.start) if self.traded else None
+        by_fills = (counted or self.filed).finding if counted or self.filed else None
+        return [*found, by_fills] if by_fills else found
+
+    @cached_property
+    def counted(self) -> Pnl | None:
+        """The trades by which the alert of the backtest's variance is judged now; None where no such trade ended in the rule's own window."""
+        return realised.counted(self.traded, self.window.end) if self.traded else None
 
     @cached_property
     def alerts(self) -> list[dict[str, Any]]:
@@ -168,7 +180,7 @@ class View:
 
     @cached_property
     def _sights(self) -> Sights:
-        says = {f.subject: f.verdict for f in self.findings if f.rule.name == "availability" and f.source == findings.PAGE}
+        says = {f.subject: f.verdict for f in findings.at(self.tape, self.rules.only("availability"), Window.before(self.window.end, lately(self.rules)))} if self.probed else {}
         return Sights(self.probed or Probed(), self.rules, self.window, self.figures, says)
 
     @cached_property
@@ -378,23 +390,12 @@ def view(store: Store, settings: Settings, rules: Rules, window: Window, known_a
     tape = tape_module.load(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
     probed = probed_module.load(Samples(store, settings.app), reach, known_at, settings.fallback)
     said = Dispatch(store, settings.app)
-    filed, rows = _filed(Filings(store, settings.app), rules, window, None if known_at is None else clock.micros(known_at))
+    traded, rows = realised.traded(Filings(store, settings.app), rules, window, None if known_at is None else clock.micros(known_at))
     recorded = _recorded(store, settings.app, window.end_us, known_at)
     evaluated = (watch.held(store, settings.app, window.start_us, window.end_us) or (window.end_us, window.end_us)) if recorded is None else None
     known_us = None if known_at is None else clock.micros(known_at)
     marks, refused = Marks(store, settings).between(window.start_us, window.end_us, known_us), refusals.read(store, settings.app, window.start_us, window.end_us, known_us)
-    return View(settings.app, window, known_at, tape, rules, recorded, probed if probed.any else None, said.acks(), said.silences(), filed, rows, Chronicle(store, settings, rules).of_alerts(known_at), marks, refused, evaluated)
-
-
-def _filed(filings: Filings, rules: Rules, window: Window, known_us: int | None) -> tuple[Pnl | None, list[Filed]]:
-    """What did the round trips that ended in a window come to? None where not one fill is of it; and the rows that say so."""
-    if not filings.any(window.start_us, window.end_us, known_us):
-        return None, []
-    rows = filings.written(0, window.end_us, known_us)
-    promises = {row.told.lot: row.told for row in rows if isinstance(row.told, Promise)}
-    found = trades.trips(row.told for row in rows if isinstance(row.told, Fill))
-    found.stock = [t for t in found.stock if t.exited > window.start]
-    return Pnl(found, costs.REAL, rules["backtest_variance"], None, promises, [t for t in found.trades if t.exited > window.start]), rows
+    return View(settings.app, window, known_at, tape, rules, recorded, probed if probed.any else None, said.acks(), said.silences(), traded, rows, Chronicle(store, settings, rules).of_alerts(known_at), marks, refused, evaluated)
 
 
 def _recorded(store: Store, app: str, at_us: int, known_at: datetime | None) -> list[Transition] | None:

@@ -3,13 +3,14 @@ This module knows what fills came to: trades, costs, and the gap to a backtest, 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 
 from opslib import costs, text, trades, variance
 from opslib.costs import CostModel, Result
+from opslib.filings import Known
 from opslib.fills import CENT, ZERO, Fill, Promise
 from opslib.rules import Rule
 from opslib.trades import Trade, Trips
@@ -75,6 +76,9 @@ class Pnl:
         backtest: The backtest's own trades; None where none were given.
         promises: What a backtest said of trades, by their names.
         chosen: The round trips that are meant; all of `trips`, or those of a window.
+        beside: What stands beside the live trades in their own file; it counts where the backtest says nothing.
+        found: What `variance.compared` came to, where it is known already; see `within`.
+        span: From when on trades count, in words, where the rule's window holds too few of them; see `realised.counted`.
     """
 
     trips: Trips
@@ -83,6 +87,16 @@ class Pnl:
     backtest: list[Trade] | None
     promises: Mapping[str, Promise]
     chosen: list[Trade]
+    beside: Mapping[str, Promise] = field(default_factory=dict)
+    found: tuple[list[Pair], list[Trade], list[Trade]] | None = None
+    span: str = ""
+
+    def within(self, start: datetime, end: datetime | None = None) -> "Pnl":
+        """The trades that ended after `start`, up to and at `end`, paired with the backtest's as among all."""
+        inside = lambda t: start < t.exited and (end is None or t.exited <= end)  # noqa: E731
+        pairs, alone, phantom = self._compared
+        found = [p for p in pairs if inside(p.live)], [t for t in alone if inside(t)], [t for t in phantom if inside(t)]
+        return replace(self, trips=replace(self.trips, stock=[t for t in self.trips.stock if inside(t)]), chosen=[t for t in self.chosen if inside(t)], found=found)
 
     @cached_property
     def results(self) -> list[tuple[Trade, Result]]:
@@ -124,7 +138,7 @@ class Pnl:
 
     @cached_property
     def _compared(self) -> tuple[list[Pair], list[Trade], list[Trade]]:
-        return variance.compared(self.chosen, self.backtest, self.promises, self.model)
+        return self.found or variance.compared(self.chosen, self.backtest, self.promises, self.model, self.beside)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -134,7 +148,7 @@ class Pnl:
     @property
     def wanted(self) -> bool:
         """Is there a backtest to compare with?"""
-        return self.backtest is not None or bool(self.promises)
+        return self.backtest is not None or bool(self.promises or self.beside)
 
     @property
     def unmatched(self) -> dict[str, list[Trade]]:
@@ -145,7 +159,7 @@ class Pnl:
     def only_said(self) -> list[str]:
         """The names of trades that a backtest tells a percent of, and that were never made."""
         made = {t.name for t in (*self.trips.trades, *self.trips.partial, *(self.backtest or []))} | {leg.lot for leg in self.trips.open}
-        return [name for name in self.promises if name not in made]
+        return [name for name in {**self.beside, **self.promises} if name not in made]
 
     @property
     def gaps(self) -> list[Decimal]:
@@ -172,7 +186,7 @@ class Pnl:
     @cached_property
     def finding(self) -> Finding | None:
         """What the gaps amount to; None where there is no backtest."""
-        return variance.judged(self.rule, self.gaps) if self.wanted else None
+        return variance.judged(self.rule, self.gaps, self.span) if self.wanted else None
 
     @property
     def parts(self) -> Parts:
@@ -180,8 +194,13 @@ class Pnl:
         return sum((pair.parts for pair in self.pairs), Parts())
 
 
-def of(fills: Iterable[Fill], rule: Rule, model: CostModel = costs.REAL, backtest: Iterable[Fill] | None = None, promises: Mapping[str, Promise] | None = None) -> Pnl:
+def of(fills: Iterable[Fill], rule: Rule, model: CostModel = costs.REAL, backtest: Iterable[Fill] | None = None, promises: Mapping[str, Promise] | None = None, beside: Mapping[str, Promise] | None = None) -> Pnl:
     """What did all these fills come to?"""
     found = trades.trips(fills)
     theirs = None if backtest is None else trades.trips(backtest).trades
-    return Pnl(found, model, rule, theirs, promises or {}, found.trades)
+    return Pnl(found, model, rule, theirs, promises or {}, found.trades, beside or {})
+
+
+def of_known(known: Known, rule: Rule, model: CostModel = costs.REAL) -> Pnl:
+    """What did the fills come to that the store holds?"""
+    return of(sorted(known.fills, key=lambda f: f.at), rule, model, known.backtest, known.promises, known.beside)

@@ -33,6 +33,8 @@ ATTEMPT_S, LOOK_S = 4.0, 9.0  # How long one attempt may take, and a look with a
 ATTEMPTS, BACKOFF_S = 2, 0.5
 CONNECT_SHARE = 0.75
 LARGEST_ANSWER = 4 << 20
+DATED = ("liveness", "health")  # The probes by which a server's clock is read: by its own word, else by its Date.
+HALF_SECOND_S = 0.5
 
 
 class Reading(NamedTuple):
@@ -55,6 +57,7 @@ class Question:
         headers: They may hold a secret.
         json_only: Is an answer believed only as ``application/json``? Tradier may say text/plain.
         most_bytes: A longer answer is not read to its end.
+        reads_5xx: Whether the JSON of an answer of 500 or above is read as any other.
     """
 
     probe: str
@@ -66,6 +69,7 @@ class Question:
     method: str = "GET"
     json_only: bool = True
     most_bytes: int = LARGEST_ANSWER
+    reads_5xx: bool = False
 
 
 class Bucket:
@@ -171,7 +175,7 @@ class Prober:
         import httpx
 
         loop, detail = asyncio.get_running_loop(), dict[str, Any]()
-        began_s = loop.time()
+        began_s, asked = loop.time(), self.now()
         timeout = httpx.Timeout(within_s, connect=within_s * CONNECT_SHARE)  # The shorter, so that it can be told which it was.
 
         def ended(outcome: str | None, payload: Any = None, wait_s: float | None = None) -> Answer:
@@ -180,6 +184,8 @@ class Prober:
         try:
             async with asyncio.timeout(within_s), self._client() as client, client.stream(question.method, question.url, params=question.params or None, headers=dict(question.headers), timeout=timeout) as answer:
                 detail |= {"status": answer.status_code, "first_byte_s": round((loop.time() - began_s) * self.speed, 4)}
+                if question.probe in DATED and not clock.simulated() and (skew_s := _skew_s(answer.headers, asked + (self.now() - asked) / 2)) is not None:
+                    detail["skew_s"] = skew_s
                 if request_id := answer.headers.get("x-request-id"):
                     detail["request_id"] = text.one_line(request_id, 64)
                 body = bytearray()
@@ -307,6 +313,17 @@ def _number(told: str | None) -> float | None:
     return found if found is not None and 0 <= found < 1e15 else None
 
 
+def _skew_s(headers: Any, middle: datetime) -> float | None:
+    """By how many seconds a server's clock is ahead of ours by its Date, which has whole seconds; None where it sends none of its own."""
+    if "date" not in headers or "age" in headers:  # An answer out of a cache has the date of the cache's own asking.
+        return None
+    try:
+        sent = parsedate_to_datetime(headers["date"])
+    except ValueError:
+        return None
+    return None if sent.tzinfo is None else round((sent - middle).total_seconds() + HALF_SECOND_S, 2)
+
+
 def _quota(headers: Any, now: datetime) -> tuple[dict[str, Any], float | None]:
     """What an answer says of the quota, and for how many seconds it asks us to wait (None: it does not)."""
     left, allowed = _number(headers.get("x-ratelimit-available")), _number(headers.get("x-ratelimit-allowed"))
@@ -337,7 +354,7 @@ def _told(question: Question, status: int, headers: Any, body: bytes, detail: di
     if 300 <= status < 400:
         detail["to"] = text.one_line(urlsplit(headers.get("location", "")).hostname or "", 80)
         return "redirected", None
-    if status >= 400:
+    if status >= 400 and not (status >= 500 and question.reads_5xx and "json" in kind):
         words = body[:2000].decode("utf-8", "replace")
         detail["said"] = text.one_line(_said(words, kind), 160)
         keyed = any(name == "Authorization" for name, _ in question.headers)

@@ -5,9 +5,9 @@ Samples are laid in by their times and asked for any window (start, end]. A shar
 time of one; what stands now is the last look. Nothing is told of a time at which nobody looked.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from opslib import clock
@@ -23,6 +23,9 @@ SKEW_LOOKS = 5
 KEPT, MOST_PASSED_OVER = "quota_kept", 800  # The latter: an hour of looks, the longest that we let ourselves be told to wait.
 BEAT, USUAL_S = ("beat", "collector"), 5.0
 BORN_APART_S = 1.0
+STARVED = "starved"  # A sample that says nothing of its subject: our own process could not run while it was taken.
+CLOSED_WORDS = ("closed", "premarket", "postmarket", "extended-hours")  # What providers call a market that is not open.
+FOLLOW_UP = "follow_up"  # The probe whose samples are made between two others while the app's server is down; no rate counts them.
 
 
 class Share(NamedTuple):
@@ -30,6 +33,15 @@ class Share(NamedTuple):
 
     part: int
     count: int
+
+
+def is_down(sample: Sample) -> bool:
+    """Whether a sample of the app's server shows it down: a request without a usable answer, or a process that is gone."""
+    return not OUTCOMES[sample.outcome].usable and sample.outcome != "absent"
+
+
+def _began_us(sample: Sample) -> int:
+    return sample.ts_us - round((sample.seconds or 0.0) * SECOND)
 
 
 class _Line:
@@ -98,12 +110,19 @@ class Probed:
         self.fallback = fallback
         self._beats = _Beats()
         self._lines: dict[tuple[str, str], _Line] = {}
+        self._starved_us: list[int] = []
+        self._closed_us: dict[str, list[int]] = {}  # When each provider said that the market is closed.
         self.add(samples)
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Lay in what has come."""
         for sample in samples:
             key = (sample.probe, sample.subject)
+            if sample.outcome == STARVED:
+                insort(self._starved_us, sample.ts_us)
+                continue
+            if sample.probe == "liveness" and '"market": "open"' not in sample.detail and _market(sample) in CLOSED_WORDS:
+                insort(self._closed_us.setdefault(sample.subject, []), sample.ts_us)
             if key not in self._lines:
                 self._lines[key] = self._beats if key == BEAT else _Line()
             self._lines[key].add(sample)
@@ -120,7 +139,7 @@ class Probed:
     @property
     def kinds(self) -> list[tuple[str, str]]:
         """Every kind of look that was ever made: (probe, subject)."""
-        return sorted(self._lines)
+        return sorted(key for key in self._lines if key[0] != FOLLOW_UP)
 
     def subjects(self, probe: str) -> list[str]:
         """Whom a probe was ever about."""
@@ -137,6 +156,8 @@ class Probed:
         """Let go of what was seen before an instant."""
         for line in self._lines.values():
             line.forget(before_us)
+        for times in (self._starved_us, *self._closed_us.values()):
+            del times[: bisect_left(times, before_us)]
 
     @staticmethod
     def told(sample: Sample) -> dict[str, Any]:
@@ -218,11 +239,11 @@ class Probed:
 
     def seconds(self, subject: str, window: Window) -> list[float]:
         """How long did the attempts take that were answered? Sorted."""
-        return sorted(s.seconds for s in self.within(IS_THERE[subject], subject, window) if s.seconds is not None and OUTCOMES[s.outcome].usable)
+        return sorted(took for s in self.within(IS_THERE[subject], subject, window) if OUTCOMES[s.outcome].usable and (took := _took_s(s)) is not None)
 
     def round_trips(self, window: Window) -> list[float]:
         """How long did the app's WebSocket take to answer? Sorted."""
-        return sorted(s.seconds for s in self.within("socket", "app", window) if s.seconds is not None)
+        return sorted(took for s in self.within("socket", "app", window) if (took := _took_s(s)) is not None)
 
     def coverage(self, window: Window) -> float | None:
         """
@@ -251,7 +272,7 @@ class Probed:
         return float(max(0, (at_us - self._beats.times[i]) // self._beats.every_us(i) - 1))
 
     def socket_down_s(self, at_us: int) -> float | None:
-        """For how long has the app's WebSocket been down, or open and silent, at an instant? 0 where it is well; None where nobody looked lately."""
+        """For how long has the app's WebSocket been down, or open and silent (for all, or for old connections), at an instant? 0 where it is well; None where nobody looked lately."""
         last = self.now("socket", "app", at_us)
         if last is None:
             return None
@@ -259,8 +280,50 @@ class Probed:
             return 0.0
         since = self.since("socket", "app", at_us)
         assert since is not None
-        heard_us = last.ts_us - round(last.value * SECOND) if last.outcome == "silent" and last.value is not None else since.ts_us
+        heard_us = last.ts_us - round(last.value * SECOND) if last.outcome in ("silent", "renewed") and last.value is not None else since.ts_us
         return max(0.0, (at_us - min(heard_us, since.ts_us)) / SECOND)
+
+    def upstream(self, at_us: int) -> str:
+        """What the app says of the socket behind its own, in words; empty where it says nothing."""
+        last = self.now("upstream", "app", at_us)
+        if last is None:
+            return ""
+        told = self.told(last)
+        error = f" ({told['error']})" if told.get("error") and told["state"] != "connected" else ""
+        return f"the app says that its upstream is {told['state']}{error}"
+
+    def socket_note(self, at_us: int) -> str:
+        """Who is served by the app's WebSocket where not all are, in words; empty where that is not known."""
+        last = self.now("socket", "app", at_us)
+        if last is not None and last.outcome == "renewed":
+            return "old connections are dead, new ones are served: refresh the pages"
+        if last is None or last.outcome != "silent":
+            return ""
+        tried = self.told(last).get("tried", 0)
+        note = f"dead for old and new connections ({tried} tried)" if tried else ""
+        return "; ".join(part for part in (note, self.upstream(at_us)) if part)
+
+    def app_down_s(self, at_us: int) -> float | None:
+        """
+        Seconds for which the app's server is shown to be down, up to its newest probe.
+
+        They run from when the first request without an answer was sent to when the newest was given up, so a restart is
+        never taken for longer than it was. 0 where the newest answer was usable; None where nobody probed lately.
+        """
+        probe = "health" if self.seen("health", "app") else "process"
+        if self.now(probe, "app", at_us) is None:
+            return None
+        lines = [self._line(probe, "app"), self._line(FOLLOW_UP, "app")]
+        upto = [line.samples[: bisect_right(line.times, at_us)] for line in lines]
+        well = [next((s for s in reversed(found) if OUTCOMES[s.outcome].usable), None) for found in upto]
+        # An attempt that began before the newest answer says nothing of the time after it, though it may end later.
+        since_us = max((_began_us(s) for s in well if s), default=0)
+        down = sorted((s for line in lines for s in line.within(since_us, at_us) if is_down(s) and _began_us(s) > since_us), key=_began_us)
+        apart_us = max(FRESH_US, 3 * self._pace_us(lines[0], len(upto[0])))
+        first = len(down) - 1
+        while first > 0 and _began_us(down[first]) - down[first - 1].ts_us <= apart_us:
+            first -= 1
+        return (max(s.ts_us for s in down[first:]) - _began_us(down[first])) / SECOND if down else 0.0
 
     def errors(self, window: Window) -> int | None:
         """How many errors did the app log in a window? None where its log was not read."""
@@ -303,8 +366,10 @@ class Probed:
         born = lambda before, now: self.told(now).get("born", 0) - self.told(before).get("born", 0) > BORN_APART_S  # noqa: E731
         fell = lambda before, now: (now.value or 0.0) < (before.value or 0.0)  # noqa: E731
         for probe, anew in (("process", born), ("health", fell)):
-            line = self._line(probe, "app")
-            seen = [s for s in line.samples[: bisect_right(line.times, window.end_us)] if s.outcome == "ok" and s.value is not None]
+            line, well = self._line(probe, "app"), lambda s: s.outcome == "ok" and s.value is not None
+            first = bisect_right(line.times, window.start_us)
+            before = next((s for s in reversed(line.samples[:first]) if well(s)), None)
+            seen = [s for s in (before, *line.samples[first : bisect_right(line.times, window.end_us)]) if s and well(s)]
             for before, now in zip(seen, seen[1:]):
                 if now.ts_us > window.start_us and anew(before, now) and not any(abs(now.ts_us - at) < 60 * SECOND for at in found):
                     found.append(now.ts_us)
@@ -316,6 +381,25 @@ class Probed:
         told = [self.told(s).get("skew_s") for s in line.within(at_us - FRESH_US, at_us) if s.last][-SKEW_LOOKS:]
         known = sorted(s for s in told if s is not None)
         return known[len(known) // 2] if known else None
+
+    def skews(self, at_us: int) -> dict[str, float]:
+        """By how many seconds each party's clock is ahead of ours, of those that we probe and that state their time."""
+        return {subject: skew for subject in IS_THERE if (skew := self.skew_s(subject, at_us)) is not None}
+
+    def lost_share(self, window: Window) -> float | None:
+        """Share of a window in which our own collector could not run when it was due, 0 to 1; None where it did not run at all."""
+        beats = self.within(*BEAT, window)
+        if not beats:
+            return None
+        lost_s = [self.told(s).get("lag_s", 0.0) for s in beats]
+        every_us = self._beats.every_us(bisect_left(self._beats.times, beats[0].ts_us))
+        since_us = max(window.start_us, beats[0].ts_us - max(every_us, round(lost_s[0] * SECOND)))
+        lost_s[0] = min(lost_s[0], (beats[0].ts_us - window.start_us) / SECOND)
+        return min(1.0, sum(lost_s) * SECOND / max(1, window.end_us - since_us))
+
+    def starved(self, window: Window) -> int:
+        """How many samples of a window were dropped because our own process could not run while they were taken."""
+        return bisect_right(self._starved_us, window.end_us) - bisect_right(self._starved_us, window.start_us)
 
     def network_gone(self, at_us: int) -> bool | None:
         """
@@ -329,10 +413,39 @@ class Probed:
         return all(sample is not None and sample.outcome in TRANSPORT for sample in found)
 
     def market_shut(self, at_us: int) -> bool:
-        """Does every provider that we look at say that the market is closed? It may close though the calendar has a session."""
-        stands = [s for subject in ("massive", "tradier") if (s := self.now("liveness", subject, at_us)) is not None]
-        told = [self.told(s).get("market") for s in stands if s.outcome == "ok"]
-        return len(told) == len(stands) > 0 and all(market in ("closed", "premarket", "postmarket", "extended-hours") for market in told)
+        """
+        Whether the providers say that the market is closed, at an instant of a session of our calendar.
+
+        Every provider that answers must say so; one that does not answer has no say. A single voice must have said so
+        twice in a row. A provider whose clock is so far off that the calendar is closed at its own time has no say
+        either, unless the other one says the same: then it is our clock that is off.
+        """
+        said = {subject: sample for subject in self.market_said_by(at_us) if (sample := self.now("liveness", subject, at_us)) is not None}
+        if not said or any(_market(sample) not in CLOSED_WORDS for sample in said.values()):
+            return False
+        at = clock.instant(at_us)
+        by_own_clock = [clock.open_since(at) is not None and clock.open_since(at + timedelta(seconds=self.skew_s(s, at_us) or 0.0)) is None for s in said]
+        if len(said) > 1:
+            return all(by_own_clock) or not any(by_own_clock)
+        ((subject, sample),) = said.items()
+        line = self._line("liveness", subject)
+        before = line.last(sample.ts_us - 1)
+        return not by_own_clock[0] and before is not None and _market(before) in CLOSED_WORDS
+
+    def market_said_by(self, at_us: int) -> list[str]:
+        """Which providers say something of the market at an instant."""
+        return [subject for subject in ("massive", "tradier") if (sample := self.now("liveness", subject, at_us)) is not None and _market(sample)]
+
+    def open_since(self, at_us: int) -> datetime | None:
+        """Since when the market is open at an instant: by the calendar, and by what the providers say. None while it is closed."""
+        opened = clock.open_since(clock.instant(at_us))
+        if opened is None or not self._closed_us:
+            return opened
+        if self.market_shut(at_us):
+            return None
+        said = (times[i - 1] for times in self._closed_us.values() if (i := bisect_right(times, at_us)))
+        shut_us = next((us for us in sorted(said, reverse=True) if us > clock.micros(opened) and self.market_shut(us)), None)
+        return opened if shut_us is None else clock.instant(shut_us)
 
     def serving(self, at_us: int) -> str | None:
         """Who can serve data now: massive, else the fallback where there is one, else nobody; None where it is not known."""
@@ -347,6 +460,28 @@ class Probed:
     def chains(self, window: Window) -> dict[str, list[Sample]]:
         """The chains that were fetched, by symbol, in order of time."""
         return {symbol: found for symbol in self.subjects("chain") if (found := self.within("chain", symbol, window))}
+
+
+def _market(sample: Sample) -> str | None:
+    """What an answer says of the market; None where it says nothing."""
+    return sample.told().get("market") if sample.outcome == "ok" else None
+
+
+def _took_s(sample: Sample) -> float | None:
+    """
+    How long an attempt took, without what our own process lost meanwhile; None where that cannot be said.
+
+    Where we lost most of the time, the rest says nothing of the other side.
+    """
+    if sample.seconds is None or '"lag_s"' not in sample.detail:
+        return sample.seconds
+    lag_s = float(sample.told()["lag_s"])
+    return None if doubtful(sample.seconds, lag_s) else sample.seconds - lag_s
+
+
+def doubtful(seconds: float, lag_s: float) -> bool:
+    """Whether so much of an attempt's time was lost by our own process that the rest says nothing of the other side."""
+    return lag_s >= seconds / 2
 
 
 def _turns(samples: Iterable[Sample]) -> int:

@@ -7,9 +7,9 @@ Three questions are kept apart: is it there (liveness), may we have the data (en
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from opslib import clock
@@ -33,25 +33,45 @@ def _skew_s(theirs: datetime, middle: datetime) -> float:
     return round((theirs - middle).total_seconds(), 2)
 
 
-def _open(at: datetime) -> bool:
-    return clock.open_since(at) is not None
+class Moment(NamedTuple):
+    """
+    The moment at which the age of an answer's data is judged.
+
+    Attributes:
+        at: By the clock that dates the data.
+        open_s: For how many seconds the market has been open; None while it is closed.
+    """
+
+    at: datetime
+    open_s: float | None
 
 
-def questions(settings: Settings, limits: Probes) -> list[Question]:
-    """What is to be asked, of whatever the settings name? One question for each; none of what they do not name."""
+def by_calendar(subject: str, middle: datetime) -> Moment:
+    """The moment by our own clock and calendar, where nothing is known of the provider's clock and of what it says of the market."""
+    opened = clock.open_since(middle)
+    return Moment(middle, None if opened is None else (middle - opened).total_seconds())
+
+
+def questions(settings: Settings, limits: Probes, moment: Callable[[str, datetime], Moment] = by_calendar) -> list[Question]:
+    """
+    What is to be asked, of whatever the settings name? One question for each; none of what they do not name.
+
+    Args:
+        moment: Given a provider and the middle of an attempt, the moment at which its data is judged.
+    """
     found = []
     if settings.massive_url:
         headers = _bearer(settings.secret("OPS_MASSIVE_TOKEN"))
         found.append(Question("liveness", "massive", f"{settings.massive_url}/v1/marketstatus/now", _massive_clock, headers=headers))
         if settings.symbols:
-            fresh = lambda payload, middle: _massive_data(payload, middle, limits)  # noqa: E731
+            fresh = lambda payload, middle: _massive_data(payload, moment("massive", middle), limits)  # noqa: E731
             found.append(Question("data", "massive", f"{settings.massive_url}/v3/snapshot/options/{settings.symbols[0]}", fresh, (("limit", FEW),), headers))
     if settings.tradier_url:
         headers, base = _bearer(settings.secret("OPS_TRADIER_TOKEN")), _versioned(settings.tradier_url)
         found.append(Question("liveness", "tradier", f"{base}/markets/clock", _tradier_clock, headers=headers, json_only=False))
         if settings.symbols:
             sandbox = "sandbox" in str(urlsplit(base).hostname)  # Its data is delayed, and nothing in an answer says so.
-            quoted = lambda payload, middle: _tradier_quotes(payload, middle, limits, sandbox)  # noqa: E731
+            quoted = lambda payload, middle: _tradier_quotes(payload, moment("tradier", middle), limits, sandbox)  # noqa: E731
             found.append(Question("data", "tradier", f"{base}/markets/quotes", quoted, (("symbols", settings.symbols[0].removeprefix("I:")),), headers, json_only=False))
     if settings.app_url:
         found.append(Question("health", "app", f"{settings.app_url}/api/health", _app_health))
@@ -88,19 +108,20 @@ def _tradier_error(payload: Any) -> bool:
     return isinstance(payload, dict) and any(key in payload for key in ("error", "errors", "fault"))
 
 
-def _aged(groups: list[list[tuple[float, bool]]], middle: datetime, limits: Probes, detail: dict[str, Any]) -> Reading:
+def _aged(groups: list[list[tuple[float, bool]]], moment: Moment, limits: Probes, detail: dict[str, Any]) -> Reading:
     """
-    How old is what was seen?
+    How old is what was seen? It is stale by its age in the open market: nobody quotes while that is closed.
 
     Args:
         groups: Of each kind of data its times (seconds since 1970), each with whether it is of a delayed plan, which may
             be later by as much. Of each kind the newest counts, and of the kinds the oldest: a new price hides no old quote.
     """
-    late = lambda stamp, delayed: middle.timestamp() - stamp - (limits.delayed_by_s if delayed else 0.0)  # noqa: E731
+    late = lambda stamp, delayed: moment.at.timestamp() - stamp - (limits.delayed_by_s if delayed else 0.0)  # noqa: E731
     newest = [min(group, key=lambda s: late(*s)) for group in groups]
     stamp, delayed = max(newest, key=lambda s: late(*s))
-    age_s = round(max(0.0, middle.timestamp() - stamp), 1)
-    return Reading("stale" if _open(middle) and late(stamp, delayed) > limits.stale_after_s else "ok", age_s, detail | {"delayed": delayed})
+    age_s, open_s = round(max(0.0, moment.at.timestamp() - stamp), 1), 0.0 if moment.open_s is None else moment.open_s
+    late_s = min(late(stamp, delayed), open_s - (limits.delayed_by_s if delayed else 0.0))
+    return Reading("stale" if late_s > limits.stale_after_s else "ok", age_s, detail | {"delayed": delayed})
 
 
 def _stamp_s(found: Any) -> float | None:
@@ -110,7 +131,7 @@ def _stamp_s(found: Any) -> float | None:
     return found / 10 ** max(0, 3 * round((math.log10(found) - 9.2) / 3))
 
 
-def _massive_data(payload: Any, middle: datetime, limits: Probes) -> Reading:
+def _massive_data(payload: Any, moment: Moment, limits: Probes) -> Reading:
     results = payload.get("results") or []
     if not isinstance(payload.get("status"), str) or not isinstance(results, list):
         raise KeyError("status, results")
@@ -118,13 +139,13 @@ def _massive_data(payload: Any, middle: datetime, limits: Probes) -> Reading:
         return Reading("server_5xx", detail={"said": "an error object with 200"})
     if not results:
         return Reading("ok_empty", detail={"contracts": 0})
-    detail = {"contracts": len(results), "busiest": busiest(results, today(middle))}
+    detail = {"contracts": len(results), "busiest": busiest(results, today(moment.at))}
     # A contract that nobody trades has an old trade on a good day: trades tell of no age.
     kinds = [[(s, part.get("timeframe") == "DELAYED") for r in results if (part := r.get(name)) and (s := _stamp_s(part.get("last_updated")))] for name in ("last_quote", "underlying_asset")]
     groups = [group for group in kinds if group]
     if not groups:
         return Reading("ok", None, detail | {"why": "no time on any quote: this plan has none"})
-    return _aged(groups, middle, limits, detail)
+    return _aged(groups, moment, limits, detail)
 
 
 def busiest(results: list[Mapping[str, Any]], day: date) -> list[str]:
@@ -135,7 +156,7 @@ def busiest(results: list[Mapping[str, Any]], day: date) -> list[str]:
     return [str(d["ticker"])[:40] for _, d in sorted(later, key=lambda k: (-volume(k[0]), str(k[1]["ticker"])))[:LISTENED_TO]]
 
 
-def _tradier_quotes(payload: Any, middle: datetime, limits: Probes, delayed: bool) -> Reading:
+def _tradier_quotes(payload: Any, moment: Moment, limits: Probes, delayed: bool) -> Reading:
     if _tradier_error(payload):
         return Reading("server_5xx", detail={"said": "an error object with 200"})
     quotes = payload["quotes"]
@@ -146,7 +167,7 @@ def _tradier_quotes(payload: Any, middle: datetime, limits: Probes, delayed: boo
     stamps = [s for row in rows for s in (_stamp_s(row.get(key)) for key in ("trade_date", "bid_date", "ask_date")) if s]
     if not stamps:
         return Reading("ok", None, {"why": "no time on the quote"})
-    return _aged([[(s, delayed) for s in stamps]], middle, limits, {})
+    return _aged([[(s, delayed) for s in stamps]], moment, limits, {})
 
 
 def _app_health(payload: Any, middle: datetime) -> Reading:
@@ -161,6 +182,18 @@ def _app_metrics(payload: Any, middle: datetime) -> Reading:
     return Reading("ok", detail={"status": str(payload["status"])[:40]})
 
 
+def upstream_question(settings: Settings) -> Question:
+    """What the app says of the socket behind its own: a version that does not say so answers with a page, or with 404. It says so with 503, too."""
+    endpoint = "indices" if urlsplit(settings.app_ws_url).path.rstrip("/").endswith("/indices") else "options"
+
+    def read(payload: Any, middle: datetime) -> Reading:
+        told = payload["metrics"][endpoint]
+        error = {"error": str(told["lastError"])[:80]} if told.get("lastError") else {}
+        return Reading("ok", float(told["totalClients"]), {"state": str(told["connectionState"])[:20]} | error)
+
+    return Question("upstream", "app", f"{settings.app_url}/api/ws-health", read, reads_5xx=True)
+
+
 def chain_question(settings: Settings, symbol: str, url: str | None = None) -> Question:
     """One page of a chain from Massive: the first, or the one that an answer named as the next."""
     first = f"{settings.massive_url}/v3/snapshot/options/{symbol}"
@@ -168,7 +201,7 @@ def chain_question(settings: Settings, symbol: str, url: str | None = None) -> Q
     return Question("chain", "massive", url or first, read, () if url else (("limit", PAGE_LIMIT),), _bearer(settings.secret("OPS_MASSIVE_TOKEN")), most_bytes=CHAIN_BYTES)
 
 
-def tradier_question(settings: Settings, what: str, symbol: str, **params: str) -> Question:
+def tradier_question(settings: Settings, what: str, symbol: str, probe: str = "chain", **params: str) -> Question:
     """One question about a symbol's options to Tradier: ``options/expirations``, ``options/chains``, or ``quotes``."""
 
     def read(payload: Any, middle: datetime) -> Reading:
@@ -176,7 +209,7 @@ def tradier_question(settings: Settings, what: str, symbol: str, **params: str) 
 
     name = "symbols" if what == "quotes" else "symbol"
     asked = ((name, symbol.removeprefix("I:")), *params.items())
-    return Question("chain", "tradier", f"{_versioned(settings.tradier_url)}/markets/{what}", read, asked, _bearer(settings.secret("OPS_TRADIER_TOKEN")), json_only=False, most_bytes=CHAIN_BYTES)
+    return Question(probe, "tradier", f"{_versioned(settings.tradier_url)}/markets/{what}", read, asked, _bearer(settings.secret("OPS_TRADIER_TOKEN")), json_only=False, most_bytes=CHAIN_BYTES)
 
 
 def expirations(payload: Any) -> list[str]:

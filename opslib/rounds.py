@@ -8,35 +8,47 @@ sleep cut in two is not kept, since the time that it took is nobody's.
 
 import asyncio
 import json
+import math
 import random
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from datetime import date, datetime
-from functools import partial
+from contextlib import aclosing, suppress
+from datetime import date, datetime, timedelta
+from functools import cached_property, partial
 from typing import Any
 
-from opslib import bands, clock, fetch, host, providers, text
+from opslib import bands, clock, fetch, host, providers, skews, text
 from opslib.errors import OpsError, StoreError
+from opslib.lag import Lag
 from opslib.logs import Log
 from opslib.logs import read as read_log
+from opslib.page import SECOND
 from opslib.outcome import OUTCOMES
 from opslib.probe import Prober, Question
+from opslib.probed import FOLLOW_UP, IS_THERE, STARVED, Probed, doubtful, is_down
+from opslib.providers import Moment
 from opslib.rules import Rules
 from opslib.samples import Sample, Samples
 from opslib.settings import Settings
 from opslib.store import Store
-from opslib.stream import Stream
+from opslib.stream import NOT_SERVED, Stream
 
 EVERY_S = 5.0
-SLOW_S, PROCESS_S, HOST_S, CHAIN_S = 60.0, 15.0, 300.0, 900.0
+SLOW_S, PROCESS_S, UPSTREAM_S, HOST_S, CHAIN_S = 60.0, 15.0, 15.0, 300.0, 900.0
+ABSENT_S = 3600.0  # A version of the app that has no /api/ws-health is asked again after so long: it may have been deployed anew.
 OF_QUOTA = 0.5  # The share of a provider's quota that looking whether it is there may use.
 MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
 SETTLED_S = 20.0  # A socket that takes so long will not open.
 RETRY_STORE_S = 1.0
+CONFIRM_S = 10.0
+ROUTE_REFUSED = ("denied_403", "auth_401")  # Of a route alone, while the same key is accepted on others.
+LAG_MAKES = ("timeout", "unreachable", "reset", "silent")  # How a probe can end because our own process could not run.
+OUTSIDE_US = 2 * 3600 * SECOND  # For so long what providers said of the market is remembered, so that a reopening is seen.
+FOLLOW_UP_S = 1.0  # While the app's server does not answer it is asked so often: how long it is down is then known to the second.
+MOST_FOLLOW_UPS = 45  # By then people are being notified: neither the log of a server nor the queue of one that hangs is filled.
 
 
 class Rounds:
@@ -56,27 +68,35 @@ class Rounds:
         self.speed = self.prober.speed
         self.samples = Samples(store, settings.app)
         self.stream = Stream(self.prober, rules.probes) if settings.app_ws_url else None
+        self._outside = Probed(settings.fallback)  # What the latest answers say of the time and of the market.
         self._log: Log | None = None
         self._judge = ThreadPoolExecutor(1, "judge")  # One after the other in one thread: each thread that judges a chain keeps megabytes of its own.
         self._waiting: deque[Sample] = deque()
         self._lost, self._told = 0, ""
-        self._written, self._stopped = asyncio.Event(), asyncio.Event()
+        self._written, self._stopped, self._app_down = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._failing: dict[str, str] = {}
         self._drift_s: float | None = None
+        self._lag, self._beaten_s, self._latest_s = Lag(), 0.0, 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._again: set[asyncio.Task[None]] = set()
+        self._chain_s: dict[str, float] = {}  # When each chain was last asked for, by the loop's clock.
         self._listened_on: date | None = None
+        self._no_upstream_until_s = 0.0
 
     def looks(self) -> list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]]:
         """Every look: its name, seconds between two of them, and how it is made."""
         found: list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]] = []
-        for question in providers.questions(self.settings, self.rules.probes):
+        for question in self._questions:
             quick = question.probe in ("liveness", "health")
             found.append((f"{question.probe} of {question.subject}", self._pace(question) if quick else max(SLOW_S, self.every_s), partial(self._ask, question)))
         if self.stream:
-            found.append(("socket", self.every_s, self.stream.look))
+            found.append(("socket", self.every_s, partial(self._socket, self.stream)))
+        if self.settings.app_url:
+            found.append(("upstream of the app", max(UPSTREAM_S, self.every_s), self._upstream))
         if self.settings.app_log:
             found.append(("log", self.every_s, self.read_log))
         if self.settings.app_pid:
-            found.append(("process", max(PROCESS_S, self.every_s), self._process))
+            found.append(("process", max(PROCESS_S, self.every_s) if self.settings.app_url else self.every_s, self._process))
         if self.settings.host_prefix is not None:
             found.append(("host", max(HOST_S, self.every_s), self._host))
         if self.settings.massive_url:
@@ -91,7 +111,7 @@ class Rounds:
         """Each look once, all at the same time: what they saw, not kept. The socket is opened for it and closed again."""
         stream = Stream(self.prober, self.rules.probes) if self.stream and only("socket") else None
         if stream and self.stream:
-            stream.topics = self.stream.topics
+            stream.contracts = self.stream.contracts
         streaming = asyncio.create_task(stream.run()) if stream else None
         try:
             found = await asyncio.gather(*(self._safely(name, look) for name, _, look in self.looks() if name != "socket" and only(name)))
@@ -104,27 +124,50 @@ class Rounds:
     async def _settled(self, stream: Stream) -> list[Sample]:
         """What the socket says once it is open, or could not be opened."""
         until_s = asyncio.get_running_loop().time() + SETTLED_S / self.speed
-        while not (found := await stream.look()) and asyncio.get_running_loop().time() < until_s:
+        while not (found := await self._socket(stream)) and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(0.05 / self.speed)
         return found
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until stopped; then leave a last beat that says so, and nothing open."""
         tasks = [asyncio.create_task(self._at_own_pace(name, every_s, look)) for name, every_s, look in self.looks()]
-        tasks.append(asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)))
+        self._loop = asyncio.get_running_loop()
+        self._beaten_s = self._loop.time()
+        tasks += [asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)), asyncio.create_task(self._lag.run())]
+        if follow_up := self._follow_up():
+            tasks.append(asyncio.create_task(self._follow_up_while_down(follow_up)))
         if self.stream:
             tasks.append(asyncio.create_task(self.stream.run()))
         writing = asyncio.create_task(self._write())
         try:
             await stop.wait()
         finally:
-            for task in tasks:
+            self._loop = None
+            for task in (*tasks, *self._again):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._again, return_exceptions=True)
             self._put([self._beat_sample("stopped")])
             self._stopped.set()
             await writing
             self.close()
+
+    def fetch_chains_again(self) -> None:
+        """Fetch each chain now, where that was not done lately; may be called from any thread, and does nothing while nothing runs."""
+        if loop := self._loop:
+            with suppress(RuntimeError):  # It may have been closed since.
+                loop.call_soon_threadsafe(self._fetch_again)
+
+    def _fetch_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        for symbol in self.settings.symbols if self.settings.massive_url and self._loop else ():
+            if (loop.time() - self._chain_s.get(symbol, -math.inf)) * self.speed >= self.rules.probes.chain_again_s:
+                self._chain_s[symbol] = loop.time()
+                task = loop.create_task(self._fetch_now(symbol))
+                self._again.add(task)
+                task.add_done_callback(self._again.discard)
+
+    async def _fetch_now(self, symbol: str) -> None:
+        self._put(await self._safely(f"chain of {symbol}", partial(self.fetch_chain, symbol)))
 
     def close(self) -> None:
         """Let go of the log, and of the thread that judges chains."""
@@ -135,18 +178,45 @@ class Rounds:
     async def _at_own_pace(self, name: str, every_s: float, look: Callable[[], Awaitable[list[Sample]]]) -> None:
         loop = asyncio.get_running_loop()
         due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed  # Not all in the same instant.
+        failed = False
         while True:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
-            wall, mono_s = self.now(), loop.time()
-            samples = await self._safely(name, look)
-            slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
-            if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
-                self._put(samples)
-            if every_s > SLOW_S and any(s.last and not OUTCOMES[s.outcome].usable for s in samples):
-                due_s = loop.time() + SLOW_S / self.speed  # What is looked at seldom, and failed, is looked at again soon.
+            self._latest_s = max(self._latest_s, (loop.time() - due_s) * self.speed)
+            samples = await self._keep_unless_slept(name, look)
+            failed, failed_before = any(s.last and not OUTCOMES[s.outcome].usable for s in samples), failed
+            if failed and every_s >= SLOW_S and not (failed_before and every_s == SLOW_S):
+                # What is probed seldom, and failed, is probed again soon: nothing rests on a single probe.
+                due_s = loop.time() + (SLOW_S if failed_before else CONFIRM_S) / self.speed
                 continue
             # What was missed while one look took long is not made up for: the next is due on the grid again.
             due_s += every_s / self.speed * max(1, -(-(loop.time() - due_s) * self.speed // every_s))
+
+    async def _keep_unless_slept(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
+        """Probe once, and keep the samples unless the machine slept meanwhile."""
+        loop = asyncio.get_running_loop()
+        wall, mono_s = self.now(), loop.time()
+        samples = [self._under_lag(sample, mono_s) for sample in await self._safely(name, look)]
+        slept_s = (self.now() - wall).total_seconds() - (loop.time() - mono_s) * self.speed
+        if abs(slept_s) <= SLEPT_S * max(1.0, self.speed / 10):
+            self._put(samples)
+        return samples
+
+    def _under_lag(self, sample: Sample, began_s: float) -> Sample:
+        """
+        A sample with the time that our own process lost while it was taken, where that is more than is borne.
+
+        What an answer says is not affected by that. That none came in time says nothing where most of the time was ours.
+        """
+        now_s, ago_s = asyncio.get_running_loop().time(), (clock.micros(self.now()) - sample.ts_us) / SECOND
+        ended_s = max(began_s, now_s - max(0.0, ago_s) / self.speed)
+        took_s = ended_s - began_s if sample.seconds is None else sample.seconds / self.speed
+        if sample.outcome == "silent" and sample.value is not None:
+            took_s = min(sample.value, self.rules.probes.silent_after_s) / self.speed
+        lost_s = self._lag.lost_s(ended_s - took_s, ended_s)
+        if lost_s * self.speed <= self.rules.probes.lag_after_s:
+            return sample
+        outcome = STARVED if sample.outcome in LAG_MAKES and doubtful(took_s, lost_s) else sample.outcome
+        return sample._replace(outcome=outcome, detail=self._json(sample.told() | {"lag_s": round(lost_s * self.speed, 2)}))
 
     async def _safely(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
         """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
@@ -161,20 +231,145 @@ class Rounds:
         self._failing.pop(name, None)
         return samples
 
+    @cached_property
+    def _questions(self) -> list[Question]:
+        return providers.questions(self.settings, self.rules.probes, self._moment)
+
     async def _ask(self, question: Question) -> list[Sample]:
-        samples = await self.prober.look(question)
+        samples = await self._acquaint(question.subject) if question.probe == "data" else []
+        samples += await self.prober.look(question)
+        if question.probe == "data" and question.subject == "tradier" and self.settings.fallback == "tradier" and samples[-1].outcome == "ok":
+            samples = await self._options() or samples
+        if question.probe == IS_THERE[question.subject]:
+            self._outside.forget(clock.micros(self.now()) - OUTSIDE_US)
+            self._outside.add(samples)
         if question.probe == "data" and (contracts := samples[-1].told().get("busiest")):
             self._listen_to(contracts)
-        return samples
+        if question.probe == "health":
+            self._saw_app(samples[-1])
+        return [self._of_plan(sample, ROUTE_REFUSED if "route" in sample.told() else ("denied_403",)) for sample in samples]
+
+    async def _acquaint(self, subject: str) -> list[Sample]:
+        """Ask a provider for its clock first, where that is not known: without it nobody can say how old its data is."""
+        if self._outside.skew_s(subject, clock.micros(self.now())) is not None:
+            return []
+        return await self._ask(next(q for q in self._questions if (q.probe, q.subject) == (IS_THERE[subject], subject)))
+
+    def _of_plan(self, sample: Sample, refusals: tuple[str, ...]) -> Sample:
+        """A refusal of one route by a provider that accepts our key on another is a matter of the plan."""
+        if sample.outcome not in refusals or sample.subject not in IS_THERE:
+            return sample
+        well = self._outside.now(IS_THERE[sample.subject], sample.subject, clock.micros(self.now()))
+        return sample._replace(outcome="entitlement_403") if well is not None and well.outcome == "ok" else sample
+
+    def _moment(self, subject: str, middle: datetime) -> Moment:
+        """
+        The moment at which a provider's data is judged, by what the latest answers say of the time and of the market.
+
+        Where our own clock is off, it is corrected. Where only the provider's is, or it is not sure whose
+        is, nothing says which clock dates its data: then the earliest moment counts, so that it is stale by every clock.
+        """
+        at_us = clock.micros(middle)
+        clocks, opened = skews.compare(self._outside.skews(at_us), self.rules.skew_told_s), self._outside.open_since(at_us)
+        shift_s = min(-clocks.ours_s, clocks.off.get(subject, 0.0) - clocks.ours_s, 0.0 if not clocks.sure else math.inf)
+        return Moment(middle + timedelta(seconds=shift_s), None if opened is None else (middle - opened).total_seconds())
+
+    async def _socket(self, stream: Stream) -> list[Sample]:
+        """How the socket stands; that it says nothing, or nothing new, counts only once the market has been open for as long."""
+        return [self._unless_closed(sample) for sample in await stream.look()]
+
+    def _unless_closed(self, sample: Sample) -> Sample:
+        after_s = {"silent": self.rules.probes.silent_after_s, "stale": self.rules.probes.stale_after_s}.get(sample.outcome)
+        if after_s is None:
+            return sample
+        opened = self._outside.open_since(sample.ts_us)
+        return sample if opened is not None and (sample.ts_us - clock.micros(opened)) / SECOND > after_s else sample._replace(outcome="ok")
+
+    async def _options(self) -> list[Sample]:
+        """
+        Ask the fallback for options as the app will when it needs them: which expirations there are, and the chain of the first.
+
+        Returns:
+            How that ended, as samples of its data, where it is not usable; nothing where it is.
+        """
+        symbol = self.settings.symbols[0]
+        samples, payload = await self._route("options/expirations", symbol, includeAllRoots="true")
+        days = providers.expirations(payload)
+        if samples[-1].outcome == "ok" and days:
+            samples, _ = await self._route("options/chains", symbol, expiration=days[0], greeks="true")
+        return [] if OUTCOMES[samples[-1].outcome].usable or samples[-1].outcome == "quota_kept" else samples
+
+    async def _route(self, what: str, symbol: str, **params: str) -> tuple[list[Sample], Any]:
+        question = providers.tradier_question(self.settings, what, symbol, "data", **params)
+        found = [answer async for answer in self.prober.attempts(question)]
+        return [sample._replace(detail=self._json(sample.told() | {"route": what})) for sample, _ in found], found[-1][1]
+
+    def _saw_app(self, sample: Sample) -> None:
+        """Follow up on the app's server from a probe that shows it down to one that does not."""
+        if is_down(sample):
+            self._app_down.set()
+        else:
+            self._app_down.clear()
+
+    def _follow_up(self) -> Callable[[], Awaitable[Sample]] | None:
+        """How the app's server is asked once more: by one request, or by its process where it has no address. None where neither is configured."""
+        health = next((q for q in providers.questions(self.settings, self.rules.probes) if q.probe == "health"), None)
+
+        async def request() -> Sample:
+            assert health
+            async with aclosing(self.prober.attempts(health)) as attempts:
+                return (await anext(attempts))[0]
+
+        async def process() -> Sample:
+            return (await self._process())[0]
+
+        return request if health else process if self.settings.app_pid else None
+
+    async def _follow_up_while_down(self, follow_up: Callable[[], Awaitable[Sample]]) -> None:
+        """While the app's server is down, ask it each second, not waiting for the answers before: what resumes answers them all."""
+
+        async def once() -> list[Sample]:
+            sample = await follow_up()
+            if not is_down(sample):
+                self._app_down.clear()  # Only a probe at its own pace says that it is down: an attempt that began before it was back ends later.
+            return [sample._replace(probe=FOLLOW_UP)]
+
+        async with asyncio.TaskGroup() as asking:
+            while True:
+                await self._app_down.wait()
+                made = 0
+                while self._app_down.is_set():
+                    await asyncio.sleep(FOLLOW_UP_S / self.speed)
+                    made += 1
+                    if made <= MOST_FOLLOW_UPS:
+                        asking.create_task(self._keep_unless_slept("follow-up of the app", once))
 
     def _listen_to(self, contracts: list[str], surely: bool = False) -> None:
         """Ask the socket for these, where it was asked for nothing yet today, or where they are surely the better ones."""
         day = providers.today(self.now())
         if self.stream and (surely or self._listened_on != day):
-            self.stream.topics, self._listened_on = tuple(f"Q.{contract}" for contract in contracts), day
+            indices = [symbol for symbol in self.settings.symbols if symbol.startswith("I:")]
+            self.stream.contracts, self._listened_on = (*contracts, *indices), day
+
+    async def _upstream(self) -> list[Sample]:
+        """What the app says of the socket behind its own; nothing where it does not answer, or has no such route."""
+        now_s = asyncio.get_running_loop().time() * self.speed
+        if now_s < self._no_upstream_until_s:
+            return []
+        sample = (await self.prober.look(providers.upstream_question(self.settings)))[-1]
+        if sample.outcome != "ok":
+            absent = OUTCOMES[sample.outcome].answered is None
+            self._no_upstream_until_s = now_s + ABSENT_S if absent else 0.0
+            return []
+        if self.stream and sample.told()["state"] in NOT_SERVED:
+            self.stream.suspected = True
+        return [sample]
 
     async def _process(self) -> list[Sample]:
-        return [await asyncio.to_thread(host.process, self.settings, self.now())]
+        sample = await asyncio.to_thread(host.process, self.settings, self.now())
+        if not self.settings.app_url:
+            self._saw_app(sample)
+        return [sample]
 
     async def _host(self) -> list[Sample]:
         at_us = clock.micros(self.now())
@@ -196,10 +391,10 @@ class Rounds:
 
     async def fetch_chain(self, symbol: str) -> list[Sample]:
         """Fetch a whole chain in market hours, and keep its pages as they came. Its value is how many contracts it has."""
-        if clock.open_since(self.now()) is None:
+        if self._outside.open_since(clock.micros(self.now())) is None:
             return []
         loop = asyncio.get_running_loop()
-        began_s = loop.time()
+        began_s = self._chain_s[symbol] = loop.time()
         found = await fetch.massive(self.prober, self.settings, symbol)
         now, detail = self.now(), found.detail | {"pages": len(found.pages)}
         if found.outcome == "ok":
@@ -208,7 +403,7 @@ class Rounds:
             kept = [self.settings.redact(providers.as_page(page).decode()).encode() for page in found.pages]
             await asyncio.to_thread(self.samples.keep_chain, clock.micros(now), "massive", symbol, found.outcome, kept)
         if found.results:
-            detail |= await loop.run_in_executor(self._judge, self._judged, found.pages, symbol, now)
+            detail |= await loop.run_in_executor(self._judge, self._judged, found.pages, symbol, self._moment("massive", now).at)
         return [Sample(clock.micros(now), "chain", symbol, found.outcome, (loop.time() - began_s) * self.speed, float(len(found.results)), detail=self._json(detail))]
 
     def _judged(self, pages: list[Any], symbol: str, now: datetime) -> dict[str, Any]:
@@ -232,7 +427,11 @@ class Rounds:
         drift_s = now.timestamp() - loop.time() * self.speed
         stepped_s = 0.0 if self._drift_s is None else drift_s - self._drift_s
         self._drift_s = drift_s
+        lost_s, self._beaten_s = self._lag.lost_s(self._beaten_s, loop.time()) * self.speed, loop.time()
+        late_s, self._latest_s = self._latest_s, 0.0
         detail: dict[str, Any] = {"every_s": self.every_s, "tasks": len(asyncio.all_tasks()), "files": mine.num_fds(), "waiting": len(self._waiting)}
+        detail |= {"lag_s": round(lost_s, 2)} if lost_s > self.rules.probes.lag_after_s else {}
+        detail |= {"late_s": round(late_s, 2)} if late_s > self.rules.probes.lag_after_s else {}
         detail |= {"lost": self._lost} if self._lost else {}
         detail |= {"stepped_s": round(stepped_s, 1)} if abs(stepped_s) > SLEPT_S * max(1.0, self.speed / 10) else {}
         detail |= {"failing": dict(self._failing)} if self._failing else {}

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from opslib import clock, files, text
 from opslib.errors import ImportRefused, RulesError, UsageError
-from opslib.limits import ChainLimits, DayLimits, Probes
+from opslib.limits import ChainLimits, DayLimits, DiagnosisLimits, Probes
 from opslib.page import Pages
 from opslib.staff import PATH
 
@@ -33,12 +33,12 @@ _SPANS = ("window", "keep_firing_for", "unknown_after")
 _CHOICES = {"better": ("higher", "lower"), "unit": _UNITS, "gate": ("wilson", "t", "value"), "no_data": ("keep", "alert"), "panel": _PANELS}
 _NUMBERS = ("objective", "warning", "confidence", "min_count", "min_coverage")
 _TEXTS = ("title", "who", "action", "traders")
-_LISTS = {"subjects": ("app", "massive", "tradier"), "sources": ("page", "probe", "chain", "fills", "logs")}
+_LISTS = {"subjects": ("app", "massive", "tradier", "monitor"), "sources": ("page", "probe", "chain", "fills", "logs")}
 _NEEDED = (*_CHOICES, *_NUMBERS, "critical", "for", *_SPANS, *_TEXTS, *_LISTS, "runbook")
-_PAGES = ("load_jitter_s", "reset_gap_s", "bridged_s", "closed_s", "late_after", "skew_told_s")
+_PAGES = ("load_jitter_s", "reset_gap_s", "bridged_s", "closed_s", "late_after", "skew_told_s", "idle_times", "idle_most", "idle_back_s")
 _BURN = ("of", "budget", "long", "short")
-_MAY = ("notify", "escalate", "clear", "inhibited_by", "by_source", *_BURN)
-_BY_SOURCE = ("gate", "min_count", "window")
+_MAY = ("notify", "escalate", "clear", "inhibited_by", "inhibited_from", "by_source", *_BURN)
+_BY_SOURCE = ("gate", "min_count", "window", "longest", "inhibited_by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,12 @@ class Rule:
         clear: The value that ends a rung, where it is not the limit that began it.
         confidence: Of the interval under a gate.
         inhibited_by: Rules whose alerts explain this one's away.
+        inhibited_from: From which severity on such a rule explains; without an entry, from the severity of what it explains.
         runbooks: The runbook of each subject.
         action, traders: What to do first; what it means for who trades.
         burn: The windows of a burn rate; None for every other rule.
-        by_source: What is otherwise for one source: its gate, its least count, the window of its alerts.
+        by_source: What is otherwise for one source: its gate, its least count, the window of its alerts, its longest window, what inhibits them.
+        longest: How far back a window with too few samples may grow until it has `min_count`; None: it does not grow.
     """
 
     name: str
@@ -98,8 +100,10 @@ class Rule:
     action: str
     traders: str
     inhibited_by: tuple[str, ...] = ()
+    inhibited_from: dict[str, str] = field(default_factory=dict)
     burn: Burn | None = None
     by_source: dict[str, dict[str, Any]] = field(default_factory=dict)
+    longest: timedelta | None = None
 
     def of(self, source: str) -> "Rule":
         """This rule, as it is for one source."""
@@ -117,6 +121,8 @@ class Rule:
         """A value in this rule's unit, for people."""
         if self.unit == "ratio":
             return text.ratio(value, 2 if digits is None else digits)
+        if self.unit == "times" and not self.burn:
+            return text.number(value, "times", 0)  # A count.
         unit = {"per_hour": "per h", "pp": "points", "MB_per_h": "MB per h"}.get(self.unit, self.unit)
         return text.number(value, unit, 1 if self.unit == "times" and digits is None else digits)
 
@@ -136,6 +142,7 @@ class Rules:
         probes: What our own looks are judged by.
         chain: What chains are judged by.
         days: What is usual for a day.
+        diagnosis: What a diagnosis rests on.
         skew_told_s: A page's clock further off than this many seconds is told.
         hash: SHA-256 of the whole table, so that a record can say by which limits it was judged.
     """
@@ -145,6 +152,7 @@ class Rules:
     probes: Probes
     chain: ChainLimits
     days: DayLimits
+    diagnosis: DiagnosisLimits
     skew_told_s: float
     hash: str
 
@@ -152,6 +160,10 @@ class Rules:
         if name not in self.rules:
             raise RulesError(f"there is no rule {text.one_line(name, 60)!r} in the table in force.{text.nearest(name, self.rules)} Put it back into rules.toml: ops rules shows the table.")
         return self.rules[name]
+
+    def only(self, name: str) -> "Rules":
+        """The same table with one rule alone."""
+        return replace(self, rules={name: self[name]})
 
     def without_budgets(self) -> "Rules":
         """The same table without its burn rates, which look back further than a view does."""
@@ -197,7 +209,30 @@ def _by_source(row: dict[str, Any], refuse: Callable[[str], NoReturn]) -> dict[s
         count = own.get("min_count", 0)
         if own.get("gate", row["gate"]) not in _CHOICES["gate"] or not _is_number(count) or count < 0:
             refuse(f"by_source of {source} is {own!r}; a gate ({', '.join(_CHOICES['gate'])}) and a min_count from 0 were wanted.")
-    return {source: own | ({"window": _span(own, "window", own["window"], refuse)} if "window" in own else {}) for source, own in found.items()}
+        if "longest" in own and source != "fills":
+            refuse(f"by_source of {source} has longest; only the window of fills may grow.")
+    spans = {source: {key: _span(own, key, own[key], refuse) for key in ("window", "longest") if key in own} for source, own in found.items()}
+    inhibits = {source: {"inhibited_by": _names(f"inhibited_by of {source}", own["inhibited_by"], refuse)} for source, own in found.items() if "inhibited_by" in own}
+    found = {source: own | spans[source] | inhibits.get(source, {}) for source, own in found.items()}
+    for source, own in found.items():
+        if "longest" in own and own["longest"] < own.get("window", _span(row, "window", row["window"], refuse)):
+            refuse(f"by_source of {source}: longest is shorter than window; at least as long was expected.")
+    return found
+
+
+def _names(key: str, found: Any, refuse: Callable[[str], NoReturn]) -> tuple[str, ...]:
+    """A list of rules."""
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        refuse(f"{key} is {found!r}; a list of rules was wanted.")
+    return tuple(found)
+
+
+def _inhibited_from(row: dict[str, Any], refuse: Callable[[str], NoReturn]) -> dict[str, str]:
+    """From which severity on a rule of `inhibited_by` explains; an entry for another rule says nothing, so that a desk may shorten that list alone."""
+    found = row.get("inhibited_from", {})
+    if not isinstance(found, dict) or not all(severity in RUNGS for severity in found.values()):
+        refuse(f"inhibited_from is {found!r}; one of {', '.join(RUNGS)} for some of the rules of inhibited_by was wanted.")
+    return dict(found)
 
 
 def _rule(place: str, name: str, row: Any) -> Rule:
@@ -251,9 +286,8 @@ def _rule(place: str, name: str, row: Any) -> Rule:
     for runbook in runbooks.values():
         if runbook not in RUNBOOKS:
             refuse(f"there is no runbook {runbook!r}.{text.nearest(runbook, RUNBOOKS)}")
-    inhibited_by = row.get("inhibited_by", [])
-    if not isinstance(inhibited_by, list) or not all(isinstance(n, str) for n in inhibited_by):
-        refuse(f"inhibited_by is {inhibited_by!r}; a list of rules was wanted.")
+    inhibited_by, by_source = _names("inhibited_by", row.get("inhibited_by", []), refuse), _by_source(row, refuse)
+    inhibited_from = _inhibited_from(row, refuse)
     limits = [limit for _, limit in (("objective", row["objective"]), *ladder) if limit != NO_SUCCESS]
     if limits != sorted(limits, reverse=row["better"] == "higher"):
         refuse(f"the ladder must go {'down' if row['better'] == 'higher' else 'up'} from the objective; found {', '.join(f'{r} {v}' for r, v in ladder)}, objective {row['objective']}.")
@@ -267,18 +301,21 @@ def _rule(place: str, name: str, row: Any) -> Rule:
         name=name, title=row["title"], unit=row["unit"], better=row["better"], objective=row["objective"], ladder=ladder, clear=clear, confidence=row["confidence"], gate=row["gate"],
         window=max(long for long, _ in burn.windows.values()) if burn else spans["window"], holds=holds, keep_firing_for=spans["keep_firing_for"], unknown_after=spans["unknown_after"],
         min_count=row["min_count"], min_coverage=row["min_coverage"], no_data=row["no_data"], subjects=tuple(row["subjects"]), sources=tuple(row["sources"]), panel=row["panel"],
-        runbooks=runbooks, who=row["who"], action=row["action"], traders=row["traders"], inhibited_by=tuple(inhibited_by), burn=burn, by_source=_by_source(row, refuse),
+        runbooks=runbooks, who=row["who"], action=row["action"], traders=row["traders"], inhibited_by=inhibited_by, inhibited_from=inhibited_from, burn=burn, by_source=by_source,
     )  # fmt: skip
 
 
 def _across(place: str, rules: dict[str, Rule]) -> Iterator[str]:
     """What is wrong between one rule and another?"""
+    inhibits = {rule.name: {*rule.inhibited_by, *(name for own in rule.by_source.values() for name in own.get("inhibited_by", ()))} for rule in rules.values()}
     for rule in rules.values():
-        for name in rule.inhibited_by:
+        for name in sorted(inhibits[rule.name]):
             if name not in rules:
                 yield f"{place}, rule {rule.name!r}: inhibited_by names {name!r}, which is no rule.{text.nearest(name, rules)}"
-            elif name != rule.name and rule.name in rules[name].inhibited_by:
+            elif name != rule.name and rule.name in inhibits[name]:
                 yield f"{place}, rule {rule.name!r}: it and {name!r} inhibit each other; neither would ever be told."
+        for name in sorted(set(rule.inhibited_from) - set(rules)):
+            yield f"{place}, rule {rule.name!r}: inhibited_from names {name!r}, which is no rule.{text.nearest(name, rules)}"
         if not rule.burn:
             continue
         of = rules.get(rule.burn.of)
@@ -310,8 +347,8 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
             if not isinstance(row, dict):
                 raise RulesError(f"{place}: {name} is {row!r}; a table [{name}] was wanted.")
             found[name] |= row
-    limits, probes, chain, days = (found.pop(name) for name in ("pages", "probes", "chain", "days"))
-    for name, given, wanted in (("pages", limits, _PAGES), ("probes", probes, [f.name for f in fields(Probes)]), ("chain", chain, [f.name for f in fields(ChainLimits)]), ("days", days, [f.name for f in fields(DayLimits)])):
+    limits, probes, chain, days, diagnosis = (found.pop(name) for name in ("pages", "probes", "chain", "days", "diagnosis"))
+    for name, given, wanted in (("pages", limits, _PAGES), ("probes", probes, [f.name for f in fields(Probes)]), ("chain", chain, [f.name for f in fields(ChainLimits)]), ("days", days, [f.name for f in fields(DayLimits)]), ("diagnosis", diagnosis, [f.name for f in fields(DiagnosisLimits)])):
         if set(given) != set(wanted) or not all(_is_number(v) and v > 0 for v in given.values()) or any(given.get(key, 2) <= 1 for key in ("late_after", "changed_by", "gamma_times", "theta_times", "vega_times", "unit_within")):
             raise RulesError(f"{place}, [{name}]: {', '.join(sorted(wanted))} were wanted, each a number above 0, what is a factor above 1; found {given}.")
     rules, problems = {}, []
@@ -323,8 +360,8 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
     problems += [] if problems else list(_across(place, rules))
     if problems:
         raise RulesError(*problems)
-    digest = hashlib.sha256(json.dumps(found | {"pages": limits, "probes": probes, "chain": chain, "days": days}, sort_keys=True).encode()).hexdigest()
-    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"], limits["bridged_s"], limits["closed_s"]), Probes(**probes), ChainLimits(**chain), DayLimits(**days), limits["skew_told_s"], digest)
+    digest = hashlib.sha256(json.dumps(found | {"pages": limits, "probes": probes, "chain": chain, "days": days, "diagnosis": diagnosis}, sort_keys=True).encode()).hexdigest()
+    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"], limits["bridged_s"], limits["closed_s"], limits["idle_times"], limits["idle_most"], limits["idle_back_s"]), Probes(**probes), ChainLimits(**chain), DayLimits(**days), DiagnosisLimits(**diagnosis), limits["skew_told_s"], digest)
 
 
 def load(home: Path | None = None) -> Rules:

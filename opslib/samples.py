@@ -22,7 +22,7 @@ class Sample(NamedTuple):
 
     Attributes:
         ts_us: When its outcome was in hand, microseconds since 1970 UTC.
-        probe: Which look: liveness, data, health, metrics, socket, log, process, chain, host, beat.
+        probe: Which look: liveness, data, health, metrics, upstream, socket, log, process, chain, host, beat, follow_up.
         subject: Whom it is about: massive, tradier, app, collector, a symbol.
         outcome: How it ended; a name of `outcome.OUTCOMES`.
         seconds: How long it took, to the last byte; None where nothing is timed.
@@ -57,8 +57,8 @@ class Sample(NamedTuple):
 _NUMBER, _TEXT, _COUNTS = int | float | None, str | None, dict[str, int]
 # What a detail holds under a name, where it does; other names are only shown.
 _KINDS: dict[str, Any] = {
-    "quota_left": _NUMBER, "skew_s": _NUMBER, "every_s": int | float, "stepped_s": int | float, "lost": int, "waited_ms": _NUMBER, "born": int | float, "pages": int, "contracts": int, "core": int, "flagged": int, "iv_atm": _NUMBER,
-    "median_iv": _NUMBER, "median_theta": _NUMBER, "median_vega": _NUMBER, "gamma_zero": int, "delta_out_of_bounds": int, "expires_today": int, "said": _TEXT, "why": _TEXT, "market": _TEXT, "name": str, "told": str, "kinds": _COUNTS, "faults": _COUNTS,
+    "quota_left": _NUMBER, "skew_s": _NUMBER, "lag_s": int | float, "late_s": int | float, "every_s": int | float, "stepped_s": int | float, "lost": int, "waited_ms": _NUMBER, "born": int | float, "pages": int, "contracts": int, "core": int, "flagged": int, "iv_atm": _NUMBER,
+    "median_iv": _NUMBER, "median_theta": _NUMBER, "median_vega": _NUMBER, "gamma_zero": int, "delta_out_of_bounds": int, "expires_today": int, "said": _TEXT, "why": _TEXT, "market": _TEXT, "route": str, "state": str, "error": str, "tried": int, "name": str, "told": str, "kinds": _COUNTS, "faults": _COUNTS,
     "newest": dict[str, str], "units": dict[str, str | None], "failing": dict[str, Any] | list[str],
 }  # fmt: skip
 _REQUIRED = {"host": ("name", "told"), "beat": ("every_s",)}

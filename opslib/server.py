@@ -27,12 +27,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from opslib import clock, exposition, neighbour, panels, rules as rules_module, snapshot, start_page, text
+from opslib import clock, drain, exposition, neighbour, panels, rules as rules_module, snapshot, start_page, text
 from opslib.collect import Standby
 from opslib.dispatch import Dispatch
-from opslib.errors import BadAlerts, BadSnapshot, OpsError, SettingsError, StoreError
+from opslib.errors import BadAlerts, BadLogs, BadSnapshot, OpsError, SettingsError, StoreError
 from opslib.refusals import Refusals
 from opslib.request_checks import Problem, RequestChecks, may_write, not_configured, sender
+from opslib.samples import Samples
 from opslib.settings import Settings
 from opslib.snapshot import Snapshot
 from opslib.staff import Staff
@@ -47,7 +48,7 @@ MOST_WAITING = 4096
 MOST_AT_ONCE = 512
 EVERYWHERE = ("", "0.0.0.0", "::")  # To listen on every address is no name.
 UNSHARED = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin", "cache-control": "no-store"}
-WAYS = "POST /api/metrics/export takes an app's metrics, POST /api/v2/alerts another monitor's alerts; GET /, /health, /metrics and /api/metrics are to read."
+WAYS = "POST /api/metrics/export takes an app's metrics, POST /api/logs its log, POST /api/v2/alerts another monitor's alerts; GET /, /health, /metrics and /api/metrics are to read."
 
 
 class Writer:
@@ -208,6 +209,25 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
             Dispatch(store, settings.app).heard(json.loads(settings.redact(json.dumps(found.alerts[first : first + MOST_AT_ONCE]))))
         return [settings.redact(why) for why in found.refused]
 
+    async def log_drain(request: Request) -> Response:
+        """Take lines of the app's log, as a hosted app's log drain posts them."""
+        headers = cors(request)
+        writable(request, drain.TYPES)
+        kind = request.headers["content-type"].partition(";")[0].strip().lower()
+        body = await _body(request, drain.LARGEST)
+        try:
+            await run_in_threadpool(keep_lines, body, kind, request.headers.get("logplex-frame-id", ""))
+        except BadLogs as problem:
+            raise Problem(400, "These are no lines of a log", settings.redact(str(problem))) from None
+        except StoreError as problem:
+            print(f"ops serve: lines of a log could not be kept: {settings.redact(str(problem))}", file=sys.stderr)
+            raise Problem(503, "The lines could not be kept", "the store does not take them now; send them again", {"retry-after": str(RETRY_AFTER_S)}) from None
+        return Response(status_code=204, headers=headers)
+
+    def keep_lines(body: bytes, kind: str, frame: str) -> None:
+        """Keep what a drain posted; it is on the disk when this returns."""
+        drain.keep(Samples(store, settings.app), drain.read(body, kind, frame), now(), settings.redact)
+
     def preflight(request: Request) -> Response:
         if "origin" not in request.headers:
             return Response(status_code=204, headers={"allow": "POST, OPTIONS"})
@@ -263,6 +283,7 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
 
     routes = [
         Route("/api/metrics/export", export, methods=["POST", "OPTIONS"]),  # The most asked for, so the first.
+        Route("/api/logs", log_drain, methods=["POST"]),
         Route("/api/v2/alerts", alerts, methods=["POST"]),
         Route("/health", health, methods=["GET"]),
         Route("/api/metrics", metrics_json, methods=["GET"]),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 from opslib import clock, files, text
 from opslib.errors import ImportRefused, SettingsError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 VERSION = "0.1.0"
 MOST_SECRET_BYTES = 64 * 2**10
 SECRETS = ("OPS_INGEST_KEY", "OPS_READ_KEY", "OPS_MASSIVE_TOKEN", "OPS_TRADIER_TOKEN", "OPS_HEARTBEAT_URL")
+SOCKET = "OPS_APP_WS_URL"  # Its query may hold a token, so the query is a secret of that name.
 RECEIVER_KEYS = ("OPS_INGEST_KEY", "OPS_READ_KEY")
 CHANNEL = "OPS_CHANNEL_"  # What begins so is the secret of a channel by which people are told.
 DEMO, DESK = "demo", "desk"  # The app that needs nothing; the one that is meant where none is named.
@@ -53,7 +54,7 @@ class Settings:
             ``backtest_variance``, ``websocket``, ``massive``, ``tradier``).
         post_every_s: Seconds between two posts of a page, where its own rhythm cannot be seen yet.
         app_url: Of the app's server, without a path; empty is that nobody looks at it.
-        app_ws_url: Of the app's WebSocket, with its path.
+        app_ws_url: Of the app's WebSocket, with its path and without its query, which is the secret ``OPS_APP_WS_URL``.
         app_log: A file, a pipe, or ``journal:UNIT``.
         app_pid: The number of the app's process, or the file that holds it.
         massive_url, tradier_url: Of the providers' APIs, without a path.
@@ -130,7 +131,8 @@ class Settings:
         """Text with every secret's value replaced by its name, also as it stands in an address or in JSON; and nobody else's key."""
         for name, value in sorted(self.secrets.items(), key=lambda s: -len(s[1])):  # The longer first: one may stand in another.
             path = urlsplit(value).path if value.startswith(("http://", "https://")) else ""  # Of a secret address the path is the secret.
-            for part in (value, *((path, path.rpartition("/")[2]) if len(path) > LEAST_SECRET else ())):
+            values = [told for _, told in parse_qsl(value)] if name == SOCKET else []
+            for part in (value, *values, *((path, path.rpartition("/")[2]) if len(path) > LEAST_SECRET else ())):
                 for written in {part, quote(part, safe=""), quote(part), quote_plus(part), json.dumps(part)[1:-1], json.dumps(part).replace("/", "\\/")[1:-1]} if len(part) > LEAST_SECRET or part == value else ():
                     outgoing = outgoing.replace(written, f"[{name}]")
         return KEYS.sub(r"\1[hidden]", outgoing)
@@ -152,6 +154,7 @@ def project() -> Path | None:
 def without_secrets(environ: Mapping[str, str], *names: str) -> dict[str, str]:
     """An environment without these secrets, and without the files that hold them; where none is named, without any."""
     hidden = names or _secret_names(environ)
+    environ = {name: value.partition("?")[0] if name == SOCKET else value for name, value in environ.items()}
     return {name: value for name, value in environ.items() if name.removesuffix("_FILE") not in hidden}
 
 
@@ -179,6 +182,7 @@ def redacted(outgoing: str, environ: Mapping[str, str] | None = None) -> str:
             found[name] = _secret(name, environ)
         except SettingsError:
             continue  # Its file cannot be read, so nobody can have put it into the text either.
+    found |= _socket_query(environ)
     return Settings(Path(), "", secrets={name: value for name, value in found.items() if value}).redact(outgoing)
 
 
@@ -242,10 +246,16 @@ def _url(name: str, told: str) -> str:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in _URLS[name] or not parts.hostname or any(c.isspace() for c in told):
-        raise SettingsError(f"{name} is {text.one_line(told, 80)!r}; an address such as {_URLS[name][-1]}://HOST:PORT was wanted.")
-    if parts.username or parts.password or parts.query:
+        raise SettingsError(f"{name} is {text.one_line(told.partition('?')[0] if name == SOCKET else told, 80)!r}; an address such as {_URLS[name][-1]}://HOST:PORT was wanted.")
+    if parts.username or parts.password or parts.query and name != SOCKET:
         raise SettingsError(f"{name} holds a name, password or query; keys belong in OPS_MASSIVE_TOKEN and OPS_TRADIER_TOKEN.")
-    return told.rstrip("/")
+    return told.partition("?")[0].rstrip("/")
+
+
+def _socket_query(environ: Mapping[str, str]) -> dict[str, str]:
+    """The query of the socket's address, where it has one, as the secret that it is."""
+    query = environ.get(SOCKET, "").partition("?")[2]
+    return {SOCKET: query} if query else {}
 
 
 def _world(found: dict, environ: Mapping[str, str]) -> dict:
@@ -255,6 +265,8 @@ def _world(found: dict, environ: Mapping[str, str]) -> dict:
         assert f"OPS_{key.upper()}" in WORLD
         return environ.get(f"OPS_{key.upper()}") or str(found.get(key, ""))
 
+    if "?" in str(found.get("app_ws_url", "")):
+        raise SettingsError(f"settings.toml: app_ws_url holds a query, which is a secret. Set {SOCKET} in the environment instead.")
     fallback = told("fallback") or "tradier"
     if fallback not in FALLBACKS:
         raise SettingsError(f"OPS_FALLBACK is {fallback!r}; it may be {' or '.join(FALLBACKS)}.")
@@ -284,7 +296,7 @@ def _hosts(named: Iterable[str]) -> tuple[str, ...]:
 
 def looking_at(settings: Settings, environ: Mapping[str, str]) -> Settings:
     """The same desk, looking at the world that an environment names."""
-    return replace(settings, secrets={name: value for name in _secret_names(environ) if (value := _secret(name, environ))}, **_world({}, environ))
+    return replace(settings, secrets={name: value for name in _secret_names(environ) if (value := _secret(name, environ))} | _socket_query(environ), **_world({}, environ))
 
 
 def home_of(home: str | Path | None, environ: Mapping[str, str]) -> Path:
@@ -319,7 +331,7 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
     name = app or environ.get("OPS_APP") or found.get("app") or DESK
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
         raise SettingsError(f"an app's name is letters, digits, - and _, found {name!r}.")
-    secrets = {s: value for s in _secret_names(environ) if (value := _secret(s, environ))}
+    secrets = {s: value for s in _secret_names(environ) if (value := _secret(s, environ))} | _socket_query(environ)
     clock.declare({} if name == DEMO else _sessions(found.get("sessions", {}), base / "settings.toml"))
     if name == DEMO:
         return Settings(home=base / DEMO, app=DEMO, secrets=secrets)

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from opslib import clock, measures, text
 from opslib.clock import Window
 from opslib.outcome import OUTCOMES, PROVIDER, UNCLEAR
+from opslib.own_inquiry import LATELY, parties
 from opslib.probed import IS_THERE, Probed
 from opslib.rules import Rules
 from opslib.samples import Sample
+from opslib.skews import compare
 from opslib.snapshot import PROVIDERS
 from opslib.stream import NO_TOKEN
 from opslib.units import USUAL
@@ -30,6 +32,11 @@ class Sight(NamedTuple):
     words: str
 
 
+def lately(rules: Rules) -> timedelta:
+    """Over how long our probes and the page's requests are compared: both as they are now, whatever window is shown."""
+    return rules["answers"].window
+
+
 def _since(at_us: int) -> str:
     return f"since {clock.instant(at_us).astimezone(text.NEW_YORK):%H:%M:%S} New York"
 
@@ -44,7 +51,7 @@ class Sights:
 
     Args:
         page: The page's figures of the same window, by panel, to be held against ours.
-        page_says: Of each provider, the verdict of the page's own availability.
+        page_says: Of each provider, the verdict of the page's own availability of the last minutes (`lately`).
     """
 
     def __init__(self, probed: Probed, rules: Rules, window: Window, page: dict[str, Any], page_says: dict[str, str]):
@@ -107,6 +114,7 @@ class Sights:
         outcome, since, told = OUTCOMES[sample.outcome], self.probed.since(sample.probe, subject, self.at_us), self.probed.told(sample)
         detail = f"HTTP {told['status']}, " if told.get("status", 200) >= 400 else ""
         detail += f'"{text.one_line(told["said"], 100)}", ' if told.get("said") else ""
+        detail += f"asked for {told['route']}, as the app will when massive fails, " if told.get("route") else ""
         age = f"data {text.duration(sample.value)} old, " if sample.outcome == "stale" and sample.value is not None else ""
         when = _since(since.ts_us) if since else ""
         fault = "the app's" if subject == "app" and outcome.fault == PROVIDER else outcome.fault
@@ -115,7 +123,8 @@ class Sights:
     def _providers(self) -> list[Sight]:
         found, at_us = list[Sight](), self.at_us
         if clock.open_since(self.window.end) and self.probed.market_shut(at_us):
-            found.append(Sight("providers", "", "the providers say that the market is closed, though our calendar has a session: nothing is expected of the app."))
+            said = " and ".join(self.probed.market_said_by(at_us))
+            found.append(Sight("providers", "", f"the providers say that the market is closed ({said}), though our calendar has a session: nothing is expected of the app."))
         gone = self.probed.network_gone(at_us)
         if gone:
             told = ", ".join(f"{s} {OUTCOMES[self.probed.now('liveness', s, at_us).outcome].words.split(':')[0]}" for s in PROVIDERS)  # type: ignore[union-attr]
@@ -146,7 +155,7 @@ class Sights:
         return [self._well(subject, p95), *self._against_page(subject, p95)]
 
     def _lately(self) -> Window:
-        return Window.before(self.window.end, self.rules["answers"].window)
+        return Window.before(self.window.end, lately(self.rules))
 
     def _well(self, subject: str, p95: float | None) -> Sight:
         data = self.probed.now("data", subject, self.at_us)
@@ -164,9 +173,14 @@ class Sights:
             # An app that waits far longer than we need, and in vain, does not get through to it.
             why = "the app's own timeout is too short" if p95 is None or gave_up_ms / 1000 < LONG * p95 else "the app's own timeout, or the way from the app to massive, is at fault"
             return [Sight("providers", "warning", f"the app gives up on massive after {gave_up_ms} ms, while massive answers us within {_seconds(p95)} (p95): {why}.")]
-        if self.page_says.get(subject) == "critical":
-            return [Sight("providers", "", f"{subject} answers us, yet the app's page counts its requests as failed: look at the app (its key, its network, its timeout), not at {subject}.")]
+        if self.page_says.get(subject) == "critical" and self._answered_throughout(subject):
+            return [Sight("providers", "", f"{subject} has answered each of our probes of the last minutes, yet the app's page counts its requests of the same minutes as failed: look at the app (its key, its network, its timeout), not at {subject}.")]
         return []
+
+    def _answered_throughout(self, subject: str) -> bool:
+        """Whether each of our probes was answered, of the time of the page's verdict and of twice as long: after an outage both still count it for a while."""
+        asked = self.probed.usable(subject, Window.before(self.window.end, 2 * lately(self.rules)))
+        return asked.count > 0 and asked.part == asked.count
 
     def _greeks(self) -> list[Sight]:
         found = list[Sight]()
@@ -237,14 +251,15 @@ class Sights:
             return [Sight("system", "", f"the app's WebSocket answers us ({_seconds(last.seconds)}{heard}).")]
         code = f" (code {told['code']})" if "code" in told else f" (HTTP {told['status']})" if "status" in told else ""
         silent = f", nothing for {text.duration(last.value)}" if last.outcome == "silent" and last.value is not None else ""
+        note = f": {found}" if (found := self.probed.socket_note(self.at_us)) else ""
         words = {
-            "closed": f"is closed on us{code}", "silent": f"is open and silent{silent}", "forbidden_403": f"refuses us before it opens{code}: its token",
+            "closed": f"is closed on us{code}", "silent": f"is open and silent{silent}{note}", "renewed": f"serves new connections only{note}", "forbidden_403": f"refuses us before it opens{code}: its token",
             "unreachable": "cannot be connected to while the port is blocked, or its network gone", "timeout": str(told.get("why", "is open and answers no ping")).removeprefix("open, and ").replace("no answer to a ping", "is open and answers no ping"),
             "stale": f"sends only old data: {told.get('why', '')}", "wrong_content": f"is answered by something that is no WebSocket{code}: see whether OPS_APP_WS_URL names its path", "redirected": f"sends us elsewhere{code}: see OPS_APP_WS_URL",
         }.get(last.outcome, outcome.words + code)  # fmt: skip
         if told.get("why") == NO_TOKEN:
             return [Sight("system", "", f"the app gives no token for its WebSocket, {_since(since.ts_us)}: it {outcome.words}. See its log, and whether it has its Massive key.")]
-        hint = "The page tries once to come back, then never again: refresh it." if last.outcome in ("closed", "silent", "timeout") else outcome.advice
+        hint = "The page tries once to come back, then never again: refresh it." if last.outcome in ("closed", "timeout") else outcome.advice
         return [Sight("system", "", f"the app's WebSocket {words}, {_since(since.ts_us)}. {hint}")]
 
     def _log(self) -> list[Sight]:
@@ -271,13 +286,9 @@ class Sights:
         return [*found, Sight("system", "", f"the app's process holds {text.number(last.value, 'MB', 0)}" + (f", {grows[0]:+,.0f} MB per h." if grows else "."))]
 
     def _clocks(self) -> list[Sight]:
-        """Whose clock is off? Where both providers say the same of ours, ours is."""
-        skews = {s: k for s in (*PROVIDERS, "app") if (k := self.probed.skew_s(s, self.at_us)) is not None}
-        off = {s: k for s, k in skews.items() if abs(k) > self.rules.skew_told_s}
-        told = lambda k: f"{text.duration(abs(k))} {'ahead of' if k > 0 else 'behind'}"  # noqa: E731
-        if off and len(off) == len(skews) > 1 and max(off.values()) - min(off.values()) < self.rules.skew_told_s:
-            return [Sight("system", "warning", f"our own clock is {told(-next(iter(off.values())))} everybody else's: every time here is off by that. Set it (NTP).")]
-        return [Sight("system", "warning", f"the clock of {'the ' if s == 'app' else ''}{s} is {told(k)} ours, by its answers; every time shown is ours.") for s, k in off.items()]
+        """Whose clock is off."""
+        skews = parties(self.probed, self.page.get("system", {}), self.at_us)
+        return [Sight("system", "warning", words) for words in compare(skews, self.rules.skew_told_s).sentences]
 
     def _host(self) -> list[Sight]:
         last: dict[str, Sample] = {}
@@ -301,5 +312,8 @@ class Sights:
         failing = f"; failing: {', '.join(told['failing'])}" if told.get("failing") else ""
         lost = f"; {told['lost']} samples lost" if told.get("lost") else ""
         stepped = [self.probed.told(s)["stepped_s"] for s in self.probed.within("beat", "collector", self.window) if "stepped_s" in self.probed.told(s)]
+        share = self.probed.lost_share(Window.before(self.window.end, LATELY))
+        starved = share is not None and share > self.rules.probes.starved_share
+        slowed = f"; it could not run for {text.ratio(share, 0)} of the last {text.duration(LATELY.total_seconds())}, so what looks slow from here is not sure to be: see what else this machine does" if starved else ""
         jumped = f"; our clock jumped by {text.duration(abs(stepped[-1]))} (sleep, or set)" if stepped else ""
-        return [Sight("system", "warning" if failing or lost else "", f"our collector looks every {told['every_s']:g} s and holds {text.number(last.value, 'MB', 0)}{failing}{lost}{jumped}.")]
+        return [Sight("system", "warning" if failing or lost or starved else "", f"our collector looks every {told['every_s']:g} s and holds {text.number(last.value, 'MB', 0)}{failing}{lost}{jumped}{slowed}.")]

@@ -82,7 +82,7 @@ class Spending:
 
     Attributes:
         at: Only trades that ended by then.
-        length: And not longer before it than this; None is the window of the rule for fills, a day.
+        length: And not longer before it than this; None is over what the rule for fills judges: a day, or more where that holds too few.
     """
 
     desk: "Desk"
@@ -92,10 +92,12 @@ class Spending:
     @cached_property
     def accuracy(self) -> Accuracy | None:
         """What trades came to; None where none is known."""
-        window = round((self.length or self.desk.rules["backtest_variance"].of("fills").window).total_seconds() / 60)
         own = sorted(self.desk.settings.home.glob(f"{BACKTEST}.*"))
+        theirs = own[0] if own else None
         try:
-            return self.desk.pnl(backtest=own[0] if own else None, as_of=self.at, window=f"{window}m")
+            if self.length is None:
+                return self.desk.pnl(backtest=theirs, as_of=self.at).counted()
+            return self.desk.pnl(backtest=theirs, as_of=self.at, window=f"{round(self.length.total_seconds() / 60)}m")
         except ImportRefused:
             return None
 
@@ -314,10 +316,10 @@ def sizes(scene: Scene) -> Seen:
     if not spent.pairs or spent.accuracy is None:
         return Seen(None, NO_FILLS if not spent.accuracy else NO_PAIRS, None, "fills", _QUERY)
     mean = sum((_contracts(p.live) for p in spent.pairs), ZERO) / len(spent.pairs)
-    theirs = spent.accuracy.pnl.backtest
-    if not theirs:
-        return Seen(None, f"{mean:.1f} contracts a trade; the backtest told percents, no sizes: lay its trades into the desk's folder as {BACKTEST}.csv", {"live": _json(mean)}, "fills", _QUERY)
-    size, its = sum((p.parts.size for p in spent.pairs), ZERO), sum((_contracts(t) for t in theirs), ZERO) / len(theirs)
+    sized = [pair.contracts[1] for pair in spent.pairs if pair.contracts]
+    if not sized:
+        return Seen(None, f"{mean:.1f} contracts a trade; the backtest told percents, no sizes: ops import --kind backtest FILE, of one with prices", {"live": _json(mean)}, "fills", _QUERY)
+    size, its = sum((p.parts.size for p in spent.pairs), ZERO), sum(sized, ZERO) / len(sized)
     return Seen(abs(mean - its) <= its * (AS_ASSUMED - 1), f"{mean:.1f} contracts a trade, {its:.1f} in the backtest; of the difference {_usd(size)} is size", {"live": _json(mean), "backtest": _json(its), "size_usd": _json(size)}, "fills", _QUERY)
 
 

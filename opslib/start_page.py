@@ -53,9 +53,10 @@ def page(app: str, address: str, view: View | None) -> str:
 <h2>Post</h2>
 <table><tbody>
 <tr><td>POST /api/metrics/export</td><td>an app's dashboard metrics, as <code>application/json</code> or <code>text/plain</code>; answered 204 once they are on the disk</td></tr>
+<tr><td>POST /api/logs</td><td>lines of the app's log, as a log drain sends them</td></tr>
 <tr><td>POST /api/v2/alerts</td><td>alerts, as a Prometheus sends them to an Alertmanager</td></tr>
 </tbody></table>
 <pre>{e(_POST.format(address=address))}</pre>
-<p>A page may post from a browser if its origin is in <code>OPS_CORS_ORIGINS</code>. If posts do not arrive, <code>ops doctor</code> says which were refused, and why.</p>
+<p>A page may post from a browser if its origin is in <code>OPS_CORS_ORIGINS</code>. Its Content-Security-Policy and the browser must allow it, too. If posts do not arrive, <code>ops doctor</code> says which were refused, and why, and names the page that explains how to connect an app.</p>
 </body></html>
 """

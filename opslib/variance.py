@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
 from typing import NamedTuple
 
 from opslib import costs
@@ -159,6 +160,9 @@ class Pair:
         gap_usd: Backtest minus live, dollars.
         parts: Of live minus backtest.
         backtest_net_pct: As the backtest has it.
+        priced: Whether the backtest told its prices and quantities, not only a percent.
+        by_size: How much of the commission term a charge by the order, whatever its size, comes to at a smaller size; 0 or below.
+        contracts: Of live and of the backtest; None where the backtest tells none.
     """
 
     live: Trade
@@ -167,16 +171,29 @@ class Pair:
     gap_usd: Decimal
     parts: Parts
     backtest_net_pct: Decimal | None
+    priced: bool = True
+    by_size: Decimal = ZERO
+    contracts: tuple[Decimal, Decimal] | None = None
 
 
 def _leg_key(leg: Leg) -> tuple[str, str, int]:
     return leg.symbol, leg.right, leg.side
 
 
-def _parts(live: Trade, backtest: Trade, model: CostModel, said: Promise | None) -> Parts:
+def _by_size(ours: Iterable[Side], theirs: Iterable[Side]) -> Decimal:
+    """
+    What fixed charges cost more because the position is smaller: up to what the backtest was charged, they did not fall with its size.
+
+    A commission of $10 an order on 1 contract instead of 10 is $9 more than the backtest's at that size, and no dearer broker.
+    """
+    (paid, size), (charged, wanted) = ((sum((s.costs for s in sides), ZERO), sum((s.quantity for s in sides), ZERO)) for sides in (list(ours), list(theirs)))
+    if not wanted or size >= wanted:
+        return ZERO
+    return -max(ZERO, min(paid, charged) - charged * size / wanted)
+
+
+def _parts(ours: dict[tuple[str, str, int], Side], theirs: dict[tuple[str, str, int], Side]) -> Parts:
     """The legs of both set against each other: by their symbol and side, else by their place."""
-    theirs = {_leg_key(leg): side(leg, model, i == 0, said) for i, leg in enumerate(backtest.legs)}
-    ours = {_leg_key(leg): side(leg, model, i == 0) for i, leg in enumerate(live.legs)}
     if len(ours) == len(theirs) and not set(ours) & set(theirs):
         theirs = {key: their for key, their in zip(ours, theirs.values())}
     total = Parts()
@@ -195,7 +212,10 @@ def against(live: Trade, backtest: Trade, model: CostModel, said: Promise | None
     ours, theirs = costs.result(live, model), costs.assumed(costs.result(backtest, model), said)
     its_pct = said.net_pct if said is not None and said.net_pct is not None else theirs.net_pct
     gap = None if ours.net_pct is None or its_pct is None else its_pct - ours.net_pct
-    return Pair(live, ours, gap, theirs.net - ours.net, _parts(live, backtest, model, said), its_pct)
+    its_sides = {_leg_key(leg): side(leg, model, i == 0, said) for i, leg in enumerate(backtest.legs)}
+    our_sides = {_leg_key(leg): side(leg, model, i == 0) for i, leg in enumerate(live.legs)}
+    sizes = sum((s.quantity for s in our_sides.values()), ZERO), sum((s.quantity for s in its_sides.values()), ZERO)
+    return Pair(live, ours, gap, theirs.net - ours.net, _parts(our_sides, its_sides), its_pct, by_size=_by_size(our_sides.values(), its_sides.values()), contracts=sizes)
 
 
 def promised(live: Trade, said: Promise, model: CostModel) -> Pair:
@@ -207,12 +227,12 @@ def promised(live: Trade, said: Promise, model: CostModel) -> Pair:
     """
     ours = costs.result(live, model)
     if said.net_pct is None or ours.net_pct is None or ours.net_base is None:
-        return Pair(live, ours, None, ZERO, Parts(), said.net_pct)
+        return Pair(live, ours, None, ZERO, Parts(), said.net_pct, priced=False)
     gap = said.net_pct - ours.net_pct
     difference = ours.net - said.net_pct / 100 * ours.net_base
     commission = -(ours.costs - said.commission) if said.commission is not None else ZERO
     slippage = -(ours.slippage - said.slippage) if said.slippage is not None and ours.slippage is not None and not ours.inside else ZERO
-    return Pair(live, ours, gap, -difference, Parts(slippage=slippage, commission=commission, prices=difference - slippage - commission), said.net_pct)
+    return Pair(live, ours, gap, -difference, Parts(slippage=slippage, commission=commission, prices=difference - slippage - commission), said.net_pct, priced=False)
 
 
 def _likeness(trade: Trade) -> tuple[object, ...]:
@@ -295,7 +315,7 @@ def spread(gaps: Iterable[Decimal | float], confidence: float) -> Spread | None:
     return Spread(n, mean, statistics.fmean(abs(x) for x in told), deviation, low, high)
 
 
-def judged(rule: Rule, gaps: Iterable[Decimal | float]) -> Finding:
+def judged(rule: Rule, gaps: Iterable[Decimal | float], span: str = "") -> Finding:
     """
     What do gaps amount to, by the rule ``backtest_variance`` as it is for fills?
 
@@ -304,20 +324,22 @@ def judged(rule: Rule, gaps: Iterable[Decimal | float]) -> Finding:
     Args:
         rule: The row of the table.
         gaps: Of the trades, percentage points.
+        span: From when on trades count, in words, where the rule's window holds too few of them.
     """
     own = rule.of("fills")
     found = spread(gaps, own.confidence)
     figure = Figure(None, absent="no trade has a backtest's figure to compare with") if found is None else Figure(abs(found.mean), count=found.n, deviation=found.deviation)
-    return judge(own, "app", "fills", figure)
+    return judge(own, "app", "fills", figure._replace(span=span))
 
 
-def compared(live: list[Trade], backtest: list[Trade] | None, promises: Mapping[str, Promise], model: CostModel) -> tuple[list[Pair], list[Trade], list[Trade]]:
+def compared(live: list[Trade], backtest: list[Trade] | None, promises: Mapping[str, Promise], model: CostModel, beside: Mapping[str, Promise] = MappingProxyType({})) -> tuple[list[Pair], list[Trade], list[Trade]]:
     """
     Every live trade beside what the backtest said of it: the backtest's own trade, else the percent it told of it by name.
 
     Args:
         backtest: Its trades; None where only percents are told.
         promises: What it said, by the trade's name.
+        beside: What stands beside the live trades themselves, by their name; it counts where the backtest says nothing.
 
     Returns:
         Pairs; live trades without a partner; the backtest's without one.
@@ -326,6 +348,7 @@ def compared(live: list[Trade], backtest: list[Trade] | None, promises: Mapping[
     percents = {name for name, said in promises.items() if said.net_pct is not None and name not in priced}
     told = [promised(t, promises[t.name], model) for t in live if t.name in percents]
     same, alone, phantom = paired([t for t in live if t.name not in percents], backtest or [])
-    if backtest is None and not promises:
+    if backtest is None and not promises and not beside:
         return [], [], []
-    return [*told, *(against(ours, theirs, model, promises.get(theirs.name)) for ours, theirs in same)], alone, phantom
+    told += [promised(t, beside[t.name], model) for t in alone if t.name in beside]
+    return [*told, *(against(ours, theirs, model, promises.get(theirs.name)) for ours, theirs in same)], [t for t in alone if t.name not in beside], phantom

@@ -45,6 +45,8 @@ class Figure(NamedTuple):
         deviation: Standard deviation of the samples, where the value is their mean.
         spent: Of a burn rate, what each rung is judged by.
         page: The page it is about (its id, and when it was loaded), where it is about one.
+        note: What is known beside the value, for the sentence of an alert; empty is nothing.
+        span: Over what it is measured, in words, where that is not the rule's window.
     """
 
     value: float | None
@@ -55,6 +57,8 @@ class Figure(NamedTuple):
     deviation: float | None = None
     spent: Mapping[str, Spent] | None = None
     page: tuple[str | None, int | None] | None = None
+    note: str = ""
+    span: str = ""
 
 
 class Finding(NamedTuple):
@@ -81,7 +85,11 @@ class Finding(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Name, measured value, comparison, limit."""
+        """Name, measured value, comparison, limit; and over what it is measured, where that is not the rule's window."""
+        return self._compared + (f" ({self.figure.span})" if self.figure.span else "")
+
+    @property
+    def _compared(self) -> str:
         rule, figure = self.rule, self.figure
         name = named(rule, self.subject)
         if self.why:
@@ -94,7 +102,8 @@ class Finding(NamedTuple):
             if VERDICT_OF[self.severity] == "critical" and self.limit == first and rule.gate == "t" and figure.deviation is not None:
                 low, high = interval(rule, figure)
                 return f"{name} ({value}) {worse} {rule.limit_told(first)}, and so is its whole interval ({rule.told(low)} to {rule.told(high)})"
-            return f"{name} ({value}) {'=' if self.limit == NO_SUCCESS else worse} {rule.limit_told(self.limit)}{_exhausted(rule, figure, self.severity)}"
+            more = _exhausted(rule, figure, self.severity) + (f": {figure.note}" if figure.note else "")
+            return f"{name} ({value}) {'=' if self.limit == NO_SUCCESS else worse} {rule.limit_told(self.limit)}{more}"
         if figure.spent:
             return f"{name} ({value}): not past {rule.limit_told(first)} over both windows of any rung"
         if figure.value is not None and not isinstance(first, str) and rule.past(figure.value, first):

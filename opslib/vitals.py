@@ -9,9 +9,10 @@ from datetime import timedelta
 
 from opslib import clock, host as host_module, indicators, text
 from opslib.outcome import OUTCOMES
+from opslib.own_inquiry import parties
 from opslib.samples import Sample
 from opslib.scene import HOUR, LAST, LATELY, Scene, local, looked, seconds
-from opslib.snapshot import PROVIDERS
+from opslib.skews import compare
 from opslib.walk import Seen
 
 HOST_BACK = timedelta(minutes=15)  # The host is looked at every five minutes.
@@ -120,7 +121,7 @@ def log(scene: Scene) -> Seen:
     window, last = scene.view.window, scene.probed.now("log", "app", scene.at_us)
     query = f"new lines of the app's log in the last {text.duration(window.seconds)}"
     if last is None or last.outcome != "ok":
-        return Seen(None, "the app's log is not read: see OPS_APP_LOG", None, "log", query)
+        return Seen(None, "the app's log is not read: see OPS_APP_LOG, or send it to POST /api/logs", None, "log", query)
     newest = scene.probed.log_newest(window)
     kinds = {k: n for k, n in scene.probed.log_kinds(window).items() if k in newest and k in LINES.get(scene.of, newest)}
     if not kinds:
@@ -228,15 +229,14 @@ def store(scene: Scene) -> Seen:
 
 def clocks(scene: Scene) -> Seen:
     """Do all clocks agree with ours, to within what is told?"""
-    skews: dict[str, float] = {s: k for s in (*PROVIDERS, "app") if (k := scene.probed.skew_s(s, scene.at_us)) is not None}
-    page = scene.view.figures["system"]["clock_skew_s"]
-    skews |= {"a page": page} if page is not None else {}
+    skews = parties(scene.probed, scene.view.figures["system"], scene.at_us)
     if not skews:
         return Seen(None, "no clock is known but ours", None, "probe", "clocks told in answers and posts, against ours")
     most = scene.view.rules.skew_told_s
-    off = {s: k for s, k in skews.items() if abs(k) > most}
-    told = ", ".join(f"{s} {k:+.1f} s" for s, k in (off or skews).items())
-    return Seen(not off, f"{told}; within {most:g} s of ours was expected", skews, "probe", "clocks told in answers and posts, against ours", view="system")
+    clocks = compare(skews, most)
+    told = ", ".join(f"{s} {k:+.1f} s" for s, k in ({s: k for s, k in skews.items() if abs(k) > most} or skews).items())
+    whose = f". {' '.join(words[0].upper() + words[1:] for words in clocks.sentences)}".removesuffix(".") if clocks.names else ""
+    return Seen(not clocks.names, f"{told}; within {most:g} s of ours was expected{whose}", skews, "probe", "clocks told in answers and posts, against ours", view="system")
 
 
 def changed(scene: Scene) -> Seen:

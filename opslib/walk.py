@@ -182,7 +182,8 @@ class Walk:
         if self._write(step, "intended", f"{step.name}: {by.strip()} is about to: {step.do}", by.strip(), f"intended:{act_id}", asked=whole) is None:
             raise IncidentError(f"step {step.name} is being done by somebody else at this moment. Look again.")
         ended = act(whole)
-        self._write(step, ended.state, f"{step.name}: {ended.words}", by.strip(), f"ended:{act_id}", id=act_id, mitigates=step.mitigates)
+        more = {"output": ended.output} if ended.output else {}
+        self._write(step, ended.state, f"{step.name}: {ended.words}", by.strip(), f"ended:{act_id}", id=act_id, mitigates=step.mitigates, **more)
         return self.standing(step)
 
     @staticmethod

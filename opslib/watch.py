@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from opslib import cell_types, clock, findings
+from opslib import beginnings, cell_types, clock, findings
 from opslib.alerts import GRID_US, Alert, Alerts, Transition
 from opslib.clock import Session
-from opslib.filings import Filed, Filings
+from opslib.filings import OF_NO_MOMENT_US, Filed, Filings
 from opslib.page import SECOND
 from opslib.probed import Probed
 from opslib.realised import Realised
@@ -66,7 +66,7 @@ def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int 
 def judged_at(at_us: int, alerts: Alerts, tape: Tape, rules: Rules, probed: Probed | None = None, realised: Realised | None = None) -> list[Transition]:
     """What becomes of alerts at an instant, by a tape, what our own looks saw, and fills?"""
     by_fills = realised.finding(at_us) if realised else []
-    return alerts.advance(at_us, [*findings.judged(tape, rules, clock.instant(at_us), probed), *by_fills], lambda page: tape.closed(*page, at_us))
+    return alerts.advance(at_us, [*findings.judged(tape, rules, clock.instant(at_us), probed), *by_fills], lambda page: tape.closed(*page, at_us), lambda finding: beginnings.began_us(finding, tape, probed, at_us))
 
 
 class Reach(NamedTuple):
@@ -125,7 +125,7 @@ class Watch:
         self._session, self._start_us, self._read_us, self._seq, self._taken = session, start_us, start_us, 0, set[int]()
         self._waiting: deque[tuple[int, Look]] = deque()
         self._begin_probed()
-        self._realised, self._filed_seq, self._filed_us = Realised(self.rules), 0, 0
+        self._realised, self._filed_seq, self._filed_us = Realised(self.rules), 0, OF_NO_MOMENT_US - 1
 
     def _begin_probed(self) -> None:
         self._probed, self._sampled_us, self._sample_seq = Probed(self.settings.fallback), self._probed_from_us, 0
@@ -196,7 +196,7 @@ def held(store: Store, app: str, since_us: int, upto_us: int) -> tuple[int, int]
         Both ends in microseconds, within the range; None where the store holds nothing of it.
     """
     with store.reading() as connection:  # One aggregate a query: SQLite then seeks in the index instead of reading all of it.
-        ends = [[connection.execute(sa.select(of(t.c.ts_us, type_=sa.BigInteger)).where(t.c.app == app)).scalar() for of in (sa.func.min, sa.func.max)] for t in (SNAPSHOTS, SAMPLES, FILLS)]
+        ends = [[connection.execute(sa.select(of(t.c.ts_us, type_=sa.BigInteger)).where(t.c.app == app, t.c.ts_us != OF_NO_MOMENT_US)).scalar() for of in (sa.func.min, sa.func.max)] for t in (SNAPSHOTS, SAMPLES, FILLS)]
     for found in (ts_us for both in ends for ts_us in both if ts_us is not None):
         cell_types.check_time("ts_us", found)
     known = [(first, last) for first, last in ends if first is not None and last is not None]

@@ -279,9 +279,9 @@ class Book:
 
     @property
     def diagnosis(self) -> Diagnosis:
-        """What is the matter, with what speaks for it and against it; written down with the incident."""
+        """The likely cause, with the evidence for and against it; written down with the incident."""
         found = self.desk.diagnose(self.now(), self.window)
-        self._journal.append(self.incident.id, "diagnosis", found.as_json() | {"runbook": self.name, "as_of": text.iso(self.now()), "source": "diagnosis", "rules_hash": self.desk.rules.hash})
+        self._journal.append(self.incident.id, "diagnosis", found.as_record() | {"runbook": self.name, "as_of": text.iso(self.now()), "source": "diagnosis", "rules_hash": self.desk.rules.hash})
         return found
 
     @property

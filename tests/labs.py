@@ -22,6 +22,7 @@ from opslib.demo.stepped import BEGINS
 from opslib.lab import QUIET
 
 STARTS_S = 60.0
+RUNS_S = 180.0  # All cells of a runbook, on a busy machine.
 IDLE = "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
 

@@ -16,7 +16,7 @@ from opslib.page import Page, Pages, Telling, in_order
 from opslib.snapshot import Look
 from opslib.store import Post, Store
 
-HOW = Pages(load_jitter_s=5.0, reset_gap_s=300.0, late_after=1.7, bridged_s=60.0, closed_s=90.0)
+HOW = Pages(load_jitter_s=5.0, reset_gap_s=300.0, late_after=1.7, bridged_s=60.0, closed_s=90.0, idle_times=2.0, idle_most=3.0, idle_back_s=1800.0)
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)  # 09:30 New York, already daylight saving time.
 CLOSES = datetime(2026, 3, 10, 20, 0, tzinfo=UTC)
 EVERY = 5.0

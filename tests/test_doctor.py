@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from opslib import clock, doctor, rules, settings
+from opslib import clock, doctor, drain, rules, settings
 from opslib.demo.lever import Lever
 from opslib.demo.wire import Answer, Request, Server, as_html
 from opslib.doctor import Examination
 from opslib.refusals import Refusals
+from opslib.samples import Samples
 from opslib.store import Store
 
 BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
@@ -122,6 +123,35 @@ def test_nothing_is_configured(tmp_path: Path) -> None:
     wanted = {name for name in settings.WORLD if name != "OPS_FALLBACK"}
     assert (seen.verdict, seen.exit_code) == ("unknown", 3) and {c.advice for c in seen.checks if not c.verdict} >= {f"set {name}" for name in wanted}
     assert all(name in of(seen, "settings").advice for name in wanted) and "7 of 7 things are not looked at" in of(seen, "settings").seen
+
+
+@pytest.mark.parametrize(
+    ("setting", "lost", "remains"),
+    [
+        ("OPS_APP_URL", "API health endpoint", ""), ("OPS_APP_WS_URL", "round trip", "the page's own word on its socket remains"), ("OPS_APP_LOG", "time-outs and how long the app waits", "POST /api/logs"),
+        ("OPS_APP_PID", "memory and whether that grows", "the page's memory remain"), ("OPS_MASSIVE_URL", "response time", "page's counts"), ("OPS_TRADIER_URL", "fallback", "page's counts"), ("OPS_SYMBOLS", "daily validation with known symbols", "own validations remain"),
+    ],
+)  # fmt: skip
+def test_which_checks_fall_away(tmp_path: Path, setting: str, lost: str, remains: str) -> None:
+    """Of each setting that is missing the doctor says in plain words which of the guide's checks nobody makes, and what remains."""
+    check = next(c for c in examined(tmp_path, {}).checks if c.advice == f"set {setting}")
+    assert check.verdict == "" and f"{setting} is not set. Not measured without it: " in check.seen and lost in check.seen and remains in check.seen
+
+
+def test_a_hosted_app_whose_log_comes_by_a_drain(world: Lever, tmp_path: Path) -> None:
+    """Its log counts as looked at, its process as what cannot be looked at from afar; a day after the last line both are missing again; read twice it is a warning."""
+    environ = {**world.environ, "OPS_APP_LOG": "", "OPS_APP_PID": ""}
+    store = Store(settings.load(tmp_path, None, environ).url)
+    keep = lambda ago: drain.keep(Samples(store, "desk"), drain.read(b"GET /api/health 200 3 ms", "text/plain"), clock.now() - ago, str)  # noqa: E731
+    keep(timedelta(hours=25))
+    assert "OPS_APP_LOG" in of(examined(tmp_path, environ), "settings").advice
+    keep(timedelta(minutes=1))
+    seen = examined(tmp_path, environ)
+    assert (seen.verdict, of(seen, "by a drain").verdict) == ("ok", "ok"), seen
+    assert "OPS_APP_PID is not set. Not measured without it" in of(seen, "the app's process").seen and not [c for c in seen.checks if c.advice == "set OPS_APP_LOG"]
+    twice = of(examined(tmp_path, {**environ, "OPS_APP_LOG": world.environ["OPS_APP_LOG"]}), "by a drain")
+    assert twice.verdict == "warning" and "counts twice" in twice.seen
+    store.close()
 
 
 @pytest.mark.parametrize(

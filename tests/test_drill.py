@@ -39,6 +39,7 @@ def test_what_our_looks_were_lucky_with() -> None:
     """One answer in twenty fails, and on this seed none of ours: the page counts failures beside successes, minute after minute; a blip of 15 s that is over is none of that."""
     row = drill.drilled(some(FAULTS["massive_intermittent"], 0.05), 6)
     assert row.exact and row.found == "provider_intermittent", (row.wrong, row.seen)
+    assert any("massive succeed? not always: they failed beside others" in seen for seen in row.seen)
     assert drill.drilled(CONTROLS["a blip of 15 s"], 6).found == "none"
 
 

@@ -17,7 +17,7 @@ from days import at, posts, scripted
 from servers import free_port
 from test_channels import receiver
 
-from opslib import clock, collect, message, notify, rules, settings as settings_module
+from opslib import clock, collect, impact, message, notify, rules, settings as settings_module
 from opslib.collect import Collector, Standby
 from opslib.demo.wire import Answer, Request
 from opslib.dispatch import EXPIRED, PENDING, SENT
@@ -241,16 +241,18 @@ def test_what_works_is_looked_up(tmp_path: Path, hook: str) -> None:
     from opslib.demo import tour, witness
 
     day = Day(tmp_path, hook, "15:00")
-    bare = message.standing(panels.status(day.store, day.settings, RULES, as_of=at("09:20"), length=timedelta(minutes=5)))
+    bare = impact.standing(panels.status(day.store, day.settings, RULES, as_of=at("09:20"), length=timedelta(minutes=5)))
     assert {state for state, _ in bare} == {"unknown"}
     Samples(day.store, "desk").keep((tour._sample(s) for s in witness.seen(scripted())), known_at_ts=True)
-    tell = lambda moment, settings: message.standing(panels.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5)))  # noqa: E731
-    assert tell("11:28", day.settings)[:2] == [("works", "option data from Tradier, in Massive's place"), ("fails", "option data from Massive")]
+    tell = lambda moment, settings: impact.standing(panels.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5)))  # noqa: E731
+    (works, tradier), (fails, massive) = tell("11:28", day.settings)[:2]
+    assert (works, fails) == ("works", "fails") and tradier.startswith("option data from Tradier, in Massive's place (") and massive.startswith("option data from Massive (") and "s ago)" in massive
     from dataclasses import replace
 
     assert tell("11:28", replace(day.settings, fallback="none"))[0] == ("fails", "option data: nobody can serve")
-    assert tell("10:45", day.settings)[0] == ("works", "option data from Massive") and ("works", "the app's server") in tell("10:45", day.settings)
-    assert ("fails", "live prices over the page's WebSocket") in tell("14:33", day.settings)
+    quiet = tell("10:45", day.settings)
+    assert quiet[0][0] == "works" and quiet[0][1].startswith("option data from Massive (") and [state for state, words in quiet if words.startswith("the app's server (our own probes")] == ["works"]
+    assert [state for state, words in tell("14:33", day.settings) if words.startswith("live prices over the WebSocket")] == ["fails"]
     gone = [Sample(clock.micros(at("15:30")), "liveness", name, "unreachable") for name in ("massive", "tradier")]
     Samples(day.store, "desk").keep(gone, known_at_ts=True)
     assert tell("15:30", day.settings)[0] == ("fails", "our own network: neither provider can even be connected to")

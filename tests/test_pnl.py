@@ -139,9 +139,9 @@ def test_whole_trades_come_to_their_difference() -> None:
             assert abs(pair.parts.sum + pair.gap_usd) < D("1e-9") and abs(sum(pair.parts.in_cents().values()) + pair.gap_usd) <= D("0.01")
 
 
-@pytest.mark.parametrize("wrong", ['{ probe = { gate = "t" } }', '{ fills = { limit = 3 } }', '{ fills = { gate = "x" } }', '{ fills = { min_count = "many" } }', '{ fills = { window = "soon" } }', "3"])
+@pytest.mark.parametrize("wrong", ['{ probe = { gate = "t" } }', '{ fills = { limit = 3 } }', '{ fills = { gate = "x" } }', '{ fills = { min_count = "many" } }', '{ fills = { window = "soon" } }', '{ fills = { longest = "30m" } }', '{ page = { longest = "2d" } }', "3"])
 def test_what_is_otherwise_for_a_source_is_read_strictly(tmp_path: Path, wrong: str) -> None:
-    """Only a source of the rule, and only its gate, least count and window."""
+    """Only a source of the rule, and only its gate, least count and window; and of fills how far that may grow."""
     (tmp_path / "rules.toml").write_text(f"[backtest_variance]\nby_source = {wrong}\n")
     with pytest.raises(rules.RulesError, match="by_source|window"):
         rules.load(tmp_path)
@@ -420,9 +420,9 @@ def test_fills_come_into_the_store_once(day: Path, home: Path, tmp_path: Path, c
     _, out, _ = ops("import", "--rejects", "-o", "json", capsys=capsys)
     assert [(r["source"], r["reasons"]) for r in json.loads(out)] == [("plain.csv:4", ["qty is '0'; a number above 0 was wanted"])]
     own = desk.open("desk", home)
-    fills, promises = Filings(own.store, "desk").upto(2**62)
+    known = Filings(own.store, "desk").upto(2**62)
     read = book.read(day)
-    assert [f._replace(row=0) for f in fills if f.lot] == [f._replace(row=0) for f in read.fills] and promises == read.promises
+    assert [f._replace(row=0) for f in known.fills if f.lot] == [f._replace(row=0) for f in read.fills] and known.beside == read.promises
 
 
 def test_the_panel_shows_fills_where_there_are_any(day: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -233,7 +233,8 @@ def test_a_stranger_fills_neither_memory_nor_disk_nor_log(home: Path, capfd: pyt
         counting.count(403, f"reason {n % 700}", f"https://{n}.example/{'x' * 500}\x1b[31m\u202e")
         if n % 10_000 == 0:
             world.at += timedelta(minutes=1)
-    assert len(counting._counted) <= 2 * refusals.MOST_AT_ONCE + 2
+    minutes = 10  # Where the writing thread got no turn, each minute has one more row for what exceeds the bound.
+    assert len(counting._counted) <= 2 * refusals.MOST_AT_ONCE + minutes + 1
     counting.close()
     rows = refusals.read(store, found.app, 0, clock.micros(world.at))
     assert sum(r.count for r in rows) == 100_000 and all(r.origin.isprintable() and len(r.origin) < 200 for r in rows)

@@ -27,7 +27,15 @@ DESIGN = {
     # Ours: what our looks were given, whoever's fault, and how fast the app's server grows ("judged by its slope").
     "answers": ("higher", "ratio", 0.99, 0.95, 0.80, 0.50, None),
     "app_answers": ("higher", "ratio", 0.99, 0.95, 0.80, 0.50, None),
+    "app_down": ("lower", "s", 0, 10, None, 30, None),
     "memory_growth": ("lower", "MB_per_h", 20, 100, None, 500, None),
+    # Conditions of our own probes, each of which people were not notified of before, or of under another name.
+    "our_network": ("lower", "s", 0, 0, None, 45, 600),
+    "app_restarts": ("lower", "times", 0, 0, 2, 4, None),
+    "app_response_time": ("lower", "s", 0.3, 0.5, None, 2.0, None),
+    "clock_skew": ("lower", "s", 5, 15, 30, 300, None),
+    "greeks_units": ("lower", "ratio", 0.0, 0.005, 0.02, 0.05, 0.5),
+    "chain_whole": ("higher", "ratio", 1.0, 1.0, 0.95, 0.5, None),
 }
 # Its burn rates (reference table of the SRE workbook, the pairs that fit trading days): factor, long, short.
 BURN = {"warning": (3, 24, 2), "notify": (6, 6, 0.5), "critical": (14.4, 1, 1 / 12)}
@@ -51,7 +59,7 @@ def laid_over(tmp_path):
 
 
 def test_the_shipped_table_is_the_design(table):
-    """Every rule of DESIGN.md is there with its limits, and beside it three about our own looks and the budgets of its two ratios."""
+    """Every rule of DESIGN.md is there with its limits, and beside it those about our own probes and the budgets of its two ratios."""
     found = {n: (r.better, r.unit, r.objective, *(dict(r.ladder).get(rung) for rung in rules.RUNGS)) for n, r in table.rules.items() if not r.burn}
     assert found == DESIGN
     budgets = {n: r for n, r in table.rules.items() if r.burn}
@@ -62,7 +70,7 @@ def test_the_shipped_table_is_the_design(table):
 
 def test_the_shipped_windows_and_gates(table):
     """Rates wait for their Wilson interval: five minutes for availability, ten and a hundred for Greeks, an hour for errors."""
-    assert {n for n, r in table.rules.items() if r.gate == "wilson" and not r.burn} == {"availability", "greeks_valid", "gamma_zero", "delta_out_of_bounds", "answers", "app_answers"}
+    assert {n for n, r in table.rules.items() if r.gate == "wilson" and not r.burn} == {"availability", "greeks_valid", "gamma_zero", "delta_out_of_bounds", "answers", "app_answers", "greeks_units"}
     for name in ("greeks_valid", "gamma_zero", "delta_out_of_bounds"):
         assert (table[name].window, table[name].min_count) == (timedelta(minutes=10), 100)
     assert (table["availability"].window, table["errors"].window, table["backtest_variance"].min_count) == (timedelta(minutes=10), timedelta(hours=1), 5)
@@ -83,6 +91,13 @@ def test_a_table_lies_over_key_by_key(table, laid_over):
     assert dict(own["errors"].ladder) == {"warning": 30, "critical": 50} and own["errors"].objective == 5
     assert own["availability"] == table["availability"] and own.hash != table.hash
     assert own.pages.load_jitter_s == 2 and own.pages.reset_gap_s == table.pages.reset_gap_s
+
+
+def test_a_desk_may_shorten_what_inhibits(laid_over):
+    """A table of before `inhibited_from` that names fewer rules is read as it was; a source's own list is read for that source alone."""
+    own = laid_over('[errors]\ninhibited_by = ["availability"]')
+    assert own["errors"].inhibited_by == ("availability",) and own["errors"].inhibited_from["availability"] == "notify"
+    assert "app_answers" in own["availability"].of("page").inhibited_by and "app_answers" not in own["availability"].of("probe").inhibited_by
 
 
 MISTAKES = {
@@ -119,6 +134,10 @@ MISTAKES = {
     "half a burn": ('[errors]\nof = "availability"', ["errors", "budget is missing"]),
     "inhibited by no rule": ('[errors]\ninhibited_by = ["availabilty"]', ["errors", "inhibited_by", "Did you mean 'availability'?"]),
     "inhibited by each other": ('[availability]\ninhibited_by = ["errors"]', ["availability", "errors", "inhibit each other"]),
+    "inhibited from no severity": ('[errors]\ninhibited_from = { availability = "loud" }', ["errors", "inhibited_from", "notify"]),
+    "inhibited from a rule that is none": ('[errors]\ninhibited_from = { availabilty = "notify" }', ["errors", "inhibited_from", "Did you mean 'availability'?"]),
+    "one source inhibited by no rule": ('[availability]\nby_source = { page = { inhibited_by = ["app_answer"] } }', ["availability", "inhibited_by", "Did you mean 'app_answers'?"]),
+    "one source inhibited by a text": ('[availability]\nby_source = { page = { inhibited_by = "errors" } }', ["availability", "inhibited_by of page", "a list of rules"]),
     "a patience that is none": ('[errors]\nunknown_after = "soon"', ["errors", "unknown_after"]),
     "a runbook for nobody": ('[availability]\nrunbook = { massive = "massive_down" }', ["availability", "runbook", "tradier"]),
     "a number for a runbook": ("[errors]\nrunbook = 3", ["errors", "runbook"]),

@@ -19,19 +19,19 @@ from opslib.samples import Sample
 from opslib.stream import Stream
 
 OPEN, SHUT = datetime(2026, 3, 10, 15, 0, tzinfo=UTC), datetime(2026, 3, 8, 15, 0, tzinfo=UTC)
-SPEED = 100.0
+SPEED = 20.0
 LIMITS = rules.load().probes
 QUOTE = {"ev": "Q", "sym": "O:SPY260320C00670000", "bp": 1.0}
 
 
-async def looked(home: Path, url: str, holds: Callable[[Sample], bool], at: datetime = OPEN, topics: tuple[str, ...] = ("Q.O:SPY260320C00670000",), **environ: str) -> list[Sample]:
+async def looked(home: Path, url: str, holds: Callable[[Sample], bool], at: datetime = OPEN, contracts: tuple[str, ...] = ("O:SPY260320C00670000",), **environ: str) -> list[Sample]:
     """Look each world second until something holds of the last look."""
     found = settings.load(home, None, {"OPS_APP_WS_URL": url, **environ})
     stream, seen = Stream(Prober(found, lambda: at, SPEED, random.Random(1)), LIMITS), list[Sample]()
-    stream.topics = topics
+    stream.contracts = contracts
     running = asyncio.create_task(stream.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not seen or not holds(seen[-1]):
                 await asyncio.sleep(1 / SPEED)
                 seen += await stream.look()
@@ -40,12 +40,12 @@ async def looked(home: Path, url: str, holds: Callable[[Sample], bool], at: date
     return seen
 
 
-def with_socket(home: Path, attend: Callable[[ServerConnection], Awaitable[None]], holds: Callable[[Sample], bool], **how: Any) -> list[Sample]:
+def with_socket(home: Path, attend: Callable[[ServerConnection], Awaitable[None]], holds: Callable[[Sample], bool], path: str = "/ws/options", **how: Any) -> list[Sample]:
     """The looks at an app whose socket behaves so."""
 
     async def go() -> list[Sample]:
         async with serve(attend, "127.0.0.1", 0, ping_interval=None) as server:
-            return await looked(home, f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws/options", holds, **how)
+            return await looked(home, f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}{path}", holds, **how)
 
     return asyncio.run(go())
 
@@ -91,22 +91,25 @@ def test_nobody_expects_anything(tmp_path: Path) -> None:
     async def attend(client: ServerConnection) -> None:
         await client.wait_closed()
 
-    for how in ({"at": SHUT}, {"topics": ()}):
+    for how in ({"at": SHUT}, {"contracts": ()}):
         count = iter(range(1000))
         seen = with_socket(tmp_path, attend, lambda _, count=count: next(count) > 60, **how)
         assert {s.outcome for s in seen} == {"ok"}
 
 
 def test_each_topic_is_asked_for_by_itself(tmp_path: Path) -> None:
-    """Each contract is asked for in a message of its own, as text."""
+    """The minute aggregates of each contract are asked for in a message of its own, as text; of an index only on its own path."""
     asked: list[Any] = []
 
     async def attend(client: ServerConnection) -> None:
         async for message in client:
             asked.append(json.loads(message))
 
-    with_socket(tmp_path, attend, lambda _: len(asked) == 2, topics=("Q.O:A", "Q.O:B"))
-    assert asked == [{"action": "subscribe", "params": "Q.O:A"}, {"action": "subscribe", "params": "Q.O:B"}]
+    with_socket(tmp_path, attend, lambda _: len(asked) == 2, contracts=("O:A", "O:B", "I:SPX"))
+    assert asked == [{"action": "subscribe", "params": "AM.O:A"}, {"action": "subscribe", "params": "AM.O:B"}]
+    asked.clear()
+    with_socket(tmp_path, attend, lambda _: len(asked) == 1, path="/ws/indices", contracts=("O:A", "O:B", "I:SPX"))
+    assert asked == [{"action": "subscribe", "params": "AM.I:SPX"}]
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 1011])
@@ -146,10 +149,10 @@ def test_what_cannot_be_connected_to(tmp_path: Path, state: str, outcome: str) -
 def test_no_token(tmp_path: Path) -> None:
     """An app that gives no token for its socket is told as that; one that answers its web page there is asked without one."""
 
-    async def go(answer: Answer) -> Sample:
+    async def go(answer: Answer, outcome: str) -> Sample:
         async with serving(lambda r: answer if r.path == "/api/ws-token" else Answer(403)) as url:
-            return (await looked(tmp_path, url.replace("http", "ws") + "/ws/options", lambda s: True, OPS_APP_URL=url))[-1]
+            return (await looked(tmp_path, url.replace("http", "ws") + "/ws/options", is_(outcome), OPS_APP_URL=url))[-1]
 
-    lacking = asyncio.run(go(as_json({"error": "no key"}, 500)))
+    lacking = asyncio.run(go(as_json({"error": "no key"}, 500), "server_5xx"))
     assert (lacking.outcome, lacking.told()["why"]) == ("server_5xx", "no token for the socket")
-    assert asyncio.run(go(as_html("The app", 404))).outcome == "forbidden_403"
+    assert asyncio.run(go(as_html("The app", 404), "forbidden_403")).outcome == "forbidden_403"

@@ -42,7 +42,7 @@ SOCKET = {"ws_403": "forbidden_403", "ws_port_blocked": "unreachable", "app_down
 APP = {"app_down": "refused"}
 DEAFENING = ("ws_open_silent", "our_network_down")
 POOLED = 5  # Connections that SQLAlchemy's pool keeps.
-OUR_WORDS = ("healthy", "gamma_zero", "delta_out_of_bounds")  # The app's own, and those of our rules.
+OUR_WORDS = ("healthy", "gamma_zero", "delta_out_of_bounds", "app_down")  # The app's own, and those of our rules.
 PLAYED = sorted({*LIVENESS, *DATA, *TRADIER, *SOCKET})
 
 

@@ -227,7 +227,7 @@ def held(living: _Living, found: Diagnosis) -> Held:
         return Held(trial.accepted.get(NONE, "")) if NONE in trial.accepted else Held(wrong="cause none") if seen else Held(TOO_FEW)
     if found.cause not in trial.causes:
         return Held(wrong=f"cause {found.cause}")
-    named = {found.cause, *(a.partition(" of ")[0] for a in found.also)}
+    named = {found.cause, *(other.cause for other in found.also)}
     if lacking := [cause for cause in (trial.cause, *trial.also) if cause not in named] if trial.kind == PAIR and trial.also else []:
         return Held(wrong="; ".join(f"{cause} is not named" for cause in lacking))
     if found.cause != trial.cause:
@@ -253,7 +253,7 @@ def _row(trial: Trial, seed: int, living: _Living, case: Case, walked: Walked, s
 
 def _seen(found: Diagnosis) -> tuple[str, ...]:
     """Every question that was asked, with its answer."""
-    return tuple(f"{c.question} {c.answer}" for c in found.checks)
+    return tuple(f"{c.question} {c.answer}" for c in found.evidence)
 
 
 def tried(case: Case, settings: Settings) -> Row:

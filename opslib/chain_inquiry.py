@@ -1,0 +1,163 @@
+"""
+Answer the diagnostic questions about option chains and their Greeks, by fetched chains and by what the app's page counted.
+
+The newer source is believed: a chain that was fetched before the page began to count a fault does not speak against it.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from opslib.answers import Found
+from opslib.causes import OF_OUTCOME
+from opslib.clock import Window
+from opslib.outcome import OUTCOMES
+from opslib.page import SECOND
+from opslib.probed import Probed
+from opslib.rules import SENT
+from opslib.samples import Sample
+from opslib.units import USUAL
+from opslib.verdicts import Finding
+
+if TYPE_CHECKING:
+    from opslib.panels import View
+
+CHAINS_BACK = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+KINDS = (  # Fault of a chain, the page's rule for it, its cause, and the question.
+    ("gamma_zero", "gamma_zero", "greeks_gamma_zero", "Is gamma there?"),
+    ("missing", "greeks_valid", "greeks_missing", "Are all Greeks there?"),
+    ("delta_out_of_bounds", "delta_out_of_bounds", "greeks_out_of_bounds", "Are deltas possible?"),
+)
+
+
+class ChainInquiry:
+    """
+    The questions about chains at the end of a view.
+
+    Args:
+        judged: What every rule amounts to at that moment, over its own window.
+        least: How many probes a cause needs.
+    """
+
+    def __init__(self, view: "View", probed: Probed, judged: list[Finding], least: int):
+        self.view, self.judged, self.least = view, judged, least
+        self.chains = probed.chains(Window.before(view.window.end, CHAINS_BACK))
+        read = {symbol: [(c, c.told()) for c in chains if c.outcome == "ok" and "flagged" in c.told()] for symbol, chains in self.chains.items()}
+        self.read: dict[str, list[tuple[Sample, dict[str, Any]]]] = {symbol: found for symbol, found in read.items() if found}
+        self.newest_us = max((c[-1][0].ts_us for c in self.read.values()), default=None)
+
+    def whole(self) -> Found:
+        """Whether the newest chain of each symbol is whole."""
+        question, excludes = "Are the chains whole?", ("provider_partial", "provider_empty")
+        if not self.chains:
+            return Found(question, "none was fetched.", None)
+        newest = max(c[-1].ts_us for c in self.chains.values())
+        failed = {symbol: c[-1] for symbol, c in self.chains.items() if c[-1].outcome != "ok"}
+        known = [(symbol, s) for symbol, s in failed.items() if s.outcome in ("partial", "ok_empty", "stale")]
+        for symbol, sample in known:
+            same = [c for chains in self.chains.values() for c in chains if c.outcome == sample.outcome]
+            if len(same) >= self.least:
+                answer = f"no: that of {symbol}: massive {OUTCOMES[sample.outcome].words}."
+                return Found(question, answer, OF_OUTCOME[sample.outcome], "massive", 1.0, "chain", sample.ts_us, same[0].ts_us, frozenset({f"chain:{sample.outcome}"}))
+        for symbol, chains in self.read.items():
+            most, now = max(t["contracts"] for _, t in chains), chains[-1][1]["contracts"]
+            if symbol not in failed and now * self.view.rules.probes.changed_by < most:
+                return Found(question, f"no: that of {symbol} has {now} contracts, an earlier one of this hour {most}.", "provider_partial", "massive", 1.0, "chain", chains[-1][0].ts_us, None, frozenset({"chain:partial"}))
+        told = f"of {', '.join(failed)} the last could not be fetched{', and one is not enough to tell why' if known else ''}." if failed else "yes."
+        return Found(question, told, None if failed else "", None, 1.0, "chain", newest, excludes=excludes)
+
+    def greeks(self) -> Iterable[Found]:
+        """Every question about Greeks, by each source that has something to say."""
+        for fault, rule, cause, question in KINDS:
+            worst = self._worst(fault)
+            bad = worst is not None and worst[0] > self.view.rules.chain.told_share
+            page = list(self._by_page(rule, cause, question, worst[1] if worst and bad else None))
+            if worst is not None:
+                _, symbol, sample, told = worst
+                rows = f"{told['faults'].get(fault, 0)} of {told['core']} tradable contracts of {symbol}"
+                yield Found(question, f"no: {fault.replace('_', ' ')} in {rows}." if bad else f"yes ({rows} are not).", cause if bad else "", symbol, 1.0, "chain", sample.ts_us, excludes=(cause,))
+            elif not page:
+                yield Found(question, "no chain was fetched, and the page says nothing.", None)
+            yield from page
+        yield self._units()
+        yield self._stress()
+        yield self._expiry()
+
+    def _worst(self, fault: str) -> tuple[float, str, Sample, dict[str, Any]] | None:
+        """The newest chain with the largest share of a fault: the share, its symbol, its sample and what it holds."""
+        newest = ((chains[-1][1]["faults"].get(fault, 0) / max(chains[-1][1]["core"], 1), symbol, *chains[-1]) for symbol, chains in self.read.items())
+        return max(newest, default=None, key=lambda w: w[0])
+
+    def _by_page(self, rule: str, cause: str, question: str, symbol: str | None) -> Iterable[Found]:
+        """What the page counted, where that is known."""
+        page = {f.rule.name: f for f in self.judged if f.source == "page" and f.rule.panel == "greeks"}
+        found = page.get(rule)
+        if found is None or found.verdict == "unknown":
+            return
+        began_us = self._began_us(found) if found.severity else None
+        reached = found.severity in SENT  # What people are notified of; a mere warning at one instant may be chance.
+        if cause == "greeks_missing":  # A Greek is valid where nothing is wrong and nothing is missing: what no other count explains is missing.
+            reached = reached or began_us is not None and (self.newest_us or 0) < began_us
+            reached = reached and not any(page[other].severity for other in ("gamma_zero", "delta_out_of_bounds") if other in page)
+        last_us = self.view.tape.last_seen_us(self.view.window.end_us)
+        symptom = "page:delta" if cause == "greeks_out_of_bounds" else "page:greeks"
+        sure = 1.0 if found.verdict == "critical" else 0.7
+        yield Found(question, f"by the page: {found.sentence}.", cause if reached else "", symbol or "app", sure if reached else 1.0, "page", last_us, began_us if reached else None, frozenset({symptom}))
+
+    def _began_us(self, found: Finding) -> int:
+        """Since when the page has counted what a rule is about, minute by minute; at most the rule's window ago."""
+        part = "greeks_valid" if found.rule.name == "greeks_valid" else found.rule.name
+        limit, began = float(found.rule.ladder[0][1]), self.view.window.end
+        for back in range(round(found.rule.window / MINUTE)):
+            minute = Window.before(self.view.window.end - back * MINUTE, MINUTE)
+            some, total = self.view.tape.rise(part, minute), self.view.tape.rise("validations", minute)
+            if total and some is not None and not found.rule.past(some / total, limit):
+                break
+            began = minute.start
+        return round(began.timestamp() * SECOND)
+
+    def _times(self, chains: list[tuple[Sample, dict[str, Any]]]) -> dict[str, float]:
+        """How many times that of the first chain of the hour each median of the last is."""
+        before, now = chains[0][1], chains[-1][1]
+        return {k: abs(now[f"median_{k}"] / before[f"median_{k}"]) for k in ("iv", "theta", "vega") if now.get(f"median_{k}") and before.get(f"median_{k}")}
+
+    def _of_chains(self, question: str, answer: str, cause: str | None, subject: str | None = None, excludes: tuple[str, ...] = ()) -> Found:
+        return Found(question, answer, cause, subject, 1.0, "chain", self.newest_us, excludes=excludes)
+
+    def _units(self) -> Found:
+        question, most, limits = "Are the Greeks in their usual units?", self.view.rules.probes.changed_by, self.view.rules.chain
+        if not self.read:
+            return Found(question, "no chain was fetched.", None)
+        for symbol, chains in self.read.items():
+            told, times = chains[-1][1], self._times(chains)
+            strange = {name: unit for name, unit in told["units"].items() if unit not in (None, USUAL[name])}
+            moved = {k: t for k, t in times.items() if k != "iv" and (t > most or t < 1 / most)} if 1 / most <= times.get("iv", 0) <= most else {}
+            few = told["faults"].get("units", 0)
+            if few / max(told["core"], 1) > limits.told_share and not strange and not moved:
+                return self._of_chains(question, f"no: {few} of {told['core']} tradable contracts of {symbol} are in others than the rest.", "greeks_units", symbol)
+            if strange or moved:
+                names = ", ".join(f"{n} {u}" for n, u in strange.items()) or ", ".join(f"{k} {t:.3g} times that of before" for k, t in moved.items())
+                return self._of_chains(question, f"no: {symbol} has {names}.", "greeks_units", symbol)
+        return self._of_chains(question, "yes.", "", excludes=("greeks_units",))
+
+    def _stress(self) -> Found:
+        question, most = "Has volatility changed?", self.view.rules.probes.changed_by
+        known = {symbol: self._times(chains).get("iv") for symbol, chains in self.read.items() if len(chains) > 1}
+        high = {symbol: t for symbol, t in known.items() if t is not None and (t > most or t < 1 / most)}
+        if not known:
+            return Found(question, "there is no earlier chain of this hour.", None)
+        told = ", ".join(f"that of {s} is {t:.1f} times that of an earlier chain" for s, t in high.items())
+        return self._of_chains(question, f"{told}, and its Greeks agree." if high else "no.", "market_stress" if high else "", excludes=("market_stress",))
+
+    def _expiry(self) -> Found:
+        question = "Does anything expire today?"
+        if not self.read:
+            return Found(question, "no chain was fetched.", None)
+        expiring = {symbol: n for symbol, chains in self.read.items() if (n := chains[-1][1].get("expires_today"))}
+        told = ", ".join(f"{n} contracts of {s}" for s, n in expiring.items())
+        # Usual symbols have contracts that expire every day: that is a cause only of the zeros which the page counts.
+        page = next((f for f in self.judged if f.rule.name == "gamma_zero" and f.source == "page" and f.figure.value is not None), None)
+        zeros = page is not None and page.rule.past(page.figure.value or 0.0, float(page.rule.ladder[0][1]))
+        answer = f"{told}{', whose gamma may be zero' if zeros else ', and nothing looks strange for it'}." if expiring else "no."
+        return self._of_chains(question, answer, "expiry" if expiring and zeros else "", excludes=("expiry",))

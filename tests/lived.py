@@ -1,0 +1,125 @@
+"""A desk's hour made by hand, sample by sample and post by post, evaluated and notified as a collector does it: no simulator, no network."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from looks import PageOf, us as after_open
+
+from opslib import clock, rules, settings as settings_module, snapshot
+from opslib.collect import Collector
+from opslib.notify import Notifier
+from opslib.samples import Sample, Samples
+from opslib.staff import PATH, Role, Staff
+from opslib.store import Post, Store
+
+RULES = rules.load()
+OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)
+STEP_S, BEGINS_S = 5, 900.0  # Healthy for a quarter of an hour, then the fault.
+CHAIN = {"contracts": 900, "core": 300, "flagged": 0, "faults": {}, "units": {"gamma": "per_dollar", "theta": "per_day", "vega": "per_point", "iv": "decimal"}, "missing": 0, "gamma_zero": 0, "delta_out_of_bounds": 0, "iv_atm": 0.2, "median_iv": 0.2, "median_theta": -0.05, "median_vega": 0.1, "expires_today": 0}
+
+
+class World:
+    """
+    What the probes see and the page counts at one instant; a fault changes what it is about.
+
+    Attributes:
+        probe: (probe, subject) → outcome; what is absent is ok.
+        seconds, value, detail: Of a probe, what else it saw.
+        fails: The share of the page's requests to a provider that fail, 0 to 1.
+    """
+
+    def __init__(self, second: float):
+        self.second = second
+        self.probe: dict[tuple[str, str], str] = {}
+        self.seconds: dict[str, float] = {"massive": 0.1, "tradier": 0.1, "app": 0.02}
+        self.skew: dict[str, float] = {"massive": 0.1, "tradier": 0.1, "app": 0.1}
+        self.errors, self.page_errors = 0, 0
+        self.fails = {"massive": 0.0, "tradier": 0.0}
+        self.connected, self.posts, self.idle = True, True, False
+        self.invalid = self.zero = self.bounds = 0
+        self.chain: tuple[str, dict[str, Any]] = ("ok", {})
+        self.born, self.uptime = 1_000.0, 5_000.0 + second
+        self.memory_mb: float | None = None
+        self.process_mb = 300.0
+
+    def every(self, outcome: str, *which: tuple[str, str]) -> None:
+        """Let probes end so."""
+        self.probe |= dict.fromkeys(which, outcome)
+
+
+Fault = Callable[[World], None]
+
+
+class Desk:
+    """One desk from the market's open on; `live` lets seconds go by, `sent` are the messages written, in order."""
+
+    def __init__(self, home: Path, fault: Fault, until_s: float = 1e9):
+        self.fault, self.until_s, self.second = fault, until_s, 0.0
+        self.settings = settings_module.load(home, "desk", {})
+        self.store = Store(self.settings.url, lambda: self.now)
+        self.page = PageOf(-600, massive_requests=0)
+        self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.now)
+        self.staff = Staff({name: Role(name, (), ()) for name in PATH}, {})
+        self.notifier = Notifier(self.store, self.settings, RULES, self.staff, lambda: self.now)
+        self.sent: list[dict[str, Any]] = []
+        self.texts: list[str] = []
+
+    @property
+    def now(self) -> datetime:
+        return OPENS + timedelta(seconds=self.second)
+
+    def live(self, upto_s: float) -> "Desk":
+        """Let time go by up to so many seconds after the open."""
+        while self.second < upto_s:
+            self.second += STEP_S
+            self._happens()
+            self.judge.judge()
+            for name in self.notifier.plan():
+                told = self.notifier.rendered(name)
+                self.sent.append(told.facts | {"after_s": self.second - BEGINS_S, "link": told.title})
+                self.texts.append(told.plain)
+        return self
+
+    def _happens(self) -> None:
+        world = World(self.second)
+        if BEGINS_S <= self.second < self.until_s:
+            self.fault(world)
+        self._post(world)
+        at_us = clock.micros(self.now)
+        found = [Sample(at_us, "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5.0}')]
+
+        def probe(name: str, subject: str, value: float | None = None, seconds: float | None = None, **detail: Any) -> None:
+            outcome = world.probe.get((name, subject), "ok")
+            good = outcome == "ok"
+            found.append(Sample(at_us, name, subject, outcome, seconds, value if good or name in ("log",) else None, 1, True, json.dumps(detail if good else {})))
+
+        for subject in ("massive", "tradier"):
+            probe("liveness", subject, None, world.seconds[subject], market="open", skew_s=world.skew[subject])
+            if self.second % 60 == 0:
+                probe("data", subject, 1.0, world.seconds[subject])
+        probe("health", "app", world.uptime, world.seconds["app"], skew_s=world.skew["app"])
+        probe("socket", "app", 1.0, 0.03)
+        probe("log", "app", float(world.errors), None, kinds={}, newest={})
+        if self.second % 15 == 0:
+            probe("process", "app", world.process_mb, None, born=world.born)
+        outcome, more = world.chain
+        if self.second % 900 == 300 or (outcome != "ok" and self.second % 60 == 0) or (more and self.second == BEGINS_S + 60):
+            found.append(Sample(at_us, "chain", "SPY", outcome, 1.0, 900.0, 1, True, json.dumps((CHAIN | more) if outcome == "ok" else {})))
+        Samples(self.store, "desk").keep(found, known_at_ts=True)
+
+    def _post(self, world: World) -> None:
+        requests = 0 if world.idle else 4
+        for name in ("massive", "tradier"):
+            asked = requests if name == "massive" or world.fails["massive"] else 0
+            failed = round(asked * world.fails[name])
+            self.page.add(**{f"{name}_requests": asked, f"{name}_successes": asked - failed, f"{name}_failures": failed})
+        self.page.add(validations=10, greeks_valid=10 - world.invalid, gamma_zero=world.zero, delta_out_of_bounds=world.bounds, errors=world.page_errors)
+        self.page.held["websocket_connected"] = world.connected
+        if world.posts:
+            made = self.page.body(self.second)
+            if world.memory_mb is not None:
+                made["client"] = {"memoryBytes": world.memory_mb * 1e6}
+            self.store.write("desk", [Post(after_open(self.second), snapshot.read(made))], known_at_ts=True)

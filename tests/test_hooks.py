@@ -1,0 +1,157 @@
+"""Hooks, as real processes with children: how long each may take, what is ended with it, and what is kept of what it printed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from opslib import hooks, settings
+from opslib.errors import SettingsError
+from opslib.hooks import Hook
+from opslib.settings import Settings
+
+TOKEN = "tok-hook-0123456789"
+FOUND = Settings(Path("/nowhere"), "desk", secrets={"OPS_MASSIVE_TOKEN": TOKEN})
+# Three generations: a child in the group, one that ignores SIGTERM, and one in a session of its own; each writes its number down.
+FAMILY = """
+import os, signal, subprocess, sys, time
+place = sys.argv[1]
+def told(name):
+    with open(os.path.join(place, name + ".new"), "w") as to:
+        to.write(str(os.getpid()))
+    os.rename(os.path.join(place, name + ".new"), os.path.join(place, name))
+if len(sys.argv) == 2:
+    for name in ("child", "stubborn", "apart"):
+        subprocess.Popen([sys.executable, __file__, place, name], start_new_session=name == "apart")
+    told("leader")
+    print("the build goes on", flush=True)
+else:
+    if sys.argv[2] == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    told(sys.argv[2])
+while True:
+    time.sleep(60)
+"""
+
+
+def command(folder: Path, body: str, name: str = "hook.py") -> tuple[str, ...]:
+    """A command of Python."""
+    (folder / name).write_text(body)
+    return sys.executable, str(folder / name)
+
+
+def ran(hook: Hook) -> hooks.Outcome:
+    return hooks.run(hook, {"id": "x/1"}, FOUND)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def awaited(true: object, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def family(folder: Path) -> list[int]:
+    """The numbers of a hook and of all that it started, once all of them run."""
+    names = ("leader", "child", "stubborn", "apart")
+    awaited(lambda: all((folder / name).exists() for name in names))
+    return [int((folder / name).read_text()) for name in names]
+
+
+def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children in its group, one that ignores SIGTERM, one in a session of its own: none is left; what it printed until then is kept."""
+    monkeypatch.setattr(hooks, "ENDING_S", 1.0)
+    real = hooks._awaited
+
+    def once_all_run(process: subprocess.Popen, timeout_s: float, printed: object) -> str:
+        family(tmp_path)  # On a busy machine they may take longer to begin than a short time-out.
+        return real(process, timeout_s, printed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hooks, "_awaited", once_all_run)
+    found = ran(Hook("build", (*command(tmp_path, FAMILY), str(tmp_path)), timedelta(seconds=1)))
+    assert found.state == "failed" and "took longer than 1 s and was ended, with all that it started" in found.words and "the build goes on" in found.words
+    assert found.output == "the build goes on"
+    awaited(lambda: not [pid for pid in family(tmp_path) if alive(pid)])
+
+
+def test_who_is_interrupted_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel or the terminal is interrupted while a hook runs, all of the hook is ended, and the interrupt goes on."""
+    monkeypatch.setattr(hooks, "ENDING_S", 1.0)
+    interrupting = threading.Thread(target=lambda: (family(tmp_path), os.kill(os.getpid(), signal.SIGINT)))
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        ran(Hook("build", (*command(tmp_path, FAMILY), str(tmp_path))))
+    interrupting.join()
+    awaited(lambda: not [pid for pid in family(tmp_path) if alive(pid)])
+
+
+def test_a_server_that_a_hook_starts_stays(tmp_path: Path) -> None:
+    """What a hook leaves behind on purpose is not waited for, and not ended."""
+    body = "import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\nprint(child.pid)"
+    found = ran(Hook("start_staging", command(tmp_path, body)))
+    pid = int(found.output)
+    try:
+        assert (found.state, alive(pid)) == ("done", True)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_how_long_each_may_take(tmp_path: Path) -> None:
+    """A build has a quarter of an hour, what only says something two minutes; the settings may say otherwise, with or without a command."""
+    usual = {name: Hook(name).timeout_s for name in hooks.HOOKS}
+    assert usual["build"] == usual["test_integration"] == usual["deploy"] == 900 and usual["restart_app"] == 300 and usual["tell_channel"] == usual["push_tag"] == 120
+    (tmp_path / "settings.toml").write_text('[hooks]\nbuild = ["make"]\n[hooks.timeouts]\nbuild = "40m"\ntell_channel = "10s"\n')
+    found = hooks.read(settings.Settings(tmp_path, "desk"))
+    assert (found["build"].timeout_s, found["tell_channel"].timeout_s, found["deploy"].timeout_s) == (2400, 10, 900)
+    assert found["build"].words.endswith("make; it may take 40 min")
+
+
+@pytest.mark.parametrize(("content", "named"), [
+    ('[hooks.timeouts]\nbiuld = "1m"', "no hook 'biuld'.*Did you mean 'build'"), ("[hooks.timeouts]\nbuild = 40", "build is 40; a span"), ('[hooks.timeouts]\nbuild = "0s"', "build is '0s'; a span"),
+    ('[hooks.timeouts]\nbuild = "25h"', "at most 24h"), ("[hooks]\ntimeouts = 3", "timeouts is 3; a table"),
+])  # fmt: skip
+def test_times_are_read_strictly(tmp_path: Path, content: str, named: str) -> None:
+    """What is no hook, or no span of time, is refused by its name."""
+    (tmp_path / "settings.toml").write_text(content)
+    with pytest.raises(SettingsError, match=named):
+        hooks.read(settings.Settings(tmp_path, "desk"))
+
+
+def test_what_it_printed_is_kept(tmp_path: Path) -> None:
+    """Of stdout and stderr, in their order, without secrets and colours; of much its beginning and its end."""
+    found = ran(Hook("build", command(tmp_path, f"import sys\nprint('\\x1b[32mbegins\\x1b[0m with {TOKEN}', flush=True)\nprint('a warning', file=sys.stderr, flush=True)\nprint('ends')\nsys.exit(3)")))
+    assert (found.state, found.output) == ("failed", "begins with [OPS_MASSIVE_TOKEN]\na warning\nends") and found.words.startswith("exit 3: begins with")
+    for lines in (1_500, 30_000):
+        found = ran(Hook("build", command(tmp_path, f"for n in range({lines}):\n    print('line', n, '{TOKEN}')")))
+        assert found.state == "done" and found.output.startswith("line 0 [OPS_MASSIVE_TOKEN]\n") and found.output.endswith(f"line {lines - 1} [OPS_MASSIVE_TOKEN]")
+        assert TOKEN not in found.output and "left out" in found.output and len(found.output) < hooks.KEPT_HEAD + hooks.KEPT_TAIL + 200
+
+
+def test_who_prints_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that fills the disk is ended before its time is over."""
+    monkeypatch.setattr(hooks, "MOST_PRINTED", 2**20)
+    found = ran(Hook("build", command(tmp_path, "import time\nprint('x' * 2**21, flush=True)\ntime.sleep(600)")))
+    assert found.state == "failed" and "printed more than 1 MB and was ended" in found.words
+
+
+def test_what_cannot_be_run_and_what_it_is_asked(tmp_path: Path) -> None:
+    """A command that is not there is said so; one that is gets what is asked of it, however long, and need not read it."""
+    assert ran(Hook("build", ("/nowhere/make",))).words == "/nowhere/make cannot be run (No such file or directory)"
+    asked = {"id": "x/1", "says": "w" * 200_000}
+    heard = command(tmp_path, "import json, sys\nprint(len(json.load(sys.stdin)['says']))")
+    assert hooks.run(Hook("tell_channel", heard), asked, FOUND).output == "200000"
+    assert hooks.run(Hook("tell_channel", command(tmp_path, "print('deaf')", "deaf.py")), asked, FOUND).state == "done"

@@ -1,0 +1,129 @@
+"""One cause, one notification, the right runbook: each cause of the contract against every rule that it sets off."""
+
+from pathlib import Path
+
+import pytest
+from lived import BEGINS_S, Desk, World
+
+BOTH = [("liveness", "massive"), ("data", "massive"), ("liveness", "tradier"), ("data", "tradier")]
+MASSIVE = BOTH[:2]
+
+
+def massive(outcome: str, errors: int = 4):
+    """Massive fails for us and for the page; the app logs each failure."""
+
+    def fault(world: World) -> None:
+        world.every(outcome, *MASSIVE)
+        world.fails["massive"], world.errors, world.page_errors = 1.0, errors, errors
+
+    return fault
+
+
+def both(outcome: str):
+    def fault(world: World) -> None:
+        world.every(outcome, *BOTH)
+        world.fails |= {"massive": 1.0, "tradier": 1.0}
+        world.errors = world.page_errors = 4
+
+    return fault
+
+
+def network(world: World) -> None:
+    """From here neither provider can be connected to; the app, elsewhere, is well."""
+    world.every("unreachable", *BOTH)
+
+
+def app_down(world: World) -> None:
+    """The app's server is gone: its socket, and whatever the page asks through it; the page posts to us all the same."""
+    world.every("refused", ("health", "app"), ("socket", "app"))
+    world.every("gone", ("process", "app"))
+    world.fails |= {"massive": 1.0, "tradier": 1.0}
+    world.connected, world.page_errors = False, 4
+
+
+def app_down_mute(world: World) -> None:
+    """The same, where the page's posts pass through the app's server too."""
+    app_down(world)
+    world.posts = False
+
+
+def app_hung(world: World) -> None:
+    world.every("timeout", ("health", "app"), ("socket", "app"))
+    world.fails |= {"massive": 1.0, "tradier": 1.0}
+    world.connected = False
+
+
+def app_slow(world: World) -> None:
+    world.seconds["app"] = 2.6
+
+
+def socket_closed(world: World) -> None:
+    """The app's sockets are closed, the page's and ours."""
+    world.every("closed", ("socket", "app"))
+    world.connected = False
+
+
+def gamma_zero(world: World) -> None:
+    world.invalid = world.zero = 3
+    world.chain = ("ok", {"flagged": 90, "faults": {"gamma_zero": 90}, "gamma_zero": 90})
+
+
+def units(world: World) -> None:
+    world.chain = ("ok", {"flagged": 300, "faults": {"units": 300}, "units": {"gamma": "per_dollar", "theta": "per_year", "vega": "per_point", "iv": "decimal"}, "median_theta": -18.25})
+
+
+def partial(world: World) -> None:
+    world.chain = ("partial", {})
+
+
+def storm(world: World) -> None:
+    world.errors = world.page_errors = 3
+
+
+def our_clock(world: World) -> None:
+    world.skew = {"massive": -600.0, "tradier": -600.0, "app": -600.0}
+
+
+def tradiers_clock(world: World) -> None:
+    world.skew["tradier"] = 90.0
+
+
+# The cause, what happens, the rule that people are notified of first (any of several), whose, and the runbook that the message names.
+CAUSES = {
+    "provider_5xx": (massive("server_5xx"), {"availability"}, "massive", "massive_down"),
+    "provider_timeout": (massive("timeout"), {"availability"}, "massive", "massive_down"),
+    "provider_refused": (massive("refused"), {"availability"}, "massive", "massive_down"),
+    "provider_tls": (massive("tls"), {"availability"}, "massive", "massive_down"),
+    "provider_auth": (massive("auth_401"), {"answers", "availability", "errors"}, None, "provider_availability"),
+    "provider_plan": (massive("entitlement_403"), {"answers", "availability", "errors"}, None, "provider_availability"),
+    "provider_ip_blocked": (massive("ip_blocked_403"), {"answers", "availability", "errors"}, None, "provider_availability"),
+    "provider_rate_limited": (massive("rate_limited_429"), {"answers", "availability", "errors"}, None, "provider_availability"),
+    "provider_wrong_content": (massive("wrong_content"), {"answers", "availability", "errors"}, None, "provider_availability"),
+    "both_providers_down": (both("server_5xx"), {"availability"}, "app", "provider_availability"),
+    "our_network": (network, {"our_network"}, "app", "provider_availability"),
+    "app_down": (app_down, {"app_answers", "websocket_down"}, "app", "monitor_down"),
+    "app_down, and its pages mute": (app_down_mute, {"app_answers", "websocket_down"}, "app", "monitor_down"),
+    "app_slow": (app_slow, {"app_response_time"}, "app", "monitor_down"),
+    "socket_closed": (socket_closed, {"websocket_down"}, "app", "websocket_down"),
+    "greeks_gamma_zero": (gamma_zero, {"gamma_zero"}, "app", "greeks_quality"),
+    "greeks_units": (units, {"greeks_units"}, "app", "greeks_quality"),
+    "provider_partial": (partial, {"chain_whole"}, "massive", "provider_availability"),
+    "error_storm": (storm, {"errors"}, "app", "error_rate"),
+    "clock_skew of monitor": (our_clock, {"clock_skew"}, "monitor", "monitor_down"),
+    "clock_skew of tradier": (tradiers_clock, {"clock_skew"}, "tradier", "monitor_down"),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_one_cause_is_one_notification(tmp_path: Path, name: str) -> None:
+    """In ten minutes of a cause people get one message that it fires, later ones only where it is worse, each with the runbook of the cause."""
+    fault, wanted, subject, runbook = CAUSES[name]
+    desk = Desk(tmp_path, fault).live(BEGINS_S)
+    assert desk.sent == []
+    desk.live(BEGINS_S + 600)
+    told = [(m["kind"], m["severity"], round(m["after_s"]), [(a["rule"], a["subject"], a["source"], a["runbook"]) for a in m["alerts"]], m["link"]) for m in desk.sent]
+    assert [m["kind"] for m in desk.sent if m["kind"] != "rose"] == ["firing"], told
+    first = desk.sent[0]
+    assert {a["rule"] for a in first["alerts"]} <= wanted and {a["runbook"] for a in first["alerts"]} == {runbook}, told
+    assert subject is None or {a["subject"] for a in first["alerts"]} == {subject}, told
+    assert all({a["runbook"] for a in m["alerts"]} == {runbook} for m in desk.sent), told

@@ -1,0 +1,175 @@
+"""What people are notified of is the story as it was: whose requests fail, since when, how bad at that instant, and what works now."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lived import BEGINS_S, RULES, Desk, World
+from test_one_trouble import app_down, massive, socket_closed
+
+from opslib import beginnings, clock, handling, impact, panels
+from opslib.chronicle import Chronicle
+
+HOUR = timedelta(hours=1)
+
+
+def page_alone(world: World) -> None:
+    """The page's requests to Massive fail; our own probes of it are answered."""
+    world.fails["massive"] = 1.0
+
+
+def lines(text: str) -> dict[str, str]:
+    """What a message says, by heading."""
+    return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+
+
+def view(desk: Desk, length: timedelta = timedelta(minutes=5)) -> panels.View:
+    return panels.status(desk.store, desk.settings, RULES, as_of=desk.now, length=length)
+
+
+def test_whose_requests_fail(tmp_path: Path) -> None:
+    """Where the page's requests fail and ours do not, the message says so, and nowhere that Massive works or is to blame."""
+    desk = Desk(tmp_path, page_alone).live(BEGINS_S + 180)
+    said = lines(desk.texts[0])
+    assert desk.sent[0]["alerts"][0]["source"] == "page" and "the requests that fail are the page's own" in said["Does not work"]
+    assert "option data from Massive" not in said.get("Still works", "")
+
+
+def test_a_stop_of_the_apps_server_is_no_outage_of_massive(tmp_path: Path) -> None:
+    """The page's requests fail with the app's server: ten minutes later nobody was notified of Massive or Tradier, and its alerts say what explains them."""
+    desk = Desk(tmp_path, app_down).live(BEGINS_S + 660)
+    assert {a["subject"] for m in desk.sent for a in m["alerts"]} == {"app"} and {a["rule"] for m in desk.sent for a in m["alerts"]} <= {"app_answers", "websocket_down"}
+    alerts = {a["id"]: a for a in view(desk).alerts}
+    found = [a for a in alerts.values() if a["rule"] == "availability" and a["source"] == "page"]
+    roots = [alerts.get(a["inhibited_by"], {}).get("inhibited_by") or a["inhibited_by"] for a in found]  # By that no provider is left, which the app's server explains.
+    assert found and all(str(root).startswith("app_answers-") for root in roots), roots
+
+
+def restarted(world: World) -> None:
+    """The app's server is away for twenty seconds and comes back as another process; the page's requests fail meanwhile."""
+    if world.second < BEGINS_S + 20:
+        app_down(world)
+        world.connected = True
+    else:
+        world.born, world.uptime = 9_000.0, world.second - BEGINS_S - 20
+
+
+def test_a_clean_restart_notifies_nobody(tmp_path: Path) -> None:
+    """Not of the app, and not of the providers whose requests the page counted as failed meanwhile; the restart is on record."""
+    desk = Desk(tmp_path, restarted).live(BEGINS_S + 720)
+    assert desk.sent == [], desk.texts
+    assert [t for t in desk.judge.record.transitions(clock.micros(desk.now)) if t[1] == "app_restarts"]
+
+
+def test_since_is_when_it_began(tmp_path: Path) -> None:
+    """Massive fails from 09:45:00: the message, the status and the incident say so, though it took a minute to be sure."""
+    desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 180)
+    assert "Since 09:45:00 New York" in desk.texts[0]
+    assert {a["since"] for a in view(desk).alerts if a["rule"] == "availability" and a["subject"] == "massive"} == {"2026-03-10T13:45:00.000Z"}
+
+
+@pytest.mark.parametrize(
+    ("events", "bearable", "expected"),
+    [
+        ([(1, 0, 1), (2, 0, 1), (3, 1, 1), (4, 1, 1)], 0.01, 3),
+        ([(1, 1, 1), *((t, 0, 1) for t in range(2, 150)), (150, 1, 1), (151, 1, 1)], 0.01, 150),  # One chance failure long before is no part of it.
+        ([(1, 1, 1), (2, 0, 1), (3, 1, 1), (4, 0, 1), (5, 1, 1)], 0.01, 1),  # What comes and goes began with the first.
+        ([(1, 0, 4), (2, 0, 4)], 0.01, None),
+        ([], 0.01, None),
+    ],
+)
+def test_the_beginning_of_a_stretch(events: list[tuple[int, float, float]], bearable: float, expected: int | None) -> None:
+    """By hand: the stretch up to now whose failures exceed most what is bearable begins with its first failure."""
+    assert beginnings._start(events, bearable) == expected
+
+
+def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
+    """Its opening line has the severity and the figure of that instant, though it was worse when the incident was written; the list shows peak and current severity."""
+    desk = Desk(tmp_path, massive("server_5xx", errors=0), until_s=BEGINS_S + 240).live(BEGINS_S + 200)
+    chronicle = Chronicle(desk.store, desk.settings, RULES)
+    chronicle.take_in()
+    (incident,) = chronicle.all()
+    opened, first = incident.entries[0], next(e for e in incident.entries if e.kind == "alert" and e.body["kind"] == "fired" and e.body["alert"] == incident.entries[0].body["alert"])
+    assert (opened.at_us, opened.body["severity"], opened.body["title"]) == (first.at_us, first.body["severity"], first.body["sentence"])
+    assert incident.peak == incident.current == "critical" != opened.body["severity"]
+    desk.live(BEGINS_S + 1200)
+    chronicle.take_in()
+    (incident,) = chronicle.all()
+    assert (incident.peak, incident.current) == ("critical", "none")
+    listed = handling._listed([incident])
+    assert listed.values[0]["peak_severity"] == "critical" and listed.values[0]["current_severity"] == "none" and "severity now" in listed.words
+
+
+def blames_the_app(desk: Desk, length: timedelta = HOUR) -> bool:
+    found = view(desk, length)
+    return any("not at massive" in s.words for s in found.sights) or any("not at massive" in s for s in found.panel("providers").sentences)
+
+
+def test_nobody_is_blamed_after_recovery(tmp_path: Path) -> None:
+    """For the whole hour after an outage of Massive no panel sends people to the app: the page's failures and ours were of the same time."""
+    desk = Desk(tmp_path, massive("server_5xx"), until_s=BEGINS_S + 300)
+    for after_s in (310, 360, 450, 590, 610, 900, 1500):
+        desk.live(BEGINS_S + after_s)
+        assert not blames_the_app(desk), after_s
+
+
+def test_who_is_to_blame_is_said_while_it_is_so(tmp_path: Path) -> None:
+    """While the page's requests fail and each of our probes is answered, the panel says to look at the app; once they are answered again it does not."""
+    desk = Desk(tmp_path, page_alone, until_s=BEGINS_S + 400).live(BEGINS_S + 300)
+    assert blames_the_app(desk) and blames_the_app(desk, timedelta(minutes=5))
+    assert not blames_the_app(desk.live(BEGINS_S + 1000))
+
+
+def ours_alone(world: World) -> None:
+    """Our own socket is closed; the page's last post said that it is connected, and no more posts come."""
+    world.every("closed", ("socket", "app"))
+    world.posts = False
+
+
+def page_socket(world: World) -> None:
+    """The page's socket is closed and does not come back; ours is served."""
+    world.connected = False
+
+
+@pytest.mark.parametrize("fault", [ours_alone, page_socket, socket_closed], ids=lambda f: f.__name__)
+def test_live_prices_do_not_stop_and_work(tmp_path: Path, fault: Any) -> None:
+    """A message that says live prices have stopped never says that they still work; who sees what, and when, is said."""
+    desk = Desk(tmp_path, fault).live(BEGINS_S + 120)
+    stopped = [text for text, sent in zip(desk.texts, desk.sent) if any(a["rule"] == "websocket_down" for a in sent["alerts"])]
+    assert stopped
+    for text in stopped:
+        assert "live prices" not in lines(text).get("Still works", "") and "live prices over the WebSocket" in lines(text)["Does not work"] and " ago" in lines(text)["Does not work"]
+
+
+def test_the_newest_source_decides() -> None:
+    """By hand: of two sources the newest decides where the other is old, both are named where both are new; of none nothing is known."""
+    page, probe = impact.Said(True, "the app's page", 240.0), impact.Said(False, "our own probes", 4.0)
+    assert impact._judged("it", "prices", [page, probe]) == ("fails", "it (our own probes, 4 s ago)", "prices")
+    assert impact._judged("it", "prices", [page._replace(age_s=30.0), probe]) == ("fails", "it for our own probes, 4 s ago; for the app's page, 30 s ago it works", "prices")
+    assert impact._judged("it", "prices", [page, probe._replace(works=True)]) == ("works", "it (our own probes, 4 s ago)", "prices")
+    assert impact._judged("it", "prices", []).state == "unknown"
+
+
+def test_a_diagnosis_that_fails_blocks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """People are notified without a cause, and what failed is said, once."""
+
+    def broken(view: Any) -> None:
+        raise ZeroDivisionError("made up")
+
+    monkeypatch.setattr("opslib.diagnosis.diagnose", broken)
+    desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 180)
+    assert desk.sent[0]["kind"] == "firing" and not desk.sent[0]["alerts"][0]["headline"] and "Cause" not in lines(desk.texts[0])
+    assert capsys.readouterr().err.count("could not be diagnosed (ZeroDivisionError: made up)") == 1
+
+
+def test_two_troubles_at_once_are_two_notifications(tmp_path: Path) -> None:
+    """That Massive is down explains no page that grows: people are notified of both."""
+
+    def both(world: World) -> None:
+        massive("server_5xx")(world)
+        world.memory_mb = 180.0
+
+    desk = Desk(tmp_path, both).live(BEGINS_S + 300)
+    assert {a["rule"] for m in desk.sent if m["kind"] == "firing" for a in m["alerts"]} >= {"availability", "memory"}
+    assert not [a for m in desk.sent for a in m["alerts"] if a["rule"] == "memory" and a["headline"]]
