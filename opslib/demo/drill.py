@@ -20,6 +20,7 @@ from opslib import clock
 from opslib.alerts import Transition
 from opslib.case import Case, Walked, walked
 from opslib.causes import NONE
+from opslib.collect import breaches_greeks
 from opslib.demo import walks
 from opslib.demo.lever import Lever
 from opslib.demo.states import OURS
@@ -135,6 +136,8 @@ class _Living:
     def _judge(self) -> None:
         upto_us = clock.micros(self.looking.at)
         for _, became in self._watch.judge(self._judged_us, upto_us):
+            if breaches_greeks(became, self.looking.rules):
+                self.looking.fetch_chains_again()
             loud = [t for t in became if t.kind in ("fired", "rose") and t.severity in SENT and not t.inhibited_by]
             self.told = self.told or next(iter(loud), None)
         self._judged_us = upto_us

@@ -251,6 +251,11 @@ class Looking:
         await asyncio.sleep(NAP_S)
         self._loop.put_back(self._loop.time() - began_s - LONGEST_NAP_S)
 
+    def fetch_chains_again(self) -> None:
+        """Have the collector fetch its chains anew, as it does when the page's Greeks begin to breach."""
+        if self._probing and self.chains:
+            self._probing.fetch_chains_again()
+
     def import_fills(self) -> None:
         """Read the round trips so far as a file, as ``ops import`` does; what was read before is read once."""
         place = self.home / "trades.json"
