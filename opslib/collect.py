@@ -35,6 +35,11 @@ WELL_S = 60.0  # Who has judged, or seen that nothing is to be judged, so lately
 AT_ONCE = 60  # Instants that are kept together; who catches up loses no more than these when killed.
 
 
+def breaches_greeks(became: list[Transition], rules: Rules) -> bool:
+    """Whether a rule about the page's Greeks begins to breach, so that the chains are to be fetched anew."""
+    return any(t.source == findings.PAGE and t.kind in ("pending", "fired", "rose") and rules[t.rule].panel == "greeks" for t in became)
+
+
 class Collector:
     """
     Judges the alerts of one app, when it is its turn.
@@ -90,7 +95,7 @@ class Collector:
         for at_us, became in self._watch.judge(since_us, upto_us):
             count += 1
             transitions += became
-            if any(t.source == findings.PAGE and t.kind in ("pending", "fired", "rose") and self.rules[t.rule].panel == "greeks" for t in became):
+            if breaches_greeks(became, self.rules):
                 self.greeks_breach()
             if count % AT_ONCE == 0:
                 if not self._keep(turn, kept_us, at_us, transitions):

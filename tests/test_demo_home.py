@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import days
@@ -18,6 +19,7 @@ from opslib.demo import page, tour
 from opslib.demo.home_lock import HomeLock
 from opslib.errors import OpsError
 from opslib.ledger import process
+from opslib.samples import Samples
 from opslib.server import Served
 from opslib.store import Store
 
@@ -130,3 +132,26 @@ def test_two_that_lay_out_at_once_make_one_home(tmp_path: Path, monkeypatch: pyt
     for thread in threads:
         thread.join()
     assert made == [1] and demo.home.exists()
+
+
+def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
+    """Also in a calm hour each probe is kept at a pace that `ops collect` has: its beats hold memory, the socket has heard messages, the server is up for longer each time."""
+    scripted, now = tour.scripted(), tour._World(tour.scripted().opens - tour.BEFORE_OPEN)
+    desk = settings.load(tmp_path, "demo", {})
+    store = Store(desk.url, now.now)
+    with tour._Eyes(scripted, desk, store, now, lambda: 61.5) as eyes:
+        while now.at < scripted.opens + timedelta(minutes=16):
+            eyes.look()
+            now.at += timedelta(seconds=5)
+    kept = Samples(store, "demo").between(0, 2**62)
+    of = lambda *what: [s for s in kept if (s.probe, s.subject) == what]  # noqa: E731
+    beats = of("beat", "collector")
+    assert {s.value for s in beats} == {61.5} and {s.told()["every_s"] for s in beats} == {30.0}
+    for what in (("beat", "collector"), ("liveness", "massive"), ("liveness", "tradier"), ("health", "app"), ("socket", "app"), ("log", "app")):
+        stamps = [s.ts_us for s in of(*what) if s.last]
+        assert {b - a for a, b in zip(stamps, stamps[1:])} == {30_000_000}, what
+    assert {b.ts_us - a.ts_us for a, b in zip(of("data", "massive"), of("data", "massive")[1:])} <= {30_000_000, 60_000_000}
+    ups = [s.value for s in of("health", "app")]
+    assert all(b > a for a, b in zip(ups, ups[1:])) and all(s.outcome == "ok" for s in kept)
+    assert all(s.value is not None for s in of("socket", "app")[60:]), [s.value for s in of("socket", "app")]
+    store.close()

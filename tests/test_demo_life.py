@@ -347,3 +347,14 @@ def test_no_name_of_a_state_is_in_a_body() -> None:
     for name in STATES:
         said = json.dumps(Lived().go(30).go(120, name).posts)
         assert not [other for other in STATES if other in said]
+
+
+def test_trades_as_the_app_keeps_them() -> None:
+    """Each round trip once, with its prices and a backtest's percent, and nothing else that would tell its costs apart; a reload begins anew."""
+    lived = Lived().go(HALF_HOUR_S, "spread_up")
+    fills = lived.life.fills()
+    assert len(fills) == _at(lived.last, ("pnl", "totalTrades")) == len({row["id"] for row in fills}) > 5
+    assert not [key for row in fills for key in row if "commission" in key or "slippage" in key or "bid" in key] and all("backtest_net_pct" in row for row in fills)
+    calm = Lived().go(HALF_HOUR_S).life.fills()
+    assert all(wide["entry_price"] > row["entry_price"] and wide["backtest_net_pct"] == row["backtest_net_pct"] for wide, row in zip(fills, calm, strict=True))
+    assert lived.go(1, "page_refreshed").life.fills() == []

@@ -20,6 +20,7 @@ from opslib import clock
 from opslib.alerts import Transition
 from opslib.case import Case, Walked, walked
 from opslib.causes import NONE
+from opslib.collect import breaches_greeks
 from opslib.demo import walks
 from opslib.demo.lever import Lever
 from opslib.demo.states import OURS
@@ -36,6 +37,7 @@ OPENED_AFTER = timedelta(minutes=1)  # A person opens the runbook so long after 
 IDLE_S = 15  # A step in which no probe is made may be longer.
 CASE = "case"  # The kind of a row that is no trial: a moment of a desk's own that was frozen.
 WINDOW = timedelta(minutes=5)
+IMPORTED = timedelta(minutes=2)  # Trades are imported so long before the runbook is opened, and judged.
 DROPPED = (0.05, 0.1, 0.2, 0.3)
 NOT_LOOKING = "collector_dead"  # This one is ours: we stop looking.
 
@@ -134,6 +136,8 @@ class _Living:
     def _judge(self) -> None:
         upto_us = clock.micros(self.looking.at)
         for _, became in self._watch.judge(self._judged_us, upto_us):
+            if breaches_greeks(became, self.looking.rules):
+                self.looking.fetch_chains_again()
             loud = [t for t in became if t.kind in ("fired", "rose") and t.severity in SENT and not t.inhibited_by]
             self.told = self.told or next(iter(loud), None)
         self._judged_us = upto_us
@@ -151,7 +155,10 @@ def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
             living.until(quiet + timedelta(minutes=minute))
             living.be(active)
         last = quiet + timedelta(minutes=trial.acts[-1][0] if trial.acts else 0.0)
-        living.until(last + timedelta(minutes=trial.minutes), not trial.control and before is None, last + timedelta(minutes=trial.least))
+        living.until(last + timedelta(minutes=trial.minutes) - trial.fills * IMPORTED, not trial.control and before is None, last + timedelta(minutes=trial.least))
+        if trial.fills:
+            looking.import_fills()
+            living.until(looking.at + IMPORTED)
         yield living
 
 

@@ -113,7 +113,7 @@ def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] =
     Raises:
         UsageError: There is no such fault.
     """
-    names = [name for name, trial in FAULTS.items() if trial.looked_at and name not in OURS]
+    names = [name for name, trial in FAULTS.items() if trial.looked_at and not trial.fills and name not in OURS]
     if options.live not in (ANY, *names):
         raise UsageError(f"there is no fault {options.live!r} for a game day.{text.nearest(options.live, (ANY, *names))} {ANY} is one that nobody chose.")
     if options.live == ANY and not options.secret:

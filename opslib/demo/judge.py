@@ -60,6 +60,12 @@ class Judge:
         """Is it through with what it was asked for?"""
         return not self._judging or bool(select.select([self._process.stdout], [], [], 0)[0])
 
+    def memory_mb(self) -> float:
+        """How much memory the collector holds."""
+        import psutil
+
+        return psutil.Process(self._process.pid).memory_info().rss / 1e6
+
     def through(self) -> None:
         """Wait until all is judged that it was asked for."""
         assert self._process.stdout

@@ -100,6 +100,10 @@ class Lever:
         told = {"posts": True} | ({"at_s": at.timestamp()} if at else {})
         return [(datetime.fromtimestamp(at_s, UTC), body) for at_s, body in self._say(told)["posts"]]
 
+    def fills(self) -> list[dict[str, Any]]:
+        """The round trips of the page so far, as the app keeps them, each with a backtest's percent."""
+        return self._say({"fills": True})["fills"]
+
     def script(self) -> list[dict[str, Any]]:
         """What was the matter: state, share, from and to (None: it still is), in world time."""
         names = {code: name for name, code in self._codes.items()}

@@ -16,7 +16,7 @@ from opslib.demo.page import Page
 from opslib.demo.states import OUR_CLOCK, SKEWED, States
 
 POSITIONS = 3
-TRADE_EVERY_S = 240
+TRADE_EVERY_S, HELD_S = 240, 60.0
 SLOW_POST_INTERVAL_S = 40
 TRIES_S = 3.1  # Three tries of the page against a server that refuses them, with the pauses between.
 HANGS_S = 30.0  # Three tries of ten seconds each against a server that never answers.
@@ -51,6 +51,7 @@ LEAST_FEE_USD_PER_ORDER = 5.0
 RAISED_FEE_USD_PER_CONTRACT_SIDE = 6.2
 RAISED_SPREAD = 0.085
 BAD_FILL = 0.07
+QUALITY = 0.98  # Of the spread so much is paid on each leg.
 
 
 class Life:
@@ -69,6 +70,10 @@ class Life:
         self._was = set(states.active)
         self._loads = 0
         self._load = None if states.on("page_closed") else self._new_load()
+
+    def fills(self) -> list[dict]:
+        """Return the round trips of this load of the page so far, as the app keeps them, each with the percent that a backtest gave it and nothing else of that."""
+        return self._load.fills if self._load else []
 
     def posts(self, upto_s: float) -> list[tuple[float, dict]]:
         """
@@ -114,6 +119,7 @@ class _Load:
         self.key = f"trader-{number}"
         self.loaded_s = at_s
         self.gaps: list[float] = []
+        self.fills: list[dict] = []
         self.leaked_bytes = 0
         self.socket = "new"
         self._coming: list[tuple[float, int, Event]] = []
@@ -282,6 +288,11 @@ class _Second:
         self._load.gaps = [*self._load.gaps, backtest["net_pct"] - live["net_pct"]][-day.VARIANCE_TRADES :]
         at_s = self._second + rng.random()
         self._load.add(at_s, "trade", **live)
+        self._load.fills.append({
+            "id": self._second, "ticker": "SPY", "contract": {"strike": 670.0, "expiry": "2026-03-13", "type": "C"}, "state": "EXITED", "quantity": contracts, "contractMultiplier": 100,
+            "entry_ts": _instant(at_s - HELD_S).isoformat(), "exit_ts": _instant(at_s).isoformat(), "entry_price": round(entry_usd * (1 + missed) * (1 + QUALITY * spread), 4), "exit_price": round(exit_usd * (1 - missed) * (1 - QUALITY * spread), 4),
+            "backtest_net_pct": round(backtest["net_pct"], 6),
+        })  # fmt: skip
         self._load.add(at_s, "variance", points=sum(self._load.gaps) / len(self._load.gaps))
 
     def _err(self) -> None:
@@ -304,7 +315,7 @@ def _instant(at_s: float) -> datetime:
 def _round_trip(entry_usd: float, exit_usd: float, contracts: int, spread: float, side_usd: float) -> dict[str, float]:
     """One round trip in % of what its entry took and in dollars; the whole spread is paid on both legs."""
     size = contracts * 100
-    entry_slippage_usd, exit_slippage_usd = 0.98 * entry_usd * size * spread, 0.98 * exit_usd * size * spread
+    entry_slippage_usd, exit_slippage_usd = QUALITY * entry_usd * size * spread, QUALITY * exit_usd * size * spread
     net_usd = (exit_usd - entry_usd) * size - 2 * side_usd - entry_slippage_usd - exit_slippage_usd
     return {
         "gross_pct": (exit_usd - entry_usd) / entry_usd * 100,

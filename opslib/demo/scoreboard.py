@@ -17,8 +17,8 @@ BIN_HOLDS = 20  # Fewer rows of one confidence say nothing of how often they are
 
 
 def bins(rows: Iterable[Row]) -> list[tuple[int, float, float]]:
-    """Verdicts, those with fewer looks among them, in order of their confidence, in at most fifty parts of equal size, no confidence in two: how many, how sure they were on average, how often right."""
-    ordered = sorted((v for row in rows for v in (row, *row.thinned)), key=lambda v: v.confidence)
+    """Verdicts, those with fewer looks among them and without those that should say that nobody can tell, in order of their confidence, in at most fifty parts of equal size, no confidence in two: how many, how sure they were on average, how often right."""
+    ordered = sorted((v for row in rows if row.expected != UNDETERMINED for v in (row, *row.thinned)), key=lambda v: v.confidence)
     size, found, part = max(BIN_HOLDS, len(ordered) // 50), list[tuple[int, float, float]](), list[Row | Thinned]()
     for i, row in enumerate(ordered):
         part.append(row)

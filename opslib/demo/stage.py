@@ -168,7 +168,8 @@ class Stage:
         back = codes(self.world.seed)
         script = [entry | {"state": back[entry["state"]]} for entry in self.script] if told.get("script") else None
         posts = self._life.posts(self.world.now_s()) if told.get("posts") else None
-        return {"at_s": self.world.now_s(), "addresses": self.addresses(), "script": script, "posts": posts, "hit": self.world.states.hit + self._hit}
+        fills = self._life.fills() if told.get("fills") else None
+        return {"at_s": self.world.now_s(), "addresses": self.addresses(), "script": script, "posts": posts, "fills": fills, "hit": self.world.states.hit + self._hit}
 
 
 def _post(receiver: str, key: str | None, body: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ in which nothing is under way.
 """
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import clock, panels, rules, settings, snapshot
+from opslib import clock, intake, panels, rules, settings, snapshot
 from opslib.demo.lever import Lever
 from opslib.panels import View
 from opslib.rounds import EVERY_S, Rounds
@@ -27,7 +28,7 @@ STEP_S = round(EVERY_S)  # The page posts so often, and alerts are judged.
 TICK_S = 1.0  # Time in which nothing is under way is passed over in pieces of this.
 HOPS = 3  # Turns of the loop until who was due has begun.
 NAP_S, LONGEST_NAP_S = 0.002, 0.005
-HELD_S = (1.0, 4.0)  # A starved collector cannot run for so long at a time, in world seconds.
+HELD_S = (3.0, 8.0)  # A starved collector cannot run for so long at a time, in world seconds.
 
 
 class _Ahead(asyncio.SelectorEventLoop):
@@ -249,6 +250,17 @@ class Looking:
         began_s = self._loop.time()
         await asyncio.sleep(NAP_S)
         self._loop.put_back(self._loop.time() - began_s - LONGEST_NAP_S)
+
+    def fetch_chains_again(self) -> None:
+        """Have the collector fetch its chains anew, as it does when the page's Greeks begin to breach."""
+        if self._probing and self.chains:
+            self._probing.fetch_chains_again()
+
+    def import_fills(self) -> None:
+        """Read the round trips so far as a file, as ``ops import`` does; what was read before is read once."""
+        place = self.home / "trades.json"
+        place.write_text(json.dumps(self.lever.fills()), encoding="utf-8")
+        intake.read_fills(self.store, self.settings.app, place)
 
     async def _fetch_chains(self) -> None:
         self._loop.go_on()

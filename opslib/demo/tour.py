@@ -28,6 +28,7 @@ from opslib.demo.judge import Judge
 from opslib.demo.lever import Lever
 from opslib.desk import Desk
 from opslib.errors import OpsError
+from opslib.outcome import OUTCOMES
 from opslib.rounds import Rounds
 from opslib.samples import Sample, Samples
 from opslib.server import Served
@@ -43,7 +44,8 @@ OUTAGE_LOOK = timedelta(minutes=5)
 BATCH = 2000
 BEFORE_OPEN = timedelta(minutes=5)
 WORLD_SPEED = 10.0  # A world second is a tenth of ours, where something takes its time.
-CLOSELY, NOW_AND_THEN = timedelta(seconds=30), timedelta(minutes=10)
+EVERY, SELDOM = timedelta(seconds=30), timedelta(seconds=60)  # As ``ops collect --every 30s``.
+CLOSELY, NOW_AND_THEN = EVERY, timedelta(minutes=10)
 CHAINS_CLOSELY, CHAINS_EVERY = timedelta(minutes=14), timedelta(minutes=29)  # Not longer than the bursts that they are to show.
 NEAR = timedelta(minutes=2)
 LINGERS = {"massive_outage": timedelta(minutes=13)}  # Looked at closely until a rate over ten minutes can tell that it is over.
@@ -98,14 +100,25 @@ class _World:
 
 
 class _Eyes:
-    """Our own looks at a world in which the script's troubles are the matter; it stands still while it is looked at."""
+    """
+    Our own probes of a world in which the script's troubles are the matter; it stands still while it is probed.
 
-    def __init__(self, scripted: Script, settings: Settings, store: Store, world: _World):
+    What is kept is what ``ops collect --every 30s`` would keep. While nothing is the matter, the world is asked now and then
+    only, and answers the same in between: what it answered last is kept again at each turn.
+
+    Args:
+        memory_mb: How much memory the collector of this demo holds.
+    """
+
+    def __init__(self, scripted: Script, settings: Settings, store: Store, world: _World, memory_mb: Callable[[], float]):
         self._scripted, self._world = scripted, world
         self._lever = Lever(scripted.opens - BEFORE_OPEN, seed=scripted.seed, speed=WORLD_SPEED, runs=False)
         self._settings, self._store = settings, store
         self._due, self._matter = scripted.opens - BEFORE_OPEN, dict[str, float]()
         self._chained: datetime | None = None
+        self._memory_mb, self._chance = memory_mb, random.Random(f"{scripted.seed}/eyes")
+        self._answered, self._answered_at = list[Sample](), self._due
+        self._holding: asyncio.Task[None] | None = None
 
     def __enter__(self) -> "_Eyes":
         self._lever.__enter__()
@@ -118,14 +131,16 @@ class _Eyes:
         return Rounds(settings, self._store, rules.load(settings.base), now=self._world.now, speed=WORLD_SPEED, chance=random.Random(self._scripted.seed))
 
     def __exit__(self, *ended: Any) -> None:
+        self._runner.run(self._let_go())
         self._rounds.close()
         self._runner.close()
         self._lever.__exit__(*ended)
 
     def look(self) -> None:
-        """Look where a look is due: closely while a trouble is near, now and then while none is."""
+        """Probe where it is due: closely while a trouble is near, now and then while none is, with the same answers in between."""
         at = self._world.at
         if at < self._due:
+            self._repeat(at)
             return
         near = [t for t in self._scripted.troubles if t.name in MATTERS and t.begins - NEAR <= at < t.ends + LINGERS.get(t.name, NEAR)]
         matter = dict(MATTERS[t.name] for t in near if t.begins <= at < t.ends)
@@ -139,6 +154,37 @@ class _Eyes:
         self._runner.run(self._looked(at, every))
         self._due = at + every
 
+    def _repeat(self, at: datetime) -> None:
+        """Keep the last answers again, at each turn of the collector that is due and that comes before the world is asked anew."""
+        while self._answered and self._answered_at + EVERY <= min(at, self._due - EVERY / 2) and all(OUTCOMES[s.outcome].usable for s in self._answered):
+            self._answered_at += EVERY
+            self._answered = [_again(s, EVERY.total_seconds(), self._chance) for s in self._answered]
+            seldom = (self._answered_at - self._scripted.opens) % SELDOM < EVERY
+            self._rounds.samples.keep([*(s for s in self._answered if seldom or s.probe not in ("data", "metrics")), self._beat(self._answered_at)])
+
+    def _beat(self, at: datetime) -> Sample:
+        return Sample(clock.micros(at), "beat", "collector", "ok", None, round(self._memory_mb(), 2), detail=json.dumps({"every_s": EVERY.total_seconds()}))
+
+    async def _let_go(self) -> None:
+        """Hold no socket any more."""
+        if self._holding:
+            self._holding.cancel()
+            await asyncio.gather(self._holding, return_exceptions=True)
+            self._holding = None
+
+    async def _socket(self) -> list[Sample]:
+        """How the socket stands that is held, as a collector holds it; where it is not well, how a new one does."""
+        stream = self._rounds.stream
+        assert stream
+        found = await stream.look() if self._holding else []
+        if found and OUTCOMES[found[-1].outcome].usable:
+            return found
+        await self._let_go()
+        found = await self._rounds.once(lambda name: name == "socket")
+        if found and OUTCOMES[found[-1].outcome].usable:
+            self._holding = asyncio.create_task(stream.run())
+        return found
+
     async def _looked(self, at: datetime, every: timedelta) -> None:
         with_chains = at >= self._scripted.opens and (self._chained is None or at - self._chained >= (CHAINS_CLOSELY if every == CLOSELY else CHAINS_EVERY))
         self._chained = at if with_chains else self._chained
@@ -148,9 +194,17 @@ class _Eyes:
             if name != "socket" and (with_chains or not name.startswith("chain")):
                 together.setdefault(name.split()[0], []).append(look())
         found = [sample for looks in together.values() for samples in await asyncio.gather(*looks) for sample in samples]
-        found += await self._rounds.once(lambda name: name == "socket")
-        beat = Sample(clock.micros(at), "beat", "collector", "ok", None, None, detail=json.dumps({"every_s": every.total_seconds()}))
-        self._rounds.samples.keep([*found, beat])
+        found += await self._socket()
+        self._rounds.samples.keep([*found, self._beat(at)])
+        self._answered, self._answered_at = [s for s in found if s.last and not s.probe.startswith("chain")], at
+
+
+def _again(sample: Sample, after_s: float, chance: random.Random) -> Sample:
+    """The same answer so much later: a server is up for longer, a log has nothing new, a round trip takes about as long."""
+    value = {"health": (sample.value or 0.0) + after_s, "log": 0.0}.get(sample.probe, sample.value)
+    detail = json.dumps(sample.told() | {"kinds": {}, "lines": 0, "newest": {}}) if sample.probe == "log" else sample.detail
+    seconds = None if sample.seconds is None else round(sample.seconds * chance.uniform(0.9, 1.1), 4)
+    return sample._replace(ts_us=sample.ts_us + round(after_s * 1e6), seconds=seconds, value=value, attempt=1, detail=detail)
 
 
 def _collector(settings: Settings, store: Store, world: _World) -> Collector:
@@ -272,7 +326,7 @@ def _today(store: Store, settings: Settings, today: Script, world: _World, judge
     gc.collect()
     gc.freeze()  # The script and all its posts stay to the end: to look through them again and again for garbage takes seconds.
     world.at = posts[0].at
-    with Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served, _Eyes(today, settings, store, world) as eyes, _client(served.url) as client:
+    with Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served, _Eyes(today, settings, store, world, judge.memory_mb) as eyes, _client(served.url) as client:
         judged, acts = world.at, lapse.acts(today)
         for post in progress(posts, len(posts), f"living {today.day}: posting to {served.url}, looking at a world beside it"):
             world.at = post.at

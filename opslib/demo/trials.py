@@ -36,6 +36,7 @@ class Trial:
         least: For so long after the last act nobody opens the runbook, whoever was told: all that is the matter can be seen by then.
         looked_at: Do our own probes say something of it? Else only the page's posts do, and none is made.
         marked: Was a restart announced?
+        fills: Are trades imported, each with a backtest's percent beside it, before the runbook is opened?
         share: Of what is hit, where it can be less than all.
     """
 
@@ -53,6 +54,7 @@ class Trial:
     least: float = 0.0
     looked_at: bool = True
     marked: bool = False
+    fills: bool = False
     share: float = 1.0
 
     @property
@@ -163,6 +165,11 @@ def _shared(trial: Trial, share: float) -> Trial:
 FAULTS = {state: _fault(state) for state in _TOLD}
 FAULTS["massive_intermittent"] = replace(FAULTS["massive_intermittent"], accepted={"provider_5xx": "every failure that was met happened to be an error of its own, and none a torn connection"})
 FAULTS["app_hung"] = replace(FAULTS["app_hung"], accepted={"app_slow": "it takes connections and has not answered yet, which is as far as anybody can see from outside"})
+PERCENTS = Trial(
+    "spread_up, percentages only", ((0.0, {"spread_up": 1.0}),), "undetermined", None, "pnl", ("backtest variance (",), quiet=6.0, minutes=100.0, least=100.0, looked_at=False, fills=True,
+    accepted={"costs_spread": "the page's own means tell apart what the backtest's percentages do not"},
+)  # fmt: skip
+FAULTS[PERCENTS.name] = PERCENTS
 CONTROLS = {
     t.name: t
     for t in (
@@ -198,7 +205,7 @@ PAIRS = {
         Trial("unit_drift, iv_stress", ((0.0, {"unit_drift": 1.0, "iv_stress": 1.0}),), "greeks_units", minutes=UPTO_CHAIN),
     )
 }
-assert {*FAULTS, *NO_FAULT} == set(STATES)
+assert {*FAULTS, *NO_FAULT} - {PERCENTS.name} == set(STATES)
 
 
 def trials(names: tuple[str, ...], shares: tuple[float, ...]) -> Iterator[Trial]:
