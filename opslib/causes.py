@@ -61,6 +61,6 @@ OF_LOG = {"timeout": "provider_timeout", "dns": "provider_dns", "refused": "prov
 # The cause of an alert of which nothing more was found out; of every other rule the cause is then undetermined.
 OF_RULE = {
     "greeks_valid": "greeks_missing", "greeks_burn": "greeks_missing", "gamma_zero": "greeks_gamma_zero", "delta_out_of_bounds": "greeks_out_of_bounds", "errors": "error_storm", "websocket_down": "socket_closed", "websocket_latency": "app_slow", "memory": "memory_leak",
-    "memory_growth": "memory_leak", "dashboard_lag": "dashboard_slow", "heartbeat": "monitor_down", "response_time": "provider_timeout", "app_answers": "app_down", "availability_burn": "provider_intermittent",
+    "memory_growth": "memory_leak", "dashboard_lag": "dashboard_slow", "heartbeat": "monitor_down", "response_time": "provider_timeout", "app_answers": "app_down", "app_down": "app_down", "availability_burn": "provider_intermittent",
     "our_network": "our_network", "app_restarts": "app_restarted", "app_response_time": "app_slow", "clock_skew": "clock_skew", "greeks_units": "greeks_units", "chain_whole": "provider_partial",
 }  # fmt: skip

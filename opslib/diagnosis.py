@@ -194,8 +194,9 @@ def _worst_alert(view: "View") -> dict[str, Any] | None:
 def _severity(inquiry: Inquiry, first: Found) -> str | None:
     """The highest severity of the rules that point at a cause."""
     symptom = {"availability", "answers", "response_time", "silence"} if first.subject in PROVIDERS or first.cause == BOTH else set()
-    pointing = symptom | {rule for rule, cause in OF_RULE.items() if cause == first.cause} | ({"backtest_variance"} if (first.cause or "").startswith("costs_") else set()) | ({"websocket_down"} if (first.cause or "").startswith("socket_") else set()) | ({"greeks_valid"} if (first.cause or "").startswith("greeks_") else set()) | ({"app_answers"} if first.cause in ("app_down", "app_slow") else set())
-    reached = [f.severity for f in inquiry.judged if f.severity and f.rule.name in pointing and (f.subject == first.subject or first.cause == BOTH or f.subject == "app" and first.subject not in PROVIDERS)]
+    pointing = symptom | {rule for rule, cause in OF_RULE.items() if cause == first.cause} | ({"backtest_variance"} if (first.cause or "").startswith("costs_") else set()) | ({"websocket_down"} if (first.cause or "").startswith("socket_") else set()) | ({"greeks_valid"} if (first.cause or "").startswith("greeks_") else set()) | ({"app_answers", "app_down"} if first.cause in ("app_down", "app_slow") else set())
+    filed = [inquiry.view.counted.finding] if inquiry.view.counted and inquiry.view.counted.finding else []
+    reached = [f.severity for f in (*inquiry.judged, *filed) if f.severity and f.rule.name in pointing and (f.subject == first.subject or first.cause == BOTH or f.subject == "app" and first.subject not in PROVIDERS)]
     return max(reached, key=RUNGS.index, default=None)
 
 

@@ -409,6 +409,4 @@ class Inquiry:
         return Counter(s.outcome for probe in probes for s in self._looks(probe, subject, over) if s.last and not OUTCOMES[s.outcome].usable)
 
     def costs(self) -> list[Found]:
-        newest_us = max((clock.micros(trade.exited) for trade in self.view.counted.chosen), default=None) if self.view.counted else None
-        source = "fills" if self.view.counted else "page"
-        return [Found("Do results keep what the backtest promised?", a.words, a.cause, a.subject, a.agree, source, newest_us) for a in attribution.answers(self.view)]
+        return [Found("Do results keep what the backtest promised?", a.words, a.cause, a.subject, a.agree, a.source, a.at_us) for a in attribution.answers(self.view)]
