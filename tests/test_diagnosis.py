@@ -308,8 +308,9 @@ def test_each_way_in_which_the_socket_fails(outcome: str, why: str, cause: str) 
 
 def test_a_server_that_answers_nobody_is_down() -> None:
     """The app's server takes connections and answers none of them, nor a ping on its socket: down, not slow."""
-    found = diagnose(view(but(series("health", "app", "timeout", since=30), series("metrics", "app", "timeout", since=30, until=2), series("socket", "app", "timeout", since=30, why="open, and no answer to a ping"))))
-    assert (found.cause, found.subject, found.also) == ("app_down", "app", ()), repr(found)
+    for outcome, why in (("timeout", "open, and no answer to a ping"), ("timeout", "takes the connection and does not answer the upgrade"), ("unreachable", "")):
+        found = diagnose(view(but(series("health", "app", "timeout", since=30), series("metrics", "app", "timeout", since=30, until=2), series("socket", "app", outcome, since=30, why=why))))
+        assert (found.cause, found.subject, found.also) == ("app_down", "app", ()), repr(found)
 
 
 def test_contracts_that_expire_are_a_cause_of_zeros_alone() -> None:
