@@ -11,7 +11,8 @@ from typing import Any
 
 from opslib import instruments, text
 from opslib.cells import NONE, number, plain, words
-from opslib.fills import CENT, LARGEST, ZERO, Book, Row
+from opslib.cells import LARGEST
+from opslib.fills import CENT, ZERO, Book, Row
 
 AT = (
     "date/time", "datetime", "timestamp", "ts", "executed_at", "filled_at", "filled time", "exec time", "execution time", "trade date/time", "trade time", "transaction time", "execution date",
