@@ -219,10 +219,12 @@ class Rounds:
         took_s = ended_s - began_s if sample.seconds is None else sample.seconds / self.speed
         if sample.outcome == "silent" and sample.value is not None:
             took_s = min(sample.value, self.rules.probes.silent_after_s) / self.speed
-        lost_s = self._lag.lost_s(ended_s - took_s, ended_s)
-        if lost_s * self.speed <= self.rules.probes.lag_after_s:
+        lost_s, lost_in_all_s = self._lag.lost_s(ended_s - took_s, ended_s), self._lag.lost_s(began_s, ended_s)
+        # What one attempt lost was taken from the time of the next.
+        vain = sample.outcome in LAG_MAKES and (doubtful(took_s, lost_s) or sample.outcome != "silent" and doubtful(ended_s - began_s, lost_in_all_s))
+        if max(lost_s, lost_in_all_s if vain else 0.0) * self.speed <= self.rules.probes.lag_after_s:
             return sample
-        outcome = STARVED if sample.outcome in LAG_MAKES and doubtful(took_s, lost_s) else sample.outcome
+        outcome = STARVED if vain else sample.outcome
         return sample._replace(outcome=outcome, detail=self._json(sample.told() | {"lag_s": round(lost_s * self.speed, 2)}))
 
     async def _safely(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
