@@ -14,6 +14,7 @@ from opslib.outcome import TRANSPORT
 from opslib.page import SECOND
 from opslib.probed import IS_THERE, Probed
 from opslib.rules import Rule, Rules
+from opslib.skews import compare
 from opslib.snapshot import PROVIDERS
 from opslib.units import USUAL
 from opslib.verdicts import NOT_MEASURED, Figure
@@ -81,20 +82,12 @@ def _since(probed: Probed, subject: str, at_us: int) -> int:
 
 
 def _skew(probed: Probed, rule: Rule, subject: str, at_us: int) -> Figure:
-    """
-    Seconds by which a clock is off, without sign. Of `monitor`, by how much both providers say that ours is.
-
-    Where the providers agree that ours is off, the others are measured against the providers' time.
-    """
-    known = {name: skew_s for name in (*PROVIDERS, "app") if (skew_s := probed.skew_s(name, at_us)) is not None}
-    bearable_s = float(dict(rule.ladder)["warning"])
-    theirs = [known[name] for name in PROVIDERS if name in known]
-    witnesses = theirs if len(theirs) == len(PROVIDERS) else list(known.values())
-    agree = len(witnesses) > 1 and max(witnesses) - min(witnesses) <= bearable_s
-    ours_s = median(witnesses) if agree else 0.0
+    """Seconds by which a clock is off, without sign; of `monitor`, by how much the others agree that ours is. See `skews.compare`."""
+    known = probed.skews(at_us)
+    clocks = compare(known, float(dict(rule.ladder)["warning"]))
     if subject == "monitor":
-        return Figure(abs(ours_s)) if agree else UNKNOWN
-    return Figure(abs(known[subject] - ours_s)) if subject in known else UNKNOWN
+        return Figure(abs(clocks.ours_s)) if len(known) > 1 else UNKNOWN
+    return Figure(abs(known[subject] + clocks.ours_s)) if subject in known else UNKNOWN
 
 
 def _last_chains(probed: Probed, at_us: int) -> Iterable[tuple[str, list[Any]]]:

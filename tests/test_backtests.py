@@ -106,7 +106,7 @@ def diagnosed(own: Desk, at: Any = AT, length: timedelta = timedelta(minutes=10)
 
 def asked(own: Desk, at: Any = AT) -> str:
     """The answer of the question about the backtest."""
-    return next(c.answer for c in diagnosed(own, at).checks if "backtest" in c.question)
+    return next(c.answer for c in diagnosed(own, at).evidence if "backtest" in c.question)
 
 
 @pytest.mark.parametrize("form", [as_fills, as_trades])

@@ -208,8 +208,8 @@ def test_a_storm_over_the_drain_is_known(home: Path) -> None:
         assert (found.verdict, found.figure.value) == ("critical", 60.0)
         assert view.probed is not None and view.probed.gave_up_after_ms(Window.before(at.at, timedelta(minutes=5))) == 12000
         diagnosed = Desk(receiver.settings, lambda: at.at).diagnose(at.at, timedelta(minutes=10))
-        storm = next(c for c in diagnosed.checks if c.question == "Are errors few?")
-        assert storm.speaks == "for" and "timeout" in storm.answer
+        storm = next(c for c in diagnosed.evidence if c.question == "Are errors few?")
+        assert storm.supports and "timeout" in storm.answer
 
 
 def test_durable_before_it_is_acknowledged(home: Path) -> None:
