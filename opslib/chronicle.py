@@ -160,7 +160,9 @@ class Chronicle:
         state = connection.execute(sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.alert == alert["id"])).scalar()
         notice = Notice.of_json(state) if state else Notice(alert["id"], alert["rule"], alert["subject"], alert["source"], "", "")
         about = notice.group or alert.get("inhibited_by") or alert["id"]
-        name = self._held(connection, alert["id"]) or self._held(connection, about) or self._about(connection, about)
+        # By another source it may be in one already, though nobody planned yet what is to be sent of this one.
+        same = [n.alert for n in self._notices(connection) if (n.rule, n.subject) == (alert["rule"], alert["subject"]) and n.levels]
+        name = next((held for known in (alert["id"], about, *same) if (held := self._held(connection, known))), None) or self._about(connection, about)
         if name is None:
             since = clock.micros(clock.parse(alert["since"]))
             name = self._open(connection, self._opening(alert, about), by, since if not by else None, about)

@@ -34,6 +34,7 @@ class World:
         probe: (probe, subject) → outcome; what is absent is ok.
         seconds, value, detail: Of a probe, what else it saw.
         fails: The share of the page's requests to a provider that fail, 0 to 1.
+        hangs: Whether those to Massive never end, so that it counts none, and the page asks Tradier.
     """
 
     def __init__(self, second: float):
@@ -43,7 +44,7 @@ class World:
         self.skew: dict[str, float] = {"massive": 0.1, "tradier": 0.1, "app": 0.1}
         self.errors, self.page_errors = 0, 0
         self.fails = {"massive": 0.0, "tradier": 0.0}
-        self.connected, self.posts, self.idle = True, True, False
+        self.connected, self.posts, self.hangs = True, True, False
         self.invalid = self.zero = self.bounds = 0
         self.chain: tuple[str, dict[str, Any]] = ("ok", {})
         self.born, self.uptime = 1_000.0, 5_000.0 + second
@@ -122,9 +123,8 @@ class Desk:
             found.append(Sample(at_us, "chain", "SPY", outcome, 1.0, 900.0, 1, True, json.dumps((CHAIN | more) if outcome == "ok" else {})))
 
     def _post(self, world: World) -> list[Post]:
-        requests = 0 if world.idle else 4
         for name in ("massive", "tradier"):
-            asked = requests if name == "massive" or world.fails["massive"] else 0
+            asked = 4 if (name == "massive") != world.hangs or world.fails["massive"] else 0
             failed = round(asked * world.fails[name])
             self.page.add(**{f"{name}_requests": asked, f"{name}_successes": asked - failed, f"{name}_failures": failed})
         self.page.add(validations=10, greeks_valid=10 - world.invalid, gamma_zero=world.zero, delta_out_of_bounds=world.bounds, errors=world.page_errors)

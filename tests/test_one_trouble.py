@@ -95,6 +95,12 @@ def in_part(world: World) -> None:
     world.fails["massive"], world.page_errors = 0.25, 1
 
 
+def hanging(world: World) -> None:
+    """Massive takes connections and answers nothing; the page's requests to it never end, so it counts none."""
+    world.every("timeout", *MASSIVE)
+    world.hangs = True
+
+
 def impatient(world: World) -> None:
     """The app gives up on Massive too early: its own requests fail, ours are answered."""
     world.fails["massive"], world.errors, world.page_errors = 1.0, 4, 4
@@ -148,6 +154,7 @@ CAUSES = {
     "provider_empty": (massive("ok_empty"), {"answers", "availability", "errors"}, None, "provider_availability"),
     "provider_stale": (massive("stale"), {"answers", "availability", "errors"}, None, "provider_availability"),
     "provider_5xx at 30 %": (in_part, {"availability"}, "massive", "massive_down"),
+    "provider_timeout, and the page's requests hang": (hanging, {"availability", "silence"}, "massive", "massive_down"),
     "our_timeout_too_short": (impatient, {"availability"}, "massive", "massive_down"),
     "socket_silent": (socket_alone("silent"), {"websocket_down"}, "app", "websocket_down"),
     "socket_auth": (socket_alone("forbidden_403"), {"websocket_down"}, "app", "websocket_down"),
