@@ -75,10 +75,10 @@ class Inquiry:
     def asked(self) -> tuple[list[Found], list[Found]]:
         """Every answer: of what everything else is observed through, and of everything else."""
         providers = [found for subject in PROVIDERS for found in self.provider(subject)]
-        through = [*self._dated("monitor"), *self._dated("market"), *self._dated("network"), *self._dated("both", providers)]
+        through = [*self._dated("monitor"), *self._dated("starved"), *self._dated("market"), *self._dated("network"), *self._dated("both", providers)]
         found = [*self._dated("server"), *providers, *self._dated("timeout"), self.chains.whole(), *self.chains.greeks(), *self._dated("restarted"), *self.socket()]
         found += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
-        return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs"), *self._dated("starved")]
+        return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs")]
 
     def _dated(self, name: str, *given: Any) -> list[Found]:
         """The answers to a question, with their source, the time of what they rest on, and what they exclude, where they name none themselves."""
