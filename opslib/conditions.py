@@ -5,7 +5,6 @@ Measure conditions of our own probes that a rule of their own judges: our networ
 """
 
 from collections.abc import Iterable
-from statistics import median
 from typing import Any
 
 from opslib import clock, measures

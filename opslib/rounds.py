@@ -288,7 +288,7 @@ class Rounds:
         return [self._unless_closed(sample) for sample in await stream.look()]
 
     def _unless_closed(self, sample: Sample) -> Sample:
-        after_s = {"silent": self.rules.probes.silent_after_s, "stale": self.rules.probes.stale_after_s}.get(sample.outcome)
+        after_s = {"renewed": 0.0, "silent": self.rules.probes.silent_after_s, "stale": self.rules.probes.stale_after_s}.get(sample.outcome)
         if after_s is None:
             return sample
         opened = self._outside.open_since(sample.ts_us)
