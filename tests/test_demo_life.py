@@ -268,9 +268,10 @@ def test_trades_leave_the_backtest_each_in_its_own_way(name: str, sign: Callable
 
 
 def test_too_few_trades() -> None:
-    """No trade happens, and all else goes on."""
+    """A trade or three in half an hour, far behind the backtest by bad luck, and all else goes on."""
     lived = while_on("too_few_trades")
-    assert lived.grown("pnl", "totalTrades") == 0 and greeks(lived)["totalTrades"] == 540
+    assert 1 <= lived.grown("pnl", "totalTrades") <= 3 and greeks(lived)["totalTrades"] == 540
+    assert lived.last["pnl"]["backtestVariance"] > VARIANCE_LIMIT
 
 
 def test_memory_leaks() -> None:

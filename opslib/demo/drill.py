@@ -225,9 +225,8 @@ class Held(NamedTuple):
 def held(living: _Living, found: Diagnosis) -> Held:
     """Hold an answer against what was injected."""
     trial = living.trial
-    if found.cause == NONE and trial.cause != NONE and not trial.control:
-        seen = trial.share == 1.0 or living.told is not None or living.looking.lever.hit >= ENOUGH
-        return Held(trial.accepted.get(NONE, "")) if NONE in trial.accepted else Held(wrong="cause none") if seen else Held(TOO_FEW)
+    if found.cause == NONE and trial.share < 1.0 and living.told is None and living.looking.lever.hit < ENOUGH:
+        return Held(TOO_FEW)
     if found.cause not in trial.causes:
         return Held(wrong=f"cause {found.cause}")
     named = {found.cause, *(other.cause for other in found.also)}

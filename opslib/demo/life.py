@@ -51,6 +51,7 @@ LEAST_FEE_USD_PER_ORDER = 5.0
 RAISED_FEE_USD_PER_CONTRACT_SIDE = 6.2
 RAISED_SPREAD = 0.085
 BAD_FILL = 0.07
+FEW_OF, UNLUCKY_FILL = 3, 0.2  # Too few trades are one of so many, each by bad luck far behind the backtest.
 QUALITY = 0.98  # Of the spread so much is paid on each leg.
 
 
@@ -275,14 +276,15 @@ class _Second:
         stretch, on = self._second // TRADE_EVERY_S, self._states.on
         rng = Random(f"{self._seed}/{self._load.key}/trade/{stretch}")
         due = stretch * TRADE_EVERY_S + rng.randint(TRADE_EVERY_S // 4, TRADE_EVERY_S * 3 // 4)
-        if self._second != due or on("too_few_trades"):
+        few = on("too_few_trades")
+        if self._second != due or (few and stretch % FEW_OF):
             return
         entry_usd = rng.uniform(CHEAPEST_USD, DEAREST_USD)
         exit_usd = entry_usd * (1 + max(-0.5, rng.gauss(0.05, 0.1)))
         contracts = 1 if on("smaller_size") else rng.randint(FEWEST_CONTRACTS, MOST_CONTRACTS)
         spread = (RAISED_SPREAD if on("spread_up") else day.CALM_SPREAD) * rng.uniform(0.9, 1.1)
         fee_usd = RAISED_FEE_USD_PER_CONTRACT_SIDE if on("commission_up") else day.COMMISSION_USD_PER_CONTRACT_SIDE
-        missed = BAD_FILL if on("bad_fills") else 0.0
+        missed = UNLUCKY_FILL if few else BAD_FILL if on("bad_fills") else 0.0
         live = _round_trip(entry_usd * (1 + missed), exit_usd * (1 - missed), contracts, spread, max(fee_usd * contracts, LEAST_FEE_USD_PER_ORDER))
         backtest = _round_trip(entry_usd, exit_usd, contracts, day.BACKTEST_SPREAD, day.COMMISSION_USD_PER_CONTRACT_SIDE * contracts)
         self._load.gaps = [*self._load.gaps, backtest["net_pct"] - live["net_pct"]][-day.VARIANCE_TRADES :]

@@ -176,7 +176,7 @@ CONTROLS = {
         Trial("healthy", (), "none", kind=CONTROL),
         Trial("iv_stress", ((0.0, {"iv_stress": 1.0}),), "market_stress", None, "greeks", ("market stress, no fault of the data",), kind=LOOK_ALIKE, minutes=UPTO_CHAIN),
         Trial("expiry_friday", ((0.0, {"expiry_friday": 1.0}),), "expiry", None, "greeks", ("expire today",), kind=LOOK_ALIKE, minutes=UPTO_CHAIN),
-        Trial("too_few_trades", ((0.0, {"too_few_trades": 1.0}),), "too_few_trades", accepted={"none": "the page shows no gap to the backtest, so that nobody asks why"}, kind=LOOK_ALIKE),
+        Trial("too_few_trades", ((0.0, {"too_few_trades": 1.0}),), "too_few_trades", kind=LOOK_ALIKE, minutes=8.5),
         Trial("market_closed", ((0.0, {"market_closed": 1.0}),), "market_closed", None, "providers", ("the market is closed",), kind=LOOK_ALIKE, quiet=0.0, minutes=11.0),
         Trial("market_closes_early", ((0.0, {"market_closes_early": 1.0}),), "market_closed", None, "providers", ("the market is closed",), kind=LOOK_ALIKE, minutes=11.0),
         Trial("page_refreshed", ((0.0, {"page_refreshed": 1.0}),), "none", kind=CONTROL),
