@@ -362,7 +362,7 @@ class Alerts:
         """
         rule = self.rules[alert.rule].of(alert.source)
         window_us = clock.span_us(rule.reach(str(alert.severity)) if alert.severity in dict(rule.ladder) else rule.window)
-        found: list[tuple[bool, int, bool, int, int, str]] = []
+        found: list[tuple[bool, int, int, bool, int, int, str]] = []
         for other in self.alerts.values():
             if other.rule == alert.rule and other.subject == alert.subject:
                 # Two sources say the same: who is named first in the table is told.
@@ -376,11 +376,12 @@ class Alerts:
             rank = _rank(rule.inhibited_from.get(other.rule, alert.severity))
             sources = self.rules[other.rule].sources
             first = -sources.index(other.source) if other.source in sources else -len(sources)
+            named = -rule.inhibited_by.index(other.rule) if other.rule in rule.inhibited_by else 1
             held = max([_rank(name) for name in other.rungs if name != MISSING], default=-1)  # Though it may not fire yet.
             if other.id and held >= rank:
-                found.append((True, held, other.subject == "app", first, other.pending_us, other.id))
-            found += [(False, _rank(_severity(name)), other.subject == "app", first, last_us, life) for name, (last_us, life) in other.explains.items() if _rank(_severity(name)) >= rank and last_us + window_us > at_us]
-        return max(found)[-1] if found else None  # What is so now before what was, the worse before the milder, who is told before who is not.
+                found.append((True, held, named, other.subject == "app", first, other.pending_us, other.id))
+            found += [(False, _rank(_severity(name)), named, other.subject == "app", first, last_us, life) for name, (last_us, life) in other.explains.items() if _rank(_severity(name)) >= rank and last_us + window_us > at_us]
+        return max(found)[-1] if found else None  # What is so now before what was, the worse before the milder, then by the order of `inhibited_by`, then who is told before who is not.
 
     def _over(self, alert: Alert, how: str, at_us: int) -> list[Transition]:
         """An alert is over: so is each severity that it had not left."""

@@ -52,7 +52,7 @@ def test_a_newer_chain_that_is_fine_is_a_contradiction() -> None:
     """A chain fetched two minutes after the page began to count: still the alert's cause, but half as sure, and the contradiction is in the evidence."""
     found, older = diagnose(view(but([chain(120)]), deltas(0.7, 300))), diagnose(view(posts=deltas(0.7, 300)))
     assert (found.cause, found.subject) == ("greeks_out_of_bounds", "app") and found.confidence == pytest.approx(older.confidence / 2, abs=0.01)
-    assert said(found, DELTA, "chain").contradicts == ("greeks_out_of_bounds",) and "contradicts it: Are deltas possible?" in repr(found)
+    assert said(found, DELTA, "chain").contradicts == ("greeks_out_of_bounds",) and "contradicts it:\n    Are deltas possible?" in repr(found)
 
 
 def test_a_chain_that_agrees_gives_the_symbol() -> None:

@@ -27,6 +27,7 @@ FITS = {
 LEADS = {
     ("availability", "massive", "massive_down"): ("massive_5xx", "massive_timeout", "massive_refused", "massive_dns", "massive_tls", "massive_intermittent"),
     ("answers", "massive", "provider_availability"): ("massive_401", "massive_403_plan", "massive_403_ip", "massive_429", "massive_html_200", "massive_empty", "massive_stale", "our_timeout_short"),
+    ("answers", "tradier", "provider_availability"): ("tradier_options_refused",),
     ("availability", "tradier", "provider_availability"): ("tradier_down",),
     ("availability", "app", "provider_availability"): ("both_down",),
     ("our_network", "app", "provider_availability"): ("our_network_down",),
@@ -36,15 +37,18 @@ LEADS = {
     ("gamma_zero", "app", "greeks_quality"): ("gamma_zero",),
     ("delta_out_of_bounds", "app", "greeks_quality"): ("delta_out_of_bounds",),
     ("backtest_variance", "app", "backtest_variance"): ("commission_up", "spread_up", "bad_fills", "smaller_size"),
-    ("websocket_down", "app", "websocket_down"): ("ws_closed_1006", "ws_open_silent", "ws_403", "ws_port_blocked"),
+    ("websocket_down", "app", "websocket_down"): ("ws_closed_1006", "ws_open_silent", "ws_old_clients_dead", "ws_403", "ws_port_blocked"),
     ("memory_growth", "app", "memory_growth"): ("memory_leak",),
     ("errors", "app", "error_rate"): ("error_storm",),
     ("dashboard_lag", "app", "dashboard_slow"): ("dashboard_slow",),
     ("app_response_time", "app", "monitor_down"): ("app_slow",),
     ("app_answers", "app", "monitor_down"): ("app_restarted",),
-    ("app_down", "app", "monitor_down"): ("app_down",),
-    ("heartbeat", "app", "monitor_down"): ("collector_dead",),
-    ("clock_skew", "monitor", "monitor_down"): ("clock_skew",),
+    ("app_down", "app", "monitor_down"): ("app_down", "app_hung"),
+    ("heartbeat", "app", "monitor_down"): ("collector_dead", "collector_starved"),
+    ("clock_skew", "monitor", "monitor_down"): ("clock_skew", "our_clock_fast", "our_clock_slow"),
+    ("clock_skew", "massive", "monitor_down"): ("massive_clock_ahead", "massive_clock_behind"),
+    ("clock_skew", "tradier", "monitor_down"): ("tradier_clock_ahead", "tradier_clock_behind"),
+    ("clock_skew", "app", "monitor_down"): ("app_clock_behind", "page_clock_ahead", "page_clock_behind"),
 }  # fmt: skip
 
 
