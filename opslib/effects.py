@@ -12,10 +12,12 @@ _PROVIDER = ("availability", "answers", "response_time", "availability_burn", "e
 _APP = ("app_down", "app_answers", "app_restarts", "app_response_time", "websocket_down", "websocket_latency", "dashboard_lag", "silence", "errors", "availability", "availability_burn")
 _GREEKS = ("greeks_valid", "gamma_zero", "delta_out_of_bounds", "greeks_units", "greeks_burn")
 _OF_KIND = {"provider_": _PROVIDER, "socket_": ("websocket_down", "websocket_latency", "errors"), "greeks_": _GREEKS, "costs_": ("backtest_variance",)}
+_ANSWERED = ("provider_auth", "provider_plan", "provider_ip_blocked", "provider_rate_limited", "provider_wrong_content", "provider_empty", "provider_stale")  # The provider is up.
 EFFECTS: dict[str, tuple[str, ...]] = {
     **{cause: rules for cause in CAUSES for kind, rules in _OF_KIND.items() if cause.startswith(kind)},
+    **dict.fromkeys(_ANSWERED, ("answers", *(rule for rule in _PROVIDER if rule != "answers"))),
     "both_providers_down": _PROVIDER, "our_network": ("our_network", *_PROVIDER), "our_timeout_too_short": ("availability", "availability_burn", "errors", "silence"),
-    "app_down": _APP, "app_restarted": _APP, "app_slow": _APP, "market_stress": _GREEKS, "expiry": _GREEKS, "too_few_trades": ("backtest_variance",),
+    "app_down": _APP, "app_restarted": ("app_restarts", *(rule for rule in _APP if rule != "app_restarts")), "app_slow": ("app_response_time", *(rule for rule in _APP if rule != "app_response_time")), "market_stress": _GREEKS, "expiry": _GREEKS, "too_few_trades": ("backtest_variance",),
     "memory_leak": ("memory", "memory_growth"), "error_storm": ("errors",), "clock_skew": ("clock_skew", "answers"), "dashboard_slow": ("dashboard_lag",), "monitor_down": ("heartbeat",),
     "none": (), "market_closed": (), "undetermined": (),
 }  # fmt: skip

@@ -74,11 +74,23 @@ def things(view: "View") -> list[Thing]:
     said = [Said(connected, PAGE, _page_age_s(view))] if connected is not None else []
     if view.probed and (socket := view.probed.now("socket", "app", at_us)):
         said.append(Said(OUTCOMES[socket.outcome].usable, PROBES, (at_us - socket.ts_us) / SECOND))
-    found.append(_judged("live prices over the WebSocket", "prices", said))
+    prices = _judged("live prices over the WebSocket", "prices", said)
+    if len(said) == 2 and prices.state == "fails" and said[0].works and said[0].age_s <= FRESH_S:
+        # The page's flag is not reset by each kind of loss, and a flag is no message.
+        prices = prices._replace(words=f"live prices over the WebSocket ({_by(said[1])}); {PAGE} still counts its own connection as open")
+    found.append(prices)
     found.append(_greeks(view))
     if view.probed and (health := view.probed.now("health", "app", at_us)):
-        found.append(_judged("the app's server", "server", [Said(OUTCOMES[health.outcome].usable, PROBES, (at_us - health.ts_us) / SECOND)]))
+        found.append(_server(view, Said(OUTCOMES[health.outcome].usable, PROBES, (at_us - health.ts_us) / SECOND)))
     return found
+
+
+def _server(view: "View", said: Said) -> Thing:
+    """The app's server: one that answers, and takes too long, does not work."""
+    slow = next((f for f in view.findings if f.rule.name == "app_response_time" and f.severity is not None), None)
+    if slow is None or not said.works:
+        return _judged("the app's server", "server", [said])
+    return Thing("fails", f"the app's server: it answers slowly, p95 {slow.rule.told(slow.figure.value)} ({_by(said)})", "server")
 
 
 def _judged(words: str, about: str, said: list[Said]) -> Thing:
@@ -102,20 +114,36 @@ def _page_age_s(view: "View") -> float:
     return (view.window.end_us - (last_us if last_us is not None else view.window.start_us)) / SECOND
 
 
+def _cut_off(view: "View") -> bool:
+    """Whether the app's server does not answer: what the page gets passes through it, so its counts say nothing of now."""
+    health = view.probed.now("health", "app", view.window.end_us) if view.probed else None
+    return health is not None and not OUTCOMES[health.outcome].usable
+
+
+def _counted_age_s(view: "View", *counters: str) -> float:
+    """Seconds since the page last counted one of these, by its newest post: what stands still says nothing of now."""
+    return _page_age_s(view) + (view.tape.idle_of_s(view.window.end_us, counters) or 0.0)
+
+
 def _greeks(view: "View") -> Thing:
     valid = view.figures["greeks"]["valid_rate"]
     page = next((f.verdict for f in view.findings if f.rule.name == "greeks_valid" and f.source == "page"), "unknown")
-    said = [Said(page == "ok", f"{text.ratio(valid, 1)} valid by {PAGE}", _page_age_s(view))] if valid is not None and page != "unknown" else []
+    said = [Said(page == "ok", f"{text.ratio(valid, 1)} valid by {PAGE}", _counted_age_s(view, "validations"))] if valid is not None and page != "unknown" and not _cut_off(view) else []
     chain = next((f for f in view.findings if f.rule.name == "greeks_valid" and f.source == "chain" and f.figure.value is not None), None)
     if chain is not None and view.probed:
         fetched = [c[-1].ts_us for c in view.probed.chains(view.window.before(view.window.end, CHAIN_LASTS)).values()]
         if fetched:
             said.append(Said(chain.verdict == "ok", f"{text.ratio(chain.figure.value, 1)} valid by our own chains", (view.window.end_us - max(fetched)) / SECOND))
+    if said and said[0].who.endswith(PAGE) and said[0].age_s > FRESH_S:
+        idle_s = said.pop(0).age_s
+        return _judged("Greeks", "greeks", said) if said else Thing("unknown", f"Greeks: {PAGE} counted no validation in the last {text.duration(idle_s)}", "greeks")
     return _judged("Greeks", "greeks", said)
 
 
 def _of_page(view: "View", name: str) -> Said | None:
     """What the app's page says of its requests to a provider: of the newest minute where that is plain, else of the view's window."""
+    if _cut_off(view):
+        return None
     minute = view.window.before(view.window.end, timedelta(seconds=FRESH_S))
     requests, successes = (view.tape.rise(f"{name}_{what}", minute) for what in ("requests", "successes"))
     judged = next((f for f in view.findings if f.rule.name == "availability" and f.subject == name and f.source == "page"), None)
@@ -125,7 +153,7 @@ def _of_page(view: "View", name: str) -> Said | None:
         return None
     else:
         works = judged.verdict in ("ok", "warning")
-    return Said(works, PAGE, _page_age_s(view))
+    return Said(works, PAGE, _counted_age_s(view, f"{name}_requests"))
 
 
 def _share(view: "View", name: str) -> str:
@@ -164,6 +192,8 @@ def _by_page(view: "View", name: str) -> Thing:
     said, words = _of_page(view, name), f"option data from {name.title()}"
     if said is None:
         return Thing("unknown", words, name)
+    if said.age_s > FRESH_S:
+        return Thing("unknown", f"{words}: {said.who} counted no request in the last {text.duration(said.age_s)}", name)
     return Thing("works" if said.works else "fails", f"{words} ({_share(view, name)}{_by(said)})", name)
 
 

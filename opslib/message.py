@@ -137,6 +137,7 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None,
         rule = rules.rules.get(first.get("cause_rule") or first["rule"])
         lines += [("Cause", words) for words in dict.fromkeys(a["cause_words"] for a in alerts if a.get("cause_words"))]
         lines += [("For traders", rule.traders)] if rule else []
+        lines += _unbacked(view, alerts)
         lines += _stands(view, {about for a in alerts if (about := _blamed(a))})
         lines += [("Do first", f"{rule.action} ({rule.who})")] if rule else []
         lines += [("By hand", command(*a["again"], where=where)) for a in alerts[:SHOWN] if a["source"] == SCHEDULE and a.get("again")]
@@ -147,6 +148,13 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None,
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
     told = f"{len(alerts)} alert{'s' * (len(alerts) > 1)}" if kind == PASSED else f"{_ended(first, rules) if kind == OVER else _said(first)}{more}"
     return Message(body["id"], kind, body["severity"], text.one_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300), tuple(lines), link, body)
+
+
+def _unbacked(view: View | None, alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """That the fallback is missing, where the trouble is the fallback's and Massive serves."""
+    if view is None or view.probed is None or view.probed.fallback not in {a["subject"] for a in alerts} or view.probed.serving(view.window.end_us) != "massive":
+        return []
+    return [("Fallback", f"missing: while {view.probed.fallback.title()} is like this, should Massive fail, nobody serves options in its place")]
 
 
 def _said(alert: dict[str, Any]) -> str:

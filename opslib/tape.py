@@ -8,7 +8,7 @@ Windows are (start, end]; a window's increase begins at the last look at or befo
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -207,11 +207,15 @@ class Tape:
 
     def idle_for_s(self, at_us: int, provider: str | None = None) -> float | None:
         """For how long, up to the last look, has no page counted a request, of one provider or any? None where none is wired, or nothing was seen."""
-        last = self.last_seen_us(at_us) if self._all_ts and self._all_ts[0] <= at_us else None
         live = [p for p in PROVIDERS if p in self.alive and provider in (None, p)]
-        if last is None or not live:
+        return self.idle_of_s(at_us, [f"{p}_requests" for p in live]) if live else None
+
+    def idle_of_s(self, at_us: int, counters: Sequence[str]) -> float | None:
+        """Seconds for which no page counted any of these, up to the newest post; None where nothing was posted."""
+        last = self.last_seen_us(at_us) if self._all_ts and self._all_ts[0] <= at_us else None
+        if last is None:
             return None
-        rises = [r for p in live if (r := self._series[f"{p}_requests"].last_rise_us(at_us)) is not None]
+        rises = [r for name in counters if (r := self._series[name].last_rise_us(at_us)) is not None]
         return (last - max(rises, default=self._all_ts[0])) / SECOND
 
     def spoiled(self, name: str, window: Window) -> bool:

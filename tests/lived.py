@@ -35,6 +35,7 @@ class World:
         seconds, value, detail: Of a probe, what else it saw.
         fails: The share of the page's requests to a provider that fail, 0 to 1.
         hangs: Whether those to Massive never end, so that it counts none, and the page asks Tradier.
+        counts: Whether the page counts anything; it posts on while it does not.
     """
 
     def __init__(self, second: float):
@@ -44,7 +45,7 @@ class World:
         self.skew: dict[str, float] = {"massive": 0.1, "tradier": 0.1, "app": 0.1}
         self.errors, self.page_errors = 0, 0
         self.fails = {"massive": 0.0, "tradier": 0.0}
-        self.connected, self.posts, self.hangs = True, True, False
+        self.connected, self.posts, self.hangs, self.counts = True, True, False, True
         self.invalid = self.zero = self.bounds = 0
         self.chain: tuple[str, dict[str, Any]] = ("ok", {})
         self.born, self.uptime = 1_000.0, 5_000.0 + second
@@ -124,10 +125,11 @@ class Desk:
 
     def _post(self, world: World) -> list[Post]:
         for name in ("massive", "tradier"):
-            asked = 4 if (name == "massive") != world.hangs or world.fails["massive"] else 0
+            asked = 4 if world.counts and ((name == "massive") != world.hangs or world.fails["massive"]) else 0
             failed = round(asked * world.fails[name])
             self.page.add(**{f"{name}_requests": asked, f"{name}_successes": asked - failed, f"{name}_failures": failed})
-        self.page.add(validations=10, greeks_valid=10 - world.invalid, gamma_zero=world.zero, delta_out_of_bounds=world.bounds, errors=world.page_errors)
+        many = 10 if world.counts else 0
+        self.page.add(validations=many, greeks_valid=max(0, many - world.invalid), gamma_zero=world.zero, delta_out_of_bounds=world.bounds, errors=world.page_errors)
         self.page.held["websocket_connected"] = world.connected
         made = self.page.body(self.second)
         if world.memory_mb is not None:

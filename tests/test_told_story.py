@@ -142,6 +142,66 @@ def test_live_prices_do_not_stop_and_work(tmp_path: Path, fault: Any) -> None:
         assert "live prices" not in lines(text).get("Still works", "") and "live prices over the WebSocket" in lines(text)["Does not work"] and " ago" in lines(text)["Does not work"]
 
 
+def stopped_and_uncounted(world: World) -> None:
+    """The app's server is gone; the page posts on, and its counts stand still."""
+    app_down(world)
+    world.counts = False
+
+
+def refused_and_uncounted(world: World) -> None:
+    """Massive refuses our key; the page counts no request that was refused so, and asks for nothing else."""
+    massive("auth_401")(world)
+    world.counts, world.errors = False, 1
+
+
+def slow(world: World) -> None:
+    """The app's server takes three seconds for each answer."""
+    world.seconds["app"] = 3.0
+
+
+def no_plan(world: World) -> None:
+    """The fallback refuses its options; its quotes go on."""
+    world.every("entitlement_403", ("data", "tradier"))
+
+
+def ours_closed(world: World) -> None:
+    """Our own socket is closed; the page's flag stays."""
+    world.every("closed", ("socket", "app"))
+
+
+def test_a_flag_is_no_message(tmp_path: Path) -> None:
+    """Where our own connection is closed and the page's flag stays, the message does not say that live prices work for the page."""
+    desk = Desk(tmp_path, ours_closed).live(BEGINS_S + 120)
+    assert "still counts its own connection as open" in lines(desk.texts[0])["Does not work"] and "it works" not in lines(desk.texts[0])["Does not work"]
+
+
+def test_counts_that_stand_still_say_nothing(tmp_path: Path) -> None:
+    """What the page last counted before the trouble is not said to work now, however new its post."""
+    for name, fault in (("a", stopped_and_uncounted), ("b", refused_and_uncounted)):
+        desk = Desk(tmp_path / name, fault).live(BEGINS_S + 300)
+        late = [text for text, sent in zip(desk.texts, desk.sent) if sent["after_s"] > 75 or name == "a"]
+        assert late and not [text for text in late for part in lines(text).get("Still works", "").split("; ") if "the app's page" in part and not part.startswith("live prices")], late
+        standing = dict((thing.about, thing) for thing in impact.things(view(desk)))
+        assert standing["massive"].state != "works" or name == "a"
+        assert "for the app's page" not in standing["massive"].words
+
+
+def test_a_slow_server_does_not_work(tmp_path: Path) -> None:
+    """A server that answers after three seconds is said to be slow, and how slow; nowhere that it works."""
+    desk = Desk(tmp_path, slow).live(BEGINS_S + 300)
+    text = next(text for text, sent in zip(desk.texts, desk.sent) if any(a["rule"] == "app_response_time" for a in sent["alerts"]))
+    assert "the app's server: it answers slowly, p95 3 s" in lines(text)["Does not work"], text
+    assert "the app's server" not in lines(text).get("Still works", "") + lines(text).get("Yet it works now", "")
+    assert lines(text)["Do first"].startswith(RULES["app_response_time"].action)
+
+
+def test_a_fallback_without_options_is_missing(tmp_path: Path) -> None:
+    """A plan that does not cover options is no outage: the message says what is answered, and that nobody would serve in Massive's place."""
+    desk = Desk(tmp_path, no_plan).live(BEGINS_S + 420)
+    text = next(text for text, sent in zip(desk.texts, desk.sent) if any(a["subject"] == "tradier" for a in sent["alerts"]))
+    assert lines(text)["Do first"].startswith(RULES["answers"].action) and "nobody serves options in its place" in text, text
+
+
 def test_the_newest_source_decides() -> None:
     """By hand: of two sources the newest decides where the other is old, both are named where both are new; of none nothing is known."""
     page, probe = impact.Said(True, "the app's page", 240.0), impact.Said(False, "our own probes", 4.0)
