@@ -79,8 +79,7 @@ class Notifier:
             return unknown_cause
         about = f" of {found.subject}" if found.subject else ""
         rule = effects.leading_rule(found.cause, found.subject, found.runbook or "", self.rules)
-        words = f"{found.cause}{about}, {text.ratio(found.confidence, 0)} sure: {found.headline}"
-        cause = Cause(f"{found.cause}{about}", words, found.headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "")
+        cause = Cause(f"{found.cause}{about}", found.words, found.headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "")
         return lambda notice: cause if effects.sets_off(found.cause, found.subject, notice.rule, notice.subject, notice.source) else None
 
     def _incidents(self) -> None:
