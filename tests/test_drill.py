@@ -34,7 +34,7 @@ def test_a_minute_of_it(trial: Trial, share: float) -> None:
     assert row.control == (trial.name in CONTROLS) and (not row.control or not row.alert)
     assert [t.dropped for t in row.thinned] == [5, 10, 20, 30]
     if trial.name == "massive_tls":
-        assert (row.runbook, row.subject, row.expected) == ("provider_availability", "massive", "provider_tls") and row.steps > 20 and 0 < (row.detected_after_s or 0) < row.seconds
+        assert (row.runbook, row.subject, row.expected) == ("massive_down", "massive", "provider_tls") and row.steps > 20 and 0 < (row.detected_after_s or 0) < row.seconds
 
 
 def test_what_our_looks_were_lucky_with() -> None:

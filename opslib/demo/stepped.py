@@ -267,6 +267,8 @@ class Looking:
         probing = await self._begin()
         found = [sample for symbol in probing.settings.symbols for sample in await probing.fetch_chain(symbol)]
         probing.samples.keep(found, known_at_ts=True)
+        self.at = self._now()
+        self._post()
         self._loop.hold()
 
     def view(self, window: timedelta = timedelta(minutes=5)) -> View:
