@@ -59,7 +59,7 @@ def test_an_imported_log_is_seen_where_a_log_that_was_read_live_is(home: Path, t
     assert panel("2026-03-10T14:29:30Z")["kinds"] == {"provider_5xx": 30}
     found = json.loads(ops(capsys, "alerts", "--from", "2026-03-10T13:30:00Z", "--to", "2026-03-10T14:40:00Z", "--replay", "-o", "json")[1])
     fired = [a for a in found if a["rule"] == "errors" and a["source"] == "logs"]
-    assert [a["fired_at"][:16] for a in fired] == ["2026-03-10T14:20"] and fired[0]["severity"] == "warning"
+    assert [a["fired_at"][:16] for a in fired] == ["2026-03-10T14:21"] and fired[0]["severity"] == "warning"
 
 
 def test_quiet_minutes_are_without_an_error(desk: Desk, tmp_path: Path) -> None:
