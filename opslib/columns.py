@@ -10,8 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from opslib import instruments, text
-from opslib.cells import NONE, number, plain, words
-from opslib.cells import LARGEST
+from opslib.cells import LARGEST, NONE, number, plain, words
 from opslib.fills import CENT, ZERO, Book, Row
 
 AT = (
