@@ -127,7 +127,7 @@ class Diagnosis:
         lines = [self.words, f"  as of {text.moment(self.window.end)}", *([f"  severity: {self.severity}"] if self.severity else []), *([f"  runbook: ops runbook open {self.runbook}"] if self.runbook else [])]
         groups = (
             ("supports it", lambda e: self.cause in e.supports), ("contradicts it", lambda e: self.cause in e.contradicts), ("supports another cause", lambda e: e.supports and self.cause not in e.supports),
-            ("not known", lambda e: not e.supports and e.age_s is None), ("rules out other causes", lambda e: not e.supports and e.age_s is not None and self.cause not in e.contradicts),
+            ("not measured, or of unknown age", lambda e: not e.supports and e.age_s is None), ("rules out other causes", lambda e: not e.supports and e.age_s is not None and self.cause not in e.contradicts),
         )  # fmt: skip
         for head, holds in groups:
             found = [f"    {e}" for e in self.evidence if holds(e)]

@@ -101,8 +101,8 @@ def echoing(environ: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
             if answer.status_code >= 500:
                 body = json.dumps({"status": "ERROR", "error": f"upstream failed for {key} ({massive}?apiKey={key.removeprefix('Bearer ')})"}).encode()
                 told.append(key)
-            self.send_response(answer.status_code)
-            for name, value in (("Content-Type", answer.headers.get("Content-Type", "application/json")), ("Content-Length", str(len(body))), ("X-Request-Id", key if answer.status_code >= 500 else "1")):
+            self.send_response_only(answer.status_code)  # Its clock is Massive's, not this machine's.
+            for name, value in (("Date", answer.headers["Date"]), ("Content-Type", answer.headers.get("Content-Type", "application/json")), ("Content-Length", str(len(body))), ("X-Request-Id", key if answer.status_code >= 500 else "1")):
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
