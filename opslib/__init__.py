@@ -44,13 +44,13 @@ def connect(app: str | None = None, home: str | Path | None = None, new: bool = 
     """
     from dataclasses import replace
 
-    from opslib import clock, desk
+    from opslib import clock, desk, workspace
     from opslib.settings import DEMO, SAMPLE_FILLS
 
     found = desk.open(app, home)
     if found.settings.app != DEMO:
         if app and not new:
-            desk.refuse_unknown(found.settings)
+            workspace.refuse_unknown(found.settings)
         return found
     from opslib.demo import blotter, tour
 

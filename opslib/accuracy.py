@@ -11,16 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from opslib import book as book_module, clock, costs, pnl, realised, text
+from opslib import book as book_module, clock, costs, panels, pnl, realised, text
+from opslib.clock import Window
 from opslib.errors import ImportRefused, UsageError
 from opslib.filings import Filings
 from opslib.fills import CENT, ZERO, Book, Fill
 from opslib.pnl import Order, Pnl
 from opslib.report import Text, listed, tabled
 from opslib.rules import Rule
+from opslib.settings import SAMPLE_FILLS
 from opslib.trades import Leg, Trade
 from opslib.variance import TERMS
 from opslib.verdicts import EXIT_CODES, worst
+from opslib.workspace import Workspace
 
 NO_BACKTEST = "no backtest to compare with"
 NO_QUOTES = "no quotes in the file that would tell what was lost to the spread"
@@ -415,3 +418,32 @@ def of_store(filings: Filings, rule: Rule, reading: str = "real", backtest: Path
     if theirs is None and (known.backtest or known.promises):
         theirs = Book("imported backtest", "the store", backtest=True, fills=known.backtest or [], promises=known.promises)
     return told(book, rule, reading, theirs, as_of, since, page)
+
+
+def accuracy_of(
+    desk: Workspace, fills: str | Path | None = None, backtest: str | Path | None = None, costs: str = "real", as_of: str | datetime | None = None, window: str = "", known_at: str | datetime | None = None
+) -> Accuracy:
+    """
+    What trades came to, and how far that is from the backtest.
+
+    Args:
+        fills: A file: tastytrade's export, the app's trades, plain CSV; empty is what was imported (of the demo, its script's trades).
+        backtest: The backtest's trades, in any of the same forms; empty is what stands beside the trades.
+        costs: How trading is charged: ``real``, ``guide``, ``app``.
+        as_of: Only what happened up to then; empty is everything.
+        window: Only round trips that ended so long before `as_of`, and what the app's page says of the same time.
+        known_at: Of what was imported, only what was known by then.
+
+    Raises:
+        ImportRefused: A file is none of fills, or nothing was imported.
+    """
+    end, rule = clock.instant_of(as_of), desk.rules["backtest_variance"]
+    asked = Window.before(end or desk.now(), clock.parse_span(window)) if window else None
+    page = panels.status_of(desk, asked.end, window, known_at).page_pnl if asked else None
+    span: dict[str, Any] = {"as_of": asked.end if asked else end, "since": asked.start if asked else None, "page": page}
+    own = desk.settings.home / SAMPLE_FILLS
+    path = Path(fills) if fills else own if own.exists() else None
+    theirs = Path(backtest) if backtest else None
+    if path:
+        return of_file(path, rule, costs, theirs, **span)
+    return of_store(Filings(desk.store, desk.settings.app), rule, costs, theirs, known_at=clock.instant_of(known_at), now=desk.now(), **span)

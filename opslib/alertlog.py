@@ -21,6 +21,7 @@ from opslib.rules import Rules
 from opslib.settings import Settings
 from opslib.store import Store
 from opslib.verdicts import Finding, named
+from opslib.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,24 @@ def alertlog(
         standing = Alerts(rules, [Alert.of_json(state) for state in record.states()]) if newest else None
         rows, lacking = rises.read(found, rules, standing), _lacking(judged, window, store.first_ts(settings.app))
     return AlertLog(settings.app, window, rises.within(rows, window.start_us, window.end_us), rises.standing(found, rules), lacking, lambda: _budgets(store, settings, rules, window.end, known_at), rules, Chronicle(store, settings, rules).of_alerts(), tuple(Marks(store, settings).between(window.start_us, window.end_us)))
+
+
+def log_of(
+    desk: Workspace, as_of: str | datetime | None = None, window: str = "7d", known_at: str | datetime | None = None, *, since: str | datetime | None = None, replay: bool = False, progress: Callable[[Iterable], Iterable] = lambda items: items
+) -> AlertLog:
+    """
+    What alerts did.
+
+    Args:
+        as_of: The moment of the log; empty is now.
+        window: How far it looks back from there, such as ``7d``; or from `since`.
+        known_at: Only what was known, or on record, by then; empty is all.
+        replay: Evaluate anew, by the data and rules now at hand, instead of reading the record.
+        progress: Wraps the instants of a replay.
+    """
+    end, begin = clock.instant_of(as_of) or desk.now(), clock.parse(since) if isinstance(since, str) and since else clock.instant_of(since)
+    asked = Window(begin, end) if begin else Window.before(end, clock.parse_span(window))
+    return alertlog(desk.store, desk.settings, desk.rules, asked, known_at=clock.instant_of(known_at), replay=replay, progress=progress)
 
 
 def _budgets(store: Store, settings: Settings, rules: Rules, at: datetime, known_at: datetime | None) -> list[Finding]:

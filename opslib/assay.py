@@ -22,9 +22,10 @@ from opslib.quality import ChainView
 from opslib.rules import Rules
 from opslib.samples import Samples
 from opslib.several import ChainViews
-from opslib.settings import Settings
+from opslib.settings import DEMO, Settings
 from opslib.store import Store
 from opslib.trades import trips
+from opslib.workspace import Workspace
 
 PROVIDERS = ("massive", "tradier")
 BAND_BACK = timedelta(days=60)  # Twenty trading days, however many holidays lie between.
@@ -127,3 +128,24 @@ async def _fetch(settings: Settings, symbol: str, asked: list[str], now: Callabl
         fetched = await {"massive": fetch.massive, "tradier": fetch.tradier}[name](prober, settings, symbol)
         found[name] = (now(), fetched)
     return found
+
+
+def chain_of(desk: Workspace, what: str | Path, provider: str = "", as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> ChainView | ChainViews:
+    """
+    The quality of a chain's Greeks.
+
+    Args:
+        what: A file (see `chain.read`), or a symbol: fetched now; with a moment, in the demo and where nobody can be asked, the last that was kept.
+        provider: Who is to be asked: massive or tradier; empty is Massive, with Tradier's beside it where it is configured.
+        as_of: Of a file when it was so, where it does not say; of a symbol the moment.
+        known_at: Only what was known by then.
+    """
+    moment = clock.instant_of(as_of)
+    if Path(what).suffix or Path(what).exists():
+        return of_file(Path(what), desk.rules, moment)
+    symbol = str(what).strip().upper()
+    if not symbol.removeprefix("I:").replace(".", "").isalnum():
+        raise UsageError(f"a file or a symbol was wanted, found {text.one_line(str(what), 60)!r}.")
+    if moment is None and known_at is None and desk.settings.app != DEMO and (desk.settings.massive_url or desk.settings.tradier_url):
+        return of_provider(desk.store, desk.settings, desk.rules, symbol, provider, desk.now)
+    return of_store(desk.store, desk.settings, desk.rules, symbol, moment or desk.now(), clock.instant_of(known_at), provider)

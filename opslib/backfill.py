@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from opslib import clock, period as periods
-from opslib.desk import Desk, open as open_desk
+from opslib import clock, period as periods, publish
 from opslib.errors import AlreadyMade, OpsError, UsageError
 from opslib.ledger import Due
 from opslib.schedule import DAILY
-from opslib.warm import warmed
+from opslib.warm import Kernels, warmed
+from opslib.workspace import Workspace, open as open_workspace
 
 BEFORE = "made before"
 PATIENCE_S = 10  # For a cluster to answer.
@@ -70,12 +70,12 @@ def _days(first: date, last: date) -> Iterator[date]:
     return (first + timedelta(days=n) for n in range((last - first).days + 1))
 
 
-def made(desk: Desk, name: str, of: str, timeout_s: float) -> Made:
+def made(desk: Workspace, name: str, of: str, timeout_s: float, kernels: Kernels | None = None) -> Made:
     """One report, made unless it was, or is being made elsewhere."""
     due = Due(f"report {name} {of}", clock.micros(desk.now()), None, round(timeout_s * 1e6))
-    told: dict[str, Any] = {"as_of": None, "known_at": None, "partial": False, "timeout_s": timeout_s, "due": due}
+    told: dict[str, Any] = {"as_of": None, "known_at": None, "partial": False, "timeout_s": timeout_s, "due": due, "kernels": kernels}
     try:
-        outcome, place = desk.publish_daily(of, **told) if name == DAILY else desk.publish_review(name, of, **told)
+        outcome, place = publish.publish_daily(desk, of, **told) if name == DAILY else publish.publish_review(desk, name, of, **told)
         return Made(of, outcome.state, outcome.reason or "", str(place))
     except AlreadyMade:
         return Made(of, BEFORE, "", "")
@@ -83,20 +83,20 @@ def made(desk: Desk, name: str, of: str, timeout_s: float) -> Made:
         return Made(of, "failed", desk.settings.redact(str(problem)), "")
 
 
-def here(desk: Desk, name: str, ofs: list[str], workers: int, timeout_s: float, progress: Callable[[Iterable], Iterable]) -> list[Made]:
+def here(desk: Workspace, name: str, ofs: list[str], workers: int, timeout_s: float, progress: Callable[[Iterable], Iterable]) -> list[Made]:
     """Reports by so many workers on this machine; in order."""
-    with warmed(lambda: desk) as warm, ThreadPoolExecutor(workers) as pool:
-        running = [pool.submit(made, warm, name, of, timeout_s) for of in ofs]
+    with warmed(lambda: desk) as (_, kernels), ThreadPoolExecutor(workers) as pool:
+        running = [pool.submit(made, desk, name, of, timeout_s, kernels) for of in ofs]
         found = {m.of: m for m in (f.result() for f in progress(as_completed(running)))}
     return [found[of] for of in ofs]
 
 
 def _there(home: str, app: str, name: str, of: str, timeout_s: float) -> Made:
     """One report on a worker of a cluster, by its own settings."""
-    return made(open_desk(app, home), name, of, timeout_s)
+    return made(open_workspace(app, home), name, of, timeout_s)
 
 
-def there(desk: Desk, url: str, name: str, ofs: list[str], timeout_s: float, progress: Callable[[Iterable], Iterable]) -> list[Made]:
+def there(desk: Workspace, url: str, name: str, ofs: list[str], timeout_s: float, progress: Callable[[Iterable], Iterable]) -> list[Made]:
     """
     Reports on a Dask cluster, whose workers have the same home and store; in order.
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from opslib import clock, shelf, snapshot, temporary, text, watch
 from opslib.causes import CAUSES, NONE, UNDETERMINED
-from opslib.desk import Desk
+from opslib.workspace import Workspace
 from opslib.diagnosis import Diagnosis
 from opslib.errors import IncidentError
 from opslib.incident import Incident
@@ -100,11 +100,11 @@ class Case:
         given = {"id": self.id, "runbook": self.runbook, "rule": self.rule, "subject": self.subject, "severity": self.severity, "limit": self.limit, "window_s": self.window.total_seconds(), "at": text.iso(self.at)}
         return given | {"cause": self.cause, "of": self.of, "walk": [list(stood) for stood in self.walk]}
 
-    def desk(self, settings: "Settings") -> Desk:
+    def desk(self, settings: "Settings") -> Workspace:
         """A desk that sees what had happened by then, and nothing since; its rules are today's."""
-        return Desk(replace(settings, store_url=sqlite_url(self.store), secrets={}), lambda: self.at, remembers=False)
+        return Workspace(replace(settings, store_url=sqlite_url(self.store), secrets={}), lambda: self.at, remembers=False)
 
-    def book(self, desk: Desk) -> Book:
+    def book(self, desk: Workspace) -> Book:
         """Its runbook, open at its moment, to practise."""
         return Book(desk, self.runbook, PRACTICE, subject=self.subject, severity=self.severity, limit=self.limit, window=f"{self.window.total_seconds():.0f}s", as_of=self.at)
 
@@ -118,7 +118,7 @@ class Case:
             wrong += self._untold(desk)
         return Tried(self, found, tuple(wrong), tuple(strayed(self.walk, found.walk)))
 
-    def _untold(self, desk: Desk) -> list[str]:
+    def _untold(self, desk: Workspace) -> list[str]:
         """Is anybody told of it, as badly as they were?"""
         if not self.rule:
             return []
@@ -143,7 +143,7 @@ class Tried(NamedTuple):
         return "today's rules and runbook find it, by the way that was agreed" if self.right else f"missed: {'; '.join((*self.wrong, *self.strayed))}"
 
 
-def alerts(desk: Desk, upto: datetime, since: datetime | None = None) -> list[Any]:
+def alerts(desk: Workspace, upto: datetime, since: datetime | None = None) -> list[Any]:
     """What would have fired by today's rules up to a moment, from another on (None: from the session's open), but for what another explains away?"""
     until_us = clock.micros(upto)
     if since is None:
@@ -156,7 +156,7 @@ def alerts(desk: Desk, upto: datetime, since: datetime | None = None) -> list[An
 # Freezing.
 
 
-def freeze(desk: Desk, incident: Incident, cause: str = "", as_of: datetime | None = None) -> Case:
+def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime | None = None) -> Case:
     """
     Freeze the moment of an incident at which its runbook was worked through, as a case of this desk.
 
@@ -212,7 +212,7 @@ def _looked(said: Sequence[Any], otherwise: datetime) -> datetime:
     return clock.parse(as_of, "close") if as_of else otherwise
 
 
-def _copy(desk: Desk, case: Case) -> None:
+def _copy(desk: Workspace, case: Case) -> None:
     """What had happened up to the moment of a case, into a store of its own, without secrets or names."""
     settings, app = desk.settings, desk.settings.app
     until_us = clock.micros(case.at)

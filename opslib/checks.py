@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from opslib import bands, checkups, clock, measures, spending, text, vitals
+from opslib import assay, bands, checkups, clock, measures, spending, text, vitals
 from opslib.errors import OpsError
 from opslib.outcome import OUTCOMES, OURS, PLAN, TRANSPORT
 from opslib.panels import NAMES
@@ -262,7 +262,7 @@ def chain(scene: Scene) -> Seen:
     told, content, verdicts = list[str](), dict[str, Any](), list[str]()
     for symbol in scene.probed.subjects("chain"):
         try:
-            view = scene.desk.greeks(symbol, as_of=scene.view.window.end)
+            view = assay.chain_of(scene.desk, symbol, as_of=scene.view.window.end)
         except OpsError:
             continue
         found = view.as_json()

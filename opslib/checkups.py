@@ -95,7 +95,7 @@ def rule(scene: Scene) -> Seen:
 def _night(scene: Scene) -> View:
     """Everything since the last close."""
     at = scene.view.window.end
-    return scene.desk.view(at, at - clock.last_closed(at).closes)
+    return panels.view_at(scene.desk, at, at - clock.last_closed(at).closes)
 
 
 def _shut(window: Window) -> bool:
@@ -192,7 +192,7 @@ def _today(scene: Scene) -> View | None:
     """Everything since the open of the session that is on, or the last one."""
     at = scene.view.window.end
     opens = clock.open_since(at) or clock.last_closed(at).opens
-    return scene.desk.view(at, at - opens)
+    return panels.view_at(scene.desk, at, at - opens)
 
 
 def costs_recorded(scene: Scene) -> Seen:
@@ -213,7 +213,7 @@ def fallback_used(scene: Scene) -> Seen:
     """Where Massive failed since the deployment, was Tradier asked, and counted?"""
     since_us = _deployed(scene) or scene.at_us - clock.span_us(timedelta(days=1))
     at = scene.view.window.end
-    view = scene.desk.view(at, at - clock.instant(since_us))
+    view = panels.view_at(scene.desk, at, at - clock.instant(since_us))
     massive, tradier = (view.figures["providers"][name] for name in PROVIDERS)
     query = f"requests that the pages counted since {text.moment(clock.instant(since_us))}"
     content = {"massive_failures": massive["failures"], "tradier_requests": tradier["requests"], "fallbacks": massive["fallbacks"]}

@@ -28,6 +28,7 @@ from opslib.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MARKS, MESSAGES,
 from opslib.settings import Settings
 from opslib.store import Store
 from opslib.text import NEW_YORK
+from opslib.workspace import Workspace
 
 SHELF = "incidents"
 LEAD = timedelta(minutes=30)  # Markers of so long before an incident belong on its timeline: most have a change before them.
@@ -377,3 +378,8 @@ class Chronicle:
         self.take_in()
         self.copy(into)
         return self.read(name)
+
+
+def of(desk: Workspace) -> Chronicle:
+    """The incidents of a workspace."""
+    return Chronicle(desk.store, desk.settings, desk.rules)

@@ -251,7 +251,7 @@ def _collect(options: argparse.Namespace) -> int:
     if not 1 <= every_s <= 60:
         raise UsageError(f"--every is 1s to 60s, found {options.every}.")
     desk = _begun(options)
-    staff, looked_at = desk.staff, desk.looked_at
+    staff, looked_at = desk.staff, desk.settings.looked_at
     _say(f"looking every {options.every} at {', '.join(looked_at) or 'nothing (see README: Look for ourselves)'}, judging the alerts of {desk.settings.app}; Ctrl-C stops")
     collect.collect(desk.settings, desk.store, desk.rules, staff, every_s)
     return DONE
@@ -368,6 +368,7 @@ def _rules(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from opslib import publish
     from opslib.warm import warmed
 
     if options.period and (options.day or options.name == "daily"):
@@ -381,14 +382,14 @@ def _report(options: argparse.Namespace) -> int:
     if options.workers or options.scheduler:
         raise UsageError("--workers and --scheduler are of a range, such as --day 2026-01-02..2026-03-31.")
     how = {"as_of": options.as_of, "known_at": options.known_at, "partial": options.partial, "timeout_s": _timeout(options.timeout)}
-    with warmed(lambda: _desk(options)) as desk:
+    with warmed(lambda: _desk(options)) as (desk, kernels):
         if options.name == "daily":
             day = desk.day(options.day, options.as_of)
             _say(f"executing the daily report of {day}")
-            return _told(options, *desk.publish_daily(day, **how))
+            return _told(options, *publish.publish_daily(desk, day, **how, kernels=kernels))
         meant = desk.review(options.name, options.period or "", options.as_of) if not options.day else desk.review_of(options.name, options.day, options.as_of)
         _say(f"executing the {options.name} report of {meant.period.name}")
-        return _told(options, *desk.publish_review(options.name, meant.period.name, **how))
+        return _told(options, *publish.publish_review(desk, options.name, meant.period.name, **how, kernels=kernels))
 
 
 def _schedule(options: argparse.Namespace) -> int:

@@ -29,8 +29,9 @@ def _course(told: str) -> tuple[datetime, float, float]:
     """What ``OPS_CLOCK`` says: a moment, when it was so (seconds since 1970), and how fast time runs from there."""
     try:
         moment, since, speed = told.split(",")
-        found = parse(moment), float(since), float(speed)
-    except (ValueError, UsageError):
+        at = datetime.fromisoformat(moment)
+        found = (at if at.tzinfo else at.replace(tzinfo=NEW_YORK)).astimezone(UTC), float(since), float(speed)
+    except ValueError:
         raise SettingsError(f"OPS_CLOCK is {told!r}; a moment, the seconds since 1970 at which it was so, and a speed were wanted, such as 2026-03-10T13:30:00Z,1773149400,60. It is for drills; a desk that trades has none.") from None
     if not 0 < found[2] <= 10_000:
         raise SettingsError(f"OPS_CLOCK has the speed {speed}; above 0 and up to 10000 was wanted.")
@@ -135,6 +136,20 @@ def _session_or_none(day: date) -> "Session | None":
         return session(day)
     except UsageError:
         return None
+
+
+def instant_of(given: str | datetime | None) -> datetime | None:
+    """
+    The instant that an argument means: ISO 8601 (without an offset New York), or an aware datetime; None where it is empty.
+
+    Raises:
+        UsageError: It is no time, or has no time zone.
+    """
+    if isinstance(given, datetime):
+        if given.tzinfo is None:
+            raise UsageError(f"a moment with a time zone was wanted, found {given}. Give text such as 2025-11-18T10:32 (New York), or an aware datetime.")
+        return given
+    return parse(given, "close") if given else None
 
 
 def happened(text: str | None, now: datetime) -> datetime | None:

@@ -26,6 +26,7 @@ from opslib.rules import SENT, Rule, Rules
 from opslib.settings import VERSION, Settings
 from opslib.store import Store
 from opslib.verdicts import VERDICT_OF, named
+from opslib.workspace import Workspace
 
 NAME = "daily"
 TITLES = {"availability": "Availability", "data_quality": "Data Quality", "trading": "Trading Performance"}
@@ -388,3 +389,15 @@ def daily(store: Store, settings: Settings, rules: Rules, day: date, memory: Mem
         ReportRefused: Before the market opened, or an earlier report of that day cannot be read.
     """
     return Daily(store, settings, rules, day, as_of, known_at, memory)
+
+
+def meant_day(desk: Workspace, day: str | date | None, as_of: str | datetime | None = None) -> date:
+    """The day that is meant: the one named, else the last whose session has closed."""
+    if day:
+        return clock.parse_day(day) if isinstance(day, str) else day
+    return clock.last_closed(clock.instant_of(as_of) or desk.now()).day
+
+
+def daily_of(desk: Workspace, day: str | date | None = None, as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> Daily:
+    """The report of a trading day; of the last one that has closed, where none is named."""
+    return daily(desk.store, desk.settings, desk.rules, meant_day(desk, day, as_of), desk.memory, as_of=clock.instant_of(as_of), known_at=clock.instant_of(known_at))

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, lab, opening, screen, text
+from opslib import chronicle, clock, lab, opening, panels, screen, text
 from opslib.errors import OpsError, UsageError
 from opslib.feedback import Feedback
 from opslib.panels import DEEPER, View
@@ -24,7 +24,7 @@ from opslib.screen import Screen
 from opslib.workbook import attended
 
 if TYPE_CHECKING:
-    from opslib.desk import Desk
+    from opslib.workspace import Workspace
 
 SHORTEST_S, LONGEST_S = 1.0, 60.0
 HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ class Feed:
         every_s: Seconds between two looks.
     """
 
-    def __init__(self, desk: "Desk", window: timedelta, every_s: float):
+    def __init__(self, desk: "Workspace", window: timedelta, every_s: float):
         self.desk, self.window, self.every_s = desk, window, every_s
         self._listening: weakref.WeakSet[Any] = weakref.WeakSet()
         self._turn = threading.Condition(threading.RLock())  # Held for moments only: who asks never waits for a look at a store that answers late.
@@ -55,7 +55,7 @@ class Feed:
 
     def view(self, at: datetime) -> View:
         """Everything as of a moment."""
-        return self.desk.view(at, self.window)
+        return panels.view_at(self.desk, at, self.window)
 
     def screen(self, view: View) -> Screen:
         """What stands on the dashboard of it."""
@@ -141,7 +141,7 @@ class Live:
         feed: Who reads for it.
     """
 
-    def __init__(self, desk: "Desk", window: timedelta, every_s: float, as_of: datetime | None = None):
+    def __init__(self, desk: "Workspace", window: timedelta, every_s: float, as_of: datetime | None = None):
         self.desk, self.as_of = desk, as_of
         self.feed = _feed(desk, window)
         self.feed.every_s = every_s
@@ -201,7 +201,7 @@ def _picture(view: View) -> bytes:
 _FEEDS: dict[tuple[str, str, float], Feed] = {}
 
 
-def _feed(desk: "Desk", window: timedelta) -> Feed:
+def _feed(desk: "Workspace", window: timedelta) -> Feed:
     """The one feed of a desk and a window in this kernel."""
     key = (desk.settings.url, desk.settings.app, window.total_seconds())
     return _FEEDS.setdefault(key, Feed(desk, window, 5.0))
@@ -270,7 +270,7 @@ def _opened(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
     alert = next((a for a in feed.view(at or desk.now()).alerts if a["id"] == said["alert"]), None)
     if alert is None or not alert["runbook"]:
         raise UsageError(f"no alert {said['alert']!r} with a runbook stands at that moment.")
-    incident = desk.chronicle.open("", by="", alert=alert)
+    incident = chronicle.of(desk).open("", by="", alert=alert)
     place = opening.opened(desk, alert["runbook"], incident, "", at)
     return _link(desk, place, f"runbook {alert['runbook']} is open for incident {incident.id}:")
 
@@ -278,15 +278,14 @@ def _opened(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
 def _deeper(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
     """The notebook that looks deeper into a panel, as of the moment that is shown, executed."""
     from opslib import runner
-    from opslib.desk import notebook
 
     desk = feed.desk
     given = {"app": desk.settings.app, "as_of": said["at"]}
-    _, place = runner.run(notebook(DEEPER[said["panel"]]), given, settings=desk.settings, store=desk.store)
+    _, place = runner.run(runner.notebook(DEEPER[said["panel"]]), given, settings=desk.settings, store=desk.store)
     return _link(desk, place.with_suffix(".ipynb"), f"{DEEPER[said['panel']]}, as of {said['at']}:")
 
 
-def _link(desk: "Desk", place: Path, words: str) -> dict[str, Any]:
+def _link(desk: "Workspace", place: Path, words: str) -> dict[str, Any]:
     """Where something is, as JupyterLab opens it; its path where that lies outside."""
     seen = lab.link(place)
     if seen is None and place.is_relative_to(desk.settings.base):
@@ -297,5 +296,5 @@ def _link(desk: "Desk", place: Path, words: str) -> dict[str, Any]:
 def _kept(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
     """What the monitoring missed, or told for nothing; the quarterly report reads it."""
     at = clock.parse(said["at"])
-    kept = Feedback(feed.desk.chronicle.records).give(said["kind"], said["words"], said["by"], said.get("alert", ""), at)
+    kept = Feedback(chronicle.of(feed.desk).records).give(said["kind"], said["words"], said["by"], said.get("alert", ""), at)
     return {"said": f"kept as {kept.kind} of {text.moment(at)}, by {kept.author}"}

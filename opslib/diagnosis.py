@@ -9,9 +9,10 @@ the answer is never `none`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opslib import text
+from opslib import panels, text
 from opslib.answers import Found
 from opslib.causes import HEADLINES, MASSIVE_OUT, NO_FAULT, NONE, OF_RULE, PRODUCES, RUNBOOK_OF, UNDETERMINED
 from opslib.clock import Window
@@ -19,6 +20,7 @@ from opslib.inquiry import Inquiry
 from opslib.page import SECOND
 from opslib.rules import RUNGS, SENT
 from opslib.snapshot import PROVIDERS
+from opslib.workspace import Workspace
 
 if TYPE_CHECKING:
     from opslib.panels import View
@@ -220,3 +222,8 @@ def _evidence(asked: Sequence[Found], first: Found | None, view: "View") -> tupl
     return tuple(made)
 
 
+
+
+def diagnose_at(desk: Workspace, at: datetime, length: timedelta) -> Diagnosis:
+    """What the fault is at a moment; each rule is evaluated over its own window, whatever the length of the view."""
+    return diagnose(panels.view_at(desk, at, length))

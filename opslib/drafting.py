@@ -7,26 +7,26 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opslib import case, clock, figures, ledger, postmortem as postmortem_module, publication, runner, settings as settings_module, text
+from opslib import case, chronicle, clock, figures, ledger, panels, postmortem as postmortem_module, publication, runner, settings as settings_module, text
 from opslib.errors import IncidentError
 from opslib.incident import Incident, fold
 from opslib.postmortem import STATUSES, Lack, Postmortem
 
 if TYPE_CHECKING:
-    from opslib.desk import Desk
+    from opslib.workspace import Workspace
 
 NAME = "postmortem"
 
 
-def take_in(desk: "Desk", name: str, by: str) -> Incident:
+def take_in(desk: "Workspace", name: str, by: str) -> Incident:
     """
     Take in what people have written in an incident's document since it was made.
 
     Raises:
         IncidentError: Something outside the marks was edited; nothing was taken in, and nothing overwritten.
     """
-    found = desk.chronicle.read(name)
-    path = desk.chronicle.folder(name) / f"{NAME}.md"
+    found = chronicle.of(desk).read(name)
+    path = chronicle.of(desk).folder(name) / f"{NAME}.md"
     made = next((e for e in reversed(found.of_kind("published"))), None)
     if made is None or not path.exists():
         return found
@@ -37,8 +37,8 @@ def take_in(desk: "Desk", name: str, by: str) -> Incident:
         raise IncidentError(f"{path} was edited outside the marks ({where}), where it is made anew from the record. Put what you mean between the marks, or take the file away, and run this again.")
     for section, words in postmortem_module.theirs(told).items():
         if words != before.written(section).strip() and words != Postmortem(found).written(section).strip():
-            desk.chronicle.append(name, "written", {"section": section, "text": words, "words": f"{section} was written"}, by=by)
-    return desk.chronicle.read(name)
+            chronicle.of(desk).append(name, "written", {"section": section, "text": words, "words": f"{section} was written"}, by=by)
+    return chronicle.of(desk).read(name)
 
 
 def at_head(found: Incident, entry: str) -> Postmortem:
@@ -46,7 +46,7 @@ def at_head(found: Incident, entry: str) -> Postmortem:
     return Postmortem(fold(found.id, found.entries[: found.find(entry).seq]))
 
 
-def move(desk: "Desk", found: Incident, status: str, by: str) -> Incident:
+def move(desk: "Workspace", found: Incident, status: str, by: str) -> Incident:
     """
     Take a document on to another status.
 
@@ -66,11 +66,11 @@ def move(desk: "Desk", found: Incident, status: str, by: str) -> Incident:
     if then == len(STATUSES) - 1 != now:
         _drilled(desk, found)
     if then != now:
-        desk.chronicle.append(found.id, "document", {"status": wanted, "words": f"the postmortem is {wanted}"}, by=by)
-    return desk.chronicle.read(found.id)
+        chronicle.of(desk).append(found.id, "document", {"status": wanted, "words": f"the postmortem is {wanted}"}, by=by)
+    return chronicle.of(desk).read(found.id)
 
 
-def _drilled(desk: "Desk", found: Incident) -> None:
+def _drilled(desk: "Workspace", found: Incident) -> None:
     """
     Do the drills pass that action items name?
 
@@ -83,7 +83,7 @@ def _drilled(desk: "Desk", found: Incident) -> None:
             raise IncidentError(f"the postmortem of {found.id} cannot be closed yet: an action item is done when drill {name} passes, and it does not ({tried!r}). ops drill {name} shows what was seen.")
 
 
-def draft(desk: "Desk", name: str, by: str, status: str = "") -> tuple[Postmortem, Path, list[Lack]]:
+def draft(desk: "Workspace", name: str, by: str, status: str = "") -> tuple[Postmortem, Path, list[Lack]]:
     """
     Draft a postmortem, or make it anew.
 
@@ -96,9 +96,9 @@ def draft(desk: "Desk", name: str, by: str, status: str = "") -> tuple[Postmorte
     Raises:
         IncidentError: What people wrote could not be taken in, the status does not follow, or its notebook failed.
     """
-    desk.chronicle.take_in()
-    place = desk.chronicle.folder(name) / NAME
-    found = desk.chronicle.read(name)
+    chronicle.of(desk).take_in()
+    place = chronicle.of(desk).folder(name) / NAME
+    found = chronicle.of(desk).read(name)
     if found.document == STATUSES[-1] and not status:
         return at_head(found, found.of_kind("published")[-1].body["head"]["entry"]), place, []
     found = take_in(desk, name, by)
@@ -110,7 +110,7 @@ def draft(desk: "Desk", name: str, by: str, status: str = "") -> tuple[Postmorte
     return made, place, postmortem_module.lint(made)
 
 
-def pictured(desk: "Desk", incident: Incident) -> Incident:
+def pictured(desk: "Workspace", incident: Incident) -> Incident:
     """Put on record how its panel looked, over what was captured of the metrics; once for the same facts."""
     entry = figures.metrics(incident)
     if entry is None or any(e.body.get("of") == entry.id for e in incident.of_kind("evidence")):
@@ -121,13 +121,13 @@ def pictured(desk: "Desk", incident: Incident) -> Incident:
     start, end = clock.parse(content["from"]), clock.parse(content["until"])
     rule = desk.rules.rules.get(incident.rule)
     panel = rule.panel if rule else "system"
-    digest = desk.chronicle.picture(plots.png(desk.view(end, end - start).panel(panel).draw))
+    digest = chronicle.of(desk).picture(plots.png(panels.view_at(desk, end, end - start).panel(panel).draw))
     words = f"picture of the panel {panel}, {text.moment(start)} to {text.moment(end)}"
-    desk.chronicle.append(incident.id, "evidence", {"name": "picture", "of": entry.id, "source": "store", "picture": {"sha256": digest, "name": panel}, "words": words}, key=f"picture:{entry.id}")
-    return desk.chronicle.read(incident.id)
+    chronicle.of(desk).append(incident.id, "evidence", {"name": "picture", "of": entry.id, "source": "store", "picture": {"sha256": digest, "name": panel}, "words": words}, key=f"picture:{entry.id}")
+    return chronicle.of(desk).read(incident.id)
 
 
-def publish(desk: "Desk", made: Postmortem, place: Path) -> None:
+def publish(desk: "Workspace", made: Postmortem, place: Path) -> None:
     """Put the document in its place, with its notebook; its digests and head go on record, and the head into the ledger."""
     name, head = made.incident.id, made.head
     folder = settings_module.project()
@@ -144,5 +144,5 @@ def publish(desk: "Desk", made: Postmortem, place: Path) -> None:
     else:
         publication.publish(place, files, None)
     digests = {f"{place.name}{ending}": sha256(content).hexdigest() for ending, content in sorted(files.items())}
-    desk.chronicle.append(name, "published", {"files": digests, "head": {"entry": head.id, "digest": head.digest}, "words": f"postmortem published from the record up to {head.id}"})
+    chronicle.of(desk).append(name, "published", {"files": digests, "head": {"entry": head.id, "digest": head.digest}, "words": f"postmortem published from the record up to {head.id}"})
     ledger.anchor(desk.store, desk.settings.app, name, head)

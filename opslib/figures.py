@@ -10,7 +10,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opslib import clock, evidence, indicators, text
+from opslib import chronicle, clock, evidence, indicators, panels, text
 from opslib.clock import Window
 from opslib.evidence import Entry
 from opslib.incident import Incident
@@ -20,7 +20,7 @@ from opslib.settings import VERSION
 from opslib.snapshot import PROVIDERS
 
 if TYPE_CHECKING:
-    from opslib.desk import Desk
+    from opslib.workspace import Workspace
     from opslib.panels import View
 
 METRICS = "metrics"
@@ -84,22 +84,22 @@ def span(incident: Incident) -> tuple[int | None, int | None]:
     return began, ended if began is None or ended is None or ended > began else began
 
 
-def captured(desk: "Desk", incident: Incident) -> Incident:
+def captured(desk: "Workspace", incident: Incident) -> Incident:
     """Put what the metrics say of an incident on its record: once for the same facts, anew where the store now says otherwise."""
     began, ended = span(incident)
     if began is None:
         return incident
     found = _onset(desk, incident)
     if found is not None:
-        desk.chronicle.append(incident.id, "time", found, key=f"began:{sha256(evidence.canonical(found)).hexdigest()[:16]}")
-        incident = desk.chronicle.read(incident.id)
+        chronicle.of(desk).append(incident.id, "time", found, key=f"began:{sha256(evidence.canonical(found)).hexdigest()[:16]}")
+        incident = chronicle.of(desk).read(incident.id)
         began, ended = span(incident)
         assert began is not None
     start = clock.instant(began) - LEAD
     end = min(clock.instant(ended) + AFTER if ended is not None else desk.now(), desk.now())
     end = max(end, clock.instant(began) + timedelta(minutes=1))
     step_s = next((s for s in STEPS_S if (end - start).total_seconds() / s <= MOST_ROWS), STEPS_S[-1])
-    view = desk.view(end, end - start)
+    view = panels.view_at(desk, end, end - start)
     rows = [_row(view, Window(at, at + timedelta(seconds=step_s))) for at in (start + timedelta(seconds=step_s * i) for i in range(int((end - start).total_seconds() // step_s)))][-evidence.MOST_ITEMS :]
     content = {
         "step_s": step_s, "from": text.iso(start), "until": text.iso(end), "began": text.iso(clock.instant(began)), "ended": text.iso(clock.instant(ended)) if ended is not None else None, "rows": rows,
@@ -109,8 +109,8 @@ def captured(desk: "Desk", incident: Incident) -> Incident:
     key = f"{METRICS}:{sha256(evidence.canonical(content)).hexdigest()[:24]}"
     body = {"name": METRICS, "source": "store", "query": f"posts and looks of {desk.settings.app}, each {step_s} s", "as_of": text.iso(end), "opslib": VERSION, "rules_hash": desk.rules.hash, "content": content,
             "words": f"what posts and looks say, each {step_s} s, {text.moment(start)} to {text.moment(end)}"}  # fmt: skip
-    desk.chronicle.append(incident.id, "evidence", body, key=key)
-    return desk.chronicle.read(incident.id)
+    chronicle.of(desk).append(incident.id, "evidence", body, key=key)
+    return chronicle.of(desk).read(incident.id)
 
 
 def _row(view: "View", window: Window) -> dict[str, Any]:
@@ -126,14 +126,14 @@ def _row(view: "View", window: Window) -> dict[str, Any]:
     return row | {"coverage": tape.coverage(window)}
 
 
-def _onset(desk: "Desk", incident: Incident) -> dict[str, Any] | None:
+def _onset(desk: "Workspace", incident: Incident) -> dict[str, Any] | None:
     """The first of our looks that failed and did not come back before it was detected, where there are any: when, and how exactly."""
     detected = incident.times["detected"].at_us
     probe, subject = ("socket", "app") if incident.rule.startswith("websocket") else (IS_THERE.get(incident.subject, ""), incident.subject)
     if detected is None or incident.rule not in ("availability", "answers", "app_answers", "app_down", "websocket_down") or not probe or any(e.by for e in incident.of_kind("time")):
         return None
     at = clock.instant(detected)
-    view = desk.view(at, timedelta(hours=1))
+    view = panels.view_at(desk, at, timedelta(hours=1))
     looks = view.probed.within(probe, subject, view.window) if view.probed else []
     failing = None
     for i in range(len(looks) - 1, 0, -1):

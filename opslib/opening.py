@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opslib import shelf, temporary, text
+from opslib import chronicle, diagnosis, shelf, temporary, text
 from opslib.incident import Incident
 
 if TYPE_CHECKING:
-    from opslib.desk import Desk
+    from opslib.workspace import Workspace
 
 
-def opened(desk: "Desk", name: str, incident: Incident, operator: str, as_of: datetime | None = None) -> Path:
+def opened(desk: "Workspace", name: str, incident: Incident, operator: str, as_of: datetime | None = None) -> Path:
     """
     Open a runbook for an incident: a copy in its folder, filled in, the likely branch first.
 
@@ -28,12 +28,12 @@ def opened(desk: "Desk", name: str, incident: Incident, operator: str, as_of: da
     shelved = shelf.runbook(name)
     rule = desk.rules.rules.get(incident.rule)
     limit = incident.limit()
-    found = desk.diagnose(as_of or desk.now(), rule.window if rule else timedelta(minutes=10))
+    found = diagnosis.diagnose_at(desk, as_of or desk.now(), rule.window if rule else timedelta(minutes=10))
     given = {
         "app": desk.settings.app, "incident": incident.id, "operator": operator, "subject": incident.subject, "severity": incident.severity, "limit": rule.limit_told(limit) if rule and limit is not None else "",
         "window": f"{round(rule.window.total_seconds())}s" if rule else "", "as_of": text.iso(as_of) if as_of else "",
     }  # fmt: skip
-    folder = desk.chronicle.folder(incident.id)
+    folder = chronicle.of(desk).folder(incident.id)
     with temporary.refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     number = max((int(p.name[:2]) for p in folder.glob("[0-9][0-9]_*.ipynb")), default=0) + 1
@@ -42,5 +42,5 @@ def opened(desk: "Desk", name: str, incident: Incident, operator: str, as_of: da
     with temporary.refusing(place):
         temporary.make(place, content.encode())
     body = {"runbook": name, "notebook": place.name, "cause": found.cause, "subject": found.subject, "also": [o._asdict() for o in found.also], "confidence": found.confidence, "headline": found.words, "given": given, "words": f"runbook {name} opened as {place.name}; likely {found.cause}"}
-    desk.chronicle.append(incident.id, "runbook", body, by=operator)
+    chronicle.of(desk).append(incident.id, "runbook", body, by=operator)
     return place

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opslib import clock, findings, indicators, probed as probed_module, realised, refusals, rises, tape as tape_module, text, watch
 from opslib.clock import Window
 from opslib.alerts import Transition
 from opslib.chronicle import Chronicle
 from opslib.dispatch import Dispatch
+from opslib.errors import UsageError
 from opslib.filings import Filed, Filings
 from opslib.fills import Fill
 from opslib.marks import Mark, Marks
@@ -29,11 +30,17 @@ from opslib.rules import Rules
 from opslib.samples import Samples
 from opslib.settings import Settings
 from opslib.sights import Sight, Sights, lately
-from opslib.snapshot import PROVIDERS
+from opslib.snapshot import FIELDS, PROVIDERS
 from opslib.store import Store
 from opslib.tape import Tape
 from opslib.verdicts import EXIT_CODES, VERDICTS, Finding, worst
+from opslib.workspace import Workspace
 
+if TYPE_CHECKING:
+    import pandas
+
+MOST_WINDOW = timedelta(days=31)
+FIGURE_COLUMNS = ("ts", "known_at", "page")
 DEEPER = {"providers": "provider_health", "greeks": "greeks_quality", "pnl": "pnl_accuracy", "system": "system_health"}
 SOURCES = {"probe": "looks", "chain": "chains", "logs": "reading of the log", "fills": "fills"}
 MOST_TYPES = 3
@@ -410,3 +417,45 @@ def _recorded(store: Store, app: str, at_us: int, known_at: datetime | None) -> 
 def status(store: Store, settings: Settings, rules: Rules, *, as_of: datetime | None = None, length: timedelta = timedelta(hours=1), known_at: datetime | None = None) -> View:
     """How does everything stand, as of a moment (default: now)?"""
     return view(store, settings, rules, Window.before(as_of or clock.now(), length), known_at)
+
+
+def view_at(desk: Workspace, at: datetime, length: timedelta) -> View:
+    """Everything at a moment, over so long before it."""
+    return status(desk.store, desk.settings, desk.rules, as_of=at, length=length)
+
+
+def status_of(desk: Workspace, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None) -> View:
+    """
+    Everything as of a moment.
+
+    Args:
+        as_of: ISO 8601, without an offset New York; empty is now.
+        window: Its length, such as ``1h``.
+        known_at: Only what was known by then; empty is all that is known.
+
+    Raises:
+        UsageError: The window is longer than `MOST_WINDOW`, of which the alerts alone would take minutes.
+    """
+    length = clock.parse_span(window)
+    if length > MOST_WINDOW:
+        raise UsageError(f"a window of {text.one_line(window, 40)} was asked for; panels show at most {MOST_WINDOW.days}d. ops report and ops alerts cover longer.")
+    return status(desk.store, desk.settings, desk.rules, as_of=clock.instant_of(as_of) or desk.now(), length=length, known_at=clock.instant_of(known_at))
+
+
+def frame(view: View) -> "pandas.DataFrame":
+    """
+    The snapshots of a view's window as a frame, one row a snapshot, for questions that no panel answers.
+
+    Columns: ``ts`` and ``known_at`` (UTC), ``page``, then the fields of `snapshot.FIELDS` as the page posted them
+    (cumulative since its load). No snapshots, no rows.
+    """
+    import pandas
+
+    names = [f.name for f in FIELDS if f.name not in ("page_id", "page_clock_ms")]
+    rows = [
+        (clock.instant(k.ts_us), clock.instant(k.known_at_us), page.name, *(getattr(k, n) for n in names))
+        for page in view.tape.pages
+        for k in page.looks
+        if view.window.start_us < k.ts_us <= view.window.end_us
+    ]
+    return pandas.DataFrame(rows, columns=[*FIGURE_COLUMNS, *names]).sort_values(["ts", "page"], ignore_index=True)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from opslib import clock, document, evidence, figures, report, text
 from opslib.evidence import Entry
 from opslib.figures import Figure
-from opslib.incident import TIMES, Incident, words
+from opslib.incident import TIMES, Incident, fold, words
 from opslib.report import Text, listed, tabled
 from opslib.shelf import as_html
 
@@ -303,3 +303,13 @@ def _of_actions(told: str) -> Iterable[Lack]:
         found += [Lack("actions", f"{name} has the priority {priority!r}", f"One of {', '.join(PRIORITIES)}.")] if priority not in PRIORITIES else []
         found += [Lack("actions", f"{name} is due {due!r}, which is no day", "Give a day, such as 2026-03-20.")] if due and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", due) else []
     return found
+
+
+def of_incident(found: Incident, upto: str = "") -> Postmortem:
+    """
+    The postmortem of an incident.
+
+    Args:
+        upto: The entry up to which its record is read, such as ``E42``; empty is all of it.
+    """
+    return Postmortem(fold(found.id, found.entries[: found.find(upto).seq]) if upto else found)

@@ -9,7 +9,7 @@ alert had seen, or gave feedback. What nobody judged counts for neither side, an
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from opslib import clock, period, text
+from opslib import chronicle, clock, period, text
 from opslib.days import WORDS
 from opslib.feedback import MISSED, NOISE, USEFUL, Feedback, Opinion
 from opslib.incident import Incident
@@ -65,7 +65,7 @@ class Quarterly(Review):
     @cached_property
     def opinions(self) -> list[Opinion]:
         """What people said of the monitoring in it."""
-        return Feedback(self.desk.chronicle.records).within(self.period.window, self.known_at)
+        return Feedback(chronicle.of(self.desk).records).within(self.period.window, self.known_at)
 
     @cached_property
     def judged(self) -> list[tuple[Rise, str]]:

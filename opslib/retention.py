@@ -13,13 +13,13 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from opslib import clock
-from opslib.desk import Desk
+from opslib.workspace import Workspace
 from opslib.schema import ENTRIES
 
 EVERY_US = 86_400_000_000  # So often it is looked; more often would only cost.
 
 
-def sweep_daily(desk: Desk) -> list[str]:
+def sweep_daily(desk: Workspace) -> list[str]:
     """As `sweep`, where nobody has for a day."""
     key, now_us = f"swept:{desk.settings.app}", clock.micros(desk.now())
     last_us = int(desk.store.recall(key) or 0)
@@ -29,7 +29,7 @@ def sweep_daily(desk: Desk) -> list[str]:
     return sweep(desk)
 
 
-def sweep(desk: Desk) -> list[str]:
+def sweep(desk: Workspace) -> list[str]:
     """
     Take away the files of runs that are older than the settings keep them, and of the oldest others until all of them take no more room than
     the settings allow.
@@ -52,13 +52,13 @@ def sweep(desk: Desk) -> list[str]:
     return gone
 
 
-def _cited(desk: Desk) -> set[str]:
+def _cited(desk: Workspace) -> set[str]:
     """The runs that an incident, a checklist or a report names."""
     ids = {row["id"] for row in desk.store.runs()}
     return {word for text in _texts(desk) for word in ids if word in text}
 
 
-def _texts(desk: Desk) -> Iterator[str]:
+def _texts(desk: Workspace) -> Iterator[str]:
     with desk.store.reading() as connection:
         yield "\n".join(connection.execute(sa.select(ENTRIES.c.line).where(ENTRIES.c.app == desk.settings.app)).scalars())
     for path in _written(desk.settings.outputs):

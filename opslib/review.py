@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, days as days_module, report, text
+from opslib import alertlog, chronicle, clock, days as days_module, report, text
 from opslib.alertlog import AlertLog
 from opslib.clock import Session
 from opslib.days import WORDS, Day, Days, percent
@@ -30,7 +30,7 @@ from opslib.verdicts import VERDICT_OF, VERDICTS, named
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from opslib.desk import Desk
+    from opslib.workspace import Workspace
 
 REPLAYED_DAYS = 5  # Where nobody judged, so many days are judged anew; more would take minutes.
 
@@ -95,7 +95,7 @@ class Review:
 
     NAME, TITLE = "weekly", "Weekly monitoring report"
 
-    def __init__(self, desk: "Desk", period: Period, as_of: datetime | None = None, known_at: datetime | None = None):
+    def __init__(self, desk: "Workspace", period: Period, as_of: datetime | None = None, known_at: datetime | None = None):
         self.desk, self.period, self.known_at = desk, period, known_at
         self.upto = min(as_of or desk.now(), period.window.end)
         if self.upto <= period.window.start:
@@ -152,11 +152,11 @@ class Review:
     @cached_property
     def log(self) -> AlertLog:
         """What alerts did: by the record; of few days that nobody judged, judged anew."""
-        found = self.desk.alerts(self.upto, since=self.period.window.start, known_at=self.known_at)
+        found = alertlog.log_of(self.desk, self.upto, since=self.period.window.start, known_at=self.known_at)
         if not found.lacking or not 0 < len(self.seen) <= REPLAYED_DAYS:
             return found
         upto = self.upto if len(self.sessions) <= REPLAYED_DAYS else self.seen[-1].session.closes  # What a long silence amounts to is told by its days.
-        return self.desk.alerts(upto, since=max(self.period.window.start, self.seen[0].session.opens), known_at=self.known_at, replay=True)
+        return alertlog.log_of(self.desk, upto, since=max(self.period.window.start, self.seen[0].session.opens), known_at=self.known_at, replay=True)
 
     @cached_property
     def rises(self) -> list[Rise]:
@@ -172,7 +172,7 @@ class Review:
     def incidents(self) -> list[Incident]:
         """What was opened in it."""
         window = self.period.window
-        return [i for i in self.desk.chronicle.all() if window.start_us < i.entries[0].at_us <= clock.micros(self.upto) and i.status != "merged"]
+        return [i for i in chronicle.of(self.desk).all() if window.start_us < i.entries[0].at_us <= clock.micros(self.upto) and i.status != "merged"]
 
     @property
     def unjudged(self) -> str:

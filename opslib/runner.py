@@ -48,6 +48,20 @@ class Stopped(KeyboardInterrupt):
     """The runner was asked to stop; raised out of whatever it was doing."""
 
 
+
+def notebook(name: str) -> Path:
+    """
+    The path of one of the suite's own notebooks.
+
+    Raises:
+        NotebookFailed: The package was installed without its notebooks.
+    """
+    folder = settings_module.project()
+    if folder is None:
+        raise NotebookFailed("the suite's notebooks stand in its project folder, which is not here. Install it with pip install -e . from a clone.")
+    return folder / "notebooks" / f"{name}.ipynb"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """

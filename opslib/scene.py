@@ -18,7 +18,7 @@ from opslib.verdicts import Finding
 from opslib.walk import Seen
 
 if TYPE_CHECKING:
-    from opslib.desk import Desk
+    from opslib.workspace import Workspace
     from opslib.incident import Incident
     from opslib.panels import View
 
@@ -40,7 +40,7 @@ class Scene:
     """
 
     view: "View"
-    desk: "Desk"
+    desk: "Workspace"
     step: Step
     incident: "Incident"
 

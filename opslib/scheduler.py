@@ -14,20 +14,20 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import checklists, clock, ledger, notify, period as periods, retention, runner, schedule, text
+from opslib import checklists, clock, ledger, notify, period as periods, publish, retention, runner, schedule, text
 from opslib.agenda import Agenda, Item
-from opslib.desk import Desk, notebook
+from opslib.dispatch import Dispatch
 from opslib.errors import AlreadyMade, OpsError, SettingsError, StoreError
 from opslib.notify import Notifier
 from opslib.runner import Outcome
 from opslib.schedule import CHECKLIST, DAILY, REPORT, Job
 from opslib.settings import without_secrets
 from opslib.warm import Kernels, warmed
+from opslib.workspace import Workspace
 
 LOOK_S = 5.0
 SET = ("settings.toml", "rules.toml", schedule.NAME)
@@ -47,9 +47,9 @@ class Scheduler:
         kernels: Where kernels are had that need not import anything first.
     """
 
-    def __init__(self, opened: Callable[[], Desk], workers: int = WORKERS, kernels: Kernels | None = None):
+    def __init__(self, opened: Callable[[], Workspace], workers: int = WORKERS, kernels: Kernels | None = None):
         self._opened, self.workers, self.kernels = opened, workers, kernels
-        self.desk = replace(opened(), kernels=kernels)
+        self.desk = opened()
         self._set: dict[Path, int] = {}
         self.ended: list[tuple[Item, str, str]] = []
         self._going: dict[str, threading.Thread] = {}
@@ -104,7 +104,7 @@ class Scheduler:
         if found == self._set:
             return
         try:
-            self.desk, self._set = replace(self._opened(), kernels=self.kernels), found
+            self.desk, self._set = self._opened(), found
             self._said.pop("settings", None)
         except SettingsError as problem:  # What held until now holds until it is set right.
             self._say("settings", str(problem))
@@ -114,15 +114,15 @@ class Scheduler:
         ledger.missed(self.desk.store, self.desk.settings.app, item.due, item.job.name, why)
         self._end(item, "missed", why)
 
-    def _begin(self, desk: Desk, item: Item) -> None:
+    def _begin(self, desk: Workspace, item: Item) -> None:
         thread = threading.Thread(target=self._make, args=(desk, item), name=item.due.name, daemon=True)
         with self._turn:
             self._going[item.due.name] = thread
         thread.start()
 
-    def _make(self, desk: Desk, item: Item) -> None:
+    def _make(self, desk: Workspace, item: Item) -> None:
         try:
-            outcome, _ = make(desk, item)
+            outcome, _ = make(desk, item, self.kernels)
             self._end(item, outcome.state, outcome.reason or "")
         except AlreadyMade:
             return
@@ -145,7 +145,7 @@ class Scheduler:
         run = item.made
         if not item.job.deliver or run is None or run["state"] == "missed" or run["id"] in self._sent or now - clock.instant(run["ended_at_us"]) > SENT_FOR:
             return
-        self.desk.dispatch.report(run["id"], item.job.deliver, _delivered(self.desk, item))
+        Dispatch(self.desk.store, self.desk.settings.app).report(run["id"], item.job.deliver, _delivered(self.desk, item))
         self._sent.add(run["id"])
 
     def _say(self, about: str, words: str, prefix: str = "ops: ") -> None:
@@ -194,7 +194,7 @@ class Scheduler:
         return 70 if "failed" in states else 3 if left or states & {"incomplete", "missed"} else 0
 
 
-def make(desk: Desk, item: Item) -> tuple[Outcome, Path]:
+def make(desk: Workspace, item: Item, kernels: Kernels | None = None) -> tuple[Outcome, Path]:
     """
     Make one thing that is due.
 
@@ -205,12 +205,12 @@ def make(desk: Desk, item: Item) -> tuple[Outcome, Path]:
     job, due, how = item.job, item.due, {"timeout_s": item.job.timeout.total_seconds()}
     if job.kind == REPORT:
         of, told = job.of(item.at), {"as_of": None, "known_at": None, "partial": False, "due": due}
-        return desk.publish_daily(of, **told, **how) if job.what == DAILY else desk.publish_review(job.what, of, **told, **how)
+        return publish.publish_daily(desk, of, **told, **how, kernels=kernels) if job.what == DAILY else publish.publish_review(desk, job.what, of, **told, **how, kernels=kernels)
     if job.kind == CHECKLIST:
-        path, given = notebook("checklist"), {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": "", "practice": False}
+        path, given = runner.notebook("checklist"), {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": "", "practice": False}
     else:
         path, given = desk.settings.base / job.what, dict(job.parameters)
-    return runner.run(path, given, settings=desk.settings, store=desk.store, due=due, kernels=desk.kernels, **how)
+    return runner.run(path, given, settings=desk.settings, store=desk.store, due=due, kernels=kernels, **how)
 
 
 def _known(agenda: Agenda) -> None:
@@ -220,7 +220,7 @@ def _known(agenda: Agenda) -> None:
             raise SettingsError(f"{agenda.settings.base / schedule.NAME}, {job.name}: there is no checklist {job.what!r}; there are: {', '.join(checklists.table())}.{text.nearest(job.what, checklists.table())}")
 
 
-def _ready(desk: Desk, item: Item, now: datetime) -> bool:
+def _ready(desk: Workspace, item: Item, now: datetime) -> bool:
     """Has the last look come that is expected of the day, or has it been waited for long enough?"""
     if not item.job.wait or now >= item.at + item.job.wait or (item.job.kind, item.job.what) != (REPORT, DAILY):
         return True
@@ -228,7 +228,7 @@ def _ready(desk: Desk, item: Item, now: datetime) -> bool:
     return desk.store.first_look(desk.settings.app, clock.micros(closes - LAST_LOOK), None) is not None
 
 
-def _delivered(desk: Desk, item: Item) -> dict[str, Any]:
+def _delivered(desk: Workspace, item: Item) -> dict[str, Any]:
     """What is sent of something that was made."""
     run = item.made
     assert run
@@ -246,7 +246,7 @@ def _delivered(desk: Desk, item: Item) -> dict[str, Any]:
     return {"title": f"[{verdict}] {item.due.name}", "lines": lines, "severity": severity, "verdict": verdict, "state": run["state"], "page": files.get(".html", ""), "notebook": files.get(".ipynb", "")}
 
 
-def rehearse(desk: Desk, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Job]], Any]) -> list[tuple[Job, Outcome, Path]]:
+def rehearse(desk: Workspace, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Job]], Any]) -> list[tuple[Job, Outcome, Path]]:
     """
     Make everything that is scheduled once, as of a moment: reports under the name of partial ones where they are not over, checklists without a trace.
 
@@ -255,24 +255,24 @@ def rehearse(desk: Desk, jobs: dict[str, Job], as_of: datetime, progress: Callab
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with warmed(lambda: desk) as warm, ThreadPoolExecutor(WORKERS) as pool:
-        running = [(job, pool.submit(_rehearsed, warm, job, as_of)) for job in jobs.values()]
+    with warmed(lambda: desk) as (_, kernels), ThreadPoolExecutor(WORKERS) as pool:
+        running = [(job, pool.submit(_rehearsed, desk, job, as_of, kernels)) for job in jobs.values()]
         return [(job, *found.result()) for job, found in progress(running)]
 
 
-def _rehearsed(desk: Desk, job: Job, as_of: datetime) -> tuple[Outcome, Path]:
+def _rehearsed(desk: Workspace, job: Job, as_of: datetime, kernels: Kernels) -> tuple[Outcome, Path]:
     how, moment = {"timeout_s": job.timeout.total_seconds()}, text.iso(as_of)
     if job.kind == REPORT:
         told = {"as_of": moment, "known_at": None, "partial": True}
         if job.what == DAILY:
-            return desk.publish_daily(None, **told, **how)
-        return desk.publish_review(job.what, periods.of(periods.REPORTS[job.what], as_of.astimezone(text.NEW_YORK).date()).name, **told, **how)
+            return publish.publish_daily(desk, None, **told, **how, kernels=kernels)
+        return publish.publish_review(desk, job.what, periods.of(periods.REPORTS[job.what], as_of.astimezone(text.NEW_YORK).date()).name, **told, **how, kernels=kernels)
     if job.kind == CHECKLIST:
-        return runner.run(notebook("checklist"), {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": moment, "practice": True}, settings=desk.settings, store=desk.store, kernels=desk.kernels, **how)
-    return runner.run(desk.settings.base / job.what, dict(job.parameters), settings=desk.settings, store=desk.store, kernels=desk.kernels, **how)
+        return runner.run(runner.notebook("checklist"), {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": moment, "practice": True}, settings=desk.settings, store=desk.store, kernels=kernels, **how)
+    return runner.run(desk.settings.base / job.what, dict(job.parameters), settings=desk.settings, store=desk.store, kernels=kernels, **how)
 
 
-def serve(opened: Callable[[], Desk], workers: int) -> None:
+def serve(opened: Callable[[], Workspace], workers: int) -> None:
     """
     Make what is due until SIGTERM or Ctrl-C; what is being made then may be finished within `STOP_S`, or until the second of them.
 

@@ -127,6 +127,12 @@ class Settings:
         """The value of a secret, or None where it is not set."""
         return self.secrets.get(name)
 
+    @property
+    def looked_at(self) -> list[str]:
+        """What the settings name that can be probed."""
+        named = {"massive": "massive_url", "tradier": "tradier_url", "the app": "app_url", "its WebSocket": "app_ws_url", "its log": "app_log", "its process": "app_pid"}
+        return [name for name, key in named.items() if getattr(self, key)]
+
     def redact(self, outgoing: str) -> str:
         """Text with every secret's value replaced by its name, also as it stands in an address or in JSON; and nobody else's key."""
         for name, value in sorted(self.secrets.items(), key=lambda s: -len(s[1])):  # The longer first: one may stand in another.

@@ -18,6 +18,7 @@ from opslib.errors import IncidentError, OperatorNeeded
 from opslib.evidence import Entry
 from opslib.hooks import Outcome
 from opslib.incident import Incident
+from opslib.marks import Marks
 from opslib.practice import PRACTICE, Practice
 from opslib.records import Records
 from opslib.report import Text, listed, tabled
@@ -28,7 +29,7 @@ from opslib.walk import Standing, Walk
 from opslib.workbook import Book, Card
 
 if TYPE_CHECKING:
-    from opslib.desk import Desk
+    from opslib.workspace import Workspace
 
 SHELF = "checklists"
 OPENED, SIGNED = "opened", "signed"
@@ -76,13 +77,13 @@ class Sheet(Book):
         UsageError: There is no such checklist.
     """
 
-    def __init__(self, desk: "Desk", name: str, operator: str = "", as_of: str | datetime | None = None, practice: bool = False):
+    def __init__(self, desk: "Workspace", name: str, operator: str = "", as_of: str | datetime | None = None, practice: bool = False):
         self.checklist: Checklist = checklists.checklist(name)
         self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), ""
         self._as_of = clock.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
         self.practice, self.window = practice, timedelta(hours=1)
         self._subject, self._severity = "app", ""
-        deployed = max((m for m in desk.marks.between(0, clock.micros(self.now())) if m.kind == "deploy"), key=lambda m: m.ts_us, default=None) if self.checklist.each == DEPLOY else None
+        deployed = max((m for m in Marks(desk.store, desk.settings).between(0, clock.micros(self.now())) if m.kind == "deploy"), key=lambda m: m.ts_us, default=None) if self.checklist.each == DEPLOY else None
         told = {"title": self.checklist.title, "runbook": name, "severity": "notify", "how": "checklist", "app": desk.settings.app, "rules_hash": desk.rules.hash}
         told |= {DEPLOYED: deployed.ts_us, "words": f"{self.checklist.title}, for the deployment at {text.moment(clock.instant(deployed.ts_us))}: {deployed.words}"} if deployed else {"words": f"{self.checklist.title}, begun"}
         if practice:
@@ -210,7 +211,7 @@ class Sheet(Book):
     def _act(self, step: Step, asked: Mapping[str, Any]) -> Outcome:
         ended = super()._act(step, asked)
         if step.hook == "deploy" and ended.state == "done":
-            self.desk.marks.put("deploy", f"{self.id}: {ended.words}", str(asked["operator"]))
+            Marks(self.desk.store, self.desk.settings).put("deploy", f"{self.id}: {ended.words}", str(asked["operator"]))
         return ended
 
     def clock_words(self, incident: Incident) -> str:

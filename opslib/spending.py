@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from opslib import costs, text
-from opslib.accuracy import LABELS, Accuracy
+from opslib.accuracy import LABELS, Accuracy, accuracy_of
 from opslib.errors import ImportRefused
 from opslib.fills import CENT, ZERO
 from opslib.legs import Trade
@@ -25,7 +25,7 @@ from opslib.variance import Pair
 from opslib.walk import Seen
 
 if TYPE_CHECKING:
-    from opslib.desk import Desk
+    from opslib.workspace import Workspace
 
 NEWEST = 10  # The guide looks at the last ten trades.
 AS_ASSUMED = Decimal("1.2")  # Up to a fifth above what was assumed is the cushion that the guide asks for.
@@ -85,7 +85,7 @@ class Spending:
         length: And not longer before it than this; None is over what the rule for fills judges: a day, or more where that holds too few.
     """
 
-    desk: "Desk"
+    desk: "Workspace"
     at: datetime
     length: timedelta | None = None
 
@@ -96,8 +96,8 @@ class Spending:
         theirs = own[0] if own else None
         try:
             if self.length is None:
-                return self.desk.pnl(backtest=theirs, as_of=self.at).counted()
-            return self.desk.pnl(backtest=theirs, as_of=self.at, window=f"{round(self.length.total_seconds() / 60)}m")
+                return accuracy_of(self.desk, backtest=theirs, as_of=self.at).counted()
+            return accuracy_of(self.desk, backtest=theirs, as_of=self.at, window=f"{round(self.length.total_seconds() / 60)}m")
         except ImportRefused:
             return None
 

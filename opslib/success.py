@@ -6,7 +6,7 @@ figure. What is unknown is no pass.
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from opslib import days as days_module
+from opslib import chronicle, days as days_module
 from opslib.checklists import checklist
 from opslib.clock import Session
 from opslib.feedback import MISSED, Feedback
@@ -56,7 +56,7 @@ class Success(Review):
         both = False if False in uptime else None if None in uptime else True
         critical = [r for r in self.rises if r.severity in ("critical", "escalate")]
         counted = None if self.unjudged or not self.seen else len(critical) < rules.days.most_critical
-        missed = [o for o in Feedback(self.desk.chronicle.records).within(self.period.window, self.known_at) if o.kind == MISSED]
+        missed = [o for o in Feedback(chronicle.of(self.desk).records).within(self.period.window, self.known_at) if o.kind == MISSED]
         gap = None if f["backtest_variance_pp"] is None else abs(f["backtest_variance_pp"]) < rules["backtest_variance"].objective
         return [
             Metric("uptime", "availability at its objective on both providers", whole(both), f"massive {told(f['massive_uptime_pct'], 'massive_uptime_pct')}, tradier {told(f['tradier_uptime_pct'], 'tradier_uptime_pct')}, at least {rules['availability'].limit_told(rules['availability'].objective)} is aimed for"),
@@ -72,7 +72,7 @@ class Success(Review):
         """Did a person find the dashboard responsive, and was it never late?"""
         late = [r for r in self.rises if r.rule == "dashboard_lag"]
         name, box = RESPONSIVE
-        held = [self.desk.chronicle.records.read(found, self.known_at) for found in self.desk.chronicle.records.names(f"{name}-")]
+        held = [chronicle.of(self.desk).records.read(found, self.known_at) for found in chronicle.of(self.desk).records.names(f"{name}-")]
         answers = [did.entry.body.get("good") for sheet in held if sheet is not None for (_, step), did in sheet.steps.items() if step == box and did.state == "judged" and did.entry.at_us > self.period.window.start_us]
         passed = False if late or False in answers else True if True in answers else None
         words = [f"{len(late)} alerts of its age"] if late else []

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, evidence, files, ledger, postmortem, report, sheet, text
+from opslib import chronicle, clock, daily, evidence, files, ledger, postmortem, publish, report, sheet, text
 from opslib.dossier import PICTURED, RECORD, pictures
 from opslib.errors import ImportRefused, IncidentError, OpsError
 from opslib.evidence import EDITED, FORMULA, HEAD, MISSING, Broken, Entry
@@ -24,7 +24,7 @@ from opslib.postmortem import Postmortem
 from opslib.verdicts import EXIT_CODES
 
 if TYPE_CHECKING:
-    from opslib.desk import Desk
+    from opslib.workspace import Workspace
 
 SAID = ("verdict", "headline", "session", "incomplete", "coverage", "night", "issues", "action_items", "changes", "unknown")  # What a daily report says besides its template's figures.
 _HEAD = re.compile(r"the record up to (E\d+), SHA-256 ([0-9a-f]{64})")
@@ -70,7 +70,7 @@ class Verification:
         return "\n".join([f"{self.what}: {'verified' if not lines else f'{len(lines)} broken'}; {told}", *(f"  {line}" for line in lines)])
 
 
-def verify(given: str | Path, desk: "Desk | None" = None) -> Verification:
+def verify(given: str | Path, desk: "Workspace | None" = None) -> Verification:
     """
     Is what is shown what was recorded?
 
@@ -83,8 +83,8 @@ def verify(given: str | Path, desk: "Desk | None" = None) -> Verification:
     """
     path = Path(given)
     if not path.exists() and desk is not None:
-        listed = desk.chronicle.records.folder(sheet.SHELF, str(given))
-        path = listed if listed.exists() else desk.chronicle.folder(desk.chronicle.find(str(given)).id)
+        listed = chronicle.of(desk).records.folder(sheet.SHELF, str(given))
+        path = listed if listed.exists() else chronicle.of(desk).folder(chronicle.of(desk).find(str(given)).id)
     if not path.exists():
         raise IncidentError(f"a folder of an incident, or a published report, was wanted at {given}; there is nothing.")
     folder = path if path.is_dir() else path.parent
@@ -97,7 +97,7 @@ def verify(given: str | Path, desk: "Desk | None" = None) -> Verification:
     return Verification(str(path), lacking=f"there is no {RECORD} in it")
 
 
-def _incident(folder: Path, desk: "Desk | None") -> Verification:
+def _incident(folder: Path, desk: "Workspace | None") -> Verification:
     lines = files.read_bytes(folder / RECORD).decode("utf-8", "replace").split("\n")
     entries, broken = evidence.checked(lines[:-1] if lines and not lines[-1] else lines)
     found = Verification(str(folder), broken=broken)
@@ -147,9 +147,9 @@ def _heads_in_files(folder: Path, by_id: dict[str, Entry]) -> Iterator[Broken]:
                 yield Broken(path.name, EDITED, "it cannot be read")
 
 
-def _against_store(name: str, entries: list[Entry], desk: "Desk") -> Iterator[Broken]:
+def _against_store(name: str, entries: list[Entry], desk: "Workspace") -> Iterator[Broken]:
     """What the store at hand says of the same incident."""
-    kept = desk.chronicle.records.read(name)
+    kept = chronicle.of(desk).records.read(name)
     if kept is None:
         return
     theirs = {e.id: e for e in kept.entries}
@@ -242,14 +242,14 @@ def _said(values: dict[str, Any], name: str) -> Any:
     return [line for line in said if str(line).lstrip("- ") not in values.get("restated", ())]
 
 
-def _report(path: Path, desk: "Desk | None") -> Verification:
+def _report(path: Path, desk: "Workspace | None") -> Verification:
     """A published report, its numbers computed again from the posts at hand."""
     place = path.with_suffix(".json")
     found = Verification(str(path))
     try:
         told = json.loads(files.read_bytes(place))
         known, over = told["evidence"], "period" in told
-        made: Callable[[Desk], Any] = (lambda at: at.review(told["report"], told["period"])) if over else (lambda at, day=clock.parse_day(told["day"]): at.daily_report(day))
+        made: Callable[[Workspace], Any] = (lambda at: publish.review(at, told["report"], told["period"])) if over else (lambda at, day=clock.parse_day(told["day"]): daily.daily_of(at, day))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, OpsError):
         found.lacking = "it is neither an incident nor a report"
         return found

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from opslib import clock, host as host_module, indicators, text
 from opslib.outcome import OUTCOMES
+from opslib.marks import Marks
 from opslib.own_inquiry import parties
 from opslib.samples import Sample
 from opslib.scene import HOUR, LAST, LATELY, Scene, local, looked, seconds
@@ -242,7 +243,7 @@ def clocks(scene: Scene) -> Seen:
 def changed(scene: Scene) -> Seen:
     """Was anything deployed or started anew in the last hour?"""
     window = scene.last(HOUR)
-    marks = [m for m in scene.desk.marks.between(window.start_us, window.end_us) if m.kind in ("deploy", "restart")]
+    marks = [m for m in Marks(scene.desk.store, scene.desk.settings).between(window.start_us, window.end_us) if m.kind in ("deploy", "restart")]
     born = scene.probed.restarts(window)
     told = [f"{m.kind} at {local(m.ts_us)}: {m.words}" for m in marks] + [f"the server was started anew at {local(at)}" for at in born]
     content = {"marks": [m._asdict() for m in marks], "restarted_at_us": born}

@@ -15,15 +15,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from jupyter_client.provisioning import LocalProvisioner
 
 from opslib.settings import without_secrets
 
-if TYPE_CHECKING:
-    from opslib.desk import Desk
+T = TypeVar("T")
 
 NAME = "opslib-warm"  # As pyproject.toml registers it.
 PLAIN, WARM = "plain", "warm"
@@ -129,10 +127,10 @@ class Kernels:
 
 
 @contextmanager
-def warmed(desk: "Callable[[], Desk]") -> Iterator["Desk"]:
-    """A desk with warm kernels for its notebooks: they import what they need, without secrets, while this process opens it and does the same."""
+def warmed(opened: Callable[[], T]) -> Iterator[tuple[T, Kernels]]:
+    """A workspace, and warm kernels for its notebooks: they import what they need, without secrets, while this process opens it and does the same."""
     with closing(Kernels(without_secrets(os.environ))) as kernels:
-        yield replace(desk(), kernels=kernels)
+        yield opened(), kernels
 
 
 class WarmProvisioner(LocalProvisioner):

@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opslib import checks, clock, hooks, impact, shelf, spending, steps as steps_module, text
+from opslib import checks, chronicle, clock, diagnosis, hooks, impact, panels, shelf, spending, steps as steps_module, text
 from opslib.diagnosis import Diagnosis
 from opslib.scene import Scene, said
+from opslib.dispatch import Dispatch
 from opslib.evidence import Entry
 from opslib.hooks import Hook, Outcome
 from opslib.incident import Incident
@@ -28,7 +29,7 @@ from opslib.verdicts import named
 from opslib.walk import Standing, Walk
 
 if TYPE_CHECKING:
-    from opslib.desk import Desk
+    from opslib.workspace import Workspace
     from opslib.panels import View
 
 T = TypeVar("T")
@@ -72,14 +73,14 @@ class Book:
         IncidentError: There is no such incident on this desk.
     """
 
-    def __init__(self, desk: "Desk", name: str, incident: str = PRACTICE, operator: str = "", subject: str = "", severity: str = "", limit: str = "", window: str = "", as_of: str | datetime | None = None):
+    def __init__(self, desk: "Workspace", name: str, incident: str = PRACTICE, operator: str = "", subject: str = "", severity: str = "", limit: str = "", window: str = "", as_of: str | datetime | None = None):
         self.shelved = shelf.runbook(name)
         self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), limit
         self._as_of = clock.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
         self.practice = incident == PRACTICE
         self.window = clock.parse_span(window) if window else timedelta(minutes=10)
         self._subject, self._severity = subject, severity
-        journal = Practice(desk.settings, self.now(), self.shelved.title, subject or "app", severity or "notify", name) if self.practice else desk.chronicle
+        journal = Practice(desk.settings, self.now(), self.shelved.title, subject or "app", severity or "notify", name) if self.practice else chronicle.of(desk)
         self.walk = Walk(journal, incident, name, self.now, desk.rules.hash)
         self._journal = journal
         self.incident  # noqa: B018  # Refused at once where there is none.
@@ -111,7 +112,7 @@ class Book:
 
     def view(self) -> "View":
         """Everything as it stands now; where somebody can be asked, they are asked first. What was seen within seconds is not looked at again."""
-        if self._as_of is None and self.desk.looked_at and (self._looked is None or self.now() - self._looked >= AGAIN):
+        if self._as_of is None and self.desk.settings.looked_at and (self._looked is None or self.now() - self._looked >= AGAIN):
             _apart(lambda: asyncio.run(self._look()))
             self._looked, self._seen = self.now(), None
         return self.seen()
@@ -120,7 +121,7 @@ class Book:
         """Everything as it was last seen."""
         at = self.now()
         if self._seen is None or not timedelta(0) <= at - self._seen.window.end < AGAIN:
-            self._seen = self.desk.view(at, self.window)
+            self._seen = panels.view_at(self.desk, at, self.window)
         return self._seen
 
     async def _look(self) -> None:
@@ -144,7 +145,7 @@ class Book:
             return ""
         from opslib import plots
 
-        return self.desk.chronicle.picture(plots.png(view.panel(panel).draw))
+        return chronicle.of(self.desk).picture(plots.png(view.panel(panel).draw))
 
     # Steps.
 
@@ -188,7 +189,7 @@ class Book:
         """Write down what was noticed."""
         if self.practice:
             return self._journal.append(PRACTICE, "note", {"words": words}, by=by or self.operator)
-        return self.desk.chronicle.note(self.incident.id, words, by or self.operator).head
+        return chronicle.of(self.desk).note(self.incident.id, words, by or self.operator).head
 
     def _asked(self, step: Step, note: str = "") -> dict[str, Any]:
         """What a changing step fills in: shown before it is confirmed, written down with the intention."""
@@ -210,7 +211,7 @@ class Book:
             return hooks.run(hook, asked, self.desk.settings)
         if step.hook == "silence":
             alert = self.incident
-            held = self.desk.dispatch.silence(str(asked["operator"]), f"incident {alert.id}", SILENCE_FOR, rule=alert.rule, subject=alert.subject if alert.rule else "")
+            held = Dispatch(self.desk.store, self.desk.settings.app).silence(str(asked["operator"]), f"incident {alert.id}", SILENCE_FOR, rule=alert.rule, subject=alert.subject if alert.rule else "")
             return Outcome("done", f"silence {held.id} keeps {alert.rule or 'everything'} of {alert.subject} quiet for {text.duration(SILENCE_FOR.total_seconds())}")
         from opslib import notify
 
@@ -280,7 +281,7 @@ class Book:
     @property
     def diagnosis(self) -> Diagnosis:
         """The likely cause, with the evidence for and against it; written down with the incident."""
-        found = self.desk.diagnose(self.now(), self.window)
+        found = diagnosis.diagnose_at(self.desk, self.now(), self.window)
         self._journal.append(self.incident.id, "diagnosis", found.as_record() | {"runbook": self.name, "as_of": text.iso(self.now()), "source": "diagnosis", "rules_hash": self.desk.rules.hash})
         return found
 

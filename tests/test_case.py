@@ -14,7 +14,7 @@ import demos
 import pytest
 from looks import CLOSES
 
-from opslib import case, checks, cli, clock, drafting, postmortem, settings, shelf
+from opslib import case, checks, cli, clock, diagnosis, drafting, postmortem, settings, shelf
 from opslib.desk import Desk
 from opslib.errors import IncidentError
 from opslib.store import Store
@@ -65,7 +65,7 @@ def test_what_is_seen_there_is_what_was_seen(home: Path) -> None:
     found = case.read(desk.settings, ID)
     there = found.desk(desk.settings)
     with contextlib.closing(there.store):
-        frozen, whole = there.diagnose(found.at, found.window), desk.diagnose(found.at, found.window)
+        frozen, whole = diagnosis.diagnose_at(there, found.at, found.window), diagnosis.diagnose_at(desk, found.at, found.window)
     assert (frozen.cause, frozen.subject, frozen.confidence, frozen.also) == (whole.cause, whole.subject, whole.confidence, whole.also)
 
 

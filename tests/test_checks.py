@@ -10,7 +10,7 @@ import pytest
 from looks import OPENS, body
 from opslib.demo.stepped import looking
 
-from opslib import book as book_module, checks, clock, desk as desk_module, shelf, snapshot, spending, steps
+from opslib import book as book_module, checks, clock, desk as desk_module, panels, shelf, snapshot, spending, steps
 from opslib.demo import blotter, tour
 from opslib.desk import Desk
 from opslib.filings import Filings
@@ -38,7 +38,7 @@ def asked(desk: Desk, step: Step | str, at: datetime = AT) -> Seen:
     """What the check of a step sees, as of a moment, over ten minutes."""
     found = steps.step(step) if isinstance(step, str) else step
     incident = Practice(desk.settings, at, "t", "app", "notify", "incident").read(PRACTICE)
-    return checks.seen(Scene(desk.view(at, timedelta(minutes=10)), desk, found, incident))
+    return checks.seen(Scene(panels.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
 
 
 def every(probe: str, subject: str, outcome: str = "ok", *, seconds: float | None = None, value: float | None = None, minutes: float = 40, until: float = 0, every_s: int = 15, extra: dict[str, Any] | None = None, **detail: Any) -> list[Sample]:

@@ -11,7 +11,7 @@ import pytest
 from test_checks import AT, asked, every, laid, posted, well
 from opslib.demo.stepped import looking
 
-from opslib import checkups, clock, days, desk as desk_module, rules, snapshot, steps
+from opslib import checkups, clock, days, desk as desk_module, panels, rules, snapshot, steps
 from opslib.clock import Window
 from opslib.desk import Desk
 from opslib.samples import Samples
@@ -29,7 +29,7 @@ def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
 def checkups_seen(desk: Desk, box: str, sheet: Sheet, at: datetime) -> Any:
     from opslib import checks
 
-    return checks.seen(Scene(desk.view(at, timedelta(hours=1)), desk, steps.step(box), sheet.incident))
+    return checks.seen(Scene(panels.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident))
 
 
 # What the page records.
@@ -271,7 +271,7 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     assert session
     first = held.of(session)
     assert first and held.of(session) == first and (desk.settings.outputs / ".memory" / "2026-03-09.json").exists()
-    view = desk.view(session.closes, session.closes - session.opens)
+    view = panels.view_at(desk, session.closes, session.closes - session.opens)
     assert first.figures == {name: value for section in days.figures(view).values() for name, value in section.items()}
     (desk.settings.outputs / ".memory" / "2026-03-09.json").write_text("{broken")
     assert held.of(session) == first
@@ -281,7 +281,7 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     desk.store.write("desk", [Post(late, snapshot.read(body(uptime_s=600, page_clock_ms=late // 1000, massive_requests=900, massive_successes=600, massive_failures=300, errors=4)))], known_at_ts=True)
     again = held.of(session)
     assert again and again != first
-    anew = desk.view(session.closes, session.closes - session.opens)
+    anew = panels.view_at(desk, session.closes, session.closes - session.opens)
     assert again.figures == {name: value for section in days.figures(anew).values() for name, value in section.items()}
     assert days.Days(desk.store, desk.settings, desk.rules, desk.memory).of(clock.session(clock.parse_day("2026-03-02"))) is None  # type: ignore[arg-type]
 

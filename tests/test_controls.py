@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_walk import AS_OF, PLAIN, TOKEN, book, counted, desk, home, laid  # noqa: F401  # Fixtures.
 
-from opslib import clock
+from opslib import clock, panels
 from opslib.controls import Pad, Strip, refresh
 from opslib.desk import Desk
 from opslib.workbook import Book, Card
@@ -20,7 +20,7 @@ def quick(laid: Path) -> Iterator[None]:  # noqa: F811
     kept = desk(laid)
     seen = lru_cache(maxsize=None)(lambda at, length: PLAIN(kept, at, length))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Desk, "view", lambda self, at, length: seen(at, length))
+        patch.setattr(panels, "view_at", lambda desk, at, length: seen(at, length))
         seen(clock.parse(AS_OF), timedelta(minutes=10))
         yield
 

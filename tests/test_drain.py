@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from test_server import Answer, Clock, Receiver, asked, receiving, running
 
-from opslib import clock, drain, logs, panels, rules
+from opslib import clock, diagnosis, drain, logs, panels, rules
 from opslib.clock import Window
-from opslib.desk import Desk
 from opslib.samples import Samples
 
 LOGS = "/api/logs"
@@ -207,7 +206,7 @@ def test_a_storm_over_the_drain_is_known(home: Path) -> None:
         (found,) = [f for f in view.findings if f.rule.name == "errors" and f.source == "logs"]
         assert (found.verdict, found.figure.value) == ("critical", 60.0)
         assert view.probed is not None and view.probed.gave_up_after_ms(Window.before(at.at, timedelta(minutes=5))) == 12000
-        diagnosed = Desk(receiver.settings, lambda: at.at).diagnose(at.at, timedelta(minutes=10))
+        diagnosed = diagnosis.diagnose(panels.status(receiver.store, receiver.settings, RULES, as_of=at.at, length=timedelta(minutes=10)))
         storm = next(c for c in diagnosed.evidence if c.question == "Are errors few?")
         assert storm.supports and "timeout" in storm.answer
 

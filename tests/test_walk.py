@@ -16,7 +16,7 @@ from jupyter_client import KernelManager
 
 from looks import CLOSES
 
-from opslib import clock, opening, settings, shelf
+from opslib import clock, opening, panels, settings, shelf
 from opslib.desk import Desk
 from opslib.errors import IncidentError, OperatorNeeded, SettingsError
 from opslib.hooks import HOOKS, read
@@ -62,7 +62,7 @@ def desk(home: Path) -> Desk:
     return Desk(found, lambda: CLOSES)
 
 
-PLAIN = Desk.view
+PLAIN = panels.view_at
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,7 +71,7 @@ def quick(laid: Path) -> Iterator[None]:
     kept = desk(laid)
     seen = lru_cache(maxsize=None)(lambda at, length: PLAIN(kept, at, length))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Desk, "view", lambda self, at, length: seen(at, length))
+        patch.setattr(panels, "view_at", lambda desk, at, length: seen(at, length))
         seen(clock.parse(AS_OF), timedelta(minutes=10))
         yield
 

@@ -49,7 +49,7 @@ def file(outcome: Outcome) -> bytes:
 def test_the_same_bytes(home: Path, tmp_path: Path, kernels: Kernels) -> None:
     """A report, and a plot by pyplot, forked and begun plainly: the same notebook to the byte, pictures among it; which way it was, the ledger says."""
     plots = notebook(tmp_path / "plots.ipynb", PLOTS)
-    for path, given in ((plots, {}), (desk.notebook("daily_report"), {"app": "desk", "day": "2026-03-10"})):
+    for path, given in ((plots, {}), (runner.notebook("daily_report"), {"app": "desk", "day": "2026-03-10"})):
         warm, plain = executed(path, kernels, **given), executed(path, None, **given)
         assert (warm.kernel, plain.kernel) == ("warm", "plain") and warm.state in ("ok", "incomplete")
         assert file(warm) == file(plain) and file(warm).count(b'"image/png"') >= 1

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from opslib import clock
+from opslib import clock, diagnosis
 from opslib.alerts import Transition
 from opslib.case import Case, Walked, walked
 from opslib.causes import NONE
@@ -26,7 +26,7 @@ from opslib.demo.lever import Lever
 from opslib.demo.states import OURS
 from opslib.demo.stepped import BEGINS, SPEED, STEP_S, Looking
 from opslib.demo.trials import ENOUGH, PAIR, TOO_FEW, Trial
-from opslib.desk import Desk
+from opslib.workspace import Workspace
 from opslib.diagnosis import Diagnosis
 from opslib.marks import Marks
 from opslib.rules import SENT
@@ -112,7 +112,7 @@ class _Living:
 
     def __init__(self, trial: Trial, looking: Looking):
         self.trial, self.looking, self._active = trial, looking, dict[str, float]()
-        self.desk = Desk(looking.settings, lambda: looking.at)
+        self.desk = Workspace(looking.settings, lambda: looking.at)
         self._watch = Watch(looking.store, looking.settings, looking.rules, live=True)
         self._judged_us = clock.micros(BEGINS)
         self.told: Transition | None = None
@@ -194,7 +194,7 @@ def _case(living: _Living) -> Case:
     told, desk, trial, at = living.told, living.desk, living.trial, living.looking.at
     held = Path(living.looking.store_file)
     if told is None:
-        runbook = desk.diagnose(at, WINDOW).runbook or "incident"
+        runbook = diagnosis.diagnose_at(desk, at, WINDOW).runbook or "incident"
         return Case(trial.name, runbook, "", "", "", "", WINDOW, at, trial.cause, trial.subject, (), held)
     rule = desk.rules[told.rule]
     limit = "" if told.limit is None else rule.limit_told(told.limit)
@@ -209,9 +209,9 @@ def _thinned(living: _Living, share: float, seed: int) -> Thinned:
         whole.backup(part)
         part.executemany("DELETE FROM samples WHERE seq = ?", [row for row in part.execute("SELECT seq FROM samples ORDER BY seq").fetchall() if chance.random() < share])
         part.commit()
-    desk = Desk(replace(looking.settings, store_url=sqlite_url(place)), lambda: looking.at)
+    desk = Workspace(replace(looking.settings, store_url=sqlite_url(place)), lambda: looking.at)
     with contextlib.closing(desk.store):
-        found = desk.diagnose(looking.at, WINDOW)
+        found = diagnosis.diagnose_at(desk, looking.at, WINDOW)
     return Thinned(round(100 * share, 2), found.cause, not held(living, found).wrong, found.confidence)
 
 

@@ -20,13 +20,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opslib import clock, lab, settings as settings_module, text
+from opslib import alertlog, chronicle, clock, diagnosis, lab, settings as settings_module, text
 from opslib.causes import CAUSES, HEADLINES
 from opslib.demo.lever import Lever
 from opslib.demo.states import OURS
 from opslib.demo.stepped import BEGINS
 from opslib.demo.trials import FAULTS, Trial
-from opslib.desk import Desk
+from opslib.workspace import Workspace
 from opslib.errors import OpsError, UsageError
 from opslib.ports import free_port
 from opslib.replies import Reply
@@ -209,14 +209,14 @@ def _play(played: GameDay, lever: Lever, hear: Callable[[str], str], say: Callab
 
 def _debriefed(played: GameDay, environ: Mapping[str, str], now: datetime) -> dict[str, Any]:
     """What the store of the desk knows of it, and when, in seconds of the world after it began."""
-    desk = Desk(settings_module.load(played.home, "desk", dict(environ)), lambda: now)
+    desk = Workspace(settings_module.load(played.home, "desk", dict(environ)), lambda: now)
     with contextlib.closing(desk.store):
         begun_us = clock.micros(played.begun or now)
         after = lambda at_us: round((at_us - begun_us) / 1e6, 1)  # noqa: E731
-        rises = [r for r in desk.alerts(now, since=BEGINS, replay=True).rises if r.sent and r.fired_us >= begun_us]
-        desk.chronicle.take_in()
-        done = [{"after_s": after(e.at_us), "kind": e.kind, "by": e.by or None, "words": e.body.get("words", e.kind)} for i in desk.chronicle.all() for e in i.entries if e.kind in SHOWN_KINDS and e.at_us >= begun_us]
-        found = desk.diagnose(now, timedelta(minutes=5))
+        rises = [r for r in alertlog.log_of(desk, now, since=BEGINS, replay=True).rises if r.sent and r.fired_us >= begun_us]
+        chronicle.of(desk).take_in()
+        done = [{"after_s": after(e.at_us), "kind": e.kind, "by": e.by or None, "words": e.body.get("words", e.kind)} for i in chronicle.of(desk).all() for e in i.entries if e.kind in SHOWN_KINDS and e.at_us >= begun_us]
+        found = diagnosis.diagnose_at(desk, now, timedelta(minutes=5))
     return {
         "fault": played.trial.name, "seed": played.seed, "by": played.by or None, "begun": text.iso(played.begun) if played.begun else None, "expected": list(played.trial.causes),
         "found_after_s": played.found.after_s if played.found else None, "said": [s._asdict() for s in played.said], "told_after_s": after(rises[0].fired_us) if rises else None,

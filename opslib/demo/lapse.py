@@ -8,10 +8,11 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from opslib import clock, figures, opening, rises, runner
+from opslib import chronicle, clock, figures, opening, rises, runner
+from opslib.dispatch import Dispatch
 from opslib.alerts import Transition
 from opslib.demo.day import Script
-from opslib.desk import Desk
+from opslib.workspace import Workspace
 from opslib.errors import OpsError
 from opslib.record import Record
 from opslib.steps import ASK, LOOK
@@ -20,36 +21,36 @@ from opslib.workbook import Book
 LEAD, MANAGER = "Tech Lead", "Trading Manager"  # Roles, not people.
 RUNBOOK = "massive_down"
 OPENS, TELLS, SWITCHES, NOTES, RESOLVES = (timedelta(minutes=m) for m in (2.5, 4, 7, 10, 30))
-Walk = Callable[[Desk, Path, str], None]
+Walk = Callable[[Workspace, Path, str], None]
 
 
-def acts(script: Script) -> list[tuple[datetime, Callable[[Desk, Walk], None]]]:
+def acts(script: Script) -> list[tuple[datetime, Callable[[Workspace, Walk], None]]]:
     """What is done, and when, in order."""
     begins = next(t.begins for t in script.troubles if t.name == "massive_outage")
     return [(begins + after, act) for after, act in ((OPENS, _opens), (TELLS, _tells), (SWITCHES, _switches), (NOTES, _notes), (RESOLVES, _resolves))]
 
 
-def incident(desk: Desk) -> str:
+def incident(desk: Workspace) -> str:
     """The id of the outage's incident."""
-    found = [i.id for i in desk.chronicle.all() if i.runbook == RUNBOOK]
+    found = [i.id for i in chronicle.of(desk).all() if i.runbook == RUNBOOK]
     if not found:
         raise OpsError("the demo's outage has no incident; its script and its rules do not fit.")
     return found[-1]
 
 
-def _opens(desk: Desk, walk: Walk) -> None:
+def _opens(desk: Workspace, walk: Walk) -> None:
     now_us = clock.micros(desk.now())
     standing = rises.standing((Transition(*row) for row in Record(desk.store, desk.settings.app).transitions(now_us)), desk.rules)
     alert = next((a for a in standing if a["runbook"] == RUNBOOK and a["state"] == "firing"), None)
     if alert is None:
         raise OpsError("the demo's outage has raised no alert; its script and its rules do not fit.")
-    incident = desk.chronicle.open("", by="", alert=alert)
-    desk.dispatch.ack(incident.about, LEAD)
-    desk.chronicle.take_in()
-    walk(desk, opening.opened(desk, RUNBOOK, desk.chronicle.read(incident.id), LEAD), incident.id)
+    incident = chronicle.of(desk).open("", by="", alert=alert)
+    Dispatch(desk.store, desk.settings.app).ack(incident.about, LEAD)
+    chronicle.of(desk).take_in()
+    walk(desk, opening.opened(desk, RUNBOOK, chronicle.of(desk).read(incident.id), LEAD), incident.id)
 
 
-def walked(desk: Desk, place: Path, incident: str) -> None:
+def walked(desk: Workspace, place: Path, incident: str) -> None:
     """Every step of the runbook shown, as a kernel would that executes it while nobody is there."""
     book = Book(desk, RUNBOOK, incident, LEAD)
     for step in book.steps:
@@ -60,7 +61,7 @@ def walked(desk: Desk, place: Path, incident: str) -> None:
     book.diagnosis  # noqa: B018  # Asking for it writes it down.
 
 
-def executed(desk: Desk, place: Path, incident: str) -> None:
+def executed(desk: Workspace, place: Path, incident: str) -> None:
     """The copy executed by a kernel, and kept where it lies."""
     outcome = runner.execute(place, {}, settings=desk.settings, store=desk.store)
     runner.keep(outcome, place.with_suffix(""), settings=desk.settings, store=desk.store)
@@ -68,27 +69,27 @@ def executed(desk: Desk, place: Path, incident: str) -> None:
         raise OpsError(f"the demo's runbook failed: {outcome.reason}")
 
 
-def _tells(desk: Desk, walk: Walk) -> None:
+def _tells(desk: Workspace, walk: Walk) -> None:
     book = Book(desk, RUNBOOK, incident(desk), LEAD)
     book.answer("massive_status_page", False, note="it names an outage of its API")
     book.do("tell_channel", confirmed=True)
 
 
-def _switches(desk: Desk, walk: Walk) -> None:
+def _switches(desk: Workspace, walk: Walk) -> None:
     name = incident(desk)
     Book(desk, RUNBOOK, name, LEAD).do("tradier_only", confirmed=True)
-    desk.chronicle.mitigate(name, "those who trade work on Tradier's data", LEAD)
+    chronicle.of(desk).mitigate(name, "those who trade work on Tradier's data", LEAD)
 
 
-def _notes(desk: Desk, walk: Walk) -> None:
-    desk.chronicle.note(incident(desk), "no order waits for data from Massive", MANAGER)
+def _notes(desk: Workspace, walk: Walk) -> None:
+    chronicle.of(desk).note(incident(desk), "no order waits for data from Massive", MANAGER)
 
 
-def _resolves(desk: Desk, walk: Walk) -> None:
+def _resolves(desk: Workspace, walk: Walk) -> None:
     name = incident(desk)
     book = Book(desk, RUNBOOK, name, LEAD)
     for step in book.steps:
         if step.kind == LOOK:
             book.step(step.name)
-    desk.chronicle.resolve(name, "Massive answers again; the checks hold", LEAD)
-    figures.captured(desk, desk.chronicle.read(name))
+    chronicle.of(desk).resolve(name, "Massive answers again; the checks hold", LEAD)
+    figures.captured(desk, chronicle.of(desk).read(name))

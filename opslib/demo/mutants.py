@@ -24,7 +24,7 @@ from opslib.demo import drill, walks
 from opslib.demo.drill import Kept
 from opslib.demo.stepped import BEGINS
 from opslib.demo.trials import CONTROLS, Trial, trials
-from opslib.desk import Desk
+from opslib.workspace import Workspace
 from opslib.rules import Rule
 from opslib.shelf import Runbook
 from opslib.steps import LOOK
@@ -116,7 +116,7 @@ def _turned(check: Callable[..., Any]) -> Callable[..., Any]:
 # What a trial comes to.
 
 
-def _desk(kept: Kept, mutant: Mutant | None) -> Desk:
+def _desk(kept: Kept, mutant: Mutant | None) -> Workspace:
     """The desk of a trial, by the rules as they are, or as a mutant has them."""
     desk = kept.case.desk(kept.settings)
     if mutant and mutant.kind in OF_RULES:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from opslib import drafting, runner, settings as settings_module, text
+from opslib import chronicle, drafting, panels, publish, runner, settings as settings_module, text
 from opslib.demo import lapse, tour
 from opslib.demo.home_lock import HomeLock
-from opslib.desk import Desk, notebook
+from opslib.workspace import Workspace
 from opslib.errors import OpsError
 from opslib.replies import Reply
 from opslib.settings import Settings
@@ -38,16 +38,16 @@ def _lived(settings: Settings, seed: int, lock: HomeLock, progress: Callable[...
         pictured = pool.submit(_dashboard, desk, text.iso(worst))
         incident = lapse.incident(desk)
         drafted = pool.submit(drafting.draft, desk, incident, lapse.LEAD)
-        outcome, place = desk.publish_daily(tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=runner.TIMEOUT_S)
+        outcome, place = publish.publish_daily(desk, tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=runner.TIMEOUT_S)
         picture, (count, wrong), (_, postmortem, _) = pictured.result(), checked.result(), drafted.result()
     if outcome.state != "ok":
         raise OpsError(f"the demo's daily report is {outcome.state}: {outcome.reason}. Run ops demo again.")
-    runbook = min(desk.chronicle.folder(incident).glob("[0-9][0-9]_*.html"), default=desk.chronicle.folder(incident) / f"01_{lapse.RUNBOOK}.html")
+    runbook = min(chronicle.of(desk).folder(incident).glob("[0-9][0-9]_*.html"), default=chronicle.of(desk).folder(incident) / f"01_{lapse.RUNBOOK}.html")
     made = {"report": Path(f"{place}.html"), "dashboard": Path(f"{picture}.html"), "runbook": runbook, "postmortem": Path(f"{postmortem}.html")}
     if missing := [str(path) for path in made.values() if not path.is_file()]:
         raise OpsError(f"the demo did not make {', '.join(missing)}. Run ops demo again.")
     (settings.home / tour.UNFINISHED).unlink()
-    view = desk.status(worst)
+    view = panels.status_of(desk, worst)
     told = [s for name in ("providers", "greeks", "pnl", "system") for s in view.panel(name).sentences if s.startswith(("critical", "escalate"))]
     words = [
         f"A trading day, {tour.DAY}, seed {seed}: two pages posted it to the receiver, which kept it in {settings.home}.",
@@ -68,8 +68,8 @@ def _lived(settings: Settings, seed: int, lock: HomeLock, progress: Callable[...
     return Reply(values, "\n".join(words), not wrong)
 
 
-def _dashboard(desk: Desk, as_of: str) -> Path:
-    outcome, place = runner.run(notebook("dashboard"), {"app": desk.settings.app, "as_of": as_of}, settings=desk.settings, store=desk.store)
+def _dashboard(desk: Workspace, as_of: str) -> Path:
+    outcome, place = runner.run(runner.notebook("dashboard"), {"app": desk.settings.app, "as_of": as_of}, settings=desk.settings, store=desk.store)
     if outcome.state != "ok":
         raise OpsError(f"the demo's dashboard failed: {outcome.reason}. Run ops demo again.")
     return place

@@ -19,14 +19,14 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, intake, ledger, rules, settings as settings_module, snapshot, text
+from opslib import clock, intake, ledger, panels, rules, settings as settings_module, snapshot, text
 from opslib.collect import Collector
 from opslib.demo import lapse, page, truth, witness
 from opslib.demo.day import Script, script
 from opslib.demo.home_lock import HomeLock
 from opslib.demo.judge import Judge
 from opslib.demo.lever import Lever
-from opslib.desk import Desk
+from opslib.workspace import Workspace
 from opslib.errors import OpsError
 from opslib.outcome import OUTCOMES
 from opslib.rounds import Rounds
@@ -250,7 +250,7 @@ def _laid_out(settings: Settings, seed: int) -> None:
                 for lapse_at, act in lapse.acts(scripted):
                     world.at = lapse_at
                     judge()
-                    act(Desk(replace(settings, home=making), world.now), lapse.walked)
+                    act(Workspace(replace(settings, home=making), world.now), lapse.walked)
             world.at = scripted.closes + AFTER_CLOSE
             judge()
         store.close()
@@ -280,7 +280,7 @@ def _remove_earlier(settings: Settings) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def live(settings: Settings, seed: int, lock: HomeLock, progress: Callable[[Iterable, int, str], Iterator]) -> Desk:
+def live(settings: Settings, seed: int, lock: HomeLock, progress: Callable[[Iterable, int, str], Iterator]) -> Workspace:
     """
     Live the day: yesterday by file, today by HTTP.
 
@@ -309,7 +309,7 @@ def live(settings: Settings, seed: int, lock: HomeLock, progress: Callable[[Iter
         judge.through()
     store.close()
     world.at = today.closes
-    return Desk(settings, world.now)
+    return Workspace(settings, world.now)
 
 
 def _yesterday(store: Store, settings: Settings, yesterday: Script) -> None:
@@ -334,7 +334,7 @@ def _today(store: Store, settings: Settings, today: Script, world: _World, judge
             if acts and world.at >= acts[0][0]:
                 judge.go_on(world.at)
                 judge.through()
-                acts.pop(0)[1](Desk(settings, world.now), lapse.executed)
+                acts.pop(0)[1](Workspace(settings, world.now), lapse.executed)
             if world.at - judged >= JUDGE_EVERY and judge.idle:
                 judge.go_on(world.at)
                 judged = world.at
@@ -367,7 +367,7 @@ def _posted(client: "httpx.Client", post: page.Post) -> None:
         return
 
 
-def compared(desk: Desk, seed: int) -> tuple[int, list[str]]:
+def compared(desk: Workspace, seed: int) -> tuple[int, list[str]]:
     """
     Are the desk's figures those of the script, hour by hour and for the day?
 
@@ -378,7 +378,7 @@ def compared(desk: Desk, seed: int) -> tuple[int, list[str]]:
     count, wrong = 0, []
     for window in [*scripted["hours"], scripted["session"]]:
         start, end = clock.parse(window["from"]), clock.parse(window["to"])
-        view = desk.status(end, f"{round((end - start).total_seconds())}s")
+        view = panels.status_of(desk, end, f"{round((end - start).total_seconds())}s")
         for path, (panel, subject, figure) in CHECKED.items():
             expected = window["visible"]
             for key in path:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from opslib import backfill, clock, desk
+from opslib import backfill, clock, desk, publish, runner
 from opslib.store import Store
 from opslib.warm import warmed
 from tests.benchmarks import month
@@ -40,7 +40,7 @@ def measure(folder: Path) -> Iterator[dict]:
     while len(days) < COUNT:
         days.append(str(session.day))
         session = clock.previous_session(session.day)
-    book = str(desk.notebook("daily_report"))
+    book = str(runner.notebook("daily_report"))
     papermill = lambda day: _ran([sys.executable, "-m", "papermill", book, str(folder / "out.ipynb"), "-p", "app", "desk", "-p", "day", day], environment)  # noqa: E731
     cold = lambda day: _ran([sys.executable, "-m", "opslib.cli", "report", "daily", "--day", day], environment)  # noqa: E731
     papermill(days[-1])  # What is usual is computed from the days before, once for all.
@@ -50,11 +50,11 @@ def measure(folder: Path) -> Iterator[dict]:
     colds["again"] = [cold(day) for day in days[:EACH]]
     colds["first"] = [cold(day) for day in days[EACH : 2 * EACH]]
     os.environ["OPS_HOME"] = str(home)
-    with warmed(lambda: desk.open("desk", home)) as running:
+    with warmed(lambda: desk.open("desk", home)) as (running, kernels):
 
         def warm(day: str) -> float:
             began = time.perf_counter()
-            running.publish_daily(day, as_of=None, known_at=None, partial=False, timeout_s=300)
+            publish.publish_daily(running, day, as_of=None, known_at=None, partial=False, timeout_s=300, kernels=kernels)
             return time.perf_counter() - began
 
         warm(days[0])  # It waits for what is imported once.
@@ -70,7 +70,7 @@ def measure(folder: Path) -> Iterator[dict]:
     many, peer = time.perf_counter() - began, COUNT * statistics.median(peers["first"])
     yield {"what": f"{COUNT} daily reports made first, two workers, beside {COUNT} times papermill's median", "states": sorted({m.state for m in made}), "seconds": round(many, 1), "papermill_s": round(peer, 1), "ratio": round(many / peer, 2), "reach": 0.2}
     began = time.perf_counter()
-    with warmed(lambda: desk.open("desk", fresh)) as running, ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda day: running.publish_daily(day, as_of=None, known_at=None, partial=False, timeout_s=300), days))
+    with warmed(lambda: desk.open("desk", fresh)) as (running, kernels), ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda day: publish.publish_daily(running, day, as_of=None, known_at=None, partial=False, timeout_s=300, kernels=kernels), days))
     many, peer = time.perf_counter() - began, COUNT * statistics.median(peers["again"])
     yield {"what": f"{COUNT} daily reports made again, two workers, beside {COUNT} times papermill's median", "seconds": round(many, 1), "papermill_s": round(peer, 1), "ratio": round(many / peer, 2), "reach": 0.2}
