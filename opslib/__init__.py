@@ -75,9 +75,9 @@ def runbook(name: str, app: str | None = None, incident: str = "practice", opera
         subject, severity, limit, window: Of the alert, as they were when this was opened.
         as_of: A moment to look at everything as of; empty is now.
     """
-    from opslib import workbook
+    from opslib import controls, workbook
 
-    return workbook.Book(connect(app, _home_around(Path.cwd(), incident)), name, incident, operator, subject, severity, limit, window, as_of)
+    return workbook.Book(connect(app, _home_around(Path.cwd(), incident)), name, incident, operator, subject, severity, limit, window, as_of, controls)
 
 
 def checklist(name: str, app: str | None = None, operator: str = "", as_of: str = "", practice: bool = False) -> "Sheet":
@@ -91,9 +91,9 @@ def checklist(name: str, app: str | None = None, operator: str = "", as_of: str 
         as_of: A moment to look at everything as of; empty is now.
         practice: Write nothing anywhere.
     """
-    from opslib import sheet
+    from opslib import controls, sheet
 
-    return sheet.Sheet(connect(app), name, operator, as_of, practice)
+    return sheet.Sheet(connect(app), name, operator, as_of, practice, controls)
 
 
 def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str = "5s") -> "Live":
@@ -106,10 +106,10 @@ def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str
         window: How far back each figure looks, such as ``1h``.
         every: How often it is looked, ``1s`` to ``60s``.
     """
-    from opslib import clock, dashboard
+    from opslib import clock, dashboard, opening
 
     at = clock.parse(as_of, "close") if as_of else None
-    return dashboard.Live(connect(app), clock.parse_span(window), clock.parse_span(every).total_seconds(), at)
+    return dashboard.Live(connect(app), clock.parse_span(window), clock.parse_span(every).total_seconds(), at, opening.opened)
 
 
 def scoreboard() -> "Board":

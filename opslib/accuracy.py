@@ -22,7 +22,7 @@ from opslib.rules import Rule
 from opslib.settings import SAMPLE_FILLS
 from opslib.trades import Leg, Trade
 from opslib.variance import TERMS
-from opslib.verdicts import EXIT_CODES, worst
+from opslib.verdicts import EXIT_CODES, Finding, worst
 from opslib.workspace import Workspace
 
 NO_BACKTEST = "no backtest to compare with"
@@ -102,6 +102,11 @@ class Accuracy:
         since = min(first - timedelta(microseconds=1), self.as_of - self.pnl.rule.of("fills").window)
         return replace(self, pnl=found or self.pnl.within(since, self.as_of), again=lambda how: self.again(how).within(since, self.as_of))
 
+    @cached_property
+    def finding(self) -> Finding | None:
+        """What the gaps to the backtest amount to; None where there is no backtest."""
+        return realised.finding(self.pnl)
+
     @property
     def refused(self) -> int:
         """How many rows could not be read, of both files."""
@@ -115,13 +120,13 @@ class Accuracy:
         The backtest variance by its rule, where there is a backtest; without one, ok where every row was read. A row
         that was refused makes what is not critical unknown: the sums may lack it.
         """
-        found = [self.pnl.finding.verdict if self.pnl.finding else "ok"] + ["unknown"] * bool(self.refused)
+        found = [self.finding.verdict if self.finding else "ok"] + ["unknown"] * bool(self.refused)
         return worst(found)
 
     @property
     def why(self) -> str:
         """What the verdict rests on, in one sentence."""
-        told = self.pnl.finding.sentence if self.pnl.finding else NO_BACKTEST
+        told = self.finding.sentence if self.finding else NO_BACKTEST
         return told + (f"; {self.refused} rows were refused" if self.refused else "")
 
     @property
@@ -212,7 +217,7 @@ class Accuracy:
         for model in costs.PRESETS.values():
             p = self.again(model)
             variance = p.points
-            rows.append([model.name, _usd(p.total("gross")), _usd(p.total("commission")), _usd(p.total("slippage")), _usd(p.total("net")), text.number(_rounded(p.mean("net_pct")), "%", 2), text.number(_rounded(variance.mean if variance else None), "points", 2), p.finding.verdict if p.finding else "not judged"])
+            rows.append([model.name, _usd(p.total("gross")), _usd(p.total("commission")), _usd(p.total("slippage")), _usd(p.total("net")), text.number(_rounded(p.mean("net_pct")), "%", 2), text.number(_rounded(variance.mean if variance else None), "points", 2), judged.verdict if (judged := realised.finding(p)) else "not judged"])
         return tabled("The same trades by three readings", ["costs", "gross", "commission", "slippage", "net", "mean net", "mean gap", "verdict"], rows)
 
     @property
@@ -253,7 +258,7 @@ class Accuracy:
             ["weighted by premium", points(p.weighted_pp), ""],
             ["all together", "", dollars(sum((pair.gap_usd for pair in p.pairs), ZERO))],
         ]
-        return tabled(f"{p.finding.severity or p.finding.verdict}: {p.finding.sentence}" if p.finding else "Backtest variance", ["figure", "points", "dollars"], rows)
+        return tabled(f"{self.finding.severity or self.finding.verdict}: {self.finding.sentence}" if self.finding else "Backtest variance", ["figure", "points", "dollars"], rows)
 
     @property
     def decomposition(self) -> "Waterfall | Text":
@@ -304,7 +309,7 @@ class Accuracy:
 
     def as_json(self) -> dict[str, Any]:
         """Everything as ``ops pnl -o json`` shows it: money in dollars with two decimals, costs above 0; None is unknown, and `unknown` says why."""
-        p, trips = self.pnl, self.pnl.trips
+        p, trips, judged = self.pnl, self.pnl.trips, self.finding
         spread, money, parts = p.points, p.dollars, p.parts.in_cents()
         merged = bool(p.parts.prices)
         stock = [r for _, r in p.shares]
@@ -319,7 +324,7 @@ class Accuracy:
                 "n": spread.n if spread else 0, "mean_pp": _rounded(spread.mean if spread else None, 4), "absolute_pp": _rounded(spread.absolute if spread else None, 4), "interval_pp": [_rounded(spread.low, 4), _rounded(spread.high, 4)] if spread else None,
                 "deviation_pp": _rounded(spread.deviation if spread else None, 4), "weighted_pp": _rounded(p.weighted_pp, 4), "mean_usd": _rounded(money.mean if money else None), "absolute_usd": _rounded(money.absolute if money else None),
                 "interval_usd": [_rounded(money.low), _rounded(money.high)] if money else None, "total_usd": _cents(sum((pair.gap_usd for pair in p.pairs), ZERO)), "days": len({pair.live.entered.astimezone(text.NEW_YORK).date() for pair in p.pairs}),
-                "verdict": p.finding.verdict if p.finding else "unknown", "severity": p.finding.severity if p.finding else None, "limit": p.finding.limit if p.finding else None, "why": p.finding.sentence if p.finding else "",
+                "verdict": judged.verdict if judged else "unknown", "severity": judged.severity if judged else None, "limit": judged.limit if judged else None, "why": judged.sentence if judged else "",
             },
             "decomposition": None if not p.pairs else {term: None if merged and term in ("timing", "slippage", "fill") and not parts[term] else _cents(value) for term, value in parts.items()} | {"sum": _cents(sum(parts.values(), ZERO)), "difference": _cents(p.parts.sum)},
             "unmatched": {where: {"trades": len(found) + len(more), "net_usd": None if more else _cents(self._net(found)), "names": [*(t.name for t in found), *more]} for where, found in p.unmatched.items() for more in [p.only_said if where == "backtest" else []]},

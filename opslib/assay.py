@@ -95,7 +95,7 @@ def _ended(outcome: str, symbol: str) -> list[str]:
 
 def _band(samples: Samples, symbol: str, quality: Quality, rules: Rules) -> Band:
     at = quality.as_of
-    return bands.band(samples.chains_of(symbol, clock.micros(at - BAND_BACK), clock.micros(at)), at, rules.chain)
+    return bands.band([(s.ts_us, s.iv_atm) for s in samples.chains_of(symbol, clock.micros(at - BAND_BACK), clock.micros(at))], at, rules.chain)
 
 
 def of_provider(store: Store, settings: Settings, rules: Rules, symbol: str, provider: str = "", now: Callable[[], datetime] = clock.now) -> ChainView:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opslib import clock, indicators, text, variance
+from opslib import clock, indicators, realised, text, variance
 from opslib.causes import UNDETERMINED
 from opslib.clock import Window
 from opslib.findings import PAGE
@@ -89,7 +89,7 @@ def answers(view: "View") -> list[Answer]:
 
 def _of_fills(counted: Pnl, changed_by: float) -> list[Answer]:
     """The same, by the trades that are paired with the backtest's."""
-    rule, finding, points = counted.rule.of("fills"), counted.finding, counted.points
+    rule, finding, points = counted.rule.of("fills"), realised.finding(counted), counted.points
     assert finding and points
     at_us = max(clock.micros(pair.live.exited) for pair in counted.pairs)
     if points.n < rule.min_count:

@@ -12,7 +12,6 @@ from typing import Any
 from opslib import clock
 from opslib.greeks import Quality
 from opslib.limits import ChainLimits
-from opslib.samples import Sample
 from opslib.text import NEW_YORK
 
 AT_THE_MONEY = (0.4, 0.6)  # Sizes of delta.
@@ -72,19 +71,18 @@ class Band:
         return None if iv is None or self.low is None or self.high is None else not self.low <= iv <= self.high
 
 
-def band(samples: Iterable[Sample], as_of: datetime, limits: ChainLimits) -> Band:
+def band(chains: Iterable[tuple[int, float | None]], as_of: datetime, limits: ChainLimits) -> Band:
     """
     What was usual for a symbol before a day?
 
     Args:
-        samples: Of its chains, any number a day; each day's last counts, of as many days as a band needs.
+        chains: When each of its chains was fetched (microseconds) and its `iv_atm`, any number a day; each day's last counts, of as many days as a band needs.
         as_of: Only the days before its own count.
     """
     today = as_of.astimezone(NEW_YORK).date()
     last: dict[Any, float] = {}
-    for sample in sorted(samples, key=lambda s: s.ts_us):
-        day = clock.instant(sample.ts_us).astimezone(NEW_YORK).date()
-        iv = sample.told().get("iv_atm") if sample.outcome == "ok" else None
+    for ts_us, iv in sorted(chains, key=lambda chain: chain[0]):
+        day = clock.instant(ts_us).astimezone(NEW_YORK).date()
         if day < today and iv:
             last[day] = iv
     wanted = int(limits.band_days)

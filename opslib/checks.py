@@ -238,7 +238,7 @@ def usual(scene: Scene) -> Seen:
             continue
         at = clock.instant(found[-1].ts_us)
         before = Samples(scene.desk.store, scene.desk.settings.app).chains_of(symbol, clock.micros(at - SYMBOL_BACK), found[-1].ts_us)
-        band = bands.band(before, at, scene.view.rules.chain)
+        band = bands.band([(s.ts_us, s.iv_atm) for s in before], at, scene.view.rules.chain)
         outside.append(band.outside(iv))
         usually = f"usually {text.ratio(band.low, 1)} to {text.ratio(band.high, 1)}" if band.low is not None else f"{band.days} of {scene.view.rules.chain.band_days:g} days are held to say what is usual"
         told.append(f"{symbol} {text.ratio(iv, 1)} at the money ({usually})")

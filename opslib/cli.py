@@ -329,12 +329,12 @@ def _dashboard(options: argparse.Namespace) -> int:
 
 def _started(options: argparse.Namespace, what: str) -> int:
     """Become JupyterLab, or the dashboard without code."""
-    from opslib import lab, ports
+    from opslib import lab, ports, shelf
 
     desk = _desk(options)
     if not 0 <= options.port <= 65_535:
         raise UsageError(f"--port is 0 (any) to 65535, found {options.port}.")
-    place, port = lab.laid_out(desk.settings, os.environ), options.port or ports.free_port()
+    place, port = lab.laid_out(desk.settings, os.environ, shelf.titles()), options.port or ports.free_port()
     command = getattr(place, what)(port, not options.no_browser)
     print(place.address(what, port), flush=True)  # Its token is for who asked for it; messages would leave it out.
     os.execve(command[0], command, place.environ | ({lab.READ_ONLY: "1"} if what == "dashboard" else {}))

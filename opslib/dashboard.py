@@ -16,9 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import chronicle, clock, lab, opening, panels, screen, text
+from opslib import chronicle, clock, lab, panels, screen, text
 from opslib.errors import OpsError, UsageError
 from opslib.feedback import Feedback
+from opslib.incident import Incident
 from opslib.panels import DEEPER, View
 from opslib.screen import Screen
 from opslib.workbook import attended
@@ -33,6 +34,8 @@ VOILA = "voila/"  # So it names itself to its kernels; it asks nobody, and draws
 STILL = "This front end draws no Jupyter widgets, so nothing moves here: this is how it stood at {moment}. ops lab and ops dashboard show it live; the cell run again is a newer moment."
 PICTURE_INCHES = (13.0, 6.4)
 
+Opener = Callable[["Workspace", str, Incident, str, datetime | None], Path]
+
 
 class Feed:
     """
@@ -44,8 +47,8 @@ class Feed:
         every_s: Seconds between two looks.
     """
 
-    def __init__(self, desk: "Workspace", window: timedelta, every_s: float):
-        self.desk, self.window, self.every_s = desk, window, every_s
+    def __init__(self, desk: "Workspace", window: timedelta, every_s: float, opener: "Opener | None" = None):
+        self.desk, self.window, self.every_s, self.opener = desk, window, every_s, opener
         self._listening: weakref.WeakSet[Any] = weakref.WeakSet()
         self._turn = threading.Condition(threading.RLock())  # Held for moments only: who asks never waits for a look at a store that answers late.
         self._looking = threading.Lock()
@@ -136,14 +139,16 @@ class Live:
 
     Args:
         as_of: A moment to begin at; None is now.
+        opener: Opens the runbook of an alert for its incident; see `opening.opened`. None opens none.
 
     Attributes:
         feed: Who reads for it.
     """
 
-    def __init__(self, desk: "Workspace", window: timedelta, every_s: float, as_of: datetime | None = None):
+    def __init__(self, desk: "Workspace", window: timedelta, every_s: float, as_of: datetime | None = None, opener: "Opener | None" = None):
         self.desk, self.as_of = desk, as_of
         self.feed = _feed(desk, window)
+        self.feed.opener = opener or self.feed.opener
         self.feed.every_s = every_s
 
     @property
@@ -270,8 +275,10 @@ def _opened(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
     alert = next((a for a in feed.view(at or desk.now()).alerts if a["id"] == said["alert"]), None)
     if alert is None or not alert["runbook"]:
         raise UsageError(f"no alert {said['alert']!r} with a runbook stands at that moment.")
+    if feed.opener is None:
+        raise UsageError(f"runbooks are not opened from here; run ops runbook open {alert['runbook']}.")
     incident = chronicle.of(desk).open("", by="", alert=alert)
-    place = opening.opened(desk, alert["runbook"], incident, "", at)
+    place = feed.opener(desk, alert["runbook"], incident, "", at)
     return _link(desk, place, f"runbook {alert['runbook']} is open for incident {incident.id}:")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opslib import panels, text
+from opslib import panels, realised, text
 from opslib.answers import Found
 from opslib.causes import HEADLINES, MASSIVE_OUT, NO_FAULT, NONE, OF_RULE, PRODUCES, RUNBOOK_OF, UNDETERMINED
 from opslib.clock import Window
@@ -197,7 +197,8 @@ def _severity(inquiry: Inquiry, first: Found) -> str | None:
     """The highest severity of the rules that point at a cause."""
     symptom = {"availability", "answers", "response_time", "silence"} if first.subject in PROVIDERS or first.cause == BOTH else set()
     pointing = symptom | {rule for rule, cause in OF_RULE.items() if cause == first.cause} | ({"backtest_variance"} if (first.cause or "").startswith("costs_") else set()) | ({"websocket_down"} if (first.cause or "").startswith("socket_") else set()) | ({"greeks_valid"} if (first.cause or "").startswith("greeks_") else set()) | ({"app_answers", "app_down"} if first.cause in ("app_down", "app_slow") else set())
-    filed = [inquiry.view.counted.finding] if inquiry.view.counted and inquiry.view.counted.finding else []
+    by_fills = realised.finding(inquiry.view.counted) if inquiry.view.counted else None
+    filed = [by_fills] if by_fills else []
     reached = [f.severity for f in (*inquiry.judged, *filed) if f.severity and f.rule.name in pointing and (f.subject == first.subject or first.cause == BOTH or f.subject == "app" and first.subject not in PROVIDERS)]
     return max(reached, key=RUNGS.index, default=None)
 

@@ -145,4 +145,4 @@ def publish(desk: "Workspace", made: Postmortem, place: Path) -> None:
         publication.publish(place, files, None)
     digests = {f"{place.name}{ending}": sha256(content).hexdigest() for ending, content in sorted(files.items())}
     chronicle.of(desk).append(name, "published", {"files": digests, "head": {"entry": head.id, "digest": head.digest}, "words": f"postmortem published from the record up to {head.id}"})
-    ledger.anchor(desk.store, desk.settings.app, name, head)
+    ledger.anchor(desk.store, desk.settings.app, name, head.id, head.digest)

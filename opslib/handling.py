@@ -76,7 +76,7 @@ def _open(desk: "Desk", options: argparse.Namespace) -> Incident:
 def _resolved(desk: "Desk", found: Incident) -> Incident:
     """It is over: the head of its record goes into the ledger, and to who was told of it, where nobody can change it with the record."""
     entry = found.of_kind("resolved")[-1]
-    ledger.anchor(desk.store, desk.settings.app, found.id, entry)
+    ledger.anchor(desk.store, desk.settings.app, found.id, entry.id, entry.digest)
     from opslib import notify
 
     words = f"{found.id} is resolved ({found.title}). Its record ends with {entry.id}"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from opslib import settings as settings_module, shelf, temporary
+from opslib import settings as settings_module, temporary
 from opslib.errors import UsageError
 from opslib.settings import Settings
 
@@ -52,9 +52,12 @@ class Place:
         return [sys.executable, "-m", "voila", str(self.root / "dashboard.ipynb"), "--Voila.ip=127.0.0.1", f"--port={port}", f"--Voila.open_browser={browser}", f"--template={TEMPLATE}", "--strip_sources=True", "--show_tracebacks=False"]
 
 
-def laid_out(settings: Settings, environ: Mapping[str, str]) -> Place:
+def laid_out(settings: Settings, environ: Mapping[str, str], runbooks: Mapping[str, str]) -> Place:
     """
     Lay out the folder from which a lab is started: links, settings, the launcher's entries; what is there is made anew.
+
+    Args:
+        runbooks: The title of each runbook, by its name.
 
     Raises:
         UsageError: The package was installed without its notebooks, or Voilà without its templates.
@@ -63,10 +66,10 @@ def laid_out(settings: Settings, environ: Mapping[str, str]) -> Place:
     if project is None:
         raise UsageError("the notebooks stand in the suite's project folder, which is not here. Install it with pip install -e . from a clone.")
     with temporary.refusing(settings.base / FOLDER):
-        return _laid_out(settings, environ, project)
+        return _laid_out(settings, environ, project, runbooks)
 
 
-def _laid_out(settings: Settings, environ: Mapping[str, str], project: Path) -> Place:
+def _laid_out(settings: Settings, environ: Mapping[str, str], project: Path, runbooks: Mapping[str, str]) -> Place:
     folder = settings.base / FOLDER
     root = folder / "root"
     root.mkdir(parents=True, exist_ok=True)
@@ -80,7 +83,7 @@ def _laid_out(settings: Settings, environ: Mapping[str, str], project: Path) -> 
     quiet.write_text(json.dumps(QUIET), encoding="utf-8")
     launcher = folder / "launcher"
     launcher.mkdir(exist_ok=True)
-    (launcher / "jp_app_launcher.yaml").write_text(json.dumps(entries(project), indent=1, ensure_ascii=False), encoding="utf-8")  # JSON is YAML.
+    (launcher / "jp_app_launcher.yaml").write_text(json.dumps(entries(project, runbooks), indent=1, ensure_ascii=False), encoding="utf-8")  # JSON is YAML.
     (root / "dashboard.ipynb").write_text(json.dumps(_page(settings.app), indent=1), encoding="utf-8")
     _template(folder / "data" / "voila" / "templates" / TEMPLATE)
     token = environ.get("JUPYTER_TOKEN") or secrets.token_hex(16)
@@ -94,9 +97,9 @@ def _laid_out(settings: Settings, environ: Mapping[str, str], project: Path) -> 
     return Place(root, {**environ, **own, "JUPYTER_TOKEN": token, "OPS_HOME": str(settings.base), "OPS_APP": settings.app, ROOT: str(root), "PATH": path})
 
 
-def entries(project: Path) -> list[dict[str, object]]:
+def entries(project: Path, runbooks: Mapping[str, str]) -> list[dict[str, object]]:
     """What stands in the launcher: runbooks by their symptom, what there is to look at now, reports."""
-    found = [_entry("Runbooks, by what you see", shelf.runbook(name).title, f"runbooks/{name}.ipynb") for name in shelf.names()]
+    found = [_entry("Runbooks, by what you see", title, f"runbooks/{name}.ipynb") for name, title in runbooks.items()]
     reports = {path.stem: path.stem.replace("_", " ").capitalize() for path in sorted((project / "notebooks").glob("*_report.ipynb"))}
     found += [_entry("Now", LIVE, "dashboard.ipynb"), *(_entry("Now", title, f"notebooks/{name}.ipynb") for name, title in NOW.items())]
     return found + [_entry("Reports", title, f"notebooks/{name}.ipynb") for name, title in reports.items()]

@@ -13,7 +13,6 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from opslib import clock, text
-from opslib.evidence import Entry
 from opslib.store import Store
 
 
@@ -149,11 +148,11 @@ def runs(store: Store) -> list[dict[str, Any]]:
     return found
 
 
-def anchor(store: Store, app: str, incident: str, entry: Entry) -> None:
+def anchor(store: Store, app: str, incident: str, entry_id: str, digest: str) -> None:
     """Write the head of an incident's record into the ledger: who changes that record later does not change this with it."""
     now_us = clock.micros(store.now())
-    row = {"id": f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-incident-{incident}-{entry.id}-{entry.digest[:8]}", "app": app, "notebook": f"incidents/{incident}", "started_at_us": now_us, "outputs": "[]", "process": process()}
-    store.run_begins(**row, parameters=json.dumps({"incident": incident, "entry": entry.id, "digest": entry.digest}), state="ok", ended_at_us=now_us)
+    row = {"id": f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-incident-{incident}-{entry_id}-{digest[:8]}", "app": app, "notebook": f"incidents/{incident}", "started_at_us": now_us, "outputs": "[]", "process": process()}
+    store.run_begins(**row, parameters=json.dumps({"incident": incident, "entry": entry_id, "digest": digest}), state="ok", ended_at_us=now_us)
 
 
 def anchors(store: Store, app: str, incident: str) -> dict[str, str]:

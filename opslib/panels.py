@@ -154,7 +154,8 @@ class View:
         """Every rule judged over the view's window; that of fills over more, where it holds too few of them."""
         found = findings.at(self.tape, self.rules, self.window, self.probed)
         counted = realised.counted(self.traded, self.window.end, self.window.end - self.window.start) if self.traded else None
-        by_fills = (counted or self.filed).finding if counted or self.filed else None
+        trades = counted or self.filed
+        by_fills = realised.finding(trades) if trades else None
         return [*found, by_fills] if by_fills else found
 
     @cached_property

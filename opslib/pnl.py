@@ -15,7 +15,6 @@ from opslib.fills import CENT, ZERO, Fill, Promise
 from opslib.rules import Rule
 from opslib.trades import Trade, Trips
 from opslib.variance import Pair, Parts, Spread
-from opslib.verdicts import Finding
 
 
 @dataclass(frozen=True)
@@ -182,11 +181,6 @@ class Pnl:
         told = [(pair.gap_usd, pair.result.base) for pair in self.pairs if pair.result.base]
         base = sum((b for _, b in told if b), ZERO)
         return sum((g for g, _ in told), ZERO) / base * 100 if base else None
-
-    @cached_property
-    def finding(self) -> Finding | None:
-        """What the gaps amount to; None where there is no backtest."""
-        return variance.judged(self.rule, self.gaps, self.span) if self.wanted else None
 
     @property
     def parts(self) -> Parts:

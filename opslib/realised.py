@@ -6,14 +6,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from opslib import clock, pnl, text
 from opslib.clock import Window
 from opslib.filings import Filed, Filings, Known
 from opslib.pnl import Pnl
 from opslib.rules import Rule, Rules
-from opslib.variance import judged
-from opslib.verdicts import Finding
+from opslib.variance import spread
+from opslib.verdicts import Figure, Finding, judge
 
 RULE = "backtest_variance"
 
@@ -66,6 +67,28 @@ def counted(found: Pnl, at: datetime, window: timedelta | None = None) -> Pnl | 
         return None
     inside = found.within(clock.instant(since_us), at)
     return replace(inside, span=_in_words(len(inside.gaps), since_us, at_us, window, rule))
+
+
+def judged(rule: Rule, gaps: Iterable[Decimal | float], span: str = "") -> Finding:
+    """
+    What do gaps amount to, by the rule ``backtest_variance`` as it is for fills?
+
+    Too few trades are unknown: neither green nor red.
+
+    Args:
+        rule: The row of the table.
+        gaps: Of the trades, percentage points.
+        span: From when on trades count, in words, where the rule's window holds too few of them.
+    """
+    own = rule.of("fills")
+    found = spread(gaps, own.confidence)
+    figure = Figure(None, absent="no trade has a backtest's figure to compare with") if found is None else Figure(abs(found.mean), count=found.n, deviation=found.deviation)
+    return judge(own, "app", "fills", figure._replace(span=span))
+
+
+def finding(found: Pnl) -> Finding | None:
+    """What the gaps to the backtest amount to by the rule; None where there is no backtest."""
+    return judged(found.rule, found.gaps, found.span) if found.wanted else None
 
 
 def traded(filings: Filings, rules: Rules, window: Window, known_us: int | None) -> tuple[Pnl | None, list[Filed]]:

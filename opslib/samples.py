@@ -53,6 +53,11 @@ class Sample(NamedTuple):
         """
         return _detail(self.probe, self.outcome, self.detail)
 
+    @property
+    def iv_atm(self) -> float | None:
+        """The volatility at the money of a chain; None where it was not read, or says none."""
+        return self.told().get("iv_atm") if self.outcome == "ok" else None
+
 
 _NUMBER, _TEXT, _COUNTS = int | float | None, str | None, dict[str, int]
 # What a detail holds under a name, where it does; other names are only shown.

@@ -26,7 +26,7 @@ from opslib.steps import LOOK, Step
 from opslib.text import NEW_YORK
 from opslib.verdicts import EXIT_CODES, VERDICTS
 from opslib.walk import Standing, Walk
-from opslib.workbook import Book, Card
+from opslib.workbook import Book, Card, Widgets
 
 if TYPE_CHECKING:
     from opslib.workspace import Workspace
@@ -77,7 +77,7 @@ class Sheet(Book):
         UsageError: There is no such checklist.
     """
 
-    def __init__(self, desk: "Workspace", name: str, operator: str = "", as_of: str | datetime | None = None, practice: bool = False):
+    def __init__(self, desk: "Workspace", name: str, operator: str = "", as_of: str | datetime | None = None, practice: bool = False, widgets: Widgets | None = None):
         self.checklist: Checklist = checklists.checklist(name)
         self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), ""
         self._as_of = clock.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
@@ -96,6 +96,7 @@ class Sheet(Book):
                 journal.append(self.id, OPENED, told, by=self.operator, key=OPENED, at=self.now())
         self._journal = journal
         self.walk = Walk(journal, self.id, name, self.now, desk.rules.hash)
+        self.widgets = widgets
         self._looked, self._seen, self.pads = None, None, []
 
     @property
@@ -298,10 +299,8 @@ class Signature:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        if self._sheet.attended and self._sheet.signed is None:
-            from opslib import controls
-
-            controls.show_signature(self._sheet, self.text)
+        if self._sheet.attended and self._sheet.widgets and self._sheet.signed is None:
+            self._sheet.widgets.show_signature(self._sheet, self.text)
         else:
             display(self.text)
 

@@ -196,3 +196,8 @@ def page(policy: str, style: str) -> str:
         + "\n".join(b.html for b in books)
         + "\n</body></html>\n"
     )
+
+
+def titles() -> dict[str, str]:
+    """The title of each runbook, by its name: what somebody sees who needs it."""
+    return {name: runbook(name).title for name in names()}

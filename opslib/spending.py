@@ -230,7 +230,7 @@ _QUERY = "trades of the last day beside the backtest's"
 def variance(scene: Scene) -> Seen:
     """How far is live from the backtest, by the page and by the fills?"""
     spent, page = _spent(scene), scene.ruled(["backtest_variance"], view="pnl", sources=["page"])
-    found = spent.accuracy.pnl.finding if spent.accuracy else None
+    found = spent.accuracy.finding if spent.accuracy else None
     spread = spent.accuracy.pnl.points if spent.accuracy else None
     ours = f"{said('fills')}{found.sentence}" if found else NO_FILLS if not spent.accuracy else NO_PAIRS
     content = {"page": page.content, "fills": None if spread is None else {"n": spread.n, "mean_pp": spread.mean, "low_pp": spread.low, "high_pp": spread.high}}

@@ -18,10 +18,9 @@ from typing import NamedTuple
 from opslib import costs
 from opslib.costs import CostModel, Result
 from opslib.fills import CENT, ZERO, Promise
-from opslib.rules import Rule
 from opslib.text import NEW_YORK
 from opslib.trades import Leg, Trade
-from opslib.verdicts import Figure, Finding, judge, student
+from opslib.verdicts import student
 
 TERMS = ("size", "timing", "slippage", "fill", "prices", "commission")
 
@@ -313,23 +312,6 @@ def spread(gaps: Iterable[Decimal | float], confidence: float) -> Spread | None:
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in told) / (n - 1)) if n > 1 else None
     low, high = student(mean, deviation, n, confidence) if deviation is not None else (None, None)
     return Spread(n, mean, statistics.fmean(abs(x) for x in told), deviation, low, high)
-
-
-def judged(rule: Rule, gaps: Iterable[Decimal | float], span: str = "") -> Finding:
-    """
-    What do gaps amount to, by the rule ``backtest_variance`` as it is for fills?
-
-    Too few trades are unknown: neither green nor red.
-
-    Args:
-        rule: The row of the table.
-        gaps: Of the trades, percentage points.
-        span: From when on trades count, in words, where the rule's window holds too few of them.
-    """
-    own = rule.of("fills")
-    found = spread(gaps, own.confidence)
-    figure = Figure(None, absent="no trade has a backtest's figure to compare with") if found is None else Figure(abs(found.mean), count=found.n, deviation=found.deviation)
-    return judge(own, "app", "fills", figure._replace(span=span))
 
 
 def compared(live: list[Trade], backtest: list[Trade] | None, promises: Mapping[str, Promise], model: CostModel, beside: Mapping[str, Promise] = MappingProxyType({})) -> tuple[list[Pair], list[Trade], list[Trade]]:

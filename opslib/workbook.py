@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from opslib import checks, chronicle, clock, diagnosis, hooks, impact, panels, shelf, spending, steps as steps_module, text
 from opslib.diagnosis import Diagnosis
@@ -57,6 +57,19 @@ def attended() -> bool:
     return id(kernel) in _MET
 
 
+class Widgets(Protocol):
+    """Shows an open runbook or checklist with buttons."""
+
+    def show_strip(self, book: "Book") -> None:
+        """Show the strip of all steps."""
+
+    def show(self, card: "Card") -> None:
+        """Show one step."""
+
+    def show_signature(self, sheet: Any, instead: Text) -> None:
+        """Show where a checklist is signed."""
+
+
 class Book:
     """
     One runbook, open.
@@ -68,12 +81,13 @@ class Book:
         operator: Who works through it; a changing step needs one.
         subject, severity, limit, window: Of the alert, as they were when this was opened.
         as_of: A moment that everything is looked at as of; empty is now, and each look is made anew.
+        widgets: How it is shown where somebody is there; None is as text.
 
     Raises:
         IncidentError: There is no such incident on this desk.
     """
 
-    def __init__(self, desk: "Workspace", name: str, incident: str = PRACTICE, operator: str = "", subject: str = "", severity: str = "", limit: str = "", window: str = "", as_of: str | datetime | None = None):
+    def __init__(self, desk: "Workspace", name: str, incident: str = PRACTICE, operator: str = "", subject: str = "", severity: str = "", limit: str = "", window: str = "", as_of: str | datetime | None = None, widgets: "Widgets | None" = None):
         self.shelved = shelf.runbook(name)
         self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), limit
         self._as_of = clock.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
@@ -86,7 +100,8 @@ class Book:
         self.incident  # noqa: B018  # Refused at once where there is none.
         self._looked: datetime | None = None
         self._seen: View | None = None
-        self.pads: list[Any] = []  # What of it is shown with buttons: see `controls`.
+        self.widgets = widgets
+        self.pads: list[Any] = []  # What of it is shown with buttons.
 
     def now(self) -> datetime:
         """What time it is here."""
@@ -330,10 +345,8 @@ class Book:
         from IPython.display import display
 
         display(self.header)
-        if self.attended:
-            from opslib import controls
-
-            controls.show_strip(self)
+        if self.attended and self.widgets:
+            self.widgets.show_strip(self)
 
 
 class Card:
@@ -369,10 +382,8 @@ class Card:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        if self.book.attended:
-            from opslib import controls
-
-            controls.show(self)
+        if self.book.attended and self.book.widgets:
+            self.book.widgets.show(self)
         else:
             display(self.text)
 

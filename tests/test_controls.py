@@ -10,7 +10,6 @@ from test_walk import AS_OF, PLAIN, TOKEN, book, counted, desk, home, laid  # no
 
 from opslib import clock, panels
 from opslib.controls import Pad, Strip, refresh
-from opslib.desk import Desk
 from opslib.workbook import Book, Card
 
 

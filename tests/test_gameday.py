@@ -57,7 +57,7 @@ def test_a_game_day(tmp_path: Path) -> None:
     debrief = (folder / "debrief.md").read_text()
     assert "# Game day: massive_tls" in debrief and "provider_tls (right)" in debrief and "before it began: provider_stale" in debrief and json.loads((folder / "debrief.json").read_text())["seed"] == 7
     launcher = folder / "home" / ".lab" / "launcher" / "jp_app_launcher.yaml"
-    assert json.loads(launcher.read_text()) == lab.entries(shelf.folder().parent)  # Every runbook, dashboard_slow among them, whatever is the matter.
+    assert json.loads(launcher.read_text()) == lab.entries(shelf.folder().parent, shelf.titles())  # Every runbook, dashboard_slow among them, whatever is the matter.
     for path in (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("debrief") and p != launcher):
         content = path.read_bytes()
         assert not [state for state in STATES if state.encode() in content and state not in ("healthy", "gamma_zero", "delta_out_of_bounds")], path

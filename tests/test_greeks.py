@@ -16,7 +16,6 @@ from hypothesis import given, settings, strategies as st
 from opslib import bands, chain, clock, greeks, pricing, rules
 from opslib.crosscheck import crosscheck
 from opslib.greeks import Quality
-from opslib.samples import Sample
 
 LIMITS = rules.load(None).chain
 REAL = {"SPY": "cboe_SPY_2025-09-25_quotedata.csv", "A": "optopsy_A_2016-01-05.csv"}
@@ -167,8 +166,8 @@ def test_a_band_needs_its_days() -> None:
     """Until twenty days are held nothing is strange; then what is outside of them is."""
     at = clock.parse("2026-03-10T11:00")
 
-    def day(back: int, iv: float) -> Sample:
-        return Sample(clock.micros(at - timedelta(days=back)), "chain", "SPY", "ok", detail=f'{{"iv_atm": {iv}}}')
+    def day(back: int, iv: float) -> tuple[int, float]:
+        return clock.micros(at - timedelta(days=back)), iv
 
     few = bands.band([day(i, 0.2) for i in range(1, 20)], at, LIMITS)
     assert (few.days, few.low, few.outside(0.9)) == (19, None, None)

@@ -119,8 +119,8 @@ def test_what_is_laid_out(home: Path, tmp_path: Path) -> None:
     """Links to the project and the home, entries for every runbook; laid out twice it is the same; a file that a lab sees has a path there, another has none."""
     found = settings.load(tmp_path / "home", "desk", {})
     (tmp_path / "home").mkdir()
-    place = lab.laid_out(found, {"JUPYTER_TOKEN": "t"})
-    assert lab.laid_out(found, {"JUPYTER_TOKEN": "t"}) == place and place.environ["JUPYTER_TOKEN"] == "t" and "t" not in place.lab(1, False)
+    place = lab.laid_out(found, {"JUPYTER_TOKEN": "t"}, shelf.titles())
+    assert lab.laid_out(found, {"JUPYTER_TOKEN": "t"}, shelf.titles()) == place and place.environ["JUPYTER_TOKEN"] == "t" and "t" not in place.lab(1, False)
     entries = json.loads((tmp_path / "home" / ".lab" / "launcher" / "jp_app_launcher.yaml").read_text())
     assert {e["source"][0]["args"]["path"] for e in entries} >= {f"runbooks/{name}.ipynb" for name in shelf.names()} and len({e["id"] for e in entries}) == len(entries)
     assert all((place.root / e["source"][0]["args"]["path"]).exists() for e in entries)

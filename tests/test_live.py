@@ -13,7 +13,7 @@ import looks
 import pytest
 from looks import CLOSES, OPENS
 
-from opslib import dashboard, lab, screen, settings
+from opslib import dashboard, lab, opening, screen, settings
 from opslib.clock import Window
 from opslib.desk import Desk
 from opslib.errors import StoreError
@@ -34,7 +34,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 @pytest.fixture
 def feed(desk: Desk) -> Feed:
-    return Feed(desk, HOUR, 5.0)
+    return Feed(desk, HOUR, 5.0, opening.opened)
 
 
 def taken_in(before: list[str], change: str) -> list[str]:

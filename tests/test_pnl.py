@@ -21,7 +21,8 @@ from opslib.demo import blotter, tour
 from opslib.fills import Fill
 from opslib.filings import Filings
 from opslib.text import NEW_YORK
-from opslib.variance import Side, decomposed, judged, spread
+from opslib.realised import judged
+from opslib.variance import Side, decomposed, spread
 from opslib.verdicts import not_back
 
 D = Decimal

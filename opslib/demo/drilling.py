@@ -34,7 +34,7 @@ def asked(options: argparse.Namespace, progress: Progress, say: Callable[[str], 
     if options.record and (options.faults or options.severity or len(options.seed or (1, 2, 3)) < SEEDS):
         raise UsageError(f"--record keeps a drill of everything, on {SEEDS} seeds or more.")
     if options.live:
-        return gameday.asked(options, say)
+        return Reply(*gameday.asked(options, say))
     return _mutants(options, progress, say) if options.mutants else _rows(options, progress, say)
 
 

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opslib import alertlog, chronicle, clock, diagnosis, lab, settings as settings_module, text
+from opslib import alertlog, chronicle, clock, diagnosis, lab, settings as settings_module, shelf, text
 from opslib.causes import CAUSES, HEADLINES
 from opslib.demo.lever import Lever
 from opslib.demo.states import OURS
@@ -29,7 +29,6 @@ from opslib.demo.trials import FAULTS, Trial
 from opslib.workspace import Workspace
 from opslib.errors import OpsError, UsageError
 from opslib.ports import free_port
-from opslib.replies import Reply
 
 ANY, GIVES_UP, LISTS = "any", "give up", "?"
 FIRST_S, LAST_S = 120.0, 480.0  # It begins between these, in seconds of the world: long enough to see what is normal.
@@ -44,6 +43,21 @@ class Said(NamedTuple):
     cause: str
     after_s: float
     right: bool
+
+
+class Result(NamedTuple):
+    """
+    What came of a game day.
+
+    Attributes:
+        values: For programs.
+        words: For people.
+        done: Whether the fault was found.
+    """
+
+    values: Any
+    words: str
+    done: bool
 
 
 @dataclass
@@ -100,7 +114,7 @@ def _running(commands: Sequence[Sequence[str]], environ: Mapping[str, str], fold
                 process.wait()
 
 
-def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] = input, instead: Sequence[str] = (), speed: float = 1.0, first_s: float = FIRST_S, last_s: float = LAST_S) -> Reply:
+def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] = input, instead: Sequence[str] = (), speed: float = 1.0, first_s: float = FIRST_S, last_s: float = LAST_S) -> Result:
     """
     Play a game day, to the answer or until the person gives up.
 
@@ -141,7 +155,7 @@ def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] =
     words = _words(played, values)
     (folder / "debrief.md").write_text(words + "\n", encoding="utf-8")
     (folder / "debrief.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Reply(values, f"{words}\n\nkept in {folder / 'debrief.md'}", played.found is not None)
+    return Result(values, f"{words}\n\nkept in {folder / 'debrief.md'}", played.found is not None)
 
 
 @contextlib.contextmanager
@@ -152,7 +166,7 @@ def _at_world(played: GameDay, instead: Sequence[str], speed: float) -> Iterator
     with Lever(BEGINS, seed=played.seed, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
         mine = {k: v for k, v in os.environ.items() if not k.startswith("OPS_")}
         desk = settings_module.load(played.home, "desk", mine | lever.environ)
-        place = lab.laid_out(desk, mine | lever.environ)
+        place = lab.laid_out(desk, mine | lever.environ, shelf.titles())
         ops = ("-m", "opslib.cli")
         commands = [(*ops, "serve", "--port", str(port)), (*ops, "collect"), instead or place.lab(lab_port, sys.stdin.isatty())[1:]]
         with _running(commands, place.environ, played.home.parent):
