@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opslib.settings import VERSION as __version__
+from opslib.snapshot_store import SnapshotStore
 
 if TYPE_CHECKING:
+    from opslib.dashboard import Live
     from opslib.demo.board import Board
     from opslib.desk import Desk
-    from opslib.dashboard import Live
     from opslib.sheet import Sheet
     from opslib.workbook import Book
 
@@ -57,7 +58,7 @@ def connect(app: str | None = None, home: str | Path | None = None, new: bool = 
     tour.lay_out(found.settings)
     if not (sample := found.settings.home / SAMPLE_FILLS).exists():
         blotter.lay_out(sample, tour.scripted())
-    last = found.store.last_look(DEMO, 2**62, None)
+    last = SnapshotStore(found.store).last_look(DEMO, 2**62, None)
     return replace(found, now=lambda: clock.instant(last.ts_us)) if last else found
 
 

@@ -19,6 +19,7 @@ from opslib.report import Text, listed, tabled
 from opslib.rises import Rise
 from opslib.rules import Rules
 from opslib.settings import Settings
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 from opslib.verdicts import Finding, named
 from opslib.workspace import Workspace
@@ -162,14 +163,14 @@ def alertlog(
         known_us = None if known_at is None else clock.micros(known_at)
         part = watch.held(store, settings.app, window.start_us, window.end_us) or (window.start_us, window.start_us)
         found, alerts = watch.replayed(store, settings, rules, *part, known_us, progress)
-        rows, lacking = rises.read(found, rules, alerts), "" if store.first_ts(settings.app) is not None else "no look has ever come"
+        rows, lacking = rises.read(found, rules, alerts), "" if SnapshotStore(store).first_ts(settings.app) is not None else "no look has ever come"
     else:
         record = Record(store, settings.app)
         judged = record.judged()
         found = rises.recorded(record, window.start_us, window.end_us, known_at)
         newest = judged is not None and judged[1] <= window.end_us and known_at is None
         standing = Alerts(rules, [Alert.of_json(state) for state in record.states()]) if newest else None
-        rows, lacking = rises.read(found, rules, standing), _lacking(judged, window, store.first_ts(settings.app))
+        rows, lacking = rises.read(found, rules, standing), _lacking(judged, window, SnapshotStore(store).first_ts(settings.app))
     return AlertLog(settings.app, window, rises.within(rows, window.start_us, window.end_us), rises.standing(found, rules), lacking, lambda: _budgets(store, settings, rules, window.end, known_at), rules, Chronicle(store, settings, rules).of_alerts(), tuple(Marks(store, settings).between(window.start_us, window.end_us)))
 
 

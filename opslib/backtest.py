@@ -25,6 +25,7 @@ from opslib.rises import Rise
 from opslib.rules import SENT, Rules
 from opslib.settings import Settings
 from opslib.snapshot import COUNTERS, FIELDS, NEVER_SEEN_ALIVE, Look
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 from opslib.tape import Tape
 
@@ -158,7 +159,7 @@ def history(store: Store, settings: Settings, tables: dict[str, Rules], window: 
     """
     found: dict[str, list[Rise]] = {}
     part = watch.held(store, settings.app, window.start_us, window.end_us)
-    sessions = [s for s, _, _ in (watch.sessions(*part) if part else ()) if store.looks(settings.app, clock.micros(s.opens), clock.micros(s.closes), None)]
+    sessions = [s for s, _, _ in (watch.sessions(*part) if part else ()) if SnapshotStore(store).looks(settings.app, clock.micros(s.opens), clock.micros(s.closes), None)]
     if not sessions:
         raise UsageError(f"history was wanted to try the limits on; there is no look of {settings.app} in {window}. Import some, or ask for other days.")
     for name, rules in tables.items():
@@ -200,7 +201,7 @@ def background(store: Store, settings: Settings, rules: Rules, window: Window, t
     for session, _, _ in watch.sessions(*part) if part else ():
         opens, closes = clock.micros(session.opens), clock.micros(session.closes)
         tape = Tape(rules.pages, settings.post_every_s)
-        tape.add(store.looks(settings.app, opens - BLOCK_US, closes, None))
+        tape.add(SnapshotStore(store).looks(settings.app, opens - BLOCK_US, closes, None))
         for start in range(opens, closes - BLOCK_US + 1, BLOCK_US):
             clear = not any(t.start_us < start + BLOCK_US and t.end_us > start for t in troubles)
             covered = tape.coverage(Window(clock.instant(start), clock.instant(start + BLOCK_US)))

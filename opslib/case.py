@@ -20,15 +20,16 @@ import sqlalchemy as sa
 
 from opslib import clock, shelf, snapshot, temporary, text, watch
 from opslib.causes import CAUSES, NONE, UNDETERMINED
-from opslib.workspace import Workspace
 from opslib.diagnosis import Diagnosis
 from opslib.errors import IncidentError
 from opslib.incident import Incident
 from opslib.practice import PRACTICE
 from opslib.schema import ALIVE, CHAINS, FILLS, MARKS, SAMPLES
 from opslib.settings import sqlite_url
-from opslib.store import Post, Store
+from opslib.snapshot_store import Post, SnapshotStore
+from opslib.store import Store
 from opslib.workbook import Book
+from opslib.workspace import Workspace
 
 if TYPE_CHECKING:
     from opslib.settings import Settings
@@ -219,8 +220,8 @@ def _copy(desk: Workspace, case: Case) -> None:
     session = clock.session(case.at.astimezone(text.NEW_YORK).date())
     since_us = clock.micros((session.opens if session else case.at) - BACK)
     with contextlib.closing(Store(sqlite_url(case.store), lambda: case.at)) as store:
-        clean = ((ts_us, settings.redact(body.decode("utf-8", "replace")).encode()) for ts_us, _, _, body in desk.store.bodies(app, since_us, until_us, None))
-        store.write(app, (Post(ts_us, snapshot.read(snapshot.loads(body), body)) for ts_us, body in clean), known_at_ts=True)
+        clean = ((ts_us, settings.redact(body.decode("utf-8", "replace")).encode()) for ts_us, _, _, body in SnapshotStore(desk.store).bodies(app, since_us, until_us, None))
+        SnapshotStore(store).write(app, (Post(ts_us, snapshot.read(snapshot.loads(body), body)) for ts_us, body in clean), known_at_ts=True)
         for table, kept in ((ALIVE, None), (SAMPLES, since_us), (CHAINS, since_us), (FILLS, None), (MARKS, since_us)):
             where = [table.c.app == app, table.c.ts_us <= until_us, *([] if kept is None else [table.c.ts_us > kept])]
             with desk.store.reading() as connection:

@@ -17,7 +17,8 @@ from opslib.contracts import day_end
 from opslib.errors import ImportRefused
 from opslib.rules import Rules
 from opslib.samples import Sample, Samples
-from opslib.store import Reject, Store
+from opslib.snapshot_store import Reject, SnapshotStore
+from opslib.store import Store
 from opslib.text import NEW_YORK
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def read(store: Store, app: str, path: Path, rules: Rules, *, as_of: datetime | 
         sample = Sample(clock.micros(at), "chain", symbol, "ok", None, float(len(part)), detail=redact(json.dumps(detail, ensure_ascii=False, sort_keys=True)))
         kept = [redact(json.dumps(page, ensure_ascii=False, separators=(",", ":"))).encode() for page in pages]
         counts[samples.keep_imported_chain(found.provider, symbol, kept, sample, known_at_ts=known_at_ts)] += len(part)
-    store.keep_rejects(app, [Reject(f"{path.name}:{place.rsplit(':', 1)[-1]}", (why,), b"") for place, why in found.refused])
+    SnapshotStore(store).keep_rejects(app, [Reject(f"{path.name}:{place.rsplit(':', 1)[-1]}", (why,), b"") for place, why in found.refused])
     return Counts(counts[True], counts[False], len(found.refused), "" if all(named for (named, _), _ in parts) else _by_file(path))
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from opslib import clock, crash_log, replies, text, usage
 from opslib.errors import ImportRefused, OpsError, SettingsError, UsageError
 from opslib.output import Stdout
+from opslib.snapshot_store import SnapshotStore
 from opslib.staff import Staff
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _import(options: argparse.Namespace) -> int:
 
     desk = _desk(options, new=not options.rejects)
     if options.rejects:
-        found = [{"source": r.source, "known_at": text.iso(clock.instant(at)), "reasons": list(r.reasons), "body": r.body.decode("utf-8", "replace")} for at, r in desk.store.rejects(desk.settings.app)]
+        found = [{"source": r.source, "known_at": text.iso(clock.instant(at)), "reasons": list(r.reasons), "body": r.body.decode("utf-8", "replace")} for at, r in SnapshotStore(desk.store).rejects(desk.settings.app)]
         if options.output == "json":
             _print_json(found)
         else:

@@ -19,6 +19,7 @@ from opslib.depth import Depth
 from opslib.dispatch import Dispatch
 from opslib.marks import Marks
 from opslib.panels import View
+from opslib.snapshot_store import SnapshotStore
 from opslib.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Desk(Workspace):
         return panels.frame(self.status(as_of, window, known_at))
 
     def __repr__(self) -> str:
-        first, last = self.store.first_ts(self.settings.app), self.store.last_look(self.settings.app, 2**62, None)
+        first, last = SnapshotStore(self.store).first_ts(self.settings.app), SnapshotStore(self.store).last_look(self.settings.app, 2**62, None)
         if first is None or last is None:
             return f"{self.settings.app}: no look has come yet"
         return f"{self.settings.app}: looks from {text.moment(clock.instant(first))} to {text.moment(clock.instant(last.ts_us))}"

@@ -25,6 +25,7 @@ from opslib.rules import Rules
 from opslib.samples import Sample, Samples
 from opslib.settings import FALLBACKS, Settings
 from opslib.skews import compare
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 from opslib.verdicts import EXIT_CODES, worst
 
@@ -182,7 +183,7 @@ def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
     yield Check("disk of the home", "ok" if free_mb > LEAST_FREE_MB else "warning", f"{settings.home}, {free_mb:,.0f} MB free", "Make room: a store that cannot write loses what is posted meanwhile.")
     yield Check("home", "ok" if os.access(settings.home if settings.home.exists() else settings.home.parent, os.W_OK) else "critical", str(settings.home), "Set OPS_HOME to a folder that can be written.")
     try:
-        last = store.last_look(settings.app, 2**62, None)
+        last = SnapshotStore(store).last_look(settings.app, 2**62, None)
         yield Check("store", "ok", "opens")
         yield _arriving(last.ts_us if last else None, rules)
     except OpsError as problem:

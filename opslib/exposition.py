@@ -15,6 +15,7 @@ from opslib.errors import StoreError
 from opslib.panels import View
 from opslib.rules import Rule, Rules
 from opslib.settings import Settings
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 from opslib.verdicts import bound, named
 
@@ -31,7 +32,7 @@ def errors_total(store: Store, settings: Settings, rules: Rules, as_of: datetime
     The part that is settled is remembered in the store, so that asking again costs what happened since.
     None where nothing was ever seen.
     """
-    first = store.first_ts(settings.app)
+    first = SnapshotStore(store).first_ts(settings.app)
     if first is None:
         return None
     key = f"errors_total:{settings.app}"

@@ -19,7 +19,8 @@ from opslib.errors import BadSnapshot, ImportRefused, UsageError
 from opslib.filings import Filings
 from opslib.fills import Book
 from opslib.rules import Rules
-from opslib.store import Post, Reject, Store
+from opslib.snapshot_store import Post, Reject, SnapshotStore
+from opslib.store import Store
 
 BATCH = 2000
 LONGEST_LINE = files.LONGEST_LINE
@@ -114,9 +115,9 @@ def read_file(store: Store, app: str, path: Path, *, known_at_ts: bool = False, 
             rejects.append(Reject(f"{path.name}:{number}", tuple(problem.fields), line[:LONGEST_LINE]))
             rejected += 1
         if len(posts) + len(rejects) >= BATCH:
-            accepted += store.write(app, posts, rejects, known_at_ts=known_at_ts)
+            accepted += SnapshotStore(store).write(app, posts, rejects, known_at_ts=known_at_ts)
             posts, rejects = [], []
-    accepted += store.write(app, posts, rejects, known_at_ts=known_at_ts) if posts or rejects else 0
+    accepted += SnapshotStore(store).write(app, posts, rejects, known_at_ts=known_at_ts) if posts or rejects else 0
     if rows == 0:
         raise ImportRefused(f"{path} is empty; lines of snapshots were wanted.")
     return Imported("snapshots", accepted, rows - rejected - accepted, rejected)
@@ -147,7 +148,7 @@ def read_backtest(store: Store, app: str, path: Path, *, known_at_ts: bool = Fal
 
 
 def _kept(store: Store, app: str, path: Path, kind: str, found: Book, counts: tuple[int, int]) -> Imported:
-    store.keep_rejects(app, [Reject(f"{path.name}:{r.row}", r.reasons, r.body.encode()) for r in found.refused])
+    SnapshotStore(store).keep_rejects(app, [Reject(f"{path.name}:{r.row}", r.reasons, r.body.encode()) for r in found.refused])
     return Imported(kind, *counts, len(found.refused))
 
 

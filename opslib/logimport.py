@@ -20,7 +20,8 @@ from opslib import clock, files, loglines, logs, text
 from opslib.errors import ImportRefused
 from opslib.logs import Entry, LogLine, Summary
 from opslib.samples import Sample, Samples
-from opslib.store import Reject, Store
+from opslib.snapshot_store import Reject, SnapshotStore
+from opslib.store import Store
 from opslib.text import NEW_YORK
 
 SAMPLE_US, QUIET_US = 5_000_000, 60_000_000
@@ -142,7 +143,7 @@ def read(store: Store, app: str, path: Path, *, as_of: datetime | None = None, k
             keeping.add(entry, [placed.popleft() for _ in range(entry.count)])
         keeping.flush(all_of_it=True)
     finally:
-        store.keep_rejects(app, rejects)
+        SnapshotStore(store).keep_rejects(app, rejects)
     for entry in logs.entries(iter(without_time)):
         keeping.count(entry)
     if not (counts.accepted or counts.duplicate or rejects):

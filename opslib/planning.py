@@ -17,6 +17,7 @@ from opslib.agenda import HORIZON, Agenda
 from opslib.clock import Window
 from opslib.errors import OpsError, UsageError
 from opslib.replies import Reply
+from opslib.snapshot_store import SnapshotStore
 from opslib.text import NEW_YORK
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable]) ->
     """
     from opslib import scheduler
 
-    last = desk.store.last_look(desk.settings.app, clock.micros(desk.now()), None)
+    last = SnapshotStore(desk.store).last_look(desk.settings.app, clock.micros(desk.now()), None)
     at = clock.parse(as_of) if as_of else clock.instant(last.ts_us) if desk.settings.app == "demo" and last else desk.now()
     jobs = schedule.read(desk.settings.base, desk.staff)
     ended = scheduler.rehearse(desk, jobs, at, lambda running: progress(running, len(running), f"making {len(running)} things once", "things"))

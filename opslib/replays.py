@@ -15,6 +15,7 @@ from opslib.memory import Memory
 from opslib.rules import Rules
 from opslib.samples import Samples
 from opslib.settings import VERSION, Settings
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 FORM = 1  # Of what is remembered: another form is computed anew.
@@ -35,9 +36,9 @@ def _rests_on(store: Store, settings: Settings, rules: Rules, session: Session, 
     """All that a replay of a session depends on: posts and our own looks as far back as any rule goes, fills, what is wired, when the market was open, the limits."""
     app, reach, closes_us = settings.app, watch.reach_us(rules, session), clock.micros(session.closes)
     samples = Samples(store, app)
-    before, beat = store.last_look(app, reach.posts_us, known_at_us), samples.last("beat", reach.probed_us, known_at_us)
+    before, beat = SnapshotStore(store).last_look(app, reach.posts_us, known_at_us), samples.last("beat", reach.probed_us, known_at_us)
     market = [(clock.micros(found.opens), clock.micros(found.closes)) for found, _, _ in watch.sessions(reach.posts_us, closes_us)]
     return [
-        FORM, VERSION, rules.hash, settings.post_every_s, settings.fallback, sorted(store.alive(app, known_at_us, reach.posts_us) | frozenset(settings.wired)), before.ts_us if before else None, beat.ts_us if beat else None,
-        market, store.extent(app, reach.posts_us, closes_us, known_at_us), samples.extent(reach.probed_us, closes_us, known_at_us), Filings(store, app).extent(closes_us, known_at_us),
+        FORM, VERSION, rules.hash, settings.post_every_s, settings.fallback, sorted(SnapshotStore(store).alive(app, known_at_us, reach.posts_us) | frozenset(settings.wired)), before.ts_us if before else None, beat.ts_us if beat else None,
+        market, SnapshotStore(store).extent(app, reach.posts_us, closes_us, known_at_us), samples.extent(reach.probed_us, closes_us, known_at_us), Filings(store, app).extent(closes_us, known_at_us),
     ]  # fmt: skip

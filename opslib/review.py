@@ -25,6 +25,7 @@ from opslib.period import Period
 from opslib.report import Record, Text, listed, tabled
 from opslib.rises import Rise
 from opslib.settings import VERSION
+from opslib.snapshot_store import SnapshotStore
 from opslib.verdicts import VERDICT_OF, VERDICTS, named
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Review:
     @cached_property
     def sessions(self) -> list[Session]:
         """Its trading days that had closed, from the first on of which anything was ever seen: only what has begun can be missing."""
-        first = self.desk.store.first_ts(self.desk.settings.app)
+        first = SnapshotStore(self.desk.store).first_ts(self.desk.settings.app)
         return [s for s in self.closed if first is not None and s.window.end_us > first]
 
     @property
@@ -143,7 +144,7 @@ class Review:
     @property
     def incomplete(self) -> str | None:
         """Why it does not stand on enough looks; None where it does, or where none were expected."""
-        if self.closed and not self.sessions and self.desk.store.first_ts(self.desk.settings.app) is not None:
+        if self.closed and not self.sessions and SnapshotStore(self.desk.store).first_ts(self.desk.settings.app) is not None:
             return "it was over before the first look came"
         needed = self.desk.rules["availability"].min_coverage
         short = [f"{session.day} ({'nothing was seen' if day is None else 'only ' + text.ratio(day.coverage, 1) + ' of the looks came'})" for session, day in self.days if day is None or (day.coverage or 0.0) < needed]

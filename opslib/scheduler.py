@@ -26,6 +26,7 @@ from opslib.notify import Notifier
 from opslib.runner import Outcome
 from opslib.schedule import CHECKLIST, DAILY, REPORT, Job
 from opslib.settings import without_secrets
+from opslib.snapshot_store import SnapshotStore
 from opslib.warm import Kernels, warmed
 from opslib.workspace import Workspace
 
@@ -225,7 +226,7 @@ def _ready(desk: Workspace, item: Item, now: datetime) -> bool:
     if not item.job.wait or now >= item.at + item.job.wait or (item.job.kind, item.job.what) != (REPORT, DAILY):
         return True
     closes = clock.last_closed(item.at).closes
-    return desk.store.first_look(desk.settings.app, clock.micros(closes - LAST_LOOK), None) is not None
+    return SnapshotStore(desk.store).first_look(desk.settings.app, clock.micros(closes - LAST_LOOK), None) is not None
 
 
 def _delivered(desk: Workspace, item: Item) -> dict[str, Any]:

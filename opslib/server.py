@@ -36,8 +36,9 @@ from opslib.request_checks import Problem, RequestChecks, may_write, not_configu
 from opslib.samples import Samples
 from opslib.settings import Settings
 from opslib.snapshot import Snapshot
+from opslib.snapshot_store import MOST_POST_REJECTS, Post, Reject
 from opslib.staff import Staff
-from opslib.store import MOST_POST_REJECTS, Post, Reject, Store
+from opslib.store import Store
 from opslib.webserver import webserver
 
 LARGEST_BODY = 64 * 1024

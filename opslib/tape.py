@@ -18,6 +18,7 @@ from opslib.clock import Window
 from opslib.page import SECOND, SUMS, Page, Pages, Telling, in_order, reloaded, running_sums
 from opslib.series import Birth, Found, Seen, Series
 from opslib.snapshot import COUNTERS, PROVIDERS, Look
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 _GROUPS = {group: tuple(c.name for c in COUNTERS if c.group == group) for group in ("massive", "tradier", "greeks", "pnl", "system")}
@@ -396,19 +397,19 @@ def load(store: Store, app: str, window: Window, known_at: datetime | None, how:
     known = None if known_at is None else clock.micros(known_at)
     reset_gap_us, jitter_ms = round(how.reset_gap_s * SECOND), round(how.load_jitter_s * 1000)
     start, end = clock.micros(window.start) - reset_gap_us, clock.micros(window.end)
-    before = store.last_look(app, start, known)
-    tape = Tape(how, post_every_s, alive=store.alive(app, known) | frozenset(wired), last_before_us=before.ts_us if before else None)
-    tape.add(store.looks(app, start, end, known))
+    before = SnapshotStore(store).last_look(app, start, known)
+    tape = Tape(how, post_every_s, alive=SnapshotStore(store).alive(app, known) | frozenset(wired), last_before_us=before.ts_us if before else None)
+    tape.add(SnapshotStore(store).looks(app, start, end, known))
     earlier: dict[int, Look] = {}
     for page in tape.pages:
         first = page.looks[0]
         which = {"page_id": first.page_id, "load_ms": first.load_ms, "jitter_ms": jitter_ms}
         if first.ts_us > clock.micros(window.start) and (page.loaded_at_us is None or page.loaded_at_us < start):
-            found = store.last_look(app, start, known, **which)
-            earlier |= {look.seq: look for look in store.looks(app, found.ts_us - reset_gap_us, found.ts_us, known)} if found else {}
+            found = SnapshotStore(store).last_look(app, start, known, **which)
+            earlier |= {look.seq: look for look in SnapshotStore(store).looks(app, found.ts_us - reset_gap_us, found.ts_us, known)} if found else {}
         if first.websocket_connected is False:
-            connected = store.last_look(app, first.ts_us, known, connected=True, **which)
-            since = store.first_look(app, connected.ts_us if connected else 0, known, **which)
+            connected = SnapshotStore(store).last_look(app, first.ts_us, known, connected=True, **which)
+            since = SnapshotStore(store).first_look(app, connected.ts_us if connected else 0, known, **which)
             earlier |= {since.seq: since} if since else {}
     tape.add(look for look in earlier.values() if look.ts_us <= start)
     return tape

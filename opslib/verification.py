@@ -21,6 +21,7 @@ from opslib.errors import ImportRefused, IncidentError, OpsError
 from opslib.evidence import EDITED, FORMULA, HEAD, MISSING, Broken, Entry
 from opslib.incident import fold
 from opslib.postmortem import Postmortem
+from opslib.snapshot_store import SnapshotStore
 from opslib.verdicts import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def _report(path: Path, desk: "Workspace | None") -> Verification:
     except (OSError, ValueError, RecursionError, KeyError, TypeError, OpsError):
         found.lacking = "it is neither an incident nor a report"
         return found
-    if desk is None or desk.store.last_look(desk.settings.app, 2**62, None) is None:
+    if desk is None or SnapshotStore(desk.store).last_look(desk.settings.app, 2**62, None) is None:
         found.lacking = "the posts that it is made from are not in the store at hand"
         return found
     if told.get("partial"):

@@ -25,6 +25,7 @@ from opslib.samples import Sample, Samples
 from opslib.schema import FILLS, SAMPLES, SNAPSHOTS
 from opslib.settings import Settings
 from opslib.snapshot import Look, shown_alive
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 from opslib.tape import Tape
 from opslib.text import NEW_YORK
@@ -119,8 +120,8 @@ class Watch:
         start_us, self._probed_from_us = reach_us(self.rules, session)
         known_us = clock.micros(session.opens) if self.live else self.known_at_us
         app, settings = self.settings.app, self.settings
-        before = self.store.last_look(app, start_us, known_us)
-        alive = self.store.alive(app, known_us, start_us) | frozenset(settings.wired)
+        before = SnapshotStore(self.store).last_look(app, start_us, known_us)
+        alive = SnapshotStore(self.store).alive(app, known_us, start_us) | frozenset(settings.wired)
         self._tape = Tape(self.rules.pages, settings.post_every_s, alive=alive, last_before_us=before.ts_us if before else None)
         self._session, self._start_us, self._read_us, self._seq, self._taken = session, start_us, start_us, 0, set[int]()
         self._waiting: deque[tuple[int, Look]] = deque()
@@ -160,7 +161,7 @@ class Watch:
         """Read what has come of the session since the last time."""
         app = self.settings.app
         if self.live:
-            written = self.store.looks_written(app, self._seq, self._start_us, closes_us)
+            written = SnapshotStore(self.store).looks_written(app, self._seq, self._start_us, closes_us)
             looks = [look for look in written if look.known_at_us < upto_us + SETTLE_US and look.seq not in self._taken]
             # A recording that is read in with its own times may stand behind a post that is not known yet: that one must be read again.
             later = min((look.seq for look in written if look.known_at_us >= upto_us + SETTLE_US), default=None)
@@ -168,7 +169,7 @@ class Watch:
             self._taken = {seq for seq in (*self._taken, *(look.seq for look in looks)) if seq > self._seq}
         else:
             until_us = min(upto_us, closes_us)
-            looks = self.store.looks(app, self._read_us, until_us, self.known_at_us)
+            looks = SnapshotStore(self.store).looks(app, self._read_us, until_us, self.known_at_us)
             self._read_us = max(self._read_us, until_us)
         self._waiting = deque(sorted([*self._waiting, *((self._counts_from(look), look) for look in looks)], key=lambda w: w[0]))
 

@@ -29,8 +29,9 @@ from opslib.errors import OpsError
 from opslib.ledger import Due
 from opslib.marks import Marks
 from opslib.samples import Sample, Samples
+from opslib.snapshot_store import Reject, SnapshotStore
 from opslib.staff import Channel, Role, Staff
-from opslib.store import Reject, Store
+from opslib.store import Store
 
 LASTS_S = 1500
 END = f"{at(LASTS_S):%Y-%m-%dT%H:%M:%SZ}"
@@ -54,9 +55,9 @@ def made(home: Path) -> Path:
     for seconds, late, metrics in sorted(troubled(7), key=lambda p: p[0] + p[1]):
         if seconds <= LASTS_S:
             store._now = lambda known=seconds + late: at(known)
-            store.write("desk", [post(seconds, metrics)])
+            SnapshotStore(store).write("desk", [post(seconds, metrics)])
     store._now = lambda: now
-    store.write("desk", [post(LASTS_S + 1, body(last_error_message="boom", errors_by_type={"timeout": 2}, page_id="p1", memory_bytes=10**8))], [Reject("post", ("pnl is 4, expected an object",), b'{"pnl": 4}')])
+    SnapshotStore(store).write("desk", [post(LASTS_S + 1, body(last_error_message="boom", errors_by_type={"timeout": 2}, page_id="p1", memory_bytes=10**8))], [Reject("post", ("pnl is 4, expected an object",), b'{"pnl": 4}')])
     probes = ("liveness", "data", "health", "log", "host", "beat", "socket", "process", "chain")
     Samples(store, "desk").keep(Sample(us(s), probe, subject, "ok" if s % 300 else "timeout", 0.2, 1.0, detail=DETAILS.get(probe, '{"status": 200, "skew_s": 0.1}')) for s in range(0, LASTS_S, 60) for probe in probes for subject in (("massive", "tradier") if probe in ("liveness", "data") else ({"beat": "collector", "chain": "SPY"}.get(probe, "app"),)))
     Samples(store, "desk").keep_chain(us(600), "massive", "SPY", "ok", [b'{"results": []}'])

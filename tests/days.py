@@ -9,7 +9,8 @@ from sqlalchemy import URL
 from opslib import clock, snapshot
 from opslib.demo import page, tour
 from opslib.demo.day import Script, script
-from opslib.store import Post, Store
+from opslib.snapshot_store import Post, SnapshotStore
+from opslib.store import Store
 
 DAY = tour.DAY
 
@@ -31,7 +32,7 @@ def posts(day: date = DAY, seed: int = 1, quiet: bool = False) -> tuple[Post, ..
 def filled(url: str | URL, app: str = "desk", **which: object) -> Store:
     """A store that holds a scripted day, known as it happened."""
     store = Store(url)
-    store.write(app, posts(**which), known_at_ts=True)
+    SnapshotStore(store).write(app, posts(**which), known_at_ts=True)
     return store
 
 

@@ -17,8 +17,9 @@ from opslib import clock, rules, settings as settings_module, snapshot
 from opslib.collect import Collector
 from opslib.notify import Notifier
 from opslib.samples import Sample, Samples
+from opslib.snapshot_store import Post, SnapshotStore
 from opslib.staff import PATH, Role, Staff
-from opslib.store import Post, Store
+from opslib.store import Store
 
 RULES = rules.load()
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)
@@ -88,7 +89,7 @@ class Desk:
             for _ in range(AT_ONCE):
                 self.second += STEP_S
                 self._happens(posts, samples)
-            self.store.write("desk", posts, known_at_ts=True)
+            SnapshotStore(self.store).write("desk", posts, known_at_ts=True)
             Samples(self.store, "desk").keep(samples, known_at_ts=True)
             self.judge.judge()
             for name in self.notifier.plan():

@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import clock, snapshot
-from opslib import tape as tape_module
+from opslib import clock, snapshot, tape as tape_module
 from opslib.clock import Window
-from opslib.tape import Tape
 from opslib.page import Page, Pages, Telling, in_order
 from opslib.snapshot import Look
-from opslib.store import Post, Store
+from opslib.snapshot_store import Post
+from opslib.store import Store
+from opslib.tape import Tape
 
 HOW = Pages(load_jitter_s=5.0, reset_gap_s=300.0, late_after=1.7, bridged_s=60.0, closed_s=90.0, idle_times=2.0, idle_most=3.0, idle_back_s=1800.0)
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)  # 09:30 New York, already daylight saving time.

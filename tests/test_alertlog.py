@@ -12,6 +12,7 @@ from opslib.cli import main
 from opslib.collect import Collector
 from opslib.desk import Desk
 from opslib.errors import RulesError
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 CLOSES = clock.parse(f"{days.DAY}T16:00")
@@ -27,7 +28,7 @@ def desk(tmp_path_factory):
     store = Store(found.settings.url, lambda: world[0])
     collector = Collector(store, found.settings, found.rules, "one", lambda: world[0])
     collector.judge()
-    store.write("desk", days.posts(), known_at_ts=True)
+    SnapshotStore(store).write("desk", days.posts(), known_at_ts=True)
     world[0] = CLOSES + timedelta(seconds=10)
     collector.judge()
     return found
@@ -56,7 +57,7 @@ def test_what_still_fires_is_shown_at_its_worst(tmp_path):
     at = clock.parse(f"{days.DAY}T15:30")
     found = Desk(settings.Settings(home=tmp_path, app="desk"), lambda: at)
     store = Store(found.settings.url, lambda: at)
-    store.write("desk", [p for p in days.posts() if p.ts_us <= clock.micros(at)], known_at_ts=True)
+    SnapshotStore(store).write("desk", [p for p in days.posts() if p.ts_us <= clock.micros(at)], known_at_ts=True)
     Collector(store, found.settings, found.rules, "one", lambda: at).judge()
     record, replayed = found.alerts(at, "6h"), found.alerts(at - timedelta(seconds=5), "6h", replay=True)
     assert record.as_json() == replayed.as_json() and any(r.over_us is None for r in record.rises)
@@ -80,7 +81,7 @@ def test_status_reads_its_alerts_off_the_record(desk):
     recorded = desk.status(at).alerts
     assert [a["id"] for a in recorded if a["severity"] == "critical" and not a["inhibited_by"]] == [r.alert for r in desk.alerts(at, "2h").rises if (r.rule, r.severity) == ("availability", "critical")]
     other = Desk(settings.Settings(home=desk.settings.home / "other", app="desk"), lambda: CLOSES)
-    other.store.write("desk", days.posts(), known_at_ts=True)
+    SnapshotStore(other.store).write("desk", days.posts(), known_at_ts=True)
     assert {(a["rule"], a["subject"], a["severity"]) for a in other.status(at).alerts if not a["inhibited_by"]} == {(a["rule"], a["subject"], a["severity"]) for a in recorded if not a["inhibited_by"]}
 
 

@@ -15,6 +15,7 @@ from opslib import settings
 from opslib.collect import Collector
 from opslib.demo.wire import Answer, Request, as_json
 from opslib.rounds import Rounds
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 
@@ -60,7 +61,7 @@ def test_the_judge_asks_for_it_when_greeks_begin_to_breach(tmp_path: Path) -> No
         instant[0] = looks.at(s)
         bad = s >= 1000
         page.add(validations=10, greeks_valid=4 if bad else 10, gamma_zero=6 if bad else 0, massive_requests=1, tradier_requests=1, errors=0 if s < 800 else 2)
-        store.write("desk", [looks.post(s, page.body(s))])
+        SnapshotStore(store).write("desk", [looks.post(s, page.body(s))])
         judge.judge()
     assert called and 1000 < called[0] <= 1060
 

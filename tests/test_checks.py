@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 from looks import OPENS, body
-from opslib.demo.stepped import looking
 
 from opslib import book as book_module, checks, clock, desk as desk_module, panels, shelf, snapshot, spending, steps
 from opslib.demo import blotter, tour
+from opslib.demo.stepped import looking
 from opslib.desk import Desk
 from opslib.filings import Filings
 from opslib.practice import PRACTICE, Practice
 from opslib.samples import Sample, Samples
 from opslib.scene import Scene
+from opslib.snapshot_store import Post, SnapshotStore
 from opslib.steps import Step
-from opslib.store import Post
 from opslib.walk import Seen
 
 AT = OPENS + timedelta(minutes=90)
@@ -30,7 +30,7 @@ def laid(home: Path, samples: list[Sample] = (), posts: list[Post] = (), **secre
     found = desk_module.open("desk", home, {"OPS_HOME": str(home), **secrets})
     Samples(found.store, "desk").keep(samples, known_at_ts=True)
     if posts:
-        found.store.write("desk", posts, known_at_ts=True)
+        SnapshotStore(found.store).write("desk", posts, known_at_ts=True)
     return Desk(found.settings, lambda: AT)
 
 

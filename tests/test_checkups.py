@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 from test_checks import AT, asked, every, laid, posted, well
-from opslib.demo.stepped import looking
 
 from opslib import checkups, clock, days, desk as desk_module, panels, rules, snapshot, steps
 from opslib.clock import Window
+from opslib.demo.stepped import looking
 from opslib.desk import Desk
 from opslib.samples import Samples
 from opslib.scene import Scene
 from opslib.sheet import Sheet
-from opslib.store import Post
+from opslib.snapshot_store import Post, SnapshotStore
 
 
 def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
@@ -186,7 +186,7 @@ def test_an_error_raised_on_purpose(tmp_path: Path) -> None:
         raised = AT - timedelta(minutes=10)
         desk = Desk(desk_module.open("desk", home, {"OPS_HOME": str(home)}).settings, lambda raised=raised: raised)
         Samples(desk.store, "desk").keep(every("log", "app", value=0.0, kinds={}, newest={}), known_at_ts=True)
-        desk.store.write("desk", posted(errors=errors), known_at_ts=True)
+        SnapshotStore(desk.store).write("desk", posted(errors=errors), known_at_ts=True)
         sheet = Sheet(desk, "post-deploy-24h", "Ann", as_of=raised)
         assert checkups_seen(desk, "error_seen", sheet, raised).good is None
         assert sheet.do("raise_an_error", confirmed=True).state == "done"
@@ -214,7 +214,7 @@ def week(home: Path, start: datetime, missed: tuple[int, ...] = (), loads: Calla
         n = round((at - loaded).total_seconds() / 60)
         if day not in missed:
             posts.append(Post(clock.micros(at), snapshot.read(body(uptime_s=60 * n, page_clock_ms=clock.micros(at) // 1000, massive_requests=10 * n, massive_successes=10 * n, massive_failures=0, tradier_requests=n, tradier_successes=n, tradier_failures=0, errors=0))))
-    desk.store.write("desk", posts, known_at_ts=True)
+    SnapshotStore(desk.store).write("desk", posts, known_at_ts=True)
     return desk
 
 
@@ -250,7 +250,7 @@ def monthly(home: Path, count: int, last: Callable[[int], int] = lambda n: 0) ->
             errors = (last(i) if n == 0 else i // 20 + n % 3)
             posts.append(Post(clock.micros(at), snapshot.read(body(uptime_s=300 * i, page_clock_ms=clock.micros(at) // 1000, massive_requests=10 * i, massive_successes=10 * i - i // 30, massive_failures=i // 30, tradier_requests=i, tradier_successes=i, tradier_failures=0, errors=errors, validations=5 * i, greeks_valid=5 * i, trades=i // 8))))
         session = clock.previous_session(session.day)
-    desk.store.write("desk", posts, known_at_ts=True)
+    SnapshotStore(desk.store).write("desk", posts, known_at_ts=True)
     return desk, desk.now()
 
 
@@ -278,7 +278,7 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     from looks import body
 
     late = clock.micros(session.closes - timedelta(minutes=1))
-    desk.store.write("desk", [Post(late, snapshot.read(body(uptime_s=600, page_clock_ms=late // 1000, massive_requests=900, massive_successes=600, massive_failures=300, errors=4)))], known_at_ts=True)
+    SnapshotStore(desk.store).write("desk", [Post(late, snapshot.read(body(uptime_s=600, page_clock_ms=late // 1000, massive_requests=900, massive_successes=600, massive_failures=300, errors=4)))], known_at_ts=True)
     again = held.of(session)
     assert again and again != first
     anew = panels.view_at(desk, session.closes, session.closes - session.opens)

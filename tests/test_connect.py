@@ -23,7 +23,8 @@ from test_server import AS_JSON, LARGEST, Answer, Receiver, a_body, asked, await
 
 import opslib
 from opslib import cli, clock, doctor, logs, refusals, rules, settings, snapshot
-from opslib.store import Post, Store
+from opslib.snapshot_store import Post, SnapshotStore
+from opslib.store import Store
 
 DOC = (Path(opslib.__file__).parent / "docs" / "connect.md").read_text(encoding="utf-8")
 BLOCKS = {block.splitlines()[0]: block for block in re.findall(r"```ts\n(.*?)```", DOC, re.S)}
@@ -436,7 +437,7 @@ def test_whether_posts_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     store = Store(found.url)
     if age_s is not None:
         body = snapshot.read({"lastUpdateAt": 1_773_150_000_000, "systemHealth": {"errorCount": 0, "uptime": 60}})
-        store.write("desk", [Post(clock.micros(now - timedelta(seconds=age_s)), body)])
+        SnapshotStore(store).write("desk", [Post(clock.micros(now - timedelta(seconds=age_s)), body)])
     check = next(c for c in doctor._ours(found, store, rules.load()) if c.what == "posts of the app's pages")
     store.close()
     assert check.verdict == verdict and words in check.seen

@@ -13,17 +13,17 @@ import days
 import pytest
 
 from opslib import clock, desk, report, snapshot
+from opslib.daily import SECTIONS
 from opslib.demo import truth
 from opslib.errors import ReportRefused
-from opslib.daily import SECTIONS
-from opslib.store import Post
+from opslib.snapshot_store import Post, SnapshotStore
 
 DAY = str(days.DAY)
 
 
 def given(home: Path, posts: list[Post] | tuple[Post, ...], app: str = "desk") -> desk.Desk:
     found = desk.open(app)
-    found.store.write(app, posts, known_at_ts=True)
+    SnapshotStore(found.store).write(app, posts, known_at_ts=True)
     return found
 
 
@@ -158,7 +158,7 @@ def test_what_changed_against_yesterday(home: Path) -> None:
     """Each figure stands beside that of the previous trading day, the same weekday and the days before, with how many those are."""
     yesterday = clock.previous_session(days.DAY).day
     found = given(home, days.posts(yesterday, 1, True))
-    found.store.write("desk", days.posts(), known_at_ts=True)
+    SnapshotStore(found.store).write("desk", days.posts(), known_at_ts=True)
     daily = found.daily_report(DAY)
     a, b = (truth.truth(s)["session"]["visible"]["errors"] for s in (days.scripted(yesterday, 1, True), days.scripted()))
     told = daily.changes["system_errors"]
@@ -206,7 +206,7 @@ def test_a_late_import_is_a_restatement(home: Path) -> None:
     first = files(home, f"{DAY}_daily")
     assert published(home, "--day", DAY).returncode == 0
     assert files(home, f"{DAY}_daily") == first, "made again from the same facts"
-    found.store.write("desk", late)
+    SnapshotStore(found.store).write("desk", late)
     assert published(home, "--day", DAY).returncode == 0
     second = files(home, f"{DAY}_daily")
     assert {k: second[f".r1{k}"] for k in first} == first
@@ -251,5 +251,5 @@ def test_a_damaged_earlier_report_is_not_passed_over(home: Path) -> None:
 def test_known_at_shows_what_was_known_then(home: Path) -> None:
     """A report as known before the import knows nothing of the day."""
     found = desk.open("desk")
-    found.store.write("desk", [Post(p.ts_us, snapshot.read(json.loads(p.snapshot.body))) for p in days.posts()[:50]])
+    SnapshotStore(found.store).write("desk", [Post(p.ts_us, snapshot.read(json.loads(p.snapshot.body))) for p in days.posts()[:50]])
     assert found.daily_report(DAY, known_at=days.at("16:00")).figures["availability"]["system_errors"] is None

@@ -19,6 +19,7 @@ from opslib import cell_types, cli, rescue, settings
 from opslib.errors import StoreError
 from opslib.notices import Notice
 from opslib.samples import Sample, Samples
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 COUNT = 60
@@ -187,10 +188,10 @@ def _leaves(home: Path) -> list[int]:
 
 def test_a_lost_log_is_no_failure(home: Path) -> None:
     """Without the log what was in the file is read; a log of something else is not taken for ours."""
-    held = len(Store(settings.sqlite_url(home / "store.sqlite")).looks("desk", 0, 2**62, None))
+    held = len(SnapshotStore(Store(settings.sqlite_url(home / "store.sqlite"))).looks("desk", 0, 2**62, None))
     for suffix in ("-wal", "-shm"):
         (home / f"store.sqlite{suffix}").write_bytes(os.urandom(5000))
-    code = "import sys\nfrom pathlib import Path\nfrom opslib.settings import sqlite_url\nfrom opslib.store import Store\nprint(len(Store(sqlite_url(Path(sys.argv[1]))).looks('desk', 0, 2**62, None)))"
+    code = "import sys\nfrom pathlib import Path\nfrom opslib.settings import sqlite_url\nfrom opslib.store import Store\nfrom opslib.snapshot_store import SnapshotStore\nprint(len(SnapshotStore(Store(sqlite_url(Path(sys.argv[1])))).looks('desk', 0, 2**62, None)))"
     found = subprocess.run([sys.executable, "-c", code, str(home / "store.sqlite")], capture_output=True, text=True)
     assert found.stdout.strip() == str(held), found.stderr
 
@@ -200,7 +201,7 @@ def test_postgresql_is_read_as_before(store_url: str) -> None:
     store = Store(store_url)
     from looks import body
 
-    store.write("desk", [post(0, body(page_id="p", errors_by_type={"a": 1}))])
+    SnapshotStore(store).write("desk", [post(0, body(page_id="p", errors_by_type={"a": 1}))])
     Samples(store, "desk").keep([Sample(us(1), "beat", "collector", "ok", detail='{"tasks": 3}')])
     assert [(p.page, json.loads(p.metrics)["page"]) for p in rescue.posts(store, "desk", None, None, None)] == [("p", "p")]
     with pytest.raises(cell_types.DamagedCell, match="it lacks every_s"):

@@ -21,6 +21,7 @@ from opslib.errors import OpsError
 from opslib.ledger import process
 from opslib.samples import Samples
 from opslib.server import Served
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 DEAD = "|".join((process().split("|")[0], "999999999", "0.00"))
@@ -98,7 +99,7 @@ def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Pa
                 for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
                     connection._connection._network_stream.get_extra_info("socket").shutdown(2)
             tour._posted(client, post)
-    assert len(list(store.bodies("desk", None, None, None))) == len({str(p.body) for p in posts})
+    assert len(list(SnapshotStore(store).bodies("desk", None, None, None))) == len({str(p.body) for p in posts})
 
 
 def test_a_receiver_that_never_answers_is_an_error(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from opslib.demo.home_lock import HomeLock
 from opslib.demo.judge import Judge
 from opslib.errors import OpsError
 from opslib.record import Record
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 BEGINS, ENDS = days.at("11:18"), days.at("11:30")
@@ -27,7 +28,7 @@ def test_judged_beside_the_day_is_judged_afterwards(tmp_path: Path) -> None:
         for i, post in enumerate(posts):
             now = clock.instant(post.ts_us)
             for store in stores:
-                store.write("demo", [post])
+                SnapshotStore(store).write("demo", [post])
             if i % 40 == 0:
                 judge.go_on(now)  # And the next posts are written while it judges.
         now = ENDS + timedelta(seconds=10)

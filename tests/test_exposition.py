@@ -10,14 +10,13 @@ import days
 import looks
 import pytest
 from conftest import needs
-from hypothesis import HealthCheck, Phase, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from test_server import AS_JSON, POST, Clock, Receiver, asked, a_body, raw, receiving, running
+from hypothesis import HealthCheck, Phase, given, settings as hypothesis_settings, strategies as st
+from test_server import AS_JSON, POST, Clock, Receiver, a_body, asked, raw, receiving, running
 
 from opslib import clock, exposition, rules, settings, snapshot
 from opslib.demo import page
-from opslib.store import Post, Store
+from opslib.snapshot_store import Post, SnapshotStore
+from opslib.store import Store
 
 GUIDE = ("trading_provider_uptime", "trading_greeks_valid_rate", "trading_pnl_net_percent", "trading_system_errors_total")
 SCRAPE_S = 15
@@ -63,7 +62,7 @@ def test_a_day_is_clean_and_its_errors_never_fall(home: Path, refresh: list[Any]
     world = Clock(begins)
     totals, due = [], begins
     with receiving(now=world.now) as receiver:
-        receiver.store.write("desk", [Post(clock.micros(p.at), snapshot.read(p.body)) for p in refresh if p.at < begins], known_at_ts=True)
+        SnapshotStore(receiver.store).write("desk", [Post(clock.micros(p.at), snapshot.read(p.body)) for p in refresh if p.at < begins], known_at_ts=True)
         for post in (p for p in refresh if p.at >= begins):
             while due < post.at:
                 world.at = due
@@ -173,7 +172,7 @@ def test_the_total_never_falls_and_adds_up(tmp_path_factory: pytest.TempPathFact
             totals.append(exposition.errors_total(store, found, table, world.at))
             due += stride
         world.at = looks.at(second)
-        store.write("desk", [Post(clock.micros(world.at), snapshot.read(metrics))])
+        SnapshotStore(store).write("desk", [Post(clock.micros(world.at), snapshot.read(metrics))])
     for later in (0, 10, 31, 100, 1000):
         totals.append(exposition.errors_total(store, found, table, looks.at(posts[-1][0] + later)))
     store.close()
@@ -205,8 +204,8 @@ def test_the_total_remembers_what_is_settled(home: Path, monkeypatch: pytest.Mon
             assert receiver.post(one.add(errors=1).body(second)).status == 204
         assert scraped(receiver)[TOTAL] == 60
         read: list[float] = []
-        ask = Store.looks
-        monkeypatch.setattr(Store, "looks", lambda self, app, start, end, known: read.append(end - start) or ask(self, app, start, end, known))
+        ask = SnapshotStore.looks
+        monkeypatch.setattr(SnapshotStore, "looks", lambda self, app, start, end, known: read.append(end - start) or ask(self, app, start, end, known))
         world.at += timedelta(seconds=10)
         table = rules.load(None)
         assert exposition.errors_total(receiver.store, receiver.settings, table, world.at) == 60

@@ -14,6 +14,7 @@ from opslib import assay, cli, clock, intake, logimport, loglines
 from opslib.desk import Desk
 from opslib.errors import ImportRefused
 from opslib.samples import Sample, Samples
+from opslib.snapshot_store import SnapshotStore
 
 CASES = Path(__file__).parent / "cases"
 AT = clock.parse("2026-03-10T14:00:00Z")
@@ -163,7 +164,7 @@ def test_lines_that_are_no_text(desk: Desk, tmp_path: Path) -> None:
     path.write_bytes(b"2026-03-10T14:00:00Z error: a\n\x00\x01\x02\n" + b"x" * 2_000_000 + b"\n2026-03-10T14:00:01Z error: b\xff\n")
     found = logimport.read(desk.store, "desk", path)
     assert (found.accepted, found.rejected, found.errors) == (2, 2, 2)
-    assert [r.source for _, r in desk.store.rejects("desk")] == ["app.log:2", "app.log:3"]
+    assert [r.source for _, r in SnapshotStore(desk.store).rejects("desk")] == ["app.log:2", "app.log:3"]
     (tmp_path / "garbage").write_bytes(b"\x00\x01\n" * 5000)
     with pytest.raises(ImportRefused, match="garbage: more than 1,000 lines"):
         logimport.read(desk.store, "desk", tmp_path / "garbage")

@@ -6,13 +6,12 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings as hypothesis_settings, strategies as st
 from looks import CLOSES, HOW, PageOf, at, look, look_of, post, recorded_rows, store, stored_tape, tape, us, window
 
 from opslib import clock, indicators, snapshot
 from opslib.clock import Window
+from opslib.snapshot_store import Post, SnapshotStore
 
 HOURS = 6.5 * 3600
 GROUP_OF = {"massive_requests": "massive", "validations": "greeks", "errors": "system", "trades": "pnl", "tradier_requests": "tradier"}
@@ -133,7 +132,7 @@ def test_the_store_gives_the_same_rises(tmp_path_factory, seed):
     told = simulated(seed, steps=120)
     kept = store(tmp_path_factory.mktemp("store"))
     values = [{n: getattr(t.look, n) for n in kept_names()} for t in told]
-    kept.write("desk", [post_of(t, v) for t, v in zip(told, values)], known_at_ts=True)
+    SnapshotStore(kept).write("desk", [post_of(t, v) for t, v in zip(told, values)], known_at_ts=True)
     t = stored_tape(kept, 400, 600)
     for name in GROUP_OF:
         assert (t.rise(name, window(400, 600)) or 0) == knowable(told, name, 400, 600)
@@ -147,7 +146,6 @@ def kept_names():
 
 def post_of(told, values):
     """The post that a look came from."""
-    from opslib.store import Post
 
     return Post(told.look.ts_us, snapshot.Snapshot(values, told.look.digest, b"{}"))
 
@@ -439,7 +437,7 @@ def test_down_for_how_long():
 def test_a_socket_down_for_hours_is_down_for_hours_in_a_short_window(tmp_path):
     """For how long the socket is down does not depend on the window that is looked at."""
     kept, page = store(tmp_path), PageOf(-600)
-    kept.write("desk", [post(5 * k, page.body(5 * k, websocket_connected=k < 10)) for k in range(1000)], known_at_ts=True)
+    SnapshotStore(kept).write("desk", [post(5 * k, page.body(5 * k, websocket_connected=k < 10)) for k in range(1000)], known_at_ts=True)
     t = stored_tape(kept, 4500, 4800)
     kept.close()
     assert t.websocket_down_for_s(at(4800)) == 4750
@@ -536,7 +534,7 @@ def test_silence_is_since_the_last_look_or_the_open():
 def test_silence_longer_than_the_window(tmp_path):
     """A silence that began before the tape is told from its last look, not from the open."""
     kept, page = store(tmp_path), PageOf(-600)
-    kept.write("desk", [post(5 * k, page.body(5 * k)) for k in range(0, 1801, 10)], known_at_ts=True)
+    SnapshotStore(kept).write("desk", [post(5 * k, page.body(5 * k)) for k in range(0, 1801, 10)], known_at_ts=True)
     t = stored_tape(kept, 12_600, 16_200)
     kept.close()
     assert indicators.silent_for_s(t, at(16_200)) == 16_200 - 9000
@@ -559,7 +557,7 @@ def test_a_page_silent_for_longer_than_the_tape_looks_back(tmp_path):
     kept = store(tmp_path)
     pages = [PageOf(-600).add(massive_requests=100), PageOf(-60, page_id="lead").add(massive_requests=40)]
     early = [post(i, p.body(i)) for i, p in enumerate(pages)]
-    kept.write("desk", early + [post(9000 + i, p.add(massive_requests=7 + i).body(9000 + i)) for i, p in enumerate(pages)], known_at_ts=True)
+    SnapshotStore(kept).write("desk", early + [post(9000 + i, p.add(massive_requests=7 + i).body(9000 + i)) for i, p in enumerate(pages)], known_at_ts=True)
     t = stored_tape(kept, 8000, 9500)
     kept.close()
     assert t.rise("massive_requests", window(8000, 9500)) == 15 and len(t.pages) == 2
@@ -570,7 +568,7 @@ def test_two_silent_pages_of_one_load_keep_their_own_start(tmp_path):
     kept = store(tmp_path)
     a, b = PageOf(-600).add(massive_requests=1000), PageOf(-598).add(massive_requests=100)
     posts = [post(0, a.body(0)), post(1, b.body(1)), post(1500, a.add(massive_requests=50).body(1500)), post(1501, b.add(massive_requests=7).body(1501))]
-    kept.write("desk", posts, known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     t = stored_tape(kept, 1000, 2000)
     kept.close()
     assert t.rise("massive_requests", window(1000, 2000)) == 57
@@ -580,8 +578,8 @@ def test_known_at_hides_what_came_later(tmp_path):
     """A row that came late belongs to its own time, and is not there for who asks what was known before."""
     kept, page = store(tmp_path), PageOf(-600).add(massive_requests=100)
     posts = [post(5 * k, page.add(massive_requests=2).body(5 * k)) for k in range(20)]
-    kept.write("desk", posts[:10] + posts[15:], known_at_ts=True)
-    kept.write("desk", posts[10:15])  # Known at the store's own time, the close.
+    SnapshotStore(kept).write("desk", posts[:10] + posts[15:], known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts[10:15])  # Known at the store's own time, the close.
     late = window(0, 70)
     assert stored_tape(kept, 0, 70).rise("massive_requests", late) == 28
     assert stored_tape(kept, 0, 70, known=200).rise("massive_requests", late) == 18
@@ -594,9 +592,9 @@ def test_a_tape_does_not_see_what_comes_after_it(tmp_path):
     """A window asked for later is what it was when it ended."""
     kept, page = store(tmp_path), PageOf(-600).add(massive_requests=100)
     posts = [post(5 * k, page.add(massive_requests=2).body(5 * k)) for k in range(40)]
-    kept.write("desk", posts[:20], known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts[:20], known_at_ts=True)
     before = indicators.system(stored_tape(kept, 0, 95), window(0, 95)), indicators.providers(stored_tape(kept, 0, 95), window(0, 95))
-    kept.write("desk", posts[20:], known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts[20:], known_at_ts=True)
     assert (indicators.system(stored_tape(kept, 0, 95), window(0, 95)), indicators.providers(stored_tape(kept, 0, 95), window(0, 95))) == before
     kept.close()
 

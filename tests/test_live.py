@@ -15,11 +15,12 @@ from looks import CLOSES, OPENS
 
 from opslib import dashboard, lab, opening, screen, settings
 from opslib.clock import Window
+from opslib.dashboard import Feed
 from opslib.desk import Desk
 from opslib.errors import StoreError
 from opslib.feedback import Feedback
-from opslib.dashboard import Feed
 from opslib.screen import BETWEEN, BLANK, Screen
+from opslib.snapshot_store import SnapshotStore
 
 AT = datetime(2026, 3, 10, 15, 25, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -154,12 +155,12 @@ def test_a_table_that_is_locked_is_waited_for(postgres_url: str, tmp_path: Path)
     """Where a database lets nobody read for a while, nobody is told anything wrong, who asks for what was seen last is answered at once, and the next look tells what came."""
     at = [looks.at(60)]
     desk = Desk(settings.load(tmp_path, "desk", {"OPS_STORE_URL": postgres_url}), lambda: at[0])
-    desk.store.write("desk", [looks.post(30, looks.body())], known_at_ts=True)
+    SnapshotStore(desk.store).write("desk", [looks.post(30, looks.body())], known_at_ts=True)
     feed, one = Feed(desk, HOUR, 60.0), Listening()
     feed._listening.add(one)
     feed.tell()
     at[0] = looks.at(120)
-    desk.store.write("desk", [looks.post(110, looks.body())], known_at_ts=True)
+    SnapshotStore(desk.store).write("desk", [looks.post(110, looks.body())], known_at_ts=True)
     with desk.store.writing() as connection:
         connection.exec_driver_sql("LOCK TABLE snapshots IN ACCESS EXCLUSIVE MODE")
         waiting = threading.Thread(target=feed.tell)

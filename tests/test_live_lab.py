@@ -10,8 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
 import demos
+import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import needs
@@ -21,6 +21,7 @@ from looks import CLOSES, OPENS
 from opslib import clock, settings
 from opslib.demo.lever import Lever
 from opslib.desk import Desk
+from opslib.snapshot_store import SnapshotStore
 from opslib.text import NEW_YORK
 
 SPEED, EVERY_S = 8.0, 5
@@ -102,7 +103,7 @@ def test_pause_holds_still(shown: Shown) -> None:
     """Paused, nothing moves while the store fills, and a badge says how far behind it is; resumed, it shows the newest."""
     desk = Desk(settings.load(shown.home, "desk", shown.environ))
     shown.page.get_by_role("button", name="Pause").click()
-    held, rows = shown.moment(), desk.store.first_ts("desk")
+    held, rows = shown.moment(), SnapshotStore(desk.store).first_ts("desk")
     shown.page.wait_for_function("() => /paused, [2-9] updates behind/.test(document.querySelector('.ops-live .badge').textContent)", timeout=5 * EVERY_S * 1000)
     assert shown.moment() == held and rows is not None
     with desk.store.reading() as connection:

@@ -28,6 +28,7 @@ from opslib.dispatch import Dispatch
 from opslib.errors import BadAlerts
 from opslib.notify import Notifier
 from opslib.server import Served
+from opslib.snapshot_store import SnapshotStore
 from opslib.staff import PATH, Channel, Role, Staff
 from opslib.store import Store
 
@@ -291,7 +292,7 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
     made = PageOf(-600)
     for k in range(200):
         dead = k >= 80
-        store.write("desk", [post(5.0 * k, made.add(massive_requests=6, massive_successes=0 if dead else 6, massive_failures=6 if dead else 0, tradier_requests=6, tradier_successes=6).body(5.0 * k))], known_at_ts=True)
+        SnapshotStore(store).write("desk", [post(5.0 * k, made.add(massive_requests=6, massive_successes=0 if dead else 6, massive_failures=6 if dead else 0, tradier_requests=6, tradier_successes=6).body(5.0 * k))], known_at_ts=True)
     am_port, prometheus_port = free_port(), free_port()
     with receiver(lambda r: got.append(json.loads(r.body)) or Answer(200)) as hook, alertmanager(tmp_path / "am", hook, am_port), Served(settings, store, table, now=store_at) as served:
         from opslib import exposition

@@ -23,6 +23,7 @@ from opslib.demo.wire import Answer, Request
 from opslib.dispatch import EXPIRED, PENDING, SENT
 from opslib.notify import Notifier
 from opslib.samples import Sample, Samples
+from opslib.snapshot_store import SnapshotStore
 from opslib.staff import PATH, Channel, Role, Staff
 from opslib.store import Store
 
@@ -49,7 +50,7 @@ class Day:
         come = []
         while self._waiting and clock.instant(self._waiting[-1].ts_us) <= self.at:
             come.append(self._waiting.pop())
-        self.store.write("desk", come, known_at_ts=True)
+        SnapshotStore(self.store).write("desk", come, known_at_ts=True)
 
     def live(self, until: str, step_s: int = 15) -> None:
         while self.at < at(until):

@@ -10,7 +10,7 @@ import pytest
 from opslib import clock, desk, snapshot, text, watch
 from opslib.desk import Desk
 from opslib.panels import NAMES
-from opslib.store import Post
+from opslib.snapshot_store import Post, SnapshotStore
 
 HOSTILE = "<script>alert(1)</script>[x](javascript:alert(1))"
 
@@ -19,7 +19,7 @@ HOSTILE = "<script>alert(1)</script>[x](javascript:alert(1))"
 def full(home: Path) -> Desk:
     """A desk that has seen the scripted day."""
     found = desk.open("desk")
-    found.store.write("desk", days.posts(), known_at_ts=True)
+    SnapshotStore(found.store).write("desk", days.posts(), known_at_ts=True)
     return found
 
 
@@ -40,7 +40,7 @@ def body(minute: int = 0, **changes: object) -> dict:
 
 def seen(found: Desk, *bodies: dict) -> None:
     """Each body is seen at its own page's time."""
-    found.store.write("desk", [Post(b["lastUpdateAt"] * 1000, snapshot.read(b)) for b in bodies], known_at_ts=True)
+    SnapshotStore(found.store).write("desk", [Post(b["lastUpdateAt"] * 1000, snapshot.read(b)) for b in bodies], known_at_ts=True)
 
 
 def test_the_json_is_the_contract(full: Desk) -> None:
@@ -85,7 +85,7 @@ def test_no_data_is_unknown(home: Path) -> None:
 def test_silence_is_critical_and_the_rates_unknown(full: Desk) -> None:
     """An hour after the last look, in market hours, silence is critical and no rate is invented."""
     found = desk.open("quiet")
-    found.store.write("quiet", [p for p in days.posts() if p.ts_us <= clock.micros(days.at("11:00"))], known_at_ts=True)
+    SnapshotStore(found.store).write("quiet", [p for p in days.posts() if p.ts_us <= clock.micros(days.at("11:00"))], known_at_ts=True)
     view = found.status(days.at("12:30"))
     assert view.verdict == "critical"
     assert view.figures["providers"]["massive"]["availability"] is None
@@ -96,7 +96,7 @@ def test_silence_is_critical_and_the_rates_unknown(full: Desk) -> None:
 def test_half_of_the_looks_missing_is_unknown(home: Path) -> None:
     """Below the rule's minimum coverage a rate is None and unknown; the counts are what was seen."""
     found = desk.open("desk")
-    found.store.write("desk", [p for p in days.posts() if not clock.micros(days.at("12:10")) < p.ts_us < clock.micros(days.at("12:45"))], known_at_ts=True)
+    SnapshotStore(found.store).write("desk", [p for p in days.posts() if not clock.micros(days.at("12:10")) < p.ts_us < clock.micros(days.at("12:45"))], known_at_ts=True)
     view = found.status(days.at("13:00"))
     assert view.coverage == pytest.approx(25 / 60, abs=0.01)
     assert view.figures["providers"]["massive"]["availability"] is None
@@ -141,9 +141,9 @@ def test_a_clock_three_minutes_off_is_right_and_told(home: Path) -> None:
         raw = json.loads(post.snapshot.body)
         raw["lastUpdateAt"] += 180_000
         shifted.append(Post(post.ts_us, snapshot.read(raw)))
-    found.store.write("desk", shifted, known_at_ts=True)
+    SnapshotStore(found.store).write("desk", shifted, known_at_ts=True)
     straight = desk.open("straight")
-    straight.store.write("straight", days.posts(), known_at_ts=True)
+    SnapshotStore(straight.store).write("straight", days.posts(), known_at_ts=True)
     for moment in ("10:30", "11:30", "14:00"):
         ours, theirs = found.status(days.at(moment)), straight.status(days.at(moment))
         skewless = lambda figures: figures | {"system": figures["system"] | {"clock_skew_s": None}}  # noqa: E731

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import damaged
 import pytest
-
 from conftest import absent
+
 from opslib import cli, publication, temporary
 from opslib.cell_types import DamagedCell
 from opslib.errors import StoreError
 from opslib.memory import Memory
 from opslib.settings import sqlite_url
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 LOOKING = [["status", "--as-of", damaged.END], ["alerts", "--to", damaged.END], ["incident", "list"], ["incident", "show", "2026-03-10-1"], ["runs"], ["verify", "2026-03-10-1"], ["export", "snapshots"], ["notify"], ["rules"], ["runbook", "show", "massive_down"], ["pnl", "--as-of", "2026-03-10T16:00"], ["silence"], ["import", "--rejects"]]
@@ -87,7 +88,7 @@ def test_a_read_only_home_can_be_looked_at(whole: Path, tmp_path: Path) -> None:
 
 def reads(path: Path, *how: str) -> subprocess.CompletedProcess[str]:
     """Whether somebody without powers reads a store, and how many posts."""
-    code = "import sys\nfrom pathlib import Path\nfrom opslib.settings import sqlite_url\nfrom opslib.store import Store\ns = Store(sqlite_url(Path(sys.argv[1])))\nprint(len(s.looks('desk', 0, 2**62, None)))"
+    code = "import sys\nfrom pathlib import Path\nfrom opslib.settings import sqlite_url\nfrom opslib.store import Store\nfrom opslib.snapshot_store import SnapshotStore\ns = Store(sqlite_url(Path(sys.argv[1])))\nprint(len(SnapshotStore(s).looks('desk', 0, 2**62, None)))"
     return subprocess.run([*ordinary(), sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
 
 
@@ -95,10 +96,10 @@ def test_what_is_still_in_the_log_counts(whole: Path, tmp_path: Path) -> None:
     """Posts that are only in SQLite's log are read: while somebody writes, and where a killed process or a copy left them."""
     shutil.copytree(whole, home := tmp_path / "home")
     store, path = Store(sqlite_url(home / "store.sqlite")), home / "store.sqlite"
-    held = len(store.looks("desk", 0, 2**62, None))
+    held = len(SnapshotStore(store).looks("desk", 0, 2**62, None))
     from looks import body, post
 
-    store.write("desk", [post(5000, body(errors=4))])
+    SnapshotStore(store).write("desk", [post(5000, body(errors=4))])
     assert (home / "store.sqlite-wal").stat().st_size and (home / "store.sqlite-shm").exists()
     with frozen(home):
         found = reads(path)

@@ -1,7 +1,7 @@
 """The README: what it tells a stranger to type is there, and means what it says."""
 
-import json
 import contextlib
+import json
 import os
 import re
 import signal
@@ -14,6 +14,7 @@ import pytest
 from labs import address_of
 
 from opslib import cli, settings
+from opslib.snapshot_store import SnapshotStore
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -160,5 +161,5 @@ def test_both_doors_give_the_same_day(tmp_path: Path, demo: tuple[Path, subproce
 
     direct = settings.load(tmp_path / "a", "demo", {})
     tour.lay_out(direct, SEED)
-    held = lambda store: [(*row[:3], json.loads(row[3])) for row in store.bodies("demo", None, None, None)]  # noqa: E731
+    held = lambda store: [(*row[:3], json.loads(row[3])) for row in SnapshotStore(store).bodies("demo", None, None, None)]  # noqa: E731
     assert held(Store(direct.url)) == held(Store(settings.load(demo[0], "demo", {}).url))

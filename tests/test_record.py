@@ -18,6 +18,7 @@ from opslib.alerts import Alert, Transition
 from opslib.collect import Collector
 from opslib.errors import StoreError
 from opslib.record import COLUMNS, Record
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 KILLS = {"sqlite": 300, "postgresql": 60}  # What differs between the two is the store alone.
@@ -47,7 +48,7 @@ def written(store, app, posts):
     """Write posts as they came: each known some seconds after it happened, by the store's own clock."""
     for now, late, body in sorted(posts, key=lambda p: p[0] + p[1]):
         store._now = lambda now=now, late=late: at(now + late)
-        store.write(app, [post(now, body)])
+        SnapshotStore(store).write(app, [post(now, body)])
 
 
 def recorded(record):
@@ -85,7 +86,7 @@ def test_judged_as_it_comes_is_judged_afterwards(store_url):
             when, late, body = waiting.pop(0)
             store._now = lambda when=when, late=late: at(when + late)
             for app in ("live", "straight"):
-                store.write(app, [post(when, body)])
+                SnapshotStore(store).write(app, [post(when, body)])
         Record(store, "live").leave(f"c{n}")
         n += rng.random() < 0.3
         store._now = lambda now=now: at(now)
@@ -165,7 +166,7 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
     base = (clock.parse("2026-03-06T09:30") - at(0)).total_seconds()
     made = PageOf(base - 600)
     posts = [post(base + 5.0 * k, made.add(massive_requests=3).body(base + 5.0 * k, memory_bytes=120_000_000)) for k in range(1900)]
-    store.write("desk", posts, known_at_ts=True)
+    SnapshotStore(store).write("desk", posts, known_at_ts=True)
     assert judged(store, "desk", "a", friday) == 1799
     store._now = lambda: monday
     assert judged(store, "desk", "b", monday) == 1 + (4 * 720 + 1) + 360
@@ -181,7 +182,7 @@ def test_late_data_never_edits_what_was_judged(store_url):
     judged(store, "desk", "a", at(LASTS_S))
     before = recorded(Record(store, "desk"))
     store._now = lambda: at(LASTS_S + 100)
-    store.write("desk", [post(now, body) for now, _, body in posts])
+    SnapshotStore(store).write("desk", [post(now, body) for now, _, body in posts])
     judged(store, "desk", "a", at(LASTS_S + 100))
     found = [dict(zip(COLUMNS, row, strict=True)) for row in Record(store, "desk").transitions(us(LASTS_S))]
     assert json.loads(before)[0] == found and not any(r["rule"] == "availability" for r in found)
@@ -193,14 +194,14 @@ def test_an_older_store_learns_since_when_fields_are_alive(store_url):
     """A store of the first schema is brought to today's, and knows of which time each field was first seen alive."""
     store = Store(store_url, lambda: at(900))
     made = PageOf(-600)
-    store.write("desk", [post(0, made.body(0, websocket_connected=False)), post(5, made.add(massive_requests=3).body(5, websocket_connected=True))])
+    SnapshotStore(store).write("desk", [post(0, made.body(0, websocket_connected=False)), post(5, made.add(massive_requests=3).body(5, websocket_connected=True))])
     with store.writing() as connection:
         connection.execute(sa.text("ALTER TABLE alive DROP COLUMN ts_us"))
         connection.execute(sa.text("UPDATE meta SET value = '1' WHERE key = 'schema'"))
     store.close()
     again = Store(store_url, lambda: at(900))
-    assert again.alive("desk", None, us(4)) == frozenset() and again.alive("desk", None, us(5)) == {"massive", "websocket"}
-    assert again.alive("desk", us(800), us(5)) == frozenset()
+    assert SnapshotStore(again).alive("desk", None, us(4)) == frozenset() and SnapshotStore(again).alive("desk", None, us(5)) == {"massive", "websocket"}
+    assert SnapshotStore(again).alive("desk", us(800), us(5)) == frozenset()
 
 
 def test_the_command_judges_until_it_is_stopped(home):

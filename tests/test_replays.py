@@ -15,7 +15,7 @@ from opslib.filings import Filings
 from opslib.fills import Book, Fill
 from opslib.memory import Memory
 from opslib.samples import Sample, Samples
-from opslib.store import Post
+from opslib.snapshot_store import Post, SnapshotStore
 
 DAY = "2025-11-28"  # A half day: three and a half hours.
 SESSION = clock.session(clock.parse_day(DAY))
@@ -31,7 +31,7 @@ def held(home: Path) -> Desk:
         at = SESSION.opens + timedelta(minutes=i)
         failed += 5 if 60 <= i < 90 else 0
         posts.append(Post(clock.micros(at), snapshot.read(body(uptime_s=60 * i, page_clock_ms=clock.micros(at) // 1000, massive_requests=10 * i, massive_successes=10 * i - failed, massive_failures=failed))))
-    desk.store.write("desk", posts, known_at_ts=True)
+    SnapshotStore(desk.store).write("desk", posts, known_at_ts=True)
     return desk
 
 
@@ -59,14 +59,14 @@ def test_what_is_remembered_is_what_is_judged(tmp_path: Path) -> None:
 
 def late(desk: Desk) -> Desk:
     at = SESSION.opens + timedelta(minutes=100, seconds=30)
-    desk.store.write("desk", [Post(clock.micros(at), snapshot.read(body(uptime_s=60, page_clock_ms=clock.micros(at) // 1000, massive_requests=900, massive_successes=0, massive_failures=900)))], known_at_ts=True)
+    SnapshotStore(desk.store).write("desk", [Post(clock.micros(at), snapshot.read(body(uptime_s=60, page_clock_ms=clock.micros(at) // 1000, massive_requests=900, massive_successes=0, massive_failures=900)))], known_at_ts=True)
     return desk
 
 
 def earlier(desk: Desk) -> Desk:
     """A post of a session before, which a budget's window still holds."""
     at = SESSION.opens - timedelta(days=2)
-    desk.store.write("desk", [Post(clock.micros(at), snapshot.read(body(uptime_s=60, page_clock_ms=clock.micros(at) // 1000)))], known_at_ts=True)
+    SnapshotStore(desk.store).write("desk", [Post(clock.micros(at), snapshot.read(body(uptime_s=60, page_clock_ms=clock.micros(at) // 1000)))], known_at_ts=True)
     return desk
 
 

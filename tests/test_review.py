@@ -16,6 +16,7 @@ from opslib.feedback import Feedback
 from opslib.monthly import Rate
 from opslib.period import Period
 from opslib.quarterly import Quarterly
+from opslib.snapshot_store import Post, SnapshotStore
 from opslib.success import Success
 
 KINDS = {"weekly": "2026-W11", "monthly": "2026-03", "quarterly": "2026-Q1", "annual": "2026", "success": "2026-03-10"}
@@ -261,10 +262,9 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
     from looks import body
 
     from opslib import snapshot
-    from opslib.store import Post
 
     at = clock.micros(datetime.fromisoformat("2026-03-05T18:00:30+00:00"))
-    desk.store.write("desk", [Post(at, snapshot.read(body(uptime_s=5, page_clock_ms=at // 1000, errors=40)))])
+    SnapshotStore(desk.store).write("desk", [Post(at, snapshot.read(body(uptime_s=5, page_clock_ms=at // 1000, errors=40)))])
     assert run() in (0, 3)
     restated = json.loads(place.read_bytes())
     assert restated["restates"] == "r1" and any("System Errors: was" in line for line in restated["restated"]) and (place.parent / "2026-W10_weekly.r1.json").exists()

@@ -9,7 +9,7 @@ from looks import PageOf, at, post, store, stored_tape, us
 
 from opslib import findings, indicators, rises, rules, settings, watch
 from opslib.rises import Rise
-from opslib.store import Post
+from opslib.snapshot_store import Post, SnapshotStore
 
 DESK = settings.Settings(home=None, app="desk")  # type: ignore[arg-type]
 RULES = rules.load()
@@ -41,7 +41,7 @@ def posts_of(requests: list[float], until: float, **how: float) -> list[Post]:
 def told(tmp_path: Path, posts: list[Post], until: float) -> list[Rise]:
     """What fired of silence."""
     kept = store(tmp_path)
-    kept.write("desk", posts, known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     found, standing = watch.replayed(kept, DESK, RULES, us(0), us(until))
     return [r for r in rises.read(found, RULES, standing) if r.rule == "silence"]
 
@@ -104,7 +104,7 @@ def test_an_outage_is_no_rhythm(tmp_path: Path) -> None:
 def test_what_is_usual(tmp_path: Path, requests: list[float], expected: float | None) -> None:
     """The longest gap but one of the last half hour before the newest request, by hand."""
     kept = store(tmp_path)
-    kept.write("desk", posts_of(requests, 3000), known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts_of(requests, 3000), known_at_ts=True)
     made = stored_tape(kept, 0, 3000)
     assert indicators.usual_gap_s(made, us(3000), "massive") == expected
 
@@ -112,7 +112,7 @@ def test_what_is_usual(tmp_path: Path, requests: list[float], expected: float | 
 def test_a_page_that_posts_nothing_has_no_rhythm(tmp_path: Path) -> None:
     """Where no page posts, the shipped limits hold: that its requests were rare says nothing of its posts."""
     kept = store(tmp_path)
-    kept.write("desk", posts_of(requests_at((60.0,), 1800), 1800), known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts_of(requests_at((60.0,), 1800), 1800), known_at_ts=True)
     made = stored_tape(kept, 0, 2000)
     found = {(f.subject, f.severity, f.limit) for f in findings.judged(made, RULES, at(1800 + 200)) if f.rule.name == "silence"}
     assert ("app", "critical", 180) in found

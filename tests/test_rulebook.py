@@ -18,6 +18,7 @@ from opslib.backtest import Trouble
 from opslib.cli import main
 from opslib.errors import RulesError, UsageError
 from opslib.rises import Rise
+from opslib.snapshot_store import SnapshotStore
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +241,7 @@ def history(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("history")
     desk = Desk(settings.Settings(home=folder, app="desk"), lambda: clock.parse(f"{days.DAY}T16:00"))
-    desk.store.write("desk", days.posts(seed=5), known_at_ts=True)
+    SnapshotStore(desk.store).write("desk", days.posts(seed=5), known_at_ts=True)
     rule = {"gamma_burst": ("gamma_zero", "app"), "massive_outage": ("availability", "massive"), "websocket_loss": ("websocket_down", "app"), "costs_rise": ("backtest_variance", "app")}
     troubles = [{"rule": rule[t.name][0], "subject": rule[t.name][1], "from": t.begins.isoformat(), "to": t.ends.isoformat()} for t in days.scripted(seed=5).troubles if t.name in rule]
     (folder / "troubles.json").write_text(json.dumps(troubles))

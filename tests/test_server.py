@@ -31,15 +31,14 @@ import looks
 import psutil
 import pytest
 from conftest import needs
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
 from servers import free_port
 
 from opslib import cli, clock, rules, server, settings, snapshot, sqlite
 from opslib.desk import Desk
 from opslib.errors import SettingsError, StoreError
 from opslib.settings import Settings
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 POST = "/api/metrics/export"
@@ -104,7 +103,7 @@ def raw(body: Any) -> bytes:
 
 def bodies(store: Store) -> list[bytes]:
     """Every body that a store holds."""
-    return [body for _, _, _, body in store.bodies("desk", None, None, None)]
+    return [body for _, _, _, body in SnapshotStore(store).bodies("desk", None, None, None)]
 
 
 def canonical(body: bytes) -> str:
@@ -237,7 +236,7 @@ def test_every_bad_field_is_named_at_once(home: Path) -> None:
         assert {f.split(" ")[0] for f in fields} == bad
         assert len(fields) == len(bad)
         assert receiver.bodies() == []
-        ((_, reject),) = receiver.store.rejects("desk")
+        ((_, reject),) = SnapshotStore(receiver.store).rejects("desk")
         assert (reject.source, reject.body) == ("post", raw(sent))
 
 
@@ -258,7 +257,7 @@ def test_what_is_no_metrics_is_told_so(home: Path, sent: bytes) -> None:
         assert answer.status == 400
         assert answer.problem()["fields"]
         assert receiver.bodies() == []
-        assert [reject.body for _, reject in receiver.store.rejects("desk")] == [sent]
+        assert [reject.body for _, reject in SnapshotStore(receiver.store).rejects("desk")] == [sent]
 
 
 def test_a_byte_order_mark_is_no_fault(home: Path) -> None:
@@ -284,7 +283,7 @@ def test_without_the_key_nothing_is_taken(home: Path, authorization: str | None,
             assert answer.status == 401
             assert "ey" in answer.problem()["detail"]
             assert answer.headers["www-authenticate"] == "Bearer"
-        assert receiver.bodies() == receiver.store.rejects("desk") == []
+        assert receiver.bodies() == SnapshotStore(receiver.store).rejects("desk") == []
 
 
 def test_the_key_opens_as_bearer_and_as_parameter(home: Path) -> None:
@@ -328,7 +327,7 @@ def test_above_64_kib_is_too_large(home: Path, chunked: bool) -> None:
             assert answer.status == status
             assert status == 204 or "65536" in answer.problem()["detail"]
         assert [len(b) for b in receiver.bodies()] == [LARGEST]
-        assert receiver.store.rejects("desk") == []
+        assert SnapshotStore(receiver.store).rejects("desk") == []
 
 
 def test_an_announced_length_is_enough_to_refuse(home: Path) -> None:
@@ -365,7 +364,7 @@ def test_what_cannot_be_kept_is_not_acknowledged(home: Path, monkeypatch: pytest
             raise StoreError("the store of ingest-key-1234 is gone")
 
         with monkeypatch.context() as patched:
-            patched.setattr(Store, "write", fails)
+            patched.setattr(SnapshotStore, "write", fails)
             for sent in (a_body(1), b"no JSON"):
                 answer = receiver.post(sent, path=path)
                 assert answer.status == 503
@@ -388,7 +387,7 @@ def test_any_failure_of_the_store_is_a_503(home: Path, monkeypatch: pytest.Monke
                 raise problem
 
             with monkeypatch.context() as patched:
-                patched.setattr(Store, "write", fails)
+                patched.setattr(SnapshotStore, "write", fails)
                 assert receiver.post(a_body()).status == 503
         assert receiver.post(a_body()).status == 204
     assert "Traceback" not in capfd.readouterr().err
@@ -412,14 +411,14 @@ def test_a_locked_store_is_waited_for_and_then_a_503(home: Path, monkeypatch: py
 def test_too_many_waiting_is_a_503(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the queue before the disk is full, one more post is answered 503 at once, and those that wait are kept."""
     monkeypatch.setattr(server, "MOST_WAITING", 2)
-    held, entered, write = threading.Event(), threading.Event(), Store.write
+    held, entered, write = threading.Event(), threading.Event(), SnapshotStore.write
 
     def slowly(*a: Any, **k: Any) -> int:
         entered.set()
         assert held.wait(30)
         return write(*a, **k)
 
-    monkeypatch.setattr(Store, "write", slowly)
+    monkeypatch.setattr(SnapshotStore, "write", slowly)
     with receiving() as receiver, ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(receiver.post, a_body(0))]
         assert entered.wait(30)
@@ -552,7 +551,7 @@ def test_a_page_can_read_every_refusal(home: Path, monkeypatch: pytest.MonkeyPat
         found = {
             400: receiver.post(b"{}", AS_JSON | origin, key), 401: receiver.post(a_body(), AS_JSON | origin), 413: receiver.post(b"x" * (LARGEST + 1), AS_JSON | origin, key),
             415: receiver.post(a_body(), {"Content-Type": "text/html"} | origin, key)}  # fmt: skip
-        monkeypatch.setattr(Store, "write", lambda *_: (_ for _ in ()).throw(StoreError("gone")))
+        monkeypatch.setattr(SnapshotStore, "write", lambda *_: (_ for _ in ()).throw(StoreError("gone")))
         found[503] = receiver.post(a_body(), AS_JSON | origin, key)
         assert {status: answer.status for status, answer in found.items()} == {status: status for status in found}
         assert {status: answer.headers.get("access-control-allow-origin") for status, answer in found.items()} == dict.fromkeys(found, ORIGIN)
@@ -935,20 +934,20 @@ def test_who_hangs_up_leaves_nothing(home: Path, capfd: pytest.CaptureFixture[st
                 connection.sendall(b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (POST.encode(), len(sent), sent[:cut]))
         assert receiver.post(a_body(1)).status == 204
         assert len(receiver.bodies()) == 1
-        assert receiver.store.rejects("desk") == []
+        assert SnapshotStore(receiver.store).rejects("desk") == []
     assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_post_given_up_does_not_stop_the_writer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that is cancelled while its post waits for the disk (as at shutdown) is answered 503 and leaves the writer at work for the next."""
-    held, entered, write = threading.Event(), threading.Event(), Store.write
+    held, entered, write = threading.Event(), threading.Event(), SnapshotStore.write
 
     def slowly(*a: Any, **k: Any) -> int:
         entered.set()
         assert held.wait(30)
         return write(*a, **k)
 
-    monkeypatch.setattr(Store, "write", slowly)
+    monkeypatch.setattr(SnapshotStore, "write", slowly)
     found = settings.load()
     store = Store(found.url)
     app = server.build(found, store, rules.load(found.base))

@@ -22,6 +22,7 @@ from opslib.desk import Desk
 from opslib.errors import IncidentError, OperatorNeeded, UsageError
 from opslib.samples import Samples
 from opslib.sheet import Sheet
+from opslib.snapshot_store import SnapshotStore
 from opslib.steps import ASK, CHANGE, LOOK
 
 NAMES = tuple(checklists.table())
@@ -38,7 +39,7 @@ def desk(tmp_path: Path) -> Desk:
     (tmp_path / "settings.toml").write_text("[hooks]\n" + "".join(f'{name} = ["{hook}", "{name}"]\n' for name in ALL_HOOKS))
     found = Desk(desk_module.open("desk", tmp_path, {"OPS_HOME": str(tmp_path)}).settings, lambda: AT)
     Samples(found.store, "desk").keep(well(), known_at_ts=True)
-    found.store.write("desk", posted(websocket_connected=True), known_at_ts=True)
+    SnapshotStore(found.store).write("desk", posted(websocket_connected=True), known_at_ts=True)
     return found
 
 

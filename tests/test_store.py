@@ -16,7 +16,8 @@ from opslib import clock, panels, rules, settings
 from opslib.clock import Window
 from opslib.errors import StoreError
 from opslib.snapshot import FIELDS
-from opslib.store import Post, Reject, Store
+from opslib.snapshot_store import Post, Reject, SnapshotStore
+from opslib.store import Store
 
 NOON = datetime(2026, 3, 10, 16, 0, tzinfo=UTC)
 
@@ -25,20 +26,20 @@ def test_a_post_comes_back_as_it_was(store_url: str) -> None:
     """Every typed field and the body of a post are given back exactly."""
     store = Store(store_url)
     some = days.posts()[1000:1010]
-    assert store.write("desk", some) == 10
-    looks = store.looks("desk", 0, 2**62, None)
+    assert SnapshotStore(store).write("desk", some) == 10
+    looks = SnapshotStore(store).looks("desk", 0, 2**62, None)
     assert [{f.name: getattr(k, f.name) for f in FIELDS} for k in looks] == [{f.name: p.snapshot.values[f.name] for f in FIELDS} for p in some]
-    assert [body for _, _, _, body in store.bodies("desk", None, None, None)] == [p.snapshot.body for p in some]
+    assert [body for _, _, _, body in SnapshotStore(store).bodies("desk", None, None, None)] == [p.snapshot.body for p in some]
 
 
 def test_the_same_body_is_one_row(store_url: str) -> None:
     """Posting or importing again adds nothing, within one write and across writes; another app is another matter."""
     store = Store(store_url)
     some = list(days.posts()[:20])
-    assert store.write("desk", [*some, *some[:5]]) == 20
-    assert store.write("desk", some) == 0
-    assert store.write("other", some) == 20
-    assert len(store.looks("desk", 0, 2**62, None)) == 20
+    assert SnapshotStore(store).write("desk", [*some, *some[:5]]) == 20
+    assert SnapshotStore(store).write("desk", some) == 0
+    assert SnapshotStore(store).write("other", some) == 20
+    assert len(SnapshotStore(store).looks("desk", 0, 2**62, None)) == 20
 
 
 def test_known_at_never_goes_back(store_url: str) -> None:
@@ -46,8 +47,8 @@ def test_known_at_never_goes_back(store_url: str) -> None:
     times = iter([NOON, NOON, NOON - timedelta(minutes=3), NOON + timedelta(seconds=1)])
     store = Store(store_url, now=lambda: next(times))
     for post in days.posts()[:4]:
-        store.write("desk", [post])
-    known = [k.known_at_us for k in sorted(store.looks("desk", 0, 2**62, None), key=lambda k: k.seq)]
+        SnapshotStore(store).write("desk", [post])
+    known = [k.known_at_us for k in sorted(SnapshotStore(store).looks("desk", 0, 2**62, None), key=lambda k: k.seq)]
     assert known == sorted(known)
     assert known[2] == clock.micros(NOON)
 
@@ -56,9 +57,9 @@ def test_rejects_are_kept_once_with_their_reasons(store_url: str) -> None:
     """What was refused is kept with where it came from and why, and not twice."""
     store = Store(store_url)
     refused = Reject("file.jsonl:3", ("pnl is 4, expected an object",), b'{"pnl": 4}')
-    store.write("desk", [], [refused])
-    store.write("desk", [], [refused])
-    assert [r for _, r in store.rejects("desk")] == [refused]
+    SnapshotStore(store).write("desk", [], [refused])
+    SnapshotStore(store).write("desk", [], [refused])
+    assert [r for _, r in SnapshotStore(store).rejects("desk")] == [refused]
 
 
 def test_a_newer_store_is_refused(store_url: str) -> None:
@@ -72,7 +73,7 @@ def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.M
     """A store of an older schema is migrated once, on opening, and keeps its rows."""
     from opslib import store as module
 
-    Store(store_url).write("desk", days.posts()[:3])
+    SnapshotStore(Store(store_url)).write("desk", days.posts()[:3])
     ran = []
 
     def mark(connection: sa.Connection) -> None:
@@ -82,7 +83,7 @@ def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.M
     monkeypatch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, mark))
     for _ in range(2):
         found = Store(store_url)
-        assert len(found.looks("desk", 0, 2**62, None)) == 3
+        assert len(SnapshotStore(found).looks("desk", 0, 2**62, None)) == 3
     assert len(ran) == 1 and found.recall("schema") == str(here + 1)
 
 
@@ -112,8 +113,8 @@ def test_a_failed_write_keeps_nothing(store_url: str) -> None:
     if store_url.startswith("sqlite"):
         broken = Post(None, broken.snapshot)  # type: ignore[arg-type]  # SQLite takes a text for a number, but no nothing.
     with pytest.raises(StoreError):
-        store.write("desk", [good, broken])
-    assert store.looks("desk", 0, 2**62, None) == []
+        SnapshotStore(store).write("desk", [good, broken])
+    assert SnapshotStore(store).looks("desk", 0, 2**62, None) == []
 
 
 def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> None:
@@ -129,16 +130,16 @@ def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> Non
         for i, line in enumerate(open(sys.argv[2])):
             row = json.loads(line)
             if i % 4 == part or i % 50 == 0:
-                store.write("desk", [Post(clock.micros(clock.parse(row["ts"])), snapshot.read(row["metrics"]))])
+                SnapshotStore(store).write("desk", [Post(clock.micros(clock.parse(row["ts"])), snapshot.read(row["metrics"]))])
     """)
     running = [subprocess.Popen([sys.executable, "-c", writer, store_url, str(tmp_path / "posts.jsonl"), str(i)]) for i in range(4)]
     store, seen = Store(store_url), 0
     while any(p.poll() is None for p in running):
-        now = len(store.looks("desk", 0, 2**62, None))
+        now = len(SnapshotStore(store).looks("desk", 0, 2**62, None))
         assert now >= seen
         seen = now
     assert [p.returncode for p in running] == [0, 0, 0, 0]
-    looks = store.looks("desk", 0, 2**62, None)
+    looks = SnapshotStore(store).looks("desk", 0, 2**62, None)
     assert sorted(k.digest for k in looks) == sorted(p.snapshot.digest for p in posts)
     by_seq = sorted(looks, key=lambda k: k.seq)
     assert [k.known_at_us for k in by_seq] == sorted(k.known_at_us for k in looks), "seq and known_at rise together"
@@ -161,7 +162,7 @@ def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
     shown = list[tuple[datetime, timedelta, str, dict]]()
     for i, (arrived, which) in enumerate(arrivals):
         now[0] = arrived
-        store.write("desk", [posts[which]])
+        SnapshotStore(store).write("desk", [posts[which]])
         if i in looks_at and (i + 1 == len(arrivals) or arrivals[i + 1][0] > arrived + 1):
             moment, length = clock.instant(arrived + 1), timedelta(minutes=rng.choice((5, 10, 20)))
             view = panels.status(store, desk, table, as_of=moment, length=length)
@@ -197,7 +198,7 @@ def test_opening_a_store_twice_in_one_process_drops_no_lock(tmp_path: Path) -> N
     """
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     first = Store(url)
-    first.write("desk", days.posts()[:3])
+    SnapshotStore(first).write("desk", days.posts()[:3])
     Store(url).close()
     log = tmp_path / "store.sqlite-wal"
     before = log.stat().st_ino

@@ -10,6 +10,7 @@ import pytest
 from looks import PageOf, at, post, store, us
 
 from opslib import clock, intake, rises, rules, settings, watch
+from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
 DESK = settings.Settings(home=None, app="desk")  # type: ignore[arg-type]
@@ -133,7 +134,7 @@ def test_a_failed_look_resolves_nothing(tmp_path):
     for k in range(121, 181):
         made.add(massive_requests=3, massive_successes=0, massive_failures=3, validations=3)
         posts.append(post(5.0 * k, made.body(5.0 * k)))
-    kept.write("desk", posts, known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     found, standing = watch.replayed(kept, DESK, table(), us(0), us(3600))
     outage = [t for t in found if (t.rule, t.subject) == ("availability", "massive")]
     assert [t.kind for t in outage if t.at_us > us(900)] == ["unknown"] and outage[-1].at_us > us(900)
@@ -150,7 +151,7 @@ def test_nothing_counted_is_no_data(tmp_path):
         bad = k < 180
         made.add(massive_requests=3, **({"validations": 3, "greeks_valid": 0, "greeks_invalid": 3} if bad else {}))
         posts.append(post(5.0 * k, made.body(5.0 * k)))
-    kept.write("desk", posts, known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     kinds = [t.kind for t in watch.replayed(kept, DESK, table(), us(0), us(1995))[0] if t.rule == "greeks_valid"]
     assert "fired" in kinds and not {"resolved", "ended"} & set(kinds) and kinds[-1] == "unknown"
 
@@ -163,7 +164,7 @@ def test_a_refresh_makes_no_burst(tmp_path):
     for k in range(182, 400):
         made.add(massive_requests=3, validations=3)
         posts.append(post(5.0 * k, made.body(5.0 * k)))
-    kept.write("desk", posts, known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     assert watch.replayed(kept, DESK, table(), us(0), us(1995))[0] == []
 
 
@@ -176,7 +177,7 @@ def test_flapping_at_the_limit_is_told_once(tmp_path):
         made.held["backtest_variance_pp"] = 10.2 if k % 7 < 4 else 9.8
         made.held["websocket_connected"] = not (600 <= now < 675 or (675 <= now < 1200 and k % 6 < 5 and k % 20 > 0))
         posts.append(post(now, made.add(massive_requests=3).body(now)))
-    kept.write("desk", posts, known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     found = fired(kept, at(0), at(1800))
     assert [r.severity for r in sent(found, "backtest_variance")] == [] or len(sent(found, "backtest_variance")) == 1
     assert len(sent(found, "websocket_down")) == 1
@@ -190,7 +191,7 @@ def test_both_providers_down_is_one_trouble(tmp_path):
         dead = k >= 120
         made.add(massive_requests=3, tradier_requests=3, validations=3, **({"massive_successes": 0, "massive_failures": 3, "tradier_successes": 0, "tradier_failures": 3} if dead else {}))
         posts.append(post(5.0 * k, made.body(5.0 * k)))
-    kept.write("desk", posts, known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     found = fired(kept, at(0), at(1795))
     (ours,) = sent(found, "availability")
     assert (ours.severity, ours.limit) == ("escalate", 0.95) and "no provider is left" in ours.sentence
@@ -208,7 +209,7 @@ def test_a_page_that_closes_ends_its_alert(tmp_path):
         if k < 120:
             bad.held["websocket_connected"] = k < 60
             posts.append(post(now, bad.add(massive_requests=3).body(now)))
-    kept.write("desk", posts, known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     rows = [r for r in fired(kept, at(0), at(1490)) if r.rule == "websocket_down"]
     assert rows and {r.state for r in rows} == {"ended"}
     assert at(595) < clock.instant(rows[0].over_us) <= at(595) + timedelta(seconds=310)
@@ -222,7 +223,7 @@ def test_the_budget_burns_slowly(tmp_path):
         failed = sum(rng.random() < 0.09 for _ in range(8)) if k >= 240 else 0
         made.add(massive_requests=8, massive_successes=8 - failed, massive_failures=failed, validations=3)
         posts.append(post(5.0 * k, made.body(5.0 * k)))
-    kept.write("desk", posts, known_at_ts=True)
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     rows = [r for r in fired(kept, at(0), at(5995)) if r.rule == "availability_burn"]
     assert [r.severity for r in rows] == ["notify"] and "the budget of 30 days is gone in" in rows[0].sentence
     assert rows[0].inhibited_by  # The availability of the same provider has told already, and louder.
@@ -232,10 +233,10 @@ def test_a_year_late_is_judged_as_then(tmp_path):
     """A day imported at once, a year later and in any order, makes the transitions that it made when it came post by post."""
     live, late = Store(f"sqlite:///{tmp_path / 'live.sqlite'}"), Store(f"sqlite:///{tmp_path / 'late.sqlite'}")
     posts = list(days.posts(seed=4))
-    live.write("desk", posts, known_at_ts=True)
+    SnapshotStore(live).write("desk", posts, known_at_ts=True)
     random.Random(1).shuffle(posts)
     for i in range(0, len(posts), 1500):
-        late.write("desk", posts[i : i + 1500])
+        SnapshotStore(late).write("desk", posts[i : i + 1500])
     script = days.scripted(seed=4)
     both = [watch.replayed(kept, DESK, table(), clock.micros(script.opens), clock.micros(script.closes) + 5_000_000)[0] for kept in (live, late)]
     assert both[0] == both[1] and len(both[0]) > 20

@@ -16,6 +16,7 @@ import pytest
 from test_server import AS_JSON, POST, Receiver, a_body, asked, awaited, raw, receiving, running
 
 from opslib import clock, webserver
+from opslib.snapshot_store import SnapshotStore
 
 HEAD = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n" % POST.encode()
 
@@ -84,7 +85,7 @@ def test_each_phase_has_an_end(home: Path, monkeypatch: pytest.MonkeyPatch, limi
     """A connection that stays within a head, a body or between requests for too long is closed, and nothing of it is kept."""
     with hurried(monkeypatch, **{limit: 0.5}) as found, opened(found.url, sent) as connection:
         assert closed(connection)
-        assert found.bodies() == [] and found.store.rejects("desk") == []
+        assert found.bodies() == [] and SnapshotStore(found.store).rejects("desk") == []
 
 
 @pytest.mark.parametrize("sent", [b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n", HEAD + b"\r\n"], ids=["head", "body"])
@@ -140,16 +141,15 @@ def test_who_waits_for_a_slow_server_is_not_late(home: Path, monkeypatch: pytest
 
 def test_pipelined_posts_wait_for_each_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Posts sent one behind the other are all taken, though those behind wait for the first to be stored for longer than a head or body may take."""
-    from opslib.store import Store
 
-    write = Store.write
+    write = SnapshotStore.write
 
     def slowly(*a: object, **k: object) -> int:
         time.sleep(3)  # A disk that is slow.
         return write(*a, **k)
 
     with hurried(monkeypatch, head=1, body=1, idle=1) as found:
-        monkeypatch.setattr(Store, "write", slowly)
+        monkeypatch.setattr(SnapshotStore, "write", slowly)
         sent = b""
         for n in range(3):
             body = json.dumps(a_body(n)).encode()

@@ -20,7 +20,8 @@ from opslib.panels import View
 from opslib.rounds import EVERY_S, Rounds
 from opslib.samples import Sample
 from opslib.settings import Settings
-from opslib.store import Post, Store
+from opslib.snapshot_store import Post, SnapshotStore
+from opslib.store import Store
 
 BEGINS = datetime(2026, 3, 10, 14, 30, tzinfo=UTC)  # 10:30 in New York.
 SPEED = 10.0
@@ -174,7 +175,7 @@ class Looking:
 
     def _post(self) -> None:
         """Let the world come up to now, and keep what its page posted."""
-        self.store.write("desk", [Post(clock.micros(at), snapshot.read(body)) for at, body in self.lever.posts(self._now())], known_at_ts=True)
+        SnapshotStore(self.store).write("desk", [Post(clock.micros(at), snapshot.read(body)) for at, body in self.lever.posts(self._now())], known_at_ts=True)
 
     def _now(self) -> datetime:
         """What time it is: while the collector runs, that of its loop."""

@@ -26,14 +26,15 @@ from opslib.demo.day import Script, script
 from opslib.demo.home_lock import HomeLock
 from opslib.demo.judge import Judge
 from opslib.demo.lever import Lever
-from opslib.workspace import Workspace
 from opslib.errors import OpsError
 from opslib.outcome import OUTCOMES
 from opslib.rounds import Rounds
 from opslib.samples import Sample, Samples
 from opslib.server import Served
 from opslib.settings import Settings
-from opslib.store import Post, Store
+from opslib.snapshot_store import Post, SnapshotStore
+from opslib.store import Store
+from opslib.workspace import Workspace
 
 if TYPE_CHECKING:
     import httpx
@@ -242,7 +243,7 @@ def _laid_out(settings: Settings, seed: int) -> None:
         for scripted in days:
             posts = [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(scripted)]
             for i in range(0, len(posts), BATCH):
-                store.write(settings.app, posts[i : i + BATCH], known_at_ts=True)
+                SnapshotStore(store).write(settings.app, posts[i : i + BATCH], known_at_ts=True)
             Samples(store, settings.app).keep((_sample(seen) for seen in witness.seen(scripted)), known_at_ts=True)
             for at, answer in witness.chains(scripted):
                 Samples(store, settings.app).keep_chain(clock.micros(at), "massive", witness.KEPT, "ok", [json.dumps(answer).encode()])

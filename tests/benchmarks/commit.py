@@ -10,7 +10,8 @@ from pathlib import Path
 
 from opslib.demo import page, tour
 from opslib.snapshot import read
-from opslib.store import Post, Store
+from opslib.snapshot_store import Post, SnapshotStore
+from opslib.store import Store
 
 COMMITS = 1500
 
@@ -26,7 +27,7 @@ def measure(folder: Path) -> Iterator[dict]:
 
     posts = [Post(clock.micros(p.at), read(p.body)) for p in page.posts(tour._session_script(tour.DAY, 1))][: 2 * COMMITS]
     store = Store(f"sqlite:///{folder / 'store.sqlite'}")
-    store.write("desk", posts[:COMMITS])
+    SnapshotStore(store).write("desk", posts[:COMMITS])
     reader = subprocess.Popen(
         [sys.executable, "-c", "from opslib import desk\nd = desk.open('desk')\nn = 0\nwhile True:\n d.status('2026-03-10T11:00').as_json(); n += 1\n print(n, flush=True)"],
         env={**os.environ, "OPS_HOME": str(folder)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -35,7 +36,7 @@ def measure(folder: Path) -> Iterator[dict]:
     times = []
     for post in posts[COMMITS:]:
         began = time.perf_counter()
-        store.write("desk", [post])
+        SnapshotStore(store).write("desk", [post])
         times.append(time.perf_counter() - began)
     errors = "" if reader.poll() is None else reader.stderr.read() if reader.stderr else "?"
     reader.kill()

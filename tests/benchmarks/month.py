@@ -5,7 +5,8 @@ from datetime import timedelta
 
 from opslib import clock, snapshot
 from opslib.demo import page, tour
-from opslib.store import Post, Store
+from opslib.snapshot_store import Post, SnapshotStore
+from opslib.store import Store
 
 EVERY_S = 5
 PER_DAY = 86_400 // EVERY_S
@@ -32,5 +33,5 @@ def fill(store: Store, app: str, days: int) -> int:
             body["providers"]["massive"] |= {"requestCount": of_page * 3, "successCount": of_page * 3 - of_page // 200, "failureCount": of_page // 200}
             body["greeksQuality"] |= {"totalTrades": of_page * 2, "validGreeks": of_page * 2 - of_page // 50}
             posts.append(Post(clock.micros(at), snapshot.read(body)))
-        store.write(app, posts, known_at_ts=True)
+        SnapshotStore(store).write(app, posts, known_at_ts=True)
     return total

@@ -11,7 +11,8 @@ from pathlib import Path
 from opslib import clock, findings, rules, settings, snapshot, watch
 from opslib.alerts import GRID_US, Alerts
 from opslib.demo import page, tour
-from opslib.store import Post, Store
+from opslib.snapshot_store import Post, SnapshotStore
+from opslib.store import Store
 
 PAIRS = 10_000
 
@@ -21,7 +22,7 @@ def measure(folder: Path) -> Iterator[dict]:
     desk, table = settings.Settings(home=folder, app="desk"), rules.load()
     store = Store(f"sqlite:///{folder / 'store.sqlite'}")
     script = tour._session_script(tour.DAY, 1)
-    store.write("desk", [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(script)], known_at_ts=True)
+    SnapshotStore(store).write("desk", [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(script)], known_at_ts=True)
     began, count = time.perf_counter(), 0
     made = watch.Watch(store, desk, table)
     for at_us, _ in made.judge(clock.micros(script.opens), clock.micros(script.closes) + GRID_US):
