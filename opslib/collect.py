@@ -16,10 +16,9 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from opslib import clock, findings, notify, text
+from opslib import clock, findings, notify, notifying, text
 from opslib.alerts import GRID_US, Alert, Transition
 from opslib.errors import StoreError
-from opslib.notify import Notifier
 from opslib.page import SECOND
 from opslib.record import Record, Turn
 from opslib.rounds import SLEPT_S, Rounds
@@ -174,7 +173,7 @@ class Standby:
     def __init__(self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now):
         self._samples, self._rules, self._now = Samples(store, settings.app), rules, now
         self._collector = Collector(store, settings, rules, f"standby-{secrets.token_hex(8)}", now)
-        self._notifier = Notifier(store, settings, rules, staff, now)
+        self._notifier = notifying.notifier(store, settings, rules, staff, now)
 
     def needed(self) -> bool:
         """Has the collector fallen silent for longer than its rule bears?"""
@@ -225,7 +224,7 @@ def collect(settings: Settings, store: Store, rules: Rules, staff: Staff, every_
     rounds = Rounds(settings, store, rules, every_s=every_s)
     judge = Collector(store, settings, rules, secrets.token_hex(8), greeks_breach=rounds.fetch_chains_again)
     judging = threading.Thread(target=judge.run, args=(stop,), name="judge")
-    telling = threading.Thread(target=notify.run, args=(Notifier(store, settings, rules, staff, beating=lambda: judge.well), stop), name="notify")
+    telling = threading.Thread(target=notify.run, args=(notifying.notifier(store, settings, rules, staff, beating=lambda: judge.well), stop), name="notify")
 
     async def looking() -> None:
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()

@@ -9,14 +9,13 @@ not known.
 import html
 import re
 import shlex
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from opslib import clock, text
-from opslib.impact import things
 from opslib.notices import FIRING, OVER, PASSED, REPEAT, REPORT, ROSE, SCHEDULE, UNHEARD
-from opslib.panels import NAMES, View
+from opslib.panels import NAMES
 from opslib.rules import RUNGS, Rules
 from opslib.staff import Staff
 from opslib.verdicts import named
@@ -25,6 +24,41 @@ SHOWN = 10  # So many alerts are named in one message.
 LATE_US = 300_000_000  # Whoever is told so long after it began is told that, too.
 HEADS = {FIRING: "", ROSE: "worse: ", REPEAT: "still: ", UNHEARD: "nobody has taken it: ", OVER: "over: ", PASSED: "began and ended while nobody could be told: "}
 _WORDS = {"fails": "Does not work", "works": "Still works", "unknown": "Not known"}
+
+
+class Working(Protocol):
+    """Something that people trade by: whether it works, in words, and what it is about."""
+
+    @property
+    def state(self) -> str:
+        """works, fails or unknown."""
+
+    @property
+    def words(self) -> str:
+        """What it is, who says so, and how long ago."""
+
+    @property
+    def about(self) -> str:
+        """massive, tradier, prices, greeks, server or data."""
+
+
+class Situation(Protocol):
+    """How everything stood when a message was made."""
+
+    @property
+    def things(self) -> Sequence[Working]:
+        """What people trade by, and whether it works."""
+
+    @property
+    def fallback(self) -> str:
+        """The provider that serves where Massive does not; empty where there is none."""
+
+    @property
+    def serving(self) -> str:
+        """Which provider serves: its name, or nobody; empty where that is not known."""
+
+    def picture(self, panel: str) -> bytes:
+        """A panel as it looked then, as PNG."""
 
 
 class Code(str):
@@ -115,12 +149,12 @@ def _marked(words: str) -> str:
     return f"{fence}{_entities(words)}{fence}"
 
 
-def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None, where: tuple[str, ...] = ()) -> Message:
+def compose(body: dict[str, Any], rules: Rules, staff: Staff, situation: Situation | None, where: tuple[str, ...] = ()) -> Message:
     """
     The message that was written down as `body`.
 
     Args:
-        view: How everything stood when it was made, over the five minutes before; None where that cannot be read.
+        situation: How everything stood when it was made; None where that cannot be read.
         where: The options by which a command in it finds the desk.
     """
     body = text.printable_values(body)
@@ -137,24 +171,24 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, view: View | None,
         rule = rules.rules.get(first.get("cause_rule") or first["rule"])
         lines += [("Cause", words) for words in dict.fromkeys(a["cause_words"] for a in alerts if a.get("cause_words"))]
         lines += [("For traders", rule.traders)] if rule else []
-        lines += _unbacked(view, alerts)
-        lines += _stands(view, {about for a in alerts if (about := _blamed(a))})
+        lines += _unbacked(situation, alerts)
+        lines += _stands(situation, {about for a in alerts if (about := _blamed(a))})
         lines += [("Do first", f"{rule.action} ({rule.who})")] if rule else []
         lines += [("By hand", command(*a["again"], where=where)) for a in alerts[:SHOWN] if a["source"] == SCHEDULE and a.get("again")]
         lines += _answers(first, where)
         link = f"{staff.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb" if staff.lab_url and first["runbook"] else ""
     elif kind == OVER:
-        lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(view)]
+        lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(situation)]
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
     told = f"{len(alerts)} alert{'s' * (len(alerts) > 1)}" if kind == PASSED else f"{_ended(first, rules) if kind == OVER else _said(first)}{more}"
     return Message(body["id"], kind, body["severity"], text.one_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300), tuple(lines), link, body)
 
 
-def _unbacked(view: View | None, alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _unbacked(situation: Situation | None, alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """That the fallback is missing, where the trouble is the fallback's and Massive serves."""
-    if view is None or view.probed is None or view.probed.fallback not in {a["subject"] for a in alerts} or view.probed.serving(view.window.end_us) != "massive":
+    if situation is None or situation.fallback not in {a["subject"] for a in alerts} or situation.serving != "massive":
         return []
-    return [("Fallback", f"missing: while {view.probed.fallback.title()} is like this, should Massive fail, nobody serves options in its place")]
+    return [("Fallback", f"missing: while {situation.fallback.title()} is like this, should Massive fail, nobody serves options in its place")]
 
 
 def _said(alert: dict[str, Any]) -> str:
@@ -217,16 +251,16 @@ def _blamed(alert: dict[str, Any]) -> str:
     return "greeks" if alert["rule"] in _GREEKS else _ABOUT.get(alert["rule"], "")
 
 
-def _stands(view: View | None, blamed: Set[str] = frozenset()) -> list[tuple[str, str]]:
+def _stands(situation: Situation | None, blamed: Set[str] = frozenset()) -> list[tuple[str, str]]:
     """
     What works and what does not, line by line.
 
     Args:
         blamed: What an alert of the message says does not work: where it works by now, the message says by whom.
     """
-    if view is None:
+    if situation is None:
         return [("Still works", "not known: what was seen cannot be read")]
-    found = things(view)
+    found = situation.things
     otherwise = [t for t in found if t.state == "works" and t.about in blamed]
     lines = [(head, "; ".join(t.words for t in found if t.state == state and t not in otherwise)) for state, head in _WORDS.items()]
     return [(head, words) for head, words in lines if words] + ([("Yet it works now", "; ".join(t.words for t in otherwise))] if otherwise else [])

@@ -11,22 +11,19 @@ import json
 import random
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from opslib import channels, clock, diagnosis, effects, message as message_module, panels, text
-from opslib.agenda import Agenda
+from opslib import channels, clock, message as message_module, text
 from opslib.channels import NotTold
-from opslib.chronicle import Chronicle
 from opslib.dispatch import Delivery, Dispatch
-from opslib.errors import IncidentError, OpsError, SettingsError, StoreError, UsageError
-from opslib.message import Message
+from opslib.errors import StoreError, UsageError
+from opslib.message import Message, Situation
 from opslib.notices import REPORT, Cause, Notice, unknown_cause
-from opslib.panels import View
 from opslib.rules import SENT, Rules
 from opslib.settings import Settings
 from opslib.staff import PATH, Channel, Staff
@@ -34,13 +31,37 @@ from opslib.store import Store
 
 LOOK_S = 1.0  # Between two looks whether there is anything to tell.
 BACKOFF_S, LONGEST_S = 1.0, 300.0
-SEEN = timedelta(minutes=5)  # What still works is read from so far back.
 STAND_AGAIN_S = 60.0
-DUE_EVERY = timedelta(seconds=10)  # So often it is looked whether what was due was made.
 PULSE_S = 60.0
 PATIENCE_S = 10.0
-SURE = 0.9  # A diagnosis at least so confident names the cause and the runbook in a notification.
 SPOKEN = ("terminal", "slack", "webhook", "smtp", "command")  # Kinds of channels that take words; the others take alerts.
+
+
+class Situations(Protocol):
+    """Reads how everything stood at an instant (microseconds)."""
+
+    def at(self, at_us: int) -> Situation | None:
+        """How everything stood; None where that cannot be read."""
+
+    def cause_at(self, at_us: int) -> Callable[[Notice], Cause | None]:
+        """What sets an alert off."""
+
+
+class Complaints:
+    """Says what goes wrong on stderr, without secrets, and once for as long as it lasts."""
+
+    def __init__(self, settings: Settings):
+        self._settings, self._lasting = settings, set[str]()
+
+    def say(self, about: str, words: str, always: bool = False) -> None:
+        """Say what is wrong with something; not again while it lasts, unless always."""
+        if always or about not in self._lasting:
+            print(text.printable(self._settings.redact(f"ops: {words}")), file=sys.stderr)
+        self._lasting.add(about)
+
+    def over(self, about: str) -> None:
+        """Nothing is wrong with it any more."""
+        self._lasting.discard(about)
 
 
 class Notifier:
@@ -51,57 +72,26 @@ class Notifier:
         now: What time it is; only the demo and tests give another one.
         chance: Jitter is drawn from it.
         beating: Is whoever it works for well? While it is, a heartbeat service is told so, where one is configured.
+        situations: Reads how everything stood, and what set an alert off; None where nobody can.
+        before, after: What is done each time before and after it is planned what people are notified of.
     """
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now, chance: random.Random | None = None, beating: Callable[[], bool] = lambda: False):
+    def __init__(self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now, chance: random.Random | None = None, beating: Callable[[], bool] = lambda: False, situations: "Situations | None" = None, before: Sequence[Callable[[], None]] = (), after: Sequence[Callable[[], None]] = (), complaints: "Complaints | None" = None):
         self.store, self.settings, self.rules, self.staff, self.now = store, settings, rules, staff, now
-        self.dispatch, self.chronicle = Dispatch(store, settings.app), Chronicle(store, settings, rules)
+        self.dispatch, self._situations, self._before, self._after = Dispatch(store, settings.app), situations, before, after
         self._chance, self._beating = chance or random.Random(), beating
         self.rendered = lru_cache(maxsize=64)(self._rendered)  # Of a message that is tried again and again, not all that it was read from.
-        self._failing: set[str] = set()
+        self._complaints = complaints or Complaints(settings)
         self._ill = False
-        self._due_at: datetime | None = None
 
     def plan(self) -> list[str]:
         """Write down what is to be told now; the ids of the messages."""
-        return self.dispatch.plan(self.staff, self.rules, self._diagnosed)
-
-    def _diagnosed(self, at_us: int) -> Callable[[Notice], Cause | None]:
-        """What sets an alert off, by the diagnosis of an instant. One that fails, or is not sure, names nothing and holds nothing up."""
-        try:
-            view = self._seen_at(at_us)
-            found = diagnosis.diagnose(view) if view else None
-        except Exception as problem:  # noqa: BLE001  # Whatever it is, it is said, and people are notified all the same.
-            self._say("diagnosis", f"what sets alerts off could not be diagnosed ({problem.__class__.__name__}: {text.one_line(str(problem), 120)}); the notification goes out without it")
-            return unknown_cause
-        self._failing.discard("diagnosis")
-        if found is None or found.confidence < SURE:
-            return unknown_cause
-        about = f" of {found.subject}" if found.subject else ""
-        rule = effects.leading_rule(found.cause, found.subject, found.runbook or "", self.rules)
-        cause = Cause(f"{found.cause}{about}", found.words, found.headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "")
-        return lambda notice: cause if effects.sets_off(found.cause, found.subject, notice.rule, notice.subject, notice.source) else None
-
-    def _incidents(self) -> None:
-        """What was told has an incident, and what became of it since is on its record."""
-        try:
-            self.chronicle.take_in()
-            self._failing.discard("record")
-        except IncidentError as problem:
-            self._say("record", str(problem))
+        return self.dispatch.plan(self.staff, self.rules, self._situations.cause_at if self._situations else lambda at_us: unknown_cause)
 
     def _rendered(self, name: str) -> Message:
         """A message as people read it: the same whenever it is asked for."""
         body = json.loads(self.settings.redact(json.dumps(self.dispatch.message(name))))  # Before anything is escaped or cut.
-        return message_module.compose(body, self.rules, self.staff, self._seen_at(body["made_us"]) if body["kind"] != REPORT else None, self.settings.where)
-
-    def _seen_at(self, at_us: int) -> View | None:
-        at = clock.instant(at_us)
-        try:
-            return panels.status(self.store, self.settings, self.rules, as_of=at, length=SEEN, known_at=at)
-        except OpsError as problem:
-            self._say("view", f"how everything stands cannot be read: {problem}")
-            return None
+        return message_module.compose(body, self.rules, self.staff, self._situation(body["made_us"]) if body["kind"] != REPORT else None, self.settings.where)
 
     async def send(self, channel: Channel) -> bool:
         """Send the next message that is due by a channel; False where none was."""
@@ -111,7 +101,7 @@ class Notifier:
         now = self.now()
         if clock.micros(now) - delivery.since_us > clock.span_us(self.staff.expire_after):
             await asyncio.to_thread(self.dispatch.expired, delivery)
-            self._say(channel.name, f"{delivery.message} is given up: {channel.name} could not be told within {self.staff.expire_after} ({delivery.said or 'it was never reached'})", always=True)
+            self._complaints.say(channel.name, f"{delivery.message} is given up: {channel.name} could not be told within {self.staff.expire_after} ({delivery.said or 'it was never reached'})", always=True)
             return True
         try:
             told = await asyncio.to_thread(self.rendered, delivery.message)
@@ -123,11 +113,11 @@ class Notifier:
             raise
         except Exception as problem:  # noqa: BLE001  # Whatever it is, the message waits, it is said, and the other channels go on.
             why = str(problem) if isinstance(problem, NotTold) else text.one_line(self.settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
-            self._say(channel.name, f"{channel.name} was not told of {delivery.message}: it {why}; it is tried again")
+            self._complaints.say(channel.name, f"{channel.name} was not told of {delivery.message}: it {why}; it is tried again")
             await asyncio.to_thread(self.dispatch.failed, delivery, why, self._pause_s(delivery, problem.wait_s if isinstance(problem, NotTold) else None))
             return True
         await asyncio.to_thread(self.dispatch.sent, delivery)
-        self._failing.discard(channel.name)
+        self._complaints.over(channel.name)
         return True
 
     def _pause_s(self, delivery: Delivery, asked_s: float | None) -> float:
@@ -140,10 +130,11 @@ class Notifier:
             return _first_chart(Path(told.facts["notebook"]))
         if channel.kind != "smtp" or not told.facts["alerts"]:
             return None
-        from opslib import plots
+        found = self._situation(told.facts["made_us"])
+        return found.picture(told.facts["panel"]) if found else None
 
-        view = self._seen_at(told.facts["made_us"])
-        return plots.png(view.panel(told.facts["panel"]).draw) if view else None
+    def _situation(self, at_us: int) -> Situation | None:
+        return self._situations.at(at_us) if self._situations else None
 
     async def stand(self) -> None:
         """Say to each Alertmanager what still fires and was told: it forgets what it does not hear again."""
@@ -157,17 +148,11 @@ class Notifier:
             try:
                 await channels.stand(channel, alerts, self.settings)
             except NotTold as problem:
-                self._say(channel.name, f"{channel.name} was not told what still fires: it {problem}")
+                self._complaints.say(channel.name, f"{channel.name} was not told what still fires: it {problem}")
 
     def _alert_of(self, notice: Notice) -> dict[str, Any]:
         rule = self.rules.rules.get(notice.rule)
         return {name: getattr(notice, name) for name in ("alert", "rule", "subject", "source", "pending_us", "sentence")} | {"severity": notice.level, "runbook": rule.runbooks.get(notice.subject) if rule else None}
-
-    def _say(self, about: str, words: str, always: bool = False) -> None:
-        """On stderr, without secrets, and once for as long as it lasts."""
-        if always or about not in self._failing:
-            print(text.printable(self.settings.redact(f"ops: {words}")), file=sys.stderr)
-        self._failing.add(about)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Plan and send until stopped; what is on its way is finished first."""
@@ -179,40 +164,28 @@ class Notifier:
         while not stop.is_set():
             try:
                 await what()
-                self._failing.discard("store")
+                self._complaints.over("store")
             except StoreError as problem:
-                self._say("store", str(problem))
+                self._complaints.say("store", str(problem))
             except Exception as problem:  # noqa: BLE001  # Whatever it is, it is said, and tried again; and we are not well.
                 self._ill = True
-                self._say(f"fault {problem}", f"telling people failed: {problem.__class__.__name__}: {text.one_line(str(problem), 160)}", always=True)
+                self._complaints.say(f"fault {problem}", f"telling people failed: {problem.__class__.__name__}: {text.one_line(str(problem), 160)}", always=True)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), every_s / clock.speed())
 
     def plan_all(self) -> None:
-        """Write down what is to be told of alerts, and of what was due and not made; what was told has an incident."""
-        self._due()
+        """Write down what is to be told of alerts, between what is done before and after."""
+        for task in self._before:
+            task()
         self.plan()
-        self._incidents()
-
-    def _due(self) -> None:
-        """Whoever makes what is due may be dead: what it did not make is said from here."""
-        now = self.now()
-        if self._due_at is not None and timedelta() <= now - self._due_at < DUE_EVERY:
-            return
-        try:
-            agenda = Agenda.of(self.store, self.settings, self.staff)
-            if agenda.since() and (found := agenda.told(now, self.dispatch.said_of_schedule())):
-                self.dispatch.heard(found)
-            self._failing.discard("schedule")
-        except (SettingsError, UsageError) as problem:
-            self._say("schedule", str(problem))
-        self._due_at = now
+        for task in self._after:
+            task()
 
     async def _plan(self) -> None:
         await asyncio.to_thread(self.plan_all)
         self._ill = False
         for lost in await asyncio.to_thread(self.dispatch.unreachable, self.staff.channels):
-            self._say("lost", f"{lost} is given up: that channel is not in the settings any more", always=True)
+            self._complaints.say("lost", f"{lost} is given up: that channel is not in the settings any more", always=True)
 
     async def send_all(self, channel: Channel) -> None:
         """Send all that is due by a channel."""
@@ -230,11 +203,11 @@ class Notifier:
             async with httpx.AsyncClient(timeout=PATIENCE_S, follow_redirects=False) as client:
                 answer = await client.get(url)
             if not answer.is_success:
-                self._say("pulse", f"the heartbeat service answered {answer.status_code}")
+                self._complaints.say("pulse", f"the heartbeat service answered {answer.status_code}")
             else:
-                self._failing.discard("pulse")
+                self._complaints.over("pulse")
         except (httpx.RequestError, httpx.InvalidURL) as problem:
-            self._say("pulse", f"the heartbeat service could not be reached ({problem.__class__.__name__})")
+            self._complaints.say("pulse", f"the heartbeat service could not be reached ({problem.__class__.__name__})")
 
 
 def _first_chart(notebook: Path) -> bytes | None:

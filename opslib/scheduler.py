@@ -18,11 +18,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import checklists, clock, ledger, notify, period as periods, publish, retention, runner, schedule, text
+from opslib import checklists, clock, ledger, notify, notifying, period as periods, publish, retention, runner, schedule, text
 from opslib.agenda import Agenda, Item
 from opslib.dispatch import Dispatch
 from opslib.errors import AlreadyMade, OpsError, SettingsError, StoreError
-from opslib.notify import Notifier
 from opslib.runner import Outcome
 from opslib.schedule import CHECKLIST, DAILY, REPORT, Job
 from opslib.settings import without_secrets
@@ -174,7 +173,7 @@ class Scheduler:
 
     def _tell(self, stop: threading.Event) -> None:
         desk = self.desk
-        notify.run(Notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now), stop)
+        notify.run(notifying.notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now), stop)
 
     def once(self) -> int:
         """
@@ -190,7 +189,7 @@ class Scheduler:
                 thread.join(0.2)
             left = self.look()
         desk = self.desk
-        asyncio.run(notify.flush(Notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now)))
+        asyncio.run(notify.flush(notifying.notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now)))
         states = {state for _, state, _ in self.ended}
         return 70 if "failed" in states else 3 if left or states & {"incomplete", "missed"} else 0
 

@@ -13,9 +13,8 @@ from typing import Any
 
 from looks import PageOf, us as after_open
 
-from opslib import clock, rules, settings as settings_module, snapshot
+from opslib import clock, notifying, rules, settings as settings_module, snapshot
 from opslib.collect import Collector
-from opslib.notify import Notifier
 from opslib.samples import Sample, Samples
 from opslib.snapshot_store import Post, SnapshotStore
 from opslib.staff import PATH, Role, Staff
@@ -74,7 +73,7 @@ class Desk:
         self.page = copy.deepcopy(begun.page) if begun else PageOf(-600)
         self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.now)
         self.staff = Staff({name: Role(name, (), ()) for name in PATH}, {})
-        self.notifier = Notifier(self.store, self.settings, RULES, self.staff, lambda: self.now)
+        self.notifier = notifying.notifier(self.store, self.settings, RULES, self.staff, lambda: self.now)
         self.sent: list[dict[str, Any]] = []
         self.texts: list[str] = []
 

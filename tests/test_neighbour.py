@@ -22,11 +22,10 @@ from looks import PageOf, at, post
 from servers import free_port
 from test_channels import receiver
 
-from opslib import clock, neighbour, refusals, rules, server, settings as settings_module
+from opslib import clock, neighbour, notifying, refusals, rules, server, settings as settings_module
 from opslib.demo.wire import Answer
 from opslib.dispatch import Dispatch
 from opslib.errors import BadAlerts
-from opslib.notify import Notifier
 from opslib.server import Served
 from opslib.snapshot_store import SnapshotStore
 from opslib.staff import PATH, Channel, Role, Staff
@@ -317,7 +316,7 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
         ours_fire(store, "desk", 1000, "firing")
         hooks = {"hook": Channel("hook", "webhook", {"url": f"{hook}/hook"}), "am": Channel("am", "alertmanager", {"url": f"http://127.0.0.1:{am_port}"})}
         staff = Staff({name: Role(name, (), ("hook", "am")) for name in PATH}, hooks)
-        notifier = Notifier(store, settings, table, staff, lambda: store_at() + timedelta(seconds=20))
+        notifier = notifying.notifier(store, settings, table, staff, lambda: store_at() + timedelta(seconds=20))
         store._now = notifier.now
         made_ids = notifier.plan()
         told = [a for name in made_ids for a in notifier.dispatch.message(name)["alerts"]]

@@ -17,11 +17,10 @@ from days import at, posts, scripted
 from servers import free_port
 from test_channels import receiver
 
-from opslib import clock, collect, impact, message, notify, rules, settings as settings_module
+from opslib import clock, collect, impact, message, notify, notifying, rules, settings as settings_module
 from opslib.collect import Collector, Standby
 from opslib.demo.wire import Answer, Request
 from opslib.dispatch import EXPIRED, PENDING, SENT
-from opslib.notify import Notifier
 from opslib.samples import Sample, Samples
 from opslib.snapshot_store import SnapshotStore
 from opslib.staff import PATH, Channel, Role, Staff
@@ -43,7 +42,7 @@ class Day:
         self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.at)
         hooks = {name: Channel(name, "webhook", {"url": f"{url}/{name}{KEEPS_PASSED if keeps_passed else ''}"}) for name in ("desk", "lead")}
         roles = {name: Role(name, (), ("lead",) if name == "Tech Lead" else ("desk",)) for name in PATH}
-        self.notifier = Notifier(self.store, self.settings, RULES, Staff(roles, hooks, **staff), lambda: self.at)
+        self.notifier = notifying.notifier(self.store, self.settings, RULES, Staff(roles, hooks, **staff), lambda: self.at)
 
     def _come(self) -> None:
         """The posts of the time that has gone by."""
@@ -164,7 +163,7 @@ def test_a_message_reads_the_same_whenever_it_is_sent(tmp_path: Path, hook: str)
     (first, _), *_ = day.notifier.dispatch.deliveries()
     words = day.notifier.rendered(first.message).plain
     day.at = at("15:00")
-    later = Notifier(day.store, day.settings, RULES, day.notifier.staff, lambda: day.at)
+    later = notifying.notifier(day.store, day.settings, RULES, day.notifier.staff, lambda: day.at)
     assert later.rendered(first.message).plain == words
 
 
@@ -228,7 +227,7 @@ def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None
     store = Store(settings.url, lambda: at("11:00"))
     summary = "x" * 280 + secret + "\n\x1b[2JDo first: nothing"
     Dispatch(store, "desk").heard(neighbour.read(json.dumps([{"labels": {"alertname": "A", "severity": "critical"}, "annotations": {"summary": summary}, "startsAt": "2026-03-10T14:00:00Z"}]).encode(), at("11:00")).alerts)
-    notifier = Notifier(store, settings, RULES, Staff(), lambda: at("11:00"))
+    notifier = notifying.notifier(store, settings, RULES, Staff(), lambda: at("11:00"))
     (name,) = notifier.plan()
     told = notifier.rendered(name)
     for words in (told.plain, told.slack, told.html, json.dumps(told.facts)):
@@ -349,7 +348,7 @@ def test_our_pulse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         settings = settings_module.load(tmp_path, None, {"OPS_HEARTBEAT_URL": f"{url}/ping/uuid-0123456789"})
         assert "uuid-0123456789" not in repr(settings) and settings.redact(f"{url}/ping/uuid-0123456789") == "[OPS_HEARTBEAT_URL]"
         well, stop = [False], threading.Event()
-        notifier = Notifier(Store(settings.url), settings, RULES, Staff(), beating=lambda: well[0])
+        notifier = notifying.notifier(Store(settings.url), settings, RULES, Staff(), beating=lambda: well[0])
         telling = threading.Thread(target=notify.run, args=(notifier, stop))
         telling.start()
         time.sleep(0.3)  # That nothing comes can only be seen by waiting for it.

@@ -16,11 +16,11 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from test_channels import NOW, Postbox, body, mail_server, mailing, receiver, tell
 from test_notify import Day
 
-from opslib import message, rules, settings as settings_module
+from opslib import message, notifying, rules, settings as settings_module
+from opslib.chronicle import Chronicle
 from opslib.demo.wire import Answer, Request
 from opslib.dispatch import Dispatch
 from opslib.message import Code, Message
-from opslib.notify import Notifier
 from opslib.settings import Settings
 from opslib.staff import PATH, Channel, Role, Staff
 from opslib.store import Store
@@ -104,7 +104,7 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> Day:
     """A desk whose home is hard to write in a shell, in the middle of its outage: somebody was told, and it has an incident."""
     day = Day(tmp_path_factory.mktemp("it's a `desk` & more") / "home $HOME", "http://127.0.0.1:1", "11:20")
     day.live("11:26", 30)
-    day.notifier.chronicle.take_in()
+    Chronicle(day.store, day.settings, RULES).take_in()
     return day
 
 
@@ -152,14 +152,14 @@ def test_every_command_does_what_it_says(alive: Day) -> None:
     """Each command of each kind of message, pasted as it is: exit 0 (or, of a report without data, 3), and its effect on that desk."""
     commands = list(dict.fromkeys(str(words) for kind in ALL for _, words in made(alive, kind).lines if isinstance(words, Code) and words.startswith("ops ")))
     assert len(commands) == 6
-    incident = alive.notifier.chronicle.all()[-1]
+    incident = Chronicle(alive.store, alive.settings, RULES).all()[-1]
     for command in commands:
         ended = shell(command, alive.settings.base)
         assert ended.returncode == 0 or ("report weekly" in command and ended.returncode == 3), (command, ended.stderr)
         if " ack " in command:
             assert "is taken by" in ended.stdout and [by for by, _, _ in alive.notifier.dispatch.acks().values()]
         if "runbook open" in command:
-            assert list((alive.settings.outputs / "incidents" / incident.id).glob("01_massive_down.ipynb")) and len(alive.notifier.chronicle.all()) == 1
+            assert list((alive.settings.outputs / "incidents" / incident.id).glob("01_massive_down.ipynb")) and len(Chronicle(alive.store, alive.settings, RULES).all()) == 1
         if "report weekly" in command:
             assert list((alive.settings.outputs / "reports").rglob("2026-W10_weekly.html"))
         if "--test" in command:
@@ -184,7 +184,7 @@ def test_a_missed_job_says_the_command_that_makes_it(tmp_path: Path) -> None:
     agenda.begin(at("07:00"))
     found = agenda.told(at("10:30"), {})
     Dispatch(store, "two").heard(found)
-    notifier = Notifier(store, settings, RULES, Staff(), lambda: at("10:30"))
+    notifier = notifying.notifier(store, settings, RULES, Staff(), lambda: at("10:30"))
     made = [notifier.rendered(name) for name in notifier.plan()]
     by_hand = {str(words) for m in made for head, words in m.lines if head == "By hand"}
     where = f"--home '{home}' --app two"

@@ -25,10 +25,9 @@ from aiosmtpd.controller import Controller
 from servers import free_port
 from test_runner import notebook
 
-from opslib import cli, clock, desk, ledger, notify
+from opslib import cli, clock, desk, ledger, notify, notifying
 from opslib.agenda import Agenda
 from opslib.desk import Desk
-from opslib.notify import Notifier
 from opslib.scheduler import Scheduler
 from opslib.store import Store
 
@@ -208,7 +207,7 @@ class Told(Clocked):
         """What another process tells by then."""
         self.now = at(now)
         found = self()
-        notifier = Notifier(found.store, found.settings, found.rules, found.staff, lambda: self.now)
+        notifier = notifying.notifier(found.store, found.settings, found.rules, found.staff, lambda: self.now)
         for _ in range(3):  # As it would, second by second: what is told is planned after what began it was taken in.
             self.now += timedelta(seconds=20)
             asyncio.run(notify.flush(notifier))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 from test_pasted import OBEYED
 
-from opslib import cli, text
+from opslib import cli, notifying, text
 
 OBEYED_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 EVIL = "a\x1b[31mb\x1b]0;title\x07\x9b2J\u202ec\u2066d\u200be\u2028f\U000e0041g"
@@ -63,7 +63,7 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_nothing_from_outside_is_obeyed_by_the_terminal(home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Labels of another monitor, names, notes, titles, markers, reasons, feedback, file names, arguments and error types: whatever command shows them, as text or JSON, shows them inert."""
-    from opslib import desk, neighbour, notify
+    from opslib import desk, neighbour
     from opslib.staff import Staff
 
     page = {"providerUptime": {}, "errorsByType": {}, EVIL: EVIL, "page": EVIL}
@@ -71,7 +71,7 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(home: Path, capsys: pyte
     found = desk.open()
     alert = {"labels": {"alertname": "A", "severity": "critical", "instance": EVIL, "job": EVIL}, "annotations": {"summary": EVIL, "description": EVIL}, "startsAt": "2026-03-10T15:00:00Z", "endsAt": "2199-01-01T00:00:00Z"}
     found.dispatch.heard(neighbour.read(json.dumps([alert]).encode(), found.now()).alerts)
-    notifier = notify.Notifier(found.store, found.settings, found.rules, Staff())
+    notifier = notifying.notifier(found.store, found.settings, found.rules, Staff())
     notifier.plan()
     typed = [
         ("import", str(bad)), ("import", "--rejects"), ("mark", "note", EVIL, "--by", EVIL), ("incident", "open", EVIL, "--by", EVIL, "--subject", EVIL), ("incident", "note", EVIL, EVIL, "--by", EVIL), ("incident", "list"), ("incident", "show"),

@@ -24,10 +24,9 @@ import sqlalchemy as sa
 from looks import at, us
 from struck import struck
 
-from opslib import rules, settings
+from opslib import notifying, rules, settings
 from opslib.alerts import Transition
 from opslib.dispatch import PENDING, SENT, Dispatch
-from opslib.notify import Notifier
 from opslib.record import Record
 from opslib.schema import DELIVERIES, LEASES
 from opslib.staff import PATH, Channel, Role, Staff
@@ -101,8 +100,8 @@ def child(url: str, app: str, port: int, begins_s: float) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     ticking = Clock(begins_s)
     store = Store(url, ticking.now)
-    notifier = Notifier(store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, staff(port), ticking.now)
-    notifier._seen_at = lambda _: None  # type: ignore[method-assign]  # What still works is no matter here, and takes its time.
+    notifier = notifying.notifier(store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, staff(port), ticking.now)
+    notifier._situations = None  # type: ignore[method-assign]  # What still works is no matter here, and takes its time.
 
     async def until_done() -> None:
         channel = notifier.staff.channels["hook"]

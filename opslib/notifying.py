@@ -1,0 +1,131 @@
+"""
+Give the sender of notifications what it asks of other packages: how everything stood, the likely cause, what is due, the incidents.
+
+The sender itself knows alerts, people and channels. Here its messages get their situation, and before and after it plans
+the runs that were due are watched and alerts are followed into incidents.
+"""
+
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from opslib import clock, diagnosis, effects, panels, text
+from opslib.agenda import Agenda
+from opslib.chronicle import Chronicle
+from opslib.dispatch import Dispatch
+from opslib.errors import IncidentError, OpsError, SettingsError, UsageError
+from opslib.impact import Thing, things
+from opslib.notices import Cause, Notice, unknown_cause
+from opslib.notify import Complaints, Notifier
+from opslib.panels import View
+from opslib.rules import Rules
+from opslib.settings import Settings
+from opslib.staff import Staff
+from opslib.store import Store
+
+SEEN = timedelta(minutes=5)  # What still works is read from so far back.
+DUE_EVERY = timedelta(seconds=10)  # So often it is looked whether what was due was made.
+SURE = 0.9  # A diagnosis at least so confident names the cause and the runbook in a notification.
+
+
+class SituationOf:
+    """How everything stood at the end of a view, as a notification needs it."""
+
+    def __init__(self, view: View):
+        self._view = view
+
+    @cached_property
+    def things(self) -> list[Thing]:
+        """What people trade by, and whether it works."""
+        return things(self._view)
+
+    @property
+    def fallback(self) -> str:
+        """The provider that serves where Massive does not; empty where none is configured, or nobody probed."""
+        return self._view.probed.fallback if self._view.probed else ""
+
+    @property
+    def serving(self) -> str:
+        """Which provider serves: its name, or nobody; empty where nobody knows."""
+        return (self._view.probed.serving(self._view.window.end_us) or "") if self._view.probed else ""
+
+    def picture(self, panel: str) -> bytes:
+        """A panel as it looked then, as PNG."""
+        from opslib import plots
+
+        return plots.png(self._view.panel(panel).draw)
+
+
+class Situations:
+    """Reads how everything stood at a moment, and what set an alert off."""
+
+    def __init__(self, store: Store, settings: Settings, rules: Rules, complaints: Complaints):
+        self._store, self._settings, self._rules, self._complaints = store, settings, rules, complaints
+
+    def at(self, at_us: int) -> SituationOf | None:
+        """How everything stood; None where that cannot be read."""
+        view = self._view(at_us)
+        return SituationOf(view) if view else None
+
+    def cause_at(self, at_us: int) -> Callable[[Notice], Cause | None]:
+        """What sets an alert off, by the diagnosis of an instant. One that fails, or is not sure, names nothing and holds nothing up."""
+        try:
+            view = self._view(at_us)
+            found = diagnosis.diagnose(view) if view else None
+        except Exception as problem:  # noqa: BLE001  # Whatever it is, it is said, and people are notified all the same.
+            self._complaints.say("diagnosis", f"what sets alerts off could not be diagnosed ({problem.__class__.__name__}: {text.one_line(str(problem), 120)}); the notification goes out without it")
+            return unknown_cause
+        self._complaints.over("diagnosis")
+        if found is None or found.confidence < SURE:
+            return unknown_cause
+        about = f" of {found.subject}" if found.subject else ""
+        rule = effects.leading_rule(found.cause, found.subject, found.runbook or "", self._rules)
+        cause = Cause(f"{found.cause}{about}", found.words, found.headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "")
+        return lambda notice: cause if effects.sets_off(found.cause, found.subject, notice.rule, notice.subject, notice.source) else None
+
+    def _view(self, at_us: int) -> View | None:
+        at = clock.instant(at_us)
+        try:
+            return panels.status(self._store, self._settings, self._rules, as_of=at, length=SEEN, known_at=at)
+        except OpsError as problem:
+            self._complaints.say("view", f"how everything stands cannot be read: {problem}")
+            return None
+
+
+class Tasks:
+    """What is done around planning: the runs that were due are watched, and alerts are followed into incidents."""
+
+    def __init__(self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime], complaints: Complaints):
+        self._store, self._settings, self._staff, self._now, self._complaints = store, settings, staff, now, complaints
+        self.chronicle, self._dispatch = Chronicle(store, settings, rules), Dispatch(store, settings.app)
+        self._due_at: datetime | None = None
+
+    def watch_due(self) -> None:
+        """Whoever makes what is due may be dead: what it did not make is said from here."""
+        now = self._now()
+        if self._due_at is not None and timedelta() <= now - self._due_at < DUE_EVERY:
+            return
+        try:
+            agenda = Agenda.of(self._store, self._settings, self._staff)
+            if agenda.since() and (found := agenda.told(now, self._dispatch.said_of_schedule())):
+                self._dispatch.heard(found)
+            self._complaints.over("schedule")
+        except (SettingsError, UsageError) as problem:
+            self._complaints.say("schedule", str(problem))
+        self._due_at = now
+
+    def follow_alerts(self) -> None:
+        """What people were notified of has an incident, and what became of it since is on its record."""
+        try:
+            self.chronicle.take_in()
+            self._complaints.over("record")
+        except IncidentError as problem:
+            self._complaints.say("record", str(problem))
+
+
+def notifier(store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now, chance: random.Random | None = None, beating: Callable[[], bool] = lambda: False) -> Notifier:
+    """The sender of one app's notifications, with its situations and tasks; arguments as of `Notifier`."""
+    complaints = Complaints(settings)
+    tasks = Tasks(store, settings, rules, staff, now, complaints)
+    return Notifier(store, settings, rules, staff, now, chance, beating, Situations(store, settings, rules, complaints), (tasks.watch_due,), (tasks.follow_alerts,), complaints)
