@@ -58,7 +58,8 @@ class ChainInquiry:
         for symbol, sample in known:
             same = [c for chains in self.chains.values() for c in chains if c.outcome == sample.outcome]
             if len(same) >= self.least:
-                answer = f"no: that of {symbol}: massive {OUTCOMES[sample.outcome].words}."
+                why = f": {sample.told()['why']}" if sample.told().get("why") else ""
+                answer = f"no: that of {symbol}: massive {OUTCOMES[sample.outcome].words}{why}."
                 return Found(question, answer, OF_OUTCOME[sample.outcome], "massive", 1.0, "chain", sample.ts_us, same[0].ts_us, frozenset({f"chain:{sample.outcome}"}))
         for symbol, chains in self.read.items():
             most, now = max(t["contracts"] for _, t in chains), chains[-1][1]["contracts"]

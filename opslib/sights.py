@@ -187,7 +187,7 @@ class Sights:
         for symbol, chains in self.probed.chains(Window.before(self.window.end, CHAINS_BACK)).items():
             last = chains[-1]
             if last.outcome != "ok":
-                found.append(Sight("greeks", "warning", f"the chain of {symbol}: massive {OUTCOMES[last.outcome].words} ({self.probed.told(last).get('pages', 0)} pages, {text.number(last.value or 0)} contracts). {OUTCOMES[last.outcome].advice}"))
+                found.append(Sight("greeks", "warning", f"the chain of {symbol}: massive {OUTCOMES[last.outcome].words} ({self.probed.told(last).get('pages', 0)} pages, {text.number(last.value or 0)} contracts{f'; {why}' if (why := self.probed.told(last).get('why')) else ''}). {OUTCOMES[last.outcome].advice}"))
                 continue
             told = self.probed.told(last)
             if "flagged" not in told:
