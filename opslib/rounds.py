@@ -71,7 +71,7 @@ class Rounds:
         self._outside = Probed(settings.fallback)  # What the latest answers say of the time and of the market.
         self.stream = self._dialled() if settings.app_ws_url else None
         self._log: Log | None = None
-        self._chains = ChainProbe(settings, self.samples, self.prober, rules, lambda at: self._moment("massive", at))
+        self.chain_probe = ChainProbe(settings, self.samples, self.prober, rules, lambda at: self._moment("massive", at))
         self._waiting: deque[Sample] = deque()
         self._lost, self._told = 0, ""
         self._written, self._stopped, self._app_down = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -178,7 +178,7 @@ class Rounds:
 
     def close(self) -> None:
         """Let go of the log, and of the thread that judges chains."""
-        self._chains.close()
+        self.chain_probe.close()
         if self._log:
             self._log.close()
 
@@ -242,7 +242,7 @@ class Rounds:
 
     @cached_property
     def _questions(self) -> list[Question]:
-        return providers.questions(self.settings, self.rules.probes, self._moment, self._chains.comparison.of)
+        return providers.questions(self.settings, self.rules.probes, self._moment, self.chain_probe.comparison.of)
 
     async def _ask(self, question: Question) -> list[Sample]:
         samples = await self._acquaint(question.subject) if question.probe == "data" else []
@@ -405,7 +405,7 @@ class Rounds:
         if self._outside.open_since(clock.micros(self.now())) is None:
             return []
         self._chain_s[symbol] = asyncio.get_running_loop().time()
-        sample, results = await self._chains.fetch(symbol)
+        sample, results = await self.chain_probe.fetch(symbol)
         if sample.outcome == "ok":
             self._listen_to(providers.busiest(results, providers.today(self.now())), surely=True)
         return [sample]
