@@ -81,6 +81,7 @@ class Cause(NamedTuple):
         runbook: Where it goes on; empty where nothing needs be done.
         rule: The rule that says what to do first about it; empty where there is none.
         who: The role that acts first on that.
+        action, traders: What to do first, and what it means for who trades, where the text of the rule does not fit; else empty.
     """
 
     name: str
@@ -89,6 +90,8 @@ class Cause(NamedTuple):
     runbook: str
     rule: str
     who: str
+    action: str = ""
+    traders: str = ""
 
 
 def unknown_cause(notice: "Notice") -> Cause | None:
@@ -115,7 +118,7 @@ class Notice:
         muted: Was it kept quiet since somebody was last told?
         again: Of something that was due: the words after ``ops`` by which somebody makes it.
         explained: Is it a neighbour's word for an alert of ours, which is told instead?
-        cause, cause_words, headline, runbook, cause_rule: The cause that people were notified of, see `Cause`; empty where none was.
+        cause, cause_words, headline, runbook, cause_rule, action, traders: The cause that people were notified of, see `Cause`; empty where none was.
     """
 
     alert: str
@@ -148,6 +151,8 @@ class Notice:
     headline: str = ""
     runbook: str = ""
     cause_rule: str = ""
+    action: str = ""
+    traders: str = ""
 
     @classmethod
     def of_json(cls, state: str) -> "Notice":
@@ -195,12 +200,12 @@ class Notice:
     def closed(self) -> None:
         """All that there was to tell has been told."""
         self.over_us, self.how, self.told, self.told_us, self.roles, self.acked_by, self.muted, self.explained, self.group = None, "", None, 0, [], "", False, False, ""
-        self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule = "", "", "", "", ""
+        self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, self.action, self.traders = "", "", "", "", "", "", ""
 
     def named(self, cause: Cause | None) -> None:
         """Keep the cause that people are notified of; one that is kept stays."""
         if cause is not None and not self.cause:
-            self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, who = cause
+            self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, who, self.action, self.traders = cause
             self.who = who or self.who
 
     def as_json(self) -> dict[str, Any]:
@@ -280,7 +285,7 @@ def _merge(notices: list[Notice], cause_of: Callable[[Notice], Cause | None]) ->
             continue
         notice.told, notice.told_us, notice.group = min(worst.told, notice.level, key=_rank), worst.told_us, worst.group
         notice.roles = list(_with(notice.roles, tuple(worst.roles)))
-        notice.named(Cause(worst.cause, worst.cause_words, worst.headline, worst.runbook, worst.cause_rule, worst.who) if worst.cause else None)
+        notice.named(Cause(worst.cause, worst.cause_words, worst.headline, worst.runbook, worst.cause_rule, worst.who, worst.action, worst.traders) if worst.cause else None)
 
 
 def _said_by_another(telling: Telling, notices: list[Notice]) -> bool:
