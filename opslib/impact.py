@@ -6,7 +6,7 @@ This module knows what still works at a moment, and how bad that is; and nothing
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from opslib import clock, text
+from opslib import app_state, clock, text
 from opslib.measures import CHAIN_LASTS_US
 from opslib.outcome import OUTCOMES
 from opslib.page import SECOND
@@ -76,22 +76,25 @@ def things(view: "View") -> list[Thing]:
     if view.probed and (socket := view.probed.now("socket", "app", at_us)):
         said.append(Said(OUTCOMES[socket.outcome].usable, PROBES, (at_us - socket.ts_us) / SECOND))
     prices = _judged("live prices over the WebSocket", "prices", said)
-    if len(said) == 2 and prices.state == "fails" and said[0].works and said[0].age_s <= FRESH_S:
+    left = app_state.left_behind(view.tape, view.probed, at_us) if view.probed else None
+    if left is not None and prices.state == "works":
+        prices = Thing("fails", f"live prices over the WebSocket: {app_state.left_note(at_us, left[0])}", "prices")
+    elif len(said) == 2 and prices.state == "fails" and said[0].works and said[0].age_s <= FRESH_S:
         # The page's flag is not reset by each kind of loss, and a flag is no message.
         prices = prices._replace(words=f"live prices over the WebSocket ({_by(said[1])}); {PAGE} still counts its own connection as open")
-    found.append(prices)
-    found.append(_greeks(view))
-    if view.probed and (health := view.probed.now("health", "app", at_us)):
-        found.append(_server(view, Said(OUTCOMES[health.outcome].usable, PROBES, (at_us - health.ts_us) / SECOND)))
-    return found
+    return [*found, prices, _greeks(view), *_server(view)]
 
 
-def _server(view: "View", said: Said) -> Thing:
-    """The app's server: one that answers, and takes too long, does not work."""
+def _server(view: "View") -> list[Thing]:
+    """The app's server, where it is probed: one that answers, and takes too long, does not work."""
+    health = view.probed.now("health", "app", view.window.end_us) if view.probed else None
+    if health is None:
+        return []
+    said = Said(OUTCOMES[health.outcome].usable, PROBES, (view.window.end_us - health.ts_us) / SECOND)
     slow = next((f for f in view.findings if f.rule.name == "app_response_time" and f.severity is not None), None)
     if slow is None or not said.works:
-        return _judged("the app's server", "server", [said])
-    return Thing("fails", f"the app's server: it answers slowly, p95 {slow.rule.told(slow.figure.value)} ({_by(said)})", "server")
+        return [_judged("the app's server", "server", [said])]
+    return [Thing("fails", f"the app's server: it answers slowly, p95 {slow.rule.told(slow.figure.value)} ({_by(said)})", "server")]
 
 
 def _judged(words: str, about: str, said: list[Said]) -> Thing:

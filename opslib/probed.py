@@ -107,6 +107,7 @@ class Probed:
         self._lines: dict[tuple[str, str], _Line] = {}
         self._starved_us: list[int] = []
         self._closed_us: dict[str, list[int]] = {}  # When each provider said that the market is closed.
+        self._renewed: list[tuple[int, int]] = []  # When new connections of the app's socket were served, and since when older ones are dead.
         self.add(samples)
 
     def add(self, samples: Iterable[Sample]) -> None:
@@ -118,6 +119,8 @@ class Probed:
                 continue
             if sample.probe == "liveness" and '"market": "open"' not in sample.detail and _market(sample) in CLOSED_WORDS:
                 insort(self._closed_us.setdefault(sample.subject, []), sample.ts_us)
+            if sample.probe == "socket" and sample.outcome == "renewed" and sample.value is not None:
+                insort(self._renewed, (sample.ts_us, sample.ts_us - round(sample.value * SECOND)))
             if key not in self._lines:
                 self._lines[key] = self._beats if key == BEAT else _Line()
             self._lines[key].add(sample)
@@ -278,6 +281,10 @@ class Probed:
         if i < 0 or self._beats.samples[i].outcome == "stopped":
             return None
         return float(max(0, (at_us - self._beats.times[i]) // self._beats.every_us(i) - 1))
+
+    def old_dead_us(self, at_us: int) -> int | None:
+        """Since when connections of the app's socket that are older are dead, though new ones are served: the newest such time found up to an instant, microseconds since 1970; None where there was none."""
+        return max((dead_us for found_us, dead_us in self._renewed if found_us <= at_us), default=None)
 
     def socket_down_s(self, at_us: int) -> float | None:
         """For how long has the app's WebSocket been down, or open and silent (for all, or for old connections), at an instant? 0 where it is well; None where nobody looked lately."""

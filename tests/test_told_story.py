@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from lived import BEGINS_S, RULES, Desk, World
+from looks import PageOf
 from test_one_trouble import app_down, both, massive, partial, socket_closed, units
 
-from opslib import beginnings, clock, effects, handling, impact, panels
+from opslib import beginnings, clock, diagnosis, effects, handling, impact, panels
 from opslib.chronicle import Chronicle
 
 HOUR = timedelta(hours=1)
@@ -277,3 +278,51 @@ def test_two_troubles_at_once_are_two_notifications(tmp_path: Path) -> None:
     desk = Desk(tmp_path, both).live(BEGINS_S + 300)
     assert {a["rule"] for m in desk.sent if m["kind"] == "firing" for a in m["alerts"]} >= {"availability", "memory"}
     assert not [a for m in desk.sent for a in m["alerts"] if a["rule"] == "memory" and a["headline"]]
+
+
+LOST_S, SERVED_S = 240, 360  # So long nobody is served by the app's socket, and up to then it is reported that only new connections are.
+
+
+def upstream_lost(world: World) -> None:
+    """The app loses its upstream and connects again four minutes later: who was connected is never served again, and counts its connection as open."""
+    after_s = world.second - BEGINS_S
+    if after_s <= SERVED_S:
+        world.every("silent" if after_s <= LOST_S else "renewed", ("socket", "app"))
+        world.dead_s = BEGINS_S
+
+
+def test_a_page_that_is_left_behind_is_not_over(tmp_path: Path) -> None:
+    """After the app's upstream is back, and our own socket with it, the alert goes on for the page that was connected before, until it is loaded again."""
+    desk = Desk(tmp_path, upstream_lost).live(BEGINS_S + 900)
+    assert "over" not in [m["kind"] for m in desk.sent], desk.texts
+    seen = view(desk)
+    (alert,) = [a for a in seen.alerts if a["rule"] == "websocket_down"]
+    assert (alert["source"], alert["state"]) == ("page", "firing") and "refresh the pages" in alert["sentence"]
+    found = diagnosis.diagnose(seen)
+    assert (found.cause, found.subject, found.runbook) == ("socket_silent", "app", "websocket_down") and found.confidence >= 0.9, found
+    (prices,) = [thing for thing in impact.things(seen) if thing.about == "prices"]
+    assert prices.state == "fails" and "pages connected before 09:45:00 New York are not served" in prices.words
+    desk.page = PageOf(BEGINS_S + 900)  # It is refreshed.
+    desk.live(BEGINS_S + 1200)
+    assert desk.sent[-1]["kind"] == "over" and not [a for a in view(desk).alerts if a["rule"] == "websocket_down"], desk.texts[-1]
+
+
+@pytest.mark.parametrize("healed", ["loaded since", "its flag went down", "the server was started anew", "old connections are served again"])
+def test_a_page_that_is_served_is_not_accused(tmp_path: Path, healed: str) -> None:
+    """Where the page has a new connection, or older ones are served too, the trouble is over with our own."""
+
+    def fault(world: World) -> None:
+        upstream_lost(world)
+        after_s = world.second - BEGINS_S
+        if healed == "its flag went down" and after_s == LOST_S - 60:
+            world.connected = False
+        if healed == "the server was started anew" and after_s > LOST_S - 60:
+            world.born, world.uptime = 9_000.0, after_s - LOST_S + 60
+        if healed == "old connections are served again" and LOST_S < after_s:
+            world.probe, world.dead_s = {}, None
+
+    desk = Desk(tmp_path, fault).live(BEGINS_S + LOST_S - 30)
+    if healed == "loaded since":
+        desk.page = PageOf(desk.second)
+    desk.live(BEGINS_S + 900)
+    assert desk.sent[-1]["kind"] == "over" and diagnosis.diagnose(view(desk)).cause == "none", desk.texts
