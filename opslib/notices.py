@@ -23,6 +23,7 @@ from opslib.staff import Staff
 
 FIRING, ROSE, REPEAT, UNHEARD, OVER, PASSED, REPORT = "firing", "rose", "repeat", "unheard", "over", "passed", "report"
 PRESSING = ("critical", "escalate")  # What goes on to the next role where nobody says anything, and waits for nobody's hours.
+PRESSING_WAIT_US = 5_000_000  # What is critical waits no longer for what belongs to it; that is merged with it by its cause.
 TROUBLE_US = 900_000_000  # What one cause sets off follows within so long; what fires later is another trouble, though the cause is the same.
 ANEW_US = 1_800_000_000  # What was told so long ago, and is reached again, is told again.
 NEIGHBOUR = "prometheus"  # The source of alerts that another monitor judged.
@@ -250,7 +251,8 @@ def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[st
             continue
         heard.append(notice)
     wait_us = clock.span_us(staff.group_wait)
-    ripe = {n.group for n in heard if n.levels and n.told is None and at_us - (n.fired_us or 0) >= wait_us} | {n.group for n in heard if n.told and _rank(n.level) > _rank(n.told)}
+    pressing_us = min(wait_us, PRESSING_WAIT_US)
+    ripe = {n.group for n in heard if n.levels and n.told is None and at_us - (n.fired_us or 0) >= (pressing_us if n.level in PRESSING else wait_us)} | {n.group for n in heard if n.told and _rank(n.level) > _rank(n.told)}
     goes_on = {n.group for n in heard if n.told and n.levels}
     settled = {n.group for n in heard if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)}
     found = list[Telling]()
