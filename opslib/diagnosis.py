@@ -189,8 +189,19 @@ def _rank(found: Found) -> int:
 
 
 def _worst_alert(view: "View") -> dict[str, Any] | None:
-    """The worst alert that is active and that somebody is notified of; one that another inhibits only where there is no other."""
-    active = [a for a in view.alerts if a["state"] == "firing" and a["severity"] in SENT]
+    """
+    The worst alert that is active and that somebody is notified of; one that another inhibits only where there is no other.
+
+    What is inhibited by an alert that is over by now is what a window still holds of that trouble: no fault of this moment.
+    """
+    known = {a["id"]: a for a in view.alerts}
+    over = {t.alert for t in view.recorded or () if t.kind in ("resolved", "ended")} - set(known)
+
+    def explained(alert: dict[str, Any], passed: frozenset[str] = frozenset()) -> bool:
+        by = alert["inhibited_by"]
+        return by in over or (by in known and by not in passed and explained(known[by], passed | {by}))
+
+    active = [a for a in view.alerts if a["state"] == "firing" and a["severity"] in SENT and not explained(a)]
     return next((a for a in active if not a["inhibited_by"]), next(iter(active), None))
 
 

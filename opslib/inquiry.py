@@ -338,6 +338,10 @@ class Inquiry:
             lost = down_s >= rule.holds["warning"].total_seconds()
             told = "yes." if not down_s else f"no: closed for {text.duration(down_s)}, and it comes back only when the page is refreshed." if lost else f"closed for {text.duration(down_s)}, which is too short to tell."
             page = [Found("Does the page's own WebSocket work?", told, "socket_closed" if lost else None if down_s else "", "app", 0.8, "page", self._page_us, self.at_us - round(down_s * 1e6), frozenset({"page:websocket"}))]
+        left = app_state.left_behind(self.view.tape, self.probed, self.at_us) if not down_s else None
+        if left is not None:
+            told = f"no, though its flag says so: {app_state.left_note(self.at_us, left[0])}."
+            page = [Found("Does the page's own WebSocket work?", told, "socket_silent", "app", 0.95, "page", self._page_us, self.at_us - round(left[0] * 1e6), frozenset({"socket:silent"}))]
         if last is None:
             upstream = self.probed.now("upstream", "app", self.at_us)
             if upstream is not None and self.probed.told(upstream)["state"] in NOT_SERVED and (upstream.value or 0) > 0 and self.probed.open_since(self.at_us) is not None:
@@ -345,7 +349,7 @@ class Inquiry:
                 return [Found(question, told, "socket_silent", "app", 0.7, "probe", upstream.ts_us, symptoms=frozenset({"socket:silent"})), *page]
             return page or [Found(question, "nobody looks at it, and the page says nothing.", None, "app")]
         if OUTCOMES[last.outcome].usable:
-            return [Found(question, "yes, ours.", "", "app", 1.0, "probe", last.ts_us, excludes=("socket_silent", "socket_auth", "socket_blocked")), *page]
+            return [Found(question, "yes, ours.", "", "app", 1.0, "probe", last.ts_us, excludes=("socket_auth", "socket_blocked") if left else ("socket_silent", "socket_auth", "socket_blocked")), *page]
         failed = list(takewhile(lambda s: not OUTCOMES[s.outcome].usable, reversed(self.probed.within("socket", "app", self.lately))))
         if len(failed) < self.least and not any(p.cause for p in page):
             return [Found(question, f"it {OUTCOMES[last.outcome].words}, at one probe: not enough to tell.", None, "app"), *page]

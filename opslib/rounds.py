@@ -44,7 +44,7 @@ MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
 SETTLED_S = 20.0  # A socket that takes so long will not open.
 RETRY_STORE_S = 1.0
-CONFIRM_S = 10.0
+CONFIRM_S, CONFIRMED = 10.0, 3  # Until a probe has failed so often in a row it is repeated after so long.
 ROUTE_REFUSED = ("denied_403", "auth_401")  # Of a route alone, while the same key is accepted on others.
 LAG_MAKES = ("timeout", "unreachable", "reset", "silent")  # How a probe can end because our own process could not run.
 OUTSIDE_US = 2 * 3600 * SECOND  # For so long what providers said of the market is remembered, so that a reopening is seen.
@@ -185,15 +185,16 @@ class Rounds:
     async def _at_own_pace(self, name: str, every_s: float, look: Callable[[], Awaitable[list[Sample]]]) -> None:
         loop = asyncio.get_running_loop()
         due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed  # Not all in the same instant.
-        failed = False
+        failures, seldom = 0, every_s >= SLOW_S
+        confirmed = CONFIRMED if every_s == SLOW_S else 2  # What is seldom probed is large, too.
         while True:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             self._latest_s = max(self._latest_s, (loop.time() - due_s) * self.speed)
             samples = await self._keep_unless_slept(name, look)
-            failed, failed_before = any(s.last and not OUTCOMES[s.outcome].usable for s in samples), failed
-            if failed and every_s >= SLOW_S and not (failed_before and every_s == SLOW_S):
+            failures = failures + 1 if any(s.last and not OUTCOMES[s.outcome].usable for s in samples) else 0
+            if failures and seldom and (failures < confirmed or every_s > SLOW_S):
                 # What is probed seldom, and failed, is probed again soon: nothing rests on a single probe.
-                due_s = loop.time() + (SLOW_S if failed_before else CONFIRM_S) / self.speed
+                due_s = loop.time() + (CONFIRM_S if failures < confirmed else SLOW_S) / self.speed
                 continue
             # What was missed while one look took long is not made up for: the next is due on the grid again.
             due_s += every_s / self.speed * max(1, -(-(loop.time() - due_s) * self.speed // every_s))
