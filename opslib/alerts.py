@@ -324,7 +324,8 @@ class Alerts:
             for severity in [base, after] if not alert.rises and base != after else [after]:
                 found.append(self._rises(alert, finding, severity, inhibitor, at_us))
         if inhibitor is None and known:
-            for rise in [r for r in alert.rises if r.inhibited_by]:
+            # What its window still holds of the trouble that explained it is not the alert's own: it must breach now.
+            for rise in [r for r in alert.rises if r.inhibited_by and _rank(finding.severity) >= _rank(r.severity)]:
                 rise.inhibited_by = None
                 found.append(self._transition(alert, at_us, "released", rise.severity, rise))
         return found

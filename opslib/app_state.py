@@ -4,14 +4,16 @@ Work out from our own probes for how long the app's server has been down, and wh
 Nothing is said of a time in which nobody probed.
 """
 
+from bisect import bisect_right
 from datetime import timedelta
 
-from opslib import clock
+from opslib import clock, text
 from opslib.clock import Window
 from opslib.outcome import OUTCOMES
-from opslib.page import SECOND
+from opslib.page import SECOND, Page
 from opslib.probed import FOLLOW_UP, FRESH_US, Probed
 from opslib.samples import Sample
+from opslib.tape import Tape
 
 BACK = timedelta(hours=2)  # An outage is read from so far back; one that is longer is shown as this long.
 OF_PACE = 8  # Probes from which it is read how far they are apart.
@@ -64,6 +66,29 @@ def upstream(probed: Probed, at_us: int) -> str:
     told = last.told()
     error = f" ({told['error']})" if told.get("error") and told["state"] != "connected" else ""
     return f"the app says that its upstream is {told['state']}{error}"
+
+
+def left_behind(tape: Tape, probed: Probed, at_us: int) -> tuple[float, Page] | None:
+    """
+    The open page whose WebSocket is not served since the app lost its upstream, though its flag says that it is open; and for how many seconds.
+
+    A connection that is older than the loss is never served again. A page that was loaded since has a new one; so has one
+    whose flag went down meanwhile, and every page once the server was started anew. None where there is no such page.
+    """
+    dead_us = probed.old_dead_us(at_us)
+    if dead_us is None or probed.restarts(Window(clock.instant(dead_us), clock.instant(at_us))):
+        return None
+    for page, last in tape.open_at(at_us):
+        since = page.looks[max(0, bisect_right(page.times, dead_us) - 1) : last + 1]
+        if page.loaded_at_us is not None and page.loaded_at_us < dead_us and all(look.websocket_connected for look in since):
+            return (at_us - dead_us) / SECOND, page
+    return None
+
+
+def left_note(at_us: int, down_s: float) -> str:
+    """What is to be said of a page that is left behind."""
+    since = clock.instant(at_us - round(down_s * SECOND)).astimezone(text.NEW_YORK)
+    return f"pages connected before {since:%H:%M:%S} New York are not served since the app lost its upstream, new connections are: refresh the pages"
 
 
 def socket_note(probed: Probed, at_us: int) -> str:

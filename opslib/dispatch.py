@@ -406,6 +406,6 @@ def _together(tellings: list[Telling]) -> list[list[Telling]]:
 def _told_of(notice: Notice, rules: Rules) -> dict[str, Any]:
     """What a message keeps of one alert."""
     rule = rules.rules.get(notice.rule)
-    names = ("alert", "rule", "subject", "source", "pending_us", "fired_us", "over_us", "how", "value", "limit", "peak", "sentence", "again", "cause_words", "headline", "cause_rule")
+    names = ("alert", "rule", "subject", "source", "pending_us", "fired_us", "over_us", "how", "value", "limit", "peak", "sentence", "again", "cause_words", "headline", "cause_rule", "action", "traders")
     runbook = notice.runbook or (rule.runbooks.get(notice.subject) if rule else None)
     return {name: getattr(notice, name) for name in names} | {"severity": notice.level or notice.worst or "notify", "runbook": runbook}

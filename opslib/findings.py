@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from opslib import clock, conditions, indicators, measures
+from opslib import app_state, clock, conditions, indicators, measures
 from opslib.clock import Window
 from opslib.page import Page
 from opslib.probed import Probed
@@ -68,12 +68,14 @@ def _of(page: Page) -> tuple[str | None, int | None]:
     return page.looks[0].page_id, page.loaded_at_us
 
 
-def _websocket_down(tape: Tape, window: Window) -> Figure:
+def _websocket_down(tape: Tape, window: Window, probed: Probed | None) -> Figure:
     if "websocket" not in tape.alive:
         return Figure(None, absent=NOT_MEASURED)
     if clock.open_since(window.end) is None:
         return Figure(None, absent=NOT_EXPECTED)
-    found = tape.websocket_down_at(window.end_us)
+    found, left = tape.websocket_down_at(window.end_us), app_state.left_behind(tape, probed, window.end_us) if probed else None
+    if left is not None and not (found and found[0]):
+        return Figure(left[0], page=_of(left[1]), note=app_state.left_note(window.end_us, left[0]))
     return Figure(found[0], page=_of(found[1])) if found else Figure(None, absent=_absent(tape, window, tape.coverage(window)))
 
 
@@ -149,11 +151,12 @@ class Windows(dict[timedelta, Window]):
     Attributes:
         judging: Are they an alert's, which counts only what was in the open market?
         opened: Since when the market is open, by the calendar and by what the providers say; None while it is closed.
+        probed: What our own probes saw; None where only the page is asked.
         shut: Do the providers say that the market is closed, though the calendar has a session?
     """
 
     def __init__(self, instant: datetime, judging: bool = False, probed: Probed | None = None):
-        self.instant, self.judging = instant, judging
+        self.instant, self.judging, self.probed = instant, judging, probed
         by_calendar = clock.open_since(instant)
         self.opened = by_calendar if probed is None else probed.open_since(clock.micros(instant))
         self.shut = by_calendar is not None and self.opened is None
@@ -188,7 +191,7 @@ def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows
         case "errors":
             return _errors(tape, window, windows.judging)
         case "websocket_down":
-            return _websocket_down(tape, window)
+            return _websocket_down(tape, window, windows.probed)
         case "backtest_variance":
             return _variance(tape, window, rule.min_count)
         case "memory":

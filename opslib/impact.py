@@ -6,7 +6,7 @@ This module knows what still works at a moment, and how bad that is; and nothing
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from opslib import clock, text
+from opslib import app_state, clock, text
 from opslib.measures import CHAIN_LASTS_US
 from opslib.outcome import OUTCOMES
 from opslib.page import SECOND
@@ -55,6 +55,7 @@ class Said(NamedTuple):
 
 
 PAGE, PROBES = "the app's page", "our own probes"
+COUNTED_AS_GOOD = ("ok_empty", "partial", "stale")  # What the page counts as a success, though nothing in it can be used.
 FRESH_S = 60.0  # What is older says nothing against what is newer.
 
 
@@ -75,22 +76,25 @@ def things(view: "View") -> list[Thing]:
     if view.probed and (socket := view.probed.now("socket", "app", at_us)):
         said.append(Said(OUTCOMES[socket.outcome].usable, PROBES, (at_us - socket.ts_us) / SECOND))
     prices = _judged("live prices over the WebSocket", "prices", said)
-    if len(said) == 2 and prices.state == "fails" and said[0].works and said[0].age_s <= FRESH_S:
+    left = app_state.left_behind(view.tape, view.probed, at_us) if view.probed else None
+    if left is not None and prices.state == "works":
+        prices = Thing("fails", f"live prices over the WebSocket: {app_state.left_note(at_us, left[0])}", "prices")
+    elif len(said) == 2 and prices.state == "fails" and said[0].works and said[0].age_s <= FRESH_S:
         # The page's flag is not reset by each kind of loss, and a flag is no message.
         prices = prices._replace(words=f"live prices over the WebSocket ({_by(said[1])}); {PAGE} still counts its own connection as open")
-    found.append(prices)
-    found.append(_greeks(view))
-    if view.probed and (health := view.probed.now("health", "app", at_us)):
-        found.append(_server(view, Said(OUTCOMES[health.outcome].usable, PROBES, (at_us - health.ts_us) / SECOND)))
-    return found
+    return [*found, prices, _greeks(view), *_server(view)]
 
 
-def _server(view: "View", said: Said) -> Thing:
-    """The app's server: one that answers, and takes too long, does not work."""
+def _server(view: "View") -> list[Thing]:
+    """The app's server, where it is probed: one that answers, and takes too long, does not work."""
+    health = view.probed.now("health", "app", view.window.end_us) if view.probed else None
+    if health is None:
+        return []
+    said = Said(OUTCOMES[health.outcome].usable, PROBES, (view.window.end_us - health.ts_us) / SECOND)
     slow = next((f for f in view.findings if f.rule.name == "app_response_time" and f.severity is not None), None)
     if slow is None or not said.works:
-        return _judged("the app's server", "server", [said])
-    return Thing("fails", f"the app's server: it answers slowly, p95 {slow.rule.told(slow.figure.value)} ({_by(said)})", "server")
+        return [_judged("the app's server", "server", [said])]
+    return [Thing("fails", f"the app's server: it answers slowly, p95 {slow.rule.told(slow.figure.value)} ({_by(said)})", "server")]
 
 
 def _judged(words: str, about: str, said: list[Said]) -> Thing:
@@ -129,15 +133,24 @@ def _greeks(view: "View") -> Thing:
     valid = view.figures["greeks"]["valid_rate"]
     page = next((f.verdict for f in view.findings if f.rule.name == "greeks_valid" and f.source == "page"), "unknown")
     said = [Said(page == "ok", f"{text.ratio(valid, 1)} valid by {PAGE}", _counted_age_s(view, "validations"))] if valid is not None and page != "unknown" and not _cut_off(view) else []
+    units = next((f for f in view.findings if f.rule.name == "greeks_units" and f.severity is not None), None)
+    if units is not None and view.probed:  # What validates Greeks does not see their units.
+        share = f"{text.ratio(units.figure.value, 1)} of the tradable contracts in other units than usual by our own chains"
+        return _judged("Greeks", "greeks", [Said(False, share, _fetched_s(view))])
     chain = next((f for f in view.findings if f.rule.name == "greeks_valid" and f.source == "chain" and f.figure.value is not None), None)
     if chain is not None and view.probed:
-        fetched = [c[-1].ts_us for c in view.probed.chains(view.window.before(view.window.end, CHAIN_LASTS)).values()]
-        if fetched:
-            said.append(Said(chain.verdict == "ok", f"{text.ratio(chain.figure.value, 1)} valid by our own chains", (view.window.end_us - max(fetched)) / SECOND))
+        said.append(Said(chain.verdict == "ok", f"{text.ratio(chain.figure.value, 1)} valid by our own chains", _fetched_s(view)))
     if said and said[0].who.endswith(PAGE) and said[0].age_s > FRESH_S:
         idle_s = said.pop(0).age_s
         return _judged("Greeks", "greeks", said) if said else Thing("unknown", f"Greeks: {PAGE} counted no validation in the last {text.duration(idle_s)}", "greeks")
     return _judged("Greeks", "greeks", said)
+
+
+def _fetched_s(view: "View") -> float:
+    """Seconds since a chain was last fetched, of those that still say something."""
+    assert view.probed
+    fetched = [c[-1].ts_us for c in view.probed.chains(view.window.before(view.window.end, CHAIN_LASTS)).values()]
+    return (view.window.end_us - max(fetched, default=view.window.start_us)) / SECOND
 
 
 def _of_page(view: "View", name: str) -> Said | None:
@@ -181,8 +194,13 @@ def _provider(view: "View", name: str, words: str) -> Thing:
     assert view.probed
     stands = [s for probe in ("liveness", "data") if (s := view.probed.now(probe, name, view.window.end_us))]
     page = _of_page(view, name)
+    if page and page.works and any(s.outcome in COUNTED_AS_GOOD for s in stands):
+        page = None
     said = [Said(all(OUTCOMES[s.outcome].usable for s in stands), PROBES, (view.window.end_us - max(s.ts_us for s in stands)) / SECOND)] if stands else []
     found = _judged(words, name, [*said, *([page] if page else [])])
+    part = next((f for f in view.findings if f.rule.name == "chain_whole" and f.subject == name and f.severity is not None), None)
+    if part is not None and found.state == "works":
+        return found._replace(state="fails", words=f"{words}: only part of the chain comes ({text.ratio(part.figure.value, 0)} of the symbols whole by our own chains)")
     if page and said and said[0].works and not page.works and found.state == "fails":
         return found._replace(words=f"{found.words}: the requests that fail are the page's own, so look at the way from the app first, not at {name.title()}")
     return found

@@ -9,10 +9,10 @@ from functools import partial
 from opslib import app_state, clock
 from opslib.clock import Window
 from opslib.page import SECOND, Page
-from opslib.probed import Probed
+from opslib.probed import Probed, Share
 from opslib.rules import Rule
 from opslib.tape import Tape
-from opslib.verdicts import NOT_EXPECTED, NOT_MEASURED, Figure
+from opslib.verdicts import NOT_EXPECTED, NOT_MEASURED, Figure, wilson
 
 CHAIN_LASTS_US = 2 * 900 * SECOND  # A chain is fetched each quarter of an hour; one that was missed is borne.
 FIRST_GAPS = 15
@@ -39,6 +39,13 @@ def seen(probed: Probed, rule: Rule, subject: str, source: str) -> bool:
 
 def _share(part: int, count: int, coverage: float | None) -> Figure:
     return Figure(part / count, part, count, coverage) if count else Figure(None, coverage=coverage, absent=NOT_MEASURED)
+
+
+def _least_usable(probed: Probed, rule: Rule, subject: str, window: Window) -> Share:
+    """The share of usable answers to the question that is most surely answered badly; of few probes a low share is not sure."""
+    shares = probed.usable_by_question(subject, window, outages=rule.name != "answers")  # Of an outage `availability` notifies.
+    enough = [s for s in shares if s.count >= rule.min_count] or shares
+    return min(enough, key=lambda s: (wilson(s.part, s.count, rule.confidence)[1], s.part / s.count), default=Share(0, 0))
 
 
 def _p95(ordered: list[float]) -> float | None:
@@ -154,7 +161,7 @@ def measure(probed: Probed, tape: Tape, rule: Rule, subject: str, window: Window
         case "availability":
             return _share(*probed.answered(subject, window), coverage)
         case "answers" | "app_answers":
-            return _share(*probed.least_usable(subject, window), coverage)
+            return _share(*_least_usable(probed, rule, subject, window), coverage)
         case "app_down":
             return _app_down(probed, at_us)
         case "response_time":

@@ -13,10 +13,11 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from opslib import clock, text
+from opslib import clock, effects, text
 from opslib.notices import FIRING, OVER, PASSED, REPEAT, REPORT, ROSE, SCHEDULE, UNHEARD
 from opslib.panels import NAMES
-from opslib.rules import RUNGS, Rules
+from opslib.rules import RUNGS, Rule, Rules
+from opslib.snapshot import PROVIDERS
 from opslib.staff import Staff
 from opslib.verdicts import named
 
@@ -170,10 +171,11 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, situation: Situati
     if kind in (FIRING, ROSE, REPEAT, UNHEARD):
         rule = rules.rules.get(first.get("cause_rule") or first["rule"])
         lines += [("Cause", words) for words in dict.fromkeys(a["cause_words"] for a in alerts if a.get("cause_words"))]
-        lines += [("For traders", rule.traders)] if rule else []
+        action, traders = _advice(first, rule, situation)
+        lines += [("For traders", traders)] if traders else []
         lines += _unbacked(situation, alerts)
         lines += _stands(situation, {about for a in alerts if (about := _blamed(a))})
-        lines += [("Do first", f"{rule.action} ({rule.who})")] if rule else []
+        lines += [("Do first", f"{action} ({rule.who})")] if rule else []
         lines += [("By hand", command(*a["again"], where=where)) for a in alerts[:SHOWN] if a["source"] == SCHEDULE and a.get("again")]
         lines += _answers(first, where)
         link = f"{staff.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb" if staff.lab_url and first["runbook"] else ""
@@ -182,6 +184,17 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, situation: Situati
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
     told = f"{len(alerts)} alert{'s' * (len(alerts) > 1)}" if kind == PASSED else f"{_ended(first, rules) if kind == OVER else _said(first)}{more}"
     return Message(body["id"], kind, body["severity"], text.one_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300), tuple(lines), link, body)
+
+
+def _advice(alert: dict[str, Any], rule: Rule | None, situation: Situation | None) -> tuple[str, str]:
+    """What to do first, and what it means for who trades: the cause's text, else that of its rule, as far as anybody serves at all."""
+    if rule is None:
+        return "", ""
+    general = effects.ADVICE["both_providers_down"] if (rule.name, alert["subject"]) == ("availability", "app") else effects.Advice("")
+    nobody = situation is not None and situation.serving == "nobody"
+    of_data = _blamed(alert | {"rule": rule.name}) in (*PROVIDERS, "data")
+    traders = effects.NOBODY_SERVES if nobody and of_data else alert.get("traders") or general.traders or rule.traders
+    return alert.get("action") or general.action or rule.action, traders
 
 
 def _unbacked(situation: Situation | None, alerts: list[dict[str, Any]]) -> list[tuple[str, str]]:

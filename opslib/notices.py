@@ -23,6 +23,7 @@ from opslib.staff import Staff
 
 FIRING, ROSE, REPEAT, UNHEARD, OVER, PASSED, REPORT = "firing", "rose", "repeat", "unheard", "over", "passed", "report"
 PRESSING = ("critical", "escalate")  # What goes on to the next role where nobody says anything, and waits for nobody's hours.
+PRESSING_WAIT_US = 5_000_000  # What is critical waits no longer for what belongs to it; that is merged with it by its cause.
 TROUBLE_US = 900_000_000  # What one cause sets off follows within so long; what fires later is another trouble, though the cause is the same.
 ANEW_US = 1_800_000_000  # What was told so long ago, and is reached again, is told again.
 NEIGHBOUR = "prometheus"  # The source of alerts that another monitor judged.
@@ -81,6 +82,7 @@ class Cause(NamedTuple):
         runbook: Where it goes on; empty where nothing needs be done.
         rule: The rule that says what to do first about it; empty where there is none.
         who: The role that acts first on that.
+        action, traders: What to do first, and what it means for who trades, where the text of the rule does not fit; else empty.
     """
 
     name: str
@@ -89,6 +91,8 @@ class Cause(NamedTuple):
     runbook: str
     rule: str
     who: str
+    action: str = ""
+    traders: str = ""
 
 
 def unknown_cause(notice: "Notice") -> Cause | None:
@@ -115,7 +119,7 @@ class Notice:
         muted: Was it kept quiet since somebody was last told?
         again: Of something that was due: the words after ``ops`` by which somebody makes it.
         explained: Is it a neighbour's word for an alert of ours, which is told instead?
-        cause, cause_words, headline, runbook, cause_rule: The cause that people were notified of, see `Cause`; empty where none was.
+        cause, cause_words, headline, runbook, cause_rule, action, traders: The cause that people were notified of, see `Cause`; empty where none was.
     """
 
     alert: str
@@ -148,6 +152,8 @@ class Notice:
     headline: str = ""
     runbook: str = ""
     cause_rule: str = ""
+    action: str = ""
+    traders: str = ""
 
     @classmethod
     def of_json(cls, state: str) -> "Notice":
@@ -195,12 +201,12 @@ class Notice:
     def closed(self) -> None:
         """All that there was to tell has been told."""
         self.over_us, self.how, self.told, self.told_us, self.roles, self.acked_by, self.muted, self.explained, self.group = None, "", None, 0, [], "", False, False, ""
-        self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule = "", "", "", "", ""
+        self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, self.action, self.traders = "", "", "", "", "", "", ""
 
     def named(self, cause: Cause | None) -> None:
         """Keep the cause that people are notified of; one that is kept stays."""
         if cause is not None and not self.cause:
-            self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, who = cause
+            self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, who, self.action, self.traders = cause
             self.who = who or self.who
 
     def as_json(self) -> dict[str, Any]:
@@ -245,7 +251,8 @@ def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[st
             continue
         heard.append(notice)
     wait_us = clock.span_us(staff.group_wait)
-    ripe = {n.group for n in heard if n.levels and n.told is None and at_us - (n.fired_us or 0) >= wait_us} | {n.group for n in heard if n.told and _rank(n.level) > _rank(n.told)}
+    pressing_us = min(wait_us, PRESSING_WAIT_US)
+    ripe = {n.group for n in heard if n.levels and n.told is None and at_us - (n.fired_us or 0) >= (pressing_us if n.level in PRESSING else wait_us)} | {n.group for n in heard if n.told and _rank(n.level) > _rank(n.told)}
     goes_on = {n.group for n in heard if n.told and n.levels}
     settled = {n.group for n in heard if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)}
     found = list[Telling]()
@@ -280,7 +287,7 @@ def _merge(notices: list[Notice], cause_of: Callable[[Notice], Cause | None]) ->
             continue
         notice.told, notice.told_us, notice.group = min(worst.told, notice.level, key=_rank), worst.told_us, worst.group
         notice.roles = list(_with(notice.roles, tuple(worst.roles)))
-        notice.named(Cause(worst.cause, worst.cause_words, worst.headline, worst.runbook, worst.cause_rule, worst.who) if worst.cause else None)
+        notice.named(Cause(worst.cause, worst.cause_words, worst.headline, worst.runbook, worst.cause_rule, worst.who, worst.action, worst.traders) if worst.cause else None)
 
 
 def _said_by_another(telling: Telling, notices: list[Notice]) -> bool:

@@ -8,10 +8,12 @@ the runs that were due are watched and alerts are followed into incidents.
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from dataclasses import replace
 from functools import cached_property
 
 from opslib import clock, diagnosis, effects, panels, text
 from opslib.agenda import Agenda
+from opslib.causes import OF_RULE
 from opslib.chronicle import Chronicle
 from opslib.dispatch import Dispatch
 from opslib.errors import IncidentError, OpsError, SettingsError, UsageError
@@ -21,6 +23,7 @@ from opslib.notify import Complaints, Notifier
 from opslib.panels import View
 from opslib.rules import Rules
 from opslib.settings import Settings
+from opslib.snapshot import PROVIDERS
 from opslib.staff import Staff
 from opslib.store import Store
 
@@ -79,10 +82,21 @@ class Situations:
         self._complaints.over("diagnosis")
         if found is None or found.confidence < SURE:
             return unknown_cause
-        about = f" of {found.subject}" if found.subject else ""
-        rule = effects.leading_rule(found.cause, found.subject, found.runbook or "", self._rules)
-        cause = Cause(f"{found.cause}{about}", found.words, found.headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "")
-        return lambda notice: cause if effects.sets_off(found.cause, found.subject, notice.rule, notice.subject, notice.source) else None
+        return lambda notice: self._cause(found, notice) if effects.sets_off(found.cause, found.subject, notice.rule, notice.subject, notice.source) else None
+
+    def _cause(self, found: diagnosis.Diagnosis, notice: Notice) -> Cause:
+        """A sure diagnosis as the cause of an alert. What to do first is the alert's own where its rule points at the cause, else the cause's."""
+        about, own = f" of {found.subject}" if found.subject else "", self._rules.rules.get(notice.rule)
+        points = own is not None and OF_RULE.get(own.name) == found.cause and own.runbooks.get(notice.subject) == found.runbook
+        rule = own if points else effects.leading_rule(found.cause, found.subject, found.runbook or "", self._rules)
+        headline, advice = found.headline, effects.advice(found.cause, found.subject)
+        # That no provider serves is two troubles at once where they are not alike: each is named, and what to do about it.
+        parts = [replace(found, cause=o.cause, subject=o.subject) for o in found.also if o.subject in PROVIDERS] if found.cause == diagnosis.BOTH else []
+        if advice and len({part.cause for part in parts}) > 1:
+            headline = f"{headline.rstrip('.')}: {' '.join(part.headline for part in parts)}"
+            each = [f"{str(part.subject).title()}: {own_advice.action}" for part in parts if (own_advice := effects.advice(part.cause, part.subject))]
+            advice = advice._replace(action=" ".join(each) or advice.action)
+        return Cause(f"{found.cause}{about}", found.words, headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "", *(advice or ("", "")))
 
     def _view(self, at_us: int) -> View | None:
         at = clock.instant(at_us)

@@ -107,6 +107,7 @@ class Probed:
         self._lines: dict[tuple[str, str], _Line] = {}
         self._starved_us: list[int] = []
         self._closed_us: dict[str, list[int]] = {}  # When each provider said that the market is closed.
+        self._renewed: list[tuple[int, int]] = []  # When new connections of the app's socket were served, and since when older ones are dead.
         self.add(samples)
 
     def add(self, samples: Iterable[Sample]) -> None:
@@ -118,6 +119,8 @@ class Probed:
                 continue
             if sample.probe == "liveness" and '"market": "open"' not in sample.detail and _market(sample) in CLOSED_WORDS:
                 insort(self._closed_us.setdefault(sample.subject, []), sample.ts_us)
+            if sample.probe == "socket" and sample.outcome == "renewed" and sample.value is not None:
+                insort(self._renewed, (sample.ts_us, sample.ts_us - round(sample.value * SECOND)))
             if key not in self._lines:
                 self._lines[key] = self._beats if key == BEAT else _Line()
             self._lines[key].add(sample)
@@ -202,11 +205,24 @@ class Probed:
         last = [OUTCOMES[s.outcome].usable for s in self._asked(subject, window) if s.last]
         return Share(sum(last), len(last))
 
-    def least_usable(self, subject: str, window: Window) -> Share:
-        """As `usable`, of that question which was answered worst: whether it is there is asked far more often than for its data."""
-        asked = ([OUTCOMES[s.outcome].usable for s in self.within(probe, subject, window) if s.last and s.outcome != KEPT] for probe in EARS)
-        shares = [Share(sum(last), len(last)) for last in asked if last]
-        return min(shares, key=lambda s: (s.part / s.count, -s.count), default=Share(0, 0))
+    def usable_by_question(self, subject: str, window: Window, outages: bool = True) -> list[Share]:
+        """
+        As `usable`, of each question that was asked: whether it is there is asked far more often than for its data.
+
+        Args:
+            outages: Whether what failed while the subject was not there at all counts; `answered` has that.
+        """
+        asked = ([s for s in self.within(probe, subject, window) if s.last and s.outcome != KEPT and (outages or not self._in_outage(s))] for probe in EARS)
+        return [Share(sum(OUTCOMES[s.outcome].usable for s in last), len(last)) for last in asked if last]
+
+    def _in_outage(self, sample: Sample) -> bool:
+        """Whether a probe was not answered while its subject was not there: so said by the probe of that before it, or after it."""
+        if OUTCOMES[sample.outcome].answered is not False:
+            return False
+        line = self._line(IS_THERE[sample.subject], sample.subject)
+        at = bisect_left(line.times, sample.ts_us)
+        around = (s for s in line.samples[max(0, at - 1) : at + 2] if abs(s.ts_us - sample.ts_us) <= FRESH_US)
+        return any(OUTCOMES[s.outcome].answered is False for s in around)
 
     def turns(self, subject: str, window: Window) -> int:
         """How often did it turn from answering to not answering, or back? An outage turns twice, what comes and goes more often."""
@@ -265,6 +281,10 @@ class Probed:
         if i < 0 or self._beats.samples[i].outcome == "stopped":
             return None
         return float(max(0, (at_us - self._beats.times[i]) // self._beats.every_us(i) - 1))
+
+    def old_dead_us(self, at_us: int) -> int | None:
+        """Since when connections of the app's socket that are older are dead, though new ones are served: the newest such time found up to an instant, microseconds since 1970; None where there was none."""
+        return max((dead_us for found_us, dead_us in self._renewed if found_us <= at_us), default=None)
 
     def socket_down_s(self, at_us: int) -> float | None:
         """For how long has the app's WebSocket been down, or open and silent (for all, or for old connections), at an instant? 0 where it is well; None where nobody looked lately."""

@@ -13,15 +13,15 @@ import random
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from datetime import date, datetime, timedelta
 from functools import cached_property, partial
 from typing import Any
 
-from opslib import bands, clock, fetch, host, providers, skews, text
+from opslib import clock, host, providers, skews, text
 from opslib.app_state import is_down
-from opslib.errors import OpsError, StoreError
+from opslib.chain_probe import ChainProbe
+from opslib.errors import StoreError
 from opslib.lag import Lag
 from opslib.logs import Log
 from opslib.logs import read as read_log
@@ -44,7 +44,7 @@ MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
 SETTLED_S = 20.0  # A socket that takes so long will not open.
 RETRY_STORE_S = 1.0
-CONFIRM_S = 10.0
+CONFIRM_S, CONFIRMED = 10.0, 3  # Until a probe has failed so often in a row it is repeated after so long.
 ROUTE_REFUSED = ("denied_403", "auth_401")  # Of a route alone, while the same key is accepted on others.
 LAG_MAKES = ("timeout", "unreachable", "reset", "silent")  # How a probe can end because our own process could not run.
 OUTSIDE_US = 2 * 3600 * SECOND  # For so long what providers said of the market is remembered, so that a reopening is seen.
@@ -71,7 +71,7 @@ class Rounds:
         self._outside = Probed(settings.fallback)  # What the latest answers say of the time and of the market.
         self.stream = self._dialled() if settings.app_ws_url else None
         self._log: Log | None = None
-        self._judge = ThreadPoolExecutor(1, "judge")  # One after the other in one thread: each thread that judges a chain keeps megabytes of its own.
+        self.chain_probe = ChainProbe(settings, self.samples, self.prober, rules, lambda at: self._moment("massive", at))
         self._waiting: deque[Sample] = deque()
         self._lost, self._told = 0, ""
         self._written, self._stopped, self._app_down = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -178,22 +178,23 @@ class Rounds:
 
     def close(self) -> None:
         """Let go of the log, and of the thread that judges chains."""
-        self._judge.shutdown(wait=False, cancel_futures=True)
+        self.chain_probe.close()
         if self._log:
             self._log.close()
 
     async def _at_own_pace(self, name: str, every_s: float, look: Callable[[], Awaitable[list[Sample]]]) -> None:
         loop = asyncio.get_running_loop()
         due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed  # Not all in the same instant.
-        failed = False
+        failures, seldom = 0, every_s >= SLOW_S
+        confirmed = CONFIRMED if every_s == SLOW_S else 2  # What is seldom probed is large, too.
         while True:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             self._latest_s = max(self._latest_s, (loop.time() - due_s) * self.speed)
             samples = await self._keep_unless_slept(name, look)
-            failed, failed_before = any(s.last and not OUTCOMES[s.outcome].usable for s in samples), failed
-            if failed and every_s >= SLOW_S and not (failed_before and every_s == SLOW_S):
+            failures = failures + 1 if any(s.last and not OUTCOMES[s.outcome].usable for s in samples) else 0
+            if failures and seldom and (failures < confirmed or every_s > SLOW_S):
                 # What is probed seldom, and failed, is probed again soon: nothing rests on a single probe.
-                due_s = loop.time() + (SLOW_S if failed_before else CONFIRM_S) / self.speed
+                due_s = loop.time() + (CONFIRM_S if failures < confirmed else SLOW_S) / self.speed
                 continue
             # What was missed while one look took long is not made up for: the next is due on the grid again.
             due_s += every_s / self.speed * max(1, -(-(loop.time() - due_s) * self.speed // every_s))
@@ -242,7 +243,7 @@ class Rounds:
 
     @cached_property
     def _questions(self) -> list[Question]:
-        return providers.questions(self.settings, self.rules.probes, self._moment)
+        return providers.questions(self.settings, self.rules.probes, self._moment, self.chain_probe.comparison.of)
 
     async def _ask(self, question: Question) -> list[Sample]:
         samples = await self._acquaint(question.subject) if question.probe == "data" else []
@@ -254,6 +255,8 @@ class Rounds:
             self._outside.add(samples)
         if question.probe == "data" and (contracts := samples[-1].told().get("busiest")):
             self._listen_to(contracts)
+        if question.probe == "data" and "gone" in samples[-1].told() and self._loop:
+            self._fetch_again()
         if question.probe == "health":
             self._saw_app(samples[-1])
         return [self._of_plan(sample, ROUTE_REFUSED if "route" in sample.told() else ("denied_403",)) for sample in samples]
@@ -399,30 +402,14 @@ class Rounds:
         return [Sample(clock.micros(self.now()), "log", "app", "ok", None, float(told.errors), detail=self._json(detail))]
 
     async def fetch_chain(self, symbol: str) -> list[Sample]:
-        """Fetch a whole chain in market hours, and keep its pages as they came. Its value is how many contracts it has."""
+        """Fetch a whole chain in market hours. Its value is how many contracts it has."""
         if self._outside.open_since(clock.micros(self.now())) is None:
             return []
-        loop = asyncio.get_running_loop()
-        began_s = self._chain_s[symbol] = loop.time()
-        found = await fetch.massive(self.prober, self.settings, symbol)
-        now, detail = self.now(), found.detail | {"pages": len(found.pages)}
-        if found.outcome == "ok":
-            self._listen_to(providers.busiest(found.results, providers.today(now)), surely=True)
-        if found.pages:  # First of all, so that it is kept whatever becomes of judging it.
-            kept = [self.settings.redact(providers.as_page(page).decode()).encode() for page in found.pages]
-            await asyncio.to_thread(self.samples.keep_chain, clock.micros(now), "massive", symbol, found.outcome, kept)
-        if found.results:
-            detail |= await loop.run_in_executor(self._judge, self._judged, found.pages, symbol, self._moment("massive", now).at)
-        return [Sample(clock.micros(now), "chain", symbol, found.outcome, (loop.time() - began_s) * self.speed, float(len(found.results)), detail=self._json(detail))]
-
-    def _judged(self, pages: list[Any], symbol: str, now: datetime) -> dict[str, Any]:
-        """What its Greeks are worth, as it is kept; why not, where nobody can read it."""
-        from opslib import chain, greeks
-
-        try:
-            return bands.counted(greeks.judge(chain.of_payload(pages, f"the chain of {symbol}", now), self.rules.chain, now))
-        except OpsError as problem:
-            return {"why": str(problem)}
+        self._chain_s[symbol] = asyncio.get_running_loop().time()
+        sample, results = await self.chain_probe.fetch(symbol)
+        if sample.outcome == "ok":
+            self._listen_to(providers.busiest(results, providers.today(self.now())), surely=True)
+        return [sample]
 
     async def _beat(self) -> list[Sample]:
         return [self._beat_sample("ok")]

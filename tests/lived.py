@@ -35,6 +35,7 @@ class World:
         seconds, value, detail: Of a probe, what else it saw.
         fails: The share of the page's requests to a provider that fail, 0 to 1.
         hangs: Whether those to Massive never end, so that it counts none, and the page asks Tradier.
+        dead_s: The second since when older connections of the app's socket are dead, where new ones are served.
         counts: Whether the page counts anything; it posts on while it does not.
     """
 
@@ -51,6 +52,7 @@ class World:
         self.born, self.uptime = 1_000.0, 5_000.0 + second
         self.memory_mb: float | None = None
         self.process_mb = 300.0
+        self.dead_s: float | None = None
 
     def every(self, outcome: str, *which: tuple[str, str]) -> None:
         """Let probes end so."""
@@ -108,14 +110,14 @@ class Desk:
         def probe(name: str, subject: str, value: float | None = None, seconds: float | None = None, **detail: Any) -> None:
             outcome = world.probe.get((name, subject), "ok")
             good = outcome == "ok"
-            found.append(Sample(at_us, name, subject, outcome, seconds, value if good or name in ("log",) else None, 1, True, json.dumps(detail if good else {})))
+            found.append(Sample(at_us, name, subject, outcome, seconds, value if good or name in ("log",) or outcome == "renewed" else None, 1, True, json.dumps(detail if good else {})))
 
         for subject in ("massive", "tradier"):
             probe("liveness", subject, None, world.seconds[subject], market="open", skew_s=world.skew[subject])
             if self.second % 60 == 0:
                 probe("data", subject, 1.0, world.seconds[subject])
         probe("health", "app", world.uptime, world.seconds["app"], skew_s=world.skew["app"])
-        probe("socket", "app", 1.0, 0.03)
+        probe("socket", "app", 1.0 if world.dead_s is None else self.second - world.dead_s, 0.03)
         probe("log", "app", float(world.errors), None, kinds={}, newest={})
         if self.second % 15 == 0:
             probe("process", "app", world.process_mb, None, born=world.born)

@@ -15,17 +15,17 @@ import pytest
 from servers import free_port
 
 from opslib import app_state, clock, measures, rules, settings, watch
+from opslib.notices import PRESSING_WAIT_US
 from opslib.probed import Probed
 from opslib.rises import read
 from opslib.rounds import Rounds
 from opslib.samples import Sample, Samples
-from opslib.staff import Staff
 from opslib.store import Store
 
 OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market has opened.
 RULES = rules.load()
 SPEED = 8.0
-GROUP_WAIT_S = Staff.__dataclass_fields__["group_wait"].default.total_seconds()
+GROUP_WAIT_S = PRESSING_WAIT_US / 1e6
 # What passes at most from an alert to its notification: it is evaluated two seconds after its instant, waits for what
 # belongs to it, and the two steps of sending are taken each second.
 TO_NOTIFY_S = watch.SETTLE_US / 1e6 + GROUP_WAIT_S + 2
@@ -143,7 +143,7 @@ def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
 def test_from_the_stop_to_the_notification_at_worst(tmp_path: Path, first_s: float, hangs: bool) -> None:
     """However the stop lies between two probes and two evaluations, people are notified within 60 s of it."""
     ((rule, severity, fired_s),) = sent_of(tmp_path, probes(100.1, 1000.0, first_s, hangs))
-    assert (rule, severity) == ("app_down", "critical") and 30 < fired_s - 100.1 <= 60 - TO_NOTIFY_S
+    assert (rule, severity) == ("app_down", "critical") and 30 < fired_s - 100.1 <= 50 - TO_NOTIFY_S  # Ten seconds are left for a machine that is busy.
 
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["killed", "hung"])

@@ -42,12 +42,13 @@ class Desk:
         return [(t.kind, t.notice.alert) for t in found]
 
 
-def test_fired_then_over() -> None:
-    """What fires is told once after the wait for its group, then its end, each to the role that its rule names."""
-    desk = Desk().happens("fired", 100)
-    assert [desk.at(t) for t in (100, 114, 115, 116, 200)] == [[], [], [("firing", "a")], [], []]
-    desk.happens("resolved", 300)
-    assert [desk.at(t) for t in (300, 301)] == [[("over", "a")], []] and {roles for *_, roles in desk.told} == {("Tech Lead",)}
+@pytest.mark.parametrize(("severity", "waits_s"), [("notify", 15), ("critical", 5), ("escalate", 5)])
+def test_fired_then_over(severity: str, waits_s: int) -> None:
+    """What fires is told once after the wait for its group, a short one where it is critical, then its end, each to the role that its rule names."""
+    desk = Desk().happens("fired", 100, severity)
+    assert [desk.at(t) for t in (100, 99 + waits_s, 100 + waits_s, 101 + waits_s, 200)] == [[], [], [("firing", "a")], [], []]
+    desk.happens("resolved", 300, severity)
+    assert [desk.at(t) for t in (300, 301)] == [[("over", "a")], []] and all("Tech Lead" in roles for *_, roles in desk.told)
     assert not desk.notices["a"].open
 
 

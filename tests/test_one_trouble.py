@@ -1,9 +1,13 @@
 """One cause, one notification, the right runbook: each cause of the contract against every rule that it sets off."""
 
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lived import BEGINS_S, Desk, World, healthy
+from lived import BEGINS_S, RULES, Desk, World, healthy
+
+from opslib import diagnosis, panels
 
 BOTH = [("liveness", "massive"), ("data", "massive"), ("liveness", "tradier"), ("data", "tradier")]
 MASSIVE = BOTH[:2]
@@ -31,6 +35,11 @@ def both(outcome: str):
 def network(world: World) -> None:
     """From here neither provider can be connected to; the app, elsewhere, is well."""
     world.every("unreachable", *BOTH)
+
+
+def network_of_all(world: World) -> None:
+    """The same, and the app's page runs on the same machine: its requests fail with ours."""
+    both("unreachable")(world)
 
 
 def app_down(world: World) -> None:
@@ -182,3 +191,14 @@ def test_one_cause_is_one_notification(tmp_path: Path, name: str) -> None:
 def test_a_healthy_desk_notifies_nobody(tmp_path: Path) -> None:
     """Half an hour without a fault is quiet, from its first minute on."""
     assert Desk(tmp_path, healthy).live(1800).sent == []
+
+
+@pytest.mark.parametrize(("fault", "firsts"), [(network, {"our_network"}), (network_of_all, {"our_network"}), (app_down, {"app_down", "websocket_down"})], ids=["our network", "our network, and the page's", "the app's server"])
+def test_what_was_explained_is_no_trouble_of_its_own_afterwards(tmp_path: Path, fault: Callable[[World], None], firsts: set[str]) -> None:
+    """In the twenty minutes after a trouble of four minutes nobody is notified of what its own alert explained, whatever the other windows still hold."""
+    desk = Desk(tmp_path, fault, until_s=BEGINS_S + 240).live(BEGINS_S + 240)
+    while desk.second < BEGINS_S + 1500:
+        desk.live(desk.second + 300)
+        found = diagnosis.diagnose(panels.status(desk.store, desk.settings, RULES, as_of=desk.now, length=timedelta(minutes=10)))
+        assert found.cause == "none" or fault is app_down, (desk.second - BEGINS_S, found.words)
+    assert {a["rule"] for m in desk.sent for a in m["alerts"]} <= firsts, desk.texts

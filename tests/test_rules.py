@@ -25,7 +25,7 @@ DESIGN = {
     "dashboard_lag": ("lower", "s", 5, 15, None, 60, None),
     "heartbeat": ("lower", "intervals", 0, 1, None, 3, None),
     # Ours: what our looks were given, whoever's fault, and how fast the app's server grows ("judged by its slope").
-    "answers": ("higher", "ratio", 0.99, 0.95, 0.80, 0.50, None),
+    "answers": ("higher", "ratio", 0.99, 0.95, 0.90, 0.50, None),
     "app_answers": ("higher", "ratio", 0.99, 0.95, 0.80, 0.50, None),
     "app_down": ("lower", "s", 0, 10, None, 30, None),
     "memory_growth": ("lower", "MB_per_h", 20, 100, None, 500, None),

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from lived import BEGINS_S, RULES, Desk, World
-from test_one_trouble import app_down, massive, socket_closed
+from looks import PageOf
+from test_one_trouble import app_down, both, massive, partial, socket_closed, units
 
-from opslib import beginnings, clock, handling, impact, panels
+from opslib import beginnings, clock, diagnosis, effects, handling, impact, panels
 from opslib.chronicle import Chronicle
 
 HOUR = timedelta(hours=1)
@@ -199,7 +200,51 @@ def test_a_fallback_without_options_is_missing(tmp_path: Path) -> None:
     """A plan that does not cover options is no outage: the message says what is answered, and that nobody would serve in Massive's place."""
     desk = Desk(tmp_path, no_plan).live(BEGINS_S + 420)
     text = next(text for text, sent in zip(desk.texts, desk.sent) if any(a["subject"] == "tradier" for a in sent["alerts"]))
-    assert lines(text)["Do first"].startswith(RULES["answers"].action) and "nobody serves options in its place" in text, text
+    assert lines(text)["Do first"].startswith("Check what our plan with Tradier covers") and "nobody serves options in its place" in text, text
+
+
+def two_causes(world: World) -> None:
+    """Massive takes connections and answers nothing; Tradier refuses our key."""
+    world.every("timeout", ("liveness", "massive"), ("data", "massive"))
+    world.every("auth_401", ("liveness", "tradier"), ("data", "tradier"))
+    world.fails |= {"massive": 1.0, "tradier": 1.0}
+
+
+def test_two_causes_are_both_named(tmp_path: Path) -> None:
+    """Where each provider fails in its own way, the first line names both, and what to do first has the key that we can mend ourselves."""
+    desk = Desk(tmp_path, two_causes).live(BEGINS_S + 240)
+    text = desk.texts[0]
+    assert all(words in text.splitlines()[0] for words in ("Neither provider serves", "Massive takes the connection", "Tradier does not accept our key")), text
+    assert "Tradier: Check our key for Tradier" in lines(text)["Do first"] and "Massive: Check Massive's status page" in lines(text)["Do first"]
+    assert lines(text)["For traders"] == effects.NOBODY_SERVES
+
+
+def test_nobody_serves_is_said_as_that(tmp_path: Path) -> None:
+    """Where no provider is left, no message sends a trader to see what serves."""
+    for name, fault in (("down", both("server_5xx")), ("refused", both("auth_401"))):
+        desk = Desk(tmp_path / name, fault).live(BEGINS_S + 420)
+        firing = [text for text, sent in zip(desk.texts, desk.sent) if sent["kind"] in ("firing", "rose")]
+        assert firing and {lines(text)["For traders"] for text in firing} == {effects.NOBODY_SERVES}, firing
+        assert not [text for text in firing if "that the other provider serves" in text]
+
+
+def answers_nothing(world: World) -> None:
+    """Massive answers the data route with nothing in it, which the page counts as a success."""
+    world.every("ok_empty", ("data", "massive"))
+
+
+def test_an_empty_answer_is_no_success(tmp_path: Path) -> None:
+    """That the page's requests succeed says nothing where the answers are empty."""
+    desk = Desk(tmp_path, answers_nothing).live(BEGINS_S + 300)
+    assert "it works" not in lines(desk.texts[0])["Does not work"] and "option data from Massive (" in lines(desk.texts[0])["Does not work"], desk.texts[0]
+
+
+def test_the_page_does_not_see_units_nor_missing_contracts(tmp_path: Path) -> None:
+    """Where Greeks come in other units, or a chain in part, the message does not say that they work by the page's validation."""
+    desk = Desk(tmp_path / "units", units).live(BEGINS_S + 240)
+    assert "in other units than usual" in lines(desk.texts[0])["Does not work"] and "Yet it works now" not in lines(desk.texts[0]), desk.texts[0]
+    desk = Desk(tmp_path / "partial", partial).live(BEGINS_S + 300)
+    assert "only part of the chain comes" in lines(desk.texts[0])["Does not work"] and "Yet it works now" not in lines(desk.texts[0]), desk.texts[0]
 
 
 def test_the_newest_source_decides() -> None:
@@ -233,3 +278,51 @@ def test_two_troubles_at_once_are_two_notifications(tmp_path: Path) -> None:
     desk = Desk(tmp_path, both).live(BEGINS_S + 300)
     assert {a["rule"] for m in desk.sent if m["kind"] == "firing" for a in m["alerts"]} >= {"availability", "memory"}
     assert not [a for m in desk.sent for a in m["alerts"] if a["rule"] == "memory" and a["headline"]]
+
+
+LOST_S, SERVED_S = 240, 360  # So long nobody is served by the app's socket, and up to then it is reported that only new connections are.
+
+
+def upstream_lost(world: World) -> None:
+    """The app loses its upstream and connects again four minutes later: who was connected is never served again, and counts its connection as open."""
+    after_s = world.second - BEGINS_S
+    if after_s <= SERVED_S:
+        world.every("silent" if after_s <= LOST_S else "renewed", ("socket", "app"))
+        world.dead_s = BEGINS_S
+
+
+def test_a_page_that_is_left_behind_is_not_over(tmp_path: Path) -> None:
+    """After the app's upstream is back, and our own socket with it, the alert goes on for the page that was connected before, until it is loaded again."""
+    desk = Desk(tmp_path, upstream_lost).live(BEGINS_S + 900)
+    assert "over" not in [m["kind"] for m in desk.sent], desk.texts
+    seen = view(desk)
+    (alert,) = [a for a in seen.alerts if a["rule"] == "websocket_down"]
+    assert (alert["source"], alert["state"]) == ("page", "firing") and "refresh the pages" in alert["sentence"]
+    found = diagnosis.diagnose(seen)
+    assert (found.cause, found.subject, found.runbook) == ("socket_silent", "app", "websocket_down") and found.confidence >= 0.9, found
+    (prices,) = [thing for thing in impact.things(seen) if thing.about == "prices"]
+    assert prices.state == "fails" and "pages connected before 09:45:00 New York are not served" in prices.words
+    desk.page = PageOf(BEGINS_S + 900)  # It is refreshed.
+    desk.live(BEGINS_S + 1200)
+    assert desk.sent[-1]["kind"] == "over" and not [a for a in view(desk).alerts if a["rule"] == "websocket_down"], desk.texts[-1]
+
+
+@pytest.mark.parametrize("healed", ["loaded since", "its flag went down", "the server was started anew", "old connections are served again"])
+def test_a_page_that_is_served_is_not_accused(tmp_path: Path, healed: str) -> None:
+    """Where the page has a new connection, or older ones are served too, the trouble is over with our own."""
+
+    def fault(world: World) -> None:
+        upstream_lost(world)
+        after_s = world.second - BEGINS_S
+        if healed == "its flag went down" and after_s == LOST_S - 60:
+            world.connected = False
+        if healed == "the server was started anew" and after_s > LOST_S - 60:
+            world.born, world.uptime = 9_000.0, after_s - LOST_S + 60
+        if healed == "old connections are served again" and LOST_S < after_s:
+            world.probe, world.dead_s = {}, None
+
+    desk = Desk(tmp_path, fault).live(BEGINS_S + LOST_S - 30)
+    if healed == "loaded since":
+        desk.page = PageOf(desk.second)
+    desk.live(BEGINS_S + 900)
+    assert desk.sent[-1]["kind"] == "over" and diagnosis.diagnose(view(desk)).cause == "none", desk.texts

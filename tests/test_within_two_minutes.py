@@ -1,0 +1,69 @@
+"""A provider that answers nothing usable: people are notified within two minutes, also where only the route that is needed is refused; a short blip notifies nobody."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from opslib import clock, rules, settings, watch
+from opslib.rises import read
+from opslib.rounds import CONFIRM_S, CONFIRMED, SLOW_S
+from opslib.samples import Sample, Samples
+from opslib.staff import Staff
+from opslib.store import Store
+
+OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market has opened.
+RULES = rules.load()
+FAULT_S, UNTIL_S = 600.1, 1500.0
+# An instant is evaluated two seconds later, waits for what belongs to it, and the two steps of sending are taken each second.
+TO_NOTIFY_S = watch.SETTLE_US / 1e6 + Staff.__dataclass_fields__["group_wait"].default.total_seconds() + 2
+
+
+def us(seconds: float) -> int:
+    return clock.micros(OPEN + timedelta(seconds=seconds))
+
+
+def probes(outcome: str, which: tuple[str, ...], phase_s: float, until_s: float = UNTIL_S, pace_s: float = 5.0) -> list[Sample]:
+    """What the probes of Massive see from the open on, each at its own pace; those named fail from the fault on until it is over."""
+    found = list[Sample]()
+    for name, every_s in (("liveness", pace_s), ("data", SLOW_S)):
+        second, failures = phase_s, 0
+        while second < UNTIL_S:
+            fails = name in which and FAULT_S <= second < until_s
+            found.append(Sample(us(second), name, "massive", outcome if fails else "ok", 0.1, None, 1, True, '{"market": "open"}' if name == "liveness" and not fails else "{}"))
+            failures = failures + 1 if fails else 0
+            second += CONFIRM_S if every_s == SLOW_S and 0 < failures < CONFIRMED else every_s
+    return [*found, *(Sample(us(5.0 * i + 1), "liveness", "tradier", "ok", 0.1, None, 1, True, '{"market": "open"}') for i in range(int(UNTIL_S / 5)))]
+
+
+def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
+    """What is sent of these samples: rule, severity and second."""
+    kept = Store(f"sqlite:///{home / 'store.sqlite'}")
+    beats = [Sample(us(5.0 * i), "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5}') for i in range(int(UNTIL_S / 5))]
+    Samples(kept, "desk").keep([*samples, *beats], known_at_ts=True)
+    found, standing = watch.replayed(kept, settings.load(home, None, {}), RULES, us(0), us(UNTIL_S))
+    return [(r.rule, r.severity, r.fired_us / 1e6 - us(0) / 1e6) for r in read(found, RULES, standing) if r.sent]
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 0.2, 2.5, 4.9])
+@pytest.mark.parametrize(
+    ("outcome", "which", "pace_s", "rule"),
+    [
+        ("server_5xx", ("liveness", "data"), 5.0, "availability"),
+        ("rate_limited_429", ("liveness", "data"), 5.0, "answers"),
+        ("rate_limited_429", ("liveness", "data"), 10.0, "answers"),  # As within a quota of twelve requests a minute.
+        ("entitlement_403", ("data",), 5.0, "answers"),
+        ("ok_empty", ("data",), 5.0, "answers"),
+    ],
+)
+def test_from_the_fault_to_the_notification_at_worst(tmp_path: Path, outcome: str, which: tuple[str, ...], pace_s: float, rule: str, phase_s: float) -> None:
+    """However the fault lies between two probes, the first notification is of its rule and out within 120 s."""
+    first = min(sent_of(tmp_path, probes(outcome, which, phase_s, pace_s=pace_s)), key=lambda r: r[2])
+    assert first[0] == rule and first[1] in ("notify", "critical") and first[2] - FAULT_S <= 120 - TO_NOTIFY_S, first
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 2.5, 4.9, 42.0])
+@pytest.mark.parametrize("outcome", ["server_5xx", "rate_limited_429", "ok_empty"])
+def test_a_blip_notifies_nobody(tmp_path: Path, outcome: str, phase_s: float) -> None:
+    """A provider that fails for twelve seconds, once, is no trouble of anybody's."""
+    assert sent_of(tmp_path, probes(outcome, ("liveness", "data"), phase_s, until_s=FAULT_S + 12)) == []
