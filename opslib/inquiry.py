@@ -348,7 +348,7 @@ class Inquiry:
 
     def _slow_at_times(self, limit_s: float) -> int:
         """How many answers of the app took longer than is critical; 0 of too few, and where a provider was as slow meanwhile."""
-        slow = {subject: sum(s > limit_s for s in self.probed.seconds(subject, self.flaps)) for subject in ("app", *PROVIDERS)}
+        slow = {subject: sum(s > limit_s for s in self.probed.seconds(subject, self.flaps, "data", "metrics", "upstream")) for subject in ("app", *PROVIDERS)}
         return slow["app"] if slow["app"] > self.least and not any(slow[subject] for subject in PROVIDERS) else 0
 
     def socket(self) -> list[Found]:

@@ -250,9 +250,9 @@ class Probed:
     def _asked(self, subject: str, window: Window) -> list[Sample]:
         return [s for probe in EARS for s in self.within(probe, subject, window) if s.outcome != KEPT]
 
-    def seconds(self, subject: str, window: Window) -> list[float]:
-        """How long did the attempts take that were answered? Sorted."""
-        return sorted(took for s in self.within(IS_THERE[subject], subject, window) if OUTCOMES[s.outcome].usable and (took := _took_s(s)) is not None)
+    def seconds(self, subject: str, window: Window, *more: str) -> list[float]:
+        """How long did the attempts take that were answered, of the probe that says whether it is there, and of more? Sorted."""
+        return sorted(took for probe in (IS_THERE[subject], *more) for s in self.within(probe, subject, window) if OUTCOMES[s.outcome].usable and (took := _took_s(s)) is not None)
 
     def round_trips(self, window: Window) -> list[float]:
         """How long did the app's WebSocket take to answer? Sorted."""
