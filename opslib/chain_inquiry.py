@@ -41,7 +41,7 @@ class ChainInquiry:
     """
 
     def __init__(self, view: "View", probed: Probed, judged: list[Finding], least: int):
-        self.view, self.judged, self.least = view, judged, least
+        self.view, self.probed, self.judged, self.least = view, probed, judged, least
         self.chains = probed.chains(Window.before(view.window.end, CHAINS_BACK))
         read = {symbol: [(c, c.told()) for c in chains if c.outcome == "ok" and "flagged" in c.told()] for symbol, chains in self.chains.items()}
         self.read: dict[str, list[tuple[Sample, dict[str, Any]]]] = {symbol: found for symbol, found in read.items() if found}
@@ -58,7 +58,8 @@ class ChainInquiry:
         for symbol, sample in known:
             same = [c for chains in self.chains.values() for c in chains if c.outcome == sample.outcome]
             if len(same) >= self.least:
-                answer = f"no: that of {symbol}: massive {OUTCOMES[sample.outcome].words}."
+                why = f": {sample.told()['why']}" if sample.told().get("why") else ""
+                answer = f"no: that of {symbol}: massive {OUTCOMES[sample.outcome].words}{why}."
                 return Found(question, answer, OF_OUTCOME[sample.outcome], "massive", 1.0, "chain", sample.ts_us, same[0].ts_us, frozenset({f"chain:{sample.outcome}"}))
         for symbol, chains in self.read.items():
             most, now = max(t["contracts"] for _, t in chains), chains[-1][1]["contracts"]
@@ -67,16 +68,44 @@ class ChainInquiry:
         told = f"of {', '.join(failed)} the last could not be fetched{', and one is not enough to tell why' if known else ''}." if failed else "yes."
         return Found(question, told, None if failed else "", None, 1.0, "chain", newest, excludes=excludes)
 
+    def certainty(self) -> float:
+        """How sure a finding of no fault is, 0 to 1, by the age of the chains it rests on and by what a minute's probe has shown since (rules.toml, [diagnosis])."""
+        if not self.read:
+            return 1.0
+        limits, at_us = self.view.rules.diagnosis, self.view.window.end_us
+        oldest_us = min(chains[-1][0].ts_us for chains in self.read.values())
+        sure = 1 - limits.chain_doubt * min(1.0, (at_us - oldest_us) / SECOND / limits.chain_doubt_s)
+        return sure * limits.differing if self._differs() else sure
+
+    def _differs(self) -> Sample | None:
+        """The minute's probe, where it is newer than the chains and shows other contracts or other Greeks than before."""
+        last = self.probed.now("data", "massive", self.view.window.end_us)
+        return last if last and "gone" in last.told() and last.ts_us > (self.newest_us or 0) else None
+
+    def listed(self) -> Found:
+        """Whether a minute's probe shows what was listed before; what is the matter only a whole chain can say."""
+        question, last = "Are the contracts of the last minute those of before?", self.probed.now("data", "massive", self.view.window.end_us)
+        if last is None or not OUTCOMES[last.outcome].usable:
+            return Found(question, "none came.", None, "massive")
+        if (sample := self._differs()) is None:
+            return Found(question, "yes.", "", "massive", 1.0, "probe", last.ts_us)
+        told = sample.told()
+        answer = f"no: of {told['of']} {told['gone']} are gone, and {told['moved']} have Greeks of another size. The whole chain is fetched again."
+        return Found(question, answer, None, "massive", 1.0, "probe", sample.ts_us)
+
     def greeks(self) -> Iterable[Found]:
         """Every question about Greeks, by each source that has something to say."""
         for fault, rule, cause, question in KINDS:
             worst = self._worst(fault)
-            bad = worst is not None and worst[0] > self.view.rules.chain.told_share
-            page = list(self._by_page(rule, cause, question, worst[1] if worst and bad else None))
+            bad = [symbol for symbol, chains in self.read.items() if self._share(chains[-1][1], fault) > self.view.rules.chain.told_share]
+            page = list(self._by_page(rule, cause, question, self._whose(bad) if bad else None))
             if worst is not None:
                 _, symbol, sample, told = worst
                 rows = f"{told['faults'].get(fault, 0)} of {told['core']} tradable contracts of {symbol}"
-                yield Found(question, f"no: {fault.replace('_', ' ')} in {rows}." if bad else f"yes ({rows} are not).", cause if bad else "", symbol, 1.0, "chain", sample.ts_us, excludes=(cause,))
+                others = f", and in {', '.join(s for s in bad if s != symbol)}" if len(bad) > 1 else ""
+                answer = f"no: {fault.replace('_', ' ')} in {rows}{others}." if bad else f"yes ({rows} are not)."
+                subject = self._whose(bad) if bad else symbol
+                yield Found(question, answer, cause if bad else "", subject, 1.0, "chain", sample.ts_us, excludes=(cause,))
             elif not page:
                 yield Found(question, "no chain was fetched, and the page says nothing.", None)
             yield from page
@@ -86,8 +115,16 @@ class ChainInquiry:
 
     def _worst(self, fault: str) -> tuple[float, str, Sample, dict[str, Any]] | None:
         """The newest chain with the largest share of a fault: the share, its symbol, its sample and what it holds."""
-        newest = ((chains[-1][1]["faults"].get(fault, 0) / max(chains[-1][1]["core"], 1), symbol, *chains[-1]) for symbol, chains in self.read.items())
+        newest = ((self._share(chains[-1][1], fault), symbol, *chains[-1]) for symbol, chains in self.read.items())
         return max(newest, default=None, key=lambda w: w[0])
+
+    @staticmethod
+    def _share(told: dict[str, Any], fault: str) -> float:
+        return told["faults"].get(fault, 0) / max(told["core"], 1)
+
+    def _whose(self, bad: list[str]) -> str:
+        """Whose Greeks are bad: those of a symbol where it is the only one of several, else the provider's."""
+        return bad[0] if len(bad) == 1 < len(self.read) else "massive"
 
     def _by_page(self, rule: str, cause: str, question: str, symbol: str | None) -> Iterable[Found]:
         """What the page counted, where that is known."""
@@ -101,6 +138,10 @@ class ChainInquiry:
             reached = reached or began_us is not None and (self.newest_us or 0) < began_us
             reached = reached and not any(page[other].severity for other in ("gamma_zero", "delta_out_of_bounds") if other in page)
         last_us = self.view.tape.last_seen_us(self.view.window.end_us)
+        if reached and cause == "greeks_gamma_zero" and began_us is not None and symbol is None and self._expiring and (self.newest_us or 0) >= began_us:
+            told = f"by the page: {found.sentence}; but contracts expire today, and no tradable one of a chain fetched since it began is without gamma."
+            yield Found(question, told, "", "app", 1.0, "page", last_us)
+            return
         symptom = "page:delta" if cause == "greeks_out_of_bounds" else "page:greeks"
         sure = 1.0 if found.verdict == "critical" else 0.7
         yield Found(question, f"by the page: {found.sentence}.", cause if reached else "", symbol or "app", sure if reached else 1.0, "page", last_us, began_us if reached else None, frozenset({symptom}))
@@ -129,16 +170,18 @@ class ChainInquiry:
         question, most, limits = "Are the Greeks in their usual units?", self.view.rules.probes.changed_by, self.view.rules.chain
         if not self.read:
             return Found(question, "no chain was fetched.", None)
+        strange = dict[str, str]()
         for symbol, chains in self.read.items():
             told, times = chains[-1][1], self._times(chains)
-            strange = {name: unit for name, unit in told["units"].items() if unit not in (None, USUAL[name])}
+            other = {name: unit for name, unit in told["units"].items() if unit not in (None, USUAL[name])}
             moved = {k: t for k, t in times.items() if k != "iv" and (t > most or t < 1 / most)} if 1 / most <= times.get("iv", 0) <= most else {}
-            few = told["faults"].get("units", 0)
-            if few / max(told["core"], 1) > limits.told_share and not strange and not moved:
-                return self._of_chains(question, f"no: {few} of {told['core']} tradable contracts of {symbol} are in others than the rest.", "greeks_units", symbol)
-            if strange or moved:
-                names = ", ".join(f"{n} {u}" for n, u in strange.items()) or ", ".join(f"{k} {t:.3g} times that of before" for k, t in moved.items())
-                return self._of_chains(question, f"no: {symbol} has {names}.", "greeks_units", symbol)
+            if other or moved:
+                names = ", ".join(f"{n} {u}" for n, u in other.items()) or ", ".join(f"{k} {t:.3g} times that of before" for k, t in moved.items())
+                strange[symbol] = f"{symbol} has {names}"
+            elif self._share(told, "units") > limits.told_share:
+                strange[symbol] = f"{told['faults']['units']} of {told['core']} tradable contracts of {symbol} are in others than the rest"
+        if strange:
+            return self._of_chains(question, f"no: {'; '.join(strange.values())}.", "greeks_units", self._whose(list(strange)))
         return self._of_chains(question, "yes.", "", excludes=("greeks_units",))
 
     def _stress(self) -> Found:
@@ -150,11 +193,16 @@ class ChainInquiry:
         told = ", ".join(f"that of {s} is {t:.1f} times that of an earlier chain" for s, t in high.items())
         return self._of_chains(question, f"{told}, and its Greeks agree." if high else "no.", "market_stress" if high else "", excludes=("market_stress",))
 
+    @property
+    def _expiring(self) -> dict[str, int]:
+        """How many contracts of each symbol expire today."""
+        return {symbol: n for symbol, chains in self.read.items() if (n := chains[-1][1].get("expires_today"))}
+
     def _expiry(self) -> Found:
         question = "Does anything expire today?"
         if not self.read:
             return Found(question, "no chain was fetched.", None)
-        expiring = {symbol: n for symbol, chains in self.read.items() if (n := chains[-1][1].get("expires_today"))}
+        expiring = self._expiring
         told = ", ".join(f"{n} contracts of {s}" for s, n in expiring.items())
         # Usual symbols have contracts that expire every day: that is a cause only of the zeros which the page counts.
         page = next((f for f in self.judged if f.rule.name == "gamma_zero" and f.source == "page" and f.figure.value is not None), None)

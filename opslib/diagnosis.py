@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from opslib.panels import View
 
 BOTH = "both_providers_down"
+EXPLAINS = {"gamma_zero": ("expiry",), "greeks_valid": ("expiry",)}  # What is no fault, and yet produces an alert.
 PASSED = ("app_restarted",)  # Causes that are over when they are found.
 CONTRADICTED = 0.5  # Of two sources that contradict each other one is wrong.
 
@@ -136,7 +137,7 @@ class Diagnosis:
         lines = [self.words, f"  as of {text.moment(self.window.end)}", *([f"  severity: {self.severity}"] if self.severity else []), *([f"  runbook: ops runbook open {self.runbook}"] if self.runbook else [])]
         groups = (
             ("supports it", lambda e: self.cause in e.supports), ("contradicts it", lambda e: self.cause in e.contradicts), ("supports another cause", lambda e: e.supports and self.cause not in e.supports),
-            ("not known", lambda e: not e.supports and e.age_s is None), ("rules out other causes", lambda e: not e.supports and e.age_s is not None and self.cause not in e.contradicts),
+            ("not measured, or of unknown age", lambda e: not e.supports and e.age_s is None), ("rules out other causes", lambda e: not e.supports and e.age_s is not None and self.cause not in e.contradicts),
         )  # fmt: skip
         for head, holds in groups:
             found = [f"    {e}" for e in self.evidence if holds(e)]
@@ -149,11 +150,12 @@ def _explained(first: Found, other: Found, asked: Sequence[Found]) -> bool:
     if first is other or not first.cause or not other.cause:
         return False
     if first.cause == BOTH:
-        parts = [f for f in asked if f.subject in PROVIDERS and f.cause and f.cause != UNDETERMINED]
+        found = [f for f in asked if f.subject in PROVIDERS and f.cause and f.cause != UNDETERMINED]
+        parts = [f for f in found if f.source == "probe"] or found
         if other.subject in PROVIDERS and other.cause in {p.cause for p in parts}:
             return len({p.cause for p in parts}) == 1
         return any(_explained(part, other, asked) for part in parts)
-    if {first.subject, other.subject} <= {*PROVIDERS} and first.subject != other.subject:
+    if first.subject in PROVIDERS and (other.cause == BOTH or other.subject in PROVIDERS and other.subject != first.subject):
         return False
     return (other.symptoms or frozenset({other.cause})) <= PRODUCES.get(first.cause, frozenset())
 
@@ -172,14 +174,15 @@ def diagnose(view: "View") -> Diagnosis:
     alert = None
     if (first is None or first.cause in (*NO_FAULT, UNDETERMINED)) and not (first and first.cause == "market_closed"):
         alert = _worst_alert(view)
-        if alert and not (first and first.cause == UNDETERMINED):
+        if alert and not (first and (first.cause == UNDETERMINED or first.cause in EXPLAINS.get(alert["rule"], ()))):
             first = inquiry.of_alert(alert)
             asked, known = [*asked, first], [*known, first]
     answered = len(known) / len(asked)
     if first is None:
         seen = any(f.cause == "" for f in others)
         cause = NONE if seen and 2 * len(known) >= len(asked) else UNDETERMINED  # More was answered than was not.
-        return Diagnosis(view.window, cause, None, answered if cause == NONE else 0.0, None, _evidence(asked, None, view))
+        sure = round(answered * inquiry.chains.certainty(), 4) if cause == NONE else 0.0
+        return Diagnosis(view.window, cause, None, sure, None, _evidence(asked, None, view))
     assert first.cause
     beside: dict[Other, float] = {}
     for f in faults:
@@ -216,10 +219,11 @@ def _worst_alert(view: "View") -> dict[str, Any] | None:
 
 def _severity(inquiry: Inquiry, first: Found) -> str | None:
     """The highest severity of the rules that point at a cause."""
-    symptom = {"availability", "answers", "response_time", "silence"} if first.subject in PROVIDERS or first.cause == BOTH else set()
-    pointing = symptom | {rule for rule, cause in OF_RULE.items() if cause == first.cause} | ({"backtest_variance"} if (first.cause or "").startswith("costs_") else set()) | ({"websocket_down"} if (first.cause or "").startswith("socket_") else set()) | ({"greeks_valid"} if (first.cause or "").startswith("greeks_") else set()) | ({"app_answers", "app_down"} if first.cause in ("app_down", "app_slow") else set())
+    is_greeks = (first.cause or "").startswith("greeks_")
+    symptom = {"availability", "answers", "response_time", "silence"} if first.subject in PROVIDERS and not is_greeks or first.cause == BOTH else set()
+    pointing = symptom | {rule for rule, cause in OF_RULE.items() if cause == first.cause} | ({"backtest_variance"} if (first.cause or "").startswith("costs_") else set()) | ({"websocket_down"} if (first.cause or "").startswith("socket_") else set()) | ({"greeks_valid"} if is_greeks else set()) | ({"app_answers", "app_down"} if first.cause in ("app_down", "app_slow") else set())
     filed = [inquiry.view.counted.finding] if inquiry.view.counted and inquiry.view.counted.finding else []
-    reached = [f.severity for f in (*inquiry.judged, *filed) if f.severity and f.rule.name in pointing and (f.subject == first.subject or first.cause == BOTH or f.subject == "app" and first.subject not in PROVIDERS)]
+    reached = [f.severity for f in (*inquiry.judged, *filed) if f.severity and f.rule.name in pointing and (f.subject == first.subject or first.cause == BOTH or f.subject == "app" and (is_greeks or first.subject not in PROVIDERS))]
     return max(reached, key=RUNGS.index, default=None)
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
-from opslib import app_state, attribution, clock, findings, measures, own_inquiry, text
+from opslib import app_state, attribution, clock, denials, findings, measures, own_inquiry, text
 from opslib.answers import Found
 from opslib.causes import OF_LOG, OF_OUTCOME, OF_RULE, OF_SOCKET, PRODUCES, UNDETERMINED
 from opslib.chain_inquiry import ChainInquiry
@@ -33,6 +33,8 @@ LATELY_MINUTES = 2  # A page whose requests failed in none of so many minutes ha
 LONG = 10.0  # So many times longer than we need for an answer is long.
 GENERAL = frozenset({"log:other_error", "log:access_5xx"})  # Kinds of errors that say nothing of their cause.
 LOGS_GENERALLY = ("provider_wrong_content", "provider_empty", "provider_intermittent", "our_network", "app_down", "app_restarted", "app_slow")  # Their errors are of general kinds.
+AT_TIMES = 0.7  # How far slow answers that come at times are believed.
+BY_BOTH, BY_LOG = 0.9, 0.7  # How far the log is believed of a refusal that our own probes met as well, and alone.
 POSTED_WITHIN_US = 10_000_000  # A post may count requests of so long before it.
 UNSERVED = ("provider_5xx", "provider_timeout", "provider_refused", "provider_dns", "provider_tls")  # Of these no request succeeds.
 PROBES = ("liveness", "data", "options")  # Of a provider: whether it is there, gives new data, and what its plan covers.
@@ -76,7 +78,9 @@ class Inquiry:
         """Every answer: of what everything else is observed through, and of everything else."""
         providers = [found for subject in PROVIDERS for found in self.provider(subject)]
         through = [*self._dated("monitor"), *self._dated("starved"), *self._dated("market"), *self._dated("network"), *self._dated("both", providers)]
-        found = [*self._dated("server"), *providers, *self._dated("timeout"), self.chains.whole(), *self.chains.greeks(), *self._dated("restarted"), *self.socket()]
+        logs = {subject: found for subject in PROVIDERS if (found := self.by_log(subject))}  # Our own few probes may miss what the log shows.
+        providers = [f._replace(excludes=tuple(c for c in f.excludes if c != logs[f.subject].cause)) if f.subject in logs else f for f in providers]
+        found = [*self._dated("server"), *providers, *logs.values(), *self._dated("timeout"), self.chains.whole(), self.chains.listed(), *self.chains.greeks(), *self._dated("restarted"), *self.socket()]
         found += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
         return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs")]
 
@@ -171,6 +175,17 @@ class Inquiry:
         if kinds and (most := kinds.most_common(1)[0]) and most[1] >= self.least:
             return answer._replace(answer=f"no: {found.sentence}; its log says {most[0].removeprefix('provider_').replace('_', ' ')} {most[1]} times.", cause=most[0], agree=most[1] / kinds.total(), source="logs")
         return answer._replace(answer=f"no: {found.sentence}.", cause=UNDETERMINED)
+
+    def by_log(self, subject: str) -> Found | None:
+        """Whether a provider refuses the app by the app's own log, of answers that the page does not count; None where it says nothing of that."""
+        refused = denials.of_log(self.probed.within("log", "app", self.flaps), subject)
+        own = Counter(OF_OUTCOME[s.outcome] for probe in PROBES for s in self._looks(probe, subject, self.flaps) if s.outcome in OF_OUTCOME)
+        own = Counter({cause: n for cause, n in own.items() if cause in denials.CAUSES})
+        if not refused or refused.count + own.total() < self.least:
+            return None
+        cause, agree = (own.most_common(1)[0][0], BY_BOTH) if own else (refused.cause or "provider_plan", BY_LOG)  # Whose key is accepted by our probes is refused by its plan.
+        answer = f"{refused.count} requests of the app refused in {text.duration(FLAPS_BACK.total_seconds())}, the last with {refused.line!r}."
+        return Found(f"Does {subject} refuse the app, by its log?", answer, cause, subject, agree, "logs", refused.at_us, refused.since_us, frozenset({"log:auth"}))
 
     @staticmethod
     def _mixed(minutes: Sequence[tuple[int, int]]) -> int:
@@ -303,9 +318,16 @@ class Inquiry:
         if not seconds or len(seconds) + late < rule.min_count:
             return Found(question, f"too few probes to tell ({len(seconds) + late} of {rule.min_count})." if seconds or late else "not measured.", None, "app")
         slow = (late + sum(rule.past(s, limit) for s in seconds)) > measures.LATE_SHARE * (len(seconds) + late)
+        if not slow and (found := self._slow_at_times(limit)):
+            return Found(question, f"not always: {found} answers took longer than {limit:g} s in {text.duration(FLAPS_BACK.total_seconds())}, and no provider's did.", "app_slow", "app", AT_TIMES)
         if slow and own_inquiry.slow_everywhere(self.probed, rule, self.lately):
             return Found(question, "no, nor is any other: both providers and the app are slow at once, and what they share is our own network.", "our_network", symptoms=frozenset({"latency"}))
         return Found(question, f"p95 {measures.p95_s(self.probed, 'app', self.lately):.2f} s{f', and {late} not in time' if late else ''}.", "app_slow" if slow else "", "app")
+
+    def _slow_at_times(self, limit_s: float) -> int:
+        """How many answers of the app took longer than is critical; 0 of too few, and where a provider was as slow meanwhile."""
+        slow = {subject: sum(s > limit_s for s in self.probed.seconds(subject, self.flaps)) for subject in ("app", *PROVIDERS)}
+        return slow["app"] if slow["app"] > self.least and not any(slow[subject] for subject in PROVIDERS) else 0
 
     def socket(self) -> list[Found]:
         """Whether the app's WebSocket works: by our own, then by the page's."""

@@ -50,6 +50,9 @@ class ChainLimits:
         stale_after_s, greeks_stale_after_s: Quotes, and Greeks of a vendor who dates them, are stale when older.
         told_share: More than this share of the core flagged is a warning.
         cross_delta, cross_iv: How far two providers may be apart, beside what moves and spreads explain.
+        missing_share: More than this share of a chain's contracts, or of those of an earlier one, missing is a part of the chain.
+        whole_from: A chain of fewer contracts is too small to tell that.
+        greeks_times: A Greek that is so many times what it was while its volatility is not is in another unit.
         band_days, band_times: An IV band needs so many days, and is so many of their median distances wide.
     """
 
@@ -72,6 +75,9 @@ class ChainLimits:
     told_share: float
     cross_delta: float
     cross_iv: float
+    missing_share: float
+    whole_from: float
+    greeks_times: float
     band_days: float
     band_times: float
 
@@ -85,11 +91,16 @@ class DiagnosisLimits:
         least_probes: A cause needs so many probes, or fewer and another source that agrees.
         main_kind: Of failures of several kinds, one kind is the cause from this share on; below it the provider is intermittent.
         spells_below: A provider that turns between well and failing less often than this share of what chance makes fails in spells.
+        chain_doubt, chain_doubt_s: By how much, and within how many seconds, the age of a chain lessens the certainty of no fault.
+        differing: What is left of that certainty where a minute's probe has differed since.
     """
 
     least_probes: float
     main_kind: float
     spells_below: float
+    chain_doubt: float
+    chain_doubt_s: float
+    differing: float
 
 
 @dataclass(frozen=True, slots=True)

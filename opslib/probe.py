@@ -364,7 +364,7 @@ def _told(question: Question, status: int, headers: Any, body: bytes, detail: di
         words = body[:2000].decode("utf-8", "replace")
         detail["said"] = text.one_line(_said(words, kind), 160)
         keyed = any(name == "Authorization" for name, _ in question.headers)
-        return _refused(status, kind, words.lower(), keyed), None
+        return refusal(status, kind, words.lower(), keyed), None
     if "json" not in kind and (question.json_only or kind not in ("text/plain", "")):
         detail["content_type"] = text.one_line(kind, 40)
         return "wrong_content", None
@@ -389,7 +389,7 @@ _ADDRESS = re.compile(r"\bip\b|\bips\b|\b\d{1,3}(\.\d{1,3}){3}\b|whitelist|allow
 _PLAN = re.compile(r"entitle|\bplan\b|upgrade|subscri|not_authorized")
 
 
-def _refused(status: int, kind: str, words: str, keyed: bool) -> str:
+def refusal(status: int, kind: str, words: str, keyed: bool) -> str:
     """Which outcome is an answer of 400 or above? Tradier tells of its quota with 400 too."""
     if status == 429 or (status == 400 and "quota" in words):
         return "rate_limited_429"

@@ -52,19 +52,30 @@ def by_calendar(subject: str, middle: datetime) -> Moment:
     return Moment(middle, None if opened is None else (middle - opened).total_seconds())
 
 
-def questions(settings: Settings, limits: Probes, moment: Callable[[str, datetime], Moment] = by_calendar) -> list[Question]:
+def no_comparison(results: list[Any]) -> dict[str, int]:
+    """Compare the contracts of a probe with nothing."""
+    return {}
+
+
+def questions(
+    settings: Settings,
+    limits: Probes,
+    moment: Callable[[str, datetime], Moment] = by_calendar,
+    compare: Callable[[list[Any]], dict[str, int]] = no_comparison,
+) -> list[Question]:
     """
     What is to be asked, of whatever the settings name? One question for each; none of what they do not name.
 
     Args:
         moment: Given a provider and the middle of an attempt, the moment at which its data is judged.
+        compare: What differs between the contracts of Massive's answer and those of an earlier one, to be kept with the sample.
     """
     found = []
     if settings.massive_url:
         headers = _bearer(settings.secret("OPS_MASSIVE_TOKEN"))
         found.append(Question("liveness", "massive", f"{settings.massive_url}/v1/marketstatus/now", _massive_clock, headers=headers))
         if settings.symbols:
-            fresh = lambda payload, middle: _massive_data(payload, moment("massive", middle), limits)  # noqa: E731
+            fresh = lambda payload, middle: _massive_data(payload, moment("massive", middle), limits, compare)  # noqa: E731
             found.append(Question("data", "massive", f"{settings.massive_url}/v3/snapshot/options/{settings.symbols[0]}", fresh, (("limit", FEW),), headers))
     if settings.tradier_url:
         headers, base = _bearer(settings.secret("OPS_TRADIER_TOKEN")), _versioned(settings.tradier_url)
@@ -131,7 +142,7 @@ def _stamp_s(found: Any) -> float | None:
     return found / 10 ** max(0, 3 * round((math.log10(found) - 9.2) / 3))
 
 
-def _massive_data(payload: Any, moment: Moment, limits: Probes) -> Reading:
+def _massive_data(payload: Any, moment: Moment, limits: Probes, compare: Callable[[list[Any]], dict[str, int]] = no_comparison) -> Reading:
     results = payload.get("results") or []
     if not isinstance(payload.get("status"), str) or not isinstance(results, list):
         raise KeyError("status, results")
@@ -139,7 +150,7 @@ def _massive_data(payload: Any, moment: Moment, limits: Probes) -> Reading:
         return Reading("server_5xx", detail={"said": "an error object with 200"})
     if not results:
         return Reading("ok_empty", detail={"contracts": 0})
-    detail = {"contracts": len(results), "busiest": busiest(results, today(moment.at))}
+    detail = {"contracts": len(results), "busiest": busiest(results, today(moment.at))} | compare(results)
     # A contract that nobody trades has an old trade on a good day: trades tell of no age.
     kinds = [[(s, part.get("timeframe") == "DELAYED") for r in results if (part := r.get(name)) and (s := _stamp_s(part.get("last_updated")))] for name in ("last_quote", "underlying_asset")]
     groups = [group for group in kinds if group]

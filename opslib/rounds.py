@@ -13,15 +13,15 @@ import random
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from datetime import date, datetime, timedelta
 from functools import cached_property, partial
 from typing import Any
 
-from opslib import bands, clock, fetch, host, providers, skews, text
+from opslib import clock, host, providers, skews, text
 from opslib.app_state import is_down
-from opslib.errors import OpsError, StoreError
+from opslib.chain_probe import ChainProbe
+from opslib.errors import StoreError
 from opslib.lag import Lag
 from opslib.logs import Log
 from opslib.logs import read as read_log
@@ -71,7 +71,7 @@ class Rounds:
         self._outside = Probed(settings.fallback)  # What the latest answers say of the time and of the market.
         self.stream = self._dialled() if settings.app_ws_url else None
         self._log: Log | None = None
-        self._judge = ThreadPoolExecutor(1, "judge")  # One after the other in one thread: each thread that judges a chain keeps megabytes of its own.
+        self.chain_probe = ChainProbe(settings, self.samples, self.prober, rules, lambda at: self._moment("massive", at))
         self._waiting: deque[Sample] = deque()
         self._lost, self._told = 0, ""
         self._written, self._stopped, self._app_down = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -178,7 +178,7 @@ class Rounds:
 
     def close(self) -> None:
         """Let go of the log, and of the thread that judges chains."""
-        self._judge.shutdown(wait=False, cancel_futures=True)
+        self.chain_probe.close()
         if self._log:
             self._log.close()
 
@@ -243,7 +243,7 @@ class Rounds:
 
     @cached_property
     def _questions(self) -> list[Question]:
-        return providers.questions(self.settings, self.rules.probes, self._moment)
+        return providers.questions(self.settings, self.rules.probes, self._moment, self.chain_probe.comparison.of)
 
     async def _ask(self, question: Question) -> list[Sample]:
         samples = await self._acquaint(question.subject) if question.probe == "data" else []
@@ -255,6 +255,8 @@ class Rounds:
             self._outside.add(samples)
         if question.probe == "data" and (contracts := samples[-1].told().get("busiest")):
             self._listen_to(contracts)
+        if question.probe == "data" and "gone" in samples[-1].told() and self._loop:
+            self._fetch_again()
         if question.probe == "health":
             self._saw_app(samples[-1])
         return [self._of_plan(sample, ROUTE_REFUSED if "route" in sample.told() else ("denied_403",)) for sample in samples]
@@ -400,30 +402,14 @@ class Rounds:
         return [Sample(clock.micros(self.now()), "log", "app", "ok", None, float(told.errors), detail=self._json(detail))]
 
     async def fetch_chain(self, symbol: str) -> list[Sample]:
-        """Fetch a whole chain in market hours, and keep its pages as they came. Its value is how many contracts it has."""
+        """Fetch a whole chain in market hours. Its value is how many contracts it has."""
         if self._outside.open_since(clock.micros(self.now())) is None:
             return []
-        loop = asyncio.get_running_loop()
-        began_s = self._chain_s[symbol] = loop.time()
-        found = await fetch.massive(self.prober, self.settings, symbol)
-        now, detail = self.now(), found.detail | {"pages": len(found.pages)}
-        if found.outcome == "ok":
-            self._listen_to(providers.busiest(found.results, providers.today(now)), surely=True)
-        if found.pages:  # First of all, so that it is kept whatever becomes of judging it.
-            kept = [self.settings.redact(providers.as_page(page).decode()).encode() for page in found.pages]
-            await asyncio.to_thread(self.samples.keep_chain, clock.micros(now), "massive", symbol, found.outcome, kept)
-        if found.results:
-            detail |= await loop.run_in_executor(self._judge, self._judged, found.pages, symbol, self._moment("massive", now).at)
-        return [Sample(clock.micros(now), "chain", symbol, found.outcome, (loop.time() - began_s) * self.speed, float(len(found.results)), detail=self._json(detail))]
-
-    def _judged(self, pages: list[Any], symbol: str, now: datetime) -> dict[str, Any]:
-        """What its Greeks are worth, as it is kept; why not, where nobody can read it."""
-        from opslib import chain, greeks
-
-        try:
-            return bands.counted(greeks.judge(chain.of_payload(pages, f"the chain of {symbol}", now), self.rules.chain, now))
-        except OpsError as problem:
-            return {"why": str(problem)}
+        self._chain_s[symbol] = asyncio.get_running_loop().time()
+        sample, results = await self.chain_probe.fetch(symbol)
+        if sample.outcome == "ok":
+            self._listen_to(providers.busiest(results, providers.today(self.now())), surely=True)
+        return [sample]
 
     async def _beat(self) -> list[Sample]:
         return [self._beat_sample("ok")]

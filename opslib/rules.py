@@ -349,7 +349,7 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
             found[name] |= row
     limits, probes, chain, days, diagnosis = (found.pop(name) for name in ("pages", "probes", "chain", "days", "diagnosis"))
     for name, given, wanted in (("pages", limits, _PAGES), ("probes", probes, [f.name for f in fields(Probes)]), ("chain", chain, [f.name for f in fields(ChainLimits)]), ("days", days, [f.name for f in fields(DayLimits)]), ("diagnosis", diagnosis, [f.name for f in fields(DiagnosisLimits)])):
-        if set(given) != set(wanted) or not all(_is_number(v) and v > 0 for v in given.values()) or any(given.get(key, 2) <= 1 for key in ("late_after", "changed_by", "gamma_times", "theta_times", "vega_times", "unit_within")):
+        if set(given) != set(wanted) or not all(_is_number(v) and v > 0 for v in given.values()) or any(given.get(key, 2) <= 1 for key in ("late_after", "changed_by", "gamma_times", "theta_times", "vega_times", "unit_within", "greeks_times")):
             raise RulesError(f"{place}, [{name}]: {', '.join(sorted(wanted))} were wanted, each a number above 0, what is a factor above 1; found {given}.")
     rules, problems = {}, []
     for name, row in found.items():

@@ -6,13 +6,14 @@ rule has the verdict; a sight has one of its own only where no limit is needed t
 """
 
 from datetime import timedelta
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from opslib import app_state, clock, measures, text
 from opslib.clock import Window
 from opslib.outcome import OUTCOMES, PROVIDER, UNCLEAR
 from opslib.own_inquiry import LATELY, parties
-from opslib.probed import IS_THERE, Probed
+from opslib.probed import IS_THERE, KEPT, Probed
 from opslib.rules import Rules
 from opslib.samples import Sample
 from opslib.skews import compare
@@ -151,8 +152,14 @@ class Sights:
         if not OUTCOMES[worst.outcome].usable:
             since = self.probed.since(worst.probe, subject, self.at_us)
             lasts = since is not None and since.ts_us < worst.ts_us  # One look that went wrong is no trouble yet.
-            return [Sight("providers", "warning" if lasts else "", self._matter(subject, worst))]
+            return [Sight("providers", "warning" if lasts else "", self._matter(subject, self._agreed(worst)))]
         return [self._well(subject, p95), *self._against_page(subject, p95)]
+
+    def _agreed(self, failed: Sample) -> Sample:
+        """Of the probes that have failed without a break, the newest that ended as the one before it did; the newest where no two did."""
+        line = [s for s in reversed(self.probed.within(failed.probe, failed.subject, self._lately())) if s.outcome != KEPT]
+        streak = list(takewhile(lambda s: not OUTCOMES[s.outcome].usable, line))
+        return next((newer for newer, older in zip(streak, streak[1:]) if newer.outcome == older.outcome), failed)
 
     def _lately(self) -> Window:
         return Window.before(self.window.end, lately(self.rules))
@@ -187,7 +194,7 @@ class Sights:
         for symbol, chains in self.probed.chains(Window.before(self.window.end, CHAINS_BACK)).items():
             last = chains[-1]
             if last.outcome != "ok":
-                found.append(Sight("greeks", "warning", f"the chain of {symbol}: massive {OUTCOMES[last.outcome].words} ({self.probed.told(last).get('pages', 0)} pages, {text.number(last.value or 0)} contracts). {OUTCOMES[last.outcome].advice}"))
+                found.append(Sight("greeks", "warning", f"the chain of {symbol}: massive {OUTCOMES[last.outcome].words} ({self.probed.told(last).get('pages', 0)} pages, {text.number(last.value or 0)} contracts{f'; {why}' if (why := self.probed.told(last).get('why')) else ''}). {OUTCOMES[last.outcome].advice}"))
                 continue
             told = self.probed.told(last)
             if "flagged" not in told:

@@ -66,8 +66,9 @@ def test_its_text_starts_with_what_matters(home: Path, capsys: pytest.CaptureFix
     lines = out.splitlines()
     assert code == 0 and lines[0].startswith("provider_5xx of massive, ") and "Massive answers with errors of its own." in lines[0]
     assert lines[1].startswith("  as of 2026-03-10 15:00") and lines[2].startswith("  severity: ") and lines[3] == "  runbook: ops runbook open massive_down"
-    assert lines[4].startswith("  supports it: Does massive answer what it is asked? no: ") and lines[4].endswith("[probe, 0 s old]")
-    assert lines[-1].startswith("  rules out another: ")
+    assert lines[4] == "  supports it:" and lines[5].startswith("    Does massive answer what it is asked? no: ")
+    assert lines[5].endswith("[probe, 0 s old]")
+    assert [line for line in lines[6:] if not line.startswith("    ")] == ["  not measured, or of unknown age:", "  rules out other causes:"]
 
 
 def test_not_enough_data_is_3(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

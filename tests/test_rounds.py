@@ -42,7 +42,7 @@ def made(home: Path, environ: dict[str, str], at: datetime = OPEN, every_s: floa
     return Rounds(found, Store(found.url), rules.load(), every_s=every_s, now=ticking.now, speed=SPEED, chance=random.Random(1)), ticking
 
 
-async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
+async def until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(within_s):
         while not holds():

@@ -5,6 +5,7 @@ in which nothing is under way.
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -32,13 +33,26 @@ HELD_S = (3.0, 8.0)  # A starved collector cannot run for so long at a time, in 
 
 
 class _Ahead(asyncio.SelectorEventLoop):
-    """An event loop whose clock can be moved ahead, so that what waits for a time that nobody needs is due at once, and held."""
+    """
+    An event loop whose clock can be moved ahead, so that what waits for a time that nobody needs is due at once, and held.
 
-    ahead_s = 0.0
-    _held_s: float | None = None
+    It never goes back: a deadline that was reached stays reached.
+
+    Attributes:
+        longest_s: How much may pass from one reading of the clock to the next; what is beyond that, on a busy machine, is no time of the world.
+    """
+
+    longest_s = math.inf
+    _shown_s = 0.0
+    _read_s: float | None = None
+    _is_held = False
 
     def time(self) -> float:
-        return super().time() + self.ahead_s if self._held_s is None else self._held_s
+        now_s = super().time()
+        passed_s = 0.0 if self._read_s is None or self._is_held else min(now_s - self._read_s, self.longest_s)
+        self._shown_s = now_s if self._read_s is None else self._shown_s + passed_s
+        self._read_s = now_s
+        return self._shown_s
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -49,22 +63,19 @@ class _Ahead(asyncio.SelectorEventLoop):
         finally:
             self.go_on()
 
-    def put_back(self, by_s: float) -> None:
-        """Take back time that passed on this loop's clock, where there is any to take back."""
-        self.ahead_s -= max(0.0, by_s)
-
     def hold(self) -> None:
         """Stop this loop's clock."""
-        self._held_s = self.time()
+        self.time()
+        self._is_held = True
 
     def go_on(self) -> None:
         """Let this loop's clock go on from where it was stopped."""
-        if self._held_s is not None:
-            self.ahead_s, self._held_s = self._held_s - super().time(), None
+        self.time()
+        self._is_held = False
 
     def reach(self, at_s: float) -> None:
         """Let it be at least so late on this loop's clock."""
-        self.ahead_s += max(0.0, at_s - self.time())
+        self._shown_s = max(self.time(), at_s)
 
     def skip(self, upto_s: float) -> None:
         """Let it be as late as the next that waits for a time is due, and no later than this."""
@@ -247,9 +258,10 @@ class Looking:
 
     async def _nap(self) -> None:
         """Let what is under way go on for a moment. What this process could not run meanwhile, on a busy machine, is no time of the world."""
-        began_s = self._loop.time()
+        self._loop.longest_s = LONGEST_NAP_S
         await asyncio.sleep(NAP_S)
-        self._loop.put_back(self._loop.time() - began_s - LONGEST_NAP_S)
+        self._loop.time()
+        self._loop.longest_s = math.inf
 
     def fetch_chains_again(self) -> None:
         """Have the collector fetch its chains anew, as it does when the page's Greeks begin to breach."""
