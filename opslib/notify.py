@@ -96,9 +96,9 @@ class Notifier:
         parts = [replace(found, cause=o.cause, subject=o.subject) for o in found.also if o.subject in PROVIDERS] if found.cause == diagnosis.BOTH else []
         if advice and len({part.cause for part in parts}) > 1:
             headline = f"{headline.rstrip('.')}: {' '.join(part.headline for part in parts)}"
-            each = [f"{str(part.subject).title()}: {own_advice.action}" for part in parts if (own_advice := effects.advice(part.cause, part.subject))]
+            each = [f"{str(part.subject).title()}: {own_advice.action}" for part in parts if (own_advice := effects.advice(part.cause, part.subject, other=False))]
             advice = advice._replace(action=" ".join(each) or advice.action)
-        return Cause(f"{found.cause}{about}", found.words, headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "", *(advice or ("", "")))
+        return Cause(f"{found.cause}{about}", found.words, headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "", advice.action if advice else "", advice.traders if advice else "")
 
     def _incidents(self) -> None:
         """What was told has an incident, and what became of it since is on its record."""

@@ -216,7 +216,7 @@ def test_two_causes_are_both_named(tmp_path: Path) -> None:
     text = desk.texts[0]
     assert all(words in text.splitlines()[0] for words in ("Neither provider serves", "Massive takes the connection", "Tradier does not accept our key")), text
     assert "Tradier: Check our key for Tradier" in lines(text)["Do first"] and "Massive: Check Massive's status page" in lines(text)["Do first"]
-    assert lines(text)["For traders"] == effects.NOBODY_SERVES
+    assert lines(text)["For traders"] == effects.NOBODY_SERVES and "other provider serves" not in text
 
 
 def test_nobody_serves_is_said_as_that(tmp_path: Path) -> None:
