@@ -8,7 +8,7 @@ the answer is never `none`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opslib import text
@@ -80,6 +80,7 @@ class Diagnosis:
         evidence: Every question that was asked.
         also: Other causes that were found beside it.
         alert_runbook: The runbook of the alert that was asked about; None where none was.
+        also_sure: How sure each of `also` is, as `confidence`.
     """
 
     window: Window
@@ -90,6 +91,14 @@ class Diagnosis:
     evidence: tuple[Evidence, ...] = ()
     also: tuple[Other, ...] = ()
     alert_runbook: str | None = None
+    also_sure: tuple[float, ...] = ()
+
+    @property
+    def each(self) -> "list[Diagnosis]":
+        """This diagnosis, and each cause found beside it in its place."""
+        first = Other(self.cause, self.subject)
+        others = [replace(self, cause=o.cause, subject=o.subject, confidence=sure, also=(first, *(x for x in self.also if x != o))) for o, sure in zip(self.also, self.also_sure)]
+        return [self, *others]
 
     @property
     def headline(self) -> str:
@@ -176,12 +185,15 @@ def diagnose(view: "View") -> Diagnosis:
         sure = round(answered * inquiry.chains.certainty(), 4) if cause == NONE else 0.0
         return Diagnosis(view.window, cause, None, sure, None, _evidence(asked, None, view))
     assert first.cause
-    also = tuple(dict.fromkeys(Other(f.cause or "", f.subject) for f in faults if (f.cause, f.subject) != (first.cause, first.subject) and f.cause != UNDETERMINED))
+    beside: dict[Other, float] = {}
+    for f in faults:
+        if (f.cause, f.subject) != (first.cause, first.subject) and f.cause != UNDETERMINED:
+            beside.setdefault(Other(f.cause or "", f.subject), round(f.agree * (0.5 + 0.5 * answered), 2))
     bears = 1.0 if first.cause.startswith("costs_") else 0.5 + 0.5 * answered
     disputed = any(f.cause == "" and first.cause in f.excludes and _about(f, first) and f.at_us is not None and f.at_us > (first.since_us or first.at_us or view.window.end_us) for f in asked)
     sure = first.agree * bears * (CONTRADICTED if disputed else 1.0) if first.cause != UNDETERMINED else 0.0
     severity = _severity(inquiry, first) or (alert["severity"] if alert else None)
-    return Diagnosis(view.window, first.cause, first.subject, round(sure, 2), severity, _evidence(asked, first, view), also, alert["runbook"] if alert else None)
+    return Diagnosis(view.window, first.cause, first.subject, round(sure, 2), severity, _evidence(asked, first, view), tuple(beside), alert["runbook"] if alert else None, tuple(beside.values()))
 
 
 def _rank(found: Found, slower: bool) -> int:
