@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from opslib import clock, text
 from opslib.cell_types import decoding, require_types
-from opslib.rules import RUNGS, Rule, Rules
+from opslib.rules import RUNGS, SENT, Rule, Rules
 from opslib.verdicts import Finding, not_back, value_on
 
 GRID_US = 5_000_000  # Alerts are judged at whole multiples of this since 1970.
@@ -324,8 +324,9 @@ class Alerts:
             for severity in [base, after] if not alert.rises and base != after else [after]:
                 found.append(self._rises(alert, finding, severity, inhibitor, at_us))
         if inhibitor is None and known:
-            # What its window still holds of the trouble that explained it is not the alert's own: it must breach now.
-            for rise in [r for r in alert.rises if r.inhibited_by and _rank(finding.severity) >= _rank(r.severity)]:
+            # What its window still holds of the trouble that explained it is not the alert's own: it must breach now, so far that people are notified.
+            reached = _rank(finding.severity)
+            for rise in [r for r in alert.rises if r.inhibited_by and reached >= min(_rank(r.severity), _rank(SENT[0]))]:
                 rise.inhibited_by = None
                 found.append(self._transition(alert, at_us, "released", rise.severity, rise))
         return found

@@ -8,7 +8,7 @@ the answer is never `none`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ from opslib import panels, realised, text
 from opslib.answers import Found
 from opslib.causes import HEADLINES, MASSIVE_OUT, NO_FAULT, NONE, OF_RULE, PRODUCES, RUNBOOK_OF, UNDETERMINED
 from opslib.clock import Window
-from opslib.inquiry import Inquiry
+from opslib.inquiry import SLOWER, Inquiry
 from opslib.page import SECOND
 from opslib.rules import RUNGS, SENT
 from opslib.snapshot import PROVIDERS
@@ -82,6 +82,7 @@ class Diagnosis:
         evidence: Every question that was asked.
         also: Other causes that were found beside it.
         alert_runbook: The runbook of the alert that was asked about; None where none was.
+        also_sure: How sure each of `also` is, as `confidence`.
     """
 
     window: Window
@@ -92,6 +93,14 @@ class Diagnosis:
     evidence: tuple[Evidence, ...] = ()
     also: tuple[Other, ...] = ()
     alert_runbook: str | None = None
+    also_sure: tuple[float, ...] = ()
+
+    @property
+    def each(self) -> "list[Diagnosis]":
+        """This diagnosis, and each cause found beside it in its place."""
+        first = Other(self.cause, self.subject)
+        others = [replace(self, cause=o.cause, subject=o.subject, confidence=sure, also=(first, *(x for x in self.also if x != o))) for o, sure in zip(self.also, self.also_sure)]
+        return [self, *others]
 
     @property
     def headline(self) -> str:
@@ -161,7 +170,8 @@ def diagnose(view: "View") -> Diagnosis:
     known = [f for f in asked if f.cause is not None]
     hits = [f for f in asked if f.cause]
     roots = [f for i, f in enumerate(hits) if not any(_explained(g, f, asked) and (j < i or not _explained(f, g, asked)) for j, g in enumerate(hits))]
-    faults = sorted((f for f in roots if f.cause not in NO_FAULT), key=_rank)
+    slower = any(SLOWER in f.symptoms for f in roots)
+    faults = sorted((f for f in roots if f.cause not in NO_FAULT), key=lambda f: _rank(f, slower))
     over = [f for f in roots if f.cause == "market_closed" and all(g.cause in PASSED for g in faults)]  # Nothing is expected of a closed market, whatever was restarted before.
     first = next(iter([*over, *faults, *roots]), None)
     alert = None
@@ -177,17 +187,22 @@ def diagnose(view: "View") -> Diagnosis:
         sure = round(answered * inquiry.chains.certainty(), 4) if cause == NONE else 0.0
         return Diagnosis(view.window, cause, None, sure, None, _evidence(asked, None, view))
     assert first.cause
-    also = tuple(dict.fromkeys(Other(f.cause or "", f.subject) for f in faults if (f.cause, f.subject) != (first.cause, first.subject) and f.cause != UNDETERMINED))
+    beside: dict[Other, float] = {}
+    for f in faults:
+        if (f.cause, f.subject) != (first.cause, first.subject) and f.cause != UNDETERMINED:
+            beside.setdefault(Other(f.cause or "", f.subject), round(f.agree * (0.5 + 0.5 * answered), 2))
     bears = 1.0 if first.cause.startswith("costs_") else 0.5 + 0.5 * answered
     disputed = any(f.cause == "" and first.cause in f.excludes and _about(f, first) and f.at_us is not None and f.at_us > (first.since_us or first.at_us or view.window.end_us) for f in asked)
     sure = first.agree * bears * (CONTRADICTED if disputed else 1.0) if first.cause != UNDETERMINED else 0.0
     severity = _severity(inquiry, first) or (alert["severity"] if alert else None)
-    return Diagnosis(view.window, first.cause, first.subject, round(sure, 2), severity, _evidence(asked, first, view), also, alert["runbook"] if alert else None)
+    return Diagnosis(view.window, first.cause, first.subject, round(sure, 2), severity, _evidence(asked, first, view), tuple(beside), alert["runbook"] if alert else None, tuple(beside.values()))
 
 
-def _rank(found: Found) -> int:
-    """What comes first: a cause that goes on, then one that is over and left its traces, then what could not be determined."""
-    return 2 if found.cause == UNDETERMINED else int(found.cause in PASSED)
+def _rank(found: Found, slower: bool) -> int:
+    """What comes first: an app that is slower than our own lag explains, a cause that goes on, one that is over and left its traces, what could not be determined."""
+    if slower and SLOWER not in found.symptoms and found.subject == "collector":
+        return 1
+    return 3 if found.cause == UNDETERMINED else 2 * int(found.cause in PASSED)
 
 
 def _worst_alert(view: "View") -> dict[str, Any] | None:

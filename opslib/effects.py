@@ -61,22 +61,24 @@ class Advice(NamedTuple):
 
     Attributes:
         traders: Empty where the text of the rule fits.
+        other: Whether the other provider is to be checked, too.
     """
 
     action: str
     traders: str = ""
+    other: bool = False
 
 
 NOBODY_SERVES = "No provider serves option data: prices and Greeks on the screen are missing or old. Do not trade options by them."
 _NO_REFRESH = "Live prices have stopped, and refreshing the page does not bring them back yet."
-_BESIDE = "and check that the other provider serves."
+OTHER = " Then check that the other provider serves."
 # Where the text of a rule fits a cause, the cause is not in here. {} is the provider.
 ADVICE: dict[str, Advice] = {
-    "provider_5xx": Advice(f"Check {{}}'s status page, {_BESIDE}"),
-    "provider_timeout": Advice(f"Check {{}}'s status page, {_BESIDE}"),
-    "provider_refused": Advice(f"Check {{}}'s status page and our own firewall, {_BESIDE}"),
-    "provider_dns": Advice(f"Resolve {{}}'s name here and elsewhere: it is our resolver or their domain; {_BESIDE}"),
-    "provider_tls": Advice(f"Read the certificate that {{}} shows, compare it with this machine's clock and CA file, {_BESIDE}"),
+    "provider_5xx": Advice("Check {}'s status page.", other=True),
+    "provider_timeout": Advice("Check {}'s status page.", other=True),
+    "provider_refused": Advice("Check {}'s status page and our own firewall.", other=True),
+    "provider_dns": Advice("Resolve {}'s name here and elsewhere: it is our resolver or their domain.", other=True),
+    "provider_tls": Advice("Read the certificate that {} shows, and compare it with this machine's clock and CA file.", other=True),
     "provider_auth": Advice("Check our key for {}: expired, revoked or mistyped. Renew it."),
     "provider_plan": Advice("Check what our plan with {} covers, and have this data added to it, or take the data from elsewhere.", "This provider refuses this data: what rests on it cannot be had from there."),
     "provider_ip_blocked": Advice("Have {} allow our address, or go back to an address that it allows."),
@@ -104,7 +106,13 @@ ADVICE: dict[str, Advice] = {
 }
 
 
-def advice(cause: str, about: str | None) -> Advice | None:
-    """What to do first about a cause; None where the text of its rule fits."""
+def advice(cause: str, about: str | None, other: bool = True) -> Advice | None:
+    """
+    What to do first about a cause; None where the text of its rule fits.
+
+    Args:
+        other: Whether the other provider may serve.
+    """
     found = ADVICE.get(f"{cause} of {about}") or ADVICE.get(cause)
-    return found and found._replace(action=found.action.format(str(about).title() if about in PROVIDERS else "the provider"))
+    named = str(about).title() if about in PROVIDERS else "the provider"
+    return found and found._replace(action=found.action.format(named) + OTHER * (found.other and other))

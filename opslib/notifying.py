@@ -80,9 +80,13 @@ class Situations:
             self._complaints.say("diagnosis", f"what sets alerts off could not be diagnosed ({problem.__class__.__name__}: {text.one_line(str(problem), 120)}); the notification goes out without it")
             return unknown_cause
         self._complaints.over("diagnosis")
-        if found is None or found.confidence < SURE:
-            return unknown_cause
-        return lambda notice: self._cause(found, notice) if effects.sets_off(found.cause, found.subject, notice.rule, notice.subject, notice.source) else None
+        sure = [d for d in found.each if d.confidence >= SURE] if found else []
+
+        def cause_of(notice: Notice) -> Cause | None:
+            by = next((d for d in sure if effects.sets_off(d.cause, d.subject, notice.rule, notice.subject, notice.source)), None)
+            return self._cause(by, notice) if by else None
+
+        return cause_of
 
     def _cause(self, found: diagnosis.Diagnosis, notice: Notice) -> Cause:
         """A sure diagnosis as the cause of an alert. What to do first is the alert's own where its rule points at the cause, else the cause's."""
@@ -94,9 +98,9 @@ class Situations:
         parts = [replace(found, cause=o.cause, subject=o.subject) for o in found.also if o.subject in PROVIDERS] if found.cause == diagnosis.BOTH else []
         if advice and len({part.cause for part in parts}) > 1:
             headline = f"{headline.rstrip('.')}: {' '.join(part.headline for part in parts)}"
-            each = [f"{str(part.subject).title()}: {own_advice.action}" for part in parts if (own_advice := effects.advice(part.cause, part.subject))]
+            each = [f"{str(part.subject).title()}: {own_advice.action}" for part in parts if (own_advice := effects.advice(part.cause, part.subject, other=False))]
             advice = advice._replace(action=" ".join(each) or advice.action)
-        return Cause(f"{found.cause}{about}", found.words, headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "", *(advice or ("", "")))
+        return Cause(f"{found.cause}{about}", found.words, headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "", advice.action if advice else "", advice.traders if advice else "")
 
     def _view(self, at_us: int) -> View | None:
         at = clock.instant(at_us)

@@ -36,6 +36,7 @@ class World:
         fails: The share of the page's requests to a provider that fail, 0 to 1.
         hangs: Whether those to Massive never end, so that it counts none, and the page asks Tradier.
         dead_s: The second since when older connections of the app's socket are dead, where new ones are served.
+        lag_s: Seconds of each beat's five in which our own collector could not run.
         counts: Whether the page counts anything; it posts on while it does not.
     """
 
@@ -53,6 +54,7 @@ class World:
         self.memory_mb: float | None = None
         self.process_mb = 300.0
         self.dead_s: float | None = None
+        self.lag_s = 0.0
 
     def every(self, outcome: str, *which: tuple[str, str]) -> None:
         """Let probes end so."""
@@ -105,7 +107,8 @@ class Desk:
             self.fault(world)
         posts += self._post(world)
         at_us = clock.micros(self.now)
-        found.append(Sample(at_us, "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5.0}'))
+        lag = {"lag_s": world.lag_s} if world.lag_s else {}
+        found.append(Sample(at_us, "beat", "collector", "ok", None, 50.0, detail=json.dumps({"every_s": 5.0} | lag)))
 
         def probe(name: str, subject: str, value: float | None = None, seconds: float | None = None, **detail: Any) -> None:
             outcome = world.probe.get((name, subject), "ok")

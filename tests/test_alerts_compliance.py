@@ -445,3 +445,16 @@ def test_findings_of_two_subjects_are_two_alerts():
     rule = made_up(10)
     found = machine(rule).advance(T0, [judge(rule, subject, source, Figure(15.0)) for subject in ("massive", "tradier") for source in ("page", "probe")])
     assert len({t.alert for t in found if t.kind == "fired"}) == 4
+
+
+def test_what_was_explained_is_released_only_where_it_breaches_by_itself():
+    """Once what explained an alert is over and out of its window, people are notified only where its figure is so bad again, not of what is not back yet."""
+    one = made_up(30, name="one")
+    rungs = {"warning": 10.0, "notify": 20.0, "critical": 30.0}
+    two = replace(made_up(0, name="two"), ladder=tuple(rungs.items()), holds=dict.fromkeys(rungs, timedelta(0)), clear={"warning": 5.0, "notify": 6.0, "critical": 8.0}, inhibited_by=("one",))
+    alerts, released = machine(one, two), []
+    for second, (first, second_value) in {0: (40, 40), 30: (0, 12), 60: (0, 12), 90: (0, 12), 120: (0, 9), 150: (0, 25), 180: (0, 25)}.items():
+        found = alerts.advance(T0 + second * 1_000_000, [judge(one, "app", "page", figure(first)), judge(two, "app", "page", figure(second_value))])
+        released += [(second, t.severity) for t in found if t.kind == "released"]
+        assert [t.inhibited_by is not None for t in found if t.rule == "two" and t.kind == "fired"] == [True] * (second == 0)
+    assert [(second, severity) for second, severity in released if severity in rules.SENT] == [(150, "critical")], released

@@ -55,6 +55,17 @@ def test_which_instants_it_jumped_over() -> None:
     assert [probed.open_since(looks.us(s)) for s in (3, 300, 610, 619)] == [looks.OPENS, looks.OPENS, looks.at(605), looks.at(605)]
 
 
+def test_what_was_seen_before_it_was_set_back_is_gone() -> None:
+    """Set back by 300 s: a provider that was well then and fails now fails at each probe, and is no provider that comes and goes; what was before stays."""
+    before = [Sample(looks.us(s), "liveness", "massive", "ok", 0.1, None) for s in range(0, 601, 5)]
+    after = [Sample(looks.us(s), "liveness", "massive", "server_5xx", 0.1, None) for s in range(308, 400, 5)]
+    probed = Probed("tradier", [*before, *(beat(s) for s in range(0, 601, 5)), beat(306, -300.0), *after, *(beat(s) for s in range(311, 400, 5))])
+    found = [s.outcome for s in probed.within("liveness", "massive", looks.window(0, 600))]
+    assert found == ["ok"] * 61 + ["server_5xx"] * len(after)
+    assert [b.ts_us for b in probed.within("beat", "collector", looks.window(295, 600))][:3] == [looks.us(300), looks.us(305), looks.us(306)]
+    assert probed.missed_beats(looks.us(400)) == 0 and probed.coverage(looks.window(0, 400)) == pytest.approx(1.0, abs=0.01)
+
+
 @pytest.mark.parametrize("jumps", [True, False])
 def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool) -> None:
     """A judge whose clock jumps keeps a beat that says so, and judges no instant between; one whose beats simply stop misses them."""

@@ -216,7 +216,7 @@ def test_two_causes_are_both_named(tmp_path: Path) -> None:
     text = desk.texts[0]
     assert all(words in text.splitlines()[0] for words in ("Neither provider serves", "Massive takes the connection", "Tradier does not accept our key")), text
     assert "Tradier: Check our key for Tradier" in lines(text)["Do first"] and "Massive: Check Massive's status page" in lines(text)["Do first"]
-    assert lines(text)["For traders"] == effects.NOBODY_SERVES
+    assert lines(text)["For traders"] == effects.NOBODY_SERVES and "other provider serves" not in text
 
 
 def test_nobody_serves_is_said_as_that(tmp_path: Path) -> None:
@@ -326,3 +326,19 @@ def test_a_page_that_is_served_is_not_accused(tmp_path: Path, healed: str) -> No
         desk.page = PageOf(desk.second)
     desk.live(BEGINS_S + 900)
     assert desk.sent[-1]["kind"] == "over" and diagnosis.diagnose(view(desk)).cause == "none", desk.texts
+
+
+def refused_while_starved(world: World) -> None:
+    """Our own collector gets too little time; two minutes later Massive says that we ask too often."""
+    world.lag_s = 2.0
+    if world.second > BEGINS_S + 120:
+        world.every("rate_limited_429", ("liveness", "massive"), ("data", "massive"))
+
+
+def test_a_cause_beside_the_first_is_named_where_it_sets_off_the_alert(tmp_path: Path) -> None:
+    """That our own machine is busy is another trouble: what Massive answers is sure all the same, and names the alert that it sets off."""
+    desk = Desk(tmp_path, refused_while_starved).live(BEGINS_S + 300)
+    text = next(text for text, sent in zip(desk.texts, desk.sent) if any(a["rule"] == "answers" for a in sent["alerts"]))
+    assert diagnosis.diagnose(view(desk)).cause == "monitor_down"
+    assert text.splitlines()[0].startswith("[notify] We ask Massive too often") and lines(text)["Cause"].startswith("provider_rate_limited of massive"), text
+    assert "monitor_down of collector" in lines(text)["Cause"] and lines(text)["Do first"].startswith("Ask Massive less often")
