@@ -11,6 +11,7 @@ from opslib.quarterly import Quarterly
 from opslib.report import Text, listed, tabled
 
 SHOWN = 10
+REMEDIES = {"rehearsed": "set a hook for it", "skipped": "let a machine see it"}  # Of a step that was often not done.
 
 
 class Annual(Quarterly):
@@ -28,7 +29,7 @@ class Annual(Quarterly):
         """What the monitoring should gain next."""
         steps = Counter((key, did.state) for i in self.incidents for key, did in i.steps.items() if did.state in ("rehearsed", "skipped", "failed"))
         quiet = [name for name, rule in self.desk.rules.rules.items() if not rule.burn and name not in {r.rule for r in self.log.rises}]
-        items = [f"step {step} of {book} was {state} {count} time{'s' * (count > 1)}: {'set a hook for it' if state == 'rehearsed' else 'let a machine see it' if state == 'skipped' else 'find out why'}" for ((book, step), state), count in steps.most_common(SHOWN)]
+        items = [f"step {step} of {book} was {state} {count} time{'s' * (count > 1)}: {REMEDIES.get(state, 'find out why')}" for ((book, step), state), count in steps.most_common(SHOWN)]
         items += [f"no alert told of it: {words}" for words in self.missed[:SHOWN]]
         items += [f"never fired: {', '.join(quiet)}: a drill shows whether they still can"] if quiet and self.seen and not self.unjudged else []
         items += [f"of {self.coverage:.0%} of what was expected there were looks: the rest is dark"] if self.coverage is not None and self.coverage < 1 else []

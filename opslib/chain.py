@@ -212,7 +212,9 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
         if not side:
             bad[i] = f"type is {show('cp', i)}, call or put was wanted"
         elif day is None:
-            bad[i] = f"expiration is {show('expiry', i)}, {AMBIGUOUS if isinstance(raw['expiry'][i], str) and is_ambiguous(raw['expiry'][i]) else 'a date was wanted'}"
+            told = raw["expiry"][i]
+            why = AMBIGUOUS if isinstance(told, str) and is_ambiguous(told) else "a date was wanted"
+            bad[i] = f"expiration is {show('expiry', i)}, {why}"
         elif not YEARS[0] <= day.year <= YEARS[1]:
             bad[i] = f"expiration is {show('expiry', i)}, a date from {YEARS[0]} to {YEARS[1]} was wanted"
         elif not 0 < strikes[i] <= MOST_STRIKE:

@@ -197,7 +197,8 @@ def mail(channel: Channel, message: Message, settings: Settings, now: datetime, 
     page = settings.redact(message.html)
     found.add_alternative(page + ("<p><img src='cid:panel' alt='' style='max-width:100%'></p>" if picture else ""), subtype="html")
     if picture:
-        found.get_payload()[1].add_related(picture, "image", "png", cid="<panel>", filename="panel.png")  # type: ignore[index,union-attr]
+        shown: Any = found.get_payload()
+        shown[1].add_related(picture, "image", "png", cid="<panel>", filename="panel.png")
     return found
 
 

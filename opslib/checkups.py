@@ -164,7 +164,8 @@ def keys(scene: Scene) -> Seen:
     query = f"age of the files that hold the keys; at most {most:g} days"
     if not told:
         return Seen(None, "no key to a provider is set: OPS_MASSIVE_TOKEN_FILE and OPS_TRADIER_TOKEN_FILE name files that hold one", None, "settings", query)
-    words = "; ".join(f"{provider}: {'its key comes from the environment, which does not tell its age' if age is None else f'{max(0.0, age):.0f} days old'}" for provider, age in told.items())
+    ages = {provider: "its key comes from the environment, which does not tell its age" if age is None else f"{max(0.0, age):.0f} days old" for provider, age in told.items()}
+    words = "; ".join(f"{provider}: {age}" for provider, age in ages.items())
     old = [p for p, age in told.items() if age is not None and age > most]
     good = False if old else None if None in told.values() else True
     return Seen(good, f"{words}; at most {most:g} days are wanted", told, "settings", query)
@@ -379,7 +380,8 @@ def independent(scene: Scene) -> Seen:
     named = lambda probe, subject: f"{probe} of {subject}"  # noqa: E731
     stopped = [named(*kind) for kind, last in now.items() if last is None]
     trouble = [named(*kind) for kind, last in now.items() if last is not None and not OUTCOMES[last.outcome].usable]
-    words = f"{len(kinds) - len(stopped)} of {len(kinds)} kinds of looks were made lately{': not ' + ', '.join(stopped) if stopped else ''}; {', '.join(trouble) + ' in trouble, and the rest goes on' if trouble and not stopped else f'{len(trouble)} of them found trouble'}"
+    found = f"{', '.join(trouble)} in trouble, and the rest goes on" if trouble and not stopped else f"{len(trouble)} of them found trouble"
+    words = f"{len(kinds) - len(stopped)} of {len(kinds)} kinds of looks were made lately{': not ' + ', '.join(stopped) if stopped else ''}; {found}"
     return Seen(not stopped, words, {named(*kind): None if last is None else last.outcome for kind, last in now.items()}, "probe", query, "monitor_down" if stopped else "")
 
 

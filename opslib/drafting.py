@@ -59,7 +59,8 @@ def move(desk: "Workspace", found: Incident, status: str, by: str) -> Incident:
     now = STATUSES.index(found.document or STATUSES[0])
     then = STATUSES.index(wanted)
     if then > now + 1 or (now == len(STATUSES) - 1 and then != now):
-        raise IncidentError(f"the postmortem of {found.id} is {STATUSES[now]}; {'it is closed: ops incident reopen opens it again' if now == len(STATUSES) - 1 else 'next comes ' + STATUSES[now + 1]}.")
+        following = "it is closed: ops incident reopen opens it again" if now == len(STATUSES) - 1 else f"next comes {STATUSES[now + 1]}"
+        raise IncidentError(f"the postmortem of {found.id} is {STATUSES[now]}; {following}.")
     lacks = postmortem_module.lint(Postmortem(found)) if then > 0 else []
     if lacks:
         raise IncidentError("\n".join([f"the postmortem of {found.id} cannot be {wanted} yet; it lacks:", *(f"  {lack!r}" for lack in lacks)]))

@@ -131,7 +131,8 @@ class Quarterly(Review):
             false = [r for r, v in mine if v == WRONG]
             if rule is None or rule.burn or not false:
                 continue
-            worst = max(false, key=lambda r: r.peak if rule.better == "lower" else -(r.peak or 0.0))  # type: ignore[arg-type,return-value]
+            sign = 1 if rule.better == "lower" else -1
+            worst = max(false, key=lambda r: sign * (r.peak or 0.0))
             assert worst.peak is not None and worst.limit is not None
             right = [r.peak for r, v in mine if v == RIGHT and r.peak is not None]
             kept = sum(rule.past(peak, worst.peak) for peak in right)

@@ -76,7 +76,8 @@ def silence(desk: "Desk", options: argparse.Namespace) -> Reply:
         who_says = who(options.by)
         now_us = clock.micros(desk.now())
         if not options.id or not desk.dispatch.unsilence(options.id, who_says):
-            raise UsageError(f"there is no silence {options.id!r} that holds.{text.nearest(options.id or '', [s.id for s in desk.dispatch.silences() if s.until_us > now_us])} See ops silence list.")
+            holding = [s.id for s in desk.dispatch.silences() if s.until_us > now_us]
+            raise UsageError(f"there is no silence {options.id!r} that holds.{text.nearest(options.id or '', holding)} See ops silence list.")
         shown = [s for s in desk.dispatch.silences() if s.id == options.id]
     else:
         at_us = clock.micros(clock.parse(options.as_of) if options.as_of else desk.now())

@@ -309,7 +309,8 @@ class Sights:
     def _collector(self) -> list[Sight]:
         last = self.probed.now("beat", "collector", self.at_us)
         missed = self.probed.missed_beats(self.at_us)
-        if missed and self.rules["heartbeat"].past(missed, dict(self.rules["heartbeat"].ladder)["warning"]):  # type: ignore[arg-type]
+        heartbeat = self.rules["heartbeat"]
+        if missed and heartbeat.past(missed, float(dict(heartbeat.ladder)["warning"])):
             return [Sight("system", "", f"our collector has missed {missed:,.0f} beats: nothing was looked at since, and no alert is judged. Start ops collect again.")]
         if last is None:
             return []

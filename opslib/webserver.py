@@ -60,7 +60,8 @@ def webserver(app: Starlette) -> "uvicorn.Server":
         def _make_room(self) -> None:
             """Close the connection that has waited longest: unfinished requests first where they are many, else idle ones."""
             unfinished = [next(iter(in_phase[phase].items())) for phase in (HEAD, BODY) if in_phase[phase]]
-            oldest = min(unfinished, key=lambda waiting: waiting[1] - SECONDS[waiting[0]._phase])[0]  # type: ignore[attr-defined]
+            begun = lambda waiting: waiting[1] - SECONDS[waiting[0]._phase]  # type: ignore[attr-defined]  # noqa: E731
+            oldest = min(unfinished, key=begun)[0]
             if len(in_phase[HEAD]) + len(in_phase[BODY]) <= MOST_CONNECTIONS // 2:
                 oldest = next(iter(in_phase[IDLE]), oldest)
             oldest.drop()  # type: ignore[attr-defined]

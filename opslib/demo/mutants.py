@@ -63,7 +63,8 @@ class Mutant:
     @property
     def words(self) -> str:
         """What was done, for people."""
-        return f"{self.kind}: {self.target}{f' and {self.other}' if self.kind == SWAPPED else f' {self.other} x {self.by:g}' if self.kind == MOVED else ''}"
+        more = {SWAPPED: f" and {self.other}", MOVED: f" {self.other} x {self.by:g}"}.get(self.kind, "")
+        return f"{self.kind}: {self.target}{more}"
 
 
 def mutants(runbook: str) -> Iterator[Mutant]:
