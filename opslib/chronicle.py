@@ -73,7 +73,8 @@ class Chronicle:
         if not name:
             standing = [i for i in self.all() if i.status not in CLOSED]
             if len(standing) != 1:
-                raise IncidentError(f"which incident is meant? {'None is open.' if not standing else 'Open are: ' + ', '.join(i.id for i in standing) + '.'} Name one, as ops incident list has it.")
+                known = f"Open are: {', '.join(i.id for i in standing)}." if standing else "None is open."
+                raise IncidentError(f"which incident is meant? {known} Name one, as ops incident list has it.")
             return standing[0]
         by_alert = self.of_alerts().get(name)
         return self.read(by_alert or name)

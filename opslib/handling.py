@@ -66,7 +66,8 @@ def _open(desk: "Desk", options: argparse.Namespace) -> Incident:
         if alert is None:
             held = desk.chronicle.of_alerts().get(options.alert)
             if held is None:
-                raise IncidentError(f"no alert {options.alert!r} stands.{text.nearest(options.alert, [a['id'] for a in desk.status(options.as_of).alerts])} ops status has those that do.")
+                active = [a["id"] for a in desk.status(options.as_of).alerts]
+                raise IncidentError(f"no alert {options.alert!r} stands.{text.nearest(options.alert, active)} ops status has those that do.")
             return desk.chronicle.read(held)
         return desk.chronicle.open("", by=by, alert=alert)
     runbook = shelf.runbook(options.runbook).name if options.runbook else "incident"

@@ -125,7 +125,8 @@ def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> Non
     writer = textwrap.dedent("""
         import json, sys
         from opslib import clock, snapshot
-        from opslib.store import Post, Store
+        from opslib.snapshot_store import Post, SnapshotStore
+        from opslib.store import Store
         store, part = Store(sys.argv[1]), int(sys.argv[3])
         for i, line in enumerate(open(sys.argv[2])):
             row = json.loads(line)
