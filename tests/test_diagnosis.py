@@ -141,6 +141,14 @@ def test_zeros_of_what_expires_are_no_fault() -> None:
     assert (diagnose(view(but([chain(60)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
 
 
+@pytest.mark.parametrize("since", [62, 75, 100, 118])
+def test_a_chain_of_just_before_the_zeros_excuses_nothing(since: float) -> None:
+    """A chain that was fetched seconds before the page began to count zeros is older than they are, in whichever part of a minute they began."""
+    found = diagnose(view(but([chain(since + 8, expires_today=90)]), zeros(1.0, since)))
+    assert found.cause == "greeks_gamma_zero", repr(found)
+    assert diagnose(view(but([chain(since - 22, expires_today=90)]), zeros(1.0, since))).cause == "expiry"
+
+
 def refusing(line: str, times: int = 3) -> list[Any]:
     """An app's log with a line of a refused request every two minutes."""
     return [sample(120.0 * i + 20, "log", "app", "ok", None, 1.0, kinds={"auth": 1}, newest={"auth": line}) for i in range(times)]
