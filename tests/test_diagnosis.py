@@ -209,7 +209,7 @@ def test_what_our_network_explained_goes_on_being_explained() -> None:
     gone = [series("liveness", name, "unreachable", since=480, until=245) for name in ("massive", "tradier")]
     failing = {"massive_successes": 0, "massive_failures": 5, "tradier_successes": 0, "tradier_failures": 1}
     posts = posted(lambda ago: failing if 240 <= ago < 480 else {})
-    alert = {"rule": "availability", "subject": "app", "source": "page", "state": "firing", "severity": "escalate", "sentence": "no provider is left", "inhibited_by": None, "runbook": "provider_availability"}
+    alert = {"id": "availability-app", "rule": "availability", "subject": "app", "source": "page", "state": "firing", "severity": "escalate", "sentence": "no provider is left", "inhibited_by": None, "runbook": "provider_availability"}
     for rule, subject in (("availability", "app"), ("availability", "massive"), ("errors", "app"), ("answers", "tradier")):
         found = diagnose(alerted(view(but(*gone), posts), alert | {"rule": rule, "subject": subject}))
         assert (found.cause, found.subject, found.also) == ("our_network", None, ()), repr(found)
