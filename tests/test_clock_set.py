@@ -11,9 +11,11 @@ from outside import RULES
 
 from opslib import settings, watch
 from opslib.collect import Collector
+from opslib.dispatch import Dispatch
 from opslib.probed import Probed
 from opslib.record import COLUMNS
 from opslib.samples import Sample, Samples
+from opslib.staff import Staff
 from opslib.store import Store
 
 JUMPS_AT_S, BY_S, ENDS_S = 600, 600, 1500
@@ -97,3 +99,25 @@ def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool)
     risen = {dict(zip(COLUMNS, row, strict=True))["kind"] for row in judge.record.transitions(2**62)}
     told = [s.told().get("stepped_s") for s in samples.between(0, 2**62) if "stepped_s" in s.detail]
     assert ("fired" in risen) is (not jumps) and (max(told, default=0.0) > 590) is jumps
+
+
+def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is judged twice: people are notified that no alert is judged until the clock is past again, once; then judging goes on."""
+    instant, steady = [looks.at(600)], [1000.0]
+    monkeypatch.setattr("opslib.store.time.monotonic", lambda: steady[0])
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
+    judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
+    desk = Dispatch(store, "desk")
+    assert judge.judge() is not None and desk.plan(Staff(), RULES) == []
+    upto_us = judge.record.judged()[1]  # type: ignore[index]
+    made, judged = list[str](), list[int | None]()
+    for s in range(0, 700, 5):  # Set back by ten minutes.
+        instant[0], steady[0] = looks.at(s), steady[0] + 5
+        judged.append(judge.judge())
+        made += desk.plan(Staff(), RULES)
+        if s == 30:
+            (alert,) = desk.message(made[0])["alerts"]
+            assert (alert["rule"], alert["subject"], alert["severity"]) == ("clock_skew", "monitor", "critical"), alert
+            assert alert["sentence"].startswith("This machine's clock was set back by 9 min 5"), alert
+    assert [n for n, found in enumerate(judged) if found] == list(range(len(judged) - sum(map(bool, judged)), len(judged))) and sum(map(bool, judged)) > 15
+    assert [desk.message(name)["kind"] for name in made] == ["firing", "over"] and judge.record.judged()[1] > upto_us  # type: ignore[index]

@@ -141,6 +141,14 @@ def test_zeros_of_what_expires_are_no_fault() -> None:
     assert (diagnose(view(but([chain(60)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
 
 
+@pytest.mark.parametrize("since", [62, 75, 100, 118])
+def test_a_chain_of_just_before_the_zeros_excuses_nothing(since: float) -> None:
+    """A chain that was fetched seconds before the page began to count zeros is older than they are, in whichever part of a minute they began."""
+    found = diagnose(view(but([chain(since + 8, expires_today=90)]), zeros(1.0, since)))
+    assert found.cause == "greeks_gamma_zero", repr(found)
+    assert diagnose(view(but([chain(since - 22, expires_today=90)]), zeros(1.0, since))).cause == "expiry"
+
+
 def refusing(line: str, times: int = 3) -> list[Any]:
     """An app's log with a line of a refused request every two minutes."""
     return [sample(120.0 * i + 20, "log", "app", "ok", None, 1.0, kinds={"auth": 1}, newest={"auth": line}) for i in range(times)]
@@ -201,7 +209,7 @@ def test_what_our_network_explained_goes_on_being_explained() -> None:
     gone = [series("liveness", name, "unreachable", since=480, until=245) for name in ("massive", "tradier")]
     failing = {"massive_successes": 0, "massive_failures": 5, "tradier_successes": 0, "tradier_failures": 1}
     posts = posted(lambda ago: failing if 240 <= ago < 480 else {})
-    alert = {"rule": "availability", "subject": "app", "source": "page", "state": "firing", "severity": "escalate", "sentence": "no provider is left", "inhibited_by": None, "runbook": "provider_availability"}
+    alert = {"id": "availability-app", "rule": "availability", "subject": "app", "source": "page", "state": "firing", "severity": "escalate", "sentence": "no provider is left", "inhibited_by": None, "runbook": "provider_availability"}
     for rule, subject in (("availability", "app"), ("availability", "massive"), ("errors", "app"), ("answers", "tradier")):
         found = diagnose(alerted(view(but(*gone), posts), alert | {"rule": rule, "subject": subject}))
         assert (found.cause, found.subject, found.also) == ("our_network", None, ()), repr(found)

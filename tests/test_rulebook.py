@@ -186,8 +186,8 @@ tests:
 - interval: 15s
   input_series: [{{series: '{series}', values: '0.999x8 0.4x12 0.999x20'}}]
   alert_rule_test:
-  - {{eval_time: 2m45s, alertname: availability_critical}}
-  - {{eval_time: 3m, alertname: availability_critical, exp_alerts: [{{exp_labels: {labels}, exp_annotations: {said}}}]}}
+  - {{eval_time: 2m30s, alertname: availability_critical}}
+  - {{eval_time: 2m45s, alertname: availability_critical, exp_alerts: [{{exp_labels: {labels}, exp_annotations: {said}}}]}}
   - {{eval_time: 7m15s, alertname: availability_critical, exp_alerts: [{{exp_labels: {labels}, exp_annotations: {said}}}]}}
   - {{eval_time: 7m30s, alertname: availability_critical}}
 """)

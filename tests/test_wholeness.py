@@ -141,7 +141,7 @@ def test_a_minute_probe_that_differs_fetches_the_chain_again(tmp_path: Path) -> 
             first = [*await made._ask(question), *await made.fetch_chain("SPY")]
             assert not made._again
             second = await made._ask(question)
-            await asyncio.gather(*made._again)
+            await asyncio.gather(*made._again.values())
             made.close()
             return [[s for s in samples if s.probe != "liveness"] for samples in (first, [*second, *made._waiting])]
 
