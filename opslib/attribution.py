@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NEWEST = tuple(timedelta(minutes=m) for m in (5, 10, 15, 20, 30))
 COSTS = ("commission_usd", "slippage_usd", "gross_pct")
+OF_COST = {"commission_usd": "costs_commission", "slippage_usd": "costs_spread"}
 BESIDE = 1 / 3  # A second cause is named where it makes so much of the loss.
 SURE_OF_PERCENTS = 0.9  # A percent says nothing of the size, which is then taken as the same.
 WANTED_PRICES = "a backtest with prices would decide it: ops import --kind backtest FILE"
@@ -83,8 +84,8 @@ def answers(view: "View") -> list[Answer]:
         return [Answer(f"there are {text.number(trades)} trades: too few to say{f', though the page shows {rule.told(shown)}' if bad else ''}.", "too_few_trades" if bad else None)]
     if finding.severity is None:
         return [Answer(f"{finding.sentence}.", "")]
-    cause, told, agree = by_page(view.tape, view.window.end, rule, view.rules.probes.changed_by)
-    return [Answer(f"{finding.sentence}; {told}.", cause, "app", agree)]
+    causes = by_page(view.tape, view.window.end, rule, view.rules.probes.changed_by)
+    return [Answer(f"{finding.sentence}; {found.words}.", found.cause, "app", found.agree) for found in causes]
 
 
 def _of_fills(counted: Pnl, changed_by: float) -> list[Answer]:
@@ -164,30 +165,27 @@ def _lost(values: Iterable[Decimal], confidence: float) -> float:
     return -found.mean if found and found.high is not None and found.high < 0 else 0.0
 
 
-def by_page(tape: Tape, at: datetime, rule: Rule, changed_by: float) -> tuple[str, str, float]:
+def by_page(tape: Tape, at: datetime, rule: Rule, changed_by: float) -> list[Attributed]:
     """
-    Which cost has changed?
+    Which costs have changed, the one that takes most of a trade first; undetermined where none has.
 
     Args:
         rule: Of the backtest's variance: how many trades count, over how long.
         changed_by: So many times another value is another.
-
-    Returns:
-        The cause, in words what it rests on, and how far what was seen agrees (0 to 1).
     """
     now, before = _newest(tape, at, rule)
     if not now["trades"] or not before["trades"] or any(x[k] is None for x in (now, before) for k in COSTS):
-        return UNDETERMINED, "which cost it is cannot be told without trades from before, or fills", 0.0
-    times = {k: (now[k] / now["trades"]) / (before[k] / before["trades"]) if before[k] else 1.0 for k in ("commission_usd", "slippage_usd")}
+        return [Attributed(UNDETERMINED, "which cost it is cannot be told without trades from before, or fills", 0.0)]
+    each = {k: (now[k] / now["trades"], before[k] / before["trades"]) for k in OF_COST}
+    times = {k: new / old if old else 1.0 for k, (new, old) in each.items()}
     fell = before["gross_pct"] - now["gross_pct"]
-    told = f"a trade's commission is {times['commission_usd']:.1f} times that of before, its slippage {times['slippage_usd']:.1f} times, gross {-fell:+.1f} points ({now['trades']} trades and {before['trades']} before)"
-    if times["commission_usd"] > changed_by:
-        return "costs_commission", told, 0.9
-    if times["slippage_usd"] > changed_by:
-        return "costs_spread", told, 0.9
+    words = f"a trade's commission is {times['commission_usd']:.1f} times that of before, its slippage {times['slippage_usd']:.1f} times, gross {-fell:+.1f} points ({now['trades']} trades and {before['trades']} before)"
+    more = {OF_COST[k]: new - old for k, (new, old) in each.items() if times[k] > changed_by}
+    if more:
+        return [Attributed(cause, words, round(0.9 * usd / sum(more.values()), 4)) for cause, usd in sorted(more.items(), key=lambda c: -c[1])]
     if times["slippage_usd"] < 1 / changed_by:
-        return "costs_size", told, 0.8
-    return "costs_fill_quality" if fell > 0 else UNDETERMINED, told, 0.7
+        return [Attributed("costs_size", words, 0.8)]
+    return [Attributed("costs_fill_quality" if fell > 0 else UNDETERMINED, words, 0.7)]
 
 
 def _newest(tape: Tape, at: datetime, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -42,7 +42,7 @@ MASSIVE_OUT = ("provider_5xx", "provider_timeout", "provider_refused", "provider
 _CONNECTION = frozenset({"refused", "unreachable", "dns", "timeout", "reset"})
 _CHAIN_CUT = frozenset({"chain:partial"})
 _REQUESTS_FAIL = frozenset({"page:availability", "page:silence", "log:provider_5xx", "log:other_error", "log:access_5xx", "page:errors"})
-_APP_GONE = frozenset({"page:availability", "page:silence", "page:errors", "page:websocket", "page:greeks", "socket:closed", "socket:refused", "socket:reset", "socket:timeout", "socket:unreachable", "socket:upgrade", "socket:server_5xx", "socket:no_token", "log:other_error", "log:access_5xx", "log:socket_error", "log:socket_closed", "app_slow", "dashboard_slow", "app_restarted"})
+_APP_GONE = frozenset({"page:availability", "page:silence", "page:errors", "page:websocket", "page:greeks", "socket:closed", "socket:refused", "socket:reset", "socket:timeout", "socket:unreachable", "socket:upgrade", "socket:server_5xx", "socket:no_token", "log:other_error", "log:access_5xx", "log:socket_error", "log:socket_closed", "app_slow", "app:slower", "dashboard_slow", "app_restarted"})
 _SOCKET = frozenset({"page:websocket", "log:socket_closed", "log:socket_error"})
 PRODUCES: dict[str, frozenset[str]] = {
     "provider_5xx": frozenset({"server_5xx"}) | _CHAIN_CUT | _REQUESTS_FAIL, "provider_timeout": frozenset({"timeout", "unreachable", "log:timeout", "our_timeout_too_short"}) | _CHAIN_CUT | _REQUESTS_FAIL,

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from opslib import clock
 from opslib.answers import Found
 from opslib.causes import OF_OUTCOME
 from opslib.clock import Window
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 CHAINS_BACK = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
+PIECE = timedelta(seconds=10)  # The page posts every 5 s.
 KINDS = (  # Fault of a chain, the page's rule for it, its cause, and the question.
     ("gamma_zero", "gamma_zero", "greeks_gamma_zero", "Is gamma there?"),
     ("missing", "greeks_valid", "greeks_missing", "Are all Greeks there?"),
@@ -138,7 +140,7 @@ class ChainInquiry:
             reached = reached or began_us is not None and (self.newest_us or 0) < began_us
             reached = reached and not any(page[other].severity for other in ("gamma_zero", "delta_out_of_bounds") if other in page)
         last_us = self.view.tape.last_seen_us(self.view.window.end_us)
-        if reached and cause == "greeks_gamma_zero" and began_us is not None and symbol is None and self._expiring and (self.newest_us or 0) >= began_us:
+        if reached and cause == "greeks_gamma_zero" and began_us is not None and symbol is None and self._expiring and (self.newest_us or 0) >= began_us + clock.span_us(PIECE):
             told = f"by the page: {found.sentence}; but contracts expire today, and no tradable one of a chain fetched since it began is without gamma."
             yield Found(question, told, "", "app", 1.0, "page", last_us)
             return
@@ -147,16 +149,21 @@ class ChainInquiry:
         yield Found(question, f"by the page: {found.sentence}.", cause if reached else "", symbol or "app", sure if reached else 1.0, "page", last_us, began_us if reached else None, frozenset({symptom}))
 
     def _began_us(self, found: Finding) -> int:
-        """Since when the page has counted what a rule is about, minute by minute; at most the rule's window ago."""
-        part = "greeks_valid" if found.rule.name == "greeks_valid" else found.rule.name
-        limit, began = float(found.rule.ladder[0][1]), self.view.window.end
+        """Since when the page has counted what a rule is about, within `PIECE`; at most the rule's window ago."""
+        end, begins = self.view.window.end, self.view.window.end
         for back in range(round(found.rule.window / MINUTE)):
-            minute = Window.before(self.view.window.end - back * MINUTE, MINUTE)
-            some, total = self.view.tape.rise(part, minute), self.view.tape.rise("validations", minute)
-            if total and some is not None and not found.rule.past(some / total, limit):
+            minute = Window.before(end - back * MINUTE, MINUTE)
+            if self._breaches(found, minute) is False:
                 break
-            began = minute.start
-        return round(began.timestamp() * SECOND)
+            begins = minute.start
+        pieces = (Window(begins + n * PIECE, begins + (n + 1) * PIECE) for n in range(MINUTE // PIECE))
+        first = next((piece.start for piece in pieces if self._breaches(found, piece)), begins)
+        return round(first.timestamp() * SECOND)
+
+    def _breaches(self, found: Finding, window: Window) -> bool | None:
+        """Whether what the page counted in a window is past the first limit of a rule; None where it counted nothing."""
+        part, total = self.view.tape.rise(found.rule.name, window), self.view.tape.rise("validations", window)
+        return found.rule.past(part / total, float(found.rule.ladder[0][1])) if total and part is not None else None
 
     def _times(self, chains: list[tuple[Sample, dict[str, Any]]]) -> dict[str, float]:
         """How many times that of the first chain of the hour each median of the last is."""

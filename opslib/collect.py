@@ -18,7 +18,9 @@ from datetime import datetime
 
 from opslib import clock, findings, notify, text
 from opslib.alerts import GRID_US, Alert, Transition
+from opslib.dispatch import Dispatch
 from opslib.errors import StoreError
+from opslib.notices import OF_COLLECTOR
 from opslib.notify import Notifier
 from opslib.page import SECOND
 from opslib.record import Record, Turn
@@ -32,6 +34,7 @@ from opslib.store import Store
 from opslib.watch import SETTLE_US, Watch, grid
 
 WELL_S = 60.0  # Who has judged, or seen that nothing is to be judged, so lately is well.
+SET_BACK_US = 30 * SECOND  # A clock that is set back by less is not worth a word.
 AT_ONCE = 60  # Instants that are kept together; who catches up loses no more than these when killed.
 
 
@@ -56,6 +59,7 @@ class Collector:
         self._watch: Watch | None = None
         self._upto_us: int | None = None
         self._well_at: datetime | None = None
+        self._blind_until_us: int | None = None
 
     @property
     def well(self) -> bool:
@@ -85,8 +89,11 @@ class Collector:
         if turn is None:
             self._watch = None
             return None
-        upto_us = grid(turn.known_us - SETTLE_US)
+        now_us = clock.micros(self.now())
+        upto_us = grid(min(turn.known_us, now_us) - SETTLE_US)
         since_us = self._begins(upto_us) if turn.upto_us is None else turn.upto_us
+        if since_us - now_us > SET_BACK_US and since_us != self._blind_until_us:
+            self._say_blind(turn, now_us, since_us)
         if self._watch is None or self._upto_us != since_us:
             states = [Alert.of_json(state) for state in self.record.states()]
             self._watch = Watch(self.record.store, self.settings, self.rules, states, live=True)
@@ -110,6 +117,19 @@ class Collector:
         """Who judges for the first time begins with the session that is open, else now."""
         opened = clock.open_since(clock.instant(upto_us))
         return clock.micros(opened) if opened else upto_us
+
+    def _say_blind(self, turn: Turn, now_us: int, until_us: int) -> None:
+        """Notify people that the clock was set back: what was judged before cannot be judged again, so nothing is until it is past."""
+        self._blind_until_us = until_us
+        until, ahead_s = clock.instant(until_us), (until_us - now_us) / SECOND
+        words = (
+            f"This machine's clock was set back by {text.duration(ahead_s)}: no alert is judged until it is past {text.moment(until)}. "
+            "Compare it with a time server; if it is wrong, set it right. Watch the app by hand until then."
+        )
+        labels = {"alertname": "clock_skew", "rule": "clock_skew", "subject": "monitor", "severity": "critical"}
+        alert = {"fingerprint": f"setback{OF_COLLECTOR}", "labels": labels, "annotations": {"summary": words}}
+        Dispatch(self.record.store, self.settings.app).heard([alert | {"starts_us": now_us, "ends_us": turn.known_us + until_us - now_us}])
+        print(text.printable(f"ops collect: {words}"), file=sys.stderr)
 
     def _keep(self, turn: Turn, since_us: int, upto_us: int, transitions: list[Transition]) -> bool:
         assert self._watch

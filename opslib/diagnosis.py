@@ -15,7 +15,7 @@ from opslib import text
 from opslib.answers import Found
 from opslib.causes import HEADLINES, MASSIVE_OUT, NO_FAULT, NONE, OF_RULE, PRODUCES, RUNBOOK_OF, UNDETERMINED
 from opslib.clock import Window
-from opslib.inquiry import Inquiry
+from opslib.inquiry import SLOWER, Inquiry
 from opslib.page import SECOND
 from opslib.rules import RUNGS, SENT
 from opslib.snapshot import PROVIDERS
@@ -168,7 +168,8 @@ def diagnose(view: "View") -> Diagnosis:
     known = [f for f in asked if f.cause is not None]
     hits = [f for f in asked if f.cause]
     roots = [f for i, f in enumerate(hits) if not any(_explained(g, f, asked) and (j < i or not _explained(f, g, asked)) for j, g in enumerate(hits))]
-    faults = sorted((f for f in roots if f.cause not in NO_FAULT), key=_rank)
+    slower = any(SLOWER in f.symptoms for f in roots)
+    faults = sorted((f for f in roots if f.cause not in NO_FAULT), key=lambda f: _rank(f, slower))
     over = [f for f in roots if f.cause == "market_closed" and all(g.cause in PASSED for g in faults)]  # Nothing is expected of a closed market, whatever was restarted before.
     first = next(iter([*over, *faults, *roots]), None)
     alert = None
@@ -195,9 +196,11 @@ def diagnose(view: "View") -> Diagnosis:
     return Diagnosis(view.window, first.cause, first.subject, round(sure, 2), severity, _evidence(asked, first, view), tuple(beside), alert["runbook"] if alert else None, tuple(beside.values()))
 
 
-def _rank(found: Found) -> int:
-    """What comes first: a cause that goes on, then one that is over and left its traces, then what could not be determined."""
-    return 2 if found.cause == UNDETERMINED else int(found.cause in PASSED)
+def _rank(found: Found, slower: bool) -> int:
+    """What comes first: an app that is slower than our own lag explains, a cause that goes on, one that is over and left its traces, what could not be determined."""
+    if slower and SLOWER not in found.symptoms and found.subject == "collector":
+        return 1
+    return 3 if found.cause == UNDETERMINED else 2 * int(found.cause in PASSED)
 
 
 def _worst_alert(view: "View") -> dict[str, Any] | None:

@@ -168,7 +168,7 @@ class Dispatch:
         """What time it is for who writes here: never before what is written already, though the machine's clock was set back."""
         last = connection.execute(sa.select(FACTS.c.value).where(FACTS.c.key == "known_at_us")).scalar()
         with decoding("meta.known_at_us"):
-            return max(clock.micros(self.store.now()), int(last or 0))
+            return self.store.not_before(int(last or 0))
 
     def _planned(self, connection: sa.Connection) -> int:
         with decoding("meta.planned"):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from opslib import clock, text
-from opslib.notices import NEIGHBOUR, OF_SCHEDULE, SCHEDULE, Edge
+from opslib.notices import COLLECTOR, NEIGHBOUR, OF_COLLECTOR, OF_SCHEDULE, SCHEDULE, Edge
 from opslib.rules import RUNGS
 
 
@@ -40,7 +40,8 @@ def severity(labels: Mapping[str, str]) -> str:
 def edge(row: sa.Row, now_us: int) -> Edge:
     """What another monitor says, as a change of ours."""
     labels, annotations = json.loads(row.labels), json.loads(row.annotations)
-    over, ours = row.ends_us <= now_us, row.fingerprint.endswith(OF_SCHEDULE)
+    over, own = row.ends_us <= now_us, {OF_SCHEDULE: SCHEDULE, OF_COLLECTOR: COLLECTOR}
+    source = next((of for end, of in own.items() if row.fingerprint.endswith(end)), NEIGHBOUR)
     name = text.one_line(labels.get("alertname", UNNAMED), LONGEST_NAME)
     said = text.one_line(annotations.get("summary") or annotations.get("description") or name, LONGEST_SENTENCE)
     rule, subject = labels.get("rule", name), labels.get("subject", labels.get("instance", "app"))
@@ -48,5 +49,5 @@ def edge(row: sa.Row, now_us: int) -> Edge:
     how = "resolved" if row.known_at_us >= row.ends_us else "ended"
     return Edge(
         "resolved" if over else "firing", row.ends_us if over else max(row.starts_us, 0), neighbour_id(row.labels, row.fingerprint, row.starts_us), text.one_line(rule, LONGEST_NAME), text.one_line(subject, LONGEST_NAME),
-        SCHEDULE if ours else NEIGHBOUR, how if over else "fired", severity(labels), None, None, row.starts_us, None, said if ours else f"{said}; says another monitor",
+        source, how if over else "fired", severity(labels), None, None, row.starts_us, None, said if source != NEIGHBOUR else f"{said}; says another monitor",
     )  # fmt: skip

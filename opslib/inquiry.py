@@ -16,7 +16,7 @@ from opslib.answers import Found
 from opslib.causes import OF_LOG, OF_OUTCOME, OF_RULE, OF_SOCKET, PRODUCES, UNDETERMINED
 from opslib.chain_inquiry import ChainInquiry
 from opslib.clock import Window
-from opslib.outcome import OUTCOMES
+from opslib.outcome import OUTCOMES, TRANSPORT
 from opslib.probed import KEPT, Probed
 from opslib.samples import Sample
 from opslib.snapshot import PROVIDERS
@@ -33,8 +33,10 @@ LATELY_MINUTES = 2  # A page whose requests failed in none of so many minutes ha
 LONG = 10.0  # So many times longer than we need for an answer is long.
 GENERAL = frozenset({"log:other_error", "log:access_5xx"})  # Kinds of errors that say nothing of their cause.
 LOGS_GENERALLY = ("provider_wrong_content", "provider_empty", "provider_intermittent", "our_network", "app_down", "app_restarted", "app_slow")  # Their errors are of general kinds.
+SLOWER = "app:slower"  # The app takes far longer than the providers in the same minutes, which nothing that is ours makes.
 AT_TIMES = 0.7  # How far slow answers that come at times are believed.
 BY_BOTH, BY_LOG = 0.9, 0.7  # How far the log is believed of a refusal that our own probes met as well, and alone.
+MINUTE_US = 60_000_000
 POSTED_WITHIN_US = 10_000_000  # A post may count requests of so long before it.
 UNSERVED = ("provider_5xx", "provider_timeout", "provider_refused", "provider_dns", "provider_tls")  # Of these no request succeeds.
 PROBES = ("liveness", "data", "options")  # Of a provider: whether it is there, gives new data, and what its plan covers.
@@ -165,8 +167,10 @@ class Inquiry:
             return answer
         if not failed:
             return answer._replace(answer=f"yes, now: none failed in the last {LATELY_MINUTES} min, though {found.sentence}.")
+        if until_us := self._network_explains(minutes):
+            return answer._replace(answer=f"yes, now: they failed while our own network was gone, until {clock.instant(until_us).astimezone(text.NEW_YORK):%H:%M:%S} New York, though {found.sentence}.")
         failing = list(takewhile(lambda n: n[0], minutes))
-        answer = answer._replace(since_us=self.at_us - len(failing) * 60_000_000)
+        answer = answer._replace(since_us=self.at_us - len(failing) * MINUTE_US)
         if mixed := self._mixed(minutes):
             return answer._replace(answer=f"not always: they failed beside others that did not, in {mixed} of {text.duration(FLAPS_BACK.total_seconds())}'s minutes.", cause="provider_intermittent", agree=0.9)
         if served:
@@ -186,6 +190,21 @@ class Inquiry:
         cause, agree = (own.most_common(1)[0][0], BY_BOTH) if own else (refused.cause or "provider_plan", BY_LOG)  # Whose key is accepted by our probes is refused by its plan.
         answer = f"{refused.count} requests of the app refused in {text.duration(FLAPS_BACK.total_seconds())}, the last with {refused.line!r}."
         return Found(f"Does {subject} refuse the app, by its log?", answer, cause, subject, agree, "logs", refused.at_us, refused.since_us, frozenset({"log:auth"}))
+
+    def _network_gone(self, window: Window) -> list[int]:
+        """The times of a window at which our own network was gone, by the probes of Massive that could not connect then; none of fewer than a cause needs."""
+        failed = [s.ts_us for s in self._looks("liveness", "massive", window) if s.last and s.outcome in TRANSPORT]
+        gone = [at_us for at_us in failed if self.probed.network_gone(at_us)]
+        return gone if len(gone) >= self.least else []
+
+    def _network_explains(self, minutes: Sequence[tuple[int, int]]) -> int | None:
+        """Until when our own network was gone, where it is back and explains each minute in which requests of the page failed; else None."""
+        gone = self._network_gone(self.flaps)
+        if not gone or self.probed.network_gone(self.at_us):
+            return None
+        first_us, last_us = gone[0] - MINUTE_US, gone[-1] + 2 * MINUTE_US  # Requests that were under way end later, and posts tell of them later still.
+        failing = [(self.at_us - (i + 1) * MINUTE_US, self.at_us - i * MINUTE_US) for i, (failed, _) in enumerate(minutes) if failed]
+        return gone[-1] if all(end_us > first_us and start_us < last_us for start_us, end_us in failing) else None
 
     @staticmethod
     def _mixed(minutes: Sequence[tuple[int, int]]) -> int:
@@ -307,7 +326,7 @@ class Inquiry:
             return Found(question, "nobody looks at it.", None, "app")
         before = at or self.probed.restarts(Window.before(self.view.window.end, RESTARTS_BACK))
         when = f"at {clock.instant(before[-1]).astimezone(text.NEW_YORK):%H:%M:%S} New York" if before else ""
-        told = f"yes, {when}." if at else f"not in the last {text.duration(BACK.total_seconds())}; it was {when}." if before else "no."
+        told = f"yes, {when}." if at else f"yes, {when}, longer than {text.duration(BACK.total_seconds())} ago." if before else "no."
         return Found(question, told, "app_restarted" if at else "", "app", since_us=at[-1] if at else None)
 
     def slow(self) -> Found:
@@ -322,11 +341,14 @@ class Inquiry:
             return Found(question, f"not always: {found} answers took longer than {limit:g} s in {text.duration(FLAPS_BACK.total_seconds())}, and no provider's did.", "app_slow", "app", AT_TIMES)
         if slow and own_inquiry.slow_everywhere(self.probed, rule, self.lately):
             return Found(question, "no, nor is any other: both providers and the app are slow at once, and what they share is our own network.", "our_network", symptoms=frozenset({"latency"}))
-        return Found(question, f"p95 {measures.p95_s(self.probed, 'app', self.lately):.2f} s{f', and {late} not in time' if late else ''}.", "app_slow" if slow else "", "app")
+        own_s, others_s = (max((s for subject in of if (s := measures.p95_s(self.probed, subject, self.lately)) is not None), default=None) for of in (("app",), PROVIDERS))
+        apart = slow and own_s is not None and others_s is not None and rule.past(own_s, limit) and own_s > self.view.rules.diagnosis.slow_times * others_s
+        answer = f"p95 {own_s or 0.0:.2f} s{f', and {late} not in time' if late else ''}{f', while the providers take {others_s:.2f} s' if apart else ''}."
+        return Found(question, answer, "app_slow" if slow else "", "app", symptoms=frozenset({SLOWER}) if apart else frozenset())
 
     def _slow_at_times(self, limit_s: float) -> int:
         """How many answers of the app took longer than is critical; 0 of too few, and where a provider was as slow meanwhile."""
-        slow = {subject: sum(s > limit_s for s in self.probed.seconds(subject, self.flaps)) for subject in ("app", *PROVIDERS)}
+        slow = {subject: sum(s > limit_s for s in self.probed.seconds(subject, self.flaps, "data", "metrics", "upstream")) for subject in ("app", *PROVIDERS)}
         return slow["app"] if slow["app"] > self.least and not any(slow[subject] for subject in PROVIDERS) else 0
 
     def socket(self) -> list[Found]:
@@ -413,6 +435,8 @@ class Inquiry:
         over = Window.before(self.view.window.end, max(rule.window if rule else BACK, BACK))
         known = Found(f"Which alert is active, though nothing else shows a fault of {subject}?", f"{alert['sentence'] or name}.", OF_RULE.get(name, UNDETERMINED), subject, 0.5, alert["source"], self.at_us)
         if name in ("errors", "silence", "availability", "availability_burn", "answers"):
+            if (until := self._network_outage(over)):
+                return known._replace(answer=f"{known.answer.rstrip('.')}; our own network was gone within {text.duration(over.seconds)}, until {until}.", cause="our_network", subject=None)
             past = {s: bad for s in PROVIDERS if subject in (s, "app") and (bad := self._failed(s, over, *PROBES)).total() >= self.least}
             if len(past) == len(PROVIDERS) and name == "availability":
                 return known._replace(cause="both_providers_down", subject=None)
@@ -429,6 +453,16 @@ class Inquiry:
         if name == "websocket_down" and (bad := self._failed("app", over, "socket")):
             return known._replace(cause=OF_SOCKET.get(bad.most_common(1)[0][0], UNDETERMINED))
         return known
+
+    def _network_outage(self, over: Window) -> str:
+        """Until when our own network was gone within a window, in words; empty where most probes of the providers failed otherwise, or none did."""
+        gone = self._network_gone(over)
+        bad = Counter[str]()
+        for subject in PROVIDERS:
+            bad += self._failed(subject, over, *PROBES)
+        unconnected = sum(n for name, n in bad.items() if name in TRANSPORT)
+        explained = gone and unconnected >= self.view.rules.diagnosis.main_kind * bad.total()
+        return f"{clock.instant(gone[-1]).astimezone(text.NEW_YORK):%H:%M:%S} New York" if explained else ""
 
     def _failed(self, subject: str, over: Window, *probes: str) -> Counter[str]:
         """How the probes of a subject ended that were not usable."""

@@ -91,6 +91,7 @@ class DiagnosisLimits:
         least_probes: A cause needs so many probes, or fewer and another source that agrees.
         main_kind: Of failures of several kinds, one kind is the cause from this share on; below it the provider is intermittent.
         spells_below: A provider that turns between well and failing less often than this share of what chance makes fails in spells.
+        slow_times: An app that takes so many times longer than both providers in the same minutes is slow, whatever our own process lost.
         chain_doubt, chain_doubt_s: By how much, and within how many seconds, the age of a chain lessens the certainty of no fault.
         differing: What is left of that certainty where a minute's probe has differed since.
     """
@@ -98,6 +99,7 @@ class DiagnosisLimits:
     least_probes: float
     main_kind: float
     spells_below: float
+    slow_times: float
     chain_doubt: float
     chain_doubt_s: float
     differing: float

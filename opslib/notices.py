@@ -28,6 +28,7 @@ TROUBLE_US = 900_000_000  # What one cause sets off follows within so long; what
 ANEW_US = 1_800_000_000  # What was told so long ago, and is reached again, is told again.
 NEIGHBOUR = "prometheus"  # The source of alerts that another monitor judged.
 SCHEDULE, OF_SCHEDULE = "schedule", ":schedule"  # The source of what is told of things that were due; how their fingerprints end.
+COLLECTOR, OF_COLLECTOR = "collector", ":collector"  # The same of what the collector says of itself, without evaluating a rule.
 
 
 class Edge(NamedTuple):

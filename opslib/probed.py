@@ -47,6 +47,11 @@ class _Line:
         self.times.insert(at, sample.ts_us)
         self.samples.insert(at, sample)
 
+    def drop_after(self, at_us: int) -> None:
+        """Let go of what was made after a time."""
+        at = bisect_right(self.times, at_us)
+        del self.times[at:], self.samples[at:]
+
     def within(self, start_us: int, end_us: int) -> list[Sample]:
         return self.samples[bisect_right(self.times, start_us) : bisect_right(self.times, end_us)]
 
@@ -80,6 +85,10 @@ class _Beats(_Line):
         self._covered = []
         del self.set_us[: bisect_left(self.set_us, before_us)]
 
+    def drop_after(self, at_us: int) -> None:
+        super().drop_after(at_us)
+        del self._covered[len(self.times) :], self.set_us[bisect_right(self.set_us, at_us) :]
+
     def every_us(self, i: int) -> int:
         """How long after a beat is the next one due?"""
         return round(float(self.samples[i].told().get("every_s", USUAL_S)) * SECOND)
@@ -111,12 +120,14 @@ class Probed:
         self.add(samples)
 
     def add(self, samples: Iterable[Sample]) -> None:
-        """Lay in what has come."""
+        """Lay in what has come, in the order in which it was made."""
         for sample in samples:
             key = (sample.probe, sample.subject)
             if sample.outcome == STARVED:
                 insort(self._starved_us, sample.ts_us)
                 continue
+            if key == BEAT and '"stepped_s": -' in sample.detail:
+                self._set_back(sample.ts_us)
             if sample.probe == "liveness" and '"market": "open"' not in sample.detail and _market(sample) in CLOSED_WORDS:
                 insort(self._closed_us.setdefault(sample.subject, []), sample.ts_us)
             if sample.probe == "socket" and sample.outcome == "renewed" and sample.value is not None:
@@ -124,6 +135,13 @@ class Probed:
             if key not in self._lines:
                 self._lines[key] = self._beats if key == BEAT else _Line()
             self._lines[key].add(sample)
+
+    def _set_back(self, at_us: int) -> None:
+        """Our own clock was set back to a time: what was made at later ones before that is of no time that it shows from now on."""
+        for line in self._lines.values():
+            line.drop_after(at_us)
+        for times in (self._starved_us, *self._closed_us.values()):
+            del times[bisect_right(times, at_us) :]
 
     @property
     def any(self) -> bool:
@@ -248,9 +266,9 @@ class Probed:
     def _asked(self, subject: str, window: Window) -> list[Sample]:
         return [s for probe in EARS for s in self.within(probe, subject, window) if s.outcome != KEPT]
 
-    def seconds(self, subject: str, window: Window) -> list[float]:
-        """How long did the attempts take that were answered? Sorted."""
-        return sorted(took for s in self.within(IS_THERE[subject], subject, window) if OUTCOMES[s.outcome].usable and (took := _took_s(s)) is not None)
+    def seconds(self, subject: str, window: Window, *more: str) -> list[float]:
+        """How long did the attempts take that were answered, of the probe that says whether it is there, and of more? Sorted."""
+        return sorted(took for probe in (IS_THERE[subject], *more) for s in self.within(probe, subject, window) if OUTCOMES[s.outcome].usable and (took := _took_s(s)) is not None)
 
     def round_trips(self, window: Window) -> list[float]:
         """How long did the app's WebSocket take to answer? Sorted."""
@@ -477,7 +495,7 @@ def _turns(samples: Iterable[Sample]) -> int:
 def load(samples: Samples, window: Window, known_at: datetime | None, fallback: str) -> Probed:
     """What our own looks saw up to the end of a window, as known at a moment; and the last beat before it."""
     known_us = None if known_at is None else clock.micros(known_at)
-    found = samples.between(window.start_us, window.end_us, known_us)
+    _, found = samples.written(-1, window.start_us, window.end_us, known_us)
     if not any(s.probe == "beat" for s in found) and (beat := samples.last("beat", window.start_us, known_us)):
         found.insert(0, beat)
     return Probed(fallback, found)

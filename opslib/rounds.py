@@ -79,7 +79,7 @@ class Rounds:
         self._drift_s: float | None = None
         self._lag, self._beaten_s, self._latest_s = Lag(), 0.0, 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._again: set[asyncio.Task[None]] = set()
+        self._again: dict[str, asyncio.Task[None]] = {}  # One of each symbol.
         self._chain_s: dict[str, float] = {}  # When each chain was last asked for, by the loop's clock.
         self._listened_on: date | None = None
         self._no_upstream_until_s = 0.0
@@ -150,30 +150,29 @@ class Rounds:
             await stop.wait()
         finally:
             self._loop = None
-            for task in (*tasks, *self._again):
+            for task in (*tasks, *self._again.values()):
                 task.cancel()
-            await asyncio.gather(*tasks, *self._again, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._again.values(), return_exceptions=True)
             self._put([self._beat_sample("stopped")])
             self._stopped.set()
             await writing
             self.close()
 
     def fetch_chains_again(self) -> None:
-        """Fetch each chain now, where that was not done lately; may be called from any thread, and does nothing while nothing runs."""
+        """Fetch each chain now, or `chain_again_s` after the last time; may be called from any thread, and does nothing while nothing runs."""
         if loop := self._loop:
             with suppress(RuntimeError):  # It may have been closed since.
                 loop.call_soon_threadsafe(self._fetch_again)
 
     def _fetch_again(self) -> None:
-        loop = asyncio.get_running_loop()
         for symbol in self.settings.symbols if self.settings.massive_url and self._loop else ():
-            if (loop.time() - self._chain_s.get(symbol, -math.inf)) * self.speed >= self.rules.probes.chain_again_s:
-                self._chain_s[symbol] = loop.time()
-                task = loop.create_task(self._fetch_now(symbol))
-                self._again.add(task)
-                task.add_done_callback(self._again.discard)
+            if symbol not in self._again:
+                self._again[symbol] = asyncio.create_task(self._fetch_when_allowed(symbol))
+                self._again[symbol].add_done_callback(lambda _, symbol=symbol: self._again.pop(symbol))
 
-    async def _fetch_now(self, symbol: str) -> None:
+    async def _fetch_when_allowed(self, symbol: str) -> None:
+        again_s = self._chain_s.get(symbol, -math.inf) + self.rules.probes.chain_again_s / self.speed
+        await asyncio.sleep(again_s - asyncio.get_running_loop().time())
         self._put(await self._safely(f"chain of {symbol}", partial(self.fetch_chain, symbol)))
 
     def close(self) -> None:

@@ -155,10 +155,11 @@ class Samples:
             count, newest = connection.execute(query if known_at_us is None else query.where(s.known_at_us <= known_at_us)).one()
         return count, newest
 
-    def written(self, after_seq: int, start_us: int, end_us: int) -> tuple[int, list[Sample]]:
-        """What was written after a row, of what was seen in (start, end], by the order of writing; and the last row of them."""
+    def written(self, after_seq: int, start_us: int, end_us: int, known_at_us: int | None = None) -> tuple[int, list[Sample]]:
+        """What was written after a row, of what was seen in (start, end], by the order of writing, as known at a moment (None: all); and the last row of them."""
         s = SAMPLES.c
         query = sa.select(s.seq, *_COLUMNS).where(s.app == self.app, s.seq > after_seq, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.seq)
+        query = query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
         with self.store.reading() as connection:
             rows = connection.execute(query).all()
         return max([after_seq, *(row[0] for row in rows)]), [_sample(row[1:]) for row in rows]

@@ -9,6 +9,7 @@ Writers take turns (SQLite's own lock; an advisory lock in PostgreSQL), so `seq`
 
 import json
 import sqlite3
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -78,6 +79,7 @@ class Store:
     """
 
     def __init__(self, url: str | sa.URL, now: Callable[[], datetime] = clock.now):
+        self._known = (0, 0.0)  # The last time that was given, and when by the machine's steady clock.
         self._now, self._name, self.file = now, "the store's URL", sqlite.Opened(None)  # type: ignore[arg-type]
         try:
             parsed = sa.make_url(url)
@@ -165,11 +167,19 @@ class Store:
         """What time it is, for who writes here."""
         return self._now()
 
+    def not_before(self, last_us: int) -> int:
+        """What time it is, microseconds, never before an earlier write; after a clock that was set back it goes on from there at its usual pace."""
+        now_us, (known_us, at_s) = clock.micros(self._now()), self._known
+        if now_us < last_us:
+            now_us = max(last_us, known_us + round((time.monotonic() - at_s) * clock.speed() * 1e6))
+        self._known = (now_us, time.monotonic())
+        return now_us
+
     def stamp(self, connection: sa.Connection) -> int:
         """When this write is known, microseconds: now, but never before an earlier write."""
         last = connection.execute(_FACT, {"of": "known_at_us"}).scalar()
         with decoding("meta.known_at_us"):
-            known_at = max(clock.micros(self._now()), int(last or 0))
+            known_at = self.not_before(int(last or 0))
         self.put(connection, "known_at_us", str(known_at))
         return known_at
 

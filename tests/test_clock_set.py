@@ -11,9 +11,11 @@ from outside import RULES
 
 from opslib import settings, watch
 from opslib.collect import Collector
+from opslib.dispatch import Dispatch
 from opslib.probed import Probed
 from opslib.record import COLUMNS
 from opslib.samples import Sample, Samples
+from opslib.staff import Staff
 from opslib.store import Store
 
 JUMPS_AT_S, BY_S, ENDS_S = 600, 600, 1500
@@ -55,6 +57,17 @@ def test_which_instants_it_jumped_over() -> None:
     assert [probed.open_since(looks.us(s)) for s in (3, 300, 610, 619)] == [looks.OPENS, looks.OPENS, looks.at(605), looks.at(605)]
 
 
+def test_what_was_seen_before_it_was_set_back_is_gone() -> None:
+    """Set back by 300 s: a provider that was well then and fails now fails at each probe, and is no provider that comes and goes; what was before stays."""
+    before = [Sample(looks.us(s), "liveness", "massive", "ok", 0.1, None) for s in range(0, 601, 5)]
+    after = [Sample(looks.us(s), "liveness", "massive", "server_5xx", 0.1, None) for s in range(308, 400, 5)]
+    probed = Probed("tradier", [*before, *(beat(s) for s in range(0, 601, 5)), beat(306, -300.0), *after, *(beat(s) for s in range(311, 400, 5))])
+    found = [s.outcome for s in probed.within("liveness", "massive", looks.window(0, 600))]
+    assert found == ["ok"] * 61 + ["server_5xx"] * len(after)
+    assert [b.ts_us for b in probed.within("beat", "collector", looks.window(295, 600))][:3] == [looks.us(300), looks.us(305), looks.us(306)]
+    assert probed.missed_beats(looks.us(400)) == 0 and probed.coverage(looks.window(0, 400)) == pytest.approx(1.0, abs=0.01)
+
+
 @pytest.mark.parametrize("jumps", [True, False])
 def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool) -> None:
     """A judge whose clock jumps keeps a beat that says so, and judges no instant between; one whose beats simply stop misses them."""
@@ -86,3 +99,25 @@ def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool)
     risen = {dict(zip(COLUMNS, row, strict=True))["kind"] for row in judge.record.transitions(2**62)}
     told = [s.told().get("stepped_s") for s in samples.between(0, 2**62) if "stepped_s" in s.detail]
     assert ("fired" in risen) is (not jumps) and (max(told, default=0.0) > 590) is jumps
+
+
+def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is judged twice: people are notified that no alert is judged until the clock is past again, once; then judging goes on."""
+    instant, steady = [looks.at(600)], [1000.0]
+    monkeypatch.setattr("opslib.store.time.monotonic", lambda: steady[0])
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
+    judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
+    desk = Dispatch(store, "desk")
+    assert judge.judge() is not None and desk.plan(Staff(), RULES) == []
+    upto_us = judge.record.judged()[1]  # type: ignore[index]
+    made, judged = list[str](), list[int | None]()
+    for s in range(0, 700, 5):  # Set back by ten minutes.
+        instant[0], steady[0] = looks.at(s), steady[0] + 5
+        judged.append(judge.judge())
+        made += desk.plan(Staff(), RULES)
+        if s == 30:
+            (alert,) = desk.message(made[0])["alerts"]
+            assert (alert["rule"], alert["subject"], alert["severity"]) == ("clock_skew", "monitor", "critical"), alert
+            assert alert["sentence"].startswith("This machine's clock was set back by 9 min 5"), alert
+    assert [n for n, found in enumerate(judged) if found] == list(range(len(judged) - sum(map(bool, judged)), len(judged))) and sum(map(bool, judged)) > 15
+    assert [desk.message(name)["kind"] for name in made] == ["firing", "over"] and judge.record.judged()[1] > upto_us  # type: ignore[index]

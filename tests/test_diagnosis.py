@@ -141,6 +141,14 @@ def test_zeros_of_what_expires_are_no_fault() -> None:
     assert (diagnose(view(but([chain(60)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
 
 
+@pytest.mark.parametrize("since", [62, 75, 100, 118])
+def test_a_chain_of_just_before_the_zeros_excuses_nothing(since: float) -> None:
+    """A chain that was fetched seconds before the page began to count zeros is older than they are, in whichever part of a minute they began."""
+    found = diagnose(view(but([chain(since + 8, expires_today=90)]), zeros(1.0, since)))
+    assert found.cause == "greeks_gamma_zero", repr(found)
+    assert diagnose(view(but([chain(since - 22, expires_today=90)]), zeros(1.0, since))).cause == "expiry"
+
+
 def refusing(line: str, times: int = 3) -> list[Any]:
     """An app's log with a line of a refused request every two minutes."""
     return [sample(120.0 * i + 20, "log", "app", "ok", None, 1.0, kinds={"auth": 1}, newest={"auth": line}) for i in range(times)]
@@ -188,6 +196,39 @@ def test_both_providers_at_times() -> None:
     samples = but(*([sample(ago, "liveness", name, "server_5xx", 0.1)] for name in ("massive", "tradier") for ago in (60, 180, 300)))
     found = diagnose(view(samples, posted(lambda ago: {"massive_successes": 4, "massive_failures": 1} if ago % 20 == 0 else {})))
     assert (found.cause, found.also) == ("both_providers_down", ()), repr(found)
+
+
+def alerted(found: Any, *alerts: dict[str, Any]) -> Any:
+    """A view with just these alerts."""
+    vars(found)["alerts"] = list(alerts)
+    return found
+
+
+def test_what_our_network_explained_goes_on_being_explained() -> None:
+    """Our network was gone from 8 to 4 minutes ago and is back: the requests that failed then are its doing, and so is an alert whose window still holds them."""
+    gone = [series("liveness", name, "unreachable", since=480, until=245) for name in ("massive", "tradier")]
+    failing = {"massive_successes": 0, "massive_failures": 5, "tradier_successes": 0, "tradier_failures": 1}
+    posts = posted(lambda ago: failing if 240 <= ago < 480 else {})
+    alert = {"id": "availability-app", "rule": "availability", "subject": "app", "source": "page", "state": "firing", "severity": "escalate", "sentence": "no provider is left", "inhibited_by": None, "runbook": "provider_availability"}
+    for rule, subject in (("availability", "app"), ("availability", "massive"), ("errors", "app"), ("answers", "tradier")):
+        found = diagnose(alerted(view(but(*gone), posts), alert | {"rule": rule, "subject": subject}))
+        assert (found.cause, found.subject, found.also) == ("our_network", None, ()), repr(found)
+    assert diagnose(alerted(view(but(*gone), posts))).cause == "none"
+    soon = posted(lambda ago: failing if 60 <= ago < 300 else {})
+    after = diagnose(alerted(view(but(*(series("liveness", name, "unreachable", since=300, until=65) for name in ("massive", "tradier"))), soon)))
+    assert after.cause == "none" and "our own network was gone" in said(after, "Do the app's own requests of massive succeed?").answer, repr(after)
+    down = [series("liveness", name, "server_5xx", since=480, until=245) for name in ("massive", "tradier")]
+    assert diagnose(alerted(view(but(*down), posts), alert)).cause == "both_providers_down"
+
+
+def test_an_app_that_is_slower_than_our_lag_explains() -> None:
+    """Our collector lost half of its time: an app that takes 3 s, without what was lost, while the providers take 0.3 s is slow; where they take as long, it is ours."""
+    starving = series("beat", "collector", value=50.0, every_s=5, lag_s=2.5)
+    slow = series("health", "app", since=300, seconds=3.4, value=lambda ago: 90_000 - ago, skew_s=0.0, lag_s=0.4)
+    found = diagnose(view(but(starving, slow)))
+    assert (found.cause, found.subject) == ("app_slow", "app") and ("monitor_down", "collector") in named(found), repr(found)
+    late = [series("liveness", name, since=300, seconds=2.0, market="open", skew_s=0.0) for name in ("massive", "tradier")]
+    assert diagnose(view(but(starving, slow, *late))).cause == "monitor_down"
 
 
 FAILING = {"massive_successes": 0, "massive_failures": 5}
@@ -386,7 +427,7 @@ def test_what_nobody_is_notified_of_is_no_cause() -> None:
 def test_an_earlier_restart_is_said() -> None:
     """A restart a quarter of an hour ago is no cause any more, and the answer does not say that there was none."""
     found = diagnose(view(but(series("health", "app", since=900, seconds=0.02, value=lambda ago: 900 - ago, skew_s=0.0))))
-    assert found.cause == NONE and said(found, "Was the app's server started anew?").answer == "not in the last 5 min; it was at 10:45:00 New York.", repr(found)
+    assert found.cause == NONE and said(found, "Was the app's server started anew?").answer == "yes, at 10:45:00 New York, longer than 5 min ago.", repr(found)
 
 
 def test_one_probe_of_the_socket_is_not_enough() -> None:

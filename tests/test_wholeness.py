@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from outside import RULES
 from servers import serving
-from test_rounds import OPEN, Clock, kept, running, until
+from test_rounds import OPEN
 
 from opslib import providers, settings, wholeness
 from opslib.demo.wire import Answer, Request, as_json
@@ -131,18 +131,24 @@ def test_a_minute_probe_that_differs_fetches_the_chain_again(tmp_path: Path) -> 
             probed.append(1)
         return as_json({"status": "OK", "market": "open", "results": half(contracts()) if len(probed) > 1 else contracts()})
 
-    async def go() -> list[Sample]:
+    async def go() -> list[list[Sample]]:
         async with serving(answer) as url:
             found = settings.load(tmp_path, None, {"OPS_MASSIVE_URL": url, "OPS_SYMBOLS": "SPY"})
-            limits = replace(RULES, probes=replace(RULES.probes, chain_again_s=1.0))
-            made = Rounds(found, Store(found.url), limits, every_s=1.0, now=Clock(OPEN).now, speed=20.0)
-            await running(made, lambda: until(lambda: sum(s.probe == "chain" for s in kept(made)) >= 2))
-            return kept(made)
+            limits = replace(RULES, probes=replace(RULES.probes, chain_again_s=0.001))
+            made = Rounds(found, Store(found.url), limits, now=lambda: OPEN, speed=1.0)
+            made._loop = asyncio.get_running_loop()
+            question = next(q for q in made._questions if q.probe == "data")
+            first = [*await made._ask(question), *await made.fetch_chain("SPY")]
+            assert not made._again
+            second = await made._ask(question)
+            await asyncio.gather(*made._again.values())
+            made.close()
+            return [[s for s in samples if s.probe != "liveness"] for samples in (first, [*second, *made._waiting])]
 
-    found = asyncio.run(go())
-    chains = [s for s in found if s.probe == "chain"]
-    assert [s.outcome for s in chains[:2]] == ["ok", "partial"]
-    assert [s.told()["gone"] for s in found if s.probe == "data" and "gone" in s.told()]
+    first, second = asyncio.run(go())
+    assert [(s.probe, s.outcome) for s in first] == [("data", "ok"), ("chain", "ok")]
+    assert [(s.probe, s.outcome) for s in second] == [("data", "ok"), ("chain", "partial")]
+    assert second[0].told()["gone"] == 50 and second[1].told()["why"] in ("50 of 100 contracts of the last whole chain are gone", *(f"{n} of 50 contracts lack their call or put" for n in range(51)))
 
 
 def test_nothing_is_said_of_what_was_never_compared() -> None:
