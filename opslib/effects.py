@@ -69,7 +69,10 @@ class Advice(NamedTuple):
     other: bool = False
 
 
-NOBODY_SERVES = "No provider serves option data: prices and Greeks on the screen are missing or old. Do not trade options by them."
+NOBODY_SERVES = (
+    "No provider serves option data: prices and Greeks on the screen are missing or old."
+    " Do not trade options by them."
+)
 _NO_REFRESH = "Live prices have stopped, and refreshing the page does not bring them back yet."
 OTHER = " Then check that the other provider serves."
 # Where the text of a rule fits a cause, the cause is not in here. {} is the provider.
@@ -78,31 +81,91 @@ ADVICE: dict[str, Advice] = {
     "provider_timeout": Advice("Check {}'s status page.", other=True),
     "provider_refused": Advice("Check {}'s status page and our own firewall.", other=True),
     "provider_dns": Advice("Resolve {}'s name here and elsewhere: it is our resolver or their domain.", other=True),
-    "provider_tls": Advice("Read the certificate that {} shows, and compare it with this machine's clock and CA file.", other=True),
+    "provider_tls": Advice(
+        "Read the certificate that {} shows, and compare it with this machine's clock and CA file.",
+        other=True,
+    ),
     "provider_auth": Advice("Check our key for {}: expired, revoked or mistyped. Renew it."),
-    "provider_plan": Advice("Check what our plan with {} covers, and have this data added to it, or take the data from elsewhere.", "This provider refuses this data: what rests on it cannot be had from there."),
+    "provider_plan": Advice(
+        "Check what our plan with {} covers, and have this data added to it, or take the data from elsewhere.",
+        "This provider refuses this data: what rests on it cannot be had from there.",
+    ),
     "provider_ip_blocked": Advice("Have {} allow our address, or go back to an address that it allows."),
     "provider_rate_limited": Advice("Ask {} less often or have the quota raised; find out who else uses our key."),
-    "provider_wrong_content": Advice("Read what comes back from {}'s address: a proxy, a login page or a moved address answers in its place."),
-    "provider_empty": Advice("Ask {} for the same contracts by hand, compare with the other provider, then ask the vendor."),
-    "provider_stale": Advice("Compare the times of {}'s data with the other provider's, then ask the vendor.", "Prices of this provider are old: trade by none of them before they are new again."),
-    "provider_intermittent": Advice("Find out which requests to {} fail and when, and send the vendor the times.", "Some requests to this provider fail: what the screen shows may be incomplete."),
-    "both_providers_down": Advice("Read what each provider answers, and mend first what is ours (a key, a plan, an address); then check both status pages.", NOBODY_SERVES),
-    "our_timeout_too_short": Advice("Give the app more time for {}'s answers: its time limit is shorter than they take.", "Some data is missing on the app's screen, though the provider sends it."),
-    "app_restarted": Advice("Refresh the app's pages, whose sockets were closed with the server; then read the app's log before the restart.", "The app's server was started anew: refresh the page, its live prices do not come back by themselves."),
-    "socket_silent": Advice("Read whether the app's upstream is connected (/api/ws-health): where it is, refresh the app's pages, else have the app connect it again."),
-    "socket_auth": Advice("Check what the app's tokens rest on, its key for Massive and its server's clock: while it refuses each token no refresh helps.", _NO_REFRESH),
-    "socket_blocked": Advice("Check what is between here and the app's WebSocket: proxy, firewall, VPN, port. While it is blocked no refresh helps.", _NO_REFRESH),
-    "greeks_missing": Advice("Compare the contracts without Greeks with the other provider, then ask the vendor.", "Greeks of some positions are missing, and a substitute may be shown: size no hedge by them."),
-    "market_stress": Advice("Check that both providers agree; the data is right, so there is nothing to mend.", "Volatility is high, and the Greeks are right: they move fast."),
-    "expiry": Advice("Judge by the contracts that do not expire today; there is nothing to mend.", "Contracts expire today: a gamma of zero in their wings is right."),
-    "costs_commission": Advice("Compare the commissions paid with those of the backtest, and set the backtest's to what is paid."),
-    "costs_spread": Advice("Compare the spreads paid with those of the backtest; choose liquid strikes or limit orders."),
-    "costs_fill_quality": Advice("Compare each fill with the mid of its moment, and ask the broker how orders are routed."),
+    "provider_wrong_content": Advice(
+        "Read what comes back from {}'s address: a proxy, a login page or a moved address answers in its "
+        "place.",
+    ),
+    "provider_empty": Advice(
+        "Ask {} for the same contracts by hand, compare with the other provider, then ask the vendor.",
+    ),
+    "provider_stale": Advice(
+        "Compare the times of {}'s data with the other provider's, then ask the vendor.",
+        "Prices of this provider are old: trade by none of them before they are new again.",
+    ),
+    "provider_intermittent": Advice(
+        "Find out which requests to {} fail and when, and send the vendor the times.",
+        "Some requests to this provider fail: what the screen shows may be incomplete.",
+    ),
+    "both_providers_down": Advice(
+        "Read what each provider answers, and mend first what is ours (a key, a plan, an address); then check"
+        " both status pages.",
+        NOBODY_SERVES,
+    ),
+    "our_timeout_too_short": Advice(
+        "Give the app more time for {}'s answers: its time limit is shorter than they take.",
+        "Some data is missing on the app's screen, though the provider sends it.",
+    ),
+    "app_restarted": Advice(
+        "Refresh the app's pages, whose sockets were closed with the server; then read the app's log before "
+        "the restart.",
+        "The app's server was started anew: refresh the page, its live prices do not come back by themselves.",
+    ),
+    "socket_silent": Advice(
+        "Read whether the app's upstream is connected (/api/ws-health): where it is, refresh the app's pages,"
+        " else have the app connect it again.",
+    ),
+    "socket_auth": Advice(
+        "Check what the app's tokens rest on, its key for Massive and its server's clock: while it refuses "
+        "each token no refresh helps.",
+        _NO_REFRESH,
+    ),
+    "socket_blocked": Advice(
+        "Check what is between here and the app's WebSocket: proxy, firewall, VPN, port. While it is blocked "
+        "no refresh helps.",
+        _NO_REFRESH,
+    ),
+    "greeks_missing": Advice(
+        "Compare the contracts without Greeks with the other provider, then ask the vendor.",
+        "Greeks of some positions are missing, and a substitute may be shown: size no hedge by them.",
+    ),
+    "market_stress": Advice(
+        "Check that both providers agree; the data is right, so there is nothing to mend.",
+        "Volatility is high, and the Greeks are right: they move fast.",
+    ),
+    "expiry": Advice(
+        "Judge by the contracts that do not expire today; there is nothing to mend.",
+        "Contracts expire today: a gamma of zero in their wings is right.",
+    ),
+    "costs_commission": Advice(
+        "Compare the commissions paid with those of the backtest, and set the backtest's to what is paid.",
+    ),
+    "costs_spread": Advice(
+        "Compare the spreads paid with those of the backtest; choose liquid strikes or limit orders.",
+    ),
+    "costs_fill_quality": Advice(
+        "Compare each fill with the mid of its moment, and ask the broker how orders are routed.",
+    ),
     "costs_size": Advice("Trade the size of the backtest, or run the backtest with the size that is traded."),
-    "too_few_trades": Advice("Wait for more trades: so few say nothing about the backtest.", "There are too few trades to compare with the backtest."),
+    "too_few_trades": Advice(
+        "Wait for more trades: so few say nothing about the backtest.",
+        "There are too few trades to compare with the backtest.",
+    ),
     "error_storm": Advice("Read the newest errors by kind; where they began with a deployment, undo it."),
-    "clock_skew of monitor": Advice("Set this machine's clock (timedatectl, NTP): providers and app agree against it.", "Times in our messages and panels are off; the app's prices are not affected."),
+    "clock_skew of monitor": Advice(
+        "Set this machine's clock (timedatectl, NTP): providers and app agree against it.",
+        "Times in our messages and panels are off; the app's prices are not affected.",
+    ),
 }
 
 

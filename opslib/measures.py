@@ -8,9 +8,11 @@ from functools import partial
 
 from opslib import app_state, clock
 from opslib.clock import Window
+from opslib.outcome import OUTCOMES
 from opslib.page import SECOND, Page
-from opslib.probed import Probed, Share
+from opslib.probed import EARS, IS_THERE, KEPT, Probed, Share
 from opslib.rules import Rule
+from opslib.samples import Sample
 from opslib.tape import Tape
 from opslib.verdicts import NOT_EXPECTED, NOT_MEASURED, Figure, wilson
 
@@ -41,9 +43,28 @@ def _share(part: int, count: int, coverage: float | None) -> Figure:
     return Figure(part / count, part, count, coverage) if count else Figure(None, coverage=coverage, absent=NOT_MEASURED)
 
 
+def usable_by_question(probed: Probed, subject: str, window: Window, outages: bool = True) -> list[Share]:
+    """
+    As `Probed.usable`, of each question that was asked: whether it is there is asked far more often than for its data.
+
+    Args:
+        outages: Whether what failed while the subject was not there at all counts; `Probed.answered` has that.
+    """
+    asked = [[s for s in probed.within(probe, subject, window) if s.last and s.outcome != KEPT] for probe in EARS]
+    counted = [[s for s in samples if outages or not _in_outage(probed, s)] for samples in asked]
+    return [Share(sum(OUTCOMES[s.outcome].usable for s in samples), len(samples)) for samples in counted if samples]
+
+
+def _in_outage(probed: Probed, sample: Sample) -> bool:
+    """Whether a probe was not answered while its subject was not there: so said by the probe of that before or after it."""
+    if OUTCOMES[sample.outcome].answered is not False:
+        return False
+    return any(OUTCOMES[s.outcome].answered is False for s in probed.around(IS_THERE[sample.subject], sample))
+
+
 def _least_usable(probed: Probed, rule: Rule, subject: str, window: Window) -> Share:
     """The share of usable answers to the question that is most surely answered badly; of few probes a low share is not sure."""
-    shares = probed.usable_by_question(subject, window, outages=rule.name != "answers")  # Of an outage `availability` notifies.
+    shares = usable_by_question(probed, subject, window, outages=rule.name != "answers")  # Of an outage `availability` notifies.
     enough = [s for s in shares if s.count >= rule.min_count] or shares
     return min(enough, key=lambda s: (wilson(s.part, s.count, rule.confidence)[1], s.part / s.count), default=Share(0, 0))
 

@@ -223,24 +223,11 @@ class Probed:
         last = [OUTCOMES[s.outcome].usable for s in self._asked(subject, window) if s.last]
         return Share(sum(last), len(last))
 
-    def usable_by_question(self, subject: str, window: Window, outages: bool = True) -> list[Share]:
-        """
-        As `usable`, of each question that was asked: whether it is there is asked far more often than for its data.
-
-        Args:
-            outages: Whether what failed while the subject was not there at all counts; `answered` has that.
-        """
-        asked = ([s for s in self.within(probe, subject, window) if s.last and s.outcome != KEPT and (outages or not self._in_outage(s))] for probe in EARS)
-        return [Share(sum(OUTCOMES[s.outcome].usable for s in last), len(last)) for last in asked if last]
-
-    def _in_outage(self, sample: Sample) -> bool:
-        """Whether a probe was not answered while its subject was not there: so said by the probe of that before it, or after it."""
-        if OUTCOMES[sample.outcome].answered is not False:
-            return False
-        line = self._line(IS_THERE[sample.subject], sample.subject)
+    def around(self, probe: str, sample: Sample) -> list[Sample]:
+        """The samples of a probe of the same subject just before and just after a sample, no further off than what is fresh."""
+        line = self._line(probe, sample.subject)
         at = bisect_left(line.times, sample.ts_us)
-        around = (s for s in line.samples[max(0, at - 1) : at + 2] if abs(s.ts_us - sample.ts_us) <= FRESH_US)
-        return any(OUTCOMES[s.outcome].answered is False for s in around)
+        return [s for s in line.samples[max(0, at - 1) : at + 2] if abs(s.ts_us - sample.ts_us) <= FRESH_US]
 
     def turns(self, subject: str, window: Window) -> int:
         """How often did it turn from answering to not answering, or back? An outage turns twice, what comes and goes more often."""

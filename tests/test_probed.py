@@ -163,7 +163,7 @@ def test_each_question_is_judged_by_itself() -> None:
     well = [at(i, "liveness", "massive") for i in range(60)]
     stale = [at(10 * i, "data", "massive", "stale") for i in range(5)]
     probed, window = Probed("tradier", [*well, *stale]), over(-1, 100)
-    assert probed.usable("massive", window) == (60, 65) and sorted(probed.usable_by_question("massive", window))[0] == (0, 5)
+    assert probed.usable("massive", window) == (60, 65) and sorted(measures.usable_by_question(probed, "massive", window))[0] == (0, 5)
     assert measures.measure(probed, Tape(RULES.pages, 5.0), RULES["answers"], "massive", window).value == 0.0
 
 
