@@ -358,7 +358,8 @@ def staged(scene: Scene) -> Seen:
         return Seen(False, f"missed: no page posted on {day}, so this day is not done", content, "page", query)
     needed = scene.view.rules["availability"].min_coverage
     lacks = [words for words, wrong in ((f"only {text.ratio(coverage, 1)} of the expected posts came", coverage is not None and coverage < needed), ("no page was loaded: the browser was not restarted", not loads), ("no figure grew", not requests)) if wrong]
-    told = f"{day}: {looks:,} posts{f', {text.ratio(coverage, 1)} of those expected' if coverage is not None else ' (no trading day)'}, {loads} pages loaded, {requests:,} requests counted"
+    expected = f", {text.ratio(coverage, 1)} of those expected" if coverage is not None else " (no trading day)"
+    told = f"{day}: {looks:,} posts{expected}, {loads} pages loaded, {requests:,} requests counted"
     return Seen(not lacks, f"{told}{'; not done: ' + '; '.join(lacks) if lacks else ''}", content, "page", query)
 
 

@@ -9,6 +9,7 @@ import statistics
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
+from opslib.snapshot_store import SnapshotStore
 from opslib import clock, indicators, panels, text
 from opslib.clock import Session, Window
 from opslib.filings import Filings
@@ -113,7 +114,7 @@ class Days:
     def before(self, day: date) -> list[Day]:
         """The trading days before a day of which anything was seen, oldest first, of as many sessions back as a usual day needs."""
         count = int(self._rules.days.usual_days)
-        sessions, first = [], self._store.first_ts(self._settings.app)
+        sessions, first = [], SnapshotStore(self._store).first_ts(self._settings.app)
         while first is not None and len(sessions) < count:
             session = clock.previous_session(day)
             day = session.day
@@ -134,11 +135,11 @@ class Days:
         """What a day's figures rest on: when it was open, its posts and those of the night before, its fills, what is wired, the limits; None where nothing was seen of it."""
         known_us = None if self._known_at is None else clock.micros(self._known_at)
         window = Window(clock.previous_session(session.day).closes, session.closes)
-        count, newest = self._store.extent(self._settings.app, window.start_us, window.end_us, known_us)
+        count, newest = SnapshotStore(self._store).extent(self._settings.app, window.start_us, window.end_us, known_us)
         filed = Filings(self._store, self._settings.app).extent(session.window.end_us, known_us)
         if not count and not Filings(self._store, self._settings.app).any(session.window.start_us, session.window.end_us, known_us):
             return None
-        alive = sorted(self._store.alive(self._settings.app, known_us))
+        alive = sorted(SnapshotStore(self._store).alive(self._settings.app, known_us))
         return [FORM, clock.micros(session.opens), clock.micros(session.closes), count, newest, *filed, alive, sorted(self._settings.wired), self._settings.post_every_s, self._rules.hash, VERSION]
 
 

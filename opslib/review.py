@@ -147,7 +147,8 @@ class Review:
         if self.closed and not self.sessions and SnapshotStore(self.desk.store).first_ts(self.desk.settings.app) is not None:
             return "it was over before the first look came"
         needed = self.desk.rules["availability"].min_coverage
-        short = [f"{session.day} ({'nothing was seen' if day is None else 'only ' + text.ratio(day.coverage, 1) + ' of the looks came'})" for session, day in self.days if day is None or (day.coverage or 0.0) < needed]
+        came = lambda day: "nothing was seen" if day is None else f"only {text.ratio(day.coverage, 1)} of the looks came"  # noqa: E731
+        short = [f"{session.day} ({came(day)})" for session, day in self.days if day is None or (day.coverage or 0.0) < needed]
         return f"{len(short)} of {len(self.days)} trading days: {', '.join(short[:5])}{' and more' if len(short) > 5 else ''}" if short else None
 
     @cached_property

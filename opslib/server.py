@@ -36,7 +36,7 @@ from opslib.request_checks import Problem, RequestChecks, may_write, not_configu
 from opslib.samples import Samples
 from opslib.settings import Settings
 from opslib.snapshot import Snapshot
-from opslib.snapshot_store import MOST_POST_REJECTS, Post, Reject
+from opslib.snapshot_store import MOST_POST_REJECTS, Post, Reject, SnapshotStore
 from opslib.staff import Staff
 from opslib.store import Store
 from opslib.webserver import webserver
@@ -95,9 +95,9 @@ class Writer:
     def _write(self, batch: list[tuple[Post | Reject, Future]]) -> None:
         try:
             rejects = [item for item, _ in batch if isinstance(item, Reject)]
-            if rejects and self._store.post_rejects(self._app) >= MOST_POST_REJECTS:
+            if rejects and SnapshotStore(self._store).post_rejects(self._app) >= MOST_POST_REJECTS:
                 rejects = []
-            self._store.write(self._app, [item for item, _ in batch if isinstance(item, Post)], rejects)
+            SnapshotStore(self._store).write(self._app, [item for item, _ in batch if isinstance(item, Post)], rejects)
         except Exception as problem:  # Whatever it is, each waiting post must hear of it and be answered 503.
             for _, done in batch:
                 done.set_exception(problem)
