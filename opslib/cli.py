@@ -218,8 +218,10 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
+    from opslib import diagnosis
+
     desk = _desk(options)
-    return _judged(options, desk.diagnosis_of(desk.status(options.as_of, options.window, options.known_at)))
+    return _judged(options, diagnosis.diagnose(desk.status(options.as_of, options.window, options.known_at)))
 
 
 def _pnl(options: argparse.Namespace) -> int:
@@ -369,7 +371,7 @@ def _rules(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from opslib import publish
+    from opslib import daily, publish
     from opslib.warm import warmed
 
     if options.period and (options.day or options.name == "daily"):
@@ -385,10 +387,10 @@ def _report(options: argparse.Namespace) -> int:
     how = {"as_of": options.as_of, "known_at": options.known_at, "partial": options.partial, "timeout_s": _timeout(options.timeout)}
     with warmed(lambda: _desk(options)) as (desk, kernels):
         if options.name == "daily":
-            day = desk.day(options.day, options.as_of)
+            day = daily.meant_day(desk, options.day, options.as_of)
             _say(f"executing the daily report of {day}")
             return _told(options, *publish.publish_daily(desk, day, **how, kernels=kernels))
-        meant = desk.review(options.name, options.period or "", options.as_of) if not options.day else desk.review_of(options.name, options.day, options.as_of)
+        meant = desk.review(options.name, options.period or "", options.as_of) if not options.day else publish.review_of(desk, options.name, options.day, options.as_of)
         _say(f"executing the {options.name} report of {meant.period.name}")
         return _told(options, *publish.publish_review(desk, options.name, meant.period.name, **how, kernels=kernels))
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import pandas
 
     from opslib.accuracy import Accuracy
-    from opslib.diagnosis import Diagnosis
     from opslib.doctor import Examination
     from opslib.postmortem import Postmortem
     from opslib.quality import ChainView
@@ -62,12 +61,6 @@ class Desk(Workspace):
         """Our own probes, in detail. Arguments as of `status`."""
         return Depth(self.status(as_of, window, known_at))
 
-    def diagnosis_of(self, view: View) -> "Diagnosis":
-        """The cause at the end of a view."""
-        from opslib import diagnosis
-
-        return diagnosis.diagnose(view)
-
     def alerts(self, as_of: Moment = None, window: str = "7d", known_at: Moment = None, *, since: Moment = None, replay: bool = False, progress: Callable[[Iterable], Iterable] = lambda items: items) -> AlertLog:
         """The history of alerts; see `alertlog.log_of`."""
         return alertlog.log_of(self, as_of, window, known_at, since=since, replay=replay, progress=progress)
@@ -82,21 +75,11 @@ class Desk(Workspace):
         """The report of a trading day; of the last one that has closed, where none is named."""
         return daily.daily_of(self, day, as_of, known_at)
 
-    def day(self, day: str | date | None, as_of: Moment = None) -> date:
-        """The day that is meant: the one named, else the last whose session has closed."""
-        return daily.meant_day(self, day, as_of)
-
     def review(self, name: str, period: str = "", as_of: Moment = None, known_at: Moment = None) -> "Review":
         """A report over a period; see `publish.review`."""
         from opslib import publish
 
         return publish.review(self, name, period, as_of, known_at)
-
-    def review_of(self, name: str, day: str, as_of: str | None = None) -> "Review":
-        """A report over the period that a day is in."""
-        from opslib import publish
-
-        return publish.review_of(self, name, day, as_of)
 
     def postmortem(self, incident: str, upto: str = "") -> "Postmortem":
         """The postmortem of an incident, by its record up to an entry such as ``E42``; empty is all of it."""

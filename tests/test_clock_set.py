@@ -10,6 +10,7 @@ import pytest
 from outside import RULES
 
 from opslib import settings, watch
+from opslib.snapshot import Look
 from opslib.collect import Collector
 from opslib.dispatch import Dispatch
 from opslib.probed import Probed
@@ -25,14 +26,14 @@ def beat(seconds: float, stepped_s: float | None = None) -> Sample:
     return Sample(looks.us(seconds), "beat", "collector", "ok", None, 50.0, detail=json.dumps({"every_s": 5.0} | ({} if stepped_s is None else {"stepped_s": stepped_s})))
 
 
-def lived() -> tuple[list[Sample], list[looks.Look]]:
+def lived() -> tuple[list[Sample], list[Look]]:
     """Beats and posts each five seconds by our clock, which jumps by ten minutes."""
     page, seconds = looks.PageOf(-600), [*range(0, JUMPS_AT_S + 1, 5), *range(JUMPS_AT_S + BY_S + 5, ENDS_S + BY_S, 5)]
     beats = [beat(s, float(BY_S) if s == JUMPS_AT_S + BY_S + 5 else None) for s in seconds]
     return beats, [page.add(massive_requests=1, tradier_requests=1, validations=1).look(s) for s in seconds]
 
 
-def risen(beats: list[Sample], posts: list[looks.Look]) -> set[str]:
+def risen(beats: list[Sample], posts: list[Look]) -> set[str]:
     found = watch.on(looks.tape(posts), RULES, looks.us(0), looks.us(ENDS_S + BY_S - 5), Probed("tradier", beats))
     return {t.rule for t in found if t.kind in ("fired", "rose")}
 
