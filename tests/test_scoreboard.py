@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opslib import checks, rules, shelf
+from opslib import checks, rules, settings, shelf
 from opslib.demo import board, drill, mutants, scoreboard, walks
 from opslib.demo.board import Board
 from opslib.demo.mutants import BETTER, DROPPED, LIVES_ON, MOVED, SWAPPED, TURNED, Mutant
@@ -63,7 +63,7 @@ def test_another_way_is_told() -> None:
 def test_it_is_recorded(recorded: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are kept without what was seen where they are right; README changes between its marks and nowhere else; without a README nothing is kept."""
     monkeypatch.setattr(board, "FILE", tmp_path / "drilled.jsonl")
-    monkeypatch.setattr(board.settings_module, "project", lambda: tmp_path)
+    monkeypatch.setattr(settings, "project", lambda: tmp_path)
     with pytest.raises(UsageError, match="README.md of the project"):
         board.record("2026-03-10", [1], [])
     assert not board.FILE.exists()

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from conftest import needs
 from labs import IDLE, browsing, notebook, running_lab
 from looks import CLOSES
 
-from opslib import dashboard, settings
+from opslib import clock, dashboard, settings
 from opslib.desk import Desk
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "dashboard.ipynb"
@@ -76,7 +77,7 @@ def test_without_widgets_it_says_so(home: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append(data))
     monkeypatch.setattr(dashboard, "attended", lambda: True)
     desk = Desk(settings.load(home, "demo", {}), lambda: CLOSES)
-    dashboard.Live(desk, dashboard.timedelta(hours=1), 60.0, dashboard.clock.parse(AS_OF))._ipython_display_()
+    dashboard.Live(desk, timedelta(hours=1), 60.0, clock.parse(AS_OF))._ipython_display_()
     (told,) = shown
     assert "application/vnd.jupyter.widget-view+json" in told and told["text/html"].startswith("<p>This front end draws no Jupyter widgets") and "11:27:00 New York" in told["text/html"]
     assert all(panel._html() in told["text/html"] for panel in desk.status(AS_OF).panels) and "<script" not in told["text/html"]
