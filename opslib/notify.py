@@ -21,7 +21,7 @@ from typing import Any
 
 from opslib import channels, clock, diagnosis, effects, message as message_module, panels, text
 from opslib.agenda import Agenda
-from opslib.causes import OF_RULE
+from opslib.causes import NO_FAULT, OF_RULE
 from opslib.channels import NotTold
 from opslib.chronicle import Chronicle
 from opslib.dispatch import Delivery, Dispatch
@@ -98,7 +98,7 @@ class Notifier:
             headline = f"{headline.rstrip('.')}: {' '.join(part.headline for part in parts)}"
             each = [f"{str(part.subject).title()}: {own_advice.action}" for part in parts if (own_advice := effects.advice(part.cause, part.subject, other=False))]
             advice = advice._replace(action=" ".join(each) or advice.action)
-        return Cause(f"{found.cause}{about}", found.words, headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "", advice.action if advice else "", advice.traders if advice else "")
+        return Cause(f"{found.cause}{about}", found.words, headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "", advice.action if advice else "", advice.traders if advice else "", found.cause in NO_FAULT)
 
     def _incidents(self) -> None:
         """What was told has an incident, and what became of it since is on its record."""

@@ -134,19 +134,20 @@ def zeros(share: float, since: float):
 
 def test_zeros_of_what_expires_are_no_fault() -> None:
     """The page counts zeros, contracts expire today, and a chain that was fetched since shows no tradable one without gamma: expiry; by an older chain, or one that shows zeros, it is the fault."""
-    expiring = {"expires_today": 90}
+    expiring = {"expires_today": 90, "expiring_zero": 30}
     assert (diagnose(view(but([chain(60, **expiring)]), zeros(0.1, 300))).cause) == "expiry"
     assert (diagnose(view(but([chain(400, **expiring)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
     assert (diagnose(view(but([chain(60, **expiring, faults={"gamma_zero": 40}, flagged=40)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
     assert (diagnose(view(but([chain(60)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
+    assert (diagnose(view(but([chain(60, expires_today=90, expiring_zero=0)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
 
 
 @pytest.mark.parametrize("since", [62, 75, 100, 118])
 def test_a_chain_of_just_before_the_zeros_excuses_nothing(since: float) -> None:
     """A chain that was fetched seconds before the page began to count zeros is older than they are, in whichever part of a minute they began."""
-    found = diagnose(view(but([chain(since + 8, expires_today=90)]), zeros(1.0, since)))
+    found = diagnose(view(but([chain(since + 8, expires_today=90, expiring_zero=30)]), zeros(1.0, since)))
     assert found.cause == "greeks_gamma_zero", repr(found)
-    assert diagnose(view(but([chain(since - 22, expires_today=90)]), zeros(1.0, since))).cause == "expiry"
+    assert diagnose(view(but([chain(since - 22, expires_today=90, expiring_zero=30)]), zeros(1.0, since))).cause == "expiry"
 
 
 def refusing(line: str, times: int = 3) -> list[Any]:
@@ -457,7 +458,7 @@ def test_a_server_that_answers_nobody_is_down() -> None:
 
 def test_contracts_that_expire_are_a_cause_of_zeros_alone() -> None:
     """SPY has contracts that expire every day: that is no cause while nothing is strange, and it is one of a few zeros that the page counts."""
-    expiring = but([chain(120, expires_today=90)])
+    expiring = but([chain(120, expires_today=90, expiring_zero=30)])
     some = posted(lambda ago: {"gamma_zero": 1, "greeks_valid": 9} if ago % 50 == 0 else {})
     assert (diagnose(view(expiring)).cause, diagnose(view(expiring, some)).cause) == ("none", "expiry")
 
