@@ -161,8 +161,8 @@ class Samples:
         query = sa.select(s.seq, *_COLUMNS).where(s.app == self.app, s.seq > after_seq, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.seq)
         query = query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
         with self.store.reading() as connection:
-            rows = connection.execute(query).all()
-        return max([after_seq, *(row[0] for row in rows)]), [_sample(row[1:]) for row in rows]
+            found = [(row[0], _sample(row[1:])) for row in connection.execute(query)]
+        return max([after_seq, *(seq for seq, _ in found)]), [sample for _, sample in found]
 
     def chains_of(self, symbol: str, start_us: int, end_us: int) -> list[Sample]:
         """What became of the chains of a symbol after one instant, up to and at another, in order of time."""

@@ -511,3 +511,13 @@ def test_whatever_is_drawn_an_active_alert_is_never_none(spells: list[tuple[tupl
     assert not active or found.cause not in causes.NO_FAULT, (active, found)
     assert 0 <= found.confidence <= 1 and found.cause in causes.CAUSES and not {(o.cause, o.subject) for o in found.also} & {(found.cause, found.subject)}
     assert all(e.age_s is not None and e.source for e in found.evidence if e.supports or e.contradicts), repr(found)
+
+
+@pytest.mark.parametrize(("outcome", "cause"), [("server_5xx", "provider_5xx"), ("auth_401", "provider_auth"), ("timeout", "monitor_down")])
+def test_what_lag_cannot_explain_comes_before_it(outcome: str, cause: str) -> None:
+    """Our collector gets too little time: an answer that came with an error is Massive's all the same; one that came late may be our doing."""
+    starving = series("beat", "collector", since=120, value=50.0, every_s=5, lag_s=4.0)
+    found = diagnose(view(but(series("liveness", "massive", outcome, since=120), starving)))
+    assert found.cause == cause, repr(found)
+    if cause != "monitor_down":
+        assert ("monitor_down", "collector") in found.also, repr(found)
