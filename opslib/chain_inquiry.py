@@ -140,8 +140,8 @@ class ChainInquiry:
             reached = reached or began_us is not None and (self.newest_us or 0) < began_us
             reached = reached and not any(page[other].severity for other in ("gamma_zero", "delta_out_of_bounds") if other in page)
         last_us = self.view.tape.last_seen_us(self.view.window.end_us)
-        if reached and cause == "greeks_gamma_zero" and began_us is not None and symbol is None and self._expiring and (self.newest_us or 0) >= began_us + clock.span_us(PIECE):
-            told = f"by the page: {found.sentence}; but contracts expire today, and no tradable one of a chain fetched since it began is without gamma."
+        if reached and cause == "greeks_gamma_zero" and began_us is not None and symbol is None and self._expiring("expiring_zero") and (self.newest_us or 0) >= began_us + clock.span_us(PIECE):
+            told = f"by the page: {found.sentence}; but contracts that expire today have no gamma, and no tradable one of a chain fetched since it began is without."
             yield Found(question, told, "", "app", 1.0, "page", last_us)
             return
         symptom = "page:delta" if cause == "greeks_out_of_bounds" else "page:greeks"
@@ -200,19 +200,18 @@ class ChainInquiry:
         told = ", ".join(f"that of {s} is {t:.1f} times that of an earlier chain" for s, t in high.items())
         return self._of_chains(question, f"{told}, and its Greeks agree." if high else "no.", "market_stress" if high else "", excludes=("market_stress",))
 
-    @property
-    def _expiring(self) -> dict[str, int]:
-        """How many contracts of each symbol expire today."""
-        return {symbol: n for symbol, chains in self.read.items() if (n := chains[-1][1].get("expires_today"))}
+    def _expiring(self, counted: str) -> dict[str, int]:
+        """How many contracts of each symbol expire today (`expires_today`), or do and have no gamma (`expiring_zero`)."""
+        return {symbol: n for symbol, chains in self.read.items() if (n := chains[-1][1].get(counted))}
 
     def _expiry(self) -> Found:
         question = "Does anything expire today?"
         if not self.read:
             return Found(question, "no chain was fetched.", None)
-        expiring = self._expiring
-        told = ", ".join(f"{n} contracts of {s}" for s, n in expiring.items())
-        # Usual symbols have contracts that expire every day: that is a cause only of the zeros which the page counts.
+        expiring, without = self._expiring("expires_today"), self._expiring("expiring_zero")
+        told = ", ".join(f"{n} contracts of {s}, {without.get(s, 0)} without gamma" for s, n in expiring.items())
+        # Usual symbols have contracts that expire every day: that is a cause only of the zeros which the page counts, where the chain has them too.
         page = next((f for f in self.judged if f.rule.name == "gamma_zero" and f.source == "page" and f.figure.value is not None), None)
         zeros = page is not None and page.rule.past(page.figure.value or 0.0, float(page.rule.ladder[0][1]))
-        answer = f"{told}{', whose gamma may be zero' if zeros else ', and nothing looks strange for it'}." if expiring else "no."
-        return self._of_chains(question, answer, "expiry" if expiring and zeros else "", excludes=("expiry",))
+        answer = f"{told}{'' if zeros else ', and the page counts no zeros'}." if expiring else "no."
+        return self._of_chains(question, answer, "expiry" if without and zeros else "", excludes=("expiry",))

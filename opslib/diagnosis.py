@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opslib import panels, realised, text
 from opslib.answers import Found
-from opslib.causes import HEADLINES, MASSIVE_OUT, NO_FAULT, NONE, OF_RULE, PRODUCES, RUNBOOK_OF, UNDETERMINED
+from opslib.causes import HEADLINES, MASSIVE_OUT, NO_FAULT, NONE, NOT_BY_LAG, OF_RULE, PRODUCES, RUNBOOK_OF, UNDETERMINED
 from opslib.clock import Window
 from opslib.inquiry import SLOWER, Inquiry
 from opslib.page import SECOND
@@ -105,6 +105,8 @@ class Diagnosis:
     @property
     def headline(self) -> str:
         """What it means, in one plain sentence."""
+        if (self.cause, self.subject) == ("monitor_down", "collector"):
+            return "Our own collector runs, but this machine gives it too little time: what looks slow from here may not be."
         told = HEADLINES[self.cause].format((self.subject or "the provider").title() if self.subject in PROVIDERS else self.subject or "the provider")
         return told[0].upper() + told[1:]
 
@@ -170,8 +172,8 @@ def diagnose(view: "View") -> Diagnosis:
     known = [f for f in asked if f.cause is not None]
     hits = [f for f in asked if f.cause]
     roots = [f for i, f in enumerate(hits) if not any(_explained(g, f, asked) and (j < i or not _explained(f, g, asked)) for j, g in enumerate(hits))]
-    slower = any(SLOWER in f.symptoms for f in roots)
-    faults = sorted((f for f in roots if f.cause not in NO_FAULT), key=lambda f: _rank(f, slower))
+    beyond_lag = any(SLOWER in f.symptoms or f.cause in NOT_BY_LAG for f in hits)
+    faults = sorted((f for f in roots if f.cause not in NO_FAULT), key=lambda f: _rank(f, beyond_lag))
     over = [f for f in roots if f.cause == "market_closed" and all(g.cause in PASSED for g in faults)]  # Nothing is expected of a closed market, whatever was restarted before.
     first = next(iter([*over, *faults, *roots]), None)
     alert = None
@@ -189,7 +191,7 @@ def diagnose(view: "View") -> Diagnosis:
     assert first.cause
     beside: dict[Other, float] = {}
     for f in faults:
-        if (f.cause, f.subject) != (first.cause, first.subject) and f.cause != UNDETERMINED:
+        if (f.cause, f.subject) != (first.cause, first.subject) and f.cause not in (UNDETERMINED, *(("monitor_down",) if first.cause == "monitor_down" else ())):
             beside.setdefault(Other(f.cause or "", f.subject), round(f.agree * (0.5 + 0.5 * answered), 2))
     bears = 1.0 if first.cause.startswith("costs_") else 0.5 + 0.5 * answered
     disputed = any(f.cause == "" and first.cause in f.excludes and _about(f, first) and f.at_us is not None and f.at_us > (first.since_us or first.at_us or view.window.end_us) for f in asked)
@@ -198,9 +200,9 @@ def diagnose(view: "View") -> Diagnosis:
     return Diagnosis(view.window, first.cause, first.subject, round(sure, 2), severity, _evidence(asked, first, view), tuple(beside), alert["runbook"] if alert else None, tuple(beside.values()))
 
 
-def _rank(found: Found, slower: bool) -> int:
-    """What comes first: an app that is slower than our own lag explains, a cause that goes on, one that is over and left its traces, what could not be determined."""
-    if slower and SLOWER not in found.symptoms and found.subject == "collector":
+def _rank(found: Found, beyond_lag: bool) -> int:
+    """What comes first: what our own lag cannot explain, a cause that goes on, one that is over and left its traces, what could not be determined."""
+    if beyond_lag and found.subject == "collector":
         return 1
     return 3 if found.cause == UNDETERMINED else 2 * int(found.cause in PASSED)
 

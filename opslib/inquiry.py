@@ -244,7 +244,8 @@ class Inquiry:
         if bad:
             return [well._replace(answer=f"yes, now; within {text.duration(BACK.total_seconds())} it did not ({told})."), *by_page]
         seconds = [s.seconds for s in stands if s.seconds is not None]
-        excluded = PROVIDER_CAUSES if page is None or page.cause != "provider_intermittent" else tuple(c for c in PROVIDER_CAUSES if c != "provider_intermittent")
+        blind = ("provider_partial",) if page is None or page.cause != "provider_intermittent" else ("provider_partial", "provider_intermittent")
+        excluded = tuple(c for c in PROVIDER_CAUSES if c not in blind)  # A probe of a few contracts does not see that others are gone.
         return [well._replace(answer=f"yes{f', in {max(seconds):.2f} s' if seconds else ''}.", excludes=(*well.excludes, *excluded)), *by_page]
 
     def _held_against(self, page: Found, ours: Found) -> Found:

@@ -23,6 +23,7 @@ from opslib.staff import Staff
 
 FIRING, ROSE, REPEAT, UNHEARD, OVER, PASSED, REPORT = "firing", "rose", "repeat", "unheard", "over", "passed", "report"
 PRESSING = ("critical", "escalate")  # What goes on to the next role where nobody says anything, and waits for nobody's hours.
+HELD_US = 15_000_000  # What nothing is at fault for is asked about again so often, and sent once that is no longer so.
 PRESSING_WAIT_US = 5_000_000  # What is critical waits no longer for what belongs to it; that is merged with it by its cause.
 TROUBLE_US = 900_000_000  # What one cause sets off follows within so long; what fires later is another trouble, though the cause is the same.
 ANEW_US = 1_800_000_000  # What was told so long ago, and is reached again, is told again.
@@ -84,6 +85,7 @@ class Cause(NamedTuple):
         rule: The rule that says what to do first about it; empty where there is none.
         who: The role that acts first on that.
         action, traders: What to do first, and what it means for who trades, where the text of the rule does not fit; else empty.
+        no_fault: Whether nothing is at fault, so that nobody is notified while that is so.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Cause(NamedTuple):
     who: str
     action: str = ""
     traders: str = ""
+    no_fault: bool = False
 
 
 def unknown_cause(notice: "Notice") -> Cause | None:
@@ -120,6 +123,7 @@ class Notice:
         muted: Was it kept quiet since somebody was last told?
         again: Of something that was due: the words after ``ops`` by which somebody makes it.
         explained: Is it a neighbour's word for an alert of ours, which is told instead?
+        held_until_us: Nobody is notified of it before, for its cause was no fault; 0 where that was not so.
         cause, cause_words, headline, runbook, cause_rule, action, traders: The cause that people were notified of, see `Cause`; empty where none was.
     """
 
@@ -155,6 +159,7 @@ class Notice:
     cause_rule: str = ""
     action: str = ""
     traders: str = ""
+    held_until_us: int = 0
 
     @classmethod
     def of_json(cls, state: str) -> "Notice":
@@ -203,11 +208,12 @@ class Notice:
         """All that there was to tell has been told."""
         self.over_us, self.how, self.told, self.told_us, self.roles, self.acked_by, self.muted, self.explained, self.group = None, "", None, 0, [], "", False, False, ""
         self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, self.action, self.traders = "", "", "", "", "", "", ""
+        self.held_until_us = 0
 
     def named(self, cause: Cause | None) -> None:
         """Keep the cause that people are notified of; one that is kept stays."""
         if cause is not None and not self.cause:
-            self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, who, self.action, self.traders = cause
+            self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, who, self.action, self.traders, _ = cause
             self.who = who or self.who
 
     def as_json(self) -> dict[str, Any]:
@@ -250,6 +256,9 @@ def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[st
             if notice.over_us is not None and notice.told is None:
                 notice.closed()
             continue
+        if notice.held_until_us and notice.over_us is not None and notice.told is None:
+            notice.closed()  # It was no fault to its end.
+            continue
         heard.append(notice)
     wait_us = clock.span_us(staff.group_wait)
     pressing_us = min(wait_us, PRESSING_WAIT_US)
@@ -260,9 +269,16 @@ def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[st
     for notice in heard:
         is_ripe = notice.group in (ripe if notice.levels else settled)
         telling = _telling(notice, is_ripe, staff, at_us)
-        if telling and telling.kind in (FIRING, ROSE) and (cause := cause_of(notice)) and not notice.cause:
-            notice.named(cause)
-            telling = _telling(notice, is_ripe, staff, at_us)  # Who acts first is the cause's.
+        if telling and telling.kind in (FIRING, ROSE):
+            if at_us < notice.held_until_us:
+                continue
+            cause = cause_of(notice)
+            if cause and cause.no_fault:
+                notice.held_until_us = at_us + HELD_US
+                continue
+            if cause and not notice.cause:
+                notice.named(cause)
+                telling = _telling(notice, is_ripe, staff, at_us)  # Who acts first is the cause's.
         found += [telling] if telling and not _said_by_another(telling, notices) else []
     for telling in found:
         _mark(telling, at_us)

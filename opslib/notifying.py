@@ -13,7 +13,7 @@ from functools import cached_property
 
 from opslib import clock, diagnosis, effects, panels, text
 from opslib.agenda import Agenda
-from opslib.causes import OF_RULE
+from opslib.causes import NO_FAULT, OF_RULE
 from opslib.chronicle import Chronicle
 from opslib.dispatch import Dispatch
 from opslib.errors import IncidentError, OpsError, SettingsError, UsageError
@@ -100,7 +100,7 @@ class Situations:
             headline = f"{headline.rstrip('.')}: {' '.join(part.headline for part in parts)}"
             each = [f"{str(part.subject).title()}: {own_advice.action}" for part in parts if (own_advice := effects.advice(part.cause, part.subject, other=False))]
             advice = advice._replace(action=" ".join(each) or advice.action)
-        return Cause(f"{found.cause}{about}", found.words, headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "", advice.action if advice else "", advice.traders if advice else "")
+        return Cause(f"{found.cause}{about}", found.words, headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "", advice.action if advice else "", advice.traders if advice else "", found.cause in NO_FAULT)
 
     def _view(self, at_us: int) -> View | None:
         at = clock.instant(at_us)

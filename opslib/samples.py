@@ -63,7 +63,7 @@ _NUMBER, _TEXT, _COUNTS = int | float | None, str | None, dict[str, int]
 # What a detail holds under a name, where it does; other names are only shown.
 _KINDS: dict[str, Any] = {
     "quota_left": _NUMBER, "skew_s": _NUMBER, "lag_s": int | float, "late_s": int | float, "every_s": int | float, "stepped_s": int | float, "lost": int, "waited_ms": _NUMBER, "born": int | float, "pages": int, "contracts": int, "core": int, "flagged": int, "iv_atm": _NUMBER,
-    "median_iv": _NUMBER, "median_theta": _NUMBER, "median_vega": _NUMBER, "gamma_zero": int, "delta_out_of_bounds": int, "expires_today": int, "said": _TEXT, "why": _TEXT, "market": _TEXT, "route": str, "state": str, "error": str, "tried": int, "name": str, "told": str, "kinds": _COUNTS, "faults": _COUNTS,
+    "median_iv": _NUMBER, "median_theta": _NUMBER, "median_vega": _NUMBER, "gamma_zero": int, "delta_out_of_bounds": int, "expires_today": int, "expiring_zero": int, "said": _TEXT, "why": _TEXT, "market": _TEXT, "route": str, "state": str, "error": str, "tried": int, "name": str, "told": str, "kinds": _COUNTS, "faults": _COUNTS,
     "newest": dict[str, str], "units": dict[str, str | None], "failing": dict[str, Any] | list[str],
 }  # fmt: skip
 _REQUIRED = {"host": ("name", "told"), "beat": ("every_s",)}
@@ -166,8 +166,8 @@ class Samples:
         query = sa.select(s.seq, *_COLUMNS).where(s.app == self.app, s.seq > after_seq, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.seq)
         query = query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
         with self.store.reading() as connection:
-            rows = connection.execute(query).all()
-        return max([after_seq, *(row[0] for row in rows)]), [_sample(row[1:]) for row in rows]
+            found = [(row[0], _sample(row[1:])) for row in connection.execute(query)]
+        return max([after_seq, *(seq for seq, _ in found)]), [sample for _, sample in found]
 
     def chains_of(self, symbol: str, start_us: int, end_us: int) -> list[Sample]:
         """What became of the chains of a symbol after one instant, up to and at another, in order of time."""

@@ -134,19 +134,20 @@ def zeros(share: float, since: float):
 
 def test_zeros_of_what_expires_are_no_fault() -> None:
     """The page counts zeros, contracts expire today, and a chain that was fetched since shows no tradable one without gamma: expiry; by an older chain, or one that shows zeros, it is the fault."""
-    expiring = {"expires_today": 90}
+    expiring = {"expires_today": 90, "expiring_zero": 30}
     assert (diagnose(view(but([chain(60, **expiring)]), zeros(0.1, 300))).cause) == "expiry"
     assert (diagnose(view(but([chain(400, **expiring)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
     assert (diagnose(view(but([chain(60, **expiring, faults={"gamma_zero": 40}, flagged=40)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
     assert (diagnose(view(but([chain(60)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
+    assert (diagnose(view(but([chain(60, expires_today=90, expiring_zero=0)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
 
 
 @pytest.mark.parametrize("since", [62, 75, 100, 118])
 def test_a_chain_of_just_before_the_zeros_excuses_nothing(since: float) -> None:
     """A chain that was fetched seconds before the page began to count zeros is older than they are, in whichever part of a minute they began."""
-    found = diagnose(view(but([chain(since + 8, expires_today=90)]), zeros(1.0, since)))
+    found = diagnose(view(but([chain(since + 8, expires_today=90, expiring_zero=30)]), zeros(1.0, since)))
     assert found.cause == "greeks_gamma_zero", repr(found)
-    assert diagnose(view(but([chain(since - 22, expires_today=90)]), zeros(1.0, since))).cause == "expiry"
+    assert diagnose(view(but([chain(since - 22, expires_today=90, expiring_zero=30)]), zeros(1.0, since))).cause == "expiry"
 
 
 def refusing(line: str, times: int = 3) -> list[Any]:
@@ -457,7 +458,7 @@ def test_a_server_that_answers_nobody_is_down() -> None:
 
 def test_contracts_that_expire_are_a_cause_of_zeros_alone() -> None:
     """SPY has contracts that expire every day: that is no cause while nothing is strange, and it is one of a few zeros that the page counts."""
-    expiring = but([chain(120, expires_today=90)])
+    expiring = but([chain(120, expires_today=90, expiring_zero=30)])
     some = posted(lambda ago: {"gamma_zero": 1, "greeks_valid": 9} if ago % 50 == 0 else {})
     assert (diagnose(view(expiring)).cause, diagnose(view(expiring, some)).cause) == ("none", "expiry")
 
@@ -510,3 +511,13 @@ def test_whatever_is_drawn_an_active_alert_is_never_none(spells: list[tuple[tupl
     assert not active or found.cause not in causes.NO_FAULT, (active, found)
     assert 0 <= found.confidence <= 1 and found.cause in causes.CAUSES and not {(o.cause, o.subject) for o in found.also} & {(found.cause, found.subject)}
     assert all(e.age_s is not None and e.source for e in found.evidence if e.supports or e.contradicts), repr(found)
+
+
+@pytest.mark.parametrize(("outcome", "cause"), [("server_5xx", "provider_5xx"), ("auth_401", "provider_auth"), ("timeout", "monitor_down")])
+def test_what_lag_cannot_explain_comes_before_it(outcome: str, cause: str) -> None:
+    """Our collector gets too little time: an answer that came with an error is Massive's all the same; one that came late may be our doing."""
+    starving = series("beat", "collector", since=120, value=50.0, every_s=5, lag_s=4.0)
+    found = diagnose(view(but(series("liveness", "massive", outcome, since=120), starving)))
+    assert found.cause == cause, repr(found)
+    if cause != "monitor_down":
+        assert ("monitor_down", "collector") in found.also, repr(found)

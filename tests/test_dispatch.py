@@ -48,7 +48,7 @@ def desk(store_url: str) -> Desk:
 def test_planned_once(desk: Desk) -> None:
     """What fired together in one panel is one message, whoever plans it and how often; its end is another."""
     fires(desk.store, "desk", 100, "firing")
-    assert desk.plan(110) == []
+    assert desk.plan(104) == []
     made = desk.plan(115)
     assert sorted((m["panel"], sorted(a["rule"] for a in m["alerts"])) for m in made) == [("greeks", ["gamma_zero"]), ("pnl", ["backtest_variance"]), ("providers", ["availability"]), ("system", ["errors", "websocket_down"])]
     assert {m["kind"] for m in made} == {"firing"} and len({m["id"] for m in made}) == 4

@@ -125,13 +125,13 @@ def starving(share: float, massive: str = "ok", app_s: float = 0.02, lag_s: floa
         (starving(0.0), ("none", None), []),
         (starving(0.1), ("none", None), []),  # A busy machine is not starved.
         (starving(0.8, app_s=1.5, lag_s=1.4), ("monitor_down", "collector"), []),
-        (starving(0.8, massive="server_5xx", app_s=1.5, lag_s=1.4), ("monitor_down", "collector"), ["provider_5xx of massive"]),
+        (starving(0.8, massive="server_5xx", app_s=1.5, lag_s=1.4), ("provider_5xx", "massive"), ["monitor_down of collector"]),
         (starving(0.8, app_s=3.0, lag_s=0.5), ("monitor_down", "collector"), []),  # Whether the app is slow, a starved collector cannot say.
     ],
     ids=["well", "busy", "starved", "starved and a real 5xx", "starved and really slow"],
 )
 def test_the_cause_is_ours_and_hides_no_other(view: View, cause: tuple[str, str | None], also: list[str]) -> None:
-    """A starved collector is named first, since it makes everything look slow; a real error is named beside it."""
+    """A starved collector is named first, since it makes everything look slow; what lag cannot explain comes before it."""
     found = diagnose(view)
     assert (found.cause, found.subject) == cause and list(map(str, found.also)) == also
     assert any("could not run for" in s.words for s in view.sights) is (found.cause == "monitor_down" or bool(also))

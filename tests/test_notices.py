@@ -354,3 +354,20 @@ def test_a_silenced_trouble_hides_no_other() -> None:
     desk.at(60)
     desk.happens("fired", 100, alert="answers")
     assert desk.at(100 + WAIT) == [("firing", "answers")]
+
+
+def test_what_nothing_is_at_fault_for_is_held() -> None:
+    """Nobody is notified of zeros that are right for contracts of today, nor of their end; where that is no longer the cause, it is sent at once."""
+    expiry = KEY._replace(name="expiry", headline="Contracts expire today.", no_fault=True)
+    desk = Troubles(of("zeros", "gamma_zero", "page", "greeks"))
+    desk.causes = {"gamma_zero": expiry}
+    desk.happens("fired", 0, "critical", alert="zeros")
+    desk.happens("rose", 60, "escalate", alert="zeros")
+    assert [desk.at(s) for s in range(5, 300, 5)] == [[]] * 59
+    for severity in ("escalate", "critical"):
+        desk.happens("resolved", 300, severity, alert="zeros")
+    assert [desk.at(s) for s in range(300, 400, 5)] == [[]] * 20 and not desk.notices["zeros"].open
+    desk.happens("fired", 500, "critical", alert="zeros")
+    assert desk.at(505) == []
+    desk.causes = {"gamma_zero": KEY}
+    assert [found for s in range(510, 540, 5) if (found := desk.at(s))] == [[("firing", "zeros")]]
