@@ -35,7 +35,7 @@ RUNBOOK_OF = {
 }  # fmt: skip
 # What a collector that gets too little time cannot mistake slowness for: an answer that came, and what stood in it.
 NOT_BY_LAG = frozenset(
-    c for c in CAUSES if c.startswith("greeks_") or c.startswith("provider_") and c not in ("provider_timeout", "provider_intermittent", "provider_dns") or c == "socket_auth"
+    c for c in CAUSES if c.startswith("greeks_") or c.startswith("provider_") and c not in ("provider_timeout", "provider_intermittent", "provider_dns")
 )
 MASSIVE_OUT = ("provider_5xx", "provider_timeout", "provider_refused", "provider_dns", "provider_tls")
 

@@ -4,6 +4,7 @@ Answer the diagnostic questions about option chains and their Greeks, by fetched
 The newer source is believed: a chain that was fetched before the page began to count a fault does not speak against it.
 """
 
+import math
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -140,13 +141,20 @@ class ChainInquiry:
             reached = reached or began_us is not None and (self.newest_us or 0) < began_us
             reached = reached and not any(page[other].severity for other in ("gamma_zero", "delta_out_of_bounds") if other in page)
         last_us = self.view.tape.last_seen_us(self.view.window.end_us)
-        if reached and cause == "greeks_gamma_zero" and began_us is not None and symbol is None and self._expiring("expiring_zero") and (self.newest_us or 0) >= began_us + clock.span_us(PIECE):
+        if reached and cause == "greeks_gamma_zero" and began_us is not None and symbol is None and self._expire(found, began_us):
             told = f"by the page: {found.sentence}; but contracts that expire today have no gamma, and no tradable one of a chain fetched since it began is without."
             yield Found(question, told, "", "app", 1.0, "page", last_us)
             return
         symptom = "page:delta" if cause == "greeks_out_of_bounds" else "page:greeks"
         sure = 1.0 if found.verdict == "critical" else 0.7
         yield Found(question, f"by the page: {found.sentence}.", cause if reached else "", symbol or "app", sure if reached else 1.0, "page", last_us, began_us if reached else None, frozenset({symptom}))
+
+    def _expire(self, found: Finding, began_us: int) -> bool:
+        """Whether contracts that expire today explain the zeros that the page counts: by a chain fetched since, or where it counts no more than an earlier one has."""
+        without = sum(self._expiring("expiring_zero").values())
+        listed = sum(chains[-1][1].get("contracts", math.inf) for chains in self.read.values())
+        since = (self.newest_us or 0) >= began_us + clock.span_us(PIECE)
+        return without > 0 and (since or (found.figure.value or 0.0) * listed <= without)
 
     def _began_us(self, found: Finding) -> int:
         """Since when the page has counted what a rule is about, within `PIECE`; at most the rule's window ago."""

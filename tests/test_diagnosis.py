@@ -137,6 +137,8 @@ def test_zeros_of_what_expires_are_no_fault() -> None:
     expiring = {"expires_today": 90, "expiring_zero": 30}
     assert (diagnose(view(but([chain(60, **expiring)]), zeros(0.1, 300))).cause) == "expiry"
     assert (diagnose(view(but([chain(400, **expiring)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
+    assert (diagnose(view(but([chain(400, **expiring, contracts=301)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
+    assert (diagnose(view(but([chain(400, **expiring, contracts=299)]), zeros(0.1, 300))).cause) == "expiry"
     assert (diagnose(view(but([chain(60, **expiring, faults={"gamma_zero": 40}, flagged=40)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
     assert (diagnose(view(but([chain(60)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
     assert (diagnose(view(but([chain(60, expires_today=90, expiring_zero=0)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"

@@ -19,19 +19,22 @@ from typing import Any, NamedTuple
 from opslib import clock, diagnosis
 from opslib.alerts import Transition
 from opslib.case import Case, Walked, walked
-from opslib.causes import NONE
+from opslib.causes import NO_FAULT, NONE
 from opslib.collect import breaches_greeks
 from opslib.demo import walks
 from opslib.demo.lever import Lever
 from opslib.demo.states import OURS
 from opslib.demo.stepped import BEGINS, SPEED, STEP_S, Looking
 from opslib.demo.trials import ENOUGH, PAIR, TOO_FEW, Trial
-from opslib.workspace import Workspace
-from opslib.diagnosis import Diagnosis
+from opslib.diagnosis import Diagnosis, diagnose
+from opslib.effects import sets_off
 from opslib.marks import Marks
+from opslib.notices import HELD_US
+from opslib.notifying import SEEN, SURE
 from opslib.rules import SENT
 from opslib.settings import Settings, sqlite_url
 from opslib.watch import Watch
+from opslib.workspace import Workspace
 
 OPENED_AFTER = timedelta(minutes=1)  # A person opens the runbook so long after they were told.
 IDLE_S = 15  # A step in which no probe is made may be longer.
@@ -116,6 +119,8 @@ class _Living:
         self._watch = Watch(looking.store, looking.settings, looking.rules, live=True)
         self._judged_us = clock.micros(BEGINS)
         self.told: Transition | None = None
+        self._loud = dict[str, Transition]()  # What people are to be notified of, by its alert.
+        self._asked_again_at = BEGINS
 
     def be(self, active: dict[str, float]) -> None:
         self._active = active
@@ -138,9 +143,21 @@ class _Living:
         for _, became in self._watch.judge(self._judged_us, upto_us):
             if breaches_greeks(became, self.looking.rules):
                 self.looking.fetch_chains_again()
-            loud = [t for t in became if t.kind in ("fired", "rose") and t.severity in SENT and not t.inhibited_by]
-            self.told = self.told or next(iter(loud), None)
+            for t in became:
+                if t.kind in ("fired", "rose") and t.severity in SENT and not t.inhibited_by:
+                    self._loud.setdefault(t.alert, t)
+                elif t.kind in ("resolved", "ended"):
+                    self._loud.pop(t.alert, None)
         self._judged_us = upto_us
+        if self._loud and not self.told and self.looking.at >= self._asked_again_at and not self._held():
+            self.told = next(iter(self._loud.values()))
+
+    def _held(self) -> bool:
+        """Whether nobody is notified for now, since the diagnosis is sure that nothing is at fault; see `notices.due`."""
+        self._asked_again_at = self.looking.at + timedelta(microseconds=HELD_US)
+        found = diagnose(self.looking.view(SEEN))
+        sure = found.cause in NO_FAULT and found.confidence >= SURE
+        return sure and all(sets_off(found.cause, found.subject, t.rule, t.subject, t.source) for t in self._loud.values())
 
 
 @contextlib.contextmanager
