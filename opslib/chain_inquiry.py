@@ -142,7 +142,7 @@ class ChainInquiry:
             reached = reached and not any(page[other].severity for other in ("gamma_zero", "delta_out_of_bounds") if other in page)
         last_us = self.view.tape.last_seen_us(self.view.window.end_us)
         if reached and cause == "greeks_gamma_zero" and began_us is not None and symbol is None and self._expire(found, began_us):
-            told = f"by the page: {found.sentence}; but contracts that expire today have no gamma, and no tradable one of a chain fetched since it began is without."
+            told = f"by the page: {found.sentence}; but contracts that expire today have no gamma, and no tradable one of the newest chain is without it."
             yield Found(question, told, "", "app", 1.0, "page", last_us)
             return
         symptom = "page:delta" if cause == "greeks_out_of_bounds" else "page:greeks"

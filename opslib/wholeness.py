@@ -42,7 +42,8 @@ def why_partial(now: Mapping[str, Any], before: Mapping[str, Any] | None, day: d
         day: Contracts that expire by then may be gone.
     """
     total = sum(now["expiries"].values())
-    if total >= limits.whole_from and now["unpaired"] > limits.missing_share * total:
+    # A feed that has one side alone from the start may be meant so; one that loses a side is compared with its last whole chain.
+    if total >= limits.whole_from and limits.missing_share * total < now["unpaired"] < total:
         return f"{now['unpaired']} of {total} contracts lack their call or put"
     wanted = {expiry: count for expiry, count in (before or {"expiries": {}})["expiries"].items() if expiry > day.isoformat()}
     count, there = sum(wanted.values()), sum(min(n, now["expiries"].get(expiry, 0)) for expiry, n in wanted.items())

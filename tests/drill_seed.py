@@ -13,7 +13,7 @@ import sys
 from opslib import clock
 from opslib.demo import scoreboard
 
-WRONG, EXACT, UNTOLD, STRAYED = 4, 0.90, 0.05, 0.1  # The three recorded seeds: 1, 2 and 2 wrong of 111; 107, 104 and 104 exact.
+WRONG, EXACT, UNTOLD, STRAYED = 3, 0.94, 0.05, 0.1  # The three recorded seeds: 0, 1 and 0 wrong of 111; 110, 108 and 110 exact.
 
 
 def main(seed: int) -> int:

@@ -134,11 +134,11 @@ def zeros(share: float, since: float):
 
 def test_zeros_of_what_expires_are_no_fault() -> None:
     """The page counts zeros, contracts expire today, and a chain that was fetched since shows no tradable one without gamma: expiry; by an older chain, or one that shows zeros, it is the fault."""
-    expiring = {"expires_today": 90, "expiring_zero": 30}
+    expiring = {"expires_today": 90, "expiring_zero": 20}
     assert (diagnose(view(but([chain(60, **expiring)]), zeros(0.1, 300))).cause) == "expiry"
     assert (diagnose(view(but([chain(400, **expiring)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
-    assert (diagnose(view(but([chain(400, **expiring, contracts=301)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
-    assert (diagnose(view(but([chain(400, **expiring, contracts=299)]), zeros(0.1, 300))).cause) == "expiry"
+    assert (diagnose(view(but([chain(400, **expiring, contracts=430)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
+    assert (diagnose(view(but([chain(400, **expiring, contracts=370)]), zeros(0.1, 300))).cause) == "expiry"
     assert (diagnose(view(but([chain(60, **expiring, faults={"gamma_zero": 40}, flagged=40)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
     assert (diagnose(view(but([chain(60)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"
     assert (diagnose(view(but([chain(60, expires_today=90, expiring_zero=0)]), zeros(0.1, 300))).cause) == "greeks_gamma_zero"

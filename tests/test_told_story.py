@@ -336,10 +336,10 @@ def refused_while_starved(world: World) -> None:
         world.every("rate_limited_429", ("liveness", "massive"), ("data", "massive"))
 
 
-def test_a_cause_beside_the_first_is_named_where_it_sets_off_the_alert(tmp_path: Path) -> None:
-    """That our own machine is busy is another trouble: what Massive answers is sure all the same, and names the alert that it sets off."""
+def test_what_massive_answers_names_the_alert_though_our_machine_is_busy(tmp_path: Path) -> None:
+    """That our own machine is busy is another trouble: what Massive answers is sure all the same, comes first, and names the alert that it sets off."""
     desk = Desk(tmp_path, refused_while_starved).live(BEGINS_S + 300)
     text = next(text for text, sent in zip(desk.texts, desk.sent) if any(a["rule"] == "answers" for a in sent["alerts"]))
-    assert diagnosis.diagnose(view(desk)).cause == "monitor_down"
+    assert diagnosis.diagnose(view(desk)).cause == "provider_rate_limited"
     assert text.splitlines()[0].startswith("[notify] We ask Massive too often") and lines(text)["Cause"].startswith("provider_rate_limited of massive"), text
     assert "monitor_down of collector" in lines(text)["Cause"] and lines(text)["Do first"].startswith("Ask Massive less often")

@@ -44,7 +44,7 @@ def half(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (contracts(), ""),
         (contracts()[:95], ""),  # 5 of 95 calls lack their put: a twentieth.
         (contracts()[:80], "20 of 80 contracts lack their call or put"),
-        (contracts()[:50], "50 of 50 contracts lack their call or put"),
+        (contracts()[:50], "50 of 100 contracts of the last whole chain are gone"),
         ([c for c in contracts() if c["details"]["strike_price"] < 425], "50 of 100 contracts of the last whole chain are gone"),
         (contracts(expiry="2026-03-27"), "100 of 100 contracts of the last whole chain are gone"),
         (contracts() + contracts(expiry="2026-03-27"), ""),
@@ -53,6 +53,14 @@ def half(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_what_is_missing_is_counted(now: list[dict[str, Any]], expected: str) -> None:
     """Of a chain of 50 strikes: calls without puts, strikes that are gone with both, an expiry that is gone."""
     assert why_partial(listed(now), listed(contracts()), DAY, RULES.chain) == expected
+
+
+def test_a_feed_of_one_side_alone_is_whole() -> None:
+    """Calls alone, with no whole chain before them: that may be meant so; of calls with a few puts it cannot be."""
+    calls = [c for c in contracts() if c["details"]["contract_type"] == "call"]
+    few = [*calls, *(c for c in contracts() if c["details"]["contract_type"] == "put")][: len(calls) + 5]
+    assert why_partial(listed(calls), None, DAY, RULES.chain) == ""
+    assert why_partial(listed(few), None, DAY, RULES.chain) == "45 of 55 contracts lack their call or put"
 
 
 def test_what_expires_may_go() -> None:
