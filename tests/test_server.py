@@ -38,7 +38,7 @@ from opslib import cli, clock, rules, server, settings, snapshot, sqlite
 from opslib.desk import Desk
 from opslib.errors import SettingsError, StoreError
 from opslib.settings import Settings
-from opslib.snapshot_store import SnapshotStore
+from opslib.snapshot_store import Post, SnapshotStore
 from opslib.store import Store
 
 POST = "/api/metrics/export"
