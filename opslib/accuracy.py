@@ -1,6 +1,4 @@
-"""
-This module knows how what fills came to is told: in words, tables, JSON and a picture, and nothing else.
-"""
+"""Show what fills came to: in words, tables, JSON and a picture."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping

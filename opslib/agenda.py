@@ -1,5 +1,5 @@
 """
-This module knows what was due by a moment, what became of it, and what of that somebody is to be told; and nothing else.
+List the jobs that were due by a moment, what became of each, and which of them people are to be notified of.
 
 It is asked anew each time, of the schedule and the ledger, by whoever makes what is due and by whoever tells people that it
 was not made. So nothing is forgotten with a process, and a day of downtime is found when somebody looks again.

@@ -1,7 +1,4 @@
-"""
-This module knows what alerts did over a stretch of time, for people: what stands, what fired, which rules were
-noisiest, how long each one took; and nothing else.
-"""
+"""Show what alerts did over a stretch of time: which are active, which fired, which rules were noisiest."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping

@@ -1,5 +1,5 @@
 """
-This module knows how an alert lives, and nothing else: a state machine over findings, instant by instant.
+Run the life of an alert: a state machine over findings, instant by instant.
 
 One alert per rule, subject and source. Each rung of its rule's ladder is held, fires and is gone by itself, as a
 Prometheus alert is (`for`, `keep_firing_for`); the alert's severity is its highest rung that fires. What is unknown

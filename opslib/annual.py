@@ -1,7 +1,4 @@
-"""
-This module knows the annual report, and nothing else: the year month by month, what it cost in incidents, and what the
-monitoring should gain next, by what was seen of it: rules that never fired, steps that nobody could do, what people missed.
-"""
+"""Make the annual report: the year month by month, its incidents, and what the monitoring should gain next."""
 
 from collections import Counter
 from functools import cached_property

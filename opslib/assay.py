@@ -1,6 +1,4 @@
-"""
-This module knows where a chain that is to be judged comes from (a file, the store, a provider), and nothing else.
-"""
+"""Find a chain that is to be judged: in a file, in the database, or from a provider."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 """
-This module knows how many reports are made at once, and nothing else: here, by several workers, or on a Dask cluster.
+Make many reports at once: here, by several workers, or on a Dask cluster.
 
 One report is the unit. Each is claimed in the ledger, so that one which a cluster hands out twice is made once, and what was
 made before stays.

@@ -1,6 +1,5 @@
 """
-This module knows how limits would have done, and nothing else: over stored history, and over days resampled from it
-into which troubles of known size were put.
+Try limits on stored history, and on days resampled from it into which troubles of known size are put.
 
 A page is a rise that somebody is told of. It is *right* when the trouble it is of was there (its rule and subject, from
 its beginning until its window has left it), *beside* when it came with a trouble of another rule, and *false* otherwise.

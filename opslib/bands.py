@@ -1,7 +1,4 @@
-"""
-This module knows what a chain comes to in a few numbers that are kept, and what is usual for its symbol by those of days before,
-and nothing else.
-"""
+"""Summarise a chain in a few numbers, and compute the usual IV range of its symbol from earlier days."""
 
 import statistics
 from collections.abc import Iterable

@@ -1,5 +1,5 @@
 """
-This module knows tastytrade's export of an account's history, in both its layouts, and nothing else.
+Read tastytrade's export of an account's history, in both its layouts.
 
 The one of today has a row for each fill with ``Value``, ``Commissions`` and ``Fees`` as signed cash (columns ``Sub
 Type``, ``Order #``, ``Total`` and ``Currency`` came one after another, so each may be missing); its ``Average Price`` is

@@ -1,6 +1,5 @@
 """
-This module knows a case, and nothing else: a moment of an incident that was frozen, and whether today's rules and runbook
-still find in it what people agreed was the matter, by the same way.
+Freeze a moment of an incident, and check later whether today's rules and runbook still find the same cause in it.
 
 What is frozen is what had happened by then (posts, our own looks, chains, lines of the log as they were counted, fills,
 markers), with every secret taken out and nobody's name in it; it is walked with nobody there, and writes nothing.

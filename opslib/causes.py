@@ -1,7 +1,4 @@
-"""
-This module knows what a diagnosis may end in, and nothing else: the causes of CONTRACT.md, what each means, what points at
-it, which symptoms each can produce, and which runbook goes on from there.
-"""
+"""List the causes of CONTRACT.md: what each means, what points at it, its symptoms and its runbook."""
 
 UNDETERMINED, NONE = "undetermined", "none"
 NO_FAULT = (NONE, "market_stress", "expiry", "too_few_trades", "market_closed")

@@ -1,6 +1,4 @@
-"""
-This module knows what a chain of options is: one frame, whoever sent it, with what is missing and why; and nothing else.
-"""
+"""Hold a chain of options as one frame, whoever sent it, with what is missing and why."""
 
 import json
 import re

@@ -1,6 +1,5 @@
 """
-This module knows how each kind of channel is told something, and nothing else: Slack and its likes, PagerDuty,
-Alertmanager, mail, a webhook, a command, the terminal.
+Deliver to each kind of channel: Slack and its likes, PagerDuty, Alertmanager, mail, webhook, command, terminal.
 
 A channel is told when it says that it was, and not before: by 2xx, by the mail server taking the message, by exit 0.
 """

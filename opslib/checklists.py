@@ -1,7 +1,4 @@
-"""
-This module knows which checklists there are, and nothing else: of each its title, for what it is made anew, and its boxes
-under the guide's headings. They stand in checklists.toml, strictly read; a box is a `steps.Step`.
-"""
+"""Read the checklists of checklists.toml: of each its title, for what it is made anew, and its items by heading."""
 
 import functools
 import tomllib

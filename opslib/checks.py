@@ -1,6 +1,5 @@
 """
-This module knows the checks by which steps that look are judged: by name, all of them; and itself those of the providers
-and their Greeks; and nothing else.
+Run the checks of providers and their Greeks; list all checks by name.
 
 A check reads what is in the store as of the moment of its scene; so asked later as of then it says the same. It says
 unknown where nobody has looked.

@@ -1,7 +1,4 @@
-"""
-This module knows the checks that only checklists ask: are the guide's aims met, is everything recorded, what did the night
-bring, how does it stand since a deployment, does the monitoring itself go on; and nothing else.
-"""
+"""Run the checks that only checklists ask: the guide's aims, the night, deployments, the monitoring itself."""
 
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta

@@ -1,5 +1,5 @@
 """
-This module knows how the records of incidents are kept in the store and copied into their folders, and nothing else.
+Keep the records of incidents in the database, and copy them into their folders.
 
 An entry is written in one transaction with the place that it takes in the chain, so two people who write at once follow
 each other. What alerts, acknowledgements, deliveries and markers did is taken in from where it is kept already, each once.

@@ -1,10 +1,7 @@
 """
-This module knows time: now, windows, New York trading days with their holidays and half days, and nothing else.
+Tell the time: now, instants, windows, the day in New York.
 
 Nothing else in the suite asks what time it is: everything takes an instant, and `now` is where one comes from.
-Sessions are read from ``sessions.csv``, made from exchange_calendars' XNYS by ``python tests/test_clock.py`` (whose tests
-also compare it with that library), because importing the library costs a second that a shell cannot afford.
-Outside the years of that table every weekday is taken for a regular session; `covered` says which years it has.
 """
 
 import functools

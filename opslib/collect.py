@@ -1,6 +1,5 @@
 """
-This module knows the collector, the process that looks, judges and tells: whose turn it is to judge, what was missed,
-when to judge again; and nothing else. What is looked at, and when, is `rounds`; how people are told, `notify`.
+Run the collector: probe, evaluate when it holds the lease, and have people notified.
 
 Any number of collectors may run on one store; one of them judges. When it dies, another goes on at the instant after
 the last that was kept, with what was known then, so that nobody can tell from the record that anything died.

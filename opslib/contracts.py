@@ -1,6 +1,4 @@
-"""
-This module knows how an option contract is named, on which day it expires, and at which instant it settles, and nothing else.
-"""
+"""Read the name of an option contract, the day on which it expires, and the instant at which it settles."""
 
 import re
 from collections.abc import Iterable

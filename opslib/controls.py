@@ -1,5 +1,5 @@
 """
-This module knows the buttons of a runbook in a notebook, and nothing else: a card for each step, a strip of them all.
+Show the steps of a runbook with buttons: a card for each step, a strip of them all.
 
 Each press is one plain call of the open runbook, made and recorded before it is shown; what it refuses is said in words in
 the card. The same stands as plain words in the same output, so that a saved notebook shows it without them.

@@ -1,5 +1,5 @@
 """
-This module knows what a trade cost, as paid or by a model, and nothing else.
+Compute what a trade cost, as paid or by a model.
 
 Three readings, by name. ``real`` (the default): 100 units a contract, $0.65 a contract on each side, half the spread on
 each side; where a file tells what was paid, that. ``guide``: the operations guide's own sample, $1.30 a round trip and

@@ -1,5 +1,5 @@
 """
-This module knows where two chains of one symbol, from two providers, say different things, and nothing else.
+Compare two chains of one symbol from two providers.
 
 They are never of one instant: one provider's Greeks may be an hour old. So what the underlying moved in between, which shifts
 each delta by its gamma times the move, is found first, from the contracts themselves, and taken out.

@@ -1,5 +1,5 @@
 """
-This module knows the end-of-day report: the guide's template, filled from one session, as numbers and as a document.
+Make the end-of-day report: the guide's template, filled from one session, as numbers and as a document.
 
 A report is a function of the day, the facts known and the limits in force: made twice from the same, it is the same.
 Where a figure cannot be known it is None and stands, with the reason, under *unknown*.

@@ -1,6 +1,5 @@
 """
-This module knows the live dashboard: who reads the store for it, every few seconds, in a thread of its own; and what goes to
-and fro between that and a browser. What stands on it is `screen`'s; how it is drawn, `dashboard.js`'s.
+Run the live dashboard: read the database every few seconds in a thread, and exchange messages with browsers.
 
 One feed reads for all views of a desk, and goes on while a cell runs. Each view has its own moment and its own pause. A browser
 that comes back, or comes late, asks for all of it.

@@ -1,5 +1,5 @@
 """
-This module knows the guide's figures of one trading day, and what is usual for them by the days before, and nothing else.
+Compute the guide's figures of one trading day, and what is usual for them by the days before.
 
 A day's figures are computed once and remembered, under what they rest on: so many posts, up to which row, by which limits.
 Whatever comes later is another basis, and is computed anew.

@@ -1,7 +1,4 @@
-"""
-This module knows the deep look at what our own looks saw, for people, and nothing else: each question one table or
-picture. The panels say what is the matter; here stands what that was read from.
-"""
+"""Show our own probes in detail: each question one table or picture."""
 
 from collections import Counter
 from dataclasses import dataclass

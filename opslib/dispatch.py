@@ -1,5 +1,5 @@
 """
-This module knows what people are to be told and were told, and what they said, as the store keeps it; and nothing else.
+Keep notifications in the database: what is due, what was sent, and what people answered.
 
 What is to be told of a change of alerts, and to whom, is written in the transaction that takes the change in, so it is
 written once whoever is killed. A delivery is claimed for a while, sent, and only then marked as sent: who dies between

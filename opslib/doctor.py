@@ -1,7 +1,4 @@
-"""
-This module knows the examination of a desk, and nothing else: each thing it stands on looked at once, what it is, how
-it is, and which setting to change.
-"""
+"""Examine a desk: check each thing it stands on once, and name the setting to change."""
 
 import asyncio
 import importlib.metadata

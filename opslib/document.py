@@ -1,5 +1,5 @@
 """
-This module knows how an executed notebook becomes a page that opens anywhere, and nothing else.
+Turn an executed notebook into an HTML page that opens anywhere.
 
 The page holds everything it shows: pictures inline, its own few lines of style, no script. Its content security policy
 forbids scripts and every request, so whatever a notebook's output may contain, the page stays still and stays local.

@@ -1,7 +1,4 @@
-"""
-This module knows the folder of an incident, and nothing else: its record and pictures, copied out of the store, so that
-they can be read and verified without it.
-"""
+"""Copy the record and pictures of an incident into its folder, so that they can be read and verified there."""
 
 from pathlib import Path
 

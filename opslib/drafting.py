@@ -1,7 +1,4 @@
-"""
-This module knows how a postmortem is drafted and published, and nothing else: what people wrote is taken in, the facts are
-captured, the document is made anew around it and put in its place with its digests on record.
-"""
+"""Draft and publish a postmortem: take in what people wrote, capture the facts, make the document anew around it."""
 
 from hashlib import sha256
 from pathlib import Path

@@ -1,5 +1,5 @@
 """
-This module knows what can go wrong, and nothing else.
+Define what can go wrong, with its exit code.
 
     OpsError                     exit 70: refused or failed
     ├── UsageError               exit 64: the command or call was written wrongly

@@ -1,6 +1,5 @@
 """
-This module knows how what was seen and done is kept so that no later edit goes unnoticed, and nothing else: canonical
-bytes, secrets taken out before anything is hashed, a SHA-256 that holds the one before it.
+Keep what was seen and done so that no later edit goes unnoticed: canonical bytes, no secrets, a hash chain.
 
 An entry is one line of JSON in one form only. Its digest covers all of it and the digest of the entry before, so the last
 digest (the head) stands for the whole record. Who can rewrite a record can compute a new chain; that is why heads are

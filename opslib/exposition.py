@@ -1,5 +1,5 @@
 """
-This module knows how a view reads as Prometheus text, and the limits as Prometheus rules, and nothing else.
+Write a view as Prometheus text, and the limits as Prometheus rules.
 
 Gauges speak of the last hour, those of a rule of the rule's own window; a figure that is not known has no line, so that
 nobody alerts on an invented number.

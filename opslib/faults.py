@@ -1,5 +1,5 @@
 """
-This module knows what can be wrong with a contract of a chain, and nothing else.
+Find what is wrong with the contracts of a chain.
 
 A contract has one fault, the first that explains it: a row whose calls and puts are swapped is not also told for its delta.
 """

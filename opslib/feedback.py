@@ -1,7 +1,4 @@
-"""
-This module knows what people think of the monitoring, and nothing else: data that was missed, noise, something useful; each
-an entry of one chained record, which the quarterly review reads.
-"""
+"""Keep what people think of the monitoring: missed data, noise, something useful; one chained record."""
 
 from datetime import datetime
 from typing import NamedTuple

@@ -1,6 +1,5 @@
 """
-This module knows how vendors write an option chain, and nothing else: Massive, Tradier, TD Ameritrade and Schwab, Yahoo,
-Cboe's page of quotes.
+Read the formats of vendors: Massive, Tradier, TD Ameritrade and Schwab, Yahoo, Cboe's page of quotes.
 
 Each reader gives one dict a contract, under the names of `chain.FIELDS`, its cells just as they stood; a name that is not
 there was not sent. What the cells mean is `chain`.

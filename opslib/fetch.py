@@ -1,7 +1,4 @@
-"""
-This module knows how a whole chain is fetched from a provider, and nothing else: page after page of Massive, expiration after
-expiration of Tradier. What a chain is worth is `greeks`.
-"""
+"""Fetch a whole chain from a provider: page after page of Massive, expiration after expiration of Tradier."""
 
 import asyncio
 from typing import Any, NamedTuple

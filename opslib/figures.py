@@ -1,7 +1,4 @@
-"""
-This module knows how the numbers of a postmortem come out of evidence, and nothing else: what is captured of the metrics,
-and a formula for each number, so that anybody can compute it again from what is kept.
-"""
+"""Compute the numbers of a postmortem from its evidence, each by a formula that anybody can apply again."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping

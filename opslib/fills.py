@@ -1,5 +1,5 @@
 """
-This module knows what a fill is, and how a row of a broker's file is asked for its cells, and nothing else.
+Define a fill, and read the cells of a broker's row.
 
 A `Fill` is one execution of one leg of one order, or what a clearing house did to a position (it expired, was assigned,
 exercised, split). Money is `Decimal`, signed as cash: what comes in is positive. What a file does not tell is None.

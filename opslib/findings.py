@@ -1,5 +1,5 @@
 """
-This module knows what the figures of a tape amount to against the limits at an instant, and nothing else.
+Evaluate every rule at an instant, by the figures of pages and probes.
 
 `observe` measures what a rule is about; `verdicts.judge` says what it amounts to. Each figure is measured in one place
 here, whoever asks for it: a panel, over its own window (`at`), or an alert, each rule over the rule's (`judged`).

@@ -1,5 +1,5 @@
 """
-This module knows which Greeks of a chain are right, and nothing else; what can be wrong with one is `faults`.
+Judge which Greeks of a chain are right.
 
 Everything is judged on **core** contracts, quoted, unexpired and neither deep in nor out of the money: outside of them a gamma
 of 0 and a volatility of none are what a healthy feed sends.

@@ -1,6 +1,4 @@
-"""
-This module knows what people do with incidents, runbooks and markers as typed in a shell, and nothing else.
-"""
+"""Run the commands ``incident``, ``mark``, ``runbook`` and ``postmortem``."""
 
 import argparse
 from collections.abc import Callable

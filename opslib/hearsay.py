@@ -1,7 +1,4 @@
-"""
-This module knows how what another program says of its alerts is read as a change of ours, and nothing else: another monitor's
-word, and our own of what was due and not made.
-"""
+"""Convert an external monitor's alert, or a job that was not made, into a change of one of our alerts."""
 
 import json
 import re

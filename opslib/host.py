@@ -1,6 +1,5 @@
 """
-This module knows the machine that the app runs on, and its process, and nothing else: can it resolve, connect, is its
-port listening, how much memory is left, who uses it.
+Look at the machine of the app and its process: name resolution, connections, ports, memory.
 
 Whatever is looked at there is looked at through one configured prefix (``ssh HOST``, or nothing for this machine), with
 commands that only look. Without one nobody can look but a person, and it is unknown.

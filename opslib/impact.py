@@ -1,7 +1,4 @@
-"""
-This module knows what still works at a moment, and how bad that is; and nothing else. Both are looked up, never assumed:
-"medium, there is a fallback" holds only while the fallback serves.
-"""
+"""Tell what still works at a moment, and how bad that is; both are looked up, never assumed."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple

@@ -1,6 +1,5 @@
 """
-This module knows what an incident is, read off its record, and nothing else: who holds it, how bad it was when, its five
-times with where each comes from, what was done, and what happened in order.
+Read an incident off its record: its owner, its severity over time, its five times, and what happened in order.
 
 The record is the only truth: nothing about an incident is kept anywhere else, so whoever folds it finds the same.
 """

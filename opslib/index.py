@@ -1,5 +1,5 @@
 """
-This module knows the page that lists every run of a notebook with how it ended and its verdict, and nothing else.
+Write the page that lists every run of a notebook with how it ended and its verdict.
 
 It is made anew from the ledger after each run, under a lock, so that it never says less than the ledger. It opens anywhere,
 offline; its one script only hides the rows that do not hold what is typed.

@@ -1,6 +1,4 @@
-"""
-This module knows the figures that a tape gives for a window, and nothing else: no limits, no words for people.
-"""
+"""Compute the figures of a window from the counters of pages; no limits, no words for people."""
 
 import json
 from bisect import bisect_right

@@ -1,6 +1,5 @@
 """
-This module knows how JupyterLab, and the dashboard without code, are started over this suite, and nothing else: which folder
-they see, what stands in the launcher, and that the user's own settings stay as they are.
+Start JupyterLab, or the dashboard without code, over this suite; the user's own settings stay as they are.
 
 They see a folder of links: ``notebooks`` and ``runbooks`` of the project, ``home`` for everything that this desk has made.
 """

@@ -1,6 +1,5 @@
 """
-This module knows who runs a notebook and whether they still do, and nothing else: how the ledger of runs is read, and
-whose turn it is to make what is due.
+Keep the ledger of runs: who runs a notebook, whether they still do, and who is to make what is due.
 
 What is due is made once, whoever makes it: a run is claimed in the transaction that begins it. A run whose process is gone
 may have done anything, so it is made again; publishing the same again changes nothing.

@@ -1,6 +1,4 @@
-"""
-This module knows what a leg and a trade are, and nothing else: who makes them of fills is `trades`.
-"""
+"""Define a leg and a trade; `trades` makes them of fills."""
 
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -1,6 +1,4 @@
-"""
-This module knows what else than rules is limited, as rules.toml has it: what our own looks, chains and days are judged by; and nothing else.
-"""
+"""Read the limits of rules.toml that are not alert rules: for probes, chains and days."""
 
 from dataclasses import dataclass
 

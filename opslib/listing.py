@@ -1,7 +1,4 @@
-"""
-This module knows which contracts a chain should list, each once, and nothing else: those that have expired, stand there twice,
-are listed under the other side, or are not there.
-"""
+"""Find contracts that a chain should not list, lists twice, under the other side, or does not list."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 

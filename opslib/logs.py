@@ -1,5 +1,5 @@
 """
-This module knows the app's log: what is new in it, of which kinds, and nothing else.
+Read what is new in the app's log, and of which kinds.
 
 The app writes to stdout, without times or levels; wherever that ends up (a file, a pipe, the journal) is read from a
 cursor, so much at a time, through rotation and truncation, and nothing waits for a line to come.

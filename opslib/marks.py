@@ -1,6 +1,4 @@
-"""
-This module knows markers, and nothing else: what somebody says happened at a moment, for every chart and timeline.
-"""
+"""Keep markers: what somebody says happened at a moment, for every chart and timeline."""
 
 from datetime import datetime
 from typing import NamedTuple

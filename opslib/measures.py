@@ -1,6 +1,4 @@
-"""
-This module knows which figure of our own looks each rule is about, and nothing else. `findings` has those of the page.
-"""
+"""Measure the figure of each rule from our own probes."""
 
 from bisect import bisect_right
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 """
-This module knows what was computed once and need not be computed again, and nothing else.
+Keep computed values under what they depend on.
 
 It is kept in a folder of the desk under what it rests on: from another basis it is computed anew. It is for speed alone; what is
 lost, cannot be written or is no such thing is computed again. Who verifies does without it, since anybody can write a file.

@@ -1,6 +1,5 @@
 """
-This module knows how what people are told reads, on a phone at first sight, and nothing else: what is wrong, since when,
-what it means for who trades, what still works, what to do first, where it goes on.
+Compose the text of a notification, so that a phone shows at first sight what is wrong and what to do.
 
 What still works is looked up at the moment that the message is about, never assumed; what nobody knows is said to be
 not known.

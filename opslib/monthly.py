@@ -1,7 +1,4 @@
-"""
-This module knows the monthly report, and nothing else: the month's days as every review has them, and what trading cost
-against what the backtest assumes: per contract and per premium with its interval, and the change that follows.
-"""
+"""Make the monthly report: the days, and trading costs against what the backtest assumes."""
 
 import statistics
 from decimal import Decimal

@@ -1,5 +1,5 @@
 """
-This module knows how another monitor sends its alerts (Alertmanager's API v2, which a Prometheus speaks), and nothing else.
+Read the alerts that another monitor sends (Alertmanager's API v2, which a Prometheus speaks).
 
 It keeps what Alertmanager 0.25 keeps: every valid alert of a batch, whatever is wrong with another. Where Alertmanager
 refuses the whole batch because one alert has a value of the wrong type, only that alert is refused here.

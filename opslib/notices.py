@@ -1,5 +1,5 @@
 """
-This module knows when somebody is to be told of an alert, who, and of what, and nothing else.
+Decide when a notification of an alert is due, to whom, and about what.
 
 For each alert it holds what is so beside what was told of it; a message is due where the two differ. So whatever was
 killed in between, the difference is still there. Nothing here asks for the time, the store or the network.

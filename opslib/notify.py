@@ -1,5 +1,5 @@
 """
-This module knows how what is to be told reaches people, and nothing else: it plans, renders, sends, tries again, gives up.
+Deliver notifications: plan, render, send, retry, and give up after a day.
 
 Each channel has a task of its own, so that one which hangs delays no other. Any number of processes may do this on one
 store: what one has claimed no other sends, until it must be dead.

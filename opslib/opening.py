@@ -1,7 +1,4 @@
-"""
-This module knows how a runbook is opened for an incident, and nothing else: as a copy in its folder, filled in, with the
-likely branch first.
-"""
+"""Open a runbook for an incident: a copy in its folder, filled in, with the likely branch first."""
 
 import json
 from datetime import datetime, timedelta

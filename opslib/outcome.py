@@ -1,5 +1,5 @@
 """
-This module knows how a look of ours can end, and whose fault that is, and nothing else.
+List how a probe can end, and whose fault that is.
 
 Never a bool: a page of HTML with 200, a plan that does not cover the data and a quota that is used up are no downtime
 of the provider, and a provider that answers with nothing in it is no success of anybody's.

@@ -1,5 +1,5 @@
 """
-This module knows which looks belong to one page of the app, and in what order, and nothing else.
+Decide which snapshots belong to one page load of the app, and in what order.
 
 Counters live in a browser page: they begin at zero when it is loaded, several pages post at once, and one page can
 zero some of its counters and go on. A page is told by the id it posts, else by the instant at which it says it was

@@ -1,5 +1,5 @@
 """
-This module knows the four panels: a question, its verdict, its table, its picture; and nothing else.
+Make the four panels: a question, its verdict, its table, its picture.
 
 A `View` is what is shown of one app at one moment. The dashboard, the report, the shell and the receiver all ask the
 same view, so that a figure is the same wherever it stands.

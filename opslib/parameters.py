@@ -1,5 +1,5 @@
 """
-This module knows a notebook's parameters: what it declares, and whether what is given fits; and nothing else.
+Read the parameters that a notebook declares, and check what is given against them.
 
 papermill only warns about a name that no cell declares, and takes any value for any type; a misspelt ``day`` would
 silently report on another one. Here both are refused, naming the nearest name.

@@ -1,6 +1,4 @@
-"""
-This module knows which days a week, a month, a quarter or a year has, and how one is named, and nothing else.
-"""
+"""Compute the days of a week, a month, a quarter or a year, and its name."""
 
 import re
 from dataclasses import dataclass

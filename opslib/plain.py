@@ -1,5 +1,5 @@
 """
-This module knows the app's own trades (JSON, or the same columns as CSV), a row for each round trip, and nothing else.
+Read the app's own trades (JSON, or the same columns as CSV), a row for each round trip.
 
 The app places no orders: its prices are quotes, so what a trade would have cost is a model's to say. Costs beside a trade
 are what was paid, live and in a backtest; but where a slippage stands beside them, as the app writes it, they are a

@@ -1,6 +1,4 @@
-"""
-This module knows what ``ops schedule`` shows, and how the system is told to make what is due, and nothing else.
-"""
+"""Run ``ops schedule``: show the schedule, try it, and install it into the system."""
 
 import argparse
 import os

@@ -1,5 +1,5 @@
 """
-This module knows how to draw a tape, or alerts, on an Axes it is given, and nothing else.
+Draw counters, probes and alerts on an Axes.
 
 Each picture shows a time series with its limits as labelled lines. Where no look came the picture is hatched and says
 so; a gap is never bridged by a line. Colour never stands alone: lines differ in dash and marker, limits carry words.

@@ -1,6 +1,4 @@
-"""
-This module knows what fills came to: trades, costs, and the gap to a backtest, as figures, and nothing else. Words are `accuracy`'s.
-"""
+"""Add up what fills came to: trades, costs, and the gap to a backtest, as figures."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace

@@ -1,6 +1,4 @@
-"""
-This module knows which port of this machine a server can be begun on, and nothing else.
-"""
+"""Find a free port of this machine."""
 
 import contextlib
 import random

@@ -1,6 +1,5 @@
 """
-This module knows the postmortem of one incident, and nothing else: facts that are read off its record each time, and
-between them what people have written, which is theirs.
+Hold the postmortem of one incident: facts read off its record, and between them what people have written.
 
 It is a function of the record up to one entry, its head; so whoever has the record can render it again, and sees what was
 edited. Names stay in the record: here those who acted are "the responder", for it is about what happened, not about who.

@@ -1,6 +1,4 @@
-"""
-This module knows the record of an incident that is only practised, and nothing else: it goes with the kernel.
-"""
+"""Keep the record of an incident that is only practised; it goes with the kernel."""
 
 from collections.abc import Mapping
 from datetime import datetime

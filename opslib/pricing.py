@@ -1,6 +1,5 @@
 """
-This module knows what an option is worth and how that moves (Black and Scholes; Bjerksund and Stensland for those that can
-be exercised early), and nothing else.
+Price an option and its Greeks (Black and Scholes; Bjerksund and Stensland for early exercise).
 
 Everything takes and gives numpy arrays of one shape, or numbers; years are of 365 days, volatilities decimal. Units are those
 of Massive's answers: delta and gamma a dollar of the underlying, theta a calendar day, vega a point of volatility.

@@ -1,6 +1,5 @@
 """
-This module knows how a question is put to a server over HTTP and how its answer ends, attempt by attempt, and nothing
-else: deadlines, retries, quotas, sizes, and what may be believed of an answer.
+Send one HTTP probe, attempt by attempt: deadlines, retries, quotas, sizes, and what may be believed of an answer.
 
 Every connection is a new one, so that name, route and certificate are looked at each time. Nothing is followed
 elsewhere, since our key would go with it. No exception and no text of an answer leaves here with a secret in it.

@@ -1,5 +1,5 @@
 """
-This module knows what our own looks amount to over a window, and nothing else: no limits, no words for people.
+Compute what our own probes found over a window; no limits, no words for people.
 
 Samples are laid in by their times and asked for any window (start, end]. A share counts attempts, a round trip is the
 time of one; what stands now is the last look. Nothing is told of a time at which nobody looked.

@@ -1,5 +1,5 @@
 """
-This module knows what is asked of Massive, Tradier and the app, and what their answers say, and nothing else.
+Ask Massive, Tradier and the app, and read their answers.
 
 Three questions are kept apart: is it there (liveness), may we have the data (entitlement), is the data new
 (freshness). The last two are asked in one, of the option data itself: the first can be well while they are not.

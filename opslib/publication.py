@@ -1,5 +1,5 @@
 """
-This module knows how files are put in their place, all of them or none, and nothing else.
+Put files in their place, all of them or none.
 
 Several files cannot be renamed at once. So they are written beside their place, synced, and made ready by one rename
 of their folder; then they move. A process killed while they move leaves them ready, and the next one moves the rest.

@@ -1,6 +1,4 @@
-"""
-This module knows how the Greeks of one chain are shown to people and machines, and nothing else.
-"""
+"""Show the quality of one chain's Greeks to people and machines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

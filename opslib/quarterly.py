@@ -1,6 +1,5 @@
 """
-This module knows the quarterly report, and nothing else: the quarter's days, and whether the monitoring itself was right:
-which alerts were true, which were noise, what it missed, how late it was, and which limits are worth moving.
+Make the quarterly report: the days, and whether the monitoring was right: precision, recall, lead, proposed limits.
 
 What is true is what people said: they dismissed an incident as a false alarm, took it and resolved it, opened one that no
 alert had seen, or gave feedback. What nobody judged counts for neither side, and is named.

@@ -1,6 +1,5 @@
 """
-This module knows the record of alerts in the store, and nothing else: how each stands, what became of it, what is to
-be told, who may judge, and up to which instant it was judged.
+Keep the record of alerts in the database: their states, transitions, the outbox, and the evaluator's lease.
 
 An alert's state, its transitions and the outbox change in one transaction, or not at all. Transitions are only added.
 """

@@ -1,5 +1,5 @@
 """
-This module knows how chained records are kept in the store, by name, and copied into folders, and nothing else.
+Keep chained records in the database, by name, and copy them into folders.
 
 An entry is written in one transaction with the place that it takes in the chain, so two people who write at once follow
 each other.

@@ -1,5 +1,5 @@
 """
-This module knows which posts the receiver refused, why and from which origin, and nothing else.
+Count which posts the receiver refused, why and from which origin.
 
 They are counted in memory and added to one small fact of the store every few seconds, so that a stranger can neither slow
 the receiver nor fill the disk, and every other process sees them.

@@ -1,5 +1,5 @@
 """
-This module knows what became of the alerts of one session, judged anew once for what it rests on, and nothing else.
+Evaluate the alerts of a session anew, once for what it rests on.
 
 `watch.replayed` judges thousands of instants. The store is only ever added to, so how many rows are known of the time that is
 looked at, and which is the newest, tells whether that would come out otherwise.

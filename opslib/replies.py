@@ -1,7 +1,4 @@
-"""
-This module knows what people answer to what they are told (mine, be quiet, does this reach me), as typed in a shell, and nothing
-else.
-"""
+"""Run the commands ``ack``, ``silence``, ``notify`` and ``feedback``."""
 
 import argparse
 import getpass

@@ -1,6 +1,4 @@
-"""
-This module knows what every report has: pieces of text, numbers for machines, a place, and older selves; and nothing else.
-"""
+"""Name the place of a report and its earlier versions; make its pieces of text and its numbers for machines."""
 
 import json
 from dataclasses import dataclass

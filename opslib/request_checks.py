@@ -1,5 +1,5 @@
 """
-This module knows what is checked of every request before the receiver does anything with it: Host and Origin; and nothing else.
+Check Host and Origin of every request before the receiver does anything with it.
 
 A website that somebody visits can send requests to this machine. Its own name in Host (DNS rebinding) or its Origin gives
 it away. Host is checked on every route, Origin on everything that writes.

@@ -1,5 +1,5 @@
 """
-This module knows which files of old runs may go, and nothing else.
+Delete files of old runs that nothing names.
 
 Only what was executed and published under ``APP/runs`` is ever taken away: reports, incidents, checklists, the store and its ledger stay.
 Of those runs none goes that an incident, a checklist or a report names.

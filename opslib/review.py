@@ -1,6 +1,5 @@
 """
-This module knows what some trading days came to together, and nothing else: the guide's figures over them, day by day and
-in all, the best and the worst hour, every alert and incident, what changed against the days before.
+Make a report over several trading days: figures by day and in all, alerts, incidents, and what changed.
 
 Each day's figures are those of its daily report. What is added up is counts; a mean is that of trades, not of days. A day of
 which too little was seen makes the whole incomplete, by name.

@@ -1,7 +1,4 @@
-"""
-This module knows which severities alerts rose to, and until when, and nothing else: a row for each rise, read off the
-transitions.
-"""
+"""List the severities that alerts rose to, and until when: a row for each rise, read off the transitions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

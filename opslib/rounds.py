@@ -1,5 +1,5 @@
 """
-This module knows when each of our own looks is due, and keeps what they saw, and nothing else.
+Run every probe when it is due, and keep what it found.
 
 Every look has a task of its own: one that hangs or fails delays no other. What cannot be written waits in memory, so
 much of it, and is written when the store can be reached again. While the machine slept nobody looked: a look that the

@@ -1,6 +1,4 @@
-"""
-This module knows what can be asked about the limits themselves: show, check, test, export, back-test; and nothing else.
-"""
+"""Run ``ops rules``: show, check, test, export and backtest the limits."""
 
 import argparse
 import secrets

@@ -1,5 +1,5 @@
 """
-This module knows the limits: what stands in rules.toml, strictly read, and nothing else.
+Read the alert rules of rules.toml, strictly.
 
 Each rule is a ladder (objective, warning, notify, critical, escalate) with all that an alert needs to know of it.
 A table that could never be judged by is refused, every problem by its name.

@@ -1,5 +1,5 @@
 """
-This module knows tests of rules in promtool's file format, and nothing else.
+Run tests of rules in promtool's file format.
 
 A test gives series and says which alerts fire when. Rules are those of the files it names: Prometheus rules that
 compare a series with a number, or a rules.toml to lay over the shipped one; without any, the table in force, whose

@@ -1,5 +1,5 @@
 """
-This module knows how a notebook is executed strictly, and how it is recorded that it ran, and nothing else.
+Execute a notebook strictly, and record that it ran.
 
 papermill executes; whether the run succeeded is decided here, outside the notebook: papermill's own marks call cells
 that never ran "completed" when the kernel died. A run is in the ledger before it begins. It is *ok* only if every code

@@ -1,6 +1,4 @@
-"""
-This module knows what our own looks saw, as the store keeps it, and nothing else: one row an attempt, only ever added.
-"""
+"""Keep the samples of our own probes in the database: one row an attempt, only ever added."""
 
 import json
 import zlib

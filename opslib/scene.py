@@ -1,7 +1,4 @@
-"""
-This module knows what a check is asked about, a moment as the store has it, and how the rules' own word becomes an answer;
-and nothing else.
-"""
+"""Give a check what it is asked about, and turn the verdict of rules into its answer."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

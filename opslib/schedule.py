@@ -1,5 +1,5 @@
 """
-This module knows what is to be made when, as ``schedule.toml`` has it, strictly read; and nothing else.
+Read ``schedule.toml``, strictly: what is to be made when.
 
 What is due carries the name of what it makes, never the time at which it is due. So a clock that was moved, another time in
 the file or another scheduler makes nothing twice. Times are New York's: one that DST skips is the hour after, one that it

@@ -1,6 +1,5 @@
 """
-This module knows how what is due gets made, and nothing else: what is open is taken in the order in which it was due, claimed
-in the ledger, made, and sent.
+Make what is due, in the order in which it was due: claim it in the ledger, make it, send it.
 
 It holds no timers and remembers nothing: it looks every few seconds at what was due by now and was not made. So it may be
 killed, asleep or moved in time; whoever looks next finds the same, and any number of them make each thing once.

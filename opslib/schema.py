@@ -1,6 +1,4 @@
-"""
-This module knows the tables of the store, and nothing else: which column holds what. `store` says how they are used.
-"""
+"""Define the tables of the database: which column holds what."""
 
 import sqlalchemy as sa
 

@@ -1,6 +1,5 @@
 """
-This module knows what stands on the live dashboard as of a moment, place by place, and by what two moments differ; and nothing
-else. It draws nothing: `dashboard` sends it, a browser shows it.
+List what stands on the live dashboard as of a moment, place by place, and the differences of two moments.
 
 Every text is the one that `ops status` and the panels say, made here; so what a browser shows of a moment is that view, not
 a reckoning of its own.

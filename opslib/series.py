@@ -1,6 +1,7 @@
 """
-This module knows what is laid out along time so that any window of it can be asked for at once, and nothing else:
-increases of a counter, stretches that were seen, and what was found of windows so far. Times are microseconds since 1970; windows are (start, end].
+Lay increases and covered stretches out along time, so that any window of them can be asked for at once.
+
+Times are microseconds since 1970; windows are (start, end].
 """
 
 from bisect import bisect_left, bisect_right

@@ -1,5 +1,5 @@
 """
-This module knows the receiver: what comes in over HTTP, and what is given out there; and nothing else.
+Serve HTTP: receive posts, logs and alerts, and give out figures.
 
 A post is acknowledged only when it is on the disk. One writer thread takes all posts that wait and keeps them in one
 transaction, so that many connections share one fsync.

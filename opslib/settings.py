@@ -1,5 +1,5 @@
 """
-This module knows where things are, which app we are bound to and what secrets are called, and nothing else.
+Read settings and secrets: where things are, and which app this is.
 
 Later lies over earlier: the defaults, ``$OPS_HOME/settings.toml``, the environment, what a command was given.
 A secret comes from the environment or from the file that ``…_FILE`` names, never from settings.toml or a parameter,

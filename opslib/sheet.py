@@ -1,6 +1,5 @@
 """
-This module knows a checklist that is being gone through, and nothing else: which one is meant at a moment, each box with
-what was seen, answered or done, what it comes to, and who signed it.
+Hold an open checklist: which one is meant, each item with its result, what it comes to, and who signed it.
 
 A box is a step, and is walked as the steps of a runbook are: what looks is free, what a person judges is asked, what changes
 the world goes through a hook, by name, once. Its record is a chain of its own, in the store and in its folder, so it can be

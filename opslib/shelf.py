@@ -1,6 +1,5 @@
 """
-This module knows the runbooks as they lie on the shelf, and nothing else: their names, texts and steps; a copy of one
-filled in for an incident; all of them on paper, for the hour when Jupyter, the store or the network is what is down.
+Read the runbooks: their names, texts and steps; fill one in for an incident; print them all.
 
 A runbook is a notebook in ``runbooks/``, never worked in. It is read as the JSON that it is, without a kernel.
 """

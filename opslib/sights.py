@@ -1,5 +1,5 @@
 """
-This module knows how what our own looks see reads for people, panel by panel, and nothing else.
+Describe what our own probes see, one sentence per finding and panel.
 
 A sight is one sentence: who, what is the matter, since when, whose fault, what to do. Where a rule judges the same, the
 rule has the verdict; a sight has one of its own only where no limit is needed to see that something is wrong.

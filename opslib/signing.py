@@ -1,7 +1,4 @@
-"""
-This module knows how checklists are gone through in a shell, and nothing else: what only a person can say is asked where
-somebody sits at the terminal, and is not done where nobody does.
-"""
+"""Run a checklist in a terminal; items that need a person are asked only where somebody sits there."""
 
 import argparse
 import sys

@@ -1,5 +1,5 @@
 """
-This module knows the app's dashboard metrics: its field names, units and warts, and nothing else.
+Read and validate the app's dashboard metrics: field names, units and oddities.
 
 A page posts what its metrics service holds (counters since the page was loaded, running means, flags). `read` turns
 that into a `Snapshot`: typed, in our names and units, None where the page said nothing that can be believed.

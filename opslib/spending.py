@@ -1,6 +1,5 @@
 """
-This module knows what trading cost beside what the backtest took for it, and nothing else: line by line, trade by trade,
-as checks, and as the change to the backtest's assumptions that follows.
+Compare what trading cost with what the backtest assumed, and propose new assumptions.
 
 What nobody was charged or quoted is not known; a backtest that told no costs is not guessed.
 """

@@ -1,6 +1,5 @@
 """
-This module knows who is told and how: the roles of the guide's Escalation Path, their people, hours and channels, as
-``settings.toml`` has them, strictly read; and nothing else.
+Read roles, people, hours and channels of settings.toml (the guide's Escalation Path), strictly.
 
 Where nothing is set every role is told on the terminal, which needs nothing. The secret of a channel (the address of a
 Slack webhook, a PagerDuty key, a password) stands in ``OPS_CHANNEL_NAME``, or in the file that ``OPS_CHANNEL_NAME_FILE``

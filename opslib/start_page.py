@@ -1,7 +1,4 @@
-"""
-This module knows what a person reads who opens the receiver's address in a browser, and nothing else: what it is, how to
-post, where to read, and how everything is now. The page is read-only and asks no other address.
-"""
+"""Make the read-only page that a browser shows at the server's address: what it is, how to post, how everything is."""
 
 from opslib import text
 from opslib.panels import View

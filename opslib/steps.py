@@ -1,7 +1,5 @@
 """
-This module knows what steps a runbook or a checklist can have, and nothing else: of each what to do, what to expect, who
-judges it, how long what it saw holds, and in which of the guide's time boxes it belongs. They stand in steps.toml, and those
-that only checklists have in boxes.toml; both are strictly read.
+Read the steps of runbooks and checklists: what to do, what to expect, which check judges it, how long that holds.
 
 A step that looks is judged by a check and is free. One that asks is judged by a person. One that changes the world goes
 through a hook, needs a name and a confirmation, and is done once.

@@ -1,5 +1,5 @@
 """
-This module knows how facts are kept and given back, and nothing else.
+Open the database, write in turns, stamp each write, and keep small facts.
 
 One wide row a post, in SQLite (WAL, synchronous=FULL) or PostgreSQL, through SQLAlchemy Core. Rows are only ever
 added. Each has two times: `ts_us`, when it happened, and `known_at_us`, when it came into the store, which is stamped

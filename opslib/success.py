@@ -1,7 +1,4 @@
-"""
-This module knows the guide's success metrics after a week, and nothing else: each line passed, failed or unknown, with its
-figure. What is unknown is no pass.
-"""
+"""Make the guide's success metrics after a week: each line passed, failed or unknown, with its figure."""
 
 from functools import cached_property
 from typing import Any, NamedTuple

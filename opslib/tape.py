@@ -1,5 +1,5 @@
 """
-This module knows how looks become increases that can be asked for any window, and nothing else.
+Turn snapshots into increases of counters over any window.
 
 The app's counters are cumulative since each page was loaded. A `Tape` turns them once into increases, per page and
 aware of resets, and then answers for any window: what rose in it, how well it was covered, what state held at its end.

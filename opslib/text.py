@@ -1,4 +1,4 @@
-"""This module knows how a number, a time and a verdict are written for people, and nothing else."""
+"""Write numbers, times, tables and verdicts for people."""
 
 import difflib
 import html

@@ -1,6 +1,5 @@
 """
-This module knows what the contracts of a chain should be worth, and how they should move, going by the prices of the chain
-itself, and nothing else.
+Compute fair values and Greeks of a chain's contracts from the prices of the chain itself.
 
 No rate and no dividend is assumed: put-call parity near the money gives each expiration's forward, and the least rate and
 yield that lead from the spot to it serve. An American option's early exercise is Bjerksund and Stensland's.

@@ -1,5 +1,5 @@
 """
-This module knows how fills become round trips, first in first out, and nothing else: no costs of a model, no percents.
+Match fills into round trips, first in first out.
 
 A leg is what one order opened in one symbol, with everything that closed it: fills, expiry, assignment. A trade is the
 option legs that were opened together: one order's, or those that the file itself calls one trade. Stock is kept apart.

@@ -1,7 +1,4 @@
-"""
-This module knows in which units a feed sends its figures, and nothing else: by what they are beside what was recomputed, since
-what a vendor promises and what it sends have differed.
-"""
+"""Detect the units of a feed, by its figures beside what was recomputed."""
 
 from typing import TYPE_CHECKING, Any
 

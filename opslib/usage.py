@@ -1,7 +1,4 @@
-"""
-This module knows what can be typed in a shell: every command, its options and its help, and nothing else. What a command
-does is `cli`.
-"""
+"""Define every command, its options and its help."""
 
 import argparse
 import re

@@ -1,5 +1,5 @@
 """
-This module knows how far live trades came out from what a backtest said of them, and what that is made of, and nothing else.
+Compare live trades with a backtest, and decompose the difference.
 
 Trades are paired one by one. A gap is backtest minus live, in percentage points of each one's own base and in dollars;
 its sign is kept, since a live result better than the backtest is an error of the model too. The difference in dollars

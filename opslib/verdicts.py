@@ -1,5 +1,5 @@
 """
-This module knows what a figure amounts to against its rule, and nothing else.
+Judge one figure against its rule.
 
 What comes out is a `Finding`: a verdict, the highest rung reached, and one sentence with the measured value beside the
 limit. Never green without data: a figure that could not be measured is *unknown*; one that nothing measures, or that

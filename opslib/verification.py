@@ -1,6 +1,5 @@
 """
-This module knows whether what is shown is what was recorded, and nothing else: it recomputes a record, a postmortem and
-its numbers, and names what differs and why.
+Recompute a record, a postmortem and its numbers, and name what differs and why.
 
 It needs no more than the folder of an incident, also on another machine with an empty home. Where the store at hand has
 the same incident, its record and the heads in its ledger are held against the folder too: who rewrote all of a folder

@@ -1,6 +1,5 @@
 """
-This module knows the checks of the app itself and of those who watch it: server, socket, log, memory, pages, collector,
-clocks; and nothing else.
+Run the checks of the app and of those who watch it: server, socket, log, memory, pages, collector, clocks.
 
 Each answers one question about a moment, and says unknown where nobody looked.
 """

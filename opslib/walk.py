@@ -1,6 +1,5 @@
 """
-This module knows how a runbook is walked for one incident, and nothing else: what each step's record says of it, and the
-order of intention, act and outcome.
+Run a runbook for one incident: intent, action and outcome of each step on record.
 
 All of it is in the incident's record, so a new kernel, another person or another machine goes on where it stands. A step
 that changes the world is written down as intended before it is done, under a key that only one can take; who dies between

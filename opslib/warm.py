@@ -1,6 +1,5 @@
 """
-This module knows how kernels are had without waiting for their imports, and nothing else: a pool that keeps one `zygote`, and
-the provisioner by which jupyter_client takes a kernel from it.
+Keep a pool of kernels that need not import anything first, and provide them to jupyter_client.
 
 Whatever is not as it should be, a kernel is begun in the plain way. Which way it was, the run's row in the ledger says.
 """

@@ -1,5 +1,5 @@
 """
-This module knows which instants are judged, and what is known at each, and nothing else.
+Decide which instants are evaluated, and what is known at each.
 
 Alerts are judged while the market is open, every five seconds of the epoch, and once after its close, when they end.
 Live, an instant is judged by what had come into the store two seconds after it, whenever that is done; in a replay, by

@@ -1,5 +1,5 @@
 """
-This module knows how the receiver's connections are bounded, in number and in time, and nothing else.
+Bound the server's connections in number and in time.
 
 Every connection is in one of four phases, each with a time limit. Where there are too many connections, one that has sent
 no whole request is closed, so that a new client is always let in. A request that has come whole is never closed for want

@@ -1,6 +1,5 @@
 """
-This module knows a runbook that is open for an incident, as its notebook shows it, and nothing else: where we are, what it
-means, each step with what was seen or done, what it comes to.
+Hold an open runbook as its notebook shows it: each step with its result, and what it comes to.
 
 Everything a button does is a plain call of `Book`, which papermill, a test or a shell can make as well. What was seen or
 done is in the incident's record before it is shown.

@@ -1,6 +1,5 @@
 """
-This module knows how a kernel is begun by a fork, and nothing else: a process that has imported what notebooks need, opened
-nothing and begun no thread, and that forks itself for each kernel it is asked for.
+Fork kernels from a process that has imported what notebooks need, opened nothing and begun no thread.
 
 It is asked over the socket that it was born with, by `warm`. When that closes it ends, and its kernels with it.
 """

@@ -1,5 +1,5 @@
 """
-Knows the monitored app as a process of its own, so that it can die and be started again.
+Run the monitored app as a process of its own, so that it can die and be started again.
 
 Run as ``python -m opslib.demo.app``. Its stdin brings JSON lines: its birth first, which it answers on stderr with its
 ports; then what time it is and what is the matter, each answered on stderr. The end of stdin ends it. Its stdout is its log.

@@ -1,5 +1,5 @@
 """
-This module knows the scripted day's trades as the app keeps them, with quotes and the backtest's word, and nothing else.
+Write the scripted day's trades as the app keeps them, with quotes and the backtest's figures.
 
 The script tells what came of each trade; entry, size and spread follow from that: two equations, two unknowns.
 """

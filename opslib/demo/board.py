@@ -1,6 +1,4 @@
-"""
-Knows the scoreboard of the last drill of everything that was recorded: where it lies, what README says of it, and how it is shown.
-"""
+"""Show the scoreboard of the last drill of everything that was recorded."""
 
 import json
 from collections.abc import Callable

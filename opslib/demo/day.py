@@ -1,4 +1,5 @@
-"""Knows what happens on one scripted trading day: the pages, their events and the troubles.
+"""
+Script one trading day: the pages, their events and the faults.
 
 Nothing here knows how the app counts (page.py) or what a reader should find (truth.py).
 The same seed and day always give the same script, event for event.

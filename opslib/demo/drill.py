@@ -1,8 +1,4 @@
-"""
-Knows how a runbook is drilled: a world of its own is started as another process, something is the matter with it, alerts
-fire, the runbook that the first of them names is walked unattended, and only then is what it found held against what was
-injected, and the way it went against the one that was agreed on (`walks`).
-"""
+"""Drill a runbook: start a world, inject a fault, run the first runbook unattended, and compare what it found."""
 
 import contextlib
 import sqlite3

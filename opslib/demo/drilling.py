@@ -1,7 +1,4 @@
-"""
-Knows what ``ops drill`` asks and shows: which trials, on which seeds, which cases of this home, and the scoreboard of
-them; which mutants; a game day.
-"""
+"""Run ``ops drill``: choose trials, seeds, cases and mutants, and show the scoreboard."""
 
 import argparse
 from collections.abc import Callable, Iterable

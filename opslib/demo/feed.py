@@ -1,5 +1,5 @@
 """
-Knows the app's WebSocket: who is let in, and what the app passes on from Massive's own socket behind it.
+Serve the app's WebSocket: let clients in, and pass on what comes from Massive's socket behind it.
 
 Upstream is dialled when a client comes, and after a loss not before the next one comes. Who was connected when it was lost
 stays open and is never served again, not even once upstream is back: only who connects anew is. The server never pings, and

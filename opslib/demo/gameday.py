@@ -1,6 +1,5 @@
 """
-Knows a game day: a world that runs, in which something becomes the matter at a minute that the person does not know, and
-the person, with JupyterLab and a shell at that world, says what it is; how long that took is written into a debrief.
+Run a game day: a fault appears in a running world, a person finds it, and a debrief says how long that took.
 
 The world is told what becomes the matter in a code of its seed's, so nothing that the person can look at names it.
 """

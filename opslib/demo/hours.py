@@ -1,4 +1,4 @@
-"""Knows the hours of the simulated market: New York's, on weekdays, and never a holiday."""
+"""Tell the hours of the simulated market: New York's, on weekdays, and never a holiday."""
 
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo

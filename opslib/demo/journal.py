@@ -1,5 +1,5 @@
 """
-Knows what the app writes of itself: lines without a time or a level, some with an object or a stack after them.
+Write the app's own log: lines without a time or a level, some with an object or a stack after them.
 
 Nothing but these lines ever goes to the process's stdout. Every whole world second has a draw of its own.
 """

@@ -1,6 +1,5 @@
 """
-Knows how the demo's alerts are judged beside the day that is lived: by a collector in a process of its own, as one runs
-beside a receiver, whose clock is what it is told over a pipe.
+Evaluate the demo's alerts beside the day that is played: a collector in a process of its own.
 
 An instant is judged by what was known two seconds after it, whenever that is done; so nothing of what comes out depends
 on how far the day has gone on meanwhile.

@@ -1,5 +1,5 @@
 """
-Knows how the demo's people handle the outage of its day: they open the runbook, do what it says, and call it over.
+Play the people of the demo: they open the runbook of the outage, follow it, and resolve the incident.
 
 Each act is done at its own time of the script, by the same calls as a button or a command makes.
 """

@@ -1,5 +1,5 @@
 """
-Knows how the simulated world is started, turned and stopped from outside it: another process, spoken to over a pipe.
+Start, change and stop the simulated world from outside it: another process, spoken to over a pipe.
 
 Who looks at the world gets its addresses, as settings, and nothing else.
 """

@@ -1,5 +1,5 @@
 """
-Knows what happens on the trader's page while one thing or another is the matter, and so what it posts.
+Simulate what happens on the trader's page while a fault is on, and so what it posts.
 
 Every whole second of a page load has a draw of its own: however the time is cut into calls, the bodies are the same.
 How the page counts is page.py's; how often things happen on a good day is day.py's.

@@ -1,4 +1,4 @@
-"""Knows what Massive answers, whatever is the matter with it."""
+"""Answer as Massive does, whatever is the matter with it."""
 
 from collections.abc import Callable
 from datetime import datetime

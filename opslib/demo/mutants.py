@@ -1,6 +1,5 @@
 """
-Knows whether drills would notice it if a runbook, a check or a limit were another: each step left out, each two neighbours
-the other way round, each check and comparison turned round, each limit moved, one at a time, over trials that were lived once.
+Test the drills by mutation: would they notice a changed runbook, check or limit?
 
 A mutant is noticed where a trial goes another way than without it: other steps, a step that stands otherwise, another cause,
 an alert that fires at another limit or time. Who is not noticed by any trial of its runbook survives, and is listed.

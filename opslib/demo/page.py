@@ -1,4 +1,5 @@
-"""Knows how the app's page counts, rounds and forgets, and what it posts.
+"""
+Simulate how the app's page counts, rounds and forgets, and what it posts.
 
 The arithmetic is the page's own, warts included: averages rounded at every step, uptime as a
 whole percentage that is 100 before any request, error types that vanish in JSON, a WebSocket

@@ -1,7 +1,4 @@
-"""
-Knows what ``ops demo`` shows: a trading day lived through, its report, its dashboard, its incident to the postmortem, and
-whether every figure equals the script's own.
-"""
+"""Run ``ops demo``: play a day, make its report, dashboard and postmortem, and compare each figure with the script."""
 
 import argparse
 from collections.abc import Callable, Iterable

@@ -1,6 +1,7 @@
 """
-Knows the simulated world as a process: the servers that stand for Massive and Tradier, the app's own process, its page,
-and what is the matter with them. Run as ``python -m opslib.demo.stage``; whoever started it speaks to it over a pipe.
+Run the simulated world as a process: Massive, Tradier, the app, its page, and their faults.
+
+Run as ``python -m opslib.demo.stage``; whoever started it speaks to it over a pipe.
 """
 
 import asyncio

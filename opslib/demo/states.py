@@ -1,6 +1,7 @@
 """
-Knows what can be the matter with the world: the name of every state, which of them can hit a share of what is
-answered, and what is the matter now. No name of a state leaves the world by any door.
+List every fault of the simulated world, which of them can hit a share of the answers, and which are on now.
+
+No name of a state leaves the world by any door.
 """
 
 from random import Random

@@ -1,7 +1,4 @@
-"""
-Knows option chains that could be real: a Black-Scholes surface with skew and term structure, rounded as a feed rounds,
-with wings that nobody bids for and contracts that expire.
-"""
+"""Make option chains that could be real: a Black-Scholes surface with skew, rounded as a feed rounds."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta

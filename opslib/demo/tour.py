@@ -1,5 +1,5 @@
 """
-This module knows how the scripted day is lived: through the same doors as a real one, in a home of its own, and nothing else.
+Play the scripted day through the same interfaces as a real one, in a home of its own.
 
 The day before comes in as a file; the day itself is posted to the real receiver, page by page, with the receiver's
 clock in the script's hands, while our own eyes look at a world in which the script's troubles are the matter, and a

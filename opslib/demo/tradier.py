@@ -1,4 +1,4 @@
-"""Knows what Tradier answers, whatever is the matter with it: XML unless it is asked for JSON, lists of one as no list."""
+"""Answer as Tradier does, whatever is the matter with it: XML unless it is asked for JSON, lists of one as no list."""
 
 from datetime import UTC, date, datetime, timedelta
 from math import ceil, floor

@@ -1,4 +1,5 @@
-"""Knows what is true of a scripted day, counted from its events and its posting instants alone.
+"""
+Count the true figures of a scripted day from its events and its posting instants alone.
 
 It never asks the page's arithmetic: a figure of the suite that agrees with this one was
 recovered from the posts, not copied. Windows are (from, to], in UTC.

@@ -1,7 +1,4 @@
-"""
-Knows which way each trial is walked, as people agreed on it (`walks.toml`): by which runbook, told as how bad, each step with
-how it stands. A runbook, a check or a limit that is changed goes another way, and the drill says so.
-"""
+"""Read the expected run of each trial, as people agreed on it: by which runbook, how bad, and each step's result."""
 
 import tomllib
 from collections.abc import Sequence

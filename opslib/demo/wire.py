@@ -1,5 +1,5 @@
 """
-Knows HTTP/1.1 from the serving side, badly behaved on demand: it hangs, drips, resets, refuses, swallows packets.
+Serve HTTP/1.1, badly on demand: hang, drip, reset, refuse, swallow packets.
 
 A well-kept server library answers well, which is just what this one must be able not to do. Times given in world
 seconds are slept by the clock that `serve` is given.

@@ -1,5 +1,5 @@
 """
-Knows what looks from outside would see on the scripted day, so that it can be laid out without living through it.
+Make the probe samples of the scripted day without playing it.
 
 `tour.live` looks for itself, at a world; this is for who opens a notebook and wants a day to read, the same each time.
 """

@@ -1,4 +1,4 @@
-"""Knows the time of the simulated world and what is the matter in it; every server of it asks here."""
+"""Hold the time of the simulated world and its active faults; every server of it asks here."""
 
 import asyncio
 import time
