@@ -62,7 +62,17 @@ def connect(app: str | None = None, home: str | Path | None = None, new: bool = 
     return replace(found, now=lambda: clock.instant(last.ts_us)) if last else found
 
 
-def runbook(name: str, app: str | None = None, incident: str = "practice", operator: str = "", subject: str = "", severity: str = "", limit: str = "", window: str = "", as_of: str = "") -> "Book":
+def runbook(
+    name: str,
+    app: str | None = None,
+    incident: str = "practice",
+    operator: str = "",
+    subject: str = "",
+    severity: str = "",
+    limit: str = "",
+    window: str = "",
+    as_of: str = "",
+) -> "Book":
     """
     Which runbook is open, for which incident?
 
@@ -78,10 +88,23 @@ def runbook(name: str, app: str | None = None, incident: str = "practice", opera
     """
     from opslib import controls, workbook
 
-    return workbook.Book(connect(app, _home_around(Path.cwd(), incident)), name, incident, operator, subject, severity, limit, window, as_of, controls)
+    return workbook.Book(
+        connect(app, _home_around(Path.cwd(), incident)),
+        name,
+        incident,
+        operator,
+        subject,
+        severity,
+        limit,
+        window,
+        as_of,
+        controls,
+    )
 
 
-def checklist(name: str, app: str | None = None, operator: str = "", as_of: str = "", practice: bool = False) -> "Sheet":
+def checklist(
+    name: str, app: str | None = None, operator: str = "", as_of: str = "", practice: bool = False
+) -> "Sheet":
     """
     Which checklist is open?
 
@@ -110,11 +133,17 @@ def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str
     from opslib import clock, dashboard, opening
 
     at = clock.parse(as_of, "close") if as_of else None
-    return dashboard.Live(connect(app), clock.parse_span(window), clock.parse_span(every).total_seconds(), at, opening.opened)
+    return dashboard.Live(
+        connect(app), clock.parse_span(window), clock.parse_span(every).total_seconds(), at, opening.opened
+    )
 
 
 def scoreboard() -> "Board":
-    """How often do the runbooks find the cause? By the last drill of everything that was recorded (``ops drill --record``)."""
+    """
+    How often do the runbooks find the cause?
+
+    By the last drill of everything that was recorded (``ops drill --record``).
+    """
     from opslib.demo import board
 
     return board.read()

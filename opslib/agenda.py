@@ -1,8 +1,8 @@
 """
 List the jobs that were due by a moment, what became of each, and which of them people are to be notified of.
 
-It is asked anew each time, of the schedule and the ledger, by whoever makes what is due and by whoever tells people that it
-was not made. So nothing is forgotten with a process, and a day of downtime is found when somebody looks again.
+It is asked anew each time, of the schedule and the ledger, by whoever makes what is due and by whoever tells people
+that it was not made. So nothing is forgotten with a process, and a day of downtime is found when somebody looks again.
 """
 
 import json
@@ -24,7 +24,8 @@ from opslib.store import Store
 
 HORIZON = timedelta(days=40)  # What was due before that is neither made nor asked for any more.
 TOLD_FOR = timedelta(days=7)  # So long somebody is told that something was not made.
-STANDS_US, AGAIN_US = 86_400_000_000, 43_200_000_000  # What is told stands for so long, and is said again before it ends.
+# What is told stands for so long, and is said again before it ends.
+STANDS_US, AGAIN_US = 86_400_000_000, 43_200_000_000
 BRIEFLY_US = 60_000_000  # What was over before anybody could be told stands so long.
 AHEAD = timedelta(days=1)  # A record that begins so far from now was written by a clock that was wrong.
 
@@ -56,11 +57,23 @@ class Item(NamedTuple):
         """The words after ``ops`` by which somebody makes it; of a notebook its path is absolute."""
         *_, of = self.due.name.split(" ")
         if self.job.kind == REPORT:
-            return ["report", self.job.what, "--day" if self.job.what in (schedule.DAILY, "success") else "--period", of]
+            return [
+                "report",
+                self.job.what,
+                "--day" if self.job.what in (schedule.DAILY, "success") else "--period",
+                of,
+            ]
         if self.job.kind == CHECKLIST:
             return ["checklist", self.job.what]
-        values = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in self.job.parameters.items())
-        return ["run", str(home / self.job.what), *(word for name, value in values for word in ("-p", f"{name}={value}"))]
+        values = (
+            (name, value if isinstance(value, str) else json.dumps(value))
+            for name, value in self.job.parameters.items()
+        )
+        return [
+            "run",
+            str(home / self.job.what),
+            *(word for name, value in values for word in ("-p", f"{name}={value}")),
+        ]
 
 
 class Agenda:
@@ -83,7 +96,10 @@ class Agenda:
         """From now on what these jobs make is due; of a job that is new, what is not late yet is due, too."""
         known = self.since()
         far = clock.micros(now + AHEAD)
-        found = {name: known[name] if known.get(name, far + 1) <= far else clock.micros(now - job.grace) for name, job in self.jobs.items()}
+        found = {
+            name: known[name] if known.get(name, far + 1) <= far else clock.micros(now - job.grace)
+            for name, job in self.jobs.items()
+        }
         if found != known:
             self.store.remember(self._key, json.dumps(found, sort_keys=True))
 
@@ -91,11 +107,26 @@ class Agenda:
         """Everything that was due by a moment, since the schedule runs and within `HORIZON`; oldest first."""
         since, deployed, found = self.since(), [], list[tuple[datetime, Job, Due]]()
         if any(job.when.kind == "deploy" for job in self.jobs.values()):
-            deployed = [clock.instant(m.ts_us) for m in Marks(self.store, self.settings).between(clock.micros(now - HORIZON), clock.micros(now)) if m.kind == "deploy"]
+            deployed = [
+                clock.instant(m.ts_us)
+                for m in Marks(self.store, self.settings).between(clock.micros(now - HORIZON), clock.micros(now))
+                if m.kind == "deploy"
+            ]
         for name, job in self.jobs.items():
             begins = max(clock.instant(since[name]), now - HORIZON) if name in since else now
             for moment in job.moments(Window(min(begins, now), now), deployed):
-                found.append((moment.at, job, Due(job.made_at(moment), clock.micros(moment.at), clock.micros(moment.at + job.grace), clock.span_us(job.timeout))))
+                found.append(
+                    (
+                        moment.at,
+                        job,
+                        Due(
+                            job.made_at(moment),
+                            clock.micros(moment.at),
+                            clock.micros(moment.at + job.grace),
+                            clock.span_us(job.timeout),
+                        ),
+                    )
+                )
         runs: dict[str, list[dict[str, Any]]] = {}
         for row in self.store.runs_due(self.settings.app, [due.name for _, _, due in found]):
             runs.setdefault(row["due"], []).append(row)
@@ -133,10 +164,29 @@ class Agenda:
                 ends_us = now_us + STANDS_US
                 if before and before["ends_us"] > now_us + AGAIN_US and before["words"] == words:
                     continue
-            if before and item.standing == ledger.OVER and before["words"] == words and before["ends_us"] <= now_us + BRIEFLY_US:
+            if (
+                before
+                and item.standing == ledger.OVER
+                and before["words"] == words
+                and before["ends_us"] <= now_us + BRIEFLY_US
+            ):
                 continue  # It was over when it was first said, and ends by itself.
-            labels = {"alertname": "schedule", "rule": "schedule", "subject": item.due.name, "severity": item.job.severity, "owner": item.job.owner}
-            found.append({"fingerprint": name, "labels": labels, "annotations": {"summary": words, "again": item.again(self.settings.base)}, "starts_us": starts_us, "ends_us": ends_us})
+            labels = {
+                "alertname": "schedule",
+                "rule": "schedule",
+                "subject": item.due.name,
+                "severity": item.job.severity,
+                "owner": item.job.owner,
+            }
+            found.append(
+                {
+                    "fingerprint": name,
+                    "labels": labels,
+                    "annotations": {"summary": words, "again": item.again(self.settings.base)},
+                    "starts_us": starts_us,
+                    "ends_us": ends_us,
+                }
+            )
         return found
 
 
@@ -146,7 +196,11 @@ def fingerprint(due: Due) -> str:
 
 
 def _trouble(item: Item, now_us: int) -> tuple[int, str] | None:
-    """Since when, and how, is something not as it should be? None where all is well. What is said does not change while nothing does."""
+    """
+    Since when, and how, is something not as it should be?
+
+    None where all is well. What is said does not change while nothing does.
+    """
     due, made, failed = item.due, item.made, [row for row in item.rows if row["state"] == "failed"]
     assert due.late_us is not None
     when = f"due {text.moment(item.at)}"
@@ -156,7 +210,9 @@ def _trouble(item: Item, now_us: int) -> tuple[int, str] | None:
         return due.late_us, f"{due.name} was late: {made['reason']} ({when})"
     if failed:
         given_up = f"; given up after {len(failed)} tries" if item.standing == ledger.GIVEN_UP else ""
-        return failed[0]["ended_at_us"], f"{due.name} failed: {text.one_line(failed[0]['reason'] or '', 160)}{given_up} ({when})"
+        return failed[0][
+            "ended_at_us"
+        ], f"{due.name} failed: {text.one_line(failed[0]['reason'] or '', 160)}{given_up} ({when})"
     if made is None and item.standing == ledger.GIVEN_UP:
         return due.late_us, f"{due.name} was begun {len(item.rows)} times, and whoever made it died each time ({when})"
     if made is None and now_us > due.late_us:

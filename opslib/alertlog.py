@@ -38,8 +38,18 @@ class Timeline:
     def _ipython_display_(self) -> None:
         from opslib import plots
 
-        told = "; ".join(f"{r.severity} {_local(text.iso(clock.instant(r.fired_us)))} {named(self.rules[r.rule], r.subject) if r.rule in self.rules.rules else r.rule}" for r in self.rises if r.sent)
-        plots.shown({"text/plain": repr(self)}, lambda ax: (plots.alerts(ax, self.rises, self.window, self.rules), plots.marked(ax, self.marks)), "alerts over time", f"Alerts over time: {told or 'nothing was told'}")
+        told = "; ".join(
+            f"{r.severity} {_local(text.iso(clock.instant(r.fired_us)))} "
+            f"{named(self.rules[r.rule], r.subject) if r.rule in self.rules.rules else r.rule}"
+            for r in self.rises
+            if r.sent
+        )
+        plots.shown(
+            {"text/plain": repr(self)},
+            lambda ax: (plots.alerts(ax, self.rises, self.window, self.rules), plots.marked(ax, self.marks)),
+            "alerts over time",
+            f"Alerts over time: {told or 'nothing was told'}",
+        )
 
 
 @dataclass(frozen=True)
@@ -75,50 +85,108 @@ class AlertLog:
     @property
     def answer(self) -> Text:
         """What fires now, and what does it say to do?"""
-        loud = [a for a in self.standing if a["state"] != "pending" and a["severity"] != "warning" and not a["inhibited_by"]]
-        head = f"{self.app}, {text.moment(self.window.end)}: " + (f"{len(loud)} alert{'s' * (len(loud) > 1)} to act on" if loud else "nothing to act on")
+        loud = [
+            a for a in self.standing if a["state"] != "pending" and a["severity"] != "warning" and not a["inhibited_by"]
+        ]
+        head = f"{self.app}, {text.moment(self.window.end)}: " + (
+            f"{len(loud)} alert{'s' * (len(loud) > 1)} to act on" if loud else "nothing to act on"
+        )
         lines = [f"{a['severity']}, since {_local(a['since'])}: {self._what_to_do(a)}" for a in loud]
         quiet = [a for a in self.standing if a not in loud]
-        lines += [f"{a['state']}, {a['severity']}, since {_local(a['since'])}: {a['sentence']}{_explained(a['inhibited_by'])}" for a in quiet]
+        lines += [
+            f"{a['state']}, {a['severity']}, since {_local(a['since'])}: {a['sentence']}{_explained(a['inhibited_by'])}"
+            for a in quiet
+        ]
         return listed(head, ([self.lacking] if self.lacking else []) + lines)
 
     def _what_to_do(self, alert: dict[str, Any]) -> str:
         rule = self.rules.rules.get(alert["rule"])  # Recorded under an earlier table, its rule may be gone.
         sentence = alert["sentence"] or f"{alert['rule']} of {alert['subject']}"
-        return f"{sentence}. {rule.action} ({rule.who}; runbook {alert['runbook']})" if rule else f"{sentence}. Its rule is no longer in rules.toml"
+        return (
+            f"{sentence}. {rule.action} ({rule.who}; runbook {alert['runbook']})"
+            if rule
+            else f"{sentence}. Its rule is no longer in rules.toml"
+        )
 
     @property
     def fired(self) -> Text:
         """Every rise of the window: when, how long it took, how bad it became, how it ended."""
         rows = [
-            [_local(text.iso(clock.instant(r.fired_us))), r.severity, r.told(self.rules), "still" if r.over_us is None else text.duration((r.over_us - r.fired_us) / 1e6), r.state, r.inhibited_by or ""]
+            [
+                _local(text.iso(clock.instant(r.fired_us))),
+                r.severity,
+                r.told(self.rules),
+                "still" if r.over_us is None else text.duration((r.over_us - r.fired_us) / 1e6),
+                r.state,
+                r.inhibited_by or "",
+            ]
             for r in self.rises
         ]
-        return tabled(f"Fired, {self.window}", ["fired (New York)", "severity", "what, at its worst", "for", "now", "explained by"], rows, "nothing fired")
+        return tabled(
+            f"Fired, {self.window}",
+            ["fired (New York)", "severity", "what, at its worst", "for", "now", "explained by"],
+            rows,
+            "nothing fired",
+        )
 
     @property
     def timeline(self) -> Timeline:
         """The newest session of the window, as a picture: which alerts overlapped, and which explained another away?"""
         spans = clock.open_spans(self.window)
         window = spans[-1] if spans else self.window
-        return Timeline(rises.within(self.rises, window.start_us, window.end_us), window, self.rules, tuple(m for m in self.marks if window.start_us < m.ts_us <= window.end_us))
+        return Timeline(
+            rises.within(self.rises, window.start_us, window.end_us),
+            window,
+            self.rules,
+            tuple(m for m in self.marks if window.start_us < m.ts_us <= window.end_us),
+        )
 
     @property
     def noisiest(self) -> Text:
         """Which rules told people most often, and which only took note?"""
         names = dict.fromkeys(r.rule for r in self.rises)
         mine = {name: [r for r in self.rises if r.rule == name] for name in names}
-        count = lambda name, keep: sum(1 for r in mine[name] if keep(r))  # noqa: E731
-        rows = [[name, str(count(name, lambda r: r.sent)), str(count(name, lambda r: not r.sent and not r.inhibited_by)), str(count(name, lambda r: bool(r.inhibited_by)))] for name in names]
-        return tabled("Noisiest rules", ["rule", "told", "only noted", "explained away"], sorted(rows, key=lambda r: (-int(r[1]), -int(r[2]), r[0])), "nothing fired")
+
+        def count(name, keep):
+            return sum(1 for r in mine[name] if keep(r))
+
+        rows = [
+            [
+                name,
+                str(count(name, lambda r: r.sent)),
+                str(count(name, lambda r: not r.sent and not r.inhibited_by)),
+                str(count(name, lambda r: bool(r.inhibited_by))),
+            ]
+            for name in names
+        ]
+        return tabled(
+            "Noisiest rules",
+            ["rule", "told", "only noted", "explained away"],
+            sorted(rows, key=lambda r: (-int(r[1]), -int(r[2]), r[0])),
+            "nothing fired",
+        )
 
     @property
     def lead_times(self) -> Text:
         """Of each rise, how long its figure was past the limit before anybody could be told."""
-        rows = [[_local(text.iso(clock.instant(r.fired_us))), r.rule, r.subject, r.severity, f"{(r.fired_us - r.pending_us) / 1e6:g}"] for r in self.rises]
+        rows = [
+            [
+                _local(text.iso(clock.instant(r.fired_us))),
+                r.rule,
+                r.subject,
+                r.severity,
+                f"{(r.fired_us - r.pending_us) / 1e6:g}",
+            ]
+            for r in self.rises
+        ]
         waits = [(r.fired_us - r.pending_us) / 1e6 for r in self.rises]
         middle = f"; median {statistics.median(waits):g} s, longest {max(waits):g} s" if waits else ""
-        return tabled(f"Past the limit before it fired{middle}", ["fired (New York)", "rule", "subject", "severity", "seconds"], rows, "nothing fired")
+        return tabled(
+            f"Past the limit before it fired{middle}",
+            ["fired (New York)", "rule", "subject", "severity", "seconds"],
+            rows,
+            "nothing fired",
+        )
 
     @property
     def burning(self) -> Text:
@@ -129,9 +197,26 @@ class AlertLog:
                 assert f.rule.burn
                 long, short = f.rule.burn.windows[rung]
                 spent = f.figure.spent[rung] if f.figure.spent else None
-                told = [f"{f.rule.told(None if spent is None else v)} over {text.duration(w.total_seconds())}" for v, w in ((spent and spent.long, long), (spent and spent.short, short))]
-                rows.append([f.rule.title, f.subject, rung, f.rule.limit_told(limit), *told, "yes" if f.severity == rung else "unknown" if spent is None or spent.bound is None else "no"])
-        return tabled("Budgets", ["budget", "of", "rung", "limit", "long window", "short window", "past it"], rows, "no budget is kept")
+                told = [
+                    f"{f.rule.told(None if spent is None else v)} over {text.duration(w.total_seconds())}"
+                    for v, w in ((spent and spent.long, long), (spent and spent.short, short))
+                ]
+                rows.append(
+                    [
+                        f.rule.title,
+                        f.subject,
+                        rung,
+                        f.rule.limit_told(limit),
+                        *told,
+                        "yes" if f.severity == rung else "unknown" if spent is None or spent.bound is None else "no",
+                    ]
+                )
+        return tabled(
+            "Budgets",
+            ["budget", "of", "rung", "limit", "long window", "short window", "past it"],
+            rows,
+            "no budget is kept",
+        )
 
     def __repr__(self) -> str:
         return "\n\n".join(repr(part) for part in (self.answer, self.fired))
@@ -146,7 +231,14 @@ def _explained(by: str | None) -> str:
 
 
 def alertlog(
-    store: Store, settings: Settings, rules: Rules, window: Window, *, known_at: datetime | None = None, replay: bool = False, progress: Callable[[Iterable], Iterable] = lambda items: items
+    store: Store,
+    settings: Settings,
+    rules: Rules,
+    window: Window,
+    *,
+    known_at: datetime | None = None,
+    replay: bool = False,
+    progress: Callable[[Iterable], Iterable] = lambda items: items,
 ) -> AlertLog:
     """
     What did alerts do over a window?
@@ -160,19 +252,42 @@ def alertlog(
         known_us = None if known_at is None else clock.micros(known_at)
         part = watch.held(store, settings.app, window.start_us, window.end_us) or (window.start_us, window.start_us)
         found, alerts = watch.replayed(store, settings, rules, *part, known_us, progress)
-        rows, lacking = rises.read(found, rules, alerts), "" if SnapshotStore(store).first_ts(settings.app) is not None else "no look has ever come"
+        rows, lacking = (
+            rises.read(found, rules, alerts),
+            "" if SnapshotStore(store).first_ts(settings.app) is not None else "no look has ever come",
+        )
     else:
         record = Record(store, settings.app)
         judged = record.judged()
         found = rises.recorded(record, window.start_us, window.end_us, known_at)
         newest = judged is not None and judged[1] <= window.end_us and known_at is None
         standing = Alerts(rules, [Alert.of_json(state) for state in record.states()]) if newest else None
-        rows, lacking = rises.read(found, rules, standing), _lacking(judged, window, SnapshotStore(store).first_ts(settings.app))
-    return AlertLog(settings.app, window, rises.within(rows, window.start_us, window.end_us), rises.standing(found, rules), lacking, lambda: _budgets(store, settings, rules, window.end, known_at), rules, Chronicle(store, settings, rules).of_alerts(), tuple(Marks(store, settings).between(window.start_us, window.end_us)))
+        rows, lacking = (
+            rises.read(found, rules, standing),
+            _lacking(judged, window, SnapshotStore(store).first_ts(settings.app)),
+        )
+    return AlertLog(
+        settings.app,
+        window,
+        rises.within(rows, window.start_us, window.end_us),
+        rises.standing(found, rules),
+        lacking,
+        lambda: _budgets(store, settings, rules, window.end, known_at),
+        rules,
+        Chronicle(store, settings, rules).of_alerts(),
+        tuple(Marks(store, settings).between(window.start_us, window.end_us)),
+    )
 
 
 def log_of(
-    desk: Workspace, as_of: str | datetime | None = None, window: str = "7d", known_at: str | datetime | None = None, *, since: str | datetime | None = None, replay: bool = False, progress: Callable[[Iterable], Iterable] = lambda items: items
+    desk: Workspace,
+    as_of: str | datetime | None = None,
+    window: str = "7d",
+    known_at: str | datetime | None = None,
+    *,
+    since: str | datetime | None = None,
+    replay: bool = False,
+    progress: Callable[[Iterable], Iterable] = lambda items: items,
 ) -> AlertLog:
     """
     What alerts did.
@@ -184,15 +299,28 @@ def log_of(
         replay: Evaluate anew, by the data and rules now at hand, instead of reading the record.
         progress: Wraps the instants of a replay.
     """
-    end, begin = clock.instant_of(as_of) or desk.now(), clock.parse(since) if isinstance(since, str) and since else clock.instant_of(since)
+    end, begin = (
+        clock.instant_of(as_of) or desk.now(),
+        clock.parse(since) if isinstance(since, str) and since else clock.instant_of(since),
+    )
     asked = Window(begin, end) if begin else Window.before(end, clock.parse_span(window))
-    return alertlog(desk.store, desk.settings, desk.rules, asked, known_at=clock.instant_of(known_at), replay=replay, progress=progress)
+    return alertlog(
+        desk.store,
+        desk.settings,
+        desk.rules,
+        asked,
+        known_at=clock.instant_of(known_at),
+        replay=replay,
+        progress=progress,
+    )
 
 
 def _budgets(store: Store, settings: Settings, rules: Rules, at: datetime, known_at: datetime | None) -> list[Finding]:
     """How fast is each budget spent, at a moment?"""
     reach = Window.before(at, max(rule.window for rule in rules.rules.values()))
-    tape = tape_module.load(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
+    tape = tape_module.load(
+        store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired
+    )
     return [f for f in findings.judged(tape, rules, at) if f.rule.burn]
 
 

@@ -137,7 +137,9 @@ class Alert:
     @property
     def state(self) -> str:
         """pending, firing, unknown or idle."""
-        return "idle" if self.id is None else "pending" if not self.rises else "unknown" if self.unknown_told else "firing"
+        return (
+            "idle" if self.id is None else "pending" if not self.rises else "unknown" if self.unknown_told else "firing"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """For the store; `of_json` reads it."""
@@ -153,8 +155,19 @@ class Alert:
         """
         with decoding("alerts.state"):
             page, explains = found["page"], {name: (at, life) for name, (at, life) in found["explains"].items()}
-            rungs, rises = {name: Rung(**rung) for name, rung in found["rungs"].items()}, [OpenRise(**rise) for rise in found["rises"]]
-            alert = cls(**{**found, "rungs": rungs, "rises": rises, "page": None if page is None else (page[0], page[1]), "explains": explains})
+            rungs, rises = (
+                {name: Rung(**rung) for name, rung in found["rungs"].items()},
+                [OpenRise(**rise) for rise in found["rises"]],
+            )
+            alert = cls(
+                **{
+                    **found,
+                    "rungs": rungs,
+                    "rises": rises,
+                    "page": None if page is None else (page[0], page[1]),
+                    "explains": explains,
+                }
+            )
             for part in (alert, *rungs.values(), *rises):
                 require_types(part)
             return alert
@@ -190,10 +203,20 @@ class Alerts:
         for alert in alerts:
             if alert.rule in rules.rules:
                 rule = rules[alert.rule]
-                alert.rungs = {name: rung for name, rung in alert.rungs.items() if name in dict(rule.ladder) or (name == MISSING and rule.no_data == "alert")}
+                alert.rungs = {
+                    name: rung
+                    for name, rung in alert.rungs.items()
+                    if name in dict(rule.ladder) or (name == MISSING and rule.no_data == "alert")
+                }
                 self.alerts[alert.rule, alert.subject, alert.source] = alert
 
-    def advance(self, at_us: int, findings: Iterable[Finding], page_closed: Callable[[PageKey], bool | None] = lambda page: False, began: Callable[[Finding], int | None] = lambda finding: None) -> list[Transition]:
+    def advance(
+        self,
+        at_us: int,
+        findings: Iterable[Finding],
+        page_closed: Callable[[PageKey], bool | None] = lambda page: False,
+        began: Callable[[Finding], int | None] = lambda finding: None,
+    ) -> list[Transition]:
         """
         Judge one instant, later than the one before.
 
@@ -233,7 +256,9 @@ class Alerts:
                 found += self._over(alert, "ended", at_us)
         return found
 
-    def _move(self, alert: Alert, finding: Finding, at_us: int, page_closed: Callable[[PageKey], bool | None]) -> bool | None:
+    def _move(
+        self, alert: Alert, finding: Finding, at_us: int, page_closed: Callable[[PageKey], bool | None]
+    ) -> bool | None:
         """Move every rung of one alert on. Is anything known of it at this instant? None is that its page is closed."""
         rule, figure, known = finding.rule, finding.figure, finding.verdict != "unknown"
         if finding.severity and figure.page:
@@ -250,9 +275,21 @@ class Alerts:
         for name, limit in rule.ladder:
             rung_known = known and (figure.spent is None or figure.spent[name].bound is not None)
             held = _rank(finding.severity) >= _rank(name) if rung_known else None
-            self._rung(alert, name, held, not not_back(rule, figure, name, limit), rule.holds[name], rule, value_on(figure, name), at_us, passed_us)
+            self._rung(
+                alert,
+                name,
+                held,
+                not not_back(rule, figure, name, limit),
+                rule.holds[name],
+                rule,
+                value_on(figure, name),
+                at_us,
+                passed_us,
+            )
         if rule.no_data == "alert":
-            self._rung(alert, MISSING, not known and finding.counted, True, rule.unknown_after, rule, None, at_us, passed_us)
+            self._rung(
+                alert, MISSING, not known and finding.counted, True, rule.unknown_after, rule, None, at_us, passed_us
+            )
         # What is past a limit is past every milder one: who fires needs not wait for those.
         fires = [_rank(name) for name, rung in alert.rungs.items() if rung.fired and name != MISSING]
         for name, rung in alert.rungs.items():
@@ -265,10 +302,23 @@ class Alerts:
 
     @staticmethod
     def _begin(alert: Alert, at_us: int) -> None:
-        alert.pending_us, alert.id = at_us, f"{alert.rule}-{alert.subject}-{alert.source}-{clock.instant(at_us):%Y%m%dT%H%M%SZ}"
+        alert.pending_us, alert.id = (
+            at_us,
+            f"{alert.rule}-{alert.subject}-{alert.source}-{clock.instant(at_us):%Y%m%dT%H%M%SZ}",
+        )
 
     @staticmethod
-    def _rung(alert: Alert, name: str, held: bool | None, clears: bool, hold: timedelta, rule: Rule, value: float | None, at_us: int, passed_us: int) -> None:
+    def _rung(
+        alert: Alert,
+        name: str,
+        held: bool | None,
+        clears: bool,
+        hold: timedelta,
+        rule: Rule,
+        value: float | None,
+        at_us: int,
+        passed_us: int,
+    ) -> None:
         """Move one rung on: held, not held, or unknown (None)."""
         rung = alert.rungs.get(name)
         if rung is None:
@@ -295,7 +345,9 @@ class Alerts:
             if at_us - rung.gone_us - rung.unknown_us >= clock.span_us(rule.keep_firing_for):
                 del alert.rungs[name]
 
-    def _told(self, alert: Alert, finding: Finding, before: str | None, known: bool | None, at_us: int) -> list[Transition]:
+    def _told(
+        self, alert: Alert, finding: Finding, before: str | None, known: bool | None, at_us: int
+    ) -> list[Transition]:
         """What became of an alert at this instant, now that every other one has moved too."""
         if known is None:
             return self._over(alert, "ended", at_us)
@@ -305,14 +357,21 @@ class Alerts:
             found += self._over(alert, "resolved", at_us)
             if not waiting:
                 return found
-            alert.rungs, alert.sentence = waiting, finding.sentence  # What was missing is back, and not good: another life.
+            # What was missing is back, and not good: another life.
+            alert.rungs, alert.sentence = waiting, finding.sentence
             self._begin(alert, at_us)
         if not alert.rungs:
             return self._over(alert, "dropped", at_us)
         if alert.pending_us == at_us:
-            found.append(self._transition(alert, at_us, "pending", min((_severity(name) for name in alert.rungs), key=_rank)))
+            found.append(
+                self._transition(alert, at_us, "pending", min((_severity(name) for name in alert.rungs), key=_rank))
+            )
         for rise in alert.rises:
-            rise.peak = worse(finding.rule, rise.peak, value_on(finding.figure, rise.severity)) if finding.severity else rise.peak
+            rise.peak = (
+                worse(finding.rule, rise.peak, value_on(finding.figure, rise.severity))
+                if finding.severity
+                else rise.peak
+            )
         found += self._patience(alert, finding, known, at_us)
         inhibitor = self._inhibitor(alert, at_us) if after else None
         for rise in [r for r in alert.rises if _rank(r.severity) > _rank(after)]:
@@ -324,9 +383,12 @@ class Alerts:
             for severity in [base, after] if not alert.rises and base != after else [after]:
                 found.append(self._rises(alert, finding, severity, inhibitor, at_us))
         if inhibitor is None and known:
-            # What its window still holds of the trouble that explained it is not the alert's own: it must breach now, so far that people are notified.
+            # What its window still holds of the trouble that explained it is not the alert's own: it must breach now,
+            # so far that people are notified.
             reached = _rank(finding.severity)
-            for rise in [r for r in alert.rises if r.inhibited_by and reached >= min(_rank(r.severity), _rank(SENT[0]))]:
+            for rise in [
+                r for r in alert.rises if r.inhibited_by and reached >= min(_rank(r.severity), _rank(SENT[0]))
+            ]:
                 rise.inhibited_by = None
                 found.append(self._transition(alert, at_us, "released", rise.severity, rise))
         return found
@@ -334,11 +396,25 @@ class Alerts:
     def _rises(self, alert: Alert, finding: Finding, severity: str, inhibitor: str | None, at_us: int) -> Transition:
         kind = "rose" if alert.rises else "fired"
         rung = alert.rungs.get(severity) or alert.rungs[MISSING]
-        limit = None if severity not in alert.rungs else finding.limit if finding.severity == severity else dict(finding.rule.ladder)[severity]
-        alert.rises.append(OpenRise(severity, rung.trouble_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor))
-        said = finding._replace(severity=severity, limit=limit).sentence if limit is not None and finding.severity else alert.sentence
+        limit = (
+            None
+            if severity not in alert.rungs
+            else finding.limit
+            if finding.severity == severity
+            else dict(finding.rule.ladder)[severity]
+        )
+        alert.rises.append(
+            OpenRise(severity, rung.trouble_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor)
+        )
+        said = (
+            finding._replace(severity=severity, limit=limit).sentence
+            if limit is not None and finding.severity
+            else alert.sentence
+        )
         held_s = (at_us - rung.since_us) / 1e6
-        return self._transition(alert, at_us, kind, severity, alert.rises[-1], f"{said} for {text.duration(held_s)}" if held_s else said)
+        return self._transition(
+            alert, at_us, kind, severity, alert.rises[-1], f"{said} for {text.duration(held_s)}" if held_s else said
+        )
 
     def _patience(self, alert: Alert, finding: Finding, known: bool, at_us: int) -> list[Transition]:
         """Has an alert that fires been without data for longer than its rule's patience, or is its figure back?"""
@@ -358,12 +434,14 @@ class Alerts:
         """
         Which other alert explains this one away?
 
-        One of a rule that this rule names, of the same subject, of the app or of the monitor, or the same rule's by a source
-        that stands before this one's, that is held or fires at the same severity or above (or at what `inhibited_from` asks
-        for), or did so while this one's window still holds it.
+        One of a rule that this rule names, of the same subject, of the app or of the monitor, or the same rule's by a
+        source that stands before this one's, that is held or fires at the same severity or above (or at what
+        `inhibited_from` asks for), or did so while this one's window still holds it.
         """
         rule = self.rules[alert.rule].of(alert.source)
-        window_us = clock.span_us(rule.reach(str(alert.severity)) if alert.severity in dict(rule.ladder) else rule.window)
+        window_us = clock.span_us(
+            rule.reach(str(alert.severity)) if alert.severity in dict(rule.ladder) else rule.window
+        )
         found: list[tuple[bool, int, int, bool, int, int, str]] = []
         for other in self.alerts.values():
             if other.rule == alert.rule and other.subject == alert.subject:
@@ -379,16 +457,25 @@ class Alerts:
             sources = self.rules[other.rule].sources
             first = -sources.index(other.source) if other.source in sources else -len(sources)
             named = -rule.inhibited_by.index(other.rule) if other.rule in rule.inhibited_by else 1
-            held = max([_rank(name) for name in other.rungs if name != MISSING], default=-1)  # Though it may not fire yet.
+            # Though it may not fire yet.
+            held = max([_rank(name) for name in other.rungs if name != MISSING], default=-1)
             if other.id and held >= rank:
                 found.append((True, held, named, other.subject == "app", first, other.pending_us, other.id))
-            found += [(False, _rank(_severity(name)), named, other.subject == "app", first, last_us, life) for name, (last_us, life) in other.explains.items() if _rank(_severity(name)) >= rank and last_us + window_us > at_us]
-        return max(found)[-1] if found else None  # What is so now before what was, the worse before the milder, then by the order of `inhibited_by`, then who is told before who is not.
+            found += [
+                (False, _rank(_severity(name)), named, other.subject == "app", first, last_us, life)
+                for name, (last_us, life) in other.explains.items()
+                if _rank(_severity(name)) >= rank and last_us + window_us > at_us
+            ]
+        # What is so now before what was, the worse before the milder, then by the order of `inhibited_by`, then who is
+        # told before who is not.
+        return max(found)[-1] if found else None
 
     def _over(self, alert: Alert, how: str, at_us: int) -> list[Transition]:
         """An alert is over: so is each severity that it had not left."""
         mildest = min((_severity(name) for name in alert.rungs), key=_rank, default=self.rules[alert.rule].ladder[0][0])
-        found = [self._transition(alert, at_us, how, rise.severity, rise) for rise in alert.rises] or [self._transition(alert, at_us, "dropped", mildest)]
+        found = [self._transition(alert, at_us, how, rise.severity, rise) for rise in alert.rises] or [
+            self._transition(alert, at_us, "dropped", mildest)
+        ]
         self._idle(alert)
         return found
 
@@ -398,12 +485,26 @@ class Alerts:
         alert.unknown_told = False
         alert.rungs, alert.rises, alert.value, alert.sentence = {}, [], None, ""
 
-    def _transition(self, alert: Alert, at_us: int, kind: str, severity: str, rise: OpenRise | None = None, sentence: str = "") -> Transition:
+    def _transition(
+        self, alert: Alert, at_us: int, kind: str, severity: str, rise: OpenRise | None = None, sentence: str = ""
+    ) -> Transition:
         limit = rise.limit if rise else dict(self.rules[alert.rule].ladder).get(severity)
         left = kind in ("fell", "resolved", "ended")
         if left and alert.value is not None:
             sentence = f"{alert.sentence}; now {self.rules[alert.rule].told(alert.value)}"
         return Transition(
-            at_us, alert.rule, alert.subject, alert.source, str(alert.id), kind, _severity(severity), alert.value, None if isinstance(limit, str) else limit,
-            rise.pending_us if rise else min([alert.pending_us, *(rung.trouble_us for rung in alert.rungs.values())]), rise.peak if rise and left else None, rise.inhibited_by if rise else None, sentence or alert.sentence, self.rules.hash,
-        )  # fmt: skip
+            at_us,
+            alert.rule,
+            alert.subject,
+            alert.source,
+            str(alert.id),
+            kind,
+            _severity(severity),
+            alert.value,
+            None if isinstance(limit, str) else limit,
+            rise.pending_us if rise else min([alert.pending_us, *(rung.trouble_us for rung in alert.rungs.values())]),
+            rise.peak if rise and left else None,
+            rise.inhibited_by if rise else None,
+            sentence or alert.sentence,
+            self.rules.hash,
+        )

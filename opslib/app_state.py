@@ -20,7 +20,9 @@ OF_PACE = 8  # Probes from which it is read how far they are apart.
 
 
 def is_down(sample: Sample) -> bool:
-    """Whether a sample of the app's server shows it down: a request without a usable answer, or a process that is gone."""
+    """
+    Whether a sample of the app's server shows it down: a request without a usable answer, or a process that is gone.
+    """
     return not OUTCOMES[sample.outcome].usable and sample.outcome != "absent"
 
 
@@ -29,7 +31,8 @@ def down_s(probed: Probed, at_us: int) -> float | None:
     Seconds for which the app's server is shown to be down, up to its newest probe.
 
     They run from when the first request without an answer was sent to when the newest was given up, so a restart is
-    never taken for longer than it was; at most `BACK`. 0 where the newest answer was usable; None where nobody probed lately.
+    never taken for longer than it was; at most `BACK`. 0 where the newest answer was usable; None where nobody probed
+    lately.
     """
     probe = "health" if probed.seen("health", "app") else "process"
     if probed.now(probe, "app", at_us) is None:
@@ -70,17 +73,23 @@ def upstream(probed: Probed, at_us: int) -> str:
 
 def left_behind(tape: Tape, probed: Probed, at_us: int) -> tuple[float, Page] | None:
     """
-    The open page whose WebSocket is not served since the app lost its upstream, though its flag says that it is open; and for how many seconds.
+    The open page whose WebSocket is not served since the app lost its upstream, though its flag says that it is open;
+    and for how many seconds.
 
-    A connection that is older than the loss is never served again. A page that was loaded since has a new one; so has one
-    whose flag went down meanwhile, and every page once the server was started anew. None where there is no such page.
+    A connection that is older than the loss is never served again. A page that was loaded since has a new one; so has
+    one whose flag went down meanwhile, and every page once the server was started anew. None where there is no such
+    page.
     """
     dead_us = probed.old_dead_us(at_us)
     if dead_us is None or probed.restarts(Window(clock.instant(dead_us), clock.instant(at_us))):
         return None
     for page, last in tape.open_at(at_us):
         since = page.looks[max(0, bisect_right(page.times, dead_us) - 1) : last + 1]
-        if page.loaded_at_us is not None and page.loaded_at_us < dead_us and all(look.websocket_connected for look in since):
+        if (
+            page.loaded_at_us is not None
+            and page.loaded_at_us < dead_us
+            and all(look.websocket_connected for look in since)
+        ):
             return (at_us - dead_us) / SECOND, page
     return None
 
@@ -88,7 +97,10 @@ def left_behind(tape: Tape, probed: Probed, at_us: int) -> tuple[float, Page] | 
 def left_note(at_us: int, down_s: float) -> str:
     """What is to be said of a page that is left behind."""
     since = clock.instant(at_us - round(down_s * SECOND)).astimezone(text.NEW_YORK)
-    return f"pages connected before {since:%H:%M:%S} New York are not served since the app lost its upstream, new connections are: refresh the pages"
+    return (
+        f"pages connected before {since:%H:%M:%S} New York are not served since the app lost its upstream, "
+        f"new connections are: refresh the pages"
+    )
 
 
 def socket_note(probed: Probed, at_us: int) -> str:

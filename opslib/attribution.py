@@ -30,8 +30,16 @@ OF_COST = {"commission_usd": "costs_commission", "slippage_usd": "costs_spread"}
 BESIDE = 1 / 3  # A second cause is named where it makes so much of the loss.
 SURE_OF_PERCENTS = 0.9  # A percent says nothing of the size, which is then taken as the same.
 WANTED_PRICES = "a backtest with prices would decide it: ops import --kind backtest FILE"
-WANTED_QUOTES = "the bid and ask when each order was sent would decide it: import fills and a backtest that have them (ops import --kind fills FILE, ops import --kind backtest FILE)"
-_NAMES = {"costs_commission": "commission and fees", "costs_spread": "wider spreads", "costs_fill_quality": "worse fills", "costs_size": "smaller positions, on which fixed charges weigh more"}
+WANTED_QUOTES = (
+    "the bid and ask when each order was sent would decide it: import fills and a backtest that "
+    "have them (ops import --kind fills FILE, ops import --kind backtest FILE)"
+)
+_NAMES = {
+    "costs_commission": "commission and fees",
+    "costs_spread": "wider spreads",
+    "costs_fill_quality": "worse fills",
+    "costs_size": "smaller positions, on which fixed charges weigh more",
+}
 
 
 class Attributed(NamedTuple):
@@ -71,7 +79,10 @@ class Answer(NamedTuple):
 
 
 def answers(view: "View") -> list[Answer]:
-    """Whether results keep what the backtest promised, and which costs make them fall behind, the largest first: by the fills where some are paired with a backtest, else by the page."""
+    """
+    Whether results keep what the backtest promised, and which costs make them fall behind, the largest first: by the
+    fills where some are paired with a backtest, else by the page.
+    """
     if view.counted is not None:
         return _of_fills(view.counted, view.rules.probes.changed_by)
     rule = view.rules["backtest_variance"]
@@ -80,8 +91,15 @@ def answers(view: "View") -> list[Answer]:
         trades, shown = view.page_pnl["trades"], indicators.pnl(view.tape, view.window, 1)["backtest_variance_pp"]
         if trades is None or trades >= rule.min_count:
             return [Answer("not measured.", None)]
-        bad = bool(trades and shown is not None and rule.past(abs(shown), float(rule.ladder[0][1])))  # It would be past its limit if it counted.
-        return [Answer(f"there are {text.number(trades)} trades: too few to say{f', though the page shows {rule.told(shown)}' if bad else ''}.", "too_few_trades" if bad else None)]
+        # It would be past its limit if it counted.
+        bad = bool(trades and shown is not None and rule.past(abs(shown), float(rule.ladder[0][1])))
+        return [
+            Answer(
+                f"there are {text.number(trades)} trades: too few to "
+                f"say{f', though the page shows {rule.told(shown)}' if bad else ''}.",
+                "too_few_trades" if bad else None,
+            )
+        ]
     if finding.severity is None:
         return [Answer(f"{finding.sentence}.", "")]
     causes = by_page(view.tape, view.window.end, rule, view.rules.probes.changed_by)
@@ -95,9 +113,21 @@ def _of_fills(counted: Pnl, changed_by: float) -> list[Answer]:
     at_us = max(clock.micros(pair.live.exited) for pair in counted.pairs)
     if points.n < rule.min_count:
         bad = rule.past(abs(points.mean), float(rule.ladder[0][1]))
-        return [Answer(f"{finding.sentence}; their mean gap is {rule.told(abs(points.mean))}.", "too_few_trades" if bad else None, None, 1.0, "fills", at_us)]
+        return [
+            Answer(
+                f"{finding.sentence}; their mean gap is {rule.told(abs(points.mean))}.",
+                "too_few_trades" if bad else None,
+                None,
+                1.0,
+                "fills",
+                at_us,
+            )
+        ]
     if finding.severity is not None:
-        return [Answer(f"{finding.sentence}; {found.words}.", found.cause, "app", found.agree, "fills", at_us) for found in by_fills(counted)]
+        return [
+            Answer(f"{finding.sentence}; {found.words}.", found.cause, "app", found.agree, "fills", at_us)
+            for found in by_fills(counted)
+        ]
     if (small := _too_small(counted, changed_by)) is not None:
         return [Answer(f"{finding.sentence}; but {small.words}.", small.cause, "app", small.agree, "fills", at_us)]
     return [Answer(f"{finding.sentence}.", "", None, 1.0, "fills", at_us)]
@@ -105,7 +135,8 @@ def _of_fills(counted: Pnl, changed_by: float) -> list[Answer]:
 
 def _too_small(counted: Pnl, changed_by: float) -> Attributed | None:
     """
-    Whether positions are so much smaller than the backtest's that fixed charges weigh on them, though the gap in points is within its limits.
+    Whether positions are so much smaller than the backtest's that fixed charges weigh on them, though the gap in points
+    is within its limits.
 
     Points hardly show it: the dollars that a tenth of the size does not earn are no gap in percent.
     """
@@ -117,32 +148,67 @@ def _too_small(counted: Pnl, changed_by: float) -> Attributed | None:
     if first.cause != "costs_size":
         return None
     short = -sum((pair.parts.size for pair in counted.pairs), ZERO)
-    return first._replace(words=f"positions have {text.number(float(live / len(sizes)), digits=1)} contracts, {text.number(float(theirs / len(sizes)), digits=1)} in the backtest: in dollars {text.dollars(round(float(short), 2))} of its result are missing, and {first.words}")
+    return first._replace(
+        words=f"positions have {text.number(float(live / len(sizes)), digits=1)} contracts, "
+        f"{text.number(float(theirs / len(sizes)), digits=1)} in the backtest: in dollars "
+        f"{text.dollars(round(float(short), 2))} of its result are missing, and {first.words}"
+    )
 
 
 def by_fills(counted: Pnl) -> list[Attributed]:
     """Which costs make the fills' results fall behind, the largest first; undetermined where the terms do not tell."""
-    rule, pairs = counted.rule.of("fills"), [pair for pair in counted.pairs if pair.gap_pp is not None and pair.result.net_base]
+    rule, pairs = (
+        counted.rule.of("fills"),
+        [pair for pair in counted.pairs if pair.gap_pp is not None and pair.result.net_base],
+    )
     mean = sum((float(pair.gap_pp or 0) for pair in pairs), 0.0) / len(pairs)
     if mean <= 0:
-        return [Attributed(UNDETERMINED, f"live results are better than the backtest's, by {text.number(-mean, 'points', 2)} on average: no cost explains it, its assumptions do", 0.0)]
+        return [
+            Attributed(
+                UNDETERMINED,
+                f"live results are better than the backtest's, by {text.number(-mean, 'points', 2)} on "
+                f"average: no cost explains it, its assumptions do",
+                0.0,
+            )
+        ]
     terms = [_terms(pair) for pair in pairs]
     lost = {name: _lost((t[name] for t in terms), rule.confidence) for name in terms[0]}
     causes = {name: lost[name] for name in ("costs_commission", "costs_spread", "costs_size") if lost[name]}
     causes |= {"costs_fill_quality": lost["fill"] + lost["timing"]} if lost["fill"] + lost["timing"] else {}
     mixed, total = lost["mixed"], lost["mixed"] + sum(causes.values())
-    told = ", ".join(f"{text.number(points, 'points', 2)} by {_NAMES[name]}" for name, points in sorted(causes.items(), key=lambda c: -c[1]))
+    told = ", ".join(
+        f"{text.number(points, 'points', 2)} by {_NAMES[name]}"
+        for name, points in sorted(causes.items(), key=lambda c: -c[1])
+    )
     priced = [pair for pair in pairs if pair.priced]
     wanted = WANTED_PRICES if 2 * len(priced) < len(pairs) else WANTED_QUOTES
     if not total:
-        return [Attributed(UNDETERMINED, f"of {len(pairs)} trades no single cost stands out of chance: more trades would decide it", 0.0)]
+        return [
+            Attributed(
+                UNDETERMINED,
+                f"of {len(pairs)} trades no single cost stands out of chance: more trades would decide it",
+                0.0,
+            )
+        ]
     ranked = sorted(causes, key=lambda name: -causes[name])
-    together = f"{text.number(mixed, 'points', 2)} by prices as a whole: timing, spreads, fills and size could not be told apart" if mixed else ""
+    together = (
+        f"{text.number(mixed, 'points', 2)} by prices as a whole: timing, spreads, fills and size could not "
+        f"be told apart"
+        if mixed
+        else ""
+    )
     words = f"a trade loses {', '.join(filter(None, [told, together]))}"
     sure = 1.0 if 2 * len(priced) >= len(pairs) else SURE_OF_PERCENTS
-    named = [Attributed(name, words, round(sure * causes[name] / total, 4)) for name in ranked if name == ranked[0] or causes[name] >= BESIDE * total]
+    named = [
+        Attributed(name, words, round(sure * causes[name] / total, 4))
+        for name in ranked
+        if name == ranked[0] or causes[name] >= BESIDE * total
+    ]
     if mixed > max(causes.values(), default=0.0):
-        return [Attributed(UNDETERMINED, f"{words}: {wanted}", 0.0), *(found for found in named if causes[found.cause] >= BESIDE * total)]
+        return [
+            Attributed(UNDETERMINED, f"{words}: {wanted}", 0.0),
+            *(found for found in named if causes[found.cause] >= BESIDE * total),
+        ]
     return named
 
 
@@ -152,10 +218,22 @@ def _terms(pair: Pair) -> dict[str, Decimal]:
     assert base
     commission, slippage, mixed = parts.commission - pair.by_size, parts.slippage, parts.prices
     charged = min(commission, ZERO) + min(slippage, ZERO)
-    if not pair.priced and mixed > 0 > charged:  # A percent leaves the size open: what more contracts cost, their prices won back.
+    # A percent leaves the size open: what more contracts cost, their prices won back.
+    if not pair.priced and mixed > 0 > charged:
         left = 1 - min(mixed, -charged) / -charged
-        commission, slippage, mixed = commission * (left if commission < 0 else 1), slippage * (left if slippage < 0 else 1), mixed - min(mixed, -charged)
-    found = {"costs_commission": commission, "costs_spread": slippage, "costs_size": pair.by_size, "fill": parts.fill, "timing": parts.timing, "mixed": mixed}
+        commission, slippage, mixed = (
+            commission * (left if commission < 0 else 1),
+            slippage * (left if slippage < 0 else 1),
+            mixed - min(mixed, -charged),
+        )
+    found = {
+        "costs_commission": commission,
+        "costs_spread": slippage,
+        "costs_size": pair.by_size,
+        "fill": parts.fill,
+        "timing": parts.timing,
+        "mixed": mixed,
+    }
     return {name: value / base * 100 for name, value in found.items()}
 
 
@@ -179,10 +257,17 @@ def by_page(tape: Tape, at: datetime, rule: Rule, changed_by: float) -> list[Att
     each = {k: (now[k] / now["trades"], before[k] / before["trades"]) for k in OF_COST}
     times = {k: new / old if old else 1.0 for k, (new, old) in each.items()}
     fell = before["gross_pct"] - now["gross_pct"]
-    words = f"a trade's commission is {times['commission_usd']:.1f} times that of before, its slippage {times['slippage_usd']:.1f} times, gross {-fell:+.1f} points ({now['trades']} trades and {before['trades']} before)"
+    words = (
+        f"a trade's commission is {times['commission_usd']:.1f} times that of before, its slippage "
+        f"{times['slippage_usd']:.1f} times, gross {-fell:+.1f} points ({now['trades']} trades and "
+        f"{before['trades']} before)"
+    )
     more = {OF_COST[k]: new - old for k, (new, old) in each.items() if times[k] > changed_by}
     if more:
-        return [Attributed(cause, words, round(0.9 * usd / sum(more.values()), 4)) for cause, usd in sorted(more.items(), key=lambda c: -c[1])]
+        return [
+            Attributed(cause, words, round(0.9 * usd / sum(more.values()), 4))
+            for cause, usd in sorted(more.items(), key=lambda c: -c[1])
+        ]
     if times["slippage_usd"] < 1 / changed_by:
         return [Attributed("costs_size", words, 0.8)]
     return [Attributed("costs_fill_quality" if fell > 0 else UNDETERMINED, words, 0.7)]

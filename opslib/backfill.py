@@ -1,8 +1,8 @@
 """
 Make many reports at once: here, by several workers, or on a Dask cluster.
 
-One report is the unit. Each is claimed in the ledger, so that one which a cluster hands out twice is made once, and what was
-made before stays.
+One report is the unit. Each is claimed in the ledger, so that one which a cluster hands out twice is made once, and
+what was made before stays.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -73,9 +73,18 @@ def _days(first: date, last: date) -> Iterator[date]:
 def made(desk: Workspace, name: str, of: str, timeout_s: float, kernels: Kernels | None = None) -> Made:
     """One report, made unless it was, or is being made elsewhere."""
     due = Due(f"report {name} {of}", clock.micros(desk.now()), None, round(timeout_s * 1e6))
-    told: dict[str, Any] = {"as_of": None, "known_at": None, "partial": False, "timeout_s": timeout_s, "due": due, "kernels": kernels}
+    told: dict[str, Any] = {
+        "as_of": None,
+        "known_at": None,
+        "partial": False,
+        "timeout_s": timeout_s,
+        "due": due,
+        "kernels": kernels,
+    }
     try:
-        outcome, place = publish.publish_daily(desk, of, **told) if name == DAILY else publish.publish_review(desk, name, of, **told)
+        outcome, place = (
+            publish.publish_daily(desk, of, **told) if name == DAILY else publish.publish_review(desk, name, of, **told)
+        )
         return Made(of, outcome.state, outcome.reason or "", str(place))
     except AlreadyMade:
         return Made(of, BEFORE, "", "")
@@ -83,7 +92,9 @@ def made(desk: Workspace, name: str, of: str, timeout_s: float, kernels: Kernels
         return Made(of, "failed", desk.settings.redact(str(problem)), "")
 
 
-def here(desk: Workspace, name: str, ofs: list[str], workers: int, timeout_s: float, progress: Callable[[Iterable], Iterable]) -> list[Made]:
+def here(
+    desk: Workspace, name: str, ofs: list[str], workers: int, timeout_s: float, progress: Callable[[Iterable], Iterable]
+) -> list[Made]:
     """Reports by so many workers on this machine; in order."""
     with warmed(lambda: desk) as (_, kernels), ThreadPoolExecutor(workers) as pool:
         running = [pool.submit(made, desk, name, of, timeout_s, kernels) for of in ofs]
@@ -96,7 +107,9 @@ def _there(home: str, app: str, name: str, of: str, timeout_s: float) -> Made:
     return made(open_workspace(app, home), name, of, timeout_s)
 
 
-def there(desk: Workspace, url: str, name: str, ofs: list[str], timeout_s: float, progress: Callable[[Iterable], Iterable]) -> list[Made]:
+def there(
+    desk: Workspace, url: str, name: str, ofs: list[str], timeout_s: float, progress: Callable[[Iterable], Iterable]
+) -> list[Made]:
     """
     Reports on a Dask cluster, whose workers have the same home and store; in order.
 

@@ -2,7 +2,8 @@
 Try limits on stored history, and on days resampled from it into which troubles of known size are put.
 
 A page is a rise that somebody is told of. It is *right* when the trouble it is of was there (its rule and subject, from
-its beginning until its window has left it), *beside* when it came with a trouble of another rule, and *false* otherwise.
+its beginning until its window has left it), *beside* when it came with a trouble of another rule, and *false*
+otherwise.
 """
 
 import json
@@ -96,17 +97,28 @@ class Score:
     def as_json(self) -> dict[str, Any]:
         """For machines."""
         lead = {"median": statistics.median(self.lead_s), "longest": max(self.lead_s)} if self.lead_s else None
-        return asdict(self) | {"precision": self.precision, "lead": lead, "false_in_100_days": 100 * self.false / self.sessions if self.sessions else None}
+        return asdict(self) | {
+            "precision": self.precision,
+            "lead": lead,
+            "false_in_100_days": 100 * self.false / self.sessions if self.sessions else None,
+        }
 
 
 def scored(found: list[Rise], troubles: list[Trouble], rules: Rules, sessions: int) -> Score:
     """How do the pages that were sent compare with the troubles there were?"""
     score = Score(sessions)
     pages = [r for r in found if r.sent]
-    until = lambda t, r: t.end_us + clock.span_us(rules[r.rule].reach(r.severity) + rules[r.rule].keep_firing_for)  # noqa: E731
-    during = lambda t, r: t.start_us <= r.fired_us <= until(t, r)  # noqa: E731
+
+    def until(t, r):
+        return t.end_us + clock.span_us(rules[r.rule].reach(r.severity) + rules[r.rule].keep_firing_for)
+
+    def during(t, r):
+        return t.start_us <= r.fired_us <= until(t, r)
+
     for t in troubles:
-        mine = sorted((r for r in pages if (r.rule, r.subject) == (t.rule, t.subject) and during(t, r)), key=lambda r: r.fired_us)
+        mine = sorted(
+            (r for r in pages if (r.rule, r.subject) == (t.rule, t.subject) and during(t, r)), key=lambda r: r.fired_us
+        )
         for key in (f"{t.size:g}×" if t.size else "unsized", _lasting(t)):
             n = score.found.setdefault(key, [0, 0])
             score.found[key] = [n[0] + 1, n[1] + bool(mine)]
@@ -119,7 +131,9 @@ def scored(found: list[Rise], troubles: list[Trouble], rules: Rules, sessions: i
             score.beside += 1
         else:
             score.false += 1
-            score.false_pages.append(f"{r.rule} {r.subject} {r.severity} {text.iso(clock.instant(r.fired_us))}: {r.sentence}")
+            score.false_pages.append(
+                f"{r.rule} {r.subject} {r.severity} {text.iso(clock.instant(r.fired_us))}: {r.sentence}"
+            )
     return score
 
 
@@ -139,16 +153,35 @@ def labelled(path: Path, rules: Rules) -> list[Trouble]:
         rows = json.loads(files.read_text(path))
         if not isinstance(rows, list):
             raise TypeError(f"a {type(rows).__name__}")
-        found = [Trouble(r["rule"], r.get("subject", "app"), clock.micros(clock.parse(r["from"])), clock.micros(clock.parse(r["to"])), r.get("size")) for r in rows]
+        found = [
+            Trouble(
+                r["rule"],
+                r.get("subject", "app"),
+                clock.micros(clock.parse(r["from"])),
+                clock.micros(clock.parse(r["to"])),
+                r.get("size"),
+            )
+            for r in rows
+        ]
     except (ImportRefused, RecursionError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise UsageError(f"{path} is no list of troubles ({problem.__class__.__name__}: {problem}); wanted [{{\"rule\", \"subject\", \"from\", \"to\"}}, …].") from None
+        raise UsageError(
+            f'{path} is no list of troubles ({problem.__class__.__name__}: {problem}); wanted [{{"rule", '
+            f'"subject", "from", "to"}}, …].'
+        ) from None
     for t in found:
         if t.rule not in rules.rules:
             raise UsageError(f"{path}: there is no rule {t.rule!r}.{text.nearest(t.rule, rules.rules)}")
     return found
 
 
-def history(store: Store, settings: Settings, tables: dict[str, Rules], window: Window, troubles: list[Trouble] | None, progress: Progress) -> tuple[dict[str, Score], list[Trouble]]:
+def history(
+    store: Store,
+    settings: Settings,
+    tables: dict[str, Rules],
+    window: Window,
+    troubles: list[Trouble] | None,
+    progress: Progress,
+) -> tuple[dict[str, Score], list[Trouble]]:
     """
     How would each table have done on what is stored?
 
@@ -158,18 +191,29 @@ def history(store: Store, settings: Settings, tables: dict[str, Rules], window: 
     """
     found: dict[str, list[Rise]] = {}
     part = watch.held(store, settings.app, window.start_us, window.end_us)
-    sessions = [s for s, _, _ in (watch.sessions(*part) if part else ()) if SnapshotStore(store).looks(settings.app, clock.micros(s.opens), clock.micros(s.closes), None)]
+    sessions = [
+        s
+        for s, _, _ in (watch.sessions(*part) if part else ())
+        if SnapshotStore(store).looks(settings.app, clock.micros(s.opens), clock.micros(s.closes), None)
+    ]
     if not sessions:
-        raise UsageError(f"history was wanted to try the limits on; there is no look of {settings.app} in {window}. Import some, or ask for other days.")
+        raise UsageError(
+            f"history was wanted to try the limits on; there is no look of {settings.app} in {window}. Import "
+            f"some, or ask for other days."
+        )
     for name, rules in tables.items():
         transitions, standing = [], None
         for session in progress(sessions, len(sessions), f"history by the table {name}", "days"):
-            became, standing = watch.replayed(store, settings, rules, clock.micros(session.opens), clock.micros(session.closes) + GRID_US)
+            became, standing = watch.replayed(
+                store, settings, rules, clock.micros(session.opens), clock.micros(session.closes) + GRID_US
+            )
             transitions += became
         found[name] = rises.read(transitions, rules, standing)
     if troubles is None:
         own = next(iter(found.values()))
-        troubles = [Trouble(r.rule, r.subject, r.pending_us, r.over_us or window.end_us) for r in own if r.severity in SENT]
+        troubles = [
+            Trouble(r.rule, r.subject, r.pending_us, r.over_us or window.end_us) for r in own if r.severity in SENT
+        ]
     return {name: scored(rows, troubles, tables[name], len(sessions)) for name, rows in found.items()}, troubles
 
 
@@ -180,7 +224,8 @@ class Background:
 
     Attributes:
         session: The session that resampled days are laid into.
-        blocks: Of each block, what each five seconds of it brought: the counters that rose, and the variance that stood.
+        blocks: Of each block, what each five seconds of it brought: the counters that rose, and the variance that
+            stood.
     """
 
     session: Session
@@ -208,20 +253,33 @@ def background(store: Store, settings: Settings, rules: Rules, window: Window, t
                 blocks.append(tuple(_step(tape, at) for at in range(start + GRID_US, start + BLOCK_US + 1, GRID_US)))
                 kept = session
     if not blocks or kept is None:
-        raise UsageError(f"days were to be resampled from {window}; there is no block of ten minutes in it without trouble. Give more history.")
+        raise UsageError(
+            f"days were to be resampled from {window}; there is no block of ten minutes in it without "
+            f"trouble. Give more history."
+        )
     return Background(kept, tuple(blocks))
 
 
 def _step(tape: Tape, at_us: int) -> tuple[dict[str, int], float]:
     window = Window(clock.instant(at_us - GRID_US), clock.instant(at_us))
     rose = {name: rise for name in _COUNTERS if (rise := tape.rise(name, window))}
-    stood = [abs(look.backtest_variance_pp) for _, look in tape.seen_in(window) if look.backtest_variance_pp is not None]
+    stood = [
+        abs(look.backtest_variance_pp) for _, look in tape.seen_in(window) if look.backtest_variance_pp is not None
+    ]
     return rose, max(stood, default=0.0)
 
 
 def _drawn(rng: Random, rules: Rules, session: Session) -> list[Trouble]:
     """The troubles of one day: none on every other, up to three on the rest, apart from each other."""
-    kinds = [("availability", "massive"), ("greeks_valid", "app"), ("gamma_zero", "app"), ("delta_out_of_bounds", "app"), ("errors", "app"), ("websocket_down", "app"), ("backtest_variance", "app")]
+    kinds = [
+        ("availability", "massive"),
+        ("greeks_valid", "app"),
+        ("gamma_zero", "app"),
+        ("delta_out_of_bounds", "app"),
+        ("errors", "app"),
+        ("websocket_down", "app"),
+        ("backtest_variance", "app"),
+    ]
     opens, closes = clock.micros(session.opens), clock.micros(session.closes)
     found: list[Trouble] = []
     for n in range(rng.choice((0, 0, 0, 1, 2, 3))):
@@ -241,20 +299,28 @@ def _limit(rules: Rules, rule: str) -> float:
     return next(float(limit) for rung, limit in rules[rule].ladder if rung in SENT and not isinstance(limit, str))
 
 
-def _worsened(rng: Random, rules: Rules, troubles: list[Trouble], at_us: int, rose: dict[str, int], stood: float) -> tuple[dict[str, int], float, bool]:
+def _worsened(
+    rng: Random, rules: Rules, troubles: list[Trouble], at_us: int, rose: dict[str, int], stood: float
+) -> tuple[dict[str, int], float, bool]:
     """What five seconds bring while troubles last: (increases, variance, is the socket connected?)."""
     rose, connected = dict(rose), True
     for t in troubles:
         if not t.start_us < at_us <= t.end_us or t.size is None:
             continue
-        limit, some = _limit(rules, t.rule), lambda n, p: sum(rng.random() < p for _ in range(n))
+        limit = _limit(rules, t.rule)
+
+        def some(n, p):
+            return sum(rng.random() < p for _ in range(n))
+
         match t.rule:
             case "availability":
                 failed = some(rose.get("massive_successes", 0), min(1.0, t.size * (1 - limit)))
                 rose["massive_successes"] = rose.get("massive_successes", 0) - failed
                 rose["massive_failures"] = rose.get("massive_failures", 0) + failed
             case "greeks_valid" | "gamma_zero" | "delta_out_of_bounds":
-                bad = some(rose.get("greeks_valid", 0), min(1.0, t.size * (1 - limit if t.rule == "greeks_valid" else limit)))
+                bad = some(
+                    rose.get("greeks_valid", 0), min(1.0, t.size * (1 - limit if t.rule == "greeks_valid" else limit))
+                )
                 rose["greeks_valid"] = rose.get("greeks_valid", 0) - bad
                 rose["greeks_invalid"] = rose.get("greeks_invalid", 0) + bad
                 if t.rule != "greeks_valid":
@@ -273,7 +339,13 @@ def _looks(rng: Random, rules: Rules, back: Background, troubles: list[Trouble])
     """One page that posts every five seconds, from before the open to the close."""
     opens, closes = clock.micros(back.session.opens), clock.micros(back.session.closes)
     loaded = opens - 2 * WARM_UP_S * SECOND
-    held = dict.fromkeys(_COUNTERS, 0) | {"trades": 40, "massive_requests": 500, "massive_successes": 500, "tradier_requests": 100, "tradier_successes": 100}
+    held = dict.fromkeys(_COUNTERS, 0) | {
+        "trades": 40,
+        "massive_requests": 500,
+        "massive_successes": 500,
+        "tradier_requests": 100,
+        "tradier_successes": 100,
+    }
     plain = {f.name: 0.0 for f in FIELDS if f.kind == "number"}
     steps: tuple = ()
     for n, at_us in enumerate(range(opens - WARM_UP_S * SECOND, closes + 1, GRID_US), 1):
@@ -282,8 +354,26 @@ def _looks(rng: Random, rules: Rules, back: Background, troubles: list[Trouble])
         rose, stood, connected = _worsened(rng, rules, troubles, at_us, rose, stood)
         for name, more in rose.items():
             held[name] += more
-        now = {"seq": n, "ts_us": at_us, "known_at_us": at_us, "digest": b"", "load_ms": loaded // 1000, "page_clock_ms": at_us // 1000, "uptime_s": (at_us - loaded) / SECOND}
-        yield Look(**{**_EMPTY, **plain, **held, **now, "trades": 40, "backtest_variance_pp": stood, "websocket_connected": connected})
+        now = {
+            "seq": n,
+            "ts_us": at_us,
+            "known_at_us": at_us,
+            "digest": b"",
+            "load_ms": loaded // 1000,
+            "page_clock_ms": at_us // 1000,
+            "uptime_s": (at_us - loaded) / SECOND,
+        }
+        yield Look(
+            **{
+                **_EMPTY,
+                **plain,
+                **held,
+                **now,
+                "trades": 40,
+                "backtest_variance_pp": stood,
+                "websocket_connected": connected,
+            }
+        )
 
 
 def _day(asked: tuple[Background, dict[str, Rules], float, str]) -> dict[str, Score]:
@@ -294,7 +384,12 @@ def _day(asked: tuple[Background, dict[str, Rules], float, str]) -> dict[str, Sc
     looks = list(_looks(rng, first, back, troubles))
     found = {}
     for name, rules in tables.items():
-        tape, alerts, transitions, i = Tape(rules.pages, every_s, alive=frozenset(NEVER_SEEN_ALIVE)), Alerts(rules), [], 0
+        tape, alerts, transitions, i = (
+            Tape(rules.pages, every_s, alive=frozenset(NEVER_SEEN_ALIVE)),
+            Alerts(rules),
+            [],
+            0,
+        )
         for _, instants, _ in watch.sessions(clock.micros(back.session.opens), clock.micros(back.session.closes)):
             for at_us in instants:
                 until = i
@@ -307,8 +402,12 @@ def _day(asked: tuple[Background, dict[str, Rules], float, str]) -> dict[str, Sc
     return found
 
 
-def resampled(back: Background, tables: dict[str, Rules], post_every_s: float, days: int, seed: int, progress: Progress) -> dict[str, Score]:
-    """How does each table do on days drawn from the background, with troubles of 1.2 to 5 times the limit put into them?"""
+def resampled(
+    back: Background, tables: dict[str, Rules], post_every_s: float, days: int, seed: int, progress: Progress
+) -> dict[str, Score]:
+    """
+    How does each table do on days drawn from the background, with troubles of 1.2 to 5 times the limit put into them?
+    """
     scores = {name: Score() for name in tables}
     with ProcessPoolExecutor() as pool:
         asked = ((back, tables, post_every_s, f"{seed}/{day}") for day in range(days))

@@ -20,13 +20,24 @@ def counted(quality: Quality) -> dict[str, Any]:
     What does a chain come to?
 
     Returns:
-        Counts: contracts, quoted, core, flagged, each fault of the core, those that expire that day and those of them without gamma; units; medians of iv, theta
-        and vega over the core as the feed has them, None of nothing; `iv_atm`, decimal, of the expiration nearest a month away.
+        Counts: contracts, quoted, core, flagged, each fault of the core, those that expire that day and those of them
+            without gamma; units; medians of iv, theta
+        and vega over the core as the feed has them, None of nothing; `iv_atm`, decimal, of the expiration nearest a
+        month away.
     """
     frame, core, faults = quality.chain.frame, quality.core, quality.faults
     kinds = {check: n for check in faults.says if (n := quality.core_with(check))}
     days = [frame[name].dt.tz_convert(NEW_YORK).dt.date for name in ("expiry", "as_of")]
-    told: dict[str, Any] = {"contracts": len(frame), "quoted": int((frame["bid"] > 0).sum()), "core": quality.core_count, "flagged": quality.flagged, "faults": kinds, "units": quality.units, "expires_today": int((days[0] == days[1]).sum()), "expiring_zero": int(((days[0] == days[1]) & (frame["gamma"].fillna(0.0) == 0)).sum())}
+    told: dict[str, Any] = {
+        "contracts": len(frame),
+        "quoted": int((frame["bid"] > 0).sum()),
+        "core": quality.core_count,
+        "flagged": quality.flagged,
+        "faults": kinds,
+        "units": quality.units,
+        "expires_today": int((days[0] == days[1]).sum()),
+        "expiring_zero": int(((days[0] == days[1]) & (frame["gamma"].fillna(0.0) == 0)).sum()),
+    }
     told |= {name: kinds.get(name, 0) for name in ("missing", "gamma_zero", "delta_out_of_bounds")}
     for name in ("iv", "theta", "vega"):
         values = frame.loc[core, name].dropna()
@@ -36,7 +47,9 @@ def counted(quality: Quality) -> dict[str, Any]:
 
 
 def iv_atm(quality: Quality) -> float | None:
-    """The volatility at the money, decimal, of the expiration nearest a month away; None where nothing sound tells it."""
+    """
+    The volatility at the money, decimal, of the expiration nearest a month away; None where nothing sound tells it.
+    """
     import numpy as np
 
     theory = quality.theory
@@ -73,7 +86,8 @@ def band(chains: Iterable[tuple[int, float | None]], as_of: datetime, limits: Ch
     What was usual for a symbol before a day?
 
     Args:
-        chains: When each of its chains was fetched (microseconds) and its `iv_atm`, any number a day; each day's last counts, of as many days as a band needs.
+        chains: When each of its chains was fetched (microseconds) and its `iv_atm`, any number a day; each day's last
+            counts, of as many days as a band needs.
         as_of: Only the days before its own count.
     """
     today = as_of.astimezone(NEW_YORK).date()

@@ -23,7 +23,10 @@ Event = tuple[int, float, float]  # When, how many were bad, of how many.
 
 
 def began_us(finding: Finding, tape: Tape, probed: Probed | None, at_us: int) -> int | None:
-    """The time at which the trouble of a finding began, microseconds since 1970, at most its rule's window before; None where that is not known."""
+    """
+    The time at which the trouble of a finding began, microseconds since 1970, at most its rule's window before; None
+    where that is not known.
+    """
     rule, value = finding.rule, finding.figure.value
     if value is None or not finding.severity:
         return None
@@ -33,7 +36,11 @@ def began_us(finding: Finding, tape: Tape, probed: Probed | None, at_us: int) ->
     if rule.burn or isinstance(limit, str):
         return None
     if rule.name in ("response_time", "app_response_time") and probed:
-        slow = [(s.ts_us, float(rule.past(s.seconds, limit)), 1.0) for s in probed.within(IS_THERE[finding.subject], finding.subject, window) if s.seconds is not None]
+        slow = [
+            (s.ts_us, float(rule.past(s.seconds, limit)), 1.0)
+            for s in probed.within(IS_THERE[finding.subject], finding.subject, window)
+            if s.seconds is not None
+        ]
         return _start(slow, 0.5)  # Of a percentile only that most are slow since then.
     if rule.name == "availability" and finding.subject == "app":  # No provider is left: since the last of them went.
         each = [began_us(finding._replace(subject=subject), tape, probed, at_us) for subject in PROVIDERS]
@@ -58,15 +65,22 @@ def _start(events: Iterable[Event], bearable: float) -> int | None:
 
 def _failed(probed: Probed, rule: str, subject: str, window: Window) -> list[Event]:
     probes = (IS_THERE[subject],) if rule == "availability" else EARS
-    samples: list[Sample] = [s for probe in probes for s in probed.within(probe, subject, window) if s.last and s.outcome != KEPT]
-    said = [(s.ts_us, OUTCOMES[s.outcome].answered if rule == "availability" else OUTCOMES[s.outcome].usable) for s in samples]
+    samples: list[Sample] = [
+        s for probe in probes for s in probed.within(probe, subject, window) if s.last and s.outcome != KEPT
+    ]
+    said = [
+        (s.ts_us, OUTCOMES[s.outcome].answered if rule == "availability" else OUTCOMES[s.outcome].usable)
+        for s in samples
+    ]
     return [(ts_us, float(not good), 1.0) for ts_us, good in said if good is not None]
 
 
 def _counted(tape: Tape, rule: str, subject: str, window: Window) -> list[Event]:
     """What the page counted from each post to the next."""
     times = sorted({ts_us for page in tape.pages for ts_us in page.times if window.start_us < ts_us <= window.end_us})
-    part, whole = (f"{subject}_successes", f"{subject}_requests") if rule == "availability" else (COUNTED[rule], "validations")
+    part, whole = (
+        (f"{subject}_successes", f"{subject}_requests") if rule == "availability" else (COUNTED[rule], "validations")
+    )
     found = list[Event]()
     for since_us, upto_us in zip([window.start_us, *times], times):
         between = Window(clock.instant(since_us), clock.instant(upto_us))

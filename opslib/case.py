@@ -41,14 +41,21 @@ ASKED, ANY = ".", "*"
 
 
 class Walked(NamedTuple):
-    """A runbook that was walked with nobody there: what was the matter, and each step with how it stood (`SIGNS`), in order."""
+    """
+    A runbook that was walked with nobody there: what was the matter, and each step with how it stood (`SIGNS`), in
+    order.
+    """
 
     diagnosis: Diagnosis
     walk: tuple[tuple[str, str], ...]
 
 
 def walked(book: Book) -> Walked:
-    """What does a runbook find that is only practised, and how does each of its steps stand? Nothing is written anywhere."""
+    """
+    What does a runbook find that is only practised, and how does each of its steps stand?
+
+    Nothing is written anywhere.
+    """
     cards = [book.step(step.name) for step in book.steps]
     signs = tuple((card.step.name, SIGNS.get(card.standing.state, ASKED)) for card in cards)
     return Walked(book.diagnosis, signs)
@@ -57,12 +64,22 @@ def walked(book: Book) -> Walked:
 def strayed(agreed: Sequence[tuple[str, str]], found: Sequence[tuple[str, str]]) -> list[str]:
     """By what does a walk differ from the one that was agreed on? In words; empty is by nothing."""
     was, now = [step for step, _ in agreed], [step for step, _ in found]
-    lacks = [f"step {step} is not walked" for step in was if step not in now] + [f"step {step} is new" for step in now if step not in was]
+    lacks = [f"step {step} is not walked" for step in was if step not in now] + [
+        f"step {step} is new" for step in now if step not in was
+    ]
     kept = [step for step in was if step in now]
     moved = [f"step {b} is walked before {a}" for a, b in zip(kept, kept[1:]) if now.index(b) < now.index(a)]
     signs = dict(found)
     told = {sign: state for state, sign in SIGNS.items()} | {ASKED: "left to people"}
-    return lacks + moved + [f"step {step} is {told[signs[step]]}, agreed was {told[sign]}" for step, sign in agreed if sign != ANY and signs.get(step, sign) != sign]
+    return (
+        lacks
+        + moved
+        + [
+            f"step {step} is {told[signs[step]]}, agreed was {told[sign]}"
+            for step, sign in agreed
+            if sign != ANY and signs.get(step, sign) != sign
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -97,16 +114,36 @@ class Case:
     @property
     def facts(self) -> dict[str, Any]:
         """As it is kept beside its store."""
-        given = {"id": self.id, "runbook": self.runbook, "rule": self.rule, "subject": self.subject, "severity": self.severity, "limit": self.limit, "window_s": self.window.total_seconds(), "at": text.iso(self.at)}
+        given = {
+            "id": self.id,
+            "runbook": self.runbook,
+            "rule": self.rule,
+            "subject": self.subject,
+            "severity": self.severity,
+            "limit": self.limit,
+            "window_s": self.window.total_seconds(),
+            "at": text.iso(self.at),
+        }
         return given | {"cause": self.cause, "of": self.of, "walk": [list(stood) for stood in self.walk]}
 
     def desk(self, settings: "Settings") -> Workspace:
         """A desk that sees what had happened by then, and nothing since; its rules are today's."""
-        return Workspace(replace(settings, store_url=sqlite_url(self.store), secrets={}), lambda: self.at, remembers=False)
+        return Workspace(
+            replace(settings, store_url=sqlite_url(self.store), secrets={}), lambda: self.at, remembers=False
+        )
 
     def book(self, desk: Workspace) -> Book:
         """Its runbook, open at its moment, to practise."""
-        return Book(desk, self.runbook, PRACTICE, subject=self.subject, severity=self.severity, limit=self.limit, window=f"{self.window.total_seconds():.0f}s", as_of=self.at)
+        return Book(
+            desk,
+            self.runbook,
+            PRACTICE,
+            subject=self.subject,
+            severity=self.severity,
+            limit=self.limit,
+            window=f"{self.window.total_seconds():.0f}s",
+            as_of=self.at,
+        )
 
     def tried(self, settings: "Settings") -> "Tried":
         """Do today's rules and runbook find what was the matter?"""
@@ -114,7 +151,11 @@ class Case:
         with contextlib.closing(desk.store):
             found = walked(self.book(desk))
             wrong = [] if found.diagnosis.cause == self.cause else [f"cause {found.diagnosis.cause}, not {self.cause}"]
-            wrong += [f"it is about {found.diagnosis.subject}, not {self.of}"] if self.of is not None and found.diagnosis.subject != self.of else []
+            wrong += (
+                [f"it is about {found.diagnosis.subject}, not {self.of}"]
+                if self.of is not None and found.diagnosis.subject != self.of
+                else []
+            )
             wrong += self._untold(desk)
         return Tried(self, found, tuple(wrong), tuple(strayed(self.walk, found.walk)))
 
@@ -127,7 +168,10 @@ class Case:
 
 
 class Tried(NamedTuple):
-    """What became of a case today: what was found, what is wrong with that, and by what the way differs; both empty where all is as agreed."""
+    """
+    What became of a case today: what was found, what is wrong with that, and by what the way differs; both empty where
+    all is as agreed.
+    """
 
     case: Case
     found: Walked
@@ -140,16 +184,27 @@ class Tried(NamedTuple):
         return not self.wrong and not self.strayed
 
     def __repr__(self) -> str:
-        return "today's rules and runbook find it, by the way that was agreed" if self.right else f"missed: {'; '.join((*self.wrong, *self.strayed))}"
+        return (
+            "today's rules and runbook find it, by the way that was agreed"
+            if self.right
+            else f"missed: {'; '.join((*self.wrong, *self.strayed))}"
+        )
 
 
 def alerts(desk: Workspace, upto: datetime, since: datetime | None = None) -> list[Any]:
-    """What would have fired by today's rules up to a moment, from another on (None: from the session's open), but for what another explains away?"""
+    """
+    What would have fired by today's rules up to a moment, from another on (None: from the session's open), but for what
+    another explains away?
+    """
     until_us = clock.micros(upto)
     if since is None:
         found, _ = watch.replayed(desk.store, desk.settings, desk.rules, until_us - 1, until_us)
     else:
-        found = [t for _, became in watch.Watch(desk.store, desk.settings, desk.rules).judge(clock.micros(since), until_us) for t in became]
+        found = [
+            t
+            for _, became in watch.Watch(desk.store, desk.settings, desk.rules).judge(clock.micros(since), until_us)
+            for t in became
+        ]
     return [t for t in found if t.kind in ("fired", "rose") and not t.inhibited_by]
 
 
@@ -170,15 +225,32 @@ def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime
     found, at = _agreed(incident, cause)
     at = as_of or at
     rule = desk.rules.rules.get(incident.rule)
-    severity = next((severity for us, severity, _ in reversed(incident.severities) if us <= clock.micros(at)), incident.severity)
+    severity = next(
+        (severity for us, severity, _ in reversed(incident.severities) if us <= clock.micros(at)), incident.severity
+    )
     limit = incident.limit(severity)
-    runbook = next((e.body["runbook"] for e in reversed(incident.of_kind("diagnosis")) if e.body.get("runbook") in shelf.names()), incident.runbook)
+    runbook = next(
+        (e.body["runbook"] for e in reversed(incident.of_kind("diagnosis")) if e.body.get("runbook") in shelf.names()),
+        incident.runbook,
+    )
     place = folder(desk.settings) / incident.id
     made = place.with_name(f".{place.name}.new")
     shutil.rmtree(made, ignore_errors=True)
     with temporary.refusing(made):
         made.mkdir(parents=True)
-    case = Case(incident.id, runbook, incident.rule, incident.subject, severity, rule.limit_told(limit) if rule and limit is not None else "", rule.window if rule else timedelta(minutes=10), at, *found, (), made / STORE)
+    case = Case(
+        incident.id,
+        runbook,
+        incident.rule,
+        incident.subject,
+        severity,
+        rule.limit_told(limit) if rule and limit is not None else "",
+        rule.window if rule else timedelta(minutes=10),
+        at,
+        *found,
+        (),
+        made / STORE,
+    )
     _copy(desk, case)
     held = case.desk(desk.settings)
     with contextlib.closing(held.store):
@@ -191,7 +263,9 @@ def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime
 
 def _agreed(incident: Incident, cause: str) -> tuple[tuple[str, str | None], datetime]:
     """What was the matter, with whom, and when was that looked at last?"""
-    said = [e for e in incident.of_kind("diagnosis", "runbook") if e.body.get("cause") not in (None, NONE, UNDETERMINED)]
+    said = [
+        e for e in incident.of_kind("diagnosis", "runbook") if e.body.get("cause") not in (None, NONE, UNDETERMINED)
+    ]
     over = incident.times["mitigated"].at_us or incident.times["resolved"].at_us
     before = [e for e in said if over is None or e.at_us <= over] or said
     at = clock.instant(before[-1].at_us if before else incident.since_us + 60_000_000)
@@ -200,9 +274,23 @@ def _agreed(incident: Incident, cause: str) -> tuple[tuple[str, str | None], dat
             raise IncidentError(f"there is no cause {cause!r}.{text.nearest(cause, CAUSES)}")
         return (cause, None), _looked(before, at)
     if not before:
-        raise IncidentError(f"nobody has found out what was the matter in {incident.id}. Say it: --cause CAUSE, one of {', '.join(CAUSES)}.")
+        raise IncidentError(
+            f"nobody has found out what was the matter in {incident.id}. Say it: --cause CAUSE, one of "
+            f"{', '.join(CAUSES)}."
+        )
     told = before[-1].body
-    subject = told.get("subject") if before[-1].kind == "diagnosis" else next((e.body.get("subject") for e in reversed(incident.of_kind("diagnosis")) if e.body.get("cause") == told["cause"]), None)
+    subject = (
+        told.get("subject")
+        if before[-1].kind == "diagnosis"
+        else next(
+            (
+                e.body.get("subject")
+                for e in reversed(incident.of_kind("diagnosis"))
+                if e.body.get("cause") == told["cause"]
+            ),
+            None,
+        )
+    )
     return (told["cause"], subject), _looked(before, at)
 
 
@@ -219,8 +307,13 @@ def _copy(desk: Workspace, case: Case) -> None:
     session = clock.session(case.at.astimezone(text.NEW_YORK).date())
     since_us = clock.micros((session.opens if session else case.at) - BACK)
     with contextlib.closing(Store(sqlite_url(case.store), lambda: case.at)) as store:
-        clean = ((ts_us, settings.redact(body.decode("utf-8", "replace")).encode()) for ts_us, _, _, body in SnapshotStore(desk.store).bodies(app, since_us, until_us, None))
-        SnapshotStore(store).write(app, (Post(ts_us, snapshot.read(snapshot.loads(body), body)) for ts_us, body in clean), known_at_ts=True)
+        clean = (
+            (ts_us, settings.redact(body.decode("utf-8", "replace")).encode())
+            for ts_us, _, _, body in SnapshotStore(desk.store).bodies(app, since_us, until_us, None)
+        )
+        SnapshotStore(store).write(
+            app, (Post(ts_us, snapshot.read(snapshot.loads(body), body)) for ts_us, body in clean), known_at_ts=True
+        )
         for table, kept in ((ALIVE, None), (SAMPLES, since_us), (CHAINS, since_us), (FILLS, None), (MARKS, since_us)):
             where = [table.c.app == app, table.c.ts_us <= until_us, *([] if kept is None else [table.c.ts_us > kept])]
             with desk.store.reading() as connection:
@@ -266,10 +359,22 @@ def read(settings: "Settings", name: str) -> Case:
     """
     place = folder(settings) / name
     if name not in names(settings):
-        raise IncidentError(f"there is no case {name!r}.{text.nearest(name, names(settings))} ops postmortem {name} --freeze makes one of an incident.")
+        raise IncidentError(
+            f"there is no case {name!r}.{text.nearest(name, names(settings))} ops postmortem {name} --freeze "
+            f"makes one of an incident."
+        )
     try:
         told = json.loads((place / FACTS).read_text(encoding="utf-8"))
         kept = {key: told[key] for key in ("id", "runbook", "rule", "subject", "severity", "limit", "cause", "of")}
-        return Case(**kept, window=timedelta(seconds=told["window_s"]), at=clock.parse(told["at"]), walk=tuple((step, sign) for step, sign in told["walk"]), store=place / STORE)
+        return Case(
+            **kept,
+            window=timedelta(seconds=told["window_s"]),
+            at=clock.parse(told["at"]),
+            walk=tuple((step, sign) for step, sign in told["walk"]),
+            store=place / STORE,
+        )
     except (ValueError, KeyError, TypeError) as problem:
-        raise IncidentError(f"{place / FACTS} is not the case that was frozen ({problem.__class__.__name__}: {problem}). Freeze it again: ops postmortem {name} --freeze.") from None
+        raise IncidentError(
+            f"{place / FACTS} is not the case that was frozen ({problem.__class__.__name__}: {problem}). "
+            f"Freeze it again: ops postmortem {name} --freeze."
+        ) from None

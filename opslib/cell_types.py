@@ -1,8 +1,8 @@
 """
 Check the type of every cell that is read from SQLite, which keeps any value in any column.
 
-`check_columns` replaces the type of each column by one that refuses, on reading, what the column cannot hold. A damaged or
-edited file is then refused by table and column where it is read, instead of failing somewhere in the arithmetic.
+`check_columns` replaces the type of each column by one that refuses, on reading, what the column cannot hold. A damaged
+or edited file is then refused by table and column where it is read, instead of failing somewhere in the arithmetic.
 PostgreSQL keeps the types by itself; its values pass unchecked.
 """
 
@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from opslib.errors import StoreError
 
-EARLIEST_US, LATEST_US = -62_100_000_000_000_000, 253_402_300_799_999_999  # Times from the year 2 to the end of 9999: what a datetime holds.
+# Times from the year 2 to the end of 9999: what a datetime holds.
+EARLIEST_US, LATEST_US = -62_100_000_000_000_000, 253_402_300_799_999_999
 LATEST_MS = LATEST_US // 1000
 INFINITE = float("inf")
 A_TIME = "a time in microseconds since 1970"
@@ -37,7 +38,9 @@ class DamagedCell(StoreError):
 
     def __init__(self, what: str):
         self.what = what
-        super().__init__(f'the store is damaged: {what}. Check its file with: sqlite3 FILE "PRAGMA integrity_check". {RESCUE}')
+        super().__init__(
+            f'the store is damaged: {what}. Check its file with: sqlite3 FILE "PRAGMA integrity_check". {RESCUE}'
+        )
 
 
 def damaged(where: str, found: Any, expected: str) -> DamagedCell:
@@ -48,7 +51,10 @@ def damaged(where: str, found: Any, expected: str) -> DamagedCell:
 
 @contextmanager
 def decoding(where: str) -> Iterator[None]:
-    """Convert what goes wrong while stored text or bytes are decoded into a `DamagedCell`; the first error stays its cause."""
+    """
+    Convert what goes wrong while stored text or bytes are decoded into a `DamagedCell`; the first error stays its
+    cause.
+    """
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, zlib.error) as problem:
@@ -70,7 +76,11 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
     if origin is tuple:
-        return isinstance(value, tuple) and len(value) == len(parts) and all(fits(item, part) for item, part in zip(value, parts))
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(parts)
+            and all(fits(item, part) for item, part in zip(value, parts))
+        )
     if kind in (int, float):
         return type(value) is int or (kind is float and type(value) is float)
     return kind is Any or isinstance(value, kind)
@@ -78,14 +88,17 @@ def fits(value: Any, kind: Any) -> bool:
 
 def require_types(found: Any) -> None:
     """
-    Check that every field of a dataclass that was made from stored JSON is of its annotated type, and every time (`…_us`) a time.
+    Check that every field of a dataclass that was made from stored JSON is of its annotated type, and every time
+    (`…_us`) a time.
 
     Raises:
         ValueError: One is not.
     """
     for name, kind in _hints(type(found)).items():
         value = getattr(found, name)
-        if not fits(value, kind) or (name.endswith("_us") and value is not None and not EARLIEST_US <= value <= LATEST_US):
+        if not fits(value, kind) or (
+            name.endswith("_us") and value is not None and not EARLIEST_US <= value <= LATEST_US
+        ):
             raise ValueError(f"{name} is {str(value)[:40]!r}")
 
 
@@ -189,8 +202,12 @@ def _with(kind: type[sa.types.TypeEngine], check: Callable[[Any], Any]) -> sa.ty
 
 
 def check_columns(tables: sa.MetaData, json_columns: dict[str, type]) -> None:
-    """Give every column a type that checks what is read from it; `json_columns` says which texts are JSON, and of what kind."""
+    """
+    Give every column a type that checks what is read from it; `json_columns` says which texts are JSON, and of what
+    kind.
+    """
     for table in tables.tables.values():
         for column in table.columns:
-            if not column.primary_key or not isinstance(column.type, sa.Integer) or len(table.primary_key) > 1:  # SQLite itself keeps a row's number whole.
+            # SQLite itself keeps a row's number whole.
+            if not column.primary_key or not isinstance(column.type, sa.Integer) or len(table.primary_key) > 1:
                 column.type = _with(type(column.type), _check_of(column, json_columns))

@@ -19,13 +19,20 @@ DOLLARS = ("usd", "us$", "$", "us dollar", "us dollars", "u.s. dollar", "u.s. do
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 FIRST_YEAR, LAST_YEAR = 1970, 2199
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)?(\.\d*)?([eE][+-]?\d{1,2})?")
-_CURRENCY = re.compile(r"(?i)US\$|[A-Z]{1,2}\$|[€£¥₹₩₽₿]|kr|p|AUD|BRL|BTC|CAD|CHF|CN[HY]|CZK|DKK|ETH|EUR|GB[PX]|HKD|HUF|ILS|INR|JPY|KRW|MXN|NOK|NZD|PLN|RUB|SEK|SGD|THB|TRY|TWD|USD[CT]|ZAR")
+_CURRENCY = re.compile(
+    r"(?i)US\$|[A-Z]{1,2}\$|[€£¥₹₩₽₿]|kr|p|AUD|BRL|BTC|CAD|CHF|CN[HY]|CZK|DKK|ETH|EUR|GB[PX]|HKD|HUF|ILS|INR"
+    r"|JPY|KRW|MXN|NOK|NZD|PLN|RUB|SEK|SGD|THB|TRY|TWD|USD[CT]|ZAR"
+)
 _DECIMAL_COMMA = re.compile(r"[^\d]*(\d+,(\d{1,2}|\d{4,})|\d{1,3}(\.\d{3})+,\d+)[^\d]*")
-_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,6})?\d*)?\s*([AaPp])?\.?(?:[Mm]\.?)?\s*(Z|[A-Za-z]{2,3}|[+-]\d{2}:?\d{2})?|(\d{2})(\d{2})(\d{2})")
+_TIME = re.compile(
+    r"(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,6})?\d*)?\s*([AaPp])?\.?(?:[Mm]\.?)?\s*(Z|[A-Za-z]{2,3}"
+    r"|[+-]\d{2}:?\d{2})?|(\d{2})(\d{2})(\d{2})"
+)
 _DATE = re.compile(
     r"(?P<y1>\d{4})[-/.](?P<m1>\d{1,2})[-/.](?P<d1>\d{1,2})|(?P<y2>\d{4})(?P<m2>\d{2})(?P<d2>\d{2})"
     r"|(?P<a>\d{1,2})(?P<sep>[-/.])(?P<b>\d{1,2})(?P=sep)(?P<y3>\d{4}|\d{2})"
-    r"|(?P<d4>\d{1,2})[- ]?(?P<n4>[A-Za-z]{3,9})\.?[- ]?'?(?P<y4>\d{4}|\d{2})|(?P<n5>[A-Za-z]{3,9})\.?[- ](?P<d5>\d{1,2})(?:, ?| |-)'?(?P<y5>\d{4}|\d{2})"
+    r"|(?P<d4>\d{1,2})[- ]?(?P<n4>[A-Za-z]{3,9})\.?[- ]?'?(?P<y4>\d{4}|\d{2})|(?P<n5>[A-Za-z]{3,9})\.?[- "
+    r"](?P<d5>\d{1,2})(?:, ?| |-)'?(?P<y5>\d{4}|\d{2})"
 )
 _ZONES = {"z": "+00:00", "utc": "+00:00", "gmt": "+00:00", "et": "", "est": "-05:00", "edt": "-04:00"}
 
@@ -44,7 +51,10 @@ class SerialDate(ValueError):
 
 @lru_cache(maxsize=10_000)
 def plain(name: str) -> str:
-    """A column's name without its case, spaces, signs and unit of US dollars: ``Price ($)`` and ``Price (USD)`` are ``price``."""
+    """
+    A column's name without its case, spaces, signs and unit of US dollars: ``Price ($)`` and ``Price (USD)`` are
+    ``price``.
+    """
     name = re.sub(r"(?i)[(\[]\s*(usd|us\$|\$)\s*[)\]]", "", name)
     return re.sub(r"[^a-z0-9#/]", "", name.lower().replace("%", "pct"))
 
@@ -106,7 +116,10 @@ def _amount(cell: str) -> Decimal:
 
 
 def foreign(cell: str) -> str:
-    """The currency that a cell names beside its figure, where it is not the US dollar: ``£12``, ``12 EUR``, ``C$5``; else empty."""
+    """
+    The currency that a cell names beside its figure, where it is not the US dollar: ``£12``, ``12 EUR``, ``C$5``; else
+    empty.
+    """
     if not any(c.isdigit() for c in cell) or not cell.isascii() and not re.search("[€£¥₹₩₽₿]", cell):
         return ""
     rest = re.sub(r"[\d.,+\-()\s]", "", cell)
@@ -124,7 +137,9 @@ def unit_of(name: str) -> str:
 
 def has_decimal_comma(found: object) -> bool:
     """Whether a cell is a number that can only be meant with a decimal comma, such as ``12,50`` or ``1.234,5``."""
-    return isinstance(found, str) and len(found) < 60 and bool(_DECIMAL_COMMA.fullmatch(found.strip().replace("−", "-")))
+    return (
+        isinstance(found, str) and len(found) < 60 and bool(_DECIMAL_COMMA.fullmatch(found.strip().replace("−", "-")))
+    )
 
 
 def day_and_month(found: object) -> tuple[int, int] | None:
@@ -147,7 +162,8 @@ def _effective(found: object) -> str:
 
 def moment(found: object, day_first: bool = False) -> datetime:
     """
-    Read a cell as an instant, UTC: ISO 8601, ``12/29/2020 3:36 PM``, ``11-18-2024``, ``18-Nov-2024``, ``20241118;101500``.
+    Read a cell as an instant, UTC: ISO 8601, ``12/29/2020 3:36 PM``, ``11-18-2024``, ``18-Nov-2024``,
+    ``20241118;101500``.
 
     Without an offset or zone (UTC, ET, EST, EDT) it is New York.
 

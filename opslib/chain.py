@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opslib import feeds, files, nested, tables, text
-from opslib.contracts import AMBIGUOUS, SIDES, WEEKLY_ROOTS, close_of, day_end, day_of, is_ambiguous, is_day_first, read_moment, settles
+from opslib.contracts import (
+    AMBIGUOUS,
+    SIDES,
+    WEEKLY_ROOTS,
+    close_of,
+    day_end,
+    day_of,
+    is_ambiguous,
+    is_day_first,
+    read_moment,
+    settles,
+)
 from opslib.contracts import named as named_as
 from opslib.errors import ImportRefused, UsageError
 from opslib.text import NEW_YORK
@@ -18,7 +29,22 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 TEXTS = ("underlying", "root", "symbol", "cp", "style", "timeframe")
-NUMBERS = ("strike", "multiplier", "bid", "ask", "bid_size", "ask_size", "iv", "delta", "gamma", "theta", "vega", "oi", "volume", "underlying_px")
+NUMBERS = (
+    "strike",
+    "multiplier",
+    "bid",
+    "ask",
+    "bid_size",
+    "ask_size",
+    "iv",
+    "delta",
+    "gamma",
+    "theta",
+    "vega",
+    "oi",
+    "volume",
+    "underlying_px",
+)
 TIMES = ("as_of", "expiry", "quote_ts", "underlying_ts", "greeks_ts")
 FIELDS = TEXTS + NUMBERS + TIMES
 COLUMNS = (*FIELDS, "why_missing", "symbol_says", "place")
@@ -36,10 +62,13 @@ class Chain:
     The contracts of a chain.
 
     Attributes:
-        frame: One row a contract, columns `COLUMNS`. Times are UTC: `as_of` when the row was so, `expiry` the instant at which
-            it settles. Prices are dollars, Greeks and `iv` in whatever unit the feed has, all float, NaN for absent.
-            `why_missing` says why a Greek or `iv` is absent: plan, no_quote, unsolvable, field_absent, null, sentinel; empty
-            where nothing is. `symbol_says` is what the contract's symbol says otherwise than its row. `place` is its row.
+        frame: One row a contract, columns `COLUMNS`. Times are UTC: `as_of` when the row was so, `expiry` the instant
+            at which it settles. Prices are dollars, Greeks and `iv` in whatever unit the feed has, all float, NaN for
+            absent.
+            `why_missing` says why a Greek or `iv` is absent: plan, no_quote, unsolvable, field_absent, null, sentinel;
+                empty
+            where nothing is. `symbol_says` is what the contract's symbol says otherwise than its row. `place` is its
+            row.
         provider: Whose it is: massive, tradier, schwab, cboe, yahoo, or plain.
         partial: Why contracts are missing, as far as the answer says so.
         refused: What could not be read: its place and why.
@@ -76,8 +105,8 @@ class Chain:
 
 def read(path: Path, as_of: datetime | None = None) -> Chain:
     """
-    What does a file hold? Massive's, Tradier's, TD Ameritrade's, Schwab's or Yahoo's JSON (with comments or without), Cboe's page of
-    quotes, contracts in JSON of another nesting, plain CSV or Parquet; compressed by gzip or not.
+    What does a file hold? Massive's, Tradier's, TD Ameritrade's, Schwab's or Yahoo's JSON (with comments or without),
+    Cboe's page of quotes, contracts in JSON of another nesting, plain CSV or Parquet; compressed by gzip or not.
 
     Args:
         as_of: When it was so, where the file does not say.
@@ -135,12 +164,32 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
     found = feeds.rows_of(payload)
     if found is not None:
         provider, rows, partial = found
-        return of_rows(provider, rows, name, partial=partial or ("" if rows else text.one_line(nested.said(payload), 120)), as_of=as_of)
+        return of_rows(
+            provider,
+            rows,
+            name,
+            partial=partial or ("" if rows else text.one_line(nested.said(payload), 120)),
+            as_of=as_of,
+        )
     rows = nested.rows(payload)
     if not rows:
-        shown = ", ".join(map(str, payload))[:80] if isinstance(payload, Mapping) else f"a list of {len(payload):,}" if isinstance(payload, list) else type(payload).__name__
-        words = nested.said(payload) or next((v for v in payload.values() if isinstance(v, str)), "") if isinstance(payload, Mapping) else ""
-        raise ImportRefused(f"{name} holds no chain that we know: an answer of Massive, Tradier, Schwab or Yahoo, or contracts with a strike, was wanted, found JSON with {text.one_line(shown)!r}{f', which says {text.one_line(words, 120)!r}' if words else ''}.")
+        shown = (
+            ", ".join(map(str, payload))[:80]
+            if isinstance(payload, Mapping)
+            else f"a list of {len(payload):,}"
+            if isinstance(payload, list)
+            else type(payload).__name__
+        )
+        words = (
+            nested.said(payload) or next((v for v in payload.values() if isinstance(v, str)), "")
+            if isinstance(payload, Mapping)
+            else ""
+        )
+        raise ImportRefused(
+            f"{name} holds no chain that we know: an answer of Massive, Tradier, Schwab or Yahoo, or "
+            f"contracts with a strike, was wanted, found JSON with {text.one_line(shown)!r}"
+            f"{f', which says {text.one_line(words, 120)!r}' if words else ''}."
+        )
     import pandas
 
     return _table(pandas.DataFrame(pandas.Series(rows, dtype=object).tolist(), dtype=object), name, as_of)
@@ -154,7 +203,9 @@ def of_rows(provider: str, rows: Any, name: str, *, partial: str = "", as_of: da
     if not rows:
         raise ImportRefused(f"{name} holds no contract of {provider}'s chain. {partial or 'Was the symbol right?'}")
     absent = object()
-    frame = pandas.DataFrame({field: pandas.Series([row.get(field, absent) for row in rows], dtype=object) for field in FIELDS})
+    frame = pandas.DataFrame(
+        {field: pandas.Series([row.get(field, absent) for row in rows], dtype=object) for field in FIELDS}
+    )
     return _settled(frame, absent, provider, name, partial, as_of)
 
 
@@ -163,9 +214,16 @@ def _table(table: "DataFrame", name: str, as_of: datetime | None) -> Chain:
     table = tables.by_contract(table)
     names = tables.named_columns(table)
     frame = table[list(names)].rename(columns=names)
-    lacks = [words for field, words in (("expiry", "the expiration"), ("cp", "call or put"), ("strike", "the strike")) if field not in frame]
+    lacks = [
+        words
+        for field, words in (("expiry", "the expiration"), ("cp", "call or put"), ("strike", "the strike"))
+        if field not in frame
+    ]
     if lacks and not ("symbol" in frame and tables.names_contracts(frame["symbol"])):
-        raise ImportRefused(f"{name} holds no chain: columns for expiration, type and strike, or the contract's symbol, were wanted, found {text.one_line(', '.join(table.columns))}: nothing that is {' or '.join(lacks)}.")
+        raise ImportRefused(
+            f"{name} holds no chain: columns for expiration, type and strike, or the contract's symbol, were "
+            f"wanted, found {text.one_line(', '.join(table.columns))}: nothing that is {' or '.join(lacks)}."
+        )
     absent = object()
     frame = frame.astype(object)
     for field in FIELDS:
@@ -185,19 +243,33 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     bad = np.full(len(raw), "", dtype=object)
     lacking: dict[str, Any] = {}
     garbled: list[str] = []
-    raw = pandas.DataFrame({field: pandas.Series([_cell(v) for v in raw[field]], dtype=object) for field in FIELDS}, index=raw.index)
+    raw = pandas.DataFrame(
+        {field: pandas.Series([_cell(v) for v in raw[field]], dtype=object) for field in FIELDS}, index=raw.index
+    )
     sent = frozenset(field for field in FIELDS if any(v is not absent for v in raw[field]))
-    show = lambda field, i: repr(text.one_line("" if raw[field][i] is absent or raw[field][i] is None else _text(raw[field][i]), 60))  # noqa: E731
+
+    def show(field, i):
+        return repr(text.one_line("" if raw[field][i] is absent or raw[field][i] is None else _text(raw[field][i]), 60))
+
     for field in TEXTS:
         frame[field] = ["" if v is absent or v is None else _text(v) for v in raw[field]]
     for field in NUMBERS:
         frame[field], lacking[field], odd = _numbers(raw[field], absent)
         garbled += [f"{field} {text.one_line(odd[0], 30)!r} ({len(odd):,})"] if odd else []
     named = [named_as(s) for s in frame["symbol"]]
-    if "underlying" not in sent and not any(named) and len(set(frame["symbol"])) <= max(1, len(raw) // tables.LEAST_OF_ONE):
-        frame["underlying"], frame["symbol"] = frame["symbol"], ""  # A column `symbol` that names what the contracts are of.
-    frame["root"] = [r or (n[0] if n else u.removeprefix("I:")) for r, n, u in zip(frame["root"], named, frame["underlying"])]
-    frame["underlying"] = [u or WEEKLY_ROOTS.get(r, r.rstrip("0123456789")) for u, r in zip(frame["underlying"], frame["root"])]
+    if (
+        "underlying" not in sent
+        and not any(named)
+        and len(set(frame["symbol"])) <= max(1, len(raw) // tables.LEAST_OF_ONE)
+    ):
+        # A column `symbol` that names what the contracts are of.
+        frame["underlying"], frame["symbol"] = frame["symbol"], ""
+    frame["root"] = [
+        r or (n[0] if n else u.removeprefix("I:")) for r, n, u in zip(frame["root"], named, frame["underlying"])
+    ]
+    frame["underlying"] = [
+        u or WEEKLY_ROOTS.get(r, r.rstrip("0123456789")) for u, r in zip(frame["underlying"], frame["root"])
+    ]
     sides = [SIDES.get(c.lower(), "") or (n[2] if n and not c else "") for c, n in zip(frame["cp"], named)]
     strikes = frame["strike"].to_numpy(copy=True)
     given = np.array([n[3] if n else np.nan for n in named], dtype=float)
@@ -217,7 +289,12 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
             bad[i] = f"expiration is {show('expiry', i)}, a date from {YEARS[0]} to {YEARS[1]} was wanted"
         elif not 0 < strikes[i] <= MOST_STRIKE:
             bad[i] = f"strike is {show('strike', i)}, a number above 0 was wanted"
-    frame["symbol_says"] = ["" if not n or not s or np.isnan(k) else ("" if n[2] == s else n[2]) or ("" if abs(n[3] - k) < 0.0051 else f"strike {n[3]:g}") for n, s, k in zip(named, sides, strikes)]
+    frame["symbol_says"] = [
+        ""
+        if not n or not s or np.isnan(k)
+        else ("" if n[2] == s else n[2]) or ("" if abs(n[3] - k) < 0.0051 else f"strike {n[3]:g}")
+        for n, s, k in zip(named, sides, strikes)
+    ]
     frame["cp"] = sides
     frame["place"] = np.arange(1, len(raw) + 1)
     for field in ("quote_ts", "underlying_ts", "greeks_ts", "as_of"):
@@ -233,7 +310,9 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     frame["expiry"] = pandas.to_datetime(pandas.Series(instants, index=frame.index), utc=True)
     frame["multiplier"] = frame["multiplier"].where(frame["multiplier"] > 0)
     frame["why_missing"] = _why(frame, lacking)
-    return Chain(frame.loc[keep, list(COLUMNS)].reset_index(drop=True), provider, partial, refused, sent, garbled=tuple(garbled))
+    return Chain(
+        frame.loc[keep, list(COLUMNS)].reset_index(drop=True), provider, partial, refused, sent, garbled=tuple(garbled)
+    )
 
 
 def _cell(cell: Any) -> Any:
@@ -262,7 +341,10 @@ def _text(cell: Any) -> str:
 
 
 def _numbers(cells: "Series", absent: object) -> tuple[Any, Any, list[str]]:
-    """Cells as floats, NaN for what is none; of each why (empty, field_absent, null, sentinel); and those that are no way to write a number."""
+    """
+    Cells as floats, NaN for what is none; of each why (empty, field_absent, null, sentinel); and those that are no way
+    to write a number.
+    """
     import numpy as np
 
     values, why, odd = np.full(len(cells), np.nan), np.full(len(cells), "", dtype=object), list[str]()
@@ -275,7 +357,13 @@ def _numbers(cells: "Series", absent: object) -> tuple[Any, Any, list[str]]:
             why[i] = "null"
             continue
         try:
-            number = float("nan") if isinstance(cell, bool) else _number(_text(cell)) if isinstance(cell, (str, bytes)) else float(cell)
+            number = (
+                float("nan")
+                if isinstance(cell, bool)
+                else _number(_text(cell))
+                if isinstance(cell, (str, bytes))
+                else float(cell)
+            )
         except (TypeError, ValueError, OverflowError, ArithmeticError):
             why[i] = "sentinel"
             odd.append(_text(cell))
@@ -301,15 +389,16 @@ def _number(told: str) -> float:
 
 def _moments(frame: "DataFrame", provider: str, name: str, as_of: datetime | None) -> "Series":
     """
-    Of which moment is each row? Of what the file says; a date alone is that day's close. Where each contract has a moment of its
-    own, and none two of a day, they are quotes of one chain, which is of the newest.
+    Of which moment is each row? Of what the file says; a date alone is that day's close. Where each contract has a
+    moment of its own, and none two of a day, they are quotes of one chain, which is of the newest.
     """
     import pandas
 
     if provider in ("massive", "tradier", "schwab"):
         frame["as_of"] = frame[["quote_ts", "underlying_ts"]].max(axis=1).max()
     told = {at: pandas.Timestamp(day_end(at.to_pydatetime())) for at in frame["as_of"].dropna().unique()}
-    if provider in ("plain", "yahoo"):  # A date that a file gives in UTC is that date, not the evening before in New York.
+    # A date that a file gives in UTC is that date, not the evening before in New York.
+    if provider in ("plain", "yahoo"):
         told |= {at: pandas.Timestamp(close_of(at.date())) for at in told if at.time() == time(0)}
     found = pandas.to_datetime(frame["as_of"].map(told), utc=True).astype("datetime64[us, UTC]")
     if found.isna().any():

@@ -1,5 +1,6 @@
 """
-Fetch the whole chain of a symbol, keep its pages as they came, and judge whether it is whole and what its Greeks are worth.
+Fetch the whole chain of a symbol, keep its pages as they came, and judge whether it is whole and what its Greeks are
+worth.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from opslib.settings import Settings
 
 DAY_US = 86_400 * SECOND
 
+
 class ChainProbe:
     """
     Fetches chains from Massive.
@@ -31,11 +33,14 @@ class ChainProbe:
         comparison: What each minute's probe of the first symbol is compared by, from one whole chain to the next.
     """
 
-    def __init__(self, settings: Settings, samples: Samples, prober: Prober, rules: Rules, moment: Callable[[datetime], Moment]):
+    def __init__(
+        self, settings: Settings, samples: Samples, prober: Prober, rules: Rules, moment: Callable[[datetime], Moment]
+    ):
         self.settings, self.samples, self.prober, self.rules, self._moment = settings, samples, prober, rules, moment
         self.comparison = wholeness.Comparison(rules.chain, rules.probes.changed_by)
         self._whole: dict[str, Sample | None] = {}  # The last whole chain of each symbol.
-        self._judge = ThreadPoolExecutor(1, "judge")  # One after the other in one thread: each thread that judges a chain keeps megabytes of its own.
+        # One after the other in one thread: each thread that judges a chain keeps megabytes of its own.
+        self._judge = ThreadPoolExecutor(1, "judge")
 
     def close(self) -> None:
         """Let go of the thread that judges chains."""
@@ -49,7 +54,9 @@ class ChainProbe:
         now, outcome, detail = self.prober.now(), found.outcome, found.detail | {"pages": len(found.pages)}
         if outcome == "ok":
             counted = wholeness.listed(found.results)
-            why = wholeness.why_partial(counted, await self._before(symbol, now), providers.today(now), self.rules.chain)
+            why = wholeness.why_partial(
+                counted, await self._before(symbol, now), providers.today(now), self.rules.chain
+            )
             outcome, detail = ("partial", detail | counted | {"why": why}) if why else (outcome, detail | counted)
         if found.pages:  # First of all, so that it is kept whatever becomes of judging it.
             kept = [self.settings.redact(providers.as_page(page).decode()).encode() for page in found.pages]
@@ -71,7 +78,9 @@ class ChainProbe:
         day, at_us = providers.today(now), clock.micros(now)
         if symbol not in self._whole:
             kept = await asyncio.to_thread(self.samples.chains_of, symbol, at_us - DAY_US, at_us)
-            self._whole[symbol] = next((s for s in reversed(kept) if s.outcome == "ok" and "expiries" in s.told()), None)
+            self._whole[symbol] = next(
+                (s for s in reversed(kept) if s.outcome == "ok" and "expiries" in s.told()), None
+            )
         last = self._whole[symbol]
         return last.told() if last and providers.today(clock.instant(last.ts_us)) == day else None
 
@@ -80,6 +89,8 @@ class ChainProbe:
         from opslib import chain, greeks
 
         try:
-            return bands.counted(greeks.judge(chain.of_payload(pages, f"the chain of {symbol}", now), self.rules.chain, now))
+            return bands.counted(
+                greeks.judge(chain.of_payload(pages, f"the chain of {symbol}", now), self.rules.chain, now)
+            )
         except OpsError as problem:
             return {"why": str(problem)}

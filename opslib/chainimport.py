@@ -29,7 +29,9 @@ TIMES = ("quote_ts", "underlying_ts", "greeks_ts", "as_of")
 
 
 class Counts(NamedTuple):
-    """What became of the contracts of a file; and the name after the file, where one of its chains names no underlying."""
+    """
+    What became of the contracts of a file; and the name after the file, where one of its chains names no underlying.
+    """
 
     accepted: int
     duplicate: int
@@ -37,7 +39,16 @@ class Counts(NamedTuple):
     by_file: str
 
 
-def read(store: Store, app: str, path: Path, rules: Rules, *, as_of: datetime | None = None, known_at_ts: bool = False, redact: Callable[[str], str] = str) -> Counts:
+def read(
+    store: Store,
+    app: str,
+    path: Path,
+    rules: Rules,
+    *,
+    as_of: datetime | None = None,
+    known_at_ts: bool = False,
+    redact: Callable[[str], str] = str,
+) -> Counts:
     """
     Read the chains of a file into the store. Reading it again changes nothing.
 
@@ -55,7 +66,10 @@ def read(store: Store, app: str, path: Path, rules: Rules, *, as_of: datetime | 
     samples, counts = Samples(store, app), {True: 0, False: 0}
     for (named, moment), part in parts:
         symbol = str(named).upper() or _by_file(path)
-        at = _fetched(moment.to_pydatetime(), as_of if len(parts) == 1 or part["as_of"].max() == found.frame["as_of"].max() else None)
+        at = _fetched(
+            moment.to_pydatetime(),
+            as_of if len(parts) == 1 or part["as_of"].max() == found.frame["as_of"].max() else None,
+        )
         pages = (_as_sent(path, found, at) if len(parts) == 1 else None) or _rows(part, symbol)
         chain = chain_module.of_payload(pages, f"the chain of {symbol}", at)
         detail: dict[str, Any] = {"pages": len(pages), "file": text.one_line(path.name, 80)}
@@ -63,11 +77,23 @@ def read(store: Store, app: str, path: Path, rules: Rules, *, as_of: datetime | 
             detail |= bands.counted(greeks.judge(chain, rules.chain, at))
         except ImportRefused as problem:
             detail |= {"why": str(problem)}
-        sample = Sample(clock.micros(at), "chain", symbol, "ok", None, float(len(part)), detail=redact(json.dumps(detail, ensure_ascii=False, sort_keys=True)))
+        sample = Sample(
+            clock.micros(at),
+            "chain",
+            symbol,
+            "ok",
+            None,
+            float(len(part)),
+            detail=redact(json.dumps(detail, ensure_ascii=False, sort_keys=True)),
+        )
         kept = [redact(json.dumps(page, ensure_ascii=False, separators=(",", ":"))).encode() for page in pages]
         counts[samples.keep_imported_chain(found.provider, symbol, kept, sample, known_at_ts=known_at_ts)] += len(part)
-    SnapshotStore(store).keep_rejects(app, [Reject(f"{path.name}:{place.rsplit(':', 1)[-1]}", (why,), b"") for place, why in found.refused])
-    return Counts(counts[True], counts[False], len(found.refused), "" if all(named for (named, _), _ in parts) else _by_file(path))
+    SnapshotStore(store).keep_rejects(
+        app, [Reject(f"{path.name}:{place.rsplit(':', 1)[-1]}", (why,), b"") for place, why in found.refused]
+    )
+    return Counts(
+        counts[True], counts[False], len(found.refused), "" if all(named for (named, _), _ in parts) else _by_file(path)
+    )
 
 
 def _by_file(path: Path) -> str:

@@ -26,7 +26,8 @@ PATIENCE_S = 20.0  # For one message by one channel; well below what a delivery 
 if TYPE_CHECKING:
     import httpx
 
-AT_ONCE, LONGEST_KEY, LONGEST_DETAIL = 10, 255, 20_000  # Of PagerDuty's events: at the same time; characters of an id and of details.
+# Of PagerDuty's events: at the same time; characters of an id and of details.
+AT_ONCE, LONGEST_KEY, LONGEST_DETAIL = 10, 255, 20_000
 STANDS_FOR = timedelta(minutes=10)  # So long an Alertmanager believes that an alert fires, unless it hears again.
 _PAGERDUTY_SEVERITY = {"notify": "warning", "critical": "critical", "escalate": "critical"}
 
@@ -44,7 +45,9 @@ class NotTold(Exception):
         self.wait_s = wait_s
 
 
-async def tell(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None = None) -> None:
+async def tell(
+    channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None = None
+) -> None:
     """
     Tell a message by a channel.
 
@@ -54,7 +57,15 @@ async def tell(channel: Channel, message: Message, settings: Settings, now: date
     Raises:
         NotTold: It was not told, or did not say that it was.
     """
-    how = {"terminal": _terminal, "slack": _slack, "pagerduty": _pagerduty, "alertmanager": _alertmanager, "smtp": _smtp, "webhook": _webhook, "command": _command}[channel.kind]
+    how = {
+        "terminal": _terminal,
+        "slack": _slack,
+        "pagerduty": _pagerduty,
+        "alertmanager": _alertmanager,
+        "smtp": _smtp,
+        "webhook": _webhook,
+        "command": _command,
+    }[channel.kind]
     try:
         async with asyncio.timeout(PATIENCE_S / clock.speed()):
             await how(channel, message, settings, now, picture)
@@ -62,7 +73,9 @@ async def tell(channel: Channel, message: Message, settings: Settings, now: date
         raise NotTold(f"gave no answer within {PATIENCE_S:g} s") from None
 
 
-async def _terminal(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
+async def _terminal(
+    channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None
+) -> None:
     try:
         print(f"\n{text.printable(settings.redact(message.plain))}\n", flush=True)
     except OSError as problem:
@@ -73,7 +86,9 @@ async def _slack(channel: Channel, message: Message, settings: Settings, now: da
     await _post(str(settings.secret(channel.secret)), {"text": settings.redact(message.slack)}, settings)
 
 
-async def _pagerduty(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
+async def _pagerduty(
+    channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None
+) -> None:
     """One event an alert, by the alert's own id, so that one that is sent again is no other incident."""
     few = asyncio.Semaphore(AT_ONCE)
     async with _client(settings) as client:
@@ -82,23 +97,52 @@ async def _pagerduty(channel: Channel, message: Message, settings: Settings, now
             async with few:
                 await _said_yes(client, channel.told.get("url", PAGERDUTY), event, settings, {})
 
-        await asyncio.gather(*(one(event) for event in pagerduty_events(message, str(settings.secret(channel.secret)), settings)))
+        await asyncio.gather(
+            *(one(event) for event in pagerduty_events(message, str(settings.secret(channel.secret)), settings))
+        )
 
 
 def pagerduty_events(message: Message, key: str, settings: Settings) -> list[dict[str, Any]]:
-    """Events v2 of a message: trigger what fires, resolve what is over, and say nothing of what nobody was ever called for."""
+    """
+    Events v2 of a message: trigger what fires, resolve what is over, and say nothing of what nobody was ever called
+    for.
+    """
     if message.kind == PASSED:
         return []
     facts = message.facts
     found = []
-    for alert in facts["alerts"] or [{"alert": message.id, "severity": message.severity, "sentence": message.title, "subject": facts["app"], "rule": "test"}]:
-        name = alert["alert"] if len(alert["alert"]) <= LONGEST_KEY else hashlib.sha256(alert["alert"].encode()).hexdigest()
-        event: dict[str, Any] = {"routing_key": key, "dedup_key": name, "event_action": "resolve" if message.kind == OVER else "trigger"}
+    for alert in facts["alerts"] or [
+        {
+            "alert": message.id,
+            "severity": message.severity,
+            "sentence": message.title,
+            "subject": facts["app"],
+            "rule": "test",
+        }
+    ]:
+        name = (
+            alert["alert"]
+            if len(alert["alert"]) <= LONGEST_KEY
+            else hashlib.sha256(alert["alert"].encode()).hexdigest()
+        )
+        event: dict[str, Any] = {
+            "routing_key": key,
+            "dedup_key": name,
+            "event_action": "resolve" if message.kind == OVER else "trigger",
+        }
         if message.kind != OVER:
             event["payload"] = {
-                "summary": text.one_line(settings.redact(alert["sentence"]), 1000), "source": facts["app"], "severity": _PAGERDUTY_SEVERITY.get(alert["severity"], "warning"), "component": alert["subject"],
-                "group": facts["panel"], "class": alert["rule"], "custom_details": {"text": _whole_lines(settings.redact(message.plain), LONGEST_DETAIL), "message": message.id},
-            }  # fmt: skip
+                "summary": text.one_line(settings.redact(alert["sentence"]), 1000),
+                "source": facts["app"],
+                "severity": _PAGERDUTY_SEVERITY.get(alert["severity"], "warning"),
+                "component": alert["subject"],
+                "group": facts["panel"],
+                "class": alert["rule"],
+                "custom_details": {
+                    "text": _whole_lines(settings.redact(message.plain), LONGEST_DETAIL),
+                    "message": message.id,
+                },
+            }
             event["links"] = [{"href": message.link, "text": "Open the runbook"}] if message.link else []
         found.append(event)
     return found
@@ -109,7 +153,9 @@ def _whole_lines(words: str, most: int) -> str:
     return words if len(words) <= most else words[:most].rpartition("\n")[0]
 
 
-async def _alertmanager(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
+async def _alertmanager(
+    channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None
+) -> None:
     if message.kind != PASSED:
         await stand(channel, alertmanager_alerts(message, now), settings)
 
@@ -117,8 +163,24 @@ async def _alertmanager(channel: Channel, message: Message, settings: Settings, 
 def alertmanager_alerts(message: Message, now: datetime) -> list[dict[str, Any]]:
     """The alerts of a message as Alertmanager's API v2 takes them."""
     facts, found = message.facts, []
-    for alert in facts["alerts"] or [{"alert": message.id, "rule": "test", "subject": facts["app"], "source": "opslib", "severity": "notify", "sentence": message.title, "pending_us": clock.micros(now), "over_us": None, "runbook": None}]:
-        ends = clock.instant(alert["over_us"]) if message.kind == OVER and alert["over_us"] is not None else now + (STANDS_FOR if message.kind != "test" else timedelta(minutes=1))
+    for alert in facts["alerts"] or [
+        {
+            "alert": message.id,
+            "rule": "test",
+            "subject": facts["app"],
+            "source": "opslib",
+            "severity": "notify",
+            "sentence": message.title,
+            "pending_us": clock.micros(now),
+            "over_us": None,
+            "runbook": None,
+        }
+    ]:
+        ends = (
+            clock.instant(alert["over_us"])
+            if message.kind == OVER and alert["over_us"] is not None
+            else now + (STANDS_FOR if message.kind != "test" else timedelta(minutes=1))
+        )
         found.append(alertmanager_alert(alert, facts["app"], ends))
     return found
 
@@ -129,10 +191,24 @@ def alertmanager_alert(alert: dict[str, Any], app: str, ends: datetime) -> dict[
 
     Its labels do not change while it lasts: its severity rises and falls, and is told in the annotations.
     """
-    labels = {"alertname": alert["rule"], "app": app, "rule": alert["rule"], "subject": alert["subject"], "source": alert["source"]}
-    told = {"summary": alert["sentence"], "severity": alert["severity"], "alert": alert["alert"]} | ({"runbook": alert["runbook"]} if alert["runbook"] else {})
+    labels = {
+        "alertname": alert["rule"],
+        "app": app,
+        "rule": alert["rule"],
+        "subject": alert["subject"],
+        "source": alert["source"],
+    }
+    told = {"summary": alert["sentence"], "severity": alert["severity"], "alert": alert["alert"]} | (
+        {"runbook": alert["runbook"]} if alert["runbook"] else {}
+    )
     starts = clock.instant(alert["pending_us"])
-    return {"labels": labels, "annotations": told, "startsAt": text.iso(starts), "endsAt": text.iso(max(ends, starts + timedelta(seconds=1)))}  # It takes no alert that ends as it starts.
+    # It takes no alert that ends as it starts.
+    return {
+        "labels": labels,
+        "annotations": told,
+        "startsAt": text.iso(starts),
+        "endsAt": text.iso(max(ends, starts + timedelta(seconds=1))),
+    }
 
 
 async def stand(channel: Channel, alerts: list[dict[str, Any]], settings: Settings) -> None:
@@ -142,26 +218,50 @@ async def stand(channel: Channel, alerts: list[dict[str, Any]], settings: Settin
     Raises:
         NotTold: It was not told.
     """
-    await _post(f"{channel.told['url'].rstrip('/')}/api/v2/alerts", json.loads(settings.redact(json.dumps(alerts))), settings, settings.secret(channel.secret))
+    await _post(
+        f"{channel.told['url'].rstrip('/')}/api/v2/alerts",
+        json.loads(settings.redact(json.dumps(alerts))),
+        settings,
+        settings.secret(channel.secret),
+    )
 
 
-async def _webhook(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
+async def _webhook(
+    channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None
+) -> None:
     body = message.facts | {"title": message.title, "text": message.plain, "link": message.link}
-    await _post(channel.told["url"], json.loads(settings.redact(json.dumps(body))), settings, settings.secret(channel.secret), {"Idempotency-Key": message.id})
+    await _post(
+        channel.told["url"],
+        json.loads(settings.redact(json.dumps(body))),
+        settings,
+        settings.secret(channel.secret),
+        {"Idempotency-Key": message.id},
+    )
 
 
-async def _post(url: str, body: Any, settings: Settings, token: str | None = None, more: dict[str, str] | None = None) -> None:
+async def _post(
+    url: str, body: Any, settings: Settings, token: str | None = None, more: dict[str, str] | None = None
+) -> None:
     async with _client(settings) as client:
-        await _said_yes(client, url, body, settings, (more or {}) | ({"Authorization": f"Bearer {token}"} if token else {}))
+        await _said_yes(
+            client, url, body, settings, (more or {}) | ({"Authorization": f"Bearer {token}"} if token else {})
+        )
 
 
 def _client(settings: Settings) -> "httpx.AsyncClient":
     import httpx
 
-    return httpx.AsyncClient(verify=trusted(settings.ca_file), follow_redirects=False, timeout=PATIENCE_S / clock.speed(), headers={"User-Agent": f"opslib/{VERSION}"})
+    return httpx.AsyncClient(
+        verify=trusted(settings.ca_file),
+        follow_redirects=False,
+        timeout=PATIENCE_S / clock.speed(),
+        headers={"User-Agent": f"opslib/{VERSION}"},
+    )
 
 
-async def _said_yes(client: "httpx.AsyncClient", url: str, body: Any, settings: Settings, headers: dict[str, str]) -> None:
+async def _said_yes(
+    client: "httpx.AsyncClient", url: str, body: Any, settings: Settings, headers: dict[str, str]
+) -> None:
     """Post, and take nothing but 2xx for a yes. Whatever is posted is printable."""
     import httpx
 
@@ -171,7 +271,10 @@ async def _said_yes(client: "httpx.AsyncClient", url: str, body: Any, settings: 
         raise NotTold(f"could not be reached ({problem.__class__.__name__})") from None
     if not answer.is_success:
         wait = answer.headers.get("retry-after", "")
-        raise NotTold(f"answered {answer.status_code}: {_said(answer.content, settings)}", float(wait) if wait.isascii() and wait.isdigit() else None)
+        raise NotTold(
+            f"answered {answer.status_code}: {_said(answer.content, settings)}",
+            float(wait) if wait.isascii() and wait.isdigit() else None,
+        )
 
 
 def _said(words: bytes | str, settings: Settings) -> str:
@@ -194,7 +297,9 @@ def mail(channel: Channel, message: Message, settings: Settings, now: datetime, 
     found["Message-ID"] = f"<{message.id}.{message.facts['made_us']}@{domain}>"  # The same when it is sent again.
     found.set_content(settings.redact(message.plain))
     page = settings.redact(message.html)
-    found.add_alternative(page + ("<p><img src='cid:panel' alt='' style='max-width:100%'></p>" if picture else ""), subtype="html")
+    found.add_alternative(
+        page + ("<p><img src='cid:panel' alt='' style='max-width:100%'></p>" if picture else ""), subtype="html"
+    )
     if picture:
         shown: Any = found.get_payload()
         shown[1].add_related(picture, "image", "png", cid="<panel>", filename="panel.png")
@@ -207,16 +312,26 @@ def _mail(channel: Channel, message: Message, settings: Settings, now: datetime,
     timeout_s = PATIENCE_S / clock.speed()
     try:
         context = trusted(settings.ca_file) if tls != "none" else None
-        with smtplib.SMTP_SSL(told["host"], told.get("port", 465), timeout=timeout_s, context=context) if tls == "tls" else smtplib.SMTP(told["host"], told.get("port", 587 if tls == "starttls" else 25), timeout=timeout_s) as server:
+        with (
+            smtplib.SMTP_SSL(told["host"], told.get("port", 465), timeout=timeout_s, context=context)
+            if tls == "tls"
+            else smtplib.SMTP(
+                told["host"], told.get("port", 587 if tls == "starttls" else 25), timeout=timeout_s
+            ) as server
+        ):
             if tls == "starttls":
                 server.starttls(context=context)
             if password:
                 if tls == "none":
-                    raise NotTold(f"{channel.secret} is set, and a password is not sent without TLS; set tls to starttls or tls")
+                    raise NotTold(
+                        f"{channel.secret} is set, and a password is not sent without TLS; set tls to starttls or tls"
+                    )
                 server.login(told.get("user", told["from"]), password)
             refused = server.send_message(found)
         if refused:
-            print(text.printable(f"ops: {channel.name} was not taken for {', '.join(sorted(refused))}"), file=sys.stderr)
+            print(
+                text.printable(f"ops: {channel.name} was not taken for {', '.join(sorted(refused))}"), file=sys.stderr
+            )
     except TimeoutError:
         raise NotTold(f"gave no answer within {PATIENCE_S:g} s") from None
     except smtplib.SMTPResponseException as problem:
@@ -225,11 +340,18 @@ def _mail(channel: Channel, message: Message, settings: Settings, now: datetime,
         raise NotTold(f"could not be told ({problem.__class__.__name__})") from None
 
 
-async def _command(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
+async def _command(
+    channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None
+) -> None:
     """A command gets the message as JSON on its stdin; exit 0 says that it was told."""
     body = message.facts | {"title": message.title, "text": message.plain, "link": message.link}
     try:
-        running = await asyncio.create_subprocess_exec(*channel.told["command"], stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE)
+        running = await asyncio.create_subprocess_exec(
+            *channel.told["command"],
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
     except OSError as problem:
         raise NotTold(f"{channel.told['command'][0]} cannot be run ({problem.strerror})") from None
     try:

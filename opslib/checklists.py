@@ -20,8 +20,8 @@ class Checklist:
     One checklist.
 
     Attributes:
-        each: For what it is made anew: ``day``, ``hour`` (New York's), ``release`` (until it is signed), ``deploy`` (the
-            last one that was marked).
+        each: For what it is made anew: ``day``, ``hour`` (New York's), ``release`` (until it is signed), ``deploy``
+            (the last one that was marked).
         after: Of one that follows a deployment: so long after it, it is due.
         sections: Its boxes in order, under the guide's headings.
     """
@@ -51,11 +51,22 @@ def table() -> dict[str, Checklist]:
         UsageError: checklists.toml has one that cannot be meant.
     """
     found = {}
-    for name, row in tomllib.loads(resources.files("opslib").joinpath("checklists.toml").read_text(encoding="utf-8")).items():
+    for name, row in tomllib.loads(
+        resources.files("opslib").joinpath("checklists.toml").read_text(encoding="utf-8")
+    ).items():
         if not _MUST <= set(row) <= _MUST | _MAY or row["each"] not in (DAY, HOUR, RELEASE, DEPLOY):
-            raise UsageError(f"checklists.toml, {name}: {', '.join(sorted(_MUST))} were wanted, each one of {DAY}, {HOUR}, {RELEASE}, {DEPLOY}; found {row}.")
+            raise UsageError(
+                f"checklists.toml, {name}: {', '.join(sorted(_MUST))} were wanted, each one of {DAY}, {HOUR}, "
+                f"{RELEASE}, {DEPLOY}; found {row}."
+            )
         sections = {head: tuple(steps.step(box) for box in boxes) for head, boxes in row["boxes"].items()}
-        found[name] = Checklist(name, row["title"], row["each"], clock.parse_span(row["after"]) if "after" in row else timedelta(0), sections)
+        found[name] = Checklist(
+            name,
+            row["title"],
+            row["each"],
+            clock.parse_span(row["after"]) if "after" in row else timedelta(0),
+            sections,
+        )
     return found
 
 
@@ -67,5 +78,7 @@ def checklist(name: str) -> Checklist:
         UsageError: There is none of that name.
     """
     if name not in table():
-        raise UsageError(f"there is no checklist {name!r}; there are: {', '.join(table())}.{text.nearest(name, table())}")
+        raise UsageError(
+            f"there is no checklist {name!r}; there are: {', '.join(table())}.{text.nearest(name, table())}"
+        )
     return table()[name]

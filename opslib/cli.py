@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from opslib.desk import Desk
 
 DONE, INCOMPLETE, FAILED, STOPPED = 0, 3, 70, 130
-REFUSED_BY_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # Of a file: no defect, but a disk or its modes.
+# Of a file: no defect, but a disk or its modes.
+REFUSED_BY_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 STATES = {"ok": DONE, "late": DONE, "incomplete": INCOMPLETE, "failed": FAILED}
 
 
@@ -65,7 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
         return STOPPED
     except Exception as problem:  # Whatever it is: its kind goes into the sentence, its traceback into the log.
         if isinstance(problem, OSError) and problem.errno in REFUSED_BY_SYSTEM and problem.filename is not None:
-            _say(f"ops: {text.one_line(str(problem.filename))} could not be written or read ({problem.strerror}). Make room or give access there, or name another home (--home), then try again.")
+            _say(
+                f"ops: {text.one_line(str(problem.filename))} could not be written or read ({problem.strerror}"
+                f"). Make room or give access there, or name another home (--home), then try again."
+            )
         else:
             _say(crash_log.record(problem, home, what))
         return FAILED
@@ -150,27 +154,60 @@ def _import(options: argparse.Namespace) -> int:
 
     desk = _desk(options, new=not options.rejects)
     if options.rejects:
-        found = [{"source": r.source, "known_at": text.iso(clock.instant(at)), "reasons": list(r.reasons), "body": r.body.decode("utf-8", "replace")} for at, r in SnapshotStore(desk.store).rejects(desk.settings.app)]
+        found = [
+            {
+                "source": r.source,
+                "known_at": text.iso(clock.instant(at)),
+                "reasons": list(r.reasons),
+                "body": r.body.decode("utf-8", "replace"),
+            }
+            for at, r in SnapshotStore(desk.store).rejects(desk.settings.app)
+        ]
         if options.output == "json":
             _print_json(found)
         else:
-            _print(*([f"{r['source']}: {'; '.join(text.one_line(reason) for reason in r['reasons'])}" for r in found] or ["nothing was ever refused"]))
+            _print(
+                *(
+                    [f"{r['source']}: {'; '.join(text.one_line(reason) for reason in r['reasons'])}" for r in found]
+                    or ["nothing was ever refused"]
+                )
+            )
         return DONE
     if not options.paths:
         raise UsageError("a file to import was wanted. See ops import --help.")
     totals, refused = [], []
-    how = {"rules": desk.rules, "as_of": clock.parse(options.as_of) if options.as_of else None, "known_at_ts": options.known_at_ts, "redact": desk.settings.redact}
+    how = {
+        "rules": desk.rules,
+        "as_of": clock.parse(options.as_of) if options.as_of else None,
+        "known_at_ts": options.known_at_ts,
+        "redact": desk.settings.redact,
+    }
     for path in options.paths:
         try:
-            totals.append((path, intake.read_any(desk.store, desk.settings.app, path, options.kind, progress=_importing(path), **how)))
+            totals.append(
+                (
+                    path,
+                    intake.read_any(
+                        desk.store, desk.settings.app, path, options.kind, progress=_importing(path), **how
+                    ),
+                )
+            )
         except (ImportRefused, UsageError) as problem:
             refused.append(str(problem))
     if options.output == "json":
         _print_json([{"path": str(path), **found.as_json()} for path, found in totals])
     else:
         for path, found in totals:
-            errors = "" if found.errors is None else f"; {text.number(found.errors)} errors" + (f" ({', '.join(f'{kind} {n:,}' for kind, n in found.by_kind.items())})" if found.by_kind else "")
-            _print(f"{path}: {found.accepted:,} accepted, {found.duplicate:,} duplicate, {found.rejected:,} rejected{errors}")
+            errors = (
+                ""
+                if found.errors is None
+                else f"; {text.number(found.errors)} errors"
+                + (f" ({', '.join(f'{kind} {n:,}' for kind, n in found.by_kind.items())})" if found.by_kind else "")
+            )
+            _print(
+                f"{path}: {found.accepted:,} accepted, {found.duplicate:,} duplicate, {found.rejected:,} "
+                f"rejected{errors}"
+            )
     for path, found in totals:
         if found.remark:
             _say(f"{path}: {found.remark}.")
@@ -186,7 +223,9 @@ def _export(options: argparse.Namespace) -> int:
 
     window = intake.window(options.day, options.start, options.end, options.as_of)
     desk = _desk(options)
-    for line in intake.exported(desk.store, desk.settings.app, window, clock.parse(options.known_at) if options.known_at else None):
+    for line in intake.exported(
+        desk.store, desk.settings.app, window, clock.parse(options.known_at) if options.known_at else None
+    ):
         print(text.escaped_json(line))
         if isinstance(sys.stdout, Stdout) and not sys.stdout.is_read:
             break  # Nobody reads what a long history would still give.
@@ -237,7 +276,13 @@ def _alerts(options: argparse.Namespace) -> int:
     desk = _desk(options)
     end = clock.parse(options.end, "end") if options.end else options.as_of
     start = options.start or None
-    log = desk.alerts(end, known_at=options.known_at, since=start, replay=options.replay, progress=lambda instants: _progress(instants, None, "judging anew", "instants"))
+    log = desk.alerts(
+        end,
+        known_at=options.known_at,
+        since=start,
+        replay=options.replay,
+        progress=lambda instants: _progress(instants, None, "judging anew", "instants"),
+    )
     if options.output == "json":
         _print_json(log.as_json())
     else:
@@ -255,7 +300,11 @@ def _collect(options: argparse.Namespace) -> int:
         raise UsageError(f"--every is 1s to 60s, found {options.every}.")
     desk = _begun(options)
     staff, looked_at = desk.staff, desk.settings.looked_at
-    _say(f"looking every {options.every} at {', '.join(looked_at) or 'nothing (see README: Look for ourselves)'}, judging the alerts of {desk.settings.app}; Ctrl-C stops")
+    _say(
+        f"looking every {options.every} at "
+        f"{', '.join(looked_at) or 'nothing (see README: Look for ourselves)'}, judging the alerts of "
+        f"{desk.settings.app}; Ctrl-C stops"
+    )
     collect.collect(desk.settings, desk.store, desk.rules, staff, every_s)
     return DONE
 
@@ -287,7 +336,10 @@ def _mark(options: argparse.Namespace) -> int:
 def _runbook(options: argparse.Namespace) -> int:
     from opslib import handling
 
-    return _shown(options, handling.runbook(_desk(options), options) if options.what in ("open", "resume") else handling.shelved(options))
+    return _shown(
+        options,
+        handling.runbook(_desk(options), options) if options.what in ("open", "resume") else handling.shelved(options),
+    )
 
 
 def _postmortem(options: argparse.Namespace) -> int:
@@ -299,14 +351,19 @@ def _postmortem(options: argparse.Namespace) -> int:
 def _checklist(options: argparse.Namespace) -> int:
     from opslib import signing
 
-    return _judged(options, signing.gone_through(_desk(options), options)) if options.name else _shown(options, signing.listed())
+    return (
+        _judged(options, signing.gone_through(_desk(options), options))
+        if options.name
+        else _shown(options, signing.listed())
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
     from opslib import settings, verification
 
     found = settings.load(options.home, options.app)
-    there = bool(found.store_url) or (found.home / "store.sqlite").exists()  # To verify a copied folder lays nothing out.
+    # To verify a copied folder lays nothing out.
+    there = bool(found.store_url) or (found.home / "store.sqlite").exists()
     return _judged(options, verification.verify(options.path, _desk(options) if there else None))
 
 
@@ -362,7 +419,9 @@ def _rules(options: argparse.Namespace) -> int:
     wanted = {"test": "a FILE", "export": "prometheus"}.get(options.what)
     if bool(options.argument) != bool(wanted) or (options.what == "export" and options.argument != "prometheus"):
         raise UsageError(f"ops rules {options.what} takes {wanted or 'no argument'}. See ops rules --help.")
-    found = rulebook.asked(_desk(options), options, lambda items, total, words, unit: _progress(items, total, words, unit))
+    found = rulebook.asked(
+        _desk(options), options, lambda items, total, words, unit: _progress(items, total, words, unit)
+    )
     if options.output == "json" and options.what != "export":
         _print_json(found.values)
     else:
@@ -384,13 +443,22 @@ def _report(options: argparse.Namespace) -> int:
         return max(STATES.get(state, DONE) for state in states)
     if options.workers or options.scheduler:
         raise UsageError("--workers and --scheduler are of a range, such as --day 2026-01-02..2026-03-31.")
-    how = {"as_of": options.as_of, "known_at": options.known_at, "partial": options.partial, "timeout_s": _timeout(options.timeout)}
+    how = {
+        "as_of": options.as_of,
+        "known_at": options.known_at,
+        "partial": options.partial,
+        "timeout_s": _timeout(options.timeout),
+    }
     with warmed(lambda: _desk(options)) as (desk, kernels):
         if options.name == "daily":
             day = daily.meant_day(desk, options.day, options.as_of)
             _say(f"executing the daily report of {day}")
             return _told(options, *publish.publish_daily(desk, day, **how, kernels=kernels))
-        meant = desk.review(options.name, options.period or "", options.as_of) if not options.day else publish.review_of(desk, options.name, options.day, options.as_of)
+        meant = (
+            desk.review(options.name, options.period or "", options.as_of)
+            if not options.day
+            else publish.review_of(desk, options.name, options.day, options.as_of)
+        )
         _say(f"executing the {options.name} report of {meant.period.name}")
         return _told(options, *publish.publish_review(desk, options.name, meant.period.name, **how, kernels=kernels))
 
@@ -416,8 +484,14 @@ def _run(options: argparse.Namespace) -> int:
             raise UsageError(f"a parameter is NAME=VALUE, found {pair!r}.")
         given[name] = value
     desk = _desk(options, new=True)
-    path = options.notebook if options.notebook.suffix == ".ipynb" or options.notebook.exists() else options.notebook.with_suffix(".ipynb")
-    outcome, place = runner.run(path, given, settings=desk.settings, store=desk.store, timeout_s=_timeout(options.timeout))
+    path = (
+        options.notebook
+        if options.notebook.suffix == ".ipynb" or options.notebook.exists()
+        else options.notebook.with_suffix(".ipynb")
+    )
+    outcome, place = runner.run(
+        path, given, settings=desk.settings, store=desk.store, timeout_s=_timeout(options.timeout)
+    )
     return _told(options, outcome, place)
 
 
@@ -428,9 +502,19 @@ def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
         _say(f"ops: the run failed: {outcome.reason}. {executed}The ledger has it as {outcome.run_id}.")
         return FAILED
     if options.output == "json":
-        _print_json(outcome.record["values"] if outcome.record else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"})
+        _print_json(
+            outcome.record["values"]
+            if outcome.record
+            else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"}
+        )
     else:
-        done = "published as incomplete" if outcome.state == "incomplete" else "published" if outcome.record else "executed"
+        done = (
+            "published as incomplete"
+            if outcome.state == "incomplete"
+            else "published"
+            if outcome.record
+            else "executed"
+        )
         verdict = f", verdict {outcome.record['values']['verdict']}" if outcome.record else ""
         _print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
     return STATES[outcome.state]
@@ -445,7 +529,15 @@ def _runs(options: argparse.Namespace) -> int:
     elif not found:
         _print("no notebook has been run yet")
     else:
-        _print(text.table(["started", "notebook", "state", "reason"], [[r["started_at"], Path(r["notebook"]).stem, r["state"], text.one_line(r["reason"] or "")] for r in found]))
+        _print(
+            text.table(
+                ["started", "notebook", "state", "reason"],
+                [
+                    [r["started_at"], Path(r["notebook"]).stem, r["state"], text.one_line(r["reason"] or "")]
+                    for r in found
+                ],
+            )
+        )
     return DONE
 
 

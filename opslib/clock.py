@@ -29,7 +29,10 @@ def _course(told: str) -> tuple[datetime, float, float]:
         at = datetime.fromisoformat(moment)
         found = (at if at.tzinfo else at.replace(tzinfo=NEW_YORK)).astimezone(UTC), float(since), float(speed)
     except ValueError:
-        raise SettingsError(f"OPS_CLOCK is {told!r}; a moment, the seconds since 1970 at which it was so, and a speed were wanted, such as 2026-03-10T13:30:00Z,1773149400,60. It is for drills; a desk that trades has none.") from None
+        raise SettingsError(
+            f"OPS_CLOCK is {told!r}; a moment, the seconds since 1970 at which it was so, and a speed were "
+            f"wanted, such as 2026-03-10T13:30:00Z,1773149400,60. It is for drills; a desk that trades has none."
+        ) from None
     if not 0 < found[2] <= 10_000:
         raise SettingsError(f"OPS_CLOCK has the speed {speed}; above 0 and up to 10000 was wanted.")
     return found
@@ -60,7 +63,10 @@ def simulated() -> bool:
 
 
 def speed() -> float:
-    """How many seconds pass in a second of the machine's: 1, but in a simulated world; what is waited for is divided by it."""
+    """
+    How many seconds pass in a second of the machine's: 1, but in a simulated world; what is waited for is divided by
+    it.
+    """
     told = os.environ.get("OPS_CLOCK")
     return _course(told)[2] if told else 1.0
 
@@ -97,9 +103,15 @@ def parse(text: str, of_day: str = "start") -> datetime:
     if day:
         _in_bounds(day, text)
     try:
-        read = datetime.combine(day, time.max if of_day == "end" else time()) if day else datetime.fromisoformat(text.strip())
+        read = (
+            datetime.combine(day, time.max if of_day == "end" else time())
+            if day
+            else datetime.fromisoformat(text.strip())
+        )
     except ValueError:
-        raise UsageError(f"a time was wanted, found {text!r}. Write it as 2025-11-18T10:32 (New York) or 2025-11-18T15:32:00Z.") from None
+        raise UsageError(
+            f"a time was wanted, found {text!r}. Write it as 2025-11-18T10:32 (New York) or 2025-11-18T15:32:00Z."
+        ) from None
     if day and of_day == "close":
         found = _session_or_none(day)
         return found.closes if found else parse(text, "end")
@@ -108,7 +120,10 @@ def parse(text: str, of_day: str = "start") -> datetime:
         return read.astimezone(UTC)
     local = read.replace(tzinfo=NEW_YORK)
     if local.astimezone(UTC).astimezone(NEW_YORK).replace(tzinfo=None) != read:
-        raise UsageError(f"{text!r} does not exist in New York: the clocks went forward over it. Give it with an offset, such as -04:00.")
+        raise UsageError(
+            f"{text!r} does not exist in New York: the clocks went forward over it. Give it with an offset, "
+            f"such as -04:00."
+        )
     return local.astimezone(UTC)
 
 
@@ -137,14 +152,18 @@ def _session_or_none(day: date) -> "Session | None":
 
 def instant_of(given: str | datetime | None) -> datetime | None:
     """
-    The instant that an argument means: ISO 8601 (without an offset New York), or an aware datetime; None where it is empty.
+    The instant that an argument means: ISO 8601 (without an offset New York), or an aware datetime; None where it is
+    empty.
 
     Raises:
         UsageError: It is no time, or has no time zone.
     """
     if isinstance(given, datetime):
         if given.tzinfo is None:
-            raise UsageError(f"a moment with a time zone was wanted, found {given}. Give text such as 2025-11-18T10:32 (New York), or an aware datetime.")
+            raise UsageError(
+                f"a moment with a time zone was wanted, found {given}. Give text such as 2025-11-18T10:32 "
+                f"(New York), or an aware datetime."
+            )
         return given
     return parse(given, "close") if given else None
 
@@ -159,10 +178,14 @@ def happened(text: str | None, now: datetime) -> datetime | None:
     if not text:
         return None
     if day := _only_day(text):
-        raise UsageError(f"the time at which it happened was wanted, found the day {day}. Write it as {day}T10:32 (New York).")
+        raise UsageError(
+            f"the time at which it happened was wanted, found the day {day}. Write it as {day}T10:32 (New York)."
+        )
     found = parse(text)
     if found > now + AHEAD:
-        raise UsageError(f"the time at which it happened was wanted, found {moment(found)}, which is to come: it is {moment(now)}.")
+        raise UsageError(
+            f"the time at which it happened was wanted, found {moment(found)}, which is to come: it is {moment(now)}."
+        )
     return found
 
 
@@ -234,7 +257,9 @@ class Window:
         try:
             return cls(end - length, end)
         except OverflowError:
-            raise UsageError(f"a window of {length.days} days before {end:%Y-%m-%d} starts before the year 1; ask for a shorter one.") from None
+            raise UsageError(
+                f"a window of {length.days} days before {end:%Y-%m-%d} starts before the year 1; ask for a shorter one."
+            ) from None
 
     @property
     def seconds(self) -> float:
@@ -290,7 +315,8 @@ _declared: dict[date, time | None] = {}
 
 def declare(found: Mapping[date, time | None]) -> None:
     """
-    Which days are, by the desk's own word, no session as the shipped table has it: closed (None), or closed early at a time in New York?
+    Which days are, by the desk's own word, no session as the shipped table has it: closed (None), or closed early at a
+    time in New York?
 
     What was declared before holds no more.
     """
@@ -310,7 +336,10 @@ def session(day: date) -> Session | None:
     kind, closes = _exceptions().get(day.isoformat()), _declared.get(day)
     if day.weekday() >= 5 or kind == "closed" or (day in _declared and closes is None):
         return None
-    at = lambda clock: datetime.combine(day, clock, NEW_YORK).astimezone(UTC)  # noqa: E731
+
+    def at(clock):
+        return datetime.combine(day, clock, NEW_YORK).astimezone(UTC)
+
     return Session(day, at(OPEN), at(closes or (HALF_DAY_CLOSE if kind == "half" else CLOSE)))
 
 
@@ -338,13 +367,20 @@ def day_in_new_york(as_of: datetime) -> date:
     try:
         return as_of.astimezone(NEW_YORK).date()
     except OverflowError:
-        raise UsageError(f"{as_of:%Y-%m-%d %H:%M} UTC is outside the years 1 to 9999 in New York; give another time.") from None
+        raise UsageError(
+            f"{as_of:%Y-%m-%d %H:%M} UTC is outside the years 1 to 9999 in New York; give another time."
+        ) from None
 
 
 def neighbours(day: date) -> str:
     """The sessions nearest to a day without one, in words; empty at the ends of what is known."""
     near = [found.day for step in (-1, 1) if (found := _next_session(day, step))]
-    return f"The nearest {'sessions are' if len(near) > 1 else 'session is'} of {' and '.join(f'{d} ({d:%A})' for d in near)}." if near else ""
+    return (
+        f"The nearest {'sessions are' if len(near) > 1 else 'session is'} of "
+        f"{' and '.join(f'{d} ({d:%A})' for d in near)}."
+        if near
+        else ""
+    )
 
 
 def _next_session(day: date, step: int) -> Session | None:

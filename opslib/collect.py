@@ -38,7 +38,10 @@ AT_ONCE = 60  # Instants that are kept together; who catches up loses no more th
 
 def breaches_greeks(became: list[Transition], rules: Rules) -> bool:
     """Whether a rule about the page's Greeks begins to breach, so that the chains are to be fetched anew."""
-    return any(t.source == findings.PAGE and t.kind in ("pending", "fired", "rose") and rules[t.rule].panel == "greeks" for t in became)
+    return any(
+        t.source == findings.PAGE and t.kind in ("pending", "fired", "rose") and rules[t.rule].panel == "greeks"
+        for t in became
+    )
 
 
 class Collector:
@@ -51,8 +54,22 @@ class Collector:
         greeks_breach: Called when a rule about the page's Greeks begins to breach, so that the chains are fetched anew.
     """
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, holder: str, now: Callable[[], datetime] = clock.now, greeks_breach: Callable[[], None] = lambda: None):
-        self.settings, self.rules, self.holder, self.now, self.greeks_breach = settings, rules, holder, now, greeks_breach
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        rules: Rules,
+        holder: str,
+        now: Callable[[], datetime] = clock.now,
+        greeks_breach: Callable[[], None] = lambda: None,
+    ):
+        self.settings, self.rules, self.holder, self.now, self.greeks_breach = (
+            settings,
+            rules,
+            holder,
+            now,
+            greeks_breach,
+        )
         self.record = Record(store, settings.app)
         self._watch: Watch | None = None
         self._upto_us: int | None = None
@@ -106,7 +123,9 @@ class Collector:
                 if not self._keep(turn, kept_us, at_us, transitions):
                     return None
                 kept_us, transitions = at_us, []
-        if (kept_us < upto_us or turn.upto_us is None and not count) and not self._keep(turn, kept_us, upto_us, transitions):
+        if (kept_us < upto_us or turn.upto_us is None and not count) and not self._keep(
+            turn, kept_us, upto_us, transitions
+        ):
             return None
         return count
 
@@ -117,22 +136,30 @@ class Collector:
         return clock.micros(opened) if opened else upto_us
 
     def _say_blind(self, turn: Turn, now_us: int, until_us: int) -> None:
-        """Notify people that the clock was set back: what was judged before cannot be judged again, so nothing is until it is past."""
+        """
+        Notify people that the clock was set back: what was judged before cannot be judged again, so nothing is until it
+        is past.
+        """
         self._blind_until_us = until_us
         until, ahead_s = clock.instant(until_us), (until_us - now_us) / SECOND
         words = (
-            f"This machine's clock was set back by {text.duration(ahead_s)}: no alert is judged until it is past {text.moment(until)}. "
+            f"This machine's clock was set back by {text.duration(ahead_s)}: no alert is judged until it is "
+            f"past {text.moment(until)}. "
             "Compare it with a time server; if it is wrong, set it right. Watch the app by hand until then."
         )
         labels = {"alertname": "clock_skew", "rule": "clock_skew", "subject": "monitor", "severity": "critical"}
         alert = {"fingerprint": f"setback{OF_COLLECTOR}", "labels": labels, "annotations": {"summary": words}}
-        Dispatch(self.record.store, self.settings.app).heard([alert | {"starts_us": now_us, "ends_us": turn.known_us + until_us - now_us}])
+        Dispatch(self.record.store, self.settings.app).heard(
+            [alert | {"starts_us": now_us, "ends_us": turn.known_us + until_us - now_us}]
+        )
         print(text.printable(f"ops collect: {words}"), file=sys.stderr)
 
     def _keep(self, turn: Turn, since_us: int, upto_us: int, transitions: list[Transition]) -> bool:
         assert self._watch
         told = {i: edge for i, t in enumerate(transitions) if (edge := self._edge(t))}
-        kept = self.record.keep(turn, since_us, upto_us, transitions, [a.as_json() for a in self._watch.alerts.alerts.values()], told)
+        kept = self.record.keep(
+            turn, since_us, upto_us, transitions, [a.as_json() for a in self._watch.alerts.alerts.values()], told
+        )
         self._upto_us = upto_us
         if not kept:
             self._watch = None
@@ -143,7 +170,14 @@ class Collector:
         """Is somebody to be told of a transition, and of which edge?"""
         if t.severity not in SENT or t.inhibited_by:
             return None
-        return {"fired": "firing", "rose": "firing", "released": "firing", "fell": "resolved", "resolved": "resolved", "ended": "resolved"}.get(t.kind)
+        return {
+            "fired": "firing",
+            "rose": "firing",
+            "released": "firing",
+            "fell": "resolved",
+            "resolved": "resolved",
+            "ended": "resolved",
+        }.get(t.kind)
 
     def _tell_jump(self, before_s: float | None) -> float:
         """
@@ -158,7 +192,9 @@ class Collector:
             samples = Samples(self.record.store, self.settings.app)
             last = samples.last("beat", clock.micros(now))
             if last and last.outcome != "stopped":
-                detail = json.dumps({"every_s": last.told()["every_s"], "stepped_s": round(stepped_s, 1)}, sort_keys=True)
+                detail = json.dumps(
+                    {"every_s": last.told()["every_s"], "stepped_s": round(stepped_s, 1)}, sort_keys=True
+                )
                 samples.keep([last._replace(ts_us=clock.micros(now), detail=detail)])
         return drift_s
 
@@ -179,7 +215,10 @@ class Collector:
         try:
             self.record.leave(self.holder)
         except StoreError as problem:
-            print(text.printable(f"ops collect: {problem} The next collector waits until our turn is over."), file=sys.stderr)
+            print(
+                text.printable(f"ops collect: {problem} The next collector waits until our turn is over."),
+                file=sys.stderr,
+            )
 
 
 class Standby:
@@ -189,7 +228,9 @@ class Standby:
     A collector that was stopped, or never was, is missed by nobody; nor is one while the market is closed.
     """
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now):
+    def __init__(
+        self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now
+    ):
         self._samples, self._rules, self._now = Samples(store, settings.app), rules, now
         self._collector = Collector(store, settings, rules, f"standby-{secrets.token_hex(8)}", now)
         self._notifier = notifying.notifier(store, settings, rules, staff, now)
@@ -199,7 +240,11 @@ class Standby:
         at_us = clock.micros(self._now())
         beat = self._samples.last("beat", at_us)
         missed = Probed(samples=[beat]).missed_beats(at_us) if beat else None
-        return missed is not None and clock.open_since(self._now()) is not None and self._rules["heartbeat"].past(missed, float(dict(self._rules["heartbeat"].ladder)["critical"]))
+        return (
+            missed is not None
+            and clock.open_since(self._now()) is not None
+            and self._rules["heartbeat"].past(missed, float(dict(self._rules["heartbeat"].ladder)["critical"]))
+        )
 
     def run(self, stop: threading.Event) -> None:
         """Stand by until stopped."""
@@ -209,9 +254,15 @@ class Standby:
                 if self.needed():
                     self._collector.judge()
                     if telling is None:
-                        print("ops serve: the collector has fallen silent; alerts are judged and told from here until it is back", file=sys.stderr)
+                        print(
+                            "ops serve: the collector has fallen silent; alerts are judged and told from "
+                            "here until it is back",
+                            file=sys.stderr,
+                        )
                         quiet.clear()
-                        telling = threading.Thread(target=notify.run, args=(self._notifier, quiet), name="standby notify")
+                        telling = threading.Thread(
+                            target=notify.run, args=(self._notifier, quiet), name="standby notify"
+                        )
                         telling.start()
                 elif telling is not None:
                     self._collector.record.leave(self._collector.holder)
@@ -243,7 +294,11 @@ def collect(settings: Settings, store: Store, rules: Rules, staff: Staff, every_
     rounds = Rounds(settings, store, rules, every_s=every_s)
     judge = Collector(store, settings, rules, secrets.token_hex(8), greeks_breach=rounds.fetch_chains_again)
     judging = threading.Thread(target=judge.run, args=(stop,), name="judge")
-    telling = threading.Thread(target=notify.run, args=(notifying.notifier(store, settings, rules, staff, beating=lambda: judge.well), stop), name="notify")
+    telling = threading.Thread(
+        target=notify.run,
+        args=(notifying.notifier(store, settings, rules, staff, beating=lambda: judge.well), stop),
+        name="notify",
+    )
 
     async def looking() -> None:
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()

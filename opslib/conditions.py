@@ -1,5 +1,6 @@
 """
-Measure conditions of our own probes that a rule of their own judges: our network, restarts, a slow app, clocks, units, whole chains.
+Measure conditions of our own probes that a rule of their own judges: our network, restarts, a slow app, clocks, units,
+whole chains.
 
 `measures` has the other figures of our probes. What nothing measures is ``not measured``; nothing here has a limit.
 """
@@ -73,7 +74,9 @@ def _network(probed: Probed, at_us: int) -> Figure:
 def _since(probed: Probed, subject: str, at_us: int) -> int:
     """Time of the first of the probes that have all failed to connect since, at most an hour back."""
     found = at_us
-    for sample in reversed(probed.within("liveness", subject, Window(clock.instant(at_us - 3600 * SECOND), clock.instant(at_us)))):
+    for sample in reversed(
+        probed.within("liveness", subject, Window(clock.instant(at_us - 3600 * SECOND), clock.instant(at_us)))
+    ):
         if sample.outcome not in TRANSPORT:
             break
         found = sample.ts_us
@@ -81,7 +84,11 @@ def _since(probed: Probed, subject: str, at_us: int) -> int:
 
 
 def _skew(probed: Probed, rule: Rule, subject: str, at_us: int) -> Figure:
-    """Seconds by which a clock is off, without sign; of `monitor`, by how much the others agree that ours is. See `skews.compare`."""
+    """
+    Seconds by which a clock is off, without sign; of `monitor`, by how much the others agree that ours is.
+
+    See `skews.compare`.
+    """
     known = probed.skews(at_us)
     clocks = compare(known, float(dict(rule.ladder)["warning"]))
     if subject == "monitor":
@@ -103,7 +110,11 @@ def _units(probed: Probed, rules: Rules, window: Window) -> Figure:
         if not good or not good[-1]["core"]:
             continue
         now, core = good[-1], good[-1]["core"]
-        before = [probed.told(c) for c in probed.within("chain", symbol, window) if c.outcome == "ok" and "flagged" in probed.told(c)]
+        before = [
+            probed.told(c)
+            for c in probed.within("chain", symbol, window)
+            if c.outcome == "ok" and "flagged" in probed.told(c)
+        ]
         strange = any(unit not in (None, USUAL[name]) for name, unit in now["units"].items())
         drifted = strange or _moved(before[0] if before else now, now, rules.probes.changed_by)
         part, count = part + (core if drifted else min(core, now["faults"].get("units", 0))), count + core
@@ -111,15 +122,24 @@ def _units(probed: Probed, rules: Rules, window: Window) -> Figure:
 
 
 def _moved(before: dict[str, Any], now: dict[str, Any], most: float) -> bool:
-    """Whether a median of theta or vega has changed by more than markets do within the window while that of IV has not."""
-    times = {k: abs(now[f"median_{k}"] / before[f"median_{k}"]) for k in ("iv", "theta", "vega") if now.get(f"median_{k}") and before.get(f"median_{k}")}
+    """
+    Whether a median of theta or vega has changed by more than markets do within the window while that of IV has not.
+    """
+    times = {
+        k: abs(now[f"median_{k}"] / before[f"median_{k}"])
+        for k in ("iv", "theta", "vega")
+        if now.get(f"median_{k}") and before.get(f"median_{k}")
+    }
     calm = 1 / most <= times.get("iv", 0.0) <= most
     return calm and any(t > most or t < 1 / most for k, t in times.items() if k != "iv")
 
 
 def _whole(probed: Probed, at_us: int) -> Figure:
     """Share of symbols whose last chain came whole; a fetch that failed says nothing of that."""
-    last = [next((c.outcome for c in reversed(chains) if c.outcome == "ok" or c.outcome in NOT_WHOLE), None) for _, chains in _last_chains(probed, at_us)]
+    last = [
+        next((c.outcome for c in reversed(chains) if c.outcome == "ok" or c.outcome in NOT_WHOLE), None)
+        for _, chains in _last_chains(probed, at_us)
+    ]
     known = [outcome for outcome in last if outcome is not None]
     whole = sum(outcome == "ok" for outcome in known)
     return Figure(whole / len(known), whole, len(known)) if known else UNKNOWN

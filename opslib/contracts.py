@@ -9,28 +9,36 @@ from typing import Any
 from opslib import clock, feeds
 from opslib.text import NEW_YORK
 
-AM_SETTLED = frozenset({"SPX", "NDX", "RUT", "VIX", "DJX", "MRUT", "XSP", "OEX"})  # Index roots whose monthly contracts settle at the open.
+# Index roots whose monthly contracts settle at the open.
+AM_SETTLED = frozenset({"SPX", "NDX", "RUT", "VIX", "DJX", "MRUT", "XSP", "OEX"})
 WEEKLY_ROOTS = {"SPXW": "SPX", "NDXP": "NDX", "RUTW": "RUT", "VIXW": "VIX"}  # Other roots of an index's contracts.
 SIDES = {"c": "call", "call": "call", "calls": "call", "p": "put", "put": "put", "puts": "put"}
 _OCC = re.compile(r"^(?:O:)?([A-Z.]{1,6}\d?)\s*(\d{6})([CP])(\d{8})$")
 _TDA = re.compile(r"^([A-Z.]{1,6}\d?)_(\d{6})([CP])([\d.]+)$")
 
 
-_MONTHS = {name: i for i, name in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)}
+_MONTHS = {
+    name: i
+    for i, name in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)
+}
 _NUMERIC = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})")
 _ISO_LIKE = re.compile(r"((?:19|20)\d\d)(?:[/.](\d{1,2})[/.](\d{1,2})|(\d\d)(\d\d)(?:\.0)?)")
 _DAY_MONTH = re.compile(r"(?:[a-z]{3,9}[ ,]+)?(\d{1,2})[ -]?([a-z]{3})[a-z]*\.?[ ,-]*'?(\d{4}|\d{2})")
 _MONTH_DAY = re.compile(r"(?:[a-z]{3,9}[ ,]+)?([a-z]{3})[a-z]*\.?[ -]?(\d{1,2})(?:st|nd|rd|th)?[ ,-]+'?(\d{4}|\d{2})")
-_TIME_OF_DAY = re.compile(r"(.+?)[ T,]+(?:at |@ )?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?(?: ?([ap])\.?m\.?)?(?: e[sd]?t)?", re.IGNORECASE)
+_TIME_OF_DAY = re.compile(
+    r"(.+?)[ T,]+(?:at |@ )?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?(?: ?([ap])\.?m\.?)?(?: e[sd]?t)?", re.IGNORECASE
+)
 AMBIGUOUS = "it can be read with the month first or with the day first; write it as 2026-03-27"
 
 
 def read_day(told: str, day_first: bool | None = None) -> date | None:
     """
-    A day as people and vendors write it, besides ISO 8601: 01/05/2016, 11-18-2024, 18.11.2024, 20160105, 2024/11/18, Nov 18 2024, 18-Nov-24.
+    A day as people and vendors write it, besides ISO 8601: 01/05/2016, 11-18-2024, 18.11.2024, 20160105, 2024/11/18,
+    Nov 18 2024, 18-Nov-24.
 
     Args:
-        day_first: Whether its column has the day before the month; None where nothing says so. With slashes the month is then first.
+        day_first: Whether its column has the day before the month; None where nothing says so. With slashes the month
+            is then first.
 
     Returns:
         None where it is no such day, or one that can be read in two ways.
@@ -56,8 +64,14 @@ def read_day(told: str, day_first: bool | None = None) -> date | None:
 
 
 def is_day_first(cells: Iterable[str]) -> bool | None:
-    """Whether the days of a column have the day before the month, by those that can be read in one way only; None where none tells."""
-    pairs = {(int(found[1]) > 12, int(found[3]) > 12) for cell in cells if (found := _NUMERIC.match(cell.strip()))} - {(False, False), (True, True)}
+    """
+    Whether the days of a column have the day before the month, by those that can be read in one way only; None where
+    none tells.
+    """
+    pairs = {(int(found[1]) > 12, int(found[3]) > 12) for cell in cells if (found := _NUMERIC.match(cell.strip()))} - {
+        (False, False),
+        (True, True),
+    }
     return pairs == {(True, False)} if len(pairs) == 1 else None
 
 
@@ -96,7 +110,11 @@ def _parse_symbol(symbol: str) -> tuple[str, date, str, float] | None:
         return None
     told = found[2]
     try:
-        day = date(2000 + int(told[:2]), int(told[2:4]), int(told[4:])) if thousandth == 1000 else date(2000 + int(told[4:]), int(told[:2]), int(told[2:4]))
+        day = (
+            date(2000 + int(told[:2]), int(told[2:4]), int(told[4:]))
+            if thousandth == 1000
+            else date(2000 + int(told[4:]), int(told[:2]), int(told[2:4]))
+        )
         return found[1], day, "call" if found[3] == "C" else "put", float(found[4]) / thousandth
     except ValueError:
         return None
@@ -110,13 +128,21 @@ def _written_day(told: str, day_first: bool | None) -> date | None:
         return None
     try:
         # An instant in UTC that is a day's beginning there names that day; any other is in New York.
-        return at.date() if at.astimezone(UTC).time() == time(0) or at.tzinfo is NEW_YORK else at.astimezone(NEW_YORK).date()
+        return (
+            at.date()
+            if at.astimezone(UTC).time() == time(0) or at.tzinfo is NEW_YORK
+            else at.astimezone(NEW_YORK).date()
+        )
     except OverflowError:
         return None
 
 
 def day_of(cell: Any, named: tuple[str, date, str, float] | None, day_first: bool | None = None) -> date | None:
-    """On which day does a contract expire? As its cell says; where that holds nothing (None), as its symbol does; None of neither."""
+    """
+    On which day does a contract expire?
+
+    As its cell says; where that holds nothing (None), as its symbol does; None of neither.
+    """
     if cell is None or cell == "":
         return named[1] if named else None
     if isinstance(cell, datetime):
@@ -129,8 +155,8 @@ def day_of(cell: Any, named: tuple[str, date, str, float] | None, day_first: boo
 @lru_cache(maxsize=20_000)
 def settles(day: date, root: str = "") -> datetime:
     """
-    At which instant do the contracts of a day settle? At the close of its session, of half days at theirs; the monthly ones
-    of an index that settles in the morning, at its opening. A day without a session is the one before.
+    At which instant do the contracts of a day settle? At the close of its session, of half days at theirs; the monthly
+    ones of an index that settles in the morning, at its opening. A day without a session is the one before.
     """
     session = clock.session(day)
     if session is None and day.weekday() >= 5:

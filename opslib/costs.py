@@ -3,9 +3,9 @@ Compute what a trade cost, as paid or by a model.
 
 Three readings, by name. ``real`` (the default): 100 units a contract, $0.65 a contract on each side, half the spread on
 each side; where a file tells what was paid, that. ``guide``: the operations guide's own sample, $1.30 a round trip and
-0.5 % of the entry, without a multiplier. ``app``: the calculator of the app, which charges a cent of fees a contract, at
-least half a dollar a side, the whole spread where it is quoted, 2 % less for "quality", and sets the net result against
-entry and entry costs. All money is exact.
+0.5 % of the entry, without a multiplier. ``app``: the calculator of the app, which charges a cent of fees a contract,
+at least half a dollar a side, the whole spread where it is quoted, 2 % less for "quality", and sets the net result
+against entry and entry costs. All money is exact.
 """
 
 from dataclasses import dataclass, replace
@@ -52,7 +52,9 @@ class CostModel:
     costs_in_base: bool = False
 
     def commission(self, contracts: Decimal, opens: bool) -> Decimal:
-        """What one leg's order of so many contracts is charged: by the order, so that its bounds hold for it as a whole."""
+        """
+        What one leg's order of so many contracts is charged: by the order, so that its bounds hold for it as a whole.
+        """
         charged = (self.per_contract_open if opens else self.per_contract_close) * contracts
         charged = charged if self.least is None or not contracts else max(charged, self.least)
         return charged if self.most is None else min(charged, self.most)
@@ -63,10 +65,23 @@ class CostModel:
         return spread * self.share * self.quality
 
 
-REAL = CostModel("real", per_contract_open=Decimal("0.65"), per_contract_close=Decimal("0.65"), share=Decimal("0.5"), as_paid=True)  # domain: commission of each contract and side; half the spread at each end
-GUIDE = CostModel("guide", per_trade=Decimal("1.30"), exits=False, quotes=False, multiplier=Decimal(1))  # operations-guide.md, "High Backtest Variance": the sample calculation
-APP = CostModel("app", per_contract_open=Decimal("0.66"), per_contract_close=Decimal("0.66"), least=Decimal("0.50"), quality=Decimal("0.98"), costs_in_base=True)  # the app's calculator: 0.65 + 0.01 a contract, at least 1.00 a round trip
-BROKER = CostModel("tastytrade", per_contract_open=Decimal(1), most=Decimal(10))  # its published rates: a dollar to open, nothing to close, at most ten a leg's order
+# domain: commission of each contract and side; half the spread at each end
+REAL = CostModel(
+    "real", per_contract_open=Decimal("0.65"), per_contract_close=Decimal("0.65"), share=Decimal("0.5"), as_paid=True
+)
+# operations-guide.md, "High Backtest Variance": the sample calculation
+GUIDE = CostModel("guide", per_trade=Decimal("1.30"), exits=False, quotes=False, multiplier=Decimal(1))
+# the app's calculator: 0.65 + 0.01 a contract, at least 1.00 a round trip
+APP = CostModel(
+    "app",
+    per_contract_open=Decimal("0.66"),
+    per_contract_close=Decimal("0.66"),
+    least=Decimal("0.50"),
+    quality=Decimal("0.98"),
+    costs_in_base=True,
+)
+# its published rates: a dollar to open, nothing to close, at most ten a leg's order
+BROKER = CostModel("tastytrade", per_contract_open=Decimal(1), most=Decimal(10))
 PRESETS = {model.name: model for model in (REAL, GUIDE, APP)}
 
 
@@ -127,13 +142,19 @@ def quote(leg: Leg, end: str) -> tuple[Decimal | None, Decimal | None]:
 
 
 def ends(leg: Leg, model: CostModel) -> tuple[Decimal, Decimal]:
-    """What one unit of a leg loses to the spread by the model, at its entry and at its exit; nothing where no order closed it."""
+    """
+    What one unit of a leg loses to the spread by the model, at its entry and at its exit; nothing where no order closed
+    it.
+    """
     found = priced(leg, model)
     if found is None:
         return ZERO, ZERO
     quotes = quote(leg, "entry"), quote(leg, "exit")
     # The usual spread is one of options: of shares only what is quoted is known.
-    entry, exit_ = (model.half_spread(price, *told) if per_contract(leg) or (model.quotes and told[0] is not None) else ZERO for price, told in zip(found, quotes))
+    entry, exit_ = (
+        model.half_spread(price, *told) if per_contract(leg) or (model.quotes and told[0] is not None) else ZERO
+        for price, told in zip(found, quotes)
+    )
     return entry, exit_ * leg.traded / leg.quantity if model.exits and leg.quantity else ZERO
 
 
@@ -156,11 +177,18 @@ def charged(leg: Leg, model: CostModel, first: bool = False) -> Decimal:
     """The commission of a leg by a model; the `first` of a trade bears what a whole round trip is charged."""
     if not per_contract(leg):
         return ZERO
-    return model.commission(leg.quantity, True) + (model.commission(leg.traded, False) if leg.traded else ZERO) + (model.per_trade if first else ZERO)
+    return (
+        model.commission(leg.quantity, True)
+        + (model.commission(leg.traded, False) if leg.traded else ZERO)
+        + (model.per_trade if first else ZERO)
+    )
 
 
 def paid(leg: Leg, model: CostModel) -> Decimal | None:
-    """The commission of a leg as it was paid, and by the model where the file left it blank; None where its fees hold it too."""
+    """
+    The commission of a leg as it was paid, and by the model where the file left it blank; None where its fees hold it
+    too.
+    """
     if leg.commission is None:
         return None
     return (model.commission(leg.uncharged, True) if per_contract(leg) else ZERO) - leg.commission
@@ -201,7 +229,9 @@ def result(trade: Trade, model: CostModel = REAL) -> Result:
     else:
         opened = [model.commission(leg.quantity, True) if per_contract(leg) else ZERO for leg in trade.legs]
         commission = sum((charged(leg, model, i == 0) for i, leg in enumerate(trade.legs)), ZERO)
-        fees = model.fees_per_contract * sum((leg.quantity + leg.traded for leg in trade.legs if per_contract(leg)), ZERO)
+        fees = model.fees_per_contract * sum(
+            (leg.quantity + leg.traded for leg in trade.legs if per_contract(leg)), ZERO
+        )
         at = [ends(leg, model) for leg in trade.legs]
         sizes = [leg.quantity * (prices[2] if prices else ZERO) for leg, prices in zip(trade.legs, known)]
         slippage = None if None in known else sum(((a + b) * size for (a, b), size in zip(at, sizes)), ZERO)

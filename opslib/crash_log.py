@@ -17,7 +17,8 @@ LONGEST_REASON = 300
 
 def record(problem: BaseException, home: str | Path | None, what: str) -> str:
     """
-    Append a traceback to ``crash.log`` of a home; where that cannot be written, to a new file in the system's temporary folder.
+    Append a traceback to ``crash.log`` of a home; where that cannot be written, to a new file in the system's temporary
+    folder.
 
     Args:
         home: The home that was asked for; None is the one that the environment names.
@@ -26,14 +27,22 @@ def record(problem: BaseException, home: str | Path | None, what: str) -> str:
     Returns:
         One sentence for stderr: what happened, and where the traceback is.
     """
-    reason = text.one_line(settings.redacted("".join(traceback.format_exception_only(problem)).strip().splitlines()[-1]), LONGEST_REASON)
+    reason = text.one_line(
+        settings.redacted("".join(traceback.format_exception_only(problem)).strip().splitlines()[-1]), LONGEST_REASON
+    )
     trace = settings.redacted("".join(traceback.format_exception(problem)))
-    entry = f"{text.iso(clock.machine_now())} {what}, process {os.getpid()}, opslib {settings.VERSION}, Python {sys.version.split()[0]}\n{trace}\n"
+    entry = (
+        f"{text.iso(clock.machine_now())} {what}, process {os.getpid()}, opslib {settings.VERSION}, "
+        f"Python {sys.version.split()[0]}\n{trace}\n"
+    )
     try:
         place = str(_append(entry, home))
     except OSError as refused:
         place = f"nowhere, since no log can be written ({refused.strerror})"
-    return f"{what} failed unexpectedly ({reason}). This is a defect of ops: please report it with the traceback in {place}."
+    return (
+        f"{what} failed unexpectedly ({reason}). This is a defect of ops: please report it with the "
+        f"traceback in {place}."
+    )
 
 
 def _append(entry: str, home: str | Path | None) -> Path:

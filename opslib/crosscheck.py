@@ -1,8 +1,8 @@
 """
 Compare two chains of one symbol from two providers.
 
-They are never of one instant: one provider's Greeks may be an hour old. So what the underlying moved in between, which shifts
-each delta by its gamma times the move, is found first, from the contracts themselves, and taken out.
+They are never of one instant: one provider's Greeks may be an hour old. So what the underlying moved in between, which
+shifts each delta by its gamma times the move, is found first, from the contracts themselves, and taken out.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ class Crosscheck:
     Attributes:
         shared: Core contracts of both without a fault in either.
         moved_usd: What the underlying moved between them; None where too few contracts tell it.
-        delta_off, iv_off: So many of these differ by more than that explains, and by more than limits and spreads allow.
+        delta_off, iv_off: So many of these differ by more than that explains, and by more than limits and spreads
+            allow.
         examples: The worst of them by name.
     """
 
@@ -36,7 +37,10 @@ class Crosscheck:
     def __repr__(self) -> str:
         if self.moved_usd is None:
             return f"too few contracts in common to compare ({self.shared})"
-        return f"{self.shared:,} contracts in common; the underlying {self.moved_usd:+.2f} USD between them; delta differs in {self.delta_off:,}, volatility in {self.iv_off:,}"
+        return (
+            f"{self.shared:,} contracts in common; the underlying {self.moved_usd:+.2f} USD between them; "
+            f"delta differs in {self.delta_off:,}, volatility in {self.iv_off:,}"
+        )
 
 
 def crosscheck(ours: Quality, theirs: Quality, limits: ChainLimits) -> Crosscheck:
@@ -51,10 +55,18 @@ def crosscheck(ours: Quality, theirs: Quality, limits: ChainLimits) -> Crosschec
         moves = ((both["delta_theirs"] - both["delta"]) / both["gamma"]).replace([np.inf, -np.inf], np.nan)
         moved = float(moves.median()) if moves.notna().any() else 0.0
         # Beside the move, gamma itself changes on the way: some of what it explained may remain.
-        off = (both["delta_theirs"] - both["delta"] - both["gamma"] * moved).abs() - limits.cross_delta - GAMMA_CHANGES * (both["gamma"] * moved).abs()
+        off = (
+            (both["delta_theirs"] - both["delta"] - both["gamma"] * moved).abs()
+            - limits.cross_delta
+            - GAMMA_CHANGES * (both["gamma"] * moved).abs()
+        )
         iv_off = (both["iv_theirs"] - both["iv"]).abs() - limits.cross_iv - both["wide"].fillna(0.0)
     worst = both.assign(off=off.fillna(-1)).sort_values("off", ascending=False).head(EXAMPLES)
-    told = tuple(f"{r.day} {r.cp} {r.strike:g}: delta {r.delta:.3f} against {r.delta_theirs:.3f}" for r in worst.itertuples() if r.off > 0)
+    told = tuple(
+        f"{r.day} {r.cp} {r.strike:g}: delta {r.delta:.3f} against {r.delta_theirs:.3f}"
+        for r in worst.itertuples()
+        if r.off > 0
+    )
     return Crosscheck(len(both), round(moved, 4), int((off > 0).sum()), int((iv_off > 0).sum()), told)
 
 

@@ -42,15 +42,27 @@ def _why_unknown(view: View, figure: str) -> str:
         return "the market was closed: nothing was expected"
     if not view.tape.looks_in(view.window):
         return "no look came in this window"
-    field = {"massive_uptime_pct": "massive", "tradier_uptime_pct": "tradier", "iv_anomalies": "iv_anomalies", "backtest_variance_pp": "backtest_variance"}.get(figure)
+    field = {
+        "massive_uptime_pct": "massive",
+        "tradier_uptime_pct": "tradier",
+        "iv_anomalies": "iv_anomalies",
+        "backtest_variance_pp": "backtest_variance",
+    }.get(figure)
     if field and field not in view.tape.alive:
         return "not measured: the app has never recorded it"
     if figure.endswith(("uptime_pct", "valid_rate_pct")) and view.coverage < view.rules["availability"].min_coverage:
         return f"only {text.ratio(view.coverage, 1)} of the expected looks came"
     if figure in ("gross_pnl_pct", "net_pnl_pct"):
-        return "no trades" if view.figures["pnl"]["trades"] == 0 else "the page's mean was spoiled by a trade without a number"
+        return (
+            "no trades"
+            if view.figures["pnl"]["trades"] == 0
+            else "the page's mean was spoiled by a trade without a number"
+        )
     if figure == "backtest_variance_pp":
-        return f"too few trades on the page ({view.figures['pnl']['variance_trades'] or 0} of {view.rules['backtest_variance'].min_count} needed)"
+        return (
+            f"too few trades on the page ({view.figures['pnl']['variance_trades'] or 0} of "
+            f"{view.rules['backtest_variance'].min_count} needed)"
+        )
     return "nothing was counted"
 
 
@@ -60,12 +72,20 @@ def _lacking(filed: Pnl, figure: str) -> str:
         return "no round trip ended"
     if figure != "backtest_variance_pp":
         return "no trade has a premium to set its result against"
-    return f"too few trades with a backtest's figure ({len(filed.gaps)} of {filed.rule.of('fills').min_count} needed)" if filed.wanted else "no backtest to compare with"
+    return (
+        f"too few trades with a backtest's figure ({len(filed.gaps)} of {filed.rule.of('fills').min_count} needed)"
+        if filed.wanted
+        else "no backtest to compare with"
+    )
 
 
 def _over(rule: Rule) -> str:
     """Over which window a rate was judged: it stays past its limit until the trouble has left the window."""
-    return f" over {text.duration(rule.window.total_seconds())}" if rule.gate == "wilson" or rule.unit == "per_hour" else ""
+    return (
+        f" over {text.duration(rule.window.total_seconds())}"
+        if rule.gate == "wilson" or rule.unit == "per_hour"
+        else ""
+    )
 
 
 def _told(value: float | None, unit: str) -> str:
@@ -85,13 +105,25 @@ class Daily:
         earlier: The published numbers of this report, where there are any that rest on something else.
     """
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, day: date, as_of: datetime | None, known_at: datetime | None, memory: Memory):
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        rules: Rules,
+        day: date,
+        as_of: datetime | None,
+        known_at: datetime | None,
+        memory: Memory,
+    ):
         self.day, self.session = day, clock.session(day)
         self._store, self._settings, self._rules, self._memory = store, settings, rules, memory
         self._known_us = None if known_at is None else clock.micros(known_at)
         before = clock.previous_session(day)
         window = self._window(self.session, day, as_of)
-        at = lambda w: panels.view(store, settings, rules, w, known_at)  # noqa: E731
+
+        def at(w):
+            return panels.view(store, settings, rules, w, known_at)
+
         self.view = at(window)
         self.night = at(Window(before.closes, self.session.opens)) if self.session else None
         self.previous = before
@@ -103,7 +135,10 @@ class Daily:
             midnight = clock.parse(f"{day}T00:00")
             return Window(midnight, clock.parse(f"{day}T23:59:59"))
         if as_of and as_of <= session.opens:
-            raise ReportRefused(f"a report of {day} was wanted as of {text.moment(as_of)}, before the market opened. Ask for a later moment.")
+            raise ReportRefused(
+                f"a report of {day} was wanted as of {text.moment(as_of)}, before the market opened. Ask for "
+                f"a later moment."
+            )
         return Window(session.opens, min(as_of or session.closes, session.closes))
 
     @cached_property
@@ -114,17 +149,33 @@ class Daily:
     @cached_property
     def unknown(self) -> dict[str, str]:
         """Figures that cannot be known, each with why."""
-        return {name: _why_unknown(self.view, name) for section in self.figures.values() for name, value in section.items() if value is None}
+        return {
+            name: _why_unknown(self.view, name)
+            for section in self.figures.values()
+            for name, value in section.items()
+            if value is None
+        }
 
     @cached_property
     def alerts(self) -> list[Life]:
-        """What went wrong, and when, judged anew by what is known now; nothing is looked for on a day without a session."""
+        """
+        What went wrong, and when, judged anew by what is known now; nothing is looked for on a day without a session.
+        """
         if not self.session:
             return []
         if self.partial:
-            transitions, standing = watch.replayed(self._store, self._settings, self._rules, self.view.window.start_us, self.view.window.end_us, self._known_us)
+            transitions, standing = watch.replayed(
+                self._store,
+                self._settings,
+                self._rules,
+                self.view.window.start_us,
+                self.view.window.end_us,
+                self._known_us,
+            )
         else:
-            transitions, standing = replays.of(self._store, self._settings, self._rules, self.session, self._known_us, self._memory)
+            transitions, standing = replays.of(
+                self._store, self._settings, self._rules, self.session, self._known_us, self._memory
+            )
         return rises.lives(rises.read(transitions, self._rules, standing))
 
     @property
@@ -165,9 +216,16 @@ class Daily:
 
     @cached_property
     def action_items(self) -> list[str]:
-        """What follows from the issues, once for each rule and subject that somebody was to be told of, and from what is missing."""
+        """
+        What follows from the issues, once for each rule and subject that somebody was to be told of, and from what is
+        missing.
+        """
         items = []
-        for name, subject in dict.fromkeys((a.worst.rule, a.worst.subject) for a in self.alerts if a.worst.severity in SENT and not a.worst.inhibited_by):
+        for name, subject in dict.fromkeys(
+            (a.worst.rule, a.worst.subject)
+            for a in self.alerts
+            if a.worst.severity in SENT and not a.worst.inhibited_by
+        ):
             rule = self._rules[name]
             items.append(f"{named(rule, subject)}: {rule.action} ({rule.who}; runbook {rule.runbooks[subject]})")
         if self.incomplete:
@@ -176,7 +234,13 @@ class Daily:
 
     @cached_property
     def _days(self) -> Days:
-        return Days(self._store, self._settings, self._rules, self._memory, None if self._known_us is None else clock.instant(self._known_us))
+        return Days(
+            self._store,
+            self._settings,
+            self._rules,
+            self._memory,
+            None if self._known_us is None else clock.instant(self._known_us),
+        )
 
     @cached_property
     def before(self) -> list[Day]:
@@ -186,29 +250,56 @@ class Daily:
     @cached_property
     def weekday(self) -> Day | None:
         """The same weekday of the week before; None where it was no trading day, or nothing was seen of it."""
-        session = clock.session(self.day - timedelta(days=7)) if self.day - timedelta(days=7) >= clock.covered()[0] else None
+        session = (
+            clock.session(self.day - timedelta(days=7)) if self.day - timedelta(days=7) >= clock.covered()[0] else None
+        )
         return self._days.of(session) if session else None
 
     @cached_property
     def changes(self) -> dict[str, dict[str, Any]]:
-        """Each figure beside the previous trading day's, the same weekday's of the week before, and what is usual, with how many days say so."""
+        """
+        Each figure beside the previous trading day's, the same weekday's of the week before, and what is usual, with
+        how many days say so.
+        """
         previous, found = self._days.of(self.previous), dict[str, dict[str, Any]]()
         for section, figures in SECTIONS.items():
             for name in figures:
                 usually, value = usual(self.before, name, self._rules.days), self.figures[section][name]
-                found[name] = {"previous": previous.figures[name] if previous else None, "weekday": self.weekday.figures[name] if self.weekday else None, "value": value, "usual_low": usually.low, "usual_middle": usually.middle, "usual_high": usually.high, "n": usually.n, "outside": usually.outside(value)}
+                found[name] = {
+                    "previous": previous.figures[name] if previous else None,
+                    "weekday": self.weekday.figures[name] if self.weekday else None,
+                    "value": value,
+                    "usual_low": usually.low,
+                    "usual_middle": usually.middle,
+                    "usual_high": usually.high,
+                    "n": usually.n,
+                    "outside": usually.outside(value),
+                }
         return found
 
     @cached_property
     def evidence(self) -> dict[str, Any]:
         """By what this report can be recomputed: the looks it rests on, and the limits it was judged by."""
         digest = hashlib.sha256()
-        looks = {k.digest: k for view in (self.view, self.night) if view for page in view.tape.pages for k in page.looks}
+        looks = {
+            k.digest: k for view in (self.view, self.night) if view for page in view.tape.pages for k in page.looks
+        }
         for look in sorted(looks.values(), key=lambda k: (k.ts_us, k.digest)):
             digest.update(look.ts_us.to_bytes(8, "big") + look.digest)
         wired = sorted(self.view.tape.alive)
-        before = hashlib.sha256(json.dumps([d.told for d in (*self.before, *((self.weekday,) if self.weekday else ()))], sort_keys=True).encode()).hexdigest()
-        return {"looks": len(looks), "sha256": digest.hexdigest(), "wired": wired, "days_before_sha256": before, "rules_sha256": self._rules.hash, "opslib": VERSION}
+        before = hashlib.sha256(
+            json.dumps(
+                [d.told for d in (*self.before, *((self.weekday,) if self.weekday else ()))], sort_keys=True
+            ).encode()
+        ).hexdigest()
+        return {
+            "looks": len(looks),
+            "sha256": digest.hexdigest(),
+            "wired": wired,
+            "days_before_sha256": before,
+            "rules_sha256": self._rules.hash,
+            "opslib": VERSION,
+        }
 
     @property
     def path(self) -> Path:
@@ -230,7 +321,9 @@ class Daily:
 
     @cached_property
     def restates(self) -> str | None:
-        """The name under which the report that this one restates is kept: ``r1``, ``r2``, …; None where it restates none."""
+        """
+        The name under which the report that this one restates is kept: ``r1``, ``r2``, …; None where it restates none.
+        """
         published = report.published(self.path.with_name(f"{self.path.name}.json"))
         if published is None:
             return None
@@ -279,7 +372,13 @@ class Daily:
             "incomplete": self.incomplete,
             "coverage": None if self.view.coverage is None else round(self.view.coverage, 4),
             **self.figures,
-            "night": None if night is None else {"massive_requests": night["providers"]["massive"]["requests"], "massive_failures": night["providers"]["massive"]["failures"], "errors": night["system"]["errors"]},
+            "night": None
+            if night is None
+            else {
+                "massive_requests": night["providers"]["massive"]["requests"],
+                "massive_failures": night["providers"]["massive"]["failures"],
+                "errors": night["system"]["errors"],
+            },
             "issues": self.issues,
             "action_items": self.action_items,
             "changes": self.changes,
@@ -307,16 +406,24 @@ class Daily:
         """Is anything wrong, since when, what to do?"""
         loud = [i for i in self.issues if i["severity"] in SENT and not i["inhibited_by"]]
         head = f"{self.day}: {self.verdict}. {self.words}."
-        lines = [f"{clock.parse(i['began']).astimezone(text.NEW_YORK):%H:%M} New York, {i['minutes']:g} min: {i['worst']}" for i in loud] or ["Nothing reached a limit at which anybody is told." if self.session else "Nothing was expected."]
+        lines = [
+            f"{clock.parse(i['began']).astimezone(text.NEW_YORK):%H:%M} New York, {i['minutes']:g} min: {i['worst']}"
+            for i in loud
+        ] or ["Nothing reached a limit at which anybody is told." if self.session else "Nothing was expected."]
         if self.incomplete:
             lines.insert(0, f"INCOMPLETE: {self.incomplete}.")
         if self.partial:
-            lines.insert(0, f"PARTIAL: the market was still open; this is the day up to {text.moment(self.view.window.end)}.")
+            lines.insert(
+                0, f"PARTIAL: the market was still open; this is the day up to {text.moment(self.view.window.end)}."
+            )
         return listed(head, self.restated + lines)
 
     def section(self, name: str) -> Text:
         """One section of the guide's template: availability, data_quality or trading."""
-        rows = [(words, _told(self.figures[name][figure], unit), self.unknown.get(figure, "")) for figure, (words, unit) in SECTIONS[name].items()]
+        rows = [
+            (words, _told(self.figures[name][figure], unit), self.unknown.get(figure, ""))
+            for figure, (words, unit) in SECTIONS[name].items()
+        ]
         return listed(TITLES[name], [f"{w}: {v}{f' ({why})' if why else ''}" for w, v, why in rows])
 
     @property
@@ -327,7 +434,10 @@ class Daily:
         f, window = self.night.figures, self.night.window
         seen = self.night.tape.looks_in(window)
         massive = f["providers"]["massive"]
-        told = f"errors {text.number(f['system']['errors'])}, failed Massive requests {text.number(massive['failures'])} of {text.number(massive['requests'])}, looks {seen:,}"
+        told = (
+            f"errors {text.number(f['system']['errors'])}, failed Massive requests "
+            f"{text.number(massive['failures'])} of {text.number(massive['requests'])}, looks {seen:,}"
+        )
         return listed(f"The night before, {window}", [told if seen else "no page was open"])
 
     @property
@@ -337,9 +447,19 @@ class Daily:
         for i in self.issues:
             began = clock.parse(i["began"])
             until = "still so at the close" if i["ended"] is None else f"{i['minutes']:g} min"
-            lines.append(f"{i['severity']}, {began:%H:%M:%S} UTC ({began.astimezone(text.NEW_YORK):%H:%M:%S} New York), {until}: {i['worst']}; {'explained by ' + i['inhibited_by'] if i['inhibited_by'] else 'runbook ' + i['runbook']}")
-        lines += [f"page reloaded {text.moment(at)}: its counters began again at zero" for at in self.view.tape.reloads(self.view.window)]
-        lines += [f"no looks {text.span(g.start, g.end)}, {text.duration(g.seconds)}" for g in self.view.tape.gaps(self.view.window)]
+            lines.append(
+                f"{i['severity']}, {began:%H:%M:%S} UTC ({began.astimezone(text.NEW_YORK):%H:%M:%S} New York),"
+                f" {until}: {i['worst']}; "
+                f"{'explained by ' + i['inhibited_by'] if i['inhibited_by'] else 'runbook ' + i['runbook']}"
+            )
+        lines += [
+            f"page reloaded {text.moment(at)}: its counters began again at zero"
+            for at in self.view.tape.reloads(self.view.window)
+        ]
+        lines += [
+            f"no looks {text.span(g.start, g.end)}, {text.duration(g.seconds)}"
+            for g in self.view.tape.gaps(self.view.window)
+        ]
         message = self.view.figures["system"]["last_error_message"]
         lines += [f"newest error message of a page: {text.one_line(message)}"] if message else []
         lines += [n for n in self.view.panel("system").notes if "clock" in n]
@@ -356,11 +476,47 @@ class Daily:
         rows = []
         for name, found in self.changes.items():
             words, unit = WORDS[name]
-            gap = lambda a, b, unit=unit: text.UNKNOWN if a is None or b is None else f"{b - a:+,.{0 if unit == '' else 2}f} {unit.replace('%', 'points')}".rstrip()  # noqa: E731
-            band = f"{_told(found['usual_low'], unit)} to {_told(found['usual_high'], unit)}" if found["usual_low"] is not None else f"median {_told(found['usual_middle'], unit)}" if found["n"] else text.UNKNOWN
-            rows.append([words, _told(found["value"], unit), gap(found["previous"], found["value"]), gap(found["weekday"], found["value"]), band, str(found["n"]), {True: "not usual", False: "usual", None: text.UNKNOWN}[found["outside"]]])
-        header = ["figure", str(self.day), f"against {self.previous.day}", f"against {self.day - timedelta(days=7)}", "usual", "n days", "is it?"]
-        return tabled(f"Against the previous trading day ({self.previous.day}), the same weekday, and {self._rules.days.usual_days:g} trading days before", header, rows)
+
+            def gap(a, b, unit=unit):
+                return (
+                    text.UNKNOWN
+                    if a is None or b is None
+                    else f"{b - a:+,.{0 if unit == '' else 2}f} {unit.replace('%', 'points')}".rstrip()
+                )
+
+            band = (
+                f"{_told(found['usual_low'], unit)} to {_told(found['usual_high'], unit)}"
+                if found["usual_low"] is not None
+                else f"median {_told(found['usual_middle'], unit)}"
+                if found["n"]
+                else text.UNKNOWN
+            )
+            rows.append(
+                [
+                    words,
+                    _told(found["value"], unit),
+                    gap(found["previous"], found["value"]),
+                    gap(found["weekday"], found["value"]),
+                    band,
+                    str(found["n"]),
+                    {True: "not usual", False: "usual", None: text.UNKNOWN}[found["outside"]],
+                ]
+            )
+        header = [
+            "figure",
+            str(self.day),
+            f"against {self.previous.day}",
+            f"against {self.day - timedelta(days=7)}",
+            "usual",
+            "n days",
+            "is it?",
+        ]
+        return tabled(
+            f"Against the previous trading day ({self.previous.day}), the same weekday, and "
+            f"{self._rules.days.usual_days:g} trading days before",
+            header,
+            rows,
+        )
 
     def panel(self, name: str) -> panels.Panel:
         """One of the four panels over the session."""
@@ -369,13 +525,29 @@ class Daily:
     def markdown(self) -> str:
         """The whole report as the guide's template has it, in Markdown."""
         parts = [f"## Daily Monitoring Report - {self.day}"]
-        for piece in (self.headline, *(self.section(name) for name in SECTIONS), self.issues_told, self.actions_told, self.night_before, self.changes_told):
+        for piece in (
+            self.headline,
+            *(self.section(name) for name in SECTIONS),
+            self.issues_told,
+            self.actions_told,
+            self.night_before,
+            self.changes_told,
+        ):
             parts += ["", piece.markdown]
         evidence = ", ".join(f"{k} {v}" for k, v in self.evidence.items() if k != "wired")
         return "\n".join([*parts, "", f"Evidence: {text.in_markdown(evidence)}", ""])
 
 
-def daily(store: Store, settings: Settings, rules: Rules, day: date, memory: Memory, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Daily:
+def daily(
+    store: Store,
+    settings: Settings,
+    rules: Rules,
+    day: date,
+    memory: Memory,
+    *,
+    as_of: datetime | None = None,
+    known_at: datetime | None = None,
+) -> Daily:
     """
     What happened on a trading day?
 
@@ -398,6 +570,19 @@ def meant_day(desk: Workspace, day: str | date | None, as_of: str | datetime | N
     return clock.last_closed(clock.instant_of(as_of) or desk.now()).day
 
 
-def daily_of(desk: Workspace, day: str | date | None = None, as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> Daily:
+def daily_of(
+    desk: Workspace,
+    day: str | date | None = None,
+    as_of: str | datetime | None = None,
+    known_at: str | datetime | None = None,
+) -> Daily:
     """The report of a trading day; of the last one that has closed, where none is named."""
-    return daily(desk.store, desk.settings, desk.rules, meant_day(desk, day, as_of), desk.memory, as_of=clock.instant_of(as_of), known_at=clock.instant_of(known_at))
+    return daily(
+        desk.store,
+        desk.settings,
+        desk.rules,
+        meant_day(desk, day, as_of),
+        desk.memory,
+        as_of=clock.instant_of(as_of),
+        known_at=clock.instant_of(known_at),
+    )

@@ -1,8 +1,8 @@
 """
 Run the live dashboard: read the database every few seconds in a thread, and exchange messages with browsers.
 
-One feed reads for all views of a desk, and goes on while a cell runs. Each view has its own moment and its own pause. A browser
-that comes back, or comes late, asks for all of it.
+One feed reads for all views of a desk, and goes on while a cell runs. Each view has its own moment and its own pause. A
+browser that comes back, or comes late, asks for all of it.
 """
 
 import os
@@ -30,7 +30,10 @@ SHORTEST_S, LONGEST_S = 1.0, 60.0
 HERE = Path(__file__).parent
 CHANGES = ("open", "deeper", "feedback")  # What leaves something behind: not from a page that only shows.
 VOILA = "voila/"  # So it names itself to its kernels; it asks nobody, and draws.
-STILL = "This front end draws no Jupyter widgets, so nothing moves here: this is how it stood at {moment}. ops lab and ops dashboard show it live; the cell run again is a newer moment."
+STILL = (
+    "This front end draws no Jupyter widgets, so nothing moves here: this is how it stood at {moment}. "
+    "ops lab and ops dashboard show it live; the cell run again is a newer moment."
+)
 PICTURE_INCHES = (13.0, 6.4)
 
 Opener = Callable[["Workspace", str, Incident, str, datetime | None], Path]
@@ -49,7 +52,8 @@ class Feed:
     def __init__(self, desk: "Workspace", window: timedelta, every_s: float, opener: "Opener | None" = None):
         self.desk, self.window, self.every_s, self.opener = desk, window, every_s, opener
         self._listening: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._turn = threading.Condition(threading.RLock())  # Held for moments only: who asks never waits for a look at a store that answers late.
+        # Held for moments only: who asks never waits for a look at a store that answers late.
+        self._turn = threading.Condition(threading.RLock())
         self._looking = threading.Lock()
         self._last: tuple[View, Screen] | None = None
         self._n = 0  # So many changes were told: who misses one knows it by the next.
@@ -105,7 +109,9 @@ class Feed:
                 self._turn.wait(self.every_s)
 
     def tell(self) -> None:
-        """Look once, and tell everybody who listens what is another than before; what went wrong, where something did."""
+        """
+        Look once, and tell everybody who listens what is another than before; what went wrong, where something did.
+        """
         before = self._last
         try:
             _, found = self._look()
@@ -133,8 +139,8 @@ class Live:
     """
     The live dashboard of a desk: four panels, the alerts, any past moment.
 
-    Where nobody is there (a scheduler, papermill, a test) it is a picture and its words, of the same moment; where a front end
-    draws no widgets, the panels' tables and a sentence that says so.
+    Where nobody is there (a scheduler, papermill, a test) it is a picture and its words, of the same moment; where a
+    front end draws no widgets, the panels' tables and a sentence that says so.
 
     Args:
         as_of: A moment to begin at; None is now.
@@ -144,7 +150,14 @@ class Live:
         feed: Who reads for it.
     """
 
-    def __init__(self, desk: "Workspace", window: timedelta, every_s: float, as_of: datetime | None = None, opener: "Opener | None" = None):
+    def __init__(
+        self,
+        desk: "Workspace",
+        window: timedelta,
+        every_s: float,
+        as_of: datetime | None = None,
+        opener: "Opener | None" = None,
+    ):
         self.desk, self.as_of = desk, as_of
         self.feed = _feed(desk, window)
         self.feed.opener = opener or self.feed.opener
@@ -164,9 +177,14 @@ class Live:
         words = _words(view)
         if attended() or os.environ.get("SERVER_SOFTWARE", "").startswith(VOILA):
             shown = self.widget._repr_mimebundle_()
-            display((shown[0] if isinstance(shown, tuple) else shown) | {"text/plain": words, "text/html": _still(view)}, raw=True)
+            display(
+                (shown[0] if isinstance(shown, tuple) else shown) | {"text/plain": words, "text/html": _still(view)},
+                raw=True,
+            )
         else:
-            display({"text/plain": words, "image/png": _picture(view)}, metadata={"image/png": {"alt": words}}, raw=True)
+            display(
+                {"text/plain": words, "image/png": _picture(view)}, metadata={"image/png": {"alt": words}}, raw=True
+            )
 
     @property
     def widget(self) -> Any:
@@ -180,12 +198,20 @@ class Live:
 
 def _words(view: View) -> str:
     """What everything comes to at a moment, and each panel."""
-    return "\n".join([f"{view.verdict}, as of {text.moment(view.window.end)}", *(f"{panel.title}: {panel.told}" for panel in view.panels)])
+    return "\n".join(
+        [
+            f"{view.verdict}, as of {text.moment(view.window.end)}",
+            *(f"{panel.title}: {panel.told}" for panel in view.panels),
+        ]
+    )
 
 
 def _still(view: View) -> str:
     """What stands where a front end draws no widgets."""
-    return f"<p>{text.in_html(STILL.format(moment=text.moment(view.window.end)))}</p>{''.join(panel._html() for panel in view.panels)}"
+    return (
+        f"<p>{text.in_html(STILL.format(moment=text.moment(view.window.end)))}</p>"
+        f"{''.join(panel._html() for panel in view.panels)}"
+    )
 
 
 def _picture(view: View) -> bytes:
@@ -225,7 +251,8 @@ def _kind() -> Any:
 
         def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
             if key is None and getattr(self, "feed", None) is not None:
-                self._trait_values["whole"] = self.feed.all()  # Who comes back sees what was seen last, not what was so at first.
+                # Who comes back sees what was seen last, not what was so at first.
+                self._trait_values["whole"] = self.feed.all()
             return super().get_state(key, drop_defaults)
 
     return Dashboard
@@ -241,9 +268,13 @@ def answered(feed: Feed, widget: Any, said: dict[str, Any]) -> None:
         widget.send({"said": "this page only shows; ops lab is where things are done", "view": view})
         return
     acts: dict[str, Callable[[], dict[str, Any]]] = {
-        "all": feed.everything, "at": lambda: _at(feed, said), "every": lambda: _paced(feed, widget, said), "open": lambda: _opened(feed, said),
-        "feedback": lambda: _kept(feed, said), "deeper": lambda: _deeper(feed, said),
-    }  # fmt: skip
+        "all": feed.everything,
+        "at": lambda: _at(feed, said),
+        "every": lambda: _paced(feed, widget, said),
+        "open": lambda: _opened(feed, said),
+        "feedback": lambda: _kept(feed, said),
+        "deeper": lambda: _deeper(feed, said),
+    }
     try:
         widget.send(acts[said["do"]]() | {"view": view})
         if said.get("first") and widget.as_of is not None:
@@ -302,5 +333,7 @@ def _link(desk: "Workspace", place: Path, words: str) -> dict[str, Any]:
 def _kept(feed: Feed, said: dict[str, Any]) -> dict[str, Any]:
     """What the monitoring missed, or told for nothing; the quarterly report reads it."""
     at = clock.parse(said["at"])
-    kept = Feedback(chronicle.of(feed.desk).records).give(said["kind"], said["words"], said["by"], said.get("alert", ""), at)
+    kept = Feedback(chronicle.of(feed.desk).records).give(
+        said["kind"], said["words"], said["by"], said.get("alert", ""), at
+    )
     return {"said": f"kept as {kept.kind} of {text.moment(at)}, by {kept.author}"}

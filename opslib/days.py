@@ -1,8 +1,8 @@
 """
 Compute the guide's figures of one trading day, and what is usual for them by the days before.
 
-A day's figures are computed once and remembered, under what they rest on: so many posts, up to which row, by which limits.
-Whatever comes later is another basis, and is computed anew.
+A day's figures are computed once and remembered, under what they rest on: so many posts, up to which row, by which
+limits. Whatever comes later is another basis, and is computed anew.
 """
 
 import statistics
@@ -53,7 +53,10 @@ def percent(value: float | None) -> float | None:
 def figures(view: View) -> dict[str, dict[str, float | None]]:
     """The template's figures of one window."""
     f = view.figures
-    ratio = lambda v: None if v is None else percent(v * 100)  # noqa: E731
+
+    def ratio(v):
+        return None if v is None else percent(v * 100)
+
     return {
         "availability": {
             "massive_uptime_pct": ratio(f["providers"]["massive"]["availability"]),
@@ -108,11 +111,22 @@ class Day(NamedTuple):
 class Days:
     """The trading days of one app, as known at a moment (None: all that is known)."""
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, memory: Memory, known_at: datetime | None = None):
-        self._store, self._settings, self._rules, self._memory, self._known_at = store, settings, rules, memory, known_at
+    def __init__(
+        self, store: Store, settings: Settings, rules: Rules, memory: Memory, known_at: datetime | None = None
+    ):
+        self._store, self._settings, self._rules, self._memory, self._known_at = (
+            store,
+            settings,
+            rules,
+            memory,
+            known_at,
+        )
 
     def before(self, day: date) -> list[Day]:
-        """The trading days before a day of which anything was seen, oldest first, of as many sessions back as a usual day needs."""
+        """
+        The trading days before a day of which anything was seen, oldest first, of as many sessions back as a usual day
+        needs.
+        """
         count = int(self._rules.days.usual_days)
         sessions, first = [], SnapshotStore(self._store).first_ts(self._settings.app)
         while first is not None and len(sessions) < count:
@@ -128,26 +142,53 @@ class Days:
         rests_on = self._rests_on(session)
         if rests_on is None:
             return None
-        kept = self._memory.once(str(session.day), rests_on, lambda: _computed(panels.view(self._store, self._settings, self._rules, session.window, self._known_at)))
+        kept = self._memory.once(
+            str(session.day),
+            rests_on,
+            lambda: _computed(panels.view(self._store, self._settings, self._rules, session.window, self._known_at)),
+        )
         return Day(session, kept["figures"], kept["counts"], kept["means"], kept["hours"], kept["coverage"])
 
     def _rests_on(self, session: Session) -> list[Any] | None:
-        """What a day's figures rest on: when it was open, its posts and those of the night before, its fills, what is wired, the limits; None where nothing was seen of it."""
+        """
+        What a day's figures rest on: when it was open, its posts and those of the night before, its fills, what is
+        wired, the limits; None where nothing was seen of it.
+        """
         known_us = None if self._known_at is None else clock.micros(self._known_at)
         window = Window(clock.previous_session(session.day).closes, session.closes)
         count, newest = SnapshotStore(self._store).extent(self._settings.app, window.start_us, window.end_us, known_us)
         filed = Filings(self._store, self._settings.app).extent(session.window.end_us, known_us)
-        if not count and not Filings(self._store, self._settings.app).any(session.window.start_us, session.window.end_us, known_us):
+        if not count and not Filings(self._store, self._settings.app).any(
+            session.window.start_us, session.window.end_us, known_us
+        ):
             return None
         alive = sorted(SnapshotStore(self._store).alive(self._settings.app, known_us))
-        return [FORM, clock.micros(session.opens), clock.micros(session.closes), count, newest, *filed, alive, sorted(self._settings.wired), self._settings.post_every_s, self._rules.hash, VERSION]
+        return [
+            FORM,
+            clock.micros(session.opens),
+            clock.micros(session.closes),
+            count,
+            newest,
+            *filed,
+            alive,
+            sorted(self._settings.wired),
+            self._settings.post_every_s,
+            self._rules.hash,
+            VERSION,
+        ]
 
 
 def _computed(view: View) -> dict[str, Any]:
     found = figures(view)
     hours = [_counts(view, hour) | {"from": text.iso(hour.start)} for hour in _hours(view.window)]
     means = {name: view.figures["pnl"][name] for name in MEANS}
-    return {"figures": {name: value for section in found.values() for name, value in section.items()}, "counts": _counts(view, view.window), "means": means, "hours": hours, "coverage": view.coverage}
+    return {
+        "figures": {name: value for section in found.values() for name, value in section.items()},
+        "counts": _counts(view, view.window),
+        "means": means,
+        "hours": hours,
+        "coverage": view.coverage,
+    }
 
 
 def _hours(window: Window) -> list[Window]:
@@ -160,7 +201,11 @@ def _hours(window: Window) -> list[Window]:
 def _counts(view: View, window: Window) -> dict[str, int | None]:
     """What was counted in a window, by the pages; trades by the fills, where there are any of the whole view."""
     providers, greeks = indicators.providers(view.tape, window), indicators.greeks(view.tape, window)
-    found = {f"{provider}_{what}": providers[provider][what] for provider in ("massive", "tradier") for what in ("requests", "failures")}
+    found = {
+        f"{provider}_{what}": providers[provider][what]
+        for provider in ("massive", "tradier")
+        for what in ("requests", "failures")
+    }
     found |= {name: greeks[name] for name in ("validations", "valid", "gamma_zero", "iv_anomalies")}
     trades = view.figures["pnl"]["trades"] if window == view.window else view.tape.rise("trades", window)
     return found | {"errors": view.tape.rise("errors", window), "trades": trades}

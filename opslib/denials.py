@@ -15,7 +15,9 @@ from opslib.samples import Sample
 
 KINDS = ("auth", "rate_limit")  # Kinds of lines that tell of a refusal.
 CAUSES = ("provider_auth", "provider_plan", "provider_ip_blocked", "provider_rate_limited")
-_STATUS = re.compile(r"(?i)\bHTTP (?P<said>40[013]|429)\b|\b(?:status|code|error|massive|tradier)\]?:? *\(?(?P<told>40[013]|429)\b")
+_STATUS = re.compile(
+    r"(?i)\bHTTP (?P<said>40[013]|429)\b|\b(?:status|code|error|massive|tradier)\]?:? *\(?(?P<told>40[013]|429)\b"
+)
 
 
 class Denied(NamedTuple):

@@ -35,8 +35,18 @@ class Speed:
     def _ipython_display_(self) -> None:
         from opslib import plots
 
-        draw = lambda ax: (plots.looked(ax, self.probed, self.view.window, self.view.rules, self.subjects), plots.marked(ax, self.view.marks))  # noqa: E731
-        plots.shown({"text/plain": repr(self)}, draw, "our looks over time", f"How long our looks took, and which failed: {repr(self)}")
+        def draw(ax):
+            return (
+                plots.looked(ax, self.probed, self.view.window, self.view.rules, self.subjects),
+                plots.marked(ax, self.view.marks),
+            )
+
+        plots.shown(
+            {"text/plain": repr(self)},
+            draw,
+            "our looks over time",
+            f"How long our looks took, and which failed: {repr(self)}",
+        )
 
 
 @dataclass(frozen=True)
@@ -61,29 +71,93 @@ class Depth:
         for name in PROVIDERS:
             if f := sights.get(name):
                 age = text.UNKNOWN if f["data_age_s"] is None else text.duration(f["data_age_s"])
-                rows.append([name, f["outcome"], f["fault"], text.ratio(f["availability"]), f"{f['usable']} of {f['looks']}", text.number(f["p95_s"], "s", 3), text.number(f["mean_s"], "s", 3), age, text.number(f["quota_left"])])
-        return tabled(f"Our own looks, {self._window}", ["of", "now", "fault", "available", "usable", "p95", "mean", "data's age", "quota left"], rows, NOBODY_LOOKED)
+                rows.append(
+                    [
+                        name,
+                        f["outcome"],
+                        f["fault"],
+                        text.ratio(f["availability"]),
+                        f"{f['usable']} of {f['looks']}",
+                        text.number(f["p95_s"], "s", 3),
+                        text.number(f["mean_s"], "s", 3),
+                        age,
+                        text.number(f["quota_left"]),
+                    ]
+                )
+        return tabled(
+            f"Our own looks, {self._window}",
+            ["of", "now", "fault", "available", "usable", "p95", "mean", "data's age", "quota left"],
+            rows,
+            NOBODY_LOOKED,
+        )
 
     @property
     def serving(self) -> Text:
         """Who can serve now?"""
         sights = self.view.as_json()["panels"]["providers"]["probes"]
-        told = {"massive": "massive serves", "tradier": "tradier serves, in massive's place", "nobody": "nobody can serve", None: "who serves is not known"}[sights.get("serving")]
-        network = {"gone": "our own network is gone", "ok": "our own network is well", None: "our own network cannot be told apart: both providers must be looked at"}[sights.get("our_network")]
-        return listed(told, [network, "no fallback is configured (OPS_FALLBACK=none)" if self._probed.fallback == "none" else "the fallback is tradier"])
+        told = {
+            "massive": "massive serves",
+            "tradier": "tradier serves, in massive's place",
+            "nobody": "nobody can serve",
+            None: "who serves is not known",
+        }[sights.get("serving")]
+        network = {
+            "gone": "our own network is gone",
+            "ok": "our own network is well",
+            None: "our own network cannot be told apart: both providers must be looked at",
+        }[sights.get("our_network")]
+        return listed(
+            told,
+            [
+                network,
+                "no fallback is configured (OPS_FALLBACK=none)"
+                if self._probed.fallback == "none"
+                else "the fallback is tradier",
+            ],
+        )
 
     @property
     def outcomes(self) -> Text:
         """How did our looks end, and whose fault was it?"""
-        counts = Counter((s.subject, s.probe, s.outcome) for subject in ("massive", "tradier", "app") for probe in (*EARS, "socket") for s in self._probed.within(probe, subject, self._window))
-        rows = [[subject, probe, outcome, OUTCOMES[outcome].fault, text.number(n), {True: "yes", False: "no", None: "says nothing of it"}[OUTCOMES[outcome].answered]] for (subject, probe, outcome), n in sorted(counts.items())]
-        return tabled("How each attempt ended", ["of", "look", "outcome", "fault", "attempts", "counts as up"], rows, NOBODY_LOOKED)
+        counts = Counter(
+            (s.subject, s.probe, s.outcome)
+            for subject in ("massive", "tradier", "app")
+            for probe in (*EARS, "socket")
+            for s in self._probed.within(probe, subject, self._window)
+        )
+        rows = [
+            [
+                subject,
+                probe,
+                outcome,
+                OUTCOMES[outcome].fault,
+                text.number(n),
+                {True: "yes", False: "no", None: "says nothing of it"}[OUTCOMES[outcome].answered],
+            ]
+            for (subject, probe, outcome), n in sorted(counts.items())
+        ]
+        return tabled(
+            "How each attempt ended",
+            ["of", "look", "outcome", "fault", "attempts", "counts as up"],
+            rows,
+            NOBODY_LOOKED,
+        )
 
     @property
     def outages(self) -> Text:
         """When did a look give nothing usable, for how long, and why?"""
-        rows = [row for subject in ("massive", "tradier", "app") for row in self._stretches(IS_THERE[subject], subject)] + self._stretches("data", "massive") + self._stretches("data", "tradier") + self._stretches("socket", "app")
-        return tabled("Stretches without a usable look", ["from (New York)", "of", "look", "for", "looks", "outcomes"], sorted(rows), "none" if self._probed.any else NOBODY_LOOKED)
+        rows = (
+            [row for subject in ("massive", "tradier", "app") for row in self._stretches(IS_THERE[subject], subject)]
+            + self._stretches("data", "massive")
+            + self._stretches("data", "tradier")
+            + self._stretches("socket", "app")
+        )
+        return tabled(
+            "Stretches without a usable look",
+            ["from (New York)", "of", "look", "for", "looks", "outcomes"],
+            sorted(rows),
+            "none" if self._probed.any else NOBODY_LOOKED,
+        )
 
     def _stretches(self, probe: str, subject: str) -> list[list[str]]:
         found, run = list[list[str]](), list[Sample]()
@@ -95,7 +169,16 @@ class Depth:
             if run:
                 begun_us = run[0].ts_us - round((run[0].seconds or 0.0) * 1e6)
                 lasted = "still" if sample is None else text.duration((sample.ts_us - begun_us) / 1e6)
-                found.append([_local(begun_us), subject, probe, lasted, str(len(run)), ", ".join(f"{o} {n}" for o, n in Counter(s.outcome for s in run).most_common())])
+                found.append(
+                    [
+                        _local(begun_us),
+                        subject,
+                        probe,
+                        lasted,
+                        str(len(run)),
+                        ", ".join(f"{o} {n}" for o, n in Counter(s.outcome for s in run).most_common()),
+                    ]
+                )
             run = []
         return found
 
@@ -115,7 +198,14 @@ class Depth:
         rows = []
         for name in PROVIDERS:
             page, ours = self.view.figures["providers"][name], self._probed.answered(name, self._window)
-            rows.append([name, f"{text.ratio(page['availability'])} of {text.number(page['requests'])} requests", f"{text.ratio(ours.part / ours.count if ours.count else None)} of {text.number(ours.count)} attempts"])
+            rows.append(
+                [
+                    name,
+                    f"{text.ratio(page['availability'])} of {text.number(page['requests'])} requests",
+                    f"{text.ratio(ours.part / ours.count if ours.count else None)} of "
+                    f"{text.number(ours.count)} attempts",
+                ]
+            )
         return tabled("The page's word beside ours", ["of", "the app's page", "our own looks"], rows)
 
     @property
@@ -125,17 +215,53 @@ class Depth:
         for symbol, found in self._probed.chains(self._window).items():
             for sample in found[-SHOWN:]:
                 told = self._probed.told(sample)
-                counts = [text.number(told.get(key)) for key in ("core", "flagged", "missing", "gamma_zero", "delta_out_of_bounds")]
-                rows.append([_local(sample.ts_us), symbol, sample.outcome, text.number(sample.value), *counts, text.ratio(told.get("iv_atm"), 1)])
-        return tabled("Chains fetched", ["at (New York)", "symbol", "outcome", "contracts", "tradable", "with a fault", "no Greeks", "gamma 0", "delta out", "IV at the money"], rows, "none in this window")
+                counts = [
+                    text.number(told.get(key))
+                    for key in ("core", "flagged", "missing", "gamma_zero", "delta_out_of_bounds")
+                ]
+                rows.append(
+                    [
+                        _local(sample.ts_us),
+                        symbol,
+                        sample.outcome,
+                        text.number(sample.value),
+                        *counts,
+                        text.ratio(told.get("iv_atm"), 1),
+                    ]
+                )
+        return tabled(
+            "Chains fetched",
+            [
+                "at (New York)",
+                "symbol",
+                "outcome",
+                "contracts",
+                "tradable",
+                "with a fault",
+                "no Greeks",
+                "gamma 0",
+                "delta out",
+                "IV at the money",
+            ],
+            rows,
+            "none in this window",
+        )
 
     @property
     def log(self) -> Text:
         """What did the app log, of which kinds, how often?"""
         kinds, newest = self._probed.log_kinds(self._window), self._probed.log_newest(self._window)
         hours = max(self._window.seconds / 3600, 1 / 60)
-        rows = [[kind, text.number(n), text.number(n / hours, digits=1), newest.get(kind, "")] for kind, n in sorted(kinds.items(), key=lambda k: (-k[1], k[0]))]
-        return tabled(f"What the app logged; {text.number(self._probed.errors(self._window))} errors", ["kind", "lines", "an hour", "newest"], rows, "its log was not read")
+        rows = [
+            [kind, text.number(n), text.number(n / hours, digits=1), newest.get(kind, "")]
+            for kind, n in sorted(kinds.items(), key=lambda k: (-k[1], k[0]))
+        ]
+        return tabled(
+            f"What the app logged; {text.number(self._probed.errors(self._window))} errors",
+            ["kind", "lines", "an hour", "newest"],
+            rows,
+            "its log was not read",
+        )
 
     @property
     def server(self) -> Text:
@@ -143,10 +269,16 @@ class Depth:
         told = self.view.as_json()["panels"]["system"].get("probes", {})
         process, lines = told.get("process", {}), list[str]()
         if app := told.get("app"):
-            lines.append(f"health look: {app['outcome']}, p95 {text.number(app['p95_s'], 's', 3)}, {app['usable']} of {app['looks']} looks usable")
+            lines.append(
+                f"health look: {app['outcome']}, p95 {text.number(app['p95_s'], 's', 3)}, {app['usable']} of "
+                f"{app['looks']} looks usable"
+            )
         if process:
             grows = process.get("growth_mb_per_h")
-            lines.append(f"process: {process['outcome']}, {text.number(process['value'], 'MB', 1)}, growth {text.UNKNOWN if grows is None else f'{grows:+.1f} MB per h'}")
+            lines.append(
+                f"process: {process['outcome']}, {text.number(process['value'], 'MB', 1)}, growth "
+                f"{text.UNKNOWN if grows is None else f'{grows:+.1f} MB per h'}"
+            )
         lines += [f"started anew at {_local(at)} New York" for at in self._probed.restarts(self._window)]
         return listed("The app's server", lines or [NOBODY_LOOKED])
 
@@ -158,7 +290,14 @@ class Depth:
         trips = self._probed.round_trips(self._window)
         ages = [s.value for s in found if s.value is not None]
         lines = [f"{outcome}: {n} looks" for outcome, n in counts.most_common()]
-        lines += [f"round trip: median {text.number(trips[len(trips) // 2], 's', 3)}, longest {text.number(trips[-1], 's', 3)}"] if trips else []
+        lines += (
+            [
+                f"round trip: median {text.number(trips[len(trips) // 2], 's', 3)}, longest "
+                f"{text.number(trips[-1], 's', 3)}"
+            ]
+            if trips
+            else []
+        )
         lines += [f"oldest last message: {text.duration(max(ages))}"] if ages else []
         return listed("The app's WebSocket", lines or [NOBODY_LOOKED])
 
@@ -172,8 +311,21 @@ class Depth:
     def host(self) -> Text:
         """What is to be seen on the app's host?"""
         last = {self._probed.told(s)["name"]: s for s in self._probed.within("host", "app", self._window)}
-        rows = [[name, {"ok": "ok", "server_5xx": "wrong"}.get(s.outcome, "unknown"), self._probed.told(s)["told"], _local(s.ts_us)] for name, s in last.items()]
-        return tabled("On the app's host", ["looked at", "is", "seen", "at (New York)"], rows, "nobody looks there: set host_prefix in settings.toml; ops doctor names the commands for a person")
+        rows = [
+            [
+                name,
+                {"ok": "ok", "server_5xx": "wrong"}.get(s.outcome, "unknown"),
+                self._probed.told(s)["told"],
+                _local(s.ts_us),
+            ]
+            for name, s in last.items()
+        ]
+        return tabled(
+            "On the app's host",
+            ["looked at", "is", "seen", "at (New York)"],
+            rows,
+            "nobody looks there: set host_prefix in settings.toml; ops doctor names the commands for a person",
+        )
 
     @property
     def collector(self) -> Text:
@@ -184,6 +336,13 @@ class Depth:
         memory = [b.value for b in beats if b.value is not None]
         files = [self._probed.told(b).get("files") for b in beats]
         gaps = [(b.ts_us - a.ts_us) / 1e6 for a, b in zip(beats, beats[1:])]
-        lines = [f"{len(beats):,} beats, the longest gap {text.duration(max(gaps, default=0.0))}", f"memory {min(memory):.0f} to {max(memory):.0f} MB"]
-        lines += [f"open files {min(f for f in files if f is not None)} to {max(f for f in files if f is not None)}"] if any(f is not None for f in files) else []
+        lines = [
+            f"{len(beats):,} beats, the longest gap {text.duration(max(gaps, default=0.0))}",
+            f"memory {min(memory):.0f} to {max(memory):.0f} MB",
+        ]
+        lines += (
+            [f"open files {min(f for f in files if f is not None)} to {max(f for f in files if f is not None)}"]
+            if any(f is not None for f in files)
+            else []
+        )
         return listed("Our collector", lines)

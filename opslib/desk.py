@@ -54,18 +54,38 @@ class Desk(Workspace):
         return Marks(self.store, self.settings)
 
     def status(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> View:
-        """Everything as of a moment, over a window of a length such as ``1h``; with `known_at` only what was known by then."""
+        """
+        Everything as of a moment, over a window of a length such as ``1h``; with `known_at` only what was known by
+        then.
+        """
         return panels.status_of(self, as_of, window, known_at)
 
     def depth(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> Depth:
         """Our own probes, in detail. Arguments as of `status`."""
         return Depth(self.status(as_of, window, known_at))
 
-    def alerts(self, as_of: Moment = None, window: str = "7d", known_at: Moment = None, *, since: Moment = None, replay: bool = False, progress: Callable[[Iterable], Iterable] = lambda items: items) -> AlertLog:
+    def alerts(
+        self,
+        as_of: Moment = None,
+        window: str = "7d",
+        known_at: Moment = None,
+        *,
+        since: Moment = None,
+        replay: bool = False,
+        progress: Callable[[Iterable], Iterable] = lambda items: items,
+    ) -> AlertLog:
         """The history of alerts; see `alertlog.log_of`."""
         return alertlog.log_of(self, as_of, window, known_at, since=since, replay=replay, progress=progress)
 
-    def pnl(self, fills: str | Path | None = None, backtest: str | Path | None = None, costs: str = "real", as_of: Moment = None, window: str = "", known_at: Moment = None) -> "Accuracy":
+    def pnl(
+        self,
+        fills: str | Path | None = None,
+        backtest: str | Path | None = None,
+        costs: str = "real",
+        as_of: Moment = None,
+        window: str = "",
+        known_at: Moment = None,
+    ) -> "Accuracy":
         """The result of trades, beside the backtest; see `accuracy.accuracy_of`."""
         from opslib import accuracy
 
@@ -87,7 +107,9 @@ class Desk(Workspace):
 
         return postmortem.of_incident(self.chronicle.find(incident), upto)
 
-    def greeks(self, what: str | Path, provider: str = "", as_of: Moment = None, known_at: Moment = None) -> "ChainView":
+    def greeks(
+        self, what: str | Path, provider: str = "", as_of: Moment = None, known_at: Moment = None
+    ) -> "ChainView":
         """The quality of a chain, in a file or of a symbol; see `assay.chain_of`."""
         from opslib import assay
 
@@ -104,10 +126,16 @@ class Desk(Workspace):
         return panels.frame(self.status(as_of, window, known_at))
 
     def __repr__(self) -> str:
-        first, last = SnapshotStore(self.store).first_ts(self.settings.app), SnapshotStore(self.store).last_look(self.settings.app, 2**62, None)
+        first, last = (
+            SnapshotStore(self.store).first_ts(self.settings.app),
+            SnapshotStore(self.store).last_look(self.settings.app, 2**62, None),
+        )
         if first is None or last is None:
             return f"{self.settings.app}: no look has come yet"
-        return f"{self.settings.app}: looks from {text.moment(clock.instant(first))} to {text.moment(clock.instant(last.ts_us))}"
+        return (
+            f"{self.settings.app}: looks from {text.moment(clock.instant(first))} to "
+            f"{text.moment(clock.instant(last.ts_us))}"
+        )
 
 
 def open(app: str | None = None, home: str | Path | None = None, environ: dict[str, Any] | None = None) -> Desk:

@@ -1,10 +1,11 @@
 """
-Decide what the fault of a moment is, by what was observed: one of `causes.CAUSES`, with the evidence for and against it.
+Decide what the fault of a moment is, by what was observed: one of `causes.CAUSES`, with the evidence for and against
+it.
 
 It is a function of what is in the store, so asked later as of a moment it says the same. What nobody observed supports
-and contradicts nothing; where too little is known, the cause is undetermined. A cause is explained away only by one that
-can produce its symptoms (`causes.PRODUCES`); every other is named beside the first. While somebody is notified of an alert
-the answer is never `none`.
+and contradicts nothing; where too little is known, the cause is undetermined. A cause is explained away only by one
+that can produce its symptoms (`causes.PRODUCES`); every other is named beside the first. While somebody is notified of
+an alert the answer is never `none`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opslib import panels, realised, text
 from opslib.answers import Found
-from opslib.causes import HEADLINES, MASSIVE_OUT, NO_FAULT, NONE, NOT_BY_LAG, OF_RULE, PRODUCES, RUNBOOK_OF, UNDETERMINED
+from opslib.causes import (
+    HEADLINES,
+    MASSIVE_OUT,
+    NO_FAULT,
+    NONE,
+    NOT_BY_LAG,
+    OF_RULE,
+    PRODUCES,
+    RUNBOOK_OF,
+    UNDETERMINED,
+)
 from opslib.clock import Window
 from opslib.inquiry import SLOWER, Inquiry
 from opslib.page import SECOND
@@ -77,8 +88,10 @@ class Diagnosis:
         window: Its end is the moment that was asked about.
         cause: One of `causes.CAUSES`.
         subject: massive, tradier, app, a symbol; None where it is about none.
-        confidence: Of what was observed the share that agrees, times half and half the share of the questions that could be answered; of what trades cost only the first, for no probe of a provider or a server bears on that.
-        severity: The highest that a rule reaches which points at the cause, else that of the alert which did; None where none does.
+        confidence: Of what was observed the share that agrees, times half and half the share of the questions that
+            could be answered; of what trades cost only the first, for no probe of a provider or a server bears on that.
+        severity: The highest that a rule reaches which points at the cause, else that of the alert which did; None
+            where none does.
         evidence: Every question that was asked.
         also: Other causes that were found beside it.
         alert_runbook: The runbook of the alert that was asked about; None where none was.
@@ -99,21 +112,35 @@ class Diagnosis:
     def each(self) -> "list[Diagnosis]":
         """This diagnosis, and each cause found beside it in its place."""
         first = Other(self.cause, self.subject)
-        others = [replace(self, cause=o.cause, subject=o.subject, confidence=sure, also=(first, *(x for x in self.also if x != o))) for o, sure in zip(self.also, self.also_sure)]
+        others = [
+            replace(
+                self, cause=o.cause, subject=o.subject, confidence=sure, also=(first, *(x for x in self.also if x != o))
+            )
+            for o, sure in zip(self.also, self.also_sure)
+        ]
         return [self, *others]
 
     @property
     def headline(self) -> str:
         """What it means, in one plain sentence."""
         if (self.cause, self.subject) == ("monitor_down", "collector"):
-            return "Our own collector runs, but this machine gives it too little time: what looks slow from here may not be."
-        told = HEADLINES[self.cause].format((self.subject or "the provider").title() if self.subject in PROVIDERS else self.subject or "the provider")
+            return (
+                "Our own collector runs, but this machine gives it too little time: what looks slow from "
+                "here may not be."
+            )
+        told = HEADLINES[self.cause].format(
+            (self.subject or "the provider").title() if self.subject in PROVIDERS else self.subject or "the provider"
+        )
         return told[0].upper() + told[1:]
 
     @property
     def runbook(self) -> str | None:
         """Where it goes on; None where nothing needs be done."""
-        return "massive_down" if self.subject == "massive" and self.cause in MASSIVE_OUT else RUNBOOK_OF.get(self.cause, self.alert_runbook)
+        return (
+            "massive_down"
+            if self.subject == "massive" and self.cause in MASSIVE_OUT
+            else RUNBOOK_OF.get(self.cause, self.alert_runbook)
+        )
 
     @property
     def exit_code(self) -> int:
@@ -129,20 +156,38 @@ class Diagnosis:
     def as_json(self) -> dict[str, Any]:
         """As CONTRACT.md's ``ops diagnose -o json``."""
         return {
-            "as_of": text.iso(self.window.end), "window": {"from": text.iso(self.window.start), "to": text.iso(self.window.end)}, "cause": self.cause, "subject": self.subject, "confidence": round(self.confidence, 2),
-            "also": [o._asdict() for o in self.also], "runbook": self.runbook, "severity": self.severity, "evidence": [e.as_json() for e in self.evidence],
-        }  # fmt: skip
+            "as_of": text.iso(self.window.end),
+            "window": {"from": text.iso(self.window.start), "to": text.iso(self.window.end)},
+            "cause": self.cause,
+            "subject": self.subject,
+            "confidence": round(self.confidence, 2),
+            "also": [o._asdict() for o in self.also],
+            "runbook": self.runbook,
+            "severity": self.severity,
+            "evidence": [e.as_json() for e in self.evidence],
+        }
 
     def as_record(self) -> dict[str, Any]:
         """As the record of an incident keeps it, with its words for people."""
         return self.as_json() | {"words": self.words}
 
     def __repr__(self) -> str:
-        lines = [self.words, f"  as of {text.moment(self.window.end)}", *([f"  severity: {self.severity}"] if self.severity else []), *([f"  runbook: ops runbook open {self.runbook}"] if self.runbook else [])]
+        lines = [
+            self.words,
+            f"  as of {text.moment(self.window.end)}",
+            *([f"  severity: {self.severity}"] if self.severity else []),
+            *([f"  runbook: ops runbook open {self.runbook}"] if self.runbook else []),
+        ]
         groups = (
-            ("supports it", lambda e: self.cause in e.supports), ("contradicts it", lambda e: self.cause in e.contradicts), ("supports another cause", lambda e: e.supports and self.cause not in e.supports),
-            ("not measured, or of unknown age", lambda e: not e.supports and e.age_s is None), ("rules out other causes", lambda e: not e.supports and e.age_s is not None and self.cause not in e.contradicts),
-        )  # fmt: skip
+            ("supports it", lambda e: self.cause in e.supports),
+            ("contradicts it", lambda e: self.cause in e.contradicts),
+            ("supports another cause", lambda e: e.supports and self.cause not in e.supports),
+            ("not measured, or of unknown age", lambda e: not e.supports and e.age_s is None),
+            (
+                "rules out other causes",
+                lambda e: not e.supports and e.age_s is not None and self.cause not in e.contradicts,
+            ),
+        )
         for head, holds in groups:
             found = [f"    {e}" for e in self.evidence if holds(e)]
             lines += [f"  {head}:", *found] if found else []
@@ -150,7 +195,9 @@ class Diagnosis:
 
 
 def _explained(first: Found, other: Found, asked: Sequence[Found]) -> bool:
-    """Whether what one answer found can be a consequence of what another did: its mechanism produces each of its symptoms."""
+    """
+    Whether what one answer found can be a consequence of what another did: its mechanism produces each of its symptoms.
+    """
     if first is other or not first.cause or not other.cause:
         return False
     if first.cause == BOTH:
@@ -159,7 +206,9 @@ def _explained(first: Found, other: Found, asked: Sequence[Found]) -> bool:
         if other.subject in PROVIDERS and other.cause in {p.cause for p in parts}:
             return len({p.cause for p in parts}) == 1
         return any(_explained(part, other, asked) for part in parts)
-    if first.subject in PROVIDERS and (other.cause == BOTH or other.subject in PROVIDERS and other.subject != first.subject):
+    if first.subject in PROVIDERS and (
+        other.cause == BOTH or other.subject in PROVIDERS and other.subject != first.subject
+    ):
         return False
     return (other.symptoms or frozenset({other.cause})) <= PRODUCES.get(first.cause, frozenset())
 
@@ -171,10 +220,15 @@ def diagnose(view: "View") -> Diagnosis:
     asked = [*through, *others]
     known = [f for f in asked if f.cause is not None]
     hits = [f for f in asked if f.cause]
-    roots = [f for i, f in enumerate(hits) if not any(_explained(g, f, asked) and (j < i or not _explained(f, g, asked)) for j, g in enumerate(hits))]
+    roots = [
+        f
+        for i, f in enumerate(hits)
+        if not any(_explained(g, f, asked) and (j < i or not _explained(f, g, asked)) for j, g in enumerate(hits))
+    ]
     beyond_lag = any(SLOWER in f.symptoms or f.cause in NOT_BY_LAG for f in hits)
     faults = sorted((f for f in roots if f.cause not in NO_FAULT), key=lambda f: _rank(f, beyond_lag))
-    over = [f for f in roots if f.cause == "market_closed" and all(g.cause in PASSED for g in faults)]  # Nothing is expected of a closed market, whatever was restarted before.
+    # Nothing is expected of a closed market, whatever was restarted before.
+    over = [f for f in roots if f.cause == "market_closed" and all(g.cause in PASSED for g in faults)]
     first = next(iter([*over, *faults, *roots]), None)
     alert = None
     if (first is None or first.cause in (*NO_FAULT, UNDETERMINED)) and not (first and first.cause == "market_closed"):
@@ -191,17 +245,40 @@ def diagnose(view: "View") -> Diagnosis:
     assert first.cause
     beside: dict[Other, float] = {}
     for f in faults:
-        if (f.cause, f.subject) != (first.cause, first.subject) and f.cause not in (UNDETERMINED, *(("monitor_down",) if first.cause == "monitor_down" else ())):
+        if (f.cause, f.subject) != (first.cause, first.subject) and f.cause not in (
+            UNDETERMINED,
+            *(("monitor_down",) if first.cause == "monitor_down" else ()),
+        ):
             beside.setdefault(Other(f.cause or "", f.subject), round(f.agree * (0.5 + 0.5 * answered), 2))
     bears = 1.0 if first.cause.startswith("costs_") else 0.5 + 0.5 * answered
-    disputed = any(f.cause == "" and first.cause in f.excludes and _about(f, first) and f.at_us is not None and f.at_us > (first.since_us or first.at_us or view.window.end_us) for f in asked)
+    disputed = any(
+        f.cause == ""
+        and first.cause in f.excludes
+        and _about(f, first)
+        and f.at_us is not None
+        and f.at_us > (first.since_us or first.at_us or view.window.end_us)
+        for f in asked
+    )
     sure = first.agree * bears * (CONTRADICTED if disputed else 1.0) if first.cause != UNDETERMINED else 0.0
     severity = _severity(inquiry, first) or (alert["severity"] if alert else None)
-    return Diagnosis(view.window, first.cause, first.subject, round(sure, 2), severity, _evidence(asked, first, view), tuple(beside), alert["runbook"] if alert else None, tuple(beside.values()))
+    return Diagnosis(
+        view.window,
+        first.cause,
+        first.subject,
+        round(sure, 2),
+        severity,
+        _evidence(asked, first, view),
+        tuple(beside),
+        alert["runbook"] if alert else None,
+        tuple(beside.values()),
+    )
 
 
 def _rank(found: Found, beyond_lag: bool) -> int:
-    """What comes first: what our own lag cannot explain, a cause that goes on, one that is over and left its traces, what could not be determined."""
+    """
+    What comes first: what our own lag cannot explain, a cause that goes on, one that is over and left its traces, what
+    could not be determined.
+    """
     if beyond_lag and found.subject == "collector":
         return 1
     return 3 if found.cause == UNDETERMINED else 2 * int(found.cause in PASSED)
@@ -209,9 +286,11 @@ def _rank(found: Found, beyond_lag: bool) -> int:
 
 def _worst_alert(view: "View") -> dict[str, Any] | None:
     """
-    The worst alert that is active and that somebody is notified of; one that another inhibits only where there is no other.
+    The worst alert that is active and that somebody is notified of; one that another inhibits only where there is no
+    other.
 
-    What is inhibited by an alert that is over by now is what a window still holds of that trouble: no fault of this moment.
+    What is inhibited by an alert that is over by now is what a window still holds of that trouble: no fault of this
+    moment.
     """
     known = {a["id"]: a for a in view.alerts}
     over = {t.alert for t in view.recorded or () if t.kind in ("resolved", "ended")} - set(known)
@@ -227,11 +306,33 @@ def _worst_alert(view: "View") -> dict[str, Any] | None:
 def _severity(inquiry: Inquiry, first: Found) -> str | None:
     """The highest severity of the rules that point at a cause."""
     is_greeks = (first.cause or "").startswith("greeks_")
-    symptom = {"availability", "answers", "response_time", "silence"} if first.subject in PROVIDERS and not is_greeks or first.cause == BOTH else set()
-    pointing = symptom | {rule for rule, cause in OF_RULE.items() if cause == first.cause} | ({"backtest_variance"} if (first.cause or "").startswith("costs_") else set()) | ({"websocket_down"} if (first.cause or "").startswith("socket_") else set()) | ({"greeks_valid"} if is_greeks else set()) | ({"app_answers", "app_down"} if first.cause in ("app_down", "app_slow") else set())
+    symptom = (
+        {"availability", "answers", "response_time", "silence"}
+        if first.subject in PROVIDERS and not is_greeks or first.cause == BOTH
+        else set()
+    )
+    pointing = (
+        symptom
+        | {rule for rule, cause in OF_RULE.items() if cause == first.cause}
+        | ({"backtest_variance"} if (first.cause or "").startswith("costs_") else set())
+        | ({"websocket_down"} if (first.cause or "").startswith("socket_") else set())
+        | ({"greeks_valid"} if is_greeks else set())
+        | ({"app_answers", "app_down"} if first.cause in ("app_down", "app_slow") else set())
+    )
     by_fills = realised.finding(inquiry.view.counted) if inquiry.view.counted else None
     filed = [by_fills] if by_fills else []
-    reached = [f.severity for f in (*inquiry.judged, *filed) if f.severity and f.rule.name in pointing and (f.subject == first.subject or first.cause == BOTH or f.subject == "app" and (is_greeks or first.subject not in PROVIDERS))]
+    reached = [
+        f.severity
+        for f in (*inquiry.judged, *filed)
+        if f.severity
+        and f.rule.name in pointing
+        and (
+            f.subject == first.subject
+            or first.cause == BOTH
+            or f.subject == "app"
+            and (is_greeks or first.subject not in PROVIDERS)
+        )
+    ]
     return max(reached, key=RUNGS.index, default=None)
 
 
@@ -250,11 +351,11 @@ def _evidence(asked: Sequence[Found], first: Found | None, view: "View") -> tupl
         contradicts = f.excludes if f.cause == "" else ()
         if first and first.cause and not _about(f, first):
             contradicts = tuple(c for c in contradicts if c != first.cause)
-        age_s = None if f.cause is None or f.at_us is None else max(0.0, round((view.window.end_us - f.at_us) / SECOND, 1))
+        age_s = (
+            None if f.cause is None or f.at_us is None else max(0.0, round((view.window.end_us - f.at_us) / SECOND, 1))
+        )
         made.append(Evidence(f.question, f.answer, tuple(supports), contradicts, f.source, age_s))
     return tuple(made)
-
-
 
 
 def diagnose_at(desk: Workspace, at: datetime, length: timedelta) -> Diagnosis:

@@ -4,7 +4,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opslib import case, chronicle, clock, figures, ledger, panels, postmortem as postmortem_module, publication, runner, settings as settings_module, text
+from opslib import (
+    case,
+    chronicle,
+    clock,
+    figures,
+    ledger,
+    panels,
+    postmortem as postmortem_module,
+    publication,
+    runner,
+    settings as settings_module,
+    text,
+)
 from opslib.errors import IncidentError
 from opslib.incident import Incident, fold
 from opslib.postmortem import STATUSES, Lack, Postmortem
@@ -31,10 +43,15 @@ def take_in(desk: "Workspace", name: str, by: str) -> Incident:
     lines = postmortem_module.edited(told, before.markdown)
     if lines:
         where = "; ".join(f"line {n}: {line.strip()[:60]!r}" for n, line in lines[:3])
-        raise IncidentError(f"{path} was edited outside the marks ({where}), where it is made anew from the record. Put what you mean between the marks, or take the file away, and run this again.")
+        raise IncidentError(
+            f"{path} was edited outside the marks ({where}), where it is made anew from the record. Put what "
+            f"you mean between the marks, or take the file away, and run this again."
+        )
     for section, words in postmortem_module.theirs(told).items():
         if words != before.written(section).strip() and words != Postmortem(found).written(section).strip():
-            chronicle.of(desk).append(name, "written", {"section": section, "text": words, "words": f"{section} was written"}, by=by)
+            chronicle.of(desk).append(
+                name, "written", {"section": section, "text": words, "words": f"{section} was written"}, by=by
+            )
     return chronicle.of(desk).read(name)
 
 
@@ -56,15 +73,25 @@ def move(desk: "Workspace", found: Incident, status: str, by: str) -> Incident:
     now = STATUSES.index(found.document or STATUSES[0])
     then = STATUSES.index(wanted)
     if then > now + 1 or (now == len(STATUSES) - 1 and then != now):
-        following = "it is closed: ops incident reopen opens it again" if now == len(STATUSES) - 1 else f"next comes {STATUSES[now + 1]}"
+        following = (
+            "it is closed: ops incident reopen opens it again"
+            if now == len(STATUSES) - 1
+            else f"next comes {STATUSES[now + 1]}"
+        )
         raise IncidentError(f"the postmortem of {found.id} is {STATUSES[now]}; {following}.")
     lacks = postmortem_module.lint(Postmortem(found)) if then > 0 else []
     if lacks:
-        raise IncidentError("\n".join([f"the postmortem of {found.id} cannot be {wanted} yet; it lacks:", *(f"  {lack!r}" for lack in lacks)]))
+        raise IncidentError(
+            "\n".join(
+                [f"the postmortem of {found.id} cannot be {wanted} yet; it lacks:", *(f"  {lack!r}" for lack in lacks)]
+            )
+        )
     if then == len(STATUSES) - 1 != now:
         _drilled(desk, found)
     if then != now:
-        chronicle.of(desk).append(found.id, "document", {"status": wanted, "words": f"the postmortem is {wanted}"}, by=by)
+        chronicle.of(desk).append(
+            found.id, "document", {"status": wanted, "words": f"the postmortem is {wanted}"}, by=by
+        )
     return chronicle.of(desk).read(found.id)
 
 
@@ -78,7 +105,10 @@ def _drilled(desk: "Workspace", found: Incident) -> None:
     for name in Postmortem(found).drills:
         tried = case.read(desk.settings, name).tried(desk.settings)
         if not tried.right:
-            raise IncidentError(f"the postmortem of {found.id} cannot be closed yet: an action item is done when drill {name} passes, and it does not ({tried!r}). ops drill {name} shows what was seen.")
+            raise IncidentError(
+                f"the postmortem of {found.id} cannot be closed yet: an action item is done when drill {name} "
+                f"passes, and it does not ({tried!r}). ops drill {name} shows what was seen."
+            )
 
 
 def draft(desk: "Workspace", name: str, by: str, status: str = "") -> tuple[Postmortem, Path, list[Lack]]:
@@ -121,19 +151,44 @@ def pictured(desk: "Workspace", incident: Incident) -> Incident:
     panel = rule.panel if rule else "system"
     digest = chronicle.of(desk).picture(plots.png(panels.view_at(desk, end, end - start).panel(panel).draw))
     words = f"picture of the panel {panel}, {text.moment(start)} to {text.moment(end)}"
-    chronicle.of(desk).append(incident.id, "evidence", {"name": "picture", "of": entry.id, "source": "store", "picture": {"sha256": digest, "name": panel}, "words": words}, key=f"picture:{entry.id}")
+    chronicle.of(desk).append(
+        incident.id,
+        "evidence",
+        {
+            "name": "picture",
+            "of": entry.id,
+            "source": "store",
+            "picture": {"sha256": digest, "name": panel},
+            "words": words,
+        },
+        key=f"picture:{entry.id}",
+    )
     return chronicle.of(desk).read(incident.id)
 
 
 def publish(desk: "Workspace", made: Postmortem, place: Path) -> None:
-    """Put the document in its place, with its notebook; its digests and head go on record, and the head into the ledger."""
+    """
+    Put the document in its place, with its notebook; its digests and head go on record, and the head into the ledger.
+    """
     name, head = made.incident.id, made.head
     folder = settings_module.project()
     files = dict(made.files)
     if folder is not None:
-        outcome = runner.execute(folder / "notebooks" / f"{NAME}.ipynb", {"app": desk.settings.app, "incident": name, "upto": head.id}, settings=desk.settings, store=desk.store)
+        outcome = runner.execute(
+            folder / "notebooks" / f"{NAME}.ipynb",
+            {"app": desk.settings.app, "incident": name, "upto": head.id},
+            settings=desk.settings,
+            store=desk.store,
+        )
         if outcome.state == "failed":
-            ledger.ends(desk.store, outcome.run_id, state="failed", reason=outcome.reason, ended_at_us=clock.micros(clock.now()), outputs=[])
+            ledger.ends(
+                desk.store,
+                outcome.run_id,
+                state="failed",
+                reason=outcome.reason,
+                ended_at_us=clock.micros(clock.now()),
+                outputs=[],
+            )
             raise IncidentError(f"the postmortem's notebook failed: {outcome.reason}.")
         kept, _ = runner.keep(outcome, place, files, settings=desk.settings, store=desk.store)
         if kept.state == "failed":
@@ -142,5 +197,13 @@ def publish(desk: "Workspace", made: Postmortem, place: Path) -> None:
     else:
         publication.publish(place, files, None)
     digests = {f"{place.name}{ending}": sha256(content).hexdigest() for ending, content in sorted(files.items())}
-    chronicle.of(desk).append(name, "published", {"files": digests, "head": {"entry": head.id, "digest": head.digest}, "words": f"postmortem published from the record up to {head.id}"})
+    chronicle.of(desk).append(
+        name,
+        "published",
+        {
+            "files": digests,
+            "head": {"entry": head.id, "digest": head.digest},
+            "words": f"postmortem published from the record up to {head.id}",
+        },
+    )
     ledger.anchor(desk.store, desk.settings.app, name, head.id, head.digest)

@@ -1,10 +1,11 @@
 """
 Keep what a log drain posts, as the samples that reading the app's log gives.
 
-A body holds lines, JSON (an object, a list, one a line), or syslog messages, each after its length (RFC 6587) or on a line
-of its own. A line counts at the time that it states with its zone, else when it came. What is sent again is kept once
-where that can be seen: a line whose time has a fraction of a second, or a whole post that names itself or states a time.
-Lines without any time look alike whether they are sent twice or written twice, so they count each time.
+A body holds lines, JSON (an object, a list, one a line), or syslog messages, each after its length (RFC 6587) or on a
+line of its own. A line counts at the time that it states with its zone, else when it came. What is sent again is kept
+once
+where that can be seen: a line whose time has a fraction of a second, or a whole post that names itself or states a
+time. Lines without any time look alike whether they are sent twice or written twice, so they count each time.
 """
 
 import base64
@@ -23,7 +24,8 @@ from opslib.samples import Sample, Samples
 
 LARGEST = 4 * 1024 * 1024
 MOST_LINES = 20_000
-LOGPLEX = "application/logplex-1"  # Heroku's: syslog after its length, without structured data, its priority no word of the app's.
+# Heroku's: syslog after its length, without structured data, its priority no word of the app's.
+LOGPLEX = "application/logplex-1"
 AS_JSON = ("application/json", "application/x-ndjson", "application/ndjson", "application/jsonl")
 TYPES = ("text/plain", *AS_JSON, LOGPLEX)
 SAMPLE_US = 5_000_000
@@ -62,14 +64,20 @@ def read(body: bytes, kind: str, frame: str = "") -> Batch:
         BadLogs: It is not what its type says, or holds more than `MOST_LINES` lines.
     """
     if kind == LOGPLEX or _COUNTED.match(body):
-        found = [line for message in _messages(body) for line in (_tagged(_LOGPLEX, message) if kind == LOGPLEX else message).splitlines()]
+        found = [
+            line
+            for message in _messages(body)
+            for line in (_tagged(_LOGPLEX, message) if kind == LOGPLEX else message).splitlines()
+        ]
     elif kind in AS_JSON:
         found = _of_json(body)
     else:
         found = body.decode("utf-8", "replace").splitlines()
     lines = [_without_default(line[: logs.LONGEST_LINE].replace("\ufeff", "")) for line in found if line.strip()]
     if len(lines) > MOST_LINES:
-        raise BadLogs(f"the post holds {len(lines):,} lines; at most {MOST_LINES:,} are taken. Send them in several posts.")
+        raise BadLogs(
+            f"the post holds {len(lines):,} lines; at most {MOST_LINES:,} are taken. Send them in several posts."
+        )
     return Batch(lines, f"frame {frame}" if frame else sha256(body).hexdigest())
 
 
@@ -84,19 +92,26 @@ def _messages(body: bytes) -> Iterator[str]:
         end = length.end() + int(length[1]) if length else 0
         if length is None or end > len(body):
             found = text.one_line(body[at : at + 40].decode("utf-8", "replace"))
-            raise BadLogs(f"at byte {at:,} a message after its length in bytes was expected (RFC 6587), found {found!r}.")
+            raise BadLogs(
+                f"at byte {at:,} a message after its length in bytes was expected (RFC 6587), found {found!r}."
+            )
         yield body[length.end() : end].decode("utf-8", "replace").rstrip("\r\n")
         at = end
 
 
 def _tagged(form: re.Pattern[str], message: str) -> str:
-    """A syslog message without its priority: time, app[process] and what was said; as it is where it is none of this form."""
+    """
+    A syslog message without its priority: time, app[process] and what was said; as it is where it is none of this form.
+    """
     found = form.match(message)
     return f"{found[1]} {found[2]}[{found[3]}]: {message[found.end() :]}" if found else message
 
 
 def _without_default(line: str) -> str:
-    """A syslog line without the priority that a host gives to all that an app writes to stdout, severity 6: the app itself stated none."""
+    """
+    A syslog line without the priority that a host gives to all that an app writes to stdout, severity 6: the app itself
+    stated none.
+    """
     found = _PRIORITY.match(line)
     if found is None or int(found[1]) % 8 != 6:
         return line
@@ -104,20 +119,31 @@ def _without_default(line: str) -> str:
 
 
 def _of_json(body: bytes) -> list[str]:
-    """Each entry of a body of JSON on a line of its own; what is cut or no JSON beside others that are stays as it came."""
+    """
+    Each entry of a body of JSON on a line of its own; what is cut or no JSON beside others that are stays as it came.
+    """
     try:
         whole = json.loads(body)
     except RecursionError:
-        raise BadLogs("the JSON is nested too deeply; an object, a list of objects or strings, or one a line was expected.") from None
+        raise BadLogs(
+            "the JSON is nested too deeply; an object, a list of objects or strings, or one a line was expected."
+        ) from None
     except ValueError:
         lines = body.decode("utf-8", "replace").splitlines()
         if not any(map(_is_json, lines)):
-            raise BadLogs(f"no line of it is JSON; an object, a list, or one a line was expected, found {text.one_line(lines[0] if lines else '', 60)!r}. Send plain lines as text/plain.") from None
+            raise BadLogs(
+                f"no line of it is JSON; an object, a list, or one a line was expected, found "
+                f"{text.one_line(lines[0] if lines else '', 60)!r}. Send plain lines as text/plain."
+            ) from None
         return lines
     entries = whole if isinstance(whole, list) else [whole]
     if wrong := next((entry for entry in entries if not isinstance(entry, dict | str)), None):
         raise BadLogs(f"an entry is {text.one_line(json.dumps(wrong), 60)}; an object or a string was expected.")
-    return [line for entry in entries for line in (entry.splitlines() if isinstance(entry, str) else [json.dumps(entry, ensure_ascii=False)])]
+    return [
+        line
+        for entry in entries
+        for line in (entry.splitlines() if isinstance(entry, str) else [json.dumps(entry, ensure_ascii=False)])
+    ]
 
 
 def _is_json(line: str) -> bool:
@@ -128,7 +154,9 @@ def _is_json(line: str) -> bool:
 
 
 class _Placed(NamedTuple):
-    """An entry of the log: when it counts, and the digests by which its lines are known again; None where they cannot be."""
+    """
+    An entry of the log: when it counts, and the digests by which its lines are known again; None where they cannot be.
+    """
 
     entry: Entry
     at_us: int
@@ -137,7 +165,9 @@ class _Placed(NamedTuple):
 
 def _placed(batch: Batch, now_us: int) -> Iterator[_Placed]:
     parsed = [loglines.read(line) for line in batch.lines]
-    named = batch.name if batch.name.startswith("frame ") or any(_stated_us(line) is not None for line in parsed) else ""
+    named = (
+        batch.name if batch.name.startswith("frame ") or any(_stated_us(line) is not None for line in parsed) else ""
+    )
     begins = 0
     for entry in logs.entries(iter(parsed)):
         at_us = _stated_us(entry.first)
@@ -177,7 +207,9 @@ def keep(samples: Samples, batch: Batch, now: datetime, redact: Callable[[str], 
     def made(kept: list[Sample]) -> list[Sample]:
         nonlocal accepted
         known = Counter(digest for sample in kept for digest in _digests(sample.told().get("drained", "")))
-        new = [sample for at_us, entries in sorted(buckets.items()) if (sample := _sample(at_us, entries, known, redact))]
+        new = [
+            sample for at_us, entries in sorted(buckets.items()) if (sample := _sample(at_us, entries, known, redact))
+        ]
         accepted = sum(sample.told()["lines"] for sample in new)
         return new
 
@@ -201,7 +233,15 @@ def _sample(at_us: int, entries: list[_Placed], known: Counter[bytes], redact: C
         return None
     summary = found.told(lines)
     detail = summary.as_json() | {"drained": base64.b64encode(b"".join(digests)).decode()}
-    return Sample(at_us, "log", "app", "ok", None, float(summary.errors), detail=redact(json.dumps(detail, ensure_ascii=False, sort_keys=True)))
+    return Sample(
+        at_us,
+        "log",
+        "app",
+        "ok",
+        None,
+        float(summary.errors),
+        detail=redact(json.dumps(detail, ensure_ascii=False, sort_keys=True)),
+    )
 
 
 def _digests(told: str) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """
-Say which rules' alerts each cause sets off: by it an alert is named after its cause, and what one cause sets off is one trouble.
+Say which rules' alerts each cause sets off: by it an alert is named after its cause, and what one cause sets off is one
+trouble.
 
 A cause that stands beside an alert without setting it off explains nothing: both are notified.
 """
@@ -11,18 +12,57 @@ from opslib.rules import Rule, Rules
 from opslib.snapshot import PROVIDERS
 
 _PROVIDER = ("availability", "answers", "response_time", "availability_burn", "errors", "silence", "chain_whole")
-_APP = ("app_down", "app_answers", "app_restarts", "app_response_time", "websocket_down", "websocket_latency", "dashboard_lag", "silence", "errors", "availability", "availability_burn")
+_APP = (
+    "app_down",
+    "app_answers",
+    "app_restarts",
+    "app_response_time",
+    "websocket_down",
+    "websocket_latency",
+    "dashboard_lag",
+    "silence",
+    "errors",
+    "availability",
+    "availability_burn",
+)
 _GREEKS = ("greeks_valid", "gamma_zero", "delta_out_of_bounds", "greeks_units", "greeks_burn")
-_OF_KIND = {"provider_": _PROVIDER, "socket_": ("websocket_down", "websocket_latency", "errors"), "greeks_": _GREEKS, "costs_": ("backtest_variance",)}
-_ANSWERED = ("provider_auth", "provider_plan", "provider_ip_blocked", "provider_rate_limited", "provider_wrong_content", "provider_empty", "provider_stale")  # The provider is up.
+_OF_KIND = {
+    "provider_": _PROVIDER,
+    "socket_": ("websocket_down", "websocket_latency", "errors"),
+    "greeks_": _GREEKS,
+    "costs_": ("backtest_variance",),
+}
+# The provider is up.
+_ANSWERED = (
+    "provider_auth",
+    "provider_plan",
+    "provider_ip_blocked",
+    "provider_rate_limited",
+    "provider_wrong_content",
+    "provider_empty",
+    "provider_stale",
+)
 EFFECTS: dict[str, tuple[str, ...]] = {
     **{cause: rules for cause in CAUSES for kind, rules in _OF_KIND.items() if cause.startswith(kind)},
     **dict.fromkeys(_ANSWERED, ("answers", *(rule for rule in _PROVIDER if rule != "answers"))),
-    "both_providers_down": _PROVIDER, "our_network": ("our_network", *_PROVIDER), "our_timeout_too_short": ("availability", "availability_burn", "errors", "silence"),
-    "app_down": _APP, "app_restarted": ("app_restarts", *(rule for rule in _APP if rule != "app_restarts")), "app_slow": ("app_response_time", *(rule for rule in _APP if rule != "app_response_time")), "market_stress": _GREEKS, "expiry": _GREEKS, "too_few_trades": ("backtest_variance",),
-    "memory_leak": ("memory", "memory_growth"), "error_storm": ("errors",), "clock_skew": ("clock_skew", "answers"), "dashboard_slow": ("dashboard_lag",), "monitor_down": ("heartbeat",),
-    "none": (), "market_closed": (), "undetermined": (),
-}  # fmt: skip
+    "both_providers_down": _PROVIDER,
+    "our_network": ("our_network", *_PROVIDER),
+    "our_timeout_too_short": ("availability", "availability_burn", "errors", "silence"),
+    "app_down": _APP,
+    "app_restarted": ("app_restarts", *(rule for rule in _APP if rule != "app_restarts")),
+    "app_slow": ("app_response_time", *(rule for rule in _APP if rule != "app_response_time")),
+    "market_stress": _GREEKS,
+    "expiry": _GREEKS,
+    "too_few_trades": ("backtest_variance",),
+    "memory_leak": ("memory", "memory_growth"),
+    "error_storm": ("errors",),
+    "clock_skew": ("clock_skew", "answers"),
+    "dashboard_slow": ("dashboard_lag",),
+    "monitor_down": ("heartbeat",),
+    "none": (),
+    "market_closed": (),
+    "undetermined": (),
+}
 
 
 def sets_off(cause: str, about: str | None, rule: str, subject: str, source: str) -> bool:
@@ -70,8 +110,7 @@ class Advice(NamedTuple):
 
 
 NOBODY_SERVES = (
-    "No provider serves option data: prices and Greeks on the screen are missing or old."
-    " Do not trade options by them."
+    "No provider serves option data: prices and Greeks on the screen are missing or old. Do not trade options by them."
 )
 _NO_REFRESH = "Live prices have stopped, and refreshing the page does not bring them back yet."
 OTHER = " Then check that the other provider serves."
@@ -93,8 +132,7 @@ ADVICE: dict[str, Advice] = {
     "provider_ip_blocked": Advice("Have {} allow our address, or go back to an address that it allows."),
     "provider_rate_limited": Advice("Ask {} less often or have the quota raised; find out who else uses our key."),
     "provider_wrong_content": Advice(
-        "Read what comes back from {}'s address: a proxy, a login page or a moved address answers in its "
-        "place.",
+        "Read what comes back from {}'s address: a proxy, a login page or a moved address answers in its place.",
     ),
     "provider_empty": Advice(
         "Ask {} for the same contracts by hand, compare with the other provider, then ask the vendor.",

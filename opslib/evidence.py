@@ -1,8 +1,9 @@
 """
 Keep what was seen and done so that no later edit goes unnoticed: canonical bytes, no secrets, a hash chain.
 
-An entry is one line of JSON in one form only. Its digest covers all of it and the digest of the entry before, so the last
-digest (the head) stands for the whole record. Who can rewrite a record can compute a new chain; that is why heads are
+An entry is one line of JSON in one form only. Its digest covers all of it and the digest of the entry before, so the
+last digest (the head) stands for the whole record. Who can rewrite a record can compute a new chain; that is why heads
+are
 told elsewhere too: in the ledger, in the message that says an incident is over, in the printed postmortem.
 """
 
@@ -60,7 +61,10 @@ class Entry(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """Something that is not as it was recorded: what, why (edited, missing, formula changed, chain head differs), and how it shows."""
+    """
+    Something that is not as it was recorded: what, why (edited, missing, formula changed, chain head differs), and how
+    it shows.
+    """
 
     what: str
     why: str
@@ -75,7 +79,12 @@ def canonical(found: Any) -> bytes:
         OpsError: It holds a number that is none (NaN, infinity), or something that is not JSON.
     """
     try:
-        return json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
+        return (
+            json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+            .encode("utf-8", "surrogatepass")
+            .decode("utf-8", "replace")
+            .encode()
+        )
     except (TypeError, ValueError) as problem:
         raise OpsError(f"what is kept as evidence is JSON, with numbers that are numbers: {problem}.") from None
 
@@ -107,7 +116,10 @@ def plain(found: Any) -> Any:
 
 
 def scrubbed(found: Any, settings: Settings) -> Any:
-    """The same with every secret replaced by its name in brackets, wherever in it one stands: before anything is cut or hashed."""
+    """
+    The same with every secret replaced by its name in brackets, wherever in it one stands: before anything is cut or
+    hashed.
+    """
     if isinstance(found, str):
         return settings.redact(found)
     if isinstance(found, dict):
@@ -121,26 +133,56 @@ def bounded(found: Any) -> tuple[Any, list[str]]:
 
     def shorter(value: Any, place: str) -> Any:
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
-            cut.append(f"{place or 'text'}: {LONGEST_TEXT:,} of {len(value):,} characters kept, SHA-256 of all {hashlib.sha256(value.encode('utf-8', 'replace')).hexdigest()}")
+            cut.append(
+                f"{place or 'text'}: {LONGEST_TEXT:,} of {len(value):,} characters kept, SHA-256 of all "
+                f"{hashlib.sha256(value.encode('utf-8', 'replace')).hexdigest()}"
+            )
             return value[:LONGEST_TEXT]
         if isinstance(value, list):
             if len(value) > MOST_ITEMS:
                 cut.append(f"{place or 'list'}: {MOST_ITEMS:,} of {len(value):,} items kept")
             return [shorter(item, f"{place}[{i}]") for i, item in enumerate(value[:MOST_ITEMS])]
-        return {key: shorter(item, f"{place}.{key}".lstrip(".")) for key, item in value.items()} if isinstance(value, dict) else value
+        return (
+            {key: shorter(item, f"{place}.{key}".lstrip(".")) for key, item in value.items()}
+            if isinstance(value, dict)
+            else value
+        )
 
     kept = shorter(found, "")
     size = len(canonical(kept))
     if size > MOST_BYTES:
-        return None, [f"all of it: {size:,} bytes, more than {MOST_BYTES:,}; SHA-256 {hashlib.sha256(canonical(kept)).hexdigest()}"]
+        return None, [
+            f"all of it: {size:,} bytes, more than {MOST_BYTES:,}; SHA-256 "
+            f"{hashlib.sha256(canonical(kept)).hexdigest()}"
+        ]
     return kept, cut
 
 
-def linked(before: Entry | None, *, at_us: int, known_at_us: int, kind: str, by: str, key: str, body: Mapping[str, Any], settings: Settings) -> Entry:
+def linked(
+    before: Entry | None,
+    *,
+    at_us: int,
+    known_at_us: int,
+    kind: str,
+    by: str,
+    key: str,
+    body: Mapping[str, Any],
+    settings: Settings,
+) -> Entry:
     """The next entry of a record: made plain, scrubbed, bounded, then hashed."""
     kept, cut = bounded(scrubbed(plain(body), settings))
     said = (kept if kept is not None else {"words": "too large to keep"}) | ({CUT: cut} if cut else {})
-    found = Entry(before.seq + 1 if before else 1, at_us, known_at_us, kind, settings.redact(by), settings.redact(key), said, before.digest if before else BEGINNING, "")
+    found = Entry(
+        before.seq + 1 if before else 1,
+        at_us,
+        known_at_us,
+        kind,
+        settings.redact(by),
+        settings.redact(key),
+        said,
+        before.digest if before else BEGINNING,
+        "",
+    )
     return found._replace(digest=digest(found))
 
 
@@ -150,8 +192,19 @@ def digest(entry: Entry) -> str:
 
 
 def _told(entry: Entry) -> dict[str, Any]:
-    at = lambda us: text.iso(clock.instant(us))  # noqa: E731
-    return {"seq": entry.seq, "at": at(entry.at_us), "known_at": at(entry.known_at_us), "kind": entry.kind, "by": entry.by, "key": entry.key, "body": entry.body, "previous": entry.previous}
+    def at(us):
+        return text.iso(clock.instant(us))
+
+    return {
+        "seq": entry.seq,
+        "at": at(entry.at_us),
+        "known_at": at(entry.known_at_us),
+        "kind": entry.kind,
+        "by": entry.by,
+        "key": entry.key,
+        "body": entry.body,
+        "previous": entry.previous,
+    }
 
 
 def read(line: str) -> Entry:
@@ -163,10 +216,25 @@ def read(line: str) -> Entry:
     """
     try:
         found = json.loads(line)
-        us = lambda key: clock.micros(clock.parse(found[key]))  # noqa: E731
-        return Entry(int(found["seq"]), us("at"), us("known_at"), found["kind"], found["by"], found["key"], dict(found["body"]), found["previous"], found["digest"])
+
+        def us(key):
+            return clock.micros(clock.parse(found[key]))
+
+        return Entry(
+            int(found["seq"]),
+            us("at"),
+            us("known_at"),
+            found["kind"],
+            found["by"],
+            found["key"],
+            dict(found["body"]),
+            found["previous"],
+            found["digest"],
+        )
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OpsError) as problem:
-        raise OpsError(f"an entry of a record was wanted, found {text.one_line(line, 60)!r} ({problem.__class__.__name__}).") from None
+        raise OpsError(
+            f"an entry of a record was wanted, found {text.one_line(line, 60)!r} ({problem.__class__.__name__})."
+        ) from None
 
 
 def checked(lines: Iterable[str]) -> tuple[list[Entry], list[Broken]]:
@@ -174,7 +242,8 @@ def checked(lines: Iterable[str]) -> tuple[list[Entry], list[Broken]]:
     Is a record as it was written?
 
     Returns:
-        The entries that can be read, in order, and what is broken: an entry whose bytes were edited, one that is missing or
+        The entries that can be read, in order, and what is broken: an entry whose bytes were edited, one that is
+            missing or
         out of place. A record that was rewritten whole is sound in itself; only its head, told elsewhere, shows it.
     """
     entries, broken, before = list[Entry](), list[Broken](), None
@@ -189,7 +258,13 @@ def checked(lines: Iterable[str]) -> tuple[list[Entry], list[Broken]]:
             broken.append(Broken(entry.id, EDITED, "its bytes do not give its SHA-256"))
         wanted = before.seq + 1 if before else (1 if n == 1 else entry.seq)
         if entry.seq != wanted:
-            broken.append(Broken(f"E{wanted}" if entry.seq == wanted + 1 else f"E{wanted} to E{entry.seq - 1}", MISSING, f"{entry.id} follows E{wanted - 1}"))
+            broken.append(
+                Broken(
+                    f"E{wanted}" if entry.seq == wanted + 1 else f"E{wanted} to E{entry.seq - 1}",
+                    MISSING,
+                    f"{entry.id} follows E{wanted - 1}",
+                )
+            )
         elif before and entry.previous != before.digest and not any(b.what == before.id for b in broken):
             broken.append(Broken(before.id, EDITED, f"{entry.id} was written after another {before.id}"))
         elif n == 1 and entry.previous != BEGINNING:

@@ -19,7 +19,8 @@ from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 from opslib.verdicts import bound, named
 
-SETTLED = timedelta(seconds=90)  # Well over the store's busy timeout: posts older than this are in it, and a total up to then may be remembered.
+# Well over the store's busy timeout: posts older than this are in it, and a total up to then may be remembered.
+SETTLED = timedelta(seconds=90)
 STRIDE = timedelta(days=1)
 
 
@@ -62,28 +63,97 @@ def _remember(store: Store, key: str, value: str) -> None:
 def prometheus(view: View, total_errors: int | None) -> str:
     """The figures of a view of the last hour as Prometheus text, format 0.0.4, ending in a newline."""
     figures = view.figures
-    percent = lambda v: None if v is None else v * 100  # noqa: E731
+
+    def percent(v):
+        return None if v is None else v * 100
+
     down = figures["system"]["websocket_connected"]
-    judged = [f for f in findings.judged(view.tape, view.rules.without_budgets(), view.window.end, view.probed) if f.figure.value is not None and f.verdict != "unknown"]
-    of = lambda f: f'{{rule="{f.rule.name}",source="{f.source}",subject="{f.subject}"}}'  # noqa: E731
+    judged = [
+        f
+        for f in findings.judged(view.tape, view.rules.without_budgets(), view.window.end, view.probed)
+        if f.figure.value is not None and f.verdict != "unknown"
+    ]
+
+    def of(f):
+        return f'{{rule="{f.rule.name}",source="{f.source}",subject="{f.subject}"}}'
+
     families: list[tuple[str, str, str, list[tuple[str, float | None]]]] = [
-        ("trading_provider_uptime", "gauge", "Successful requests of the last hour, percent, by provider.", [(f'{{provider="{n}"}}', percent(f["availability"])) for n, f in figures["providers"].items()]),
-        ("trading_provider_requests", "gauge", "Requests of the last hour, by provider.", [(f'{{provider="{n}"}}', f["requests"]) for n, f in figures["providers"].items()]),
-        ("trading_greeks_valid_rate", "gauge", "Valid Greeks of the last hour, percent of validations.", [("", percent(figures["greeks"]["valid_rate"]))]),
-        ("trading_greeks_gamma_zero", "gauge", "Validations of the last hour with gamma zero or missing.", [("", figures["greeks"]["gamma_zero"])]),
-        ("trading_pnl_net_percent", "gauge", "Mean net result of the trades of the last hour, percent.", [("", figures["pnl"]["net_pct"])]),
-        ("trading_backtest_variance_points", "gauge", "Backtest minus live net result, percentage points, as the page last said.", [("", figures["pnl"]["backtest_variance_pp"])]),
-        ("trading_websocket_connected", "gauge", "1 when every open page has its WebSocket.", [("", None if down is None else float(down))]),
-        ("trading_look_coverage_ratio", "gauge", "Looks received of those expected in the last hour, 0 to 1.", [("", view.coverage)]),
-        ("trading_rule_value", "gauge", "The figure a rule is about, over the rule's own window, in the rule's unit.", [(of(f), f.figure.value) for f in judged]),
-        ("trading_rule_bound", "gauge", "The end of its 95 percent interval that a limit must be past; where a rule has none, the figure.", [(of(f), bound(f.rule, f.figure)) for f in judged]),
-        ("trading_system_errors_total", "counter", "Errors counted by all pages that were ever seen, each since its load.", [("", total_errors)]),
+        (
+            "trading_provider_uptime",
+            "gauge",
+            "Successful requests of the last hour, percent, by provider.",
+            [(f'{{provider="{n}"}}', percent(f["availability"])) for n, f in figures["providers"].items()],
+        ),
+        (
+            "trading_provider_requests",
+            "gauge",
+            "Requests of the last hour, by provider.",
+            [(f'{{provider="{n}"}}', f["requests"]) for n, f in figures["providers"].items()],
+        ),
+        (
+            "trading_greeks_valid_rate",
+            "gauge",
+            "Valid Greeks of the last hour, percent of validations.",
+            [("", percent(figures["greeks"]["valid_rate"]))],
+        ),
+        (
+            "trading_greeks_gamma_zero",
+            "gauge",
+            "Validations of the last hour with gamma zero or missing.",
+            [("", figures["greeks"]["gamma_zero"])],
+        ),
+        (
+            "trading_pnl_net_percent",
+            "gauge",
+            "Mean net result of the trades of the last hour, percent.",
+            [("", figures["pnl"]["net_pct"])],
+        ),
+        (
+            "trading_backtest_variance_points",
+            "gauge",
+            "Backtest minus live net result, percentage points, as the page last said.",
+            [("", figures["pnl"]["backtest_variance_pp"])],
+        ),
+        (
+            "trading_websocket_connected",
+            "gauge",
+            "1 when every open page has its WebSocket.",
+            [("", None if down is None else float(down))],
+        ),
+        (
+            "trading_look_coverage_ratio",
+            "gauge",
+            "Looks received of those expected in the last hour, 0 to 1.",
+            [("", view.coverage)],
+        ),
+        (
+            "trading_rule_value",
+            "gauge",
+            "The figure a rule is about, over the rule's own window, in the rule's unit.",
+            [(of(f), f.figure.value) for f in judged],
+        ),
+        (
+            "trading_rule_bound",
+            "gauge",
+            "The end of its 95 percent interval that a limit must be past; where a rule has none, the figure.",
+            [(of(f), bound(f.rule, f.figure)) for f in judged],
+        ),
+        (
+            "trading_system_errors_total",
+            "counter",
+            "Errors counted by all pages that were ever seen, each since its load.",
+            [("", total_errors)],
+        ),
     ]
     lines = []
     for name, kind, words, samples in families:
         known = [(labels, value) for labels, value in samples if value is not None]
         if known:
-            lines += [f"# HELP {name} {words}", f"# TYPE {name} {kind}", *(f"{name}{labels} {value}" for labels, value in known)]
+            lines += [
+                f"# HELP {name} {words}",
+                f"# TYPE {name} {kind}",
+                *(f"{name}{labels} {value}" for labels, value in known),
+            ]
     return "\n".join([*lines, ""]) if lines else "# nothing is known of the last hour\n"
 
 
@@ -91,8 +161,8 @@ def prometheus_rules(rules: Rules) -> str:
     """
     The limits as Prometheus rules (2.42 or newer) over the gauges of our own ``/metrics``, one alert for each rung.
 
-    Budgets are not among them: a scrape does not reach back a day. Nor is what one alert explains away of another, which
-    is the receiver's inhibition there.
+    Budgets are not among them: a scrape does not reach back a day. Nor is what one alert explains away of another,
+    which is the receiver's inhibition there.
     """
     import yaml
 
@@ -103,22 +173,44 @@ def prometheus_rules(rules: Rules) -> str:
         for subject in rule.subjects
         for rung, limit in (rule.ladder[-1:] if findings.of_every_provider(rule, subject) else rule.ladder)
     ]
-    head = f"# The limits of {rules.hash}, by ops rules export prometheus. Judged by opslib alone: {', '.join(n for n, r in rules.rules.items() if r.burn) or 'nothing'}.\n"
-    return head + yaml.safe_dump({"groups": [{"name": "opslib", "interval": "15s", "rules": rows}]}, sort_keys=False, allow_unicode=True, width=1000)
+    head = (
+        f"# The limits of {rules.hash}, by ops rules export prometheus. Judged by opslib alone: "
+        f"{', '.join(n for n, r in rules.rules.items() if r.burn) or 'nothing'}.\n"
+    )
+    return head + yaml.safe_dump(
+        {"groups": [{"name": "opslib", "interval": "15s", "rules": rows}]},
+        sort_keys=False,
+        allow_unicode=True,
+        width=1000,
+    )
 
 
 def _prometheus_rule(rule: Rule, subject: str, rung: str, limit: float | str) -> dict[str, Any]:
     source = findings.PAGE
     which = f'{{rule="{rule.name}",source="{source}",subject="{subject}"}}'
     if findings.of_every_provider(rule, subject):
-        limit = dict(rule.ladder)["critical"]  # No provider is left when the better of them is past what is critical of one.
-    past = f"trading_rule_value{which} == 0" if isinstance(limit, str) else f"trading_rule_bound{which} {'<' if rule.better == 'higher' else '>'} {limit!r}"
-    seconds = lambda span: f"{round(span.total_seconds())}s"  # noqa: E731
+        # No provider is left when the better of them is past what is critical of one.
+        limit = dict(rule.ladder)["critical"]
+    past = (
+        f"trading_rule_value{which} == 0"
+        if isinstance(limit, str)
+        else f"trading_rule_bound{which} {'<' if rule.better == 'higher' else '>'} {limit!r}"
+    )
+
+    def seconds(span):
+        return f"{round(span.total_seconds())}s"
+
     return {
         "alert": f"{rule.name}_{rung}",
         "expr": past,
         "for": seconds(rule.holds[rung]),
         "keep_firing_for": seconds(rule.keep_firing_for),
-        "labels": {"severity": rung, "rule": rule.name, "subject": subject, "source": source, "runbook": rule.runbooks[subject]},
+        "labels": {
+            "severity": rung,
+            "rule": rule.name,
+            "subject": subject,
+            "source": source,
+            "runbook": rule.runbooks[subject],
+        },
         "annotations": {"summary": f"{named(rule, subject)} past {rule.limit_told(limit)}", "action": rule.action},
     }

@@ -44,7 +44,15 @@ class Feedback:
             raise UsageError("what was missed? Say it in a few words.")
         with self.records.store.committing() as connection:
             self.records.put(connection, RECORD, "opened", {"title": "feedback", "words": "opened"}, "", "opened", None)
-            entry = self.records.put(connection, RECORD, ENTRY, {"what": kind, "alert": alert, "words": text.one_line(words.strip())}, by, "", clock.micros(at) if at else None)
+            entry = self.records.put(
+                connection,
+                RECORD,
+                ENTRY,
+                {"what": kind, "alert": alert, "words": text.one_line(words.strip())},
+                by,
+                "",
+                clock.micros(at) if at else None,
+            )
         assert entry is not None  # Without a key there is none before it.
         self.records.copy(SHELF, RECORD)
         return Opinion(entry.at_us, kind, alert, entry.by, str(entry.body["words"]))
@@ -53,4 +61,8 @@ class Feedback:
         """What was said of (start, end], as known at a moment (None: all), in order of time."""
         found = self.records.read(RECORD, known_at)
         entries = found.of_kind(ENTRY) if found else []
-        return sorted(Opinion(e.at_us, e.body["what"], e.body["alert"], e.by, e.body["words"]) for e in entries if window.start_us < e.at_us <= window.end_us)
+        return sorted(
+            Opinion(e.at_us, e.body["what"], e.body["alert"], e.by, e.body["words"])
+            for e in entries
+            if window.start_us < e.at_us <= window.end_us
+        )

@@ -1,8 +1,8 @@
 """
 Read the formats of vendors: Massive, Tradier, TD Ameritrade and Schwab, Yahoo, Cboe's page of quotes.
 
-Each reader gives one dict a contract, under the names of `chain.FIELDS`, its cells just as they stood; a name that is not
-there was not sent. What the cells mean is `chain`.
+Each reader gives one dict a contract, under the names of `chain.FIELDS`, its cells just as they stood; a name that is
+not there was not sent. What the cells mean is `chain`.
 """
 
 import re
@@ -13,17 +13,71 @@ from typing import Any
 from opslib.text import NEW_YORK, one_line
 
 Row = dict[str, Any]
-_OF_QUOTE = {"bid": ("bid", "bp"), "ask": ("ask", "ap"), "bid_size": ("bid_size",), "ask_size": ("ask_size",), "quote_ts": ("last_updated",), "timeframe": ("timeframe",)}
+_OF_QUOTE = {
+    "bid": ("bid", "bp"),
+    "ask": ("ask", "ap"),
+    "bid_size": ("bid_size",),
+    "ask_size": ("ask_size",),
+    "quote_ts": ("last_updated",),
+    "timeframe": ("timeframe",),
+}
 _OF_TDA = {
-    "symbol": ("symbol",), "cp": ("putCall",), "strike": ("strikePrice",), "multiplier": ("multiplier",), "bid": ("bid", "bidPrice"), "ask": ("ask", "askPrice"), "bid_size": ("bidSize",), "ask_size": ("askSize",),
-    "quote_ts": ("quoteTimeInLong",), "iv": ("volatility",), "delta": ("delta",), "gamma": ("gamma",), "theta": ("theta",), "vega": ("vega",), "oi": ("openInterest",), "volume": ("totalVolume",),
-}  # fmt: skip
+    "symbol": ("symbol",),
+    "cp": ("putCall",),
+    "strike": ("strikePrice",),
+    "multiplier": ("multiplier",),
+    "bid": ("bid", "bidPrice"),
+    "ask": ("ask", "askPrice"),
+    "bid_size": ("bidSize",),
+    "ask_size": ("askSize",),
+    "quote_ts": ("quoteTimeInLong",),
+    "iv": ("volatility",),
+    "delta": ("delta",),
+    "gamma": ("gamma",),
+    "theta": ("theta",),
+    "vega": ("vega",),
+    "oi": ("openInterest",),
+    "volume": ("totalVolume",),
+}
 _OF_TRADIER = {
-    "symbol": ("symbol",), "underlying": ("underlying",), "root": ("root_symbol",), "expiry": ("expiration_date",), "cp": ("option_type",), "strike": ("strike",), "multiplier": ("contract_size",), "bid": ("bid",), "ask": ("ask",),
-    "bid_size": ("bidsize", "bid_size"), "ask_size": ("asksize", "ask_size"), "oi": ("open_interest",), "volume": ("volume",), "underlying_px": ("underlying_price",),
-}  # fmt: skip
-_OF_YAHOO = {"symbol": ("contractSymbol",), "strike": ("strike",), "bid": ("bid",), "ask": ("ask",), "iv": ("impliedVolatility",), "oi": ("openInterest",), "volume": ("volume",)}
-_CBOE = {"bid": "bid", "ask": "ask", "iv": "iv", "delta": "delta", "gamma": "gamma", "theta": "theta", "vega": "vega", "openinterest": "oi", "open int": "oi", "open interest": "oi", "volume": "volume", "vol": "volume"}
+    "symbol": ("symbol",),
+    "underlying": ("underlying",),
+    "root": ("root_symbol",),
+    "expiry": ("expiration_date",),
+    "cp": ("option_type",),
+    "strike": ("strike",),
+    "multiplier": ("contract_size",),
+    "bid": ("bid",),
+    "ask": ("ask",),
+    "bid_size": ("bidsize", "bid_size"),
+    "ask_size": ("asksize", "ask_size"),
+    "oi": ("open_interest",),
+    "volume": ("volume",),
+    "underlying_px": ("underlying_price",),
+}
+_OF_YAHOO = {
+    "symbol": ("contractSymbol",),
+    "strike": ("strike",),
+    "bid": ("bid",),
+    "ask": ("ask",),
+    "iv": ("impliedVolatility",),
+    "oi": ("openInterest",),
+    "volume": ("volume",),
+}
+_CBOE = {
+    "bid": "bid",
+    "ask": "ask",
+    "iv": "iv",
+    "delta": "delta",
+    "gamma": "gamma",
+    "theta": "theta",
+    "vega": "vega",
+    "openinterest": "oi",
+    "open int": "oi",
+    "open interest": "oi",
+    "volume": "volume",
+    "vol": "volume",
+}
 
 
 def _take(source: Any, names: Mapping[str, Sequence[str]]) -> Row:
@@ -45,55 +99,115 @@ def is_massive(payload: Any) -> bool:
     results = [r for r in several(first.get("results")) if isinstance(r, Mapping)]
     if results and not any("details" in r for r in results):
         return False
-    return "details" in first or bool(results) or ("results" in first and first["results"] == []) or ("request_id" in first and "status" in first)
+    return (
+        "details" in first
+        or bool(results)
+        or ("results" in first and first["results"] == [])
+        or ("request_id" in first and "status" in first)
+    )
 
 
 def massive(payload: Any) -> tuple[list[Row], str]:
     """Contracts of Massive's snapshot, and why some are missing, as far as the answer says so."""
     pages = several(payload)
     whole = [p for p in pages if isinstance(p, Mapping) and "details" not in p]
-    contracts = [r for p in pages if isinstance(p, Mapping) for r in (several(p.get("results")) if "details" not in p else [p])]
+    contracts = [
+        r for p in pages if isinstance(p, Mapping) for r in (several(p.get("results")) if "details" not in p else [p])
+    ]
     partial = ""
     if whole and whole[-1].get("next_url"):
         partial = f"the last of {len(whole)} page(s) says that there is another"
-    if broken := [(i, p) for i, p in enumerate(pages, 1) if not isinstance(p, Mapping) or p.get("status") in ("ERROR", "NOT_AUTHORIZED", "NOT_FOUND")]:
-        said = (broken[0][1].get("error") or broken[0][1].get("message") or "") if isinstance(broken[0][1], Mapping) else ""
-        partial = f"page {broken[0][0]} is an error instead of contracts{f': {one_line(str(said), 120)}' if said else ''}"
+    if broken := [
+        (i, p)
+        for i, p in enumerate(pages, 1)
+        if not isinstance(p, Mapping) or p.get("status") in ("ERROR", "NOT_AUTHORIZED", "NOT_FOUND")
+    ]:
+        said = (
+            (broken[0][1].get("error") or broken[0][1].get("message") or "")
+            if isinstance(broken[0][1], Mapping)
+            else ""
+        )
+        partial = (
+            f"page {broken[0][0]} is an error instead of contracts{f': {one_line(str(said), 120)}' if said else ''}"
+        )
     return [_massive_row(c) for c in contracts], partial
 
 
 def _massive_row(contract: Any) -> Row:
     contract = _map(contract)
     details, asset = contract.get("details"), contract.get("underlying_asset")
-    row = _take(details, {"symbol": ("ticker",), "cp": ("contract_type",), "strike": ("strike_price",), "expiry": ("expiration_date",), "style": ("exercise_style",), "multiplier": ("shares_per_contract",)})
-    row |= _take(contract.get("last_quote"), _OF_QUOTE) | _take(contract.get("greeks"), {name: (name,) for name in ("delta", "gamma", "theta", "vega")})
-    row |= _take(contract, {"iv": ("implied_volatility",), "oi": ("open_interest",)}) | _take(contract.get("day"), {"volume": ("volume",)})
-    return row | _take(asset, {"underlying": ("ticker",), "underlying_px": ("price", "value"), "underlying_ts": ("last_updated",)})
+    row = _take(
+        details,
+        {
+            "symbol": ("ticker",),
+            "cp": ("contract_type",),
+            "strike": ("strike_price",),
+            "expiry": ("expiration_date",),
+            "style": ("exercise_style",),
+            "multiplier": ("shares_per_contract",),
+        },
+    )
+    row |= _take(contract.get("last_quote"), _OF_QUOTE) | _take(
+        contract.get("greeks"), {name: (name,) for name in ("delta", "gamma", "theta", "vega")}
+    )
+    row |= _take(contract, {"iv": ("implied_volatility",), "oi": ("open_interest",)}) | _take(
+        contract.get("day"), {"volume": ("volume",)}
+    )
+    return row | _take(
+        asset, {"underlying": ("ticker",), "underlying_px": ("price", "value"), "underlying_ts": ("last_updated",)}
+    )
 
 
 def is_tradier(payload: Any) -> bool:
     """Is it Tradier's chain, of one expiration or several?"""
     parts = several(payload)
     chains = [part["options"] for part in parts if isinstance(part, Mapping) and "options" in part]
-    return bool(chains) and all(isinstance(part, Mapping) for part in parts) and all(c is None or (isinstance(c, Mapping) and "option" in c) for c in chains)
+    return (
+        bool(chains)
+        and all(isinstance(part, Mapping) for part in parts)
+        and all(c is None or (isinstance(c, Mapping) and "option" in c) for c in chains)
+    )
 
 
 def is_tradier_options(payload: Any) -> bool:
     """Is it the list of contracts that stands in Tradier's chain, by itself?"""
-    return isinstance(payload, list) and bool(payload) and all(isinstance(o, Mapping) and {"option_type", "expiration_date", "root_symbol"} <= o.keys() for o in payload)
+    return (
+        isinstance(payload, list)
+        and bool(payload)
+        and all(
+            isinstance(o, Mapping) and {"option_type", "expiration_date", "root_symbol"} <= o.keys() for o in payload
+        )
+    )
 
 
 def tradier(payload: Any) -> list[Row]:
     """Contracts of Tradier's chain; with the underlying's quote where one stands beside it."""
     rows, parts = [], several(payload)
     quotes = [part["quotes"] for part in parts if isinstance(part.get("quotes"), Mapping)]
-    prices = {str(q.get("symbol")): q.get("last") for quote in quotes for q in several(quote.get("quote")) if isinstance(q, Mapping)}
+    prices = {
+        str(q.get("symbol")): q.get("last")
+        for quote in quotes
+        for q in several(quote.get("quote"))
+        if isinstance(q, Mapping)
+    }
     for part in parts:
         for option in map(_map, several(_map(part.get("options")).get("option"))):
             row = _take(option, _OF_TRADIER)
             greeks = option.get("greeks")
-            row |= _take(greeks, {"delta": ("delta",), "gamma": ("gamma",), "theta": ("theta",), "vega": ("vega",), "iv": ("smv_vol", "mid_iv"), "greeks_ts": ("updated_at",)})
-            stamps = [s for s in (option.get("bid_date"), option.get("ask_date")) if isinstance(s, (int, float)) and s > 0]
+            row |= _take(
+                greeks,
+                {
+                    "delta": ("delta",),
+                    "gamma": ("gamma",),
+                    "theta": ("theta",),
+                    "vega": ("vega",),
+                    "iv": ("smv_vol", "mid_iv"),
+                    "greeks_ts": ("updated_at",),
+                },
+            )
+            stamps = [
+                s for s in (option.get("bid_date"), option.get("ask_date")) if isinstance(s, (int, float)) and s > 0
+            ]
             if stamps:
                 row["quote_ts"] = max(stamps)
             if (price := prices.get(str(option.get("underlying")))) is not None:
@@ -110,14 +224,25 @@ def is_schwab(payload: Any) -> bool:
 def schwab(payload: Mapping[str, Any]) -> list[Row]:
     """Contracts of TD Ameritrade's or Schwab's chain; its volatilities are percent."""
     asset = _map(payload.get("underlying"))
-    shared = {"underlying": payload.get("symbol") or asset.get("symbol"), "timeframe": "DELAYED" if payload.get("isDelayed") else "REAL-TIME"}
+    shared = {
+        "underlying": payload.get("symbol") or asset.get("symbol"),
+        "timeframe": "DELAYED" if payload.get("isDelayed") else "REAL-TIME",
+    }
     price = payload.get("underlyingPrice") or asset.get("mark") or asset.get("last")
     rows = []
     for name in ("callExpDateMap", "putExpDateMap"):
         for expiry, strikes in _map(payload.get(name)).items():
             for strike, options in _map(strikes).items():
                 for option in several(options):
-                    row = shared | {"expiry": str(expiry).partition(":")[0], "strike": strike, "cp": name[:4].replace("putE", "put")} | _take(option, _OF_TDA)
+                    row = (
+                        shared
+                        | {
+                            "expiry": str(expiry).partition(":")[0],
+                            "strike": strike,
+                            "cp": name[:4].replace("putE", "put"),
+                        }
+                        | _take(option, _OF_TDA)
+                    )
                     rows.append(row | ({"underlying_px": price} if price else {}))
     return rows
 
@@ -132,10 +257,17 @@ def yahoo(payload: Any) -> list[Row]:
     """Contracts of Yahoo's chain: implied volatilities, no Greeks."""
     rows = []
     for result in [_map(r) for part in several(payload) for r in several(part["optionChain"]["result"])]:
-        shared = _take(result.get("quote"), {"underlying_px": ("regularMarketPrice",), "as_of": ("regularMarketTime",)}) | {"underlying": result.get("underlyingSymbol")}
+        shared = _take(
+            result.get("quote"), {"underlying_px": ("regularMarketPrice",), "as_of": ("regularMarketTime",)}
+        ) | {"underlying": result.get("underlyingSymbol")}
         for group in map(_map, several(result.get("options"))):
             for side in ("call", "put"):
-                rows += [shared | {"cp": side, "expiry": _map(option).get("expiration", group.get("expirationDate"))} | _take(option, _OF_YAHOO) for option in several(group.get(f"{side}s"))]
+                rows += [
+                    shared
+                    | {"cp": side, "expiry": _map(option).get("expiration", group.get("expirationDate"))}
+                    | _take(option, _OF_YAHOO)
+                    for option in several(group.get(f"{side}s"))
+                ]
     return rows
 
 
@@ -144,12 +276,17 @@ def _map(found: Any) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-_MONTHS = {m: i for i, m in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)}
+_MONTHS = {
+    m: i for i, m in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)
+}
 _DATED = re.compile(r"([A-Za-z]{3})[a-z]*\.? (\d{1,2}),? (\d{4})(?:,? (?:at|@) (\d{1,2}):(\d{2}) ?([AP]M)?)?")
 
 
 def written_date(told: str) -> datetime | None:
-    """A date in words, such as ``September 25, 2025 at 9:05 PM EDT`` or ``Wed Oct 01 2025``, in New York; None where there is none."""
+    """
+    A date in words, such as ``September 25, 2025 at 9:05 PM EDT`` or ``Wed Oct 01 2025``, in New York; None where there
+    is none.
+    """
     found = _DATED.search(told)
     month = _MONTHS.get(found[1].lower()) if found else None
     if not found or not month:
@@ -174,7 +311,8 @@ def cboe(lines: Sequence[Sequence[str]], header: int) -> Iterator[Row]:
     """Contracts of Cboe's page of quotes: a call and a put on each line, under lines that say of what and when."""
     told = [cell.strip() for line in lines[:header] for cell in line]
     price = next((cell.partition(":")[2].strip() for cell in told if cell.lower().startswith("last:")), None)
-    price = price or next((cell for cell in told[1:3] if re.fullmatch(r"[\d,]+\.\d+", cell)), None)  # In an older layout, beside the name.
+    # In an older layout, beside the name.
+    price = price or next((cell for cell in told[1:3] if re.fullmatch(r"[\d,]+\.\d+", cell)), None)
     at = next((found for cell in told if (found := written_date(cell))), None)
     names = [cell.strip().lower() for cell in lines[header]]
     middle, puts = names.index("strike"), names.index("puts")
@@ -184,7 +322,13 @@ def cboe(lines: Sequence[Sequence[str]], header: int) -> Iterator[Row]:
             continue
         line = [*line, *[""] * (len(names) - len(line))]
         for side, (first, end) in halves.items():
-            row: Row = {"symbol": line[first], "expiry": line[0], "cp": side, "strike": line[middle], "underlying_px": price}
+            row: Row = {
+                "symbol": line[first],
+                "expiry": line[0],
+                "cp": side,
+                "strike": line[middle],
+                "underlying_px": price,
+            }
             row |= {ours: line[i] for i in range(first + 1, end) if (ours := _CBOE.get(names[i]))}
             yield row | ({"as_of": at.astimezone(UTC).isoformat()} if at else {})
 
@@ -196,7 +340,8 @@ def without_comments(told: str) -> str:
 
 def stamp(cell: Any, zone: tzinfo = NEW_YORK) -> datetime | None:
     """
-    A time as vendors write it: seconds, milliseconds, microseconds or nanoseconds since 1970, ISO 8601 or words; None of none.
+    A time as vendors write it: seconds, milliseconds, microseconds or nanoseconds since 1970, ISO 8601 or words; None
+    of none.
 
     Without an offset it is in `zone`.
     """
@@ -216,21 +361,37 @@ def stamp(cell: Any, zone: tzinfo = NEW_YORK) -> datetime | None:
     return datetime.fromtimestamp(number, UTC)
 
 
-WRAPPERS = ("data", "results", "result", "response", "body", "payload", "options", "option", "chain", "optionchain", "options_chain")
+WRAPPERS = (
+    "data",
+    "results",
+    "result",
+    "response",
+    "body",
+    "payload",
+    "options",
+    "option",
+    "chain",
+    "optionchain",
+    "options_chain",
+)
 
 
 def _candidates(payload: Any) -> Iterator[Any]:
     """A payload, and what it is wrapped in taken off, layer by layer."""
     for _ in range(6):
         yield payload
-        inner = [v for k, v in _map(payload).items() if str(k).lower() in WRAPPERS and isinstance(v, (list, Mapping)) and v]
+        inner = [
+            v for k, v in _map(payload).items() if str(k).lower() in WRAPPERS and isinstance(v, (list, Mapping)) and v
+        ]
         if len(inner) != 1:
             return
         payload = inner[0]
 
 
 def rows_of(payload: Any) -> tuple[str, list[Row], str] | None:
-    """Whose chain is it, its contracts, and why some are missing where it says so; None where it is nobody's we know."""
+    """
+    Whose chain is it, its contracts, and why some are missing where it says so; None where it is nobody's we know.
+    """
     for found in _candidates(payload):
         if is_schwab(found):
             return "schwab", schwab(found), ""
@@ -246,12 +407,18 @@ def rows_of(payload: Any) -> tuple[str, list[Row], str] | None:
     return None
 
 
-NOISE = frozenset("usd dollar dollars price px quote quotes quoted latest current nbbo best option options contract greek greeks leg value val eod 1545 opt o market last closing final live delayed realtime model computed calculated".split())
+NOISE = frozenset(
+    "usd dollar dollars price px quote quotes quoted latest current nbbo best option options contract greek "
+    "greeks leg value val eod 1545 opt o market last closing final live delayed realtime model computed "
+    "calculated".split()
+)
 UNITS = frozenset({"usd", "dollar", "dollars", "eod", "1545"})
 
 
 def _tokens(name: str) -> list[str]:
-    """The words of a column's name, without units in brackets: ``bidPrice``, ``Bid Price (USD)``, ``last_quote.bid``."""
+    """
+    The words of a column's name, without units in brackets: ``bidPrice``, ``Bid Price (USD)``, ``last_quote.bid``.
+    """
     bare = re.sub(r"\(.*?\)|\[.*?\]", " ", name)
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", bare)
     return re.findall(r"[a-z0-9]+", apart.lower())
@@ -259,13 +426,17 @@ def _tokens(name: str) -> list[str]:
 
 def plain(names: Iterable[str]) -> dict[str, str]:
     """
-    Which of our fields does each column of a plain table hold, by its usual names? Its name to ours; the first that fits.
+    Which of our fields does each column of a plain table hold, by its usual names? Its name to ours; the first that
+    fits.
 
-    First by the whole name, then without words that say nothing of what is in it, such as ``price``, ``best`` or ``usd``.
+    First by the whole name, then without words that say nothing of what is in it, such as ``price``, ``best`` or
+    ``usd``.
     """
     names = list(dict.fromkeys(names))
     found: dict[str, str] = {}
-    whole = {"".join(word for word in _tokens(name) if word not in UNITS): name for name in reversed(names)} | {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(names)}
+    whole = {"".join(word for word in _tokens(name) if word not in UNITS): name for name in reversed(names)} | {
+        re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(names)
+    }
     if "actsymbol" in whole and "vol" in whole:  # DoltHub's word for it.
         found[whole["vol"]] = "iv"
     for ours, usual in USUAL.items():
@@ -280,10 +451,34 @@ def plain(names: Iterable[str]) -> dict[str, str]:
 
 
 USUAL: dict[str, tuple[str, ...]] = {
-    "symbol": ("optionsymbol", "contractsymbol", "contractid", "contract", "optionid", "osi", "occ", "occsymbol", "ticker", "symbol"),
+    "symbol": (
+        "optionsymbol",
+        "contractsymbol",
+        "contractid",
+        "contract",
+        "optionid",
+        "osi",
+        "occ",
+        "occsymbol",
+        "ticker",
+        "symbol",
+    ),
     "underlying": ("underlying", "underlyingsymbol", "underlyingticker", "actsymbol", "stock", "underlier"),
     "root": ("root", "rootsymbol", "optionroot"),
-    "expiry": ("expiration", "expiry", "expirationdate", "expirydate", "expiredate", "expdate", "exdate", "maturity", "exp", "expirdate", "lasttradedateorcontractmonth", "tradedateormonth"),
+    "expiry": (
+        "expiration",
+        "expiry",
+        "expirationdate",
+        "expirydate",
+        "expiredate",
+        "expdate",
+        "exdate",
+        "maturity",
+        "exp",
+        "expirdate",
+        "lasttradedateorcontractmonth",
+        "tradedateormonth",
+    ),
     "cp": ("cp", "optiontype", "contracttype", "type", "right", "putcall", "callput", "cpflag", "side", "optionside"),
     "strike": ("strike", "strikeprice", "strikepx", "exerciseprice", "k"),
     "style": ("exercisestyle", "style"),
@@ -292,18 +487,85 @@ USUAL: dict[str, tuple[str, ...]] = {
     "ask": ("ask", "askprice", "bestoffer", "bestask", "offer", "ap"),
     "bid_size": ("bidsize",),
     "ask_size": ("asksize",),
-    "iv": ("iv", "impliedvolatility", "impliedvol", "implvolatility", "ivmean", "midiv", "smvvol", "sigma", "impvol", "volatility"),
+    "iv": (
+        "iv",
+        "impliedvolatility",
+        "impliedvol",
+        "implvolatility",
+        "ivmean",
+        "midiv",
+        "smvvol",
+        "sigma",
+        "impvol",
+        "volatility",
+    ),
     "delta": ("delta",),
     "gamma": ("gamma",),
     "theta": ("theta", "thetaday"),
     "vega": ("vega", "vegapt"),
     "oi": ("openinterest", "oi", "openint"),
     "volume": ("volume", "totalvolume", "vol"),
-    "underlying_px": ("underlyingprice", "underlyinglast", "underlyingpx", "spot", "spotprice", "stockprice", "underlyingclose", "activeunderlyingprice", "underlyingassetprice", "underlyingassetvalue", "underlyingmark", "undprice", "modelgreeksundprice", "s"),
+    "underlying_px": (
+        "underlyingprice",
+        "underlyinglast",
+        "underlyingpx",
+        "spot",
+        "spotprice",
+        "stockprice",
+        "underlyingclose",
+        "activeunderlyingprice",
+        "underlyingassetprice",
+        "underlyingassetvalue",
+        "underlyingmark",
+        "undprice",
+        "modelgreeksundprice",
+        "s",
+    ),
     "underlying_ts": ("underlyingts", "underlyingtime"),
-    "quote_ts": ("quotets", "quotetime", "quotetimestamp", "quotetimeinlong", "lastupdated", "quotelastupdated", "lastquotelastupdated", "lastquotetime", "latestquotet", "biddate", "askdate"),
+    "quote_ts": (
+        "quotets",
+        "quotetime",
+        "quotetimestamp",
+        "quotetimeinlong",
+        "lastupdated",
+        "quotelastupdated",
+        "lastquotelastupdated",
+        "lastquotetime",
+        "latestquotet",
+        "biddate",
+        "askdate",
+    ),
     "greeks_ts": ("greeksts", "greekstime", "updatedat"),
     "timeframe": ("timeframe",),
-    "as_of": ("asof", "quotereadtime", "quotedatetime", "quoteunixtime", "datetime", "timestamp", "fetchedat", "datadate", "quotedate", "tradedate", "date"),
+    "as_of": (
+        "asof",
+        "quotereadtime",
+        "quotedatetime",
+        "quoteunixtime",
+        "datetime",
+        "timestamp",
+        "fetchedat",
+        "datadate",
+        "quotedate",
+        "tradedate",
+        "date",
+    ),
 }
-_BARE = {alias: ours for ours in ("strike", "bid", "ask", "bid_size", "ask_size", "iv", "delta", "gamma", "theta", "vega", "oi", "expiry") for alias in USUAL[ours]}
+_BARE = {
+    alias: ours
+    for ours in (
+        "strike",
+        "bid",
+        "ask",
+        "bid_size",
+        "ask_size",
+        "iv",
+        "delta",
+        "gamma",
+        "theta",
+        "vega",
+        "oi",
+        "expiry",
+    )
+    for alias in USUAL[ours]
+}

@@ -60,15 +60,26 @@ async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:
 
 async def tradier(prober: Prober, settings: Settings, symbol: str) -> Fetched:
     """Every expiration of a symbol's chain from Tradier, and the underlying's quote, which its chains lack."""
-    last, payload = await _answer(prober, providers.tradier_question(settings, "options/expirations", symbol, includeAllRoots="true"))
+    last, payload = await _answer(
+        prober, providers.tradier_question(settings, "options/expirations", symbol, includeAllRoots="true")
+    )
     days = providers.expirations(payload) if last and last.outcome in USABLE else []
     if last is None or not days:
-        return Fetched(last.outcome if last and last.outcome != "ok" else "ok_empty", [], [], last.told() if last else {})
+        return Fetched(
+            last.outcome if last and last.outcome != "ok" else "ok_empty", [], [], last.told() if last else {}
+        )
     quoted, quote = await _answer(prober, providers.tradier_question(settings, "quotes", symbol))
     pages = [quote] if quoted and quoted.outcome == "ok" else []
     for day in days:
-        last, payload = await _answer(prober, providers.tradier_question(settings, "options/chains", symbol, expiration=day, greeks="true"))
+        last, payload = await _answer(
+            prober, providers.tradier_question(settings, "options/chains", symbol, expiration=day, greeks="true")
+        )
         if last is None or last.outcome not in USABLE:
-            return Fetched("partial" if len(pages) > 1 else last.outcome if last else "timeout", pages, [], last.told() if last else {})
+            return Fetched(
+                "partial" if len(pages) > 1 else last.outcome if last else "timeout",
+                pages,
+                [],
+                last.told() if last else {},
+            )
         pages.append(payload)
     return Fetched("ok", pages, [], {})

@@ -64,31 +64,66 @@ class Figure:
         if count is not None:
             share = text.ratio(value, 1) if self.unit == "ratio" else text.number(value, self.unit)
             return f"{share} ({text.number(part)} of {text.number(count)})"
-        return text.duration(value) if self.unit == "s" else text.ratio(value, 1) if self.unit == "ratio" else text.number(value, self.unit)
+        return (
+            text.duration(value)
+            if self.unit == "s"
+            else text.ratio(value, 1)
+            if self.unit == "ratio"
+            else text.number(value, self.unit)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """For the postmortem's file; `verification` computes it again."""
         value, part, count, why = self.result
-        return {"id": self.id, "words": self.words, "value": value, "part": part, "count": count, "unit": self.unit, "why": why or None, "formula": list(self.formula), "evidence": list(self.evidence)}
+        return {
+            "id": self.id,
+            "words": self.words,
+            "value": value,
+            "part": part,
+            "count": count,
+            "unit": self.unit,
+            "why": why or None,
+            "formula": list(self.formula),
+            "evidence": list(self.evidence),
+        }
 
 
 def span(incident: Incident) -> tuple[int | None, int | None]:
-    """From when to when did it hurt, microseconds? From its beginning to the end of the alerts of its own rule and subject (what those explain away lasts longer), else to when it was called over; None where it is not known, or not over."""
+    """
+    From when to when did it hurt, microseconds?
+
+    From its beginning to the end of the alerts of its own rule and subject (what those explain away lasts longer), else
+    to when it was called over; None where it is not known, or not over.
+    """
     began = incident.times["began"].at_us or incident.times["detected"].at_us
-    mine = [e.body["alert"] for e in incident.of_kind("alert") if (e.body["rule"], e.body["subject"]) == (incident.rule, incident.subject) and e.body["kind"] in ("fired", "rose")]
-    over = [e.at_us for e in incident.of_kind("alert") if e.body["alert"] in mine and e.body["kind"] in ("resolved", "ended")]
+    mine = [
+        e.body["alert"]
+        for e in incident.of_kind("alert")
+        if (e.body["rule"], e.body["subject"]) == (incident.rule, incident.subject)
+        and e.body["kind"] in ("fired", "rose")
+    ]
+    over = [
+        e.at_us
+        for e in incident.of_kind("alert")
+        if e.body["alert"] in mine and e.body["kind"] in ("resolved", "ended")
+    ]
     ended = max(over) if over and not set(mine) & set(incident.firing) else incident.times["resolved"].at_us
     return began, ended if began is None or ended is None or ended > began else began
 
 
 def captured(desk: "Workspace", incident: Incident) -> Incident:
-    """Put what the metrics say of an incident on its record: once for the same facts, anew where the store now says otherwise."""
+    """
+    Put what the metrics say of an incident on its record: once for the same facts, anew where the store now says
+    otherwise.
+    """
     began, ended = span(incident)
     if began is None:
         return incident
     found = _onset(desk, incident)
     if found is not None:
-        chronicle.of(desk).append(incident.id, "time", found, key=f"began:{sha256(evidence.canonical(found)).hexdigest()[:16]}")
+        chronicle.of(desk).append(
+            incident.id, "time", found, key=f"began:{sha256(evidence.canonical(found)).hexdigest()[:16]}"
+        )
         incident = chronicle.of(desk).read(incident.id)
         began, ended = span(incident)
         assert began is not None
@@ -97,37 +132,86 @@ def captured(desk: "Workspace", incident: Incident) -> Incident:
     end = max(end, clock.instant(began) + timedelta(minutes=1))
     step_s = next((s for s in STEPS_S if (end - start).total_seconds() / s <= MOST_ROWS), STEPS_S[-1])
     view = panels.view_at(desk, end, end - start)
-    rows = [_row(view, Window(at, at + timedelta(seconds=step_s))) for at in (start + timedelta(seconds=step_s * i) for i in range(int((end - start).total_seconds() // step_s)))][-evidence.MOST_ITEMS :]
+    rows = [
+        _row(view, Window(at, at + timedelta(seconds=step_s)))
+        for at in (start + timedelta(seconds=step_s * i) for i in range(int((end - start).total_seconds() // step_s)))
+    ][-evidence.MOST_ITEMS :]
     content = {
-        "step_s": step_s, "from": text.iso(start), "until": text.iso(end), "began": text.iso(clock.instant(began)), "ended": text.iso(clock.instant(ended)) if ended is not None else None, "rows": rows,
-        "limits": {name: {"objective": r.objective, "warning": dict(r.ladder).get("warning"), "critical": dict(r.ladder).get("critical")} for name in LIMITS if (r := desk.rules[name])},
-    }  # fmt: skip
+        "step_s": step_s,
+        "from": text.iso(start),
+        "until": text.iso(end),
+        "began": text.iso(clock.instant(began)),
+        "ended": text.iso(clock.instant(ended)) if ended is not None else None,
+        "rows": rows,
+        "limits": {
+            name: {
+                "objective": r.objective,
+                "warning": dict(r.ladder).get("warning"),
+                "critical": dict(r.ladder).get("critical"),
+            }
+            for name in LIMITS
+            if (r := desk.rules[name])
+        },
+    }
     content = json.loads(evidence.canonical(evidence.plain(content)))
     key = f"{METRICS}:{sha256(evidence.canonical(content)).hexdigest()[:24]}"
-    body = {"name": METRICS, "source": "store", "query": f"posts and looks of {desk.settings.app}, each {step_s} s", "as_of": text.iso(end), "opslib": VERSION, "rules_hash": desk.rules.hash, "content": content,
-            "words": f"what posts and looks say, each {step_s} s, {text.moment(start)} to {text.moment(end)}"}  # fmt: skip
+    body = {
+        "name": METRICS,
+        "source": "store",
+        "query": f"posts and looks of {desk.settings.app}, each {step_s} s",
+        "as_of": text.iso(end),
+        "opslib": VERSION,
+        "rules_hash": desk.rules.hash,
+        "content": content,
+        "words": f"what posts and looks say, each {step_s} s, {text.moment(start)} to {text.moment(end)}",
+    }
     chronicle.of(desk).append(incident.id, "evidence", body, key=key)
     return chronicle.of(desk).read(incident.id)
 
 
 def _row(view: "View", window: Window) -> dict[str, Any]:
     tape, probed = view.tape, view.probed
-    providers, greeks, system = indicators.providers(tape, window), indicators.greeks(tape, window), indicators.system(tape, window)
+    providers, greeks, system = (
+        indicators.providers(tape, window),
+        indicators.greeks(tape, window),
+        indicators.system(tape, window),
+    )
     row: dict[str, Any] = {"at": text.iso(window.end)}
     for name in PROVIDERS:
         row |= {f"{name}_{key}": providers[name][key] for key in ("requests", "failures", "fallbacks")}
-        looks = [OUTCOMES[s.outcome].usable for s in probed.within(IS_THERE[name], name, window) if s.last] if probed else []
+        looks = (
+            [OUTCOMES[s.outcome].usable for s in probed.within(IS_THERE[name], name, window) if s.last]
+            if probed
+            else []
+        )
         row |= {f"{name}_looks": len(looks), f"{name}_looks_failed": len(looks) - sum(looks)}
     row |= {key: greeks[key] for key in ("validations", "invalid", "gamma_zero", "delta_out_of_bounds")}
-    row |= {"errors": system["errors"], "websocket_down_s": system["websocket_down_seconds"], "page_loads": system["restarts"], "trades": indicators.pnl(tape, window, 1)["trades"]}
+    row |= {
+        "errors": system["errors"],
+        "websocket_down_s": system["websocket_down_seconds"],
+        "page_loads": system["restarts"],
+        "trades": indicators.pnl(tape, window, 1)["trades"],
+    }
     return row | {"coverage": tape.coverage(window)}
 
 
 def _onset(desk: "Workspace", incident: Incident) -> dict[str, Any] | None:
-    """The first of our looks that failed and did not come back before it was detected, where there are any: when, and how exactly."""
+    """
+    The first of our looks that failed and did not come back before it was detected, where there are any: when, and how
+    exactly.
+    """
     detected = incident.times["detected"].at_us
-    probe, subject = ("socket", "app") if incident.rule.startswith("websocket") else (IS_THERE.get(incident.subject, ""), incident.subject)
-    if detected is None or incident.rule not in ("availability", "answers", "app_answers", "app_down", "websocket_down") or not probe or any(e.by for e in incident.of_kind("time")):
+    probe, subject = (
+        ("socket", "app")
+        if incident.rule.startswith("websocket")
+        else (IS_THERE.get(incident.subject, ""), incident.subject)
+    )
+    if (
+        detected is None
+        or incident.rule not in ("availability", "answers", "app_answers", "app_down", "websocket_down")
+        or not probe
+        or any(e.by for e in incident.of_kind("time"))
+    ):
         return None
     at = clock.instant(detected)
     view = panels.view_at(desk, at, timedelta(hours=1))
@@ -142,7 +226,13 @@ def _onset(desk: "Workspace", incident: Incident) -> dict[str, Any] | None:
     first, before = looks[failing], looks[failing - 1]
     when_us = first.ts_us - round((first.seconds or 0.0) * 1e6)
     precision_s = round((when_us - before.ts_us) / 1e6, 1)
-    return {"which": "began", "at": text.iso(clock.instant(when_us)), "source": f"our look at {subject} that failed first ({first.outcome}); the one before was well", "precision_s": max(precision_s, 0.0), "words": f"it began: our look at {subject} failed ({first.outcome}), {precision_s:g} s after one that was well"}
+    return {
+        "which": "began",
+        "at": text.iso(clock.instant(when_us)),
+        "source": f"our look at {subject} that failed first ({first.outcome}); the one before was well",
+        "precision_s": max(precision_s, 0.0),
+        "words": f"it began: our look at {subject} failed ({first.outcome}), {precision_s:g} s after one that was well",
+    }
 
 
 def metrics(incident: Incident) -> Entry | None:
@@ -157,7 +247,11 @@ def _during(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rows that end after it began, up to the one in which it ended."""
     began, ended = content["began"], content["ended"] or content["until"]
     step = timedelta(seconds=content["step_s"])
-    return [r for r in content["rows"] if clock.parse(r["at"]) > clock.parse(began) and clock.parse(r["at"]) - step < clock.parse(ended)]
+    return [
+        r
+        for r in content["rows"]
+        if clock.parse(r["at"]) > clock.parse(began) and clock.parse(r["at"]) - step < clock.parse(ended)
+    ]
 
 
 def _total(rows: Iterable[Mapping[str, Any]], key: str) -> int | None:
@@ -166,13 +260,19 @@ def _total(rows: Iterable[Mapping[str, Any]], key: str) -> int | None:
 
 
 def minutes_past(content: Mapping[str, Any], about: str) -> Result:
-    """For how many minutes was a provider's availability, by the app's page, below a limit? Of those in which it was asked."""
+    """
+    For how many minutes was a provider's availability, by the app's page, below a limit?
+
+    Of those in which it was asked.
+    """
     provider, rung = about.split("/")
     limit, per = content["limits"]["availability"][rung], content["step_s"] / 60
     asked = [r for r in _during(content) if r[f"{provider}_requests"]]
     if not asked:
         return Result(None, why="no request was counted")
-    below = [r for r in asked if (r[f"{provider}_requests"] - r[f"{provider}_failures"]) / r[f"{provider}_requests"] < limit]
+    below = [
+        r for r in asked if (r[f"{provider}_requests"] - r[f"{provider}_failures"]) / r[f"{provider}_requests"] < limit
+    ]
     return Result(round(len(below) * per, 2), round(len(below) * per), round(len(asked) * per))
 
 
@@ -193,7 +293,11 @@ def total(content: Mapping[str, Any], about: str) -> Result:
 def missing(content: Mapping[str, Any], about: str) -> Result:
     """How much of what the app's page should have posted while it lasted did not come?"""
     known = [r["coverage"] for r in _during(content) if r["coverage"] is not None]
-    return Result(1 - sum(known) / len(known)) if known else Result(None, why="nothing was expected: the market was closed")
+    return (
+        Result(1 - sum(known) / len(known))
+        if known
+        else Result(None, why="nothing was expected: the market was closed")
+    )
 
 
 def lasted(content: Mapping[str, Any], about: str) -> Result:
@@ -203,12 +307,33 @@ def lasted(content: Mapping[str, Any], about: str) -> Result:
     return Result((clock.parse(content["ended"]) - clock.parse(content["began"])).total_seconds())
 
 
-FORMULAS: dict[str, Callable[[Mapping[str, Any], str], Result]] = {"minutes_past": minutes_past, "share": share, "total": total, "missing": missing, "lasted": lasted}
+FORMULAS: dict[str, Callable[[Mapping[str, Any], str], Result]] = {
+    "minutes_past": minutes_past,
+    "share": share,
+    "total": total,
+    "missing": missing,
+    "lasted": lasted,
+}
 _ASKED = (
     ("lasted", "how long it lasted", "s", ("lasted", "")),
-    *((f"{p}_minutes_{rung}", f"minutes with {p}'s availability below {words}", "min", ("minutes_past", f"{p}/{rung}")) for p in PROVIDERS for rung, words in (("objective", "the objective"), ("critical", "critical"))),
-    *((f"{p}_failed", f"requests to {p} that failed", "ratio", ("share", f"{p}_failures/{p}_requests")) for p in PROVIDERS),
-    *((f"{p}_looks_failed", f"our own looks at {p} that failed", "ratio", ("share", f"{p}_looks_failed/{p}_looks")) for p in PROVIDERS),
+    *(
+        (
+            f"{p}_minutes_{rung}",
+            f"minutes with {p}'s availability below {words}",
+            "min",
+            ("minutes_past", f"{p}/{rung}"),
+        )
+        for p in PROVIDERS
+        for rung, words in (("objective", "the objective"), ("critical", "critical"))
+    ),
+    *(
+        (f"{p}_failed", f"requests to {p} that failed", "ratio", ("share", f"{p}_failures/{p}_requests"))
+        for p in PROVIDERS
+    ),
+    *(
+        (f"{p}_looks_failed", f"our own looks at {p} that failed", "ratio", ("share", f"{p}_looks_failed/{p}_looks"))
+        for p in PROVIDERS
+    ),
     ("fallbacks", "requests that the fallback served", "", ("total", "massive_fallbacks")),
     ("greeks_invalid", "Greeks that were not valid", "ratio", ("share", "invalid/validations")),
     ("errors", "errors that the app counted", "", ("total", "errors")),
@@ -217,7 +342,12 @@ _ASKED = (
     ("page_loads", "times the app's page was loaded anew", "", ("total", "page_loads")),
     ("posts_missing", "of the page's posts that did not come", "ratio", ("missing", "")),
 )
-DURATIONS = (("TTD", "began to detected", "began", "detected"), ("TTA", "detected to acknowledged", "detected", "acknowledged"), ("TTM", "detected to mitigated", "detected", "mitigated"), ("TTR", "began to resolved", "began", "resolved"))
+DURATIONS = (
+    ("TTD", "began to detected", "began", "detected"),
+    ("TTA", "detected to acknowledged", "detected", "acknowledged"),
+    ("TTM", "detected to mitigated", "detected", "mitigated"),
+    ("TTR", "began to resolved", "began", "resolved"),
+)
 
 
 def figures(incident: Incident) -> list[Figure]:
@@ -225,7 +355,11 @@ def figures(incident: Incident) -> list[Figure]:
     entry = metrics(incident)
     found = []
     for name, words, unit, formula in _ASKED:
-        result = FORMULAS[formula[0]](entry.body["content"], formula[1]) if entry else Result(None, why="no evidence was captured yet")
+        result = (
+            FORMULAS[formula[0]](entry.body["content"], formula[1])
+            if entry
+            else Result(None, why="no evidence was captured yet")
+        )
         found.append(Figure(name, words, unit, formula, (entry.id,) if entry else (), result))
     return found
 
@@ -236,8 +370,20 @@ def durations(incident: Incident) -> list[Figure]:
     for name, words, first, last in DURATIONS:
         a, b = incident.times[first], incident.times[last]
         if a.at_us is None or b.at_us is None:
-            result = Result(None, why=f"{first if a.at_us is None else last} is unknown: {a.source if a.at_us is None else b.source}")
+            result = Result(
+                None,
+                why=f"{first if a.at_us is None else last} is unknown: {a.source if a.at_us is None else b.source}",
+            )
         else:
             result = Result((b.at_us - a.at_us) / 1e6)
-        found.append(Figure(name, words, "s", ("between", f"{first}/{last}"), tuple(e for e in (a.evidence, b.evidence) if e), result))
+        found.append(
+            Figure(
+                name,
+                words,
+                "s",
+                ("between", f"{first}/{last}"),
+                tuple(e for e in (a.evidence, b.evidence) if e),
+                result,
+            )
+        )
     return found

@@ -37,7 +37,9 @@ def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         most = f"{most_bytes // 2**20} MiB" if most_bytes >= 2**20 else f"{most_bytes // 2**10} KiB"
-        raise ImportRefused(f"{path} holds more than {most}; a file of at most that much, once expanded, is read. Split it.")
+        raise ImportRefused(
+            f"{path} holds more than {most}; a file of at most that much, once expanded, is read. Split it."
+        )
     return content
 
 
@@ -53,15 +55,18 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     try:
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise ImportRefused(f"{path} is no UTF-8 text (byte {problem.start:,} is {content[problem.start]:#04x}). Save it as UTF-8 and try again.") from None
+        raise ImportRefused(
+            f"{path} is no UTF-8 text (byte {problem.start:,} is {content[problem.start]:#04x}). Save it as "
+            f"UTF-8 and try again."
+        ) from None
 
 
 def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes]]:
     """
     Read a file line by line, with line numbers from 1, ends of line left out; empty lines are left out but counted.
 
-    A line longer than `longest` bytes comes cut to `longest` + 1 bytes, so that a caller can refuse it by its number; one
-    longer than `MOST_BYTES` refuses the file.
+    A line longer than `longest` bytes comes cut to `longest` + 1 bytes, so that a caller can refuse it by its number;
+    one longer than `MOST_BYTES` refuses the file.
 
     Raises:
         ImportRefused: As `read_bytes`; also a compressed file that expands more than `MOST_EXPANSION` times.
@@ -79,7 +84,10 @@ def lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes]
                     yield number, found
             length = length + len(rest) if not ended else len(rest)
             if length > MOST_BYTES:
-                raise ImportRefused(f"{path}, line {number + 1}, holds more than {MOST_BYTES // 2**20} MiB; a text with ends of lines was expected.")
+                raise ImportRefused(
+                    f"{path}, line {number + 1}, holds more than {MOST_BYTES // 2**20} MiB; a text with ends "
+                    f"of lines was expected."
+                )
             begun = (begun + rest)[: longest + 1]  # Of a line that goes on for long, no more is held than shows that.
         if found := _trimmed(begun, longest):
             yield number + 1, found
@@ -91,7 +99,10 @@ def _trimmed(line: bytes, longest: int) -> bytes:
 
 def _bound(path: Path, expanded: int, most: int) -> None:
     if expanded > most:
-        raise ImportRefused(f"{path} expands to more than {MOST_EXPANSION} times its size; a recording does not. Expand it by yourself and look at it.")
+        raise ImportRefused(
+            f"{path} expands to more than {MOST_EXPANSION} times its size; a recording does not. Expand it by "
+            f"yourself and look at it."
+        )
 
 
 @contextmanager
@@ -104,7 +115,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             if stat.S_ISDIR(mode):
                 raise ImportRefused(f"{path} is a folder; a file was expected.")
             if not stat.S_ISREG(mode):
-                raise ImportRefused(f"{path} is no regular file; a file on disk was expected. Save what it gives into a file first.")
+                raise ImportRefused(
+                    f"{path} is no regular file; a file on disk was expected. Save what it gives into a file first."
+                )
             is_zipped = raw.read(2) == GZIP
             raw.seek(0)
             if is_zipped:
@@ -115,7 +128,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     except IsADirectoryError:
         raise ImportRefused(f"{path} is a folder; a file was expected.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        raise ImportRefused(f"{path} is cut off or damaged ({problem}). Get a whole copy; of an import, rows that were read are passed over.") from None
+        raise ImportRefused(
+            f"{path} is cut off or damaged ({problem}). Get a whole copy; of an import, rows that were read "
+            f"are passed over."
+        ) from None
     except ValueError as problem:
         raise ImportRefused(f"{str(path)!r} is no name of a file ({problem}).") from None
     except OSError as problem:

@@ -1,8 +1,8 @@
 """
 Keep the fills of an app in the store, and what backtests said of its trades: rows that are only ever added.
 
-A fill counts from when it happened. A backtest's trade is of no moment: it was computed, and counts from when it is known.
-Of a trade that several backtests computed the newest import counts.
+A fill counts from when it happened. A backtest's trade is of no moment: it was computed, and counts from when it is
+known. Of a trade that several backtests computed the newest import counts.
 """
 
 import json
@@ -23,7 +23,8 @@ from opslib.text import NEW_YORK
 
 _BATCH = 500
 _NUMBERS = {"quantity", "price", "multiplier", "value", "commission", "fees", "bid", "ask", "strike"}
-BACKTEST = "backtest trade"  # The kind of a row that a backtest of its own says; "backtest" is what stood beside a live trade.
+# The kind of a row that a backtest of its own says; "backtest" is what stood beside a live trade.
+BACKTEST = "backtest trade"
 OF_NO_MOMENT_US = 0
 
 
@@ -57,7 +58,9 @@ def _promise(row: Any) -> Promise:
 
 
 def _read_promise(told: dict[str, Any]) -> Promise:
-    return Promise(told["lot"], *(Decimal(told[k]) if told[k] is not None else None for k in ("net_pct", "commission", "slippage")))
+    return Promise(
+        told["lot"], *(Decimal(told[k]) if told[k] is not None else None for k in ("net_pct", "commission", "slippage"))
+    )
 
 
 class Computed(NamedTuple):
@@ -92,7 +95,10 @@ def _told(row: Any) -> Fill | Promise | Computed:
 
 
 class Filed(NamedTuple):
-    """A row as the store has it: which it is, when it happened (a backtest's trade: never), when it was known, and what it tells."""
+    """
+    A row as the store has it: which it is, when it happened (a backtest's trade: never), when it was known, and what it
+    tells.
+    """
 
     seq: int
     ts_us: int
@@ -138,7 +144,11 @@ class Known:
     @property
     def promises(self) -> dict[str, Promise]:
         """What these backtests said of trades besides their fills, by the trade's name."""
-        return {told.promise.lot: told.promise for _, told in sorted(self._computed.values(), key=lambda c: c[0]) if told.promise}
+        return {
+            told.promise.lot: told.promise
+            for _, told in sorted(self._computed.values(), key=lambda c: c[0])
+            if told.promise
+        }
 
 
 def _name(fill: Fill) -> str:
@@ -162,7 +172,10 @@ def _of_book(book: Book) -> Iterator[Computed]:
 
 def _body_of(trade: Computed) -> str:
     fills = [json.loads(_body(fill)) | {"at_us": clock.micros(fill.at)} for fill in trade.fills]
-    return json.dumps({"name": trade.name, "fills": fills, "promise": json.loads(_body(trade.promise)) if trade.promise else None}, sort_keys=True)
+    return json.dumps(
+        {"name": trade.name, "fills": fills, "promise": json.loads(_body(trade.promise)) if trade.promise else None},
+        sort_keys=True,
+    )
 
 
 class Filings:
@@ -175,7 +188,8 @@ class Filings:
         """
         Keep what a book holds; what is known already is passed over, so that a file read again changes nothing.
 
-        Two rows of a file that say exactly the same are two fills; so the n-th of its likes is one row, whichever file has it.
+        Two rows of a file that say exactly the same are two fills; so the n-th of its likes is one row, whichever file
+        has it.
 
         Args:
             known_at_ts: Take each row's own time for when it was known; for replays.
@@ -187,23 +201,49 @@ class Filings:
             StoreError: Nothing was kept.
         """
         ended = {f.lot: f for f in book.fills}  # What a backtest said counts from when the trade ended.
-        kept: list[tuple[int, str, int, str, str, str]] = [(f.row, "fill", clock.micros(f.at), f.symbol, f.order, _body(f)) for f in book.fills]
+        kept: list[tuple[int, str, int, str, str, str]] = [
+            (f.row, "fill", clock.micros(f.at), f.symbol, f.order, _body(f)) for f in book.fills
+        ]
         kept += [(m.row, "money", clock.micros(m.at), m.symbol, "", _body(m)) for m in book.moneys]
-        kept += [(ended[p.lot].row, "backtest", clock.micros(ended[p.lot].at), "", "", _body(p)) for p in book.promises.values()]
+        kept += [
+            (ended[p.lot].row, "backtest", clock.micros(ended[p.lot].at), "", "", _body(p))
+            for p in book.promises.values()
+        ]
         likes: dict[tuple[str, int, str], int] = {}
         rows, lines = [], {}
         for line, kind, ts_us, symbol, order, body in kept:
             nth = likes[kind, ts_us, body] = likes.get((kind, ts_us, body), 0) + 1
             digest = sha256(f"{kind}\0{ts_us}\0{nth}\0{body}".encode()).digest()
             lines[digest] = line
-            rows.append({"app": self.app, "ts_us": ts_us, "kind": kind, "source": book.source, "symbol": symbol, "order_id": order, "digest": digest, "body": body})
+            rows.append(
+                {
+                    "app": self.app,
+                    "ts_us": ts_us,
+                    "kind": kind,
+                    "source": book.source,
+                    "symbol": symbol,
+                    "order_id": order,
+                    "digest": digest,
+                    "body": body,
+                }
+            )
         new = set[int]()
         with self.store.committing() as connection:
             known_at_us = self.store.stamp(connection)
             for i in range(0, len(rows), _BATCH):
                 part = rows[i : i + _BATCH]
-                known = set(connection.execute(sa.select(FILLS.c.digest).where(FILLS.c.app == self.app, FILLS.c.digest.in_([r["digest"] for r in part]))).scalars())
-                fresh = [r | {"known_at_us": r["ts_us"] if known_at_ts else known_at_us} for r in part if r["digest"] not in known]
+                known = set(
+                    connection.execute(
+                        sa.select(FILLS.c.digest).where(
+                            FILLS.c.app == self.app, FILLS.c.digest.in_([r["digest"] for r in part])
+                        )
+                    ).scalars()
+                )
+                fresh = [
+                    r | {"known_at_us": r["ts_us"] if known_at_ts else known_at_us}
+                    for r in part
+                    if r["digest"] not in known
+                ]
                 if fresh:
                     connection.execute(sa.insert(FILLS), fresh)
                 new |= {lines[r["digest"]] for r in fresh}
@@ -229,7 +269,11 @@ class Filings:
         with self.store.committing() as connection:
             known_at_us = self.store.stamp(connection)
             kept = dict[str, tuple[int, str]]()  # Of each trade how many versions there are, and the newest.
-            for row in connection.execute(sa.select(f.order_id, f.body).where(f.app == self.app, f.ts_us == OF_NO_MOMENT_US, f.kind == BACKTEST).order_by(f.seq)):
+            for row in connection.execute(
+                sa.select(f.order_id, f.body)
+                .where(f.app == self.app, f.ts_us == OF_NO_MOMENT_US, f.kind == BACKTEST)
+                .order_by(f.seq)
+            ):
                 if row.order_id in trades:
                     kept[row.order_id] = kept.get(row.order_id, (0, ""))[0] + 1, row.body
             for name, trade in trades.items():
@@ -239,19 +283,38 @@ class Filings:
                 new.append(name)
                 digest = sha256(f"{BACKTEST}\0{version}\0{body}".encode()).digest()
                 known = clock.micros(trade.fills[0].at) if known_at_ts and trade.fills else known_at_us
-                connection.execute(sa.insert(FILLS).values(app=self.app, ts_us=OF_NO_MOMENT_US, known_at_us=known, kind=BACKTEST, source=book.source, symbol=trade.fills[0].symbol if trade.fills else "", order_id=name, digest=digest, body=body))
+                connection.execute(
+                    sa.insert(FILLS).values(
+                        app=self.app,
+                        ts_us=OF_NO_MOMENT_US,
+                        known_at_us=known,
+                        kind=BACKTEST,
+                        source=book.source,
+                        symbol=trade.fills[0].symbol if trade.fills else "",
+                        order_id=name,
+                        digest=digest,
+                        body=body,
+                    )
+                )
         accepted = sum(lines.get(name, 1) for name in new)
         return accepted, sum(lines.get(name, 1) for name in trades) - accepted
 
     def any(self, start_us: int, end_us: int, known_at_us: int | None = None) -> bool:
         """Is there any fill in (start, end]?"""
-        query = self._asked(sa.select(FILLS.c.seq).where(FILLS.c.kind == "fill", FILLS.c.ts_us > start_us), end_us, known_at_us)
+        query = self._asked(
+            sa.select(FILLS.c.seq).where(FILLS.c.kind == "fill", FILLS.c.ts_us > start_us), end_us, known_at_us
+        )
         with self.store.reading() as connection:
             return connection.execute(query.limit(1)).first() is not None
 
     def extent(self, end_us: int, known_at_us: int | None = None) -> tuple[int, int]:
-        """How many rows are there up to and at an instant, as known at a moment (None: all), and which is the newest? 0, 0 of none."""
-        query = self._asked(sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(FILLS.c.seq), 0)), end_us, known_at_us)
+        """
+        How many rows are there up to and at an instant, as known at a moment (None: all), and which is the newest? 0, 0
+        of none.
+        """
+        query = self._asked(
+            sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(FILLS.c.seq), 0)), end_us, known_at_us
+        )
         with self.store.reading() as connection:
             count, newest = connection.execute(query).one()
         return count, newest
@@ -262,13 +325,24 @@ class Filings:
 
     def moneys(self, end_us: int, known_at_us: int | None = None) -> list[Money]:
         """Every other movement of cash up to and at an instant, in order of time; as known at a moment (None: all)."""
-        query = self._asked(sa.select(FILLS.c.seq, FILLS.c.ts_us, FILLS.c.body).where(FILLS.c.kind == "money"), end_us, known_at_us)
+        query = self._asked(
+            sa.select(FILLS.c.seq, FILLS.c.ts_us, FILLS.c.body).where(FILLS.c.kind == "money"), end_us, known_at_us
+        )
         with self.store.reading() as connection:
             return [_money(row) for row in connection.execute(query.order_by(FILLS.c.ts_us, FILLS.c.seq)).all()]
 
     def written(self, after_seq: int, end_us: int, known_at_us: int | None = None) -> list[Filed]:
-        """The fills, and what backtests said, written after a row, of what happened up to and at an instant, by the order of writing."""
-        query = self._asked(sa.select(FILLS.c.seq, FILLS.c.ts_us, FILLS.c.known_at_us, FILLS.c.kind, FILLS.c.body).where(FILLS.c.seq > after_seq, FILLS.c.kind != "money"), end_us, known_at_us)
+        """
+        The fills, and what backtests said, written after a row, of what happened up to and at an instant, by the order
+        of writing.
+        """
+        query = self._asked(
+            sa.select(FILLS.c.seq, FILLS.c.ts_us, FILLS.c.known_at_us, FILLS.c.kind, FILLS.c.body).where(
+                FILLS.c.seq > after_seq, FILLS.c.kind != "money"
+            ),
+            end_us,
+            known_at_us,
+        )
         with self.store.reading() as connection:
             rows = connection.execute(query.order_by(FILLS.c.seq)).all()
         return [Filed(row.seq, row.ts_us, row.known_at_us, _told(row)) for row in rows]

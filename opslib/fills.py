@@ -39,7 +39,8 @@ class Style(NamedTuple):
         unsigned: The columns of cash that have no sign, also where cash was paid.
         after_costs, before_costs: The columns of cash that some rows show to be so.
         rounded: Whether prices of shares are rounded to cents, as several rows show.
-        ids_of_executions: Whether what may be the name of a trade is another in each row, so that it names no round trip.
+        ids_of_executions: Whether what may be the name of a trade is another in each row, so that it names no round
+            trip.
     """
 
     day_first: bool = False
@@ -71,7 +72,8 @@ class Fill(NamedTuple):
         commission, fees: Cash, so a cost is negative; None where not told (`commission` also where `fees` holds both).
         order: Its order; empty where it has none.
         bid, ask: The quote when it was asked for; None where not told.
-        paid: Is it an execution, with costs as paid? Else its price is a quote, and what it would have cost is a model's to say.
+        paid: Is it an execution, with costs as paid? Else its price is a quote, and what it would have cost is a
+            model's to say.
         blank: Was its commission left blank beside others that were told? Then a model's stands for it.
         lot: The trade that the file itself says it is of; empty where it says nothing of the kind.
         expiry, strike, right: Of an option: day, price, C or P.
@@ -172,7 +174,9 @@ class Book:
     unfilled: list[int] = field(default_factory=list)
 
     def settled(self) -> "Book":
-        """The same book with its fills in order of time; those of one instant as an account is kept: oldest row first."""
+        """
+        The same book with its fills in order of time; those of one instant as an account is kept: oldest row first.
+        """
         newest_first = len(self.fills) > 1 and self.fills[0].at > self.fills[-1].at
         order = list(reversed(self.fills)) if newest_first else self.fills
         self.fills = sorted(order, key=lambda f: f.at)
@@ -188,7 +192,12 @@ class Row:
     """
 
     def __init__(self, number: int, cells: Mapping[str, object], style: Style = Style()):
-        self.number, self.cells, self.wrong, self.style = number, {plain(k): v for k, v in cells.items()}, list[str](), style
+        self.number, self.cells, self.wrong, self.style = (
+            number,
+            {plain(k): v for k, v in cells.items()},
+            list[str](),
+            style,
+        )
         self.names = {plain(k): k for k in cells}
 
     def _found(self, names: tuple[str, ...]) -> tuple[str, object]:
@@ -202,7 +211,9 @@ class Row:
 
     def name(self, *names: str) -> str:
         """What the file itself calls a column of one of these names; the first of them where it has none."""
-        return next((text.one_line(self.names[plain(n)].strip(), 60) for n in names if plain(n) in self.names), names[0])
+        return next(
+            (text.one_line(self.names[plain(n)].strip(), 60) for n in names if plain(n) in self.names), names[0]
+        )
 
     def has(self, *names: str) -> bool:
         """Has the file a column of one of these names?"""
@@ -218,7 +229,9 @@ class Row:
         told = " ".join(str(found).split()) if found is not None else ""
         return "" if told.lower() in NONE else text.one_line(told, 300)
 
-    def number_of(self, *names: str, needed: bool = False, least: Decimal | None = None, above: Decimal | None = None) -> Decimal | None:
+    def number_of(
+        self, *names: str, needed: bool = False, least: Decimal | None = None, above: Decimal | None = None
+    ) -> Decimal | None:
         """A number; None where there is none, or where it was refused."""
         name, found = self._found(names)
         shown = text.one_line(repr(found), 40)
@@ -230,7 +243,10 @@ class Row:
             self.refuse(f"{name} is {shown}, in {problem}; US dollars were expected, and nothing here converts")
             return None
         except DecimalComma:
-            self.refuse(f"{name} is {shown}; in this file a comma may be a decimal one, a decimal point was expected. Export it with US number formats")
+            self.refuse(
+                f"{name} is {shown}; in this file a comma may be a decimal one, a decimal point was expected. "
+                f"Export it with US number formats"
+            )
             return None
         except ValueError:
             self.refuse(f"{name} is {shown}; a number was wanted")
@@ -240,7 +256,10 @@ class Row:
                 self.refuse(f"{name} is empty; a number was wanted")
             return None
         if (least is not None and value < least) or (above is not None and value <= above):
-            self.refuse(f"{name} is {shown}; {f'at least {least}' if least is not None else f'a number above {above}'} was wanted")
+            self.refuse(
+                f"{name} is {shown}; {f'at least {least}' if least is not None else f'a number above {above}'}"
+                f" was wanted"
+            )
             return None
         return value
 
@@ -254,9 +273,14 @@ class Row:
         try:
             return moment(found, self.style.day_first)
         except SerialDate:
-            self.refuse(f"{name} is {text.one_line(repr(found), 40)}, a spreadsheet's count of days; a date was expected. Give the column a date format and export again")
+            self.refuse(
+                f"{name} is {text.one_line(repr(found), 40)}, a spreadsheet's count of days; a date was "
+                f"expected. Give the column a date format and export again"
+            )
         except ValueError:
-            self.refuse(f"{name} is {text.one_line(repr(found), 40)}; a time such as 2025-10-23T17:33:29+0100 was wanted")
+            self.refuse(
+                f"{name} is {text.one_line(repr(found), 40)}; a time such as 2025-10-23T17:33:29+0100 was wanted"
+            )
         return datetime(1970, 1, 1, tzinfo=UTC)
 
     def day(self, *names: str) -> date | None:
@@ -271,14 +295,23 @@ class Row:
             return None
 
     def dollars_only(self) -> None:
-        """Refuse a row of which any column of currency, or the head of a column of money, names another than the US dollar."""
+        """
+        Refuse a row of which any column of currency, or the head of a column of money, names another than the US
+        dollar.
+        """
         for key, name in self.names.items():
             if _names_currency(name):
                 told = " ".join(str(self.cells[key] or "").split())
                 if told.lower() not in (*NONE, *DOLLARS):
-                    self.refuse(f"{text.one_line(name.strip(), 60)} is {text.one_line(told, 40)!r}; USD was wanted, and nothing here converts")
+                    self.refuse(
+                        f"{text.one_line(name.strip(), 60)} is {text.one_line(told, 40)!r}; USD was wanted, "
+                        f"and nothing here converts"
+                    )
             elif code := cells_module.unit_of(name):
-                self.refuse(f"{text.one_line(name.strip(), 60)!r} is a column in {code}; USD was wanted, and nothing here converts")
+                self.refuse(
+                    f"{text.one_line(name.strip(), 60)!r} is a column in {code}; USD was wanted, and nothing "
+                    f"here converts"
+                )
 
     def done(self) -> None:
         """

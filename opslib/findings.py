@@ -19,7 +19,8 @@ from opslib.verdicts import CONTRADICTION, NOT_EXPECTED, NOT_MEASURED, TOO_FEW, 
 
 PAGE = "page"  # What the app's pages post; every other source is a look of our own.
 DEAD = ("critical", "escalate")
-OF_OPEN_MARKET = ("websocket_down", "dashboard_lag")  # Looks of our own that expect something only while the market is open.
+# Looks of our own that expect something only while the market is open.
+OF_OPEN_MARKET = ("websocket_down", "dashboard_lag")
 
 
 def _absent(tape: Tape, window: Window, coverage: float | None) -> str:
@@ -32,7 +33,11 @@ def _absent(tape: Tape, window: Window, coverage: float | None) -> str:
 
 
 def _rise(tape: Tape, name: str, window: Window, judging: bool) -> Any:
-    """By how much did a counter rise? For an alert, only while the market was open: of before its open nobody is told at it."""
+    """
+    By how much did a counter rise?
+
+    For an alert, only while the market was open: of before its open nobody is told at it.
+    """
     return tape.rise_while_open(name, window) if judging else tape.rise(name, window)
 
 
@@ -73,10 +78,17 @@ def _websocket_down(tape: Tape, window: Window, probed: Probed | None) -> Figure
         return Figure(None, absent=NOT_MEASURED)
     if clock.open_since(window.end) is None:
         return Figure(None, absent=NOT_EXPECTED)
-    found, left = tape.websocket_down_at(window.end_us), app_state.left_behind(tape, probed, window.end_us) if probed else None
+    found, left = (
+        tape.websocket_down_at(window.end_us),
+        app_state.left_behind(tape, probed, window.end_us) if probed else None,
+    )
     if left is not None and not (found and found[0]):
         return Figure(left[0], page=_of(left[1]), note=app_state.left_note(window.end_us, left[0]))
-    return Figure(found[0], page=_of(found[1])) if found else Figure(None, absent=_absent(tape, window, tape.coverage(window)))
+    return (
+        Figure(found[0], page=_of(found[1]))
+        if found
+        else Figure(None, absent=_absent(tape, window, tape.coverage(window)))
+    )
 
 
 def _variance(tape: Tape, window: Window, at_least: int) -> Figure:
@@ -86,7 +98,11 @@ def _variance(tape: Tape, window: Window, at_least: int) -> Figure:
     if found is None or found[1].backtest_variance_pp is None or found[1].trades is None:
         return Figure(None, absent=_absent(tape, window, tape.coverage(window)))
     page, look = found
-    return Figure(abs(look.backtest_variance_pp), count=look.trades, page=_of(page)) if look.trades >= at_least else Figure(None, count=look.trades, absent=TOO_FEW)
+    return (
+        Figure(abs(look.backtest_variance_pp), count=look.trades, page=_of(page))
+        if look.trades >= at_least
+        else Figure(None, count=look.trades, absent=TOO_FEW)
+    )
 
 
 def _memory(tape: Tape, window: Window) -> Figure:
@@ -98,14 +114,21 @@ def _memory(tape: Tape, window: Window) -> Figure:
 
 
 def _silence(tape: Tape, subject: str, window: Window, opened: datetime | None) -> Figure:
-    """Seconds of the open market without a post; where posts come, without a request in them: a hard outage is never counted as failures."""
+    """
+    Seconds of the open market without a post; where posts come, without a request in them: a hard outage is never
+    counted as failures.
+    """
     silent = indicators.silent_for_s(tape, window.end)
     if silent is None or opened is None:
         return Figure(None, absent=NOT_EXPECTED if tape.ever_seen else NOT_MEASURED)
     if subject != "app" and subject not in tape.alive:
         return Figure(None, absent=NOT_MEASURED)
     if not tape.open_at(window.end_us):
-        return Figure(min(silent, (window.end - opened).total_seconds())) if subject == "app" else Figure(None, absent="no look came")
+        return (
+            Figure(min(silent, (window.end - opened).total_seconds()))
+            if subject == "app"
+            else Figure(None, absent="no look came")
+        )
     if subject != "app" and tape.untold(f"{subject}_requests", window):
         return Figure(None, absent="a look told no count of requests")
     idle = tape.idle_for_s(window.end_us, None if subject == "app" else subject)
@@ -113,7 +136,10 @@ def _silence(tape: Tape, subject: str, window: Window, opened: datetime | None) 
 
 
 def _by_rhythm(tape: Tape, rule: Rule, subject: str, figure: Figure, at_us: int) -> Rule:
-    """The rule of silence with limits that fit a page which sends requests only now and then; a page that posts nothing has no such rhythm."""
+    """
+    The rule of silence with limits that fit a page which sends requests only now and then; a page that posts nothing
+    has no such rhythm.
+    """
     first = rule.ladder[0][1]
     if figure.value is None or isinstance(first, str) or not rule.past(figure.value, first) or not tape.open_at(at_us):
         return rule
@@ -121,26 +147,48 @@ def _by_rhythm(tape: Tape, rule: Rule, subject: str, figure: Figure, at_us: int)
     if usual_s is None:
         return rule
     how = tape.how
-    return replace(rule, ladder=tuple((rung, limit if isinstance(limit, str) else max(limit, min(how.idle_times * usual_s, how.idle_most * limit))) for rung, limit in rule.ladder))
+    return replace(
+        rule,
+        ladder=tuple(
+            (
+                rung,
+                limit if isinstance(limit, str) else max(limit, min(how.idle_times * usual_s, how.idle_most * limit)),
+            )
+            for rung, limit in rule.ladder
+        ),
+    )
 
 
 def _burn(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: "Windows") -> Figure:
     """How many times too fast is the budget spent that another rule's objective leaves, on each rung?"""
     assert rule.burn
     of = rules[rule.burn.of]
-    rates = {length: observe(tape, rules, of, subject, windows, length) for both in rule.burn.windows.values() for length in both}
+    rates = {
+        length: observe(tape, rules, of, subject, windows, length)
+        for both in rule.burn.windows.values()
+        for length in both
+    }
     spent = {rung: _spent(rule, of, rates[long], rates[short]) for rung, (long, short) in rule.burn.windows.items()}
     known = [s for s in spent.values() if s.bound is not None and s.long is not None]
     if not known:
-        return next(iter(rates.values()))._replace(value=None, count=None, absent=next((r.absent for r in rates.values() if r.absent), TOO_FEW))
+        return next(iter(rates.values()))._replace(
+            value=None, count=None, absent=next((r.absent for r in rates.values() if r.absent), TOO_FEW)
+        )
     return Figure(max(s.long for s in known if s.long is not None), spent=spent)
 
 
 def _spent(rule: Rule, of: Rule, long: Figure, short: Figure) -> Spent:
     """A rung is known where both its windows are covered and the short one has enough to count."""
-    known = all(f.value is not None and (f.coverage is None or f.coverage >= rule.min_coverage) for f in (long, short)) and (short.count or 0) >= rule.min_count
+    known = (
+        all(f.value is not None and (f.coverage is None or f.coverage >= rule.min_coverage) for f in (long, short))
+        and (short.count or 0) >= rule.min_count
+    )
     times = [None if f.value is None else (1 - f.value) / (1 - of.objective) for f in (long, short)]
-    least = [(1 - wilson(f.part or 0, f.count or 0, rule.confidence)[1]) / (1 - of.objective) for f in (long, short)] if known else []
+    least = (
+        [(1 - wilson(f.part or 0, f.count or 0, rule.confidence)[1]) / (1 - of.objective) for f in (long, short)]
+        if known
+        else []
+    )
     return Spent(*times, min(least) if known else None)
 
 
@@ -201,13 +249,30 @@ def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows
     raise LookupError(f"no figure is measured for the rule {rule.name!r}")
 
 
-def _finding(tape: Tape, rules: Rules, rule: Rule, subject: str, source: str, windows: Windows, length: timedelta, probed: Probed | None) -> Finding:
-    """One figure measured and judged. What cannot be measured for a fault of ours is unknown too, and disables no other rule."""
+def _finding(
+    tape: Tape,
+    rules: Rules,
+    rule: Rule,
+    subject: str,
+    source: str,
+    windows: Windows,
+    length: timedelta,
+    probed: Probed | None,
+) -> Finding:
+    """
+    One figure measured and judged.
+
+    What cannot be measured for a fault of ours is unknown too, and disables no other rule.
+    """
     rule = rule.of(source)
     if windows.shut and (source == PAGE or rule.name in OF_OPEN_MARKET):
         return judge(rule, subject, source, Figure(None, absent=NOT_EXPECTED))
     try:
-        figure = observe(tape, rules, rule, subject, windows, length) if source == PAGE or probed is None else _ours(probed, tape, rules, rule, subject, windows, length)
+        figure = (
+            observe(tape, rules, rule, subject, windows, length)
+            if source == PAGE or probed is None
+            else _ours(probed, tape, rules, rule, subject, windows, length)
+        )
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
         figure = Figure(None, absent=f"could not be measured ({problem.__class__.__name__}: {problem})")
     if rule.name == "silence":
@@ -215,23 +280,51 @@ def _finding(tape: Tape, rules: Rules, rule: Rule, subject: str, source: str, wi
     return judge(rule, subject, source, figure)
 
 
-def _ours(probed: Probed, tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta) -> Figure:
-    """What our own probes say of what a rule is about. A condition has a window of its own, whatever window is shown."""
+def _ours(
+    probed: Probed, tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta
+) -> Figure:
+    """
+    What our own probes say of what a rule is about.
+
+    A condition has a window of its own, whatever window is shown.
+    """
     if rule.name in conditions.NAMES:
         return conditions.measure(probed, rules, rule, subject, windows[rule.window])
     return measures.measure(probed, tape, rule, subject, windows[length])
 
 
 def _no_provider_left(rule: Rule, source: str, providers: list[Finding]) -> Finding:
-    """Every provider that may serve is down: one trouble, ours; it is critical of each that makes it, and it is told once."""
+    """
+    Every provider that may serve is down: one trouble, ours; it is critical of each that makes it, and it is told once.
+    """
     limit = dict(rule.ladder)["critical"]
     better = max(providers, key=lambda f: f.figure.value or 0.0)
     told = ", ".join(f"{f.subject} {rule.told(f.figure.value)}" for f in providers)
     if all(f.severity in DEAD for f in providers):
-        return Finding(rule, "app", source, better.figure, "critical", "escalate", limit, True, f"no provider is left ({told}) < {rule.limit_told(limit)}")
+        return Finding(
+            rule,
+            "app",
+            source,
+            better.figure,
+            "critical",
+            "escalate",
+            limit,
+            True,
+            f"no provider is left ({told}) < {rule.limit_told(limit)}",
+        )
     if any(f.verdict in ("ok", "warning") for f in providers):
         return Finding(rule, "app", source, better.figure, "ok", None, limit, True, f"a provider serves ({told})")
-    return Finding(rule, "app", source, Figure(None, absent=NOT_MEASURED), "unknown", None, limit, False, f"nothing is known of any provider that serves ({told})")
+    return Finding(
+        rule,
+        "app",
+        source,
+        Figure(None, absent=NOT_MEASURED),
+        "unknown",
+        None,
+        limit,
+        False,
+        f"nothing is known of any provider that serves ({told})",
+    )
 
 
 def of_every_provider(rule: Rule, subject: str) -> bool:
@@ -241,7 +334,14 @@ def of_every_provider(rule: Rule, subject: str) -> bool:
 
 def _sources(rule: Rule, subject: str, probed: Probed | None) -> list[str]:
     """Who says anything of what a rule is about? Our own looks only where we have ever looked."""
-    seen = lambda source: conditions.seen(probed, rule) if rule.name in conditions.NAMES else measures.seen(probed, rule, subject, source)  # type: ignore[arg-type]  # noqa: E731
+
+    def seen(source):
+        return (
+            conditions.seen(probed, rule)
+            if rule.name in conditions.NAMES
+            else measures.seen(probed, rule, subject, source)
+        )  # type: ignore[arg-type]
+
     ours = [source for source in rule.sources if source != PAGE and seen(source)] if probed else []
     return [PAGE, *ours] if PAGE in rule.sources else ours or [rule.sources[0]]
 
@@ -254,9 +354,17 @@ def _all(tape: Tape, rules: Rules, windows: Windows, only: timedelta | None, pro
         length = only or rule.window
         mine = [subject for subject in rule.subjects if not of_every_provider(rule, subject)]
         for subject in mine:
-            found += [_finding(tape, rules, rule, subject, source, windows, length, probed) for source in _sources(rule, subject, probed)]
+            found += [
+                _finding(tape, rules, rule, subject, source, windows, length, probed)
+                for source in _sources(rule, subject, probed)
+            ]
         if len(mine) < len(rule.subjects):
-            may_serve = [f for f in found if f.rule.name == rule.name and (f.subject != "tradier" or probed is None or probed.fallback == "tradier")]
+            may_serve = [
+                f
+                for f in found
+                if f.rule.name == rule.name
+                and (f.subject != "tradier" or probed is None or probed.fallback == "tradier")
+            ]
             for source in dict.fromkeys(f.source for f in may_serve):
                 found.append(_no_provider_left(rule, source, [f for f in may_serve if f.source == source]))
     return found

@@ -32,7 +32,22 @@ def incident(desk: "Desk", options: argparse.Namespace) -> Reply:
     name, words = _named(desk, options.words)
     if options.what == "show":
         found = desk.chronicle.read(name, clock.parse(options.known_at) if options.known_at else None)
-        return Reply(found.as_json() | {"timeline": [{"at": text.iso(clock.instant(e.at_us)), "kind": e.kind, "by": e.by or None, "words": e.body.get("words", e.kind), "evidence": e.id} for e in found.timeline]}, repr(found))
+        return Reply(
+            found.as_json()
+            | {
+                "timeline": [
+                    {
+                        "at": text.iso(clock.instant(e.at_us)),
+                        "kind": e.kind,
+                        "by": e.by or None,
+                        "words": e.body.get("words", e.kind),
+                        "evidence": e.id,
+                    }
+                    for e in found.timeline
+                ]
+            },
+            repr(found),
+        )
     by, at = who(options.by), clock.happened(options.at, desk.now())
     chronicle = desk.chronicle
     acts: dict[str, Callable[[], Incident]] = {
@@ -48,12 +63,18 @@ def incident(desk: "Desk", options: argparse.Namespace) -> Reply:
 
 
 def _named(desk: "Desk", words: list[str]) -> tuple[str, str]:
-    """Which incident is meant, and what is said of it? The first word names it; where it names none, the only open one is meant."""
+    """
+    Which incident is meant, and what is said of it?
+
+    The first word names it; where it names none, the only open one is meant.
+    """
     known = {i.id for i in desk.chronicle.all()} | set(desk.chronicle.of_alerts())
     if words and words[0] in known:
         return desk.chronicle.find(words[0]).id, " ".join(words[1:])
     if words and (words[0][:4].isdigit() or len(words) == 1 and " " not in words[0]):
-        raise IncidentError(f"there is no incident {words[0]!r}.{text.nearest(words[0], known)} ops incident list has those there are.")
+        raise IncidentError(
+            f"there is no incident {words[0]!r}.{text.nearest(words[0], known)} ops incident list has those there are."
+        )
     return desk.chronicle.find().id, " ".join(words)
 
 
@@ -65,24 +86,53 @@ def _open(desk: "Desk", options: argparse.Namespace) -> Incident:
             held = desk.chronicle.of_alerts().get(options.alert)
             if held is None:
                 active = [a["id"] for a in desk.status(options.as_of).alerts]
-                raise IncidentError(f"no alert {options.alert!r} stands.{text.nearest(options.alert, active)} ops status has those that do.")
+                raise IncidentError(
+                    f"no alert {options.alert!r} stands.{text.nearest(options.alert, active)} ops status has "
+                    f"those that do."
+                )
             return desk.chronicle.read(held)
         return desk.chronicle.open("", by=by, alert=alert)
     runbook = shelf.runbook(options.runbook).name if options.runbook else "incident"
-    return desk.chronicle.open(" ".join(options.words), by=by, runbook=runbook, subject=options.subject, severity=options.severity)
+    return desk.chronicle.open(
+        " ".join(options.words), by=by, runbook=runbook, subject=options.subject, severity=options.severity
+    )
 
 
 def _resolved(desk: "Desk", found: Incident) -> Incident:
-    """It is over: the head of its record goes into the ledger, and to who was told of it, where nobody can change it with the record."""
+    """
+    It is over: the head of its record goes into the ledger, and to who was told of it, where nobody can change it with
+    the record.
+    """
     entry = found.of_kind("resolved")[-1]
     ledger.anchor(desk.store, desk.settings.app, found.id, entry.id, entry.digest)
     from opslib import notify
 
     words = f"{found.id} is resolved ({found.title}). Its record ends with {entry.id}"
-    lines = (("SHA-256 of its last entry", Code(entry.digest)), ("Read it", command("incident", "show", found.id, where=desk.settings.where)))
-    for channel, why in notify.said(desk.settings, desk.staff, f"{desk.settings.app}-{found.id}-{entry.id}", words, desk.now(), aloud=False, lines=lines):
+    lines = (
+        ("SHA-256 of its last entry", Code(entry.digest)),
+        ("Read it", command("incident", "show", found.id, where=desk.settings.where)),
+    )
+    for channel, why in notify.said(
+        desk.settings,
+        desk.staff,
+        f"{desk.settings.app}-{found.id}-{entry.id}",
+        words,
+        desk.now(),
+        aloud=False,
+        lines=lines,
+    ):
         state = "could not be told" if why else "was told"
-        desk.chronicle.append(found.id, "told", {"channel": channel, "state": "expired" if why else "sent", "head": {"entry": entry.id, "digest": entry.digest}, "words": f"{channel} {state} that it is resolved{': it ' + why if why else ''}"}, key=f"resolved:{entry.id}:{channel}")
+        desk.chronicle.append(
+            found.id,
+            "told",
+            {
+                "channel": channel,
+                "state": "expired" if why else "sent",
+                "head": {"entry": entry.id, "digest": entry.digest},
+                "words": f"{channel} {state} that it is resolved{': it ' + why if why else ''}",
+            },
+            key=f"resolved:{entry.id}:{channel}",
+        )
     return desk.chronicle.read(found.id)
 
 
@@ -92,15 +142,25 @@ def _shown(found: Incident) -> Reply:
 
 def _listed(found: list[Incident]) -> Reply:
     rows = [[i.id, i.status, i.current, i.peak, i.title, i.holder or "nobody", i.runbook] for i in reversed(found)]
-    return Reply([i.as_json() for i in found], text.table(["incident", "status", "severity now", "peak", "what", "held by", "runbook"], rows) if rows else "there was no incident yet")
+    return Reply(
+        [i.as_json() for i in found],
+        text.table(["incident", "status", "severity now", "peak", "what", "held by", "runbook"], rows)
+        if rows
+        else "there was no incident yet",
+    )
 
 
 def mark(desk: "Desk", options: argparse.Namespace) -> Reply:
     """Put a marker on every chart and timeline."""
-    found = desk.marks.put(options.kind, " ".join(options.words), who(options.by), clock.happened(options.at, desk.now()))
+    found = desk.marks.put(
+        options.kind, " ".join(options.words), who(options.by), clock.happened(options.at, desk.now())
+    )
     desk.chronicle.take_in()
     at = clock.instant(found.ts_us)
-    return Reply({"at": text.iso(at), "kind": found.kind, "by": found.author, "words": found.words}, f"marked {found.kind} at {text.moment(at)}: {found.words}")
+    return Reply(
+        {"at": text.iso(at), "kind": found.kind, "by": found.author, "words": found.words},
+        f"marked {found.kind} at {text.moment(at)}: {found.words}",
+    )
 
 
 def runbook(desk: "Desk", options: argparse.Namespace) -> Reply:
@@ -111,13 +171,19 @@ def runbook(desk: "Desk", options: argparse.Namespace) -> Reply:
     found = desk.chronicle.find(options.incident or "")
     copies = [e for e in found.of_kind("runbook") if not options.name or e.body["runbook"] == options.name]
     if not copies:
-        raise IncidentError(f"no runbook {options.name or ''} was opened for {found.id} yet: ops runbook open {options.name or found.runbook} --incident {found.id}.".replace("  ", " "))
+        raise IncidentError(
+            f"no runbook {options.name or ''} was opened for {found.id} yet: ops runbook open "
+            f"{options.name or found.runbook} --incident {found.id}.".replace("  ", " ")
+        )
     body = copies[-1].body
     place = desk.chronicle.folder(found.id) / body["notebook"]
     if not place.exists():  # Another machine opened it: here it is opened anew, and goes on from the same record.
         place = opening.opened(desk, body["runbook"], found, options.by or "")
     book = workbook.Book(desk, body["runbook"], found.id, options.by or "", as_of=options.as_of or "")
-    return Reply({"incident": found.id, "runbook": body["runbook"], "notebook": str(place), "link": _link(desk, place)}, f"{book.strip.plain}\n\n{_how(desk, place)}")
+    return Reply(
+        {"incident": found.id, "runbook": body["runbook"], "notebook": str(place), "link": _link(desk, place)},
+        f"{book.strip.plain}\n\n{_how(desk, place)}",
+    )
 
 
 def _opened(desk: "Desk", options: argparse.Namespace) -> Reply:
@@ -130,8 +196,19 @@ def _opened(desk: "Desk", options: argparse.Namespace) -> Reply:
     place = opening.opened(desk, shelved.name, found, by, clock.parse(options.as_of) if options.as_of else None)
     book = workbook.Book(desk, shelved.name, found.id, by, as_of=options.as_of or "")
     likely = desk.chronicle.read(found.id).of_kind("runbook")[-1].body
-    values = {"incident": found.id, "runbook": shelved.name, "notebook": str(place), "link": _link(desk, place), "cause": likely["cause"], "confidence": likely["confidence"], "severity": book.severity.level}
-    return Reply(values, "\n\n".join([book.header.plain, book.impact_seen.plain, f"likely: {likely['headline']}", _how(desk, place)]))
+    values = {
+        "incident": found.id,
+        "runbook": shelved.name,
+        "notebook": str(place),
+        "link": _link(desk, place),
+        "cause": likely["cause"],
+        "confidence": likely["confidence"],
+        "severity": book.severity.level,
+    }
+    return Reply(
+        values,
+        "\n\n".join([book.header.plain, book.impact_seen.plain, f"likely: {likely['headline']}", _how(desk, place)]),
+    )
 
 
 def _for(desk: "Desk", name: str, by: str, options: argparse.Namespace) -> Incident:
@@ -150,9 +227,14 @@ def _for(desk: "Desk", name: str, by: str, options: argparse.Namespace) -> Incid
     if standing:
         return standing[-1]
     quiet = f"no alert leads to the runbook {name} now, and no open incident has it"
-    if not (signing.at_terminal() and signing.heard(f"{quiet[0].upper()}{quiet[1:]}. Open a new incident for it? y or n: ") == "y"):
+    if not (
+        signing.at_terminal()
+        and signing.heard(f"{quiet[0].upper()}{quiet[1:]}. Open a new incident for it? y or n: ") == "y"
+    ):
         opens = command("incident", "open", shelf.runbook(name).title, "--runbook", name, where=desk.settings.where)
-        raise IncidentError(f"{quiet}, so none was opened. Name one with --incident ID (ops incident list), or open one first: {opens}")
+        raise IncidentError(
+            f"{quiet}, so none was opened. Name one with --incident ID (ops incident list), or open one first: {opens}"
+        )
     return desk.chronicle.open(shelf.runbook(name).title, by=by, runbook=name)
 
 
@@ -177,9 +259,14 @@ def shelved(options: argparse.Namespace) -> Reply:
     if options.what == "list":
         books = [shelf.runbook(name) for name in shelf.names()]
         rows = [[b.name, b.title, str(len(b.steps))] for b in books]
-        return Reply([{"runbook": b.name, "title": b.title, "steps": [s.name for s in b.steps]} for b in books], text.table(["runbook", "what a person sees", "steps"], rows))
+        return Reply(
+            [{"runbook": b.name, "title": b.title, "steps": [s.name for s in b.steps]} for b in books],
+            text.table(["runbook", "what a person sees", "steps"], rows),
+        )
     if options.html:
-        publication.publish(options.html.with_suffix(""), {options.html.suffix or ".html": shelf.page(POLICY, STYLE).encode()}, None)
+        publication.publish(
+            options.html.with_suffix(""), {options.html.suffix or ".html": shelf.page(POLICY, STYLE).encode()}, None
+        )
         return Reply({"page": str(options.html)}, f"every runbook, for paper or a phone: {options.html}")
     if not options.name:
         raise UsageError(f"a runbook was wanted; there are: {', '.join(shelf.names())}.")
@@ -195,19 +282,53 @@ def postmortem(desk: "Desk", options: argparse.Namespace) -> Reply:
     if options.check:
         found = drafting.take_in(desk, name, who(options.by))
         lacks = lint(Postmortem(found))
-        words = [f"the postmortem of {name} lacks:", *(f"  {lack!r}" for lack in lacks)] if lacks else [f"the postmortem of {name} lacks nothing"]
+        words = (
+            [f"the postmortem of {name} lacks:", *(f"  {lack!r}" for lack in lacks)]
+            if lacks
+            else [f"the postmortem of {name} lacks nothing"]
+        )
         return Reply({"incident": name, "lacks": [lack._asdict() for lack in lacks]}, "\n".join(words), not lacks)
     if options.cause:
         raise UsageError("--cause says what was the matter in what is frozen: it goes with --freeze.")
     made, place, lacks = drafting.draft(desk, name, who(options.by), options.status or "")
-    values = {"incident": name, "status": made.status, "document": f"{place}.md", "head": {"entry": made.head.id, "digest": made.head.digest}, "figures": [f.as_json() for f in made.figures], "lacks": len(lacks)}
-    words = [f"postmortem of {name}, {made.status}: {len(made.figures)} figures, each with its evidence", f"write in   {place}.md", f"read       {place}.html", f"still lacks {len(lacks)} things: ops postmortem {name} --check"]
+    values = {
+        "incident": name,
+        "status": made.status,
+        "document": f"{place}.md",
+        "head": {"entry": made.head.id, "digest": made.head.digest},
+        "figures": [f.as_json() for f in made.figures],
+        "lacks": len(lacks),
+    }
+    words = [
+        f"postmortem of {name}, {made.status}: {len(made.figures)} figures, each with its evidence",
+        f"write in   {place}.md",
+        f"read       {place}.html",
+        f"still lacks {len(lacks)} things: ops postmortem {name} --check",
+    ]
     return Reply(values, "\n".join([*words, f"head {made.head.id}, SHA-256 {made.head.digest}"]))
 
 
 def _frozen(desk: "Desk", name: str, options: argparse.Namespace) -> Reply:
     """Freeze the moment of an incident, and say at once whether today's runbook finds in it what was the matter."""
-    made = case.freeze(desk, desk.chronicle.read(name), options.cause, clock.parse(options.as_of) if options.as_of else None)
+    made = case.freeze(
+        desk, desk.chronicle.read(name), options.cause, clock.parse(options.as_of) if options.as_of else None
+    )
     tried = made.tried(desk.settings)
-    words = [f"case {made.id}: {made.cause}, as of {text.moment(made.at)}, by runbook {made.runbook}, {len(made.walk)} steps", f"kept in {made.store.parent}", repr(tried), f"again: ops --app {desk.settings.app} drill {made.id}"]
-    return Reply(made.facts | {"case": str(made.store.parent), "right": tried.right, "found": tried.found.diagnosis.cause, "wrong": [*tried.wrong, *tried.strayed]}, "\n".join(words), tried.right)
+    words = [
+        f"case {made.id}: {made.cause}, as of {text.moment(made.at)}, by runbook {made.runbook}, "
+        f"{len(made.walk)} steps",
+        f"kept in {made.store.parent}",
+        repr(tried),
+        f"again: ops --app {desk.settings.app} drill {made.id}",
+    ]
+    return Reply(
+        made.facts
+        | {
+            "case": str(made.store.parent),
+            "right": tried.right,
+            "found": tried.found.diagnosis.cause,
+            "wrong": [*tried.wrong, *tried.strayed],
+        },
+        "\n".join(words),
+        tried.right,
+    )

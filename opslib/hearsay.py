@@ -17,7 +17,8 @@ LONGEST_NAME, LONGEST_SENTENCE = 100, 1000
 
 def neighbour_id(labels: str, fingerprint: str, starts_us: int) -> str:
     """
-    The id of one life of a neighbour's alert, safe as the argument of a command: [A-Za-z0-9_.-]+, not beginning with - or a dot.
+    The id of one life of a neighbour's alert, safe as the argument of a command: [A-Za-z0-9_.-]+, not beginning with -
+    or a dot.
 
     Names that differ only in what is replaced have different fingerprints.
     """
@@ -45,6 +46,17 @@ def edge(row: sa.Row, now_us: int) -> Edge:
     # Its sender says an end before it comes; one that has only fallen silent has told of no recovery.
     how = "resolved" if row.known_at_us >= row.ends_us else "ended"
     return Edge(
-        "resolved" if over else "firing", row.ends_us if over else max(row.starts_us, 0), neighbour_id(row.labels, row.fingerprint, row.starts_us), text.one_line(rule, LONGEST_NAME), text.one_line(subject, LONGEST_NAME),
-        source, how if over else "fired", severity(labels), None, None, row.starts_us, None, said if source != NEIGHBOUR else f"{said}; says another monitor",
-    )  # fmt: skip
+        "resolved" if over else "firing",
+        row.ends_us if over else max(row.starts_us, 0),
+        neighbour_id(row.labels, row.fingerprint, row.starts_us),
+        text.one_line(rule, LONGEST_NAME),
+        text.one_line(subject, LONGEST_NAME),
+        source,
+        how if over else "fired",
+        severity(labels),
+        None,
+        None,
+        row.starts_us,
+        None,
+        said if source != NEIGHBOUR else f"{said}; says another monitor",
+    )

@@ -1,10 +1,12 @@
 """
-Run a step that changes the world by a hook of the desk's own settings, or, where none is set, as a dry run that changes nothing.
+Run a step that changes the world by a hook of the desk's own settings, or, where none is set, as a dry run that changes
+nothing.
 
-``[hooks]`` in ``settings.toml`` names for each of `HOOKS` a command, as a list; ``tell_channel`` and ``silence`` may also
-be ``"built-in"``, which is our own channels and our own silences. A command gets what is asked of it as JSON on its stdin,
-with an id that is the same for the same act; exit 0 says that it was done. ``[hooks.timeouts]`` says how long each may
-take (``build = "30m"``); one that takes longer is ended with every process that it started. What it printed is kept.
+``[hooks]`` in ``settings.toml`` names for each of `HOOKS` a command, as a list; ``tell_channel`` and ``silence`` may
+also be ``"built-in"``, which is our own channels and our own silences. A command gets what is asked of it as JSON on
+its stdin, with an id that is the same for the same act; exit 0 says that it was done. ``[hooks.timeouts]`` says how
+long each may take (``build = "30m"``); one that takes longer is ended with every process that it started. What it
+printed is kept.
 """
 
 import json
@@ -55,8 +57,10 @@ USUAL_TIMEOUT, LONGEST_TIMEOUT = timedelta(minutes=2), timedelta(hours=24)
 # What builds, tests or rolls out takes minutes; so does a server until it answers again.
 _TIMEOUT_OF = {
     **dict.fromkeys(("test_monitoring", "test_integration", "build", "deploy", "roll_back"), timedelta(minutes=15)),
-    **dict.fromkeys(("restart_app", "restart_socket", "restart_monitor", "start_staging", "tradier_only"), timedelta(minutes=5)),
-}  # fmt: skip
+    **dict.fromkeys(
+        ("restart_app", "restart_socket", "restart_monitor", "start_staging", "tradier_only"), timedelta(minutes=5)
+    ),
+}
 ENDING_S = 10.0  # Between SIGTERM and SIGKILL.
 POLL_S = 0.05
 MOST_PRINTED = 256 * 2**20  # A command that prints more is ended before it fills the disk.
@@ -92,7 +96,10 @@ class Hook:
     def words(self) -> str:
         """What it will do, for who is about to do it."""
         if not self.real:
-            return f"a rehearsal: nothing is changed, since no hook is set to {HOOKS[self.name]} (settings.toml, [hooks], {self.name})"
+            return (
+                f"a rehearsal: nothing is changed, since no hook is set to {HOOKS[self.name]} "
+                f"(settings.toml, [hooks], {self.name})"
+            )
         if self.how == BUILT_IN:
             return f"{HOOKS[self.name]}, by our own means"
         return f"{HOOKS[self.name]}, by the command: {' '.join(self.how)}; it may take {text.duration(self.timeout_s)}"
@@ -127,10 +134,15 @@ def read(settings: Settings) -> dict[str, Hook]:
     hooks = {name: Hook(name, timeout=timeouts.get(name)) for name in HOOKS}
     for name, how in found.items():
         if name not in HOOKS:
-            raise SettingsError(f"{path}, hooks: there is no hook {name!r}; there are: {', '.join(HOOKS)}.{text.nearest(name, HOOKS)}")
+            raise SettingsError(
+                f"{path}, hooks: there is no hook {name!r}; there are: {', '.join(HOOKS)}.{text.nearest(name, HOOKS)}"
+            )
         command = isinstance(how, list) and how and all(isinstance(part, str) and part for part in how)
         if not command and not (how == REHEARSAL or (how == BUILT_IN and name in BUILT_IN_ONES)):
-            raise SettingsError(f"{path}, hooks: {name} is {how!r}; a command as a list, {REHEARSAL!r}{' or ' + repr(BUILT_IN) if name in BUILT_IN_ONES else ''} was wanted.")
+            raise SettingsError(
+                f"{path}, hooks: {name} is {how!r}; a command as a list, {REHEARSAL!r}"
+                f"{' or ' + repr(BUILT_IN) if name in BUILT_IN_ONES else ''} was wanted."
+            )
         hooks[name] = Hook(name, tuple(how) if command else how, timeouts.get(name))
     return hooks
 
@@ -142,13 +154,19 @@ def _timeouts(found: object, place: str) -> dict[str, timedelta]:
     read = dict[str, timedelta]()
     for name, span in found.items():
         if name not in HOOKS:
-            raise SettingsError(f"{place}: there is no hook {name!r}; there are: {', '.join(HOOKS)}.{text.nearest(name, HOOKS)}")
+            raise SettingsError(
+                f"{place}: there is no hook {name!r}; there are: {', '.join(HOOKS)}.{text.nearest(name, HOOKS)}"
+            )
         try:
             read[name] = clock.parse_span(span)
         except (UsageError, AttributeError):
-            raise SettingsError(f"{place}: {name} is {text.one_line(repr(span), 40)}; a span of time such as 30m was expected.") from None
+            raise SettingsError(
+                f"{place}: {name} is {text.one_line(repr(span), 40)}; a span of time such as 30m was expected."
+            ) from None
         if read[name] > LONGEST_TIMEOUT:
-            raise SettingsError(f"{place}: {name} is {span}; at most {LONGEST_TIMEOUT.total_seconds() / 3600:g}h was expected.")
+            raise SettingsError(
+                f"{place}: {name} is {span}; at most {LONGEST_TIMEOUT.total_seconds() / 3600:g}h was expected."
+            )
     return read
 
 
@@ -162,11 +180,14 @@ def run(hook: Hook, asked: Mapping[str, Any], settings: Settings) -> Outcome:
     if not hook.real:
         return Outcome("rehearsed", f"rehearsed, nothing was changed: it would {HOOKS[hook.name]}")
     assert isinstance(hook.how, tuple)
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:  # Files, so that a server which it starts and leaves behind holds nothing open.
+    # Files, so that a server which it starts and leaves behind holds nothing open.
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
         given.write(settings.redact(json.dumps(dict(asked), sort_keys=True)).encode())
         given.seek(0)
         try:
-            process = subprocess.Popen(hook.how, stdin=given, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                hook.how, stdin=given, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
+            )
         except OSError as problem:
             return Outcome("failed", f"{hook.how[0]} cannot be run ({problem.strerror})")
         try:
@@ -179,7 +200,12 @@ def run(hook: Hook, asked: Mapping[str, Any], settings: Settings) -> Outcome:
     said = text.one_line(output[-500:].strip(), 300)
     if why:
         how = "and was ended, with all that it started" if ended else "and could not be ended, it goes on"
-        return Outcome("failed", f"{hook.how[0]} {why} {how}: see whether it did something{'; the last it printed: ' + said if said else ''}", output)
+        return Outcome(
+            "failed",
+            f"{hook.how[0]} {why} {how}: see whether it did "
+            f"something{'; the last it printed: ' + said if said else ''}",
+            output,
+        )
     if process.returncode:
         return Outcome("failed", f"exit {process.returncode}{': ' + said if said else ''}", output)
     return Outcome("done", f"done{': ' + said if said else ''}", output)
@@ -200,7 +226,8 @@ def _awaited(process: subprocess.Popen, timeout_s: float, printed: IO[bytes]) ->
 
 def _end(process: subprocess.Popen) -> bool:
     """
-    End a command and all that it started: SIGTERM, then SIGKILL for what is still there; also what has left its process group.
+    End a command and all that it started: SIGTERM, then SIGKILL for what is still there; also what has left its process
+    group.
 
     Returns:
         Whether the command has ended; not so where we may not end it, as of another user's.
@@ -232,7 +259,9 @@ def _signal(group: int, started: list[Any], which: signal.Signals) -> None:
 def _await_end(process: subprocess.Popen, started: list[Any]) -> None:
     """Wait until a command, its process group and what it started have ended, `ENDING_S` at most."""
     until_s = time.monotonic() + ENDING_S
-    while time.monotonic() < until_s and (process.poll() is None or _group_runs(process.pid) or any(map(_runs, started))):
+    while time.monotonic() < until_s and (
+        process.poll() is None or _group_runs(process.pid) or any(map(_runs, started))
+    ):
         time.sleep(POLL_S)
 
 
@@ -260,9 +289,19 @@ def _output(printed: IO[bytes], settings: Settings) -> str:
     size = os.fstat(printed.fileno()).st_size
 
     def part(at: int) -> str:
-        return settings.redact(ANSI.sub("", os.pread(printed.fileno(), _READ, at).decode("utf-8", "replace"))).replace("\0", "")
+        return settings.redact(ANSI.sub("", os.pread(printed.fileno(), _READ, at).decode("utf-8", "replace"))).replace(
+            "\0", ""
+        )
 
     if size <= _READ:
         whole = part(0).strip()
-        return whole if len(whole) <= KEPT_HEAD + KEPT_TAIL else f"{whole[:KEPT_HEAD]}\n… {len(whole) - KEPT_HEAD - KEPT_TAIL:,} characters left out …\n{whole[-KEPT_TAIL:]}"
-    return f"{part(0)[:KEPT_HEAD]}\n… of {size:,} bytes the middle is left out …\n{part(size - _READ).rstrip()[-KEPT_TAIL:]}"
+        return (
+            whole
+            if len(whole) <= KEPT_HEAD + KEPT_TAIL
+            else f"{whole[:KEPT_HEAD]}\n… {len(whole) - KEPT_HEAD - KEPT_TAIL:,} characters left out …"
+            f"\n{whole[-KEPT_TAIL:]}"
+        )
+    return (
+        f"{part(0)[:KEPT_HEAD]}\n… of {size:,} bytes the middle is left out …"
+        f"\n{part(size - _READ).rstrip()[-KEPT_TAIL:]}"
+    )

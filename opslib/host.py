@@ -59,13 +59,35 @@ def _wanted(settings: Settings) -> list[_Wanted]:
         if not url.hostname:
             continue
         host, port = url.hostname, url.port or _PORTS[url.scheme]
-        found.append(_Wanted(f"DNS of {name}", ("getent", "hosts", host), lambda code, out: (code == 0, out.split()[0] if code == 0 and out.split() else "does not resolve")))
+        found.append(
+            _Wanted(
+                f"DNS of {name}",
+                ("getent", "hosts", host),
+                lambda code, out: (code == 0, out.split()[0] if code == 0 and out.split() else "does not resolve"),
+            )
+        )
         connect = f"exec 3<>/dev/tcp/{host}/{port}"
-        found.append(_Wanted(f"TCP to {name}", ("timeout", "4", "bash", "-c", connect), lambda code, _: (code == 0, {0: "connects", 124: "no answer"}.get(code, "refused or unreachable"))))
+        found.append(
+            _Wanted(
+                f"TCP to {name}",
+                ("timeout", "4", "bash", "-c", connect),
+                lambda code, _: (code == 0, {0: "connects", 124: "no answer"}.get(code, "refused or unreachable")),
+            )
+        )
         if url.scheme == "https":
-            script = f"timeout 5 openssl s_client -connect {shlex.quote(f'{host}:{port}')} -servername {shlex.quote(host)} -verify_return_error </dev/null 2>&1 | grep -m1 -E 'Verif(y|ication)|verify error'"
+            script = (
+                f"timeout 5 openssl s_client -connect {shlex.quote(f'{host}:{port}')} -servername "
+                f"{shlex.quote(host)} -verify_return_error </dev/null 2>&1 | grep -m1 -E 'Verif(y|ication)"
+                f"|verify error'"
+            )
             found.append(_Wanted(f"TLS of {name}", _shell(script), _tls))
-        found.append(_Wanted(f"route to {name}", _shell(f"ip route get $(getent ahostsv4 {shlex.quote(host)} | head -1 | cut -d' ' -f1)"), lambda code, out: (code == 0 or None, text.one_line(out, 80) if code == 0 else "not told")))
+        found.append(
+            _Wanted(
+                f"route to {name}",
+                _shell(f"ip route get $(getent ahostsv4 {shlex.quote(host)} | head -1 | cut -d' ' -f1)"),
+                lambda code, out: (code == 0 or None, text.one_line(out, 80) if code == 0 else "not told"),
+            )
+        )
     if port := urlsplit(settings.app_ws_url or settings.app_url).port:
         found.append(_Wanted(f"port {port} listening", ("ss", "-ltn"), lambda code, out: _listening(code, out, port)))
     found.append(_Wanted("free memory", ("free", "-b"), _memory))
@@ -106,7 +128,11 @@ def commands(settings: Settings, about: str = "") -> list[str]:
 
 
 async def looks(settings: Settings) -> list[HostLook]:
-    """What is to be seen on the app's host? Where no prefix is configured, each is unknown, with the command for a person."""
+    """
+    What is to be seen on the app's host?
+
+    Where no prefix is configured, each is unknown, with the command for a person.
+    """
     return list(await asyncio.gather(*(_look(wanted, settings) for wanted in _wanted(settings))))
 
 
@@ -116,7 +142,12 @@ async def _look(wanted: _Wanted, settings: Settings) -> HostLook:
     if settings.host_prefix is None:
         return HostLook(wanted.name, None, "nobody was asked: no host_prefix in settings.toml", told)
     try:
-        running = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
+        running = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
     except OSError as problem:
         return HostLook(wanted.name, None, f"cannot be run ({problem.__class__.__name__})", told)
     try:
@@ -168,16 +199,28 @@ def process(settings: Settings, now: datetime) -> Sample:
     pid = process_of(settings.app_pid)
     at_us = clock.micros(now)
     if pid is None:
-        return Sample(at_us, "process", "app", "absent" if not settings.app_pid.isdigit() and not Path(settings.app_pid).exists() else "gone")
+        return Sample(
+            at_us,
+            "process",
+            "app",
+            "absent" if not settings.app_pid.isdigit() and not Path(settings.app_pid).exists() else "gone",
+        )
     try:
         found = psutil.Process(pid)
         with found.oneshot():
             if found.status() == psutil.STATUS_ZOMBIE:
                 raise psutil.NoSuchProcess(pid)
-            detail = {"pid": pid, "born": round(found.create_time(), 2), "threads": found.num_threads(), "cpu_s": round(sum(found.cpu_times()[:2]), 2)}
+            detail = {
+                "pid": pid,
+                "born": round(found.create_time(), 2),
+                "threads": found.num_threads(),
+                "cpu_s": round(sum(found.cpu_times()[:2]), 2),
+            }
             memory_mb = found.memory_info().rss / 1e6
     except psutil.NoSuchProcess:
         return Sample(at_us, "process", "app", "gone", detail=json.dumps({"pid": pid}))
     except psutil.AccessDenied:
-        return Sample(at_us, "process", "app", "absent", detail=json.dumps({"pid": pid, "why": "we may not look at it"}))
+        return Sample(
+            at_us, "process", "app", "absent", detail=json.dumps({"pid": pid, "why": "we may not look at it"})
+        )
     return Sample(at_us, "process", "app", "ok", None, round(memory_mb, 2), detail=json.dumps(detail, sort_keys=True))

@@ -20,7 +20,8 @@ class Severity(NamedTuple):
     How bad it is for who trades.
 
     Attributes:
-        level: low, medium (a fallback serves), high (something that trades rest on is wrong), critical (nothing serves), unknown.
+        level: low, medium (a fallback serves), high (something that trades rest on is wrong), critical (nothing
+            serves), unknown.
         why: One sentence.
     """
 
@@ -52,20 +53,26 @@ class Said(NamedTuple):
 
 
 PAGE, PROBES = "the app's page", "our own probes"
-COUNTED_AS_GOOD = ("ok_empty", "partial", "stale")  # What the page counts as a success, though nothing in it can be used.
+# What the page counts as a success, though nothing in it can be used.
+COUNTED_AS_GOOD = ("ok_empty", "partial", "stale")
 FRESH_S = 60.0  # What is older says nothing against what is newer.
 
 
 def standing(view: "View") -> list[tuple[str, str]]:
-    """What works, what does not, and what is not known, at the end of a view: works, fails or unknown, each with its words."""
+    """
+    What works, what does not, and what is not known, at the end of a view: works, fails or unknown, each with its
+    words.
+    """
     return [(thing.state, thing.words) for thing in things(view)]
 
 
 def things(view: "View") -> list[Thing]:
     """
-    What people trade by, and how it is at the end of a view: who can serve, the WebSocket, the Greeks, the app's server.
+    What people trade by, and how it is at the end of a view: who can serve, the WebSocket, the Greeks, the app's
+    server.
 
-    The newest source decides, and its age is said. Where two that are both new disagree, it fails for somebody: who is said.
+    The newest source decides, and its age is said. Where two that are both new disagree, it fails for somebody: who is
+    said.
     """
     found, at_us = [*_served(view)], view.window.end_us
     connected = view.figures["system"]["websocket_connected"]
@@ -78,7 +85,9 @@ def things(view: "View") -> list[Thing]:
         prices = Thing("fails", f"live prices over the WebSocket: {app_state.left_note(at_us, left[0])}", "prices")
     elif len(said) == 2 and prices.state == "fails" and said[0].works and said[0].age_s <= FRESH_S:
         # The page's flag is not reset by each kind of loss, and a flag is no message.
-        prices = prices._replace(words=f"live prices over the WebSocket ({_by(said[1])}); {PAGE} still counts its own connection as open")
+        prices = prices._replace(
+            words=f"live prices over the WebSocket ({_by(said[1])}); {PAGE} still counts its own connection as open"
+        )
     return [*found, prices, _greeks(view), *_server(view)]
 
 
@@ -91,7 +100,13 @@ def _server(view: "View") -> list[Thing]:
     slow = next((f for f in view.findings if f.rule.name == "app_response_time" and f.severity is not None), None)
     if slow is None or not said.works:
         return [_judged("the app's server", "server", [said])]
-    return [Thing("fails", f"the app's server: it answers slowly, p95 {slow.rule.told(slow.figure.value)} ({_by(said)})", "server")]
+    return [
+        Thing(
+            "fails",
+            f"the app's server: it answers slowly, p95 {slow.rule.told(slow.figure.value)} ({_by(said)})",
+            "server",
+        )
+    ]
 
 
 def _judged(words: str, about: str, said: list[Said]) -> Thing:
@@ -116,7 +131,9 @@ def _page_age_s(view: "View") -> float:
 
 
 def _cut_off(view: "View") -> bool:
-    """Whether the app's server does not answer: what the page gets passes through it, so its counts say nothing of now."""
+    """
+    Whether the app's server does not answer: what the page gets passes through it, so its counts say nothing of now.
+    """
     health = view.probed.now("health", "app", view.window.end_us) if view.probed else None
     return health is not None and not OUTCOMES[health.outcome].usable
 
@@ -129,17 +146,38 @@ def _counted_age_s(view: "View", *counters: str) -> float:
 def _greeks(view: "View") -> Thing:
     valid = view.figures["greeks"]["valid_rate"]
     page = next((f.verdict for f in view.findings if f.rule.name == "greeks_valid" and f.source == "page"), "unknown")
-    said = [Said(page == "ok", f"{text.ratio(valid, 1)} valid by {PAGE}", _counted_age_s(view, "validations"))] if valid is not None and page != "unknown" and not _cut_off(view) else []
+    said = (
+        [Said(page == "ok", f"{text.ratio(valid, 1)} valid by {PAGE}", _counted_age_s(view, "validations"))]
+        if valid is not None and page != "unknown" and not _cut_off(view)
+        else []
+    )
     units = next((f for f in view.findings if f.rule.name == "greeks_units" and f.severity is not None), None)
     if units is not None and view.probed:  # What validates Greeks does not see their units.
-        share = f"{text.ratio(units.figure.value, 1)} of the tradable contracts in other units than usual by our own chains"
+        share = (
+            f"{text.ratio(units.figure.value, 1)} of the tradable contracts in other units than usual by our own chains"
+        )
         return _judged("Greeks", "greeks", [Said(False, share, _fetched_s(view))])
-    chain = next((f for f in view.findings if f.rule.name == "greeks_valid" and f.source == "chain" and f.figure.value is not None), None)
+    chain = next(
+        (
+            f
+            for f in view.findings
+            if f.rule.name == "greeks_valid" and f.source == "chain" and f.figure.value is not None
+        ),
+        None,
+    )
     if chain is not None and view.probed:
-        said.append(Said(chain.verdict == "ok", f"{text.ratio(chain.figure.value, 1)} valid by our own chains", _fetched_s(view)))
+        said.append(
+            Said(
+                chain.verdict == "ok", f"{text.ratio(chain.figure.value, 1)} valid by our own chains", _fetched_s(view)
+            )
+        )
     if said and said[0].who.endswith(PAGE) and said[0].age_s > FRESH_S:
         idle_s = said.pop(0).age_s
-        return _judged("Greeks", "greeks", said) if said else Thing("unknown", f"Greeks: {PAGE} counted no validation in the last {text.duration(idle_s)}", "greeks")
+        return (
+            _judged("Greeks", "greeks", said)
+            if said
+            else Thing("unknown", f"Greeks: {PAGE} counted no validation in the last {text.duration(idle_s)}", "greeks")
+        )
     return _judged("Greeks", "greeks", said)
 
 
@@ -151,12 +189,17 @@ def _fetched_s(view: "View") -> float:
 
 
 def _of_page(view: "View", name: str) -> Said | None:
-    """What the app's page says of its requests to a provider: of the newest minute where that is plain, else of the view's window."""
+    """
+    What the app's page says of its requests to a provider: of the newest minute where that is plain, else of the view's
+    window.
+    """
     if _cut_off(view):
         return None
     minute = view.window.before(view.window.end, timedelta(seconds=FRESH_S))
     requests, successes = (view.tape.rise(f"{name}_{what}", minute) for what in ("requests", "successes"))
-    judged = next((f for f in view.findings if f.rule.name == "availability" and f.subject == name and f.source == "page"), None)
+    judged = next(
+        (f for f in view.findings if f.rule.name == "availability" and f.subject == name and f.source == "page"), None
+    )
     if requests and successes in (0, requests):
         works = successes == requests
     elif judged is None or judged.verdict == "unknown" or not view.figures["providers"][name]["requests"]:
@@ -177,29 +220,56 @@ def _served(view: "View") -> list[Thing]:
     if view.probed is None or serving is None:
         return [_by_page(view, name) for name in view.figures["providers"]]
     if serving == "nobody":
-        ours = [Thing("fails", "our own network: neither provider can even be connected to", "data")] if view.probed.network_gone(view.window.end_us) else []
+        ours = (
+            [Thing("fails", "our own network: neither provider can even be connected to", "data")]
+            if view.probed.network_gone(view.window.end_us)
+            else []
+        )
         return [*ours, Thing("fails", "option data: nobody can serve", "data")]
     massive = _provider(view, "massive", "option data from Massive")
     if serving == "tradier":
         return [_provider(view, "tradier", "option data from Tradier, in Massive's place"), massive]
-    # Where the page's own requests to Massive fail although ours do not, what the page counted of Tradier says whether it is served.
+    # Where the page's own requests to Massive fail although ours do not, what the page counted of Tradier says whether
+    # it is served.
     return [massive, *([_by_page(view, "tradier")] if massive.state == "fails" else [])]
 
 
 def _provider(view: "View", name: str, words: str) -> Thing:
-    """What our own probes of a provider and the page's requests to it come to; where they disagree, whose requests fail."""
+    """
+    What our own probes of a provider and the page's requests to it come to; where they disagree, whose requests fail.
+    """
     assert view.probed
     stands = [s for probe in ("liveness", "data") if (s := view.probed.now(probe, name, view.window.end_us))]
     page = _of_page(view, name)
     if page and page.works and any(s.outcome in COUNTED_AS_GOOD for s in stands):
         page = None
-    said = [Said(all(OUTCOMES[s.outcome].usable for s in stands), PROBES, (view.window.end_us - max(s.ts_us for s in stands)) / SECOND)] if stands else []
+    said = (
+        [
+            Said(
+                all(OUTCOMES[s.outcome].usable for s in stands),
+                PROBES,
+                (view.window.end_us - max(s.ts_us for s in stands)) / SECOND,
+            )
+        ]
+        if stands
+        else []
+    )
     found = _judged(words, name, [*said, *([page] if page else [])])
-    part = next((f for f in view.findings if f.rule.name == "chain_whole" and f.subject == name and f.severity is not None), None)
+    part = next(
+        (f for f in view.findings if f.rule.name == "chain_whole" and f.subject == name and f.severity is not None),
+        None,
+    )
     if part is not None and found.state == "works":
-        return found._replace(state="fails", words=f"{words}: only part of the chain comes ({text.ratio(part.figure.value, 0)} of the symbols whole by our own chains)")
+        return found._replace(
+            state="fails",
+            words=f"{words}: only part of the chain comes ({text.ratio(part.figure.value, 0)} of the symbols "
+            f"whole by our own chains)",
+        )
     if page and said and said[0].works and not page.works and found.state == "fails":
-        return found._replace(words=f"{found.words}: the requests that fail are the page's own, so look at the way from the app first, not at {name.title()}")
+        return found._replace(
+            words=f"{found.words}: the requests that fail are the page's own, so look at the way from the app "
+            f"first, not at {name.title()}"
+        )
     return found
 
 
@@ -216,17 +286,28 @@ def severity(view: "View") -> Severity:
     """
     How bad is it at the end of a view?
 
-    The guide calls an outage of Massive medium because Tradier stands in; here it is medium only while Tradier does. What
+    The guide calls an outage of Massive medium because Tradier stands in; here it is medium only while Tradier does.
+    What
     is critical is its list of what escalates at once: no provider at all, most Greeks wrong, the socket down for long.
     """
     stands = standing(view)
     fails, unknown = ([words for state, words in stands if state == wanted] for wanted in ("fails", "unknown"))
     works = [words for state, words in stands if state == "works"]
-    told = f"{'Works: ' + ', '.join(works) + '. ' if works else ''}{'Does not work: ' + ', '.join(fails) + '. ' if fails else ''}{'Not known: ' + ', '.join(unknown) + '.' if unknown else ''}".strip()
+    told = (
+        f"{'Works: ' + ', '.join(works) + '. ' if works else ''}"
+        f"{'Does not work: ' + ', '.join(fails) + '. ' if fails else ''}"
+        f"{'Not known: ' + ', '.join(unknown) + '.' if unknown else ''}"
+    ).strip()
     if not clock.open_since(view.window.end):
         return Severity("low", f"The market is closed: nothing is expected now. {told}".strip())
-    escalating = [f for f in view.findings if f.severity == "escalate" and f.counted and not (f.rule.name == "availability" and f.subject != "app")]
-    data = [words for words in fails if words.startswith(("option data: nobody", "our own network", "the app's server"))]
+    escalating = [
+        f
+        for f in view.findings
+        if f.severity == "escalate" and f.counted and not (f.rule.name == "availability" and f.subject != "app")
+    ]
+    data = [
+        words for words in fails if words.startswith(("option data: nobody", "our own network", "the app's server"))
+    ]
     if data or escalating:
         why = "; ".join([*data, *(f.sentence for f in escalating[:1] if not data)])
         return Severity("critical", f"Nothing stands in for it ({why}). {told}")

@@ -116,7 +116,12 @@ class Incident:
 
     def limit(self, severity: str = "") -> float | None:
         """Past which limit was its alert told of last, at that severity (empty: at any)? None where none was told."""
-        told = [e.body for e in self.of_kind("alert", "opened") if (e.body.get("rule"), e.body.get("subject")) == (self.rule, self.subject) and severity in ("", e.body.get("severity"))]
+        told = [
+            e.body
+            for e in self.of_kind("alert", "opened")
+            if (e.body.get("rule"), e.body.get("subject")) == (self.rule, self.subject)
+            and severity in ("", e.body.get("severity"))
+        ]
         return next((body["limit"] for body in reversed(told) if body.get("limit") is not None), None)
 
     @property
@@ -148,21 +153,53 @@ class Incident:
     @property
     def timeline(self) -> list[Entry]:
         """What happened, in the order in which it did; what was written down later stands where it belongs."""
-        return sorted((e for e in self.entries if e.kind not in ("joined", "evidence", "written", "published")), key=lambda e: (e.at_us, e.seq))
+        return sorted(
+            (e for e in self.entries if e.kind not in ("joined", "evidence", "written", "published")),
+            key=lambda e: (e.at_us, e.seq),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """For a program."""
-        at = lambda us: None if us is None else text.iso(clock.instant(us))  # noqa: E731
+
+        def at(us):
+            return None if us is None else text.iso(clock.instant(us))
+
         return {
-            "id": self.id, "title": self.title, "status": self.status, "severity": self.severity, "current_severity": self.current, "peak_severity": self.peak, "rule": self.rule or None, "subject": self.subject, "runbook": self.runbook, "holder": self.holder or None,
-            "people": self.people, "alerts": [{"alert": name, "state": state} for name, state in self.alerts.items()], "merged_into": self.into or None,
-            "severities": [{"since": at(us), "severity": severity, "why": why} for us, severity, why in self.severities],
-            "times": {name: {"at": at(t.at_us), "source": t.source, "precision_s": t.precision_s, "evidence": t.evidence or None} for name, t in self.times.items()},
-            "entries": len(self.entries), "head": self.head.digest, "postmortem": self.document or None,
-        }  # fmt: skip
+            "id": self.id,
+            "title": self.title,
+            "status": self.status,
+            "severity": self.severity,
+            "current_severity": self.current,
+            "peak_severity": self.peak,
+            "rule": self.rule or None,
+            "subject": self.subject,
+            "runbook": self.runbook,
+            "holder": self.holder or None,
+            "people": self.people,
+            "alerts": [{"alert": name, "state": state} for name, state in self.alerts.items()],
+            "merged_into": self.into or None,
+            "severities": [
+                {"since": at(us), "severity": severity, "why": why} for us, severity, why in self.severities
+            ],
+            "times": {
+                name: {
+                    "at": at(t.at_us),
+                    "source": t.source,
+                    "precision_s": t.precision_s,
+                    "evidence": t.evidence or None,
+                }
+                for name, t in self.times.items()
+            },
+            "entries": len(self.entries),
+            "head": self.head.digest,
+            "postmortem": self.document or None,
+        }
 
     def __repr__(self) -> str:
-        lines = [f"{self.id}: {self.title}", f"  {self.status}, {self.severity}; held by {self.holder or 'nobody'}; runbook {self.runbook}"]
+        lines = [
+            f"{self.id}: {self.title}",
+            f"  {self.status}, {self.severity}; held by {self.holder or 'nobody'}; runbook {self.runbook}",
+        ]
         lines += [f"  {name}: {found!r}" for name, found in self.times.items()]
         return "\n".join([*lines, "", *(row(e) for e in self.timeline)])
 
@@ -188,7 +225,13 @@ def fold(name: str, entries: Iterable[Entry]) -> Incident:
     found = Incident(name, list(entries))
     if not found.entries or found.entries[0].kind != "opened":
         raise IncidentError(f"the record of incident {name} does not begin with its opening.")
-    unknown = {"began": "nobody and nothing says when", "detected": "no alert fired, and nobody said so", "acknowledged": "nobody has taken it", "mitigated": "nobody said so", "resolved": "it is not over"}
+    unknown = {
+        "began": "nobody and nothing says when",
+        "detected": "no alert fired, and nobody said so",
+        "acknowledged": "nobody has taken it",
+        "mitigated": "nobody said so",
+        "resolved": "it is not over",
+    }
     found.times = {which: Time(None, why) for which, why in unknown.items()}
     for entry in found.entries:
         if entry.by and entry.by not in found.people:
@@ -196,7 +239,11 @@ def fold(name: str, entries: Iterable[Entry]) -> Incident:
         try:
             _take(found, entry, unknown)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as problem:
-            raise IncidentError(f"entry {entry.id} of the record of incident {text.one_line(name, 60)} is damaged ({type(problem).__name__}: {text.one_line(str(problem), 60)}). ops verify names what was edited in it.") from problem
+            raise IncidentError(
+                f"entry {entry.id} of the record of incident {text.one_line(name, 60)} is damaged "
+                f"({type(problem).__name__}: {text.one_line(str(problem), 60)}). ops verify names what was "
+                f"edited in it."
+            ) from problem
     return found
 
 
@@ -227,7 +274,12 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
         case "severity":
             found.severities.append((entry.at_us, body["severity"], body.get("why", "")))
         case "time":
-            found.times[body["which"]] = Time(clock.micros(clock.parse(body["at"])) if body["at"] else None, body["source"], body["precision_s"], entry.id)
+            found.times[body["which"]] = Time(
+                clock.micros(clock.parse(body["at"])) if body["at"] else None,
+                body["source"],
+                body["precision_s"],
+                entry.id,
+            )
         case "mitigated":
             found.status = "mitigated" if found.status == "open" else found.status
             time("mitigated", f"{entry.by} said so", 60.0)
@@ -244,7 +296,13 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
         case "step":
             key, state = (body["runbook"], body["step"]), body["state"]
             before = found.steps.get(key)
-            intended = entry if state == "intended" else before.intended if before and state in ("done", "failed", "rehearsed", "undone") else None
+            intended = (
+                entry
+                if state == "intended"
+                else before.intended
+                if before and state in ("done", "failed", "rehearsed", "undone")
+                else None
+            )
             found.steps[key] = Did(state, entry, intended)
             if state == "done" and body.get("mitigates"):
                 found.status = "mitigated" if found.status == "open" else found.status
@@ -258,14 +316,21 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
 def _alert(found: Incident, entry: Entry, time: Any) -> None:
     """What a change of one of its alerts means for it."""
     body, kind = entry.body, entry.body["kind"]
-    found.alerts[body["alert"]] = {"pending": "pending", "dropped": "ended", "unknown": "unknown"}.get(kind, kind if kind in OVER else "firing")
+    found.alerts[body["alert"]] = {"pending": "pending", "dropped": "ended", "unknown": "unknown"}.get(
+        kind, kind if kind in OVER else "firing"
+    )
     if kind in ("fired", "rose") and body["severity"] in SENT:
         time("detected", f"alert {body['alert']}", GRID_S, first=True)
     if kind in ("fired", "rose"):
         pending_us = clock.micros(clock.parse(body["pending_at"]))
         known = found.times["began"]
         if known.at_us is None or (known.source.startswith("alert ") and pending_us < known.at_us):
-            found.times["began"] = Time(pending_us, f"alert {body['alert']} was past its limit; it began before that, by up to its window", body["window_s"], entry.id)
+            found.times["began"] = Time(
+                pending_us,
+                f"alert {body['alert']} was past its limit; it began before that, by up to its window",
+                body["window_s"],
+                entry.id,
+            )
     levels = found.levels.setdefault(body["alert"], [])
     if (kind in ("fired", "rose") and not body["inhibited_by"]) or kind == "released":
         levels.append(body["severity"])

@@ -29,7 +29,10 @@ def providers(tape: Tape, window: Window) -> dict[str, dict[str, Any]]:
     found = {}
     for name in PROVIDERS:
         live = name in tape.alive
-        rise = {what: tape.rise(f"{name}_{what}", window) if live else None for what in ("requests", "successes", "failures", "fallbacks")}
+        rise = {
+            what: tape.rise(f"{name}_{what}", window) if live else None
+            for what in ("requests", "successes", "failures", "fallbacks")
+        }
         if "fallbacks" not in tape.alive:
             rise["fallbacks"] = None
         found[name] = {"availability": _share(rise["successes"], rise["requests"])} | rise
@@ -44,17 +47,31 @@ def greeks(tape: Tape, window: Window) -> dict[str, Any]:
         validations, valid, invalid (at least one error), gamma_zero (zero or missing), delta_out_of_bounds,
         iv_anomalies (counts); valid_rate, gamma_zero_rate, delta_out_of_bounds_rate (÷ validations, 0 to 1).
     """
-    counts = {name: tape.rise(column, window) for name, column in {
-        "validations": "validations", "valid": "greeks_valid", "invalid": "greeks_invalid", "gamma_zero": "gamma_zero",
-        "delta_out_of_bounds": "delta_out_of_bounds", "iv_anomalies": "iv_anomalies"}.items()}  # fmt: skip
+    counts = {
+        name: tape.rise(column, window)
+        for name, column in {
+            "validations": "validations",
+            "valid": "greeks_valid",
+            "invalid": "greeks_invalid",
+            "gamma_zero": "gamma_zero",
+            "delta_out_of_bounds": "delta_out_of_bounds",
+            "iv_anomalies": "iv_anomalies",
+        }.items()
+    }
     if "iv_anomalies" not in tape.alive:
         counts["iv_anomalies"] = None
-    rates = {f"{name}_rate": _share(counts[name], counts["validations"]) for name in ("valid", "gamma_zero", "delta_out_of_bounds")}
+    rates = {
+        f"{name}_rate": _share(counts[name], counts["validations"])
+        for name in ("valid", "gamma_zero", "delta_out_of_bounds")
+    }
     return counts | rates
 
 
 def variance_seen(tape: Tape, window: Window, at_least: int) -> tuple[Page, Look] | None:
-    """Whose backtest variance counts: the worst of the open pages with enough trades, else that of the page with most; of none open, the last seen."""
+    """
+    Whose backtest variance counts: the worst of the open pages with enough trades, else that of the page with most; of
+    none open, the last seen.
+    """
     seen = tape.seen_in(window)
     open_now = {id(page) for page, _ in tape.open_at(window.end_us)}
     found = [f for f in seen if id(f[0]) in open_now] or seen[-1:]
@@ -75,12 +92,18 @@ def pnl(tape: Tape, window: Window, at_least: int) -> dict[str, Any]:
 
     Returns:
         trades (calls of the calculator), gross_pct and net_pct (mean per trade, %), commission_usd and slippage_usd
-        (sums), backtest_variance_pp (the last value of the page that counts, points) with variance_trades, the trades behind it.
+        (sums), backtest_variance_pp (the last value of the page that counts, points) with variance_trades, the trades
+        behind it.
     """
     trades = tape.rise("trades", window)
     sums = {s: None if tape.spoiled(s, window) else tape.rise(s, window) for s in SUMS}
-    mean = lambda s: None if not trades or sums[s] is None else sums[s] / trades  # noqa: E731
-    cents = lambda s: None if sums[s] is None else round(sums[s], 2) + 0.0  # noqa: E731
+
+    def mean(s):
+        return None if not trades or sums[s] is None else sums[s] / trades
+
+    def cents(s):
+        return None if sums[s] is None else round(sums[s], 2) + 0.0
+
     seen = variance_seen(tape, window, at_least)
     last = seen[1] if seen else None
     alive = last is not None and "backtest_variance" in tape.alive
@@ -109,13 +132,19 @@ def system(tape: Tape, window: Window) -> dict[str, Any]:
     live = "websocket" in tape.alive
     down_for = tape.websocket_down_for_s(window.end) if live else None
     skews = [page.skew_s for page, _ in seen]
-    messages = [(look.last_error_at_ms, look.last_error_message) for _, look in seen if look.last_error_at_ms and look.last_error_message]
+    messages = [
+        (look.last_error_at_ms, look.last_error_message)
+        for _, look in seen
+        if look.last_error_at_ms and look.last_error_message
+    ]
     memory = [look.memory_bytes for _, look in seen if look.memory_bytes is not None]
     return {
         "errors": tape.rise("errors", window),
         "errors_by_type": _by_type(tape, window),
         "websocket_connected": None if down_for is None else down_for == 0,
-        "websocket_down_seconds": round(sum(b - a for a, b in tape.websocket_down_spans(window)) / SECOND) if live and seen else None,
+        "websocket_down_seconds": round(sum(b - a for a, b in tape.websocket_down_spans(window)) / SECOND)
+        if live and seen
+        else None,
         "websocket_down_for_s": down_for,
         "restarts": len(tape.reloads(window)) if seen else None,
         "pages": len(seen),
@@ -130,8 +159,9 @@ def usual_gap_s(tape: Tape, at_us: int, provider: str | None = None) -> float | 
     """
     Seconds that usually pass between two requests of a page, by its own history before its last one.
 
-    The longest gap but one, so that a single stop does not count as usual; of several open pages that of the busiest. Where
-    no open page has been seen for long enough, the pages before it count. None where fewer than three gaps are known.
+    The longest gap but one, so that a single stop does not count as usual; of several open pages that of the busiest.
+    Where no open page has been seen for long enough, the pages before it count. None where fewer than three gaps are
+    known.
     """
     names = [f"{p}_requests" for p in PROVIDERS if p in tape.alive and provider in (None, p)]
     open_now = {id(page) for page, _ in tape.open_at(at_us)}
@@ -140,7 +170,11 @@ def usual_gap_s(tape: Tape, at_us: int, provider: str | None = None) -> float | 
         last = bisect_right(page.times, at_us)
         first = bisect_right(page.times, at_us - round(2 * tape.how.idle_back_s * SECOND))
         looks = page.looks[first:last]
-        rises = [look.ts_us for before, look in zip(looks, looks[1:]) if any(getattr(look, n) not in (None, 0, getattr(before, n)) for n in names)]
+        rises = [
+            look.ts_us
+            for before, look in zip(looks, looks[1:])
+            if any(getattr(look, n) not in (None, 0, getattr(before, n)) for n in names)
+        ]
         recent = [us for us in rises if us > rises[-1] - round(tape.how.idle_back_s * SECOND)]
         gaps = sorted((b - a) / SECOND for a, b in zip(recent, recent[1:]))
         if len(gaps) >= LEAST_GAPS:

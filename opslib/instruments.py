@@ -14,36 +14,123 @@ from typing import NamedTuple
 from opslib.cells import moment
 from opslib.text import NEW_YORK
 
-OPTION_WORDS = frozenset({"option", "options", "opt", "optn", "equity option", "index option", "etf option", "stock option", "call", "put", "call option", "put option", "op", "listed option"})
-SHARE_WORDS = frozenset({"stock", "stocks", "stk", "equity", "equities", "eq", "etf", "etfs", "share", "shares", "common stock", "us equity", "adr", "stock/etf"})
+OPTION_WORDS = frozenset(
+    {
+        "option",
+        "options",
+        "opt",
+        "optn",
+        "equity option",
+        "index option",
+        "etf option",
+        "stock option",
+        "call",
+        "put",
+        "call option",
+        "put option",
+        "op",
+        "listed option",
+    }
+)
+SHARE_WORDS = frozenset(
+    {
+        "stock",
+        "stocks",
+        "stk",
+        "equity",
+        "equities",
+        "eq",
+        "etf",
+        "etfs",
+        "share",
+        "shares",
+        "common stock",
+        "us equity",
+        "adr",
+        "stock/etf",
+    }
+)
 FUTURE_WORDS = frozenset({"future", "futures", "fut"})
 FUTURE_OPTION_WORDS = frozenset({"future option", "futures option", "futures options", "fop", "option on future"})
-OTHER_WORDS = frozenset({
-    "crypto", "cryptocurrency", "cryptocurrencies", "coin", "forex", "fx", "currency", "cash", "bond", "bonds", "fixed income", "treasury", "bill", "note", "cd", "mutual fund", "mutual funds", "fund", "mf", "money market",
-    "warrant", "warrants", "war", "right", "rights", "cfd", "commodity", "metal", "index", "ind", "swap", "structured product", "event contract",
-})  # fmt: skip
+OTHER_WORDS = frozenset(
+    {
+        "crypto",
+        "cryptocurrency",
+        "cryptocurrencies",
+        "coin",
+        "forex",
+        "fx",
+        "currency",
+        "cash",
+        "bond",
+        "bonds",
+        "fixed income",
+        "treasury",
+        "bill",
+        "note",
+        "cd",
+        "mutual fund",
+        "mutual funds",
+        "fund",
+        "mf",
+        "money market",
+        "warrant",
+        "warrants",
+        "war",
+        "right",
+        "rights",
+        "cfd",
+        "commodity",
+        "metal",
+        "index",
+        "ind",
+        "swap",
+        "structured product",
+        "event contract",
+    }
+)
 SHARE, ODD_LOT = Decimal(1), re.compile(r"\((\d+)\s*SHS?\)")
 _MONTH = r"(?:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)[A-Z]*\.?"
 _ROOT = r"[.\-]?\s?(?:O:)?(?P<root>\$?[A-Z]{1,6}(?:[./][A-Z]{1,2})?\d?)"
 _STRIKE = r"\$?(?P<strike>\d[\d,]*(?:\.\d+)?|\.\d+)"
 _RIGHT = r"(?P<right>C|P|CALL|PUT)S?"
-_DAY = rf"(?P<day>\d{{1,2}}/\d{{1,2}}/(?:\d{{4}}|\d{{2}})|\d{{4}}-\d{{2}}-\d{{2}}|{_MONTH}[ -]\d{{1,2}},?[ -]'?(?:\d{{4}}|\d{{2}})|\d{{1,2}}[ -]?{_MONTH}[ -]?'?(?:\d{{4}}|\d{{2}})|20\d{{6}}|\d{{6}})"
+_DAY = (
+    rf"(?P<day>\d{{1,2}}/\d{{1,2}}/(?:\d{{4}}|\d{{2}})|\d{{4}}-\d{{2}}-\d{{2}}|{_MONTH}[ -]\d{{1,2}},?[ "
+    rf"-]'?(?:\d{{4}}|\d{{2}})|\d{{1,2}}[ -]?{_MONTH}[ -]?'?(?:\d{{4}}|\d{{2}})|20\d{{6}}|\d{{6}})"
+)
 _SPELLINGS = [
     re.compile(rf"{_ROOT}\s*(?P<packed>\d{{6}})(?P<right>[CP])(?P<thousandths>\d{{8}})"),
     re.compile(rf"{_ROOT}\s*(?P<packed>\d{{6}})(?P<right>[CP])(?P<strike>\d+(?:\.\d+)?)"),
     re.compile(rf"{_ROOT}_(?P<us>\d{{6}})(?P<right>[CP])(?P<strike>\d+(?:\.\d+)?)"),
-    *(re.compile(rf"{_ROOT}[ _]+{order}(?:\s*\(\d+ SHS?\))?") for order in (rf"{_DAY}[ _]+{_STRIKE}[ _]*{_RIGHT}", rf"{_DAY}[ _]+{_RIGHT}[ _]*{_STRIKE}", rf"{_STRIKE}[ _]*{_RIGHT}[ _]+{_DAY}", rf"{_RIGHT}[ _]*{_STRIKE}[ _]+{_DAY}", rf"{_DAY}[ _]+{_RIGHT}[ _]*@?[ _]*{_STRIKE}")),
+    *(
+        re.compile(rf"{_ROOT}[ _]+{order}(?:\s*\(\d+ SHS?\))?")
+        for order in (
+            rf"{_DAY}[ _]+{_STRIKE}[ _]*{_RIGHT}",
+            rf"{_DAY}[ _]+{_RIGHT}[ _]*{_STRIKE}",
+            rf"{_STRIKE}[ _]*{_RIGHT}[ _]+{_DAY}",
+            rf"{_RIGHT}[ _]*{_STRIKE}[ _]+{_DAY}",
+            rf"{_DAY}[ _]+{_RIGHT}[ _]*@?[ _]*{_STRIKE}",
+        )
+    ),
     re.compile(rf"{_RIGHT}\s*\((?P<root>[A-Z]{{1,6}}\d?)\).*?{_DAY}\s+{_STRIKE}(?:\s*\(\d+ SHS?\))?"),
 ]
 _LOOKS_LIKE_OPTION = re.compile(r"\b[CP]\s*\$?\d|\d{6}[CP]\d|\d\s*[CP]$|\b(?:CALL|PUT)S?\b.*\d|\d.*\b(?:CALL|PUT)S?\b")
 _TICKER = re.compile(r"\$?[A-Z]{1,6}(?:[.\-/ ][A-Z]{1,2})?|[A-Z]{1,4}\d?")
 _FUTURE = re.compile(r"[A-Z0-9]{1,3}[FGHJKMNQUVXZ]\d{1,2}")
-INDICES = frozenset({"SPX", "SPXW", "NDX", "NDXP", "RUT", "RUTW", "VIX", "VIXW", "XSP", "DJX", "OEX", "XEO", "MRUT", "XND"})  # Nobody can hold shares of these.
-_PAIR = re.compile(r"[A-Z0-9]{2,5}[-/.](?:USD|USDT|USDC|EUR|GBP|JPY|BTC)|(?:EUR|GBP|AUD|NZD|USD|CAD|CHF)[./]?(?:USD|JPY|CHF|CAD|GBP|EUR)|[A-Z]{3,4}USD[TC]?")
+# Nobody can hold shares of these.
+INDICES = frozenset(
+    {"SPX", "SPXW", "NDX", "NDXP", "RUT", "RUTW", "VIX", "VIXW", "XSP", "DJX", "OEX", "XEO", "MRUT", "XND"}
+)
+_PAIR = re.compile(
+    r"[A-Z0-9]{2,5}[-/.](?:USD|USDT|USDC|EUR|GBP|JPY|BTC)|(?:EUR|GBP|AUD|NZD|USD|CAD|CHF)[./]?(?:USD|JPY|CHF"
+    r"|CAD|GBP|EUR)|[A-Z]{3,4}USD[TC]?"
+)
 
 
 class Contract(NamedTuple):
-    """An option contract: its underlying's root, last day, C or P, strike, and the units that its description states."""
+    """
+    An option contract: its underlying's root, last day, C or P, strike, and the units that its description states.
+    """
 
     root: str
     expiry: date
@@ -62,7 +149,8 @@ def contract(told: str) -> Contract | None:
     """
     Read the name of an option contract in any usual spelling; None where the text names none.
 
-    Among them ``AAPL  251219C00150000``, ``.AAPL251219C150``, ``AAPL 12/19/2025 150.00 C``, ``SPY Dec 19 '25 $600 Call``.
+    Among them ``AAPL  251219C00150000``, ``.AAPL251219C150``, ``AAPL 12/19/2025 150.00 C``, ``SPY Dec 19 '25 $600
+    Call``.
     """
     cell = " ".join(told.upper().split())[:200]
     cell = re.sub(r"^(OPTION )?(EXPIRATION|ASSIGNMENT|EXERCISE)( FOR| OF)? ", "", cell)
@@ -74,11 +162,15 @@ def contract(told: str) -> Contract | None:
         day = _day(part)
         if day is None:
             return None
-        strike = Decimal(part["thousandths"]) / 1000 if part.get("thousandths") else Decimal(part["strike"].replace(",", ""))
+        strike = (
+            Decimal(part["thousandths"]) / 1000 if part.get("thousandths") else Decimal(part["strike"].replace(",", ""))
+        )
         if not 0 < strike < 100_000 or strike * 1000 % 1:
             return None
         units = ODD_LOT.search(cell)
-        return Contract(part["root"].removeprefix("$"), day, part["right"][0], strike, Decimal(units[1]) if units else None)
+        return Contract(
+            part["root"].removeprefix("$"), day, part["right"][0], strike, Decimal(units[1]) if units else None
+        )
     return None
 
 
@@ -91,7 +183,11 @@ def _day(part: dict[str, str | None]) -> date | None:
         told = str(part["day"])
         told = f"20{told}" if re.fullmatch(r"\d{6}", told) else told
     try:
-        return moment(told.replace("'", " ").replace("  ", " ").replace("-", " ") if re.search("[A-Z]", told) else told).astimezone(NEW_YORK).date()
+        return (
+            moment(told.replace("'", " ").replace("  ", " ").replace("-", " ") if re.search("[A-Z]", told) else told)
+            .astimezone(NEW_YORK)
+            .date()
+        )
     except ValueError:
         return None
 
@@ -109,7 +205,9 @@ def describes_an_option(told: str) -> bool:
 
 @lru_cache(maxsize=10_000)
 def is_share_symbol(symbol: str) -> bool:
-    """Whether a symbol can be one of shares: a ticker, also with a class (BRK.B); no pair, future or number of a bond."""
+    """
+    Whether a symbol can be one of shares: a ticker, also with a class (BRK.B); no pair, future or number of a bond.
+    """
     cell = symbol.upper()
     return bool(_TICKER.fullmatch(cell)) and not _PAIR.fullmatch(cell) and not _FUTURE.fullmatch(cell)
 

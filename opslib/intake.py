@@ -26,7 +26,10 @@ BATCH = 2000
 LONGEST_LINE = files.LONGEST_LINE
 BEGINNING = 20_000
 KINDS = ("snapshots", "fills", "backtest", "chain", "log")
-_OF_CHAIN = re.compile(r'(?i)"(?:details|strike|strike_price|strikePrice|option_type|contractSymbol|callExpDateMap|putExpDateMap|optionChain|putCall|contract_type)"')
+_OF_CHAIN = re.compile(
+    r'(?i)"(?:details|strike|strike_price|strikePrice|option_type|contractSymbol|callExpDateMap|putExpDateMap'
+    r'|optionChain|putCall|contract_type)"'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,9 @@ def _post(line: bytes) -> Post:
     return Post(ts, found)
 
 
-def read_file(store: Store, app: str, path: Path, *, known_at_ts: bool = False, progress: Callable[[Iterable], Iterable] = iter) -> Imported:
+def read_file(
+    store: Store, app: str, path: Path, *, known_at_ts: bool = False, progress: Callable[[Iterable], Iterable] = iter
+) -> Imported:
     """
     Read one file of snapshots into the store. Reading it again changes nothing.
 
@@ -107,7 +112,10 @@ def read_file(store: Store, app: str, path: Path, *, known_at_ts: bool = False, 
     rejects: list[Reject] = []
     for number, line in progress(files.lines(path)):
         if rows == 0 and not _is_snapshots(path, line):
-            raise ImportRefused(f'{path} is no file of snapshots: lines of {{"ts": …, "metrics": {{…}}}} were wanted, found {text.one_line(line[:60].decode("utf-8", "replace"))!r}.')
+            raise ImportRefused(
+                f'{path} is no file of snapshots: lines of {{"ts": …, "metrics": {{…}}}} were wanted, found '
+                f"{text.one_line(line[:60].decode('utf-8', 'replace'))!r}."
+            )
         rows += 1
         try:
             posts.append(_post(line))
@@ -148,12 +156,23 @@ def read_backtest(store: Store, app: str, path: Path, *, known_at_ts: bool = Fal
 
 
 def _kept(store: Store, app: str, path: Path, kind: str, found: Book, counts: tuple[int, int]) -> Imported:
-    SnapshotStore(store).keep_rejects(app, [Reject(f"{path.name}:{r.row}", r.reasons, r.body.encode()) for r in found.refused])
+    SnapshotStore(store).keep_rejects(
+        app, [Reject(f"{path.name}:{r.row}", r.reasons, r.body.encode()) for r in found.refused]
+    )
     return Imported(kind, *counts, len(found.refused))
 
 
 def read_any(
-    store: Store, app: str, path: Path, kind: str | None = None, *, rules: Rules, as_of: datetime | None = None, known_at_ts: bool = False, redact: Callable[[str], str] = str, progress: Callable[[Iterable], Iterable] = iter
+    store: Store,
+    app: str,
+    path: Path,
+    kind: str | None = None,
+    *,
+    rules: Rules,
+    as_of: datetime | None = None,
+    known_at_ts: bool = False,
+    redact: Callable[[str], str] = str,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> Imported:
     """
     Read one file into the store, of the kind that is named, else of the one its content shows.
@@ -176,17 +195,43 @@ def read_any(
             return read_backtest(store, app, path, known_at_ts=known_at_ts)
         case "chain":
             kept = chainimport.read(store, app, path, rules, as_of=as_of, known_at_ts=known_at_ts, redact=redact)
-            remark = f"its contracts name no underlying, so the chain is kept under the file's name: ops greeks {kept.by_file} --as-of TIME" if kept.by_file else ""
+            remark = (
+                f"its contracts name no underlying, so the chain is kept under the file's name: ops greeks "
+                f"{kept.by_file} --as-of TIME"
+                if kept.by_file
+                else ""
+            )
             return Imported("chain", kept.accepted, kept.duplicate, kept.rejected, remark=remark)
         case "log":
-            found = logimport.read(store, app, path, as_of=as_of, known_at_ts=known_at_ts, redact=redact, progress=progress)
-            return Imported("log", found.accepted, found.duplicate, found.rejected, found.errors, dict(sorted(found.by_kind.items())), _remark(found))
+            found = logimport.read(
+                store, app, path, as_of=as_of, known_at_ts=known_at_ts, redact=redact, progress=progress
+            )
+            return Imported(
+                "log",
+                found.accepted,
+                found.duplicate,
+                found.rejected,
+                found.errors,
+                dict(sorted(found.by_kind.items())),
+                _remark(found),
+            )
     return read_file(store, app, path, known_at_ts=known_at_ts, progress=progress)
 
 
 def _remark(found: logimport.Counts) -> str:
-    said = [f"{found.without_zone:,} lines state a time without an offset, which was read as New York's"] if found.without_zone else []
-    said += [f"{found.read_live:,} lines are of times at which the collector read the app's log itself; they were not counted again"] if found.read_live else []
+    said = (
+        [f"{found.without_zone:,} lines state a time without an offset, which was read as New York's"]
+        if found.without_zone
+        else []
+    )
+    said += (
+        [
+            f"{found.read_live:,} lines are of times at which the collector read the app's log itself; they "
+            f"were not counted again"
+        ]
+        if found.read_live
+        else []
+    )
     return "; ".join(said)
 
 
@@ -211,22 +256,41 @@ def kind_of(path: Path) -> str:
     if book_module.is_percents(start):
         return "backtest"
     if book_module.is_fills(start):
-        if "backtest" in path.name.lower():  # Live trades and a backtest's look alike; taken for live ones, a backtest's would spoil every figure.
-            raise ImportRefused(f"{path} holds trades; its name says that they are a backtest's, its content does not. Name what they are: --kind backtest, or --kind fills.")
+        # Live trades and a backtest's look alike; taken for live ones, a backtest's would spoil every figure.
+        if "backtest" in path.name.lower():
+            raise ImportRefused(
+                f"{path} holds trades; its name says that they are a backtest's, its content does not. Name "
+                f"what they are: --kind backtest, or --kind fills."
+            )
         return "fills"
     if start.startswith("PAR1") or _is_chain(start):
         return "chain"
     lines = [loglines.read(line) for line in start.splitlines()[:100]]
-    if 2 * sum(line.at is not None or line.is_error is not None or line.is_access or line.continues or bool(re.match(r"\[[\w ]+\] ", line.text)) for line in lines) > len(lines):
+    if 2 * sum(
+        line.at is not None
+        or line.is_error is not None
+        or line.is_access
+        or line.continues
+        or bool(re.match(r"\[[\w ]+\] ", line.text))
+        for line in lines
+    ) > len(lines):
         return "log"
-    raise ImportRefused(f"{path} is none of the files that can be read: lines of snapshots {{\"ts\": …, \"metrics\": {{…}}}}, {book_module.WANTED}, a backtest (--kind backtest), an option chain, or a log. Found {text.one_line(start[:60])!r}. If it is one of these, name it with --kind.")
+    raise ImportRefused(
+        f'{path} is none of the files that can be read: lines of snapshots {{"ts": …, "metrics": {{…}}}}, '
+        f"{book_module.WANTED}, a backtest (--kind backtest), an option chain, or a log. Found "
+        f"{text.one_line(start[:60])!r}. If it is one of these, name it with --kind."
+    )
 
 
 def _is_chain(start: str) -> bool:
     if re.match(r"\s*(\{|\[|//|/\*)", start):
         return bool(_OF_CHAIN.search(start))
     headers = (re.split(r"[,;\t]", line.lower()) for line in start.splitlines()[:8])
-    return any(len(names) > 2 and any("strike" in name or "option symbol" in name or "contractsymbol" in name for name in names) for names in headers)
+    return any(
+        len(names) > 2
+        and any("strike" in name or "option symbol" in name or "contractsymbol" in name for name in names)
+        for names in headers
+    )
 
 
 def window(day: str | None, start: str | None, end: str | None, as_of: str | None) -> Window | None:
@@ -241,12 +305,20 @@ def window(day: str | None, start: str | None, end: str | None, as_of: str | Non
     found = None
     if day:
         first, microsecond = clock.parse_day(day), timedelta(microseconds=1)
-        found = Window(clock.parse(f"{first}T00:00") - microsecond, clock.parse(f"{first + timedelta(days=1)}T00:00") - microsecond)
+        found = Window(
+            clock.parse(f"{first}T00:00") - microsecond, clock.parse(f"{first + timedelta(days=1)}T00:00") - microsecond
+        )
     elif start or end:
-        found = Window(clock.parse(start or "1970-01-01T00:00Z"), clock.parse(end, "end") if end else clock.instant(2**57))
+        found = Window(
+            clock.parse(start or "1970-01-01T00:00Z"), clock.parse(end, "end") if end else clock.instant(2**57)
+        )
     if as_of:
         upto = clock.parse(as_of, "close")
-        found = Window(min(found.start, upto), min(found.end, upto)) if found else Window(clock.parse("1970-01-01T00:00Z"), upto)
+        found = (
+            Window(min(found.start, upto), min(found.end, upto))
+            if found
+            else Window(clock.parse("1970-01-01T00:00Z"), upto)
+        )
     return found
 
 
@@ -261,4 +333,7 @@ def exported(store: Store, app: str, window: Window | None, known_at: datetime |
     for ts, known, page, body in rescue.posts(store, app, start, end, clock.micros(known_at) if known_at else None):
         # A newline cannot stand inside a JSON string, so taking them out changes nothing that was said.
         metrics = body.replace("\r", " ").replace("\n", " ")
-        yield f'{{"ts":{json.dumps(text.iso(clock.instant(ts)))},"known_at":{json.dumps(text.iso(clock.instant(known)))},"page":{json.dumps(page)},"metrics":{metrics}}}'
+        yield (
+            f'{{"ts":{json.dumps(text.iso(clock.instant(ts)))},'
+            f'"known_at":{json.dumps(text.iso(clock.instant(known)))},"page":{json.dumps(page)},"metrics":{metrics}}}'
+        )

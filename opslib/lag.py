@@ -37,6 +37,8 @@ class Lag:
             self._lost.popleft()
 
     def lost_s(self, since_s: float, until_s: float) -> float:
-        """For how many seconds of a stretch, up to now, the loop could not run; also while it has not been woken yet."""
+        """
+        For how many seconds of a stretch, up to now, the loop could not run; also while it has not been woken yet.
+        """
         pending = [(self._due_s, until_s)] if self._due_s is not None and until_s - self._due_s > NOISE_S else []
         return sum(max(0.0, min(end, until_s) - max(start, since_s)) for start, end in (*self._lost, *pending))

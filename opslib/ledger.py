@@ -1,8 +1,8 @@
 """
 Keep the ledger of runs: who runs a notebook, whether they still do, and who is to make what is due.
 
-What is due is made once, whoever makes it: a run is claimed in the transaction that begins it. A run whose process is gone
-may have done anything, so it is made again; publishing the same again changes nothing.
+What is due is made once, whoever makes it: a run is claimed in the transaction that begins it. A run whose process is
+gone may have done anything, so it is made again; publishing the same again changes nothing.
 """
 
 import json
@@ -28,7 +28,8 @@ class Due(NamedTuple):
     Something that is to be made once; times in microseconds since 1970.
 
     Attributes:
-        name: What, and of when, such as ``report daily 2026-03-10``: the same whoever makes it, and at whatever time it is due.
+        name: What, and of when, such as ``report daily 2026-03-10``: the same whoever makes it, and at whatever time it
+            is due.
         at_us: When it was due; None where somebody makes it by hand, whether it was made before or not.
         late_us: From when on it is late.
         lapses_us: How long a run of it may take.
@@ -71,7 +72,8 @@ def standing(due: Due, rows: list[dict[str, Any]], now_us: int) -> str:
     What is to be done about something that is due, going by its runs, oldest first?
 
     Returns:
-        `OPEN`: it is to be made now; `UNDER_WAY`; `PAUSED`: it failed, and is made again in a while; `OVER`: it was made, or
+        `OPEN`: it is to be made now; `UNDER_WAY`; `PAUSED`: it failed, and is made again in a while; `OVER`: it was
+            made, or
         is missed for good; `GIVEN_UP`: it failed too often.
     """
     if any(row["state"] in MADE for row in rows):
@@ -83,11 +85,15 @@ def standing(due: Due, rows: list[dict[str, Any]], now_us: int) -> str:
     if len(failed) >= FAILURES or len(rows) >= BEGINNINGS:
         return GIVEN_UP
     pause_us = min(PAUSE_US * 2 ** (len(failed) - 1), LONGEST_US) if failed else 0
-    return PAUSED if failed and -LONGEST_US < now_us - (failed[-1]["ended_at_us"] or 0) < pause_us else OPEN  # A clock that was set back far is waited for no longer.
+    # A clock that was set back far is waited for no longer.
+    return PAUSED if failed and -LONGEST_US < now_us - (failed[-1]["ended_at_us"] or 0) < pause_us else OPEN
 
 
 def begins(store: Store, due: Due | None, **row: Any) -> bool:
-    """Write a run into the ledger before it begins; False where what is due is no longer to be made: then nothing is written."""
+    """
+    Write a run into the ledger before it begins; False where what is due is no longer to be made: then nothing is
+    written.
+    """
 
     def taken(rows: list[dict[str, Any]]) -> bool:
         return standing(due, rows, clock.micros(store.now())) != OPEN if due else False
@@ -95,14 +101,29 @@ def begins(store: Store, due: Due | None, **row: Any) -> bool:
     _mine.add(row["id"])
     begun = False
     try:
-        begun = store.run_begins(taken if due and due.at_us is not None else None, **row, process=process(), outputs="[]", due=due.name if due else None)
+        begun = store.run_begins(
+            taken if due and due.at_us is not None else None,
+            **row,
+            process=process(),
+            outputs="[]",
+            due=due.name if due else None,
+        )
     finally:
         if not begun:
             _mine.discard(row["id"])
     return begun
 
 
-def ends(store: Store, run_id: str, *, state: str, reason: str | None, ended_at_us: int, outputs: list[str], kernel: str | None = None) -> None:
+def ends(
+    store: Store,
+    run_id: str,
+    *,
+    state: str,
+    reason: str | None,
+    ended_at_us: int,
+    outputs: list[str],
+    kernel: str | None = None,
+) -> None:
     """Write into the ledger how a run ended; where that fails, nobody takes it for going on."""
     _mine.discard(run_id)
     store.run_ends(run_id, state=state, reason=reason, ended_at_us=ended_at_us, outputs=outputs, kernel=kernel)
@@ -121,7 +142,18 @@ def refused(store: Store, app: str, due: Due, notebook: str, why: str) -> None:
 def _noted(store: Store, app: str, due: Due, notebook: str, state: str, why: str) -> None:
     now_us = clock.micros(store.now())
     name = f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-{state}-{sha256(due.name.encode()).hexdigest()[:12]}"
-    begins(store, due, id=name, app=app, notebook=notebook, parameters="{}", started_at_us=now_us, state=state, reason=why, ended_at_us=now_us)
+    begins(
+        store,
+        due,
+        id=name,
+        app=app,
+        notebook=notebook,
+        parameters="{}",
+        started_at_us=now_us,
+        state=state,
+        reason=why,
+        ended_at_us=now_us,
+    )
     _mine.discard(name)
 
 
@@ -139,22 +171,47 @@ def runs(store: Store) -> list[dict[str, Any]]:
         ended = row["ended_at_us"]
         found.append(
             {
-                "id": row["id"], "notebook": row["notebook"], "parameters": json.loads(row["parameters"]), "state": state, "reason": reason,
-                "started_at": text.iso(clock.instant(row["started_at_us"])), "ended_at": None if ended is None else text.iso(clock.instant(ended)), "outputs": json.loads(row["outputs"]),
-                "due": row["due"], "kernel": row["kernel"],
+                "id": row["id"],
+                "notebook": row["notebook"],
+                "parameters": json.loads(row["parameters"]),
+                "state": state,
+                "reason": reason,
+                "started_at": text.iso(clock.instant(row["started_at_us"])),
+                "ended_at": None if ended is None else text.iso(clock.instant(ended)),
+                "outputs": json.loads(row["outputs"]),
+                "due": row["due"],
+                "kernel": row["kernel"],
             }
-        )  # fmt: skip
+        )
     return found
 
 
 def anchor(store: Store, app: str, incident: str, entry_id: str, digest: str) -> None:
-    """Write the head of an incident's record into the ledger: who changes that record later does not change this with it."""
+    """
+    Write the head of an incident's record into the ledger: who changes that record later does not change this with it.
+    """
     now_us = clock.micros(store.now())
-    row = {"id": f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-incident-{incident}-{entry_id}-{digest[:8]}", "app": app, "notebook": f"incidents/{incident}", "started_at_us": now_us, "outputs": "[]", "process": process()}
-    store.run_begins(**row, parameters=json.dumps({"incident": incident, "entry": entry_id, "digest": digest}), state="ok", ended_at_us=now_us)
+    row = {
+        "id": f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-incident-{incident}-{entry_id}-{digest[:8]}",
+        "app": app,
+        "notebook": f"incidents/{incident}",
+        "started_at_us": now_us,
+        "outputs": "[]",
+        "process": process(),
+    }
+    store.run_begins(
+        **row,
+        parameters=json.dumps({"incident": incident, "entry": entry_id, "digest": digest}),
+        state="ok",
+        ended_at_us=now_us,
+    )
 
 
 def anchors(store: Store, app: str, incident: str) -> dict[str, str]:
     """The heads of an incident's record that the ledger has: digest by entry."""
-    found = (json.loads(row["parameters"]) for row in store.runs() if row["app"] == app and row["notebook"] == f"incidents/{incident}")
+    found = (
+        json.loads(row["parameters"])
+        for row in store.runs()
+        if row["app"] == app and row["notebook"] == f"incidents/{incident}"
+    )
     return {p["entry"]: p["digest"] for p in found if "entry" in p and "digest" in p}

@@ -17,9 +17,11 @@ class Leg:
         opened: How much was opened; `quantity` of it was closed, `left` is still held.
         entry_value, exit_value: Cash before costs of what was closed; `open_value` of what is still held.
         commission, fees: As paid for what was closed, as cash; `commission` is None where fees hold both.
-        entry_units, exit_units: Price × quantity of what was closed, for its mean price; None where a price is not told.
+        entry_units, exit_units: Price × quantity of what was closed, for its mean price; None where a price is not
+            told.
         entry_bid … exit_ask: Quote × quantity likewise; None where a quote is not told.
-        uncharged: Contracts of what was closed, counted on each side, whose commission the file left blank; `open_uncharged` of what is held.
+        uncharged: Contracts of what was closed, counted on each side, whose commission the file left blank;
+            `open_uncharged` of what is held.
         traded: How much was closed by fills that cost something, not by the clearing house.
         entry_orders, exit_orders: How many orders it took.
         ends: How it ended, in order: trade, expiration, …
@@ -113,7 +115,11 @@ class Trade:
     @property
     def told(self) -> str:
         """What was traded, for people: ``TSLL 251024C00015000``, ``SPY, 2 legs``."""
-        return self.legs[0].symbol or self.legs[0].underlying or "option" if len(self.legs) == 1 else f"{self.underlying}, {len(self.legs)} legs"
+        return (
+            self.legs[0].symbol or self.legs[0].underlying or "option"
+            if len(self.legs) == 1
+            else f"{self.underlying}, {len(self.legs)} legs"
+        )
 
     @property
     def premium(self) -> Decimal:
@@ -130,14 +136,22 @@ class Trade:
         """
         most = None
         for right in ("C", "P"):
-            sold = sorted((leg for leg in self.legs if leg.right == right and leg.side < 0), key=lambda leg: leg.strike or ZERO)
-            bought = sorted((leg for leg in self.legs if leg.right == right and leg.side > 0), key=lambda leg: leg.strike or ZERO)
+            sold = sorted(
+                (leg for leg in self.legs if leg.right == right and leg.side < 0), key=lambda leg: leg.strike or ZERO
+            )
+            bought = sorted(
+                (leg for leg in self.legs if leg.right == right and leg.side > 0), key=lambda leg: leg.strike or ZERO
+            )
             if not sold:
                 continue
-            if sum(leg.quantity for leg in bought) < sum(leg.quantity for leg in sold) or any(leg.multiplier is None or leg.strike is None for leg in (*sold, *bought)):
+            if sum(leg.quantity for leg in bought) < sum(leg.quantity for leg in sold) or any(
+                leg.multiplier is None or leg.strike is None for leg in (*sold, *bought)
+            ):
                 return None
             # A put that was sold loses as far as to the one bought below it, a call as far as to the one above.
-            apart = [((b.strike or ZERO) - (s.strike or ZERO)) * (1 if right == "C" else -1) for s, b in zip(sold, bought)]
+            apart = [
+                ((b.strike or ZERO) - (s.strike or ZERO)) * (1 if right == "C" else -1) for s, b in zip(sold, bought)
+            ]
             loss = max(*apart, ZERO) * (sold[0].multiplier or ZERO) * sum(leg.quantity for leg in sold)
             most = loss if most is None else max(most, loss)
         return most

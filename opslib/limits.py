@@ -9,14 +9,16 @@ class Probes:
     What our own looks are judged by as they are made.
 
     Attributes:
-        silent_after_s: Where an open socket says nothing for longer, in market hours, its quotes are asked for; nobody hears less often than once a minute.
+        silent_after_s: Where an open socket says nothing for longer, in market hours, its quotes are asked for; nobody
+            hears less often than once a minute.
         checked_for_s: Where none of these comes within so many seconds, it is silent.
         stale_after_s: Data older than this, in market hours, is stale.
         delayed_by_s: As much later may data of a delayed plan be.
         changed_by: A median of a chain that is so many times another of the same hour has changed.
         key_old_days: A key to a provider that is older should be made anew.
         lag_after_s: Of a probe during which our own process could not run for longer, that time is told and taken off.
-        chain_again_s: While a rule of Greeks begins to breach, a chain is fetched again at once, but not sooner than so long after the last time.
+        chain_again_s: While a rule of Greeks begins to breach, a chain is fetched again at once, but not sooner than so
+            long after the last time.
         starved_share: Our own process is starved where it could not run for more than this share of the last minutes.
     """
 
@@ -34,7 +36,8 @@ class Probes:
 @dataclass(frozen=True, slots=True)
 class ChainLimits:
     """
-    Within what a chain's figures may be off before they are told, and which contracts are judged; see reasons in rules.toml.
+    Within what a chain's figures may be off before they are told, and which contracts are judged; see reasons in
+    rules.toml.
 
     Attributes:
         core_from, core_upto: Between which sizes of delta a quoted, unexpired contract is core.
@@ -48,7 +51,8 @@ class ChainLimits:
         stale_after_s, greeks_stale_after_s: Quotes, and Greeks of a vendor who dates them, are stale when older.
         told_share: More than this share of the core flagged is a warning.
         cross_delta, cross_iv: How far two providers may be apart, beside what moves and spreads explain.
-        missing_share: More than this share of a chain's contracts, or of those of an earlier one, missing is a part of the chain.
+        missing_share: More than this share of a chain's contracts, or of those of an earlier one, missing is a part of
+            the chain.
         whole_from: A chain of fewer contracts is too small to tell that.
         greeks_times: A Greek that is so many times what it was while its volatility is not is in another unit.
         band_days, band_times: An IV band needs so many days, and is so many of their median distances wide.
@@ -87,10 +91,14 @@ class DiagnosisLimits:
 
     Attributes:
         least_probes: A cause needs so many probes, or fewer and another source that agrees.
-        main_kind: Of failures of several kinds, one kind is the cause from this share on; below it the provider is intermittent.
-        spells_below: A provider that turns between well and failing less often than this share of what chance makes fails in spells.
-        slow_times: An app that takes so many times longer than both providers in the same minutes is slow, whatever our own process lost.
-        chain_doubt, chain_doubt_s: By how much, and within how many seconds, the age of a chain lessens the certainty of no fault.
+        main_kind: Of failures of several kinds, one kind is the cause from this share on; below it the provider is
+            intermittent.
+        spells_below: A provider that turns between well and failing less often than this share of what chance makes
+            fails in spells.
+        slow_times: An app that takes so many times longer than both providers in the same minutes is slow, whatever our
+            own process lost.
+        chain_doubt, chain_doubt_s: By how much, and within how many seconds, the age of a chain lessens the certainty
+            of no fault.
         differing: What is left of that certainty where a minute's probe has differed since.
     """
 
@@ -110,7 +118,8 @@ class DayLimits:
 
     Attributes:
         usual_days: So many trading days back; `least_days` of them must have a figure before anything is said of it.
-        beyond: Usual is what those days were, and so much of their spread more on either side; of counts at least one more.
+        beyond: Usual is what those days were, and so much of their spread more on either side; of counts at least one
+            more.
         begins_s: A page that was loaded has begun to post within so many seconds.
         most_critical: Fewer alerts than this may reach critical in a week.
         least_looks: Two stretches of looks are compared from so many on each side on.

@@ -38,13 +38,19 @@ def grid(frame: "DataFrame", call: Array) -> Grid:
     """Where does each row stand? `call` says which rows are calls, whatever they are listed as."""
     import numpy as np
 
-    by = lambda *names: frame.groupby(list(names), sort=True, observed=True).ngroup().to_numpy()  # noqa: E731
+    def by(*names):
+        return frame.groupby(list(names), sort=True, observed=True).ngroup().to_numpy()
+
     group, strike = by("root", "as_of", "expiry"), frame["strike"].to_numpy(dtype=float)
     return Grid(by("root", "as_of"), group, strike, call, np.lexsort((~call, strike, group)))
 
 
 def expired(frame: "DataFrame") -> Array:
-    """Which contracts were settled on a day before, and are listed still? Those of the day itself are listed until its end."""
+    """
+    Which contracts were settled on a day before, and are listed still?
+
+    Those of the day itself are listed until its end.
+    """
     late = frame["expiry"] < frame["as_of"]
     days = [frame.loc[late, name].dt.tz_convert(NEW_YORK).dt.date for name in ("expiry", "as_of")]
     late.loc[late] = (days[0] < days[1]).to_numpy()
@@ -58,27 +64,40 @@ def repeated(grid: Grid, multiplier: Array, among: Array) -> Array:
     size = np.nan_to_num(multiplier, nan=100.0)
     rows = grid.order[among[grid.order]]
     first, second = rows[:-1], rows[1:]
-    same = (grid.group[first] == grid.group[second]) & (grid.strike[first] == grid.strike[second]) & (grid.call[first] == grid.call[second]) & (size[first] == size[second])
+    same = (
+        (grid.group[first] == grid.group[second])
+        & (grid.strike[first] == grid.strike[second])
+        & (grid.call[first] == grid.call[second])
+        & (size[first] == size[second])
+    )
     found = np.zeros(len(among), dtype=bool)
     found[second[same]] = True
     return found
 
 
 def relabelled(grid: Grid, wrong: Array) -> Array:
-    """Of contracts whose figures are of the other side: which are listed as one that is there already, while their own is not?"""
+    """
+    Of contracts whose figures are of the other side: which are listed as one that is there already, while their own is
+    not?
+    """
     import numpy as np
 
     found, rows = np.zeros(len(wrong), dtype=bool), np.flatnonzero(wrong)
     if not len(rows):
         return found
-    place = lambda i, call: (int(grid.group[i]), float(grid.strike[i]), bool(call))  # noqa: E731
+
+    def place(i, call):
+        return (int(grid.group[i]), float(grid.strike[i]), bool(call))
+
     touched = np.flatnonzero(~wrong & np.isin(grid.strike, grid.strike[rows]))
     listed = {place(i, grid.call[i]) for i in touched}
     found[rows] = [place(i, grid.call[i]) in listed and place(i, not grid.call[i]) not in listed for i in rows]
     return found
 
 
-def lacking(grid: Grid, listed: Array, core: Array, elsewhere: set[tuple[int, float, bool]]) -> list[tuple[int, float, bool]]:
+def lacking(
+    grid: Grid, listed: Array, core: Array, elsewhere: set[tuple[int, float, bool]]
+) -> list[tuple[int, float, bool]]:
     """
     Which contracts of the core are not there, though the chain lists both sides and their neighbours?
 
@@ -109,7 +128,10 @@ def lacking(grid: Grid, listed: Array, core: Array, elsewhere: set[tuple[int, fl
 
 
 class Cells(NamedTuple):
-    """Each strike of each expiration that is listed, by both: of which root and group, and whether a core contract stands there."""
+    """
+    Each strike of each expiration that is listed, by both: of which root and group, and whether a core contract stands
+    there.
+    """
 
     root: Array
     group: Array
@@ -119,7 +141,8 @@ class Cells(NamedTuple):
 
 def _holes(cells: Cells, elsewhere: set[tuple[int, float, bool]]) -> list[tuple[int, int, float]]:
     """
-    Strikes that both neighbouring expirations list and one between does not, where its own leave one hole, or stop short of the money.
+    Strikes that both neighbouring expirations list and one between does not, where its own leave one hole, or stop
+    short of the money.
 
     Strikes that are missing here and there were never listed: exchanges do not list all of them for each expiration.
     """
@@ -155,11 +178,23 @@ def _holes(cells: Cells, elsewhere: set[tuple[int, float, bool]]) -> list[tuple[
 
 
 def _suspects(cells: Cells, groups: Array, starts: Array) -> list[int]:
-    """Which expirations, between two others of their root, lack strikes that both of these list? As places in `groups`."""
+    """
+    Which expirations, between two others of their root, lack strikes that both of these list?
+
+    As places in `groups`.
+    """
     import numpy as np
 
     across = np.lexsort((cells.group, cells.strike, cells.root))
     one, two = across[:-1], across[1:]
-    skipped = (cells.root[one] == cells.root[two]) & (cells.strike[one] == cells.strike[two]) & (cells.group[two] - cells.group[one] == 2)
+    skipped = (
+        (cells.root[one] == cells.root[two])
+        & (cells.strike[one] == cells.strike[two])
+        & (cells.group[two] - cells.group[one] == 2)
+    )
     middle = np.unique(cells.group[one[skipped]] + 1)
-    return [int(i) for i in np.flatnonzero(np.isin(groups, middle)) if 0 < i < len(groups) - 1 and cells.root[starts[i - 1]] == cells.root[starts[i]] == cells.root[starts[i + 1]]]
+    return [
+        int(i)
+        for i in np.flatnonzero(np.isin(groups, middle))
+        if 0 < i < len(groups) - 1 and cells.root[starts[i - 1]] == cells.root[starts[i]] == cells.root[starts[i + 1]]
+    ]

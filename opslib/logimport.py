@@ -50,9 +50,9 @@ class Instants:
     """
     Turn the times that lines state into instants, in the order of the lines.
 
-    A time without a zone is New York's. In a log that also states zones, and where the clock is set back, it is the one of
-    its meanings that comes nearest to the line above. A year that is not stated is the one that comes nearest to the line
-    above, else the last one that ends before `as_of`.
+    A time without a zone is New York's. In a log that also states zones, and where the clock is set back, it is the one
+    of its meanings that comes nearest to the line above. A year that is not stated is the one that comes nearest to the
+    line above, else the last one that ends before `as_of`.
     """
 
     def __init__(self, path: Path, as_of: datetime | None):
@@ -63,7 +63,8 @@ class Instants:
 
     def of(self, number: int, at: datetime | None) -> datetime | None:
         """
-        The instant of a line: of its own time, else that of the line above, else `as_of`; None where there is none of them.
+        The instant of a line: of its own time, else that of the line above, else `as_of`; None where there is none of
+        them.
 
         Raises:
             ImportRefused: It states a time without a year, and nothing says which year that is.
@@ -85,7 +86,10 @@ class Instants:
         if self._before:
             return [m for year in range(self._before.year - 1, self._before.year + 2) for m in self._in_year(at, year)]
         if self._as_of is None:
-            raise ImportRefused(f"{self._path}:{number} states a time without a year ({at:%b %d %H:%M:%S}). Give a moment after it, such as --as-of 2025-12-31T23:59.")
+            raise ImportRefused(
+                f"{self._path}:{number} states a time without a year ({at:%b %d %H:%M:%S}). Give a moment "
+                f"after it, such as --as-of 2025-12-31T23:59."
+            )
         latest = self._as_of + timedelta(days=1)
         found = (m for year in range(latest.year, latest.year - 5, -1) for m in self._in_year(at, year) if m <= latest)
         return [m for m in [next(found, None)] if m]
@@ -105,7 +109,16 @@ class Instants:
         return [*dict.fromkeys(local), *([at.replace(tzinfo=UTC)] if self._zones else [])]
 
 
-def read(store: Store, app: str, path: Path, *, as_of: datetime | None = None, known_at_ts: bool = False, redact: Callable[[str], str] = str, progress: Callable[[Iterable], Iterable] = iter) -> Counts:
+def read(
+    store: Store,
+    app: str,
+    path: Path,
+    *,
+    as_of: datetime | None = None,
+    known_at_ts: bool = False,
+    redact: Callable[[str], str] = str,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Counts:
     """
     Read a log into the store. Reading it again, or a longer copy of it, adds only what is new.
 
@@ -124,12 +137,28 @@ def read(store: Store, app: str, path: Path, *, as_of: datetime | None = None, k
     def lines() -> Iterator[LogLine]:
         for number, raw in progress(files.lines(path)):
             line = loglines.read(raw[: logs.LONGEST_LINE].decode("utf-8", "replace"))
-            why = f"the line has more than {files.LONGEST_LINE:,} bytes" if len(raw) > files.LONGEST_LINE else "the line holds bytes that are no text" if b"\0" in raw else ""
+            why = (
+                f"the line has more than {files.LONGEST_LINE:,} bytes"
+                if len(raw) > files.LONGEST_LINE
+                else "the line holds bytes that are no text"
+                if b"\0" in raw
+                else ""
+            )
             at = None if why else instants.of(number, line.at)
             if at is None:
-                rejects.append(Reject(f"{path.name}:{number}", (why or NO_TIME,), redact(raw[: logs.LONGEST_LINE].decode("utf-8", "replace")).encode()))
+                rejects.append(
+                    Reject(
+                        f"{path.name}:{number}",
+                        (why or NO_TIME,),
+                        redact(raw[: logs.LONGEST_LINE].decode("utf-8", "replace")).encode(),
+                    )
+                )
                 if len(rejects) > MOST_REJECTS:
-                    raise ImportRefused(f"{path}: more than {MOST_REJECTS:,} lines cannot be read; the first is line {rejects[0].source.rsplit(':', 1)[1]}: {rejects[0].reasons[0]}. Nothing after line {number - 1:,} was read.")
+                    raise ImportRefused(
+                        f"{path}: more than {MOST_REJECTS:,} lines cannot be read; the first is line "
+                        f"{rejects[0].source.rsplit(':', 1)[1]}: {rejects[0].reasons[0]}. Nothing after line "
+                        f"{number - 1:,} was read."
+                    )
                 if not why:
                     without_time.append(line)
                 continue
@@ -156,7 +185,13 @@ class _Keeping:
     """Entries that wait to be kept, in samples by the end of their 5 seconds."""
 
     def __init__(self, samples: Samples, name: str, counts: Counts, redact: Callable[[str], str], known_at_ts: bool):
-        self._samples, self._name, self._counts, self._redact, self._known_at_ts = samples, name, counts, redact, known_at_ts
+        self._samples, self._name, self._counts, self._redact, self._known_at_ts = (
+            samples,
+            name,
+            counts,
+            redact,
+            known_at_ts,
+        )
         self._waiting: dict[int, list[tuple[Entry, list[bytes], int]]] = {}
         self._lines = 0
         self._last_us: int | None = None  # The last sample of this log up to now.
@@ -183,7 +218,13 @@ class _Keeping:
             ends = ends[:-1] or ends
         if ends:
             parts = {end: self._waiting.pop(end) for end in ends}
-            self._samples.keep_imported("log", min(ends[0], self._last_us or ends[0]) - READ_LIVE_US - SAMPLE_US, ends[-1] + READ_LIVE_US, lambda kept: self._made(parts, kept), known_at_ts=self._known_at_ts)
+            self._samples.keep_imported(
+                "log",
+                min(ends[0], self._last_us or ends[0]) - READ_LIVE_US - SAMPLE_US,
+                ends[-1] + READ_LIVE_US,
+                lambda kept: self._made(parts, kept),
+                known_at_ts=self._known_at_ts,
+            )
             self._last_us = max(ends[-1], self._last_us or 0)
         self._lines = sum(len(digests) for entries in self._waiting.values() for _, digests, _ in entries)
 
@@ -213,7 +254,13 @@ class _Keeping:
             self._counts.accepted += len(fresh)
             if fresh:
                 summary = found.told(len(fresh))
-                made.append(self._sample(end, summary.errors, summary.as_json() | {"imported": base64.b64encode(b"".join(fresh)).decode()}))
+                made.append(
+                    self._sample(
+                        end,
+                        summary.errors,
+                        summary.as_json() | {"imported": base64.b64encode(b"".join(fresh)).decode()},
+                    )
+                )
         return made + self._quiet(sorted(parts), taken)
 
     @staticmethod
@@ -228,12 +275,26 @@ class _Keeping:
         made = list[Sample]()
         for before, end in zip([self._last_us or ends[0], *ends], ends):
             if QUIET_US < end - before <= MOST_QUIET_US:
-                quiet = (at for at in range(before + QUIET_US, end, QUIET_US) if bisect_right(taken, at) == bisect_right(taken, at - QUIET_US))
+                quiet = (
+                    at
+                    for at in range(before + QUIET_US, end, QUIET_US)
+                    if bisect_right(taken, at) == bisect_right(taken, at - QUIET_US)
+                )
                 made += [self._sample(at, 0, {"lines": 0, "kinds": {}, "newest": {}, "imported": ""}) for at in quiet]
         return made
 
     def _sample(self, at_us: int, errors: int, detail: dict) -> Sample:
-        return Sample(at_us, "log", "app", "ok", None, float(errors), detail=self._redact(json.dumps(detail | {"file": text.one_line(self._name, 80)}, ensure_ascii=False, sort_keys=True)))
+        return Sample(
+            at_us,
+            "log",
+            "app",
+            "ok",
+            None,
+            float(errors),
+            detail=self._redact(
+                json.dumps(detail | {"file": text.one_line(self._name, 80)}, ensure_ascii=False, sort_keys=True)
+            ),
+        )
 
 
 def _between(times: list[int], at_us: int, apart_us: int) -> bool:

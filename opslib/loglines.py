@@ -1,8 +1,8 @@
 """
 Read one line of a log: what it says, at which level, and when it was written, whatever formatted or wrapped it.
 
-Wrappers are removed first (Docker's JSON, a container runtime, syslog, the journal, Compose, PM2, concurrently), then the
-time, then the level. A level that a line states is believed; words of its message are not a level.
+Wrappers are removed first (Docker's JSON, a container runtime, syslog, the journal, Compose, PM2, concurrently), then
+the time, then the level. A level that a line states is believed; words of its message are not a level.
 """
 
 import json
@@ -14,11 +14,31 @@ from typing import Any, NamedTuple
 NO_YEAR = 4  # The year of a time that states none, as syslog writes it; a leap year, so that each day exists.
 MOST_WRAPPERS = 8
 EARLIEST_S, LATEST_S = 500_000_000, 5_000_000_000  # 1985 to 2128: a number of JSON within is a time in seconds.
-ERRORS = frozenset("error err eror erro fatal fata ftl critical crit critic alert emerg emergency panic dpanic severe fail e f c".split())
-OTHERS = frozenset("trace trc trac debug dbug dbg debu verbose silly fine finer finest info inf information informational notice log http config success default audit warn wrn warning w i d t v n".split())
+ERRORS = frozenset(
+    "error err eror erro fatal fata ftl critical crit critic alert emerg emergency panic dpanic severe fail "
+    "e f c".split()
+)
+OTHERS = frozenset(
+    "trace trc trac debug dbug dbg debu verbose silly fine finer finest info inf information informational "
+    "notice log http config success default audit warn wrn warning w i d t v n".split()
+)
 # Of these a level is recognised before a colon, or in capitals, or after a time; the others need brackets or a key.
-PLAIN = frozenset("error err eror fatal critical crit severe emerg panic info warn warning debug trace verbose notice silly".split())
-LEVEL_KEYS = ("level", "severity", "lvl", "loglevel", "log_level", "levelname", "log.level", "@l", "severityText", "severity_text", "levelName")
+PLAIN = frozenset(
+    "error err eror fatal critical crit severe emerg panic info warn warning debug trace verbose notice silly".split()
+)
+LEVEL_KEYS = (
+    "level",
+    "severity",
+    "lvl",
+    "loglevel",
+    "log_level",
+    "levelname",
+    "log.level",
+    "@l",
+    "severityText",
+    "severity_text",
+    "levelName",
+)
 MESSAGE_KEYS = ("msg", "message", "event", "@m", "@mt", "body", "text", "short_message")
 TIME_KEYS = ("time", "timestamp", "@timestamp", "ts", "@t", "datetime", "date", "asctime", "eventTime", "t")
 ERROR_KEYS = ("err", "error", "exception", "stack", "exc_info", "@x")
@@ -32,7 +52,8 @@ class LogLine(NamedTuple):
     Attributes:
         text: What it says, without wrapper, time and level; of an access line METHOD PATH STATUS and what follows.
         is_error: Whether the level that it states is one of an error; None where it states none.
-        at: When it was written; without a zone where it states none, of the year `NO_YEAR` where it states no year; None: no time.
+        at: When it was written; without a zone where it states none, of the year `NO_YEAR` where it states no year;
+            None: no time.
         is_access: Whether it is a request with its status.
         continues: Whether it goes on with the line above: a frame of a stack, a part of a printed object.
         bare: Whether it states neither a time of its own nor a level, as the lines of a stack do.
@@ -52,10 +73,16 @@ ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-
 _ZONE = r"\s?(?P<zone>Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?"
 _CLOCK = r"(?P<H>\d\d?):(?P<M>\d\d):(?P<S>\d\d)(?:[.,](?P<f>\d{1,9}))?"
 _ISO = rf"(?P<y>\d{{4}})[-/](?P<m>\d\d)[-/](?P<d>\d\d)(?:[T ]| - ){_CLOCK}{_ZONE}"
-_NAMED = rf"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? )?(?P<b>{'|'.join(MONTHS)}) +(?P<d>\d\d?) (?:(?P<y>\d{{4}}) )?{_CLOCK}(?: (?P<y2>\d{{4}}))?{_ZONE}"
+_NAMED = (
+    rf"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? )?(?P<b>{'|'.join(MONTHS)}) +(?P<d>\d\d?) (?:(?P<y>\d{{4}}) )"
+    rf"?{_CLOCK}(?: (?P<y2>\d{{4}}))?{_ZONE}"
+)
 _DAY_FIRST = rf"(?P<d>\d\d?)[/ ](?P<b>{'|'.join(MONTHS)})[/ ](?P<y>\d{{4}})[: ]{_CLOCK}{_ZONE}"
 _US = rf"(?P<m>\d\d?)/(?P<d>\d\d?)/(?P<y>\d{{4}}),? {_CLOCK}(?: (?P<p>[AP]M))?{_ZONE}"
-_TIMES = tuple(re.compile(rf"(?P<open>\[)?{form}(?=[\s\]),|:;]|$)(?P<close>\])?:?,?(?P<gap> |$)?") for form in (_ISO, _NAMED, _DAY_FIRST, _US))
+_TIMES = tuple(
+    re.compile(rf"(?P<open>\[)?{form}(?=[\s\]),|:;]|$)(?P<close>\])?:?,?(?P<gap> |$)?")
+    for form in (_ISO, _NAMED, _DAY_FIRST, _US)
+)
 _CLOCK_ONLY = re.compile(r"\[?(?:\d\d:\d\d:\d\d(?:[.,]\d+)?|\d\d?:\d\d[AP]M)\]? ")
 _CRI = re.compile(rf"{_ISO} (?:stdout|stderr) (?P<flag>[FP])(?: |$)")
 _PRIORITY = re.compile(r"<(\d{1,3})>")
@@ -65,14 +92,24 @@ _TAG_WITHOUT_PID = re.compile(r"[\w.-]+ [\w./@-]+: ?")
 _CONTAINER = re.compile(r"\[(?:\d+|GIN)\] |\d+\|[\w.@ -]+?\s*\| ?|\[pod/[^\]]+\] |(?P<name>[\w.-]+)\s+\| ?")
 _NEST = re.compile(r"\[\w+\] \d+ +- (?=\d\d/\d\d/\d{4})")
 _METHOD = r"(?P<method>GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|CONNECT|TRACE)"
-_COMBINED = re.compile(rf'\S+ (?:\S+ (?:\S+ )?)?(?:- )?(?P<at>\[[^\]]*\] )?"{_METHOD} (?P<path>\S+)(?: HTTP/[\d.]+)?" (?P<status>\d{{3}})\b(?P<rest>.*)')
+_COMBINED = re.compile(
+    rf'\S+ (?:\S+ (?:\S+ )?)?(?:- )?(?P<at>\[[^\]]*\] )?"{_METHOD} (?P<path>\S+)(?: HTTP/[\d.]+)?" '
+    rf"(?P<status>\d{{3}})\b(?P<rest>.*)"
+)
 _SHORT = re.compile(rf"\S+ \S+ {_METHOD} (?P<path>\S+) HTTP/[\d.]+ (?P<status>\d{{3}})\b(?P<rest>.*)")
 _GIN = re.compile(rf'(?:\[\w+\] )?\| +(?P<status>\d{{3}}) +\|(?P<rest>[^"]*)\| +{_METHOD} +"(?P<path>[^"]*)"')
 _TINY = re.compile(rf"{_METHOD} /\S* \d{{3}}\b")
-_NOUN = r"(?:rates?|ratios?|counts?|counters?|budgets?|thresholds?|handlers?|pages?|boundar(?:y|ies)|middleware|codes|log|logs|logger|total|summary)\b"
-_HEAD = re.compile(r"\s*(?:[-|] +)?(?P<open>[\[(<]?) *(?P<name>[A-Za-z]+) *(?P<close>[\])>]?)(?P<after>:|\||-(?= )|(?=\s)|$)")
+_NOUN = (
+    r"(?:rates?|ratios?|counts?|counters?|budgets?|thresholds?|handlers?|pages?|boundar(?:y|ies)"
+    r"|middleware|codes|log|logs|logger|total|summary)\b"
+)
+_HEAD = re.compile(
+    r"\s*(?:[-|] +)?(?P<open>[\[(<]?) *(?P<name>[A-Za-z]+) *(?P<close>[\])>]?)(?P<after>:|\||-(?= )|(?=\s)|$)"
+)
 _BEFORE = r"(?:\[[^\]]{0,80}\] *|\([^)]{0,80}\) *|\d+ +|-{1,3} +|\| *|[\w.$/:#@-]{1,80} +[-|:] +)"
-_LATER = re.compile(rf"\s*{_BEFORE}{{1,6}}(?P<open>[\[(]?)(?P<name>[A-Za-z]+) *(?P<close>[\])]?)(?P<after>:|\||-(?= )|(?=\s)|$)")
+_LATER = re.compile(
+    rf"\s*{_BEFORE}{{1,6}}(?P<open>[\[(]?)(?P<name>[A-Za-z]+) *(?P<close>[\])]?)(?P<after>:|\||-(?= )|(?=\s)|$)"
+)
 _PAIR = re.compile(r'([\w.@/-]+)=("(?:[^"\\]|\\.)*"?|\S*)\s*|("(?:[^"\\]|\\.)*"|\S+)\s*')
 _SPECIAL = tuple(
     re.compile(form)
@@ -112,7 +149,15 @@ def read(raw: str) -> LogLine:
             level = stated if stated is not None else level
             if is_last:
                 access = request if request and not level else ""
-                return LogLine(access or inner, None if access else level, at, bool(access or _TINY.match(inner)), False, False, partial)
+                return LogLine(
+                    access or inner,
+                    None if access else level,
+                    at,
+                    bool(access or _TINY.match(inner)),
+                    False,
+                    False,
+                    partial,
+                )
             said, own_time = inner, False
         elif found := _CRI.match(said):
             at, said, partial, own_time = _better(at, _time(found)), said[found.end() :], found["flag"] == "P", False
@@ -168,7 +213,15 @@ def _time(found: re.Match[str]) -> datetime | None:
     if part.get("p"):
         hour = hour % 12 + (12 if part["p"] == "PM" else 0)
     try:
-        at = datetime(int(year) if year else NO_YEAR, month, int(part["d"]), hour, int(part["M"]), min(int(part["S"]), 59), int((part["f"] or "0")[:6].ljust(6, "0")))
+        at = datetime(
+            int(year) if year else NO_YEAR,
+            month,
+            int(part["d"]),
+            hour,
+            int(part["M"]),
+            min(int(part["S"]), 59),
+            int((part["f"] or "0")[:6].ljust(6, "0")),
+        )
         if not zone:
             return at
         digits = zone[1:].replace(":", "").ljust(4, "0")
@@ -181,22 +234,29 @@ def _time(found: re.Match[str]) -> datetime | None:
 def _stated(value: Any) -> bool | None:
     """Whether a level, as a word or a number, is one of an error; None where it is no level."""
     if isinstance(value, Mapping):
-        return next((found for key in ("value", "name", "level") if (found := _stated(value.get(key))) is not None), None)
+        return next(
+            (found for key in ("value", "name", "level") if (found := _stated(value.get(key))) is not None), None
+        )
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, (int, float)) or (isinstance(value, str) and value.isdigit() and len(value) < 6):
         number = float(value)
-        return number <= 3 if number < 8 else number >= 50 if number < 100 else number >= 1000  # Of syslog, of pino and bunyan, of java.util.logging.
+        # Of syslog, of pino and bunyan, of java.util.logging.
+        return number <= 3 if number < 8 else number >= 50 if number < 100 else number >= 1000
     word = re.split(r"[^a-z]", ANSI.sub("", str(value)).strip().lower())[0] if isinstance(value, str) else ""
     return True if word in ERRORS else False if word in OTHERS else None
 
 
 def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] | None:
-    """Of a line of JSON its message, its level, its time, whether the message is not a line itself, and the request it is of."""
+    """
+    Of a line of JSON its message, its level, its time, whether the message is not a line itself, and the request it is
+    of.
+    """
     try:
         found = json.loads(said)
     except (ValueError, RecursionError):
-        cut = _CUT_LEVEL.search(said)  # Of a line that was cut as too long; inside of a text the quotes would be escaped.
+        # Of a line that was cut as too long; inside of a text the quotes would be escaped.
+        cut = _CUT_LEVEL.search(said)
         words = _CUT_MESSAGE.search(said)
         return (words[1] if words else said, _stated(cut[1] or cut[2]), None, True, "") if cut else None
     if not isinstance(found, dict):
@@ -207,19 +267,35 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
         words = found["MESSAGE"]
         if isinstance(words, list) and all(isinstance(n, int) and 0 <= n < 256 for n in words):
             words = bytes(words).decode("utf-8", "replace")  # So the journal writes what is not printable.
-        level = None if found.get("_TRANSPORT") == "stdout" and str(found.get("PRIORITY")) == "6" else _stated(found.get("PRIORITY"))
-        return str(words).split("\n", 1)[0] if words else "", level, _number_time(found.get("__REALTIME_TIMESTAMP")), False, ""
+        level = (
+            None
+            if found.get("_TRANSPORT") == "stdout" and str(found.get("PRIORITY")) == "6"
+            else _stated(found.get("PRIORITY"))
+        )
+        return (
+            str(words).split("\n", 1)[0] if words else "",
+            level,
+            _number_time(found.get("__REALTIME_TIMESTAMP")),
+            False,
+            "",
+        )
     named = [_stated(found[key]) for key in LEVEL_KEYS if key in found]
     if isinstance(found.get("log"), dict):
         named.append(_stated(found["log"].get("level")))
     if isinstance(found.get("status"), str) and not found["status"].isdigit():
         named.append(_stated(found["status"]))
     level = next((n for n in named if n is not None), None)
-    failure = next((found[key] for key in ERROR_KEYS if found.get(key) and not isinstance(found[key], (bool, int, float))), None)
+    failure = next(
+        (found[key] for key in ERROR_KEYS if found.get(key) and not isinstance(found[key], (bool, int, float))), None
+    )
     message = next((str(found[key]) for key in MESSAGE_KEYS if isinstance(found.get(key), (str, int, float))), "")
     if level is None and failure is not None:
         level = True
-    why = " ".join(str(failure[key]) for key in ("type", "name", "code", "message") if failure.get(key)) if isinstance(failure, dict) else str(failure or "")
+    why = (
+        " ".join(str(failure[key]) for key in ("type", "name", "code", "message") if failure.get(key))
+        if isinstance(failure, dict)
+        else str(failure or "")
+    )
     if level is None and message.startswith(("{", "<")):
         return message, level, _json_time(found), False, ""
     if level is not True and (inner := _access(ANSI.sub("", message))):
@@ -233,10 +309,30 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
 def _request(found: dict[str, Any]) -> str:
     """The request that a line of JSON is of, as METHOD PATH STATUS; empty where it is of none."""
     asked, answer = (found[key] if isinstance(found.get(key), dict) else {} for key in ("req", "res"))
-    status = next((v for v in (answer.get("statusCode"), answer.get("status"), found.get("statusCode"), found.get("status"), found.get("status_code")) if str(v).isdigit() and 100 <= int(v) < 600), None)
+    status = next(
+        (
+            v
+            for v in (
+                answer.get("statusCode"),
+                answer.get("status"),
+                found.get("statusCode"),
+                found.get("status"),
+                found.get("status_code"),
+            )
+            if str(v).isdigit() and 100 <= int(v) < 600
+        ),
+        None,
+    )
     proxied = found["proxy"] if isinstance(found.get("proxy"), dict) else {}  # As Vercel has it.
-    method, path = asked.get("method") or found.get("method") or proxied.get("method"), asked.get("url") or found.get("url") or found.get("path") or proxied.get("path")
-    return f"{method} {path} {status} " if status is not None and isinstance(method, str) and isinstance(path, str) and path.startswith("/") else ""
+    method, path = (
+        asked.get("method") or found.get("method") or proxied.get("method"),
+        asked.get("url") or found.get("url") or found.get("path") or proxied.get("path"),
+    )
+    return (
+        f"{method} {path} {status} "
+        if status is not None and isinstance(method, str) and isinstance(path, str) and path.startswith("/")
+        else ""
+    )
 
 
 def _json_time(found: dict[str, Any]) -> datetime | None:
@@ -247,13 +343,19 @@ def _json_time(found: dict[str, Any]) -> datetime | None:
 
 
 def _text_time(value: Any) -> datetime | None:
-    match = next((m for form in _TIMES if (m := form.match(value))), None) if isinstance(value, str) and len(value) < 60 else None
+    match = (
+        next((m for form in _TIMES if (m := form.match(value))), None)
+        if isinstance(value, str) and len(value) < 60
+        else None
+    )
     return _time(match) if match else None
 
 
 def _number_time(value: Any) -> datetime | None:
     """An instant given as seconds, milliseconds, microseconds or nanoseconds since 1970."""
-    if isinstance(value, bool) or not (isinstance(value, (int, float)) or (isinstance(value, str) and re.fullmatch(r"\d{9,20}(\.\d+)?", value))):
+    if isinstance(value, bool) or not (
+        isinstance(value, (int, float)) or (isinstance(value, str) and re.fullmatch(r"\d{9,20}(\.\d+)?", value))
+    ):
         return None
     number = float(value)
     for scale in (1, 1e3, 1e6, 1e9):
@@ -277,11 +379,16 @@ def _special(said: str) -> tuple[str, bool] | None:
     found = next((f for form in _SPECIAL if (f := form.match(said))), None)
     if not found:
         return None
-    return said if said.startswith("npm ") else found["text"], _OF_SPECIAL.get(found["level"], found["level"].lower() in ERRORS)
+    return said if said.startswith("npm ") else found["text"], _OF_SPECIAL.get(
+        found["level"], found["level"].lower() in ERRORS
+    )
 
 
 def _level(said: str, timed: bool) -> tuple[str, bool | None, datetime | None]:
-    """What a line says without its level, whether that is one of an error (None where it states none), and a time among its pairs."""
+    """
+    What a line says without its level, whether that is one of an error (None where it states none), and a time among
+    its pairs.
+    """
     if special := _special(said):
         return *special, None
     if re.match(r"[\w.@/-]+=", said):
@@ -297,8 +404,12 @@ def _level(said: str, timed: bool) -> tuple[str, bool | None, datetime | None]:
         begins = found.start("open") if form is _LATER else 0  # A tag before the level is a part of what the line says.
         rest = said[:begins] + said[found.end() :].lstrip(" :|-")
         is_named = name in PLAIN and not re.match(rf"(?i)\s*{_NOUN}", said[found.end() :])
-        with_colon = found["after"] == ":" and found["name"] != "Error"  # `Error: …` is the head of an exception, which says more.
-        if is_boxed or (is_named and (with_colon or found["name"].isupper() or (timed and form is _HEAD and found["name"].islower()))):
+        # `Error: …` is the head of an exception, which says more.
+        with_colon = found["after"] == ":" and found["name"] != "Error"
+        if is_boxed or (
+            is_named
+            and (with_colon or found["name"].isupper() or (timed and form is _HEAD and found["name"].islower()))
+        ):
             return rest, level, None
         if name == "log" and found["name"].isupper() and found["after"] == ":":
             return rest, False, None
@@ -311,8 +422,17 @@ def _of_pairs(said: str) -> tuple[str, bool | None, datetime | None]:
     for found in _PAIR.finditer(said):
         if found[1]:
             pairs.setdefault(found[1].lower(), found[2].strip('"'))
-    level = next((stated for key in ("level", "lvl", "severity", "loglevel", "levelname", "at") if (stated := _stated(pairs.get(key))) is not None), None)
-    when = next((at for key in TIME_KEYS if key in pairs and (at := _number_time(pairs[key]) or _text_time(pairs[key]))), None)
+    level = next(
+        (
+            stated
+            for key in ("level", "lvl", "severity", "loglevel", "levelname", "at")
+            if (stated := _stated(pairs.get(key))) is not None
+        ),
+        None,
+    )
+    when = next(
+        (at for key in TIME_KEYS if key in pairs and (at := _number_time(pairs[key]) or _text_time(pairs[key]))), None
+    )
     status, method, path = pairs.get("status", ""), pairs.get("method", ""), pairs.get("path", pairs.get("url", ""))
     if not level and re.fullmatch(r"\d{3}", status) and method.isupper() and path.startswith("/"):
         return f"{method} {path} {status} ", False, when

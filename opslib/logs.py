@@ -42,44 +42,84 @@ def _kind(name: str, pattern: str, error: bool = True) -> Kind:
 
 
 # The first that fits is the line's kind. Patterns are of what the app really writes; case matters to it, not to us.
-_PROVIDER = r"(?:massive|tradier)\]?(?: (?:api|proxy|request|error|failed|returned|responded|status|http|with|code))*:? *\(?"
+_PROVIDER = (
+    r"(?:massive|tradier)\]?(?: (?:api|proxy|request|error|failed|returned|responded|status|http|with|code))*:? *\(?"
+)
 KINDS = (
-    _kind("configured", r"(?i)^(\[[^\]]+\] )?\W*\w*_(API_KEY|TOKEN|URL)\b.*(present|set|loaded|missing|✓|true|length)", error=False),
-    _kind("access_looks", r"^[A-Z]{3,7} /(ping|api/(health|metrics|ws-token|market/status))\b\S* \d\d\d\b", error=False),  # Ours, or a load balancer's.
+    _kind(
+        "configured",
+        r"(?i)^(\[[^\]]+\] )?\W*\w*_(API_KEY|TOKEN|URL)\b.*(present|set|loaded|missing|✓|true|length)",
+        error=False,
+    ),
+    # Ours, or a load balancer's.
+    _kind(
+        "access_looks", r"^[A-Z]{3,7} /(ping|api/(health|metrics|ws-token|market/status))\b\S* \d\d\d\b", error=False
+    ),
     _kind("access_proxy_5xx", r"^[A-Z]{3,7} /api/massive\S* 5\d\d\b", error=False),  # Its message is counted.
     _kind("access_5xx", r"^[A-Z]{3,7} /\S* 5\d\d\b"),
     _kind("access", r"^[A-Z]{3,7} /\S* \d\d\d\b", error=False),
     _kind("fallback", r"\[v0\] fallback\(", error=False),
-    _kind("timeout", r"(?i)\btimed out\b|ETIMEDOUT|aborted due to timeout|TimeoutError|timeout of \d+ ?ms exceeded|timeout after \d+ ?ms"),
+    _kind(
+        "timeout",
+        r"(?i)\btimed out\b|ETIMEDOUT|aborted due to timeout|TimeoutError|timeout of \d+ ?ms exceeded|timeout "
+        r"after \d+ ?ms",
+    ),
     _kind("dns", r"ENOTFOUND|EAI_AGAIN"),
     _kind("refused", r"ECONNREFUSED"),
     _kind("tls", r"(?i)\bCERT_\w+|certificate (has|is|verify|not|chain)|self.signed certificate|ERR_TLS|SSL routines"),
-    _kind("rate_limit", rf"(?i)\b(HTTP|status|code|error):? ?\(?429\b|\(429\)|{_PROVIDER}429\b|rate.?limit(ed| exceeded)|too many requests|maximum requests per minute"),
-    _kind("auth", rf"(?i)\b(HTTP|status|code|error):? ?\(?40[13]\b|\(40[13]\)|{_PROVIDER}40[13]:|unauthorized|\bforbidden\b|not entitled|unknown api key|auth_failed|invalid token"),
-    _kind("provider_5xx", rf"(?i)proxy error \(5\d\d\)|HTTP 5\d\d from|External API error|{_PROVIDER}5(\d\d|xx)\b(?! +(contracts|symbols|rows|items|quotes|results|bytes|requests|ms)\b)"),
+    _kind(
+        "rate_limit",
+        rf"(?i)\b(HTTP|status|code|error):? ?\(?429\b|\(429\)|{_PROVIDER}429\b|rate.?limit(ed| exceeded)|too "
+        rf"many requests|maximum requests per minute",
+    ),
+    _kind(
+        "auth",
+        rf"(?i)\b(HTTP|status|code|error):? ?\(?40[13]\b|\(40[13]\)|{_PROVIDER}40[13]:|unauthorized"
+        rf"|\bforbidden\b|not entitled|unknown api key|auth_failed|invalid token",
+    ),
+    _kind(
+        "provider_5xx",
+        rf"(?i)proxy error \(5\d\d\)|HTTP 5\d\d from|External API error|{_PROVIDER}5(\d\d|xx)\b(?! +(contracts"
+        rf"|symbols|rows|items|quotes|results|bytes|requests|ms)\b)",
+    ),
     _kind("socket_idle", r"\[WS [\w ]+\] upstream closed( with code)? 100[015]\b", error=False),
     _kind("socket_closed", r"\[WS [\w ]+\] upstream closed"),
     _kind("socket_error", r"\[WS [\w ]+\] .*(?i:error)"),
     _kind("started", r"(?i)\[Server\].*(listening|started|running)|listening on", error=False),
     _kind("heartbeat", r"\[Composite Scanner\] Heartbeat", error=False),
-    _kind("other_error", r"\b\w*(Error|Exception)\b|\bERROR\b|^Traceback \(most recent|(?i:\berror:|unhandled|uncaught|(?<!\b0 )\bfailed\b|\bfatal\b|segmentation fault|core dumped|out of memory)"),
+    _kind(
+        "other_error",
+        r"\b\w*(Error|Exception)\b|\bERROR\b|^Traceback \(most recent|(?i:\berror:|unhandled|uncaught|(?<!\b0 "
+        r")\bfailed\b|\bfatal\b|segmentation fault|core dumped|out of memory)",
+    ),
 )
 _ERRORS = frozenset(k.name for k in KINDS if k.error)
-# What says that there is no error, or speaks of errors in general; left out before a line without a level is classified.
+# What says that there is no error, or speaks of errors in general; left out before a line without a level is
+# classified.
 _NO_ERROR = re.compile(
-    r"(?i)\b(?:no|0|zero|without(?: any)?|0 (?:of|/) \d+)\s+(?:[\w-]+\s+)?(?:errors?|failures?|failed|exceptions?|timed out|timeouts?)\b"
-    r"|\b\w*(?:error|failed|failure|exception)s?\s*(?:[:=]|is|are)?\s*(?:0(?:\.0+)?\s*%?|null|none|undefined|false|nil|no|\[\]|\{\}|\"\"|'')(?=\s*(?:[,;)\]}]|$))"
-    r"|\b\w*(?:error|exception|failure)[ -](?:rates?|ratios?|counts?|counters?|budgets?|thresholds?|handlers?|pages?|boundar(?:y|ies)|middleware|codes|logger|totals?|summary)\b(?:\s*[:=])?"
-    r"|\b\w*error[ -](?:handling|reporting|logging|tracking|monitoring)\b(?= (?:is |was )?(?:enabled|disabled|initiali[sz]ed|configured|registered|active|ready|set up|installed|started|on\b|off\b))"
+    r"(?i)\b(?:no|0|zero|without(?: any)?|0 (?:of|/) \d+)\s+(?:[\w-]+\s+)?(?:errors?|failures?|failed"
+    r"|exceptions?|timed out|timeouts?)\b"
+    r"|\b\w*(?:error|failed|failure|exception)s?\s*(?:[:=]|is|are)?\s*(?:0(?:\.0+)?\s*%?|null|none|undefined"
+    r"|false|nil|no|\[\]|\{\}|\"\"|'')(?=\s*(?:[,;)\]}]|$))"
+    r"|\b\w*(?:error|exception|failure)[ -](?:rates?|ratios?|counts?|counters?|budgets?|thresholds?|handlers?"
+    r"|pages?|boundar(?:y|ies)|middleware|codes|logger|totals?|summary)\b(?:\s*[:=])?"
+    r"|\b\w*error[ -](?:handling|reporting|logging|tracking|monitoring)\b(?= (?:is |was )?(?:enabled|disabled"
+    r"|initiali[sz]ed|configured|registered|active|ready|set up|installed|started|on\b|off\b))"
 )
-_CHAINED = re.compile(r"Caused by: |During handling of the above exception|The above exception was the direct cause|\.\.\. \d+ more|Traceback \(most recent|Node\.js v\d|\[cause\]: ")
+_CHAINED = re.compile(
+    r"Caused by: |During handling of the above exception|The above exception was the direct cause|\.\.\. \d+ "
+    r"more|Traceback \(most recent|Node\.js v\d|\[cause\]: "
+)
 _TRACEBACK = re.compile(r"\s*(?:\+ Exception Group )?Traceback \(most recent")
-_EXCEPTION = re.compile(r"(?:Uncaught )?[\w.$]*(?:Error|Exception|Exit|Interrupt|Warning|[a-z_]\w*\.[A-Z]\w*)(?: \[\w+\])?(?::|$)")
+_EXCEPTION = re.compile(
+    r"(?:Uncaught )?[\w.$]*(?:Error|Exception|Exit|Interrupt|Warning|[a-z_]\w*\.[A-Z]\w*)(?: \[\w+\])?(?::|$)"
+)
 _REJECTION = "UnhandledPromiseRejection"
 _NPM = re.compile(r"\S*npm (?:ERR!|error)")
 _DUMPED_LEVEL = re.compile(r"""\s{1,4}["']?(?:level|severity)["']?\s*:\s*["']?(\w+)""")
 _TOO_SHORT = re.compile(r"(?i)(?:timed out after|timeout of|timeout after) (\d+) ?ms")
-_GAVE_UP = re.compile(r"^[A-Z]{3,7} /api/massive\S* 5\d\d .* ([\d.]+) ms$")  # So long did a call to Massive take that failed.
+# So long did a call to Massive take that failed.
+_GAVE_UP = re.compile(r"^[A-Z]{3,7} /api/massive\S* 5\d\d .* ([\d.]+) ms$")
 MOST_OF_ENTRY = 2000  # Lines of one entry whose words are still asked for its kind.
 
 
@@ -103,7 +143,9 @@ class Told(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """For a sample."""
-        return {"lines": self.lines, "kinds": self.kinds, "newest": self.newest} | ({"waited_ms": self.waited_ms} if self.waited_ms is not None else {})
+        return {"lines": self.lines, "kinds": self.kinds, "newest": self.newest} | (
+            {"waited_ms": self.waited_ms} if self.waited_ms is not None else {}
+        )
 
 
 class Entry:
@@ -128,7 +170,10 @@ class Entry:
             return True
         if not line.bare:
             return bool(self.is_error and _NPM.match(line.text) and _NPM.match(self.first.text))
-        if self.is_error and (_CHAINED.match(line.text) or (_REJECTION in line.text and _REJECTION in self.first.text and "originated" in line.text)):
+        if self.is_error and (
+            _CHAINED.match(line.text)
+            or (_REJECTION in line.text and _REJECTION in self.first.text and "originated" in line.text)
+        ):
             return True
         is_exception = bool(_EXCEPTION.match(line.text))
         if self._in_traceback:
@@ -148,7 +193,14 @@ class Entry:
         if not self.kind and self.first.text == "{" and (found := _DUMPED_LEVEL.match(line.text)):
             self.kind, self.is_error = _classified(read_line(json.dumps({"level": found[1], "msg": ""})))
         elif self.kind == "other_error":  # What the stack says of the cause says more.
-            self.kind = next((k.name for k in KINDS if k.name in ("timeout", "dns", "refused", "tls") and k.pattern.search(line.text)), self.kind)
+            self.kind = next(
+                (
+                    k.name
+                    for k in KINDS
+                    if k.name in ("timeout", "dns", "refused", "tls") and k.pattern.search(line.text)
+                ),
+                self.kind,
+            )
 
 
 def _classified(line: LogLine) -> tuple[str, bool]:
@@ -157,12 +209,22 @@ def _classified(line: LogLine) -> tuple[str, bool]:
         words = line.text if line.is_access else _NO_ERROR.sub("", line.text)
         kind = next((k for k in KINDS if k.pattern.search(words)), None)
         return (kind.name, kind.error) if kind else ("", False)
-    kind = next((k for k in KINDS if k.error is line.is_error and k.pattern.search(line.text) and not k.name.startswith("access")), None)
+    kind = next(
+        (
+            k
+            for k in KINDS
+            if k.error is line.is_error and k.pattern.search(line.text) and not k.name.startswith("access")
+        ),
+        None,
+    )
     return kind.name if kind else "other_error" if line.is_error else "", line.is_error
 
 
 def entries(lines: Iterable[LogLine]) -> Iterator[Entry]:
-    """Group lines into entries; lines that go on with nothing, as at the beginning of a rotated file, are an entry of no kind."""
+    """
+    Group lines into entries; lines that go on with nothing, as at the beginning of a rotated file, are an entry of no
+    kind.
+    """
     current: Entry | None = None
     held: LogLine | None = None
     for line in chain(lines, [None]):
@@ -203,7 +265,13 @@ class Summary:
         """What it comes to, of so many lines."""
         # Where the app says that it gave up, and not after what time: after that of the calls that failed.
         waited = self._waited or (self._took if self._kinds["timeout"] else [])
-        return Told(lines, dict(sorted((k, n) for k, n in self._kinds.items() if n)), self._errors, self._newest, min(waited) if waited else None)
+        return Told(
+            lines,
+            dict(sorted((k, n) for k, n in self._kinds.items() if n)),
+            self._errors,
+            self._newest,
+            min(waited) if waited else None,
+        )
 
 
 def read(lines: Iterable[str]) -> Told:
@@ -292,7 +360,11 @@ class Log:
     def _resumed(self, path: Path, status: os.stat_result) -> int | None:
         """Where to go on in the file that is there; in the one it was renamed to first, where that is found."""
         assert self._file is not None
-        if self._at.get("inode") == status.st_ino and self._at["offset"] <= status.st_size and self._mark().startswith(self._at["mark"]):
+        if (
+            self._at.get("inode") == status.st_ino
+            and self._at["offset"] <= status.st_size
+            and self._mark().startswith(self._at["mark"])
+        ):
             return self._at["offset"]
         for other in sorted(path.parent.glob(f"{path.name}*")):
             if other != path and other.is_file() and other.stat().st_ino == self._at.get("inode"):
@@ -302,7 +374,10 @@ class Log:
         return None
 
     def _mark(self) -> str:
-        """What a file begins with, as a digest of each power of two of its first bytes, so that one that grew is known again."""
+        """
+        What a file begins with, as a digest of each power of two of its first bytes, so that one that grew is known
+        again.
+        """
         assert self._file is not None
         head = os.pread(self._file, MARK_BYTES, 0)
         return "".join(hashlib.sha256(head[:n]).hexdigest()[:8] for n in (16, 64, 256) if len(head) >= n)
@@ -340,9 +415,13 @@ class Log:
 
     async def _journal(self) -> list[str]:
         unit = self.place.removeprefix(JOURNAL)
-        after = ["--after-cursor", self._at["journal"], "-n", str(MOST_LINES)] if self._at.get("journal") else ["-n", "0"]
+        after = (
+            ["--after-cursor", self._at["journal"], "-n", str(MOST_LINES)] if self._at.get("journal") else ["-n", "0"]
+        )
         command = ["journalctl", "-u", unit, "-o", "cat", "--show-cursor", "--no-pager", "-q", *after]
-        running = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+        running = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
         out, told = await running.communicate()
         if running.returncode:
             raise OSError(errno.EIO, text.one_line(told.decode("utf-8", "replace"), 120), self.place)

@@ -55,7 +55,10 @@ class Marks:
             raise UsageError(f"a marker is {', '.join(KINDS)}; found {kind!r}.{text.nearest(kind, KINDS)}")
         if not words.strip():
             raise UsageError("a marker has words: what happened, such as the version that was deployed.")
-        clean = lambda given: text.one_line(self.settings.redact(given.strip()))  # noqa: E731
+
+        def clean(given):
+            return text.one_line(self.settings.redact(given.strip()))
+
         with self.store.committing() as connection:
             now_us = self.store.stamp(connection)
             found = Mark(clock.micros(at) if at else now_us, now_us, kind, clean(by), clean(words))
@@ -66,9 +69,17 @@ class Marks:
     def between(self, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Mark]:
         """The markers of (start, end], as known at a moment (None: now), in order of time."""
         with self.store.reading() as connection:
-            return [m for _, m in self.within(connection, start_us, end_us) if known_at_us is None or m.known_at_us <= known_at_us]
+            return [
+                m
+                for _, m in self.within(connection, start_us, end_us)
+                if known_at_us is None or m.known_at_us <= known_at_us
+            ]
 
     def within(self, connection: sa.Connection, start_us: int, end_us: int) -> list[tuple[int, Mark]]:
         """The same with their numbers, inside somebody's transaction."""
-        query = sa.select(MARKS.c.seq, *(MARKS.c[n] for n in Mark._fields)).where(MARKS.c.app == self.app, MARKS.c.ts_us > start_us, MARKS.c.ts_us <= end_us).order_by(MARKS.c.ts_us, MARKS.c.seq)
+        query = (
+            sa.select(MARKS.c.seq, *(MARKS.c[n] for n in Mark._fields))
+            .where(MARKS.c.app == self.app, MARKS.c.ts_us > start_us, MARKS.c.ts_us <= end_us)
+            .order_by(MARKS.c.ts_us, MARKS.c.seq)
+        )
         return [(row[0], Mark(*row[1:])) for row in connection.execute(query)]

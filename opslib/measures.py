@@ -19,10 +19,20 @@ FIRST_GAPS = 15
 LATE_SHARE = 0.05
 _SEEN_BY = {
     # Which probe, and of whom (None: of the rule's subject), a rule's figure rests on.
-    ("availability", "probe"): ("liveness", None), ("response_time", "probe"): ("liveness", None), ("answers", "probe"): ("liveness", None), ("app_answers", "probe"): ("health", "app"), ("websocket_latency", "probe"): ("socket", "app"),
-    ("websocket_down", "probe"): ("socket", "app"), ("errors", "logs"): ("log", "app"), ("memory_growth", "probe"): ("process", "app"), ("dashboard_lag", "probe"): ("beat", "collector"),
-    ("heartbeat", "probe"): ("beat", "collector"), ("greeks_valid", "chain"): ("chain", ""), ("gamma_zero", "chain"): ("chain", ""), ("delta_out_of_bounds", "chain"): ("chain", ""),
-}  # fmt: skip
+    ("availability", "probe"): ("liveness", None),
+    ("response_time", "probe"): ("liveness", None),
+    ("answers", "probe"): ("liveness", None),
+    ("app_answers", "probe"): ("health", "app"),
+    ("websocket_latency", "probe"): ("socket", "app"),
+    ("websocket_down", "probe"): ("socket", "app"),
+    ("errors", "logs"): ("log", "app"),
+    ("memory_growth", "probe"): ("process", "app"),
+    ("dashboard_lag", "probe"): ("beat", "collector"),
+    ("heartbeat", "probe"): ("beat", "collector"),
+    ("greeks_valid", "chain"): ("chain", ""),
+    ("gamma_zero", "chain"): ("chain", ""),
+    ("delta_out_of_bounds", "chain"): ("chain", ""),
+}
 
 
 def seen(probed: Probed, rule: Rule, subject: str, source: str) -> bool:
@@ -38,7 +48,9 @@ def seen(probed: Probed, rule: Rule, subject: str, source: str) -> bool:
 
 
 def _share(part: int, count: int, coverage: float | None) -> Figure:
-    return Figure(part / count, part, count, coverage) if count else Figure(None, coverage=coverage, absent=NOT_MEASURED)
+    return (
+        Figure(part / count, part, count, coverage) if count else Figure(None, coverage=coverage, absent=NOT_MEASURED)
+    )
 
 
 def usable_by_question(probed: Probed, subject: str, window: Window, outages: bool = True) -> list[Share]:
@@ -54,17 +66,25 @@ def usable_by_question(probed: Probed, subject: str, window: Window, outages: bo
 
 
 def _in_outage(probed: Probed, sample: Sample) -> bool:
-    """Whether a probe was not answered while its subject was not there: so said by the probe of that before or after it."""
+    """
+    Whether a probe was not answered while its subject was not there: so said by the probe of that before or after it.
+    """
     if OUTCOMES[sample.outcome].answered is not False:
         return False
     return any(OUTCOMES[s.outcome].answered is False for s in probed.around(IS_THERE[sample.subject], sample))
 
 
 def _least_usable(probed: Probed, rule: Rule, subject: str, window: Window) -> Share:
-    """The share of usable answers to the question that is most surely answered badly; of few probes a low share is not sure."""
-    shares = usable_by_question(probed, subject, window, outages=rule.name != "answers")  # Of an outage `availability` notifies.
+    """
+    The share of usable answers to the question that is most surely answered badly; of few probes a low share is not
+    sure.
+    """
+    # Of an outage `availability` notifies.
+    shares = usable_by_question(probed, subject, window, outages=rule.name != "answers")
     enough = [s for s in shares if s.count >= rule.min_count] or shares
-    return min(enough, key=lambda s: (wilson(s.part, s.count, rule.confidence)[1], s.part / s.count), default=Share(0, 0))
+    return min(
+        enough, key=lambda s: (wilson(s.part, s.count, rule.confidence)[1], s.part / s.count), default=Share(0, 0)
+    )
 
 
 def _p95(ordered: list[float]) -> float | None:
@@ -84,7 +104,11 @@ def p95_s(probed: Probed, subject: str, window: Window) -> float | None:
 def timed(seconds: list[float], coverage: float | None) -> Figure:
     """The 95th percentile of some times, sorted."""
     value = _p95(seconds)
-    return Figure(value, count=len(seconds), coverage=coverage) if value is not None else Figure(None, coverage=coverage, absent=NOT_MEASURED)
+    return (
+        Figure(value, count=len(seconds), coverage=coverage)
+        if value is not None
+        else Figure(None, coverage=coverage, absent=NOT_MEASURED)
+    )
 
 
 def _socket(probed: Probed, at_us: int) -> Figure:
@@ -92,7 +116,11 @@ def _socket(probed: Probed, at_us: int) -> Figure:
     if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
     down_s = probed.socket_down_s(at_us)  # In market hours: what was so before the open counts from the open.
-    return Figure(None, absent="nobody looked lately") if down_s is None else Figure(min(down_s, (at_us - clock.micros(opened)) / SECOND), note=app_state.socket_note(probed, at_us))
+    return (
+        Figure(None, absent="nobody looked lately")
+        if down_s is None
+        else Figure(min(down_s, (at_us - clock.micros(opened)) / SECOND), note=app_state.socket_note(probed, at_us))
+    )
 
 
 def _app_down(probed: Probed, at_us: int) -> Figure:
@@ -103,7 +131,11 @@ def _app_down(probed: Probed, at_us: int) -> Figure:
 def _logged(probed: Probed, window: Window) -> Figure:
     errors = probed.errors(window)
     # As of the page: a window shorter than an hour shows the least that the hour holds.
-    return Figure(None, absent="its log was not read") if errors is None else Figure(errors / max(1.0, window.seconds / 3600))
+    return (
+        Figure(None, absent="its log was not read")
+        if errors is None
+        else Figure(errors / max(1.0, window.seconds / 3600))
+    )
 
 
 def _growth(probed: Probed, window: Window, coverage: float | None) -> Figure:
@@ -129,7 +161,12 @@ def _chain(probed: Probed, at_us: int, read: Callable[[dict[str, int]], int]) ->
 
 def _valid(told: dict[str, int]) -> int:
     """What is old is no wrong Greek: `answers` has it, and one trouble is one alert."""
-    flagged = told["missing"] + told["gamma_zero"] + told["delta_out_of_bounds"] if "flagged" not in told else told["flagged"] - told["faults"].get("stale", 0)  # As chains were kept before.
+    # As chains were kept before.
+    flagged = (
+        told["missing"] + told["gamma_zero"] + told["delta_out_of_bounds"]
+        if "flagged" not in told
+        else told["flagged"] - told["faults"].get("stale", 0)
+    )
     return max(0, told["core"] - flagged)
 
 
@@ -139,8 +176,13 @@ def lag_s(tape: Tape, window: Window) -> float | None:
 
     A page's rhythm is that of its first posts, so that one which slows down is seen to. None where no page is open.
     """
-    seen = [(page, bisect_right(page.times, look.ts_us) - 1) for page, look in tape.seen_in(window) if window.end_us - look.ts_us <= tape.how.closed_s * SECOND]
-    # One that slows down is not seen for longer than its rhythm, so it is told apart only by whether another took its place.
+    seen = [
+        (page, bisect_right(page.times, look.ts_us) - 1)
+        for page, look in tape.seen_in(window)
+        if window.end_us - look.ts_us <= tape.how.closed_s * SECOND
+    ]
+    # One that slows down is not seen for longer than its rhythm, so it is told apart only by whether another took its
+    # place.
     still = [(page, i) for page, i in seen if not any(other.times[0] > page.times[i] for other, _ in seen)]
     late = [_late_s(page, i, window) for page, i in still]
     known = [s for s in late if s is not None]

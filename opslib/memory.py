@@ -1,8 +1,9 @@
 """
 Keep computed values under what they depend on.
 
-It is kept in a folder of the desk under what it rests on: from another basis it is computed anew. It is for speed alone; what is
-lost, cannot be written or is no such thing is computed again. Who verifies does without it, since anybody can write a file.
+It is kept in a folder of the desk under what it rests on: from another basis it is computed anew. It is for speed
+alone; what is lost, cannot be written or is no such thing is computed again. Who verifies does without it, since
+anybody can write a file.
 """
 
 import hashlib

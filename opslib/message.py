@@ -22,7 +22,14 @@ from opslib.verdicts import named
 
 SHOWN = 10  # So many alerts are named in one message.
 LATE_US = 300_000_000  # Whoever is told so long after it began is told that, too.
-HEADS = {FIRING: "", ROSE: "worse: ", REPEAT: "still: ", UNHEARD: "nobody has taken it: ", OVER: "over: ", PASSED: "began and ended while nobody could be told: "}
+HEADS = {
+    FIRING: "",
+    ROSE: "worse: ",
+    REPEAT: "still: ",
+    UNHEARD: "nobody has taken it: ",
+    OVER: "over: ",
+    PASSED: "began and ended while nobody could be told: ",
+}
 _WORDS = {"fails": "Does not work", "works": "Still works", "unknown": "Not known"}
 
 
@@ -99,13 +106,25 @@ class Message:
     facts: dict[str, Any]
 
     def __post_init__(self) -> None:
-        for name, value in (("id", _line(self.id)), ("title", _line(self.title)), ("lines", tuple((_line(head), _line(words)) for head, words in self.lines)), ("link", _line(self.link)), ("facts", text.printable_values(self.facts))):
+        for name, value in (
+            ("id", _line(self.id)),
+            ("title", _line(self.title)),
+            ("lines", tuple((_line(head), _line(words)) for head, words in self.lines)),
+            ("link", _line(self.link)),
+            ("facts", text.printable_values(self.facts)),
+        ):
             object.__setattr__(self, name, value)
 
     @property
     def plain(self) -> str:
         """For a terminal or a mail."""
-        return "\n".join([self.title, *(f"{head}: {words}" if head else words for head, words in self.lines), *([f"Opens at: {self.link}"] if self.link else [])])
+        return "\n".join(
+            [
+                self.title,
+                *(f"{head}: {words}" if head else words for head, words in self.lines),
+                *([f"Opens at: {self.link}"] if self.link else []),
+            ]
+        )
 
     @property
     def slack(self) -> str:
@@ -114,17 +133,31 @@ class Message:
 
         Slack's markup has no escape of its own, so its characters are replaced in free text by others that look alike.
         """
-        lines = [f"*{_free(self.title)}*", *(f"*{_free(head)}:* {_marked(words)}" if head else _marked(words) for head, words in self.lines)]
-        return "\n".join([*lines, *([f"<{_entities(self.link).replace('|', '%7C')}|Open the runbook>"] if self.link else [])])
+        lines = [
+            f"*{_free(self.title)}*",
+            *(f"*{_free(head)}:* {_marked(words)}" if head else _marked(words) for head, words in self.lines),
+        ]
+        return "\n".join(
+            [*lines, *([f"<{_entities(self.link).replace('|', '%7C')}|Open the runbook>"] if self.link else [])]
+        )
 
     @property
     def html(self) -> str:
         """For a mail that shows HTML; whatever comes from outside is inert."""
         e = text.in_html
-        shown = lambda words: f"<code style='white-space:pre-wrap'>{e(words)}</code>" if isinstance(words, Code) else e(words)  # noqa: E731
-        lines = "".join(f"<p style='margin:.4em 0'>{f'<strong>{e(head)}:</strong> ' if head else ''}{shown(words)}</p>" for head, words in self.lines)
+
+        def shown(words):
+            return f"<code style='white-space:pre-wrap'>{e(words)}</code>" if isinstance(words, Code) else e(words)
+
+        lines = "".join(
+            f"<p style='margin:.4em 0'>{f'<strong>{e(head)}:</strong> ' if head else ''}{shown(words)}</p>"
+            for head, words in self.lines
+        )
         link = f"<p><a href='{e(self.link)}'>Open the runbook</a></p>" if self.link else ""
-        return f"<div style='font:16px/1.4 sans-serif;max-width:36em'><h2 style='font-size:1.1em'>{e(self.title)}</h2>{lines}{link}</div>"
+        return (
+            f"<div style='font:16px/1.4 sans-serif;max-width:36em'><h2 style='font-size:1.1em'>"
+            f"{e(self.title)}</h2>{lines}{link}</div>"
+        )
 
 
 def _line(outside: str) -> str:
@@ -137,8 +170,14 @@ def _entities(words: str) -> str:
 
 
 def _free(outside: str) -> str:
-    """Free text in Slack's markup: its three entities, and no emphasis, code or quote. An underscore inside a word is none."""
-    alike = re.sub(r"(?<!\w)_|_(?!\w)", "\u02cd", outside).translate({ord("*"): "\u2217", ord("~"): "\u223c", ord("`"): "'"})
+    """
+    Free text in Slack's markup: its three entities, and no emphasis, code or quote.
+
+    An underscore inside a word is none.
+    """
+    alike = re.sub(r"(?<!\w)_|_(?!\w)", "\u02cd", outside).translate(
+        {ord("*"): "\u2217", ord("~"): "\u223c", ord("`"): "'"}
+    )
     return _entities(re.sub(r"^\s*>", "\u203a", alike))
 
 
@@ -149,7 +188,9 @@ def _marked(words: str) -> str:
     return f"{fence}{_entities(words)}{fence}"
 
 
-def compose(body: dict[str, Any], rules: Rules, staff: Staff, situation: Situation | None, where: tuple[str, ...] = ()) -> Message:
+def compose(
+    body: dict[str, Any], rules: Rules, staff: Staff, situation: Situation | None, where: tuple[str, ...] = ()
+) -> Message:
     """
     The message that was written down as `body`.
 
@@ -159,14 +200,24 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, situation: Situati
     """
     body = text.printable_values(body)
     if body["kind"] == REPORT:
-        return Message(body["id"], REPORT, body["severity"], text.one_line(body["title"], 300), tuple((head, Code(words) if words == body.get("page") else words) for head, words in body["lines"]), "", body)
+        return Message(
+            body["id"],
+            REPORT,
+            body["severity"],
+            text.one_line(body["title"], 300),
+            tuple((head, Code(words) if words == body.get("page") else words) for head, words in body["lines"]),
+            "",
+            body,
+        )
     alerts, kind = [a | {"sentence": text.one_line(a["sentence"], 300)} for a in body["alerts"]], body["kind"]
     first = max(alerts, key=lambda a: RUNGS.index(a["severity"]))
     panel = f", {NAMES[body['panel']]}" if kind != PASSED else ""
     lines = [*_when(alerts, kind, rules, where), ("", f"{body['app']}{panel}. For {_for(body['roles'], staff)}.")]
     late_us, link = body["made_us"] - first["fired_us"], ""
     if kind == FIRING and late_us > LATE_US:
-        lines.append(("", f"Told {text.duration(late_us / 1e6)} late: until now nobody could be told, or it was kept quiet."))
+        lines.append(
+            ("", f"Told {text.duration(late_us / 1e6)} late: until now nobody could be told, or it was kept quiet.")
+        )
     if kind in (FIRING, ROSE, REPEAT, UNHEARD):
         rule = rules.rules.get(first.get("cause_rule") or first["rule"])
         lines += [("Cause", words) for words in dict.fromkeys(a["cause_words"] for a in alerts if a.get("cause_words"))]
@@ -175,21 +226,46 @@ def compose(body: dict[str, Any], rules: Rules, staff: Staff, situation: Situati
         lines += _unbacked(situation, alerts)
         lines += _stands(situation, {about for a in alerts if (about := _blamed(a))})
         lines += [("Do first", f"{action} ({rule.who})")] if rule else []
-        lines += [("By hand", command(*a["again"], where=where)) for a in alerts[:SHOWN] if a["source"] == SCHEDULE and a.get("again")]
+        lines += [
+            ("By hand", command(*a["again"], where=where))
+            for a in alerts[:SHOWN]
+            if a["source"] == SCHEDULE and a.get("again")
+        ]
         lines += _answers(first, where)
-        link = f"{staff.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb" if staff.lab_url and first["runbook"] else ""
+        link = (
+            f"{staff.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb" if staff.lab_url and first["runbook"] else ""
+        )
     elif kind == OVER:
         lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(situation)]
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
-    told = f"{len(alerts)} alert{'s' * (len(alerts) > 1)}" if kind == PASSED else f"{_ended(first, rules) if kind == OVER else _said(first)}{more}"
-    return Message(body["id"], kind, body["severity"], text.one_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300), tuple(lines), link, body)
+    told = (
+        f"{len(alerts)} alert{'s' * (len(alerts) > 1)}"
+        if kind == PASSED
+        else f"{_ended(first, rules) if kind == OVER else _said(first)}{more}"
+    )
+    return Message(
+        body["id"],
+        kind,
+        body["severity"],
+        text.one_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300),
+        tuple(lines),
+        link,
+        body,
+    )
 
 
 def _advice(alert: dict[str, Any], rule: Rule | None, situation: Situation | None) -> tuple[str, str]:
-    """What to do first, and what it means for who trades: the cause's text, else that of its rule, as far as anybody serves at all."""
+    """
+    What to do first, and what it means for who trades: the cause's text, else that of its rule, as far as anybody
+    serves at all.
+    """
     if rule is None:
         return "", ""
-    general = effects.ADVICE["both_providers_down"] if (rule.name, alert["subject"]) == ("availability", "app") else effects.Advice("")
+    general = (
+        effects.ADVICE["both_providers_down"]
+        if (rule.name, alert["subject"]) == ("availability", "app")
+        else effects.Advice("")
+    )
     nobody = situation is not None and situation.serving == "nobody"
     of_data = _blamed(alert | {"rule": rule.name}) in (*PROVIDERS, "data")
     traders = effects.NOBODY_SERVES if nobody and of_data else alert.get("traders") or general.traders or rule.traders
@@ -200,7 +276,13 @@ def _unbacked(situation: Situation | None, alerts: list[dict[str, Any]]) -> list
     """That the fallback is missing, where the trouble is the fallback's and Massive serves."""
     if situation is None or situation.fallback not in {a["subject"] for a in alerts} or situation.serving != "massive":
         return []
-    return [("Fallback", f"missing: while {situation.fallback.title()} is like this, should Massive fail, nobody serves options in its place")]
+    return [
+        (
+            "Fallback",
+            f"missing: while {situation.fallback.title()} is like this, should Massive fail, nobody serves "
+            f"options in its place",
+        )
+    ]
 
 
 def _said(alert: dict[str, Any]) -> str:
@@ -213,7 +295,11 @@ def _answers(alert: dict[str, Any], where: tuple[str, ...]) -> list[tuple[str, s
     """The commands by which somebody takes an alert and opens its runbook; an id may begin with a hyphen."""
     name, hyphen = alert["alert"], alert["alert"].startswith("-")
     of_incident = (f"--incident={name}",) if hyphen else ("--incident", name)
-    runbook = [("Runbook", command("runbook", "open", alert["runbook"], *of_incident, where=where))] if alert["runbook"] else []
+    runbook = (
+        [("Runbook", command("runbook", "open", alert["runbook"], *of_incident, where=where))]
+        if alert["runbook"]
+        else []
+    )
     return [*runbook, ("Take it", command("ack", *where, "--", name) if hyphen else command("ack", name, where=where))]
 
 
@@ -229,7 +315,9 @@ def _ended(alert: dict[str, Any], rules: Rules) -> str:
     if rule is None:
         return alert["sentence"]
     known = alert["value"] is not None and alert["how"] != "ended"
-    parts = [f"now {rule.told(alert['value'])}"] * known + [f"at its worst {rule.told(alert['peak'])}"] * (alert["peak"] is not None)
+    parts = [f"now {rule.told(alert['value'])}"] * known + [f"at its worst {rule.told(alert['peak'])}"] * (
+        alert["peak"] is not None
+    )
     return f"{named(rule, alert['subject'])}" + (f" ({', '.join(parts)})" if parts else "")
 
 
@@ -240,19 +328,49 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
         since = clock.instant(alert["pending_us"])
         words = f"since {since.astimezone(text.NEW_YORK):%H:%M:%S} New York ({since:%Y-%m-%d %H:%M:%S} UTC)"
         if kind in (OVER, PASSED) and alert["over_us"] is not None:
-            until = f"{clock.instant(alert['over_us']).astimezone(text.NEW_YORK):%H:%M:%S} New York, after {text.duration((alert['over_us'] - alert['pending_us']) / 1e6)}"
-            words += {"resolved": f"; over at {until}", "fell": f"; back below what is told at {until}", "ended": f"; its market, its page or its sender was gone at {until}, which is no recovery"}[alert["how"]]
+            until = (
+                f"{clock.instant(alert['over_us']).astimezone(text.NEW_YORK):%H:%M:%S} New York, after "
+                f"{text.duration((alert['over_us'] - alert['pending_us']) / 1e6)}"
+            )
+            words += {
+                "resolved": f"; over at {until}",
+                "fell": f"; back below what is told at {until}",
+                "ended": f"; its market, its page or its sender was gone at {until}, which is no recovery",
+            }[alert["how"]]
         several = kind == PASSED or len(alerts) > 1
-        found.append(("", f"{alert['severity']}: {_ended(alert, rules) if kind == OVER else alert['sentence']}, {words}." if several else f"{words[0].upper()}{words[1:]}."))
-    return [*found, (f"And {len(alerts) - SHOWN} more, all in", command("notify", "-o", "json", where=where))] if len(alerts) > SHOWN else found
+        found.append(
+            (
+                "",
+                f"{alert['severity']}: {_ended(alert, rules) if kind == OVER else alert['sentence']}, {words}."
+                if several
+                else f"{words[0].upper()}{words[1:]}.",
+            )
+        )
+    return (
+        [*found, (f"And {len(alerts) - SHOWN} more, all in", command("notify", "-o", "json", where=where))]
+        if len(alerts) > SHOWN
+        else found
+    )
 
 
 def _for(roles: list[str], staff: Staff) -> str:
-    people = lambda name: f"{name} ({', '.join(staff.roles[name].people)})" if name in staff.roles and staff.roles[name].people else name  # noqa: E731
+    def people(name):
+        return (
+            f"{name} ({', '.join(staff.roles[name].people)})"
+            if name in staff.roles and staff.roles[name].people
+            else name
+        )
+
     return ", ".join(people(name) for name in roles) or "nobody"
 
 
-_ABOUT = {"websocket_down": "prices", "websocket_latency": "prices", "app_down": "server", "app_answers": "server", "app_response_time": "server"}
+_ABOUT = {
+    "websocket_down": "prices",
+    "websocket_latency": "prices",
+    "app_down": "server",
+    "app_answers": "server",
+    "app_response_time": "server",
+}
 _GREEKS = ("greeks_valid", "gamma_zero", "delta_out_of_bounds", "greeks_units", "greeks_burn")
 
 
@@ -274,18 +392,48 @@ def _stands(situation: Situation | None, blamed: Set[str] = frozenset()) -> list
         return [("Still works", "not known: what was seen cannot be read")]
     found = situation.things
     otherwise = [t for t in found if t.state == "works" and t.about in blamed]
-    lines = [(head, "; ".join(t.words for t in found if t.state == state and t not in otherwise)) for state, head in _WORDS.items()]
-    return [(head, words) for head, words in lines if words] + ([("Yet it works now", "; ".join(t.words for t in otherwise))] if otherwise else [])
+    lines = [
+        (head, "; ".join(t.words for t in found if t.state == state and t not in otherwise))
+        for state, head in _WORDS.items()
+    ]
+    return [(head, words) for head, words in lines if words] + (
+        [("Yet it works now", "; ".join(t.words for t in otherwise))] if otherwise else []
+    )
 
 
 def trial(app: str, target: str, staff: Staff, where: tuple[str, ...] = ()) -> Message:
     """A message that says it is only a trial."""
-    body = {"id": f"{app}-test-{target}", "app": app, "kind": "test", "severity": "notify", "roles": [], "alerts": [], "group": "", "panel": "system", "made_us": 0}
-    lines = (("", "Nothing is wrong. Somebody tried whether this way works."), ("Try it again", command("notify", "--test", target, where=where)))
-    return Message(body["id"], "test", "notify", f"[test] {app}: this is how {target} is told", lines, staff.lab_url, body)
+    body = {
+        "id": f"{app}-test-{target}",
+        "app": app,
+        "kind": "test",
+        "severity": "notify",
+        "roles": [],
+        "alerts": [],
+        "group": "",
+        "panel": "system",
+        "made_us": 0,
+    }
+    lines = (
+        ("", "Nothing is wrong. Somebody tried whether this way works."),
+        ("Try it again", command("notify", "--test", target, where=where)),
+    )
+    return Message(
+        body["id"], "test", "notify", f"[test] {app}: this is how {target} is told", lines, staff.lab_url, body
+    )
 
 
 def spoken(app: str, name: str, words: str, staff: Staff, lines: tuple[tuple[str, str], ...] = ()) -> Message:
     """What somebody says to the channel."""
-    body = {"id": name, "app": app, "kind": "said", "severity": "notify", "roles": [], "alerts": [], "group": name, "panel": "system", "made_us": 0}
+    body = {
+        "id": name,
+        "app": app,
+        "kind": "said",
+        "severity": "notify",
+        "roles": [],
+        "alerts": [],
+        "group": name,
+        "panel": "system",
+        "made_us": 0,
+    }
     return Message(name, "said", "notify", text.one_line(f"[{app}] {words}", 300), lines, staff.lab_url, body)

@@ -36,8 +36,17 @@ class Rate(NamedTuple):
     @property
     def told(self) -> list[str]:
         """As a row for people."""
-        number = lambda v: text.UNKNOWN if v is None else f"{v:.3f}"  # noqa: E731
-        return [f"{self.name}, {self.unit}", number(self.assumed), number(self.mean), f"{number(self.low)} to {number(self.high)}" if self.low is not None else text.UNKNOWN, str(self.n)]
+
+        def number(v):
+            return text.UNKNOWN if v is None else f"{v:.3f}"
+
+        return [
+            f"{self.name}, {self.unit}",
+            number(self.assumed),
+            number(self.mean),
+            f"{number(self.low)} to {number(self.high)}" if self.low is not None else text.UNKNOWN,
+            str(self.n),
+        ]
 
 
 class Monthly(Review):
@@ -54,12 +63,20 @@ class Monthly(Review):
     def rates(self) -> tuple[Rate, Rate]:
         """Commission a contract and side, and slippage in % of the premium, by trade."""
         found = {name: (assumed, unit) for name, assumed, _, unit in self.spent.rates}
-        return (_rate("commission_usd", found, [_commission(p) for p in self.spent.pairs]), _rate("slippage_pct", found, [_slippage(p) for p in self.spent.pairs]))
+        return (
+            _rate("commission_usd", found, [_commission(p) for p in self.spent.pairs]),
+            _rate("slippage_pct", found, [_slippage(p) for p in self.spent.pairs]),
+        )
 
     @property
     def costs(self) -> Text:
         """What the backtest assumes, and what it was."""
-        return tabled(f"Costs of {len(self.spent.pairs)} trades of {self.period.name}", ["cost", "assumed", "mean of trades", "95 % interval", "n"], [r.told for r in self.rates] if self.spent.pairs else [], "no trade of the month has a backtest's trade beside it, so no cost can be compared")
+        return tabled(
+            f"Costs of {len(self.spent.pairs)} trades of {self.period.name}",
+            ["cost", "assumed", "mean of trades", "95 % interval", "n"],
+            [r.told for r in self.rates] if self.spent.pairs else [],
+            "no trade of the month has a backtest's trade beside it, so no cost can be compared",
+        )
 
     @property
     def table(self) -> Text:
@@ -84,13 +101,26 @@ class Monthly(Review):
     def action_items(self) -> list[str]:
         """As of every review, and the change to the assumptions, where one follows."""
         dearer = [r for r in self.rates if r.assumed is not None and r.low is not None and r.low > r.assumed]
-        more = [f"Apply the change to the backtest's costs: {', '.join(r.name for r in dearer)} cost more than assumed, with 95 % confidence (Trading Manager; runbook backtest_variance)"] if dearer else []
+        more = (
+            [
+                f"Apply the change to the backtest's costs: {', '.join(r.name for r in dearer)} cost more "
+                f"than assumed, with 95 % confidence (Trading Manager; runbook backtest_variance)"
+            ]
+            if dearer
+            else []
+        )
         return [*super().action_items, *more]
 
     @property
     def pieces(self) -> list[Text]:
         """With the costs before what follows."""
-        return [*super().pieces[:-1], self.costs, self.table, self.change if self.spent.pairs else listed("No change can be proposed", ["there is nothing to compare"]), self.actions_told]
+        return [
+            *super().pieces[:-1],
+            self.costs,
+            self.table,
+            self.change if self.spent.pairs else listed("No change can be proposed", ["there is nothing to compare"]),
+            self.actions_told,
+        ]
 
 
 def _commission(pair: Pair) -> Decimal | None:
@@ -107,5 +137,7 @@ def _rate(name: str, rates: dict[str, tuple[Decimal | None, str]], found: list[D
     known = [float(v) for v in found if v is not None]
     assumed, unit = rates[name]
     mean = statistics.fmean(known) if known else None
-    low, high = student(mean, statistics.stdev(known), len(known)) if mean is not None and len(known) > 1 else (None, None)
+    low, high = (
+        student(mean, statistics.stdev(known), len(known)) if mean is not None and len(known) > 1 else (None, None)
+    )
     return Rate(name, unit, None if assumed is None else float(assumed), len(known), mean, low, high)

@@ -14,11 +14,15 @@ from typing import Any, NamedTuple
 from opslib import clock, text
 from opslib.errors import BadAlerts
 
-LASTS = timedelta(minutes=5)  # Alertmanager's resolve_timeout: an alert without an end is over when it was not repeated for so long.
+# Alertmanager's resolve_timeout: an alert without an end is over when it was not repeated for so long.
+LASTS = timedelta(minutes=5)
 MOST = 20_000
 LONGEST = 4096  # Characters of a name or value that are kept; Prometheus and Alertmanager have no limit.
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T|[ ](?=\d\d:\d\d:\d\d$))(\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?(?:Z|([+-])(\d\d):?(\d\d))?")
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)(?:T|[ ](?=\d\d:\d\d:\d\d$))(\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?(?:Z|([+-])"
+    r"(\d\d):?(\d\d))?"
+)
 _ZERO = datetime(1, 1, 1, tzinfo=UTC)  # What Go writes where there is no time.
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
@@ -28,7 +32,8 @@ class Batch(NamedTuple):
     What was in one request.
 
     Attributes:
-        alerts: Of each valid alert: fingerprint (of its labels), labels, annotations, starts_us and ends_us (microseconds since 1970).
+        alerts: Of each valid alert: fingerprint (of its labels), labels, annotations, starts_us and ends_us
+            (microseconds since 1970).
         refused: One sentence for each alert that is not valid, with its place in the list.
     """
 
@@ -40,8 +45,8 @@ def read(body: bytes, now: datetime) -> Batch:
     """
     Read the alerts of one request.
 
-    Control and bidirectional characters in labels and annotations become spaces, and long texts are cut with a note; the
-    fingerprint is of the labels as they came.
+    Control and bidirectional characters in labels and annotations become spaces, and long texts are cut with a note;
+    the fingerprint is of the labels as they came.
 
     Args:
         body: JSON, a list of alerts.
@@ -59,7 +64,15 @@ def read(body: bytes, now: datetime) -> Batch:
         found = []
     if not isinstance(found, list):
         raise BadAlerts("the body is JSON, but no list; a list of alerts was expected.")
-    batch = Batch([], [f"alerts [{MOST}] and after: {len(found) - MOST} alerts are more than the {MOST} that are read from one request"] if len(found) > MOST else [])
+    batch = Batch(
+        [],
+        [
+            f"alerts [{MOST}] and after: {len(found) - MOST} alerts are more than the {MOST} that are read "
+            f"from one request"
+        ]
+        if len(found) > MOST
+        else [],
+    )
     for i, one in enumerate(found[:MOST]):
         try:
             batch.alerts.append(_alert(one, now))
@@ -72,7 +85,8 @@ def _alert(found: Any, now: datetime) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadAlerts(f"is {_shown(found)}, expected an object")
     found = {str(key).lower(): value for key, value in found.items()}  # Go takes the keys in any case.
-    labels = {name: value for name, value in _texts("labels", found.get("labels")).items() if value}  # An empty label is none.
+    # An empty label is none.
+    labels = {name: value for name, value in _texts("labels", found.get("labels")).items() if value}
     annotations = _texts("annotations", found.get("annotations"))
     if not labels:
         raise BadAlerts("at least one label pair required")
@@ -86,8 +100,17 @@ def _alert(found: Any, now: datetime) -> dict[str, Any]:
     if ends < starts:
         raise BadAlerts("start time must be before end time")
     fingerprint = hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest()[:16]
-    clean = ({text.one_line(name, LONGEST): text.one_line(value, LONGEST) for name, value in texts.items()} for texts in (labels, annotations))
-    return {"fingerprint": fingerprint, "labels": next(clean), "annotations": next(clean), "starts_us": clock.micros(starts), "ends_us": clock.micros(ends)}
+    clean = (
+        {text.one_line(name, LONGEST): text.one_line(value, LONGEST) for name, value in texts.items()}
+        for texts in (labels, annotations)
+    )
+    return {
+        "fingerprint": fingerprint,
+        "labels": next(clean),
+        "annotations": next(clean),
+        "starts_us": clock.micros(starts),
+        "ends_us": clock.micros(ends),
+    }
 
 
 def _texts(name: str, found: Any) -> dict[str, str]:
@@ -112,7 +135,16 @@ def _time(name: str, found: Any) -> datetime | None:
         if parts is None:
             raise ValueError
         year, month, day, hour, minute, second, fraction, sign, off_hours, off_minutes = parts.groups()
-        wall = datetime(max(int(year), 1), int(month), int(day), int(hour), int(minute), int(second or 0), int((fraction or "0")[:6].ljust(6, "0")), UTC)
+        wall = datetime(
+            max(int(year), 1),
+            int(month),
+            int(day),
+            int(hour),
+            int(minute),
+            int(second or 0),
+            int((fraction or "0")[:6].ljust(6, "0")),
+            UTC,
+        )
         off = timedelta(hours=int(off_hours or 0), minutes=int(off_minutes or 0)) * (-1 if sign == "-" else 1)
     except ValueError:
         raise BadAlerts(f"{name} is {_shown(found)}, expected a time such as 2026-03-10T14:30:00Z") from None

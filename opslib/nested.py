@@ -1,8 +1,9 @@
 """
 Find the contracts in JSON whose nesting is no vendor's that `feeds` has.
 
-Lists of contracts, tables by column (as pandas writes them, or one list a column), and maps by symbol, expiration, strike
-or side, inside of whatever else. What stands around a contract, such as its underlying's price, is taken with it.
+Lists of contracts, tables by column (as pandas writes them, or one list a column), and maps by symbol, expiration,
+strike or side, inside of whatever else. What stands around a contract, such as its underlying's price, is taken with
+it.
 """
 
 import re
@@ -16,8 +17,26 @@ from opslib.contracts import SIDES, named, read_moment
 Row = dict[str, Any]
 MOST_DEPTH = 16
 LEAST_COLUMNS = 3
-SURROUNDING = frozenset({"underlying", "underlying_px", "underlying_ts", "root", "expiry", "strike", "cp", "as_of", "quote_ts", "multiplier", "style", "timeframe"})  # What may be said once for many contracts.
-OF_UNDERLYING = frozenset({"price", "last", "lastprice", "lasttradeprice", "mark", "currentprice", "regularmarketprice", "close"})
+# What may be said once for many contracts.
+SURROUNDING = frozenset(
+    {
+        "underlying",
+        "underlying_px",
+        "underlying_ts",
+        "root",
+        "expiry",
+        "strike",
+        "cp",
+        "as_of",
+        "quote_ts",
+        "multiplier",
+        "style",
+        "timeframe",
+    }
+)
+OF_UNDERLYING = frozenset(
+    {"price", "last", "lastprice", "lasttradeprice", "mark", "currentprice", "regularmarketprice", "close"}
+)
 OF_CONTRACT = frozenset({"bid", "ask", "iv", "delta", "gamma", "theta", "vega", "oi"})
 DETAILS = frozenset({"contract", "details", "option", "instrument", "security", "info", "description"})
 ERRORS = ("error", "errors", "fault", "message", "errormessage", "description", "detail", "reason")
@@ -71,17 +90,28 @@ def _walk(found: Any, around: Row, depth: int) -> Iterator[Row]:
 
 def _of_mapping(found: Row, around: Row, depth: int) -> Iterator[Row]:
     if isinstance(found.get("columns"), list) and isinstance(found.get("data"), list):  # As pandas splits a table.
-        yield from _walk([dict(zip(map(str, found["columns"]), line)) for line in found["data"] if isinstance(line, list)], around, depth + 1)
+        yield from _walk(
+            [dict(zip(map(str, found["columns"]), line)) for line in found["data"] if isinstance(line, list)],
+            around,
+            depth + 1,
+        )
         return
     ours = _fields(tuple(found))
-    by_column = [key for key, field in ours.items() if field in ("strike", "symbol") and isinstance(found[key], (list, Mapping))]
+    by_column = [
+        key for key, field in ours.items() if field in ("strike", "symbol") and isinstance(found[key], (list, Mapping))
+    ]
     if by_column and sum(_is_alike(found[key], found[by_column[0]]) for key in ours) >= LEAST_COLUMNS:
         yield from _of_columns(found, by_column[0], around, depth)
         return
     scalars = {key: value for key, value in found.items() if not isinstance(value, (list, Mapping))}
     sides = [key for key in found if key.lower() in SIDES and key not in scalars]
     fields = {field: found[key] for key, field in ours.items() if key in scalars}
-    is_contract = _describes_one(found) or "strike" in fields or named(str(fields.get("symbol", ""))) or (("strike" in around or "symbol" in around) and OF_CONTRACT & _deep_fields(found))
+    is_contract = (
+        _describes_one(found)
+        or "strike" in fields
+        or named(str(fields.get("symbol", "")))
+        or (("strike" in around or "symbol" in around) and OF_CONTRACT & _deep_fields(found))
+    )
     if is_contract and not sides:
         own = _flat(found)
         has = set(_fields(tuple(own)).values())
@@ -89,8 +119,15 @@ def _of_mapping(found: Row, around: Row, depth: int) -> Iterator[Row]:
         return
     inner = around | _surrounding(scalars)
     for key, value in found.items():
-        if isinstance(value, Mapping) and value and not any(isinstance(v, (list, Mapping)) for v in value.values()) and "strike" not in _fields(tuple(map(str, value))).values():
-            inner |= {k: v for k, v in _surrounding({f"{key}.{k}": v for k, v in value.items()}).items() if k not in inner}
+        if (
+            isinstance(value, Mapping)
+            and value
+            and not any(isinstance(v, (list, Mapping)) for v in value.values())
+            and "strike" not in _fields(tuple(map(str, value))).values()
+        ):
+            inner |= {
+                k: v for k, v in _surrounding({f"{key}.{k}": v for k, v in value.items()}).items() if k not in inner
+            }
     for key, value in found.items():
         if isinstance(value, (list, Mapping)):
             yield from _walk(value, inner | _of_key(key, inner), depth + 1)
@@ -98,7 +135,11 @@ def _of_mapping(found: Row, around: Row, depth: int) -> Iterator[Row]:
 
 def _describes_one(found: Row) -> bool:
     """Whether a mapping has what names its contract in a mapping of its own."""
-    parts = [_fields(tuple(map(str, part))) | {"": str(part.get("symbol", ""))} for key, part in found.items() if key.lower() in DETAILS and isinstance(part, Mapping)]
+    parts = [
+        _fields(tuple(map(str, part))) | {"": str(part.get("symbol", ""))}
+        for key, part in found.items()
+        if key.lower() in DETAILS and isinstance(part, Mapping)
+    ]
     return any("strike" in part.values() or named(part[""]) for part in parts)
 
 
@@ -122,9 +163,15 @@ def _of_columns(found: Row, first: str, around: Row, depth: int) -> Iterator[Row
     wanted = found[first]
     places = list(wanted) if isinstance(wanted, Mapping) else list(range(len(wanted)))
     columns = {key: value for key, value in found.items() if _is_alike(value, wanted)}
-    inner = around | _surrounding({key: value for key, value in found.items() if not isinstance(value, (list, Mapping))})
+    inner = around | _surrounding(
+        {key: value for key, value in found.items() if not isinstance(value, (list, Mapping))}
+    )
     for place in places:
-        yield from _walk({key: value.get(place) if isinstance(value, Mapping) else value[place] for key, value in columns.items()}, inner, depth + 1)
+        yield from _walk(
+            {key: value.get(place) if isinstance(value, Mapping) else value[place] for key, value in columns.items()},
+            inner,
+            depth + 1,
+        )
 
 
 def _is_alike(one: Any, other: Any) -> bool:
@@ -147,7 +194,9 @@ def _surrounding(scalars: Mapping[str, Any]) -> Row:
             continue
         if field == "cp" and str(value).lower() not in SIDES:
             continue
-        if field in ("underlying_px", "strike") and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+        if field in ("underlying_px", "strike") and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0
+        ):
             continue
         found.setdefault(field, value)
     return found

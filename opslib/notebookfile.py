@@ -28,7 +28,9 @@ def load(path: Path) -> "NotebookNode":
         written(found)
         return found
     except ImportRefused as problem:
-        raise UsageError(f"{path} is not a notebook that can be read: {problem} Give the path of an .ipynb file.") from None
+        raise UsageError(
+            f"{path} is not a notebook that can be read: {problem} Give the path of an .ipynb file."
+        ) from None
     except Exception as problem:  # nbformat trips over what is no notebook in many ways.
         raise UsageError(f"{path} is not a notebook: {text.one_line(str(problem), 120)}.") from None
 
@@ -36,7 +38,11 @@ def load(path: Path) -> "NotebookNode":
 def _with_ids(content: str) -> str:
     """A notebook's JSON in which each cell has an id of its own, as format 4.5 demands; unchanged where it has."""
     found = json.loads(content)
-    cells = found.get("cells", []) if isinstance(found, dict) and (found.get("nbformat"), found.get("nbformat_minor")) >= (4, 5) else []
+    cells = (
+        found.get("cells", [])
+        if isinstance(found, dict) and (found.get("nbformat"), found.get("nbformat_minor")) >= (4, 5)
+        else []
+    )
     seen, changed = set[str](), False
     for n, cell in enumerate(cells):
         if not cell.get("id") or cell["id"] in seen:
@@ -46,7 +52,10 @@ def _with_ids(content: str) -> str:
 
 
 def without_slow_import() -> None:
-    """jsonschema, which nbformat imports, builds a grammar for internationalised addresses (1.7 s) that no notebook schema uses."""
+    """
+    jsonschema, which nbformat imports, builds a grammar for internationalised addresses (1.7 s) that no notebook schema
+    uses.
+    """
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 

@@ -4,8 +4,8 @@ Decide when a notification of an alert is due, to whom, and about what.
 For each alert it holds what is so beside what was told of it; a message is due where the two differ. So whatever was
 killed in between, the difference is still there. Nothing here asks for the time, the store or the network.
 
-Alerts of one trouble (of one rule and subject by two sources, or of one diagnosed cause) make one notification: the first
-of them is sent, another one only where it is more severe, and the end when all of them are over.
+Alerts of one trouble (of one rule and subject by two sources, or of one diagnosed cause) make one notification: the
+first of them is sent, another one only where it is more severe, and the end when all of them are over.
 
 A silenced alert tells nobody: when its silence ends, what still fires is told then, and what was told before and is
 over by now too. What began and ended before anybody could be told is told afterwards, all of it in one message.
@@ -22,18 +22,26 @@ from opslib.rules import RUNGS, SENT
 from opslib.staff import Staff
 
 FIRING, ROSE, REPEAT, UNHEARD, OVER, PASSED, REPORT = "firing", "rose", "repeat", "unheard", "over", "passed", "report"
-PRESSING = ("critical", "escalate")  # What goes on to the next role where nobody says anything, and waits for nobody's hours.
+# What goes on to the next role where nobody says anything, and waits for nobody's hours.
+PRESSING = ("critical", "escalate")
 HELD_US = 15_000_000  # What nothing is at fault for is asked about again so often, and sent once that is no longer so.
-PRESSING_WAIT_US = 5_000_000  # What is critical waits no longer for what belongs to it; that is merged with it by its cause.
-TROUBLE_US = 900_000_000  # What one cause sets off follows within so long; what fires later is another trouble, though the cause is the same.
+# What is critical waits no longer for what belongs to it; that is merged with it by its cause.
+PRESSING_WAIT_US = 5_000_000
+# What one cause sets off follows within so long; what fires later is another trouble, though the cause is the same.
+TROUBLE_US = 900_000_000
 ANEW_US = 1_800_000_000  # What was told so long ago, and is reached again, is told again.
 NEIGHBOUR = "prometheus"  # The source of alerts that another monitor judged.
-SCHEDULE, OF_SCHEDULE = "schedule", ":schedule"  # The source of what is told of things that were due; how their fingerprints end.
-COLLECTOR, OF_COLLECTOR = "collector", ":collector"  # The same of what the collector says of itself, without evaluating a rule.
+# The source of what is told of things that were due; how their fingerprints end.
+SCHEDULE, OF_SCHEDULE = "schedule", ":schedule"
+# The same of what the collector says of itself, without evaluating a rule.
+COLLECTOR, OF_COLLECTOR = "collector", ":collector"
 
 
 class Edge(NamedTuple):
-    """One change that somebody is to be told of: a severity that was reached (firing) or left (resolved); times in microseconds since 1970."""
+    """
+    One change that somebody is to be told of: a severity that was reached (firing) or left (resolved); times in
+    microseconds since 1970.
+    """
 
     edge: str
     at_us: int
@@ -70,7 +78,10 @@ class Silence(NamedTuple):
 
     def holds(self, notice: "Notice", at_us: int) -> bool:
         """Does it keep an alert quiet at an instant?"""
-        return self.from_us <= at_us < self.until_us and all(mine in ("", theirs) for mine, theirs in ((self.rule, notice.rule), (self.subject, notice.subject), (self.source, notice.source)))
+        return self.from_us <= at_us < self.until_us and all(
+            mine in ("", theirs)
+            for mine, theirs in ((self.rule, notice.rule), (self.subject, notice.subject), (self.source, notice.source))
+        )
 
 
 class Cause(NamedTuple):
@@ -84,7 +95,8 @@ class Cause(NamedTuple):
         runbook: Where it goes on; empty where nothing needs be done.
         rule: The rule that says what to do first about it; empty where there is none.
         who: The role that acts first on that.
-        action, traders: What to do first, and what it means for who trades, where the text of the rule does not fit; else empty.
+        action, traders: What to do first, and what it means for who trades, where the text of the rule does not fit;
+            else empty.
         no_fault: Whether nothing is at fault, so that nobody is notified while that is so.
     """
 
@@ -124,7 +136,8 @@ class Notice:
         again: Of something that was due: the words after ``ops`` by which somebody makes it.
         explained: Is it a neighbour's word for an alert of ours, which is told instead?
         held_until_us: Nobody is notified of it before, for its cause was no fault; 0 where that was not so.
-        cause, cause_words, headline, runbook, cause_rule, action, traders: The cause that people were notified of, see `Cause`; empty where none was.
+        cause, cause_words, headline, runbook, cause_rule, action, traders: The cause that people were notified of, see
+            `Cause`; empty where none was.
     """
 
     alert: str
@@ -200,20 +213,49 @@ class Notice:
             self.over_us, self.how = None, ""
             return
         self.levels = [level for level in self.levels if level != edge.severity]
-        self.peak = self.peak if edge.peak is None else edge.peak  # The mildest is left last, and its peak is that of the whole.
+        # The mildest is left last, and its peak is that of the whole.
+        self.peak = self.peak if edge.peak is None else edge.peak
         if not self.levels and self.fired_us is not None and self.over_us is None:
             self.over_us, self.how, self.value = edge.at_us, edge.kind, edge.value
 
     def closed(self) -> None:
         """All that there was to tell has been told."""
-        self.over_us, self.how, self.told, self.told_us, self.roles, self.acked_by, self.muted, self.explained, self.group = None, "", None, 0, [], "", False, False, ""
-        self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, self.action, self.traders = "", "", "", "", "", "", ""
+        (
+            self.over_us,
+            self.how,
+            self.told,
+            self.told_us,
+            self.roles,
+            self.acked_by,
+            self.muted,
+            self.explained,
+            self.group,
+        ) = None, "", None, 0, [], "", False, False, ""
+        self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, self.action, self.traders = (
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+        )
         self.held_until_us = 0
 
     def named(self, cause: Cause | None) -> None:
         """Keep the cause that people are notified of; one that is kept stays."""
         if cause is not None and not self.cause:
-            self.cause, self.cause_words, self.headline, self.runbook, self.cause_rule, who, self.action, self.traders, _ = cause
+            (
+                self.cause,
+                self.cause_words,
+                self.headline,
+                self.runbook,
+                self.cause_rule,
+                who,
+                self.action,
+                self.traders,
+                _,
+            ) = cause
             self.who = who or self.who
 
     def as_json(self) -> dict[str, Any]:
@@ -233,7 +275,14 @@ def _rank(severity: str | None) -> int:
     return RUNGS.index(severity) if severity else -1
 
 
-def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[str, tuple[str, int]], staff: Staff, at_us: int, cause_of: Callable[[Notice], Cause | None] = unknown_cause) -> list[Telling]:
+def due(
+    notices: Iterable[Notice],
+    silences: Iterable[Silence],
+    acks: Mapping[str, tuple[str, int]],
+    staff: Staff,
+    at_us: int,
+    cause_of: Callable[[Notice], Cause | None] = unknown_cause,
+) -> list[Telling]:
     """
     What is to be told at an instant? The notices are marked as told of it, and those with nothing left are closed.
 
@@ -262,9 +311,17 @@ def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[st
         heard.append(notice)
     wait_us = clock.span_us(staff.group_wait)
     pressing_us = min(wait_us, PRESSING_WAIT_US)
-    ripe = {n.group for n in heard if n.levels and n.told is None and at_us - (n.fired_us or 0) >= (pressing_us if n.level in PRESSING else wait_us)} | {n.group for n in heard if n.told and _rank(n.level) > _rank(n.told)}
+    ripe = {
+        n.group
+        for n in heard
+        if n.levels
+        and n.told is None
+        and at_us - (n.fired_us or 0) >= (pressing_us if n.level in PRESSING else wait_us)
+    } | {n.group for n in heard if n.told and _rank(n.level) > _rank(n.told)}
     goes_on = {n.group for n in heard if n.told and n.levels}
-    settled = {n.group for n in heard if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)}
+    settled = {
+        n.group for n in heard if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)
+    }
     found = list[Telling]()
     for notice in heard:
         is_ripe = notice.group in (ripe if notice.levels else settled)
@@ -286,9 +343,16 @@ def due(notices: Iterable[Notice], silences: Iterable[Silence], acks: Mapping[st
 
 
 def _one_trouble(a: Notice, b: Notice, name: str) -> bool:
-    """Whether two alerts are one trouble: of one rule and subject, or of one cause (`name` is that of the first) within a while."""
+    """
+    Whether two alerts are one trouble: of one rule and subject, or of one cause (`name` is that of the first) within a
+    while.
+    """
     by_cause = bool(name) and name == b.cause and abs((a.fired_us or 0) - (b.fired_us or 0)) <= TROUBLE_US
-    return a is not b and NEIGHBOUR not in (a.source, b.source) and (by_cause or ((a.rule, a.subject) == (b.rule, b.subject) and a.source != b.source))
+    return (
+        a is not b
+        and NEIGHBOUR not in (a.source, b.source)
+        and (by_cause or ((a.rule, a.subject) == (b.rule, b.subject) and a.source != b.source))
+    )
 
 
 def _merge(notices: list[Notice], cause_of: Callable[[Notice], Cause | None]) -> None:
@@ -304,21 +368,44 @@ def _merge(notices: list[Notice], cause_of: Callable[[Notice], Cause | None]) ->
             continue
         notice.told, notice.told_us, notice.group = min(worst.told, notice.level, key=_rank), worst.told_us, worst.group
         notice.roles = list(_with(notice.roles, tuple(worst.roles)))
-        notice.named(Cause(worst.cause, worst.cause_words, worst.headline, worst.runbook, worst.cause_rule, worst.who, worst.action, worst.traders) if worst.cause else None)
+        notice.named(
+            Cause(
+                worst.cause,
+                worst.cause_words,
+                worst.headline,
+                worst.runbook,
+                worst.cause_rule,
+                worst.who,
+                worst.action,
+                worst.traders,
+            )
+            if worst.cause
+            else None
+        )
 
 
 def _said_by_another(telling: Telling, notices: list[Notice]) -> bool:
-    """Whether another alert of the same trouble is sent in its place: its end while the other one fires, and what is repeated of both."""
+    """
+    Whether another alert of the same trouble is sent in its place: its end while the other one fires, and what is
+    repeated of both.
+    """
     notice = telling.notice
     others = [n for n in notices if n.told and n.levels and not n.muted and _one_trouble(notice, n, notice.cause)]
     if telling.kind == OVER:
         return bool(others)
     first = min([*others, notice], key=lambda n: (n.fired_us or 0, n.alert))
-    return telling.kind in (REPEAT, UNHEARD) and not notice.muted and first is not notice and _rank(first.level) >= _rank(notice.level)
+    return (
+        telling.kind in (REPEAT, UNHEARD)
+        and not notice.muted
+        and first is not notice
+        and _rank(first.level) >= _rank(notice.level)
+    )
 
 
 def _explain(notices: list[Notice]) -> None:
-    """What a neighbour says of an alert of ours is ours to tell, to the end; what it has told already is not told again."""
+    """
+    What a neighbour says of an alert of ours is ours to tell, to the end; what it has told already is not told again.
+    """
     own = {(n.rule, n.subject): n for n in notices if n.source != NEIGHBOUR and n.levels}
     for theirs in notices:
         ours = own.get((theirs.rule, theirs.subject)) if theirs.source == NEIGHBOUR and theirs.levels else None
@@ -326,7 +413,12 @@ def _explain(notices: list[Notice]) -> None:
             continue
         theirs.explained = True
         if theirs.told is not None and ours.told is None:
-            ours.told, ours.told_us, ours.roles, ours.group = theirs.told, theirs.told_us, list(theirs.roles), theirs.group
+            ours.told, ours.told_us, ours.roles, ours.group = (
+                theirs.told,
+                theirs.told_us,
+                list(theirs.roles),
+                theirs.group,
+            )
         theirs.told = None
 
 
@@ -344,7 +436,10 @@ def _take(notices: list[Notice], acks: Mapping[str, tuple[str, int]]) -> None:
 def _join(notice: Notice, notices: list[Notice]) -> None:
     """Which group does an alert belong to? That of its panel which is open, else one of its own."""
     if not notice.group:
-        notice.group = next((n.group for n in notices if n.group and n.panel == notice.panel and (n.levels or n.told)), "") or notice.alert
+        notice.group = (
+            next((n.group for n in notices if n.group and n.panel == notice.panel and (n.levels or n.told)), "")
+            or notice.alert
+        )
 
 
 def _telling(notice: Notice, ripe: bool, staff: Staff, at_us: int) -> Telling | None:
@@ -361,19 +456,29 @@ def _telling(notice: Notice, ripe: bool, staff: Staff, at_us: int) -> Telling | 
     if level not in SENT:
         return None
     if _rank(level) > _rank(notice.told):
-        return Telling(notice, ROSE if notice.told else FIRING, _with(notice.roles, staff.told(notice.who, level))) if ripe else None
+        return (
+            Telling(notice, ROSE if notice.told else FIRING, _with(notice.roles, staff.told(notice.who, level)))
+            if ripe
+            else None
+        )
     if level in PRESSING and notice.rose_us - notice.told_us >= ANEW_US:
         return Telling(notice, ROSE, tuple(notice.roles))  # It was less for a good while, and is so again.
     if notice.muted:
         return Telling(notice, REPEAT, tuple(notice.roles))  # The silence is over, and it still fires.
     if notice.acked_by:
         return None
-    if level in PRESSING and at_us - max(notice.told_us, notice.rose_us) >= clock.span_us(staff.escalate_after) and (role := staff.after(tuple(notice.roles))):
+    if (
+        level in PRESSING
+        and at_us - max(notice.told_us, notice.rose_us) >= clock.span_us(staff.escalate_after)
+        and (role := staff.after(tuple(notice.roles)))
+    ):
         return Telling(notice, UNHEARD, (role,))
     if at_us - notice.told_us < clock.span_us(staff.repeat_every):
         return None
     # What can wait for somebody's hours is not said again and again meanwhile.
-    there = level in PRESSING or any(staff.roles[role].on_duty(clock.instant(at_us)) for role in notice.roles if role in staff.roles)
+    there = level in PRESSING or any(
+        staff.roles[role].on_duty(clock.instant(at_us)) for role in notice.roles if role in staff.roles
+    )
     return Telling(notice, REPEAT, tuple(notice.roles)) if there else None
 
 

@@ -34,7 +34,8 @@ BACKOFF_S, LONGEST_S = 1.0, 300.0
 STAND_AGAIN_S = 60.0
 PULSE_S = 60.0
 PATIENCE_S = 10.0
-SPOKEN = ("terminal", "slack", "webhook", "smtp", "command")  # Kinds of channels that take words; the others take alerts.
+# Kinds of channels that take words; the others take alerts.
+SPOKEN = ("terminal", "slack", "webhook", "smtp", "command")
 
 
 class Situations(Protocol):
@@ -76,22 +77,50 @@ class Notifier:
         before, after: What is done each time before and after it is planned what people are notified of.
     """
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now, chance: random.Random | None = None, beating: Callable[[], bool] = lambda: False, situations: "Situations | None" = None, before: Sequence[Callable[[], None]] = (), after: Sequence[Callable[[], None]] = (), complaints: "Complaints | None" = None):
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        rules: Rules,
+        staff: Staff,
+        now: Callable[[], datetime] = clock.now,
+        chance: random.Random | None = None,
+        beating: Callable[[], bool] = lambda: False,
+        situations: "Situations | None" = None,
+        before: Sequence[Callable[[], None]] = (),
+        after: Sequence[Callable[[], None]] = (),
+        complaints: "Complaints | None" = None,
+    ):
         self.store, self.settings, self.rules, self.staff, self.now = store, settings, rules, staff, now
-        self.dispatch, self._situations, self._before, self._after = Dispatch(store, settings.app), situations, before, after
+        self.dispatch, self._situations, self._before, self._after = (
+            Dispatch(store, settings.app),
+            situations,
+            before,
+            after,
+        )
         self._chance, self._beating = chance or random.Random(), beating
-        self.rendered = lru_cache(maxsize=64)(self._rendered)  # Of a message that is tried again and again, not all that it was read from.
+        # Of a message that is tried again and again, not all that it was read from.
+        self.rendered = lru_cache(maxsize=64)(self._rendered)
         self._complaints = complaints or Complaints(settings)
         self._ill = False
 
     def plan(self) -> list[str]:
         """Write down what is to be told now; the ids of the messages."""
-        return self.dispatch.plan(self.staff, self.rules, self._situations.cause_at if self._situations else lambda at_us: unknown_cause)
+        return self.dispatch.plan(
+            self.staff, self.rules, self._situations.cause_at if self._situations else lambda at_us: unknown_cause
+        )
 
     def _rendered(self, name: str) -> Message:
         """A message as people read it: the same whenever it is asked for."""
-        body = json.loads(self.settings.redact(json.dumps(self.dispatch.message(name))))  # Before anything is escaped or cut.
-        return message_module.compose(body, self.rules, self.staff, self._situation(body["made_us"]) if body["kind"] != REPORT else None, self.settings.where)
+        # Before anything is escaped or cut.
+        body = json.loads(self.settings.redact(json.dumps(self.dispatch.message(name))))
+        return message_module.compose(
+            body,
+            self.rules,
+            self.staff,
+            self._situation(body["made_us"]) if body["kind"] != REPORT else None,
+            self.settings.where,
+        )
 
     async def send(self, channel: Channel) -> bool:
         """Send the next message that is due by a channel; False where none was."""
@@ -101,20 +130,41 @@ class Notifier:
         now = self.now()
         if clock.micros(now) - delivery.since_us > clock.span_us(self.staff.expire_after):
             await asyncio.to_thread(self.dispatch.expired, delivery)
-            self._complaints.say(channel.name, f"{delivery.message} is given up: {channel.name} could not be told within {self.staff.expire_after} ({delivery.said or 'it was never reached'})", always=True)
+            self._complaints.say(
+                channel.name,
+                f"{delivery.message} is given up: {channel.name} could not be told within "
+                f"{self.staff.expire_after} ({delivery.said or 'it was never reached'})",
+                always=True,
+            )
             return True
         try:
             told = await asyncio.to_thread(self.rendered, delivery.message)
             if (until_us := await asyncio.to_thread(self.dispatch.quiet_until, told.facts)) is not None:
-                await asyncio.to_thread(self.dispatch.failed, delivery, "kept quiet", (until_us - clock.micros(now)) / 1e6)
+                await asyncio.to_thread(
+                    self.dispatch.failed, delivery, "kept quiet", (until_us - clock.micros(now)) / 1e6
+                )
                 return True
-            await channels.tell(channel, told, self.settings, now, await asyncio.to_thread(self._picture, channel, told))
+            await channels.tell(
+                channel, told, self.settings, now, await asyncio.to_thread(self._picture, channel, told)
+            )
         except StoreError:
             raise
-        except Exception as problem:  # noqa: BLE001  # Whatever it is, the message waits, it is said, and the other channels go on.
-            why = str(problem) if isinstance(problem, NotTold) else text.one_line(self.settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
-            self._complaints.say(channel.name, f"{channel.name} was not told of {delivery.message}: it {why}; it is tried again")
-            await asyncio.to_thread(self.dispatch.failed, delivery, why, self._pause_s(delivery, problem.wait_s if isinstance(problem, NotTold) else None))
+        # Whatever it is, the message waits, it is said, and the other channels go on.
+        except Exception as problem:  # noqa: BLE001
+            why = (
+                str(problem)
+                if isinstance(problem, NotTold)
+                else text.one_line(self.settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
+            )
+            self._complaints.say(
+                channel.name, f"{channel.name} was not told of {delivery.message}: it {why}; it is tried again"
+            )
+            await asyncio.to_thread(
+                self.dispatch.failed,
+                delivery,
+                why,
+                self._pause_s(delivery, problem.wait_s if isinstance(problem, NotTold) else None),
+            )
             return True
         await asyncio.to_thread(self.dispatch.sent, delivery)
         self._complaints.over(channel.name)
@@ -125,7 +175,10 @@ class Notifier:
         return max(self._chance.uniform(longest_s / 2, longest_s), min(asked_s or 0.0, 3600.0))
 
     def _picture(self, channel: Channel, told: Message) -> bytes | None:
-        """The panel that a message is about, as it looked then, or the first chart of what was made; where the channel takes a picture."""
+        """
+        The panel that a message is about, as it looked then, or the first chart of what was made; where the channel
+        takes a picture.
+        """
         if channel.kind == "smtp" and told.kind == REPORT:
             return _first_chart(Path(told.facts["notebook"]))
         if channel.kind != "smtp" or not told.facts["alerts"]:
@@ -143,7 +196,11 @@ class Notifier:
             return
         now = self.now()
         notices = await asyncio.to_thread(self.dispatch.standing)
-        alerts = [channels.alertmanager_alert(self._alert_of(n), self.settings.app, now + channels.STANDS_FOR) for n in notices if n.told and n.level in SENT]
+        alerts = [
+            channels.alertmanager_alert(self._alert_of(n), self.settings.app, now + channels.STANDS_FOR)
+            for n in notices
+            if n.told and n.level in SENT
+        ]
         for channel in known if alerts else []:
             try:
                 await channels.stand(channel, alerts, self.settings)
@@ -152,12 +209,21 @@ class Notifier:
 
     def _alert_of(self, notice: Notice) -> dict[str, Any]:
         rule = self.rules.rules.get(notice.rule)
-        return {name: getattr(notice, name) for name in ("alert", "rule", "subject", "source", "pending_us", "sentence")} | {"severity": notice.level, "runbook": rule.runbooks.get(notice.subject) if rule else None}
+        return {
+            name: getattr(notice, name) for name in ("alert", "rule", "subject", "source", "pending_us", "sentence")
+        } | {"severity": notice.level, "runbook": rule.runbooks.get(notice.subject) if rule else None}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Plan and send until stopped; what is on its way is finished first."""
-        tasks = [asyncio.create_task(self._often(stop, LOOK_S, partial(self.send_all, channel))) for channel in self.staff.channels.values()]
-        tasks += [asyncio.create_task(self._often(stop, LOOK_S, self._plan)), asyncio.create_task(self._often(stop, STAND_AGAIN_S, self.stand)), asyncio.create_task(self._often(stop, PULSE_S, self._pulse))]
+        tasks = [
+            asyncio.create_task(self._often(stop, LOOK_S, partial(self.send_all, channel)))
+            for channel in self.staff.channels.values()
+        ]
+        tasks += [
+            asyncio.create_task(self._often(stop, LOOK_S, self._plan)),
+            asyncio.create_task(self._often(stop, STAND_AGAIN_S, self.stand)),
+            asyncio.create_task(self._often(stop, PULSE_S, self._pulse)),
+        ]
         await asyncio.gather(*tasks)
 
     async def _often(self, stop: asyncio.Event, every_s: float, what: Callable[[], Awaitable[None]]) -> None:
@@ -167,9 +233,14 @@ class Notifier:
                 self._complaints.over("store")
             except StoreError as problem:
                 self._complaints.say("store", str(problem))
-            except Exception as problem:  # noqa: BLE001  # Whatever it is, it is said, and tried again; and we are not well.
+            # Whatever it is, it is said, and tried again; and we are not well.
+            except Exception as problem:  # noqa: BLE001
                 self._ill = True
-                self._complaints.say(f"fault {problem}", f"telling people failed: {problem.__class__.__name__}: {text.one_line(str(problem), 160)}", always=True)
+                self._complaints.say(
+                    f"fault {problem}",
+                    f"telling people failed: {problem.__class__.__name__}: {text.one_line(str(problem), 160)}",
+                    always=True,
+                )
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), every_s / clock.speed())
 
@@ -185,7 +256,9 @@ class Notifier:
         await asyncio.to_thread(self.plan_all)
         self._ill = False
         for lost in await asyncio.to_thread(self.dispatch.unreachable, self.staff.channels):
-            self._complaints.say("lost", f"{lost} is given up: that channel is not in the settings any more", always=True)
+            self._complaints.say(
+                "lost", f"{lost} is given up: that channel is not in the settings any more", always=True
+            )
 
     async def send_all(self, channel: Channel) -> None:
         """Send all that is due by a channel."""
@@ -214,7 +287,10 @@ def _first_chart(notebook: Path) -> bytes | None:
     """The first picture in an executed notebook; None where there is none, or the notebook is gone."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        found = next((o["data"]["image/png"] for c in cells for o in c.get("outputs", ()) if "image/png" in o.get("data", {})), None)
+        found = next(
+            (o["data"]["image/png"] for c in cells for o in c.get("outputs", ()) if "image/png" in o.get("data", {})),
+            None,
+        )
         return base64.b64decode("".join(found)) if found else None
     except (OSError, ValueError, KeyError):
         return None
@@ -241,7 +317,8 @@ def run(notifier: Notifier, stop: threading.Event) -> None:
 
 def tried(settings: Settings, staff: Staff, target: str, now: datetime) -> list[tuple[str, str]]:
     """
-    Try the ways to a channel, or to all channels of a role, or (empty) all there are, with a message that says it is a trial.
+    Try the ways to a channel, or to all channels of a role, or (empty) all there are, with a message that says it is a
+    trial.
 
     Returns:
         Each channel's name, and why it was not told; empty where it was.
@@ -255,12 +332,24 @@ def tried(settings: Settings, staff: Staff, target: str, now: datetime) -> list[
         names = (target,) if target else tuple(staff.channels)
     else:
         known = (*staff.channels, *PATH)
-        raise UsageError(f"there is no channel or role {target!r}; there are: {', '.join(known)}.{text.nearest(target, known)}")
+        raise UsageError(
+            f"there is no channel or role {target!r}; there are: {', '.join(known)}.{text.nearest(target, known)}"
+        )
 
-    return _each(settings, staff, names, lambda name: message_module.trial(settings.app, name, staff, settings.where), now)
+    return _each(
+        settings, staff, names, lambda name: message_module.trial(settings.app, name, staff, settings.where), now
+    )
 
 
-def said(settings: Settings, staff: Staff, name: str, words: str, now: datetime, aloud: bool = True, lines: tuple[tuple[str, str], ...] = ()) -> list[tuple[str, str]]:
+def said(
+    settings: Settings,
+    staff: Staff,
+    name: str,
+    words: str,
+    now: datetime,
+    aloud: bool = True,
+    lines: tuple[tuple[str, str], ...] = (),
+) -> list[tuple[str, str]]:
     """
     Tell everybody, by every channel of a role, what somebody says.
 
@@ -272,11 +361,20 @@ def said(settings: Settings, staff: Staff, name: str, words: str, now: datetime,
     Returns:
         Each channel's name, and why it was not told; empty where it was.
     """
-    names = tuple(dict.fromkeys(name for role in staff.roles.values() for name in role.channels if staff.channels[name].kind in SPOKEN[not aloud :]))
+    names = tuple(
+        dict.fromkeys(
+            name
+            for role in staff.roles.values()
+            for name in role.channels
+            if staff.channels[name].kind in SPOKEN[not aloud :]
+        )
+    )
     return _each(settings, staff, names, lambda _: message_module.spoken(settings.app, name, words, staff, lines), now)
 
 
-def _each(settings: Settings, staff: Staff, names: tuple[str, ...], message: Callable[[str], Message], now: datetime) -> list[tuple[str, str]]:
+def _each(
+    settings: Settings, staff: Staff, names: tuple[str, ...], message: Callable[[str], Message], now: datetime
+) -> list[tuple[str, str]]:
     async def one(name: str) -> tuple[str, str]:
         try:
             await channels.tell(staff.channels[name], message(name), settings, now)

@@ -1,8 +1,9 @@
 """
-Give the sender of notifications what it asks of other packages: how everything stood, the likely cause, what is due, the incidents.
+Give the sender of notifications what it asks of other packages: how everything stood, the likely cause, what is due,
+the incidents.
 
-The sender itself knows alerts, people and channels. Here its messages get their situation, and before and after it plans
-the runs that were due are watched and alerts are followed into incidents.
+The sender itself knows alerts, people and channels. Here its messages get their situation, and before and after it
+plans the runs that were due are watched and alerts are followed into incidents.
 """
 
 import random
@@ -72,35 +73,74 @@ class Situations:
         return SituationOf(view) if view else None
 
     def cause_at(self, at_us: int) -> Callable[[Notice], Cause | None]:
-        """What sets an alert off, by the diagnosis of an instant. One that fails, or is not sure, names nothing and holds nothing up."""
+        """
+        What sets an alert off, by the diagnosis of an instant.
+
+        One that fails, or is not sure, names nothing and holds nothing up.
+        """
         try:
             view = self._view(at_us)
             found = diagnosis.diagnose(view) if view else None
-        except Exception as problem:  # noqa: BLE001  # Whatever it is, it is said, and people are notified all the same.
-            self._complaints.say("diagnosis", f"what sets alerts off could not be diagnosed ({problem.__class__.__name__}: {text.one_line(str(problem), 120)}); the notification goes out without it")
+        # Whatever it is, it is said, and people are notified all the same.
+        except Exception as problem:  # noqa: BLE001
+            self._complaints.say(
+                "diagnosis",
+                f"what sets alerts off could not be diagnosed ({problem.__class__.__name__}: "
+                f"{text.one_line(str(problem), 120)}); the notification goes out without it",
+            )
             return unknown_cause
         self._complaints.over("diagnosis")
         sure = [d for d in found.each if d.confidence >= SURE] if found else []
 
         def cause_of(notice: Notice) -> Cause | None:
-            by = next((d for d in sure if effects.sets_off(d.cause, d.subject, notice.rule, notice.subject, notice.source)), None)
+            by = next(
+                (d for d in sure if effects.sets_off(d.cause, d.subject, notice.rule, notice.subject, notice.source)),
+                None,
+            )
             return self._cause(by, notice) if by else None
 
         return cause_of
 
     def _cause(self, found: diagnosis.Diagnosis, notice: Notice) -> Cause:
-        """A sure diagnosis as the cause of an alert. What to do first is the alert's own where its rule points at the cause, else the cause's."""
+        """
+        A sure diagnosis as the cause of an alert.
+
+        What to do first is the alert's own where its rule points at the cause, else the cause's.
+        """
         about, own = f" of {found.subject}" if found.subject else "", self._rules.rules.get(notice.rule)
-        points = own is not None and OF_RULE.get(own.name) == found.cause and own.runbooks.get(notice.subject) == found.runbook
+        points = (
+            own is not None
+            and OF_RULE.get(own.name) == found.cause
+            and own.runbooks.get(notice.subject) == found.runbook
+        )
         rule = own if points else effects.leading_rule(found.cause, found.subject, found.runbook or "", self._rules)
         headline, advice = found.headline, effects.advice(found.cause, found.subject)
-        # That no provider serves is two troubles at once where they are not alike: each is named, and what to do about it.
-        parts = [replace(found, cause=o.cause, subject=o.subject) for o in found.also if o.subject in PROVIDERS] if found.cause == diagnosis.BOTH else []
+        # That no provider serves is two troubles at once where they are not alike: each is named, and what to do about
+        # it.
+        parts = (
+            [replace(found, cause=o.cause, subject=o.subject) for o in found.also if o.subject in PROVIDERS]
+            if found.cause == diagnosis.BOTH
+            else []
+        )
         if advice and len({part.cause for part in parts}) > 1:
             headline = f"{headline.rstrip('.')}: {' '.join(part.headline for part in parts)}"
-            each = [f"{str(part.subject).title()}: {own_advice.action}" for part in parts if (own_advice := effects.advice(part.cause, part.subject, other=False))]
+            each = [
+                f"{str(part.subject).title()}: {own_advice.action}"
+                for part in parts
+                if (own_advice := effects.advice(part.cause, part.subject, other=False))
+            ]
             advice = advice._replace(action=" ".join(each) or advice.action)
-        return Cause(f"{found.cause}{about}", found.words, headline, found.runbook or "", rule.name if rule else "", rule.who if rule else "", advice.action if advice else "", advice.traders if advice else "", found.cause in NO_FAULT)
+        return Cause(
+            f"{found.cause}{about}",
+            found.words,
+            headline,
+            found.runbook or "",
+            rule.name if rule else "",
+            rule.who if rule else "",
+            advice.action if advice else "",
+            advice.traders if advice else "",
+            found.cause in NO_FAULT,
+        )
 
     def _view(self, at_us: int) -> View | None:
         at = clock.instant(at_us)
@@ -114,7 +154,15 @@ class Situations:
 class Tasks:
     """What is done around planning: the runs that were due are watched, and alerts are followed into incidents."""
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime], complaints: Complaints):
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        rules: Rules,
+        staff: Staff,
+        now: Callable[[], datetime],
+        complaints: Complaints,
+    ):
         self._store, self._settings, self._staff, self._now, self._complaints = store, settings, staff, now, complaints
         self.chronicle, self._dispatch = Chronicle(store, settings, rules), Dispatch(store, settings.app)
         self._due_at: datetime | None = None
@@ -142,8 +190,28 @@ class Tasks:
             self._complaints.say("record", str(problem))
 
 
-def notifier(store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now, chance: random.Random | None = None, beating: Callable[[], bool] = lambda: False) -> Notifier:
+def notifier(
+    store: Store,
+    settings: Settings,
+    rules: Rules,
+    staff: Staff,
+    now: Callable[[], datetime] = clock.now,
+    chance: random.Random | None = None,
+    beating: Callable[[], bool] = lambda: False,
+) -> Notifier:
     """The sender of one app's notifications, with its situations and tasks; arguments as of `Notifier`."""
     complaints = Complaints(settings)
     tasks = Tasks(store, settings, rules, staff, now, complaints)
-    return Notifier(store, settings, rules, staff, now, chance, beating, Situations(store, settings, rules, complaints), (tasks.watch_due,), (tasks.follow_alerts,), complaints)
+    return Notifier(
+        store,
+        settings,
+        rules,
+        staff,
+        now,
+        chance,
+        beating,
+        Situations(store, settings, rules, complaints),
+        (tasks.watch_due,),
+        (tasks.follow_alerts,),
+        complaints,
+    )

@@ -27,9 +27,15 @@ def opened(desk: "Workspace", name: str, incident: Incident, operator: str, as_o
     limit = incident.limit()
     found = diagnosis.diagnose_at(desk, as_of or desk.now(), rule.window if rule else timedelta(minutes=10))
     given = {
-        "app": desk.settings.app, "incident": incident.id, "operator": operator, "subject": incident.subject, "severity": incident.severity, "limit": rule.limit_told(limit) if rule and limit is not None else "",
-        "window": f"{round(rule.window.total_seconds())}s" if rule else "", "as_of": text.iso(as_of) if as_of else "",
-    }  # fmt: skip
+        "app": desk.settings.app,
+        "incident": incident.id,
+        "operator": operator,
+        "subject": incident.subject,
+        "severity": incident.severity,
+        "limit": rule.limit_told(limit) if rule and limit is not None else "",
+        "window": f"{round(rule.window.total_seconds())}s" if rule else "",
+        "as_of": text.iso(as_of) if as_of else "",
+    }
     folder = chronicle.of(desk).folder(incident.id)
     with temporary.refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,6 +44,16 @@ def opened(desk: "Workspace", name: str, incident: Incident, operator: str, as_o
     content = json.dumps(shelf.filled(shelved, given, [found.cause]), indent=1, ensure_ascii=False) + "\n"
     with temporary.refusing(place):
         temporary.make(place, content.encode())
-    body = {"runbook": name, "notebook": place.name, "cause": found.cause, "subject": found.subject, "also": [o._asdict() for o in found.also], "confidence": found.confidence, "headline": found.words, "given": given, "words": f"runbook {name} opened as {place.name}; likely {found.cause}"}
+    body = {
+        "runbook": name,
+        "notebook": place.name,
+        "cause": found.cause,
+        "subject": found.subject,
+        "also": [o._asdict() for o in found.also],
+        "confidence": found.confidence,
+        "headline": found.words,
+        "given": given,
+        "words": f"runbook {name} opened as {place.name}; likely {found.cause}",
+    }
     chronicle.of(desk).append(incident.id, "runbook", body, by=operator)
     return place

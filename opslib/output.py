@@ -10,7 +10,8 @@ from opslib.errors import OpsError
 
 class Stdout:
     """
-    Our stdout. Once its reader has gone (``ops runs | head``), what is written is dropped, and the command ends as it would have.
+    Our stdout. Once its reader has gone (``ops runs | head``), what is written is dropped, and the command ends as it
+    would have.
 
     Attributes:
         is_read: Whether somebody may still read what is written.
@@ -44,7 +45,9 @@ class Stdout:
             if isinstance(problem, UnicodeError):
                 raise
             self.is_read = False
-            raise OpsError(f"the result could not be written to stdout ({getattr(problem, 'strerror', None) or problem}).") from problem
+            raise OpsError(
+                f"the result could not be written to stdout ({getattr(problem, 'strerror', None) or problem})."
+            ) from problem
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -1,5 +1,6 @@
 """
-Ask the questions about what everything else is observed through: the market's hours, the clocks, our own collector's time.
+Ask the questions about what everything else is observed through: the market's hours, the clocks, our own collector's
+time.
 
 An answer's cause is empty where all is well, and None where nobody knows; see `answers.Found`.
 """
@@ -26,7 +27,11 @@ def market(probed: Probed, at_us: int) -> Found:
         return Found(question, "no, by the calendar.", "market_closed")
     if not probed.market_shut(at_us):
         return Found(question, "yes.", "")
-    return Found(question, f"no, by the last word of {' and '.join(probed.market_said_by(at_us))}, though the calendar has a session.", "market_closed")
+    return Found(
+        question,
+        f"no, by the last word of {' and '.join(probed.market_said_by(at_us))}, though the calendar has a session.",
+        "market_closed",
+    )
 
 
 def collector(probed: Probed, limits: Probes, at_us: int) -> Found:
@@ -38,7 +43,13 @@ def collector(probed: Probed, limits: Probes, at_us: int) -> Found:
     if share <= limits.starved_share:
         return Found(question, f"yes; it lost {text.ratio(share, 0)} of the last {text.duration(window.seconds)}.", "")
     lost = f"; {dropped} probes say nothing for it" if dropped else ""
-    return Found(question, f"no: in the last {text.duration(window.seconds)} it could not run for {text.ratio(share, 0)} of the time{lost}. What looks slow from here is not sure to be. See what else this machine does.", "monitor_down", "collector")
+    return Found(
+        question,
+        f"no: in the last {text.duration(window.seconds)} it could not run for {text.ratio(share, 0)} of the "
+        f"time{lost}. What looks slow from here is not sure to be. See what else this machine does.",
+        "monitor_down",
+        "collector",
+    )
 
 
 def slow_everywhere(probed: Probed, rule: Rule, window: Window) -> bool:
@@ -60,4 +71,6 @@ def clocks(skews: Mapping[str, float], limit_s: float) -> list[Found]:
         return [Found(question, "nobody says.", None)]
     found = compare(skews, limit_s)
     answers = zip(found.names, found.sentences)
-    return [Found(question, f"no: {words}", "clock_skew", party, 1.0 if found.sure else 0.5) for party, words in answers] or [Found(question, "yes.", "")]
+    return [
+        Found(question, f"no: {words}", "clock_skew", party, 1.0 if found.sure else 0.5) for party, words in answers
+    ] or [Found(question, "yes.", "")]

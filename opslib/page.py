@@ -70,7 +70,11 @@ class Page:
     def __init__(self, first: Look, how: Pages, usual_us: int):
         self.looks, self.times = [first], [first.ts_us]
         self.loaded_at_us = None if first.uptime_s is None else first.ts_us - round(first.uptime_s * SECOND)
-        remembers = first.last_error_at_ms is not None and first.load_ms is not None and first.last_error_at_ms < first.load_ms - how.load_jitter_s * 1000
+        remembers = (
+            first.last_error_at_ms is not None
+            and first.load_ms is not None
+            and first.last_error_at_ms < first.load_ms - how.load_jitter_s * 1000
+        )
         self.providers_from_load = not remembers
         self.intervals_us = [max(FASTEST, usual_us)]
         self.down_since_us = [first.ts_us if first.websocket_connected is False else None]
@@ -94,7 +98,11 @@ class Page:
         first = self.looks[0]
         if first.page_id:
             return first.page_id
-        return "unnamed" if self.loaded_at_us is None else f"loaded {instant(self.loaded_at_us).astimezone(NEW_YORK):%H:%M:%S} New York"
+        return (
+            "unnamed"
+            if self.loaded_at_us is None
+            else f"loaded {instant(self.loaded_at_us).astimezone(NEW_YORK):%H:%M:%S} New York"
+        )
 
 
 def _rhythm_us(gaps: list[int], otherwise_us: int) -> int:
@@ -126,14 +134,30 @@ def reloaded(before: Look, look: Look, how: Pages) -> bool:
     if before.uptime_s is None or look.uptime_s is None or before.load_ms is None or look.load_ms is None:
         return False
     passed_s = (look.ts_us - before.ts_us) / SECOND
-    return look.uptime_s - before.uptime_s < passed_s - how.load_jitter_s and look.load_ms - before.load_ms > how.load_jitter_s * 1000
+    return (
+        look.uptime_s - before.uptime_s < passed_s - how.load_jitter_s
+        and look.load_ms - before.load_ms > how.load_jitter_s * 1000
+    )
 
 
 def running_sums(look: Look) -> dict[str, float | None]:
     """The page's running means as running sums, which can be subtracted; None where a NaN spoiled the mean."""
     n = look.trades
-    times = lambda mean: 0.0 if n == 0 else None if mean is None or n is None else mean * n  # noqa: E731
-    return dict(zip(SUMS, (times(look.gross_mean_pct), times(look.net_mean_pct), look.commission_total_usd, times(look.slippage_mean_usd))))
+
+    def times(mean):
+        return 0.0 if n == 0 else None if mean is None or n is None else mean * n
+
+    return dict(
+        zip(
+            SUMS,
+            (
+                times(look.gross_mean_pct),
+                times(look.net_mean_pct),
+                look.commission_total_usd,
+                times(look.slippage_mean_usd),
+            ),
+        )
+    )
 
 
 class _Track:
@@ -172,7 +196,11 @@ def _total(look: Look) -> int:
 
 
 def _goes_on(before: Look, after: Look) -> bool:
-    """Could the providers' counters of `after` have grown from those of `before`? A page never forgets that it had an error."""
+    """
+    Could the providers' counters of `after` have grown from those of `before`?
+
+    A page never forgets that it had an error.
+    """
     if before.last_error_at_ms is not None and after.last_error_at_ms is None:
         return False
     pairs = ((getattr(before, f.name), getattr(after, f.name)) for f in COUNTERS if f.group in PROVIDERS)
@@ -219,14 +247,26 @@ def _place(look: Look, tracks: list[_Track], how: Pages) -> _Track | None:
     going_on = [t for t in same_load if _goes_on(t.last, look)]
     going_on = [t for t in going_on if look.ts_us - t.last.ts_us <= gap_us] or going_on
     if going_on:
-        likeliest = going_on[0] if len(going_on) == 1 else min(going_on, key=lambda t: (not _all_go_on(t.last, look), t.surprise(look)))
+        likeliest = (
+            going_on[0]
+            if len(going_on) == 1
+            else min(going_on, key=lambda t: (not _all_go_on(t.last, look), t.surprise(look)))
+        )
         likeliest.looks.append(look)
         return likeliest
     # Counters that lie behind on a known load, or a load instant nobody had with counters that somebody had: whether it
     # is that page, after some of its counters were zeroed, or one of its own, only the rest of the looks can tell. At
     # least half of the count must have been there before, else a young new page could be taken for an older, idle one.
-    resets = [t for t in unnamed if look.ts_us - t.last.ts_us <= gap_us and _goes_on(t.last, look) and 2 * _total(t.last) >= _total(look) > 0]
-    tracks.append(_Track(look, max(same_load or resets, key=lambda t: (_total(t.last) if resets else 0, t.last.ts_us), default=None)))
+    resets = [
+        t
+        for t in unnamed
+        if look.ts_us - t.last.ts_us <= gap_us and _goes_on(t.last, look) and 2 * _total(t.last) >= _total(look) > 0
+    ]
+    tracks.append(
+        _Track(
+            look, max(same_load or resets, key=lambda t: (_total(t.last) if resets else 0, t.last.ts_us), default=None)
+        )
+    )
     return tracks[-1]
 
 
@@ -251,7 +291,10 @@ class Telling:
         self._usual_us = self._post_every_us
 
     def take(self, look: Look) -> Page | None:
-        """Take the next look, in the order of `in_order`; returns the page that grew by it, None where it holds nothing new."""
+        """
+        Take the next look, in the order of `in_order`; returns the page that grew by it, None where it holds nothing
+        new.
+        """
         known = len(self._tracks)
         track = _place(look, self._tracks, self.how)
         if track is None or self.second_thoughts:

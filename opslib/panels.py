@@ -12,7 +12,18 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from opslib import clock, findings, indicators, probed as probed_module, realised, refusals, rises, tape as tape_module, text, watch
+from opslib import (
+    clock,
+    findings,
+    indicators,
+    probed as probed_module,
+    realised,
+    refusals,
+    rises,
+    tape as tape_module,
+    text,
+    watch,
+)
 from opslib.clock import Window
 from opslib.alerts import Transition
 from opslib.chronicle import Chronicle
@@ -45,7 +56,12 @@ DEEPER = {"providers": "provider_health", "greeks": "greeks_quality", "pnl": "pn
 SOURCES = {"probe": "looks", "chain": "chains", "logs": "reading of the log", "fills": "fills"}
 MOST_TYPES = 3
 LATELY_US = 30_000_000  # Judged so lately is judged up to now.
-NAMES = {"providers": "Data Provider Health", "greeks": "Greeks Quality", "pnl": "P&L Accuracy", "system": "System Health"}
+NAMES = {
+    "providers": "Data Provider Health",
+    "greeks": "Greeks Quality",
+    "pnl": "P&L Accuracy",
+    "system": "System Health",
+}
 
 
 @dataclass(frozen=True)
@@ -81,23 +97,42 @@ class Panel:
 
     @property
     def sentences(self) -> list[str]:
-        """What the verdict rests on: what is wrong, what our own looks see, what is well; what nothing measures yet in one last line."""
+        """
+        What the verdict rests on: what is wrong, what our own looks see, what is well; what nothing measures yet in one
+        last line.
+        """
         told = sorted((f for f in self.findings if f.counted), key=lambda f: VERDICTS.index(f.verdict))
         silent = list(dict.fromkeys(_by(f) + f.sentence for f in self.findings if not f.counted))
-        wrong, right = ([f"{f.severity or f.verdict}: {_by(f)}{f.sentence}" for f in told if (f.verdict == "ok") is ok] for ok in (False, True))
-        seen = [f"{s.verdict or 'seen'}: {s.words}" for s in sorted(self.sights, key=lambda s: VERDICTS.index(s.verdict or "ok"))]
+        wrong, right = (
+            [f"{f.severity or f.verdict}: {_by(f)}{f.sentence}" for f in told if (f.verdict == "ok") is ok]
+            for ok in (False, True)
+        )
+        seen = [
+            f"{s.verdict or 'seen'}: {s.words}"
+            for s in sorted(self.sights, key=lambda s: VERDICTS.index(s.verdict or "ok"))
+        ]
         return wrong + seen + right + ([f"not counted: {'; '.join(silent)}"] if silent else [])
 
     def __repr__(self) -> str:
         table = text.table(["figure", "value", "guide reads"], [list(r) for r in self.rows])
-        return "\n".join([f"{self.title}: {self.told}", *(f"  {s}" for s in self.sentences), "", table, *(f"  {n}" for n in self.notes)])
+        return "\n".join(
+            [
+                f"{self.title}: {self.told}",
+                *(f"  {s}" for s in self.sentences),
+                "",
+                table,
+                *(f"  {n}" for n in self.notes),
+            ]
+        )
 
     def _html(self) -> str:
         e = text.in_html
         rows = "".join(f"<tr><th scope='row'>{e(a)}</th><td>{e(b)}</td><td>{e(c)}</td></tr>" for a, b, c in self.rows)
         return (
-            f"<section class='panel {self.verdict}'><p><strong>{e(self.title)}: {e(self.told)}</strong></p><ul>{''.join(f'<li>{e(s)}</li>' for s in self.sentences)}</ul>"
-            f"<table><thead><tr><th>figure</th><th>value</th><th>guide reads</th></tr></thead><tbody>{rows}</tbody></table>{''.join(f'<p>{e(n)}</p>' for n in self.notes)}</section>"
+            f"<section class='panel {self.verdict}'><p><strong>{e(self.title)}: {e(self.told)}</strong></p>"
+            f"<ul>{''.join(f'<li>{e(s)}</li>' for s in self.sentences)}</ul>"
+            f"<table><thead><tr><th>figure</th><th>value</th><th>guide reads</th></tr></thead><tbody>{rows}</"
+            f"tbody></table>{''.join(f'<p>{e(n)}</p>' for n in self.notes)}</section>"
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -106,7 +141,12 @@ class Panel:
     def _ipython_display_(self) -> None:
         from opslib import plots
 
-        plots.shown(self._repr_mimebundle_(), self.draw, f"{self.title} over time", f"{self.title} over time; {self.verdict}: {'; '.join(self.sentences[:1])}")
+        plots.shown(
+            self._repr_mimebundle_(),
+            self.draw,
+            f"{self.title} over time",
+            f"{self.title} over time; {self.verdict}: {'; '.join(self.sentences[:1])}",
+        )
 
 
 def _by(finding: Finding) -> str:
@@ -137,11 +177,36 @@ class View:
     """
 
     def __init__(
-        self, app: str, window: Window, known_at: datetime | None, tape: Tape, rules: Rules, recorded: list[Transition] | None = None, probed: Probed | None = None, acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}), silences: Iterable[Silence] = (), traded: Pnl | None = None, rows: Iterable[Filed] = (), incidents: Mapping[str, str] = MappingProxyType({}), marks: Iterable[Mark] = (), refused: Iterable[Refused] = (), evaluated: tuple[int, int] | None = None
-    ):  # fmt: skip
+        self,
+        app: str,
+        window: Window,
+        known_at: datetime | None,
+        tape: Tape,
+        rules: Rules,
+        recorded: list[Transition] | None = None,
+        probed: Probed | None = None,
+        acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}),
+        silences: Iterable[Silence] = (),
+        traded: Pnl | None = None,
+        rows: Iterable[Filed] = (),
+        incidents: Mapping[str, str] = MappingProxyType({}),
+        marks: Iterable[Mark] = (),
+        refused: Iterable[Refused] = (),
+        evaluated: tuple[int, int] | None = None,
+    ):
         self.incidents, self.marks, self.refused, self.evaluated = incidents, tuple(marks), tuple(refused), evaluated
         self.traded, self._rows = traded, rows
-        self.app, self.window, self.known_at, self.tape, self.rules, self.recorded, self.probed, self.acks, self.silences = app, window, known_at, tape, rules, recorded, probed, acks, tuple(silences)
+        (
+            self.app,
+            self.window,
+            self.known_at,
+            self.tape,
+            self.rules,
+            self.recorded,
+            self.probed,
+            self.acks,
+            self.silences,
+        ) = app, window, known_at, tape, rules, recorded, probed, acks, tuple(silences)
 
     @cached_property
     def filed(self) -> Pnl | None:
@@ -153,20 +218,38 @@ class View:
     def findings(self) -> list[Finding]:
         """Every rule judged over the view's window; that of fills over more, where it holds too few of them."""
         found = findings.at(self.tape, self.rules, self.window, self.probed)
-        counted = realised.counted(self.traded, self.window.end, self.window.end - self.window.start) if self.traded else None
+        counted = (
+            realised.counted(self.traded, self.window.end, self.window.end - self.window.start) if self.traded else None
+        )
         trades = counted or self.filed
         by_fills = realised.finding(trades) if trades else None
         return [*found, by_fills] if by_fills else found
 
     @cached_property
     def counted(self) -> Pnl | None:
-        """The trades by which the alert of the backtest's variance is judged now; None where no such trade ended in the rule's own window."""
+        """
+        The trades by which the alert of the backtest's variance is judged now; None where no such trade ended in the
+        rule's own window.
+        """
         return realised.counted(self.traded, self.window.end) if self.traded else None
 
     @cached_property
     def alerts(self) -> list[dict[str, Any]]:
-        """How every alert stands at the moment of the view: by the record, or where nobody judged, by the window's own looks."""
-        found = self.recorded if self.recorded is not None else watch.on(self.tape, self.rules, *(self.evaluated or (self.window.start_us, self.window.end_us)), self.probed, self._rows)
+        """
+        How every alert stands at the moment of the view: by the record, or where nobody judged, by the window's own
+        looks.
+        """
+        found = (
+            self.recorded
+            if self.recorded is not None
+            else watch.on(
+                self.tape,
+                self.rules,
+                *(self.evaluated or (self.window.start_us, self.window.end_us)),
+                self.probed,
+                self._rows,
+            )
+        )
         return [row | self._said_of(row) for row in rises.standing(found, self.rules)]
 
     def _said_of(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +257,11 @@ class View:
         at_us, notice = self.window.end_us, Notice(row["id"], row["rule"], row["subject"], row["source"], "", "")
         author, since_us, _ = self.acks.get(row["id"], ("", at_us, ""))
         quiet = next((s.id for s in self.silences if s.holds(notice, at_us)), None)
-        return {"acked_by": author if author and since_us <= at_us else None, "silenced_by": quiet, "incident": self.incidents.get(row["id"])}
+        return {
+            "acked_by": author if author and since_us <= at_us else None,
+            "silenced_by": quiet,
+            "incident": self.incidents.get(row["id"]),
+        }
 
     @cached_property
     def coverage(self) -> float | None:
@@ -188,7 +275,16 @@ class View:
 
     @cached_property
     def _sights(self) -> Sights:
-        says = {f.subject: f.verdict for f in findings.at(self.tape, self.rules.only("availability"), Window.before(self.window.end, lately(self.rules)))} if self.probed else {}
+        says = (
+            {
+                f.subject: f.verdict
+                for f in findings.at(
+                    self.tape, self.rules.only("availability"), Window.before(self.window.end, lately(self.rules))
+                )
+            }
+            if self.probed
+            else {}
+        )
         return Sights(self.probed or Probed(), self.rules, self.window, self.figures, says)
 
     @cached_property
@@ -200,7 +296,9 @@ class View:
         return tuple(f for f in self.findings if f.rule.panel == panel)
 
     def _judged(self, panel: str) -> list[str]:
-        return [f.verdict for f in self._of(panel) if f.counted] + [s.verdict for s in self.sights if s.panel == panel and s.verdict]
+        return [f.verdict for f in self._of(panel) if f.counted] + [
+            s.verdict for s in self.sights if s.panel == panel and s.verdict
+        ]
 
     def _counts(self, panel: str) -> bool:
         return bool(self._judged(panel))
@@ -211,16 +309,28 @@ class View:
     @cached_property
     def figures(self) -> dict[str, Any]:
         """The figures of each panel; a rate that rests on too few looks is None, the counts are what was seen."""
-        known = {(f.rule.name, f.subject): f.verdict != "unknown" or not f.counted for f in self.findings if f.source == findings.PAGE}
+        known = {
+            (f.rule.name, f.subject): f.verdict != "unknown" or not f.counted
+            for f in self.findings
+            if f.source == findings.PAGE
+        }
         providers = indicators.providers(self.tape, self.window)
         greeks = indicators.greeks(self.tape, self.window)
         for name, found in providers.items():
             found["availability"] = found["availability"] if known["availability", name] else None
-        for rate, rule in (("valid_rate", "greeks_valid"), ("gamma_zero_rate", "gamma_zero"), ("delta_out_of_bounds_rate", "delta_out_of_bounds")):
+        for rate, rule in (
+            ("valid_rate", "greeks_valid"),
+            ("gamma_zero_rate", "gamma_zero"),
+            ("delta_out_of_bounds_rate", "delta_out_of_bounds"),
+        ):
             greeks[rate] = greeks[rate] if known[rule, "app"] else None
         pnl = self.page_pnl if self.filed is None else _of_fills(self.filed)
         system = indicators.system(self.tape, self.window)
-        system["errors_per_hour"] = None if system["errors"] is None or not known["errors", "app"] or not self.window.seconds else system["errors"] * 3600 / self.window.seconds
+        system["errors_per_hour"] = (
+            None
+            if system["errors"] is None or not known["errors", "app"] or not self.window.seconds
+            else system["errors"] * 3600 / self.window.seconds
+        )
         return {"providers": providers, "greeks": greeks, "pnl": pnl, "system": system}
 
     @cached_property
@@ -236,9 +346,23 @@ class View:
 
         if name not in NAMES:
             raise LookupError(f"there is no panel {name!r}; there are: {', '.join(NAMES)}.{text.nearest(name, NAMES)}")
-        rows = {"providers": self._provider_rows, "greeks": self._greeks_rows, "pnl": self._pnl_rows, "system": self._system_rows}[name]()
+        rows = {
+            "providers": self._provider_rows,
+            "greeks": self._greeks_rows,
+            "pnl": self._pnl_rows,
+            "system": self._system_rows,
+        }[name]()
         draw = {"providers": plots.providers, "greeks": plots.greeks, "pnl": plots.pnl, "system": plots.system}[name]
-        return Panel(name, NAMES[name], self._verdict_of(name), self._of(name), tuple(s for s in self.sights if s.panel == name), tuple(rows), (*self._notes(name), *(m.told for m in self.marks)), lambda ax: plots.marked(draw(ax, self.tape, self.window, self.rules), self.marks))
+        return Panel(
+            name,
+            NAMES[name],
+            self._verdict_of(name),
+            self._of(name),
+            tuple(s for s in self.sights if s.panel == name),
+            tuple(rows),
+            (*self._notes(name), *(m.told for m in self.marks)),
+            lambda ax: plots.marked(draw(ax, self.tape, self.window, self.rules), self.marks),
+        )
 
     @property
     def panels(self) -> list[Panel]:
@@ -254,7 +378,9 @@ class View:
         rows = []
         for name in PROVIDERS:
             f = self.figures["providers"][name]
-            guide = self._guide(lambda k, name=name: _page_uptime(getattr(k, f"{name}_successes"), getattr(k, f"{name}_requests")))
+            guide = self._guide(
+                lambda k, name=name: _page_uptime(getattr(k, f"{name}_successes"), getattr(k, f"{name}_requests"))
+            )
             rows += [
                 (f"{name} availability", text.ratio(f["availability"]), guide),
                 (f"{name} requests / failures", f"{text.number(f['requests'])} / {text.number(f['failures'])}", ""),
@@ -262,53 +388,116 @@ class View:
             ]
             if ours := self._sights.figures(name):
                 rows += [
-                    (f"{name}, our own looks", f"{text.ratio(ours['availability'])} available, {ours['usable']} of {ours['looks']} usable", ""),
-                    (f"{name}, our looks' p95 / mean", f"{text.number(ours['p95_s'], 's', 3)} / {text.number(ours['mean_s'], 's', 3)}", ""),
+                    (
+                        f"{name}, our own looks",
+                        f"{text.ratio(ours['availability'])} available, {ours['usable']} of {ours['looks']} usable",
+                        "",
+                    ),
+                    (
+                        f"{name}, our looks' p95 / mean",
+                        f"{text.number(ours['p95_s'], 's', 3)} / {text.number(ours['mean_s'], 's', 3)}",
+                        "",
+                    ),
                 ]
         return rows
 
     def _greeks_rows(self) -> list[tuple[str, str, str]]:
         f = self.figures["greeks"]
-        guide = self._guide(lambda k: f"{100 * k.greeks_valid / k.validations:.2f} %" if k.validations and k.greeks_valid is not None else "0 ÷ 0")
+        guide = self._guide(
+            lambda k: (
+                f"{100 * k.greeks_valid / k.validations:.2f} %"
+                if k.validations and k.greeks_valid is not None
+                else "0 ÷ 0"
+            )
+        )
         return [
             ("valid Greeks", text.ratio(f["valid_rate"]), guide),
             ("validations / with an error", f"{text.number(f['validations'])} / {text.number(f['invalid'])}", ""),
-            ("gamma zero or missing", f"{text.number(f['gamma_zero'])} ({text.ratio(f['gamma_zero_rate'])})", self._guide(lambda k: text.number(k.gamma_zero))),
-            ("delta outside -1 to 1", f"{text.number(f['delta_out_of_bounds'])} ({text.ratio(f['delta_out_of_bounds_rate'])})", self._guide(lambda k: text.number(k.delta_out_of_bounds))),
+            (
+                "gamma zero or missing",
+                f"{text.number(f['gamma_zero'])} ({text.ratio(f['gamma_zero_rate'])})",
+                self._guide(lambda k: text.number(k.gamma_zero)),
+            ),
+            (
+                "delta outside -1 to 1",
+                f"{text.number(f['delta_out_of_bounds'])} ({text.ratio(f['delta_out_of_bounds_rate'])})",
+                self._guide(lambda k: text.number(k.delta_out_of_bounds)),
+            ),
             ("IV anomalies", text.number(f["iv_anomalies"]), self._guide(lambda k: text.number(k.iv_anomalies))),
         ]
 
     def _pnl_rows(self) -> list[tuple[str, str, str]]:
         f = self.figures["pnl"]
-        percent = lambda v: text.number(v, "%", 2)  # noqa: E731
+
+        def percent(v):
+            return text.number(v, "%", 2)
+
         return [
             ("trades", text.number(f["trades"]), self._guide(lambda k: text.number(k.trades))),
             ("mean gross result", percent(f["gross_pct"]), self._guide(lambda k: percent(k.gross_mean_pct))),
             ("mean net result", percent(f["net_pct"]), self._guide(lambda k: percent(k.net_mean_pct))),
             ("commission / slippage", f"{text.dollars(f['commission_usd'])} / {text.dollars(f['slippage_usd'])}", ""),
-            ("backtest variance", text.number(f["backtest_variance_pp"], "points", 2), self._guide(lambda k: text.number(k.backtest_variance_pp, "%", 2))),
+            (
+                "backtest variance",
+                text.number(f["backtest_variance_pp"], "points", 2),
+                self._guide(lambda k: text.number(k.backtest_variance_pp, "%", 2)),
+            ),
         ]
 
     def _system_rows(self) -> list[tuple[str, str, str]]:
         f = self.figures["system"]
         connected = {True: "connected", False: "disconnected", None: "unknown"}[f["websocket_connected"]]
         down, ours = f["websocket_down_seconds"], self._sights.figures("app")
-        trips = next((found for found in self.findings if found.rule.name == "websocket_latency" and found.figure.value is not None), None)
-        seen = [("app, our looks' p95 / mean", f"{text.number(ours['p95_s'], 's', 3)} / {text.number(ours['mean_s'], 's', 3)}", "")] if ours else []
+        trips = next(
+            (
+                found
+                for found in self.findings
+                if found.rule.name == "websocket_latency" and found.figure.value is not None
+            ),
+            None,
+        )
+        seen = (
+            [
+                (
+                    "app, our looks' p95 / mean",
+                    f"{text.number(ours['p95_s'], 's', 3)} / {text.number(ours['mean_s'], 's', 3)}",
+                    "",
+                )
+            ]
+            if ours
+            else []
+        )
         seen += [("WebSocket round trip p95, our looks", text.number(trips.figure.value, "s", 3), "")] if trips else []
         return [
-            ("errors", f"{text.number(f['errors'])} ({text.number(f['errors_per_hour'], 'per h', 1)})", self._guide(lambda k: text.number(k.errors))),
+            (
+                "errors",
+                f"{text.number(f['errors'])} ({text.number(f['errors_per_hour'], 'per h', 1)})",
+                self._guide(lambda k: text.number(k.errors)),
+            ),
             ("errors by type", _by_type(f["errors_by_type"], f["errors"]), ""),
-            ("WebSocket", f"{connected}, down {text.UNKNOWN if down is None else text.duration(down)}", self._guide(lambda k: {True: "✓ Connected", False: "✗ Disconnected", None: "nothing"}[k.websocket_connected])),
+            (
+                "WebSocket",
+                f"{connected}, down {text.UNKNOWN if down is None else text.duration(down)}",
+                self._guide(
+                    lambda k: {True: "✓ Connected", False: "✗ Disconnected", None: "nothing"}[k.websocket_connected]
+                ),
+            ),
             ("pages seen / reloads", f"{text.number(f['pages'])} / {text.number(f['restarts'])}", ""),
             ("memory of the largest page", text.number(f["memory_mb"], "MB"), ""),
             *seen,
         ]
 
     def _notes(self, panel: str) -> list[str]:
-        notes = [f"looks received: {text.ratio(self.coverage, 1)} of those expected" if self.coverage is not None else "market closed: no looks expected"]
+        notes = [
+            f"looks received: {text.ratio(self.coverage, 1)} of those expected"
+            if self.coverage is not None
+            else "market closed: no looks expected"
+        ]
         if panel == "pnl" and self.filed:
-            notes = ["by the fills of this window, each round trip where it ended; the picture and the guide's reading are the page's"]
+            notes = [
+                "by the fills of this window, each round trip where it ended; the picture and the guide's "
+                "reading are the page's"
+            ]
             notes += [self.filed.shares_told] if self.filed.shares_told else []
         if panel in DEEPER and (self.probed or (panel == "pnl" and self.filed)):
             notes.append(f"a deeper look: notebooks/{DEEPER[panel]}.ipynb")
@@ -316,7 +505,10 @@ class View:
             notes += refusals.sentences(self.refused)
             f = self.figures["system"]
             if f["clock_skew_s"] is not None and abs(f["clock_skew_s"]) > self.rules.skew_told_s:
-                notes.append(f"a page's clock is {text.duration(abs(f['clock_skew_s']))} {'ahead of' if f['clock_skew_s'] > 0 else 'behind'} ours; every time shown is ours")
+                notes.append(
+                    f"a page's clock is {text.duration(abs(f['clock_skew_s']))} "
+                    f"{'ahead of' if f['clock_skew_s'] > 0 else 'behind'} ours; every time shown is ours"
+                )
             if f["last_error_message"]:
                 notes.append(f"newest error message: {text.one_line(f['last_error_message'])}")
         return notes
@@ -325,10 +517,22 @@ class View:
         """The view as CONTRACT.md's ``ops status -o json`` shows it."""
         coverage = None if self.coverage is None else round(self.coverage, 4)
         figures = self.figures
-        verdicts = {f.subject: f.verdict for f in self._of("providers") if f.rule.name == "availability" and f.source == findings.PAGE}
-        subjects = {name: {"verdict": verdicts[name], "source": findings.PAGE, "coverage": coverage} | f for name, f in figures["providers"].items()}
-        head = lambda name: {"verdict": self._verdict_of(name), "source": findings.PAGE, "coverage": coverage, **seen(name)}  # noqa: E731
-        seen = lambda name: {"sights": told} if (told := [s.words for s in self.sights if s.panel == name]) else {}  # noqa: E731
+        verdicts = {
+            f.subject: f.verdict
+            for f in self._of("providers")
+            if f.rule.name == "availability" and f.source == findings.PAGE
+        }
+        subjects = {
+            name: {"verdict": verdicts[name], "source": findings.PAGE, "coverage": coverage} | f
+            for name, f in figures["providers"].items()
+        }
+
+        def head(name):
+            return {"verdict": self._verdict_of(name), "source": findings.PAGE, "coverage": coverage, **seen(name)}
+
+        def seen(name):
+            return {"sights": told} if (told := [s.words for s in self.sights if s.panel == name]) else {}
+
         return {
             "app": self.app,
             "as_of": text.iso(self.window.end),
@@ -336,9 +540,17 @@ class View:
             "window": {"from": text.iso(self.window.start), "to": text.iso(self.window.end)},
             "verdict": self.verdict,
             "panels": {
-                "providers": {"verdict": self._verdict_of("providers"), "coverage": coverage, "subjects": subjects, "probes": self._sights.providers(), **seen("providers")},
+                "providers": {
+                    "verdict": self._verdict_of("providers"),
+                    "coverage": coverage,
+                    "subjects": subjects,
+                    "probes": self._sights.providers(),
+                    **seen("providers"),
+                },
                 "greeks": head("greeks") | figures["greeks"] | self._sights.chains(),
-                "pnl": head("pnl") | ({} if self.filed is None else {"source": "fills", "coverage": None}) | figures["pnl"],
+                "pnl": head("pnl")
+                | ({} if self.filed is None else {"source": "fills", "coverage": None})
+                | figures["pnl"],
                 "system": head("system") | figures["system"] | self._sights.system(),
             },
             "alerts": self.alerts,
@@ -353,24 +565,52 @@ class View:
         known = f", as known at {text.moment(self.known_at)}" if self.known_at else ""
         head = [f"{self.app}: {self.verdict}", f"{self.window}{known}"]
         seen = "market closed" if self.coverage is None else f"{text.ratio(self.coverage, 1)} of the expected looks"
-        now = [f"{a['state']}, since {clock.parse(a['since']).astimezone(text.NEW_YORK):%H:%M:%S} New York: {a['severity']}: {a['sentence']}{_also(a)}" for a in self.alerts]
-        return "\n".join([*head, f"{self.tape.looks_in(self.window):,} looks of {len(self.tape.seen_in(self.window))} pages; {seen}", *now])
+        now = [
+            f"{a['state']}, since {clock.parse(a['since']).astimezone(text.NEW_YORK):%H:%M:%S} New York: "
+            f"{a['severity']}: {a['sentence']}{_also(a)}"
+            for a in self.alerts
+        ]
+        return "\n".join(
+            [
+                *head,
+                f"{self.tape.looks_in(self.window):,} looks of {len(self.tape.seen_in(self.window))} pages; {seen}",
+                *now,
+            ]
+        )
 
 
 def _of_fills(filed: Pnl) -> dict[str, Any]:
-    """The figures of fills in the shape of the page's: means of the trades in %, costs in dollars, the paired gap to the backtest where there are enough of them."""
-    spread, cents = filed.points, lambda v: None if v is None else round(float(v), 2) + 0.0  # noqa: E731
-    percent = lambda v: None if v is None else float(v)  # noqa: E731
+    """
+    The figures of fills in the shape of the page's: means of the trades in %, costs in dollars, the paired gap to the
+    backtest where there are enough of them.
+    """
+    spread = filed.points
+
+    def cents(v):
+        return None if v is None else round(float(v), 2) + 0.0
+
+    def percent(v):
+        return None if v is None else float(v)
+
     enough = spread is not None and spread.n >= filed.rule.of("fills").min_count
     return {
-        "trades": len(filed.chosen), "gross_pct": percent(filed.mean("gross_pct")), "net_pct": percent(filed.mean("net_pct")), "commission_usd": cents(filed.total("commission")), "slippage_usd": cents(filed.total("slippage")),
-        "backtest_variance_pp": spread.mean if enough and spread else None, "variance_trades": spread.n if spread else None,
-    }  # fmt: skip
+        "trades": len(filed.chosen),
+        "gross_pct": percent(filed.mean("gross_pct")),
+        "net_pct": percent(filed.mean("net_pct")),
+        "commission_usd": cents(filed.total("commission")),
+        "slippage_usd": cents(filed.total("slippage")),
+        "backtest_variance_pp": spread.mean if enough and spread else None,
+        "variance_trades": spread.n if spread else None,
+    }
 
 
 def _also(alert: dict[str, Any]) -> str:
     """What else is known of an alert: what explains it, who has taken it, what keeps it quiet."""
-    told = [f"{words} {alert[key]}" for key, words in (("inhibited_by", "explained by"), ("acked_by", "taken by"), ("silenced_by", "kept quiet by")) if alert[key]]
+    told = [
+        f"{words} {alert[key]}"
+        for key, words in (("inhibited_by", "explained by"), ("acked_by", "taken by"), ("silenced_by", "kept quiet by"))
+        if alert[key]
+    ]
     return f" ({'; '.join(told)})" if told else ""
 
 
@@ -380,7 +620,9 @@ def _by_type(types: Mapping[str, int] | None, errors: int | None) -> str:
         return "none" if errors == 0 else text.UNKNOWN
     most = sorted(types.items(), key=lambda found: (-found[1], found[0]))
     rest = sum(n for _, n in most[MOST_TYPES:])
-    return ", ".join([f"{text.one_line(kind, 40)} {n:,}" for kind, n in most[:MOST_TYPES]] + ([f"others {rest:,}"] if rest else []))
+    return ", ".join(
+        [f"{text.one_line(kind, 40)} {n:,}" for kind, n in most[:MOST_TYPES]] + ([f"others {rest:,}"] if rest else [])
+    )
 
 
 def _page_uptime(successes: int | None, requests: int | None) -> str:
@@ -392,18 +634,46 @@ def _page_uptime(successes: int | None, requests: int | None) -> str:
 
 def view(store: Store, settings: Settings, rules: Rules, window: Window, known_at: datetime | None = None) -> View:
     """What is to be shown of an app for a window, as known at a moment (None: all that is known)?"""
-    # Far enough back for every rule's own window but the budgets', so that what is wrong now can be told with since when.
+    # Far enough back for every rule's own window but the budgets', so that what is wrong now can be told with since
+    # when.
     longest = max(rule.window for rule in rules.rules.values() if not rule.burn)
     reach = Window(min(window.start, window.end - longest), window.end)
-    tape = tape_module.load(store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired)
+    tape = tape_module.load(
+        store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired
+    )
     probed = probed_module.load(Samples(store, settings.app), reach, known_at, settings.fallback)
     said = Dispatch(store, settings.app)
-    traded, rows = realised.traded(Filings(store, settings.app), rules, window, None if known_at is None else clock.micros(known_at))
+    traded, rows = realised.traded(
+        Filings(store, settings.app), rules, window, None if known_at is None else clock.micros(known_at)
+    )
     recorded = _recorded(store, settings.app, window.end_us, known_at)
-    evaluated = (watch.held(store, settings.app, window.start_us, window.end_us) or (window.end_us, window.end_us)) if recorded is None else None
+    evaluated = (
+        (watch.held(store, settings.app, window.start_us, window.end_us) or (window.end_us, window.end_us))
+        if recorded is None
+        else None
+    )
     known_us = None if known_at is None else clock.micros(known_at)
-    marks, refused = Marks(store, settings).between(window.start_us, window.end_us, known_us), refusals.read(store, settings.app, window.start_us, window.end_us, known_us)
-    return View(settings.app, window, known_at, tape, rules, recorded, probed if probed.any else None, said.acks(), said.silences(), traded, rows, Chronicle(store, settings, rules).of_alerts(known_at), marks, refused, evaluated)
+    marks, refused = (
+        Marks(store, settings).between(window.start_us, window.end_us, known_us),
+        refusals.read(store, settings.app, window.start_us, window.end_us, known_us),
+    )
+    return View(
+        settings.app,
+        window,
+        known_at,
+        tape,
+        rules,
+        recorded,
+        probed if probed.any else None,
+        said.acks(),
+        said.silences(),
+        traded,
+        rows,
+        Chronicle(store, settings, rules).of_alerts(known_at),
+        marks,
+        refused,
+        evaluated,
+    )
 
 
 def _recorded(store: Store, app: str, at_us: int, known_at: datetime | None) -> list[Transition] | None:
@@ -415,7 +685,15 @@ def _recorded(store: Store, app: str, at_us: int, known_at: datetime | None) -> 
     return rises.recorded(record, at_us, at_us, known_at)
 
 
-def status(store: Store, settings: Settings, rules: Rules, *, as_of: datetime | None = None, length: timedelta = timedelta(hours=1), known_at: datetime | None = None) -> View:
+def status(
+    store: Store,
+    settings: Settings,
+    rules: Rules,
+    *,
+    as_of: datetime | None = None,
+    length: timedelta = timedelta(hours=1),
+    known_at: datetime | None = None,
+) -> View:
     """How does everything stand, as of a moment (default: now)?"""
     return view(store, settings, rules, Window.before(as_of or clock.now(), length), known_at)
 
@@ -425,7 +703,9 @@ def view_at(desk: Workspace, at: datetime, length: timedelta) -> View:
     return status(desk.store, desk.settings, desk.rules, as_of=at, length=length)
 
 
-def status_of(desk: Workspace, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None) -> View:
+def status_of(
+    desk: Workspace, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None
+) -> View:
     """
     Everything as of a moment.
 
@@ -439,8 +719,18 @@ def status_of(desk: Workspace, as_of: str | datetime | None = None, window: str 
     """
     length = clock.parse_span(window)
     if length > MOST_WINDOW:
-        raise UsageError(f"a window of {text.one_line(window, 40)} was asked for; panels show at most {MOST_WINDOW.days}d. ops report and ops alerts cover longer.")
-    return status(desk.store, desk.settings, desk.rules, as_of=clock.instant_of(as_of) or desk.now(), length=length, known_at=clock.instant_of(known_at))
+        raise UsageError(
+            f"a window of {text.one_line(window, 40)} was asked for; panels show at most {MOST_WINDOW.days}d. "
+            f"ops report and ops alerts cover longer."
+        )
+    return status(
+        desk.store,
+        desk.settings,
+        desk.rules,
+        as_of=clock.instant_of(as_of) or desk.now(),
+        length=length,
+        known_at=clock.instant_of(known_at),
+    )
 
 
 def frame(view: View) -> "pandas.DataFrame":

@@ -51,7 +51,10 @@ def _default(value: ast.expr) -> str | None:
 def _kind(annotation: ast.expr) -> str:
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         return _kind(ast.parse(annotation.value, mode="eval").body)
-    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).removeprefix("typing.") in ("Optional", "Union"):
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).removeprefix("typing.") in (
+        "Optional",
+        "Union",
+    ):
         members = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
         return " | ".join([_kind(m) for m in members] + ["None"] * ast.unparse(annotation.value).endswith("Optional"))
     return ast.unparse(annotation)
@@ -79,7 +82,9 @@ def _typed(name: str, kind: str | None, given: Any) -> Any:
                 raise ValueError
             return found
         except ValueError:
-            raise UnknownParameter(f"parameter {name!r} is declared {kind}; found {given!r}, which is not JSON of that kind.") from None
+            raise UnknownParameter(
+                f"parameter {name!r} is declared {kind}; found {given!r}, which is not JSON of that kind."
+            ) from None
     return given
 
 
@@ -115,7 +120,9 @@ def _as_str(given: Any) -> str:
     raise ValueError
 
 
-def checked(notebook: "NotebookNode", name: str, given: Mapping[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
+def checked(
+    notebook: "NotebookNode", name: str, given: Mapping[str, Any], secrets: Mapping[str, str]
+) -> dict[str, Any]:
     """
     The given parameters in their declared types.
 
@@ -129,5 +136,8 @@ def checked(notebook: "NotebookNode", name: str, given: Mapping[str, Any], secre
             told = f"it has: {', '.join(has)}" if has else "it has none"
             raise UnknownParameter(f"{name} has no parameter {key!r}; {told}.{text.nearest(key, has)}")
         if any(secret in str(value) for secret in secrets.values()):
-            raise UnknownParameter(f"parameter {key!r} holds a secret, which would be written into the notebook. Leave it in the environment.")
+            raise UnknownParameter(
+                f"parameter {key!r} holds a secret, which would be written into the notebook. Leave it in the "
+                f"environment."
+            )
     return {key: _typed(key, has[key], value) for key, value in given.items()}

@@ -10,7 +10,8 @@ from opslib.errors import UsageError
 from opslib.text import NEW_YORK
 
 WEEK, MONTH, QUARTER, YEAR, SEVEN = "week", "month", "quarter", "year", "seven days"
-REPORTS = {"weekly": WEEK, "monthly": MONTH, "quarterly": QUARTER, "annual": YEAR, "success": SEVEN}  # Over which kind of period each report is.
+# Over which kind of period each report is.
+REPORTS = {"weekly": WEEK, "monthly": MONTH, "quarterly": QUARTER, "annual": YEAR, "success": SEVEN}
 _FORMS = {
     WEEK: (r"(\d{4})-W(\d{2})", "2026-W11"),
     MONTH: (r"(\d{4})-(\d{2})", "2026-03"),
@@ -64,7 +65,9 @@ def of(kind: str, day: date) -> Period:
             return Period(kind, f"{day:%Y-%m}", day.replace(day=1), _end(day.year, day.month))
         case "quarter":
             quarter = (day.month - 1) // 3
-            return Period(kind, f"{day.year}-Q{quarter + 1}", date(day.year, 3 * quarter + 1, 1), _end(day.year, 3 * quarter + 3))
+            return Period(
+                kind, f"{day.year}-Q{quarter + 1}", date(day.year, 3 * quarter + 1, 1), _end(day.year, 3 * quarter + 3)
+            )
         case "year":
             return Period(kind, f"{day.year}", date(day.year, 1, 1), date(day.year, 12, 31))
     return Period(SEVEN, str(day), day - timedelta(days=6), day)

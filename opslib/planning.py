@@ -75,7 +75,9 @@ def run(opened: Callable[[], "Desk"], workers: int, once: bool) -> int:
     return 0
 
 
-def ranged(desk: "Desk", options: argparse.Namespace, timeout_s: float, progress: Callable[..., Iterable]) -> tuple[Reply, set[str]]:
+def ranged(
+    desk: "Desk", options: argparse.Namespace, timeout_s: float, progress: Callable[..., Iterable]
+) -> tuple[Reply, set[str]]:
     """
     Make every report of a range that is not made yet; what became of each, and the states that they ended in.
 
@@ -85,22 +87,42 @@ def ranged(desk: "Desk", options: argparse.Namespace, timeout_s: float, progress
     from opslib import backfill
 
     if options.partial or options.as_of or options.known_at:
-        raise UsageError("of a range reports are whole, of all that is known now; --partial, --as-of and --known-at are of one report.")
+        raise UsageError(
+            "of a range reports are whole, of all that is known now; --partial, --as-of and --known-at are "
+            "of one report."
+        )
     if options.workers is not None and (options.scheduler or not 1 <= options.workers <= 32):
         raise UsageError("--workers is 1 to 32, and not together with --scheduler.")
     if (options.name == schedule.DAILY) != bool(options.day):
         raise UsageError("a range is of a --day for the daily report, of a --period for the others.")
     ofs = backfill.span(options.name, options.day or options.period)
-    bar = lambda running: progress(running, len(ofs), f"making {len(ofs)} {options.name} reports", "reports")  # noqa: E731
-    made = backfill.there(desk, options.scheduler, options.name, ofs, timeout_s, bar) if options.scheduler else backfill.here(desk, options.name, ofs, options.workers or 2, timeout_s, bar)
+
+    def bar(running):
+        return progress(running, len(ofs), f"making {len(ofs)} {options.name} reports", "reports")
+
+    made = (
+        backfill.there(desk, options.scheduler, options.name, ofs, timeout_s, bar)
+        if options.scheduler
+        else backfill.here(desk, options.name, ofs, options.workers or 2, timeout_s, bar)
+    )
     rows = [[m.of, m.state, m.place and f"{m.place}.html", text.one_line(m.reason, 120)] for m in made]
-    return Reply([{"of": m.of, "state": m.state, "reason": m.reason or None, "page": m.place and f"{m.place}.html" or None} for m in made], text.table(["of", "state", "page", "why"], rows)), {m.state for m in made}
+    return Reply(
+        [
+            {"of": m.of, "state": m.state, "reason": m.reason or None, "page": m.place and f"{m.place}.html" or None}
+            for m in made
+        ],
+        text.table(["of", "state", "page", "why"], rows),
+    ), {m.state for m in made}
 
 
 def listed(desk: "Desk") -> Reply:
     """What comes next, and what became of what was due last?"""
     agenda, now = Agenda.of(desk.store, desk.settings, desk.staff), desk.now()
-    deployed = [clock.instant(m.ts_us) for m in desk.marks.between(clock.micros(now - HORIZON), clock.micros(now)) if m.kind == "deploy"]
+    deployed = [
+        clock.instant(m.ts_us)
+        for m in desk.marks.between(clock.micros(now - HORIZON), clock.micros(now))
+        if m.kind == "deploy"
+    ]
     first, last = clock.covered()
     until = min(now + AHEAD, clock.parse(f"{last}T00:00"))
     rows, values = [], []
@@ -108,11 +130,45 @@ def listed(desk: "Desk") -> Reply:
     for name, job in agenda.jobs.items():
         following = next(iter(job.moments(Window(now, max(now, until)), deployed)), None)
         item = found.get(name)
-        last_state = "" if item is None else item.made["state"] if item.made else "not made" if item.standing == ledger.OPEN else item.standing
+        last_state = (
+            ""
+            if item is None
+            else item.made["state"]
+            if item.made
+            else "not made"
+            if item.standing == ledger.OPEN
+            else item.standing
+        )
         shown = f"{following.at.astimezone(NEW_YORK):%a %Y-%m-%d %H:%M}" if following else ""
-        rows.append([name, f"{job.kind} {job.what}", job.said, shown, f"{item.due.name}: {last_state}" if item else "", job.owner])
-        values.append({"job": name, "runs": f"{job.kind} {job.what}", "when": job.said, "next": text.iso(following.at) if following else None, "makes": job.made_at(following) if following else None, "last": {"due": item.due.name, "due_at": text.iso(item.at), "state": last_state} if item else None, "owner": job.owner, "severity": job.severity, "catch_up": job.catch_up, "deliver": list(job.deliver)})  # fmt: skip
-    head = "" if agenda.since() else "The schedule of this desk has not run yet: ops schedule run, or ops schedule install.\n\n"
+        rows.append(
+            [
+                name,
+                f"{job.kind} {job.what}",
+                job.said,
+                shown,
+                f"{item.due.name}: {last_state}" if item else "",
+                job.owner,
+            ]
+        )
+        values.append(
+            {
+                "job": name,
+                "runs": f"{job.kind} {job.what}",
+                "when": job.said,
+                "next": text.iso(following.at) if following else None,
+                "makes": job.made_at(following) if following else None,
+                "last": {"due": item.due.name, "due_at": text.iso(item.at), "state": last_state} if item else None,
+                "owner": job.owner,
+                "severity": job.severity,
+                "catch_up": job.catch_up,
+                "deliver": list(job.deliver),
+            }
+        )
+    head = (
+        ""
+        if agenda.since()
+        else "The schedule of this desk has not run yet: ops schedule run, or ops schedule install.\n\n"
+    )
     return Reply(values, head + text.table(["job", "runs", "when", "next (New York)", "last", "owner"], rows))
 
 
@@ -126,12 +182,36 @@ def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable]) ->
     from opslib import scheduler
 
     last = SnapshotStore(desk.store).last_look(desk.settings.app, clock.micros(desk.now()), None)
-    at = clock.parse(as_of) if as_of else clock.instant(last.ts_us) if desk.settings.app == "demo" and last else desk.now()
+    at = (
+        clock.parse(as_of)
+        if as_of
+        else clock.instant(last.ts_us)
+        if desk.settings.app == "demo" and last
+        else desk.now()
+    )
     jobs = schedule.read(desk.settings.base, desk.staff)
-    ended = scheduler.rehearse(desk, jobs, at, lambda running: progress(running, len(running), f"making {len(running)} things once", "things"))
-    rows = [[job.name, outcome.state, (outcome.record or {}).get("values", {}).get("verdict", ""), f"{place}.html", text.one_line(outcome.reason or "", 120)] for job, outcome, place in ended]
-    values = [{"job": job.name, "state": outcome.state, "reason": outcome.reason, "page": f"{place}.html"} for job, outcome, place in ended]
-    return Reply(values, text.table(["job", "state", "verdict", "page", "why"], rows), all(outcome.state != "failed" for _, outcome, _ in ended))
+    ended = scheduler.rehearse(
+        desk, jobs, at, lambda running: progress(running, len(running), f"making {len(running)} things once", "things")
+    )
+    rows = [
+        [
+            job.name,
+            outcome.state,
+            (outcome.record or {}).get("values", {}).get("verdict", ""),
+            f"{place}.html",
+            text.one_line(outcome.reason or "", 120),
+        ]
+        for job, outcome, place in ended
+    ]
+    values = [
+        {"job": job.name, "state": outcome.state, "reason": outcome.reason, "page": f"{place}.html"}
+        for job, outcome, place in ended
+    ]
+    return Reply(
+        values,
+        text.table(["job", "state", "verdict", "page", "why"], rows),
+        all(outcome.state != "failed" for _, outcome, _ in ended),
+    )
 
 
 def install(desk: "Desk", how: str) -> Reply:
@@ -144,22 +224,46 @@ def install(desk: "Desk", how: str) -> Reply:
     """
     settings = desk.settings
     if any(not c.isprintable() for c in str(settings.base)):
-        raise UsageError(f"the home {str(settings.base)!r} has a character in its name that {how} cannot take; a folder whose name is printable, on one line, was expected. Move it, or link to it.")
-    command = [sys.executable, "-m", "opslib.cli", "--home", str(settings.base), "--app", settings.app, "schedule", "run", "--once"]
+        raise UsageError(
+            f"the home {str(settings.base)!r} has a character in its name that {how} cannot take; a folder "
+            f"whose name is printable, on one line, was expected. Move it, or link to it."
+        )
+    command = [
+        sys.executable,
+        "-m",
+        "opslib.cli",
+        "--home",
+        str(settings.base),
+        "--app",
+        settings.app,
+        "schedule",
+        "run",
+        "--once",
+    ]
     return _systemd(settings.app, settings.base, command) if how == "systemd" else _cron(settings.app, command)
 
 
 def _systemd(app: str, home: Path, command: list[str]) -> Reply:
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user"
     name = f"opslib-schedule-{app}"
-    quoted = " ".join('"' + part.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$") + '"' for part in command)
+    quoted = " ".join(
+        '"' + part.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$") + '"'
+        for part in command
+    )
     with temporary.refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for ending, content in ((".service", _SERVICE.format(app=app, home=str(home).replace("%", "%%"), command=quoted)), (".timer", _TIMER.format(app=app))):
+    for ending, content in (
+        (".service", _SERVICE.format(app=app, home=str(home).replace("%", "%%"), command=quoted)),
+        (".timer", _TIMER.format(app=app)),
+    ):
         with temporary.refusing(folder):
             temporary.replace(folder / f"{name}{ending}", content.encode())
     then = f"systemctl --user daemon-reload && systemctl --user enable --now {name}.timer"
-    words = f"written: {folder / name}.service and .timer. Switch it on with:\n\n  {then}\n\nKeys that the environment holds go into {home / 'environment'}, readable by you alone; loginctl enable-linger keeps it running when nobody is logged in."
+    words = (
+        f"written: {folder / name}.service and .timer. Switch it on with:\n\n  {then}\n\nKeys that the "
+        f"environment holds go into {home / 'environment'}, readable by you alone; loginctl enable-linger keeps "
+        f"it running when nobody is logged in."
+    )
     return Reply({"files": [str(folder / f"{name}{ending}") for ending in (".service", ".timer")], "then": then}, words)
 
 
@@ -172,7 +276,9 @@ def _cron(app: str, command: list[str]) -> Reply:
     asked = subprocess.run(["crontab", "-l"], capture_output=True, text=True, timeout=PATIENCE_S)
     kept = [line for line in asked.stdout.splitlines() if not line.endswith(mark)] if asked.returncode == 0 else []
     line = f"* * * * * {shlex.join(command).replace('%', chr(92) + '%')} {mark}"
-    done = subprocess.run(["crontab", "-"], input="\n".join([*kept, line]) + "\n", capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        ["crontab", "-"], input="\n".join([*kept, line]) + "\n", capture_output=True, text=True, timeout=PATIENCE_S
+    )
     if done.returncode:
         raise OpsError(f"crontab refused: {text.one_line(done.stderr, 160)}.")
     return Reply({"line": line}, f"in your crontab, once a minute:\n\n  {line}")

@@ -54,10 +54,26 @@ def orders(fills: Iterable[Fill]) -> list[Order]:
         legs: dict[tuple[str, str, str], list[Fill]] = {}
         for fill in own:
             legs.setdefault((fill.symbol, fill.instrument, fill.effect), []).append(fill)
-        charged = [-costs.BROKER.commission(sum((f.quantity for f in leg), ZERO), leg[0].effect == "open") for (_, instrument, _), leg in legs.items() if instrument == "option" and leg[0].kind == "trade"]
+        charged = [
+            -costs.BROKER.commission(sum((f.quantity for f in leg), ZERO), leg[0].effect == "open")
+            for (_, instrument, _), leg in legs.items()
+            if instrument == "option" and leg[0].kind == "trade"
+        ]
         told = [f.commission for f in own]
         commission = None if None in told else sum((c for c in told if c is not None), ZERO)
-        found.append(Order(name, min(f.at for f in own), len(own), len({k[:2] for k in legs}), sum((f.quantity for f in own), ZERO), sum((f.value for f in own), ZERO), commission, sum((f.fees or ZERO for f in own), ZERO), sum(charged, ZERO) if own[0].order and len(charged) == len(legs) else None))
+        found.append(
+            Order(
+                name,
+                min(f.at for f in own),
+                len(own),
+                len({k[:2] for k in legs}),
+                sum((f.quantity for f in own), ZERO),
+                sum((f.value for f in own), ZERO),
+                commission,
+                sum((f.fees or ZERO for f in own), ZERO),
+                sum(charged, ZERO) if own[0].order and len(charged) == len(legs) else None,
+            )
+        )
     return sorted(found, key=lambda o: o.at)
 
 
@@ -75,7 +91,8 @@ class Pnl:
         chosen: The round trips that are meant; all of `trips`, or those of a window.
         beside: What stands beside the live trades in their own file; it counts where the backtest says nothing.
         found: What `variance.compared` came to, where it is known already; see `within`.
-        span: From when on trades count, in words, where the rule's window holds too few of them; see `realised.counted`.
+        span: From when on trades count, in words, where the rule's window holds too few of them; see
+            `realised.counted`.
     """
 
     trips: Trips
@@ -90,10 +107,18 @@ class Pnl:
 
     def within(self, start: datetime, end: datetime | None = None) -> "Pnl":
         """The trades that ended after `start`, up to and at `end`, paired with the backtest's as among all."""
-        inside = lambda t: start < t.exited and (end is None or t.exited <= end)  # noqa: E731
+
+        def inside(t):
+            return start < t.exited and (end is None or t.exited <= end)
+
         pairs, alone, phantom = self._compared
         found = [p for p in pairs if inside(p.live)], [t for t in alone if inside(t)], [t for t in phantom if inside(t)]
-        return replace(self, trips=replace(self.trips, stock=[t for t in self.trips.stock if inside(t)]), chosen=[t for t in self.chosen if inside(t)], found=found)
+        return replace(
+            self,
+            trips=replace(self.trips, stock=[t for t in self.trips.stock if inside(t)]),
+            chosen=[t for t in self.chosen if inside(t)],
+            found=found,
+        )
 
     @cached_property
     def results(self) -> list[tuple[Trade, Result]]:
@@ -113,9 +138,16 @@ class Pnl:
         of = {"stock": "of shares", "future": "of futures"}
         what = " and ".join(sorted({of.get(t.legs[0].instrument, "of what is no option") for t, _ in self.shares}))
         gross, net = (sum((getattr(r, name) for _, r in self.shares), ZERO) for name in ("gross", "net"))
-        unpaid = "" if all(leg.paid for t, _ in self.shares for leg in t.legs) else "; the file tells no costs of them, and none are assumed"
+        unpaid = (
+            ""
+            if all(leg.paid for t, _ in self.shares for leg in t.legs)
+            else "; the file tells no costs of them, and none are assumed"
+        )
         gross, spent, net = (text.dollars(float(v.quantize(CENT)) + 0.0) for v in (gross, gross - net, net))
-        return f"{len(self.shares)} round trip{'s' * (len(self.shares) != 1)} {what}; gross {gross}, costs {spent}, net {net}{unpaid}"
+        return (
+            f"{len(self.shares)} round trip{'s' * (len(self.shares) != 1)} {what}; gross {gross}, costs "
+            f"{spent}, net {net}{unpaid}"
+        )
 
     def total(self, name: str) -> Decimal | None:
         """The sum of a figure over the trades; None where one of them has none."""
@@ -155,7 +187,9 @@ class Pnl:
     @property
     def only_said(self) -> list[str]:
         """The names of trades that a backtest tells a percent of, and that were never made."""
-        made = {t.name for t in (*self.trips.trades, *self.trips.partial, *(self.backtest or []))} | {leg.lot for leg in self.trips.open}
+        made = {t.name for t in (*self.trips.trades, *self.trips.partial, *(self.backtest or []))} | {
+            leg.lot for leg in self.trips.open
+        }
         return [name for name in {**self.beside, **self.promises} if name not in made]
 
     @property
@@ -186,7 +220,14 @@ class Pnl:
         return sum((pair.parts for pair in self.pairs), Parts())
 
 
-def of(fills: Iterable[Fill], rule: Rule, model: CostModel = costs.REAL, backtest: Iterable[Fill] | None = None, promises: Mapping[str, Promise] | None = None, beside: Mapping[str, Promise] | None = None) -> Pnl:
+def of(
+    fills: Iterable[Fill],
+    rule: Rule,
+    model: CostModel = costs.REAL,
+    backtest: Iterable[Fill] | None = None,
+    promises: Mapping[str, Promise] | None = None,
+    beside: Mapping[str, Promise] | None = None,
+) -> Pnl:
     """What did all these fills come to?"""
     found = trades.trips(fills)
     theirs = None if backtest is None else trades.trips(backtest).trades

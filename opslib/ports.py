@@ -7,7 +7,8 @@ import socket
 
 def free_port() -> int:
     """
-    A port of this machine that can be listened on, now and again after it was closed. None of those that the system gives away by
+    A port of this machine that can be listened on, now and again after it was closed. None of those that the system
+    gives away by
     itself: whoever connects somewhere may be given one of them meanwhile.
     """
     while True:

@@ -1,8 +1,10 @@
 """
 Hold the postmortem of one incident: facts read off its record, and between them what people have written.
 
-It is a function of the record up to one entry, its head; so whoever has the record can render it again, and sees what was
-edited. Names stay in the record: here those who acted are "the responder", for it is about what happened, not about who.
+It is a function of the record up to one entry, its head; so whoever has the record can render it again, and sees what
+was
+edited. Names stay in the record: here those who acted are "the responder", for it is about what happened, not about
+who.
 """
 
 import re
@@ -19,22 +21,25 @@ from opslib.report import Text, listed, tabled
 from opslib.shelf import as_html
 
 STATUSES = ("Draft", "In review", "Reviewed", "Closed")
-MEETING = {"critical": timedelta(days=3), "escalate": timedelta(days=3)}  # Of the severest within three days, of others within a week.
+# Of the severest within three days, of others within a week.
+MEETING = {"critical": timedelta(days=3), "escalate": timedelta(days=3)}
 KINDS = ("prevent", "mitigate", "detect", "process")
 PRIORITIES = ("high", "medium", "low")
 OPENS, CLOSES = "<!-- write below: {} -->", "<!-- end of {} -->"
 # What people write, by section: what is asked of them. Until they do, that stands there in brackets.
 ASKED = {
     "overview": "Two sentences: what contributed, how long it lasted, what it did to whom.",
-    "detection": "How was it noticed: by which alert, by a person, by chance? Which alert should have fired? What would halve that time?",
-    "factors": "Contributing factors, several: what set it off, which conditions let it, what in how we work; what made it worse. No person is a cause.",
+    "detection": "How was it noticed: by which alert, by a person, by chance? Which alert should have fired? "
+    "What would halve that time?",
+    "factors": "Contributing factors, several: what set it off, which conditions let it, what in how we work;"
+    " what made it worse. No person is a cause.",
     "response": "What was tried, in order, and with what result; what ended it, and whether that holds for good.",
     "well": "What went well?",
     "badly": "What went badly?",
     "lucky": "Where were we lucky? What surprised us?",
     "messages": "What was said to those who trade, and to others?",
     "actions": "",
-}  # fmt: skip
+}
 HEADER = "| what | type | owner | priority | due | tracker |\n|---|---|---|---|---|---|"
 _BLOCK = re.compile(r"<!-- write below: (\w+) -->\n(.*?)\n<!-- end of \1 -->", re.DOTALL)
 
@@ -57,9 +62,14 @@ class Postmortem:
 
     @property
     def drills(self) -> list[str]:
-        """The cases that its action items name as what must pass before it is closed: ``drill ID`` in the column of the tracker."""
+        """
+        The cases that its action items name as what must pass before it is closed: ``drill ID`` in the column of the
+        tracker.
+        """
         trackers = [row[5] for row in _items(self.written("actions")) if len(row) > 5]
-        return list(dict.fromkeys(found[1] for tracker in trackers if (found := re.fullmatch(r"drill\s+([\w.-]+)", tracker))))
+        return list(
+            dict.fromkeys(found[1] for tracker in trackers if (found := re.fullmatch(r"drill\s+([\w.-]+)", tracker)))
+        )
 
     @property
     def head(self) -> Entry:
@@ -83,7 +93,9 @@ class Postmortem:
         for (runbook, step), did in self.incident.steps.items():
             body = did.entry.body
             if did.state == "rehearsed":
-                rows.append((f"set a hook for step {step} of runbook {runbook}: it could only be rehearsed", "mitigate"))
+                rows.append(
+                    (f"set a hook for step {step} of runbook {runbook}: it could only be rehearsed", "mitigate")
+                )
             elif did.state == "failed":
                 rows.append((f"find out why step {step} of runbook {runbook} failed", "mitigate"))
             elif did.state == "skipped":
@@ -92,7 +104,10 @@ class Postmortem:
                 rows.append((f"make step {step} of runbook {runbook} able to see: it was unknown", "detect"))
         books = dict.fromkeys(e.body["runbook"] for e in self.incident.of_kind("runbook"))
         rows += [(f"change runbook {b} (runbooks/{b}.ipynb), step …: what was learnt", "process") for b in books]
-        cell = lambda c: text.in_markdown(c)  # noqa: E731
+
+        def cell(c):
+            return text.in_markdown(c)
+
         return "\n".join([HEADER, *(f"| {cell(what)} | {kind} |  |  |  |  |" for what, kind in rows)])
 
     # Facts.
@@ -113,7 +128,9 @@ class Postmortem:
         """What it is about, how bad it was, how far this document is, by when people meet over it."""
         found = self.incident
         detected = found.times["detected"].at_us or found.entries[0].at_us
-        meet = clock.instant(detected) + MEETING.get(max(self._minutes, key=lambda s: self._order(s), default="notify"), timedelta(days=7))
+        meet = clock.instant(detected) + MEETING.get(
+            max(self._minutes, key=lambda s: self._order(s), default="notify"), timedelta(days=7)
+        )
         lines = [
             f"incident {found.id}, {found.status}; subject {found.subject}; runbook {found.runbook}",
             f"status of this document: {self.status}",
@@ -125,7 +142,11 @@ class Postmortem:
 
     @staticmethod
     def _order(severity: str) -> int:
-        return ("warning", "notify", "critical", "escalate").index(severity) if severity in ("warning", "notify", "critical", "escalate") else 0
+        return (
+            ("warning", "notify", "critical", "escalate").index(severity)
+            if severity in ("warning", "notify", "critical", "escalate")
+            else 0
+        )
 
     @property
     def _minutes(self) -> dict[str, float]:
@@ -139,7 +160,9 @@ class Postmortem:
 
     @property
     def impact(self) -> Text:
-        """What it did, from when it began: each number with what it is a part of, and the evidence that it comes out of."""
+        """
+        What it did, from when it began: each number with what it is a part of, and the evidence that it comes out of.
+        """
         rows = [[f.words, f.told, ", ".join(f.evidence) or "none"] for f in figures.figures(self.incident)]
         return tabled("Impact, from when it began", ["what", "how much", "evidence"], rows)
 
@@ -150,20 +173,38 @@ class Postmortem:
         for name in TIMES:
             found = self.incident.times[name]
             at = text.moment(clock.instant(found.at_us)) if found.at_us is not None else text.UNKNOWN
-            rows.append([name, at, self.role(found.source), f"{found.precision_s:g} s" if found.precision_s is not None else text.UNKNOWN, found.evidence or "none"])
+            rows.append(
+                [
+                    name,
+                    at,
+                    self.role(found.source),
+                    f"{found.precision_s:g} s" if found.precision_s is not None else text.UNKNOWN,
+                    found.evidence or "none",
+                ]
+            )
         return tabled("Five times", ["", "when", "shown by", "to within", "evidence"], rows)
 
     @property
     def durations(self) -> Text:
         """Four durations of this incident alone: means over many say little of durations as uneven as these."""
-        return tabled("Four durations", ["", "from", "how long", "evidence"], [[f.id, f.words, f.told, ", ".join(f.evidence) or "none"] for f in figures.durations(self.incident)])
+        return tabled(
+            "Four durations",
+            ["", "from", "how long", "evidence"],
+            [[f.id, f.words, f.told, ", ".join(f.evidence) or "none"] for f in figures.durations(self.incident)],
+        )
 
     @property
     def timeline(self) -> Text:
-        """What happened, in UTC, from before it began; what was known only later stands by when it happened, and says so."""
+        """
+        What happened, in UTC, from before it began; what was known only later stands by when it happened, and says so.
+        """
         rows = []
         for e in self.incident.timeline:
-            late = f" (written down {text.duration((e.known_at_us - e.at_us) / 1e6)} later)" if e.known_at_us - e.at_us > 60_000_000 and e.kind in ("note", "mark", "mitigated", "resolved") else ""
+            late = (
+                f" (written down {text.duration((e.known_at_us - e.at_us) / 1e6)} later)"
+                if e.known_at_us - e.at_us > 60_000_000 and e.kind in ("note", "mark", "mitigated", "resolved")
+                else ""
+            )
             who = f"{self._roles[self.incident.people.index(e.by)]}: " if e.by in self.incident.people else ""
             rows.append([f"{clock.instant(e.at_us):%Y-%m-%d %H:%M:%S} UTC", who + self.role(words(e)) + late, e.id])
         return tabled("Timeline", ["when", "what", "evidence"], rows)
@@ -179,7 +220,11 @@ class Postmortem:
     @property
     def response(self) -> Text:
         """What was done, in order: diagnoses, steps, what changed the world."""
-        rows = [[f"{clock.instant(e.at_us):%H:%M:%S} UTC", self.role(words(e)), e.id] for e in self.incident.timeline if e.kind in ("runbook", "diagnosis", "step", "mitigated", "resolved", "reopened", "handover")]
+        rows = [
+            [f"{clock.instant(e.at_us):%H:%M:%S} UTC", self.role(words(e)), e.id]
+            for e in self.incident.timeline
+            if e.kind in ("runbook", "diagnosis", "step", "mitigated", "resolved", "reopened", "handover")
+        ]
         return tabled("Response", ["when", "what", "evidence"], rows, "nothing was done that is on record")
 
     @property
@@ -192,17 +237,43 @@ class Postmortem:
     def sections(self) -> list[tuple[str, Text | None, str]]:
         """Heading, facts, and which of `ASKED` stands below them, in order."""
         return [
-            ("Overview", self.header, "overview"), ("Impact", self.impact, ""), ("Five times, four durations", Text("\n\n".join((self.times.plain, self.durations.plain)), self.times.html + self.durations.html, "\n\n".join((self.times.markdown, self.durations.markdown))), ""),
-            ("Timeline", self.timeline, ""), ("Detection", self.detection, "detection"), ("Contributing factors", None, "factors"), ("Response", self.response, "response"), ("What went well", None, "well"), ("What went badly", None, "badly"),
-            ("Where we were lucky", None, "lucky"), ("Action items", None, "actions"), ("Messages", None, "messages"), ("Appendix: evidence", self.appendix, ""),
-        ]  # fmt: skip
+            ("Overview", self.header, "overview"),
+            ("Impact", self.impact, ""),
+            (
+                "Five times, four durations",
+                Text(
+                    "\n\n".join((self.times.plain, self.durations.plain)),
+                    self.times.html + self.durations.html,
+                    "\n\n".join((self.times.markdown, self.durations.markdown)),
+                ),
+                "",
+            ),
+            ("Timeline", self.timeline, ""),
+            ("Detection", self.detection, "detection"),
+            ("Contributing factors", None, "factors"),
+            ("Response", self.response, "response"),
+            ("What went well", None, "well"),
+            ("What went badly", None, "badly"),
+            ("Where we were lucky", None, "lucky"),
+            ("Action items", None, "actions"),
+            ("Messages", None, "messages"),
+            ("Appendix: evidence", self.appendix, ""),
+        ]
 
     # Forms.
 
     @property
     def markdown(self) -> str:
-        """The document that people write in: theirs is what stands between the marks, all else is made anew each time."""
-        parts = [f"# Postmortem of {self.incident.id}", "", "What stands between the marks is yours to write; everything else is made anew from the record by `ops postmortem`.", ""]
+        """
+        The document that people write in: theirs is what stands between the marks, all else is made anew each time.
+        """
+        parts = [
+            f"# Postmortem of {self.incident.id}",
+            "",
+            "What stands between the marks is yours to write; everything else is made anew from the record "
+            "by `ops postmortem`.",
+            "",
+        ]
         for heading, facts, section in self.sections:
             parts += [f"## {heading}", ""]
             parts += [facts.markdown, ""] if facts else []
@@ -212,23 +283,38 @@ class Postmortem:
     @property
     def html(self) -> str:
         """The same as one page that opens anywhere: no script, no request."""
-        body = "".join(f"<section><h2>{text.in_html(heading)}</h2>\n{facts.html if facts else ''}\n{as_html(self.written(section)) if section else ''}</section>\n" for heading, facts, section in self.sections)
+        body = "".join(
+            f"<section><h2>{text.in_html(heading)}</h2>\n{facts.html if facts else ''}"
+            f"\n{as_html(self.written(section)) if section else ''}</section>\n"
+            for heading, facts, section in self.sections
+        )
         return (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{document.POLICY}"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>Postmortem of {text.in_html(self.incident.id)}</title><style>{document.STYLE}</style></head>\n<body><h1>Postmortem of {text.in_html(self.incident.id)}</h1>\n{body}</body></html>\n"
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta '
+            f'http-equiv="Content-Security-Policy" content="{document.POLICY}"><meta name="viewport" '
+            f'content="width=device-width, initial-scale=1">'
+            f"<title>Postmortem of {text.in_html(self.incident.id)}</title><style>{document.STYLE}</style></"
+            f"head>\n<body><h1>Postmortem of {text.in_html(self.incident.id)}</h1>\n{body}</body></html>\n"
         )
 
     def as_json(self) -> dict[str, Any]:
         """The numbers, for a program and for `ops verify`."""
         return {
-            "incident": self.incident.id, "status": self.status, "head": {"entry": self.head.id, "digest": self.head.digest}, "figures": [f.as_json() for f in self.figures],
-            "times": self.incident.as_json()["times"], "written": {section: self.written(section) for section in ASKED},
-        }  # fmt: skip
+            "incident": self.incident.id,
+            "status": self.status,
+            "head": {"entry": self.head.id, "digest": self.head.digest},
+            "figures": [f.as_json() for f in self.figures],
+            "times": self.incident.as_json()["times"],
+            "written": {section: self.written(section) for section in ASKED},
+        }
 
     @property
     def files(self) -> dict[str, bytes]:
         """What is published beside the notebook, by ending."""
-        return {".md": self.markdown.encode(), ".html": self.html.encode(), ".json": report.as_json(evidence.plain(self.as_json())).encode()}
+        return {
+            ".md": self.markdown.encode(),
+            ".html": self.html.encode(),
+            ".json": report.as_json(evidence.plain(self.as_json())).encode(),
+        }
 
     def __repr__(self) -> str:
         return self.header.plain
@@ -247,10 +333,16 @@ def outside(markdown: str) -> list[str]:
 def edited(theirs: str, ours: str) -> list[tuple[int, str]]:
     """Which lines outside the marks differ from what was made: their number, and what stands there."""
     a, b = outside(theirs), outside(ours)
-    return [(n + 1, line) for n, line in enumerate(a) if n >= len(b) or line != b[n]] + ([(len(a) + 1, "")] if len(a) < len(b) else [])
+    return [(n + 1, line) for n, line in enumerate(a) if n >= len(b) or line != b[n]] + (
+        [(len(a) + 1, "")] if len(a) < len(b) else []
+    )
 
 
-BLAME = re.compile(r"(?i)\b(human error|operator error|user error|should have|should not have|shouldn't have|failed to|could have|careless(?:ly|ness)?|negligen\w+|incompeten\w+|his fault|her fault|their fault|to blame|mistake of|stupid\w*|obvious(?:ly)?)\b")
+BLAME = re.compile(
+    r"(?i)\b(human error|operator error|user error|should have|should not have|shouldn't have|failed to|could "
+    r"have|careless(?:ly|ness)?|negligen\w+|incompeten\w+|his fault|her fault|their fault|to blame|mistake of"
+    r"|stupid\w*|obvious(?:ly)?)\b"
+)
 ONE_CAUSE = re.compile(r"(?i)\b(?:the )?root cause\b(?!s)")
 CLOCK = re.compile(r"\b(\d{1,2}:\d{2})(?::\d{2})?\b(?!\s*(?:UTC|Z\b))")
 
@@ -274,33 +366,79 @@ def lint(found: Postmortem) -> list[Lack]:
         if section != "actions" and (not told.strip() or told.strip() == f"[{asked}]"):
             lacks.append(Lack(section, "nobody has written it", asked))
             continue
-        lacks += [Lack(section, f"blames ({m[0]!r})", "Say what happened and what made it likely, not who did wrong.") for m in BLAME.finditer(told)]
-        lacks += [Lack(section, f"names {name!r}", "Say which role acted; names stay in the record.") for name in found.incident.people if section != "actions" and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", told)]
-        lacks += [Lack(section, f"gives the time {m[1]} without UTC", "Give times in UTC, such as 15:22 UTC.") for m in CLOCK.finditer(told)]
-        lacks += [Lack(section, "speaks of one root cause", "Name contributing factors: there are several.") for _ in ONE_CAUSE.findall(told)]
+        lacks += [
+            Lack(section, f"blames ({m[0]!r})", "Say what happened and what made it likely, not who did wrong.")
+            for m in BLAME.finditer(told)
+        ]
+        lacks += [
+            Lack(section, f"names {name!r}", "Say which role acted; names stay in the record.")
+            for name in found.incident.people
+            if section != "actions" and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", told)
+        ]
+        lacks += [
+            Lack(section, f"gives the time {m[1]} without UTC", "Give times in UTC, such as 15:22 UTC.")
+            for m in CLOCK.finditer(told)
+        ]
+        lacks += [
+            Lack(section, "speaks of one root cause", "Name contributing factors: there are several.")
+            for _ in ONE_CAUSE.findall(told)
+        ]
     factors = [line for line in found.written("factors").splitlines() if re.match(r"\s*(?:[-*]|\d+\.)\s+\S", line)]
     if len(factors) < 2 and not any(lack.section == "factors" and "nobody" in lack.what for lack in lacks):
-        lacks.append(Lack("factors", f"lists {len(factors)} factor{'s' * (len(factors) != 1)}", "List at least two, one a line beginning with -."))
+        lacks.append(
+            Lack(
+                "factors",
+                f"lists {len(factors)} factor{'s' * (len(factors) != 1)}",
+                "List at least two, one a line beginning with -.",
+            )
+        )
     return lacks + _of_actions(found.written("actions"))
 
 
 def _items(told: str) -> list[list[str]]:
     """The action items of a table as it is written in Markdown, cell by cell."""
-    return [[c.strip() for c in re.split(r"(?<!\\)\|", line.strip().strip("|"))] for line in told.splitlines() if line.strip().startswith("|")][2:]
+    return [
+        [c.strip() for c in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+        for line in told.splitlines()
+        if line.strip().startswith("|")
+    ][2:]
 
 
 def _of_actions(told: str) -> Iterable[Lack]:
     rows = _items(told)
     if not rows:
-        return [Lack("actions", "there is no action item", "Say what is changed so that this is rarer, shorter or seen sooner.")]
+        return [
+            Lack(
+                "actions",
+                "there is no action item",
+                "Say what is changed so that this is rarer, shorter or seen sooner.",
+            )
+        ]
     found = []
     for n, row in enumerate(rows, 1):
         what, kind, owner, priority, due = [*row, "", "", "", "", ""][:5]
         name = f"item {n} ({text.one_line(what, 40)})"
-        found += [Lack("actions", f"{name} has no {missing}", todo) for missing, value, todo in (("owner", owner, "Name who does it."), ("due date", due, "Give a day, such as 2026-03-20.")) if not value]
-        found += [Lack("actions", f"{name} is of type {kind!r}", f"One of {', '.join(KINDS)}.")] if kind not in KINDS else []
-        found += [Lack("actions", f"{name} has the priority {priority!r}", f"One of {', '.join(PRIORITIES)}.")] if priority not in PRIORITIES else []
-        found += [Lack("actions", f"{name} is due {due!r}, which is no day", "Give a day, such as 2026-03-20.")] if due and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", due) else []
+        found += [
+            Lack("actions", f"{name} has no {missing}", todo)
+            for missing, value, todo in (
+                ("owner", owner, "Name who does it."),
+                ("due date", due, "Give a day, such as 2026-03-20."),
+            )
+            if not value
+        ]
+        found += (
+            [Lack("actions", f"{name} is of type {kind!r}", f"One of {', '.join(KINDS)}.")] if kind not in KINDS else []
+        )
+        found += (
+            [Lack("actions", f"{name} has the priority {priority!r}", f"One of {', '.join(PRIORITIES)}.")]
+            if priority not in PRIORITIES
+            else []
+        )
+        found += (
+            [Lack("actions", f"{name} is due {due!r}, which is no day", "Give a day, such as 2026-03-20.")]
+            if due and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", due)
+            else []
+        )
     return found
 
 

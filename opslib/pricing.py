@@ -1,8 +1,9 @@
 """
 Price an option and its Greeks (Black and Scholes; Bjerksund and Stensland for early exercise).
 
-Everything takes and gives numpy arrays of one shape, or numbers; years are of 365 days, volatilities decimal. Units are those
-of Massive's answers: delta and gamma a dollar of the underlying, theta a calendar day, vega a point of volatility.
+Everything takes and gives numpy arrays of one shape, or numbers; years are of 365 days, volatilities decimal. Units are
+those of Massive's answers: delta and gamma a dollar of the underlying, theta a calendar day, vega a point of
+volatility.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,19 +51,33 @@ def european(call: Array, spot: Array, strike: Array, years: Array, rate: Array,
         n1, n2 = ndtr(sign * d1), ndtr(sign * (d1 - spread))
         density = np.exp(-d1 * d1 / 2) * 0.3989422804014327
         theta = -kept * density * sigma / (2 * root) - sign * (rate * discounted * n2 - carry * kept * n1)
-        return Greeks(sign * (kept * n1 - discounted * n2), sign * kept / spot * n1, kept / spot * density / (spot * spread), theta / DAYS_A_YEAR, kept * density * root * POINT)
+        return Greeks(
+            sign * (kept * n1 - discounted * n2),
+            sign * kept / spot * n1,
+            kept / spot * density / (spot * spread),
+            theta / DAYS_A_YEAR,
+            kept * density * root * POINT,
+        )
 
 
-def american_price(call: Array, spot: Array, strike: Array, years: Array, rate: Array, carry: Array, sigma: Array) -> Array:
+def american_price(
+    call: Array, spot: Array, strike: Array, years: Array, rate: Array, carry: Array, sigma: Array
+) -> Array:
     """
     Bjerksund and Stensland (1993): about what is an option worth that can be exercised at any time?
 
-    A put is the call with spot and strike, rate and carry exchanged. Where waiting costs nothing it is the European price.
+    A put is the call with spot and strike, rate and carry exchanged. Where waiting costs nothing it is the European
+    price.
     """
     import numpy as np
     from scipy.special import ndtr
 
-    s, k, r, q = np.where(call, spot, strike), np.where(call, strike, spot), np.where(call, rate, carry), np.where(call, carry, rate)
+    s, k, r, q = (
+        np.where(call, spot, strike),
+        np.where(call, strike, spot),
+        np.where(call, rate, carry),
+        np.where(call, carry, rate),
+    )
     plain = european(True, s, k, years, r, q, sigma).price
     with np.errstate(all="ignore"):
         b, v2 = r - q, sigma * sigma
@@ -79,17 +94,39 @@ def american_price(call: Array, spot: Array, strike: Array, years: Array, rate: 
             # In powers of s over the trigger, which is near 1, since beta may be in the hundreds.
             return np.exp(grows) * (ndtr(d) - (trigger / s) ** kappa * ndtr(d - 2 * np.log(trigger / s) / spread))
 
-        early = worth * (1 - phi(beta, trigger)) + s * (phi(1.0, trigger) - phi(1.0, k)) - k * (phi(0.0, trigger) - phi(0.0, k))
+        early = (
+            worth * (1 - phi(beta, trigger))
+            + s * (phi(1.0, trigger) - phi(1.0, k))
+            - k * (phi(0.0, trigger) - phi(0.0, k))
+        )
         early = np.where(s >= trigger, s - k, early)
         return np.where((q > 0) & np.isfinite(early), np.maximum(early, plain), plain)
 
 
 def american(call: Array, spot: Array, strike: Array, years: Array, rate: Array, carry: Array, sigma: Array) -> Greeks:
-    """The same as `european`, for options that can be exercised at any time: slopes of `american_price`, by differences."""
+    """
+    The same as `european`, for options that can be exercised at any time: slopes of `american_price`, by differences.
+    """
     import numpy as np
 
     call, spot, strike, years, rate, carry, sigma = np.broadcast_arrays(call, spot, strike, years, rate, carry, sigma)
-    at = lambda **moved: american_price(**({"call": call, "spot": spot, "strike": strike, "years": years, "rate": rate, "carry": carry, "sigma": sigma} | moved))  # noqa: E731
+
+    def at(**moved):
+        return american_price(
+            **(
+                {
+                    "call": call,
+                    "spot": spot,
+                    "strike": strike,
+                    "years": years,
+                    "rate": rate,
+                    "carry": carry,
+                    "sigma": sigma,
+                }
+                | moved
+            )
+        )
+
     step, later, wider = spot * BUMP * 10, years * BUMP, sigma * BUMP
     with np.errstate(all="ignore"):
         mid, up, down = at(), at(spot=spot + step), at(spot=spot - step)
@@ -109,4 +146,6 @@ def implied(call: Array, price: Array, forward: Array, strike: Array, years: Arr
 
     with np.errstate(all="ignore"):
         rate = -np.log(discount) / years
-    return black76.implied_vol(price, np.where(call, 1, -1).astype(np.int8), forward, strike, years, rate, on_error="ignore")
+    return black76.implied_vol(
+        price, np.where(call, 1, -1).astype(np.int8), forward, strike, years, rate, on_error="ignore"
+    )

@@ -93,9 +93,13 @@ class Bucket:
         self._held_until_s = max(self._held_until_s, self._now_s() + min(seconds, 3600.0))
 
     def reserve(self, at_most_s: float) -> tuple[bool, float]:
-        """Take the next turn that is free, and say in how many seconds it comes; where that is too long, none is taken."""
+        """
+        Take the next turn that is free, and say in how many seconds it comes; where that is too long, none is taken.
+        """
         now_s = self._now_s()
-        self._left = self._most if self._since_s is None else min(self._most, self._left + (now_s - self._since_s) * self._rate)
+        self._left = (
+            self._most if self._since_s is None else min(self._most, self._left + (now_s - self._since_s) * self._rate)
+        )
         self._since_s = now_s
         wait_s = max(0.0, (1 - self._left) / self._rate, self._held_until_s - now_s)
         if wait_s > at_most_s:
@@ -124,21 +128,39 @@ class Prober:
         chance: Jitter is drawn from it.
     """
 
-    def __init__(self, settings: Settings, now: Callable[[], datetime] = clock.now, speed: float | None = None, chance: random.Random | None = None):
+    def __init__(
+        self,
+        settings: Settings,
+        now: Callable[[], datetime] = clock.now,
+        speed: float | None = None,
+        chance: random.Random | None = None,
+    ):
         self.settings, self.now = settings, now
         self.speed = clock.speed() if speed is None else speed
         self.chance = chance or random.Random()
-        self.buckets = {"massive": Bucket(settings.massive_per_min, self.speed), "tradier": Bucket(settings.tradier_per_min, self.speed)}
+        self.buckets = {
+            "massive": Bucket(settings.massive_per_min, self.speed),
+            "tradier": Bucket(settings.tradier_per_min, self.speed),
+        }
         self._trust = trusted(settings.ca_file)
 
     def _client(self) -> "httpx.AsyncClient":
         """A client for one attempt: whatever becomes of it, all that it opened is closed with it."""
         import httpx
 
-        return httpx.AsyncClient(transport=_transport(self._trust), follow_redirects=False, timeout=None, headers={"User-Agent": f"opslib/{VERSION}", "Accept": "application/json"})
+        return httpx.AsyncClient(
+            transport=_transport(self._trust),
+            follow_redirects=False,
+            timeout=None,
+            headers={"User-Agent": f"opslib/{VERSION}", "Accept": "application/json"},
+        )
 
     async def look(self, question: Question) -> list[Sample]:
-        """Ask, again where that is worth it, until there is an outcome or the time is up. One sample for each attempt."""
+        """
+        Ask, again where that is worth it, until there is an outcome or the time is up.
+
+        One sample for each attempt.
+        """
         return [sample async for sample, _ in self.attempts(question)]
 
     async def attempts(self, question: Question) -> AsyncIterator[tuple[Sample, Any]]:
@@ -146,9 +168,14 @@ class Prober:
         loop, bucket = asyncio.get_running_loop(), self.buckets.get(question.subject)
         until_s = loop.time() + LOOK_S / self.speed
         for attempt in range(1, ATTEMPTS + 1):
-            free, wait_s = bucket.reserve(max(0.0, (until_s - loop.time()) * self.speed - ATTEMPT_S)) if bucket else (True, 0.0)
+            free, wait_s = (
+                bucket.reserve(max(0.0, (until_s - loop.time()) * self.speed - ATTEMPT_S)) if bucket else (True, 0.0)
+            )
             if not free:
-                yield self._sample(question, "quota_kept", None, None, attempt, True, {"wait_s": round(wait_s, 1)}), None
+                yield (
+                    self._sample(question, "quota_kept", None, None, attempt, True, {"wait_s": round(wait_s, 1)}),
+                    None,
+                )
                 return
             await asyncio.sleep(wait_s / self.speed)
             asked = self.now()
@@ -156,18 +183,47 @@ class Prober:
             middle = asked + (self.now() - asked) / 2
             reading = Reading(answer.outcome) if answer.outcome else _read(question, answer.payload, middle)
             if bucket and answer.wait_s is not None and answer.detail.get("status", 200) < 500:
-                bucket.hold(answer.wait_s)  # A quota is kept for as long as it is asked; an outage is looked at all the same.
-            pause_s = answer.wait_s if answer.wait_s is not None else self.chance.uniform(0, BACKOFF_S * 2 ** (attempt - 1))
+                # A quota is kept for as long as it is asked; an outage is looked at all the same.
+                bucket.hold(answer.wait_s)
+            pause_s = (
+                answer.wait_s if answer.wait_s is not None else self.chance.uniform(0, BACKOFF_S * 2 ** (attempt - 1))
+            )
             outcome = OUTCOMES[reading.outcome]
-            again = attempt < ATTEMPTS and (outcome.again or answer.wait_s is not None and outcome.name == "rate_limited_429") and loop.time() + pause_s / self.speed < until_s
-            yield self._sample(question, outcome.name, answer.seconds, reading.value, attempt, not again, answer.detail | reading.detail), answer.payload
+            again = (
+                attempt < ATTEMPTS
+                and (outcome.again or answer.wait_s is not None and outcome.name == "rate_limited_429")
+                and loop.time() + pause_s / self.speed < until_s
+            )
+            yield (
+                self._sample(
+                    question,
+                    outcome.name,
+                    answer.seconds,
+                    reading.value,
+                    attempt,
+                    not again,
+                    answer.detail | reading.detail,
+                ),
+                answer.payload,
+            )
             if not again:
                 return
             await asyncio.sleep(pause_s / self.speed)
 
-    def _sample(self, question: Question, outcome: str, seconds: float | None, value: float | None, attempt: int, last: bool, detail: dict[str, Any]) -> Sample:
+    def _sample(
+        self,
+        question: Question,
+        outcome: str,
+        seconds: float | None,
+        value: float | None,
+        attempt: int,
+        last: bool,
+        detail: dict[str, Any],
+    ) -> Sample:
         told = self.settings.redact(json.dumps(detail, ensure_ascii=False, sort_keys=True))
-        return Sample(clock.micros(self.now()), question.probe, question.subject, outcome, seconds, value, attempt, last, told)
+        return Sample(
+            clock.micros(self.now()), question.probe, question.subject, outcome, seconds, value, attempt, last, told
+        )
 
     async def _ask(self, question: Question, within_s: float) -> Answer:
         """One attempt."""
@@ -175,15 +231,29 @@ class Prober:
 
         loop, detail = asyncio.get_running_loop(), dict[str, Any]()
         began_s, asked = loop.time(), self.now()
-        timeout = httpx.Timeout(within_s, connect=within_s * CONNECT_SHARE)  # The shorter, so that it can be told which it was.
+        # The shorter, so that it can be told which it was.
+        timeout = httpx.Timeout(within_s, connect=within_s * CONNECT_SHARE)
 
         def ended(outcome: str | None, payload: Any = None, wait_s: float | None = None) -> Answer:
             return Answer(outcome, payload, (loop.time() - began_s) * self.speed, wait_s, detail)
 
         try:
-            async with asyncio.timeout(within_s), self._client() as client, client.stream(question.method, question.url, params=question.params or None, headers=dict(question.headers), timeout=timeout) as answer:
+            async with (
+                asyncio.timeout(within_s),
+                self._client() as client,
+                client.stream(
+                    question.method,
+                    question.url,
+                    params=question.params or None,
+                    headers=dict(question.headers),
+                    timeout=timeout,
+                ) as answer,
+            ):
                 detail |= {"status": answer.status_code, "first_byte_s": round((loop.time() - began_s) * self.speed, 4)}
-                if question.probe in DATED and (skew_s := _skew_s(answer.headers, asked + (self.now() - asked) / 2)) is not None:
+                if (
+                    question.probe in DATED
+                    and (skew_s := _skew_s(answer.headers, asked + (self.now() - asked) / 2)) is not None
+                ):
                     detail["skew_s"] = skew_s
                 if request_id := answer.headers.get("x-request-id"):
                     detail["request_id"] = text.one_line(request_id, 64)
@@ -223,9 +293,17 @@ def _backend() -> Any:
 
     class Stream(httpcore.AsyncNetworkStream):
         def __init__(self, inner: httpcore.AsyncNetworkStream):
-            self.read, self.write, self.aclose, self.get_extra_info, self._inner = inner.read, inner.write, inner.aclose, inner.get_extra_info, inner  # type: ignore[method-assign]
+            self.read, self.write, self.aclose, self.get_extra_info, self._inner = (
+                inner.read,
+                inner.write,
+                inner.aclose,
+                inner.get_extra_info,
+                inner,
+            )  # type: ignore[method-assign]
 
-        async def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None) -> httpcore.AsyncNetworkStream:
+        async def start_tls(
+            self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        ) -> httpcore.AsyncNetworkStream:
             try:
                 return await self._inner.start_tls(ssl_context, server_hostname, timeout)
             except BaseException:
@@ -273,7 +351,11 @@ def distrusted(problem: BaseException) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return text.one_line(cause.verify_message, 120)
         if isinstance(cause, ssl.SSLError):
-            return "what answers there speaks no TLS" if cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST") else text.one_line((cause.reason or "TLS").lower().replace("_", " "), 120)
+            return (
+                "what answers there speaks no TLS"
+                if cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+                else text.one_line((cause.reason or "TLS").lower().replace("_", " "), 120)
+            )
     return ""
 
 
@@ -286,7 +368,11 @@ def transport(problem: BaseException) -> str:
             return "dns"
         if isinstance(cause, ConnectionRefusedError):
             return "refused"
-        if isinstance(cause, TimeoutError) or isinstance(cause, OSError) and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ETIMEDOUT):
+        if (
+            isinstance(cause, TimeoutError)
+            or isinstance(cause, OSError)
+            and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ETIMEDOUT)
+        ):
             return "unreachable"
     return "reset"
 
@@ -301,7 +387,11 @@ def _under(problem: BaseException | None) -> Iterator[BaseException]:
             continue
         seen.add(id(cause))
         yield cause
-        waiting += [cause.__context__, cause.__cause__, *(cause.exceptions if isinstance(cause, BaseExceptionGroup) else ())]
+        waiting += [
+            cause.__context__,
+            cause.__cause__,
+            *(cause.exceptions if isinstance(cause, BaseExceptionGroup) else ()),
+        ]
 
 
 def _number(told: str | None) -> float | None:
@@ -313,13 +403,19 @@ def _number(told: str | None) -> float | None:
 
 
 def _skew_s(headers: Any, middle: datetime) -> float | None:
-    """By how many seconds a server's clock is ahead of ours by its Date, which has whole seconds; None where it sends none of its own."""
+    """
+    By how many seconds a server's clock is ahead of ours by its Date, which has whole seconds; None where it sends none
+    of its own.
+    """
     sent = _sent(headers)
     return None if sent is None or clock.simulated() else round((sent - middle).total_seconds() + HALF_SECOND_S, 2)
 
 
 def _sent(headers: Any) -> datetime | None:
-    """When an answer was sent, by its own Date; None where it has none, or comes out of a cache, whose date is that of its own asking."""
+    """
+    When an answer was sent, by its own Date; None where it has none, or comes out of a cache, whose date is that of its
+    own asking.
+    """
     if "date" not in headers or "age" in headers:
         return None
     try:
@@ -336,7 +432,8 @@ def _quota(headers: Any, now: datetime) -> tuple[dict[str, Any], float | None]:
     wait_s = _asked_to_wait(headers.get("retry-after"), headers.get("date"), now)
     expiry_ms = _number(headers.get("x-ratelimit-expiry"))
     if wait_s is None and left == 0 and expiry_ms is not None:
-        wait_s = min(60.0, max(0.0, expiry_ms / 1000 - (_sent(headers) or now).timestamp()))  # By the sender's own clock, where it tells it.
+        # By the sender's own clock, where it tells it.
+        wait_s = min(60.0, max(0.0, expiry_ms / 1000 - (_sent(headers) or now).timestamp()))
     return told, wait_s
 
 

@@ -17,15 +17,18 @@ from opslib.page import SECOND
 from opslib.samples import Sample, Samples
 
 EARS = ("data", "health", "liveness", "metrics")  # The looks that ask a question and get an answer.
-IS_THERE = {"massive": "liveness", "tradier": "liveness", "app": "health"}  # Which of them says whether it is there at all.
+# Which of them says whether it is there at all.
+IS_THERE = {"massive": "liveness", "tradier": "liveness", "app": "health"}
 FRESH_US = 60 * SECOND  # What was last looked at longer ago says nothing of now, but where looks are further apart.
 SKEW_LOOKS = 5
-KEPT, MOST_PASSED_OVER = "quota_kept", 800  # The latter: an hour of looks, the longest that we let ourselves be told to wait.
+# The latter: an hour of looks, the longest that we let ourselves be told to wait.
+KEPT, MOST_PASSED_OVER = "quota_kept", 800
 BEAT, USUAL_S = ("beat", "collector"), 5.0
 BORN_APART_S = 1.0
 STARVED = "starved"  # A sample that says nothing of its subject: our own process could not run while it was taken.
 CLOSED_WORDS = ("closed", "premarket", "postmarket", "extended-hours")  # What providers call a market that is not open.
-FOLLOW_UP = "follow_up"  # The probe whose samples are made between two others while the app's server is down; no rate counts them.
+# The probe whose samples are made between two others while the app's server is down; no rate counts them.
+FOLLOW_UP = "follow_up"
 
 
 class Share(NamedTuple):
@@ -58,7 +61,14 @@ class _Line:
     def last(self, at_us: int) -> Sample | None:
         """The last look that was over at an instant; one that was not made, to keep within a quota, says nothing."""
         at = bisect_right(self.times, at_us)
-        return next((self.samples[i] for i in range(at - 1, max(-1, at - MOST_PASSED_OVER), -1) if self.samples[i].last and self.samples[i].outcome != KEPT), None)
+        return next(
+            (
+                self.samples[i]
+                for i in range(at - 1, max(-1, at - MOST_PASSED_OVER), -1)
+                if self.samples[i].last and self.samples[i].outcome != KEPT
+            ),
+            None,
+        )
 
     def forget(self, before_us: int) -> None:
         at = min(bisect_left(self.times, before_us), len(self.times) - 1)  # The last is how it stands, however old.
@@ -96,7 +106,11 @@ class _Beats(_Line):
     def covered(self) -> list[int]:
         """For how long has it looked on up to each beat? A gap longer than two beats is not looked through."""
         for i in range(len(self._covered), len(self.samples)):
-            looked_us = 0 if i == 0 or self.samples[i - 1].outcome == "stopped" else min(self.times[i] - self.times[i - 1], 2 * self.every_us(i))
+            looked_us = (
+                0
+                if i == 0 or self.samples[i - 1].outcome == "stopped"
+                else min(self.times[i] - self.times[i - 1], 2 * self.every_us(i))
+            )
             self._covered.append((self._covered[-1] if self._covered else 0) + looked_us)
         return self._covered
 
@@ -116,7 +130,8 @@ class Probed:
         self._lines: dict[tuple[str, str], _Line] = {}
         self._starved_us: list[int] = []
         self._closed_us: dict[str, list[int]] = {}  # When each provider said that the market is closed.
-        self._renewed: list[tuple[int, int]] = []  # When new connections of the app's socket were served, and since when older ones are dead.
+        # When new connections of the app's socket were served, and since when older ones are dead.
+        self._renewed: list[tuple[int, int]] = []
         self.add(samples)
 
     def add(self, samples: Iterable[Sample]) -> None:
@@ -128,7 +143,11 @@ class Probed:
                 continue
             if key == BEAT and '"stepped_s": -' in sample.detail:
                 self._set_back(sample.ts_us)
-            if sample.probe == "liveness" and '"market": "open"' not in sample.detail and _market(sample) in CLOSED_WORDS:
+            if (
+                sample.probe == "liveness"
+                and '"market": "open"' not in sample.detail
+                and _market(sample) in CLOSED_WORDS
+            ):
                 insort(self._closed_us.setdefault(sample.subject, []), sample.ts_us)
             if sample.probe == "socket" and sample.outcome == "renewed" and sample.value is not None:
                 insort(self._renewed, (sample.ts_us, sample.ts_us - round(sample.value * SECOND)))
@@ -137,7 +156,10 @@ class Probed:
             self._lines[key].add(sample)
 
     def _set_back(self, at_us: int) -> None:
-        """Our own clock was set back to a time: what was made at later ones before that is of no time that it shows from now on."""
+        """
+        Our own clock was set back to a time: what was made at later ones before that is of no time that it shows from
+        now on.
+        """
         for line in self._lines.values():
             line.drop_after(at_us)
         for times in (self._starved_us, *self._closed_us.values()):
@@ -185,7 +207,9 @@ class Probed:
         line = self._line(probe, subject)
         found, looked = line.last(at_us), bisect_right(line.times, at_us)
         # A look that is not made, to keep within a quota, is a look all the same: what was seen before it stands.
-        lately = found is not None and ((ago_us := at_us - line.times[looked - 1]) <= FRESH_US or ago_us <= 3 * self._pace_us(line, looked))
+        lately = found is not None and (
+            (ago_us := at_us - line.times[looked - 1]) <= FRESH_US or ago_us <= 3 * self._pace_us(line, looked)
+        )
         return found if lately else None
 
     @staticmethod
@@ -195,7 +219,11 @@ class Probed:
         return gaps[len(gaps) // 2] if gaps else 0
 
     def since(self, probe: str, subject: str, at_us: int) -> Sample | None:
-        """The first of the looks that all ended as the last one did: since when is it so? None where nobody has looked lately."""
+        """
+        The first of the looks that all ended as the last one did: since when is it so?
+
+        None where nobody has looked lately.
+        """
         line, last = self._line(probe, subject), self.now(probe, subject, at_us)
         if last is None:
             return None
@@ -224,13 +252,20 @@ class Probed:
         return Share(sum(last), len(last))
 
     def around(self, probe: str, sample: Sample) -> list[Sample]:
-        """The samples of a probe of the same subject just before and just after a sample, no further off than what is fresh."""
+        """
+        The samples of a probe of the same subject just before and just after a sample, no further off than what is
+        fresh.
+        """
         line = self._line(probe, sample.subject)
         at = bisect_left(line.times, sample.ts_us)
         return [s for s in line.samples[max(0, at - 1) : at + 2] if abs(s.ts_us - sample.ts_us) <= FRESH_US]
 
     def turns(self, subject: str, window: Window) -> int:
-        """How often did it turn from answering to not answering, or back? An outage turns twice, what comes and goes more often."""
+        """
+        How often did it turn from answering to not answering, or back?
+
+        An outage turns twice, what comes and goes more often.
+        """
         return _turns(self._asked_in_order(subject, window))
 
     def socket_turns(self, window: Window) -> int:
@@ -246,7 +281,11 @@ class Probed:
         return sorted(self._asked(subject, window), key=lambda s: s.ts_us)
 
     def trouble(self, subject: str, window: Window) -> str | None:
-        """Which outcome stands for what is the matter with our looks? The most frequent that is not usable; None where all are."""
+        """
+        Which outcome stands for what is the matter with our looks?
+
+        The most frequent that is not usable; None where all are.
+        """
         outcomes = [s.outcome for s in self._asked(subject, window) if s.last and not OUTCOMES[s.outcome].usable]
         return max(sorted(set(outcomes)), key=outcomes.count) if outcomes else None
 
@@ -254,8 +293,17 @@ class Probed:
         return [s for probe in EARS for s in self.within(probe, subject, window) if s.outcome != KEPT]
 
     def seconds(self, subject: str, window: Window, *more: str) -> list[float]:
-        """How long did the attempts take that were answered, of the probe that says whether it is there, and of more? Sorted."""
-        return sorted(took for probe in (IS_THERE[subject], *more) for s in self.within(probe, subject, window) if OUTCOMES[s.outcome].usable and (took := _took_s(s)) is not None)
+        """
+        How long did the attempts take that were answered, of the probe that says whether it is there, and of more?
+
+        Sorted.
+        """
+        return sorted(
+            took
+            for probe in (IS_THERE[subject], *more)
+            for s in self.within(probe, subject, window)
+            if OUTCOMES[s.outcome].usable and (took := _took_s(s)) is not None
+        )
 
     def round_trips(self, window: Window) -> list[float]:
         """How long did the app's WebSocket take to answer? Sorted."""
@@ -288,11 +336,17 @@ class Probed:
         return float(max(0, (at_us - self._beats.times[i]) // self._beats.every_us(i) - 1))
 
     def old_dead_us(self, at_us: int) -> int | None:
-        """Since when connections of the app's socket that are older are dead, though new ones are served: the newest such time found up to an instant, microseconds since 1970; None where there was none."""
+        """
+        Since when connections of the app's socket that are older are dead, though new ones are served: the newest such
+        time found up to an instant, microseconds since 1970; None where there was none.
+        """
         return max((dead_us for found_us, dead_us in self._renewed if found_us <= at_us), default=None)
 
     def socket_down_s(self, at_us: int) -> float | None:
-        """For how long has the app's WebSocket been down, or open and silent (for all, or for old connections), at an instant? 0 where it is well; None where nobody looked lately."""
+        """
+        For how long has the app's WebSocket been down, or open and silent (for all, or for old connections), at an
+        instant? 0 where it is well; None where nobody looked lately.
+        """
         last = self.now("socket", "app", at_us)
         if last is None:
             return None
@@ -300,7 +354,11 @@ class Probed:
             return 0.0
         since = self.since("socket", "app", at_us)
         assert since is not None
-        heard_us = last.ts_us - round(last.value * SECOND) if last.outcome in ("silent", "renewed") and last.value is not None else since.ts_us
+        heard_us = (
+            last.ts_us - round(last.value * SECOND)
+            if last.outcome in ("silent", "renewed") and last.value is not None
+            else since.ts_us
+        )
         return max(0.0, (at_us - min(heard_us, since.ts_us)) / SECOND)
 
     def errors(self, window: Window) -> int | None:
@@ -318,14 +376,24 @@ class Probed:
 
     def log_newest(self, window: Window) -> dict[str, str]:
         """The newest line of each kind of error."""
-        return {kind: line for sample in self.within("log", "app", window) for kind, line in self.told(sample).get("newest", {}).items()}
+        return {
+            kind: line
+            for sample in self.within("log", "app", window)
+            for kind, line in self.told(sample).get("newest", {}).items()
+        }
 
     def gave_up_after_ms(self, window: Window) -> int | None:
         """After what time does the app say that it gave up waiting? The shortest; None where it says none."""
-        return min((ms for s in self.within("log", "app", window) if (ms := self.told(s).get("waited_ms")) is not None), default=None)
+        return min(
+            (ms for s in self.within("log", "app", window) if (ms := self.told(s).get("waited_ms")) is not None),
+            default=None,
+        )
 
     def growth_mb_per_h(self, window: Window) -> tuple[float, int] | None:
-        """How fast does the app's process grow since it was last started: a straight line through its memory, and of how many looks?"""
+        """
+        How fast does the app's process grow since it was last started: a straight line through its memory, and of how
+        many looks?
+        """
         found = [s for s in self.within("process", "app", window) if s.outcome == "ok" and s.value is not None]
         if found:
             born = self.told(found[-1]).get("born")
@@ -336,21 +404,42 @@ class Probed:
         sizes = [s.value or 0.0 for s in found]
         middle_h, middle_mb = sum(hours) / len(hours), sum(sizes) / len(sizes)
         spread = sum((h - middle_h) ** 2 for h in hours)
-        return (sum((h - middle_h) * (mb - middle_mb) for h, mb in zip(hours, sizes)) / spread, len(found)) if spread else None
+        return (
+            (sum((h - middle_h) * (mb - middle_mb) for h, mb in zip(hours, sizes)) / spread, len(found))
+            if spread
+            else None
+        )
 
     def restarts(self, window: Window) -> list[int]:
         """When was the app's server started anew? By the birth of its process, and by its own uptime that went back."""
         found: list[int] = []
-        born = lambda before, now: self.told(now).get("born", 0) - self.told(before).get("born", 0) > BORN_APART_S  # noqa: E731
+
+        def born(before, now):
+            return self.told(now).get("born", 0) - self.told(before).get("born", 0) > BORN_APART_S
+
         # An uptime that went back to more than the time since is that of another process behind the same address.
-        fell = lambda before, now: (now.value or 0.0) < (before.value or 0.0) and (now.value or 0.0) <= (now.ts_us - before.ts_us) / SECOND + BORN_APART_S  # noqa: E731
+        def fell(before, now):
+            return (now.value or 0.0) < (before.value or 0.0) and (now.value or 0.0) <= (
+                now.ts_us - before.ts_us
+            ) / SECOND + BORN_APART_S
+
         for probe, anew in (("process", born), ("health", fell)):
-            line, well = self._line(probe, "app"), lambda s: s.outcome == "ok" and s.value is not None
+            line = self._line(probe, "app")
+
+            def well(s):
+                return s.outcome == "ok" and s.value is not None
+
             first = bisect_right(line.times, window.start_us)
             before = next((s for s in reversed(line.samples[:first]) if well(s)), None)
-            seen = [s for s in (before, *line.samples[first : bisect_right(line.times, window.end_us)]) if s and well(s)]
+            seen = [
+                s for s in (before, *line.samples[first : bisect_right(line.times, window.end_us)]) if s and well(s)
+            ]
             for before, now in zip(seen, seen[1:]):
-                if now.ts_us > window.start_us and anew(before, now) and not any(abs(now.ts_us - at) < 60 * SECOND for at in found):
+                if (
+                    now.ts_us > window.start_us
+                    and anew(before, now)
+                    and not any(abs(now.ts_us - at) < 60 * SECOND for at in found)
+                ):
                     found.append(now.ts_us)
         return sorted(found)
 
@@ -366,7 +455,10 @@ class Probed:
         return {subject: skew for subject in IS_THERE if (skew := self.skew_s(subject, at_us)) is not None}
 
     def lost_share(self, window: Window) -> float | None:
-        """Share of a window in which our own collector could not run when it was due, 0 to 1; None where it did not run at all."""
+        """
+        Share of a window in which our own collector could not run when it was due, 0 to 1; None where it did not run at
+        all.
+        """
         beats = self.within(*BEAT, window)
         if not beats:
             return None
@@ -399,11 +491,19 @@ class Probed:
         twice in a row. A provider whose clock is so far off that the calendar is closed at its own time has no say
         either, unless the other one says the same: then it is our clock that is off.
         """
-        said = {subject: sample for subject in self.market_said_by(at_us) if (sample := self.now("liveness", subject, at_us)) is not None}
+        said = {
+            subject: sample
+            for subject in self.market_said_by(at_us)
+            if (sample := self.now("liveness", subject, at_us)) is not None
+        }
         if not said or any(_market(sample) not in CLOSED_WORDS for sample in said.values()):
             return False
         at = clock.instant(at_us)
-        by_own_clock = [clock.open_since(at) is not None and clock.open_since(at + timedelta(seconds=self.skew_s(s, at_us) or 0.0)) is None for s in said]
+        by_own_clock = [
+            clock.open_since(at) is not None
+            and clock.open_since(at + timedelta(seconds=self.skew_s(s, at_us) or 0.0)) is None
+            for s in said
+        ]
         if len(said) > 1:
             return all(by_own_clock) or not any(by_own_clock)
         ((subject, sample),) = said.items()
@@ -413,16 +513,25 @@ class Probed:
 
     def market_said_by(self, at_us: int) -> list[str]:
         """Which providers say something of the market at an instant."""
-        return [subject for subject in ("massive", "tradier") if (sample := self.now("liveness", subject, at_us)) is not None and _market(sample)]
+        return [
+            subject
+            for subject in ("massive", "tradier")
+            if (sample := self.now("liveness", subject, at_us)) is not None and _market(sample)
+        ]
 
     def jumped(self, at_us: int) -> bool:
         """Whether our own clock jumped over an instant, so that nothing can have been observed at it."""
         i = bisect_right(self._beats.times, at_us)
-        return 0 < i < len(self._beats.times) and self._beats.times[i] in self._beats.set_us and self._beats.times[i - 1] < at_us
+        return (
+            0 < i < len(self._beats.times)
+            and self._beats.times[i] in self._beats.set_us
+            and self._beats.times[i - 1] < at_us
+        )
 
     def open_since(self, at_us: int) -> datetime | None:
         """
-        Since when the market is open at an instant: by the calendar, and by what the providers say. None while it is closed.
+        Since when the market is open at an instant: by the calendar, and by what the providers say. None while it is
+        closed.
 
         What our own clock jumped over is no time that anybody was silent or late in, so it counts from there on.
         """
@@ -434,11 +543,15 @@ class Probed:
         if self.market_shut(at_us):
             return None
         said = (times[i - 1] for times in self._closed_us.values() if (i := bisect_right(times, at_us)))
-        shut_us = next((us for us in sorted(said, reverse=True) if us > clock.micros(opened) and self.market_shut(us)), None)
+        shut_us = next(
+            (us for us in sorted(said, reverse=True) if us > clock.micros(opened) and self.market_shut(us)), None
+        )
         return opened if shut_us is None else clock.instant(shut_us)
 
     def serving(self, at_us: int) -> str | None:
-        """Who can serve data now: massive, else the fallback where there is one, else nobody; None where it is not known."""
+        """
+        Who can serve data now: massive, else the fallback where there is one, else nobody; None where it is not known.
+        """
         for subject in ("massive", *(("tradier",) if self.fallback == "tradier" else ())):
             stands = [s for probe in ("liveness", "data") if (s := self.now(probe, subject, at_us)) is not None]
             if not stands:

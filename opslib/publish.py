@@ -9,7 +9,19 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import annual, clock, daily, monthly, period as periods, quarterly, report, review as review_module, runner, success, text
+from opslib import (
+    annual,
+    clock,
+    daily,
+    monthly,
+    period as periods,
+    quarterly,
+    report,
+    review as review_module,
+    runner,
+    success,
+    text,
+)
 from opslib.errors import ReportRefused, UsageError
 from opslib.ledger import Due
 from opslib.review import Review
@@ -19,16 +31,29 @@ from opslib.workspace import Workspace
 if TYPE_CHECKING:
     from opslib.warm import Kernels
 
-REVIEWS: dict[str, type[Review]] = {"weekly": review_module.Review, "monthly": monthly.Monthly, "quarterly": quarterly.Quarterly, "annual": annual.Annual, "success": success.Success}
+REVIEWS: dict[str, type[Review]] = {
+    "weekly": review_module.Review,
+    "monthly": monthly.Monthly,
+    "quarterly": quarterly.Quarterly,
+    "annual": annual.Annual,
+    "success": success.Success,
+}
 
 
-def review(desk: Workspace, name: str, period: str = "", as_of: str | datetime | None = None, known_at: str | datetime | None = None) -> Review:
+def review(
+    desk: Workspace,
+    name: str,
+    period: str = "",
+    as_of: str | datetime | None = None,
+    known_at: str | datetime | None = None,
+) -> Review:
     """
     A report over some trading days.
 
     Args:
         name: Of the report: weekly, monthly, quarterly, annual, success.
-        period: Such as ``2026-W11``, ``2026-03``, ``2026-Q1``, ``2026``; of success the last of seven days. Empty is the last that is over.
+        period: Such as ``2026-W11``, ``2026-03``, ``2026-Q1``, ``2026``; of success the last of seven days. Empty is
+            the last that is over.
 
     Raises:
         UsageError: No such report, or it is of no such period.
@@ -36,7 +61,12 @@ def review(desk: Workspace, name: str, period: str = "", as_of: str | datetime |
     """
     kind, made = _review(name)
     at = clock.instant_of(as_of)
-    return made(desk, periods.parse(kind, period) if period else periods.last_over(kind, at or desk.now()), at, clock.instant_of(known_at))
+    return made(
+        desk,
+        periods.parse(kind, period) if period else periods.last_over(kind, at or desk.now()),
+        at,
+        clock.instant_of(known_at),
+    )
 
 
 def review_of(desk: Workspace, name: str, day: str, as_of: str | None = None) -> Review:
@@ -48,11 +78,23 @@ def review_of(desk: Workspace, name: str, day: str, as_of: str | None = None) ->
 def _review(name: str) -> tuple[str, type[Review]]:
     """The kind of period that a report is over, and its class."""
     if name not in REVIEWS:
-        raise UsageError(f"there is no report {name!r}; there are: {daily.NAME}, {', '.join(REVIEWS)}.{text.nearest(name, REVIEWS)}")
+        raise UsageError(
+            f"there is no report {name!r}; there are: {daily.NAME}, {', '.join(REVIEWS)}.{text.nearest(name, REVIEWS)}"
+        )
     return periods.REPORTS[name], REVIEWS[name]
 
 
-def publish_daily(desk: Workspace, day: str | date | None, *, as_of: str | None, known_at: str | None, partial: bool, timeout_s: float, due: Due | None = None, kernels: "Kernels | None" = None) -> tuple[Outcome, Path]:
+def publish_daily(
+    desk: Workspace,
+    day: str | date | None,
+    *,
+    as_of: str | None,
+    known_at: str | None,
+    partial: bool,
+    timeout_s: float,
+    due: Due | None = None,
+    kernels: "Kernels | None" = None,
+) -> tuple[Outcome, Path]:
     """
     Execute the daily report's notebook and publish it.
 
@@ -70,10 +112,15 @@ def publish_daily(desk: Workspace, day: str | date | None, *, as_of: str | None,
     meant = daily.meant_day(desk, day, as_of)
     session, at = clock.session(meant), clock.instant_of(as_of) or desk.now()
     if session is None:
-        raise ReportRefused(f"a daily report of {meant} was wanted, a {meant:%A} without a session. {clock.neighbours(meant)}")
+        raise ReportRefused(
+            f"a daily report of {meant} was wanted, a {meant:%A} without a session. {clock.neighbours(meant)}"
+        )
     early = at < session.closes
     if early and not partial:
-        raise ReportRefused(f"a report of {meant} was wanted; its session closes only at {text.moment(session.closes)}. Wait, or ask for --partial.")
+        raise ReportRefused(
+            f"a report of {meant} was wanted; its session closes only at {text.moment(session.closes)}. Wait, "
+            f"or ask for --partial."
+        )
     given = {"app": desk.settings.app, "day": str(meant)}
     given |= {"as_of": text.iso(at)} if early else {}
     given |= {"known_at": text.iso(clock.instant_of(known_at))} if known_at else {}
@@ -81,7 +128,18 @@ def publish_daily(desk: Workspace, day: str | date | None, *, as_of: str | None,
     return _published(desk, daily.NAME, given, meant, timeout_s, due or whole, kernels)
 
 
-def publish_review(desk: Workspace, name: str, period: str, *, as_of: str | None, known_at: str | None, partial: bool, timeout_s: float, due: Due | None = None, kernels: "Kernels | None" = None) -> tuple[Outcome, Path]:
+def publish_review(
+    desk: Workspace,
+    name: str,
+    period: str,
+    *,
+    as_of: str | None,
+    known_at: str | None,
+    partial: bool,
+    timeout_s: float,
+    due: Due | None = None,
+    kernels: "Kernels | None" = None,
+) -> tuple[Outcome, Path]:
     """
     Execute the notebook of a report over a period and publish it; as `publish_daily`.
 
@@ -91,20 +149,52 @@ def publish_review(desk: Workspace, name: str, period: str, *, as_of: str | None
     at = clock.instant_of(as_of) or desk.now()
     meant = review(desk, name, period, at, known_at)
     if meant.partial and not partial:
-        raise ReportRefused(f"the {name} report of {meant.period.name} was wanted; it is over only at {text.moment(meant.period.window.end)}. Wait, or ask for --partial.")
+        raise ReportRefused(
+            f"the {name} report of {meant.period.name} was wanted; it is over only at "
+            f"{text.moment(meant.period.window.end)}. Wait, or ask for --partial."
+        )
     given = {"app": desk.settings.app, "period": meant.period.name} | ({"as_of": text.iso(at)} if meant.partial else {})
     given |= {"known_at": text.iso(clock.instant_of(known_at))} if known_at else {}
     whole = Due(f"report {name} {meant.period.name}") if not meant.partial and not known_at else None
     return _published(desk, name, given, meant.period.name, timeout_s, due or whole, kernels)
 
 
-def _published(desk: Workspace, name: str, given: dict[str, Any], of: date | str, timeout_s: float, due: Due | None, kernels: "Kernels | None") -> tuple[Outcome, Path]:
+def _published(
+    desk: Workspace,
+    name: str,
+    given: dict[str, Any],
+    of: date | str,
+    timeout_s: float,
+    due: Due | None,
+    kernels: "Kernels | None",
+) -> tuple[Outcome, Path]:
     """Execute a report's notebook, and put what came of it in its place."""
     book = f"{name}_report"
-    outcome = runner.execute(runner.notebook(book), given, settings=desk.settings, store=desk.store, timeout_s=timeout_s, due=due, kernels=kernels)
+    outcome = runner.execute(
+        runner.notebook(book),
+        given,
+        settings=desk.settings,
+        store=desk.store,
+        timeout_s=timeout_s,
+        due=due,
+        kernels=kernels,
+    )
     if outcome.state == "failed" or outcome.record is None:
-        lacking = outcome if outcome.state == "failed" else replace(outcome, state="failed", reason="the notebook handed over no numbers")
-        return runner.keep(lacking, desk.settings.outputs / "runs" / outcome.run_id / book, settings=desk.settings, store=desk.store)
+        lacking = (
+            outcome
+            if outcome.state == "failed"
+            else replace(outcome, state="failed", reason="the notebook handed over no numbers")
+        )
+        return runner.keep(
+            lacking, desk.settings.outputs / "runs" / outcome.run_id / book, settings=desk.settings, store=desk.store
+        )
     values = outcome.record["values"]
     more = {".json": report.as_json(values).encode(), ".md": outcome.record["markdown"].encode()}
-    return runner.keep(outcome, report.place(desk.settings, name, of, values["partial"]), more, values["restates"], settings=desk.settings, store=desk.store)
+    return runner.keep(
+        outcome,
+        report.place(desk.settings, name, of, values["partial"]),
+        more,
+        values["restates"],
+        settings=desk.settings,
+        store=desk.store,
+    )

@@ -1,8 +1,8 @@
 """
 Make the quarterly report: the days, and whether the monitoring was right: precision, recall, lead, proposed limits.
 
-What is true is what people said: they dismissed an incident as a false alarm, took it and resolved it, opened one that no
-alert had seen, or gave feedback. What nobody judged counts for neither side, and is named.
+What is true is what people said: they dismissed an incident as a false alarm, took it and resolved it, opened one that
+no alert had seen, or gave feedback. What nobody judged counts for neither side, and is named.
 """
 
 from functools import cached_property
@@ -58,8 +58,16 @@ class Quarterly(Review):
     @property
     def by_month(self) -> Text:
         """The guide's figures, month by month."""
-        rows = [[name, f"{seen} of {of}", *(told(figures[figure], figure) for figure in WORDS)] for name, seen, of, figures in self.months]
-        return tabled("Month by month", ["month", "days seen", *(words for words, _ in WORDS.values())], rows, "no trading day is over yet")
+        rows = [
+            [name, f"{seen} of {of}", *(told(figures[figure], figure) for figure in WORDS)]
+            for name, seen, of, figures in self.months
+        ]
+        return tabled(
+            "Month by month",
+            ["month", "days seen", *(words for words, _ in WORDS.values())],
+            rows,
+            "no trading day is over yet",
+        )
 
     @cached_property
     def opinions(self) -> list[Opinion]:
@@ -85,8 +93,14 @@ class Quarterly(Review):
     @cached_property
     def missed(self) -> list[str]:
         """What no alert told of: incidents that people opened, and data that they missed."""
-        by_hand = [f"{i.id}: {text.one_line(i.title, 100)}" for i in self.incidents if i.entries[0].body.get("how") == "hand" and not i.alerts and i.status != "dismissed"]
-        return by_hand + [f"{text.moment(clock.instant(o.at_us))}: {o.words}" for o in self.opinions if o.kind == MISSED]
+        by_hand = [
+            f"{i.id}: {text.one_line(i.title, 100)}"
+            for i in self.incidents
+            if i.entries[0].body.get("how") == "hand" and not i.alerts and i.status != "dismissed"
+        ]
+        return by_hand + [
+            f"{text.moment(clock.instant(o.at_us))}: {o.words}" for o in self.opinions if o.kind == MISSED
+        ]
 
     def _count(self, verdict: str) -> int:
         return sum(v == verdict for _, v in self.judged)
@@ -108,8 +122,10 @@ class Quarterly(Review):
         """How right were the alerts, and what did they miss?"""
         right, wrong, open_ = (self._count(v) for v in (RIGHT, WRONG, UNJUDGED))
         lines = [
-            f"precision: {text.ratio(self.precision, 1)} ({right} true, {wrong} false alarms; {open_} that nobody judged count for neither)",
-            f"recall: {text.ratio(self.recall, 1)} ({right} seen by an alert, {len(self.missed)} that people had to find)",
+            f"precision: {text.ratio(self.precision, 1)} ({right} true, {wrong} false alarms; {open_} that "
+            f"nobody judged count for neither)",
+            f"recall: {text.ratio(self.recall, 1)} ({right} seen by an alert, {len(self.missed)} that people "
+            f"had to find)",
             *(f"missed: {words}" for words in self.missed),
         ]
         return listed(f"Accuracy of the monitoring, {len(self.judged)} alerts that people were told of", lines)
@@ -117,8 +133,21 @@ class Quarterly(Review):
     @property
     def delays(self) -> Text:
         """How late was each incident detected? Each value, since a mean of such times misleads."""
-        rows = [[i.id, text.UNKNOWN if (s := _delay_s(i)) is None else text.duration(s), i.rule or "by hand", text.one_line(i.title, 80)] for i in sorted(self.incidents, key=lambda i: -(_delay_s(i) or 0.0))]
-        return tabled("From its beginning until it was detected, the latest first", ["incident", "after", "rule", "what"], rows, "no incident was opened")
+        rows = [
+            [
+                i.id,
+                text.UNKNOWN if (s := _delay_s(i)) is None else text.duration(s),
+                i.rule or "by hand",
+                text.one_line(i.title, 80),
+            ]
+            for i in sorted(self.incidents, key=lambda i: -(_delay_s(i) or 0.0))
+        ]
+        return tabled(
+            "From its beginning until it was detected, the latest first",
+            ["incident", "after", "rule", "what"],
+            rows,
+            "no incident was opened",
+        )
 
     @cached_property
     def moves(self) -> list[Move]:
@@ -126,7 +155,11 @@ class Quarterly(Review):
         found = []
         for name, subject in dict.fromkeys((r.rule, r.subject) for r, v in self.judged if v == WRONG):
             rule = self.desk.rules.rules.get(name)
-            mine = [(r, v) for r, v in self.judged if (r.rule, r.subject) == (name, subject) and r.peak is not None and r.limit is not None]
+            mine = [
+                (r, v)
+                for r, v in self.judged
+                if (r.rule, r.subject) == (name, subject) and r.peak is not None and r.limit is not None
+            ]
             false = [r for r, v in mine if v == WRONG]
             if rule is None or rule.burn or not false:
                 continue
@@ -135,7 +168,9 @@ class Quarterly(Review):
             assert worst.peak is not None and worst.limit is not None
             right = [r.peak for r, v in mine if v == RIGHT and r.peak is not None]
             kept = sum(rule.past(peak, worst.peak) for peak in right)
-            found.append(Move(name, subject, worst.severity, worst.limit, worst.peak, kept, len(right) - kept, len(false)))
+            found.append(
+                Move(name, subject, worst.severity, worst.limit, worst.peak, kept, len(right) - kept, len(false))
+            )
         return found
 
     @property
@@ -144,34 +179,76 @@ class Quarterly(Review):
         lines = []
         for move in self.moves:
             rule = self.desk.rules[move.rule]
-            lines.append(f"{named(rule, move.subject)}, {move.severity}: from {rule.told(move.limit)} to {rule.told(move.to)} spares {move.spared} false alarms; of {move.kept + move.lost} true ones {move.kept} would still have fired{', so it is not worth it' if move.lost else ''}")
+            lines.append(
+                f"{named(rule, move.subject)}, {move.severity}: from {rule.told(move.limit)} to "
+                f"{rule.told(move.to)} spares {move.spared} false alarms; of {move.kept + move.lost} true "
+                f"ones {move.kept} would still have fired{', so it is not worth it' if move.lost else ''}"
+            )
         if lines:
-            lines.append(f"write it into a file, then try it on these days: ops rules backtest --from {self.period.first}T00:00 --to {self.period.last}T23:59 --candidate FILE")
-        return listed("Limits worth moving", lines or ["no false alarm of a limit was judged: there is nothing to move"])
+            lines.append(
+                f"write it into a file, then try it on these days: ops rules backtest --from "
+                f"{self.period.first}T00:00 --to {self.period.last}T23:59 --candidate FILE"
+            )
+        return listed(
+            "Limits worth moving", lines or ["no false alarm of a limit was judged: there is nothing to move"]
+        )
 
     @property
     def said(self) -> Text:
         """What people said."""
         rows = [[text.moment(clock.instant(o.at_us)), o.kind, o.author, o.alert, o.words] for o in self.opinions]
-        return tabled("Feedback", ["when", "what", "who", "alert", "words"], rows, "nobody said anything: ops feedback missed-data | noise | useful")
+        return tabled(
+            "Feedback",
+            ["when", "what", "who", "alert", "words"],
+            rows,
+            "nobody said anything: ops feedback missed-data | noise | useful",
+        )
 
     @property
     def more(self) -> dict[str, Any]:
         """The months, and how right the monitoring was."""
         return {
-            "months": [{"month": name, "days_seen": seen, "trading_days": of, **figures} for name, seen, of, figures in self.months],
-            "accuracy": {"precision": self.precision, "recall": self.recall, "true": self._count(RIGHT), "false_alarms": self._count(WRONG), "not_judged": self._count(UNJUDGED), "missed": self.missed},
-            "detected_after_s": {i.id: _delay_s(i) for i in self.incidents}, "limits": [m._asdict() for m in self.moves], "feedback": [o._asdict() for o in self.opinions],
-        }  # fmt: skip
+            "months": [
+                {"month": name, "days_seen": seen, "trading_days": of, **figures}
+                for name, seen, of, figures in self.months
+            ],
+            "accuracy": {
+                "precision": self.precision,
+                "recall": self.recall,
+                "true": self._count(RIGHT),
+                "false_alarms": self._count(WRONG),
+                "not_judged": self._count(UNJUDGED),
+                "missed": self.missed,
+            },
+            "detected_after_s": {i.id: _delay_s(i) for i in self.incidents},
+            "limits": [m._asdict() for m in self.moves],
+            "feedback": [o._asdict() for o in self.opinions],
+        }
 
     @property
     def pieces(self) -> list[Text]:
         """By month instead of by day, and the monitoring's accuracy."""
-        return [self.headline, self.summary, self.by_month, self.best_and_worst, self.accuracy, self.delays, self.limits, self.said, self.alerts_told, self.incidents_told, self.actions_told]
+        return [
+            self.headline,
+            self.summary,
+            self.by_month,
+            self.best_and_worst,
+            self.accuracy,
+            self.delays,
+            self.limits,
+            self.said,
+            self.alerts_told,
+            self.incidents_told,
+            self.actions_told,
+        ]
 
 
 def _reason(incident: Incident) -> str:
-    return next((str(e.body["reason"]) for e in incident.of_kind("dismissed")), "") if incident.status == "dismissed" else ""
+    return (
+        next((str(e.body["reason"]) for e in incident.of_kind("dismissed")), "")
+        if incident.status == "dismissed"
+        else ""
+    )
 
 
 def _delay_s(incident: Incident) -> float | None:

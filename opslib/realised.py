@@ -1,5 +1,6 @@
 """
-Judge the gap between fills and the backtest at an instant: over the rule's window, or further back where it holds too few trades.
+Judge the gap between fills and the backtest at an instant: over the rule's window, or further back where it holds too
+few trades.
 """
 
 from collections import deque
@@ -29,7 +30,8 @@ def start_us(exited_us: Sequence[int], at_us: int, window: timedelta, rule: Rule
         rule: As it is for fills.
 
     Returns:
-        An instant before the first trade that counts; None where no trade ended in the window, so that there is nothing new to say.
+        An instant before the first trade that counts; None where no trade ended in the window, so that there is nothing
+        new to say.
     """
     begins_us = at_us - clock.span_us(window)
     if not exited_us or exited_us[-1] <= begins_us:
@@ -44,8 +46,14 @@ def _in_words(count: int, since_us: int, at_us: int, window: timedelta, rule: Ru
     if since_us >= at_us - clock.span_us(window):
         return ""
     if count < rule.min_count:
-        return f"of all {count} trades of the last {text.number((at_us - since_us) / 86.4e9, digits=0)} days, further back none counts"
-    return f"of the newest {count} trades, since {text.moment(clock.instant(since_us + 1))}: the last {text.duration(window.total_seconds())} alone hold fewer than {rule.min_count}"
+        return (
+            f"of all {count} trades of the last {text.number((at_us - since_us) / 86.4e9, digits=0)} days, "
+            f"further back none counts"
+        )
+    return (
+        f"of the newest {count} trades, since {text.moment(clock.instant(since_us + 1))}: the last "
+        f"{text.duration(window.total_seconds())} alone hold fewer than {rule.min_count}"
+    )
 
 
 def counted(found: Pnl, at: datetime, window: timedelta | None = None) -> Pnl | None:
@@ -61,7 +69,9 @@ def counted(found: Pnl, at: datetime, window: timedelta | None = None) -> Pnl | 
     """
     rule, at_us = found.rule.of("fills"), clock.micros(at)
     window = window or rule.window
-    exited_us = sorted(clock.micros(pair.live.exited) for pair in found.pairs if pair.gap_pp is not None and pair.live.exited <= at)
+    exited_us = sorted(
+        clock.micros(pair.live.exited) for pair in found.pairs if pair.gap_pp is not None and pair.live.exited <= at
+    )
     since_us = start_us(exited_us, at_us, window, rule)
     if since_us is None:
         return None
@@ -82,7 +92,11 @@ def judged(rule: Rule, gaps: Iterable[Decimal | float], span: str = "") -> Findi
     """
     own = rule.of("fills")
     found = spread(gaps, own.confidence)
-    figure = Figure(None, absent="no trade has a backtest's figure to compare with") if found is None else Figure(abs(found.mean), count=found.n, deviation=found.deviation)
+    figure = (
+        Figure(None, absent="no trade has a backtest's figure to compare with")
+        if found is None
+        else Figure(abs(found.mean), count=found.n, deviation=found.deviation)
+    )
     return judge(own, "app", "fills", figure._replace(span=span))
 
 
@@ -92,7 +106,11 @@ def finding(found: Pnl) -> Finding | None:
 
 
 def traded(filings: Filings, rules: Rules, window: Window, known_us: int | None) -> tuple[Pnl | None, list[Filed]]:
-    """What did all fills up to the end of a window come to, and the rows that say so? None where no fill is of it, nor of the longest time over which they are judged."""
+    """
+    What did all fills up to the end of a window come to, and the rows that say so?
+
+    None where no fill is of it, nor of the longest time over which they are judged.
+    """
     rule = rules[RULE].of("fills")
     reach_us = max(clock.span_us(rule.longest or rule.window), window.end_us - window.start_us)
     if not filings.any(window.end_us - reach_us, window.end_us, known_us):
@@ -120,14 +138,20 @@ class Realised:
         self._waiting = deque(sorted([*self._waiting, *((counts_from(row), row) for row in rows)], key=lambda w: w[0]))
 
     def finding(self, at_us: int) -> list[Finding]:
-        """What do the gaps amount to at an instant, later than the one before? Nothing where no trade of the window has a backtest's figure."""
+        """
+        What do the gaps amount to at an instant, later than the one before?
+
+        Nothing where no trade of the window has a backtest's figure.
+        """
         came = False
         while self._waiting and self._waiting[0][0] <= at_us:
             self._known.add(self._waiting.popleft()[1])
             came = True
         if came and self._known.has_backtest:
             found = pnl.of_known(self._known, self._rule)
-            self._gaps = sorted((clock.micros(pair.live.exited), float(pair.gap_pp)) for pair in found.pairs if pair.gap_pp is not None)
+            self._gaps = sorted(
+                (clock.micros(pair.live.exited), float(pair.gap_pp)) for pair in found.pairs if pair.gap_pp is not None
+            )
         rule = self._rule.of("fills")
         known = [(exited_us, points) for exited_us, points in self._gaps if exited_us <= at_us]
         since_us = start_us([exited_us for exited_us, _ in known], at_us, rule.window, rule)

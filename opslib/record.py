@@ -46,11 +46,15 @@ class Record:
         """The right to judge, taken or kept; None while somebody else has it."""
         with self.store.committing() as connection:
             now_us = self.store.stamp(connection)
-            held = connection.execute(sa.select(LEASES.c.holder, LEASES.c.until_us).where(LEASES.c.app == self.app)).one_or_none()
+            held = connection.execute(
+                sa.select(LEASES.c.holder, LEASES.c.until_us).where(LEASES.c.app == self.app)
+            ).one_or_none()
             if held and held.holder != holder and held.until_us > now_us:
                 return None
             if held:
-                connection.execute(sa.update(LEASES).where(LEASES.c.app == self.app).values(holder=holder, until_us=now_us + LEASE_US))
+                connection.execute(
+                    sa.update(LEASES).where(LEASES.c.app == self.app).values(holder=holder, until_us=now_us + LEASE_US)
+                )
             else:
                 connection.execute(sa.insert(LEASES).values(app=self.app, holder=holder, until_us=now_us + LEASE_US))
             judged = connection.execute(sa.select(JUDGED).where(JUDGED.c.app == self.app)).one_or_none()
@@ -61,7 +65,15 @@ class Record:
         with self.store.committing() as connection:
             connection.execute(sa.delete(LEASES).where(LEASES.c.app == self.app, LEASES.c.holder == holder))
 
-    def keep(self, turn: Turn, since_us: int, upto_us: int, transitions: Iterable[tuple], states: Iterable[Mapping[str, Any]], told: Mapping[int, str]) -> bool:
+    def keep(
+        self,
+        turn: Turn,
+        since_us: int,
+        upto_us: int,
+        transitions: Iterable[tuple],
+        states: Iterable[Mapping[str, Any]],
+        told: Mapping[int, str],
+    ) -> bool:
         """
         Keep what was judged in (since, upto], in one transaction.
 
@@ -89,12 +101,28 @@ class Record:
             else:
                 connection.execute(sa.update(JUDGED).where(JUDGED.c.app == app).values(upto_us=upto_us))
             # Numbered by hand: a sequence of PostgreSQL's own leaves holes where a transaction was broken off.
-            seq = connection.execute(sa.select(sa.func.max(TRANSITIONS.c.seq)).where(TRANSITIONS.c.app == app)).scalar() or 0
+            seq = (
+                connection.execute(sa.select(sa.func.max(TRANSITIONS.c.seq)).where(TRANSITIONS.c.app == app)).scalar()
+                or 0
+            )
             sent = connection.execute(sa.select(sa.func.max(OUTBOX.c.seq)).where(OUTBOX.c.app == app)).scalar() or 0
-            rows = [{"app": app, "seq": seq + 1 + i, "known_at_us": known_at_us, **dict(zip(COLUMNS, row, strict=True))} for i, row in enumerate(transitions)]
+            rows = [
+                {"app": app, "seq": seq + 1 + i, "known_at_us": known_at_us, **dict(zip(COLUMNS, row, strict=True))}
+                for i, row in enumerate(transitions)
+            ]
             if rows:
                 connection.execute(sa.insert(TRANSITIONS), rows)
-            out = [{"app": app, "seq": sent + 1 + n, "id": f"{app}/{rows[i]['alert']}/{edge}/{rows[i]['seq']}", "transition": rows[i]["seq"], "edge": edge, "known_at_us": known_at_us} for n, (i, edge) in enumerate(sorted(told.items()))]
+            out = [
+                {
+                    "app": app,
+                    "seq": sent + 1 + n,
+                    "id": f"{app}/{rows[i]['alert']}/{edge}/{rows[i]['seq']}",
+                    "transition": rows[i]["seq"],
+                    "edge": edge,
+                    "known_at_us": known_at_us,
+                }
+                for n, (i, edge) in enumerate(sorted(told.items()))
+            ]
             if out:
                 connection.execute(sa.insert(OUTBOX), out)
             for state in states:
@@ -107,19 +135,31 @@ class Record:
 
     def states(self) -> list[dict[str, Any]]:
         """Every alert that is remembered, as it stood after the last instant that was judged."""
-        query = sa.select(ALERTS.c.state).where(ALERTS.c.app == self.app).order_by(ALERTS.c.rule, ALERTS.c.subject, ALERTS.c.source)
+        query = (
+            sa.select(ALERTS.c.state)
+            .where(ALERTS.c.app == self.app)
+            .order_by(ALERTS.c.rule, ALERTS.c.subject, ALERTS.c.source)
+        )
         with self.store.reading() as connection:
             return [json.loads(state) for state in connection.execute(query).scalars()]
 
     def judged(self) -> tuple[int, int] | None:
         """Which instants were judged, (begun, upto]? None where none was ever."""
         with self.store.reading() as connection:
-            found = connection.execute(sa.select(JUDGED.c.begun_us, JUDGED.c.upto_us).where(JUDGED.c.app == self.app)).one_or_none()
+            found = connection.execute(
+                sa.select(JUDGED.c.begun_us, JUDGED.c.upto_us).where(JUDGED.c.app == self.app)
+            ).one_or_none()
         return (found.begun_us, found.upto_us) if found else None
 
     def transitions(self, upto_us: int, known_at_us: int | None = None, since_us: int | None = None) -> list[tuple]:
-        """What became of alerts up to an instant, as rows of `COLUMNS` in order; since another one where it is given."""
-        query = sa.select(*_COLUMNS).where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.at_us <= upto_us).order_by(TRANSITIONS.c.seq)
+        """
+        What became of alerts up to an instant, as rows of `COLUMNS` in order; since another one where it is given.
+        """
+        query = (
+            sa.select(*_COLUMNS)
+            .where(TRANSITIONS.c.app == self.app, TRANSITIONS.c.at_us <= upto_us)
+            .order_by(TRANSITIONS.c.seq)
+        )
         if since_us is not None:
             query = query.where(TRANSITIONS.c.at_us > since_us)
         if known_at_us is not None:
@@ -129,6 +169,11 @@ class Record:
 
     def outbox(self) -> list[tuple[str, str, tuple]]:
         """What is to be told, in order: (id, firing or resolved, the transition it tells)."""
-        query = sa.select(OUTBOX.c.id, OUTBOX.c.edge, *_COLUMNS).join(TRANSITIONS, sa.and_(TRANSITIONS.c.app == OUTBOX.c.app, TRANSITIONS.c.seq == OUTBOX.c.transition)).where(OUTBOX.c.app == self.app).order_by(OUTBOX.c.seq)
+        query = (
+            sa.select(OUTBOX.c.id, OUTBOX.c.edge, *_COLUMNS)
+            .join(TRANSITIONS, sa.and_(TRANSITIONS.c.app == OUTBOX.c.app, TRANSITIONS.c.seq == OUTBOX.c.transition))
+            .where(OUTBOX.c.app == self.app)
+            .order_by(OUTBOX.c.seq)
+        )
         with self.store.reading() as connection:
             return [(row[0], row[1], tuple(row)[2:]) for row in connection.execute(query)]

@@ -29,13 +29,22 @@ class Records:
 
     def names(self, beginning: str) -> list[str]:
         """The records whose names begin so, in order of their names."""
-        query = sa.select(ENTRIES.c.incident).where(ENTRIES.c.app == self.app, ENTRIES.c.incident.startswith(beginning, autoescape=True)).distinct().order_by(ENTRIES.c.incident)
+        query = (
+            sa.select(ENTRIES.c.incident)
+            .where(ENTRIES.c.app == self.app, ENTRIES.c.incident.startswith(beginning, autoescape=True))
+            .distinct()
+            .order_by(ENTRIES.c.incident)
+        )
         with self.store.reading() as connection:
             return list(connection.execute(query).scalars())
 
     def entries(self, connection: sa.Connection, name: str) -> list[Entry]:
         """A record, inside somebody's transaction; nothing where there is none."""
-        query = sa.select(ENTRIES.c.line).where(ENTRIES.c.app == self.app, ENTRIES.c.incident == name).order_by(ENTRIES.c.seq)
+        query = (
+            sa.select(ENTRIES.c.line)
+            .where(ENTRIES.c.app == self.app, ENTRIES.c.incident == name)
+            .order_by(ENTRIES.c.seq)
+        )
         return [evidence.read(line) for line in connection.execute(query).scalars()]
 
     def read(self, name: str, known_at: datetime | None = None) -> Incident | None:
@@ -46,22 +55,49 @@ class Records:
             found = [e for e in found if e.known_at_us <= clock.micros(known_at)]
         return fold(name, found) if found else None
 
-    def put(self, connection: sa.Connection, name: str, kind: str, body: Mapping[str, Any], by: str, key: str, at_us: int | None) -> Entry | None:
+    def put(
+        self,
+        connection: sa.Connection,
+        name: str,
+        kind: str,
+        body: Mapping[str, Any],
+        by: str,
+        key: str,
+        at_us: int | None,
+    ) -> Entry | None:
         """The next entry of a record, inside somebody's transaction; None where there is one of that key already."""
         here = sa.and_(ENTRIES.c.app == self.app, ENTRIES.c.incident == name)
         if key and connection.execute(sa.select(ENTRIES.c.seq).where(here, ENTRIES.c.key == key)).scalar() is not None:
             return None
-        line = connection.execute(sa.select(ENTRIES.c.line).where(here).order_by(ENTRIES.c.seq.desc()).limit(1)).scalar()
+        line = connection.execute(
+            sa.select(ENTRIES.c.line).where(here).order_by(ENTRIES.c.seq.desc()).limit(1)
+        ).scalar()
         known_us = self.store.stamp(connection)
-        entry = evidence.linked(evidence.read(line) if line else None, at_us=known_us if at_us is None else at_us, known_at_us=known_us, kind=kind, by=text.one_line(by, 60), key=key, body=body, settings=self.settings)
-        connection.execute(sa.insert(ENTRIES).values(app=self.app, incident=name, seq=entry.seq, key=key or None, line=entry.line))
+        entry = evidence.linked(
+            evidence.read(line) if line else None,
+            at_us=known_us if at_us is None else at_us,
+            known_at_us=known_us,
+            kind=kind,
+            by=text.one_line(by, 60),
+            key=key,
+            body=body,
+            settings=self.settings,
+        )
+        connection.execute(
+            sa.insert(ENTRIES).values(app=self.app, incident=name, seq=entry.seq, key=key or None, line=entry.line)
+        )
         return entry
 
     def picture(self, body: bytes) -> str:
         """Keep a picture; its SHA-256, by which an entry cites it."""
         name = sha256(body).hexdigest()
         with self.store.committing() as connection:
-            if connection.execute(sa.select(PICTURES.c.digest).where(PICTURES.c.app == self.app, PICTURES.c.digest == name)).scalar() is None:
+            if (
+                connection.execute(
+                    sa.select(PICTURES.c.digest).where(PICTURES.c.app == self.app, PICTURES.c.digest == name)
+                ).scalar()
+                is None
+            ):
                 connection.execute(sa.insert(PICTURES).values(app=self.app, digest=name, body=body))
         return name
 

@@ -1,8 +1,8 @@
 """
 Count which posts the receiver refused, why and from which origin.
 
-They are counted in memory and added to one small fact of the store every few seconds, so that a stranger can neither slow
-the receiver nor fill the disk, and every other process sees them.
+They are counted in memory and added to one small fact of the store every few seconds, so that a stranger can neither
+slow the receiver nor fill the disk, and every other process sees them.
 """
 
 import json
@@ -53,11 +53,22 @@ class Refused(NamedTuple):
     def words(self) -> str:
         """In one sentence."""
         what = "request" if self.status == 421 else "post"  # A name that is not ours is refused for reading too.
-        return f"{self.count:,} {what}{'' if self.count == 1 else 's'} from {self.origin} refused: {self.reason} ({self.status})"
+        return (
+            f"{self.count:,} {what}{'' if self.count == 1 else 's'} from {self.origin} refused: "
+            f"{self.reason} ({self.status})"
+        )
 
     def and_also(self, other: "Refused | None") -> "Refused":
         """Both together, of the same status, reason and origin."""
-        return self if other is None else self._replace(first_us=min(self.first_us, other.first_us), last_us=max(self.last_us, other.last_us), count=self.count + other.count)
+        return (
+            self
+            if other is None
+            else self._replace(
+                first_us=min(self.first_us, other.first_us),
+                last_us=max(self.last_us, other.last_us),
+                count=self.count + other.count,
+            )
+        )
 
 
 def read(store: Store, app: str, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Refused]:
@@ -78,7 +89,11 @@ def read(store: Store, app: str, start_us: int, end_us: int, known_at_us: int | 
 def sentences(found: Sequence[Refused]) -> list[str]:
     """What people read of refused posts: one sentence for each of the newest, and one for all others."""
     others = found[MOST_SAID:]
-    return [r.words for r in found[:MOST_SAID]] + ([f"{sum(r.count for r in others):,} more were refused, for {len(others)} other reasons or from other origins"] if others else [])
+    return [r.words for r in found[:MOST_SAID]] + (
+        [f"{sum(r.count for r in others):,} more were refused, for {len(others)} other reasons or from other origins"]
+        if others
+        else []
+    )
 
 
 def _key(app: str) -> str:
@@ -87,9 +102,15 @@ def _key(app: str) -> str:
 
 def _stored(value: str | None) -> list[Refused]:
     try:
-        return [Refused(int(first_us), int(last_us), int(status), str(reason), str(origin), int(count)) for first_us, last_us, status, reason, origin, count in json.loads(value or "[]")]
+        return [
+            Refused(int(first_us), int(last_us), int(status), str(reason), str(origin), int(count))
+            for first_us, last_us, status, reason, origin, count in json.loads(value or "[]")
+        ]
     except (ValueError, TypeError):
-        raise StoreError("the counts of refused posts in the store cannot be read: they are damaged. Restore the store from a backup.") from None
+        raise StoreError(
+            "the counts of refused posts in the store cannot be read: they are damaged. Restore the store "
+            "from a backup."
+        ) from None
 
 
 class Refusals:
@@ -103,7 +124,8 @@ class Refusals:
 
     def __init__(self, store: Store, app: str, now: Callable[[], datetime], redact: Callable[[str], str]):
         self._store, self._app, self._now, self._redact = store, app, now, redact
-        self._counted: dict[tuple[int, int, str, str], tuple[int, int, int]] = {}  # By minute, status, reason and origin: first, last, count.
+        # By minute, status, reason and origin: first, last, count.
+        self._counted: dict[tuple[int, int, str, str], tuple[int, int, int]] = {}
         self._logged: dict[tuple[int, str, str], int] = {}  # When each status, reason and origin was logged last.
         self._unstored: list[Refused] = []
         self._lock, self._some, self._stop = threading.Lock(), threading.Event(), threading.Event()
@@ -113,10 +135,19 @@ class Refusals:
     def count(self, status: int, reason: str, origin: str) -> None:
         """Count one refused post; fast, and never waits for the store."""
         now_us = clock.micros(self._now())
-        key = (now_us // MINUTE_US, status, self._redact(text.one_line(reason, LONGEST)), self._redact(text.one_line(origin, LONGEST)))
+        key = (
+            now_us // MINUTE_US,
+            status,
+            self._redact(text.one_line(reason, LONGEST)),
+            self._redact(text.one_line(origin, LONGEST)),
+        )
         with self._lock:
             if key not in self._counted and len(self._counted) >= MOST_AT_ONCE:
-                key = (*key[:3], OTHERS) if len(self._counted) < 2 * MOST_AT_ONCE else (key[0], 0, "for several reasons", OTHERS)
+                key = (
+                    (*key[:3], OTHERS)
+                    if len(self._counted) < 2 * MOST_AT_ONCE
+                    else (key[0], 0, "for several reasons", OTHERS)
+                )
             first_us, _, before = self._counted.get(key, (now_us, now_us, 0))
             self._counted[key] = (first_us, now_us, before + 1)
         self._some.set()
@@ -135,11 +166,17 @@ class Refusals:
             counted, self._counted = self._counted, {}
         if not counted:
             return
-        rows = self._unstored + [Refused(first_us, last_us, status, reason, origin, n) for (_, status, reason, origin), (first_us, last_us, n) in counted.items()]
+        rows = self._unstored + [
+            Refused(first_us, last_us, status, reason, origin, n)
+            for (_, status, reason, origin), (first_us, last_us, n) in counted.items()
+        ]
         self._log(rows[len(self._unstored) :])
         try:
             with self._store.committing() as connection:
-                found = {(r.last_us // MINUTE_US, r.status, r.reason, r.origin): r for r in _stored(connection.execute(_FACT, {"of": _key(self._app)}).scalar())}
+                found = {
+                    (r.last_us // MINUTE_US, r.status, r.reason, r.origin): r
+                    for r in _stored(connection.execute(_FACT, {"of": _key(self._app)}).scalar())
+                }
                 for row in rows:
                     key = (row.last_us // MINUTE_US, row.status, row.reason, row.origin)
                     found[key] = row.and_also(found.get(key))
@@ -148,7 +185,11 @@ class Refusals:
             self._unstored = []
         except (StoreError, OSError) as problem:
             self._unstored = rows[-MOST_ROWS:]  # They are added the next time.
-            print(f"ops serve: {sum(r.count for r in rows)} refused posts could not be counted in the store: {self._redact(str(problem))}", file=sys.stderr)
+            print(
+                f"ops serve: {sum(r.count for r in rows)} refused posts could not be counted in the store: "
+                f"{self._redact(str(problem))}",
+                file=sys.stderr,
+            )
 
     def _log(self, rows: list[Refused]) -> None:
         for row in rows:

@@ -38,8 +38,14 @@ class Record:
         return as_json(self.values).rstrip()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        folded = f"<details><summary>every number of this report</summary><pre>{text.in_html(repr(self))}</pre></details>"
-        return {"text/plain": repr(self), "text/html": folded, self.MIME: {"values": self.values, "markdown": self.markdown}}
+        folded = (
+            f"<details><summary>every number of this report</summary><pre>{text.in_html(repr(self))}</pre></details>"
+        )
+        return {
+            "text/plain": repr(self),
+            "text/html": folded,
+            self.MIME: {"values": self.values, "markdown": self.markdown},
+        }
 
 
 def listed(title: str, lines: list[str]) -> Text:
@@ -57,12 +63,26 @@ def tabled(title: str, header: list[str], rows: list[list[str]], empty: str = ""
     if not rows:
         return listed(title, [empty])
     e = text.in_html
-    html = "".join(f"<tr><th scope='row'>{e(row[0])}</th>{''.join(f'<td>{e(cell)}</td>' for cell in row[1:])}</tr>" for row in rows)
-    cells = lambda row: f"| {' | '.join(text.in_markdown(c) for c in row)} |"  # noqa: E731
+    html = "".join(
+        f"<tr><th scope='row'>{e(row[0])}</th>{''.join(f'<td>{e(cell)}</td>' for cell in row[1:])}</tr>" for row in rows
+    )
+
+    def cells(row):
+        return f"| {' | '.join(text.in_markdown(c) for c in row)} |"
+
     return Text(
         f"{title}\n{text.table(header, rows)}",
-        f"<p><strong>{e(title)}</strong></p><table><thead><tr>{''.join(f'<th>{e(h)}</th>' for h in header)}</tr></thead><tbody>{html}</tbody></table>",
-        "\n".join([f"### {text.in_markdown(title)}", "", cells(header), f"|{'---|' * len(header)}", *(cells(row) for row in rows)]),
+        f"<p><strong>{e(title)}</strong></p><table><thead><tr>{''.join(f'<th>{e(h)}</th>' for h in header)}</"
+        f"tr></thead><tbody>{html}</tbody></table>",
+        "\n".join(
+            [
+                f"### {text.in_markdown(title)}",
+                "",
+                cells(header),
+                f"|{'---|' * len(header)}",
+                *(cells(row) for row in rows),
+            ]
+        ),
     )
 
 
@@ -91,7 +111,10 @@ def published(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as problem:
-        raise ReportRefused(f"the earlier report {path} cannot be read ({problem}); move it away, or restore it, so that what changed can be told.") from None
+        raise ReportRefused(
+            f"the earlier report {path} cannot be read ({problem}); move it away, or restore it, so that what "
+            f"changed can be told."
+        ) from None
 
 
 def as_json(values: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """
 Check Host and Origin of every request before the receiver does anything with it.
 
-A website that somebody visits can send requests to this machine. Its own name in Host (DNS rebinding) or its Origin gives
-it away. Host is checked on every route, Origin on everything that writes.
+A website that somebody visits can send requests to this machine. Its own name in Host (DNS rebinding) or its Origin
+gives it away. Host is checked on every route, Origin on everything that writes.
 """
 
 import ipaddress
@@ -34,13 +34,20 @@ class Problem(Exception):
         more: More fields of its body.
     """
 
-    def __init__(self, status: int, title: str, detail: str, headers: MutableMapping[str, str] | None = None, **more: Any):
+    def __init__(
+        self, status: int, title: str, detail: str, headers: MutableMapping[str, str] | None = None, **more: Any
+    ):
         self.status, self.title, self.detail, self.headers, self.more = status, title, detail, headers or {}, more
 
     def answer(self, headers: MutableMapping[str, str] | None = None) -> Response:
         """The response, with CORS headers where there are some."""
         content = {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail} | self.more
-        return Response(json.dumps(content), self.status, {**(headers or {}), **self.headers, "x-content-type-options": "nosniff"}, "application/problem+json")
+        return Response(
+            json.dumps(content),
+            self.status,
+            {**(headers or {}), **self.headers, "x-content-type-options": "nosniff"},
+            "application/problem+json",
+        )
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -63,7 +70,8 @@ class RequestChecks:
     Args:
         app: What is asked when nothing is wrong.
         origins: Origins whose pages may write, in lower case.
-        hosts: Names in Host, in lower case, besides those of this machine alone and the address that a connection came to.
+        hosts: Names in Host, in lower case, besides those of this machine alone and the address that a connection came
+            to.
         refusals: Counts what is refused.
     """
 
@@ -93,7 +101,9 @@ class RequestChecks:
                     origins.append(value.decode("latin-1"))
                 elif name == b"sec-fetch-site":
                     site = value
-            problem = self._of_host(hosts, (scope.get("server") or ("",))[0]) or self._of_origin(scope["method"], origins, site)
+            problem = self._of_host(hosts, (scope.get("server") or ("",))[0]) or self._of_origin(
+                scope["method"], origins, site
+            )
             if problem is not None:
                 self._refusals.count(problem.status, problem.title, sender(scope, origins))
                 await problem.answer()(scope, receive, send)
@@ -105,9 +115,18 @@ class RequestChecks:
         if allowed:
             return None
         if allowed is None:
-            return Problem(400, "No valid Host", "one header Host was expected, with the name and port of this receiver, such as 127.0.0.1:8321")
+            return Problem(
+                400,
+                "No valid Host",
+                "one header Host was expected, with the name and port of this receiver, such as 127.0.0.1:8321",
+            )
         name = text.one_line(hosts[0].decode("latin-1"), 80)
-        return Problem(421, f"Host {name} not in OPS_ALLOWED_HOSTS", f"this receiver does not answer to the name {name}. Use 127.0.0.1 or localhost, or add the name, without port, to OPS_ALLOWED_HOSTS.")
+        return Problem(
+            421,
+            f"Host {name} not in OPS_ALLOWED_HOSTS",
+            f"this receiver does not answer to the name {name}. Use 127.0.0.1 or localhost, or add the name, "
+            f"without port, to OPS_ALLOWED_HOSTS.",
+        )
 
     def _of_origin(self, method: str, origins: list[str], site: bytes) -> Problem | None:
         if method in READING:
@@ -115,7 +134,12 @@ class RequestChecks:
         if bad := next((o for o in origins if not may_write(o, self._origins)), None):
             return not_configured(bad)
         if not origins and site in (b"cross-site", b"same-site"):
-            return Problem(403, "Cross-site request without Origin", "a browser sent this for another site, without saying which; only pages of the origins in OPS_CORS_ORIGINS may post")
+            return Problem(
+                403,
+                "Cross-site request without Origin",
+                "a browser sent this for another site, without saying which; only pages of the origins in "
+                "OPS_CORS_ORIGINS may post",
+            )
         return None
 
 
@@ -126,4 +150,9 @@ def may_write(origin: str, origins: frozenset[str]) -> bool:
 
 def not_configured(origin: str) -> Problem:
     """What a page of another origin is answered."""
-    return Problem(403, "Origin not in OPS_CORS_ORIGINS", f"{text.one_line(origin, 100)} is not in OPS_CORS_ORIGINS. If its page is yours, add it there and start the receiver again.")
+    return Problem(
+        403,
+        "Origin not in OPS_CORS_ORIGINS",
+        f"{text.one_line(origin, 100)} is not in OPS_CORS_ORIGINS. If its page is yours, add it there and "
+        f"start the receiver again.",
+    )

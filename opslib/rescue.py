@@ -25,7 +25,10 @@ RANGE = 4096  # Rows that are asked for at once around damage.
 
 
 class Kept(NamedTuple):
-    """A post as it came: when it happened and was known (microseconds since 1970 UTC), its page id where it has one, its JSON."""
+    """
+    A post as it came: when it happened and was known (microseconds since 1970 UTC), its page id where it has one, its
+    JSON.
+    """
 
     ts_us: int
     known_at_us: int
@@ -41,9 +44,14 @@ def posts(store: Store, app: str, start_us: int | None, end_us: int | None, know
         StoreError: After the last one that can be read: some could not; names their rows, and why.
     """
     s = SNAPSHOTS.c
-    page = sa.cast(s.page_id, sa.LargeBinary) if store.is_sqlite else s.page_id  # As text, SQLite would refuse one that is no UTF-8, and all after it.
+    # As text, SQLite would refuse one that is no UTF-8, and all after it.
+    page = sa.cast(s.page_id, sa.LargeBinary) if store.is_sqlite else s.page_id
     query = sa.select(*_COLUMNS, sa.type_coerce(page, _RAW).label("page"), _BODY).where(s.app == app)
-    for bound in (None if start_us is None else s.ts_us > start_us, None if end_us is None else s.ts_us <= end_us, None if known_at_us is None else s.known_at_us <= known_at_us):
+    for bound in (
+        None if start_us is None else s.ts_us > start_us,
+        None if end_us is None else s.ts_us <= end_us,
+        None if known_at_us is None else s.known_at_us <= known_at_us,
+    ):
         query = query if bound is None else query.where(bound)
     given, damaged = set[int](), dict[int, str]()
     try:
@@ -56,12 +64,20 @@ def posts(store: Store, app: str, start_us: int | None, end_us: int | None, know
         for row in _around(store, query, 1, _last(store, given), given, damaged, problem):
             yield from _kept(row, damaged)
     if store.is_sqlite:  # Of a row that does not say whose it is, or of when, nobody would ask.
-        astray = sa.text("SELECT seq, typeof(app) AS app, typeof(ts_us) AS ts_us FROM snapshots WHERE typeof(app) <> 'text' OR typeof(ts_us) <> 'integer'")
+        astray = sa.text(
+            "SELECT seq, typeof(app) AS app, typeof(ts_us) AS ts_us FROM snapshots WHERE typeof(app) <> "
+            "'text' OR typeof(ts_us) <> 'integer'"
+        )
         with contextlib.suppress(StoreError):  # What cannot be read was named above.
-            damaged |= {row.seq: f"snapshots.app is {row.app}, ts_us is {row.ts_us}" for row in store.stream(astray)} | damaged
+            damaged |= {
+                row.seq: f"snapshots.app is {row.app}, ts_us is {row.ts_us}" for row in store.stream(astray)
+            } | damaged
     if damaged:
         reasons = dict.fromkeys(damaged.values())
-        raise StoreError(f"{len(damaged):,} rows of snapshots could not be read and are left out: {_ranges(sorted(damaged))} ({text.one_line('; '.join(reasons), 300)}). The others were exported.")
+        raise StoreError(
+            f"{len(damaged):,} rows of snapshots could not be read and are left out: "
+            f"{_ranges(sorted(damaged))} ({text.one_line('; '.join(reasons), 300)}). The others were exported."
+        )
 
 
 def _kept(row: Any, damaged: dict[int, str]) -> Iterator[Kept]:
@@ -85,13 +101,17 @@ def _last(store: Store, given: set[int]) -> int:
     found = max(given, default=0)
     for query in ("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'", "SELECT max(seq) FROM snapshots"):
         try:
-            found = max([found, *(row[0] for row in store.stream(sa.text(query)) if type(row[0]) is int and row[0] < 2**48)])
+            found = max(
+                [found, *(row[0] for row in store.stream(sa.text(query)) if type(row[0]) is int and row[0] < 2**48)]
+            )
         except StoreError:
             continue  # It is damaged too; the other may not be.
     return found
 
 
-def _around(store: Store, query: sa.Select, first: int, last: int, given: set[int], damaged: dict[int, str], problem: StoreError) -> Iterator[Any]:
+def _around(
+    store: Store, query: sa.Select, first: int, last: int, given: set[int], damaged: dict[int, str], problem: StoreError
+) -> Iterator[Any]:
     """The rows of a range that were not given yet; a range that cannot be read is halved until single rows are left."""
     spans = [(start, min(start + RANGE - 1, last)) for start in range(first, last + 1, RANGE)]
     while spans:

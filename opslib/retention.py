@@ -1,8 +1,8 @@
 """
 Delete files of old runs that nothing names.
 
-Only what was executed and published under ``APP/runs`` is ever taken away: reports, incidents, checklists, the store and its ledger stay.
-Of those runs none goes that an incident, a checklist or a report names.
+Only what was executed and published under ``APP/runs`` is ever taken away: reports, incidents, checklists, the store
+and its ledger stay. Of those runs none goes that an incident, a checklist or a report names.
 """
 
 import shutil
@@ -31,16 +31,24 @@ def sweep_daily(desk: Workspace) -> list[str]:
 
 def sweep(desk: Workspace) -> list[str]:
     """
-    Take away the files of runs that are older than the settings keep them, and of the oldest others until all of them take no more room than
-    the settings allow.
+    Take away the files of runs that are older than the settings keep them, and of the oldest others until all of them
+    take no more room than the settings allow.
 
     Returns:
         The ids of the runs whose files are gone; the ledger still has each with how it ended.
     """
-    folder, keep, most_bytes = desk.settings.outputs / "runs", timedelta(days=desk.settings.keep_runs_days), desk.settings.keep_runs_mb * 1e6
+    folder, keep, most_bytes = (
+        desk.settings.outputs / "runs",
+        timedelta(days=desk.settings.keep_runs_days),
+        desk.settings.keep_runs_mb * 1e6,
+    )
     now, cited = desk.now(), _cited(desk)
     ended = {row["id"]: row["ended_at_us"] for row in desk.store.runs() if row["ended_at_us"] is not None}
-    there = sorted((ended[p.name], p) for p in folder.iterdir() if p.is_dir() and p.name in ended) if folder.is_dir() else []
+    there = (
+        sorted((ended[p.name], p) for p in folder.iterdir() if p.is_dir() and p.name in ended)
+        if folder.is_dir()
+        else []
+    )
     sizes = {p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for _, p in there}
     total, gone = sum(sizes.values()), []
     for at_us, path in there:
@@ -60,7 +68,9 @@ def _cited(desk: Workspace) -> set[str]:
 
 def _texts(desk: Workspace) -> Iterator[str]:
     with desk.store.reading() as connection:
-        yield "\n".join(connection.execute(sa.select(ENTRIES.c.line).where(ENTRIES.c.app == desk.settings.app)).scalars())
+        yield "\n".join(
+            connection.execute(sa.select(ENTRIES.c.line).where(ENTRIES.c.app == desk.settings.app)).scalars()
+        )
     for path in _written(desk.settings.outputs):
         yield path.read_text(encoding="utf-8", errors="replace")
 

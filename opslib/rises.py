@@ -60,18 +60,37 @@ class Rise:
 
     def as_json(self, rules: Rules, incident: str | None = None) -> dict[str, Any]:
         """The row of CONTRACT.md's ``ops alerts``; `incident` is the one that it is in."""
-        at = lambda us: None if us is None else text.iso(clock.instant(us))  # noqa: E731
+
+        def at(us):
+            return None if us is None else text.iso(clock.instant(us))
+
         resolved = self.over_us if self.state != "ended" else None
         return {
-            "alert": self.alert, "rule": self.rule, "subject": self.subject, "source": self.source, "severity": self.severity, "state": self.state,
-            "pending_at": at(self.pending_us), "fired_at": at(self.fired_us), "resolved_at": at(resolved), "ended_at": at(self.over_us if self.state == "ended" else None),
-            "peak_value": self.peak, "limit": self.limit, "inhibited_by": self.inhibited_by, "incident": incident, "sentence": self.sentence,
-            "runbook": rules[self.rule].runbooks.get(self.subject) if self.rule in rules.rules else None, "rules_hash": self.rules_hash,
-        }  # fmt: skip
+            "alert": self.alert,
+            "rule": self.rule,
+            "subject": self.subject,
+            "source": self.source,
+            "severity": self.severity,
+            "state": self.state,
+            "pending_at": at(self.pending_us),
+            "fired_at": at(self.fired_us),
+            "resolved_at": at(resolved),
+            "ended_at": at(self.over_us if self.state == "ended" else None),
+            "peak_value": self.peak,
+            "limit": self.limit,
+            "inhibited_by": self.inhibited_by,
+            "incident": incident,
+            "sentence": self.sentence,
+            "runbook": rules[self.rule].runbooks.get(self.subject) if self.rule in rules.rules else None,
+            "rules_hash": self.rules_hash,
+        }
 
 
 def recorded(record: Record, since_us: int, upto_us: int, known_at: datetime | None) -> list[Transition]:
-    """What is on record of the alerts of (since, upto], from the beginning of each; `known_at` bounds when it was recorded."""
+    """
+    What is on record of the alerts of (since, upto], from the beginning of each; `known_at` bounds when it was
+    recorded.
+    """
     known_us = None if known_at is None else clock.micros(known_at)
     return [Transition(*row) for row in record.transitions(upto_us, known_us, since_us=since_us - DAY_US)]
 
@@ -81,8 +100,8 @@ def read(transitions: Iterable[Transition], rules: Rules, standing: Alerts | Non
     Every rise that transitions tell of, in the order in which they fired.
 
     Args:
-        standing: The alerts as they stood after the last of them, which know the worst value of what still fires; without
-            it, that is the worst that a transition tells of.
+        standing: The alerts as they stood after the last of them, which know the worst value of what still fires;
+            without it, that is the worst that a transition tells of.
     """
     found: list[Rise] = []
     held: dict[tuple[str, str], Rise] = {}
@@ -90,7 +109,22 @@ def read(transitions: Iterable[Transition], rules: Rules, standing: Alerts | Non
         key = (t.alert, t.severity)
         mine = [rise for (alert, _), rise in held.items() if alert == t.alert]
         if t.kind in ("fired", "rose"):
-            held[key] = Rise(t.alert, t.rule, t.subject, t.source, t.severity, "firing", t.pending_us, t.at_us, None, t.value, t.limit, t.inhibited_by, t.sentence, t.rules_hash)
+            held[key] = Rise(
+                t.alert,
+                t.rule,
+                t.subject,
+                t.source,
+                t.severity,
+                "firing",
+                t.pending_us,
+                t.at_us,
+                None,
+                t.value,
+                t.limit,
+                t.inhibited_by,
+                t.sentence,
+                t.rules_hash,
+            )
             found.append(held[key])
         elif t.kind in OVER and key in held:
             rise = held.pop(key)
@@ -137,7 +171,15 @@ def lives(found: Iterable[Rise]) -> list[Life]:
     by_alert: dict[str, list[Rise]] = {}
     for rise in found:
         by_alert.setdefault(rise.alert, []).append(rise)
-    made = [Life(max(mine, key=lambda r: RUNGS.index(r.severity)), min(r.pending_us for r in mine), mine[0].state, mine[0].over_us) for mine in by_alert.values()]
+    made = [
+        Life(
+            max(mine, key=lambda r: RUNGS.index(r.severity)),
+            min(r.pending_us for r in mine),
+            mine[0].state,
+            mine[0].over_us,
+        )
+        for mine in by_alert.values()
+    ]
     return sorted(made, key=lambda a: (a.began_us, a.worst.rule, a.worst.subject))
 
 
@@ -149,9 +191,24 @@ def standing(transitions: Iterable[Transition], rules: Rules) -> list[dict[str, 
         if t.kind in ("resolved", "ended", "dropped"):
             held.pop(t.alert, None)
             continue
-        row = held.setdefault(t.alert, {
-            "id": t.alert, "rule": t.rule, "subject": t.subject, "source": t.source, "state": "pending", "severity": t.severity, "since": text.iso(clock.instant(t.pending_us)), "value": None, "limit": None,
-            "sentence": "", "runbook": rules[t.rule].runbooks.get(t.subject) if t.rule in rules.rules else None, "inhibited_by": None, "incident": None})  # fmt: skip
+        row = held.setdefault(
+            t.alert,
+            {
+                "id": t.alert,
+                "rule": t.rule,
+                "subject": t.subject,
+                "source": t.source,
+                "state": "pending",
+                "severity": t.severity,
+                "since": text.iso(clock.instant(t.pending_us)),
+                "value": None,
+                "limit": None,
+                "sentence": "",
+                "runbook": rules[t.rule].runbooks.get(t.subject) if t.rule in rules.rules else None,
+                "inhibited_by": None,
+                "incident": None,
+            },
+        )
         now = severities.setdefault(t.alert, [])
         if t.kind in ("fired", "rose"):
             now.append((t.severity, t.limit))

@@ -38,7 +38,8 @@ from opslib.stream import NOT_SERVED, Stream
 
 EVERY_S = 5.0
 SLOW_S, PROCESS_S, UPSTREAM_S, HOST_S, CHAIN_S = 60.0, 15.0, 15.0, 300.0, 900.0
-ABSENT_S = 3600.0  # A version of the app that has no /api/ws-health is asked again after so long: it may have been deployed anew.
+# A version of the app that has no /api/ws-health is asked again after so long: it may have been deployed anew.
+ABSENT_S = 3600.0
 OF_QUOTA = 0.5  # The share of a provider's quota that looking whether it is there may use.
 MOST_WAITING = 20_000  # Samples that wait for the store: more than an hour's.
 SLEPT_S = 2.0
@@ -47,9 +48,12 @@ RETRY_STORE_S = 1.0
 CONFIRM_S, CONFIRMED = 10.0, 3  # Until a probe has failed so often in a row it is repeated after so long.
 ROUTE_REFUSED = ("denied_403", "auth_401")  # Of a route alone, while the same key is accepted on others.
 LAG_MAKES = ("timeout", "unreachable", "reset", "silent")  # How a probe can end because our own process could not run.
-OUTSIDE_US = 2 * 3600 * SECOND  # For so long what providers said of the market is remembered, so that a reopening is seen.
-FOLLOW_UP_S = 1.0  # While the app's server does not answer it is asked so often: how long it is down is then known to the second.
-MOST_FOLLOW_UPS = 45  # By then people are being notified: neither the log of a server nor the queue of one that hangs is filled.
+# For so long what providers said of the market is remembered, so that a reopening is seen.
+OUTSIDE_US = 2 * 3600 * SECOND
+# While the app's server does not answer it is asked so often: how long it is down is then known to the second.
+FOLLOW_UP_S = 1.0
+# By then people are being notified: neither the log of a server nor the queue of one that hangs is filled.
+MOST_FOLLOW_UPS = 45
 
 
 class Rounds:
@@ -63,7 +67,17 @@ class Rounds:
         chance: Jitter is drawn from it.
     """
 
-    def __init__(self, settings: Settings, store: Store, rules: Rules, *, every_s: float = EVERY_S, now: Callable[[], datetime] = clock.now, speed: float | None = None, chance: random.Random | None = None):
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        rules: Rules,
+        *,
+        every_s: float = EVERY_S,
+        now: Callable[[], datetime] = clock.now,
+        speed: float | None = None,
+        chance: random.Random | None = None,
+    ):
         self.settings, self.rules, self.now, self.every_s = settings, rules, now, every_s
         self.prober = Prober(settings, now, speed, chance)
         self.speed = self.prober.speed
@@ -71,7 +85,9 @@ class Rounds:
         self._outside = Probed(settings.fallback)  # What the latest answers say of the time and of the market.
         self.stream = self._dialled() if settings.app_ws_url else None
         self._log: Log | None = None
-        self.chain_probe = ChainProbe(settings, self.samples, self.prober, rules, lambda at: self._moment("massive", at))
+        self.chain_probe = ChainProbe(
+            settings, self.samples, self.prober, rules, lambda at: self._moment("massive", at)
+        )
         self._waiting: deque[Sample] = deque()
         self._lost, self._told = 0, ""
         self._written, self._stopped, self._app_down = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -89,7 +105,13 @@ class Rounds:
         found: list[tuple[str, float, Callable[[], Awaitable[list[Sample]]]]] = []
         for question in self._questions:
             quick = question.probe in ("liveness", "health")
-            found.append((f"{question.probe} of {question.subject}", self._pace(question) if quick else max(SLOW_S, self.every_s), partial(self._ask, question)))
+            found.append(
+                (
+                    f"{question.probe} of {question.subject}",
+                    self._pace(question) if quick else max(SLOW_S, self.every_s),
+                    partial(self._ask, question),
+                )
+            )
         if self.stream:
             found.append(("socket", self.every_s, partial(self._socket, self.stream)))
         if self.settings.app_url:
@@ -97,25 +119,38 @@ class Rounds:
         if self.settings.app_log:
             found.append(("log", self.every_s, self.read_log))
         if self.settings.app_pid:
-            found.append(("process", max(PROCESS_S, self.every_s) if self.settings.app_url else self.every_s, self._process))
+            found.append(
+                ("process", max(PROCESS_S, self.every_s) if self.settings.app_url else self.every_s, self._process)
+            )
         if self.settings.host_prefix is not None:
             found.append(("host", max(HOST_S, self.every_s), self._host))
         if self.settings.massive_url:
-            found += [(f"chain of {symbol}", max(CHAIN_S, self.every_s), partial(self.fetch_chain, symbol)) for symbol in self.settings.symbols]
+            found += [
+                (f"chain of {symbol}", max(CHAIN_S, self.every_s), partial(self.fetch_chain, symbol))
+                for symbol in self.settings.symbols
+            ]
         return found
 
     def _pace(self, question: Question) -> float:
-        per_min = {"massive": self.settings.massive_per_min, "tradier": self.settings.tradier_per_min}.get(question.subject)
+        per_min = {"massive": self.settings.massive_per_min, "tradier": self.settings.tradier_per_min}.get(
+            question.subject
+        )
         return self.every_s if per_min is None else max(self.every_s, 60 / (OF_QUOTA * per_min))
 
     async def once(self, only: Callable[[str], bool] = lambda name: True) -> list[Sample]:
-        """Each look once, all at the same time: what they saw, not kept. The socket is opened for it and closed again."""
+        """
+        Each look once, all at the same time: what they saw, not kept.
+
+        The socket is opened for it and closed again.
+        """
         stream = self._dialled() if self.stream and only("socket") else None
         if stream and self.stream:
             stream.contracts = self.stream.contracts
         streaming = asyncio.create_task(stream.run()) if stream else None
         try:
-            found = await asyncio.gather(*(self._safely(name, look) for name, _, look in self.looks() if name != "socket" and only(name)))
+            found = await asyncio.gather(
+                *(self._safely(name, look) for name, _, look in self.looks() if name != "socket" and only(name))
+            )
             if stream:
                 found.append(await self._settled(stream))
         finally:
@@ -140,7 +175,10 @@ class Rounds:
         tasks = [asyncio.create_task(self._at_own_pace(name, every_s, look)) for name, every_s, look in self.looks()]
         self._loop = asyncio.get_running_loop()
         self._beaten_s = self._loop.time()
-        tasks += [asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)), asyncio.create_task(self._lag.run())]
+        tasks += [
+            asyncio.create_task(self._at_own_pace("beat", self.every_s, self._beat)),
+            asyncio.create_task(self._lag.run()),
+        ]
         if follow_up := self._follow_up():
             tasks.append(asyncio.create_task(self._follow_up_while_down(follow_up)))
         if self.stream:
@@ -159,7 +197,10 @@ class Rounds:
             self.close()
 
     def fetch_chains_again(self) -> None:
-        """Fetch each chain now, or `chain_again_s` after the last time; may be called from any thread, and does nothing while nothing runs."""
+        """
+        Fetch each chain now, or `chain_again_s` after the last time; may be called from any thread, and does nothing
+        while nothing runs.
+        """
         if loop := self._loop:
             with suppress(RuntimeError):  # It may have been closed since.
                 loop.call_soon_threadsafe(self._fetch_again)
@@ -183,7 +224,8 @@ class Rounds:
 
     async def _at_own_pace(self, name: str, every_s: float, look: Callable[[], Awaitable[list[Sample]]]) -> None:
         loop = asyncio.get_running_loop()
-        due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed  # Not all in the same instant.
+        # Not all in the same instant.
+        due_s = loop.time() + self.prober.chance.uniform(0, min(every_s, self.every_s)) / self.speed
         failures, seldom = 0, every_s >= SLOW_S
         confirmed = CONFIRMED if every_s == SLOW_S else 2  # What is seldom probed is large, too.
         while True:
@@ -212,7 +254,8 @@ class Rounds:
         """
         A sample with the time that our own process lost while it was taken, where that is more than is borne.
 
-        What an answer says is not affected by that. That none came in time says nothing where most of the time was ours.
+        What an answer says is not affected by that. That none came in time says nothing where most of the time was
+        ours.
         """
         now_s, ago_s = asyncio.get_running_loop().time(), (clock.micros(self.now()) - sample.ts_us) / SECOND
         ended_s = max(began_s, now_s - max(0.0, ago_s) / self.speed)
@@ -221,11 +264,15 @@ class Rounds:
             took_s = min(sample.value, self.rules.probes.silent_after_s) / self.speed
         lost_s, lost_in_all_s = self._lag.lost_s(ended_s - took_s, ended_s), self._lag.lost_s(began_s, ended_s)
         # What one attempt lost was taken from the time of the next.
-        vain = sample.outcome in LAG_MAKES and (doubtful(took_s, lost_s) or sample.outcome != "silent" and doubtful(ended_s - began_s, lost_in_all_s))
+        vain = sample.outcome in LAG_MAKES and (
+            doubtful(took_s, lost_s) or sample.outcome != "silent" and doubtful(ended_s - began_s, lost_in_all_s)
+        )
         if max(lost_s, lost_in_all_s if vain else 0.0) * self.speed <= self.rules.probes.lag_after_s:
             return sample
         outcome = STARVED if vain else sample.outcome
-        return sample._replace(outcome=outcome, detail=self._json(sample.told() | {"lag_s": round(lost_s * self.speed, 2)}))
+        return sample._replace(
+            outcome=outcome, detail=self._json(sample.told() | {"lag_s": round(lost_s * self.speed, 2)})
+        )
 
     async def _safely(self, name: str, look: Callable[[], Awaitable[list[Sample]]]) -> list[Sample]:
         """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
@@ -234,7 +281,10 @@ class Rounds:
         except Exception as problem:  # noqa: BLE001  # Whatever it is, the other looks go on.
             words = f"{problem.__class__.__name__}: {text.one_line(str(problem), 120)}"
             if self._failing.get(name) != words:
-                print(text.printable(self.settings.redact(f"ops collect: the look at {name} failed: {words}")), file=sys.stderr)
+                print(
+                    text.printable(self.settings.redact(f"ops collect: the look at {name} failed: {words}")),
+                    file=sys.stderr,
+                )
             self._failing[name] = words
             return []
         self._failing.pop(name, None)
@@ -247,7 +297,12 @@ class Rounds:
     async def _ask(self, question: Question) -> list[Sample]:
         samples = await self._acquaint(question.subject) if question.probe == "data" else []
         samples += await self.prober.look(question)
-        if question.probe == "data" and question.subject == "tradier" and self.settings.fallback == "tradier" and samples[-1].outcome == "ok":
+        if (
+            question.probe == "data"
+            and question.subject == "tradier"
+            and self.settings.fallback == "tradier"
+            and samples[-1].outcome == "ok"
+        ):
             samples = await self._options() or samples
         if question.probe == IS_THERE[question.subject]:
             self._outside.forget(clock.micros(self.now()) - OUTSIDE_US)
@@ -258,10 +313,14 @@ class Rounds:
             self._fetch_again()
         if question.probe == "health":
             self._saw_app(samples[-1])
-        return [self._of_plan(sample, ROUTE_REFUSED if "route" in sample.told() else ("denied_403",)) for sample in samples]
+        return [
+            self._of_plan(sample, ROUTE_REFUSED if "route" in sample.told() else ("denied_403",)) for sample in samples
+        ]
 
     async def _acquaint(self, subject: str) -> list[Sample]:
-        """Ask a provider for its clock first, where that is not known: without it nobody can say how old its data is."""
+        """
+        Ask a provider for its clock first, where that is not known: without it nobody can say how old its data is.
+        """
         if self._outside.skew_s(subject, clock.micros(self.now())) is not None:
             return []
         return await self._ask(next(q for q in self._questions if (q.probe, q.subject) == (IS_THERE[subject], subject)))
@@ -278,27 +337,47 @@ class Rounds:
         The moment at which a provider's data is judged, by what the latest answers say of the time and of the market.
 
         Where our own clock is off, it is corrected. Where only the provider's is, or it is not sure whose
-        is, nothing says which clock dates its data: then the earliest moment counts, so that it is stale by every clock.
+        is, nothing says which clock dates its data: then the earliest moment counts, so that it is stale by every
+        clock.
         """
         at_us = clock.micros(middle)
-        clocks, opened = skews.compare(self._outside.skews(at_us), self.rules.skew_told_s), self._outside.open_since(at_us)
-        shift_s = min(-clocks.ours_s, clocks.off.get(subject, 0.0) - clocks.ours_s, 0.0 if not clocks.sure else math.inf)
-        return Moment(middle + timedelta(seconds=shift_s), None if opened is None else (middle - opened).total_seconds())
+        clocks, opened = (
+            skews.compare(self._outside.skews(at_us), self.rules.skew_told_s),
+            self._outside.open_since(at_us),
+        )
+        shift_s = min(
+            -clocks.ours_s, clocks.off.get(subject, 0.0) - clocks.ours_s, 0.0 if not clocks.sure else math.inf
+        )
+        return Moment(
+            middle + timedelta(seconds=shift_s), None if opened is None else (middle - opened).total_seconds()
+        )
 
     async def _socket(self, stream: Stream) -> list[Sample]:
-        """How the socket stands; that it says nothing, or nothing new, counts only once the market has been open for as long."""
+        """
+        How the socket stands; that it says nothing, or nothing new, counts only once the market has been open for as
+        long.
+        """
         return [self._unless_closed(sample) for sample in await stream.look()]
 
     def _unless_closed(self, sample: Sample) -> Sample:
-        after_s = {"renewed": 0.0, "silent": self.rules.probes.silent_after_s, "stale": self.rules.probes.stale_after_s}.get(sample.outcome)
+        after_s = {
+            "renewed": 0.0,
+            "silent": self.rules.probes.silent_after_s,
+            "stale": self.rules.probes.stale_after_s,
+        }.get(sample.outcome)
         if after_s is None:
             return sample
         opened = self._outside.open_since(sample.ts_us)
-        return sample if opened is not None and (sample.ts_us - clock.micros(opened)) / SECOND > after_s else sample._replace(outcome="ok")
+        return (
+            sample
+            if opened is not None and (sample.ts_us - clock.micros(opened)) / SECOND > after_s
+            else sample._replace(outcome="ok")
+        )
 
     async def _options(self) -> list[Sample]:
         """
-        Ask the fallback for options as the app will when it needs them: which expirations there are, and the chain of the first.
+        Ask the fallback for options as the app will when it needs them: which expirations there are, and the chain of
+        the first.
 
         Returns:
             How that ended, as samples of its data, where it is not usable; nothing where it is.
@@ -313,7 +392,9 @@ class Rounds:
     async def _route(self, what: str, symbol: str, **params: str) -> tuple[list[Sample], Any]:
         question = providers.tradier_question(self.settings, what, symbol, "data", **params)
         found = [answer async for answer in self.prober.attempts(question)]
-        return [sample._replace(detail=self._json(sample.told() | {"route": what})) for sample, _ in found], found[-1][1]
+        return [sample._replace(detail=self._json(sample.told() | {"route": what})) for sample, _ in found], found[-1][
+            1
+        ]
 
     def _saw_app(self, sample: Sample) -> None:
         """Follow up on the app's server from a probe that shows it down to one that does not."""
@@ -323,7 +404,11 @@ class Rounds:
             self._app_down.clear()
 
     def _follow_up(self) -> Callable[[], Awaitable[Sample]] | None:
-        """How the app's server is asked once more: by one request, or by its process where it has no address. None where neither is configured."""
+        """
+        How the app's server is asked once more: by one request, or by its process where it has no address.
+
+        None where neither is configured.
+        """
         health = next((q for q in providers.questions(self.settings, self.rules.probes) if q.probe == "health"), None)
 
         async def request() -> Sample:
@@ -337,12 +422,17 @@ class Rounds:
         return request if health else process if self.settings.app_pid else None
 
     async def _follow_up_while_down(self, follow_up: Callable[[], Awaitable[Sample]]) -> None:
-        """While the app's server is down, ask it each second, not waiting for the answers before: what resumes answers them all."""
+        """
+        While the app's server is down, ask it each second, not waiting for the answers before: what resumes answers
+        them all.
+        """
 
         async def once() -> list[Sample]:
             sample = await follow_up()
             if not is_down(sample):
-                self._app_down.clear()  # Only a probe at its own pace says that it is down: an attempt that began before it was back ends later.
+                # Only a probe at its own pace says that it is down: an attempt that began before it was back ends
+                # later.
+                self._app_down.clear()
             return [sample._replace(probe=FOLLOW_UP)]
 
         async with asyncio.TaskGroup() as asking:
@@ -356,7 +446,9 @@ class Rounds:
                         asking.create_task(self._keep_unless_slept("follow-up of the app", once))
 
     def _listen_to(self, contracts: list[str], surely: bool = False) -> None:
-        """Ask the socket for these, where it was asked for nothing yet today, or where they are surely the better ones."""
+        """
+        Ask the socket for these, where it was asked for nothing yet today, or where they are surely the better ones.
+        """
         day = providers.today(self.now())
         if self.stream and (surely or self._listened_on != day):
             indices = [symbol for symbol in self.settings.symbols if symbol.startswith("I:")]
@@ -386,7 +478,16 @@ class Rounds:
         at_us = clock.micros(self.now())
         seen = await host.looks(self.settings)
         at_us = max(at_us, clock.micros(self.now()))
-        return [Sample(at_us, "host", "app", {True: "ok", False: "server_5xx", None: "absent"}[look.ok], detail=self._json({"name": look.name, "told": look.told})) for look in seen]
+        return [
+            Sample(
+                at_us,
+                "host",
+                "app",
+                {True: "ok", False: "server_5xx", None: "absent"}[look.ok],
+                detail=self._json({"name": look.name, "told": look.told}),
+            )
+            for look in seen
+        ]
 
     async def read_log(self) -> list[Sample]:
         """What is new in the app's log? Its value is the errors since the last look."""
@@ -396,9 +497,19 @@ class Rounds:
         try:
             told = read_log(await self._log.new())
         except OSError as problem:
-            return [Sample(clock.micros(self.now()), "log", "app", "absent", detail=self._json({"why": problem.strerror or problem.__class__.__name__}))]
+            return [
+                Sample(
+                    clock.micros(self.now()),
+                    "log",
+                    "app",
+                    "absent",
+                    detail=self._json({"why": problem.strerror or problem.__class__.__name__}),
+                )
+            ]
         detail = told.as_json() | {"cursor": self._log.cursor}
-        return [Sample(clock.micros(self.now()), "log", "app", "ok", None, float(told.errors), detail=self._json(detail))]
+        return [
+            Sample(clock.micros(self.now()), "log", "app", "ok", None, float(told.errors), detail=self._json(detail))
+        ]
 
     async def fetch_chain(self, symbol: str) -> list[Sample]:
         """Fetch a whole chain in market hours. Its value is how many contracts it has."""
@@ -424,13 +535,26 @@ class Rounds:
         self._drift_s = drift_s
         lost_s, self._beaten_s = self._lag.lost_s(self._beaten_s, loop.time()) * self.speed, loop.time()
         late_s, self._latest_s = self._latest_s, 0.0
-        detail: dict[str, Any] = {"every_s": self.every_s, "tasks": len(asyncio.all_tasks()), "files": mine.num_fds(), "waiting": len(self._waiting)}
+        detail: dict[str, Any] = {
+            "every_s": self.every_s,
+            "tasks": len(asyncio.all_tasks()),
+            "files": mine.num_fds(),
+            "waiting": len(self._waiting),
+        }
         detail |= {"lag_s": round(lost_s, 2)} if lost_s > self.rules.probes.lag_after_s else {}
         detail |= {"late_s": round(late_s, 2)} if late_s > self.rules.probes.lag_after_s else {}
         detail |= {"lost": self._lost} if self._lost else {}
         detail |= {"stepped_s": round(stepped_s, 1)} if abs(stepped_s) > SLEPT_S * max(1.0, self.speed / 10) else {}
         detail |= {"failing": dict(self._failing)} if self._failing else {}
-        return Sample(clock.micros(now), "beat", "collector", outcome, None, round(mine.memory_info().rss / 1e6, 2), detail=self._json(detail))
+        return Sample(
+            clock.micros(now),
+            "beat",
+            "collector",
+            outcome,
+            None,
+            round(mine.memory_info().rss / 1e6, 2),
+            detail=self._json(detail),
+        )
 
     def _json(self, detail: dict[str, Any]) -> str:
         return self.settings.redact(json.dumps(detail, ensure_ascii=False, sort_keys=True))
@@ -443,7 +567,9 @@ class Rounds:
         self._written.set()
 
     async def _write(self) -> None:
-        """Write what comes, until a last time when stopping; what the store cannot take then is lost, and that is said."""
+        """
+        Write what comes, until a last time when stopping; what the store cannot take then is lost, and that is said.
+        """
         while not self._stopped.is_set():
             await self._written.wait()
             self._written.clear()
@@ -463,10 +589,16 @@ class Rounds:
             self._waiting.extendleft(reversed(batch))
             if self._told != str(problem):
                 self._told = str(problem)
-                print(text.printable(self.settings.redact(f"ops collect: {problem} {len(batch)} samples wait for it.")), file=sys.stderr)
+                print(
+                    text.printable(self.settings.redact(f"ops collect: {problem} {len(batch)} samples wait for it.")),
+                    file=sys.stderr,
+                )
             return False
         if self._told:
-            print(f"ops collect: the store can be written again; {len(batch)} samples that waited are kept", file=sys.stderr)
+            print(
+                f"ops collect: the store can be written again; {len(batch)} samples that waited are kept",
+                file=sys.stderr,
+            )
             self._told = ""
         return True
 

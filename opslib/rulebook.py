@@ -46,19 +46,51 @@ def asked(desk: "Desk", options: argparse.Namespace, progress: Progress) -> Answ
 
 def _shown(rules: Rules) -> Answer:
     rows = [
-        {"rule": r.name, "better": r.better, "objective": r.objective, **{rung: dict(r.ladder).get(rung) for rung in RUNGS}, "unit": r.unit, "window_s": r.window.total_seconds(),
-         "for_s": {rung: hold.total_seconds() for rung, hold in r.holds.items()}, "keep_firing_for_s": r.keep_firing_for.total_seconds(), "runbooks": sorted(set(r.runbooks.values()))}
+        {
+            "rule": r.name,
+            "better": r.better,
+            "objective": r.objective,
+            **{rung: dict(r.ladder).get(rung) for rung in RUNGS},
+            "unit": r.unit,
+            "window_s": r.window.total_seconds(),
+            "for_s": {rung: hold.total_seconds() for rung, hold in r.holds.items()},
+            "keep_firing_for_s": r.keep_firing_for.total_seconds(),
+            "runbooks": sorted(set(r.runbooks.values())),
+        }
         for r in rules.rules.values()
-    ]  # fmt: skip
-    told = lambda v: "" if v is None else ", ".join(v) if isinstance(v, list) else "/".join(f"{x:g}" for x in v.values()) if isinstance(v, dict) else f"{v:g}" if isinstance(v, float) else str(v)  # noqa: E731
-    return Answer({"hash": rules.hash, "rules": rows}, text.table([*rows[0]], [[told(v) for v in row.values()] for row in rows]))
+    ]
+
+    def told(v):
+        return (
+            ""
+            if v is None
+            else ", ".join(v)
+            if isinstance(v, list)
+            else "/".join(f"{x:g}" for x in v.values())
+            if isinstance(v, dict)
+            else f"{v:g}"
+            if isinstance(v, float)
+            else str(v)
+        )
+
+    return Answer(
+        {"hash": rules.hash, "rules": rows}, text.table([*rows[0]], [[told(v) for v in row.values()] for row in rows])
+    )
 
 
 def _check(rules: Rules) -> Answer:
     """What was loaded is right, else it would have been refused; said is what of it is the desk's own."""
     shipped = rules_module.load()
-    own = [f"{name}: {key} is {getattr(rule, key)}, shipped {getattr(shipped[name], key)}" for name, rule in rules.rules.items() for key in rule.__dataclass_fields__ if getattr(rule, key) != getattr(shipped[name], key)]
-    words = [f"{len(rules.rules)} rules can be judged by; table {rules.hash}.", *(own or ["Nothing differs from the shipped table."])]
+    own = [
+        f"{name}: {key} is {getattr(rule, key)}, shipped {getattr(shipped[name], key)}"
+        for name, rule in rules.rules.items()
+        for key in rule.__dataclass_fields__
+        if getattr(rule, key) != getattr(shipped[name], key)
+    ]
+    words = [
+        f"{len(rules.rules)} rules can be judged by; table {rules.hash}.",
+        *(own or ["Nothing differs from the shipped table."]),
+    ]
     return Answer({"hash": rules.hash, "rules": len(rules.rules), "problems": [], "own": own}, "\n".join(words))
 
 
@@ -71,28 +103,59 @@ def _test(path: Path, rules: Rules) -> Answer:
 def _backtest(desk: "Desk", options: argparse.Namespace, progress: Progress) -> Answer:
     end = clock.parse(options.end, "end") if options.end else desk.now()
     window = Window(clock.parse(options.start), end) if options.start else Window.before(end, clock.parse_span("30d"))
-    tables = {"in force": desk.rules} | ({"candidate": rules_module.laid_over(options.candidate)} if options.candidate else {})
+    tables = {"in force": desk.rules} | (
+        {"candidate": rules_module.laid_over(options.candidate)} if options.candidate else {}
+    )
     given = backtest.labelled(options.troubles, desk.rules) if options.troubles else None
     found, troubles = backtest.history(desk.store, desk.settings, tables, window, given, progress)
-    values: dict[str, Any] = {"window": {"from": text.iso(window.start), "to": text.iso(window.end)}, "labelled": given is not None, "history": {name: score.as_json() for name, score in found.items()}}
-    labels = f"{len(troubles)} labelled troubles" if given is not None else "no labels: what the table in force told of is taken for the troubles there were, so none of its pages can be false"
+    values: dict[str, Any] = {
+        "window": {"from": text.iso(window.start), "to": text.iso(window.end)},
+        "labelled": given is not None,
+        "history": {name: score.as_json() for name, score in found.items()},
+    }
+    labels = (
+        f"{len(troubles)} labelled troubles"
+        if given is not None
+        else "no labels: what the table in force told of is taken for the troubles there were, so none of "
+        "its pages can be false"
+    )
     words = [f"History, {window}; {labels}.", _table(found)]
     if options.days:
         seed = secrets.randbelow(10**6) if options.seed is None else options.seed
         back = backtest.background(desk.store, desk.settings, desk.rules, window, troubles)
         scores = backtest.resampled(back, tables, desk.settings.post_every_s, options.days, seed, progress)
         values |= {"seed": seed, "resampled": {name: score.as_json() for name, score in scores.items()}}
-        words += ["", f"{options.days} days resampled from {len(back.blocks)} blocks of ten minutes, with troubles put in; seed {seed}.", _table(scores)]
+        words += [
+            "",
+            f"{options.days} days resampled from {len(back.blocks)} blocks of ten minutes, with troubles put "
+            f"in; seed {seed}.",
+            _table(scores),
+        ]
         words += [f"false, by the table {name}: {page}" for name, score in scores.items() for page in score.false_pages]
     return Answer(values, "\n".join(words))
 
 
 def _table(scores: dict[str, Score]) -> str:
     """Scores side by side."""
-    keys = sorted({key for score in scores.values() for key in score.found}, key=lambda k: (k.startswith("up to"), float("".join(c for c in k if c in "0123456789.") or 0)))
-    of = lambda pair: f"{pair[1]} of {pair[0]}" + (f" ({text.ratio(pair[1] / pair[0], 0)})" if pair[0] else "")  # noqa: E731
-    rows = [[f"told of troubles {key}", *(of(score.found.get(key, [0, 0])) for score in scores.values())] for key in keys]
-    lead = lambda s: "no trouble was told" if not s.lead_s else f"{s.as_json()['lead']['median']:.0f} s, longest {max(s.lead_s):.0f} s"  # noqa: E731
+    keys = sorted(
+        {key for score in scores.values() for key in score.found},
+        key=lambda k: (k.startswith("up to"), float("".join(c for c in k if c in "0123456789.") or 0)),
+    )
+
+    def of(pair):
+        return f"{pair[1]} of {pair[0]}" + (f" ({text.ratio(pair[1] / pair[0], 0)})" if pair[0] else "")
+
+    rows = [
+        [f"told of troubles {key}", *(of(score.found.get(key, [0, 0])) for score in scores.values())] for key in keys
+    ]
+
+    def lead(s):
+        return (
+            "no trouble was told"
+            if not s.lead_s
+            else f"{s.as_json()['lead']['median']:.0f} s, longest {max(s.lead_s):.0f} s"
+        )
+
     rows += [
         ["days", *(str(s.sessions) for s in scores.values())],
         ["pages right / beside a trouble / false", *(f"{s.right} / {s.beside} / {s.false}" for s in scores.values())],

@@ -25,17 +25,43 @@ from opslib.staff import PATH
 RUNGS = ("warning", "notify", "critical", "escalate")
 SENT = ("notify", "critical", "escalate")  # The severities that somebody is told of.
 NO_SUCCESS = "no success"
-RUNBOOKS = ("massive_down", "provider_availability", "greeks_quality", "backtest_variance", "websocket_down", "memory_growth", "error_rate", "dashboard_slow", "monitor_down")
+RUNBOOKS = (
+    "massive_down",
+    "provider_availability",
+    "greeks_quality",
+    "backtest_variance",
+    "websocket_down",
+    "memory_growth",
+    "error_rate",
+    "dashboard_slow",
+    "monitor_down",
+)
 
 _UNITS = ("ratio", "s", "pp", "MB", "per_hour", "intervals", "times", "MB_per_h")
 _PANELS = ("providers", "greeks", "pnl", "system")
 _SPANS = ("window", "keep_firing_for", "unknown_after")
-_CHOICES = {"better": ("higher", "lower"), "unit": _UNITS, "gate": ("wilson", "t", "value"), "no_data": ("keep", "alert"), "panel": _PANELS}
+_CHOICES = {
+    "better": ("higher", "lower"),
+    "unit": _UNITS,
+    "gate": ("wilson", "t", "value"),
+    "no_data": ("keep", "alert"),
+    "panel": _PANELS,
+}
 _NUMBERS = ("objective", "warning", "confidence", "min_count", "min_coverage")
 _TEXTS = ("title", "who", "action", "traders")
 _LISTS = {"subjects": ("app", "massive", "tradier", "monitor"), "sources": ("page", "probe", "chain", "fills", "logs")}
 _NEEDED = (*_CHOICES, *_NUMBERS, "critical", "for", *_SPANS, *_TEXTS, *_LISTS, "runbook")
-_PAGES = ("load_jitter_s", "reset_gap_s", "bridged_s", "closed_s", "late_after", "skew_told_s", "idle_times", "idle_most", "idle_back_s")
+_PAGES = (
+    "load_jitter_s",
+    "reset_gap_s",
+    "bridged_s",
+    "closed_s",
+    "late_after",
+    "skew_told_s",
+    "idle_times",
+    "idle_most",
+    "idle_back_s",
+)
 _BURN = ("of", "budget", "long", "short")
 _MAY = ("notify", "escalate", "clear", "inhibited_by", "inhibited_from", "by_source", *_BURN)
 _BY_SOURCE = ("gate", "min_count", "window", "longest", "inhibited_by")
@@ -68,11 +94,13 @@ class Rule:
         clear: The value that ends a rung, where it is not the limit that began it.
         confidence: Of the interval under a gate.
         inhibited_by: Rules whose alerts explain this one's away.
-        inhibited_from: From which severity on such a rule explains; without an entry, from the severity of what it explains.
+        inhibited_from: From which severity on such a rule explains; without an entry, from the severity of what it
+            explains.
         runbooks: The runbook of each subject.
         action, traders: What to do first; what it means for who trades.
         burn: The windows of a burn rate; None for every other rule.
-        by_source: What is otherwise for one source: its gate, its least count, the window of its alerts, its longest window, what inhibits them.
+        by_source: What is otherwise for one source: its gate, its least count, the window of its alerts, its longest
+            window, what inhibits them.
         longest: How far back a window with too few samples may grow until it has `min_count`; None: it does not grow.
     """
 
@@ -158,7 +186,10 @@ class Rules:
 
     def __getitem__(self, name: str) -> Rule:
         if name not in self.rules:
-            raise RulesError(f"there is no rule {text.one_line(name, 60)!r} in the table in force.{text.nearest(name, self.rules)} Put it back into rules.toml: ops rules shows the table.")
+            raise RulesError(
+                f"there is no rule {text.one_line(name, 60)!r} in the table in "
+                f"force.{text.nearest(name, self.rules)} Put it back into rules.toml: ops rules shows the table."
+            )
         return self.rules[name]
 
     def only(self, name: str) -> "Rules":
@@ -181,7 +212,9 @@ def _span(row: dict[str, Any], key: str, found: Any, refuse: Callable[[str], NoR
         refuse(f"{key} is {found!r}; a span such as 5m was wanted.")
 
 
-def _spans_by_rung(row: dict[str, Any], key: str, rungs: list[str], refuse: Callable[[str], NoReturn]) -> dict[str, timedelta]:
+def _spans_by_rung(
+    row: dict[str, Any], key: str, rungs: list[str], refuse: Callable[[str], NoReturn]
+) -> dict[str, timedelta]:
     """A span for each rung: one for all, or a table of them."""
     found = row[key] if isinstance(row[key], dict) else dict.fromkeys(rungs, row[key])
     if set(found) != set(rungs):
@@ -197,22 +230,38 @@ def _burn(row: dict[str, Any], rungs: list[str], refuse: Callable[[str], NoRetur
         refuse(f"the short window of {wrong[0]} must be shorter than its long one.")
     if (row["unit"], row["better"]) != ("times", "lower"):
         refuse('a burn rate is judged in unit "times", and lower is better.')
-    return Burn(row["of"], _span(row, "budget", row["budget"], refuse), {rung: (longs[rung], shorts[rung]) for rung in rungs})
+    return Burn(
+        row["of"], _span(row, "budget", row["budget"], refuse), {rung: (longs[rung], shorts[rung]) for rung in rungs}
+    )
 
 
 def _by_source(row: dict[str, Any], refuse: Callable[[str], NoReturn]) -> dict[str, dict[str, Any]]:
     """What is otherwise for one of a rule's sources."""
     found = row.get("by_source", {})
-    if not isinstance(found, dict) or not set(found) <= set(row["sources"]) or not all(isinstance(v, dict) and set(v) <= set(_BY_SOURCE) for v in found.values()):
+    if (
+        not isinstance(found, dict)
+        or not set(found) <= set(row["sources"])
+        or not all(isinstance(v, dict) and set(v) <= set(_BY_SOURCE) for v in found.values())
+    ):
         refuse(f"by_source is {found!r}; {', '.join(_BY_SOURCE)} for some of {', '.join(row['sources'])} were wanted.")
     for source, own in found.items():
         count = own.get("min_count", 0)
         if own.get("gate", row["gate"]) not in _CHOICES["gate"] or not _is_number(count) or count < 0:
-            refuse(f"by_source of {source} is {own!r}; a gate ({', '.join(_CHOICES['gate'])}) and a min_count from 0 were wanted.")
+            refuse(
+                f"by_source of {source} is {own!r}; a gate ({', '.join(_CHOICES['gate'])}) and a min_count "
+                f"from 0 were wanted."
+            )
         if "longest" in own and source != "fills":
             refuse(f"by_source of {source} has longest; only the window of fills may grow.")
-    spans = {source: {key: _span(own, key, own[key], refuse) for key in ("window", "longest") if key in own} for source, own in found.items()}
-    inhibits = {source: {"inhibited_by": _names(f"inhibited_by of {source}", own["inhibited_by"], refuse)} for source, own in found.items() if "inhibited_by" in own}
+    spans = {
+        source: {key: _span(own, key, own[key], refuse) for key in ("window", "longest") if key in own}
+        for source, own in found.items()
+    }
+    inhibits = {
+        source: {"inhibited_by": _names(f"inhibited_by of {source}", own["inhibited_by"], refuse)}
+        for source, own in found.items()
+        if "inhibited_by" in own
+    }
     found = {source: own | spans[source] | inhibits.get(source, {}) for source, own in found.items()}
     for source, own in found.items():
         if "longest" in own and own["longest"] < own.get("window", _span(row, "window", row["window"], refuse)):
@@ -228,10 +277,15 @@ def _names(key: str, found: Any, refuse: Callable[[str], NoReturn]) -> tuple[str
 
 
 def _inhibited_from(row: dict[str, Any], refuse: Callable[[str], NoReturn]) -> dict[str, str]:
-    """From which severity on a rule of `inhibited_by` explains; an entry for another rule says nothing, so that a desk may shorten that list alone."""
+    """
+    From which severity on a rule of `inhibited_by` explains; an entry for another rule says nothing, so that a desk may
+    shorten that list alone.
+    """
     found = row.get("inhibited_from", {})
     if not isinstance(found, dict) or not all(severity in RUNGS for severity in found.values()):
-        refuse(f"inhibited_from is {found!r}; one of {', '.join(RUNGS)} for some of the rules of inhibited_by was wanted.")
+        refuse(
+            f"inhibited_from is {found!r}; one of {', '.join(RUNGS)} for some of the rules of inhibited_by was wanted."
+        )
     return dict(found)
 
 
@@ -253,7 +307,11 @@ def _rule(place: str, name: str, row: Any) -> Rule:
     for key, choices in _CHOICES.items():
         if row[key] not in choices:
             refuse(f"{key} is {row[key]!r}; it may be {', '.join(choices)}.")
-    numbers = [k for k in (*_NUMBERS, "notify", "escalate", "critical") if k in row and not (k == "escalate" and row[k] == NO_SUCCESS)]
+    numbers = [
+        k
+        for k in (*_NUMBERS, "notify", "escalate", "critical")
+        if k in row and not (k == "escalate" and row[k] == NO_SUCCESS)
+    ]
     for key in numbers:
         if not _is_number(row[key]):
             refuse(f"{key} is {text.one_line(repr(row[key]), 40)}; a number was wanted.")
@@ -290,42 +348,90 @@ def _rule(place: str, name: str, row: Any) -> Rule:
     inhibited_from = _inhibited_from(row, refuse)
     limits = [limit for _, limit in (("objective", row["objective"]), *ladder) if limit != NO_SUCCESS]
     if limits != sorted(limits, reverse=row["better"] == "higher"):
-        refuse(f"the ladder must go {'down' if row['better'] == 'higher' else 'up'} from the objective; found {', '.join(f'{r} {v}' for r, v in ladder)}, objective {row['objective']}.")
+        refuse(
+            f"the ladder must go {'down' if row['better'] == 'higher' else 'up'} from the objective; found "
+            f"{', '.join(f'{r} {v}' for r, v in ladder)}, objective {row['objective']}."
+        )
     clear = row["clear"] if isinstance(row.get("clear"), dict) else {rungs[0]: row["clear"]} if "clear" in row else {}
     for rung, limit in clear.items():
         if rung not in rungs or not _is_number(limit) or isinstance(row[rung], str):
-            refuse(f"clear is {row['clear']!r}; a number for the mildest rung, or one for some of {', '.join(rungs)}, was wanted.")
+            refuse(
+                f"clear is {row['clear']!r}; a number for the mildest rung, or one for some of "
+                f"{', '.join(rungs)}, was wanted."
+            )
         if limit < row[rung] if row["better"] == "higher" else limit > row[rung]:
             refuse(f"clear of {rung} is {limit}, past its limit {row[rung]}; an alert could never end.")
     return Rule(
-        name=name, title=row["title"], unit=row["unit"], better=row["better"], objective=row["objective"], ladder=ladder, clear=clear, confidence=row["confidence"], gate=row["gate"],
-        window=max(long for long, _ in burn.windows.values()) if burn else spans["window"], holds=holds, keep_firing_for=spans["keep_firing_for"], unknown_after=spans["unknown_after"],
-        min_count=row["min_count"], min_coverage=row["min_coverage"], no_data=row["no_data"], subjects=tuple(row["subjects"]), sources=tuple(row["sources"]), panel=row["panel"],
-        runbooks=runbooks, who=row["who"], action=row["action"], traders=row["traders"], inhibited_by=inhibited_by, inhibited_from=inhibited_from, burn=burn, by_source=by_source,
-    )  # fmt: skip
+        name=name,
+        title=row["title"],
+        unit=row["unit"],
+        better=row["better"],
+        objective=row["objective"],
+        ladder=ladder,
+        clear=clear,
+        confidence=row["confidence"],
+        gate=row["gate"],
+        window=max(long for long, _ in burn.windows.values()) if burn else spans["window"],
+        holds=holds,
+        keep_firing_for=spans["keep_firing_for"],
+        unknown_after=spans["unknown_after"],
+        min_count=row["min_count"],
+        min_coverage=row["min_coverage"],
+        no_data=row["no_data"],
+        subjects=tuple(row["subjects"]),
+        sources=tuple(row["sources"]),
+        panel=row["panel"],
+        runbooks=runbooks,
+        who=row["who"],
+        action=row["action"],
+        traders=row["traders"],
+        inhibited_by=inhibited_by,
+        inhibited_from=inhibited_from,
+        burn=burn,
+        by_source=by_source,
+    )
 
 
 def _across(place: str, rules: dict[str, Rule]) -> Iterator[str]:
     """What is wrong between one rule and another?"""
-    inhibits = {rule.name: {*rule.inhibited_by, *(name for own in rule.by_source.values() for name in own.get("inhibited_by", ()))} for rule in rules.values()}
+    inhibits = {
+        rule.name: {
+            *rule.inhibited_by,
+            *(name for own in rule.by_source.values() for name in own.get("inhibited_by", ())),
+        }
+        for rule in rules.values()
+    }
     for rule in rules.values():
         for name in sorted(inhibits[rule.name]):
             if name not in rules:
-                yield f"{place}, rule {rule.name!r}: inhibited_by names {name!r}, which is no rule.{text.nearest(name, rules)}"
+                yield (
+                    f"{place}, rule {rule.name!r}: inhibited_by names {name!r}, which is no "
+                    f"rule.{text.nearest(name, rules)}"
+                )
             elif name != rule.name and rule.name in inhibits[name]:
                 yield f"{place}, rule {rule.name!r}: it and {name!r} inhibit each other; neither would ever be told."
         for name in sorted(set(rule.inhibited_from) - set(rules)):
-            yield f"{place}, rule {rule.name!r}: inhibited_from names {name!r}, which is no rule.{text.nearest(name, rules)}"
+            yield (
+                f"{place}, rule {rule.name!r}: inhibited_from names {name!r}, which is no "
+                f"rule.{text.nearest(name, rules)}"
+            )
         if not rule.burn:
             continue
         of = rules.get(rule.burn.of)
         if of is None or of.unit != "ratio" or of.better != "higher" or not of.objective < 1:
-            yield f"{place}, rule {rule.name!r}: of is {rule.burn.of!r}; a ratio of which more is better, with an objective below 1, was wanted."
+            yield (
+                f"{place}, rule {rule.name!r}: of is {rule.burn.of!r}; a ratio of which more is better, "
+                f"with an objective below 1, was wanted."
+            )
             continue
         for rung, factor in rule.ladder:
             rate = factor * (1 - of.objective)
             if rate >= 1:
-                yield f"{place}, rule {rule.name!r}: {rung} at {factor:g} times the budget needs {text.ratio(rate, 0)} of failures ({factor:g} × {text.ratio(1 - of.objective, 1)}); it could never fire. Take a smaller factor."
+                yield (
+                    f"{place}, rule {rule.name!r}: {rung} at {factor:g} times the budget needs "
+                    f"{text.ratio(rate, 0)} of failures ({factor:g} × {text.ratio(1 - of.objective, 1)}); it "
+                    f"could never fire. Take a smaller factor."
+                )
 
 
 def _read(place: str, content: str) -> dict[str, Any]:
@@ -347,10 +453,36 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
             if not isinstance(row, dict):
                 raise RulesError(f"{place}: {name} is {row!r}; a table [{name}] was wanted.")
             found[name] |= row
-    limits, probes, chain, days, diagnosis = (found.pop(name) for name in ("pages", "probes", "chain", "days", "diagnosis"))
-    for name, given, wanted in (("pages", limits, _PAGES), ("probes", probes, [f.name for f in fields(Probes)]), ("chain", chain, [f.name for f in fields(ChainLimits)]), ("days", days, [f.name for f in fields(DayLimits)]), ("diagnosis", diagnosis, [f.name for f in fields(DiagnosisLimits)])):
-        if set(given) != set(wanted) or not all(_is_number(v) and v > 0 for v in given.values()) or any(given.get(key, 2) <= 1 for key in ("late_after", "changed_by", "gamma_times", "theta_times", "vega_times", "unit_within", "greeks_times")):
-            raise RulesError(f"{place}, [{name}]: {', '.join(sorted(wanted))} were wanted, each a number above 0, what is a factor above 1; found {given}.")
+    limits, probes, chain, days, diagnosis = (
+        found.pop(name) for name in ("pages", "probes", "chain", "days", "diagnosis")
+    )
+    for name, given, wanted in (
+        ("pages", limits, _PAGES),
+        ("probes", probes, [f.name for f in fields(Probes)]),
+        ("chain", chain, [f.name for f in fields(ChainLimits)]),
+        ("days", days, [f.name for f in fields(DayLimits)]),
+        ("diagnosis", diagnosis, [f.name for f in fields(DiagnosisLimits)]),
+    ):
+        if (
+            set(given) != set(wanted)
+            or not all(_is_number(v) and v > 0 for v in given.values())
+            or any(
+                given.get(key, 2) <= 1
+                for key in (
+                    "late_after",
+                    "changed_by",
+                    "gamma_times",
+                    "theta_times",
+                    "vega_times",
+                    "unit_within",
+                    "greeks_times",
+                )
+            )
+        ):
+            raise RulesError(
+                f"{place}, [{name}]: {', '.join(sorted(wanted))} were wanted, each a number above 0, what is "
+                f"a factor above 1; found {given}."
+            )
     rules, problems = {}, []
     for name, row in found.items():
         try:
@@ -360,8 +492,31 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
     problems += [] if problems else list(_across(place, rules))
     if problems:
         raise RulesError(*problems)
-    digest = hashlib.sha256(json.dumps(found | {"pages": limits, "probes": probes, "chain": chain, "days": days, "diagnosis": diagnosis}, sort_keys=True).encode()).hexdigest()
-    return Rules(rules, Pages(limits["load_jitter_s"], limits["reset_gap_s"], limits["late_after"], limits["bridged_s"], limits["closed_s"], limits["idle_times"], limits["idle_most"], limits["idle_back_s"]), Probes(**probes), ChainLimits(**chain), DayLimits(**days), DiagnosisLimits(**diagnosis), limits["skew_told_s"], digest)
+    digest = hashlib.sha256(
+        json.dumps(
+            found | {"pages": limits, "probes": probes, "chain": chain, "days": days, "diagnosis": diagnosis},
+            sort_keys=True,
+        ).encode()
+    ).hexdigest()
+    return Rules(
+        rules,
+        Pages(
+            limits["load_jitter_s"],
+            limits["reset_gap_s"],
+            limits["late_after"],
+            limits["bridged_s"],
+            limits["closed_s"],
+            limits["idle_times"],
+            limits["idle_most"],
+            limits["idle_back_s"],
+        ),
+        Probes(**probes),
+        ChainLimits(**chain),
+        DayLimits(**days),
+        DiagnosisLimits(**diagnosis),
+        limits["skew_told_s"],
+        digest,
+    )
 
 
 def load(home: Path | None = None) -> Rules:
@@ -392,4 +547,3 @@ def laid_over(own: Path) -> Rules:
 
 def _shipped() -> str:
     return resources.files("opslib").joinpath("rules.toml").read_text(encoding="utf-8")
-

@@ -27,13 +27,24 @@ from opslib.verdicts import Figure, judge
 
 _SERIES = re.compile(r"\s*([a-zA-Z_:][\w:]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
 _LABEL = re.compile(r'\s*([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
-_EXPR = re.compile(r"\s*([a-zA-Z_:][\w:]*\s*(?:\{.*\})?)\s*(<=|>=|==|!=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*", re.DOTALL)
-_VALUES = re.compile(r"(_|stale|[-+]?(?:NaN|Inf|[\d.]+(?:e[-+]?\d+)?))(?:([-+][\d.]+(?:e[-+]?\d+)?)?x(\d+))?", re.IGNORECASE)
+_EXPR = re.compile(
+    r"\s*([a-zA-Z_:][\w:]*\s*(?:\{.*\})?)\s*(<=|>=|==|!=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*", re.DOTALL
+)
+_VALUES = re.compile(
+    r"(_|stale|[-+]?(?:NaN|Inf|[\d.]+(?:e[-+]?\d+)?))(?:([-+][\d.]+(?:e[-+]?\d+)?)?x(\d+))?", re.IGNORECASE
+)
 MOST_TEST_BYTES = 256 * 2**10  # YAML is read slowly: this much takes some seconds.
 MOST_NODES = 50_000  # Values of one YAML file.
 MOST_VALUES = 100_000  # Of one series.
 MOST_TICKS = 200_000  # Instants at which the rules of one test are evaluated.
-_COMPARE = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne}
+_COMPARE = {
+    "<": operator.lt,
+    ">": operator.gt,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 _TEMPLATE = re.compile(r"\{\{\s*(?:\$(value)|\$labels\.(\w+))\s*\}\}")
 
 
@@ -53,7 +64,9 @@ class Tried:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A rule as a test knows it: which series it reads, every how many microseconds, and how its alerts are labelled."""
+    """
+    A rule as a test knows it: which series it reads, every how many microseconds, and how its alerts are labelled.
+    """
 
     rule: Rule
     name: str
@@ -90,12 +103,20 @@ def run(path: Path, in_force: Rules) -> Tried:
             _within(place, a, judged, series, interval)
         until = max((at for at, _ in asked), default=0)
         if sum(until // every + 1 for every in {one.every for one in judged}) > MOST_TICKS:
-            raise RulesError(f"{place}: up to {text.duration(until / 1e6)} the rules are evaluated more than {MOST_TICKS:,} times; ask for an earlier eval_time, or take a longer interval.")
+            raise RulesError(
+                f"{place}: up to {text.duration(until / 1e6)} the rules are evaluated more than {MOST_TICKS:,}"
+                f" times; ask for an earlier eval_time, or take a longer interval."
+            )
         for at_us, next_us, alerts in _ticks(judged, table, series, interval, until):
             for asked_us, a in asked:
                 if at_us <= asked_us < next_us:
                     count += 1
-                    failures += _compared(place, a, _firing(judged, alerts, series, a["alertname"], at_us, interval), foreign=bool(refused or judged[0].past))
+                    failures += _compared(
+                        place,
+                        a,
+                        _firing(judged, alerts, series, a["alertname"], at_us, interval),
+                        foreign=bool(refused or judged[0].past),
+                    )
     return Tried(count, failures)
 
 
@@ -107,7 +128,10 @@ def _yaml(path: Path) -> dict[str, Any]:
         loader = yaml.SafeLoader(content)
         node = loader.get_single_node()
         if node is not None and _size(node, {}) > MOST_NODES:
-            raise RulesError(f"{path} comes to more than {MOST_NODES:,} values once its YAML aliases (*name) are written out; at most that many are read.")
+            raise RulesError(
+                f"{path} comes to more than {MOST_NODES:,} values once its YAML aliases (*name) are written "
+                f"out; at most that many are read."
+            )
         found = None if node is None else loader.construct_document(node)
     except (ImportRefused, yaml.YAMLError, ValueError, RecursionError) as problem:
         raise RulesError(f"{path} cannot be read as YAML: {text.one_line(str(problem)).rstrip('.')}.") from None
@@ -117,10 +141,17 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 def _size(node: Any, known: dict[int, int]) -> int:
-    """How many values a YAML node comes to, with what its aliases stand for counted each time; one that holds itself never ends."""
+    """
+    How many values a YAML node comes to, with what its aliases stand for counted each time; one that holds itself never
+    ends.
+    """
     if id(node) not in known:
         known[id(node)] = MOST_NODES + 1  # Until it is counted; so a node inside of itself is too large.
-        parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))] if isinstance(node.value, list) else []
+        parts = (
+            [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+            if isinstance(node.value, list)
+            else []
+        )
         known[id(node)] = 1 + sum(_size(part, known) for part in parts)
     return known[id(node)]
 
@@ -130,7 +161,10 @@ def _keys(place: object, where: str, found: Any, known: set[str]) -> None:
         raise RulesError(f"{place}: {where}keys were wanted, found {text.one_line(repr(found), 60)}.")
     for key in found:
         if key not in known:
-            raise RulesError(f"{place}: {where}{key} is not understood here; what is: {', '.join(sorted(known))}.{text.nearest(str(key), known)}")
+            raise RulesError(
+                f"{place}: {where}{key} is not understood here; what is: {', '.join(sorted(known))}"
+                f".{text.nearest(str(key), known)}"
+            )
 
 
 def _list(place: object, found: Any) -> list[dict[str, Any]]:
@@ -172,12 +206,14 @@ def _labels(place: object, found: str) -> dict[str, str]:
     """The name and labels of a series or selector; the name stands under ``__name__``."""
     whole = _SERIES.fullmatch(found)
     if not whole:
-        raise RulesError(f"{place}: a series such as up{{job=\"x\"}} was wanted, found {found!r}.")
+        raise RulesError(f'{place}: a series such as up{{job="x"}} was wanted, found {found!r}.')
     labels, rest = {"__name__": whole[1]}, whole[2] or ""
     while rest.strip():
         label = _LABEL.match(rest)
         if not label:
-            raise RulesError(f'{place}: labels such as job="x" were wanted, found {rest!r}; other matchers are not understood.')
+            raise RulesError(
+                f'{place}: labels such as job="x" were wanted, found {rest!r}; other matchers are not understood.'
+            )
         labels[label[1]] = label[2]
         rest = rest[label.end() :]
     return labels
@@ -192,7 +228,10 @@ def _series(place: object, found: dict[str, Any]) -> tuple[dict[str, str], list[
         if not part:
             raise RulesError(f"{place}: values such as 1+1x10, 5x3, _ or stale were wanted, found {word!r}.")
         if len(part[3] or "") > 6 or len(values) + int(part[3] or 0) > MOST_VALUES:
-            raise RulesError(f"{place}: {text.one_line(word, 40)!r} makes more than {MOST_VALUES:,} values; at most that many of a series are read.")
+            raise RulesError(
+                f"{place}: {text.one_line(word, 40)!r} makes more than {MOST_VALUES:,} values; at most that "
+                f"many of a series are read."
+            )
         start, step, more = part[1].lower(), _number(place, part[2] or "0"), int(part[3] or 0)
         if start in ("_", "stale"):
             values += [None] * (more if part[3] and start == "_" else 1 + more)
@@ -202,7 +241,9 @@ def _series(place: object, found: dict[str, Any]) -> tuple[dict[str, str], list[
 
 
 def _rules(path: Path, files: Any, in_force: Rules, every: int) -> tuple[list[_Judged], Rules, dict[str, RulesError]]:
-    """Every rule that the files name, with a table that holds them; and why others are not understood, by their names."""
+    """
+    Every rule that the files name, with a table that holds them; and why others are not understood, by their names.
+    """
     if not isinstance(files, list) or not all(isinstance(f, str) for f in files):
         raise RulesError(f"{path}: rule_files is {files!r}; a list of files was wanted.")
     table, judged, refused = in_force, list[_Judged](), dict[str, RulesError]()
@@ -225,7 +266,14 @@ def _rules(path: Path, files: Any, in_force: Rules, every: int) -> tuple[list[_J
                     refused[str(row.get("alert"))] = problem
     if foreign or refused:
         return judged, replace(table, rules=foreign), refused
-    return [_Judged(rule, rule.name, every, {"__name__": rule.name}, None, None, {"action": rule.action}) for rule in table.rules.values()], table, refused
+    return (
+        [
+            _Judged(rule, rule.name, every, {"__name__": rule.name}, None, None, {"action": rule.action})
+            for rule in table.rules.values()
+        ],
+        table,
+        refused,
+    )
 
 
 def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules, every: int) -> _Judged:
@@ -233,38 +281,83 @@ def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules, every: 
     _keys(place, "rule: ", row, {"alert", "expr", "for", "keep_firing_for", "labels", "annotations"})
     parts = _EXPR.fullmatch(str(row.get("expr", "")))
     if not parts or not row.get("alert"):
-        raise RulesError(f"{place}: an alert with an expr such as up{{job=\"x\"}} < 1 was wanted, found {text.one_line(repr(row.get('expr')), 80)}. Only a series compared with a number is understood.")
+        raise RulesError(
+            f'{place}: an alert with an expr such as up{{job="x"}} < 1 was wanted, found '
+            f"{text.one_line(repr(row.get('expr')), 80)}. Only a series compared with a number is understood."
+        )
     hold, keep = (timedelta(microseconds=_span(place, row.get(key, "0s"))) for key in ("for", "keep_firing_for"))
-    labels, annotations = (_mapping(place, f"{text.one_line(str(row['alert']), 40)}: {key}", row.get(key)) for key in ("labels", "annotations"))
+    labels, annotations = (
+        _mapping(place, f"{text.one_line(str(row['alert']), 40)}: {key}", row.get(key))
+        for key in ("labels", "annotations")
+    )
     for value in annotations.values():
         if "{{" in _TEMPLATE.sub("", value):
-            raise RulesError(f"{place}: {row['alert']}: of templates only {{{{ $value }}}} and {{{{ $labels.name }}}} are understood, found {value!r}.")
+            raise RulesError(
+                f"{place}: {row['alert']}: of templates only {{{{ $value }}}} and {{{{ $labels.name }}}} are "
+                f"understood, found {value!r}."
+            )
     rung = labels.get("severity") if labels.get("severity") in RUNGS else "critical"
     rule = replace(
-        next(iter(like.rules.values())), name=f"{row['alert']} {number}", title=str(row["alert"]), unit="times", better="lower", ladder=((str(rung), 0.5),),
-        clear={}, gate="value", holds={str(rung): hold}, keep_firing_for=keep, min_count=0, no_data="keep", inhibited_by=(), burn=None,
-    )  # fmt: skip
+        next(iter(like.rules.values())),
+        name=f"{row['alert']} {number}",
+        title=str(row["alert"]),
+        unit="times",
+        better="lower",
+        ladder=((str(rung), 0.5),),
+        clear={},
+        gate="value",
+        holds={str(rung): hold},
+        keep_firing_for=keep,
+        min_count=0,
+        no_data="keep",
+        inhibited_by=(),
+        burn=None,
+    )
     compare, limit = _COMPARE[parts[2]], _number(place, parts[3])
-    return _Judged(rule, str(row["alert"]), every, _labels(place, parts[1]), lambda value: compare(value, limit), labels, annotations)
+    return _Judged(
+        rule,
+        str(row["alert"]),
+        every,
+        _labels(place, parts[1]),
+        lambda value: compare(value, limit),
+        labels,
+        annotations,
+    )
 
 
-def _read_by(one: _Judged, series: Iterable[tuple[dict[str, str], list[float | None]]]) -> Iterator[tuple[str, str, dict[str, str], list[float | None]]]:
+def _read_by(
+    one: _Judged, series: Iterable[tuple[dict[str, str], list[float | None]]]
+) -> Iterator[tuple[str, str, dict[str, str], list[float | None]]]:
     """Which series does a rule read? Each as subject and source, with its labels and values."""
     for labels, values in series:
         if all(labels.get(key) == value for key, value in one.matches.items()):
             if one.labels is None:
-                yield labels.get("subject", one.rule.subjects[0]), labels.get("source", one.rule.sources[0]), labels, values
+                yield (
+                    labels.get("subject", one.rule.subjects[0]),
+                    labels.get("source", one.rule.sources[0]),
+                    labels,
+                    values,
+                )
             else:
                 yield ",".join(f"{k}={v}" for k, v in sorted(labels.items())), "page", labels, values
 
 
-def _ticks(judged: list[_Judged], table: Rules, series: list, interval: int, until: int) -> Iterator[tuple[int, int, Alerts]]:
+def _ticks(
+    judged: list[_Judged], table: Rules, series: list, interval: int, until: int
+) -> Iterator[tuple[int, int, Alerts]]:
     """The alerts after each tick, with the tick and the next one: every rule at its own group's."""
     alerts = Alerts(table)
     ticks = sorted({at_us for one in judged for at_us in range(0, until + 1, one.every)})
     for at_us, next_us in zip(ticks, [*ticks[1:], until + 1]):
         due = [one for one in judged if at_us % one.every == 0]
-        alerts.advance(at_us, [judge(one.rule, subject, source, _figure(one, values, at_us, interval)) for one in due for subject, source, _, values in _read_by(one, series)])
+        alerts.advance(
+            at_us,
+            [
+                judge(one.rule, subject, source, _figure(one, values, at_us, interval))
+                for one in due
+                for subject, source, _, values in _read_by(one, series)
+            ],
+        )
         yield at_us, next_us, alerts
 
 
@@ -285,13 +378,21 @@ def _within(place: str, asked: tuple[int, dict[str, Any]], judged: list[_Judged]
     at_us, a = asked
     mine = [one for one in judged if one.name == a.get("alertname")]
     if not mine:
-        raise RulesError(f"{place}: there is no alert {a.get('alertname')!r}.{text.nearest(str(a.get('alertname')), {one.name for one in judged})}")
+        raise RulesError(
+            f"{place}: there is no alert {a.get('alertname')!r}"
+            f".{text.nearest(str(a.get('alertname')), {one.name for one in judged})}"
+        )
     lasts = [(len(values) - 1) * interval for one in mine for _, _, _, values in _read_by(one, series)]
     if lasts and at_us > max(lasts):
-        raise RulesError(f"{place}: {a['alertname']} is asked for at {text.duration(at_us / 1e6)}, past its last input at {text.duration(max(lasts) / 1e6)}. What lies there nobody knows; give more input.")
+        raise RulesError(
+            f"{place}: {a['alertname']} is asked for at {text.duration(at_us / 1e6)}, past its last input at "
+            f"{text.duration(max(lasts) / 1e6)}. What lies there nobody knows; give more input."
+        )
 
 
-def _firing(judged: list[_Judged], alerts: Alerts, series: list, name: str, at_us: int, interval: int) -> list[tuple[dict[str, str], dict[str, str]]]:
+def _firing(
+    judged: list[_Judged], alerts: Alerts, series: list, name: str, at_us: int, interval: int
+) -> list[tuple[dict[str, str], dict[str, str]]]:
     """The labels and annotations of what fires under a name."""
     found = []
     for one in judged:
@@ -300,25 +401,64 @@ def _firing(judged: list[_Judged], alerts: Alerts, series: list, name: str, at_u
             if alert is None or not alert.severity:
                 continue
             if one.labels is None:
-                found.append(({"subject": subject, "source": source, "severity": alert.severity}, {**one.annotations, "runbook": one.rule.runbooks.get(subject, "")}))
+                found.append(
+                    (
+                        {"subject": subject, "source": source, "severity": alert.severity},
+                        {**one.annotations, "runbook": one.rule.runbooks.get(subject, "")},
+                    )
+                )
                 continue
             own = {k: v for k, v in labels.items() if k != "__name__"} | dict(one.labels)
-            told = next((v for t in range(at_us, -1, -interval) if (v := _value(values, t, interval)) is not None), math.nan)
-            found.append((own, {k: _TEMPLATE.sub(lambda m: f"{told:.16g}" if m[1] else labels.get(m[2], ""), v) for k, v in one.annotations.items()}))
+            told = next(
+                (v for t in range(at_us, -1, -interval) if (v := _value(values, t, interval)) is not None), math.nan
+            )
+            found.append(
+                (
+                    own,
+                    {
+                        k: _TEMPLATE.sub(lambda m: f"{told:.16g}" if m[1] else labels.get(m[2], ""), v)
+                        for k, v in one.annotations.items()
+                    },
+                )
+            )
     return found
 
 
-def _compared(place: str, a: dict[str, Any], found: list[tuple[dict[str, str], dict[str, str]]], foreign: bool) -> Iterator[str]:
-    """What is expected and not found, or found and not expected? Annotations of our own rules are compared where they are given."""
+def _compared(
+    place: str, a: dict[str, Any], found: list[tuple[dict[str, str], dict[str, str]]], foreign: bool
+) -> Iterator[str]:
+    """
+    What is expected and not found, or found and not expected?
+
+    Annotations of our own rules are compared where they are given.
+    """
     expected = []
     for e in _list(place, a.get("exp_alerts")):
         _keys(place, "exp_alerts: ", e, {"exp_labels", "exp_annotations"})
-        expected.append(tuple({k: v for k, v in _mapping(place, key, e.get(key)).items() if k != "alertname"} for key in ("exp_labels", "exp_annotations")))
+        expected.append(
+            tuple(
+                {k: v for k, v in _mapping(place, key, e.get(key)).items() if k != "alertname"}
+                for key in ("exp_labels", "exp_annotations")
+            )
+        )
     left = list(found)
     missing = []
     for labels, annotations in expected:
-        match = next((f for f in left if f[0] == labels and (f[1] == annotations if foreign else all(f[1].get(k) == v for k, v in annotations.items()))), None)
+        match = next(
+            (
+                f
+                for f in left
+                if f[0] == labels
+                and (f[1] == annotations if foreign else all(f[1].get(k) == v for k, v in annotations.items()))
+            ),
+            None,
+        )
         left.remove(match) if match else missing.append((labels, annotations))
     if missing or left:
-        shown = lambda rows: "; ".join(str(row[0]) for row in rows) or "nothing"  # noqa: E731
-        yield f"{place}: {a['alertname']} at {a.get('eval_time', '0s')}: expected {shown(expected)}; found {shown(found)}"
+
+        def shown(rows):
+            return "; ".join(str(row[0]) for row in rows) or "nothing"
+
+        yield (
+            f"{place}: {a['alertname']} at {a.get('eval_time', '0s')}: expected {shown(expected)}; found {shown(found)}"
+        )

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 900.0
 START_TIMEOUT_S = 60
-KERNEL_STARTS = 2  # A busy machine's kernel sometimes dies before it answers; starting again is safe, a cell again is not.
+# A busy machine's kernel sometimes dies before it answers; starting again is safe, a cell again is not.
+KERNEL_STARTS = 2
 SKIPPED = "skip-execution"  # nbclient's tag for a cell that its author leaves out.
 RUNBOOK = "runbook"  # What a runbook's notebook says of itself in its metadata, under ``opslib``.
 LONGEST_SOCKET_FOLDER = 90  # A Unix socket's path may have 107 bytes.
@@ -46,7 +47,6 @@ LONGEST_SOCKET_FOLDER = 90  # A Unix socket's path may have 107 bytes.
 
 class Stopped(KeyboardInterrupt):
     """The runner was asked to stop; raised out of whatever it was doing."""
-
 
 
 def notebook(name: str) -> Path:
@@ -58,7 +58,10 @@ def notebook(name: str) -> Path:
     """
     folder = settings_module.project()
     if folder is None:
-        raise NotebookFailed("the suite's notebooks stand in its project folder, which is not here. Install it with pip install -e . from a clone.")
+        raise NotebookFailed(
+            "the suite's notebooks stand in its project folder, which is not here. Install it with pip "
+            "install -e . from a clone."
+        )
     return folder / "notebooks" / f"{name}.ipynb"
 
 
@@ -86,7 +89,14 @@ class Outcome:
     kernel: str | None = None
 
 
-def _engine(deadline: float, folder: Path, environment: Mapping[str, str], sockets: str, executed: dict[str, Any], kernels: "Kernels | None") -> type:
+def _engine(
+    deadline: float,
+    folder: Path,
+    environment: Mapping[str, str],
+    sockets: str,
+    executed: dict[str, Any],
+    kernels: "Kernels | None",
+) -> type:
     """A papermill engine that keeps to a deadline for the whole notebook, and whose shell commands can fail."""
     from jupyter_core.utils import run_sync
     from nbclient.exceptions import CellExecutionError
@@ -163,7 +173,8 @@ def _engine(deadline: float, folder: Path, environment: Mapping[str, str], socke
 
 def _fault(notebook: "NotebookNode", error: tuple[int, str] | None = None) -> str | None:
     """
-    What in an executed notebook shows that it did not run to its end; None where it did. Its own status marks are not asked.
+    What in an executed notebook shows that it did not run to its end; None where it did. Its own status marks are not
+    asked.
 
     Args:
         error: The place of a cell among all, and the error with which the kernel answered it.
@@ -175,7 +186,11 @@ def _fault(notebook: "NotebookNode", error: tuple[int, str] | None = None) -> st
             continue
         for output in cell.outputs:
             if output.output_type == "error":
-                allowed = "; the tag raises-exception lets the notebook go on, but a strict run accepts no error" if "raises-exception" in tags else ""
+                allowed = (
+                    "; the tag raises-exception lets the notebook go on, but a strict run accepts no error"
+                    if "raises-exception" in tags
+                    else ""
+                )
                 return f"code cell {n} raised {_plain(f'{output.ename}: {output.evalue}')}{allowed}"
         if error and error[0] == place:
             return f"code cell {n} raised {_plain(error[1])}"
@@ -198,13 +213,30 @@ def _plain(outside: str) -> str:
 
 def _record(notebook: "NotebookNode") -> dict[str, Any] | None:
     """The numbers that the last record shown in a notebook holds."""
-    found = [o.data[Record.MIME] for c in notebook.cells if c.cell_type == "code" for o in c.outputs if Record.MIME in o.get("data", {})]
-    fitting = [f for f in found if isinstance(f, dict) and isinstance(f.get("values"), dict) and "verdict" in f["values"] and isinstance(f.get("markdown"), str)]
+    found = [
+        o.data[Record.MIME]
+        for c in notebook.cells
+        if c.cell_type == "code"
+        for o in c.outputs
+        if Record.MIME in o.get("data", {})
+    ]
+    fitting = [
+        f
+        for f in found
+        if isinstance(f, dict)
+        and isinstance(f.get("values"), dict)
+        and "verdict" in f["values"]
+        and isinstance(f.get("markdown"), str)
+    ]
     return fitting[-1] if fitting else None
 
 
 def tidied(notebook: "NotebookNode") -> "NotebookNode":
-    """The notebook without what differs between two equal runs: times, paths, random ids. The ledger holds the times."""
+    """
+    The notebook without what differs between two equal runs: times, paths, random ids.
+
+    The ledger holds the times.
+    """
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
@@ -232,7 +264,16 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S, due: Due | None = None, kernels: "Kernels | None" = None) -> Outcome:
+def execute(
+    path: Path,
+    given: Mapping[str, Any],
+    *,
+    settings: Settings,
+    store: Store,
+    timeout_s: float = TIMEOUT_S,
+    due: Due | None = None,
+    kernels: "Kernels | None" = None,
+) -> Outcome:
     """
     Execute a notebook strictly, with the ledger written before and after.
 
@@ -253,7 +294,13 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
     """
     started = clock.now()
     run_id = f"{started:%Y%m%dT%H%M%SZ}-{path.stem[:40]}-{uuid.uuid4().hex[:8]}"
-    row = {"id": run_id, "app": settings.app, "notebook": str(path), "started_at_us": clock.micros(started), "state": "running"}
+    row = {
+        "id": run_id,
+        "app": settings.app,
+        "notebook": str(path),
+        "started_at_us": clock.micros(started),
+        "state": "running",
+    }
     shown = {k: v if isinstance(v, (str, int, float, bool, type(None))) else repr(v) for k, v in given.items()}
     try:
         notebook = load(path)
@@ -262,7 +309,14 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
         hidden = {settings.redact(k): settings.redact(v) if isinstance(v, str) else v for k, v in shown.items()}
         if not ledger.begins(store, due, **row, parameters=json.dumps(hidden)):
             raise AlreadyMade(f"{due.name if due else path} is made by somebody else.") from None
-        ledger.ends(store, run_id, state="failed", reason=settings.redact(str(problem)), ended_at_us=clock.micros(clock.now()), outputs=[])
+        ledger.ends(
+            store,
+            run_id,
+            state="failed",
+            reason=settings.redact(str(problem)),
+            ended_at_us=clock.micros(clock.now()),
+            outputs=[],
+        )
         raise
     if not ledger.begins(store, due, **row, parameters=json.dumps(shown)):
         raise AlreadyMade(f"{due.name if due else path} is made by somebody else.")
@@ -275,7 +329,8 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
             reason = str(stopped)
         except KeyboardInterrupt:
             reason = "stopped from the keyboard"
-        except Exception as problem:  # Whatever stopped it, the ledger must say that it failed; nothing is swallowed: the reason tells.
+        # Whatever stopped it, the ledger must say that it failed; nothing is swallowed: the reason tells.
+        except Exception as problem:
             reason = f"{problem.__class__.__name__}: {_first_line(problem)}"
         finally:
             _end_kernel(executed.get("kernel"))
@@ -284,7 +339,15 @@ def execute(path: Path, given: Mapping[str, Any], *, settings: Settings, store: 
     record = _record(seen) if seen is not None else None
     incomplete = record["values"].get("incomplete") if record and not fault else None
     state = "failed" if fault or seen is None else "incomplete" if incomplete else "ok"
-    return Outcome(state, settings.redact(fault or incomplete or "") or None, seen, record, run_id, due, getattr(kernel.provisioner, "way", "plain") if kernel is not None else None)
+    return Outcome(
+        state,
+        settings.redact(fault or incomplete or "") or None,
+        seen,
+        record,
+        run_id,
+        due,
+        getattr(kernel.provisioner, "way", "plain") if kernel is not None else None,
+    )
 
 
 def _first_line(problem: Exception) -> str:
@@ -292,7 +355,15 @@ def _first_line(problem: Exception) -> str:
     return text.one_line(lines[0] if lines else "no message", 200)
 
 
-def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, settings: Settings, timeout_s: float, executed: dict[str, Any], kernels: "Kernels | None") -> None:
+def _papermill(
+    notebook: "NotebookNode",
+    given: dict[str, Any],
+    path: Path,
+    settings: Settings,
+    timeout_s: float,
+    executed: dict[str, Any],
+    kernels: "Kernels | None",
+) -> None:
     without_slow_import()
     from papermill import execute as papermill_execute
     from papermill.iorw import load_notebook_node
@@ -300,10 +371,14 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
 
     notebook = load_notebook_node(notebook)
     kernel = notebook.metadata.get("kernelspec", {}).get("name", "python3")
-    # The notebook may print nothing secret, and has no use for the key to the receiver; it reads the store, not the network. A
-    # runbook looks at the world for itself.
+    # The notebook may print nothing secret, and has no use for the key to the receiver; it reads the store, not the
+    # network. A runbook looks at the world for itself.
     hidden = settings_module.RECEIVER_KEYS if notebook.metadata.get("opslib") == RUNBOOK else ()
-    environment = settings_module.without_secrets(os.environ, *hidden) | {"OPS_HOME": str(settings.base), "OPS_APP": settings.app, "OPS_UNATTENDED": "1"}
+    environment = settings_module.without_secrets(os.environ, *hidden) | {
+        "OPS_HOME": str(settings.base),
+        "OPS_APP": settings.app,
+        "OPS_UNATTENDED": "1",
+    }
     if given:
         language = notebook.metadata.get("kernelspec", {}).get("language", "python")
         notebook = parameterize_notebook(notebook, given, kernel_name=kernel, language=language)
@@ -314,15 +389,21 @@ def _papermill(notebook: "NotebookNode", given: dict[str, Any], path: Path, sett
             cell.outputs, cell.execution_count = [], None
     with tempfile.TemporaryDirectory(prefix="ops") as folder:
         sockets = folder if hasattr(socket, "AF_UNIX") and len(folder) < LONGEST_SOCKET_FOLDER else ""
-        # Not by a name in papermill's registry: that is one for all threads, and another run would take this one's sockets.
+        # Not by a name in papermill's registry: that is one for all threads, and another run would take this one's
+        # sockets.
         engine = _engine(time.monotonic() + timeout_s, path.resolve().parent, environment, sockets, executed, kernels)
         with _loop_of_its_own():
-            engine.execute_notebook(notebook, kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None)
+            engine.execute_notebook(
+                notebook, kernel, progress_bar=sys.stderr.isatty(), input_path=None, output_path=None
+            )
 
 
 @contextmanager
 def _loop_of_its_own() -> Iterator[None]:
-    """Each thread gets an event loop from jupyter_core, which nobody closes; a thread that ends would leave its files open."""
+    """
+    Each thread gets an event loop from jupyter_core, which nobody closes; a thread that ends would leave its files
+    open.
+    """
     try:
         yield
     finally:
@@ -340,7 +421,13 @@ def _end_kernel(manager: Any) -> None:
 
 
 def keep(
-    outcome: Outcome, place: Path, more: Mapping[str, bytes] | None = None, keep_as: str | None = None, *, settings: Settings, store: Store
+    outcome: Outcome,
+    place: Path,
+    more: Mapping[str, bytes] | None = None,
+    keep_as: str | None = None,
+    *,
+    settings: Settings,
+    store: Store,
 ) -> tuple[Outcome, Path]:
     """
     Publish what a run made and end its row in the ledger; what could not be published has failed.
@@ -361,25 +448,55 @@ def keep(
         files = dict(more or {})
         if outcome.notebook is not None:
             notebook = tidied(outcome.notebook)
-            files = {".ipynb": written(notebook)} | ({} if ".html" in files else {".html": document.page(notebook, place.name).encode()}) | files
+            files = (
+                {".ipynb": written(notebook)}
+                | ({} if ".html" in files else {".html": document.page(notebook, place.name).encode()})
+                | files
+            )
         outputs = publication.publish(place, files, keep_as) if files else []
     except (OSError, UnicodeError) as problem:
-        state, reason = "failed", f"its files could not be written to {place.parent}: {getattr(problem, 'strerror', None) or problem}"
+        state, reason = (
+            "failed",
+            f"its files could not be written to {place.parent}: {getattr(problem, 'strerror', None) or problem}",
+        )
     ended = clock.now()
     if state == "ok" and outcome.due and outcome.due.late_us is not None and clock.micros(ended) > outcome.due.late_us:
-        state, reason = "late", f"made {text.duration((clock.micros(ended) - (outcome.due.at_us or 0)) / 1e6)} after it was due"
+        state, reason = (
+            "late",
+            f"made {text.duration((clock.micros(ended) - (outcome.due.at_us or 0)) / 1e6)} after it was due",
+        )
     try:
-        ledger.ends(store, outcome.run_id, state=state, reason=reason, ended_at_us=clock.micros(ended), outputs=[str(p) for p in outputs], kernel=outcome.kernel)
+        ledger.ends(
+            store,
+            outcome.run_id,
+            state=state,
+            reason=reason,
+            ended_at_us=clock.micros(ended),
+            outputs=[str(p) for p in outputs],
+            kernel=outcome.kernel,
+        )
     except StoreError as problem:
         raise NotebookFailed(f"{reason or outcome.state}; and the ledger could not be told: {problem}") from None
     try:
         index.write(settings, store)
     except OSError as problem:  # The run is what it is; the next one makes the page anew.
-        print(f"ops: {settings.home / index.NAME} could not be written ({problem.strerror}); ops runs has every run.", file=sys.stderr)
+        print(
+            f"ops: {settings.home / index.NAME} could not be written ({problem.strerror}); ops runs has every run.",
+            file=sys.stderr,
+        )
     return replace(outcome, state=state, reason=reason), place
 
 
-def run(path: Path, given: Mapping[str, Any], *, settings: Settings, store: Store, timeout_s: float = TIMEOUT_S, due: Due | None = None, kernels: "Kernels | None" = None) -> tuple[Outcome, Path]:
+def run(
+    path: Path,
+    given: Mapping[str, Any],
+    *,
+    settings: Settings,
+    store: Store,
+    timeout_s: float = TIMEOUT_S,
+    due: Due | None = None,
+    kernels: "Kernels | None" = None,
+) -> tuple[Outcome, Path]:
     """Execute any notebook and keep what came of it under ``APP/runs/ID/``, whether it succeeded or not."""
     outcome = execute(path, given, settings=settings, store=store, timeout_s=timeout_s, due=due, kernels=kernels)
     return keep(outcome, settings.outputs / "runs" / outcome.run_id / path.stem, settings=settings, store=store)

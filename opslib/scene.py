@@ -63,9 +63,19 @@ class Scene:
     @cached_property
     def judged(self) -> list[Finding]:
         """What the rules say, each over its own window, as an alert reads it."""
-        return findings.judged(self.view.tape, self.view.rules.without_budgets(), self.view.window.end, self.view.probed)
+        return findings.judged(
+            self.view.tape, self.view.rules.without_budgets(), self.view.window.end, self.view.probed
+        )
 
-    def ruled(self, names: Iterable[str], subject: str = "app", view: str = "", more: str = "", next: str = "", sources: Iterable[str] = ()) -> Seen:
+    def ruled(
+        self,
+        names: Iterable[str],
+        subject: str = "app",
+        view: str = "",
+        more: str = "",
+        next: str = "",
+        sources: Iterable[str] = (),
+    ) -> Seen:
         """
         Do some rules find a subject well?
 
@@ -77,13 +87,32 @@ class Scene:
             sources: Only what these say; empty is whoever says anything.
         """
         wanted = tuple(names)
-        found = [f for f in self.judged if f.rule.name in wanted and f.subject == subject and (not sources or f.source in sources)]
+        found = [
+            f
+            for f in self.judged
+            if f.rule.name in wanted and f.subject == subject and (not sources or f.source in sources)
+        ]
         told = [f for f in found if f.verdict != "unknown" or f.counted]
         query = f"rules {', '.join(wanted)} of {subject}, each over its own window"
         if not told:
-            why = "; ".join(dict.fromkeys(f.sentence for f in found)) or f"nothing measures {', '.join(wanted)} of {subject}"
+            why = (
+                "; ".join(dict.fromkeys(f.sentence for f in found))
+                or f"nothing measures {', '.join(wanted)} of {subject}"
+            )
             return Seen(None, f"{why}{_also(more)}", None, "rules", query, view=view)
-        content = [{"rule": f.rule.name, "subject": f.subject, "source": f.source, "value": f.figure.value, "part": f.figure.part, "count": f.figure.count, "limit": f.limit, "verdict": f.verdict} for f in told]
+        content = [
+            {
+                "rule": f.rule.name,
+                "subject": f.subject,
+                "source": f.source,
+                "value": f.figure.value,
+                "part": f.figure.part,
+                "count": f.figure.count,
+                "limit": f.limit,
+                "verdict": f.verdict,
+            }
+            for f in told
+        ]
         bad = [f for f in told if f.verdict in ("warning", "critical")]
         good = False if bad else None if any(f.verdict == "unknown" for f in told) else True
         words = "; ".join(f"{said(f.source)}{f.sentence}" for f in [*bad, *(f for f in told if f not in bad)])
@@ -92,7 +121,13 @@ class Scene:
 
 def said(source: str) -> str:
     """By whom is it said?"""
-    return {"page": "by the page: ", "probe": "by our looks: ", "chain": "by our chains: ", "logs": "by the log: ", "fills": "by the fills: "}[source]
+    return {
+        "page": "by the page: ",
+        "probe": "by our looks: ",
+        "chain": "by our chains: ",
+        "logs": "by the log: ",
+        "fills": "by the fills: ",
+    }[source]
 
 
 def _also(more: str) -> str:
@@ -101,7 +136,15 @@ def _also(more: str) -> str:
 
 def looked(sample: Sample) -> dict[str, Any]:
     """One look, for the record."""
-    return {"at_us": sample.ts_us, "probe": sample.probe, "subject": sample.subject, "outcome": sample.outcome, "seconds": sample.seconds, "value": sample.value, "detail": sample.told()}
+    return {
+        "at_us": sample.ts_us,
+        "probe": sample.probe,
+        "subject": sample.subject,
+        "outcome": sample.outcome,
+        "seconds": sample.seconds,
+        "value": sample.value,
+        "detail": sample.told(),
+    }
 
 
 def local(at_us: int) -> str:

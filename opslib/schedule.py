@@ -1,9 +1,9 @@
 """
 Read ``schedule.toml``, strictly: what is to be made when.
 
-What is due carries the name of what it makes, never the time at which it is due. So a clock that was moved, another time in
-the file or another scheduler makes nothing twice. Times are New York's: one that DST skips is the hour after, one that it
-repeats is the first of the two.
+What is due carries the name of what it makes, never the time at which it is due. So a clock that was moved, another
+time in the file or another scheduler makes nothing twice. Times are New York's: one that DST skips is the hour after,
+one that it repeats is the first of the two.
 """
 
 import re
@@ -30,9 +30,19 @@ SEVERITIES = ("warning", "notify", "critical")
 FARTHEST = timedelta(days=1)  # From the open or the close; what is further is of another day.
 TIMEOUT = timedelta(minutes=15)
 KEYS = ("runs", "when", "parameters", "wait", "grace", "timeout", "owner", "severity", "catch_up", "deliver")
-_UNITS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
-_DAYS = r"(?:, (?:(?P<every>every day)|trading days|(?P<end>first|last) trading day of the (?P<of>week|month|quarter|year)))?"
-_ANCHORED = re.compile(r"(?:at|(?P<n>\d{1,4}) (?P<unit>minute|hour)s? (?P<side>before|after)) the (?P<anchor>open|close)" + _DAYS)
+_UNITS = {
+    "minute": timedelta(minutes=1),
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+    "week": timedelta(days=7),
+}
+_DAYS = (
+    r"(?:, (?:(?P<every>every day)|trading days|(?P<end>first|last) trading day of the (?P<of>week|month"
+    r"|quarter|year)))?"
+)
+_ANCHORED = re.compile(
+    r"(?:at|(?P<n>\d{1,4}) (?P<unit>minute|hour)s? (?P<side>before|after)) the (?P<anchor>open|close)" + _DAYS
+)
 _TIMED = re.compile(r"(?P<time>(?:[01]\d|2[0-3]):[0-5]\d)" + _DAYS)
 _DEPLOYED = re.compile(r"(?P<n>\d{1,3}) (?P<unit>minute|hour|day|week)s? after a deploy")
 _HOURLY = "every hour while open"
@@ -105,7 +115,11 @@ class Job:
 
     def of(self, at: datetime) -> str:
         """Of which day or period is the report that is due at a moment? The last that is over."""
-        return str(clock.last_closed(at).day) if self.what == DAILY else periods.last_over(periods.REPORTS[self.what], at).name
+        return (
+            str(clock.last_closed(at).day)
+            if self.what == DAILY
+            else periods.last_over(periods.REPORTS[self.what], at).name
+        )
 
     def moments(self, window: Window, deployed: Iterable[datetime]) -> list[Moment]:
         """
@@ -117,9 +131,14 @@ class Job:
         if self.when.kind == "hand":
             found: Iterator[Moment] = iter(())
         elif self.when.kind == "deploy":
-            found = (Moment(at + self.when.offset, f"after {at.astimezone(NEW_YORK):%Y-%m-%dT%H:%M:%S}") for at in deployed)
+            found = (
+                Moment(at + self.when.offset, f"after {at.astimezone(NEW_YORK):%Y-%m-%dT%H:%M:%S}") for at in deployed
+            )
         else:
-            first, last = ((at + by).astimezone(NEW_YORK).date() for at, by in ((window.start, -2 * FARTHEST), (window.end, 2 * FARTHEST)))
+            first, last = (
+                (at + by).astimezone(NEW_YORK).date()
+                for at, by in ((window.start, -2 * FARTHEST), (window.end, 2 * FARTHEST))
+            )
             found = (m for n in range((last - first).days + 1) for m in _of_day(self.when, first + timedelta(days=n)))
         return sorted(m for m in found if window.start < m.at <= window.end)
 
@@ -128,16 +147,26 @@ def _of_day(when: When, day: date) -> list[Moment]:
     """When is it due on a day?"""
     session = clock.session(day)
     if session is None:
-        return [Moment(datetime.combine(day, when.at, NEW_YORK).astimezone(clock.EPOCH.tzinfo), str(day))] if when.every else []
+        return (
+            [Moment(datetime.combine(day, when.at, NEW_YORK).astimezone(clock.EPOCH.tzinfo), str(day))]
+            if when.every
+            else []
+        )
     if when.end:
         period = periods.of(when.of, day)
-        others = (period.first, day) if when.end == "first" else (day + timedelta(days=1), period.last + timedelta(days=1))
+        others = (
+            (period.first, day) if when.end == "first" else (day + timedelta(days=1), period.last + timedelta(days=1))
+        )
         if any(clock.session(others[0] + timedelta(days=n)) for n in range((others[1] - others[0]).days)):
             return []
     match when.kind:
         case "hourly":
             hours = [datetime.combine(day, time(hour), NEW_YORK).astimezone(clock.EPOCH.tzinfo) for hour in range(24)]
-            return [Moment(at, f"{at.astimezone(NEW_YORK):%Y-%m-%dT%H}") for at in hours if session.opens < at <= session.closes]
+            return [
+                Moment(at, f"{at.astimezone(NEW_YORK):%Y-%m-%dT%H}")
+                for at in hours
+                if session.opens < at <= session.closes
+            ]
         case "time":
             return [Moment(datetime.combine(day, when.at, NEW_YORK).astimezone(clock.EPOCH.tzinfo), str(day))]
     return [Moment((session.opens if when.kind == "open" else session.closes) + when.offset, str(day))]
@@ -152,9 +181,24 @@ def _when(said: str) -> When | None:
         return When("deploy", int(found["n"]) * _UNITS[found["unit"]])
     if (found := _ANCHORED.fullmatch(said)) and not found["every"]:
         offset = int(found["n"] or 0) * _UNITS[found["unit"] or "minute"]
-        return When(found["anchor"], -offset if found["side"] == "before" else offset, end=found["end"] or "", of=found["of"] or "") if offset <= FARTHEST else None
+        return (
+            When(
+                found["anchor"],
+                -offset if found["side"] == "before" else offset,
+                end=found["end"] or "",
+                of=found["of"] or "",
+            )
+            if offset <= FARTHEST
+            else None
+        )
     if found := _TIMED.fullmatch(said):
-        return When("time", at=time.fromisoformat(found["time"]), every=bool(found["every"]), end=found["end"] or "", of=found["of"] or "")
+        return When(
+            "time",
+            at=time.fromisoformat(found["time"]),
+            every=bool(found["every"]),
+            end=found["end"] or "",
+            of=found["of"] or "",
+        )
     return None
 
 
@@ -176,7 +220,10 @@ def read(home: Path, staff: Staff) -> dict[str, Job]:
             wrong(name, "a table such as [morning] was wanted.")
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
             wrong(name, "a job's name is lower-case letters, digits and -.")
-    return {name: _job(name, shipped.get(name, {}) | own.get(name, {}), staff, wrong) for name in [*shipped, *(n for n in own if n not in shipped)]}
+    return {
+        name: _job(name, shipped.get(name, {}) | own.get(name, {}), staff, wrong)
+        for name in [*shipped, *(n for n in own if n not in shipped)]
+    }
 
 
 def _job(name: str, told: dict[str, Any], staff: Staff, wrong: Any) -> Job:
@@ -186,11 +233,18 @@ def _job(name: str, told: dict[str, Any], staff: Staff, wrong: Any) -> Job:
     kind, _, what = str(told.get("runs", "")).partition(" ")
     reports = (DAILY, *periods.REPORTS)
     if kind not in (REPORT, CHECKLIST, NOTEBOOK) or not what or (kind == REPORT and what not in reports):
-        wrong(name, f"runs is {told.get('runs')!r}; report {', '.join(reports)}, checklist NAME or notebook PATH was wanted.")
+        wrong(
+            name,
+            f"runs is {told.get('runs')!r}; report {', '.join(reports)}, checklist NAME or notebook PATH was wanted.",
+        )
     said = str(told.get("when", ""))
     when = _when(said)
     if when is None:
-        wrong(name, f"when is {said!r}; such as 15 minutes after the close, 08:00 every day, or 09:00, first trading day of the month was wanted (see the shipped file's head).")
+        wrong(
+            name,
+            f"when is {said!r}; such as 15 minutes after the close, 08:00 every day, or 09:00, first trading "
+            f"day of the month was wanted (see the shipped file's head).",
+        )
     spans = {}
     for key in ("wait", "grace", "timeout"):
         if key in told:
@@ -213,4 +267,16 @@ def _job(name: str, told: dict[str, Any], staff: Staff, wrong: Any) -> Job:
         wrong(name, f"deliver names {wordless[0]!r}, which takes alerts and no words.")
     if not isinstance(parameters, dict) or (parameters and kind != NOTEBOOK):
         wrong(name, "parameters is a table, and of a notebook.")
-    return Job(name, kind, what, said, when, parameters, owner=owner, severity=severity, catch_up=catch_up, deliver=tuple(deliver), **spans)
+    return Job(
+        name,
+        kind,
+        what,
+        said,
+        when,
+        parameters,
+        owner=owner,
+        severity=severity,
+        catch_up=catch_up,
+        deliver=tuple(deliver),
+        **spans,
+    )

@@ -1,8 +1,8 @@
 """
 Make what is due, in the order in which it was due: claim it in the ledger, make it, send it.
 
-It holds no timers and remembers nothing: it looks every few seconds at what was due by now and was not made. So it may be
-killed, asleep or moved in time; whoever looks next finds the same, and any number of them make each thing once.
+It holds no timers and remembers nothing: it looks every few seconds at what was due by now and was not made. So it may
+be killed, asleep or moved in time; whoever looks next finds the same, and any number of them make each thing once.
 """
 
 import asyncio
@@ -17,7 +17,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import checklists, clock, ledger, notify, notifying, period as periods, publish, retention, runner, schedule, text
+from opslib import (
+    checklists,
+    clock,
+    ledger,
+    notify,
+    notifying,
+    period as periods,
+    publish,
+    retention,
+    runner,
+    schedule,
+    text,
+)
 from opslib.agenda import Agenda, Item
 from opslib.dispatch import Dispatch
 from opslib.errors import AlreadyMade, OpsError, SettingsError, StoreError
@@ -33,7 +45,8 @@ SET = ("settings.toml", "rules.toml", schedule.NAME)
 WORKERS = 2
 LAST_LOOK = timedelta(seconds=30)  # A look so near to the close was the last one, however often a page posts.
 SENT_FOR = timedelta(days=1)  # What was made longer ago is not sent any more.
-STOP_S = 20.0  # What is being made may be finished so long after we were asked to stop; what is not is made by the next one.
+# What is being made may be finished so long after we were asked to stop; what is not is made by the next one.
+STOP_S = 20.0
 
 
 class Scheduler:
@@ -127,8 +140,13 @@ class Scheduler:
             return
         except StoreError as problem:
             self._say("store", str(problem))
-        except Exception as problem:  # noqa: BLE001  # Refused, or a fault of ours: it stops no other, the ledger says so, and people are told by it.
-            why = desk.settings.redact(str(problem) if isinstance(problem, OpsError) else f"{problem.__class__.__name__}: {text.one_line(str(problem), 160)}")
+        # Refused, or a fault of ours: it stops no other, the ledger says so, and people are told by it.
+        except Exception as problem:  # noqa: BLE001
+            why = desk.settings.redact(
+                str(problem)
+                if isinstance(problem, OpsError)
+                else f"{problem.__class__.__name__}: {text.one_line(str(problem), 160)}"
+            )
             try:
                 ledger.refused(desk.store, desk.settings.app, item.due, item.job.name, why)
             except StoreError as lost:
@@ -142,9 +160,17 @@ class Scheduler:
     def _send(self, item: Item, now: datetime) -> None:
         """Have what was made sent, once, where it is to be sent."""
         run = item.made
-        if not item.job.deliver or run is None or run["state"] == "missed" or run["id"] in self._sent or now - clock.instant(run["ended_at_us"]) > SENT_FOR:
+        if (
+            not item.job.deliver
+            or run is None
+            or run["state"] == "missed"
+            or run["id"] in self._sent
+            or now - clock.instant(run["ended_at_us"]) > SENT_FOR
+        ):
             return
-        Dispatch(self.desk.store, self.desk.settings.app).report(run["id"], item.job.deliver, _delivered(self.desk, item))
+        Dispatch(self.desk.store, self.desk.settings.app).report(
+            run["id"], item.job.deliver, _delivered(self.desk, item)
+        )
         self._sent.add(run["id"])
 
     def _say(self, about: str, words: str, prefix: str = "ops: ") -> None:
@@ -204,9 +230,16 @@ def make(desk: Workspace, item: Item, kernels: Kernels | None = None) -> tuple[O
     job, due, how = item.job, item.due, {"timeout_s": item.job.timeout.total_seconds()}
     if job.kind == REPORT:
         of, told = job.of(item.at), {"as_of": None, "known_at": None, "partial": False, "due": due}
-        return publish.publish_daily(desk, of, **told, **how, kernels=kernels) if job.what == DAILY else publish.publish_review(desk, job.what, of, **told, **how, kernels=kernels)
+        return (
+            publish.publish_daily(desk, of, **told, **how, kernels=kernels)
+            if job.what == DAILY
+            else publish.publish_review(desk, job.what, of, **told, **how, kernels=kernels)
+        )
     if job.kind == CHECKLIST:
-        path, given = runner.notebook("checklist"), {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": "", "practice": False}
+        path, given = (
+            runner.notebook("checklist"),
+            {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": "", "practice": False},
+        )
     else:
         path, given = desk.settings.base / job.what, dict(job.parameters)
     return runner.run(path, given, settings=desk.settings, store=desk.store, due=due, kernels=kernels, **how)
@@ -216,7 +249,10 @@ def _known(agenda: Agenda) -> None:
     """Is there a checklist of each name that the schedule has?"""
     for job in agenda.jobs.values():
         if job.kind == CHECKLIST and job.what not in checklists.table():
-            raise SettingsError(f"{agenda.settings.base / schedule.NAME}, {job.name}: there is no checklist {job.what!r}; there are: {', '.join(checklists.table())}.{text.nearest(job.what, checklists.table())}")
+            raise SettingsError(
+                f"{agenda.settings.base / schedule.NAME}, {job.name}: there is no checklist {job.what!r}; "
+                f"there are: {', '.join(checklists.table())}.{text.nearest(job.what, checklists.table())}"
+            )
 
 
 def _ready(desk: Workspace, item: Item, now: datetime) -> bool:
@@ -237,17 +273,35 @@ def _delivered(desk: Workspace, item: Item) -> dict[str, Any]:
     except (OSError, ValueError):
         values = {}
     verdict = str(values.get("verdict", run["state"]))
-    lines = [["", f"{desk.settings.app}: due {text.moment(item.at)}, made {text.moment(clock.instant(run['ended_at_us']))}; {run['state']}{': ' + run['reason'] if run['reason'] else ''}."]]
+    lines = [
+        [
+            "",
+            f"{desk.settings.app}: due {text.moment(item.at)}, made "
+            f"{text.moment(clock.instant(run['ended_at_us']))}; {run['state']}"
+            f"{': ' + run['reason'] if run['reason'] else ''}.",
+        ]
+    ]
     lines += [["", text.one_line(words.lstrip("- "), 300)] for words in values.get("headline", ())[:10]]
     lines += [["To do", text.one_line(words, 300)] for words in values.get("action_items", ())[:10]]
     lines += [["Stands in", files[".html"]]] if ".html" in files else []
     severity = {"critical": "critical", "warning": "notify"}.get(verdict, "warning")
-    return {"title": f"[{verdict}] {item.due.name}", "lines": lines, "severity": severity, "verdict": verdict, "state": run["state"], "page": files.get(".html", ""), "notebook": files.get(".ipynb", "")}
+    return {
+        "title": f"[{verdict}] {item.due.name}",
+        "lines": lines,
+        "severity": severity,
+        "verdict": verdict,
+        "state": run["state"],
+        "page": files.get(".html", ""),
+        "notebook": files.get(".ipynb", ""),
+    }
 
 
-def rehearse(desk: Workspace, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Job]], Any]) -> list[tuple[Job, Outcome, Path]]:
+def rehearse(
+    desk: Workspace, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Job]], Any]
+) -> list[tuple[Job, Outcome, Path]]:
     """
-    Make everything that is scheduled once, as of a moment: reports under the name of partial ones where they are not over, checklists without a trace.
+    Make everything that is scheduled once, as of a moment: reports under the name of partial ones where they are not
+    over, checklists without a trace.
 
     Returns:
         Each job, how it ended, and where it is.
@@ -265,15 +319,37 @@ def _rehearsed(desk: Workspace, job: Job, as_of: datetime, kernels: Kernels) -> 
         told = {"as_of": moment, "known_at": None, "partial": True}
         if job.what == DAILY:
             return publish.publish_daily(desk, None, **told, **how, kernels=kernels)
-        return publish.publish_review(desk, job.what, periods.of(periods.REPORTS[job.what], as_of.astimezone(text.NEW_YORK).date()).name, **told, **how, kernels=kernels)
+        return publish.publish_review(
+            desk,
+            job.what,
+            periods.of(periods.REPORTS[job.what], as_of.astimezone(text.NEW_YORK).date()).name,
+            **told,
+            **how,
+            kernels=kernels,
+        )
     if job.kind == CHECKLIST:
-        return runner.run(runner.notebook("checklist"), {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": moment, "practice": True}, settings=desk.settings, store=desk.store, kernels=kernels, **how)
-    return runner.run(desk.settings.base / job.what, dict(job.parameters), settings=desk.settings, store=desk.store, kernels=kernels, **how)
+        return runner.run(
+            runner.notebook("checklist"),
+            {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": moment, "practice": True},
+            settings=desk.settings,
+            store=desk.store,
+            kernels=kernels,
+            **how,
+        )
+    return runner.run(
+        desk.settings.base / job.what,
+        dict(job.parameters),
+        settings=desk.settings,
+        store=desk.store,
+        kernels=kernels,
+        **how,
+    )
 
 
 def serve(opened: Callable[[], Workspace], workers: int) -> None:
     """
-    Make what is due until SIGTERM or Ctrl-C; what is being made then may be finished within `STOP_S`, or until the second of them.
+    Make what is due until SIGTERM or Ctrl-C; what is being made then may be finished within `STOP_S`, or until the
+    second of them.
 
     What is not finished by then is left as if we had been killed: it did not fail, and the next one makes it.
     """

@@ -8,7 +8,9 @@ from opslib.snapshot import FIELDS, NEVER_SEEN_ALIVE
 _KINDS = {"count": sa.BigInteger, "number": sa.Double, "flag": sa.Boolean, "millis": sa.BigInteger, "text": sa.Text}
 
 TABLES = sa.MetaData()
-FACTS = sa.Table("meta", TABLES, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False))
+FACTS = sa.Table(
+    "meta", TABLES, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
+)
 _seq = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 SNAPSHOTS = sa.Table(
     "snapshots",
@@ -246,25 +248,58 @@ ENTRIES = sa.Table(
     sa.Column("line", sa.Text, nullable=False),
     sa.UniqueConstraint("app", "incident", "key", name="one_key_one_entry"),
 )
-PICTURES = sa.Table("pictures", TABLES, sa.Column("app", sa.Text, primary_key=True), sa.Column("digest", sa.Text, primary_key=True), sa.Column("body", sa.LargeBinary, nullable=False))
+PICTURES = sa.Table(
+    "pictures",
+    TABLES,
+    sa.Column("app", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
 
 cell_types.check_columns(
     TABLES,
     {
-        "snapshots.errors_by_type": dict, "rejects.reasons": list, "runs.parameters": dict, "runs.outputs": list, "alerts.state": dict, "fills.body": dict,
-        "acts.detail": dict, "notices.state": dict, "messages.body": dict, "foreign_alerts.labels": dict, "foreign_alerts.annotations": dict,
+        "snapshots.errors_by_type": dict,
+        "rejects.reasons": list,
+        "runs.parameters": dict,
+        "runs.outputs": list,
+        "alerts.state": dict,
+        "fills.body": dict,
+        "acts.detail": dict,
+        "notices.state": dict,
+        "messages.body": dict,
+        "foreign_alerts.labels": dict,
+        "foreign_alerts.annotations": dict,
     },
-)  # fmt: skip
+)
 
 
 def alive_has_times(connection: sa.Connection) -> None:
-    """Schema 2: since when each field was seen alive, beside since when we know. What was kept by then is taken from the looks themselves."""
+    """
+    Schema 2: since when each field was seen alive, beside since when we know.
+
+    What was kept by then is taken from the looks themselves.
+    """
     connection.execute(sa.text("ALTER TABLE alive ADD COLUMN ts_us BIGINT NOT NULL DEFAULT 0"))
     for row in connection.execute(sa.select(ALIVE.c.app, ALIVE.c.field, ALIVE.c.known_at_us)).all():
-        moved = sa.or_(*(sa.and_(SNAPSHOTS.c[c].is_not(None), SNAPSHOTS.c[c] if isinstance(SNAPSHOTS.c[c].type, sa.Boolean) else SNAPSHOTS.c[c] != 0) for c in NEVER_SEEN_ALIVE[row.field]))
-        first = sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(SNAPSHOTS.c.app == row.app, SNAPSHOTS.c.known_at_us <= row.known_at_us, moved)
+        moved = sa.or_(
+            *(
+                sa.and_(
+                    SNAPSHOTS.c[c].is_not(None),
+                    SNAPSHOTS.c[c] if isinstance(SNAPSHOTS.c[c].type, sa.Boolean) else SNAPSHOTS.c[c] != 0,
+                )
+                for c in NEVER_SEEN_ALIVE[row.field]
+            )
+        )
+        first = sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(
+            SNAPSHOTS.c.app == row.app, SNAPSHOTS.c.known_at_us <= row.known_at_us, moved
+        )
         ts_us = connection.execute(first).scalar()
-        connection.execute(sa.update(ALIVE).where(ALIVE.c.app == row.app, ALIVE.c.field == row.field, ALIVE.c.known_at_us == row.known_at_us).values(ts_us=ts_us if ts_us is not None else row.known_at_us))
+        connection.execute(
+            sa.update(ALIVE)
+            .where(ALIVE.c.app == row.app, ALIVE.c.field == row.field, ALIVE.c.known_at_us == row.known_at_us)
+            .values(ts_us=ts_us if ts_us is not None else row.known_at_us)
+        )
 
 
 def probes_are_kept(connection: sa.Connection) -> None:
@@ -272,18 +307,29 @@ def probes_are_kept(connection: sa.Connection) -> None:
 
 
 def people_are_told(connection: sa.Connection) -> None:
-    """Schema 4: tables for what people are told, and what they said; what stood in the outbox of a time when nobody was told stays untold."""
+    """
+    Schema 4: tables for what people are told, and what they said; what stood in the outbox of a time when nobody was
+    told stays untold.
+    """
     TABLES.create_all(connection)
-    for row in connection.execute(sa.select(OUTBOX.c.app, sa.func.max(OUTBOX.c.seq).label("seq")).group_by(OUTBOX.c.app)).all():
+    for row in connection.execute(
+        sa.select(OUTBOX.c.app, sa.func.max(OUTBOX.c.seq).label("seq")).group_by(OUTBOX.c.app)
+    ).all():
         connection.execute(sa.insert(FACTS).values(key=f"planned:{row.app}", value=str(row.seq)))
 
 
 def fills_are_kept(connection: sa.Connection) -> None:
-    """Schema 5: a table for fills and what a backtest said of them; it is made with the others, and what was there stays as it is."""
+    """
+    Schema 5: a table for fills and what a backtest said of them; it is made with the others, and what was there stays
+    as it is.
+    """
 
 
 def incidents_are_kept(connection: sa.Connection) -> None:
-    """Schema 6: tables for markers, incidents and their records; they are made with the others, and what was there stays as it is."""
+    """
+    Schema 6: tables for markers, incidents and their records; they are made with the others, and what was there stays
+    as it is.
+    """
 
 
 def runs_are_due(connection: sa.Connection) -> None:

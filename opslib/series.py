@@ -43,7 +43,11 @@ class Series:
         """By how much did it rise in (start, end], with what pages loaded in it already held?"""
         if not self.births or self.births[-1].ts_us <= start_us:  # The last of them is the latest.
             return self._stepped(start_us, end_us)
-        return self._stepped(start_us, end_us) + sum(b.value for b in self.births if start_us < b.ts_us <= end_us and b.loaded_at_us is not None and b.loaded_at_us > start_us)
+        return self._stepped(start_us, end_us) + sum(
+            b.value
+            for b in self.births
+            if start_us < b.ts_us <= end_us and b.loaded_at_us is not None and b.loaded_at_us > start_us
+        )
 
     def came_to_light(self, start_us: int, end_us: int) -> float:
         """By how much did what is known of it grow in (start, end]?"""
@@ -91,7 +95,8 @@ class Found:
     What was found of windows, until something more is laid in: several rules ask the same of one window.
 
     Attributes:
-        open_at: The pages that are open at an instant, and the instant: all windows that are asked for together end at it.
+        open_at: The pages that are open at an instant, and the instant: all windows that are asked for together end at
+            it.
     """
 
     def __init__(self) -> None:

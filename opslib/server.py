@@ -48,8 +48,15 @@ RETRY_AFTER_S = 5
 MOST_WAITING = 4096
 MOST_AT_ONCE = 512
 EVERYWHERE = ("", "0.0.0.0", "::")  # To listen on every address is no name.
-UNSHARED = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin", "cache-control": "no-store"}
-WAYS = "POST /api/metrics/export takes an app's metrics, POST /api/logs its log, POST /api/v2/alerts another monitor's alerts; GET /, /health, /metrics and /api/metrics are to read."
+UNSHARED = {
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+WAYS = (
+    "POST /api/metrics/export takes an app's metrics, POST /api/logs its log, POST /api/v2/alerts another "
+    "monitor's alerts; GET /, /health, /metrics and /api/metrics are to read."
+)
 
 
 class Writer:
@@ -134,7 +141,14 @@ async def _body(request: Request, most: int = LARGEST_BODY) -> bytes:
     return bytes(body)
 
 
-def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: Callable[[], datetime] = clock.now, host: str = "127.0.0.1") -> Starlette:
+def build(
+    settings: Settings,
+    store: Store,
+    rules: rules_module.Rules,
+    *,
+    now: Callable[[], datetime] = clock.now,
+    host: str = "127.0.0.1",
+) -> Starlette:
     """
     The receiver and its exposition, as CONTRACT.md has them, ready to be served.
 
@@ -158,10 +172,21 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
 
     def writable(request: Request, types: tuple[str, ...]) -> None:
         if not _allowed(_given_key(request), write_key):
-            raise Problem(401, "The ingest key is needed", "send it as Authorization: Bearer …, or as the query parameter key", {"www-authenticate": "Bearer"})
+            raise Problem(
+                401,
+                "The ingest key is needed",
+                "send it as Authorization: Bearer …, or as the query parameter key",
+                {"www-authenticate": "Bearer"},
+            )
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in types:
-            raise Problem(415, "The content type is not taken", f"{' and '.join(types)} {'are' if len(types) > 1 else 'is'} taken; this was sent {f'as {text.one_line(kind, 60)}' if kind else 'without a type'}. Send the header Content-Type: application/json; with curl: -H 'Content-Type: application/json'")
+            raise Problem(
+                415,
+                "The content type is not taken",
+                f"{' and '.join(types)} {'are' if len(types) > 1 else 'is'} taken; this was sent "
+                f"{f'as {text.one_line(kind, 60)}' if kind else 'without a type'}. Send the header "
+                f"Content-Type: application/json; with curl: -H 'Content-Type: application/json'",
+            )
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Problem(415, "The content encoding is not taken", "send the JSON as it is, not compressed")
 
@@ -175,17 +200,31 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
             found = snapshot.read(snapshot.loads(body), body)
         except BadSnapshot as problem:
             await kept(Reject("post", tuple(problem.fields), body))
-            raise Problem(400, "These are no dashboard metrics", str(problem)[:2000], fields=[field[:200] for field in problem.fields[:100]]) from None
+            raise Problem(
+                400,
+                "These are no dashboard metrics",
+                str(problem)[:2000],
+                fields=[field[:200] for field in problem.fields[:100]],
+            ) from None
         await kept(found)
         return Response(status_code=204, headers=headers)
 
     async def kept(found: Snapshot | Reject) -> None:
         try:
             await asyncio.wrap_future(writer.keep(found))
-        except (Exception, asyncio.CancelledError) as problem:  # Whatever keeps a post from the disk, a shutdown too: its sender must hear 503 and send it again.
-            why = "too many are waiting" if isinstance(problem, queue.Full) else f"{problem}" if isinstance(problem, StoreError) else repr(problem)
+        # Whatever keeps a post from the disk, a shutdown too: its sender must hear 503 and send it again.
+        except (Exception, asyncio.CancelledError) as problem:
+            why = (
+                "too many are waiting"
+                if isinstance(problem, queue.Full)
+                else f"{problem}"
+                if isinstance(problem, StoreError)
+                else repr(problem)
+            )
             print(f"ops serve: a post could not be kept: {settings.redact(why)}", file=sys.stderr)
-            raise Problem(503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}) from None
+            raise Problem(
+                503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}
+            ) from None
 
     async def alerts(request: Request) -> Response:
         """Take the alerts of another monitor, by Alertmanager's API v2, and answer as Alertmanager does."""
@@ -207,7 +246,9 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
         """Keep every valid alert of a request; returns why each of the others was refused."""
         found = neighbour.read(body, now())
         for first in range(0, len(found.alerts), MOST_AT_ONCE):  # Posts that wait for the store get their turn between.
-            Dispatch(store, settings.app).heard(json.loads(settings.redact(json.dumps(found.alerts[first : first + MOST_AT_ONCE]))))
+            Dispatch(store, settings.app).heard(
+                json.loads(settings.redact(json.dumps(found.alerts[first : first + MOST_AT_ONCE])))
+            )
         return [settings.redact(why) for why in found.refused]
 
     async def log_drain(request: Request) -> Response:
@@ -222,7 +263,12 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
             raise Problem(400, "These are no lines of a log", settings.redact(str(problem))) from None
         except StoreError as problem:
             print(f"ops serve: lines of a log could not be kept: {settings.redact(str(problem))}", file=sys.stderr)
-            raise Problem(503, "The lines could not be kept", "the store does not take them now; send them again", {"retry-after": str(RETRY_AFTER_S)}) from None
+            raise Problem(
+                503,
+                "The lines could not be kept",
+                "the store does not take them now; send them again",
+                {"retry-after": str(RETRY_AFTER_S)},
+            ) from None
         return Response(status_code=204, headers=headers)
 
     def keep_lines(body: bytes, kind: str, frame: str) -> None:
@@ -232,19 +278,27 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
     def preflight(request: Request) -> Response:
         if "origin" not in request.headers:
             return Response(status_code=204, headers={"allow": "POST, OPTIONS"})
-        more = {"access-control-allow-methods": "POST", "access-control-allow-headers": "authorization, content-type", "access-control-max-age": "600"}
+        more = {
+            "access-control-allow-methods": "POST",
+            "access-control-allow-headers": "authorization, content-type",
+            "access-control-max-age": "600",
+        }
         return Response(status_code=204, headers=cors(request) | more)
 
     async def health(request: Request) -> Response:
         at = now()
-        return JSONResponse({"status": "ok", "uptime": (at - started).total_seconds(), "timestamp": text.iso(at)}, headers=UNSHARED)
+        return JSONResponse(
+            {"status": "ok", "uptime": (at - started).total_seconds(), "timestamp": text.iso(at)}, headers=UNSHARED
+        )
 
     def last_hour() -> panels.View:
         return panels.status(store, settings, rules, as_of=now(), length=timedelta(hours=1))
 
     def readable(request: Request) -> None:
         if not _allowed(_given_key(request), read_key):
-            raise Problem(401, "The read key is needed", "send it as Authorization: Bearer …", {"www-authenticate": "Bearer"})
+            raise Problem(
+                401, "The read key is needed", "send it as Authorization: Bearer …", {"www-authenticate": "Bearer"}
+            )
 
     async def metrics_json(request: Request) -> Response:
         readable(request)
@@ -252,17 +306,23 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
 
     async def metrics_text(request: Request) -> Response:
         readable(request)
-        found = await run_in_threadpool(lambda: exposition.prometheus(last_hour(), exposition.errors_total(store, settings, rules, now())))
+        found = await run_in_threadpool(
+            lambda: exposition.prometheus(last_hour(), exposition.errors_total(store, settings, rules, now()))
+        )
         return PlainTextResponse(found, media_type="text/plain; version=0.0.4", headers=UNSHARED)
 
     async def start(request: Request) -> Response:
         """What a person sees who opens the receiver's address; figures only for who may read them."""
         may_read = _allowed(_given_key(request), read_key)
-        found = await run_in_threadpool(lambda: start_page.page(settings.app, request.headers["host"], last_hour() if may_read else None))
+        found = await run_in_threadpool(
+            lambda: start_page.page(settings.app, request.headers["host"], last_hour() if may_read else None)
+        )
         return HTMLResponse(found, headers=UNSHARED | start_page.HEADERS)
 
     async def refused(request: Request, problem: Problem) -> Response:
-        if problem.status < 500 and (request.method == "POST" or (request.method == "OPTIONS" and problem.status == 403)):
+        if problem.status < 500 and (
+            request.method == "POST" or (request.method == "OPTIONS" and problem.status == 403)
+        ):
             # A browser does not send the post whose preflight was refused; this is all that is seen of it.
             refusals.count(problem.status, problem.title, sender(request.scope, request.headers.getlist("origin")))
         try:
@@ -272,11 +332,24 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
         return problem.answer(headers)
 
     async def store_fails(request: Request, problem: OpsError) -> Response:
-        return await refused(request, Problem(503, "The store cannot be read", settings.redact(str(problem)), {"retry-after": str(RETRY_AFTER_S)}))
+        return await refused(
+            request,
+            Problem(
+                503, "The store cannot be read", settings.redact(str(problem)), {"retry-after": str(RETRY_AFTER_S)}
+            ),
+        )
 
     async def no_route(request: Request, problem: HTTPException) -> Response:
         if problem.status_code == 405:
-            return await refused(request, Problem(405, "The method is not taken here", f"this address takes {(problem.headers or {}).get('Allow', '')}. {WAYS}", dict(problem.headers or {})))
+            return await refused(
+                request,
+                Problem(
+                    405,
+                    "The method is not taken here",
+                    f"this address takes {(problem.headers or {}).get('Allow', '')}. {WAYS}",
+                    dict(problem.headers or {}),
+                ),
+            )
         return await refused(request, Problem(problem.status_code, "There is nothing here", WAYS))
 
     async def gone(request: Request, problem: ClientDisconnect) -> Response:
@@ -293,7 +366,11 @@ def build(settings: Settings, store: Store, rules: rules_module.Rules, *, now: C
     ]
     names = settings.allowed_hosts if host in EVERYWHERE else (*settings.allowed_hosts, host.lower())
     checks = Middleware(RequestChecks, origins=origins, hosts=names, refusals=refusals)
-    app = Starlette(routes=routes, middleware=[checks], exception_handlers={Problem: refused, OpsError: store_fails, HTTPException: no_route, ClientDisconnect: gone})
+    app = Starlette(
+        routes=routes,
+        middleware=[checks],
+        exception_handlers={Problem: refused, OpsError: store_fails, HTTPException: no_route, ClientDisconnect: gone},
+    )
     app.router.redirect_slashes = False  # A redirect would repeat the query, and with it a key.
     app.state.writer, app.state.refusals = writer, refusals
     return app
@@ -307,10 +384,21 @@ def _checked_host(settings: Settings, host: str) -> None:
         alone = False
     missing = [name for name in ("OPS_INGEST_KEY", "OPS_READ_KEY") if not settings.secret(name)]
     if not alone and missing:
-        raise SettingsError(f"to listen on {host}, where others can reach it, keys are needed; {' and '.join(missing)} not set. Set them, or listen on 127.0.0.1.")
+        raise SettingsError(
+            f"to listen on {host}, where others can reach it, keys are needed; {' and '.join(missing)} not "
+            f"set. Set them, or listen on 127.0.0.1."
+        )
 
 
-def serve(settings: Settings, store: Store, rules: rules_module.Rules, staff: Staff, *, host: str = "127.0.0.1", port: int = 8321) -> None:
+def serve(
+    settings: Settings,
+    store: Store,
+    rules: rules_module.Rules,
+    staff: Staff,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8321,
+) -> None:
     """
     Receive and expose until stopped; and stand by for the collector, should it die.
 
@@ -322,13 +410,22 @@ def serve(settings: Settings, store: Store, rules: rules_module.Rules, staff: St
     _checked_host(settings, host)
     store.file.check_writable()
     gc.collect()
-    gc.freeze()  # What start-up made stays; a full collection that walks it every second or so held up one post in fifty.
+    # What start-up made stays; a full collection that walks it every second or so held up one post in fifty.
+    gc.freeze()
     try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+        listening = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
     except OSError as problem:
-        raise OpsError(f"port {port} of {host} could not be listened on ({problem.strerror}); is another ops serve running? Give another --port.") from None
+        raise OpsError(
+            f"port {port} of {host} could not be listened on ({problem.strerror}); is another ops serve "
+            f"running? Give another --port."
+        ) from None
     app = build(settings, store, rules, host=host)
-    print(f"ops serve: {settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C", file=sys.stderr)
+    print(
+        f"ops serve: {settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C",
+        file=sys.stderr,
+    )
     stop = threading.Event()
     standing_by = threading.Thread(target=Standby(store, settings, rules, staff).run, args=(stop,), name="standby")
     standing_by.start()
@@ -351,7 +448,9 @@ class Served:
         url: Where it listens.
     """
 
-    def __init__(self, settings: Settings, store: Store, rules: rules_module.Rules, *, now: Callable[[], datetime] = clock.now):
+    def __init__(
+        self, settings: Settings, store: Store, rules: rules_module.Rules, *, now: Callable[[], datetime] = clock.now
+    ):
         self._app = build(settings, store, rules, now=now)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))

@@ -31,7 +31,17 @@ RECEIVER_KEYS = ("OPS_INGEST_KEY", "OPS_READ_KEY")
 CHANNEL = "OPS_CHANNEL_"  # What begins so is the secret of a channel by which people are told.
 DEMO, DESK = "demo", "desk"  # The app that needs nothing; the one that is meant where none is named.
 SAMPLE_FILLS = "sample_trades.json"  # In the demo's home: the trades of its script.
-WORLD = ("OPS_APP_URL", "OPS_APP_WS_URL", "OPS_APP_LOG", "OPS_APP_PID", "OPS_MASSIVE_URL", "OPS_TRADIER_URL", "OPS_SYMBOLS", "OPS_FALLBACK")  # What tells the suite what it looks at.
+# What tells the suite what it looks at.
+WORLD = (
+    "OPS_APP_URL",
+    "OPS_APP_WS_URL",
+    "OPS_APP_LOG",
+    "OPS_APP_PID",
+    "OPS_MASSIVE_URL",
+    "OPS_TRADIER_URL",
+    "OPS_SYMBOLS",
+    "OPS_FALLBACK",
+)
 # What looks like a key of somebody's, named in an address, a header or JSON, though it is none of ours.
 KEYS = re.compile(r"""(?i)\b((?:api_?key|access_token|token)["']?\s*[=:]\s*["']?|bearer\s+)[\w.~+/%=-]{12,}""")
 LEAST_SECRET = 7  # A shorter part of an address could be any word.
@@ -63,7 +73,8 @@ class Settings:
         massive_per_min, tradier_per_min: As many questions a minute does each allow us.
         host_prefix: A command that runs another on the app's host, such as ``["ssh", "HOST"]``; empty is this machine,
             None that nobody can look there but a person.
-        keep_runs_days, keep_runs_mb: How long the files of executed runs are kept, and how much room they may take together.
+        keep_runs_days, keep_runs_mb: How long the files of executed runs are kept, and how much room they may take
+            together.
         ca_file: Certificates to trust besides the known ones; None is none.
         secrets: Secrets by name; never printed.
         secret_files: The files that secrets came from, by name.
@@ -130,22 +141,47 @@ class Settings:
     @property
     def looked_at(self) -> list[str]:
         """What the settings name that can be probed."""
-        named = {"massive": "massive_url", "tradier": "tradier_url", "the app": "app_url", "its WebSocket": "app_ws_url", "its log": "app_log", "its process": "app_pid"}
+        named = {
+            "massive": "massive_url",
+            "tradier": "tradier_url",
+            "the app": "app_url",
+            "its WebSocket": "app_ws_url",
+            "its log": "app_log",
+            "its process": "app_pid",
+        }
         return [name for name, key in named.items() if getattr(self, key)]
 
     def redact(self, outgoing: str) -> str:
-        """Text with every secret's value replaced by its name, also as it stands in an address or in JSON; and nobody else's key."""
-        for name, value in sorted(self.secrets.items(), key=lambda s: -len(s[1])):  # The longer first: one may stand in another.
-            path = urlsplit(value).path if value.startswith(("http://", "https://")) else ""  # Of a secret address the path is the secret.
+        """
+        Text with every secret's value replaced by its name, also as it stands in an address or in JSON; and nobody
+        else's key.
+        """
+        # The longer first: one may stand in another.
+        for name, value in sorted(self.secrets.items(), key=lambda s: -len(s[1])):
+            # Of a secret address the path is the secret.
+            path = urlsplit(value).path if value.startswith(("http://", "https://")) else ""
             values = [told for _, told in parse_qsl(value)] if name == SOCKET else []
             for part in (value, *values, *((path, path.rpartition("/")[2]) if len(path) > LEAST_SECRET else ())):
-                for written in {part, quote(part, safe=""), quote(part), quote_plus(part), json.dumps(part)[1:-1], json.dumps(part).replace("/", "\\/")[1:-1]} if len(part) > LEAST_SECRET or part == value else ():
+                for written in (
+                    {
+                        part,
+                        quote(part, safe=""),
+                        quote(part),
+                        quote_plus(part),
+                        json.dumps(part)[1:-1],
+                        json.dumps(part).replace("/", "\\/")[1:-1],
+                    }
+                    if len(part) > LEAST_SECRET or part == value
+                    else ()
+                ):
                     outgoing = outgoing.replace(written, f"[{name}]")
         return KEYS.sub(r"\1[hidden]", outgoing)
 
 
 def sqlite_url(path: Path) -> "URL":
-    """SQLAlchemy URL of a SQLite file, whatever its path is made of: as text, a ? or % in it would mean something else."""
+    """
+    SQLAlchemy URL of a SQLite file, whatever its path is made of: as text, a ? or % in it would mean something else.
+    """
     from sqlalchemy import URL
 
     return URL.create("sqlite", database=str(path))
@@ -176,7 +212,10 @@ def _secret(name: str, environ: Mapping[str, str]) -> str | None:
     try:
         return files.read_text(Path(path), MOST_SECRET_BYTES).strip() or None
     except ImportRefused as problem:
-        raise SettingsError(f"{name}_FILE names {path!r}, which cannot be read: {problem} Name a readable text file of at most {MOST_SECRET_BYTES // 1024} KiB.") from None
+        raise SettingsError(
+            f"{name}_FILE names {path!r}, which cannot be read: {problem} Name a readable text file of at "
+            f"most {MOST_SECRET_BYTES // 1024} KiB."
+        ) from None
 
 
 def redacted(outgoing: str, environ: Mapping[str, str] | None = None) -> str:
@@ -209,12 +248,28 @@ def _from_file(path: Path) -> dict:
     found = toml(path)
     for key, value in found.items():
         if key not in _KINDS:
-            raise SettingsError(f"{path} sets {key!r}; it may set: {', '.join(_KINDS)}.{text.nearest(key, _KINDS)} Secrets belong in the environment.")
-        if not isinstance(value, _KINDS[key]) or isinstance(value, bool) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
+            raise SettingsError(
+                f"{path} sets {key!r}; it may set: {', '.join(_KINDS)}.{text.nearest(key, _KINDS)} Secrets "
+                f"belong in the environment."
+            )
+        if (
+            not isinstance(value, _KINDS[key])
+            or isinstance(value, bool)
+            or (isinstance(value, list) and not all(isinstance(v, str) for v in value))
+        ):
             raise SettingsError(f"{path}: {key} is {value!r}, which is not of the kind that is wanted there.")
     if unknown := [w for w in found.get("wired", []) if w not in WIRED]:
-        raise SettingsError(f"{path}: wired names {unknown[0]!r}; it may name: {', '.join(WIRED)}.{text.nearest(str(unknown[0]), WIRED)}")
-    for key, most in (("post_every_s", 3600), ("massive_per_min", 6000), ("tradier_per_min", 6000), ("keep_runs_days", 36_500), ("keep_runs_mb", 10_000_000)):
+        raise SettingsError(
+            f"{path}: wired names {unknown[0]!r}; it may name: {', '.join(WIRED)}"
+            f".{text.nearest(str(unknown[0]), WIRED)}"
+        )
+    for key, most in (
+        ("post_every_s", 3600),
+        ("massive_per_min", 6000),
+        ("tradier_per_min", 6000),
+        ("keep_runs_days", 36_500),
+        ("keep_runs_mb", 10_000_000),
+    ):
         if not 0 < found.get(key, 1) <= most:
             raise SettingsError(f"{path}: {key} is {found[key]}; above 0 and up to {most} was wanted.")
     return found
@@ -222,23 +277,61 @@ def _from_file(path: Path) -> dict:
 
 _NUMBER = (int, float)
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    "app": str, "store_url": str, "cors_origins": list, "allowed_hosts": list, "wired": list, "post_every_s": _NUMBER, "app_url": str, "app_ws_url": str, "app_log": str, "app_pid": (str, int), "massive_url": str,
-    "tradier_url": str, "symbols": list, "fallback": str, "massive_per_min": _NUMBER, "tradier_per_min": _NUMBER, "keep_runs_days": _NUMBER, "keep_runs_mb": _NUMBER, "host_prefix": list, "ca_file": str, "roles": dict, "channels": dict, "notify": dict, "hooks": dict, "sessions": dict,  # Roles, channels, notify and hooks are read by `staff` and `hooks`.
-}  # fmt: skip
-_URLS = {"OPS_APP_URL": ("http", "https"), "OPS_APP_WS_URL": ("ws", "wss"), "OPS_MASSIVE_URL": ("http", "https"), "OPS_TRADIER_URL": ("http", "https")}
+    "app": str,
+    "store_url": str,
+    "cors_origins": list,
+    "allowed_hosts": list,
+    "wired": list,
+    "post_every_s": _NUMBER,
+    "app_url": str,
+    "app_ws_url": str,
+    "app_log": str,
+    "app_pid": (str, int),
+    "massive_url": str,
+    # Roles, channels, notify and hooks are read by `staff` and `hooks`.
+    "tradier_url": str,
+    "symbols": list,
+    "fallback": str,
+    "massive_per_min": _NUMBER,
+    "tradier_per_min": _NUMBER,
+    "keep_runs_days": _NUMBER,
+    "keep_runs_mb": _NUMBER,
+    "host_prefix": list,
+    "ca_file": str,
+    "roles": dict,
+    "channels": dict,
+    "notify": dict,
+    "hooks": dict,
+    "sessions": dict,
+}
+_URLS = {
+    "OPS_APP_URL": ("http", "https"),
+    "OPS_APP_WS_URL": ("ws", "wss"),
+    "OPS_MASSIVE_URL": ("http", "https"),
+    "OPS_TRADIER_URL": ("http", "https"),
+}
 
 
 def _sessions(found: Mapping[str, object], path: Path) -> dict[date, time | None]:
-    """The days on which the exchanges closed though the shipped table does not know it, and at what time those that did not stay closed."""
+    """
+    The days on which the exchanges closed though the shipped table does not know it, and at what time those that did
+    not stay closed.
+    """
     told: dict[date, time | None] = {}
     for day, said in found.items():
         try:
             told[date.fromisoformat(day)] = None if said == "closed" else time.fromisoformat(str(said))
         except ValueError:
-            raise SettingsError(f'{path}, sessions: {text.one_line(day, 40)} = {text.one_line(repr(said), 40)}; a day and "closed", or when it closed in New York, were wanted, such as "2026-05-14" = "13:00".') from None
+            raise SettingsError(
+                f"{path}, sessions: {text.one_line(day, 40)} = {text.one_line(repr(said), 40)}; a day and "
+                f'"closed", or when it closed in New York, were wanted, such as "2026-05-14" = "13:00".'
+            ) from None
         closes = told[date.fromisoformat(day)]
         if closes is not None and (closes.tzinfo or not clock.OPEN < closes < clock.CLOSE):
-            raise SettingsError(f"{path}, sessions: {day} closes at {said}; a time between {clock.OPEN:%H:%M} and {clock.CLOSE:%H:%M} in New York was wanted.")
+            raise SettingsError(
+                f"{path}, sessions: {day} closes at {said}; a time between {clock.OPEN:%H:%M} and "
+                f"{clock.CLOSE:%H:%M} in New York was wanted."
+            )
     return told
 
 
@@ -252,9 +345,14 @@ def _url(name: str, told: str) -> str:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in _URLS[name] or not parts.hostname or any(c.isspace() for c in told):
-        raise SettingsError(f"{name} is {text.one_line(told.partition('?')[0] if name == SOCKET else told, 80)!r}; an address such as {_URLS[name][-1]}://HOST:PORT was wanted.")
+        raise SettingsError(
+            f"{name} is {text.one_line(told.partition('?')[0] if name == SOCKET else told, 80)!r}; an address "
+            f"such as {_URLS[name][-1]}://HOST:PORT was wanted."
+        )
     if parts.username or parts.password or parts.query and name != SOCKET:
-        raise SettingsError(f"{name} holds a name, password or query; keys belong in OPS_MASSIVE_TOKEN and OPS_TRADIER_TOKEN.")
+        raise SettingsError(
+            f"{name} holds a name, password or query; keys belong in OPS_MASSIVE_TOKEN and OPS_TRADIER_TOKEN."
+        )
     return told.partition("?")[0].rstrip("/")
 
 
@@ -272,18 +370,30 @@ def _world(found: dict, environ: Mapping[str, str]) -> dict:
         return environ.get(f"OPS_{key.upper()}") or str(found.get(key, ""))
 
     if "?" in str(found.get("app_ws_url", "")):
-        raise SettingsError(f"settings.toml: app_ws_url holds a query, which is a secret. Set {SOCKET} in the environment instead.")
+        raise SettingsError(
+            f"settings.toml: app_ws_url holds a query, which is a secret. Set {SOCKET} in the environment instead."
+        )
     fallback = told("fallback") or "tradier"
     if fallback not in FALLBACKS:
         raise SettingsError(f"OPS_FALLBACK is {fallback!r}; it may be {' or '.join(FALLBACKS)}.")
     symbols = environ.get("OPS_SYMBOLS", "").split(",") if environ.get("OPS_SYMBOLS") else found.get("symbols", [])
     symbols = tuple(dict.fromkeys(s.strip().upper() for s in symbols if s.strip()))
     if wrong := [s for s in symbols if not s.removeprefix("I:").replace(".", "").isalnum() or len(s) > 12]:
-        raise SettingsError(f"OPS_SYMBOLS names {text.one_line(wrong[0], 40)!r}; symbols of underlyings, separated by commas, were wanted.")
+        raise SettingsError(
+            f"OPS_SYMBOLS names {text.one_line(wrong[0], 40)!r}; symbols of underlyings, separated by commas, "
+            f"were wanted."
+        )
     return {
-        **{key: _url(f"OPS_{key.upper()}", told(key)) for key in ("app_url", "app_ws_url", "massive_url", "tradier_url")},
+        **{
+            key: _url(f"OPS_{key.upper()}", told(key))
+            for key in ("app_url", "app_ws_url", "massive_url", "tradier_url")
+        },
         **{key: told(key) for key in ("app_log", "app_pid")},
-        **{key: float(found[key]) for key in ("massive_per_min", "tradier_per_min", "post_every_s", "keep_runs_days", "keep_runs_mb") if key in found},
+        **{
+            key: float(found[key])
+            for key in ("massive_per_min", "tradier_per_min", "post_every_s", "keep_runs_days", "keep_runs_mb")
+            if key in found
+        },
         "symbols": symbols,
         "fallback": fallback,
         "host_prefix": tuple(found["host_prefix"]) if "host_prefix" in found else None,
@@ -296,13 +406,21 @@ def _hosts(named: Iterable[str]) -> tuple[str, ...]:
     hosts = tuple(name.strip().lower() for name in named if name.strip())
     for host in hosts:
         if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", host):
-            raise SettingsError(f"OPS_ALLOWED_HOSTS names {text.one_line(host, 60)!r}; names or addresses without scheme, port or path were expected, separated by commas, such as ops.example.")
+            raise SettingsError(
+                f"OPS_ALLOWED_HOSTS names {text.one_line(host, 60)!r}; names or addresses without scheme, "
+                f"port or path were expected, separated by commas, such as ops.example."
+            )
     return hosts
 
 
 def looking_at(settings: Settings, environ: Mapping[str, str]) -> Settings:
     """The same desk, looking at the world that an environment names."""
-    return replace(settings, secrets={name: value for name in _secret_names(environ) if (value := _secret(name, environ))} | _socket_query(environ), **_world({}, environ))
+    return replace(
+        settings,
+        secrets={name: value for name in _secret_names(environ) if (value := _secret(name, environ))}
+        | _socket_query(environ),
+        **_world({}, environ),
+    )
 
 
 def home_of(home: str | Path | None, environ: Mapping[str, str]) -> Path:
@@ -316,7 +434,10 @@ def home_of(home: str | Path | None, environ: Mapping[str, str]) -> Path:
     try:
         return Path(given).expanduser().resolve() if given else (project() or Path.cwd()) / "outputs"
     except (OSError, RuntimeError, ValueError) as problem:
-        raise SettingsError(f"the home {text.one_line(str(given), 80)!r} is no folder that can be ({problem}). Name another with --home or OPS_HOME.") from None
+        raise SettingsError(
+            f"the home {text.one_line(str(given), 80)!r} is no folder that can be ({problem}). Name another "
+            f"with --home or OPS_HOME."
+        ) from None
 
 
 def load(home: str | Path | None = None, app: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -325,7 +446,8 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
 
     Args:
         home: Folder given by the caller; else ``OPS_HOME``; else the project's ``outputs/``.
-        app: App given by the caller; else the only one configured; else ``desk``. ``demo`` lives in a home of its own inside.
+        app: App given by the caller; else the only one configured; else ``desk``. ``demo`` lives in a home of its own
+            inside.
         environ: The environment; the process's own by default.
 
     Raises:
@@ -346,8 +468,16 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
         home=base,
         app=name,
         store_url=environ.get("OPS_STORE_URL") or found.get("store_url", ""),
-        cors_origins=tuple(o.strip().rstrip("/") for o in (origins.split(",") if origins else found.get("cors_origins", ())) if o.strip()),
-        allowed_hosts=_hosts(environ.get("OPS_ALLOWED_HOSTS", "").split(",") if environ.get("OPS_ALLOWED_HOSTS") else found.get("allowed_hosts", ())),
+        cors_origins=tuple(
+            o.strip().rstrip("/")
+            for o in (origins.split(",") if origins else found.get("cors_origins", ()))
+            if o.strip()
+        ),
+        allowed_hosts=_hosts(
+            environ.get("OPS_ALLOWED_HOSTS", "").split(",")
+            if environ.get("OPS_ALLOWED_HOSTS")
+            else found.get("allowed_hosts", ())
+        ),
         wired=tuple(found.get("wired", ())),
         secrets=secrets,
         secret_files={name: environ[f"{name}_FILE"] for name in secrets if environ.get(f"{name}_FILE")},

@@ -1,9 +1,10 @@
 """
 Hold an open checklist: which one is meant, each item with its result, what it comes to, and who signed it.
 
-A box is a step, and is walked as the steps of a runbook are: what looks is free, what a person judges is asked, what changes
-the world goes through a hook, by name, once. Its record is a chain of its own, in the store and in its folder, so it can be
-gone on with half-way, by another person, on another machine, and verified. What could not be asked is not done.
+A box is a step, and is walked as the steps of a runbook are: what looks is free, what a person judges is asked, what
+changes the world goes through a hook, by name, once. Its record is a chain of its own, in the store and in its folder,
+so it can be gone on with half-way, by another person, on another machine, and verified. What could not be asked is not
+done.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,8 +51,13 @@ class Kept:
             raise IncidentError(f"there is no checklist {name!r} on record.")
         return found
 
-    def append(self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None) -> Entry | None:
-        """Write an entry down, on the disk before this returns; None where there is one of that key, or the checklist was signed."""
+    def append(
+        self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None
+    ) -> Entry | None:
+        """
+        Write an entry down, on the disk before this returns; None where there is one of that key, or the checklist was
+        signed.
+        """
         with self.records.store.committing() as connection:
             if any(e.kind == SIGNED for e in self.records.entries(connection, name)):
                 raise IncidentError(f"checklist {name} was signed: what it says stands. The next one is a new one.")
@@ -76,21 +82,59 @@ class Sheet(Book):
         UsageError: There is no such checklist.
     """
 
-    def __init__(self, desk: "Workspace", name: str, operator: str = "", as_of: str | datetime | None = None, practice: bool = False, widgets: Widgets | None = None):
+    def __init__(
+        self,
+        desk: "Workspace",
+        name: str,
+        operator: str = "",
+        as_of: str | datetime | None = None,
+        practice: bool = False,
+        widgets: Widgets | None = None,
+    ):
         self.checklist: Checklist = checklists.checklist(name)
         self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), ""
         self._as_of = clock.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
         self.practice, self.window = practice, timedelta(hours=1)
         self._subject, self._severity = "app", ""
-        deployed = max((m for m in Marks(desk.store, desk.settings).between(0, clock.micros(self.now())) if m.kind == "deploy"), key=lambda m: m.ts_us, default=None) if self.checklist.each == DEPLOY else None
-        told = {"title": self.checklist.title, "runbook": name, "severity": "notify", "how": "checklist", "app": desk.settings.app, "rules_hash": desk.rules.hash}
-        told |= {DEPLOYED: deployed.ts_us, "words": f"{self.checklist.title}, for the deployment at {text.moment(clock.instant(deployed.ts_us))}: {deployed.words}"} if deployed else {"words": f"{self.checklist.title}, begun"}
+        deployed = (
+            max(
+                (
+                    m
+                    for m in Marks(desk.store, desk.settings).between(0, clock.micros(self.now()))
+                    if m.kind == "deploy"
+                ),
+                key=lambda m: m.ts_us,
+                default=None,
+            )
+            if self.checklist.each == DEPLOY
+            else None
+        )
+        told = {
+            "title": self.checklist.title,
+            "runbook": name,
+            "severity": "notify",
+            "how": "checklist",
+            "app": desk.settings.app,
+            "rules_hash": desk.rules.hash,
+        }
+        told |= (
+            {
+                DEPLOYED: deployed.ts_us,
+                "words": f"{self.checklist.title}, for the deployment at "
+                f"{text.moment(clock.instant(deployed.ts_us))}: {deployed.words}",
+            }
+            if deployed
+            else {"words": f"{self.checklist.title}, begun"}
+        )
         if practice:
             journal: Any = Practice(desk.settings, self.now(), self.checklist.title, "app", "notify", name, told)
             self.id = PRACTICE
         else:
             records = Records(desk.store, desk.settings)
-            journal, self.id = Kept(records), _named(self.checklist, records, self.now(), None if deployed is None else deployed.ts_us)
+            journal, self.id = (
+                Kept(records),
+                _named(self.checklist, records, self.now(), None if deployed is None else deployed.ts_us),
+            )
             if records.read(self.id) is None:
                 journal.append(self.id, OPENED, told, by=self.operator, key=OPENED, at=self.now())
         self._journal = journal
@@ -137,10 +181,19 @@ class Sheet(Book):
         return found
 
     def _held(self, standing: Standing) -> Standing:
-        """What a box saw holds for its checklist longer than for an incident, though it is looked at again whenever somebody goes on."""
-        if standing.state != "stale" or standing.entry is None or self.now() - clock.instant(standing.entry.at_us) > HOLDS[self.checklist.each]:
+        """
+        What a box saw holds for its checklist longer than for an incident, though it is looked at again whenever
+        somebody goes on.
+        """
+        if (
+            standing.state != "stale"
+            or standing.entry is None
+            or self.now() - clock.instant(standing.entry.at_us) > HOLDS[self.checklist.each]
+        ):
             return standing
-        return standing._replace(state={True: "ok", False: "not as expected", None: "unknown"}[standing.entry.body["good"]])
+        return standing._replace(
+            state={True: "ok", False: "not as expected", None: "unknown"}[standing.entry.body["good"]]
+        )
 
     @property
     def wrong(self) -> list[str]:
@@ -159,15 +212,24 @@ class Sheet(Book):
             return ""
         if self.due_us is None:
             return "no deployment was marked: ops mark deploy TEXT puts the marker that this follows"
-        return f"it is due from {text.moment(clock.instant(self.due_us))} on" if clock.micros(self.now()) < self.due_us else ""
+        return (
+            f"it is due from {text.moment(clock.instant(self.due_us))} on"
+            if clock.micros(self.now()) < self.due_us
+            else ""
+        )
 
     @property
     def verdict(self) -> str:
-        """critical where a box is not as it should be (warning, where its own rules say no worse); unknown where one is not done; ok."""
+        """
+        critical where a box is not as it should be (warning, where its own rules say no worse); unknown where one is
+        not done; ok.
+        """
         if self.signed is not None:
             return str(self.signed.body["verdict"])
         stands = self.stands()
-        found = {"warning" if _mild(stands[name]) else "critical" for name in self.wrong} | ({"unknown"} if self.left or self.early else set())
+        found = {"warning" if _mild(stands[name]) else "critical" for name in self.wrong} | (
+            {"unknown"} if self.left or self.early else set()
+        )
         return next((v for v in VERDICTS if v in found), "ok")
 
     @property
@@ -190,8 +252,19 @@ class Sheet(Book):
             raise IncidentError("a checklist that is only practised is not signed.")
         boxes = {name: standing.state for name, standing in self.stands().items()}
         head, verdict, left, wrong = self.incident.head, self.verdict, self.left, self.wrong
-        words = f"signed, {verdict}: {len(boxes) - len(left) - len(wrong)} of {len(boxes)} boxes as expected{'; not done: ' + ', '.join(left) if left else ''}{'; not as expected: ' + ', '.join(wrong) if wrong else ''}{'; ' + self.early if self.early else ''}"
-        entry = self._journal.append(self.id, SIGNED, {"verdict": verdict, "boxes": boxes, "head": {"entry": head.id, "digest": head.digest}, "words": words}, by=who, key=SIGNED, at=self._as_of)
+        words = (
+            f"signed, {verdict}: {len(boxes) - len(left) - len(wrong)} of {len(boxes)} boxes as "
+            f"expected{'; not done: ' + ', '.join(left) if left else ''}"
+            f"{'; not as expected: ' + ', '.join(wrong) if wrong else ''}{'; ' + self.early if self.early else ''}"
+        )
+        entry = self._journal.append(
+            self.id,
+            SIGNED,
+            {"verdict": verdict, "boxes": boxes, "head": {"entry": head.id, "digest": head.digest}, "words": words},
+            by=who,
+            key=SIGNED,
+            at=self._as_of,
+        )
         assert entry is not None  # A second signature is refused before it is written.
         return entry
 
@@ -211,7 +284,9 @@ class Sheet(Book):
     def _act(self, step: Step, asked: Mapping[str, Any]) -> Outcome:
         ended = super()._act(step, asked)
         if step.hook == "deploy" and ended.state == "done":
-            Marks(self.desk.store, self.desk.settings).put("deploy", f"{self.id}: {ended.words}", str(asked["operator"]))
+            Marks(self.desk.store, self.desk.settings).put(
+                "deploy", f"{self.id}: {ended.words}", str(asked["operator"])
+            )
         return ended
 
     def clock_words(self, incident: Incident) -> str:
@@ -224,8 +299,23 @@ class Sheet(Book):
     def strip(self) -> Text:
         """Every box and how it stands, under the guide's headings."""
         stands = self.stands()
-        rows = [[self.checklist.section_of(s), f"{stands[s.name].mark} {stands[s.name].state}", s.name, s.do, stands[s.name].words.removeprefix(f"{s.name}: ").removeprefix("skipped: "), stands[s.name].by] for s in self.steps]
-        return tabled(self.clock_words(self.incident), ["section", "stands", "box", "do", "seen, answered or done", "by"], rows, "no boxes")
+        rows = [
+            [
+                self.checklist.section_of(s),
+                f"{stands[s.name].mark} {stands[s.name].state}",
+                s.name,
+                s.do,
+                stands[s.name].words.removeprefix(f"{s.name}: ").removeprefix("skipped: "),
+                stands[s.name].by,
+            ]
+            for s in self.steps
+        ]
+        return tabled(
+            self.clock_words(self.incident),
+            ["section", "stands", "box", "do", "seen, answered or done", "by"],
+            rows,
+            "no boxes",
+        )
 
     @property
     def header(self) -> Text:
@@ -234,8 +324,16 @@ class Sheet(Book):
         lines = [f"not as expected: {name}: {stands[name].words.removeprefix(name + ': ')}" for name in self.wrong]
         lines += [f"not done ({len(self.left)}): {', '.join(self.left)}"] if self.left else []
         lines += [self.early] if self.early else []
-        lines += [f"signed by {signed.by}, {text.moment(clock.instant(signed.at_us))}"] if signed else ["practice: nothing is written, and nobody is asked" if self.practice else "not signed yet"]
-        return listed(f"{self.checklist.title}{'' if self.practice else f' {self.id}'}: {self.verdict}. {self.clock_words(self.incident)}.", lines)
+        lines += (
+            [f"signed by {signed.by}, {text.moment(clock.instant(signed.at_us))}"]
+            if signed
+            else ["practice: nothing is written, and nobody is asked" if self.practice else "not signed yet"]
+        )
+        return listed(
+            f"{self.checklist.title}{'' if self.practice else f' {self.id}'}: {self.verdict}. "
+            f"{self.clock_words(self.incident)}.",
+            lines,
+        )
 
     @property
     def cards(self) -> "Cards":
@@ -246,13 +344,31 @@ class Sheet(Book):
         """For a program."""
         stands, signed = self.stands(), self.signed
         boxes = [
-            {"box": s.name, "section": self.checklist.section_of(s), "do": s.do, "expect": s.expect, "judged_by": s.judged_by, "state": stands[s.name].state, "said": stands[s.name].words.removeprefix(f"{s.name}: ") or None, "by": stands[s.name].by or None, "evidence": stands[s.name].entry.id if stands[s.name].entry else None}
+            {
+                "box": s.name,
+                "section": self.checklist.section_of(s),
+                "do": s.do,
+                "expect": s.expect,
+                "judged_by": s.judged_by,
+                "state": stands[s.name].state,
+                "said": stands[s.name].words.removeprefix(f"{s.name}: ") or None,
+                "by": stands[s.name].by or None,
+                "evidence": stands[s.name].entry.id if stands[s.name].entry else None,
+            }
             for s in self.steps
-        ]  # fmt: skip
+        ]
         return {
-            "checklist": self.name, "id": self.id, "as_of": text.iso(self.now()), "verdict": self.verdict, "early": self.early or None, "not_done": self.left, "not_as_expected": self.wrong,
-            "signed": {"by": signed.by, "at": text.iso(clock.instant(signed.at_us))} if signed else None, "head": {"entry": self.incident.head.id, "digest": self.incident.head.digest}, "boxes": boxes,
-        }  # fmt: skip
+            "checklist": self.name,
+            "id": self.id,
+            "as_of": text.iso(self.now()),
+            "verdict": self.verdict,
+            "early": self.early or None,
+            "not_done": self.left,
+            "not_as_expected": self.wrong,
+            "signed": {"by": signed.by, "at": text.iso(clock.instant(signed.at_us))} if signed else None,
+            "head": {"entry": self.incident.head.id, "digest": self.incident.head.digest},
+            "boxes": boxes,
+        }
 
     def __repr__(self) -> str:
         return f"{self.header.plain}\n\n{self.strip.plain}"
@@ -288,7 +404,10 @@ class Signature:
         """Who signed it and what it said then, or how it is signed."""
         signed, sheet = self._sheet.signed, self._sheet
         if signed:
-            return listed(f"Signed by {signed.by}, {text.moment(clock.instant(signed.at_us))}", [str(signed.body["words"]), f"{signed.id}, SHA-256 {signed.digest}"])
+            return listed(
+                f"Signed by {signed.by}, {text.moment(clock.instant(signed.at_us))}",
+                [str(signed.body["words"]), f"{signed.id}, SHA-256 {signed.digest}"],
+            )
         how = "practice is not signed" if sheet.practice else f"here, or: ops checklist {sheet.name} --sign --by NAME"
         return listed("Not signed yet", [how, f"not done: {', '.join(sheet.left) or 'nothing'}"])
 
@@ -312,7 +431,10 @@ def _mild(standing: Standing) -> bool:
 
 
 def _named(checklist: Checklist, records: Records, at: datetime, deployed_us: int | None) -> str:
-    """Which one is meant at a moment: that of its day, its hour, its deployment; the one of a release that nobody has signed yet."""
+    """
+    Which one is meant at a moment: that of its day, its hour, its deployment; the one of a release that nobody has
+    signed yet.
+    """
     local = at.astimezone(NEW_YORK)
     if checklist.each == HOUR:
         return f"{checklist.name}-{local:%Y-%m-%dT%H}"

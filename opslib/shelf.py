@@ -63,13 +63,19 @@ class Runbook:
     @property
     def html(self) -> str:
         """The same as a part of a page; only headings, paragraphs, lists and code become markup."""
-        return "\n".join([f"<article id='{text.in_html(self.name)}'>", *(self._cell(cell) for cell in self.cells), "</article>"])
+        return "\n".join(
+            [f"<article id='{text.in_html(self.name)}'>", *(self._cell(cell) for cell in self.cells), "</article>"]
+        )
 
     def _cell(self, cell: Mapping[str, Any]) -> str:
         if cell["cell_type"] == "markdown":
             return as_html(source(cell))
         e = text.in_html
-        return "".join(f"<div class='step'><p><strong>☐ {e(s.do)}</strong> <small>{e(_kind(s))}</small></p><p>Expect: {e(s.expect)}</p></div>" for s in self._of(cell))
+        return "".join(
+            f"<div class='step'><p><strong>☐ {e(s.do)}</strong> <small>{e(_kind(s))}</small></p><p>Expect: "
+            f"{e(s.expect)}</p></div>"
+            for s in self._of(cell)
+        )
 
 
 def source(cell: Mapping[str, Any]) -> str:
@@ -93,7 +99,11 @@ def as_html(markdown: str) -> str:
             items.clear()
 
     for block in markdown.splitlines():
-        line = re.sub(r"`([^`]+)`", r"<code>\1</code>", re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text.in_html(block.strip())))
+        line = re.sub(
+            r"`([^`]+)`",
+            r"<code>\1</code>",
+            re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text.in_html(block.strip())),
+        )
         line = re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"\1 (\2)", line)
         if head := re.match(r"(#{1,4}) (.+)", line):
             close()
@@ -116,7 +126,10 @@ def folder() -> Path:
     """
     place = settings_module.project()
     if place is None or not (place / "runbooks").is_dir():
-        raise IncidentError("the runbooks stand in the suite's project folder, which is not here. Install it with pip install -e . from a clone.")
+        raise IncidentError(
+            "the runbooks stand in the suite's project folder, which is not here. Install it with pip "
+            "install -e . from a clone."
+        )
     return place / "runbooks"
 
 
@@ -136,7 +149,15 @@ def runbook(name: str) -> Runbook:
     if not re.fullmatch(r"\w+", name) or not path.is_file():
         raise UsageError(f"there is no runbook {name!r}; there are: {', '.join(names())}.{text.nearest(name, names())}")
     found = json.loads(path.read_text(encoding="utf-8"))
-    title = next((line.removeprefix("# ") for cell in found["cells"] for line in source(cell).splitlines() if line.startswith("# ")), name)
+    title = next(
+        (
+            line.removeprefix("# ")
+            for cell in found["cells"]
+            for line in source(cell).splitlines()
+            if line.startswith("# ")
+        ),
+        name,
+    )
     return Runbook(name, title, found)
 
 
@@ -167,21 +188,41 @@ def _given(line: str, given: Mapping[str, str]) -> str:
 
 
 def _likely_first(cells: list[dict[str, Any]], causes: set[str]) -> list[dict[str, Any]]:
-    """The branches with that first which fits a cause; a branch goes from the cell tagged so to the next heading of its level or above."""
+    """
+    The branches with that first which fits a cause; a branch goes from the cell tagged so to the next heading of its
+    level or above.
+    """
     starts = [i for i, cell in enumerate(cells) if BRANCH in cell["metadata"].get("tags", [])]
     if not starts:
         return cells
-    end = next((i for i in range(starts[-1] + 1, len(cells)) if cells[i]["cell_type"] == "markdown" and source(cells[i]).startswith("## ")), len(cells))
+    end = next(
+        (
+            i
+            for i in range(starts[-1] + 1, len(cells))
+            if cells[i]["cell_type"] == "markdown" and source(cells[i]).startswith("## ")
+        ),
+        len(cells),
+    )
     parts = [cells[a:b] for a, b in zip(starts, [*starts[1:], end])]
-    fits = lambda part: bool(causes & {tag.removeprefix(CAUSE) for tag in part[0]["metadata"]["tags"]})  # noqa: E731
+
+    def fits(part):
+        return bool(causes & {tag.removeprefix(CAUSE) for tag in part[0]["metadata"]["tags"]})
+
     for part in parts:
         if fits(part):
             head, _, rest = source(part[0]).partition("\n")
             part[0]["source"] = re.sub(r"^(#+ )", rf"\g<1>{LIKELY}", head) + (f"\n{rest}" if rest else "")
-    return [*cells[: starts[0]], *(cell for part in sorted(parts, key=lambda p: not fits(p)) for cell in part), *cells[end:]]
+    return [
+        *cells[: starts[0]],
+        *(cell for part in sorted(parts, key=lambda p: not fits(p)) for cell in part),
+        *cells[end:],
+    ]
 
 
-STYLE = ".step { border-left: 4px solid #8a94a0; padding-left: .8rem; margin: .6rem 0 } article { page-break-after: always } small { color: #667 } nav li { margin: .2rem 0 }"
+STYLE = (
+    ".step { border-left: 4px solid #8a94a0; padding-left: .8rem; margin: .6rem 0 } article { "
+    "page-break-after: always } small { color: #667 } nav li { margin: .2rem 0 }"
+)
 
 
 def page(policy: str, style: str) -> str:
@@ -190,8 +231,11 @@ def page(policy: str, style: str) -> str:
     e = text.in_html
     contents = "".join(f"<li><a href='#{e(b.name)}'>{e(b.title)}</a> <small>{e(b.name)}</small></li>" for b in books)
     return (
-        f"<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\"><title>Runbooks</title><style>{style}{STYLE}</style></head>\n"
-        f"<body><h1>Runbooks</h1><p>For the hour when Jupyter, the store or the network is what is down. Write down when you did what, and who you are.</p><nav><ul>{contents}</ul></nav>\n"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta '
+        f'http-equiv="Content-Security-Policy" content="{policy}"><title>Runbooks</title><style>{style}{STYLE}'
+        f"</style></head>\n"
+        f"<body><h1>Runbooks</h1><p>For the hour when Jupyter, the store or the network is what is down. "
+        f"Write down when you did what, and who you are.</p><nav><ul>{contents}</ul></nav>\n"
         + "\n".join(b.html for b in books)
         + "\n</body></html>\n"
     )

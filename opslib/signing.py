@@ -20,12 +20,19 @@ _ANSWERS = {"y": True, "n": False, "?": None}
 def listed() -> Reply:
     """Which checklists are there?"""
     rows = [[c.name, c.title, c.each, str(len(c.steps))] for c in checklists.table().values()]
-    return Reply([{"checklist": c.name, "title": c.title, "each": c.each, "boxes": [s.name for s in c.steps]} for c in checklists.table().values()], text.table(["checklist", "title", "for each", "boxes"], rows))
+    return Reply(
+        [
+            {"checklist": c.name, "title": c.title, "each": c.each, "boxes": [s.name for s in c.steps]}
+            for c in checklists.table().values()
+        ],
+        text.table(["checklist", "title", "for each", "boxes"], rows),
+    )
 
 
 def gone_through(desk: "Desk", options: argparse.Namespace) -> Sheet:
     """
-    Go through a checklist: look at what can be looked at, ask for the rest where somebody is there, sign it where that is wanted.
+    Go through a checklist: look at what can be looked at, ask for the rest where somebody is there, sign it where that
+    is wanted.
 
     Raises:
         UsageError: There is no such checklist.
@@ -35,7 +42,9 @@ def gone_through(desk: "Desk", options: argparse.Namespace) -> Sheet:
     by = who(options.by) if options.by or options.sign or there else ""
     sheet = Sheet(desk, options.name, by, options.as_of)
     sheet.run(_put if there else None)
-    if options.sign or (there and sheet.signed is None and not sheet.left and heard(f"Sign it as {by}? y or n: ") == "y"):
+    if options.sign or (
+        there and sheet.signed is None and not sheet.left and heard(f"Sign it as {by}? y or n: ") == "y"
+    ):
         sheet.sign()
     return sheet
 

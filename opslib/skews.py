@@ -2,8 +2,8 @@
 Decide whose clock is off, by what every other party's clock says against ours.
 
 The parties are massive, tradier, app and page; our own clock is one voice beside theirs. The time that most of them
-share is taken as right. Where two groups are equally large it is not sure whose is; the one that holds both providers is
-then likelier, since they are run apart from each other and from us and so share no error, else ours.
+share is taken as right. Where two groups are equally large it is not sure whose is; the one that holds both providers
+is then likelier, since they are run apart from each other and from us and so share no error, else ours.
 """
 
 import statistics
@@ -39,9 +39,14 @@ class Clocks(NamedTuple):
     def sentences(self) -> list[str]:
         """Whose clock is off and by how much, one sentence each; empty where all agree."""
         doubt = "" if self.sure else ", or another is: too few clocks are known to say whose. Compare them with a third"
-        found = [f"our own clock is {_by(self.ours_s)} the others'{doubt}: every time shown is off by that. Set it (NTP)."] * bool(self.ours_s)
+        found = [
+            f"our own clock is {_by(self.ours_s)} the others'{doubt}: every time shown is off by that. Set it (NTP)."
+        ] * bool(self.ours_s)
         right = "the others'" if self.ours_s else "ours"
-        return found + [f"the clock of {'the ' if party in ('app', 'page') else ''}{party} is {_by(skew_s)} {right}{doubt}." for party, skew_s in self.off.items()]
+        return found + [
+            f"the clock of {'the ' if party in ('app', 'page') else ''}{party} is {_by(skew_s)} {right}{doubt}."
+            for party, skew_s in self.off.items()
+        ]
 
 
 def _by(ahead_s: float) -> str:
@@ -57,7 +62,10 @@ def compare(skews: Mapping[str, float], limit_s: float) -> Clocks:
         limit_s: Two clocks no further apart than this agree.
     """
     voices = {OURS: 0.0, **skews}
-    groups = [frozenset(name for name, at_s in voices.items() if abs(at_s - middle_s) <= limit_s) for middle_s in voices.values()]
+    groups = [
+        frozenset(name for name, at_s in voices.items() if abs(at_s - middle_s) <= limit_s)
+        for middle_s in voices.values()
+    ]
     largest = [group for group in groups if len(group) == max(map(len, groups))]
     with_providers = [group for group in largest if PROVIDERS <= group]
     if len(set(largest)) == 1 or all(OURS in group for group in largest):

@@ -43,7 +43,12 @@ class Field:
 
 
 def _provider(name: str) -> list[Field]:
-    keys = {"requests": "requestCount", "successes": "successCount", "failures": "failureCount", "fallbacks": "fallbackCount"}
+    keys = {
+        "requests": "requestCount",
+        "successes": "successCount",
+        "failures": "failureCount",
+        "fallbacks": "fallbackCount",
+    }
     return [Field(f"{name}_{ours}", ("providers", name, theirs), "count", name) for ours, theirs in keys.items()]
 
 
@@ -54,13 +59,33 @@ def _group(group: str, top: str, keys: dict[str, str], kind: str) -> list[Field]
 FIELDS: tuple[Field, ...] = (
     *_provider("massive"),
     *_provider("tradier"),
-    *_group("greeks", "greeksQuality", {
-        "validations": "totalTrades", "greeks_valid": "validGreeks", "greeks_estimated": "estimatedGreeks", "greeks_invalid": "validationErrors",
-        "delta_out_of_bounds": "deltaOutOfBounds", "gamma_zero": "gammaIsZero", "iv_anomalies": "ivAnomalies"}, "count"),
+    *_group(
+        "greeks",
+        "greeksQuality",
+        {
+            "validations": "totalTrades",
+            "greeks_valid": "validGreeks",
+            "greeks_estimated": "estimatedGreeks",
+            "greeks_invalid": "validationErrors",
+            "delta_out_of_bounds": "deltaOutOfBounds",
+            "gamma_zero": "gammaIsZero",
+            "iv_anomalies": "ivAnomalies",
+        },
+        "count",
+    ),
     *_group("pnl", "pnl", {"trades": "totalTrades"}, "count"),
-    *_group("pnl", "pnl", {
-        "gross_mean_pct": "avgGrossPnL", "net_mean_pct": "avgNetPnL", "commission_total_usd": "totalCommissionCost",
-        "slippage_mean_usd": "avgSlippageCost", "backtest_variance_pp": "backtestVariance"}, "number"),
+    *_group(
+        "pnl",
+        "pnl",
+        {
+            "gross_mean_pct": "avgGrossPnL",
+            "net_mean_pct": "avgNetPnL",
+            "commission_total_usd": "totalCommissionCost",
+            "slippage_mean_usd": "avgSlippageCost",
+            "backtest_variance_pp": "backtestVariance",
+        },
+        "number",
+    ),
     *_group("system", "systemHealth", {"errors": "errorCount"}, "count"),
     *_group("system", "systemHealth", {"uptime_s": "uptime"}, "number"),
     Field("websocket_connected", ("systemHealth", "webSocketConnected"), "flag"),
@@ -69,7 +94,7 @@ FIELDS: tuple[Field, ...] = (
     Field("page_clock_ms", ("lastUpdateAt",), "millis"),
     Field("memory_bytes", ("client", "memoryBytes"), "count"),
     Field("page_id", ("page",), "text"),
-)  # fmt: skip
+)
 COUNTERS: tuple[Field, ...] = tuple(f for f in FIELDS if f.group)
 NEVER_SEEN_ALIVE = {
     # In the app as it is, nothing records into these: their zeros say nothing until one of them has moved.
@@ -83,12 +108,20 @@ NEVER_SEEN_ALIVE = {
 
 Look = NamedTuple(
     "Look",
-    [("seq", int), ("ts_us", int), ("known_at_us", int), ("digest", bytes), ("load_ms", int | None), ("errors_by_type", str | None)]
+    [
+        ("seq", int),
+        ("ts_us", int),
+        ("known_at_us", int),
+        ("digest", bytes),
+        ("load_ms", int | None),
+        ("errors_by_type", str | None),
+    ]
     + [(f.name, Any) for f in FIELDS],
 )
 Look.__doc__ = """
 One snapshot as the store gives it back: `FIELDS`, and `ts_us` (when it happened), `known_at_us` (when we learned it),
-`seq`, `digest`, `load_ms` (when the page says it was loaded) and `errors_by_type` (JSON, None where the page's Map was lost).
+`seq`, `digest`, `load_ms` (when the page says it was loaded) and `errors_by_type` (JSON, None where the page's Map \
+was lost).
 """
 
 
@@ -150,15 +183,25 @@ def _value(field: Field, found: Any) -> tuple[Any, str | None]:
         if not isinstance(found, str):
             return None, "text"
         if field.name == "page_id":
-            return (found, None) if 0 < len(found) <= 128 and found.isprintable() else (None, "1 to 128 printable characters")
+            return (
+                (found, None)
+                if 0 < len(found) <= 128 and found.isprintable()
+                else (None, "1 to 128 printable characters")
+            )
         return _printable(found[:500]), None
     whole = isinstance(found, int) or (isinstance(found, float) and found.is_integer())
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         return None, "a number"
     if field.kind == "number":
-        return (float(found), None) if abs(found) <= LARGEST_COUNT and math.isfinite(found) else (None, "a finite number")
+        return (
+            (float(found), None) if abs(found) <= LARGEST_COUNT and math.isfinite(found) else (None, "a finite number")
+        )
     if field.kind == "millis":
-        return (int(found), None) if EARLIEST_MS <= found <= LATEST_MS else (None, "milliseconds since 1970, of this century")
+        return (
+            (int(found), None)
+            if EARLIEST_MS <= found <= LATEST_MS
+            else (None, "milliseconds since 1970, of this century")
+        )
     return (int(found), None) if whole and 0 <= found <= LARGEST_COUNT else (None, "a whole count of 0 or more")
 
 

@@ -21,7 +21,9 @@ from opslib.store import Store, chunks
 MOST_POST_REJECTS = 10_000
 # What every post asks, made once: to build a statement costs more than to execute it.
 _LOOK = [SNAPSHOTS.c[name] for name in Look._fields]
-_HELD = sa.select(SNAPSHOTS.c.digest).where(SNAPSHOTS.c.app == sa.bindparam("whose"), SNAPSHOTS.c.digest.in_(sa.bindparam("digests", expanding=True)))
+_HELD = sa.select(SNAPSHOTS.c.digest).where(
+    SNAPSHOTS.c.app == sa.bindparam("whose"), SNAPSHOTS.c.digest.in_(sa.bindparam("digests", expanding=True))
+)
 _KEEP = sa.insert(SNAPSHOTS)
 _WIRED = sa.select(ALIVE.c.field, ALIVE.c.known_at_us, ALIVE.c.ts_us).where(ALIVE.c.app == sa.bindparam("whose"))
 
@@ -56,7 +58,9 @@ class SnapshotStore:
     def __init__(self, store: Store):
         self.store = store
 
-    def write(self, app: str, posts: Iterable[Post], rejects: Iterable[Reject] = (), *, known_at_ts: bool = False) -> int:
+    def write(
+        self, app: str, posts: Iterable[Post], rejects: Iterable[Reject] = (), *, known_at_ts: bool = False
+    ) -> int:
         """
         Keep posts and rejects, in one transaction: when this returns they are on the disk, or it raised and none is.
 
@@ -79,7 +83,14 @@ class SnapshotStore:
                 for digest in connection.execute(_HELD, {"whose": app, "digests": digests}).scalars():
                     del new[bytes(digest)]
             rows = [
-                {"app": app, "ts_us": p.ts_us, "known_at_us": p.ts_us if known_at_ts else known_at, "digest": d, "body": zlib.compress(p.snapshot.body, 1), **p.snapshot.values}
+                {
+                    "app": app,
+                    "ts_us": p.ts_us,
+                    "known_at_us": p.ts_us if known_at_ts else known_at,
+                    "digest": d,
+                    "body": zlib.compress(p.snapshot.body, 1),
+                    **p.snapshot.values,
+                }
                 for d, p in reversed(new.items())
             ]
             if rows:
@@ -90,7 +101,11 @@ class SnapshotStore:
 
     @staticmethod
     def _note_alive(connection: sa.Connection, app: str, rows: list[dict], posts: dict[bytes, Post]) -> None:
-        """Since when do we know, and of which time, that a field is wired? Kept on writing, so that no view has to search the past."""
+        """
+        Since when do we know, and of which time, that a field is wired?
+
+        Kept on writing, so that no view has to search the past.
+        """
         first: dict[tuple[str, int], int] = {}
         for row in rows:
             for name in posts[row["digest"]].snapshot.alive():
@@ -117,23 +132,43 @@ class SnapshotStore:
     def _keep_rejects(connection: sa.Connection, app: str, rejects: list[Reject], known_at: int) -> None:
         for reject in rejects:
             digest = sha256(reject.source.encode() + b"\0" + reject.body).digest()
-            if connection.execute(sa.select(REJECTS.c.seq).where(REJECTS.c.app == app, REJECTS.c.digest == digest)).first():
+            if connection.execute(
+                sa.select(REJECTS.c.seq).where(REJECTS.c.app == app, REJECTS.c.digest == digest)
+            ).first():
                 continue
             connection.execute(
                 sa.insert(REJECTS).values(
-                    app=app, source=reject.source, known_at_us=known_at, reasons=json.dumps(list(reject.reasons)), digest=digest, body=zlib.compress(reject.body, 1)
+                    app=app,
+                    source=reject.source,
+                    known_at_us=known_at,
+                    reasons=json.dumps(list(reject.reasons)),
+                    digest=digest,
+                    body=zlib.compress(reject.body, 1),
                 )
             )
 
     def post_rejects(self, app: str) -> int:
-        """How many refused posts of that app are kept; the receiver stops at `MOST_POST_REJECTS`, lest a stranger fill the disk."""
+        """
+        How many refused posts of that app are kept; the receiver stops at `MOST_POST_REJECTS`, lest a stranger fill the
+        disk.
+        """
         with self.store.reading() as connection:
-            return connection.execute(sa.select(sa.func.count()).where(REJECTS.c.app == app, REJECTS.c.source == "post")).scalar_one()
+            return connection.execute(
+                sa.select(sa.func.count()).where(REJECTS.c.app == app, REJECTS.c.source == "post")
+            ).scalar_one()
 
     def looks_written(self, app: str, after_seq: int, start_us: int, end_us: int) -> list[Look]:
-        """The looks written after a row, of what happened after `start_us`, up to and at `end_us`, by the order of writing."""
+        """
+        The looks written after a row, of what happened after `start_us`, up to and at `end_us`, by the order of
+        writing.
+        """
         s = SNAPSHOTS.c
-        return self._looks(sa.select(*_LOOK).where(s.app == app, s.seq > after_seq, s.ts_us > start_us, s.ts_us <= end_us).order_by(s.seq), None)
+        return self._looks(
+            sa.select(*_LOOK)
+            .where(s.app == app, s.seq > after_seq, s.ts_us > start_us, s.ts_us <= end_us)
+            .order_by(s.seq),
+            None,
+        )
 
     def looks(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> list[Look]:
         """
@@ -141,18 +176,29 @@ class SnapshotStore:
 
         In order of time; an empty list where there is nothing.
         """
-        query = sa.select(*_LOOK).where(SNAPSHOTS.c.app == app, SNAPSHOTS.c.ts_us > start_us, SNAPSHOTS.c.ts_us <= end_us)
+        query = sa.select(*_LOOK).where(
+            SNAPSHOTS.c.app == app, SNAPSHOTS.c.ts_us > start_us, SNAPSHOTS.c.ts_us <= end_us
+        )
         return self._looks(query.order_by(SNAPSHOTS.c.ts_us, SNAPSHOTS.c.seq), known_at_us)
 
     def extent(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> tuple[int, int]:
-        """How many looks are of (start, end], as known at a moment (None: all), and which is the newest row of them? 0, 0 of none."""
+        """
+        How many looks are of (start, end], as known at a moment (None: all), and which is the newest row of them? 0, 0
+        of none.
+        """
         s = SNAPSHOTS.c
-        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(s.seq), 0)).where(s.app == app, s.ts_us > start_us, s.ts_us <= end_us)
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(s.seq), 0)).where(
+            s.app == app, s.ts_us > start_us, s.ts_us <= end_us
+        )
         with self.store.reading() as connection:
-            count, newest = connection.execute(query if known_at_us is None else query.where(s.known_at_us <= known_at_us)).one()
+            count, newest = connection.execute(
+                query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
+            ).one()
         return count, newest
 
-    def last_look(self, app: str, before_us: int, known_at_us: int | None, *, connected: bool | None = None, **which: Any) -> Look | None:
+    def last_look(
+        self, app: str, before_us: int, known_at_us: int | None, *, connected: bool | None = None, **which: Any
+    ) -> Look | None:
         """
         What was the last look at or before an instant? None where there is none.
 
@@ -169,10 +215,20 @@ class SnapshotStore:
     def first_look(self, app: str, after_us: int, known_at_us: int | None, **which: Any) -> Look | None:
         """What was the first look of a page (see `last_look`) after an instant? None where there is none."""
         s = SNAPSHOTS.c
-        return self._one(self._of_page(sa.select(s.seq).where(s.app == app, s.ts_us > after_us), known_at_us, **which).order_by(s.ts_us, s.seq))
+        return self._one(
+            self._of_page(sa.select(s.seq).where(s.app == app, s.ts_us > after_us), known_at_us, **which).order_by(
+                s.ts_us, s.seq
+            )
+        )
 
     @staticmethod
-    def _of_page(query: sa.Select, known_at_us: int | None, page_id: str | None = None, load_ms: int | None = None, jitter_ms: int = 0) -> sa.Select:
+    def _of_page(
+        query: sa.Select,
+        known_at_us: int | None,
+        page_id: str | None = None,
+        load_ms: int | None = None,
+        jitter_ms: int = 0,
+    ) -> sa.Select:
         s = SNAPSHOTS.c
         if page_id:
             query = query.where(s.page_id == page_id)
@@ -192,7 +248,10 @@ class SnapshotStore:
             return [Look._make(row) for row in connection.execute(query)]
 
     def alive(self, app: str, known_at_us: int | None, ts_us: int | None = None) -> frozenset[str]:
-        """Which fields that an unwired app leaves at zero were known to move, up to `ts_us` (see `snapshot.NEVER_SEEN_ALIVE`)?"""
+        """
+        Which fields that an unwired app leaves at zero were known to move, up to `ts_us` (see
+        `snapshot.NEVER_SEEN_ALIVE`)?
+        """
         query = sa.select(ALIVE.c.field).where(ALIVE.c.app == app)
         if ts_us is not None:
             query = query.where(ALIVE.c.ts_us <= ts_us)
@@ -204,16 +263,30 @@ class SnapshotStore:
     def first_ts(self, app: str) -> int | None:
         """When the oldest look happened, microseconds; None where there is none."""
         with self.store.reading() as connection:
-            first = connection.execute(sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(SNAPSHOTS.c.app == app)).scalar()
+            first = connection.execute(
+                sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(SNAPSHOTS.c.app == app)
+            ).scalar()
             if first is not None:
                 check_time("snapshots.ts_us", first)
             return first
 
-    def bodies(self, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None) -> Iterator[tuple[int, int, str | None, bytes]]:
-        """Every post as it came, oldest first: (ts_us, known_at_us, page id or None, body), without holding them all."""
+    def bodies(
+        self, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None
+    ) -> Iterator[tuple[int, int, str | None, bytes]]:
+        """
+        Every post as it came, oldest first: (ts_us, known_at_us, page id or None, body), without holding them all.
+        """
         s = SNAPSHOTS.c
-        bounds = (None if start_us is None else s.ts_us > start_us, None if end_us is None else s.ts_us <= end_us, None if known_at_us is None else s.known_at_us <= known_at_us)
-        query = sa.select(s.ts_us, s.known_at_us, s.page_id, s.body).where(s.app == app, *(b for b in bounds if b is not None)).order_by(s.ts_us, s.seq)
+        bounds = (
+            None if start_us is None else s.ts_us > start_us,
+            None if end_us is None else s.ts_us <= end_us,
+            None if known_at_us is None else s.known_at_us <= known_at_us,
+        )
+        query = (
+            sa.select(s.ts_us, s.known_at_us, s.page_id, s.body)
+            .where(s.app == app, *(b for b in bounds if b is not None))
+            .order_by(s.ts_us, s.seq)
+        )
         for row in self.store.stream(query):
             with decoding("snapshots.body"):
                 body = zlib.decompress(row.body)
@@ -222,6 +295,14 @@ class SnapshotStore:
     def rejects(self, app: str) -> list[tuple[int, Reject]]:
         """What was refused, in the order it came: (known_at_us, reject)."""
         r = REJECTS.c
-        found = list(self.store.stream(sa.select(r.known_at_us, r.source, r.reasons, r.body).where(r.app == app).order_by(r.seq)))
+        found = list(
+            self.store.stream(sa.select(r.known_at_us, r.source, r.reasons, r.body).where(r.app == app).order_by(r.seq))
+        )
         with decoding("rejects.body"):
-            return [(row.known_at_us, Reject(row.source, tuple(map(str, json.loads(row.reasons))), zlib.decompress(row.body))) for row in found]
+            return [
+                (
+                    row.known_at_us,
+                    Reject(row.source, tuple(map(str, json.loads(row.reasons))), zlib.decompress(row.body)),
+                )
+                for row in found
+            ]

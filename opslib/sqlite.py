@@ -1,5 +1,6 @@
 """
-Open a SQLite file so that any number of processes can write to it and lose nothing, or only read where it cannot be written.
+Open a SQLite file so that any number of processes can write to it and lose nothing, or only read where it cannot be
+written.
 
 A file that we may not write, or that lies in a folder we may not write, is read all the same: as it is where no other
 process has left anything in its write-ahead log; through that log where its index is at hand; else from a copy.
@@ -25,9 +26,16 @@ from opslib.cell_types import RESCUE, DamagedCell
 from opslib.errors import StoreError
 
 BUSY_TIMEOUT_MS = 30_000
-CHECKPOINT_PAGES = 8000  # Each checkpoint makes who waits for the disk wait longer; fewer of them keep the slowest percent of posts quick.
+# Each checkpoint makes who waits for the disk wait longer; fewer of them keep the slowest percent of posts quick.
+CHECKPOINT_PAGES = 8000
 LOG, LOG_INDEX = "-wal", "-shm"
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_FORMAT)
+_DAMAGE = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_FORMAT,
+)
 _DENIED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 
 
@@ -40,7 +48,8 @@ class Opened:
         path: The file that was asked for; None in memory.
         is_read_only: Whether it can only be read.
         identity: Which file it is (see `identity`), once it is made; None in memory.
-        before: State of the file while nobody can be writing to it (see `state`); None where others may write as we read.
+        before: State of the file while nobody can be writing to it (see `state`); None where others may write as we
+            read.
         copied: Folder of the copy that is read; None where the file itself is.
     """
 
@@ -59,9 +68,15 @@ class Opened:
             StoreError: It can only be read, or another file has taken its place.
         """
         if self.is_read_only:
-            raise StoreError(f"the store {self.path} can only be read here: you may not write it, or its folder. Run this as somebody who may, or with another home (--home).")
+            raise StoreError(
+                f"the store {self.path} can only be read here: you may not write it, or its folder. Run this "
+                f"as somebody who may, or with another home (--home)."
+            )
         if self.path is not None and self.identity and self.identity != identity(self.path):
-            raise StoreError(f"the store {self.path} was taken away or replaced while it was open; what is written to it would be lost. Start again.")
+            raise StoreError(
+                f"the store {self.path} was taken away or replaced while it was open; what is written to it "
+                f"would be lost. Start again."
+            )
 
     def close(self) -> None:
         """Close every connection, and remove the copy where there is one."""
@@ -72,7 +87,9 @@ class Opened:
 
 def file_of(url: sa.URL) -> Path | None:
     """The file that a URL names; None where it names none that can be looked at, such as one in memory."""
-    is_file = url.drivername.startswith("sqlite") and url.database not in (None, "", ":memory:") and "uri" not in url.query
+    is_file = (
+        url.drivername.startswith("sqlite") and url.database not in (None, "", ":memory:") and "uri" not in url.query
+    )
     return Path(str(url.database)) if is_file else None
 
 
@@ -81,7 +98,9 @@ def opened(url: sa.URL) -> Opened:
     path = file_of(url)
     if path is not None:
         if path.exists() and not path.is_file():
-            raise OSError(errno.EISDIR, f"it is {'a folder' if path.is_dir() else 'a device or a pipe'}; a file was expected")
+            raise OSError(
+                errno.EISDIR, f"it is {'a folder' if path.is_dir() else 'a device or a pipe'}; a file was expected"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
             return _read_only(path)
@@ -94,8 +113,8 @@ def _refuse_foreign(connection: sqlite3.Connection) -> None:
     """
     Refuse another program's database before anything of it is changed; one that has a log already is looked at later.
 
-    SQLite alone may open the file: closing a descriptor of our own to it would drop every lock that this process holds on it,
-    and another process would then take a log away that is still written to.
+    SQLite alone may open the file: closing a descriptor of our own to it would drop every lock that this process holds
+    on it, and another process would then take a log away that is still written to.
     """
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if mode != "wal":
@@ -112,7 +131,8 @@ def _read_only(path: Path) -> Opened:
         return Opened(_reader(path, "immutable=1"), path, True, before=before)
     if os.path.exists(f"{path}{LOG_INDEX}"):
         return Opened(_reader(path, "mode=ro"), path, True)
-    folder = tempfile.TemporaryDirectory(prefix="ops-store-")  # What a killed process or a copy left: its log counts, and has no index.
+    # What a killed process or a copy left: its log counts, and has no index.
+    folder = tempfile.TemporaryDirectory(prefix="ops-store-")
     for ending in ("", LOG):
         shutil.copyfile(f"{path}{ending}", f"{folder.name}/store.sqlite{ending}")
     return Opened(_reader(Path(folder.name) / "store.sqlite", "mode=rw"), path, True, before=before, copied=folder)
@@ -120,11 +140,18 @@ def _read_only(path: Path) -> Opened:
 
 def _reader(path: Path, how: str) -> sa.Engine:
     address = f"file:{quote(str(path.absolute()))}?{how}"
-    make: Callable[[], Any] = lambda: sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False)  # noqa: E731
+
+    def make() -> Any:
+        return sqlite3.connect(
+            address, uri=True, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False
+        )
+
     return _settled(sa.create_engine("sqlite://", creator=make, poolclass=sa.QueuePool), ("query_only=1",))
 
 
-def _settled(engine: sa.Engine, pragmas: tuple[str, ...], check: Callable[[sqlite3.Connection], None] | None = None) -> sa.Engine:
+def _settled(
+    engine: sa.Engine, pragmas: tuple[str, ...], check: Callable[[sqlite3.Connection], None] | None = None
+) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def settle(connection: Any, _record: Any) -> None:
         _patiently(connection, f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
@@ -137,7 +164,10 @@ def _settled(engine: sa.Engine, pragmas: tuple[str, ...], check: Callable[[sqlit
 
 
 def _patiently(connection: Any, statement: str) -> None:
-    """Execute what SQLite may refuse at once though others only need a moment: a change of the journal's mode does not wait by itself."""
+    """
+    Execute what SQLite may refuse at once though others only need a moment: a change of the journal's mode does not
+    wait by itself.
+    """
     until_s = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:
@@ -171,25 +201,35 @@ def state(path: Path) -> tuple:
 
 
 def advice(problem: BaseException, path: Path | None) -> str:
-    """What went wrong with a database, in one line: why, and what to do about it; `path` is its file where it has one."""
+    """
+    What went wrong with a database, in one line: why, and what to do about it; `path` is its file where it has one.
+    """
     cause = getattr(problem, "orig", None) or problem
     first = (getattr(cause, "what", str(cause)).strip().splitlines() or [type(cause).__name__])[0]
     code = getattr(cause, "sqlite_errorcode", None)
     if isinstance(cause, OSError):
-        code = {errno.ENOSPC: sqlite3.SQLITE_FULL, errno.EDQUOT: sqlite3.SQLITE_FULL}.get(cause.errno or 0, sqlite3.SQLITE_CANTOPEN)
+        code = {errno.ENOSPC: sqlite3.SQLITE_FULL, errno.EDQUOT: sqlite3.SQLITE_FULL}.get(
+            cause.errno or 0, sqlite3.SQLITE_CANTOPEN
+        )
         first = cause.strerror or first
     told = text.one_line(first)
     if code is not None:
         code &= 0xFF
-    is_undecodable = isinstance(cause, UnicodeDecodeError) or (isinstance(cause, sqlite3.OperationalError) and code is None)
+    is_undecodable = isinstance(cause, UnicodeDecodeError) or (
+        isinstance(cause, sqlite3.OperationalError) and code is None
+    )
     if path is None:
         return f"{told}. See OPS_STORE_URL."
     if isinstance(cause, DamagedCell) or is_undecodable or code in _DAMAGE:
         return (
-            f'{told}; the file is damaged, or no store of this version. Check it with: sqlite3 {shlex.quote(str(path))} "PRAGMA integrity_check". {RESCUE}'
+            f"{told}; the file is damaged, or no store of this version. Check it with: sqlite3 "
+            f'{shlex.quote(str(path))} "PRAGMA integrity_check". {RESCUE}'
         )
     if code == sqlite3.SQLITE_FULL:
-        return f"{told}: the disk that holds {path.parent} is full. Make room on it and try again; nothing was kept of this."
+        return (
+            f"{told}: the disk that holds {path.parent} is full. Make room on it and try again; nothing "
+            f"was kept of this."
+        )
     if code in _DENIED:
         return f"{told}. See OPS_STORE_URL, and whether you may read and write {path} and its folder."
     return f"{told}. See OPS_STORE_URL and the folder it lies in."

@@ -2,8 +2,8 @@
 Read roles, people, hours and channels of settings.toml (the guide's Escalation Path), strictly.
 
 Where nothing is set every role is told on the terminal, which needs nothing. The secret of a channel (the address of a
-Slack webhook, a PagerDuty key, a password) stands in ``OPS_CHANNEL_NAME``, or in the file that ``OPS_CHANNEL_NAME_FILE``
-names, never in ``settings.toml``.
+Slack webhook, a PagerDuty key, a password) stands in ``OPS_CHANNEL_NAME``, or in the file that
+``OPS_CHANNEL_NAME_FILE`` names, never in ``settings.toml``.
 """
 
 import re
@@ -34,9 +34,24 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "webhook": (("url",), ("url",)),
     "command": (("command",), ("command",)),
 }
-SECRET_OF = {"slack": "the webhook's address", "pagerduty": "the integration's routing key"}  # Kinds that can do nothing without one.
-_TYPES: dict[str, type] = {"url": str, "host": str, "port": int, "from": str, "to": list, "user": str, "tls": str, "command": list}
-_SPANS = {"group_wait": timedelta(seconds=15), "escalate_after": timedelta(minutes=15), "repeat_every": timedelta(hours=4), "expire_after": timedelta(hours=24)}
+# Kinds that can do nothing without one.
+SECRET_OF = {"slack": "the webhook's address", "pagerduty": "the integration's routing key"}
+_TYPES: dict[str, type] = {
+    "url": str,
+    "host": str,
+    "port": int,
+    "from": str,
+    "to": list,
+    "user": str,
+    "tls": str,
+    "command": list,
+}
+_SPANS = {
+    "group_wait": timedelta(seconds=15),
+    "escalate_after": timedelta(minutes=15),
+    "repeat_every": timedelta(hours=4),
+    "expire_after": timedelta(hours=24),
+}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
@@ -90,11 +105,22 @@ class Role:
         return here.weekday() < 5 and inside
 
     def due(self, at: datetime) -> datetime:
-        """From when on is it told of what can wait? At once while it is on duty, else when it next is, to the minute."""
+        """
+        From when on is it told of what can wait?
+
+        At once while it is on duty, else when it next is, to the minute.
+        """
         if self.on_duty(at):
             return at
         minute, until = at.replace(second=0, microsecond=0) + timedelta(minutes=1), at + SOON
-        return next((m for m in (minute + timedelta(minutes=i) for i in range(round(SOON.total_seconds() / 60))) if self.on_duty(m)), until)
+        return next(
+            (
+                m
+                for m in (minute + timedelta(minutes=i) for i in range(round(SOON.total_seconds() / 60)))
+                if self.on_duty(m)
+            ),
+            until,
+        )
 
 
 def _span(hours: str) -> tuple[time, time]:
@@ -130,7 +156,11 @@ class Staff:
         return PATH if severity == "escalate" else (who,)
 
     def after(self, roles: tuple[str, ...]) -> str | None:
-        """Which role comes next on the path, when those that were told say nothing? Upwards first, then whoever is left."""
+        """
+        Which role comes next on the path, when those that were told say nothing?
+
+        Upwards first, then whoever is left.
+        """
         furthest = max((PATH.index(r) for r in roles if r in PATH), default=-1)
         left = [r for r in (*PATH[furthest + 1 :], *reversed(PATH[: furthest + 1])) if r not in roles]
         return left[0] if left else None
@@ -149,8 +179,12 @@ def read(settings: Settings) -> Staff:
     def wrong(where: str, what: str) -> NoReturn:
         raise SettingsError(f"{path}, {where}: {what}")
 
-    channels = {TERMINAL: Channel(TERMINAL, TERMINAL)} | {name: _channel(name, told, settings, wrong) for name, told in _tables(found, "channels", wrong)}
-    roles = {name: Role(name) for name in PATH} | {name: _role(name, told, channels, wrong) for name, told in _tables(found, "roles", wrong)}
+    channels = {TERMINAL: Channel(TERMINAL, TERMINAL)} | {
+        name: _channel(name, told, settings, wrong) for name, told in _tables(found, "channels", wrong)
+    }
+    roles = {name: Role(name) for name in PATH} | {
+        name: _role(name, told, channels, wrong) for name, told in _tables(found, "roles", wrong)
+    }
     return Staff(roles, channels, **_notify(found.get("notify", {}), wrong))
 
 
@@ -171,8 +205,17 @@ def _channel(name: str, told: dict[str, Any], settings: Settings, wrong: Any) ->
     may, must = KINDS[kind]
     for key, value in told.items():
         if key != "kind" and key not in may:
-            wrong(where, f"{key!r} is nothing that a {kind} channel knows; it may set: {', '.join(may) or 'nothing'}.{text.nearest(key, may)} Secrets belong in OPS_CHANNEL_{name.upper()}.")
-        if key != "kind" and (not isinstance(value, _TYPES[key]) or isinstance(value, bool) or isinstance(value, list) and not (value and all(isinstance(v, str) and v for v in value))):
+            wrong(
+                where,
+                f"{key!r} is nothing that a {kind} channel knows; it may set: {', '.join(may) or 'nothing'}"
+                f".{text.nearest(key, may)} Secrets belong in OPS_CHANNEL_{name.upper()}.",
+            )
+        if key != "kind" and (
+            not isinstance(value, _TYPES[key])
+            or isinstance(value, bool)
+            or isinstance(value, list)
+            and not (value and all(isinstance(v, str) and v for v in value))
+        ):
             wrong(where, f"{key} is {value!r}, which is not of the kind that is wanted there.")
     for key in must:
         if key not in told:
@@ -180,7 +223,11 @@ def _channel(name: str, told: dict[str, Any], settings: Settings, wrong: Any) ->
     if "url" in told:
         parts = _parts(told["url"])
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-            wrong(where, "url is no http address, or holds a password; what is secret belongs in " + f"OPS_CHANNEL_{name.upper()}.")
+            wrong(
+                where,
+                "url is no http address, or holds a password; what is secret belongs in "
+                + f"OPS_CHANNEL_{name.upper()}.",
+            )
     if not 0 < told.get("port", 1) < 65_536:
         wrong(where, f"port is {told['port']}; 1 to 65535 was wanted.")
     if any(c in told.get("from", "") + "".join(told.get("to", ())) for c in "\r\n"):
@@ -209,17 +256,26 @@ def _role(name: str, told: dict[str, Any], channels: Mapping[str, Channel], wron
         wrong(where, f"there is no such role; there are: {', '.join(PATH)}.{text.nearest(name, PATH)}")
     for key, value in told.items():
         if key not in ("people", "channels", "hours"):
-            wrong(where, f"{key!r} is nothing that a role has; it has people, channels and hours.{text.nearest(key, ('people', 'channels', 'hours'))}")
+            wrong(
+                where,
+                f"{key!r} is nothing that a role has; it has people, channels and "
+                f"hours.{text.nearest(key, ('people', 'channels', 'hours'))}",
+            )
         if key != "hours" and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
             wrong(where, f"{key} is {value!r}; a list of names was wanted.")
     unknown = [c for c in told.get("channels", ()) if c not in channels]
     if unknown:
-        wrong(where, f"channels names {unknown[0]!r}; there are: {', '.join(channels)}.{text.nearest(unknown[0], channels)}")
+        wrong(
+            where,
+            f"channels names {unknown[0]!r}; there are: {', '.join(channels)}.{text.nearest(unknown[0], channels)}",
+        )
     if told.get("channels") == []:
         wrong(where, "channels is empty: nobody would be told.")
     hours = told.get("hours", ALWAYS)
     if hours not in (ALWAYS, MARKET) and not (isinstance(hours, str) and _HOURS.fullmatch(hours)):
-        wrong(where, f"hours is {hours!r}; always, market, or a span such as 08:30-17:00 (New York, weekdays) was wanted.")
+        wrong(
+            where, f"hours is {hours!r}; always, market, or a span such as 08:30-17:00 (New York, weekdays) was wanted."
+        )
     return Role(name, tuple(told.get("people", ())), tuple(told.get("channels", (TERMINAL,))), hours)
 
 
@@ -231,11 +287,18 @@ def _notify(told: Any, wrong: Any) -> dict[str, Any]:
         if key == "lab_url":
             parts = _parts(value)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-                wrong("notify", "lab_url is no address of JupyterLab such as https://HOST, without a name, password or token.")
+                wrong(
+                    "notify",
+                    "lab_url is no address of JupyterLab such as https://HOST, without a name, password or token.",
+                )
             found[key] = value.rstrip("/")
             continue
         if key not in _SPANS:
-            wrong("notify", f"{key!r} is nothing that can be set there; it may set: lab_url, {', '.join(_SPANS)}.{text.nearest(key, (*_SPANS, 'lab_url'))}")
+            wrong(
+                "notify",
+                f"{key!r} is nothing that can be set there; it may set: lab_url, {', '.join(_SPANS)}"
+                f".{text.nearest(key, (*_SPANS, 'lab_url'))}",
+            )
         try:
             found[key] = clock.parse_span(str(value))
         except UsageError as problem:

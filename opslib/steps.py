@@ -17,7 +17,8 @@ from opslib.errors import UsageError
 from opslib.hooks import HOOKS
 
 LOOK, ASK, CHANGE = "look", "ask", "change"
-BOXES = {"0-5": (0, 5), "5-15": (5, 15), "15-60": (15, 60), "after": (60, None)}  # Minutes since it was detected: the guide's boxes.
+# Minutes since it was detected: the guide's boxes.
+BOXES = {"0-5": (0, 5), "5-15": (5, 15), "15-60": (15, 60), "after": (60, None)}
 _MUST = ("kind", "box", "do", "expect")
 _MAY = {LOOK: ("check", "of", "fresh"), ASK: (), CHANGE: ("hook", "mitigates", "says")}
 
@@ -35,7 +36,8 @@ class Step:
         fresh: Of a step that looks: for how long what it saw holds.
         hook: Of a step that changes: by which hook.
         mitigates: Are traders no longer hurt once it is done?
-        says: Of a step that tells somebody: what it says, with {title}, {severity}, {standing}, {cause}, {requests} filled in.
+        says: Of a step that tells somebody: what it says, with {title}, {severity}, {standing}, {cause}, {requests}
+            filled in.
     """
 
     name: str
@@ -65,7 +67,9 @@ def table() -> dict[str, Step]:
         UsageError: One of the files has one that cannot be meant.
     """
     boxes = {name: row | {"box": ""} for name, row in _rows("boxes.toml").items()}
-    return {name: _read("steps.toml", name, row) for name, row in _rows("steps.toml").items()} | {name: _read("boxes.toml", name, row) for name, row in boxes.items()}
+    return {name: _read("steps.toml", name, row) for name, row in _rows("steps.toml").items()} | {
+        name: _read("boxes.toml", name, row) for name, row in boxes.items()
+    }
 
 
 def _rows(file: str) -> dict[str, dict[str, Any]]:
@@ -77,9 +81,14 @@ def _read(file: str, name: str, row: dict[str, Any]) -> Step:
     if kind not in _MAY:
         raise UsageError(f"{file}, {name}: kind is {kind!r}; {', '.join(_MAY)} was wanted.")
     needed = {LOOK: ("check", "fresh"), ASK: (), CHANGE: ("hook",)}[kind]
-    missing, more = [key for key in (*_MUST, *needed) if key not in row], [key for key in row if key not in (*_MUST, *_MAY[kind])]
+    missing, more = (
+        [key for key in (*_MUST, *needed) if key not in row],
+        [key for key in row if key not in (*_MUST, *_MAY[kind])],
+    )
     if missing or more or row["box"] not in (*BOXES, "") or row.get("hook", "tell_channel") not in HOOKS:
-        raise UsageError(f"{file}, {name}: missing {missing}, unknown {more}, box {row.get('box')!r}, hook {row.get('hook')!r}.")
+        raise UsageError(
+            f"{file}, {name}: missing {missing}, unknown {more}, box {row.get('box')!r}, hook {row.get('hook')!r}."
+        )
     return Step(name, **{**row, "fresh": clock.parse_span(row["fresh"]) if "fresh" in row else timedelta(0)})
 
 

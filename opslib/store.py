@@ -23,9 +23,18 @@ from opslib.cell_types import DamagedCell, decoding
 from opslib.errors import StoreError
 from opslib.schema import FACTS, RUNS, TABLES
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (schema.alive_has_times, schema.probes_are_kept, schema.people_are_told, schema.fills_are_kept, schema.incidents_are_kept, schema.runs_are_due)  # Each brings the tables one schema further; the first schema is 1.
+# Each brings the tables one schema further; the first schema is 1.
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
+    schema.alive_has_times,
+    schema.probes_are_kept,
+    schema.people_are_told,
+    schema.fills_are_kept,
+    schema.incidents_are_kept,
+    schema.runs_are_due,
+)
 WRITERS_LOCK = 7_061_902  # Any number, the same for every writer: the key of PostgreSQL's advisory lock.
-_FAILURES = (sa.exc.SQLAlchemyError, sqlite3.Error, UnicodeDecodeError, DamagedCell)  # SQLite's own messages may hold damaged text.
+# SQLite's own messages may hold damaged text.
+_FAILURES = (sa.exc.SQLAlchemyError, sqlite3.Error, UnicodeDecodeError, DamagedCell)
 # What every post asks, made once: to build a statement costs more than to execute it.
 _FACT = sa.select(FACTS.c.value).where(FACTS.c.key == sa.bindparam("of"))
 _FACT_IS = sa.update(FACTS).where(FACTS.c.key == sa.bindparam("of")).values(value=sa.bindparam("now"))
@@ -55,7 +64,11 @@ class Store:
             self.is_sqlite = parsed.drivername.startswith("sqlite")
             self._name = str(parsed.database) if self.is_sqlite else parsed.render_as_string(hide_password=True)
             self.file.path = sqlite.file_of(parsed)
-            self.file = sqlite.opened(parsed) if self.is_sqlite else sqlite.Opened(sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True))
+            self.file = (
+                sqlite.opened(parsed)
+                if self.is_sqlite
+                else sqlite.Opened(sa.create_engine(parsed, isolation_level="READ COMMITTED", pool_pre_ping=True))
+            )
             self._engine = self.file.engine
             weakref.finalize(self, self.file.close)  # Who forgets to close a store leaves no connection behind.
             self._prepare()
@@ -74,7 +87,10 @@ class Store:
         if tables and "meta" not in tables and self.is_sqlite:
             raise DamagedCell("it has tables, and not the one called meta")
         if self.file.is_read_only:
-            raise StoreError(f"the store {self._name} is empty or of an older version, and cannot be written here. Open it once where it can be written, such as with ops status; that brings it up to date.")
+            raise StoreError(
+                f"the store {self._name} is empty or of an older version, and cannot be written here. Open it "
+                f"once where it can be written, such as with ops status; that brings it up to date."
+            )
         with self.writing() as connection:
             there = sa.inspect(connection).has_table("meta")
             found = self._schema(connection) if there else None
@@ -91,7 +107,10 @@ class Store:
         with decoding("meta.schema"):
             number = None if found is None else int(found)
         if number and number > len(MIGRATIONS) + 1:
-            raise StoreError(f"the store {self._name} was made by a newer opslib (schema {found}; this one knows {len(MIGRATIONS) + 1}). Install that one.")
+            raise StoreError(
+                f"the store {self._name} was made by a newer opslib (schema {found}; this one knows "
+                f"{len(MIGRATIONS) + 1}). Install that one."
+            )
         return number
 
     @contextmanager
@@ -102,7 +121,8 @@ class Store:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
-                connection.exec_driver_sql("SET LOCAL synchronous_commit = on")  # Whatever the server is set to: a 204 stands for the disk.
+                # Whatever the server is set to: a 204 stands for the disk.
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS_LOCK)))
             try:
                 yield connection
@@ -110,7 +130,8 @@ class Store:
             except BaseException:
                 if not self.is_sqlite:
                     connection.rollback()
-                elif connection.connection.driver_connection.in_transaction:  # On a full disk SQLite has rolled back by itself.
+                # On a full disk SQLite has rolled back by itself.
+                elif connection.connection.driver_connection.in_transaction:
                     connection.exec_driver_sql("ROLLBACK")
                 raise
 
@@ -135,7 +156,10 @@ class Store:
         return self._now()
 
     def not_before(self, last_us: int) -> int:
-        """What time it is, microseconds, never before an earlier write; after a clock that was set back it goes on from there at its usual pace."""
+        """
+        What time it is, microseconds, never before an earlier write; after a clock that was set back it goes on from
+        there at its usual pace.
+        """
         now_us, (known_us, at_s) = clock.micros(self._now()), self._known
         if now_us < last_us:
             now_us = max(last_us, known_us + round((time.monotonic() - at_s) * clock.speed() * 1e6))
@@ -160,7 +184,8 @@ class Store:
         Write a run into the ledger before it begins.
 
         Args:
-            taken: Of the runs of what is due there, oldest first: is it no longer anybody's? Asked in the same transaction.
+            taken: Of the runs of what is due there, oldest first: is it no longer anybody's? Asked in the same
+                transaction.
 
         Returns:
             False where it was taken: then nothing is written.
@@ -171,10 +196,23 @@ class Store:
             connection.execute(sa.insert(RUNS).values({"ended_at_us": None, "reason": None} | row))
         return True
 
-    def run_ends(self, run_id: str, *, state: str, reason: str | None, ended_at_us: int, outputs: list[str], kernel: str | None = None) -> None:
+    def run_ends(
+        self,
+        run_id: str,
+        *,
+        state: str,
+        reason: str | None,
+        ended_at_us: int,
+        outputs: list[str],
+        kernel: str | None = None,
+    ) -> None:
         """Write into the ledger how a run ended, and which kind of kernel executed it."""
         with self.committing() as connection:
-            connection.execute(sa.update(RUNS).where(RUNS.c.id == run_id).values(state=state, reason=reason, ended_at_us=ended_at_us, outputs=json.dumps(outputs), kernel=kernel))
+            connection.execute(
+                sa.update(RUNS)
+                .where(RUNS.c.id == run_id)
+                .values(state=state, reason=reason, ended_at_us=ended_at_us, outputs=json.dumps(outputs), kernel=kernel)
+            )
 
     def runs_due(self, app: str, names: list[str]) -> list[dict[str, Any]]:
         """Every run of what is due under these names, oldest first."""
@@ -183,7 +221,9 @@ class Store:
 
     @staticmethod
     def _runs_due(connection: sa.Connection, app: str, names: list[str]) -> list[dict[str, Any]]:
-        found = sa.select(RUNS).where(RUNS.c.app == app, RUNS.c.due.in_(names)).order_by(RUNS.c.started_at_us, RUNS.c.id)
+        found = (
+            sa.select(RUNS).where(RUNS.c.app == app, RUNS.c.due.in_(names)).order_by(RUNS.c.started_at_us, RUNS.c.id)
+        )
         return [dict(row._mapping) for row in connection.execute(found)]
 
     @contextmanager

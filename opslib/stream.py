@@ -1,12 +1,14 @@
 """
 Hold the app's WebSocket as seen from outside: whether it opens, answers pings, says anything, and how it closes.
 
-Open proves nothing: when the app loses its upstream with 1006 its clients stay open and hear no more, for ever, while who
-connects anew is served. So the age of the last message counts, and a connection that hears nothing, or does not answer
+Open proves nothing: when the app loses its upstream with 1006 its clients stay open and hear no more, for ever, while
+who connects anew is served. So the age of the last message counts, and a connection that hears nothing, or does not
+answer
 two pings, is closed and dialled again: then it is known whether only old connections are dead, or all.
 
-What the app is subscribed to goes to each of its pages and into its log, so we ask for the quietest that proves life: the
-minute aggregates of a few contracts. Only where these stay away are their quotes asked for, until the first one comes.
+What the app is subscribed to goes to each of its pages and into its log, so we ask for the quietest that proves life:
+the minute aggregates of a few contracts. Only where these stay away are their quotes asked for, until the first one
+comes.
 """
 
 import asyncio
@@ -28,7 +30,8 @@ from opslib.settings import SOCKET
 BACKOFF_S, LONGEST_S = 1.0, 10.0  # A restart of the app ends within a minute for us too.
 TICK_S = 1.0  # So often is it checked for how long nothing was heard.
 UNANSWERED = 2  # So many pings without an answer, one after the other, and the connection is dead.
-RENEWED_S = 120.0  # For so long is it reported that old connections are dead, once a new one is served: by then people are notified.
+# For so long is it reported that old connections are dead, once a new one is served: by then people are notified.
+RENEWED_S = 120.0
 NOT_SERVED = ("disconnected", "error")  # What the app calls an upstream that it has lost.
 DEFAULT_PATH = "/ws/options"
 LARGEST_MESSAGE = 4 << 20
@@ -54,11 +57,14 @@ class Stream:
         self._subscribed: set[str] = set()
         self._checking_s: float | None = None  # Since when quotes are asked for, because nothing was heard.
         self._unanswered: list[float] = []  # When each ping was sent that has no answer, in a row.
-        self._left: tuple[Any, Any] | None = None  # The first connection that was given up, and its unanswered ping, where it was that.
+        # The first connection that was given up, and its unanswered ping, where it was that.
+        self._left: tuple[Any, Any] | None = None
         self._judging = False  # Whether it is being found out if that one is served too.
-        self._dead_s: float | None = None  # Since when the connections before this one are dead; None where they are not.
+        # Since when the connections before this one are dead; None where they are not.
+        self._dead_s: float | None = None
         self._tried = 0  # Connections since then that heard nothing either.
-        self._renewed: tuple[float, float] | None = None  # When a new connection was served, and since when the old ones are dead.
+        # When a new connection was served, and since when the old ones are dead.
+        self._renewed: tuple[float, float] | None = None
         self._losses = 0
         self.contracts: tuple[str, ...] = ()  # What to subscribe to, once something is known to be traded.
         self.suspected = False  # Whether the app says that it has lost its upstream.
@@ -83,21 +89,39 @@ class Stream:
         import websockets
 
         settings, within_s = self._prober.settings, ATTEMPT_S / self._prober.speed
-        given = settings.secret(SOCKET) or ""  # A query of the settings' own; where it holds a token, the app is asked for none.
+        # A query of the settings' own; where it holds a token, the app is asked for none.
+        given = settings.secret(SOCKET) or ""
         token, lacking = ("", None) if "token" in dict(parse_qsl(given)) else await self._token()
         if lacking:
             self._is(lacking, {"why": NO_TOKEN})
             return
-        url = settings.app_ws_url if urlsplit(settings.app_ws_url).path.strip("/") else settings.app_ws_url.rstrip("/") + DEFAULT_PATH
+        url = (
+            settings.app_ws_url
+            if urlsplit(settings.app_ws_url).path.strip("/")
+            else settings.app_ws_url.rstrip("/") + DEFAULT_PATH
+        )
         tls = {"ssl": trusted(settings.ca_file)} if url.startswith("wss:") else {}
         query = "&".join(part for part in (given, urlencode({"token": token}) if token else "") if part)
         try:
             # Only the scheme of a proxy could be told apart from the app's own answers here, so none is used.
-            socket = await _connect()(url + (f"?{query}" if query else ""), open_timeout=within_s, ping_interval=None, close_timeout=within_s, max_size=LARGEST_MESSAGE, proxy=None, **tls)
+            socket = await _connect()(
+                url + (f"?{query}" if query else ""),
+                open_timeout=within_s,
+                ping_interval=None,
+                close_timeout=within_s,
+                max_size=LARGEST_MESSAGE,
+                proxy=None,
+                **tls,
+            )
         except websockets.InvalidStatus as refused:
             status = refused.response.status_code
             kinds = {2: "wrong_content", 3: "redirected", 5: "server_5xx"}
-            self._is({401: "forbidden_403", 403: "forbidden_403", 404: "not_found_404"}.get(status, kinds.get(status // 100, "client_4xx")), {"status": status})
+            self._is(
+                {401: "forbidden_403", 403: "forbidden_403", 404: "not_found_404"}.get(
+                    status, kinds.get(status // 100, "client_4xx")
+                ),
+                {"status": status},
+            )
             return
         except websockets.InvalidMessage as problem:
             torn = isinstance(problem.__cause__, (ConnectionError, EOFError))
@@ -108,7 +132,10 @@ class Stream:
             return
         except TimeoutError:
             taken = await self._taken(url, within_s)
-            self._is("timeout" if taken else "unreachable", {"why": "takes the connection and does not answer the upgrade"} if taken else {})
+            self._is(
+                "timeout" if taken else "unreachable",
+                {"why": "takes the connection and does not answer the upgrade"} if taken else {},
+            )
             return
         except (OSError, websockets.WebSocketException, EOFError) as problem:
             self._is(transport(problem), {})
@@ -149,24 +176,40 @@ class Stream:
     def _topics(self) -> list[str]:
         """What is asked for: minute aggregates, and where nothing was heard, quotes (of an index its values)."""
         kinds = ("AM",) if self._checking_s is None else ("AM", "V" if self._of_indices else "Q")
-        return [f"{kind}.{contract}" for kind in kinds for contract in self.contracts if contract.startswith("I:") == self._of_indices]
+        return [
+            f"{kind}.{contract}"
+            for kind in kinds
+            for contract in self.contracts
+            if contract.startswith("I:") == self._of_indices
+        ]
 
     @property
     def _of_indices(self) -> bool:
         return urlsplit(self._prober.settings.app_ws_url).path.rstrip("/").endswith("/indices")
 
     async def _subscribe(self, socket: Any) -> None:
-        """Ask for messages, once something is known to ask for: a socket that nobody asked anything of is silent, and well."""
+        """
+        Ask for messages, once something is known to ask for: a socket that nobody asked anything of is silent, and
+        well.
+        """
         wanted = self._topics
         if wanted and self._subscribed_s is None:
             self._subscribed_s = self._now_s()
-        for action, topics in (("unsubscribe", self._subscribed - {*wanted}), ("subscribe", {*wanted} - self._subscribed)):
+        for action, topics in (
+            ("unsubscribe", self._subscribed - {*wanted}),
+            ("subscribe", {*wanted} - self._subscribed),
+        ):
             for topic in sorted(topics):
-                await socket.send(json.dumps({"action": action, "params": topic}))  # Text, never a list: an older app dies of a list; and one by one, since a text with a colon is one topic.
+                # Text, never a list: an older app dies of a list; and one by one, since a text with a colon is one
+                # topic.
+                await socket.send(json.dumps({"action": action, "params": topic}))
         self._subscribed = {*wanted}
 
     def _bear_silence(self) -> None:
-        """Nothing was said for a moment: where that has lasted too long, ask for more, and where that is not heard either, give up."""
+        """
+        Nothing was said for a moment: where that has lasted too long, ask for more, and where that is not heard either,
+        give up.
+        """
         now_s, subscribed_s = self._now_s(), self._subscribed_s
         if subscribed_s is None or self.open_since(self._prober.now()) is None:
             self._checking_s = None
@@ -191,21 +234,37 @@ class Stream:
         parts = urlsplit(url)
         try:
             async with asyncio.timeout(within_s):
-                _, writer = await asyncio.open_connection(parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80))
+                _, writer = await asyncio.open_connection(
+                    parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
+                )
         except (TimeoutError, OSError):
             return False
         writer.close()
         return True
 
     async def _token(self) -> tuple[str, str | None]:
-        """A token for the socket, from the app itself; or what stood in the way. None is needed where no app is named to ask."""
+        """
+        A token for the socket, from the app itself; or what stood in the way.
+
+        None is needed where no app is named to ask.
+        """
         if not self._prober.settings.app_url:
             return "", None
         found: list[str] = []
-        question = Question("token", "app", f"{self._prober.settings.app_url}/api/ws-token", lambda payload, _: found.append(str(payload["token"])) or Reading("ok"), method="POST")
+        question = Question(
+            "token",
+            "app",
+            f"{self._prober.settings.app_url}/api/ws-token",
+            lambda payload, _: found.append(str(payload["token"])) or Reading("ok"),
+            method="POST",
+        )
         samples = await self._prober.look(question)
         # An app that answers its web page there has no such token; the socket itself will say whether it wants one.
-        return (found[-1], None) if found else ("", samples[-1].outcome if OUTCOMES[samples[-1].outcome].answered is False else None)
+        return (
+            (found[-1], None)
+            if found
+            else ("", samples[-1].outcome if OUTCOMES[samples[-1].outcome].answered is False else None)
+        )
 
     def _is(self, state: str, detail: dict[str, Any]) -> None:
         self._state, self._detail = state, detail
@@ -214,8 +273,8 @@ class Stream:
         """
         How does it stand now? A round trip where it is open; its value is the age of the last message, in seconds.
 
-        Where only new connections are served, the value is the age of the last message to the old ones. Nothing is returned
-        while it opens, and while it is being tried whether a new connection is served.
+        Where only new connections are served, the value is the age of the last message to the old ones. Nothing is
+        returned while it opens, and while it is being tried whether a new connection is served.
         """
         began_s, socket = self._now_s(), self._socket
         outcome, seconds, detail = self._state, None, dict(self._detail)
@@ -231,12 +290,27 @@ class Stream:
             if not self._tried:
                 return []
             outcome, detail["tried"] = "silent", self._tried
-        elif outcome == "ok" and self._old_s is not None and self._old_s > self._limits.stale_after_s + self._limits.delayed_by_s and self.open_since(now) is not None:
+        elif (
+            outcome == "ok"
+            and self._old_s is not None
+            and self._old_s > self._limits.stale_after_s + self._limits.delayed_by_s
+            and self.open_since(now) is not None
+        ):
             outcome, detail["why"] = "stale", f"what it says is {self._old_s / 60:.0f} min old"
         elif outcome == "ok" and self._renewed and self._now_s() - self._renewed[0] <= RENEWED_S:
             outcome, age_s = "renewed", self._now_s() - self._renewed[1]
         told = self._prober.settings.redact(json.dumps(detail, sort_keys=True))
-        return [Sample(clock.micros(now), "socket", "app", outcome, seconds, None if age_s is None else round(age_s, 1), detail=told)]
+        return [
+            Sample(
+                clock.micros(now),
+                "socket",
+                "app",
+                outcome,
+                seconds,
+                None if age_s is None else round(age_s, 1),
+                detail=told,
+            )
+        ]
 
     async def _round_trip(self, socket: Any, began_s: float) -> tuple[str, float | None, dict[str, Any]]:
         import websockets
@@ -261,7 +335,9 @@ class Stream:
         return "ok", self._now_s() - began_s, {}
 
     async def _judge_left(self) -> None:
-        """A new connection is served: find out whether the one that was given up is served too, or only new ones are."""
+        """
+        A new connection is served: find out whether the one that was given up is served too, or only new ones are.
+        """
         if self._dead_s is None or self._judging:
             return
         self._judging = True
@@ -273,7 +349,10 @@ class Stream:
             self._leave(None)
 
     async def _is_served(self, socket: Any, answer: Any) -> bool:
-        """Whether a connection that was given up answers its ping by now, or is sent something: the app sends the same to all."""
+        """
+        Whether a connection that was given up answers its ping by now, or is sent something: the app sends the same to
+        all.
+        """
         import websockets
 
         if answer is not None and answer.done() and not answer.cancelled() and answer.exception() is None:
@@ -288,7 +367,10 @@ class Stream:
         return False
 
     def _leave(self, left: tuple[Any, Any] | None) -> None:
-        """Keep a connection that is given up open beside the next, with its unanswered ping; whichever was kept before is let go of."""
+        """
+        Keep a connection that is given up open beside the next, with its unanswered ping; whichever was kept before is
+        let go of.
+        """
         if self._left is not None:
             self._left[0].transport.abort()
         self._left = left
@@ -312,7 +394,11 @@ def _events(message: str | bytes) -> list[dict[str, Any]]:
         found = json.loads(message)
     except (ValueError, RecursionError):
         return []
-    return [event for event in found if isinstance(event, dict) and event.get("ev") not in (None, "status")] if isinstance(found, list) else []
+    return (
+        [event for event in found if isinstance(event, dict) and event.get("ev") not in (None, "status")]
+        if isinstance(found, list)
+        else []
+    )
 
 
 def _stamp_s(event: dict[str, Any]) -> float | None:
@@ -324,4 +410,3 @@ def _stamp_s(event: dict[str, Any]) -> float | None:
 async def _closed(socket: Any) -> None:
     """Let go of a connection, whatever state it is in."""
     await socket.close()
-

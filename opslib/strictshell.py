@@ -1,13 +1,14 @@
 """Hold the code that a strict run executes in its kernel first, so that a shell command that fails fails its cell."""
 
-STRICT_SHELL = '''
+STRICT_SHELL = """
 def _ops_strict_shell():
     import subprocess, sys
     from IPython.utils.text import LSString, SList
     shell = get_ipython()
     def ended(_ops_command, depth):
         line = shell.var_expand(_ops_command, depth=depth + 1)
-        status = subprocess.run(["bash", "-c", line], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+        status = subprocess.run(["bash", "-c", line], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, \
+stderr=subprocess.PIPE, text=True, errors="replace")
         shell.user_ns["_exit_code"] = status.returncode
         return status
     def complain(_ops_command, status):
@@ -27,7 +28,8 @@ def _ops_strict_shell():
     for name, options in (("bash", "set -eo pipefail"), ("sh", "set -e")):
         plain = shell.find_cell_magic(name)
         if plain:
-            shell.register_magic_function(lambda line, cell, plain=plain, options=options: plain(line, options + "\\n" + cell), "cell", name)
+            shell.register_magic_function(lambda line, cell, plain=plain, options=options: plain(line, options + \
+"\\n" + cell), "cell", name)
 _ops_strict_shell()
 del _ops_strict_shell
-'''
+"""

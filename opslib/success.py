@@ -10,7 +10,8 @@ from opslib.feedback import MISSED, Feedback
 from opslib.report import Text, tabled
 from opslib.review import Review, told
 
-RESPONSIVE = ("post-deploy-1w", "under_load")  # Whether the dashboard answers everybody is what a person said in this box.
+# Whether the dashboard answers everybody is what a person said in this box.
+RESPONSIVE = ("post-deploy-1w", "under_load")
 
 
 class Metric(NamedTuple):
@@ -47,20 +48,67 @@ class Success(Review):
     def metrics(self) -> list[Metric]:
         """Each line of the guide's Success Metrics."""
         rules, f = self.desk.rules, self.figures
-        aim = lambda rule, name: None if f[name] is None else not rules[rule].past(f[name] / (100 if rules[rule].unit == "ratio" else 1), rules[rule].objective)  # type: ignore[operator]  # noqa: E731
-        whole = lambda passed: None if passed and (self.incomplete or not self.seen) else passed  # noqa: E731  # A week that was not seen whole has not passed.
+
+        def aim(rule, name):
+            return (
+                None
+                if f[name] is None
+                else not rules[rule].past(f[name] / (100 if rules[rule].unit == "ratio" else 1), rules[rule].objective)
+            )  # type: ignore[operator]
+
+        # A week that was not seen whole has not passed.
+        def whole(passed):
+            return None if passed and (self.incomplete or not self.seen) else passed
+
         uptime = [aim("availability", f"{name}_uptime_pct") for name in ("massive", "tradier")]
         both = False if False in uptime else None if None in uptime else True
         critical = [r for r in self.rises if r.severity in ("critical", "escalate")]
         counted = None if self.unjudged or not self.seen else len(critical) < rules.days.most_critical
-        missed = [o for o in Feedback(chronicle.of(self.desk).records).within(self.period.window, self.known_at) if o.kind == MISSED]
-        gap = None if f["backtest_variance_pp"] is None else abs(f["backtest_variance_pp"]) < rules["backtest_variance"].objective
+        missed = [
+            o
+            for o in Feedback(chronicle.of(self.desk).records).within(self.period.window, self.known_at)
+            if o.kind == MISSED
+        ]
+        gap = (
+            None
+            if f["backtest_variance_pp"] is None
+            else abs(f["backtest_variance_pp"]) < rules["backtest_variance"].objective
+        )
         return [
-            Metric("uptime", "availability at its objective on both providers", whole(both), f"massive {told(f['massive_uptime_pct'], 'massive_uptime_pct')}, tradier {told(f['tradier_uptime_pct'], 'tradier_uptime_pct')}, at least {rules['availability'].limit_told(rules['availability'].objective)} is aimed for"),
-            Metric("greeks", "valid Greeks at their objective", whole(aim("greeks_valid", "greeks_valid_rate_pct")), f"{told(f['greeks_valid_rate_pct'], 'greeks_valid_rate_pct')}, at least {rules['greeks_valid'].limit_told(rules['greeks_valid'].objective)} is aimed for"),
-            Metric("variance", "mean backtest variance below its objective", whole(gap), f"{told(f['backtest_variance_pp'], 'backtest_variance_pp')}, below {rules['backtest_variance'].limit_told(rules['backtest_variance'].objective)} is aimed for"),
-            Metric("critical_errors", f"fewer than {rules.days.most_critical:g} critical errors", whole(counted), self.unjudged or f"{len(critical)} alerts reached critical"),
-            Metric("missed_data", "no trader reported missed data", not missed if self.seen or missed else None, "; ".join(o.words for o in missed) or "nobody said so (ops feedback missed-data)"),
+            Metric(
+                "uptime",
+                "availability at its objective on both providers",
+                whole(both),
+                f"massive {told(f['massive_uptime_pct'], 'massive_uptime_pct')}, tradier "
+                f"{told(f['tradier_uptime_pct'], 'tradier_uptime_pct')}, at least "
+                f"{rules['availability'].limit_told(rules['availability'].objective)} is aimed for",
+            ),
+            Metric(
+                "greeks",
+                "valid Greeks at their objective",
+                whole(aim("greeks_valid", "greeks_valid_rate_pct")),
+                f"{told(f['greeks_valid_rate_pct'], 'greeks_valid_rate_pct')}, at least "
+                f"{rules['greeks_valid'].limit_told(rules['greeks_valid'].objective)} is aimed for",
+            ),
+            Metric(
+                "variance",
+                "mean backtest variance below its objective",
+                whole(gap),
+                f"{told(f['backtest_variance_pp'], 'backtest_variance_pp')}, below "
+                f"{rules['backtest_variance'].limit_told(rules['backtest_variance'].objective)} is aimed for",
+            ),
+            Metric(
+                "critical_errors",
+                f"fewer than {rules.days.most_critical:g} critical errors",
+                whole(counted),
+                self.unjudged or f"{len(critical)} alerts reached critical",
+            ),
+            Metric(
+                "missed_data",
+                "no trader reported missed data",
+                not missed if self.seen or missed else None,
+                "; ".join(o.words for o in missed) or "nobody said so (ops feedback missed-data)",
+            ),
             self._responsive(),
             self._trends(),
         ]
@@ -69,11 +117,24 @@ class Success(Review):
         """Did a person find the dashboard responsive, and was it never late?"""
         late = [r for r in self.rises if r.rule == "dashboard_lag"]
         name, box = RESPONSIVE
-        held = [chronicle.of(self.desk).records.read(found, self.known_at) for found in chronicle.of(self.desk).records.names(f"{name}-")]
-        answers = [did.entry.body.get("good") for sheet in held if sheet is not None for (_, step), did in sheet.steps.items() if step == box and did.state == "judged" and did.entry.at_us > self.period.window.start_us]
+        held = [
+            chronicle.of(self.desk).records.read(found, self.known_at)
+            for found in chronicle.of(self.desk).records.names(f"{name}-")
+        ]
+        answers = [
+            did.entry.body.get("good")
+            for sheet in held
+            if sheet is not None
+            for (_, step), did in sheet.steps.items()
+            if step == box and did.state == "judged" and did.entry.at_us > self.period.window.start_us
+        ]
         passed = False if late or False in answers else True if True in answers else None
         words = [f"{len(late)} alerts of its age"] if late else []
-        words += ["a person found it so" if answers[-1] else "a person found it not so"] if answers else [f"nobody was asked: ops checklist {checklist(name).name}, box {box}"]
+        words += (
+            ["a person found it so" if answers[-1] else "a person found it not so"]
+            if answers
+            else [f"nobody was asked: ops checklist {checklist(name).name}, box {box}"]
+        )
         return Metric("responsive", "the dashboard is responsive to everybody", passed, "; ".join(words))
 
     def _trends(self) -> Metric:
@@ -86,7 +147,17 @@ class Success(Review):
                 outside = usual.outside(day.figures[name])
                 compared += outside is not None
                 off += [f"{day.day} {days_module.WORDS[name][0]} {told(day.figures[name], name)}"] if outside else []
-        return Metric("trends", "trends are as expected", not off if compared else None, "; ".join(off) or (f"{compared} figures compared with the days before them, all usual" if compared else f"fewer than {self.desk.rules.days.least_days:g} trading days are held before any of them"))
+        return Metric(
+            "trends",
+            "trends are as expected",
+            not off if compared else None,
+            "; ".join(off)
+            or (
+                f"{compared} figures compared with the days before them, all usual"
+                if compared
+                else f"fewer than {self.desk.rules.days.least_days:g} trading days are held before any of them"
+            ),
+        )
 
     @property
     def verdict(self) -> str:
@@ -97,16 +168,28 @@ class Success(Review):
     @property
     def table(self) -> Text:
         """Every line with its figure."""
-        return tabled(f"{sum(m.passed is True for m in self.metrics)} of {len(self.metrics)} passed", ["metric", "stands", "by"], [[m.words, m.state, m.said] for m in self.metrics])
+        return tabled(
+            f"{sum(m.passed is True for m in self.metrics)} of {len(self.metrics)} passed",
+            ["metric", "stands", "by"],
+            [[m.words, m.state, m.said] for m in self.metrics],
+        )
 
     @property
     def more(self) -> dict[str, Any]:
         """The lines."""
-        return {"metrics": [{"metric": m.name, "words": m.words, "state": m.state, "said": m.said} for m in self.metrics]}
+        return {
+            "metrics": [{"metric": m.name, "words": m.words, "state": m.state, "said": m.said} for m in self.metrics]
+        }
 
     @property
     def pieces(self) -> list[Text]:
         """The metrics first."""
-        return [self.headline, self.table, self.summary, self.by_day, self.alerts_told, self.incidents_told, self.actions_told]
-
-
+        return [
+            self.headline,
+            self.table,
+            self.summary,
+            self.by_day,
+            self.alerts_told,
+            self.incidents_told,
+            self.actions_told,
+        ]

@@ -22,16 +22,32 @@ MOST_CELLS = 30_000_000  # A market of 600,000 contracts in 50 columns.
 MOST_CELL_CHARACTERS = 1_000_000
 HEADER_WITHIN = 25  # Lines: a preamble may stand above the names of columns.
 DELIMITERS = ",;\t|"
-_HALF = re.compile(r"(?i:(?P<before>c|p|calls?|puts?)[_ .](?P<one>.+)|(?P<two>.+)[_ .](?P<after>c|p|calls?|puts?))|(?P<joined>call|put|Call|Put)(?P<three>[A-Z].+)")
+_HALF = re.compile(
+    r"(?i:(?P<before>c|p|calls?|puts?)[_ .](?P<one>.+)|(?P<two>.+)[_ .](?P<after>c|p|calls?|puts?))"
+    r"|(?P<joined>call|put|Call|Put)(?P<three>[A-Z].+)"
+)
 _DECIMAL_COMMA, _DECIMAL_POINT = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+ ?%?"), re.compile(r"[-+]?\d*\.\d+ ?%?")
-_OF_UNDERLYING = ("underl", "ticker", "symbol", "stock", "name", "asset", "security", "instrument", "product", "company", "root")
+_OF_UNDERLYING = (
+    "underl",
+    "ticker",
+    "symbol",
+    "stock",
+    "name",
+    "asset",
+    "security",
+    "instrument",
+    "product",
+    "company",
+    "root",
+)
 LEAST_OF_ONE = 4  # Rows for each name, so that a name is an underlying's and not a contract's.
 _QUOTE = frozenset({"bid", "ask", "iv", "delta"})
 
 
 def of_csv(told: str, name: str) -> "tuple[DataFrame, tuple[str, ...]]":
     """
-    The table in a CSV, all cells text: separated by comma, semicolon, tab or bar, with or without lines above its header.
+    The table in a CSV, all cells text: separated by comma, semicolon, tab or bar, with or without lines above its
+    header.
 
     Returns:
         The table, and the lines after its last contract that are none of it (totals, terms of use).
@@ -52,20 +68,35 @@ def of_csv(told: str, name: str) -> "tuple[DataFrame, tuple[str, ...]]":
             break
     else:
         shown = next((line for line in lines if line.strip()), "")
-        raise ImportRefused(f"{name} holds no chain: JSON of a vendor, or CSV with columns for expiration, type and strike, or the contract's symbol, was expected, found {one_line(shown[:200])!r}. Name its columns so and try again.")
+        raise ImportRefused(
+            f"{name} holds no chain: JSON of a vendor, or CSV with columns for expiration, type and strike, "
+            f"or the contract's symbol, was expected, found {one_line(shown[:200])!r}. Name its columns so "
+            f"and try again."
+        )
     names = [cell.strip() or f"column {i}" for i, cell in enumerate(rows[0], 1)]
     body = [line for line in rows[1:] if any(cell.strip() for cell in line)]
-    end = next((i for i in range(len(body), 0, -1) if sum(bool(cell.strip()) for cell in body[i - 1]) * 3 > len(names)), 0)
+    end = next(
+        (i for i in range(len(body), 0, -1) if sum(bool(cell.strip()) for cell in body[i - 1]) * 3 > len(names)), 0
+    )
     body, after = body[:end], tuple(mark.join(line).strip(f"{mark} ") for line in body[end:])
     if not body:
         raise ImportRefused(f"{name} has the names of columns, and no row.")
     width = max(len(names), max(map(len, body)))
     names += [f"column {i}" for i in range(len(names) + 1, width + 1)]  # Of cells beyond the header.
     if width * len(body) > MOST_CELLS:
-        raise ImportRefused(f"{name} has {len(body):,} rows of up to {width:,} cells; up to {MOST_CELLS:,} cells are read. Split it.")
+        raise ImportRefused(
+            f"{name} has {len(body):,} rows of up to {width:,} cells; up to {MOST_CELLS:,} cells are read. Split it."
+        )
     rows = [[*map(str.strip, line), *[""] * (width - len(line))] for line in body]
-    if mark != "," and any(_DECIMAL_COMMA.fullmatch(cell) for line in rows for cell in line) and not any(_DECIMAL_POINT.fullmatch(cell) for line in rows for cell in line):
-        rows = [[cell.replace(".", "").replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in line] for line in rows]
+    if (
+        mark != ","
+        and any(_DECIMAL_COMMA.fullmatch(cell) for line in rows for cell in line)
+        and not any(_DECIMAL_POINT.fullmatch(cell) for line in rows for cell in line)
+    ):
+        rows = [
+            [cell.replace(".", "").replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in line]
+            for line in rows
+        ]
     return pandas.DataFrame(rows, columns=names, dtype=object), after
 
 
@@ -94,7 +125,11 @@ def _is_header(line: Sequence[str]) -> bool:
     if len(line) < 2:
         return False
     ours = set(feeds.plain([_half(cell.strip())[1] for cell in line]).values())
-    return ours >= {"expiry", "strike"} or ours >= {"strike", "cp"} or bool("symbol" in ours and ours & (_QUOTE | {"strike", "expiry", "cp"}))
+    return (
+        ours >= {"expiry", "strike"}
+        or ours >= {"strike", "cp"}
+        or bool("symbol" in ours and ours & (_QUOTE | {"strike", "expiry", "cp"}))
+    )
 
 
 def of_parquet(content: bytes, name: str) -> "DataFrame":
@@ -110,13 +145,35 @@ def of_parquet(content: bytes, name: str) -> "DataFrame":
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
         rows, columns = file.metadata.num_rows, file.schema_arrow
-        if rows * max(1, len(columns)) > MOST_CELLS or sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)) > 16 * MOST_CELLS:
-            raise ImportRefused(f"{name} expands to {rows:,} rows of {len(columns):,} columns; up to {MOST_CELLS:,} cells are read. Split it.")
-        texts = [field.name for field in columns if pyarrow.types.is_string(field.type) or pyarrow.types.is_large_string(field.type) or pyarrow.types.is_binary(field.type)]
+        if (
+            rows * max(1, len(columns)) > MOST_CELLS
+            or sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+            > 16 * MOST_CELLS
+        ):
+            raise ImportRefused(
+                f"{name} expands to {rows:,} rows of {len(columns):,} columns; up to {MOST_CELLS:,} cells are "
+                f"read. Split it."
+            )
+        texts = [
+            field.name
+            for field in columns
+            if pyarrow.types.is_string(field.type)
+            or pyarrow.types.is_large_string(field.type)
+            or pyarrow.types.is_binary(field.type)
+        ]
         # One long text that many rows share is kept once.
         table = parquet.ParquetFile(io.BytesIO(content), read_dictionary=texts).read()
         found = table.to_pandas(ignore_metadata=True, timestamp_as_object=True).astype(object)
-    except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError, KeyError, NotImplementedError, MemoryError) as problem:
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        KeyError,
+        NotImplementedError,
+        MemoryError,
+    ) as problem:
         raise ImportRefused(f"{name} is no Parquet that can be read: {one_line(str(problem))}.") from None
     if not len(found):
         raise ImportRefused(f"{name} has the names of columns, and no row.")
@@ -127,9 +184,15 @@ def by_contract(table: "DataFrame") -> "DataFrame":
     """A table with one contract a row, its columns' names text and each there once."""
     import pandas
 
-    table = table.set_axis([re.sub(r"(?i)_1545$", "", str(c).strip().strip("[]").strip()) for c in table.columns], axis=1)  # Of Cboe's files the quotes of 15:45, not those after the close.
+    # Of Cboe's files the quotes of 15:45, not those after the close.
+    table = table.set_axis(
+        [re.sub(r"(?i)_1545$", "", str(c).strip().strip("[]").strip()) for c in table.columns], axis=1
+    )
     table = table.loc[:, ~table.columns.duplicated()]
-    halves = {side: {c: rest for c in table.columns for which, rest in [_half(c)] if which == side} for side in ("call", "put")}
+    halves = {
+        side: {c: rest for c in table.columns for which, rest in [_half(c)] if which == side}
+        for side in ("call", "put")
+    }
     if all(_QUOTE & set(feeds.plain(half.values()).values()) for half in halves.values()):
         common = [c for c in table.columns if not any(c in half for half in halves.values())]
         # One delta for both sides can be right for one of them at most, and nothing tells which.
@@ -152,9 +215,16 @@ def _half(column: str) -> tuple[str, str]:
 
 
 def named_columns(table: "DataFrame") -> dict[str, str]:
-    """Which of our fields each column holds: by its name, and of columns that may be the contract's symbol or its underlying's by what is in them."""
+    """
+    Which of our fields each column holds: by its name, and of columns that may be the contract's symbol or its
+    underlying's by what is in them.
+    """
     names = feeds.plain(table.columns)
-    of_symbol = [c for c in table.columns if names.get(c) in ("symbol", "underlying", "root") or re.sub(r"[^a-z]", "", c.lower()) in feeds.USUAL["symbol"]]
+    of_symbol = [
+        c
+        for c in table.columns
+        if names.get(c) in ("symbol", "underlying", "root") or re.sub(r"[^a-z]", "", c.lower()) in feeds.USUAL["symbol"]
+    ]
     told = next((c for c in of_symbol if names_contracts(table[c])), None)
     if told is not None and names.get(told) != "symbol":
         other = next((c for c, field in names.items() if field == "symbol"), None)
@@ -172,7 +242,11 @@ def named_columns(table: "DataFrame") -> dict[str, str]:
 def _is_shared(cells: "Any") -> bool:
     """Whether a column has a name in each cell, and few of them."""
     words = {str(cell).strip() for cell in cells}
-    return "" not in words and all(any(c.isalpha() for c in word) for word in words) and len(words) <= max(1, len(cells) // LEAST_OF_ONE)
+    return (
+        "" not in words
+        and all(any(c.isalpha() for c in word) for word in words)
+        and len(words) <= max(1, len(cells) // LEAST_OF_ONE)
+    )
 
 
 def names_contracts(cells: "Any") -> bool:

@@ -21,7 +21,10 @@ from opslib.snapshot import COUNTERS, PROVIDERS, Look
 from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
-_GROUPS = {group: tuple(c.name for c in COUNTERS if c.group == group) for group in ("massive", "tradier", "greeks", "pnl", "system")}
+_GROUPS = {
+    group: tuple(c.name for c in COUNTERS if c.group == group)
+    for group in ("massive", "tradier", "greeks", "pnl", "system")
+}
 _OF_GROUP = {group: attrgetter(names[0], *names) for group, names in _GROUPS.items()}
 _ZEROED_BY_RESET = ("greeks", "pnl", "system")  # The app's partial reset() leaves the providers as they are.
 
@@ -40,7 +43,9 @@ class Tape:
         last_before_us: When the last look before the tape was; None where there was none.
     """
 
-    def __init__(self, how: Pages, post_every_s: float, *, alive: frozenset[str] = frozenset(), last_before_us: int | None = None):
+    def __init__(
+        self, how: Pages, post_every_s: float, *, alive: frozenset[str] = frozenset(), last_before_us: int | None = None
+    ):
         self.how, self._post_every_s, self.alive, self.last_before_us = how, post_every_s, alive, last_before_us
         self.seq = 0
         self._looks: list[Look] = []
@@ -49,7 +54,11 @@ class Tape:
     def _begin(self) -> None:
         self._telling = Telling(self.how, self._post_every_s)
         self._unrolled: dict[int, dict[str, float]] = {}
-        self._series = {c.name: Series() for c in COUNTERS} | {s: Series() for s in SUMS} | {f"unknown {s}": Series() for s in SUMS}
+        self._series = (
+            {c.name: Series() for c in COUNTERS}
+            | {s: Series() for s in SUMS}
+            | {f"unknown {s}": Series() for s in SUMS}
+        )
         self._seen, self._bridged = Seen(), Seen()
         self._all_ts: list[int] = []
         self._found = Found()
@@ -75,7 +84,10 @@ class Tape:
             telling.retell()
             self._begin()
             self._telling = telling
-            shown = sorted(((page, i) for page in telling.pages for i in range(len(page.looks))), key=lambda p: (p[0].looks[p[1]].ts_us, p[0].looks[p[1]].page_clock_ms, p[0].looks[p[1]].digest))
+            shown = sorted(
+                ((page, i) for page in telling.pages for i in range(len(page.looks))),
+                key=lambda p: (p[0].looks[p[1]].ts_us, p[0].looks[p[1]].page_clock_ms, p[0].looks[p[1]].digest),
+            )
             for page, i in shown:
                 self._unroll(page, i)
 
@@ -114,7 +126,11 @@ class Tape:
         self._lay_seen(page, i)
 
     def _lay_seen(self, page: Page, i: int) -> None:
-        """When was a page looked at, between two looks? A gap is counted by the looks that are missing in it; a short one is bridged."""
+        """
+        When was a page looked at, between two looks?
+
+        A gap is counted by the looks that are missing in it; a short one is bridged.
+        """
         every, at = page.intervals_us[i], page.looks[i].ts_us
         gap = at - page.looks[i - 1].ts_us if i else every
         missing = max(0, math.ceil(gap / every - (self.how.late_after - 1)) - 1)
@@ -176,7 +192,11 @@ class Tape:
         series = self._series[name]
         if not series.known:
             return None
-        rises = [series.rise(start_us, end_us) for start_us, end_us, looks in self._found.once("seen while open", window, self._seen_while_open) if looks]
+        rises = [
+            series.rise(start_us, end_us)
+            for start_us, end_us, looks in self._found.once("seen while open", window, self._seen_while_open)
+            if looks
+        ]
         return sum(rises) if rises else None
 
     def _seen_while_open(self, window: Window) -> list[tuple[int, int, int]]:
@@ -193,7 +213,9 @@ class Tape:
         return series.came_to_light(window.start_us, window.end_us) if series.known else None
 
     def rests_on(self, window: Window) -> Window:
-        """The window, from where its increases begin: the oldest look before it that a page's increase is taken from."""
+        """
+        The window, from where its increases begin: the oldest look before it that a page's increase is taken from.
+        """
         return self._found.once("rests on", window, self._rests_on)
 
     def _rests_on(self, window: Window) -> Window:
@@ -207,7 +229,11 @@ class Tape:
         return Window(clock.instant(base), window.end) if bases and (base := min(bases)) < window.start_us else window
 
     def idle_for_s(self, at_us: int, provider: str | None = None) -> float | None:
-        """For how long, up to the last look, has no page counted a request, of one provider or any? None where none is wired, or nothing was seen."""
+        """
+        For how long, up to the last look, has no page counted a request, of one provider or any?
+
+        None where none is wired, or nothing was seen.
+        """
         live = [p for p in PROVIDERS if p in self.alive and provider in (None, p)]
         return self.idle_of_s(at_us, [f"{p}_requests" for p in live]) if live else None
 
@@ -225,21 +251,33 @@ class Tape:
 
     def looks_in(self, window: Window) -> int:
         """How many looks came in a window, of all pages together?"""
-        return self._found.once("looks", window, lambda w: bisect_right(self._all_ts, w.end_us) - bisect_right(self._all_ts, w.start_us))
+        return self._found.once(
+            "looks", window, lambda w: bisect_right(self._all_ts, w.end_us) - bisect_right(self._all_ts, w.start_us)
+        )
 
     def closed(self, page_id: str | None, loaded_at_us: int | None, at_us: int) -> bool | None:
         """
         Is a page, known by its id or else by its load, closed for good at an instant?
 
-        None is that it is not seen just now, and may come back. It is closed when others are seen and it has not been for
-        longer than before and after a refresh may lie apart; sooner where one of the others was loaded since.
+        None is that it is not seen just now, and may come back. It is closed when others are seen and it has not been
+        for longer than before and after a refresh may lie apart; sooner where one of the others was loaded since.
         """
         jitter_us, others = round(self.how.load_jitter_s * SECOND), self.open_at(at_us)
-        mine = [p for p in self.pages if (p.looks[0].page_id == page_id if page_id else p.looks[0].page_id is None and _near(p.loaded_at_us, loaded_at_us, jitter_us))]
+        mine = [
+            p
+            for p in self.pages
+            if (
+                p.looks[0].page_id == page_id
+                if page_id
+                else p.looks[0].page_id is None and _near(p.loaded_at_us, loaded_at_us, jitter_us)
+            )
+        ]
         if any(page in mine for page, _ in others):
             return False
         last_us = max((page.times[i - 1] for page in mine if (i := bisect_right(page.times, at_us))), default=0)
-        newer = any(page.loaded_at_us is not None and page.loaded_at_us > last_us - page.intervals_us[0] for page, _ in others)
+        newer = any(
+            page.loaded_at_us is not None and page.loaded_at_us > last_us - page.intervals_us[0] for page, _ in others
+        )
         patience_s = self.how.closed_s if newer else self.how.reset_gap_s
         return True if others and at_us - last_us > patience_s * SECOND else None
 
@@ -261,7 +299,14 @@ class Tape:
         """The pages open at an instant, each with the index of its last look: one whose next look is not late yet."""
         if self._found.open_at[0] != at_us:
             last = ((page, bisect_right(page.times, at_us) - 1) for page in self.pages)
-            self._found.open_at = at_us, [(page, i) for page, i in last if i >= 0 and at_us - page.times[i] <= self.how.late_after * page.intervals_us[i]]
+            self._found.open_at = (
+                at_us,
+                [
+                    (page, i)
+                    for page, i in last
+                    if i >= 0 and at_us - page.times[i] <= self.how.late_after * page.intervals_us[i]
+                ],
+            )
         return self._found.open_at[1]
 
     def _awaited(self, end_us: int) -> int:
@@ -282,7 +327,11 @@ class Tape:
         return self._found.once("coverage", window, lambda w: self._share(w, self._seen))
 
     def bridged(self, window: Window) -> float | None:
-        """Of which share of a window is known what was counted? Counters lose nothing over a few looks that did not come."""
+        """
+        Of which share of a window is known what was counted?
+
+        Counters lose nothing over a few looks that did not come.
+        """
         return self._found.once("bridged", window, lambda w: self._share(w, self._bridged))
 
     def _share(self, window: Window, seen: Seen) -> float | None:
@@ -290,11 +339,20 @@ class Tape:
         if not expected:
             return None
         awaited = self._awaited(window.end_us)  # A look that is not late yet is not missing.
-        upto = lambda at: seen.upto(min(at, awaited)) + max(0, at - awaited)  # noqa: E731
-        return min(1.0, sum(upto(s.end_us) - upto(s.start_us) for s in expected) / sum(s.end_us - s.start_us for s in expected))
+
+        def upto(at):
+            return seen.upto(min(at, awaited)) + max(0, at - awaited)
+
+        return min(
+            1.0, sum(upto(s.end_us) - upto(s.start_us) for s in expected) / sum(s.end_us - s.start_us for s in expected)
+        )
 
     def known(self, window: Window) -> float | None:
-        """How well is what the increases of a window rest on known? One over a long gap is not one of the window alone."""
+        """
+        How well is what the increases of a window rest on known?
+
+        One over a long gap is not one of the window alone.
+        """
         return self._found.once("known", window, lambda w: self.bridged(self.rests_on(w)))
 
     def untold(self, name: str, window: Window) -> bool:
@@ -303,12 +361,19 @@ class Tape:
         return bisect_right(times, window.end_us) > bisect_right(times, window.start_us)
 
     def told_apart(self, part: str, count: str, window: Window) -> bool:
-        """Did any look in a window, or one that its increases begin from, tell only one of two counters? Then they cannot be divided."""
+        """
+        Did any look in a window, or one that its increases begin from, tell only one of two counters?
+
+        Then they cannot be divided.
+        """
         a, b = self._series[part].untold, self._series[count].untold
         if not a and not b:
             return False
         window = self.rests_on(window)
-        inside = lambda at: at[bisect_left(at, window.start_us) : bisect_right(at, window.end_us)]  # noqa: E731
+
+        def inside(at):
+            return at[bisect_left(at, window.start_us) : bisect_right(at, window.end_us)]
+
         return inside(a) != inside(b)
 
     def gaps(self, window: Window) -> list[Window]:
@@ -326,7 +391,11 @@ class Tape:
         return [Window(clock.instant(a), clock.instant(b)) for a, b in found]
 
     def websocket_down_spans(self, window: Window) -> list[tuple[int, int]]:
-        """When was some page's WebSocket down? A look's state holds until the page's next look, while that is not late."""
+        """
+        When was some page's WebSocket down?
+
+        A look's state holds until the page's next look, while that is not late.
+        """
         down = Seen()
         for page in self.pages:
             for i, look in enumerate(page.looks):
@@ -339,9 +408,20 @@ class Tape:
         return list(down.spans())
 
     def websocket_down_at(self, at_us: int) -> tuple[float, Page] | None:
-        """For how many seconds, at an instant, has an open page been without its WebSocket, and which? 0 is connected; None is unknown."""
-        known = [(page, page.down_since_us[i]) for page, i in self.open_at(at_us) if page.looks[i].websocket_connected is not None]
-        return max((((at_us - since) / SECOND if since else 0.0, page) for page, since in known), key=lambda f: f[0], default=None)
+        """
+        For how many seconds, at an instant, has an open page been without its WebSocket, and which? 0 is connected;
+        None is unknown.
+        """
+        known = [
+            (page, page.down_since_us[i])
+            for page, i in self.open_at(at_us)
+            if page.looks[i].websocket_connected is not None
+        ]
+        return max(
+            (((at_us - since) / SECOND if since else 0.0, page) for page, since in known),
+            key=lambda f: f[0],
+            default=None,
+        )
 
     def websocket_down_for_s(self, as_of: datetime) -> float | None:
         """For how long, at an instant, has an open page been without its WebSocket? 0 is connected; None is unknown."""
@@ -360,11 +440,19 @@ class Tape:
         for page in self.pages:
             first = page.looks[0]
             for before, look in zip(page.looks, page.looks[1:]):
-                if reloaded(before, look, self.how) and self.began_again(before._asdict(), before, look) & set(PROVIDERS):
+                if reloaded(before, look, self.how) and self.began_again(before._asdict(), before, look) & set(
+                    PROVIDERS
+                ):
                     found.append(look.ts_us - round(look.uptime_s * SECOND))
             if page.loaded_at_us is None:
                 continue
-            gave_way = [p for p in self.pages if p.looks[-1].ts_us < first.ts_us <= p.looks[-1].ts_us + gap and p.looks[-1].ts_us < page.loaded_at_us + p.intervals_us[-1] and id(p) not in gone]
+            gave_way = [
+                p
+                for p in self.pages
+                if p.looks[-1].ts_us < first.ts_us <= p.looks[-1].ts_us + gap
+                and p.looks[-1].ts_us < page.loaded_at_us + p.intervals_us[-1]
+                and id(p) not in gone
+            ]
             if gave_way:
                 gone.add(id(max(gave_way, key=lambda p: p.looks[-1].ts_us)))
                 found.append(page.loaded_at_us)
@@ -372,7 +460,11 @@ class Tape:
 
 
 def _same(group: str, before: Look, look: Look) -> bool:
-    """Do two looks of a page, one after the other, tell the same of a group of counters, and all of it? Most of them mostly do."""
+    """
+    Do two looks of a page, one after the other, tell the same of a group of counters, and all of it?
+
+    Most of them mostly do.
+    """
     of = _OF_GROUP[group]
     told = of(look)
     return told == of(before) and None not in told
@@ -382,13 +474,22 @@ def _near(a: int | None, b: int | None, jitter_us: int) -> bool:
     return a is b if a is None or b is None else abs(a - b) <= jitter_us
 
 
-def load(store: Store, app: str, window: Window, known_at: datetime | None, how: Pages, *, post_every_s: float, wired: Iterable[str] = ()) -> Tape:
+def load(
+    store: Store,
+    app: str,
+    window: Window,
+    known_at: datetime | None,
+    how: Pages,
+    *,
+    post_every_s: float,
+    wired: Iterable[str] = (),
+) -> Tape:
     """
     The looks of a window, with those before it that it needs to begin from.
 
     Its cost is that of the window, however long the history: from before the window only as much is read as two looks
-    of one page may lie apart; for a page that was silent for longer, the looks about its last one; and for a socket that
-    is down from the beginning, the look at which it went down.
+    of one page may lie apart; for a page that was silent for longer, the looks about its last one; and for a socket
+    that is down from the beginning, the look at which it went down.
 
     Args:
         known_at: Only what had come into the store by then; None is all that is known.
@@ -398,7 +499,12 @@ def load(store: Store, app: str, window: Window, known_at: datetime | None, how:
     reset_gap_us, jitter_ms = round(how.reset_gap_s * SECOND), round(how.load_jitter_s * 1000)
     start, end = clock.micros(window.start) - reset_gap_us, clock.micros(window.end)
     before = SnapshotStore(store).last_look(app, start, known)
-    tape = Tape(how, post_every_s, alive=SnapshotStore(store).alive(app, known) | frozenset(wired), last_before_us=before.ts_us if before else None)
+    tape = Tape(
+        how,
+        post_every_s,
+        alive=SnapshotStore(store).alive(app, known) | frozenset(wired),
+        last_before_us=before.ts_us if before else None,
+    )
     tape.add(SnapshotStore(store).looks(app, start, end, known))
     earlier: dict[int, Look] = {}
     for page in tape.pages:
@@ -406,7 +512,14 @@ def load(store: Store, app: str, window: Window, known_at: datetime | None, how:
         which = {"page_id": first.page_id, "load_ms": first.load_ms, "jitter_ms": jitter_ms}
         if first.ts_us > clock.micros(window.start) and (page.loaded_at_us is None or page.loaded_at_us < start):
             found = SnapshotStore(store).last_look(app, start, known, **which)
-            earlier |= {look.seq: look for look in SnapshotStore(store).looks(app, found.ts_us - reset_gap_us, found.ts_us, known)} if found else {}
+            earlier |= (
+                {
+                    look.seq: look
+                    for look in SnapshotStore(store).looks(app, found.ts_us - reset_gap_us, found.ts_us, known)
+                }
+                if found
+                else {}
+            )
         if first.websocket_connected is False:
             connected = SnapshotStore(store).last_look(app, first.ts_us, known, connected=True, **which)
             since = SnapshotStore(store).first_look(app, connected.ts_us if connected else 0, known, **which)

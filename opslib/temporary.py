@@ -37,8 +37,14 @@ def refusing(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        do = "Make room on that disk" if problem.errno in (errno.ENOSPC, errno.EDQUOT) else "See whether you may write there"
-        raise OpsError(f"{problem.filename or place} could not be written ({problem.strerror or problem}). {do}, and try again.") from problem
+        do = (
+            "Make room on that disk"
+            if problem.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "See whether you may write there"
+        )
+        raise OpsError(
+            f"{problem.filename or place} could not be written ({problem.strerror or problem}). {do}, and try again."
+        ) from problem
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -77,7 +83,11 @@ def make(path: Path, content: bytes) -> None:
 def remove_left(folder: Path) -> None:
     """Remove what processes of this host that are gone were making in a folder; what cannot be removed stays."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        left = [entry for entry in entries if (made := _MADE.fullmatch(entry.name)) and made["host"] == _HOST and _is_gone(int(made["process"]))]
+        left = [
+            entry
+            for entry in entries
+            if (made := _MADE.fullmatch(entry.name)) and made["host"] == _HOST and _is_gone(int(made["process"]))
+        ]
         for entry in left:
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)

@@ -11,9 +11,11 @@ from zoneinfo import ZoneInfo
 
 NEW_YORK = ZoneInfo("America/New_York")
 UNKNOWN = "unknown"
-# Characters without a shape of their own: format characters (Unicode category Cf: bidirectional, zero-width, tags) and fillers.
+# Characters without a shape of their own: format characters (Unicode category Cf: bidirectional, zero-width, tags) and
+# fillers.
 _FORMAT = (
-    "\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff9-\ufffb"
+    "\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff9-\ufffb"
     "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 # C0 without tab and newline, DEL, C1, line and paragraph separators, lone surrogates.
@@ -95,12 +97,18 @@ def printable_values(outside: Any) -> Any:
     if isinstance(outside, str):
         return printable(outside)
     if isinstance(outside, Mapping):
-        return {printable(name) if isinstance(name, str) else name: printable_values(value) for name, value in outside.items()}
+        return {
+            printable(name) if isinstance(name, str) else name: printable_values(value)
+            for name, value in outside.items()
+        }
     return [printable_values(value) for value in outside] if isinstance(outside, list | tuple) else outside
 
 
 def escaped_json(document: str) -> str:
-    """A JSON document with what `printable` would remove from its strings written as ``\\uXXXX``: the same values, safe to show."""
+    """
+    A JSON document with what `printable` would remove from its strings written as ``\\uXXXX``: the same values, safe to
+    show.
+    """
     return _ESCAPED.sub(lambda found: json.dumps(found[0])[1:-1], document)
 
 

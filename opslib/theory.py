@@ -1,8 +1,8 @@
 """
 Compute fair values and Greeks of a chain's contracts from the prices of the chain itself.
 
-No rate and no dividend is assumed: put-call parity near the money gives each expiration's forward, and the least rate and
-yield that lead from the spot to it serve. An American option's early exercise is Bjerksund and Stensland's.
+No rate and no dividend is assumed: put-call parity near the money gives each expiration's forward, and the least rate
+and yield that lead from the spot to it serve. An American option's early exercise is Bjerksund and Stensland's.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,14 +18,18 @@ else:
     Array = Any
 
 YEAR_S = 365 * 86_400
-NEAREST = 10  # So many pairs, with call and put closest in price, tell a forward; their median is not moved by a few bad ones.
+# So many pairs, with call and put closest in price, tell a forward; their median is not moved by a few bad ones.
+NEAREST = 10
 LEAST_PAIRS = 3
 FAR_OFF = 0.3
-NEAR_MONEY = 0.03  # Of the forward: where no pair is nearer, what one of the two is worth is mostly its exercise, and early exercise blurs parity.
+# Of the forward: where no pair is nearer, what one of the two is worth is mostly its exercise, and early exercise blurs
+# parity.
+NEAR_MONEY = 0.03
 MOST_RATE = 0.05  # A year, beside what the forward tells: what dollars have earned at most these twenty years.
 DIVIDEND = (0.01, 0.05)  # Of the spot: what one quarter may bring.
 MOST_CARRY = 0.15  # A year: where spot and forward lie further apart, the spot is of another moment.
-EUROPEAN = frozenset({"SPX", "SPXW", "NDX", "NDXP", "RUT", "RUTW", "VIX", "VIXW", "XSP", "DJX", "MRUT", "XEO", "XND"})  # Index roots; all else is American unless its row says otherwise.
+# Index roots; all else is American unless its row says otherwise.
+EUROPEAN = frozenset({"SPX", "SPXW", "NDX", "NDXP", "RUT", "RUTW", "VIX", "VIXW", "XSP", "DJX", "MRUT", "XEO", "XND"})
 
 
 class Theory(NamedTuple):
@@ -69,7 +73,15 @@ class Theory(NamedTuple):
 
     def delta_mid(self, rows: Array) -> Array:
         """The deltas of some rows at the volatilities that their mids imply."""
-        return pricing.european(self.call[rows], self.spot[rows], self.strike[rows], self.years[rows], self.rate[rows], self.carry[rows], self.iv_mid[rows]).delta
+        return pricing.european(
+            self.call[rows],
+            self.spot[rows],
+            self.strike[rows],
+            self.years[rows],
+            self.rate[rows],
+            self.carry[rows],
+            self.iv_mid[rows],
+        ).delta
 
     def greeks(self, iv: Array, rows: Array | None = None) -> Greeks:
         """How the contracts should move at a volatility; of some rows, or of all."""
@@ -87,8 +99,8 @@ class Theory(NamedTuple):
 
     def between(self, iv: Array, rows: Array) -> tuple[Greeks, Greeks]:
         """
-        Between which figures may a right one lie, at a volatility? Nothing in a chain tells the rate, nor whether its vendor
-        reckons with early exercise; where nothing tells the forward either, the rate moves it.
+        Between which figures may a right one lie, at a volatility? Nothing in a chain tells the rate, nor whether its
+        vendor reckons with early exercise; where nothing tells the forward either, the rate moves it.
         """
         import numpy as np
 
@@ -100,12 +112,26 @@ class Theory(NamedTuple):
         )
         found = [at.greeks(iv, rows) for at in (self, other)]
         if not self.european[rows].all():
-            found += [at._replace(european=np.ones(len(self.european), dtype=bool)).greeks(iv, rows) for at in (self, other)]
+            found += [
+                at._replace(european=np.ones(len(self.european), dtype=bool)).greeks(iv, rows) for at in (self, other)
+            ]
         low, high = (Greeks(*(bound(v, axis=0) for v in zip(*found))) for bound in (np.min, np.max))
-        # Until its dividend is paid, time brings who is short of a stock the interest alone; and a forward told by few prices tells too high a rate at times.
+        # Until its dividend is paid, time brings who is short of a stock the interest alone; and a forward told by few
+        # prices tells too high a rate at times.
         for rate in (0.0, MOST_RATE):
-            waits = self._replace(rate=np.full(len(self.years), rate), carry=np.zeros(len(self.years)), european=np.ones(len(self.european), dtype=bool)).greeks(iv, rows).theta_day
-            low, high = low._replace(theta_day=np.minimum(low.theta_day, waits)), high._replace(theta_day=np.maximum(high.theta_day, waits))
+            waits = (
+                self._replace(
+                    rate=np.full(len(self.years), rate),
+                    carry=np.zeros(len(self.years)),
+                    european=np.ones(len(self.european), dtype=bool),
+                )
+                .greeks(iv, rows)
+                .theta_day
+            )
+            low, high = (
+                low._replace(theta_day=np.minimum(low.theta_day, waits)),
+                high._replace(theta_day=np.maximum(high.theta_day, waits)),
+            )
         return low, high
 
     def implied(self, rows: Array) -> Array:
@@ -152,12 +178,15 @@ def reckoned(frame: "DataFrame", grid: Grid, sound: Array) -> Theory:
         slope = np.where(np.isnan(forward), np.median(known) if len(known) else 0.0, np.nan_to_num(slope))
         forward = np.where(np.isnan(forward), spot * np.exp(slope * years), forward)
     gap = np.abs(slope) * years
-    elsewhere = ~((np.abs(slope) <= MOST_CARRY) | ((gap > DIVIDEND[0]) & (gap < DIVIDEND[1])))  # So short a time, or so old a spot, that a rate would mean nothing.
+    # So short a time, or so old a spot, that a rate would mean nothing.
+    elsewhere = ~((np.abs(slope) <= MOST_CARRY) | ((gap > DIVIDEND[0]) & (gap < DIVIDEND[1])))
     spot = np.where(elsewhere, forward, spot)
     slope = np.where(elsewhere, 0.0, slope)
     rate, carry = np.maximum(slope, 0.0), np.maximum(-slope, 0.0)
     iv_mid, quoted = np.full(len(mid), np.nan), np.flatnonzero((bid > 0) & (years > 0))
-    iv_mid[quoted] = pricing.implied(*(a[quoted] for a in (grid.call, mid, forward, grid.strike, years)), np.exp(-rate * years)[quoted])
+    iv_mid[quoted] = pricing.implied(
+        *(a[quoted] for a in (grid.call, mid, forward, grid.strike, years)), np.exp(-rate * years)[quoted]
+    )
     return Theory(grid, european, years, mid, spot, forward, rate, carry, iv_mid, parity, spotted)
 
 
@@ -172,10 +201,17 @@ def _first_forwards(grid: Grid, forward: Array, years: Array) -> Array:
 
 
 def pairs(grid: Grid, among: Array) -> tuple[Array, Array]:
-    """Rows of the calls, and of the puts of the same group and strike, where there are both among some rows (a mask)."""
+    """
+    Rows of the calls, and of the puts of the same group and strike, where there are both among some rows (a mask).
+    """
     ours = grid.order[among[grid.order]]
     first, second = ours[:-1], ours[1:]
-    same = (grid.group[first] == grid.group[second]) & (grid.strike[first] == grid.strike[second]) & grid.call[first] & ~grid.call[second]
+    same = (
+        (grid.group[first] == grid.group[second])
+        & (grid.strike[first] == grid.strike[second])
+        & grid.call[first]
+        & ~grid.call[second]
+    )
     return first[same], second[same]
 
 
@@ -187,11 +223,21 @@ def _forwards(grid: Grid, mid: Array, spot: Array, usable: Array) -> Array:
     calls, puts = pairs(grid, usable & np.isfinite(mid))
     apart = mid[calls] - mid[puts]
     group, far, forward = grid.group[calls], np.abs(apart), grid.strike[calls] + apart
-    far = np.where(np.abs(np.log(np.maximum(forward, 1e-9) / spot[calls])) > FAR_OFF, np.inf, far)  # A strike that is wrong tells a forward that cannot be.
+    # A strike that is wrong tells a forward that cannot be.
+    far = np.where(np.abs(np.log(np.maximum(forward, 1e-9) / spot[calls])) > FAR_OFF, np.inf, far)
     by = np.lexsort((far, group))
     told = pandas.DataFrame({"group": group[by], "far": far[by], "forward": forward[by], "above": apart[by] > 0})
     told = told[(told.groupby("group").cumcount() < NEAREST) & np.isfinite(told["far"])]
-    found = told.groupby("group").agg(forward=("forward", "median"), pairs=("forward", "size"), far=("far", "min"), above=("above", "mean"))
-    # On both sides of the forward: what can be exercised early is worth more than parity says, on one side more than on the other.
-    known = found.loc[(found["pairs"] >= LEAST_PAIRS) & (found["far"] <= NEAR_MONEY * found["forward"]) & (found["above"] > 0) & (found["above"] < 1), "forward"]
+    found = told.groupby("group").agg(
+        forward=("forward", "median"), pairs=("forward", "size"), far=("far", "min"), above=("above", "mean")
+    )
+    # On both sides of the forward: what can be exercised early is worth more than parity says, on one side more than on
+    # the other.
+    known = found.loc[
+        (found["pairs"] >= LEAST_PAIRS)
+        & (found["far"] <= NEAR_MONEY * found["forward"])
+        & (found["above"] > 0)
+        & (found["above"] < 1),
+        "forward",
+    ]
     return known.reindex(grid.group).to_numpy()

@@ -56,7 +56,9 @@ class _Event:
 
 
 def _part(whole: Decimal, quantity: Decimal, of: Decimal) -> Decimal:
-    """The share of a sum that belongs to so much of a quantity; the last share is what is left, so that none is lost."""
+    """
+    The share of a sum that belongs to so much of a quantity; the last share is what is left, so that none is lost.
+    """
     return whole if quantity >= of else (whole * quantity / of).quantize(_GRAIN)
 
 
@@ -85,16 +87,34 @@ def _key(fill: Fill) -> tuple[str, str, str]:
 
 
 def _events(fills: Iterable[Fill]) -> list[_Event]:
-    """What happened, in order; the two halves of a corporate action are one event, and so are neighbours of one order."""
+    """
+    What happened, in order; the two halves of a corporate action are one event, and so are neighbours of one order.
+    """
     fills = list(fills)
     halves = [f for f in fills if f.kind not in ORDINARY]
     partner: dict[int, Fill] = {}
     for closing in (f for f in halves if f.effect == "close"):
         for opening in halves:
-            if opening.effect == "open" and id(opening) not in partner and opening.kind == closing.kind and opening.side != closing.side and opening.value == -closing.value and opening.instrument == closing.instrument and opening.right == closing.right and abs(opening.at - closing.at) <= ONE_EVENT:
+            if (
+                opening.effect == "open"
+                and id(opening) not in partner
+                and opening.kind == closing.kind
+                and opening.side != closing.side
+                and opening.value == -closing.value
+                and opening.instrument == closing.instrument
+                and opening.right == closing.right
+                and abs(opening.at - closing.at) <= ONE_EVENT
+            ):
                 partner[id(closing)], partner[id(opening)] = opening, closing
                 break
-    rank = lambda f: (0 if f.effect == "close" else 1) if f.kind not in ORDINARY else {"open": 2, "": 3, "close": 4}[f.effect] + 3 * (f.kind in DONE_TO)  # noqa: E731
+
+    def rank(f):
+        return (
+            (0 if f.effect == "close" else 1)
+            if f.kind not in ORDINARY
+            else {"open": 2, "": 3, "close": 4}[f.effect] + 3 * (f.kind in DONE_TO)
+        )
+
     found, last = list[_Event](), dict[tuple[str, str, str], _Event]()
     for fill in sorted(fills, key=lambda f: (f.at, rank(f))):
         if id(fill) in partner:
@@ -104,7 +124,12 @@ def _events(fills: Iterable[Fill]) -> list[_Event]:
                 last.pop(_key(partner[id(fill)]), None)
             continue
         before = last.get(_key(fill))
-        same = before is not None and fill.order and (before.order, before.side, before.effect, before.kind) == (fill.order, fill.side, fill.effect, fill.kind)
+        same = (
+            before is not None
+            and fill.order
+            and (before.order, before.side, before.effect, before.kind)
+            == (fill.order, fill.side, fill.effect, fill.kind)
+        )
         if same and before is not None:
             before.fills.append(fill)
         else:
@@ -119,9 +144,27 @@ def _merged(event: _Event) -> Fill:
     if len(fills) == 1:
         return fills[0]
     quantity = sum((f.quantity for f in fills), ZERO)
-    mean = lambda name: None if any(getattr(f, name) is None for f in fills) else sum((getattr(f, name) * f.quantity for f in fills), ZERO) / quantity  # noqa: E731
-    total = lambda name: None if any(getattr(f, name) is None for f in fills) else sum((getattr(f, name) for f in fills), ZERO)  # noqa: E731
-    return fills[0]._replace(at=min(f.at for f in fills), quantity=quantity, price=mean("price"), bid=mean("bid"), ask=mean("ask"), value=sum((f.value for f in fills), ZERO), commission=total("commission"), fees=total("fees"))
+
+    def mean(name):
+        return (
+            None
+            if any(getattr(f, name) is None for f in fills)
+            else sum((getattr(f, name) * f.quantity for f in fills), ZERO) / quantity
+        )
+
+    def total(name):
+        return None if any(getattr(f, name) is None for f in fills) else sum((getattr(f, name) for f in fills), ZERO)
+
+    return fills[0]._replace(
+        at=min(f.at for f in fills),
+        quantity=quantity,
+        price=mean("price"),
+        bid=mean("bid"),
+        ask=mean("ask"),
+        value=sum((f.value for f in fills), ZERO),
+        commission=total("commission"),
+        fees=total("fees"),
+    )
 
 
 class _Positions:
@@ -148,7 +191,20 @@ class _Positions:
                 self.found.before.append(rest)
 
     def _open(self, fill: Fill) -> None:
-        leg = Leg(fill.symbol, fill.underlying, fill.instrument, 1 if fill.side == "buy" else -1, fill.order, fill.lot, fill.paid, fill.multiplier, fill.strike, fill.right, fill.expiry, fill.at)
+        leg = Leg(
+            fill.symbol,
+            fill.underlying,
+            fill.instrument,
+            1 if fill.side == "buy" else -1,
+            fill.order,
+            fill.lot,
+            fill.paid,
+            fill.multiplier,
+            fill.strike,
+            fill.right,
+            fill.expiry,
+            fill.at,
+        )
         leg.opened = leg.left = fill.quantity
         leg.open_value, leg.open_commission, leg.open_fees = fill.value, _told(fill), fill.fees or ZERO
         leg.open_uncharged = fill.quantity if fill.blank else ZERO
@@ -187,11 +243,22 @@ class _Positions:
             legs.remove(leg)
             leg.names.append(leg.symbol)
             # What was closed under the old name counts in the new one's units, so that one mean price holds.
-            leg.opened, leg.left, leg.quantity, leg.traded = (q * scale for q in (leg.opened, leg.left, leg.quantity, leg.traded))
-            leg.symbol, leg.underlying, leg.strike, leg.expiry, leg.multiplier = opening.symbol, opening.underlying, opening.strike, opening.expiry, opening.multiplier
+            leg.opened, leg.left, leg.quantity, leg.traded = (
+                q * scale for q in (leg.opened, leg.left, leg.quantity, leg.traded)
+            )
+            leg.symbol, leg.underlying, leg.strike, leg.expiry, leg.multiplier = (
+                opening.symbol,
+                opening.underlying,
+                opening.strike,
+                opening.expiry,
+                opening.multiplier,
+            )
             costs = closing.total + opening.total
             leg.open_fees += costs
-            closing, opening = closing._replace(value=ZERO, commission=ZERO, fees=ZERO), opening._replace(value=ZERO, commission=ZERO, fees=ZERO)
+            closing, opening = (
+                closing._replace(value=ZERO, commission=ZERO, fees=ZERO),
+                opening._replace(value=ZERO, commission=ZERO, fees=ZERO),
+            )
             self.held[_key(opening)].append(leg)
         self.found.renamed += left < closing.quantity
         if left > 0:  # The rest was opened before the file, or cannot be told apart from it.
@@ -216,7 +283,15 @@ def _split(fill: Fill, take: Decimal) -> tuple[Fill, Fill | None]:
 def _closed(leg: Leg, part: Fill) -> None:
     """So much of a leg is closed by a fill: its share of what the opening cost moves to what is realised."""
     take = part.quantity
-    for there, held in (("entry_value", "open_value"), ("commission", "open_commission"), ("fees", "open_fees"), ("uncharged", "open_uncharged"), ("entry_units", "open_units"), ("entry_bid", "open_bid"), ("entry_ask", "open_ask")):
+    for there, held in (
+        ("entry_value", "open_value"),
+        ("commission", "open_commission"),
+        ("fees", "open_fees"),
+        ("uncharged", "open_uncharged"),
+        ("entry_units", "open_units"),
+        ("entry_bid", "open_bid"),
+        ("entry_ask", "open_ask"),
+    ):
         gone, rest = _shared(getattr(leg, held), take, leg.left)
         setattr(leg, there, _add(getattr(leg, there), gone))
         setattr(leg, held, rest)
@@ -225,8 +300,13 @@ def _closed(leg: Leg, part: Fill) -> None:
     leg.commission = _add(leg.commission, _told(part))
     leg.fees += part.fees or ZERO
     leg.uncharged += take if part.blank else ZERO
-    leg.exit_units = _add(leg.exit_units, abs(part.value) / (leg.multiplier or 1) if done_to else _units(part, part.price))
-    leg.exit_bid, leg.exit_ask = (have if done_to else _add(have, _units(part, p)) for have, p in ((leg.exit_bid, part.bid), (leg.exit_ask, part.ask)))
+    leg.exit_units = _add(
+        leg.exit_units, abs(part.value) / (leg.multiplier or 1) if done_to else _units(part, part.price)
+    )
+    leg.exit_bid, leg.exit_ask = (
+        have if done_to else _add(have, _units(part, p))
+        for have, p in ((leg.exit_bid, part.bid), (leg.exit_ask, part.ask))
+    )
     leg.quantity += take
     leg.left -= take
     leg.traded += ZERO if done_to else take
@@ -240,9 +320,17 @@ def _grouped(legs: list[Leg]) -> list[Trade]:
     groups: dict[tuple[str, ...], list[Leg]] = {}
     for i, leg in enumerate(legs):
         apart = leg.instrument not in OPTIONS
-        key = (leg.lot,) if leg.lot else (leg.order, leg.underlying if apart else "", leg.symbol if apart else "") if leg.order else ("", str(i))
+        key = (
+            (leg.lot,)
+            if leg.lot
+            else (leg.order, leg.underlying if apart else "", leg.symbol if apart else "")
+            if leg.order
+            else ("", str(i))
+        )
         groups.setdefault((*key, "apart" if apart else "option"), []).append(leg)
-    return [Trade(g[0].lot or g[0].order or f"{g[0].symbol} {g[0].entered.isoformat()}", tuple(g)) for g in groups.values()]
+    return [
+        Trade(g[0].lot or g[0].order or f"{g[0].symbol} {g[0].entered.isoformat()}", tuple(g)) for g in groups.values()
+    ]
 
 
 def trips(fills: Iterable[Fill]) -> Trips:

@@ -12,13 +12,26 @@ else:
 
 FACTORS = {
     "gamma": {"per_dollar": 1.0, "x100": 100.0, "x0.01": 0.01},
-    "theta": {"per_day": 1.0, "per_year": 365.0, "per_trading_year": 252.0, "x100": 100.0, "x0.01": 0.01, "x1/365": 1 / 365},
+    "theta": {
+        "per_day": 1.0,
+        "per_year": 365.0,
+        "per_trading_year": 252.0,
+        "x100": 100.0,
+        "x0.01": 0.01,
+        "x1/365": 1 / 365,
+    },
     "vega": {"per_point": 1.0, "per_unit": 100.0, "x0.01": 0.01},
     "iv": {"decimal": 1.0, "percent": 100.0, "x0.01": 0.01},
 }
 USUAL = {"gamma": "per_dollar", "theta": "per_day", "vega": "per_point", "iv": "decimal"}
 DOCUMENTED = {("schwab", "iv"): "percent"}  # What a vendor promises, where it is not the usual.
-TIMES = {"gamma": (100.0, 0.01), "theta": (100.0, 252.0, 365.0, 0.01, 1 / 252, 1 / 365), "vega": (100.0, 0.01), "iv": (100.0, 0.01)}  # From one unit to another.
+# From one unit to another.
+TIMES = {
+    "gamma": (100.0, 0.01),
+    "theta": (100.0, 252.0, 365.0, 0.01, 1 / 252, 1 / 365),
+    "vega": (100.0, 0.01),
+    "iv": (100.0, 0.01),
+}
 LEAST_FOR_UNITS = 5
 NEARLY_ALL = 0.75
 IV_RANGE = (0.01, 5.0)  # The guide's.
@@ -32,14 +45,21 @@ def iv_unit(iv: Array, theory: Theory, core: Array, limits: ChainLimits) -> str 
         return _unit("iv", iv / theory.iv_mid, core, limits)
 
 
-def detected(column: dict[str, Array], given: dict[str, Array], core: Array, limits: ChainLimits) -> dict[str, str | None]:
-    """In which unit is each Greek of a feed, by the median of its ratio to what was recomputed? None where too few tell."""
+def detected(
+    column: dict[str, Array], given: dict[str, Array], core: Array, limits: ChainLimits
+) -> dict[str, str | None]:
+    """
+    In which unit is each Greek of a feed, by the median of its ratio to what was recomputed?
+
+    None where too few tell.
+    """
     import numpy as np
 
     units: dict[str, str | None] = {}
     with np.errstate(all="ignore"):
         for name in ("theta", "vega", "gamma"):
-            told = np.where(np.abs(column[name]) > digit(column[name]) * 5, column[name], np.nan)  # What is rounded more says nothing of its unit.
+            # What is rounded more says nothing of its unit.
+            told = np.where(np.abs(column[name]) > digit(column[name]) * 5, column[name], np.nan)
             units[name] = _unit(name, told / given[name], core, limits)
     return units
 

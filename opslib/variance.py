@@ -96,23 +96,34 @@ def decomposed(backtest: Side, live: Side) -> Parts:
     """
     What is a leg's difference made of?
 
-    Size comes first, at the backtest's result a contract; what prices and costs did is told at the live quantity, so the
+    Size comes first, at the backtest's result a contract; what prices and costs did is told at the live quantity, so
+    the
     cross terms stand with them. Identically: size + timing + slippage + fill + commission = live.net - backtest.net.
     """
     m, s, q = live.multiplier, live.sign, live.quantity
     scale = backtest.multiplier / m if backtest.multiplier != m else Decimal(1)
     b_entry, b_exit = backtest.entry * scale, backtest.exit * scale
-    size = (q - backtest.quantity) * (s * m * (b_exit - b_entry) - (backtest.costs / backtest.quantity if backtest.quantity else ZERO))
+    size = (q - backtest.quantity) * (
+        s * m * (b_exit - b_entry) - (backtest.costs / backtest.quantity if backtest.quantity else ZERO)
+    )
     commission = -(live.costs - (backtest.costs * q / backtest.quantity if backtest.quantity else ZERO))
     mids = (live.mid_entry, live.mid_exit, backtest.mid_entry, backtest.mid_exit)
     if any(mid is None for mid in mids):
-        return Parts(size=size, prices=s * m * q * ((live.exit - live.entry) - (b_exit - b_entry)), commission=commission)
+        return Parts(
+            size=size, prices=s * m * q * ((live.exit - live.entry) - (b_exit - b_entry)), commission=commission
+        )
     e_l, x_l, e_b, x_b = (mid if mid is not None else ZERO for mid in mids)
     e_b, x_b, h_b = e_b * scale, x_b * scale, (backtest.half_entry + backtest.half_exit) * scale
     h_l = live.half_entry + live.half_exit
     beyond_l = s * (live.entry - e_l) - s * (live.exit - x_l) - h_l
     beyond_b = s * (b_entry - e_b) - s * (b_exit - x_b) - h_b
-    return Parts(size=size, timing=s * m * q * ((x_l - x_b) - (e_l - e_b)), slippage=-m * q * (h_l - h_b), fill=-m * q * (beyond_l - beyond_b), commission=commission)
+    return Parts(
+        size=size,
+        timing=s * m * q * ((x_l - x_b) - (e_l - e_b)),
+        slippage=-m * q * (h_l - h_b),
+        fill=-m * q * (beyond_l - beyond_b),
+        commission=commission,
+    )
 
 
 def _nothing(other: Side) -> Side:
@@ -121,7 +132,10 @@ def _nothing(other: Side) -> Side:
 
 
 def side(leg: Leg, model: CostModel, first: bool = True, said: Promise | None = None) -> Side:
-    """A leg as the decomposition sees it; `first`, where a round trip is charged as one, bears that, and what a backtest `said` of its costs."""
+    """
+    A leg as the decomposition sees it; `first`, where a round trip is charged as one, bears that, and what a backtest
+    `said` of its costs.
+    """
     paid = model.as_paid and leg.paid
     found = costs.priced(leg, model)
     m = found[2] if found else Decimal(1)
@@ -129,9 +143,15 @@ def side(leg: Leg, model: CostModel, first: bool = True, said: Promise | None = 
         entry, exit_ = -leg.side * leg.entry_value / (leg.quantity * m), leg.side * leg.exit_value / (leg.quantity * m)
     else:
         entry, exit_ = found[0], found[1]
-    mids = [((q[0] + q[1]) / 2 if q[0] is not None and q[1] is not None else None) for q in (costs.quote(leg, "entry"), costs.quote(leg, "exit"))]
+    mids = [
+        ((q[0] + q[1]) / 2 if q[0] is not None and q[1] is not None else None)
+        for q in (costs.quote(leg, "entry"), costs.quote(leg, "exit"))
+    ]
     if paid:
-        halves = [((q[1] - q[0]) / 2 if q[0] is not None and q[1] is not None else ZERO) for q in (costs.quote(leg, "entry"), costs.quote(leg, "exit"))]
+        halves = [
+            ((q[1] - q[0]) / 2 if q[0] is not None and q[1] is not None else ZERO)
+            for q in (costs.quote(leg, "entry"), costs.quote(leg, "exit"))
+        ]
         if not leg.traded:  # The clearing house closed it: no order, no market.
             mids[1], halves[1] = exit_, ZERO
         charged = (costs.paid(leg, model) or ZERO) - leg.fees
@@ -139,7 +159,9 @@ def side(leg: Leg, model: CostModel, first: bool = True, said: Promise | None = 
         halves = list(costs.ends(leg, model)) if found else [ZERO, ZERO]
         mids = [mid if mid is not None else price for mid, price in zip(mids, (entry, exit_))]
         entry, exit_ = entry + leg.side * halves[0], exit_ - leg.side * halves[1]
-        charged = costs.charged(leg, model, first) + (model.fees_per_contract * (leg.quantity + leg.traded) if costs.per_contract(leg) else ZERO)
+        charged = costs.charged(leg, model, first) + (
+            model.fees_per_contract * (leg.quantity + leg.traded) if costs.per_contract(leg) else ZERO
+        )
     if said is not None and said.commission is not None:
         charged = said.commission if first else ZERO
     if said is not None and said.slippage is not None:
@@ -160,7 +182,8 @@ class Pair:
         parts: Of live minus backtest.
         backtest_net_pct: As the backtest has it.
         priced: Whether the backtest told its prices and quantities, not only a percent.
-        by_size: How much of the commission term a charge by the order, whatever its size, comes to at a smaller size; 0 or below.
+        by_size: How much of the commission term a charge by the order, whatever its size, comes to at a smaller size; 0
+            or below.
         contracts: Of live and of the backtest; None where the backtest tells none.
     """
 
@@ -181,11 +204,16 @@ def _leg_key(leg: Leg) -> tuple[str, str, int]:
 
 def _by_size(ours: Iterable[Side], theirs: Iterable[Side]) -> Decimal:
     """
-    What fixed charges cost more because the position is smaller: up to what the backtest was charged, they did not fall with its size.
+    What fixed charges cost more because the position is smaller: up to what the backtest was charged, they did not fall
+    with its size.
 
-    A commission of $10 an order on 1 contract instead of 10 is $9 more than the backtest's at that size, and no dearer broker.
+    A commission of $10 an order on 1 contract instead of 10 is $9 more than the backtest's at that size, and no dearer
+    broker.
     """
-    (paid, size), (charged, wanted) = ((sum((s.costs for s in sides), ZERO), sum((s.quantity for s in sides), ZERO)) for sides in (list(ours), list(theirs)))
+    (paid, size), (charged, wanted) = (
+        (sum((s.costs for s in sides), ZERO), sum((s.quantity for s in sides), ZERO))
+        for sides in (list(ours), list(theirs))
+    )
     if not wanted or size >= wanted:
         return ZERO
     return -max(ZERO, min(paid, charged) - charged * size / wanted)
@@ -200,21 +228,34 @@ def _parts(ours: dict[tuple[str, str, int], Side], theirs: dict[tuple[str, str, 
         l, b = ours.get(key), theirs.get(key)  # noqa: E741
         l, b = l or _nothing(b), b or _nothing(l)  # type: ignore[arg-type]  # noqa: E741
         if l.sign != b.sign:
-            total += Parts(prices=l.net - b.net)  # Bought in one and sold in the other: nothing to compare but the result.
+            # Bought in one and sold in the other: nothing to compare but the result.
+            total += Parts(prices=l.net - b.net)
         else:
             total += decomposed(b, l)
     return total
 
 
 def against(live: Trade, backtest: Trade, model: CostModel, said: Promise | None = None) -> Pair:
-    """A live trade beside the backtest's own: with the costs that the backtest took into account, where it `said` so; else both by one reading (what was paid, where it was)."""
+    """
+    A live trade beside the backtest's own: with the costs that the backtest took into account, where it `said` so; else
+    both by one reading (what was paid, where it was).
+    """
     ours, theirs = costs.result(live, model), costs.assumed(costs.result(backtest, model), said)
     its_pct = said.net_pct if said is not None and said.net_pct is not None else theirs.net_pct
     gap = None if ours.net_pct is None or its_pct is None else its_pct - ours.net_pct
     its_sides = {_leg_key(leg): side(leg, model, i == 0, said) for i, leg in enumerate(backtest.legs)}
     our_sides = {_leg_key(leg): side(leg, model, i == 0) for i, leg in enumerate(live.legs)}
     sizes = sum((s.quantity for s in our_sides.values()), ZERO), sum((s.quantity for s in its_sides.values()), ZERO)
-    return Pair(live, ours, gap, theirs.net - ours.net, _parts(our_sides, its_sides), its_pct, by_size=_by_size(our_sides.values(), its_sides.values()), contracts=sizes)
+    return Pair(
+        live,
+        ours,
+        gap,
+        theirs.net - ours.net,
+        _parts(our_sides, its_sides),
+        its_pct,
+        by_size=_by_size(our_sides.values(), its_sides.values()),
+        contracts=sizes,
+    )
 
 
 def promised(live: Trade, said: Promise, model: CostModel) -> Pair:
@@ -230,12 +271,26 @@ def promised(live: Trade, said: Promise, model: CostModel) -> Pair:
     gap = said.net_pct - ours.net_pct
     difference = ours.net - said.net_pct / 100 * ours.net_base
     commission = -(ours.costs - said.commission) if said.commission is not None else ZERO
-    slippage = -(ours.slippage - said.slippage) if said.slippage is not None and ours.slippage is not None and not ours.inside else ZERO
-    return Pair(live, ours, gap, -difference, Parts(slippage=slippage, commission=commission, prices=difference - slippage - commission), said.net_pct, priced=False)
+    slippage = (
+        -(ours.slippage - said.slippage)
+        if said.slippage is not None and ours.slippage is not None and not ours.inside
+        else ZERO
+    )
+    return Pair(
+        live,
+        ours,
+        gap,
+        -difference,
+        Parts(slippage=slippage, commission=commission, prices=difference - slippage - commission),
+        said.net_pct,
+        priced=False,
+    )
 
 
 def _likeness(trade: Trade) -> tuple[object, ...]:
-    return trade.entered.astimezone(NEW_YORK).date(), tuple(sorted((leg.symbol or leg.underlying, leg.side, leg.multiplier or ZERO) for leg in trade.legs))
+    return trade.entered.astimezone(NEW_YORK).date(), tuple(
+        sorted((leg.symbol or leg.underlying, leg.side, leg.multiplier or ZERO) for leg in trade.legs)
+    )
 
 
 def _same(live: Trade, backtest: Trade) -> bool:
@@ -256,7 +311,8 @@ def paired(live: list[Trade], backtest: list[Trade]) -> tuple[list[tuple[Trade, 
     Which trades are the same?
 
     By the name that both files give, where they share one and the underlying agrees (of an order number also sides,
-    multipliers and the number of legs); the others by symbol, side, multiplier and day of entry (New York), those nearest in time first.
+    multipliers and the number of legs); the others by symbol, side, multiplier and day of entry (New York), those
+    nearest in time first.
 
     Returns:
         Pairs; live trades that the backtest has not; the backtest's that were never made.
@@ -275,12 +331,19 @@ def paired(live: list[Trade], backtest: list[Trade]) -> tuple[list[tuple[Trade, 
     for trade in backtest:
         if id(trade) not in taken:
             waiting[_likeness(trade)].append(trade)
-    near = [(abs(ours.entered - theirs.entered), ours.entered, n, m, ours, theirs) for n, ours in enumerate(left) for m, theirs in enumerate(waiting.get(_likeness(ours), []))]
+    near = [
+        (abs(ours.entered - theirs.entered), ours.entered, n, m, ours, theirs)
+        for n, ours in enumerate(left)
+        for m, theirs in enumerate(waiting.get(_likeness(ours), []))
+    ]
     for *_, ours, theirs in sorted(near, key=lambda found: found[:4]):
         if id(ours) not in taken and id(theirs) not in taken:
             pairs.append((ours, theirs))
             taken |= {id(ours), id(theirs)}
-    by_entry = lambda found: sorted((t for t in found if id(t) not in taken), key=lambda t: t.entered)  # noqa: E731
+
+    def by_entry(found):
+        return sorted((t for t in found if id(t) not in taken), key=lambda t: t.entered)
+
     return pairs, by_entry(left), by_entry(backtest)
 
 
@@ -314,9 +377,16 @@ def spread(gaps: Iterable[Decimal | float], confidence: float) -> Spread | None:
     return Spread(n, mean, statistics.fmean(abs(x) for x in told), deviation, low, high)
 
 
-def compared(live: list[Trade], backtest: list[Trade] | None, promises: Mapping[str, Promise], model: CostModel, beside: Mapping[str, Promise] = MappingProxyType({})) -> tuple[list[Pair], list[Trade], list[Trade]]:
+def compared(
+    live: list[Trade],
+    backtest: list[Trade] | None,
+    promises: Mapping[str, Promise],
+    model: CostModel,
+    beside: Mapping[str, Promise] = MappingProxyType({}),
+) -> tuple[list[Pair], list[Trade], list[Trade]]:
     """
-    Every live trade beside what the backtest said of it: the backtest's own trade, else the percent it told of it by name.
+    Every live trade beside what the backtest said of it: the backtest's own trade, else the percent it told of it by
+    name.
 
     Args:
         backtest: Its trades; None where only percents are told.
@@ -333,4 +403,8 @@ def compared(live: list[Trade], backtest: list[Trade] | None, promises: Mapping[
     if backtest is None and not promises and not beside:
         return [], [], []
     told += [promised(t, beside[t.name], model) for t in alone if t.name in beside]
-    return [*told, *(against(ours, theirs, model, promises.get(theirs.name)) for ours, theirs in same)], [t for t in alone if t.name not in beside], phantom
+    return (
+        [*told, *(against(ours, theirs, model, promises.get(theirs.name)) for ours, theirs in same)],
+        [t for t in alone if t.name not in beside],
+        phantom,
+    )

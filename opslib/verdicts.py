@@ -85,7 +85,9 @@ class Finding(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Name, measured value, comparison, limit; and over what it is measured, where that is not the rule's window."""
+        """
+        Name, measured value, comparison, limit; and over what it is measured, where that is not the rule's window.
+        """
         return self._compared + (f" ({self.figure.span})" if self.figure.span else "")
 
     @property
@@ -99,18 +101,31 @@ class Finding(NamedTuple):
         first = rule.ladder[0][1]
         if self.severity:
             assert self.limit is not None
-            if VERDICT_OF[self.severity] == "critical" and self.limit == first and rule.gate == "t" and figure.deviation is not None:
+            if (
+                VERDICT_OF[self.severity] == "critical"
+                and self.limit == first
+                and rule.gate == "t"
+                and figure.deviation is not None
+            ):
                 low, high = interval(rule, figure)
-                return f"{name} ({value}) {worse} {rule.limit_told(first)}, and so is its whole interval ({rule.told(low)} to {rule.told(high)})"
+                return (
+                    f"{name} ({value}) {worse} {rule.limit_told(first)}, and so is its whole interval "
+                    f"({rule.told(low)} to {rule.told(high)})"
+                )
             more = _exhausted(rule, figure, self.severity) + (f": {figure.note}" if figure.note else "")
             return f"{name} ({value}) {'=' if self.limit == NO_SUCCESS else worse} {rule.limit_told(self.limit)}{more}"
         if figure.spent:
             return f"{name} ({value}): not past {rule.limit_told(first)} over both windows of any rung"
         if figure.value is not None and not isinstance(first, str) and rule.past(figure.value, first):
             low, high = interval(rule, figure)
-            return f"{name} ({value}) {worse} {rule.limit_told(first)}, but of {figure.count:,} it could be chance ({rule.told(low)} to {rule.told(high)})"
+            return (
+                f"{name} ({value}) {worse} {rule.limit_told(first)}, but of {figure.count:,} it could be "
+                f"chance ({rule.told(low)} to {rule.told(high)})"
+            )
         below = figure.value is not None and rule.past(figure.value, rule.objective)
-        return f"{name} ({value}) {better} {rule.limit_told(first)}" + (f", below objective {rule.limit_told(rule.objective)}" if below else "")
+        return f"{name} ({value}) {better} {rule.limit_told(first)}" + (
+            f", below objective {rule.limit_told(rule.objective)}" if below else ""
+        )
 
 
 def named(rule: Rule, subject: str) -> str:
@@ -129,7 +144,10 @@ def _spending(rule: Rule, figure: Figure, rung: str | None) -> str:
     assert rule.burn and figure.spent is not None
     rung = rung or rule.ladder[-1][0]
     (long, short), spent = rule.burn.windows[rung], figure.spent[rung]
-    return f"{rule.told(spent.long)} over {text.duration(long.total_seconds())}, {rule.told(spent.short)} over {text.duration(short.total_seconds())}"
+    return (
+        f"{rule.told(spent.long)} over {text.duration(long.total_seconds())}, {rule.told(spent.short)} "
+        f"over {text.duration(short.total_seconds())}"
+    )
 
 
 def _exhausted(rule: Rule, figure: Figure, rung: str) -> str:
@@ -173,7 +191,11 @@ def wilson(part: int, count: int, confidence: float = 0.95) -> tuple[float, floa
 
 
 def _within(t: float, df: int) -> float:
-    """How large a part of Student's distribution lies between -t and t? Abramowitz and Stegun, 26.7.3 and 26.7.4: exact."""
+    """
+    How large a part of Student's distribution lies between -t and t?
+
+    Abramowitz and Stegun, 26.7.3 and 26.7.4: exact.
+    """
     angle = math.atan(t / math.sqrt(df))
     cosine, odd = math.cos(angle), df % 2
     term = total = (cosine if df > 1 else 0.0) if odd else 1.0
@@ -185,7 +207,11 @@ def _within(t: float, df: int) -> float:
 
 @functools.cache
 def _t(df: int, confidence: float) -> float:
-    """Within how many standard errors lies a mean, with such confidence? By bisection; of many samples by the series 26.7.5."""
+    """
+    Within how many standard errors lies a mean, with such confidence?
+
+    By bisection; of many samples by the series 26.7.5.
+    """
     z = _z(confidence)
     if df >= MANY_FOR_T:
         terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
@@ -212,7 +238,11 @@ def student(mean: float, deviation: float, count: int, confidence: float = 0.95)
 
 
 def interval(rule: Rule, figure: Figure) -> tuple[float, float]:
-    """Between which values does the true one lie, by the rule's gate? The value itself where there is nothing to estimate from."""
+    """
+    Between which values does the true one lie, by the rule's gate?
+
+    The value itself where there is nothing to estimate from.
+    """
     assert figure.value is not None
     if rule.gate == "wilson" and figure.count:
         return wilson(figure.part or 0, figure.count, rule.confidence)
@@ -232,20 +262,34 @@ def judge(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
     What does a figure amount to?
 
     A rate under the ``wilson`` gate is past a limit only when its whole interval is: one failed request of thirty is no
-    incident. A mean under ``t`` (of which the distance from zero is judged) is past a limit when it is, and its interval
-    leaves out zero; it is critical when the whole interval is past the first limit. Too few samples, or looks that did not
-    come, make a figure unknown.
+    incident. A mean under ``t`` (of which the distance from zero is judged) is past a limit when it is, and its
+    interval leaves out zero; it is critical when the whole interval is past the first limit. Too few samples, or looks
+    that did not come, make a figure unknown.
     """
     first = rule.ladder[0][1]
     if figure.value is None:
-        return Finding(rule, subject, source, figure, "unknown", None, first, figure.absent not in (NOT_MEASURED, NOT_EXPECTED, TOO_FEW), figure.absent or "no data")
+        return Finding(
+            rule,
+            subject,
+            source,
+            figure,
+            "unknown",
+            None,
+            first,
+            figure.absent not in (NOT_MEASURED, NOT_EXPECTED, TOO_FEW),
+            figure.absent or "no data",
+        )
     if figure.value != figure.value:
         return Finding(rule, subject, source, figure, "unknown", None, first, True, "not a number")
     if figure.coverage is not None and figure.coverage < rule.min_coverage:
         why = f"only {text.ratio(figure.coverage, 0)} of the looks came (≥ {text.ratio(rule.min_coverage, 0)} needed)"
         return Finding(rule, subject, source, figure, "unknown", None, first, True, why)
     if figure.count is not None and figure.count < rule.min_count:
-        why = f"insufficient data (n={figure.count}; {rule.min_count} needed)" if rule.gate == "t" else f"too few to judge ({figure.count} of {rule.min_count} needed)"
+        why = (
+            f"insufficient data (n={figure.count}; {rule.min_count} needed)"
+            if rule.gate == "t"
+            else f"too few to judge ({figure.count} of {rule.min_count} needed)"
+        )
         return Finding(rule, subject, source, figure, "unknown", None, first, False, why)
     reached = _reached(rule, figure)
     if reached is None:
@@ -269,7 +313,8 @@ def _reached(rule: Rule, figure: Figure) -> tuple[str, float | str] | None:
             sure = isinstance(first, str) or rule.past(end, first)
             past = rule.past(figure.value, limit) and (VERDICT_OF[rung] != "critical" or sure)
             if rung == "critical" and sure and not past and not isinstance(first, str):
-                found = rung, first  # That it is past the first limit is no chance, however near to it: that is what it is told by.
+                # That it is past the first limit is no chance, however near to it: that is what it is told by.
+                found = rung, first
         elif isinstance(limit, str):
             past = figure.part == 0
         elif figure.spent is not None:
@@ -287,7 +332,8 @@ def not_back(rule: Rule, figure: Figure, rung: str, limit: float | str) -> bool:
         return figure.part == 0
     value = value_on(figure, rung)
     if value is not None and rule.gate == "t" and figure.deviation is not None and rung == "critical":
-        name, first = rule.ladder[0]  # It is critical also by an interval that is past the first limit: until that is back.
+        # It is critical also by an interval that is past the first limit: until that is back.
+        name, first = rule.ladder[0]
         if not isinstance(first, str) and rule.past(bound(rule, figure), rule.clear.get(name, first)):
             return True
     return value is not None and rule.past(value, rule.clear.get(rung, limit))

@@ -26,7 +26,19 @@ from opslib.verdicts import EXIT_CODES
 if TYPE_CHECKING:
     from opslib.workspace import Workspace
 
-SAID = ("verdict", "headline", "session", "incomplete", "coverage", "night", "issues", "action_items", "changes", "unknown")  # What a daily report says besides its template's figures.
+# What a daily report says besides its template's figures.
+SAID = (
+    "verdict",
+    "headline",
+    "session",
+    "incomplete",
+    "coverage",
+    "night",
+    "issues",
+    "action_items",
+    "changes",
+    "unknown",
+)
 _HEAD = re.compile(r"the record up to (E\d+), SHA-256 ([0-9a-f]{64})")
 
 
@@ -60,14 +72,30 @@ class Verification:
 
     def as_json(self) -> dict[str, Any]:
         """As CONTRACT.md has it."""
-        return {"verified": self.verdict == "ok", "what": self.what, "figures": self.figures, "head": self.head or None, "broken": [b._asdict() for b in self.broken], "lacking": self.lacking or None}
+        return {
+            "verified": self.verdict == "ok",
+            "what": self.what,
+            "figures": self.figures,
+            "head": self.head or None,
+            "broken": [b._asdict() for b in self.broken],
+            "lacking": self.lacking or None,
+        }
 
     def __repr__(self) -> str:
         if self.lacking:
             return f"{self.what}: cannot be verified: {self.lacking}"
         lines = [f"{b.what}: {b.why}{f' ({b.how})' if b.how else ''}" for b in self.broken]
-        told = f"{self.figures} figures computed again; the record ends with {self.head}" if self.head else f"{self.figures} figures computed again"
-        return "\n".join([f"{self.what}: {'verified' if not lines else f'{len(lines)} broken'}; {told}", *(f"  {line}" for line in lines)])
+        told = (
+            f"{self.figures} figures computed again; the record ends with {self.head}"
+            if self.head
+            else f"{self.figures} figures computed again"
+        )
+        return "\n".join(
+            [
+                f"{self.what}: {'verified' if not lines else f'{len(lines)} broken'}; {told}",
+                *(f"  {line}" for line in lines),
+            ]
+        )
 
 
 def verify(given: str | Path, desk: "Workspace | None" = None) -> Verification:
@@ -88,7 +116,12 @@ def verify(given: str | Path, desk: "Workspace | None" = None) -> Verification:
     if not path.exists():
         raise IncidentError(f"a folder of an incident, or a published report, was wanted at {given}; there is nothing.")
     folder = path if path.is_dir() else path.parent
-    while not (folder / RECORD).exists() and folder.parent != folder and folder.name != "incidents" and folder.parent.name == "evidence":
+    while (
+        not (folder / RECORD).exists()
+        and folder.parent != folder
+        and folder.name != "incidents"
+        and folder.parent.name == "evidence"
+    ):
         folder = folder.parent
     if (folder / RECORD).exists():
         return _incident(folder, desk)
@@ -107,7 +140,12 @@ def _incident(folder: Path, desk: "Workspace | None") -> Verification:
     name, found.head = entries[0].body.get("app", ""), f"{entries[-1].id}, SHA-256 {entries[-1].digest}"
     by_id = {e.id: e for e in entries}
     found.broken += _pictures(folder, entries)
-    found.broken += [b for e in entries if e.kind in ("resolved", "published", sheet.SIGNED) and isinstance(e.body.get("head"), dict) for b in _head(e.body["head"], by_id, f"head told in {e.id}")]
+    found.broken += [
+        b
+        for e in entries
+        if e.kind in ("resolved", "published", sheet.SIGNED) and isinstance(e.body.get("head"), dict)
+        for b in _head(e.body["head"], by_id, f"head told in {e.id}")
+    ]
     if desk is not None and name == desk.settings.app:
         found.broken += _against_store(folder.name, entries, desk)
     published = next((e for e in reversed(entries) if e.kind == "published"), None)
@@ -132,7 +170,11 @@ def _head(told: dict[str, str], by_id: dict[str, Entry], where: str) -> list[Bro
     entry = by_id.get(str(told.get("entry")))
     if entry is None:
         return [Broken(where, MISSING, f"{told.get('entry')} is not in the record")]
-    return [] if entry.digest == told.get("digest") else [Broken(where, HEAD, f"{entry.id} had the SHA-256 {told.get('digest')}, the record gives {entry.digest}")]
+    return (
+        []
+        if entry.digest == told.get("digest")
+        else [Broken(where, HEAD, f"{entry.id} had the SHA-256 {told.get('digest')}, the record gives {entry.digest}")]
+    )
 
 
 def _heads_in_files(folder: Path, by_id: dict[str, Entry]) -> Iterator[Broken]:
@@ -165,19 +207,36 @@ def _document(folder: Path, entries: list[Entry], published: Entry, found: Verif
     """The postmortem, made again from the record and held against what was published."""
     upto = next(e.seq for e in entries if e.id == published.body["head"]["entry"])
     made = Postmortem(fold(folder.name, entries[:upto]))
-    whole = {name: sha256(files.read_bytes(folder / name)).hexdigest() if (folder / name).exists() else None for name in published.body["files"]}
+    whole = {
+        name: sha256(files.read_bytes(folder / name)).hexdigest() if (folder / name).exists() else None
+        for name in published.body["files"]
+    }
     found.broken += [Broken(name, MISSING) for name, digest in whole.items() if digest is None]
-    _figures(folder / "postmortem.json", made, whole.get("postmortem.json") == published.body["files"].get("postmortem.json"), found)
+    _figures(
+        folder / "postmortem.json",
+        made,
+        whole.get("postmortem.json") == published.body["files"].get("postmortem.json"),
+        found,
+    )
     for name, digest in whole.items():
         path = folder / name
         if digest is None or digest == published.body["files"][name]:
             continue
         if name.endswith(".md"):
-            found.broken += [Broken(f"{name}, line {n}", EDITED, text.one_line(line.strip(), 80)) for n, line in postmortem.edited(files.read_bytes(path).decode("utf-8", "replace"), made.markdown)]
+            found.broken += [
+                Broken(f"{name}, line {n}", EDITED, text.one_line(line.strip(), 80))
+                for n, line in postmortem.edited(files.read_bytes(path).decode("utf-8", "replace"), made.markdown)
+            ]
         elif name.endswith(".html"):
             ours, told = made.html.splitlines(), files.read_bytes(path).decode("utf-8", "replace").splitlines()
             n = next((i for i, (a, b) in enumerate(zip(told, ours)) if a != b), min(len(ours), len(told)))
-            found.broken.append(Broken(f"{name}, line {n + 1}", EDITED, _differs(told[n] if n < len(told) else "", ours[n] if n < len(ours) else "")))
+            found.broken.append(
+                Broken(
+                    f"{name}, line {n + 1}",
+                    EDITED,
+                    _differs(told[n] if n < len(told) else "", ours[n] if n < len(ours) else ""),
+                )
+            )
         elif name.endswith(".ipynb"):
             found.broken += list(_notebook(path, made))
         elif not any(b.what.startswith(name) for b in found.broken):
@@ -187,7 +246,10 @@ def _document(folder: Path, entries: list[Entry], published: Entry, found: Verif
 def _differs(told: str, ours: str) -> str:
     """Where two lines part, with what stands there."""
     n = next((i for i, (a, b) in enumerate(zip(told, ours)) if a != b), min(len(told), len(ours)))
-    return f"{text.one_line(told[max(0, n - 30) : n + 30], 80)!r}, the record gives {text.one_line(ours[max(0, n - 30) : n + 30], 80)!r}"
+    return (
+        f"{text.one_line(told[max(0, n - 30) : n + 30], 80)!r}, the record gives "
+        f"{text.one_line(ours[max(0, n - 30) : n + 30], 80)!r}"
+    )
 
 
 def _figures(path: Path, made: Postmortem, as_published: bool, found: Verification) -> None:
@@ -204,8 +266,17 @@ def _figures(path: Path, made: Postmortem, as_published: bool, found: Verificati
             found.broken.append(Broken(f"{path.name}, {figure.id}", FORMULA if as_published else MISSING, figure.words))
         elif theirs != ours:
             told_value, our_value = _figure_words(theirs), _figure_words(ours)
-            found.broken.append(Broken(f"{path.name}, {figure.id}", FORMULA if as_published else EDITED, f"{figure.words}: {told_value}, the evidence ({', '.join(figure.evidence)}) gives {our_value}"))
-    found.broken += [Broken(f"{path.name}, {name}", FORMULA if as_published else EDITED, "no such figure comes out of the record") for name in told]
+            found.broken.append(
+                Broken(
+                    f"{path.name}, {figure.id}",
+                    FORMULA if as_published else EDITED,
+                    f"{figure.words}: {told_value}, the evidence ({', '.join(figure.evidence)}) gives {our_value}",
+                )
+            )
+    found.broken += [
+        Broken(f"{path.name}, {name}", FORMULA if as_published else EDITED, "no such figure comes out of the record")
+        for name in told
+    ]
 
 
 def _figure_words(figure: Any) -> str:
@@ -222,7 +293,11 @@ def _notebook(path: Path, made: Postmortem) -> Iterator[Broken]:
     shown = False
     try:
         cells = json.loads(files.read_bytes(path))["cells"]
-        shown_in = [(n, "".join(output.get("data", {}).get("text/plain", ""))) for n, cell in enumerate(cells, 1) for output in cell.get("outputs", [])]
+        shown_in = [
+            (n, "".join(output.get("data", {}).get("text/plain", "")))
+            for n, cell in enumerate(cells, 1)
+            for output in cell.get("outputs", [])
+        ]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ImportRefused):
         yield Broken(path.name, EDITED, "it cannot be read")
         return
@@ -249,7 +324,11 @@ def _report(path: Path, desk: "Workspace | None") -> Verification:
     try:
         told = json.loads(files.read_bytes(place))
         known, over = told["evidence"], "period" in told
-        made: Callable[[Workspace], Any] = (lambda at: publish.review(at, told["report"], told["period"])) if over else (lambda at, day=clock.parse_day(told["day"]): daily.daily_of(at, day))
+        made: Callable[[Workspace], Any] = (
+            (lambda at: publish.review(at, told["report"], told["period"]))
+            if over
+            else (lambda at, day=clock.parse_day(told["day"]): daily.daily_of(at, day))
+        )
     except (OSError, ValueError, RecursionError, KeyError, TypeError, OpsError):
         found.lacking = "it is neither an incident nor a report"
         return found
@@ -265,16 +344,30 @@ def _report(path: Path, desk: "Workspace | None") -> Verification:
         return found
     for day, shown in zip(ours.get("days", ()), told.get("days", ())):
         found.figures += len(day)
-        found.broken += [Broken(f"{place.name}, {day['day']}, {name}", EDITED, f"{shown.get(name)}, the posts give {value}") for name, value in day.items() if shown.get(name) != value]
+        found.broken += [
+            Broken(f"{place.name}, {day['day']}, {name}", EDITED, f"{shown.get(name)}, the posts give {value}")
+            for name, value in day.items()
+            if shown.get(name) != value
+        ]
     for name in () if over else SAID:
         a, b = _said(told, name), _said(ours, name)
         if a != b:
-            found.broken.append(Broken(f"{place.name}, {name}", EDITED, f"{text.one_line(str(a), 80)}, the posts give {text.one_line(str(b), 80)}"))
+            found.broken.append(
+                Broken(
+                    f"{place.name}, {name}",
+                    EDITED,
+                    f"{text.one_line(str(a), 80)}, the posts give {text.one_line(str(b), 80)}",
+                )
+            )
     for section in ("figures",) if over else ("availability", "data_quality", "trading"):
         for name, value in ours.get(section, {}).items():
             found.figures += 1
             if told.get(section, {}).get(name) != value:
-                found.broken.append(Broken(f"{place.name}, {section}, {name}", EDITED, f"{told.get(section, {}).get(name)}, the posts give {value}"))
+                found.broken.append(
+                    Broken(
+                        f"{place.name}, {section}, {name}",
+                        EDITED,
+                        f"{told.get(section, {}).get(name)}, the posts give {value}",
+                    )
+                )
     return found
-
-

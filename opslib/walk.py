@@ -1,9 +1,10 @@
 """
 Run a runbook for one incident: intent, action and outcome of each step on record.
 
-All of it is in the incident's record, so a new kernel, another person or another machine goes on where it stands. A step
-that changes the world is written down as intended before it is done, under a key that only one can take; who dies between
-the two leaves an intention without an outcome, which nobody does again before a person has said whether it happened.
+All of it is in the incident's record, so a new kernel, another person or another machine goes on where it stands. A
+step that changes the world is written down as intended before it is done, under a key that only one can take; who dies
+between the two leaves an intention without an outcome, which nobody does again before a person has said whether it
+happened.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +21,18 @@ from opslib.steps import ASK, BOXES, CHANGE, LOOK, Step
 
 NOBODY_ASKED = "skipped: nobody was asked"
 # How a step can stand, each with the mark that the strip shows beside the word.
-MARKS = {"not done": "·", "ok": "✓", "not as expected": "✗", "unknown": "?", "stale": "↻", "skipped": "–", "unsure": "!", "done": "✓", "rehearsed": "○", "failed": "✗"}
+MARKS = {
+    "not done": "·",
+    "ok": "✓",
+    "not as expected": "✗",
+    "unknown": "?",
+    "stale": "↻",
+    "skipped": "–",
+    "unsure": "!",
+    "done": "✓",
+    "rehearsed": "○",
+    "failed": "✗",
+}
 SETTLED = ("done",)  # What stands so is never done again.
 
 
@@ -67,7 +79,9 @@ class Journal(Protocol):
         """An incident as its record stands."""
         ...
 
-    def append(self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None) -> Entry | None:
+    def append(
+        self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None
+    ) -> Entry | None:
         """Write an entry down; None where there is one of that key."""
         ...
 
@@ -80,8 +94,16 @@ class Walk:
         now: What time it is.
     """
 
-    def __init__(self, journal: Journal, incident: str, runbook: str, now: Callable[[], datetime], rules_hash: str = ""):
-        self._journal, self.name, self.runbook, self._now, self._rules_hash = journal, incident, runbook, now, rules_hash
+    def __init__(
+        self, journal: Journal, incident: str, runbook: str, now: Callable[[], datetime], rules_hash: str = ""
+    ):
+        self._journal, self.name, self.runbook, self._now, self._rules_hash = (
+            journal,
+            incident,
+            runbook,
+            now,
+            rules_hash,
+        )
 
     @property
     def incident(self) -> Incident:
@@ -110,22 +132,48 @@ class Walk:
                 state = other
         told = str(body.get("words", ""))
         if state == "stale":
-            told = f"seen {text.duration(ago.total_seconds())} ago, holds for {text.duration(step.fresh.total_seconds())}: {told}"
+            told = (
+                f"seen {text.duration(ago.total_seconds())} ago, holds for "
+                f"{text.duration(step.fresh.total_seconds())}: {told}"
+            )
         return Standing(state, told, entry.by, entry)
 
     def _write(self, step: Step, state: str, words: str, by: str = "", key: str = "", **more: Any) -> Entry | None:
-        body = {"runbook": self.runbook, "step": step.name, "kind": step.kind, "state": state, "words": words, "opslib": VERSION, "rules_hash": self._rules_hash, **more}
+        body = {
+            "runbook": self.runbook,
+            "step": step.name,
+            "kind": step.kind,
+            "state": state,
+            "words": words,
+            "opslib": VERSION,
+            "rules_hash": self._rules_hash,
+            **more,
+        }
         return self._journal.append(self.name, "step", body, by=by, key=key)
 
     def see(self, step: Step, seen: Seen, as_of: datetime, by: str = "", picture: str = "") -> None:
         """Write down what a step that looks saw."""
         more: dict[str, Any] = {"next": seen.next} if seen.next else {}
         more |= {"picture": {"sha256": picture, "name": seen.view}} if picture else {}
-        self._write(step, "seen", f"{step.name}: {seen.words}", by, good=seen.good, content=seen.content, source=seen.source, query=seen.query, as_of=text.iso(as_of), **more)
+        self._write(
+            step,
+            "seen",
+            f"{step.name}: {seen.words}",
+            by,
+            good=seen.good,
+            content=seen.content,
+            source=seen.source,
+            query=seen.query,
+            as_of=text.iso(as_of),
+            **more,
+        )
 
     def skip(self, step: Step) -> None:
         """Nobody is there to be asked."""
-        if self.standing(step).state in ("not done", "skipped") and (self.runbook, step.name) not in self.incident.steps:
+        if (
+            self.standing(step).state in ("not done", "skipped")
+            and (self.runbook, step.name) not in self.incident.steps
+        ):
             self._write(step, "skipped", f"{step.name}: {NOBODY_ASKED}")
 
     def answer(self, step: Step, good: bool | None, by: str, note: str = "") -> None:
@@ -144,9 +192,18 @@ class Walk:
         if not by.strip():
             raise OperatorNeeded(f"step {step.name} is judged by a person; say who you are.")
         told = {True: "as expected", False: "not as expected", None: "cannot be told"}[good]
-        self._write(step, "judged", f"{step.name}: {told}{': ' + note.strip() if note.strip() else ''}", by.strip(), good=good, note=note.strip())
+        self._write(
+            step,
+            "judged",
+            f"{step.name}: {told}{': ' + note.strip() if note.strip() else ''}",
+            by.strip(),
+            good=good,
+            note=note.strip(),
+        )
 
-    def do(self, step: Step, by: str, confirmed: bool, act: Callable[[dict[str, Any]], Outcome], asked: Mapping[str, Any]) -> Standing:
+    def do(
+        self, step: Step, by: str, confirmed: bool, act: Callable[[dict[str, Any]], Outcome], asked: Mapping[str, Any]
+    ) -> Standing:
         """
         Change the world, once.
 
@@ -161,7 +218,8 @@ class Walk:
 
         Raises:
             OperatorNeeded: Nobody puts their name to it.
-            IncidentError: It was not confirmed; it was begun before and nobody wrote down how it ended; or somebody is doing it.
+            IncidentError: It was not confirmed; it was begun before and nobody wrote down how it ended; or somebody is
+                doing it.
         """
         if step.kind != CHANGE:
             raise IncidentError(f"step {step.name} changes nothing: there is nothing to do.")
@@ -175,20 +233,56 @@ class Walk:
             raise IncidentError(self._unsure(step, now))
         if not confirmed:
             raise IncidentError(f"step {step.name} was not confirmed. See what it will do, then confirm it.")
-        attempt = sum(1 for e in found.of_kind("step") if e.body["runbook"] == self.runbook and e.body["step"] == step.name and e.body["state"] == "intended") + 1
+        attempt = (
+            sum(
+                1
+                for e in found.of_kind("step")
+                if e.body["runbook"] == self.runbook and e.body["step"] == step.name and e.body["state"] == "intended"
+            )
+            + 1
+        )
         act_id = f"{self.name}/{self.runbook}/{step.name}/{attempt}"
-        whole = dict(asked) | {"id": act_id, "incident": self.name, "runbook": self.runbook, "step": step.name, "operator": by.strip()}
-        if self._write(step, "intended", f"{step.name}: {by.strip()} is about to: {step.do}", by.strip(), f"intended:{act_id}", asked=whole) is None:
+        whole = dict(asked) | {
+            "id": act_id,
+            "incident": self.name,
+            "runbook": self.runbook,
+            "step": step.name,
+            "operator": by.strip(),
+        }
+        if (
+            self._write(
+                step,
+                "intended",
+                f"{step.name}: {by.strip()} is about to: {step.do}",
+                by.strip(),
+                f"intended:{act_id}",
+                asked=whole,
+            )
+            is None
+        ):
             raise IncidentError(f"step {step.name} is being done by somebody else at this moment. Look again.")
         ended = act(whole)
         more = {"output": ended.output} if ended.output else {}
-        self._write(step, ended.state, f"{step.name}: {ended.words}", by.strip(), f"ended:{act_id}", id=act_id, mitigates=step.mitigates, **more)
+        self._write(
+            step,
+            ended.state,
+            f"{step.name}: {ended.words}",
+            by.strip(),
+            f"ended:{act_id}",
+            id=act_id,
+            mitigates=step.mitigates,
+            **more,
+        )
         return self.standing(step)
 
     @staticmethod
     def _unsure(step: Step, now: Standing) -> str:
         assert now.entry
-        return f"step {step.name} was begun by {now.by} at {text.moment(clock.instant(now.entry.at_us))}, and nobody wrote down how it ended. See whether it happened, then say so: settle({step.name!r}, True or False, by=...)."
+        return (
+            f"step {step.name} was begun by {now.by} at {text.moment(clock.instant(now.entry.at_us))}, and "
+            f"nobody wrote down how it ended. See whether it happened, then say so: settle({step.name!r}, True or "
+            f"False, by=...)."
+        )
 
     def settle(self, step: Step, happened: bool, by: str, note: str = "") -> Standing:
         """
@@ -204,8 +298,22 @@ class Walk:
         if now.state != "unsure" or now.entry is None:
             raise IncidentError(f"step {step.name} is {now.state}: there is nothing to settle.")
         act_id = now.entry.body["asked"]["id"]
-        told = f"{by.strip()} looked: it {'happened' if happened else 'did not happen'}{': ' + note.strip() if note.strip() else ''}"
-        if self._write(step, "done" if happened else "undone", f"{step.name}: {told}", by.strip(), f"ended:{act_id}", id=act_id, mitigates=step.mitigates) is None:
+        told = (
+            f"{by.strip()} looked: it {'happened' if happened else 'did not happen'}"
+            f"{': ' + note.strip() if note.strip() else ''}"
+        )
+        if (
+            self._write(
+                step,
+                "done" if happened else "undone",
+                f"{step.name}: {told}",
+                by.strip(),
+                f"ended:{act_id}",
+                id=act_id,
+                mitigates=step.mitigates,
+            )
+            is None
+        ):
             raise IncidentError(f"step {step.name} was settled by somebody else meanwhile. Look again.")
         return self.standing(step)
 

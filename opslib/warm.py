@@ -29,7 +29,11 @@ LAUNCHER = ["-m", "ipykernel_launcher"]
 
 
 class Forked:
-    """A kernel's process, watched by its file descriptor: it is a child of the zygote's, not ours. What is needed of `subprocess.Popen`."""
+    """
+    A kernel's process, watched by its file descriptor: it is a child of the zygote's, not ours.
+
+    What is needed of `subprocess.Popen`.
+    """
 
     stdin = stdout = stderr = None
 
@@ -73,7 +77,8 @@ class Kernels:
     Warm kernels, for as long as this is open.
 
     Args:
-        environment: Of the process that they are forked from: without secrets, since what it holds every kernel could read.
+        environment: Of the process that they are forked from: without secrets, since what it holds every kernel could
+            read.
     """
 
     def __init__(self, environment: Mapping[str, str]):
@@ -88,7 +93,13 @@ class Kernels:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-m", "opslib.zygote", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True)
+            self._process = subprocess.Popen(
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
         ours.settimeout(PATIENCE_S)
         self._asking, self._grown = ours, False
 
@@ -127,7 +138,10 @@ class Kernels:
 
 @contextmanager
 def warmed(opened: Callable[[], T]) -> Iterator[tuple[T, Kernels]]:
-    """A workspace, and warm kernels for its notebooks: they import what they need, without secrets, while this process opens it and does the same."""
+    """
+    A workspace, and warm kernels for its notebooks: they import what they need, without secrets, while this process
+    opens it and does the same.
+    """
     with closing(Kernels(without_secrets(os.environ))) as kernels:
         yield opened(), kernels
 
@@ -141,8 +155,16 @@ class WarmProvisioner(LocalProvisioner):
         """As `LocalProvisioner`, forked where that gives the same kernel."""
         kernels: Kernels | None = getattr(self.parent, "ops_kernels", None)
         python, *rest = cmd
-        fits = kernels is not None and rest[:2] == LAUNCHER and os.path.realpath(python) == os.path.realpath(sys.executable)
-        forked = kernels.kernel(rest[2:], kwargs.get("env") or os.environ, str(kwargs.get("cwd") or os.getcwd())) if fits and kernels else None
+        fits = (
+            kernels is not None
+            and rest[:2] == LAUNCHER
+            and os.path.realpath(python) == os.path.realpath(sys.executable)
+        )
+        forked = (
+            kernels.kernel(rest[2:], kwargs.get("env") or os.environ, str(kwargs.get("cwd") or os.getcwd()))
+            if fits and kernels
+            else None
+        )
         if forked is None:
             return await super().launch_kernel(cmd, **kwargs)
         self.way, self.process, self.pid, self.pgid = WARM, forked, forked.pid, forked.pid

@@ -40,7 +40,8 @@ def grid(at_us: int) -> int:
     return at_us - at_us % GRID_US
 
 
-AFTER = timedelta(hours=8)  # So long after the last fact alerts are still evaluated: longer than a session, so up to its close.
+# So long after the last fact alerts are still evaluated: longer than a session, so up to its close.
+AFTER = timedelta(hours=8)
 
 
 def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int | None]]:
@@ -64,10 +65,17 @@ def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int 
         day += timedelta(days=1)
 
 
-def judged_at(at_us: int, alerts: Alerts, tape: Tape, rules: Rules, probed: Probed | None = None, realised: Realised | None = None) -> list[Transition]:
+def judged_at(
+    at_us: int, alerts: Alerts, tape: Tape, rules: Rules, probed: Probed | None = None, realised: Realised | None = None
+) -> list[Transition]:
     """What becomes of alerts at an instant, by a tape, what our own looks saw, and fills?"""
     by_fills = realised.finding(at_us) if realised else []
-    return alerts.advance(at_us, [*findings.judged(tape, rules, clock.instant(at_us), probed), *by_fills], lambda page: tape.closed(*page, at_us), lambda finding: beginnings.began_us(finding, tape, probed, at_us))
+    return alerts.advance(
+        at_us,
+        [*findings.judged(tape, rules, clock.instant(at_us), probed), *by_fills],
+        lambda page: tape.closed(*page, at_us),
+        lambda finding: beginnings.began_us(finding, tape, probed, at_us),
+    )
 
 
 class Reach(NamedTuple):
@@ -93,7 +101,16 @@ class Watch:
         known_at_us: In a replay, only what was known by then; None is all.
     """
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, alerts: Iterable[Alert] = (), *, live: bool = False, known_at_us: int | None = None):
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        rules: Rules,
+        alerts: Iterable[Alert] = (),
+        *,
+        live: bool = False,
+        known_at_us: int | None = None,
+    ):
         self.store, self.settings, self.rules, self.live, self.known_at_us = store, settings, rules, live, known_at_us
         self.alerts = Alerts(rules, alerts)
         self._samples = Samples(store, settings.app)
@@ -111,7 +128,19 @@ class Watch:
                 self._fetch_filed(upto_us, clock.micros(session.closes))
                 for at_us in open_instants:
                     self._feed(at_us)
-                    yield at_us, [] if self._beats.jumped(at_us) else judged_at(at_us, self.alerts, self._tape, self.rules, self._probed if self._probed.any else None, self._realised)
+                    yield (
+                        at_us,
+                        []
+                        if self._beats.jumped(at_us)
+                        else judged_at(
+                            at_us,
+                            self.alerts,
+                            self._tape,
+                            self.rules,
+                            self._probed if self._probed.any else None,
+                            self._realised,
+                        ),
+                    )
             if after is not None:
                 yield after, self.alerts.close(after)
 
@@ -122,8 +151,16 @@ class Watch:
         app, settings = self.settings.app, self.settings
         before = SnapshotStore(self.store).last_look(app, start_us, known_us)
         alive = SnapshotStore(self.store).alive(app, known_us, start_us) | frozenset(settings.wired)
-        self._tape = Tape(self.rules.pages, settings.post_every_s, alive=alive, last_before_us=before.ts_us if before else None)
-        self._session, self._start_us, self._read_us, self._seq, self._taken = session, start_us, start_us, 0, set[int]()
+        self._tape = Tape(
+            self.rules.pages, settings.post_every_s, alive=alive, last_before_us=before.ts_us if before else None
+        )
+        self._session, self._start_us, self._read_us, self._seq, self._taken = (
+            session,
+            start_us,
+            start_us,
+            0,
+            set[int](),
+        )
         self._waiting: deque[tuple[int, Look]] = deque()
         self._begin_probed()
         self._realised, self._filed_seq, self._filed_us = Realised(self.rules), 0, OF_NO_MOMENT_US - 1
@@ -131,9 +168,12 @@ class Watch:
     def _begin_probed(self) -> None:
         self._probed, self._sampled_us, self._sample_seq = Probed(self.settings.fallback), self._probed_from_us, 0
         self._unseen: deque[tuple[int, Sample]] = deque()
-        beat = self._samples.last("beat", self._sampled_us, clock.micros(self._session.opens) if self.live else self.known_at_us)
+        beat = self._samples.last(
+            "beat", self._sampled_us, clock.micros(self._session.opens) if self.live else self.known_at_us
+        )
         self._probed.add([beat] if beat else [])
-        self._beats = Probed(samples=[beat] if beat else [])  # As soon as they are known, so that what our clock jumped over is.
+        # As soon as they are known, so that what our clock jumped over is.
+        self._beats = Probed(samples=[beat] if beat else [])
 
     def _fetch_probed(self, upto_us: int, closes_us: int) -> None:
         """Read what our own looks have seen since the last time, and let go of what no rule looks back to."""
@@ -144,7 +184,9 @@ class Watch:
             found = self._samples.between(self._sampled_us, until_us, self.known_at_us)
             self._sampled_us = max(self._sampled_us, until_us)
         self._beats.add(sample for sample in found if sample.probe == "beat")
-        self._unseen = deque(sorted([*self._unseen, *((self._counts_from(sample), sample) for sample in found)], key=lambda w: w[0]))
+        self._unseen = deque(
+            sorted([*self._unseen, *((self._counts_from(sample), sample) for sample in found)], key=lambda w: w[0])
+        )
 
     def _fetch_filed(self, upto_us: int, closes_us: int) -> None:
         """Read which fills have come since the last time: live by the order of writing, in a replay by their time."""
@@ -153,7 +195,11 @@ class Watch:
             self._filed_seq = max([self._filed_seq, *(row.seq for row in found)])
         else:
             until_us = min(upto_us, closes_us)
-            found = [row for row in self._filings.written(0, until_us, self.known_at_us) if row.ts_us > self._filed_us] if until_us > self._filed_us else []
+            found = (
+                [row for row in self._filings.written(0, until_us, self.known_at_us) if row.ts_us > self._filed_us]
+                if until_us > self._filed_us
+                else []
+            )
             self._filed_us = max(self._filed_us, until_us)
         self._realised.add(found, self._counts_from)
 
@@ -163,7 +209,8 @@ class Watch:
         if self.live:
             written = SnapshotStore(self.store).looks_written(app, self._seq, self._start_us, closes_us)
             looks = [look for look in written if look.known_at_us < upto_us + SETTLE_US and look.seq not in self._taken]
-            # A recording that is read in with its own times may stand behind a post that is not known yet: that one must be read again.
+            # A recording that is read in with its own times may stand behind a post that is not known yet: that one
+            # must be read again.
             later = min((look.seq for look in written if look.known_at_us >= upto_us + SETTLE_US), default=None)
             self._seq = later - 1 if later else max([self._seq, *(look.seq for look in written)])
             self._taken = {seq for seq in (*self._taken, *(look.seq for look in looks)) if seq > self._seq}
@@ -171,7 +218,9 @@ class Watch:
             until_us = min(upto_us, closes_us)
             looks = SnapshotStore(self.store).looks(app, self._read_us, until_us, self.known_at_us)
             self._read_us = max(self._read_us, until_us)
-        self._waiting = deque(sorted([*self._waiting, *((self._counts_from(look), look) for look in looks)], key=lambda w: w[0]))
+        self._waiting = deque(
+            sorted([*self._waiting, *((self._counts_from(look), look) for look in looks)], key=lambda w: w[0])
+        )
 
     def _counts_from(self, look: Look | Sample | Filed) -> int:
         """The first instant at which a look, a sample of ours, or a fill counts."""
@@ -198,8 +247,17 @@ def held(store: Store, app: str, since_us: int, upto_us: int) -> tuple[int, int]
     Returns:
         Both ends in microseconds, within the range; None where the store holds nothing of it.
     """
-    with store.reading() as connection:  # One aggregate a query: SQLite then seeks in the index instead of reading all of it.
-        ends = [[connection.execute(sa.select(of(t.c.ts_us, type_=sa.BigInteger)).where(t.c.app == app, t.c.ts_us != OF_NO_MOMENT_US)).scalar() for of in (sa.func.min, sa.func.max)] for t in (SNAPSHOTS, SAMPLES, FILLS)]
+    # One aggregate a query: SQLite then seeks in the index instead of reading all of it.
+    with store.reading() as connection:
+        ends = [
+            [
+                connection.execute(
+                    sa.select(of(t.c.ts_us, type_=sa.BigInteger)).where(t.c.app == app, t.c.ts_us != OF_NO_MOMENT_US)
+                ).scalar()
+                for of in (sa.func.min, sa.func.max)
+            ]
+            for t in (SNAPSHOTS, SAMPLES, FILLS)
+        ]
     for found in (ts_us for both in ends for ts_us in both if ts_us is not None):
         cell_types.check_time("ts_us", found)
     known = [(first, last) for first, last in ends if first is not None and last is not None]
@@ -210,7 +268,15 @@ def held(store: Store, app: str, since_us: int, upto_us: int) -> tuple[int, int]
     return (since_us, upto_us) if since_us < upto_us else None
 
 
-def replayed(store: Store, settings: Settings, rules: Rules, since_us: int, upto_us: int, known_at_us: int | None = None, progress: Callable[[Iterable], Iterable] = lambda items: items) -> tuple[list[Transition], Alerts]:
+def replayed(
+    store: Store,
+    settings: Settings,
+    rules: Rules,
+    since_us: int,
+    upto_us: int,
+    known_at_us: int | None = None,
+    progress: Callable[[Iterable], Iterable] = lambda items: items,
+) -> tuple[list[Transition], Alerts]:
     """
     What do today's data and rules say became of alerts in (since, upto]?
 
@@ -224,7 +290,9 @@ def replayed(store: Store, settings: Settings, rules: Rules, since_us: int, upto
     return transitions, watch.alerts
 
 
-def on(tape: Tape, rules: Rules, since_us: int, upto_us: int, probed: Probed | None = None, filed: Iterable[Filed] = ()) -> list[Transition]:
+def on(
+    tape: Tape, rules: Rules, since_us: int, upto_us: int, probed: Probed | None = None, filed: Iterable[Filed] = ()
+) -> list[Transition]:
     """
     What became of alerts in (since, upto], by a tape, what our own looks saw, and fills, as they stand?
 

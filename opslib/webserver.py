@@ -1,9 +1,9 @@
 """
 Bound the server's connections in number and in time.
 
-Every connection is in one of four phases, each with a time limit. Where there are too many connections, one that has sent
-no whole request is closed, so that a new client is always let in. A request that has come whole is never closed for want
-of room.
+Every connection is in one of four phases, each with a time limit. Where there are too many connections, one that has
+sent no whole request is closed, so that a new client is always let in. A request that has come whole is never closed
+for want of room.
 """
 
 import time
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 LARGEST_HEAD = 512 * 1024  # With whatever part of the body comes in the same packets.
 MOST_CONNECTIONS = 512  # Half of the files that a process may usually have open.
-HEAD, BODY, IDLE, ANSWER = range(4)  # Waiting for the end of a head, for the end of a body, for the next request, for our own answer to go out.
+# Waiting for the end of a head, for the end of a body, for the next request, for our own answer to go out.
+HEAD, BODY, IDLE, ANSWER = range(4)
 SECONDS = (10, 30, 75, 120)  # How long each of them may last.
 SWEEP_S = 1.0
 
@@ -28,7 +29,8 @@ def webserver(app: Starlette) -> "uvicorn.Server":
     import uvicorn
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    in_phase: tuple[dict[HttpToolsProtocol, float], ...] = ({}, {}, {}, {})  # Until when each connection may be in its phase, oldest first.
+    # Until when each connection may be in its phase, oldest first.
+    in_phase: tuple[dict[HttpToolsProtocol, float], ...] = ({}, {}, {}, {})
 
     class Bounded(HttpToolsProtocol):
         _head_bytes: int | None = 0  # None outside of a head.
@@ -58,9 +60,14 @@ def webserver(app: Starlette) -> "uvicorn.Server":
                 self._make_room()
 
         def _make_room(self) -> None:
-            """Close the connection that has waited longest: unfinished requests first where they are many, else idle ones."""
+            """
+            Close the connection that has waited longest: unfinished requests first where they are many, else idle ones.
+            """
             unfinished = [next(iter(in_phase[phase].items())) for phase in (HEAD, BODY) if in_phase[phase]]
-            begun = lambda waiting: waiting[1] - SECONDS[waiting[0]._phase]  # type: ignore[attr-defined]  # noqa: E731
+
+            def begun(waiting):
+                return waiting[1] - SECONDS[waiting[0]._phase]  # type: ignore[attr-defined]
+
             oldest = min(unfinished, key=begun)[0]
             if len(in_phase[HEAD]) + len(in_phase[BODY]) <= MOST_CONNECTIONS // 2:
                 oldest = next(iter(in_phase[IDLE]), oldest)
@@ -113,7 +120,8 @@ def webserver(app: Starlette) -> "uvicorn.Server":
         async def on_tick(self, counter: int) -> bool:
             now = time.monotonic()
             if now - self._swept >= SWEEP_S:
-                stalled = now - self._swept - 2 * SWEEP_S  # Who could not be heard, because this process had no time, is not late.
+                # Who could not be heard, because this process had no time, is not late.
+                stalled = now - self._swept - 2 * SWEEP_S
                 for connections in in_phase:
                     for connection, until in list(connections.items()):
                         if stalled > 0:
@@ -123,4 +131,15 @@ def webserver(app: Starlette) -> "uvicorn.Server":
                 self._swept = now
             return await super().on_tick(counter)
 
-    return Swept(uvicorn.Config(app, http=Bounded, ws="none", log_level="error", access_log=False, server_header=False, timeout_keep_alive=SECONDS[IDLE], timeout_graceful_shutdown=10))
+    return Swept(
+        uvicorn.Config(
+            app,
+            http=Bounded,
+            ws="none",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=SECONDS[IDLE],
+            timeout_graceful_shutdown=10,
+        )
+    )

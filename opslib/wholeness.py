@@ -1,5 +1,6 @@
 """
-Judge whether a provider lists the contracts that it listed before: in a whole chain, and in the few contracts of a minute's probe.
+Judge whether a provider lists the contracts that it listed before: in a whole chain, and in the few contracts of a
+minute's probe.
 """
 
 import math
@@ -13,7 +14,8 @@ from opslib.limits import ChainLimits
 SIDES = {"call": "put", "put": "call"}
 GREEKS = ("delta", "gamma", "theta", "vega")
 LEAST_MOVED = 3  # Fewer contracts than this may have moved by chance.
-MOST_IN_VAIN = 3  # A provider whose contracts come in another order each time makes no more chains be fetched than these.
+# A provider whose contracts come in another order each time makes no more chains be fetched than these.
+MOST_IN_VAIN = 3
 
 
 def listed(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -25,7 +27,9 @@ def listed(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         strike, side = details.get("strike_price"), details.get("contract_type")
         if side in SIDES and isinstance(strike, (int, float)):
-            found[str(details.get("ticker", ""))[:-15], str(details.get("expiration_date", ""))[:10], float(strike), side] += 1
+            found[
+                str(details.get("ticker", ""))[:-15], str(details.get("expiration_date", ""))[:10], float(strike), side
+            ] += 1
     expiries, unpaired = Counter[str](), 0
     for (root, expiry, strike, side), count in found.items():
         expiries[expiry] += count
@@ -38,14 +42,18 @@ def why_partial(now: Mapping[str, Any], before: Mapping[str, Any] | None, day: d
     Why a chain that came to its end is only a part of the chain; empty where it is whole, or too small to tell.
 
     Args:
-        now, before: What `listed` counted, of this chain and of the last whole one of the same session, None where there is none.
+        now, before: What `listed` counted, of this chain and of the last whole one of the same session, None where
+            there is none.
         day: Contracts that expire by then may be gone.
     """
     total = sum(now["expiries"].values())
-    # A feed that has one side alone from the start may be meant so; one that loses a side is compared with its last whole chain.
+    # A feed that has one side alone from the start may be meant so; one that loses a side is compared with its last
+    # whole chain.
     if total >= limits.whole_from and limits.missing_share * total < now["unpaired"] < total:
         return f"{now['unpaired']} of {total} contracts lack their call or put"
-    wanted = {expiry: count for expiry, count in (before or {"expiries": {}})["expiries"].items() if expiry > day.isoformat()}
+    wanted = {
+        expiry: count for expiry, count in (before or {"expiries": {}})["expiries"].items() if expiry > day.isoformat()
+    }
     count, there = sum(wanted.values()), sum(min(n, now["expiries"].get(expiry, 0)) for expiry, n in wanted.items())
     if count >= limits.whole_from and count - there > limits.missing_share * count:
         return f"{count - there} of {count} contracts of the last whole chain are gone"
@@ -69,7 +77,11 @@ class Comparison:
 
     def of(self, results: Iterable[Any]) -> dict[str, int]:
         """How many contracts of the baseline are gone, and how many have other Greeks; empty where it is as it was."""
-        now = {str(d["ticker"]): r for r in results if isinstance(r, Mapping) and isinstance(d := r.get("details"), Mapping) and d.get("ticker")}
+        now = {
+            str(d["ticker"]): r
+            for r in results
+            if isinstance(r, Mapping) and isinstance(d := r.get("details"), Mapping) and d.get("ticker")
+        }
         self._last, self._baseline = now, self._baseline or now
         both = [(self._baseline[ticker], now[ticker]) for ticker in self._baseline if ticker in now]
         gone, moved = len(self._baseline) - len(both), sum(self._moved(before, after) for before, after in both)
@@ -86,12 +98,19 @@ class Comparison:
         self._baseline, self._differs = self._last, False
 
     def _moved(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-        """Whether a tradable contract's Greeks are out of bounds, gone, or so many times what they were, while its volatility is not."""
+        """
+        Whether a tradable contract's Greeks are out of bounds, gone, or so many times what they were, while its
+        volatility is not.
+        """
         old, new = _greeks(before), _greeks(now)
         volatility, volatility_now = _number(before.get("implied_volatility")), _number(now.get("implied_volatility"))
         if len(old) < len(GREEKS) or not self._limits.core_from <= abs(old["delta"]) <= self._limits.core_upto:
             return False
-        if volatility and volatility_now and not 1 / self._changed_by <= volatility_now / volatility <= self._changed_by:
+        if (
+            volatility
+            and volatility_now
+            and not 1 / self._changed_by <= volatility_now / volatility <= self._changed_by
+        ):
             return False
         if len(new) < len(GREEKS) or abs(new["delta"]) > 1:
             return True
@@ -108,4 +127,8 @@ def _greeks(result: Mapping[str, Any]) -> dict[str, float]:
 
 def _number(found: Any) -> float | None:
     """A finite number; None where it is none."""
-    return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found) else None
+    return (
+        float(found)
+        if isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
+        else None
+    )

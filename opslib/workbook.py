@@ -1,8 +1,8 @@
 """
 Hold an open runbook as its notebook shows it: each step with its result, and what it comes to.
 
-Everything a button does is a plain call of `Book`, which papermill, a test or a shell can make as well. What was seen or
-done is in the incident's record before it is shown.
+Everything a button does is a plain call of `Book`, which papermill, a test or a shell can make as well. What was seen
+or done is in the incident's record before it is shown.
 """
 
 import asyncio
@@ -13,7 +13,19 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from opslib import checks, chronicle, clock, diagnosis, hooks, impact, panels, shelf, spending, steps as steps_module, text
+from opslib import (
+    checks,
+    chronicle,
+    clock,
+    diagnosis,
+    hooks,
+    impact,
+    panels,
+    shelf,
+    spending,
+    steps as steps_module,
+    text,
+)
 from opslib.diagnosis import Diagnosis
 from opslib.scene import Scene, said
 from opslib.dispatch import Dispatch
@@ -42,8 +54,8 @@ def attended() -> bool:
     """
     Is this a kernel of somebody who can be asked, and not of a scheduler?
 
-    A front end says with each cell whether it answers questions (Jupyter's ``allow_stdin``): JupyterLab, Notebook and VS Code
-    do; papermill, nbconvert and nbval do not. Who did so once is there until the kernel ends.
+    A front end says with each cell whether it answers questions (Jupyter's ``allow_stdin``): JupyterLab, Notebook and
+    VS Code do; papermill, nbconvert and nbval do not. Who did so once is there until the kernel ends.
     """
     if os.environ.get(UNATTENDED):
         return False
@@ -86,14 +98,30 @@ class Book:
         IncidentError: There is no such incident on this desk.
     """
 
-    def __init__(self, desk: "Workspace", name: str, incident: str = PRACTICE, operator: str = "", subject: str = "", severity: str = "", limit: str = "", window: str = "", as_of: str | datetime | None = None, widgets: "Widgets | None" = None):
+    def __init__(
+        self,
+        desk: "Workspace",
+        name: str,
+        incident: str = PRACTICE,
+        operator: str = "",
+        subject: str = "",
+        severity: str = "",
+        limit: str = "",
+        window: str = "",
+        as_of: str | datetime | None = None,
+        widgets: "Widgets | None" = None,
+    ):
         self.shelved = shelf.runbook(name)
         self.desk, self.name, self.operator, self.limit = desk, name, operator.strip(), limit
         self._as_of = clock.parse(as_of, "close") if isinstance(as_of, str) and as_of else as_of or None
         self.practice = incident == PRACTICE
         self.window = clock.parse_span(window) if window else timedelta(minutes=10)
         self._subject, self._severity = subject, severity
-        journal = Practice(desk.settings, self.now(), self.shelved.title, subject or "app", severity or "notify", name) if self.practice else chronicle.of(desk)
+        journal = (
+            Practice(desk.settings, self.now(), self.shelved.title, subject or "app", severity or "notify", name)
+            if self.practice
+            else chronicle.of(desk)
+        )
         self.walk = Walk(journal, incident, name, self.now, desk.rules.hash)
         self._journal = journal
         self.incident  # noqa: B018  # Refused at once where there is none.
@@ -125,8 +153,16 @@ class Book:
     # Looking.
 
     def view(self) -> "View":
-        """Everything as it stands now; where somebody can be asked, they are asked first. What was seen within seconds is not looked at again."""
-        if self._as_of is None and self.desk.settings.looked_at and (self._looked is None or self.now() - self._looked >= AGAIN):
+        """
+        Everything as it stands now; where somebody can be asked, they are asked first.
+
+        What was seen within seconds is not looked at again.
+        """
+        if (
+            self._as_of is None
+            and self.desk.settings.looked_at
+            and (self._looked is None or self.now() - self._looked >= AGAIN)
+        ):
             _apart(lambda: asyncio.run(self._look()))
             self._looked, self._seen = self.now(), None
         return self.seen()
@@ -151,7 +187,13 @@ class Book:
         view = self.view()
         seen = checks.seen(Scene(view, self.desk, step, self.incident))
         picture = self._picture(view, seen.view)
-        self.walk.see(step, seen._replace(next="" if seen.next == self.name else seen.next), view.window.end, self.operator, picture)
+        self.walk.see(
+            step,
+            seen._replace(next="" if seen.next == self.name else seen.next),
+            view.window.end,
+            self.operator,
+            picture,
+        )
         return self.walk.standing(step)
 
     def _picture(self, view: "View", panel: str) -> str:
@@ -193,7 +235,9 @@ class Book:
         """
         step = steps_module.step(name)
         self._looked = self._seen = None  # What was seen before it may be no longer so.
-        return self.walk.do(step, by or self.operator, confirmed, lambda asked: self._act(step, asked), self._asked(step, note))
+        return self.walk.do(
+            step, by or self.operator, confirmed, lambda asked: self._act(step, asked), self._asked(step, note)
+        )
 
     def settle(self, name: str, happened: bool, by: str = "", note: str = "") -> Standing:
         """A person says whether an act happened of which nobody wrote down how it ended."""
@@ -208,16 +252,31 @@ class Book:
     def _asked(self, step: Step, note: str = "") -> dict[str, Any]:
         """What a changing step fills in: shown before it is confirmed, written down with the intention."""
         hook = self.hooks[step.hook]
-        found: dict[str, Any] = {"hook": step.hook, "how": hook.words, "subject": self._subject or self.incident.subject, "note": note}
+        found: dict[str, Any] = {
+            "hook": step.hook,
+            "how": hook.words,
+            "subject": self._subject or self.incident.subject,
+            "note": note,
+        }
         return found | ({"says": self.said(step)} if step.says else {})
 
     def said(self, step: Step) -> str:
         """What a step tells somebody, filled in as of now."""
         view, incident = self.seen(), self.incident
         stands = impact.standing(view)
-        parts = [f"{head} {', '.join(w for s, w in stands if s == state)}" for state, head in (("works", "Works:"), ("fails", "Does not work:"), ("unknown", "Not known:")) if any(s == state for s, _ in stands)]
+        parts = [
+            f"{head} {', '.join(w for s, w in stands if s == state)}"
+            for state, head in (("works", "Works:"), ("fails", "Does not work:"), ("unknown", "Not known:"))
+            if any(s == state for s, _ in stands)
+        ]
         cause = next((e.body["words"] for e in reversed(incident.of_kind("diagnosis"))), "not known yet")
-        return step.says.format(title=incident.title, severity=impact.severity(view).level, standing="; ".join(parts), cause=cause, requests=", ".join(_requests(incident)) or "none recorded")
+        return step.says.format(
+            title=incident.title,
+            severity=impact.severity(view).level,
+            standing="; ".join(parts),
+            cause=cause,
+            requests=", ".join(_requests(incident)) or "none recorded",
+        )
 
     def _act(self, step: Step, asked: Mapping[str, Any]) -> Outcome:
         hook = self.hooks[step.hook]
@@ -225,13 +284,29 @@ class Book:
             return hooks.run(hook, asked, self.desk.settings)
         if step.hook == "silence":
             alert = self.incident
-            held = Dispatch(self.desk.store, self.desk.settings.app).silence(str(asked["operator"]), f"incident {alert.id}", SILENCE_FOR, rule=alert.rule, subject=alert.subject if alert.rule else "")
-            return Outcome("done", f"silence {held.id} keeps {alert.rule or 'everything'} of {alert.subject} quiet for {text.duration(SILENCE_FOR.total_seconds())}")
+            held = Dispatch(self.desk.store, self.desk.settings.app).silence(
+                str(asked["operator"]),
+                f"incident {alert.id}",
+                SILENCE_FOR,
+                rule=alert.rule,
+                subject=alert.subject if alert.rule else "",
+            )
+            return Outcome(
+                "done",
+                f"silence {held.id} keeps {alert.rule or 'everything'} of {alert.subject} quiet for "
+                f"{text.duration(SILENCE_FOR.total_seconds())}",
+            )
         from opslib import notify
 
-        told = _apart(lambda: notify.said(self.desk.settings, self.desk.staff, str(asked["id"]), str(asked["says"]), self.now()))
+        told = _apart(
+            lambda: notify.said(self.desk.settings, self.desk.staff, str(asked["id"]), str(asked["says"]), self.now())
+        )
         failed = [f"{name}: it {why}" for name, why in told if why]
-        return Outcome("failed" if len(failed) == len(told) else "done", f"told {', '.join(name for name, why in told if not why) or 'nobody'}{'; not told: ' + '; '.join(failed) if failed else ''}")
+        return Outcome(
+            "failed" if len(failed) == len(told) else "done",
+            f"told {', '.join(name for name, why in told if not why) or 'nobody'}"
+            f"{'; not told: ' + '; '.join(failed) if failed else ''}",
+        )
 
     # What it comes to.
 
@@ -244,17 +319,42 @@ class Book:
     def strip(self) -> Text:
         """Every step and how it stands, and in which time box we are."""
         incident = self.incident
-        rows = [[s.box, f"{(stands := self.walk.standing(s, incident)).mark} {stands.state}", s.name, s.do, stands.words.removeprefix(f"{s.name}: ").removeprefix("skipped: "), stands.by] for s in self.steps]
-        return tabled(self.clock_words(incident), ["min", "stands", "step", "do", "seen or done", "by"], rows, "no steps")
+        rows = [
+            [
+                s.box,
+                f"{(stands := self.walk.standing(s, incident)).mark} {stands.state}",
+                s.name,
+                s.do,
+                stands.words.removeprefix(f"{s.name}: ").removeprefix("skipped: "),
+                stands.by,
+            ]
+            for s in self.steps
+        ]
+        return tabled(
+            self.clock_words(incident), ["min", "stands", "step", "do", "seen or done", "by"], rows, "no steps"
+        )
 
     def clock_words(self, incident: Incident) -> str:
         """How long the incident's clock has run, which box that is, and what of the boxes before is not done."""
         box, minutes = self.walk.box(incident), self.walk.minutes(incident)
         boxes = list(BOXES)
-        late = [s.name for s in self.steps if s.box in boxes[: boxes.index(box)] and self.walk.standing(s, incident).state in ("not done", "stale", "skipped")]
-        done = sum(self.walk.standing(s, incident).state in ("ok", "done", "rehearsed", "not as expected") for s in self.steps)
-        where = f"minute {minutes:.0f} since it was detected, box {box} min" if box != "after" else f"{text.duration(minutes * 60)} since it was detected, past the last box"
-        return f"{done}/{len(self.steps)} steps; {where}" + (f"; of earlier boxes not done: {', '.join(late)}" if late else "")
+        late = [
+            s.name
+            for s in self.steps
+            if s.box in boxes[: boxes.index(box)]
+            and self.walk.standing(s, incident).state in ("not done", "stale", "skipped")
+        ]
+        done = sum(
+            self.walk.standing(s, incident).state in ("ok", "done", "rehearsed", "not as expected") for s in self.steps
+        )
+        where = (
+            f"minute {minutes:.0f} since it was detected, box {box} min"
+            if box != "after"
+            else f"{text.duration(minutes * 60)} since it was detected, past the last box"
+        )
+        return f"{done}/{len(self.steps)} steps; {where}" + (
+            f"; of earlier boxes not done: {', '.join(late)}" if late else ""
+        )
 
     @property
     def severity(self) -> impact.Severity:
@@ -274,29 +374,55 @@ class Book:
         severity = impact.severity(view)
         rules = self.desk.rules.rules
         standing = [a["rule"] for a in view.alerts if a["runbook"] == self.name and not a["inhibited_by"]]
-        rule = next((rules[name] for name in (self.incident.rule, *standing, self.name) if name in rules), None) or next((r for r in rules.values() if self.name in r.runbooks.values()), None)
+        rule = next(
+            (rules[name] for name in (self.incident.rule, *standing, self.name) if name in rules), None
+        ) or next((r for r in rules.values() if self.name in r.runbooks.values()), None)
         lines = [f"for traders: {rule.traders}"] if rule else []
-        lines += [f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'not known'}[state] }: {words}" for state, words in impact.standing(view)]
-        return listed(f"Severity now: {severity.level}. {severity.why.partition('. ')[0].rstrip('.')}.", lines)  # The rest of it stands below.
+        lines += [
+            f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'not known'}[state] }: {words}"
+            for state, words in impact.standing(view)
+        ]
+        # The rest of it stands below.
+        return listed(f"Severity now: {severity.level}. {severity.why.partition('. ')[0].rstrip('.')}.", lines)
 
     @property
     def detection(self) -> Text:
         """What fired, and how its panel stands now."""
         view, incident = self.view(), self.incident
         alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
-        lines = [f"{a['state']}, {a['severity']}, since {text.moment(clock.parse(a['since']))}: {said(a['source'])}{a['sentence']}" for a in alerts]
+        lines = [
+            f"{a['state']}, {a['severity']}, since {text.moment(clock.parse(a['since']))}: {said(a['source'])}"
+            f"{a['sentence']}"
+            for a in alerts
+        ]
         panels = dict.fromkeys(r.panel for r in self.desk.rules.rules.values() if self.name in r.runbooks.values())
         for panel in panels:
             found = view.panel(panel)
-            told = [f"{found.title}: {found.told}", *(s for s in found.sentences if not s.startswith(("ok:", "not counted")))]
+            told = [
+                f"{found.title}: {found.told}",
+                *(s for s in found.sentences if not s.startswith(("ok:", "not counted"))),
+            ]
             lines += told if found.verdict != "ok" else [f"{found.title}: {found.told}", *found.sentences[:3]]
-        return listed(f"As of {text.moment(view.window.end)}, over {text.duration(self.window.total_seconds())}", lines or ["no alert of this runbook stands"])
+        return listed(
+            f"As of {text.moment(view.window.end)}, over {text.duration(self.window.total_seconds())}",
+            lines or ["no alert of this runbook stands"],
+        )
 
     @property
     def diagnosis(self) -> Diagnosis:
         """The likely cause, with the evidence for and against it; written down with the incident."""
         found = diagnosis.diagnose_at(self.desk, self.now(), self.window)
-        self._journal.append(self.incident.id, "diagnosis", found.as_record() | {"runbook": self.name, "as_of": text.iso(self.now()), "source": "diagnosis", "rules_hash": self.desk.rules.hash})
+        self._journal.append(
+            self.incident.id,
+            "diagnosis",
+            found.as_record()
+            | {
+                "runbook": self.name,
+                "as_of": text.iso(self.now()),
+                "source": "diagnosis",
+                "rules_hash": self.desk.rules.hash,
+            },
+        )
         return found
 
     @property
@@ -311,10 +437,16 @@ class Book:
         for step in self.steps:
             stands = self.walk.standing(step, incident)
             if stands.state in ("not as expected", "unknown", "failed", "unsure"):
-                items.append(f"step {step.name} was {stands.state} ({stands.words.removeprefix(step.name + ': ')}): what would have made it easier?")
+                items.append(
+                    f"step {step.name} was {stands.state} ({stands.words.removeprefix(step.name + ': ')}): "
+                    f"what would have made it easier?"
+                )
             if stands.state == "rehearsed":
                 items.append(f"step {step.name} could only be rehearsed: set a hook for {step.hook} in settings.toml")
-        items.append(f"change to the runbook: name the notebook (runbooks/{self.name}.ipynb) and the step, such as {self.steps[0].name if self.steps else 'its first'}")
+        items.append(
+            f"change to the runbook: name the notebook (runbooks/{self.name}.ipynb) and the step, such as "
+            f"{self.steps[0].name if self.steps else 'its first'}"
+        )
         more = [f"then: ops incident resolve {incident.id} --by NAME; ops postmortem {incident.id}"]
         return listed("Action items, as the record suggests them", [*items, *more])
 
@@ -323,16 +455,40 @@ class Book:
         """Where we are: the incident, who acts, how long it has gone on."""
         incident = self.incident
         rule = self.desk.rules.rules.get(incident.rule)
-        who = rule.who if rule else next((r.who for r in self.desk.rules.rules.values() if self.name in r.runbooks.values()), "Tech Lead")
+        who = (
+            rule.who
+            if rule
+            else next((r.who for r in self.desk.rules.rules.values() if self.name in r.runbooks.values()), "Tech Lead")
+        )
         severity = self._severity or incident.severity
-        about = f"{named(rule, incident.subject)}, limit {self.limit}" if rule and self.limit else self._subject or incident.subject
+        about = (
+            f"{named(rule, incident.subject)}, limit {self.limit}"
+            if rule and self.limit
+            else self._subject or incident.subject
+        )
         lines = [
             f"{incident.id}, {incident.status}, {severity}: {about}",
-            f"acts: {who}; holds it: {incident.holder or 'nobody yet'}; working here: {self.operator or 'nobody has given a name'}",
+            f"acts: {who}; holds it: {incident.holder or 'nobody yet'}; working here: "
+            f"{self.operator or 'nobody has given a name'}",
             f"as of {text.moment(self.now())}; {self.clock_words(incident)}",
-            "changing steps: " + ("all rehearsed, this is practice" if self.practice else ", ".join(f"{s.name} ({'real' if self.hooks[s.hook].real else 'rehearsal'})" for s in self.steps if s.kind == CHANGE) or "none"),
+            "changing steps: "
+            + (
+                "all rehearsed, this is practice"
+                if self.practice
+                else ", ".join(
+                    f"{s.name} ({'real' if self.hooks[s.hook].real else 'rehearsal'})"
+                    for s in self.steps
+                    if s.kind == CHANGE
+                )
+                or "none"
+            ),
         ]
-        return listed(f"{self.shelved.title}{' (practice)' if self.practice else ''}: {incident.title}" if not self.practice else f"{self.shelved.title} (practice)", lines)
+        return listed(
+            f"{self.shelved.title}{' (practice)' if self.practice else ''}: {incident.title}"
+            if not self.practice
+            else f"{self.shelved.title} (practice)",
+            lines,
+        )
 
     def __repr__(self) -> str:
         return self.header.plain
@@ -366,13 +522,19 @@ class Card:
         n = next((i for i, s in enumerate(self.book.steps, 1) if s.name == step.name), 0)
         lines = [f"expect, judged by {step.judged_by}: {step.expect}"]
         if step.kind == CHANGE and stands.state not in ("done",):
-            lines += [f"it will do: {self.book.hooks[step.hook].words}"] + ([f"it will say: {self.book.said(step)}"] if step.says else [])
+            lines += [f"it will do: {self.book.hooks[step.hook].words}"] + (
+                [f"it will say: {self.book.said(step)}"] if step.says else []
+            )
         seen = stands.words.removeprefix(f"{step.name}: ").removeprefix("skipped: ")
-        lines.append(f"{stands.mark} {stands.state}{': ' + seen if seen else ''}{f' ({stands.by})' if stands.by else ''}")
+        lines.append(
+            f"{stands.mark} {stands.state}{': ' + seen if seen else ''}{f' ({stands.by})' if stands.by else ''}"
+        )
         if stands.state == "unsure":
             lines.append(self.book.walk._unsure(step, stands))
         if following := (stands.entry.body.get("next") if stands.entry else None):
-            lines.append(f"this leads to another runbook: ops runbook open {following} --incident {self.book.incident.id}")
+            lines.append(
+                f"this leads to another runbook: ops runbook open {following} --incident {self.book.incident.id}"
+            )
         return listed(f"{n}/{len(self.book.steps)} {step.name}: {step.do}", lines)
 
     def __repr__(self) -> str:
@@ -401,5 +563,7 @@ def _requests(incident: Incident) -> list[str]:
 
 def _values(found: Any, key: str) -> list[Any]:
     if isinstance(found, dict):
-        return [v for k, v in found.items() if k == key and v] + [v for value in found.values() for v in _values(value, key)]
+        return [v for k, v in found.items() if k == key and v] + [
+            v for value in found.values() for v in _values(value, key)
+        ]
     return [v for value in found for v in _values(value, key)] if isinstance(found, list) else []

@@ -1,5 +1,6 @@
 """
-Open the settings, the database, the limits, the people and the clock of one app: what everything that works for it is given.
+Open the settings, the database, the limits, the people and the clock of one app: what everything that works for it is
+given.
 
 A workspace opens its database and reads its files on first use, so that making one costs nothing.
 """
@@ -77,10 +78,16 @@ def refuse_unknown(settings: Settings) -> None:
         return
     kept = settings.store_url or (settings.home / "store.sqlite").exists()  # To refuse lays nothing out.
     folders = {path.parent.name for kind in OF_AN_APP for path in settings.home.glob(f"*/{kind}")}
-    known = sorted({settings_module.load(settings.base).app, settings_module.DESK, settings_module.DEMO} | folders | (set(_stored(Store(settings.url))) if kept else set()))
+    known = sorted(
+        {settings_module.load(settings.base).app, settings_module.DESK, settings_module.DEMO}
+        | folders
+        | (set(_stored(Store(settings.url))) if kept else set())
+    )
     if settings.app not in known:
         raise UsageError(
-            f"there is no app {settings.app!r} in {settings.base}; there are: {', '.join(known)}.{text.nearest(settings.app, known)} A new app begins with ops import, ops serve or ops collect, given --app {settings.app}."
+            f"there is no app {settings.app!r} in {settings.base}; there are: {', '.join(known)}"
+            f".{text.nearest(settings.app, known)} A new app begins with ops import, ops serve or ops collect,"
+            f" given --app {settings.app}."
         )
 
 
@@ -93,4 +100,6 @@ def _stored(store: Store) -> Iterator[str]:
                 while app is not None:
                     if isinstance(app, str):  # A damaged cell is no app's name.
                         yield app
-                    app = connection.execute(sa.select(sa.func.min(table.c.app, type_=sa.Text)).where(table.c.app > app)).scalar()
+                    app = connection.execute(
+                        sa.select(sa.func.min(table.c.app, type_=sa.Text)).where(table.c.app > app)
+                    ).scalar()

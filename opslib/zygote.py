@@ -17,11 +17,25 @@ import time
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-IMPORTED = ("ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.zmqshell", "numpy", "opslib", "opslib.daily", "opslib.desk", "opslib.plots", "opslib.sheet")
+IMPORTED = (
+    "ipykernel.ipkernel",
+    "ipykernel.kernelapp",
+    "ipykernel.zmqshell",
+    "numpy",
+    "opslib",
+    "opslib.daily",
+    "opslib.desk",
+    "opslib.plots",
+    "opslib.sheet",
+)
 LONGEST = 1_000_000  # Bytes of a question: a command and an environment.
-# Read when each is first imported: one thread only, so that a fork takes all there is; and pictures as a plain kernel makes them, whose
-# backend is to be imported in the kernel, since that is what binds it to the shell.
-BEFORE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+# Read when each is first imported: one thread only, so that a fork takes all there is; and pictures as a plain kernel
+# makes them, whose backend is to be imported in the kernel, since that is what binds it to the shell.
+BEFORE = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
 
 
 def _grown() -> None:
@@ -91,7 +105,8 @@ def serve(asking: socket.socket) -> None:
 
 def main() -> None:
     """Begin: the socket's number is the only argument."""
-    os.environ.update(BEFORE | {"JPY_PARENT_PID": str(os.getpid())})  # A kernel watches whether its parent lives; which one, it reads when it is imported.
+    # A kernel watches whether its parent lives; which one, it reads when it is imported.
+    os.environ.update(BEFORE | {"JPY_PARENT_PID": str(os.getpid())})
     if sys.path and sys.path[0] in ("", os.getcwd()):
         del sys.path[0]  # As ipykernel_launcher does.
     _grown()

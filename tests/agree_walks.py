@@ -1,8 +1,9 @@
 """
-Writes the ways that trials are walked, `opslib/demo/walks.toml`, from what ``ops drill --severity 100 -o json`` printed: what
-differs from seed to seed is told as ``*``, and stays so once it was seen; and so is how quick something is, which in these hasty
-worlds is how busy the machine is, but where slowness is what is drilled. Read what git shows of it before it is committed: from
-then on it is what people agreed on.
+Writes the ways that trials are walked, `opslib/demo/walks.toml`, from what ``ops drill --severity 100 -o json``
+printed: what differs from seed to seed is told as ``*``, and stays so once it was seen; and so is how quick something
+is, which in these hasty
+worlds is how busy the machine is, but where slowness is what is drilled. Read what git shows of it before it is
+committed: from then on it is what people agreed on.
 
     ops drill --severity 100 -o json > rows.json; python tests/agree_walks.py rows.json
 """
@@ -16,7 +17,8 @@ from typing import Any
 from opslib.case import ANY
 from opslib.demo.walks import FILE
 
-HEAD = """# The way that each trial is walked, as people agreed on it: by which runbook, told as how bad, each step with how it stands.
+HEAD = """# The way that each trial is walked, as people agreed on it: by which runbook, told as how bad, each step \
+with how it stands.
 # + as expected, - not as expected, ? unknown, . left to people, * differs from seed to seed.
 # Written by tests/agree_walks.py from drilled rows, and read before it is committed.
 """
@@ -46,10 +48,21 @@ def agreed(rows: list[dict[str, Any]]) -> str:
         was = held["trials"].get(name, {})
         before = dict(zip(held["steps"].get(was.get("runbook"), "").split(), was.get("walk", "")))
         order = [step for step, _ in drilled[0]["walk"]]
-        signs = "".join(ANY if step in QUICK and SLOW.get(name) != step else one({row["walk"][i][1] for row in drilled}, before.get(step, "")) for i, step in enumerate(order))
-        lines.append(f'{json.dumps(name)} = {{ runbook = "{runbook}", told = "{one({row["told"] for row in drilled}, was.get("told", ""))}", walk = "{signs}" }}')
+        signs = "".join(
+            ANY
+            if step in QUICK and SLOW.get(name) != step
+            else one({row["walk"][i][1] for row in drilled}, before.get(step, ""))
+            for i, step in enumerate(order)
+        )
+        lines.append(
+            f'{json.dumps(name)} = {{ runbook = "{runbook}", told = '
+            f'"{one({row["told"] for row in drilled}, was.get("told", ""))}", walk = "{signs}" }}'
+        )
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    FILE.write_text(agreed([row for path in sys.argv[1:] for row in json.loads(Path(path).read_text(encoding="utf-8"))]), encoding="utf-8")
+    FILE.write_text(
+        agreed([row for path in sys.argv[1:] for row in json.loads(Path(path).read_text(encoding="utf-8"))]),
+        encoding="utf-8",
+    )

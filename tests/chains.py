@@ -1,7 +1,8 @@
 """
 Chains to judge: healthy ones of a known surface, and the same with one kind of fault put into them.
 
-A table has a row a contract under usual column names, all text, as a CSV has it; a fault is put into some of its core rows.
+A table has a row a contract under usual column names, all text, as a CSV has it; a fault is put into some of its core
+rows.
 """
 
 from collections.abc import Callable
@@ -18,12 +19,49 @@ from opslib.demo.surface import Surface
 AT = datetime(2026, 3, 10, 15, 30, tzinfo=UTC)
 STEP = timedelta(minutes=40)
 
-COLUMNS = ["symbol", "underlying", "expiration", "type", "strike", "bid", "ask", "iv", "delta", "gamma", "theta", "vega", "open_interest", "underlying_price", "quote_ts", "as_of"]
+COLUMNS = [
+    "symbol",
+    "underlying",
+    "expiration",
+    "type",
+    "strike",
+    "bid",
+    "ask",
+    "iv",
+    "delta",
+    "gamma",
+    "theta",
+    "vega",
+    "open_interest",
+    "underlying_price",
+    "quote_ts",
+    "as_of",
+]
 
 
 def healthy(symbol: str = "SPY", seed: int = 1, at: datetime = AT, *, expires_today: bool = False) -> pandas.DataFrame:
     """A healthy chain as a feed would list it; with contracts that expire that day or without."""
-    rows = [[c.ticker, c.symbol, c.expiry, c.side, c.strike, c.bid, c.ask, c.iv, c.delta, c.gamma, c.theta, c.vega, c.open_interest, c.spot, datetime.fromtimestamp(c.quoted_at_s, UTC).isoformat(), at.isoformat()] for c in Surface(seed).chain(symbol, at.timestamp(), expires_today=expires_today)]
+    rows = [
+        [
+            c.ticker,
+            c.symbol,
+            c.expiry,
+            c.side,
+            c.strike,
+            c.bid,
+            c.ask,
+            c.iv,
+            c.delta,
+            c.gamma,
+            c.theta,
+            c.vega,
+            c.open_interest,
+            c.spot,
+            datetime.fromtimestamp(c.quoted_at_s, UTC).isoformat(),
+            at.isoformat(),
+        ]
+        for c in Surface(seed).chain(symbol, at.timestamp(), expires_today=expires_today)
+    ]
     return pandas.DataFrame(rows, columns=COLUMNS, dtype=object).astype(object).where(lambda f: f.notna(), None)
 
 
@@ -32,8 +70,26 @@ def table_of(chain: Chain) -> pandas.DataFrame:
     f = chain.frame
     stamps = f["as_of"].map(lambda t: t.isoformat())
     days = f["expiry"].dt.tz_convert("America/New_York").dt.strftime("%Y-%m-%d")
-    found = pandas.DataFrame({"symbol": f["symbol"], "underlying": f["underlying"], "expiration": days, "type": f["cp"], "strike": f["strike"], "bid": f["bid"], "ask": f["ask"], "iv": f["iv"], "delta": f["delta"], "gamma": f["gamma"], "theta": f["theta"],
-                              "vega": f["vega"], "open_interest": f["oi"], "underlying_price": f["underlying_px"], "quote_ts": stamps, "as_of": stamps})  # fmt: skip
+    found = pandas.DataFrame(
+        {
+            "symbol": f["symbol"],
+            "underlying": f["underlying"],
+            "expiration": days,
+            "type": f["cp"],
+            "strike": f["strike"],
+            "bid": f["bid"],
+            "ask": f["ask"],
+            "iv": f["iv"],
+            "delta": f["delta"],
+            "gamma": f["gamma"],
+            "theta": f["theta"],
+            "vega": f["vega"],
+            "open_interest": f["oi"],
+            "underlying_price": f["underlying_px"],
+            "quote_ts": stamps,
+            "as_of": stamps,
+        }
+    )
     return found.astype(object).where(found.notna(), None).dropna(axis=1, how="all")
 
 
@@ -65,7 +121,9 @@ def _set(table: pandas.DataFrame, rows: np.ndarray, **cells: object) -> pandas.D
 
 
 def _gamma_zero(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas.DataFrame:
-    near = [i for i in rows if 0.3 <= abs(float(table["delta"].iloc[i])) <= 0.7] or [i for i in core(table) if 0.3 <= abs(float(table["delta"].iloc[i])) <= 0.7][:1]
+    near = [i for i in rows if 0.3 <= abs(float(table["delta"].iloc[i])) <= 0.7] or [
+        i for i in core(table) if 0.3 <= abs(float(table["delta"].iloc[i])) <= 0.7
+    ][:1]
     return _set(table, np.array(near, dtype=int), gamma=0.0)
 
 
@@ -95,15 +153,31 @@ def _exchanged(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas
 
 def _stale(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas.DataFrame:
     half = rng.sample(range(len(table)), len(table) // 2)
-    return _set(table, np.array(sorted(half)), quote_ts=[(datetime.fromisoformat(t) - STEP).isoformat() for t in table["quote_ts"].iloc[sorted(half)]])
+    return _set(
+        table,
+        np.array(sorted(half)),
+        quote_ts=[(datetime.fromisoformat(t) - STEP).isoformat() for t in table["quote_ts"].iloc[sorted(half)]],
+    )
 
 
 def _text(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas.DataFrame:
-    return _set(table, rows, gamma="NaN") if rng.random() < 0.5 else _set(table, rows, **{n: "NaN" for n in ("iv", "delta", "gamma", "theta", "vega") if n in table})
+    return (
+        _set(table, rows, gamma="NaN")
+        if rng.random() < 0.5
+        else _set(table, rows, **{n: "NaN" for n in ("iv", "delta", "gamma", "theta", "vega") if n in table})
+    )
 
 
 def _sentinel(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas.DataFrame:
-    return _set(table, rows, **{n: -999.0 for n in rng.choice([("iv",), ("delta",), ("gamma",), ("iv", "delta", "gamma", "theta", "vega")]) if n in table})
+    return _set(
+        table,
+        rows,
+        **{
+            n: -999.0
+            for n in rng.choice([("iv",), ("delta",), ("gamma",), ("iv", "delta", "gamma", "theta", "vega")])
+            if n in table
+        },
+    )
 
 
 def _crossed(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas.DataFrame:
@@ -112,7 +186,9 @@ def _crossed(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas.D
 
 def _page(table: pandas.DataFrame, rows: np.ndarray, rng: Random) -> pandas.DataFrame:
     """A stretch is not there, in the order in which vendors send: by expiration, calls before puts, by strike."""
-    ordered = table.sort_values(["expiration", "type", "strike"], key=lambda c: c.astype(float) if c.name == "strike" else c, ignore_index=True)
+    ordered = table.sort_values(
+        ["expiration", "type", "strike"], key=lambda c: c.astype(float) if c.name == "strike" else c, ignore_index=True
+    )
     own = core(ordered)
     # Within an expiration's calls or puts, since what is cut off at their end might never have been listed.
     first = rng.choice([i for i in range(len(own) - len(rows)) if own[i + len(rows)] - own[i] == len(rows)] or [0])

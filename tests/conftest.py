@@ -15,7 +15,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 RECORDED = SHARED / "data" / "app-day-2025-11-18"
 REQUIRE_ALL = os.environ.get("OPS_TEST_REQUIRE") == "all"
 
-# Notebooks run in kernels of their own, which find the home in the environment; so it is set before anything is collected.
+# Notebooks run in kernels of their own, which find the home in the environment; so it is set before anything is
+# collected.
 _HOME = tempfile.mkdtemp(prefix="ops-test-")
 os.environ["OPS_HOME"] = _HOME
 for _name in [n for n in os.environ if n.startswith("OPS_") and n not in ("OPS_HOME", "OPS_TEST_REQUIRE")]:
@@ -83,8 +84,30 @@ def postgres_server() -> Iterator[str]:
         folder.chmod(0o755)
         shutil.chown(folder, "postgres")
         as_user = {"user": "postgres"}
-    subprocess.run([str(initdb), "-D", str(folder / "data"), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"], check=True, capture_output=True, cwd=folder, **as_user)
-    running = subprocess.Popen([str(server), "-D", str(folder / "data"), "-k", str(folder), "-c", "listen_addresses=", "-c", "max_connections=60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder, **as_user)
+    subprocess.run(
+        [str(initdb), "-D", str(folder / "data"), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        **as_user,
+    )
+    running = subprocess.Popen(
+        [
+            str(server),
+            "-D",
+            str(folder / "data"),
+            "-k",
+            str(folder),
+            "-c",
+            "listen_addresses=",
+            "-c",
+            "max_connections=60",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+        **as_user,
+    )
     try:
         import psycopg
 
@@ -118,4 +141,8 @@ def postgres_url(postgres_server: str) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store, in each database in turn."""
-    return f"sqlite:///{tmp_path / 'store.sqlite'}" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    return (
+        f"sqlite:///{tmp_path / 'store.sqlite'}"
+        if request.param == "sqlite"
+        else str(request.getfixturevalue("postgres_url"))
+    )

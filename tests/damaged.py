@@ -36,9 +36,14 @@ from opslib.store import Store
 LASTS_S = 1500
 END = f"{at(LASTS_S):%Y-%m-%dT%H:%M:%SZ}"
 DETAILS = {
-    "host": '{"name": "disk", "told": "80 %"}', "beat": '{"every_s": 5, "tasks": 3}', "log": '{"kinds": {"provider_5xx": 1}, "newest": {"provider_5xx": "boom"}}', "socket": '{"code": 1006, "why": "gone"}', "process": '{"born": 1772900000.0, "pid": 42, "threads": 3}',
-    "chain": '{"contracts": 100, "core": 50, "flagged": 2, "faults": {"gamma_zero": 2}, "units": {"theta": "per_day"}, "iv_atm": 0.2, "median_iv": 0.2, "median_theta": -0.1, "median_vega": 0.1, "pages": 2}',
-}  # fmt: skip
+    "host": '{"name": "disk", "told": "80 %"}',
+    "beat": '{"every_s": 5, "tasks": 3}',
+    "log": '{"kinds": {"provider_5xx": 1}, "newest": {"provider_5xx": "boom"}}',
+    "socket": '{"code": 1006, "why": "gone"}',
+    "process": '{"born": 1772900000.0, "pid": 42, "threads": 3}',
+    "chain": '{"contracts": 100, "core": 50, "flagged": 2, "faults": {"gamma_zero": 2}, "units": {"theta": '
+    '"per_day"}, "iv_atm": 0.2, "median_iv": 0.2, "median_theta": -0.1, "median_vega": 0.1, "pages": 2}',
+}
 FILLS = """symbol,side,quantity,price,time,expiry,strike,type,commission,fees
 XYZ,sell to open,1,4.37,2026-03-10T14:40:00Z,2026-04-17,15,call,1.00,0.12
 XYZ,buy to close,1,4.32,2026-03-10T15:00:00Z,2026-04-17,15,call,0.00,0.12
@@ -57,20 +62,59 @@ def made(home: Path) -> Path:
             store._now = lambda known=seconds + late: at(known)
             SnapshotStore(store).write("desk", [post(seconds, metrics)])
     store._now = lambda: now
-    SnapshotStore(store).write("desk", [post(LASTS_S + 1, body(last_error_message="boom", errors_by_type={"timeout": 2}, page_id="p1", memory_bytes=10**8))], [Reject("post", ("pnl is 4, expected an object",), b'{"pnl": 4}')])
+    SnapshotStore(store).write(
+        "desk",
+        [
+            post(
+                LASTS_S + 1,
+                body(last_error_message="boom", errors_by_type={"timeout": 2}, page_id="p1", memory_bytes=10**8),
+            )
+        ],
+        [Reject("post", ("pnl is 4, expected an object",), b'{"pnl": 4}')],
+    )
     probes = ("liveness", "data", "health", "log", "host", "beat", "socket", "process", "chain")
-    Samples(store, "desk").keep(Sample(us(s), probe, subject, "ok" if s % 300 else "timeout", 0.2, 1.0, detail=DETAILS.get(probe, '{"status": 200, "skew_s": 0.1}')) for s in range(0, LASTS_S, 60) for probe in probes for subject in (("massive", "tradier") if probe in ("liveness", "data") else ({"beat": "collector", "chain": "SPY"}.get(probe, "app"),)))
+    Samples(store, "desk").keep(
+        Sample(
+            us(s),
+            probe,
+            subject,
+            "ok" if s % 300 else "timeout",
+            0.2,
+            1.0,
+            detail=DETAILS.get(probe, '{"status": 200, "skew_s": 0.1}'),
+        )
+        for s in range(0, LASTS_S, 60)
+        for probe in probes
+        for subject in (
+            ("massive", "tradier")
+            if probe in ("liveness", "data")
+            else ({"beat": "collector", "chain": "SPY"}.get(probe, "app"),)
+        )
+    )
     Samples(store, "desk").keep_chain(us(600), "massive", "SPY", "ok", [b'{"results": []}'])
     assert Collector(store, found, table, "one", lambda: now).judge()
     told = Dispatch(store, "desk")
     told.silence("Ann", "planned", timedelta(hours=1), rule="errors")
-    staff = Staff({name: Role(name, (), ("hook",)) for name in ("Dev Team", "Tech Lead")}, {"hook": Channel("hook", "webhook", {"url": "http://127.0.0.1:9/"})})
+    staff = Staff(
+        {name: Role(name, (), ("hook",)) for name in ("Dev Team", "Tech Lead")},
+        {"hook": Channel("hook", "webhook", {"url": "http://127.0.0.1:9/"})},
+    )
     assert told.plan(staff, table)
     delivery = told.claim("hook")
     assert delivery
     told.sent(delivery)
     told.ack(told.standing()[0].alert, "Ann")
-    told.heard([{"fingerprint": "abc", "labels": {"alertname": "DiskFull", "severity": "critical"}, "annotations": {"summary": "full"}, "starts_us": us(10), "ends_us": us(10**6)}])
+    told.heard(
+        [
+            {
+                "fingerprint": "abc",
+                "labels": {"alertname": "DiskFull", "severity": "critical"},
+                "annotations": {"summary": "full"},
+                "starts_us": us(10),
+                "ends_us": us(10**6),
+            }
+        ]
+    )
     chronicle = Chronicle(store, found, table)
     assert chronicle.take_in()
     opened = chronicle.open("slow", by="Ann")
@@ -78,7 +122,16 @@ def made(home: Path) -> Path:
     chronicle.records.picture(b"no picture")
     Marks(store, found).put("deploy", "v1.2", "Ann", at(900))
     for n, state in enumerate(("ok", "failed")):
-        assert ledger.begins(store, Due(f"report daily 2026-03-0{n + 3}"), id=f"run{n}", app="desk", notebook="notebooks/daily.ipynb", parameters='{"day": "2026-03-03"}', started_at_us=us(n), state="running")
+        assert ledger.begins(
+            store,
+            Due(f"report daily 2026-03-0{n + 3}"),
+            id=f"run{n}",
+            app="desk",
+            notebook="notebooks/daily.ipynb",
+            parameters='{"day": "2026-03-03"}',
+            started_at_us=us(n),
+            state="running",
+        )
         ledger.ends(store, f"run{n}", state=state, reason=None, ended_at_us=us(n + 1), outputs=[])
     (home / "fills.csv").write_text(FILLS)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -87,7 +140,11 @@ def made(home: Path) -> Path:
     store.close()
     with contextlib.closing(sqlite3.connect(home / "store.sqlite")) as file:
         file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        empty = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() if not file.execute(f"SELECT 1 FROM {name}").fetchone()]
+        empty = [
+            name
+            for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            if not file.execute(f"SELECT 1 FROM {name}").fetchone()
+        ]
         assert not empty, empty
     return home
 
@@ -96,21 +153,86 @@ def commands(home: Path) -> list[list[str]]:
     """Commands that read or write the store, as somebody types them."""
     incidents = sorted(p.name for p in (home / "desk" / "incidents").iterdir())
     return [
-        ["status", "--as-of", END], ["status", "--as-of", END, "-o", "json"], ["status"], ["alerts", "--to", END], ["alerts", "--from", f"{at(LASTS_S - 300):%Y-%m-%dT%H:%M:%SZ}", "--to", END, "--replay", "-o", "json"], ["runs"], ["runs", "-o", "json"], ["incident", "list"],
-        ["incident", "show", incidents[0]], ["incident", "show", incidents[-1], "-o", "json"], ["incident", "note", incidents[-1], "words", "--by", "Ann"], ["export", "snapshots"], ["pnl", "--as-of", END], ["pnl", "-o", "json"],
-        ["greeks", "SPY", "--as-of", END], ["notify"], ["silence", "list"], ["silence", "add", "--rule", "errors", "--for", "1h", "--reason", "x", "--by", "Ann"], ["verify", incidents[0]], ["postmortem", incidents[0], "--check"], ["mark", "note", "words", "--by", "Ann"],
-        ["import", str(home / "fills.csv")], ["import", "--rejects"], ["rules"], ["ack", "availability-massive", "--by", "Ann"], ["feedback", "useful", "words", "--by", "Ann"], ["checklist", "monitor-health"], ["schedule", "list"], ["rules", "backtest", "--days", "0", "--from", "2026-03-10", "--to", END],
-    ]  # fmt: skip
+        ["status", "--as-of", END],
+        ["status", "--as-of", END, "-o", "json"],
+        ["status"],
+        ["alerts", "--to", END],
+        ["alerts", "--from", f"{at(LASTS_S - 300):%Y-%m-%dT%H:%M:%SZ}", "--to", END, "--replay", "-o", "json"],
+        ["runs"],
+        ["runs", "-o", "json"],
+        ["incident", "list"],
+        ["incident", "show", incidents[0]],
+        ["incident", "show", incidents[-1], "-o", "json"],
+        ["incident", "note", incidents[-1], "words", "--by", "Ann"],
+        ["export", "snapshots"],
+        ["pnl", "--as-of", END],
+        ["pnl", "-o", "json"],
+        ["greeks", "SPY", "--as-of", END],
+        ["notify"],
+        ["silence", "list"],
+        ["silence", "add", "--rule", "errors", "--for", "1h", "--reason", "x", "--by", "Ann"],
+        ["verify", incidents[0]],
+        ["postmortem", incidents[0], "--check"],
+        ["mark", "note", "words", "--by", "Ann"],
+        ["import", str(home / "fills.csv")],
+        ["import", "--rejects"],
+        ["rules"],
+        ["ack", "availability-massive", "--by", "Ann"],
+        ["feedback", "useful", "words", "--by", "Ann"],
+        ["checklist", "monitor-health"],
+        ["schedule", "list"],
+        ["rules", "backtest", "--days", "0", "--from", "2026-03-10", "--to", END],
+    ]
 
 
-BAD_CELLS = ["NULL", "'many'", "''", "-1", "4611686018427387904", "-9223372036854775808", "1e300", "9e999", "x'00ff'", "'{'", "'[]'", "'{}'", "'null'", "CAST(x'c328' AS TEXT)", "CAST(zeroblob(5) AS TEXT)", "zeroblob(20)", "'{\"a\": {}}'", "99999999999999999"]
+BAD_CELLS = [
+    "NULL",
+    "'many'",
+    "''",
+    "-1",
+    "4611686018427387904",
+    "-9223372036854775808",
+    "1e300",
+    "9e999",
+    "x'00ff'",
+    "'{'",
+    "'[]'",
+    "'{}'",
+    "'null'",
+    "CAST(x'c328' AS TEXT)",
+    "CAST(zeroblob(5) AS TEXT)",
+    "zeroblob(20)",
+    "'{\"a\": {}}'",
+    "99999999999999999",
+]
 
 
 def damage(home: Path, rng: random.Random) -> str:
     """Damage the store of a home in one way; in words which."""
     path = home / "store.sqlite"
     size = path.stat().st_size
-    kind = rng.choice(("flip", "flip", "flips", "flips", "truncate", "zero", "cell", "cell", "cell", "cell", "cell", "text", "text", "drop table", "drop column", "drop index", "log", "schema"))
+    kind = rng.choice(
+        (
+            "flip",
+            "flip",
+            "flips",
+            "flips",
+            "truncate",
+            "zero",
+            "cell",
+            "cell",
+            "cell",
+            "cell",
+            "cell",
+            "text",
+            "text",
+            "drop table",
+            "drop column",
+            "drop index",
+            "log",
+            "schema",
+        )
+    )
     content = bytearray(path.read_bytes())
     if kind in ("flip", "flips"):
         places = [rng.randrange(size) for _ in range(1 if kind == "flip" else rng.randrange(2, 60))]
@@ -132,19 +254,29 @@ def damage(home: Path, rng: random.Random) -> str:
         (home / "store.sqlite-shm").write_bytes(rng.randbytes(rng.randrange(1, 40000)))
         return "a log of random bytes"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
-        tables = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")]
+        tables = [
+            name
+            for (name,) in file.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+            )
+        ]
         table = rng.choice(tables)
         columns = [row[1] for row in file.execute(f"PRAGMA table_info({table})")]
         column = rng.choice(columns)
         if kind == "schema":
             value = rng.choice(["99", "x", "", "1", "-4"])
-            file.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key := rng.choice(["schema", "known_at_us", "planned:desk", "messages:desk"])))
+            file.execute(
+                "UPDATE meta SET value = ? WHERE key = ?",
+                (value, key := rng.choice(["schema", "known_at_us", "planned:desk", "messages:desk"])),
+            )
             return f"meta {key} = {value!r}"
         if kind == "drop table":
             file.execute(f"DROP TABLE {table}")
             return f"table {table} dropped"
         if kind == "drop index":
-            name = rng.choice([n for (n,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")])
+            name = rng.choice(
+                [n for (n,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")]
+            )
             file.execute(f"DROP INDEX {name}")
             return f"index {name} dropped"
         if kind == "drop column":
@@ -153,7 +285,9 @@ def damage(home: Path, rng: random.Random) -> str:
             except sqlite3.Error:
                 pass
             return f"{table}.{column} renamed"
-        which = rng.choice(["rowid = (SELECT max(rowid) FROM {0})", "rowid = (SELECT min(rowid) FROM {0})", "1 = 1", "rowid % 7 = 3"]).format(table)
+        which = rng.choice(
+            ["rowid = (SELECT max(rowid) FROM {0})", "rowid = (SELECT min(rowid) FROM {0})", "1 = 1", "rowid % 7 = 3"]
+        ).format(table)
         file.execute("PRAGMA writable_schema = 1")
         file.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '        ') WHERE name = ?", (table,))
         file.execute("PRAGMA writable_schema = RESET")
@@ -162,7 +296,10 @@ def damage(home: Path, rng: random.Random) -> str:
                 if isinstance(found, str) and found:
                     place = rng.randrange(len(found))
                     with contextlib.suppress(sqlite3.IntegrityError):
-                        file.execute(f'UPDATE {table} SET "{column}" = ? WHERE rowid = ?', (found[:place] + rng.choice("a0}{\",:-x\u20ac\u0000") + found[place + 1 :], rowid))
+                        file.execute(
+                            f'UPDATE {table} SET "{column}" = ? WHERE rowid = ?',
+                            (found[:place] + rng.choice('a0}{",:-x\u20ac\u0000') + found[place + 1 :], rowid),
+                        )
             return f"a character of {table}.{column} where {which}"
         value = rng.choice(BAD_CELLS)
         with contextlib.suppress(sqlite3.IntegrityError):
@@ -184,7 +321,9 @@ def command(arguments: list[str]) -> int:
 
 
 def tried(arguments: list[str], home: Path) -> tuple[int, str, str, float]:
-    """Run a command in this process: exit code, stdout, stderr, seconds; what escapes it is in stderr, as a traceback."""
+    """
+    Run a command in this process: exit code, stdout, stderr, seconds; what escapes it is in stderr, as a traceback.
+    """
     out, err, began = io.StringIO(), io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -228,7 +367,13 @@ if __name__ == "__main__":
         seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(10**6)
         print("seed", seed, flush=True)
         begun, found = time.monotonic(), 0
-        for failure in failures(made(Path(folder) / "whole"), Path(folder), random.Random(seed), int(sys.argv[1]), int(sys.argv[3]) if len(sys.argv) > 3 else 99):
+        for failure in failures(
+            made(Path(folder) / "whole"),
+            Path(folder),
+            random.Random(seed),
+            int(sys.argv[1]),
+            int(sys.argv[3]) if len(sys.argv) > 3 else 99,
+        ):
             found += 1
             print("FAILED", failure, flush=True)
         print(found, "failures in", sys.argv[1], f"damaged stores, {time.monotonic() - begun:.0f} s")

@@ -28,7 +28,9 @@ def copied(store: Store, app: str) -> None:
     for table in (SNAPSHOTS, ALIVE):
         columns = [c for c in table.c if c.name not in ("app", "seq")]
         with store.writing() as connection:
-            rows = connection.execute(sa.select(*columns).where(table.c.app == "straight").order_by(table.c.known_at_us)).all()
+            rows = connection.execute(
+                sa.select(*columns).where(table.c.app == "straight").order_by(table.c.known_at_us)
+            ).all()
             connection.execute(sa.insert(table), [{**row._mapping, "app": app} for row in rows])
 
 
@@ -55,7 +57,10 @@ def killed(url: str, seed: int, wanted: int) -> tuple[int, int]:
             was_killed, done = struck(partial(child, url, app, f"c{n}"), rng.uniform(0.01, longest_s))
             kills += was_killed
             record.leave(f"c{n}")  # As if its lease had run out.
-            longest_s, upto = (longest_s * 1.2 if record.judged() == upto else max(0.1, longest_s * 0.9)), record.judged()
+            longest_s, upto = (
+                (longest_s * 1.2 if record.judged() == upto else max(0.1, longest_s * 0.9)),
+                record.judged(),
+            )
             store.close()  # No connection may be open when a process is forked.
     return kills, rounds
 

@@ -28,13 +28,28 @@ IDLE = "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.
 
 def notebook(place: Path, *cells: str) -> None:
     """A notebook of these cells."""
-    made = [{"cell_type": "code", "id": f"c{n}", "execution_count": None, "metadata": {}, "outputs": [], "source": source} for n, source in enumerate(cells)]
-    place.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}))
+    made = [
+        {"cell_type": "code", "id": f"c{n}", "execution_count": None, "metadata": {}, "outputs": [], "source": source}
+        for n, source in enumerate(cells)
+    ]
+    place.write_text(
+        json.dumps(
+            {
+                "cells": made,
+                "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
+                "nbformat": 4,
+                "nbformat_minor": 5,
+            }
+        )
+    )
 
 
 @contextmanager
 def beside_a_world(home: Path, logs: Path, speed: float) -> Iterator[tuple[Lever, dict[str, str]]]:
-    """A world that is healthy and runs, and the receiver and collector of a desk that looks at it: the lever with which it is turned, and the desk's settings."""
+    """
+    A world that is healthy and runs, and the receiver and collector of a desk that looks at it: the lever with which it
+    is turned, and the desk's settings.
+    """
     port = free_port()
     with Lever(BEGINS, seed=3, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
         environ = lever.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}
@@ -72,10 +87,30 @@ def running_lab(root: Path, at: Path, environ: Mapping[str, str], app: str = "la
     quiet = at / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True)
     quiet.write_text(json.dumps(QUIET))
-    folders = {f"JUPYTER_{name}_DIR": str(at / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {"JUPYTERLAB_SETTINGS_DIR": str(at / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(at / "workspaces"), "HOME": str(at), "IPYTHONDIR": str(at / "ipython")}
-    command = [sys.executable, "-m", "jupyter", app, "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}", "--allow-root", f"--{'LabApp' if app == 'lab' else 'JupyterNotebookApp'}.expose_app_in_browser=True"]
+    folders = {f"JUPYTER_{name}_DIR": str(at / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {
+        "JUPYTERLAB_SETTINGS_DIR": str(at / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(at / "workspaces"),
+        "HOME": str(at),
+        "IPYTHONDIR": str(at / "ipython"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        app,
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={root}",
+        "--allow-root",
+        f"--{'LabApp' if app == 'lab' else 'JupyterNotebookApp'}.expose_app_in_browser=True",
+    ]
     with (at / "log").open("w") as log:
-        running = subprocess.Popen(command, env={**os.environ, **environ, **folders}, stdout=subprocess.DEVNULL, stderr=log)
+        running = subprocess.Popen(
+            command, env={**os.environ, **environ, **folders}, stdout=subprocess.DEVNULL, stderr=log
+        )
     try:
         awaited(f"http://127.0.0.1:{port}/api/status?token={token}", running, at / "log")
         yield f"http://127.0.0.1:{port}", token
@@ -86,7 +121,9 @@ def running_lab(root: Path, at: Path, environ: Mapping[str, str], app: str = "la
 
 def launched(playwright: Any) -> Any:
     """A browser of its own."""
-    return playwright.chromium.launch(executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"])
+    return playwright.chromium.launch(
+        executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+    )
 
 
 @contextmanager

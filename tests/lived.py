@@ -1,4 +1,7 @@
-"""A desk's hour made by hand, sample by sample and post by post, evaluated and notified as a collector does it: no simulator, no network."""
+"""
+A desk's hour made by hand, sample by sample and post by post, evaluated and notified as a collector does it: no
+simulator, no network.
+"""
 
 import atexit
 import copy
@@ -23,7 +26,21 @@ from opslib.store import Store
 RULES = rules.load()
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)
 STEP_S, AT_ONCE, BEGINS_S = 5, 3, 900.0  # Healthy for a quarter of an hour, then the fault.
-CHAIN = {"contracts": 900, "core": 300, "flagged": 0, "faults": {}, "units": {"gamma": "per_dollar", "theta": "per_day", "vega": "per_point", "iv": "decimal"}, "missing": 0, "gamma_zero": 0, "delta_out_of_bounds": 0, "iv_atm": 0.2, "median_iv": 0.2, "median_theta": -0.05, "median_vega": 0.1, "expires_today": 0}
+CHAIN = {
+    "contracts": 900,
+    "core": 300,
+    "flagged": 0,
+    "faults": {},
+    "units": {"gamma": "per_dollar", "theta": "per_day", "vega": "per_point", "iv": "decimal"},
+    "missing": 0,
+    "gamma_zero": 0,
+    "delta_out_of_bounds": 0,
+    "iv_atm": 0.2,
+    "median_iv": 0.2,
+    "median_theta": -0.05,
+    "median_vega": 0.1,
+    "expires_today": 0,
+}
 
 
 class World:
@@ -110,10 +127,24 @@ class Desk:
         lag = {"lag_s": world.lag_s} if world.lag_s else {}
         found.append(Sample(at_us, "beat", "collector", "ok", None, 50.0, detail=json.dumps({"every_s": 5.0} | lag)))
 
-        def probe(name: str, subject: str, value: float | None = None, seconds: float | None = None, **detail: Any) -> None:
+        def probe(
+            name: str, subject: str, value: float | None = None, seconds: float | None = None, **detail: Any
+        ) -> None:
             outcome = world.probe.get((name, subject), "ok")
             good = outcome == "ok"
-            found.append(Sample(at_us, name, subject, outcome, seconds, value if good or name in ("log",) or outcome == "renewed" else None, 1, True, json.dumps(detail if good else {})))
+            found.append(
+                Sample(
+                    at_us,
+                    name,
+                    subject,
+                    outcome,
+                    seconds,
+                    value if good or name in ("log",) or outcome == "renewed" else None,
+                    1,
+                    True,
+                    json.dumps(detail if good else {}),
+                )
+            )
 
         for subject in ("massive", "tradier"):
             probe("liveness", subject, None, world.seconds[subject], market="open", skew_s=world.skew[subject])
@@ -125,16 +156,40 @@ class Desk:
         if self.second % 15 == 0:
             probe("process", "app", world.process_mb, None, born=world.born)
         outcome, more = world.chain
-        if self.second % 900 == 300 or (outcome != "ok" and self.second % 60 == 0) or (more and self.second == BEGINS_S + 60):
-            found.append(Sample(at_us, "chain", "SPY", outcome, 1.0, 900.0, 1, True, json.dumps((CHAIN | more) if outcome == "ok" else {})))
+        if (
+            self.second % 900 == 300
+            or (outcome != "ok" and self.second % 60 == 0)
+            or (more and self.second == BEGINS_S + 60)
+        ):
+            found.append(
+                Sample(
+                    at_us,
+                    "chain",
+                    "SPY",
+                    outcome,
+                    1.0,
+                    900.0,
+                    1,
+                    True,
+                    json.dumps((CHAIN | more) if outcome == "ok" else {}),
+                )
+            )
 
     def _post(self, world: World) -> list[Post]:
         for name in ("massive", "tradier"):
             asked = 4 if world.counts and ((name == "massive") != world.hangs or world.fails["massive"]) else 0
             failed = round(asked * world.fails[name])
-            self.page.add(**{f"{name}_requests": asked, f"{name}_successes": asked - failed, f"{name}_failures": failed})
+            self.page.add(
+                **{f"{name}_requests": asked, f"{name}_successes": asked - failed, f"{name}_failures": failed}
+            )
         many = 10 if world.counts else 0
-        self.page.add(validations=many, greeks_valid=max(0, many - world.invalid), gamma_zero=world.zero, delta_out_of_bounds=world.bounds, errors=world.page_errors)
+        self.page.add(
+            validations=many,
+            greeks_valid=max(0, many - world.invalid),
+            gamma_zero=world.zero,
+            delta_out_of_bounds=world.bounds,
+            errors=world.page_errors,
+        )
         self.page.held["websocket_connected"] = world.connected
         made = self.page.body(self.second)
         if world.memory_mb is not None:

@@ -1,4 +1,6 @@
-"""Makes looks, posts and tapes for tests: bodies as the app's page posts them, one page at a time, on an injected clock."""
+"""
+Makes looks, posts and tapes for tests: bodies as the app's page posts them, one page at a time, on an injected clock.
+"""
 
 import copy
 import gzip
@@ -16,7 +18,16 @@ from opslib.snapshot_store import Post
 from opslib.store import Store
 from opslib.tape import Tape
 
-HOW = Pages(load_jitter_s=5.0, reset_gap_s=300.0, late_after=1.7, bridged_s=60.0, closed_s=90.0, idle_times=2.0, idle_most=3.0, idle_back_s=1800.0)
+HOW = Pages(
+    load_jitter_s=5.0,
+    reset_gap_s=300.0,
+    late_after=1.7,
+    bridged_s=60.0,
+    closed_s=90.0,
+    idle_times=2.0,
+    idle_most=3.0,
+    idle_back_s=1800.0,
+)
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)  # 09:30 New York, already daylight saving time.
 CLOSES = datetime(2026, 3, 10, 20, 0, tzinfo=UTC)
 EVERY = 5.0
@@ -45,12 +56,49 @@ def body(**changed: Any) -> dict[str, Any]:
     """
     drop = changed.pop("drop", ())
     made = {
-        "providers": {p: {"provider": p, "requestCount": 100, "successCount": 99, "failureCount": 1, "avgResponseTimeMs": 202, "fallbackCount": 0, "lastUpdateAt": clock.micros(OPENS) // 1000, "uptime": 99} for p in ("massive", "tradier")},
-        "greeksQuality": {"totalTrades": 50, "validGreeks": 48, "estimatedGreeks": 2, "validationErrors": 1, "deltaOutOfBounds": 1, "gammaIsZero": 1, "ivAnomalies": 0, "lastUpdateAt": clock.micros(OPENS) // 1000},
-        "pnl": {"totalTrades": 4, "avgGrossPnL": 5.0, "avgNetPnL": 3.0, "totalCommissionCost": 5.28, "avgSlippageCost": 20.0, "costImpactPercent": 40.0, "backtestVariance": 3.0, "lastUpdateAt": clock.micros(OPENS) // 1000},
-        "systemHealth": {"apiAvgResponseTimeMs": 194, "webSocketConnected": True, "webSocketLatencyMs": 64, "errorCount": 1, "errorsByType": {}, "uptime": 600},
+        "providers": {
+            p: {
+                "provider": p,
+                "requestCount": 100,
+                "successCount": 99,
+                "failureCount": 1,
+                "avgResponseTimeMs": 202,
+                "fallbackCount": 0,
+                "lastUpdateAt": clock.micros(OPENS) // 1000,
+                "uptime": 99,
+            }
+            for p in ("massive", "tradier")
+        },
+        "greeksQuality": {
+            "totalTrades": 50,
+            "validGreeks": 48,
+            "estimatedGreeks": 2,
+            "validationErrors": 1,
+            "deltaOutOfBounds": 1,
+            "gammaIsZero": 1,
+            "ivAnomalies": 0,
+            "lastUpdateAt": clock.micros(OPENS) // 1000,
+        },
+        "pnl": {
+            "totalTrades": 4,
+            "avgGrossPnL": 5.0,
+            "avgNetPnL": 3.0,
+            "totalCommissionCost": 5.28,
+            "avgSlippageCost": 20.0,
+            "costImpactPercent": 40.0,
+            "backtestVariance": 3.0,
+            "lastUpdateAt": clock.micros(OPENS) // 1000,
+        },
+        "systemHealth": {
+            "apiAvgResponseTimeMs": 194,
+            "webSocketConnected": True,
+            "webSocketLatencyMs": 64,
+            "errorCount": 1,
+            "errorsByType": {},
+            "uptime": 600,
+        },
         "lastUpdateAt": clock.micros(OPENS) // 1000,
-    }  # fmt: skip
+    }
     paths = {f.name: f.path for f in snapshot.FIELDS} | {"errors_by_type": ("systemHealth", "errorsByType")}
     for name, value in changed.items():
         part = made
@@ -80,7 +128,15 @@ class PageOf:
     def __init__(self, loaded: float, *, skew: float = 0.0, page_id: str | None = None, **held: Any):
         self.began, self.skew, self.page_id = loaded, skew, page_id
         self.held: dict[str, Any] = dict.fromkeys(self.COUNTS, 0)
-        self.held |= {"gross_mean_pct": 0, "net_mean_pct": 0, "commission_total_usd": 0, "slippage_mean_usd": 0, "backtest_variance_pp": 0, "websocket_connected": True, **held}
+        self.held |= {
+            "gross_mean_pct": 0,
+            "net_mean_pct": 0,
+            "commission_total_usd": 0,
+            "slippage_mean_usd": 0,
+            "backtest_variance_pp": 0,
+            "websocket_connected": True,
+            **held,
+        }
 
     def add(self, **more: int) -> "PageOf":
         """Raise counters; requests are successes and validations valid unless said otherwise."""
@@ -99,11 +155,19 @@ class PageOf:
             if field.group in groups:
                 self.held[field.name] = 0
         if "pnl" in groups:
-            self.held |= {"gross_mean_pct": 0, "net_mean_pct": 0, "commission_total_usd": 0, "slippage_mean_usd": 0, "backtest_variance_pp": 0}
+            self.held |= {
+                "gross_mean_pct": 0,
+                "net_mean_pct": 0,
+                "commission_total_usd": 0,
+                "slippage_mean_usd": 0,
+                "backtest_variance_pp": 0,
+            }
         return self
 
     def reset(self, seconds: float) -> "PageOf":
-        """The app's partial reset(): Greeks, P&L, errors and its start begin again; providers and the last error stay."""
+        """
+        The app's partial reset(): Greeks, P&L, errors and its start begin again; providers and the last error stay.
+        """
         self.began = seconds
         return self.zero("greeks", "pnl", "system")
 
@@ -132,7 +196,13 @@ _made = iter(range(1, 10**12))
 def look(seconds: float, metrics: dict[str, Any], *, known: float | None = None) -> Look:
     """A look as the store would give it back."""
     found = snapshot.read(metrics)
-    return Look(seq=next(_made), ts_us=us(seconds), known_at_us=us(seconds if known is None else known), digest=found.digest, **found.values)
+    return Look(
+        seq=next(_made),
+        ts_us=us(seconds),
+        known_at_us=us(seconds if known is None else known),
+        digest=found.digest,
+        **found.values,
+    )
 
 
 def tell_apart(looks: Iterable[Look], how: Pages, every: float) -> tuple[Page, ...]:

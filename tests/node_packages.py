@@ -1,4 +1,7 @@
-"""Install the npm packages of the tests' Express app into a cache outside of the repository; `.ci/run` runs this file once."""
+"""
+Install the npm packages of the tests' Express app into a cache outside of the repository; `.ci/run` runs this file
+once.
+"""
 
 import os
 import shutil
@@ -11,7 +14,9 @@ PACKAGES = {"express": "4.21.2", "helmet": "8.1.0"}  # The only place that state
 
 
 def installed(npm: str) -> Path | str:
-    """The folder node_modules that holds the packages, installed if needed; or, as text, why they cannot be installed."""
+    """
+    The folder node_modules that holds the packages, installed if needed; or, as text, why they cannot be installed.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opslib-tests"
     folder = cache / "-".join(f"{name}-{version}" for name, version in PACKAGES.items())
     if folder.is_dir():
@@ -23,7 +28,18 @@ def installed(npm: str) -> Path | str:
         return f"{cache} cannot be written: {problem}"
     try:
         wanted = [f"{name}@{version}" for name, version in PACKAGES.items()]
-        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--fetch-retries=1", "--prefix", str(made), *wanted]
+        command = [
+            npm,
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+            "--no-package-lock",
+            "--fetch-retries=1",
+            "--prefix",
+            str(made),
+            *wanted,
+        ]
         ended = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=300)
         if ended.returncode:
             return f"npm install ended with {ended.returncode}: {ended.stderr[-500:]}"

@@ -1,4 +1,7 @@
-"""The world outside for tests: Massive, Tradier and the app on real sockets, each with a clock of its own, and a market that can be closed."""
+"""
+The world outside for tests: Massive, Tradier and the app on real sockets, each with a clock of its own, and a market
+that can be closed.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -53,21 +56,45 @@ class Outside:
         if other := self.refuses(request):
             return other
         if request.path == "/v1/marketstatus/now":
-            return as_json({"market": self.market, "serverTime": self._clock("massive").astimezone(NEW_YORK).isoformat(timespec="seconds")})
+            return as_json(
+                {
+                    "market": self.market,
+                    "serverTime": self._clock("massive").astimezone(NEW_YORK).isoformat(timespec="seconds"),
+                }
+            )
         quote = {"bid": 1, "ask": 2, "last_updated": round(self._quoted_s("massive") * 1e9), "timeframe": "REAL-TIME"}
-        return as_json({"status": "OK", "results": [{"details": {"ticker": "O:SPY260320C00670000", "expiration_date": "2026-03-20"}, "day": {}, "last_quote": quote}]})
+        return as_json(
+            {
+                "status": "OK",
+                "results": [
+                    {
+                        "details": {"ticker": "O:SPY260320C00670000", "expiration_date": "2026-03-20"},
+                        "day": {},
+                        "last_quote": quote,
+                    }
+                ],
+            }
+        )
 
     def tradier(self, request: Request) -> Answer:
         self.asked.append(request.path)
         if other := self.refuses(request):
             return other
         stamp = round(self._quoted_s("tradier") * 1000)
-        return as_json({
-            "/v1/markets/clock": {"clock": {"state": self.market, "timestamp": round(self._clock("tradier").timestamp())}},
-            "/v1/markets/quotes": {"quotes": {"quote": {"symbol": "SPY", "trade_date": stamp, "bid_date": stamp, "ask_date": stamp}}},
-            "/v1/markets/options/expirations": {"expirations": {"date": ["2026-03-20", "2026-03-27"]}},
-            "/v1/markets/options/chains": {"options": {"option": {"symbol": "SPY260320C00670000", "bid": 1, "ask": 2}}},
-        }[request.path])  # fmt: skip
+        return as_json(
+            {
+                "/v1/markets/clock": {
+                    "clock": {"state": self.market, "timestamp": round(self._clock("tradier").timestamp())}
+                },
+                "/v1/markets/quotes": {
+                    "quotes": {"quote": {"symbol": "SPY", "trade_date": stamp, "bid_date": stamp, "ask_date": stamp}}
+                },
+                "/v1/markets/options/expirations": {"expirations": {"date": ["2026-03-20", "2026-03-27"]}},
+                "/v1/markets/options/chains": {
+                    "options": {"option": {"symbol": "SPY260320C00670000", "bid": 1, "ask": 2}}
+                },
+            }[request.path]
+        )
 
     def app(self, request: Request) -> Answer:
         at = self._clock("app").isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -75,11 +102,17 @@ class Outside:
 
 
 @asynccontextmanager
-async def probing(home: Path, outside: Outside, parties: tuple[str, ...] = ("massive", "tradier", "app"), **environ: str) -> AsyncIterator[Rounds]:
+async def probing(
+    home: Path, outside: Outside, parties: tuple[str, ...] = ("massive", "tradier", "app"), **environ: str
+) -> AsyncIterator[Rounds]:
     """What probes some of these parties, in no hurry."""
     async with serving(outside.massive) as massive, serving(outside.tradier) as tradier, serving(outside.app) as app:
         urls = {"massive": massive, "tradier": tradier, "app": app}
-        found = settings.load(home, None, {"OPS_SYMBOLS": "SPY", **{f"OPS_{party.upper()}_URL": urls[party] for party in parties}, **environ})
+        found = settings.load(
+            home,
+            None,
+            {"OPS_SYMBOLS": "SPY", **{f"OPS_{party.upper()}_URL": urls[party] for party in parties}, **environ},
+        )
         rounds = Rounds(found, Store(found.url), RULES, now=lambda: outside.at, speed=1.0)
         try:
             yield rounds
@@ -87,18 +120,28 @@ async def probing(home: Path, outside: Outside, parties: tuple[str, ...] = ("mas
             rounds.close()
 
 
-async def passing(rounds: Rounds, outside: Outside, seconds: float, step_s: float = 20.0, each: Callable[[], None] = lambda: None) -> list[Sample]:
+async def passing(
+    rounds: Rounds, outside: Outside, seconds: float, step_s: float = 20.0, each: Callable[[], None] = lambda: None
+) -> list[Sample]:
     """Let so much time pass, with a probe of everything but chains, and a beat, at each step."""
     found: list[Sample] = []
     for _ in range(round(seconds / step_s)):
         outside.at += timedelta(seconds=step_s)
         each()
         found += await rounds.once(lambda name: not name.startswith("chain"))
-        found.append(Sample(clock.micros(outside.at), "beat", "collector", "ok", None, 50.0, detail=f'{{"every_s": {step_s}}}'))
+        found.append(
+            Sample(clock.micros(outside.at), "beat", "collector", "ok", None, 50.0, detail=f'{{"every_s": {step_s}}}')
+        )
     return found
 
 
-def seen(home: Path, outside: Outside, seconds: float, parties: tuple[str, ...] = ("massive", "tradier", "app"), **environ: str) -> list[Sample]:
+def seen(
+    home: Path,
+    outside: Outside,
+    seconds: float,
+    parties: tuple[str, ...] = ("massive", "tradier", "app"),
+    **environ: str,
+) -> list[Sample]:
     """The samples of so many seconds; no probe may fail by a fault of ours."""
 
     async def go() -> list[Sample]:

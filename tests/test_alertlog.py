@@ -1,4 +1,6 @@
-"""What alerts did is told from the record, says what it lacks, and reads the same in the shell, the notebook and JSON."""
+"""
+What alerts did is told from the record, says what it lacks, and reads the same in the shell, the notebook and JSON.
+"""
 
 import json
 from dataclasses import replace
@@ -43,11 +45,19 @@ def test_the_record_and_a_replay_say_the_same(desk):
 
 
 def test_the_answer_leads_to_the_runbook(desk):
-    """What fires now is told with its value, its limit, what to do, who does it, and the runbook; what is explained away comes after."""
+    """
+    What fires now is told with its value, its limit, what to do, who does it, and the runbook; what is explained away
+    comes after.
+    """
     at = clock.parse(f"{days.DAY}T11:30")
     said = repr(desk.alerts(at, "2h").answer)
     first, second, *rest = said.splitlines()
-    assert first.endswith("1 alert to act on") and "critical, since 03-10 11:2" in second and "runbook massive_down" in second and "< 95.0 %" in second
+    assert (
+        first.endswith("1 alert to act on")
+        and "critical, since 03-10 11:2" in second
+        and "runbook massive_down" in second
+        and "< 95.0 %" in second
+    )
     assert any("errors" in line and "explained by availability-massive-page-" in line for line in rest)
     assert repr(desk.alerts(clock.parse(f"{days.DAY}T09:50"), "20m").answer).endswith("nothing to act on")
 
@@ -79,14 +89,20 @@ def test_status_reads_its_alerts_off_the_record(desk):
     """`ops status` shows the alerts of the record with their ids, and by the looks alone where nobody judged."""
     at = clock.parse(f"{days.DAY}T11:30")
     recorded = desk.status(at).alerts
-    assert [a["id"] for a in recorded if a["severity"] == "critical" and not a["inhibited_by"]] == [r.alert for r in desk.alerts(at, "2h").rises if (r.rule, r.severity) == ("availability", "critical")]
+    assert [a["id"] for a in recorded if a["severity"] == "critical" and not a["inhibited_by"]] == [
+        r.alert for r in desk.alerts(at, "2h").rises if (r.rule, r.severity) == ("availability", "critical")
+    ]
     other = Desk(settings.Settings(home=desk.settings.home / "other", app="desk"), lambda: CLOSES)
     SnapshotStore(other.store).write("desk", days.posts(), known_at_ts=True)
-    assert {(a["rule"], a["subject"], a["severity"]) for a in other.status(at).alerts if not a["inhibited_by"]} == {(a["rule"], a["subject"], a["severity"]) for a in recorded if not a["inhibited_by"]}
+    assert {(a["rule"], a["subject"], a["severity"]) for a in other.status(at).alerts if not a["inhibited_by"]} == {
+        (a["rule"], a["subject"], a["severity"]) for a in recorded if not a["inhibited_by"]
+    }
 
 
 def test_noise_and_waiting_are_counted(desk):
-    """Every rise has its waiting time, and each rule its count of told, noted and explained away; together they are all."""
+    """
+    Every rise has its waiting time, and each rule its count of told, noted and explained away; together they are all.
+    """
     log = desk.alerts(CLOSES, "6h30m")
     assert repr(log.lead_times).count("\n") == len(log.rises) + 1
     rows = [line.split("  ") for line in repr(log.noisiest).splitlines()[2:]]
@@ -110,10 +126,16 @@ def test_text_from_outside_is_inert(desk):
 
 
 def test_the_command_says_what_the_record_lacks(home, tmp_path, capsys):
-    """Where nobody judged, `ops alerts` says so and ends with 3; `--replay` ends with 0 and the rows of the contract; no app at all is said too."""
+    """
+    Where nobody judged, `ops alerts` says so and ends with 3; `--replay` ends with 0 and the rows of the contract; no
+    app at all is said too.
+    """
     recording = tmp_path / "day.jsonl"
     recording.write_text("\n".join(days.line(p) for p in days.posts()))
-    ask = lambda *more: main(["alerts", "--from", f"{days.DAY}T09:30", "--to", f"{days.DAY}T12:00", "-o", "json", *more])  # noqa: E731
+
+    def ask(*more):
+        return main(["alerts", "--from", f"{days.DAY}T09:30", "--to", f"{days.DAY}T12:00", "-o", "json", *more])
+
     assert ask() == 3 and json.loads(capsys.readouterr().out) == []
     assert main(["import", str(recording)]) == 0
     capsys.readouterr()
@@ -122,7 +144,21 @@ def test_the_command_says_what_the_record_lacks(home, tmp_path, capsys):
     assert json.loads(captured.out) == [] and "no collector has ever judged here" in captured.err
     assert ask("--replay") == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {"alert", "rule", "subject", "source", "severity", "pending_at", "fired_at", "resolved_at", "peak_value", "limit", "inhibited_by", "incident", "rules_hash"} <= set(rows[0])
+    assert {
+        "alert",
+        "rule",
+        "subject",
+        "source",
+        "severity",
+        "pending_at",
+        "fired_at",
+        "resolved_at",
+        "peak_value",
+        "limit",
+        "inhibited_by",
+        "incident",
+        "rules_hash",
+    } <= set(rows[0])
     assert any((r["rule"], r["subject"], r["severity"]) == ("availability", "massive", "critical") for r in rows)
     assert main(["alerts", "--from", f"{days.DAY}T12:00", "--to", f"{days.DAY}T09:30"]) == 64
 
@@ -131,17 +167,45 @@ def test_a_rule_that_is_gone_breaks_no_row():
     """A record made by a rule that this table does not have can still be read."""
     from opslib.alerts import Transition
 
-    gone = Transition(0, "old_rule", "app", "page", "old_rule-app-page-x", "fired", "critical", 3.0, 2.0, 0, None, None, "old rule (3) > 2", "h")
+    gone = Transition(
+        0,
+        "old_rule",
+        "app",
+        "page",
+        "old_rule-app-page-x",
+        "fired",
+        "critical",
+        3.0,
+        2.0,
+        0,
+        None,
+        None,
+        "old rule (3) > 2",
+        "h",
+    )
     (row,) = rises.read([gone, gone._replace(kind="unknown", at_us=5)], rules.load())
-    assert row.as_json(rules.load())["runbook"] is None and row.state == "unknown" and row.told(rules.load()) == "old rule (3) > 2"
+    assert (
+        row.as_json(rules.load())["runbook"] is None
+        and row.state == "unknown"
+        and row.told(rules.load()) == "old rule (3) > 2"
+    )
     assert rises.standing([gone], rules.load())[0]["runbook"] is None
 
 
 def test_an_alert_whose_rule_is_gone_is_still_shown(desk: Desk) -> None:
-    """An alert recorded under a rule that today's table does not have is listed, and says so; asked for by name, the rule is refused by name."""
+    """
+    An alert recorded under a rule that today's table does not have is listed, and says so; asked for by name, the rule
+    is refused by name.
+    """
     shown = desk.alerts(days.at("11:30"), "1d")
     assert shown.standing
-    gone = replace(shown, standing=[a | {"rule": "gone", "inhibited_by": None, "severity": "critical", "state": "firing"} for a in shown.standing])
+    gone = replace(
+        shown,
+        standing=[
+            a | {"rule": "gone", "inhibited_by": None, "severity": "critical", "state": "firing"}
+            for a in shown.standing
+        ],
+    )
     assert "Its rule is no longer in rules.toml" in repr(gone.answer)
     with pytest.raises(RulesError, match="no rule 'avalability' in the table in force. Did you mean 'availability'"):
         desk.rules["avalability"]

@@ -1,4 +1,7 @@
-"""A dead or hung server of the app: people are notified within a minute of the stop, and not at all of a restart under 30 s."""
+"""
+A dead or hung server of the app: people are notified within a minute of the stop, and not at all of a restart under 30
+s.
+"""
 
 import asyncio
 import json
@@ -33,14 +36,17 @@ TO_NOTIFY_S = watch.SETTLE_US / 1e6 + GROUP_WAIT_S + 2
 SERVER = """
 import datetime, http.server, json, sys, time
 
-since_s, speed = float(sys.argv[2]), float(sys.argv[3])  # The world's time: since when it runs, by the machine's clock, and how fast.
+since_s, speed = float(sys.argv[2]), float(sys.argv[3])  # The world's time: since when it runs, by the machine's \
+clock, and how fast.
 
 started_s = time.monotonic()
 
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        now = datetime.datetime.fromisoformat(sys.argv[4]) + datetime.timedelta(seconds=(time.monotonic() - since_s) * speed)
-        body = json.dumps({"status": "ok", "uptime": time.monotonic() - started_s, "timestamp": now.isoformat()}).encode()
+        now = datetime.datetime.fromisoformat(sys.argv[4]) + datetime.timedelta(seconds=(time.monotonic() - since_s) \
+* speed)
+        body = json.dumps({"status": "ok", "uptime": time.monotonic() - started_s, "timestamp": now.isoformat()}\
+).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -70,31 +76,66 @@ FIGURES: dict[str, tuple[list[Sample], float, float | None]] = {
     "one refused connection": ([at(5), at(10, "refused", 0.0), at(15)], 10, 0.0),
     "one slow answer": ([at(5), at(14, "timeout", 4.0, last=False), at(15)], 14, 4.0),
     "it answers again after one slow answer": ([at(5), at(14, "timeout", 4.0, last=False), at(15)], 15, 0.0),
-    "from the request to the newest that was given up": ([at(5), at(14, "timeout", 4.0, last=False), at(18.5, "timeout", 4.0)], 20, 8.5),
+    "from the request to the newest that was given up": (
+        [at(5), at(14, "timeout", 4.0, last=False), at(18.5, "timeout", 4.0)],
+        20,
+        8.5,
+    ),
     "never longer than it was seen": ([at(5), at(10, "refused", 0.0), at(15, "refused", 0.0)], 19.9, 5.0),
-    "follow-ups count": ([at(5), at(10, "refused", 0.0), at(11, "refused", 0.0, "follow_up"), at(12.5, "refused", 0.0, "follow_up")], 14, 2.5),
+    "follow-ups count": (
+        [at(5), at(10, "refused", 0.0), at(11, "refused", 0.0, "follow_up"), at(12.5, "refused", 0.0, "follow_up")],
+        14,
+        2.5,
+    ),
     "a follow-up finds it back": ([at(5), at(10, "refused", 0.0), at(11, "ok", 0.1, "follow_up")], 14, 0.0),
-    "what began before it was back ends later": ([at(5), at(10, "timeout", 4.0), at(12, "ok", 0.5, "follow_up"), at(13, "timeout", 4.0, "follow_up")], 14, 0.0),
-    "from its last answer on": ([at(5, "refused", 0.0), at(10), at(15, "refused", 0.0), at(20, "refused", 0.0)], 20, 5.0),
+    "what began before it was back ends later": (
+        [at(5), at(10, "timeout", 4.0), at(12, "ok", 0.5, "follow_up"), at(13, "timeout", 4.0, "follow_up")],
+        14,
+        0.0,
+    ),
+    "from its last answer on": (
+        [at(5, "refused", 0.0), at(10), at(15, "refused", 0.0), at(20, "refused", 0.0)],
+        20,
+        5.0,
+    ),
     "an error of its own is no answer": ([at(5), at(10, "server_5xx"), at(42, "server_5xx")], 45, 32.1),
-    "nobody probed for long in between": ([*(at(5.0 * i) for i in range(9)), at(45, "refused", 0.0), at(605, "refused", 0.0), at(610, "refused", 0.0)], 610, 5.0),
+    "nobody probed for long in between": (
+        [*(at(5.0 * i) for i in range(9)), at(45, "refused", 0.0), at(605, "refused", 0.0), at(610, "refused", 0.0)],
+        610,
+        5.0,
+    ),
     "nobody probed lately": ([at(5, "refused", 0.0)], 120, None),
-    "its process is gone": ([at(0, probe="process"), at(15, "gone", 0.0, "process"), at(16, "gone", 0.0, "follow_up"), at(47, "gone", 0.0, "follow_up")], 50, 32.0),
+    "its process is gone": (
+        [
+            at(0, probe="process"),
+            at(15, "gone", 0.0, "process"),
+            at(16, "gone", 0.0, "follow_up"),
+            at(47, "gone", 0.0, "follow_up"),
+        ],
+        50,
+        32.0,
+    ),
     "its process may not be looked at": ([at(0, "absent", 0.0, "process"), at(15, "absent", 0.0, "process")], 15, 0.0),
     "a process that is gone while another answers": ([at(5), at(6, "gone", 0.0, "process"), at(10)], 10, 0.0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FIGURES)
 def test_for_how_long_it_is_shown_to_be_down(case: str) -> None:
     """Each figure worked out by hand."""
     samples, when, expected = FIGURES[case]
-    assert app_state.down_s(Probed(samples=samples), us(when)) == (None if expected is None else pytest.approx(expected))
+    assert app_state.down_s(Probed(samples=samples), us(when)) == (
+        None if expected is None else pytest.approx(expected)
+    )
 
 
 def test_follow_ups_change_no_rate() -> None:
-    """Probes made between two others count neither for usable answers nor for availability, and are no kind of their own."""
-    probed = Probed(samples=[at(5), at(10, "refused", 0.0), *(at(10 + i, "refused", 0.0, "follow_up") for i in range(1, 5)), at(15)])
+    """
+    Probes made between two others count neither for usable answers nor for availability, and are no kind of their own.
+    """
+    probed = Probed(
+        samples=[at(5), at(10, "refused", 0.0), *(at(10 + i, "refused", 0.0, "follow_up") for i in range(1, 5)), at(15)]
+    )
     window = clock.Window(OPEN, OPEN + timedelta(seconds=15))
     assert probed.usable("app", window) == probed.answered("app", window) == (2, 3)
     assert probed.kinds == [("health", "app")] and measures.seen(probed, RULES["app_down"], "app", "probe")
@@ -102,7 +143,8 @@ def test_follow_ups_change_no_rate() -> None:
 
 def probes(stop_s: float, down_s: float, first_s: float, hangs: bool) -> list[Sample]:
     """
-    What is seen of a server that stops at a second and is back after so many, by probes each five seconds from `first_s` on.
+    What is seen of a server that stops at a second and is back after so many, by probes each five seconds from
+    `first_s` on.
 
     One that hangs leaves each request unanswered until it is given up after four seconds, or until it goes on.
     """
@@ -143,14 +185,17 @@ def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
 def test_from_the_stop_to_the_notification_at_worst(tmp_path: Path, first_s: float, hangs: bool) -> None:
     """However the stop lies between two probes and two evaluations, people are notified within 60 s of it."""
     ((rule, severity, fired_s),) = sent_of(tmp_path, probes(100.1, 1000.0, first_s, hangs))
-    assert (rule, severity) == ("app_down", "critical") and 30 < fired_s - 100.1 <= 50 - TO_NOTIFY_S  # Ten seconds are left for a machine that is busy.
+    # Ten seconds are left for a machine that is busy.
+    assert (rule, severity) == ("app_down", "critical") and 30 < fired_s - 100.1 <= 50 - TO_NOTIFY_S
 
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["killed", "hung"])
 @pytest.mark.parametrize("first_s", [0.0, 0.1, 2.5, 4.9])
 @pytest.mark.parametrize("down_s", [4.0, 15.0, 29.9])
 def test_under_thirty_seconds_nobody_is_notified(tmp_path: Path, down_s: float, first_s: float, hangs: bool) -> None:
-    """A restart, or a pause, that is over before 30 s have passed notifies nobody, however it lies between the probes."""
+    """
+    A restart, or a pause, that is over before 30 s have passed notifies nobody, however it lies between the probes.
+    """
     assert sent_of(tmp_path, probes(100.1, down_s, first_s, hangs)) == []
 
 
@@ -172,7 +217,9 @@ class World:
 
     async def start(self) -> None:
         """Start the server, and wait until it answers."""
-        self.server = subprocess.Popen([sys.executable, "-c", SERVER, str(self.port), str(self.since), str(SPEED), OPEN.isoformat()])
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(self.port), str(self.since), str(SPEED), OPEN.isoformat()]
+        )
         for _ in range(1000):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -193,7 +240,9 @@ class World:
         os.kill(self.server.pid, name)
 
 
-def lived(world: World, trouble: Callable[[World], Awaitable[float]], lasting_s: float) -> tuple[datetime, float, list[tuple[str, str, float]]]:
+def lived(
+    world: World, trouble: Callable[[World], Awaitable[float]], lasting_s: float
+) -> tuple[datetime, float, list[tuple[str, str, float]]]:
     """
     Probe a server that is well at first, then has trouble.
 
@@ -218,8 +267,12 @@ def lived(world: World, trouble: Callable[[World], Awaitable[float]], lasting_s:
         return stopped, down_s
 
     stopped, down_s = asyncio.run(go())
-    found, standing = watch.replayed(world.store, world.rounds.settings, RULES, clock.micros(OPEN), clock.micros(world.now()))
-    sent = [(r.rule, r.severity, (r.fired_us - clock.micros(stopped)) / 1e6) for r in read(found, RULES, standing) if r.sent]
+    found, standing = watch.replayed(
+        world.store, world.rounds.settings, RULES, clock.micros(OPEN), clock.micros(world.now())
+    )
+    sent = [
+        (r.rule, r.severity, (r.fired_us - clock.micros(stopped)) / 1e6) for r in read(found, RULES, standing) if r.sent
+    ]
     return stopped, down_s, sent
 
 
@@ -235,10 +288,14 @@ async def hung(world: World) -> float:
 
 @pytest.mark.parametrize("trouble", [killed, hung])
 def test_people_are_notified_within_a_minute(tmp_path: Path, trouble: Callable[[World], Awaitable[float]]) -> None:
-    """A server that was killed, or takes connections and answers nothing, is notified within 60 s of the stop, and once."""
+    """
+    A server that was killed, or takes connections and answers nothing, is notified within 60 s of the stop, and once.
+    """
     _, _, sent = lived(World(tmp_path), trouble, 65)
     ((rule, severity, after_s),) = sent
-    assert (rule, severity) == ("app_down", "critical") and 30 < after_s <= 60, "on a machine that is busy a probe may be late"
+    assert (rule, severity) == ("app_down", "critical") and 30 < after_s <= 60, (
+        "on a machine that is busy a probe may be late"
+    )
 
 
 def test_a_process_that_is_gone_is_evidence_where_it_has_no_address(tmp_path: Path) -> None:

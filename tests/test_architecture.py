@@ -11,16 +11,44 @@ import pytest
 
 HOUSE = """
  6 door      __init__  usage  replies  signing  handling  planning  cli
- 5 voice     plots  sights  panels  diagnosis  exposition  ruletest  backtest  rulebook  message  channels  ledger  agenda  notify  notifying  chainimport  logimport  drain  intake  fetch  chain_probe  rounds  collect  webserver  start_page  server  report  accuracy  depth  alertlog  days  replays  daily  document  publication  parameters  index  warm  strictshell  notebookfile  runner  doctor  quality  several  assay  shelf  figures  postmortem  scene  spending  review  monthly  quarterly  annual  success  publish  desk  vitals  checkups  checks  workbook  sheet  controls  opening  screen  lab  dashboard  case  drafting  verification  retention  zygote  scheduler  backfill
+ 5 voice     plots  sights  panels  diagnosis  exposition  ruletest  backtest  rulebook  message  channels  ledger  \
+agenda  notify  notifying  chainimport  logimport  drain  intake  fetch  chain_probe  rounds  collect  webserver  \
+start_page  server  report  accuracy  depth  alertlog  days  replays  daily  document  publication  parameters  index \
+ warm  strictshell  notebookfile  runner  doctor  quality  several  assay  shelf  figures  postmortem  scene  \
+spending  review  monthly  quarterly  annual  success  publish  desk  vitals  checkups  checks  workbook  sheet  \
+controls  opening  screen  lab  dashboard  case  drafting  verification  retention  zygote  scheduler  backfill
  4 act       evidence  incident  dossier  records  feedback  chronicle  hooks  steps  walk  checklists  practice
- 3 meaning   skews  series  tape  limits  wholeness  rules  workspace  notices  hearsay  dispatch  providers  stream  verdicts  legs  trades  costs  variance  pnl  indicators  probed  app_state  measures  listing  theory  units  conditions  findings  alerts  beginnings  realised  watch  rises  faults  greeks  bands  crosscheck  impact  causes  effects  attribution  answers  denials  chain_inquiry  own_inquiry  inquiry
- 2 facts     snapshot  page  cells  fills  instruments  columns  broker  executions  plain  book  cell_types  schema  sqlite  store  snapshot_store  rescue  refusals  request_checks  record  filings  marks  neighbour  outcome  samples  lag  probe  loglines  logs  host  feeds  contracts  nested  tables  chain  pricing
+ 3 meaning   skews  series  tape  limits  wholeness  rules  workspace  notices  hearsay  dispatch  providers  stream  \
+verdicts  legs  trades  costs  variance  pnl  indicators  probed  app_state  measures  listing  theory  units  \
+conditions  findings  alerts  beginnings  realised  watch  rises  faults  greeks  bands  crosscheck  impact  causes  \
+effects  attribution  answers  denials  chain_inquiry  own_inquiry  inquiry
+ 2 facts     snapshot  page  cells  fills  instruments  columns  broker  executions  plain  book  cell_types  schema  \
+sqlite  store  snapshot_store  rescue  refusals  request_checks  record  filings  marks  neighbour  outcome  samples  \
+lag  probe  loglines  logs  host  feeds  contracts  nested  tables  chain  pricing
  1 ground    clock  period  settings  crash_log  staff  schedule  temporary  memory
  0 bedrock   errors  text  files  output  ports
 """
 PACKAGE = Path(__file__).parent.parent / "opslib"
 APART = "demo"
-HEAVY = {"scipy", "pyvolr", "pyarrow", "pandas", "numpy", "matplotlib", "papermill", "nbformat", "nbconvert", "nbclient", "duckdb", "uvicorn", "psutil", "tqdm", "IPython", "httpx", "websockets"}
+HEAVY = {
+    "scipy",
+    "pyvolr",
+    "pyarrow",
+    "pandas",
+    "numpy",
+    "matplotlib",
+    "papermill",
+    "nbformat",
+    "nbconvert",
+    "nbclient",
+    "duckdb",
+    "uvicorn",
+    "psutil",
+    "tqdm",
+    "IPython",
+    "httpx",
+    "websockets",
+}
 LINES_AT_ONE_SITTING = 500
 
 
@@ -34,7 +62,12 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     """Every module a file imports, and whether it does so at its top."""
     found = []
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    guarded = {id(n) for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) for n in ast.walk(node)}
+    guarded = {
+        id(n)
+        for node in tree.body
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for n in ast.walk(node)
+    }
     top = {id(n) for n in tree.body}
     for node in ast.walk(tree):
         if id(node) in guarded:
@@ -42,7 +75,11 @@ def imports(path: Path) -> list[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             found += [(alias.name, id(node) in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{a.name}" for a in node.names] if node.module in ("opslib", "opslib.demo") else [str(node.module)]
+            names = (
+                [f"{node.module}.{a.name}" for a in node.names]
+                if node.module in ("opslib", "opslib.demo")
+                else [str(node.module)]
+            )
             found += [(name, id(node) in top) for name in names]
     return found
 
@@ -67,7 +104,9 @@ def test_arrows_point_down(path: Path) -> None:
             assert path.stem in ("__init__", "cli"), f"{path.stem} goes to the demo, which only the door may"
         elif room in floors():
             there = floors()[room]
-            assert there < here if there[0] != here[0] else there[1] < here[1], f"{path.stem} imports {room}, which is not below it"
+            assert there < here if there[0] != here[0] else there[1] < here[1], (
+                f"{path.stem} imports {room}, which is not below it"
+            )
 
 
 @pytest.mark.parametrize("path", ROOMS, ids=lambda p: p.stem)
@@ -103,5 +142,7 @@ def test_limits_stand_in_one_file() -> None:
     """No limit of the ladder is repeated in the code: every comparison asks the rule for it."""
     for path in (p for p in PACKAGE.glob("*.py") if p.stem not in ("rules", "plots")):
         compared = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Compare)]
-        numbers = {c.value for n in compared for c in ast.walk(n) if isinstance(c, ast.Constant) and isinstance(c.value, float)}
+        numbers = {
+            c.value for n in compared for c in ast.walk(n) if isinstance(c, ast.Constant) and isinstance(c.value, float)
+        }
         assert not numbers & {0.99, 0.98, 0.95, 0.9, 0.75, 0.5, 0.3, 2.0, 0.005, 0.02, 0.05, 0.8}, path

@@ -28,7 +28,9 @@ def answering(request: Request, *, tradier_down: bool = False) -> Answer:
     if "/v3/snapshot/options/" in path:
         pages = massive(TABLE)
         second = "cursor" in query
-        page = pages[1] if second else pages[0] | {"next_url": "https://api.massive.com/v3/snapshot/options/SPY?cursor=2"}
+        page = (
+            pages[1] if second else pages[0] | {"next_url": "https://api.massive.com/v3/snapshot/options/SPY?cursor=2"}
+        )
         return as_json(page)
     if tradier_down:
         return as_json({"fault": "down"}, 503)
@@ -41,14 +43,25 @@ def answering(request: Request, *, tradier_down: bool = False) -> Answer:
     return as_json({"error": "unknown"}, 404)
 
 
-def asked(home: Path, answer: Callable[[Request], Answer], what: str, as_of: str = "", provider: str = "", urls: tuple[str, ...] = ("MASSIVE", "TRADIER")) -> assay.ChainView:
+def asked(
+    home: Path,
+    answer: Callable[[Request], Answer],
+    what: str,
+    as_of: str = "",
+    provider: str = "",
+    urls: tuple[str, ...] = ("MASSIVE", "TRADIER"),
+) -> assay.ChainView:
     """A symbol's chain, asked for at the moment of the table."""
     found: list[assay.ChainView] = []
 
     async def go() -> None:
         async with serving(answer) as url:
             at = desk.open("desk", home, {f"OPS_{name}_URL": url for name in urls})
-            found.append(await asyncio.to_thread(lambda: assay.of_provider(at.store, at.settings, RULES, what, provider, lambda: AT)))
+            found.append(
+                await asyncio.to_thread(
+                    lambda: assay.of_provider(at.store, at.settings, RULES, what, provider, lambda: AT)
+                )
+            )
 
     asyncio.run(go())
     return found[0]
@@ -58,24 +71,45 @@ def test_fetched_from_both(tmp_path: Path) -> None:
     """Massive's chain is judged, and Tradier's beside it, contract by contract."""
     view = asked(tmp_path, answering, "SPY")
     told = view.as_json()
-    assert (told["provider"], told["verdict"], told["contracts"], told["core"]["flagged"]) == ("massive", "ok", len(TABLE), 0)
-    assert told["against"]["shared"] > 150 and (told["against"]["moved_usd"], told["against"]["delta_off"], told["against"]["iv_off"]) == (0.0, 0, 0)
+    assert (told["provider"], told["verdict"], told["contracts"], told["core"]["flagged"]) == (
+        "massive",
+        "ok",
+        len(TABLE),
+        0,
+    )
+    assert told["against"]["shared"] > 150 and (
+        told["against"]["moved_usd"],
+        told["against"]["delta_off"],
+        told["against"]["iv_off"],
+    ) == (0.0, 0, 0)
     assert "Beside the other provider" in repr(view)
 
 
 def test_tradier_alone_and_tradier_down(tmp_path: Path) -> None:
-    """Tradier's chain by itself, with the quote that it lacks; where it does not answer, Massive's alone, and it is said."""
+    """
+    Tradier's chain by itself, with the quote that it lacks; where it does not answer, Massive's alone, and it is said.
+    """
     view = asked(tmp_path, answering, "SPY", provider="tradier")
     assert (view.as_json()["provider"], view.verdict, view.as_json()["contracts"]) == ("tradier", "ok", len(TABLE))
     down = asked(tmp_path, lambda r: answering(r, tradier_down=True), "SPY")
-    assert down.as_json()["against"] is None and any("tradier" in note for note in down.as_json()["notes"]) and down.verdict == "ok"
+    assert (
+        down.as_json()["against"] is None
+        and any("tradier" in note for note in down.as_json()["notes"])
+        and down.verdict == "ok"
+    )
 
 
 def test_a_page_that_fails_is_told(tmp_path: Path) -> None:
     """A chain whose second page fails is judged as far as it came, and is not ok."""
-    view = asked(tmp_path, lambda r: as_json({}, 502) if "cursor" in r.query else answering(r), "SPY", urls=("MASSIVE",))
+    view = asked(
+        tmp_path, lambda r: as_json({}, 502) if "cursor" in r.query else answering(r), "SPY", urls=("MASSIVE",)
+    )
     told = view.as_json()
-    assert told["contracts"] == len(TABLE) // 2 and told["verdict"] == "warning" and "incomplete" in {f["check"] for f in told["findings"]}
+    assert (
+        told["contracts"] == len(TABLE) // 2
+        and told["verdict"] == "warning"
+        and "incomplete" in {f["check"] for f in told["findings"]}
+    )
 
 
 def test_nobody_to_ask(tmp_path: Path) -> None:
@@ -92,26 +126,46 @@ def test_nobody_to_ask(tmp_path: Path) -> None:
 def test_as_the_collector_kept_it(tmp_path: Path) -> None:
     """As of a moment it is the last chain kept by then, with the quotes' age as of its fetching."""
     at = desk.open("desk", tmp_path, {})
-    Samples(at.store, "desk").keep_chain(clock.micros(AT), "massive", "SPY", "ok", [json.dumps(page).encode() for page in massive(TABLE)])
+    Samples(at.store, "desk").keep_chain(
+        clock.micros(AT), "massive", "SPY", "ok", [json.dumps(page).encode() for page in massive(TABLE)]
+    )
     view = at.greeks("SPY", as_of=AT + timedelta(minutes=20))
     assert view.quality.core_count == len(core(TABLE)) and view.verdict == "ok"
     with pytest.raises(UsageError, match="no chain of SPY"):
         at.greeks("SPY", as_of=AT - timedelta(minutes=1))
-    Samples(at.store, "desk").keep_chain(clock.micros(AT + timedelta(hours=1)), "massive", "SPY", "ok", [json.dumps(page).encode() for page in massive(TABLE)])
+    Samples(at.store, "desk").keep_chain(
+        clock.micros(AT + timedelta(hours=1)),
+        "massive",
+        "SPY",
+        "ok",
+        [json.dumps(page).encode() for page in massive(TABLE)],
+    )
     assert at.greeks("SPY", as_of=AT + timedelta(hours=1)).quality.core_with("stale") == len(core(TABLE))
 
 
 def test_from_the_shell(tmp_path: Path) -> None:
-    """The exit code is the verdict, the JSON has the shape of the contract; what is no chain is refused with 70, wrong usage with 64."""
+    """
+    The exit code is the verdict, the JSON has the shape of the contract; what is no chain is refused with 70, wrong
+    usage with 64.
+    """
 
     def ops(*given: str) -> tuple[int, str, str]:
-        ended = subprocess.run([sys.executable, "-m", "opslib.cli", "--home", str(tmp_path / "home"), "greeks", *given], capture_output=True, text=True, timeout=120)
+        ended = subprocess.run(
+            [sys.executable, "-m", "opslib.cli", "--home", str(tmp_path / "home"), "greeks", *given],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         return ended.returncode, ended.stdout, ended.stderr
 
     good = written(TABLE, tmp_path)
     rc, out, _ = ops(str(good), "-o", "json")
     told = json.loads(out)
-    assert rc == 0 and told["verdict"] == "ok" and set(told) >= {"as_of", "contracts", "raw_valid_rate", "core", "coverage", "units", "findings", "verdict"}
+    assert (
+        rc == 0
+        and told["verdict"] == "ok"
+        and set(told) >= {"as_of", "contracts", "raw_valid_rate", "core", "coverage", "units", "findings", "verdict"}
+    )
     assert set(told["core"]) == {"contracts", "flagged", "valid_rate"} and told["as_of"] == "2026-03-10T15:30:00.000Z"
     bad = TABLE.copy()
     bad.iloc[core(TABLE)[:120], bad.columns.get_loc("gamma")] = 0.0

@@ -34,12 +34,26 @@ def test_a_range_that_cannot_be_meant() -> None:
     """It is refused before anything is made."""
     assert backfill.span("weekly", "2025-W51..2026-W02") == ["2025-W51", "2025-W52", "2026-W01", "2026-W02"]
     assert backfill.span("monthly", "2025-12..2026-01") == ["2025-12", "2026-01"]
-    for name, told in (("daily", "2026-02-18..2026-02-13"), ("daily", "2026-02-14..2026-02-16"), ("daily", "now..2026-02-13"), ("monthly", "2026-03..2026-01")):
+    for name, told in (
+        ("daily", "2026-02-18..2026-02-13"),
+        ("daily", "2026-02-14..2026-02-16"),
+        ("daily", "now..2026-02-13"),
+        ("monthly", "2026-03..2026-01"),
+    ):
         with pytest.raises(UsageError):
             backfill.span(name, told)
 
 
-@pytest.mark.parametrize("arguments", [("daily", "--day", "2026-02-13..2026-02-18", "--partial"), ("daily", "--period", "2026-02..2026-03"), ("daily", "--day", "2026-02-13", "--workers", "3"), ("daily", "--day", "2026-02-13..2026-02-18", "--workers", "99"), ("daily", "--day", "2026-02-13..2026-02-18", "--scheduler", "tcp://127.0.0.1:9")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("daily", "--day", "2026-02-13..2026-02-18", "--partial"),
+        ("daily", "--period", "2026-02..2026-03"),
+        ("daily", "--day", "2026-02-13", "--workers", "3"),
+        ("daily", "--day", "2026-02-13..2026-02-18", "--workers", "99"),
+        ("daily", "--day", "2026-02-13..2026-02-18", "--scheduler", "tcp://127.0.0.1:9"),
+    ],
+)
 def test_what_a_range_cannot_have(home: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a usage error, exit 64; a cluster that does not answer is one, too."""
     monkeypatch.setattr(backfill, "PATIENCE_S", 1)
@@ -50,7 +64,8 @@ CLUSTER = """
 import sys
 from distributed import LocalCluster
 if __name__ == "__main__":
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", scheduler_port=0, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", scheduler_port=0, dashboard_address=None) \
+as cluster:
         print(cluster.scheduler_address, flush=True)
         sys.stdin.read()
 """
@@ -60,11 +75,24 @@ def test_on_a_cluster(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     """Workers of a real Dask cluster make the same reports, one each, on one store."""
     script = tmp_path / "cluster.py"
     script.write_text(CLUSTER)
-    with subprocess.Popen([sys.executable, str(script)], env=os.environ | {"OPS_HOME": str(home)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as cluster:
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        env=os.environ | {"OPS_HOME": str(home)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as cluster:
         try:
             url = cluster.stdout.readline().strip()
             code, made = ops(capsys, "daily", "--day", "2026-02-13..2026-02-17", "--scheduler", url)
         finally:
             cluster.communicate("", timeout=30)
-    assert code == 3 and [(m["of"], m["state"]) for m in made] == [("2026-02-13", "incomplete"), ("2026-02-17", "incomplete")]
-    assert sorted(r["due"] for r in ledger.runs(desk.open().store)) == ["report daily 2026-02-13", "report daily 2026-02-17"]
+    assert code == 3 and [(m["of"], m["state"]) for m in made] == [
+        ("2026-02-13", "incomplete"),
+        ("2026-02-17", "incomplete"),
+    ]
+    assert sorted(r["due"] for r in ledger.runs(desk.open().store)) == [
+        "report daily 2026-02-13",
+        "report daily 2026-02-17",
+    ]

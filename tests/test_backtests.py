@@ -1,4 +1,7 @@
-"""A backtest that is kept in the store: what it changes in the panel, the alert, the diagnosis and the runbook; windows that grow."""
+"""
+A backtest that is kept in the store: what it changes in the panel, the alert, the diagnosis and the runbook; windows
+that grow.
+"""
 
 import csv
 import gzip
@@ -19,8 +22,41 @@ OPENS = clock.parse("2026-03-10T09:30")
 AT = clock.parse("2026-03-10T15:30")
 RULE = rules.load()["backtest_variance"]
 CAUSES = ("costs_commission", "costs_spread", "costs_fill_quality", "costs_size")
-TRADE = ("trade_id", "symbol", "right", "strike", "expiry", "multiplier", "quantity", "entry_time", "entry_price", "entry_bid", "entry_ask", "exit_time", "exit_price", "exit_bid", "exit_ask", "commission")
-FILL = ("time", "symbol", "side", "effect", "quantity", "price", "bid", "ask", "commission", "fees", "trade_id", "right", "strike", "expiry", "multiplier")
+TRADE = (
+    "trade_id",
+    "symbol",
+    "right",
+    "strike",
+    "expiry",
+    "multiplier",
+    "quantity",
+    "entry_time",
+    "entry_price",
+    "entry_bid",
+    "entry_ask",
+    "exit_time",
+    "exit_price",
+    "exit_bid",
+    "exit_ask",
+    "commission",
+)
+FILL = (
+    "time",
+    "symbol",
+    "side",
+    "effect",
+    "quantity",
+    "price",
+    "bid",
+    "ask",
+    "commission",
+    "fees",
+    "trade_id",
+    "right",
+    "strike",
+    "expiry",
+    "multiplier",
+)
 
 
 @dataclass
@@ -31,17 +67,23 @@ class World:
     backtest: list[dict[str, Any]]
 
 
-def made(cause: str, seed: int, count: int = 24, begins: Any = OPENS, apart: timedelta = timedelta(minutes=13)) -> World:
+def made(
+    cause: str, seed: int, count: int = 24, begins: Any = OPENS, apart: timedelta = timedelta(minutes=13)
+) -> World:
     """
     Trades with chance in their prices, times, spreads and sizes, of which one thing is otherwise than in the backtest.
 
-    Commission is $0.65 a contract and $2 an order. A lot dearer; the spread four times as wide; fills beyond the quote by
-    6 % of the price; or one contract where the backtest has twenty, of an option so cheap that the fixed charge shows.
+    Commission is $0.65 a contract and $2 an order. A lot dearer; the spread four times as wide; fills beyond the quote
+    by 6 % of the price; or one contract where the backtest has twenty, of an option so cheap that the fixed charge
+    shows.
     """
     rng, world = random.Random(f"{cause} {seed}"), World([], [])
     for n in range(count):
         cheap = cause == "costs_size"
-        entry, size = rng.uniform(0.3, 0.6) if cheap else rng.uniform(2, 6), rng.randint(15, 25) if cheap else rng.randint(5, 12)
+        entry, size = (
+            rng.uniform(0.3, 0.6) if cheap else rng.uniform(2, 6),
+            rng.randint(15, 25) if cheap else rng.randint(5, 12),
+        )
         exit_ = entry * (1 + rng.gauss(0.08, 0.10))
         spread = entry * rng.uniform(0.008, 0.012)
         at = begins + n * apart
@@ -49,13 +91,27 @@ def made(cause: str, seed: int, count: int = 24, begins: Any = OPENS, apart: tim
             ours = whose == "live"
             half = spread / 2 * (rng.uniform(7, 9) if ours and cause == "costs_spread" else rng.uniform(0.9, 1.1))
             mids = [m * (1 + (rng.gauss(0, 0.004) if ours else 0)) for m in (entry, exit_)]
-            beyond = entry * rng.uniform(0.05, 0.07) if ours and cause == "costs_fill_quality" else rng.gauss(0, 0.001) * entry if ours else 0.0
+            beyond = (
+                entry * rng.uniform(0.05, 0.07)
+                if ours and cause == "costs_fill_quality"
+                else rng.gauss(0, 0.001) * entry
+                if ours
+                else 0.0
+            )
             quantity = (1 if cause == "costs_size" else max(1, size + rng.randint(-1, 1))) if ours else size
             rate = rng.uniform(17, 21) if ours and cause == "costs_commission" else 0.65
-            kept.append({
-                "id": f"t{n}", "at": at + (timedelta(seconds=rng.uniform(0, 20)) if ours else timedelta(0)), "quantity": quantity, "entry": mids[0] + half + beyond, "exit": max(mids[1] - half - beyond, 0.01), "half": half,
-                "mids": mids, "costs": 2 * (rate * quantity + 2),
-            })  # fmt: skip
+            kept.append(
+                {
+                    "id": f"t{n}",
+                    "at": at + (timedelta(seconds=rng.uniform(0, 20)) if ours else timedelta(0)),
+                    "quantity": quantity,
+                    "entry": mids[0] + half + beyond,
+                    "exit": max(mids[1] - half - beyond, 0.01),
+                    "half": half,
+                    "mids": mids,
+                    "costs": 2 * (rate * quantity + 2),
+                }
+            )
     return world
 
 
@@ -65,9 +121,29 @@ def as_fills(path: Path, trades: list[dict[str, Any]], names: bool = True, quote
         rows = csv.writer(out)
         rows.writerow(FILL)
         for t in trades:
-            for end, side, price, mid, at in (("open", "buy", t["entry"], t["mids"][0], t["at"]), ("close", "sell", t["exit"], t["mids"][1], t["at"] + timedelta(minutes=5))):
+            for end, side, price, mid, at in (
+                ("open", "buy", t["entry"], t["mids"][0], t["at"]),
+                ("close", "sell", t["exit"], t["mids"][1], t["at"] + timedelta(minutes=5)),
+            ):
                 quote = (f"{mid - t['half']:.6f}", f"{mid + t['half']:.6f}") if quotes else ("", "")
-                rows.writerow([at.isoformat(), "SPY 260320C00600000", side, end, t["quantity"], f"{price:.6f}", *quote, f"{t['costs'] / 2:.4f}", "0", t["id"] if names else "", "C", "600", "2026-03-20", "100"])
+                rows.writerow(
+                    [
+                        at.isoformat(),
+                        "SPY 260320C00600000",
+                        side,
+                        end,
+                        t["quantity"],
+                        f"{price:.6f}",
+                        *quote,
+                        f"{t['costs'] / 2:.4f}",
+                        "0",
+                        t["id"] if names else "",
+                        "C",
+                        "600",
+                        "2026-03-20",
+                        "100",
+                    ]
+                )
     return path
 
 
@@ -75,8 +151,26 @@ def as_trades(path: Path, trades: list[dict[str, Any]]) -> Path:
     """One row a trade, as JSON, with quotes and the commission of the round trip."""
     rows = []
     for t in trades:
-        quotes = {f"{end}_{side}": round(mid + sign * t["half"], 6) for end, mid in zip(("entry", "exit"), t["mids"]) for side, sign in (("bid", -1), ("ask", 1))}
-        rows.append({"id": t["id"], "ticker": "SPY", "contract": {"strike": 600, "expiry": "2026-03-20", "type": "C"}, "quantity": t["quantity"], "contractMultiplier": 100, "entry_ts": t["at"].isoformat(), "exit_ts": (t["at"] + timedelta(minutes=5)).isoformat(), "entry_price": round(t["entry"], 6), "exit_price": round(t["exit"], 6), **quotes, "commission": round(t["costs"], 4)})
+        quotes = {
+            f"{end}_{side}": round(mid + sign * t["half"], 6)
+            for end, mid in zip(("entry", "exit"), t["mids"])
+            for side, sign in (("bid", -1), ("ask", 1))
+        }
+        rows.append(
+            {
+                "id": t["id"],
+                "ticker": "SPY",
+                "contract": {"strike": 600, "expiry": "2026-03-20", "type": "C"},
+                "quantity": t["quantity"],
+                "contractMultiplier": 100,
+                "entry_ts": t["at"].isoformat(),
+                "exit_ts": (t["at"] + timedelta(minutes=5)).isoformat(),
+                "entry_price": round(t["entry"], 6),
+                "exit_price": round(t["exit"], 6),
+                **quotes,
+                "commission": round(t["costs"], 4),
+            }
+        )
     path.write_text(json.dumps(rows))
     return path
 
@@ -112,8 +206,13 @@ def asked(own: Desk, at: Any = AT) -> str:
 @pytest.mark.parametrize("form", [as_fills, as_trades])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("cause", CAUSES)
-def test_the_diagnosis_finds_what_the_figures_of_trades_show(tmp_path: Path, cause: str, seed: int, form: Callable[[Path, list], Path]) -> None:
-    """Twelve worlds drawn with chance: by the store alone the diagnosis names the cost that was made otherwise, and its runbook; `ops pnl` of the same files shows it as the largest loss."""
+def test_the_diagnosis_finds_what_the_figures_of_trades_show(
+    tmp_path: Path, cause: str, seed: int, form: Callable[[Path, list], Path]
+) -> None:
+    """
+    Twelve worlds drawn with chance: by the store alone the diagnosis names the cost that was made otherwise, and its
+    runbook; `ops pnl` of the same files shows it as the largest loss.
+    """
     world = made(cause, seed)
     live, theirs = as_fills(tmp_path / "live.csv", world.live), form(tmp_path / "said", world.backtest)
     own = opened(tmp_path / "home", ("fills", live), ("backtest", theirs))
@@ -124,19 +223,40 @@ def test_the_diagnosis_finds_what_the_figures_of_trades_show(tmp_path: Path, cau
     stored = own.pnl(as_of=AT).as_json()
     assert stored["decomposition"] == files["decomposition"] and stored["variance"] == files["variance"]
     worst = min((v or 0, term) for term, v in files["decomposition"].items() if term not in ("sum", "difference"))[1]
-    assert {"commission": "costs_commission", "slippage": "costs_spread", "fill": "costs_fill_quality", "size": "costs_size"}[worst] == cause
+    assert {
+        "commission": "costs_commission",
+        "slippage": "costs_spread",
+        "fill": "costs_fill_quality",
+        "size": "costs_size",
+    }[worst] == cause
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_percents_alone_are_never_one_cause(tmp_path: Path, cause: str) -> None:
-    """What only percents tell cannot be told apart: undetermined, with what would decide it; and a backtest with prices then decides it."""
+    """
+    What only percents tell cannot be told apart: undetermined, with what would decide it; and a backtest with prices
+    then decides it.
+    """
     world = made(cause, 1)
     live, said = as_fills(tmp_path / "live.csv", world.live), as_percents(tmp_path / "said.csv", world.backtest)
     own = opened(tmp_path / "home", ("fills", live), ("backtest", said))
-    assert diagnosed(own).cause == "undetermined" and "a backtest with prices would decide it: ops import --kind backtest FILE" in asked(own)
+    assert diagnosed(
+        own
+    ).cause == "undetermined" and "a backtest with prices would decide it: ops import --kind backtest FILE" in asked(
+        own
+    )
     beside = tmp_path / "beside.json"
-    percents = {row["trade_id"]: float(row["backtest_net_pct"]) for row in csv.DictReader(said.read_text().splitlines())}
-    beside.write_text(json.dumps([t | {"backtest_net_pct": percents[t["id"]]} for t in json.loads(as_trades(tmp_path / "t.json", world.live).read_text())]))
+    percents = {
+        row["trade_id"]: float(row["backtest_net_pct"]) for row in csv.DictReader(said.read_text().splitlines())
+    }
+    beside.write_text(
+        json.dumps(
+            [
+                t | {"backtest_net_pct": percents[t["id"]]}
+                for t in json.loads(as_trades(tmp_path / "t.json", world.live).read_text())
+            ]
+        )
+    )
     own = opened(tmp_path / "beside", ("fills", beside))
     assert diagnosed(own).cause == "undetermined" and "ops import --kind backtest FILE" in asked(own)
     intake.read_any(own.store, "desk", as_trades(tmp_path / "b.json", world.backtest), "backtest", rules=own.rules)
@@ -144,13 +264,23 @@ def test_percents_alone_are_never_one_cause(tmp_path: Path, cause: str) -> None:
 
 
 def test_a_percent_with_its_costs_names_them_less_surely(tmp_path: Path) -> None:
-    """Where the percent's own commission and slippage are told and the commission alone differs, it is named, at 90 % at most."""
+    """
+    Where the percent's own commission and slippage are told and the commission alone differs, it is named, at 90 % at
+    most.
+    """
     world = made("costs_commission", 2)
     said = tmp_path / "said.json"
     rows = []
     for t in world.backtest:
         net = (t["exit"] - t["entry"]) * 100 * t["quantity"] - t["costs"]
-        rows.append({"id": t["id"], "net_pct": net / (t["entry"] * t["quantity"]), "commission": t["costs"], "slippage": 4 * t["half"] * 50 * t["quantity"]})
+        rows.append(
+            {
+                "id": t["id"],
+                "net_pct": net / (t["entry"] * t["quantity"]),
+                "commission": t["costs"],
+                "slippage": 4 * t["half"] * 50 * t["quantity"],
+            }
+        )
     said.write_text(json.dumps(rows))
     own = opened(tmp_path / "home", ("fills", as_fills(tmp_path / "live.csv", world.live)), ("backtest", said))
     found = diagnosed(own)
@@ -158,10 +288,21 @@ def test_a_percent_with_its_costs_names_them_less_surely(tmp_path: Path) -> None
 
 
 def test_without_quotes_prices_are_not_told_apart(tmp_path: Path) -> None:
-    """Wider spreads and worse fills look alike where no quote tells the market's middle: undetermined; a dearer commission is found all the same."""
-    for cause, wanted in (("costs_spread", "undetermined"), ("costs_fill_quality", "undetermined"), ("costs_commission", "costs_commission")):
+    """
+    Wider spreads and worse fills look alike where no quote tells the market's middle: undetermined; a dearer commission
+    is found all the same.
+    """
+    for cause, wanted in (
+        ("costs_spread", "undetermined"),
+        ("costs_fill_quality", "undetermined"),
+        ("costs_commission", "costs_commission"),
+    ):
         world = made(cause, 3)
-        own = opened(tmp_path / cause, ("fills", as_fills(tmp_path / "live.csv", world.live, quotes=False)), ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
+        own = opened(
+            tmp_path / cause,
+            ("fills", as_fills(tmp_path / "live.csv", world.live, quotes=False)),
+            ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
+        )
         assert diagnosed(own).cause == wanted
         assert ("the bid and ask when each order was sent would decide it" in asked(own)) is (wanted == "undetermined")
 
@@ -171,8 +312,17 @@ def test_two_costs_at_once_are_both_named(tmp_path: Path) -> None:
     world, dear = made("costs_spread", 4), made("costs_commission", 4)
     for ours, other in zip(world.live, dear.live):
         ours["costs"] = 2 * (13 * ours["quantity"] + 2)
-    found = diagnosed(opened(tmp_path / "home", ("fills", as_fills(tmp_path / "live.csv", world.live)), ("backtest", as_fills(tmp_path / "b.csv", world.backtest))))
-    assert {found.cause, *map(str, found.also)} == {"costs_spread", "costs_commission of app"} or {found.cause, *map(str, found.also)} == {"costs_commission", "costs_spread of app"}
+    found = diagnosed(
+        opened(
+            tmp_path / "home",
+            ("fills", as_fills(tmp_path / "live.csv", world.live)),
+            ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
+        )
+    )
+    assert {found.cause, *map(str, found.also)} == {"costs_spread", "costs_commission of app"} or {
+        found.cause,
+        *map(str, found.also),
+    } == {"costs_commission", "costs_spread of app"}
     assert found.confidence < 0.75
 
 
@@ -182,7 +332,11 @@ def test_a_better_result_is_no_cost(tmp_path: Path) -> None:
     for t in world.live:
         t["exit"] += 1.0
         t["mids"][1] += 1.0
-    own = opened(tmp_path / "home", ("fills", as_fills(tmp_path / "live.csv", world.live)), ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
+    own = opened(
+        tmp_path / "home",
+        ("fills", as_fills(tmp_path / "live.csv", world.live)),
+        ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
+    )
     assert diagnosed(own).cause == "undetermined" and "better than the backtest's" in asked(own)
 
 
@@ -191,18 +345,30 @@ def test_trades_as_backtested_are_no_fault(tmp_path: Path) -> None:
     world = made("none", 6)
     for t in world.live:
         t["costs"] = 2 * (0.65 * t["quantity"] + 2)
-    own = opened(tmp_path / "home", ("fills", as_fills(tmp_path / "live.csv", world.live)), ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
+    own = opened(
+        tmp_path / "home",
+        ("fills", as_fills(tmp_path / "live.csv", world.live)),
+        ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
+    )
     assert not diagnosed(own).cause.startswith("costs_") and "≤ 5 points" in asked(own)
 
 
 def test_far_smaller_positions_are_found_though_points_hide_them(tmp_path: Path) -> None:
-    """One contract instead of ten, of a dear option: a fixed $10 makes two points, and the dollars are a tenth. Where the charge is by the contract nothing weighs more, and nothing is the matter."""
+    """
+    One contract instead of ten, of a dear option: a fixed $10 makes two points, and the dollars are a tenth.
+
+    Where the charge is by the contract nothing weighs more, and nothing is the matter.
+    """
     for fixed, wanted in ((10.0, True), (0.0, False)):
         world = made("none", 8)
         for live, theirs in zip(world.live, world.backtest):
             for t, size in ((live, 1), (theirs, 10)):
                 t["quantity"], t["costs"] = size, fixed + 0.2 * size
-        own = opened(tmp_path / str(fixed), ("fills", as_fills(tmp_path / "live.csv", world.live)), ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
+        own = opened(
+            tmp_path / str(fixed),
+            ("fills", as_fills(tmp_path / "live.csv", world.live)),
+            ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
+        )
         assert (diagnosed(own).cause == "costs_size") is wanted and "≤ 5 points" in asked(own)
         assert ("positions have 1.0 contracts, 10.0 in the backtest: in dollars $" in asked(own)) is wanted, asked(own)
 
@@ -211,10 +377,18 @@ def test_far_smaller_positions_are_found_though_points_hide_them(tmp_path: Path)
 def test_too_few_trades_are_no_cost(tmp_path: Path, cause: str) -> None:
     """Of nineteen trades no cost is ever blamed, however bad they are."""
     world = made(cause, 7, 19)
-    own = opened(tmp_path / "home", ("fills", as_fills(tmp_path / "live.csv", world.live)), ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
+    own = opened(
+        tmp_path / "home",
+        ("fills", as_fills(tmp_path / "live.csv", world.live)),
+        ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
+    )
     assert (diagnosed(own).cause, diagnosed(own).also) == ("too_few_trades", ())
     calm = made("none", 7, 19)
-    own = opened(tmp_path / "calm", ("fills", as_fills(tmp_path / "live.csv", calm.live)), ("backtest", as_fills(tmp_path / "b.csv", calm.backtest)))
+    own = opened(
+        tmp_path / "calm",
+        ("fills", as_fills(tmp_path / "live.csv", calm.live)),
+        ("backtest", as_fills(tmp_path / "b.csv", calm.backtest)),
+    )
     assert diagnosed(own).cause not in ("too_few_trades", *CAUSES)
 
 
@@ -222,10 +396,16 @@ def test_too_few_trades_are_no_cost(tmp_path: Path, cause: str) -> None:
 
 
 def test_since_when_trades_count() -> None:
-    """By hand: a full window stays; one with too few grows to the twentieth trade; at most to the longest; without a new trade there is nothing to say."""
+    """
+    By hand: a full window stays; one with too few grows to the twentieth trade; at most to the longest; without a new
+    trade there is nothing to say.
+    """
     rule, day = RULE.of("fills"), 86_400_000_000
     assert (rule.min_count, rule.window, rule.longest) == (20, timedelta(days=1), timedelta(days=30))
-    start = lambda exited: realised.start_us(exited, 100 * day, rule.window, rule)  # noqa: E731
+
+    def start(exited):
+        return realised.start_us(exited, 100 * day, rule.window, rule)
+
     full = [99 * day + n for n in range(1, 26)]
     assert start(full) == 99 * day
     one_a_day = [k * day - 1 for k in range(1, 101)]
@@ -248,20 +428,41 @@ def _daily(cause: str, days: int, each: int) -> World:
 
 
 def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
-    """Four trades a day: the alert, the panel, the diagnosis and the runbook judge the newest twenty, and say since when; `AT` alone would have been unknown for ever."""
+    """
+    Four trades a day: the alert, the panel, the diagnosis and the runbook judge the newest twenty, and say since when;
+    `AT` alone would have been unknown for ever.
+    """
     world = _daily("costs_spread", 8, 4)
     own = opened(tmp_path / "home")
-    for kind, path in (("fills", as_fills(tmp_path / "live.csv", world.live)), ("backtest", as_fills(tmp_path / "b.csv", world.backtest))):
+    for kind, path in (
+        ("fills", as_fills(tmp_path / "live.csv", world.live)),
+        ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
+    ):
         intake.read_any(own.store, "desk", path, kind, rules=own.rules, known_at_ts=True)
     found = diagnosed(own)
     assert (found.cause, found.subject) == ("costs_spread", "app")
     assert "of the newest 20 trades, since 2026-03-04" in asked(own) and "alone hold fewer than 20" in asked(own)
-    (told,) = [f for f in own.view(AT, timedelta(hours=6)).findings if f.rule.name == "backtest_variance" and f.source == "fills"]
-    assert told.severity in ("critical", "escalate") and told.figure.count == 20 and "of the newest 20 trades" in told.sentence
+    (told,) = [
+        f
+        for f in own.view(AT, timedelta(hours=6)).findings
+        if f.rule.name == "backtest_variance" and f.source == "fills"
+    ]
+    assert (
+        told.severity in ("critical", "escalate")
+        and told.figure.count == 20
+        and "of the newest 20 trades" in told.sentence
+    )
     begin, end = clock.micros(OPENS), clock.micros(AT)
     for live in (True, False):
-        fired = [t for _, became in watch.Watch(own.store, own.settings, own.rules, live=live).judge(begin, end) for t in became if t.rule == "backtest_variance" and t.kind == "fired"]
-        assert [(t.source, t.severity) for t in fired][:1] == [("fills", "warning")] and "of the newest 20 trades" in fired[0].sentence
+        fired = [
+            t
+            for _, became in watch.Watch(own.store, own.settings, own.rules, live=live).judge(begin, end)
+            for t in became
+            if t.rule == "backtest_variance" and t.kind == "fired"
+        ]
+        assert [(t.source, t.severity) for t in fired][:1] == [
+            ("fills", "warning")
+        ] and "of the newest 20 trades" in fired[0].sentence
     spent = spending.Spending(own, AT)
     assert len(spent.pairs) == 20 and spent.accuracy is not None and "of the newest 20 trades" in spent.accuracy.why
 
@@ -269,7 +470,11 @@ def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
 def test_a_window_grows_no_further_than_its_bound(tmp_path: Path) -> None:
     """One trade a week never makes twenty in thirty days: too few, and said over which time."""
     world = made("costs_spread", 9, 10, clock.parse("2026-01-06T10:00"), timedelta(days=7))
-    own = opened(tmp_path / "home", ("fills", as_fills(tmp_path / "live.csv", world.live)), ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
+    own = opened(
+        tmp_path / "home",
+        ("fills", as_fills(tmp_path / "live.csv", world.live)),
+        ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
+    )
     assert diagnosed(own).cause == "too_few_trades"
     assert "n=5; 20 needed" in asked(own) and "of all 5 trades of the last 30 days" in asked(own)
 
@@ -288,10 +493,15 @@ def counts(out: str) -> list[tuple[str, int, int, int]]:
 
 
 def test_a_backtest_comes_into_the_store_once(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Accepted, then duplicate, plain or gzip; a longer copy adds what is new; what is refused is kept with its reason."""
+    """
+    Accepted, then duplicate, plain or gzip; a longer copy adds what is new; what is refused is kept with its reason.
+    """
     world = made("costs_spread", 1)
     path = as_trades(tmp_path / "b.json", world.backtest[:20])
-    command = lambda name: ops("import", "--kind", "backtest", str(name), "-o", "json", capsys=capsys)  # noqa: E731
+
+    def command(name):
+        return ops("import", "--kind", "backtest", str(name), "-o", "json", capsys=capsys)
+
     code, out, _ = command(path)
     assert (code, counts(out)) == (0, [("backtest", 40, 0, 0)])
     (tmp_path / "b.json.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -302,30 +512,67 @@ def test_a_backtest_comes_into_the_store_once(tmp_path: Path, home: Path, capsys
     code, out, err = command(tmp_path / "wrong.json")
     assert (code, counts(out)) == (70, [("backtest", 0, 4, 1)])
     _, out, _ = ops("import", "--rejects", "-o", "json", capsys=capsys)
-    assert [(r["source"], r["reasons"]) for r in json.loads(out)] == [("wrong.json:3", ["quantity is 'lots'; a number was wanted"])]
+    assert [(r["source"], r["reasons"]) for r in json.loads(out)] == [
+        ("wrong.json:3", ["quantity is 'lots'; a number was wanted"])
+    ]
     assert ops("pnl", capsys=capsys)[0] == 70  # A backtest alone is no trading.
 
 
 def test_the_newest_import_counts(tmp_path: Path, home: Path) -> None:
-    """A backtest that was computed anew takes the place of what was kept of the same trades, named or not, and the older one comes back when it is imported again."""
+    """
+    A backtest that was computed anew takes the place of what was kept of the same trades, named or not, and the older
+    one comes back when it is imported again.
+    """
     world, other = made("costs_commission", 1), made("costs_commission", 1)
     for t in other.backtest:
-        t["costs"] = made("costs_commission", 1).live[int(t["id"][1:])]["costs"] * t["quantity"] / made("costs_commission", 1).live[int(t["id"][1:])]["quantity"]
+        t["costs"] = (
+            made("costs_commission", 1).live[int(t["id"][1:])]["costs"]
+            * t["quantity"]
+            / made("costs_commission", 1).live[int(t["id"][1:])]["quantity"]
+        )
     for names in (True, False):
-        own = opened(tmp_path / f"home{names}", ("fills", as_fills(tmp_path / "live.csv", world.live, names)), ("backtest", as_fills(tmp_path / "old.csv", world.backtest, names)))
+        own = opened(
+            tmp_path / f"home{names}",
+            ("fills", as_fills(tmp_path / "live.csv", world.live, names)),
+            ("backtest", as_fills(tmp_path / "old.csv", world.backtest, names)),
+        )
         assert diagnosed(own).cause == "costs_commission"
-        intake.read_any(own.store, "desk", as_fills(tmp_path / "new.csv", other.backtest, names), "backtest", rules=own.rules)
+        intake.read_any(
+            own.store, "desk", as_fills(tmp_path / "new.csv", other.backtest, names), "backtest", rules=own.rules
+        )
         assert own.pnl(as_of=AT).as_json()["variance"]["n"] == 24 and not diagnosed(own).cause.startswith("costs_")
         again = intake.read_any(own.store, "desk", tmp_path / "old.csv", "backtest", rules=own.rules)
         assert (again.accepted, diagnosed(own).cause) == (48, "costs_commission")
 
 
 def test_what_was_not_known_changes_nothing(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As known before the backtest was imported there is none; with the rows' own time it is known when its trades began."""
+    """
+    As known before the backtest was imported there is none; with the rows' own time it is known when its trades began.
+    """
     world = made("costs_spread", 1)
     own = opened(tmp_path / "home", ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
-    intake.read_any(own.store, "desk", as_fills(tmp_path / "live.csv", world.live), "fills", rules=own.rules, known_at_ts=True)
-    view = lambda home: json.loads(ops("--home", str(home), "status", "--as-of", "2026-03-10T15:30", "--known-at", "2026-03-10T15:30", "--window", "6h", "-o", "json", capsys=capsys)[1])["panels"]["pnl"]  # noqa: E731
+    intake.read_any(
+        own.store, "desk", as_fills(tmp_path / "live.csv", world.live), "fills", rules=own.rules, known_at_ts=True
+    )
+
+    def view(home):
+        return json.loads(
+            ops(
+                "--home",
+                str(home),
+                "status",
+                "--as-of",
+                "2026-03-10T15:30",
+                "--known-at",
+                "2026-03-10T15:30",
+                "--window",
+                "6h",
+                "-o",
+                "json",
+                capsys=capsys,
+            )[1]
+        )["panels"]["pnl"]
+
     assert view(tmp_path / "home")["backtest_variance_pp"] is None
     replayed = desk.open("desk", tmp_path / "replayed")
     for kind, path in (("fills", "live.csv"), ("backtest", "b.csv")):
@@ -334,12 +581,19 @@ def test_what_was_not_known_changes_nothing(tmp_path: Path, home: Path, capsys: 
 
 
 def test_what_a_file_is_by_its_content(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Percents of trades are a backtest's; trades with prices are live ones, unless their name says otherwise: then nobody guesses."""
+    """
+    Percents of trades are a backtest's; trades with prices are live ones, unless their name says otherwise: then nobody
+    guesses.
+    """
     world = made("costs_spread", 1)
     assert intake.kind_of(as_percents(tmp_path / "said.csv", world.backtest)) == "backtest"
     (tmp_path / "said.json").write_text(json.dumps([{"id": "t1", "net_pct": 3.5}]))
     assert intake.kind_of(tmp_path / "said.json") == "backtest"
-    assert intake.kind_of(as_fills(tmp_path / "march.csv", world.live)) == intake.kind_of(as_trades(tmp_path / "march.json", world.live)) == "fills"
+    assert (
+        intake.kind_of(as_fills(tmp_path / "march.csv", world.live))
+        == intake.kind_of(as_trades(tmp_path / "march.json", world.live))
+        == "fills"
+    )
     code, _, err = ops("import", str(as_fills(tmp_path / "Backtest_march.csv", world.backtest)), capsys=capsys)
     assert code == 70 and "--kind backtest" in err and "--kind fills" in err
     assert ops("import", str(tmp_path / "said.csv"), "-o", "json", capsys=capsys)[0] == 0

@@ -46,17 +46,42 @@ def opened(home: Path, **environ: str) -> Desk:
 
 
 def test_one_command_makes_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It holds what had happened by the moment at which the runbook was worked through and nothing since, and passes today; drilled as everything is."""
+    """
+    It holds what had happened by the moment at which the runbook was worked through and nothing since, and passes
+    today; drilled as everything is.
+    """
     desk = opened(home)
     found = case.read(desk.settings, ID)
-    assert (found.runbook, found.rule, found.subject, found.of) == ("massive_down", "availability", "massive", "massive") and (found.severity, found.limit) == ("critical", "95.0 %") and found.cause.startswith("provider_")
+    assert (
+        (found.runbook, found.rule, found.subject, found.of) == ("massive_down", "availability", "massive", "massive")
+        and (found.severity, found.limit) == ("critical", "95.0 %")
+        and found.cause.startswith("provider_")
+    )
     with contextlib.closing(sqlite3.connect(found.store)) as kept:
-        last = max(kept.execute(f"SELECT max(ts_us) FROM {table}").fetchone()[0] or 0 for table in ("snapshots", "samples", "chains", "marks", "fills"))
-        assert 0 <= clock.micros(found.at) - last < 60_000_000 and kept.execute("SELECT count(*) FROM snapshots").fetchone()[0] > 100
-    assert [step for step, _ in found.walk] == [s.name for s in shelf.runbook("massive_down").steps] and {"+", "-", "."} <= {sign for _, sign in found.walk}
+        last = max(
+            kept.execute(f"SELECT max(ts_us) FROM {table}").fetchone()[0] or 0
+            for table in ("snapshots", "samples", "chains", "marks", "fills")
+        )
+        assert (
+            0 <= clock.micros(found.at) - last < 60_000_000
+            and kept.execute("SELECT count(*) FROM snapshots").fetchone()[0] > 100
+        )
+    assert [step for step, _ in found.walk] == [s.name for s in shelf.runbook("massive_down").steps] and {
+        "+",
+        "-",
+        ".",
+    } <= {sign for _, sign in found.walk}
     assert cli.main(["--home", str(home), "--app", "demo", "drill", ID, "-o", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert (row["fault"], row["expected"], row["found"], row["right"], row["control"], row["strayed"], row["steps"]) == (ID, found.cause, found.cause, True, False, [], len(found.walk))
+    assert (
+        row["fault"],
+        row["expected"],
+        row["found"],
+        row["right"],
+        row["control"],
+        row["strayed"],
+        row["steps"],
+    ) == (ID, found.cause, found.cause, True, False, [], len(found.walk))
 
 
 def test_what_is_seen_there_is_what_was_seen(home: Path) -> None:
@@ -65,14 +90,28 @@ def test_what_is_seen_there_is_what_was_seen(home: Path) -> None:
     found = case.read(desk.settings, ID)
     there = found.desk(desk.settings)
     with contextlib.closing(there.store):
-        frozen, whole = diagnosis.diagnose_at(there, found.at, found.window), diagnosis.diagnose_at(desk, found.at, found.window)
-    assert (frozen.cause, frozen.subject, frozen.confidence, frozen.also) == (whole.cause, whole.subject, whole.confidence, whole.also)
+        frozen, whole = (
+            diagnosis.diagnose_at(there, found.at, found.window),
+            diagnosis.diagnose_at(desk, found.at, found.window),
+        )
+    assert (frozen.cause, frozen.subject, frozen.confidence, frozen.also) == (
+        whole.cause,
+        whole.subject,
+        whole.confidence,
+        whole.also,
+    )
 
 
 def _without(step: str) -> Callable[[pytest.MonkeyPatch], None]:
     def broken(patch: pytest.MonkeyPatch) -> None:
         real = shelf.runbook
-        fewer = lambda name: replace(found := real(name), notebook=json.loads(json.dumps(found.notebook).replace(f'book.step(\\"{step}\\")', "None")))  # noqa: E731
+
+        def fewer(name):
+            return replace(
+                found := real(name),
+                notebook=json.loads(json.dumps(found.notebook).replace(f'book.step(\\"{step}\\")', "None")),
+            )
+
         patch.setattr(shelf, "runbook", fewer)
 
     return broken
@@ -82,8 +121,21 @@ def _blind(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(checks.CHECKS, "answers", lambda scene: Seen(True, "all is well"))
 
 
-@pytest.mark.parametrize(("broken", "says"), [(_without("massive_answers"), "step massive_answers is not walked"), (_blind, "step massive_answers is ok, agreed was not as expected")], ids=["a step is gone", "a check is blind"])
-def test_it_is_red_when_the_runbook_misses_it(home: Path, broken: Callable[[pytest.MonkeyPatch], None], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (_without("massive_answers"), "step massive_answers is not walked"),
+        (_blind, "step massive_answers is ok, agreed was not as expected"),
+    ],
+    ids=["a step is gone", "a check is blind"],
+)
+def test_it_is_red_when_the_runbook_misses_it(
+    home: Path,
+    broken: Callable[[pytest.MonkeyPatch], None],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """A runbook that lost a step, or looks and does not see, is caught: refused, and what is missed by name."""
     broken(monkeypatch)
     assert cli.main(["--home", str(home), "--app", "demo", "drill", ID]) == 70
@@ -98,7 +150,10 @@ def test_it_is_red_when_nobody_would_be_told(home: Path) -> None:
 
 
 def test_it_is_red_when_people_found_another_cause(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What people learned afterwards may be frozen instead: red until the suite finds it, too; what is no cause is refused."""
+    """
+    What people learned afterwards may be frozen instead: red until the suite finds it, too; what is no cause is
+    refused.
+    """
     asked = ["--home", str(home), "--app", "demo", "postmortem", ID, "--freeze", "--by", "Tech Lead", "--cause"]
     assert cli.main([*asked, "our_network"]) == 70 and "not our_network" in capsys.readouterr().out
     assert cli.main([*asked, "our_netwrk"]) == 70 and "our_network" in capsys.readouterr().err
@@ -116,23 +171,48 @@ def whole(cell: object) -> list[bytes]:
 
 
 def test_it_holds_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
-    """A key that stands in a post, a look, a chain or a marker, and who put a marker there, are not in the case, in no form."""
+    """
+    A key that stands in a post, a look, a chain or a marker, and who put a marker there, are not in the case, in no
+    form.
+    """
     home = tmp_path / "leaky"
     shutil.copytree(laid, home)
     with contextlib.closing(sqlite3.connect(opened(home).settings.home / "store.sqlite")) as kept:
         at = clock.micros(case.read(opened(home).settings, ID).at)
-        seq, body = kept.execute("SELECT seq, body FROM snapshots WHERE ts_us <= ? ORDER BY ts_us DESC LIMIT 1", (at,)).fetchone()
+        seq, body = kept.execute(
+            "SELECT seq, body FROM snapshots WHERE ts_us <= ? ORDER BY ts_us DESC LIMIT 1", (at,)
+        ).fetchone()
         told = json.loads(zlib.decompress(body)) | {"note": f"Authorization: Bearer {SECRET}"}
         kept.execute("UPDATE snapshots SET body = ? WHERE seq = ?", (zlib.compress(json.dumps(told).encode()), seq))
-        kept.execute("UPDATE samples SET detail = ? WHERE seq = (SELECT max(seq) FROM samples WHERE probe = 'liveness' AND ts_us <= ?)", (json.dumps({"said": SECRET}), at))
-        kept.execute("INSERT INTO chains (app, ts_us, known_at_us, provider, symbol, outcome, body) VALUES ('demo', ?, ?, 'massive', 'SPY', 'ok', ?)", (at - 1, at - 1, zlib.compress(f'[{{"next_url": "x?apiKey={SECRET}"}}]'.encode())))
-        kept.execute("INSERT INTO marks (app, seq, ts_us, known_at_us, kind, author, words) VALUES ('demo', 9001, ?, ?, 'note', 'Zebedee Quill', ?)", (at - 1, at - 1, f"key {SECRET}"))
+        kept.execute(
+            "UPDATE samples SET detail = ? WHERE seq = (SELECT max(seq) FROM samples WHERE probe = "
+            "'liveness' AND ts_us <= ?)",
+            (json.dumps({"said": SECRET}), at),
+        )
+        kept.execute(
+            "INSERT INTO chains (app, ts_us, known_at_us, provider, symbol, outcome, body) VALUES ('demo', ?,"
+            " ?, 'massive', 'SPY', 'ok', ?)",
+            (at - 1, at - 1, zlib.compress(f'[{{"next_url": "x?apiKey={SECRET}"}}]'.encode())),
+        )
+        kept.execute(
+            "INSERT INTO marks (app, seq, ts_us, known_at_us, kind, author, words) VALUES ('demo', 9001, ?, "
+            "?, 'note', 'Zebedee Quill', ?)",
+            (at - 1, at - 1, f"key {SECRET}"),
+        )
         kept.commit()
     desk = opened(home, OPS_MASSIVE_TOKEN=SECRET)
     made = case.freeze(desk, desk.chronicle.read(ID))
     with contextlib.closing(sqlite3.connect(made.store)) as kept:
-        assert kept.execute("SELECT count(*) FROM marks").fetchone()[0] > 0 and kept.execute("SELECT count(*) FROM chains WHERE ts_us = ?", (at - 1,)).fetchone()[0] == 1
-        cells = [cell for (table,) in kept.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() for row in kept.execute(f"SELECT * FROM {table}") for cell in row]
+        assert (
+            kept.execute("SELECT count(*) FROM marks").fetchone()[0] > 0
+            and kept.execute("SELECT count(*) FROM chains WHERE ts_us = ?", (at - 1,)).fetchone()[0] == 1
+        )
+        cells = [
+            cell
+            for (table,) in kept.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            for row in kept.execute(f"SELECT * FROM {table}")
+            for cell in row
+        ]
     unpacked = [part for cell in cells for part in whole(cell)]
     files = [path.read_bytes() for path in made.store.parent.rglob("*") if path.is_file()]
     for hidden in (SECRET.encode(), b"Zebedee"):
@@ -140,7 +220,9 @@ def test_it_holds_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
 
 
 def test_an_action_item_waits_for_its_drill(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A postmortem whose action item names a drill is not closed before that passes; one that names none there is says so."""
+    """
+    A postmortem whose action item names a drill is not closed before that passes; one that names none there is says so.
+    """
     desk = opened(home)
 
     def written(tracker: str) -> postmortem.Postmortem:
@@ -162,9 +244,19 @@ def test_an_action_item_waits_for_its_drill(home: Path, monkeypatch: pytest.Monk
 def test_strayed() -> None:
     """By what a walk differs is told in words: gone, new, moved, standing otherwise; a star agrees with anything."""
     agreed = (("a", "+"), ("b", "-"), ("c", "*"), ("d", "."))
-    assert case.strayed(agreed, agreed) == [] and case.strayed(agreed, (("a", "+"), ("b", "-"), ("c", "?"), ("d", "."))) == []
-    assert case.strayed(agreed, (("b", "-"), ("a", "+"), ("d", "."), ("e", "+"))) == ["step c is not walked", "step e is new", "step b is walked before a"]
-    assert case.strayed(agreed, (("a", "?"), ("b", "+"), ("c", "+"), ("d", "."))) == ["step a is unknown, agreed was ok", "step b is ok, agreed was not as expected"]
+    assert (
+        case.strayed(agreed, agreed) == []
+        and case.strayed(agreed, (("a", "+"), ("b", "-"), ("c", "?"), ("d", "."))) == []
+    )
+    assert case.strayed(agreed, (("b", "-"), ("a", "+"), ("d", "."), ("e", "+"))) == [
+        "step c is not walked",
+        "step e is new",
+        "step b is walked before a",
+    ]
+    assert case.strayed(agreed, (("a", "?"), ("b", "+"), ("c", "+"), ("d", "."))) == [
+        "step a is unknown, agreed was ok",
+        "step b is ok, agreed was not as expected",
+    ]
 
 
 def test_a_broken_case_says_so(home: Path) -> None:

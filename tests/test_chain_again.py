@@ -20,16 +20,34 @@ from opslib.store import Store
 
 
 def fetching(home: Path, chain_again_s: float, meanwhile: Callable[[Rounds], None], count: int) -> int:
-    """How often a chain was fetched by a collector whose own turn comes each quarter of an hour, while other threads ask for it twice."""
+    """
+    How often a chain was fetched by a collector whose own turn comes each quarter of an hour, while other threads ask
+    for it twice.
+    """
 
     def answer(request: Request) -> Answer:
-        return as_json({"status": "OK", "market": "open", "results": [{"details": {"ticker": "O:SPY1", "expiration_date": "2026-03-20"}}]})
+        return as_json(
+            {
+                "status": "OK",
+                "market": "open",
+                "results": [{"details": {"ticker": "O:SPY1", "expiration_date": "2026-03-20"}}],
+            }
+        )
 
     async def go() -> int:
         async with serving(answer) as url:
             found = settings.load(home, None, {"OPS_MASSIVE_URL": url, "OPS_SYMBOLS": "SPY"})
-            made = Rounds(found, Store(found.url), replace(RULES, probes=replace(RULES.probes, chain_again_s=chain_again_s)), every_s=1.0, now=Clock(OPEN).now, speed=20.0)
-            chains = lambda: sum(s.probe == "chain" for s in kept(made))  # noqa: E731
+            made = Rounds(
+                found,
+                Store(found.url),
+                replace(RULES, probes=replace(RULES.probes, chain_again_s=chain_again_s)),
+                every_s=1.0,
+                now=Clock(OPEN).now,
+                speed=20.0,
+            )
+
+            def chains():
+                return sum(s.probe == "chain" for s in kept(made))
 
             async def asked() -> None:
                 await until(lambda: chains() == 1)
@@ -56,11 +74,25 @@ def test_the_judge_asks_for_it_when_greeks_begin_to_breach(tmp_path: Path) -> No
     instant, called = [looks.at(300)], list[float]()
     store, page = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0]), looks.PageOf(-600)
     found = settings.load(tmp_path, None, {})
-    judge = Collector(store, found, RULES, "one", lambda: instant[0], lambda: called.append((instant[0] - looks.OPENS).total_seconds()))
+    judge = Collector(
+        store,
+        found,
+        RULES,
+        "one",
+        lambda: instant[0],
+        lambda: called.append((instant[0] - looks.OPENS).total_seconds()),
+    )
     for s in range(300, 1100, 5):
         instant[0] = looks.at(s)
         bad = s >= 1000
-        page.add(validations=10, greeks_valid=4 if bad else 10, gamma_zero=6 if bad else 0, massive_requests=1, tradier_requests=1, errors=0 if s < 800 else 2)
+        page.add(
+            validations=10,
+            greeks_valid=4 if bad else 10,
+            gamma_zero=6 if bad else 0,
+            massive_requests=1,
+            tradier_requests=1,
+            errors=0 if s < 800 else 2,
+        )
         SnapshotStore(store).write("desk", [looks.post(s, page.body(s))])
         judge.judge()
     assert called and 1000 < called[0] <= 1060

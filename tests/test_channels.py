@@ -1,4 +1,7 @@
-"""Each channel against a real receiver on this machine: told when it says so, and not told when it fails, is slow, or never answers."""
+"""
+Each channel against a real receiver on this machine: told when it says so, and not told when it fails, is slow, or
+never answers.
+"""
 
 import asyncio
 import json
@@ -34,11 +37,35 @@ STAFF = Staff(lab_url="https://lab.example")
 def body(kind: str = "firing", **changed: Any) -> dict[str, Any]:
     """What is written down of a message about Massive."""
     began = round(NOW.timestamp() - 90) * US
-    alert = {"alert": "availability-massive-page-1", "rule": "availability", "subject": "massive", "source": "page", "pending_us": began, "fired_us": began + 60 * US, "over_us": None, "how": "", "value": 0.0, "limit": 0.95, "peak": 0.0,
-             "sentence": "availability of massive (0.00 %) < 95.0 % for 1 min", "severity": "critical", "runbook": "massive_down"}  # fmt: skip
+    alert = {
+        "alert": "availability-massive-page-1",
+        "rule": "availability",
+        "subject": "massive",
+        "source": "page",
+        "pending_us": began,
+        "fired_us": began + 60 * US,
+        "over_us": None,
+        "how": "",
+        "value": 0.0,
+        "limit": 0.95,
+        "peak": 0.0,
+        "sentence": "availability of massive (0.00 %) < 95.0 % for 1 min",
+        "severity": "critical",
+        "runbook": "massive_down",
+    }
     if kind in ("over", "passed"):
         alert |= {"over_us": round(NOW.timestamp()) * US, "how": "resolved", "value": 0.998}
-    return {"id": "desk-7", "app": "desk", "kind": kind, "group": "availability-massive-page-1", "severity": "critical", "roles": ["Tech Lead"], "panel": "providers", "made_us": round(NOW.timestamp()) * US, "alerts": [alert]} | changed
+    return {
+        "id": "desk-7",
+        "app": "desk",
+        "kind": kind,
+        "group": "availability-massive-page-1",
+        "severity": "critical",
+        "roles": ["Tech Lead"],
+        "panel": "providers",
+        "made_us": round(NOW.timestamp()) * US,
+        "alerts": [alert],
+    } | changed
 
 
 def told(kind: str = "firing", **changed: Any) -> Message:
@@ -94,7 +121,10 @@ HTTP = ("slack", "pagerduty", "alertmanager", "webhook")
 
 @pytest.mark.parametrize("kind", HTTP)
 def test_what_arrives(tmp_path: Path, kind: str) -> None:
-    """What arrives is what that kind of receiver takes: the sentence, the runbook, stable ids, the secret where it belongs."""
+    """
+    What arrives is what that kind of receiver takes: the sentence, the runbook, stable ids, the secret where it
+    belongs.
+    """
     got: list[Request] = []
     with receiver(lambda r: got.append(r) or Answer(202)) as url:
         channel, settings = over_http(tmp_path, kind, url)
@@ -104,22 +134,59 @@ def test_what_arrives(tmp_path: Path, kind: str) -> None:
     match kind:
         case "slack":
             assert got[0].path == f"/services/{SECRET}" and list(first) == ["text"]
-            assert first["text"].startswith("*[critical] availability of massive (0.00 %) &lt; 95.0 % for 1 min*") and "<https://lab.example/lab/tree/runbooks/massive_down.ipynb|Open the runbook>" in first["text"]
+            assert (
+                first["text"].startswith("*[critical] availability of massive (0.00 %) &lt; 95.0 % for 1 min*")
+                and "<https://lab.example/lab/tree/runbooks/massive_down.ipynb|Open the runbook>" in first["text"]
+            )
         case "pagerduty":
-            assert (first["routing_key"], first["event_action"], last["event_action"]) == (SECRET, "trigger", "resolve") and first["dedup_key"] == last["dedup_key"] == "availability-massive-page-1"
-            assert first["payload"]["severity"] == "critical" and first["payload"]["summary"].startswith("availability of massive") and first["links"][0]["href"].endswith("massive_down.ipynb")
+            assert (first["routing_key"], first["event_action"], last["event_action"]) == (
+                SECRET,
+                "trigger",
+                "resolve",
+            ) and first["dedup_key"] == last["dedup_key"] == "availability-massive-page-1"
+            assert (
+                first["payload"]["severity"] == "critical"
+                and first["payload"]["summary"].startswith("availability of massive")
+                and first["links"][0]["href"].endswith("massive_down.ipynb")
+            )
         case "alertmanager":
-            assert got[0].path == "/api/v2/alerts" and first[0]["labels"] == last[0]["labels"] and first[0]["labels"]["alertname"] == "availability"
-            assert first[0]["endsAt"] > first[0]["startsAt"] and last[0]["endsAt"] == "2026-03-10T15:24:00.000Z" and got[0].headers["authorization"] == f"Bearer {SECRET}"
+            assert (
+                got[0].path == "/api/v2/alerts"
+                and first[0]["labels"] == last[0]["labels"]
+                and first[0]["labels"]["alertname"] == "availability"
+            )
+            assert (
+                first[0]["endsAt"] > first[0]["startsAt"]
+                and last[0]["endsAt"] == "2026-03-10T15:24:00.000Z"
+                and got[0].headers["authorization"] == f"Bearer {SECRET}"
+            )
         case "webhook":
-            assert got[0].headers["idempotency-key"] == first["id"] == "desk-7" and got[0].headers["authorization"] == f"Bearer {SECRET}"
+            assert (
+                got[0].headers["idempotency-key"] == first["id"] == "desk-7"
+                and got[0].headers["authorization"] == f"Bearer {SECRET}"
+            )
             assert first["alerts"][0]["limit"] == 0.95 and "ops runbook open massive_down" in first["text"]
 
 
 @pytest.mark.parametrize("kind", HTTP)
-@pytest.mark.parametrize(("answer", "why"), [(Answer(500, b"down"), "answered 500: down"), (Answer(404), "answered 404"), (Answer(302, headers={"Location": "http://127.0.0.1:1/"}), "answered 302"), (Answer(fault="reset"), "could not be reached"), (Answer(fault="hang"), "no answer within"), (Answer(200, b"x" * 4000, fault="drip"), "no answer within")])
-def test_what_does_not_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, answer: Answer, why: str) -> None:
-    """Whatever else a receiver does than say yes in time, it was not told, and why is said, without the secret; then it is well again, and told."""
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (Answer(500, b"down"), "answered 500: down"),
+        (Answer(404), "answered 404"),
+        (Answer(302, headers={"Location": "http://127.0.0.1:1/"}), "answered 302"),
+        (Answer(fault="reset"), "could not be reached"),
+        (Answer(fault="hang"), "no answer within"),
+        (Answer(200, b"x" * 4000, fault="drip"), "no answer within"),
+    ],
+)
+def test_what_does_not_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, answer: Answer, why: str
+) -> None:
+    """
+    Whatever else a receiver does than say yes in time, it was not told, and why is said, without the secret; then it is
+    well again, and told.
+    """
     monkeypatch.setattr(channels, "PATIENCE_S", 0.4 if "no answer" in why else 10.0)
     answers = [answer]
     with receiver(lambda r: answers.pop() if answers else Answer(202)) as url:
@@ -135,7 +202,9 @@ def test_a_receiver_that_is_not_there(tmp_path: Path) -> None:
     with receiver(lambda r: Answer(), "closed") as url:
         channel, settings = over_http(tmp_path, "webhook", url)
         assert "could not be reached (ConnectError)" in tell(channel, told(), settings)
-    assert "could not be reached" in tell(Channel("x", "slack"), told(), found(tmp_path, OPS_CHANNEL_X="not an address"))
+    assert "could not be reached" in tell(
+        Channel("x", "slack"), told(), found(tmp_path, OPS_CHANNEL_X="not an address")
+    )
 
 
 def test_how_long_to_wait_is_heard(tmp_path: Path) -> None:
@@ -148,7 +217,10 @@ def test_how_long_to_wait_is_heard(tmp_path: Path) -> None:
 
 
 def test_a_large_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred and fifty alerts of one message reach a pager that takes its time, each under a key that it accepts; people are shown ten of them."""
+    """
+    A hundred and fifty alerts of one message reach a pager that takes its time, each under a key that it accepts;
+    people are shown ten of them.
+    """
     made = body()
     made["alerts"] = [made["alerts"][0] | {"alert": f"{i}-" + "x" * (300 if i == 0 else 3)} for i in range(150)]
     what = message.compose(made, rules.load(), STAFF, None)
@@ -208,14 +280,30 @@ def mail_server(box: Postbox, **how: Any) -> Iterator[int]:
 
 
 def mailing(port: int, **more: Any) -> Channel:
-    return Channel("x", "smtp", {"host": "127.0.0.1", "port": port, "from": "ops@desk.example", "to": ["lead@desk.example", "boss@desk.example"]} | more)
+    return Channel(
+        "x",
+        "smtp",
+        {
+            "host": "127.0.0.1",
+            "port": port,
+            "from": "ops@desk.example",
+            "to": ["lead@desk.example", "boss@desk.example"],
+        }
+        | more,
+    )
 
 
 def test_a_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mail has the sentence as its subject, text and HTML, the picture inside, an id that stays; a server that refuses or never answers was not told, and is when it is well again."""
+    """
+    A mail has the sentence as its subject, text and HTML, the picture inside, an id that stays; a server that refuses
+    or never answers was not told, and is when it is well again.
+    """
     box, settings = Postbox(), settings_module.load(tmp_path, None, {})
     with mail_server(box) as port:
-        assert tell(mailing(port), told(), settings, b"\x89PNG of a panel") == "" and tell(mailing(port), told(), settings) == ""
+        assert (
+            tell(mailing(port), told(), settings, b"\x89PNG of a panel") == ""
+            and tell(mailing(port), told(), settings) == ""
+        )
         box.answer = "451 later"
         assert tell(mailing(port), told(), settings) == "answered 451: later"
         box.answer = "never"
@@ -225,10 +313,19 @@ def test_a_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         box.answer = "250 taken"
         assert tell(mailing(port), told("over"), settings) == ""
     first, again, last = box.mails
-    assert first["subject"] == "[critical] availability of massive (0.00 %) < 95.0 % for 1 min" and first["to"] == "lead@desk.example, boss@desk.example"
-    assert first["message-id"] == again["message-id"] and last["subject"] == "[ok] over: availability of massive (now 99.80 %, at its worst 0.00 %)"
+    assert (
+        first["subject"] == "[critical] availability of massive (0.00 %) < 95.0 % for 1 min"
+        and first["to"] == "lead@desk.example, boss@desk.example"
+    )
+    assert (
+        first["message-id"] == again["message-id"]
+        and last["subject"] == "[ok] over: availability of massive (now 99.80 %, at its worst 0.00 %)"
+    )
     kinds = [part.get_content_type() for part in first.walk()]
-    assert kinds == ["multipart/alternative", "text/plain", "multipart/related", "text/html", "image/png"] and "ops runbook open massive_down" in first.get_body(("plain",)).get_content()
+    assert (
+        kinds == ["multipart/alternative", "text/plain", "multipart/related", "text/html", "image/png"]
+        and "ops runbook open massive_down" in first.get_body(("plain",)).get_content()
+    )
     assert "image/png" not in [part.get_content_type() for part in again.walk()]
     assert tell(mailing(1), told(), settings) == "could not be told (ConnectionRefusedError)"
 
@@ -247,21 +344,39 @@ def test_a_mail_with_a_password(tmp_path: Path) -> None:
         return AuthResult(success=right, handled=right)
 
     box = Postbox()
-    with mail_server(box, tls_context=context, require_starttls=True, auth_required=True, authenticator=admitted) as port:
+    with mail_server(
+        box, tls_context=context, require_starttls=True, auth_required=True, authenticator=admitted
+    ) as port:
         trusting = found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
-        assert tell(mailing(port, tls="starttls", user="ops"), told(), trusting) == "" and seen == [SECRET.encode()] and len(box.mails) == 1
+        assert (
+            tell(mailing(port, tls="starttls", user="ops"), told(), trusting) == ""
+            and seen == [SECRET.encode()]
+            and len(box.mails) == 1
+        )
         assert "could not be told" in tell(mailing(port, tls="starttls", user="ops"), told(), found(tmp_path))
         assert "not sent without TLS" in tell(mailing(port, user="ops"), told(), trusting)
-        refused = tell(mailing(port, tls="starttls", user="ops"), told(), found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"), OPS_CHANNEL_X="another-password"))
+        refused = tell(
+            mailing(port, tls="starttls", user="ops"),
+            told(),
+            found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"), OPS_CHANNEL_X="another-password"),
+        )
         assert "535" in refused and "another-password" not in refused
     assert set(seen) == {SECRET.encode(), b"another-password"}
 
 
 def test_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command gets the message on its stdin and says by its exit that it was told; one that fails, hangs or is not there was not, and is not left running."""
+    """
+    A command gets the message on its stdin and says by its exit that it was told; one that fails, hangs or is not there
+    was not, and is not left running.
+    """
     settings = settings_module.load(tmp_path, None, {})
-    run = lambda *command: tell(Channel("x", "command", {"command": list(command)}), told(), settings)  # noqa: E731
-    assert run("sh", "-c", f"cat > '{tmp_path}/got'") == "" and json.loads((tmp_path / "got").read_text())["title"].startswith("[critical]")
+
+    def run(*command):
+        return tell(Channel("x", "command", {"command": list(command)}), told(), settings)
+
+    assert run("sh", "-c", f"cat > '{tmp_path}/got'") == "" and json.loads((tmp_path / "got").read_text())[
+        "title"
+    ].startswith("[critical]")
     assert run("sh", "-c", "echo no such pager >&2; exit 3") == "exit 3: no such pager"
     assert "cannot be run" in run("/nowhere/pager") and run("true") == ""
     monkeypatch.setattr(channels, "PATIENCE_S", 0.3)
@@ -275,20 +390,47 @@ def test_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     """The terminal needs nothing, and shows no secret."""
     settings = found(tmp_path)
     what = told()
-    assert tell(Channel("terminal", "terminal"), message.Message(what.id, what.kind, what.severity, f"{what.title} {SECRET}", what.lines, what.link, what.facts), settings) == ""
+    assert (
+        tell(
+            Channel("terminal", "terminal"),
+            message.Message(
+                what.id, what.kind, what.severity, f"{what.title} {SECRET}", what.lines, what.link, what.facts
+            ),
+            settings,
+        )
+        == ""
+    )
     said = capsys.readouterr().out
-    assert "[critical] availability of massive" in said and SECRET not in said and "Take it: ops ack availability-massive-page-1" in said
+    assert (
+        "[critical] availability of massive" in said
+        and SECRET not in said
+        and "Take it: ops ack availability-massive-page-1" in said
+    )
 
 
 def test_each_way_can_be_tried(tmp_path: Path) -> None:
-    """A channel, or all channels of a role, are tried with a message that says that it is a trial; which was not told, and why, is said."""
+    """
+    A channel, or all channels of a role, are tried with a message that says that it is a trial; which was not told, and
+    why, is said.
+    """
     got: list[Request] = []
     with receiver(lambda r: got.append(r) or Answer(500 if r.path == "/bad" else 204)) as url:
-        ways = {"good": Channel("good", "webhook", {"url": url}), "bad": Channel("bad", "webhook", {"url": f"{url}/bad"})}
-        staff = Staff({name: Role(name, (), ("good", "bad") if name == "Tech Lead" else ("good",)) for name in PATH}, ways)
+        ways = {
+            "good": Channel("good", "webhook", {"url": url}),
+            "bad": Channel("bad", "webhook", {"url": f"{url}/bad"}),
+        }
+        staff = Staff(
+            {name: Role(name, (), ("good", "bad") if name == "Tech Lead" else ("good",)) for name in PATH}, ways
+        )
         settings = settings_module.load(tmp_path, None, {})
-        assert [(name, bool(why)) for name, why in notify.tried(settings, staff, "Tech Lead", NOW)] == [("good", False), ("bad", True)]
-        assert notify.tried(settings, staff, "good", NOW) == [("good", "")] and len(notify.tried(settings, staff, "", NOW)) == 2
+        assert [(name, bool(why)) for name, why in notify.tried(settings, staff, "Tech Lead", NOW)] == [
+            ("good", False),
+            ("bad", True),
+        ]
+        assert (
+            notify.tried(settings, staff, "good", NOW) == [("good", "")]
+            and len(notify.tried(settings, staff, "", NOW)) == 2
+        )
         with pytest.raises(Exception, match="there is no channel or role 'Tech Led'.*Did you mean 'Tech Lead'"):
             notify.tried(settings, staff, "Tech Led", NOW)
     assert "Nothing is wrong" in json.loads(got[0].body)["text"]
@@ -298,4 +440,6 @@ def test_a_port_nobody_takes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A mail server that accepts and says nothing is given up in time."""
     monkeypatch.setattr(channels, "PATIENCE_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert "no answer within" in tell(mailing(silent.getsockname()[1]), told(), settings_module.load(tmp_path, None, {}))
+        assert "no answer within" in tell(
+            mailing(silent.getsockname()[1]), told(), settings_module.load(tmp_path, None, {})
+        )

@@ -55,7 +55,9 @@ def test_the_verdict_is_the_exit_code(home: Path, recording: Path, capsys: pytes
     assert ops(capsys, "status", "--as-of", "2025-01-03T11:30")[0] == 3
 
 
-def test_options_stand_before_or_after_the_command(home: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_stand_before_or_after_the_command(
+    home: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Common options mean the same before and after the command's name."""
     ops(capsys, "import", str(recording), "--home", str(tmp_path / "x"), "--app", "two")
     moment = f"{days.DAY}T11:30"
@@ -66,9 +68,23 @@ def test_options_stand_before_or_after_the_command(home: Path, recording: Path, 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("statsu",), ("help", "statsu"), ("status", "--windw", "1h"), ("status", "--window", "an hour"), ("status", "--as-of", "noon"), ("status", "--as-of", "2026-03-08T02:30"), ("report", "hourly"), ("report", "daily", "--day", "today"),
-     ("run", "nothing.ipynb"), ("import",), ("serve", "--port", "99999"), ("export", "snapshots", "--day", "2026-03-10", "--to", "2026-03-11"), ("run", "x.ipynb", "-p", "day"), ("status", "--window", "9999999d")],
-)  # fmt: skip
+    [
+        ("statsu",),
+        ("help", "statsu"),
+        ("status", "--windw", "1h"),
+        ("status", "--window", "an hour"),
+        ("status", "--as-of", "noon"),
+        ("status", "--as-of", "2026-03-08T02:30"),
+        ("report", "hourly"),
+        ("report", "daily", "--day", "today"),
+        ("run", "nothing.ipynb"),
+        ("import",),
+        ("serve", "--port", "99999"),
+        ("export", "snapshots", "--day", "2026-03-10", "--to", "2026-03-11"),
+        ("run", "x.ipynb", "-p", "day"),
+        ("status", "--window", "9999999d"),
+    ],
+)
 def test_wrong_usage_is_64(home: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """A command written wrongly exits 64 with one sentence on stderr, nothing on stdout and no traceback."""
     code, out, err = ops(capsys, *arguments)
@@ -77,13 +93,23 @@ def test_wrong_usage_is_64(home: Path, arguments: tuple[str, ...], capsys: pytes
 
 
 def test_import_counts_every_row(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Accepted, duplicate and rejected add up; a rejected row exits 70 and is shown later with its reasons; again changes nothing."""
+    """
+    Accepted, duplicate and rejected add up; a rejected row exits 70 and is shown later with its reasons; again changes
+    nothing.
+    """
     good = [days.line(p) for p in days.posts()[:5]]
-    bad = ['{"ts": "2026-03-10T14:00:00Z", "metrics": {"pnl": {"totalTrades": "x"}, "lastUpdateAt": 5}}', "{", '{"ts": "never", "metrics": {}}', "[1]"]
+    bad = [
+        '{"ts": "2026-03-10T14:00:00Z", "metrics": {"pnl": {"totalTrades": "x"}, "lastUpdateAt": 5}}',
+        "{",
+        '{"ts": "never", "metrics": {}}',
+        "[1]",
+    ]
     path = tmp_path / "mixed.jsonl"
     path.write_text("\n".join([*good, good[0], "", *bad]))
     code, out, err = ops(capsys, "import", str(path), "-o", "json")
-    assert code == 70 and json.loads(out) == [{"path": str(path), "kind": "snapshots", "accepted": 5, "duplicate": 1, "rejected": 4}]
+    assert code == 70 and json.loads(out) == [
+        {"path": str(path), "kind": "snapshots", "accepted": 5, "duplicate": 1, "rejected": 4}
+    ]
     again = json.loads(ops(capsys, "import", str(path), "-o", "json")[1])[0]
     assert (again["accepted"], again["duplicate"], again["rejected"]) == (0, 6, 4)
     rejects = json.loads(ops(capsys, "import", "--rejects", "-o", "json")[1])
@@ -93,12 +119,19 @@ def test_import_counts_every_row(home: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("name", ["trades.json", "chain.csv", "empty.jsonl", "cut.jsonl.gz", "folder", "missing"])
-def test_files_that_are_no_snapshots_are_refused(home: Path, tmp_path: Path, name: str, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_no_snapshots_are_refused(
+    home: Path, tmp_path: Path, name: str, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file of another kind, an empty, a cut-off, a missing one and a folder are refused by name, with exit 70."""
     import gzip
 
     path = tmp_path / name
-    contents = {"trades.json": b'[{"id": 1}]', "chain.csv": b"strike,bid\n1,2\n", "empty.jsonl": b"\n", "cut.jsonl.gz": gzip.compress(recording.read_bytes())[:-2000]}
+    contents = {
+        "trades.json": b'[{"id": 1}]',
+        "chain.csv": b"strike,bid\n1,2\n",
+        "empty.jsonl": b"\n",
+        "cut.jsonl.gz": gzip.compress(recording.read_bytes())[:-2000],
+    }
     if name == "folder":
         path.mkdir()
     elif name in contents:
@@ -107,19 +140,35 @@ def test_files_that_are_no_snapshots_are_refused(home: Path, tmp_path: Path, nam
     assert code == 70 and name in err
 
 
-def test_export_gives_back_what_came(home: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_gives_back_what_came(
+    home: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The export holds every post exactly, by day and by time, and imports into another home as the same posts."""
     ops(capsys, "import", str(recording))
     lines = ops(capsys, "export", "snapshots")[1].splitlines()
-    key = lambda metrics: json.dumps(metrics, sort_keys=True)  # noqa: E731
-    assert sorted(key(json.loads(line)["metrics"]) for line in lines) == sorted(key(json.loads(p.snapshot.body)) for p in days.posts())
+
+    def key(metrics):
+        return json.dumps(metrics, sort_keys=True)
+
+    assert sorted(key(json.loads(line)["metrics"]) for line in lines) == sorted(
+        key(json.loads(p.snapshot.body)) for p in days.posts()
+    )
     assert ops(capsys, "export", "snapshots", "--day", str(days.DAY))[1].splitlines() == lines
-    hour = ops(capsys, "export", "snapshots", "--from", f"{days.DAY}T11:00", "--to", f"{days.DAY}T12:00")[1].splitlines()
-    assert [json.loads(line)["ts"] for line in hour] == [json.loads(line)["ts"] for line in lines if f"{days.DAY}T15:00:00.000Z" < json.loads(line)["ts"] <= f"{days.DAY}T16:00:00.000Z"]
+    hour = ops(capsys, "export", "snapshots", "--from", f"{days.DAY}T11:00", "--to", f"{days.DAY}T12:00")[
+        1
+    ].splitlines()
+    assert [json.loads(line)["ts"] for line in hour] == [
+        json.loads(line)["ts"]
+        for line in lines
+        if f"{days.DAY}T15:00:00.000Z" < json.loads(line)["ts"] <= f"{days.DAY}T16:00:00.000Z"
+    ]
     (tmp_path / "again.jsonl").write_text("\n".join(lines))
     assert ops(capsys, "import", str(tmp_path / "again.jsonl"), "--home", str(tmp_path / "other"))[0] == 0
     moment = ("status", "--as-of", f"{days.DAY}T11:30", "-o", "json")
-    ours, theirs = json.loads(ops(capsys, *moment)[1]), json.loads(ops(capsys, *moment, "--home", str(tmp_path / "other"))[1])
+    ours, theirs = (
+        json.loads(ops(capsys, *moment)[1]),
+        json.loads(ops(capsys, *moment, "--home", str(tmp_path / "other"))[1]),
+    )
     assert ours["panels"] == theirs["panels"]
 
 
@@ -127,15 +176,27 @@ def test_secrets_are_in_no_message(home: Path, tmp_path: Path) -> None:
     """A secret in the environment appears in no message, not even where it is part of a path that is wrong."""
     secret = "s3cr3t-token-value"
     environment = {**os.environ, "OPS_HOME": str(home), "OPS_MASSIVE_TOKEN": secret, "OPS_INGEST_KEY": secret}
-    for arguments in (["import", f"/nowhere/{secret}"], ["run", f"{secret}.ipynb"], ["status", "--as-of", secret], ["export", "snapshots", "--day", secret]):
-        ended = subprocess.run([sys.executable, "-m", "opslib.cli", *arguments], env=environment, capture_output=True, text=True)
+    for arguments in (
+        ["import", f"/nowhere/{secret}"],
+        ["run", f"{secret}.ipynb"],
+        ["status", "--as-of", secret],
+        ["export", "snapshots", "--day", secret],
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-m", "opslib.cli", *arguments], env=environment, capture_output=True, text=True
+        )
         assert ended.returncode in (64, 70) and secret not in ended.stdout + ended.stderr, arguments
 
 
 def test_settings_are_read_strictly(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown key of settings.toml is refused with the nearest, a token in it is refused, a bad file says where."""
     home.mkdir()
-    for content, words in (('store_ur = "x"', "Did you mean 'store_url'?"), ('OPS_MASSIVE_TOKEN = "x"', "environment"), ("app = ", "settings.toml"), ("wired = 4", "wired is 4")):
+    for content, words in (
+        ('store_ur = "x"', "Did you mean 'store_url'?"),
+        ('OPS_MASSIVE_TOKEN = "x"', "environment"),
+        ("app = ", "settings.toml"),
+        ("wired = 4", "wired is 4"),
+    ):
         (home / "settings.toml").write_text(content)
         code, _, err = ops(capsys, "status")
         assert code == 70 and words in err
@@ -147,38 +208,69 @@ def test_secrets_come_from_files_too(home: Path, tmp_path: Path) -> None:
     from opslib.errors import SettingsError
 
     (tmp_path / "key").write_text("from-a-file\n")
-    assert settings.load(home, None, {"OPS_INGEST_KEY_FILE": str(tmp_path / "key")}).secret("OPS_INGEST_KEY") == "from-a-file"
+    assert (
+        settings.load(home, None, {"OPS_INGEST_KEY_FILE": str(tmp_path / "key")}).secret("OPS_INGEST_KEY")
+        == "from-a-file"
+    )
     assert "from-a-file" not in repr(settings.load(home, None, {"OPS_INGEST_KEY_FILE": str(tmp_path / "key")}))
     with pytest.raises(SettingsError, match="OPS_INGEST_KEY_FILE"):
         settings.load(home, None, {"OPS_INGEST_KEY_FILE": str(tmp_path / "none")})
 
 
 def test_status_does_not_import_what_costs_time() -> None:
-    """The shell's status imports neither pandas nor numpy nor a calendar library nor anything that draws or executes."""
+    """
+    The shell's status imports neither pandas nor numpy nor a calendar library nor anything that draws or executes.
+    """
     heavy = "pandas numpy exchange_calendars matplotlib papermill nbformat IPython".split()
-    code = f"import sys; from opslib import cli; cli.main(['status', '--as-of', '2026-03-10T11:00']); print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    code = (
+        f"import sys; from opslib import cli; cli.main(['status', '--as-of', '2026-03-10T11:00']); "
+        f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == "[]"
 
 
 def test_the_output_may_be_cut_off(home: Path, recording: Path) -> None:
     """A reader that closes the pipe early, such as head, is no error."""
     environment = {**os.environ, "OPS_HOME": str(home)}
-    subprocess.run([sys.executable, "-m", "opslib.cli", "import", str(recording)], env=environment, check=True, capture_output=True)
-    ended = subprocess.run(["bash", "-c", f"set -o pipefail; '{sys.executable}' -m opslib.cli export snapshots | head -1"], env=environment, capture_output=True, text=True)
+    subprocess.run(
+        [sys.executable, "-m", "opslib.cli", "import", str(recording)], env=environment, check=True, capture_output=True
+    )
+    ended = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; '{sys.executable}' -m opslib.cli export snapshots | head -1"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "codes"),
     [
-        (("alerts", "--from", "1900-01-01", "--to", "2199-12-31", "--replay"), {0}), (("rules", "backtest", "--from", "1900-01-01", "--to", "2199-12-31", "--days", "0"), {0}), (("alerts", "--from", "1900-01-01", "--to", "2199-12-31"), {3}),
-        (("export", "snapshots", "--from", "1900-01-01", "--to", "2199-12-31"), {0}), (("alerts", "--from", "0001-01-01", "--to", "9999-12-31"), {64}), (("status", "--window", "9999d"), {64}), (("report", "daily", "--day", "1900-01-01..2100-01-01"), {64}), (("report", "weekly", "--period", "1900-W01..2100-W01"), {64}),
+        (("alerts", "--from", "1900-01-01", "--to", "2199-12-31", "--replay"), {0}),
+        (("rules", "backtest", "--from", "1900-01-01", "--to", "2199-12-31", "--days", "0"), {0}),
+        (("alerts", "--from", "1900-01-01", "--to", "2199-12-31"), {3}),
+        (("export", "snapshots", "--from", "1900-01-01", "--to", "2199-12-31"), {0}),
+        (("alerts", "--from", "0001-01-01", "--to", "9999-12-31"), {64}),
+        (("status", "--window", "9999d"), {64}),
+        (("report", "daily", "--day", "1900-01-01..2100-01-01"), {64}),
+        (("report", "weekly", "--period", "1900-W01..2100-W01"), {64}),
     ],
-)  # fmt: skip
+)
 def test_a_range_without_bounds_ends(home: Path, arguments: tuple[str, ...], codes: set[int], tmp_path: Path) -> None:
-    """A range of all time is that of what the store holds, or is refused with what is allowed; it takes no time for the days without data."""
+    """
+    A range of all time is that of what the store holds, or is refused with what is allowed; it takes no time for the
+    days without data.
+    """
     (tmp_path / "short.jsonl").write_text("\n".join(days.line(p) for p in days.posts()[:200]))
     environment = {**os.environ, "OPS_HOME": str(home)}
-    subprocess.run([sys.executable, "-m", "opslib.cli", "import", str(tmp_path / "short.jsonl"), "--known-at-ts"], env=environment, check=True, capture_output=True)
-    ended = subprocess.run([sys.executable, "-m", "opslib.cli", *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-m", "opslib.cli", "import", str(tmp_path / "short.jsonl"), "--known-at-ts"],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "opslib.cli", *arguments], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode in codes and "Traceback" not in ended.stderr, ended.stderr

@@ -32,7 +32,9 @@ def exchange_sessions() -> dict[date, tuple[datetime, datetime]]:
         import exchange_calendars
 
         schedule = exchange_calendars.get_calendar("XNYS", start=str(FIRST), end=str(LAST)).schedule
-        return {row.Index.date(): (row.open.to_pydatetime(), row.close.to_pydatetime()) for row in schedule.itertuples()}
+        return {
+            row.Index.date(): (row.open.to_pydatetime(), row.close.to_pydatetime()) for row in schedule.itertuples()
+        }
 
 
 def all_days() -> list[date]:
@@ -42,7 +44,9 @@ def all_days() -> list[date]:
 def test_the_shipped_sessions_are_those_of_the_exchange() -> None:
     """Every day of the shipped years has the session that exchange_calendars gives it, open and close."""
     assert clock.covered() == (FIRST, LAST)
-    assert {day: (found.opens, found.closes) for day in all_days() if (found := clock.session(day))} == exchange_sessions()
+    assert {
+        day: (found.opens, found.closes) for day in all_days() if (found := clock.session(day))
+    } == exchange_sessions()
 
 
 @pytest.mark.parametrize(
@@ -68,10 +72,16 @@ def test_sessions_by_hand(day: str, opens: str | None, closes: str | None) -> No
 
 @pytest.mark.parametrize("day", ["1992-12-24", "1973-04-26", "2101-01-03", "2140-11-24", "9999-12-31", "0001-01-02"])
 def test_outside_the_table_weekdays_are_regular_sessions(day: str) -> None:
-    """A weekday outside the shipped years runs from 09:30 to 16:00 in New York, a weekend has no session, and nothing is expected then."""
+    """
+    A weekday outside the shipped years runs from 09:30 to 16:00 in New York, a weekend has no session, and nothing is
+    expected then.
+    """
     wanted = date.fromisoformat(day)
     found = clock.session(wanted)
-    assert found and (found.opens.astimezone(clock.NEW_YORK).time(), found.closes.astimezone(clock.NEW_YORK).time()) == (time(9, 30), time(16))
+    assert found and (
+        found.opens.astimezone(clock.NEW_YORK).time(),
+        found.closes.astimezone(clock.NEW_YORK).time(),
+    ) == (time(9, 30), time(16))
     weekend = wanted - timedelta(days=wanted.weekday() + 1) if wanted.year > 1 else date(1, 1, 6)
     assert clock.session(weekend) is None
     assert clock.open_since(found.closes) is None and clock.open_spans(Window(found.opens, found.closes)) == []
@@ -79,7 +89,10 @@ def test_outside_the_table_weekdays_are_regular_sessions(day: str) -> None:
 
 
 def test_the_calendar_ends_with_the_years() -> None:
-    """Before the first session of the year 1 there is none, and an instant that no New York date names is refused, not crashed on."""
+    """
+    Before the first session of the year 1 there is none, and an instant that no New York date names is refused, not
+    crashed on.
+    """
     with pytest.raises(UsageError, match="year 1"):
         clock.previous_session(date(1, 1, 1))
     for at in (datetime.min.replace(tzinfo=UTC), utc("0001-01-01T02:00")):
@@ -98,14 +111,18 @@ def test_a_time_without_an_offset_is_new_york() -> None:
     assert clock.parse("2025-11-02T01:30") == utc("2025-11-02T05:30"), "the first of the two"
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-03-08T02:30", "2025-13-01T00:00", "0001-01-01T00:00+10:00", "9999-12-31T23:59"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-03-08T02:30", "2025-13-01T00:00", "0001-01-01T00:00+10:00", "9999-12-31T23:59"]
+)
 def test_times_that_are_none_are_refused(text: str) -> None:
     """What names no instant, also an hour that DST skips, is refused with how to write it."""
     with pytest.raises(UsageError):
         clock.parse(text)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("30m", 1800), ("1h", 3600), ("90s", 90), ("2d", 172_800), ("1h30m", 5400)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30m", 1800), ("1h", 3600), ("90s", 90), ("2d", 172_800), ("1h30m", 5400)]
+)
 def test_spans(text: str, seconds: int) -> None:
     """Spans are written as people write them."""
     assert clock.parse_span(text).total_seconds() == seconds
@@ -134,12 +151,17 @@ def test_microseconds_round_trip(moment: datetime) -> None:
     assert clock.instant(clock.micros(moment.replace(tzinfo=UTC))) == moment.replace(tzinfo=UTC)
 
 
-@given(st.datetimes(datetime(2015, 1, 2), datetime(2030, 12, 1)), st.integers(0, 10 * 86_400), st.integers(0, 10 * 86_400))
+@given(
+    st.datetimes(datetime(2015, 1, 2), datetime(2030, 12, 1)), st.integers(0, 10 * 86_400), st.integers(0, 10 * 86_400)
+)
 def test_open_time_splits_without_loss(start: datetime, a: int, b: int) -> None:
     """The open time of a window is that of its two parts together, wherever it is cut."""
     begin = start.replace(tzinfo=UTC)
     cut, end = begin + timedelta(seconds=a), begin + timedelta(seconds=a + b)
-    total = lambda w: sum(s.seconds for s in clock.open_spans(w))  # noqa: E731
+
+    def total(w):
+        return sum(s.seconds for s in clock.open_spans(w))
+
     assert total(Window(begin, end)) == pytest.approx(total(Window(begin, cut)) + total(Window(cut, end)))
 
 
@@ -153,5 +175,14 @@ def test_the_last_session_that_has_closed() -> None:
 if __name__ == "__main__":
     theirs = exchange_sessions()
     weekdays = [day for day in all_days() if day.weekday() < 5]
-    kinds = {day: "closed" if day not in theirs else "half" if theirs[day][1].astimezone(clock.NEW_YORK).time() < time(16) else "" for day in weekdays}
-    SESSIONS.write_text("\n".join(["day,kind", *(f"{day},{kind}" for day, kind in kinds.items() if kind)]) + "\n", encoding="utf-8")
+    kinds = {
+        day: "closed"
+        if day not in theirs
+        else "half"
+        if theirs[day][1].astimezone(clock.NEW_YORK).time() < time(16)
+        else ""
+        for day in weekdays
+    }
+    SESSIONS.write_text(
+        "\n".join(["day,kind", *(f"{day},{kind}" for day, kind in kinds.items() if kind)]) + "\n", encoding="utf-8"
+    )

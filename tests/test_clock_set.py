@@ -1,4 +1,7 @@
-"""Our own clock is set forward while the collector runs: what it jumps over was never observed, and nobody was silent in it."""
+"""
+Our own clock is set forward while the collector runs: what it jumps over was never observed, and nobody was silent in
+it.
+"""
 
 import json
 import threading
@@ -23,7 +26,15 @@ JUMPS_AT_S, BY_S, ENDS_S = 600, 600, 1500
 
 
 def beat(seconds: float, stepped_s: float | None = None) -> Sample:
-    return Sample(looks.us(seconds), "beat", "collector", "ok", None, 50.0, detail=json.dumps({"every_s": 5.0} | ({} if stepped_s is None else {"stepped_s": stepped_s})))
+    return Sample(
+        looks.us(seconds),
+        "beat",
+        "collector",
+        "ok",
+        None,
+        50.0,
+        detail=json.dumps({"every_s": 5.0} | ({} if stepped_s is None else {"stepped_s": stepped_s})),
+    )
 
 
 def lived() -> tuple[list[Sample], list[Look]]:
@@ -54,24 +65,62 @@ def test_silence_after_it_is_silence() -> None:
 def test_which_instants_it_jumped_over() -> None:
     """Those between the two beats, and no other; a clock that was set back jumped over none."""
     probed = Probed("tradier", [beat(0), beat(5), beat(605, 595.0), beat(610), beat(615, -30.0), beat(620)])
-    assert [probed.jumped(looks.us(s)) for s in (-5, 0, 3, 5, 6, 300, 604, 605, 608, 612, 617)] == [False, False, False, False, True, True, True, False, False, False, False]
-    assert [probed.open_since(looks.us(s)) for s in (3, 300, 610, 619)] == [looks.OPENS, looks.OPENS, looks.at(605), looks.at(605)]
+    assert [probed.jumped(looks.us(s)) for s in (-5, 0, 3, 5, 6, 300, 604, 605, 608, 612, 617)] == [
+        False,
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert [probed.open_since(looks.us(s)) for s in (3, 300, 610, 619)] == [
+        looks.OPENS,
+        looks.OPENS,
+        looks.at(605),
+        looks.at(605),
+    ]
 
 
 def test_what_was_seen_before_it_was_set_back_is_gone() -> None:
-    """Set back by 300 s: a provider that was well then and fails now fails at each probe, and is no provider that comes and goes; what was before stays."""
+    """
+    Set back by 300 s: a provider that was well then and fails now fails at each probe, and is no provider that comes
+    and goes; what was before stays.
+    """
     before = [Sample(looks.us(s), "liveness", "massive", "ok", 0.1, None) for s in range(0, 601, 5)]
     after = [Sample(looks.us(s), "liveness", "massive", "server_5xx", 0.1, None) for s in range(308, 400, 5)]
-    probed = Probed("tradier", [*before, *(beat(s) for s in range(0, 601, 5)), beat(306, -300.0), *after, *(beat(s) for s in range(311, 400, 5))])
+    probed = Probed(
+        "tradier",
+        [
+            *before,
+            *(beat(s) for s in range(0, 601, 5)),
+            beat(306, -300.0),
+            *after,
+            *(beat(s) for s in range(311, 400, 5)),
+        ],
+    )
     found = [s.outcome for s in probed.within("liveness", "massive", looks.window(0, 600))]
     assert found == ["ok"] * 61 + ["server_5xx"] * len(after)
-    assert [b.ts_us for b in probed.within("beat", "collector", looks.window(295, 600))][:3] == [looks.us(300), looks.us(305), looks.us(306)]
-    assert probed.missed_beats(looks.us(400)) == 0 and probed.coverage(looks.window(0, 400)) == pytest.approx(1.0, abs=0.01)
+    assert [b.ts_us for b in probed.within("beat", "collector", looks.window(295, 600))][:3] == [
+        looks.us(300),
+        looks.us(305),
+        looks.us(306),
+    ]
+    assert probed.missed_beats(looks.us(400)) == 0 and probed.coverage(looks.window(0, 400)) == pytest.approx(
+        1.0, abs=0.01
+    )
 
 
 @pytest.mark.parametrize("jumps", [True, False])
 def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool) -> None:
-    """A judge whose clock jumps keeps a beat that says so, and judges no instant between; one whose beats simply stop misses them."""
+    """
+    A judge whose clock jumps keeps a beat that says so, and judges no instant between; one whose beats simply stop
+    misses them.
+    """
     instant = [looks.at(0)]
 
     class Stop(threading.Event):
@@ -85,7 +134,19 @@ def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool)
             instant[0] += timedelta(seconds=600 if self.turns == 60 else 1)
             known = instant[0]
             if jumps or self.turns != 60:
-                samples.keep([Sample(round(known.timestamp() * 1e6), "beat", "collector", "ok", None, 50.0, detail='{"every_s": 1.0}')])
+                samples.keep(
+                    [
+                        Sample(
+                            round(known.timestamp() * 1e6),
+                            "beat",
+                            "collector",
+                            "ok",
+                            None,
+                            50.0,
+                            detail='{"every_s": 1.0}',
+                        )
+                    ]
+                )
             if self.turns > 80:
                 self.set()
             return self.is_set()
@@ -103,7 +164,10 @@ def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool)
 
 
 def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is judged twice: people are notified that no alert is judged until the clock is past again, once; then judging goes on."""
+    """
+    Nothing is judged twice: people are notified that no alert is judged until the clock is past again, once; then
+    judging goes on.
+    """
     instant, steady = [looks.at(600)], [1000.0]
     monkeypatch.setattr("opslib.store.time.monotonic", lambda: steady[0])
     store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
@@ -120,5 +184,7 @@ def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: p
             (alert,) = desk.message(made[0])["alerts"]
             assert (alert["rule"], alert["subject"], alert["severity"]) == ("clock_skew", "monitor", "critical"), alert
             assert alert["sentence"].startswith("This machine's clock was set back by 9 min 5"), alert
-    assert [n for n, found in enumerate(judged) if found] == list(range(len(judged) - sum(map(bool, judged)), len(judged))) and sum(map(bool, judged)) > 15
+    assert [n for n, found in enumerate(judged) if found] == list(
+        range(len(judged) - sum(map(bool, judged)), len(judged))
+    ) and sum(map(bool, judged)) > 15
     assert [desk.message(name)["kind"] for name in made] == ["firing", "over"] and judge.record.judged()[1] > upto_us  # type: ignore[index]

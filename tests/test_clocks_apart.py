@@ -1,4 +1,7 @@
-"""Clocks that disagree: whose is off is said, and no data is called old for it; each party, both directions, and all together."""
+"""
+Clocks that disagree: whose is off is said, and no data is called old for it; each party, both directions, and all
+together.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -28,15 +31,26 @@ def view(samples: Sequence[Sample], at: datetime, page_ahead_s: float | None = 0
     began_s = (BEGINS - looks.OPENS).total_seconds()
     page = looks.PageOf(began_s - 600, skew=page_ahead_s or 0.0)
     every = range(round(began_s), round((at - looks.OPENS).total_seconds()) + 1, 5)
-    tape = looks.tape([page.add(massive_requests=1, tradier_requests=1, validations=1).look(s) for s in every] if page_ahead_s is not None else [])
-    return View("desk", Window(at - timedelta(minutes=minutes), at), None, tape, RULES, probed=Probed("tradier", samples))
+    tape = looks.tape(
+        [page.add(massive_requests=1, tradier_requests=1, validations=1).look(s) for s in every]
+        if page_ahead_s is not None
+        else []
+    )
+    return View(
+        "desk", Window(at - timedelta(minutes=minutes), at), None, tape, RULES, probed=Probed("tradier", samples)
+    )
 
 
 OFF = [(), *((party,) for party in ALL), PROVIDERS, ("app", "page"), ALL]
 
 
 @pytest.mark.parametrize("ahead_s", [600.0, -600.0])
-@pytest.mark.parametrize(("off", "dated"), [(off, "by its own clock") for off in OFF] + [((party,), "by the true time") for party in PROVIDERS] + [(PROVIDERS, "by the true time")])
+@pytest.mark.parametrize(
+    ("off", "dated"),
+    [(off, "by its own clock") for off in OFF]
+    + [((party,), "by the true time") for party in PROVIDERS]
+    + [(PROVIDERS, "by the true time")],
+)
 def test_whose_clock_is_off(tmp_path: Path, off: tuple[str, ...], ahead_s: float, dated: str) -> None:
     """Each party whose clock is off is named, ours where all agree against it; and no data is old for it."""
     outside = Outside()
@@ -57,34 +71,56 @@ def test_whose_clock_is_off(tmp_path: Path, off: tuple[str, ...], ahead_s: float
 
 @pytest.mark.parametrize("ahead_s", [600.0, -600.0])
 def test_old_data_is_old_whatever_our_clock_says(tmp_path: Path, ahead_s: float) -> None:
-    """Where everybody agrees against us, data that stands still for longer than the limit is stale by the true time, with its true age."""
+    """
+    Where everybody agrees against us, data that stands still for longer than the limit is stale by the true time, with
+    its true age.
+    """
     outside = Outside()
-    outside.ahead_s, outside.data_ahead_s = dict.fromkeys(outside.ahead_s, ahead_s), dict.fromkeys(outside.data_ahead_s, ahead_s)
+    outside.ahead_s, outside.data_ahead_s = (
+        dict.fromkeys(outside.ahead_s, ahead_s),
+        dict.fromkeys(outside.data_ahead_s, ahead_s),
+    )
     outside.frozen = BEGINS - timedelta(seconds=310)
     samples = seen(tmp_path, outside, 40)
     data = [s for s in samples if s.probe == "data"]
-    assert {s.outcome for s in data} == {"stale"} and [s.value for s in data if s.subject == "tradier"] == pytest.approx([330.0, 350.0], abs=1.0)
+    assert {s.outcome for s in data} == {"stale"} and [
+        s.value for s in data if s.subject == "tradier"
+    ] == pytest.approx([330.0, 350.0], abs=1.0)
 
 
 def test_the_first_data_of_all_is_judged_by_the_right_clock(tmp_path: Path) -> None:
     """A collector that has just begun, and a doctor that asks once, ask for the clock before the data."""
     outside = Outside()
-    outside.ahead_s, outside.data_ahead_s = dict.fromkeys(outside.ahead_s, -600.0), dict.fromkeys(outside.data_ahead_s, -600.0)
-    assert {(s.subject, s.outcome) for s in seen(tmp_path, outside, 20) if s.probe == "data"} == {("massive", "ok"), ("tradier", "ok")}
+    outside.ahead_s, outside.data_ahead_s = (
+        dict.fromkeys(outside.ahead_s, -600.0),
+        dict.fromkeys(outside.data_ahead_s, -600.0),
+    )
+    assert {(s.subject, s.outcome) for s in seen(tmp_path, outside, 20) if s.probe == "data"} == {
+        ("massive", "ok"),
+        ("tradier", "ok"),
+    }
 
 
 @pytest.mark.parametrize(
     ("parties", "page_ahead_s", "off", "expected", "sure"),
     [
-        (("massive",), None, ("massive",), ["massive"], False),  # One against one: it is named, and that it is not sure is said.
+        # One against one: it is named, and that it is not sure is said.
+        (("massive",), None, ("massive",), ["massive"], False),
         (("massive",), 600.0, ("massive",), ["monitor"], True),
         (("massive", "app"), None, ("massive", "app"), ["monitor"], True),
         (("massive", "app"), None, ("app",), ["app"], True),
         (("app",), None, ("app",), ["app"], False),
         ((), 600.0, (), ["page"], False),
     ],
-)  # fmt: skip
-def test_few_clocks(tmp_path: Path, parties: tuple[str, ...], page_ahead_s: float | None, off: tuple[str, ...], expected: list[str], sure: bool) -> None:
+)
+def test_few_clocks(
+    tmp_path: Path,
+    parties: tuple[str, ...],
+    page_ahead_s: float | None,
+    off: tuple[str, ...],
+    expected: list[str],
+    sure: bool,
+) -> None:
     """With one other clock nobody can say whose is off: it is named, with the doubt; with two that agree it is ours."""
     outside = Outside()
     for party in off:
@@ -117,9 +153,22 @@ def test_the_quotes_of_a_chain_are_dated_by_the_right_clock(tmp_path: Path, ours
     assert told["core"] > 150 and told["faults"].get("stale", 0) == 0 and told["flagged"] == 0
 
 
-@pytest.mark.parametrize(("headers", "skew_s"), [({"Date": "Tue, 10 Mar 2026 15:10:00 GMT"}, 600.5), ({"Date": "Tue, 10 Mar 2026 15:10:00 GMT", "Age": "30"}, None), ({"Date": "soon"}, None), ({}, None)])
-def test_a_clock_is_read_from_the_date_of_an_answer(tmp_path: Path, headers: dict[str, str], skew_s: float | None) -> None:
-    """An answer that states no time of its own, an error too, has a Date: a whole second, so half of one is added; a cache's says nothing."""
+@pytest.mark.parametrize(
+    ("headers", "skew_s"),
+    [
+        ({"Date": "Tue, 10 Mar 2026 15:10:00 GMT"}, 600.5),
+        ({"Date": "Tue, 10 Mar 2026 15:10:00 GMT", "Age": "30"}, None),
+        ({"Date": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_a_clock_is_read_from_the_date_of_an_answer(
+    tmp_path: Path, headers: dict[str, str], skew_s: float | None
+) -> None:
+    """
+    An answer that states no time of its own, an error too, has a Date: a whole second, so half of one is added; a
+    cache's says nothing.
+    """
     outside = Outside()
     outside.refuses = lambda request: Answer(503, b"no", "text/plain", headers)
     outside.at = BEGINS - timedelta(seconds=20)

@@ -1,4 +1,7 @@
-"""A market that closes though the calendar has a session: nothing is stale, silent or down then, nor at the first instant after it reopens."""
+"""
+A market that closes though the calendar has a session: nothing is stale, silent or down then, nor at the first instant
+after it reopens.
+"""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -17,7 +20,8 @@ from opslib.probed import Probed
 from opslib.samples import Sample
 from opslib.tape import Tape
 
-CLOSES_S, REOPENS_S, QUOTED_S, ENDS_S = 120, 720, 740, 1200  # Seconds after `BEGINS`; the first quotes come a little after the reopening.
+# Seconds after `BEGINS`; the first quotes come a little after the reopening.
+CLOSES_S, REOPENS_S, QUOTED_S, ENDS_S = 120, 720, 740, 1200
 
 
 def at(seconds: float) -> datetime:
@@ -39,7 +43,18 @@ def day(home: Path, parties: tuple[str, ...]) -> list[Sample]:
             for _ in range(round(ENDS_S / 30)):
                 found += await passing(rounds, outside, 30, 30, each)
                 silent_s = (outside.at - outside.frozen).total_seconds() if outside.frozen else 1.0
-                found.append(rounds._unless_closed(Sample(clock.micros(outside.at), "socket", "app", "silent" if silent_s > RULES.probes.silent_after_s else "ok", 0.02, silent_s)))
+                found.append(
+                    rounds._unless_closed(
+                        Sample(
+                            clock.micros(outside.at),
+                            "socket",
+                            "app",
+                            "silent" if silent_s > RULES.probes.silent_after_s else "ok",
+                            0.02,
+                            silent_s,
+                        )
+                    )
+                )
             return found
 
     return asyncio.run(go())
@@ -58,12 +73,22 @@ def tape_of(posts_while_closed: bool) -> Tape:
 
 def view(samples: list[Sample], tape: Tape, seconds: float) -> View:
     end = at(seconds)
-    return View("desk", Window(end - timedelta(minutes=5), end), None, tape, RULES, probed=Probed("tradier", [s for s in samples if s.ts_us <= clock.micros(end)]))
+    return View(
+        "desk",
+        Window(end - timedelta(minutes=5), end),
+        None,
+        tape,
+        RULES,
+        probed=Probed("tradier", [s for s in samples if s.ts_us <= clock.micros(end)]),
+    )
 
 
 @pytest.mark.parametrize("parties", [("massive", "tradier", "app"), ("massive", "app")], ids=["both", "massive alone"])
 def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...]) -> None:
-    """No probe ends as old or silent, no alert rises, at no instant; while it is closed the diagnosis says so, before and after that all is well; asked later it says the same."""
+    """
+    No probe ends as old or silent, no alert rises, at no instant; while it is closed the diagnosis says so, before and
+    after that all is well; asked later it says the same.
+    """
     samples = day(tmp_path, parties)
     assert [s for s in samples if not OUTCOMES[s.outcome].usable] == []
     whole = Probed("tradier", samples)
@@ -71,9 +96,18 @@ def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...
         tape = tape_of(posts_while_closed)
         became = watch.on(tape, RULES, clock.micros(BEGINS), clock.micros(at(ENDS_S)), whole)
         assert [(t.rule, t.subject, t.source, t.kind, t.severity) for t in became if t.kind in ("fired", "rose")] == []
-        for seconds, cause in ((115, "none"), (155, "market_closed"), (500, "market_closed"), (715, "market_closed"), (755, "none"), (900, "none"), (1190, "none")):
+        for seconds, cause in (
+            (115, "none"),
+            (155, "market_closed"),
+            (500, "market_closed"),
+            (715, "market_closed"),
+            (755, "none"),
+            (900, "none"),
+            (1190, "none"),
+        ):
             shown = view(samples, tape, seconds)
-            expected = (cause,) if cause != "none" or len(parties) > 2 else (cause, "undetermined")  # Of one provider less is known.
+            # Of one provider less is known.
+            expected = (cause,) if cause != "none" or len(parties) > 2 else (cause, "undetermined")
             assert diagnose(shown).cause in expected, (seconds, diagnose(shown))
             assert not [f for f in shown.findings if f.severity], seconds
             later = View("desk", shown.window, None, tape, RULES, probed=whole)
@@ -81,7 +115,14 @@ def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...
 
 
 def word(seconds: float, subject: str, market: str, outcome: str = "ok", skew_s: float = 0.0) -> Sample:
-    return Sample(clock.micros(at(seconds)), "liveness", subject, outcome, 0.1, detail=f'{{"market": "{market}", "skew_s": {skew_s}}}' if outcome == "ok" else "{}")
+    return Sample(
+        clock.micros(at(seconds)),
+        "liveness",
+        subject,
+        outcome,
+        0.1,
+        detail=f'{{"market": "{market}", "skew_s": {skew_s}}}' if outcome == "ok" else "{}",
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,14 +134,18 @@ def word(seconds: float, subject: str, market: str, outcome: str = "ok", skew_s:
         ([word(0, "massive", "closed")], False),  # One voice, once: a single answer decides nothing.
         ([word(-5, "massive", "closed"), word(0, "massive", "closed")], True),
         ([word(-5, "massive", "open"), word(0, "massive", "closed")], False),
-        ([word(-5, "massive", "closed"), word(0, "massive", "closed"), word(0, "tradier", "", "timeout")], True),  # One that does not answer has no say.
+        # One that does not answer has no say.
+        ([word(-5, "massive", "closed"), word(0, "massive", "closed"), word(0, "tradier", "", "timeout")], True),
         ([word(0, "massive", "", "timeout"), word(0, "tradier", "", "timeout")], False),
-        ([word(-5, "massive", "closed", skew_s=-7200.0), word(0, "massive", "closed", skew_s=-7200.0)], False),  # At its own clock it is 09:00.
+        # At its own clock it is 09:00.
+        ([word(-5, "massive", "closed", skew_s=-7200.0), word(0, "massive", "closed", skew_s=-7200.0)], False),
         ([word(0, "massive", "closed", skew_s=-7200.0), word(0, "tradier", "open")], False),
-        ([word(0, "massive", "closed", skew_s=-7200.0), word(0, "tradier", "closed")], False),  # One by its own clock, one by the word: they do not agree.
-        ([word(0, "massive", "closed", skew_s=-7200.0), word(0, "tradier", "premarket", skew_s=-7200.0)], True),  # Both: it is our clock that is off.
+        # One by its own clock, one by the word: they do not agree.
+        ([word(0, "massive", "closed", skew_s=-7200.0), word(0, "tradier", "closed")], False),
+        # Both: it is our clock that is off.
+        ([word(0, "massive", "closed", skew_s=-7200.0), word(0, "tradier", "premarket", skew_s=-7200.0)], True),
     ],
-)  # fmt: skip
+)
 def test_who_decides_that_the_market_is_closed(samples: list[Sample], shut: bool) -> None:
     """All who answer must say so; one alone must say so twice, and not because its own clock is off."""
     probed = Probed("tradier", samples)
@@ -109,18 +154,49 @@ def test_who_decides_that_the_market_is_closed(samples: list[Sample], shut: bool
 
 
 def test_since_when_it_is_open() -> None:
-    """From the open of the calendar; after a halt from the last word that it was closed; a provider that is wrong all day changes nothing."""
+    """
+    From the open of the calendar; after a halt from the last word that it was closed; a provider that is wrong all day
+    changes nothing.
+    """
     opens = clock.open_since(BEGINS)
-    both = [word(s, subject, "closed" if 0 <= s < 100 else "open") for s in range(-100, 300, 5) for subject in ("massive", "tradier")]
-    halted, wrong = Probed("tradier", both), Probed("tradier", [word(s, subject, market) for s in range(-100, 300, 5) for subject, market in (("massive", "closed"), ("tradier", "open"))])
-    assert [halted.open_since(clock.micros(at(s))) for s in (-3, 50, 97, 101, 250)] == [opens, None, None, at(95), at(95)]
-    assert wrong.open_since(clock.micros(at(200))) == opens and Probed("tradier").open_since(clock.micros(at(0))) == opens
+    both = [
+        word(s, subject, "closed" if 0 <= s < 100 else "open")
+        for s in range(-100, 300, 5)
+        for subject in ("massive", "tradier")
+    ]
+    halted, wrong = (
+        Probed("tradier", both),
+        Probed(
+            "tradier",
+            [
+                word(s, subject, market)
+                for s in range(-100, 300, 5)
+                for subject, market in (("massive", "closed"), ("tradier", "open"))
+            ],
+        ),
+    )
+    assert [halted.open_since(clock.micros(at(s))) for s in (-3, 50, 97, 101, 250)] == [
+        opens,
+        None,
+        None,
+        at(95),
+        at(95),
+    ]
+    assert (
+        wrong.open_since(clock.micros(at(200))) == opens and Probed("tradier").open_since(clock.micros(at(0))) == opens
+    )
 
 
 def test_a_socket_is_down_since_the_market_reopened() -> None:
     """A socket that was lost in a halt is down from the reopening on; a silent one too, whatever it last heard."""
-    said = [word(s, subject, "closed" if s < 100 else "open") for s in range(0, 300, 5) for subject in ("massive", "tradier")]
+    said = [
+        word(s, subject, "closed" if s < 100 else "open")
+        for s in range(0, 300, 5)
+        for subject in ("massive", "tradier")
+    ]
     for outcome in ("closed", "silent"):
         down = [Sample(clock.micros(at(s)), "socket", "app", outcome, None, float(s)) for s in range(50, 300, 5)]
-        found = measures.measure(Probed("tradier", [*said, *down]), looks.tape([]), RULES["websocket_down"], "app", Window(at(0), at(135)))
+        found = measures.measure(
+            Probed("tradier", [*said, *down]), looks.tape([]), RULES["websocket_down"], "app", Window(at(0), at(135))
+        )
         assert found.value == pytest.approx(40.0)

@@ -1,4 +1,6 @@
-"""Conditions of our own probes, each worked out by hand: our network, restarts, a slow app, clocks, units, whole chains."""
+"""
+Conditions of our own probes, each worked out by hand: our network, restarts, a slow app, clocks, units, whole chains.
+"""
 
 from typing import Any
 
@@ -15,12 +17,16 @@ from opslib.verdicts import judge
 def value(samples: list[Sample], rule: str, subject: str = "app", end: float = 600) -> float | None:
     """The figure of a rule at so many seconds."""
     found = RULES[rule]
-    return conditions.measure(Probed("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end)).value
+    return conditions.measure(
+        Probed("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end)
+    ).value
 
 
 def severity(samples: list[Sample], rule: str, subject: str = "app", end: float = 600) -> str | None:
     found = RULES[rule]
-    figure = conditions.measure(Probed("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end))
+    figure = conditions.measure(
+        Probed("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end)
+    )
     return judge(found, subject, found.sources[0], figure).severity
 
 
@@ -29,22 +35,37 @@ def line(subject: str, outcome: str, *seconds: float, probe: str = "liveness", *
 
 
 def test_our_network_is_gone_since_the_later_of_the_two() -> None:
-    """Massive cannot be connected to from 540, Tradier from 560: at 600 our network is gone for 40 s; where one answers, or answers with an error, or is not probed, it is not, or not known."""
+    """
+    Massive cannot be connected to from 540, Tradier from 560: at 600 our network is gone for 40 s; where one answers,
+    or answers with an error, or is not probed, it is not, or not known.
+    """
     massive = line("massive", "ok", 500, 520) + line("massive", "unreachable", 540, 560, 580, 600)
     tradier = line("tradier", "ok", 500, 520, 540) + line("tradier", "dns", 560, 580, 600)
     assert value(massive + tradier, "our_network") == 40
     assert value(massive + line("tradier", "ok", 600), "our_network") == 0
     assert value(massive + line("tradier", "server_5xx", 580, 600), "our_network") == 0
-    assert value(massive, "our_network") is None and not conditions.seen(Probed("tradier", massive), RULES["our_network"])
+    assert value(massive, "our_network") is None and not conditions.seen(
+        Probed("tradier", massive), RULES["our_network"]
+    )
     # An outage of the provider itself is none of our network: it counts from where the connection failed.
-    assert value(line("massive", "server_5xx", *range(0, 540, 20)) + line("massive", "refused", 580, 600) + tradier, "our_network") == 20
+    assert (
+        value(
+            line("massive", "server_5xx", *range(0, 540, 20)) + line("massive", "refused", 580, 600) + tradier,
+            "our_network",
+        )
+        == 20
+    )
 
 
 def test_restarts_are_counted() -> None:
     """By the birth of its process: of two restarts in ten minutes one is of the last five; a crash loop is notified."""
     births = [(10, 1), (200, 1), (215, 200), (400, 200), (415, 400)]
     process = [at(s, "process", "app", value=100.0, born=born) for s, born in births]
-    assert value(process, "app_restarts") == 1 and value(process, "app_restarts", end=500) == 2 and value(process, "app_restarts", end=800) == 0
+    assert (
+        value(process, "app_restarts") == 1
+        and value(process, "app_restarts", end=500) == 2
+        and value(process, "app_restarts", end=800) == 0
+    )
     assert severity(process, "app_restarts") == "warning"
     loop = [at(s, "process", "app", value=100.0, born=s) for s in range(0, 601, 60)]
     assert severity(loop, "app_restarts") == "critical" and value([], "app_restarts") is None
@@ -55,8 +76,13 @@ def test_restarts_are_counted() -> None:
 
 @pytest.mark.parametrize(("slow", "expected"), [(0, None), (2, None), (6, "critical"), (60, "critical")])
 def test_a_slow_app_is_critical_above_two_seconds(slow: int, expected: str | None) -> None:
-    """p95 of sixty answers in five minutes, some of which take 2.6 s: three of them are chance, six are the guide's critical."""
-    samples = [at(300 + 5 * i, "health", "app", took=2.6 if i >= 60 - slow else 0.02) for i in range(1, 61)] + beats(*range(300, 601, 5))
+    """
+    p95 of sixty answers in five minutes, some of which take 2.6 s: three of them are chance, six are the guide's
+    critical.
+    """
+    samples = [at(300 + 5 * i, "health", "app", took=2.6 if i >= 60 - slow else 0.02) for i in range(1, 61)] + beats(
+        *range(300, 601, 5)
+    )
     assert severity(samples, "app_response_time") == expected
 
 
@@ -69,7 +95,8 @@ def test_a_slow_app_is_critical_above_two_seconds(slow: int, expected: str | Non
         ({"massive": 0, "tradier": 0, "app": 600}, {"app": 600}),
         ({"massive": -600, "tradier": -600, "app": -600}, {"monitor": 600}),  # Ours is ten minutes fast,
         ({"massive": 600, "tradier": 601, "app": 600}, {"monitor": 600}),  # or slow;
-        ({"massive": -600, "tradier": -600, "app": 0}, {"monitor": 600, "app": 600}),  # and the app, on our machine, with it.
+        # and the app, on our machine, with it.
+        ({"massive": -600, "tradier": -600, "app": 0}, {"monitor": 600, "app": 600}),
         ({"massive": 90}, {"massive": 90}),
         ({"massive": 90, "app": 90}, {"monitor": 90}),
         ({}, {}),
@@ -78,7 +105,11 @@ def test_a_slow_app_is_critical_above_two_seconds(slow: int, expected: str | Non
 def test_whose_clock_is_off(skew: dict[str, float], expected: dict[str, float]) -> None:
     """Each party alone, and ours as both providers say; the others are measured against the providers' time then."""
     samples = [at(600, "health" if name == "app" else "liveness", name, skew_s=s) for name, s in skew.items()]
-    off = {name: found for name in RULES["clock_skew"].subjects if (found := value(samples, "clock_skew", name)) is not None and severity(samples, "clock_skew", name)}
+    off = {
+        name: found
+        for name in RULES["clock_skew"].subjects
+        if (found := value(samples, "clock_skew", name)) is not None and severity(samples, "clock_skew", name)
+    }
     assert off == expected
 
 
@@ -100,7 +131,10 @@ def chain(seconds: float, outcome: str = "ok", symbol: str = "SPY", **more: Any)
     ],
 )
 def test_units_of_greeks(last: dict[str, Any], expected: str | None) -> None:
-    """The chain of now beside the first of the hour: other units of all, of some contracts, or medians that moved while IV did not."""
+    """
+    The chain of now beside the first of the hour: other units of all, of some contracts, or medians that moved while IV
+    did not.
+    """
     assert severity([chain(100), chain(500, **last)], "greeks_units") == expected
 
 

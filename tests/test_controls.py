@@ -49,17 +49,28 @@ def test_a_look(opened: Book) -> None:
     found = pad(opened, "massive_answers")
     assert "not done" in found._told.value
     press(found, "Look again")
-    assert "not as expected" in found._told.value and "HTTP 502" in found._told.value and "massive_answers <small>not as expected" in strip._told.value
+    assert (
+        "not as expected" in found._told.value
+        and "HTTP 502" in found._told.value
+        and "massive_answers <small>not as expected" in strip._told.value
+    )
 
 
 def test_a_change(opened: Book, home: Path) -> None:  # noqa: F811
-    """Refused without a name, refused unread, done once with both; after that there is no button, and no secret of what its hook printed."""
+    """
+    Refused without a name, refused unread, done once with both; after that there is no button, and no secret of what
+    its hook printed.
+    """
     strip = Strip(opened)
     opened.pads.append(strip)
     found = pad(opened, "tradier_only")
     assert "it will do" in found._told.value
     press(found, "Do it")
-    assert "Refused." in found._said.value and "changes the world" in found._said.value and "Traceback" not in found._said.value
+    assert (
+        "Refused." in found._said.value
+        and "changes the world" in found._said.value
+        and "Traceback" not in found._said.value
+    )
     found._who.value = "Ann"
     press(found, "Do it")
     assert "was not confirmed" in found._said.value and counted(home) == []
@@ -67,7 +78,12 @@ def test_a_change(opened: Book, home: Path) -> None:  # noqa: F811
     button = next(c for c in found._row.children if getattr(c, "description", "") == "Do it")
     button.click()
     button.click()
-    assert counted(home) == ["tradier_only"] and found._row.children == () and TOKEN not in found._told.value and "done" in found._told.value
+    assert (
+        counted(home) == ["tradier_only"]
+        and found._row.children == ()
+        and TOKEN not in found._told.value
+        and "done" in found._told.value
+    )
     assert "tradier_only <small>done" in strip._told.value and opened.incident.status == "mitigated"
 
 
@@ -85,7 +101,9 @@ def test_a_judgement_and_a_note(opened: Book) -> None:
     assert "Refused." in strip._said.value
     strip._who.value = "Bob"
     strip._add()
-    assert strip._note.value == "" and [e.body["words"] for e in opened.incident.of_kind("note")] == ["the vendor called"]
+    assert strip._note.value == "" and [e.body["words"] for e in opened.incident.of_kind("note")] == [
+        "the vendor called"
+    ]
 
 
 def test_two_people(opened: Book, home: Path) -> None:  # noqa: F811

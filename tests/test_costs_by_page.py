@@ -10,7 +10,12 @@ from opslib import attribution
 
 
 def means(commission: float, slippage: float, gross: float, trades: int = 10) -> dict[str, Any]:
-    return {"trades": trades, "commission_usd": commission * trades, "slippage_usd": slippage * trades, "gross_pct": gross}
+    return {
+        "trades": trades,
+        "commission_usd": commission * trades,
+        "slippage_usd": slippage * trades,
+        "gross_pct": gross,
+    }
 
 
 @pytest.mark.parametrize(
@@ -18,7 +23,8 @@ def means(commission: float, slippage: float, gross: float, trades: int = 10) ->
     [
         (means(3.0, 5.0, 4.0), [("costs_commission", 0.9)]),
         (means(1.0, 20.0, 4.0), [("costs_spread", 0.9)]),
-        (means(11.0, 35.0, 4.0), [("costs_spread", 0.675), ("costs_commission", 0.225)]),  # A trade pays 30 dollars more of slippage, 10 more of commission.
+        # A trade pays 30 dollars more of slippage, 10 more of commission.
+        (means(11.0, 35.0, 4.0), [("costs_spread", 0.675), ("costs_commission", 0.225)]),
         (means(21.0, 15.0, 4.0), [("costs_commission", 0.6), ("costs_spread", 0.3)]),
         (means(1.0, 2.0, 4.0), [("costs_size", 0.8)]),
         (means(1.0, 5.0, 3.0), [("costs_fill_quality", 0.7)]),
@@ -26,7 +32,9 @@ def means(commission: float, slippage: float, gross: float, trades: int = 10) ->
         (means(1.0, 5.0, 4.0, 0), [("undetermined", 0.0)]),
     ],
 )
-def test_each_cost_that_has_changed_is_named(monkeypatch: pytest.MonkeyPatch, now: dict[str, Any], expected: list[tuple[str, float]]) -> None:
+def test_each_cost_that_has_changed_is_named(
+    monkeypatch: pytest.MonkeyPatch, now: dict[str, Any], expected: list[tuple[str, float]]
+) -> None:
     """Before, a trade paid 1 dollar of commission and 5 of slippage, and made 4 %."""
     monkeypatch.setattr(attribution, "_newest", lambda *_: (now, means(1.0, 5.0, 4.0)))
     found = attribution.by_page(tape([]), AT, RULES["backtest_variance"], RULES.probes.changed_by)

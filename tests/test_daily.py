@@ -30,7 +30,9 @@ def given(home: Path, posts: list[Post] | tuple[Post, ...], app: str = "desk") -
 def published(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """`ops report daily` as a process of its own."""
     command = [sys.executable, "-m", "opslib.cli", "report", "daily", *arguments]
-    return subprocess.run(command, env={**os.environ, "OPS_HOME": str(home), **environment}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, env={**os.environ, "OPS_HOME": str(home), **environment}, capture_output=True, text=True, timeout=120
+    )
 
 
 def files(home: Path, stem: str, app: str = "desk") -> dict[str, bytes]:
@@ -42,7 +44,10 @@ def test_every_figure_is_the_scripts_own(home: Path) -> None:
     """Every field of the guide's template has the figure that the script of events has."""
     found = given(home, days.posts()).daily_report(DAY).figures
     true = truth.truth(days.scripted())["session"]["visible"]
-    percent = lambda part, whole: pytest.approx(100 * part / whole, abs=0.005)  # noqa: E731
+
+    def percent(part, whole):
+        return pytest.approx(100 * part / whole, abs=0.005)
+
     assert found["availability"] == {
         "massive_uptime_pct": percent(true["massive"]["ok"], true["massive"]["requests"]),
         "tradier_uptime_pct": percent(true["tradier"]["ok"], true["tradier"]["requests"]),
@@ -75,9 +80,23 @@ def test_every_figure_equals_the_dashboards(home: Path) -> None:
 def test_the_markdown_is_the_guides_template(home: Path) -> None:
     """Every heading and field of the guide's template stands in the Markdown, in its order."""
     content = given(home, days.posts()).daily_report(DAY).markdown()
-    wanted = [f"## Daily Monitoring Report - {DAY}", "### Availability", "- Massive Uptime: ", "- Tradier Uptime: ", "- System Errors: "]
+    wanted = [
+        f"## Daily Monitoring Report - {DAY}",
+        "### Availability",
+        "- Massive Uptime: ",
+        "- Tradier Uptime: ",
+        "- System Errors: ",
+    ]
     wanted += ["### Data Quality", "- Greeks Valid Rate: ", "- IV Anomalies: ", "- Gamma=0 Errors: "]
-    wanted += ["### Trading Performance", "- Total Trades: ", "- Gross P&L: ", "- Net P&L: ", "- Backtest Variance: ", "### Issues Encountered", "### Action Items"]
+    wanted += [
+        "### Trading Performance",
+        "- Total Trades: ",
+        "- Gross P&L: ",
+        "- Net P&L: ",
+        "- Backtest Variance: ",
+        "### Issues Encountered",
+        "### Action Items",
+    ]
     places = [content.index(w) for w in wanted]
     assert places == sorted(places)
 
@@ -88,7 +107,11 @@ def test_the_troubles_are_among_the_issues(home: Path) -> None:
     rules = {"massive": "availability", "gamma": "gamma_zero", "socket": "websocket_down"}
     for name, rule in rules.items():
         trouble = next(t for t in days.scripted().troubles if name in t.name)
-        began = [clock.parse(i["began"]) for i in daily.issues if i["rule"] == rule and i["severity"] in ("critical", "escalate")]
+        began = [
+            clock.parse(i["began"])
+            for i in daily.issues
+            if i["rule"] == rule and i["severity"] in ("critical", "escalate")
+        ]
         assert any(abs((b - trouble.begins).total_seconds()) <= 90 for b in began), (name, trouble.begins, began)
     assert daily.verdict == "critical"
     assert any("massive_down" in item for item in daily.action_items)
@@ -145,46 +168,84 @@ def test_half_days_and_dst(home: Path, day: str, words: str) -> None:
     daily = given(home, days.posts(which, 3)).daily_report(day)
     true = truth.truth(days.scripted(which, 3))["session"]["visible"]
     assert daily.words == words
-    assert (daily.values["coverage"], daily.figures["availability"]["system_errors"], daily.figures["trading"]["total_trades"]) == (1.0, true["errors"], true["pnl"]["trades"])
+    assert (
+        daily.values["coverage"],
+        daily.figures["availability"]["system_errors"],
+        daily.figures["trading"]["total_trades"],
+    ) == (1.0, true["errors"], true["pnl"]["trades"])
 
 
 def test_the_night_before_reaches_over_the_weekend(home: Path) -> None:
     """On a Monday the night before begins at Friday's close, also when DST changed between."""
     night = given(home, days.posts()).daily_report("2026-03-09").night
-    assert night and (night.window.start, night.window.end) == (clock.parse("2026-03-06T16:00"), clock.parse("2026-03-09T09:30"))
+    assert night and (night.window.start, night.window.end) == (
+        clock.parse("2026-03-06T16:00"),
+        clock.parse("2026-03-09T09:30"),
+    )
 
 
 def test_what_changed_against_yesterday(home: Path) -> None:
-    """Each figure stands beside that of the previous trading day, the same weekday and the days before, with how many those are."""
+    """
+    Each figure stands beside that of the previous trading day, the same weekday and the days before, with how many
+    those are.
+    """
     yesterday = clock.previous_session(days.DAY).day
     found = given(home, days.posts(yesterday, 1, True))
     SnapshotStore(found.store).write("desk", days.posts(), known_at_ts=True)
     daily = found.daily_report(DAY)
-    a, b = (truth.truth(s)["session"]["visible"]["errors"] for s in (days.scripted(yesterday, 1, True), days.scripted()))
+    a, b = (
+        truth.truth(s)["session"]["visible"]["errors"] for s in (days.scripted(yesterday, 1, True), days.scripted())
+    )
     told = daily.changes["system_errors"]
-    assert (told["previous"], told["value"], told["weekday"], told["n"], told["usual_middle"], told["outside"]) == (a, b, None, 1, a, None)
-    assert f"{b - a:+d}" in next(line for line in daily.changes_told.plain.splitlines() if line.startswith("System Errors"))
+    assert (told["previous"], told["value"], told["weekday"], told["n"], told["usual_middle"], told["outside"]) == (
+        a,
+        b,
+        None,
+        1,
+        a,
+        None,
+    )
+    assert f"{b - a:+d}" in next(
+        line for line in daily.changes_told.plain.splitlines() if line.startswith("System Errors")
+    )
 
 
 def test_usual_by_the_days_before(tmp_path: Path) -> None:
-    """With twelve trading days before it, a day says of each figure whether it is usual, with the band and n, and what it was on the same weekday."""
+    """
+    With twelve trading days before it, a day says of each figure whether it is usual, with the band and n, and what it
+    was on the same weekday.
+    """
     from test_checkups import monthly
 
     desk, _ = monthly(tmp_path, 13, lambda i: 2 * i)
     told = desk.daily_report("2026-03-10").changes
-    assert told["system_errors"]["n"] == 12 and told["system_errors"]["outside"] is True and told["massive_uptime_pct"]["outside"] is False
+    assert (
+        told["system_errors"]["n"] == 12
+        and told["system_errors"]["outside"] is True
+        and told["massive_uptime_pct"]["outside"] is False
+    )
     assert told["system_errors"]["weekday"] == desk.daily_report("2026-03-03").figures["availability"]["system_errors"]
     assert "not usual" in desk.daily_report("2026-03-10").changes_told.plain
 
 
 def test_the_same_facts_give_the_same_bytes(home: Path, tmp_path: Path) -> None:
-    """Made twice, from rows in another order, in another folder, zone, locale and hash seed, a report is the same bytes."""
+    """
+    Made twice, from rows in another order, in another folder, zone, locale and hash seed, a report is the same bytes.
+    """
     lines = [days.line(p) for p in days.posts()]
     made = []
-    for folder, environment in ((tmp_path / "a b", {"TZ": "UTC", "PYTHONHASHSEED": "1", "LC_ALL": "C.UTF-8"}), (tmp_path / "c", {"TZ": "Asia/Kolkata", "PYTHONHASHSEED": "77", "LC_ALL": "C", "COLUMNS": "40"})):
+    for folder, environment in (
+        (tmp_path / "a b", {"TZ": "UTC", "PYTHONHASHSEED": "1", "LC_ALL": "C.UTF-8"}),
+        (tmp_path / "c", {"TZ": "Asia/Kolkata", "PYTHONHASHSEED": "77", "LC_ALL": "C", "COLUMNS": "40"}),
+    ):
         folder.mkdir()
         (folder / "day.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
-        subprocess.run([sys.executable, "-m", "opslib.cli", "import", str(folder / "day.jsonl.gz")], env={**os.environ, "OPS_HOME": str(folder), **environment}, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "opslib.cli", "import", str(folder / "day.jsonl.gz")],
+            env={**os.environ, "OPS_HOME": str(folder), **environment},
+            check=True,
+            capture_output=True,
+        )
         ended = published(folder, "--day", DAY, **environment)
         assert ended.returncode == 0, ended.stderr
         made.append(files(folder, f"{DAY}_daily"))
@@ -198,7 +259,9 @@ def test_the_same_facts_give_the_same_bytes(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_late_import_is_a_restatement(home: Path) -> None:
-    """A report made again is the same; after a late import it takes the name, says what changed, and the older is kept."""
+    """
+    A report made again is the same; after a late import it takes the name, says what changed, and the older is kept.
+    """
     late = [p for p in days.posts() if clock.micros(days.at("13:15")) < p.ts_us <= clock.micros(days.at("14:10"))]
     keys = {id(p) for p in late}
     found = given(home, [p for p in days.posts() if id(p) not in keys])
@@ -211,14 +274,18 @@ def test_a_late_import_is_a_restatement(home: Path) -> None:
     second = files(home, f"{DAY}_daily")
     assert {k: second[f".r1{k}"] for k in first} == first
     told = json.loads(second[".json"])["restated"]
-    assert told[0].startswith("This report restates an earlier one: it rests on") and any("was" in line for line in told[1:])
+    assert told[0].startswith("This report restates an earlier one: it rests on") and any(
+        "was" in line for line in told[1:]
+    )
     assert "restates an earlier one" in second[".md"].decode()
     assert published(home, "--day", DAY).returncode == 0
     assert files(home, f"{DAY}_daily") == second, "and a restatement made again is the same restatement"
 
 
 def test_exit_codes_of_reports(home: Path) -> None:
-    """A red day is not a failed report; too few looks are 3; before the close only a partial one, under another name."""
+    """
+    A red day is not a failed report; too few looks are 3; before the close only a partial one, under another name.
+    """
     cut = clock.micros(days.at("12:45"))
     given(home, [p for p in days.posts() if p.ts_us <= cut])
     ended = published(home, "--day", DAY, "-o", "json")
@@ -228,7 +295,14 @@ def test_exit_codes_of_reports(home: Path) -> None:
     partial = published(home, "--day", DAY, "--as-of", f"{DAY}T12:45", "--partial", "-o", "json")
     assert partial.returncode == 0 and json.loads(partial.stdout)["partial"] is True
     assert set(files(home, f"{DAY}_daily_partial")) == {".ipynb", ".html", ".md", ".json"}
-    runs = json.loads(subprocess.run([sys.executable, "-m", "opslib.cli", "runs", "-o", "json"], env={**os.environ, "OPS_HOME": str(home)}, capture_output=True, text=True).stdout)
+    runs = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "opslib.cli", "runs", "-o", "json"],
+            env={**os.environ, "OPS_HOME": str(home)},
+            capture_output=True,
+            text=True,
+        ).stdout
+    )
     assert [r["state"] for r in runs] == ["incomplete", "ok"]
 
 
@@ -251,5 +325,7 @@ def test_a_damaged_earlier_report_is_not_passed_over(home: Path) -> None:
 def test_known_at_shows_what_was_known_then(home: Path) -> None:
     """A report as known before the import knows nothing of the day."""
     found = desk.open("desk")
-    SnapshotStore(found.store).write("desk", [Post(p.ts_us, snapshot.read(json.loads(p.snapshot.body))) for p in days.posts()[:50]])
+    SnapshotStore(found.store).write(
+        "desk", [Post(p.ts_us, snapshot.read(json.loads(p.snapshot.body))) for p in days.posts()[:50]]
+    )
     assert found.daily_report(DAY, known_at=days.at("16:00")).figures["availability"]["system_errors"] is None

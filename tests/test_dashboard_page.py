@@ -1,4 +1,7 @@
-"""The dashboard's part in the browser by itself, told what a kernel would tell it: what it does with a message that was missed, a kernel that falls silent, text from outside, days of updates."""
+"""
+The dashboard's part in the browser by itself, told what a kernel would tell it: what it does with a message that was
+missed, a kernel that falls silent, text from outside, days of updates.
+"""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +26,8 @@ MODEL = """async ([code, style, whole]) => {
     const module = await import(URL.createObjectURL(new Blob([code], { type: 'text/javascript' })));
     const listening = new Set();
     window.asked = [];
-    const model = { get: (name) => ({ whole, every_s: 5 })[name], send: (said) => window.asked.push(said), on: (_, what) => listening.add(what), off: (_, what) => listening.delete(what) };
+    const model = { get: (name) => ({ whole, every_s: 5 })[name], send: (said) => window.asked.push(said), on: (_, \
+what) => listening.add(what), off: (_, what) => listening.delete(what) };
     window.tell = (message) => listening.forEach((what) => what(message));
     window.end = module.default.render({ model, el: document.body.appendChild(document.createElement('div')) });
     window.listening = listening;
@@ -44,8 +48,18 @@ def page(feed: Feed) -> Iterator[Any]:
     with browsing(1200, 900) as (shown, problems):
         shown.set_content("<body></body>")
         shown.clock.install()
-        shown.evaluate(MODEL, [(HERE / "dashboard.js").read_text(), (HERE / "dashboard.css").read_text(), json.loads(json.dumps(screen.whole(view, feed.screen(view))))])
-        shown.evaluate("(message) => window.tell(message)", {"whole": screen.whole(view, feed.screen(view)), "range": [OPENS.timestamp(), AT.timestamp()], "n": 7})
+        shown.evaluate(
+            MODEL,
+            [
+                (HERE / "dashboard.js").read_text(),
+                (HERE / "dashboard.css").read_text(),
+                json.loads(json.dumps(screen.whole(view, feed.screen(view)))),
+            ],
+        )
+        shown.evaluate(
+            "(message) => window.tell(message)",
+            {"whole": screen.whole(view, feed.screen(view)), "range": [OPENS.timestamp(), AT.timestamp()], "n": 7},
+        )
         yield shown
         assert problems == []
 
@@ -71,11 +85,16 @@ def test_a_missed_message_is_noticed(page: Any, feed: Feed) -> None:
     assert page.locator(".moment").inner_text().startswith("11:30:05 New York")
     page.evaluate("() => { window.asked = [] }")
     tell(page, change=change(feed, 5), n=10)
-    assert [said["do"] for said in page.evaluate("() => window.asked")] == ["all"] and page.locator(".moment").inner_text().startswith("11:30:05")
+    assert [said["do"] for said in page.evaluate("() => window.asked")] == ["all"] and page.locator(
+        ".moment"
+    ).inner_text().startswith("11:30:05")
 
 
 def test_it_begins_where_it_was_told_to(page: Any, feed: Feed) -> None:
-    """The first question is the only one that says so; a past moment has its way back to now, which holds when something is missed later."""
+    """
+    The first question is the only one that says so; a past moment has its way back to now, which holds when something
+    is missed later.
+    """
     assert [said.get("first") for said in page.evaluate("() => window.asked")] == [True]
     view = feed.view(AT - timedelta(hours=1))
     tell(page, whole=json.loads(json.dumps(screen.whole(view, feed.screen(view)))), past=True)
@@ -87,11 +106,18 @@ def test_it_begins_where_it_was_told_to(page: Any, feed: Feed) -> None:
 
 
 def test_silence_is_said_and_ends_by_itself(page: Any, feed: Feed) -> None:
-    """A kernel that is restarted, a laptop that slept: what is shown is marked as old, and is live again with the next word."""
+    """
+    A kernel that is restarted, a laptop that slept: what is shown is marked as old, and is live again with the next
+    word.
+    """
     assert badge(page) == "live"
     page.clock.fast_forward(60_000)
     page.clock.run_for(2_000)
-    assert badge(page).startswith("nothing heard for 6") and "busy, asleep or gone" in badge(page) and page.locator(".ops-live.stale").count() == 1
+    assert (
+        badge(page).startswith("nothing heard for 6")
+        and "busy, asleep or gone" in badge(page)
+        and page.locator(".ops-live.stale").count() == 1
+    )
     tell(page, change=change(feed, 5), n=8)
     assert badge(page) == "live" and page.locator(".ops-live.stale").count() == 0
 
@@ -115,12 +141,18 @@ def test_text_from_outside_is_text(page: Any, feed: Feed) -> None:
     tell(page, said=evil, link="home/x.ipynb")
     page.clock.run_for(100)
     assert page.evaluate("() => window.burnt") is None and page.locator("img, .ops-live script").count() == 0
-    assert page.locator(".panel li").first.inner_text() == evil and evil in page.locator(".alerts button").first.inner_text()
+    assert (
+        page.locator(".panel li").first.inner_text() == evil
+        and evil in page.locator(".alerts button").first.inner_text()
+    )
     assert page.locator(".told a").get_attribute("href") == "/lab/tree/home/x.ipynb"
 
 
 def test_it_can_be_used_without_a_mouse(page: Any) -> None:
-    """Every button and figure is reached by the Tab key, the first is Pause, and Enter presses it; a figure says its window, its count and its limits."""
+    """
+    Every button and figure is reached by the Tab key, the first is Pause, and Enter presses it; a figure says its
+    window, its count and its limits.
+    """
     page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.textContent") == "Pause"
     page.keyboard.press("Enter")
@@ -128,15 +160,31 @@ def test_it_can_be_used_without_a_mouse(page: Any) -> None:
     reached = set()
     for _ in range(60):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("() => document.activeElement.dataset.figure ?? document.activeElement.ariaLabel ?? document.activeElement.textContent"))
-    assert {"massive availability", "valid Greeks", "errors", "backtest variance", "moment that is shown", "Missed data", "Data Provider Health"} <= reached
+        reached.add(
+            page.evaluate(
+                "() => document.activeElement.dataset.figure ?? document.activeElement.ariaLabel ?? "
+                "document.activeElement.textContent"
+            )
+        )
+    assert {
+        "massive availability",
+        "valid Greeks",
+        "errors",
+        "backtest variance",
+        "moment that is shown",
+        "Missed data",
+        "Data Provider Health",
+    } <= reached
     cell = page.locator("td[data-figure='massive availability']")
     cell.focus()
     assert "in 1 h, of" in cell.get_attribute("title") and "warning < 99.0 %" in cell.get_attribute("title")
 
 
 def test_days_of_updates_leave_nothing_behind(page: Any, feed: Feed) -> None:
-    """Five thousand updates, a long day of them every five seconds, in which each figure changes: the heap stays flat and small, a line holds a thousand points, and an update costs little."""
+    """
+    Five thousand updates, a long day of them every five seconds, in which each figure changes: the heap stays flat and
+    small, a line holds a thousand points, and an update costs little.
+    """
     first = feed.screen(feed.view(AT))
     a, b = (feed.screen(feed.view(AT + timedelta(minutes=m))) for m in (10, 20))
     there, back = b.after(a), a.after(b)

@@ -51,11 +51,27 @@ class Running:
     def __init__(self, runs: bool = False, http_port: int = 0, ws_port: int = 0, speed: float = SPEED):
         self.lines: list[str] = []
         self._marks = 0
-        self.process = subprocess.Popen([sys.executable, "-m", "opslib.demo.app"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "opslib.demo.app"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self._reading = threading.Thread(target=self._read)
         self._reading.start()
         self.at_s = AT_S
-        ports = self._told({"seed": 7, "speed": speed, "tokens": TOKENS, "at_s": AT_S, "runs": runs, "http_port": http_port, "ws_port": ws_port})
+        ports = self._told(
+            {
+                "seed": 7,
+                "speed": speed,
+                "tokens": TOKENS,
+                "at_s": AT_S,
+                "runs": runs,
+                "http_port": http_port,
+                "ws_port": ws_port,
+            }
+        )
         self.http_port, self.ws_port = ports["http_port"], ports["ws_port"]
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=DEADLINE_S)
 
@@ -81,7 +97,13 @@ class Running:
 
     def connect(self, path: str = "/ws/options", token: str | None = None) -> connect:
         query = "" if token == "" else f"?token={token or TOKENS['proxy']}"
-        return connect(f"ws://127.0.0.1:{self.ws_port}{path}{query}", proxy=None, ping_interval=None, create_connection=Listening, open_timeout=DEADLINE_S)
+        return connect(
+            f"ws://127.0.0.1:{self.ws_port}{path}{query}",
+            proxy=None,
+            ping_interval=None,
+            create_connection=Listening,
+            open_timeout=DEADLINE_S,
+        )
 
     def mark(self) -> int:
         """How many lines the log has, when all that was written so far has been read."""
@@ -92,7 +114,10 @@ class Running:
 
     def written(self, pattern: str, since: int = 0) -> str:
         """The first line of the log from one on that has a pattern."""
-        return until(lambda: next((line for line in self.lines[since:] if re.search(pattern, line)), None), f"a line like {pattern!r}")
+        return until(
+            lambda: next((line for line in self.lines[since:] if re.search(pattern, line)), None),
+            f"a line like {pattern!r}",
+        )
 
     def end(self, how: Callable[[], None] | None = None) -> int:
         """End it, by its stdin if nothing else is said, and wait until it is gone."""
@@ -199,7 +224,11 @@ def test_it_starts_with_ports_and_a_key_it_does_not_show(app: Running) -> None:
 def test_a_known_path_answers_json(app: Running, path: str, keys: set[str]) -> None:
     """Each endpoint answers 200 with JSON of just its keys, and what is under /api tells its limit."""
     answer = app.http.get(path)
-    assert (answer.status_code, answer.headers["content-type"].partition(";")[0], set(answer.json())) == (200, "application/json", keys)
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0], set(answer.json())) == (
+        200,
+        "application/json",
+        keys,
+    )
     assert ("x-ratelimit-remaining" in answer.headers) == path.startswith("/api/")
     assert answer.headers.get("x-ratelimit-limit", "1200") == "1200"
 
@@ -207,10 +236,19 @@ def test_a_known_path_answers_json(app: Running, path: str, keys: set[str]) -> N
 def test_figures_of_the_endpoints(app: Running) -> None:
     """The values are those of the stopped world: its time, its session, the key's first six characters."""
     health = app.http.get("/api/health").json()
-    assert (health["status"], health["uptime"], health["timestamp"]) == ("ok", app.at_s - AT_S, "2026-03-10T14:30:00.000Z")
+    assert (health["status"], health["uptime"], health["timestamp"]) == (
+        "ok",
+        app.at_s - AT_S,
+        "2026-03-10T14:30:00.000Z",
+    )
     assert app.http.get("/api/market/status").json()["session"] == "open"
     assert app.http.get("/ping").json() == {"status": "pong"}
-    assert app.http.get("/api/massive-key-status").json() == {"present": True, "length": len(TOKENS["massive"]), "prefix": TOKENS["massive"][:6], "nodeEnv": "production"}
+    assert app.http.get("/api/massive-key-status").json() == {
+        "present": True,
+        "length": len(TOKENS["massive"]),
+        "prefix": TOKENS["massive"][:6],
+        "nodeEnv": "production",
+    }
     assert parsedate_to_datetime(app.http.get("/ping").headers["date"]).timestamp() == app.at_s
     assert app.http.get("/api/metrics").json() == app.http.get("/api/metrics").json()
 
@@ -243,7 +281,9 @@ def test_a_pass_is_signed(app: Running) -> None:
 @pytest.mark.parametrize("token", [None, "", "nonsense", "e30=.00", TOKENS["proxy"]])
 def test_the_proxy_wants_a_pass(app: Running, token: str | None) -> None:
     """Without a token issued by the app the proxy answers 403 with JSON, the socket's static one included."""
-    answer = app.http.get("/api/massive/v1/marketstatus/now", headers={} if token is None else {"x-massive-proxy-token": token})
+    answer = app.http.get(
+        "/api/massive/v1/marketstatus/now", headers={} if token is None else {"x-massive-proxy-token": token}
+    )
     assert (answer.status_code, answer.headers["content-type"]) == (403, "application/json")
     assert answer.json()["error"].startswith("Forbidden")
 
@@ -291,7 +331,9 @@ def test_trouble_with_massive_shows(app: Running, name: str, status: int, patter
 
 
 def test_aggregates_fail_in_disguise(app: Running) -> None:
-    """Failed aggregates are 200 and empty, only the header tells; the path is then spared five minutes, trouble or not."""
+    """
+    Failed aggregates are 200 and empty, only the header tells; the path is then spared five minutes, trouble or not.
+    """
     app.become("massive_dns")
     path = "/v2/aggs/ticker/QQQ/prev"
     first = app.massive(path)
@@ -301,7 +343,11 @@ def test_aggregates_fail_in_disguise(app: Running) -> None:
     again = app.massive(path)
     assert [a.status_code for a in (first, spared, again)] == [200, 200, 200]
     assert first.json() == spared.json() == {"results": [], "status": "OK", "_fallback": "empty"}
-    assert [a.headers.get("x-v0-fallback") for a in (first, spared, again)] == ["aggs-empty-catch", "aggs-empty-cache", None]
+    assert [a.headers.get("x-v0-fallback") for a in (first, spared, again)] == [
+        "aggs-empty-catch",
+        "aggs-empty-cache",
+        None,
+    ]
 
 
 def test_a_timeout_of_its_own_is_told(app: Running) -> None:
@@ -366,7 +412,10 @@ def test_who_may_open_a_socket(app: Running) -> None:
 
 
 def test_a_socket_streams_once_someone_subscribed(app: Running) -> None:
-    """Nobody is greeted; after one subscription every client of the path gets arrays of events, and a ping gets a pong frame."""
+    """
+    Nobody is greeted; after one subscription every client of the path gets arrays of events, and a ping gets a pong
+    frame.
+    """
 
     async def go() -> None:
         async with app.connect() as first, app.connect() as second, app.connect("/ws/indices") as other:
@@ -380,7 +429,11 @@ def test_a_socket_streams_once_someone_subscribed(app: Running) -> None:
             assert await is_silent(other)
             health = app.http.get("/api/ws-health").json()
             options = health["metrics"]["options"]
-            assert health["healthy"] and (options["totalClients"], options["connectionState"], options["activeSubscriptions"]) == (2, "connected", 1)
+            assert health["healthy"] and (
+                options["totalClients"],
+                options["connectionState"],
+                options["activeSubscriptions"],
+            ) == (2, "connected", 1)
             app.become("market_closed")
             await fall_silent(first)
             app.become()
@@ -390,7 +443,10 @@ def test_a_socket_streams_once_someone_subscribed(app: Running) -> None:
 
 
 def test_a_silent_socket_stays_open(app: Running) -> None:
-    """When upstream is lost the client stays open and gets pongs, and is never served again; one that connects anew makes the app dial again, and is."""
+    """
+    When upstream is lost the client stays open and gets pongs, and is never served again; one that connects anew makes
+    the app dial again, and is.
+    """
 
     async def go() -> None:
         async with app.connect() as client:
@@ -403,7 +459,11 @@ def test_a_silent_socket_stays_open(app: Running) -> None:
             assert await pongs(client)
             health = app.http.get("/api/ws-health")
             options = health.json()["metrics"]["options"]
-            assert (health.status_code, health.json()["healthy"], options["connectionState"]) == (200, True, "disconnected") and options["lastError"]
+            assert (health.status_code, health.json()["healthy"], options["connectionState"]) == (
+                200,
+                True,
+                "disconnected",
+            ) and options["lastError"]
             app.become()
             assert await is_silent(client)
             async with app.connect() as another:
@@ -418,7 +478,10 @@ def test_a_silent_socket_stays_open(app: Running) -> None:
 
 
 def test_old_clients_are_dead_and_new_ones_are_served(app: Running) -> None:
-    """Upstream is lost and can be dialled at once: who was connected stays open and hears nothing, who connects now is served, while it lasts."""
+    """
+    Upstream is lost and can be dialled at once: who was connected stays open and hears nothing, who connects now is
+    served, while it lasts.
+    """
 
     async def go() -> None:
         async with app.connect() as old:
@@ -446,18 +509,37 @@ def test_minute_aggregates_come_once_a_minute(app: Running) -> None:
             assert await is_silent(client)
             app.become(after_s=10)
             (event,) = await heard(client)
-            assert (event["ev"], event["sym"], event["s"], event["e"]) == ("AM", "O:AAPL260320C00250000", AT_S * 1000, (AT_S + 60) * 1000)
+            assert (event["ev"], event["sym"], event["s"], event["e"]) == (
+                "AM",
+                "O:AAPL260320C00250000",
+                AT_S * 1000,
+                (AT_S + 60) * 1000,
+            )
             assert await is_silent(client)
 
     asyncio.run(go())
 
 
-@pytest.mark.parametrize(("state", "ahead_s"), [("clock_skew", 600), ("app_clock_behind", -600), ("our_clock_fast", -600), ("our_clock_slow", 600), ("massive_clock_ahead", 0), ("page_clock_behind", 0)])
+@pytest.mark.parametrize(
+    ("state", "ahead_s"),
+    [
+        ("clock_skew", 600),
+        ("app_clock_behind", -600),
+        ("our_clock_fast", -600),
+        ("our_clock_slow", 600),
+        ("massive_clock_ahead", 0),
+        ("page_clock_behind", 0),
+    ],
+)
 def test_the_apps_clock(app: Running, state: str, ahead_s: float) -> None:
     """Its health and its Date say what the app takes for the time; another party's clock changes neither."""
     app.become(state)
     answer = app.http.get("/api/health")
-    assert datetime.fromisoformat(answer.json()["timestamp"]).timestamp() == parsedate_to_datetime(answer.headers["date"]).timestamp() == app.at_s + ahead_s
+    assert (
+        datetime.fromisoformat(answer.json()["timestamp"]).timestamp()
+        == parsedate_to_datetime(answer.headers["date"]).timestamp()
+        == app.at_s + ahead_s
+    )
 
 
 def test_a_torn_socket_has_no_close_frame(app: Running) -> None:
@@ -482,7 +564,9 @@ def test_a_torn_socket_has_no_close_frame(app: Running) -> None:
 
 
 def test_a_blocked_port_swallows(app: Running) -> None:
-    """While the socket's port is blocked, connecting to it hangs and HTTP is well; afterwards the same port serves again."""
+    """
+    While the socket's port is blocked, connecting to it hangs and HTTP is well; afterwards the same port serves again.
+    """
     app.become("ws_port_blocked")
     with pytest.raises(TimeoutError):
         socket.create_connection(("127.0.0.1", app.ws_port), timeout=0.2)
@@ -498,7 +582,9 @@ def test_a_blocked_port_swallows(app: Running) -> None:
 
 
 def test_the_log_has_neither_time_nor_level(app: Running) -> None:
-    """Log lines are access lines, tagged messages, or the object or stack after one; none has a timestamp or a level."""
+    """
+    Log lines are access lines, tagged messages, or the object or stack after one; none has a timestamp or a level.
+    """
     since = app.mark()
     app.http.get("/api/health?probe=1")
     app.http.get("/ping")
@@ -507,16 +593,25 @@ def test_the_log_has_neither_time_nor_level(app: Running) -> None:
     app.written(r"^GET /api/health\?probe=1 200 \d+ - \d+\.\d{3} ms$", since)
     app.written(r"^GET /ping 200 17 - ", since)
     app.written(r"^\[Tradier\] ", since)
-    access, tagged, after = r"(GET|POST) \S+ \d{3} \d+ - \d+\.\d{3} ms", r"\[[A-Za-z0-9 ]+\] .*", r" +.*|FetchError: .*|\}"
+    access, tagged, after = (
+        r"(GET|POST) \S+ \d{3} \d+ - \d+\.\d{3} ms",
+        r"\[[A-Za-z0-9 ]+\] .*",
+        r" +.*|FetchError: .*|\}",
+    )
     lines = app.lines[since:]
     assert not [line for line in lines if not re.fullmatch(f"{access}|{tagged}|{after}", line)]
-    assert not [line for line in lines if re.search(r"\d\d:\d\d:\d\d|\d{4}-\d\d-\d\d|\b(INFO|WARN|ERROR|DEBUG)\b", line)]
+    assert not [
+        line for line in lines if re.search(r"\d\d:\d\d:\d\d|\d{4}-\d\d-\d\d|\b(INFO|WARN|ERROR|DEBUG)\b", line)
+    ]
     assert not [line for line in lines if "massive-key-status" in line]
     assert any(line.startswith(" ") for line in lines)
 
 
 def test_a_stopped_world_catches_up(app: Running) -> None:
-    """When a stopped world is told a later time, the lines of the time between are written: few while healthy, never over a hundred."""
+    """
+    When a stopped world is told a later time, the lines of the time between are written: few while healthy, never over
+    a hundred.
+    """
 
     def lines_of(*names: str, after_s: float) -> list[str]:
         since = app.mark()
@@ -598,7 +693,9 @@ def test_a_running_world_writes_and_streams_by_itself() -> None:
 
 
 def test_it_dies_and_comes_back_on_its_ports() -> None:
-    """Killed, it is gone at once and its clients with it; started again on the same ports, it serves with an uptime of 0."""
+    """
+    Killed, it is gone at once and its clients with it; started again on the same ports, it serves with an uptime of 0.
+    """
 
     async def go() -> None:
         app = Running()

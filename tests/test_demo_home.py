@@ -42,7 +42,9 @@ def test_the_lock_is_free_when_its_last_holder_has_ended(tmp_path: Path) -> None
         assert fourth.is_mine
 
 
-def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_demo_in_the_same_home_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """While one runs, another says so and ends with 70; nothing of the first is touched."""
     monkeypatch.setattr("opslib.demo.show.LOCK_WAIT_S", 0.2)
     with HomeLock(settings.load(tmp_path, "demo", {})):
@@ -52,7 +54,9 @@ def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_half_a_home_is_laid_out_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a killed demo left half made, beside other leftovers, is replaced by the whole day when somebody reads it."""
+    """
+    What a killed demo left half made, beside other leftovers, is replaced by the whole day when somebody reads it.
+    """
     half = tmp_path / "demo"
     half.mkdir()
     (half / tour.UNFINISHED).write_text(DEAD)
@@ -76,7 +80,12 @@ def test_a_demo_that_runs_is_read_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_any_moment_it_leaves_nothing_in_the_way(seed: int, tmp_path: Path) -> None:
     """An ops demo that is killed, at a moment that the seed draws: its home is read as the whole day afterwards."""
-    running = subprocess.Popen([sys.executable, "-m", "opslib.cli", "--home", str(tmp_path), "demo"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OPS_HOME": str(tmp_path)})
+    running = subprocess.Popen(
+        [sys.executable, "-m", "opslib.cli", "--home", str(tmp_path), "demo"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OPS_HOME": str(tmp_path)},
+    )
     marker = tmp_path / "demo" / tour.UNFINISHED
     while running.poll() is None and not marker.exists():
         time.sleep(0.02)
@@ -89,7 +98,10 @@ def test_killed_at_any_moment_it_leaves_nothing_in_the_way(seed: int, tmp_path: 
 
 
 def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Path) -> None:
-    """Posts over a connection that a receiver closed in between, also one that is started anew meanwhile, arrive once each."""
+    """
+    Posts over a connection that a receiver closed in between, also one that is started anew meanwhile, arrive once
+    each.
+    """
     desk = settings.load(tmp_path, "desk", {})
     store = Store(desk.url)
     posts = list(page.posts(tour.scripted()))[:40]
@@ -111,7 +123,10 @@ def test_a_receiver_that_never_answers_is_an_error(tmp_path: Path) -> None:
         raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
 
     post = next(iter(page.posts(tour.scripted())))
-    with httpx.Client(base_url="http://127.0.0.1:9", transport=httpx.MockTransport(closing)) as client, pytest.raises(OpsError, match="did not answer"):
+    with (
+        httpx.Client(base_url="http://127.0.0.1:9", transport=httpx.MockTransport(closing)) as client,
+        pytest.raises(OpsError, match="did not answer"),
+    ):
         tour._posted(client, post)
     assert len(asked) == tour.POST_ATTEMPTS
 
@@ -136,7 +151,10 @@ def test_two_that_lay_out_at_once_make_one_home(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
-    """Also in a calm hour each probe is kept at a pace that `ops collect` has: its beats hold memory, the socket has heard messages, the server is up for longer each time."""
+    """
+    Also in a calm hour each probe is kept at a pace that `ops collect` has: its beats hold memory, the socket has heard
+    messages, the server is up for longer each time.
+    """
     scripted, now = tour.scripted(), tour._World(tour.scripted().opens - tour.BEFORE_OPEN)
     desk = settings.load(tmp_path, "demo", {})
     store = Store(desk.url, now.now)
@@ -145,13 +163,26 @@ def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
             eyes.look()
             now.at += timedelta(seconds=5)
     kept = Samples(store, "demo").between(0, 2**62)
-    of = lambda *what: [s for s in kept if (s.probe, s.subject) == what]  # noqa: E731
+
+    def of(*what):
+        return [s for s in kept if (s.probe, s.subject) == what]
+
     beats = of("beat", "collector")
     assert {s.value for s in beats} == {61.5} and {s.told()["every_s"] for s in beats} == {30.0}
-    for what in (("beat", "collector"), ("liveness", "massive"), ("liveness", "tradier"), ("health", "app"), ("socket", "app"), ("log", "app")):
+    for what in (
+        ("beat", "collector"),
+        ("liveness", "massive"),
+        ("liveness", "tradier"),
+        ("health", "app"),
+        ("socket", "app"),
+        ("log", "app"),
+    ):
         stamps = [s.ts_us for s in of(*what) if s.last]
         assert {b - a for a, b in zip(stamps, stamps[1:])} == {30_000_000}, what
-    assert {b.ts_us - a.ts_us for a, b in zip(of("data", "massive"), of("data", "massive")[1:])} <= {30_000_000, 60_000_000}
+    assert {b.ts_us - a.ts_us for a, b in zip(of("data", "massive"), of("data", "massive")[1:])} <= {
+        30_000_000,
+        60_000_000,
+    }
     ups = [s.value for s in of("health", "app")]
     assert all(b > a for a, b in zip(ups, ups[1:])) and all(s.outcome == "ok" for s in kept)
     assert all(s.value is not None for s in of("socket", "app")[60:]), [s.value for s in of("socket", "app")]

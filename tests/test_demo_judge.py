@@ -1,4 +1,7 @@
-"""The demo's collector, beside the day that is lived: what it keeps does not depend on how far the day has gone on meanwhile."""
+"""
+The demo's collector, beside the day that is lived: what it keeps does not depend on how far the day has gone on
+meanwhile.
+"""
 
 from datetime import timedelta
 from pathlib import Path

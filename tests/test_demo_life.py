@@ -55,7 +55,18 @@ def of_provider(lived: Lived, name: str) -> tuple[float, float, float]:
 
 
 def greeks(lived: Lived) -> dict[str, float]:
-    return {field: lived.grown("greeksQuality", field) for field in ("totalTrades", "validGreeks", "estimatedGreeks", "validationErrors", "deltaOutOfBounds", "gammaIsZero", "ivAnomalies")}
+    return {
+        field: lived.grown("greeksQuality", field)
+        for field in (
+            "totalTrades",
+            "validGreeks",
+            "estimatedGreeks",
+            "validationErrors",
+            "deltaOutOfBounds",
+            "gammaIsZero",
+            "ivAnomalies",
+        )
+    }
 
 
 def while_on(*names: str, seconds: float = HALF_HOUR_S, seed: int = 3, **shares: float) -> Lived:
@@ -76,7 +87,19 @@ def test_a_page_posts_every_five_seconds() -> None:
     assert all(body["client"]["memoryBytes"] > 0 for _, body in lived.posts)
 
 
-@pytest.mark.parametrize("name", [None, "massive_timeout", "massive_5xx", "ws_closed_1006", "commission_up", "memory_leak", "clock_skew", "dashboard_slow"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        None,
+        "massive_timeout",
+        "massive_5xx",
+        "ws_closed_1006",
+        "commission_up",
+        "memory_leak",
+        "clock_skew",
+        "dashboard_slow",
+    ],
+)
 def test_the_bodies_do_not_depend_on_the_cut(name: str | None) -> None:
     """One call, many calls, and calls at odd instants give the same bodies."""
     names = [name] if name else []
@@ -92,8 +115,13 @@ def test_the_bodies_do_not_depend_on_the_cut(name: str | None) -> None:
 
 def test_bodies_are_of_the_seed() -> None:
     """Another seed gives other bodies; the same seed gives the same ones in another process with another hash seed."""
-    code = f"import json; from opslib.demo.life import Life; from opslib.demo.states import States; print(json.dumps(Life(3, {AT_S}, States(3)).posts({AT_S + 300})))"
-    elsewhere = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "99"}, capture_output=True, text=True, check=True).stdout
+    code = (
+        f"import json; from opslib.demo.life import Life; from opslib.demo.states import States; "
+        f"print(json.dumps(Life(3, {AT_S}, States(3)).posts({AT_S + 300})))"
+    )
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "99"}, capture_output=True, text=True, check=True
+    ).stdout
     here = Lived().go(300).posts
     assert json.loads(elsewhere) == json.loads(json.dumps(here))
     assert Lived(seed=4).go(300).posts != here
@@ -132,7 +160,19 @@ def test_a_share_fails() -> None:
     assert 0.25 < failures / requests < 0.35 and 5 <= fallbacks <= 60
 
 
-@pytest.mark.parametrize("name", ["massive_timeout", "massive_refused", "massive_dns", "massive_tls", "massive_401", "massive_403_plan", "massive_403_ip", "massive_429"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "massive_timeout",
+        "massive_refused",
+        "massive_dns",
+        "massive_tls",
+        "massive_401",
+        "massive_403_plan",
+        "massive_403_ip",
+        "massive_429",
+    ],
+)
 def test_what_is_thrown_is_not_counted(name: str) -> None:
     """A fetch that throws, or is refused with 401, 403 or 429, leaves no trace at Massive; Tradier has the calls."""
     lived = while_on(name)
@@ -151,12 +191,18 @@ def test_nothing_reaches_anyone() -> None:
 
 @pytest.mark.parametrize("name", ["app_down", "app_hung"])
 def test_requests_fail_with_the_apps_server(name: str) -> None:
-    """Every request of the page passes through the app's server: without it each call fails once and is an error, none goes to Tradier, and no Greeks are validated."""
+    """
+    Every request of the page passes through the app's server: without it each call fails once and is an error, none
+    goes to Tradier, and no Greeks are validated.
+    """
     lived = while_on(name)
     requests, failures, fallbacks = of_provider(lived, "massive")
     assert requests - failures <= 1 and failures > 800 and fallbacks == 0
     assert of_provider(lived, "tradier")[0] <= 1 and greeks(lived)["totalTrades"] == 0
-    assert failures <= lived.grown("systemHealth", "errorCount") <= failures + 6 and lived.last["systemHealth"]["lastErrorMessage"] == "Failed to fetch"
+    assert (
+        failures <= lived.grown("systemHealth", "errorCount") <= failures + 6
+        and lived.last["systemHealth"]["lastErrorMessage"] == "Failed to fetch"
+    )
 
 
 def test_a_short_timeout_loses_most() -> None:
@@ -224,7 +270,10 @@ def test_a_closed_page_posts_nothing() -> None:
     assert not Lived("page_closed").go(60, "page_closed").posts
 
 
-@pytest.mark.parametrize(("shares", "low", "high"), [({"gamma_zero": 1.0}, 0.33, 0.47), ({"gamma_zero": 0.1}, 0.06, 0.15), ({"expiry_friday": 1.0}, 0.01, 0.05)])
+@pytest.mark.parametrize(
+    ("shares", "low", "high"),
+    [({"gamma_zero": 1.0}, 0.33, 0.47), ({"gamma_zero": 0.1}, 0.06, 0.15), ({"expiry_friday": 1.0}, 0.01, 0.05)],
+)
 def test_gamma_is_zero(shares: dict[str, float], low: float, high: float) -> None:
     """Gamma is exactly zero in two of five validations, in the share that is given, or in 3 % when options expire."""
     found = greeks(while_on(**shares))
@@ -242,7 +291,10 @@ def test_greeks_are_missing() -> None:
 def test_delta_is_out_of_bounds() -> None:
     """The share of deltas that is out of bounds shows as such, and as errors."""
     found = greeks(while_on(delta_out_of_bounds=0.3))
-    assert 0.22 < found["deltaOutOfBounds"] / found["totalTrades"] < 0.38 and found["validationErrors"] >= found["deltaOutOfBounds"]
+    assert (
+        0.22 < found["deltaOutOfBounds"] / found["totalTrades"] < 0.38
+        and found["validationErrors"] >= found["deltaOutOfBounds"]
+    )
 
 
 def per_trade(field: str, lived: Lived) -> float:
@@ -253,10 +305,16 @@ def per_trade(field: str, lived: Lived) -> float:
 @pytest.mark.parametrize(
     ("name", "sign"),
     [
-        ("commission_up", lambda now, calm: per_trade("totalCommissionCost", now) > 4 * per_trade("totalCommissionCost", calm)),
+        (
+            "commission_up",
+            lambda now, calm: per_trade("totalCommissionCost", now) > 4 * per_trade("totalCommissionCost", calm),
+        ),
         ("spread_up", lambda now, calm: per_trade("avgSlippageCost", now) > 2.5 * per_trade("avgSlippageCost", calm)),
         ("bad_fills", lambda now, calm: per_trade("avgGrossPnL", now) < per_trade("avgGrossPnL", calm) - 7),
-        ("smaller_size", lambda now, calm: per_trade("avgSlippageCost", now) < 0.5 * per_trade("avgSlippageCost", calm)),
+        (
+            "smaller_size",
+            lambda now, calm: per_trade("avgSlippageCost", now) < 0.5 * per_trade("avgSlippageCost", calm),
+        ),
     ],
 )
 def test_trades_leave_the_backtest_each_in_its_own_way(name: str, sign: Callable[[Lived, Lived], bool]) -> None:
@@ -295,9 +353,21 @@ def test_the_pages_clock_goes_ahead_from_a_load_on() -> None:
     assert len({body["page"] for _, body in lived.posts}) == 3
 
 
-@pytest.mark.parametrize(("name", "ahead_s", "loads"), [("page_clock_ahead", 600, 2), ("page_clock_behind", -600, 2), ("our_clock_fast", -600, 1), ("our_clock_slow", 600, 1), ("massive_clock_ahead", 0, 1)])
+@pytest.mark.parametrize(
+    ("name", "ahead_s", "loads"),
+    [
+        ("page_clock_ahead", 600, 2),
+        ("page_clock_behind", -600, 2),
+        ("our_clock_fast", -600, 1),
+        ("our_clock_slow", 600, 1),
+        ("massive_clock_ahead", 0, 1),
+    ],
+)
 def test_the_pages_clock_and_ours(name: str, ahead_s: float, loads: int) -> None:
-    """The page's own clock goes off with a load, both ways; with ours off, the page goes on as it was, and only its stamps are off for us."""
+    """
+    The page's own clock goes off with a load, both ways; with ours off, the page goes on as it was, and only its stamps
+    are off for us.
+    """
     lived = Lived().go(60).go(60, name).go(60)
     ahead = [body["lastUpdateAt"] / 1000 - at_s for at_s, body in lived.posts]
     assert ahead[:24] == [0] * 12 + [ahead_s] * 12 and ahead[24:] == [ahead_s if loads == 2 else 0] * 12
@@ -311,7 +381,12 @@ def test_a_socket_without_upstream_is_deaf_until_a_reload() -> None:
     """It stays open, hears nothing more, whatever becomes of the app's upstream, and is served again after a reload."""
     lived = Lived().go(60).go(60, "ws_old_clients_dead").go(60).go(60, "page_refreshed")
     latencies = [body["systemHealth"]["webSocketLatencyMs"] for _, body in lived.posts]
-    assert all(lived.sockets()) and len({*latencies[:12]}) > 5 and len({*latencies[13:36]}) == 1 and len({*latencies[36:]}) > 5
+    assert (
+        all(lived.sockets())
+        and len({*latencies[:12]}) > 5
+        and len({*latencies[13:36]}) == 1
+        and len({*latencies[36:]}) > 5
+    )
 
 
 def test_a_slow_dashboard() -> None:
@@ -337,7 +412,18 @@ def test_a_closed_market() -> None:
         assert len(lived.posts) >= 60 and all(lived.sockets())
 
 
-@pytest.mark.parametrize("name", ["app_slow", "app_restarted", "unit_drift", "massive_empty", "massive_stale", "massive_partial_pages", "collector_dead"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "app_slow",
+        "app_restarted",
+        "unit_drift",
+        "massive_empty",
+        "massive_stale",
+        "massive_partial_pages",
+        "collector_dead",
+    ],
+)
 def test_what_the_page_does_not_notice(name: str) -> None:
     """What does not touch the page's counters changes no body."""
     assert while_on(name, seconds=300).posts == while_on(seconds=300).posts
@@ -351,11 +437,19 @@ def test_no_name_of_a_state_is_in_a_body() -> None:
 
 
 def test_trades_as_the_app_keeps_them() -> None:
-    """Each round trip once, with its prices and a backtest's percent, and nothing else that would tell its costs apart; a reload begins anew."""
+    """
+    Each round trip once, with its prices and a backtest's percent, and nothing else that would tell its costs apart; a
+    reload begins anew.
+    """
     lived = Lived().go(HALF_HOUR_S, "spread_up")
     fills = lived.life.fills()
     assert len(fills) == _at(lived.last, ("pnl", "totalTrades")) == len({row["id"] for row in fills}) > 5
-    assert not [key for row in fills for key in row if "commission" in key or "slippage" in key or "bid" in key] and all("backtest_net_pct" in row for row in fills)
+    assert not [
+        key for row in fills for key in row if "commission" in key or "slippage" in key or "bid" in key
+    ] and all("backtest_net_pct" in row for row in fills)
     calm = Lived().go(HALF_HOUR_S).life.fills()
-    assert all(wide["entry_price"] > row["entry_price"] and wide["backtest_net_pct"] == row["backtest_net_pct"] for wide, row in zip(fills, calm, strict=True))
+    assert all(
+        wide["entry_price"] > row["entry_price"] and wide["backtest_net_pct"] == row["backtest_net_pct"]
+        for wide, row in zip(fills, calm, strict=True)
+    )
     assert lived.go(1, "page_refreshed").life.fills() == []

@@ -1,4 +1,7 @@
-"""The demo's Massive and Tradier answer over real sockets as the real ones do, and what is the matter shows by its own outward sign."""
+"""
+The demo's Massive and Tradier answer over real sockets as the real ones do, and what is the matter shows by its own
+outward sign.
+"""
 
 import asyncio
 import os
@@ -36,7 +39,12 @@ RATE = 0.04
 CENT, LAST_DIGIT = 0.01, 6e-5
 PATIENCE_S = 0.2
 SPY = "/v3/snapshot/options/SPY"
-CLOCK, QUOTES, EXPIRATIONS, CHAINS = "/v1/markets/clock", "/v1/markets/quotes", "/v1/markets/options/expirations", "/v1/markets/options/chains"
+CLOCK, QUOTES, EXPIRATIONS, CHAINS = (
+    "/v1/markets/clock",
+    "/v1/markets/quotes",
+    "/v1/markets/options/expirations",
+    "/v1/markets/options/chains",
+)
 JSON = {"Accept": "application/json"}
 Pairs = list[tuple[Contract, Contract]]
 
@@ -58,7 +66,9 @@ class Doors:
 
     async def massive(self, path: str = SPY, **query: object) -> httpx.Response:
         """What Massive answers."""
-        return await self.clients["massive"].get(path, params={k.replace("_from", ".gte").replace("_to", ".lte"): v for k, v in query.items()} or None)
+        return await self.clients["massive"].get(
+            path, params={k.replace("_from", ".gte").replace("_to", ".lte"): v for k, v in query.items()} or None
+        )
 
     async def tradier(self, path: str = CLOCK, **query: object) -> httpx.Response:
         """What Tradier answers who asks for JSON."""
@@ -66,7 +76,9 @@ class Doors:
 
     async def bare(self, name: str, path: str, key: str | None = None, **query: str) -> httpx.Response:
         """What is answered to who sends another key, or none."""
-        async with httpx.AsyncClient(base_url=self.clients[name].base_url, trust_env=False, timeout=PATIENCE_S) as client:
+        async with httpx.AsyncClient(
+            base_url=self.clients[name].base_url, trust_env=False, timeout=PATIENCE_S
+        ) as client:
             return await client.get(path, params=query, headers={"Authorization": f"Bearer {key}"} if key else {})
 
 
@@ -75,11 +87,22 @@ async def opened(at_s: float = AT_S, seed: int = 1, **active: float) -> AsyncIte
     """A world of both providers in which these are the matter."""
     world = World({"seed": seed, "speed": 1000.0, "tokens": TOKENS, "at_s": at_s, "runs": False})
     surface, servers = Surface(seed), {}
-    providers = {"massive": Massive(world, surface, lambda: f"http://127.0.0.1:{servers['massive'].port}"), "tradier": Tradier(world, surface)}
+    providers = {
+        "massive": Massive(world, surface, lambda: f"http://127.0.0.1:{servers['massive'].port}"),
+        "tradier": Tradier(world, surface),
+    }
     for name, provider in providers.items():
         servers[name] = Server(provider.answer, world.sleep)
         await servers[name].be("open")
-    clients = {name: httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", headers={"Authorization": f"Bearer {TOKENS[name]}"}, trust_env=False, timeout=5.0) for name, server in servers.items()}
+    clients = {
+        name: httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{server.port}",
+            headers={"Authorization": f"Bearer {TOKENS[name]}"},
+            trust_env=False,
+            timeout=5.0,
+        )
+        for name, server in servers.items()
+    }
     doors = Doors(world, providers, servers, clients)
     try:
         await doors.become(**active)
@@ -91,7 +114,9 @@ async def opened(at_s: float = AT_S, seed: int = 1, **active: float) -> AsyncIte
             await server.be("closed")
 
 
-def within(asked: Callable[[Doors], Coroutine[Any, Any, Any]], at_s: float = AT_S, seed: int = 1, **active: float) -> Any:
+def within(
+    asked: Callable[[Doors], Coroutine[Any, Any, Any]], at_s: float = AT_S, seed: int = 1, **active: float
+) -> Any:
     """What asking gives in a world in which these are the matter."""
 
     async def run() -> Any:
@@ -103,7 +128,9 @@ def within(asked: Callable[[Doors], Coroutine[Any, Any, Any]], at_s: float = AT_
 
 def years(contract: Contract) -> float:
     """Until 16:00 in New York on the day a contract expires."""
-    return (datetime.combine(date.fromisoformat(contract.expiry), time(16), NEW_YORK).timestamp() - contract.quoted_at_s) / YEAR_S
+    return (
+        datetime.combine(date.fromisoformat(contract.expiry), time(16), NEW_YORK).timestamp() - contract.quoted_at_s
+    ) / YEAR_S
 
 
 def black(side: str, spot: float, strike: float, years: float, iv: float, rate: float = RATE) -> float:
@@ -123,9 +150,12 @@ def slopes(c: Contract) -> dict[str, float]:
 
     ds, dt, dv, dr = c.spot * 1e-4, years(c) * 1e-4, 1e-5, 1e-5
     return {
-        "delta": (moved(1, ds) - moved(1, -ds)) / (2 * ds), "gamma": (moved(1, ds) - 2 * black(*at) + moved(1, -ds)) / ds**2, "theta": -(moved(3, dt) - moved(3, -dt)) / (2 * dt) / 365,
-        "vega": (moved(4, dv) - moved(4, -dv)) / (2 * dv) / 100, "rho": (black(*at, RATE + dr) - black(*at, RATE - dr)) / (2 * dr) / 100,
-    }  # fmt: skip
+        "delta": (moved(1, ds) - moved(1, -ds)) / (2 * ds),
+        "gamma": (moved(1, ds) - 2 * black(*at) + moved(1, -ds)) / ds**2,
+        "theta": -(moved(3, dt) - moved(3, -dt)) / (2 * dt) / 365,
+        "vega": (moved(4, dv) - moved(4, -dv)) / (2 * dv) / 100,
+        "rho": (black(*at, RATE + dr) - black(*at, RATE - dr)) / (2 * dr) / 100,
+    }
 
 
 def legs(chain: list[Contract]) -> dict[tuple[str, str], list[Contract]]:
@@ -155,15 +185,27 @@ def test_greeks_are_slopes_of_the_price(how: dict[str, bool]) -> None:
     chain = [c for c in Surface(1).chain("SPY", AT_S, **how) if c.iv is not None]
     assert len(chain) > 300
     for c in chain:
-        assert {name: getattr(c, name) for name in ("delta", "gamma", "theta", "vega", "rho")} == pytest.approx(slopes(c), abs=LAST_DIGIT), c.ticker
-        assert c.bid - CENT <= max(black(c.side, c.spot, c.strike, years(c), c.iv), abs(c.spot - c.strike) * (abs(c.delta) > 0.5)) <= c.ask + CENT, c.ticker
+        assert {name: getattr(c, name) for name in ("delta", "gamma", "theta", "vega", "rho")} == pytest.approx(
+            slopes(c), abs=LAST_DIGIT
+        ), c.ticker
+        assert (
+            c.bid - CENT
+            <= max(black(c.side, c.spot, c.strike, years(c), c.iv), abs(c.spot - c.strike) * (abs(c.delta) > 0.5))
+            <= c.ask + CENT
+        ), c.ticker
 
 
 @pytest.mark.parametrize("stressed", [False, True])
 def test_calls_and_puts_are_at_parity(stressed: bool) -> None:
     """A call less a put of one strike is worth the spot less the discounted strike, within half of both spreads."""
-    chain = {(c.expiry, c.strike, c.side): c for c in Surface(1).chain("SPY", AT_S, stressed=stressed) if c.iv is not None}
-    both = [(c, chain[c.expiry, c.strike, "put"]) for c in chain.values() if c.side == "call" and (c.expiry, c.strike, "put") in chain]
+    chain = {
+        (c.expiry, c.strike, c.side): c for c in Surface(1).chain("SPY", AT_S, stressed=stressed) if c.iv is not None
+    }
+    both = [
+        (c, chain[c.expiry, c.strike, "put"])
+        for c in chain.values()
+        if c.side == "call" and (c.expiry, c.strike, "put") in chain
+    ]
     assert len(both) > 100
     for call, put in both:
         gap = mid(call) - mid(put) - (call.spot - call.strike * exp(-RATE * years(call)))
@@ -173,12 +215,17 @@ def test_calls_and_puts_are_at_parity(stressed: bool) -> None:
 @pytest.mark.parametrize("symbol", ["SPY", "AAPL", "F"])
 @pytest.mark.parametrize("how", [{}, {"stressed": True}, {"expires_today": True}], ids=str)
 def test_quotes_give_nothing_away(symbol: str, how: dict[str, bool]) -> None:
-    """No bid is above its ask, no ask below what exercising gives, and no strike that gives its holder less is the dearer one."""
+    """
+    No bid is above its ask, no ask below what exercising gives, and no strike that gives its holder less is the dearer
+    one.
+    """
     for (_, side), leg in legs(Surface(1).chain(symbol, AT_S, **how)).items():
         dearer = 1 if side == "put" else -1
         assert all(0 <= c.bid <= c.ask for c in leg)
         assert all(c.ask >= (c.strike - c.spot) * dearer for c in leg)
-        assert all((mid(b) - mid(a)) * dearer >= -CENT - 1e-9 for a, b in zip(leg, leg[1:], strict=False)), [(c.strike, c.bid, c.ask) for c in leg]
+        assert all((mid(b) - mid(a)) * dearer >= -CENT - 1e-9 for a, b in zip(leg, leg[1:], strict=False)), [
+            (c.strike, c.bid, c.ask) for c in leg
+        ]
 
 
 def test_a_chain_looks_like_one() -> None:
@@ -193,29 +240,47 @@ def test_a_chain_looks_like_one() -> None:
     assert (c.ticker, c.root, c.quoted_at_s) == ("AAPL260313P00250000", "AAPL", AT_S)
     far = [c for c in chain if c.bid == 0]
     assert far and all(c.bid_size == 0 and c.last is None for c in far)
-    assert any(c.gamma == 0.0 for c in far) and not [c for c in chain if c.gamma == 0.0 and 0.05 <= abs(c.delta) <= 0.95]
+    assert any(c.gamma == 0.0 for c in far) and not [
+        c for c in chain if c.gamma == 0.0 and 0.05 <= abs(c.delta) <= 0.95
+    ]
     assert any(c.last is None and c.volume == 0 for c in chain if c.bid > 1) and any(c.volume for c in chain)
     blank = [c for c in chain if c.iv is None]
-    assert blank and all(c.delta is c.gamma is c.theta is c.vega is c.rho is None and abs(c.spot - c.strike) > 0.02 * c.spot for c in blank)
+    assert blank and all(
+        c.delta is c.gamma is c.theta is c.vega is c.rho is None and abs(c.spot - c.strike) > 0.02 * c.spot
+        for c in blank
+    )
     leg = [c for c in legs(chain)["2026-04-17", "put"] if c.iv is not None]
     near = min(leg, key=lambda c: abs(c.strike - c.spot))
     assert leg[0].iv > near.iv + 0.01, "lower strikes have the higher volatility"
 
 
 def test_stress_is_a_surface_of_its_own() -> None:
-    """Under stress volatility near the money is 2.5 to 4 times as high, and everywhere more than doubled; spreads are wider and the spot is 6 % lower."""
+    """
+    Under stress volatility near the money is 2.5 to 4 times as high, and everywhere more than doubled; spreads are
+    wider and the spot is 6 % lower.
+    """
     surface = Surface(1)
     both = pairs(surface.chain("SPY", AT_S), surface.chain("SPY", AT_S, stressed=True))
     calm, wild = both[0]
-    assert wild.spot == pytest.approx(0.94 * calm.spot, abs=CENT) and wild.spot == surface.spot("SPY", AT_S, stressed=True)
+    assert wild.spot == pytest.approx(0.94 * calm.spot, abs=CENT) and wild.spot == surface.spot(
+        "SPY", AT_S, stressed=True
+    )
     told = [(a, b) for a, b in both if a.iv and b.iv]
     near = [(a, b) for a, b in told if abs(a.strike / a.spot - 1) < 0.03]
-    assert len(told) > 200 and all(2 < b.iv / a.iv <= 4 for a, b in told) and near and all(2.5 <= b.iv / a.iv for a, b in near)
+    assert (
+        len(told) > 200
+        and all(2 < b.iv / a.iv <= 4 for a, b in told)
+        and near
+        and all(2.5 <= b.iv / a.iv for a, b in near)
+    )
     assert median(b.ask - b.bid for _, b in both) > 2 * median(a.ask - a.bid for a, _ in both)
 
 
 def test_an_expiry_of_today() -> None:
-    """A contract of today is listed where that is asked for and until 16:00, with no gamma in its wings and the most at the money while there is time left."""
+    """
+    A contract of today is listed where that is asked for and until 16:00, with no gamma in its wings and the most at
+    the money while there is time left.
+    """
     surface, closes_s = Surface(1), AT_S + 5.5 * HOUR_S
     chain = surface.chain("SPY", closes_s - HOUR_S, expires_today=True)
     today = [c for c in chain if c.expiry == "2026-03-10"]
@@ -224,14 +289,25 @@ def test_an_expiry_of_today() -> None:
     assert max(c.gamma or 0 for c in today) > 3 * max(c.gamma or 0 for c in chain if c.expiry != "2026-03-10")
     for later in (surface.chain("SPY", closes_s, expires_today=True), surface.chain("SPY", AT_S)):
         assert min(c.expiry for c in later) == "2026-03-13"
-    assert min(c.expiry for c in surface.chain("SPY", AT_S + 3 * DAY_S)) == "2026-03-20", "a Friday's own is not listed either"
+    assert min(c.expiry for c in surface.chain("SPY", AT_S + 3 * DAY_S)) == "2026-03-20", (
+        "a Friday's own is not listed either"
+    )
 
 
 def test_the_same_seed_gives_the_same_chains() -> None:
     """Chains rest on the seed, the symbol and the minute, and on no process's hashes."""
     told = Surface(1).chain("AAPL", AT_S)
-    code = f"from opslib.demo.surface import Surface; import zlib; print(zlib.crc32(repr(Surface(1).chain('AAPL', {AT_S})).encode()))"
-    other = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": "77"}, capture_output=True, text=True, check=True).stdout
+    code = (
+        f"from opslib.demo.surface import Surface; import zlib; "
+        f"print(zlib.crc32(repr(Surface(1).chain('AAPL', {AT_S})).encode()))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONHASHSEED": "77"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert int(other) == zlib.crc32(repr(told).encode())
     assert Surface(1).chain("AAPL", AT_S + 59) == told != Surface(1).chain("AAPL", AT_S + 60)
     assert Surface(2).chain("AAPL", AT_S) != told
@@ -252,52 +328,95 @@ def test_the_spot_moves_smoothly() -> None:
 @pytest.mark.parametrize(
     ("later_s", "state", "market", "early", "after"),
     [
-        (0, "healthy", "open", False, False), (-2 * HOUR_S, "healthy", "extended-hours", True, False), (7 * HOUR_S, "healthy", "extended-hours", False, True),
-        (12 * HOUR_S, "healthy", "closed", False, False), (4 * DAY_S, "healthy", "closed", False, False), (0, "market_closed", "closed", False, False),
+        (0, "healthy", "open", False, False),
+        (-2 * HOUR_S, "healthy", "extended-hours", True, False),
+        (7 * HOUR_S, "healthy", "extended-hours", False, True),
+        (12 * HOUR_S, "healthy", "closed", False, False),
+        (4 * DAY_S, "healthy", "closed", False, False),
+        (0, "market_closed", "closed", False, False),
     ],
-)  # fmt: skip
+)
 def test_massive_tells_the_market(later_s: int, state: str, market: str, early: bool, after: bool) -> None:
     """Massive's status says what part of the day it is in New York, with its own time and offset."""
     found = within(lambda doors: doors.massive("/v1/marketstatus/now"), AT_S + later_s, **{state: 1.0})
     told = found.json()
     assert (told["market"], told["earlyHours"], told["afterHours"]) == (market, early, after)
     assert set(told["exchanges"].values()) == {market} and told["currencies"] == {"fx": "open", "crypto": "open"}
-    assert datetime.fromisoformat(told["serverTime"]).timestamp() == AT_S + later_s and told["serverTime"].endswith("-04:00")
+    assert datetime.fromisoformat(told["serverTime"]).timestamp() == AT_S + later_s and told["serverTime"].endswith(
+        "-04:00"
+    )
     assert parsedate_to_datetime(found.headers["date"]).timestamp() == AT_S + later_s
 
 
 def test_massive_tells_the_holidays() -> None:
     """What comes is a bare array with a row for each exchange."""
     told = within(lambda doors: doors.massive("/v1/marketstatus/upcoming")).json()
-    assert isinstance(told, list) and {row["exchange"] for row in told} == {"NYSE", "NASDAQ"} and all(row["status"] in ("closed", "early-close") and date.fromisoformat(row["date"]) for row in told)
+    assert (
+        isinstance(told, list)
+        and {row["exchange"] for row in told} == {"NYSE", "NASDAQ"}
+        and all(row["status"] in ("closed", "early-close") and date.fromisoformat(row["date"]) for row in told)
+    )
 
 
 def test_a_snapshot_has_the_vendors_shape() -> None:
     """A snapshot nests what the vendor nests, leaves out what it leaves out, and tells what the surface holds."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
-        return [await doors.massive(), await doors.massive(limit=9999), await doors.massive(SPY.replace("SPY", "I:SPX"), limit=1)]
+        return [
+            await doors.massive(),
+            await doors.massive(limit=9999),
+            await doors.massive(SPY.replace("SPY", "I:SPX"), limit=1),
+        ]
 
     few, many, index = within(asked)
     told = few.json()
-    assert set(told) == {"request_id", "results", "status", "next_url"} and told["status"] == "OK" and few.headers["x-request-id"] == told["request_id"]
+    assert (
+        set(told) == {"request_id", "results", "status", "next_url"}
+        and told["status"] == "OK"
+        and few.headers["x-request-id"] == told["request_id"]
+    )
     assert len(told["results"]) == 10 and len(many.json()["results"]) == 250
     known = {f"O:{c.ticker}": c for c in Surface(1).chain("SPY", AT_S)}
     for row in many.json()["results"]:
         c, quote, asset = known[row["details"]["ticker"]], row["last_quote"], row["underlying_asset"]
-        assert row["details"] == {"contract_type": c.side, "exercise_style": "american", "expiration_date": c.expiry, "shares_per_contract": 100, "strike_price": c.strike, "ticker": f"O:{c.ticker}"}
-        assert (quote["bid"], quote["ask"], quote["bid_size"], quote["ask_size"], quote["timeframe"], row["open_interest"]) == (c.bid, c.ask, c.bid_size, c.ask_size, "REAL-TIME", c.open_interest)
+        assert row["details"] == {
+            "contract_type": c.side,
+            "exercise_style": "american",
+            "expiration_date": c.expiry,
+            "shares_per_contract": 100,
+            "strike_price": c.strike,
+            "ticker": f"O:{c.ticker}",
+        }
+        assert (
+            quote["bid"],
+            quote["ask"],
+            quote["bid_size"],
+            quote["ask_size"],
+            quote["timeframe"],
+            row["open_interest"],
+        ) == (c.bid, c.ask, c.bid_size, c.ask_size, "REAL-TIME", c.open_interest)
         assert 0 <= AT_S - quote["last_updated"] / 1e9 < 5 and asset["price"] == c.spot and asset["ticker"] == "SPY"
         assert asset["change_to_break_even"] == pytest.approx(row["break_even_price"] - c.spot, abs=CENT)
-        assert row.get("greeks") == (None if c.delta is None else {"delta": c.delta, "gamma": c.gamma, "theta": c.theta, "vega": c.vega}) and row.get("implied_volatility") == c.iv
+        assert (
+            row.get("greeks")
+            == (None if c.delta is None else {"delta": c.delta, "gamma": c.gamma, "theta": c.theta, "vega": c.vega})
+            and row.get("implied_volatility") == c.iv
+        )
         assert (row["day"] == {}) == (row["last_trade"] == {}) == (c.last is None)
-    assert {bool(row["day"]) for row in many.json()["results"]} == {True, False} == {"greeks" in row for row in many.json()["results"]}
+    assert (
+        {bool(row["day"]) for row in many.json()["results"]}
+        == {True, False}
+        == {"greeks" in row for row in many.json()["results"]}
+    )
     underlying = index.json()["results"][0]["underlying_asset"]
     assert underlying["ticker"] == "I:SPX" and underlying["value"] > 0 and "price" not in underlying
 
 
 def test_pages_hold_every_contract_once() -> None:
-    """Pages lead to one another on the same host, without the key and with the filters, until each contract was there once."""
+    """
+    Pages lead to one another on the same host, without the key and with the filters, until each contract was there
+    once.
+    """
 
     async def asked(doors: Doors) -> tuple[list[str], list[str], list[int], str]:
         pages = [await doors.massive(limit=100, contract_type="put", apiKey=TOKENS["massive"])]
@@ -305,10 +424,17 @@ def test_pages_hold_every_contract_once() -> None:
             assert len(pages) < 9
             pages.append(await doors.clients["massive"].get(next_url))
         rows = [[row["details"]["ticker"] for row in page.json()["results"]] for page in pages]
-        return sum(rows, []), [page.json()["next_url"] for page in pages[:-1]], [len(row) for row in rows], str(doors.clients["massive"].base_url)
+        return (
+            sum(rows, []),
+            [page.json()["next_url"] for page in pages[:-1]],
+            [len(row) for row in rows],
+            str(doors.clients["massive"].base_url),
+        )
 
     tickers, links, sizes, base = within(asked)
-    assert sorted(tickers) == tickers == sorted(f"O:{c.ticker}" for c in Surface(1).chain("SPY", AT_S) if c.side == "put")
+    assert (
+        sorted(tickers) == tickers == sorted(f"O:{c.ticker}" for c in Surface(1).chain("SPY", AT_S) if c.side == "put")
+    )
     assert sizes == [100, 100, 25]
     for link in links:
         assert link.startswith(f"{base}{SPY}?") and TOKENS["massive"] not in link
@@ -321,7 +447,10 @@ def test_a_limit_of_none_comes_to_an_end() -> None:
     async def asked(doors: Doors) -> set[str]:
         page = (await doors.massive(limit=0)).json()
         assert page["results"]
-        return {row["details"]["ticker"] for row in page["results"] + (await doors.clients["massive"].get(page["next_url"])).json()["results"]}
+        return {
+            row["details"]["ticker"]
+            for row in page["results"] + (await doors.clients["massive"].get(page["next_url"])).json()["results"]
+        }
 
     assert len(within(asked)) == 2
 
@@ -331,16 +460,24 @@ def test_filters_and_orders() -> None:
 
     async def asked(doors: Doors) -> list[list[dict[str, Any]]]:
         queries: list[dict[str, object]] = [
-            {"limit": 250, "strike_price_from": 660, "strike_price_to": 680, "expiration_date": "2026-03-13"}, {"limit": 250, "expiration_date_from": "2026-04-01", "expiration_date_to": "2026-04-30"},
-            {"limit": 250, "strike_price": 670, "sort": "expiration_date", "order": "desc"}, {"limit": 250, "expiration_date": "2026-03-13", "sort": "strike_price"},
-        ]  # fmt: skip
+            {"limit": 250, "strike_price_from": 660, "strike_price_to": 680, "expiration_date": "2026-03-13"},
+            {"limit": 250, "expiration_date_from": "2026-04-01", "expiration_date_to": "2026-04-30"},
+            {"limit": 250, "strike_price": 670, "sort": "expiration_date", "order": "desc"},
+            {"limit": 250, "expiration_date": "2026-03-13", "sort": "strike_price"},
+        ]
         return [[row["details"] for row in (await doors.massive(**query)).json()["results"]] for query in queries]
 
     near, april, falling, rising = within(asked)
-    assert sorted({row["strike_price"] for row in near}) == [660, 665, 670, 675, 680] and {row["expiration_date"] for row in near} == {"2026-03-13"} and len(near) == 10
+    assert (
+        sorted({row["strike_price"] for row in near}) == [660, 665, 670, 675, 680]
+        and {row["expiration_date"] for row in near} == {"2026-03-13"}
+        and len(near) == 10
+    )
     assert {row["expiration_date"] for row in april} == {"2026-04-17"}
     days, strikes = [row["expiration_date"] for row in falling], [row["strike_price"] for row in rising]
-    assert days == sorted(days, reverse=True) and len(set(days)) == 5 and {row["strike_price"] for row in falling} == {670}
+    assert (
+        days == sorted(days, reverse=True) and len(set(days)) == 5 and {row["strike_price"] for row in falling} == {670}
+    )
     assert strikes == sorted(strikes) and len(set(strikes)) == 45
 
 
@@ -349,7 +486,12 @@ def test_an_unknown_symbol_has_nothing(symbol: str) -> None:
     """An unknown underlying is answered 200 with no results, by Tradier with null."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
-        return [await doors.massive(f"/v3/snapshot/options/{symbol}"), await doors.tradier(CHAINS, symbol=symbol, expiration="2026-03-13"), await doors.tradier(QUOTES, symbols=symbol), await doors.tradier(EXPIRATIONS, symbol=symbol)]
+        return [
+            await doors.massive(f"/v3/snapshot/options/{symbol}"),
+            await doors.tradier(CHAINS, symbol=symbol, expiration="2026-03-13"),
+            await doors.tradier(QUOTES, symbols=symbol),
+            await doors.tradier(EXPIRATIONS, symbol=symbol),
+        ]
 
     massive, *others = within(asked)
     assert massive.status_code == 200 and massive.json()["results"] == [] and "next_url" not in massive.json()
@@ -360,10 +502,19 @@ def test_massive_wants_its_key() -> None:
     """Massive takes its key in a header or in the query, and says which is wrong with the one it got."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
-        return [await doors.bare("massive", SPY), await doors.bare("massive", SPY, "other"), await doors.bare("massive", SPY, apiKey=TOKENS["massive"]), await doors.bare("massive", SPY, TOKENS["massive"])]
+        return [
+            await doors.bare("massive", SPY),
+            await doors.bare("massive", SPY, "other"),
+            await doors.bare("massive", SPY, apiKey=TOKENS["massive"]),
+            await doors.bare("massive", SPY, TOKENS["massive"]),
+        ]
 
     none, other, *right = within(asked)
-    assert (none.status_code, none.json()["status"], none.json()["error"]) == (401, "ERROR", "API Key was not provided") and none.json()["request_id"]
+    assert (none.status_code, none.json()["status"], none.json()["error"]) == (
+        401,
+        "ERROR",
+        "API Key was not provided",
+    ) and none.json()["request_id"]
     assert (other.status_code, other.json()["error"]) == (401, "Unknown API Key")
     assert [found.status_code for found in right] == [200, 200]
 
@@ -372,12 +523,19 @@ def test_massive_wants_its_key() -> None:
 def test_massive_has_no_other_path(path: str) -> None:
     """Massive has no such path, and no /health."""
     found = within(lambda doors: doors.massive(path))
-    assert found.status_code == 404 and found.json()["status"] == "NOT_FOUND" and set(found.json()) == {"status", "request_id", "message"}
+    assert (
+        found.status_code == 404
+        and found.json()["status"] == "NOT_FOUND"
+        and set(found.json()) == {"status", "request_id", "message"}
+    )
 
 
 @pytest.mark.parametrize(("state", "least_s", "most_s"), [("healthy", 0.06, 0.6), ("our_timeout_short", 0.25, 0.45)])
 def test_massive_takes_its_time(state: str, least_s: float, most_s: float) -> None:
-    """Massive answers well within a second, and a little later where our own patience is what is short; the same seed, the same times."""
+    """
+    Massive answers well within a second, and a little later where our own patience is what is short; the same seed, the
+    same times.
+    """
 
     def times(seed: int) -> list[float]:
         world = World({"seed": seed, "speed": 1000.0, "tokens": TOKENS, "at_s": AT_S, "runs": False})
@@ -386,7 +544,9 @@ def test_massive_takes_its_time(state: str, least_s: float, most_s: float) -> No
         request = Request("GET", "/v1/marketstatus/now", {}, {"authorization": f"Bearer {TOKENS['massive']}"})
 
         async def asked() -> list[float]:
-            return [answer.after_s for answer in [await massive.answer(request) for _ in range(200)] if answer.status == 200]
+            return [
+                answer.after_s for answer in [await massive.answer(request) for _ in range(200)] if answer.status == 200
+            ]
 
         return asyncio.run(asked())
 
@@ -406,7 +566,9 @@ def test_massive_fails_of_its_own() -> None:
         found = within(lambda doors: _many(doors.massive, 30), **{state: 1.0})
         assert {answer.status_code for answer in found} == {502, 503}
         pages = [answer.headers["content-type"].startswith("text/html") for answer in found]
-        assert 15 <= sum(pages) < 30 and all(answer.json()["status"] == "ERROR" for answer, page in zip(found, pages, strict=True) if not page)
+        assert 15 <= sum(pages) < 30 and all(
+            answer.json()["status"] == "ERROR" for answer, page in zip(found, pages, strict=True) if not page
+        )
 
 
 async def _many(asked: Callable[[], Coroutine[Any, Any, httpx.Response]], times: int) -> list[httpx.Response]:
@@ -426,10 +588,22 @@ def test_massive_hangs() -> None:
 @pytest.mark.parametrize(
     ("state", "code", "words", "of_status"),
     [
-        ("massive_401", 401, "Unknown API Key", 401), ("massive_403_plan", 403, "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing", 200),
-        ("massive_403_ip", 403, "IP address", 403), ("massive_429", 429, "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue.", 429),
+        ("massive_401", 401, "Unknown API Key", 401),
+        (
+            "massive_403_plan",
+            403,
+            "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing",
+            200,
+        ),
+        ("massive_403_ip", 403, "IP address", 403),
+        (
+            "massive_429",
+            429,
+            "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue.",
+            429,
+        ),
     ],
-)  # fmt: skip
+)
 def test_massive_refuses(state: str, code: int, words: str, of_status: int) -> None:
     """Massive refuses in its own words; a plan that does not cover the data covers the market's status."""
 
@@ -439,7 +613,9 @@ def test_massive_refuses(state: str, code: int, words: str, of_status: int) -> N
     data, status = within(asked, **{state: 1.0})
     told = data.json()
     assert (data.status_code, status.status_code) == (code, of_status)
-    assert words in told.get("error", told.get("message")) and told["status"] == ("NOT_AUTHORIZED" if code == 403 else "ERROR")
+    assert words in told.get("error", told.get("message")) and told["status"] == (
+        "NOT_AUTHORIZED" if code == 403 else "ERROR"
+    )
     assert set(told) == {"status", "request_id", "message" if code == 403 else "error"}
 
 
@@ -453,7 +629,11 @@ def test_massive_limits_without_headers() -> None:
 def test_massive_answers_a_page() -> None:
     """A page is answered with 200 in place of data."""
     found = within(lambda doors: doors.massive(), massive_html_200=1.0)
-    assert found.status_code == 200 and found.headers["content-type"].startswith("text/html") and found.text.startswith("<!doctype html>")
+    assert (
+        found.status_code == 200
+        and found.headers["content-type"].startswith("text/html")
+        and found.text.startswith("<!doctype html>")
+    )
 
 
 def test_massive_has_nothing() -> None:
@@ -481,13 +661,23 @@ def test_stale_data_are_told_by_their_stamps() -> None:
     """Old data stand more than 20 minutes back, stamps and prices alike, while Massive's clock is right."""
 
     async def asked(doors: Doors) -> tuple[list[dict[str, Any]], str]:
-        return (await doors.massive(limit=250)).json()["results"], (await doors.massive("/v1/marketstatus/now")).json()["serverTime"]
+        return (await doors.massive(limit=250)).json()["results"], (await doors.massive("/v1/marketstatus/now")).json()[
+            "serverTime"
+        ]
 
     rows, at = within(asked, massive_stale=1.0)
-    assert all(1200 < AT_S - row[part]["last_updated"] / 1e9 < 1300 for row in rows for part in ("last_quote", "underlying_asset"))
+    assert all(
+        1200 < AT_S - row[part]["last_updated"] / 1e9 < 1300
+        for row in rows
+        for part in ("last_quote", "underlying_asset")
+    )
     assert datetime.fromisoformat(at).timestamp() == AT_S
     now, then = within(asked)[0], within(asked, AT_S - 1260)[0]
-    assert [row["last_quote"]["bid"] for row in rows] == [row["last_quote"]["bid"] for row in then] != [row["last_quote"]["bid"] for row in now]
+    assert (
+        [row["last_quote"]["bid"] for row in rows]
+        == [row["last_quote"]["bid"] for row in then]
+        != [row["last_quote"]["bid"] for row in now]
+    )
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(1.0, 0.2, 0.4), (0.2, 0.01, 0.12)])
@@ -537,15 +727,22 @@ def bid_for(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 SPOILT: dict[str, Callable[[dict[str, Any], dict[str, float]], bool]] = {
     "gamma_zero": lambda row, was: row["greeks"] == was | {"gamma": 0},
     "greeks_missing": lambda row, was: "greeks" not in row and row["implied_volatility"] > 0,
-    "delta_out_of_bounds": lambda row, was: 1.2 <= abs(row["greeks"]["delta"]) <= 1.6 and row["greeks"]["delta"] * was["delta"] > 0,
-    "unit_drift": lambda row, was: row["greeks"] == pytest.approx(was | {"theta": 100 * was["theta"], "vega": 100 * was["vega"]}, abs=1e-9),
+    "delta_out_of_bounds": lambda row, was: (
+        1.2 <= abs(row["greeks"]["delta"]) <= 1.6 and row["greeks"]["delta"] * was["delta"] > 0
+    ),
+    "unit_drift": lambda row, was: (
+        row["greeks"] == pytest.approx(was | {"theta": 100 * was["theta"], "vega": 100 * was["vega"]}, abs=1e-9)
+    ),
 }
 
 
 @pytest.mark.parametrize("state", SPOILT)
 @pytest.mark.parametrize("share", [1.0, 0.3])
 def test_greeks_are_spoilt(state: str, share: float) -> None:
-    """Of the contracts that are bid for, the share that is to be hit is hit in just that way; the rest and the wings are as ever."""
+    """
+    Of the contracts that are bid for, the share that is to be hit is hit in just that way; the rest and the wings are
+    as ever.
+    """
 
     async def asked(doors: Doors) -> list[dict[str, Any]]:
         return (await doors.massive(limit=250)).json()["results"]
@@ -565,11 +762,18 @@ def test_no_fault_is_no_fault_of_the_data() -> None:
     async def asked(doors: Doors) -> tuple[dict[str, Any], list[str], float]:
         row = (await doors.massive(limit=1, strike_price=650, expiration_date="2026-03-20")).json()["results"][0]
         days = (await doors.tradier(EXPIRATIONS, symbol="SPY")).json()["expirations"]["date"]
-        return row, days, datetime.fromisoformat((await doors.massive("/v1/marketstatus/now")).json()["serverTime"]).timestamp()
+        return (
+            row,
+            days,
+            datetime.fromisoformat((await doors.massive("/v1/marketstatus/now")).json()["serverTime"]).timestamp(),
+        )
 
     calm, days, at_s = within(asked)
     wild, today, skewed = within(asked, iv_stress=1.0), within(asked, expiry_friday=1.0), within(asked, clock_skew=1.0)
-    assert 2.5 <= wild[0]["implied_volatility"] / calm["implied_volatility"] <= 4 and wild[0]["underlying_asset"]["price"] < 0.95 * calm["underlying_asset"]["price"]
+    assert (
+        2.5 <= wild[0]["implied_volatility"] / calm["implied_volatility"] <= 4
+        and wild[0]["underlying_asset"]["price"] < 0.95 * calm["underlying_asset"]["price"]
+    )
     assert "2026-03-10" not in days and today[1] == ["2026-03-10", *days]
     assert at_s == skewed[2] == AT_S
 
@@ -582,12 +786,21 @@ def test_tradier_speaks_xml_unless_asked() -> None:
 
     async def asked(doors: Doors) -> list[httpx.Response]:
         ask = {"symbol": "SPY", "expiration": "2026-03-13", "greeks": "true"}
-        return [await doors.bare("tradier", CLOCK, TOKENS["tradier"]), await doors.tradier(), await doors.bare("tradier", CHAINS, TOKENS["tradier"], **ask), await doors.tradier(CHAINS, **ask)]
+        return [
+            await doors.bare("tradier", CLOCK, TOKENS["tradier"]),
+            await doors.tradier(),
+            await doors.bare("tradier", CHAINS, TOKENS["tradier"], **ask),
+            await doors.tradier(CHAINS, **ask),
+        ]
 
     xml, as_json, chain_xml, chain = within(asked)
-    assert xml.headers["content-type"].startswith("application/xml") and as_json.headers["content-type"].startswith("application/json")
+    assert xml.headers["content-type"].startswith("application/xml") and as_json.headers["content-type"].startswith(
+        "application/json"
+    )
     tree = ElementTree.fromstring(xml.text)
-    assert tree.tag == "clock" and {child.tag: child.text for child in tree} == {k: str(v) for k, v in as_json.json()["clock"].items()}
+    assert tree.tag == "clock" and {child.tag: child.text for child in tree} == {
+        k: str(v) for k, v in as_json.json()["clock"].items()
+    }
     tickers = [found.text for found in ElementTree.fromstring(chain_xml.text).iterfind("option/symbol")]
     assert tickers == [row["symbol"] for row in chain.json()["options"]["option"]] and len(tickers) == 90
 
@@ -595,52 +808,92 @@ def test_tradier_speaks_xml_unless_asked() -> None:
 @pytest.mark.parametrize(
     ("later_s", "state", "told"),
     [
-        (0, "healthy", ("open", "16:00", "postmarket")), (-2 * HOUR_S, "healthy", ("premarket", "09:30", "open")), (7 * HOUR_S, "healthy", ("postmarket", "20:00", "closed")),
-        (12 * HOUR_S, "healthy", ("closed", "04:00", "premarket")), (4 * DAY_S, "healthy", ("closed", "04:00", "premarket")), (0, "market_closed", ("closed", "04:00", "premarket")),
+        (0, "healthy", ("open", "16:00", "postmarket")),
+        (-2 * HOUR_S, "healthy", ("premarket", "09:30", "open")),
+        (7 * HOUR_S, "healthy", ("postmarket", "20:00", "closed")),
+        (12 * HOUR_S, "healthy", ("closed", "04:00", "premarket")),
+        (4 * DAY_S, "healthy", ("closed", "04:00", "premarket")),
+        (0, "market_closed", ("closed", "04:00", "premarket")),
     ],
-)  # fmt: skip
+)
 def test_tradiers_clock(later_s: int, state: str, told: tuple[str, str, str]) -> None:
     """Tradier's clock says what part of the day it is in New York and what comes next."""
     clock = within(lambda doors: doors.tradier(), AT_S + later_s, **{state: 1.0}).json()["clock"]
     assert (clock["state"], clock["next_change"], clock["next_state"]) == told
-    assert clock["timestamp"] == AT_S + later_s and clock["date"] == datetime.fromtimestamp(AT_S + later_s, NEW_YORK).date().isoformat()
+    assert (
+        clock["timestamp"] == AT_S + later_s
+        and clock["date"] == datetime.fromtimestamp(AT_S + later_s, NEW_YORK).date().isoformat()
+    )
 
 
 def test_one_is_no_list() -> None:
     """One quote comes as an object and two as a list."""
 
     async def asked(doors: Doors) -> list[Any]:
-        return [(await doors.tradier(QUOTES, symbols=symbols)).json()["quotes"]["quote"] for symbols in ("SPY", "SPY,AAPL", "SPY,NOSUCH")]
+        return [
+            (await doors.tradier(QUOTES, symbols=symbols)).json()["quotes"]["quote"]
+            for symbols in ("SPY", "SPY,AAPL", "SPY,NOSUCH")
+        ]
 
     one, two, known = within(asked)
     assert one["symbol"] == known["symbol"] == "SPY" and [quote["symbol"] for quote in two] == ["SPY", "AAPL"]
-    assert one["last"] == Surface(1).spot("SPY", AT_S) and one["bid"] < one["last"] < one["ask"] and 0 <= AT_S * 1000 - one["bid_date"] < 5000
+    assert (
+        one["last"] == Surface(1).spot("SPY", AT_S)
+        and one["bid"] < one["last"] < one["ask"]
+        and 0 <= AT_S * 1000 - one["bid_date"] < 5000
+    )
 
 
 def test_tradiers_chain() -> None:
-    """A chain has no price of the underlying, nulls where nothing traded, and Greeks of the last hour where they are asked for."""
+    """
+    A chain has no price of the underlying, nulls where nothing traded, and Greeks of the last hour where they are asked
+    for.
+    """
 
     async def asked(doors: Doors) -> list[list[dict[str, Any]]]:
-        return [(await doors.tradier(CHAINS, symbol="SPY", expiration="2026-03-20", greeks=wanted)).json()["options"]["option"] for wanted in ("true", "false")]
+        return [
+            (await doors.tradier(CHAINS, symbol="SPY", expiration="2026-03-20", greeks=wanted)).json()["options"][
+                "option"
+            ]
+            for wanted in ("true", "false")
+        ]
 
     rows, bare = within(asked)
-    assert all("greeks" not in row for row in bare) and [row["symbol"] for row in bare] == [row["symbol"] for row in rows]
+    assert all("greeks" not in row for row in bare) and [row["symbol"] for row in bare] == [
+        row["symbol"] for row in rows
+    ]
     known = {c.ticker: c for c in Surface(1).chain("SPY", AT_S)}
     unsolved = 0
     for row in rows:
         c, greeks = known[row["symbol"]], row["greeks"]
-        assert (row["bid"], row["ask"], row["strike"], row["option_type"], row["underlying"], row["root_symbol"], row["expiration_type"]) == (c.bid, c.ask, c.strike, c.side, "SPY", "SPY", "standard")
+        assert (
+            row["bid"],
+            row["ask"],
+            row["strike"],
+            row["option_type"],
+            row["underlying"],
+            row["root_symbol"],
+            row["expiration_type"],
+        ) == (c.bid, c.ask, c.strike, c.side, "SPY", "SPY", "standard")
         assert row["last"] == row["open"] == row["high"] == row["low"] == row["close"] == c.last
         if c.delta is None:
             assert greeks is None
             continue
-        assert (greeks["delta"], greeks["gamma"], greeks["theta"], greeks["vega"], greeks["mid_iv"]) == (c.delta, c.gamma, c.theta, c.vega, c.iv)
+        assert (greeks["delta"], greeks["gamma"], greeks["theta"], greeks["vega"], greeks["mid_iv"]) == (
+            c.delta,
+            c.gamma,
+            c.theta,
+            c.vega,
+            c.iv,
+        )
         below = c.bid <= max(0.0, c.spot - c.strike if c.side == "call" else c.strike - c.spot)
         unsolved += below
         assert (greeks["bid_iv"] == 0.0) == below
         age_s = AT_S - datetime.strptime(greeks["updated_at"], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
         assert 0 < age_s < 75 * 60
-    assert unsolved and {row["last"] is None for row in rows} == {True, False} == {row["greeks"] is None for row in rows}
+    assert unsolved and {row["last"] is None for row in rows} == {True, False} == {
+        row["greeks"] is None for row in rows
+    }
 
 
 def test_tradier_counts_requests() -> None:
@@ -654,7 +907,11 @@ def test_tradier_counts_requests() -> None:
     *found, after = within(asked)
     assert [answer.status_code for answer in found] == [200] * 120 + [429] and after.status_code == 200
     assert [int(found[i].headers["x-ratelimit-used"]) for i in (0, 1, 119)] == [1, 2, 120]
-    assert all(answer.headers["x-ratelimit-allowed"] == "120" and int(answer.headers["x-ratelimit-available"]) == max(0, 120 - int(answer.headers["x-ratelimit-used"])) for answer in found)
+    assert all(
+        answer.headers["x-ratelimit-allowed"] == "120"
+        and int(answer.headers["x-ratelimit-available"]) == max(0, 120 - int(answer.headers["x-ratelimit-used"]))
+        for answer in found
+    )
     assert {int(answer.headers["x-ratelimit-expiry"]) for answer in found} == {round((AT_S + 60) * 1000)}
     assert "Quota" in found[-1].json()["fault"]["faultstring"] and after.headers["x-ratelimit-used"] == "1"
 
@@ -663,7 +920,14 @@ def test_tradier_says_what_it_wants() -> None:
     """Without its token Tradier answers 401, without a parameter 400, both in plain text."""
 
     async def asked(doors: Doors) -> list[httpx.Response]:
-        return [await doors.bare("tradier", CLOCK), await doors.bare("tradier", CLOCK, "other"), await doors.tradier(QUOTES), await doors.tradier(EXPIRATIONS), await doors.tradier(CHAINS, symbol="SPY"), await doors.tradier("/v1/markets/status")]
+        return [
+            await doors.bare("tradier", CLOCK),
+            await doors.bare("tradier", CLOCK, "other"),
+            await doors.tradier(QUOTES),
+            await doors.tradier(EXPIRATIONS),
+            await doors.tradier(CHAINS, symbol="SPY"),
+            await doors.tradier("/v1/markets/status"),
+        ]
 
     found = within(asked)
     assert [answer.status_code for answer in found] == [401, 401, 400, 400, 400, 404]
@@ -673,13 +937,18 @@ def test_tradier_says_what_it_wants() -> None:
 
 @pytest.mark.parametrize("state", ["tradier_down", "both_down"])
 def test_tradier_fails(state: str) -> None:
-    """A Tradier that is down answers 500 or 503 in text or XML, whoever asks for JSON; Massive is only down where both are."""
+    """
+    A Tradier that is down answers 500 or 503 in text or XML, whoever asks for JSON; Massive is only down where both
+    are.
+    """
 
     async def asked(doors: Doors) -> tuple[list[httpx.Response], httpx.Response]:
         return await _many(doors.tradier, 20), await doors.massive()
 
     found, massive = within(asked, **{state: 1.0})
-    assert {answer.status_code for answer in found} == {500, 503} and not [answer for answer in found if "json" in answer.headers["content-type"]]
+    assert {answer.status_code for answer in found} == {500, 503} and not [
+        answer for answer in found if "json" in answer.headers["content-type"]
+    ]
     assert (massive.status_code == 200) == (state == "tradier_down")
 
 
@@ -693,16 +962,32 @@ def test_no_state_is_named(state: str) -> None:
 
     async def asked(doors: Doors) -> None:
         for name, path in (
-            ("massive", "/v1/marketstatus/now"), ("massive", "/v1/marketstatus/upcoming"), ("massive", f"{SPY}?limit=50"), ("massive", f"{SPY}?cursor=6y"), ("massive", "/health"), ("massive", SPY),
-            ("massive", SPY), ("tradier", CLOCK), ("tradier", f"{QUOTES}?symbols=SPY"), ("tradier", f"{CHAINS}?symbol=SPY&expiration=2026-03-20&greeks=true"), ("tradier", EXPIRATIONS), ("tradier", CLOCK),
-        ):  # fmt: skip
+            ("massive", "/v1/marketstatus/now"),
+            ("massive", "/v1/marketstatus/upcoming"),
+            ("massive", f"{SPY}?limit=50"),
+            ("massive", f"{SPY}?cursor=6y"),
+            ("massive", "/health"),
+            ("massive", SPY),
+            ("massive", SPY),
+            ("tradier", CLOCK),
+            ("tradier", f"{QUOTES}?symbols=SPY"),
+            ("tradier", f"{CHAINS}?symbol=SPY&expiration=2026-03-20&greeks=true"),
+            ("tradier", EXPIRATIONS),
+            ("tradier", CLOCK),
+        ):
             key = None if path == SPY else TOKENS[name]
             with suppress(httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError, httpx.TimeoutException):
                 answered.append(await _impatient(doors, name, path, key))
 
     within(asked, **{state: 1.0})
     for answer in answered:
-        left = b"\n".join([answer.extensions["reason_phrase"], *(b": ".join(pair) for pair in answer.headers.raw), answer.content]).decode().lower()
+        left = (
+            b"\n".join(
+                [answer.extensions["reason_phrase"], *(b": ".join(pair) for pair in answer.headers.raw), answer.content]
+            )
+            .decode()
+            .lower()
+        )
         assert not [name for name in STATES if name in left]
     assert answered or state == "our_network_down"
 
@@ -718,24 +1003,53 @@ def test_the_same_seed_answers_the_same() -> None:
     """Two worlds of one seed answer byte for byte the same, and one of another seed otherwise."""
 
     async def asked(doors: Doors) -> list[bytes]:
-        return [(await doors.massive()).content.replace(str(doors.servers["massive"].port).encode(), b"port") for _ in range(3)] + [(await doors.tradier(QUOTES, symbols="SPY,XYZ")).content]
+        return [
+            (await doors.massive()).content.replace(str(doors.servers["massive"].port).encode(), b"port")
+            for _ in range(3)
+        ] + [(await doors.tradier(QUOTES, symbols="SPY,XYZ")).content]
 
-    once, again, other = within(asked, gamma_zero=0.5), within(asked, gamma_zero=0.5), within(asked, seed=2, gamma_zero=0.5)
+    once, again, other = (
+        within(asked, gamma_zero=0.5),
+        within(asked, gamma_zero=0.5),
+        within(asked, seed=2, gamma_zero=0.5),
+    )
     assert once == again and not set(once) & set(other)
 
 
 # Clocks, a market closed by surprise, and what a plan does not cover.
 
 
-@pytest.mark.parametrize(("state", "massive_s", "tradier_s"), [("healthy", 0, 0), ("massive_clock_ahead", 600, 0), ("massive_clock_behind", -600, 0), ("tradier_clock_ahead", 0, 600), ("tradier_clock_behind", 0, -600), ("our_clock_fast", -600, -600), ("our_clock_slow", 600, 600), ("clock_skew", 0, 0), ("page_clock_ahead", 0, 0)])
+@pytest.mark.parametrize(
+    ("state", "massive_s", "tradier_s"),
+    [
+        ("healthy", 0, 0),
+        ("massive_clock_ahead", 600, 0),
+        ("massive_clock_behind", -600, 0),
+        ("tradier_clock_ahead", 0, 600),
+        ("tradier_clock_behind", 0, -600),
+        ("our_clock_fast", -600, -600),
+        ("our_clock_slow", 600, 600),
+        ("clock_skew", 0, 0),
+        ("page_clock_ahead", 0, 0),
+    ],
+)
 def test_a_clock_that_is_off(state: str, massive_s: float, tradier_s: float) -> None:
-    """Each stamp of who is off is off by so much: the clock, the Date, the quotes; of whom it is not the matter, none."""
+    """
+    Each stamp of who is off is off by so much: the clock, the Date, the quotes; of whom it is not the matter, none.
+    """
 
     async def stamps(doors: Doors) -> tuple[list[float], list[float]]:
         told, chain = await doors.massive("/v1/marketstatus/now"), await doors.massive(limit=250)
         quotes = [row["last_quote"]["last_updated"] / 1e9 for row in chain.json()["results"]]
-        clock, quote = (await doors.tradier(CLOCK)).json()["clock"], (await doors.tradier(QUOTES, symbols="SPY")).json()["quotes"]["quote"]
-        massive = [datetime.fromisoformat(told.json()["serverTime"]).timestamp(), parsedate_to_datetime(told.headers["date"]).timestamp(), max(quotes)]
+        clock, quote = (
+            (await doors.tradier(CLOCK)).json()["clock"],
+            (await doors.tradier(QUOTES, symbols="SPY")).json()["quotes"]["quote"],
+        )
+        massive = [
+            datetime.fromisoformat(told.json()["serverTime"]).timestamp(),
+            parsedate_to_datetime(told.headers["date"]).timestamp(),
+            max(quotes),
+        ]
         return massive, [clock["timestamp"], quote["bid_date"] / 1000]
 
     found = within(stamps, **{state: 1.0})
@@ -744,16 +1058,30 @@ def test_a_clock_that_is_off(state: str, massive_s: float, tradier_s: float) -> 
 
 
 def test_quotes_stay_at_the_last_close() -> None:
-    """A market that never opened has the quotes of the session before, one that closed early those of that moment, however long ago; prices do not move, and both providers say closed."""
+    """
+    A market that never opened has the quotes of the session before, one that closed early those of that moment, however
+    long ago; prices do not move, and both providers say closed.
+    """
 
     async def seen(doors: Doors) -> tuple[float, float, set[str], float]:
         chain = (await doors.massive(limit=250)).json()["results"]
         quote = (await doors.tradier(QUOTES, symbols="SPY")).json()["quotes"]["quote"]
         days = (await doors.tradier(EXPIRATIONS, symbol="SPY")).json()["expirations"]["date"]
-        bids = {row["bid_date"] / 1000 for row in (await doors.tradier(CHAINS, symbol="SPY", expiration=days[0])).json()["options"]["option"]}
-        told = {(await doors.massive("/v1/marketstatus/now")).json()["market"], (await doors.tradier(CLOCK)).json()["clock"]["state"]}
+        bids = {
+            row["bid_date"] / 1000
+            for row in (await doors.tradier(CHAINS, symbol="SPY", expiration=days[0])).json()["options"]["option"]
+        }
+        told = {
+            (await doors.massive("/v1/marketstatus/now")).json()["market"],
+            (await doors.tradier(CLOCK)).json()["clock"]["state"],
+        }
         assert 0 <= min(bids) - quote["bid_date"] / 1000 <= 2.1
-        return max(row["last_quote"]["last_updated"] for row in chain) / 1e9, max(bids), told, chain[0]["underlying_asset"]["price"]
+        return (
+            max(row["last_quote"]["last_updated"] for row in chain) / 1e9,
+            max(bids),
+            told,
+            chain[0]["underlying_asset"]["price"],
+        )
 
     async def later(doors: Doors) -> list[tuple[float, float, set[str], float]]:
         found = []
@@ -765,7 +1093,10 @@ def test_quotes_stay_at_the_last_close() -> None:
     monday = datetime(2026, 3, 9, 16, tzinfo=NEW_YORK).timestamp()
     for state, closed_s in (("market_closed", monday), ("market_closes_early", AT_S)):
         found = within(later, **{state: 1.0})
-        assert all(closed_s - 2.1 <= quoted_s <= closed_s and bid_s == closed_s and told == {"closed"} for quoted_s, bid_s, told, _ in found), found
+        assert all(
+            closed_s - 2.1 <= quoted_s <= closed_s and bid_s == closed_s and told == {"closed"}
+            for quoted_s, bid_s, told, _ in found
+        ), found
         assert found[0][3] == found[1][3]
     evening = within(seen, at_s=AT_S + 8 * HOUR_S)
     assert evening[1] == datetime(2026, 3, 10, 16, tzinfo=NEW_YORK).timestamp()
@@ -775,7 +1106,12 @@ def test_tradier_refuses_options_alone() -> None:
     """Its clock and its quotes are answered, its expirations and chains are refused with 403: our plan."""
 
     async def asked(doors: Doors) -> list[int]:
-        answers = [await doors.tradier(CLOCK), await doors.tradier(QUOTES, symbols="SPY"), await doors.tradier(EXPIRATIONS, symbol="SPY"), await doors.tradier(CHAINS, symbol="SPY", expiration="2026-03-13")]
+        answers = [
+            await doors.tradier(CLOCK),
+            await doors.tradier(QUOTES, symbols="SPY"),
+            await doors.tradier(EXPIRATIONS, symbol="SPY"),
+            await doors.tradier(CHAINS, symbol="SPY", expiration="2026-03-13"),
+        ]
         assert "not entitled" in answers[2].text
         return [answer.status_code for answer in answers]
 

@@ -1,4 +1,7 @@
-"""What people are told, as the store keeps it: planned once, sent at least once, in order, whoever dies; nothing that a silence covers."""
+"""
+What people are told, as the store keeps it: planned once, sent at least once, in order, whoever dies; nothing that a
+silence covers.
+"""
 
 import json
 import random
@@ -19,7 +22,10 @@ from opslib.staff import PATH, Channel, Role, Staff
 from opslib.store import Store
 
 RULES = rules.load()
-HOOKED = Staff({name: Role(name, (), ("hook",)) for name in PATH}, {"hook": Channel("hook", "webhook", {"url": "http://127.0.0.1:1"})})
+HOOKED = Staff(
+    {name: Role(name, (), ("hook",)) for name in PATH},
+    {"hook": Channel("hook", "webhook", {"url": "http://127.0.0.1:1"})},
+)
 KILLS = {"sqlite": 300, "postgresql": 60}
 
 
@@ -50,7 +56,12 @@ def test_planned_once(desk: Desk) -> None:
     fires(desk.store, "desk", 100, "firing")
     assert desk.plan(104) == []
     made = desk.plan(115)
-    assert sorted((m["panel"], sorted(a["rule"] for a in m["alerts"])) for m in made) == [("greeks", ["gamma_zero"]), ("pnl", ["backtest_variance"]), ("providers", ["availability"]), ("system", ["errors", "websocket_down"])]
+    assert sorted((m["panel"], sorted(a["rule"] for a in m["alerts"])) for m in made) == [
+        ("greeks", ["gamma_zero"]),
+        ("pnl", ["backtest_variance"]),
+        ("providers", ["availability"]),
+        ("system", ["errors", "websocket_down"]),
+    ]
     assert {m["kind"] for m in made} == {"firing"} and len({m["id"] for m in made}) == 4
     assert desk.plan(120) == [] and Dispatch(desk.store, "desk").plan(HOOKED, RULES) == []
     fires(desk.store, "desk", 200, "resolved")
@@ -58,7 +69,11 @@ def test_planned_once(desk: Desk) -> None:
 
 
 def test_a_claim_is_ones_own_for_a_while(desk: Desk) -> None:
-    """What one has claimed nobody else gets, until it must be dead; then it is there again under the same id. What is sent is sent."""
+    """
+    What one has claimed nobody else gets, until it must be dead; then it is there again under the same id.
+
+    What is sent is sent.
+    """
     fires(desk.store, "desk", 100, "firing")
     count = len(desk.plan(115))
     mine = [desk.claim() for _ in range(count + 1)]
@@ -70,7 +85,8 @@ def test_a_claim_is_ones_own_for_a_while(desk: Desk) -> None:
     assert [d.state for d, _ in desk.dispatch.deliveries() if d.message == again.message] == [SENT]
     desk.dispatch.failed(again, "late", 1)
     desk.dispatch.expired(again)
-    assert [d.state for d, _ in desk.dispatch.deliveries() if d.message == again.message] == [SENT]  # What was sent stays so.
+    # What was sent stays so.
+    assert [d.state for d, _ in desk.dispatch.deliveries() if d.message == again.message] == [SENT]
 
 
 def test_a_group_goes_out_in_its_order(desk: Desk) -> None:
@@ -93,7 +109,12 @@ def test_a_group_goes_out_in_its_order(desk: Desk) -> None:
     rest = [desk.claim()]
     desk.dispatch.sent(rest[0])  # type: ignore[arg-type]
     rest.append(desk.claim())
-    assert [desk.dispatch.message(d.message)["kind"] for d in rest if d] == ["firing", "over"] and rest[0] and rest[0].attempts == 1 and rest[0].said == "it answered 500"
+    assert (
+        [desk.dispatch.message(d.message)["kind"] for d in rest if d] == ["firing", "over"]
+        and rest[0]
+        and rest[0].attempts == 1
+        and rest[0].said == "it answered 500"
+    )
 
 
 def test_what_is_given_up_is_kept(desk: Desk) -> None:
@@ -109,7 +130,9 @@ def test_what_is_given_up_is_kept(desk: Desk) -> None:
 
 def test_what_can_wait_waits_for_its_hours(store_url: str) -> None:
     """Outside a role's hours a notify waits until they begin; what is critical does not."""
-    late = Staff({**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels)
+    late = Staff(
+        {**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels
+    )
     desk = Desk(store_url, late)
     fires(desk.store, "desk", 100, "firing")
     with desk.store.writing() as connection:
@@ -121,8 +144,13 @@ def test_what_can_wait_waits_for_its_hours(store_url: str) -> None:
 
 
 def test_what_waits_for_hours_lets_nothing_wait_for_it(store_url: str) -> None:
-    """When what was held for somebody's hours becomes worse, both go out at once, in order; held over a weekend it is not given up before it was ever tried."""
-    late = Staff({**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels)
+    """
+    When what was held for somebody's hours becomes worse, both go out at once, in order; held over a weekend it is not
+    given up before it was ever tried.
+    """
+    late = Staff(
+        {**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels
+    )
     desk = Desk(store_url, late)
     fires(desk.store, "desk", 100, "firing", "notify")
     desk.plan(115)
@@ -139,7 +167,10 @@ def test_what_waits_for_hours_lets_nothing_wait_for_it(store_url: str) -> None:
 
 
 def test_the_end_goes_where_the_beginning_went(store_url: str) -> None:
-    """Who was told of a beginning is told of its end, though the role has another channel by then; what waits for a channel that is gone is given up."""
+    """
+    Who was told of a beginning is told of its end, though the role has another channel by then; what waits for a
+    channel that is gone is given up.
+    """
     desk = Desk(store_url, Staff(HOOKED.roles, HOOKED.channels | {"other": Channel("other", "terminal")}))
     fires(desk.store, "desk", 100, "firing")
     desk.plan(115)
@@ -162,21 +193,33 @@ def test_a_clock_that_was_set_back(store_url: str) -> None:
 
 
 def test_what_people_say_is_written_through(store_url: str) -> None:
-    """A silence, its early end and an acknowledgement are there for another process before the command is done; nothing of them is ever changed."""
+    """
+    A silence, its early end and an acknowledgement are there for another process before the command is done; nothing of
+    them is ever changed.
+    """
     desk = Desk(store_url)
     made = desk.dispatch.silence("Ann", "maintenance", timedelta(hours=2), rule="availability", subject="massive")
     desk.dispatch.ack("availability-massive", "Ben", "on it")
     other = Dispatch(Store(store_url, lambda: at(60)), "desk")
     assert other.silences() == [made] and made.until_us - made.from_us == 7200 * 10**6
     assert other.acks() == {"availability-massive": ("Ben", us(0), "on it")}
-    assert other.unsilence(made.id, "Cid") and not other.unsilence(made.id, "Cid") and not other.unsilence("other", "Cid")
+    assert (
+        other.unsilence(made.id, "Cid") and not other.unsilence(made.id, "Cid") and not other.unsilence("other", "Cid")
+    )
     assert [s.until_us for s in Dispatch(desk.store, "desk").silences()] == [us(60)]
     with desk.store.reading() as connection:
-        assert [row.kind for row in connection.execute(sa.select(ACTS).order_by(ACTS.c.seq))] == ["silence", "ack", "unsilence"]
+        assert [row.kind for row in connection.execute(sa.select(ACTS).order_by(ACTS.c.seq))] == [
+            "silence",
+            "ack",
+            "unsilence",
+        ]
 
 
 def test_an_older_store_tells_nothing_old(store_url: str) -> None:
-    """A store of the third schema, from when nobody was told, is brought forward, and what stood in its outbox stays untold."""
+    """
+    A store of the third schema, from when nobody was told, is brought forward, and what stood in its outbox stays
+    untold.
+    """
     desk = Desk(store_url)
     fires(desk.store, "desk", 100, "firing")
     with desk.store.writing() as connection:
@@ -188,8 +231,20 @@ def test_an_older_store_tells_nothing_old(store_url: str) -> None:
         connection.execute(sa.text("UPDATE meta SET value = '3' WHERE key = 'schema'"))
     desk.store.close()
     again = Desk(store_url)
-    again.store.run_begins(id="r", app="desk", notebook="n", parameters="{}", state="ok", started_at_us=0, outputs="[]", process="p", due="report daily 2026-03-10")
-    assert [row["due"] for row in again.store.runs_due("desk", ["report daily 2026-03-10"])] == ["report daily 2026-03-10"]
+    again.store.run_begins(
+        id="r",
+        app="desk",
+        notebook="n",
+        parameters="{}",
+        state="ok",
+        started_at_us=0,
+        outputs="[]",
+        process="p",
+        due="report daily 2026-03-10",
+    )
+    assert [row["due"] for row in again.store.runs_due("desk", ["report daily 2026-03-10"])] == [
+        "report daily 2026-03-10"
+    ]
     assert again.plan(500) == [] and again.dispatch.standing() == []
     fires(again.store, "desk", 600, "resolved")
     fires(again.store, "desk", 700, "firing")
@@ -200,13 +255,17 @@ def test_an_older_store_tells_nothing_old(store_url: str) -> None:
 
 def test_killed_at_any_moment_everybody_is_told(store_url: str, tmp_path: Path) -> None:
     """
-    Killed with SIGKILL at hundreds of random moments, before a receiver that answers well, with 500, slowly or not at all:
-    each beginning and each end is told at least once, in order; nothing of a silenced alert; nothing is marked as sent
-    that was not; no silence is lost.
+    Killed with SIGKILL at hundreds of random moments, before a receiver that answers well, with 500, slowly or not at
+    all: each beginning and each end is told at least once, in order; nothing of a silenced alert; nothing is marked as
+    sent that was not; no silence is lost.
     """
     wanted, seed, place = KILLS[store_url.split(":")[0]], random.SystemRandom().randrange(10**6), tmp_path / "received"
     print(f"seed {seed}")
-    ended = subprocess.run([sys.executable, Path(__file__).with_name("told.py"), store_url, str(seed), str(wanted), str(place)], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, Path(__file__).with_name("told.py"), store_url, str(seed), str(wanted), str(place)],
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     received = [json.loads(line) for line in place.read_text().splitlines()]
@@ -216,5 +275,10 @@ def test_killed_at_any_moment_everybody_is_told(store_url: str, tmp_path: Path) 
     for n in range(found["rounds"]):
         for rule in ALERTS:
             told = [what for r in taken for alert, what in r["told"] if alert == f"{rule}-round{n}"]
-            assert (not told) if rule == SILENT else told[0] in ("firing", "both") and told[-1] in ("over", "both"), (seed, n, rule, told)
+            assert (not told) if rule == SILENT else told[0] in ("firing", "both") and told[-1] in ("over", "both"), (
+                seed,
+                n,
+                rule,
+                told,
+            )
     assert not [r for r in received for alert, _ in r["told"] if alert.startswith(f"{SILENT}-")]

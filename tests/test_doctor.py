@@ -74,13 +74,30 @@ def test_a_healthy_world_is_green(world: Lever, tmp_path: Path) -> None:
     seen = examined(tmp_path, world.environ)
     assert (seen.verdict, seen.exit_code) == ("ok", 0), seen
     looked_at = [c.what for c in seen.checks if c.verdict == "ok"]
-    wanted = ("Python", "store", "limits", "clock", "massive: is it there", "massive: may we have option data", "tradier: is it there", "app: is its server there", "socket behind its own", "WebSocket open", "log be read", "process alive", "SPY: can a whole chain", "clocks against ours")
+    wanted = (
+        "Python",
+        "store",
+        "limits",
+        "clock",
+        "massive: is it there",
+        "massive: may we have option data",
+        "tradier: is it there",
+        "app: is its server there",
+        "socket behind its own",
+        "WebSocket open",
+        "log be read",
+        "process alive",
+        "SPY: can a whole chain",
+        "clocks against ours",
+    )
     assert all(any(words in what for what in looked_at) for words in wanted), seen
     assert all(c.seen for c in seen.checks)
 
 
 def test_an_app_that_answers_its_page_on_every_path(world: Lever, web_page: str, tmp_path: Path) -> None:
-    """Where the app's address is one that answers a web page on every path, the doctor says so and names the setting."""
+    """
+    Where the app's address is one that answers a web page on every path, the doctor says so and names the setting.
+    """
     seen = examined(tmp_path, {**world.environ, "OPS_APP_URL": web_page})
     check = of(seen, "/api/health")
     assert seen.exit_code == 2 and check.verdict == "critical" and "a page instead of data" in check.seen
@@ -98,8 +115,10 @@ def test_an_app_that_answers_its_page_on_every_path(world: Lever, web_page: str,
         ({"OPS_APP_WS_URL": "ws://127.0.0.1:1"}, "WebSocket open", "OPS_APP_WS_URL"),
         ({"SSL_CERT_FILE": ""}, "massive: is it there", "OPS_MASSIVE_URL"),
     ],
-)  # fmt: skip
-def test_what_is_wrong_and_which_setting(world: Lever, tmp_path: Path, change: dict[str, str], what: str, words: str) -> None:
+)
+def test_what_is_wrong_and_which_setting(
+    world: Lever, tmp_path: Path, change: dict[str, str], what: str, words: str
+) -> None:
     """One wrong setting is named, by itself: everything else is as well as it was."""
     seen = examined(tmp_path, {**world.environ, **change})
     check = of(seen, what)
@@ -109,7 +128,9 @@ def test_what_is_wrong_and_which_setting(world: Lever, tmp_path: Path, change: d
 
 def test_who_is_told(tmp_path: Path) -> None:
     """The doctor says by which ways each role is told, and what is wrong with a way that cannot be meant."""
-    (tmp_path / "settings.toml").write_text('[channels.x]\nkind = "webhook"\nurl = "http://127.0.0.1:1"\n[roles.DevOps]\nchannels = ["x"]\n')
+    (tmp_path / "settings.toml").write_text(
+        '[channels.x]\nkind = "webhook"\nurl = "http://127.0.0.1:1"\n[roles.DevOps]\nchannels = ["x"]\n'
+    )
     check = of(examined(tmp_path, {}), "who is told")
     assert check.verdict == "ok" and "DevOps: x" in check.seen and "Tech Lead: terminal" in check.seen
     (tmp_path / "settings.toml").write_text('[channels.x]\nkind = "slack"\n')
@@ -121,34 +142,62 @@ def test_nothing_is_configured(tmp_path: Path) -> None:
     """Where nothing is named to look at, the verdict is unknown, and each setting that is missing is named."""
     seen = examined(tmp_path, {})
     wanted = {name for name in settings.WORLD if name != "OPS_FALLBACK"}
-    assert (seen.verdict, seen.exit_code) == ("unknown", 3) and {c.advice for c in seen.checks if not c.verdict} >= {f"set {name}" for name in wanted}
-    assert all(name in of(seen, "settings").advice for name in wanted) and "7 of 7 things are not looked at" in of(seen, "settings").seen
+    assert (seen.verdict, seen.exit_code) == ("unknown", 3) and {c.advice for c in seen.checks if not c.verdict} >= {
+        f"set {name}" for name in wanted
+    }
+    assert (
+        all(name in of(seen, "settings").advice for name in wanted)
+        and "7 of 7 things are not looked at" in of(seen, "settings").seen
+    )
 
 
 @pytest.mark.parametrize(
     ("setting", "lost", "remains"),
     [
-        ("OPS_APP_URL", "API health endpoint", ""), ("OPS_APP_WS_URL", "round trip", "the page's own word on its socket remains"), ("OPS_APP_LOG", "time-outs and how long the app waits", "POST /api/logs"),
-        ("OPS_APP_PID", "memory and whether that grows", "the page's memory remain"), ("OPS_MASSIVE_URL", "response time", "page's counts"), ("OPS_TRADIER_URL", "fallback", "page's counts"), ("OPS_SYMBOLS", "daily validation with known symbols", "own validations remain"),
+        ("OPS_APP_URL", "API health endpoint", ""),
+        ("OPS_APP_WS_URL", "round trip", "the page's own word on its socket remains"),
+        ("OPS_APP_LOG", "time-outs and how long the app waits", "POST /api/logs"),
+        ("OPS_APP_PID", "memory and whether that grows", "the page's memory remain"),
+        ("OPS_MASSIVE_URL", "response time", "page's counts"),
+        ("OPS_TRADIER_URL", "fallback", "page's counts"),
+        ("OPS_SYMBOLS", "daily validation with known symbols", "own validations remain"),
     ],
-)  # fmt: skip
+)
 def test_which_checks_fall_away(tmp_path: Path, setting: str, lost: str, remains: str) -> None:
-    """Of each setting that is missing the doctor says in plain words which of the guide's checks nobody makes, and what remains."""
+    """
+    Of each setting that is missing the doctor says in plain words which of the guide's checks nobody makes, and what
+    remains.
+    """
     check = next(c for c in examined(tmp_path, {}).checks if c.advice == f"set {setting}")
-    assert check.verdict == "" and f"{setting} is not set. Not measured without it: " in check.seen and lost in check.seen and remains in check.seen
+    assert (
+        check.verdict == ""
+        and f"{setting} is not set. Not measured without it: " in check.seen
+        and lost in check.seen
+        and remains in check.seen
+    )
 
 
 def test_a_hosted_app_whose_log_comes_by_a_drain(world: Lever, tmp_path: Path) -> None:
-    """Its log counts as looked at, its process as what cannot be looked at from afar; a day after the last line both are missing again; read twice it is a warning."""
+    """
+    Its log counts as looked at, its process as what cannot be looked at from afar; a day after the last line both are
+    missing again; read twice it is a warning.
+    """
     environ = {**world.environ, "OPS_APP_LOG": "", "OPS_APP_PID": ""}
     store = Store(settings.load(tmp_path, None, environ).url)
-    keep = lambda ago: drain.keep(Samples(store, "desk"), drain.read(b"GET /api/health 200 3 ms", "text/plain"), clock.now() - ago, str)  # noqa: E731
+
+    def keep(ago):
+        return drain.keep(
+            Samples(store, "desk"), drain.read(b"GET /api/health 200 3 ms", "text/plain"), clock.now() - ago, str
+        )
+
     keep(timedelta(hours=25))
     assert "OPS_APP_LOG" in of(examined(tmp_path, environ), "settings").advice
     keep(timedelta(minutes=1))
     seen = examined(tmp_path, environ)
     assert (seen.verdict, of(seen, "by a drain").verdict) == ("ok", "ok"), seen
-    assert "OPS_APP_PID is not set. Not measured without it" in of(seen, "the app's process").seen and not [c for c in seen.checks if c.advice == "set OPS_APP_LOG"]
+    assert "OPS_APP_PID is not set. Not measured without it" in of(seen, "the app's process").seen and not [
+        c for c in seen.checks if c.advice == "set OPS_APP_LOG"
+    ]
     twice = of(examined(tmp_path, {**environ, "OPS_APP_LOG": world.environ["OPS_APP_LOG"]}), "by a drain")
     assert twice.verdict == "warning" and "counts twice" in twice.seen
     store.close()
@@ -162,9 +211,14 @@ def test_a_hosted_app_whose_log_comes_by_a_drain(world: Lever, tmp_path: Path) -
         ({"OPS_TRADIER_URL": "", "OPS_FALLBACK": "none"}, "ok", ""),
         ({"OPS_APP_PID": "", "OPS_APP_LOG": "/nowhere/app.log"}, "critical", "OPS_APP_PID"),
     ],
-)  # fmt: skip
-def test_some_things_are_not_configured(world: Lever, tmp_path: Path, change: dict[str, str], verdict: str, missing: str) -> None:
-    """One setting that is missing makes a healthy desk unknown; what is seen to be wrong is said as it is; an app without Tradier lacks nothing."""
+)
+def test_some_things_are_not_configured(
+    world: Lever, tmp_path: Path, change: dict[str, str], verdict: str, missing: str
+) -> None:
+    """
+    One setting that is missing makes a healthy desk unknown; what is seen to be wrong is said as it is; an app without
+    Tradier lacks nothing.
+    """
     seen = examined(tmp_path, {**world.environ, **change})
     assert seen.verdict == verdict, seen
     assert [missing in c.advice for c in seen.checks if c.what == "settings"] == ([True] if missing else [])
@@ -173,7 +227,10 @@ def test_some_things_are_not_configured(world: Lever, tmp_path: Path, change: di
 def test_a_warning_is_not_hidden_by_what_is_unset() -> None:
     """With settings missing, a warning of what was looked at stays a warning."""
     unset, warning = doctor.Check(doctor.UNSET, "unknown", ""), doctor.Check("disk", "warning", "")
-    assert [Examination("desk", (doctor.Check("a", "ok", ""), *more)).verdict for more in ((), (unset,), (unset, warning), (warning,))] == ["ok", "unknown", "warning", "warning"]
+    assert [
+        Examination("desk", (doctor.Check("a", "ok", ""), *more)).verdict
+        for more in ((), (unset,), (unset, warning), (warning,))
+    ] == ["ok", "unknown", "warning", "warning"]
 
 
 def test_refused_posts_are_said(tmp_path: Path) -> None:
@@ -189,5 +246,9 @@ def test_refused_posts_are_said(tmp_path: Path) -> None:
     store.close()
     seen = examined(tmp_path, {})
     check = of(seen, "posts refused")
-    assert check.verdict == "warning" and "12 posts from https://app.example refused: Origin not in OPS_CORS_ORIGINS" in check.seen and "old.example" not in check.seen
+    assert (
+        check.verdict == "warning"
+        and "12 posts from https://app.example refused: Origin not in OPS_CORS_ORIGINS" in check.seen
+        and "old.example" not in check.seen
+    )
     assert seen.exit_code == 1

@@ -1,4 +1,7 @@
-"""The page of an executed notebook: it holds all that it shows, and whatever the notebook holds, it asks nobody for anything."""
+"""
+The page of an executed notebook: it holds all that it shows, and whatever the notebook holds, it asks nobody for
+anything.
+"""
 
 import base64
 import http.server
@@ -19,8 +22,24 @@ from opslib import document, runner
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-PIXEL = base64.b64encode(bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082")).decode()
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server", "--virtual-time-budget=3000", "--dump-dom"]
+PIXEL = base64.b64encode(
+    bytes.fromhex(
+        "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
+    )
+).decode()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+    "--virtual-time-budget=3000",
+    "--dump-dom",
+]
 ASKING = {
     "image": '<img src="URL/image">',
     "background": '<div style="background:url(URL/background)">x</div>',
@@ -28,7 +47,7 @@ ASKING = {
     "sheet": '<link rel="stylesheet" href="URL/sheet">',
     "script": '<script src="URL/script"></script>',
     "inline": '<script>fetch("URL/inline")</script>',
-    "handler": "<img src=\"x:\" onerror=\"fetch('URL/handler')\">",
+    "handler": '<img src="x:" onerror="fetch(\'URL/handler\')">',
     "onload": "<svg xmlns='http://www.w3.org/2000/svg' onload=\"fetch('URL/onload')\"></svg>",
     "vector": '<svg xmlns="http://www.w3.org/2000/svg"><image href="URL/vector"/></svg>',
     "frame": '<iframe src="URL/frame"></iframe>',
@@ -118,7 +137,13 @@ def opened(recorder: tuple[str, Callable[[], set[str]]], tmp_path: Path) -> Call
         path = tmp_path / "page.html"
         path.write_text(page, encoding="utf-8")
         environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {"HOME": str(tmp_path)}
-        done = subprocess.run([browser, *FLAGS, f"--user-data-dir={tmp_path / 'browser'}", path.as_uri()], capture_output=True, text=True, timeout=90, env=environment)
+        done = subprocess.run(
+            [browser, *FLAGS, f"--user-data-dir={tmp_path / 'browser'}", path.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            env=environment,
+        )
         assert done.returncode == 0, done.stderr
         return recorder[1](), done.stdout
 
@@ -134,17 +159,27 @@ def hostile(recorder: tuple[str, object], content: str) -> str:
 def test_the_policy_stands_before_all_else(recorder: tuple[str, object]) -> None:
     """The policy is the page's, stands before anything from outside, and forbids all but inline styles and pictures."""
     page = hostile(recorder, "".join(ASKING.values()))
-    metas = [(n, a) for n, (tag, a) in enumerate(Elements(page).found) if tag == "meta" and (a.get("http-equiv") or "").lower() == "content-security-policy"]
+    metas = [
+        (n, a)
+        for n, (tag, a) in enumerate(Elements(page).found)
+        if tag == "meta" and (a.get("http-equiv") or "").lower() == "content-security-policy"
+    ]
     assert len(metas) == 1 and metas[0][0] <= 3
     rules = dict(rule.split(" ", 1) for rule in metas[0][1]["content"].split("; "))
     assert rules["default-src"] == "'none'"
     assert set(rules.get("img-src", "").split()) <= {"data:"} and rules.get("style-src") == "'unsafe-inline'"
-    assert not {"script-src", "connect-src", "frame-src", "font-src", "object-src"} & {name for name, value in rules.items() if value != "'none'"}
+    assert not {"script-src", "connect-src", "frame-src", "font-src", "object-src"} & {
+        name for name, value in rules.items() if value != "'none'"
+    }
     assert page.index("Content-Security-Policy") < page.index("<title>") < page.index("<body>")
 
 
-def test_a_hostile_notebook_asks_nobody(recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]) -> None:
-    """A page made of everything that asks for something asks for nothing and runs nothing; without the policy it would."""
+def test_a_hostile_notebook_asks_nobody(
+    recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]
+) -> None:
+    """
+    A page made of everything that asks for something asks for nothing and runs nothing; without the policy it would.
+    """
     page = hostile(recorder, "".join(ASKING.values()))
     asked, shown = opened(page)
     assert {a for a in asked if a != "connection"} == set()
@@ -158,7 +193,9 @@ def plain(recorder: tuple[str, object], content: str) -> str:
     return f"<!doctype html><html><head></head><body>{content.replace('URL', recorder[0])}</body></html>"
 
 
-def test_a_hostile_notebook_does_not_leave(recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]) -> None:
+def test_a_hostile_notebook_does_not_leave(
+    recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]
+) -> None:
     """A notebook that says where to go next, which no policy forbids, stays where it is and asks nobody."""
     asked, _ = opened(plain(recorder, LEAVING))
     assert "/leaving" in asked
@@ -166,26 +203,45 @@ def test_a_hostile_notebook_does_not_leave(recorder: tuple[str, object], opened:
     assert asked == set() and "a title" in shown
 
 
-def test_a_hostile_notebook_connects_to_nobody(recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]) -> None:
-    """Not even a connection is opened ahead of a request, by which a stranger would learn that the page is being read."""
+def test_a_hostile_notebook_connects_to_nobody(
+    recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]]
+) -> None:
+    """
+    Not even a connection is opened ahead of a request, by which a stranger would learn that the page is being read.
+    """
     asked, _ = opened(plain(recorder, CONNECTING))
     assert "connection" in asked
     asked, _ = opened(hostile(recorder, CONNECTING))
     assert asked == set()
 
 
-@pytest.mark.parametrize("kind", ["application/javascript", "image/svg+xml", "text/markdown", "text/latex", "text/plain"])
-def test_other_kinds_of_output_ask_nobody(recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]], kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["application/javascript", "image/svg+xml", "text/markdown", "text/latex", "text/plain"]
+)
+def test_other_kinds_of_output_ask_nobody(
+    recorder: tuple[str, object], opened: Callable[[str], tuple[set[str], str]], kind: str
+) -> None:
     """What may hold HTML or a script in another kind of output asks nobody either."""
     url = recorder[0]
-    content = f"fetch('{url}/script')" if kind == "application/javascript" else f"<svg xmlns='http://www.w3.org/2000/svg'><image href='{url}/a'/><script>fetch('{url}/b')</script></svg> ![x]({url}/c)"
-    asked, shown = opened(document.page(notebook({kind: content}, markdown=f"![x]({url}/d) [y](javascript:fetch('{url}/e'))"), "a title"))
+    content = (
+        f"fetch('{url}/script')"
+        if kind == "application/javascript"
+        else f"<svg xmlns='http://www.w3.org/2000/svg'><image href='{url}/a'/><script>fetch('{url}/b')</"
+        f"script></svg> ![x]({url}/c)"
+    )
+    asked, shown = opened(
+        document.page(notebook({kind: content}, markdown=f"![x]({url}/d) [y](javascript:fetch('{url}/e'))"), "a title")
+    )
     assert asked == set() and "a title" in shown
 
 
 def test_the_page_holds_what_it_shows(opened: Callable[[str], tuple[set[str], str]]) -> None:
     """Words, tables and pictures of a notebook stand in the page itself, and a browser shows them."""
-    book = notebook({"text/html": "<table><tr><td>99.72 %</td></tr></table>", "text/plain": "x"}, {"image/png": PIXEL, "text/plain": "<Figure>"}, markdown="# Massive was down\n\nand **came back**")
+    book = notebook(
+        {"text/html": "<table><tr><td>99.72 %</td></tr></table>", "text/plain": "x"},
+        {"image/png": PIXEL, "text/plain": "<Figure>"},
+        markdown="# Massive was down\n\nand **came back**",
+    )
     page = document.page(book, "a title")
     sources = [a["src"] for tag, a in Elements(page).found if tag == "img"]
     assert sources == [f"data:image/png;base64,{PIXEL}"]
@@ -195,7 +251,9 @@ def test_the_page_holds_what_it_shows(opened: Callable[[str], tuple[set[str], st
 
 def test_the_page_has_no_code_and_no_script() -> None:
     """The page shows no code, brings no script of its own, and refers to nothing outside itself."""
-    page = document.page(notebook({"text/plain": "the result"}, markdown="# Words", source="very_secret_source()"), "a title")
+    page = document.page(
+        notebook({"text/plain": "the result"}, markdown="# Words", source="very_secret_source()"), "a title"
+    )
     assert "the result" in page and "very_secret_source" not in page and "In [" not in page
     assert not {tag for tag, _ in Elements(page).found} & {"script", "link", "iframe", "object", "embed", "base"}
     assert not re.search(r"https?://(?!www\.w3\.org)", page), "a page without links has no address in it"
@@ -207,13 +265,19 @@ def test_a_title_is_text(title: str) -> None:
     import html
 
     page = document.page(notebook(), title)
-    assert f"<title>{html.escape(title)}</title>" in page or html.unescape(page[page.index("<title>") + 7 : page.index("</title>")]) == title
+    assert (
+        f"<title>{html.escape(title)}</title>" in page
+        or html.unescape(page[page.index("<title>") + 7 : page.index("</title>")]) == title
+    )
     assert "script" not in {tag for tag, _ in Elements(page).found}
 
 
 def test_the_same_notebook_gives_the_same_page() -> None:
     """Made twice, a page is the same to the byte."""
-    pages = [document.page(notebook({"text/html": "<b>x</b>"}, {"image/png": PIXEL}, markdown="# A\n# A"), "t") for _ in range(2)]
+    pages = [
+        document.page(notebook({"text/html": "<b>x</b>"}, {"image/png": PIXEL}, markdown="# A\n# A"), "t")
+        for _ in range(2)
+    ]
     assert pages[0] == pages[1]
 
 
@@ -223,6 +287,13 @@ def test_a_page_of_an_empty_notebook() -> None:
 
     assert document.page(new_notebook(), "t").startswith("<!doctype html>")
     book = notebook()
-    book.cells[1].outputs = [new_output("error", ename="ZeroDivisionError", evalue="division by <b>zero</b>", traceback=["\x1b[31mZeroDivisionError\x1b[0m: division by <b>zero</b>"])]
+    book.cells[1].outputs = [
+        new_output(
+            "error",
+            ename="ZeroDivisionError",
+            evalue="division by <b>zero</b>",
+            traceback=["\x1b[31mZeroDivisionError\x1b[0m: division by <b>zero</b>"],
+        )
+    ]
     page = document.page(book, "t")
     assert "ZeroDivisionError" in page and "<b>zero</b>" not in page and "\x1b" not in page

@@ -13,15 +13,34 @@ from opslib.errors import OpsError
 from opslib.evidence import EDITED, MISSING
 from opslib.settings import Settings
 
-DESK = Settings(Path("/nowhere"), "desk", secrets={"OPS_MASSIVE_TOKEN": "tok-123456789/äö\"x"})
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-(10**15), 10**15) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20), lambda c: st.lists(c, max_size=4) | st.dictionaries(st.text(max_size=8), c, max_size=4), max_leaves=12)
+DESK = Settings(Path("/nowhere"), "desk", secrets={"OPS_MASSIVE_TOKEN": 'tok-123456789/äö"x'})
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**15), 10**15)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda c: st.lists(c, max_size=4) | st.dictionaries(st.text(max_size=8), c, max_size=4),
+    max_leaves=12,
+)
 
 
 def chain(*bodies: dict) -> list[evidence.Entry]:
     """Entries with these bodies, linked."""
     found: list[evidence.Entry] = []
     for n, body in enumerate(bodies):
-        found.append(evidence.linked(found[-1] if found else None, at_us=us(n), known_at_us=us(n), kind="note", by="Ann", key="", body=body, settings=DESK))
+        found.append(
+            evidence.linked(
+                found[-1] if found else None,
+                at_us=us(n),
+                known_at_us=us(n),
+                kind="note",
+                by="Ann",
+                key="",
+                body=body,
+                settings=DESK,
+            )
+        )
     return found
 
 
@@ -53,8 +72,19 @@ def test_what_is_missing_is_named() -> None:
 def test_an_entry_written_anew_is_named() -> None:
     """An entry with another body and its own right digest is found by the one after it."""
     entries = chain({"value": 94.1}, {"n": 2}, {"n": 3})
-    forged = evidence.linked(entries[0], at_us=entries[1].at_us, known_at_us=entries[1].known_at_us, kind="note", by="Ann", key="", body={"n": 20}, settings=DESK)
-    assert [(b.what, b.why) for b in evidence.checked([entries[0].line, forged.line, entries[2].line])[1]] == [("E2", EDITED)]
+    forged = evidence.linked(
+        entries[0],
+        at_us=entries[1].at_us,
+        known_at_us=entries[1].known_at_us,
+        kind="note",
+        by="Ann",
+        key="",
+        body={"n": 20},
+        settings=DESK,
+    )
+    assert [(b.what, b.why) for b in evidence.checked([entries[0].line, forged.line, entries[2].line])[1]] == [
+        ("E2", EDITED)
+    ]
 
 
 def test_a_record_rewritten_whole_has_another_head() -> None:
@@ -64,17 +94,34 @@ def test_a_record_rewritten_whole_has_another_head() -> None:
 
 
 def test_no_secret_is_kept() -> None:
-    """A secret anywhere in what is kept (a value, a key, JSON inside of text) is its name in brackets before anything is hashed."""
+    """
+    A secret anywhere in what is kept (a value, a key, JSON inside of text) is its name in brackets before anything is
+    hashed.
+    """
     token = DESK.secrets["OPS_MASSIVE_TOKEN"]
-    (entry,) = chain({"said": f"Bearer {token}", token: [f"x{token}y", {"body": json.dumps({"key": token})}], "error": f"https://h/?apiKey={token}&x"})
-    assert token not in entry.line and json.dumps(token)[1:-1] not in entry.line and entry.line.count("OPS_MASSIVE_TOKEN") >= 4
+    (entry,) = chain(
+        {
+            "said": f"Bearer {token}",
+            token: [f"x{token}y", {"body": json.dumps({"key": token})}],
+            "error": f"https://h/?apiKey={token}&x",
+        }
+    )
+    assert (
+        token not in entry.line
+        and json.dumps(token)[1:-1] not in entry.line
+        and entry.line.count("OPS_MASSIVE_TOKEN") >= 4
+    )
 
 
 def test_what_is_too_large_is_cut_and_says_so() -> None:
     """A long text and a long list are cut, and the entry says of what, how much, and the digest of all of it."""
     (entry,) = chain({"text": "x" * 10_000, "rows": list(range(5_000))})
     assert len(entry.body["text"]) == evidence.LONGEST_TEXT and len(entry.body["rows"]) == evidence.MOST_ITEMS
-    assert len(entry.body["bounded"]) == 2 and "10,000" in entry.body["bounded"][0] and "SHA-256" in entry.body["bounded"][0]
+    assert (
+        len(entry.body["bounded"]) == 2
+        and "10,000" in entry.body["bounded"][0]
+        and "SHA-256" in entry.body["bounded"][0]
+    )
     (large,) = chain({f"k{i}": "y" * 3_900 for i in range(80)})
     assert set(large.body) == {"words", "bounded"} and len(large.line) < 2_000
 

@@ -18,7 +18,12 @@ from opslib.demo import page
 from opslib.snapshot_store import Post, SnapshotStore
 from opslib.store import Store
 
-GUIDE = ("trading_provider_uptime", "trading_greeks_valid_rate", "trading_pnl_net_percent", "trading_system_errors_total")
+GUIDE = (
+    "trading_provider_uptime",
+    "trading_greeks_valid_rate",
+    "trading_pnl_net_percent",
+    "trading_system_errors_total",
+)
 SCRAPE_S = 15
 TOTAL = "trading_system_errors_total"
 
@@ -26,7 +31,10 @@ TOTAL = "trading_system_errors_total"
 def samples(said: str) -> dict[str, float]:
     """Every sample of a text by its name and labels."""
     assert said.endswith("\n")
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in said.splitlines() if not line.startswith("#"))}
+    return {
+        name: float(value)
+        for name, value in (line.rsplit(" ", 1) for line in said.splitlines() if not line.startswith("#"))
+    }
 
 
 def scraped(receiver: Receiver) -> dict[str, float]:
@@ -57,12 +65,19 @@ def counted(posts: list[Any]) -> int:
 
 
 def test_a_day_is_clean_and_its_errors_never_fall(home: Path, refresh: list[Any]) -> None:
-    """Over a page's reload, scraped every 15 s for its last 25 minutes, the errors never fall, end at the sum over all pages, and the text is clean with the guide's four names."""
+    """
+    Over a page's reload, scraped every 15 s for its last 25 minutes, the errors never fall, end at the sum over all
+    pages, and the text is clean with the guide's four names.
+    """
     begins = refresh[-1].at - timedelta(minutes=25)
     world = Clock(begins)
     totals, due = [], begins
     with receiving(now=world.now) as receiver:
-        SnapshotStore(receiver.store).write("desk", [Post(clock.micros(p.at), snapshot.read(p.body)) for p in refresh if p.at < begins], known_at_ts=True)
+        SnapshotStore(receiver.store).write(
+            "desk",
+            [Post(clock.micros(p.at), snapshot.read(p.body)) for p in refresh if p.at < begins],
+            known_at_ts=True,
+        )
         for post in (p for p in refresh if p.at >= begins):
             while due < post.at:
                 world.at = due
@@ -82,25 +97,58 @@ def test_a_day_is_clean_and_its_errors_never_fall(home: Path, refresh: list[Any]
 
 
 def test_nothing_known_is_no_line(home: Path) -> None:
-    """Of an empty store nothing is said but that no look came, of an app that never wired its providers no provider is, and both are clean."""
+    """
+    Of an empty store nothing is said but that no look came, of an app that never wired its providers no provider is,
+    and both are clean.
+    """
     world = Clock(looks.at(3600))
     with receiving(now=world.now) as receiver:
         empty = receiver.ask("GET", "/metrics").body.decode()
         assert samples(empty) == {"trading_look_coverage_ratio": 0}
-        nothing = dict.fromkeys(("massive_requests", "massive_successes", "massive_failures", "tradier_requests", "tradier_successes", "tradier_failures", "trades", "validations", "greeks_valid"), 0)
+        nothing = dict.fromkeys(
+            (
+                "massive_requests",
+                "massive_successes",
+                "massive_failures",
+                "tradier_requests",
+                "tradier_successes",
+                "tradier_failures",
+                "trades",
+                "validations",
+                "greeks_valid",
+            ),
+            0,
+        )
         for _ in range(20):
             world.at += timedelta(seconds=5)
-            assert receiver.post(looks.body(**nothing, websocket_connected=False, backtest_variance_pp=0, page_clock_ms=clock.micros(world.at) // 1000)).status == 204
+            assert (
+                receiver.post(
+                    looks.body(
+                        **nothing,
+                        websocket_connected=False,
+                        backtest_variance_pp=0,
+                        page_clock_ms=clock.micros(world.at) // 1000,
+                    )
+                ).status
+                == 204
+            )
         said = receiver.ask("GET", "/metrics").body.decode()
-    known = {name for name in samples(said) if 'rule="silence"' not in name}  # For how long no request came is known of nothing too.
-    assert {name.partition("{")[0] for name in known} == {"trading_greeks_gamma_zero", "trading_look_coverage_ratio", TOTAL}
+    # For how long no request came is known of nothing too.
+    known = {name for name in samples(said) if 'rule="silence"' not in name}
+    assert {name.partition("{")[0] for name in known} == {
+        "trading_greeks_gamma_zero",
+        "trading_look_coverage_ratio",
+        TOTAL,
+    }
     assert not re.search("(?i)nan|none|inf|unknown ", re.sub("(?m)^#.*$", "", said))
     for text in (empty, said):
         clean(text)
 
 
 def test_a_figure_that_went_quiet_loses_its_line(home: Path) -> None:
-    """An hour after the last look no gauge of the hour stands on what is past, while the counter goes on at its value."""
+    """
+    An hour after the last look no gauge of the hour stands on what is past, while the counter goes on at its value.
+    """
     world = Clock(looks.at(0))
     one = looks.PageOf(-60)
     with receiving(now=world.now) as receiver:
@@ -127,7 +175,10 @@ def test_a_count_is_exact(home: Path) -> None:
 
 
 def test_errors_before_the_first_post_stay_counted(home: Path) -> None:
-    """Errors that a newly loaded page has already counted when it first posts are counted once and for all, whenever scrapes fall."""
+    """
+    Errors that a newly loaded page has already counted when it first posts are counted once and for all, whenever
+    scrapes fall.
+    """
     world = Clock(looks.at(0))
     old, new = looks.PageOf(-600, page_id="old"), looks.PageOf(122, page_id="new", errors=3)
     found = []
@@ -143,13 +194,31 @@ def test_errors_before_the_first_post_stay_counted(home: Path) -> None:
     assert found == [(s, 3 if s > 127 else 0) for s, _ in found]
 
 
-LIVES = st.lists(st.tuples(st.integers(0, 200), st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 9), st.booleans()), min_size=1, max_size=5)
+LIVES = st.lists(
+    st.tuples(
+        st.integers(0, 200), st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 9), st.booleans()
+    ),
+    min_size=1,
+    max_size=5,
+)
 
 
-@hypothesis_settings(max_examples=60, phases=[Phase.generate], deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(
+    max_examples=60,
+    phases=[Phase.generate],
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
 @given(lives=LIVES, stride=st.sampled_from([7, 15, 30, 47, 61, 300]))
-def test_the_total_never_falls_and_adds_up(tmp_path_factory: pytest.TempPathFactory, lives: list[tuple[int, list[int], int, bool]], stride: int) -> None:
-    """For any pages, named ones that are reloaded among them, and any rhythm of scrapes, the total never falls and is the sum of what each load counted."""
+def test_the_total_never_falls_and_adds_up(
+    tmp_path_factory: pytest.TempPathFactory, lives: list[tuple[int, list[int], int, bool]], stride: int
+) -> None:
+    """
+    For any pages, named ones that are reloaded among them, and any rhythm of scrapes, the total never falls and is the
+    sum of what each load counted.
+    """
     world = Clock(looks.at(0))
     store = Store(f"sqlite:///{tmp_path_factory.mktemp('total')}/store.sqlite", world.now)
     found = settings.load(environ={"OPS_HOME": "/nonexistent"})
@@ -181,13 +250,24 @@ def test_the_total_never_falls_and_adds_up(tmp_path_factory: pytest.TempPathFact
 
 
 def test_the_total_lives_through_a_restart(home: Path) -> None:
-    """Over an end and a new start of the server on the same home, in real processes, the total goes on from where it was."""
+    """
+    Over an end and a new start of the server on the same home, in real processes, the total goes on from where it was.
+    """
     totals = []
     for life in range(3):
         with running(home) as found:
             totals.append(samples(asked(found.url, "GET", "/metrics").body.decode()).get(TOTAL, 0))
             for n in range(4):
-                assert asked(found.url, "POST", POST, raw(a_body(10 * life + n, page_id="one", errors=10 * life + 3 * n)), AS_JSON).status == 204
+                assert (
+                    asked(
+                        found.url,
+                        "POST",
+                        POST,
+                        raw(a_body(10 * life + n, page_id="one", errors=10 * life + 3 * n)),
+                        AS_JSON,
+                    ).status
+                    == 204
+                )
             totals.append(samples(asked(found.url, "GET", "/metrics").body.decode())[TOTAL])
             found.process.kill() if life else found.process.terminate()
             found.process.wait(30)
@@ -205,7 +285,11 @@ def test_the_total_remembers_what_is_settled(home: Path, monkeypatch: pytest.Mon
         assert scraped(receiver)[TOTAL] == 60
         read: list[float] = []
         ask = SnapshotStore.looks
-        monkeypatch.setattr(SnapshotStore, "looks", lambda self, app, start, end, known: read.append(end - start) or ask(self, app, start, end, known))
+        monkeypatch.setattr(
+            SnapshotStore,
+            "looks",
+            lambda self, app, start, end, known: read.append(end - start) or ask(self, app, start, end, known),
+        )
         world.at += timedelta(seconds=10)
         table = rules.load(None)
         assert exposition.errors_total(receiver.store, receiver.settings, table, world.at) == 60

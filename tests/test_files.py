@@ -39,8 +39,14 @@ def test_a_pipe_that_nobody_writes_to_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "cut",
-    [b"\x1f\x8b", gzip.compress(b"x" * 1000)[:-9], gzip.compress(bytes(i * i % 251 for i in range(1000)))[:200], b"\x1f\x8b" + b"\0" * 50],
-    ids=["head", "small", "half", "zeros"],  # A gzip holds the time at which it was made, and each worker makes its own.
+    [
+        b"\x1f\x8b",
+        gzip.compress(b"x" * 1000)[:-9],
+        gzip.compress(bytes(i * i % 251 for i in range(1000)))[:200],
+        b"\x1f\x8b" + b"\0" * 50,
+    ],
+    # A gzip holds the time at which it was made, and each worker makes its own.
+    ids=["head", "small", "half", "zeros"],
 )
 def test_a_damaged_gzip_is_refused(tmp_path: Path, cut: bytes) -> None:
     """What is cut off or no gzip after its first bytes is refused, whole or by line."""

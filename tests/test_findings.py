@@ -70,7 +70,9 @@ def test_one_look_in_the_open_market_judges_nothing_green():
 def test_every_rule_and_subject_is_judged_once_in_order():
     """One finding for each rule and subject, in the table's order."""
     judged = findings.at(tape(counting(300, massive_requests=3)), table(), window(0, 300))
-    assert [(f.rule.name, f.subject) for f in judged] == [(r.name, s) for r in table().rules.values() if not r.burn for s in r.subjects]
+    assert [(f.rule.name, f.subject) for f in judged] == [
+        (r.name, s) for r in table().rules.values() if not r.burn for s in r.subjects
+    ]
 
 
 def test_errors_of_a_short_window_are_the_least_an_hour_holds():
@@ -85,14 +87,22 @@ def test_a_stretch_shorter_than_its_hold_is_none():
     made, looks = PageOf(-600), []
     for k in range(241):
         now = 5.0 * k
-        looks.append(made.add(massive_requests=1).look(now, websocket_connected=not (298 <= now < 308 or 600 <= now < 700)))
+        looks.append(
+            made.add(massive_requests=1).look(now, websocket_connected=not (298 <= now < 308 or 600 <= now < 700))
+        )
     (found,) = [a for a in found_on(looks, window(0, 1200)) if a.worst.rule == "websocket_down"]
     assert abs(clock.instant(found.began_us) - at(600)) <= timedelta(seconds=5) and found.worst.severity == "critical"
-    assert at(700) <= clock.instant(found.over_us) <= at(700) + table()["websocket_down"].keep_firing_for + timedelta(seconds=10)
+    assert (
+        at(700)
+        <= clock.instant(found.over_us)
+        <= at(700) + table()["websocket_down"].keep_firing_for + timedelta(seconds=10)
+    )
 
 
 def varying(*spans):
-    """The alerts of variance of a page with six trades, whose variance is such from such a second on, for twenty minutes."""
+    """
+    The alerts of variance of a page with six trades, whose variance is such from such a second on, for twenty minutes.
+    """
     made, looks = PageOf(-600, trades=6), []
     for k in range(241):
         value = [points for since, points in spans if 5 * k >= since][-1]
@@ -112,14 +122,21 @@ def test_what_is_unknown_ends_no_alert():
     """A minute of which nothing is known neither ends an alert nor makes two of it, and its time counts for nothing."""
     (found,) = varying((0, 3.0), (300, 12.0), (400, None), (460, 7.0), (600, 4.0))
     assert (clock.instant(found.began_us), found.worst.peak) == (at(300), 12.0)
-    assert (clock.instant(found.worst.fired_us), found.worst.severity) == (at(300) + timedelta(seconds=120 + 60), "warning")
+    assert (clock.instant(found.worst.fired_us), found.worst.severity) == (
+        at(300) + timedelta(seconds=120 + 60),
+        "warning",
+    )
 
 
 def test_variance_below_five_trades_is_not_counted():
     """Four trades of a page say nothing about variance, five do, and its sign does not matter."""
     for trades, verdict, counted in ((4, "unknown", False), (5, "critical", True)):
         made = PageOf(-600, trades=trades, backtest_variance_pp=-17.0)
-        (found,) = [f for f in findings.at(tape([made.look(0), made.look(5)]), table(), window(0, 10)) if f.rule.name == "backtest_variance"]
+        (found,) = [
+            f
+            for f in findings.at(tape([made.look(0), made.look(5)]), table(), window(0, 10))
+            if f.rule.name == "backtest_variance"
+        ]
         assert (found.verdict, found.counted) == (verdict, counted)
 
 
@@ -131,15 +148,28 @@ def test_memory_is_that_of_the_largest_page():
     assert observe(tape([a.look(2)]), "memory", "app", window(-1, 5)).absent == "not measured"
 
 
-@pytest.mark.parametrize("more", [{"validations": 200, "gamma_zero": 300}, {"validations": 200, "delta_out_of_bounds": 201}, {"massive_requests": 30, "massive_successes": 80}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"validations": 200, "gamma_zero": 300},
+        {"validations": 200, "delta_out_of_bounds": 201},
+        {"massive_requests": 30, "massive_successes": 80},
+    ],
+)
 def test_counters_that_contradict_each_other_break_no_view(more):
     """A page whose parts rise by more than their whole is judged without a crash, and never as ok."""
     made = PageOf(-600).add(massive_requests=500, massive_successes=100, validations=500)
     looks = [made.look(0)]
     made.add(**more)
     looks += [made.look(5.0 * k) for k in range(1, 61)]
-    name = {"gamma_zero": "gamma_zero", "delta_out_of_bounds": "delta_out_of_bounds"}.get(list(more)[-1], "availability")
-    assert {f.verdict for f in findings.at(tape(looks), table(), window(0, 300)) if f.rule.name == name and f.subject in ("app", "massive")} - {"ok"}
+    name = {"gamma_zero": "gamma_zero", "delta_out_of_bounds": "delta_out_of_bounds"}.get(
+        list(more)[-1], "availability"
+    )
+    assert {
+        f.verdict
+        for f in findings.at(tape(looks), table(), window(0, 300))
+        if f.rule.name == name and f.subject in ("app", "massive")
+    } - {"ok"}
 
 
 def test_the_days_of_the_tests_are_trading_days():

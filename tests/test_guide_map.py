@@ -35,7 +35,10 @@ def test_ordinals_count_each_section() -> None:
 
 
 def test_every_section_of_the_guide_is_there() -> None:
-    """Each heading under which the guide has a box, a numbered line, a bullet or a table row has rows, and as many at least."""
+    """
+    Each heading under which the guide has a box, a numbered line, a bullet or a table row has rows, and as many at
+    least.
+    """
     if not GUIDE.is_file():
         pytest.skip("the guide is not beside the project")
     asked: dict[str, int] = {}

@@ -1,4 +1,7 @@
-"""Hooks, as real processes with children: how long each may take, what is ended with it, and what is kept of what it printed."""
+"""
+Hooks, as real processes with children: how long each may take, what is ended with it, and what is kept of what it
+printed.
+"""
 
 import os
 import signal
@@ -19,7 +22,8 @@ from opslib.settings import Settings
 
 TOKEN = "tok-hook-0123456789"
 FOUND = Settings(Path("/nowhere"), "desk", secrets={"OPS_MASSIVE_TOKEN": TOKEN})
-# Three generations: a child in the group, one that ignores SIGTERM, and one in a session of its own; each writes its number down.
+# Three generations: a child in the group, one that ignores SIGTERM, and one in a session of its own; each writes its
+# number down.
 FAMILY = """
 import os, signal, subprocess, sys, time
 place = sys.argv[1]
@@ -73,7 +77,10 @@ def family(folder: Path) -> list[int]:
 
 
 def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children in its group, one that ignores SIGTERM, one in a session of its own: none is left; what it printed until then is kept."""
+    """
+    Children in its group, one that ignores SIGTERM, one in a session of its own: none is left; what it printed until
+    then is kept.
+    """
     monkeypatch.setattr(hooks, "ENDING_S", 1.0)
     real = hooks._awaited
 
@@ -83,13 +90,20 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path, m
 
     monkeypatch.setattr(hooks, "_awaited", once_all_run)
     found = ran(Hook("build", (*command(tmp_path, FAMILY), str(tmp_path)), timedelta(seconds=1)))
-    assert found.state == "failed" and "took longer than 1 s and was ended, with all that it started" in found.words and "the build goes on" in found.words
+    assert (
+        found.state == "failed"
+        and "took longer than 1 s and was ended, with all that it started" in found.words
+        and "the build goes on" in found.words
+    )
     assert found.output == "the build goes on"
     awaited(lambda: not [pid for pid in family(tmp_path) if alive(pid)])
 
 
 def test_who_is_interrupted_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel or the terminal is interrupted while a hook runs, all of the hook is ended, and the interrupt goes on."""
+    """
+    Where the kernel or the terminal is interrupted while a hook runs, all of the hook is ended, and the interrupt goes
+    on.
+    """
     monkeypatch.setattr(hooks, "ENDING_S", 1.0)
     interrupting = threading.Thread(target=lambda: (family(tmp_path), os.kill(os.getpid(), signal.SIGINT)))
     interrupting.start()
@@ -101,7 +115,10 @@ def test_who_is_interrupted_leaves_nothing_running(tmp_path: Path, monkeypatch: 
 
 def test_a_server_that_a_hook_starts_stays(tmp_path: Path) -> None:
     """What a hook leaves behind on purpose is not waited for, and not ended."""
-    body = "import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\nprint(child.pid)"
+    body = (
+        "import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', 'import time; "
+        "time.sleep(600)'])\nprint(child.pid)"
+    )
     found = ran(Hook("start_staging", command(tmp_path, body)))
     pid = int(found.output)
     try:
@@ -111,19 +128,34 @@ def test_a_server_that_a_hook_starts_stays(tmp_path: Path) -> None:
 
 
 def test_how_long_each_may_take(tmp_path: Path) -> None:
-    """A build has a quarter of an hour, what only says something two minutes; the settings may say otherwise, with or without a command."""
+    """
+    A build has a quarter of an hour, what only says something two minutes; the settings may say otherwise, with or
+    without a command.
+    """
     usual = {name: Hook(name).timeout_s for name in hooks.HOOKS}
-    assert usual["build"] == usual["test_integration"] == usual["deploy"] == 900 and usual["restart_app"] == 300 and usual["tell_channel"] == usual["push_tag"] == 120
-    (tmp_path / "settings.toml").write_text('[hooks]\nbuild = ["make"]\n[hooks.timeouts]\nbuild = "40m"\ntell_channel = "10s"\n')
+    assert (
+        usual["build"] == usual["test_integration"] == usual["deploy"] == 900
+        and usual["restart_app"] == 300
+        and usual["tell_channel"] == usual["push_tag"] == 120
+    )
+    (tmp_path / "settings.toml").write_text(
+        '[hooks]\nbuild = ["make"]\n[hooks.timeouts]\nbuild = "40m"\ntell_channel = "10s"\n'
+    )
     found = hooks.read(settings.Settings(tmp_path, "desk"))
     assert (found["build"].timeout_s, found["tell_channel"].timeout_s, found["deploy"].timeout_s) == (2400, 10, 900)
     assert found["build"].words.endswith("make; it may take 40 min")
 
 
-@pytest.mark.parametrize(("content", "named"), [
-    ('[hooks.timeouts]\nbiuld = "1m"', "no hook 'biuld'.*Did you mean 'build'"), ("[hooks.timeouts]\nbuild = 40", "build is 40; a span"), ('[hooks.timeouts]\nbuild = "0s"', "build is '0s'; a span"),
-    ('[hooks.timeouts]\nbuild = "25h"', "at most 24h"), ("[hooks]\ntimeouts = 3", "timeouts is 3; a table"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('[hooks.timeouts]\nbiuld = "1m"', "no hook 'biuld'.*Did you mean 'build'"),
+        ("[hooks.timeouts]\nbuild = 40", "build is 40; a span"),
+        ('[hooks.timeouts]\nbuild = "0s"', "build is '0s'; a span"),
+        ('[hooks.timeouts]\nbuild = "25h"', "at most 24h"),
+        ("[hooks]\ntimeouts = 3", "timeouts is 3; a table"),
+    ],
+)
 def test_times_are_read_strictly(tmp_path: Path, content: str, named: str) -> None:
     """What is no hook, or no span of time, is refused by its name."""
     (tmp_path / "settings.toml").write_text(content)
@@ -133,12 +165,32 @@ def test_times_are_read_strictly(tmp_path: Path, content: str, named: str) -> No
 
 def test_what_it_printed_is_kept(tmp_path: Path) -> None:
     """Of stdout and stderr, in their order, without secrets and colours; of much its beginning and its end."""
-    found = ran(Hook("build", command(tmp_path, f"import sys\nprint('\\x1b[32mbegins\\x1b[0m with {TOKEN}', flush=True)\nprint('a warning', file=sys.stderr, flush=True)\nprint('ends')\nsys.exit(3)")))
-    assert (found.state, found.output) == ("failed", "begins with [OPS_MASSIVE_TOKEN]\na warning\nends") and found.words.startswith("exit 3: begins with")
+    found = ran(
+        Hook(
+            "build",
+            command(
+                tmp_path,
+                f"import sys\nprint('\\x1b[32mbegins\\x1b[0m with {TOKEN}', flush=True)\nprint('a warning', "
+                f"file=sys.stderr, flush=True)\nprint('ends')\nsys.exit(3)",
+            ),
+        )
+    )
+    assert (found.state, found.output) == (
+        "failed",
+        "begins with [OPS_MASSIVE_TOKEN]\na warning\nends",
+    ) and found.words.startswith("exit 3: begins with")
     for lines in (1_500, 30_000):
         found = ran(Hook("build", command(tmp_path, f"for n in range({lines}):\n    print('line', n, '{TOKEN}')")))
-        assert found.state == "done" and found.output.startswith("line 0 [OPS_MASSIVE_TOKEN]\n") and found.output.endswith(f"line {lines - 1} [OPS_MASSIVE_TOKEN]")
-        assert TOKEN not in found.output and "left out" in found.output and len(found.output) < hooks.KEPT_HEAD + hooks.KEPT_TAIL + 200
+        assert (
+            found.state == "done"
+            and found.output.startswith("line 0 [OPS_MASSIVE_TOKEN]\n")
+            and found.output.endswith(f"line {lines - 1} [OPS_MASSIVE_TOKEN]")
+        )
+        assert (
+            TOKEN not in found.output
+            and "left out" in found.output
+            and len(found.output) < hooks.KEPT_HEAD + hooks.KEPT_TAIL + 200
+        )
 
 
 def test_who_prints_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +201,9 @@ def test_who_prints_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_cannot_be_run_and_what_it_is_asked(tmp_path: Path) -> None:
-    """A command that is not there is said so; one that is gets what is asked of it, however long, and need not read it."""
+    """
+    A command that is not there is said so; one that is gets what is asked of it, however long, and need not read it.
+    """
     assert ran(Hook("build", ("/nowhere/make",))).words == "/nowhere/make cannot be run (No such file or directory)"
     asked = {"id": "x/1", "says": "w" * 200_000}
     heard = command(tmp_path, "import json, sys\nprint(len(json.load(sys.stdin)['says']))")

@@ -1,4 +1,6 @@
-"""The figures of a window are those that the posts can show: exact, reset-aware, per page, and unknown where they must be."""
+"""
+The figures of a window are those that the posts can show: exact, reset-aware, per page, and unknown where they must be.
+"""
 
 import copy
 import json
@@ -14,18 +16,29 @@ from opslib.clock import Window
 from opslib.snapshot_store import Post, SnapshotStore
 
 HOURS = 6.5 * 3600
-GROUP_OF = {"massive_requests": "massive", "validations": "greeks", "errors": "system", "trades": "pnl", "tradier_requests": "tradier"}
+GROUP_OF = {
+    "massive_requests": "massive",
+    "validations": "greeks",
+    "errors": "system",
+    "trades": "pnl",
+    "tradier_requests": "tradier",
+}
 
 
 class Told:
-    """One look with what is true of it: whose it is, when its page was loaded, and since which zeroing each counter counts."""
+    """
+    One look with what is true of it: whose it is, when its page was loaded, and since which zeroing each counter
+    counts.
+    """
 
     def __init__(self, page, at_s, loaded, counts, epochs, made):
         self.page, self.at, self.loaded, self.counts, self.epochs, self.look = page, at_s, loaded, counts, epochs, made
 
 
 def simulated(seed, pages=3, steps=60, lost=0.2):
-    """Pages that count at random, are refreshed, reset and zeroed group by group, and whose posts sometimes get lost."""
+    """
+    Pages that count at random, are refreshed, reset and zeroed group by group, and whose posts sometimes get lost.
+    """
     rng = random.Random(seed)
     told, lives, loads = [], 0, []
 
@@ -48,7 +61,13 @@ def simulated(seed, pages=3, steps=60, lost=0.2):
         first = max(0, loaded + 3)
         for k in range(steps):
             now = first + 5 * k
-            page.add(massive_requests=rng.randint(0, 3), tradier_requests=rng.randint(0, 1), validations=rng.randint(0, 3), errors=rng.randint(0, 2), trades=rng.randint(0, 2))
+            page.add(
+                massive_requests=rng.randint(0, 3),
+                tradier_requests=rng.randint(0, 1),
+                validations=rng.randint(0, 3),
+                errors=rng.randint(0, 2),
+                trades=rng.randint(0, 2),
+            )
             draw, old = rng.random() if k else 1.0, now - page.began >= 150 and free(now - 1, page.skew)
             if draw < 0.02 and old and page.held["massive_requests"] > 200 and page.held["tradier_requests"] > 200:
                 page.refresh(now - 1)
@@ -79,7 +98,9 @@ def simulated(seed, pages=3, steps=60, lost=0.2):
 
 
 def knowable(told, name, a, b):
-    """What a reader of the posts can know of (a, b] by the contract, counted from the truth, one page after the other."""
+    """
+    What a reader of the posts can know of (a, b] by the contract, counted from the truth, one page after the other.
+    """
     total = 0
     for page in {t.page for t in told}:
         mine = sorted((t for t in told if t.page == page), key=lambda t: t.at)
@@ -98,9 +119,16 @@ def knowable(told, name, a, b):
 
 
 @hypothesis_settings(max_examples=120, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 4), st.lists(st.integers(-50, 450), min_size=2, max_size=2, unique=True).map(sorted))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 4),
+    st.lists(st.integers(-50, 450), min_size=2, max_size=2, unique=True).map(sorted),
+)
 def test_every_rise_is_what_can_be_known(seed, pages, ends):
-    """For any pages and any window, requests, validations, errors and trades rise by what truly happened as far as posts show it."""
+    """
+    For any pages and any window, requests, validations, errors and trades rise by what truly happened as far as posts
+    show it.
+    """
     told = simulated(seed, pages)
     t, w = tape([k.look for k in told]), window(*ends)
     for name in GROUP_OF:
@@ -122,7 +150,9 @@ def test_windows_add_up(seed, ends):
     assume(not any(a < f <= c for f in first.values()))
     t = tape([k.look for k in told])
     for name in GROUP_OF:
-        assert (t.rise(name, window(a, c)) or 0) == (t.rise(name, window(a, b)) or 0) + (t.rise(name, window(b, c)) or 0)
+        assert (t.rise(name, window(a, c)) or 0) == (t.rise(name, window(a, b)) or 0) + (
+            t.rise(name, window(b, c)) or 0
+        )
 
 
 @hypothesis_settings(max_examples=15, deadline=None)
@@ -244,7 +274,12 @@ def test_means_over_two_pages_weigh_by_trades():
         trading(a, 4.0, 3.0, 1.0, 5.0)
     trading(b, 8.0, 7.0, 1.0, 5.0)
     found = indicators.pnl(tape([a.look(5), b.look(6)]), window(0, 10), 5)
-    assert (found["trades"], found["gross_pct"], found["net_pct"], found["commission_usd"]) == (4, pytest.approx(5.0), pytest.approx(4.0), 4.0)
+    assert (found["trades"], found["gross_pct"], found["net_pct"], found["commission_usd"]) == (
+        4,
+        pytest.approx(5.0),
+        pytest.approx(4.0),
+        4.0,
+    )
 
 
 def test_no_trades_have_no_mean():
@@ -268,7 +303,10 @@ def test_a_nan_spoils_the_mean_and_nothing_else():
     t = tape(looks)
     means = [indicators.pnl(t, window(*w), 5)["gross_pct"] for w in ((0, 5), (5, 10), (15, 20), (20, 30), (0, 30))]
     assert means == [pytest.approx(4.0), None, None, pytest.approx(7.0), None]
-    assert indicators.pnl(t, window(0, 20), 5)["commission_usd"] == 6.28 and indicators.pnl(t, window(0, 20), 5)["trades"] == 3
+    assert (
+        indicators.pnl(t, window(0, 20), 5)["commission_usd"] == 6.28
+        and indicators.pnl(t, window(0, 20), 5)["trades"] == 3
+    )
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -314,22 +352,58 @@ def test_what_was_never_wired_is_none():
     """Zeros of an unwired app are None: providers, fallbacks, IV anomalies, socket."""
     page = PageOf(-600, websocket_connected=False).add(validations=5)
     t = tape([page.look(0), page.look(5)], alive=())
-    assert indicators.providers(t, window(0, 10))["massive"] == {"availability": None, "requests": None, "successes": None, "failures": None, "fallbacks": None}
+    assert indicators.providers(t, window(0, 10))["massive"] == {
+        "availability": None,
+        "requests": None,
+        "successes": None,
+        "failures": None,
+        "fallbacks": None,
+    }
     assert indicators.greeks(t, window(0, 10))["iv_anomalies"] is None
     found = indicators.system(t, window(0, 10))
-    assert (found["websocket_connected"], found["websocket_down_seconds"], found["websocket_down_for_s"]) == (None, None, None)
+    assert (found["websocket_connected"], found["websocket_down_seconds"], found["websocket_down_for_s"]) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_greeks_and_providers_by_hand():
     """Counts are increases and rates their quotients."""
     page = PageOf(-600).add(massive_requests=1000, tradier_requests=50, validations=100)
     looks = [page.look(0)]
-    page.add(massive_requests=30, massive_successes=29, massive_failures=1, massive_fallbacks=1, validations=40, greeks_valid=36, greeks_invalid=3, gamma_zero=2, delta_out_of_bounds=1, iv_anomalies=5)
+    page.add(
+        massive_requests=30,
+        massive_successes=29,
+        massive_failures=1,
+        massive_fallbacks=1,
+        validations=40,
+        greeks_valid=36,
+        greeks_invalid=3,
+        gamma_zero=2,
+        delta_out_of_bounds=1,
+        iv_anomalies=5,
+    )
     t = tape([*looks, page.look(5)])
-    assert indicators.providers(t, window(0, 5))["massive"] == {"availability": 29 / 30, "requests": 30, "successes": 29, "failures": 1, "fallbacks": 1}
+    assert indicators.providers(t, window(0, 5))["massive"] == {
+        "availability": 29 / 30,
+        "requests": 30,
+        "successes": 29,
+        "failures": 1,
+        "fallbacks": 1,
+    }
     assert indicators.providers(t, window(0, 5))["tradier"]["availability"] is None
     assert indicators.greeks(t, window(0, 5)) == {
-        "validations": 40, "valid": 36, "invalid": 3, "gamma_zero": 2, "delta_out_of_bounds": 1, "iv_anomalies": 5, "valid_rate": 0.9, "gamma_zero_rate": 0.05, "delta_out_of_bounds_rate": 0.025}  # fmt: skip
+        "validations": 40,
+        "valid": 36,
+        "invalid": 3,
+        "gamma_zero": 2,
+        "delta_out_of_bounds": 1,
+        "iv_anomalies": 5,
+        "valid_rate": 0.9,
+        "gamma_zero_rate": 0.05,
+        "delta_out_of_bounds_rate": 0.025,
+    }
 
 
 def posting(start, end, every=5.0, jitter=0.0, lost=0.0, seed=1, loaded=-600):
@@ -437,7 +511,9 @@ def test_down_for_how_long():
 def test_a_socket_down_for_hours_is_down_for_hours_in_a_short_window(tmp_path):
     """For how long the socket is down does not depend on the window that is looked at."""
     kept, page = store(tmp_path), PageOf(-600)
-    SnapshotStore(kept).write("desk", [post(5 * k, page.body(5 * k, websocket_connected=k < 10)) for k in range(1000)], known_at_ts=True)
+    SnapshotStore(kept).write(
+        "desk", [post(5 * k, page.body(5 * k, websocket_connected=k < 10)) for k in range(1000)], known_at_ts=True
+    )
     t = stored_tape(kept, 4500, 4800)
     kept.close()
     assert t.websocket_down_for_s(at(4800)) == 4750
@@ -451,14 +527,18 @@ def test_a_refresh_is_one_reload():
             page.refresh(97)
         looks.append(page.add(massive_requests=2).look(5 * k))
     t = tape(looks)
-    assert t.reloads(window(0, 200)) == [at(97)] and t.reloads(window(100, 200)) == [] and t.reloads(window(0, 96)) == []
+    assert (
+        t.reloads(window(0, 200)) == [at(97)] and t.reloads(window(100, 200)) == [] and t.reloads(window(0, 96)) == []
+    )
     assert indicators.system(t, window(0, 200))["restarts"] == 1
 
 
 def test_a_further_tab_is_no_reload():
     """A second page opened beside a first that goes on restarts nothing."""
     a, b = PageOf(-600).add(massive_requests=900), PageOf(50)
-    looks = [a.add(massive_requests=2).look(5 * k) for k in range(60)] + [b.add(massive_requests=2).look(52 + 5 * k) for k in range(40)]
+    looks = [a.add(massive_requests=2).look(5 * k) for k in range(60)] + [
+        b.add(massive_requests=2).look(52 + 5 * k) for k in range(40)
+    ]
     assert tape(looks).reloads(window(0, 300)) == []
 
 
@@ -475,7 +555,9 @@ def test_a_partial_reset_is_no_reload():
 def test_a_new_page_in_the_morning_is_no_reload():
     """Yesterday's page is gone and today's is new: nobody refreshed anything."""
     yesterday, today = PageOf(-90_000).add(massive_requests=900), PageOf(-120)
-    looks = [yesterday.add(massive_requests=2).look(-64_800 + 5 * k) for k in range(40)] + [today.add(massive_requests=2).look(-60 + 5 * k) for k in range(40)]
+    looks = [yesterday.add(massive_requests=2).look(-64_800 + 5 * k) for k in range(40)] + [
+        today.add(massive_requests=2).look(-60 + 5 * k) for k in range(40)
+    ]
     assert tape(looks).reloads(window(-86_400, 3600)) == []
 
 
@@ -483,7 +565,9 @@ def test_errors_by_type_where_the_map_survives():
     """Types rise per page from the last look before the window, and begin again with the page."""
     page = PageOf(-600)
     held = [{"API": 5}, {"API": 7, "UI": 1}, {"API": 7, "UI": 1}]
-    looks = [page.add(massive_requests=9).look(5 * k, errors_by_type=h, errors=sum(h.values())) for k, h in enumerate(held)]
+    looks = [
+        page.add(massive_requests=9).look(5 * k, errors_by_type=h, errors=sum(h.values())) for k, h in enumerate(held)
+    ]
     page.reset(12)
     looks.append(page.look(15, errors_by_type={"API": 2}, errors=2))
     t = tape(looks)
@@ -557,7 +641,11 @@ def test_a_page_silent_for_longer_than_the_tape_looks_back(tmp_path):
     kept = store(tmp_path)
     pages = [PageOf(-600).add(massive_requests=100), PageOf(-60, page_id="lead").add(massive_requests=40)]
     early = [post(i, p.body(i)) for i, p in enumerate(pages)]
-    SnapshotStore(kept).write("desk", early + [post(9000 + i, p.add(massive_requests=7 + i).body(9000 + i)) for i, p in enumerate(pages)], known_at_ts=True)
+    SnapshotStore(kept).write(
+        "desk",
+        early + [post(9000 + i, p.add(massive_requests=7 + i).body(9000 + i)) for i, p in enumerate(pages)],
+        known_at_ts=True,
+    )
     t = stored_tape(kept, 8000, 9500)
     kept.close()
     assert t.rise("massive_requests", window(8000, 9500)) == 15 and len(t.pages) == 2
@@ -567,7 +655,12 @@ def test_two_silent_pages_of_one_load_keep_their_own_start(tmp_path):
     """Two pages restored together and silent for long each count from their own last look."""
     kept = store(tmp_path)
     a, b = PageOf(-600).add(massive_requests=1000), PageOf(-598).add(massive_requests=100)
-    posts = [post(0, a.body(0)), post(1, b.body(1)), post(1500, a.add(massive_requests=50).body(1500)), post(1501, b.add(massive_requests=7).body(1501))]
+    posts = [
+        post(0, a.body(0)),
+        post(1, b.body(1)),
+        post(1500, a.add(massive_requests=50).body(1500)),
+        post(1501, b.add(massive_requests=7).body(1501)),
+    ]
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     t = stored_tape(kept, 1000, 2000)
     kept.close()
@@ -593,9 +686,15 @@ def test_a_tape_does_not_see_what_comes_after_it(tmp_path):
     kept, page = store(tmp_path), PageOf(-600).add(massive_requests=100)
     posts = [post(5 * k, page.add(massive_requests=2).body(5 * k)) for k in range(40)]
     SnapshotStore(kept).write("desk", posts[:20], known_at_ts=True)
-    before = indicators.system(stored_tape(kept, 0, 95), window(0, 95)), indicators.providers(stored_tape(kept, 0, 95), window(0, 95))
+    before = (
+        indicators.system(stored_tape(kept, 0, 95), window(0, 95)),
+        indicators.providers(stored_tape(kept, 0, 95), window(0, 95)),
+    )
     SnapshotStore(kept).write("desk", posts[20:], known_at_ts=True)
-    assert (indicators.system(stored_tape(kept, 0, 95), window(0, 95)), indicators.providers(stored_tape(kept, 0, 95), window(0, 95))) == before
+    assert (
+        indicators.system(stored_tape(kept, 0, 95), window(0, 95)),
+        indicators.providers(stored_tape(kept, 0, 95), window(0, 95)),
+    ) == before
     kept.close()
 
 
@@ -649,17 +748,31 @@ def test_the_recorded_day_is_exact(rows, truth, how):
         found, greeks, pnl = indicators.providers(t, w), indicators.greeks(t, w), indicators.pnl(t, w, 5)
         for name in ("massive", "tradier"):
             seen = true[name]["visible_in_snapshots"]
-            assert (found[name]["requests"], found[name]["failures"]) == (seen["requests"], seen["requests"] - seen["ok"])
+            assert (found[name]["requests"], found[name]["failures"]) == (
+                seen["requests"],
+                seen["requests"] - seen["ok"],
+            )
             assert found[name]["availability"] == pytest.approx(seen["uptime_pct"] / 100, abs=1e-6)
         assert found["massive"]["fallbacks"] == true["massive"]["fallbacks"]
-        assert (greeks["validations"], greeks["valid"]) == (true["greeks"]["visible_in_snapshots"]["validations"], true["greeks"]["visible_in_snapshots"]["valid"])
-        assert (greeks["gamma_zero"], greeks["delta_out_of_bounds"], greeks["iv_anomalies"]) == (true["greeks"]["gammaIsZero_counter_increase"], true["greeks"]["delta_out_of_bounds"], true["greeks"]["iv_outliers"])
+        assert (greeks["validations"], greeks["valid"]) == (
+            true["greeks"]["visible_in_snapshots"]["validations"],
+            true["greeks"]["visible_in_snapshots"]["valid"],
+        )
+        assert (greeks["gamma_zero"], greeks["delta_out_of_bounds"], greeks["iv_anomalies"]) == (
+            true["greeks"]["gammaIsZero_counter_increase"],
+            true["greeks"]["delta_out_of_bounds"],
+            true["greeks"]["iv_outliers"],
+        )
         assert greeks["invalid"] == true["greeks"]["validations_with_errors"]
         assert t.rise("errors", w) == true["errors"]["visible_in_snapshots"]
         trades = true["trades"]
         assert pnl["trades"] == trades["trades"]
-        assert pnl["gross_pct"] == pytest.approx(trades["avg_gross_pct"], abs=0.01) and pnl["net_pct"] == pytest.approx(trades["avg_net_pct"], abs=0.01)
-        assert pnl["commission_usd"] == pytest.approx(trades["total_commission_usd"], abs=0.005) and pnl["slippage_usd"] == pytest.approx(trades["total_slippage_usd"], abs=0.0051)
+        assert pnl["gross_pct"] == pytest.approx(trades["avg_gross_pct"], abs=0.01) and pnl["net_pct"] == pytest.approx(
+            trades["avg_net_pct"], abs=0.01
+        )
+        assert pnl["commission_usd"] == pytest.approx(trades["total_commission_usd"], abs=0.005) and pnl[
+            "slippage_usd"
+        ] == pytest.approx(trades["total_slippage_usd"], abs=0.0051)
     assert len(t.pages) == 2
     (at_restart,) = t.reloads(w)
     assert abs((at_restart - clock.parse(truth["restart"]["page_load"])).total_seconds()) < 3
@@ -675,21 +788,33 @@ def test_the_recorded_socket_is_down_as_scripted(rows, truth):
 
 def counts(metrics):
     """The counters of a body that are compared."""
-    return {"massive_requests": metrics["providers"]["massive"]["requestCount"], "validations": metrics["greeksQuality"]["totalTrades"], "errors": metrics["systemHealth"]["errorCount"]}
+    return {
+        "massive_requests": metrics["providers"]["massive"]["requestCount"],
+        "validations": metrics["greeksQuality"]["totalTrades"],
+        "errors": metrics["systemHealth"]["errorCount"],
+    }
 
 
 def test_the_naive_reading_of_the_recorded_day_is_wrong(rows, truth):
-    """The fields at the close minus those at the open miss two thirds of the day, and the page shows 100 % after an outage."""
+    """
+    The fields at the close minus those at the open miss two thirds of the day, and the page shows 100 % after an
+    outage.
+    """
     naive = {n: counts(rows[-1][1])[n] - counts(rows[0][1])[n] for n in counts(rows[0][1])}
     t, day = tape([look_of(instant, m) for instant, m in rows]), windows_of(truth)[-1][1]
     assert naive["massive_requests"] == 4306 - 516 and t.rise("massive_requests", day) == 13_046
-    assert rows[-1][1]["providers"]["massive"]["uptime"] == 100 and indicators.providers(t, day)["massive"]["availability"] < 0.911
+    assert (
+        rows[-1][1]["providers"]["massive"]["uptime"] == 100
+        and indicators.providers(t, day)["massive"]["availability"] < 0.911
+    )
 
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("jitter", [0, 1500])
 def test_a_second_page_and_a_reset_add_up(rows, reset, jitter):
-    """With a second page minutes behind, and a partial reset of the first, both pages' increases are summed, exactly."""
+    """
+    With a second page minutes behind, and a partial reset of the first, both pages' increases are summed, exactly.
+    """
     rng = random.Random(11)
     until, cut = datetime(2025, 11, 18, 16, tzinfo=UTC), datetime(2025, 11, 18, 15, 40, tzinfo=UTC)
     shift = timedelta(minutes=9, seconds=13)
@@ -703,7 +828,15 @@ def test_a_second_page_and_a_reset_add_up(rows, reset, jitter):
         base = copy.deepcopy(next(m for t, m in a if t >= cut))
         for t, m in a:
             if t > cut:
-                for key in ("totalTrades", "validGreeks", "estimatedGreeks", "validationErrors", "deltaOutOfBounds", "gammaIsZero", "ivAnomalies"):
+                for key in (
+                    "totalTrades",
+                    "validGreeks",
+                    "estimatedGreeks",
+                    "validationErrors",
+                    "deltaOutOfBounds",
+                    "gammaIsZero",
+                    "ivAnomalies",
+                ):
                     m["greeksQuality"][key] -= base["greeksQuality"][key]
                 m["systemHealth"]["errorCount"] -= base["systemHealth"]["errorCount"]
                 m["systemHealth"]["uptime"] -= base["systemHealth"]["uptime"]
@@ -736,10 +869,27 @@ def test_the_look_back_is_that_of_the_table():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_was_asked_before_changes_no_answer(seed):
-    """A tape that is asked between any two looks, in time or late, answers as one that is made of the same looks at once."""
+    """
+    A tape that is asked between any two looks, in time or late, answers as one that is made of the same looks at once.
+    """
     looks, asked = [t.look for t in simulated(seed)], tape([])
     over = [window(-600, 600), window(0, 300), window(100, 900)]
-    answers = lambda t: [(t.rise(name, w), t.rise_while_open(name, w), t.known(w), t.coverage(w), t.looks_in(w), len(t.open_at(w.end_us)), [k for _, k in t.seen_in(w)]) for w in over for name in GROUP_OF]  # noqa: E731
+
+    def answers(t):
+        return [
+            (
+                t.rise(name, w),
+                t.rise_while_open(name, w),
+                t.known(w),
+                t.coverage(w),
+                t.looks_in(w),
+                len(t.open_at(w.end_us)),
+                [k for _, k in t.seen_in(w)],
+            )
+            for w in over
+            for name in GROUP_OF
+        ]
+
     random.Random(seed).shuffle(looks)
     for i in range(0, len(looks), 5):
         answers(asked)
@@ -748,8 +898,17 @@ def test_what_was_asked_before_changes_no_answer(seed):
 
 
 def test_what_rose_before_the_open_is_not_of_the_open_market():
-    """Of a window that reaches back before the open, a counter's rise while the market was open is that of its open part; where nobody looked, none."""
+    """
+    Of a window that reaches back before the open, a counter's rise while the market was open is that of its open part;
+    where nobody looked, none.
+    """
     page = PageOf(-600)
     told = tape([page.add(massive_requests=4).look(5.0 * k) for k in range(-60, 61)])
-    assert told.rise("massive_requests", window(-200, 200)) == 320 and told.rise_while_open("massive_requests", window(-200, 200)) == 160
-    assert told.rise_while_open("massive_requests", window(-200, -10)) is None and told.rise_while_open("massive_requests", window(400, 500)) is None
+    assert (
+        told.rise("massive_requests", window(-200, 200)) == 320
+        and told.rise_while_open("massive_requests", window(-200, 200)) == 160
+    )
+    assert (
+        told.rise_while_open("massive_requests", window(-200, -10)) is None
+        and told.rise_while_open("massive_requests", window(400, 500)) is None
+    )

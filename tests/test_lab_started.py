@@ -1,4 +1,7 @@
-"""`ops lab` and `ops dashboard` as a person starts them: the launcher's entries, settings of their own, a page that only shows."""
+"""
+`ops lab` and `ops dashboard` as a person starts them: the launcher's entries, settings of their own, a page that only
+shows.
+"""
 
 import json
 import os
@@ -32,7 +35,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(home: Path, what: str) -> Iterator[str]:
     """A lab, or the dashboard without code, by the shell: its address."""
     with (home / f"{what}.log").open("w+") as said:
-        running = subprocess.Popen([sys.executable, "-m", "opslib.cli", "--home", str(home), "--app", "demo", what, "--no-browser"], stdout=said, stderr=said, env=os.environ | {"HOME": str(home)})
+        running = subprocess.Popen(
+            [sys.executable, "-m", "opslib.cli", "--home", str(home), "--app", "demo", what, "--no-browser"],
+            stdout=said,
+            stderr=said,
+            env=os.environ | {"HOME": str(home)},
+        )
         try:
             yield address_of(running, home / f"{what}.log")
         finally:
@@ -43,39 +51,69 @@ def started(home: Path, what: str) -> Iterator[str]:
 
 
 def test_the_launcher_has_the_suite(home: Path) -> None:
-    """Runbooks by what a person sees, what there is to look at, reports; a click opens one; nothing of the user's own settings is read or written."""
+    """
+    Runbooks by what a person sees, what there is to look at, reports; a click opens one; nothing of the user's own
+    settings is read or written.
+    """
     needs("chromium")
     with started(home, "lab") as address, browsing() as (page, problems):
-        command = " ".join(next(p.cmdline() for p in psutil.process_iter() if "jupyter" in " ".join(p.cmdline()) and str(home) in " ".join(p.cmdline())))
+        command = " ".join(
+            next(
+                p.cmdline()
+                for p in psutil.process_iter()
+                if "jupyter" in " ".join(p.cmdline()) and str(home) in " ".join(p.cmdline())
+            )
+        )
         assert "token" not in command
         page.goto(address)
         for name in shelf.names():
-            page.locator(".jp-Launcher").get_by_text(shelf.runbook(name).title, exact=True).first.wait_for(state="attached")
+            page.locator(".jp-Launcher").get_by_text(shelf.runbook(name).title, exact=True).first.wait_for(
+                state="attached"
+            )
         for title in (lab.LIVE, *lab.NOW.values(), "Daily report", "Weekly report"):
             page.locator(".jp-Launcher").get_by_text(title, exact=True).first.wait_for(state="attached")
         if folder := os.environ.get("LAB_PICTURES"):
             page.screenshot(path=f"{folder}/lab_launcher.png")
         page.locator(".jp-Launcher").get_by_text(shelf.runbook("massive_down").title, exact=True).first.click()
         page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").get_by_text("Massive does not answer").first.wait_for()
-        assert not page.get_by_text("Would you like to get notified about official Jupyter news").count() and problems == []
+        assert (
+            not page.get_by_text("Would you like to get notified about official Jupyter news").count()
+            and problems == []
+        )
     assert not (home / ".jupyter").exists() and not (home / ".local" / "share" / "jupyter" / "runtime").exists()
 
 
 def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
-    """The second screen of the README: the copy that was opened for an incident, in the lab; its cells run, the likely branch is first and the first step has its buttons."""
+    """
+    The second screen of the README: the copy that was opened for an incident, in the lab; its cells run, the likely
+    branch is first and the first step has its buttons.
+    """
     needs("chromium")
-    for act in (["incident", "open", "Massive does not answer"], ["runbook", "open", "massive_down", "--incident", "2026-03-10-2", "--as-of", "2026-03-10T11:27"]):
+    for act in (
+        ["incident", "open", "Massive does not answer"],
+        ["runbook", "open", "massive_down", "--incident", "2026-03-10-2", "--as-of", "2026-03-10T11:27"],
+    ):
         assert cli.main(["--home", str(home), "--app", "demo", *act, "--by", "Ann"]) == 0
     with started(home, "lab") as address, browsing(1400, 1000) as (page, problems):
-        page.goto(address.replace("/lab?", "/lab/tree/home/demo/demo/incidents/2026-03-10-2/01_massive_down.ipynb?reset&"))  # Without the tabs of last time.
+        # Without the tabs of last time.
+        page.goto(
+            address.replace("/lab?", "/lab/tree/home/demo/demo/incidents/2026-03-10-2/01_massive_down.ipynb?reset&")
+        )
         page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").first.wait_for()
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # What is asked of a kernel that has not started is lost.
+        # What is asked of a kernel that has not started is lost.
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
-        last, until = page.get_by_text("0/31 steps; minute 0 since it was detected").first, time.monotonic() + labs.RUNS_S
-        while not last.count():  # Cells that are not on the screen are not on the page, and outputs push the last one off it.
+        last, until = (
+            page.get_by_text("0/31 steps; minute 0 since it was detected").first,
+            time.monotonic() + labs.RUNS_S,
+        )
+        # Cells that are not on the screen are not on the page, and outputs push the last one off it.
+        while not last.count():
             assert time.monotonic() < until, page.locator(".jp-NotebookPanel").inner_text()[-2000:]
-            page.evaluate("() => { const o = document.querySelector('.jp-WindowedPanel-outer'); o.scrollTop = o.scrollHeight }")
+            page.evaluate(
+                "() => { const o = document.querySelector('.jp-WindowedPanel-outer'); o.scrollTop = o.scrollHeight }"
+            )
             page.wait_for_timeout(250)
         page.mouse.move(700, 500)
         page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0 }")
@@ -116,21 +154,36 @@ def test_the_dashboard_without_code_only_shows(home: Path) -> None:
 
 
 def test_what_is_laid_out(home: Path, tmp_path: Path) -> None:
-    """Links to the project and the home, entries for every runbook; laid out twice it is the same; a file that a lab sees has a path there, another has none."""
+    """
+    Links to the project and the home, entries for every runbook; laid out twice it is the same; a file that a lab sees
+    has a path there, another has none.
+    """
     found = settings.load(tmp_path / "home", "desk", {})
     (tmp_path / "home").mkdir()
     place = lab.laid_out(found, {"JUPYTER_TOKEN": "t"}, shelf.titles())
-    assert lab.laid_out(found, {"JUPYTER_TOKEN": "t"}, shelf.titles()) == place and place.environ["JUPYTER_TOKEN"] == "t" and "t" not in place.lab(1, False)
+    assert (
+        lab.laid_out(found, {"JUPYTER_TOKEN": "t"}, shelf.titles()) == place
+        and place.environ["JUPYTER_TOKEN"] == "t"
+        and "t" not in place.lab(1, False)
+    )
     entries = json.loads((tmp_path / "home" / ".lab" / "launcher" / "jp_app_launcher.yaml").read_text())
-    assert {e["source"][0]["args"]["path"] for e in entries} >= {f"runbooks/{name}.ipynb" for name in shelf.names()} and len({e["id"] for e in entries}) == len(entries)
+    assert {e["source"][0]["args"]["path"] for e in entries} >= {
+        f"runbooks/{name}.ipynb" for name in shelf.names()
+    } and len({e["id"] for e in entries}) == len(entries)
     assert all((place.root / e["source"][0]["args"]["path"]).exists() for e in entries)
     (tmp_path / "home" / "desk").mkdir()
     (tmp_path / "home" / "desk" / "x.ipynb").write_text("{}")
     assert lab.link(tmp_path / "home" / "desk" / "x.ipynb", place.environ) == "home/desk/x.ipynb"
     assert lab.link(shelf.folder() / "massive_down.ipynb", place.environ) == "runbooks/massive_down.ipynb"
-    assert lab.link(tmp_path / "else.txt", place.environ) is None and lab.link(tmp_path / "home" / "desk" / "x.ipynb", {}) is None
+    assert (
+        lab.link(tmp_path / "else.txt", place.environ) is None
+        and lab.link(tmp_path / "home" / "desk" / "x.ipynb", {}) is None
+    )
 
 
 def test_a_port_that_is_none(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is refused by name."""
-    assert cli.main(["--home", str(home), "--app", "demo", "lab", "--port", "70000"]) == 64 and "--port" in capsys.readouterr().err
+    assert (
+        cli.main(["--home", str(home), "--app", "demo", "lab", "--port", "70000"]) == 64
+        and "--port" in capsys.readouterr().err
+    )

@@ -60,7 +60,9 @@ class Listening:
 
 
 def test_changes_add_up_to_the_moment(feed: Feed) -> None:
-    """From any moment to any later one, what changed and what was there give exactly what stands there; in few bytes."""
+    """
+    From any moment to any later one, what changed and what was there give exactly what stands there; in few bytes.
+    """
     drawn = random.Random(7)
     sizes = list[int]()
     for _ in range(6):
@@ -76,26 +78,43 @@ def test_changes_add_up_to_the_moment(feed: Feed) -> None:
             assert places == list(after.places)
             sizes.append(len(json.dumps({"change": change, "n": 1000}, ensure_ascii=False).encode()))
             before = after
-    assert statistics.median(sizes) + HEADER_BYTES <= 1024 and max(sizes) + HEADER_BYTES <= 2048, (statistics.median(sizes), max(sizes))
+    assert statistics.median(sizes) + HEADER_BYTES <= 1024 and max(sizes) + HEADER_BYTES <= 2048, (
+        statistics.median(sizes),
+        max(sizes),
+    )
 
 
 def test_what_stands_there_is_what_status_says(feed: Feed, desk: Desk) -> None:
-    """Every verdict and figure of every panel, as the panels of that moment have it; a line's points are of the grid, the newest as told with each change."""
+    """
+    Every verdict and figure of every panel, as the panels of that moment have it; a line's points are of the grid, the
+    newest as told with each change.
+    """
     view = desk.status(AT)
     found = feed.screen(feed.view(AT))
     at = 6
     for panel, shape in zip(view.panels, found.shape["panels"]):
         assert found.places[at] == panel.told and shape["title"] == panel.title
         assert list(found.places[at + 1 : at + 5]) == (panel.sentences + [""] * 4)[:4]
-        assert [(f["label"], v) for f, v in zip(shape["figures"], found.places[at + 5 :])] == [(label, value) for label, value, _ in panel.rows]
+        assert [(f["label"], v) for f, v in zip(shape["figures"], found.places[at + 5 :])] == [
+            (label, value) for label, value, _ in panel.rows
+        ]
         points = screen.line(view, panel.name)
         newest = ";".join(f"{step}:{'' if value is None else f'{value:g}'}" for step, value in points[-2:])
-        assert found.places[at + 5 + len(panel.rows)] == newest and len(points) == 120 and [step for step, _ in points] == list(range(points[0][0], points[0][0] + 120))
+        assert (
+            found.places[at + 5 + len(panel.rows)] == newest
+            and len(points) == 120
+            and [step for step, _ in points] == list(range(points[0][0], points[0][0] + 120))
+        )
         at += 6 + len(panel.rows)
     assert at == len(found.places) and found.places[2] == view.verdict
-    assert [row.split("\t")[0] for row in found.places[5].splitlines()] == [a["id"] for a in view.alerts if a["state"] != "pending" and not a["inhibited_by"]]
+    assert [row.split("\t")[0] for row in found.places[5].splitlines()] == [
+        a["id"] for a in view.alerts if a["state"] != "pending" and not a["inhibited_by"]
+    ]
     hovers = {f["label"]: f for f in found.shape["panels"][0]["figures"]}
-    assert hovers["massive availability"]["limits"].startswith("warning < 99.0 %") and hovers["massive availability"]["of"] == 1
+    assert (
+        hovers["massive availability"]["limits"].startswith("warning < 99.0 %")
+        and hovers["massive availability"]["of"] == 1
+    )
     assert all(screen.BETWEEN not in place for place in found.places)
 
 
@@ -105,7 +124,8 @@ def test_another_shape_is_told_whole(feed: Feed) -> None:
     other = Screen(found.shape | {"window": "2 h"}, found.places)
     assert other.after(found) is None and found.after(found) == BETWEEN * (len(found.places) - 1)
     before, after = Screen({}, ("a", "b", "c")), Screen({}, ("a", "", "d"))
-    assert after.after(before) == "|~|d" and taken_in(list(before.places), "|~|d") == list(after.places)  # What says nothing now is not what is the same.
+    # What says nothing now is not what is the same.
+    assert after.after(before) == "|~|d" and taken_in(list(before.places), "|~|d") == list(after.places)
 
 
 def test_one_feed_tells_everybody(desk: Desk) -> None:
@@ -114,15 +134,25 @@ def test_one_feed_tells_everybody(desk: Desk) -> None:
     clocked = Desk(desk.settings, lambda: at[0])
     feed, first, second = Feed(clocked, HOUR, 60.0), Listening(), Listening()
     feed.join(first)
-    assert first.came.wait(20) and "whole" in first.heard[0] and first.heard[0]["whole"]["places"][0] == "2026-03-10T15:25:00.000Z"
+    assert (
+        first.came.wait(20)
+        and "whole" in first.heard[0]
+        and first.heard[0]["whole"]["places"][0] == "2026-03-10T15:25:00.000Z"
+    )
     at[0] += timedelta(seconds=5)
     feed.join(second)
     first.came.clear()
     feed.pace(1.0)
     assert first.came.wait(20) and second.came.wait(20)
     (change,) = (m for m in second.heard[:1])
-    assert change["n"] == first.heard[0]["n"] + 1 and taken_in(first.heard[0]["whole"]["places"], change["change"])[0] == "2026-03-10T15:25:05.000Z"
-    assert feed.all()["places"][0] == "2026-03-10T15:25:05.000Z" and sum(t.name == "ops live" for t in threading.enumerate()) >= 1
+    assert (
+        change["n"] == first.heard[0]["n"] + 1
+        and taken_in(first.heard[0]["whole"]["places"], change["change"])[0] == "2026-03-10T15:25:05.000Z"
+    )
+    assert (
+        feed.all()["places"][0] == "2026-03-10T15:25:05.000Z"
+        and sum(t.name == "ops live" for t in threading.enumerate()) >= 1
+    )
 
 
 def test_nobody_is_left_reading(desk: Desk) -> None:
@@ -143,7 +173,9 @@ def test_a_store_that_cannot_be_read_is_said(desk: Desk, monkeypatch: pytest.Mon
     feed._listening.add(one)
     feed.tell()
     with monkeypatch.context() as patch:
-        patch.setattr(Feed, "view", lambda self, at: (_ for _ in ()).throw(StoreError("the store is locked; try again.")))
+        patch.setattr(
+            Feed, "view", lambda self, at: (_ for _ in ()).throw(StoreError("the store is locked; try again."))
+        )
         feed.tell()
     assert one.heard[-1]["trouble"] == "not up to date: the store is locked; try again."
     assert json.loads(json.dumps(feed.all())) == one.heard[0]["whole"]
@@ -152,7 +184,10 @@ def test_a_store_that_cannot_be_read_is_said(desk: Desk, monkeypatch: pytest.Mon
 
 
 def test_a_table_that_is_locked_is_waited_for(postgres_url: str, tmp_path: Path) -> None:
-    """Where a database lets nobody read for a while, nobody is told anything wrong, who asks for what was seen last is answered at once, and the next look tells what came."""
+    """
+    Where a database lets nobody read for a while, nobody is told anything wrong, who asks for what was seen last is
+    answered at once, and the next look tells what came.
+    """
     at = [looks.at(60)]
     desk = Desk(settings.load(tmp_path, "desk", {"OPS_STORE_URL": postgres_url}), lambda: at[0])
     SnapshotStore(desk.store).write("desk", [looks.post(30, looks.body())], known_at_ts=True)
@@ -173,11 +208,27 @@ def test_a_table_that_is_locked_is_waited_for(postgres_url: str, tmp_path: Path)
 
 
 FIGURES = {  # What the operations guide names, section by section, and the figures of the dashboard that answer to it.
-    "Massive uptime": ("massive availability",), "Tradier available as fallback": ("tradier availability", "massive fallbacks", "tradier fallbacks"), "response times": ("massive, our looks' p95 / mean", "tradier, our looks' p95 / mean", "app, our looks' p95 / mean"),
-    "Greeks validation rate": ("valid Greeks", "validations / with an error"), "gamma = 0": ("gamma zero or missing",), "delta out of bounds": ("delta outside -1 to 1",), "IV anomalies": ("IV anomalies",),
-    "total trades": ("trades",), "gross and net P&L": ("mean gross result", "mean net result"), "commission and slippage": ("commission / slippage",), "backtest variance": ("backtest variance",),
-    "error count": ("errors",), "error breakdown by type": ("errors by type",), "WebSocket connected": ("WebSocket",), "WebSocket latency": ("WebSocket round trip p95, our looks",), "memory usage": ("memory of the largest page",),
-}  # fmt: skip
+    "Massive uptime": ("massive availability",),
+    "Tradier available as fallback": ("tradier availability", "massive fallbacks", "tradier fallbacks"),
+    "response times": (
+        "massive, our looks' p95 / mean",
+        "tradier, our looks' p95 / mean",
+        "app, our looks' p95 / mean",
+    ),
+    "Greeks validation rate": ("valid Greeks", "validations / with an error"),
+    "gamma = 0": ("gamma zero or missing",),
+    "delta out of bounds": ("delta outside -1 to 1",),
+    "IV anomalies": ("IV anomalies",),
+    "total trades": ("trades",),
+    "gross and net P&L": ("mean gross result", "mean net result"),
+    "commission and slippage": ("commission / slippage",),
+    "backtest variance": ("backtest variance",),
+    "error count": ("errors",),
+    "error breakdown by type": ("errors by type",),
+    "WebSocket connected": ("WebSocket",),
+    "WebSocket latency": ("WebSocket round trip p95, our looks",),
+    "memory usage": ("memory of the largest page",),
+}
 
 
 @pytest.mark.parametrize("named", FIGURES)
@@ -185,7 +236,9 @@ def test_every_figure_that_the_guide_names_is_there(feed: Feed, named: str) -> N
     """Each stands on the dashboard, with what hovering tells of it."""
     found = feed.screen(feed.view(AT))
     labels = [(figure["label"], figure["limits"]) for panel in found.shape["panels"] for figure in panel["figures"]]
-    assert set(FIGURES[named]) <= {label for label, _ in labels} and all(limits for label, limits in labels if label in FIGURES[named])
+    assert set(FIGURES[named]) <= {label for label, _ in labels} and all(
+        limits for label, limits in labels if label in FIGURES[named]
+    )
 
 
 def test_every_figure_stands_for_something_that_the_guide_names() -> None:
@@ -203,7 +256,10 @@ def asked(feed: Feed, **said: Any) -> dict[str, Any]:
 
 
 def test_any_moment_can_be_asked_for(feed: Feed) -> None:
-    """By the slider's seconds or by a time typed in New York; what is still to come, or no question at all, is refused in words."""
+    """
+    By the slider's seconds or by a time typed in New York; what is still to come, or no question at all, is refused in
+    words.
+    """
     by_slider, by_hand = asked(feed, do="at", at_s=AT.timestamp()), asked(feed, do="at", local="2026-03-10T11:25:00")
     assert by_slider == by_hand and by_slider["past"] and by_slider["whole"]["places"][0] == "2026-03-10T15:25:00.000Z"
     assert "still to come" in asked(feed, do="at", local="2026-03-11T11:25")["said"]
@@ -213,21 +269,45 @@ def test_any_moment_can_be_asked_for(feed: Feed) -> None:
     one.as_of = AT
     for first in (True, False):
         dashboard.answered(feed, one, {"do": "all", "view": "v1", "first": first})
-    assert [("past" in m, m["whole"]["places"][0]) for m in one.heard] == [(False, "2026-03-10T20:00:00.000Z"), (True, "2026-03-10T15:25:00.000Z"), (False, "2026-03-10T20:00:00.000Z")]
+    assert [("past" in m, m["whole"]["places"][0]) for m in one.heard] == [
+        (False, "2026-03-10T20:00:00.000Z"),
+        (True, "2026-03-10T15:25:00.000Z"),
+        (False, "2026-03-10T20:00:00.000Z"),
+    ]
     begins, now = asked(feed, do="all")["range"]
     assert (begins, now) == (OPENS.timestamp(), CLOSES.timestamp())
 
 
 def test_what_people_think_is_kept(feed: Feed, desk: Desk) -> None:
-    """Missed data in words, noise of an alert; who says so is asked for by the view, and what is noise of nothing is refused."""
-    assert "kept as missed-data" in asked(feed, do="feedback", kind="missed-data", alert="", words="no Greeks for TSLA", by="Ann", at="2026-03-10T15:25:00Z")["said"]
-    assert "which alert was noise" in asked(feed, do="feedback", kind="noise", alert="", words="", by="Ann", at="2026-03-10T15:25:00Z")["said"]
+    """
+    Missed data in words, noise of an alert; who says so is asked for by the view, and what is noise of nothing is
+    refused.
+    """
+    assert (
+        "kept as missed-data"
+        in asked(
+            feed,
+            do="feedback",
+            kind="missed-data",
+            alert="",
+            words="no Greeks for TSLA",
+            by="Ann",
+            at="2026-03-10T15:25:00Z",
+        )["said"]
+    )
+    assert (
+        "which alert was noise"
+        in asked(feed, do="feedback", kind="noise", alert="", words="", by="Ann", at="2026-03-10T15:25:00Z")["said"]
+    )
 
 
 def test_noise_is_of_an_alert(feed: Feed, desk: Desk) -> None:
     """Pressed beside an alert, it is kept with the alert's id, where the quarterly report reads it."""
     alert = desk.status(AT).alerts[0]["id"]
-    assert "kept as noise" in asked(feed, do="feedback", kind="noise", alert=alert, words="", by="Ann", at="2026-03-10T15:25:00Z")["said"]
+    assert (
+        "kept as noise"
+        in asked(feed, do="feedback", kind="noise", alert=alert, words="", by="Ann", at="2026-03-10T15:25:00Z")["said"]
+    )
     kept = Feedback(desk.chronicle.records).within(Window.before(AT, timedelta(minutes=1)))
     assert ("noise", alert, "Ann") in [(o.kind, o.alert, o.author) for o in kept]
 
@@ -236,14 +316,23 @@ def test_a_panel_leads_deeper(feed: Feed, desk: Desk) -> None:
     """The notebook that looks deeper, executed as of the moment that is shown."""
     said = asked(feed, do="deeper", panel="system", at="2026-03-10T15:25:00.000Z")
     place = desk.settings.base / said["link"]
-    assert said["said"] == "system_health, as of 2026-03-10T15:25:00.000Z:" and place.exists() and "2026-03-10T15:25:00.000Z" in place.read_text()
+    assert (
+        said["said"] == "system_health, as of 2026-03-10T15:25:00.000Z:"
+        and place.exists()
+        and "2026-03-10T15:25:00.000Z" in place.read_text()
+    )
 
 
 def test_a_page_that_only_shows_changes_nothing(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would leave something behind is refused; any moment may still be asked for."""
     monkeypatch.setenv(lab.READ_ONLY, "1")
     for do in dashboard.CHANGES:
-        assert "only shows" in asked(feed, do=do, alert="x", panel="system", at="2026-03-10T15:25:00Z", kind="noise", words="w", by="b")["said"]
+        assert (
+            "only shows"
+            in asked(
+                feed, do=do, alert="x", panel="system", at="2026-03-10T15:25:00Z", kind="noise", words="w", by="b"
+            )["said"]
+        )
     assert asked(feed, do="at", at_s=AT.timestamp())["past"]
 
 
@@ -275,12 +364,23 @@ def test_where_nobody_is_there_it_is_a_picture(desk: Desk, monkeypatch: pytest.M
     monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append(data))
     one = dashboard.Live(desk, HOUR, 5.0, AT)
     one._ipython_display_()
-    assert shown[0]["text/plain"] == repr(one) and shown[0]["image/png"].startswith(b"\x89PNG") and len(shown[0]["image/png"]) > 20_000
-    assert repr(one).splitlines()[0] == "critical, as of 2026-03-10 15:25:00 UTC (11:25:00 New York)" and "Data Provider Health: critical" in repr(one)
+    assert (
+        shown[0]["text/plain"] == repr(one)
+        and shown[0]["image/png"].startswith(b"\x89PNG")
+        and len(shown[0]["image/png"]) > 20_000
+    )
+    assert repr(one).splitlines()[
+        0
+    ] == "critical, as of 2026-03-10 15:25:00 UTC (11:25:00 New York)" and "Data Provider Health: critical" in repr(one)
 
 
 def test_nothing_comes_from_elsewhere() -> None:
     """The browser's part names no address and loads nothing."""
     for name in ("dashboard.js", "dashboard.css"):
         content = (Path(dashboard.__file__).parent / name).read_text()
-        assert "http" not in content.replace("https://www.w3.org", "") and "import " not in content.replace("@import", "import ") and "eval(" not in content and "innerHTML" not in content
+        assert (
+            "http" not in content.replace("https://www.w3.org", "")
+            and "import " not in content.replace("@import", "import ")
+            and "eval(" not in content
+            and "innerHTML" not in content
+        )

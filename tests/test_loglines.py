@@ -27,7 +27,8 @@ ERRORS = [
     '{"time":"2026-03-10T14:00:03Z","level":"ERROR+2","msg":"could not fetch"}',
     '{"err":{"type":"Error","message":"boom","stack":"Error: boom\\n    at x"},"msg":"request errored"}',
     '{"level":"info","message":"GET /api/trades 503 12 - 3.1 ms"}',
-    '{"level":30,"time":1773151200000,"req":{"method":"GET","url":"/api/trades"},"res":{"statusCode":500},"msg":"request completed"}',
+    '{"level":30,"time":1773151200000,"req":{"method":"GET","url":"/api/trades"},"res":{"statusCode":500},'
+    '"msg":"request completed"}',
     '{"level":"error","message":"' + "x" * 16_400,  # Cut as too long.
     # A level before the message
     "2026-03-10T10:00:00Z error: could not fetch",
@@ -36,7 +37,7 @@ ERRORS = [
     "[2026-03-10T10:00:00.000Z] ERROR [massive] boom {}",
     "[2026-03-10 10:00:00 +0000] [12] [ERROR] Exception in worker process",
     "error: could not fetch",
-    "error: could not fetch {\"symbol\":\"AAA\"}",
+    'error: could not fetch {"symbol":"AAA"}',
     "[error] could not fetch",
     f"{ESC}[31merror{ESC}[39m: could not fetch",
     f"2026-03-10 14:00:00 {ESC}[31m[ERROR]{ESC}[0m could not fetch",
@@ -46,7 +47,7 @@ ERRORS = [
     "2026-03-10 14:00:00,001 ERROR [main] a.b.Feed - could not fetch",
     "2026-03-10 14:00:00.001 ERROR 12 --- [main] a.b.Feed : could not fetch",
     "2026-03-10 14:00:00.123 | ERROR    | app.feed:load:12 - could not fetch",
-    "2026-03-10 14:00:00.123 UTC [12] ERROR:  relation \"x\" does not exist",
+    '2026-03-10 14:00:00.123 UTC [12] ERROR:  relation "x" does not exist',
     "2026-03-10 14:00:00.123 UTC [12] FATAL:  the database system is starting up",
     "ERROR:root:could not fetch",
     "ERROR:    Application startup failed. Exiting.",
@@ -65,7 +66,7 @@ ERRORS = [
     'ts=2026-03-10T14:00:00Z level=error msg="could not fetch"',
     "t=2026-03-10T14:00:00+0000 lvl=eror msg=could",
     'time="2026-03-10T14:00:00Z" level=fatal msg="bye"',
-    "at=error code=H12 desc=\"Request timed out\" method=GET path=/x status=503",
+    'at=error code=H12 desc="Request timed out" method=GET path=/x status=503',
     # Servers
     "2026/03/10 14:00:00 [error] 12#12: *1 connect() failed (111: Connection refused) while connecting to upstream",
     "2026/03/10 14:00:00 [crit] 12#12: *1 no space left",
@@ -78,7 +79,7 @@ ERRORS = [
     '[GIN] 2026/03/10 - 14:00:00 | 500 |    1.2ms |       127.0.0.1 | GET      "/api/trades"',
     # Wrappers
     "<11>Mar 10 14:00:02 host app[12]: could not fetch",
-    "<11>1 2026-03-10T14:00:02.000Z host app 12 ID47 [x@1 a=\"b\"] could not fetch",
+    '<11>1 2026-03-10T14:00:02.000Z host app 12 ID47 [x@1 a="b"] could not fetch',
     "<3>could not fetch",
     "Mar 10 14:00:02 host app[12]: Error: could not fetch",
     "Mar 10 14:00:02 host app[12]: error: could not fetch",
@@ -86,7 +87,8 @@ ERRORS = [
     '{"log":"Error: could not fetch\\n","stream":"stderr","time":"2026-03-10T14:00:00.123456789Z"}',
     '{"log":"{\\"level\\":50,\\"msg\\":\\"could not fetch\\"}\\n","stream":"stdout","time":"2026-03-10T14:00:00Z"}',
     '{"PRIORITY":"3","MESSAGE":"could not fetch","__REALTIME_TIMESTAMP":"1773151202000000"}',
-    '{"PRIORITY":"6","_TRANSPORT":"stdout","MESSAGE":"Error: could not fetch","__REALTIME_TIMESTAMP":"1773151202000000"}',
+    '{"PRIORITY":"6","_TRANSPORT":"stdout","MESSAGE":"Error: could not fetch",'
+    '"__REALTIME_TIMESTAMP":"1773151202000000"}',
     "2026-03-10T14:00:00.123456789Z stderr F Error: could not fetch",
     '2026-03-10T14:00:00.123456789Z stdout F {"level":50,"msg":"could not fetch"}',
     "app-1  | error: could not fetch",
@@ -135,15 +137,43 @@ NONE = [
     "I0310 14:00:00.000000      12 feed.go:12] Error: handled",
     "[14:00:00 INF] Error: handled",
     "<14>Mar 10 14:00:02 host app[12]: Failed attempts are listed",
-    "0 errors", "error rate 0 %", "Error rate: 0 %", "Error rate: 12 %", "no error", "No Error", "errorHandler registered", "Error handler registered", "GET /error-page 200 12 - 3.1 ms",
-    "GET /error-page 200", "Found 0 errors. Watching for file changes.", "Build finished without errors", "errors: 0, warnings: 2", "lastError: null", "{ error: null }", "Error: null", "failed: 0", "0 of 12 failed", "Error tracking enabled",
-    "error.html loaded", "ERROR_LEVEL=info", "Registered TimeoutError handler", "using a timeout of 5000 ms", "HTTP 200 from massive", "Massive cached 503 contracts", "Massive: 512 contracts", "[Massive] 503 contracts in 120 ms",
+    "0 errors",
+    "error rate 0 %",
+    "Error rate: 0 %",
+    "Error rate: 12 %",
+    "no error",
+    "No Error",
+    "errorHandler registered",
+    "Error handler registered",
+    "GET /error-page 200 12 - 3.1 ms",
+    "GET /error-page 200",
+    "Found 0 errors. Watching for file changes.",
+    "Build finished without errors",
+    "errors: 0, warnings: 2",
+    "lastError: null",
+    "{ error: null }",
+    "Error: null",
+    "failed: 0",
+    "0 of 12 failed",
+    "Error tracking enabled",
+    "error.html loaded",
+    "ERROR_LEVEL=info",
+    "Registered TimeoutError handler",
+    "using a timeout of 5000 ms",
+    "HTTP 200 from massive",
+    "Massive cached 503 contracts",
+    "Massive: 512 contracts",
+    "[Massive] 503 contracts in 120 ms",
     '127.0.0.1 - - [10/Mar/2026:14:00:00 +0000] "GET /error HTTP/1.1" 404 33 "-" "curl/7"',
     '127.0.0.1 - - [10/Mar/2026:14:00:00 +0000] "GET /api/x HTTP/1.1" 200 500 "-" "Error/1.0"',
     'INFO:     127.0.0.1:1234 - "GET /error HTTP/1.1" 404 Not Found',
     f"{ESC}[0mGET /api/trades {ESC}[33m404{ESC}[0m 12.3 ms - 33{ESC}[0m",
-    "npm WARN deprecated error@1.0.0: failed", "npm notice Error", "", "    at fetch (node:internal)", "}",
-]  # fmt: skip
+    "npm WARN deprecated error@1.0.0: failed",
+    "npm notice Error",
+    "",
+    "    at fetch (node:internal)",
+    "}",
+]
 
 
 @pytest.mark.parametrize("line", ERRORS)
@@ -161,40 +191,102 @@ def test_a_line_that_is_no_error(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "kind"),
     [
-        ("Massive 503: Service Unavailable", "provider_5xx"), ("Massive error 5xx", "provider_5xx"), ("Massive error 502", "provider_5xx"), ("[Massive] error: 500 for /v3/x", "provider_5xx"), ("[Massive] Massive 503: upstream", "provider_5xx"),
-        ("[Tradier] request failed with status 502", "provider_5xx"), ("error: Massive 503: Service Unavailable", "provider_5xx"), ('{"level":50,"msg":"Massive 503: Service Unavailable"}', "provider_5xx"), ("Massive 429: slow down", "rate_limit"),
-        ("Massive 403: not allowed", "auth"), ('{"level":50,"err":{"type":"Error","code":"ECONNREFUSED","message":"connect"},"msg":"query"}', "refused"), ("2026-03-10T14:00:00Z error: getaddrinfo ENOTFOUND api.massive.com", "dns"),
-        ('{"level":"error","message":"request timed out after 150 ms"}', "timeout"), ('127.0.0.1 - - [10/Mar/2026:14:00:00 +0000] "GET /api/x HTTP/1.1" 500 33', "access_5xx"),
-        ('{"level":"error","message":"certificate has expired"}', "tls"), ("app-1  | [WS options] upstream closed with code 1006: ", "socket_closed"),
+        ("Massive 503: Service Unavailable", "provider_5xx"),
+        ("Massive error 5xx", "provider_5xx"),
+        ("Massive error 502", "provider_5xx"),
+        ("[Massive] error: 500 for /v3/x", "provider_5xx"),
+        ("[Massive] Massive 503: upstream", "provider_5xx"),
+        ("[Tradier] request failed with status 502", "provider_5xx"),
+        ("error: Massive 503: Service Unavailable", "provider_5xx"),
+        ('{"level":50,"msg":"Massive 503: Service Unavailable"}', "provider_5xx"),
+        ("Massive 429: slow down", "rate_limit"),
+        ("Massive 403: not allowed", "auth"),
+        ('{"level":50,"err":{"type":"Error","code":"ECONNREFUSED","message":"connect"},"msg":"query"}', "refused"),
+        ("2026-03-10T14:00:00Z error: getaddrinfo ENOTFOUND api.massive.com", "dns"),
+        ('{"level":"error","message":"request timed out after 150 ms"}', "timeout"),
+        ('127.0.0.1 - - [10/Mar/2026:14:00:00 +0000] "GET /api/x HTTP/1.1" 500 33', "access_5xx"),
+        ('{"level":"error","message":"certificate has expired"}', "tls"),
+        ("app-1  | [WS options] upstream closed with code 1006: ", "socket_closed"),
     ],
-)  # fmt: skip
+)
 def test_the_kind_of_an_error(line: str, kind: str) -> None:
     """The kinds of the app's own lines are recognised inside of any format."""
     assert (logs.read([line]).errors, list(logs.read([line]).kinds)) == (1, [kind])
 
 
 NODE = ["Error: boom", "    at f (/app/x.js:1:2)", "    at g (/app/x.js:3:4) {", "  code: 'E_X'", "}"]
-PYTHON = ["Traceback (most recent call last):", '  File "x.py", line 1, in <module>', "    raise ValueError('bad')", "ValueError: bad"]
-JAVA = ["java.lang.RuntimeException: boom", "\tat a.B.c(B.java:1)", "Caused by: java.net.ConnectException: refused", "\tat a.B.d(B.java:2)", "\t... 12 more"]
+PYTHON = [
+    "Traceback (most recent call last):",
+    '  File "x.py", line 1, in <module>',
+    "    raise ValueError('bad')",
+    "ValueError: bad",
+]
+JAVA = [
+    "java.lang.RuntimeException: boom",
+    "\tat a.B.c(B.java:1)",
+    "Caused by: java.net.ConnectException: refused",
+    "\tat a.B.d(B.java:2)",
+    "\t... 12 more",
+]
 
 
 @pytest.mark.parametrize(
     "lines",
     [
-        NODE, ["could not fetch Error: boom", *NODE[1:]], ["2026-03-10T10:00:00Z error: could not fetch", *NODE], ["ERROR could not fetch", *JAVA], ["ERROR:root:could not fetch", *PYTHON], PYTHON, JAVA,
-        [*PYTHON, "", "During handling of the above exception, another exception occurred:", "", *PYTHON[:-1], "app.errors.Refused: no"],
+        NODE,
+        ["could not fetch Error: boom", *NODE[1:]],
+        ["2026-03-10T10:00:00Z error: could not fetch", *NODE],
+        ["ERROR could not fetch", *JAVA],
+        ["ERROR:root:could not fetch", *PYTHON],
+        PYTHON,
+        JAVA,
+        [
+            *PYTHON,
+            "",
+            "During handling of the above exception, another exception occurred:",
+            "",
+            *PYTHON[:-1],
+            "app.errors.Refused: no",
+        ],
         ["/app/server.js:12", '    throw new Error("boom");', "    ^", "", *NODE, "", "Node.js v20.1.0"],
-        ["(node:12) UnhandledPromiseRejectionWarning: Error: boom", "    at f (/app/x.js:1:2)", "(node:12) UnhandledPromiseRejectionWarning: Unhandled promise rejection. This error originated either by throwing"],
-        ["node:internal/process/promises:288", "            triggerUncaughtException(err, true /* fromPromise */);", "            ^", "", "[UnhandledPromiseRejection: This error originated] {", "  code: 'ERR_UNHANDLED_REJECTION'", "}", "", "Node.js v20.1.0"],
-        ["[v0] request failed {", "  status: 502,", "  data: { error: 'Error: x' },", "  list: [", "    1", "  ]", "}"], ["{", '  "level": "error",', '  "message": "could not fetch"', "}"], ["{ message: 'Error: x',", "  level: 'error'", "}"],
-        ["npm ERR! code ELIFECYCLE", "npm ERR! errno 1", "npm ERR! app@1.0.0 start: `node x.js`"], ["panic: boom", "", "goroutine 1 [running]:", "main.main()", "\t/app/main.go:12 +0x1d", "exit status 2"],
-        [f"Mar 10 14:00:02 host app[12]: {line}" for line in NODE], [f"2026-03-10T14:00:00.123456789Z stderr F {line}" for line in NODE], [json.dumps({"log": line + "\n", "stream": "stderr", "time": "2026-03-10T14:00:00Z"}) for line in NODE],
-        [json.dumps({"PRIORITY": "6", "_TRANSPORT": "stdout", "MESSAGE": line}) for line in NODE], [f"app-1  | {line}" for line in NODE], [f"0|app  | {line}" for line in NODE], [f"[0] {line}" for line in PYTHON], [f"Mar 10 14:00:02 host app[12]: {line}" for line in PYTHON],
+        [
+            "(node:12) UnhandledPromiseRejectionWarning: Error: boom",
+            "    at f (/app/x.js:1:2)",
+            "(node:12) UnhandledPromiseRejectionWarning: Unhandled promise rejection. This error originated "
+            "either by throwing",
+        ],
+        [
+            "node:internal/process/promises:288",
+            "            triggerUncaughtException(err, true /* fromPromise */);",
+            "            ^",
+            "",
+            "[UnhandledPromiseRejection: This error originated] {",
+            "  code: 'ERR_UNHANDLED_REJECTION'",
+            "}",
+            "",
+            "Node.js v20.1.0",
+        ],
+        ["[v0] request failed {", "  status: 502,", "  data: { error: 'Error: x' },", "  list: [", "    1", "  ]", "}"],
+        ["{", '  "level": "error",', '  "message": "could not fetch"', "}"],
+        ["{ message: 'Error: x',", "  level: 'error'", "}"],
+        ["npm ERR! code ELIFECYCLE", "npm ERR! errno 1", "npm ERR! app@1.0.0 start: `node x.js`"],
+        ["panic: boom", "", "goroutine 1 [running]:", "main.main()", "\t/app/main.go:12 +0x1d", "exit status 2"],
+        [f"Mar 10 14:00:02 host app[12]: {line}" for line in NODE],
+        [f"2026-03-10T14:00:00.123456789Z stderr F {line}" for line in NODE],
+        [json.dumps({"log": line + "\n", "stream": "stderr", "time": "2026-03-10T14:00:00Z"}) for line in NODE],
+        [json.dumps({"PRIORITY": "6", "_TRANSPORT": "stdout", "MESSAGE": line}) for line in NODE],
+        [f"app-1  | {line}" for line in NODE],
+        [f"0|app  | {line}" for line in NODE],
+        [f"[0] {line}" for line in PYTHON],
+        [f"Mar 10 14:00:02 host app[12]: {line}" for line in PYTHON],
         ["2026-03-10T14:00:00.1Z stderr P Error: half of a", "2026-03-10T14:00:00.1Z stderr F n Error: line"],
     ],
-)  # fmt: skip
+)
 def test_a_stack_is_one_error(lines: list[str]) -> None:
-    """An error with its stack, its causes and the object that is printed with it is one, also between other lines and twice in a row."""
+    """
+    An error with its stack, its causes and the object that is printed with it is one, also between other lines and
+    twice in a row.
+    """
     assert logs.read(lines).errors == 1
     assert logs.read(["[Server] listening", *lines, "GET /api/x 200 1 - 1 ms"]).errors == 1
     told = logs.read([*lines, "GET /api/x 200 1 - 1 ms", *lines])
@@ -202,7 +294,10 @@ def test_a_stack_is_one_error(lines: list[str]) -> None:
 
 
 def test_errors_that_follow_each_other_are_several() -> None:
-    """Two exceptions in a row without a stack are two, and an error after an info line with an exception's name is its own."""
+    """
+    Two exceptions in a row without a stack are two, and an error after an info line with an exception's name is its
+    own.
+    """
     assert logs.read(["Error: a", "Error: b"]).errors == 2
     assert logs.read(["2026-03-10T10:00:00Z info: done", *NODE]).errors == 1
     assert logs.read(["2026-03-10T10:00:00Z error: a", "2026-03-10T10:00:01Z error: b"]).errors == 2
@@ -211,12 +306,40 @@ def test_errors_that_follow_each_other_are_several() -> None:
 
 def test_a_stack_tells_the_kind() -> None:
     """Where the message is of no kind of its own, the exception below it says which."""
-    assert list(logs.read(["2026-03-10T10:00:00Z error: could not fetch", "Error: connect ECONNREFUSED 127.0.0.1:1", "    at x (y:1:2)"]).kinds) == ["refused"]
+    assert list(
+        logs.read(
+            [
+                "2026-03-10T10:00:00Z error: could not fetch",
+                "Error: connect ECONNREFUSED 127.0.0.1:1",
+                "    at x (y:1:2)",
+            ]
+        ).kinds
+    ) == ["refused"]
 
 
-@given(st.text(max_size=40), st.sampled_from(["error", "ERROR:", "fatal", "Error: x", "level=error", '"level":50', "[error]", "failed", "Traceback (most recent call last):", "timed out", "HTTP 503 from massive"]), st.text(max_size=40))
+@given(
+    st.text(max_size=40),
+    st.sampled_from(
+        [
+            "error",
+            "ERROR:",
+            "fatal",
+            "Error: x",
+            "level=error",
+            '"level":50',
+            "[error]",
+            "failed",
+            "Traceback (most recent call last):",
+            "timed out",
+            "HTTP 503 from massive",
+        ]
+    ),
+    st.text(max_size=40),
+)
 def test_words_of_a_structured_info_line_never_count(before: str, word: str, after: str) -> None:
-    """Whatever the message of a structured line of level info contains, it is no error; at level error it always is one."""
+    """
+    Whatever the message of a structured line of level info contains, it is no error; at level error it always is one.
+    """
     message = f"x {before} {word} {after}"
     plain = " ".join(message.split()).replace('"', "'").replace("\\", "/")
     for level, errors in ((30, 0), (50, 1)):
@@ -237,21 +360,50 @@ def test_any_text_is_read(line: str) -> None:
 
 def test_deep_and_long_lines_are_read_quickly() -> None:
     """Nested JSON and long lines of separators neither fail nor take time beyond their length."""
-    for line in ("{" * 16_000, '{"a":' * 3000, "[" * 16_000, "- " * 8000, "a=" * 8000, "1 " * 8000, "[x] " * 4000, "a - " * 4000, '"' * 16_000, "x" * 16_384):
+    for line in (
+        "{" * 16_000,
+        '{"a":' * 3000,
+        "[" * 16_000,
+        "- " * 8000,
+        "a=" * 8000,
+        "1 " * 8000,
+        "[x] " * 4000,
+        "a - " * 4000,
+        '"' * 16_000,
+        "x" * 16_384,
+    ):
         logs.read([line])
 
 
 @pytest.mark.parametrize(
     ("line", "at"),
     [
-        ('{"level":30,"time":1773151200000,"msg":"x"}', "2026-03-10T14:00:00+00:00"), ('{"ts":1773151200.25,"level":"info","msg":"x"}', "2026-03-10T14:00:00.250000+00:00"), ('{"timestamp":"2026-03-10T10:00:00-04:00","level":"info"}', "2026-03-10T14:00:00+00:00"),
-        ("2026-03-10T14:00:00.5Z info: x", "2026-03-10T14:00:00.500000+00:00"), ("2026-03-10 14:00:00,001 - INFO - x", "2026-03-10T14:00:00.001000"), ("[2026-03-10T14:00:00.000Z] ERROR [x] y", "2026-03-10T14:00:00+00:00"),
-        ("2026/03/10 14:00:00 [error] x", "2026-03-10T14:00:00"), ('::1 - - [10/Mar/2026:10:00:00 -0400] "GET /x HTTP/1.1" 200 5', "2026-03-10T14:00:00+00:00"), ("Nov 18 10:00:01 host app[1]: x", "0004-11-18T10:00:01"), ("Nov  8 10:00:01 host app: x", "0004-11-08T10:00:01"),
-        ("<11>Mar 10 14:00:02 host app[12]: x", "0004-03-10T14:00:02"), ('{"PRIORITY":"3","MESSAGE":"x","__REALTIME_TIMESTAMP":"1773151200000000"}', "2026-03-10T14:00:00+00:00"), ("2026-03-10T14:00:00.123456789Z stderr F x", "2026-03-10T14:00:00.123456+00:00"),
-        ('{"log":"2026-03-10 10:00:00 x\\n","stream":"stdout","time":"2026-03-10T14:00:00Z"}', "2026-03-10T14:00:00+00:00"), ("[Nest] 12  - 03/10/2026, 2:00:00 PM   ERROR [Feed] x", "2026-03-10T14:00:00"), ('ts=2026-03-10T14:00:00Z level=info msg="x"', "2026-03-10T14:00:00+00:00"),
-        ("0|app  | 2026-03-10T14:00:00: Error: x", "2026-03-10T14:00:00"), ("[Tue Mar 10 14:00:00.123456 2026] [core:error] x", "2026-03-10T14:00:00.123456"), ("2026-02-30 14:00:00 x", None), ("GET /api/x 200 1 - 1 ms", None), ("price 2026-03-10 14:00:00", None),
+        ('{"level":30,"time":1773151200000,"msg":"x"}', "2026-03-10T14:00:00+00:00"),
+        ('{"ts":1773151200.25,"level":"info","msg":"x"}', "2026-03-10T14:00:00.250000+00:00"),
+        ('{"timestamp":"2026-03-10T10:00:00-04:00","level":"info"}', "2026-03-10T14:00:00+00:00"),
+        ("2026-03-10T14:00:00.5Z info: x", "2026-03-10T14:00:00.500000+00:00"),
+        ("2026-03-10 14:00:00,001 - INFO - x", "2026-03-10T14:00:00.001000"),
+        ("[2026-03-10T14:00:00.000Z] ERROR [x] y", "2026-03-10T14:00:00+00:00"),
+        ("2026/03/10 14:00:00 [error] x", "2026-03-10T14:00:00"),
+        ('::1 - - [10/Mar/2026:10:00:00 -0400] "GET /x HTTP/1.1" 200 5', "2026-03-10T14:00:00+00:00"),
+        ("Nov 18 10:00:01 host app[1]: x", "0004-11-18T10:00:01"),
+        ("Nov  8 10:00:01 host app: x", "0004-11-08T10:00:01"),
+        ("<11>Mar 10 14:00:02 host app[12]: x", "0004-03-10T14:00:02"),
+        ('{"PRIORITY":"3","MESSAGE":"x","__REALTIME_TIMESTAMP":"1773151200000000"}', "2026-03-10T14:00:00+00:00"),
+        ("2026-03-10T14:00:00.123456789Z stderr F x", "2026-03-10T14:00:00.123456+00:00"),
+        (
+            '{"log":"2026-03-10 10:00:00 x\\n","stream":"stdout","time":"2026-03-10T14:00:00Z"}',
+            "2026-03-10T14:00:00+00:00",
+        ),
+        ("[Nest] 12  - 03/10/2026, 2:00:00 PM   ERROR [Feed] x", "2026-03-10T14:00:00"),
+        ('ts=2026-03-10T14:00:00Z level=info msg="x"', "2026-03-10T14:00:00+00:00"),
+        ("0|app  | 2026-03-10T14:00:00: Error: x", "2026-03-10T14:00:00"),
+        ("[Tue Mar 10 14:00:00.123456 2026] [core:error] x", "2026-03-10T14:00:00.123456"),
+        ("2026-02-30 14:00:00 x", None),
+        ("GET /api/x 200 1 - 1 ms", None),
+        ("price 2026-03-10 14:00:00", None),
     ],
-)  # fmt: skip
+)
 def test_when_a_line_was_written(line: str, at: str | None) -> None:
     """The time of a line, with the zone that it states, in each of the usual forms; None where it states none."""
     found = loglines.read(line).at

@@ -129,7 +129,10 @@ def test_what_is_no_log(tmp_path: Path, what: str) -> None:
 @given(st.lists(st.sampled_from(["line", "rotate", "cut", "look", "restart"]), min_size=1, max_size=25))
 @settings(max_examples=60, deadline=None)
 def test_each_line_once_whatever_happens(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
-    """Lines, rotations, looks and new processes in any order: what is given is what was written, once, in order; a cut loses only what nobody had read."""
+    """
+    Lines, rotations, looks and new processes in any order: what is given is what was written, once, in order; a cut
+    loses only what nobody had read.
+    """
     place = tmp_path_factory.mktemp("log") / "app.log"
     place.write_text("a first line, long enough to know the file again by it\n")
     log, written, lost, found, number = Log(str(place)), [], set(), [], 0
@@ -140,7 +143,8 @@ def test_each_line_once_whatever_happens(tmp_path_factory: pytest.TempPathFactor
             written.append(f"{number:06d} of a log that is written to")
             append(place, written[-1])
         elif step == "rotate":
-            found += [*new(log), *new(log)]  # logrotate tells nobody; but rotating twice between two looks loses the first, as with any reader.
+            # logrotate tells nobody; but rotating twice between two looks loses the first, as with any reader.
+            found += [*new(log), *new(log)]
             place.rename(place.parent / f"app.log.{number}.{len(found)}")
             number += 1
             written.append(f"{number:06d} first of a new file")
@@ -157,31 +161,50 @@ def test_each_line_once_whatever_happens(tmp_path_factory: pytest.TempPathFactor
         found += new(log) if step == "look" else []
     found += [*new(log), *new(log), *new(log)]
     log.close()
-    assert found == sorted(found) and set(written) - lost <= set(found) <= set(written) and len(set(found)) == len(found)
+    assert (
+        found == sorted(found) and set(written) - lost <= set(found) <= set(written) and len(set(found)) == len(found)
+    )
 
 
 def test_the_kinds_of_lines() -> None:
-    """What the app really writes is told apart: errors counted once with their stack, access lines and start-up lines not among them."""
-    told = logs.read([
-        "GET /api/health 200 75 - 7.671 ms",
-        "GET /api/massive/v3/x 502 33 - 3012.1 ms",
-        "[v0] Massive proxy error (502): External API error",
-        "  status: 502,",
-        "    at fetch (node:internal)",
-        "}",
-        "[v0] fallback(aggs-empty) /v2/aggs/ticker/SPY",
-        "[Massive] request timed out after 150 ms /v3/snapshot/options/SPY",
-        "[Massive] request timed out after 400ms /v3/snapshot/options/SPY",
-        "[WS options] upstream closed with code 1006: ",
-        "[WS indices] upstream error Error: socket hang up",
-        "[v0] MASSIVE_API_KEY present: true",
-        "[Tradier] GET failed: HTTP 503 from /markets/quotes",
-        "Error: getaddrinfo ENOTFOUND api.massive.com",
-        "[Composite Scanner] Heartbeat: status=healthy, signals=0, errorRate=0.0%",
-        "[0] TypeError: Cannot read properties of undefined",
-        "",
-    ])  # fmt: skip
-    assert told.kinds == {"access_looks": 1, "access_proxy_5xx": 1, "configured": 1, "dns": 1, "fallback": 1, "heartbeat": 1, "other_error": 1, "provider_5xx": 2, "socket_closed": 1, "socket_error": 1, "timeout": 2}
+    """
+    What the app really writes is told apart: errors counted once with their stack, access lines and start-up lines not
+    among them.
+    """
+    told = logs.read(
+        [
+            "GET /api/health 200 75 - 7.671 ms",
+            "GET /api/massive/v3/x 502 33 - 3012.1 ms",
+            "[v0] Massive proxy error (502): External API error",
+            "  status: 502,",
+            "    at fetch (node:internal)",
+            "}",
+            "[v0] fallback(aggs-empty) /v2/aggs/ticker/SPY",
+            "[Massive] request timed out after 150 ms /v3/snapshot/options/SPY",
+            "[Massive] request timed out after 400ms /v3/snapshot/options/SPY",
+            "[WS options] upstream closed with code 1006: ",
+            "[WS indices] upstream error Error: socket hang up",
+            "[v0] MASSIVE_API_KEY present: true",
+            "[Tradier] GET failed: HTTP 503 from /markets/quotes",
+            "Error: getaddrinfo ENOTFOUND api.massive.com",
+            "[Composite Scanner] Heartbeat: status=healthy, signals=0, errorRate=0.0%",
+            "[0] TypeError: Cannot read properties of undefined",
+            "",
+        ]
+    )
+    assert told.kinds == {
+        "access_looks": 1,
+        "access_proxy_5xx": 1,
+        "configured": 1,
+        "dns": 1,
+        "fallback": 1,
+        "heartbeat": 1,
+        "other_error": 1,
+        "provider_5xx": 2,
+        "socket_closed": 1,
+        "socket_error": 1,
+        "timeout": 2,
+    }
     assert (told.errors, told.waited_ms, told.lines) == (8, 150, 16)
     assert told.newest["timeout"].endswith("400ms /v3/snapshot/options/SPY") and "access" not in told.newest
 
@@ -189,36 +212,65 @@ def test_the_kinds_of_lines() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "[Backfill] done: 120 ok, 0 failed", "[Composite Scanner] scanned 403 symbols in 2211 ms", "[Massive] cached 429 contracts", "[Server] Request timeout set to 30000 ms", "[WS options] client connected (401 total)",
-        "[Server] SSL certificate loaded", "POST /api/ws-token 500 40 - 3.1 ms", "GET /api/health 503 21 - 2.0 ms", "GET /ping 200 17 - 0.4 ms", "GET /api/massive/v3/snapshot/options/SPY 502 33 - 3012.1 ms",
+        "[Backfill] done: 120 ok, 0 failed",
+        "[Composite Scanner] scanned 403 symbols in 2211 ms",
+        "[Massive] cached 429 contracts",
+        "[Server] Request timeout set to 30000 ms",
+        "[WS options] client connected (401 total)",
+        "[Server] SSL certificate loaded",
+        "POST /api/ws-token 500 40 - 3.1 ms",
+        "GET /api/health 503 21 - 2.0 ms",
+        "GET /ping 200 17 - 0.4 ms",
+        "GET /api/massive/v3/snapshot/options/SPY 502 33 - 3012.1 ms",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_error(line: str) -> None:
-    """An ordinary line with a number or a word of an error in it is none, nor is what our own looks leave there, nor the access line of what has a message of its own."""
+    """
+    An ordinary line with a number or a word of an error in it is none, nor is what our own looks leave there, nor the
+    access line of what has a message of its own.
+    """
     assert logs.read([line]).errors == 0
 
 
 @pytest.mark.parametrize(
     ("line", "kind"),
     [
-        ("[2026-03-10T14:31:00.000Z] ERROR [massive] boom {}", "other_error"), ("[ConnectionPool] auth_failed", "auth"), ("[Backfill] done: 120 ok, 3 failed", "other_error"), ("[v0] Massive proxy error (429): slow down", "rate_limit"),
-        ("[Massive] Error: HTTP 403 from /v3/x", "auth"), ("Error: certificate has expired", "tls"), ("AxiosError: timeout of 5000ms exceeded", "timeout"), ("GET /api/trades 500 33 - 12.1 ms", "access_5xx"),
+        ("[2026-03-10T14:31:00.000Z] ERROR [massive] boom {}", "other_error"),
+        ("[ConnectionPool] auth_failed", "auth"),
+        ("[Backfill] done: 120 ok, 3 failed", "other_error"),
+        ("[v0] Massive proxy error (429): slow down", "rate_limit"),
+        ("[Massive] Error: HTTP 403 from /v3/x", "auth"),
+        ("Error: certificate has expired", "tls"),
+        ("AxiosError: timeout of 5000ms exceeded", "timeout"),
+        ("GET /api/trades 500 33 - 12.1 ms", "access_5xx"),
     ],
-)  # fmt: skip
+)
 def test_what_is_an_error(line: str, kind: str) -> None:
     """Each way in which the app tells of an error is one, of its own kind."""
     assert (logs.read([line]).errors, list(logs.read([line]).kinds)) == (1, [kind])
 
 
 def test_after_what_time_it_gives_up() -> None:
-    """It is told after how long the app gave up waiting, in whichever words; where they name no time, by how long the calls took that failed."""
-    assert logs.read(["[Massive] Error: Request timeout after 3000ms"]).waited_ms == 3000 and logs.read(["AxiosError: timeout of 150ms exceeded"]).waited_ms == 150
-    calls = ["[v0] Massive proxy error (502): The operation was aborted due to timeout", "GET /api/massive/v3/snapshot/options/SPY 502 31 - 3001.2 ms"]
+    """
+    It is told after how long the app gave up waiting, in whichever words; where they name no time, by how long the
+    calls took that failed.
+    """
+    assert (
+        logs.read(["[Massive] Error: Request timeout after 3000ms"]).waited_ms == 3000
+        and logs.read(["AxiosError: timeout of 150ms exceeded"]).waited_ms == 150
+    )
+    calls = [
+        "[v0] Massive proxy error (502): The operation was aborted due to timeout",
+        "GET /api/massive/v3/snapshot/options/SPY 502 31 - 3001.2 ms",
+    ]
     assert logs.read(calls).waited_ms == 3001 and logs.read(calls[1:]).waited_ms is None
 
 
 def test_a_last_line_without_an_end(place: Path) -> None:
-    """The last line of a rotated file, which has no end, is a line of its own and not the beginning of the new file's first."""
+    """
+    The last line of a rotated file, which has no end, is a line of its own and not the beginning of the new file's
+    first.
+    """
     log = Log(str(place))
     new(log)
     place.write_text(place.read_text() + "whole\nwithout an end")
@@ -246,7 +298,8 @@ def test_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append(tmp_path / "lines", "one", "two")
     assert new(log) == ["one", "two"] and new(log) == []
     append(tmp_path / "lines", *("x" * 999 for _ in range(1100)))
-    assert len(new(log)) == 1100 and new(log) == []  # The cursor stands at the end of whatever came, however much that is.
+    # The cursor stands at the end of whatever came, however much that is.
+    assert len(new(log)) == 1100 and new(log) == []
     append(tmp_path / "lines", "three")
     assert new(Log("journal:app.service", log.cursor)) == ["three"]
     with pytest.raises(OSError, match="no such unit"):

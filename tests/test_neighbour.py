@@ -1,4 +1,7 @@
-"""Neighbours: what another monitor tells us, what we tell it; a real Prometheus and a real Alertmanager, where they are installed."""
+"""
+Neighbours: what another monitor tells us, what we tell it; a real Prometheus and a real Alertmanager, where they are
+installed.
+"""
 
 import asyncio
 import json
@@ -37,7 +40,12 @@ ZERO = "0001-01-01T00:00:00Z"
 
 
 def alert(name: str = "DiskFull", ends: datetime | None = None, **labels: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"labels": {"alertname": name, "instance": "host1", **labels}, "annotations": {"summary": "the disk of host1 is full"}, "startsAt": "2026-03-10T14:59:00.123456789Z", "generatorURL": "http://p/"}
+    found: dict[str, Any] = {
+        "labels": {"alertname": name, "instance": "host1", **labels},
+        "annotations": {"summary": "the disk of host1 is full"},
+        "startsAt": "2026-03-10T14:59:00.123456789Z",
+        "generatorURL": "http://p/",
+    }
     return found | ({"endsAt": ends.isoformat()} if ends else {})
 
 
@@ -46,9 +54,14 @@ def read(*alerts: Any) -> neighbour.Batch:
 
 
 def test_what_is_read() -> None:
-    """An alert is known by its labels; without an end it lasts five minutes; Go's empty time is none, and an empty label is no label."""
+    """
+    An alert is known by its labels; without an end it lasts five minutes; Go's empty time is none, and an empty label
+    is no label.
+    """
     one, same, other = read(alert(), alert(note=""), alert(instance="host2")).alerts
-    assert one["fingerprint"] == same["fingerprint"] != other["fingerprint"] and one["starts_us"] == clock.micros(datetime(2026, 3, 10, 14, 59, 0, 123456, UTC))
+    assert one["fingerprint"] == same["fingerprint"] != other["fingerprint"] and one["starts_us"] == clock.micros(
+        datetime(2026, 3, 10, 14, 59, 0, 123456, UTC)
+    )
     assert one["ends_us"] == clock.micros(NOW + timedelta(minutes=5))
     never = read(alert() | {"startsAt": ZERO, "endsAt": ZERO}).alerts[0]
     assert (never["starts_us"], never["ends_us"]) == (clock.micros(NOW), clock.micros(NOW + timedelta(minutes=5)))
@@ -68,13 +81,39 @@ def test_a_list_of_nothing(body: bytes) -> None:
 
 
 ODD: dict[str, tuple[Any, str]] = {
-    "a number": (1, "is 1.0, expected an object"), "null": (None, "is null"), "no labels": ({}, "at least one label pair"), "null labels": ({"labels": None}, "at least one label pair"), "empty labels": ({"labels": {"alertname": ""}}, "at least one label pair"),
-    "a list of labels": ({"labels": []}, "labels is"), "a number as value": ({"labels": {"alertname": 3}}, "labels.alertname is 3"), "an object as value": ({"labels": {"a": {}}}, "labels.a is"), "NaN as value": ({"labels": {"a": float("nan")}}, "labels.a is NaN"),
-    "a dotted name": ({"labels": {"a.b": "c"}}, 'invalid label set: invalid name "a.b"'), "a dash": ({"labels": {"a-b": "c"}}, "invalid name"), "a colon": ({"labels": {"a:b": "c"}}, "invalid name"), "a digit first": ({"labels": {"1a": "c"}}, "invalid name"), "UTF-8": ({"labels": {"größe": "c"}}, "invalid name"), "no name": ({"labels": {"": "c"}}, "invalid name"), "a name with a newline": ({"labels": {"a\n": "c"}}, "invalid name"),
-    "a dotted annotation": ({"labels": {"a": "b"}, "annotations": {"a.b": "c"}}, "invalid annotations"), "a list of annotations": ({"labels": {"a": "b"}, "annotations": []}, "annotations is"), "a number as annotation": ({"labels": {"a": "b"}, "annotations": {"a": 1}}, "annotations.a is"),
-    "soon": ({"labels": {"a": "b"}, "startsAt": "soon"}, 'startsAt is "soon", expected a time such as'), "a number as time": ({"labels": {"a": "b"}, "endsAt": 5}, "endsAt is"), "a day": ({"labels": {"a": "b"}, "startsAt": "2026-03-10"}, "startsAt"), "February 30": ({"labels": {"a": "b"}, "startsAt": "2026-02-30T10:00:00Z"}, "startsAt"), "24 h": ({"labels": {"a": "b"}, "startsAt": "2026-03-10T24:00:00Z"}, "startsAt"),
-    "an end before its start": ({"labels": {"a": "b"}, "startsAt": "2026-03-10T10:00:00Z", "endsAt": "2026-03-10T09:00:00Z"}, "start time must be before end time"), "a start in an hour": ({"labels": {"a": "b"}, "startsAt": "2026-03-10T16:00:00Z"}, "start time must be before end time"),
-}  # fmt: skip
+    "a number": (1, "is 1.0, expected an object"),
+    "null": (None, "is null"),
+    "no labels": ({}, "at least one label pair"),
+    "null labels": ({"labels": None}, "at least one label pair"),
+    "empty labels": ({"labels": {"alertname": ""}}, "at least one label pair"),
+    "a list of labels": ({"labels": []}, "labels is"),
+    "a number as value": ({"labels": {"alertname": 3}}, "labels.alertname is 3"),
+    "an object as value": ({"labels": {"a": {}}}, "labels.a is"),
+    "NaN as value": ({"labels": {"a": float("nan")}}, "labels.a is NaN"),
+    "a dotted name": ({"labels": {"a.b": "c"}}, 'invalid label set: invalid name "a.b"'),
+    "a dash": ({"labels": {"a-b": "c"}}, "invalid name"),
+    "a colon": ({"labels": {"a:b": "c"}}, "invalid name"),
+    "a digit first": ({"labels": {"1a": "c"}}, "invalid name"),
+    "UTF-8": ({"labels": {"größe": "c"}}, "invalid name"),
+    "no name": ({"labels": {"": "c"}}, "invalid name"),
+    "a name with a newline": ({"labels": {"a\n": "c"}}, "invalid name"),
+    "a dotted annotation": ({"labels": {"a": "b"}, "annotations": {"a.b": "c"}}, "invalid annotations"),
+    "a list of annotations": ({"labels": {"a": "b"}, "annotations": []}, "annotations is"),
+    "a number as annotation": ({"labels": {"a": "b"}, "annotations": {"a": 1}}, "annotations.a is"),
+    "soon": ({"labels": {"a": "b"}, "startsAt": "soon"}, 'startsAt is "soon", expected a time such as'),
+    "a number as time": ({"labels": {"a": "b"}, "endsAt": 5}, "endsAt is"),
+    "a day": ({"labels": {"a": "b"}, "startsAt": "2026-03-10"}, "startsAt"),
+    "February 30": ({"labels": {"a": "b"}, "startsAt": "2026-02-30T10:00:00Z"}, "startsAt"),
+    "24 h": ({"labels": {"a": "b"}, "startsAt": "2026-03-10T24:00:00Z"}, "startsAt"),
+    "an end before its start": (
+        {"labels": {"a": "b"}, "startsAt": "2026-03-10T10:00:00Z", "endsAt": "2026-03-10T09:00:00Z"},
+        "start time must be before end time",
+    ),
+    "a start in an hour": (
+        {"labels": {"a": "b"}, "startsAt": "2026-03-10T16:00:00Z"},
+        "start time must be before end time",
+    ),
+}
 
 
 @pytest.mark.parametrize(("odd", "words"), ODD.values(), ids=ODD)
@@ -96,24 +135,45 @@ def test_the_cases(name: str) -> None:
     assert len(found.alerts) == len(json.loads(body)) == 2 and found.refused == []
     if name.startswith("d01"):
         told = found.alerts[0]["annotations"]["description"]
-        assert "characters)" in told and len(told) < neighbour.LONGEST + 40 < len(json.loads(body)[0]["annotations"]["description"])
+        assert "characters)" in told and len(told) < neighbour.LONGEST + 40 < len(
+            json.loads(body)[0]["annotations"]["description"]
+        )
 
 
 TIMES = {
-    "2026-03-10T10:00:00+05:30": datetime(2026, 3, 10, 4, 30, tzinfo=UTC), "2026-03-10T10:00:00.123456789Z": datetime(2026, 3, 10, 10, 0, 0, 123456, UTC), "2026-03-10T10:00:00,5Z": datetime(2026, 3, 10, 10, 0, 0, 500000, UTC), "2026-03-10T10:00Z": datetime(2026, 3, 10, 10, tzinfo=UTC),
-    "2026-03-10T10:00:00": datetime(2026, 3, 10, 10, tzinfo=UTC), "0001-01-01T01:00:00+01:00": NOW, "0001-01-01T00:00:00+01:00": datetime(1970, 1, 1, tzinfo=UTC), "0000-01-01T00:00:00Z": datetime(1970, 1, 1, tzinfo=UTC), "1960-01-01T00:00:00Z": datetime(1970, 1, 1, tzinfo=UTC), "": datetime(1970, 1, 1, tzinfo=UTC),
-}  # fmt: skip
+    "2026-03-10T10:00:00+05:30": datetime(2026, 3, 10, 4, 30, tzinfo=UTC),
+    "2026-03-10T10:00:00.123456789Z": datetime(2026, 3, 10, 10, 0, 0, 123456, UTC),
+    "2026-03-10T10:00:00,5Z": datetime(2026, 3, 10, 10, 0, 0, 500000, UTC),
+    "2026-03-10T10:00Z": datetime(2026, 3, 10, 10, tzinfo=UTC),
+    "2026-03-10T10:00:00": datetime(2026, 3, 10, 10, tzinfo=UTC),
+    "0001-01-01T01:00:00+01:00": NOW,
+    "0001-01-01T00:00:00+01:00": datetime(1970, 1, 1, tzinfo=UTC),
+    "0000-01-01T00:00:00Z": datetime(1970, 1, 1, tzinfo=UTC),
+    "1960-01-01T00:00:00Z": datetime(1970, 1, 1, tzinfo=UTC),
+    "": datetime(1970, 1, 1, tzinfo=UTC),
+}
 
 
 @pytest.mark.parametrize(("written", "read_as"), TIMES.items())
 def test_times(written: str, read_as: datetime) -> None:
-    """Times as Alertmanager takes them: offsets, nanoseconds, no zone is UTC, Go's zero time in any zone is none; before 1970 is 1970."""
+    """
+    Times as Alertmanager takes them: offsets, nanoseconds, no zone is UTC, Go's zero time in any zone is none; before
+    1970 is 1970.
+    """
     assert read(alert() | {"startsAt": written}).alerts[0]["starts_us"] == clock.micros(read_as)
 
 
 def test_what_alertmanager_takes_too() -> None:
-    """No alertname, keys in any case, odd generatorURL, unknown keys, a null label, bytes that are no UTF-8, huge numbers: the alert is kept."""
-    odd = [{"Labels": {"severity": "critical", "x": None}, "GENERATORURL": 3, "more": {"a": [1]}, "status": "firing"}, {"labels": {"alertname": "a" * 9000}}, {"labels": {f"l{n}": "x" for n in range(300)}}, {"labels": {"a": "\ud800"}}]
+    """
+    No alertname, keys in any case, odd generatorURL, unknown keys, a null label, bytes that are no UTF-8, huge numbers:
+    the alert is kept.
+    """
+    odd = [
+        {"Labels": {"severity": "critical", "x": None}, "GENERATORURL": 3, "more": {"a": [1]}, "status": "firing"},
+        {"labels": {"alertname": "a" * 9000}},
+        {"labels": {f"l{n}": "x" for n in range(300)}},
+        {"labels": {"a": "\ud800"}},
+    ]
     assert len(read(*odd).alerts) == 4 and read(*odd).refused == []
     raw = b'[{"labels": {"alertname": "n", "a": "\xff\xfe"}, "n": ' + b"9" * 6000 + b"}]"
     assert len(neighbour.read(raw, NOW).alerts) == 1
@@ -121,12 +181,36 @@ def test_what_alertmanager_takes_too() -> None:
     assert len(many.alerts) == neighbour.MOST and "2 alerts are more than" in many.refused[0]
 
 
-@pytest.mark.parametrize("name", ["$(reboot)", "a b;c|d&e", "\x1b[2J\x1b]0;x\x07", "\u202eevil", "größe", "--help", "..", "", "`id`", "a/../b", "x" * 5000, "'\"\\", "\r\n", "\u200b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "$(reboot)",
+        "a b;c|d&e",
+        "\x1b[2J\x1b]0;x\x07",
+        "\u202eevil",
+        "größe",
+        "--help",
+        "..",
+        "",
+        "`id`",
+        "a/../b",
+        "x" * 5000,
+        "'\"\\",
+        "\r\n",
+        "\u200b",
+    ],
+)
 def test_an_id_can_be_pasted(name: str, store_url: str) -> None:
-    """Whatever an alert is called, its id is [A-Za-z0-9_.-]+ and no option; its texts hold no control or bidirectional characters; names that differ have different ids."""
+    """
+    Whatever an alert is called, its id is [A-Za-z0-9_.-]+ and no option; its texts hold no control or bidirectional
+    characters; names that differ have different ids.
+    """
     desk = Heard(store_url)
     texts = f"{name} \x1b[31m \u202e \u2066 \x9b \x07"
-    desk.hears(alert(name, severity="critical", subject=texts) | {"annotations": {"summary": texts}}, alert(f"{name}!", severity="critical", rule=texts) | {"annotations": {}})
+    desk.hears(
+        alert(name, severity="critical", subject=texts) | {"annotations": {"summary": texts}},
+        alert(f"{name}!", severity="critical", rule=texts) | {"annotations": {}},
+    )
     desk.tells(20)
     found = [a for _, body in desk.dispatch.deliveries() for a in body["alerts"]]
     assert len({a["alert"] for a in found}) == 2
@@ -155,14 +239,22 @@ class Heard:
 
 
 def test_a_neighbours_alert_lives(store_url: str) -> None:
-    """A neighbour's alert is told once however often it is sent, its end when it says so; one whose sender falls silent has ended, which is no recovery; one that comes back is told anew."""
+    """
+    A neighbour's alert is told once however often it is sent, its end when it says so; one whose sender falls silent
+    has ended, which is no recovery; one that comes back is told anew.
+    """
     desk = Heard(store_url)
     for _ in range(4):
         desk.hears(alert(severity="critical", ends=desk.at + timedelta(minutes=4)))
         desk.tells(20)
     assert desk.tells(0) == []
     (only, told), *_ = desk.dispatch.deliveries()
-    assert (told["kind"], told["severity"], told["roles"], told["alerts"][0]["sentence"]) == ("firing", "critical", ["Tech Lead"], "the disk of host1 is full; says another monitor") and len(desk.dispatch.deliveries()) == 1
+    assert (told["kind"], told["severity"], told["roles"], told["alerts"][0]["sentence"]) == (
+        "firing",
+        "critical",
+        ["Tech Lead"],
+        "the disk of host1 is full; says another monitor",
+    ) and len(desk.dispatch.deliveries()) == 1
     desk.hears(alert(severity="critical", ends=desk.at - timedelta(seconds=1)))
     assert desk.tells(1) == [("over", "critical", "DiskFull", "resolved")] and desk.tells(600) == []
     desk.hears(alert(severity="critical", ends=desk.at + timedelta(minutes=4)) | {"startsAt": desk.at.isoformat()})
@@ -178,10 +270,14 @@ def test_what_began_and_ended_unseen(store_url: str) -> None:
 
 
 def test_what_is_not_worth_telling(store_url: str) -> None:
-    """A neighbour's warning is told to nobody, nor is what was over before we heard of it; what says no severity is told."""
+    """
+    A neighbour's warning is told to nobody, nor is what was over before we heard of it; what says no severity is told.
+    """
     desk = Heard(store_url)
     desk.hears(alert(severity="warning"), alert("Old", ends=NOW - timedelta(seconds=5)), alert("Plain"))
-    assert desk.tells(20) == [("firing", "notify", "Plain", "")] and desk.tells(400) == [("over", "notify", "Plain", "ended")]
+    assert desk.tells(20) == [("firing", "notify", "Plain", "")] and desk.tells(400) == [
+        ("over", "notify", "Plain", "ended")
+    ]
 
 
 @contextmanager
@@ -204,7 +300,9 @@ def until(holds: Callable[[], Any], within_s: float = 45.0) -> None:
 
 
 def asked(url: str, body: Any = None) -> Any:
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url, None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             said = answer.read()
@@ -217,8 +315,17 @@ def asked(url: str, body: Any = None) -> Any:
 def alertmanager(folder: Path, hook: str, port: int) -> Iterator[subprocess.Popen[str]]:
     """A real Alertmanager that tells a webhook at once."""
     folder.mkdir(exist_ok=True)
-    (folder / "am.yml").write_text(f"route: {{receiver: hook, group_wait: 1s, group_interval: 1s, repeat_interval: 4h, group_by: [alertname]}}\nreceivers: [{{name: hook, webhook_configs: [{{url: '{hook}/am', send_resolved: true}}]}}]\n")
-    command = [needs("prometheus-alertmanager"), f"--config.file={folder / 'am.yml'}", f"--storage.path={folder / 'am'}", f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
+    (folder / "am.yml").write_text(
+        f"route: {{receiver: hook, group_wait: 1s, group_interval: 1s, repeat_interval: 4h, group_by: "
+        f"[alertname]}}\nreceivers: [{{name: hook, webhook_configs: [{{url: '{hook}/am', send_resolved: true}}]}}]\n"
+    )
+    command = [
+        needs("prometheus-alertmanager"),
+        f"--config.file={folder / 'am.yml'}",
+        f"--storage.path={folder / 'am'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",
+    ]
     with process(*command, ready=lambda: asked(f"http://127.0.0.1:{port}/-/ready") is not None) as running:
         yield running
 
@@ -229,13 +336,24 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
     resend B is paged, and A notified again. Ours, killed as soon as the command is done, has both.
     """
     got: list[str] = []
-    with receiver(lambda r: got.extend(a["labels"]["alertname"] for a in json.loads(r.body)["alerts"]) or Answer(200)) as url:
+    with receiver(
+        lambda r: got.extend(a["labels"]["alertname"] for a in json.loads(r.body)["alerts"]) or Answer(200)
+    ) as url:
         port = free_port()
         base = f"http://127.0.0.1:{port}/api/v2"
-        send = lambda *names: asked(f"{base}/alerts", [{"labels": {"alertname": n}} for n in names])  # noqa: E731
+
+        def send(*names):
+            return asked(f"{base}/alerts", [{"labels": {"alertname": n}} for n in names])
+
         real = datetime.fromtimestamp(time.clock_gettime(time.CLOCK_REALTIME), UTC)
         with alertmanager(tmp_path, url, port) as running:
-            silence = {"matchers": [{"name": "alertname", "value": "B", "isRegex": False}], "startsAt": real.isoformat(), "endsAt": (real + timedelta(hours=2)).isoformat(), "createdBy": "Ann", "comment": "known"}
+            silence = {
+                "matchers": [{"name": "alertname", "value": "B", "isRegex": False}],
+                "startsAt": real.isoformat(),
+                "endsAt": (real + timedelta(hours=2)).isoformat(),
+                "createdBy": "Ann",
+                "comment": "known",
+            }
             assert asked(f"{base}/silences", silence)
             until(lambda: [s["status"]["state"] for s in asked(f"{base}/silences")] == ["active"])
             send("A", "B")
@@ -255,18 +373,51 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
     began = time.clock_gettime(time.CLOCK_REALTIME)
     with receiver(lambda r: ours.append(json.loads(r.body)) or Answer(204)) as url:
         home.mkdir()
-        (home / "settings.toml").write_text(f'[channels.hook]\nkind = "webhook"\nurl = "{url}"\n[roles."Tech Lead"]\nchannels = ["hook"]\n[notify]\ngroup_wait = "1s"\n')
+        (home / "settings.toml").write_text(
+            f'[channels.hook]\nkind = "webhook"\nurl = "{url}"\n[roles."Tech Lead"]\nchannels = ["hook"]'
+            f'\n[notify]\ngroup_wait = "1s"\n'
+        )
         environ = {**os.environ, "OPS_HOME": str(home), "OPS_CLOCK": f"2026-03-10T15:00:00Z,{began},1"}
-        ops = lambda *what: [sys.executable, "-m", "opslib.cli", *what]  # noqa: E731
-        silenced = subprocess.run(ops("silence", "add", "--rule", "B", "--for", "2h", "--reason", "known", "--by", "Ann"), env=environ, capture_output=True, text=True)
+
+        def ops(*what):
+            return [sys.executable, "-m", "opslib.cli", *what]
+
+        silenced = subprocess.run(
+            ops("silence", "add", "--rule", "B", "--for", "2h", "--reason", "known", "--by", "Ann"),
+            env=environ,
+            capture_output=True,
+            text=True,
+        )
         assert silenced.returncode == 64  # A rule of ours is wanted there; of a neighbour's alert the subject is named.
-        subprocess.run(ops("silence", "add", "--subject", "B", "--for", "2h", "--reason", "known", "--by", "Ann"), env=environ, check=True, capture_output=True)
-        store = Store(f"sqlite:///{home / 'store.sqlite'}", lambda: NOW + timedelta(seconds=time.clock_gettime(time.CLOCK_REALTIME) - began))
-        now = lambda: store.now()  # noqa: E731
-        hear = lambda: Dispatch(store, "desk").heard(neighbour.read(json.dumps([alert(n, subject=n, severity="critical", ends=now() + timedelta(minutes=4)) for n in "AB"]).encode(), now()).alerts)  # noqa: E731
+        subprocess.run(
+            ops("silence", "add", "--subject", "B", "--for", "2h", "--reason", "known", "--by", "Ann"),
+            env=environ,
+            check=True,
+            capture_output=True,
+        )
+        store = Store(
+            f"sqlite:///{home / 'store.sqlite'}",
+            lambda: NOW + timedelta(seconds=time.clock_gettime(time.CLOCK_REALTIME) - began),
+        )
+
+        def now():
+            return store.now()
+
+        def hear():
+            return Dispatch(store, "desk").heard(
+                neighbour.read(
+                    json.dumps(
+                        [alert(n, subject=n, severity="critical", ends=now() + timedelta(minutes=4)) for n in "AB"]
+                    ).encode(),
+                    now(),
+                ).alerts
+            )
+
         for _ in range(2):
             hear()
-            collecting = subprocess.Popen(ops("collect"), env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            collecting = subprocess.Popen(
+                ops("collect"), env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             until(lambda: ours)
             time.sleep(3)
             collecting.send_signal(signal.SIGKILL)
@@ -281,7 +432,10 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
     alert with ours, told by nobody twice; what only it knows is told; and a real Alertmanager hears from us.
     """
     prometheus, began = needs("prometheus"), time.clock_gettime(time.CLOCK_REALTIME)
-    store_at = lambda: at(1000) + timedelta(seconds=time.clock_gettime(time.CLOCK_REALTIME) - began)  # noqa: E731
+
+    def store_at():
+        return at(1000) + timedelta(seconds=time.clock_gettime(time.CLOCK_REALTIME) - began)
+
     home = tmp_path / "home"
     home.mkdir()
     (home / "rules.toml").write_text('[availability]\nfor = "1s"\n')
@@ -291,21 +445,59 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
     made = PageOf(-600)
     for k in range(200):
         dead = k >= 80
-        SnapshotStore(store).write("desk", [post(5.0 * k, made.add(massive_requests=6, massive_successes=0 if dead else 6, massive_failures=6 if dead else 0, tradier_requests=6, tradier_successes=6).body(5.0 * k))], known_at_ts=True)
+        SnapshotStore(store).write(
+            "desk",
+            [
+                post(
+                    5.0 * k,
+                    made.add(
+                        massive_requests=6,
+                        massive_successes=0 if dead else 6,
+                        massive_failures=6 if dead else 0,
+                        tradier_requests=6,
+                        tradier_successes=6,
+                    ).body(5.0 * k),
+                )
+            ],
+            known_at_ts=True,
+        )
     am_port, prometheus_port = free_port(), free_port()
-    with receiver(lambda r: got.append(json.loads(r.body)) or Answer(200)) as hook, alertmanager(tmp_path / "am", hook, am_port), Served(settings, store, table, now=store_at) as served:
+    with (
+        receiver(lambda r: got.append(json.loads(r.body)) or Answer(200)) as hook,
+        alertmanager(tmp_path / "am", hook, am_port),
+        Served(settings, store, table, now=store_at) as served,
+    ):
         from opslib import exposition
 
         (tmp_path / "ours.yml").write_text(exposition.prometheus_rules(table))
-        (tmp_path / "more.yml").write_text("groups: [{name: more, interval: 1s, rules: [{alert: OnlyTheyKnow, expr: 'vector(1)', labels: {severity: critical}, annotations: {summary: something else is wrong}}]}]\n")
+        (tmp_path / "more.yml").write_text(
+            "groups: [{name: more, interval: 1s, rules: [{alert: OnlyTheyKnow, expr: 'vector(1)', labels: "
+            "{severity: critical}, annotations: {summary: something else is wrong}}]}]\n"
+        )
         (tmp_path / "p.yml").write_text(
-            f"global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [ours.yml, more.yml]\nscrape_configs: [{{job_name: ops, static_configs: [{{targets: ['{served.url.removeprefix('http://')}']}}]}}]\n"
-            f"alerting: {{alertmanagers: [{{api_version: v2, static_configs: [{{targets: ['{served.url.removeprefix('http://')}']}}]}}]}}\n"
+            f"global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [ours.yml, more.yml]"
+            f"\nscrape_configs: [{{job_name: ops, static_configs: [{{targets: "
+            f"['{served.url.removeprefix('http://')}']}}]}}]\n"
+            f"alerting: {{alertmanagers: [{{api_version: v2, static_configs: [{{targets: "
+            f"['{served.url.removeprefix('http://')}']}}]}}]}}\n"
         )
         (tmp_path / "ours.yml").write_text((tmp_path / "ours.yml").read_text().replace("interval: 15s", "interval: 1s"))
         base = f"http://127.0.0.1:{prometheus_port}/api/v1"
-        command = [prometheus, f"--config.file={tmp_path / 'p.yml'}", f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{prometheus_port}", "--rules.alert.resend-delay=2s"]
-        fires = lambda: {(a["labels"]["alertname"], a["labels"].get("subject")) for a in (asked(f"{base}/alerts") or {"data": {"alerts": []}})["data"]["alerts"] if a["state"] == "firing"}  # noqa: E731
+        command = [
+            prometheus,
+            f"--config.file={tmp_path / 'p.yml'}",
+            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{prometheus_port}",
+            "--rules.alert.resend-delay=2s",
+        ]
+
+        def fires():
+            return {
+                (a["labels"]["alertname"], a["labels"].get("subject"))
+                for a in (asked(f"{base}/alerts") or {"data": {"alerts": []}})["data"]["alerts"]
+                if a["state"] == "firing"
+            }
+
         with process(*command, ready=lambda: asked(f"http://127.0.0.1:{prometheus_port}/-/ready") is not None):
             until(lambda: ("availability_critical", "massive") in fires() and ("OnlyTheyKnow", None) in fires())
             assert not [name for name, subject in fires() if subject == "tradier"]
@@ -314,13 +506,18 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
         from told import fires as ours_fire
 
         ours_fire(store, "desk", 1000, "firing")
-        hooks = {"hook": Channel("hook", "webhook", {"url": f"{hook}/hook"}), "am": Channel("am", "alertmanager", {"url": f"http://127.0.0.1:{am_port}"})}
+        hooks = {
+            "hook": Channel("hook", "webhook", {"url": f"{hook}/hook"}),
+            "am": Channel("am", "alertmanager", {"url": f"http://127.0.0.1:{am_port}"}),
+        }
         staff = Staff({name: Role(name, (), ("hook", "am")) for name in PATH}, hooks)
         notifier = notifying.notifier(store, settings, table, staff, lambda: store_at() + timedelta(seconds=20))
         store._now = notifier.now
         made_ids = notifier.plan()
         told = [a for name in made_ids for a in notifier.dispatch.message(name)["alerts"]]
-        assert [a["source"] for a in told if a["rule"] == "availability"] == ["page"] and [a["source"] for a in told if a["rule"] == "OnlyTheyKnow"] == ["prometheus"]
+        assert [a["source"] for a in told if a["rule"] == "availability"] == ["page"] and [
+            a["source"] for a in told if a["rule"] == "OnlyTheyKnow"
+        ] == ["prometheus"]
 
         async def send() -> None:
             for channel in hooks.values():
@@ -328,7 +525,8 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
                     pass
 
         asyncio.run(send())
-        # Alertmanager's clock is the machine's: what we say of March is over there. That it took it is what counts here.
+        # Alertmanager's clock is the machine's: what we say of March is over there. That it took it is what counts
+        # here.
         assert {d.state for d, _ in notifier.dispatch.deliveries()} == {"sent"}
 
 
@@ -342,16 +540,24 @@ def _heard(store: Store) -> set[str]:
 
 
 def test_alertmanager_hears_ours(tmp_path: Path) -> None:
-    """An alert of ours fires in a real Alertmanager with its runbook, goes on firing there while it is told again, and is resolved there when it is over here."""
+    """
+    An alert of ours fires in a real Alertmanager with its runbook, goes on firing there while it is told again, and is
+    resolved there when it is over here.
+    """
     from test_channels import body
 
     from opslib import channels, message
 
     got: list[dict[str, Any]] = []
     port = free_port()
-    channel, settings = Channel("am", "alertmanager", {"url": f"http://127.0.0.1:{port}"}), settings_module.load(tmp_path, None, {})
+    channel, settings = (
+        Channel("am", "alertmanager", {"url": f"http://127.0.0.1:{port}"}),
+        settings_module.load(tmp_path, None, {}),
+    )
     now = datetime.fromtimestamp(time.clock_gettime(time.CLOCK_REALTIME), UTC)
-    us = lambda seconds: clock.micros(now) + round(seconds * 1e6)  # noqa: E731
+
+    def us(seconds):
+        return clock.micros(now) + round(seconds * 1e6)
 
     def told(kind: str) -> message.Message:
         made = body(kind)
@@ -362,7 +568,11 @@ def test_alertmanager_hears_ours(tmp_path: Path) -> None:
         asyncio.run(channels.tell(channel, told("firing"), settings, now))
         until(lambda: got)
         (stands,) = asked(f"http://127.0.0.1:{port}/api/v2/alerts")
-        assert stands["labels"]["alertname"] == "availability" and stands["annotations"]["runbook"] == "massive_down" and stands["status"]["state"] == "active"
+        assert (
+            stands["labels"]["alertname"] == "availability"
+            and stands["annotations"]["runbook"] == "massive_down"
+            and stands["status"]["state"] == "active"
+        )
         asyncio.run(channels.tell(channel, told("over"), settings, now))
         until(lambda: got[-1]["status"] == "resolved")
 
@@ -378,8 +588,18 @@ def test_the_receiver_takes_alerts(tmp_path: Path) -> None:
         assert httpx.post(where, json=[alert()]).status_code == 401 and _heard(store) == set()
         assert httpx.post(where, json=[alert()], headers=key).status_code == 200 and _heard(store) == {"DiskFull"}
         refused = httpx.post(where, json=[{"labels": {}}, alert("Kept")], headers=key)
-        assert refused.status_code == 400 and refused.json() == "alert [0]: at least one label pair required" and _heard(store) == {"DiskFull", "Kept"}
-        for body, kind, status in ((b"{", "application/json", 400), (b"[]", "application/json; charset=utf-8", 200), (b"[]", "text/plain", 415), (b"[]", "application/x-www-form-urlencoded", 415), (b"[" + b" " * server.LARGEST_ALERTS + b"]", "application/json", 413)):
+        assert (
+            refused.status_code == 400
+            and refused.json() == "alert [0]: at least one label pair required"
+            and _heard(store) == {"DiskFull", "Kept"}
+        )
+        for body, kind, status in (
+            (b"{", "application/json", 400),
+            (b"[]", "application/json; charset=utf-8", 200),
+            (b"[]", "text/plain", 415),
+            (b"[]", "application/x-www-form-urlencoded", 415),
+            (b"[" + b" " * server.LARGEST_ALERTS + b"]", "application/json", 413),
+        ):
             assert httpx.post(where, content=body, headers=key | {"Content-Type": kind}).status_code == status
     (row,) = [r for r in refusals.read(store, settings.app, 0, 2**60) if "an alert is not valid" in r.reason]
     assert row.count == 1 and row.reason == "an alert is not valid: at least one label pair required"

@@ -1,4 +1,6 @@
-"""When people are told, and of what: a difference between what is so and what was told, whatever happened in between."""
+"""
+When people are told, and of what: a difference between what is so and what was told, whatever happened in between.
+"""
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -13,7 +15,21 @@ WAIT, AFTER, REPEAT = 15, 15 * 60, 4 * 3600
 
 def edge(kind: str, at_s: float, severity: str = "critical", alert: str = "a", how: str = "") -> Edge:
     which = "firing" if kind in ("fired", "rose", "released") else "resolved"
-    return Edge(which, round(at_s * S), alert, "availability", "massive", "page", kind, severity, 0.5, 0.95, round(at_s * S) - 60 * S, 0.4, f"{alert} {severity}")
+    return Edge(
+        which,
+        round(at_s * S),
+        alert,
+        "availability",
+        "massive",
+        "page",
+        kind,
+        severity,
+        0.5,
+        0.95,
+        round(at_s * S) - 60 * S,
+        0.4,
+        f"{alert} {severity}",
+    )
 
 
 class Desk:
@@ -30,7 +46,18 @@ class Desk:
         return self
 
     def quiet(self, from_s: float, until_s: float, **what: str) -> "Desk":
-        self.silences.append(Silence("s", "Ann", "why", what.get("rule", ""), what.get("subject", ""), what.get("source", ""), round(from_s * S), round(until_s * S)))
+        self.silences.append(
+            Silence(
+                "s",
+                "Ann",
+                "why",
+                what.get("rule", ""),
+                what.get("subject", ""),
+                what.get("source", ""),
+                round(from_s * S),
+                round(until_s * S),
+            )
+        )
         return self
 
     def at(self, at_s: float) -> list[tuple[str, str]]:
@@ -44,16 +71,30 @@ class Desk:
 
 @pytest.mark.parametrize(("severity", "waits_s"), [("notify", 15), ("critical", 5), ("escalate", 5)])
 def test_fired_then_over(severity: str, waits_s: int) -> None:
-    """What fires is told once after the wait for its group, a short one where it is critical, then its end, each to the role that its rule names."""
+    """
+    What fires is told once after the wait for its group, a short one where it is critical, then its end, each to the
+    role that its rule names.
+    """
     desk = Desk().happens("fired", 100, severity)
-    assert [desk.at(t) for t in (100, 99 + waits_s, 100 + waits_s, 101 + waits_s, 200)] == [[], [], [("firing", "a")], [], []]
+    assert [desk.at(t) for t in (100, 99 + waits_s, 100 + waits_s, 101 + waits_s, 200)] == [
+        [],
+        [],
+        [("firing", "a")],
+        [],
+        [],
+    ]
     desk.happens("resolved", 300, severity)
-    assert [desk.at(t) for t in (300, 301)] == [[("over", "a")], []] and all("Tech Lead" in roles for *_, roles in desk.told)
+    assert [desk.at(t) for t in (300, 301)] == [[("over", "a")], []] and all(
+        "Tech Lead" in roles for *_, roles in desk.told
+    )
     assert not desk.notices["a"].open
 
 
 def test_what_becomes_worse_is_told_at_once() -> None:
-    """A rise in severity waits for no group; what escalates is told to everybody, and so is its end; a fall is told to nobody."""
+    """
+    A rise in severity waits for no group; what escalates is told to everybody, and so is its end; a fall is told to
+    nobody.
+    """
     desk = Desk().happens("fired", 0, "notify").happens("rose", 0, "critical")
     assert desk.at(WAIT) == [("firing", "a")]
     desk.happens("rose", 100, "escalate")
@@ -82,24 +123,33 @@ def test_one_message_for_a_group() -> None:
     desk.happens("fired", 20, alert="c")
     assert desk.at(20) == [] and desk.at(20 + WAIT) == [("firing", "c")] and desk.notices["c"].group == "c"
     desk.happens("resolved", 100, alert="a")
-    assert desk.at(100) == [] and desk.at(100 + WAIT) == [("over", "a")]  # b goes on: the end of a waits for what ends with it.
+    # b goes on: the end of a waits for what ends with it.
+    assert desk.at(100) == [] and desk.at(100 + WAIT) == [("over", "a")]
     desk.happens("resolved", 200, alert="b")
     assert desk.at(200) == [("over", "b")]
 
 
 @pytest.mark.parametrize(("severity", "expected"), [("critical", ["unheard"] * 3), ("notify", [])])
 def test_nobody_says_anything(severity: str, expected: list[str]) -> None:
-    """A critical alert that nobody takes goes up the path, a role at a time, then to whoever is left; what is less waits to be repeated."""
+    """
+    A critical alert that nobody takes goes up the path, a role at a time, then to whoever is left; what is less waits
+    to be repeated.
+    """
     desk = Desk().happens("fired", 0, severity)
     for minute in range(1, 90):
         desk.at(60 * minute)
     assert [kind for _, kind, *_ in desk.told] == ["firing", *expected]
-    assert [roles for *_, roles in desk.told[1:]] == [("DevOps",), ("Trading Manager",), ("Junior Trader",)][: len(expected)]
+    assert [roles for *_, roles in desk.told[1:]] == [("DevOps",), ("Trading Manager",), ("Junior Trader",)][
+        : len(expected)
+    ]
     assert desk.at(90 * 60 + REPEAT) == [("repeat", "a")]
 
 
 def test_who_takes_it_is_left_alone() -> None:
-    """An alert that somebody has taken is neither repeated nor passed on, but told when it becomes worse and when it is over; taking its group takes it."""
+    """
+    An alert that somebody has taken is neither repeated nor passed on, but told when it becomes worse and when it is
+    over; taking its group takes it.
+    """
     for taken in ("a", "g"):
         desk = Desk().happens("fired", 0)
         desk.at(WAIT)
@@ -117,7 +167,9 @@ def test_who_takes_one_takes_all_that_fires_with_it() -> None:
     desk = Desk("a", "b").happens("fired", 0, alert="a").happens("fired", 1, alert="b")
     desk.at(WAIT)
     desk.acks["b"] = ("Ann", 20 * S)
-    assert not [t for minute in range(1, 200) for t in desk.at(60 * minute)] and {n.acked_by for n in desk.notices.values()} == {"Ann"}
+    assert not [t for minute in range(1, 200) for t in desk.at(60 * minute)] and {
+        n.acked_by for n in desk.notices.values()
+    } == {"Ann"}
     early = Desk()
     early.acks["a"] = ("Ann", 70 * S)
     early.happens("fired", 100)
@@ -125,7 +177,10 @@ def test_who_takes_one_takes_all_that_fires_with_it() -> None:
 
 
 def test_what_was_less_for_a_while_is_told_again() -> None:
-    """A severity that is reached again long after it was told is told again, to its own role, before anybody else is called."""
+    """
+    A severity that is reached again long after it was told is told again, to its own role, before anybody else is
+    called.
+    """
     desk = Desk().happens("fired", 0, "notify").happens("rose", 0, "critical")
     desk.at(WAIT)
     desk.happens("fell", 100, "critical")
@@ -135,7 +190,10 @@ def test_what_was_less_for_a_while_is_told_again() -> None:
 
 
 def test_after_a_silence_what_still_fires_is_told_to_its_own() -> None:
-    """What was told before a silence and still fires after it is told to its own role then, and nobody is called for the time of the silence."""
+    """
+    What was told before a silence and still fires after it is told to its own role then, and nobody is called for the
+    time of the silence.
+    """
     desk = Desk().happens("fired", 0)
     desk.at(WAIT)
     desk.quiet(100, 3700)
@@ -156,7 +214,10 @@ def test_what_was_taken_before_it_fired_anew() -> None:
 
 
 def test_a_silenced_alert_tells_nobody() -> None:
-    """What fires and is over within a silence is never told; what still fires at its end is told then; what was told before is over after it."""
+    """
+    What fires and is over within a silence is never told; what still fires at its end is told then; what was told
+    before is over after it.
+    """
     desk = Desk().quiet(0, 1000).happens("fired", 10)
     assert not [t for s in range(10, 500, 10) for t in desk.at(s)]
     desk.happens("resolved", 500)
@@ -208,7 +269,8 @@ def test_what_a_neighbour_says_of_ours() -> None:
     first.notices["p"] = Notice("p", "availability", "massive", "prometheus", "providers", "Tech Lead")
     first.happens("fired", 0, alert="p")
     assert first.at(WAIT) == [("firing", "p")]
-    first.happens("fired", 30)  # Ours comes later: it was told already, and its end is ours to tell, however long theirs goes on.
+    # Ours comes later: it was told already, and its end is ours to tell, however long theirs goes on.
+    first.happens("fired", 30)
     assert first.at(30 + WAIT) == []
     first.happens("resolved", 100)
     assert first.at(100 + WAIT) == [("over", "a")] and not [t for s in range(120, 900, 60) for t in first.at(s)]
@@ -219,10 +281,20 @@ def test_what_a_neighbour_says_of_ours() -> None:
     assert desk.at(200 + WAIT) == [("firing", "q")]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["notify", "critical", "escalate", "over", "look", "quiet", "loud"]), st.integers(1, 90)), max_size=60))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["notify", "critical", "escalate", "over", "look", "quiet", "loud"]), st.integers(1, 90)
+        ),
+        max_size=60,
+    )
+)
 @settings(max_examples=200, deadline=None)
 def test_told_is_so_in_the_end(steps: list[tuple[str, int]]) -> None:
-    """Whatever happens, whoever was told of a beginning is told of its end, never an end without a beginning, and nothing within a silence."""
+    """
+    Whatever happens, whoever was told of a beginning is told of its end, never an end without a beginning, and nothing
+    within a silence.
+    """
     desk, now, fires = Desk(), 0.0, set[str]()
     for what, after in steps:
         now += after
@@ -269,7 +341,14 @@ class Troubles(Desk):
         self.causes: dict[str, Cause] = {}
 
     def at(self, at_s: float) -> list[tuple[str, str]]:
-        found = due([n for n in self.notices.values() if n.open], self.silences, self.acks, STAFF, round(at_s * S), lambda n: self.causes.get(n.rule))
+        found = due(
+            [n for n in self.notices.values() if n.open],
+            self.silences,
+            self.acks,
+            STAFF,
+            round(at_s * S),
+            lambda n: self.causes.get(n.rule),
+        )
         self.told += [(at_s, t.kind, t.notice.alert, t.roles) for t in found]
         for telling in found:
             if telling.kind in ("over", "passed"):
@@ -277,12 +356,22 @@ class Troubles(Desk):
         return [(t.kind, t.notice.alert) for t in found]
 
 
-KEY = Cause("provider_auth of massive", "words", "Massive does not accept our key.", "provider_availability", "answers", "DevOps")
+KEY = Cause(
+    "provider_auth of massive",
+    "words",
+    "Massive does not accept our key.",
+    "provider_availability",
+    "answers",
+    "DevOps",
+)
 
 
 @pytest.mark.parametrize("first", ["page", "probe"])
 def test_two_sources_are_one_trouble(first: str) -> None:
-    """The same by the page and by our own probes is one message, whoever says so first; worse is one more; its end comes with the last of them."""
+    """
+    The same by the page and by our own probes is one message, whoever says so first; worse is one more; its end comes
+    with the last of them.
+    """
     second = {"page": "probe", "probe": "page"}[first]
     desk = Troubles(of("page", "websocket_down", "page"), of("probe", "websocket_down", "probe"))
     desk.happens("fired", 0, alert=first)
@@ -298,25 +387,42 @@ def test_two_sources_are_one_trouble(first: str) -> None:
     assert desk.at(700 + WAIT) == []  # The other one still fires: nothing is over.
     for severity in ("escalate", "critical"):
         desk.happens("resolved", 800, severity, alert=second)
-    assert sorted(desk.at(800 + WAIT)) == [("over", "page"), ("over", "probe")] and not any(n.open for n in desk.notices.values())
+    assert sorted(desk.at(800 + WAIT)) == [("over", "page"), ("over", "probe")] and not any(
+        n.open for n in desk.notices.values()
+    )
 
 
 def test_what_is_unheard_is_passed_on_once() -> None:
     """Of two sources of one trouble one is repeated and goes up the path."""
-    desk = Troubles(of("page", "websocket_down", "page"), of("probe", "websocket_down", "probe")).happens("fired", 0, alert="page")
+    desk = Troubles(of("page", "websocket_down", "page"), of("probe", "websocket_down", "probe")).happens(
+        "fired", 0, alert="page"
+    )
     desk.at(WAIT)
     desk.happens("fired", 60, alert="probe")
     for minute in range(1, 40):
         desk.at(60 * minute)
-    assert [(kind, alert) for _, kind, alert, _ in desk.told] == [("firing", "page"), ("unheard", "page"), ("unheard", "page")]
+    assert [(kind, alert) for _, kind, alert, _ in desk.told] == [
+        ("firing", "page"),
+        ("unheard", "page"),
+        ("unheard", "page"),
+    ]
 
 
 def test_what_one_cause_sets_off_is_one_trouble() -> None:
-    """An alert of another panel with the cause that people were notified of is sent only where it is more severe, to who acts on the cause; another cause's is sent."""
-    desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers"), of("memory", "memory", "page"))
+    """
+    An alert of another panel with the cause that people were notified of is sent only where it is more severe, to who
+    acts on the cause; another cause's is sent.
+    """
+    desk = Troubles(
+        of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers"), of("memory", "memory", "page")
+    )
     desk.causes = {"errors": KEY, "answers": KEY}
     desk.happens("fired", 0, "notify", alert="errors")
-    assert desk.at(WAIT) == [("firing", "errors")] and desk.told[-1][3] == ("DevOps",) and desk.notices["errors"].runbook == "provider_availability"
+    assert (
+        desk.at(WAIT) == [("firing", "errors")]
+        and desk.told[-1][3] == ("DevOps",)
+        and desk.notices["errors"].runbook == "provider_availability"
+    )
     desk.happens("fired", 100, "notify", alert="answers")
     assert desk.at(100 + WAIT) == [] and desk.notices["answers"].group == "errors"
     desk.happens("rose", 200, "critical", alert="answers")
@@ -336,8 +442,13 @@ def test_the_same_cause_much_later_is_another_trouble() -> None:
 
 
 def test_a_story_without_its_cause_is_told_again_with_it() -> None:
-    """Where people were notified of an effect before the diagnosis was sure, the alert of the cause is sent, for its runbook is another."""
-    desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers")).happens("fired", 0, alert="errors")
+    """
+    Where people were notified of an effect before the diagnosis was sure, the alert of the cause is sent, for its
+    runbook is another.
+    """
+    desk = Troubles(of("errors", "errors", "logs"), of("answers", "answers", "probe", "providers")).happens(
+        "fired", 0, alert="errors"
+    )
     assert desk.at(WAIT) == [("firing", "errors")]
     desk.causes = {"errors": KEY, "answers": KEY}
     desk.happens("fired", 100, alert="answers")
@@ -357,7 +468,10 @@ def test_a_silenced_trouble_hides_no_other() -> None:
 
 
 def test_what_nothing_is_at_fault_for_is_held() -> None:
-    """Nobody is notified of zeros that are right for contracts of today, nor of their end; where that is no longer the cause, it is sent at once."""
+    """
+    Nobody is notified of zeros that are right for contracts of today, nor of their end; where that is no longer the
+    cause, it is sent at once.
+    """
     expiry = KEY._replace(name="expiry", headline="Contracts expire today.", no_fault=True)
     desk = Troubles(of("zeros", "gamma_zero", "page", "greeks"))
     desk.causes = {"gamma_zero": expiry}

@@ -1,4 +1,7 @@
-"""From alert to person: the demo's day told to the right roles, and no more than that; who watches the watcher; what a message says."""
+"""
+From alert to person: the demo's day told to the right roles, and no more than that; who watches the watcher; what a
+message says.
+"""
 
 import asyncio
 import json
@@ -40,9 +43,14 @@ class Day:
         self._waiting = list(reversed(posts()))
         self._come()
         self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.at)
-        hooks = {name: Channel(name, "webhook", {"url": f"{url}/{name}{KEEPS_PASSED if keeps_passed else ''}"}) for name in ("desk", "lead")}
+        hooks = {
+            name: Channel(name, "webhook", {"url": f"{url}/{name}{KEEPS_PASSED if keeps_passed else ''}"})
+            for name in ("desk", "lead")
+        }
         roles = {name: Role(name, (), ("lead",) if name == "Tech Lead" else ("desk",)) for name in PATH}
-        self.notifier = notifying.notifier(self.store, self.settings, RULES, Staff(roles, hooks, **staff), lambda: self.at)
+        self.notifier = notifying.notifier(
+            self.store, self.settings, RULES, Staff(roles, hooks, **staff), lambda: self.at
+        )
 
     def _come(self) -> None:
         """The posts of the time that has gone by."""
@@ -86,20 +94,40 @@ def hook(got: list[tuple[str, dict[str, Any]]]) -> Any:
 
 
 def test_an_outage_is_told_three_times(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
-    """The demo's outage of Massive is told once when it fires, to the Tech Lead; once when it lasts, to everybody; once at its end, to who was told; the errors and fallbacks that it causes are told to nobody."""
+    """
+    The demo's outage of Massive is told once when it fires, to the Tech Lead; once when it lasts, to everybody; once at
+    its end, to who was told; the errors and fallbacks that it causes are told to nobody.
+    """
     outage = next(t for t in scripted().troubles if t.name == "massive_outage")
     day = Day(tmp_path, hook, "11:15")
     day.live("12:30")
-    assert [(where, m["kind"], m["severity"]) for where, m in got] == [("lead", "firing", "critical"), ("desk", "rose", "escalate"), ("lead", "rose", "escalate"), ("desk", "over", "escalate"), ("lead", "over", "escalate")]
-    assert {a["rule"] for _, m in got for a in m["alerts"]} == {"availability"} and {a["subject"] for _, m in got for a in m["alerts"]} == {"massive"}
+    assert [(where, m["kind"], m["severity"]) for where, m in got] == [
+        ("lead", "firing", "critical"),
+        ("desk", "rose", "escalate"),
+        ("lead", "rose", "escalate"),
+        ("desk", "over", "escalate"),
+        ("lead", "over", "escalate"),
+    ]
+    assert {a["rule"] for _, m in got for a in m["alerts"]} == {"availability"} and {
+        a["subject"] for _, m in got for a in m["alerts"]
+    } == {"massive"}
     first = got[0][1]
-    assert outage.begins < clock.instant(first["made_us"]) < outage.begins + timedelta(minutes=3) and first["roles"] == ["Tech Lead"]
+    assert outage.begins < clock.instant(first["made_us"]) < outage.begins + timedelta(minutes=3) and first[
+        "roles"
+    ] == ["Tech Lead"]
     assert set(next(m for _, m in got if m["kind"] == "rose")["roles"]) == set(PATH)
-    assert "Still works: option data from Tradier (100.0 % of" in first["text"] and "Does not work: option data from Massive" in first["text"]
-    assert "ops runbook open massive_down" in first["text"] and f"ops ack {first['alerts'][0]['alert']}" in first["text"]
+    assert (
+        "Still works: option data from Tradier (100.0 % of" in first["text"]
+        and "Does not work: option data from Massive" in first["text"]
+    )
+    assert (
+        "ops runbook open massive_down" in first["text"] and f"ops ack {first['alerts'][0]['alert']}" in first["text"]
+    )
 
 
-def test_what_was_acknowledged_is_not_passed_on(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
+def test_what_was_acknowledged_is_not_passed_on(
+    tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]
+) -> None:
     """The burst of broken Greeks is passed on up the path when nobody takes it, and not when somebody has."""
     for who, expected in (("", ["firing", "rose", "unheard"]), ("Ann", ["firing", "rose"])):
         got.clear()
@@ -112,19 +140,29 @@ def test_what_was_acknowledged_is_not_passed_on(tmp_path: Path, hook: str, got: 
 
 
 def test_told_late_when_nobody_was_there(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
-    """A desk whose processes were dead all morning tells of what is over in one message, afterwards, and of what still fires at once, and that it is late."""
+    """
+    A desk whose processes were dead all morning tells of what is over in one message, afterwards, and of what still
+    fires at once, and that it is late.
+    """
     day = Day(tmp_path, hook, "09:31", keeps_passed=True)
     day.live("09:32", 60)
     day.at = at("15:40")
     day.live("15:41", 60)
     passed, fires = ([m for _, m in got if m["kind"] == kind] for kind in ("passed", "firing"))
-    assert {a["rule"] for m in passed for a in m["alerts"]} == {"gamma_zero", "availability", "websocket_down"} and len({m["id"] for m in passed}) == 1
-    assert {a["rule"] for m in fires for a in m["alerts"]} == {"backtest_variance"} and " late: until now nobody could be told" in fires[0]["text"]
+    assert {a["rule"] for m in passed for a in m["alerts"]} == {"gamma_zero", "availability", "websocket_down"} and len(
+        {m["id"] for m in passed}
+    ) == 1
+    assert {a["rule"] for m in fires for a in m["alerts"]} == {
+        "backtest_variance"
+    } and " late: until now nobody could be told" in fires[0]["text"]
     assert "[late] began and ended while nobody could be told: 3 alerts" in passed[0]["text"]
 
 
 def test_a_channel_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """While one channel fails the other is told; the failing one is tried again, ever later, and told in order when it is well; what nobody took for a day is given up, and that is said."""
+    """
+    While one channel fails the other is told; the failing one is tried again, ever later, and told in order when it is
+    well; what nobody took for a day is given up, and that is said.
+    """
     well: list[tuple[str, str]] = []
     broken = [True]
 
@@ -153,7 +191,9 @@ def test_a_channel_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[st
     day.live("11:25", 60)
     day.at += timedelta(hours=25)
     asyncio.run(day._send())
-    assert {d.state for d, _ in day.notifier.dispatch.deliveries()} == {EXPIRED} and "is given up: lead could not be told" in capsys.readouterr().err
+    assert {d.state for d, _ in day.notifier.dispatch.deliveries()} == {
+        EXPIRED
+    } and "is given up: lead could not be told" in capsys.readouterr().err
 
 
 def test_a_message_reads_the_same_whenever_it_is_sent(tmp_path: Path, hook: str) -> None:
@@ -188,8 +228,17 @@ def test_silenced_while_it_waits(tmp_path: Path, got: list[tuple[str, dict[str, 
         assert [m["kind"] for where, m in got if where == "lead"][0] == "firing"
 
 
-def test_a_fault_of_ours_stops_nobody_else(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever is raised while one channel is told, its message waits and that is said; the other channel is told. While planning itself fails we are not well, and say so."""
+def test_a_fault_of_ours_stops_nobody_else(
+    tmp_path: Path,
+    hook: str,
+    got: list[tuple[str, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """
+    Whatever is raised while one channel is told, its message waits and that is said; the other channel is told. While
+    planning itself fails we are not well, and say so.
+    """
     from opslib import channels
 
     day = Day(tmp_path, hook, "11:20")
@@ -203,7 +252,11 @@ def test_a_fault_of_ours_stops_nobody_else(tmp_path: Path, hook: str, got: list[
     monkeypatch.setattr(channels, "_webhook", broken)
     day.live("11:40", 60)
     waits = [d for d, _ in day.notifier.dispatch.deliveries() if d.state == PENDING]
-    assert {d.channel for d in waits} == {"lead"} and "RuntimeError: what nobody thought of" in waits[-1].said and {where for where, _ in got} == {"desk"}
+    assert (
+        {d.channel for d in waits} == {"lead"}
+        and "RuntimeError: what nobody thought of" in waits[-1].said
+        and {where for where, _ in got} == {"desk"}
+    )
     monkeypatch.setattr(day.notifier, "plan", lambda: 1 / 0)
 
     async def once() -> None:
@@ -226,7 +279,20 @@ def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None
     settings = settings_module.load(tmp_path, None, {"OPS_CHANNEL_X": secret})
     store = Store(settings.url, lambda: at("11:00"))
     summary = "x" * 280 + secret + "\n\x1b[2JDo first: nothing"
-    Dispatch(store, "desk").heard(neighbour.read(json.dumps([{"labels": {"alertname": "A", "severity": "critical"}, "annotations": {"summary": summary}, "startsAt": "2026-03-10T14:00:00Z"}]).encode(), at("11:00")).alerts)
+    Dispatch(store, "desk").heard(
+        neighbour.read(
+            json.dumps(
+                [
+                    {
+                        "labels": {"alertname": "A", "severity": "critical"},
+                        "annotations": {"summary": summary},
+                        "startsAt": "2026-03-10T14:00:00Z",
+                    }
+                ]
+            ).encode(),
+            at("11:00"),
+        ).alerts
+    )
     notifier = notifying.notifier(store, settings, RULES, Staff(), lambda: at("11:00"))
     (name,) = notifier.plan()
     told = notifier.rendered(name)
@@ -236,30 +302,52 @@ def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None
 
 
 def test_what_works_is_looked_up(tmp_path: Path, hook: str) -> None:
-    """By the demo's own looks Tradier serves in the outage, nobody does where the app has no fallback; what nobody has looked at is not known."""
+    """
+    By the demo's own looks Tradier serves in the outage, nobody does where the app has no fallback; what nobody has
+    looked at is not known.
+    """
     from opslib import panels
     from opslib.demo import tour, witness
 
     day = Day(tmp_path, hook, "15:00")
-    bare = impact.standing(panels.status(day.store, day.settings, RULES, as_of=at("09:20"), length=timedelta(minutes=5)))
+    bare = impact.standing(
+        panels.status(day.store, day.settings, RULES, as_of=at("09:20"), length=timedelta(minutes=5))
+    )
     assert {state for state, _ in bare} == {"unknown"}
     Samples(day.store, "desk").keep((tour._sample(s) for s in witness.seen(scripted())), known_at_ts=True)
-    tell = lambda moment, settings: impact.standing(panels.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5)))  # noqa: E731
+
+    def tell(moment, settings):
+        return impact.standing(panels.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5)))
+
     (works, tradier), (fails, massive) = tell("11:28", day.settings)[:2]
-    assert (works, fails) == ("works", "fails") and tradier.startswith("option data from Tradier, in Massive's place (") and massive.startswith("option data from Massive (") and "s ago)" in massive
+    assert (
+        (works, fails) == ("works", "fails")
+        and tradier.startswith("option data from Tradier, in Massive's place (")
+        and massive.startswith("option data from Massive (")
+        and "s ago)" in massive
+    )
     from dataclasses import replace
 
     assert tell("11:28", replace(day.settings, fallback="none"))[0] == ("fails", "option data: nobody can serve")
     quiet = tell("10:45", day.settings)
-    assert quiet[0][0] == "works" and quiet[0][1].startswith("option data from Massive (") and [state for state, words in quiet if words.startswith("the app's server (our own probes")] == ["works"]
-    assert [state for state, words in tell("14:33", day.settings) if words.startswith("live prices over the WebSocket")] == ["fails"]
+    assert (
+        quiet[0][0] == "works"
+        and quiet[0][1].startswith("option data from Massive (")
+        and [state for state, words in quiet if words.startswith("the app's server (our own probes")] == ["works"]
+    )
+    assert [
+        state for state, words in tell("14:33", day.settings) if words.startswith("live prices over the WebSocket")
+    ] == ["fails"]
     gone = [Sample(clock.micros(at("15:30")), "liveness", name, "unreachable") for name in ("massive", "tradier")]
     Samples(day.store, "desk").keep(gone, known_at_ts=True)
     assert tell("15:30", day.settings)[0] == ("fails", "our own network: neither provider can even be connected to")
 
 
 def test_a_mail_has_the_picture_of_its_panel(tmp_path: Path, hook: str) -> None:
-    """Where a channel takes a picture, it is that of the panel at the moment of the message; where it takes none, none is drawn."""
+    """
+    Where a channel takes a picture, it is that of the panel at the moment of the message; where it takes none, none is
+    drawn.
+    """
     day = Day(tmp_path, hook, "11:20")
     day.live("11:25", 30)
     (first, _), *_ = day.notifier.dispatch.deliveries()
@@ -277,13 +365,29 @@ def test_what_comes_from_outside_is_no_markup() -> None:
     made["alerts"][0]["sentence"] = "<script>alert(1)</script> *bold* <!channel> & `code`"
     found = message.compose(made, RULES, Staff(), None)
     assert "<!channel>" not in found.slack and "&lt;!channel&gt;" in found.slack and "*bold*" not in found.slack
-    assert "<script>" not in found.html and "&lt;script&gt;" in found.html and "not known: what was seen cannot be read" in found.plain
+    assert (
+        "<script>" not in found.html
+        and "&lt;script&gt;" in found.html
+        and "not known: what was seen cannot be read" in found.plain
+    )
 
 
 def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
-    """A collector that died without saying so is missed by another process, which judges and tells in its place; one that was stopped, or a closed market, is not."""
+    """
+    A collector that died without saying so is missed by another process, which judges and tells in its place; one that
+    was stopped, or a closed market, is not.
+    """
     day = Day(tmp_path, hook, "10:45")
-    beat = lambda seconds, outcome="ok": Sample(clock.micros(at("10:45") + timedelta(seconds=seconds)), "beat", "collector", outcome, detail='{"every_s": 5.0}')  # noqa: E731
+
+    def beat(seconds, outcome="ok"):
+        return Sample(
+            clock.micros(at("10:45") + timedelta(seconds=seconds)),
+            "beat",
+            "collector",
+            outcome,
+            detail='{"every_s": 5.0}',
+        )
+
     standby = Standby(day.store, day.settings, RULES, day.notifier.staff, lambda: day.at)
     assert not standby.needed()
     Samples(day.store, "desk").keep([beat(-10), beat(-5), beat(0)], known_at_ts=True)
@@ -296,7 +400,9 @@ def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str,
         standby._collector.judge()
         standby._notifier.plan()
         asyncio.run(day._send())
-    assert [(m["kind"], a["rule"], m["severity"]) for _, m in got for a in m["alerts"]] == [("firing", "heartbeat", "critical")] and got[0][1]["roles"] == ["DevOps"]
+    assert [(m["kind"], a["rule"], m["severity"]) for _, m in got for a in m["alerts"]] == [
+        ("firing", "heartbeat", "critical")
+    ] and got[0][1]["roles"] == ["DevOps"]
     day.at = at("16:30")
     assert not standby.needed()
     day.at = at("10:50")
@@ -304,14 +410,27 @@ def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str,
     assert not standby.needed()
 
 
-def test_a_dead_collector_is_told_by_the_receiver(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
+def test_a_dead_collector_is_told_by_the_receiver(
+    tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]
+) -> None:
     """A real collector is killed: a real `ops serve` beside it says so, to DevOps; when a new one runs, it is over."""
     home = tmp_path / "home"
     home.mkdir()
-    (home / "settings.toml").write_text(f'[channels.hook]\nkind = "webhook"\nurl = "{hook}/hook"\n[roles.DevOps]\nchannels = ["hook"]\n')
+    (home / "settings.toml").write_text(
+        f'[channels.hook]\nkind = "webhook"\nurl = "{hook}/hook"\n[roles.DevOps]\nchannels = ["hook"]\n'
+    )
     began = time.clock_gettime(time.CLOCK_REALTIME)
     environ = {**os.environ, "OPS_HOME": str(home), "OPS_CLOCK": f"2026-03-10T15:00:00Z,{began},6"}
-    start = lambda *what: subprocess.Popen([sys.executable, "-m", "opslib.cli", *what], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # noqa: E731
+
+    def start(*what):
+        return subprocess.Popen(
+            [sys.executable, "-m", "opslib.cli", *what],
+            env=environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     serving, first = start("serve", "--port", str(free_port())), start("collect", "--every", "5s")
     second = None
     try:
@@ -340,13 +459,18 @@ def _until(holds: Any, within_s: float = 60.0) -> None:
 
 
 def test_our_pulse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While we are well a heartbeat service hears of it; while we are not it hears nothing; its address is shown nowhere."""
+    """
+    While we are well a heartbeat service hears of it; while we are not it hears nothing; its address is shown nowhere.
+    """
     monkeypatch.setattr(notify, "PULSE_S", 0.05)
     monkeypatch.setattr(notify, "LOOK_S", 0.05)
     beats: list[str] = []
     with receiver(lambda r: beats.append(r.path) or Answer(200)) as url:
         settings = settings_module.load(tmp_path, None, {"OPS_HEARTBEAT_URL": f"{url}/ping/uuid-0123456789"})
-        assert "uuid-0123456789" not in repr(settings) and settings.redact(f"{url}/ping/uuid-0123456789") == "[OPS_HEARTBEAT_URL]"
+        assert (
+            "uuid-0123456789" not in repr(settings)
+            and settings.redact(f"{url}/ping/uuid-0123456789") == "[OPS_HEARTBEAT_URL]"
+        )
         well, stop = [False], threading.Event()
         notifier = notifying.notifier(Store(settings.url), settings, RULES, Staff(), beating=lambda: well[0])
         telling = threading.Thread(target=notify.run, args=(notifier, stop))
@@ -370,14 +494,22 @@ def test_a_collector_is_well_while_it_judges(tmp_path: Path) -> None:
     assert not day.judge.well
 
 
-def test_the_commands(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands(
+    tmp_path: Path,
+    hook: str,
+    got: list[tuple[str, dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """ops ack, silence and notify do what they say, refuse what cannot be meant, and speak JSON."""
     from opslib import cli
 
     day = Day(tmp_path, hook, "11:20")
     day.live("11:25", 30)
     monkeypatch.setenv("OPS_HOME", str(tmp_path))
-    (tmp_path / "settings.toml").write_text(f'[channels.hook]\nkind = "webhook"\nurl = "{hook}/tried"\n[roles.DevOps]\nchannels = ["hook", "terminal"]\n')
+    (tmp_path / "settings.toml").write_text(
+        f'[channels.hook]\nkind = "webhook"\nurl = "{hook}/tried"\n[roles.DevOps]\nchannels = ["hook", "terminal"]\n'
+    )
 
     def ops(*words: str) -> tuple[int, str]:
         code = cli.main([*words])
@@ -385,18 +517,45 @@ def test_the_commands(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, 
         return code, said.out + said.err
 
     alert = got[0][1]["alerts"][0]["alert"]
-    assert ops("ack", alert, "--by", "Ann", "--as-of", "2026-03-10T11:25")[0] == 0 and day.notifier.dispatch.acks()[alert][0] == "Ann"
+    assert (
+        ops("ack", alert, "--by", "Ann", "--as-of", "2026-03-10T11:25")[0] == 0
+        and day.notifier.dispatch.acks()[alert][0] == "Ann"
+    )
     taken = json.loads(ops("status", "--as-of", "2026-03-10T11:25", "-o", "json")[1])["alerts"]
     assert {a["id"]: a["acked_by"] for a in taken}[alert] is None  # Of that moment: it was taken only now.
     code, said = ops("ack", alert[:-2], "--by", "Ann", "--as-of", "2026-03-10T11:25")
     assert code == 64 and f"Did you mean '{alert}'" in said
-    code, said = ops("silence", "add", "--rule", "availability", "--for", "2h", "--reason", "maintenance", "--by", "Ann", "-o", "json")
+    code, said = ops(
+        "silence",
+        "add",
+        "--rule",
+        "availability",
+        "--for",
+        "2h",
+        "--reason",
+        "maintenance",
+        "--by",
+        "Ann",
+        "-o",
+        "json",
+    )
     assert code == 0 and json.loads(said)[0]["rule"] == "availability"
-    assert ops("silence", "add", "--for", "2h", "--reason", "x")[0] == 64 and ops("silence", "add", "--rule", "availability", "--reason", "x")[0] == 64 and ops("silence", "add", "--rule", "availabilty", "--for", "1h", "--reason", "x")[0] == 64
+    assert (
+        ops("silence", "add", "--for", "2h", "--reason", "x")[0] == 64
+        and ops("silence", "add", "--rule", "availability", "--reason", "x")[0] == 64
+        and ops("silence", "add", "--rule", "availabilty", "--for", "1h", "--reason", "x")[0] == 64
+    )
     name = json.loads(said)[0]["id"]
-    assert name in ops("silence")[1] and ops("silence", "end", name, "--by", "Ben")[0] == 0 and ops("silence", "end", name)[0] == 64 and "nothing is kept quiet" in ops("silence", "list")[1]
+    assert (
+        name in ops("silence")[1]
+        and ops("silence", "end", name, "--by", "Ben")[0] == 0
+        and ops("silence", "end", name)[0] == 64
+        and "nothing is kept quiet" in ops("silence", "list")[1]
+    )
     code, said = ops("notify", "-o", "json")
-    assert code == 0 and [(r["kind"], r["state"], r["channel"]) for r in json.loads(said) if r["kind"] != "passed"] == [("firing", "sent", "lead")]
+    assert code == 0 and [(r["kind"], r["state"], r["channel"]) for r in json.loads(said) if r["kind"] != "passed"] == [
+        ("firing", "sent", "lead")
+    ]
     code, said = ops("notify", "--test", "DevOps")
     assert code == 0 and "hook: told" in said and "terminal: told" in said and got[-1][0] == "tried"
     assert ops("notify", "--test", "nobody")[0] == 64

@@ -17,12 +17,31 @@ from opslib.settings import Settings, sqlite_url
 from opslib.store import Store
 
 ODD = '100% sure? #1 "x" ü'
-NAMES = [ODD, "a?b=c&mode=ro", "#", "50%25", "'", "a:b@c", "sqlite:", "{day}", "$HOME", "back\\slash", "new\nline", "日本", " ", "-o", "~", "*[a]"]
+NAMES = [
+    ODD,
+    "a?b=c&mode=ro",
+    "#",
+    "50%25",
+    "'",
+    "a:b@c",
+    "sqlite:",
+    "{day}",
+    "$HOME",
+    "back\\slash",
+    "new\nline",
+    "日本",
+    " ",
+    "-o",
+    "~",
+    "*[a]",
+]
 
 
 def files(folder: Path) -> set[str]:
     """Every file below a folder, but what SQLite keeps beside a database."""
-    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-wal", "-shm"))}
+    return {
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-wal", "-shm"))
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,12 +52,19 @@ def test_the_store_lies_in_its_home(tmp_path: Path, name: str, capsys: pytest.Ca
     assert cli.main(["import", str(tmp_path / "posts.jsonl"), "--home", str(home), "--app", "desk"]) == 0
     assert files(tmp_path) == {"posts.jsonl", str(Path(name) / "store.sqlite")}
     capsys.readouterr()
-    ran = subprocess.run([sys.executable, "-m", "opslib.cli", "export", "snapshots"], env=os.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-m", "opslib.cli", "export", "snapshots"],
+        env=os.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"},
+        capture_output=True,
+        text=True,
+    )
     assert (ran.returncode, len(ran.stdout.splitlines())) == (0, 3), ran.stderr
 
 
 def test_homes_given_in_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative home is of the folder one is in, ~ is one's own; a store URL that somebody typed stays as it was typed."""
+    """
+    A relative home is of the folder one is in, ~ is one's own; a store URL that somebody typed stays as it was typed.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     for given, place in (("a? b", tmp_path / "a? b"), ("~/c#", tmp_path / "me" / "c#")):
@@ -52,7 +78,9 @@ def test_homes_given_in_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Settings(tmp_path, "desk", store_url=sqlite_url(tmp_path / "x?y")).url.database == str(tmp_path / "x?y")  # type: ignore[union-attr]
 
 
-def test_a_day_in_an_odd_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_day_in_an_odd_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Import, status, daily report, index page and verification work in such a home, in kernels of their own too."""
     home = tmp_path / ODD
     monkeypatch.setenv("OPS_HOME", str(home))
@@ -68,7 +96,9 @@ def test_a_day_in_an_odd_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert {Path(f).parts[0] for f in files(tmp_path)} == {"posts.jsonl", ODD}
 
 
-def test_timers_of_an_odd_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_timers_of_an_odd_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """systemd and cron are given the home so that they read it back as it is; a home of several lines is refused."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     home = tmp_path / ODD
@@ -85,7 +115,9 @@ def test_timers_of_an_odd_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert cli.main(["schedule", "install", "cron", "--home", str(home), "--app", "desk"]) == 0
     line = (tmp_path / "crontab").read_text(encoding="utf-8").strip()
     assert not re.search(r"(?<!\\)%", line), "a bare % ends the command for cron"
-    assert str(home) in shlex.split(line.partition(" * * * * ")[2].replace("\\%", "%"), comments=True) or str(home) in shlex.split(line.replace("\\%", "%"), comments=True)
+    assert str(home) in shlex.split(line.partition(" * * * * ")[2].replace("\\%", "%"), comments=True) or str(
+        home
+    ) in shlex.split(line.replace("\\%", "%"), comments=True)
     assert cli.main(["schedule", "install", "cron", "--home", str(tmp_path / "two\nlines"), "--app", "desk"]) == 64
     assert "printable, on one line" in capsys.readouterr().err
 

@@ -43,7 +43,9 @@ def network_of_all(world: World) -> None:
 
 
 def app_down(world: World) -> None:
-    """The app's server is gone: its socket, and whatever the page asks through it; the page posts to us all the same."""
+    """
+    The app's server is gone: its socket, and whatever the page asks through it; the page posts to us all the same.
+    """
     world.every("refused", ("health", "app"), ("socket", "app"))
     world.every("gone", ("process", "app"))
     world.fails |= {"massive": 1.0, "tradier": 1.0}
@@ -78,7 +80,15 @@ def gamma_zero(world: World) -> None:
 
 
 def units(world: World) -> None:
-    world.chain = ("ok", {"flagged": 300, "faults": {"units": 300}, "units": {"gamma": "per_dollar", "theta": "per_year", "vega": "per_point", "iv": "decimal"}, "median_theta": -18.25})
+    world.chain = (
+        "ok",
+        {
+            "flagged": 300,
+            "faults": {"units": 300},
+            "units": {"gamma": "per_dollar", "theta": "per_year", "vega": "per_point", "iv": "decimal"},
+            "median_theta": -18.25,
+        },
+    )
 
 
 def partial(world: World) -> None:
@@ -138,7 +148,8 @@ def grows(world: World) -> None:
     world.memory_mb = 180.0
 
 
-# The cause, what happens, the rule that people are notified of first (any of several), whose, and the runbook that the message names.
+# The cause, what happens, the rule that people are notified of first (any of several), whose, and the runbook that the
+# message names.
 CAUSES = {
     "provider_5xx": (massive("server_5xx"), {"availability"}, "massive", "massive_down"),
     "provider_timeout": (massive("timeout"), {"availability"}, "massive", "massive_down"),
@@ -146,13 +157,33 @@ CAUSES = {
     "provider_tls": (massive("tls"), {"availability"}, "massive", "massive_down"),
     "provider_auth": (massive("auth_401"), {"answers", "availability", "errors"}, None, "provider_availability"),
     "provider_plan": (massive("entitlement_403"), {"answers", "availability", "errors"}, None, "provider_availability"),
-    "provider_ip_blocked": (massive("ip_blocked_403"), {"answers", "availability", "errors"}, None, "provider_availability"),
-    "provider_rate_limited": (massive("rate_limited_429"), {"answers", "availability", "errors"}, None, "provider_availability"),
-    "provider_wrong_content": (massive("wrong_content"), {"answers", "availability", "errors"}, None, "provider_availability"),
+    "provider_ip_blocked": (
+        massive("ip_blocked_403"),
+        {"answers", "availability", "errors"},
+        None,
+        "provider_availability",
+    ),
+    "provider_rate_limited": (
+        massive("rate_limited_429"),
+        {"answers", "availability", "errors"},
+        None,
+        "provider_availability",
+    ),
+    "provider_wrong_content": (
+        massive("wrong_content"),
+        {"answers", "availability", "errors"},
+        None,
+        "provider_availability",
+    ),
     "both_providers_down": (both("server_5xx"), {"availability"}, "app", "provider_availability"),
     "our_network": (network, {"our_network"}, "app", "provider_availability"),
     "app_down": (app_down, {"app_down", "app_answers", "websocket_down"}, "app", "monitor_down"),
-    "app_down, and its pages mute": (app_down_mute, {"app_down", "app_answers", "websocket_down"}, "app", "monitor_down"),
+    "app_down, and its pages mute": (
+        app_down_mute,
+        {"app_down", "app_answers", "websocket_down"},
+        "app",
+        "monitor_down",
+    ),
     "app_slow": (app_slow, {"app_response_time"}, "app", "monitor_down"),
     "socket_closed": (socket_closed, {"websocket_down"}, "app", "websocket_down"),
     "greeks_gamma_zero": (gamma_zero, {"gamma_zero"}, "app", "greeks_quality"),
@@ -177,10 +208,22 @@ CAUSES = {
 
 @pytest.mark.parametrize("name", CAUSES)
 def test_one_cause_is_one_notification(tmp_path: Path, name: str) -> None:
-    """In ten minutes of a cause people get one message that it fires, later ones only where it is worse, each with the runbook of the cause."""
+    """
+    In ten minutes of a cause people get one message that it fires, later ones only where it is worse, each with the
+    runbook of the cause.
+    """
     fault, wanted, subject, runbook = CAUSES[name]
     desk = Desk(tmp_path, fault).live(BEGINS_S + 600)
-    told = [(m["kind"], m["severity"], round(m["after_s"]), [(a["rule"], a["subject"], a["source"], a["runbook"]) for a in m["alerts"]], m["link"]) for m in desk.sent]
+    told = [
+        (
+            m["kind"],
+            m["severity"],
+            round(m["after_s"]),
+            [(a["rule"], a["subject"], a["source"], a["runbook"]) for a in m["alerts"]],
+            m["link"],
+        )
+        for m in desk.sent
+    ]
     assert [m["kind"] for m in desk.sent if m["kind"] != "rose"] == ["firing"], told
     first = desk.sent[0]
     assert {a["rule"] for a in first["alerts"]} <= wanted and {a["runbook"] for a in first["alerts"]} == {runbook}, told
@@ -193,12 +236,23 @@ def test_a_healthy_desk_notifies_nobody(tmp_path: Path) -> None:
     assert Desk(tmp_path, healthy).live(1800).sent == []
 
 
-@pytest.mark.parametrize(("fault", "firsts"), [(network, {"our_network"}), (network_of_all, {"our_network"}), (app_down, {"app_down", "websocket_down"})], ids=["our network", "our network, and the page's", "the app's server"])
-def test_what_was_explained_is_no_trouble_of_its_own_afterwards(tmp_path: Path, fault: Callable[[World], None], firsts: set[str]) -> None:
-    """In the twenty minutes after a trouble of four minutes nobody is notified of what its own alert explained, whatever the other windows still hold."""
+@pytest.mark.parametrize(
+    ("fault", "firsts"),
+    [(network, {"our_network"}), (network_of_all, {"our_network"}), (app_down, {"app_down", "websocket_down"})],
+    ids=["our network", "our network, and the page's", "the app's server"],
+)
+def test_what_was_explained_is_no_trouble_of_its_own_afterwards(
+    tmp_path: Path, fault: Callable[[World], None], firsts: set[str]
+) -> None:
+    """
+    In the twenty minutes after a trouble of four minutes nobody is notified of what its own alert explained, whatever
+    the other windows still hold.
+    """
     desk = Desk(tmp_path, fault, until_s=BEGINS_S + 240).live(BEGINS_S + 240)
     while desk.second < BEGINS_S + 1500:
         desk.live(desk.second + 300)
-        found = diagnosis.diagnose(panels.status(desk.store, desk.settings, RULES, as_of=desk.now, length=timedelta(minutes=10)))
+        found = diagnosis.diagnose(
+            panels.status(desk.store, desk.settings, RULES, as_of=desk.now, length=timedelta(minutes=10))
+        )
         assert found.cause == "none" or fault is app_down, (desk.second - BEGINS_S, found.words)
     assert {a["rule"] for m in desk.sent for a in m["alerts"]} <= firsts, desk.texts

@@ -38,7 +38,12 @@ def test_one_page_is_one_page():
     _, looks = one_page(skew=2.0)
     (page,) = tell_apart(reversed(looks), HOW, 60.0)
     assert [k.seq for k in page.looks] == [k.seq for k in looks]
-    assert page.loaded_at_us == us(-600) and page.intervals_us[0] == 60_000_000 and set(page.intervals_us[1:]) == {5_000_000} and page.skew_s == pytest.approx(2.0)
+    assert (
+        page.loaded_at_us == us(-600)
+        and page.intervals_us[0] == 60_000_000
+        and set(page.intervals_us[1:]) == {5_000_000}
+        and page.skew_s == pytest.approx(2.0)
+    )
     assert page.providers_from_load
 
 
@@ -104,7 +109,10 @@ def test_young_tabs_with_like_counts_are_two(apart):
 @pytest.mark.parametrize("phase", [0.5, 2.0])
 def test_two_pages_of_one_load_are_two(dload, phase):
     """Two pages loaded at the same moment are told apart by their counters, where those are apart."""
-    a, b = PageOf(-600).add(massive_requests=4000, validations=900), PageOf(-600 + dload).add(massive_requests=900, validations=100)
+    a, b = (
+        PageOf(-600).add(massive_requests=4000, validations=900),
+        PageOf(-600 + dload).add(massive_requests=900, validations=100),
+    )
     rng = random.Random(f"{dload}/{phase}")
     looks, owner = [], {}
     for k in range(80):
@@ -116,7 +124,9 @@ def test_two_pages_of_one_load_are_two(dload, phase):
     assert [{owner[s] for s in part} for part in parts] == [{0}, {1}]
 
 
-@pytest.mark.xfail(strict=True, reason="LIMIT P2: where counts of two restored tabs cross, a look goes to the other tab's page")
+@pytest.mark.xfail(
+    strict=True, reason="LIMIT P2: where counts of two restored tabs cross, a look goes to the other tab's page"
+)
 @pytest.mark.parametrize("dload", [0.0, 1.0, 3.0])
 def test_two_restored_tabs_count_exactly(dload):
     """Two tabs restored together, with nearly equal counts, together rise by what they rose."""
@@ -127,7 +137,12 @@ def test_two_restored_tabs_count_exactly(dload):
             for page, at in ((a, 5 * k), (b, 5 * k + 2)):
                 page.add(massive_requests=rng.randint(0, 4), validations=3)
                 looks.append(page.look(at))
-        true = a.held["massive_requests"] + b.held["massive_requests"] - looks[0].massive_requests - looks[1].massive_requests
+        true = (
+            a.held["massive_requests"]
+            + b.held["massive_requests"]
+            - looks[0].massive_requests
+            - looks[1].massive_requests
+        )
         t = tape(looks)
         assert (t.rise("massive_requests", window(-1, 999)), t.rise("validations", window(-1, 999))) == (true, 59 * 6)
 
@@ -141,10 +156,16 @@ def test_pairs_of_young_tabs_count_exactly():
         a, b, looks = PageOf(0), PageOf(apart), []
         for k in range(60):
             now = 5 + 5 * k
-            a.add(massive_requests=rng.randint(0, 3) if k else rng.randint(8, 20), validations=3, errors=rng.randint(0, 1))
+            a.add(
+                massive_requests=rng.randint(0, 3) if k else rng.randint(8, 20), validations=3, errors=rng.randint(0, 1)
+            )
             looks.append(a.look(now))
             if now > apart:
-                b.add(massive_requests=rng.randint(0, 3) if b.held["massive_requests"] else rng.randint(8, 20), validations=3, errors=rng.randint(0, 1))
+                b.add(
+                    massive_requests=rng.randint(0, 3) if b.held["massive_requests"] else rng.randint(8, 20),
+                    validations=3,
+                    errors=rng.randint(0, 1),
+                )
                 looks.append(b.look(now + 2))
         t = tape(looks)
         for name in ("massive_requests", "validations", "errors"):
@@ -153,7 +174,9 @@ def test_pairs_of_young_tabs_count_exactly():
     assert wrong == []
 
 
-@pytest.mark.xfail(strict=True, reason="BUG P5: a load instant outweighs counters that leap by tens of thousands within five seconds")
+@pytest.mark.xfail(
+    strict=True, reason="BUG P5: a load instant outweighs counters that leap by tens of thousands within five seconds"
+)
 def test_a_reset_at_another_pages_load_instant_stays_with_its_page():
     """Where a reset makes one page say the load of another, the counters still say whose look it is."""
     a, b, looks = PageOf(-600).add(massive_requests=3000), PageOf(-500, skew=-40).add(massive_requests=27_000), []
@@ -184,7 +207,12 @@ def test_a_reset_is_seen_though_counters_have_caught_up():
     looks = [page.look(0)]
     page.reset(2).add(validations=5, errors=4, trades=2, massive_requests=1)
     looks.append(page.look(5))
-    assert [tape(looks).rise(n, window(0, 9)) for n in ("validations", "errors", "trades", "massive_requests")] == [5, 4, 2, 1]
+    assert [tape(looks).rise(n, window(0, 9)) for n in ("validations", "errors", "trades", "massive_requests")] == [
+        5,
+        4,
+        2,
+        1,
+    ]
 
 
 def test_three_partial_resets_are_one_page():
@@ -220,7 +248,8 @@ def test_one_group_zeroed_alone_leaves_one_page(group):
         looks.append(page.look(105 + 5 * k))
     assert told(looks) == [[k.seq for k in looks]]
     t = tape(looks)
-    zero_step = {"massive_requests": 1, "tradier_requests": 1, "validations": 3}  # The first look after the zeroing already holds one step.
+    # The first look after the zeroing already holds one step.
+    zero_step = {"massive_requests": 1, "tradier_requests": 1, "validations": 3}
     for name, step in zero_step.items():
         before = getattr(looks[20], name) - getattr(looks[0], name)
         assert t.rise(name, window(0, 999)) == before + 20 * step
@@ -242,7 +271,9 @@ def test_jitter_of_the_clock_makes_no_page():
 @pytest.mark.parametrize("step", [-180.0, 180.0, 3600.0])
 @pytest.mark.parametrize("uptime_follows", [True, False])
 def test_a_stepped_clock_makes_no_page_and_no_counts(step, uptime_follows):
-    """A page clock set by minutes in the middle of the day changes no count, whether its uptime follows the clock or not."""
+    """
+    A page clock set by minutes in the middle of the day changes no count, whether its uptime follows the clock or not.
+    """
     page, looks = one_page()
     page.skew = step
     if uptime_follows:
@@ -342,7 +373,9 @@ def test_a_late_look_of_a_named_page_counts_nothing():
 
 
 def test_a_quick_refresh_with_fewer_failures_is_a_refresh():
-    """Providers' counters never go back within a page: not their failures either, and no reset() forgets the last error."""
+    """
+    Providers' counters never go back within a page: not their failures either, and no reset() forgets the last error.
+    """
     page = PageOf(0).add(massive_requests=12, massive_successes=2, massive_failures=10, validations=3)
     looks = [page.look(5, last_error_at_ms=us(4) // 1000)]
     page.refresh(7).add(massive_requests=13, validations=3)
@@ -355,11 +388,18 @@ def test_pages_without_uptime_are_one_page():
     page = PageOf(0)
     looks = [page.add(massive_requests=1).look(5 * k, uptime_s=None) for k in range(5)]
     (found,) = tell_apart(looks, HOW, 5.0)
-    assert found.loaded_at_us is None and found.name == "unnamed" and tape(looks).rise("massive_requests", window(-1, 99)) == 4
+    assert (
+        found.loaded_at_us is None
+        and found.name == "unnamed"
+        and tape(looks).rise("massive_requests", window(-1, 99)) == 4
+    )
 
 
 def test_an_absurd_uptime_breaks_no_name():
-    """An uptime of thousands of years is refused, so no page is loaded before there was one; the longest let in can be named."""
+    """
+    An uptime of thousands of years is refused, so no page is loaded before there was one; the longest let in can be
+    named.
+    """
     with pytest.raises(BadSnapshot, match="systemHealth.uptime"):
         PageOf(0).look(5, uptime_s=1e12)
     (page,) = tell_apart([PageOf(0).look(5, uptime_s=20 * 365 * 86_400)], HOW, 5.0)
@@ -429,7 +469,9 @@ def test_what_is_told_look_by_look_is_what_is_told_at_once(seed):
             told_so_far.retell()
         if i % 7 == 0 or i > len(looks) - 3:
             parts = tell_apart(looks[: i + 1], HOW, 5.0)
-            assert [(p.looks, p.intervals_us, p.down_since_us, p.loaded_at_us) for p in told_so_far.pages] == [(p.looks, p.intervals_us, p.down_since_us, p.loaded_at_us) for p in parts]
+            assert [(p.looks, p.intervals_us, p.down_since_us, p.loaded_at_us) for p in told_so_far.pages] == [
+                (p.looks, p.intervals_us, p.down_since_us, p.loaded_at_us) for p in parts
+            ]
             assert sum(len(p.looks) for p in parts) <= i + 1
 
 

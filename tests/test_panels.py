@@ -40,7 +40,9 @@ def body(minute: int = 0, **changes: object) -> dict:
 
 def seen(found: Desk, *bodies: dict) -> None:
     """Each body is seen at its own page's time."""
-    SnapshotStore(found.store).write("desk", [Post(b["lastUpdateAt"] * 1000, snapshot.read(b)) for b in bodies], known_at_ts=True)
+    SnapshotStore(found.store).write(
+        "desk", [Post(b["lastUpdateAt"] * 1000, snapshot.read(b)) for b in bodies], known_at_ts=True
+    )
 
 
 def test_the_json_is_the_contract(full: Desk) -> None:
@@ -48,16 +50,71 @@ def test_the_json_is_the_contract(full: Desk) -> None:
     found = full.status(days.at("11:25")).as_json()
     assert set(found) >= {"app", "as_of", "seq", "window", "verdict", "panels", "alerts"}
     assert set(found["panels"]) == set(NAMES)
-    assert set(found["panels"]["providers"]["subjects"]["massive"]) >= {"verdict", "source", "availability", "requests", "failures", "fallbacks", "coverage"}
-    assert set(found["panels"]["greeks"]) >= {"verdict", "source", "coverage", "valid_rate", "validations", "invalid", "gamma_zero", "delta_out_of_bounds", "iv_anomalies"}
-    assert set(found["panels"]["pnl"]) >= {"verdict", "source", "coverage", "trades", "gross_pct", "net_pct", "commission_usd", "slippage_usd", "backtest_variance_pp"}
-    assert set(found["panels"]["system"]) >= {"verdict", "coverage", "errors", "errors_per_hour", "errors_by_type", "websocket_connected", "websocket_down_seconds", "restarts", "pages", "memory_mb"}
-    assert set(found["alerts"][0]) >= {"id", "rule", "subject", "source", "state", "severity", "since", "value", "limit", "sentence", "runbook", "inhibited_by", "incident"}
+    assert set(found["panels"]["providers"]["subjects"]["massive"]) >= {
+        "verdict",
+        "source",
+        "availability",
+        "requests",
+        "failures",
+        "fallbacks",
+        "coverage",
+    }
+    assert set(found["panels"]["greeks"]) >= {
+        "verdict",
+        "source",
+        "coverage",
+        "valid_rate",
+        "validations",
+        "invalid",
+        "gamma_zero",
+        "delta_out_of_bounds",
+        "iv_anomalies",
+    }
+    assert set(found["panels"]["pnl"]) >= {
+        "verdict",
+        "source",
+        "coverage",
+        "trades",
+        "gross_pct",
+        "net_pct",
+        "commission_usd",
+        "slippage_usd",
+        "backtest_variance_pp",
+    }
+    assert set(found["panels"]["system"]) >= {
+        "verdict",
+        "coverage",
+        "errors",
+        "errors_per_hour",
+        "errors_by_type",
+        "websocket_connected",
+        "websocket_down_seconds",
+        "restarts",
+        "pages",
+        "memory_mb",
+    }
+    assert set(found["alerts"][0]) >= {
+        "id",
+        "rule",
+        "subject",
+        "source",
+        "state",
+        "severity",
+        "since",
+        "value",
+        "limit",
+        "sentence",
+        "runbook",
+        "inhibited_by",
+        "incident",
+    }
     assert found["window"] == {"from": "2026-03-10T14:25:00.000Z", "to": "2026-03-10T15:25:00.000Z"}
 
 
 def test_an_outage_is_told_with_value_and_limit(full: Desk) -> None:
-    """In the scripted outage the provider's panel is critical, and its sentence holds what was measured and the limit."""
+    """
+    In the scripted outage the provider's panel is critical, and its sentence holds what was measured and the limit.
+    """
     view = full.status(days.at("11:30"))
     assert (view.verdict, view.exit_code) == ("critical", 2)
     sentence = view.panel("providers").sentences[0]
@@ -85,7 +142,9 @@ def test_no_data_is_unknown(home: Path) -> None:
 def test_silence_is_critical_and_the_rates_unknown(full: Desk) -> None:
     """An hour after the last look, in market hours, silence is critical and no rate is invented."""
     found = desk.open("quiet")
-    SnapshotStore(found.store).write("quiet", [p for p in days.posts() if p.ts_us <= clock.micros(days.at("11:00"))], known_at_ts=True)
+    SnapshotStore(found.store).write(
+        "quiet", [p for p in days.posts() if p.ts_us <= clock.micros(days.at("11:00"))], known_at_ts=True
+    )
     view = found.status(days.at("12:30"))
     assert view.verdict == "critical"
     assert view.figures["providers"]["massive"]["availability"] is None
@@ -96,7 +155,11 @@ def test_silence_is_critical_and_the_rates_unknown(full: Desk) -> None:
 def test_half_of_the_looks_missing_is_unknown(home: Path) -> None:
     """Below the rule's minimum coverage a rate is None and unknown; the counts are what was seen."""
     found = desk.open("desk")
-    SnapshotStore(found.store).write("desk", [p for p in days.posts() if not clock.micros(days.at("12:10")) < p.ts_us < clock.micros(days.at("12:45"))], known_at_ts=True)
+    SnapshotStore(found.store).write(
+        "desk",
+        [p for p in days.posts() if not clock.micros(days.at("12:10")) < p.ts_us < clock.micros(days.at("12:45"))],
+        known_at_ts=True,
+    )
     view = found.status(days.at("13:00"))
     assert view.coverage == pytest.approx(25 / 60, abs=0.01)
     assert view.figures["providers"]["massive"]["availability"] is None
@@ -107,26 +170,52 @@ def test_half_of_the_looks_missing_is_unknown(home: Path) -> None:
 def test_zeros_of_an_unwired_app_are_not_measured(home: Path) -> None:
     """What nothing records into is None and not counted, until it has once been seen alive, or is declared wired."""
     found = desk.open("desk")
-    dead = {"providers__massive__fallbackCount": 0, "providers__tradier__fallbackCount": 0, "greeksQuality__ivAnomalies": 0, "pnl__backtestVariance": 0, "systemHealth__webSocketConnected": False}
+    dead = {
+        "providers__massive__fallbackCount": 0,
+        "providers__tradier__fallbackCount": 0,
+        "greeksQuality__ivAnomalies": 0,
+        "pnl__backtestVariance": 0,
+        "systemHealth__webSocketConnected": False,
+    }
     dead |= {f"providers__tradier__{k}": 0 for k in ("requestCount", "successCount", "failureCount")}
     seen(found, *(body(m, **dead) for m in range(4)))
     view = found.status(days.at("11:03"))
     assert view.figures["providers"]["massive"]["fallbacks"] is None
-    assert view.figures["providers"]["tradier"] == {"availability": None, "requests": None, "successes": None, "failures": None, "fallbacks": None}
-    assert (view.figures["greeks"]["iv_anomalies"], view.figures["pnl"]["backtest_variance_pp"], view.figures["system"]["websocket_connected"]) == (None, None, None)
+    assert view.figures["providers"]["tradier"] == {
+        "availability": None,
+        "requests": None,
+        "successes": None,
+        "failures": None,
+        "fallbacks": None,
+    }
+    assert (
+        view.figures["greeks"]["iv_anomalies"],
+        view.figures["pnl"]["backtest_variance_pp"],
+        view.figures["system"]["websocket_connected"],
+    ) == (None, None, None)
     (home / "settings.toml").write_text('wired = ["fallbacks", "websocket"]')
     declared = desk.open("desk").status(days.at("11:03"))
     assert declared.figures["providers"]["massive"]["fallbacks"] == 0
     assert declared.figures["system"]["websocket_connected"] is False
     seen(found, body(4, **dead | {"greeksQuality__ivAnomalies": 1}))
-    assert desk.open("desk").status(days.at("11:03")).figures["greeks"]["iv_anomalies"] == 0, "known to be alive now, it was alive then"
-    assert desk.open("desk").status(days.at("11:03"), known_at=days.at("11:03")).figures["greeks"]["iv_anomalies"] is None, "but it was not known then"
+    assert desk.open("desk").status(days.at("11:03")).figures["greeks"]["iv_anomalies"] == 0, (
+        "known to be alive now, it was alive then"
+    )
+    assert (
+        desk.open("desk").status(days.at("11:03"), known_at=days.at("11:03")).figures["greeks"]["iv_anomalies"] is None
+    ), "but it was not known then"
 
 
 def test_text_from_outside_is_inert(home: Path) -> None:
     """A hostile error message is shown, and is nothing but text, in HTML and in plain text."""
     found = desk.open("desk")
-    seen(found, *(body(m, systemHealth__lastErrorMessage=HOSTILE, systemHealth__lastErrorAt=1_773_154_000_000) for m in range(3)))
+    seen(
+        found,
+        *(
+            body(m, systemHealth__lastErrorMessage=HOSTILE, systemHealth__lastErrorAt=1_773_154_000_000)
+            for m in range(3)
+        ),
+    )
     panel = found.status(days.at("11:02")).panel("system")
     bundle = panel._repr_mimebundle_()
     assert "&lt;script&gt;" in bundle["text/html"] and "<script" not in bundle["text/html"]
@@ -146,12 +235,20 @@ def test_a_clock_three_minutes_off_is_right_and_told(home: Path) -> None:
     SnapshotStore(straight.store).write("straight", days.posts(), known_at_ts=True)
     for moment in ("10:30", "11:30", "14:00"):
         ours, theirs = found.status(days.at(moment)), straight.status(days.at(moment))
-        skewless = lambda figures: figures | {"system": figures["system"] | {"clock_skew_s": None}}  # noqa: E731
+
+        def skewless(figures):
+            return figures | {"system": figures["system"] | {"clock_skew_s": None}}
+
         assert skewless(ours.figures) == skewless(theirs.figures)
-    assert any("clock is 3 min" in note and "ahead" in note for note in found.status(days.at("10:30")).panel("system").notes)
+    assert any(
+        "clock is 3 min" in note and "ahead" in note for note in found.status(days.at("10:30")).panel("system").notes
+    )
 
 
-@pytest.mark.parametrize(("moment", "words"), [("2026-03-08T12:00", "weekend"), ("2026-04-03T12:00", "Good Friday"), ("2026-03-10T20:00", "after the close")])
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [("2026-03-08T12:00", "weekend"), ("2026-04-03T12:00", "Good Friday"), ("2026-03-10T20:00", "after the close")],
+)
 def test_a_closed_market_is_not_expected(full: Desk, moment: str, words: str) -> None:
     """Nothing is expected of a closed market: shown, not counted, and not green."""
     view = full.status(moment)
@@ -186,7 +283,10 @@ def test_the_samples_are_the_looks(full: Desk) -> None:
 
 
 def test_alerts_of_a_long_window_are_evaluated_where_there_is_data(full: Desk) -> None:
-    """A window of weeks of which one day holds data evaluates that day, and shows the alerts that a window of it all shows."""
+    """
+    A window of weeks of which one day holds data evaluates that day, and shows the alerts that a window of it all
+    shows.
+    """
     at = days.at("11:30")
     long = full.status(at, "10d")
     assert long.evaluated == (days.posts()[0].ts_us - watch.GRID_US, clock.micros(at))

@@ -27,7 +27,9 @@ some = [1, 2]
 nothing = None
 """
 SECRETS = {"OPS_MASSIVE_TOKEN": "open-sesame"}
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from("'\"\\\n\r\t\x00{}%$#=é\u2028😀"), max_size=40)
+TEXTS = st.text(
+    st.characters(exclude_categories=("Cs",)) | st.sampled_from("'\"\\\n\r\t\x00{}%$#=é\u2028😀"), max_size=40
+)
 
 
 def notebook(source: str | None = DECLARED, *tags: str) -> "NotebookNode":
@@ -65,13 +67,38 @@ def same(a: Any, b: Any) -> bool:
 def test_what_is_declared() -> None:
     """Annotations say the type, else the default does; what has neither takes anything; remarks say nothing."""
     found = parameters.declared(notebook())
-    assert list(found) == ["day", "limit", "ratio", "loud", "until", "most", "first", "last", "plain", "some", "nothing"]
-    assert [found[n] for n in ("day", "limit", "ratio", "loud", "until", "first", "last", "plain", "nothing")] == ["str", "int", "float", "bool", "str | None", "int", "int", "str", None]
+    assert list(found) == [
+        "day",
+        "limit",
+        "ratio",
+        "loud",
+        "until",
+        "most",
+        "first",
+        "last",
+        "plain",
+        "some",
+        "nothing",
+    ]
+    assert [found[n] for n in ("day", "limit", "ratio", "loud", "until", "first", "last", "plain", "nothing")] == [
+        "str",
+        "int",
+        "float",
+        "bool",
+        "str | None",
+        "int",
+        "int",
+        "str",
+        None,
+    ]
 
 
 @pytest.mark.parametrize("source", [None, "", "# n: int = 1", "n[0] = 1\nself.n = 2\ndef f(a: int = 1): b = 2"])
 def test_nothing_is_declared(source: str | None) -> None:
-    """Where no name is set at the top of the parameters cell there is no parameter, and the message says that there is none."""
+    """
+    Where no name is set at the top of the parameters cell there is no parameter, and the message says that there is
+    none.
+    """
     assert parameters.declared(notebook(source)) == {}
     with pytest.raises(UnknownParameter, match="it has none"):
         checked({"n": "1"}, source)
@@ -82,11 +109,20 @@ def test_another_cell_declares_nothing() -> None:
     from nbformat.v4 import new_markdown_cell, new_notebook
 
     assert parameters.declared(notebook("n: int = 1", "parameter", "injected-parameters")) == {}
-    assert parameters.declared(new_notebook(cells=[new_markdown_cell("n: int = 1", metadata={"tags": ["parameters"]})])) == {}
+    assert (
+        parameters.declared(new_notebook(cells=[new_markdown_cell("n: int = 1", metadata={"tags": ["parameters"]})]))
+        == {}
+    )
 
 
 @settings(max_examples=150, deadline=None)
-@given(day=TEXTS, until=TEXTS.filter(lambda t: t not in ("None", "null")), limit=st.integers(-(10**18) + 1, 10**18 - 1), ratio=st.floats(allow_nan=False, allow_infinity=False), loud=st.booleans())
+@given(
+    day=TEXTS,
+    until=TEXTS.filter(lambda t: t not in ("None", "null")),
+    limit=st.integers(-(10**18) + 1, 10**18 - 1),
+    ratio=st.floats(allow_nan=False, allow_infinity=False),
+    loud=st.booleans(),
+)
 @example(day="'\"\\\n'''\"\"\"", until="\\", limit=-1, ratio=-0.0, loud=True)
 @example(day="None", until="x=1;import os #", limit=0, ratio=5e-324, loud=False)
 def test_text_comes_in_as_the_value_that_it_says(day: str, until: str, limit: int, ratio: float, loud: bool) -> None:
@@ -98,7 +134,11 @@ def test_text_comes_in_as_the_value_that_it_says(day: str, until: str, limit: in
 
 @settings(max_examples=60, deadline=None)
 @given(
-    day=TEXTS, most=st.none() | st.integers(-(10**30), 10**30), ratio=st.floats(allow_nan=False), loud=st.booleans(), nothing=st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS
+    day=TEXTS,
+    most=st.none() | st.integers(-(10**30), 10**30),
+    ratio=st.floats(allow_nan=False),
+    loud=st.booleans(),
+    nothing=st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
 )
 def test_python_values_come_in_as_they_are(day: str, most: int | None, ratio: float, loud: bool, nothing: Any) -> None:
     """Values that a caller in Python gives come into the notebook unchanged."""
@@ -118,7 +158,10 @@ def test_values_come_through_the_kernel(home: Any, tmp_path: Any, capsys: pytest
     book.cells[1]["source"] = "import json, pathlib; pathlib.Path('seen.json').write_text(json.dumps([s, n, x, b, o]))"
     path = tmp_path / "n.ipynb"
     path.write_bytes(runner.written(book))
-    assert cli.main(["run", str(path), "-p", f"s={text}", "-p", "n=007", "-p", "x=1e-3", "-p", "b=false", "-p", "o=None"]) == 0
+    assert (
+        cli.main(["run", str(path), "-p", f"s={text}", "-p", "n=007", "-p", "x=1e-3", "-p", "b=false", "-p", "o=None"])
+        == 0
+    )
     assert json.loads((tmp_path / "seen.json").read_text()) == [text, 7, 0.001, False, None]
     assert str(tmp_path) in capsys.readouterr().out
 
@@ -126,11 +169,31 @@ def test_values_come_through_the_kernel(home: Any, tmp_path: Any, capsys: pytest
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("limit", "007", 7), ("day", "007", "007"), ("limit", "-3", -3), ("limit", "+3", 3), ("ratio", "3", 3.0), ("ratio", ".5", 0.5), ("ratio", "-1E3", -1000.0),
-        ("loud", "True", True), ("loud", "FALSE", False), ("until", "None", None), ("until", "null", None), ("until", "", ""), ("until", "none", "none"), ("most", "None", None), ("most", "4", 4),
-        ("day", "None", "None"), ("day", "true", "true"), ("day", "", ""), ("day", " 5 ", " 5 "), ("day", "a=b", "a=b"), ("first", "8", 8), ("plain", "9", "9"), ("nothing", "9", "9"),
+        ("limit", "007", 7),
+        ("day", "007", "007"),
+        ("limit", "-3", -3),
+        ("limit", "+3", 3),
+        ("ratio", "3", 3.0),
+        ("ratio", ".5", 0.5),
+        ("ratio", "-1E3", -1000.0),
+        ("loud", "True", True),
+        ("loud", "FALSE", False),
+        ("until", "None", None),
+        ("until", "null", None),
+        ("until", "", ""),
+        ("until", "none", "none"),
+        ("most", "None", None),
+        ("most", "4", 4),
+        ("day", "None", "None"),
+        ("day", "true", "true"),
+        ("day", "", ""),
+        ("day", " 5 ", " 5 "),
+        ("day", "a=b", "a=b"),
+        ("first", "8", 8),
+        ("plain", "9", "9"),
+        ("nothing", "9", "9"),
     ],
-)  # fmt: skip
+)
 def test_text_that_fits(name: str, text: str, value: Any) -> None:
     """Text becomes a value of the declared type, and of no other."""
     assert same(checked({name: text})[name], value)
@@ -139,19 +202,69 @@ def test_text_that_fits(name: str, text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        *((name, text) for name in ("limit", "ratio", "most", "first") for text in ("abc", "", " 5", "5 ", "5\n", "1_000", "0x10", "1,5", "nan", "NaN", "inf", "-inf", "Infinity", "None5", "True", "5; import os")),
-        ("limit", "5.0"), ("limit", "1e3"), ("limit", "None"), ("limit", "null"), ("ratio", "None"), ("ratio", "1e999"), ("ratio", "-1e400"), ("loud", "1"), ("loud", "yes"), ("loud", ""), ("loud", "None"),
+        *(
+            (name, text)
+            for name in ("limit", "ratio", "most", "first")
+            for text in (
+                "abc",
+                "",
+                " 5",
+                "5 ",
+                "5\n",
+                "1_000",
+                "0x10",
+                "1,5",
+                "nan",
+                "NaN",
+                "inf",
+                "-inf",
+                "Infinity",
+                "None5",
+                "True",
+                "5; import os",
+            )
+        ),
+        ("limit", "5.0"),
+        ("limit", "1e3"),
+        ("limit", "None"),
+        ("limit", "null"),
+        ("ratio", "None"),
+        ("ratio", "1e999"),
+        ("ratio", "-1e400"),
+        ("loud", "1"),
+        ("loud", "yes"),
+        ("loud", ""),
+        ("loud", "None"),
     ],
-)  # fmt: skip
+)
 def test_text_that_does_not_fit(name: str, text: str) -> None:
-    """Text that does not say a finite value of the declared type is refused, with the name, the type and what was found."""
+    """
+    Text that does not say a finite value of the declared type is refused, with the name, the type and what was found.
+    """
     with pytest.raises(UnknownParameter) as refused:
         checked({name: text})
     assert repr(name) in str(refused.value) and repr(text) in str(refused.value)
     assert str(parameters.declared(notebook())[name]) in str(refused.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("limit", True), ("limit", 1.0), ("limit", None), ("ratio", True), ("ratio", None), ("loud", 1), ("loud", 0), ("loud", None), ("day", 5), ("day", None), ("day", b"x"), ("until", 5), ("limit", [1])])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit", True),
+        ("limit", 1.0),
+        ("limit", None),
+        ("ratio", True),
+        ("ratio", None),
+        ("loud", 1),
+        ("loud", 0),
+        ("loud", None),
+        ("day", 5),
+        ("day", None),
+        ("day", b"x"),
+        ("until", 5),
+        ("limit", [1]),
+    ],
+)
 def test_python_values_that_do_not_fit(name: str, value: Any) -> None:
     """A Python value of another type is refused, also where Python itself would let it pass."""
     with pytest.raises(UnknownParameter, match=name):
@@ -165,7 +278,9 @@ def test_a_number_that_is_none_is_refused(value: float) -> None:
         checked({"ratio": str(value)})
 
 
-@pytest.mark.parametrize("annotation", ["Optional[int]", "typing.Optional[int]", "Union[int, None]", "'int'", "'int | None'", "None | int"])
+@pytest.mark.parametrize(
+    "annotation", ["Optional[int]", "typing.Optional[int]", "Union[int, None]", "'int'", "'int | None'", "None | int"]
+)
 def test_types_in_other_words(annotation: str) -> None:
     """An int is an int in whatever words it is declared: text that is none is refused, text that is one becomes one."""
     source = f"n: {annotation} = 1"
@@ -174,7 +289,9 @@ def test_types_in_other_words(annotation: str) -> None:
     assert same(checked({"n": "7"}, source)["n"], 7)
 
 
-@pytest.mark.parametrize(("default", "bad", "good", "value"), [("-5", "abc", "7", 7), ("+5", "abc", "-7", -7), ("-0.5", "abc", "2", 2.0)])
+@pytest.mark.parametrize(
+    ("default", "bad", "good", "value"), [("-5", "abc", "7", 7), ("+5", "abc", "-7", -7), ("-0.5", "abc", "2", 2.0)]
+)
 def test_the_type_of_a_default_with_a_sign(default: str, bad: str, good: str, value: Any) -> None:
     """A default with a sign says its type as a plain one does; text never comes in where a number stood."""
     with pytest.raises(UnknownParameter, match="n"):
@@ -191,7 +308,9 @@ def test_lists_and_dicts_are_json(source: str) -> None:
             checked({"n": text}, source)
 
 
-@pytest.mark.parametrize(("given", "nearest"), [("dya", "day"), ("lmit", "limit"), ("Limit", "limit"), ("untill", "until")])
+@pytest.mark.parametrize(
+    ("given", "nearest"), [("dya", "day"), ("lmit", "limit"), ("Limit", "limit"), ("untill", "until")]
+)
 def test_an_unknown_name_is_told_the_nearest(given: str, nearest: str) -> None:
     """An unknown name is refused with all that there are, and the nearest."""
     with pytest.raises(UnknownParameter, match=f"Did you mean '{nearest}'") as refused:
@@ -199,9 +318,29 @@ def test_an_unknown_name_is_told_the_nearest(given: str, nearest: str) -> None:
     assert "book has no parameter" in str(refused.value) and "day, limit, ratio" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["x=1;import os", "", " day", "day ", "day.x", "day\n", "1", "import", "dа y", "limit: int", "{limit}", "__class__", "datetime"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x=1;import os",
+        "",
+        " day",
+        "day ",
+        "day.x",
+        "day\n",
+        "1",
+        "import",
+        "dа y",
+        "limit: int",
+        "{limit}",
+        "__class__",
+        "datetime",
+    ],
+)
 def test_a_name_that_is_no_parameter(name: str) -> None:
-    """A name that is no identifier, or names something else of the cell, is unknown; nothing of it comes into the notebook."""
+    """
+    A name that is no identifier, or names something else of the cell, is unknown; nothing of it comes into the
+    notebook.
+    """
     with pytest.raises(UnknownParameter, match="has no parameter"):
         checked({name: "1"})
 
@@ -222,9 +361,13 @@ def test_a_secret_inside_a_value_is_refused(value: Any) -> None:
         checked({"nothing": value})
 
 
-@pytest.mark.parametrize("source", ["n: int = = 1", "n = (", "%matplotlib inline\nn: int = 1", "!date\nn: int = 1", "n: int = 1\x00"])
+@pytest.mark.parametrize(
+    "source", ["n: int = = 1", "n = (", "%matplotlib inline\nn: int = 1", "!date\nn: int = 1", "n: int = 1\x00"]
+)
 def test_a_cell_that_is_not_plain_python(source: str) -> None:
-    """A parameters cell that Python cannot read is refused as wrong usage, or read without its magics; it is no crash."""
+    """
+    A parameters cell that Python cannot read is refused as wrong usage, or read without its magics; it is no crash.
+    """
     try:
         assert same(checked({"n": "2"}, source)["n"], 2)
     except UsageError as refused:

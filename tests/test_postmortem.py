@@ -57,14 +57,24 @@ def test_it_verifies_from_a_copy_alone(home: Path, tmp_path: Path) -> None:
     """A copied folder verifies with no store and no home: every number computed again."""
     shutil.copytree(folder(home), tmp_path / "copied" / ID)
     found = verification.verify(tmp_path / "copied" / ID)
-    assert found.verdict == "ok" and found.figures == len(Postmortem(opened(home).chronicle.read(ID)).figures) and found.exit_code == 0
-    assert verification.verify(folder(home), opened(home)).verdict == "ok" and verification.verify(ID, opened(home)).verdict == "ok"
+    assert (
+        found.verdict == "ok"
+        and found.figures == len(Postmortem(opened(home).chronicle.read(ID)).figures)
+        and found.exit_code == 0
+    )
+    assert (
+        verification.verify(folder(home), opened(home)).verdict == "ok"
+        and verification.verify(ID, opened(home)).verdict == "ok"
+    )
     (tmp_path / "nothing").mkdir()
     assert verification.verify(tmp_path / "nothing").exit_code == 3
 
 
 def test_the_figures_are_the_scripts(home: Path) -> None:
-    """Failed requests, looks and minutes equal what the posts and looks themselves say, counted by hand from the rows of evidence."""
+    """
+    Failed requests, looks and minutes equal what the posts and looks themselves say, counted by hand from the rows of
+    evidence.
+    """
     incident = opened(home).chronicle.read(ID)
     content = figures.metrics(incident).body["content"]  # type: ignore[union-attr]
     began, ended = (clock.parse(content[key]) for key in ("began", "ended"))
@@ -72,19 +82,39 @@ def test_the_figures_are_the_scripts(home: Path) -> None:
     found = {f.id: f for f in Postmortem(incident).figures}
     failed, asked = sum(r["massive_failures"] for r in rows), sum(r["massive_requests"] for r in rows)
     assert found["massive_failed"].result == Result(failed / asked, failed, asked) and failed > 1000
-    assert found["massive_minutes_critical"].result.part == sum(1 for r in rows if r["massive_requests"] and 1 - r["massive_failures"] / r["massive_requests"] < 0.95)
-    assert found["tradier_failed"].result.part == sum(r["tradier_failures"] for r in rows) < 10 and found["fallbacks"].result.value == sum(r["massive_fallbacks"] for r in rows)
+    assert found["massive_minutes_critical"].result.part == sum(
+        1 for r in rows if r["massive_requests"] and 1 - r["massive_failures"] / r["massive_requests"] < 0.95
+    )
+    assert found["tradier_failed"].result.part == sum(r["tradier_failures"] for r in rows) < 10 and found[
+        "fallbacks"
+    ].result.value == sum(r["massive_fallbacks"] for r in rows)
     times = incident.times
     assert found["TTD"].result.value == (times["detected"].at_us - times["began"].at_us) / 1e6  # type: ignore[operator]
     outage = next(t for t in tour.scripted().troubles if t.name == "massive_outage")
-    assert abs((clock.instant(times["began"].at_us) - outage.begins).total_seconds()) <= (times["began"].precision_s or 0) + 1  # type: ignore[arg-type]
+    assert (
+        abs((clock.instant(times["began"].at_us) - outage.begins).total_seconds())
+        <= (times["began"].precision_s or 0) + 1
+    )  # type: ignore[arg-type]
 
 
 def test_an_unknown_time_stays_unknown() -> None:
     """Without an end there is no duration, and it says why."""
-    opening = evidence.linked(None, at_us=us(0), known_at_us=us(0), kind="opened", by="Ann", key="", body={"title": "x"}, settings=settings.Settings(Path("/nowhere"), "desk"))
+    opening = evidence.linked(
+        None,
+        at_us=us(0),
+        known_at_us=us(0),
+        kind="opened",
+        by="Ann",
+        key="",
+        body={"title": "x"},
+        settings=settings.Settings(Path("/nowhere"), "desk"),
+    )
     found = {f.id: f for f in Postmortem(fold("2026-03-10-9", [opening])).figures}
-    assert found["TTR"].result.value is None and "unknown" in found["TTR"].told and found["massive_failed"].told == "unknown (no evidence was captured yet)"
+    assert (
+        found["TTR"].result.value is None
+        and "unknown" in found["TTR"].told
+        and found["massive_failed"].told == "unknown (no evidence was captured yet)"
+    )
 
 
 def test_drafting_again_adds_nothing(home: Path) -> None:
@@ -116,7 +146,10 @@ def rechained(place: Path, change: Callable[[dict], None], n: int) -> None:
 
 
 def test_every_edit_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One byte of evidence, an entry taken out, a picture swapped, evidence changed with its whole chain, a number in each form of the document, another formula."""
+    """
+    One byte of evidence, an entry taken out, a picture swapped, evidence changed with its whole chain, a number in each
+    form of the document, another formula.
+    """
     place = folder(home)
     kept = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
     lines = kept[place / "record.jsonl"].decode().splitlines()
@@ -162,19 +195,32 @@ def test_every_edit_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_people_write_survives(home: Path) -> None:
-    """What stands between the marks is taken in and keeps its history; what is edited outside them is refused by its line, and nothing is overwritten."""
+    """
+    What stands between the marks is taken in and keeps its history; what is edited outside them is refused by its line,
+    and nothing is overwritten.
+    """
     desk, path = opened(home), folder(home) / "postmortem.md"
     made = path.read_text()
     assert set(theirs(made)) == set(postmortem.ASKED)
-    replaced(path, f"[{postmortem.ASKED['well']}]", "The fallback took over within seconds.\n\n<script>alert(1)</script> | a")
+    replaced(
+        path, f"[{postmortem.ASKED['well']}]", "The fallback took over within seconds.\n\n<script>alert(1)</script> | a"
+    )
     assert verification.verify(path.parent).verdict == "ok", "what people are writing is no edit of a fact"
     drafting.draft(desk, ID, "Tech Lead")
     replaced(path, "The fallback took over within seconds.", "The fallback took over at once.")
     drafting.draft(desk, ID, "Tech Lead")
     found = desk.chronicle.read(ID)
-    assert [e.body["text"].split("\n")[0] for e in found.of_kind("written")] == ["The fallback took over within seconds.", "The fallback took over at once."]
+    assert [e.body["text"].split("\n")[0] for e in found.of_kind("written")] == [
+        "The fallback took over within seconds.",
+        "The fallback took over at once.",
+    ]
     html = path.with_suffix(".html").read_text()
-    assert "<script>" not in html and "&lt;script&gt;" in html and "The fallback took over at once." in html and verification.verify(path.parent).verdict == "ok"
+    assert (
+        "<script>" not in html
+        and "&lt;script&gt;" in html
+        and "The fallback took over at once." in html
+        and verification.verify(path.parent).verdict == "ok"
+    )
     replaced(path, "## Impact", "## Impact, as I see it")
     with pytest.raises(IncidentError, match=r"edited outside the marks \(line \d+: '## Impact, as I see it'"):
         drafting.draft(desk, ID, "Tech Lead")
@@ -182,15 +228,29 @@ def test_what_people_write_survives(home: Path) -> None:
 
 
 WELL = {
-    "overview": "Massive answered with errors for ten minutes; requests failed, and the fallback served them.", "detection": "An alert fired a minute and a half after the first failed look.",
-    "factors": "- Massive's gateway answered 502.\n- The app asks the fallback only for chains.", "response": "The runbook was walked; Massive came back by itself.", "well": "The fallback served.", "badly": "Switching to Tradier could only be rehearsed.",
-    "lucky": "It was a quiet hour.", "messages": "Those who trade were told at 15:26 UTC.", "actions": f"{postmortem.HEADER}\n| set a hook for tradier_only | mitigate | DevOps | high | 2026-03-20 | |",
-}  # fmt: skip
+    "overview": "Massive answered with errors for ten minutes; requests failed, and the fallback served them.",
+    "detection": "An alert fired a minute and a half after the first failed look.",
+    "factors": "- Massive's gateway answered 502.\n- The app asks the fallback only for chains.",
+    "response": "The runbook was walked; Massive came back by itself.",
+    "well": "The fallback served.",
+    "badly": "Switching to Tradier could only be rehearsed.",
+    "lucky": "It was a quiet hour.",
+    "messages": "Those who trade were told at 15:26 UTC.",
+    "actions": f"{postmortem.HEADER}\n| set a hook for tradier_only | mitigate | DevOps | high | 2026-03-20 | |",
+}
 LACKING = [
-    ("factors", "- one root cause\n- another", "root cause"), ("factors", "- only one", "1 factor"), ("response", "The Tech Lead failed to look.", "'failed to'"), ("response", "the Tech Lead waited", "names 'Tech Lead'"), ("overview", "At 10:32 it broke.", "10:32 without UTC"),
-    ("badly", "It was human error.", "'human error'"), ("actions", postmortem.HEADER, "no action item"), ("actions", f"{postmortem.HEADER}\n| do it | mitigate |  | high | 2026-03-20 | |", "no owner"), ("actions", f"{postmortem.HEADER}\n| do it | mitigate | DevOps | high |  | |", "no due date"),
-    ("actions", f"{postmortem.HEADER}\n| do it | fix | DevOps | high | soon | |", "type 'fix'"), ("well", "", "nobody has written it"),
-]  # fmt: skip
+    ("factors", "- one root cause\n- another", "root cause"),
+    ("factors", "- only one", "1 factor"),
+    ("response", "The Tech Lead failed to look.", "'failed to'"),
+    ("response", "the Tech Lead waited", "names 'Tech Lead'"),
+    ("overview", "At 10:32 it broke.", "10:32 without UTC"),
+    ("badly", "It was human error.", "'human error'"),
+    ("actions", postmortem.HEADER, "no action item"),
+    ("actions", f"{postmortem.HEADER}\n| do it | mitigate |  | high | 2026-03-20 | |", "no owner"),
+    ("actions", f"{postmortem.HEADER}\n| do it | mitigate | DevOps | high |  | |", "no due date"),
+    ("actions", f"{postmortem.HEADER}\n| do it | fix | DevOps | high | soon | |", "type 'fix'"),
+    ("well", "", "nobody has written it"),
+]
 
 
 def test_the_lint(home: Path) -> None:
@@ -204,12 +264,18 @@ def test_the_lint(home: Path) -> None:
         was = found.written[section]
         found.written[section] = was._replace(body={"text": told})
         lacks = lint(Postmortem(found))
-        assert lacks and all(lack.section == section for lack in lacks) and any(what in lack.what for lack in lacks), (told, lacks)
+        assert lacks and all(lack.section == section for lack in lacks) and any(what in lack.what for lack in lacks), (
+            told,
+            lacks,
+        )
         found.written[section] = was
 
 
 def test_a_document_moves_on(home: Path) -> None:
-    """Draft, In review, Reviewed, Closed, one after another, and not while something is lacking; what is closed is frozen until it is opened again."""
+    """
+    Draft, In review, Reviewed, Closed, one after another, and not while something is lacking; what is closed is frozen
+    until it is opened again.
+    """
     desk = opened(home)
     with pytest.raises(IncidentError, match="it lacks"):
         drafting.move(desk, desk.chronicle.read(ID), "in-review", "Tech Lead")
@@ -238,7 +304,9 @@ def test_a_report_is_computed_again(home: Path, tmp_path: Path) -> None:
     values["availability"]["system_errors"] += 1
     values["verdict"], values["headline"][0], values["issues"][0]["minutes"] = "ok", "2026-03-10: ok.", 0.1
     path.write_text(json.dumps(values))
-    assert [(b.what.split(", ")[-1], b.why) for b in verification.verify(path, desk).broken] == [(name, EDITED) for name in ("verdict", "headline", "issues", "system_errors")]
+    assert [(b.what.split(", ")[-1], b.why) for b in verification.verify(path, desk).broken] == [
+        (name, EDITED) for name in ("verdict", "headline", "issues", "system_errors")
+    ]
     assert verification.verify(path).exit_code == 3
 
 
@@ -248,5 +316,3 @@ def test_roles_not_names(home: Path) -> None:
     desk.chronicle.note(ID, "Annabel looked at the feed; Annabel's word", "Annabel")
     told = Postmortem(desk.chronicle.read(ID))
     assert "Annabel" not in told.timeline.plain and "responder 3: responder 3 looked" in told.timeline.plain
-
-

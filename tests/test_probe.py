@@ -1,4 +1,6 @@
-"""Questions over HTTP: every way in which an answer can go wrong has its own outcome, and no secret comes out of any."""
+"""
+Questions over HTTP: every way in which an answer can go wrong has its own outcome, and no secret comes out of any.
+"""
 
 import asyncio
 import random
@@ -32,7 +34,16 @@ def asked(tmp_path, answer, state: str = "open", **how):
     async def ask():
         async with serving(answer, state) as url:
             prober = Prober(found(tmp_path), lambda: NOW, SPEED, random.Random(1))
-            return await prober.look(Question("liveness", "massive", f"{url}/v1/marketstatus/now", said, headers=(("Authorization", f"Bearer {TOKEN}"),), **how))
+            return await prober.look(
+                Question(
+                    "liveness",
+                    "massive",
+                    f"{url}/v1/marketstatus/now",
+                    said,
+                    headers=(("Authorization", f"Bearer {TOKEN}"),),
+                    **how,
+                )
+            )
 
     return asyncio.run(ask())
 
@@ -53,15 +64,35 @@ CASES = {
     "JSON of another shape": (lambda _: as_json({"other": 3}), "schema_mismatch"),
     "JSON that is no object": (lambda _: as_json([1]), "schema_mismatch"),
     "ten megabytes": (lambda _: Answer(200, b'"' + b"x" * 10_000_000 + b'"'), "too_large"),
-    "elsewhere": (lambda _: Answer(302, b"", headers={"Location": "https://elsewhere.example/?apiKey=x"}), "redirected"),
+    "elsewhere": (
+        lambda _: Answer(302, b"", headers={"Location": "https://elsewhere.example/?apiKey=x"}),
+        "redirected",
+    ),
     "no such key": (lambda _: as_json({"status": "ERROR", "error": "Unknown API Key"}, 401), "auth_401"),
-    "another plan": (lambda _: as_json({"status": "NOT_AUTHORIZED", "message": "You are not entitled to this data. Please upgrade your plan"}, 403), "entitlement_403"),
-    "another address": (lambda _: as_json({"status": "ERROR", "error": "This IP address is not allowed"}, 403), "ip_blocked_403"),
-    "another address, otherwise": (lambda _: as_json({"message": "Requests from IP 203.0.113.7 are not permitted for this key"}, 403), "ip_blocked_403"),
+    "another plan": (
+        lambda _: as_json(
+            {"status": "NOT_AUTHORIZED", "message": "You are not entitled to this data. Please upgrade your plan"}, 403
+        ),
+        "entitlement_403",
+    ),
+    "another address": (
+        lambda _: as_json({"status": "ERROR", "error": "This IP address is not allowed"}, 403),
+        "ip_blocked_403",
+    ),
+    "another address, otherwise": (
+        lambda _: as_json({"message": "Requests from IP 203.0.113.7 are not permitted for this key"}, 403),
+        "ip_blocked_403",
+    ),
     "no reason": (lambda _: as_json({"message": "Forbidden"}, 403), "denied_403"),
     "an edge that blocks": (lambda _: as_html("Access denied", 403), "ip_blocked_403"),
-    "too often": (lambda _: as_json({"status": "ERROR", "error": "You've exceeded the maximum requests per minute"}, 429), "rate_limited_429"),
-    "too often, said with 400": (lambda _: as_json({"fault": {"faultstring": "Quota Violation"}}, 400), "rate_limited_429"),
+    "too often": (
+        lambda _: as_json({"status": "ERROR", "error": "You've exceeded the maximum requests per minute"}, 429),
+        "rate_limited_429",
+    ),
+    "too often, said with 400": (
+        lambda _: as_json({"fault": {"faultstring": "Quota Violation"}}, 400),
+        "rate_limited_429",
+    ),
     "no such path": (lambda _: as_json({"status": "NOT_FOUND"}, 404), "not_found_404"),
     "a bad question": (lambda _: Answer(400, b"Invalid symbol", "text/plain"), "client_4xx"),
 }
@@ -86,13 +117,18 @@ def test_what_cannot_be_connected_to(tmp_path, state: str, expected: str) -> Non
 
 
 def test_names_and_certificates(tmp_path) -> None:
-    """A name that does not resolve is dns; an untrusted, an expired and another host's certificate are each tls; a trusted one is ok."""
+    """
+    A name that does not resolve is dns; an untrusted, an expired and another host's certificate are each tls; a trusted
+    one is ok.
+    """
     ours, strange = trustme.CA(), trustme.CA()
     ours.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     certificates = {
         "ok": ours.issue_cert("127.0.0.1"),
         "other": ours.issue_cert("elsewhere.example"),
-        "expired": ours.issue_cert("127.0.0.1", not_before=datetime(2019, 1, 1, tzinfo=UTC), not_after=datetime(2020, 1, 1, tzinfo=UTC)),
+        "expired": ours.issue_cert(
+            "127.0.0.1", not_before=datetime(2019, 1, 1, tzinfo=UTC), not_after=datetime(2020, 1, 1, tzinfo=UTC)
+        ),
         "strange": strange.issue_cert("127.0.0.1"),
     }
 
@@ -106,16 +142,23 @@ def test_names_and_certificates(tmp_path) -> None:
             certificate.configure_cert(context)
             server = Server(answered, asyncio.sleep, lambda context=context: context)
             await server.be("open")
-            ended[name] = (await prober.look(Question("liveness", "massive", f"https://127.0.0.1:{server.port}", said)))[-1].outcome
+            ended[name] = (
+                await prober.look(Question("liveness", "massive", f"https://127.0.0.1:{server.port}", said))
+            )[-1].outcome
             await server.be("closed")
-        ended["no name"] = (await prober.look(Question("liveness", "massive", "http://nowhere.invalid:1", said)))[-1].outcome
+        ended["no name"] = (await prober.look(Question("liveness", "massive", "http://nowhere.invalid:1", said)))[
+            -1
+        ].outcome
         return ended
 
     assert asyncio.run(ask()) == {"ok": "ok", "other": "tls", "expired": "tls", "strange": "tls", "no name": "dns"}
 
 
 def test_retry_after_is_honoured(tmp_path) -> None:
-    """A 429 that says how long to wait is asked again just then where the time allows, and not before; one that says longer is not."""
+    """
+    A 429 that says how long to wait is asked again just then where the time allows, and not before; one that says
+    longer is not.
+    """
     times: list[float] = []
 
     def answer(wait: str, request: Request) -> Answer:
@@ -129,20 +172,31 @@ def test_retry_after_is_honoured(tmp_path) -> None:
 
 
 def test_an_outage_is_looked_at_whatever_it_asks(tmp_path) -> None:
-    """A 503 that asks us to come back in ten minutes is asked again at the next look all the same; a 429 that does is not."""
+    """
+    A 503 that asks us to come back in ten minutes is asked again at the next look all the same; a 429 that does is not.
+    """
 
     async def ask(status: int) -> list[str]:
         async with serving(lambda _: as_json({"error": "x"}, status, headers={"Retry-After": "600"})) as url:
             prober = Prober(found(tmp_path), lambda: NOW, SPEED)
             return [(await prober.look(Question("liveness", "massive", url, said)))[-1].outcome for _ in range(3)]
 
-    assert asyncio.run(ask(503)) == ["server_5xx"] * 3 and asyncio.run(ask(429)) == ["rate_limited_429", "quota_kept", "quota_kept"]
+    assert asyncio.run(ask(503)) == ["server_5xx"] * 3 and asyncio.run(ask(429)) == [
+        "rate_limited_429",
+        "quota_kept",
+        "quota_kept",
+    ]
 
 
 def test_retry_after_may_be_a_date(tmp_path) -> None:
     """A time to wait is read from a date too, by the sender's own clock."""
+
     def answer(request: Request) -> Answer:
-        return as_json({"error": "x"}, 429, headers={"Date": "Tue, 10 Mar 2026 10:00:00 GMT", "Retry-After": "Tue, 10 Mar 2026 10:00:30 GMT"})
+        return as_json(
+            {"error": "x"},
+            429,
+            headers={"Date": "Tue, 10 Mar 2026 10:00:00 GMT", "Retry-After": "Tue, 10 Mar 2026 10:00:30 GMT"},
+        )
 
     async def ask() -> list[str]:
         async with serving(answer) as url:
@@ -164,13 +218,20 @@ def test_why_a_certificate_is_not_trusted(tmp_path) -> None:
         server = await asyncio.start_server(plain, "127.0.0.1", 0, ssl=context)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            sample = (await Prober(found(tmp_path), lambda: NOW, SPEED).look(Question("liveness", "massive", f"https://127.0.0.1:{port}", said)))[-1]
+            sample = (
+                await Prober(found(tmp_path), lambda: NOW, SPEED).look(
+                    Question("liveness", "massive", f"https://127.0.0.1:{port}", said)
+                )
+            )[-1]
         assert sample.outcome == "tls"
         return sample.told()["why"]
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    assert "unable to get local issuer" in asyncio.run(ask(context)) and asyncio.run(ask(None)) == "what answers there speaks no TLS"
+    assert (
+        "unable to get local issuer" in asyncio.run(ask(context))
+        and asyncio.run(ask(None)) == "what answers there speaks no TLS"
+    )
 
 
 def test_no_key_at_all(tmp_path) -> None:
@@ -178,13 +239,18 @@ def test_no_key_at_all(tmp_path) -> None:
 
     async def ask() -> str:
         async with serving(lambda _: as_json({"error": "API Key was not provided"}, 401)) as url:
-            return (await Prober(found(tmp_path), lambda: NOW, SPEED).look(Question("liveness", "massive", url, said)))[-1].outcome
+            return (await Prober(found(tmp_path), lambda: NOW, SPEED).look(Question("liveness", "massive", url, said)))[
+                -1
+            ].outcome
 
     assert asyncio.run(ask()) == "no_key_401"
 
 
 def test_a_quota_is_kept(tmp_path) -> None:
-    """However many ask at once, a provider is asked no more often than it allows; what must not be asked is told as our own."""
+    """
+    However many ask at once, a provider is asked no more often than it allows; what must not be asked is told as our
+    own.
+    """
     seen: list[float] = []
 
     def answer(_: Request) -> Answer:
@@ -196,7 +262,9 @@ def test_a_quota_is_kept(tmp_path) -> None:
             from dataclasses import replace
 
             prober = Prober(replace(found(tmp_path), massive_per_min=60.0), lambda: NOW, SPEED)
-            samples = await asyncio.gather(*(prober.look(Question("liveness", "massive", url, said)) for _ in range(40)))
+            samples = await asyncio.gather(
+                *(prober.look(Question("liveness", "massive", url, said)) for _ in range(40))
+            )
             return [s.outcome for look in samples for s in look]
 
     outcomes = asyncio.run(ask())
@@ -211,7 +279,10 @@ def test_tradier_says_what_is_left(tmp_path) -> None:
     def answer(_: Request) -> Answer:
         calls.append(1)
         expiry = str(int((NOW + timedelta(seconds=40)).timestamp() * 1000))
-        return as_json({"value": 1}, headers={"X-Ratelimit-Allowed": "120", "X-Ratelimit-Available": "0", "X-Ratelimit-Expiry": expiry})
+        return as_json(
+            {"value": 1},
+            headers={"X-Ratelimit-Allowed": "120", "X-Ratelimit-Available": "0", "X-Ratelimit-Expiry": expiry},
+        )
 
     async def ask():
         async with serving(answer) as url:
@@ -234,15 +305,28 @@ def test_no_key_comes_out(tmp_path, name: str) -> None:
     def echoing(request: Request) -> Answer:
         assert echo(request) == f"Bearer {TOKEN}"
         told = answer(request)
-        body = told.body.replace(b"API", TOKEN.encode()).replace(b"Invalid", quote(TOKEN, safe="").encode()) or TOKEN.encode()
-        return Answer(told.status, body, told.content_type, {**told.headers, "X-Request-Id": TOKEN, "Location": f"http://{TOKEN}/{TOKEN}?apiKey={TOKEN}"}, told.after_s, told.fault)
+        body = (
+            told.body.replace(b"API", TOKEN.encode()).replace(b"Invalid", quote(TOKEN, safe="").encode())
+            or TOKEN.encode()
+        )
+        return Answer(
+            told.status,
+            body,
+            told.content_type,
+            {**told.headers, "X-Request-Id": TOKEN, "Location": f"http://{TOKEN}/{TOKEN}?apiKey={TOKEN}"},
+            told.after_s,
+            told.fault,
+        )
 
     for sample in asked(tmp_path, echoing):
         assert TOKEN not in str(sample) and quote(TOKEN, safe="") not in str(sample)
 
 
 def test_every_outcome_is_told() -> None:
-    """Each outcome has words, whose fault it is, and where something is wrong, what to do; only faults of the provider's count against it."""
+    """
+    Each outcome has words, whose fault it is, and where something is wrong, what to do; only faults of the provider's
+    count against it.
+    """
     for o in outcome.OUTCOMES.values():
         assert o.words and o.fault in (outcome.NOBODY, outcome.PROVIDER, outcome.OURS, outcome.PLAN, outcome.UNCLEAR)
         assert o.usable or o.advice
@@ -270,7 +354,9 @@ def test_a_broken_handshake_leaves_nothing_open(tmp_path) -> None:
         before = None
         for attempt in range(60):
             # Deadlines from nothing to longer than an answer takes: some look is given up between any two steps of it.
-            prober = Prober(found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem")), lambda: NOW, 20_000 / (1 + attempt % 30) ** 2)
+            prober = Prober(
+                found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem")), lambda: NOW, 20_000 / (1 + attempt % 30) ** 2
+            )
             ended |= {s.outcome for s in await prober.look(question)}
             before = psutil.Process().num_fds() if attempt == 5 else before
         await server.be("closed")

@@ -21,7 +21,16 @@ def us(seconds: float) -> int:
     return clock.micros(T0 + timedelta(seconds=seconds))
 
 
-def at(seconds: float, probe: str, subject: str, outcome: str = "ok", value: float | None = None, took: float | None = None, last: bool = True, **detail: Any) -> Sample:
+def at(
+    seconds: float,
+    probe: str,
+    subject: str,
+    outcome: str = "ok",
+    value: float | None = None,
+    took: float | None = None,
+    last: bool = True,
+    **detail: Any,
+) -> Sample:
     return Sample(us(seconds), probe, subject, outcome, took, value, 1, last, json.dumps(detail))
 
 
@@ -35,9 +44,25 @@ def beats(*seconds: float, every: float = 5.0, stopped: bool = False) -> list[Sa
 
 
 def test_only_what_says_something_of_it_counts_for_availability() -> None:
-    """Of a success, a 5xx, a timeout, and five answers that are ours, the plan's or nobody's, availability is one of three, and one of eight was usable."""
-    outcomes = ("ok", "server_5xx", "timeout", "auth_401", "entitlement_403", "rate_limited_429", "wrong_content", "ip_blocked_403")
-    probed = Probed("tradier", [at(i, "liveness", "massive", o) for i, o in enumerate(outcomes)] + [at(9, "liveness", "massive", "quota_kept")])
+    """
+    Of a success, a 5xx, a timeout, and five answers that are ours, the plan's or nobody's, availability is one of
+    three, and one of eight was usable.
+    """
+    outcomes = (
+        "ok",
+        "server_5xx",
+        "timeout",
+        "auth_401",
+        "entitlement_403",
+        "rate_limited_429",
+        "wrong_content",
+        "ip_blocked_403",
+    )
+    probed = Probed(
+        "tradier",
+        [at(i, "liveness", "massive", o) for i, o in enumerate(outcomes)]
+        + [at(9, "liveness", "massive", "quota_kept")],
+    )
     assert probed.answered("massive", over(-1, 10)) == (1, 3) and probed.usable("massive", over(-1, 10)) == (1, 8)
     assert probed.answered("tradier", over(-1, 10)) == (0, 0)
 
@@ -49,8 +74,19 @@ def test_attempts_count_for_availability_and_looks_for_use() -> None:
 
 
 def test_what_stands_now() -> None:
-    """The last look stands until nobody has looked for a minute; one that was not made, for the quota, is passed over; since is the first of its kind."""
-    probed = Probed("tradier", [at(0, "liveness", "massive"), at(10, "liveness", "massive", "timeout"), at(20, "liveness", "massive", "server_5xx"), at(30, "liveness", "massive", "quota_kept")])
+    """
+    The last look stands until nobody has looked for a minute; one that was not made, for the quota, is passed over;
+    since is the first of its kind.
+    """
+    probed = Probed(
+        "tradier",
+        [
+            at(0, "liveness", "massive"),
+            at(10, "liveness", "massive", "timeout"),
+            at(20, "liveness", "massive", "server_5xx"),
+            at(30, "liveness", "massive", "quota_kept"),
+        ],
+    )
     now, since = probed.now("liveness", "massive", us(40)), probed.since("liveness", "massive", us(40))
     assert now and since and (now.outcome, since.ts_us) == ("server_5xx", us(10))
     assert probed.now("liveness", "massive", us(30 + 61)) is None and probed.now("liveness", "massive", us(-1)) is None
@@ -68,36 +104,61 @@ def test_what_stands_now() -> None:
         (beats(-100), (0, 60), 0.0),  # Died before it.
         (beats(-100, -95, stopped=True), (0, 60), None),
     ],
-)  # fmt: skip
+)
 def test_coverage(seen: list[Sample], window: tuple[float, float], expected: float | None) -> None:
     """How much of a window was looked through, from the first beat in it on."""
     assert Probed("tradier", seen).coverage(over(*window)) == (None if expected is None else pytest.approx(expected))
 
 
-@given(st.lists(st.integers(0, 600), min_size=1, max_size=40, unique=True), st.randoms(use_true_random=False), st.integers(0, 300), st.integers(1, 300))
+@given(
+    st.lists(st.integers(0, 600), min_size=1, max_size=40, unique=True),
+    st.randoms(use_true_random=False),
+    st.integers(0, 300),
+    st.integers(1, 300),
+)
 @settings(max_examples=80, deadline=None)
 def test_samples_may_come_in_any_order(seconds: list[int], chance: Any, start: int, length: int) -> None:
     """What is told does not depend on the order in which samples came, and a coverage is from 0 to 1."""
-    straight = [s for n in sorted(seconds) for s in (*beats(n), at(n, "liveness", "massive", chance.choice(["ok", "timeout", "auth_401"]), took=0.1))]
+    straight = [
+        s
+        for n in sorted(seconds)
+        for s in (*beats(n), at(n, "liveness", "massive", chance.choice(["ok", "timeout", "auth_401"]), took=0.1))
+    ]
     mixed = straight.copy()
     chance.shuffle(mixed)
     one, other, window = Probed("tradier", straight), Probed("tradier"), over(start, start + length)
     for sample in mixed:
         other.add([sample])
-    tell = lambda p: (p.coverage(window), p.answered("massive", window), p.usable("massive", window), p.now("liveness", "massive", window.end_us), p.missed_beats(window.end_us))  # noqa: E731
+
+    def tell(p):
+        return (
+            p.coverage(window),
+            p.answered("massive", window),
+            p.usable("massive", window),
+            p.now("liveness", "massive", window.end_us),
+            p.missed_beats(window.end_us),
+        )
+
     assert tell(one) == tell(other) and 0 <= (tell(one)[0] or 0) <= 1
 
 
 def test_missed_beats() -> None:
-    """A beat late by less than one is none missed; a minute after the last of every five seconds eleven are; a stopped collector misses none."""
+    """
+    A beat late by less than one is none missed; a minute after the last of every five seconds eleven are; a stopped
+    collector misses none.
+    """
     probed = Probed("tradier", beats(0, 5))
     assert [probed.missed_beats(us(s)) for s in (-1, 5, 14, 15, 65)] == [None, 0, 0, 1, 11]
     assert Probed("tradier", beats(0, 5, stopped=True)).missed_beats(us(500)) is None
 
 
 def test_the_socket_is_down_since() -> None:
-    """A closed socket is down since its first such look, a silent one since it was last heard, a good one not at all."""
-    closed = Probed("tradier", [at(0, "socket", "app"), at(5, "socket", "app", "closed"), at(10, "socket", "app", "closed")])
+    """
+    A closed socket is down since its first such look, a silent one since it was last heard, a good one not at all.
+    """
+    closed = Probed(
+        "tradier", [at(0, "socket", "app"), at(5, "socket", "app", "closed"), at(10, "socket", "app", "closed")]
+    )
     assert (closed.socket_down_s(us(2)), closed.socket_down_s(us(12)), closed.socket_down_s(us(-5))) == (0.0, 7.0, None)
     silent = Probed("tradier", [at(0, "socket", "app", value=1.0), at(40, "socket", "app", "silent", value=41.0)])
     assert silent.socket_down_s(us(41)) == 42.0
@@ -117,66 +178,135 @@ def test_restarts_are_told_once() -> None:
     process = [at(10 * i, "process", "app", value=1.0, born=0.0 if i < 3 else 27.0) for i in range(6)]
     health = [at(10 * i + 1, "health", "app", value=100.0 + 10 * i if i < 3 else 10.0 * (i - 3)) for i in range(6)]
     assert Probed("tradier", [*process, *health]).restarts(over(0, 100)) == [us(30)]
-    assert Probed("tradier", [*process, *health]).restarts(over(40, 100)) == [] and Probed("tradier", health[:3]).restarts(over(0, 100)) == []
+    assert (
+        Probed("tradier", [*process, *health]).restarts(over(40, 100)) == []
+        and Probed("tradier", health[:3]).restarts(over(0, 100)) == []
+    )
 
 
 def test_whose_network_it_is() -> None:
     """Our own is suspected only where both providers are looked at and neither can be connected to."""
-    look = lambda massive, tradier: Probed("tradier", [at(0, "liveness", "massive", massive), *([at(0, "liveness", "tradier", tradier)] if tradier else [])]).network_gone(us(1))  # noqa: E731
-    assert (look("dns", "unreachable"), look("refused", "ok"), look("server_5xx", "server_5xx"), look("dns", "")) == (True, False, False, None)
+
+    def look(massive, tradier):
+        return Probed(
+            "tradier",
+            [at(0, "liveness", "massive", massive), *([at(0, "liveness", "tradier", tradier)] if tradier else [])],
+        ).network_gone(us(1))
+
+    assert (look("dns", "unreachable"), look("refused", "ok"), look("server_5xx", "server_5xx"), look("dns", "")) == (
+        True,
+        False,
+        False,
+        None,
+    )
 
 
 def test_who_can_serve() -> None:
-    """Massive where it gives what is asked; else Tradier where the app has it; else nobody; unknown where nobody looked."""
+    """
+    Massive where it gives what is asked; else Tradier where the app has it; else nobody; unknown where nobody looked.
+    """
 
     def look(fallback: str, **outcomes: str) -> str | None:
-        return Probed(fallback, [at(0, probe, subject, o) for subject, o in outcomes.items() for probe in ("liveness", "data")]).serving(us(1))
+        return Probed(
+            fallback, [at(0, probe, subject, o) for subject, o in outcomes.items() for probe in ("liveness", "data")]
+        ).serving(us(1))
 
-    assert look("tradier", massive="ok", tradier="ok") == "massive" and look("tradier", massive="entitlement_403", tradier="ok") == "tradier"
-    assert look("none", massive="server_5xx", tradier="ok") == "nobody" and look("tradier", massive="timeout", tradier="auth_401") == "nobody"
+    assert (
+        look("tradier", massive="ok", tradier="ok") == "massive"
+        and look("tradier", massive="entitlement_403", tradier="ok") == "tradier"
+    )
+    assert (
+        look("none", massive="server_5xx", tradier="ok") == "nobody"
+        and look("tradier", massive="timeout", tradier="auth_401") == "nobody"
+    )
     assert look("tradier", tradier="ok") is None and look("tradier", massive="timeout") is None
 
 
 def test_the_market_is_shut_only_where_all_say_so() -> None:
     """One provider that says open, or gives no answer, leaves the market as the calendar has it."""
-    look = lambda *told: Probed("tradier", [at(0, "liveness", s, "ok" if m else "timeout", market=m) for s, m in zip(("massive", "tradier"), told)]).market_shut(us(1))  # noqa: E731
+
+    def look(*told):
+        return Probed(
+            "tradier",
+            [at(0, "liveness", s, "ok" if m else "timeout", market=m) for s, m in zip(("massive", "tradier"), told)],
+        ).market_shut(us(1))
+
     assert look("closed", "closed") and look("extended-hours", "premarket")
     assert not look("open", "closed") and not look("closed", "") and not Probed("tradier").market_shut(us(1))
 
 
 def test_turns_tell_an_outage_from_what_comes_and_goes() -> None:
     """An outage that began and ended turns twice; every other attempt failing turns each time."""
-    line = lambda word: Probed("tradier", [at(i, "liveness", "massive", {"o": "ok", "x": "server_5xx", "k": "auth_401"}[c]) for i, c in enumerate(word)]).turns("massive", over(-1, 100))  # noqa: E731
+
+    def line(word):
+        return Probed(
+            "tradier",
+            [
+                at(i, "liveness", "massive", {"o": "ok", "x": "server_5xx", "k": "auth_401"}[c])
+                for i, c in enumerate(word)
+            ],
+        ).turns("massive", over(-1, 100))
+
     assert (line("ooxxxxoo"), line("oxoxox"), line("oooo"), line("okokok")) == (2, 5, 0, 0)
 
 
 def test_errors_of_the_log() -> None:
     """Errors and kinds of a window are summed; a log that could not be read is unknown, not zero."""
-    probed = Probed("tradier", [at(1, "log", "app", value=2.0, kinds={"timeout": 2}, newest={"timeout": "a"}, waited_ms=400), at(2, "log", "app", value=1.0, kinds={"timeout": 1, "access": 9}, newest={"timeout": "b"}, waited_ms=150)])
+    probed = Probed(
+        "tradier",
+        [
+            at(1, "log", "app", value=2.0, kinds={"timeout": 2}, newest={"timeout": "a"}, waited_ms=400),
+            at(2, "log", "app", value=1.0, kinds={"timeout": 1, "access": 9}, newest={"timeout": "b"}, waited_ms=150),
+        ],
+    )
     window = over(0, 5)
-    assert (probed.errors(window), probed.log_kinds(window), probed.log_newest(window), probed.gave_up_after_ms(window)) == (3, {"access": 9, "timeout": 3}, {"timeout": "b"}, 150)
+    assert (
+        probed.errors(window),
+        probed.log_kinds(window),
+        probed.log_newest(window),
+        probed.gave_up_after_ms(window),
+    ) == (3, {"access": 9, "timeout": 3}, {"timeout": "b"}, 150)
     assert Probed("tradier", [at(1, "log", "app", "absent")]).errors(window) is None
 
 
 def test_each_question_is_judged_by_itself() -> None:
-    """Sixty good looks whether it is there do not outweigh five without the data: the question that is answered worst counts."""
+    """
+    Sixty good looks whether it is there do not outweigh five without the data: the question that is answered worst
+    counts.
+    """
     well = [at(i, "liveness", "massive") for i in range(60)]
     stale = [at(10 * i, "data", "massive", "stale") for i in range(5)]
     probed, window = Probed("tradier", [*well, *stale]), over(-1, 100)
-    assert probed.usable("massive", window) == (60, 65) and sorted(measures.usable_by_question(probed, "massive", window))[0] == (0, 5)
+    assert probed.usable("massive", window) == (60, 65) and sorted(
+        measures.usable_by_question(probed, "massive", window)
+    )[0] == (0, 5)
     assert measures.measure(probed, Tape(RULES.pages, 5.0), RULES["answers"], "massive", window).value == 0.0
 
 
 def test_while_we_are_told_to_wait_what_was_seen_stands() -> None:
-    """Looks that are not made, to keep within a quota, are looks all the same: the refusal before them stands for as long as they last; and when nobody looks, nothing does."""
-    probed = Probed("tradier", [at(0, "liveness", "massive", "rate_limited_429"), *(at(5 * i, "liveness", "massive", "quota_kept") for i in range(1, 100))])
+    """
+    Looks that are not made, to keep within a quota, are looks all the same: the refusal before them stands for as long
+    as they last; and when nobody looks, nothing does.
+    """
+    probed = Probed(
+        "tradier",
+        [
+            at(0, "liveness", "massive", "rate_limited_429"),
+            *(at(5 * i, "liveness", "massive", "quota_kept") for i in range(1, 100)),
+        ],
+    )
     now = probed.now("liveness", "massive", us(400))
     assert now and now.outcome == "rate_limited_429" and probed.now("liveness", "massive", us(495 + 61)) is None
 
 
 def test_a_socket_that_comes_and_goes() -> None:
     """A socket that is lost and comes back, again and again, turns as often; one that is lost once turns once."""
-    line = lambda word: Probed("tradier", [at(5 * i, "socket", "app", {"o": "ok", "x": "closed"}[c]) for i, c in enumerate(word)]).socket_turns(over(-1, 1000))  # noqa: E731
+
+    def line(word):
+        return Probed(
+            "tradier", [at(5 * i, "socket", "app", {"o": "ok", "x": "closed"}[c]) for i, c in enumerate(word)]
+        ).socket_turns(over(-1, 1000))
+
     assert (line("oxoxoxo"), line("ooxxxx"), line("oooo")) == (6, 1, 0)
 
 
@@ -188,10 +318,20 @@ def test_forgetting_keeps_how_it_stands() -> None:
 
 
 def test_figures_of_rules() -> None:
-    """p95 is interpolated between the two largest of twenty; a share of nothing and of what says nothing is not measured."""
+    """
+    p95 is interpolated between the two largest of twenty; a share of nothing and of what says nothing is not measured.
+    """
     tape, window = Tape(RULES.pages, 5.0), over(-1, 100)
-    probed = Probed("tradier", [at(i, "liveness", "massive", took=0.1 * (i + 1)) for i in range(20)] + [at(i, "liveness", "tradier", "auth_401", took=0.1) for i in range(20)])
+    probed = Probed(
+        "tradier",
+        [at(i, "liveness", "massive", took=0.1 * (i + 1)) for i in range(20)]
+        + [at(i, "liveness", "tradier", "auth_401", took=0.1) for i in range(20)],
+    )
     assert measures.measure(probed, tape, RULES["response_time"], "massive", window).value == pytest.approx(1.905)
     refused = measures.measure(probed, tape, RULES["availability"], "tradier", window)
-    assert (refused.value, refused.absent) == (None, "not measured") and measures.measure(probed, tape, RULES["answers"], "tradier", window).value == 0.0
-    assert not measures.seen(probed, RULES["websocket_down"], "app", "probe") and measures.seen(probed, RULES["availability"], "massive", "probe")
+    assert (refused.value, refused.absent) == (None, "not measured") and measures.measure(
+        probed, tape, RULES["answers"], "tradier", window
+    ).value == 0.0
+    assert not measures.seen(probed, RULES["websocket_down"], "app", "probe") and measures.seen(
+        probed, RULES["availability"], "massive", "probe"
+    )

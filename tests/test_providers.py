@@ -1,4 +1,6 @@
-"""What is read from the answers of Massive, Tradier and the app: each shape that the real ones have been seen to take."""
+"""
+What is read from the answers of Massive, Tradier and the app: each shape that the real ones have been seen to take.
+"""
 
 from datetime import UTC, date, datetime
 from typing import Any
@@ -18,17 +20,40 @@ def ns(age_s: float) -> int:
     return round((NOW.timestamp() - age_s) * 1e9)
 
 
-def row(quote_s: float | None = 1, spot_s: float | None = 1, quote: str = "REAL-TIME", spot: str = "REAL-TIME", traded_s: float = 7200, **more: Any) -> dict[str, Any]:
+def row(
+    quote_s: float | None = 1,
+    spot_s: float | None = 1,
+    quote: str = "REAL-TIME",
+    spot: str = "REAL-TIME",
+    traded_s: float = 7200,
+    **more: Any,
+) -> dict[str, Any]:
     """One contract of a snapshot, its quote, its underlying and its last trade so old."""
-    found: dict[str, Any] = {"details": {"ticker": "O:SPY260320C00670000", "expiration_date": "2026-03-20"}, "day": {}, "last_trade": {"sip_timestamp": ns(traded_s), "timeframe": "REAL-TIME"}}
-    found |= {"last_quote": {"bid": 1, "ask": 2, "last_updated": ns(quote_s), "timeframe": quote}} if quote_s is not None else {}
-    found |= {"underlying_asset": {"ticker": "SPY", "last_updated": ns(spot_s), "timeframe": spot}} if spot_s is not None else {"underlying_asset": {"ticker": "SPY"}}
+    found: dict[str, Any] = {
+        "details": {"ticker": "O:SPY260320C00670000", "expiration_date": "2026-03-20"},
+        "day": {},
+        "last_trade": {"sip_timestamp": ns(traded_s), "timeframe": "REAL-TIME"},
+    }
+    found |= (
+        {"last_quote": {"bid": 1, "ask": 2, "last_updated": ns(quote_s), "timeframe": quote}}
+        if quote_s is not None
+        else {}
+    )
+    found |= (
+        {"underlying_asset": {"ticker": "SPY", "last_updated": ns(spot_s), "timeframe": spot}}
+        if spot_s is not None
+        else {"underlying_asset": {"ticker": "SPY"}}
+    )
     return found | more
 
 
 def asked(probe: str, subject: str, payload: Any) -> Reading:
     """What a question's reader makes of an answer."""
-    found = settings.load(".", None, {"OPS_MASSIVE_URL": "http://m", "OPS_TRADIER_URL": "http://t", "OPS_APP_URL": "http://a", "OPS_SYMBOLS": "SPY"})
+    found = settings.load(
+        ".",
+        None,
+        {"OPS_MASSIVE_URL": "http://m", "OPS_TRADIER_URL": "http://t", "OPS_APP_URL": "http://a", "OPS_SYMBOLS": "SPY"},
+    )
     question = next(q for q in providers.questions(found, LIMITS) if (q.probe, q.subject) == (probe, subject))
     return question.read(payload, NOW)
 
@@ -44,12 +69,15 @@ def asked(probe: str, subject: str, payload: Any) -> Reading:
         ([row(1, 16 * MIN, spot="DELAYED")], "ok", 16 * MIN),
         ([row(40 * MIN), row(2)], "ok", 2),  # Of many contracts the newest quote counts.
         ([row(None, 1)], "ok", 1),  # A plan without quotes.
-        ([row(None, None)], "ok", None),  # And without a price of the underlying: nothing tells an age, least of all a trade.
+        # And without a price of the underlying: nothing tells an age, least of all a trade.
+        ([row(None, None)], "ok", None),
         ([], "ok_empty", None),
     ],
-)  # fmt: skip
+)
 def test_how_old_the_data_is(rows: list[dict[str, Any]], outcome: str, age_s: float | None) -> None:
-    """Of each kind of data the newest counts, of the kinds the oldest, each by its own timeframe; trades tell nothing."""
+    """
+    Of each kind of data the newest counts, of the kinds the oldest, each by its own timeframe; trades tell nothing.
+    """
     found = asked("data", "massive", {"status": "OK", "results": rows})
     assert (found.outcome, found.value) == (outcome, age_s)
 
@@ -68,14 +96,29 @@ def test_how_old_the_data_is(rows: list[dict[str, Any]], outcome: str, age_s: fl
         ("data", "tradier", {"quotes": {"quote": [{"symbol": "SPY", "bid_date": NOW.timestamp() * 1000}]}}, "ok"),
         ("health", "app", {"status": "degraded", "uptime": 1.0, "timestamp": "2026-03-10T15:00:00Z"}, "server_5xx"),
     ],
-)  # fmt: skip
+)
 def test_what_an_answer_says(probe: str, subject: str, payload: Any, outcome: str) -> None:
-    """An error with 200 is no answer; what the vendors do not promise is not demanded; one element and several read the same."""
+    """
+    An error with 200 is no answer; what the vendors do not promise is not demanded; one element and several read the
+    same.
+    """
     assert asked(probe, subject, payload).outcome == outcome
 
 
 def test_which_contracts_are_listened_to() -> None:
-    """The most traded are asked for, but none that expires today while there are others; without volumes, the same each time."""
-    many = [row(details={"ticker": f"O:{i:02}", "expiration_date": "2026-03-10" if i < 5 else "2026-03-20"}, day={"volume": 100 - i} if i != 7 else {}) for i in range(20)]
+    """
+    The most traded are asked for, but none that expires today while there are others; without volumes, the same each
+    time.
+    """
+    many = [
+        row(
+            details={"ticker": f"O:{i:02}", "expiration_date": "2026-03-10" if i < 5 else "2026-03-20"},
+            day={"volume": 100 - i} if i != 7 else {},
+        )
+        for i in range(20)
+    ]
     assert providers.busiest(many, DAY) == [f"O:{i:02}" for i in (5, 6, 8, 9, 10, 11, 12, 13)]
-    assert providers.busiest(many[:3], DAY) == ["O:00", "O:01", "O:02"] and providers.busiest([{"details": {}}, {}], DAY) == []
+    assert (
+        providers.busiest(many[:3], DAY) == ["O:00", "O:01", "O:02"]
+        and providers.busiest([{"details": {}}, {}], DAY) == []
+    )

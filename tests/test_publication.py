@@ -12,7 +12,16 @@ import pytest
 from opslib import publication
 
 ENDINGS = (".html", ".ipynb", ".json", ".md")
-STEPS = ((os, "replace"), (os, "rename"), (os, "link"), (os, "unlink"), (os, "rmdir"), (os, "fsync"), (os, "mkdir"), (shutil, "rmtree"))
+STEPS = (
+    (os, "replace"),
+    (os, "rename"),
+    (os, "link"),
+    (os, "unlink"),
+    (os, "rmdir"),
+    (os, "fsync"),
+    (os, "mkdir"),
+    (shutil, "rmtree"),
+)
 MANY = """
 import sys
 from pathlib import Path
@@ -153,7 +162,9 @@ def test_killed_again_while_finishing(tmp_path: Path) -> None:
         publication.publish(folder / "day", generation("a"), None)
         with pytest.MonkeyPatch.context() as patch:  # Killed after the first of the moves.
             plain = os.replace
-            patch.setattr(os, "replace", lambda a, b: (_ for _ in ()).throw(Killed) if Path(b).suffix == ".ipynb" else plain(a, b))
+            patch.setattr(
+                os, "replace", lambda a, b: (_ for _ in ()).throw(Killed) if Path(b).suffix == ".ipynb" else plain(a, b)
+            )
             with pytest.raises(Killed):
                 publication.publish(folder / "day", generation("b"), "r1")
         with pytest.MonkeyPatch.context() as patch:
@@ -200,7 +211,10 @@ def test_publishers_of_one_name_do_not_mix(tmp_path: Path) -> None:
     """Processes that publish the same name at once all succeed, and what stands there in the end is of one of them."""
     for attempt in range(3):
         path = tmp_path / str(attempt) / "day"
-        running = [subprocess.Popen([sys.executable, "-c", MANY, who, str(path)], stderr=subprocess.PIPE, text=True) for who in "abcd"]
+        running = [
+            subprocess.Popen([sys.executable, "-c", MANY, who, str(path)], stderr=subprocess.PIPE, text=True)
+            for who in "abcd"
+        ]
         said = [p.communicate(timeout=60)[1] for p in running]
         assert [p.returncode for p in running] == [0, 0, 0, 0], next(s for s in said if s)[-400:]
         found = {p.name: p.read_text() for p in path.parent.iterdir()}
@@ -208,13 +222,23 @@ def test_publishers_of_one_name_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_slow_publisher_and_a_quick_one_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A publisher that is held up between two of its moves, while another publishes the same name, leaves no mixture."""
-    program = "import sys; from pathlib import Path; from opslib import publication; publication.publish(Path(sys.argv[1]), {e: f'quick{e}'.encode() for e in ('.html', '.ipynb', '.json', '.md')}, None)"
+    """
+    A publisher that is held up between two of its moves, while another publishes the same name, leaves no mixture.
+    """
+    program = (
+        "import sys; from pathlib import Path; from opslib import publication; "
+        "publication.publish(Path(sys.argv[1]), {e: f'quick{e}'.encode() for e in ('.html', '.ipynb', '.json', "
+        "'.md')}, None)"
+    )
     plain, others = os.replace, []
 
     def slow(source: object, target: object) -> None:
         if str(target).endswith(".json") and not others:
-            others.append(subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "day")], stderr=subprocess.PIPE, text=True))
+            others.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", program, str(tmp_path / "day")], stderr=subprocess.PIPE, text=True
+                )
+            )
             try:  # Where publishers take turns the quick one waits; so nobody waits for it for ever.
                 others[0].wait(2)
             except subprocess.TimeoutExpired:

@@ -1,4 +1,6 @@
-"""A home that cannot be written can be looked at; what would write it is refused in one sentence; nothing half made stays."""
+"""
+A home that cannot be written can be looked at; what would write it is refused in one sentence; nothing half made stays.
+"""
 
 import contextlib
 import errno
@@ -25,8 +27,31 @@ from opslib.settings import sqlite_url
 from opslib.snapshot_store import SnapshotStore
 from opslib.store import Store
 
-LOOKING = [["status", "--as-of", damaged.END], ["alerts", "--to", damaged.END], ["incident", "list"], ["incident", "show", "2026-03-10-1"], ["runs"], ["verify", "2026-03-10-1"], ["export", "snapshots"], ["notify"], ["rules"], ["runbook", "show", "massive_down"], ["pnl", "--as-of", "2026-03-10T16:00"], ["silence"], ["import", "--rejects"]]
-WRITING = [["mark", "note", "words", "--by", "Ann"], ["incident", "note", "2026-03-10-1", "words", "--by", "Ann"], ["silence", "add", "--rule", "errors", "--for", "1h", "--reason", "x", "--by", "Ann"], ["feedback", "useful", "words", "--by", "Ann"], ["collect"], ["serve"], ["lab", "--no-browser"], ["schedule", "run", "--once"]]
+LOOKING = [
+    ["status", "--as-of", damaged.END],
+    ["alerts", "--to", damaged.END],
+    ["incident", "list"],
+    ["incident", "show", "2026-03-10-1"],
+    ["runs"],
+    ["verify", "2026-03-10-1"],
+    ["export", "snapshots"],
+    ["notify"],
+    ["rules"],
+    ["runbook", "show", "massive_down"],
+    ["pnl", "--as-of", "2026-03-10T16:00"],
+    ["silence"],
+    ["import", "--rejects"],
+]
+WRITING = [
+    ["mark", "note", "words", "--by", "Ann"],
+    ["incident", "note", "2026-03-10-1", "words", "--by", "Ann"],
+    ["silence", "add", "--rule", "errors", "--for", "1h", "--reason", "x", "--by", "Ann"],
+    ["feedback", "useful", "words", "--by", "Ann"],
+    ["collect"],
+    ["serve"],
+    ["lab", "--no-browser"],
+    ["schedule", "run", "--once"],
+]
 POWERS = "-dac_override,-dac_read_search,-fowner"  # Without these, root too may only do what a file's mode says.
 
 
@@ -48,7 +73,13 @@ def ordinary() -> list[str]:
 
 def ran(arguments: list[str], home: Path) -> subprocess.CompletedProcess[str]:
     """A command, run by somebody who may only do what the modes of files say."""
-    return subprocess.run([*ordinary(), sys.executable, "-m", "opslib.cli", *arguments, "--home", str(home), "--app", "desk"], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [*ordinary(), sys.executable, "-m", "opslib.cli", *arguments, "--home", str(home), "--app", "desk"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 @contextlib.contextmanager
@@ -89,11 +120,15 @@ def test_a_read_only_home_can_be_looked_at(whole: Path, tmp_path: Path) -> None:
 def reads(path: Path, *how: str) -> subprocess.CompletedProcess[str]:
     """Whether somebody without powers reads a store, and how many posts."""
     code = "import sys\nfrom pathlib import Path\nfrom opslib.settings import sqlite_url\nfrom opslib.store import Store\nfrom opslib.snapshot_store import SnapshotStore\ns = Store(sqlite_url(Path(sys.argv[1])))\nprint(len(SnapshotStore(s).looks('desk', 0, 2**62, None)))"
-    return subprocess.run([*ordinary(), sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [*ordinary(), sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120
+    )
 
 
 def test_what_is_still_in_the_log_counts(whole: Path, tmp_path: Path) -> None:
-    """Posts that are only in SQLite's log are read: while somebody writes, and where a killed process or a copy left them."""
+    """
+    Posts that are only in SQLite's log are read: while somebody writes, and where a killed process or a copy left them.
+    """
     shutil.copytree(whole, home := tmp_path / "home")
     store, path = Store(sqlite_url(home / "store.sqlite")), home / "store.sqlite"
     held = len(SnapshotStore(store).looks("desk", 0, 2**62, None))
@@ -121,7 +156,9 @@ def tempfile_folder() -> str:
 
 
 def test_who_writes_meanwhile_is_noticed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the file is read without its log, a write by somebody else makes the reading fail, rather than give a mixture."""
+    """
+    Where the file is read without its log, a write by somebody else makes the reading fail, rather than give a mixture.
+    """
     shutil.copytree(whole, home := tmp_path / "home")
     path = home / "store.sqlite"
     with monkeypatch.context() as patched:
@@ -143,7 +180,9 @@ def test_an_older_store_that_cannot_be_written(whole: Path, tmp_path: Path, monk
         file.execute("UPDATE meta SET value = '6' WHERE key = 'schema'")
         file.commit()
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(StoreError, match="older version, and cannot be written here. Open it once where it can be written"):
+    with pytest.raises(
+        StoreError, match="older version, and cannot be written here. Open it once where it can be written"
+    ):
         Store(sqlite_url(home / "store.sqlite"))
 
 
@@ -151,7 +190,10 @@ def test_a_mounted_read_only_home(whole: Path, tmp_path: Path) -> None:
     """A home on a file system that is mounted read-only can be looked at by root, too."""
     if os.geteuid() or not shutil.which("unshare"):
         pytest.skip("only root can mount")
-    script = f"mount --bind {whole} {whole} && mount -o remount,ro,bind {whole} && exec {shlex.quote(sys.executable)} -m opslib.cli runs --home {whole} --app desk"
+    script = (
+        f"mount --bind {whole} {whole} && mount -o remount,ro,bind {whole} && exec "
+        f"{shlex.quote(sys.executable)} -m opslib.cli runs --home {whole} --app desk"
+    )
     found = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=120)
     if "mount" in found.stderr:
         pytest.skip("this machine does not let root mount")
@@ -163,7 +205,8 @@ FULL = textwrap.dedent("""
     from pathlib import Path
     from opslib import publication
     try:
-        publication.publish(Path(sys.argv[1]) / "reports" / "2026" / "x", {".json": b"1", ".html": b"x" * 3_000_000}, None)
+        publication.publish(Path(sys.argv[1]) / "reports" / "2026" / "x", {".json": b"1", ".html": b"x" * 3_000_000}, \
+None)
     except OSError as problem:
         print(problem.strerror, sorted(p.name for p in Path(sys.argv[1]).rglob("*")))
 """)
@@ -173,7 +216,13 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
     """On a disk that is full nothing temporary stays, and the next run with room succeeds."""
     if os.geteuid() or not shutil.which("unshare"):
         pytest.skip("only root can mount a small disk")
-    script = f"mount -t tmpfs -o size=1m small {tmp_path} && {shlex.quote(sys.executable)} -c '{FULL}' {tmp_path} && mkdir {tmp_path}/home && head -c 950000 /dev/zero > {tmp_path}/big && {shlex.quote(sys.executable)} -m opslib.cli mark note words --by Ann --home {tmp_path}/home --app desk; echo $?; rm {tmp_path}/big; {shlex.quote(sys.executable)} -m opslib.cli mark note words --by Ann --home {tmp_path}/home --app desk; echo $?"
+    script = (
+        f"mount -t tmpfs -o size=1m small {tmp_path} && {shlex.quote(sys.executable)} -c '{FULL}' "
+        f"{tmp_path} && mkdir {tmp_path}/home && head -c 950000 /dev/zero > {tmp_path}/big && "
+        f"{shlex.quote(sys.executable)} -m opslib.cli mark note words --by Ann --home {tmp_path}/home --app desk; "
+        f"echo $?; rm {tmp_path}/big; {shlex.quote(sys.executable)} -m opslib.cli mark note words --by Ann --home "
+        f"{tmp_path}/home --app desk; echo $?"
+    )
     found = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=120)
     if "mount" in found.stderr:
         pytest.skip("this machine does not let root mount")
@@ -192,11 +241,16 @@ def test_a_failed_publication_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(*{"write": (publication, "_write"), "fsync": (os, "fsync"), "rename": (Path, "rename")}[failing], fail)
+        patched.setattr(
+            *{"write": (publication, "_write"), "fsync": (os, "fsync"), "rename": (Path, "rename")}[failing], fail
+        )
         for folder in ("a", "b"):
             with pytest.raises(OSError, match="No space"):
                 publication.publish(tmp_path / folder / "x", {".json": b"2", ".md": b"two"}, None)
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["a", "a/x.json", "a/x.md"] and (tmp_path / "a" / "x.json").read_bytes() == b"1"
+    assert (
+        sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["a", "a/x.json", "a/x.md"]
+        and (tmp_path / "a" / "x.json").read_bytes() == b"1"
+    )
     publication.publish(tmp_path / "b" / "x", {".json": b"2"}, None)
     assert (tmp_path / "b" / "x.json").read_bytes() == b"2"
 
@@ -204,7 +258,9 @@ def test_a_failed_publication_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     """Half-made files and folders go once who made them is gone; those of a living process and of another host stay."""
     code = "import os, sys\nfrom pathlib import Path\nfrom opslib import temporary\np = Path(sys.argv[1])\ntemporary.beside(p / 'x.json').write_text('half')\nf = temporary.beside(p / 'y')\nf.mkdir()\n(f / 'z').write_text('half')\nprint('there', flush=True)\nsys.stdin.read()"
-    running = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert running.stdout and running.stdout.readline() == "there\n"
     other = tmp_path / ".x.json.elsewhere.999999999-0123abcd"
     other.write_text("half")
@@ -225,7 +281,9 @@ def test_what_cannot_be_remembered_is_computed(tmp_path: Path, monkeypatch: pyte
         return {"n": 1}
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        patched.setattr(
+            os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+        )
         assert [memory.once("a", [1], compute) for _ in range(2)] == [{"n": 1}] * 2
     assert len(counted) == 2 and list((tmp_path / "m").iterdir()) == []
     assert [memory.once("a", [1], compute) for _ in range(2)] == [{"n": 1}] * 2 and len(counted) == 3
@@ -236,5 +294,9 @@ def test_the_first_error_stays_the_cause(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").write_text("no database, but long enough to look like something that is none" * 20)
     with pytest.raises(StoreError, match="PRAGMA integrity_check") as refused:
         Store(sqlite_url(tmp_path / "store.sqlite"))
-    assert "not a database" in str(refused.value) and refused.value.__cause__ is not None and not isinstance(refused.value, DamagedCell)
+    assert (
+        "not a database" in str(refused.value)
+        and refused.value.__cause__ is not None
+        and not isinstance(refused.value, DamagedCell)
+    )
     assert cli.main(["status", "--home", str(tmp_path)]) == 70

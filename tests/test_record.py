@@ -1,4 +1,6 @@
-"""The record of alerts: one judges at a time, all or nothing is kept, and nobody can tell from it that anything died."""
+"""
+The record of alerts: one judges at a time, all or nothing is kept, and nobody can tell from it that anything died.
+"""
 
 import json
 import random
@@ -38,7 +40,15 @@ def troubled(seed):
         dead, burst = 700 <= now < 1000, 300 <= now < 520
         zero = sum(rng.random() < 0.4 for _ in range(3)) if burst else 0
         made.held["websocket_connected"] = not 1300 <= now < 1420
-        made.add(massive_requests=6, massive_successes=0 if dead else 6, massive_failures=6 if dead else 0, errors=2 if dead else 0, validations=3, greeks_valid=3 - zero, gamma_zero=zero)
+        made.add(
+            massive_requests=6,
+            massive_successes=0 if dead else 6,
+            massive_failures=6 if dead else 0,
+            errors=2 if dead else 0,
+            validations=3,
+            greeks_valid=3 - zero,
+            gamma_zero=zero,
+        )
         if rng.random() > 0.03:
             found.append((now, rng.choice((0, 0, 0, 0.5, 4, 20)), made.body(now)))
     return found
@@ -71,12 +81,17 @@ def straight(store_url):
     store._now = lambda: at(LASTS_S + 10)
     assert judged(store, "straight", "one", at(LASTS_S + 10)) == LASTS_S // 5 + 1
     text = recorded(Record(store, "straight"))
-    assert {"fired", "rose", "fell", "resolved"} <= {row["kind"] for row in json.loads(text)[0]} and len(json.loads(text)[1]) >= 6
+    assert {"fired", "rose", "fell", "resolved"} <= {row["kind"] for row in json.loads(text)[0]} and len(
+        json.loads(text)[1]
+    ) >= 6
     return store, text
 
 
 def test_judged_as_it_comes_is_judged_afterwards(store_url):
-    """Judged at every moment of the day, by collectors that come and go, the record is what one run makes of it at its end."""
+    """
+    Judged at every moment of the day, by collectors that come and go, the record is what one run makes of it at its
+    end.
+    """
     store = Store(store_url, lambda: at(0))
     rng, waiting, now, n = random.Random(3), sorted(troubled(7), key=lambda p: p[0] + p[1]), 0.0, 0
     assert judged(store, "live", "c0", at(0)) == 0
@@ -96,14 +111,21 @@ def test_judged_as_it_comes_is_judged_afterwards(store_url):
 
 
 def test_killed_at_any_moment_the_record_is_the_same(store_url, straight):
-    """A run killed with SIGKILL at hundreds of random moments, others each time, leaves the record of a run that nobody disturbed, byte for byte."""
+    """
+    A run killed with SIGKILL at hundreds of random moments, others each time, leaves the record of a run that nobody
+    disturbed, byte for byte.
+    """
     store, text = straight
     store.close()
     wanted = KILLS[store_url.split(":")[0]]
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     # In a process of its own: a small one forks quickly, and has no connection open.
-    ended = subprocess.run([sys.executable, Path(__file__).with_name("killed.py"), store_url, str(seed), str(wanted)], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, Path(__file__).with_name("killed.py"), store_url, str(seed), str(wanted)],
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 0, ended.stderr
     kills, rounds = json.loads(ended.stdout)
     assert kills >= wanted and rounds >= 2
@@ -130,7 +152,22 @@ def test_state_transitions_and_outbox_are_kept_together_or_not_at_all(store_url)
     store = Store(store_url, lambda: at(100))
     record = Record(store, "desk")
     turn = record.take_turn("a")
-    row = Transition(us(5), "errors", "app", "page", "errors-app", "fired", "critical", 51.0, 50.0, us(0), None, None, "errors", "hash")
+    row = Transition(
+        us(5),
+        "errors",
+        "app",
+        "page",
+        "errors-app",
+        "fired",
+        "critical",
+        51.0,
+        50.0,
+        us(0),
+        None,
+        None,
+        "errors",
+        "hash",
+    )
     state = Alert("errors", "app", "page").as_json()
     with pytest.raises(StoreError):
         record.keep(turn, us(0), us(5), [row, row._replace(kind=None)], [state], {0: "firing"})
@@ -143,14 +180,19 @@ def test_who_is_told_is_told_of_the_end_too(straight):
     """Whatever fires in the outbox is resolved in it, once each, and what was explained away is in it never."""
     store, _ = straight
     rows = [(edge, dict(zip(COLUMNS, row, strict=True))) for _, edge, row in Record(store, "straight").outbox()]
-    count = lambda which: sorted((r["alert"], r["severity"]) for edge, r in rows if edge == which)  # noqa: E731
+
+    def count(which):
+        return sorted((r["alert"], r["severity"]) for edge, r in rows if edge == which)
+
     assert count("firing") == count("resolved") and count("firing")
     assert not any(r["inhibited_by"] or r["severity"] == "warning" for _, r in rows)
     assert "errors" not in {r["rule"] for _, r in rows}
 
 
 def test_a_first_collector_begins_with_the_open_session(store_url):
-    """Started at eleven it judges the day from its open; started at night it begins there, however much history is stored."""
+    """
+    Started at eleven it judges the day from its open; started at night it begins there, however much history is stored.
+    """
     store = Store(store_url, lambda: at(5400))
     assert judged(store, "day", "a", at(5400)) == (5400 - 5) // 5
     assert Record(store, "day").judged() == (us(0), us(5395))
@@ -160,18 +202,29 @@ def test_a_first_collector_begins_with_the_open_session(store_url):
 
 
 def test_a_pause_over_the_weekend_is_caught_up(store_url):
-    """A collector that was dead from Friday noon to Monday ten judges every session between, and ends Friday's alerts at its close."""
+    """
+    A collector that was dead from Friday noon to Monday ten judges every session between, and ends Friday's alerts at
+    its close.
+    """
     friday, monday = clock.parse("2026-03-06T12:00"), clock.parse("2026-03-09T10:00:02")
     store = Store(store_url, lambda: friday)
     base = (clock.parse("2026-03-06T09:30") - at(0)).total_seconds()
     made = PageOf(base - 600)
-    posts = [post(base + 5.0 * k, made.add(massive_requests=3).body(base + 5.0 * k, memory_bytes=120_000_000)) for k in range(1900)]
+    posts = [
+        post(base + 5.0 * k, made.add(massive_requests=3).body(base + 5.0 * k, memory_bytes=120_000_000))
+        for k in range(1900)
+    ]
     SnapshotStore(store).write("desk", posts, known_at_ts=True)
     assert judged(store, "desk", "a", friday) == 1799
     store._now = lambda: monday
     assert judged(store, "desk", "b", monday) == 1 + (4 * 720 + 1) + 360
-    ended = [Transition(*row) for row in Record(store, "desk").transitions(2**62) if row[COLUMNS.index("kind")] == "ended"]
-    assert {clock.instant(t.at_us) for t in ended} == {clock.parse("2026-03-06T16:00:05")} and {"memory", "silence"} == {t.rule for t in ended}
+    ended = [
+        Transition(*row) for row in Record(store, "desk").transitions(2**62) if row[COLUMNS.index("kind")] == "ended"
+    ]
+    assert {clock.instant(t.at_us) for t in ended} == {clock.parse("2026-03-06T16:00:05")} and {
+        "memory",
+        "silence",
+    } == {t.rule for t in ended}
 
 
 def test_late_data_never_edits_what_was_judged(store_url):
@@ -194,13 +247,21 @@ def test_an_older_store_learns_since_when_fields_are_alive(store_url):
     """A store of the first schema is brought to today's, and knows of which time each field was first seen alive."""
     store = Store(store_url, lambda: at(900))
     made = PageOf(-600)
-    SnapshotStore(store).write("desk", [post(0, made.body(0, websocket_connected=False)), post(5, made.add(massive_requests=3).body(5, websocket_connected=True))])
+    SnapshotStore(store).write(
+        "desk",
+        [
+            post(0, made.body(0, websocket_connected=False)),
+            post(5, made.add(massive_requests=3).body(5, websocket_connected=True)),
+        ],
+    )
     with store.writing() as connection:
         connection.execute(sa.text("ALTER TABLE alive DROP COLUMN ts_us"))
         connection.execute(sa.text("UPDATE meta SET value = '1' WHERE key = 'schema'"))
     store.close()
     again = Store(store_url, lambda: at(900))
-    assert SnapshotStore(again).alive("desk", None, us(4)) == frozenset() and SnapshotStore(again).alive("desk", None, us(5)) == {"massive", "websocket"}
+    assert SnapshotStore(again).alive("desk", None, us(4)) == frozenset() and SnapshotStore(again).alive(
+        "desk", None, us(5)
+    ) == {"massive", "websocket"}
     assert SnapshotStore(again).alive("desk", us(800), us(5)) == frozenset()
 
 

@@ -1,4 +1,6 @@
-"""What became of a session's alerts is judged anew once for what it rests on, and again whenever that is something else."""
+"""
+What became of a session's alerts is judged anew once for what it rests on, and again whenever that is something else.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +32,20 @@ def held(home: Path) -> Desk:
     for i in range(211):
         at = SESSION.opens + timedelta(minutes=i)
         failed += 5 if 60 <= i < 90 else 0
-        posts.append(Post(clock.micros(at), snapshot.read(body(uptime_s=60 * i, page_clock_ms=clock.micros(at) // 1000, massive_requests=10 * i, massive_successes=10 * i - failed, massive_failures=failed))))
+        posts.append(
+            Post(
+                clock.micros(at),
+                snapshot.read(
+                    body(
+                        uptime_s=60 * i,
+                        page_clock_ms=clock.micros(at) // 1000,
+                        massive_requests=10 * i,
+                        massive_successes=10 * i - failed,
+                        massive_failures=failed,
+                    )
+                ),
+            )
+        )
     SnapshotStore(desk.store).write("desk", posts, known_at_ts=True)
     return desk
 
@@ -40,43 +55,99 @@ def asked(desk: Desk, known_at_us: int | None = None) -> tuple:
 
 
 def plainly(desk: Desk, known_at_us: int | None = None) -> tuple:
-    return watch.replayed(desk.store, desk.settings, desk.rules, clock.micros(SESSION.opens), clock.micros(SESSION.closes), known_at_us)
+    return watch.replayed(
+        desk.store, desk.settings, desk.rules, clock.micros(SESSION.opens), clock.micros(SESSION.closes), known_at_us
+    )
 
 
 def test_what_is_remembered_is_what_is_judged(tmp_path: Path) -> None:
-    """First, from memory, and from a broken memory: the transitions, the alerts and what is told of them are those of a plain replay."""
+    """
+    First, from memory, and from a broken memory: the transitions, the alerts and what is told of them are those of a
+    plain replay.
+    """
     desk = held(tmp_path)
     transitions, standing = plainly(desk)
     assert {t.rule for t in transitions} >= {"availability"} and any(t.kind == "fired" for t in transitions)
-    for spoil in (lambda path: None, lambda path: None, lambda path: path.write_text('{"basis": 1}'), lambda path: path.unlink()):
+    for spoil in (
+        lambda path: None,
+        lambda path: None,
+        lambda path: path.write_text('{"basis": 1}'),
+        lambda path: path.unlink(),
+    ):
         spoil(desk.settings.outputs / ".memory" / f"{DAY}-alerts.json")
         found, stands = asked(desk)
         assert found == transitions and stands.alerts == standing.alerts
-        assert rises.lives(rises.read(found, desk.rules, stands)) == rises.lives(rises.read(transitions, desk.rules, standing))
+        assert rises.lives(rises.read(found, desk.rules, stands)) == rises.lives(
+            rises.read(transitions, desk.rules, standing)
+        )
         (desk.settings.outputs / ".memory").mkdir(exist_ok=True)
     assert Memory(None).once("a", [1], lambda: {"a": 2}) == {"a": 2}
 
 
 def late(desk: Desk) -> Desk:
     at = SESSION.opens + timedelta(minutes=100, seconds=30)
-    SnapshotStore(desk.store).write("desk", [Post(clock.micros(at), snapshot.read(body(uptime_s=60, page_clock_ms=clock.micros(at) // 1000, massive_requests=900, massive_successes=0, massive_failures=900)))], known_at_ts=True)
+    SnapshotStore(desk.store).write(
+        "desk",
+        [
+            Post(
+                clock.micros(at),
+                snapshot.read(
+                    body(
+                        uptime_s=60,
+                        page_clock_ms=clock.micros(at) // 1000,
+                        massive_requests=900,
+                        massive_successes=0,
+                        massive_failures=900,
+                    )
+                ),
+            )
+        ],
+        known_at_ts=True,
+    )
     return desk
 
 
 def earlier(desk: Desk) -> Desk:
     """A post of a session before, which a budget's window still holds."""
     at = SESSION.opens - timedelta(days=2)
-    SnapshotStore(desk.store).write("desk", [Post(clock.micros(at), snapshot.read(body(uptime_s=60, page_clock_ms=clock.micros(at) // 1000)))], known_at_ts=True)
+    SnapshotStore(desk.store).write(
+        "desk",
+        [Post(clock.micros(at), snapshot.read(body(uptime_s=60, page_clock_ms=clock.micros(at) // 1000)))],
+        known_at_ts=True,
+    )
     return desk
 
 
 def sampled(desk: Desk) -> Desk:
-    Samples(desk.store, "desk").keep([Sample(clock.micros(SESSION.opens) + 60_000_000, "liveness", "massive", "ok", 0.1)])
+    Samples(desk.store, "desk").keep(
+        [Sample(clock.micros(SESSION.opens) + 60_000_000, "liveness", "massive", "ok", 0.1)]
+    )
     return desk
 
 
 def filed(desk: Desk) -> Desk:
-    Filings(desk.store, "desk").keep(Book("told", "by hand", fills=[Fill(1, SESSION.opens + timedelta(minutes=10), "stock", "SPY", "SPY", "SPY", "buy", "open", Decimal(1), Decimal(500), Decimal(1), Decimal(-500))]))
+    Filings(desk.store, "desk").keep(
+        Book(
+            "told",
+            "by hand",
+            fills=[
+                Fill(
+                    1,
+                    SESSION.opens + timedelta(minutes=10),
+                    "stock",
+                    "SPY",
+                    "SPY",
+                    "SPY",
+                    "buy",
+                    "open",
+                    Decimal(1),
+                    Decimal(500),
+                    Decimal(1),
+                    Decimal(-500),
+                )
+            ],
+        )
+    )
     return desk
 
 
@@ -91,12 +162,26 @@ def closed(desk: Desk) -> Desk:
     return open_desk("desk", desk.settings.base)
 
 
-CHANGES: tuple[Callable[[Desk], Desk], ...] = (late, earlier, sampled, filed, ruled, closed, lambda desk: replace(desk, settings=replace(desk.settings, wired=("iv_anomalies",))), lambda desk: replace(desk, settings=replace(desk.settings, fallback="none")))
+CHANGES: tuple[Callable[[Desk], Desk], ...] = (
+    late,
+    earlier,
+    sampled,
+    filed,
+    ruled,
+    closed,
+    lambda desk: replace(desk, settings=replace(desk.settings, wired=("iv_anomalies",))),
+    lambda desk: replace(desk, settings=replace(desk.settings, fallback="none")),
+)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.__name__)
-def test_whatever_it_rests_on_makes_it_anew(tmp_path: Path, change: Callable[[Desk], Desk], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A late post, one of days before, a look of ours, a fill, other limits, another calendar, other settings: judged anew, once."""
+def test_whatever_it_rests_on_makes_it_anew(
+    tmp_path: Path, change: Callable[[Desk], Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A late post, one of days before, a look of ours, a fill, other limits, another calendar, other settings: judged
+    anew, once.
+    """
     calls = []
     monkeypatch.setattr(watch, "replayed", lambda *given: calls.append(given) or ([], watch.Alerts(given[2])))
     desk = held(tmp_path)
@@ -111,7 +196,10 @@ def test_whatever_it_rests_on_makes_it_anew(tmp_path: Path, change: Callable[[De
 
 
 def test_what_was_known_then_is_another_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A post that came too late to be known at a moment changes nothing of what was known then, and the two are not mixed up."""
+    """
+    A post that came too late to be known at a moment changes nothing of what was known then, and the two are not mixed
+    up.
+    """
     desk = held(tmp_path)
     calls = []
     monkeypatch.setattr(watch, "replayed", lambda *given: calls.append(given[-1]) or ([], watch.Alerts(given[2])))

@@ -13,7 +13,16 @@ NOW = clock.parse("2026-03-10T16:15")
 def run(found: Desk, name: str, days_old: float, size: int) -> Path:
     """A run that ended so long ago, and its files."""
     at_us = clock.micros(NOW - timedelta(days=days_old))
-    ledger.begins(found.store, None, id=name, app="desk", notebook="n.ipynb", parameters="{}", started_at_us=at_us, state="running")
+    ledger.begins(
+        found.store,
+        None,
+        id=name,
+        app="desk",
+        notebook="n.ipynb",
+        parameters="{}",
+        started_at_us=at_us,
+        state="running",
+    )
     ledger.ends(found.store, name, state="ok", reason=None, ended_at_us=at_us, outputs=[])
     place = found.settings.outputs / "runs" / name / "n.html"
     place.parent.mkdir(parents=True)
@@ -22,10 +31,23 @@ def run(found: Desk, name: str, days_old: float, size: int) -> Path:
 
 
 def test_what_is_old_goes_and_what_is_named_stays(home: Path) -> None:
-    """By age, then by room, the oldest first; what an incident's record or a report names stays, and so does all that is no run."""
+    """
+    By age, then by room, the oldest first; what an incident's record or a report names stays, and so does all that is
+    no run.
+    """
     opened = desk.open()
     found = Desk(replace(opened.settings, keep_runs_days=30, keep_runs_mb=0.03), lambda: NOW)
-    places = {name: run(found, name, days, 10_000) for name, days in (("old-1", 60), ("old-cited", 50), ("old-reported", 45), ("new-1", 20), ("new-2", 10), ("new-3", 1))}
+    places = {
+        name: run(found, name, days, 10_000)
+        for name, days in (
+            ("old-1", 60),
+            ("old-cited", 50),
+            ("old-reported", 45),
+            ("new-1", 20),
+            ("new-2", 10),
+            ("new-3", 1),
+        )
+    }
     incident = found.chronicle.open("trouble", by="Ann")
     found.chronicle.append(incident.id, "note", {"words": "see run old-cited"}, by="Ann")
     report = found.settings.outputs / "reports" / "2026" / "2026-03-09_daily.json"

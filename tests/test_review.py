@@ -1,4 +1,7 @@
-"""Reports over a week, a month, a quarter, a year, and the guide's success metrics: each figure that of its days, each unknown named."""
+"""
+Reports over a week, a month, a quarter, a year, and the guide's success metrics: each figure that of its days, each
+unknown named.
+"""
 
 import json
 import random
@@ -8,7 +11,18 @@ from pathlib import Path
 import pytest
 from test_checkups import monthly as month_of_posts
 
-from opslib import cli, clock, days as days_module, desk as desk_module, feedback, period, publish, review, rules, verification
+from opslib import (
+    cli,
+    clock,
+    days as days_module,
+    desk as desk_module,
+    feedback,
+    period,
+    publish,
+    review,
+    rules,
+    verification,
+)
 from opslib.days import WORDS, Day
 from opslib.desk import Desk
 from opslib.errors import ReportRefused, UsageError
@@ -27,12 +41,30 @@ KINDS = {"weekly": "2026-W11", "monthly": "2026-03", "quarterly": "2026-Q1", "an
 
 def test_periods_by_hand() -> None:
     """Weeks are ISO's, from Monday on, also over a new year; months and quarters end where they do."""
-    week = lambda name: (str(period.parse(period.WEEK, name).first), str(period.parse(period.WEEK, name).last))  # noqa: E731
-    assert week("2026-W11") == ("2026-03-09", "2026-03-15") and week("2026-W53") == ("2026-12-28", "2027-01-03") and week("2025-W01") == ("2024-12-30", "2025-01-05")
-    assert period.parse(period.MONTH, "2024-02").last == date(2024, 2, 29) and period.parse(period.QUARTER, "2026-Q4").first == date(2026, 10, 1)
+
+    def week(name):
+        return (str(period.parse(period.WEEK, name).first), str(period.parse(period.WEEK, name).last))
+
+    assert (
+        week("2026-W11") == ("2026-03-09", "2026-03-15")
+        and week("2026-W53") == ("2026-12-28", "2027-01-03")
+        and week("2025-W01") == ("2024-12-30", "2025-01-05")
+    )
+    assert period.parse(period.MONTH, "2024-02").last == date(2024, 2, 29) and period.parse(
+        period.QUARTER, "2026-Q4"
+    ).first == date(2026, 10, 1)
     seven = period.parse(period.SEVEN, "2026-03-10")
-    assert (str(seven.first), str(seven.before.last)) == ("2026-03-04", "2026-03-03") and len(period.parse(period.YEAR, "2026").sessions) == 251
-    for kind, wrong in ((period.WEEK, "2026-W54"), (period.WEEK, "2026-11"), (period.MONTH, "2026-13"), (period.QUARTER, "2026-Q5"), (period.YEAR, "26"), (period.SEVEN, "2026-02-30")):
+    assert (str(seven.first), str(seven.before.last)) == ("2026-03-04", "2026-03-03") and len(
+        period.parse(period.YEAR, "2026").sessions
+    ) == 251
+    for kind, wrong in (
+        (period.WEEK, "2026-W54"),
+        (period.WEEK, "2026-11"),
+        (period.MONTH, "2026-13"),
+        (period.QUARTER, "2026-Q5"),
+        (period.YEAR, "26"),
+        (period.SEVEN, "2026-02-30"),
+    ):
         with pytest.raises(UsageError, match="Write it as"):
             period.parse(kind, wrong)
 
@@ -47,14 +79,19 @@ def test_periods_meet_without_a_gap() -> None:
         for kind in (period.WEEK, period.MONTH, period.QUARTER, period.YEAR):
             found = period.of(kind, day)
             assert found.first <= day <= found.last and found.before.last == found.first - timedelta(days=1)
-            assert period.of(kind, found.first) == period.of(kind, found.last) == found == period.parse(kind, found.name)
+            assert (
+                period.of(kind, found.first) == period.of(kind, found.last) == found == period.parse(kind, found.name)
+            )
             assert found.window.start == clock.parse(f"{found.first}T00:00")
 
 
 def test_the_last_that_is_over() -> None:
     """On a Monday it is the week before; at midnight after its end it is over, a second before it is not."""
     at = clock.parse("2026-03-16T00:00")
-    assert period.last_over(period.WEEK, at).name == "2026-W11" and period.last_over(period.WEEK, at - timedelta(seconds=1)).name == "2026-W10"
+    assert (
+        period.last_over(period.WEEK, at).name == "2026-W11"
+        and period.last_over(period.WEEK, at - timedelta(seconds=1)).name == "2026-W10"
+    )
     assert period.last_over(period.SEVEN, clock.parse("2026-03-16T08:00")).name == "2026-03-13"
 
 
@@ -67,12 +104,37 @@ def made_up(chance: random.Random, n: int) -> Day:
     assert session
     requests, validations, trades = chance.randrange(1, 9000), chance.randrange(1, 5000), chance.randrange(1, 60)
     failures, valid = chance.randrange(requests), chance.randrange(validations)
-    counts: dict[str, int | None] = {"massive_requests": requests, "massive_failures": failures, "tradier_requests": requests, "tradier_failures": 0, "validations": validations, "valid": valid, "gamma_zero": 3, "iv_anomalies": 1, "errors": chance.randrange(50), "trades": trades}
-    return Day(session, dict.fromkeys(WORDS, 0.0), counts, {"gross_pct": chance.uniform(-9, 9), "net_pct": chance.uniform(-9, 9), "backtest_variance_pp": chance.uniform(0, 9)}, [], 1.0)
+    counts: dict[str, int | None] = {
+        "massive_requests": requests,
+        "massive_failures": failures,
+        "tradier_requests": requests,
+        "tradier_failures": 0,
+        "validations": validations,
+        "valid": valid,
+        "gamma_zero": 3,
+        "iv_anomalies": 1,
+        "errors": chance.randrange(50),
+        "trades": trades,
+    }
+    return Day(
+        session,
+        dict.fromkeys(WORDS, 0.0),
+        counts,
+        {
+            "gross_pct": chance.uniform(-9, 9),
+            "net_pct": chance.uniform(-9, 9),
+            "backtest_variance_pp": chance.uniform(0, 9),
+        },
+        [],
+        1.0,
+    )
 
 
 def test_what_is_added_up_is_counts() -> None:
-    """A week's availability is that of its requests, not the mean of its days; a mean result is that of trades; one unknown day makes it unknown."""
+    """
+    A week's availability is that of its requests, not the mean of its days; a mean result is that of trades; one
+    unknown day makes it unknown.
+    """
     chance = random.Random(3)
     for _ in range(50):
         found = [made_up(chance, n) for n in range(5)]
@@ -80,17 +142,38 @@ def test_what_is_added_up_is_counts() -> None:
         requests, failures = (sum(d.counts[k] or 0 for d in found) for k in ("massive_requests", "massive_failures"))
         trades = [(d.means["net_pct"] or 0.0, d.counts["trades"] or 0) for d in found]
         assert whole["massive_uptime_pct"] == round(100 * (requests - failures) / requests, 2)
-        assert whole["net_pnl_pct"] == round(sum(v * n for v, n in trades) / sum(n for _, n in trades), 2) and whole["total_trades"] == sum(n for _, n in trades)
+        assert whole["net_pnl_pct"] == round(sum(v * n for v, n in trades) / sum(n for _, n in trades), 2) and whole[
+            "total_trades"
+        ] == sum(n for _, n in trades)
         lacking = [*found[:4], found[4]._replace(counts=found[4].counts | {"massive_failures": None})]
-        assert review.total(lacking)["massive_uptime_pct"] is None and review.total(lacking)["system_errors"] == whole["system_errors"]
+        assert (
+            review.total(lacking)["massive_uptime_pct"] is None
+            and review.total(lacking)["system_errors"] == whole["system_errors"]
+        )
     assert set(review.total([]).values()) == {None}
 
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """A desk with fifteen trading days, up to the close of 2026-03-10, and three incidents: one true, one a false alarm, one that a person found."""
+    """
+    A desk with fifteen trading days, up to the close of 2026-03-10, and three incidents: one true, one a false alarm,
+    one that a person found.
+    """
     desk, _ = month_of_posts(tmp_path_factory.mktemp("held"), 15, lambda i: i // 20)
-    alert = lambda n, rule, peak: {"id": f"{rule}-app-page-2026031{n}", "rule": rule, "subject": "app", "source": "page", "severity": "notify", "sentence": f"{rule} was {peak}", "limit": 10.0, "since": "2026-03-10T15:00:00Z", "inhibited_by": None}  # noqa: E731
+
+    def alert(n, rule, peak):
+        return {
+            "id": f"{rule}-app-page-2026031{n}",
+            "rule": rule,
+            "subject": "app",
+            "source": "page",
+            "severity": "notify",
+            "sentence": f"{rule} was {peak}",
+            "limit": 10.0,
+            "since": "2026-03-10T15:00:00Z",
+            "inhibited_by": None,
+        }
+
     true = desk.chronicle.open("", by="Ann", alert=alert(1, "backtest_variance", 14.0))
     desk.chronicle.resolve(true.id, "costs were put right", "Ann")
     false = desk.chronicle.open("", by="Ann", alert=alert(2, "errors", 21.0))
@@ -110,30 +193,59 @@ def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
         daily = held.daily_report(session.day, as_of=session.closes)
         assert day.figures == {k: v for section in daily.figures.values() for k, v in section.items()}
         dashboard = held.view(session.closes, session.closes - session.opens).figures
-        assert day.counts["massive_requests"] == dashboard["providers"]["massive"]["requests"] and day.counts["errors"] == dashboard["system"]["errors"]
+        assert (
+            day.counts["massive_requests"] == dashboard["providers"]["massive"]["requests"]
+            and day.counts["errors"] == dashboard["system"]["errors"]
+        )
         assert sum(h["massive_requests"] for h in day.hours) == day.counts["massive_requests"]
         break  # One day of each is enough: a daily report judges its day anew.
     json.dumps(found.values)
     assert found.markdown().count("\n### ") >= 6 and found.NAME == name
 
 
-@pytest.mark.parametrize(("name", "named"), [("monthly", "2026-02"), ("monthly", "2025-12"), ("quarterly", "2025-Q4"), ("annual", "2025"), ("weekly", "2025-W52"), ("success", "2025-12-26")])
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("monthly", "2026-02"),
+        ("monthly", "2025-12"),
+        ("quarterly", "2025-Q4"),
+        ("annual", "2025"),
+        ("weekly", "2025-W52"),
+        ("success", "2025-12-26"),
+    ],
+)
 def test_a_whole_one_of_any_length(held: Desk, name: str, named: str) -> None:
-    """A month, a quarter, a year that is over is told from its first day to its last, whether anything was seen of it or nothing."""
+    """
+    A month, a quarter, a year that is over is told from its first day to its last, whether anything was seen of it or
+    nothing.
+    """
     found = held.review(name, named)
     assert not found.partial and json.loads(json.dumps(found.values))["period"] == named and found.markdown()
     assert found.verdict == "unknown" if not found.seen else found.verdict in ("ok", "warning", "critical", "unknown")
 
 
 def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
-    """A day of which nothing was seen makes a week unknown, by its date; days before the first look are none of it; of the success metrics they are."""
+    """
+    A day of which nothing was seen makes a week unknown, by its date; days before the first look are none of it; of the
+    success metrics they are.
+    """
     desk, end = month_of_posts(tmp_path, 4)
     with desk.store.committing() as connection:
-        connection.exec_driver_sql("DELETE FROM snapshots WHERE ts_us > ? AND ts_us <= ?", (clock.micros(clock.parse("2026-03-09T00:00")), clock.micros(clock.parse("2026-03-10T00:00"))))
+        connection.exec_driver_sql(
+            "DELETE FROM snapshots WHERE ts_us > ? AND ts_us <= ?",
+            (clock.micros(clock.parse("2026-03-09T00:00")), clock.micros(clock.parse("2026-03-10T00:00"))),
+        )
     weekly = Desk(desk.settings, lambda: end).review("weekly", "2026-W11")
-    assert weekly.incomplete == "1 of 2 trading days: 2026-03-09 (nothing was seen)" and weekly.verdict in ("critical", "unknown") and weekly.coverage == pytest.approx(0.5, abs=0.02)
+    assert (
+        weekly.incomplete == "1 of 2 trading days: 2026-03-09 (nothing was seen)"
+        and weekly.verdict in ("critical", "unknown")
+        and weekly.coverage == pytest.approx(0.5, abs=0.02)
+    )
     before = Desk(desk.settings, lambda: end).review("weekly", "2026-W10")
-    assert [str(s.day) for s in before.sessions] == ["2026-03-05", "2026-03-06"] and "3 trading days are of before anything was ever seen" in repr(before.headline)
+    assert [str(s.day) for s in before.sessions] == [
+        "2026-03-05",
+        "2026-03-06",
+    ] and "3 trading days are of before anything was ever seen" in repr(before.headline)
     success = Desk(desk.settings, lambda: end).review("success", "2026-03-10")
     assert len(success.sessions) == 5 and {m.name: m.state for m in success.metrics}["uptime"] == "unknown"
 
@@ -145,7 +257,10 @@ def test_a_report_of_the_future_or_of_nothing_is_refused(held: Desk) -> None:
     with pytest.raises(UsageError, match="Did you mean 'weekly'"):
         held.review("weeky", "2026-W11")
     assert held.review("weekly", "2026-W11").partial and not held.review("weekly", "2026-W10").partial
-    assert held.review("weekly").period.name == "2026-W10" and publish.review_of(held, "monthly", "2026-02-27").period.name == "2026-02"
+    assert (
+        held.review("weekly").period.name == "2026-W10"
+        and publish.review_of(held, "monthly", "2026-02-27").period.name == "2026-02"
+    )
 
 
 def test_best_and_worst_hour(held: Desk) -> None:
@@ -159,7 +274,10 @@ def test_best_and_worst_hour(held: Desk) -> None:
 
 
 def test_how_right_the_monitoring_was(held: Desk) -> None:
-    """What people dismissed is a false alarm, what they resolved is true, what they opened or reported was missed; each counted."""
+    """
+    What people dismissed is a false alarm, what they resolved is true, what they opened or reported was missed; each
+    counted.
+    """
     found = held.review("quarterly", "2026-Q1")
     assert isinstance(found, Quarterly)
     assert len(found.missed) == 2 and "no Greeks for TSLA" in found.missed[0] and "NVDA" in found.missed[1]
@@ -172,30 +290,73 @@ def quarterly(desk: Desk, verdicts: list[tuple[str, float]]) -> Quarterly:
 
     found = desk.review("quarterly", "2026-Q1")
     assert isinstance(found, Quarterly)
-    rows = [(Rise(f"a{i}", "errors", "app", "page", "critical", "resolved", 0, 1, 2, peak, 50.0, None, "errors", ""), verdict) for i, (verdict, peak) in enumerate(verdicts)]
+    rows = [
+        (
+            Rise(f"a{i}", "errors", "app", "page", "critical", "resolved", 0, 1, 2, peak, 50.0, None, "errors", ""),
+            verdict,
+        )
+        for i, (verdict, peak) in enumerate(verdicts)
+    ]
     found.__dict__["judged"], found.__dict__["missed"] = rows, ["x"]
     return found
 
 
 def test_limits_worth_moving(held: Desk) -> None:
-    """A limit goes just past the last false alarm; how many true ones that would cost is said; unjudged ones count for nothing."""
-    found = quarterly(held, [("false alarm", 55.0), ("false alarm", 60.0), ("true", 58.0), ("true", 400.0), ("true", 90.0), ("not judged", 70.0)])
+    """
+    A limit goes just past the last false alarm; how many true ones that would cost is said; unjudged ones count for
+    nothing.
+    """
+    found = quarterly(
+        held,
+        [
+            ("false alarm", 55.0),
+            ("false alarm", 60.0),
+            ("true", 58.0),
+            ("true", 400.0),
+            ("true", 90.0),
+            ("not judged", 70.0),
+        ],
+    )
     assert found.precision == 3 / 5 and found.recall == 3 / 4
     (move,) = found.moves
-    assert (move.to, move.kept, move.lost, move.spared, move.limit) == (60.0, 2, 1, 2, 50.0) and "not worth it" in repr(found.limits)
+    assert (move.to, move.kept, move.lost, move.spared, move.limit) == (60.0, 2, 1, 2, 50.0) and "not worth it" in repr(
+        found.limits
+    )
     (better,) = quarterly(held, [("false alarm", 55.0), ("true", 400.0)]).moves
-    assert better.lost == 0 and "1 would still have fired" in repr(quarterly(held, [("false alarm", 55.0), ("true", 400.0)]).limits)
+    assert better.lost == 0 and "1 would still have fired" in repr(
+        quarterly(held, [("false alarm", 55.0), ("true", 400.0)]).limits
+    )
     nothing = quarterly(held, [("not judged", 70.0)])
     assert nothing.precision is None and not nothing.moves and "nothing to move" in repr(nothing.limits)
 
 
 def test_feedback_is_kept_and_refused(held: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    """Noise is of an alert that is on record; what was missed has words; what is said is in the quarter's report, and stays as it was written."""
+    """
+    Noise is of an alert that is on record; what was missed has words; what is said is in the quarter's report, and
+    stays as it was written.
+    """
     home = str(held.settings.home)
     for words in (["noise"], ["noise", "--alert", "nosuch"], ["missed-data"], ["praise", "x"]):
         assert cli.main(["--home", home, "feedback", *words, "--by", "Ann"]) == 64, words
     capsys.readouterr()
-    assert cli.main(["--home", home, "feedback", "useful", "the runbook saved the day", "--by", "Ann", "--at", "2026-03-10T12:00", "-o", "json"]) == 0
+    assert (
+        cli.main(
+            [
+                "--home",
+                home,
+                "feedback",
+                "useful",
+                "the runbook saved the day",
+                "--by",
+                "Ann",
+                "--at",
+                "2026-03-10T12:00",
+                "-o",
+                "json",
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["kind"] == "useful"
     assert "the runbook saved the day" in repr(held.review("quarterly", "2026-Q1").said)  # type: ignore[attr-defined]
     assert verification.verify(held.chronicle.records.folder(feedback.SHELF, feedback.RECORD), held).verdict == "ok"
@@ -213,13 +374,28 @@ def success(found: Success, **figures: float | None) -> dict[str, str]:
 
 def test_success_line_by_line(held: Desk) -> None:
     """Each line passes, fails, or is unknown, by its figure; a missed figure is a fail; nobody asked is unknown."""
-    good = {"massive_uptime_pct": 99.0, "tradier_uptime_pct": 100.0, "greeks_valid_rate_pct": 95.0, "backtest_variance_pp": 4.99}
+    good = {
+        "massive_uptime_pct": 99.0,
+        "tradier_uptime_pct": 100.0,
+        "greeks_valid_rate_pct": 95.0,
+        "backtest_variance_pp": 4.99,
+    }
     week = held.review("success", "2026-03-10")
     assert isinstance(week, Success)
     states = success(week, **good)
     assert list(states) == ["uptime", "greeks", "variance", "critical_errors", "missed_data", "responsive", "trends"]
-    assert (states["uptime"], states["greeks"], states["variance"]) == ("pass", "pass", "pass") and states["missed_data"] == "fail" and states["responsive"] == "unknown" and states["trends"] in ("pass", "fail")
-    for name, value, line in (("massive_uptime_pct", 98.99, "uptime"), ("tradier_uptime_pct", 98.0, "uptime"), ("greeks_valid_rate_pct", 94.99, "greeks"), ("backtest_variance_pp", 5.0, "variance")):
+    assert (
+        (states["uptime"], states["greeks"], states["variance"]) == ("pass", "pass", "pass")
+        and states["missed_data"] == "fail"
+        and states["responsive"] == "unknown"
+        and states["trends"] in ("pass", "fail")
+    )
+    for name, value, line in (
+        ("massive_uptime_pct", 98.99, "uptime"),
+        ("tradier_uptime_pct", 98.0, "uptime"),
+        ("greeks_valid_rate_pct", 94.99, "greeks"),
+        ("backtest_variance_pp", 5.0, "variance"),
+    ):
         assert success(week, **(good | {name: value}))[line] == "fail", name
         assert success(week, **(good | {name: None}))[line] == "unknown", name
 
@@ -228,33 +404,58 @@ def test_success_line_by_line(held: Desk) -> None:
 
 
 def test_rates_have_an_interval() -> None:
-    """The mean of a rate with Student's interval, by hand: of 1, 2, 3 it is 2 with 4.303 * 1 / sqrt(3) on either side; of one nothing is said."""
+    """
+    The mean of a rate with Student's interval, by hand: of 1, 2, 3 it is 2 with 4.303 * 1 / sqrt(3) on either side; of
+    one nothing is said.
+    """
     from decimal import Decimal
 
     from opslib import monthly
 
-    found = monthly._rate("commission_usd", {"commission_usd": (Decimal("0.65"), "a side")}, [Decimal(1), Decimal(2), Decimal(3), None])
-    assert found.n == 3 and found.mean == 2.0 and found.low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5) and found.high == pytest.approx(2 + 4.302653 / 3**0.5, abs=1e-5)
-    assert monthly._rate("commission_usd", {"commission_usd": (None, "")}, [Decimal(1)]) == Rate("commission_usd", "", None, 1, 1.0, None, None)
+    found = monthly._rate(
+        "commission_usd", {"commission_usd": (Decimal("0.65"), "a side")}, [Decimal(1), Decimal(2), Decimal(3), None]
+    )
+    assert (
+        found.n == 3
+        and found.mean == 2.0
+        and found.low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5)
+        and found.high == pytest.approx(2 + 4.302653 / 3**0.5, abs=1e-5)
+    )
+    assert monthly._rate("commission_usd", {"commission_usd": (None, "")}, [Decimal(1)]) == Rate(
+        "commission_usd", "", None, 1, 1.0, None, None
+    )
 
 
 # Published.
 
 
 def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Published as four files; from the same facts the same bytes; late facts make a restatement that says what changed; an edit is named."""
+    """
+    Published as four files; from the same facts the same bytes; late facts make a restatement that says what changed;
+    an edit is named.
+    """
     desk, _ = month_of_posts(tmp_path, 4)
     home = str(tmp_path)
-    run = lambda *words: cli.main(["--home", home, "report", "weekly", "--period", "2026-W10", *words])  # noqa: E731
+
+    def run(*words):
+        return cli.main(["--home", home, "report", "weekly", "--period", "2026-W10", *words])
+
     assert run("-o", "json") in (0, 3), capsys.readouterr()
     place = tmp_path / "desk" / "reports" / "2026" / "2026-W10_weekly.json"
     first = {p.suffix: p.read_bytes() for p in place.parent.iterdir() if p.is_file()}
     assert set(first) == {".ipynb", ".html", ".md", ".json"}
     told = json.loads(first[".json"])
-    assert told["figures"] == desk.review("weekly", "2026-W10", as_of="2026-03-09T00:00").values["figures"] and told["trading_days"] == 2
+    assert (
+        told["figures"] == desk.review("weekly", "2026-W10", as_of="2026-03-09T00:00").values["figures"]
+        and told["trading_days"] == 2
+    )
     assert run() in (0, 3) and {p.suffix: p.read_bytes() for p in place.parent.iterdir() if p.is_file()} == first
     assert verification.verify(place, desk).verdict == "ok" and verification.verify(place, desk).figures > 30
-    place.write_bytes(first[".json"].replace(b'"system_errors"', b'"system_errors" ', 1).replace(f'"system_errors" : {told["figures"]["system_errors"]}'.encode(), b'"system_errors": 1'))
+    place.write_bytes(
+        first[".json"]
+        .replace(b'"system_errors"', b'"system_errors" ', 1)
+        .replace(f'"system_errors" : {told["figures"]["system_errors"]}'.encode(), b'"system_errors": 1')
+    )
     broken = json.loads(place.read_bytes()) | {"figures": told["figures"] | {"system_errors": 1}}
     place.write_text(json.dumps(broken))
     assert [b.what for b in verification.verify(place, desk).broken] == [f"{place.name}, figures, system_errors"]
@@ -264,11 +465,21 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
     from opslib import snapshot
 
     at = clock.micros(datetime.fromisoformat("2026-03-05T18:00:30+00:00"))
-    SnapshotStore(desk.store).write("desk", [Post(at, snapshot.read(body(uptime_s=5, page_clock_ms=at // 1000, errors=40)))])
+    SnapshotStore(desk.store).write(
+        "desk", [Post(at, snapshot.read(body(uptime_s=5, page_clock_ms=at // 1000, errors=40)))]
+    )
     assert run() in (0, 3)
     restated = json.loads(place.read_bytes())
-    assert restated["restates"] == "r1" and any("System Errors: was" in line for line in restated["restated"]) and (place.parent / "2026-W10_weekly.r1.json").exists()
-    assert cli.main(["--home", home, "report", "weekly", "--period", "2026-W11"]) == 70 if desk_module.open("desk", tmp_path, {}).now() < clock.parse("2026-03-16T00:00") else True
+    assert (
+        restated["restates"] == "r1"
+        and any("System Errors: was" in line for line in restated["restated"])
+        and (place.parent / "2026-W10_weekly.r1.json").exists()
+    )
+    assert (
+        cli.main(["--home", home, "report", "weekly", "--period", "2026-W11"]) == 70
+        if desk_module.open("desk", tmp_path, {}).now() < clock.parse("2026-03-16T00:00")
+        else True
+    )
 
 
 def test_usual_stands_in_rules_toml() -> None:
@@ -276,14 +487,22 @@ def test_usual_stands_in_rules_toml() -> None:
     limits = rules.load().days
     session = clock.session(date(2026, 3, 10))
     assert session
-    found = [Day(session, {"massive_uptime_pct": 99.0 + n / 10, "system_errors": float(n)}, {}, {}, [], 1.0) for n in range(10)]
+    found = [
+        Day(session, {"massive_uptime_pct": 99.0 + n / 10, "system_errors": float(n)}, {}, {}, [], 1.0)
+        for n in range(10)
+    ]
     usual = days_module.usual(found, "massive_uptime_pct", limits)
     assert usual.low == pytest.approx(99.0 - 0.45) and usual.high == pytest.approx(99.9 + 0.45) and usual.n == 10
     assert days_module.usual(found[:9], "massive_uptime_pct", limits).high is None
     same = [d._replace(figures={"system_errors": 4.0}) for d in found]
-    assert days_module.usual(same, "system_errors", limits).outside(5.0) is False and days_module.usual(same, "system_errors", limits).outside(6.0) is True
+    assert (
+        days_module.usual(same, "system_errors", limits).outside(5.0) is False
+        and days_module.usual(same, "system_errors", limits).outside(6.0) is True
+    )
 
 
 def test_a_period_is_plain() -> None:
     """A period of one kind and name is equal to itself, so that it can be a key."""
-    assert period.of(period.MONTH, date(2026, 3, 1)) == Period(period.MONTH, "2026-03", date(2026, 3, 1), date(2026, 3, 31))
+    assert period.of(period.MONTH, date(2026, 3, 1)) == Period(
+        period.MONTH, "2026-03", date(2026, 3, 1), date(2026, 3, 31)
+    )

@@ -1,4 +1,6 @@
-"""Silence of a page that sends requests only now and then: measured by its own rhythm, and a stop is found all the same."""
+"""
+Silence of a page that sends requests only now and then: measured by its own rhythm, and a stop is found all the same.
+"""
 
 import itertools
 from collections.abc import Iterable
@@ -57,13 +59,15 @@ IDLE = {
 
 @pytest.mark.parametrize("gaps", IDLE.values(), ids=IDLE)
 def test_an_idle_page_is_not_silent(tmp_path: Path, gaps: tuple[float, ...]) -> None:
-    """Over most of an hour of its own rhythm nobody is notified, and once the rhythm is known not even a warning is shown."""
+    """
+    Over most of an hour of its own rhythm nobody is notified, and once the rhythm is known not even a warning is shown.
+    """
     found = told(tmp_path, posts_of(requests_at(gaps, 2400), 2400), 2400)
     assert [r for r in found if r.sent] == [] and [r for r in found if r.fired_us > us(600)] == []
 
 
-# Gaps; seconds from the last request to the warning, and to the alert that is sent: twice the usual gap, at least 60 and
-# 180 s, at most three times that; then the instant of evaluation after it.
+# Gaps; seconds from the last request to the warning, and to the alert that is sent: twice the usual gap, at least 60
+# and 180 s, at most three times that; then the instant of evaluation after it.
 STOPS = {
     "a busy page, as ever": ((5.0,), 60, 180),
     "one a minute": ((60.0,), 120, 180),
@@ -79,15 +83,25 @@ def test_a_stop_is_found_all_the_same(tmp_path: Path, gaps: tuple[float, ...], w
     found = [r for r in told(tmp_path, posts_of(requests, 3200), 3200) if r.fired_us > us(requests[-1] + 60)]
     after = {(r.subject, r.severity): (r.fired_us - us(requests[-1])) / 1e6 for r in found}
     for subject in ("app", "massive"):
-        assert warning < after[subject, "warning"] <= warning + 15 and critical < after[subject, "critical"] <= critical + 15, after
-    assert {(r.severity, r.limit) for r in found} >= {("critical", critical)}, "the limit that was applied is the one that is recorded"
+        assert (
+            warning < after[subject, "warning"] <= warning + 15
+            and critical < after[subject, "critical"] <= critical + 15
+        ), after
+    assert {(r.severity, r.limit) for r in found} >= {("critical", critical)}, (
+        "the limit that was applied is the one that is recorded"
+    )
 
 
 def test_an_outage_is_no_rhythm(tmp_path: Path) -> None:
     """One stop of ten minutes changes nothing of what is usual: the next is found as soon as the first."""
     requests = [*requests_at((5.0,), 1200), *(1800 + s for s in requests_at((5.0,), 600))]
-    found = [r for r in told(tmp_path, posts_of(requests, 3000), 3000) if r.severity == "critical" and r.subject == "massive"]
-    assert [60 < (r.fired_us - us(last)) / 1e6 <= 195 for r, last in zip(found, (1200, 2400), strict=True)] == [True, True]
+    found = [
+        r for r in told(tmp_path, posts_of(requests, 3000), 3000) if r.severity == "critical" and r.subject == "massive"
+    ]
+    assert [60 < (r.fired_us - us(last)) / 1e6 <= 195 for r, last in zip(found, (1200, 2400), strict=True)] == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -98,9 +112,10 @@ def test_an_outage_is_no_rhythm(tmp_path: Path) -> None:
         ([0, 60, 120, 180], 60.0),
         ([0, 5, 15, 60, 65, 75, 120], 45.0),
         ([0, 5, 10, 15, 20, 620, 625, 630], 5.0),  # The longest alone is a stop.
-        ([0, 300, 600, 900, *range(905, 2800, 5)], 5.0),  # What is longer ago than half an hour before its last request counts no more.
+        # What is longer ago than half an hour before its last request counts no more.
+        ([0, 300, 600, 900, *range(905, 2800, 5)], 5.0),
     ],
-)  # fmt: skip
+)
 def test_what_is_usual(tmp_path: Path, requests: list[float], expected: float | None) -> None:
     """The longest gap but one of the last half hour before the newest request, by hand."""
     kept = store(tmp_path)
@@ -114,5 +129,9 @@ def test_a_page_that_posts_nothing_has_no_rhythm(tmp_path: Path) -> None:
     kept = store(tmp_path)
     SnapshotStore(kept).write("desk", posts_of(requests_at((60.0,), 1800), 1800), known_at_ts=True)
     made = stored_tape(kept, 0, 2000)
-    found = {(f.subject, f.severity, f.limit) for f in findings.judged(made, RULES, at(1800 + 200)) if f.rule.name == "silence"}
+    found = {
+        (f.subject, f.severity, f.limit)
+        for f in findings.judged(made, RULES, at(1800 + 200))
+        if f.rule.name == "silence"
+    }
     assert ("app", "critical", 180) in found

@@ -39,7 +39,9 @@ class Clock:
 
 def made(home: Path, environ: dict[str, str], at: datetime = OPEN, every_s: float = 1.0) -> tuple[Rounds, Clock]:
     found, ticking = settings.load(home, None, environ), Clock(at)
-    return Rounds(found, Store(found.url), rules.load(), every_s=every_s, now=ticking.now, speed=SPEED, chance=random.Random(1)), ticking
+    return Rounds(
+        found, Store(found.url), rules.load(), every_s=every_s, now=ticking.now, speed=SPEED, chance=random.Random(1)
+    ), ticking
 
 
 async def until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
@@ -68,9 +70,14 @@ def test_what_hangs_delays_nothing_else(tmp_path: Path) -> None:
     """While one provider never answers, the other is looked at as often as before."""
 
     async def go() -> list[Sample]:
-        async with serving(lambda _: Answer(fault="hang")) as hanging, serving(lambda _: as_json({"clock": {"state": "open", "timestamp": OPEN.timestamp()}})) as well:
+        async with (
+            serving(lambda _: Answer(fault="hang")) as hanging,
+            serving(lambda _: as_json({"clock": {"state": "open", "timestamp": OPEN.timestamp()}})) as well,
+        ):
             looking, _ = made(tmp_path, {"OPS_MASSIVE_URL": hanging, "OPS_TRADIER_URL": well}, every_s=2.0)
-            await running(looking, lambda: until(lambda: sum(s.subject == "massive" and s.last for s in kept(looking)) >= 2))
+            await running(
+                looking, lambda: until(lambda: sum(s.subject == "massive" and s.last for s in kept(looking)) >= 2)
+            )
             return kept(looking)
 
     samples = asyncio.run(go())
@@ -82,11 +89,15 @@ def test_what_hangs_delays_nothing_else(tmp_path: Path) -> None:
     assert len(times) >= 4 and 1.0 <= gaps[len(gaps) // 2] <= 4.0, "on a machine that is busy a look may be late"
 
 
-def test_a_look_that_fails_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_look_that_fails_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A fault of ours in one look is told once, stands in the beat, and leaves the others as they are."""
 
     async def go() -> list[Sample]:
-        async with serving(lambda _: as_json({"status": "ok", "uptime": 1, "timestamp": "2026-03-10T15:00:00Z"})) as url:
+        async with serving(
+            lambda _: as_json({"status": "ok", "uptime": 1, "timestamp": "2026-03-10T15:00:00Z"})
+        ) as url:
             looking, _ = made(tmp_path, {"OPS_APP_URL": url, "OPS_APP_LOG": str(tmp_path / "log")})
 
             async def broken() -> list[Sample]:
@@ -98,10 +109,14 @@ def test_a_look_that_fails_is_told_once(tmp_path: Path, monkeypatch: pytest.Monk
 
     samples = asyncio.run(go())
     assert capsys.readouterr().err.count("what nobody thought of") == 1
-    assert [s for s in samples if s.probe == "beat"][-2].told()["failing"] == {"log": "RuntimeError: what nobody thought of"}
+    assert [s for s in samples if s.probe == "beat"][-2].told()["failing"] == {
+        "log": "RuntimeError: what nobody thought of"
+    }
 
 
-def test_what_cannot_be_written_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_written_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """While the store cannot be written samples wait; then all are kept, once and in order, and that is told once."""
     keep, full, tried = Samples.keep, [True], []
 
@@ -163,7 +178,15 @@ def test_a_look_that_was_slept_through_is_not_kept(tmp_path: Path) -> None:
             async def meanwhile() -> None:
                 await until(lambda: sum(s.probe == "health" for s in kept(looking)) >= 2)
                 ticking.append(its)
-                await until(lambda: sum(s.probe == "health" and s.ts_us > clock.micros(OPEN + timedelta(hours=1)) for s in kept(looking)) >= 3)
+                await until(
+                    lambda: (
+                        sum(
+                            s.probe == "health" and s.ts_us > clock.micros(OPEN + timedelta(hours=1))
+                            for s in kept(looking)
+                        )
+                        >= 3
+                    )
+                )
 
             await running(looking, meanwhile)
             return kept(looking)
@@ -174,12 +197,23 @@ def test_a_look_that_was_slept_through_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Stopped in the middle of looks that hang, it has left a last beat that says so, no task, no connection and no open file."""
+    """
+    Stopped in the middle of looks that hang, it has left a last beat that says so, no task, no connection and no open
+    file.
+    """
 
     async def go() -> tuple[list[Sample], list[object], list[str], int]:
         async with serving(lambda _: Answer(fault="hang")) as url:
             (tmp_path / "log").write_text("")
-            looking, _ = made(tmp_path, {"OPS_APP_URL": url, "OPS_MASSIVE_URL": url, "OPS_APP_WS_URL": url.replace("http", "ws"), "OPS_APP_LOG": str(tmp_path / "log")})
+            looking, _ = made(
+                tmp_path,
+                {
+                    "OPS_APP_URL": url,
+                    "OPS_MASSIVE_URL": url,
+                    "OPS_APP_WS_URL": url.replace("http", "ws"),
+                    "OPS_APP_LOG": str(tmp_path / "log"),
+                },
+            )
             before = len(asyncio.all_tasks())
             await running(looking, lambda: until(lambda: len(kept(looking)) >= 4))
             found = kept(looking)
@@ -188,13 +222,20 @@ def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
             port, us = int(url.rsplit(":", 1)[1]), psutil.Process()
             mine = [c for c in us.net_connections() if c.raddr and c.raddr.port == port]
             ours = [asyncio.current_task(), *(t for t in asyncio.all_tasks() if "Server._serve" in repr(t))]
-            return found, mine, [f.path for f in us.open_files() if str(tmp_path) in f.path], len(asyncio.all_tasks()) - len(ours) - before + 1
+            return (
+                found,
+                mine,
+                [f.path for f in us.open_files() if str(tmp_path) in f.path],
+                len(asyncio.all_tasks()) - len(ours) - before + 1,
+            )
 
     samples, connections, files, tasks = asyncio.run(go())
     assert samples[-1].outcome == "stopped" and (connections, files, tasks) == ([], [], 0)
 
 
-def chain(tmp_path: Path, answer: Callable[[Request], Answer], at: datetime = OPEN) -> tuple[list[Sample], tuple | None]:
+def chain(
+    tmp_path: Path, answer: Callable[[Request], Answer], at: datetime = OPEN
+) -> tuple[list[Sample], tuple | None]:
     """One chain fetched from a server that answers so: what was seen, and what was kept."""
 
     async def go() -> tuple[list[Sample], tuple | None]:
@@ -209,15 +250,25 @@ def chain(tmp_path: Path, answer: Callable[[Request], Answer], at: datetime = OP
 def paged(request: Request, host: str = "api.polygon.io", last: int = 3) -> Answer:
     """A chain of so many pages of two contracts, whose next pages stand at the vendor's old address."""
     page = int(request.query.get("cursor", "1"))
-    told = {"status": "OK", "results": [{"details": {"ticker": f"O:SPY{page}{i}", "expiration_date": "2026-03-20"}} for i in range(2)]}
-    return as_json(told | ({"next_url": f"https://{host}/v3/snapshot/options/SPY?cursor={page + 1}"} if page < last else {}))
+    told = {
+        "status": "OK",
+        "results": [{"details": {"ticker": f"O:SPY{page}{i}", "expiration_date": "2026-03-20"}} for i in range(2)],
+    }
+    return as_json(
+        told | ({"next_url": f"https://{host}/v3/snapshot/options/SPY?cursor={page + 1}"} if page < last else {})
+    )
 
 
 def test_a_whole_chain(tmp_path: Path) -> None:
     """Every page is fetched once, from the address of the settings whatever the answer names, and kept as it came."""
     (sample,), held = chain(tmp_path, paged)
     assert (sample.outcome, sample.value, sample.told()["pages"]) == ("ok", 6, 3)
-    assert held and held[1] == "ok" and [r["details"]["ticker"] for page in held[2] for r in page["results"]] == [f"O:SPY{p}{i}" for p in (1, 2, 3) for i in range(2)]
+    assert (
+        held
+        and held[1] == "ok"
+        and [r["details"]["ticker"] for page in held[2] for r in page["results"]]
+        == [f"O:SPY{p}{i}" for p in (1, 2, 3) for i in range(2)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,14 +276,23 @@ def test_a_whole_chain(tmp_path: Path) -> None:
     [
         (lambda r: as_html("502", 502) if r.query.get("cursor") == "2" else paged(r), "partial", 1),
         (lambda r: paged(r, host="elsewhere.example"), "partial", 1),
-        (lambda r: as_json({"status": "OK", "results": [{"details": {}}], "next_url": "http://127.0.0.1/v3/again"}), "partial", 2),
+        (
+            lambda r: as_json({"status": "OK", "results": [{"details": {}}], "next_url": "http://127.0.0.1/v3/again"}),
+            "partial",
+            2,
+        ),
         (lambda r: as_json({"status": "OK", "results": []}), "ok_empty", 1),
         (lambda r: as_json({"status": "NOT_AUTHORIZED", "message": "your plan"}, 403), "entitlement_403", 0),
         (lambda r: paged(r, last=10**9), "partial", 5),
     ],
-)  # fmt: skip
-def test_a_chain_that_is_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], Answer], outcome: str, pages: int) -> None:
-    """A page that fails, another host, a circle, an empty chain, a refusal and an endless chain are each told, with the pages that came."""
+)
+def test_a_chain_that_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], Answer], outcome: str, pages: int
+) -> None:
+    """
+    A page that fails, another host, a circle, an empty chain, a refusal and an endless chain are each told, with the
+    pages that came.
+    """
     monkeypatch.setattr(providers, "MOST_PAGES", 5)
     (sample,), held = chain(tmp_path, answer)
     assert (sample.outcome, sample.told()["pages"]) == (outcome, pages) and (held is not None) == (pages > 0)
@@ -297,6 +357,8 @@ def test_a_fetched_chain_is_kept_and_judged_whatever_one_of_its_contracts_says(t
     """An expiration far away, or none at all, takes nothing from the other contracts: they are kept, and judged."""
     results = [r for page in massive(healthy()) for r in page["results"]]
     strange = {**results[0], "details": {**results[0]["details"], "expiration_date": far}}
-    sample, held = judged(tmp_path, {"status": "OK", "request_id": "1", "results": [strange, *results[1:], "text", None]})
+    sample, held = judged(
+        tmp_path, {"status": "OK", "request_id": "1", "results": [strange, *results[1:], "text", None]}
+    )
     assert held and held[2][0]["results"][1:-2] == results[1:] and sample.outcome == "ok"
     assert sample.told()["core"] > 150 and sample.told()["flagged"] == 0

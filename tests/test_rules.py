@@ -59,22 +59,53 @@ def laid_over(tmp_path):
 
 
 def test_the_shipped_table_is_the_design(table):
-    """Every rule of DESIGN.md is there with its limits, and beside it those about our own probes and the budgets of its two ratios."""
-    found = {n: (r.better, r.unit, r.objective, *(dict(r.ladder).get(rung) for rung in rules.RUNGS)) for n, r in table.rules.items() if not r.burn}
+    """
+    Every rule of DESIGN.md is there with its limits, and beside it those about our own probes and the budgets of its
+    two ratios.
+    """
+    found = {
+        n: (r.better, r.unit, r.objective, *(dict(r.ladder).get(rung) for rung in rules.RUNGS))
+        for n, r in table.rules.items()
+        if not r.burn
+    }
     assert found == DESIGN
     budgets = {n: r for n, r in table.rules.items() if r.burn}
-    assert {n: r.burn.of for n, r in budgets.items()} == {"availability_burn": "availability", "greeks_burn": "greeks_valid"}
+    assert {n: r.burn.of for n, r in budgets.items()} == {
+        "availability_burn": "availability",
+        "greeks_burn": "greeks_valid",
+    }
     for rule in budgets.values():
-        assert {rung: (factor, *(w.total_seconds() / 3600 for w in rule.burn.windows[rung])) for rung, factor in rule.ladder} == BURN
+        assert {
+            rung: (factor, *(w.total_seconds() / 3600 for w in rule.burn.windows[rung])) for rung, factor in rule.ladder
+        } == BURN
 
 
 def test_the_shipped_windows_and_gates(table):
-    """Rates wait for their Wilson interval: five minutes for availability, ten and a hundred for Greeks, an hour for errors."""
-    assert {n for n, r in table.rules.items() if r.gate == "wilson" and not r.burn} == {"availability", "greeks_valid", "gamma_zero", "delta_out_of_bounds", "answers", "app_answers", "greeks_units"}
+    """
+    Rates wait for their Wilson interval: five minutes for availability, ten and a hundred for Greeks, an hour for
+    errors.
+    """
+    assert {n for n, r in table.rules.items() if r.gate == "wilson" and not r.burn} == {
+        "availability",
+        "greeks_valid",
+        "gamma_zero",
+        "delta_out_of_bounds",
+        "answers",
+        "app_answers",
+        "greeks_units",
+    }
     for name in ("greeks_valid", "gamma_zero", "delta_out_of_bounds"):
         assert (table[name].window, table[name].min_count) == (timedelta(minutes=10), 100)
-    assert (table["availability"].window, table["errors"].window, table["backtest_variance"].min_count) == (timedelta(minutes=10), timedelta(hours=1), 5)
-    assert table["availability"].runbooks == {"massive": "massive_down", "tradier": "provider_availability", "app": "provider_availability"}
+    assert (table["availability"].window, table["errors"].window, table["backtest_variance"].min_count) == (
+        timedelta(minutes=10),
+        timedelta(hours=1),
+        5,
+    )
+    assert table["availability"].runbooks == {
+        "massive": "massive_down",
+        "tradier": "provider_availability",
+        "app": "provider_availability",
+    }
     assert all(r.who and r.action and r.runbooks for r in table.rules.values())
 
 
@@ -94,10 +125,16 @@ def test_a_table_lies_over_key_by_key(table, laid_over):
 
 
 def test_a_desk_may_shorten_what_inhibits(laid_over):
-    """A table of before `inhibited_from` that names fewer rules is read as it was; a source's own list is read for that source alone."""
+    """
+    A table of before `inhibited_from` that names fewer rules is read as it was; a source's own list is read for that
+    source alone.
+    """
     own = laid_over('[errors]\ninhibited_by = ["availability"]')
     assert own["errors"].inhibited_by == ("availability",) and own["errors"].inhibited_from["availability"] == "notify"
-    assert "app_answers" in own["availability"].of("page").inhibited_by and "app_answers" not in own["availability"].of("probe").inhibited_by
+    assert (
+        "app_answers" in own["availability"].of("page").inhibited_by
+        and "app_answers" not in own["availability"].of("probe").inhibited_by
+    )
 
 
 MISTAKES = {
@@ -124,22 +161,52 @@ MISTAKES = {
     "a number for a name": ("[errors]\nwho = 3", ["errors", "who"]),
     "no subject": ("[errors]\nsubjects = []", ["errors", "subjects"]),
     "a text for a list": ('[errors]\nsources = "page"', ["errors", "sources"]),
-    "a runbook that is none": ('[errors]\nrunbook = "error_rates"', ["errors", "error_rates", "Did you mean 'error_rate'?"]),
+    "a runbook that is none": (
+        '[errors]\nrunbook = "error_rates"',
+        ["errors", "error_rates", "Did you mean 'error_rate'?"],
+    ),
     "a span of some rungs": ('[errors]\nfor = { warning = "1m" }', ["errors", "for", "critical"]),
-    "a burn that never fires": ("[availability_burn]\ncritical = 144", ["availability_burn", "critical", "144", "could never fire"]),
-    "a burn of a budget of nothing": ("[availability]\nobjective = 1", ["availability_burn", "of", "objective below 1"]),
+    "a burn that never fires": (
+        "[availability_burn]\ncritical = 144",
+        ["availability_burn", "critical", "144", "could never fire"],
+    ),
+    "a burn of a budget of nothing": (
+        "[availability]\nobjective = 1",
+        ["availability_burn", "of", "objective below 1"],
+    ),
     "a burn of no rule": ('[greeks_burn]\nof = "greeks"', ["greeks_burn", "of", "greeks"]),
     "a burn of no ratio": ('[greeks_burn]\nof = "errors"', ["greeks_burn", "a ratio"]),
     "a burn whose short window is the longer": ('[greeks_burn]\nshort = "7h"', ["greeks_burn", "short", "notify"]),
     "half a burn": ('[errors]\nof = "availability"', ["errors", "budget is missing"]),
-    "inhibited by no rule": ('[errors]\ninhibited_by = ["availabilty"]', ["errors", "inhibited_by", "Did you mean 'availability'?"]),
-    "inhibited by each other": ('[availability]\ninhibited_by = ["errors"]', ["availability", "errors", "inhibit each other"]),
-    "inhibited from no severity": ('[errors]\ninhibited_from = { availability = "loud" }', ["errors", "inhibited_from", "notify"]),
-    "inhibited from a rule that is none": ('[errors]\ninhibited_from = { availabilty = "notify" }', ["errors", "inhibited_from", "Did you mean 'availability'?"]),
-    "one source inhibited by no rule": ('[availability]\nby_source = { page = { inhibited_by = ["app_answer"] } }', ["availability", "inhibited_by", "Did you mean 'app_answers'?"]),
-    "one source inhibited by a text": ('[availability]\nby_source = { page = { inhibited_by = "errors" } }', ["availability", "inhibited_by of page", "a list of rules"]),
+    "inhibited by no rule": (
+        '[errors]\ninhibited_by = ["availabilty"]',
+        ["errors", "inhibited_by", "Did you mean 'availability'?"],
+    ),
+    "inhibited by each other": (
+        '[availability]\ninhibited_by = ["errors"]',
+        ["availability", "errors", "inhibit each other"],
+    ),
+    "inhibited from no severity": (
+        '[errors]\ninhibited_from = { availability = "loud" }',
+        ["errors", "inhibited_from", "notify"],
+    ),
+    "inhibited from a rule that is none": (
+        '[errors]\ninhibited_from = { availabilty = "notify" }',
+        ["errors", "inhibited_from", "Did you mean 'availability'?"],
+    ),
+    "one source inhibited by no rule": (
+        '[availability]\nby_source = { page = { inhibited_by = ["app_answer"] } }',
+        ["availability", "inhibited_by", "Did you mean 'app_answers'?"],
+    ),
+    "one source inhibited by a text": (
+        '[availability]\nby_source = { page = { inhibited_by = "errors" } }',
+        ["availability", "inhibited_by of page", "a list of rules"],
+    ),
     "a patience that is none": ('[errors]\nunknown_after = "soon"', ["errors", "unknown_after"]),
-    "a runbook for nobody": ('[availability]\nrunbook = { massive = "massive_down" }', ["availability", "runbook", "tradier"]),
+    "a runbook for nobody": (
+        '[availability]\nrunbook = { massive = "massive_down" }',
+        ["availability", "runbook", "tradier"],
+    ),
     "a number for a runbook": ("[errors]\nrunbook = 3", ["errors", "runbook"]),
     "a ladder that rises": ("[availability]\nwarning = 0.94", ["availability", "ladder", "down"]),
     "a ladder that falls": ("[errors]\nwarning = 60", ["errors", "ladder", "up"]),
@@ -193,7 +260,9 @@ def test_every_problem_is_told_at_once(laid_over):
     """Three mistakes in three rules are three problems, so that nobody mends them one by one."""
     with pytest.raises(RulesError) as caught:
         laid_over("[errors]\nwarning = 60\n\n[memory]\nunit = 3\n\n[silence]\nfor = 1\n")
-    assert len(caught.value.problems) == 3 and all(name in str(caught.value) for name in ("'errors'", "'memory'", "'silence'"))
+    assert len(caught.value.problems) == 3 and all(
+        name in str(caught.value) for name in ("'errors'", "'memory'", "'silence'")
+    )
 
 
 def test_a_feasible_burn_at_the_edge_is_kept(laid_over):
@@ -207,4 +276,7 @@ def test_a_span_for_each_rung(laid_over):
     """`for` may be one span or one for each rung, and a rung's alert looks back as far as its window."""
     own = laid_over('[errors]\nfor = { warning = "10m", critical = "0s" }')
     assert own["errors"].holds == {"warning": timedelta(minutes=10), "critical": timedelta(0)}
-    assert (own["errors"].reach("critical"), own["availability_burn"].reach("notify")) == (timedelta(hours=1), timedelta(hours=6))
+    assert (own["errors"].reach("critical"), own["availability_burn"].reach("notify")) == (
+        timedelta(hours=1),
+        timedelta(hours=6),
+    )

@@ -16,17 +16,51 @@ RULES = rules_module.load().rules
 NAMES = shelf.names()
 GUIDE = SHARED / "operations-guide.md"
 # The sections that each has, in this order; between Resolution and Validation may stand more.
-SECTIONS = ("Where are we?", "What does it mean for who trades?", "Detection", "Immediate actions (0–5 min)", "Diagnosis (5–15 min)", "Resolution (15–60 min)", "Validation", "Prevention", "Afterwards", "Every step")
+SECTIONS = (
+    "Where are we?",
+    "What does it mean for who trades?",
+    "Detection",
+    "Immediate actions (0–5 min)",
+    "Diagnosis (5–15 min)",
+    "Resolution (15–60 min)",
+    "Validation",
+    "Prevention",
+    "Afterwards",
+    "Every step",
+)
 CAUSES = frozenset(causes.CAUSES)
 # What each is about: panels of the rules that lead there, and words of which its title has one.
 FITS = {
-    "massive_down": ({"providers"}, ("Massive",)), "provider_availability": ({"providers", "system"}, ("provider",)), "greeks_quality": ({"greeks"}, ("Greeks",)), "backtest_variance": ({"pnl"}, ("backtest",)),
-    "websocket_down": ({"system"}, ("Live prices",)), "memory_growth": ({"system"}, ("memory",)), "error_rate": ({"system"}, ("errors",)), "dashboard_slow": ({"system"}, ("dashboard",)), "monitor_down": ({"system"}, ("No news",)),
-}  # fmt: skip
+    "massive_down": ({"providers"}, ("Massive",)),
+    "provider_availability": ({"providers", "system"}, ("provider",)),
+    "greeks_quality": ({"greeks"}, ("Greeks",)),
+    "backtest_variance": ({"pnl"}, ("backtest",)),
+    "websocket_down": ({"system"}, ("Live prices",)),
+    "memory_growth": ({"system"}, ("memory",)),
+    "error_rate": ({"system"}, ("errors",)),
+    "dashboard_slow": ({"system"}, ("dashboard",)),
+    "monitor_down": ({"system"}, ("No news",)),
+}
 # What rule each state of the world sets off, and of whom; so to which runbook it leads.
 LEADS = {
-    ("availability", "massive", "massive_down"): ("massive_5xx", "massive_timeout", "massive_refused", "massive_dns", "massive_tls", "massive_intermittent"),
-    ("answers", "massive", "provider_availability"): ("massive_401", "massive_403_plan", "massive_403_ip", "massive_429", "massive_html_200", "massive_empty", "massive_stale", "our_timeout_short"),
+    ("availability", "massive", "massive_down"): (
+        "massive_5xx",
+        "massive_timeout",
+        "massive_refused",
+        "massive_dns",
+        "massive_tls",
+        "massive_intermittent",
+    ),
+    ("answers", "massive", "provider_availability"): (
+        "massive_401",
+        "massive_403_plan",
+        "massive_403_ip",
+        "massive_429",
+        "massive_html_200",
+        "massive_empty",
+        "massive_stale",
+        "our_timeout_short",
+    ),
     ("answers", "tradier", "provider_availability"): ("tradier_options_refused",),
     ("availability", "tradier", "provider_availability"): ("tradier_down",),
     ("availability", "app", "provider_availability"): ("both_down",),
@@ -37,7 +71,13 @@ LEADS = {
     ("gamma_zero", "app", "greeks_quality"): ("gamma_zero",),
     ("delta_out_of_bounds", "app", "greeks_quality"): ("delta_out_of_bounds",),
     ("backtest_variance", "app", "backtest_variance"): ("commission_up", "spread_up", "bad_fills", "smaller_size"),
-    ("websocket_down", "app", "websocket_down"): ("ws_closed_1006", "ws_open_silent", "ws_old_clients_dead", "ws_403", "ws_port_blocked"),
+    ("websocket_down", "app", "websocket_down"): (
+        "ws_closed_1006",
+        "ws_open_silent",
+        "ws_old_clients_dead",
+        "ws_403",
+        "ws_port_blocked",
+    ),
     ("memory_growth", "app", "memory_growth"): ("memory_leak",),
     ("errors", "app", "error_rate"): ("error_storm",),
     ("dashboard_lag", "app", "dashboard_slow"): ("dashboard_slow",),
@@ -49,7 +89,7 @@ LEADS = {
     ("clock_skew", "massive", "monitor_down"): ("massive_clock_ahead", "massive_clock_behind"),
     ("clock_skew", "tradier", "monitor_down"): ("tradier_clock_ahead", "tradier_clock_behind"),
     ("clock_skew", "app", "monitor_down"): ("app_clock_behind", "page_clock_ahead", "page_clock_behind"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=NAMES)
@@ -64,14 +104,20 @@ def prose(found: Runbook) -> str:
 
 def branches(found: Runbook) -> dict[str, list[str]]:
     """The heading of each branch, and its causes."""
-    return {source(c).splitlines()[0]: [t.removeprefix(CAUSE) for t in c["metadata"]["tags"] if t.startswith(CAUSE)] for c in found.cells if BRANCH in c["metadata"].get("tags", [])}
+    return {
+        source(c).splitlines()[0]: [t.removeprefix(CAUSE) for t in c["metadata"]["tags"] if t.startswith(CAUSE)]
+        for c in found.cells
+        if BRANCH in c["metadata"].get("tags", [])
+    }
 
 
 # Anatomy.
 
 
 def test_sections_stand_in_order(found: Runbook) -> None:
-    """A runbook has every section, in the guide's order and with its time boxes, and says what its common causes are."""
+    """
+    A runbook has every section, in the guide's order and with its time boxes, and says what its common causes are.
+    """
     heads = [line.removeprefix("## ") for line in prose(found).splitlines() if line.startswith("## ")]
     asked = [next(h for h in heads if h.startswith(section)) for section in SECTIONS]
     assert [h for h in heads if h in asked] == asked and heads[0] == asked[0] and heads[-1] == asked[-1]
@@ -82,11 +128,42 @@ def test_sections_stand_in_order(found: Runbook) -> None:
 
 def test_headings_are_questions_or_acts(found: Runbook) -> None:
     """A heading asks, names a case, or says what to do; none is longer than a line."""
-    acts = ("Tell", "Put", "Keep", "Take", "Write", "Watch", "Restart", "Refresh", "Open", "Ask", "Say", "Give", "Start", "Undo", "Apply", "Set", "Stay", "Save", "Shut", "Let", "Hold", "Look", "Try", "Read", "Wait")
+    acts = (
+        "Tell",
+        "Put",
+        "Keep",
+        "Take",
+        "Write",
+        "Watch",
+        "Restart",
+        "Refresh",
+        "Open",
+        "Ask",
+        "Say",
+        "Give",
+        "Start",
+        "Undo",
+        "Apply",
+        "Set",
+        "Stay",
+        "Save",
+        "Shut",
+        "Let",
+        "Hold",
+        "Look",
+        "Try",
+        "Read",
+        "Wait",
+    )
     for line in prose(found).splitlines():
         if line.startswith(("### ", "#### ")):
             head = line.lstrip("#").strip()
-            assert head.endswith("?") or head.startswith(("If ", "Common causes")) or head.lstrip("0123456789. ").startswith(acts) or head.startswith(("The ", "Massive's", "Tradier's", "Firewall", "And ")), head
+            assert (
+                head.endswith("?")
+                or head.startswith(("If ", "Common causes"))
+                or head.lstrip("0123456789. ").startswith(acts)
+                or head.startswith(("The ", "Massive's", "Tradier's", "Firewall", "And "))
+            ), head
             assert len(head) <= 70, head
 
 
@@ -110,14 +187,21 @@ def test_parameters_are_the_practice(found: Runbook) -> None:
     cell = next(source(c) for c in found.cells if "parameters" in c["metadata"].get("tags", []))
     given = dict(re.findall(r'^(\w+): str = "([^"]*)"', cell, re.MULTILINE))
     assert list(given) == ["app", "incident", "operator", "subject", "severity", "limit", "window", "as_of"]
-    assert (given["app"], given["incident"], given["operator"]) == ("demo", "practice", "") and given["as_of"].startswith("2026-03-10T")
+    assert (given["app"], given["incident"], given["operator"]) == ("demo", "practice", "") and given[
+        "as_of"
+    ].startswith("2026-03-10T")
 
 
 def test_validation_looks_again(found: Runbook) -> None:
     """What the first minutes looked at is looked at again in the end, beside all panels."""
     parts = re.split(r"(?=^## )", "\n".join(source(c) for c in found.cells), flags=re.MULTILINE)
-    of = lambda head: set(re.findall(r'book\.step\("(\w+)"\)', next(p for p in parts if p.startswith(f"## {head}"))))  # noqa: E731
-    looks = lambda names: {n for n in names if steps.step(n).kind == steps.LOOK}  # noqa: E731
+
+    def of(head):
+        return set(re.findall(r'book\.step\("(\w+)"\)', next(p for p in parts if p.startswith(f"## {head}"))))
+
+    def looks(names):
+        return {n for n in names if steps.step(n).kind == steps.LOOK}
+
     assert looks(of("Immediate")) & of("Validation") and "all_panels" in of("Validation")
     assert {"write_the_end", "runbook_learns"} <= of("Afterwards") and not of("Prevention")
 
@@ -126,7 +210,10 @@ def test_it_is_ours(found: Runbook) -> None:
     """No seven words in a row are the guide's own."""
     if not GUIDE.is_file():
         pytest.skip("the guide is not beside the project")
-    words = lambda text: re.findall(r"[a-z0-9/.'’-]+", text.lower())  # noqa: E731
+
+    def words(text):
+        return re.findall(r"[a-z0-9/.'’-]+", text.lower())
+
     theirs = words(GUIDE.read_text(encoding="utf-8"))
     known = {tuple(theirs[i : i + 7]) for i in range(len(theirs) - 6)}
     ours = words(prose(found) + " ".join(f"{s.do} . {s.expect} ." for s in found.steps))
@@ -137,7 +224,10 @@ def test_it_is_ours(found: Runbook) -> None:
 
 
 def test_every_step_is_used_and_exists() -> None:
-    """The steps that runbooks name are those of steps.toml: none is missing, none lies unused; with those of checklists, every check and every hook is used."""
+    """
+    The steps that runbooks name are those of steps.toml: none is missing, none lies unused; with those of checklists,
+    every check and every hook is used.
+    """
     named = {s.name for name in NAMES for s in shelf.runbook(name).steps}
     assert named == {s.name for s in steps.table().values() if s.box}
     assert {s.check for s in steps.table().values() if s.kind == steps.LOOK} == set(checks.CHECKS)
@@ -146,11 +236,20 @@ def test_every_step_is_used_and_exists() -> None:
 
 @pytest.mark.parametrize("step", steps.table().values(), ids=lambda s: s.name)
 def test_a_step_is_whole(step: steps.Step) -> None:
-    """What to do and what to expect are sentences; what a look saw holds for minutes; what is told fills in only what is known."""
+    """
+    What to do and what to expect are sentences; what a look saw holds for minutes; what is told fills in only what is
+    known.
+    """
     assert step.do.endswith((".", "?", '".')) and step.expect.endswith(".") and len(step.do) <= 130
     if step.kind == steps.LOOK:
         assert 60 <= step.fresh.total_seconds() <= 900
-    assert {field for _, field, _, _ in Formatter().parse(step.says) if field} <= {"title", "severity", "standing", "cause", "requests"}
+    assert {field for _, field, _, _ in Formatter().parse(step.says) if field} <= {
+        "title",
+        "severity",
+        "standing",
+        "cause",
+        "requests",
+    }
     assert step.kind == steps.CHANGE or not (step.says or step.mitigates)
 
 
@@ -170,7 +269,9 @@ def test_every_cause_has_a_branch() -> None:
     """Whatever a diagnosis may end in, some runbook has a branch for it."""
     has = {name: {c for told in branches(shelf.runbook(name)).values() for c in told} for name in NAMES}
     assert set().union(*has.values()) == CAUSES
-    assert all(cause in has[name] for cause, name in causes.RUNBOOK_OF.items()), "the runbook that a cause leads to has no branch for it"
+    assert all(cause in has[name] for cause, name in causes.RUNBOOK_OF.items()), (
+        "the runbook that a cause leads to has no branch for it"
+    )
     assert set(causes.MASSIVE_OUT) <= has["massive_down"]
     contract = SHARED / "CONTRACT.md"
     if contract.is_file():
@@ -179,7 +280,9 @@ def test_every_cause_has_a_branch() -> None:
 
 
 def test_the_likely_branch_comes_first(found: Runbook) -> None:
-    """Filled in for any of its causes, that cause's branch stands first among the branches, says so, and nothing is lost."""
+    """
+    Filled in for any of its causes, that cause's branch stands first among the branches, says so, and nothing is lost.
+    """
     for head, told in branches(found).items():
         made = shelf.filled(found, {}, told[:1])
         first = next(source(c).splitlines()[0] for c in made["cells"] if BRANCH in c["metadata"].get("tags", []))
@@ -193,7 +296,10 @@ def test_the_likely_branch_comes_first(found: Runbook) -> None:
 
 
 def test_every_rule_leads_to_a_runbook_that_fits() -> None:
-    """Every rule, for each subject and severity that is told, leads to a runbook of its panel, whose title says what is seen; and somebody is next on the path."""
+    """
+    Every rule, for each subject and severity that is told, leads to a runbook of its panel, whose title says what is
+    seen; and somebody is next on the path.
+    """
     for rule in RULES.values():
         for subject in rule.subjects:
             name = rule.runbooks[subject]
@@ -202,7 +308,11 @@ def test_every_rule_leads_to_a_runbook_that_fits() -> None:
                 assert name in NAMES and rule.panel in panels, (rule.name, subject, severity)
                 assert any(word in shelf.runbook(name).title for word in words), shelf.runbook(name).title
                 told = staff.Staff().told(rule.who, severity)
-                assert told and set(told) <= set(staff.PATH) and (staff.Staff().after(told) or set(told) == set(staff.PATH))
+                assert (
+                    told
+                    and set(told) <= set(staff.PATH)
+                    and (staff.Staff().after(told) or set(told) == set(staff.PATH))
+                )
 
 
 def test_every_runbook_is_led_to() -> None:
@@ -212,16 +322,25 @@ def test_every_runbook_is_led_to() -> None:
 
 
 def test_every_runbook_is_needed_by_a_state_of_the_world() -> None:
-    """Each fault of the world leads by a rule to a runbook, and each runbook is needed by one; what is no fault leads nowhere."""
+    """
+    Each fault of the world leads by a rule to a runbook, and each runbook is needed by one; what is no fault leads
+    nowhere.
+    """
     for rule, subject, name in LEADS:
         assert RULES[rule].runbooks[subject] == name, (rule, subject)
     assert {name for _, _, name in LEADS} == set(NAMES) - {"incident"}
     states = [state for found in LEADS.values() for state in found]
-    assert len(states) == len(set(states)) and set(states) | set(NO_FAULT) == set(STATES) and not set(states) & set(NO_FAULT)
+    assert (
+        len(states) == len(set(states))
+        and set(states) | set(NO_FAULT) == set(STATES)
+        and not set(states) & set(NO_FAULT)
+    )
 
 
 def test_a_branch_for_each_state() -> None:
-    """The runbook to which a state leads has branches; so has each its share of causes that are no fault, or not known."""
+    """
+    The runbook to which a state leads has branches; so has each its share of causes that are no fault, or not known.
+    """
     for name in NAMES:
         mine = {c for found in branches(shelf.runbook(name)).values() for c in found}
         assert len(branches(shelf.runbook(name))) >= 2 and (name == "massive_down" or mine & {"none", "undetermined"})

@@ -14,7 +14,11 @@ from opslib.schedule import Job
 from opslib.staff import Channel, Staff
 from opslib.text import NEW_YORK
 
-STAFF = Staff(channels={name: Channel(name, kind) for name, kind in (("terminal", "terminal"), ("mail", "smtp"), ("pager", "pagerduty"))})
+STAFF = Staff(
+    channels={
+        name: Channel(name, kind) for name, kind in (("terminal", "terminal"), ("mail", "smtp"), ("pager", "pagerduty"))
+    }
+)
 
 
 def jobs(home: Path, own: str = "") -> dict[str, Job]:
@@ -27,40 +31,84 @@ def jobs(home: Path, own: str = "") -> dict[str, Job]:
 def due(job: Job, first: str, last: str, *deployed: str) -> list[tuple[str, str]]:
     """When it is due between two days, both inside, by New York's clock, and what it makes."""
     window = Window(clock.parse(f"{first}T00:00"), clock.parse(f"{last}T23:59"))
-    return [(f"{m.at.astimezone(NEW_YORK):%m-%d %H:%M}", job.made_at(m)) for m in job.moments(window, [clock.parse(d) for d in deployed])]
+    return [
+        (f"{m.at.astimezone(NEW_YORK):%m-%d %H:%M}", job.made_at(m))
+        for m in job.moments(window, [clock.parse(d) for d in deployed])
+    ]
 
 
 def test_thanksgiving(home: Path) -> None:
-    """No report on the holiday; on the Friday that closes at one it is due at 13:15, and the hourly list ends with the session."""
+    """
+    No report on the holiday; on the Friday that closes at one it is due at 13:15, and the hourly list ends with the
+    session.
+    """
     found = jobs(home)
-    assert due(found["daily-report"], "2025-11-26", "2025-11-30") == [("11-26 16:15", "report daily 2025-11-26"), ("11-28 13:15", "report daily 2025-11-28")]
-    assert [at for at, _ in due(found["hourly"], "2025-11-27", "2025-11-28")] == [f"11-28 {h}:00" for h in (10, 11, 12, 13)]
+    assert due(found["daily-report"], "2025-11-26", "2025-11-30") == [
+        ("11-26 16:15", "report daily 2025-11-26"),
+        ("11-28 13:15", "report daily 2025-11-28"),
+    ]
+    assert [at for at, _ in due(found["hourly"], "2025-11-27", "2025-11-28")] == [
+        f"11-28 {h}:00" for h in (10, 11, 12, 13)
+    ]
     assert due(found["morning"], "2025-11-27", "2025-11-28") == [("11-28 09:00", "checklist morning 2025-11-28")]
 
 
 def test_christmas_eve_and_the_new_year(home: Path) -> None:
-    """Christmas Eve closes at one; the year's, the quarter's and the month's first trading day after New Year is the second."""
+    """
+    Christmas Eve closes at one; the year's, the quarter's and the month's first trading day after New Year is the
+    second.
+    """
     found = jobs(home)
-    assert due(found["daily-report"], "2025-12-24", "2025-12-26") == [("12-24 13:15", "report daily 2025-12-24"), ("12-26 16:15", "report daily 2025-12-26")]
+    assert due(found["daily-report"], "2025-12-24", "2025-12-26") == [
+        ("12-24 13:15", "report daily 2025-12-24"),
+        ("12-26 16:15", "report daily 2025-12-26"),
+    ]
     for name, made in (("annual", "2025"), ("quarterly", "2025-Q4"), ("monthly", "2025-12")):
-        assert [(at[:5], what) for at, what in due(found[f"{name}-report"], "2025-12-25", "2026-01-31")] == [("01-02", f"report {name} {made}")]
-    assert due(found["weekly-report"], "2025-12-28", "2026-01-11") == [("12-29 08:00", "report weekly 2025-W52"), ("01-05 08:00", "report weekly 2026-W01")]
+        assert [(at[:5], what) for at, what in due(found[f"{name}-report"], "2025-12-25", "2026-01-31")] == [
+            ("01-02", f"report {name} {made}")
+        ]
+    assert due(found["weekly-report"], "2025-12-28", "2026-01-11") == [
+        ("12-29 08:00", "report weekly 2025-W52"),
+        ("01-05 08:00", "report weekly 2026-W01"),
+    ]
 
 
 def test_a_week_that_begins_with_a_holiday(home: Path) -> None:
-    """Where Monday is a holiday the week's report is due on Tuesday, and the last trading day of a month may be its last but two."""
+    """
+    Where Monday is a holiday the week's report is due on Tuesday, and the last trading day of a month may be its last
+    but two.
+    """
     found = jobs(home, '[friday]\nruns = "report success"\nwhen = "17:00, last trading day of the month"')
     assert due(found["weekly-report"], "2026-01-17", "2026-01-23") == [("01-20 08:00", "report weekly 2026-W03")]
-    assert due(found["friday"], "2026-01-01", "2026-02-28") == [("01-30 17:00", "report success 2026-01-30"), ("02-27 17:00", "report success 2026-02-27")]
+    assert due(found["friday"], "2026-01-01", "2026-02-28") == [
+        ("01-30 17:00", "report success 2026-01-30"),
+        ("02-27 17:00", "report success 2026-02-27"),
+    ]
 
 
 def test_the_clocks_change(home: Path) -> None:
-    """A time that DST skips is the hour after, one that it repeats is once, and what follows the open or the close moves with them."""
-    found = jobs(home, '[night]\nruns = "notebook n.ipynb"\nwhen = "02:30, every day"\n[late]\nruns = "notebook n.ipynb"\nwhen = "01:30, every day"')
-    assert due(found["night"], "2026-03-07", "2026-03-09") == [("03-07 02:30", "notebook night 2026-03-07"), ("03-08 03:30", "notebook night 2026-03-08"), ("03-09 02:30", "notebook night 2026-03-09")]
+    """
+    A time that DST skips is the hour after, one that it repeats is once, and what follows the open or the close moves
+    with them.
+    """
+    found = jobs(
+        home,
+        '[night]\nruns = "notebook n.ipynb"\nwhen = "02:30, every day"\n[late]\nruns = "notebook n.ipynb"'
+        '\nwhen = "01:30, every day"',
+    )
+    assert due(found["night"], "2026-03-07", "2026-03-09") == [
+        ("03-07 02:30", "notebook night 2026-03-07"),
+        ("03-08 03:30", "notebook night 2026-03-08"),
+        ("03-09 02:30", "notebook night 2026-03-09"),
+    ]
     window = Window(clock.parse("2025-11-02T00:00"), clock.parse("2025-11-02T23:00"))
     assert [m.at for m in found["late"].moments(window, [])] == [clock.parse("2025-11-02T01:30-04:00")]
-    closes = [m.at for m in found["daily-report"].moments(Window(clock.parse("2026-03-06T00:00"), clock.parse("2026-03-10T00:00")), [])]
+    closes = [
+        m.at
+        for m in found["daily-report"].moments(
+            Window(clock.parse("2026-03-06T00:00"), clock.parse("2026-03-10T00:00")), []
+        )
+    ]
     assert closes == [clock.parse("2026-03-06T21:15Z"), clock.parse("2026-03-09T20:15Z")]
 
 
@@ -72,19 +120,33 @@ def declared(home: Path) -> Path:
 
 
 def test_a_surprise_closure(declared: Path) -> None:
-    """A day on which the exchanges stay closed has no report, one on which they close early has it early; the periods know it too."""
+    """
+    A day on which the exchanges stay closed has no report, one on which they close early has it early; the periods know
+    it too.
+    """
     declared.mkdir(parents=True)
     (declared / "settings.toml").write_text('[sessions]\n"2026-05-14" = "closed"\n"2026-05-15" = "12:00"\n')
     settings.load(declared)
     found = jobs(declared)
-    assert due(found["daily-report"], "2026-05-13", "2026-05-15") == [("05-13 16:15", "report daily 2026-05-13"), ("05-15 12:15", "report daily 2026-05-15")]
-    assert [at for at, _ in due(found["hourly"], "2026-05-14", "2026-05-15")] == ["05-15 10:00", "05-15 11:00", "05-15 12:00"]
-    assert clock.session(date(2026, 5, 15)).half and [s.day.day for s in period.parse(period.WEEK, "2026-W20").sessions] == [11, 12, 13, 15]
+    assert due(found["daily-report"], "2026-05-13", "2026-05-15") == [
+        ("05-13 16:15", "report daily 2026-05-13"),
+        ("05-15 12:15", "report daily 2026-05-15"),
+    ]
+    assert [at for at, _ in due(found["hourly"], "2026-05-14", "2026-05-15")] == [
+        "05-15 10:00",
+        "05-15 11:00",
+        "05-15 12:00",
+    ]
+    assert clock.session(date(2026, 5, 15)).half and [
+        s.day.day for s in period.parse(period.WEEK, "2026-W20").sessions
+    ] == [11, 12, 13, 15]
     settings.load(declared, "demo")  # The demo's day is not the desk's.
     assert clock.session(date(2026, 5, 14)) is not None
 
 
-@pytest.mark.parametrize("said", ['"2026-05-14" = "shut"', '"14 May" = "closed"', '"2026-05-14" = "16:30"', '"2026-05-14" = "12:00+02:00"'])
+@pytest.mark.parametrize(
+    "said", ['"2026-05-14" = "shut"', '"14 May" = "closed"', '"2026-05-14" = "16:30"', '"2026-05-14" = "12:00+02:00"']
+)
 def test_a_closure_that_cannot_be_meant(declared: Path, said: str) -> None:
     """It is refused by its place."""
     declared.mkdir(parents=True)
@@ -96,27 +158,44 @@ def test_a_closure_that_cannot_be_meant(declared: Path, said: str) -> None:
 def test_after_a_deployment(home: Path) -> None:
     """The lists that follow a deployment are due so long after it, whatever the day, and each is of that deployment."""
     found = jobs(home)
-    assert due(found["post-deploy-1h"], "2026-03-06", "2026-03-07", "2026-03-06T17:45") == [("03-06 18:45", "checklist post-deploy-1h after 2026-03-06T17:45:00")]
-    assert [at for at, _ in due(found["post-deploy-1w"], "2026-03-08", "2026-03-15", "2026-03-06T17:45")] == ["03-13 18:45"]
+    assert due(found["post-deploy-1h"], "2026-03-06", "2026-03-07", "2026-03-06T17:45") == [
+        ("03-06 18:45", "checklist post-deploy-1h after 2026-03-06T17:45:00")
+    ]
+    assert [at for at, _ in due(found["post-deploy-1w"], "2026-03-08", "2026-03-15", "2026-03-06T17:45")] == [
+        "03-13 18:45"
+    ]
     assert due(found["pre-deploy"], "2026-03-01", "2026-03-31", "2026-03-06T17:45") == []
 
 
 def test_what_a_home_says_lies_over_what_is_shipped(home: Path) -> None:
     """Key by key; what is not said stays as shipped."""
-    found = jobs(home, '[daily-report]\nwhen = "1 hour after the close"\ndeliver = ["mail"]\n[hourly]\nwhen = "by hand"')
+    found = jobs(
+        home, '[daily-report]\nwhen = "1 hour after the close"\ndeliver = ["mail"]\n[hourly]\nwhen = "by hand"'
+    )
     assert due(found["daily-report"], "2026-03-10", "2026-03-10") == [("03-10 17:00", "report daily 2026-03-10")]
-    assert (found["daily-report"].deliver, found["daily-report"].wait, found["daily-report"].severity) == (("mail",), timedelta(minutes=10), "critical")
+    assert (found["daily-report"].deliver, found["daily-report"].wait, found["daily-report"].severity) == (
+        ("mail",),
+        timedelta(minutes=10),
+        "critical",
+    )
     assert due(found["hourly"], "2026-03-10", "2026-03-10") == []
 
 
 WRONG = [
-    ('runs = "report dayly"', "runs is 'report dayly'"), ('runs = "report daily"\nwhen = "at noon"', "when is 'at noon'"), ('runs = "report daily"\nwhen = "25:00"', "when is '25:00'"),
-    ('runs = "report daily"\nwhen = "08:00"\ngrase = "5m"', "Did you mean 'grace'"), ('runs = "report daily"\nwhen = "08:00"\ngrace = "soon"', "grace: a span of time"),
-    ('runs = "report daily"\nwhen = "08:00"\nowner = "Tech Leed"', "Did you mean 'Tech Lead'"), ('runs = "report daily"\nwhen = "08:00"\nseverity = "loud"', "severity is 'loud'"),
-    ('runs = "report daily"\nwhen = "08:00"\ndeliver = ["fax"]', "deliver is"), ('runs = "report daily"\nwhen = "08:00"\ndeliver = ["pager"]', "takes alerts and no words"),
-    ('runs = "report daily"\nwhen = "08:00"\ncatch_up = "no"', "catch_up is 'no'"), ('runs = "report daily"\nwhen = "08:00"\nparameters = {a = 1}', "of a notebook"),
-    ('runs = "report daily"\nwhen = "08:00"\ntimeout = "2d"', "up to a day"), ('runs = "report daily"\nwhen = "3000 minutes after the close"', "when is"),
-]  # fmt: skip
+    ('runs = "report dayly"', "runs is 'report dayly'"),
+    ('runs = "report daily"\nwhen = "at noon"', "when is 'at noon'"),
+    ('runs = "report daily"\nwhen = "25:00"', "when is '25:00'"),
+    ('runs = "report daily"\nwhen = "08:00"\ngrase = "5m"', "Did you mean 'grace'"),
+    ('runs = "report daily"\nwhen = "08:00"\ngrace = "soon"', "grace: a span of time"),
+    ('runs = "report daily"\nwhen = "08:00"\nowner = "Tech Leed"', "Did you mean 'Tech Lead'"),
+    ('runs = "report daily"\nwhen = "08:00"\nseverity = "loud"', "severity is 'loud'"),
+    ('runs = "report daily"\nwhen = "08:00"\ndeliver = ["fax"]', "deliver is"),
+    ('runs = "report daily"\nwhen = "08:00"\ndeliver = ["pager"]', "takes alerts and no words"),
+    ('runs = "report daily"\nwhen = "08:00"\ncatch_up = "no"', "catch_up is 'no'"),
+    ('runs = "report daily"\nwhen = "08:00"\nparameters = {a = 1}', "of a notebook"),
+    ('runs = "report daily"\nwhen = "08:00"\ntimeout = "2d"', "up to a day"),
+    ('runs = "report daily"\nwhen = "3000 minutes after the close"', "when is"),
+]
 
 
 @pytest.mark.parametrize(("said", "why"), WRONG)
@@ -127,9 +206,25 @@ def test_what_cannot_be_meant_is_refused_by_its_place(home: Path, said: str, why
     assert why in str(refused.value) and "schedule.toml, mine:" in str(refused.value)
 
 
-@given(st.datetimes(datetime(2025, 1, 2), datetime(2026, 12, 1)), st.lists(st.integers(1, 400_000), min_size=1, max_size=6), st.sampled_from(["15 minutes after the close", "2 hours before the open", "02:30, every day", "01:30", "every hour while open", "08:00, first trading day of the week"]))
+@given(
+    st.datetimes(datetime(2025, 1, 2), datetime(2026, 12, 1)),
+    st.lists(st.integers(1, 400_000), min_size=1, max_size=6),
+    st.sampled_from(
+        [
+            "15 minutes after the close",
+            "2 hours before the open",
+            "02:30, every day",
+            "01:30",
+            "every hour while open",
+            "08:00, first trading day of the week",
+        ]
+    ),
+)
 def test_however_it_is_cut_nothing_is_due_twice_or_never(start: datetime, seconds: list[int], said: str) -> None:
-    """Windows that follow one another hold together what the whole holds: each moment once, in order, each under a name of its own."""
+    """
+    Windows that follow one another hold together what the whole holds: each moment once, in order, each under a name of
+    its own.
+    """
     job = Job("j", "notebook", "n.ipynb", said, schedule._when(said))
     ends = [start.replace(tzinfo=NEW_YORK).astimezone(clock.EPOCH.tzinfo)]
     for span in seconds:
@@ -140,7 +235,10 @@ def test_however_it_is_cut_nothing_is_due_twice_or_never(start: datetime, second
 
 
 def test_the_shipped_schedule_is_the_guides_maintenance(home: Path) -> None:
-    """Every report and every checklist that there is stands in it, and every due thing is of the last period that was over."""
+    """
+    Every report and every checklist that there is stands in it, and every due thing is of the last period that was
+    over.
+    """
     from opslib import checklists
 
     found = jobs(home)

@@ -1,4 +1,7 @@
-"""The scheduler: real processes over a simulated clock, killed, moved in time, on a full disk, beside one another; each thing is made once."""
+"""
+The scheduler: real processes over a simulated clock, killed, moved in time, on a full disk, beside one another; each
+thing is made once.
+"""
 
 import asyncio
 import email
@@ -31,7 +34,23 @@ from opslib.desk import Desk
 from opslib.scheduler import Scheduler
 from opslib.store import Store
 
-BY_HAND = "\n".join(f'[{name}]\nwhen = "by hand"' for name in ("daily-report", "weekly-report", "success-report", "monthly-report", "quarterly-report", "annual-report", "morning", "hourly", "monitor-health", "post-deploy-1h", "post-deploy-24h", "post-deploy-1w"))
+BY_HAND = "\n".join(
+    f'[{name}]\nwhen = "by hand"'
+    for name in (
+        "daily-report",
+        "weekly-report",
+        "success-report",
+        "monthly-report",
+        "quarterly-report",
+        "annual-report",
+        "morning",
+        "hourly",
+        "monitor-health",
+        "post-deploy-1h",
+        "post-deploy-24h",
+        "post-deploy-1w",
+    )
+)
 JOB = '\n[{name}]\nruns = "notebook {path}.ipynb"\nwhen = "{when}"\ngrace = "{grace}"\n{more}'
 
 
@@ -78,14 +97,21 @@ class Clocked:
 
 
 def test_a_day(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing before it is due, once when it is, nothing again; what was due while nobody looked is made in order, and is late."""
+    """
+    Nothing before it is due, once when it is, nothing again; what was due while nobody looked is made in order, and is
+    late.
+    """
     scheduled(home, job("daily", "15 minutes after the close"))
     of = Clocked(home, "2026-03-10T16:00")
     assert (of.once("2026-03-10T16:00", monkeypatch), of.states()) == (0, [])
     assert (of.once("2026-03-10T16:15", monkeypatch), of.states()) == (0, [("notebook daily 2026-03-10", "ok")])
     assert (of.once("2026-03-10T16:20", monkeypatch), len(of.states())) == (0, 1)
     assert of.once("2026-03-13T16:16", monkeypatch) == 0
-    assert of.states()[1:] == [("notebook daily 2026-03-11", "late"), ("notebook daily 2026-03-12", "late"), ("notebook daily 2026-03-13", "ok")]
+    assert of.states()[1:] == [
+        ("notebook daily 2026-03-11", "late"),
+        ("notebook daily 2026-03-12", "late"),
+        ("notebook daily 2026-03-13", "ok"),
+    ]
     index = (home / "index.html").read_text()
     assert index.count("<td>ok</td>") >= 2 and index.count("<td>late</td>") >= 2
 
@@ -96,7 +122,11 @@ def test_what_is_not_caught_up_is_missed(home: Path, monkeypatch: pytest.MonkeyP
     of = Clocked(home, "2026-03-10T09:45")
     assert of.once("2026-03-10T09:45", monkeypatch) == 0
     assert of.once("2026-03-10T12:10", monkeypatch) == 3
-    assert sorted(of.states()) == [("notebook each 2026-03-10T10", "missed"), ("notebook each 2026-03-10T11", "missed"), ("notebook each 2026-03-10T12", "ok")]
+    assert sorted(of.states()) == [
+        ("notebook each 2026-03-10T10", "missed"),
+        ("notebook each 2026-03-10T11", "missed"),
+        ("notebook each 2026-03-10T12", "ok"),
+    ]
     assert of.once("2026-03-10T12:11", monkeypatch) == 0 and len(of.states()) == 3
 
 
@@ -107,20 +137,33 @@ def test_what_fails_is_tried_thrice(home: Path, monkeypatch: pytest.MonkeyPatch)
     assert [of.once(f"2026-03-10T12:{m:02}", monkeypatch) for m in (0, 0, 2, 3, 5, 20)] == [70, 3, 70, 3, 70, 0]
     assert Counter(of.states()) == {("notebook broken 2026-03-10", "failed"): 3}
     (told,) = Agenda.of(of.store, of().settings, of().staff).told(of.now, {})
-    assert "no such account" in told["annotations"]["summary"] and "given up after 3 tries" in told["annotations"]["summary"] and told["annotations"]["again"] == ["run", str(home / "broken.ipynb")]
+    assert (
+        "no such account" in told["annotations"]["summary"]
+        and "given up after 3 tries" in told["annotations"]["summary"]
+        and told["annotations"]["again"] == ["run", str(home / "broken.ipynb")]
+    )
 
 
 def test_what_hangs_is_ended_and_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that goes on for longer than its job may take is ended with its kernel, has failed, and somebody is told so; what is due beside it is made."""
+    """
+    A run that goes on for longer than its job may take is ended with its kernel, has failed, and somebody is told so;
+    what is due beside it is made.
+    """
     scheduled(home, job("stuck", "12:00", path="stuck", more='timeout = "2s"'), job("fine", "12:00"))
-    notebook(home / "stuck.ipynb", f"import os, pathlib; pathlib.Path({str(home / 'pid')!r}).write_text(str(os.getpid()))", "import time; time.sleep(600)")
+    notebook(
+        home / "stuck.ipynb",
+        f"import os, pathlib; pathlib.Path({str(home / 'pid')!r}).write_text(str(os.getpid()))",
+        "import time; time.sleep(600)",
+    )
     of = Clocked(home, "2026-03-10T12:00")
     assert of.once("2026-03-10T12:00", monkeypatch) == 70
     assert sorted(of.states()) == [("notebook fine 2026-03-10", "ok"), ("notebook stuck 2026-03-10", "failed")]
     with pytest.raises(ProcessLookupError):
         os.kill(int((home / "pid").read_text()), 0)
     (told,) = Agenda.of(of.store, of().settings, of().staff).told(of.now, {})
-    assert "notebook stuck 2026-03-10 failed" in told["annotations"]["summary"] and re.search("2 s|time ran out|imed ?out", told["annotations"]["summary"]), told
+    assert "notebook stuck 2026-03-10 failed" in told["annotations"]["summary"] and re.search(
+        "2 s|time ran out|imed ?out", told["annotations"]["summary"]
+    ), told
 
 
 def test_what_is_made_by_hand_is_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,15 +195,32 @@ KILLS = 20
 
 def started(home: Path, now: datetime, limit: bool = False, once: bool = False) -> "subprocess.Popen[bytes]":
     """A scheduler of its own process, at a moment from which time runs on."""
-    small: Callable[[], None] | None = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))) if limit else None
+    small: Callable[[], None] | None = (
+        (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))) if limit else None
+    )
     environ = os.environ | {"OPS_HOME": str(home), "OPS_CLOCK": f"{now.isoformat()},{time.time()},1"}
     with (home.parent / "said").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "opslib.cli", "schedule", "run", *["--once"] * once], env=environ, stdout=log, stderr=subprocess.STDOUT, preexec_fn=small)
+        return subprocess.Popen(
+            [sys.executable, "-m", "opslib.cli", "schedule", "run", *["--once"] * once],
+            env=environ,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=small,
+        )
 
 
 def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Killed twenty times at random, the clock moved, the disk full once, two at a time: each thing that was due is made once, none is missing, the failure is told once."""
-    scheduled(home, job("daily", "15 minutes after the close"), job("noon", "12:00"), job("night", "02:30, every day"), job("broken", "10:00, first trading day of the week", path="broken"))
+    """
+    Killed twenty times at random, the clock moved, the disk full once, two at a time: each thing that was due is made
+    once, none is missing, the failure is told once.
+    """
+    scheduled(
+        home,
+        job("daily", "15 minutes after the close"),
+        job("noon", "12:00"),
+        job("night", "02:30, every day"),
+        job("broken", "10:00, first trading day of the week", path="broken"),
+    )
     seed = random.SystemRandom().randrange(10**6)
     rng, (begins, ends) = random.Random(seed), map(at, WEEK)
     assert started(home, begins, once=True).wait(60) == 0
@@ -186,10 +246,16 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert cli.main(["--home", str(home), "runs", "-o", "json"]) == 0
     runs = json.loads(capsys.readouterr().out)
-    assert {r["state"] for r in runs} <= {"ok", "late", "unknown", "failed"} and not [r for r in runs if r["state"] == "running"]
+    assert {r["state"] for r in runs} <= {"ok", "late", "unknown", "failed"} and not [
+        r for r in runs if r["state"] == "running"
+    ]
     index = (home / "index.html").read_text()
     assert index.count("<tr><th scope='row'>") - len({r["notebook"] for r in runs}) == len(runs)
-    told = [d for d, body in found.dispatch.deliveries() if body["kind"] == "firing" and any("broken" in a["subject"] for a in body["alerts"])]
+    told = [
+        d
+        for d, body in found.dispatch.deliveries()
+        if body["kind"] == "firing" and any("broken" in a["subject"] for a in body["alerts"])
+    ]
     assert len(told) == 1, (seed, told)
 
 
@@ -201,7 +267,10 @@ class Told(Clocked):
 
     def __init__(self, home: Path, now: str, mail: int):
         super().__init__(home, now)
-        (home / "settings.toml").write_text(f'[channels.mail]\nkind = "smtp"\nhost = "127.0.0.1"\nport = {mail}\nfrom = "ops@desk.example"\nto = ["lead@desk.example"]\n[roles."DevOps"]\nchannels = ["mail"]\n')
+        (home / "settings.toml").write_text(
+            f'[channels.mail]\nkind = "smtp"\nhost = "127.0.0.1"\nport = {mail}\nfrom = "ops@desk.example"'
+            f'\nto = ["lead@desk.example"]\n[roles."DevOps"]\nchannels = ["mail"]\n'
+        )
 
     def tell(self, now: str) -> None:
         """What another process tells by then."""
@@ -220,7 +289,8 @@ class Mailbox:
         self.got: list[EmailMessage] = []
         self.refuses = False
 
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802  # The name that aiosmtpd asks for.
+    # The name that aiosmtpd asks for.
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         if self.refuses:
             return "451 later"
         self.got.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
@@ -242,8 +312,13 @@ def mailbox() -> Iterator[tuple[Mailbox, int]]:
     server.stop()
 
 
-def test_what_nobody_made_is_told_by_another(home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]) -> None:
-    """The scheduler died: past its grace its owner is told, once; when it is made after all that is told, once; what was late before anybody looked is told, too."""
+def test_what_nobody_made_is_told_by_another(
+    home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]
+) -> None:
+    """
+    The scheduler died: past its grace its owner is told, once; when it is made after all that is told, once; what was
+    late before anybody looked is told, too.
+    """
     box, port = mailbox
     scheduled(home, job("daily", "15 minutes after the close", more='owner = "DevOps"'))
     of = Told(home, "2026-03-10T16:00", port)
@@ -252,7 +327,9 @@ def test_what_nobody_made_is_told_by_another(home: Path, monkeypatch: pytest.Mon
     assert box.subjects == []
     of.tell("2026-03-10T16:46")
     of.tell("2026-03-10T17:30")
-    assert [s.split(" (due")[0] for s in box.subjects] == ["[notify] notebook daily 2026-03-10 was not made"] and "DevOps" in str(box.got[0].get_body(("plain",)))
+    assert [s.split(" (due")[0] for s in box.subjects] == [
+        "[notify] notebook daily 2026-03-10 was not made"
+    ] and "DevOps" in str(box.got[0].get_body(("plain",)))
     of.once("2026-03-10T18:00", monkeypatch)
     of.tell("2026-03-10T18:01")
     of.tell("2026-03-10T19:00")
@@ -264,7 +341,9 @@ def test_what_nobody_made_is_told_by_another(home: Path, monkeypatch: pytest.Mon
     assert {i.standing for i in Agenda.of(of.store, of().settings, of().staff).items(of.now)} == {ledger.OVER}
 
 
-def test_a_failure_is_told_once_and_its_end_too(home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]) -> None:
+def test_a_failure_is_told_once_and_its_end_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]
+) -> None:
     """However often it is tried again; and no key that stands in its message goes out."""
     box, port = mailbox
     scheduled(home, job("broken", "12:00", path="broken", more='owner = "DevOps"\nseverity = "critical"'))
@@ -277,15 +356,26 @@ def test_a_failure_is_told_once_and_its_end_too(home: Path, monkeypatch: pytest.
     notebook(home / "broken.ipynb", "print('mended')")
     of.once("2026-03-10T12:10", monkeypatch)
     of.tell("2026-03-10T12:11")
-    assert [s.split(":")[0].split(" failed")[0] for s in box.subjects] == ["[critical] notebook broken 2026-03-10", "[ok] over"]
+    assert [s.split(":")[0].split(" failed")[0] for s in box.subjects] == [
+        "[critical] notebook broken 2026-03-10",
+        "[ok] over",
+    ]
     assert not any("abcdef0123456789" in str(m) for m in box.got)
 
 
-def test_what_was_made_is_sent_with_its_verdict_and_chart(home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]) -> None:
-    """By mail, once; the verdict in the subject, the first chart inline. A mail server that refuses is tried again, and the report is made all the same."""
+def test_what_was_made_is_sent_with_its_verdict_and_chart(
+    home: Path, monkeypatch: pytest.MonkeyPatch, mailbox: tuple[Mailbox, int]
+) -> None:
+    """
+    By mail, once; the verdict in the subject, the first chart inline.
+
+    A mail server that refuses is tried again, and the report is made all the same.
+    """
     box, port = mailbox
     home.mkdir(parents=True)
-    (home / "schedule.toml").write_text(BY_HAND.replace('[daily-report]\nwhen = "by hand"', '[daily-report]\ndeliver = ["mail"]\nwait = "1m"'))
+    (home / "schedule.toml").write_text(
+        BY_HAND.replace('[daily-report]\nwhen = "by hand"', '[daily-report]\ndeliver = ["mail"]\nwait = "1m"')
+    )
     of = Told(home, "2026-03-10T16:00", port)
     with mailbox_refusing(box):
         assert of.once("2026-03-10T16:00", monkeypatch) == 0
@@ -297,7 +387,11 @@ def test_what_was_made_is_sent_with_its_verdict_and_chart(home: Path, monkeypatc
     (mail,) = box.got
     assert mail["Subject"] == "[unknown] report daily 2026-03-10"
     told = mail.get_body(("plain",)).get_content()
-    assert "\n2026-03-10: unknown. full day" in told and "\nTo do: Find out why looks are missing" in told and "{" not in told
+    assert (
+        "\n2026-03-10: unknown. full day" in told
+        and "\nTo do: Find out why looks are missing" in told
+        and "{" not in told
+    )
     pictures = [part for part in mail.walk() if part.get_content_type() == "image/png"]
     assert len(pictures) == 1 and pictures[0].get_content().startswith(b"\x89PNG")
 
@@ -311,9 +405,16 @@ def mailbox_refusing(box: Mailbox) -> Iterator[None]:
 
 
 def test_asked_to_stop_it_leaves_nothing_failed(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked twice it goes at once, its kernel with it; what it was making has not failed: nobody is told, and the next one makes it."""
+    """
+    Asked twice it goes at once, its kernel with it; what it was making has not failed: nobody is told, and the next one
+    makes it.
+    """
     scheduled(home, job("long", "12:00", path="long"))
-    notebook(home / "long.ipynb", f"import os, pathlib, time\nif not pathlib.Path('{tmp_path}/begun').exists():\n    pathlib.Path('{tmp_path}/begun').write_text(str(os.getpid()))\n    time.sleep(120)")
+    notebook(
+        home / "long.ipynb",
+        f"import os, pathlib, time\nif not pathlib.Path('{tmp_path}/begun').exists():\n    "
+        f"pathlib.Path('{tmp_path}/begun').write_text(str(os.getpid()))\n    time.sleep(120)",
+    )
     running = started(home, at("2026-03-10T12:00"))
     until = time.monotonic() + 60
     while not (tmp_path / "begun").exists() or not (tmp_path / "begun").read_text():

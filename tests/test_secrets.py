@@ -13,12 +13,27 @@ import pytest
 
 from opslib.demo.wire import Answer, Request, Server, as_html, as_json
 
-MASSIVE, TRADIER, SOCKET, INGEST = "cAnArY/massive+0123456789", "cAnArY/tradier+0123456789", "cAnArY.socket.0123456789", "cAnArY-ingest-0123456789"
+MASSIVE, TRADIER, SOCKET, INGEST = (
+    "cAnArY/massive+0123456789",
+    "cAnArY/tradier+0123456789",
+    "cAnArY.socket.0123456789",
+    "cAnArY-ingest-0123456789",
+)
 CANARIES = (MASSIVE, TRADIER, SOCKET, INGEST)
 DOORS = (
-    ["doctor"], ["doctor", "-o", "json"], ["status"], ["status", "-o", "json"], ["alerts"], ["rules"], ["runs", "-o", "json"], ["export", "snapshots"],
-    ["run", "provider_health", "-p", "app=desk", "-p", "as_of="], ["run", "system_health", "-p", "app=desk", "-p", "as_of="], ["import", f"/nowhere/{MASSIVE}"], ["status", "--as-of", TRADIER],
-)  # fmt: skip
+    ["doctor"],
+    ["doctor", "-o", "json"],
+    ["status"],
+    ["status", "-o", "json"],
+    ["alerts"],
+    ["rules"],
+    ["runs", "-o", "json"],
+    ["export", "snapshots"],
+    ["run", "provider_health", "-p", "app=desk", "-p", "as_of="],
+    ["run", "system_health", "-p", "app=desk", "-p", "as_of="],
+    ["import", f"/nowhere/{MASSIVE}"],
+    ["status", "--as-of", TRADIER],
+)
 
 
 def echoing(asked: list[int], request: Request) -> Answer:
@@ -28,12 +43,31 @@ def echoing(asked: list[int], request: Request) -> Answer:
         return as_json({"token": SOCKET, "expiresAt": 1})
     asked.append(1)
     more = {"X-Request-Id": key, "Location": f"https://elsewhere.example/?apiKey={quote(key)}"}
-    chain = {"status": "OK", "request_id": key, "results": [{"details": {"ticker": f"O:{key}", "expiration_date": "2030-01-18"}, "last_quote": {"bid": 1, "ask": 2, "last_updated": 1}}], "next_url": f"http://127.0.0.1/x?apiKey={quote(key)}&n={len(asked)}"}
+    chain = {
+        "status": "OK",
+        "request_id": key,
+        "results": [
+            {
+                "details": {"ticker": f"O:{key}", "expiration_date": "2030-01-18"},
+                "last_quote": {"bid": 1, "ask": 2, "last_updated": 1},
+            }
+        ],
+        "next_url": f"http://127.0.0.1/x?apiKey={quote(key)}&n={len(asked)}",
+    }
     answers = (
-        as_json(chain, headers=more), as_json({"status": "ERROR", "error": f"Unknown API Key {key}"}, 401, headers=more), as_json({"message": f"Bearer {key} is not entitled"}, 403, headers=more),
-        as_html(f"apiKey={quote(key)} {key}", 200, headers=more), Answer(302, key.encode(), "text/plain", more), as_json({"error": key}, 429, headers=more), Answer(400, f"Invalid {key}".encode(), "text/plain", more),
-        as_html(key, 502, headers=more), as_json({key: key, "market": key, "serverTime": key, "status": key, "uptime": key, "timestamp": key}, headers=more), Answer(fault="reset"),
-    )  # fmt: skip
+        as_json(chain, headers=more),
+        as_json({"status": "ERROR", "error": f"Unknown API Key {key}"}, 401, headers=more),
+        as_json({"message": f"Bearer {key} is not entitled"}, 403, headers=more),
+        as_html(f"apiKey={quote(key)} {key}", 200, headers=more),
+        Answer(302, key.encode(), "text/plain", more),
+        as_json({"error": key}, 429, headers=more),
+        Answer(400, f"Invalid {key}".encode(), "text/plain", more),
+        as_html(key, 502, headers=more),
+        as_json(
+            {key: key, "market": key, "serverTime": key, "status": key, "uptime": key, "timestamp": key}, headers=more
+        ),
+        Answer(fault="reset"),
+    )
     return answers[len(asked) % len(answers)]
 
 
@@ -67,21 +101,52 @@ def echo() -> Iterator[str]:
 
 
 def test_no_key_comes_out_of_any_door(echo: str, tmp_path: Path) -> None:
-    """Collector, doctor, panels, notebooks, exports and errors, against servers that say our keys back in every way: none of them shows one, and the home holds none."""
+    """
+    Collector, doctor, panels, notebooks, exports and errors, against servers that say our keys back in every way: none
+    of them shows one, and the home holds none.
+    """
     home, log = tmp_path / "home", tmp_path / "app.log"
     log.write_text("")
     environ = {
-        **os.environ, "OPS_HOME": str(home), "OPS_MASSIVE_TOKEN": MASSIVE, "OPS_TRADIER_TOKEN": TRADIER, "OPS_INGEST_KEY": INGEST, "OPS_MASSIVE_URL": echo, "OPS_TRADIER_URL": echo, "OPS_APP_URL": echo,
-        "OPS_APP_WS_URL": echo.replace("http", "ws"), "OPS_APP_LOG": str(log), "OPS_APP_PID": str(os.getpid()), "OPS_SYMBOLS": "SPY", "OPS_CLOCK": f"2026-03-10T15:00:00Z,{os.stat(log).st_mtime},1",
-    }  # fmt: skip
+        **os.environ,
+        "OPS_HOME": str(home),
+        "OPS_MASSIVE_TOKEN": MASSIVE,
+        "OPS_TRADIER_TOKEN": TRADIER,
+        "OPS_INGEST_KEY": INGEST,
+        "OPS_MASSIVE_URL": echo,
+        "OPS_TRADIER_URL": echo,
+        "OPS_APP_URL": echo,
+        "OPS_APP_WS_URL": echo.replace("http", "ws"),
+        "OPS_APP_LOG": str(log),
+        "OPS_APP_PID": str(os.getpid()),
+        "OPS_SYMBOLS": "SPY",
+        "OPS_CLOCK": f"2026-03-10T15:00:00Z,{os.stat(log).st_mtime},1",
+    }
     said = {}
-    collecting = subprocess.Popen([sys.executable, "-m", "opslib.cli", "collect", "--every", "1s"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    collecting = subprocess.Popen(
+        [sys.executable, "-m", "opslib.cli", "collect", "--every", "1s"],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         with log.open("a") as file:
-            for line in (f"[Massive] Error: Bearer {MASSIVE} refused", f"[v0] Massive proxy error (502): /x?apiKey={quote(MASSIVE)}", f"GET /ws/options?token={SOCKET} 502 3 - 1.0 ms", f"Error: token={SOCKET}"):
+            for line in (
+                f"[Massive] Error: Bearer {MASSIVE} refused",
+                f"[v0] Massive proxy error (502): /x?apiKey={quote(MASSIVE)}",
+                f"GET /ws/options?token={SOCKET} 502 3 - 1.0 ms",
+                f"Error: token={SOCKET}",
+            ):
                 print(line, file=file, flush=True)
         for arguments in DOORS:
-            ended = subprocess.run([sys.executable, "-m", "opslib.cli", *arguments], env=environ, capture_output=True, text=True, timeout=120)
+            ended = subprocess.run(
+                [sys.executable, "-m", "opslib.cli", *arguments],
+                env=environ,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
             said[" ".join(arguments)] = ended.stdout + ended.stderr
     finally:
         collecting.terminate()

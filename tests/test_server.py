@@ -184,7 +184,12 @@ def running(home: Path, *more: str, prefix: Iterable[str] = (), **environ: str) 
 
 def ops(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
     """One command in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "opslib.cli", *arguments], env=os.environ | {"OPS_HOME": str(home), **environ}, capture_output=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "opslib.cli", *arguments],
+        env=os.environ | {"OPS_HOME": str(home), **environ},
+        capture_output=True,
+        timeout=60,
+    )
 
 
 def exported(home: Path) -> list[dict[str, Any]]:
@@ -202,9 +207,15 @@ def a_body(number: int = 0, **changed: Any) -> dict[str, Any]:
 # What the contract says, row by row.
 
 
-@pytest.mark.parametrize("headers", [AS_JSON, AS_BEACON, {"Content-Type": "TEXT/PLAIN"}, {"Content-Type": 'application/json; charset="utf-8"'}], ids=lambda h: h["Content-Type"])
+@pytest.mark.parametrize(
+    "headers",
+    [AS_JSON, AS_BEACON, {"Content-Type": "TEXT/PLAIN"}, {"Content-Type": 'application/json; charset="utf-8"'}],
+    ids=lambda h: h["Content-Type"],
+)
 def test_a_post_is_kept_as_it_came(home: Path, headers: dict[str, str]) -> None:
-    """A post is answered 204 with no body, as JSON and as sendBeacon sends it, and is then in the store byte for byte."""
+    """
+    A post is answered 204 with no body, as JSON and as sendBeacon sends it, and is then in the store byte for byte.
+    """
     sent = json.dumps(a_body(last_error_message="café \U0001f600"), indent=2, ensure_ascii=False).encode()
     with receiving() as receiver:
         answer = receiver.post(sent, headers)
@@ -224,11 +235,50 @@ def test_page_and_client_stand_in_the_body(home: Path) -> None:
 
 
 def test_every_bad_field_is_named_at_once(home: Path) -> None:
-    """A body with many faults is answered with one problem that names every one of them by its place in the JSON, and none is kept."""
+    """
+    A body with many faults is answered with one problem that names every one of them by its place in the JSON, and none
+    is kept.
+    """
     sent = a_body(
-        massive_requests=-1, massive_fallbacks=True, tradier_requests=1.5, tradier_failures="7", validations=2**60, gamma_zero=[], trades={}, gross_mean_pct="much",
-        net_mean_pct=True, errors=-0.5, uptime_s=-3, websocket_connected=1, last_error_at_ms=12, last_error_message=5, page_clock_ms="now", memory_bytes=-1, page_id="", errors_by_type={"API_ERROR": -1})  # fmt: skip
-    bad = {"providers.massive.requestCount", "providers.massive.fallbackCount", "providers.tradier.requestCount", "providers.tradier.failureCount", "greeksQuality.totalTrades", "greeksQuality.gammaIsZero", "pnl.totalTrades", "pnl.avgGrossPnL", "pnl.avgNetPnL", "systemHealth.errorCount", "systemHealth.uptime", "systemHealth.webSocketConnected", "systemHealth.lastErrorAt", "systemHealth.lastErrorMessage", "lastUpdateAt", "client.memoryBytes", "page", "systemHealth.errorsByType"}  # fmt: skip
+        massive_requests=-1,
+        massive_fallbacks=True,
+        tradier_requests=1.5,
+        tradier_failures="7",
+        validations=2**60,
+        gamma_zero=[],
+        trades={},
+        gross_mean_pct="much",
+        net_mean_pct=True,
+        errors=-0.5,
+        uptime_s=-3,
+        websocket_connected=1,
+        last_error_at_ms=12,
+        last_error_message=5,
+        page_clock_ms="now",
+        memory_bytes=-1,
+        page_id="",
+        errors_by_type={"API_ERROR": -1},
+    )
+    bad = {
+        "providers.massive.requestCount",
+        "providers.massive.fallbackCount",
+        "providers.tradier.requestCount",
+        "providers.tradier.failureCount",
+        "greeksQuality.totalTrades",
+        "greeksQuality.gammaIsZero",
+        "pnl.totalTrades",
+        "pnl.avgGrossPnL",
+        "pnl.avgNetPnL",
+        "systemHealth.errorCount",
+        "systemHealth.uptime",
+        "systemHealth.webSocketConnected",
+        "systemHealth.lastErrorAt",
+        "systemHealth.lastErrorMessage",
+        "lastUpdateAt",
+        "client.memoryBytes",
+        "page",
+        "systemHealth.errorsByType",
+    }
     with receiving() as receiver:
         answer = receiver.post(sent)
         assert answer.status == 400
@@ -241,12 +291,28 @@ def test_every_bad_field_is_named_at_once(home: Path) -> None:
 
 
 NO_METRICS = {
-    "nothing": b"", "no JSON": b"hello", "half": b'{"pnl": {', "two": b"{} {}", "a list": b"[]", "null": b"null", "a number": b"7", "text": b'"x"', "another object": b'{"a": 1}', "NUL": b"{}\x00",
-    "NaN": b'{"pnl":{"avgNetPnL":NaN},"lastUpdateAt":1773158400000}', "Infinity": b'{"pnl":{"avgNetPnL":-Infinity},"lastUpdateAt":1773158400000}', "1e999": b'{"pnl":{"avgNetPnL":1e999},"lastUpdateAt":1773158400000}',
-    "5000 digits": b'{"pnl":{"totalTrades":' + b"9" * 5000 + b'},"lastUpdateAt":1773158400000}', "4000 digits": b'{"pnl":{"avgNetPnL":' + b"9" * 4000 + b'},"lastUpdateAt":1773158400000}',
-    "UTF-16": '{"pnl":{},"lastUpdateAt":1773158400000}'.encode("utf-16"), "Latin-1": b'{"pnl":{},"lastUpdateAt":1773158400000,"x":"\xe9"}',
-    "deep": b"[" * 30_000, "deep and closed": b'{"pnl":' + b"[" * 30_000 + b"]" * 30_000 + b',"lastUpdateAt":1773158400000}', "no time": b'{"pnl":{}}', "raw newline": b'{"pnl":{},"lastUpdateAt":1773158400000,"x":"\n"}',
-}  # fmt: skip
+    "nothing": b"",
+    "no JSON": b"hello",
+    "half": b'{"pnl": {',
+    "two": b"{} {}",
+    "a list": b"[]",
+    "null": b"null",
+    "a number": b"7",
+    "text": b'"x"',
+    "another object": b'{"a": 1}',
+    "NUL": b"{}\x00",
+    "NaN": b'{"pnl":{"avgNetPnL":NaN},"lastUpdateAt":1773158400000}',
+    "Infinity": b'{"pnl":{"avgNetPnL":-Infinity},"lastUpdateAt":1773158400000}',
+    "1e999": b'{"pnl":{"avgNetPnL":1e999},"lastUpdateAt":1773158400000}',
+    "5000 digits": b'{"pnl":{"totalTrades":' + b"9" * 5000 + b'},"lastUpdateAt":1773158400000}',
+    "4000 digits": b'{"pnl":{"avgNetPnL":' + b"9" * 4000 + b'},"lastUpdateAt":1773158400000}',
+    "UTF-16": '{"pnl":{},"lastUpdateAt":1773158400000}'.encode("utf-16"),
+    "Latin-1": b'{"pnl":{},"lastUpdateAt":1773158400000,"x":"\xe9"}',
+    "deep": b"[" * 30_000,
+    "deep and closed": b'{"pnl":' + b"[" * 30_000 + b"]" * 30_000 + b',"lastUpdateAt":1773158400000}',
+    "no time": b'{"pnl":{}}',
+    "raw newline": b'{"pnl":{},"lastUpdateAt":1773158400000,"x":"\n"}',
+}
 
 
 @pytest.mark.parametrize("sent", NO_METRICS.values(), ids=NO_METRICS)
@@ -268,9 +334,16 @@ def test_a_byte_order_mark_is_no_fault(home: Path) -> None:
 
 
 KEYS = {
-    "no key": (None, ""), "a wrong key": (None, "?key=wrong"), "an empty key": (None, "?key="), "the key's beginning": (None, "?key=ingest-key-123"), "a wrong bearer": ("Bearer wrong", ""),
-    "a wrong bearer before the key": ("Bearer wrong", "?key=ingest-key-1234"), "no bearer": ("Basic ingest-key-1234", ""), "the reading key": ("Bearer read-key-1234", ""), "no ASCII": ("Bearer \xff\xfe", "?key=%FF%FE%00"),
-}  # fmt: skip
+    "no key": (None, ""),
+    "a wrong key": (None, "?key=wrong"),
+    "an empty key": (None, "?key="),
+    "the key's beginning": (None, "?key=ingest-key-123"),
+    "a wrong bearer": ("Bearer wrong", ""),
+    "a wrong bearer before the key": ("Bearer wrong", "?key=ingest-key-1234"),
+    "no bearer": ("Basic ingest-key-1234", ""),
+    "the reading key": ("Bearer read-key-1234", ""),
+    "no ASCII": ("Bearer \xff\xfe", "?key=%FF%FE%00"),
+}
 
 
 @pytest.mark.parametrize(("authorization", "query"), KEYS.values(), ids=KEYS)
@@ -296,7 +369,10 @@ def test_the_key_opens_as_bearer_and_as_parameter(home: Path) -> None:
 
 
 def test_the_writing_key_only_writes(home: Path) -> None:
-    """With both keys set, figures need the reading key, posts the writing one, neither does for the other, and /health needs none."""
+    """
+    With both keys set, figures need the reading key, posts the writing one, neither does for the other, and /health
+    needs none.
+    """
     with receiving(OPS_INGEST_KEY="ingest-key-1234", OPS_READ_KEY="read-key-1234") as receiver:
         for path in ("/metrics", "/api/metrics"):
             for headers in ({}, {"Authorization": "Bearer ingest-key-1234"}):
@@ -319,7 +395,9 @@ def in_chunks(body: bytes, size: int = 4096) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_above_64_kib_is_too_large(home: Path, chunked: bool) -> None:
-    """64 KiB are taken and one byte more is answered 413, whether the length is announced or the body comes in chunks."""
+    """
+    64 KiB are taken and one byte more is answered 413, whether the length is announced or the body comes in chunks.
+    """
     with receiving() as receiver:
         for size, status in ((LARGEST, 204), (LARGEST + 1, 413), (4 * LARGEST, 413)):
             sent = padded(size)
@@ -334,11 +412,26 @@ def test_an_announced_length_is_enough_to_refuse(home: Path) -> None:
     """A body that is announced too large is refused before it comes, however the number is written."""
     with receiving() as receiver:
         for length in ("65537", "99999999999999999999", "000000000000000065537"):
-            said = spoken(receiver.url, f"POST {POST} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode() + (b"x" * 65537 if length.startswith("0") else b""))
+            said = spoken(
+                receiver.url,
+                f"POST {POST} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r"
+                f"\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode()
+                + (b"x" * 65537 if length.startswith("0") else b""),
+            )
             assert said.startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
 
 
-@pytest.mark.parametrize("kind", ["", "text/html", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonx", "json"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "",
+        "text/html",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonx",
+        "json",
+    ],
+)
 def test_other_content_types_are_not_taken(home: Path, kind: str) -> None:
     """Anything but JSON and plain text, and a body without a type, is answered 415 with what is taken."""
     with receiving() as receiver:
@@ -355,8 +448,13 @@ def test_a_compressed_body_is_not_taken(home: Path) -> None:
         assert receiver.post(a_body(2), AS_JSON | {"Content-Encoding": "identity"}).status == 204
 
 
-def test_what_cannot_be_kept_is_not_acknowledged(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """While the store fails every post, good or bad, is answered 503 with Retry-After, and afterwards the next one is taken."""
+def test_what_cannot_be_kept_is_not_acknowledged(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """
+    While the store fails every post, good or bad, is answered 503 with Retry-After, and afterwards the next one is
+    taken.
+    """
     with receiving(OPS_INGEST_KEY="ingest-key-1234") as receiver:
         path = f"{POST}?key=ingest-key-1234"
 
@@ -378,10 +476,17 @@ def test_what_cannot_be_kept_is_not_acknowledged(home: Path, monkeypatch: pytest
     assert "ingest-key-1234" not in said
 
 
-def test_any_failure_of_the_store_is_a_503(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_any_failure_of_the_store_is_a_503(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A store that fails in a way nobody foresaw is answered 503 like any other, never 500, and the writer lives on."""
     with receiving() as receiver:
-        for problem in (OSError(28, "No space left on device"), sqlite3.DatabaseError("malformed"), MemoryError(), ValueError("?")):
+        for problem in (
+            OSError(28, "No space left on device"),
+            sqlite3.DatabaseError("malformed"),
+            MemoryError(),
+            ValueError("?"),
+        ):
 
             def fails(*_: Any, problem: Exception = problem, **__: Any) -> int:
                 raise problem
@@ -430,8 +535,13 @@ def test_too_many_waiting_is_a_503(home: Path, monkeypatch: pytest.MonkeyPatch) 
         assert len(receiver.bodies()) == 3
 
 
-def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """On a disk that fills up posts turn from 204 to 503 with the disk named as the reason, figures can still be read, and all that was acknowledged is there."""
+def test_a_full_disk_loses_nothing_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """
+    On a disk that fills up posts turn from 204 to 503 with the disk named as the reason, figures can still be read, and
+    all that was acknowledged is there.
+    """
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
     disk = tmp_path / "disk"
@@ -459,7 +569,10 @@ def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_that_may_not_grow_is_a_503_until_it_may(home: Path) -> None:
-    """A real server whose store's file can grow no further answers 503, loses nothing that it acknowledged, and takes posts again once there is room."""
+    """
+    A real server whose store's file can grow no further answers 503, loses nothing that it acknowledged, and takes
+    posts again once there is room.
+    """
     with running(home) as found:
         acknowledged = []
 
@@ -486,7 +599,9 @@ def test_a_file_that_may_not_grow_is_a_503_until_it_may(home: Path) -> None:
 
 
 def test_a_store_that_was_taken_away_takes_no_post(home: Path) -> None:
-    """A post is not acknowledged into a file that is no longer in its place: a 204 stands for what an export gives back."""
+    """
+    A post is not acknowledged into a file that is no longer in its place: a 204 stands for what an export gives back.
+    """
     with running(home) as found:
         assert asked(found.url, "POST", POST, raw(a_body(1)), AS_JSON).status == 204
         for file in home.glob("store.sqlite*"):
@@ -510,7 +625,9 @@ ORIGIN = "https://app.example"
 
 
 def test_a_preflight_is_answered_for_configured_origins(home: Path) -> None:
-    """A browser's preflight from a configured origin is allowed its POST with its headers, and from any other nothing."""
+    """
+    A browser's preflight from a configured origin is allowed its POST with its headers, and from any other nothing.
+    """
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     with receiving(OPS_CORS_ORIGINS=f"{ORIGIN}/, http://localhost:5173", OPS_INGEST_KEY="ingest-key-1234") as receiver:
         for origin in (ORIGIN, "http://localhost:5173"):
@@ -519,14 +636,23 @@ def test_a_preflight_is_answered_for_configured_origins(home: Path) -> None:
             assert answer.headers["access-control-allow-methods"] == "POST"
             assert {"authorization", "content-type"} <= set(answer.headers["access-control-allow-headers"].split(", "))
             assert answer.headers["vary"].lower() == "origin"
-        for origin in ("https://app.example.evil", "http://app.example", "https://app.example:8443", "null", "*", "https://evil.example"):
+        for origin in (
+            "https://app.example.evil",
+            "http://app.example",
+            "https://app.example:8443",
+            "null",
+            "*",
+            "https://evil.example",
+        ):
             answer = receiver.ask("OPTIONS", POST, headers={"Origin": origin, **asks})
             assert (answer.status, [h for h in answer.headers if h.startswith("access-control")]) == (403, [])
         assert receiver.ask("OPTIONS", POST).status == 204
 
 
 def test_a_post_from_another_origin_is_not_taken(home: Path) -> None:
-    """A page of an origin that is not configured cannot post, key or not, and without configured origins no page can."""
+    """
+    A page of an origin that is not configured cannot post, key or not, and without configured origins no page can.
+    """
     with receiving(OPS_CORS_ORIGINS=ORIGIN) as receiver:
         assert receiver.post(a_body(1), AS_BEACON | {"Origin": "https://evil.example"}).status == 403
         assert receiver.bodies() == []
@@ -545,16 +671,24 @@ def test_origins_may_stand_in_the_settings_file(home: Path) -> None:
 
 
 def test_a_page_can_read_every_refusal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every answer to a configured origin, 204 or refusal, carries its CORS header, else the page cannot know what went wrong."""
+    """
+    Every answer to a configured origin, 204 or refusal, carries its CORS header, else the page cannot know what went
+    wrong.
+    """
     with receiving(OPS_CORS_ORIGINS=ORIGIN, OPS_INGEST_KEY="k-1234") as receiver:
         origin, key = {"Origin": ORIGIN}, f"{POST}?key=k-1234"
         found = {
-            400: receiver.post(b"{}", AS_JSON | origin, key), 401: receiver.post(a_body(), AS_JSON | origin), 413: receiver.post(b"x" * (LARGEST + 1), AS_JSON | origin, key),
-            415: receiver.post(a_body(), {"Content-Type": "text/html"} | origin, key)}  # fmt: skip
+            400: receiver.post(b"{}", AS_JSON | origin, key),
+            401: receiver.post(a_body(), AS_JSON | origin),
+            413: receiver.post(b"x" * (LARGEST + 1), AS_JSON | origin, key),
+            415: receiver.post(a_body(), {"Content-Type": "text/html"} | origin, key),
+        }
         monkeypatch.setattr(SnapshotStore, "write", lambda *_: (_ for _ in ()).throw(StoreError("gone")))
         found[503] = receiver.post(a_body(), AS_JSON | origin, key)
         assert {status: answer.status for status, answer in found.items()} == {status: status for status in found}
-        assert {status: answer.headers.get("access-control-allow-origin") for status, answer in found.items()} == dict.fromkeys(found, ORIGIN)
+        assert {
+            status: answer.headers.get("access-control-allow-origin") for status, answer in found.items()
+        } == dict.fromkeys(found, ORIGIN)
 
 
 def test_health_says_since_when_and_what_time(home: Path) -> None:
@@ -591,12 +725,29 @@ def test_api_metrics_is_the_status_of_the_moment(home: Path) -> None:
 def test_other_paths_and_methods_are_refused(home: Path) -> None:
     """What is not in the contract is answered 404 or 405, and nothing redirects anywhere."""
     with receiving() as receiver:
-        assert {receiver.ask("GET", path).status for path in ("/api", "/metrics/x", "/../etc/passwd", "/docs", "//evil.example/health", "/health/", "/api/metrics/export/")} == {404}
+        assert {
+            receiver.ask("GET", path).status
+            for path in (
+                "/api",
+                "/metrics/x",
+                "/../etc/passwd",
+                "/docs",
+                "//evil.example/health",
+                "/health/",
+                "/api/metrics/export/",
+            )
+        } == {404}
         assert {receiver.ask(method, POST).status for method in ("GET", "PUT", "DELETE", "PATCH", "TRACE")} == {405}
-        assert {receiver.ask(method, path).status for method in ("POST", "DELETE") for path in ("/health", "/metrics", "/api/metrics")} == {405}
+        assert {
+            receiver.ask(method, path).status
+            for method in ("POST", "DELETE")
+            for path in ("/health", "/metrics", "/api/metrics")
+        } == {405}
 
 
-def test_elsewhere_needs_both_keys(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_needs_both_keys(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To listen where others reach it is refused by name of every key that is missing, before anything listens."""
     for host in ("0.0.0.0", "::", "192.0.2.7", "desk.example", ""):
         assert cli.main(["serve", "--host", host]) == 70
@@ -639,14 +790,25 @@ def test_a_taken_port_is_said_and_nothing_claimed(home: Path) -> None:
 
 def test_secrets_are_in_no_answer_and_in_no_log(home: Path) -> None:
     """Whatever is asked, with whatever key, no answer (its headers included) and no line on stderr holds a secret."""
-    secrets = {"OPS_INGEST_KEY": "ingest-key-1234", "OPS_READ_KEY": "ingest-key-1234-read", "OPS_MASSIVE_TOKEN": "massive-token-1234", "OPS_TRADIER_TOKEN": "tradier-token-1234"}
+    secrets = {
+        "OPS_INGEST_KEY": "ingest-key-1234",
+        "OPS_READ_KEY": "ingest-key-1234-read",
+        "OPS_MASSIVE_TOKEN": "massive-token-1234",
+        "OPS_TRADIER_TOKEN": "tradier-token-1234",
+    }
     said = []
     with running(home, OPS_CORS_ORIGINS=ORIGIN, **secrets) as found:
         for key in secrets.values():
             for path in ("/health", "/metrics", "/api/metrics", POST, f"{POST}/", "/metrics/", "/health/", "/nothing"):
                 for method in ("GET", "POST", "OPTIONS", "HEAD"):
                     for headers in ({}, {"Authorization": f"Bearer {key}"}, {"Origin": ORIGIN}):
-                        answer = asked(found.url, method, f"{path}?key={key}", b"{}" if method == "POST" else None, AS_JSON | headers)
+                        answer = asked(
+                            found.url,
+                            method,
+                            f"{path}?key={key}",
+                            b"{}" if method == "POST" else None,
+                            AS_JSON | headers,
+                        )
                         said.append(f"{method} {path}: {answer.status} {answer.headers} {answer.body!r}")
         spoken(found.url, f"GET /?key={secrets['OPS_READ_KEY']} HTTP/9\r\nA\r\n\r\n".encode())
         with sqlite3.connect(home / "store.sqlite") as other:
@@ -670,7 +832,12 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&`${1}"
 def test_a_hostile_message_is_inert(home: Path) -> None:
     """Markup that a page posts as its error message, id or error type comes back as text in every panel."""
     with receiving() as receiver:
-        sent = a_body(last_error_message=HOSTILE, last_error_at_ms=clock.micros(clock.now()) // 1000, page_id=HOSTILE[:100], errors_by_type={HOSTILE: 2})
+        sent = a_body(
+            last_error_message=HOSTILE,
+            last_error_at_ms=clock.micros(clock.now()) // 1000,
+            page_id=HOSTILE[:100],
+            errors_by_type={HOSTILE: 2},
+        )
         assert receiver.post(sent).status == 204
         view = Desk(receiver.settings).status()
         shown = [panel._repr_mimebundle_()["text/html"] for panel in view.panels]
@@ -680,14 +847,29 @@ def test_a_hostile_message_is_inert(home: Path) -> None:
 
 
 POISONS = {
-    "a count of null": {"errors_by_type": {"API_ERROR": None}}, "a lone surrogate as a type": {"errors_by_type": {"\ud800": 3}}, "NUL as a type": {"errors_by_type": {"\0": 1}}, "a very long uptime": {"uptime_s": 2**53},
-    "the largest count": {"errors": 2**53, "massive_requests": 2**53, "massive_successes": 2**53, "trades": 2**53, "gross_mean_pct": 2**53}, "a lone surrogate in a message": {"last_error_message": "\udfff"},
-    "a formula as a name": {"page_id": "$\\frac{$"}, "the last instant": {"page_clock_ms": 4_102_444_800_000}, "the first instant": {"page_clock_ms": 946_684_800_000}, "a message turned round": {"last_error_message": "\u202e\u2028\x1b[2J"},
-}  # fmt: skip
+    "a count of null": {"errors_by_type": {"API_ERROR": None}},
+    "a lone surrogate as a type": {"errors_by_type": {"\ud800": 3}},
+    "NUL as a type": {"errors_by_type": {"\0": 1}},
+    "a very long uptime": {"uptime_s": 2**53},
+    "the largest count": {
+        "errors": 2**53,
+        "massive_requests": 2**53,
+        "massive_successes": 2**53,
+        "trades": 2**53,
+        "gross_mean_pct": 2**53,
+    },
+    "a lone surrogate in a message": {"last_error_message": "\udfff"},
+    "a formula as a name": {"page_id": "$\\frac{$"},
+    "the last instant": {"page_clock_ms": 4_102_444_800_000},
+    "the first instant": {"page_clock_ms": 946_684_800_000},
+    "a message turned round": {"last_error_message": "\u202e\u2028\x1b[2J"},
+}
 
 
 @pytest.mark.parametrize("changed", POISONS.values(), ids=POISONS)
-def test_no_post_makes_the_figures_unreadable(home: Path, changed: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_post_makes_the_figures_unreadable(
+    home: Path, changed: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
     """Whatever one page posts, taken or refused, the figures, panels, samples and export can still be read."""
     world = Clock(clock.now() - timedelta(seconds=20))
     with receiving(now=world.now) as receiver:
@@ -695,7 +877,10 @@ def test_no_post_makes_the_figures_unreadable(home: Path, changed: dict[str, Any
             world.at += timedelta(seconds=5)
             assert receiver.post(a_body(n, **changed)).status in (204, 400)
         assert receiver.post(a_body(9)).status == 204
-        assert {path: receiver.ask("GET", path).status for path in ("/metrics", "/api/metrics")} == {"/metrics": 200, "/api/metrics": 200}
+        assert {path: receiver.ask("GET", path).status for path in ("/metrics", "/api/metrics")} == {
+            "/metrics": 200,
+            "/api/metrics": 200,
+        }
         desk = Desk(receiver.settings, world.now)
         assert [panel._repr_mimebundle_() for panel in desk.status().panels]
         assert len(desk.samples()) == len(receiver.bodies())
@@ -753,7 +938,13 @@ class Lines:
         """Post all bodies, spread over the connections; the statuses in order."""
         parts = [sent[i :: len(self._open)] for i in range(len(self._open))]
         for connection, part in zip(self._open, parts):
-            connection.sendall(b"".join(b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (POST.encode(), len(b), b) for b in part))
+            connection.sendall(
+                b"".join(
+                    b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r"
+                    b"\nContent-Length: %d\r\n\r\n%s" % (POST.encode(), len(b), b)
+                    for b in part
+                )
+            )
         found = [0] * len(sent)
         for i, (file, part) in enumerate(zip(self._files, parts)):
             found[i :: len(self._open)] = [self._status(file) for _ in part]
@@ -775,11 +966,84 @@ class Lines:
 
 
 LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(min_value=2**53 - 2, max_value=2**53 + 2), st.integers(min_value=-(2**70), max_value=2**70), st.floats(allow_nan=False, allow_infinity=False),
-    st.text(max_size=20), st.text(st.characters(categories=["Cs", "Cc", "Cf", "Zl", "Co"]), max_size=6), st.sampled_from(["", "<script>", "__proto__", "NaN", "1", "true"]),
-)  # fmt: skip
-VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5) | st.text(st.characters(categories=["Cs"]), max_size=2), inner, max_size=4), max_leaves=8)
-NASTY = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1e308", "5e-324", "-0", "-0.0", "0.1", "1E2", "9" * 309, "9" * 4299, "9" * 4301, "-" + "9" * 5000, "-1", "true", "false", '"\\ud800"', '"\\udc00\\ud800"', '"\\u0000"', '"\\ufeff"', '"\\ud83d\\ude00"', '{"\\ud800":1}', '{"\\u0000":2}', '{"A":null}', '{"A":1,"A":2}', '{"A":1.0}', '{"A":true}', '{"":1}', "[" * 400 + "]" * 400, '{"a":' * 900 + "1" + "}" * 900, "[" * 5000, '"' + "x" * 60_000 + '"', "{}", "[]", "[[],{}]", "{", '"', "'a'", "01", "+1", ".5", "1.", "0x10", "1_000", "undefined", "\u2028", "//", "1/**/", "", " ", "\x00", "9007199254740993", "1773158400000", "4102444800001")  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=2**53 - 2, max_value=2**53 + 2),
+    st.integers(min_value=-(2**70), max_value=2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=20),
+    st.text(st.characters(categories=["Cs", "Cc", "Cf", "Zl", "Co"]), max_size=6),
+    st.sampled_from(["", "<script>", "__proto__", "NaN", "1", "true"]),
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(max_size=5) | st.text(st.characters(categories=["Cs"]), max_size=2), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+NASTY = (
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "-1e999",
+    "1e308",
+    "5e-324",
+    "-0",
+    "-0.0",
+    "0.1",
+    "1E2",
+    "9" * 309,
+    "9" * 4299,
+    "9" * 4301,
+    "-" + "9" * 5000,
+    "-1",
+    "true",
+    "false",
+    '"\\ud800"',
+    '"\\udc00\\ud800"',
+    '"\\u0000"',
+    '"\\ufeff"',
+    '"\\ud83d\\ude00"',
+    '{"\\ud800":1}',
+    '{"\\u0000":2}',
+    '{"A":null}',
+    '{"A":1,"A":2}',
+    '{"A":1.0}',
+    '{"A":true}',
+    '{"":1}',
+    "[" * 400 + "]" * 400,
+    '{"a":' * 900 + "1" + "}" * 900,
+    "[" * 5000,
+    '"' + "x" * 60_000 + '"',
+    "{}",
+    "[]",
+    "[[],{}]",
+    "{",
+    '"',
+    "'a'",
+    "01",
+    "+1",
+    ".5",
+    "1.",
+    "0x10",
+    "1_000",
+    "undefined",
+    "\u2028",
+    "//",
+    "1/**/",
+    "",
+    " ",
+    "\x00",
+    "9007199254740993",
+    "1773158400000",
+    "4102444800001",
+)
 TOKENS = st.sampled_from(NASTY) | VALUES.map(json.dumps)
 HERE = "here it stands"
 
@@ -787,34 +1051,58 @@ HERE = "here it stands"
 def _templates() -> list[str]:
     """Good bodies with one place left open: each field, each object that holds fields, and places that nobody reads."""
     names = [f.name for f in snapshot.FIELDS] + ["errors_by_type"]
-    made = [json.dumps({**looks.body(**{name: HERE}), **({} if name == "page_clock_ms" else {"lastUpdateAt": "time"})}) for name in names]
+    made = [
+        json.dumps({**looks.body(**{name: HERE}), **({} if name == "page_clock_ms" else {"lastUpdateAt": "time"})})
+        for name in names
+    ]
     whole = looks.body() | {"lastUpdateAt": "time"}
-    made += [json.dumps(whole | {top: HERE}) for top in ("providers", "greeksQuality", "pnl", "systemHealth", "client", "unknown")]
-    made += [json.dumps(whole | {"providers": {"massive": HERE}}), json.dumps(whole | {"pnl": {"unknown": HERE}}), json.dumps(looks.body(errors_by_type={"A": HERE}) | {"lastUpdateAt": "time"})]
+    made += [
+        json.dumps(whole | {top: HERE})
+        for top in ("providers", "greeksQuality", "pnl", "systemHealth", "client", "unknown")
+    ]
+    made += [
+        json.dumps(whole | {"providers": {"massive": HERE}}),
+        json.dumps(whole | {"pnl": {"unknown": HERE}}),
+        json.dumps(looks.body(errors_by_type={"A": HERE}) | {"lastUpdateAt": "time"}),
+    ]
     return [*made, json.dumps(whole)[:-1] + ', "pnl": ' + json.dumps(HERE) + "}", json.dumps(HERE)]
 
 
 TEMPLATES = _templates()
 WRITTEN: tuple[Callable[[str], bytes], ...] = (
-    lambda t: b"\xef\xbb\xbf" + t.encode("utf-8", "surrogatepass"), lambda t: t.encode("utf-16", "surrogatepass"), lambda t: t.encode("latin-1", "replace"), lambda t: t.encode("utf-8", "surrogatepass")[:-1],
-    lambda t: t.encode("utf-8", "surrogatepass") + b"\x00", lambda t: b"\n\t" + t.encode("utf-8", "surrogatepass") + b"\r\n", lambda t: t.encode("utf-8", "surrogatepass").replace(b"e", b"\xff", 1),
-)  # fmt: skip
+    lambda t: b"\xef\xbb\xbf" + t.encode("utf-8", "surrogatepass"),
+    lambda t: t.encode("utf-16", "surrogatepass"),
+    lambda t: t.encode("latin-1", "replace"),
+    lambda t: t.encode("utf-8", "surrogatepass")[:-1],
+    lambda t: t.encode("utf-8", "surrogatepass") + b"\x00",
+    lambda t: b"\n\t" + t.encode("utf-8", "surrogatepass") + b"\r\n",
+    lambda t: t.encode("utf-8", "surrogatepass").replace(b"e", b"\xff", 1),
+)
 
 
 def test_ten_thousand_strange_bodies(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Any value in any place of a body is taken or refused, never a 5xx; what was taken is held whole, nothing else is, and the figures stay readable."""
+    """
+    Any value in any place of a body is taken or refused, never a 5xx; what was taken is held whole, nothing else is,
+    and the figures stay readable.
+    """
     world, acknowledged, counted = Clock(NOON), [], [0]
     with receiving(now=world.now) as receiver:
         lines = Lines(receiver.url, 8)
 
-        @hypothesis_settings(max_examples=170, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @hypothesis_settings(
+            max_examples=170, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        )
         @given(token=TOKENS)
         def every_place(token: str) -> None:
             world.at += timedelta(hours=2)
             texts = []
             for n, template in enumerate(TEMPLATES):
                 counted[0] += 1
-                texts.append(template.replace('"time"', str(1_700_000_000_000 + counted[0])).replace(f'"{HERE}"', token).replace(": 600", f": {n}"))
+                texts.append(
+                    template.replace('"time"', str(1_700_000_000_000 + counted[0]))
+                    .replace(f'"{HERE}"', token)
+                    .replace(": 600", f": {n}")
+                )
             sent = [t.encode("utf-8", "surrogatepass") for t in texts] + [write(texts[-2]) for write in WRITTEN]
             found = lines.post(sent)
             assert set(found) <= {204, 400, 413}
@@ -838,28 +1126,138 @@ def test_ten_thousand_strange_bodies(home: Path, capfd: pytest.CaptureFixture[st
 
 
 BAD_HEADERS = (
-    b"Content-Length: 5", b"Content-Length: -1", b"Content-Length: 1e3", b"Content-Length: \xb2", b"Content-Length: 0x10", b"Content-Length: 99999999999999999999999", b"Content-Length:", b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked",
-    b"Transfer-Encoding: identity", b"Expect: 100-continue", b"Expect: 200-maybe", b"Connection: Upgrade", b"Upgrade: websocket", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__", b"Origin: null", b"Origin: \xff", b"Origin: https://app.example",
-    b"Authorization: Bearer \xff\xfe", b"Authorization:", b"Authorization: Bearer", b"Content-Type: text/plain", b"Content-Type: application/json", b"Content-Type: \x00", b"Content-Type: ;;;", b"Content-Encoding: gzip", b"Host: [::", b"Host:", b"Host: a@b:99999", b"Host: evil.example",
-    b": nameless", b"No colon", b" folded: 1", b"X-Long: " + b"a" * 9000, b"X: \r\n folded", b"Cookie: " + b"a=b; " * 50, b"Range: bytes=0-", b"X-Forwarded-For: 1.1.1.1, <script>", b"Sec-WebSocket-Key: x", b"Trailer: a", b"\xff\xfe: x", b"X: a\x00b", b"X: a\rb",
-)  # fmt: skip
-METHODS = st.sampled_from([b"POST"] * 6 + [b"GET", b"OPTIONS", b"PUT", b"HEAD", b"DELETE", b"TRACE", b"CONNECT", b"PATCH", b"PROPFIND", b"post", b"BREW", b"PRI", b"", b"P\x00ST", b"G" * 300])
+    b"Content-Length: 5",
+    b"Content-Length: -1",
+    b"Content-Length: 1e3",
+    b"Content-Length: \xb2",
+    b"Content-Length: 0x10",
+    b"Content-Length: 99999999999999999999999",
+    b"Content-Length:",
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: gzip, chunked",
+    b"Transfer-Encoding: identity",
+    b"Expect: 100-continue",
+    b"Expect: 200-maybe",
+    b"Connection: Upgrade",
+    b"Upgrade: websocket",
+    b"Upgrade: h2c",
+    b"HTTP2-Settings: AAMAAABkAAQAAP__",
+    b"Origin: null",
+    b"Origin: \xff",
+    b"Origin: https://app.example",
+    b"Authorization: Bearer \xff\xfe",
+    b"Authorization:",
+    b"Authorization: Bearer",
+    b"Content-Type: text/plain",
+    b"Content-Type: application/json",
+    b"Content-Type: \x00",
+    b"Content-Type: ;;;",
+    b"Content-Encoding: gzip",
+    b"Host: [::",
+    b"Host:",
+    b"Host: a@b:99999",
+    b"Host: evil.example",
+    b": nameless",
+    b"No colon",
+    b" folded: 1",
+    b"X-Long: " + b"a" * 9000,
+    b"X: \r\n folded",
+    b"Cookie: " + b"a=b; " * 50,
+    b"Range: bytes=0-",
+    b"X-Forwarded-For: 1.1.1.1, <script>",
+    b"Sec-WebSocket-Key: x",
+    b"Trailer: a",
+    b"\xff\xfe: x",
+    b"X: a\x00b",
+    b"X: a\rb",
+)
+METHODS = st.sampled_from(
+    [b"POST"] * 6
+    + [
+        b"GET",
+        b"OPTIONS",
+        b"PUT",
+        b"HEAD",
+        b"DELETE",
+        b"TRACE",
+        b"CONNECT",
+        b"PATCH",
+        b"PROPFIND",
+        b"post",
+        b"BREW",
+        b"PRI",
+        b"",
+        b"P\x00ST",
+        b"G" * 300,
+    ]
+)
 TARGETS = st.sampled_from(
-    [POST.encode()] * 8 + [b"/metrics", b"/api/metrics", b"/health", b"/health/", b"/", b"*", b"", b"//", b"http://[::/health", b"http://evil/health/", b"/%", b"/%00", b"/%ff%fe", b"/..%2f..", b"/\xff", b"/api/metrics/export?key=%ff&key=\xfe&" + b"&" * 999, b"/?" + b"a" * 5000, b"/health#x", b"/api/metrics?window=-1", b"a b"]
-) | st.binary(max_size=30)  # fmt: skip
+    [POST.encode()] * 8
+    + [
+        b"/metrics",
+        b"/api/metrics",
+        b"/health",
+        b"/health/",
+        b"/",
+        b"*",
+        b"",
+        b"//",
+        b"http://[::/health",
+        b"http://evil/health/",
+        b"/%",
+        b"/%00",
+        b"/%ff%fe",
+        b"/..%2f..",
+        b"/\xff",
+        b"/api/metrics/export?key=%ff&key=\xfe&" + b"&" * 999,
+        b"/?" + b"a" * 5000,
+        b"/health#x",
+        b"/api/metrics?window=-1",
+        b"a b",
+    ]
+) | st.binary(max_size=30)
 FRAMES = st.sampled_from(["length", "length", "chunked", "chunked", "short", "long", "none", "bad chunk", "garbage"])
 VERSIONS = st.sampled_from([b" HTTP/1.1", b" HTTP/1.1", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b" HTTP/9", b""])
 STRANGE = st.one_of(
-    st.tuples(METHODS, TARGETS, st.lists(st.sampled_from(BAD_HEADERS), max_size=3), FRAMES, VERSIONS, st.booleans(), st.binary(max_size=40)),
-    st.tuples(st.just(b"POST"), st.just(POST.encode()), st.just([]), FRAMES, st.just(b" HTTP/1.1"), st.just(True), st.binary(max_size=40)),
+    st.tuples(
+        METHODS,
+        TARGETS,
+        st.lists(st.sampled_from(BAD_HEADERS), max_size=3),
+        FRAMES,
+        VERSIONS,
+        st.booleans(),
+        st.binary(max_size=40),
+    ),
+    st.tuples(
+        st.just(b"POST"),
+        st.just(POST.encode()),
+        st.just([]),
+        FRAMES,
+        st.just(b" HTTP/1.1"),
+        st.just(True),
+        st.binary(max_size=40),
+    ),
 )
 
 
-def _written(method: bytes, target: bytes, headers: list[bytes], frame: str, version: bytes, good: bool, noise: bytes, body: bytes) -> bytes:
+def _written(
+    method: bytes,
+    target: bytes,
+    headers: list[bytes],
+    frame: str,
+    version: bytes,
+    good: bool,
+    noise: bytes,
+    body: bytes,
+) -> bytes:
     """One strange request, as bytes."""
     if frame == "garbage":
         return noise + b"\r\n\r\n" + body
-    head = [method + b" " + target + version, b"Host: 127.0.0.1", *([b"Content-Type: application/json"] if good else headers)]
+    head = [
+        method + b" " + target + version,
+        b"Host: 127.0.0.1",
+        *([b"Content-Type: application/json"] if good else headers),
+    ]
     sent = body if good else noise
     match frame:
         case "length" | "short" | "long":
@@ -867,7 +1265,10 @@ def _written(method: bytes, target: bytes, headers: list[bytes], frame: str, ver
         case "chunked":
             head.append(b"Transfer-Encoding: chunked")
             size = len(noise) + 1
-            sent = b"".join(b"%x;x=y\r\n%s\r\n" % (len(p), p) for p in in_chunks(sent, size)) + b"0\r\nTrailing: yes\r\n\r\n"
+            sent = (
+                b"".join(b"%x;x=y\r\n%s\r\n" % (len(p), p) for p in in_chunks(sent, size))
+                + b"0\r\nTrailing: yes\r\n\r\n"
+            )
         case "bad chunk":
             head.append(b"Transfer-Encoding: chunked")
             sent = b"%s\r\n%s\r\n" % (noise[:9] or b"zz", sent)
@@ -875,12 +1276,17 @@ def _written(method: bytes, target: bytes, headers: list[bytes], frame: str, ver
 
 
 def test_two_thousand_strange_requests(home: Path) -> None:
-    """Whatever bytes come instead of HTTP, no answer is a 5xx, no traceback is printed, the server goes on, and it holds exactly the bodies that it acknowledged."""
+    """
+    Whatever bytes come instead of HTTP, no answer is a 5xx, no traceback is printed, the server goes on, and it holds
+    exactly the bodies that it acknowledged.
+    """
     counted, acknowledged, maybe = [0], set(), set()
     with running(home, OPS_CORS_ORIGINS="https://app.example") as found:
         port = int(found.url.rpartition(":")[2])
 
-        @hypothesis_settings(max_examples=110, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @hypothesis_settings(
+            max_examples=110, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        )
         @given(strange=st.lists(STRANGE, min_size=20, max_size=20))
         def at_once(strange: list[tuple]) -> None:
             talks, sent = [], []
@@ -897,7 +1303,13 @@ def test_two_thousand_strange_requests(home: Path) -> None:
             assert [(said[1][:300], s) for said, s in zip(talks, statuses) if any(status >= 500 for status in s)] == []
             for body, (method, target, _, frame, _, good, _), got in zip(sent, strange, statuses):
                 maybe.add(canonical(body))
-                if method == b"POST" and target == POST.encode() and good and frame in ("length", "chunked") and 204 in got:
+                if (
+                    method == b"POST"
+                    and target == POST.encode()
+                    and good
+                    and frame in ("length", "chunked")
+                    and 204 in got
+                ):
                     acknowledged.add(canonical(body))
 
         at_once()
@@ -931,7 +1343,10 @@ def test_who_hangs_up_leaves_nothing(home: Path, capfd: pytest.CaptureFixture[st
         sent = raw(a_body())
         for cut in (0, 1, len(sent) // 2, len(sent) - 1):
             with socket.create_connection(("127.0.0.1", int(receiver.url.rpartition(":")[2]))) as connection:
-                connection.sendall(b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (POST.encode(), len(sent), sent[:cut]))
+                connection.sendall(
+                    b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r"
+                    b"\nContent-Length: %d\r\n\r\n%s" % (POST.encode(), len(sent), sent[:cut])
+                )
         assert receiver.post(a_body(1)).status == 204
         assert len(receiver.bodies()) == 1
         assert SnapshotStore(receiver.store).rejects("desk") == []
@@ -939,7 +1354,10 @@ def test_who_hangs_up_leaves_nothing(home: Path, capfd: pytest.CaptureFixture[st
 
 
 def test_a_post_given_up_does_not_stop_the_writer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that is cancelled while its post waits for the disk (as at shutdown) is answered 503 and leaves the writer at work for the next."""
+    """
+    A request that is cancelled while its post waits for the disk (as at shutdown) is answered 503 and leaves the writer
+    at work for the next.
+    """
     held, entered, write = threading.Event(), threading.Event(), SnapshotStore.write
 
     def slowly(*a: Any, **k: Any) -> int:
@@ -961,7 +1379,19 @@ def test_a_post_given_up_does_not_stop_the_writer(home: Path, monkeypatch: pytes
         async def send(message: dict) -> None:
             said.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": POST, "raw_path": POST.encode(), "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1", "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")], "server": ("a", 80), "client": ("b", 1)}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": POST,
+            "raw_path": POST.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "http_version": "1.1",
+            "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+            "server": ("a", 80),
+            "client": ("b", 1),
+        }
         await app(scope, receive, send)
         return said
 
@@ -1011,7 +1441,10 @@ def said_by(posts: Iterable[dict]) -> list[str]:
 
 
 def test_killed_in_flight_it_holds_what_it_acknowledged(home: Path) -> None:
-    """A server killed with SIGKILL under load, four times on one home, has acknowledged nothing that an export does not give back whole, and holds nothing twice."""
+    """
+    A server killed with SIGKILL under load, four times on one home, has acknowledged nothing that an export does not
+    give back whole, and holds nothing twice.
+    """
     posted, acknowledged = [], []
     for life, upto in enumerate((5, 60, 150, 90)):
         with running(home) as found:
@@ -1035,7 +1468,9 @@ def test_killed_in_flight_it_holds_what_it_acknowledged(home: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_told_to_stop_it_finishes_what_it_has(home: Path, how: signal.Signals) -> None:
-    """Told to stop under load, it answers what it has taken, ends without a traceback, and holds all that it acknowledged."""
+    """
+    Told to stop under load, it answers what it has taken, ends without a traceback, and holds all that it acknowledged.
+    """
     with running(home) as found:
         posters = [Poster(found.url, str(n)) for n in range(4)]
         for poster in posters:
@@ -1056,7 +1491,10 @@ SYNC = re.compile(r"^f(?:data)?sync\(\d+<([^>]*)>")
 
 
 def calls(trace: str) -> Iterator[tuple[int, int, str, str]]:
-    """Each system call of a trace of ``strace -f``: line of its beginning, line of its end, its words whole, what it returned."""
+    """
+    Each system call of a trace of ``strace -f``: line of its beginning, line of its end, its words whole, what it
+    returned.
+    """
     begun: dict[str, tuple[int, str]] = {}
     for number, line in enumerate(trace.splitlines()):
         parted = re.match(r"(?:\[pid +)?(\d+)\]? +(?:[\d:.]+ +)?(.*)", line)
@@ -1076,7 +1514,10 @@ def calls(trace: str) -> Iterator[tuple[int, int, str, str]]:
 
 
 def unsynced(trace: str) -> tuple[int, list[str]]:
-    """How many answers 204 are in a trace, and which were begun before a sync of the store, itself begun after the request was read, had ended."""
+    """
+    How many answers 204 are in a trace, and which were begun before a sync of the store, itself begun after the request
+    was read, had ended.
+    """
     events = defaultdict(list)
     synced = []
     for first, last, words, returned in calls(trace):
@@ -1109,7 +1550,18 @@ def test_no_204_before_the_disk(home: Path, tmp_path: Path) -> None:
     or with a receiver that answers before its writer has written; the trace without its syncs is held against it here.
     """
     strace, trace = needs("strace"), tmp_path / "trace"
-    traced = [strace, "-f", "-tt", "-yy", "-s", "64", "-e", "trace=fsync,fdatasync,write,writev,sendto,sendmsg,read,recvfrom,recvmsg", "-o", str(trace)]
+    traced = [
+        strace,
+        "-f",
+        "-tt",
+        "-yy",
+        "-s",
+        "64",
+        "-e",
+        "trace=fsync,fdatasync,write,writev,sendto,sendmsg,read,recvfrom,recvmsg",
+        "-o",
+        str(trace),
+    ]
     with running(home, prefix=traced) as found:
         posters = [Poster(found.url, str(n), 10) for n in range(6)]
         for poster in posters:
@@ -1127,7 +1579,10 @@ def test_no_204_before_the_disk(home: Path, tmp_path: Path) -> None:
 
 
 def test_two_receivers_and_readers_share_a_home(home: Path) -> None:
-    """Two servers on one home take posts at once while the status is read, none is refused, nothing fails, and every row is there."""
+    """
+    Two servers on one home take posts at once while the status is read, none is refused, nothing fails, and every row
+    is there.
+    """
     with running(home) as one, running(home) as other:
         posters = [Poster(url, f"{n}-{url[-5:]}", 60) for url in (one.url, other.url) for n in range(3)]
         same = [Poster(url, "the same", 0) for url in (one.url, other.url)]
@@ -1143,11 +1598,20 @@ def test_two_receivers_and_readers_share_a_home(home: Path) -> None:
         assert [asked(p.url, "POST", POST, twice, AS_JSON).status for p in same] == [204, 204]
         assert {r.returncode for r in reads} <= {0, 1, 2, 3}
         assert {r.stderr for r in reads} == {b""}
-        totals = {next(line for line in asked(url, "GET", "/metrics").body.splitlines() if line.startswith(b"trading_system_errors_total ")) for url in (one.url, other.url)}
+        totals = {
+            next(
+                line
+                for line in asked(url, "GET", "/metrics").body.splitlines()
+                if line.startswith(b"trading_system_errors_total ")
+            )
+            for url in (one.url, other.url)
+        }
         assert len(totals) == 1  # The gauges may differ: the two are asked at two moments.
         assert "Traceback" not in one.stderr() + other.stderr()
     held = said_by(line["metrics"] for line in exported(home))
-    assert held == sorted([*said_by(b for p in posters for b in p.acknowledged), json.dumps(json.loads(twice), sort_keys=True)])
+    assert held == sorted(
+        [*said_by(b for p in posters for b in p.acknowledged), json.dumps(json.loads(twice), sort_keys=True)]
+    )
 
 
 def test_many_may_come_first(home: Path) -> None:
@@ -1160,6 +1624,11 @@ def test_many_may_come_first(home: Path) -> None:
 def test_an_export_is_utf8_everywhere(home: Path) -> None:
     """What was posted comes back as UTF-8, also where the terminal is set to something smaller."""
     with receiving() as receiver:
-        assert receiver.post(json.dumps(a_body(last_error_message="é\u2028\U0001f600"), ensure_ascii=False).encode()).status == 204
+        assert (
+            receiver.post(
+                json.dumps(a_body(last_error_message="é\u2028\U0001f600"), ensure_ascii=False).encode()
+            ).status
+            == 204
+        )
     expected = ops(home, "export", "snapshots").stdout
     assert ops(home, "export", "snapshots", PYTHONIOENCODING="ascii").stdout == expected != b""

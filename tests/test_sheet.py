@@ -27,7 +27,20 @@ from opslib.steps import ASK, CHANGE, LOOK
 
 NAMES = tuple(checklists.table())
 HOOK = '#!/bin/sh\necho "$1" >> "$(dirname "$0")/done"\ncat > /dev/null\n'
-ALL_HOOKS = ("test_monitoring", "test_integration", "push_branch", "build", "start_staging", "cut_branch", "merge_branch", "set_version", "make_tag", "push_tag", "deploy", "raise_error")
+ALL_HOOKS = (
+    "test_monitoring",
+    "test_integration",
+    "push_branch",
+    "build",
+    "start_staging",
+    "cut_branch",
+    "merge_branch",
+    "set_version",
+    "make_tag",
+    "push_tag",
+    "deploy",
+    "raise_error",
+)
 
 
 @pytest.fixture
@@ -36,7 +49,9 @@ def desk(tmp_path: Path) -> Desk:
     hook = tmp_path / "hook.sh"
     hook.write_text(HOOK)
     hook.chmod(0o755)
-    (tmp_path / "settings.toml").write_text("[hooks]\n" + "".join(f'{name} = ["{hook}", "{name}"]\n' for name in ALL_HOOKS))
+    (tmp_path / "settings.toml").write_text(
+        "[hooks]\n" + "".join(f'{name} = ["{hook}", "{name}"]\n' for name in ALL_HOOKS)
+    )
     found = Desk(desk_module.open("desk", tmp_path, {"OPS_HOME": str(tmp_path)}).settings, lambda: AT)
     Samples(found.store, "desk").keep(well(), known_at_ts=True)
     SnapshotStore(found.store).write("desk", posted(websocket_connected=True), known_at_ts=True)
@@ -60,13 +75,29 @@ def walk(sheet: Sheet, but: tuple[str, ...] = ()) -> None:
 
 
 def test_the_nine_of_the_contract_are_there() -> None:
-    """Every checklist of CONTRACT.md, in the help of its command too; every box has a step, every check and hook is used."""
-    assert set(NAMES) == {"morning", "hourly", "pre-deploy", "staging", "production", "post-deploy-1h", "post-deploy-24h", "post-deploy-1w", "monitor-health"}
+    """
+    Every checklist of CONTRACT.md, in the help of its command too; every box has a step, every check and hook is used.
+    """
+    assert set(NAMES) == {
+        "morning",
+        "hourly",
+        "pre-deploy",
+        "staging",
+        "production",
+        "post-deploy-1h",
+        "post-deploy-24h",
+        "post-deploy-1w",
+        "monitor-health",
+    }
     boxes = {step.name for name in NAMES for step in checklists.checklist(name).steps}
     own = {name for name, step in steps.table().items() if not step.box}
     assert own <= boxes, own - boxes
     assert all(steps.step(name).check in checks.CHECKS for name in boxes if steps.step(name).kind == LOOK)
-    assert {step.hook for name in NAMES for step in checklists.checklist(name).steps if step.kind == CHANGE} == set(ALL_HOOKS) <= set(hooks.HOOKS)
+    assert (
+        {step.hook for name in NAMES for step in checklists.checklist(name).steps if step.kind == CHANGE}
+        == set(ALL_HOOKS)
+        <= set(hooks.HOOKS)
+    )
 
 
 def test_every_box_of_the_guide_has_one() -> None:
@@ -75,7 +106,14 @@ def test_every_box_of_the_guide_has_one() -> None:
     if not guide.is_file():
         pytest.skip("the guide is not beside the project")
     content = guide.read_text(encoding="utf-8")
-    wanted = {"pre-deploy": "### Pre-Deployment Verification", "post-deploy-1h": "**Immediate (0-1 hour)**", "post-deploy-24h": "**24 Hours**", "post-deploy-1w": "**1 Week**", "monitor-health": "Monitoring System Health Checklist:", "hourly": "#### Hourly Monitoring"}
+    wanted = {
+        "pre-deploy": "### Pre-Deployment Verification",
+        "post-deploy-1h": "**Immediate (0-1 hour)**",
+        "post-deploy-24h": "**24 Hours**",
+        "post-deploy-1w": "**1 Week**",
+        "monitor-health": "Monitoring System Health Checklist:",
+        "hourly": "#### Hourly Monitoring",
+    }
     for name, head in wanted.items():
         part = re.split(r"\n(?:#{2,4} |\*\*|```)", content.partition(head)[2])[0]
         asked = len(re.findall(r"^- ", part, re.MULTILINE))
@@ -93,14 +131,19 @@ def test_an_unknown_one_is_refused_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_gone_through_and_signed(desk: Desk, name: str) -> None:
-    """Every checklist: gone through, resumed by another without doing anything again, signed; it stands then, and verifies."""
+    """
+    Every checklist: gone through, resumed by another without doing anything again, signed; it stands then, and
+    verifies.
+    """
     sheet = Sheet(desk, name, "Ann")
     walk(sheet)
     changes = [s.hook for s in sheet.steps if s.kind == CHANGE]
     done = desk.settings.home / "done"
     assert (done.read_text().split() if done.exists() else []) == changes
     other = Sheet(Desk(desk.settings, lambda: AT), name, "Bob")
-    assert other.id == sheet.id and {n: s.state for n, s in other.run().stands().items()} == {n: s.state for n, s in sheet.stands().items()}
+    assert other.id == sheet.id and {n: s.state for n, s in other.run().stands().items()} == {
+        n: s.state for n, s in sheet.stands().items()
+    }
     assert (done.read_text().split() if done.exists() else []) == changes
     assert all(s.state in ("ok", "done", "unknown", "not as expected") for s in other.stands().values())
     entry = other.sign()
@@ -115,7 +158,10 @@ def test_it_is_gone_through_and_signed(desk: Desk, name: str) -> None:
 
 
 def test_what_is_left_is_never_ok(desk: Desk) -> None:
-    """A box that nobody was asked is not done, by name; so is one that could only be rehearsed; then it is unknown, never ok."""
+    """
+    A box that nobody was asked is not done, by name; so is one that could only be rehearsed; then it is unknown, never
+    ok.
+    """
     sheet = Sheet(desk, "post-deploy-1h", "").run()
     assert sheet.verdict == "unknown" and {"every_tab", "console_clean"} <= set(sheet.left) and not sheet.wrong
     assert "nobody was asked" in repr(sheet.strip)
@@ -135,14 +181,20 @@ def test_a_box_that_is_wrong(desk: Desk) -> None:
     sheet = Sheet(desk, "post-deploy-1h", "Ann")
     walk(sheet)
     sheet.answer("console_clean", False, note="TypeError in panel 2")
-    assert sheet.verdict == "critical" and sheet.exit_code == 2 and "console_clean: not as expected: TypeError in panel 2" in repr(sheet.header)
+    assert (
+        sheet.verdict == "critical"
+        and sheet.exit_code == 2
+        and "console_clean: not as expected: TypeError in panel 2" in repr(sheet.header)
+    )
 
 
 def test_a_warning_is_one(tmp_path: Path) -> None:
     """Variance past its first limit and no further is a warning, not critical."""
     desk = Desk(laid(tmp_path, well(), posted(websocket_connected=True, backtest_variance_pp=6.0)).settings, lambda: AT)
     sheet = Sheet(desk, "hourly", "Ann").run()
-    assert sheet.wrong == ["variance_in_bounds"] and sheet.verdict == "warning" and sheet.exit_code == 1 and not sheet.left, repr(sheet)
+    assert (
+        sheet.wrong == ["variance_in_bounds"] and sheet.verdict == "warning" and sheet.exit_code == 1 and not sheet.left
+    ), repr(sheet)
 
 
 def test_too_early_is_not_done(desk: Desk) -> None:
@@ -155,10 +207,22 @@ def test_too_early_is_not_done(desk: Desk) -> None:
 
 
 def test_which_one_is_meant(desk: Desk) -> None:
-    """A morning's is that of its day in New York, an hour's of its hour; a release's goes on until it is signed; a deployment's belongs to its marker."""
-    at = lambda told: Desk(desk.settings, lambda: datetime.fromisoformat(told).replace(tzinfo=UTC))  # noqa: E731
-    assert Sheet(at("2026-03-11T03:30"), "morning").id == "morning-2026-03-10" and Sheet(at("2026-03-11T04:30"), "morning").id == "morning-2026-03-11"
-    assert Sheet(at("2026-03-10T14:59"), "hourly").id == "hourly-2026-03-10T10" and Sheet(at("2026-03-10T15:00"), "hourly").id == "hourly-2026-03-10T11"
+    """
+    A morning's is that of its day in New York, an hour's of its hour; a release's goes on until it is signed; a
+    deployment's belongs to its marker.
+    """
+
+    def at(told):
+        return Desk(desk.settings, lambda: datetime.fromisoformat(told).replace(tzinfo=UTC))
+
+    assert (
+        Sheet(at("2026-03-11T03:30"), "morning").id == "morning-2026-03-10"
+        and Sheet(at("2026-03-11T04:30"), "morning").id == "morning-2026-03-11"
+    )
+    assert (
+        Sheet(at("2026-03-10T14:59"), "hourly").id == "hourly-2026-03-10T10"
+        and Sheet(at("2026-03-10T15:00"), "hourly").id == "hourly-2026-03-10T11"
+    )
     first = Sheet(at("2026-03-10T15:00"), "staging", "Ann")
     assert Sheet(at("2026-03-17T15:00"), "staging").id == first.id == "staging-2026-03-10"
     first.sign()
@@ -178,7 +242,12 @@ def test_a_deployment_marks_itself(desk: Desk) -> None:
 def test_a_change_needs_a_name(desk: Desk) -> None:
     """Without a name nothing is run, nothing signed, nothing noted."""
     sheet = Sheet(desk, "production")
-    for act in (lambda: sheet.do("deploy_the_release", confirmed=True), lambda: sheet.sign(), lambda: sheet.note("x"), lambda: sheet.answer("dashboard_opens", True)):
+    for act in (
+        lambda: sheet.do("deploy_the_release", confirmed=True),
+        lambda: sheet.sign(),
+        lambda: sheet.note("x"),
+        lambda: sheet.answer("dashboard_opens", True),
+    ):
         with pytest.raises(OperatorNeeded):
             act()
     assert not (desk.settings.home / "done").exists()
@@ -195,13 +264,21 @@ def test_practice_writes_nothing(desk: Desk) -> None:
 
 
 def test_killed_half_way(desk: Desk) -> None:
-    """Whoever goes through it is killed after every single box, and another goes on: each change is done once, every box stands as of one who was not killed."""
+    """
+    Whoever goes through it is killed after every single box, and another goes on: each change is done once, every box
+    stands as of one who was not killed.
+    """
     whole = Sheet(desk, "production", "Ann")
     names = [s.name for s in whole.steps]
     for n in range(len(names)):
+
         def one(n: int = n) -> None:
-            walk(Sheet(Desk(desk.settings, lambda: AT), "production", "Ann"), tuple(x for i, x in enumerate(names) if i != n))
+            walk(
+                Sheet(Desk(desk.settings, lambda: AT), "production", "Ann"),
+                tuple(x for i, x in enumerate(names) if i != n),
+            )
             os.kill(os.getpid(), signal.SIGKILL)
+
         assert process(one) == -signal.SIGKILL
     assert (desk.settings.home / "done").read_text().split() == [s.hook for s in whole.steps if s.kind == CHANGE]
     assert {s.state for s in whole.stands().values()} == {"ok", "done"}
@@ -221,12 +298,18 @@ def test_two_begin_at_once(desk: Desk) -> None:
     for pid in pids:
         os.waitpid(pid, 0)
     sheet = Sheet(desk, "hourly")
-    assert len([e for e in sheet.incident.entries if e.kind == "opened"]) == 1 and verification.verify(sheet.id, desk).verdict == "ok"
+    assert (
+        len([e for e in sheet.incident.entries if e.kind == "opened"]) == 1
+        and verification.verify(sheet.id, desk).verdict == "ok"
+    )
     assert {s.state for s in sheet.stands().values()} == {"ok"}, repr(sheet)
 
 
 def test_an_edit_is_named(desk: Desk) -> None:
-    """A figure changed in the copy of a signed checklist is named; with the record rewritten, the head that was signed differs."""
+    """
+    A figure changed in the copy of a signed checklist is named; with the record rewritten, the head that was signed
+    differs.
+    """
     sheet = Sheet(desk, "hourly", "Ann").run()
     sheet.sign()
     record = desk.chronicle.records.folder(sheet_module.SHELF, sheet.id) / "record.jsonl"
@@ -241,7 +324,15 @@ def test_an_edit_is_named(desk: Desk) -> None:
 def test_no_secret_is_kept(tmp_path: Path) -> None:
     """A key that a look repeats, or somebody writes into a note, is in no record."""
     token = "tok-sheet-0123456789"
-    desk = Desk(laid(tmp_path, [*well(), *every("data", "massive", "auth_401", minutes=1, status=401, said="no such key")], posted(), OPS_MASSIVE_TOKEN=token).settings, lambda: AT)
+    desk = Desk(
+        laid(
+            tmp_path,
+            [*well(), *every("data", "massive", "auth_401", minutes=1, status=401, said="no such key")],
+            posted(),
+            OPS_MASSIVE_TOKEN=token,
+        ).settings,
+        lambda: AT,
+    )
     sheet = Sheet(desk, "morning", "Ann").run()
     sheet.note(f"the key is {token}")
     sheet.sign()
@@ -253,16 +344,31 @@ def test_no_secret_is_kept(tmp_path: Path) -> None:
 
 def shell(home: Path, *words: str) -> tuple[int, str]:
     """What a command says where nobody sits at the terminal."""
-    ended = subprocess.run([sys.executable, "-m", "opslib.cli", "--home", str(home), *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, "OPS_CLOCK": f"{AT.isoformat()},{time.time()},1"})
+    ended = subprocess.run(
+        [sys.executable, "-m", "opslib.cli", "--home", str(home), *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OPS_CLOCK": f"{AT.isoformat()},{time.time()},1"},
+    )
     return ended.returncode, ended.stdout or ended.stderr
 
 
 def test_the_shell_without_anybody(desk: Desk) -> None:
-    """From cron: what can be looked at is looked at, the rest is not done, the exit code is the verdict; JSON says each box."""
+    """
+    From cron: what can be looked at is looked at, the rest is not done, the exit code is the verdict; JSON says each
+    box.
+    """
     code, said = shell(desk.settings.home, "checklist", "post-deploy-1h", "-o", "json")
     found = json.loads(said)
-    assert code == 3 and found["verdict"] == "unknown" and [b["box"] for b in found["boxes"]] == [s.name for s in checklists.checklist("post-deploy-1h").steps]
-    assert next(b for b in found["boxes"] if b["box"] == "console_clean")["state"] == "skipped" and found["signed"] is None
+    assert (
+        code == 3
+        and found["verdict"] == "unknown"
+        and [b["box"] for b in found["boxes"]] == [s.name for s in checklists.checklist("post-deploy-1h").steps]
+    )
+    assert (
+        next(b for b in found["boxes"] if b["box"] == "console_clean")["state"] == "skipped" and found["signed"] is None
+    )
     code, said = shell(desk.settings.home, "checklist", "post-deploy-1h", "--sign", "--by", "Ann")
     assert code == 3 and "signed by Ann" in said
     assert shell(desk.settings.home, "checklist", "post-deploy-1h", "--sign", "--by", "Ann")[0] == 70
@@ -270,16 +376,42 @@ def test_the_shell_without_anybody(desk: Desk) -> None:
 
 
 def test_the_shell_asks(desk: Desk) -> None:
-    """At a terminal each box that only a person can say is put to them, changes are shown first, and a signature is asked for when nothing is left."""
+    """
+    At a terminal each box that only a person can say is put to them, changes are shown first, and a signature is asked
+    for when nothing is left.
+    """
     desk.marks.put("deploy", "v1", "Ann", AT - timedelta(minutes=20))
     ours, theirs = pty.openpty()
-    running = subprocess.Popen([sys.executable, "-m", "opslib.cli", "--home", str(desk.settings.home), "checklist", "post-deploy-1h", "--by", "Ann"], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OPS_CLOCK": f"{AT.isoformat()},{time.time()},1"})
+    running = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "opslib.cli",
+            "--home",
+            str(desk.settings.home),
+            "checklist",
+            "post-deploy-1h",
+            "--by",
+            "Ann",
+        ],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OPS_CLOCK": f"{AT.isoformat()},{time.time()},1"},
+    )
     os.write(ours, b"y\nlooks good\n" + b"y\n\n" + b"y\n")
     out, asked = running.communicate(timeout=60)
     os.close(ours)
     os.close(theirs)
     assert running.returncode == 0, (out, asked)
-    assert "As expected? y, n, ?" in asked and "Sign it as Ann?" in asked and "ok" in out and "looks good" in out and "signed by Ann" in out
+    assert (
+        "As expected? y, n, ?" in asked
+        and "Sign it as Ann?" in asked
+        and "ok" in out
+        and "looks good" in out
+        and "signed by Ann" in out
+    )
 
 
 def test_the_door(desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

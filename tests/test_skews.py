@@ -28,18 +28,24 @@ def test_all_against_us(by_s: float) -> None:
     [
         ({}, Clocks(0.0, {}, True)),
         (WELL, Clocks(0.0, {}, True)),
-        ({"massive": 29.0, "tradier": -29.0}, Clocks(0.0, {}, True)),  # Within the limit of ours, though not of each other.
-        ({"massive": 600.0, "tradier": 600.0, "app": 0.0, "page": 0.0}, Clocks(0.0, {"massive": 600.0, "tradier": 600.0}, True)),
+        # Within the limit of ours, though not of each other.
+        ({"massive": 29.0, "tradier": -29.0}, Clocks(0.0, {}, True)),
+        (
+            {"massive": 600.0, "tradier": 600.0, "app": 0.0, "page": 0.0},
+            Clocks(0.0, {"massive": 600.0, "tradier": 600.0}, True),
+        ),
         ({"massive": 600.0, "tradier": -600.0, "app": 0.0}, Clocks(0.0, {"massive": 600.0, "tradier": -600.0}, True)),
-        ({"massive": 600.0, "tradier": 600.0, "app": 600.0, "page": 0.0}, Clocks(-600.0, {"page": -600.0}, True)),  # The page runs on our machine.
-        ({"massive": -600.0, "tradier": -600.0, "app": 0.0}, Clocks(600.0, {"app": 600.0}, False)),  # Two against two: providers share no error, but that is not sure.
+        # The page runs on our machine.
+        ({"massive": 600.0, "tradier": 600.0, "app": 600.0, "page": 0.0}, Clocks(-600.0, {"page": -600.0}, True)),
+        # Two against two: providers share no error, but that is not sure.
+        ({"massive": -600.0, "tradier": -600.0, "app": 0.0}, Clocks(600.0, {"app": 600.0}, False)),
         ({"massive": 600.0, "tradier": 600.0}, Clocks(-600.0, {}, True)),
         ({"massive": 600.0}, Clocks(0.0, {"massive": 600.0}, False)),  # One against one: nothing decides.
         ({"massive": 600.0, "tradier": -600.0}, Clocks(0.0, {"massive": 600.0, "tradier": -600.0}, False)),
         ({"massive": 600.0, "page": 600.0, "app": 0.0}, Clocks(0.0, {"massive": 600.0, "page": 600.0}, False)),
         ({"massive": 600.0, "app": 600.0}, Clocks(-600.0, {}, True)),
     ],
-)  # fmt: skip
+)
 def test_several_parties(skews: dict[str, float], expected: Clocks) -> None:
     """The time that most share is right; a tie goes to both providers, else to us, and is not sure."""
     assert compare(skews, LIMIT_S) == expected

@@ -16,9 +16,20 @@ T0 = clock.micros(OPENS) // 1000
 COUNTS = [f.name for f in snapshot.FIELDS if f.kind == "count"]
 PATHS = {f.name: ".".join(f.path) for f in snapshot.FIELDS}
 
-numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([2**53, 2**53 + 1, 2**63, -1, 12.0, 0.5, 1e308, 10**400])
+numbers = (
+    st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([2**53, 2**53 + 1, 2**63, -1, 12.0, 0.5, 1e308, 10**400])
+)
 scalars = st.none() | st.booleans() | numbers | st.text() | st.sampled_from(["\ud800", "a\0b", "", "12"])
-json_values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6) | st.sampled_from(["pnl", "lastUpdateAt", "\udfff"]), inner, max_size=4), max_leaves=12)
+json_values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=6) | st.sampled_from(["pnl", "lastUpdateAt", "\udfff"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
 
 
 def refused(metrics):
@@ -39,12 +50,39 @@ def places(part, path=()):
 def test_a_whole_body_is_read_into_our_names():
     """Each field of the app's JSON arrives under our name, with its value."""
     read = snapshot.read(body()).values
-    assert (read["massive_requests"], read["massive_successes"], read["massive_failures"], read["tradier_fallbacks"]) == (100, 99, 1, 0)
-    assert (read["validations"], read["greeks_valid"], read["greeks_estimated"], read["greeks_invalid"]) == (50, 48, 2, 1)
+    assert (
+        read["massive_requests"],
+        read["massive_successes"],
+        read["massive_failures"],
+        read["tradier_fallbacks"],
+    ) == (100, 99, 1, 0)
+    assert (read["validations"], read["greeks_valid"], read["greeks_estimated"], read["greeks_invalid"]) == (
+        50,
+        48,
+        2,
+        1,
+    )
     assert (read["gamma_zero"], read["delta_out_of_bounds"], read["iv_anomalies"], read["errors"]) == (1, 1, 0, 1)
-    assert (read["trades"], read["gross_mean_pct"], read["net_mean_pct"], read["commission_total_usd"], read["slippage_mean_usd"]) == (4, 5.0, 3.0, 5.28, 20.0)
-    assert (read["backtest_variance_pp"], read["websocket_connected"], read["uptime_s"], read["page_clock_ms"]) == (3.0, True, 600.0, T0)
-    assert (read["page_id"], read["memory_bytes"], read["last_error_at_ms"], read["last_error_message"], read["errors_by_type"]) == (None,) * 5
+    assert (
+        read["trades"],
+        read["gross_mean_pct"],
+        read["net_mean_pct"],
+        read["commission_total_usd"],
+        read["slippage_mean_usd"],
+    ) == (4, 5.0, 3.0, 5.28, 20.0)
+    assert (read["backtest_variance_pp"], read["websocket_connected"], read["uptime_s"], read["page_clock_ms"]) == (
+        3.0,
+        True,
+        600.0,
+        T0,
+    )
+    assert (
+        read["page_id"],
+        read["memory_bytes"],
+        read["last_error_at_ms"],
+        read["last_error_message"],
+        read["errors_by_type"],
+    ) == (None,) * 5
     assert read["load_ms"] == T0 - 600_000
 
 
@@ -99,10 +137,15 @@ def test_a_lost_map_is_unknown(found):
 def test_a_map_that_survived_is_read():
     """errorsByType with content is kept, in an order of its own."""
     a = snapshot.read(body(errors_by_type={"B": 2, "A": 1})).values["errors_by_type"]
-    assert json.loads(a) == {"A": 1, "B": 2} and a == snapshot.read(body(errors_by_type={"A": 1, "B": 2})).values["errors_by_type"]
+    assert (
+        json.loads(a) == {"A": 1, "B": 2}
+        and a == snapshot.read(body(errors_by_type={"A": 1, "B": 2})).values["errors_by_type"]
+    )
 
 
-@pytest.mark.parametrize("found", [[], "x", 1, {"A": -1}, {"A": 1.5}, {"A": "1"}, {"A": True}, {"A": {}}, {str(i): 1 for i in range(201)}])
+@pytest.mark.parametrize(
+    "found", [[], "x", 1, {"A": -1}, {"A": 1.5}, {"A": "1"}, {"A": True}, {"A": {}}, {str(i): 1 for i in range(201)}]
+)
 def test_a_map_that_holds_no_counts_is_refused(found):
     """errorsByType is an object of counts, or refused by name."""
     assert any(b.startswith("systemHealth.errorsByType is ") for b in refused(body(errors_by_type=found)))
@@ -126,7 +169,11 @@ def test_the_body_is_kept_as_it_came():
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_whole_float_is_a_count(name):
     """12.0 is twelve; an integer of it comes out."""
-    value = snapshot.read(body(**{name: 0.0})).values[name] if not name.endswith("_requests") and name != "validations" else snapshot.read(body(**{name: 120.0})).values[name]
+    value = (
+        snapshot.read(body(**{name: 0.0})).values[name]
+        if not name.endswith("_requests") and name != "validations"
+        else snapshot.read(body(**{name: 120.0})).values[name]
+    )
     assert isinstance(value, int)
 
 
@@ -175,10 +222,31 @@ def test_a_part_larger_than_its_whole_is_refused(change):
 
 def test_every_bad_field_is_named_at_once():
     """The refusal names all that is wrong, not the first of it."""
-    bad = body(massive_requests=-1, validations="9", trades=True, uptime_s="x", websocket_connected=1, page_id="", last_error_message=5, errors_by_type=[], drop=["page_clock_ms"])
+    bad = body(
+        massive_requests=-1,
+        validations="9",
+        trades=True,
+        uptime_s="x",
+        websocket_connected=1,
+        page_id="",
+        last_error_message=5,
+        errors_by_type=[],
+        drop=["page_clock_ms"],
+    )
     bad["providers"]["tradier"] = 7
     named = " | ".join(refused(bad))
-    for path in ("massive.requestCount", "greeksQuality.totalTrades", "pnl.totalTrades", "systemHealth.uptime", "webSocketConnected", "page is", "lastErrorMessage", "errorsByType", "lastUpdateAt", "providers.tradier is 7"):
+    for path in (
+        "massive.requestCount",
+        "greeksQuality.totalTrades",
+        "pnl.totalTrades",
+        "systemHealth.uptime",
+        "webSocketConnected",
+        "page is",
+        "lastErrorMessage",
+        "errorsByType",
+        "lastUpdateAt",
+        "providers.tradier is 7",
+    ):
         assert path in named
 
 
@@ -216,7 +284,20 @@ def test_hostile_text_survives_in_the_body():
     assert json.loads(snapshot.read(told).body) == told
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"NaN", b'{"a": Infinity}', b'{"a": -Infinity}', b"\xff\xfe", b"{'a': 1}", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b'{"a": Infinity}',
+        b'{"a": -Infinity}',
+        b"\xff\xfe",
+        b"{'a': 1}",
+        b"[" * 100_000,
+        b'{"a": ' + b"9" * 5000 + b"}",
+    ],
+)
 def test_what_is_no_json_is_refused(raw):
     """Broken JSON, NaN, bytes of no UTF-8, bottomless nesting and endless digits are refused as such."""
     with pytest.raises(BadSnapshot):
@@ -272,7 +353,14 @@ def test_what_is_alive_is_what_has_moved():
     """Zeros of an unwired app show nothing alive; any count, flag or variance does."""
     still = body(**dict.fromkeys([*COUNTS, "backtest_variance_pp"], 0), websocket_connected=False)
     assert set(snapshot.read(still).alive()) == set()
-    assert set(snapshot.read(body(massive_fallbacks=1, iv_anomalies=1)).alive()) == {"massive", "tradier", "fallbacks", "iv_anomalies", "backtest_variance", "websocket"}
+    assert set(snapshot.read(body(massive_fallbacks=1, iv_anomalies=1)).alive()) == {
+        "massive",
+        "tradier",
+        "fallbacks",
+        "iv_anomalies",
+        "backtest_variance",
+        "websocket",
+    }
 
 
 def shuffled(value, rng):
@@ -304,10 +392,20 @@ def test_reading_any_json_raises_nothing_but_bad_snapshot(value):
 
 
 @hypothesis_settings(max_examples=400, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(["replace", "drop"]), json_values), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10**6), st.sampled_from(["replace", "drop"]), json_values), min_size=1, max_size=4
+    )
+)
 def test_reading_a_mutated_body_raises_nothing_but_bad_snapshot(changes):
     """A real body with any values put anywhere is read into believable values, or refused."""
-    told = body(errors_by_type={"API_ERROR": 1}, page_id="p", memory_bytes=31_000_000, last_error_at_ms=T0, last_error_message="m")
+    told = body(
+        errors_by_type={"API_ERROR": 1},
+        page_id="p",
+        memory_bytes=31_000_000,
+        last_error_at_ms=T0,
+        last_error_message="m",
+    )
     for where, how, value in changes:
         found = list(places(told))
         if not found:
@@ -360,7 +458,10 @@ def test_a_random_real_walk_reads_and_reads_again():
 
 
 def test_what_may_be_declared_wired_is_what_can_be_unwired():
-    """The settings, which lie below, name the same fields that may be declared wired as the snapshot knows to be left at zero."""
+    """
+    The settings, which lie below, name the same fields that may be declared wired as the snapshot knows to be left at
+    zero.
+    """
     from opslib import settings
 
     assert set(settings.WIRED) == set(snapshot.NEVER_SEEN_ALIVE)

@@ -1,4 +1,7 @@
-"""The address of the app's WebSocket with a token in its query, as the app itself uses it: it is taken, and its query comes out nowhere."""
+"""
+The address of the app's WebSocket with a token in its query, as the app itself uses it: it is taken, and its query
+comes out nowhere.
+"""
 
 import asyncio
 import json
@@ -25,16 +28,30 @@ def leaks(text: str) -> bool:
 
 
 def test_the_query_is_a_secret() -> None:
-    """It is no part of the address that is shown; text, JSON and addresses that hold it are redacted; a child without secrets gets the address alone."""
+    """
+    It is no part of the address that is shown; text, JSON and addresses that hold it are redacted; a child without
+    secrets gets the address alone.
+    """
     environ = {"OPS_APP_WS_URL": f"wss://app.example/ws/options?{QUERY}"}
     found = settings.load(".", None, environ)
-    assert found.app_ws_url == "wss://app.example/ws/options" and found.secret("OPS_APP_WS_URL") == QUERY and not leaks(repr(found))
-    for said in (f"GET /ws/options?{QUERY}", f"the token {TOKEN} was refused", json.dumps({"url": f"wss://app.example/?{QUERY}", "token": TOKEN})):
+    assert (
+        found.app_ws_url == "wss://app.example/ws/options"
+        and found.secret("OPS_APP_WS_URL") == QUERY
+        and not leaks(repr(found))
+    )
+    for said in (
+        f"GET /ws/options?{QUERY}",
+        f"the token {TOKEN} was refused",
+        json.dumps({"url": f"wss://app.example/?{QUERY}", "token": TOKEN}),
+    ):
         assert not leaks(found.redact(said)) and not leaks(settings.redacted(said, environ))
     assert settings.without_secrets(environ) == {"OPS_APP_WS_URL": "wss://app.example/ws/options"}
 
 
-@pytest.mark.parametrize("url", [f"http://app.example/ws?{QUERY}", f"wss://?{QUERY}", f"wss://a b?{QUERY}", f"wss://me:you@app.example/?{QUERY}"])
+@pytest.mark.parametrize(
+    "url",
+    [f"http://app.example/ws?{QUERY}", f"wss://?{QUERY}", f"wss://a b?{QUERY}", f"wss://me:you@app.example/?{QUERY}"],
+)
 def test_a_wrong_address_is_refused_without_its_query(url: str) -> None:
     """What is said of an address that cannot be used does not hold its query."""
     with pytest.raises(SettingsError) as refused:
@@ -52,15 +69,31 @@ def test_a_file_holds_no_secret(tmp_path: Path) -> None:
         settings.load(".", None, {"OPS_APP_URL": "http://app.example/?key=1"})
 
 
-@pytest.mark.parametrize(("path", "query", "wanted"), [("/ws/options", QUERY, f"/ws/options?{QUERY}"), ("", QUERY, f"/ws/options?{QUERY}"), ("/ws/options", "desk=1", "/ws/options?desk=1&token=fresh")])
-def test_the_socket_is_asked_for_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, query: str, wanted: str) -> None:
-    """A token of the settings' own is used, and the app is asked for none; where it refuses, neither store, log nor doctor holds the query."""
+@pytest.mark.parametrize(
+    ("path", "query", "wanted"),
+    [
+        ("/ws/options", QUERY, f"/ws/options?{QUERY}"),
+        ("", QUERY, f"/ws/options?{QUERY}"),
+        ("/ws/options", "desk=1", "/ws/options?desk=1&token=fresh"),
+    ],
+)
+def test_the_socket_is_asked_for_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, query: str, wanted: str
+) -> None:
+    """
+    A token of the settings' own is used, and the app is asked for none; where it refuses, neither store, log nor doctor
+    holds the query.
+    """
     asked, posted = [], []
     caplog.set_level(logging.DEBUG)
 
     def http(request: Request) -> Answer:
         posted.append(request.path)
-        return as_json({"token": "fresh"} if request.path == "/api/ws-token" else {"status": "ok", "uptime": 1.0, "timestamp": BEGINS.isoformat()})
+        return as_json(
+            {"token": "fresh"}
+            if request.path == "/api/ws-token"
+            else {"status": "ok", "uptime": 1.0, "timestamp": BEGINS.isoformat()}
+        )
 
     async def attend(client: ServerConnection) -> None:
         asked.append(client.request.path)  # type: ignore[union-attr]
@@ -69,7 +102,9 @@ def test_the_socket_is_asked_for_with_it(tmp_path: Path, caplog: pytest.LogCaptu
     async def go() -> list[str]:
         async with serving(http) as app, serve(attend, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            found = settings.load(tmp_path, None, {"OPS_APP_URL": app, "OPS_APP_WS_URL": f"ws://127.0.0.1:{port}{path}?{query}"})
+            found = settings.load(
+                tmp_path, None, {"OPS_APP_URL": app, "OPS_APP_WS_URL": f"ws://127.0.0.1:{port}{path}?{query}"}
+            )
             rounds = Rounds(found, Store(found.url), RULES, now=lambda: BEGINS, speed=1.0)
             samples = await rounds.once(lambda name: name == "socket")
             rounds.samples.keep(samples)
@@ -83,7 +118,9 @@ def test_the_socket_is_asked_for_with_it(tmp_path: Path, caplog: pytest.LogCaptu
     assert not any(map(leaks, (*texts, *ours, kept.decode("latin-1"))))
 
 
-def test_the_command_line_does_not_say_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_does_not_say_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`ops status` and `ops doctor`, for people and as JSON, run with it and do not print it."""
     monkeypatch.setenv("OPS_HOME", str(tmp_path))
     monkeypatch.setenv("OPS_APP_WS_URL", f"ws://127.0.0.1:1/ws/options?{QUERY}")

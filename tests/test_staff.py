@@ -1,4 +1,6 @@
-"""Who is told and how, as the settings have it: strictly read, every wrong line named, secrets from the environment alone."""
+"""
+Who is told and how, as the settings have it: strictly read, every wrong line named, secrets from the environment alone.
+"""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,17 +53,34 @@ def read(tmp_path: Path, content: str, **environ: str) -> Staff:
 def test_nothing_set(tmp_path: Path) -> None:
     """Where nothing is set every role of the guide's path is there, and told on the terminal, at any hour."""
     found = staff.read(settings.load(tmp_path, None, {}))
-    assert tuple(found.roles) == PATH and all(r.channels == ("terminal",) and r.hours == "always" for r in found.roles.values()) and list(found.channels) == ["terminal"]
+    assert (
+        tuple(found.roles) == PATH
+        and all(r.channels == ("terminal",) and r.hours == "always" for r in found.roles.values())
+        and list(found.channels) == ["terminal"]
+    )
 
 
 def test_all_that_can_be_set(tmp_path: Path) -> None:
-    """Roles, channels and times are read as they stand; a channel's secret comes from the environment, or from a file that it names."""
+    """
+    Roles, channels and times are read as they stand; a channel's secret comes from the environment, or from a file that
+    it names.
+    """
     found = read(tmp_path, WHOLE, **SECRETS)
-    assert found.roles["Tech Lead"] == Role("Tech Lead", ("Ann", "Ben"), ("slack", "mail"), "08:30-17:00") and found.roles["Junior Trader"] == Role("Junior Trader")
-    assert (found.group_wait, found.escalate_after, found.repeat_every, found.lab_url) == (timedelta(seconds=30), timedelta(minutes=10), timedelta(hours=4), "https://lab.desk.example")
+    assert found.roles["Tech Lead"] == Role(
+        "Tech Lead", ("Ann", "Ben"), ("slack", "mail"), "08:30-17:00"
+    ) and found.roles["Junior Trader"] == Role("Junior Trader")
+    assert (found.group_wait, found.escalate_after, found.repeat_every, found.lab_url) == (
+        timedelta(seconds=30),
+        timedelta(minutes=10),
+        timedelta(hours=4),
+        "https://lab.desk.example",
+    )
     (tmp_path / "hook").write_text(SECRETS["OPS_CHANNEL_SLACK"] + "\n")
     held = settings.load(tmp_path, None, {"OPS_CHANNEL_SLACK_FILE": str(tmp_path / "hook"), "OPS_CHANNEL_PAGER": "k"})
-    assert held.secret("OPS_CHANNEL_SLACK") == SECRETS["OPS_CHANNEL_SLACK"] and staff.read(held).channels["slack"].kind == "slack"
+    assert (
+        held.secret("OPS_CHANNEL_SLACK") == SECRETS["OPS_CHANNEL_SLACK"]
+        and staff.read(held).channels["slack"].kind == "slack"
+    )
     assert SECRETS["OPS_CHANNEL_SLACK"] not in repr(held) + held.redact(f"posting to {SECRETS['OPS_CHANNEL_SLACK']}")
 
 
@@ -76,7 +95,10 @@ def test_all_that_can_be_set(tmp_path: Path) -> None:
         ('[channels.x]\nkind = "slac"', "kind is 'slac'.*Did you mean 'slack'"),
         ('[channels.X]\nkind = "terminal"', "lower-case"),
         ('[channels.x]\nkind = "slack"', "OPS_CHANNEL_X is not set; it holds the webhook's address"),
-        ('[channels.x]\nkind = "slack"\nurl = "https://hooks.example/secret"', "'url' is nothing that a slack channel knows.*Secrets belong in OPS_CHANNEL_X"),
+        (
+            '[channels.x]\nkind = "slack"\nurl = "https://hooks.example/secret"',
+            "'url' is nothing that a slack channel knows.*Secrets belong in OPS_CHANNEL_X",
+        ),
         ('[channels.x]\nkind = "webhook"', "url is missing"),
         ('[channels.x]\nkind = "webhook"\nurl = "https://me:secret@host/"', "holds a password"),
         ('[channels.x]\nkind = "webhook"\nurl = "host"', "no http address"),
@@ -116,7 +138,10 @@ def test_what_cannot_be_meant(tmp_path: Path, content: str, words: str) -> None:
     ],
 )
 def test_hours(hours: str, moment: str, on_duty: bool, due: str) -> None:
-    """Who is on duty is told at once; who is not, when duty begins next: across a night, a weekend, and the change to summer time."""
+    """
+    Who is on duty is told at once; who is not, when duty begins next: across a night, a weekend, and the change to
+    summer time.
+    """
     from opslib import clock
 
     role, at = Role("DevOps", hours=hours), clock.parse(moment)
@@ -124,7 +149,9 @@ def test_hours(hours: str, moment: str, on_duty: bool, due: str) -> None:
 
 
 def test_no_secret_in_a_refusal(tmp_path: Path) -> None:
-    """An address with a password in it is refused without showing it; of a secret address the path is a secret by itself."""
+    """
+    An address with a password in it is refused without showing it; of a secret address the path is a secret by itself.
+    """
     with pytest.raises(SettingsError) as refused:
         read(tmp_path, '[notify]\nlab_url = "http://ann:hunter2secret@lab/"')
     assert "hunter2secret" not in str(refused.value)
@@ -133,8 +160,14 @@ def test_no_secret_in_a_refusal(tmp_path: Path) -> None:
 
 
 def test_up_the_path() -> None:
-    """What escalates is told to everybody; who says nothing is followed by the next up the path, then by whoever is left."""
+    """
+    What escalates is told to everybody; who says nothing is followed by the next up the path, then by whoever is left.
+    """
     found = Staff()
     assert found.told("Tech Lead", "critical") == ("Tech Lead",) and found.told("Tech Lead", "escalate") == PATH
-    assert (found.after(("Junior Trader",)), found.after(("Tech Lead", "DevOps")), found.after(PATH)) == ("Trading Manager", "Trading Manager", None)
+    assert (found.after(("Junior Trader",)), found.after(("Tech Lead", "DevOps")), found.after(PATH)) == (
+        "Trading Manager",
+        "Trading Manager",
+        None,
+    )
     assert datetime(2026, 3, 8, 7, tzinfo=UTC) == found.roles["DevOps"].due(datetime(2026, 3, 8, 7, tzinfo=UTC))

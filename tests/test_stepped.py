@@ -1,4 +1,6 @@
-"""The clock of the simulated collector is moved ahead and held, and never goes back, so that no probe loses its outcome."""
+"""
+The clock of the simulated collector is moved ahead and held, and never goes back, so that no probe loses its outcome.
+"""
 
 import asyncio
 import time
@@ -11,7 +13,10 @@ from opslib.demo.stepped import _Ahead
 
 
 def test_a_stall_of_the_machine_is_no_time_of_the_world_and_takes_none_back() -> None:
-    """While at most 5 ms count between two readings, 60 ms in which nobody could run add 5 ms; no reading is before one that came earlier."""
+    """
+    While at most 5 ms count between two readings, 60 ms in which nobody could run add 5 ms; no reading is before one
+    that came earlier.
+    """
     loop, seen = _Ahead(), list[float]()
     try:
         loop.longest_s = stepped.LONGEST_NAP_S
@@ -35,7 +40,10 @@ def test_a_stall_of_the_machine_is_no_time_of_the_world_and_takes_none_back() ->
 
 
 def test_a_deadline_that_was_reached_stays_reached() -> None:
-    """A connection is given up at a deadline of 1 s that the clock is moved to, and the machine stalls at that moment: it ends as a timeout, nothing else."""
+    """
+    A connection is given up at a deadline of 1 s that the clock is moved to, and the machine stalls at that moment: it
+    ends as a timeout, nothing else.
+    """
 
     async def given_up(loop: _Ahead) -> str:
         async def connect() -> str:

@@ -28,8 +28,12 @@ def test_a_post_comes_back_as_it_was(store_url: str) -> None:
     some = days.posts()[1000:1010]
     assert SnapshotStore(store).write("desk", some) == 10
     looks = SnapshotStore(store).looks("desk", 0, 2**62, None)
-    assert [{f.name: getattr(k, f.name) for f in FIELDS} for k in looks] == [{f.name: p.snapshot.values[f.name] for f in FIELDS} for p in some]
-    assert [body for _, _, _, body in SnapshotStore(store).bodies("desk", None, None, None)] == [p.snapshot.body for p in some]
+    assert [{f.name: getattr(k, f.name) for f in FIELDS} for k in looks] == [
+        {f.name: p.snapshot.values[f.name] for f in FIELDS} for p in some
+    ]
+    assert [body for _, _, _, body in SnapshotStore(store).bodies("desk", None, None, None)] == [
+        p.snapshot.body for p in some
+    ]
 
 
 def test_the_same_body_is_one_row(store_url: str) -> None:
@@ -101,7 +105,10 @@ def test_sqlite_is_durable(tmp_path: Path) -> None:
     """SQLite is opened with WAL, full synchronisation and a busy timeout of at least 30 s."""
     store = Store(f"sqlite:///{tmp_path / 's.sqlite'}")
     with store._engine.connect() as connection:
-        pragma = lambda name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()  # noqa: E731
+
+        def pragma(name):
+            return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
         assert (pragma("journal_mode"), pragma("synchronous"), pragma("busy_timeout") >= 30_000) == ("wal", 2, True)
 
 
@@ -109,9 +116,12 @@ def test_a_failed_write_keeps_nothing(store_url: str) -> None:
     """A write is whole or not at all."""
     store = Store(store_url)
     good = days.posts()[0]
-    broken = Post(good.ts_us, type(good.snapshot)({**days.posts()[1].snapshot.values, "errors": "many"}, b"x" * 32, b"{}"))
+    broken = Post(
+        good.ts_us, type(good.snapshot)({**days.posts()[1].snapshot.values, "errors": "many"}, b"x" * 32, b"{}")
+    )
     if store_url.startswith("sqlite"):
-        broken = Post(None, broken.snapshot)  # type: ignore[arg-type]  # SQLite takes a text for a number, but no nothing.
+        # SQLite takes a text for a number, but no nothing.
+        broken = Post(None, broken.snapshot)  # type: ignore[arg-type]
     with pytest.raises(StoreError):
         SnapshotStore(store).write("desk", [good, broken])
     assert SnapshotStore(store).looks("desk", 0, 2**62, None) == []
@@ -131,9 +141,13 @@ def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> Non
         for i, line in enumerate(open(sys.argv[2])):
             row = json.loads(line)
             if i % 4 == part or i % 50 == 0:
-                SnapshotStore(store).write("desk", [Post(clock.micros(clock.parse(row["ts"])), snapshot.read(row["metrics"]))])
+                SnapshotStore(store).write("desk", [Post(clock.micros(clock.parse(row["ts"])), \
+snapshot.read(row["metrics"]))])
     """)
-    running = [subprocess.Popen([sys.executable, "-c", writer, store_url, str(tmp_path / "posts.jsonl"), str(i)]) for i in range(4)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", writer, store_url, str(tmp_path / "posts.jsonl"), str(i)])
+        for i in range(4)
+    ]
     store, seen = Store(store_url), 0
     while any(p.poll() is None for p in running):
         now = len(SnapshotStore(store).looks("desk", 0, 2**62, None))
@@ -147,12 +161,17 @@ def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> Non
 
 
 def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
-    """What was shown live at 200 random moments (80 on PostgreSQL) is what is shown later as of then, with late and doubled rows in random order."""
+    """
+    What was shown live at 200 random moments (80 on PostgreSQL) is what is shown later as of then, with late and
+    doubled rows in random order.
+    """
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)
     rng = random.Random(seed)
     posts = list(days.posts()[::6])
-    arrivals = sorted((p.ts_us + (rng.randrange(3_600_000_000) if rng.random() < 0.2 else 0), i) for i, p in enumerate(posts))
+    arrivals = sorted(
+        (p.ts_us + (rng.randrange(3_600_000_000) if rng.random() < 0.2 else 0), i) for i, p in enumerate(posts)
+    )
     arrivals += rng.sample(arrivals, 60)
     arrivals.sort(key=lambda a: (a[0], rng.random()))
     wanted = 200 if store_url.startswith("sqlite") else 80
@@ -171,7 +190,10 @@ def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
     assert len(shown) >= wanted
     different = 0
     for moment, length, live, figures in shown:
-        assert json.dumps(panels.status(store, desk, table, as_of=moment, length=length, known_at=moment).as_json()) == live
+        assert (
+            json.dumps(panels.status(store, desk, table, as_of=moment, length=length, known_at=moment).as_json())
+            == live
+        )
         different += panels.status(store, desk, table, as_of=moment, length=length).figures != figures
     assert different > wanted / 10, "late rows must change what is true of a moment, else this test shows nothing"
 
@@ -181,21 +203,34 @@ def test_a_window_reads_no_more_than_its_answer(tmp_path: Path) -> None:
     store = days.filled(f"sqlite:///{tmp_path / 's.sqlite'}")
     end = clock.micros(days.at("11:00"))
     plans = []
-    sa.event.listen(store._engine, "before_cursor_execute", lambda c, cursor, statement, parameters, *_: plans.append((statement, parameters)))
+    sa.event.listen(
+        store._engine,
+        "before_cursor_execute",
+        lambda c, cursor, statement, parameters, *_: plans.append((statement, parameters)),
+    )
     table = rules.load()
-    panels.view(store, settings.load(tmp_path, "desk", {}), table, Window(clock.instant(end - 3_600_000_000), clock.instant(end)))
+    panels.view(
+        store,
+        settings.load(tmp_path, "desk", {}),
+        table,
+        Window(clock.instant(end - 3_600_000_000), clock.instant(end)),
+    )
     selects = [p for p in plans if p[0].startswith("SELECT") and "snapshots" in p[0]]
     with store._engine.connect() as connection:
         for statement, parameters in selects:
-            plan = " ".join(str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters))
+            plan = " ".join(
+                str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            )
             assert "SCAN snapshots" not in plan and "TEMP B-TREE" not in plan, (statement, plan)
 
 
 def test_opening_a_store_twice_in_one_process_drops_no_lock(tmp_path: Path) -> None:
     """
-    While a store is open here, another process that opens and closes it is not the last one, and leaves its log in place.
+    While a store is open here, another process that opens and closes it is not the last one, and leaves its log in
+    place.
 
-    A descriptor of our own to the file, once closed, would drop this process's locks on it (SQLite's "how to corrupt", 2.2).
+    A descriptor of our own to the file, once closed, would drop this process's locks on it (SQLite's "how to corrupt",
+    2.2).
     """
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     first = Store(url)
@@ -203,6 +238,15 @@ def test_opening_a_store_twice_in_one_process_drops_no_lock(tmp_path: Path) -> N
     Store(url).close()
     log = tmp_path / "store.sqlite-wal"
     before = log.stat().st_ino
-    subprocess.run([sys.executable, "-c", f"import sqlite3; c = sqlite3.connect({str(tmp_path / 'store.sqlite')!r}); print(c.execute('SELECT count(*) FROM snapshots').fetchone()); c.close()"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sqlite3; c = sqlite3.connect({str(tmp_path / 'store.sqlite')!r}); "
+            f"print(c.execute('SELECT count(*) FROM snapshots').fetchone()); c.close()",
+        ],
+        check=True,
+        capture_output=True,
+    )
     assert log.stat().st_ino == before
     first.close()

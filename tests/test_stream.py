@@ -1,4 +1,7 @@
-"""The app's WebSocket against real sockets: what it opens, says, keeps to itself, and how it closes, each by its own outcome."""
+"""
+The app's WebSocket against real sockets: what it opens, says, keeps to itself, and how it closes, each by its own
+outcome.
+"""
 
 import asyncio
 import json
@@ -24,7 +27,14 @@ LIMITS = rules.load().probes
 QUOTE = {"ev": "Q", "sym": "O:SPY260320C00670000", "bp": 1.0}
 
 
-async def looked(home: Path, url: str, holds: Callable[[Sample], bool], at: datetime = OPEN, contracts: tuple[str, ...] = ("O:SPY260320C00670000",), **environ: str) -> list[Sample]:
+async def looked(
+    home: Path,
+    url: str,
+    holds: Callable[[Sample], bool],
+    at: datetime = OPEN,
+    contracts: tuple[str, ...] = ("O:SPY260320C00670000",),
+    **environ: str,
+) -> list[Sample]:
     """Look each world second until something holds of the last look."""
     found = settings.load(home, None, {"OPS_APP_WS_URL": url, **environ})
     stream, seen = Stream(Prober(found, lambda: at, SPEED, random.Random(1)), LIMITS), list[Sample]()
@@ -40,7 +50,13 @@ async def looked(home: Path, url: str, holds: Callable[[Sample], bool], at: date
     return seen
 
 
-def with_socket(home: Path, attend: Callable[[ServerConnection], Awaitable[None]], holds: Callable[[Sample], bool], path: str = "/ws/options", **how: Any) -> list[Sample]:
+def with_socket(
+    home: Path,
+    attend: Callable[[ServerConnection], Awaitable[None]],
+    holds: Callable[[Sample], bool],
+    path: str = "/ws/options",
+    **how: Any,
+) -> list[Sample]:
     """The looks at an app whose socket behaves so."""
 
     async def go() -> list[Sample]:
@@ -67,7 +83,9 @@ def is_(outcome: str) -> Callable[[Sample], bool]:
 
 def test_it_says_something(tmp_path: Path) -> None:
     """A socket that sends quotes is well, with a round trip and the age of the last message."""
-    last = with_socket(tmp_path, saying(QUOTE | {"t": OPEN.timestamp() * 1000}), lambda s: s.outcome == "ok" and s.value is not None)[-1]
+    last = with_socket(
+        tmp_path, saying(QUOTE | {"t": OPEN.timestamp() * 1000}), lambda s: s.outcome == "ok" and s.value is not None
+    )[-1]
     assert last.seconds is not None and last.value is not None and last.value < LIMITS.silent_after_s
 
 
@@ -98,7 +116,10 @@ def test_nobody_expects_anything(tmp_path: Path) -> None:
 
 
 def test_each_topic_is_asked_for_by_itself(tmp_path: Path) -> None:
-    """The minute aggregates of each contract are asked for in a message of its own, as text; of an index only on its own path."""
+    """
+    The minute aggregates of each contract are asked for in a message of its own, as text; of an index only on its own
+    path.
+    """
     asked: list[Any] = []
 
     async def attend(client: ServerConnection) -> None:
@@ -122,9 +143,23 @@ def test_its_close_code_is_told(tmp_path: Path, code: int) -> None:
     assert with_socket(tmp_path, attend, is_("closed"))[-1].told()["code"] == code
 
 
-@pytest.mark.parametrize(("answer", "outcome"), [(as_html("The app"), "wrong_content"), (Answer(403, b"Forbidden", "text/plain"), "forbidden_403"), (Answer(404), "not_found_404"), (Answer(302, headers={"Location": "/"}), "redirected"), (Answer(503), "server_5xx"), (Answer(fault="reset"), "reset"), (Answer(fault="hang"), "timeout")])
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (as_html("The app"), "wrong_content"),
+        (Answer(403, b"Forbidden", "text/plain"), "forbidden_403"),
+        (Answer(404), "not_found_404"),
+        (Answer(302, headers={"Location": "/"}), "redirected"),
+        (Answer(503), "server_5xx"),
+        (Answer(fault="reset"), "reset"),
+        (Answer(fault="hang"), "timeout"),
+    ],
+)
 def test_what_is_no_socket(tmp_path: Path, answer: Answer, outcome: str) -> None:
-    """Each way of not opening has its own outcome; a port that takes the connection and then says nothing is not called unreachable."""
+    """
+    Each way of not opening has its own outcome; a port that takes the connection and then says nothing is not called
+    unreachable.
+    """
 
     async def go() -> Sample:
         async with serving(lambda _: answer) as url:
@@ -147,11 +182,15 @@ def test_what_cannot_be_connected_to(tmp_path: Path, state: str, outcome: str) -
 
 
 def test_no_token(tmp_path: Path) -> None:
-    """An app that gives no token for its socket is told as that; one that answers its web page there is asked without one."""
+    """
+    An app that gives no token for its socket is told as that; one that answers its web page there is asked without one.
+    """
 
     async def go(answer: Answer, outcome: str) -> Sample:
         async with serving(lambda r: answer if r.path == "/api/ws-token" else Answer(403)) as url:
-            return (await looked(tmp_path, url.replace("http", "ws") + "/ws/options", is_(outcome), OPS_APP_URL=url))[-1]
+            return (await looked(tmp_path, url.replace("http", "ws") + "/ws/options", is_(outcome), OPS_APP_URL=url))[
+                -1
+            ]
 
     lacking = asyncio.run(go(as_json({"error": "no key"}, 500), "server_5xx"))
     assert (lacking.outcome, lacking.told()["why"]) == ("server_5xx", "no token for the socket")

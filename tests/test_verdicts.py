@@ -55,7 +55,9 @@ def test_wilson_solves_its_own_equation(count, data):
     part = data.draw(st.integers(0, count))
     for end in wilson(part, count):
         if 1e-9 < end < 1 - 1e-9:
-            assert abs(part / count - end) == pytest.approx(1.959963984540054 * math.sqrt(end * (1 - end) / count), rel=1e-6)
+            assert abs(part / count - end) == pytest.approx(
+                1.959963984540054 * math.sqrt(end * (1 - end) / count), rel=1e-6
+            )
 
 
 def test_more_parts_than_samples_break_nothing():
@@ -121,7 +123,15 @@ def test_a_figure_amounts_to_its_rung(table, name, subject, figure, verdict, sev
 
 
 @pytest.mark.parametrize(
-    ("absent", "counted"), [("not measured", False), ("not expected", False), ("too few", False), ("no look came", True), ("nothing counted", True), ("", True)]
+    ("absent", "counted"),
+    [
+        ("not measured", False),
+        ("not expected", False),
+        ("too few", False),
+        ("no look came", True),
+        ("nothing counted", True),
+        ("", True),
+    ],
 )
 def test_what_is_unknown_is_never_ok(table, absent, counted):
     """Without a value the verdict is unknown; only what nothing measures or nobody expects is not counted."""
@@ -155,7 +165,12 @@ def test_what_could_be_chance_says_so(table):
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
-@given(st.sampled_from(sorted(n for n, r in rules.load().rules.items() if not r.burn)), st.floats(0, 1000), st.floats(0, 1000), st.integers(100, 10_000))
+@given(
+    st.sampled_from(sorted(n for n, r in rules.load().rules.items() if not r.burn)),
+    st.floats(0, 1000),
+    st.floats(0, 1000),
+    st.integers(100, 10_000),
+)
 def test_worse_never_amounts_to_less(name, a, b, count):
     """Of two figures of one rule the worse one reaches no lower rung."""
     rule = rules.load()[name]
@@ -174,7 +189,13 @@ def test_worse_never_amounts_to_less(name, a, b, count):
 
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
-    [(["ok"], "ok"), (["ok", "warning"], "warning"), (["warning", "unknown", "ok"], "unknown"), (["unknown", "critical"], "critical"), ([], "unknown")],
+    [
+        (["ok"], "ok"),
+        (["ok", "warning"], "warning"),
+        (["warning", "unknown", "ok"], "unknown"),
+        (["unknown", "critical"], "critical"),
+        ([], "unknown"),
+    ],
 )
 def test_verdicts_add_up(verdicts, expected):
     """Critical before unknown before warning before ok; of nothing, nothing is known."""
@@ -184,7 +205,19 @@ def test_verdicts_add_up(verdicts, expected):
 @pytest.mark.parametrize(
     ("count", "quantile"),
     # Student's 97.5th percentile, from printed tables.
-    [(2, 12.706205), (3, 4.302653), (4, 3.182446), (7, 2.446912), (10, 2.262157), (12, 2.200985), (20, 2.093024), (30, 2.045230), (61, 2.000298), (121, 1.979930), (1001, 1.962339)],
+    [
+        (2, 12.706205),
+        (3, 4.302653),
+        (4, 3.182446),
+        (7, 2.446912),
+        (10, 2.262157),
+        (12, 2.200985),
+        (20, 2.093024),
+        (30, 2.045230),
+        (61, 2.000298),
+        (121, 1.979930),
+        (1001, 1.962339),
+    ],
 )
 def test_student_by_the_tables(count, quantile):
     """The interval of a mean is the tables' to their last digit, from two samples on."""
@@ -198,25 +231,51 @@ def test_too_few_samples_give_no_mean():
 
 
 def test_a_mean_waits_for_its_interval(table):
-    """A mean of 12 points of 25 trades is past 10 when its interval leaves out zero; without a spread it is what it is."""
+    """
+    A mean of 12 points of 25 trades is past 10 when its interval leaves out zero; without a spread it is what it is.
+    """
     rule = table["backtest_variance"].of("fills")
-    told = lambda value, deviation: judge(rule, "app", "fills", Figure(value, count=25, deviation=deviation)).severity  # noqa: E731
+
+    def told(value, deviation):
+        return judge(rule, "app", "fills", Figure(value, count=25, deviation=deviation)).severity
+
     assert [told(12.0, 30.0), told(12.0, 20.0), told(12.0, None), told(4.9, 0.1)] == [None, "notify", "notify", None]
 
 
 def test_a_critical_mean_leaves_out_the_first_limit(table):
-    """A mean of 16 points is critical only when its interval leaves out the warning limit of 5; else it is what lies below."""
+    """
+    A mean of 16 points is critical only when its interval leaves out the warning limit of 5; else it is what lies
+    below.
+    """
     rule = table["backtest_variance"].of("fills")
-    told = lambda value, deviation: judge(rule, "app", "fills", Figure(value, count=25, deviation=deviation)).severity  # noqa: E731
-    assert [told(16.0, 20.0), told(16.0, 28.0), told(21.0, 28.0), told(21.0, 45.0)] == ["critical", "notify", "escalate", "notify"]
+
+    def told(value, deviation):
+        return judge(rule, "app", "fills", Figure(value, count=25, deviation=deviation)).severity
+
+    assert [told(16.0, 20.0), told(16.0, 28.0), told(21.0, 28.0), told(21.0, 45.0)] == [
+        "critical",
+        "notify",
+        "escalate",
+        "notify",
+    ]
 
 
 def test_each_source_has_its_own_gate(table):
     """The page's variance is judged by its value from five trades on, that of fills by its interval from twenty on."""
     rule = table["backtest_variance"]
-    assert (rule.of("page").gate, rule.of("page").min_count, rule.of("fills").gate, rule.of("fills").min_count) == ("value", 5, "t", 20)
+    assert (rule.of("page").gate, rule.of("page").min_count, rule.of("fills").gate, rule.of("fills").min_count) == (
+        "value",
+        5,
+        "t",
+        20,
+    )
     found = judge(rule.of("fills"), "app", "fills", Figure(30.0, count=7, deviation=1.0))
-    assert (found.verdict, found.severity, found.counted, found.sentence) == ("unknown", None, False, "backtest variance: insufficient data (n=7; 20 needed)")
+    assert (found.verdict, found.severity, found.counted, found.sentence) == (
+        "unknown",
+        None,
+        False,
+        "backtest variance: insufficient data (n=7; 20 needed)",
+    )
 
 
 def test_not_a_number_is_unknown(table):
@@ -227,11 +286,21 @@ def test_not_a_number_is_unknown(table):
 def test_a_budget_needs_both_windows(table):
     """A rung of a burn rate is reached when both its windows are past it, and says when the budget is gone."""
     rule = table["availability_burn"]
-    spent = lambda **bound: {rung: Spent(20.0, 30.0, bound.get(rung)) for rung, _ in rule.ladder}  # noqa: E731
-    assert judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=2.9, notify=5.9, critical=14.3))).severity is None
+
+    def spent(**bound):
+        return {rung: Spent(20.0, 30.0, bound.get(rung)) for rung, _ in rule.ladder}
+
+    assert (
+        judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=2.9, notify=5.9, critical=14.3))).severity
+        is None
+    )
     assert judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=3.1))).severity == "warning"
     found = judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=20.0, notify=20.0, critical=19.0)))
-    assert found.sentence == "availability budget of massive (20.0 times over 1 h, 30.0 times over 5 min) > 14.4 times; at this rate the budget of 30 days is gone in 36 h"
+    assert (
+        found.sentence
+        == "availability budget of massive (20.0 times over 1 h, 30.0 times over 5 min) > 14.4 times; at "
+        "this rate the budget of 30 days is gone in 36 h"
+    )
 
 
 def test_a_budget_of_which_nothing_is_known_is_unknown(table):

@@ -1,4 +1,6 @@
-"""Walking a runbook: what looks is free, what changes the world is done once, and whoever is killed, another goes on."""
+"""
+Walking a runbook: what looks is free, what changes the world is done once, and whoever is killed, another goes on.
+"""
 
 import os
 import signal
@@ -112,12 +114,18 @@ def counted(home: Path) -> list[str]:
 
 def record(home: Path, incident: str) -> list[tuple]:
     """What the steps of an incident saw and did, without when and by which number."""
-    return [(e.body["step"], e.body["state"], e.by, e.body.get("good"), e.body["words"]) for e in desk(home).chronicle.read(incident).of_kind("step")]
+    return [
+        (e.body["step"], e.body["state"], e.by, e.body.get("good"), e.body["words"])
+        for e in desk(home).chronicle.read(incident).of_kind("step")
+    ]
 
 
 @pytest.mark.parametrize("name", shelf.names())
 def test_killed_after_every_step_it_goes_on(home: Path, name: str) -> None:
-    """Whoever walks it is killed after every single step, and another goes on: the record is that of one who was not, and the world was changed as often."""
+    """
+    Whoever walks it is killed after every single step, and another goes on: the record is that of one who was not, and
+    the world was changed as often.
+    """
     whole, torn = (desk(home).chronicle.open(f"{name} {n}", by="Ann", runbook=name).id for n in ("whole", "torn"))
     steps = book(home, name, whole).steps
     for step in steps:
@@ -126,7 +134,10 @@ def test_killed_after_every_step_it_goes_on(home: Path, name: str) -> None:
     assert sorted(done) == sorted(s.hook for s in steps if s.kind == CHANGE)
     (home / "done").unlink(missing_ok=True)
     for step in steps:
-        assert process(lambda step=step: (walk(book(home, name, torn), step.name), os.kill(os.getpid(), signal.SIGKILL))) == -signal.SIGKILL  # type: ignore[misc]
+        assert (
+            process(lambda step=step: (walk(book(home, name, torn), step.name), os.kill(os.getpid(), signal.SIGKILL)))
+            == -signal.SIGKILL
+        )  # type: ignore[misc]
     assert record(home, torn) == record(home, whole) and counted(home) == done
     for step in steps:  # Everything once more: what was done is shown, not done again.
         walk(book(home, name, torn), step.name) if step.kind != ASK else None
@@ -136,14 +147,19 @@ def test_killed_after_every_step_it_goes_on(home: Path, name: str) -> None:
 @pytest.mark.parametrize("name", shelf.names())
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_between_the_act_and_its_record(home: Path, name: str, when: str) -> None:
-    """Killed just before or after the world was changed: nobody does it again before a person says whether it happened; then it was done once."""
+    """
+    Killed just before or after the world was changed: nobody does it again before a person says whether it happened;
+    then it was done once.
+    """
     incident = desk(home).chronicle.open(name, by="Ann", runbook=name).id
     changing = [s for s in book(home, name, incident).steps if s.kind == CHANGE]
     for step in changing:
         (home / when).touch()
         assert process(lambda step=step: book(home, name, incident).do(step.name, confirmed=True)) == -signal.SIGKILL  # type: ignore[misc]
         again = book(home, name, incident, "Bob")
-        assert again.walk.standing(step).state == "unsure" and "nobody wrote down how it ended" in repr(again.step(step.name))
+        assert again.walk.standing(step).state == "unsure" and "nobody wrote down how it ended" in repr(
+            again.step(step.name)
+        )
         with pytest.raises(IncidentError, match="begun by Ann"):
             again.do(step.name, confirmed=True)
         happened = when == "after"
@@ -156,9 +172,20 @@ def test_killed_between_the_act_and_its_record(home: Path, name: str, when: str)
 
 @contextmanager
 def kernel(home: Path, incident: str) -> Iterator[Callable[[str], str]]:
-    """A Jupyter kernel with massive_down open in it, as a person has it: it executes a cell and gives what that showed, or how the kernel ended."""
+    """
+    A Jupyter kernel with massive_down open in it, as a person has it: it executes a cell and gives what that showed, or
+    how the kernel ended.
+    """
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(env={**os.environ, "OPS_HOME": str(home), "OPS_MASSIVE_TOKEN": TOKEN, "OPS_CLOCK": f"{CLOSES.isoformat()},{time.time()},1"}, cwd=str(home))
+    manager.start_kernel(
+        env={
+            **os.environ,
+            "OPS_HOME": str(home),
+            "OPS_MASSIVE_TOKEN": TOKEN,
+            "OPS_CLOCK": f"{CLOSES.isoformat()},{time.time()},1",
+        },
+        cwd=str(home),
+    )
     client = manager.blocking_client()
     client.start_channels()
 
@@ -176,7 +203,9 @@ def kernel(home: Path, incident: str) -> Iterator[Callable[[str], str]]:
 
     try:
         client.wait_for_ready(timeout=60)
-        cell(f'import opslib as ops\nbook = ops.runbook("massive_down", "demo", "{incident}", "Ann", "massive", "critical", "95.0 %", "10m", "{AS_OF}")')
+        cell(
+            f'import opslib as ops\nbook = ops.runbook("massive_down", "demo", "{incident}", "Ann", "massive", "critical", "95.0 %", "10m", "{AS_OF}")'
+        )
         yield cell
     finally:
         client.stop_channels()
@@ -184,7 +213,10 @@ def kernel(home: Path, incident: str) -> Iterator[Callable[[str], str]]:
 
 
 def test_a_kernel_is_killed(home: Path) -> None:
-    """A Jupyter kernel is killed between the act and its record, and after steps: the next kernel asks, goes on, and does nothing twice."""
+    """
+    A Jupyter kernel is killed between the act and its record, and after steps: the next kernel asks, goes on, and does
+    nothing twice.
+    """
     whole, torn = (desk(home).chronicle.open(n, by="Ann", runbook="massive_down").id for n in ("whole", "torn"))
     names = ["massive_answers", "tell_channel", "tradier_only"]
     for name in names:
@@ -197,7 +229,9 @@ def test_a_kernel_is_killed(home: Path) -> None:
         (home / "after").touch()
         assert cell('book.do("tradier_only", confirmed=True)') == "dead"
     with kernel(home, torn) as cell:
-        assert "nobody wrote down how it ended" in cell('book.step("tradier_only")') and "begun by Ann" in cell('book.do("tradier_only", confirmed=True)')
+        assert "nobody wrote down how it ended" in cell('book.step("tradier_only")') and "begun by Ann" in cell(
+            'book.do("tradier_only", confirmed=True)'
+        )
         cell('book.settle("tradier_only", True)')
         for name in names:
             cell(f'book.step("{name}")')
@@ -207,23 +241,36 @@ def test_a_kernel_is_killed(home: Path) -> None:
 
 
 def test_one_kernel_after_another(home: Path) -> None:
-    """Each third step in a kernel of its own, which is killed after it: the record is that of one process that did them all, and the world was changed as often."""
+    """
+    Each third step in a kernel of its own, which is killed after it: the record is that of one process that did them
+    all, and the world was changed as often.
+    """
     whole, torn = (desk(home).chronicle.open(n, by="Ann", runbook="massive_down").id for n in ("whole", "torn"))
     steps = book(home, "massive_down", whole).steps
     for step in steps:
         walk(book(home, "massive_down", whole), step.name)
     done = counted(home)
     (home / "done").unlink()
-    for first in range(0, len(steps), 3):  # After every single one a process is killed in test_killed_after_every_step_it_goes_on.
+    # After every single one a process is killed in test_killed_after_every_step_it_goes_on.
+    for first in range(0, len(steps), 3):
         with kernel(home, torn) as cell:
             for step in steps[first : first + 3]:
-                cell({LOOK: f'book.step("{step.name}")', ASK: f'book.answer("{step.name}", True, note="seen")', CHANGE: f'book.do("{step.name}", confirmed=True)'}[step.kind])
+                cell(
+                    {
+                        LOOK: f'book.step("{step.name}")',
+                        ASK: f'book.answer("{step.name}", True, note="seen")',
+                        CHANGE: f'book.do("{step.name}", confirmed=True)',
+                    }[step.kind]
+                )
             assert cell("import os; os.kill(os.getpid(), 9)") == "dead"
     assert [r[:4] for r in record(home, torn)] == [r[:4] for r in record(home, whole)] and counted(home) == done
 
 
 def test_a_changing_step_needs_a_name_and_a_confirmation(home: Path) -> None:
-    """Without a name it is refused, without a confirmation too; with both it is done, and what its hook printed is kept without a secret."""
+    """
+    Without a name it is refused, without a confirmation too; with both it is done, and what its hook printed is kept
+    without a secret.
+    """
     incident = desk(home).chronicle.open("x", by="Ann", runbook="massive_down").id
     found = book(home, "massive_down", incident, "")
     with pytest.raises(OperatorNeeded, match="changes the world"):
@@ -232,7 +279,11 @@ def test_a_changing_step_needs_a_name_and_a_confirmation(home: Path) -> None:
         found.do("tell_channel", "Ann")
     assert counted(home) == [] and found.do("tell_channel", "Ann", confirmed=True).state == "done"
     line = next(e.line for e in desk(home).chronicle.read(incident).of_kind("step") if e.body["state"] == "done")
-    assert TOKEN not in line and "[OPS_MASSIVE_TOKEN]" in line and TOKEN not in (desk(home).chronicle.folder(incident) / "record.jsonl").read_text()
+    assert (
+        TOKEN not in line
+        and "[OPS_MASSIVE_TOKEN]" in line
+        and TOKEN not in (desk(home).chronicle.folder(incident) / "record.jsonl").read_text()
+    )
 
 
 def test_two_press_at_once(home: Path) -> None:
@@ -249,7 +300,13 @@ def test_two_press_at_once(home: Path) -> None:
         pids.append(pid)
     for pid in pids:
         os.waitpid(pid, 0)
-    assert counted(home) == ["tradier_only"] and book(home, "massive_down", incident).walk.standing(next(s for s in book(home, "massive_down", incident).steps if s.name == "tradier_only")).state == "done"
+    assert (
+        counted(home) == ["tradier_only"]
+        and book(home, "massive_down", incident)
+        .walk.standing(next(s for s in book(home, "massive_down", incident).steps if s.name == "tradier_only"))
+        .state
+        == "done"
+    )
 
 
 def test_two_incidents_of_one_runbook(home: Path) -> None:
@@ -257,7 +314,10 @@ def test_two_incidents_of_one_runbook(home: Path) -> None:
     one, other = (desk(home).chronicle.open(f"x{n}", by="Ann", runbook="massive_down").id for n in range(2))
     book(home, "massive_down", one).do("tradier_only", confirmed=True)
     step = next(s for s in book(home, "massive_down", one).steps if s.name == "tradier_only")
-    assert book(home, "massive_down", one, "Bob").walk.standing(step).by == "Ann" and book(home, "massive_down", other).walk.standing(step).state == "not done"
+    assert (
+        book(home, "massive_down", one, "Bob").walk.standing(step).by == "Ann"
+        and book(home, "massive_down", other).walk.standing(step).state == "not done"
+    )
     book(home, "massive_down", other, "Bob").do("tradier_only", confirmed=True)
     assert counted(home) == ["tradier_only"] * 2
 
@@ -278,16 +338,28 @@ def test_what_was_seen_goes_stale(home: Path) -> None:
 
 
 def test_without_a_hook_it_is_rehearsed(tmp_path: Path, home: Path) -> None:
-    """Where no hook is set nothing is changed, and the record says that it was a rehearsal; it may be done in earnest later."""
+    """
+    Where no hook is set nothing is changed, and the record says that it was a rehearsal; it may be done in earnest
+    later.
+    """
     incident = desk(home).chronicle.open("x", by="Ann", runbook="massive_down").id
     found = book(home, "massive_down", incident)
     found.__dict__["hooks"] = read(settings.Settings(tmp_path, "desk"))
-    assert found.do("tradier_only", confirmed=True).state == "rehearsed" and counted(home) == [] and desk(home).chronicle.read(incident).status == "open"
-    assert book(home, "massive_down", incident).do("tradier_only", confirmed=True).state == "done" and desk(home).chronicle.read(incident).status == "mitigated"
+    assert (
+        found.do("tradier_only", confirmed=True).state == "rehearsed"
+        and counted(home) == []
+        and desk(home).chronicle.read(incident).status == "open"
+    )
+    assert (
+        book(home, "massive_down", incident).do("tradier_only", confirmed=True).state == "done"
+        and desk(home).chronicle.read(incident).status == "mitigated"
+    )
 
 
 def test_unattended_nobody_is_asked(home: Path) -> None:
-    """What a person would judge is skipped where nobody is there, never ok; a person may still judge it later, by name."""
+    """
+    What a person would judge is skipped where nobody is there, never ok; a person may still judge it later, by name.
+    """
     incident = desk(home).chronicle.open("x", by="Ann", runbook="massive_down").id
     found = book(home, "massive_down", incident, "")
     ask = next(s for s in found.steps if s.kind == ASK)
@@ -299,21 +371,38 @@ def test_unattended_nobody_is_asked(home: Path) -> None:
 
 def test_hooks_are_read_strictly(tmp_path: Path) -> None:
     """A hook that is none, or is no command, is refused by its name."""
-    for content, named in (('tradier_onyl = ["x"]', "Did you mean 'tradier_only'"), ('roll_back = "built-in"', "roll_back is 'built-in'"), ("roll_back = []", "roll_back")):
+    for content, named in (
+        ('tradier_onyl = ["x"]', "Did you mean 'tradier_only'"),
+        ('roll_back = "built-in"', "roll_back is 'built-in'"),
+        ("roll_back = []", "roll_back"),
+    ):
         (tmp_path / "settings.toml").write_text(f"[hooks]\n{content}\n")
         with pytest.raises(SettingsError, match=named):
             read(settings.Settings(tmp_path, "desk"))
 
 
 def test_a_copy_is_filled_in_with_its_likely_branch_first(home: Path) -> None:
-    """The copy has the incident's subject, severity, limit and operator, the branch of the cause first, and the exemplar stays as it was."""
+    """
+    The copy has the incident's subject, severity, limit and operator, the branch of the cause first, and the exemplar
+    stays as it was.
+    """
     before = (shelf.folder() / "massive_down.ipynb").read_bytes()
-    made = shelf.filled(shelf.runbook("massive_down"), {"incident": "2026-03-10-7", "operator": 'Ann "x"', "as_of": ""}, ["provider_auth"])
+    made = shelf.filled(
+        shelf.runbook("massive_down"),
+        {"incident": "2026-03-10-7", "operator": 'Ann "x"', "as_of": ""},
+        ["provider_auth"],
+    )
     parameters = next(shelf.source(c) for c in made["cells"] if "parameters" in c["metadata"].get("tags", []))
-    assert 'incident: str = "2026-03-10-7"  #' in parameters and 'operator: str = "Ann \\"x\\""' in parameters and 'as_of: str = ""' in parameters
+    assert (
+        'incident: str = "2026-03-10-7"  #' in parameters
+        and 'operator: str = "Ann \\"x\\""' in parameters
+        and 'as_of: str = ""' in parameters
+    )
     branches = [shelf.source(c) for c in made["cells"] if "branch" in c["metadata"].get("tags", [])]
     assert branches[0].startswith("### Likely: ") and not any("Likely" in b for b in branches[1:])
     desk_now = desk(home)
     incident = desk_now.chronicle.open("x", by="Ann", runbook="massive_down")
     place, again = (opening.opened(desk_now, "massive_down", incident, "Ann") for _ in range(2))
-    assert (place.name, again.name) == ("01_massive_down.ipynb", "02_massive_down.ipynb") and (shelf.folder() / "massive_down.ipynb").read_bytes() == before
+    assert (place.name, again.name) == ("01_massive_down.ipynb", "02_massive_down.ipynb") and (
+        shelf.folder() / "massive_down.ipynb"
+    ).read_bytes() == before

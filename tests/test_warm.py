@@ -1,4 +1,7 @@
-"""Warm kernels: the same bytes as the plain way, nothing of one in another, none left over, and the plain way wherever that is not so."""
+"""
+Warm kernels: the same bytes as the plain way, nothing of one in another, none left over, and the plain way wherever
+that is not so.
+"""
 
 import os
 import signal
@@ -47,7 +50,10 @@ def file(outcome: Outcome) -> bytes:
 
 
 def test_the_same_bytes(home: Path, tmp_path: Path, kernels: Kernels) -> None:
-    """A report, and a plot by pyplot, forked and begun plainly: the same notebook to the byte, pictures among it; which way it was, the ledger says."""
+    """
+    A report, and a plot by pyplot, forked and begun plainly: the same notebook to the byte, pictures among it; which
+    way it was, the ledger says.
+    """
     plots = notebook(tmp_path / "plots.ipynb", PLOTS)
     for path, given in ((plots, {}), (runner.notebook("daily_report"), {"app": "desk", "day": "2026-03-10"})):
         warm, plain = executed(path, kernels, **given), executed(path, None, **given)
@@ -56,8 +62,14 @@ def test_the_same_bytes(home: Path, tmp_path: Path, kernels: Kernels) -> None:
 
 
 def test_each_is_a_kernel_of_its_own(home: Path, tmp_path: Path, kernels: Kernels) -> None:
-    """Random numbers differ, what one does another does not see, and each has its own folder, environment and time zone; none has a secret."""
-    path = notebook(tmp_path / "k.ipynb", "import os, random, numpy, time, opslib, sys\nprint(random.random(), numpy.random.random(), os.getcwd(), hasattr(opslib, 'spoilt'), os.environ.get('MARK'), time.tzname[0], 'OPS_MASSIVE_TOKEN' in os.environ, os.getpgid(0) == os.getpid())\nopslib.spoilt = 1\nos.environ['MARK'] = 'spoilt'")
+    """
+    Random numbers differ, what one does another does not see, and each has its own folder, environment and time zone;
+    none has a secret.
+    """
+    path = notebook(
+        tmp_path / "k.ipynb",
+        "import os, random, numpy, time, opslib, sys\nprint(random.random(), numpy.random.random(), os.getcwd(), hasattr(opslib, 'spoilt'), os.environ.get('MARK'), time.tzname[0], 'OPS_MASSIVE_TOKEN' in os.environ, os.getpgid(0) == os.getpid())\nopslib.spoilt = 1\nos.environ['MARK'] = 'spoilt'",
+    )
     told = []
     for zone in ("UTC", "Asia/Tokyo"):
         os.environ["TZ"] = zone
@@ -75,7 +87,14 @@ def test_a_kernel_that_dies_or_hangs(home: Path, tmp_path: Path, kernels: Kernel
     assert dies.kernel == "warm" and dies.state == "failed" and "Dead" in str(dies.reason)
     found = desk.open()
     begun = time.monotonic()
-    hangs = runner.execute(notebook(tmp_path / "h.ipynb", "while True: pass"), {}, settings=found.settings, store=found.store, timeout_s=2, kernels=kernels)
+    hangs = runner.execute(
+        notebook(tmp_path / "h.ipynb", "while True: pass"),
+        {},
+        settings=found.settings,
+        store=found.store,
+        timeout_s=2,
+        kernels=kernels,
+    )
     assert hangs.state == "failed" and "imeout" in str(hangs.reason) and time.monotonic() - begun < 20
 
 
@@ -96,8 +115,17 @@ def test_the_plain_way_where_there_is_no_other(home: Path, tmp_path: Path) -> No
 
 def test_nothing_outlives_its_maker(home: Path, tmp_path: Path) -> None:
     """Whoever keeps the pool is killed in the middle of a run: the zygote goes, and the kernel with it."""
-    path = notebook(tmp_path / "long.ipynb", "import os, pathlib, time\npathlib.Path('pids.tmp').write_text(f'{os.getpid()} {os.getppid()}')\nos.rename('pids.tmp', 'pids')\ntime.sleep(120)")
-    script = "import sys, os; from pathlib import Path; from opslib import desk, runner; from opslib.warm import Kernels; from opslib.settings import without_secrets; d = desk.open(); runner.execute(Path(sys.argv[1]), {}, settings=d.settings, store=d.store, kernels=Kernels(without_secrets(os.environ)))"
+    path = notebook(
+        tmp_path / "long.ipynb",
+        "import os, pathlib, time\npathlib.Path('pids.tmp').write_text(f'{os.getpid()} {os.getppid()}')"
+        "\nos.rename('pids.tmp', 'pids')\ntime.sleep(120)",
+    )
+    script = (
+        "import sys, os; from pathlib import Path; from opslib import desk, runner; "
+        "from opslib.warm import Kernels; from opslib.settings import without_secrets; d = desk.open(); "
+        "runner.execute(Path(sys.argv[1]), {}, settings=d.settings, store=d.store, "
+        "kernels=Kernels(without_secrets(os.environ)))"
+    )
     running = subprocess.Popen([sys.executable, "-c", script, str(path)], stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while not (tmp_path / "pids").exists():

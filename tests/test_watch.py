@@ -66,7 +66,11 @@ def test_the_burst_is_told_within_five_minutes(recorded_rises):
 def test_the_socket_is_critical_within_ninety_seconds(recorded_rises):
     """It is down from 14:30 to 14:34."""
     (critical,) = sent(recorded_rises, "websocket_down")
-    assert critical.severity == "critical" and ny("14:30") < critical.fired_us <= ny("14:31:30") and critical.over_us <= ny("14:35")
+    assert (
+        critical.severity == "critical"
+        and ny("14:30") < critical.fired_us <= ny("14:31:30")
+        and critical.over_us <= ny("14:35")
+    )
 
 
 def test_the_variance_rises_twice(recorded_rises):
@@ -87,7 +91,12 @@ def test_errors_are_explained_by_the_outage_all_the_while(recorded_rises):
 
 def test_nothing_else_is_told_and_between_the_troubles_is_silence(recorded_rises):
     """No other rule is sent, and outside the troubles and their windows nothing fires at all."""
-    assert {(r.rule, r.subject) for r in recorded_rises if r.sent} == {("availability", "massive"), ("gamma_zero", "app"), ("websocket_down", "app"), ("backtest_variance", "app")}
+    assert {(r.rule, r.subject) for r in recorded_rises if r.sent} == {
+        ("availability", "massive"),
+        ("gamma_zero", "app"),
+        ("websocket_down", "app"),
+        ("backtest_variance", "app"),
+    }
     troubles = [("10:10", "10:27"), ("11:20", "11:35"), ("13:15", "13:20"), ("14:15", "14:34"), ("15:15", "15:20")]
     assert [r.sentence for r in recorded_rises if not any(ny(a) <= r.fired_us <= ny(b) for a, b in troubles)] == []
 
@@ -108,7 +117,10 @@ def test_a_scripted_day_tells_of_its_troubles(tmp_path, seed):
     found = fired(kept, script.opens, script.closes)
     began = {t.name: clock.micros(t.begins) for t in script.troubles}
     ends = {t.name: clock.micros(t.ends) for t in script.troubles}
-    first = lambda rule, subject="app": min(r.fired_us for r in sent(found, rule, subject)) / 1e6  # noqa: E731
+
+    def first(rule, subject="app"):
+        return min(r.fired_us for r in sent(found, rule, subject)) / 1e6
+
     assert 0 < first("availability", "massive") - began["massive_outage"] / 1e6 <= 180
     assert 0 < first("gamma_zero") - began["gamma_burst"] / 1e6 <= 300
     assert 0 < first("websocket_down") - began["websocket_loss"] / 1e6 <= 95
@@ -169,7 +181,10 @@ def test_a_refresh_makes_no_burst(tmp_path):
 
 
 def test_flapping_at_the_limit_is_told_once(tmp_path):
-    """A socket that comes and goes every twenty seconds for ten minutes, and variance that hovers about its limit, are told once each."""
+    """
+    A socket that comes and goes every twenty seconds for ten minutes, and variance that hovers about its limit, are
+    told once each.
+    """
     kept = store(tmp_path)
     made, posts = PageOf(-600, trades=6), []
     for k in range(361):
@@ -184,12 +199,23 @@ def test_flapping_at_the_limit_is_told_once(tmp_path):
 
 
 def test_both_providers_down_is_one_trouble(tmp_path):
-    """When the second provider is dead too, that is told once, of the app, and neither of them adds to it from then on."""
+    """
+    When the second provider is dead too, that is told once, of the app, and neither of them adds to it from then on.
+    """
     kept = store(tmp_path)
     made, posts = PageOf(-600).add(massive_requests=500, tradier_requests=500, validations=500), []
     for k in range(360):
         dead = k >= 120
-        made.add(massive_requests=3, tradier_requests=3, validations=3, **({"massive_successes": 0, "massive_failures": 3, "tradier_successes": 0, "tradier_failures": 3} if dead else {}))
+        made.add(
+            massive_requests=3,
+            tradier_requests=3,
+            validations=3,
+            **(
+                {"massive_successes": 0, "massive_failures": 3, "tradier_successes": 0, "tradier_failures": 3}
+                if dead
+                else {}
+            ),
+        )
         posts.append(post(5.0 * k, made.body(5.0 * k)))
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
     found = fired(kept, at(0), at(1795))
@@ -216,7 +242,10 @@ def test_a_page_that_closes_ends_its_alert(tmp_path):
 
 
 def test_the_budget_burns_slowly(tmp_path):
-    """Seven percent of failures for half an hour are past six times the budget, which is told where availability is not critical."""
+    """
+    Seven percent of failures for half an hour are past six times the budget, which is told where availability is not
+    critical.
+    """
     kept = store(tmp_path)
     made, posts, rng = PageOf(-600).add(massive_requests=500, validations=500), [], random.Random(5)
     for k in range(1200):
@@ -230,7 +259,9 @@ def test_the_budget_burns_slowly(tmp_path):
 
 
 def test_a_year_late_is_judged_as_then(tmp_path):
-    """A day imported at once, a year later and in any order, makes the transitions that it made when it came post by post."""
+    """
+    A day imported at once, a year later and in any order, makes the transitions that it made when it came post by post.
+    """
     live, late = Store(f"sqlite:///{tmp_path / 'live.sqlite'}"), Store(f"sqlite:///{tmp_path / 'late.sqlite'}")
     posts = list(days.posts(seed=4))
     SnapshotStore(live).write("desk", posts, known_at_ts=True)
@@ -238,23 +269,56 @@ def test_a_year_late_is_judged_as_then(tmp_path):
     for i in range(0, len(posts), 1500):
         SnapshotStore(late).write("desk", posts[i : i + 1500])
     script = days.scripted(seed=4)
-    both = [watch.replayed(kept, DESK, table(), clock.micros(script.opens), clock.micros(script.closes) + 5_000_000)[0] for kept in (live, late)]
+    both = [
+        watch.replayed(kept, DESK, table(), clock.micros(script.opens), clock.micros(script.closes) + 5_000_000)[0]
+        for kept in (live, late)
+    ]
     assert both[0] == both[1] and len(both[0]) > 20
 
 
 def test_instants_are_those_of_open_sessions():
-    """A holiday has none, a half day has less, a weekend is passed over, and each session has one more after its close."""
-    count = lambda a, b: sum(len(open_instants) + (after is not None) for _, open_instants, after in watch.sessions(clock.micros(clock.parse(a)), clock.micros(clock.parse(b))))  # noqa: E731
+    """
+    A holiday has none, a half day has less, a weekend is passed over, and each session has one more after its close.
+    """
+
+    def count(a, b):
+        return sum(
+            len(open_instants) + (after is not None)
+            for _, open_instants, after in watch.sessions(clock.micros(clock.parse(a)), clock.micros(clock.parse(b)))
+        )
+
     full, half = 390 * 12 + 1, 210 * 12 + 1
     assert count("2025-11-27T00:00", "2025-11-27T23:00") == 0
     assert count("2025-11-28T00:00", "2025-11-28T23:00") == half
     assert count("2026-03-06T00:00", "2026-03-09T23:00") == 2 * full
     assert count("2026-03-09T10:00:01", "2026-03-09T10:00:10") == 2
-    assert count("2026-03-09T16:00:00", "2026-03-09T16:00:04") == 0 and count("2026-03-09T16:00:00", "2026-03-09T16:00:05") == 1
+    assert (
+        count("2026-03-09T16:00:00", "2026-03-09T16:00:04") == 0
+        and count("2026-03-09T16:00:00", "2026-03-09T16:00:05") == 1
+    )
 
 
 def test_rows_read_as_the_contract_has_them(recorded_rises):
     """Every row of `ops alerts` has the contract's keys, times in UTC with Z, and says what it ends in."""
-    wanted = {"alert", "rule", "subject", "source", "severity", "pending_at", "fired_at", "resolved_at", "peak_value", "limit", "inhibited_by", "incident", "rules_hash"}
+    wanted = {
+        "alert",
+        "rule",
+        "subject",
+        "source",
+        "severity",
+        "pending_at",
+        "fired_at",
+        "resolved_at",
+        "peak_value",
+        "limit",
+        "inhibited_by",
+        "incident",
+        "rules_hash",
+    }
     for row in json.loads(json.dumps([r.as_json(table()) for r in recorded_rises])):
-        assert wanted <= set(row) and row["fired_at"].endswith("Z") and row["pending_at"] <= row["fired_at"] and row["rules_hash"] == table().hash
+        assert (
+            wanted <= set(row)
+            and row["fired_at"].endswith("Z")
+            and row["pending_at"] <= row["fired_at"]
+            and row["rules_hash"] == table().hash
+        )

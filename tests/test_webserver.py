@@ -18,7 +18,9 @@ from test_server import AS_JSON, POST, Receiver, a_body, asked, awaited, raw, re
 from opslib import clock, webserver
 from opslib.snapshot_store import SnapshotStore
 
-HEAD = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n" % POST.encode()
+HEAD = (
+    b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n" % POST.encode()
+)
 
 
 @pytest.fixture
@@ -48,10 +50,17 @@ def closed(connection: socket.socket) -> bool:
     return True
 
 
-@pytest.mark.parametrize("sent", [HEAD, b"", HEAD + b"\r\n{", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"], ids=["half a head", "nothing", "half a body", "idle after an answer"])
+@pytest.mark.parametrize(
+    "sent",
+    [HEAD, b"", HEAD + b"\r\n{", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"],
+    ids=["half a head", "nothing", "half a body", "idle after an answer"],
+)
 @pytest.mark.parametrize("count", [300, 3000])
 def test_honest_posts_go_on(home: Path, many_files: int, sent: bytes, count: int) -> None:
-    """While hundreds or thousands of connections do not finish their requests, each honest post is taken, also over a connection that stays open, and the process holds a bounded number of files."""
+    """
+    While hundreds or thousands of connections do not finish their requests, each honest post is taken, also over a
+    connection that stays open, and the process holds a bounded number of files.
+    """
     with running(home) as found, ExitStack() as open_ones:
         kept_alive = http.client.HTTPConnection(found.url.removeprefix("http://"), timeout=60)
         open_ones.callback(kept_alive.close)
@@ -73,16 +82,36 @@ def test_honest_posts_go_on(home: Path, many_files: int, sent: bytes, count: int
 
 
 @contextmanager
-def hurried(monkeypatch: pytest.MonkeyPatch, head: float = 600, body: float = 600, idle: float = 600, answer: float = 600, **more: object) -> Iterator[Receiver]:
+def hurried(
+    monkeypatch: pytest.MonkeyPatch,
+    head: float = 600,
+    body: float = 600,
+    idle: float = 600,
+    answer: float = 600,
+    **more: object,
+) -> Iterator[Receiver]:
     """A receiver with other time limits."""
     monkeypatch.setattr(webserver, "SECONDS", (head, body, idle, answer))
     with receiving(**more) as found:
         yield found
 
 
-@pytest.mark.parametrize(("limit", "sent"), [("head", b""), ("head", b"P"), ("head", HEAD), ("body", HEAD + b"\r\n"), ("body", HEAD + b"\r\n{"), ("idle", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"), ("head", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET")])
+@pytest.mark.parametrize(
+    ("limit", "sent"),
+    [
+        ("head", b""),
+        ("head", b"P"),
+        ("head", HEAD),
+        ("body", HEAD + b"\r\n"),
+        ("body", HEAD + b"\r\n{"),
+        ("idle", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
+        ("head", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET"),
+    ],
+)
 def test_each_phase_has_an_end(home: Path, monkeypatch: pytest.MonkeyPatch, limit: str, sent: bytes) -> None:
-    """A connection that stays within a head, a body or between requests for too long is closed, and nothing of it is kept."""
+    """
+    A connection that stays within a head, a body or between requests for too long is closed, and nothing of it is kept.
+    """
     with hurried(monkeypatch, **{limit: 0.5}) as found, opened(found.url, sent) as connection:
         assert closed(connection)
         assert found.bodies() == [] and SnapshotStore(found.store).rejects("desk") == []
@@ -90,7 +119,9 @@ def test_each_phase_has_an_end(home: Path, monkeypatch: pytest.MonkeyPatch, limi
 
 @pytest.mark.parametrize("sent", [b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n", HEAD + b"\r\n"], ids=["head", "body"])
 def test_byte_by_byte_is_no_way_around(home: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    """A head or body that comes byte by byte has the same end: time counts from its beginning, not from its newest byte."""
+    """
+    A head or body that comes byte by byte has the same end: time counts from its beginning, not from its newest byte.
+    """
     with hurried(monkeypatch, head=1, body=1) as found, opened(found.url, sent) as connection:
         until = time.monotonic() + 60
         with pytest.raises(OSError):
@@ -113,11 +144,18 @@ def test_who_does_not_read_is_closed(home: Path, monkeypatch: pytest.MonkeyPatch
 def found_connections(url: str) -> list[object]:
     """Connections of this process that were accepted at an address."""
     port = int(url.rpartition(":")[2])
-    return [c for c in psutil.Process().net_connections("tcp") if c.laddr and c.laddr.port == port and c.status == psutil.CONN_ESTABLISHED]
+    return [
+        c
+        for c in psutil.Process().net_connections("tcp")
+        if c.laddr and c.laddr.port == port and c.status == psutil.CONN_ESTABLISHED
+    ]
 
 
 def test_who_waits_for_a_slow_server_is_not_late(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the whole process stands still, as on a machine that sleeps or is busy, nobody becomes late: what came meanwhile is taken."""
+    """
+    While the whole process stands still, as on a machine that sleeps or is busy, nobody becomes late: what came
+    meanwhile is taken.
+    """
     stall = threading.Event()
 
     def now() -> datetime:
@@ -128,8 +166,15 @@ def test_who_waits_for_a_slow_server_is_not_late(home: Path, monkeypatch: pytest
 
     with hurried(monkeypatch, head=2, body=2, now=now) as found:
         body = raw(a_body())
-        whole = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (POST.encode(), len(body), body)
-        with opened(found.url, whole[:40]) as in_head, opened(found.url, whole[:-5]) as in_body, opened(found.url, b"") as asks:
+        whole = (
+            b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            % (POST.encode(), len(body), body)
+        )
+        with (
+            opened(found.url, whole[:40]) as in_head,
+            opened(found.url, whole[:-5]) as in_body,
+            opened(found.url, b"") as asks,
+        ):
             stall.set()
             asks.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
             awaited(lambda: not stall.is_set(), "the stall")
@@ -140,7 +185,10 @@ def test_who_waits_for_a_slow_server_is_not_late(home: Path, monkeypatch: pytest
 
 
 def test_pipelined_posts_wait_for_each_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Posts sent one behind the other are all taken, though those behind wait for the first to be stored for longer than a head or body may take."""
+    """
+    Posts sent one behind the other are all taken, though those behind wait for the first to be stored for longer than a
+    head or body may take.
+    """
 
     write = SnapshotStore.write
 
@@ -153,7 +201,10 @@ def test_pipelined_posts_wait_for_each_other(home: Path, monkeypatch: pytest.Mon
         sent = b""
         for n in range(3):
             body = json.dumps(a_body(n)).encode()
-            sent += b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (POST.encode(), len(body), body)
+            sent += (
+                b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                % (POST.encode(), len(body), body)
+            )
         with opened(found.url, sent[:-10]) as connection:
             connection.sendall(sent[-10:])
             said = b""

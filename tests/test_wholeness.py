@@ -27,7 +27,11 @@ GREEKS = {"delta": 0.5, "gamma": 0.02, "theta": -0.05, "vega": 0.2}
 def contract(strike: int, side: str = "call", expiry: str = "2026-03-20", **greeks: float | None) -> dict[str, Any]:
     ticker = f"O:SPY{expiry[2:].replace('-', '')}{side[0].upper()}{strike * 1000:08d}"
     details = {"ticker": ticker, "expiration_date": expiry, "strike_price": strike, "contract_type": side}
-    return {"details": details, "implied_volatility": 0.2, "greeks": {k: v for k, v in (GREEKS | greeks).items() if v is not None}}
+    return {
+        "details": details,
+        "implied_volatility": 0.2,
+        "greeks": {k: v for k, v in (GREEKS | greeks).items() if v is not None},
+    }
 
 
 def contracts(strikes: int = 50, expiry: str = "2026-03-20") -> list[dict[str, Any]]:
@@ -45,7 +49,10 @@ def half(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (contracts()[:95], ""),  # 5 of 95 calls lack their put: a twentieth.
         (contracts()[:80], "20 of 80 contracts lack their call or put"),
         (contracts()[:50], "50 of 100 contracts of the last whole chain are gone"),
-        ([c for c in contracts() if c["details"]["strike_price"] < 425], "50 of 100 contracts of the last whole chain are gone"),
+        (
+            [c for c in contracts() if c["details"]["strike_price"] < 425],
+            "50 of 100 contracts of the last whole chain are gone",
+        ),
         (contracts(expiry="2026-03-27"), "100 of 100 contracts of the last whole chain are gone"),
         (contracts() + contracts(expiry="2026-03-27"), ""),
     ],
@@ -64,8 +71,14 @@ def test_a_feed_of_one_side_alone_is_whole() -> None:
 
 
 def test_what_expires_may_go() -> None:
-    """Contracts that expire today are gone after their close; a first chain has none before it; nothing is said of what is no contract."""
-    assert why_partial(listed(contracts()), listed(contracts() + contracts(expiry=DAY.isoformat())), DAY, RULES.chain) == ""
+    """
+    Contracts that expire today are gone after their close; a first chain has none before it; nothing is said of what is
+    no contract.
+    """
+    assert (
+        why_partial(listed(contracts()), listed(contracts() + contracts(expiry=DAY.isoformat())), DAY, RULES.chain)
+        == ""
+    )
     assert why_partial(listed(contracts(25)), None, DAY, RULES.chain) == ""
     assert why_partial(listed(contracts()[:19]), listed(contracts(8)), DAY, RULES.chain) == ""  # Too few to tell.
     assert listed([{}, {"details": {}}, {"details": None}]) == {"expiries": {}, "unpaired": 0}
@@ -77,16 +90,40 @@ def test_what_expires_may_go() -> None:
         (lambda found: found, {}),
         (lambda found: found[1:] + [contract(900)], {}),  # A strike that is new pushes one out.
         (half, {"gone": 50, "moved": 0, "of": 100}),
-        (lambda found: [contract(400 + i, "call", theta=-0.05 * 365) for i in range(50)] + found[50:], {"gone": 0, "moved": 50, "of": 100}),
-        (lambda found: [contract(400 + i, "call", gamma=0.0) for i in range(50)] + found[50:], {"gone": 0, "moved": 50, "of": 100}),
-        (lambda found: [contract(400 + i, "call", gamma=None) for i in range(50)] + found[50:], {"gone": 0, "moved": 50, "of": 100}),
-        (lambda found: [contract(400 + i, "call", delta=1.4) for i in range(50)] + found[50:], {"gone": 0, "moved": 50, "of": 100}),
-        (lambda found: [contract(400 + i, "call", delta=0.2, gamma=0.05, theta=-0.2, vega=0.05) for i in range(50)] + found[50:], {}),  # A market that moves.
-        (lambda found: [c | {"implied_volatility": 0.6} | {"greeks": GREEKS | {"theta": -1.5}} for c in found], {}),  # And one under stress.
+        (
+            lambda found: [contract(400 + i, "call", theta=-0.05 * 365) for i in range(50)] + found[50:],
+            {"gone": 0, "moved": 50, "of": 100},
+        ),
+        (
+            lambda found: [contract(400 + i, "call", gamma=0.0) for i in range(50)] + found[50:],
+            {"gone": 0, "moved": 50, "of": 100},
+        ),
+        (
+            lambda found: [contract(400 + i, "call", gamma=None) for i in range(50)] + found[50:],
+            {"gone": 0, "moved": 50, "of": 100},
+        ),
+        (
+            lambda found: [contract(400 + i, "call", delta=1.4) for i in range(50)] + found[50:],
+            {"gone": 0, "moved": 50, "of": 100},
+        ),
+        # A market that moves.
+        (
+            lambda found: (
+                [contract(400 + i, "call", delta=0.2, gamma=0.05, theta=-0.2, vega=0.05) for i in range(50)]
+                + found[50:]
+            ),
+            {},
+        ),
+        # And one under stress.
+        (lambda found: [c | {"implied_volatility": 0.6} | {"greeks": GREEKS | {"theta": -1.5}} for c in found], {}),
     ],
 )
-def test_the_contracts_of_a_minute_are_compared(change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], expected: dict[str, int]) -> None:
-    """Against those of the last probe before a whole chain: how many are gone, and how many have Greeks of another kind."""
+def test_the_contracts_of_a_minute_are_compared(
+    change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], expected: dict[str, int]
+) -> None:
+    """
+    Against those of the last probe before a whole chain: how many are gone, and how many have Greeks of another kind.
+    """
     made = Comparison(RULES.chain, RULES.probes.changed_by)
     assert made.of(contracts()) == {} and made.of(change(contracts())) == expected
     assert made.of(change(contracts())) == expected  # Until a whole chain says that it is so now.
@@ -105,13 +142,18 @@ def test_an_order_that_is_another_each_time_says_nothing() -> None:
 
 
 def test_half_a_chain_is_a_part_of_it(tmp_path: Path) -> None:
-    """Half of the strikes vanish after the first chain, though every page answers 200: the next is partial, and so after a restart; a new day begins anew."""
+    """
+    Half of the strikes vanish after the first chain, though every page answers 200: the next is partial, and so after a
+    restart; a new day begins anew.
+    """
     begun = list[int]()
 
     async def go(url: str, minutes: int, count: int) -> list[Sample]:
         found = settings.load(tmp_path, None, {"OPS_MASSIVE_URL": url, "OPS_SYMBOLS": "SPY"})
         made = Rounds(found, Store(found.url), RULES, now=lambda: OPEN + timedelta(minutes=minutes), speed=1.0)
-        samples = [sample._replace(ts_us=sample.ts_us + i) for i in range(count) for sample in await made.fetch_chain("SPY")]
+        samples = [
+            sample._replace(ts_us=sample.ts_us + i) for i in range(count) for sample in await made.fetch_chain("SPY")
+        ]
         made.samples.keep(samples)
         made.close()
         return samples
@@ -126,18 +168,28 @@ def test_half_a_chain_is_a_part_of_it(tmp_path: Path) -> None:
 
     found = asyncio.run(both())
     why = "50 of 100 contracts of the last whole chain are gone"
-    assert [(s.outcome, s.value, s.told().get("unpaired")) for s in found] == [("ok", 100, 0), ("partial", 50, 0), ("partial", 50, 0), ("ok", 50, 0)]
+    assert [(s.outcome, s.value, s.told().get("unpaired")) for s in found] == [
+        ("ok", 100, 0),
+        ("partial", 50, 0),
+        ("partial", 50, 0),
+        ("ok", 50, 0),
+    ]
     assert [s.told()["why"] for s in found[1:3]] == [why, why]
 
 
 def test_a_minute_probe_that_differs_fetches_the_chain_again(tmp_path: Path) -> None:
-    """The contracts of the minute's probe vanish between two chains: the whole chain is fetched long before its quarter of an hour."""
+    """
+    The contracts of the minute's probe vanish between two chains: the whole chain is fetched long before its quarter of
+    an hour.
+    """
     probed = list[int]()
 
     def answer(request: Request) -> Answer:
         if request.query.get("limit") == providers.FEW:
             probed.append(1)
-        return as_json({"status": "OK", "market": "open", "results": half(contracts()) if len(probed) > 1 else contracts()})
+        return as_json(
+            {"status": "OK", "market": "open", "results": half(contracts()) if len(probed) > 1 else contracts()}
+        )
 
     async def go() -> list[list[Sample]]:
         async with serving(answer) as url:
@@ -156,7 +208,10 @@ def test_a_minute_probe_that_differs_fetches_the_chain_again(tmp_path: Path) -> 
     first, second = asyncio.run(go())
     assert [(s.probe, s.outcome) for s in first] == [("data", "ok"), ("chain", "ok")]
     assert [(s.probe, s.outcome) for s in second] == [("data", "ok"), ("chain", "partial")]
-    assert second[0].told()["gone"] == 50 and second[1].told()["why"] in ("50 of 100 contracts of the last whole chain are gone", *(f"{n} of 50 contracts lack their call or put" for n in range(51)))
+    assert second[0].told()["gone"] == 50 and second[1].told()["why"] in (
+        "50 of 100 contracts of the last whole chain are gone",
+        *(f"{n} of 50 contracts lack their call or put" for n in range(51)),
+    )
 
 
 def test_nothing_is_said_of_what_was_never_compared() -> None:

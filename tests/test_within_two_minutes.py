@@ -1,4 +1,7 @@
-"""A provider that answers nothing usable: people are notified within two minutes, also where only the route that is needed is refused; a short blip notifies nobody."""
+"""
+A provider that answers nothing usable: people are notified within two minutes, also where only the route that is needed
+is refused; a short blip notifies nobody.
+"""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +18,8 @@ from opslib.store import Store
 OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market has opened.
 RULES = rules.load()
 FAULT_S, UNTIL_S = 600.1, 1500.0
-# An instant is evaluated two seconds later, waits for what belongs to it, and the two steps of sending are taken each second.
+# An instant is evaluated two seconds later, waits for what belongs to it, and the two steps of sending are taken each
+# second.
 TO_NOTIFY_S = watch.SETTLE_US / 1e6 + Staff.__dataclass_fields__["group_wait"].default.total_seconds() + 2
 
 
@@ -23,23 +27,49 @@ def us(seconds: float) -> int:
     return clock.micros(OPEN + timedelta(seconds=seconds))
 
 
-def probes(outcome: str, which: tuple[str, ...], phase_s: float, until_s: float = UNTIL_S, pace_s: float = 5.0) -> list[Sample]:
-    """What the probes of Massive see from the open on, each at its own pace; those named fail from the fault on until it is over."""
+def probes(
+    outcome: str, which: tuple[str, ...], phase_s: float, until_s: float = UNTIL_S, pace_s: float = 5.0
+) -> list[Sample]:
+    """
+    What the probes of Massive see from the open on, each at its own pace; those named fail from the fault on until it
+    is over.
+    """
     found = list[Sample]()
     for name, every_s in (("liveness", pace_s), ("data", SLOW_S)):
         second, failures = phase_s, 0
         while second < UNTIL_S:
             fails = name in which and FAULT_S <= second < until_s
-            found.append(Sample(us(second), name, "massive", outcome if fails else "ok", 0.1, None, 1, True, '{"market": "open"}' if name == "liveness" and not fails else "{}"))
+            found.append(
+                Sample(
+                    us(second),
+                    name,
+                    "massive",
+                    outcome if fails else "ok",
+                    0.1,
+                    None,
+                    1,
+                    True,
+                    '{"market": "open"}' if name == "liveness" and not fails else "{}",
+                )
+            )
             failures = failures + 1 if fails else 0
             second += CONFIRM_S if every_s == SLOW_S and 0 < failures < CONFIRMED else every_s
-    return [*found, *(Sample(us(5.0 * i + 1), "liveness", "tradier", "ok", 0.1, None, 1, True, '{"market": "open"}') for i in range(int(UNTIL_S / 5)))]
+    return [
+        *found,
+        *(
+            Sample(us(5.0 * i + 1), "liveness", "tradier", "ok", 0.1, None, 1, True, '{"market": "open"}')
+            for i in range(int(UNTIL_S / 5))
+        ),
+    ]
 
 
 def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
     """What is sent of these samples: rule, severity and second."""
     kept = Store(f"sqlite:///{home / 'store.sqlite'}")
-    beats = [Sample(us(5.0 * i), "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5}') for i in range(int(UNTIL_S / 5))]
+    beats = [
+        Sample(us(5.0 * i), "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5}')
+        for i in range(int(UNTIL_S / 5))
+    ]
     Samples(kept, "desk").keep([*samples, *beats], known_at_ts=True)
     found, standing = watch.replayed(kept, settings.load(home, None, {}), RULES, us(0), us(UNTIL_S))
     return [(r.rule, r.severity, r.fired_us / 1e6 - us(0) / 1e6) for r in read(found, RULES, standing) if r.sent]
@@ -56,7 +86,9 @@ def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
         ("ok_empty", ("data",), 5.0, "answers"),
     ],
 )
-def test_from_the_fault_to_the_notification_at_worst(tmp_path: Path, outcome: str, which: tuple[str, ...], pace_s: float, rule: str, phase_s: float) -> None:
+def test_from_the_fault_to_the_notification_at_worst(
+    tmp_path: Path, outcome: str, which: tuple[str, ...], pace_s: float, rule: str, phase_s: float
+) -> None:
     """However the fault lies between two probes, the first notification is of its rule and out within 120 s."""
     first = min(sent_of(tmp_path, probes(outcome, which, phase_s, pace_s=pace_s)), key=lambda r: r[2])
     assert first[0] == rule and first[1] in ("notify", "critical") and first[2] - FAULT_S <= 120 - TO_NOTIFY_S, first

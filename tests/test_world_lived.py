@@ -33,12 +33,25 @@ LATE_S = 4.0  # What two processes of a busy machine may be apart, in this world
 SETTLED_S = 8.0  # After a switch, a server that was away may need half a second of ours to listen anew.
 # What a look must end in while a state is the matter.
 LIVENESS = {
-    "massive_5xx": "server_5xx", "massive_timeout": "timeout", "massive_refused": "refused", "massive_tls": "tls", "massive_401": "auth_401", "massive_403_ip": "ip_blocked_403",
-    "massive_html_200": "wrong_content", "both_down": "server_5xx", "our_network_down": "unreachable",
-}  # fmt: skip
+    "massive_5xx": "server_5xx",
+    "massive_timeout": "timeout",
+    "massive_refused": "refused",
+    "massive_tls": "tls",
+    "massive_401": "auth_401",
+    "massive_403_ip": "ip_blocked_403",
+    "massive_html_200": "wrong_content",
+    "both_down": "server_5xx",
+    "our_network_down": "unreachable",
+}
 DATA = {"massive_403_plan": "entitlement_403", "massive_empty": "ok_empty", "massive_stale": "stale"}
 TRADIER = {"tradier_down": "server_5xx", "both_down": "server_5xx", "our_network_down": "unreachable"}
-SOCKET = {"ws_403": "forbidden_403", "ws_port_blocked": "unreachable", "app_down": "refused", "ws_open_silent": "silent", "ws_closed_1006": "closed"}
+SOCKET = {
+    "ws_403": "forbidden_403",
+    "ws_port_blocked": "unreachable",
+    "app_down": "refused",
+    "ws_open_silent": "silent",
+    "ws_closed_1006": "closed",
+}
 APP = {"app_down": "refused"}
 DEAFENING = ("ws_open_silent", "our_network_down")
 POOLED = 5  # Connections that SQLAlchemy's pool keeps.
@@ -93,8 +106,15 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hour]:
         store = Store(found.url)
         with Served(found, store, rules.load()) as served:
             environ = {**os.environ, **lever.environ, "OPS_HOME": str(home)}
-            collecting = subprocess.Popen([sys.executable, "-m", "opslib.cli", "collect", "--every", f"{EVERY_S}s"], env=environ, stderr=subprocess.PIPE, text=True)
-            posting = threading.Thread(target=_post_pages, args=(lever, served.url, stop := threading.Event(), lock := threading.Lock()))
+            collecting = subprocess.Popen(
+                [sys.executable, "-m", "opslib.cli", "collect", "--every", f"{EVERY_S}s"],
+                env=environ,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            posting = threading.Thread(
+                target=_post_pages, args=(lever, served.url, stop := threading.Event(), lock := threading.Lock())
+            )
             posting.start()
             try:
                 begins = clock.now()
@@ -119,7 +139,17 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hour]:
         seen["samples"] = "\n".join(map(str, samples)).encode()
         seen["environment"] = repr(lever.environ).encode()
         store.close()
-        yield Hour(seed, script, begins, ends, samples, seen, [v for k, v in lever.environ.items() if k.endswith("TOKEN")], stderr, collecting.returncode)
+        yield Hour(
+            seed,
+            script,
+            begins,
+            ends,
+            samples,
+            seen,
+            [v for k, v in lever.environ.items() if k.endswith("TOKEN")],
+            stderr,
+            collecting.returncode,
+        )
 
 
 def _wait(span: timedelta) -> None:
@@ -156,7 +186,10 @@ def _arguments() -> bytes:
 
 
 def _judged(hour: Hour, probe: str, subject: str, expected: dict[str, str]) -> tuple[dict[str, int], list[str]]:
-    """How many attempts of each state ended as it ends, of those that could be held against the script; and each that did not."""
+    """
+    How many attempts of each state ended as it ends, of those that could be held against the script; and each that did
+    not.
+    """
     right, wrong = dict[str, int](), []
     for sample in hour.of(probe, subject):
         start, end = hour.when(sample)
@@ -170,48 +203,98 @@ def _judged(hour: Hour, probe: str, subject: str, expected: dict[str, str]) -> t
     return right, wrong
 
 
-@pytest.mark.parametrize(("probe", "subject", "expected", "least"), [("liveness", "massive", LIVENESS, 300), ("liveness", "tradier", TRADIER, 300), ("health", "app", APP, 300), ("data", "massive", LIVENESS | DATA, 20)])
-def test_what_was_recorded_is_what_was_played(hour: Hour, probe: str, subject: str, expected: dict[str, str], least: int) -> None:
-    """Every attempt that was made while one thing was the matter ended as that thing ends; only the machine's own stalls (a quarter of a second of ours is a look's whole time), told as timeouts or as our own starvation, may differ, in one of twenty; and no state may be told by them alone."""
+@pytest.mark.parametrize(
+    ("probe", "subject", "expected", "least"),
+    [
+        ("liveness", "massive", LIVENESS, 300),
+        ("liveness", "tradier", TRADIER, 300),
+        ("health", "app", APP, 300),
+        ("data", "massive", LIVENESS | DATA, 20),
+    ],
+)
+def test_what_was_recorded_is_what_was_played(
+    hour: Hour, probe: str, subject: str, expected: dict[str, str], least: int
+) -> None:
+    """
+    Every attempt that was made while one thing was the matter ended as that thing ends; only the machine's own stalls
+    (a quarter of a second of ours is a look's whole time), told as timeouts or as our own starvation, may differ, in
+    one of twenty; and no state may be told by them alone.
+    """
     right, wrong = _judged(hour, probe, subject, expected)
     stalls = [w for w in wrong if any(f": {name}, not" in w for name in ("timeout", "unreachable", "starved"))]
     count = sum(right.values()) + len(wrong)
-    assert count >= least and wrong == stalls and len(stalls) <= max(2, count / 20) and all(right.values()), (hour.seed, right, wrong[:10])
+    assert count >= least and wrong == stalls and len(stalls) <= max(2, count / 20) and all(right.values()), (
+        hour.seed,
+        right,
+        wrong[:10],
+    )
 
 
 def test_the_socket_is_what_was_played(hour: Hour) -> None:
-    """Each trouble of the socket is told as itself while it lasts: what is torn or silent after it has shown, the others at once; otherwise it is well."""
+    """
+    Each trouble of the socket is told as itself while it lasts: what is torn or silent after it has shown, the others
+    at once; otherwise it is well.
+    """
     for entry in hour.script:
         wanted = SOCKET.get(entry["state"])
         if wanted is None:
             continue
         shown = entry["from"] + timedelta(seconds=45 if wanted == "silent" else 20)
-        outcomes = [s.outcome for s in hour.of("socket", "app") if shown <= clock.instant(s.ts_us) <= entry["to"] - timedelta(seconds=LATE_S)]
+        outcomes = [
+            s.outcome
+            for s in hour.of("socket", "app")
+            if shown <= clock.instant(s.ts_us) <= entry["to"] - timedelta(seconds=LATE_S)
+        ]
         assert outcomes.count(wanted) > len(outcomes) / 2, (hour.seed, entry, outcomes)
+
     # What has lost its upstream stays silent afterwards, as in the real app, until somebody connects anew.
-    deaf = lambda at: ([e["state"] for e in hour.script if e["state"] in (*SOCKET, *DEAFENING) and e["from"] <= at] or [""])[-1] in DEAFENING  # noqa: E731
-    quiet = [s for s in hour.of("socket", "app") if (end := clock.instant(s.ts_us)) and not deaf(end) and hour.state_during(end - timedelta(seconds=40), end) not in (None, *SOCKET)]
+    def deaf(at):
+        return ([e["state"] for e in hour.script if e["state"] in (*SOCKET, *DEAFENING) and e["from"] <= at] or [""])[
+            -1
+        ] in DEAFENING
+
+    quiet = [
+        s
+        for s in hour.of("socket", "app")
+        if (end := clock.instant(s.ts_us))
+        and not deaf(end)
+        and hour.state_during(end - timedelta(seconds=40), end) not in (None, *SOCKET)
+    ]
     bad = [(f"{clock.instant(s.ts_us):%H:%M:%S}", s.outcome) for s in quiet if not OUTCOMES[s.outcome].usable]
     assert len(quiet) > 50 and len(bad) <= len(quiet) / 50, (hour.seed, bad[:10])
 
 
 def test_outages_are_dated_within_one_look(hour: Hour) -> None:
-    """The first failing look of each outage began, and the first good one after it ended, within one look of the script's switch."""
+    """
+    The first failing look of each outage began, and the first good one after it ended, within one look of the script's
+    switch.
+    """
     for entry in hour.script:
         wanted = LIVENESS.get(entry["state"])
         if wanted is None or OUTCOMES[wanted].answered is not False:
             continue
         attempts = hour.of("liveness", "massive")
-        failing = [s for s in attempts if s.outcome == wanted and entry["from"] <= clock.instant(s.ts_us) <= entry["to"] + timedelta(seconds=10)]
+        failing = [
+            s
+            for s in attempts
+            if s.outcome == wanted and entry["from"] <= clock.instant(s.ts_us) <= entry["to"] + timedelta(seconds=10)
+        ]
         began = hour.when(failing[0])[0]
         over = next(s for s in attempts if s.outcome == "ok" and clock.instant(s.ts_us) > entry["to"])
         one_look = timedelta(seconds=2 * ATTEMPT_S + 1 + EVERY_S + LATE_S)
-        assert entry["from"] - timedelta(seconds=ATTEMPT_S + LATE_S) <= began <= entry["from"] + one_look, (hour.seed, entry, began)
+        assert entry["from"] - timedelta(seconds=ATTEMPT_S + LATE_S) <= began <= entry["from"] + one_look, (
+            hour.seed,
+            entry,
+            began,
+        )
         assert hour.when(over)[0] <= entry["to"] + one_look, (hour.seed, entry, over)
 
 
 def test_no_state_has_a_name_here(hour: Hour) -> None:
-    """Neither a state's name nor the word it has for this seed occurs in anything that the suite could read: arguments, environment, the app's log, the store."""
+    """
+    Neither a state's name nor the word it has for this seed occurs in anything that the suite could read: arguments,
+    environment, the app's log, the store.
+    """
     words = [*(name for name in STATES if name not in OUR_WORDS), *codes(hour.seed).values()]
     for place, content in hour.bytes_seen.items():
         assert not [word for word in words if word.encode() in content], place
@@ -226,17 +309,24 @@ def test_no_secret_comes_out(hour: Hour) -> None:
 
 
 def test_it_stops_cleanly_and_keeps_nothing(hour: Hour) -> None:
-    """The collector ends with 0, a last beat says that it was stopped, no beat is missing, and neither memory, files nor tasks grow."""
+    """
+    The collector ends with 0, a last beat says that it was stopped, no beat is missing, and neither memory, files nor
+    tasks grow.
+    """
     beats = hour.of("beat", "collector")
     assert hour.code == 0 and "failed" not in hour.stderr and "Traceback" not in hour.stderr, hour.stderr
     assert [b.outcome for b in beats].count("stopped") == 1 and beats[-1].outcome == "stopped"
     gaps = sorted((b.ts_us - a.ts_us) / 1e6 for a, b in zip(beats, beats[1:]))
     assert gaps[len(gaps) // 2] == pytest.approx(EVERY_S, abs=1) and gaps[-3] < 4 * EVERY_S
     early, late = beats[len(beats) // 4 : len(beats) // 2], beats[-len(beats) // 4 : -1]
-    middle = lambda found: sorted(found)[len(found) // 2]  # noqa: E731
-    # The first chains that are judged warm the allocator up: sixteen of them 13 MB in all, and then nothing; an hour has four.
+
+    def middle(found):
+        return sorted(found)[len(found) // 2]
+
+    # The first chains that are judged warm the allocator up: sixteen of them 13 MB in all, and then nothing; an hour
+    # has four.
     assert middle([b.value or 0 for b in late]) < middle([b.value or 0 for b in early]) + 12
-    # The store's pool opens up to five connections, of two files each, as they are first needed, which may be late; what leaks does so
-    # with each look of a state, and of those there are fifteen or more each time.
+    # The store's pool opens up to five connections, of two files each, as they are first needed, which may be late;
+    # what leaks does so with each look of a state, and of those there are fifteen or more each time.
     for what, filled in (("files", 2 * POOLED), ("tasks", 2)):
         assert min(b.told()[what] for b in late) <= min(b.told()[what] for b in early) + filled, what

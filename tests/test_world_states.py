@@ -1,4 +1,7 @@
-"""Every state of the simulated world, seen through its doors alone: its own outcome, and the panel sentence that a lead needs."""
+"""
+Every state of the simulated world, seen through its doors alone: its own outcome, and the panel sentence that a lead
+needs.
+"""
 
 from collections import Counter
 from datetime import timedelta
@@ -30,38 +33,139 @@ class Told(NamedTuple):
 MASSIVE_WELL, TRADIER_WELL = "massive answers us", "tradier answers us"
 NO_DOWNTIME = ("availability of massive (0", "no provider is left")
 TABLE: dict[str, Told] = {
-    "healthy": Told("providers", "ok", (MASSIVE_WELL, TRADIER_WELL), {"massive": "ok", "tradier": "ok"}, ("warning", "critical")),
-    "massive_5xx": Told("providers", "critical", ("massive answers with an error of its own (5xx) (HTTP 5", "Fault: the provider's", "tradier can serve"), {"massive": "server_5xx", "tradier": "ok"}),
-    "massive_timeout": Told("providers", "", ("massive takes the connection and does not answer in time", "Fault: the provider's"), {"massive": "timeout"}),
+    "healthy": Told(
+        "providers", "ok", (MASSIVE_WELL, TRADIER_WELL), {"massive": "ok", "tradier": "ok"}, ("warning", "critical")
+    ),
+    "massive_5xx": Told(
+        "providers",
+        "critical",
+        ("massive answers with an error of its own (5xx) (HTTP 5", "Fault: the provider's", "tradier can serve"),
+        {"massive": "server_5xx", "tradier": "ok"},
+    ),
+    "massive_timeout": Told(
+        "providers",
+        "",
+        ("massive takes the connection and does not answer in time", "Fault: the provider's"),
+        {"massive": "timeout"},
+    ),
     "massive_refused": Told("providers", "critical", ("massive refuses the connection",), {"massive": "refused"}),
     "massive_dns": Told("providers", "critical", ("massive has a name that cannot be resolved",), {"massive": "dns"}),
-    "massive_tls": Told("providers", "critical", ("massive shows a certificate that cannot be trusted",), {"massive": "tls"}),
-    "massive_401": Told("providers", "critical", ("massive does not accept our key (401)", '"Unknown API Key"', "Fault: ours"), {"massive": "auth_401"}, NO_DOWNTIME),
-    "massive_403_plan": Told("providers", "critical", ("our plan does not cover this (403)", "Fault: the plan's"), {"massive": "entitlement_403"}, NO_DOWNTIME),
-    "massive_403_ip": Told("providers", "critical", ("massive does not let our address in (403)", "Fault: ours"), {"massive": "ip_blocked_403"}, NO_DOWNTIME),
-    "massive_429": Told("providers", "", ("massive says that we ask too often (429)", "Fault: ours"), {"massive": "rate_limited_429"}, NO_DOWNTIME),
-    "massive_html_200": Told("providers", "critical", ("massive answers with a page instead of data (200 proves nothing)", "Fault: unclear whose"), {"massive": "wrong_content"}, ("by our own looks: availability of massive (",)),
-    "massive_empty": Told("providers", "critical", ("massive answers, with nothing in it",), {"massive": "ok_empty"}, NO_DOWNTIME),
-    "massive_partial_pages": Told("greeks", "warning", ("the chain of SPY: massive answers only a part of the chain (1 pages, 250 contracts)",), {"massive": "ok"}),
-    "massive_stale": Told("providers", "critical", ("massive answers with old data (data 21 min old",), {"massive": "stale"}, NO_DOWNTIME),
-    "massive_intermittent": Told("providers", "critical", ("massive answers some of our looks and not others", "Fault: the provider's"), {}, ("no provider is left",)),
-    "tradier_down": Told("providers", "critical", (MASSIVE_WELL, "tradier answers with an error of its own"), {"massive": "ok", "tradier": "server_5xx"}, ("nobody can serve",)),
-    "both_down": Told("providers", "critical", ("no provider is left", "nobody can serve"), {"massive": "server_5xx", "tradier": "server_5xx"}, ("our own network first",)),
-    "our_network_down": Told("providers", "critical", ("our own network first: neither provider can be connected to", "nobody can serve"), {"massive": "unreachable", "tradier": "unreachable"}, ("100.00 %) <",)),
-    "our_timeout_short": Told("providers", "warning", ("the app gives up on massive after 150 ms", "the app's own timeout is too short", MASSIVE_WELL), {"massive": "ok"}, NO_DOWNTIME),
-    "app_down": Told("system", "critical", ("the app refuses the connection", "Fault: the app's", "the app's process is gone"), {"massive": "ok"}),
+    "massive_tls": Told(
+        "providers", "critical", ("massive shows a certificate that cannot be trusted",), {"massive": "tls"}
+    ),
+    "massive_401": Told(
+        "providers",
+        "critical",
+        ("massive does not accept our key (401)", '"Unknown API Key"', "Fault: ours"),
+        {"massive": "auth_401"},
+        NO_DOWNTIME,
+    ),
+    "massive_403_plan": Told(
+        "providers",
+        "critical",
+        ("our plan does not cover this (403)", "Fault: the plan's"),
+        {"massive": "entitlement_403"},
+        NO_DOWNTIME,
+    ),
+    "massive_403_ip": Told(
+        "providers",
+        "critical",
+        ("massive does not let our address in (403)", "Fault: ours"),
+        {"massive": "ip_blocked_403"},
+        NO_DOWNTIME,
+    ),
+    "massive_429": Told(
+        "providers",
+        "",
+        ("massive says that we ask too often (429)", "Fault: ours"),
+        {"massive": "rate_limited_429"},
+        NO_DOWNTIME,
+    ),
+    "massive_html_200": Told(
+        "providers",
+        "critical",
+        ("massive answers with a page instead of data (200 proves nothing)", "Fault: unclear whose"),
+        {"massive": "wrong_content"},
+        ("by our own looks: availability of massive (",),
+    ),
+    "massive_empty": Told(
+        "providers", "critical", ("massive answers, with nothing in it",), {"massive": "ok_empty"}, NO_DOWNTIME
+    ),
+    "massive_partial_pages": Told(
+        "greeks",
+        "warning",
+        ("the chain of SPY: massive answers only a part of the chain (1 pages, 250 contracts)",),
+        {"massive": "ok"},
+    ),
+    "massive_stale": Told(
+        "providers", "critical", ("massive answers with old data (data 21 min old",), {"massive": "stale"}, NO_DOWNTIME
+    ),
+    "massive_intermittent": Told(
+        "providers",
+        "critical",
+        ("massive answers some of our looks and not others", "Fault: the provider's"),
+        {},
+        ("no provider is left",),
+    ),
+    "tradier_down": Told(
+        "providers",
+        "critical",
+        (MASSIVE_WELL, "tradier answers with an error of its own"),
+        {"massive": "ok", "tradier": "server_5xx"},
+        ("nobody can serve",),
+    ),
+    "both_down": Told(
+        "providers",
+        "critical",
+        ("no provider is left", "nobody can serve"),
+        {"massive": "server_5xx", "tradier": "server_5xx"},
+        ("our own network first",),
+    ),
+    "our_network_down": Told(
+        "providers",
+        "critical",
+        ("our own network first: neither provider can be connected to", "nobody can serve"),
+        {"massive": "unreachable", "tradier": "unreachable"},
+        ("100.00 %) <",),
+    ),
+    "our_timeout_short": Told(
+        "providers",
+        "warning",
+        ("the app gives up on massive after 150 ms", "the app's own timeout is too short", MASSIVE_WELL),
+        {"massive": "ok"},
+        NO_DOWNTIME,
+    ),
+    "app_down": Told(
+        "system",
+        "critical",
+        ("the app refuses the connection", "Fault: the app's", "the app's process is gone"),
+        {"massive": "ok"},
+    ),
     "app_restarted": Told("system", "warning", ("the app's server was started anew at 10:31",), {"massive": "ok"}),
     "app_slow": Told("system", "critical", ("the app is slow to answer us (p95",)),
     "page_refreshed": Told("system", "ok", ("pages seen / reloads 2 / 1",)),
     "page_closed": Told("system", "", ("silence (no post, or no request in the posts) (",), {"massive": "ok"}),
-    "ws_403": Told("system", "critical", ("the app's WebSocket refuses us before it opens (HTTP 403): its token", "WebSocket down")),
-    "ws_port_blocked": Told("system", "critical", ("the app's WebSocket cannot be connected to while the port is blocked", "WebSocket down")),
+    "ws_403": Told(
+        "system", "critical", ("the app's WebSocket refuses us before it opens (HTTP 403): its token", "WebSocket down")
+    ),
+    "ws_port_blocked": Told(
+        "system", "critical", ("the app's WebSocket cannot be connected to while the port is blocked", "WebSocket down")
+    ),
     "gamma_zero": Told("greeks", "critical", ("by our own chains: share with gamma zero or missing (",), share=0.2),
     "greeks_missing": Told("greeks", "", ("by our own chains: valid Greeks (", " missing"), {}, (), share=0.3),
-    "delta_out_of_bounds": Told("greeks", "critical", ("by our own chains: share with delta outside -1 to 1 (",), {}, ("critical: by our own chains: share with gamma",), share=0.2),
+    "delta_out_of_bounds": Told(
+        "greeks",
+        "critical",
+        ("by our own chains: share with delta outside -1 to 1 (",),
+        {},
+        ("critical: by our own chains: share with gamma",),
+        share=0.2,
+    ),
     "unit_drift": Told("greeks", "critical", ("the units of SPY's Greeks may have changed", "its IV not")),
     "iv_stress": Told("greeks", "ok", ("market stress, no fault of the data",), {}, ("the units of",)),
-    "expiry_friday": Told("greeks", "ok", ("SPY has 90 contracts that expire today: a gamma of 0 in their wings is right",)),
+    "expiry_friday": Told(
+        "greeks", "ok", ("SPY has 90 contracts that expire today: a gamma of 0 in their wings is right",)
+    ),
     "market_closed": Told("providers", "ok", ("the providers say that the market is closed",), {}, ("critical",)),
     "commission_up": Told("pnl", "", ("backtest variance (",)),
     "spread_up": Told("pnl", "", ("backtest variance (",)),
@@ -70,22 +174,69 @@ TABLE: dict[str, Told] = {
     "too_few_trades": Told("pnl", "unknown", ("backtest variance: ",), {}, ("critical", "warning")),
     "memory_leak": Told("system", "critical", ("growth of the app's server (",)),
     "error_storm": Told("system", "critical", ("by our own reading of the log: errors (", "the app logged")),
-    "clock_skew": Told("system", "critical", ("the clock of the app is 10 min ahead of ours",), {}, ("our own clock is",)),
-    "dashboard_slow": Told("system", "", ("age of what the dashboard shows (",), {}, ("silence (no post, or no request in the posts) (4",)),
+    "clock_skew": Told(
+        "system", "critical", ("the clock of the app is 10 min ahead of ours",), {}, ("our own clock is",)
+    ),
+    "dashboard_slow": Told(
+        "system", "", ("age of what the dashboard shows (",), {}, ("silence (no post, or no request in the posts) (4",)
+    ),
     "collector_dead": Told("system", "critical", ("our collector has missed", "missed beats of the monitor (")),
 }
 CAUSES: dict[str, tuple[str, ...]] = {
-    "healthy": ("none",), "massive_5xx": ("provider_5xx",), "massive_timeout": ("provider_timeout",), "massive_refused": ("provider_refused",), "massive_dns": ("provider_dns",), "massive_tls": ("provider_tls",),
-    "massive_401": ("provider_auth",), "massive_403_plan": ("provider_plan",), "massive_403_ip": ("provider_ip_blocked",), "massive_429": ("provider_rate_limited",), "massive_html_200": ("provider_wrong_content",),
-    "massive_empty": ("provider_empty",), "massive_partial_pages": ("provider_partial",), "massive_stale": ("provider_stale",), "massive_intermittent": ("provider_intermittent", "provider_5xx"), "tradier_down": ("provider_5xx",), "both_down": ("both_providers_down",),
-    "our_network_down": ("our_network",), "our_timeout_short": ("our_timeout_too_short",), "app_down": ("app_down",), "app_restarted": ("app_restarted",), "app_slow": ("app_slow",), "page_refreshed": ("none",), "page_closed": ("none",),
-    "ws_403": ("socket_auth",), "ws_port_blocked": ("socket_blocked",), "gamma_zero": ("greeks_gamma_zero",), "greeks_missing": ("greeks_missing",), "delta_out_of_bounds": ("greeks_out_of_bounds",), "unit_drift": ("greeks_units",),
-    "iv_stress": ("market_stress",), "expiry_friday": ("expiry",), "market_closed": ("market_closed",), "commission_up": ("costs_commission",), "spread_up": ("costs_spread",), "bad_fills": ("costs_fill_quality",), "smaller_size": ("costs_size",),
-    "too_few_trades": ("too_few_trades", "none"), "memory_leak": ("memory_leak",), "error_storm": ("error_storm",), "clock_skew": ("clock_skew",), "dashboard_slow": ("dashboard_slow",), "collector_dead": ("monitor_down",),
-}  # fmt: skip
+    "healthy": ("none",),
+    "massive_5xx": ("provider_5xx",),
+    "massive_timeout": ("provider_timeout",),
+    "massive_refused": ("provider_refused",),
+    "massive_dns": ("provider_dns",),
+    "massive_tls": ("provider_tls",),
+    "massive_401": ("provider_auth",),
+    "massive_403_plan": ("provider_plan",),
+    "massive_403_ip": ("provider_ip_blocked",),
+    "massive_429": ("provider_rate_limited",),
+    "massive_html_200": ("provider_wrong_content",),
+    "massive_empty": ("provider_empty",),
+    "massive_partial_pages": ("provider_partial",),
+    "massive_stale": ("provider_stale",),
+    "massive_intermittent": ("provider_intermittent", "provider_5xx"),
+    "tradier_down": ("provider_5xx",),
+    "both_down": ("both_providers_down",),
+    "our_network_down": ("our_network",),
+    "our_timeout_short": ("our_timeout_too_short",),
+    "app_down": ("app_down",),
+    "app_restarted": ("app_restarted",),
+    "app_slow": ("app_slow",),
+    "page_refreshed": ("none",),
+    "page_closed": ("none",),
+    "ws_403": ("socket_auth",),
+    "ws_port_blocked": ("socket_blocked",),
+    "gamma_zero": ("greeks_gamma_zero",),
+    "greeks_missing": ("greeks_missing",),
+    "delta_out_of_bounds": ("greeks_out_of_bounds",),
+    "unit_drift": ("greeks_units",),
+    "iv_stress": ("market_stress",),
+    "expiry_friday": ("expiry",),
+    "market_closed": ("market_closed",),
+    "commission_up": ("costs_commission",),
+    "spread_up": ("costs_spread",),
+    "bad_fills": ("costs_fill_quality",),
+    "smaller_size": ("costs_size",),
+    "too_few_trades": ("too_few_trades", "none"),
+    "memory_leak": ("memory_leak",),
+    "error_storm": ("error_storm",),
+    "clock_skew": ("clock_skew",),
+    "dashboard_slow": ("dashboard_slow",),
+    "collector_dead": ("monitor_down",),
+}
 HELD_OPEN = {"ws_closed_1006", "ws_open_silent"}  # What happens to a socket that is held: test_world_lived.
 # What the servers of the world do is tested where each is; what a desk makes of these is drilled.
-DRILLED = {"market_closes_early", "tradier_options_refused", "ws_old_clients_dead", "app_hung", "collector_starved", *(name for name in SKEWED if name != "clock_skew")}
+DRILLED = {
+    "market_closes_early",
+    "tradier_options_refused",
+    "ws_old_clients_dead",
+    "app_hung",
+    "collector_starved",
+    *(name for name in SKEWED if name != "clock_skew"),
+}
 LENGTHY = ("our_network_down", "massive_timeout", "app_slow")  # Each look takes its time.
 COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size", "too_few_trades")
 
@@ -97,7 +248,9 @@ def test_every_state_is_told() -> None:
 
 @pytest.mark.parametrize("state", TABLE)
 def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
-    """A desk that looks at the world in a state says what is the matter, in the right panel, and does not say what is not."""
+    """
+    A desk that looks at the world in a state says what is the matter, in the right panel, and does not say what is not.
+    """
     told = TABLE[state]
     with looking(tmp_path) as desk:
         desk.live(4 if state == "app_slow" else 1, chains=True)  # To call it slow the rule wants twenty probes.
@@ -111,28 +264,48 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
             desk.at += timedelta(minutes=2)
         else:
             desk.live(1.25 if state in LENGTHY else 8 if state == "memory_leak" else 2.5, chains=state not in LENGTHY)
-        view = desk.view(timedelta(minutes=30) if state in COSTS else timedelta(minutes=9 if state == "memory_leak" else 2 if state in LENGTHY else 3))
+        view = desk.view(
+            timedelta(minutes=30)
+            if state in COSTS
+            else timedelta(minutes=9 if state == "memory_leak" else 2 if state in LENGTHY else 3)
+        )
     found = diagnose(view)
     assert found.cause in CAUSES[state], f"{found!r}"
-    assert found.subject == ("massive" if state.startswith(("massive", "our_timeout")) else "tradier" if state == "tradier_down" else found.subject), f"{found!r}"
+    assert found.subject == (
+        "massive"
+        if state.startswith(("massive", "our_timeout"))
+        else "tradier"
+        if state == "tradier_down"
+        else found.subject
+    ), f"{found!r}"
     print(f"DIAG {state}: {found.words}")
     panel = view.panel(told.panel)
     text = repr(panel)
     assert all(words in " ".join(text.split()) for words in told.words), text
-    assert not [words for words in told.never if words in "\n".join(s for s in panel.sentences if not s.startswith("not counted"))], text
+    assert not [
+        words
+        for words in told.never
+        if words in "\n".join(s for s in panel.sentences if not s.startswith("not counted"))
+    ], text
     assert not told.verdict or panel.verdict == told.verdict, text
     probes = view.as_json()["panels"]["providers"]["probes"]
     assert {name: probes[name]["outcome"] for name in told.outcomes} == told.outcomes
     if state in ("commission_up", "spread_up", "bad_fills", "smaller_size"):
-        assert panel.verdict in ("warning", "critical") and (view.figures["pnl"]["backtest_variance_pp"] or 0) > 10, text
+        assert panel.verdict in ("warning", "critical") and (view.figures["pnl"]["backtest_variance_pp"] or 0) > 10, (
+            text
+        )
     if state == "our_network_down":
-        assert probes["our_network"] == "gone" and probes["serving"] == "nobody" and probes["massive"]["availability"] < 1
+        assert (
+            probes["our_network"] == "gone" and probes["serving"] == "nobody" and probes["massive"]["availability"] < 1
+        )
     if state == "massive_5xx":
         assert probes["serving"] == "tradier" and probes["our_network"] == "ok"
 
 
 def test_a_hung_app(tmp_path: Path) -> None:
-    """Its process lives and its port takes connections, and nothing is answered, for as long as it hangs; then it goes on."""
+    """
+    Its process lives and its port takes connections, and nothing is answered, for as long as it hangs; then it goes on.
+    """
     with looking(tmp_path) as desk:
         url, pid = desk.lever.environ["OPS_APP_URL"], int((desk.lever.folder / "app.pid").read_text())
         assert httpx.get(f"{url}/ping", trust_env=False).status_code == 200
@@ -147,15 +320,40 @@ def test_a_hung_app(tmp_path: Path) -> None:
 
 
 def test_every_probe_has_its_production_pace(tmp_path: Path) -> None:
-    """In a quarter of an hour each probe is made as often as `ops collect` makes it: what is quick each 5 s, data each minute, a chain at once and then each 15 minutes; the socket is held."""
+    """
+    In a quarter of an hour each probe is made as often as `ops collect` makes it: what is quick each 5 s, data each
+    minute, a chain at once and then each 15 minutes; the socket is held.
+    """
     with looking(tmp_path) as desk:
         desk.chains = True
         desk.live(15.5)
         counts = Counter((s.probe, s.subject) for s in Samples(desk.store, "desk").between(0, 2**62) if s.last)
-        clients = httpx.get(f"{desk.lever.environ['OPS_APP_URL']}/api/ws-health", trust_env=False).json()["metrics"]["options"]["totalClients"]
-    quick = dict.fromkeys((("liveness", "massive"), ("liveness", "tradier"), ("health", "app"), ("socket", "app"), ("log", "app"), ("beat", "collector")), 186)
-    expected = {**quick, ("process", "app"): 62, ("data", "massive"): 16, ("data", "tradier"): 16, ("metrics", "app"): 16, ("chain", "SPY"): 2, ("chain", "AAPL"): 2}
-    assert {what: n for what, n in counts.items() if abs(n - expected.get(what, n)) > 1} == {} and expected.keys() <= counts.keys(), counts
+        clients = httpx.get(f"{desk.lever.environ['OPS_APP_URL']}/api/ws-health", trust_env=False).json()["metrics"][
+            "options"
+        ]["totalClients"]
+    quick = dict.fromkeys(
+        (
+            ("liveness", "massive"),
+            ("liveness", "tradier"),
+            ("health", "app"),
+            ("socket", "app"),
+            ("log", "app"),
+            ("beat", "collector"),
+        ),
+        186,
+    )
+    expected = {
+        **quick,
+        ("process", "app"): 62,
+        ("data", "massive"): 16,
+        ("data", "tradier"): 16,
+        ("metrics", "app"): 16,
+        ("chain", "SPY"): 2,
+        ("chain", "AAPL"): 2,
+    }
+    assert {
+        what: n for what, n in counts.items() if abs(n - expected.get(what, n)) > 1
+    } == {} and expected.keys() <= counts.keys(), counts
     assert clients == 1
 
 

@@ -34,14 +34,26 @@ from opslib.store import Store
 
 SPEED = 400.0  # A child's clock runs so fast: nothing is waited for.
 NEVER = timedelta(days=300)
-ALERTS = {"availability": "massive", "gamma_zero": "app", "websocket_down": "app", "backtest_variance": "app", "errors": "app"}
+ALERTS = {
+    "availability": "massive",
+    "gamma_zero": "app",
+    "websocket_down": "app",
+    "backtest_variance": "app",
+    "errors": "app",
+}
 SILENT = "errors"
 JUMP_S = 70.0  # Longer than a claim holds.
 
 
 def staff(port: int) -> Staff:
     """Everybody is told by one webhook."""
-    return Staff({name: Role(name, (), ("hook",)) for name in PATH}, {"hook": Channel("hook", "webhook", {"url": f"http://127.0.0.1:{port}/"})}, escalate_after=NEVER, repeat_every=NEVER, expire_after=NEVER)
+    return Staff(
+        {name: Role(name, (), ("hook",)) for name in PATH},
+        {"hook": Channel("hook", "webhook", {"url": f"http://127.0.0.1:{port}/"})},
+        escalate_after=NEVER,
+        repeat_every=NEVER,
+        expire_after=NEVER,
+    )
 
 
 def receive(place: str) -> None:
@@ -54,7 +66,10 @@ def receive(place: str) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             drawn = chance.random()
             status = 500 if drawn < 0.15 else 0 if drawn < 0.25 else 204
-            told = [[a["alert"], "over" if body["kind"] == "over" else "both" if body["kind"] == "passed" else "firing"] for a in body["alerts"]]
+            told = [
+                [a["alert"], "over" if body["kind"] == "over" else "both" if body["kind"] == "passed" else "firing"]
+                for a in body["alerts"]
+            ]
             file.write(json.dumps({"id": body["id"], "status": status, "told": told}) + "\n")
             if drawn > 0.9:
                 time.sleep(0.03)
@@ -77,8 +92,33 @@ def fires(store: Store, app: str, seconds: float, edge: str, severity: str = "cr
     turn = record.take_turn("judge")
     assert turn
     kind = "fired" if edge == "firing" else "resolved"
-    rows = [Transition(us(seconds), rule, subject, "page", f"{rule}-{app}", kind, severity, 1.0, 0.5, us(seconds), None, None, f"{rule} is past its limit", "hash") for rule, subject in ALERTS.items()]
-    assert record.keep(turn, turn.upto_us if turn.upto_us is not None else us(0), us(seconds), rows, [], dict.fromkeys(range(len(rows)), edge))
+    rows = [
+        Transition(
+            us(seconds),
+            rule,
+            subject,
+            "page",
+            f"{rule}-{app}",
+            kind,
+            severity,
+            1.0,
+            0.5,
+            us(seconds),
+            None,
+            None,
+            f"{rule} is past its limit",
+            "hash",
+        )
+        for rule, subject in ALERTS.items()
+    ]
+    assert record.keep(
+        turn,
+        turn.upto_us if turn.upto_us is not None else us(0),
+        us(seconds),
+        rows,
+        [],
+        dict.fromkeys(range(len(rows)), edge),
+    )
     record.leave("judge")
 
 
@@ -100,8 +140,11 @@ def child(url: str, app: str, port: int, begins_s: float) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     ticking = Clock(begins_s)
     store = Store(url, ticking.now)
-    notifier = notifying.notifier(store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, staff(port), ticking.now)
-    notifier._situations = None  # type: ignore[method-assign]  # What still works is no matter here, and takes its time.
+    notifier = notifying.notifier(
+        store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, staff(port), ticking.now
+    )
+    # What still works is no matter here, and takes its time.
+    notifier._situations = None  # type: ignore[method-assign]
 
     async def until_done() -> None:
         channel = notifier.staff.channels["hook"]
@@ -118,14 +161,19 @@ def child(url: str, app: str, port: int, begins_s: float) -> None:
 def settled(store: Store, app: str) -> bool:
     """Is everything planned and sent?"""
     with store.reading() as connection:
-        waiting = connection.execute(sa.select(sa.func.count()).where(DELIVERIES.c.app == app, DELIVERIES.c.state == PENDING)).scalar_one()
+        waiting = connection.execute(
+            sa.select(sa.func.count()).where(DELIVERIES.c.app == app, DELIVERIES.c.state == PENDING)
+        ).scalar_one()
     loud = [n for n in Dispatch(store, app).standing() if n.rule != SILENT]
     planned = int(store.recall(f"planned:{app}") or 0)
     return not waiting and planned == len(Record(store, app).outbox()) and all(n.told and n.levels for n in loud)
 
 
 def killed(url: str, seed: int, wanted: int, port: int) -> dict[str, int]:
-    """Kill so many, in as many rounds as it takes, two at the least: what a machine is slow to finish is one round otherwise."""
+    """
+    Kill so many, in as many rounds as it takes, two at the least: what a machine is slow to finish is one round
+    otherwise.
+    """
     rng, kills, rounds, now_s, torn = random.Random(seed), 0, 0, 100.0, 0
     while kills < wanted or rounds < 2:
         app, rounds, longest_s = f"round{rounds}", rounds + 1, 0.12
@@ -145,7 +193,13 @@ def killed(url: str, seed: int, wanted: int, port: int) -> dict[str, int]:
                     kills += 1
                     store = Store(url, Clock(now_s + 0.5).now)
                     with store.reading() as connection:
-                        torn += connection.execute(sa.select(sa.func.count()).where(DELIVERIES.c.app == app, DELIVERIES.c.state == PENDING, DELIVERIES.c.claimed_until_us > us(now_s))).scalar_one()
+                        torn += connection.execute(
+                            sa.select(sa.func.count()).where(
+                                DELIVERIES.c.app == app,
+                                DELIVERIES.c.state == PENDING,
+                                DELIVERIES.c.claimed_until_us > us(now_s),
+                            )
+                        ).scalar_one()
                     store.close()
                 now_s += 0.12 * SPEED
                 longest_s = min(0.6, longest_s * 1.02)
@@ -168,5 +222,9 @@ if __name__ == "__main__":
         receiver.kill()
     store = Store(sys.argv[1])
     with store.reading() as connection:
-        sent = [row.message for row in connection.execute(sa.select(DELIVERIES.c.message, DELIVERIES.c.state)) if row.state == SENT]
+        sent = [
+            row.message
+            for row in connection.execute(sa.select(DELIVERIES.c.message, DELIVERIES.c.state))
+            if row.state == SENT
+        ]
     print(json.dumps(found | {"sent": sent}))

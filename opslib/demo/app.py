@@ -2,7 +2,8 @@
 Run the monitored app as a process of its own, so that it can die and be started again.
 
 Run as ``python -m opslib.demo.app``. Its stdin brings JSON lines: its birth first, which it answers on stderr with its
-ports; then what time it is and what is the matter, each answered on stderr. The end of stdin ends it. Its stdout is its log.
+ports; then what time it is and what is the matter, each answered on stderr. The end of stdin ends it. Its stdout is its
+log.
 """
 
 import asyncio
@@ -34,17 +35,26 @@ REQUESTS_PER_MINUTE, MASSIVE_REQUESTS_PER_MINUTE = 1200, 300
 LEAK_BYTES_PER_S, LARGEST_LEAK_BYTES, LEAK_PIECE_BYTES = 500_000, 300_000_000, 500_000
 BEAT_EVERY_S, SHORTEST_NAP_S = 1.0, 0.05  # The latter is of our time: a fast world would do nothing else.
 SYNTHETIC_CONTRACT = {
-    "details": {"ticker": "O:SPY260313C00670000", "contract_type": "call", "exercise_style": "american", "expiration_date": "2026-03-13", "strike_price": 670, "shares_per_contract": 100},
+    "details": {
+        "ticker": "O:SPY260313C00670000",
+        "contract_type": "call",
+        "exercise_style": "american",
+        "expiration_date": "2026-03-13",
+        "strike_price": 670,
+        "shares_per_contract": 100,
+    },
     "greeks": {"delta": 0.52, "gamma": 0.031, "theta": -0.41, "vega": 0.24},
     "implied_volatility": 0.18,
     "open_interest": 4210,
     "last_quote": {"bid": 4.1, "ask": 4.14},
     "underlying_asset": {"ticker": "SPY", "price": 670.4},
-}  # fmt: skip
+}
 
 
 class Passes:
-    """Tokens good for five minutes: base64 of their expiry and a nonce, a dot, and the hex HMAC-SHA256 over the same text."""
+    """
+    Tokens good for five minutes: base64 of their expiry and a nonce, a dot, and the hex HMAC-SHA256 over the same text.
+    """
 
     def __init__(self, key: str, seed: int):
         self._key, self._rng = key.encode(), Random(f"{seed}/passes")
@@ -60,7 +70,10 @@ class Passes:
         packed, _, signature = token.partition(".")
         try:
             text = base64.b64decode(packed, validate=True)
-            return hmac.compare_digest(self._signed(text).encode(), signature.encode()) and json.loads(text)["exp"] > now_ms
+            return (
+                hmac.compare_digest(self._signed(text).encode(), signature.encode())
+                and json.loads(text)["exp"] > now_ms
+            )
         except ValueError:
             return False
 
@@ -73,8 +86,8 @@ class App:
     The app: its HTTP, its socket, its log and its memory.
 
     Args:
-        birth: Seed, speed, tokens (`massive`, `tradier`, and `proxy` for the socket), world time, whether time runs, and
-            the two ports, 0 for any.
+        birth: Seed, speed, tokens (`massive`, `tradier`, and `proxy` for the socket), world time, whether time runs,
+            and the two ports, 0 for any.
     """
 
     def __init__(self, birth: dict[str, Any]):
@@ -92,7 +105,13 @@ class App:
         self._leaking_bytes = 0.0
         self._routes: dict[tuple[str, str], Callable[[], Answer]] = {
             ("GET", "/ping"): self._ping,
-            ("GET", "/api/health"): lambda: as_json({"status": "ok", "uptime": round(max(0.0, self.world.now_s() - self._born_s), 6), "timestamp": self._timestamp()}),
+            ("GET", "/api/health"): lambda: as_json(
+                {
+                    "status": "ok",
+                    "uptime": round(max(0.0, self.world.now_s() - self._born_s), 6),
+                    "timestamp": self._timestamp(),
+                }
+            ),
             ("GET", "/api/metrics"): self._metrics,
             ("GET", "/api/market/status"): self._market,
             ("GET", "/api/ws-health"): self._socket_health,
@@ -112,7 +131,9 @@ class App:
         return {"http_port": self._http.port, "ws_port": self.feed.port}
 
     async def become(self, told: dict[str, Any]) -> None:
-        """Take in a line of stdin: what went on so far first, then a new time and what is the matter, since the old time."""
+        """
+        Take in a line of stdin: what went on so far first, then a new time and what is the matter, since the old time.
+        """
         self.beat()
         before = set(self.world.states.active)
         if told.get("at_s") is not None:
@@ -164,7 +185,9 @@ class App:
         if request.path != "/api/massive-key-status":
             self._journal.access(request.method, _url(request), answer.status, len(answer.body), took_s * 1000)
         date = formatdate(self._clock_s(), usegmt=True)
-        return replace(answer, after_s=0.0, headers={"X-Powered-By": "Express"} | headers | answer.headers | {"Date": date})
+        return replace(
+            answer, after_s=0.0, headers={"X-Powered-By": "Express"} | headers | answer.headers | {"Date": date}
+        )
 
     def _found(self, request: Request) -> Answer:
         method = "GET" if request.method == "HEAD" else request.method
@@ -181,14 +204,20 @@ class App:
         if not path.startswith("/api/"):
             return {}, False
         headers, is_too_many = {}, False
-        limits = [("X-RateLimit", REQUESTS_PER_MINUTE)] + [("RateLimit", MASSIVE_REQUESTS_PER_MINUTE)] * path.startswith("/api/massive")
+        limits = [("X-RateLimit", REQUESTS_PER_MINUTE)] + [
+            ("RateLimit", MASSIVE_REQUESTS_PER_MINUTE)
+        ] * path.startswith("/api/massive")
         minute, seconds_in = divmod(int(self._clock_s()), 60)
         for name, limit in limits:
             counted_in, count = self._counts.get(name, (minute, 0))
             count = count + 1 if counted_in == minute else 1
             self._counts[name] = (minute, count)
             resets = (minute + 1) * 60 if name.startswith("X-") else 60 - seconds_in
-            headers |= {f"{name}-Limit": str(limit), f"{name}-Remaining": str(max(0, limit - count)), f"{name}-Reset": str(resets)}
+            headers |= {
+                f"{name}-Limit": str(limit),
+                f"{name}-Remaining": str(max(0, limit - count)),
+                f"{name}-Reset": str(resets),
+            }
             is_too_many = is_too_many or count > limit
         return headers, is_too_many
 
@@ -199,7 +228,11 @@ class App:
     def _metrics(self) -> Answer:
         """No figure at all: what the page counts never reaches the server."""
         tracked = ["Provider health", "Greeks quality", "P&L accuracy", "System health"]
-        words = {"message": "Metrics are collected in the browser", "metricsTracked": tracked, "updateFrequency": "real-time"}
+        words = {
+            "message": "Metrics are collected in the browser",
+            "metricsTracked": tracked,
+            "updateFrequency": "real-time",
+        }
         return as_json({"status": "ok", "monitoring": True} | words | {"timestamp": self._timestamp()})
 
     def _market(self) -> Answer:
@@ -211,7 +244,15 @@ class App:
 
     def _socket_health(self) -> Answer:
         """Healthy whatever happens, as the real app says it is."""
-        return as_json({"healthy": True, "timestamp": self._timestamp(), "metrics": self.feed.health(), "warnings": [], "limits": {"maxUpstreamConnections": 2}})
+        return as_json(
+            {
+                "healthy": True,
+                "timestamp": self._timestamp(),
+                "metrics": self.feed.health(),
+                "warnings": [],
+                "limits": {"maxUpstreamConnections": 2},
+            }
+        )
 
     def _key_status(self) -> Answer:
         key = self.world.tokens["massive"]
@@ -251,7 +292,11 @@ class App:
         if "/snapshot/options/" in path:
             return told | {"results": [SYNTHETIC_CONTRACT]}
         if path.startswith("/v2/aggs/"):
-            return told | {"ticker": path.removeprefix("/v2/aggs/ticker/").partition("/")[0], "resultsCount": 1, "results": [{"o": 669.8, "h": 670.9, "l": 669.2, "c": 670.4, "v": 51234, "vw": 670.1}]}
+            return told | {
+                "ticker": path.removeprefix("/v2/aggs/ticker/").partition("/")[0],
+                "resultsCount": 1,
+                "results": [{"o": 669.8, "h": 670.9, "l": 669.2, "c": 670.4, "v": 51234, "vw": 670.1}],
+            }
         return told | {"results": []}
 
     def _market_at_massive(self) -> dict[str, object]:
@@ -259,12 +304,20 @@ class App:
         market = session if session in ("open", "closed") else "extended-hours"
         at = datetime.fromtimestamp(self.world.clock_s("massive"), hours.NEW_YORK).isoformat(timespec="seconds")
         exchanges = dict.fromkeys(("nasdaq", "nyse", "otc"), market)
-        return {"market": market, "earlyHours": session == "premarket", "afterHours": session == "afterhours", "serverTime": at, "exchanges": exchanges}
+        return {
+            "market": market,
+            "earlyHours": session == "premarket",
+            "afterHours": session == "afterhours",
+            "serverTime": at,
+            "exchanges": exchanges,
+        }
 
 
 def _empty_aggregates(why: str, after_s: float = 0.0) -> Answer:
     """A failure in the dress of an answer: only its header tells."""
-    return as_json({"results": [], "status": "OK", "_fallback": "empty"}, headers={"x-v0-fallback": why}, after_s=after_s)
+    return as_json(
+        {"results": [], "status": "OK", "_fallback": "empty"}, headers={"x-v0-fallback": why}, after_s=after_s
+    )
 
 
 def _too_many() -> Answer:

@@ -231,8 +231,7 @@ class _PageDay:
         self._from_s = session.since_open_s(life.loaded_at)
         self._to_s = session.since_open_s(life.closed_at or session.closes)
         self._spans_s = {
-            t.name: (session.since_open_s(t.begins), session.since_open_s(t.ends))
-            for t in session.troubles
+            t.name: (session.since_open_s(t.begins), session.since_open_s(t.ends)) for t in session.troubles
         }
         self._events: list[Event] = []
 

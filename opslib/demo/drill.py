@@ -42,7 +42,10 @@ NOT_LOOKING = "collector_dead"  # This one is ours: we stop looking.
 
 
 class Thinned(NamedTuple):
-    """What was found of the same trial when so many percent of our looks had never been made: found, was that the expected or an accepted cause, how sure was it?"""
+    """
+    What was found of the same trial when so many percent of our looks had never been made: found, was that the expected
+    or an accepted cause, how sure was it?
+    """
 
     dropped: float
     found: str
@@ -126,7 +129,10 @@ class _Living:
             Marks(self.looking.store, self.looking.settings).put("restart", "announced", "DevOps")
 
     def until(self, at: datetime, stops: bool = False, least: datetime = BEGINS) -> None:
-        """Let time go by up to a moment, or until somebody was told and has had time to open the runbook, but not before `least`."""
+        """
+        Let time go by up to a moment, or until somebody was told and has had time to open the runbook, but not before
+        `least`.
+        """
         while self.looking.at < at:
             looks = self.trial.looked_at and NOT_LOOKING not in self._active
             self.looking.live((STEP_S if looks else IDLE_S) / 60, looks)
@@ -149,17 +155,25 @@ class _Living:
             self.told = next(iter(self._loud.values()))
 
     def _held(self) -> bool:
-        """Whether nobody is notified for now, since the diagnosis is sure that nothing is at fault; see `notices.due`."""
+        """
+        Whether nobody is notified for now, since the diagnosis is sure that nothing is at fault; see `notices.due`.
+        """
         self._asked_again_at = self.looking.at + timedelta(microseconds=HELD_US)
         found = diagnose(self.looking.view(SEEN))
         sure = found.cause in NO_FAULT and found.confidence >= SURE
-        return sure and all(sets_off(found.cause, found.subject, t.rule, t.subject, t.source) for t in self._loud.values())
+        return sure and all(
+            sets_off(found.cause, found.subject, t.rule, t.subject, t.source) for t in self._loud.values()
+        )
 
 
 @contextlib.contextmanager
 def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
     """A trial in a world of its own, up to the moment at which a runbook is opened."""
-    with tempfile.TemporaryDirectory(prefix="drill-") as folder, Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever, contextlib.closing(Looking(lever, Path(folder), chains=True)) as looking:
+    with (
+        tempfile.TemporaryDirectory(prefix="drill-") as folder,
+        Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever,
+        contextlib.closing(Looking(lever, Path(folder), chains=True)) as looking,
+    ):
         living = _Living(trial, looking)
         quiet = BEGINS + timedelta(minutes=trial.quiet)
         living.until(quiet)
@@ -168,7 +182,11 @@ def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
             living.until(quiet + timedelta(minutes=minute))
             living.be(active)
         last = quiet + timedelta(minutes=trial.acts[-1][0] if trial.acts else 0.0)
-        living.until(last + timedelta(minutes=trial.minutes) - trial.fills * IMPORTED, not trial.control and before is None, last + timedelta(minutes=trial.least))
+        living.until(
+            last + timedelta(minutes=trial.minutes) - trial.fills * IMPORTED,
+            not trial.control and before is None,
+            last + timedelta(minutes=trial.least),
+        )
         if trial.fills:
             looking.import_fills()
             living.until(looking.at + IMPORTED)
@@ -197,13 +215,19 @@ def kept(trial: Trial, seed: int, folder: Path, more: timedelta) -> Kept:
     with _lived(trial, seed) as living:
         case = replace(_case(living), store=folder / f"{trial.name}.sqlite")
         living.until(case.at + more)
-        with contextlib.closing(sqlite3.connect(living.looking.store_file)) as whole, contextlib.closing(sqlite3.connect(case.store)) as part:
+        with (
+            contextlib.closing(sqlite3.connect(living.looking.store_file)) as whole,
+            contextlib.closing(sqlite3.connect(case.store)) as part,
+        ):
             whole.backup(part)
         return Kept(case, replace(living.looking.settings, home=folder, secrets={}))
 
 
 def _case(living: _Living) -> Case:
-    """The moment as it is walked: by the runbook that the alert names; where nobody was told, by the one that a look at everything leads to, else by that for what no other is for."""
+    """
+    The moment as it is walked: by the runbook that the alert names; where nobody was told, by the one that a look at
+    everything leads to, else by that for what no other is for.
+    """
     told, desk, trial, at = living.told, living.desk, living.trial, living.looking.at
     held = Path(living.looking.store_file)
     if told is None:
@@ -211,16 +235,35 @@ def _case(living: _Living) -> Case:
         return Case(trial.name, runbook, "", "", "", "", WINDOW, at, trial.cause, trial.subject, (), held)
     rule = desk.rules[told.rule]
     limit = "" if told.limit is None else rule.limit_told(told.limit)
-    return Case(trial.name, rule.runbooks[told.subject], told.rule, told.subject, told.severity, limit, rule.window, at, trial.cause, trial.subject, (), held)
+    return Case(
+        trial.name,
+        rule.runbooks[told.subject],
+        told.rule,
+        told.subject,
+        told.severity,
+        limit,
+        rule.window,
+        at,
+        trial.cause,
+        trial.subject,
+        (),
+        held,
+    )
 
 
 def _thinned(living: _Living, share: float, seed: int) -> Thinned:
     """The same moment, by a copy of the store in which some of our looks are missing."""
     looking, chance = living.looking, Random(f"{seed}/{living.trial.name}/{share}")
     place = looking.home / f"thinned-{share:g}.sqlite"
-    with contextlib.closing(sqlite3.connect(looking.store_file)) as whole, contextlib.closing(sqlite3.connect(place)) as part:
+    with (
+        contextlib.closing(sqlite3.connect(looking.store_file)) as whole,
+        contextlib.closing(sqlite3.connect(place)) as part,
+    ):
         whole.backup(part)
-        part.executemany("DELETE FROM samples WHERE seq = ?", [row for row in part.execute("SELECT seq FROM samples ORDER BY seq").fetchall() if chance.random() < share])
+        part.executemany(
+            "DELETE FROM samples WHERE seq = ?",
+            [row for row in part.execute("SELECT seq FROM samples ORDER BY seq").fetchall() if chance.random() < share],
+        )
         part.commit()
     desk = Workspace(replace(looking.settings, store_url=sqlite_url(place)), lambda: looking.at)
     with contextlib.closing(desk.store):
@@ -229,7 +272,10 @@ def _thinned(living: _Living, share: float, seed: int) -> Thinned:
 
 
 class Held(NamedTuple):
-    """An answer held against what was injected: why it is accepted though it is another than the expected one, or what is wrong with it."""
+    """
+    An answer held against what was injected: why it is accepted though it is another than the expected one, or what is
+    wrong with it.
+    """
 
     accepted: str = ""
     wrong: str = ""
@@ -243,11 +289,17 @@ def held(living: _Living, found: Diagnosis) -> Held:
     if found.cause not in trial.causes:
         return Held(wrong=f"cause {found.cause}")
     named = {found.cause, *(other.cause for other in found.also)}
-    if lacking := [cause for cause in (trial.cause, *trial.also) if cause not in named] if trial.kind == PAIR and trial.also else []:
+    if (
+        lacking := [cause for cause in (trial.cause, *trial.also) if cause not in named]
+        if trial.kind == PAIR and trial.also
+        else []
+    ):
         return Held(wrong="; ".join(f"{cause} is not named" for cause in lacking))
     if found.cause != trial.cause:
         return Held(trial.accepted[found.cause])
-    return Held(wrong=f"subject {found.subject}, not {trial.subject}" if trial.subject not in (None, found.subject) else "")
+    return Held(
+        wrong=f"subject {found.subject}, not {trial.subject}" if trial.subject not in (None, found.subject) else ""
+    )
 
 
 def _row(trial: Trial, seed: int, living: _Living, case: Case, walked: Walked, said: str) -> Row:
@@ -261,9 +313,30 @@ def _row(trial: Trial, seed: int, living: _Living, case: Case, walked: Walked, s
     after_s = None if told is None else (told.at_us - begins) / 1e6
     seconds = (living.looking.at - BEGINS - timedelta(minutes=trial.quiet)).total_seconds()
     return Row(
-        trial.name, round(100 * trial.share, 2), seed, trial.control, trial.kind, trial.cause, found.cause, not wrong, not wrong and not accepted, "" if wrong else accepted, living.looking.lever.hit, after_s, len(walked.walk), seconds, found.confidence, found.subject,
-        told.alert if told else "", case.runbook, case.severity, walked.walk, tuple(agreed.strayed(case.runbook, case.severity, walked.walk)), "; ".join(wrong), _seen(found),
-    )  # fmt: skip
+        trial.name,
+        round(100 * trial.share, 2),
+        seed,
+        trial.control,
+        trial.kind,
+        trial.cause,
+        found.cause,
+        not wrong,
+        not wrong and not accepted,
+        "" if wrong else accepted,
+        living.looking.lever.hit,
+        after_s,
+        len(walked.walk),
+        seconds,
+        found.confidence,
+        found.subject,
+        told.alert if told else "",
+        case.runbook,
+        case.severity,
+        walked.walk,
+        tuple(agreed.strayed(case.runbook, case.severity, walked.walk)),
+        "; ".join(wrong),
+        _seen(found),
+    )
 
 
 def _seen(found: Diagnosis) -> tuple[str, ...]:
@@ -272,16 +345,42 @@ def _seen(found: Diagnosis) -> tuple[str, ...]:
 
 
 def tried(case: Case, settings: Settings) -> Row:
-    """Walk a case of a desk, and hold what was found against what people agreed on: a case is right only where the way is, too."""
+    """
+    Walk a case of a desk, and hold what was found against what people agreed on: a case is right only where the way is,
+    too.
+    """
     _, walk, wrong, way = case.tried(settings)
     right = not wrong and not way
     return Row(
-        case.id, 100.0, 0, False, CASE, case.cause, walk.diagnosis.cause, right, right, "", 0, None, len(walk.walk), 0.0, walk.diagnosis.confidence, walk.diagnosis.subject,
-        f"{case.rule} of {case.subject}" if case.rule else "", case.runbook, case.severity, walk.walk, way, "; ".join(wrong), _seen(walk.diagnosis),
-    )  # fmt: skip
+        case.id,
+        100.0,
+        0,
+        False,
+        CASE,
+        case.cause,
+        walk.diagnosis.cause,
+        right,
+        right,
+        "",
+        0,
+        None,
+        len(walk.walk),
+        0.0,
+        walk.diagnosis.confidence,
+        walk.diagnosis.subject,
+        f"{case.rule} of {case.subject}" if case.rule else "",
+        case.runbook,
+        case.severity,
+        walk.walk,
+        way,
+        "; ".join(wrong),
+        _seen(walk.diagnosis),
+    )
 
 
-def drill(trials: Iterable[Trial], seeds: Iterable[int], workers: int, progress: Callable[[Iterable, int], Iterable]) -> Iterator[Row]:
+def drill(
+    trials: Iterable[Trial], seeds: Iterable[int], workers: int, progress: Callable[[Iterable, int], Iterable]
+) -> Iterator[Row]:
     """Drill trials on seeds, so many at once, each in a process of its own; rows as they come."""
     asked = [(trial, seed) for trial in trials for seed in seeds]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:

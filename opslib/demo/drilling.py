@@ -21,13 +21,17 @@ def asked(options: argparse.Namespace, progress: Progress, say: Callable[[str], 
     Drill what is named, or everything, the cases of this home among it; or try mutants, or play a game day.
 
     Raises:
-        UsageError: There is no such fault, pair, control, case or runbook; it cannot be hit so; or options that do not go together.
+        UsageError: There is no such fault, pair, control, case or runbook; it cannot be hit so; or options that do not
+            go together.
     """
     if not 1 <= options.workers <= 32:
         raise UsageError(f"--workers is 1 to 32, found {options.workers}.")
     ways = [name for name in ("record", "mutants", "live") if getattr(options, name)]
     if len(ways) > 1 or (options.secret and not options.live):
-        raise UsageError(f"--record, --mutants and --live FAULT --secret are three ways to drill; found {' and '.join(f'--{name}' for name in ways) or '--secret alone'}.")
+        raise UsageError(
+            f"--record, --mutants and --live FAULT --secret are three ways to drill; found "
+            f"{' and '.join(f'--{name}' for name in ways) or '--secret alone'}."
+        )
     if options.record and (options.faults or options.severity or len(options.seed or (1, 2, 3)) < SEEDS):
         raise UsageError(f"--record keeps a drill of everything, on {SEEDS} seeds or more.")
     if options.live:
@@ -44,16 +48,27 @@ def _rows(options: argparse.Namespace, progress: Progress, say: Callable[[str], 
             raise UsageError(f"there is nothing to drill named {name!r}.{text.nearest(name, known)}")
     shares = tuple(percent / 100 for percent in options.severity or ()) or SHARES
     if not all(0 < share <= 1 for share in shares):
-        raise UsageError(f"--severity is the share of answers that is hit, in percent, above 0 and up to 100; found {', '.join(map(str, options.severity))}.")
+        raise UsageError(
+            f"--severity is the share of answers that is hit, in percent, above 0 and up to 100; found "
+            f"{', '.join(map(str, options.severity))}."
+        )
     named = tuple(name for name in options.faults if name not in cases)
     found = list(trials(named, shares)) if named or not options.faults else []
     if named and not found:
         raise UsageError(f"{', '.join(named)} is there or not: --severity 100.")
-    frozen = [tried(case.read(settings, name), settings) for name in cases if not options.faults or name in options.faults]
+    frozen = [
+        tried(case.read(settings, name), settings) for name in cases if not options.faults or name in options.faults
+    ]
     seeds = _seeds(options)
     rows = [*frozen, *_drilled(found, seeds, options.workers, progress, say)]
-    more = [f"recorded, and written into README.md: {board.record(_today(), seeds, rows).line}"] if options.record else []
-    return Reply([r.as_json() for r in rows], "\n\n".join([scoreboard.told(rows), *more]), all(r.right and not r.strayed for r in rows))
+    more = (
+        [f"recorded, and written into README.md: {board.record(_today(), seeds, rows).line}"] if options.record else []
+    )
+    return Reply(
+        [r.as_json() for r in rows],
+        "\n\n".join([scoreboard.told(rows), *more]),
+        all(r.right and not r.strayed for r in rows),
+    )
 
 
 def _today() -> str:
@@ -65,7 +80,9 @@ def _seeds(options: argparse.Namespace) -> list[int]:
     return options.seed or [100 * int(_today().replace("-", "")) + n for n in range(1, SEEDS + 1)]
 
 
-def _drilled(found: list[Trial], seeds: list[int], workers: int, progress: Progress, say: Callable[[str], None]) -> list[Row]:
+def _drilled(
+    found: list[Trial], seeds: list[int], workers: int, progress: Progress, say: Callable[[str], None]
+) -> list[Row]:
     """Every trial on every seed, in their order."""
     if not found:
         return []
@@ -83,5 +100,14 @@ def _mutants(options: argparse.Namespace, progress: Progress, say: Callable[[str
             raise UsageError(f"there is no runbook {name!r} to change.{text.nearest(name, known)}")
     seed = _seeds(options)[0]
     say(f"living every trial of these runbooks once, on seed {seed}, then changing one thing at a time")
-    found = mutants.drilled(options.faults or known, seed, options.workers, lambda running, total, what: progress(running, total, what, "done"))
-    return Reply([mutants.as_json(m) for m in found], mutants.summary(found), sum(bool(m.noticed) for m in found) >= MUTANTS_NOTICED * len(found))
+    found = mutants.drilled(
+        options.faults or known,
+        seed,
+        options.workers,
+        lambda running, total, what: progress(running, total, what, "done"),
+    )
+    return Reply(
+        [mutants.as_json(m) for m in found],
+        mutants.summary(found),
+        sum(bool(m.noticed) for m in found) >= MUTANTS_NOTICED * len(found),
+    )

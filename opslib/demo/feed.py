@@ -1,9 +1,10 @@
 """
 Serve the app's WebSocket: let clients in, and pass on what comes from Massive's socket behind it.
 
-Upstream is dialled when a client comes, and after a loss not before the next one comes. Who was connected when it was lost
-stays open and is never served again, not even once upstream is back: only who connects anew is. The server never pings, and
-greets nobody.
+Upstream is dialled when a client comes, and after a loss not before the next one comes. Who was connected when it was
+lost
+stays open and is never served again, not even once upstream is back: only who connects anew is. The server never pings,
+and greets nobody.
 """
 
 import asyncio
@@ -126,17 +127,41 @@ class Feed:
                     broadcast(endpoint.clients, json.dumps(events, separators=(",", ":")))
 
     def _events(self, endpoint: _Endpoint) -> list[dict[str, object]]:
-        """Return what upstream sends now: values of indices and quotes of options each second, minute aggregates (`AM`) after each minute."""
+        """
+        Return what upstream sends now: values of indices and quotes of options each second, minute aggregates (`AM`)
+        after each minute.
+        """
         at_ms, rng = round(self._world.clock_s("massive") * 1000), self._rng
         if endpoint.name == "indices":
             return [{"ev": "V", "val": round(6700 + rng.gauss(0, 3), 2), "T": "I:SPX", "t": at_ms}]
         bid, minute, found = round(2 + rng.random(), 2), at_ms // 60_000, list[dict[str, object]]()
         if any(not topic.startswith("AM.") for topic in endpoint.topics):
-            found.append({"ev": "Q", "sym": CONTRACT, "bp": bid, "ap": round(bid + 0.02, 2), "bs": rng.randint(1, 80), "as": rng.randint(1, 80), "bx": 302, "ax": 302, "t": at_ms})
+            found.append(
+                {
+                    "ev": "Q",
+                    "sym": CONTRACT,
+                    "bp": bid,
+                    "ap": round(bid + 0.02, 2),
+                    "bs": rng.randint(1, 80),
+                    "as": rng.randint(1, 80),
+                    "bx": 302,
+                    "ax": 302,
+                    "t": at_ms,
+                }
+            )
         by_minute = sorted(topic.removeprefix("AM.") for topic in endpoint.topics if topic.startswith("AM."))
         if by_minute and endpoint.minute not in (None, minute):
             ends_ms = minute * 60_000
-            prices = {"o": bid, "h": round(bid + 0.05, 2), "l": round(bid - 0.05, 2), "c": bid, "v": rng.randint(1, 400), "vw": bid, "s": ends_ms - 60_000, "e": ends_ms}
+            prices = {
+                "o": bid,
+                "h": round(bid + 0.05, 2),
+                "l": round(bid - 0.05, 2),
+                "c": bid,
+                "v": rng.randint(1, 400),
+                "vw": bid,
+                "s": ends_ms - 60_000,
+                "e": ends_ms,
+            }
             found += [{"ev": "AM", "sym": CONTRACT if sym == "*" else sym} | prices for sym in by_minute]
         endpoint.minute = minute if by_minute else None
         return found
@@ -158,8 +183,16 @@ class Feed:
 
     async def _open(self) -> None:
         self._listener = await serve(
-            self._attend, "127.0.0.1", self.port, process_request=self._admit, process_response=_undated, server_header=None, compression=None, ping_interval=None, max_size=LARGEST_FRAME
-        )  # fmt: skip
+            self._attend,
+            "127.0.0.1",
+            self.port,
+            process_request=self._admit,
+            process_response=_undated,
+            server_header=None,
+            compression=None,
+            ping_interval=None,
+            max_size=LARGEST_FRAME,
+        )
 
     async def _close(self) -> None:
         if self._listener:

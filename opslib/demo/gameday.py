@@ -100,7 +100,15 @@ def _running(commands: Sequence[Sequence[str]], environ: Mapping[str, str], fold
         for command in commands:
             name = next((part for part in command if part in ("serve", "collect")), "lab")
             out = open_files.enter_context((folder / f"{name}.log").open("wb"))
-            running.append(subprocess.Popen([sys.executable, *command], env=dict(environ), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL))
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, *command],
+                    env=dict(environ),
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                )
+            )
         try:
             yield
         finally:
@@ -113,7 +121,15 @@ def _running(commands: Sequence[Sequence[str]], environ: Mapping[str, str], fold
                 process.wait()
 
 
-def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] = input, instead: Sequence[str] = (), speed: float = 1.0, first_s: float = FIRST_S, last_s: float = LAST_S) -> Result:
+def asked(
+    options: Any,
+    say: Callable[[str], None],
+    hear: Callable[[str], str] = input,
+    instead: Sequence[str] = (),
+    speed: float = 1.0,
+    first_s: float = FIRST_S,
+    last_s: float = LAST_S,
+) -> Result:
     """
     Play a game day, to the answer or until the person gives up.
 
@@ -128,7 +144,10 @@ def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] =
     """
     names = [name for name, trial in FAULTS.items() if trial.looked_at and not trial.fills and name not in OURS]
     if options.live not in (ANY, *names):
-        raise UsageError(f"there is no fault {options.live!r} for a game day.{text.nearest(options.live, (ANY, *names))} {ANY} is one that nobody chose.")
+        raise UsageError(
+            f"there is no fault {options.live!r} for a game day.{text.nearest(options.live, (ANY, *names))} "
+            f"{ANY} is one that nobody chose."
+        )
     if options.live == ANY and not options.secret:
         raise UsageError(f"--live {ANY} is one that nobody knows: it goes with --secret.")
     chance = random.SystemRandom()
@@ -143,7 +162,11 @@ def asked(options: Any, say: Callable[[str], None], hear: Callable[[str], str] =
     with _at_world(played, instead, speed) as (lever, environ, address):
         say(_how(played, options.secret, environ))
         print(address, file=sys.stderr, flush=True)  # Its token is for who plays; messages would leave it out.
-        beginning = threading.Thread(target=_begin, args=(played, lever, chance.uniform(first_s, last_s) / speed, ended := threading.Event()), daemon=True)
+        beginning = threading.Thread(
+            target=_begin,
+            args=(played, lever, chance.uniform(first_s, last_s) / speed, ended := threading.Event()),
+            daemon=True,
+        )
         beginning.start()
         try:
             _play(played, lever, hear, say)
@@ -167,7 +190,11 @@ def _at_world(played: GameDay, instead: Sequence[str], speed: float) -> Iterator
         desk = settings_module.load(played.home, "desk", mine | lever.environ)
         place = lab.laid_out(desk, mine | lever.environ, shelf.titles())
         ops = ("-m", "opslib.cli")
-        commands = [(*ops, "serve", "--port", str(port)), (*ops, "collect"), instead or place.lab(lab_port, sys.stdin.isatty())[1:]]
+        commands = [
+            (*ops, "serve", "--port", str(port)),
+            (*ops, "collect"),
+            instead or place.lab(lab_port, sys.stdin.isatty())[1:],
+        ]
         with _running(commands, place.environ, played.home.parent):
             _wait_for(played.home / "store.sqlite")
             yield lever, place.environ, place.address("lab", lab_port)
@@ -178,7 +205,9 @@ def _wait_for(store: Path) -> None:
     while not store.exists() and time.monotonic() < until_s:
         time.sleep(0.1)  # Another process makes it.
     if not store.exists():
-        raise OpsError(f"the desk of the game day did not come up within {UP_S:.0f} s; {store.parent.parent} has what it said.")
+        raise OpsError(
+            f"the desk of the game day did not come up within {UP_S:.0f} s; {store.parent.parent} has what it said."
+        )
 
 
 def _how(played: GameDay, secret: bool, environ: Mapping[str, str]) -> str:
@@ -225,26 +254,86 @@ def _debriefed(played: GameDay, environ: Mapping[str, str], now: datetime) -> di
     desk = Workspace(settings_module.load(played.home, "desk", dict(environ)), lambda: now)
     with contextlib.closing(desk.store):
         begun_us = clock.micros(played.begun or now)
-        after = lambda at_us: round((at_us - begun_us) / 1e6, 1)  # noqa: E731
-        rises = [r for r in alertlog.log_of(desk, now, since=BEGINS, replay=True).rises if r.sent and r.fired_us >= begun_us]
+
+        def after(at_us):
+            return round((at_us - begun_us) / 1e6, 1)
+
+        rises = [
+            r for r in alertlog.log_of(desk, now, since=BEGINS, replay=True).rises if r.sent and r.fired_us >= begun_us
+        ]
         chronicle.of(desk).take_in()
-        done = [{"after_s": after(e.at_us), "kind": e.kind, "by": e.by or None, "words": e.body.get("words", e.kind)} for i in chronicle.of(desk).all() for e in i.entries if e.kind in SHOWN_KINDS and e.at_us >= begun_us]
+        done = [
+            {"after_s": after(e.at_us), "kind": e.kind, "by": e.by or None, "words": e.body.get("words", e.kind)}
+            for i in chronicle.of(desk).all()
+            for e in i.entries
+            if e.kind in SHOWN_KINDS and e.at_us >= begun_us
+        ]
         found = diagnosis.diagnose_at(desk, now, timedelta(minutes=5))
     return {
-        "fault": played.trial.name, "seed": played.seed, "by": played.by or None, "begun": text.iso(played.begun) if played.begun else None, "expected": list(played.trial.causes),
-        "found_after_s": played.found.after_s if played.found else None, "said": [s._asdict() for s in played.said], "told_after_s": after(rises[0].fired_us) if rises else None,
-        "told": [{"after_s": after(r.fired_us), "severity": r.severity, "words": r.sentence} for r in rises], "done": sorted(done, key=lambda d: d["after_s"]), "suite": found.words,
-    }  # fmt: skip
+        "fault": played.trial.name,
+        "seed": played.seed,
+        "by": played.by or None,
+        "begun": text.iso(played.begun) if played.begun else None,
+        "expected": list(played.trial.causes),
+        "found_after_s": played.found.after_s if played.found else None,
+        "said": [s._asdict() for s in played.said],
+        "told_after_s": after(rises[0].fired_us) if rises else None,
+        "told": [{"after_s": after(r.fired_us), "severity": r.severity, "words": r.sentence} for r in rises],
+        "done": sorted(done, key=lambda d: d["after_s"]),
+        "suite": found.words,
+    }
 
 
 def _words(played: GameDay, values: Mapping[str, Any]) -> str:
     """The debrief."""
-    after = lambda seconds: text.UNKNOWN if seconds is None else text.duration(max(0.0, seconds))  # noqa: E731
+
+    def after(seconds):
+        return text.UNKNOWN if seconds is None else text.duration(max(0.0, seconds))
+
     found = f"found after {after(values['found_after_s'])}" if played.found else "not found"
     began = f"it began at {text.moment(played.begun)}" if played.begun else "it had not begun"
-    lines = [f"# Game day: {played.trial.name}", "", f"{began}; {found}; somebody was told after {after(values['told_after_s'])}. Expected: {', '.join(played.trial.causes)}.", "", "## What was said", ""]
-    lines += [f"- after {after(s.after_s) if s.after_s >= 0 else 'less than nothing: before it began'}: {s.cause}{' (right)' if s.right else ''}" for s in played.said] or ["- nothing"]
-    lines += ["", "## What people were told", "", *([f"- after {after(t['after_s'])}: {t['severity']}: {text.in_markdown(t['words'])}" for t in values["told"]] or ["- nothing"])]
-    lines += ["", "## What was done", "", *([f"- after {after(d['after_s'])}: {d['kind']}: {text.in_markdown(str(d['words']))}" for d in values["done"]] or ["- nothing that is on record"])]
-    lines += ["", "## What the suite says at the end", "", text.in_markdown(values["suite"]), "", "## To talk over", "", "- What led to the answer, what led away from it?", "- What would have been seen sooner, and where?", "- What is to change in the runbook? Freeze it as a case: `ops postmortem ID --freeze`."]
+    lines = [
+        f"# Game day: {played.trial.name}",
+        "",
+        f"{began}; {found}; somebody was told after {after(values['told_after_s'])}. Expected: "
+        f"{', '.join(played.trial.causes)}.",
+        "",
+        "## What was said",
+        "",
+    ]
+    lines += [
+        f"- after {after(s.after_s) if s.after_s >= 0 else 'less than nothing: before it began'}: {s.cause}"
+        f"{' (right)' if s.right else ''}"
+        for s in played.said
+    ] or ["- nothing"]
+    lines += [
+        "",
+        "## What people were told",
+        "",
+        *(
+            [f"- after {after(t['after_s'])}: {t['severity']}: {text.in_markdown(t['words'])}" for t in values["told"]]
+            or ["- nothing"]
+        ),
+    ]
+    lines += [
+        "",
+        "## What was done",
+        "",
+        *(
+            [f"- after {after(d['after_s'])}: {d['kind']}: {text.in_markdown(str(d['words']))}" for d in values["done"]]
+            or ["- nothing that is on record"]
+        ),
+    ]
+    lines += [
+        "",
+        "## What the suite says at the end",
+        "",
+        text.in_markdown(values["suite"]),
+        "",
+        "## To talk over",
+        "",
+        "- What led to the answer, what led away from it?",
+        "- What would have been seen sooner, and where?",
+        "- What is to change in the runbook? Freeze it as a case: `ops postmortem ID --freeze`.",
+    ]
     return "\n".join(lines)

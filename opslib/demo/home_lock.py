@@ -13,7 +13,8 @@ POLL_S = 0.1
 
 class HomeLock:
     """
-    A lock on the demo's home, held while inside and by whichever process got its descriptor; the system frees it with the last.
+    A lock on the demo's home, held while inside and by whichever process got its descriptor; the system frees it with
+    the last.
 
     Args:
         settings: Of the demo.

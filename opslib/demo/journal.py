@@ -15,7 +15,14 @@ HEARTBEAT_EVERY_S, PROBED_EVERY_S = 60, 30
 OUTCOMES_PER_S = 1 / 120
 FAILURES_PER_S = 0.12
 STORM_PER_S = 2
-PATHS = ("/v3/snapshot/options/SPY", "/v3/snapshot/options/I:SPX", "/v3/snapshot/options/QQQ", "/v3/snapshot/indices", "/v1/marketstatus/now", "/v2/aggs/ticker/SPY/prev")
+PATHS = (
+    "/v3/snapshot/options/SPY",
+    "/v3/snapshot/options/I:SPX",
+    "/v3/snapshot/options/QQQ",
+    "/v3/snapshot/indices",
+    "/v1/marketstatus/now",
+    "/v2/aggs/ticker/SPY/prev",
+)
 
 
 class Failure(NamedTuple):
@@ -48,23 +55,48 @@ FAILURES = {
     "massive_403_plan": Failure(403, "HTTP 403 from {path}: You are not entitled to this data", 0.2),
     "massive_403_ip": Failure(403, "HTTP 403 from {path}: Forbidden", 0.2),
     "massive_429": Failure(502, "HTTP 429 from {path}: You've exceeded the maximum requests per minute", 3.0),
-    "massive_timeout": Failure(502, "request to https://api.massive.com{path} failed, reason: connect ETIMEDOUT 203.0.113.20:443", 33.0, "ETIMEDOUT"),
-    "massive_refused": Failure(502, "request to https://api.massive.com{path} failed, reason: connect ECONNREFUSED 203.0.113.20:443", 3.0, "ECONNREFUSED"),
-    "massive_dns": Failure(502, "request to https://api.massive.com{path} failed, reason: getaddrinfo ENOTFOUND api.massive.com", 3.0, "ENOTFOUND"),
-    "massive_tls": Failure(502, "request to https://api.massive.com{path} failed, reason: certificate has expired", 3.2, "CERT_HAS_EXPIRED"),
-    "our_network_down": Failure(502, "request to https://api.massive.com{path} failed, reason: connect ETIMEDOUT 203.0.113.20:443", 33.0, "ETIMEDOUT"),
+    "massive_timeout": Failure(
+        502,
+        "request to https://api.massive.com{path} failed, reason: connect ETIMEDOUT 203.0.113.20:443",
+        33.0,
+        "ETIMEDOUT",
+    ),
+    "massive_refused": Failure(
+        502,
+        "request to https://api.massive.com{path} failed, reason: connect ECONNREFUSED 203.0.113.20:443",
+        3.0,
+        "ECONNREFUSED",
+    ),
+    "massive_dns": Failure(
+        502,
+        "request to https://api.massive.com{path} failed, reason: getaddrinfo ENOTFOUND api.massive.com",
+        3.0,
+        "ENOTFOUND",
+    ),
+    "massive_tls": Failure(
+        502, "request to https://api.massive.com{path} failed, reason: certificate has expired", 3.2, "CERT_HAS_EXPIRED"
+    ),
+    "our_network_down": Failure(
+        502,
+        "request to https://api.massive.com{path} failed, reason: connect ETIMEDOUT 203.0.113.20:443",
+        33.0,
+        "ETIMEDOUT",
+    ),
     "our_timeout_short": Failure(502, "request timed out after 150 ms {path}", 0.5, of_calls=0.8, is_own=True),
 }
 ALSO_UNREACHABLE = ("api.tradier.com", "socket.massive.com")
 STORM = (
-    "[API] Unhandled error TypeError: Cannot read properties of undefined (reading 'contract')\n    at formatTrade (/app/server/routes/trades.js:88:31)\n    at /app/server/routes/trades.js:141:12",
+    "[API] Unhandled error TypeError: Cannot read properties of undefined (reading 'contract')\n    at "
+    "formatTrade (/app/server/routes/trades.js:88:31)\n    at /app/server/routes/trades.js:141:12",
     "[Trades API] Error updating trade: invalid input syntax for type uuid",
     "[Public API] stats query failed: canceling statement due to statement timeout",
     "[ConnectionPool] no connection within 5000 ms",
     "[WS hub] send failed Error: write EPIPE",
-    "[Signal Performance] flush failed {\n  code: '57014',\n  details: null,\n  message: 'canceling statement due to statement timeout'\n}",
+    "[Signal Performance] flush failed {\n  code: '57014',\n  details: null,\n  message: 'canceling "
+    "statement due to statement timeout'\n}",
     "[Signal Outcome] could not read open signals: fetch failed",
-    "[Server] Unhandled rejection Error: socket hang up\n    at connResetException (node:internal/errors:720:14)\n    at Socket.socketOnEnd (node:_http_client:525:23)",
+    "[Server] Unhandled rejection Error: socket hang up\n    at connResetException (node:internal/"
+    "errors:720:14)\n    at Socket.socketOnEnd (node:_http_client:525:23)",
     "[Backfill] batch 3 failed, will be tried again: fetch failed",
 )
 
@@ -110,7 +142,9 @@ class Journal:
         found = []
         if second % PROBED_EVERY_S == 12:
             is_slow = rng.random() < states.active.get("app_slow", 0.0)
-            found.append(_access("GET", "/api/health", 200, 75, rng.uniform(2500, 4000) if is_slow else rng.uniform(5, 40)))
+            found.append(
+                _access("GET", "/api/health", 200, 75, rng.uniform(2500, 4000) if is_slow else rng.uniform(5, 40))
+            )
         if rng.random() < OUTCOMES_PER_S:
             found.append(f"[Signal Outcome] checked {rng.randint(1, 9)} open signals")
         troubles = {name: share * FAILURES[name].of_calls for name, share in states.active.items() if name in FAILURES}
@@ -119,13 +153,22 @@ class Journal:
                 found.append(_told(FAILURES[name], rng.choice(PATHS)))
         if states.on("our_network_down") and rng.random() < FAILURES_PER_S:
             found.append(_unreachable(rng.choice(ALSO_UNREACHABLE)))
-        if rng.random() < FAILURES_PER_S / 2 * max(states.active.get(name, 0.0) for name in ("tradier_down", "both_down")):
-            found.append(f"[Tradier] chain failed: HTTP 503 from /markets/{rng.choice(('quotes', 'options/chains', 'options/expirations'))}")
+        if rng.random() < FAILURES_PER_S / 2 * max(
+            states.active.get(name, 0.0) for name in ("tradier_down", "both_down")
+        ):
+            found.append(
+                f"[Tradier] chain failed: HTTP 503 from /markets/"
+                f"{rng.choice(('quotes', 'options/chains', 'options/expirations'))}"
+            )
         if rng.random() < states.active.get("error_storm", 0.0):
             found += rng.sample(STORM, STORM_PER_S)
             states.hit += 1
         if second % HEARTBEAT_EVERY_S == 7:
-            found.append(_heartbeat(rng, max((share for name, share in troubles.items() if not FAILURES[name].is_own), default=0.0)))
+            found.append(
+                _heartbeat(
+                    rng, max((share for name, share in troubles.items() if not FAILURES[name].is_own), default=0.0)
+                )
+            )
         return found
 
 
@@ -148,10 +191,19 @@ def _told(failure: Failure, path: str) -> str:
         return f"[v0] fallback({'aggs-empty-catch' if failure.code else 'aggs-empty'}) {path} {words}"
     if failure.code is None:
         return f"[v0] Massive proxy error ({failure.status}): {words}"
-    thrown = f"FetchError: {words}\n    at ClientRequest.<anonymous> (/app/node_modules/node-fetch/lib/index.js:1501:11)"
-    return f"[v0] Massive proxy error ({failure.status}): {words}\n{thrown} {{\n  type: 'system',\n  errno: '{failure.code}',\n  code: '{failure.code}'\n}}"
+    thrown = (
+        f"FetchError: {words}\n    at ClientRequest.<anonymous> (/app/node_modules/node-fetch/lib/index.js:1501:11)"
+    )
+    return (
+        f"[v0] Massive proxy error ({failure.status}): {words}\n{thrown} {{\n  type: 'system',\n  errno: "
+        f"'{failure.code}',\n  code: '{failure.code}'\n}}"
+    )
 
 
 def _unreachable(host: str) -> str:
     words = f"getaddrinfo ENOTFOUND {host}"
-    return f"[WS options] upstream error Error: {words}" if host.startswith("socket.") else f"[Tradier] request failed: {words}"
+    return (
+        f"[WS options] upstream error Error: {words}"
+        if host.startswith("socket.")
+        else f"[Tradier] request failed: {words}"
+    )

@@ -34,7 +34,14 @@ class Judge:
         self._settings, self._lock, self._judging = settings, lock, False
 
     def __enter__(self) -> "Judge":
-        self._process = subprocess.Popen([sys.executable, "-m", "opslib.demo.judge", str(self._settings.base), self._settings.app], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, pass_fds=[self._lock])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "opslib.demo.judge", str(self._settings.base), self._settings.app],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            pass_fds=[self._lock],
+        )
         return self
 
     def __exit__(self, *ended: object) -> None:
@@ -81,7 +88,9 @@ def main(home: str, app: str) -> None:
     for line in sys.stdin:
         now = clock.instant(int(line))
         if collector is None:
-            collector = Collector(Store(settings.url, lambda: now), settings, rules.load(settings.base), "demo", lambda: now)
+            collector = Collector(
+                Store(settings.url, lambda: now), settings, rules.load(settings.base), "demo", lambda: now
+            )
         print(collector.judge(), flush=True)
 
 
@@ -89,7 +98,8 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Nobody waits for the answer any more: the demo was killed.
+        # Nobody waits for the answer any more: the demo was killed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OpsError as problem:
         sys.exit(f"ops demo, its collector: {problem}")
     except Exception as problem:

@@ -27,7 +27,16 @@ Walk = Callable[[Workspace, Path, str], None]
 def acts(script: Script) -> list[tuple[datetime, Callable[[Workspace, Walk], None]]]:
     """What is done, and when, in order."""
     begins = next(t.begins for t in script.troubles if t.name == "massive_outage")
-    return [(begins + after, act) for after, act in ((OPENS, _opens), (TELLS, _tells), (SWITCHES, _switches), (NOTES, _notes), (RESOLVES, _resolves))]
+    return [
+        (begins + after, act)
+        for after, act in (
+            (OPENS, _opens),
+            (TELLS, _tells),
+            (SWITCHES, _switches),
+            (NOTES, _notes),
+            (RESOLVES, _resolves),
+        )
+    ]
 
 
 def incident(desk: Workspace) -> str:
@@ -40,7 +49,9 @@ def incident(desk: Workspace) -> str:
 
 def _opens(desk: Workspace, walk: Walk) -> None:
     now_us = clock.micros(desk.now())
-    standing = rises.standing((Transition(*row) for row in Record(desk.store, desk.settings.app).transitions(now_us)), desk.rules)
+    standing = rises.standing(
+        (Transition(*row) for row in Record(desk.store, desk.settings.app).transitions(now_us)), desk.rules
+    )
     alert = next((a for a in standing if a["runbook"] == RUNBOOK and a["state"] == "firing"), None)
     if alert is None:
         raise OpsError("the demo's outage has raised no alert; its script and its rules do not fit.")

@@ -36,10 +36,25 @@ class Lever:
         hit: How many answers, or contracts of a chain, were hit so far by what is the matter.
     """
 
-    def __init__(self, at: datetime, *, seed: int = 1, speed: float = 1.0, runs: bool = True, receiver: str = "", ingest_key: str | None = None):
+    def __init__(
+        self,
+        at: datetime,
+        *,
+        seed: int = 1,
+        speed: float = 1.0,
+        runs: bool = True,
+        receiver: str = "",
+        ingest_key: str | None = None,
+    ):
         self._at, self._speed, self._runs = at, speed, runs
         self._codes = codes(seed)
-        self._birth: dict[str, Any] = {"seed": seed, "speed": speed, "runs": runs, "receiver": receiver, "ingest_key": ingest_key}
+        self._birth: dict[str, Any] = {
+            "seed": seed,
+            "speed": speed,
+            "runs": runs,
+            "receiver": receiver,
+            "ingest_key": ingest_key,
+        }
         self.environ: dict[str, str] = {}
         self.hit = 0
         self._clock = ""
@@ -47,12 +62,24 @@ class Lever:
 
     def __enter__(self) -> "Lever":
         self._folder = tempfile.TemporaryDirectory(prefix="world-")
-        birth = self._birth | {"folder": self._folder.name, "at_s": self._at.timestamp(), "tokens": {name: secrets.token_urlsafe(18) for name in ("massive", "tradier", "proxy")}}
-        self._process = subprocess.Popen([sys.executable, "-m", "opslib.demo.stage"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        birth = self._birth | {
+            "folder": self._folder.name,
+            "at_s": self._at.timestamp(),
+            "tokens": {name: secrets.token_urlsafe(18) for name in ("massive", "tradier", "proxy")},
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "opslib.demo.stage"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
         self._say(birth)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.close()
         try:
@@ -73,7 +100,9 @@ class Lever:
         found = json.loads(answered)
         self.environ, self.hit = found["addresses"], found["hit"]
         if self._runs:
-            self._clock = self._clock or f"{datetime.fromtimestamp(found['at_s'], UTC).isoformat()},{_real_s()},{self._speed}"
+            self._clock = (
+                self._clock or f"{datetime.fromtimestamp(found['at_s'], UTC).isoformat()},{_real_s()},{self._speed}"
+            )
             self.environ |= {"OPS_CLOCK": self._clock}
         return found
 
@@ -83,7 +112,11 @@ class Lever:
         return Path(self._folder.name)
 
     def be(self, **active: float) -> dict[str, str]:
-        """Let just these states be the matter, each with its share; with none it is healthy. Returns the settings as they are now."""
+        """
+        Let just these states be the matter, each with its share; with none it is healthy.
+
+        Returns the settings as they are now.
+        """
         self._say({"active": {self._codes[name]: share for name, share in active.items()}})
         return self.environ
 
@@ -96,7 +129,11 @@ class Lever:
         return datetime.fromtimestamp(self._say({})["at_s"], UTC)
 
     def posts(self, at: datetime | None = None) -> list[tuple[datetime, dict[str, Any]]]:
-        """What the page has posted since the last call, where nobody receives it: world time and body. With a time, it is that time first."""
+        """
+        What the page has posted since the last call, where nobody receives it: world time and body.
+
+        With a time, it is that time first.
+        """
         told = {"posts": True} | ({"at_s": at.timestamp()} if at else {})
         return [(datetime.fromtimestamp(at_s, UTC), body) for at_s, body in self._say(told)["posts"]]
 
@@ -107,8 +144,14 @@ class Lever:
     def script(self) -> list[dict[str, Any]]:
         """What was the matter: state, share, from and to (None: it still is), in world time."""
         names = {code: name for name, code in self._codes.items()}
-        instant = lambda s: None if s is None else datetime.fromtimestamp(s, UTC)  # noqa: E731
-        return [{"state": names[e["state"]], "share": e["share"], "from": instant(e["from_s"]), "to": instant(e["to_s"])} for e in self._say({"script": True})["script"]]
+
+        def instant(s):
+            return None if s is None else datetime.fromtimestamp(s, UTC)
+
+        return [
+            {"state": names[e["state"]], "share": e["share"], "from": instant(e["from_s"]), "to": instant(e["to_s"])}
+            for e in self._say({"script": True})["script"]
+        ]
 
 
 def _real_s() -> float:

@@ -32,17 +32,30 @@ STORM_ERRORS_PER_S = 0.1
 # An HTTP failure is counted attempt by attempt; what is thrown, or refused with 401, 403 or 429, is not counted at all.
 COUNTED = ("massive_5xx", "both_down", "massive_intermittent", "massive_html_200")
 THROWN_AFTER_S = {
-    "massive_timeout": 10.0, "massive_refused": 0.01, "massive_dns": 0.02, "massive_tls": 0.06, "massive_401": 0.15, "massive_403_plan": 0.15, "massive_403_ip": 0.15, "massive_429": 1.0,
-}  # fmt: skip
+    "massive_timeout": 10.0,
+    "massive_refused": 0.01,
+    "massive_dns": 0.02,
+    "massive_tls": 0.06,
+    "massive_401": 0.15,
+    "massive_403_plan": 0.15,
+    "massive_403_ip": 0.15,
+    "massive_429": 1.0,
+}
 UNREACHABLE = ("our_network_down",)
 BY_THE_APP = ("app_down", "app_hung")  # Every request of the page passes through the app's server.
 NO_SOCKET = ("app_down", "ws_closed_1006", "ws_403", "ws_port_blocked")
 UPSTREAM_LOST = ("ws_open_silent", "ws_old_clients_dead", "our_network_down")
-RELOADS = {"page_refreshed", *(name for name, (parties, _) in SKEWED.items() if "page" in parties and name not in OUR_CLOCK)}
+RELOADS = {
+    "page_refreshed",
+    *(name for name, (parties, _) in SKEWED.items() if "page" in parties and name not in OUR_CLOCK),
+}
 STAMPS = ("lastUpdateAt", "lastErrorAt")
 STORM_MESSAGES = (
-    ("API_ERROR", "Request failed with status 500"), ("VALIDATION_ERROR", "Position update was rejected"), ("NETWORK_ERROR", "Failed to fetch"), ("UI_ERROR", "Cannot read properties of undefined"),
-)  # fmt: skip
+    ("API_ERROR", "Request failed with status 500"),
+    ("VALIDATION_ERROR", "Position update was rejected"),
+    ("NETWORK_ERROR", "Failed to fetch"),
+    ("UI_ERROR", "Cannot read properties of undefined"),
+)
 
 # Small premiums and large orders, so that a fee per contract and a least fee per order can each be felt by itself.
 CHEAPEST_USD, DEAREST_USD = 0.5, 1.0
@@ -73,7 +86,10 @@ class Life:
         self._load = None if states.on("page_closed") else self._new_load()
 
     def fills(self) -> list[dict]:
-        """Return the round trips of this load of the page so far, as the app keeps them, each with the percent that a backtest gave it and nothing else of that."""
+        """
+        Return the round trips of this load of the page so far, as the app keeps them, each with the percent that a
+        backtest gave it and nothing else of that.
+        """
         return self._load.fills if self._load else []
 
     def posts(self, upto_s: float) -> list[tuple[float, dict]]:
@@ -153,7 +169,9 @@ class _Second:
     def __init__(self, seed: int, states: States, load: _Load, second: int):
         self._seed, self._states, self._load, self._second = seed, states, load, second
         self._rng = Random(f"{seed}/{load.key}/{second}")
-        self._is_market_open = hours.session(second) == "open" and not states.on("market_closed") and not states.on("market_closes_early")
+        self._is_market_open = (
+            hours.session(second) == "open" and not states.on("market_closed") and not states.on("market_closes_early")
+        )
 
     def happen(self) -> None:
         """Let happen what happens in it."""
@@ -180,7 +198,10 @@ class _Second:
         return self._second + self._rng.random()
 
     def _keep_socket(self) -> None:
-        """The page's socket: opened after the load, tried once more a second after it failed or was lost, then never again; deaf once the app lost its upstream."""
+        """
+        The page's socket: opened after the load, tried once more a second after it failed or was lost, then never
+        again; deaf once the app lost its upstream.
+        """
         load, at_s = self._load, self._second + self._rng.random() / 2
         is_barred = self._share(*NO_SOCKET) > 0
         if load.socket in ("new", "again") and self._second + 1 > load.loaded_s + day.SOCKET_CONNECT_S:
@@ -195,7 +216,12 @@ class _Second:
             load.add(at_s, "error", type="NETWORK_ERROR", message="WebSocket closed with code 1006")
         elif load.socket == "open" and self._share(*UPSTREAM_LOST):
             load.socket = "deaf"  # It stays open, and the app never serves it again.
-        elif load.socket == "open" and self._is_market_open and not self._states.on("app_hung") and self._second % day.LATENCY_INTERVAL_S == 2:
+        elif (
+            load.socket == "open"
+            and self._is_market_open
+            and not self._states.on("app_hung")
+            and self._second % day.LATENCY_INTERVAL_S == 2
+        ):
             load.add(self._moment(), "ws_latency", ms=round(max(12.0, self._rng.gauss(48, 15))))
 
     def _ask_for_data(self) -> None:
@@ -230,7 +256,9 @@ class _Second:
         self._ask_tradier(at_s)
 
     def _thrown_after_s(self, ms: int) -> float | None:
-        """When an attempt that would be answered after `ms` is given up uncounted; None where it is answered and counted."""
+        """
+        When an attempt that would be answered after `ms` is given up uncounted; None where it is answered and counted.
+        """
         for name, after_s in THROWN_AFTER_S.items():
             if self._is_hit(name):
                 return after_s
@@ -244,18 +272,27 @@ class _Second:
         self._load.add(at_s + ms / 1000, "request", provider="tradier", ms=ms, ok=not is_failed)
 
     def _validate(self) -> None:
-        """Each position's Greeks, every ten seconds, where either provider gave any; without a snapshot nothing is counted."""
-        if self._happens(IV_ANOMALIES_PER_HOUR_IN_STRESS if self._states.on("iv_stress") else day.IV_ANOMALIES_PER_HOUR):
+        """
+        Each position's Greeks, every ten seconds, where either provider gave any; without a snapshot nothing is
+        counted.
+        """
+        if self._happens(
+            IV_ANOMALIES_PER_HOUR_IN_STRESS if self._states.on("iv_stress") else day.IV_ANOMALIES_PER_HOUR
+        ):
             self._load.add(self._moment(), "iv_anomaly")
         if self._second % day.VALIDATION_INTERVAL_S != 3:
             return
         for _ in range(POSITIONS):
             is_without_massive = self._is_hit(*COUNTED, *THROWN_AFTER_S)
-            if self._share(*UNREACHABLE, *BY_THE_APP) or (is_without_massive and self._is_hit("tradier_down", "both_down")):
+            if self._share(*UNREACHABLE, *BY_THE_APP) or (
+                is_without_massive and self._is_hit("tradier_down", "both_down")
+            ):
                 continue
             cause, errors = self._finding()
             is_estimated = cause in ("gamma_zero", "gamma_missing", "theta_missing")
-            self._load.add(self._second + 0.5, "greeks", valid=not errors, estimated=is_estimated, cause=cause, errors=errors)
+            self._load.add(
+                self._second + 0.5, "greeks", valid=not errors, estimated=is_estimated, cause=cause, errors=errors
+            )
 
     def _finding(self) -> tuple[str, tuple[str, ...]]:
         if self._is_hit("greeks_missing"):
@@ -272,7 +309,10 @@ class _Second:
         return ("theta_missing", ()) if self._rng.random() < day.THETA_MISSING_RATE else ("clean", ())
 
     def _trade(self) -> None:
-        """One round trip in every four minutes, at a second of its own; with each, the mean of the last five gaps to the backtest."""
+        """
+        One round trip in every four minutes, at a second of its own; with each, the mean of the last five gaps to the
+        backtest.
+        """
         stretch, on = self._second // TRADE_EVERY_S, self._states.on
         rng = Random(f"{self._seed}/{self._load.key}/trade/{stretch}")
         due = stretch * TRADE_EVERY_S + rng.randint(TRADE_EVERY_S // 4, TRADE_EVERY_S * 3 // 4)
@@ -285,16 +325,34 @@ class _Second:
         spread = (RAISED_SPREAD if on("spread_up") else day.CALM_SPREAD) * rng.uniform(0.9, 1.1)
         fee_usd = RAISED_FEE_USD_PER_CONTRACT_SIDE if on("commission_up") else day.COMMISSION_USD_PER_CONTRACT_SIDE
         missed = UNLUCKY_FILL if few else BAD_FILL if on("bad_fills") else 0.0
-        live = _round_trip(entry_usd * (1 + missed), exit_usd * (1 - missed), contracts, spread, max(fee_usd * contracts, LEAST_FEE_USD_PER_ORDER))
-        backtest = _round_trip(entry_usd, exit_usd, contracts, day.BACKTEST_SPREAD, day.COMMISSION_USD_PER_CONTRACT_SIDE * contracts)
+        live = _round_trip(
+            entry_usd * (1 + missed),
+            exit_usd * (1 - missed),
+            contracts,
+            spread,
+            max(fee_usd * contracts, LEAST_FEE_USD_PER_ORDER),
+        )
+        backtest = _round_trip(
+            entry_usd, exit_usd, contracts, day.BACKTEST_SPREAD, day.COMMISSION_USD_PER_CONTRACT_SIDE * contracts
+        )
         self._load.gaps = [*self._load.gaps, backtest["net_pct"] - live["net_pct"]][-day.VARIANCE_TRADES :]
         at_s = self._second + rng.random()
         self._load.add(at_s, "trade", **live)
-        self._load.fills.append({
-            "id": self._second, "ticker": "SPY", "contract": {"strike": 670.0, "expiry": "2026-03-13", "type": "C"}, "state": "EXITED", "quantity": contracts, "contractMultiplier": 100,
-            "entry_ts": _instant(at_s - HELD_S).isoformat(), "exit_ts": _instant(at_s).isoformat(), "entry_price": round(entry_usd * (1 + missed) * (1 + QUALITY * spread), 4), "exit_price": round(exit_usd * (1 - missed) * (1 - QUALITY * spread), 4),
-            "backtest_net_pct": round(backtest["net_pct"], 6),
-        })  # fmt: skip
+        self._load.fills.append(
+            {
+                "id": self._second,
+                "ticker": "SPY",
+                "contract": {"strike": 670.0, "expiry": "2026-03-13", "type": "C"},
+                "state": "EXITED",
+                "quantity": contracts,
+                "contractMultiplier": 100,
+                "entry_ts": _instant(at_s - HELD_S).isoformat(),
+                "exit_ts": _instant(at_s).isoformat(),
+                "entry_price": round(entry_usd * (1 + missed) * (1 + QUALITY * spread), 4),
+                "exit_price": round(exit_usd * (1 - missed) * (1 - QUALITY * spread), 4),
+                "backtest_net_pct": round(backtest["net_pct"], 6),
+            }
+        )
         self._load.add(at_s, "variance", points=sum(self._load.gaps) / len(self._load.gaps))
 
     def _err(self) -> None:
@@ -307,7 +365,10 @@ class _Second:
 
 def _stamped_off(body: dict, by_ms: int) -> dict:
     """Return a body whose every stamp is off by so much: what a right page posts, for who is wrong about the time."""
-    return {key: _stamped_off(value, by_ms) if isinstance(value, dict) else value + by_ms if key in STAMPS else value for key, value in body.items()}
+    return {
+        key: _stamped_off(value, by_ms) if isinstance(value, dict) else value + by_ms if key in STAMPS else value
+        for key, value in body.items()
+    }
 
 
 def _instant(at_s: float) -> datetime:

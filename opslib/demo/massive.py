@@ -44,7 +44,11 @@ class Massive:
         """What a request is answered."""
         self._asked += 1
         told = self._refused(request) or self._told(request)
-        after_s = self._rng.uniform(0.25, 0.45) if self._world.states.on("our_timeout_short") else min(0.6, max(0.06, self._rng.lognormvariate(-2.1, 0.25)))
+        after_s = (
+            self._rng.uniform(0.25, 0.45)
+            if self._world.states.on("our_timeout_short")
+            else min(0.6, max(0.06, self._rng.lognormvariate(-2.1, 0.25)))
+        )
         more = {"X-Request-Id": self._id(), "Date": formatdate(self._world.clock_s("massive"), usegmt=True)}
         return Answer(told.status, told.body, told.content_type, more | told.headers, after_s, told.fault)
 
@@ -60,23 +64,44 @@ class Massive:
         if hits("massive_timeout"):
             return Answer(fault="hang")
         if hits("massive_5xx") or hits("both_down"):
-            return self._rng.choice((as_html("502 Bad Gateway", 502), as_html("503 Service Temporarily Unavailable", 503), self._error(503, "Service unavailable")))
-        if self._world.states.on("massive_intermittent") and self._rng.random() < FAILING_SHARE * self._world.states.active["massive_intermittent"]:
+            return self._rng.choice(
+                (
+                    as_html("502 Bad Gateway", 502),
+                    as_html("503 Service Temporarily Unavailable", 503),
+                    self._error(503, "Service unavailable"),
+                )
+            )
+        if (
+            self._world.states.on("massive_intermittent")
+            and self._rng.random() < FAILING_SHARE * self._world.states.active["massive_intermittent"]
+        ):
             return self._rng.choice((as_html("502 Bad Gateway", 502), Answer(fault="reset")))
         if hits("massive_html_200"):
             return as_html("Scheduled maintenance")
         if hits("massive_403_ip"):
-            return self._error(403, "Requests from this IP address are not allowed for this key", "message", "NOT_AUTHORIZED")
+            return self._error(
+                403, "Requests from this IP address are not allowed for this key", "message", "NOT_AUTHORIZED"
+            )
         if hits("massive_429"):
             more = {"Retry-After": "12"} if self._rng.random() < 0.5 else {}
-            return self._error(429, "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue.", headers=more)
+            return self._error(
+                429,
+                "You've exceeded the maximum requests per minute, please wait or upgrade your subscription "
+                "to continue.",
+                headers=more,
+            )
         token = bearer(request) or request.query.get("apiKey")
         if not token:
             return self._error(401, "API Key was not provided")
         if token != self._world.tokens["massive"] or hits("massive_401"):
             return self._error(401, "Unknown API Key")
         if of_data and hits("massive_403_plan"):
-            return self._error(403, "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing", "message", "NOT_AUTHORIZED")
+            return self._error(
+                403,
+                "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing",
+                "message",
+                "NOT_AUTHORIZED",
+            )
         return None
 
     def _told(self, request: Request) -> Answer:
@@ -85,7 +110,12 @@ class Massive:
         if request.path == "/v1/marketstatus/now":
             return as_json(self._clock(self._world.clock_s("massive")))
         if request.path == "/v1/marketstatus/upcoming":
-            return as_json([{"exchange": exchange, "name": "Good Friday", "date": "2026-04-03", "status": "closed"} for exchange in ("NYSE", "NASDAQ")])
+            return as_json(
+                [
+                    {"exchange": exchange, "name": "Good Friday", "date": "2026-04-03", "status": "closed"}
+                    for exchange in ("NYSE", "NASDAQ")
+                ]
+            )
         if request.path.startswith("/v3/snapshot/options/"):
             return self._snapshot(request, request.path.removeprefix("/v3/snapshot/options/"))
         return self._error(404, "Page not found", "message", "NOT_FOUND")
@@ -95,9 +125,13 @@ class Massive:
         market = {"open": "open", "closed": "closed"}.get(part, "extended-hours")
         here = datetime.fromtimestamp(at_s, hours.NEW_YORK)
         return {
-            "afterHours": part == "afterhours", "currencies": {"crypto": "open", "fx": "open"}, "earlyHours": part == "premarket", "exchanges": dict.fromkeys(("nasdaq", "nyse", "otc"), market),
-            "market": market, "serverTime": here.isoformat(timespec="seconds"),
-        }  # fmt: skip
+            "afterHours": part == "afterhours",
+            "currencies": {"crypto": "open", "fx": "open"},
+            "earlyHours": part == "premarket",
+            "exchanges": dict.fromkeys(("nasdaq", "nyse", "otc"), market),
+            "market": market,
+            "serverTime": here.isoformat(timespec="seconds"),
+        }
 
     def _snapshot(self, request: Request, symbol: str) -> Answer:
         states, query = self._world.states, request.query
@@ -115,11 +149,19 @@ class Massive:
             quoted_s -= OLD_S
         chain = self._surface.chain(name, quoted_s, stressed=stressed, expires_today=states.on("expiry_friday"))
         chain = [c for c in chain if _wanted(c, query)]
-        chain.sort(key={"strike_price": lambda c: c.strike, "expiration_date": lambda c: c.expiry}.get(query.get("sort", ""), lambda c: c.ticker), reverse=query.get("order") == "desc")
+        chain.sort(
+            key={"strike_price": lambda c: c.strike, "expiration_date": lambda c: c.expiry}.get(
+                query.get("sort", ""), lambda c: c.ticker
+            ),
+            reverse=query.get("order") == "desc",
+        )
         told["results"] = [self._row(c, symbol, quoted_s) for c in chain[begin : begin + limit]]
         if begin + limit < len(chain):
             more = {k: v for k, v in query.items() if k not in ("cursor", "apiKey", "limit")}
-            told["next_url"] = f"{self._base()}/v3/snapshot/options/{symbol}?{urlencode({'cursor': _base36(begin + limit), 'limit': limit} | more)}"
+            told["next_url"] = (
+                f"{self._base()}/v3/snapshot/options/{symbol}"
+                f"?{urlencode({'cursor': _base36(begin + limit), 'limit': limit} | more)}"
+            )
         return as_json(told)
 
     def _row(self, c: Contract, symbol: str, quoted_s: float) -> dict[str, Any]:
@@ -145,13 +187,56 @@ class Massive:
 def nested(c: Contract, symbol: str, stamp: int) -> dict[str, Any]:
     """One contract as the vendor nests it, quoted at so many nanoseconds since 1970, still without its Greeks."""
     even = round(c.strike + (c.ask if c.side == "call" else -c.ask), 2)
-    asset = {"change_to_break_even": round(even - c.spot, 2), "last_updated": stamp, "price" if ":" not in symbol else "value": c.spot, "ticker": symbol, "timeframe": "REAL-TIME"}
+    asset = {
+        "change_to_break_even": round(even - c.spot, 2),
+        "last_updated": stamp,
+        "price" if ":" not in symbol else "value": c.spot,
+        "ticker": symbol,
+        "timeframe": "REAL-TIME",
+    }
     row: dict[str, Any] = {
         "break_even_price": even,
-        "day": {"change": 0.1, "change_percent": 1.0, "close": c.last, "high": c.last, "last_updated": midnight_ns(stamp / 1e9), "low": c.last, "open": c.last, "previous_close": c.last, "volume": c.volume, "vwap": c.last} if c.last else {},
-        "details": {"contract_type": c.side, "exercise_style": "american", "expiration_date": c.expiry, "shares_per_contract": 100, "strike_price": c.strike, "ticker": f"O:{c.ticker}"},
-        "last_quote": {"ask": c.ask, "ask_size": c.ask_size, "bid": c.bid, "bid_size": c.bid_size, "last_updated": stamp, "midpoint": round((c.ask + c.bid) / 2, 4), "timeframe": "REAL-TIME"},
-        "last_trade": {"conditions": [209], "exchange": 316, "price": c.last, "sip_timestamp": stamp, "size": 2, "timeframe": "REAL-TIME"} if c.last else {},
+        "day": {
+            "change": 0.1,
+            "change_percent": 1.0,
+            "close": c.last,
+            "high": c.last,
+            "last_updated": midnight_ns(stamp / 1e9),
+            "low": c.last,
+            "open": c.last,
+            "previous_close": c.last,
+            "volume": c.volume,
+            "vwap": c.last,
+        }
+        if c.last
+        else {},
+        "details": {
+            "contract_type": c.side,
+            "exercise_style": "american",
+            "expiration_date": c.expiry,
+            "shares_per_contract": 100,
+            "strike_price": c.strike,
+            "ticker": f"O:{c.ticker}",
+        },
+        "last_quote": {
+            "ask": c.ask,
+            "ask_size": c.ask_size,
+            "bid": c.bid,
+            "bid_size": c.bid_size,
+            "last_updated": stamp,
+            "midpoint": round((c.ask + c.bid) / 2, 4),
+            "timeframe": "REAL-TIME",
+        },
+        "last_trade": {
+            "conditions": [209],
+            "exchange": 316,
+            "price": c.last,
+            "sip_timestamp": stamp,
+            "size": 2,
+            "timeframe": "REAL-TIME",
+        }
+        if c.last
+        else {},
         "open_interest": c.open_interest,
         "underlying_asset": asset,
     }
@@ -161,7 +246,13 @@ def nested(c: Contract, symbol: str, stamp: int) -> dict[str, Any]:
 def _wanted(c: Contract, query: dict[str, str]) -> bool:
     """Does a contract pass the filters of a query?"""
     for name, value, read in (("strike_price", c.strike, float), ("expiration_date", c.expiry, str)):
-        for sign, holds in (("", lambda a, b: a == b), (".gte", lambda a, b: a >= b), (".gt", lambda a, b: a > b), (".lte", lambda a, b: a <= b), (".lt", lambda a, b: a < b)):
+        for sign, holds in (
+            ("", lambda a, b: a == b),
+            (".gte", lambda a, b: a >= b),
+            (".gt", lambda a, b: a > b),
+            (".lte", lambda a, b: a <= b),
+            (".lt", lambda a, b: a < b),
+        ):
             if name + sign in query and not holds(value, read(query[name + sign])):
                 return False
     return query.get("contract_type", c.side) == c.side
@@ -173,4 +264,3 @@ def _base36(number: int) -> str:
         number, digit = divmod(number, 36)
         digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
     return digits or "0"
-

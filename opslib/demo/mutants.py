@@ -1,8 +1,9 @@
 """
 Test the drills by mutation: would they notice a changed runbook, check or limit?
 
-A mutant is noticed where a trial goes another way than without it: other steps, a step that stands otherwise, another cause,
-an alert that fires at another limit or time. Who is not noticed by any trial of its runbook survives, and is listed.
+A mutant is noticed where a trial goes another way than without it: other steps, a step that stands otherwise, another
+cause, an alert that fires at another limit or time. Who is not noticed by any trial of its runbook survives, and is
+listed.
 """
 
 import contextlib
@@ -28,7 +29,13 @@ from opslib.rules import Rule
 from opslib.shelf import Runbook
 from opslib.steps import LOOK
 
-DROPPED, SWAPPED, TURNED, BETTER, MOVED = "step dropped", "steps swapped", "check turned", "comparison turned", "limit moved"
+DROPPED, SWAPPED, TURNED, BETTER, MOVED = (
+    "step dropped",
+    "steps swapped",
+    "check turned",
+    "comparison turned",
+    "limit moved",
+)
 OF_RULES = (BETTER, MOVED)
 LIVES_ON = timedelta(minutes=4)  # So that the upper rungs of a limit are reached, too.
 BY = (2.0, 0.5)
@@ -67,7 +74,9 @@ class Mutant:
 
 
 def mutants(runbook: str) -> Iterator[Mutant]:
-    """Every mutant of a runbook: of its steps, of the checks that judge them, and of the rules whose alerts lead to it."""
+    """
+    Every mutant of a runbook: of its steps, of the checks that judge them, and of the rules whose alerts lead to it.
+    """
     steps = shelf.runbook(runbook).steps
     for step in steps:
         yield Mutant(runbook, DROPPED, step.name)
@@ -93,19 +102,32 @@ def _ruled(mutant: Mutant, rules: rules_module.Rules) -> rules_module.Rules:
     if mutant.kind == BETTER:
         other = replace(rule, better="lower" if rule.better == "higher" else "higher")
     else:
-        other = replace(rule, ladder=tuple((rung, _moved(rule, limit, mutant.by) if rung == mutant.other and not isinstance(limit, str) else limit) for rung, limit in rule.ladder))
+        other = replace(
+            rule,
+            ladder=tuple(
+                (rung, _moved(rule, limit, mutant.by) if rung == mutant.other and not isinstance(limit, str) else limit)
+                for rung, limit in rule.ladder
+            ),
+        )
     return replace(rules, rules=rules.rules | {rule.name: other})
 
 
 def _edited(mutant: Mutant, shelved: Runbook) -> Runbook:
     """The notebook with what the mutant changes in it."""
-    other = {DROPPED: {mutant.target: None}, SWAPPED: {mutant.target: mutant.other, mutant.other: mutant.target}}.get(mutant.kind, {})
+    other = {DROPPED: {mutant.target: None}, SWAPPED: {mutant.target: mutant.other, mutant.other: mutant.target}}.get(
+        mutant.kind, {}
+    )
 
     def call(found: re.Match[str]) -> str:
         name = other.get(found[1], found[1])
         return f'book.step("{name}")' if name else "None"
 
-    cells = [cell | {"source": re.sub(r'book\.step\("(\w+)"\)', call, shelf.source(cell))} if cell["cell_type"] == "code" else cell for cell in shelved.cells]
+    cells = [
+        cell | {"source": re.sub(r'book\.step\("(\w+)"\)', call, shelf.source(cell))}
+        if cell["cell_type"] == "code"
+        else cell
+        for cell in shelved.cells
+    ]
     return replace(shelved, notebook=shelved.notebook | {"cells": cells})
 
 
@@ -132,7 +154,9 @@ def _way(kept: Kept, mutant: Mutant | None) -> tuple[Any, ...]:
         if mutant and mutant.kind in (DROPPED, SWAPPED):
             book.shelved = _edited(mutant, book.shelved)
         if mutant and mutant.kind == TURNED:
-            patched.enter_context(mock.patch.dict(checks.CHECKS, {mutant.target: _turned(checks.CHECKS[mutant.target])}))
+            patched.enter_context(
+                mock.patch.dict(checks.CHECKS, {mutant.target: _turned(checks.CHECKS[mutant.target])})
+            )
         found = walked(book)
         return found.walk, (found.diagnosis.cause, found.diagnosis.subject)
 
@@ -141,7 +165,9 @@ def _told(kept: Kept, mutant: Mutant | None) -> list[tuple[Any, ...]]:
     """What would fire in a trial, and on after it: of what, as how bad, past which limit, when."""
     desk = _desk(kept, mutant)
     with contextlib.closing(desk.store):
-        return [(t.rule, t.subject, t.severity, t.limit, t.at_us) for t in alerts(desk, kept.case.at + LIVES_ON, BEGINS)]
+        return [
+            (t.rule, t.subject, t.severity, t.limit, t.at_us) for t in alerts(desk, kept.case.at + LIVES_ON, BEGINS)
+        ]
 
 
 class Lived(NamedTuple):
@@ -167,7 +193,11 @@ def tried(mutant: Mutant, lived: list[Lived]) -> Mutant:
             continue
         walk, found = _way(one.kept, mutant)
         if (walk, found) != (one.walk, one.found):
-            return replace(mutant, noticed=f"{one.kept.case.id}: {'another cause' if found != one.found else 'another way'}", trials=n)
+            return replace(
+                mutant,
+                noticed=f"{one.kept.case.id}: {'another cause' if found != one.found else 'another way'}",
+                trials=n,
+            )
     return replace(mutant, trials=len(lived), why=_why(mutant, lived))
 
 
@@ -176,15 +206,30 @@ def _why(mutant: Mutant, lived: list[Lived]) -> str:
     if mutant.kind == TURNED:
         own = {step.name for step in shelf.runbook(mutant.runbook).steps if step.check == mutant.target}
         signs = {sign for one in lived for step, sign in one.walk if step in own}
-        return "nothing in these worlds tells it: unknown in every trial" if signs <= {SIGNS["unknown"]} else "turned round it reads the same"
+        return (
+            "nothing in these worlds tells it: unknown in every trial"
+            if signs <= {SIGNS["unknown"]}
+            else "turned round it reads the same"
+        )
     fired = sum(any(alert[0] == mutant.target for alert in one.told) for one in lived)
-    return f"its rule fires in {fired} of them, at values that are past the limit either way" if fired else "its rule fires in none of them: nothing in these worlds comes near"
+    return (
+        f"its rule fires in {fired} of them, at values that are past the limit either way"
+        if fired
+        else "its rule fires in none of them: nothing in these worlds comes near"
+    )
 
 
-def drilled(runbooks: list[str], seed: int, workers: int, progress: Callable[[Iterable, int, str], Iterable]) -> list[Mutant]:
+def drilled(
+    runbooks: list[str], seed: int, workers: int, progress: Callable[[Iterable, int, str], Iterable]
+) -> list[Mutant]:
     """Live every trial that leads to these runbooks once, then try each of their mutants on them."""
-    wanted = [trial for trial in trials((), (1.0,)) if walks.agreed(trial).runbook in runbooks or trial.name == "healthy"]
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    wanted = [
+        trial for trial in trials((), (1.0,)) if walks.agreed(trial).runbook in runbooks or trial.name == "healthy"
+    ]
+    with (
+        tempfile.TemporaryDirectory(prefix="mutants-") as folder,
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+    ):
         living = [pool.submit(_lived, trial, seed, Path(folder)) for trial in wanted]
         for _ in progress(as_completed(living), len(living), "living trials"):
             pass
@@ -197,9 +242,17 @@ def drilled(runbooks: list[str], seed: int, workers: int, progress: Callable[[It
 
 
 def _those(mutant: Mutant, lived: list[Lived]) -> list[Lived]:
-    """The trials that may notice a mutant: those of its runbook; of a comparison or a limit also those in which its rule fires, and the healthy one."""
+    """
+    The trials that may notice a mutant: those of its runbook; of a comparison or a limit also those in which its rule
+    fires, and the healthy one.
+    """
     of_rule = mutant.kind in OF_RULES
-    return [one for one in lived if one.kept.case.runbook == mutant.runbook or (of_rule and (one.kept.case.id == "healthy" or any(alert[0] == mutant.target for alert in one.told)))]
+    return [
+        one
+        for one in lived
+        if one.kept.case.runbook == mutant.runbook
+        or (of_rule and (one.kept.case.id == "healthy" or any(alert[0] == mutant.target for alert in one.told)))
+    ]
 
 
 def summary(found: list[Mutant]) -> str:

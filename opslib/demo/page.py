@@ -151,9 +151,7 @@ class Page:
             old_ms = self._api_average_ms
             self._api_average_ms = _js_round((100 * old_ms + ms) / 101) if old_ms else ms
 
-    def _count_validation(
-        self, valid: bool, estimated: bool, errors: tuple[str, ...], now_ms: int
-    ) -> None:
+    def _count_validation(self, valid: bool, estimated: bool, errors: tuple[str, ...], now_ms: int) -> None:
         greeks = self._greeks
         greeks["totalTrades"] += 1
         greeks["validGreeks" if valid and not estimated else "estimatedGreeks"] += 1

@@ -22,11 +22,16 @@ def asked(options: argparse.Namespace, progress: Callable[..., Iterable], say: C
     seed = tour.SEED if options.seed is None else options.seed
     with HomeLock(settings, LOCK_WAIT_S) as lock:
         if not lock.is_mine:
-            raise OpsError(f"another ops demo is running in {settings.base}. Wait until it has ended, or name another folder with --home.")
+            raise OpsError(
+                f"another ops demo is running in {settings.base}. Wait until it has ended, or name another "
+                f"folder with --home."
+            )
         return _lived(settings, seed, lock, progress, say)
 
 
-def _lived(settings: Settings, seed: int, lock: HomeLock, progress: Callable[..., Iterable], say: Callable[[str], None]) -> Reply:
+def _lived(
+    settings: Settings, seed: int, lock: HomeLock, progress: Callable[..., Iterable], say: Callable[[str], None]
+) -> Reply:
     desk = tour.live(settings, seed, lock, progress)
     worst = tour.outage(seed)
     say("executing the daily report and a dashboard, and checking every figure against the script")
@@ -35,19 +40,35 @@ def _lived(settings: Settings, seed: int, lock: HomeLock, progress: Callable[...
         pictured = pool.submit(_dashboard, desk, text.iso(worst))
         incident = lapse.incident(desk)
         drafted = pool.submit(drafting.draft, desk, incident, lapse.LEAD)
-        outcome, place = publish.publish_daily(desk, tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=runner.TIMEOUT_S)
+        outcome, place = publish.publish_daily(
+            desk, tour.DAY, as_of=None, known_at=None, partial=False, timeout_s=runner.TIMEOUT_S
+        )
         picture, (count, wrong), (_, postmortem, _) = pictured.result(), checked.result(), drafted.result()
     if outcome.state != "ok":
         raise OpsError(f"the demo's daily report is {outcome.state}: {outcome.reason}. Run ops demo again.")
-    runbook = min(chronicle.of(desk).folder(incident).glob("[0-9][0-9]_*.html"), default=chronicle.of(desk).folder(incident) / f"01_{lapse.RUNBOOK}.html")
-    made = {"report": Path(f"{place}.html"), "dashboard": Path(f"{picture}.html"), "runbook": runbook, "postmortem": Path(f"{postmortem}.html")}
+    runbook = min(
+        chronicle.of(desk).folder(incident).glob("[0-9][0-9]_*.html"),
+        default=chronicle.of(desk).folder(incident) / f"01_{lapse.RUNBOOK}.html",
+    )
+    made = {
+        "report": Path(f"{place}.html"),
+        "dashboard": Path(f"{picture}.html"),
+        "runbook": runbook,
+        "postmortem": Path(f"{postmortem}.html"),
+    }
     if missing := [str(path) for path in made.values() if not path.is_file()]:
         raise OpsError(f"the demo did not make {', '.join(missing)}. Run ops demo again.")
     (settings.home / tour.UNFINISHED).unlink()
     view = panels.status_of(desk, worst)
-    told = [s for name in ("providers", "greeks", "pnl", "system") for s in view.panel(name).sentences if s.startswith(("critical", "escalate"))]
+    told = [
+        s
+        for name in ("providers", "greeks", "pnl", "system")
+        for s in view.panel(name).sentences
+        if s.startswith(("critical", "escalate"))
+    ]
     words = [
-        f"A trading day, {tour.DAY}, seed {seed}: two pages posted it to the receiver, which kept it in {settings.home}.",
+        f"A trading day, {tour.DAY}, seed {seed}: two pages posted it to the receiver, which kept it in "
+        f"{settings.home}.",
         f"\nAs it stood at {text.moment(worst)}: {view.verdict}",
         *(f"  {s}" for s in told),
         f"\n{count - len(wrong)} of {count} figures equal the script's own truth.",
@@ -61,12 +82,24 @@ def _lived(settings: Settings, seed: int, lock: HomeLock, progress: Callable[...
         f"any moment     ops --app demo status --as-of {worst.astimezone(text.NEW_YORK):%Y-%m-%dT%H:%M}",
         "by hand        ops --app demo lab (ops --app demo dashboard: without code)",
     ]
-    values = {"seed": seed, "figures": count, "wrong": wrong, "state": outcome.state, "incident": incident, **{name: str(path) for name, path in made.items()}}
+    values = {
+        "seed": seed,
+        "figures": count,
+        "wrong": wrong,
+        "state": outcome.state,
+        "incident": incident,
+        **{name: str(path) for name, path in made.items()},
+    }
     return Reply(values, "\n".join(words), not wrong)
 
 
 def _dashboard(desk: Workspace, as_of: str) -> Path:
-    outcome, place = runner.run(runner.notebook("dashboard"), {"app": desk.settings.app, "as_of": as_of}, settings=desk.settings, store=desk.store)
+    outcome, place = runner.run(
+        runner.notebook("dashboard"),
+        {"app": desk.settings.app, "as_of": as_of},
+        settings=desk.settings,
+        store=desk.store,
+    )
     if outcome.state != "ok":
         raise OpsError(f"the demo's dashboard failed: {outcome.reason}. Run ops demo again.")
     return place

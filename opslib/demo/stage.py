@@ -34,7 +34,10 @@ class _Certificates:
         self.place = folder / "authority.pem"
         authority.cert_pem.write_to_path(str(self.place))
         self._contexts = {}
-        for name, issued in (("good", authority.issue_cert("127.0.0.1", "localhost")), ("wrong", trustme.CA(organization_name="nobody").issue_cert("elsewhere.example"))):
+        for name, issued in (
+            ("good", authority.issue_cert("127.0.0.1", "localhost")),
+            ("wrong", trustme.CA(organization_name="nobody").issue_cert("elsewhere.example")),
+        ):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             issued.configure_cert(context)
             self._contexts[name] = context
@@ -60,7 +63,9 @@ class Stage:
         surface = Surface(self.world.seed)
         self._massive = Massive(self.world, surface, lambda: f"https://127.0.0.1:{self._massive_server.port}")
         self._tradier = Tradier(self.world, surface)
-        self._massive_server = Server(self._massive.answer, self.world.sleep, lambda: self._certificates[self._massive.certificate()])
+        self._massive_server = Server(
+            self._massive.answer, self.world.sleep, lambda: self._certificates[self._massive.certificate()]
+        )
         self._tradier_server = Server(self._tradier.answer, self.world.sleep)
         self._life = Life(self.world.seed, self.world.now_s(), self.world.states)
         self._app: asyncio.subprocess.Process | None = None
@@ -82,7 +87,11 @@ class Stage:
         for entry in self.script:
             if entry["to_s"] is None and after.get(entry["state"]) != entry["share"]:
                 entry["to_s"] = now_s
-        self.script += [{"state": name, "share": share, "from_s": now_s, "to_s": None} for name, share in after.items() if before.get(name) != share]
+        self.script += [
+            {"state": name, "share": share, "from_s": now_s, "to_s": None}
+            for name, share in after.items()
+            if before.get(name) != share
+        ]
         await self._massive_server.be(self._massive.listening())
         await self._tradier_server.be(self._tradier.listening())
         if self._certificate != self._massive.certificate():
@@ -96,10 +105,15 @@ class Stage:
             await self._stop_app()
         if "app_down" not in after and self._app is None:
             await self._start_app()
-        await self._tell_app({"at_s": self.world.now_s(), "active": after} if "app_hung" in before else {"active": after})
+        await self._tell_app(
+            {"at_s": self.world.now_s(), "active": after} if "app_hung" in before else {"active": after}
+        )
 
     def _hang(self, is_hung: bool) -> None:
-        """Stop the app's process where it stands, or let it go on: connections are taken meanwhile, and nothing is answered."""
+        """
+        Stop the app's process where it stands, or let it go on: connections are taken meanwhile, and nothing is
+        answered.
+        """
         if self._app and is_hung != self._is_hung:
             self._app.send_signal(signal.SIGSTOP if is_hung else signal.SIGCONT)
         self._is_hung = is_hung and self._app is not None
@@ -111,9 +125,20 @@ class Stage:
 
     async def _start_app(self) -> None:
         log = os.open(self._folder / "app.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self._app = await asyncio.create_subprocess_exec(sys.executable, "-m", "opslib.demo.app", stdin=asyncio.subprocess.PIPE, stdout=log, stderr=asyncio.subprocess.PIPE)
+        self._app = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "opslib.demo.app",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=log,
+            stderr=asyncio.subprocess.PIPE,
+        )
         os.close(log)
-        born = {key: self._birth[key] for key in ("seed", "speed", "tokens", "runs")} | {"at_s": self.world.now_s()} | self._ports
+        born = (
+            {key: self._birth[key] for key in ("seed", "speed", "tokens", "runs")}
+            | {"at_s": self.world.now_s()}
+            | self._ports
+        )
         self._ports = await self._tell_app(born)
         (self._folder / "app.pid").write_text(f"{self._app.pid}\n")
         await self._tell_app({"active": self.world.states.active})
@@ -145,12 +170,20 @@ class Stage:
 
     def addresses(self) -> dict[str, str]:
         """Where everything is now, as the settings of who looks at it."""
-        massive = "massive.invalid" if self.world.states.on("massive_dns") else "127.0.0.1"  # A name that no resolver knows.
+        # A name that no resolver knows.
+        massive = "massive.invalid" if self.world.states.on("massive_dns") else "127.0.0.1"
         return {
-            "OPS_APP_URL": f"http://127.0.0.1:{self._ports['http_port']}", "OPS_APP_WS_URL": f"ws://127.0.0.1:{self._ports['ws_port']}/ws/options", "OPS_APP_LOG": str(self._folder / "app.log"),
-            "OPS_APP_PID": str(self._folder / "app.pid"), "OPS_MASSIVE_URL": f"https://{massive}:{self._massive_server.port}", "OPS_TRADIER_URL": f"http://127.0.0.1:{self._tradier_server.port}",
-            "OPS_MASSIVE_TOKEN": self.world.tokens["massive"], "OPS_TRADIER_TOKEN": self.world.tokens["tradier"], "OPS_SYMBOLS": "SPY,AAPL", "SSL_CERT_FILE": str(self._certificates.place),
-        }  # fmt: skip
+            "OPS_APP_URL": f"http://127.0.0.1:{self._ports['http_port']}",
+            "OPS_APP_WS_URL": f"ws://127.0.0.1:{self._ports['ws_port']}/ws/options",
+            "OPS_APP_LOG": str(self._folder / "app.log"),
+            "OPS_APP_PID": str(self._folder / "app.pid"),
+            "OPS_MASSIVE_URL": f"https://{massive}:{self._massive_server.port}",
+            "OPS_TRADIER_URL": f"http://127.0.0.1:{self._tradier_server.port}",
+            "OPS_MASSIVE_TOKEN": self.world.tokens["massive"],
+            "OPS_TRADIER_TOKEN": self.world.tokens["tradier"],
+            "OPS_SYMBOLS": "SPY,AAPL",
+            "SSL_CERT_FILE": str(self._certificates.place),
+        }
 
     async def live_page(self) -> None:
         """Post what the page posts, as it comes, to the receiver."""
@@ -170,7 +203,14 @@ class Stage:
         script = [entry | {"state": back[entry["state"]]} for entry in self.script] if told.get("script") else None
         posts = self._life.posts(self.world.now_s()) if told.get("posts") else None
         fills = self._life.fills() if told.get("fills") else None
-        return {"at_s": self.world.now_s(), "addresses": self.addresses(), "script": script, "posts": posts, "fills": fills, "hit": self.world.states.hit + self._hit}
+        return {
+            "at_s": self.world.now_s(),
+            "addresses": self.addresses(),
+            "script": script,
+            "posts": posts,
+            "fills": fills,
+            "hit": self.world.states.hit + self._hit,
+        }
 
 
 def _post(receiver: str, key: str | None, body: dict[str, Any]) -> None:

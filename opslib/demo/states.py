@@ -8,21 +8,83 @@ from random import Random
 
 # Name: what is the matter. Those marked with a share may hit only so much of what they touch.
 SHARED = (
-    "massive_5xx", "massive_timeout", "massive_401", "massive_403_plan", "massive_403_ip", "massive_429", "massive_html_200", "massive_empty", "massive_intermittent",
-    "tradier_down", "both_down", "app_slow", "gamma_zero", "greeks_missing", "delta_out_of_bounds", "unit_drift", "error_storm",
-)  # fmt: skip
+    "massive_5xx",
+    "massive_timeout",
+    "massive_401",
+    "massive_403_plan",
+    "massive_403_ip",
+    "massive_429",
+    "massive_html_200",
+    "massive_empty",
+    "massive_intermittent",
+    "tradier_down",
+    "both_down",
+    "app_slow",
+    "gamma_zero",
+    "greeks_missing",
+    "delta_out_of_bounds",
+    "unit_drift",
+    "error_storm",
+)
 WHOLE = (
-    "healthy", "massive_refused", "massive_dns", "massive_tls", "massive_partial_pages", "massive_stale", "our_network_down", "our_timeout_short", "app_down", "app_restarted",
-    "page_refreshed", "page_closed", "ws_closed_1006", "ws_open_silent", "ws_403", "ws_port_blocked", "iv_stress", "expiry_friday", "market_closed",
-    "commission_up", "spread_up", "bad_fills", "smaller_size", "too_few_trades", "memory_leak", "clock_skew", "dashboard_slow", "collector_dead",
-    "market_closes_early", "tradier_options_refused", "ws_old_clients_dead", "app_hung", "collector_starved", "app_clock_behind", "massive_clock_ahead", "massive_clock_behind",
-    "tradier_clock_ahead", "tradier_clock_behind", "page_clock_ahead", "page_clock_behind", "our_clock_fast", "our_clock_slow",
-)  # fmt: skip
+    "healthy",
+    "massive_refused",
+    "massive_dns",
+    "massive_tls",
+    "massive_partial_pages",
+    "massive_stale",
+    "our_network_down",
+    "our_timeout_short",
+    "app_down",
+    "app_restarted",
+    "page_refreshed",
+    "page_closed",
+    "ws_closed_1006",
+    "ws_open_silent",
+    "ws_403",
+    "ws_port_blocked",
+    "iv_stress",
+    "expiry_friday",
+    "market_closed",
+    "commission_up",
+    "spread_up",
+    "bad_fills",
+    "smaller_size",
+    "too_few_trades",
+    "memory_leak",
+    "clock_skew",
+    "dashboard_slow",
+    "collector_dead",
+    "market_closes_early",
+    "tradier_options_refused",
+    "ws_old_clients_dead",
+    "app_hung",
+    "collector_starved",
+    "app_clock_behind",
+    "massive_clock_ahead",
+    "massive_clock_behind",
+    "tradier_clock_ahead",
+    "tradier_clock_behind",
+    "page_clock_ahead",
+    "page_clock_behind",
+    "our_clock_fast",
+    "our_clock_slow",
+)
 STATES = (*WHOLE, *SHARED)
-NO_FAULT = ("healthy", "iv_stress", "expiry_friday", "market_closed", "market_closes_early", "too_few_trades", "page_refreshed", "page_closed")
+NO_FAULT = (
+    "healthy",
+    "iv_stress",
+    "expiry_friday",
+    "market_closed",
+    "market_closes_early",
+    "too_few_trades",
+    "page_refreshed",
+    "page_closed",
+)
 OURS = ("collector_dead", "collector_starved")  # These happen to the desk; the world has no part in them.
 
-# State: whose clocks it moves, and by how many seconds they are then ahead. With our own clock fast, everybody else is behind it.
+# State: whose clocks it moves, and by how many seconds they are then ahead. With our own clock fast, everybody else is
+# behind it.
 PARTIES = ("massive", "tradier", "app", "page")
 OFF_S = 600.0
 SKEWED: dict[str, tuple[tuple[str, ...], float]] = {
@@ -73,7 +135,9 @@ class States:
     def hits(self, name: str) -> bool:
         """Does it hit this one? Asked once for each thing that it may hit."""
         share = self.active.get(name, 0.0)
-        drawn = share == 1.0 or (share > 0.0 and self._draws.setdefault(name, Random(f"{self._seed}/{name}")).random() < share)
+        drawn = share == 1.0 or (
+            share > 0.0 and self._draws.setdefault(name, Random(f"{self._seed}/{name}")).random() < share
+        )
         self.hit += drawn
         return drawn
 

@@ -1,6 +1,6 @@
 """
-Run the probes of a desk, those of `ops collect` at their production pace, against the simulated world, without waiting for time
-in which nothing is under way.
+Run the probes of a desk, those of `ops collect` at their production pace, against the simulated world, without waiting
+for time in which nothing is under way.
 """
 
 import asyncio
@@ -35,12 +35,14 @@ HELD_S = (3.0, 8.0)  # A starved collector cannot run for so long at a time, in 
 
 class _Ahead(asyncio.SelectorEventLoop):
     """
-    An event loop whose clock can be moved ahead, so that what waits for a time that nobody needs is due at once, and held.
+    An event loop whose clock can be moved ahead, so that what waits for a time that nobody needs is due at once, and
+    held.
 
     It never goes back: a deadline that was reached stays reached.
 
     Attributes:
-        longest_s: How much may pass from one reading of the clock to the next; what is beyond that, on a busy machine, is no time of the world.
+        longest_s: How much may pass from one reading of the clock to the next; what is beyond that, on a busy machine,
+            is no time of the world.
     """
 
     longest_s = math.inf
@@ -125,7 +127,9 @@ class _Probing(Rounds):
 
     @property
     def is_busy(self) -> bool:
-        """Is a probe under way, a sample waiting to be written, or a connection open besides the socket that is held?"""
+        """
+        Is a probe under way, a sample waiting to be written, or a connection open besides the socket that is held?
+        """
         loop = asyncio.get_running_loop()
         assert isinstance(loop, _Ahead)
         held = self.stream is not None and self.stream._socket is not None
@@ -174,7 +178,10 @@ class Looking:
         return settings.load(self.home, None, {**self.lever.environ, **self.more})
 
     def live(self, minutes: float, looks: bool = True, chains: bool = False) -> None:
-        """Let so many minutes go by, with the collector running or (`looks`) standing still; `chains` are fetched at the end besides."""
+        """
+        Let so many minutes go by, with the collector running or (`looks`) standing still; `chains` are fetched at the
+        end besides.
+        """
         until = self.at + timedelta(minutes=minutes)
         if looks:
             self._runner.run(self._collect(until))
@@ -186,7 +193,11 @@ class Looking:
 
     def _post(self) -> None:
         """Let the world come up to now, and keep what its page posted."""
-        SnapshotStore(self.store).write("desk", [Post(clock.micros(at), snapshot.read(body)) for at, body in self.lever.posts(self._now())], known_at_ts=True)
+        SnapshotStore(self.store).write(
+            "desk",
+            [Post(clock.micros(at), snapshot.read(body)) for at, body in self.lever.posts(self._now())],
+            known_at_ts=True,
+        )
 
     def _now(self) -> datetime:
         """What time it is: while the collector runs, that of its loop."""
@@ -209,7 +220,17 @@ class Looking:
         found = self.found()
         if self._probing is None or self._probing.settings != found:
             await self._kill()
-            self._probing = _Probing(found, self.store, self.rules, every_s=STEP_S, now=self._now, speed=SPEED, chance=self._chance, chains=self.chains, begins=self._begins)
+            self._probing = _Probing(
+                found,
+                self.store,
+                self.rules,
+                every_s=STEP_S,
+                now=self._now,
+                speed=SPEED,
+                chance=self._chance,
+                chains=self.chains,
+                begins=self._begins,
+            )
         if self._collecting is None:
             self._collecting = asyncio.create_task(self._probing.run(asyncio.Event()))
         return self._probing
@@ -229,7 +250,10 @@ class Looking:
         return ((at - BEGINS).total_seconds() + self._zero_s) / SPEED
 
     async def _collect(self, until: datetime) -> None:
-        """Let the collector run up to a moment: at the world's pace while anything is under way, else from one second to the next at once."""
+        """
+        Let the collector run up to a moment: at the world's pace while anything is under way, else from one second to
+        the next at once.
+        """
         loop = self._loop
         loop.go_on()
         if self._probing is None:
@@ -258,7 +282,11 @@ class Looking:
         loop.hold()
 
     async def _nap(self) -> None:
-        """Let what is under way go on for a moment. What this process could not run meanwhile, on a busy machine, is no time of the world."""
+        """
+        Let what is under way go on for a moment.
+
+        What this process could not run meanwhile, on a busy machine, is no time of the world.
+        """
         self._loop.longest_s = LONGEST_NAP_S
         await asyncio.sleep(NAP_S)
         self._loop.time()

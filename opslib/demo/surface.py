@@ -21,8 +21,8 @@ LEAST_TIME_VALUE_USD = 0.01
 class Contract:
     """
     One contract as a feed would list it: prices in dollars, `iv` decimal, theta a calendar day, vega a point of
-    volatility. Greeks and `iv` are None where a vendor sends none; `last` is None where it never traded. `quoted_at_s` is
-    the minute that the quote is of.
+    volatility. Greeks and `iv` are None where a vendor sends none; `last` is None where it never traded. `quoted_at_s`
+    is the minute that the quote is of.
     """
 
     ticker: str
@@ -52,8 +52,13 @@ def _cdf(x: float) -> float:
     return (1 + erf(x / sqrt(2))) / 2
 
 
-def priced(side: str, spot: float, strike: float, years: float, iv: float) -> tuple[float, float, float, float, float, float]:
-    """Price, delta, gamma, theta a day, vega a point and rho a point of a European contract without dividends (Black and Scholes, 1973)."""
+def priced(
+    side: str, spot: float, strike: float, years: float, iv: float
+) -> tuple[float, float, float, float, float, float]:
+    """
+    Price, delta, gamma, theta a day, vega a point and rho a point of a European contract without dividends (Black and
+    Scholes, 1973).
+    """
     root = iv * sqrt(years)
     d1 = (log(spot / strike) + (RATE + iv * iv / 2) * years) / root
     d2 = d1 - root
@@ -81,7 +86,9 @@ class Surface:
         """The price of an underlying: it drifts and swings within two percent."""
         rng = Random(f"{self._seed}/{symbol}")
         usual = SPOTS.get(symbol) or 20 + rng.random() * 300
-        swing = 0.011 * sin(2 * pi * at_s / 23_000 + rng.random() * 6) + 0.004 * sin(2 * pi * at_s / 3_100 + rng.random() * 6)
+        swing = 0.011 * sin(2 * pi * at_s / 23_000 + rng.random() * 6) + 0.004 * sin(
+            2 * pi * at_s / 3_100 + rng.random() * 6
+        )
         return round(usual * (1 + swing) * (0.94 if stressed else 1.0), 2)
 
     def chain(self, symbol: str, at_s: float, *, stressed: bool = False, expires_today: bool = False) -> list[Contract]:
@@ -104,13 +111,28 @@ class Surface:
             level = calm * (1 + 0.12 * sqrt(0.1 / (years + 0.1)))
             for strike in strikes:
                 away = log(strike / spot) / (level * sqrt(max(years, LEAST_SMILE_YEARS)))
-                # Variance, and not volatility, may grow as fast as this: wings that curve upwards make a higher strike's call the dearer one.
+                # Variance, and not volatility, may grow as fast as this: wings that curve upwards make a higher
+                # strike's call the dearer one.
                 iv = level * (3.2 if stressed else 1.0) * sqrt(1 + SMILE * (TILT * away + sqrt(away * away + 1) - 1))
-                found += [self._contract(rng, symbol, expiry, side, strike, spot, years, round(iv, 4), stressed, at_s) for side in ("call", "put")]
+                found += [
+                    self._contract(rng, symbol, expiry, side, strike, spot, years, round(iv, 4), stressed, at_s)
+                    for side in ("call", "put")
+                ]
         return found
 
     @staticmethod
-    def _contract(rng: Random, symbol: str, expiry: date, side: str, strike: float, spot: float, years: float, iv: float, stressed: bool, at_s: int) -> Contract:
+    def _contract(
+        rng: Random,
+        symbol: str,
+        expiry: date,
+        side: str,
+        strike: float,
+        spot: float,
+        years: float,
+        iv: float,
+        stressed: bool,
+        at_s: int,
+    ) -> Contract:
         price, delta, gamma, theta, vega, rho = priced(side, spot, strike, years, iv)
         intrinsic = max(0.0, (spot - strike) if side == "call" else (strike - spot))
         worth = max(price, intrinsic)  # These can be exercised at any time, which the formula does not know.
@@ -119,10 +141,32 @@ class Surface:
         solvable = price - intrinsic > LEAST_TIME_VALUE_USD or abs(delta) < 0.5
         traded = bid > 0 and rng.random() < 0.8
         ticker = f"{symbol}{expiry:%y%m%d}{side[0].upper()}{round(strike * 1000):08d}"
-        greeks = (round(delta, 4), round(gamma, 4), round(theta, 4), round(vega, 4), round(rho, 4)) if solvable else (None,) * 5
+        greeks = (
+            (round(delta, 4), round(gamma, 4), round(theta, 4), round(vega, 4), round(rho, 4))
+            if solvable
+            else (None,) * 5
+        )
         last = round((bid + ask) / 2, 2) if traded else None
         volume = rng.randint(1, 9000) if traded else 0
-        return Contract(ticker, symbol, symbol, expiry.isoformat(), side, strike, bid, ask, rng.randint(5, 300) if bid else 0, rng.randint(5, 300), last, volume, rng.randint(0, 20_000), iv if solvable else None, *greeks, spot, at_s)
+        return Contract(
+            ticker,
+            symbol,
+            symbol,
+            expiry.isoformat(),
+            side,
+            strike,
+            bid,
+            ask,
+            rng.randint(5, 300) if bid else 0,
+            rng.randint(5, 300),
+            last,
+            volume,
+            rng.randint(0, 20_000),
+            iv if solvable else None,
+            *greeks,
+            spot,
+            at_s,
+        )
 
 
 def _expiries(day: date, expires_today: bool) -> list[date]:

@@ -47,10 +47,16 @@ BEFORE_OPEN = timedelta(minutes=5)
 WORLD_SPEED = 10.0  # A world second is a tenth of ours, where something takes its time.
 EVERY, SELDOM = timedelta(seconds=30), timedelta(seconds=60)  # As ``ops collect --every 30s``.
 CLOSELY, NOW_AND_THEN = EVERY, timedelta(minutes=10)
-CHAINS_CLOSELY, CHAINS_EVERY = timedelta(minutes=14), timedelta(minutes=29)  # Not longer than the bursts that they are to show.
+# Not longer than the bursts that they are to show.
+CHAINS_CLOSELY, CHAINS_EVERY = timedelta(minutes=14), timedelta(minutes=29)
 NEAR = timedelta(minutes=2)
-LINGERS = {"massive_outage": timedelta(minutes=13)}  # Looked at closely until a rate over ten minutes can tell that it is over.
-MATTERS = {"massive_outage": ("massive_5xx", 1.0), "gamma_burst": ("gamma_zero", 0.4), "websocket_loss": ("ws_port_blocked", 1.0)}
+# Looked at closely until a rate over ten minutes can tell that it is over.
+LINGERS = {"massive_outage": timedelta(minutes=13)}
+MATTERS = {
+    "massive_outage": ("massive_5xx", 1.0),
+    "gamma_burst": ("gamma_zero", 0.4),
+    "websocket_loss": ("ws_port_blocked", 1.0),
+}
 JUDGE_EVERY, AFTER_CLOSE = timedelta(minutes=2), timedelta(seconds=10)
 CONNECT_RETRIES, POST_ATTEMPTS, POST_TIMEOUT_S = 5, 5, 60
 UNFINISHED = "unfinished"  # In the demo's home until its day has been lived and checked.
@@ -104,14 +110,17 @@ class _Eyes:
     """
     Our own probes of a world in which the script's troubles are the matter; it stands still while it is probed.
 
-    What is kept is what ``ops collect --every 30s`` would keep. While nothing is the matter, the world is asked now and then
+    What is kept is what ``ops collect --every 30s`` would keep. While nothing is the matter, the world is asked now and
+    then
     only, and answers the same in between: what it answered last is kept again at each turn.
 
     Args:
         memory_mb: How much memory the collector of this demo holds.
     """
 
-    def __init__(self, scripted: Script, settings: Settings, store: Store, world: _World, memory_mb: Callable[[], float]):
+    def __init__(
+        self, scripted: Script, settings: Settings, store: Store, world: _World, memory_mb: Callable[[], float]
+    ):
         self._scripted, self._world = scripted, world
         self._lever = Lever(scripted.opens - BEFORE_OPEN, seed=scripted.seed, speed=WORLD_SPEED, runs=False)
         self._settings, self._store = settings, store
@@ -129,7 +138,14 @@ class _Eyes:
 
     async def _begun(self) -> Rounds:
         settings = settings_module.looking_at(self._settings, self._lever.environ)
-        return Rounds(settings, self._store, rules.load(settings.base), now=self._world.now, speed=WORLD_SPEED, chance=random.Random(self._scripted.seed))
+        return Rounds(
+            settings,
+            self._store,
+            rules.load(settings.base),
+            now=self._world.now,
+            speed=WORLD_SPEED,
+            chance=random.Random(self._scripted.seed),
+        )
 
     def __exit__(self, *ended: Any) -> None:
         self._runner.run(self._let_go())
@@ -138,12 +154,19 @@ class _Eyes:
         self._lever.__exit__(*ended)
 
     def look(self) -> None:
-        """Probe where it is due: closely while a trouble is near, now and then while none is, with the same answers in between."""
+        """
+        Probe where it is due: closely while a trouble is near, now and then while none is, with the same answers in
+        between.
+        """
         at = self._world.at
         if at < self._due:
             self._repeat(at)
             return
-        near = [t for t in self._scripted.troubles if t.name in MATTERS and t.begins - NEAR <= at < t.ends + LINGERS.get(t.name, NEAR)]
+        near = [
+            t
+            for t in self._scripted.troubles
+            if t.name in MATTERS and t.begins - NEAR <= at < t.ends + LINGERS.get(t.name, NEAR)
+        ]
         matter = dict(MATTERS[t.name] for t in near if t.begins <= at < t.ends)
         if matter != self._matter:
             self._lever.be(**matter)
@@ -156,15 +179,35 @@ class _Eyes:
         self._due = at + every
 
     def _repeat(self, at: datetime) -> None:
-        """Keep the last answers again, at each turn of the collector that is due and that comes before the world is asked anew."""
-        while self._answered and self._answered_at + EVERY <= min(at, self._due - EVERY / 2) and all(OUTCOMES[s.outcome].usable for s in self._answered):
+        """
+        Keep the last answers again, at each turn of the collector that is due and that comes before the world is asked
+        anew.
+        """
+        while (
+            self._answered
+            and self._answered_at + EVERY <= min(at, self._due - EVERY / 2)
+            and all(OUTCOMES[s.outcome].usable for s in self._answered)
+        ):
             self._answered_at += EVERY
             self._answered = [_again(s, EVERY.total_seconds(), self._chance) for s in self._answered]
             seldom = (self._answered_at - self._scripted.opens) % SELDOM < EVERY
-            self._rounds.samples.keep([*(s for s in self._answered if seldom or s.probe not in ("data", "metrics")), self._beat(self._answered_at)])
+            self._rounds.samples.keep(
+                [
+                    *(s for s in self._answered if seldom or s.probe not in ("data", "metrics")),
+                    self._beat(self._answered_at),
+                ]
+            )
 
     def _beat(self, at: datetime) -> Sample:
-        return Sample(clock.micros(at), "beat", "collector", "ok", None, round(self._memory_mb(), 2), detail=json.dumps({"every_s": EVERY.total_seconds()}))
+        return Sample(
+            clock.micros(at),
+            "beat",
+            "collector",
+            "ok",
+            None,
+            round(self._memory_mb(), 2),
+            detail=json.dumps({"every_s": EVERY.total_seconds()}),
+        )
 
     async def _let_go(self) -> None:
         """Hold no socket any more."""
@@ -187,25 +230,35 @@ class _Eyes:
         return found
 
     async def _looked(self, at: datetime, every: timedelta) -> None:
-        with_chains = at >= self._scripted.opens and (self._chained is None or at - self._chained >= (CHAINS_CLOSELY if every == CLOSELY else CHAINS_EVERY))
+        with_chains = at >= self._scripted.opens and (
+            self._chained is None or at - self._chained >= (CHAINS_CLOSELY if every == CLOSELY else CHAINS_EVERY)
+        )
         self._chained = at if with_chains else self._chained
         # A few at a time: this world's seconds are short, and looks that share a processor slow each other down.
         together: dict[str, list[Awaitable[list[Sample]]]] = {}
         for name, _, look in self._rounds.looks():
             if name != "socket" and (with_chains or not name.startswith("chain")):
                 together.setdefault(name.split()[0], []).append(look())
-        found = [sample for looks in together.values() for samples in await asyncio.gather(*looks) for sample in samples]
+        found = [
+            sample for looks in together.values() for samples in await asyncio.gather(*looks) for sample in samples
+        ]
         found += await self._socket()
         self._rounds.samples.keep([*found, self._beat(at)])
         self._answered, self._answered_at = [s for s in found if s.last and not s.probe.startswith("chain")], at
 
 
 def _again(sample: Sample, after_s: float, chance: random.Random) -> Sample:
-    """The same answer so much later: a server is up for longer, a log has nothing new, a round trip takes about as long."""
+    """
+    The same answer so much later: a server is up for longer, a log has nothing new, a round trip takes about as long.
+    """
     value = {"health": (sample.value or 0.0) + after_s, "log": 0.0}.get(sample.probe, sample.value)
-    detail = json.dumps(sample.told() | {"kinds": {}, "lines": 0, "newest": {}}) if sample.probe == "log" else sample.detail
+    detail = (
+        json.dumps(sample.told() | {"kinds": {}, "lines": 0, "newest": {}}) if sample.probe == "log" else sample.detail
+    )
     seconds = None if sample.seconds is None else round(sample.seconds * chance.uniform(0.9, 1.1), 4)
-    return sample._replace(ts_us=sample.ts_us + round(after_s * 1e6), seconds=seconds, value=value, attempt=1, detail=detail)
+    return sample._replace(
+        ts_us=sample.ts_us + round(after_s * 1e6), seconds=seconds, value=value, attempt=1, detail=detail
+    )
 
 
 def _collector(settings: Settings, store: Store, world: _World) -> Collector:
@@ -213,23 +266,38 @@ def _collector(settings: Settings, store: Store, world: _World) -> Collector:
 
 
 def _sample(seen: witness.Seen) -> Sample:
-    return Sample(clock.micros(seen.at), seen.probe, seen.subject, seen.outcome, seen.seconds, seen.value, seen.attempt, seen.last, json.dumps(seen.detail, sort_keys=True))
+    return Sample(
+        clock.micros(seen.at),
+        seen.probe,
+        seen.subject,
+        seen.outcome,
+        seen.seconds,
+        seen.value,
+        seen.attempt,
+        seen.last,
+        json.dumps(seen.detail, sort_keys=True),
+    )
 
 
 def lay_out(settings: Settings, seed: int = SEED) -> None:
     """
-    Make the demo's home where there is none, or a killed ``ops demo`` left half of one: both days, known as they happened.
+    Make the demo's home where there is none, or a killed ``ops demo`` left half of one: both days, known as they
+    happened.
 
     The rows are those that the receiver would have kept; `live` takes the long way and a test holds the two equal.
     """
     if settings.home.exists() and not is_unfinished(settings):
         return
-    with HomeLock(settings, 0 if _is_running(settings) else LAY_OUT_WAIT_S) as lock:  # While an ops demo runs, its own notebooks come here.
+    # While an ops demo runs, its own notebooks come here.
+    with HomeLock(settings, 0 if _is_running(settings) else LAY_OUT_WAIT_S) as lock:
         if lock.is_mine and (is_unfinished(settings) or not settings.home.exists()):
             _remove_earlier(settings)
             _laid_out(settings, seed)
         elif not settings.home.exists():
-            raise OpsError(f"another process has been making {settings.home} for {LAY_OUT_WAIT_S:g} s. Wait until it has ended, then try again.")
+            raise OpsError(
+                f"another process has been making {settings.home} for {LAY_OUT_WAIT_S:g} s. Wait until it has "
+                f"ended, then try again."
+            )
 
 
 def _laid_out(settings: Settings, seed: int) -> None:
@@ -246,7 +314,9 @@ def _laid_out(settings: Settings, seed: int) -> None:
                 SnapshotStore(store).write(settings.app, posts[i : i + BATCH], known_at_ts=True)
             Samples(store, settings.app).keep((_sample(seen) for seen in witness.seen(scripted)), known_at_ts=True)
             for at, answer in witness.chains(scripted):
-                Samples(store, settings.app).keep_chain(clock.micros(at), "massive", witness.KEPT, "ok", [json.dumps(answer).encode()])
+                Samples(store, settings.app).keep_chain(
+                    clock.micros(at), "massive", witness.KEPT, "ok", [json.dumps(answer).encode()]
+                )
             if scripted.troubles:
                 for lapse_at, act in lapse.acts(scripted):
                     world.at = lapse_at
@@ -261,7 +331,9 @@ def _laid_out(settings: Settings, seed: int) -> None:
 
 
 def is_unfinished(settings: Settings) -> bool:
-    """Whether the demo's home was begun by an ``ops demo`` that has not ended well: it still runs, failed or was killed."""
+    """
+    Whether the demo's home was begun by an ``ops demo`` that has not ended well: it still runs, failed or was killed.
+    """
     return (settings.home / UNFINISHED).exists()
 
 
@@ -274,14 +346,20 @@ def _is_running(settings: Settings) -> bool:
 
 
 def _remove_earlier(settings: Settings) -> None:
-    """Remove an earlier demo's home and what killed ones left beside it. Whoever still reads in it keeps what is open."""
+    """
+    Remove an earlier demo's home and what killed ones left beside it.
+
+    Whoever still reads in it keeps what is open.
+    """
     if settings.home.exists():
         settings.home.rename(tempfile.mkdtemp(prefix=MAKING, dir=settings.home.parent))
     for left in settings.home.parent.glob(f"{MAKING}*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def live(settings: Settings, seed: int, lock: HomeLock, progress: Callable[[Iterable, int, str], Iterator]) -> Workspace:
+def live(
+    settings: Settings, seed: int, lock: HomeLock, progress: Callable[[Iterable, int, str], Iterator]
+) -> Workspace:
     """
     Live the day: yesterday by file, today by HTTP.
 
@@ -321,15 +399,29 @@ def _yesterday(store: Store, settings: Settings, yesterday: Script) -> None:
     intake.read_file(store, settings.app, recording, known_at_ts=True)
 
 
-def _today(store: Store, settings: Settings, today: Script, world: _World, judge: Judge, progress: Callable[[Iterable, int, str], Iterator]) -> None:
+def _today(
+    store: Store,
+    settings: Settings,
+    today: Script,
+    world: _World,
+    judge: Judge,
+    progress: Callable[[Iterable, int, str], Iterator],
+) -> None:
     """The day itself is posted, page by page, and looked at."""
     posts = list(page.posts(today))
     gc.collect()
-    gc.freeze()  # The script and all its posts stay to the end: to look through them again and again for garbage takes seconds.
+    # The script and all its posts stay to the end: to look through them again and again for garbage takes seconds.
+    gc.freeze()
     world.at = posts[0].at
-    with Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served, _Eyes(today, settings, store, world, judge.memory_mb) as eyes, _client(served.url) as client:
+    with (
+        Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served,
+        _Eyes(today, settings, store, world, judge.memory_mb) as eyes,
+        _client(served.url) as client,
+    ):
         judged, acts = world.at, lapse.acts(today)
-        for post in progress(posts, len(posts), f"living {today.day}: posting to {served.url}, looking at a world beside it"):
+        for post in progress(
+            posts, len(posts), f"living {today.day}: posting to {served.url}, looking at a world beside it"
+        ):
             world.at = post.at
             eyes.look()
             if acts and world.at >= acts[0][0]:
@@ -361,7 +453,10 @@ def _posted(client: "httpx.Client", post: page.Post) -> None:
             answer = client.post("/api/metrics/export", json=post.body)
         except httpx.TransportError as problem:
             if attempt == POST_ATTEMPTS:
-                raise OpsError(f"the demo's receiver did not answer {POST_ATTEMPTS} posts of {post.page} ({problem or type(problem).__name__}). Run ops demo again.") from problem
+                raise OpsError(
+                    f"the demo's receiver did not answer {POST_ATTEMPTS} posts of {post.page} "
+                    f"({problem or type(problem).__name__}). Run ops demo again."
+                ) from problem
             continue
         if answer.status_code != 204:
             raise OpsError(f"the demo's receiver answered {answer.status_code} to a post of {post.page}: {answer.text}")
@@ -386,7 +481,11 @@ def compared(desk: Workspace, seed: int) -> tuple[int, list[str]]:
                 expected = expected[key]
             found = view.figures[panel][subject][figure] if subject else view.figures[panel][figure]
             count += 1
-            exact = found == expected if isinstance(expected, int) or expected is None or found is None else abs(found - expected) <= HALF_A_CENT
+            exact = (
+                found == expected
+                if isinstance(expected, int) or expected is None or found is None
+                else abs(found - expected) <= HALF_A_CENT
+            )
             if not exact:
                 wrong.append(f"{window['from']} to {window['to']}, {' '.join(path)}: {found}, scripted {expected}")
     return count, wrong

@@ -29,12 +29,24 @@ class Tradier:
     async def answer(self, request: Request) -> Answer:
         """What a request is answered."""
         told = self._told(request)
-        return Answer(told.status, told.body, told.content_type, self._quota() | told.headers, min(0.5, max(0.05, self._rng.lognormvariate(-2.3, 0.3))), told.fault)
+        return Answer(
+            told.status,
+            told.body,
+            told.content_type,
+            self._quota() | told.headers,
+            min(0.5, max(0.05, self._rng.lognormvariate(-2.3, 0.3))),
+            told.fault,
+        )
 
     def _quota(self) -> dict[str, str]:
         expires_ms = round((self._since_s + 60 + self._world.states.ahead_s("tradier")) * 1000)
         left = max(0, ALLOWED_A_MINUTE - self._used)
-        return {"X-Ratelimit-Allowed": str(ALLOWED_A_MINUTE), "X-Ratelimit-Used": str(self._used), "X-Ratelimit-Available": str(left), "X-Ratelimit-Expiry": str(expires_ms)}
+        return {
+            "X-Ratelimit-Allowed": str(ALLOWED_A_MINUTE),
+            "X-Ratelimit-Used": str(self._used),
+            "X-Ratelimit-Available": str(left),
+            "X-Ratelimit-Expiry": str(expires_ms),
+        }
 
     def _told(self, request: Request) -> Answer:
         states, now_s = self._world.states, self._world.now_s()
@@ -42,9 +54,22 @@ class Tradier:
             self._since_s, self._used = now_s, 0
         self._used += 1
         if states.hits("tradier_down") or states.hits("both_down"):
-            return self._rng.choice((Answer(503, b"Service Unavailable", "text/plain"), Answer(500, b"<fault><message>Internal Server Error</message></fault>", "application/xml")))
+            return self._rng.choice(
+                (
+                    Answer(503, b"Service Unavailable", "text/plain"),
+                    Answer(500, b"<fault><message>Internal Server Error</message></fault>", "application/xml"),
+                )
+            )
         if self._used > ALLOWED_A_MINUTE:
-            return as_json({"fault": {"faultstring": "Rate limit quota violation. Quota limit exceeded.", "detail": {"errorcode": "policies.ratelimit.QuotaViolation"}}}, 429)
+            return as_json(
+                {
+                    "fault": {
+                        "faultstring": "Rate limit quota violation. Quota limit exceeded.",
+                        "detail": {"errorcode": "policies.ratelimit.QuotaViolation"},
+                    }
+                },
+                429,
+            )
         if bearer(request) != self._world.tokens["tradier"]:
             return Answer(401, b"Invalid Access Token", "text/plain")
         if states.on("tradier_options_refused") and request.path.removeprefix("/v1").startswith("/markets/options/"):
@@ -64,15 +89,28 @@ class Tradier:
             case "/markets/quotes":
                 if not query.get("symbols"):
                     return Answer(400, b"Missing parameter: symbols", "text/plain")
-                return {"quotes": _collapsed("quote", [self._quote(s, quoted_s, ahead_s) for s in query["symbols"].split(",") if is_listed(s)])}
+                return {
+                    "quotes": _collapsed(
+                        "quote",
+                        [self._quote(s, quoted_s, ahead_s) for s in query["symbols"].split(",") if is_listed(s)],
+                    )
+                }
             case "/markets/options/expirations":
                 if not query.get("symbol"):
                     return Answer(400, b"Missing parameter: symbol", "text/plain")
-                return {"expirations": _collapsed("date", sorted({c.expiry for c in self._chain(query["symbol"], quoted_s)}))}
+                return {
+                    "expirations": _collapsed(
+                        "date", sorted({c.expiry for c in self._chain(query["symbol"], quoted_s)})
+                    )
+                }
             case "/markets/options/chains":
                 if not query.get("symbol") or not query.get("expiration"):
                     return Answer(400, b"Missing parameter: symbol and expiration", "text/plain")
-                rows = [self._row(c, quoted_s, ahead_s, query.get("greeks") == "true") for c in self._chain(query["symbol"], quoted_s) if c.expiry == query["expiration"]]
+                rows = [
+                    self._row(c, quoted_s, ahead_s, query.get("greeks") == "true")
+                    for c in self._chain(query["symbol"], quoted_s)
+                    if c.expiry == query["expiration"]
+                ]
                 return {"options": _collapsed("option", rows)}
         return Answer(404, b"Not found", "text/plain")
 
@@ -80,31 +118,93 @@ class Tradier:
         states = self._world.states
         if not is_listed(symbol):
             return []
-        return self._surface.chain(symbol, quoted_s, stressed=states.on("iv_stress"), expires_today=states.on("expiry_friday"))
+        return self._surface.chain(
+            symbol, quoted_s, stressed=states.on("iv_stress"), expires_today=states.on("expiry_friday")
+        )
 
     def _clock(self, now_s: float) -> dict[str, Any]:
         here = datetime.fromtimestamp(now_s, hours.NEW_YORK)
         part = self._world.session(now_s)
         state = {"afterhours": "postmarket"}.get(part, part)
-        next_change, next_state = {"premarket": ("09:30", "open"), "open": ("16:00", "postmarket"), "postmarket": ("20:00", "closed"), "closed": ("04:00", "premarket")}[state]
+        next_change, next_state = {
+            "premarket": ("09:30", "open"),
+            "open": ("16:00", "postmarket"),
+            "postmarket": ("20:00", "closed"),
+            "closed": ("04:00", "premarket"),
+        }[state]
         words = "Market is open from 09:30 to 16:00" if state == "open" else "Market is closed"
-        return {"date": here.date().isoformat(), "description": words, "state": state, "timestamp": floor(now_s), "next_change": next_change, "next_state": next_state}
+        return {
+            "date": here.date().isoformat(),
+            "description": words,
+            "state": state,
+            "timestamp": floor(now_s),
+            "next_change": next_change,
+            "next_state": next_state,
+        }
 
     def _quote(self, symbol: str, quoted_s: float, ahead_s: float) -> dict[str, Any]:
-        spot, stamp = self._surface.spot(symbol, quoted_s, self._world.states.on("iv_stress")), floor((quoted_s + ahead_s - self._rng.uniform(0.1, 2.0)) * 1000)
+        spot, stamp = (
+            self._surface.spot(symbol, quoted_s, self._world.states.on("iv_stress")),
+            floor((quoted_s + ahead_s - self._rng.uniform(0.1, 2.0)) * 1000),
+        )
         return {
-            "symbol": symbol, "description": symbol, "exch": "P", "type": "stock", "last": spot, "change": 0.5, "volume": 1_000_000, "open": spot, "high": spot, "low": spot, "close": None, "bid": round(spot - 0.01, 2),
-            "ask": round(spot + 0.01, 2), "bidsize": 5, "asksize": 4, "trade_date": stamp, "bid_date": stamp, "ask_date": stamp, "prevclose": spot,
-        }  # fmt: skip
+            "symbol": symbol,
+            "description": symbol,
+            "exch": "P",
+            "type": "stock",
+            "last": spot,
+            "change": 0.5,
+            "volume": 1_000_000,
+            "open": spot,
+            "high": spot,
+            "low": spot,
+            "close": None,
+            "bid": round(spot - 0.01, 2),
+            "ask": round(spot + 0.01, 2),
+            "bidsize": 5,
+            "asksize": 4,
+            "trade_date": stamp,
+            "bid_date": stamp,
+            "ask_date": stamp,
+            "prevclose": spot,
+        }
 
     def _row(self, c: Contract, quoted_s: float, ahead_s: float, with_greeks: bool) -> dict[str, Any]:
         stamp = floor((quoted_s + ahead_s) * 1000)
         row: dict[str, Any] = {
-            "symbol": c.ticker, "description": f"{c.symbol} {c.expiry} ${c.strike:.2f} {c.side.title()}", "exch": "Z", "type": "option", "last": c.last, "change": None, "volume": c.volume, "open": c.last,
-            "high": c.last, "low": c.last, "close": c.last, "bid": c.bid, "ask": c.ask, "underlying": c.symbol, "strike": c.strike, "change_percentage": None, "average_volume": 0, "last_volume": 1, "trade_date": round((c.quoted_at_s + ahead_s) * 1000) if c.last else 0,
-            "prevclose": c.last, "bidsize": c.bid_size, "bidexch": "Z", "bid_date": stamp, "asksize": c.ask_size, "askexch": "Z", "ask_date": stamp, "open_interest": c.open_interest, "contract_size": 100,
-            "expiration_date": c.expiry, "expiration_type": "standard" if is_monthly(date.fromisoformat(c.expiry)) else "weeklys", "option_type": c.side, "root_symbol": c.root,
-        }  # fmt: skip
+            "symbol": c.ticker,
+            "description": f"{c.symbol} {c.expiry} ${c.strike:.2f} {c.side.title()}",
+            "exch": "Z",
+            "type": "option",
+            "last": c.last,
+            "change": None,
+            "volume": c.volume,
+            "open": c.last,
+            "high": c.last,
+            "low": c.last,
+            "close": c.last,
+            "bid": c.bid,
+            "ask": c.ask,
+            "underlying": c.symbol,
+            "strike": c.strike,
+            "change_percentage": None,
+            "average_volume": 0,
+            "last_volume": 1,
+            "trade_date": round((c.quoted_at_s + ahead_s) * 1000) if c.last else 0,
+            "prevclose": c.last,
+            "bidsize": c.bid_size,
+            "bidexch": "Z",
+            "bid_date": stamp,
+            "asksize": c.ask_size,
+            "askexch": "Z",
+            "ask_date": stamp,
+            "open_interest": c.open_interest,
+            "contract_size": 100,
+            "expiration_date": c.expiry,
+            "expiration_type": "standard" if is_monthly(date.fromisoformat(c.expiry)) else "weeklys",
+            "option_type": c.side,
+            "root_symbol": c.root,
+        }
         if with_greeks:
             row["greeks"] = self._greeks(c, quoted_s + ahead_s) if c.delta is not None else None
         return row
@@ -115,9 +215,18 @@ class Tradier:
         intrinsic = max(0.0, c.spot - c.strike if c.side == "call" else c.strike - c.spot)
         iv = c.iv or 0.0
         return {
-            "delta": c.delta, "gamma": c.gamma, "theta": c.theta, "vega": c.vega, "rho": c.rho, "phi": 0.0, "bid_iv": round(iv * 0.98, 6) if c.bid > intrinsic else 0.0, "mid_iv": iv,
-            "ask_iv": round(iv * 1.02, 6), "smv_vol": ceil(iv * 1000) / 1000, "updated_at": f"{hour:%Y-%m-%d %H:%M:%S}",
-        }  # fmt: skip
+            "delta": c.delta,
+            "gamma": c.gamma,
+            "theta": c.theta,
+            "vega": c.vega,
+            "rho": c.rho,
+            "phi": 0.0,
+            "bid_iv": round(iv * 0.98, 6) if c.bid > intrinsic else 0.0,
+            "mid_iv": iv,
+            "ask_iv": round(iv * 1.02, 6),
+            "smv_vol": ceil(iv * 1000) / 1000,
+            "updated_at": f"{hour:%Y-%m-%d %H:%M:%S}",
+        }
 
 
 def _collapsed(name: str, rows: list[Any]) -> dict[str, Any] | None:
@@ -127,5 +236,8 @@ def _collapsed(name: str, rows: list[Any]) -> dict[str, Any] | None:
 
 def _xml(found: Any) -> str:
     if isinstance(found, dict):
-        return "".join("".join(f"<{k}>{_xml(item)}</{k}>" for item in (v if isinstance(v, list) else [v])) for k, v in found.items())
+        return "".join(
+            "".join(f"<{k}>{_xml(item)}</{k}>" for item in (v if isinstance(v, list) else [v]))
+            for k, v in found.items()
+        )
     return "" if found is None else escape(str(found))

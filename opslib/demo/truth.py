@@ -30,8 +30,7 @@ def truth(script: Script) -> dict:
         "session": _window(script, shown, script.opens, script.closes),
         "lost": _counts(lost),
         "troubles": [
-            {"name": t.name, "begins": _iso(t.begins), "ends": _iso(t.ends), "words": t.words}
-            for t in script.troubles
+            {"name": t.name, "begins": _iso(t.begins), "ends": _iso(t.ends), "words": t.words} for t in script.troubles
         ],
         "restarts": len(_restarts(script)),
         "pages": len({life.page_id for life in script.pages}),
@@ -94,30 +93,14 @@ def _bounds(opens: datetime, closes: datetime) -> list[datetime]:
     return [*bounds, closes]
 
 
-def _window(
-    script: Script, shown: list[tuple[datetime, Event]], begins: datetime, ends: datetime
-) -> dict:
+def _window(script: Script, shown: list[tuple[datetime, Event]], begins: datetime, ends: datetime) -> dict:
     """What a reader of the posts can know of (begins, ends]."""
     # A page first seen inside the window but loaded before it has a first post that cannot
     # be told from its past: that post only sets the starting point.
-    baseline = {
-        life.key: life.first_post_at
-        for life in script.pages
-        if life.loaded_at <= begins < life.first_post_at
-    }
-    visible = [
-        event
-        for posted, event in shown
-        if begins < posted <= ends and posted != baseline.get(event.page)
-    ]
-    down_s = sum(
-        max(0.0, (min(b, ends) - max(a, begins)).total_seconds()) for a, b in _socket_down(script)
-    )
-    posting = {
-        life.page_id
-        for life in script.pages
-        if life.first_post_at <= ends and life.last_post_at > begins
-    }
+    baseline = {life.key: life.first_post_at for life in script.pages if life.loaded_at <= begins < life.first_post_at}
+    visible = [event for posted, event in shown if begins < posted <= ends and posted != baseline.get(event.page)]
+    down_s = sum(max(0.0, (min(b, ends) - max(a, begins)).total_seconds()) for a, b in _socket_down(script))
+    posting = {life.page_id for life in script.pages if life.first_post_at <= ends and life.last_post_at > begins}
     return {
         "from": _iso(begins),
         "to": _iso(ends),

@@ -34,7 +34,11 @@ class Agreed:
             return []
         if runbook != self.runbook:
             return [f"runbook {runbook} was walked, not {self.runbook}"]
-        how = [f"somebody was told of it as {told or 'nothing'}, agreed was {self.told or 'nothing'}"] if self.told not in ("*", told) else []
+        how = (
+            [f"somebody was told of it as {told or 'nothing'}, agreed was {self.told or 'nothing'}"]
+            if self.told not in ("*", told)
+            else []
+        )
         return how + strayed(self.walk, walk)
 
 
@@ -44,7 +48,10 @@ def _file() -> dict[str, Any]:
 
 
 def agreed(trial: Trial) -> Agreed:
-    """The way that was agreed on for a trial; nothing for one that hits only a share of what is answered, which differs by chance."""
+    """
+    The way that was agreed on for a trial; nothing for one that hits only a share of what is answered, which differs by
+    chance.
+    """
     found = _file()["trials"].get(trial.name) if trial.share == 1.0 else None
     if found is None:
         return Agreed()

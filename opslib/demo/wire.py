@@ -17,7 +17,20 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from opslib.ports import free_port
 
-REASONS = {200: "OK", 204: "No Content", 301: "Moved Permanently", 302: "Found", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable"}
+REASONS = {
+    200: "OK",
+    204: "No Content",
+    301: "Moved Permanently",
+    302: "Found",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+}
 LARGEST_REQUEST = 1 << 20
 DRIP_BYTES, DRIP_EVERY_S = 8, 1.0
 LET_IN_TURNS = 5  # Turns of the loop from a connection that is taken to its task.
@@ -60,7 +73,12 @@ def as_json(found: object, status: int = 200, **how: object) -> Answer:
 
 def as_html(words: str, status: int = 200, **how: object) -> Answer:
     """An answer in HTML."""
-    return Answer(status, f"<!doctype html><html><head><title>{words}</title></head><body><h1>{words}</h1></body></html>".encode(), "text/html; charset=utf-8", **how)
+    return Answer(
+        status,
+        f"<!doctype html><html><head><title>{words}</title></head><body><h1>{words}</h1></body></html>".encode(),
+        "text/html; charset=utf-8",
+        **how,
+    )
 
 
 class Server:
@@ -73,7 +91,12 @@ class Server:
         tls: Makes the port speak TLS; it may change while it runs.
     """
 
-    def __init__(self, answer: Callable[[Request], Awaitable[Answer]], sleep: Callable[[float], Awaitable[None]], tls: Callable[[], ssl.SSLContext] | None = None):
+    def __init__(
+        self,
+        answer: Callable[[Request], Awaitable[Answer]],
+        sleep: Callable[[float], Awaitable[None]],
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ):
         self._answer, self._sleep, self._tls = answer, sleep, tls
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -89,7 +112,9 @@ class Server:
         if state == "open":
             context = self._tls() if self._tls else None
             self.port = self.port or free_port()
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context, reuse_address=True)
+            self._server = await asyncio.start_server(
+                self._serve, "127.0.0.1", self.port, ssl=context, reuse_address=True
+            )
         elif state == "swallowing":
             self._swallowing = swallow(self.port)
         self._state = state
@@ -145,7 +170,12 @@ class Server:
         if answer.fault == "truncated_gzip":
             packed = gzip.compress(body, mtime=0)
             body, more = packed[: len(packed) // 2], more | {"Content-Encoding": "gzip"}
-        head = [f"HTTP/1.1 {answer.status} {REASONS.get(answer.status, 'Answer')}", f"Content-Type: {answer.content_type}", f"Content-Length: {len(body)}", *(f"{k}: {v}" for k, v in more.items())]
+        head = [
+            f"HTTP/1.1 {answer.status} {REASONS.get(answer.status, 'Answer')}",
+            f"Content-Type: {answer.content_type}",
+            f"Content-Length: {len(body)}",
+            *(f"{k}: {v}" for k, v in more.items()),
+        ]
         writer.write(("\r\n".join(head) + "\r\n\r\n").encode())
         if request.method == "HEAD":
             body = b""
@@ -186,12 +216,20 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
         return None
     first, *lines = head.split("\r\n")
     method, target, _ = first.split(" ")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+    headers = {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
+    }
     parts = urlsplit(target)
     length = int(headers.get("content-length", 0))
     if not 0 <= length <= LARGEST_REQUEST:
         raise ValueError("too large")
-    return Request(method, unquote(parts.path), dict(parse_qsl(parts.query, keep_blank_values=True)), headers, await reader.readexactly(length))
+    return Request(
+        method,
+        unquote(parts.path),
+        dict(parse_qsl(parts.query, keep_blank_values=True)),
+        headers,
+        await reader.readexactly(length),
+    )
 
 
 def bearer(request: Request) -> str | None:

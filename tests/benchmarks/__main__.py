@@ -1,5 +1,6 @@
 """
-Measure: ``python -m tests.benchmarks [status] [commit] [receiver] [replay] [collected] [chains] [reports] [dashboard] [browser]`` (all without a name). One JSON line a figure.
+Measure: ``python -m tests.benchmarks [status] [commit] [receiver] [replay] [collected] [chains] [reports] [dashboard]
+[browser]`` (all without a name). One JSON line a figure.
 
 Each figure stands beside its peer, measured in the same run; quote the ratio, the absolute is that machine's.
 """
@@ -12,7 +13,17 @@ from pathlib import Path
 
 from tests.benchmarks import browser, chains, collected, commit, dashboard, receiver, replay, reports, status
 
-MEASURES = {"status": status.measure, "commit": commit.measure, "receiver": receiver.measure, "replay": replay.measure, "collected": collected.measure, "chains": chains.measure, "reports": reports.measure, "dashboard": dashboard.measure, "browser": browser.measure}
+MEASURES = {
+    "status": status.measure,
+    "commit": commit.measure,
+    "receiver": receiver.measure,
+    "replay": replay.measure,
+    "collected": collected.measure,
+    "chains": chains.measure,
+    "reports": reports.measure,
+    "dashboard": dashboard.measure,
+    "browser": browser.measure,
+}
 
 if __name__ == "__main__":
     names = sys.argv[1:] or list(MEASURES)

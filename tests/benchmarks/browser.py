@@ -1,6 +1,7 @@
 """
-The live dashboard in a real browser, for half an hour beside a world that runs: its share of a core, its JavaScript heap; one view
-and ten, beside the same told as HTML with four SVG, and as one PNG, and beside a JupyterLab in which nothing moves.
+The live dashboard in a real browser, for half an hour beside a world that runs: its share of a core, its JavaScript
+heap; one view and ten, beside the same told as HTML with four SVG, and as one PNG, and beside a JupyterLab in which
+nothing moves.
 
 Every way has a browser and a kernel of its own, all in the same minutes. ``BENCH_MINUTES`` makes it shorter.
 """
@@ -83,7 +84,10 @@ def _share(ways: dict[str, Way], seconds: float, clocked: Any) -> dict[str, floa
 
 
 def measure(folder: Path) -> Iterator[dict[str, Any]]:
-    """Per cent of a core while updating, in the second of the most work, and paused; heap in MB before, after the first minute and at the end."""
+    """
+    Per cent of a core while updating, in the second of the most work, and paused; heap in MB before, after the first
+    minute and at the end.
+    """
     import time
 
     from playwright.sync_api import sync_playwright
@@ -93,7 +97,11 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
         made.mkdir()
     for n, cell in enumerate(CELLS.values()):
         notebook(home / f"way{n}.ipynb", cell)
-    with beside_a_world(home, logs, SPEED) as (_, environ), running_lab(home, at, environ | {"PYTHONPATH": str(PROJECT)}) as (base, token), sync_playwright() as playwright:
+    with (
+        beside_a_world(home, logs, SPEED) as (_, environ),
+        running_lab(home, at, environ | {"PYTHONPATH": str(PROJECT)}) as (base, token),
+        sync_playwright() as playwright,
+    ):
         ways = dict[str, Way]()
         for n, name in enumerate(CELLS):
             browser = launched(playwright)
@@ -117,12 +125,22 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
                 way.heaps.append(way.heap_mb())
         for name, way in ways.items():
             if name.startswith("live"):
-                way.page.evaluate("() => document.querySelectorAll('.ops-live .controls button').forEach((button) => button.click())")
+                way.page.evaluate(
+                    "() => document.querySelectorAll('.ops-live .controls button').forEach((button) => button.click())"
+                )
         still = _share(ways, STILL_S, time.monotonic)
         for name, way in ways.items():
             yield {
-                "measure": f"browser, {name}", "minutes": len(shares), "updating_cpu_pct": round(statistics.mean(s[name] for s in shares), 2), "busiest_second_cpu_pct": round(max(s[name] for s in seconds), 1),
-                "paused_cpu_pct": round(still[name], 2) if name.startswith("live") else None, "heap_before_mb": round(way.heaps[0], 1), "heap_after_a_minute_mb": round(way.heaps[1], 1), "heap_end_mb": round(way.heaps[-1], 1), "heap_most_mb": round(max(way.heaps[1:]), 1),
-                "widget_mb": round(way.heaps[-1] - way.heaps[0], 1), "grown_mb": round(way.heaps[-1] - way.heaps[1], 2),
-            }  # fmt: skip
+                "measure": f"browser, {name}",
+                "minutes": len(shares),
+                "updating_cpu_pct": round(statistics.mean(s[name] for s in shares), 2),
+                "busiest_second_cpu_pct": round(max(s[name] for s in seconds), 1),
+                "paused_cpu_pct": round(still[name], 2) if name.startswith("live") else None,
+                "heap_before_mb": round(way.heaps[0], 1),
+                "heap_after_a_minute_mb": round(way.heaps[1], 1),
+                "heap_end_mb": round(way.heaps[-1], 1),
+                "heap_most_mb": round(max(way.heaps[1:]), 1),
+                "widget_mb": round(way.heaps[-1] - way.heaps[0], 1),
+                "grown_mb": round(way.heaps[-1] - way.heaps[1], 2),
+            }
             way.browser.close()

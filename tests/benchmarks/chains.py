@@ -1,4 +1,7 @@
-"""A million European contracts through every check of Greeks, in memory, volatilities implied; beside it, vollib recomputing as many Greeks."""
+"""
+A million European contracts through every check of Greeks, in memory, volatilities implied; beside it, vollib
+recomputing as many Greeks.
+"""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +18,11 @@ def made(count: int) -> chain.Chain:
     import pandas
 
     at, groups = pandas.Timestamp("2026-03-10T15:30Z"), count // (2 * STRIKES)
-    group, place, call = np.repeat(np.arange(groups), 2 * STRIKES), np.tile(np.repeat(np.arange(STRIKES), 2), groups), np.tile([True, False], groups * STRIKES)
+    group, place, call = (
+        np.repeat(np.arange(groups), 2 * STRIKES),
+        np.tile(np.repeat(np.arange(STRIKES), 2), groups),
+        np.tile([True, False], groups * STRIKES),
+    )
     days, symbol = (group % EXPIRATIONS) * 7 + 3.18, group // EXPIRATIONS
     spot = 100.0 + symbol
     strike = np.round(spot * (0.8 + 0.004 * place), 2)
@@ -24,11 +31,36 @@ def made(count: int) -> chain.Chain:
     half, name = np.maximum(0.01, told.price * 0.004), np.char.add("S", symbol.astype(str))
     frame = pandas.DataFrame(
         {
-            "underlying": name, "root": name, "symbol": "", "cp": np.where(call, "call", "put"), "style": "european", "timeframe": "REAL-TIME", "strike": strike, "multiplier": 100.0, "bid": np.round(np.maximum(told.price - half, 0), 2),
-            "ask": np.round(told.price + half, 2), "bid_size": 10.0, "ask_size": 10.0, "iv": iv, "delta": np.round(told.delta, 4), "gamma": np.round(told.gamma, 4), "theta": np.round(told.theta_day, 4), "vega": np.round(told.vega_pt, 4), "oi": 100.0,
-            "volume": 1.0, "underlying_px": spot, "as_of": at, "expiry": at + pandas.to_timedelta(days, unit="D"), "quote_ts": at, "underlying_ts": at, "greeks_ts": pandas.to_datetime(pandas.Series([None] * len(call)), utc=True), "why_missing": "", "symbol_says": "", "place": np.arange(1, len(call) + 1),
+            "underlying": name,
+            "root": name,
+            "symbol": "",
+            "cp": np.where(call, "call", "put"),
+            "style": "european",
+            "timeframe": "REAL-TIME",
+            "strike": strike,
+            "multiplier": 100.0,
+            "bid": np.round(np.maximum(told.price - half, 0), 2),
+            "ask": np.round(told.price + half, 2),
+            "bid_size": 10.0,
+            "ask_size": 10.0,
+            "iv": iv,
+            "delta": np.round(told.delta, 4),
+            "gamma": np.round(told.gamma, 4),
+            "theta": np.round(told.theta_day, 4),
+            "vega": np.round(told.vega_pt, 4),
+            "oi": 100.0,
+            "volume": 1.0,
+            "underlying_px": spot,
+            "as_of": at,
+            "expiry": at + pandas.to_timedelta(days, unit="D"),
+            "quote_ts": at,
+            "underlying_ts": at,
+            "greeks_ts": pandas.to_datetime(pandas.Series([None] * len(call)), utc=True),
+            "why_missing": "",
+            "symbol_says": "",
+            "place": np.arange(1, len(call) + 1),
         }
-    )  # fmt: skip
+    )
     return chain.Chain(frame[list(chain.COLUMNS)], "plain")
 
 
@@ -46,9 +78,19 @@ def measure(folder: Path) -> Iterator[dict]:
     rows = million.frame.head(BESIDE)
     years = (rows["expiry"] - rows["as_of"]).dt.total_seconds() / (365 * 86_400)
     began = time.perf_counter()
-    for flag, spot, strike, left, iv in zip(rows["cp"].str[0], rows["underlying_px"], rows["strike"], years, rows["iv"]):
+    for flag, spot, strike, left, iv in zip(
+        rows["cp"].str[0], rows["underlying_px"], rows["strike"], years, rows["iv"]
+    ):
         for greek in (analytical.delta, analytical.gamma, analytical.theta, analytical.vega):
             greek(flag, spot, strike, left, 0.04, iv, 0.01)
     beside = (time.perf_counter() - began) * COUNT / BESIDE
     best = min(times)
-    yield {"what": "a million European contracts, every check", "core": found.core_count, "flagged": found.flagged, "seconds": round(best, 2), "reach": 3.0, "vollib_four_greeks_s": round(beside, 1), "ratio": round(best / beside, 3)}
+    yield {
+        "what": "a million European contracts, every check",
+        "core": found.core_count,
+        "flagged": found.flagged,
+        "seconds": round(best, 2),
+        "reach": 3.0,
+        "vollib_four_greeks_s": round(beside, 1),
+        "ratio": round(best / beside, 3),
+    }

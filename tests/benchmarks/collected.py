@@ -1,5 +1,6 @@
 """
-A day of the simulated world, night included, under the eyes of a real `ops collect`: does it grow, does it lose anything?
+A day of the simulated world, night included, under the eyes of a real `ops collect`: does it grow, does it lose
+anything?
 
 Its peer is itself: the last quarter of the day beside the first.
 """
@@ -21,18 +22,36 @@ from opslib.server import Served
 from opslib.store import Store
 
 BEGINS, LASTS, SPEED, EVERY_S = datetime(2026, 3, 10, 12, 0, tzinfo=UTC), timedelta(hours=24), 90.0, 5
-TROUBLES = ("massive_5xx", "massive_timeout", "massive_refused", "massive_tls", "ws_closed_1006", "app_restarted", "our_network_down", "app_down")
+TROUBLES = (
+    "massive_5xx",
+    "massive_timeout",
+    "massive_refused",
+    "massive_tls",
+    "ws_closed_1006",
+    "app_restarted",
+    "our_network_down",
+    "app_down",
+)
 EACH, SETTLE_S = timedelta(minutes=40), 30.0
 
 
 def measure(folder: Path) -> Iterator[dict]:
-    """Memory, descriptors and tasks of the collector over the day, through every kind of lost connection; 16 minutes of ours."""
+    """
+    Memory, descriptors and tasks of the collector over the day, through every kind of lost connection; 16 minutes of
+    ours.
+    """
     with Lever(BEGINS, seed=1, speed=SPEED) as lever:
         os.environ["OPS_CLOCK"] = lever.environ["OPS_CLOCK"]
         found = settings.load(folder, None, lever.environ)
         store = Store(found.url)
         with Served(found, store, rules.load()):
-            collecting = subprocess.Popen([sys.executable, "-m", "opslib.cli", "collect", "--every", f"{EVERY_S}s"], env={**os.environ, **lever.environ, "OPS_HOME": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            collecting = subprocess.Popen(
+                [sys.executable, "-m", "opslib.cli", "collect", "--every", f"{EVERY_S}s"],
+                env={**os.environ, **lever.environ, "OPS_HOME": str(folder)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             ends, turn = time.monotonic() + LASTS.total_seconds() / SPEED, 0
             while time.monotonic() < ends:
                 time.sleep(EACH.total_seconds() / SPEED / 2)
@@ -46,16 +65,41 @@ def measure(folder: Path) -> Iterator[dict]:
     beats = [s for s in kept if s.probe == "beat" and s.outcome == "ok"]
     settled = beats[round(len(beats) * SETTLE_S * SPEED / LASTS.total_seconds()) :]
     quarters = [settled[i * len(settled) // 4 : (i + 1) * len(settled) // 4] for i in range(4)]
-    told = lambda name: [[b.told()[name] for b in quarter] for quarter in quarters]  # noqa: E731
-    yield {"what": "a day of ops collect", "world_h": 24, "speed": SPEED, "samples": len(kept), "beats": len(beats), "switches": turn, "exit": collecting.returncode, "stderr_lines": len(said.splitlines())}
-    yield {"what": "its memory by quarters of the day, median MB", **_row([[b.value or 0.0 for b in q] for q in quarters])}
+
+    def told(name):
+        return [[b.told()[name] for b in quarter] for quarter in quarters]
+
+    yield {
+        "what": "a day of ops collect",
+        "world_h": 24,
+        "speed": SPEED,
+        "samples": len(kept),
+        "beats": len(beats),
+        "switches": turn,
+        "exit": collecting.returncode,
+        "stderr_lines": len(said.splitlines()),
+    }
+    yield {
+        "what": "its memory by quarters of the day, median MB",
+        **_row([[b.value or 0.0 for b in q] for q in quarters]),
+    }
     for name in ("files", "tasks"):
-        yield {"what": f"its {name} by quarters of the day, median", **_row(told(name)), "last": settled[-1].told()[name]}
-    yield {"what": "longest gap between beats, world s", "seconds": round(max(_gaps(beats)), 1), "median": round(median(_gaps(beats)), 1)}
+        yield {
+            "what": f"its {name} by quarters of the day, median",
+            **_row(told(name)),
+            "last": settled[-1].told()[name],
+        }
+    yield {
+        "what": "longest gap between beats, world s",
+        "seconds": round(max(_gaps(beats)), 1),
+        "median": round(median(_gaps(beats)), 1),
+    }
 
 
 def _row(quarters: list[list[float]]) -> dict[str, float]:
-    return {f"q{i + 1}": round(median(q), 1) for i, q in enumerate(quarters)} | {"most": round(max(max(q) for q in quarters), 1)}
+    return {f"q{i + 1}": round(median(q), 1) for i, q in enumerate(quarters)} | {
+        "most": round(max(max(q) for q in quarters), 1)
+    }
 
 
 def _gaps(beats: list[Sample]) -> list[float]:

@@ -1,4 +1,6 @@
-"""A durable commit of one snapshot with a reader at work; beside it, sqlite3 alone committing one row of the same size."""
+"""
+A durable commit of one snapshot with a reader at work; beside it, sqlite3 alone committing one row of the same size.
+"""
 
 import os
 import sqlite3
@@ -18,20 +20,32 @@ COMMITS = 1500
 
 def _percentiles(times: list[float]) -> dict[str, float]:
     ordered = sorted(times)
-    return {"p50_ms": round(1000 * ordered[len(ordered) // 2], 2), "p99_ms": round(1000 * ordered[int(len(ordered) * 0.99)], 2)}
+    return {
+        "p50_ms": round(1000 * ordered[len(ordered) // 2], 2),
+        "p99_ms": round(1000 * ordered[int(len(ordered) * 0.99)], 2),
+    }
 
 
 def measure(folder: Path) -> Iterator[dict]:
     """Milliseconds a commit, p50 and p99, while another process reads an hour again and again."""
     from opslib import clock
 
-    posts = [Post(clock.micros(p.at), read(p.body)) for p in page.posts(tour._session_script(tour.DAY, 1))][: 2 * COMMITS]
+    posts = [Post(clock.micros(p.at), read(p.body)) for p in page.posts(tour._session_script(tour.DAY, 1))][
+        : 2 * COMMITS
+    ]
     store = Store(f"sqlite:///{folder / 'store.sqlite'}")
     SnapshotStore(store).write("desk", posts[:COMMITS])
     reader = subprocess.Popen(
-        [sys.executable, "-c", "from opslib import desk\nd = desk.open('desk')\nn = 0\nwhile True:\n d.status('2026-03-10T11:00').as_json(); n += 1\n print(n, flush=True)"],
-        env={**os.environ, "OPS_HOME": str(folder)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "from opslib import desk\nd = desk.open('desk')\nn = 0\nwhile True:\n d.status('2026-03-10T11:00').as_json(); n += 1\n print(n, flush=True)",
+        ],
+        env={**os.environ, "OPS_HOME": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert reader.stdout and reader.stdout.readline()
     times = []
     for post in posts[COMMITS:]:
@@ -51,4 +65,12 @@ def measure(folder: Path) -> Iterator[dict]:
         bare.execute("INSERT INTO t (b) VALUES (?)", (post.snapshot.body,))
         plain.append(time.perf_counter() - began)
     ours, theirs = _percentiles(times), _percentiles(plain)
-    yield {"what": "durable commit of one snapshot, a reader at work", **ours, "reach_p50_ms": 5, "reach_p99_ms": 25, "reader_errors": errors, "bare_sqlite_no_reader": theirs, "ratio_p50": round(ours["p50_ms"] / theirs["p50_ms"], 2)}
+    yield {
+        "what": "durable commit of one snapshot, a reader at work",
+        **ours,
+        "reach_p50_ms": 5,
+        "reach_p99_ms": 25,
+        "reader_errors": errors,
+        "bare_sqlite_no_reader": theirs,
+        "ratio_p50": round(ours["p50_ms"] / theirs["p50_ms"], 2),
+    }

@@ -1,6 +1,6 @@
 """
-An update of the live dashboard while every figure changes: bytes on the wire and the kernel's CPU, beside the same told as HTML
-with four inline SVG, and as one PNG; and whether 100,000 updates leave anything behind.
+An update of the live dashboard while every figure changes: bytes on the wire and the kernel's CPU, beside the same told
+as HTML with four inline SVG, and as one PNG; and whether 100,000 updates leave anything behind.
 """
 
 import base64
@@ -29,7 +29,9 @@ _SESSION = Session(key=b"a" * 36, username="kernel")
 
 def _wire(content: dict[str, Any]) -> int:
     """The bytes of one message to one browser, its header and signature among them."""
-    parts = _SESSION.serialize(_SESSION.msg("comm_msg", {"comm_id": "0" * 32, "data": {"method": "custom", "content": content}}, parent={}))
+    parts = _SESSION.serialize(
+        _SESSION.msg("comm_msg", {"comm_id": "0" * 32, "data": {"method": "custom", "content": content}}, parent={})
+    )
     return sum(len(part) for part in parts)
 
 
@@ -39,8 +41,14 @@ def _changing(found: Screen, n: int, sentences: bool = True) -> Screen:
     for panel in found.shape["panels"]:
         said |= set(range(at + 1, at + 1 + screen.MOST_SENTENCES))
         at += 2 + screen.MOST_SENTENCES + len(panel["figures"])
-    turn = lambda place: "".join(str((int(c) + n) % 10) if c.isdigit() else c for c in place)  # noqa: E731
-    return Screen(found.shape, tuple(place if i in said and not sentences else turn(place) for i, place in enumerate(found.places)))
+
+    def turn(place):
+        return "".join(str((int(c) + n) % 10) if c.isdigit() else c for c in place)
+
+    return Screen(
+        found.shape,
+        tuple(place if i in said and not sentences else turn(place) for i, place in enumerate(found.places)),
+    )
 
 
 def _html(view: View) -> str:
@@ -48,7 +56,9 @@ def _html(view: View) -> str:
     parts = []
     for panel in view.panels:
         points = " ".join(f"{x},{90 - (value or 0) % 90:.1f}" for x, value in screen.line(view, panel.name))
-        parts.append(f"{panel._html()}<svg viewBox='0 0 120 90'><polyline fill='none' stroke='#0b5cad' points='{points}'/></svg>")
+        parts.append(
+            f"{panel._html()}<svg viewBox='0 0 120 90'><polyline fill='none' stroke='#0b5cad' points='{points}'/></svg>"
+        )
     return "".join(parts)
 
 
@@ -87,10 +97,36 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
         cpu.append(change_ms)
         reading.append(_timed(lambda n=n: feed.view(at(4 * 3600 + 5 * n)).alerts)[0])
     html_ms, html = zip(*(_timed(lambda view=view: _wire({"html": _html(view)})) for view in views[1:11]))
-    png_ms, png = zip(*(_timed(lambda: _wire({"png": base64.b64encode(_picture(feed.view(at(4 * 3600)))).decode()})) for _ in range(3)))
+    png_ms, png = zip(
+        *(
+            _timed(lambda: _wire({"png": base64.b64encode(_picture(feed.view(at(4 * 3600)))).decode()}))
+            for _ in range(3)
+        )
+    )
     figures = sum(len(panel["figures"]) for panel in before.shape["panels"])
-    yield {"measure": "dashboard, bytes an update, every figure changing", "figures": figures, "p50": statistics.median(figures_only), "max": max(figures_only), "with_every_sentence_p50": statistics.median(sizes), "with_every_sentence_max": max(sizes), "as_it_comes_p50": statistics.median(real), "as_it_comes_max": max(real), "html_svg": statistics.median(html), "png": statistics.median(png), "ratio_html": round(statistics.median(html) / statistics.median(figures_only), 1), "ratio_png": round(statistics.median(png) / statistics.median(figures_only), 1)}
-    yield {"measure": "dashboard, kernel CPU ms an update: what changed, to the wire", "p50": round(statistics.median(cpu), 2), "max": round(max(cpu), 2), "what_stands_there": round(statistics.median(seen), 2), "reading_the_store": round(statistics.median(reading), 1), "html_svg": round(statistics.median(html_ms), 1), "png": round(statistics.median(png_ms), 1)}
+    yield {
+        "measure": "dashboard, bytes an update, every figure changing",
+        "figures": figures,
+        "p50": statistics.median(figures_only),
+        "max": max(figures_only),
+        "with_every_sentence_p50": statistics.median(sizes),
+        "with_every_sentence_max": max(sizes),
+        "as_it_comes_p50": statistics.median(real),
+        "as_it_comes_max": max(real),
+        "html_svg": statistics.median(html),
+        "png": statistics.median(png),
+        "ratio_html": round(statistics.median(html) / statistics.median(figures_only), 1),
+        "ratio_png": round(statistics.median(png) / statistics.median(figures_only), 1),
+    }
+    yield {
+        "measure": "dashboard, kernel CPU ms an update: what changed, to the wire",
+        "p50": round(statistics.median(cpu), 2),
+        "max": round(max(cpu), 2),
+        "what_stands_there": round(statistics.median(seen), 2),
+        "reading_the_store": round(statistics.median(reading), 1),
+        "html_svg": round(statistics.median(html_ms), 1),
+        "png": round(statistics.median(png_ms), 1),
+    }
     yield _growth(feed, views[0])
 
 
@@ -101,10 +137,18 @@ def _growth(feed: Feed, view: View) -> dict[str, Any]:
         feed._listening.add(browser)
     first = feed.screen(view)
     turned = [_changing(first, n) for n in range(10)]
-    rss = lambda: psutil.Process().memory_info().rss / 1e6  # noqa: E731
+
+    def rss():
+        return psutil.Process().memory_info().rss / 1e6
+
     for n in range(MANY // 100):
         feed._send({"change": turned[n % 10].after(turned[(n - 1) % 10]), "n": n})
     before, begun = rss(), time.process_time()
     for n in range(MANY // VIEWS):
         feed._send({"change": turned[n % 10].after(turned[(n - 1) % 10]), "n": n})
-    return {"measure": "dashboard, growth over 100,000 updates (10,000 to ten views), MB", "growth_mb": round(rss() - before, 2), "cpu_ms_each": round(1000 * (time.process_time() - begun) / MANY, 3), "whole_bytes": len(json.dumps(screen.whole(view, first)))}
+    return {
+        "measure": "dashboard, growth over 100,000 updates (10,000 to ten views), MB",
+        "growth_mb": round(rss() - before, 2),
+        "cpu_ms_each": round(1000 * (time.process_time() - begun) / MANY, 3),
+        "whole_bytes": len(json.dumps(screen.whole(view, first))),
+    }

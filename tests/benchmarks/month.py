@@ -18,7 +18,10 @@ def template() -> dict:
 
 
 def fill(store: Store, app: str, days: int) -> int:
-    """Write so many days of posts, one every five seconds around the clock, ending with the scripted day; returns how many."""
+    """
+    Write so many days of posts, one every five seconds around the clock, ending with the scripted day; returns how
+    many.
+    """
     end = clock.parse(f"{tour.DAY}T16:00")
     total = days * PER_DAY
     text = json.dumps(template())
@@ -30,7 +33,11 @@ def fill(store: Store, app: str, days: int) -> int:
             body = json.loads(text)
             body["lastUpdateAt"] = int(at.timestamp() * 1000)
             body["systemHealth"]["uptime"] = of_page * EVERY_S
-            body["providers"]["massive"] |= {"requestCount": of_page * 3, "successCount": of_page * 3 - of_page // 200, "failureCount": of_page // 200}
+            body["providers"]["massive"] |= {
+                "requestCount": of_page * 3,
+                "successCount": of_page * 3 - of_page // 200,
+                "failureCount": of_page // 200,
+            }
             body["greeksQuality"] |= {"totalTrades": of_page * 2, "validGreeks": of_page * 2 - of_page // 50}
             posts.append(Post(clock.micros(at), snapshot.read(body)))
         SnapshotStore(store).write(app, posts, known_at_ts=True)

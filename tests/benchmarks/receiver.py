@@ -1,4 +1,6 @@
-"""The receiver at 32 connections, each post acknowledged after its fsync; beside it, a bare group commit without HTTP."""
+"""
+The receiver at 32 connections, each post acknowledged after its fsync; beside it, a bare group commit without HTTP.
+"""
 
 import asyncio
 import json
@@ -31,7 +33,9 @@ def _bodies() -> list[bytes]:
 
 
 async def _post_all(port: int, bodies: list[bytes]) -> tuple[float, list[float], int]:
-    """Post everything over the connections; returns seconds, each post's seconds, and how many were not answered 204."""
+    """
+    Post everything over the connections; returns seconds, each post's seconds, and how many were not answered 204.
+    """
     waiting = iter(bodies)
     times: list[float] = []
     bad = 0
@@ -41,7 +45,10 @@ async def _post_all(port: int, bodies: list[bytes]) -> tuple[float, list[float],
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for body in waiting:
             began = time.perf_counter()
-            writer.write(b"POST /api/metrics/export HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            writer.write(
+                b"POST /api/metrics/export HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r"
+                b"\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
             head = await reader.readuntil(b"\r\n\r\n")
             times.append(time.perf_counter() - began)
             bad += b" 204 " not in head.split(b"\r\n")[0]
@@ -53,7 +60,9 @@ async def _post_all(port: int, bodies: list[bytes]) -> tuple[float, list[float],
 
 
 def _bare(folder: Path, bodies: list[bytes]) -> float:
-    """Posts a second of a writer thread alone, which commits what waits, for as many callers as there are connections."""
+    """
+    Posts a second of a writer thread alone, which commits what waits, for as many callers as there are connections.
+    """
     waiting: queue.Queue = queue.Queue()
 
     def write() -> None:
@@ -111,7 +120,11 @@ def measure(folder: Path) -> Iterator[dict]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     bodies = _bodies()
-    server = subprocess.Popen([sys.executable, "-m", "opslib.cli", "serve", "--port", str(port)], env={**os.environ, "OPS_HOME": str(folder)}, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "opslib.cli", "serve", "--port", str(port)],
+        env={**os.environ, "OPS_HOME": str(folder)},
+        stderr=subprocess.DEVNULL,
+    )
     try:
         for _ in range(200):
             try:
@@ -127,6 +140,13 @@ def measure(folder: Path) -> Iterator[dict]:
     ordered = sorted(times)
     rate, bare = len(times) / seconds, _bare(folder, bodies)
     yield {
-        "what": f"receiver, {CONNECTIONS} connections", "posts_per_s": round(rate), "reach": 2000, "p50_ms": round(1000 * ordered[len(ordered) // 2], 1),
-        "p99_ms": round(1000 * ordered[int(len(ordered) * 0.99)], 1), "reach_p99_ms": 25, "not_204": bad, "bare_group_commit_per_s": round(bare), "ratio": round(rate / bare, 2),
-    }  # fmt: skip
+        "what": f"receiver, {CONNECTIONS} connections",
+        "posts_per_s": round(rate),
+        "reach": 2000,
+        "p50_ms": round(1000 * ordered[len(ordered) // 2], 1),
+        "p99_ms": round(1000 * ordered[int(len(ordered) * 0.99)], 1),
+        "reach_p99_ms": 25,
+        "not_204": bad,
+        "bare_group_commit_per_s": round(bare),
+        "ratio": round(rate / bare, 2),
+    }

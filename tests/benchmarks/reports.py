@@ -1,4 +1,7 @@
-"""Daily reports of a month of posts: from the cold shell, in a process that keeps kernels warm, and twenty of them; beside the `papermill` command on the same notebook."""
+"""
+Daily reports of a month of posts: from the cold shell, in a process that keeps kernels warm, and twenty of them; beside
+the `papermill` command on the same notebook.
+"""
 
 import os
 import statistics
@@ -32,7 +35,8 @@ def measure(folder: Path) -> Iterator[dict]:
     """
     Seconds of wall time, medians of three; HTML, Markdown and JSON included on our side, none on papermill's.
 
-    A day that is made for the first time is judged anew, whoever makes it; made again it is not. So like is set beside like.
+    A day that is made for the first time is judged anew, whoever makes it; made again it is not. So like is set beside
+    like.
     """
     home, days = _home(folder / "home"), list[str]()
     environment = {**os.environ, "OPS_HOME": str(home), "OPS_APP": "desk"}
@@ -41,8 +45,16 @@ def measure(folder: Path) -> Iterator[dict]:
         days.append(str(session.day))
         session = clock.previous_session(session.day)
     book = str(runner.notebook("daily_report"))
-    papermill = lambda day: _ran([sys.executable, "-m", "papermill", book, str(folder / "out.ipynb"), "-p", "app", "desk", "-p", "day", day], environment)  # noqa: E731
-    cold = lambda day: _ran([sys.executable, "-m", "opslib.cli", "report", "daily", "--day", day], environment)  # noqa: E731
+
+    def papermill(day):
+        return _ran(
+            [sys.executable, "-m", "papermill", book, str(folder / "out.ipynb"), "-p", "app", "desk", "-p", "day", day],
+            environment,
+        )
+
+    def cold(day):
+        return _ran([sys.executable, "-m", "opslib.cli", "report", "daily", "--day", day], environment)
+
     papermill(days[-1])  # What is usual is computed from the days before, once for all.
     peers, colds, warms = {}, {}, {}
     peers["first"] = [papermill(day) for day in days[:EACH]]
@@ -54,7 +66,9 @@ def measure(folder: Path) -> Iterator[dict]:
 
         def warm(day: str) -> float:
             began = time.perf_counter()
-            publish.publish_daily(running, day, as_of=None, known_at=None, partial=False, timeout_s=300, kernels=kernels)
+            publish.publish_daily(
+                running, day, as_of=None, known_at=None, partial=False, timeout_s=300, kernels=kernels
+            )
             return time.perf_counter() - began
 
         warm(days[0])  # It waits for what is imported once.
@@ -63,14 +77,40 @@ def measure(folder: Path) -> Iterator[dict]:
     for what, found, reach in (("cold shell", colds, 0.85), ("a running scheduler", warms, 0.4)):
         for time_ in ("first", "again"):
             one, peer = statistics.median(found[time_]), statistics.median(peers[time_])
-            yield {"what": f"a daily report, {what}, made {time_}", "seconds": round(one, 2), "papermill_s": round(peer, 2), "ratio": round(one / peer, 2), "reach": reach}
+            yield {
+                "what": f"a daily report, {what}, made {time_}",
+                "seconds": round(one, 2),
+                "papermill_s": round(peer, 2),
+                "ratio": round(one / peer, 2),
+                "reach": reach,
+            }
     fresh = _home(folder / "fresh")
     began = time.perf_counter()
     made = backfill.here(desk.open("desk", fresh), "daily", list(reversed(days)), 2, 300, lambda running: running)
     many, peer = time.perf_counter() - began, COUNT * statistics.median(peers["first"])
-    yield {"what": f"{COUNT} daily reports made first, two workers, beside {COUNT} times papermill's median", "states": sorted({m.state for m in made}), "seconds": round(many, 1), "papermill_s": round(peer, 1), "ratio": round(many / peer, 2), "reach": 0.2}
+    yield {
+        "what": f"{COUNT} daily reports made first, two workers, beside {COUNT} times papermill's median",
+        "states": sorted({m.state for m in made}),
+        "seconds": round(many, 1),
+        "papermill_s": round(peer, 1),
+        "ratio": round(many / peer, 2),
+        "reach": 0.2,
+    }
     began = time.perf_counter()
     with warmed(lambda: desk.open("desk", fresh)) as (running, kernels), ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda day: publish.publish_daily(running, day, as_of=None, known_at=None, partial=False, timeout_s=300, kernels=kernels), days))
+        list(
+            pool.map(
+                lambda day: publish.publish_daily(
+                    running, day, as_of=None, known_at=None, partial=False, timeout_s=300, kernels=kernels
+                ),
+                days,
+            )
+        )
     many, peer = time.perf_counter() - began, COUNT * statistics.median(peers["again"])
-    yield {"what": f"{COUNT} daily reports made again, two workers, beside {COUNT} times papermill's median", "seconds": round(many, 1), "papermill_s": round(peer, 1), "ratio": round(many / peer, 2), "reach": 0.2}
+    yield {
+        "what": f"{COUNT} daily reports made again, two workers, beside {COUNT} times papermill's median",
+        "seconds": round(many, 1),
+        "papermill_s": round(peer, 1),
+        "ratio": round(many / peer, 2),
+        "reach": 0.2,
+    }

@@ -31,4 +31,11 @@ def measure(folder: Path) -> Iterator[dict]:
         home = folder / str(days)
         rows = month.fill(Store(f"sqlite:///{home / 'store.sqlite'}"), "desk", days)
         seconds = _median(ops, {**os.environ, "OPS_HOME": str(home)})
-        yield {"what": "ops status, cold, median of 9", "rows": rows, "seconds": seconds, "reach": 0.8, "import_pandas_s": pandas, "ratio": round(seconds / pandas, 2)}
+        yield {
+            "what": "ops status, cold, median of 9",
+            "rows": rows,
+            "seconds": seconds,
+            "reach": 0.8,
+            "import_pandas_s": pandas,
+            "ratio": round(seconds / pandas, 2),
+        }
