@@ -17,15 +17,15 @@ Notebooks say ``import opslib as ops`` and ask a desk; everything else follows f
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opslib.settings import VERSION as __version__
-from opslib.snapshot_store import SnapshotStore
+from opslib.foundation.version import VERSION as __version__
+from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
-    from opslib.dashboard import Live
-    from opslib.demo.board import Board
+    from opslib.dashboard.live import Live
     from opslib.desk import Desk
-    from opslib.sheet import Sheet
-    from opslib.workbook import Book
+    from opslib.runbooks.checklist_session import Sheet
+    from opslib.runbooks.session import Book
+    from opslib.simulation.drills.scoreboard_view import Board
 
 __all__ = ["__version__", "checklist", "connect", "live", "runbook", "scoreboard"]
 
@@ -45,19 +45,21 @@ def connect(app: str | None = None, home: str | Path | None = None, new: bool = 
     """
     from dataclasses import replace
 
-    from opslib import clock, desk, workspace
-    from opslib.settings import DEMO, SAMPLE_FILLS
+    from opslib import desk
+    from opslib.foundation import clock
+    from opslib.foundation.config import workspace
+    from opslib.foundation.config.settings import DEMO, SAMPLE_FILLS
 
     found = desk.open(app, home)
     if found.settings.app != DEMO:
         if app and not new:
             workspace.refuse_unknown(found.settings)
         return found
-    from opslib.demo import blotter, tour
+    from opslib.simulation.demo_day import replay, trades
 
-    tour.lay_out(found.settings)
+    replay.lay_out(found.settings)
     if not (sample := found.settings.home / SAMPLE_FILLS).exists():
-        blotter.lay_out(sample, tour.scripted())
+        trades.lay_out(sample, replay.scripted())
     last = SnapshotStore(found.store).last_look(DEMO, 2**62, None)
     return replace(found, now=lambda: clock.instant(last.ts_us)) if last else found
 
@@ -86,9 +88,9 @@ def runbook(
         subject, severity, limit, window: Of the alert, as they were when this was opened.
         as_of: A moment to look at everything as of; empty is now.
     """
-    from opslib import controls, workbook
+    from opslib.runbooks import session, widgets
 
-    return workbook.Book(
+    return session.Book(
         connect(app, _home_around(Path.cwd(), incident)),
         name,
         incident,
@@ -98,7 +100,7 @@ def runbook(
         limit,
         window,
         as_of,
-        controls,
+        widgets,
     )
 
 
@@ -115,9 +117,9 @@ def checklist(
         as_of: A moment to look at everything as of; empty is now.
         practice: Write nothing anywhere.
     """
-    from opslib import controls, sheet
+    from opslib.runbooks import checklist_session, widgets
 
-    return sheet.Sheet(connect(app), name, operator, as_of, practice, controls)
+    return checklist_session.Sheet(connect(app), name, operator, as_of, practice, widgets)
 
 
 def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str = "5s") -> "Live":
@@ -130,11 +132,13 @@ def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str
         window: How far back each figure looks, such as ``1h``.
         every: How often it is looked, ``1s`` to ``60s``.
     """
-    from opslib import clock, dashboard, opening
+    from opslib.dashboard import live as live_module
+    from opslib.foundation import time_parsing
+    from opslib.runbooks import opening
 
-    at = clock.parse(as_of, "close") if as_of else None
-    return dashboard.Live(
-        connect(app), clock.parse_span(window), clock.parse_span(every).total_seconds(), at, opening.opened
+    at = time_parsing.parse(as_of, "close") if as_of else None
+    return live_module.Live(
+        connect(app), time_parsing.parse_span(window), time_parsing.parse_span(every).total_seconds(), at, opening.opened
     )
 
 
@@ -144,14 +148,14 @@ def scoreboard() -> "Board":
 
     By the last drill of everything that was recorded (``ops drill --record``).
     """
-    from opslib.demo import board
+    from opslib.simulation.drills import scoreboard_view
 
-    return board.read()
+    return scoreboard_view.read()
 
 
 def _home_around(here: Path, incident: str) -> Path | None:
     """The home in which a folder ``APP/incidents/ID`` lies; None where this is none."""
-    from opslib.settings import DEMO
+    from opslib.foundation.config.settings import DEMO
 
     if here.name != incident or here.parent.name != "incidents":
         return None

@@ -11,25 +11,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib import alertlog, clock, daily, panels, settings as settings_module, text
-from opslib.alertlog import AlertLog
-from opslib.chronicle import Chronicle
-from opslib.daily import Daily
-from opslib.depth import Depth
-from opslib.dispatch import Dispatch
-from opslib.marks import Marks
-from opslib.panels import View
-from opslib.snapshot_store import SnapshotStore
-from opslib.workspace import Workspace
+from opslib.alerting.notifications.store import Dispatch
+from opslib.dashboard import alert_log, status
+from opslib.dashboard.alert_log import AlertLog
+from opslib.dashboard.probe_details import Depth
+from opslib.dashboard.status import View
+from opslib.foundation import clock, formatting
+from opslib.foundation.config import settings
+from opslib.foundation.config.workspace import Workspace
+from opslib.incidents.lifecycle import Chronicle
+from opslib.reports import daily
+from opslib.reports.daily import Daily
+from opslib.telemetry.markers import Marks
+from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
     import pandas
 
-    from opslib.accuracy import Accuracy
-    from opslib.doctor import Examination
-    from opslib.postmortem import Postmortem
-    from opslib.quality import ChainView
-    from opslib.review import Review
+    from opslib.dashboard.chain_details import ChainView
+    from opslib.dashboard.doctor import Examination
+    from opslib.dashboard.pnl_details import Accuracy
+    from opslib.reports.periodic import Review
+    from opslib.reports.postmortem.document import Postmortem
 
 Moment = str | datetime | None  # ISO 8601, without an offset New York; None or empty is now, or all that is known.
 
@@ -58,7 +61,7 @@ class Desk(Workspace):
         Everything as of a moment, over a window of a length such as ``1h``; with `known_at` only what was known by
         then.
         """
-        return panels.status_of(self, as_of, window, known_at)
+        return status.status_of(self, as_of, window, known_at)
 
     def depth(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> Depth:
         """Our own probes, in detail. Arguments as of `status`."""
@@ -75,7 +78,7 @@ class Desk(Workspace):
         progress: Callable[[Iterable], Iterable] = lambda items: items,
     ) -> AlertLog:
         """The history of alerts; see `alertlog.log_of`."""
-        return alertlog.log_of(self, as_of, window, known_at, since=since, replay=replay, progress=progress)
+        return alert_log.log_of(self, as_of, window, known_at, since=since, replay=replay, progress=progress)
 
     def pnl(
         self,
@@ -87,9 +90,9 @@ class Desk(Workspace):
         known_at: Moment = None,
     ) -> "Accuracy":
         """The result of trades, beside the backtest; see `accuracy.accuracy_of`."""
-        from opslib import accuracy
+        from opslib.dashboard import pnl_details
 
-        return accuracy.accuracy_of(self, fills, backtest, costs, as_of, window, known_at)
+        return pnl_details.accuracy_of(self, fills, backtest, costs, as_of, window, known_at)
 
     def daily_report(self, day: str | date | None = None, as_of: Moment = None, known_at: Moment = None) -> Daily:
         """The report of a trading day; of the last one that has closed, where none is named."""
@@ -97,33 +100,33 @@ class Desk(Workspace):
 
     def review(self, name: str, period: str = "", as_of: Moment = None, known_at: Moment = None) -> "Review":
         """A report over a period; see `publish.review`."""
-        from opslib import publish
+        from opslib.reports import publishing
 
-        return publish.review(self, name, period, as_of, known_at)
+        return publishing.review(self, name, period, as_of, known_at)
 
     def postmortem(self, incident: str, upto: str = "") -> "Postmortem":
         """The postmortem of an incident, by its record up to an entry such as ``E42``; empty is all of it."""
-        from opslib import postmortem
+        from opslib.reports.postmortem import document
 
-        return postmortem.of_incident(self.chronicle.find(incident), upto)
+        return document.of_incident(self.chronicle.find(incident), upto)
 
     def greeks(
         self, what: str | Path, provider: str = "", as_of: Moment = None, known_at: Moment = None
     ) -> "ChainView":
         """The quality of a chain, in a file or of a symbol; see `assay.chain_of`."""
-        from opslib import assay
+        from opslib.dashboard import chain_sources
 
-        return assay.chain_of(self, what, provider, as_of, known_at)
+        return chain_sources.chain_of(self, what, provider, as_of, known_at)
 
     def doctor(self) -> "Examination":
         """Whether everything can be reached."""
-        from opslib import doctor
+        from opslib.dashboard import doctor
 
         return doctor.examine(self.settings, self.store, self.rules)
 
     def samples(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> "pandas.DataFrame":
         """The snapshots of a window as a frame; see `panels.frame`."""
-        return panels.frame(self.status(as_of, window, known_at))
+        return status.frame(self.status(as_of, window, known_at))
 
     def __repr__(self) -> str:
         first, last = (
@@ -133,11 +136,11 @@ class Desk(Workspace):
         if first is None or last is None:
             return f"{self.settings.app}: no look has come yet"
         return (
-            f"{self.settings.app}: looks from {text.moment(clock.instant(first))} to "
-            f"{text.moment(clock.instant(last.ts_us))}"
+            f"{self.settings.app}: looks from {formatting.moment(clock.instant(first))} to "
+            f"{formatting.moment(clock.instant(last.ts_us))}"
         )
 
 
 def open(app: str | None = None, home: str | Path | None = None, environ: dict[str, Any] | None = None) -> Desk:
     """Open the desk of an app; see `settings.load`."""
-    return Desk(settings_module.load(home, app, environ))
+    return Desk(settings.load(home, app, environ))

@@ -14,8 +14,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from opslib.case import ANY
-from opslib.demo.walks import FILE
+from opslib.runbooks.cases import ANY
+from opslib.simulation.drills.expected_runs import FILE
 
 HEAD = """# The way that each trial is walked, as people agreed on it: by which runbook, told as how bad, each step \
 with how it stands.

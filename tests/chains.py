@@ -13,8 +13,8 @@ from random import Random
 import numpy as np
 import pandas
 
-from opslib.chain import Chain, read
-from opslib.demo.surface import Surface
+from opslib.simulation.world.option_surface import Surface
+from opslib.trading.options.chain import Chain, read
 
 AT = datetime(2026, 3, 10, 15, 30, tzinfo=UTC)
 STEP = timedelta(minutes=40)

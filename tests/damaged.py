@@ -21,17 +21,19 @@ from pathlib import Path
 from looks import at, body, post, us
 from test_record import troubled
 
-from opslib import cli, ledger, rules, settings, usage
-from opslib.chronicle import Chronicle
-from opslib.collect import Collector
-from opslib.dispatch import Dispatch
-from opslib.errors import OpsError
-from opslib.ledger import Due
-from opslib.marks import Marks
-from opslib.samples import Sample, Samples
-from opslib.snapshot_store import Reject, SnapshotStore
-from opslib.staff import Channel, Role, Staff
-from opslib.store import Store
+from opslib.alerting.notifications.store import Dispatch
+from opslib.cli import main, parser
+from opslib.foundation.config import rules, settings
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.errors import OpsError
+from opslib.foundation.storage.database import Store
+from opslib.incidents.lifecycle import Chronicle
+from opslib.jobs import ledger
+from opslib.jobs.ledger import Due
+from opslib.services.collector import Collector
+from opslib.telemetry.markers import Marks
+from opslib.telemetry.pages.store import Reject, SnapshotStore
+from opslib.telemetry.probes.store import Sample, Samples
 
 LASTS_S = 1500
 END = f"{at(LASTS_S):%Y-%m-%dT%H:%M:%SZ}"
@@ -135,8 +137,8 @@ def made(home: Path) -> Path:
         ledger.ends(store, f"run{n}", state=state, reason=None, ended_at_us=us(n + 1), outputs=[])
     (home / "fills.csv").write_text(FILLS)
     with contextlib.redirect_stdout(io.StringIO()):
-        assert cli.main(["import", str(home / "fills.csv"), "--known-at-ts", "--home", str(home), "--app", "desk"]) == 0
-        assert cli.main(["feedback", "useful", "the panel", "--by", "Ann", "--home", str(home), "--app", "desk"]) == 0
+        assert main.main(["import", str(home / "fills.csv"), "--known-at-ts", "--home", str(home), "--app", "desk"]) == 0
+        assert main.main(["feedback", "useful", "the panel", "--by", "Ann", "--home", str(home), "--app", "desk"]) == 0
     store.close()
     with contextlib.closing(sqlite3.connect(home / "store.sqlite")) as file:
         file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -309,12 +311,12 @@ def damage(home: Path, rng: random.Random) -> str:
 
 def command(arguments: list[str]) -> int:
     """Run a command as `cli.main` does, but let what it would call unexpected come out."""
-    options = usage.parser().parse_args(arguments)
+    options = parser.parser().parse_args(arguments)
     for name in ("as_of", "known_at"):
         setattr(options, name, getattr(options, name, None))
     options.output = getattr(options, "output", "text")
     try:
-        return int(getattr(cli, f"_{options.command}")(options))
+        return int(getattr(main, f"_{options.command}")(options))
     except OpsError as problem:
         print(f"ops: {problem}", file=sys.stderr)
         return problem.exit_code

@@ -6,19 +6,21 @@ from datetime import date, datetime
 
 from sqlalchemy import URL
 
-from opslib import clock, snapshot
-from opslib.demo import page, tour
-from opslib.demo.day import Script, script
-from opslib.snapshot_store import Post, SnapshotStore
-from opslib.store import Store
+from opslib.foundation import clock, market_calendar, time_parsing
+from opslib.foundation.storage.database import Store
+from opslib.simulation.demo_day import replay
+from opslib.simulation.world import page
+from opslib.simulation.world.script import Script, script
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
-DAY = tour.DAY
+DAY = replay.DAY
 
 
 @functools.cache
 def scripted(day: date = DAY, seed: int = 1, quiet: bool = False) -> Script:
     """A scripted day."""
-    session = clock.session(day)
+    session = market_calendar.session(day)
     assert session
     return script(seed, day, opens=session.opens, closes=session.closes, quiet=quiet)
 
@@ -43,4 +45,4 @@ def line(post: Post) -> str:
 
 def at(text: str) -> datetime:
     """A moment of the scripted day, New York: ``11:25``."""
-    return clock.parse(f"{DAY}T{text}")
+    return time_parsing.parse(f"{DAY}T{text}")

@@ -4,15 +4,15 @@ import os
 import shutil
 from pathlib import Path
 
-from opslib import settings
-from opslib.demo import tour
-from opslib.settings import Settings
+from opslib.foundation.config import settings
+from opslib.foundation.config.settings import Settings
+from opslib.simulation.demo_day import replay
 
 
 def laid_out(home: Path) -> Settings:
     """The demo's settings below a home, its days laid out there."""
     template = settings.load(Path(os.environ["TEST_DEMO"]), "demo", {})
-    tour.lay_out(template)  # Two workers that come at once agree.
+    replay.lay_out(template)  # Two workers that come at once agree.
     found = settings.load(home, "demo", {})
     shutil.copytree(template.home, found.home)
     return found

@@ -10,8 +10,8 @@ import json
 import subprocess
 import sys
 
-from opslib import clock
-from opslib.demo import scoreboard
+from opslib.foundation import clock
+from opslib.simulation.drills import scoreboard
 
 # The three recorded seeds: 0, 1 and 0 wrong of 111; 110, 108 and 110 exact.
 WRONG, EXACT, UNTOLD, STRAYED = 3, 0.94, 0.05, 0.1

@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from looks import at
 from struck import struck
 
-from opslib import collect, rules, settings
-from opslib.collect import Collector
-from opslib.record import Record
-from opslib.schema import ALIVE, SNAPSHOTS
-from opslib.store import Store
+from opslib.alerting.store import Record
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import ALIVE, SNAPSHOTS
+from opslib.services import collector
+from opslib.services.collector import Collector
 
 NOW = at(2410)  # After the last post of the test's forty minutes.
 
@@ -39,7 +40,7 @@ TABLE = rules.load()  # Read before anybody is forked: to read it again each tim
 
 def child(url: str, app: str, holder: str) -> None:
     """A collector from its first breath to its last instant."""
-    collect.AT_ONCE = 7
+    collector.AT_ONCE = 7
     Collector(Store(url, lambda: NOW), settings.Settings(home=None, app=app), TABLE, holder, lambda: NOW).judge()  # type: ignore[arg-type]
 
 

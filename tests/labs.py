@@ -16,10 +16,10 @@ from urllib.request import urlopen
 from conftest import needs
 from servers import free_port
 
-from opslib.demo import gameday
-from opslib.demo.lever import Lever
-from opslib.demo.stepped import BEGINS
-from opslib.lab import QUIET
+from opslib.jobs.jupyterlab import QUIET
+from opslib.simulation.drills import game_day
+from opslib.simulation.drills.stepped_desk import BEGINS
+from opslib.simulation.world.control import Lever
 
 STARTS_S = 60.0
 RUNS_S = 180.0  # All cells of a runbook, on a busy machine.
@@ -54,7 +54,7 @@ def beside_a_world(home: Path, logs: Path, speed: float) -> Iterator[tuple[Lever
     with Lever(BEGINS, seed=3, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
         environ = lever.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}
         ops = ("-m", "opslib.cli")
-        with gameday._running([(*ops, "serve", "--port", str(port)), (*ops, "collect")], os.environ | environ, logs):
+        with game_day._running([(*ops, "serve", "--port", str(port)), (*ops, "collect")], os.environ | environ, logs):
             yield lever, environ
 
 

@@ -16,12 +16,16 @@ from typing import Any
 
 from looks import PageOf, us as after_open
 
-from opslib import clock, notifying, rules, settings as settings_module, snapshot
-from opslib.collect import Collector
-from opslib.samples import Sample, Samples
-from opslib.snapshot_store import Post, SnapshotStore
-from opslib.staff import PATH, Role, Staff
-from opslib.store import Store
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.config.contacts import Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.storage.database import Store
+from opslib.services import notifying
+from opslib.services.collector import Collector
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
+from opslib.telemetry.probes.store import Sample, Samples
 
 RULES = rules.load()
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)
@@ -89,7 +93,7 @@ class Desk:
         if begun:
             shutil.copytree(begun.settings.home, home, dirs_exist_ok=True)
         self.fault, self.until_s, self.second = fault, until_s, begun.second if begun else 0.0
-        self.settings = settings_module.load(home, "desk", {})
+        self.settings = settings.load(home, "desk", {})
         self.store = Store(self.settings.url, lambda: self.now)
         self.page = copy.deepcopy(begun.page) if begun else PageOf(-600)
         self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.now)

@@ -10,13 +10,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib import clock, snapshot, tape as tape_module
-from opslib.clock import Window
-from opslib.page import Page, Pages, Telling, in_order
-from opslib.snapshot import Look
-from opslib.snapshot_store import Post
-from opslib.store import Store
-from opslib.tape import Tape
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.clock import Window
+from opslib.foundation.config.limits import Pages
+from opslib.foundation.storage import snapshot_columns
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.snapshot_columns import Look
+from opslib.telemetry.pages import counters, snapshot
+from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.pages.page_loads import Page, Telling, in_order
+from opslib.telemetry.pages.store import Post
 
 HOW = Pages(
     load_jitter_s=5.0,
@@ -99,7 +102,7 @@ def body(**changed: Any) -> dict[str, Any]:
         },
         "lastUpdateAt": clock.micros(OPENS) // 1000,
     }
-    paths = {f.name: f.path for f in snapshot.FIELDS} | {"errors_by_type": ("systemHealth", "errorsByType")}
+    paths = {f.name: f.path for f in snapshot_columns.FIELDS} | {"errors_by_type": ("systemHealth", "errorsByType")}
     for name, value in changed.items():
         part = made
         for key in paths[name][:-1]:
@@ -123,7 +126,7 @@ class PageOf:
         page_id: What it posts as its name.
     """
 
-    COUNTS = tuple(f.name for f in snapshot.COUNTERS)
+    COUNTS = tuple(f.name for f in snapshot_columns.COUNTERS)
 
     def __init__(self, loaded: float, *, skew: float = 0.0, page_id: str | None = None, **held: Any):
         self.began, self.skew, self.page_id = loaded, skew, page_id
@@ -140,7 +143,7 @@ class PageOf:
 
     def add(self, **more: int) -> "PageOf":
         """Raise counters; requests are successes and validations valid unless said otherwise."""
-        for p in snapshot.PROVIDERS:
+        for p in snapshot_columns.PROVIDERS:
             if f"{p}_requests" in more and f"{p}_successes" not in more:
                 more[f"{p}_successes"] = more[f"{p}_requests"]
         if "validations" in more and "greeks_valid" not in more:
@@ -151,7 +154,7 @@ class PageOf:
 
     def zero(self, *groups: str) -> "PageOf":
         """Zero groups of counters, nothing else."""
-        for field in snapshot.FIELDS:
+        for field in snapshot_columns.FIELDS:
             if field.group in groups:
                 self.held[field.name] = 0
         if "pnl" in groups:
@@ -217,7 +220,7 @@ def tell_apart(looks: Iterable[Look], how: Pages, every: float) -> tuple[Page, .
 
 def tape(looks: Iterable[Look], *, alive: Iterable[str] | None = None, every: float = EVERY) -> Tape:
     """A tape of looks, without a store; everything is wired unless said otherwise."""
-    made = Tape(HOW, every, alive=frozenset(snapshot.NEVER_SEEN_ALIVE if alive is None else alive))
+    made = Tape(HOW, every, alive=frozenset(snapshot_columns.NEVER_SEEN_ALIVE if alive is None else alive))
     made.add(looks)
     return made
 
@@ -235,14 +238,14 @@ def store(folder: Path, now: datetime = CLOSES) -> Store:
 def stored_tape(kept: Store, start: float, end: float, known: float | None = None, every: float = EVERY) -> Tape:
     """The tape of a window through the real store."""
     known_at = None if known is None else at(known)
-    return tape_module.load(kept, "desk", window(start, end), known_at, HOW, post_every_s=every)
+    return counters.load(kept, "desk", window(start, end), known_at, HOW, post_every_s=every)
 
 
 def recorded_rows(folder: Path) -> list[tuple[datetime, dict[str, Any]]]:
     """The rows of the recorded day: when each happened, and what was posted."""
     with gzip.open(folder / "snapshots.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    return [(clock.parse(row["ts"]), row["metrics"]) for row in rows]
+    return [(time_parsing.parse(row["ts"]), row["metrics"]) for row in rows]
 
 
 def look_of(instant: datetime, metrics: dict[str, Any]) -> Look:

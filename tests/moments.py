@@ -10,11 +10,12 @@ from datetime import timedelta
 from typing import Any
 
 from looks import PageOf, at, tape, us, window
-from opslib import rules
-from opslib.panels import View
-from opslib.probed import Probed
-from opslib.samples import Sample
-from opslib.snapshot import Look
+
+from opslib.dashboard.status import View
+from opslib.foundation.config import rules
+from opslib.foundation.storage.snapshot_columns import Look
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.store import Sample
 
 NOW = 5400.0  # Seconds after the open: 11:00 in New York.
 PACE = {

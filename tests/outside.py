@@ -12,11 +12,12 @@ from zoneinfo import ZoneInfo
 
 from servers import serving
 
-from opslib import clock, rules, settings
-from opslib.demo.wire import Answer, Request, as_json
-from opslib.rounds import Rounds
-from opslib.samples import Sample
-from opslib.store import Store
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.simulation.world.http_server import Answer, Request, as_json
+from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.store import Sample
 
 NEW_YORK = ZoneInfo("America/New_York")
 RULES = rules.load()

@@ -9,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from opslib import desk, runner, settings
+from opslib import desk
+from opslib.foundation import version
+from opslib.jobs import executor, notebook_file as runner
 
 FOLDERS = [Path(__file__).parent.parent / name for name in ("notebooks", "runbooks")]
 
@@ -17,10 +19,10 @@ FOLDERS = [Path(__file__).parent.parent / name for name in ("notebooks", "runboo
 def refresh(path: Path, home: Path) -> None:
     """Execute one notebook and write it back without its pictures."""
     found = desk.open("refresh", home)
-    outcome = runner.execute(path, {}, settings=found.settings, store=found.store)
+    outcome = executor.execute(path, {}, settings=found.settings, store=found.store)
     if outcome.state == "failed" or outcome.notebook is None:
         raise SystemExit(f"{path.name}: {outcome.reason}")
-    notebook = runner.tidied(outcome.notebook)
+    notebook = executor.tidied(outcome.notebook)
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -38,4 +40,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
         for notebook in committed(sys.argv[1:]):
             refresh(notebook, Path(place))
-            print(notebook.name, "refreshed", settings.VERSION)
+            print(notebook.name, "refreshed", version.VERSION)

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from opslib.demo.wire import Answer, Request, Server
-from opslib.ports import free_port  # noqa: F401  # For those who begin a process on a port.
+from opslib.foundation.network import free_port  # noqa: F401  # For those who begin a process on a port.
+from opslib.simulation.world.http_server import Answer, Request, Server
 
 
 @asynccontextmanager

@@ -9,15 +9,17 @@ from datetime import timedelta
 import days
 import pytest
 
-from opslib import clock, rises, rules, settings
-from opslib.cli import main
-from opslib.collect import Collector
+from opslib.alerting import history
+from opslib.cli.main import main
 from opslib.desk import Desk
-from opslib.errors import RulesError
-from opslib.snapshot_store import SnapshotStore
-from opslib.store import Store
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import RulesError
+from opslib.foundation.storage.database import Store
+from opslib.services.collector import Collector
+from opslib.telemetry.pages.store import SnapshotStore
 
-CLOSES = clock.parse(f"{days.DAY}T16:00")
+CLOSES = time_parsing.parse(f"{days.DAY}T16:00")
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -26,7 +28,7 @@ def desk(tmp_path_factory):
     """A desk whose scripted day was judged as it came."""
     folder = tmp_path_factory.mktemp("judged")
     found = Desk(settings.Settings(home=folder, app="desk"), lambda: CLOSES)
-    world = [clock.parse(f"{days.DAY}T09:30")]
+    world = [time_parsing.parse(f"{days.DAY}T09:30")]
     store = Store(found.settings.url, lambda: world[0])
     collector = Collector(store, found.settings, found.rules, "one", lambda: world[0])
     collector.judge()
@@ -49,7 +51,7 @@ def test_the_answer_leads_to_the_runbook(desk):
     What fires now is told with its value, its limit, what to do, who does it, and the runbook; what is explained away
     comes after.
     """
-    at = clock.parse(f"{days.DAY}T11:30")
+    at = time_parsing.parse(f"{days.DAY}T11:30")
     said = repr(desk.alerts(at, "2h").answer)
     first, second, *rest = said.splitlines()
     assert (
@@ -59,12 +61,12 @@ def test_the_answer_leads_to_the_runbook(desk):
         and "< 95.0 %" in second
     )
     assert any("errors" in line and "explained by availability-massive-page-" in line for line in rest)
-    assert repr(desk.alerts(clock.parse(f"{days.DAY}T09:50"), "20m").answer).endswith("nothing to act on")
+    assert repr(desk.alerts(time_parsing.parse(f"{days.DAY}T09:50"), "20m").answer).endswith("nothing to act on")
 
 
 def test_what_still_fires_is_shown_at_its_worst(tmp_path):
     """The newest moment of the record knows the worst value of an alert that still fires."""
-    at = clock.parse(f"{days.DAY}T15:30")
+    at = time_parsing.parse(f"{days.DAY}T15:30")
     found = Desk(settings.Settings(home=tmp_path, app="desk"), lambda: at)
     store = Store(found.settings.url, lambda: at)
     SnapshotStore(store).write("desk", [p for p in days.posts() if p.ts_us <= clock.micros(at)], known_at_ts=True)
@@ -75,19 +77,19 @@ def test_what_still_fires_is_shown_at_its_worst(tmp_path):
 
 def test_known_at_shows_what_was_on_record_then(desk):
     """What was not recorded by a moment is not shown as known at it."""
-    assert desk.alerts(CLOSES, "6h30m", clock.parse(f"{days.DAY}T09:31")).rises == []
+    assert desk.alerts(CLOSES, "6h30m", time_parsing.parse(f"{days.DAY}T09:31")).rises == []
 
 
 def test_a_moment_in_between_is_told_as_of_then(desk):
     """As of half past eleven the outage still fires, though the record knows its end."""
-    rows = {(r.rule, r.severity): r for r in desk.alerts(clock.parse(f"{days.DAY}T11:30"), "2h").rises}
+    rows = {(r.rule, r.severity): r for r in desk.alerts(time_parsing.parse(f"{days.DAY}T11:30"), "2h").rises}
     assert rows["availability", "critical"].state == "firing" and rows["availability", "critical"].over_us is None
     assert rows["gamma_zero", "critical"].state == "fell"
 
 
 def test_status_reads_its_alerts_off_the_record(desk):
     """`ops status` shows the alerts of the record with their ids, and by the looks alone where nobody judged."""
-    at = clock.parse(f"{days.DAY}T11:30")
+    at = time_parsing.parse(f"{days.DAY}T11:30")
     recorded = desk.status(at).alerts
     assert [a["id"] for a in recorded if a["severity"] == "critical" and not a["inhibited_by"]] == [
         r.alert for r in desk.alerts(at, "2h").rises if (r.rule, r.severity) == ("availability", "critical")
@@ -112,7 +114,7 @@ def test_noise_and_waiting_are_counted(desk):
 
 def test_budgets_show_both_windows(desk):
     """Each rung of each budget is shown with both its windows; of a day alone the longest is unknown."""
-    said = repr(desk.alerts(clock.parse(f"{days.DAY}T11:40"), "2h").burning)
+    said = repr(desk.alerts(time_parsing.parse(f"{days.DAY}T11:40"), "2h").burning)
     assert "times over 1 h" in said and "times over 5 min" in said and "unknown" in said
     assert len(said.splitlines()) == 2 + 3 * 3
 
@@ -165,7 +167,7 @@ def test_the_command_says_what_the_record_lacks(home, tmp_path, capsys):
 
 def test_a_rule_that_is_gone_breaks_no_row():
     """A record made by a rule that this table does not have can still be read."""
-    from opslib.alerts import Transition
+    from opslib.alerting.alerts import Transition
 
     gone = Transition(
         0,
@@ -183,13 +185,13 @@ def test_a_rule_that_is_gone_breaks_no_row():
         "old rule (3) > 2",
         "h",
     )
-    (row,) = rises.read([gone, gone._replace(kind="unknown", at_us=5)], rules.load())
+    (row,) = history.read([gone, gone._replace(kind="unknown", at_us=5)], rules.load())
     assert (
         row.as_json(rules.load())["runbook"] is None
         and row.state == "unknown"
         and row.told(rules.load()) == "old rule (3) > 2"
     )
-    assert rises.standing([gone], rules.load())[0]["runbook"] is None
+    assert history.standing([gone], rules.load())[0]["runbook"] is None
 
 
 def test_an_alert_whose_rule_is_gone_is_still_shown(desk: Desk) -> None:

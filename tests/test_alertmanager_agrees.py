@@ -12,16 +12,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from conftest import needs
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
 from servers import free_port
 from test_neighbour import ZERO, alertmanager, asked, process, until
 
-from opslib import clock, rules, settings as settings_module
-from opslib.schema import FOREIGN
-from opslib.server import Served
-from opslib.store import Store
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import FOREIGN
+from opslib.services.server import Served
 
 
 class Both:
@@ -72,7 +71,7 @@ class Both:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder, port = tmp_path_factory.mktemp("both"), free_port()
-    found = settings_module.load(folder / "home", None, {})
+    found = settings.load(folder / "home", None, {})
     store = Store(found.url)
     with Served(found, store, rules.load()) as served, alertmanager(folder / "am", served.url, port):
         yield Both(served.url, f"http://127.0.0.1:{port}", store)

@@ -15,13 +15,11 @@ from typing import NamedTuple
 
 import pytest
 from conftest import needs
-from hypothesis import example, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings as hypothesis_settings, strategies as st
 
-from opslib import rules
-from opslib.alerts import Alert, Alerts
-from opslib.verdicts import Figure, judge
+from opslib.alerting.alerts import Alert, Alerts
+from opslib.alerting.verdicts import Figure, judge
+from opslib.foundation.config import rules
 
 T0 = 1_763_476_200_000_000  # 2025-11-18 14:30 UTC.
 STALE = "stale"  # A sample by which Prometheus knows at once that there is no more; for us it is one that did not come.

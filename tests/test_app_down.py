@@ -17,13 +17,16 @@ from pathlib import Path
 import pytest
 from servers import free_port
 
-from opslib import app_state, clock, measures, rules, settings, watch
-from opslib.notices import PRESSING_WAIT_US
-from opslib.probed import Probed
-from opslib.rises import read
-from opslib.rounds import Rounds
-from opslib.samples import Sample, Samples
-from opslib.store import Store
+from opslib.alerting import evaluator, probe_figures, replay
+from opslib.alerting.history import read
+from opslib.alerting.notifications.planner import PRESSING_WAIT_US
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.telemetry import app_state
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.store import Sample, Samples
 
 OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market has opened.
 RULES = rules.load()
@@ -31,7 +34,7 @@ SPEED = 8.0
 GROUP_WAIT_S = PRESSING_WAIT_US / 1e6
 # What passes at most from an alert to its notification: it is evaluated two seconds after its instant, waits for what
 # belongs to it, and the two steps of sending are taken each second.
-TO_NOTIFY_S = watch.SETTLE_US / 1e6 + GROUP_WAIT_S + 2
+TO_NOTIFY_S = evaluator.SETTLE_US / 1e6 + GROUP_WAIT_S + 2
 
 SERVER = """
 import datetime, http.server, json, sys, time
@@ -138,7 +141,7 @@ def test_follow_ups_change_no_rate() -> None:
     )
     window = clock.Window(OPEN, OPEN + timedelta(seconds=15))
     assert probed.usable("app", window) == probed.answered("app", window) == (2, 3)
-    assert probed.kinds == [("health", "app")] and measures.seen(probed, RULES["app_down"], "app", "probe")
+    assert probed.kinds == [("health", "app")] and probe_figures.seen(probed, RULES["app_down"], "app", "probe")
 
 
 def probes(stop_s: float, down_s: float, first_s: float, hangs: bool) -> list[Sample]:
@@ -176,7 +179,7 @@ def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
     kept = Store(f"sqlite:///{home / 'store.sqlite'}")
     beats = [Sample(us(5.0 * i), "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5}') for i in range(40)]
     Samples(kept, "desk").keep([*samples, *beats], known_at_ts=True)
-    found, standing = watch.replayed(kept, settings.load(home, None, {}), RULES, us(0), us(190))
+    found, standing = replay.replayed(kept, settings.load(home, None, {}), RULES, us(0), us(190))
     return [(r.rule, r.severity, r.fired_us / 1e6 - us(0) / 1e6) for r in read(found, RULES, standing) if r.sent]
 
 
@@ -267,7 +270,7 @@ def lived(
         return stopped, down_s
 
     stopped, down_s = asyncio.run(go())
-    found, standing = watch.replayed(
+    found, standing = replay.replayed(
         world.store, world.rounds.settings, RULES, clock.micros(OPEN), clock.micros(world.now())
     )
     sent = [

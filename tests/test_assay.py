@@ -13,10 +13,13 @@ from chains import AT, core, healthy, written
 from servers import serving
 from test_chain import massive, tradier
 
-from opslib import assay, clock, desk, rules
-from opslib.demo.wire import Answer, Request, as_json
-from opslib.errors import UsageError
-from opslib.samples import Samples
+from opslib import desk
+from opslib.dashboard import chain_details as assay, chain_sources
+from opslib.foundation import clock
+from opslib.foundation.config import rules
+from opslib.foundation.errors import UsageError
+from opslib.simulation.world.http_server import Answer, Request, as_json
+from opslib.telemetry.probes.store import Samples
 
 RULES = rules.load(None)
 TABLE = healthy()
@@ -59,7 +62,7 @@ def asked(
             at = desk.open("desk", home, {f"OPS_{name}_URL": url for name in urls})
             found.append(
                 await asyncio.to_thread(
-                    lambda: assay.of_provider(at.store, at.settings, RULES, what, provider, lambda: AT)
+                    lambda: chain_sources.of_provider(at.store, at.settings, RULES, what, provider, lambda: AT)
                 )
             )
 
@@ -116,9 +119,9 @@ def test_nobody_to_ask(tmp_path: Path) -> None:
     """Without an address, or an answer, it is said what to set."""
     at = desk.open("desk", tmp_path, {})
     with pytest.raises(UsageError, match="OPS_MASSIVE_URL"):
-        assay.of_provider(at.store, at.settings, RULES, "SPY")
+        chain_sources.of_provider(at.store, at.settings, RULES, "SPY")
     with pytest.raises(UsageError, match="no chain of SPY"):
-        assay.of_store(at.store, at.settings, RULES, "SPY", AT)
+        chain_sources.of_store(at.store, at.settings, RULES, "SPY", AT)
     with pytest.raises(UsageError, match="could be had"):
         asked(tmp_path, lambda r: as_json({"error": "Unknown API Key"}, 401), "SPY", urls=("MASSIVE",))
 

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from opslib import backfill, cli, desk, ledger
-from opslib.errors import UsageError
+from opslib import desk
+from opslib.cli import main
+from opslib.foundation.errors import UsageError
+from opslib.jobs import ledger
+from opslib.reports import backfill
 
 
 def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict]]:
     """A range as the shell makes it: its exit code and what became of each."""
     capsys.readouterr()
-    code = cli.main(["report", *arguments, "-o", "json"])
+    code = main.main(["report", *arguments, "-o", "json"])
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -57,7 +60,7 @@ def test_a_range_that_cannot_be_meant() -> None:
 def test_what_a_range_cannot_have(home: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a usage error, exit 64; a cluster that does not answer is one, too."""
     monkeypatch.setattr(backfill, "PATIENCE_S", 1)
-    assert cli.main(["report", *arguments]) == 64
+    assert main.main(["report", *arguments]) == 64
 
 
 CLUSTER = """

@@ -15,11 +15,17 @@ from typing import Any
 
 import pytest
 
-from opslib import accuracy, cli, clock, desk, intake, realised, rules, spending, watch
+from opslib import desk
+from opslib.alerting import evaluator, fill_figures
+from opslib.cli import main
+from opslib.dashboard import cost_details, pnl_details
 from opslib.desk import Desk
+from opslib.foundation import clock, market_calendar, time_parsing
+from opslib.foundation.config import rules
+from opslib.telemetry import importing
 
-OPENS = clock.parse("2026-03-10T09:30")
-AT = clock.parse("2026-03-10T15:30")
+OPENS = time_parsing.parse("2026-03-10T09:30")
+AT = time_parsing.parse("2026-03-10T15:30")
 RULE = rules.load()["backtest_variance"]
 CAUSES = ("costs_commission", "costs_spread", "costs_fill_quality", "costs_size")
 TRADE = (
@@ -190,7 +196,7 @@ def opened(home: Path, *files: tuple[str, Path]) -> Desk:
     """A desk whose store holds these files."""
     own = desk.open("desk", home)
     for kind, path in files:
-        intake.read_any(own.store, "desk", path, kind, rules=own.rules)
+        importing.read_any(own.store, "desk", path, kind, rules=own.rules)
     return own
 
 
@@ -219,7 +225,7 @@ def test_the_diagnosis_finds_what_the_figures_of_trades_show(
     found = diagnosed(own)
     assert (found.cause, found.subject, found.runbook, found.also) == (cause, "app", "backtest_variance", ()), found
     assert found.confidence > 0.8, found
-    files = accuracy.of_file(live, RULE, backtest=theirs).as_json()
+    files = pnl_details.of_file(live, RULE, backtest=theirs).as_json()
     stored = own.pnl(as_of=AT).as_json()
     assert stored["decomposition"] == files["decomposition"] and stored["variance"] == files["variance"]
     worst = min((v or 0, term) for term, v in files["decomposition"].items() if term not in ("sum", "difference"))[1]
@@ -259,7 +265,7 @@ def test_percents_alone_are_never_one_cause(tmp_path: Path, cause: str) -> None:
     )
     own = opened(tmp_path / "beside", ("fills", beside))
     assert diagnosed(own).cause == "undetermined" and "ops import --kind backtest FILE" in asked(own)
-    intake.read_any(own.store, "desk", as_trades(tmp_path / "b.json", world.backtest), "backtest", rules=own.rules)
+    importing.read_any(own.store, "desk", as_trades(tmp_path / "b.json", world.backtest), "backtest", rules=own.rules)
     assert diagnosed(own).cause == cause
 
 
@@ -404,7 +410,7 @@ def test_since_when_trades_count() -> None:
     assert (rule.min_count, rule.window, rule.longest) == (20, timedelta(days=1), timedelta(days=30))
 
     def start(exited):
-        return realised.start_us(exited, 100 * day, rule.window, rule)
+        return fill_figures.start_us(exited, 100 * day, rule.window, rule)
 
     full = [99 * day + n for n in range(1, 26)]
     assert start(full) == 99 * day
@@ -423,7 +429,7 @@ def _daily(cause: str, days: int, each: int) -> World:
         part = made(cause, n, each, day, timedelta(minutes=20))
         for kept, found in ((world.live, part.live), (world.backtest, part.backtest)):
             kept += [t | {"id": f"d{n}{t['id']}"} for t in found]
-        day = clock.previous_session(day.date()).opens
+        day = market_calendar.previous_session(day.date()).opens
     return world
 
 
@@ -438,7 +444,7 @@ def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
         ("fills", as_fills(tmp_path / "live.csv", world.live)),
         ("backtest", as_fills(tmp_path / "b.csv", world.backtest)),
     ):
-        intake.read_any(own.store, "desk", path, kind, rules=own.rules, known_at_ts=True)
+        importing.read_any(own.store, "desk", path, kind, rules=own.rules, known_at_ts=True)
     found = diagnosed(own)
     assert (found.cause, found.subject) == ("costs_spread", "app")
     assert "of the newest 20 trades, since 2026-03-04" in asked(own) and "alone hold fewer than 20" in asked(own)
@@ -456,20 +462,20 @@ def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
     for live in (True, False):
         fired = [
             t
-            for _, became in watch.Watch(own.store, own.settings, own.rules, live=live).judge(begin, end)
+            for _, became in evaluator.Watch(own.store, own.settings, own.rules, live=live).judge(begin, end)
             for t in became
             if t.rule == "backtest_variance" and t.kind == "fired"
         ]
         assert [(t.source, t.severity) for t in fired][:1] == [
             ("fills", "warning")
         ] and "of the newest 20 trades" in fired[0].sentence
-    spent = spending.Spending(own, AT)
+    spent = cost_details.Spending(own, AT)
     assert len(spent.pairs) == 20 and spent.accuracy is not None and "of the newest 20 trades" in spent.accuracy.why
 
 
 def test_a_window_grows_no_further_than_its_bound(tmp_path: Path) -> None:
     """One trade a week never makes twenty in thirty days: too few, and said over which time."""
-    world = made("costs_spread", 9, 10, clock.parse("2026-01-06T10:00"), timedelta(days=7))
+    world = made("costs_spread", 9, 10, time_parsing.parse("2026-01-06T10:00"), timedelta(days=7))
     own = opened(
         tmp_path / "home",
         ("fills", as_fills(tmp_path / "live.csv", world.live)),
@@ -483,7 +489,7 @@ def test_a_window_grows_no_further_than_its_bound(tmp_path: Path) -> None:
 
 
 def ops(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = cli.main(list(arguments))
+    code = main.main(list(arguments))
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -537,11 +543,11 @@ def test_the_newest_import_counts(tmp_path: Path, home: Path) -> None:
             ("backtest", as_fills(tmp_path / "old.csv", world.backtest, names)),
         )
         assert diagnosed(own).cause == "costs_commission"
-        intake.read_any(
+        importing.read_any(
             own.store, "desk", as_fills(tmp_path / "new.csv", other.backtest, names), "backtest", rules=own.rules
         )
         assert own.pnl(as_of=AT).as_json()["variance"]["n"] == 24 and not diagnosed(own).cause.startswith("costs_")
-        again = intake.read_any(own.store, "desk", tmp_path / "old.csv", "backtest", rules=own.rules)
+        again = importing.read_any(own.store, "desk", tmp_path / "old.csv", "backtest", rules=own.rules)
         assert (again.accepted, diagnosed(own).cause) == (48, "costs_commission")
 
 
@@ -551,7 +557,7 @@ def test_what_was_not_known_changes_nothing(tmp_path: Path, home: Path, capsys: 
     """
     world = made("costs_spread", 1)
     own = opened(tmp_path / "home", ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
-    intake.read_any(
+    importing.read_any(
         own.store, "desk", as_fills(tmp_path / "live.csv", world.live), "fills", rules=own.rules, known_at_ts=True
     )
 
@@ -576,7 +582,7 @@ def test_what_was_not_known_changes_nothing(tmp_path: Path, home: Path, capsys: 
     assert view(tmp_path / "home")["backtest_variance_pp"] is None
     replayed = desk.open("desk", tmp_path / "replayed")
     for kind, path in (("fills", "live.csv"), ("backtest", "b.csv")):
-        intake.read_any(replayed.store, "desk", tmp_path / path, kind, rules=replayed.rules, known_at_ts=True)
+        importing.read_any(replayed.store, "desk", tmp_path / path, kind, rules=replayed.rules, known_at_ts=True)
     assert view(tmp_path / "replayed")["backtest_variance_pp"] > 5
 
 
@@ -586,12 +592,12 @@ def test_what_a_file_is_by_its_content(tmp_path: Path, home: Path, capsys: pytes
     guesses.
     """
     world = made("costs_spread", 1)
-    assert intake.kind_of(as_percents(tmp_path / "said.csv", world.backtest)) == "backtest"
+    assert importing.kind_of(as_percents(tmp_path / "said.csv", world.backtest)) == "backtest"
     (tmp_path / "said.json").write_text(json.dumps([{"id": "t1", "net_pct": 3.5}]))
-    assert intake.kind_of(tmp_path / "said.json") == "backtest"
+    assert importing.kind_of(tmp_path / "said.json") == "backtest"
     assert (
-        intake.kind_of(as_fills(tmp_path / "march.csv", world.live))
-        == intake.kind_of(as_trades(tmp_path / "march.json", world.live))
+        importing.kind_of(as_fills(tmp_path / "march.csv", world.live))
+        == importing.kind_of(as_trades(tmp_path / "march.json", world.live))
         == "fills"
     )
     code, _, err = ops("import", str(as_fills(tmp_path / "Backtest_march.csv", world.backtest)), capsys=capsys)
@@ -602,6 +608,6 @@ def test_what_a_file_is_by_its_content(tmp_path: Path, home: Path, capsys: pytes
 
 def test_a_backtest_dated_long_ago_starts_no_evaluation_then(tmp_path: Path) -> None:
     """What a backtest says is no fact of the app: alerts are not evaluated for the years that it covers."""
-    world = made("costs_spread", 1, begins=clock.parse("2020-03-10T09:30"))
+    world = made("costs_spread", 1, begins=time_parsing.parse("2020-03-10T09:30"))
     own = opened(tmp_path / "home", ("backtest", as_fills(tmp_path / "b.csv", world.backtest)))
-    assert watch.held(own.store, "desk", 0, 2**55) is None
+    assert evaluator.held(own.store, "desk", 0, 2**55) is None

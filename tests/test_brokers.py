@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 
-from opslib import accuracy, book, cli, rules
-from opslib.cells import moment, number
-from opslib.errors import ImportRefused
-from opslib.instruments import contract, is_share_symbol
+from opslib.cli import main
+from opslib.dashboard import pnl_details
+from opslib.foundation.config import rules
+from opslib.foundation.errors import ImportRefused
+from opslib.trading.pnl import fills as book, reader
+from opslib.trading.pnl.cells import moment, number
+from opslib.trading.pnl.instruments import contract, is_share_symbol
 
 D = Decimal
 CASES = Path(__file__).parent / "cases"
@@ -48,7 +49,7 @@ PLAIN = "time,symbol,side,quantity,price"
 
 
 def ops(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = cli.main(list(arguments))
+    code = main.main(list(arguments))
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -56,12 +57,12 @@ def ops(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, 
 def told_of(folder: Path, content: str | bytes, name: str = "f.csv") -> dict[str, Any]:
     """What a file comes to, as JSON."""
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return accuracy.of_file(folder / name, RULE).as_json()
+    return pnl_details.of_file(folder / name, RULE).as_json()
 
 
 def read(folder: Path, content: str | bytes, name: str = "f.csv") -> book.Book:
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return book.read(folder / name)
+    return reader.read(folder / name)
 
 
 def reasons(folder: Path, content: str | bytes, name: str = "f.csv") -> str:
@@ -435,7 +436,7 @@ def test_decimal_commas_are_refused(tmp_path: Path) -> None:
     )
     assert "price is '12,50'; in this file a comma may be a decimal one" in said
     with pytest.raises(ImportRefused):
-        book.read(tmp_path / "f.csv")
+        reader.read(tmp_path / "f.csv")
     assert "price is '1,234'; in this file" in reasons(
         tmp_path, "date;symbol;side;quantity;price\n2026-01-05;AAA;buy;1;1,234\n"
     )
@@ -501,7 +502,7 @@ def test_preambles_footers_and_separators(tmp_path: Path, content: str, encoding
     """What is no row is named and passed over: the figures and the verdict are as without it."""
     told = told_of(tmp_path, content.encode(encoding))
     assert (told["verdict"], shares(told)) == ("ok", (1, 100, 98, 0, 0))
-    assert book.is_fills(content)
+    assert reader.is_fills(content)
     if "no advice" in content or "Total" in content or "END" in content:
         assert any("that are remarks or totals are passed over" in note for note in told["notes"])
     if content.startswith(("Account", "Trades;")):
@@ -879,7 +880,7 @@ def test_json_of_executions(tmp_path: Path) -> None:
     }
     two = one | {"time": "2026-03-17T10:00:00-04:00", "side": "sell", "price": 2.5}
     for content in ([one, two], {"fills": [one, two]}, {"executions": [one, two], "count": 2}):
-        assert shares(told_of(tmp_path, json.dumps(content), "f.json")) == (1, 10, 9.8, 0, 0) and book.is_fills(
+        assert shares(told_of(tmp_path, json.dumps(content), "f.json")) == (1, 10, 9.8, 0, 0) and reader.is_fills(
             json.dumps(content)
         )
     assert shares(told_of(tmp_path, f"{json.dumps(one)}\n{json.dumps(two)}\n", "f.json")) == (1, 10, 9.8, 0, 0)
@@ -1044,17 +1045,17 @@ def test_reading_is_total(tmp_path_factory: pytest.TempPathFactory, content: byt
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(content)
     try:
-        found = book.read(path, backtest)
+        found = reader.read(path, backtest)
     except ImportRefused as problem:
         assert str(problem)
         return
     assert found.fills or found.moneys or found.promises
     if not backtest:
-        told = accuracy.told(found, RULE)
+        told = pnl_details.told(found, RULE)
         assert json.dumps(told.as_json()) and repr(told)
     else:
-        live = book.read(CASES / "b02_schwab_option.csv")
-        assert json.dumps(accuracy.told(live, RULE, theirs=found).as_json())
+        live = reader.read(CASES / "b02_schwab_option.csv")
+        assert json.dumps(pnl_details.told(live, RULE, theirs=found).as_json())
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,17 @@ import demos
 import pytest
 from looks import CLOSES
 
-from opslib import case, checks, cli, clock, diagnosis, drafting, postmortem, settings, shelf
+from opslib.cli import main
 from opslib.desk import Desk
-from opslib.errors import IncidentError
-from opslib.store import Store
-from opslib.walk import Seen
+from opslib.foundation import clock
+from opslib.foundation.config import settings
+from opslib.foundation.errors import IncidentError
+from opslib.foundation.storage.database import Store
+from opslib.reports.postmortem import document, drafting
+from opslib.runbooks import cases, catalog
+from opslib.runbooks.checks import providers
+from opslib.runbooks.diagnosis import diagnosis
+from opslib.runbooks.execution import Seen
 
 ID = "2026-03-10-1"
 SECRET = "sk-very-secret-0123456789"
@@ -29,7 +35,7 @@ def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's home, with its incident frozen by the shell."""
     home = tmp_path_factory.mktemp("case")
     demos.laid_out(home)
-    assert cli.main(["--home", str(home), "--app", "demo", "postmortem", ID, "--freeze", "--by", "Tech Lead"]) == 0
+    assert main.main(["--home", str(home), "--app", "demo", "postmortem", ID, "--freeze", "--by", "Tech Lead"]) == 0
     return home
 
 
@@ -51,7 +57,7 @@ def test_one_command_makes_it(home: Path, capsys: pytest.CaptureFixture[str]) ->
     today; drilled as everything is.
     """
     desk = opened(home)
-    found = case.read(desk.settings, ID)
+    found = cases.read(desk.settings, ID)
     assert (
         (found.runbook, found.rule, found.subject, found.of) == ("massive_down", "availability", "massive", "massive")
         and (found.severity, found.limit) == ("critical", "95.0 %")
@@ -66,12 +72,12 @@ def test_one_command_makes_it(home: Path, capsys: pytest.CaptureFixture[str]) ->
             0 <= clock.micros(found.at) - last < 60_000_000
             and kept.execute("SELECT count(*) FROM snapshots").fetchone()[0] > 100
         )
-    assert [step for step, _ in found.walk] == [s.name for s in shelf.runbook("massive_down").steps] and {
+    assert [step for step, _ in found.walk] == [s.name for s in catalog.runbook("massive_down").steps] and {
         "+",
         "-",
         ".",
     } <= {sign for _, sign in found.walk}
-    assert cli.main(["--home", str(home), "--app", "demo", "drill", ID, "-o", "json"]) == 0
+    assert main.main(["--home", str(home), "--app", "demo", "drill", ID, "-o", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (
         row["fault"],
@@ -87,7 +93,7 @@ def test_one_command_makes_it(home: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_what_is_seen_there_is_what_was_seen(home: Path) -> None:
     """The frozen moment diagnoses as the whole store does as of then."""
     desk = opened(home)
-    found = case.read(desk.settings, ID)
+    found = cases.read(desk.settings, ID)
     there = found.desk(desk.settings)
     with contextlib.closing(there.store):
         frozen, whole = (
@@ -104,7 +110,7 @@ def test_what_is_seen_there_is_what_was_seen(home: Path) -> None:
 
 def _without(step: str) -> Callable[[pytest.MonkeyPatch], None]:
     def broken(patch: pytest.MonkeyPatch) -> None:
-        real = shelf.runbook
+        real = catalog.runbook
 
         def fewer(name):
             return replace(
@@ -112,13 +118,13 @@ def _without(step: str) -> Callable[[pytest.MonkeyPatch], None]:
                 notebook=json.loads(json.dumps(found.notebook).replace(f'book.step(\\"{step}\\")', "None")),
             )
 
-        patch.setattr(shelf, "runbook", fewer)
+        patch.setattr(catalog, "runbook", fewer)
 
     return broken
 
 
 def _blind(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(checks.CHECKS, "answers", lambda scene: Seen(True, "all is well"))
+    patch.setitem(providers.CHECKS, "answers", lambda scene: Seen(True, "all is well"))
 
 
 @pytest.mark.parametrize(
@@ -138,14 +144,14 @@ def test_it_is_red_when_the_runbook_misses_it(
 ) -> None:
     """A runbook that lost a step, or looks and does not see, is caught: refused, and what is missed by name."""
     broken(monkeypatch)
-    assert cli.main(["--home", str(home), "--app", "demo", "drill", ID]) == 70
+    assert main.main(["--home", str(home), "--app", "demo", "drill", ID]) == 70
     assert says in capsys.readouterr().out
 
 
 def test_it_is_red_when_nobody_would_be_told(home: Path) -> None:
     """A rule that no longer fires in it is caught."""
     (home / "rules.toml").write_text("[availability]\nmin_count = 100000\n")
-    tried = case.read(opened(home).settings, ID).tried(opened(home).settings)
+    tried = cases.read(opened(home).settings, ID).tried(opened(home).settings)
     assert not tried.right and any("nobody is told of availability of massive" in wrong for wrong in tried.wrong), tried
 
 
@@ -155,10 +161,10 @@ def test_it_is_red_when_people_found_another_cause(home: Path, capsys: pytest.Ca
     refused.
     """
     asked = ["--home", str(home), "--app", "demo", "postmortem", ID, "--freeze", "--by", "Tech Lead", "--cause"]
-    assert cli.main([*asked, "our_network"]) == 70 and "not our_network" in capsys.readouterr().out
-    assert cli.main([*asked, "our_netwrk"]) == 70 and "our_network" in capsys.readouterr().err
-    assert case.read(opened(home).settings, ID).cause == "our_network"
-    assert cli.main(asked[:6] + ["--cause", "our_network"]) == 64
+    assert main.main([*asked, "our_network"]) == 70 and "not our_network" in capsys.readouterr().out
+    assert main.main([*asked, "our_netwrk"]) == 70 and "our_network" in capsys.readouterr().err
+    assert cases.read(opened(home).settings, ID).cause == "our_network"
+    assert main.main(asked[:6] + ["--cause", "our_network"]) == 64
 
 
 def whole(cell: object) -> list[bytes]:
@@ -178,7 +184,7 @@ def test_it_holds_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
     home = tmp_path / "leaky"
     shutil.copytree(laid, home)
     with contextlib.closing(sqlite3.connect(opened(home).settings.home / "store.sqlite")) as kept:
-        at = clock.micros(case.read(opened(home).settings, ID).at)
+        at = clock.micros(cases.read(opened(home).settings, ID).at)
         seq, body = kept.execute(
             "SELECT seq, body FROM snapshots WHERE ts_us <= ? ORDER BY ts_us DESC LIMIT 1", (at,)
         ).fetchone()
@@ -201,7 +207,7 @@ def test_it_holds_no_secret_and_no_name(tmp_path: Path, laid: Path) -> None:
         )
         kept.commit()
     desk = opened(home, OPS_MASSIVE_TOKEN=SECRET)
-    made = case.freeze(desk, desk.chronicle.read(ID))
+    made = cases.freeze(desk, desk.chronicle.read(ID))
     with contextlib.closing(sqlite3.connect(made.store)) as kept:
         assert (
             kept.execute("SELECT count(*) FROM marks").fetchone()[0] > 0
@@ -225,10 +231,10 @@ def test_an_action_item_waits_for_its_drill(home: Path, monkeypatch: pytest.Monk
     """
     desk = opened(home)
 
-    def written(tracker: str) -> postmortem.Postmortem:
-        row = f"{postmortem.HEADER}\n| find it sooner | detect | DevOps | high | 2026-03-20 | {tracker} |"
+    def written(tracker: str) -> document.Postmortem:
+        row = f"{document.HEADER}\n| find it sooner | detect | DevOps | high | 2026-03-20 | {tracker} |"
         desk.chronicle.append(ID, "written", {"section": "actions", "text": row, "words": "actions"}, by="Tech Lead")
-        return postmortem.Postmortem(desk.chronicle.read(ID))
+        return document.Postmortem(desk.chronicle.read(ID))
 
     assert written("OPS-12").drills == [] and written(f"drill {ID}").drills == [ID]
     drafting._drilled(desk, desk.chronicle.read(ID))
@@ -245,15 +251,15 @@ def test_strayed() -> None:
     """By what a walk differs is told in words: gone, new, moved, standing otherwise; a star agrees with anything."""
     agreed = (("a", "+"), ("b", "-"), ("c", "*"), ("d", "."))
     assert (
-        case.strayed(agreed, agreed) == []
-        and case.strayed(agreed, (("a", "+"), ("b", "-"), ("c", "?"), ("d", "."))) == []
+        cases.strayed(agreed, agreed) == []
+        and cases.strayed(agreed, (("a", "+"), ("b", "-"), ("c", "?"), ("d", "."))) == []
     )
-    assert case.strayed(agreed, (("b", "-"), ("a", "+"), ("d", "."), ("e", "+"))) == [
+    assert cases.strayed(agreed, (("b", "-"), ("a", "+"), ("d", "."), ("e", "+"))) == [
         "step c is not walked",
         "step e is new",
         "step b is walked before a",
     ]
-    assert case.strayed(agreed, (("a", "?"), ("b", "+"), ("c", "+"), ("d", "."))) == [
+    assert cases.strayed(agreed, (("a", "?"), ("b", "+"), ("c", "+"), ("d", "."))) == [
         "step a is unknown, agreed was ok",
         "step b is ok, agreed was not as expected",
     ]
@@ -262,7 +268,7 @@ def test_strayed() -> None:
 def test_a_broken_case_says_so(home: Path) -> None:
     """A case whose facts are not what was frozen is refused by name, with what to do."""
     found = opened(home).settings
-    (case.folder(found) / ID / case.FACTS).write_text("{}")
+    (cases.folder(found) / ID / cases.FACTS).write_text("{}")
     with pytest.raises(IncidentError, match="not the case that was frozen.*--freeze"):
-        case.read(found, ID)
-    assert isinstance(Store(f"sqlite:///{case.folder(found) / ID / case.STORE}"), Store)
+        cases.read(found, ID)
+    assert isinstance(Store(f"sqlite:///{cases.folder(found) / ID / cases.STORE}"), Store)

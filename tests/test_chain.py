@@ -12,8 +12,10 @@ import pandas
 import pytest
 from chains import AT, healthy
 
-from opslib import chain, clock, greeks, rules
-from opslib.errors import ImportRefused, UsageError
+from opslib.foundation import formatting as clock, time_parsing
+from opslib.foundation.config import rules
+from opslib.foundation.errors import ImportRefused, UsageError
+from opslib.trading.options import chain, chain_quality
 
 LIMITS = rules.load(None).chain
 Table = pandas.DataFrame
@@ -250,7 +252,7 @@ def test_every_format_holds_the_same_contracts(name: str, zipped: bool, tmp_path
             assert (mine == theirs or (theirs is None and (math.isnan(mine) or mine in (0.0, 1e-5)))) or (
                 name == "schwab" and field == "iv"
             ), (field, mine, theirs)
-    q = greeks.judge(read, LIMITS)
+    q = chain_quality.judge(read, LIMITS)
     assert q.flagged == 0 and q.core_count > 150, q.findings
     assert q.units["iv"] == ("percent" if name == "schwab" else "decimal")
 
@@ -295,20 +297,20 @@ def test_times_and_days(tmp_path: Path) -> None:
     assert chain.read(naive).as_of == AT
     dated = tmp_path / "dated.csv"
     table.drop(columns=["quote_ts"]).assign(as_of="03/10/2026").to_csv(dated, index=False)
-    assert chain.read(dated).as_of == clock.parse("2026-03-10T16:00")
+    assert chain.read(dated).as_of == time_parsing.parse("2026-03-10T16:00")
     undated = tmp_path / "undated.csv"
     table.drop(columns=["quote_ts", "as_of"]).to_csv(undated, index=False)
-    assert chain.read(undated, clock.parse("2026-03-10")).as_of == clock.parse("2026-03-10T16:00")
+    assert chain.read(undated, time_parsing.parse("2026-03-10")).as_of == time_parsing.parse("2026-03-10T16:00")
     with pytest.raises(UsageError, match="--as-of"):
         chain.read(undated)
-    from opslib.contracts import settles
+    from opslib.trading.options.contracts import settles
 
     day = datetime.fromisoformat
-    assert settles(day("2026-03-20").date(), "SPY") == clock.parse("2026-03-20T16:00")
-    assert settles(day("2026-03-20").date(), "SPX") == clock.parse("2026-03-20T09:30") and settles(
+    assert settles(day("2026-03-20").date(), "SPY") == time_parsing.parse("2026-03-20T16:00")
+    assert settles(day("2026-03-20").date(), "SPX") == time_parsing.parse("2026-03-20T09:30") and settles(
         day("2026-03-20").date(), "SPXW"
-    ) == clock.parse("2026-03-20T16:00")
-    assert settles(day("2026-11-27").date(), "SPY") == clock.parse("2026-11-27T13:00")
+    ) == time_parsing.parse("2026-03-20T16:00")
+    assert settles(day("2026-11-27").date(), "SPY") == time_parsing.parse("2026-11-27T13:00")
 
 
 def test_rows_with_times_of_their_own_are_one_chain(tmp_path: Path) -> None:
@@ -325,7 +327,7 @@ def test_rows_with_times_of_their_own_are_one_chain(tmp_path: Path) -> None:
     assert (
         read.frame["as_of"].nunique() == 1
         and read.frame["quote_ts"].nunique() == 60
-        and greeks.judge(read, LIMITS).flagged == 0
+        and chain_quality.judge(read, LIMITS).flagged == 0
     )
     both = pandas.concat(
         [
@@ -335,7 +337,7 @@ def test_rows_with_times_of_their_own_are_one_chain(tmp_path: Path) -> None:
     )
     both.to_csv(path, index=False)
     assert chain.read(path).frame["as_of"].nunique() == 2
-    assert chain.read(path, clock.parse("2026-03-09T20:00")).as_of == clock.parse("2026-03-09T16:00")
+    assert chain.read(path, time_parsing.parse("2026-03-09T20:00")).as_of == time_parsing.parse("2026-03-09T16:00")
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -345,7 +347,7 @@ def test_parquet(tmp_path: Path) -> None:
         table[name] = table[name].astype(float)
     path = tmp_path / "chain.parquet"
     table.to_parquet(path)
-    q = greeks.judge(chain.read(path), LIMITS)
+    q = chain_quality.judge(chain.read(path), LIMITS)
     assert (len(q.chain.frame), q.flagged) == (len(table), 0) and q.core_count > 150
 
 
@@ -363,7 +365,7 @@ def test_a_row_that_names_no_contract_is_refused_by_name(tmp_path: Path) -> None
         "expiration is 'soon', a date was wanted",
     ]
     assert [place.rpartition(":")[2] for place, _ in read.refused] == ["4", "6", "8"] and len(read.frame) == 57
-    assert {f.check: f.count for f in greeks.judge(read, LIMITS).findings}["unreadable"] == 3
+    assert {f.check: f.count for f in chain_quality.judge(read, LIMITS).findings}["unreadable"] == 3
 
 
 @pytest.mark.parametrize(
@@ -405,4 +407,4 @@ def test_more_pages_are_told(tmp_path: Path) -> None:
     ):
         read = chain.of_payload(payload, "here")
         assert words in read.partial
-        assert "incomplete" in {f.check for f in greeks.judge(read, LIMITS).findings}
+        assert "incomplete" in {f.check for f in chain_quality.judge(read, LIMITS).findings}

@@ -11,12 +11,12 @@ from outside import RULES
 from servers import serving
 from test_rounds import OPEN, Clock, kept, running, until
 
-from opslib import settings
-from opslib.collect import Collector
-from opslib.demo.wire import Answer, Request, as_json
-from opslib.rounds import Rounds
-from opslib.snapshot_store import SnapshotStore
-from opslib.store import Store
+from opslib.foundation.config import settings
+from opslib.foundation.storage.database import Store
+from opslib.services.collector import Collector
+from opslib.simulation.world.http_server import Answer, Request, as_json
+from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes.runner import Rounds
 
 
 def fetching(home: Path, chain_again_s: float, meanwhile: Callable[[Rounds], None], count: int) -> int:

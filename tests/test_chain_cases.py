@@ -19,16 +19,18 @@ import pytest
 from chains import AT, core, healthy, written
 from hypothesis import given, settings, strategies as st
 
-from opslib import assay, chain, clock, greeks, rules
-from opslib.contracts import is_day_first, read_day, read_moment
-from opslib.errors import ImportRefused
-from opslib.quality import ChainView
-from opslib.several import ChainViews
+from opslib.dashboard import chain_sources
+from opslib.dashboard.chain_details import ChainView, ChainViews
+from opslib.foundation import time_parsing
+from opslib.foundation.config import rules
+from opslib.foundation.errors import ImportRefused
+from opslib.trading.options import chain, chain_quality
+from opslib.trading.options.contracts import is_day_first, read_day, read_moment
 
 RULES = rules.load(None)
 CASES = Path(__file__).with_name("cases")
 CONTROL = CASES / "a00_control_healthy.csv"
-DAY = clock.parse("2026-03-10")
+DAY = time_parsing.parse("2026-03-10")
 TABLE = pandas.read_csv(CONTROL)
 RECORDS: list[dict[str, Any]] = json.loads(TABLE.to_json(orient="records"))
 FIGURES = ("delta", "gamma", "theta", "vega")
@@ -58,7 +60,7 @@ def judged(
         if isinstance(content, bytes)
         else (content if isinstance(content, str) else json.dumps(content)).encode()
     )
-    return assay.of_file(path, RULES, as_of)
+    return chain_sources.of_file(path, RULES, as_of)
 
 
 def told(view: ChainView | ChainViews) -> tuple[str, int, int, dict[str, int]]:
@@ -199,7 +201,7 @@ def test_broken_greeks_are_found_wherever_they_are(name: str, table: pandas.Data
     check, spoil = BREAKS[name]
     own = set(core(table))
     for rows in (np.array(sorted(Random(7).sample(range(len(table)), len(table) // 3))), np.arange(len(table))):
-        view = assay.of_file(written(spoil(table, rows), tmp_path), RULES, None)
+        view = chain_sources.of_file(written(spoil(table, rows), tmp_path), RULES, None)
         assert isinstance(view, ChainView)
         flagged = set(np.flatnonzero(view.quality.core & ~view.quality.faults.clean))
         wanted = own & set(rows)
@@ -226,7 +228,7 @@ def test_what_a_vendor_says_takes_no_contract_out_of_the_core(
     for row, values in changes.items():
         for name, value in zip(("delta", "gamma", "vega"), values):
             table.iloc[row, table.columns.get_loc(name)] = value
-    quality = greeks.judge(chain.read(written(table, folder)), RULES.chain)
+    quality = chain_quality.judge(chain.read(written(table, folder)), RULES.chain)
     assert inside <= set(np.flatnonzero(quality.core))
 
 
@@ -247,7 +249,7 @@ def test_the_wings_of_a_healthy_chain_stay_out(hours: int, tmp_path: Path) -> No
             side * (table["underlying_price"].astype(float).iloc[deep] - table["strike"].astype(float).iloc[deep]) > 0
         )
         wings = _put(table, deep, delta=np.where(in_the_money, side, 0.0), gamma=0.0, theta=0.0, vega=0.0, iv=0.0)
-        view = assay.of_file(written(wings, tmp_path), RULES, None)
+        view = chain_sources.of_file(written(wings, tmp_path), RULES, None)
         assert (view.verdict, told(view)[3]) == ("ok", {}) and len(deep) > 20
 
 
@@ -257,9 +259,9 @@ def test_expiring_today_broken_and_whole(hours: int, tmp_path: Path) -> None:
     at = AT + timedelta(hours=hours)
     table = healthy("SPY", 1, at, expires_today=True)
     today = table[table["expiration"] == at.date().isoformat()].reset_index(drop=True)
-    assert len(today) > 20 and told(assay.of_file(written(today, tmp_path), RULES, None))[3] == {}
+    assert len(today) > 20 and told(chain_sources.of_file(written(today, tmp_path), RULES, None))[3] == {}
     rows = core(today)
-    view = assay.of_file(written(BREAKS["all zero"][1](today, rows), tmp_path), RULES, None)
+    view = chain_sources.of_file(written(BREAKS["all zero"][1](today, rows), tmp_path), RULES, None)
     assert told(view)[3].get("gamma_zero", 0) >= len(rows) / 2 and view.verdict != "ok"
 
 
@@ -469,7 +471,7 @@ def test_tradier_s_contracts_however_saved(wrap: Callable[[Any], Any], tmp_path:
     view = judged(
         wrap(json.loads((CASES / "a06_tradier_option_list_alone.json").read_text())),
         tmp_path,
-        clock.parse("2026-03-10T16:00"),
+        time_parsing.parse("2026-03-10T16:00"),
     )
     assert told(view) == ("ok", 22, 22, {}) and view.as_json()["provider"] == "tradier"
 

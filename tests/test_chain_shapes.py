@@ -19,14 +19,15 @@ from chains import healthy
 from hypothesis import HealthCheck, given, settings, strategies as st
 from test_chain import cboe, massive, schwab, tradier, yahoo
 
-from opslib import bands, chain, clock, greeks, rules, tables
-from opslib.crosscheck import crosscheck
-from opslib.errors import ImportRefused, UsageError
-from opslib.quality import ChainView
-from opslib.several import ChainViews
+from opslib.dashboard.chain_details import ChainView, ChainViews
+from opslib.foundation import time_parsing
+from opslib.foundation.config import rules
+from opslib.foundation.errors import ImportRefused, UsageError
+from opslib.trading.options import chain, chain_quality, iv_baseline, tables
+from opslib.trading.options.provider_comparison import crosscheck
 
 RULES = rules.load(None)
-AS_OF = clock.parse("2026-03-10T15:30")
+AS_OF = time_parsing.parse("2026-03-10T15:30")
 SMALL = healthy().iloc[::9].reset_index(drop=True)
 
 
@@ -42,11 +43,11 @@ def total(read: Callable[[], chain.Chain]) -> chain.Chain | None:
         assert str(problem)
         return None
     views = [
-        ChainView(greeks.judge(one, RULES.chain, at), RULES) for one in found.by_underlying for at in (None, AS_OF)
+        ChainView(chain_quality.judge(one, RULES.chain, at), RULES) for one in found.by_underlying for at in (None, AS_OF)
     ]
     for view in views:
         json.dumps(view.as_json(), allow_nan=False), repr(view), view.verdict
-        json.dumps(bands.counted(view.quality), allow_nan=False)
+        json.dumps(iv_baseline.counted(view.quality), allow_nan=False)
         crosscheck(view.quality, views[0].quality, RULES.chain)
     both = ChainViews(views, found.refused)
     json.dumps(both.as_json(), allow_nan=False), repr(both)

@@ -21,12 +21,14 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 from servers import serving
 
-from opslib import channels, message, notify, rules, settings as settings_module
-from opslib.channels import NotTold
-from opslib.demo.wire import Answer, Request
-from opslib.message import Message
-from opslib.settings import Settings
-from opslib.staff import PATH, Channel, Role, Staff
+from opslib.alerting.notifications import channels, message, sender
+from opslib.alerting.notifications.channels import NotTold
+from opslib.alerting.notifications.message import Message
+from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.config.settings import Settings
+from opslib.simulation.world.http_server import Answer, Request
 
 NOW = datetime(2026, 3, 10, 15, 24, tzinfo=UTC)
 US = 1_000_000
@@ -423,16 +425,16 @@ def test_each_way_can_be_tried(tmp_path: Path) -> None:
             {name: Role(name, (), ("good", "bad") if name == "Tech Lead" else ("good",)) for name in PATH}, ways
         )
         settings = settings_module.load(tmp_path, None, {})
-        assert [(name, bool(why)) for name, why in notify.tried(settings, staff, "Tech Lead", NOW)] == [
+        assert [(name, bool(why)) for name, why in sender.tried(settings, staff, "Tech Lead", NOW)] == [
             ("good", False),
             ("bad", True),
         ]
         assert (
-            notify.tried(settings, staff, "good", NOW) == [("good", "")]
-            and len(notify.tried(settings, staff, "", NOW)) == 2
+            sender.tried(settings, staff, "good", NOW) == [("good", "")]
+            and len(sender.tried(settings, staff, "", NOW)) == 2
         )
         with pytest.raises(Exception, match="there is no channel or role 'Tech Led'.*Did you mean 'Tech Lead'"):
-            notify.tried(settings, staff, "Tech Led", NOW)
+            sender.tried(settings, staff, "Tech Led", NOW)
     assert "Nothing is wrong" in json.loads(got[0].body)["text"]
 
 

@@ -11,17 +11,24 @@ from typing import Any
 import pytest
 from looks import OPENS, body
 
-from opslib import book as book_module, checks, clock, desk as desk_module, panels, shelf, snapshot, spending, steps
-from opslib.demo import blotter, tour
-from opslib.demo.stepped import looking
+from opslib import desk as desk_module
+from opslib.dashboard import cost_details, status
 from opslib.desk import Desk
-from opslib.filings import Filings
-from opslib.practice import PRACTICE, Practice
-from opslib.samples import Sample, Samples
-from opslib.scene import Scene
-from opslib.snapshot_store import Post, SnapshotStore
-from opslib.steps import Step
-from opslib.walk import Seen
+from opslib.foundation import clock
+from opslib.foundation.storage import snapshot_columns
+from opslib.incidents.practice import PRACTICE, Practice
+from opslib.runbooks import catalog, steps
+from opslib.runbooks.checks import costs, providers
+from opslib.runbooks.checks.context import Scene
+from opslib.runbooks.execution import Seen
+from opslib.runbooks.steps import Step
+from opslib.simulation.demo_day import replay, trades
+from opslib.simulation.drills.stepped_desk import looking
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
+from opslib.telemetry.probes.store import Sample, Samples
+from opslib.trading.pnl import reader
+from opslib.trading.pnl.store import Filings
 
 AT = OPENS + timedelta(minutes=90)
 LOOKS = [s for s in steps.table().values() if s.kind == steps.LOOK]
@@ -40,7 +47,7 @@ def asked(desk: Desk, step: Step | str, at: datetime = AT) -> Seen:
     """What the check of a step sees, as of a moment, over ten minutes."""
     found = steps.step(step) if isinstance(step, str) else step
     incident = Practice(desk.settings, at, "t", "app", "notify", "incident").read(PRACTICE)
-    return checks.seen(Scene(panels.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
+    return providers.seen(Scene(status.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
 
 
 def every(
@@ -150,7 +157,7 @@ def posted(minutes: int = 60, **changed: Callable[[int], Any] | Any) -> list[Pos
             "trades": 10,
             "uptime_s": 5 * i,
         }
-        known = {f.name for f in snapshot.FIELDS}
+        known = {f.name for f in snapshot_columns.FIELDS}
         found.append(
             Post(
                 clock.micros(at),
@@ -498,7 +505,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             "memory_in_bounds",
             "service_begins",
             *(s.name for s in LOOKS if s.check == "staged"),
-            *(s.name for s in LOOKS if s.check in dir(spending) or s.check in ("costs", "fills")),
+            *(s.name for s in LOOKS if s.check in dir(costs) or s.check in ("costs", "fills")),
         )
     ],
     ids=lambda s: s.name,
@@ -518,7 +525,7 @@ def test_something_is_wrong(tmp_path: Path, name: str) -> None:
     found = asked(desk, name)
     assert found.good is False, found
     assert all(w in found.words for w in words), found.words
-    assert found.next == LEADS.get(name, found.next) and (not found.next or found.next in shelf.names())
+    assert found.next == LEADS.get(name, found.next) and (not found.next or found.next in catalog.names())
     desk.store.close()
 
 
@@ -647,7 +654,7 @@ def test_marks_are_changes(tmp_path: Path) -> None:
 def traded(home: Path, change: Callable[[dict[str, Any]], dict[str, Any]] = lambda t: t, count: int = 50) -> Desk:
     """A desk with the demo's trades, each changed; of the afternoon, so that as of the close all are in."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / "sample_trades.json").write_text(json.dumps([change(t) for t in blotter.trades(tour.scripted())[:count]]))
+    (home / "sample_trades.json").write_text(json.dumps([change(t) for t in trades.trades(replay.scripted())[:count]]))
     return laid(home)
 
 
@@ -660,7 +667,7 @@ def test_costs_line_by_line(tmp_path: Path) -> None:
     within the limit.
     """
     desk = traded(tmp_path)
-    table, found = asked(desk, "costs_as_assumed", CLOSE), spending.Spending(desk, CLOSE)
+    table, found = asked(desk, "costs_as_assumed", CLOSE), cost_details.Spending(desk, CLOSE)
     commission, slippage, total = found.lines
     assert (
         total.over == commission.over + slippage.over
@@ -699,7 +706,7 @@ def test_last_ten_and_enough(tmp_path: Path) -> None:
     desk = traded(tmp_path / "a")
     ten = asked(desk, "last_ten_trades", CLOSE)
     assert (
-        ten.good is False and len(ten.content) == 10 and spending.Spending(desk, CLOSE).newest.plain.count("\n") == 11
+        ten.good is False and len(ten.content) == 10 and cost_details.Spending(desk, CLOSE).newest.plain.count("\n") == 11
     )
     assert (
         asked(desk, "enough_trades", CLOSE).good is True
@@ -731,7 +738,7 @@ def paid(
     (home / "backtest.csv").write_text(head + "".join(rows["backtest"]))
     (home / "live.csv").write_text(head + "".join(rows["live"]))
     desk = laid(home)
-    Filings(desk.store, "desk").keep(book_module.read(home / "live.csv"), known_at_ts=True)
+    Filings(desk.store, "desk").keep(reader.read(home / "live.csv"), known_at_ts=True)
     return desk
 
 
@@ -765,12 +772,12 @@ def test_fills_that_were_paid(tmp_path: Path) -> None:
 
 def test_kept_chains_contract_by_contract(tmp_path: Path) -> None:
     """The chain that was kept during the burst is judged contract by contract, and names one."""
-    script = tour.scripted()
-    from opslib.demo import witness
+    script = replay.scripted()
+    from opslib.simulation.demo_day import probe_samples
 
     at, answer = next(
         (at, a)
-        for at, a in witness.chains(script)
+        for at, a in probe_samples.chains(script)
         if next(t for t in script.troubles if t.name == "gamma_burst").begins
         <= at
         < next(t for t in script.troubles if t.name == "gamma_burst").ends

@@ -10,14 +10,20 @@ from typing import Any
 import pytest
 from test_checks import AT, asked, every, laid, posted, well
 
-from opslib import checkups, clock, days, desk as desk_module, panels, rules, snapshot, steps
-from opslib.clock import Window
-from opslib.demo.stepped import looking
+from opslib import desk as desk_module
+from opslib.dashboard import daily_figures, status
 from opslib.desk import Desk
-from opslib.samples import Samples
-from opslib.scene import Scene
-from opslib.sheet import Sheet
-from opslib.snapshot_store import Post, SnapshotStore
+from opslib.foundation import clock, market_calendar, time_parsing
+from opslib.foundation.clock import Window
+from opslib.foundation.config import rules
+from opslib.runbooks import steps
+from opslib.runbooks.checklist_session import Sheet
+from opslib.runbooks.checks import checklist as checklist_module
+from opslib.runbooks.checks.context import Scene
+from opslib.simulation.drills.stepped_desk import looking
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
+from opslib.telemetry.probes.store import Samples
 
 
 def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
@@ -27,9 +33,9 @@ def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
 
 
 def checkups_seen(desk: Desk, box: str, sheet: Sheet, at: datetime) -> Any:
-    from opslib import checks
+    from opslib.runbooks.checks import providers
 
-    return checks.seen(Scene(panels.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident))
+    return providers.seen(Scene(status.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident))
 
 
 # What the page records.
@@ -205,7 +211,7 @@ def test_the_interval_of_a_p95_holds_it() -> None:
 
     chance, held = random.Random(4), 0
     for _ in range(300):
-        low, middle, high = checkups.p95_interval([chance.random() for _ in range(300)])
+        low, middle, high = checklist_module.p95_interval([chance.random() for _ in range(300)])
         assert low <= middle <= high
         held += low <= 0.95 <= high
     assert held >= 276, held
@@ -324,7 +330,7 @@ def monthly(home: Path, count: int, last: Callable[[int], int] = lambda n: 0) ->
 
     home.mkdir(parents=True, exist_ok=True)
     (home / "settings.toml").write_text("post_every_s = 300\n")
-    session, posts = clock.session(clock.parse_day("2026-03-10")), []
+    session, posts = market_calendar.session(time_parsing.parse_day("2026-03-10")), []
     assert session
     desk = Desk(desk_module.open("desk", home, {"OPS_HOME": str(home)}).settings, lambda at=session.closes: at)
     for n in range(count):
@@ -353,7 +359,7 @@ def monthly(home: Path, count: int, last: Callable[[int], int] = lambda n: 0) ->
                     ),
                 )
             )
-        session = clock.previous_session(session.day)
+        session = market_calendar.previous_session(session.day)
     SnapshotStore(desk.store).write("desk", posts, known_at_ts=True)
     return desk, desk.now()
 
@@ -379,13 +385,13 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     what is computed.
     """
     desk, _ = monthly(tmp_path, 3)
-    held = days.Days(desk.store, desk.settings, desk.rules, desk.memory)
-    session = clock.session(clock.parse_day("2026-03-09"))
+    held = daily_figures.Days(desk.store, desk.settings, desk.rules, desk.memory)
+    session = market_calendar.session(time_parsing.parse_day("2026-03-09"))
     assert session
     first = held.of(session)
     assert first and held.of(session) == first and (desk.settings.outputs / ".memory" / "2026-03-09.json").exists()
-    view = panels.view_at(desk, session.closes, session.closes - session.opens)
-    assert first.figures == {name: value for section in days.figures(view).values() for name, value in section.items()}
+    view = status.view_at(desk, session.closes, session.closes - session.opens)
+    assert first.figures == {name: value for section in daily_figures.figures(view).values() for name, value in section.items()}
     (desk.settings.outputs / ".memory" / "2026-03-09.json").write_text("{broken")
     assert held.of(session) == first
     from looks import body
@@ -412,10 +418,10 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     )
     again = held.of(session)
     assert again and again != first
-    anew = panels.view_at(desk, session.closes, session.closes - session.opens)
-    assert again.figures == {name: value for section in days.figures(anew).values() for name, value in section.items()}
+    anew = status.view_at(desk, session.closes, session.closes - session.opens)
+    assert again.figures == {name: value for section in daily_figures.figures(anew).values() for name, value in section.items()}
     assert (
-        days.Days(desk.store, desk.settings, desk.rules, desk.memory).of(clock.session(clock.parse_day("2026-03-02")))
+        daily_figures.Days(desk.store, desk.settings, desk.rules, desk.memory).of(market_calendar.session(time_parsing.parse_day("2026-03-02")))
         is None
     )  # type: ignore[arg-type]
 
@@ -425,10 +431,10 @@ def test_days_before_stop_where_the_store_begins(tmp_path: Path) -> None:
     Only days of which something was seen are counted, oldest first; and of counts one more than ever is still usual.
     """
     desk, _ = monthly(tmp_path, 13)
-    held = days.Days(desk.store, desk.settings, desk.rules, desk.memory)
-    before = held.before(clock.parse_day("2026-03-10"))
+    held = daily_figures.Days(desk.store, desk.settings, desk.rules, desk.memory)
+    before = held.before(time_parsing.parse_day("2026-03-10"))
     assert len(before) == 12 and [d.day for d in before] == sorted(d.day for d in before)
-    usual = days.usual(before, "system_errors", rules.load().days)
+    usual = daily_figures.usual(before, "system_errors", rules.load().days)
     assert (
         usual.n == 12
         and usual.low is not None
@@ -438,8 +444,8 @@ def test_days_before_stop_where_the_store_begins(tmp_path: Path) -> None:
         and usual.outside(None) is None
     )
     assert (
-        days.usual(before[:3], "system_errors", rules.load().days).low is None
-        and days.usual([], "system_errors", rules.load().days).n == 0
+        daily_figures.usual(before[:3], "system_errors", rules.load().days).low is None
+        and daily_figures.usual([], "system_errors", rules.load().days).n == 0
     )
 
 
@@ -471,8 +477,8 @@ def test_worlds_flip_boxes(tmp_path: Path) -> None:
 def test_windows_of_a_day() -> None:
     """A day is from midnight to midnight in New York, also when the clocks change."""
     for day, hours in (("2026-03-07", 24), ("2026-03-08", 23), ("2026-11-01", 25)):
-        assert checkups._whole(clock.parse_day(day)) == Window(
-            clock.parse(f"{day}T00:00"), clock.parse(f"{day}T00:00") + timedelta(hours=hours)
+        assert checklist_module._whole(time_parsing.parse_day(day)) == Window(
+            time_parsing.parse(f"{day}T00:00"), time_parsing.parse(f"{day}T00:00") + timedelta(hours=hours)
         )
 
 

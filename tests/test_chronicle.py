@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 from looks import at, us
 
-from opslib import evidence, rules, settings
-from opslib.alerts import Transition
-from opslib.chronicle import Chronicle
-from opslib.dispatch import Dispatch
-from opslib.errors import IncidentError
-from opslib.marks import Marks
-from opslib.record import Record
-from opslib.staff import PATH, Role, Staff
-from opslib.store import Store
+from opslib.alerting.alerts import Transition
+from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.store import Record
+from opslib.foundation.config import rules, settings
+from opslib.foundation.config.contacts import Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.errors import IncidentError
+from opslib.foundation.storage.database import Store
+from opslib.incidents import evidence
+from opslib.incidents.lifecycle import Chronicle
+from opslib.telemetry.markers import Marks
 
 TABLE = rules.load()
 PAGE, PROBE = "availability-massive-page-1", "availability-massive-probe-1"

@@ -9,7 +9,7 @@ from pathlib import Path
 import days
 import pytest
 
-from opslib import cli
+from opslib.cli import main
 
 TABLE = ("demo", "import", "export", "serve", "status", "alerts", "collect", "doctor", "rules", "report", "run", "runs")
 
@@ -24,7 +24,7 @@ def recording(tmp_path: Path) -> Path:
 
 def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """One command, in this process: exit code, stdout, stderr."""
-    code = cli.main(list(arguments))
+    code = main.main(list(arguments))
     out = capsys.readouterr()
     return code, out.out, out.err
 
@@ -33,7 +33,7 @@ def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_help_ends_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The help of every command ends with one real example of that command."""
     with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--help"])
+        main.main([command, "--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.rstrip().splitlines()[-1].startswith(f"example: ops {command}")
 
@@ -204,8 +204,8 @@ def test_settings_are_read_strictly(home: Path, capsys: pytest.CaptureFixture[st
 
 def test_secrets_come_from_files_too(home: Path, tmp_path: Path) -> None:
     """A secret is read from the file that …_FILE names; a file that is not there is named, not passed over."""
-    from opslib import settings
-    from opslib.errors import SettingsError
+    from opslib.foundation.config import settings
+    from opslib.foundation.errors import SettingsError
 
     (tmp_path / "key").write_text("from-a-file\n")
     assert (
@@ -223,7 +223,7 @@ def test_status_does_not_import_what_costs_time() -> None:
     """
     heavy = "pandas numpy exchange_calendars matplotlib papermill nbformat IPython".split()
     code = (
-        f"import sys; from opslib import cli; cli.main(['status', '--as-of', '2026-03-10T11:00']); "
+        f"import sys; from opslib.cli import main; main.main(['status', '--as-of', '2026-03-10T11:00']); "
         f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == "[]"

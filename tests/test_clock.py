@@ -9,12 +9,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from opslib import clock
-from opslib.clock import Window
-from opslib.errors import UsageError
+from opslib.foundation import clock, formatting, market_calendar, time_parsing
+from opslib.foundation.clock import Window
+from opslib.foundation.errors import UsageError
 
 
 def utc(text: str) -> datetime:
@@ -43,9 +42,9 @@ def all_days() -> list[date]:
 
 def test_the_shipped_sessions_are_those_of_the_exchange() -> None:
     """Every day of the shipped years has the session that exchange_calendars gives it, open and close."""
-    assert clock.covered() == (FIRST, LAST)
+    assert market_calendar.covered() == (FIRST, LAST)
     assert {
-        day: (found.opens, found.closes) for day in all_days() if (found := clock.session(day))
+        day: (found.opens, found.closes) for day in all_days() if (found := market_calendar.session(day))
     } == exchange_sessions()
 
 
@@ -66,7 +65,7 @@ def test_the_shipped_sessions_are_those_of_the_exchange() -> None:
 )
 def test_sessions_by_hand(day: str, opens: str | None, closes: str | None) -> None:
     """Holidays, half days and the days around both DST Sundays are as the exchange had them."""
-    found = clock.session(date.fromisoformat(day))
+    found = market_calendar.session(date.fromisoformat(day))
     assert (found and found.opens, found and found.closes) == (opens and utc(opens), closes and utc(closes))
 
 
@@ -77,15 +76,15 @@ def test_outside_the_table_weekdays_are_regular_sessions(day: str) -> None:
     expected then.
     """
     wanted = date.fromisoformat(day)
-    found = clock.session(wanted)
+    found = market_calendar.session(wanted)
     assert found and (
-        found.opens.astimezone(clock.NEW_YORK).time(),
-        found.closes.astimezone(clock.NEW_YORK).time(),
+        found.opens.astimezone(formatting.NEW_YORK).time(),
+        found.closes.astimezone(formatting.NEW_YORK).time(),
     ) == (time(9, 30), time(16))
     weekend = wanted - timedelta(days=wanted.weekday() + 1) if wanted.year > 1 else date(1, 1, 6)
-    assert clock.session(weekend) is None
-    assert clock.open_since(found.closes) is None and clock.open_spans(Window(found.opens, found.closes)) == []
-    assert clock.last_closed(found.closes).day == wanted
+    assert market_calendar.session(weekend) is None
+    assert market_calendar.open_since(found.closes) is None and market_calendar.open_spans(Window(found.opens, found.closes)) == []
+    assert market_calendar.last_closed(found.closes).day == wanted
 
 
 def test_the_calendar_ends_with_the_years() -> None:
@@ -94,21 +93,21 @@ def test_the_calendar_ends_with_the_years() -> None:
     crashed on.
     """
     with pytest.raises(UsageError, match="year 1"):
-        clock.previous_session(date(1, 1, 1))
+        market_calendar.previous_session(date(1, 1, 1))
     for at in (datetime.min.replace(tzinfo=UTC), utc("0001-01-01T02:00")):
-        for ask in (clock.open_since, clock.last_closed):
+        for ask in (market_calendar.open_since, market_calendar.last_closed):
             with pytest.raises(UsageError, match="years 1 to 9999"):
                 ask(at)
         with pytest.raises(UsageError, match="years 1 to 9999"):
-            clock.open_spans(Window(at, utc("2025-01-01")))
+            market_calendar.open_spans(Window(at, utc("2025-01-01")))
 
 
 def test_a_time_without_an_offset_is_new_york() -> None:
     """A wall clock means New York's, in summer and in winter; an offset is taken at its word."""
-    assert clock.parse("2025-11-18T10:32") == utc("2025-11-18T15:32")
-    assert clock.parse("2025-07-18T10:32") == utc("2025-07-18T14:32")
-    assert clock.parse("2025-11-18T10:32:00Z") == utc("2025-11-18T10:32")
-    assert clock.parse("2025-11-02T01:30") == utc("2025-11-02T05:30"), "the first of the two"
+    assert time_parsing.parse("2025-11-18T10:32") == utc("2025-11-18T15:32")
+    assert time_parsing.parse("2025-07-18T10:32") == utc("2025-07-18T14:32")
+    assert time_parsing.parse("2025-11-18T10:32:00Z") == utc("2025-11-18T10:32")
+    assert time_parsing.parse("2025-11-02T01:30") == utc("2025-11-02T05:30"), "the first of the two"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +116,7 @@ def test_a_time_without_an_offset_is_new_york() -> None:
 def test_times_that_are_none_are_refused(text: str) -> None:
     """What names no instant, also an hour that DST skips, is refused with how to write it."""
     with pytest.raises(UsageError):
-        clock.parse(text)
+        time_parsing.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -125,14 +124,14 @@ def test_times_that_are_none_are_refused(text: str) -> None:
 )
 def test_spans(text: str, seconds: int) -> None:
     """Spans are written as people write them."""
-    assert clock.parse_span(text).total_seconds() == seconds
+    assert time_parsing.parse_span(text).total_seconds() == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0s", "1 hour", "-1h", "h", "1h 30m"])
 def test_spans_that_are_none_are_refused(text: str) -> None:
     """Nothing, and what is no span, is refused."""
     with pytest.raises(UsageError, match="a span of time was wanted"):
-        clock.parse_span(text)
+        time_parsing.parse_span(text)
 
 
 def test_a_window_has_a_zone_and_a_direction() -> None:
@@ -160,16 +159,16 @@ def test_open_time_splits_without_loss(start: datetime, a: int, b: int) -> None:
     cut, end = begin + timedelta(seconds=a), begin + timedelta(seconds=a + b)
 
     def total(w):
-        return sum(s.seconds for s in clock.open_spans(w))
+        return sum(s.seconds for s in market_calendar.open_spans(w))
 
     assert total(Window(begin, end)) == pytest.approx(total(Window(begin, cut)) + total(Window(cut, end)))
 
 
 def test_the_last_session_that_has_closed() -> None:
     """Before the close it is the previous one, at the close and on the weekend the newest."""
-    assert clock.last_closed(utc("2025-11-18T20:59")).day == date(2025, 11, 17)
-    assert clock.last_closed(utc("2025-11-18T21:00")).day == date(2025, 11, 18)
-    assert clock.last_closed(utc("2025-11-30T12:00")).day == date(2025, 11, 28)
+    assert market_calendar.last_closed(utc("2025-11-18T20:59")).day == date(2025, 11, 17)
+    assert market_calendar.last_closed(utc("2025-11-18T21:00")).day == date(2025, 11, 18)
+    assert market_calendar.last_closed(utc("2025-11-30T12:00")).day == date(2025, 11, 28)
 
 
 if __name__ == "__main__":
@@ -179,7 +178,7 @@ if __name__ == "__main__":
         day: "closed"
         if day not in theirs
         else "half"
-        if theirs[day][1].astimezone(clock.NEW_YORK).time() < time(16)
+        if theirs[day][1].astimezone(formatting.NEW_YORK).time() < time(16)
         else ""
         for day in weekdays
     }

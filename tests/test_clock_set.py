@@ -12,15 +12,16 @@ import looks
 import pytest
 from outside import RULES
 
-from opslib import settings, watch
-from opslib.snapshot import Look
-from opslib.collect import Collector
-from opslib.dispatch import Dispatch
-from opslib.probed import Probed
-from opslib.record import COLUMNS
-from opslib.samples import Sample, Samples
-from opslib.staff import Staff
-from opslib.store import Store
+from opslib.alerting import replay
+from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.store import COLUMNS
+from opslib.foundation.config import settings
+from opslib.foundation.config.contacts import Staff
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.snapshot_columns import Look
+from opslib.services.collector import Collector
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.store import Sample, Samples
 
 JUMPS_AT_S, BY_S, ENDS_S = 600, 600, 1500
 
@@ -45,7 +46,7 @@ def lived() -> tuple[list[Sample], list[Look]]:
 
 
 def risen(beats: list[Sample], posts: list[Look]) -> set[str]:
-    found = watch.on(looks.tape(posts), RULES, looks.us(0), looks.us(ENDS_S + BY_S - 5), Probed("tradier", beats))
+    found = replay.on(looks.tape(posts), RULES, looks.us(0), looks.us(ENDS_S + BY_S - 5), Probed("tradier", beats))
     return {t.rule for t in found if t.kind in ("fired", "rose")}
 
 
@@ -169,7 +170,7 @@ def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: p
     judging goes on.
     """
     instant, steady = [looks.at(600)], [1000.0]
-    monkeypatch.setattr("opslib.store.time.monotonic", lambda: steady[0])
+    monkeypatch.setattr("opslib.foundation.storage.database.time.monotonic", lambda: steady[0])
     store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
     judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
     desk = Dispatch(store, "desk")

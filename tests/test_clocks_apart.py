@@ -10,17 +10,16 @@ from pathlib import Path
 
 import looks
 import pytest
-from chains import AT as CHAIN_AT
-from chains import healthy
+from chains import AT as CHAIN_AT, healthy
 from outside import BEGINS, RULES, Outside, probing, seen
 from test_chain import massive
 
-from opslib.clock import Window
-from opslib.demo.wire import Answer, as_json
-from opslib.diagnosis import diagnose
-from opslib.panels import View
-from opslib.probed import Probed
-from opslib.samples import Sample
+from opslib.dashboard.status import View
+from opslib.foundation.clock import Window
+from opslib.runbooks.diagnosis.diagnosis import diagnose
+from opslib.simulation.world.http_server import Answer, as_json
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.store import Sample
 
 ALL = ("massive", "tradier", "app", "page")
 PROVIDERS = ("massive", "tradier")

@@ -11,14 +11,15 @@ import looks
 import pytest
 from outside import BEGINS, RULES, Outside, passing, probing
 
-from opslib import clock, measures, watch
-from opslib.clock import Window
-from opslib.diagnosis import diagnose
-from opslib.outcome import OUTCOMES
-from opslib.panels import View
-from opslib.probed import Probed
-from opslib.samples import Sample
-from opslib.tape import Tape
+from opslib.alerting import probe_figures, replay
+from opslib.dashboard.status import View
+from opslib.foundation import clock, market_calendar
+from opslib.foundation.clock import Window
+from opslib.runbooks.diagnosis.diagnosis import diagnose
+from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.outcomes import OUTCOMES
+from opslib.telemetry.probes.store import Sample
 
 # Seconds after `BEGINS`; the first quotes come a little after the reopening.
 CLOSES_S, REOPENS_S, QUOTED_S, ENDS_S = 120, 720, 740, 1200
@@ -94,7 +95,7 @@ def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...
     whole = Probed("tradier", samples)
     for posts_while_closed in (True, False):
         tape = tape_of(posts_while_closed)
-        became = watch.on(tape, RULES, clock.micros(BEGINS), clock.micros(at(ENDS_S)), whole)
+        became = replay.on(tape, RULES, clock.micros(BEGINS), clock.micros(at(ENDS_S)), whole)
         assert [(t.rule, t.subject, t.source, t.kind, t.severity) for t in became if t.kind in ("fired", "rose")] == []
         for seconds, cause in (
             (115, "none"),
@@ -158,7 +159,7 @@ def test_since_when_it_is_open() -> None:
     From the open of the calendar; after a halt from the last word that it was closed; a provider that is wrong all day
     changes nothing.
     """
-    opens = clock.open_since(BEGINS)
+    opens = market_calendar.open_since(BEGINS)
     both = [
         word(s, subject, "closed" if 0 <= s < 100 else "open")
         for s in range(-100, 300, 5)
@@ -196,7 +197,7 @@ def test_a_socket_is_down_since_the_market_reopened() -> None:
     ]
     for outcome in ("closed", "silent"):
         down = [Sample(clock.micros(at(s)), "socket", "app", outcome, None, float(s)) for s in range(50, 300, 5)]
-        found = measures.measure(
+        found = probe_figures.measure(
             Probed("tradier", [*said, *down]), looks.tape([]), RULES["websocket_down"], "app", Window(at(0), at(135))
         )
         assert found.value == pytest.approx(40.0)

@@ -18,7 +18,7 @@ import demos
 import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings as how, strategies as st
 
-from opslib import cli, usage
+from opslib.cli import main, parser
 
 EXAMPLES = int(os.environ.get("COMMAND_LINES", "300"))  # 10,000 are run by hand: see CONTRIBUTING.md.
 LONGEST_S = 10.0  # CPU seconds of this process, so that other work on the machine does not count.
@@ -26,13 +26,13 @@ SPEAKS_VERDICT = {"status", "checklist", "greeks", "pnl", "doctor", "verify"}
 # The commands that run until stopped, replace the process, or take minutes by design: their arguments are parsed and
 # checked, their work is left out.
 LEFT_OUT = (
-    "opslib.server.serve",
-    "opslib.collect.collect",
-    "opslib.demo.show.asked",
-    "opslib.demo.drilling.asked",
-    "opslib.scheduler.Scheduler.run",
-    "opslib.planning.asked",
-    "opslib.planning.ranged",
+    "opslib.services.server.serve",
+    "opslib.services.collector.collect",
+    "opslib.cli.commands.demo.asked",
+    "opslib.cli.commands.drill.asked",
+    "opslib.services.scheduler.Scheduler.run",
+    "opslib.cli.commands.schedule.asked",
+    "opslib.cli.commands.schedule.ranged",
 )
 
 TIMES = (
@@ -256,7 +256,7 @@ def values(action: argparse.Action) -> st.SearchStrategy[str]:
 
 def lines() -> st.SearchStrategy[list[str]]:
     """A command with some of its options, in the order of a shell; sometimes anything."""
-    (subparsers,) = (a for a in usage.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (subparsers,) = (a for a in parser.parser()._actions if isinstance(a, argparse._SubParsersAction))
 
     @st.composite
     def line(draw: Any) -> list[str]:
@@ -286,9 +286,9 @@ def run(arguments: list[str]) -> tuple[int, str, str]:
         for name in LEFT_OUT:
             patched.setattr(name, lambda *_, **__: _Nothing())
         patched.setattr("os.execve", _replaced)
-        patched.setattr("opslib.runner.execute", _not_executed)
+        patched.setattr("opslib.jobs.executor.execute", _not_executed)
         try:
-            code = cli.main(arguments)
+            code = main.main(arguments)
         except SystemExit as ended:  # Of --help and --version.
             code = int(ended.code or 0)
     return code, out.getvalue(), err.getvalue()
@@ -305,7 +305,7 @@ def _replaced(*_: Any) -> Any:
 
 
 def _not_executed(*_: Any, **__: Any) -> Any:
-    from opslib.errors import NotebookFailed
+    from opslib.foundation.errors import NotebookFailed
 
     raise NotebookFailed("not executed by this test")
 

@@ -8,23 +8,23 @@ import pytest
 from lived import CHAIN
 from test_probed import RULES, at, beats, over, us
 
-from opslib import conditions
-from opslib.probed import Probed
-from opslib.samples import Sample
-from opslib.verdicts import judge
+from opslib.alerting import probe_conditions
+from opslib.alerting.verdicts import judge
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.store import Sample
 
 
 def value(samples: list[Sample], rule: str, subject: str = "app", end: float = 600) -> float | None:
     """The figure of a rule at so many seconds."""
     found = RULES[rule]
-    return conditions.measure(
+    return probe_conditions.measure(
         Probed("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end)
     ).value
 
 
 def severity(samples: list[Sample], rule: str, subject: str = "app", end: float = 600) -> str | None:
     found = RULES[rule]
-    figure = conditions.measure(
+    figure = probe_conditions.measure(
         Probed("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end)
     )
     return judge(found, subject, found.sources[0], figure).severity
@@ -44,7 +44,7 @@ def test_our_network_is_gone_since_the_later_of_the_two() -> None:
     assert value(massive + tradier, "our_network") == 40
     assert value(massive + line("tradier", "ok", 600), "our_network") == 0
     assert value(massive + line("tradier", "server_5xx", 580, 600), "our_network") == 0
-    assert value(massive, "our_network") is None and not conditions.seen(
+    assert value(massive, "our_network") is None and not probe_conditions.seen(
         Probed("tradier", massive), RULES["our_network"]
     )
     # An outage of the provider itself is none of our network: it counts from where the connection failed.
@@ -156,9 +156,9 @@ def test_whole_chains(found: list[Sample], expected: str | None) -> None:
 
 def test_nothing_is_known_of_what_nobody_probed() -> None:
     """Without a probe no condition is measured, and none has a figure."""
-    for name in conditions.NAMES:
+    for name in probe_conditions.NAMES:
         for subject in RULES[name].subjects:
-            assert not conditions.seen(Probed(), RULES[name])
-            assert conditions.measure(Probed(), RULES, RULES[name], subject, over(0, 600)).value is None
+            assert not probe_conditions.seen(Probed(), RULES[name])
+            assert probe_conditions.measure(Probed(), RULES, RULES[name], subject, over(0, 600)).value is None
     with pytest.raises(LookupError, match="no condition"):
-        conditions.measure(Probed(), RULES, RULES["errors"], "app", over(0, 600))
+        probe_conditions.measure(Probed(), RULES, RULES["errors"], "app", over(0, 600))

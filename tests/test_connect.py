@@ -25,9 +25,14 @@ from servers import free_port
 from test_server import AS_JSON, LARGEST, Answer, Receiver, a_body, asked, awaited, receiving
 
 import opslib
-from opslib import cli, clock, doctor, logs, refusals, rules, settings, snapshot
-from opslib.snapshot_store import Post, SnapshotStore
-from opslib.store import Store
+from opslib.cli import main
+from opslib.dashboard import doctor
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.telemetry.pages import refused_posts, snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
+from opslib.telemetry.probes import app_log, log_lines as logs
 
 DOC = (Path(opslib.__file__).parent / "docs" / "connect.md").read_text(encoding="utf-8")
 BLOCKS = {block.splitlines()[0]: block for block in re.findall(r"```ts\n(.*?)```", DOC, re.S)}
@@ -237,7 +242,7 @@ def posts(found: Receiver) -> list[dict[str, Any]]:
 def status_shows(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """What `ops status -o json` says of the same home."""
     capsys.readouterr()
-    cli.main(["status", "-o", "json"])
+    main.main(["status", "-o", "json"])
     return dict(json.loads(capsys.readouterr().out))
 
 
@@ -360,7 +365,7 @@ def test_directly_with_the_policy(
             awaited(
                 lambda: any(
                     r.words == f"1 post from {app.url} refused: Origin not in OPS_CORS_ORIGINS (403)"
-                    for r in refusals.read(found.store, "desk", 0, 2**62)
+                    for r in refused_posts.read(found.store, "desk", 0, 2**62)
                 ),
                 "the refusal is counted",
             )
@@ -428,7 +433,7 @@ def test_the_route_without_a_receiver(run_app: Any, home: Path) -> None:
 
 def errors_of(app: App) -> int:
     """How many errors the monitor counts in the app's log."""
-    return sum(entry.is_error for entry in logs.entries(logs.read_line(line) for line in app.log))
+    return sum(entry.is_error for entry in app_log.entries(logs.read(line) for line in app.log))
 
 
 def test_the_route_with_a_receiver_that_hangs(run_app: Any) -> None:
@@ -567,7 +572,7 @@ def test_whether_posts_arrive(
     The doctor says when the newest post came: late only while the market is open; where it is late or none came, it
     names the page that says how to connect.
     """
-    now, found = clock.parse(at), settings.load(tmp_path, None, {})
+    now, found = time_parsing.parse(at), settings.load(tmp_path, None, {})
     monkeypatch.setattr(clock, "now", lambda: now)
     store = Store(found.url)
     if age_s is not None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from test_walk import AS_OF, PLAIN, TOKEN, book, counted, desk, home, laid  # noqa: F401  # Fixtures.
 
-from opslib import clock, panels
-from opslib.controls import Pad, Strip, refresh
-from opslib.workbook import Book, Card
+from opslib.dashboard import status
+from opslib.foundation import time_parsing
+from opslib.runbooks.session import Book, Card
+from opslib.runbooks.widgets import Pad, Strip, refresh
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -19,8 +20,8 @@ def quick(laid: Path) -> Iterator[None]:  # noqa: F811
     kept = desk(laid)
     seen = lru_cache(maxsize=None)(lambda at, length: PLAIN(kept, at, length))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(panels, "view_at", lambda desk, at, length: seen(at, length))
-        seen(clock.parse(AS_OF), timedelta(minutes=10))
+        patch.setattr(status, "view_at", lambda desk, at, length: seen(at, length))
+        seen(time_parsing.parse(AS_OF), timedelta(minutes=10))
         yield
 
 

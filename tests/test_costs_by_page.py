@@ -6,7 +6,7 @@ import pytest
 from looks import CLOSES as AT, tape
 from outside import RULES
 
-from opslib import attribution
+from opslib.runbooks.diagnosis import cost_questions
 
 
 def means(commission: float, slippage: float, gross: float, trades: int = 10) -> dict[str, Any]:
@@ -36,6 +36,6 @@ def test_each_cost_that_has_changed_is_named(
     monkeypatch: pytest.MonkeyPatch, now: dict[str, Any], expected: list[tuple[str, float]]
 ) -> None:
     """Before, a trade paid 1 dollar of commission and 5 of slippage, and made 4 %."""
-    monkeypatch.setattr(attribution, "_newest", lambda *_: (now, means(1.0, 5.0, 4.0)))
-    found = attribution.by_page(tape([]), AT, RULES["backtest_variance"], RULES.probes.changed_by)
+    monkeypatch.setattr(cost_questions, "_newest", lambda *_: (now, means(1.0, 5.0, 4.0)))
+    found = cost_questions.by_page(tape([]), AT, RULES["backtest_variance"], RULES.probes.changed_by)
     assert [(a.cause, a.agree) for a in found] == expected

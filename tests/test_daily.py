@@ -12,17 +12,20 @@ from pathlib import Path
 import days
 import pytest
 
-from opslib import clock, desk, report, snapshot
-from opslib.daily import SECTIONS
-from opslib.demo import truth
-from opslib.errors import ReportRefused
-from opslib.snapshot_store import Post, SnapshotStore
+from opslib import desk as desk_module
+from opslib.dashboard.daily_figures import SECTIONS
+from opslib.foundation import clock, market_calendar, time_parsing
+from opslib.foundation.errors import ReportRefused
+from opslib.reports import places as places_module
+from opslib.simulation.demo_day import expected_figures
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
 DAY = str(days.DAY)
 
 
-def given(home: Path, posts: list[Post] | tuple[Post, ...], app: str = "desk") -> desk.Desk:
-    found = desk.open(app)
+def given(home: Path, posts: list[Post] | tuple[Post, ...], app: str = "desk") -> desk_module.Desk:
+    found = desk_module.open(app)
     SnapshotStore(found.store).write(app, posts, known_at_ts=True)
     return found
 
@@ -43,7 +46,7 @@ def files(home: Path, stem: str, app: str = "desk") -> dict[str, bytes]:
 def test_every_figure_is_the_scripts_own(home: Path) -> None:
     """Every field of the guide's template has the figure that the script of events has."""
     found = given(home, days.posts()).daily_report(DAY).figures
-    true = truth.truth(days.scripted())["session"]["visible"]
+    true = expected_figures.truth(days.scripted())["session"]["visible"]
 
     def percent(part, whole):
         return pytest.approx(100 * part / whole, abs=0.005)
@@ -65,7 +68,7 @@ def test_every_figure_is_the_scripts_own(home: Path) -> None:
 
 def test_the_naive_reading_is_wrong() -> None:
     """End minus start of the page's own fields is not what happened, else this suite would not be needed."""
-    naive, true = truth.naive(days.scripted()), truth.truth(days.scripted())["session"]["visible"]
+    naive, true = expected_figures.naive(days.scripted()), expected_figures.truth(days.scripted())["session"]["visible"]
     assert naive["massive"]["requests"] != true["massive"]["requests"] and naive["errors"] != true["errors"]
 
 
@@ -108,7 +111,7 @@ def test_the_troubles_are_among_the_issues(home: Path) -> None:
     for name, rule in rules.items():
         trouble = next(t for t in days.scripted().troubles if name in t.name)
         began = [
-            clock.parse(i["began"])
+            time_parsing.parse(i["began"])
             for i in daily.issues
             if i["rule"] == rule and i["severity"] in ("critical", "escalate")
         ]
@@ -119,7 +122,7 @@ def test_the_troubles_are_among_the_issues(home: Path) -> None:
 
 def test_a_quiet_day_has_nothing_to_do(home: Path) -> None:
     """A day of base rates only has no issue at which anybody is told, and is not critical."""
-    quiet = clock.previous_session(days.DAY).day
+    quiet = market_calendar.previous_session(days.DAY).day
     daily = given(home, days.posts(quiet, 1, True)).daily_report(quiet)
     assert not [i for i in daily.issues if i["severity"] != "warning"]
     assert daily.action_items == [] and daily.incomplete is None
@@ -166,7 +169,7 @@ def test_half_days_and_dst(home: Path, day: str, words: str) -> None:
     """On a half day and on both sides of each DST change the session is New York's, complete, and every count right."""
     which = date.fromisoformat(day)
     daily = given(home, days.posts(which, 3)).daily_report(day)
-    true = truth.truth(days.scripted(which, 3))["session"]["visible"]
+    true = expected_figures.truth(days.scripted(which, 3))["session"]["visible"]
     assert daily.words == words
     assert (
         daily.values["coverage"],
@@ -179,8 +182,8 @@ def test_the_night_before_reaches_over_the_weekend(home: Path) -> None:
     """On a Monday the night before begins at Friday's close, also when DST changed between."""
     night = given(home, days.posts()).daily_report("2026-03-09").night
     assert night and (night.window.start, night.window.end) == (
-        clock.parse("2026-03-06T16:00"),
-        clock.parse("2026-03-09T09:30"),
+        time_parsing.parse("2026-03-06T16:00"),
+        time_parsing.parse("2026-03-09T09:30"),
     )
 
 
@@ -189,12 +192,12 @@ def test_what_changed_against_yesterday(home: Path) -> None:
     Each figure stands beside that of the previous trading day, the same weekday and the days before, with how many
     those are.
     """
-    yesterday = clock.previous_session(days.DAY).day
+    yesterday = market_calendar.previous_session(days.DAY).day
     found = given(home, days.posts(yesterday, 1, True))
     SnapshotStore(found.store).write("desk", days.posts(), known_at_ts=True)
     daily = found.daily_report(DAY)
     a, b = (
-        truth.truth(s)["session"]["visible"]["errors"] for s in (days.scripted(yesterday, 1, True), days.scripted())
+        expected_figures.truth(s)["session"]["visible"]["errors"] for s in (days.scripted(yesterday, 1, True), days.scripted())
     )
     told = daily.changes["system_errors"]
     assert (told["previous"], told["value"], told["weekday"], told["n"], told["usual_middle"], told["outside"]) == (
@@ -315,7 +318,7 @@ def test_before_the_open_there_is_no_report(home: Path) -> None:
 def test_a_damaged_earlier_report_is_not_passed_over(home: Path) -> None:
     """An earlier report that cannot be read stops the restatement, since what changed could not be told."""
     found = given(home, days.posts())
-    path = report.place(found.settings, "daily", days.DAY).with_suffix(".json")
+    path = places_module.place(found.settings, "daily", days.DAY).with_suffix(".json")
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(ReportRefused, match="cannot be read"):
@@ -324,7 +327,7 @@ def test_a_damaged_earlier_report_is_not_passed_over(home: Path) -> None:
 
 def test_known_at_shows_what_was_known_then(home: Path) -> None:
     """A report as known before the import knows nothing of the day."""
-    found = desk.open("desk")
+    found = desk_module.open("desk")
     SnapshotStore(found.store).write(
         "desk", [Post(p.ts_us, snapshot.read(json.loads(p.snapshot.body))) for p in days.posts()[:50]]
     )

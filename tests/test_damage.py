@@ -18,12 +18,15 @@ import damaged
 import pytest
 from looks import post, us
 
-from opslib import cell_types, cli, rescue, settings
-from opslib.errors import StoreError
-from opslib.notices import Notice
-from opslib.samples import Sample, Samples
-from opslib.snapshot_store import SnapshotStore
-from opslib.store import Store
+from opslib.alerting.notifications.planner import Notice
+from opslib.cli import main
+from opslib.foundation.config import settings
+from opslib.foundation.errors import StoreError
+from opslib.foundation.storage import cell_types
+from opslib.foundation.storage.database import Store
+from opslib.telemetry.pages import rescue
+from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes.store import Sample, Samples
 
 COUNT = 60
 
@@ -43,7 +46,7 @@ def home(whole: Path, tmp_path: Path) -> Path:
 def ops(capsys: pytest.CaptureFixture[str], home: Path, *arguments: str) -> tuple[int, str, str]:
     """A command's exit code, stdout and stderr."""
     capsys.readouterr()
-    code = cli.main([*arguments, "--home", str(home), "--app", "desk"])
+    code = main.main([*arguments, "--home", str(home), "--app", "desk"])
     return code, *capsys.readouterr()
 
 
@@ -272,7 +275,7 @@ def test_a_lost_log_is_no_failure(home: Path) -> None:
     held = len(SnapshotStore(Store(settings.sqlite_url(home / "store.sqlite"))).looks("desk", 0, 2**62, None))
     for suffix in ("-wal", "-shm"):
         (home / f"store.sqlite{suffix}").write_bytes(os.urandom(5000))
-    code = "import sys\nfrom pathlib import Path\nfrom opslib.settings import sqlite_url\nfrom opslib.store import Store\nfrom opslib.snapshot_store import SnapshotStore\nprint(len(SnapshotStore(Store(sqlite_url(Path(sys.argv[1])))).looks('desk', 0, 2**62, None)))"
+    code = "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\nfrom opslib.foundation.storage.database import Store\nfrom opslib.telemetry.pages.store import SnapshotStore\nprint(len(SnapshotStore(Store(sqlite_url(Path(sys.argv[1])))).looks('desk', 0, 2**62, None)))"
     found = subprocess.run([sys.executable, "-c", code, str(home / "store.sqlite")], capture_output=True, text=True)
     assert found.stdout.strip() == str(held), found.stderr
 

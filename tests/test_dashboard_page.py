@@ -15,11 +15,11 @@ from conftest import needs
 from labs import browsing
 from looks import CLOSES, OPENS
 
-from opslib import dashboard, screen
-from opslib.dashboard import Feed
+from opslib.dashboard import live, live_state
+from opslib.dashboard.live import Feed
 from opslib.desk import Desk
 
-HERE = Path(dashboard.__file__).parent
+HERE = live.HERE
 AT = OPENS + timedelta(hours=2)
 MODEL = """async ([code, style, whole]) => {
     document.head.append(Object.assign(document.createElement('style'), { textContent: style }));
@@ -51,14 +51,14 @@ def page(feed: Feed) -> Iterator[Any]:
         shown.evaluate(
             MODEL,
             [
-                (HERE / "dashboard.js").read_text(),
-                (HERE / "dashboard.css").read_text(),
-                json.loads(json.dumps(screen.whole(view, feed.screen(view)))),
+                (HERE / "live.js").read_text(),
+                (HERE / "live.css").read_text(),
+                json.loads(json.dumps(live_state.whole(view, feed.screen(view)))),
             ],
         )
         shown.evaluate(
             "(message) => window.tell(message)",
-            {"whole": screen.whole(view, feed.screen(view)), "range": [OPENS.timestamp(), AT.timestamp()], "n": 7},
+            {"whole": live_state.whole(view, feed.screen(view)), "range": [OPENS.timestamp(), AT.timestamp()], "n": 7},
         )
         yield shown
         assert problems == []
@@ -97,7 +97,7 @@ def test_it_begins_where_it_was_told_to(page: Any, feed: Feed) -> None:
     """
     assert [said.get("first") for said in page.evaluate("() => window.asked")] == [True]
     view = feed.view(AT - timedelta(hours=1))
-    tell(page, whole=json.loads(json.dumps(screen.whole(view, feed.screen(view)))), past=True)
+    tell(page, whole=json.loads(json.dumps(live_state.whole(view, feed.screen(view)))), past=True)
     assert badge(page) == "as of then" and page.locator(".moment").inner_text().startswith("10:30:00")
     tell(page, change=change(feed, 5), n=8)
     assert page.locator(".moment").inner_text().startswith("10:30:00")

@@ -25,7 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 
-from opslib.demo.states import SHARED, STATES
+from opslib.simulation.world.faults import SHARED, STATES
 
 AT_S = 1773153000.0  # 2026-03-10 10:30 in New York.
 TOKENS = {"massive": "mk-e3b0c44298fc1c149afb", "tradier": "td-27ae41e4649b", "proxy": "px-934ca495991b"}
@@ -52,7 +52,7 @@ class Running:
         self.lines: list[str] = []
         self._marks = 0
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "opslib.demo.app"],
+            [sys.executable, "-m", "opslib.simulation.world.app"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from opslib.demo.day import HOSTILE_MESSAGE, POST_INTERVAL_S, script
-from opslib.demo.page import posts
-from opslib.demo.truth import naive, truth
+from opslib.simulation.demo_day.expected_figures import naive, truth
+from opslib.simulation.world.page import posts
+from opslib.simulation.world.script import HOSTILE_MESSAGE, POST_INTERVAL_S, script
 
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)
 CLOSES = datetime(2026, 3, 10, 20, 0, tzinfo=UTC)

@@ -14,15 +14,17 @@ import days
 import httpx
 import pytest
 
-from opslib import cli, rules, settings
-from opslib.demo import page, tour
-from opslib.demo.home_lock import HomeLock
-from opslib.errors import OpsError
-from opslib.ledger import process
-from opslib.samples import Samples
-from opslib.server import Served
-from opslib.snapshot_store import SnapshotStore
-from opslib.store import Store
+from opslib.cli import main
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import OpsError
+from opslib.foundation.storage.database import Store
+from opslib.jobs.ledger import process
+from opslib.services.server import Served
+from opslib.simulation.demo_day import replay
+from opslib.simulation.demo_day.home_lock import HomeLock
+from opslib.simulation.world import page
+from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes.store import Samples
 
 DEAD = "|".join((process().split("|")[0], "999999999", "0.00"))
 
@@ -46,9 +48,9 @@ def test_a_second_demo_in_the_same_home_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """While one runs, another says so and ends with 70; nothing of the first is touched."""
-    monkeypatch.setattr("opslib.demo.show.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("opslib.cli.commands.demo.LOCK_WAIT_S", 0.2)
     with HomeLock(settings.load(tmp_path, "demo", {})):
-        assert cli.main(["--home", str(tmp_path), "demo"]) == 70
+        assert main.main(["--home", str(tmp_path), "demo"]) == 70
     assert "another ops demo is running" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
 
@@ -59,12 +61,12 @@ def test_half_a_home_is_laid_out_anew(tmp_path: Path, capsys: pytest.CaptureFixt
     """
     half = tmp_path / "demo"
     half.mkdir()
-    (half / tour.UNFINISHED).write_text(DEAD)
+    (half / replay.UNFINISHED).write_text(DEAD)
     (half / "store.sqlite").write_bytes(b"SQLite format 3\0 and no more")
-    (tmp_path / f"{tour.MAKING}left").mkdir()
-    assert cli.main(["--home", str(tmp_path), "--app", "demo", "status", "--as-of", f"{days.DAY}T11:27"]) == 2
+    (tmp_path / f"{replay.MAKING}left").mkdir()
+    assert main.main(["--home", str(tmp_path), "--app", "demo", "status", "--as-of", f"{days.DAY}T11:27"]) == 2
     assert "availability of massive" in capsys.readouterr().out
-    assert not tour.is_unfinished(settings.load(tmp_path, "demo", {})) and not list(tmp_path.glob(f"{tour.MAKING}*"))
+    assert not replay.is_unfinished(settings.load(tmp_path, "demo", {})) and not list(tmp_path.glob(f"{replay.MAKING}*"))
 
 
 def test_a_demo_that_runs_is_read_as_it_is(tmp_path: Path) -> None:
@@ -72,9 +74,9 @@ def test_a_demo_that_runs_is_read_as_it_is(tmp_path: Path) -> None:
     demo = settings.load(tmp_path, "demo", {})
     with HomeLock(demo):
         demo.home.mkdir()
-        (demo.home / tour.UNFINISHED).write_text(process())
-        tour.lay_out(demo)
-    assert [p.name for p in demo.home.iterdir()] == [tour.UNFINISHED]
+        (demo.home / replay.UNFINISHED).write_text(process())
+        replay.lay_out(demo)
+    assert [p.name for p in demo.home.iterdir()] == [replay.UNFINISHED]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -86,14 +88,14 @@ def test_killed_at_any_moment_it_leaves_nothing_in_the_way(seed: int, tmp_path: 
         stderr=subprocess.DEVNULL,
         env=os.environ | {"OPS_HOME": str(tmp_path)},
     )
-    marker = tmp_path / "demo" / tour.UNFINISHED
+    marker = tmp_path / "demo" / replay.UNFINISHED
     while running.poll() is None and not marker.exists():
         time.sleep(0.02)
     time.sleep(random.Random(seed).uniform(0, 12))  # The moment is what is tried.
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert marker.exists()
-    assert cli.main(["--home", str(tmp_path), "--app", "demo", "status", "--as-of", f"{days.DAY}T11:27"]) == 2
+    assert main.main(["--home", str(tmp_path), "--app", "demo", "status", "--as-of", f"{days.DAY}T11:27"]) == 2
     assert not marker.exists()
 
 
@@ -104,13 +106,13 @@ def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Pa
     """
     desk = settings.load(tmp_path, "desk", {})
     store = Store(desk.url)
-    posts = list(page.posts(tour.scripted()))[:40]
-    with Served(desk, store, rules.load()) as served, tour._client(served.url) as client:
+    posts = list(page.posts(replay.scripted()))[:40]
+    with Served(desk, store, rules.load()) as served, replay._client(served.url) as client:
         for i, post in enumerate(posts):
             if i % 5 == 0:
                 for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
                     connection._connection._network_stream.get_extra_info("socket").shutdown(2)
-            tour._posted(client, post)
+            replay._posted(client, post)
     assert len(list(SnapshotStore(store).bodies("desk", None, None, None))) == len({str(p.body) for p in posts})
 
 
@@ -122,13 +124,13 @@ def test_a_receiver_that_never_answers_is_an_error(tmp_path: Path) -> None:
         asked.append(1)
         raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
 
-    post = next(iter(page.posts(tour.scripted())))
+    post = next(iter(page.posts(replay.scripted())))
     with (
         httpx.Client(base_url="http://127.0.0.1:9", transport=httpx.MockTransport(closing)) as client,
         pytest.raises(OpsError, match="did not answer"),
     ):
-        tour._posted(client, post)
-    assert len(asked) == tour.POST_ATTEMPTS
+        replay._posted(client, post)
+    assert len(asked) == replay.POST_ATTEMPTS
 
 
 def test_two_that_lay_out_at_once_make_one_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,9 +142,9 @@ def test_two_that_lay_out_at_once_make_one_home(tmp_path: Path, monkeypatch: pyt
         time.sleep(0.3)
         demo.home.mkdir()
 
-    monkeypatch.setattr(tour, "_laid_out", making)
+    monkeypatch.setattr(replay, "_laid_out", making)
     demo = settings.load(tmp_path, "demo", {})
-    threads = [threading.Thread(target=tour.lay_out, args=(demo,)) for _ in range(4)]
+    threads = [threading.Thread(target=replay.lay_out, args=(demo,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -155,10 +157,10 @@ def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
     Also in a calm hour each probe is kept at a pace that `ops collect` has: its beats hold memory, the socket has heard
     messages, the server is up for longer each time.
     """
-    scripted, now = tour.scripted(), tour._World(tour.scripted().opens - tour.BEFORE_OPEN)
+    scripted, now = replay.scripted(), replay._World(replay.scripted().opens - replay.BEFORE_OPEN)
     desk = settings.load(tmp_path, "demo", {})
     store = Store(desk.url, now.now)
-    with tour._Eyes(scripted, desk, store, now, lambda: 61.5) as eyes:
+    with replay._Eyes(scripted, desk, store, now, lambda: 61.5) as eyes:
         while now.at < scripted.opens + timedelta(minutes=16):
             eyes.look()
             now.at += timedelta(seconds=5)

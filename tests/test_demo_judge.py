@@ -9,14 +9,15 @@ from pathlib import Path
 import days
 import pytest
 
-from opslib import clock, rules, settings
-from opslib.collect import Collector
-from opslib.demo.home_lock import HomeLock
-from opslib.demo.judge import Judge
-from opslib.errors import OpsError
-from opslib.record import Record
-from opslib.snapshot_store import SnapshotStore
-from opslib.store import Store
+from opslib.alerting.store import Record
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import OpsError
+from opslib.foundation.storage.database import Store
+from opslib.services.collector import Collector
+from opslib.simulation.demo_day.evaluator_process import Judge
+from opslib.simulation.demo_day.home_lock import HomeLock
+from opslib.telemetry.pages.store import SnapshotStore
 
 BEGINS, ENDS = days.at("11:18"), days.at("11:30")
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from opslib.demo.life import GAMMA_MISSING_TEXT, Life
-from opslib.demo.states import STATES, States
+from opslib.simulation.world.faults import STATES, States
+from opslib.simulation.world.page_activity import GAMMA_MISSING_TEXT, Life
 
 AT_S = 1773153000.0  # 2026-03-10 10:30 in New York.
 HALF_HOUR_S = 1800.0
@@ -116,7 +116,7 @@ def test_the_bodies_do_not_depend_on_the_cut(name: str | None) -> None:
 def test_bodies_are_of_the_seed() -> None:
     """Another seed gives other bodies; the same seed gives the same ones in another process with another hash seed."""
     code = (
-        f"import json; from opslib.demo.life import Life; from opslib.demo.states import States; "
+        f"import json; from opslib.simulation.world.page_activity import Life; from opslib.simulation.world.faults import States; "
         f"print(json.dumps(Life(3, {AT_S}, States(3)).posts({AT_S + 300})))"
     )
     elsewhere = subprocess.run(

@@ -24,12 +24,12 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from opslib.demo.massive import Massive
-from opslib.demo.states import STATES
-from opslib.demo.surface import Contract, Surface
-from opslib.demo.tradier import Tradier
-from opslib.demo.wire import Request, Server
-from opslib.demo.world import World
+from opslib.simulation.world.faults import STATES
+from opslib.simulation.world.http_server import Request, Server
+from opslib.simulation.world.massive import Massive
+from opslib.simulation.world.option_surface import Contract, Surface
+from opslib.simulation.world.state import World
+from opslib.simulation.world.tradier import Tradier
 
 AT_S = 1773153000.0  # 2026-03-10 10:30 in New York, a Tuesday.
 HOUR_S, DAY_S, YEAR_S = 3600, 86_400, 365 * 86_400
@@ -298,7 +298,7 @@ def test_the_same_seed_gives_the_same_chains() -> None:
     """Chains rest on the seed, the symbol and the minute, and on no process's hashes."""
     told = Surface(1).chain("AAPL", AT_S)
     code = (
-        f"from opslib.demo.surface import Surface; import zlib; "
+        f"from opslib.simulation.world.option_surface import Surface; import zlib; "
         f"print(zlib.crc32(repr(Surface(1).chain('AAPL', {AT_S})).encode()))"
     )
     other = subprocess.run(

@@ -11,11 +11,13 @@ import pytest
 from looks import CLOSES
 from moments import MOMENT, but, series, well
 
-from opslib import cli, desk as desk_module, settings
-from opslib.causes import CAUSES
+from opslib import desk as desk_module
+from opslib.alerting.causes import CAUSES
+from opslib.cli import main
 from opslib.desk import Desk
-from opslib.samples import Sample, Samples
-from opslib.workbook import Book
+from opslib.foundation.config import settings
+from opslib.runbooks.session import Book
+from opslib.telemetry.probes.store import Sample, Samples
 
 KEYS = ["as_of", "window", "cause", "subject", "confidence", "also", "runbook", "severity", "evidence"]
 ROW = ["question", "answer", "supports", "contradicts", "source", "age_s"]
@@ -24,7 +26,7 @@ ID = "2026-03-10-2"  # The second of the demo's day.
 
 def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """What a command ends with, and what it says."""
-    code = cli.main([*arguments])
+    code = main.main([*arguments])
     out = capsys.readouterr()
     return code, out.out, out.err
 

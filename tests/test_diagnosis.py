@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from looks import us
 from moments import NOW, but, chain, posted, sample, series, view, well
 
-from opslib import causes, rules
-from opslib.alerts import Transition
-from opslib.causes import NONE
-from opslib.diagnosis import Diagnosis, diagnose
-from opslib.rules import SENT
+from opslib.alerting import causes
+from opslib.alerting.alerts import Transition
+from opslib.alerting.causes import NONE
+from opslib.foundation.config import rules
+from opslib.foundation.config.rules import SENT
+from opslib.runbooks.diagnosis.diagnosis import Diagnosis, diagnose
 
 
 def named(found: Diagnosis) -> set[tuple[str, str | None]]:

@@ -15,11 +15,12 @@ import sqlalchemy as sa
 from looks import at, us
 from told import ALERTS, SILENT, fires
 
-from opslib import rules
-from opslib.dispatch import CLAIM_US, EXPIRED, SENT, Delivery, Dispatch
-from opslib.schema import ACTS, DELIVERIES, FOREIGN, MESSAGES, NOTICES, OUTBOX
-from opslib.staff import PATH, Channel, Role, Staff
-from opslib.store import Store
+from opslib.alerting.notifications.store import CLAIM_US, EXPIRED, SENT, Delivery, Dispatch
+from opslib.foundation.config import rules
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import ACTS, DELIVERIES, FOREIGN, MESSAGES, NOTICES, OUTBOX
 
 RULES = rules.load()
 HOOKED = Staff(

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from opslib import clock, doctor, drain, rules, settings
-from opslib.demo.lever import Lever
-from opslib.demo.wire import Answer, Request, Server, as_html
-from opslib.doctor import Examination
-from opslib.refusals import Refusals
-from opslib.samples import Samples
-from opslib.store import Store
+from opslib.dashboard import doctor
+from opslib.dashboard.doctor import Examination
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.simulation.world.control import Lever
+from opslib.simulation.world.http_server import Answer, Request, Server, as_html
+from opslib.telemetry import log_drain
+from opslib.telemetry.pages.refused_posts import Refusals
+from opslib.telemetry.probes.store import Samples
 
 BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 
@@ -186,8 +189,8 @@ def test_a_hosted_app_whose_log_comes_by_a_drain(world: Lever, tmp_path: Path) -
     store = Store(settings.load(tmp_path, None, environ).url)
 
     def keep(ago):
-        return drain.keep(
-            Samples(store, "desk"), drain.read(b"GET /api/health 200 3 ms", "text/plain"), clock.now() - ago, str
+        return log_drain.keep(
+            Samples(store, "desk"), log_drain.read(b"GET /api/health 200 3 ms", "text/plain"), clock.now() - ago, str
         )
 
     keep(timedelta(hours=25))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import needs
 
-from opslib import document, runner
+from opslib.jobs import html_export, notebook_file as runner
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -153,7 +153,7 @@ def opened(recorder: tuple[str, Callable[[], set[str]]], tmp_path: Path) -> Call
 def hostile(recorder: tuple[str, object], content: str) -> str:
     """The page of a notebook that holds that content in its words and in its outputs."""
     content = content.replace("URL", recorder[0])
-    return document.page(notebook({"text/html": content, "text/plain": "x"}, markdown=content), "a title")
+    return html_export.page(notebook({"text/html": content, "text/plain": "x"}, markdown=content), "a title")
 
 
 def test_the_policy_stands_before_all_else(recorder: tuple[str, object]) -> None:
@@ -230,7 +230,7 @@ def test_other_kinds_of_output_ask_nobody(
         f"script></svg> ![x]({url}/c)"
     )
     asked, shown = opened(
-        document.page(notebook({kind: content}, markdown=f"![x]({url}/d) [y](javascript:fetch('{url}/e'))"), "a title")
+        html_export.page(notebook({kind: content}, markdown=f"![x]({url}/d) [y](javascript:fetch('{url}/e'))"), "a title")
     )
     assert asked == set() and "a title" in shown
 
@@ -242,7 +242,7 @@ def test_the_page_holds_what_it_shows(opened: Callable[[str], tuple[set[str], st
         {"image/png": PIXEL, "text/plain": "<Figure>"},
         markdown="# Massive was down\n\nand **came back**",
     )
-    page = document.page(book, "a title")
+    page = html_export.page(book, "a title")
     sources = [a["src"] for tag, a in Elements(page).found if tag == "img"]
     assert sources == [f"data:image/png;base64,{PIXEL}"]
     _, shown = opened(page)
@@ -251,7 +251,7 @@ def test_the_page_holds_what_it_shows(opened: Callable[[str], tuple[set[str], st
 
 def test_the_page_has_no_code_and_no_script() -> None:
     """The page shows no code, brings no script of its own, and refers to nothing outside itself."""
-    page = document.page(
+    page = html_export.page(
         notebook({"text/plain": "the result"}, markdown="# Words", source="very_secret_source()"), "a title"
     )
     assert "the result" in page and "very_secret_source" not in page and "In [" not in page
@@ -264,7 +264,7 @@ def test_a_title_is_text(title: str) -> None:
     """A title from outside, such as a file's name, is text and nothing else."""
     import html
 
-    page = document.page(notebook(), title)
+    page = html_export.page(notebook(), title)
     assert (
         f"<title>{html.escape(title)}</title>" in page
         or html.unescape(page[page.index("<title>") + 7 : page.index("</title>")]) == title
@@ -275,7 +275,7 @@ def test_a_title_is_text(title: str) -> None:
 def test_the_same_notebook_gives_the_same_page() -> None:
     """Made twice, a page is the same to the byte."""
     pages = [
-        document.page(notebook({"text/html": "<b>x</b>"}, {"image/png": PIXEL}, markdown="# A\n# A"), "t")
+        html_export.page(notebook({"text/html": "<b>x</b>"}, {"image/png": PIXEL}, markdown="# A\n# A"), "t")
         for _ in range(2)
     ]
     assert pages[0] == pages[1]
@@ -285,7 +285,7 @@ def test_a_page_of_an_empty_notebook() -> None:
     """A notebook without cells, or with a failed one, gives a page as well, with the error in it."""
     from nbformat.v4 import new_notebook, new_output
 
-    assert document.page(new_notebook(), "t").startswith("<!doctype html>")
+    assert html_export.page(new_notebook(), "t").startswith("<!doctype html>")
     book = notebook()
     book.cells[1].outputs = [
         new_output(
@@ -295,5 +295,5 @@ def test_a_page_of_an_empty_notebook() -> None:
             traceback=["\x1b[31mZeroDivisionError\x1b[0m: division by <b>zero</b>"],
         )
     ]
-    page = document.page(book, "t")
+    page = html_export.page(book, "t")
     assert "ZeroDivisionError" in page and "<b>zero</b>" not in page and "\x1b" not in page

@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 from test_server import Answer, Clock, Receiver, asked, receiving, running
 
-from opslib import clock, diagnosis, drain, logs, panels, rules
-from opslib.clock import Window
-from opslib.samples import Samples
+from opslib.dashboard import status
+from opslib.foundation import clock
+from opslib.foundation.clock import Window
+from opslib.foundation.config import rules
+from opslib.runbooks.diagnosis import diagnosis
+from opslib.telemetry import log_drain
+from opslib.telemetry.probes import app_log
+from opslib.telemetry.probes.store import Samples
 
 LOGS = "/api/logs"
 NOON = datetime.fromisoformat("2026-03-10T16:00:00+00:00")
@@ -108,7 +113,7 @@ def test_every_form_of_a_drain_is_the_log_itself(receiver: Receiver, form: str) 
     body, headers = FORMS[form]
     answer = sent(receiver, body, headers)
     assert (answer.status, answer.body) == (204, b"")
-    assert held(receiver) == (2, KINDS, 3) and logs.read(THREE).kinds == dict(sorted(KINDS.items()))
+    assert held(receiver) == (2, KINDS, 3) and app_log.read(THREE).kinds == dict(sorted(KINDS.items()))
 
 
 def test_a_level_that_the_app_states_is_believed(receiver: Receiver) -> None:
@@ -249,7 +254,7 @@ def test_nothing_to_keep_is_no_error(receiver: Receiver) -> None:
         ("9999 <40>1 cut", LOGPLEX, "after its length"),
         ("words", LOGPLEX, "RFC 6587"),
         ("[" * 100_000, JSON, "JSON"),
-        ("\n".join("x" for _ in range(drain.MOST_LINES + 1)), PLAIN, "at most 20,000"),
+        ("\n".join("x" for _ in range(log_drain.MOST_LINES + 1)), PLAIN, "at most 20,000"),
     ],
 )
 def test_what_is_no_log_is_refused(receiver: Receiver, body: str, headers: dict[str, str], wanted: str) -> None:
@@ -283,7 +288,7 @@ def test_the_receivers_rules_hold(home: Path) -> None:
             sent(receiver, "a", h | key).status
             for h in ({"Content-Type": "image/png"}, {}, PLAIN | {"Content-Encoding": "gzip"})
         ] == [415] * 3
-        assert sent(receiver, b"a" * (drain.LARGEST + 1), PLAIN | key).status == 413
+        assert sent(receiver, b"a" * (log_drain.LARGEST + 1), PLAIN | key).status == 413
         assert sent(receiver, b"a\n" * 100, PLAIN | key).status == 204
         assert sent(receiver, "a", PLAIN | key | {"Host": "evil.example"}).status == 421
         assert sent(receiver, "a", PLAIN | key | {"Origin": "https://evil.example"}).status == 403
@@ -323,7 +328,7 @@ def test_a_storm_over_the_drain_is_known(home: Path) -> None:
                 JSON,
             )
             at.at += timedelta(seconds=10)
-        view = panels.status(receiver.store, receiver.settings, RULES, as_of=at.at, length=timedelta(hours=1))
+        view = status.status(receiver.store, receiver.settings, RULES, as_of=at.at, length=timedelta(hours=1))
         (found,) = [f for f in view.findings if f.rule.name == "errors" and f.source == "logs"]
         assert (found.verdict, found.figure.value) == ("critical", 60.0)
         assert (
@@ -331,7 +336,7 @@ def test_a_storm_over_the_drain_is_known(home: Path) -> None:
             and view.probed.gave_up_after_ms(Window.before(at.at, timedelta(minutes=5))) == 12000
         )
         diagnosed = diagnosis.diagnose(
-            panels.status(receiver.store, receiver.settings, RULES, as_of=at.at, length=timedelta(minutes=10))
+            status.status(receiver.store, receiver.settings, RULES, as_of=at.at, length=timedelta(minutes=10))
         )
         storm = next(c for c in diagnosed.evidence if c.question == "Are errors few?")
         assert storm.supports and "timeout" in storm.answer

@@ -9,14 +9,27 @@ from datetime import timedelta
 
 import pytest
 
-from opslib import cli, clock
-from opslib.causes import CAUSES
-from opslib.clock import Window
-from opslib.demo import drill, scoreboard
-from opslib.demo.drill import Row
-from opslib.demo.states import NO_FAULT, SHARED, STATES
-from opslib.demo.trials import CONTROL, CONTROLS, FAULT, FAULTS, KINDS, LOOK_ALIKE, PAIR, PAIRS, TOO_FEW, Trial, trials
-from opslib.diagnosis import Diagnosis, Other
+from opslib.alerting.causes import CAUSES
+from opslib.cli import main
+from opslib.foundation import clock
+from opslib.foundation.clock import Window
+from opslib.runbooks.diagnosis.diagnosis import Diagnosis, Other
+from opslib.simulation.drills import drill, scoreboard
+from opslib.simulation.drills.drill import Row
+from opslib.simulation.drills.scenarios import (
+    CONTROL,
+    CONTROLS,
+    FAULT,
+    FAULTS,
+    KINDS,
+    LOOK_ALIKE,
+    PAIR,
+    PAIRS,
+    TOO_FEW,
+    Trial,
+    trials,
+)
+from opslib.simulation.world.faults import NO_FAULT, SHARED, STATES
 
 SEED = int(f"{clock.now():%Y%m%d}")  # Another each day.
 MINUTE = (
@@ -270,12 +283,12 @@ def test_how_sure_it_is_beside_how_right() -> None:
 )
 def test_what_cannot_be_drilled(asked: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It is refused by name, and no world is started."""
-    assert cli.main(["drill", *asked]) == 64 and says in capsys.readouterr().err
+    assert main.main(["drill", *asked]) == 64 and says in capsys.readouterr().err
 
 
 def test_by_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
     """As CONTRACT.md has it: a row for each fault and seed, and 0 where all is right."""
-    assert cli.main(["drill", "massive_refused", "--seed", "5", "-o", "json"]) == 0
+    assert main.main(["drill", "massive_refused", "--seed", "5", "-o", "json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert {
         "fault",

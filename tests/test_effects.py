@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from opslib import causes, rules
-from opslib.causes import CAUSES, RUNBOOK_OF
-from opslib.diagnosis import Diagnosis
-from opslib.effects import EFFECTS, advice, leading_rule, sets_off
+from opslib.alerting import causes
+from opslib.alerting.causes import CAUSES, RUNBOOK_OF
+from opslib.alerting.effects import EFFECTS, advice, leading_rule, sets_off
+from opslib.foundation.config import rules
+from opslib.runbooks.diagnosis.diagnosis import Diagnosis
 
 RULES = rules.load()
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from looks import at, us
 
-from opslib import evidence
-from opslib.errors import OpsError
-from opslib.evidence import EDITED, MISSING
-from opslib.settings import Settings
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.errors import OpsError
+from opslib.incidents import evidence
+from opslib.incidents.evidence import EDITED, MISSING
 
 DESK = Settings(Path("/nowhere"), "desk", secrets={"OPS_MASSIVE_TOKEN": 'tok-123456789/äö"x'})
 JSON = st.recursive(

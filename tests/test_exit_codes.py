@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from opslib import cli, crash_log
+from opslib.cli import main
+from opslib.foundation import crash_log
 
 OPS = [sys.executable, "-m", "opslib.cli"]
 SECRET = "tok_4f7a9c1e2b8d6035"
@@ -64,8 +65,8 @@ def test_an_unexpected_exception_is_70_with_a_log(
     the log that it names.
     """
     home.mkdir()
-    monkeypatch.setattr(cli, "_status", raising(problem))
-    assert cli.main(["status"]) == 70
+    monkeypatch.setattr(main, "_status", raising(problem))
+    assert main.main(["status"]) == 70
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err[:-1].isprintable() and "Traceback" not in err
     log = re.search(r"traceback in (\S+)\.$", err.strip())
@@ -79,8 +80,8 @@ def test_a_disk_that_refuses_is_no_defect(
     number: int, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file that the system does not let us write is named, exit 70, without a log."""
-    monkeypatch.setattr(cli, "_runs", raising(OSError(number, os.strerror(number), "/x/desk/runs")))
-    assert cli.main(["runs"]) == 70
+    monkeypatch.setattr(main, "_runs", raising(OSError(number, os.strerror(number), "/x/desk/runs")))
+    assert main.main(["runs"]) == 70
     err = capsys.readouterr().err
     assert (
         err.startswith(f"ops: /x/desk/runs could not be written or read ({os.strerror(number)}). ")
@@ -93,8 +94,8 @@ def test_a_log_holds_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch, caps
     """A token in an exception's text stands neither in the sentence nor in the log."""
     home.mkdir()
     monkeypatch.setenv("OPS_MASSIVE_TOKEN", SECRET)
-    monkeypatch.setattr(cli, "_runs", raising(ValueError(f"https://h/?apiKey={SECRET}")))
-    assert cli.main(["runs"]) == 70
+    monkeypatch.setattr(main, "_runs", raising(ValueError(f"https://h/?apiKey={SECRET}")))
+    assert main.main(["runs"]) == 70
     assert SECRET not in capsys.readouterr().err + (home / "crash.log").read_text()
 
 
@@ -133,8 +134,8 @@ def test_a_thread_that_ends_unexpectedly_is_recorded(
         thread.join()
         return 0
 
-    monkeypatch.setattr(cli, "_serve", command)
-    assert cli.main(["serve"]) == 0
+    monkeypatch.setattr(main, "_serve", command)
+    assert main.main(["serve"]) == 0
     assert "a thread of ops serve failed unexpectedly (ZeroDivisionError" in capsys.readouterr().err
     assert "ZeroDivisionError" in (home / "crash.log").read_text()
 
@@ -188,6 +189,6 @@ def test_a_broken_pipe_of_a_connection_is_no_success(
             ours.sendall(b"x")
         return 0
 
-    monkeypatch.setattr(cli, "_demo", command)
-    assert cli.main(["demo"]) == 70
+    monkeypatch.setattr(main, "_demo", command)
+    assert main.main(["demo"]) == 70
     assert "ops demo failed unexpectedly (BrokenPipeError" in capsys.readouterr().err

@@ -13,10 +13,14 @@ from conftest import needs
 from hypothesis import HealthCheck, Phase, given, settings as hypothesis_settings, strategies as st
 from test_server import AS_JSON, POST, Clock, Receiver, a_body, asked, raw, receiving, running
 
-from opslib import clock, exposition, rules, settings, snapshot
-from opslib.demo import page
-from opslib.snapshot_store import Post, SnapshotStore
-from opslib.store import Store
+from opslib.dashboard import prometheus
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage import snapshot_columns
+from opslib.foundation.storage.database import Store
+from opslib.simulation.world import page
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
 GUIDE = (
     "trading_provider_uptime",
@@ -91,7 +95,7 @@ def test_a_day_is_clean_and_its_errors_never_fall(home: Path, refresh: list[Any]
     assert len(totals) >= 99
     assert found[TOTAL] == counted(refresh) > 0
     assert {name.partition("{")[0] for name in found} >= set(GUIDE)
-    assert {f'trading_provider_uptime{{provider="{p}"}}' for p in snapshot.PROVIDERS} <= set(found)
+    assert {f'trading_provider_uptime{{provider="{p}"}}' for p in snapshot_columns.PROVIDERS} <= set(found)
     assert all(0 <= found[name] <= 100 for name in found if "uptime" in name or "valid_rate" in name)
     clean(said)
 
@@ -238,12 +242,12 @@ def test_the_total_never_falls_and_adds_up(
     for second, metrics in posts:
         while due < second:
             world.at = looks.at(due)
-            totals.append(exposition.errors_total(store, found, table, world.at))
+            totals.append(prometheus.errors_total(store, found, table, world.at))
             due += stride
         world.at = looks.at(second)
         SnapshotStore(store).write("desk", [Post(clock.micros(world.at), snapshot.read(metrics))])
     for later in (0, 10, 31, 100, 1000):
-        totals.append(exposition.errors_total(store, found, table, looks.at(posts[-1][0] + later)))
+        totals.append(prometheus.errors_total(store, found, table, looks.at(posts[-1][0] + later)))
     store.close()
     assert totals == sorted(totals)
     assert totals[-5:] == [expected] * 5
@@ -292,16 +296,16 @@ def test_the_total_remembers_what_is_settled(home: Path, monkeypatch: pytest.Mon
         )
         world.at += timedelta(seconds=10)
         table = rules.load(None)
-        assert exposition.errors_total(receiver.store, receiver.settings, table, world.at) == 60
-        assert max(read) <= (exposition.SETTLED.total_seconds() + table.pages.reset_gap_s + 10) * 1e6
+        assert prometheus.errors_total(receiver.store, receiver.settings, table, world.at) == 60
+        assert max(read) <= (prometheus.SETTLED.total_seconds() + table.pages.reset_gap_s + 10) * 1e6
         other = Store(receiver.settings.url, world.now)
 
         def full(*_: Any) -> None:
-            from opslib.errors import StoreError
+            from opslib.foundation.errors import StoreError
 
             raise StoreError("database or disk is full")
 
         monkeypatch.setattr(Store, "remember", full)
         world.at += timedelta(hours=1)
-        assert exposition.errors_total(other, receiver.settings, table, world.at) == 60
+        assert prometheus.errors_total(other, receiver.settings, table, world.at) == 60
         other.close()

@@ -9,12 +9,14 @@ import pytest
 from outside import RULES, Outside, seen
 from test_clocks_apart import view
 
-from opslib import clock, doctor, measures
-from opslib.clock import Window
-from opslib.demo.wire import Answer, Request, as_json
-from opslib.diagnosis import diagnose
-from opslib.probed import Probed
-from opslib.tape import Tape
+from opslib.alerting import probe_figures
+from opslib.dashboard import doctor
+from opslib.foundation import clock
+from opslib.foundation.clock import Window
+from opslib.runbooks.diagnosis.diagnosis import diagnose
+from opslib.simulation.world.http_server import Answer, Request, as_json
+from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.probes.history import Probed
 
 PLAN = as_json({"fault": {"faultstring": "Your plan does not include options. Please upgrade."}}, 403)
 REFUSED, UNKNOWN_KEY = as_json({"message": "Forbidden"}, 403), Answer(401, b"Invalid Access Token", "text/plain")
@@ -50,7 +52,7 @@ def test_options_refused_while_quotes_answer(tmp_path: Path, answer: Answer, rou
         probed.serving(clock.micros(outside.at)) == "massive"
         and probed.skew_s("massive", clock.micros(outside.at)) is not None
     )
-    usable = measures.measure(
+    usable = probe_figures.measure(
         probed, Tape(RULES.pages, 5.0), RULES["answers"], "tradier", Window.before(outside.at, RULES["answers"].window)
     )
     assert usable.value == 0.0 and (usable.count or 0) >= RULES["answers"].min_count

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from opslib import files
-from opslib.errors import ImportRefused
+from opslib.foundation import files
+from opslib.foundation.errors import ImportRefused
 
 
 def test_plain_and_compressed_are_read_alike(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-
 from conftest import SHARED
-from opslib import book, cli, pnl, trades
-from opslib.errors import ImportRefused
-from opslib.fills import moment, number
+
+from opslib.cli import main
+from opslib.foundation.errors import ImportRefused
+from opslib.trading.pnl import pnl, reader, round_trips
+from opslib.trading.pnl.cells import moment, number
 
 D = Decimal
 COLUMNS = (
@@ -112,7 +113,7 @@ def test_the_real_export_to_the_cent() -> None:
     """Of the real export every row is read, and each order comes to the broker's own total."""
     if not BROKER.is_file():
         pytest.skip("the broker's export is not beside the project")
-    found = book.read(BROKER)
+    found = reader.read(BROKER)
     rows = list(csv.DictReader(BROKER.read_text(encoding="utf-8-sig").splitlines()))
     assert (len(found.fills) + len(found.moneys), found.refused) == (len(rows), [])
     theirs: dict[str, Decimal] = {}
@@ -134,8 +135,8 @@ def test_the_real_export_ends_flat() -> None:
     """
     if not BROKER.is_file():
         pytest.skip("the broker's export is not beside the project")
-    found = book.read(BROKER)
-    trips = trades.trips(found.fills)
+    found = reader.read(BROKER)
+    trips = round_trips.trips(found.fills)
     assert (len(trips.trades), len(trips.stock), trips.open, trips.before, trips.renamed) == (61, 24, [], [], 2)
     realised = sum(
         leg.gross + (leg.commission or 0) + leg.fees for t in (*trips.trades, *trips.stock) for leg in t.legs
@@ -149,7 +150,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     """
     A row with everything: when in UTC, the price of one unit, cash with its sign, costs, order, the contract's terms.
     """
-    fill = book.read(file(tmp_path, row())).fills[0]
+    fill = reader.read(file(tmp_path, row())).fills[0]
     assert fill.at == datetime(2025, 9, 17, 13, 40, 51, tzinfo=UTC)
     assert (
         fill.side,
@@ -198,7 +199,7 @@ def test_columns_that_came_later_may_be_missing(tmp_path: Path, lacking: tuple[s
         )
     )
     columns = [c for c in reversed(COLUMNS.split(",")) if c not in lacking]
-    found = book.read(file(tmp_path, *(",".join(r[c] for c in columns) for r in rows), columns=",".join(columns)))
+    found = reader.read(file(tmp_path, *(",".join(r[c] for c in columns) for r in rows), columns=",".join(columns)))
     assert [(f.kind, f.total) for f in found.fills] == [
         ("trade", D("435.88")),
         ("expiration", D(0)),
@@ -211,9 +212,9 @@ def test_bom_crlf_gzip_semicolons_and_quoted_thousands(tmp_path: Path) -> None:
         Quantity="10", Value="4,370.00", Average_Price="437.00", Commissions="-10.00", Fees="-1.20", Total="4,358.80"
     )
     path = file(tmp_path, big, end="\r\n", columns="\ufeff" + COLUMNS)
-    assert book.read(path).fills[0].total == D("4358.80")
+    assert reader.read(path).fills[0].total == D("4358.80")
     (tmp_path / "f.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
-    assert book.read(tmp_path / "f.csv.gz").fills == book.read(path).fills
+    assert reader.read(tmp_path / "f.csv.gz").fills == reader.read(path).fills
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_bom_crlf_gzip_semicolons_and_quoted_thousands(tmp_path: Path) -> None:
 )
 def test_a_bad_row_is_refused_by_name(tmp_path: Path, how: dict[str, str], wrong: str) -> None:
     """A bad row names its column, what stood there and what was wanted; the rows beside it are read."""
-    found = book.read(file(tmp_path, row(), row(**how), closing()))
+    found = reader.read(file(tmp_path, row(), row(**how), closing()))
     assert len(found.fills) == 2 and [r.row for r in found.refused] == [3]
     assert any(wrong in reason for reason in found.refused[0].reasons), found.refused
 
@@ -248,8 +249,8 @@ def test_every_reason_at_once(tmp_path: Path) -> None:
     """A row that is wrong in three places says so three times; a file of such rows alone is refused whole."""
     path = file(tmp_path, row(Quantity="x", Value="y", Date="z"))
     with pytest.raises(ImportRefused, match="not one fill can be read.*row 2.*Date.*Quantity.*Value"):
-        book.read(path)
-    found = book.read(file(tmp_path, row(), row() + ",surplus"))
+        reader.read(path)
+    found = reader.read(file(tmp_path, row(), row() + ",surplus"))
     assert "22 cells; 21 were wanted" in found.refused[0].reasons[0]
 
 
@@ -258,7 +259,7 @@ def test_what_is_no_file_of_fills_is_refused(tmp_path: Path, content: bytes) -> 
     """An empty file, other columns, no text, no JSON, no trade: each is refused and says what was wanted."""
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(ImportRefused):
-        book.read(tmp_path / "x")
+        reader.read(tmp_path / "x")
 
 
 def test_assignment_opens_stock_and_costs_nothing(tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ def test_assignment_opens_stock_and_costs_nothing(tmp_path: Path) -> None:
         Total="1,495.00",
         Action="SELL_TO_OPEN",
     )
-    trips = trades.trips(book.read(file(tmp_path, sale(), delivered("Assignment"), stock)).fills)
+    trips = round_trips.trips(reader.read(file(tmp_path, sale(), delivered("Assignment"), stock)).fills)
     leg = trips.trades[0].legs[0]
     assert (leg.ends, leg.gross, leg.commission, leg.fees, leg.traded) == (
         ["assignment"],
@@ -300,7 +301,7 @@ def test_assignment_opens_stock_and_costs_nothing(tmp_path: Path) -> None:
 def test_cash_settlement_is_its_own_price(tmp_path: Path) -> None:
     """An index option that is settled in cash ends at what was paid for it, with its fee."""
     settled = delivered("Cash Settled Assignment", Value="-364.00", Total="-369.00", Fees="-5.00")
-    leg = trades.trips(book.read(file(tmp_path, sale(), settled)).fills).trades[0].legs[0]
+    leg = round_trips.trips(reader.read(file(tmp_path, sale(), settled)).fills).trades[0].legs[0]
     assert (leg.gross, leg.fees, leg.mean(leg.exit_units), leg.ends) == (
         D("73.00"),
         D("-5.12"),
@@ -311,8 +312,8 @@ def test_cash_settlement_is_its_own_price(tmp_path: Path) -> None:
 
 def test_what_was_opened_before_is_no_opening(tmp_path: Path) -> None:
     """A close, an expiry or an assignment of what the file never opened stands by itself."""
-    trips = trades.trips(
-        book.read(file(tmp_path, closing(), delivered("Expiration", "BUY_TO_CLOSE"), delivered("Exercise"))).fills
+    trips = round_trips.trips(
+        reader.read(file(tmp_path, closing(), delivered("Expiration", "BUY_TO_CLOSE"), delivered("Exercise"))).fills
     )
     assert (trips.trades, trips.open, sorted(f.kind for f in trips.before)) == (
         [],
@@ -343,8 +344,8 @@ def test_a_special_dividend_goes_on_under_another_strike(tmp_path: Path) -> None
         Strike_Price="14.7",
         Description="Special dividend: Open 1.0",
     )
-    trips = trades.trips(
-        book.read(
+    trips = round_trips.trips(
+        reader.read(
             file(tmp_path, closing(Symbol="XYZ   251024C00014700", Strike_Price="14.7"), anew, shut, sale())
         ).fills
     )
@@ -384,11 +385,11 @@ def test_a_renamed_position_of_before_stays_unknown(tmp_path: Path) -> None:
         Strike_Price="14.7",
         Description="Special dividend: Open 1.0",
     )
-    found = book.read(file(tmp_path, closing(Symbol="XYZ   251024C00014700", Strike_Price="14.7"), anew, shut))
-    trips = trades.trips(found.fills)
+    found = reader.read(file(tmp_path, closing(Symbol="XYZ   251024C00014700", Strike_Price="14.7"), anew, shut))
+    trips = round_trips.trips(found.fills)
     assert (trips.trades, trips.open, trips.renamed) == ([], [], 0)
     assert sum(f.total for f in trips.before) == sum(f.total for f in found.fills) == D("-432.12")
-    held = trades.trips(f for f in found.fills if f.kind != "trade")
+    held = round_trips.trips(f for f in found.fills if f.kind != "trade")
     assert [(leg.symbol, leg.left, leg.open_value, leg.unknown) for leg in held.open] == [
         ("XYZ 251024C00014700", 1, 0, True)
     ]
@@ -435,7 +436,7 @@ def test_a_split_keeps_the_cost_and_changes_the_count(tmp_path: Path) -> None:
         Fees="0.00",
         Total="300.00",
     )
-    trips = trades.trips(book.read(file(tmp_path, bought, anew, shut, sold)).fills)
+    trips = round_trips.trips(reader.read(file(tmp_path, bought, anew, shut, sold)).fills)
     leg = trips.trades[0].legs[0]
     assert (leg.quantity, leg.left, leg.gross, leg.open_value, leg.commission) == (
         2,
@@ -463,12 +464,12 @@ def test_a_future_option_says_its_multiplier_in_cash(tmp_path: Path) -> None:
         Call_or_Put="PUT",
         Total="411.29",
     )
-    fill = book.read(file(tmp_path, sold)).fills[0]
+    fill = reader.read(file(tmp_path, sold)).fills[0]
     assert (fill.price, fill.multiplier, fill.value, fill.total) == (D("82.5"), 5, D("412.50"), D("411.29"))
     silent = sold.replace("Sold 1 /MESM6 EXK6 05/29/26 Put 5800.00 @ 82.5", "Sold")
     assert (
-        book.read(file(tmp_path, silent)).fills[0].multiplier,
-        book.read(file(tmp_path, silent)).fills[0].value,
+        reader.read(file(tmp_path, silent)).fills[0].multiplier,
+        reader.read(file(tmp_path, silent)).fills[0].value,
     ) == (None, D("412.50"))
 
 
@@ -493,7 +494,7 @@ def test_dividends_and_deposits_are_other_cash(tmp_path: Path) -> None:
         Order_number="",
         Total="8.93",
     )
-    found = book.read(file(tmp_path, dividend, row()))
+    found = reader.read(file(tmp_path, dividend, row()))
     assert [(m.kind, m.total) for m in found.moneys] == [("dividend", D("8.93"))] and len(found.fills) == 1
 
 
@@ -567,8 +568,8 @@ def test_whatever_else_an_account_does(tmp_path: Path) -> None:
         Multiplier="1",
         Total="233.26",
     )
-    found = book.read(file(tmp_path, bought, future, thirty, merged, moved))
-    trips = trades.trips(found.fills)
+    found = reader.read(file(tmp_path, bought, future, thirty, merged, moved))
+    trips = round_trips.trips(found.fills)
     assert not found.refused and [(t.legs[0].symbol, t.legs[0].gross) for t in trips.stock] == [("ABC", 100)]
     assert [f.symbol for f in trips.before] == ["DEF"] and {leg.symbol for leg in trips.open} == {
         "/MESZ5",
@@ -579,7 +580,7 @@ def test_whatever_else_an_account_does(tmp_path: Path) -> None:
 
 def test_files_that_were_put_together(tmp_path: Path) -> None:
     """The head of the second of two files is no row."""
-    found = book.read(file(tmp_path, row(), COLUMNS, closing()))
+    found = reader.read(file(tmp_path, row(), COLUMNS, closing()))
     assert len(found.fills) == 2 and not found.refused
 
 
@@ -597,7 +598,7 @@ def test_the_older_layout(tmp_path: Path) -> None:
         "Individual...39",
         "01/02/2021 10:00 PM,Money Movement,Deposit,,,,,,,,,0.00,1000,Wire,Individual...39",
     ]
-    found = book.read(file(tmp_path, *rows, columns=OLDER))
+    found = reader.read(file(tmp_path, *rows, columns=OLDER))
     assert found.layout == "tastyworks (older)" and not found.refused and "read as New York" in found.notes[0]
     stock, option, expiry = found.fills
     assert (
@@ -613,7 +614,7 @@ def test_the_older_layout(tmp_path: Path) -> None:
         "stock",
         D("-2720.16"),
     )
-    leg = trades.trips(found.fills).trades[0].legs[0]
+    leg = round_trips.trips(found.fills).trades[0].legs[0]
     assert (
         (leg.gross, leg.commission, leg.fees, leg.ends) == (56, None, D("-1.152"), ["expiration"])
         and found.moneys[0].total == 1000
@@ -652,8 +653,8 @@ def test_the_apps_trades(tmp_path: Path) -> None:
             }
         )
     )
-    found = book.read(path)
-    trips = trades.trips(found.fills)
+    found = reader.read(path)
+    trips = round_trips.trips(found.fills)
     assert [(t.name, t.legs[0].gross, t.legs[0].symbol, t.partial) for t in trips.trades] == [
         ("t1", 300, "SPX 260310C06800000", False)
     ]
@@ -673,7 +674,7 @@ def test_the_apps_trades(tmp_path: Path) -> None:
         ),
     ):
         path.write_text(json.dumps([trade, trade | {"id": "bad"} | wrong]))
-        assert said in "; ".join(book.read(path).refused[0].reasons)
+        assert said in "; ".join(reader.read(path).refused[0].reasons)
 
 
 def test_plain_fills(tmp_path: Path) -> None:
@@ -687,7 +688,7 @@ def test_plain_fills(tmp_path: Path) -> None:
         "BTO,1,2.00,1,c\n"
     )
     (tmp_path / "plain.csv").write_text(content)
-    found = book.read(tmp_path / "plain.csv")
+    found = reader.read(tmp_path / "plain.csv")
     assert [(f.value, f.commission, f.paid) for f in found.fills] == [(-300, D("-1.30"), True), (400, D("-1.30"), True)]
     assert "none is taken for granted" in found.refused[0].reasons[0]
 
@@ -749,7 +750,7 @@ def test_damaged_and_bottomless_files_are_refused_in_a_sentence(
     path = tmp_path / name
     path.write_bytes(content)
     for command in (["pnl", str(path)], ["import", str(path), "--kind", "fills"], ["import", str(path)]):
-        code, (_, err) = cli.main([*command, "--home", str(tmp_path / "home")]), capsys.readouterr()
+        code, (_, err) = main.main([*command, "--home", str(tmp_path / "home")]), capsys.readouterr()
         assert code == 70 and "Traceback" not in err and (why in err or command[-1] == str(path))
 
 
@@ -779,12 +780,12 @@ def test_a_futures_difference_is_booked_at_its_close(tmp_path: Path, side: str, 
         row(**future, Sub_Type=s, Action=s.upper(), Value=v, Order_number=n, Date=f"2023-03-04T14:1{n}:00+0100")
         for n, s, v in (("1", side, "0.00"), ("2", opens, value))
     ]
-    found = book.read(file(tmp_path, *rows))
-    trips = trades.trips(found.fills)
+    found = reader.read(file(tmp_path, *rows))
+    trips = round_trips.trips(found.fills)
     assert not found.refused and [(t.legs[0].gross, t.legs[0].commission, t.legs[0].fees) for t in trips.stock] == [
         (D(value), D("-2.50"), D("-3.64"))
     ]
-    assert "Value is" in book.read(file(tmp_path, row(), closing(Value="432.00", Total=""))).refused[0].reasons[0]
+    assert "Value is" in reader.read(file(tmp_path, row(), closing(Value="432.00", Total=""))).refused[0].reasons[0]
 
 
 APP = {
@@ -819,14 +820,14 @@ APP = {
 def test_an_apps_trade_is_refused_by_the_files_own_names(tmp_path: Path, how: dict[str, object], said: str) -> None:
     """Each thing that is wrong by the column in which it stands; the trade beside it is read."""
     (tmp_path / "t.json").write_text(json.dumps([APP | {"id": "good"}, APP | how]))
-    found = book.read(tmp_path / "t.json")
+    found = reader.read(tmp_path / "t.json")
     assert [f.lot for f in found.fills] == ["good"] * 2 and said in "; ".join(found.refused[0].reasons)
 
 
 def test_a_contract_as_json_text_is_read(tmp_path: Path) -> None:
     """As a database keeps it: the same contract as an object."""
     (tmp_path / "t.json").write_text(json.dumps([APP | {"contract": json.dumps(APP["contract"])}]))
-    assert {f.symbol for f in book.read(tmp_path / "t.json").fills} == {"SPY 260116C00600000"}
+    assert {f.symbol for f in reader.read(tmp_path / "t.json").fills} == {"SPY 260116C00600000"}
 
 
 @pytest.mark.parametrize(
@@ -839,7 +840,7 @@ def test_a_contract_as_json_text_is_read(tmp_path: Path) -> None:
 )
 def test_a_symbol_that_says_otherwise_is_refused(tmp_path: Path, how: dict[str, str], said: str) -> None:
     """The clearing house's name of a contract and its columns must be of one contract."""
-    found = book.read(file(tmp_path, row(), row(**how)))
+    found = reader.read(file(tmp_path, row(), row(**how)))
     assert len(found.fills) == 1 and said in found.refused[0].reasons[0]
 
 
@@ -856,7 +857,7 @@ def test_a_head_that_says_nothing_or_twice_is_refused(tmp_path: Path, content: s
     """Which of two equal columns counts nobody knows; and a head alone is no fill that could not be read."""
     (tmp_path / "f.csv").write_text(content)
     with pytest.raises(ImportRefused, match=said):
-        book.read(tmp_path / "f.csv")
+        reader.read(tmp_path / "f.csv")
 
 
 @pytest.mark.parametrize("column", ["instrument", "asset_type", "security_type", "kind", "instrument_type"])
@@ -866,7 +867,7 @@ def test_shares_by_whichever_column_says_so(tmp_path: Path, column: str, word: s
     (tmp_path / "f.csv").write_text(
         f"time,symbol,side,quantity,price,{column}\n2026-01-05T10:00,AAA,buy,100,10,{word}\n"
     )
-    found = book.read(tmp_path / "f.csv")
+    found = reader.read(tmp_path / "f.csv")
     assert [(f.instrument, f.symbol, f.value) for f in found.fills] == [("stock", "AAA", -1000)] and not found.notes
 
 
@@ -876,7 +877,7 @@ def test_plain_columns_are_named_as_the_file_has_them(tmp_path: Path) -> None:
         "id,entryTime,Exit Time,ticker,entryPrice,exitPrice,qty,Position\n1,x,2026-01-05T11:00,AAA,abc,,0,up"
         "\n2,2026-01-05T10:00,2026-01-05T11:00,AAA,5,,1,long\n3,2026-01-05T10:00,2026-01-05T11:00,AAA,5,6,1,long\n"
     )
-    found = book.read(tmp_path / "f.csv")
+    found = reader.read(tmp_path / "f.csv")
     told = "; ".join(found.refused[0].reasons)
     assert (
         all(name in told for name in ("entryTime is 'x'", "entryPrice is 'abc'", "qty is '0'", "Position is 'up'"))

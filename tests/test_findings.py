@@ -6,9 +6,11 @@ from datetime import timedelta
 import pytest
 from looks import CLOSES, OPENS, PageOf, at, tape, window
 
-from opslib import clock, findings, rises, rules, watch
-from opslib.clock import Window
-from opslib.findings import Windows
+from opslib.alerting import evaluation, history, replay
+from opslib.alerting.evaluation import Windows
+from opslib.foundation import clock, market_calendar, time_parsing
+from opslib.foundation.clock import Window
+from opslib.foundation.config import rules
 
 
 @functools.cache
@@ -21,12 +23,12 @@ def observe(t, name, subject, w):
     """The figure of a rule over a window."""
     windows = Windows(w.end)
     windows[w.end - w.start] = w
-    return findings.observe(t, table(), table()[name], subject, windows, w.end - w.start)
+    return evaluation.observe(t, table(), table()[name], subject, windows, w.end - w.start)
 
 
 def found_on(looks, session):
     """The alerts of a session, as the tape of all its looks tells them."""
-    return rises.lives(rises.read(watch.on(tape(looks), table(), session.start_us, session.end_us), table()))
+    return history.lives(history.read(replay.on(tape(looks), table(), session.start_us, session.end_us), table()))
 
 
 def counting(until, every=5.0, **steps):
@@ -48,28 +50,28 @@ def test_no_look_is_unknown_and_no_alert_but_silence():
 def test_an_app_never_seen_is_not_measured():
     """Without a look ever, nothing is measured, nothing counts and nothing is wrong."""
     empty = tape([])
-    judged = findings.at(empty, table(), window(0, 3600))
+    judged = evaluation.at(empty, table(), window(0, 3600))
     assert {f.verdict for f in judged} == {"unknown"} and not any(f.counted for f in judged)
-    assert watch.on(empty, table(), window(0, 600).start_us, window(0, 600).end_us) == []
+    assert replay.on(empty, table(), window(0, 600).start_us, window(0, 600).end_us) == []
 
 
 def test_a_closed_market_is_not_expected():
     """After the close nothing is expected of the pages and nothing counts against them."""
     night = Window(CLOSES + timedelta(hours=1), CLOSES + timedelta(hours=2))
-    judged = findings.at(tape(counting(300, massive_requests=3, validations=3)), table(), night)
+    judged = evaluation.at(tape(counting(300, massive_requests=3, validations=3)), table(), night)
     assert {f.rule.name for f in judged if f.counted} == set()
 
 
 def test_one_look_in_the_open_market_judges_nothing_green():
     """A single look shows no increase: rates are unknown, not ok."""
     t = tape(counting(0, massive_requests=3, validations=3))
-    verdicts = {f.rule.name: f.verdict for f in findings.at(t, table(), window(-300, 300)) if f.rule.gate == "wilson"}
+    verdicts = {f.rule.name: f.verdict for f in evaluation.at(t, table(), window(-300, 300)) if f.rule.gate == "wilson"}
     assert set(verdicts.values()) == {"unknown"}
 
 
 def test_every_rule_and_subject_is_judged_once_in_order():
     """One finding for each rule and subject, in the table's order."""
-    judged = findings.at(tape(counting(300, massive_requests=3)), table(), window(0, 300))
+    judged = evaluation.at(tape(counting(300, massive_requests=3)), table(), window(0, 300))
     assert [(f.rule.name, f.subject) for f in judged] == [
         (r.name, s) for r in table().rules.values() if not r.burn for s in r.subjects
     ]
@@ -134,7 +136,7 @@ def test_variance_below_five_trades_is_not_counted():
         made = PageOf(-600, trades=trades, backtest_variance_pp=-17.0)
         (found,) = [
             f
-            for f in findings.at(tape([made.look(0), made.look(5)]), table(), window(0, 10))
+            for f in evaluation.at(tape([made.look(0), made.look(5)]), table(), window(0, 10))
             if f.rule.name == "backtest_variance"
         ]
         assert (found.verdict, found.counted) == (verdict, counted)
@@ -167,11 +169,11 @@ def test_counters_that_contradict_each_other_break_no_view(more):
     )
     assert {
         f.verdict
-        for f in findings.at(tape(looks), table(), window(0, 300))
+        for f in evaluation.at(tape(looks), table(), window(0, 300))
         if f.rule.name == name and f.subject in ("app", "massive")
     } - {"ok"}
 
 
 def test_the_days_of_the_tests_are_trading_days():
     """The tests' session is the one the clock knows."""
-    assert clock.session(clock.parse_day("2026-03-10")).window == Window(OPENS, CLOSES)
+    assert market_calendar.session(time_parsing.parse_day("2026-03-10")).window == Window(OPENS, CLOSES)

@@ -11,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from opslib import cli, lab, shelf, usage
-from opslib.demo import gameday
-from opslib.demo.states import STATES
+from opslib.cli import main, parser
+from opslib.jobs import jupyterlab
+from opslib.runbooks import catalog
+from opslib.simulation.drills import game_day
+from opslib.simulation.world.faults import STATES
 
 SPEED = 8.0
 NO_LAB = ("-c", "import os, time; print(os.environ['OPS_HOME'], flush=True); time.sleep(600)")
@@ -26,7 +28,7 @@ def person(home: Path, said: list[str]) -> Iterator[str]:
     wrong, then right.
     """
     yield TYPED_TOO_EARLY
-    yield gameday.LISTS
+    yield game_day.LISTS
     yield "provider_tlx"
     environ = None
     for _ in range(600):
@@ -56,7 +58,7 @@ def test_a_game_day(tmp_path: Path) -> None:
     What was injected is in nothing that the person is shown or can look at; the answer, its time and what people were
     told are in the debrief; nothing is left running.
     """
-    options = usage.parser().parse_args(
+    options = parser.parser().parse_args(
         [
             "--home",
             str(tmp_path),
@@ -75,7 +77,7 @@ def test_a_game_day(tmp_path: Path) -> None:
     told, seen = list[str](), list[str]()
     answers = person(tmp_path, seen)
     before = {p.pid for p in psutil.Process().children(recursive=True)}
-    reply = gameday.asked(options, told.append, lambda prompt: next(answers), NO_LAB, SPEED, 30.0, 60.0)
+    reply = game_day.asked(options, told.append, lambda prompt: next(answers), NO_LAB, SPEED, 30.0, 60.0)
     found = reply.values
     assert (
         reply.done
@@ -100,7 +102,7 @@ def test_a_game_day(tmp_path: Path) -> None:
     )
     launcher = folder / "home" / ".lab" / "launcher" / "jp_app_launcher.yaml"
     # Every runbook, dashboard_slow among them, whatever is the matter.
-    assert json.loads(launcher.read_text()) == lab.entries(shelf.folder().parent, shelf.titles())
+    assert json.loads(launcher.read_text()) == jupyterlab.entries(catalog.folder().parent, catalog.titles())
     for path in (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("debrief") and p != launcher):
         content = path.read_bytes()
         assert not [
@@ -113,10 +115,10 @@ def test_a_game_day(tmp_path: Path) -> None:
 
 def test_giving_up_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who gives up before it began is told what it would have been, and the debrief says that it was not found."""
-    options = usage.parser().parse_args(
+    options = parser.parser().parse_args(
         ["--home", str(tmp_path), "--app", "desk", "drill", "--live", "any", "--secret"]
     )
-    reply = gameday.asked(options, lambda words: None, lambda prompt: gameday.GIVES_UP, NO_LAB, SPEED, 900.0, 900.0)
+    reply = game_day.asked(options, lambda words: None, lambda prompt: game_day.GIVES_UP, NO_LAB, SPEED, 900.0, 900.0)
     assert (
         not reply.done
         and reply.values["begun"] is None
@@ -141,4 +143,4 @@ def test_what_does_not_go_together(
     asked: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """It is refused by name, and nothing is started."""
-    assert cli.main(["--home", str(tmp_path), "drill", *asked]) == 64 and says in capsys.readouterr().err
+    assert main.main(["--home", str(tmp_path), "drill", *asked]) == 64 and says in capsys.readouterr().err

@@ -16,9 +16,11 @@ from chains import AT, FAULTS, core, faulty, healthy, opened, written
 from conftest import SHARED
 from hypothesis import given, settings, strategies as st
 
-from opslib import bands, chain, clock, greeks, pricing, rules
-from opslib.crosscheck import crosscheck
-from opslib.greeks import Quality
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import rules
+from opslib.trading.options import chain, chain_quality, iv_baseline, pricing
+from opslib.trading.options.chain_quality import Quality
+from opslib.trading.options.provider_comparison import crosscheck
 
 LIMITS = rules.load(None).chain
 REAL = {"SPY": "cboe_SPY_2025-09-25_quotedata.csv", "A": "optopsy_A_2016-01-05.csv"}
@@ -27,7 +29,7 @@ GENERATED = {"SPY": ("SPY", 1), "cheap": ("F", 2), "dear": ("TSLA", 3)}
 
 def judged(table: pandas.DataFrame, folder: Path) -> Quality:
     """What a table is worth, once written and read."""
-    return greeks.judge(chain.read(written(table, folder)), LIMITS)
+    return chain_quality.judge(chain.read(written(table, folder)), LIMITS)
 
 
 def found(quality: Quality) -> dict[str, int]:
@@ -48,7 +50,7 @@ def test_real_chains_are_healthy(name: str, least: int, share: float) -> None:
     """
     Of a real chain at most so many core contracts are flagged, while the guide's reading calls a sixth of it broken.
     """
-    q = greeks.judge(chain.read(real(name)), LIMITS)
+    q = chain_quality.judge(chain.read(real(name)), LIMITS)
     assert q.core_count >= least and q.flagged <= share * q.core_count and not q.told(LIMITS)
     assert (q.units["gamma"], q.units["iv"]) == ("per_dollar", "decimal")
     if name == "SPY":  # Independently counted, as reference figures of this file.
@@ -136,17 +138,17 @@ def test_stale_by_the_plan(tmp_path: Path) -> None:
     table = healthy()
     read = chain.read(written(table, tmp_path))
     late = AT + timedelta(minutes=25)
-    assert greeks.judge(read, LIMITS, late).core_with("stale") == read_core(read)
+    assert chain_quality.judge(read, LIMITS, late).core_with("stale") == read_core(read)
     delayed = chain.read(written(table.assign(timeframe="DELAYED"), tmp_path))
-    assert greeks.judge(delayed, LIMITS, late).core_with("stale") == 0
-    closed = clock.parse("2026-03-10T16:00")
+    assert chain_quality.judge(delayed, LIMITS, late).core_with("stale") == 0
+    closed = time_parsing.parse("2026-03-10T16:00")
     shut = chain.read(written(table.assign(quote_ts=closed.isoformat(), as_of=closed.isoformat()), tmp_path))
-    assert greeks.judge(shut, LIMITS, clock.parse("2026-03-11T09:00")).core_with("stale") == 0
+    assert chain_quality.judge(shut, LIMITS, time_parsing.parse("2026-03-11T09:00")).core_with("stale") == 0
 
 
 def read_core(read: chain.Chain) -> int:
     """How many contracts of a chain are judged."""
-    return greeks.judge(read, LIMITS).core_count
+    return chain_quality.judge(read, LIMITS).core_count
 
 
 def test_figures_of_another_moment(tmp_path: Path) -> None:
@@ -216,15 +218,15 @@ def test_two_providers_beside_one_another(tmp_path: Path) -> None:
 
 def test_a_band_needs_its_days() -> None:
     """Until twenty days are held nothing is strange; then what is outside of them is."""
-    at = clock.parse("2026-03-10T11:00")
+    at = time_parsing.parse("2026-03-10T11:00")
 
     def day(back: int, iv: float) -> tuple[int, float]:
         return clock.micros(at - timedelta(days=back)), iv
 
-    few = bands.band([day(i, 0.2) for i in range(1, 20)], at, LIMITS)
+    few = iv_baseline.band([day(i, 0.2) for i in range(1, 20)], at, LIMITS)
     assert (few.days, few.low, few.outside(0.9)) == (19, None, None)
     ivs = [0.18 + 0.002 * (i % 11) for i in range(1, 31)]
-    enough = bands.band([day(i, iv) for i, iv in enumerate(ivs, 1)] + [day(0, 0.9)], at, LIMITS)
+    enough = iv_baseline.band([day(i, iv) for i, iv in enumerate(ivs, 1)] + [day(0, 0.9)], at, LIMITS)
     assert (
         enough.days == 20
         and enough.outside(0.19) is False

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from conftest import SHARED
 
 PROJECT = Path(__file__).parent.parent

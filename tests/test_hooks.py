@@ -15,10 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from opslib import hooks, settings
-from opslib.errors import SettingsError
-from opslib.hooks import Hook
-from opslib.settings import Settings
+from opslib.foundation.config import settings
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.errors import SettingsError
+from opslib.runbooks import hooks
+from opslib.runbooks.hooks import Hook
 
 TOKEN = "tok-hook-0123456789"
 FOUND = Settings(Path("/nowhere"), "desk", secrets={"OPS_MASSIVE_TOKEN": TOKEN})

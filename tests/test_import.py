@@ -10,19 +10,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import opslib
-from opslib import assay, cli, clock, intake, logimport, loglines
+from opslib.cli import main
+from opslib.dashboard import chain_sources
 from opslib.desk import Desk
-from opslib.errors import ImportRefused
-from opslib.samples import Sample, Samples
-from opslib.snapshot_store import SnapshotStore
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.errors import ImportRefused
+from opslib.telemetry import importing, log_import
+from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes import log_lines
+from opslib.telemetry.probes.store import Sample, Samples
 
 CASES = Path(__file__).parent / "cases"
-AT = clock.parse("2026-03-10T14:00:00Z")
+AT = time_parsing.parse("2026-03-10T14:00:00Z")
 
 
 def ops(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """One command, in this process: exit code, stdout, stderr."""
-    code = cli.main([str(a) for a in arguments])
+    code = main.main([str(a) for a in arguments])
     out = capsys.readouterr()
     return code, out.out, out.err
 
@@ -102,7 +106,7 @@ def test_quiet_minutes_are_without_an_error(desk: Desk, tmp_path: Path) -> None:
         ("2026-03-10T14:10:00Z", "info: b"),
         ("2026-03-10T20:00:00Z", "info: c"),
     )
-    logimport.read(desk.store, "desk", path)
+    log_import.read(desk.store, "desk", path)
     kept = Samples(desk.store, "desk").between(clock.micros(AT) - 1, clock.micros(AT + timedelta(days=1)))
     assert [(s.ts_us - clock.micros(AT)) // 60_000_000 for s in kept] == [*range(11), 360] and sum(
         s.value for s in kept
@@ -116,8 +120,8 @@ def test_a_log_that_grew_adds_only_what_is_new(desk: Desk, tmp_path: Path) -> No
         ("2026-03-10T14:00:01Z", "error: a"),
         ("2026-03-10T14:00:01Z", "error: a"),
     ]
-    assert logimport.read(desk.store, "desk", lines(tmp_path / "a.log", *told)).accepted == 3
-    found = logimport.read(
+    assert log_import.read(desk.store, "desk", lines(tmp_path / "a.log", *told)).accepted == 3
+    found = log_import.read(
         desk.store,
         "desk",
         lines(tmp_path / "b.log", *told, ("2026-03-10T14:00:01Z", "error: a"), ("2026-03-10T14:00:02Z", "info: b")),
@@ -147,7 +151,7 @@ def test_in_whatever_pieces_a_log_is_imported(
     accepted = 0
     for n in [*sorted(c for c in cuts if c <= len(rows)), len(rows)]:
         if n:
-            accepted += logimport.read(desk.store, "desk", lines(folder / "app.log", *rows[:n])).accepted
+            accepted += log_import.read(desk.store, "desk", lines(folder / "app.log", *rows[:n])).accepted
     assert accepted == len(rows)
     assert sum(s.value for s in Samples(desk.store, "desk").between(0, 2**62)) == sum(
         said != "info: b" for _, said in told
@@ -167,13 +171,13 @@ def test_what_the_collector_read_is_not_counted_twice(desk: Desk, tmp_path: Path
         ("2026-03-10T14:00:30Z", "error: b"),
         ("2026-03-10T14:05:00Z", "error: c"),
     )
-    found = logimport.read(desk.store, "desk", path)
+    found = log_import.read(desk.store, "desk", path)
     assert (found.accepted, found.duplicate, found.read_live, found.errors) == (2, 1, 1, 3)
 
 
 def test_a_log_in_batches(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that is kept in many parts comes to the same as at one time, compressed too."""
-    monkeypatch.setattr(logimport, "BATCH", 7)
+    monkeypatch.setattr(log_import, "BATCH", 7)
     told = [
         (f"2026-03-10T14:{i // 60:02d}:{i % 60:02d}Z", "error: a\n    at f (x:1)" if i % 3 == 0 else "info: b")
         for i in range(200)
@@ -181,10 +185,10 @@ def test_a_log_in_batches(desk: Desk, tmp_path: Path, monkeypatch: pytest.Monkey
     path = lines(tmp_path / "app.log", *told)
     zipped = tmp_path / "app.log.gz"
     zipped.write_bytes(gzip.compress(path.read_bytes()))
-    found = logimport.read(desk.store, "desk", zipped)
+    found = log_import.read(desk.store, "desk", zipped)
     assert (found.accepted, found.duplicate, found.errors) == (267, 0, 67)
     assert sum(s.value for s in Samples(desk.store, "desk").between(0, 2**62)) == 67
-    assert logimport.read(desk.store, "desk", path).duplicate == 267
+    assert log_import.read(desk.store, "desk", path).duplicate == 267
 
 
 def test_a_time_without_a_year(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +226,7 @@ def test_the_instant_of_a_line(stated: list[str | None], instants: list[str]) ->
     """
     from datetime import datetime
 
-    reading = logimport.Instants(Path("x.log"), None)
+    reading = log_import.Instants(Path("x.log"), None)
     found = [
         reading.of(i, datetime.fromisoformat(s).replace(tzinfo=datetime.fromisoformat(s).tzinfo) if s else None)
         for i, s in enumerate(stated)
@@ -268,18 +272,18 @@ def test_lines_that_are_no_text(desk: Desk, tmp_path: Path) -> None:
     path.write_bytes(
         b"2026-03-10T14:00:00Z error: a\n\x00\x01\x02\n" + b"x" * 2_000_000 + b"\n2026-03-10T14:00:01Z error: b\xff\n"
     )
-    found = logimport.read(desk.store, "desk", path)
+    found = log_import.read(desk.store, "desk", path)
     assert (found.accepted, found.rejected, found.errors) == (2, 2, 2)
     assert [r.source for _, r in SnapshotStore(desk.store).rejects("desk")] == ["app.log:2", "app.log:3"]
     (tmp_path / "garbage").write_bytes(b"\x00\x01\n" * 5000)
     with pytest.raises(ImportRefused, match="garbage: more than 1,000 lines"):
-        logimport.read(desk.store, "desk", tmp_path / "garbage")
+        log_import.read(desk.store, "desk", tmp_path / "garbage")
 
 
 def test_secrets_of_a_log_are_not_kept(desk: Desk, tmp_path: Path) -> None:
     """What is kept of a line has no secret in it."""
     path = lines(tmp_path / "app.log", ("2026-03-10T14:00:00Z", "error: key s3cr3t-value refused"))
-    intake.read_any(desk.store, "desk", path, rules=desk.rules, redact=lambda told: told.replace("s3cr3t-value", "…"))
+    importing.read_any(desk.store, "desk", path, rules=desk.rules, redact=lambda told: told.replace("s3cr3t-value", "…"))
     assert "s3cr3t-value" not in Samples(desk.store, "desk").between(0, 2**62)[0].detail
 
 
@@ -349,11 +353,11 @@ def test_a_vendors_answer_is_kept_as_it_is(desk: Desk, tmp_path: Path) -> None:
     }
     page = {"status": "OK", "request_id": "x", "results": [contract]}
     (tmp_path / "chain.json").write_text(json.dumps(page))
-    assert intake.read_any(desk.store, "desk", tmp_path / "chain.json", rules=desk.rules).accepted == 1
+    assert importing.read_any(desk.store, "desk", tmp_path / "chain.json", rules=desk.rules).accepted == 1
     kept = Samples(desk.store, "desk").chain("AAPL", 2**62)
     assert kept and kept[2] == [page]
     assert (
-        assay.of_store(desk.store, desk.settings, desk.rules, "AAPL", clock.parse("2026-03-10T15:30")).as_json()[
+        chain_sources.of_store(desk.store, desk.settings, desk.rules, "AAPL", time_parsing.parse("2026-03-10T15:30")).as_json()[
             "provider"
         ]
         == "massive"
@@ -365,7 +369,7 @@ def test_several_underlyings_are_several_chains(desk: Desk, tmp_path: Path) -> N
     import pandas
 
     table = pandas.concat([chains.healthy("AAPL"), chains.healthy("SPY")])
-    found = intake.read_any(desk.store, "desk", chains.written(table, tmp_path), rules=desk.rules)
+    found = importing.read_any(desk.store, "desk", chains.written(table, tmp_path), rules=desk.rules)
     assert found.accepted == len(table)
     samples = Samples(desk.store, "desk")
     assert {s.subject: s.value for s in samples.between(0, 2**62)} == {
@@ -420,4 +424,4 @@ def test_a_file_of_no_kind_is_refused(
 
 def test_no_year_is_a_leap_year() -> None:
     """The 29th of February without a year exists while it is read."""
-    assert loglines.read("Feb 29 10:00:00 host app[1]: x").at.month == 2
+    assert log_lines.read("Feb 29 10:00:00 host app[1]: x").at.month == 2

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import needs
 
-from opslib import clock, index, ledger, settings
-from opslib.store import Store
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import settings
+from opslib.foundation.storage.database import Store
+from opslib.jobs import index_page, ledger
 
 
 def run(
@@ -29,7 +31,7 @@ def run(
     place.parent.mkdir(parents=True, exist_ok=True)
     place.with_suffix(".json").write_text(json.dumps({"verdict": verdict}))
     place.with_suffix(".html").write_text("<p>x</p>")
-    at = clock.micros(clock.parse("2026-03-10T16:15")) + n * 10**6
+    at = clock.micros(time_parsing.parse("2026-03-10T16:15")) + n * 10**6
     store.run_begins(
         id=f"r{n:04}",
         app="desk",
@@ -82,7 +84,7 @@ def test_it_says_what_the_ledger_says(desk: tuple[settings.Settings, Store]) -> 
         reason="the kernel <died>",
         period="2026-W10",
     )
-    page = index.write(where, store).read_text()
+    page = index_page.write(where, store).read_text()
     newest, every = page.split("<h2>Every run</h2>")
     assert newest.count("<tr><th scope") == 2 and every.count("<tr><th scope") == len(ledger.runs(store)) == 6
     assert (
@@ -116,7 +118,7 @@ def test_it_opens_offline_and_is_searched(desk: tuple[settings.Settings, Store])
         reason="<img src=x onerror=alert(1)><script>document.title='bad'</script>",
         period="2026-W10",
     )
-    place = index.write(where, store)
+    place = index_page.write(where, store)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
@@ -151,22 +153,22 @@ def test_many_write_at_once(desk: tuple[settings.Settings, Store]) -> None:
                 own = Store(where.url)
                 for i in range(5):
                     run(own, 10 * n + i, f"notebooks/n{n}.ipynb", where.outputs / "runs" / f"{n}-{i}")
-                    index.write(where, own)
+                    index_page.write(where, own)
             finally:
                 os._exit(0)
         pids.append(pid)
     for pid in pids:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    page = (where.home / index.NAME).read_text()
+    page = (where.home / index_page.NAME).read_text()
     assert page.split("<h2>Every run</h2>")[1].count("<tr><th scope") == 40 and not list(where.home.glob(".index*"))
 
 
 def test_more_than_it_shows(desk: tuple[settings.Settings, Store], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more runs than it shows it says how many the ledger has besides; heads of incidents are no runs."""
     where, store = desk
-    monkeypatch.setattr(index, "NEWEST", 3)
+    monkeypatch.setattr(index_page, "NEWEST", 3)
     for n in range(5):
         run(store, n, "notebooks/a.ipynb", where.outputs / "runs" / str(n))
     run(store, 7, "incidents/2026-03-10-1", where.outputs / "runs" / "i")
-    page = index.write(where, store).read_text()
+    page = index_page.write(where, store).read_text()
     assert "2 older runs are in the ledger" in page and "incidents/" not in page

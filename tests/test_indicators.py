@@ -11,9 +11,11 @@ import pytest
 from hypothesis import assume, given, settings as hypothesis_settings, strategies as st
 from looks import CLOSES, HOW, PageOf, at, look, look_of, post, recorded_rows, store, stored_tape, tape, us, window
 
-from opslib import clock, indicators, snapshot
-from opslib.clock import Window
-from opslib.snapshot_store import Post, SnapshotStore
+from opslib.foundation import time_parsing
+from opslib.foundation.clock import Window
+from opslib.foundation.storage import snapshot_columns
+from opslib.telemetry.pages import indicators, snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
 HOURS = 6.5 * 3600
 GROUP_OF = {
@@ -171,7 +173,7 @@ def test_the_store_gives_the_same_rises(tmp_path_factory, seed):
 
 def kept_names():
     """What a snapshot holds of a look."""
-    return [n for n in snapshot.Look._fields if n not in ("seq", "ts_us", "known_at_us", "digest")]
+    return [n for n in snapshot_columns.Look._fields if n not in ("seq", "ts_us", "known_at_us", "digest")]
 
 
 def post_of(told, values):
@@ -716,8 +718,8 @@ def rows(recorded):
 def windows_of(truth):
     """Every hour with its window, and the day."""
     first, last = list(truth["hours"].values())[0], list(truth["hours"].values())[-1]
-    hours = [(h, Window(clock.parse(h["from_utc"]), clock.parse(h["to_utc"]))) for h in truth["hours"].values()]
-    return [*hours, (truth["day"], Window(clock.parse(first["from_utc"]), clock.parse(last["to_utc"])))]
+    hours = [(h, Window(time_parsing.parse(h["from_utc"]), time_parsing.parse(h["to_utc"]))) for h in truth["hours"].values()]
+    return [*hours, (truth["day"], Window(time_parsing.parse(first["from_utc"]), time_parsing.parse(last["to_utc"])))]
 
 
 def shifted(metrics, ms, uptime=0):
@@ -775,7 +777,7 @@ def test_the_recorded_day_is_exact(rows, truth, how):
         ] == pytest.approx(trades["total_slippage_usd"], abs=0.0051)
     assert len(t.pages) == 2
     (at_restart,) = t.reloads(w)
-    assert abs((at_restart - clock.parse(truth["restart"]["page_load"])).total_seconds()) < 3
+    assert abs((at_restart - time_parsing.parse(truth["restart"]["page_load"])).total_seconds()) < 3
     assert t.coverage(w) == pytest.approx(1.0, abs=0.001)
 
 
@@ -862,7 +864,7 @@ def test_a_second_page_and_a_reset_add_up(rows, reset, jitter):
 
 def test_the_look_back_is_that_of_the_table():
     """The tests' way of telling pages apart is the shipped one."""
-    from opslib import rules
+    from opslib.foundation.config import rules
 
     assert rules.load().pages == HOW
 

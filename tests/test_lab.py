@@ -15,12 +15,14 @@ import pytest
 from conftest import needs
 from labs import browsing, running_lab
 from test_walk import HOOK
-from opslib.demo.stepped import BEGINS, looking
 
-from opslib import clock, opening, settings
-from opslib.collect import Collector
 from opslib.desk import Desk
-from opslib.hooks import HOOKS
+from opslib.foundation import clock
+from opslib.foundation.config import settings
+from opslib.runbooks import opening
+from opslib.runbooks.hooks import HOOKS
+from opslib.services.collector import Collector
+from opslib.simulation.drills.stepped_desk import BEGINS, looking
 
 OPERATOR = "Tech Lead"
 

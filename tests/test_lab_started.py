@@ -13,14 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
-import psutil
 import demos
 import labs
+import psutil
 import pytest
 from conftest import needs
 from labs import address_of, browsing
 
-from opslib import cli, lab, settings, shelf
+from opslib.cli import main
+from opslib.foundation.config import settings
+from opslib.jobs import jupyterlab
+from opslib.runbooks import catalog
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +69,15 @@ def test_the_launcher_has_the_suite(home: Path) -> None:
         )
         assert "token" not in command
         page.goto(address)
-        for name in shelf.names():
-            page.locator(".jp-Launcher").get_by_text(shelf.runbook(name).title, exact=True).first.wait_for(
+        for name in catalog.names():
+            page.locator(".jp-Launcher").get_by_text(catalog.runbook(name).title, exact=True).first.wait_for(
                 state="attached"
             )
-        for title in (lab.LIVE, *lab.NOW.values(), "Daily report", "Weekly report"):
+        for title in (jupyterlab.LIVE, *jupyterlab.NOW.values(), "Daily report", "Weekly report"):
             page.locator(".jp-Launcher").get_by_text(title, exact=True).first.wait_for(state="attached")
         if folder := os.environ.get("LAB_PICTURES"):
             page.screenshot(path=f"{folder}/lab_launcher.png")
-        page.locator(".jp-Launcher").get_by_text(shelf.runbook("massive_down").title, exact=True).first.click()
+        page.locator(".jp-Launcher").get_by_text(catalog.runbook("massive_down").title, exact=True).first.click()
         page.locator(".jp-NotebookPanel .jp-RenderedMarkdown").get_by_text("Massive does not answer").first.wait_for()
         assert (
             not page.get_by_text("Would you like to get notified about official Jupyter news").count()
@@ -93,7 +96,7 @@ def test_a_runbook_is_worked_through_in_it(home: Path) -> None:
         ["incident", "open", "Massive does not answer"],
         ["runbook", "open", "massive_down", "--incident", "2026-03-10-2", "--as-of", "2026-03-10T11:27"],
     ):
-        assert cli.main(["--home", str(home), "--app", "demo", *act, "--by", "Ann"]) == 0
+        assert main.main(["--home", str(home), "--app", "demo", *act, "--by", "Ann"]) == 0
     with started(home, "lab") as address, browsing(1400, 1000) as (page, problems):
         # Without the tabs of last time.
         page.goto(
@@ -160,30 +163,30 @@ def test_what_is_laid_out(home: Path, tmp_path: Path) -> None:
     """
     found = settings.load(tmp_path / "home", "desk", {})
     (tmp_path / "home").mkdir()
-    place = lab.laid_out(found, {"JUPYTER_TOKEN": "t"}, shelf.titles())
+    place = jupyterlab.laid_out(found, {"JUPYTER_TOKEN": "t"}, catalog.titles())
     assert (
-        lab.laid_out(found, {"JUPYTER_TOKEN": "t"}, shelf.titles()) == place
+        jupyterlab.laid_out(found, {"JUPYTER_TOKEN": "t"}, catalog.titles()) == place
         and place.environ["JUPYTER_TOKEN"] == "t"
         and "t" not in place.lab(1, False)
     )
     entries = json.loads((tmp_path / "home" / ".lab" / "launcher" / "jp_app_launcher.yaml").read_text())
     assert {e["source"][0]["args"]["path"] for e in entries} >= {
-        f"runbooks/{name}.ipynb" for name in shelf.names()
+        f"runbooks/{name}.ipynb" for name in catalog.names()
     } and len({e["id"] for e in entries}) == len(entries)
     assert all((place.root / e["source"][0]["args"]["path"]).exists() for e in entries)
     (tmp_path / "home" / "desk").mkdir()
     (tmp_path / "home" / "desk" / "x.ipynb").write_text("{}")
-    assert lab.link(tmp_path / "home" / "desk" / "x.ipynb", place.environ) == "home/desk/x.ipynb"
-    assert lab.link(shelf.folder() / "massive_down.ipynb", place.environ) == "runbooks/massive_down.ipynb"
+    assert jupyterlab.link(tmp_path / "home" / "desk" / "x.ipynb", place.environ) == "home/desk/x.ipynb"
+    assert jupyterlab.link(catalog.folder() / "massive_down.ipynb", place.environ) == "runbooks/massive_down.ipynb"
     assert (
-        lab.link(tmp_path / "else.txt", place.environ) is None
-        and lab.link(tmp_path / "home" / "desk" / "x.ipynb", {}) is None
+        jupyterlab.link(tmp_path / "else.txt", place.environ) is None
+        and jupyterlab.link(tmp_path / "home" / "desk" / "x.ipynb", {}) is None
     )
 
 
 def test_a_port_that_is_none(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is refused by name."""
     assert (
-        cli.main(["--home", str(home), "--app", "demo", "lab", "--port", "70000"]) == 64
+        main.main(["--home", str(home), "--app", "demo", "lab", "--port", "70000"]) == 64
         and "--port" in capsys.readouterr().err
     )

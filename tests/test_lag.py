@@ -18,16 +18,19 @@ import pytest
 from outside import BEGINS, RULES, Outside, probing
 from servers import serving
 
-from opslib import clock, measures, rounds, settings
-from opslib.clock import Window
-from opslib.demo.wire import Answer, as_json
-from opslib.diagnosis import diagnose
-from opslib.lag import Lag
-from opslib.panels import View
-from opslib.probed import Probed
-from opslib.rounds import Rounds
-from opslib.samples import Sample, Samples
-from opslib.store import Store
+from opslib.alerting import probe_figures
+from opslib.dashboard.status import View
+from opslib.foundation import clock
+from opslib.foundation.clock import Window
+from opslib.foundation.config import settings
+from opslib.foundation.storage.database import Store
+from opslib.runbooks.diagnosis.diagnosis import diagnose
+from opslib.simulation.world.http_server import Answer, as_json
+from opslib.telemetry.probes import runner
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.loop_lag import Lag
+from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.store import Sample, Samples
 
 
 def us(seconds: float) -> int:
@@ -93,8 +96,8 @@ def test_what_a_timing_is_worth(took: float, lag_s: float | None, counts: float 
         "tradier", [sample(i, probe, "app", took=took, **detail) for i in range(10) for probe in ("health", "socket")]
     )
     expected = None if counts is None else pytest.approx(counts)
-    assert measures.p95_s(probed, "app", over(-1, 20)) == expected
-    assert measures.measure(probed, looks.tape([]), RULES["websocket_latency"], "app", over(-1, 20)).value == expected
+    assert probe_figures.p95_s(probed, "app", over(-1, 20)) == expected
+    assert probe_figures.measure(probed, looks.tape([]), RULES["websocket_latency"], "app", over(-1, 20)).value == expected
 
 
 def under_lag(home: Path, lost_s: float, outcome: str, took: float | None, value: float | None = None) -> Sample:
@@ -220,7 +223,7 @@ def test_a_look_in_a_blocked_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     While the loop is blocked for longer than an answer may take, no provider times out; the beat tells what was lost,
     and when the looks were due.
     """
-    monkeypatch.setattr(rounds, "SLEPT_S", 1000.0)
+    monkeypatch.setattr(runner, "SLEPT_S", 1000.0)
 
     async def go() -> list[Sample]:
         async with serving(lambda _: as_json({"market": "open"})) as url:
@@ -292,5 +295,5 @@ def test_a_collector_that_is_stopped_again_and_again(tmp_path: Path) -> None:
         Probed("tradier", samples),
     )
     assert (probed.lost_share(window) or 0.0) > RULES.probes.starved_share
-    slow = [measures.p95_s(probed, subject, window) for subject in ("massive", "app")]
+    slow = [probe_figures.p95_s(probed, subject, window) for subject in ("massive", "app")]
     assert all(p95 is None or p95 < 0.5 for p95 in slow), slow

@@ -13,14 +13,17 @@ import looks
 import pytest
 from looks import CLOSES, OPENS
 
-from opslib import dashboard, lab, opening, screen, settings
-from opslib.clock import Window
-from opslib.dashboard import Feed
+from opslib.dashboard import live, live_state
+from opslib.dashboard.live import Feed
+from opslib.dashboard.live_state import BETWEEN, BLANK, Screen
 from opslib.desk import Desk
-from opslib.errors import StoreError
-from opslib.feedback import Feedback
-from opslib.screen import BETWEEN, BLANK, Screen
-from opslib.snapshot_store import SnapshotStore
+from opslib.foundation.clock import Window
+from opslib.foundation.config import settings
+from opslib.foundation.errors import StoreError
+from opslib.incidents.feedback import Feedback
+from opslib.jobs import jupyterlab
+from opslib.runbooks import opening
+from opslib.telemetry.pages.store import SnapshotStore
 
 AT = datetime(2026, 3, 10, 15, 25, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -98,7 +101,7 @@ def test_what_stands_there_is_what_status_says(feed: Feed, desk: Desk) -> None:
         assert [(f["label"], v) for f, v in zip(shape["figures"], found.places[at + 5 :])] == [
             (label, value) for label, value, _ in panel.rows
         ]
-        points = screen.line(view, panel.name)
+        points = live_state.line(view, panel.name)
         newest = ";".join(f"{step}:{'' if value is None else f'{value:g}'}" for step, value in points[-2:])
         assert (
             found.places[at + 5 + len(panel.rows)] == newest
@@ -115,7 +118,7 @@ def test_what_stands_there_is_what_status_says(feed: Feed, desk: Desk) -> None:
         hovers["massive availability"]["limits"].startswith("warning < 99.0 %")
         and hovers["massive availability"]["of"] == 1
     )
-    assert all(screen.BETWEEN not in place for place in found.places)
+    assert all(live_state.BETWEEN not in place for place in found.places)
 
 
 def test_another_shape_is_told_whole(feed: Feed) -> None:
@@ -244,13 +247,13 @@ def test_every_figure_that_the_guide_names_is_there(feed: Feed, named: str) -> N
 def test_every_figure_stands_for_something_that_the_guide_names() -> None:
     """What is on the dashboard beside them is how much a figure rests on."""
     named = {label for labels in FIGURES.values() for label in labels}
-    assert set(screen.BEHIND) <= named
+    assert set(live_state.BEHIND) <= named
 
 
 def asked(feed: Feed, **said: Any) -> dict[str, Any]:
     """What a view is answered."""
     one = Listening()
-    dashboard.answered(feed, one, {"view": "v1", **said})
+    live.answered(feed, one, {"view": "v1", **said})
     assert one.heard[0]["view"] == "v1"
     return one.heard[0]
 
@@ -268,7 +271,7 @@ def test_any_moment_can_be_asked_for(feed: Feed) -> None:
     one = Listening()
     one.as_of = AT
     for first in (True, False):
-        dashboard.answered(feed, one, {"do": "all", "view": "v1", "first": first})
+        live.answered(feed, one, {"do": "all", "view": "v1", "first": first})
     assert [("past" in m, m["whole"]["places"][0]) for m in one.heard] == [
         (False, "2026-03-10T20:00:00.000Z"),
         (True, "2026-03-10T15:25:00.000Z"),
@@ -325,8 +328,8 @@ def test_a_panel_leads_deeper(feed: Feed, desk: Desk) -> None:
 
 def test_a_page_that_only_shows_changes_nothing(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would leave something behind is refused; any moment may still be asked for."""
-    monkeypatch.setenv(lab.READ_ONLY, "1")
-    for do in dashboard.CHANGES:
+    monkeypatch.setenv(jupyterlab.READ_ONLY, "1")
+    for do in live.CHANGES:
         assert (
             "only shows"
             in asked(
@@ -362,7 +365,7 @@ def test_where_nobody_is_there_it_is_a_picture(desk: Desk, monkeypatch: pytest.M
     """Its words are the same as where somebody is; the picture is a PNG of all four panels."""
     shown: list[Any] = []
     monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append(data))
-    one = dashboard.Live(desk, HOUR, 5.0, AT)
+    one = live.Live(desk, HOUR, 5.0, AT)
     one._ipython_display_()
     assert (
         shown[0]["text/plain"] == repr(one)
@@ -376,8 +379,8 @@ def test_where_nobody_is_there_it_is_a_picture(desk: Desk, monkeypatch: pytest.M
 
 def test_nothing_comes_from_elsewhere() -> None:
     """The browser's part names no address and loads nothing."""
-    for name in ("dashboard.js", "dashboard.css"):
-        content = (Path(dashboard.__file__).parent / name).read_text()
+    for name in ("live.js", "live.css"):
+        content = (live.HERE / name).read_text()
         assert (
             "http" not in content.replace("https://www.w3.org", "")
             and "import " not in content.replace("@import", "import ")

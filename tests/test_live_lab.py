@@ -21,11 +21,12 @@ from conftest import needs
 from labs import IDLE, beside_a_world, browsing, notebook, running_lab
 from looks import CLOSES, OPENS
 
-from opslib import clock, settings
-from opslib.demo.lever import Lever
 from opslib.desk import Desk
-from opslib.snapshot_store import SnapshotStore
-from opslib.text import NEW_YORK
+from opslib.foundation import clock
+from opslib.foundation.config import settings
+from opslib.foundation.formatting import NEW_YORK
+from opslib.simulation.world.control import Lever
+from opslib.telemetry.pages.store import SnapshotStore
 
 SPEED, EVERY_S = 8.0, 5
 MOMENTS = 40  # Others each day.

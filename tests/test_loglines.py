@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, strategies as st
 
-from opslib import loglines, logs
+from opslib.telemetry.probes import app_log, log_lines
 
 ESC = "\x1b"
 ERRORS = [
@@ -179,13 +179,13 @@ NONE = [
 @pytest.mark.parametrize("line", ERRORS)
 def test_a_line_that_is_an_error(line: str) -> None:
     """Each format states an error by its level, its status or an exception, and is counted once."""
-    assert logs.read([line]).errors == 1
+    assert app_log.read([line]).errors == 1
 
 
 @pytest.mark.parametrize("line", NONE)
 def test_a_line_that_is_no_error(line: str) -> None:
     """A line of another level, or that only contains a word of an error, is none."""
-    assert logs.read([line]).errors == 0
+    assert app_log.read([line]).errors == 0
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_line_that_is_no_error(line: str) -> None:
 )
 def test_the_kind_of_an_error(line: str, kind: str) -> None:
     """The kinds of the app's own lines are recognised inside of any format."""
-    assert (logs.read([line]).errors, list(logs.read([line]).kinds)) == (1, [kind])
+    assert (app_log.read([line]).errors, list(app_log.read([line]).kinds)) == (1, [kind])
 
 
 NODE = ["Error: boom", "    at f (/app/x.js:1:2)", "    at g (/app/x.js:3:4) {", "  code: 'E_X'", "}"]
@@ -287,9 +287,9 @@ def test_a_stack_is_one_error(lines: list[str]) -> None:
     An error with its stack, its causes and the object that is printed with it is one, also between other lines and
     twice in a row.
     """
-    assert logs.read(lines).errors == 1
-    assert logs.read(["[Server] listening", *lines, "GET /api/x 200 1 - 1 ms"]).errors == 1
-    told = logs.read([*lines, "GET /api/x 200 1 - 1 ms", *lines])
+    assert app_log.read(lines).errors == 1
+    assert app_log.read(["[Server] listening", *lines, "GET /api/x 200 1 - 1 ms"]).errors == 1
+    told = app_log.read([*lines, "GET /api/x 200 1 - 1 ms", *lines])
     assert told.errors == 2 and told.lines == 2 * sum(bool(line.strip()) for line in lines) + 1
 
 
@@ -298,16 +298,16 @@ def test_errors_that_follow_each_other_are_several() -> None:
     Two exceptions in a row without a stack are two, and an error after an info line with an exception's name is its
     own.
     """
-    assert logs.read(["Error: a", "Error: b"]).errors == 2
-    assert logs.read(["2026-03-10T10:00:00Z info: done", *NODE]).errors == 1
-    assert logs.read(["2026-03-10T10:00:00Z error: a", "2026-03-10T10:00:01Z error: b"]).errors == 2
-    assert logs.read(["could not fetch", "Error: a"]).errors == 1
+    assert app_log.read(["Error: a", "Error: b"]).errors == 2
+    assert app_log.read(["2026-03-10T10:00:00Z info: done", *NODE]).errors == 1
+    assert app_log.read(["2026-03-10T10:00:00Z error: a", "2026-03-10T10:00:01Z error: b"]).errors == 2
+    assert app_log.read(["could not fetch", "Error: a"]).errors == 1
 
 
 def test_a_stack_tells_the_kind() -> None:
     """Where the message is of no kind of its own, the exception below it says which."""
     assert list(
-        logs.read(
+        app_log.read(
             [
                 "2026-03-10T10:00:00Z error: could not fetch",
                 "Error: connect ECONNREFUSED 127.0.0.1:1",
@@ -343,19 +343,19 @@ def test_words_of_a_structured_info_line_never_count(before: str, word: str, aft
     message = f"x {before} {word} {after}"
     plain = " ".join(message.split()).replace('"', "'").replace("\\", "/")
     for level, errors in ((30, 0), (50, 1)):
-        assert logs.read([json.dumps({"level": level, "time": 1773151200000, "msg": message})]).errors == errors
+        assert app_log.read([json.dumps({"level": level, "time": 1773151200000, "msg": message})]).errors == errors
     for level, errors in (("info", 0), ("error", 1)):
-        assert logs.read([json.dumps({"message": message, "level": level})]).errors == errors
-        assert logs.read([f'ts=1 level={level} msg="{plain}"']).errors == errors
-        assert logs.read([f"2026-03-10T10:00:00Z [{level}]: {plain}"]).errors == errors
+        assert app_log.read([json.dumps({"message": message, "level": level})]).errors == errors
+        assert app_log.read([f'ts=1 level={level} msg="{plain}"']).errors == errors
+        assert app_log.read([f"2026-03-10T10:00:00Z [{level}]: {plain}"]).errors == errors
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300).map(lambda b: b.decode("utf-8", "replace")))
 def test_any_text_is_read(line: str) -> None:
     """No line makes the reader fail, whatever it holds."""
-    loglines.read(line)
-    loglines.read("{" + line)
-    assert logs.read([line]).errors in (0, 1)
+    log_lines.read(line)
+    log_lines.read("{" + line)
+    assert app_log.read([line]).errors in (0, 1)
 
 
 def test_deep_and_long_lines_are_read_quickly() -> None:
@@ -372,7 +372,7 @@ def test_deep_and_long_lines_are_read_quickly() -> None:
         '"' * 16_000,
         "x" * 16_384,
     ):
-        logs.read([line])
+        app_log.read([line])
 
 
 @pytest.mark.parametrize(
@@ -406,6 +406,6 @@ def test_deep_and_long_lines_are_read_quickly() -> None:
 )
 def test_when_a_line_was_written(line: str, at: str | None) -> None:
     """The time of a line, with the zone that it states, in each of the usual forms; None where it states none."""
-    found = loglines.read(line).at
+    found = log_lines.read(line).at
     assert (found.isoformat() if found else None) == at
     assert found is None or found.tzinfo in (None, UTC) and isinstance(found, datetime)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from opslib import logs
-from opslib.logs import Log
+from opslib.telemetry.probes import app_log
+from opslib.telemetry.probes.app_log import Log
 
 
 def new(log: Log) -> list[str]:
@@ -92,7 +92,7 @@ def test_a_flood_is_read_in_pieces(place: Path) -> None:
     while lines := new(log):
         most = max(most, sum(map(len, lines)))
         found += lines
-    assert [int(line[:7]) for line in found] == list(range(12_000)) and most <= logs.MOST_BYTES
+    assert [int(line[:7]) for line in found] == list(range(12_000)) and most <= app_log.MOST_BYTES
 
 
 def test_a_line_without_an_end(place: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_line_without_an_end(place: Path) -> None:
     new(log)
     with place.open("a") as file:
         file.write("x" * 3_000_000)
-    assert all(len(line) <= logs.LONGEST_LINE for line in [*new(log), *new(log), *new(log)])
+    assert all(len(line) <= app_log.LONGEST_LINE for line in [*new(log), *new(log), *new(log)])
 
 
 def test_a_pipe(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_the_kinds_of_lines() -> None:
     What the app really writes is told apart: errors counted once with their stack, access lines and start-up lines not
     among them.
     """
-    told = logs.read(
+    told = app_log.read(
         [
             "GET /api/health 200 75 - 7.671 ms",
             "GET /api/massive/v3/x 502 33 - 3012.1 ms",
@@ -229,7 +229,7 @@ def test_what_is_no_error(line: str) -> None:
     An ordinary line with a number or a word of an error in it is none, nor is what our own looks leave there, nor the
     access line of what has a message of its own.
     """
-    assert logs.read([line]).errors == 0
+    assert app_log.read([line]).errors == 0
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_what_is_no_error(line: str) -> None:
 )
 def test_what_is_an_error(line: str, kind: str) -> None:
     """Each way in which the app tells of an error is one, of its own kind."""
-    assert (logs.read([line]).errors, list(logs.read([line]).kinds)) == (1, [kind])
+    assert (app_log.read([line]).errors, list(app_log.read([line]).kinds)) == (1, [kind])
 
 
 def test_after_what_time_it_gives_up() -> None:
@@ -256,14 +256,14 @@ def test_after_what_time_it_gives_up() -> None:
     calls took that failed.
     """
     assert (
-        logs.read(["[Massive] Error: Request timeout after 3000ms"]).waited_ms == 3000
-        and logs.read(["AxiosError: timeout of 150ms exceeded"]).waited_ms == 150
+        app_log.read(["[Massive] Error: Request timeout after 3000ms"]).waited_ms == 3000
+        and app_log.read(["AxiosError: timeout of 150ms exceeded"]).waited_ms == 150
     )
     calls = [
         "[v0] Massive proxy error (502): The operation was aborted due to timeout",
         "GET /api/massive/v3/snapshot/options/SPY 502 31 - 3001.2 ms",
     ]
-    assert logs.read(calls).waited_ms == 3001 and logs.read(calls[1:]).waited_ms is None
+    assert app_log.read(calls).waited_ms == 3001 and app_log.read(calls[1:]).waited_ms is None
 
 
 def test_a_last_line_without_an_end(place: Path) -> None:

@@ -25,14 +25,19 @@ from looks import PageOf, at, post
 from servers import free_port
 from test_channels import receiver
 
-from opslib import clock, neighbour, notifying, refusals, rules, server, settings as settings_module
-from opslib.demo.wire import Answer
-from opslib.dispatch import Dispatch
-from opslib.errors import BadAlerts
-from opslib.server import Served
-from opslib.snapshot_store import SnapshotStore
-from opslib.staff import PATH, Channel, Role, Staff
-from opslib.store import Store
+from opslib.alerting.notifications import external_alerts
+from opslib.alerting.notifications.store import Dispatch
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.errors import BadAlerts
+from opslib.foundation.storage.database import Store
+from opslib.services import notifying, server
+from opslib.services.server import Served
+from opslib.simulation.world.http_server import Answer
+from opslib.telemetry.pages import refused_posts
+from opslib.telemetry.pages.store import SnapshotStore
 
 NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 RULES = rules.load()
@@ -49,8 +54,8 @@ def alert(name: str = "DiskFull", ends: datetime | None = None, **labels: str) -
     return found | ({"endsAt": ends.isoformat()} if ends else {})
 
 
-def read(*alerts: Any) -> neighbour.Batch:
-    return neighbour.read(json.dumps(alerts).encode(), NOW)
+def read(*alerts: Any) -> external_alerts.Batch:
+    return external_alerts.read(json.dumps(alerts).encode(), NOW)
 
 
 def test_what_is_read() -> None:
@@ -71,13 +76,13 @@ def test_what_is_read() -> None:
 def test_what_is_no_list_is_refused_whole(body: bytes) -> None:
     """Of what is no list in JSON nothing can be kept."""
     with pytest.raises(BadAlerts, match="a list of alerts was expected"):
-        neighbour.read(body, NOW)
+        external_alerts.read(body, NOW)
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b"  []  ", b"[] and more", b"\xef\xbb\xbf[]"])
 def test_a_list_of_nothing(body: bytes) -> None:
     """As Alertmanager reads it: null is an empty list, and what follows the list is ignored."""
-    assert neighbour.read(body, NOW) == ([], [])
+    assert external_alerts.read(body, NOW) == ([], [])
 
 
 ODD: dict[str, tuple[Any, str]] = {
@@ -131,11 +136,11 @@ def test_one_odd_alert_costs_no_other(odd: Any, words: str, place: int) -> None:
 def test_the_cases(name: str) -> None:
     """Both alerts of each case are kept, as Alertmanager 0.25 keeps them; what is too long is cut and says so."""
     body = (Path(__file__).parent / "cases" / f"{name}.json").read_bytes()
-    found = neighbour.read(body, NOW)
+    found = external_alerts.read(body, NOW)
     assert len(found.alerts) == len(json.loads(body)) == 2 and found.refused == []
     if name.startswith("d01"):
         told = found.alerts[0]["annotations"]["description"]
-        assert "characters)" in told and len(told) < neighbour.LONGEST + 40 < len(
+        assert "characters)" in told and len(told) < external_alerts.LONGEST + 40 < len(
             json.loads(body)[0]["annotations"]["description"]
         )
 
@@ -176,9 +181,9 @@ def test_what_alertmanager_takes_too() -> None:
     ]
     assert len(read(*odd).alerts) == 4 and read(*odd).refused == []
     raw = b'[{"labels": {"alertname": "n", "a": "\xff\xfe"}, "n": ' + b"9" * 6000 + b"}]"
-    assert len(neighbour.read(raw, NOW).alerts) == 1
-    many = read(*[{"labels": {"n": str(n)}} for n in range(neighbour.MOST + 2)])
-    assert len(many.alerts) == neighbour.MOST and "2 alerts are more than" in many.refused[0]
+    assert len(external_alerts.read(raw, NOW).alerts) == 1
+    many = read(*[{"labels": {"n": str(n)}} for n in range(external_alerts.MOST + 2)])
+    assert len(many.alerts) == external_alerts.MOST and "2 alerts are more than" in many.refused[0]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +233,7 @@ class Heard:
         self.dispatch = Dispatch(self.store, "desk")
 
     def hears(self, *alerts: dict[str, Any]) -> None:
-        found = neighbour.read(json.dumps(alerts).encode(), self.at)
+        found = external_alerts.read(json.dumps(alerts).encode(), self.at)
         assert found.refused == []
         self.dispatch.heard(found.alerts)
 
@@ -405,7 +410,7 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
 
         def hear():
             return Dispatch(store, "desk").heard(
-                neighbour.read(
+                external_alerts.read(
                     json.dumps(
                         [alert(n, subject=n, severity="critical", ends=now() + timedelta(minutes=4)) for n in "AB"]
                     ).encode(),
@@ -467,9 +472,9 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
         alertmanager(tmp_path / "am", hook, am_port),
         Served(settings, store, table, now=store_at) as served,
     ):
-        from opslib import exposition
+        from opslib.alerting import prometheus_rules
 
-        (tmp_path / "ours.yml").write_text(exposition.prometheus_rules(table))
+        (tmp_path / "ours.yml").write_text(prometheus_rules.prometheus_rules(table))
         (tmp_path / "more.yml").write_text(
             "groups: [{name: more, interval: 1s, rules: [{alert: OnlyTheyKnow, expr: 'vector(1)', labels: "
             "{severity: critical}, annotations: {summary: something else is wrong}}]}]\n"
@@ -533,7 +538,7 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
 def _heard(store: Store) -> set[str]:
     import sqlalchemy as sa
 
-    from opslib.schema import FOREIGN
+    from opslib.foundation.storage.schema import FOREIGN
 
     with store.reading() as connection:
         return {json.loads(labels)["alertname"] for labels in connection.execute(sa.select(FOREIGN.c.labels)).scalars()}
@@ -546,7 +551,7 @@ def test_alertmanager_hears_ours(tmp_path: Path) -> None:
     """
     from test_channels import body
 
-    from opslib import channels, message
+    from opslib.alerting.notifications import channels, message
 
     got: list[dict[str, Any]] = []
     port = free_port()
@@ -601,5 +606,5 @@ def test_the_receiver_takes_alerts(tmp_path: Path) -> None:
             (b"[" + b" " * server.LARGEST_ALERTS + b"]", "application/json", 413),
         ):
             assert httpx.post(where, content=body, headers=key | {"Content-Type": kind}).status_code == status
-    (row,) = [r for r in refusals.read(store, settings.app, 0, 2**60) if "an alert is not valid" in r.reason]
+    (row,) = [r for r in refused_posts.read(store, settings.app, 0, 2**60) if "an alert is not valid" in r.reason]
     assert row.count == 1 and row.reason == "an alert is not valid: at least one label pair required"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from opslib import cli, parameters, runner
+from opslib.cli import main
+from opslib.jobs import notebook_file as runner, parameters
 
 PROJECT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path for folder in ("notebooks", "runbooks") for path in (PROJECT / folder).glob("*.ipynb"))
@@ -97,7 +98,7 @@ def test_defaults_are_the_demo() -> None:
 def test_other_parameters_run_too(home: Path, name: str, given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """nbval sees only the defaults; with other parameters a notebook runs as well, and shows pictures."""
     arguments = [a for pair in given for a in ("-p", pair)]
-    assert cli.main(["run", str(PROJECT / "notebooks" / f"{name}.ipynb"), *arguments, "-o", "json"]) == 0
+    assert main.main(["run", str(PROJECT / "notebooks" / f"{name}.ipynb"), *arguments, "-o", "json"]) == 0
     executed = next((home / "desk" / "runs").glob("*/*.ipynb"))
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     # Four panels, and where nobody is there the live view as a picture.

@@ -5,8 +5,9 @@ When people are told, and of what: a difference between what is so and what was 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from opslib.notices import Cause, Edge, Notice, Silence, due
-from opslib.staff import PATH, Staff
+from opslib.alerting.notifications.planner import Cause, Edge, Notice, Silence, due
+from opslib.foundation.config.contacts import Staff
+from opslib.foundation.config.rules import PATH
 
 S = 1_000_000
 STAFF = Staff()

@@ -20,14 +20,19 @@ from days import at, posts, scripted
 from servers import free_port
 from test_channels import receiver
 
-from opslib import clock, collect, impact, message, notify, notifying, rules, settings as settings_module
-from opslib.collect import Collector, Standby
-from opslib.demo.wire import Answer, Request
-from opslib.dispatch import EXPIRED, PENDING, SENT
-from opslib.samples import Sample, Samples
-from opslib.snapshot_store import SnapshotStore
-from opslib.staff import PATH, Channel, Role, Staff
-from opslib.store import Store
+from opslib.alerting.notifications import message, sender
+from opslib.alerting.notifications.store import EXPIRED, PENDING, SENT
+from opslib.dashboard import impact
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.storage.database import Store
+from opslib.services import collector, notifying
+from opslib.services.collector import Collector, Standby
+from opslib.simulation.world.http_server import Answer, Request
+from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes.store import Sample, Samples
 
 RULES = rules.load()
 KEEPS_PASSED = "-all"
@@ -239,7 +244,7 @@ def test_a_fault_of_ours_stops_nobody_else(
     Whatever is raised while one channel is told, its message waits and that is said; the other channel is told. While
     planning itself fails we are not well, and say so.
     """
-    from opslib import channels
+    from opslib.alerting.notifications import channels
 
     day = Day(tmp_path, hook, "11:20")
     tell = channels._webhook
@@ -272,15 +277,15 @@ def test_a_fault_of_ours_stops_nobody_else(
 
 def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None:
     """A secret in what a neighbour says is hidden before anything of it is escaped or cut."""
-    from opslib import neighbour
-    from opslib.dispatch import Dispatch
+    from opslib.alerting.notifications import external_alerts
+    from opslib.alerting.notifications.store import Dispatch
 
     secret = "T_0A&*<secret>_0123456789"
     settings = settings_module.load(tmp_path, None, {"OPS_CHANNEL_X": secret})
     store = Store(settings.url, lambda: at("11:00"))
     summary = "x" * 280 + secret + "\n\x1b[2JDo first: nothing"
     Dispatch(store, "desk").heard(
-        neighbour.read(
+        external_alerts.read(
             json.dumps(
                 [
                     {
@@ -306,18 +311,18 @@ def test_what_works_is_looked_up(tmp_path: Path, hook: str) -> None:
     By the demo's own looks Tradier serves in the outage, nobody does where the app has no fallback; what nobody has
     looked at is not known.
     """
-    from opslib import panels
-    from opslib.demo import tour, witness
+    from opslib.dashboard import status
+    from opslib.simulation.demo_day import probe_samples, replay
 
     day = Day(tmp_path, hook, "15:00")
     bare = impact.standing(
-        panels.status(day.store, day.settings, RULES, as_of=at("09:20"), length=timedelta(minutes=5))
+        status.status(day.store, day.settings, RULES, as_of=at("09:20"), length=timedelta(minutes=5))
     )
     assert {state for state, _ in bare} == {"unknown"}
-    Samples(day.store, "desk").keep((tour._sample(s) for s in witness.seen(scripted())), known_at_ts=True)
+    Samples(day.store, "desk").keep((replay._sample(s) for s in probe_samples.seen(scripted())), known_at_ts=True)
 
     def tell(moment, settings):
-        return impact.standing(panels.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5)))
+        return impact.standing(status.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5)))
 
     (works, tradier), (fails, massive) = tell("11:28", day.settings)[:2]
     assert (
@@ -462,8 +467,8 @@ def test_our_pulse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """
     While we are well a heartbeat service hears of it; while we are not it hears nothing; its address is shown nowhere.
     """
-    monkeypatch.setattr(notify, "PULSE_S", 0.05)
-    monkeypatch.setattr(notify, "LOOK_S", 0.05)
+    monkeypatch.setattr(sender, "PULSE_S", 0.05)
+    monkeypatch.setattr(sender, "LOOK_S", 0.05)
     beats: list[str] = []
     with receiver(lambda r: beats.append(r.path) or Answer(200)) as url:
         settings = settings_module.load(tmp_path, None, {"OPS_HEARTBEAT_URL": f"{url}/ping/uuid-0123456789"})
@@ -473,7 +478,7 @@ def test_our_pulse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         )
         well, stop = [False], threading.Event()
         notifier = notifying.notifier(Store(settings.url), settings, RULES, Staff(), beating=lambda: well[0])
-        telling = threading.Thread(target=notify.run, args=(notifier, stop))
+        telling = threading.Thread(target=sender.run, args=(notifier, stop))
         telling.start()
         time.sleep(0.3)  # That nothing comes can only be seen by waiting for it.
         assert beats == []
@@ -490,7 +495,7 @@ def test_a_collector_is_well_while_it_judges(tmp_path: Path) -> None:
     assert not day.judge.well
     day.judge.judge()
     assert day.judge.well
-    day.at += timedelta(seconds=collect.WELL_S + 1)
+    day.at += timedelta(seconds=collector.WELL_S + 1)
     assert not day.judge.well
 
 
@@ -502,7 +507,7 @@ def test_the_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """ops ack, silence and notify do what they say, refuse what cannot be meant, and speak JSON."""
-    from opslib import cli
+    from opslib.cli import main
 
     day = Day(tmp_path, hook, "11:20")
     day.live("11:25", 30)
@@ -512,7 +517,7 @@ def test_the_commands(
     )
 
     def ops(*words: str) -> tuple[int, str]:
-        code = cli.main([*words])
+        code = main.main([*words])
         said = capsys.readouterr()
         return code, said.out + said.err
 

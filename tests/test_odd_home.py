@@ -12,9 +12,10 @@ from urllib.parse import unquote
 import days
 import pytest
 
-from opslib import cli, settings
-from opslib.settings import Settings, sqlite_url
-from opslib.store import Store
+from opslib.cli import main
+from opslib.foundation.config import settings
+from opslib.foundation.config.settings import Settings, sqlite_url
+from opslib.foundation.storage.database import Store
 
 ODD = '100% sure? #1 "x" ü'
 NAMES = [
@@ -49,7 +50,7 @@ def test_the_store_lies_in_its_home(tmp_path: Path, name: str, capsys: pytest.Ca
     """What is imported is in the home's own store.sqlite, and a process of its own finds it there."""
     home = tmp_path / name
     (tmp_path / "posts.jsonl").write_text("\n".join(map(days.line, days.posts()[:3])))
-    assert cli.main(["import", str(tmp_path / "posts.jsonl"), "--home", str(home), "--app", "desk"]) == 0
+    assert main.main(["import", str(tmp_path / "posts.jsonl"), "--home", str(home), "--app", "desk"]) == 0
     assert files(tmp_path) == {"posts.jsonl", str(Path(name) / "store.sqlite")}
     capsys.readouterr()
     ran = subprocess.run(
@@ -85,11 +86,11 @@ def test_a_day_in_an_odd_home(
     home = tmp_path / ODD
     monkeypatch.setenv("OPS_HOME", str(home))
     (tmp_path / "posts.jsonl").write_text("\n".join(map(days.line, days.posts()[::4])))
-    assert cli.main(["import", str(tmp_path / "posts.jsonl"), "--known-at-ts", "--app", "desk"]) == 0
-    assert cli.main(["status", "--as-of", f"{days.DAY}T11:00", "--app", "desk"]) in (0, 1, 2)
-    assert cli.main(["report", "daily", "--day", str(days.DAY), "--app", "desk"]) in (0, 3)
+    assert main.main(["import", str(tmp_path / "posts.jsonl"), "--known-at-ts", "--app", "desk"]) == 0
+    assert main.main(["status", "--as-of", f"{days.DAY}T11:00", "--app", "desk"]) in (0, 1, 2)
+    assert main.main(["report", "daily", "--day", str(days.DAY), "--app", "desk"]) in (0, 3)
     found = next((home / "desk" / "reports").rglob("*.json"))
-    assert cli.main(["verify", str(found), "--app", "desk"]) == 0
+    assert main.main(["verify", str(found), "--app", "desk"]) == 0
     page = (home / "index.html").read_text(encoding="utf-8")
     links = [unquote(html.unescape(link)) for link in re.findall(r'href="([^"]+)"', page)]
     assert links and all((home / link).is_file() for link in links)
@@ -102,7 +103,7 @@ def test_timers_of_an_odd_home(
     """systemd and cron are given the home so that they read it back as it is; a home of several lines is refused."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     home = tmp_path / ODD
-    assert cli.main(["schedule", "install", "systemd", "--home", str(home), "--app", "desk"]) == 0
+    assert main.main(["schedule", "install", "systemd", "--home", str(home), "--app", "desk"]) == 0
     service = (tmp_path / "config" / "systemd" / "user" / "opslib-schedule-desk.service").read_text(encoding="utf-8")
     assert f"EnvironmentFile=-{str(home).replace('%', '%%')}/environment\n" in service
     command = re.search(r"ExecStart=(.*)", service)
@@ -112,19 +113,19 @@ def test_timers_of_an_odd_home(
     (bin_ / "crontab").write_text(f'#!/bin/sh\n[ "$1" = -l ] && exit 1\ncat > "{tmp_path}/crontab"\n')
     (bin_ / "crontab").chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
-    assert cli.main(["schedule", "install", "cron", "--home", str(home), "--app", "desk"]) == 0
+    assert main.main(["schedule", "install", "cron", "--home", str(home), "--app", "desk"]) == 0
     line = (tmp_path / "crontab").read_text(encoding="utf-8").strip()
     assert not re.search(r"(?<!\\)%", line), "a bare % ends the command for cron"
     assert str(home) in shlex.split(line.partition(" * * * * ")[2].replace("\\%", "%"), comments=True) or str(
         home
     ) in shlex.split(line.replace("\\%", "%"), comments=True)
-    assert cli.main(["schedule", "install", "cron", "--home", str(tmp_path / "two\nlines"), "--app", "desk"]) == 64
+    assert main.main(["schedule", "install", "cron", "--home", str(tmp_path / "two\nlines"), "--app", "desk"]) == 64
     assert "printable, on one line" in capsys.readouterr().err
 
 
 def test_dask_workers_find_an_odd_home(tmp_path: Path) -> None:
     """What a worker is given of a home is its path, which it reads as it is."""
-    from opslib import backfill
+    from opslib.reports import backfill
 
     home = tmp_path / ODD
     days.filled(sqlite_url(home / "store.sqlite")).close()

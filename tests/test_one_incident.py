@@ -5,8 +5,8 @@ from pathlib import Path
 from lived import BEGINS_S, RULES, Desk
 from test_one_trouble import massive
 
-from opslib import panels
-from opslib.chronicle import Chronicle
+from opslib.dashboard import status
+from opslib.incidents.lifecycle import Chronicle
 
 
 def test_a_second_source_opens_no_second_incident(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_a_second_source_opens_no_second_incident(tmp_path: Path) -> None:
     assert incident.runbook == "massive_down"
     alert = next(
         a
-        for a in panels.status(desk.store, desk.settings, RULES, as_of=desk.now).alerts
+        for a in status.status(desk.store, desk.settings, RULES, as_of=desk.now).alerts
         if a["rule"] == "availability" and a["subject"] == "massive"
     )
     other = alert | {"id": f"{alert['id']}-seen-by-another", "source": "another"}

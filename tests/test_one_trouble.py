@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from lived import BEGINS_S, RULES, Desk, World, healthy
 
-from opslib import diagnosis, panels
+from opslib.dashboard import status
+from opslib.runbooks.diagnosis import diagnosis
 
 BOTH = [("liveness", "massive"), ("data", "massive"), ("liveness", "tradier"), ("data", "tradier")]
 MASSIVE = BOTH[:2]
@@ -252,7 +253,7 @@ def test_what_was_explained_is_no_trouble_of_its_own_afterwards(
     while desk.second < BEGINS_S + 1500:
         desk.live(desk.second + 300)
         found = diagnosis.diagnose(
-            panels.status(desk.store, desk.settings, RULES, as_of=desk.now, length=timedelta(minutes=10))
+            status.status(desk.store, desk.settings, RULES, as_of=desk.now, length=timedelta(minutes=10))
         )
         assert found.cause == "none" or fault is app_down, (desk.second - BEGINS_S, found.words)
     assert {a["rule"] for m in desk.sent for a in m["alerts"]} <= firsts, desk.texts

@@ -17,7 +17,8 @@ from test_neighbour import alert
 from test_request_checks import ALERTS, alerts_kept
 from test_server import POST, Receiver, a_body, asked, awaited, receiving
 
-from opslib import clock, refusals
+from opslib.foundation import clock
+from opslib.telemetry.pages import refused_posts
 
 EVIL = "evil.example"
 # Everything that a page can send without and with a preflight, to an address, with a body.
@@ -166,7 +167,7 @@ def test_another_page_can_neither_post_nor_read(home: Path, shown: Any, name: st
 
         def counted():
             return {
-                r.origin for r in refusals.read(found.store, "desk", 0, clock.micros(clock.now())) if r.status == 403
+                r.origin for r in refused_posts.read(found.store, "desk", 0, clock.micros(clock.now())) if r.status == 403
             }
 
         awaited(lambda: counted() >= {origin, "null"}, "the refusals are in the store")

@@ -4,13 +4,11 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 from looks import HOW, PageOf, look, tape, tell_apart, us, window
 
-from opslib.errors import BadSnapshot
-from opslib.page import Telling, in_order
+from opslib.foundation.errors import BadSnapshot
+from opslib.telemetry.pages.page_loads import Telling, in_order
 
 
 def told(looks, every=5.0):

@@ -7,10 +7,13 @@ from pathlib import Path
 import days
 import pytest
 
-from opslib import clock, desk, snapshot, text, watch
+from opslib import desk
+from opslib.alerting import alerts as watch
 from opslib.desk import Desk
-from opslib.panels import NAMES
-from opslib.snapshot_store import Post, SnapshotStore
+from opslib.foundation import clock, formatting, time_parsing
+from opslib.foundation.config.rules import NAMES
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
 HOSTILE = "<script>alert(1)</script>[x](javascript:alert(1))"
 
@@ -118,7 +121,7 @@ def test_an_outage_is_told_with_value_and_limit(full: Desk) -> None:
     view = full.status(days.at("11:30"))
     assert (view.verdict, view.exit_code) == ("critical", 2)
     sentence = view.panel("providers").sentences[0]
-    measured = text.ratio(view.figures["providers"]["massive"]["availability"])
+    measured = formatting.ratio(view.figures["providers"]["massive"]["availability"])
     assert sentence == f"critical: availability of massive ({measured}) < 95.0 %"
 
 
@@ -259,13 +262,13 @@ def test_a_closed_market_is_not_expected(full: Desk, moment: str, words: str) ->
 
 def test_a_panel_prints_the_same_text_and_a_picture(full: Desk) -> None:
     """A panel's text is the same twice, and its picture is a PNG of the same bytes twice."""
-    from opslib import plots
+    from opslib.dashboard import charts
 
     for name in NAMES:
         first, second = full.status(days.at("13:45"), "3h").panel(name), full.status(days.at("13:45"), "3h").panel(name)
         assert repr(first) == repr(second)
-        picture = plots.png(first.draw)
-        assert picture.startswith(b"\x89PNG") and picture == plots.png(second.draw)
+        picture = charts.png(first.draw)
+        assert picture.startswith(b"\x89PNG") and picture == charts.png(second.draw)
 
 
 def test_an_unknown_panel_is_named(full: Desk) -> None:
@@ -294,5 +297,5 @@ def test_alerts_of_a_long_window_are_evaluated_where_there_is_data(full: Desk) -
     long.__dict__.pop("alerts")
     long.evaluated = None
     assert found == [(a["id"], a["severity"], a["state"]) for a in long.alerts] != []
-    after = full.status(clock.parse("2026-05-20T12:00"), "10d")
+    after = full.status(time_parsing.parse("2026-05-20T12:00"), "10d")
     assert after.evaluated == (after.window.end_us, after.window.end_us) and after.alerts == []

@@ -4,11 +4,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
-from opslib import parameters, runner
-from opslib.errors import UnknownParameter, UsageError
+from opslib.foundation.errors import UnknownParameter, UsageError
+from opslib.jobs import notebook_file as runner, parameters
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -151,7 +150,7 @@ def test_values_come_through_the_kernel(home: Any, tmp_path: Any, capsys: pytest
     """What the kernel itself sees is what the shell was given, to the letter."""
     import json
 
-    from opslib import cli
+    from opslib.cli import main
 
     text = "a'b\"c\\d\ne\tf{g}%s$HOME #=é😀\u2028\x01"
     book = notebook("s: str = ''\nn: int = 0\nx: float = 0.0\nb: bool = True\no: str | None = 'set'")
@@ -159,7 +158,7 @@ def test_values_come_through_the_kernel(home: Any, tmp_path: Any, capsys: pytest
     path = tmp_path / "n.ipynb"
     path.write_bytes(runner.written(book))
     assert (
-        cli.main(["run", str(path), "-p", f"s={text}", "-p", "n=007", "-p", "x=1e-3", "-p", "b=false", "-p", "o=None"])
+        main.main(["run", str(path), "-p", f"s={text}", "-p", "n=007", "-p", "x=1e-3", "-p", "b=false", "-p", "o=None"])
         == 0
     )
     assert json.loads((tmp_path / "seen.json").read_text()) == [text, 7, 0.001, False, None]

@@ -19,14 +19,17 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from test_channels import NOW, Postbox, body, mail_server, mailing, receiver, tell
 from test_notify import Day
 
-from opslib import message, notifying, rules, settings as settings_module
-from opslib.chronicle import Chronicle
-from opslib.demo.wire import Answer, Request
-from opslib.dispatch import Dispatch
-from opslib.message import Code, Message
-from opslib.settings import Settings
-from opslib.staff import PATH, Channel, Role, Staff
-from opslib.store import Store
+from opslib.alerting.notifications import message
+from opslib.alerting.notifications.message import Code, Message
+from opslib.alerting.notifications.store import Dispatch
+from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.storage.database import Store
+from opslib.incidents.lifecycle import Chronicle
+from opslib.services import notifying
+from opslib.simulation.world.http_server import Answer, Request
 
 RULES = rules.load()
 MARKUP = (
@@ -280,7 +283,7 @@ def test_a_missed_job_says_the_command_that_makes_it(tmp_path: Path) -> None:
     From the schedule to the message: the sentence has no command in it, the message has it whole, a notebook by its
     absolute path and with its parameters.
     """
-    from opslib.agenda import Agenda
+    from opslib.jobs.due import Agenda
 
     home = tmp_path / "my home"
     home.mkdir()
@@ -355,7 +358,7 @@ def test_nothing_that_is_obeyed_is_sent(tmp_path_factory: pytest.TempPathFactory
     """
     Whatever comes from outside, in whatever place of a message, no channel is given a character that it would obey.
     """
-    from opslib import channels
+    from opslib.alerting.notifications import channels
 
     settings = settings_module.load(Path("/nowhere"), "desk", {})
     alert = body("over" if kind in ("over", "passed") else "firing")["alerts"][0] | dict.fromkeys(

@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 from test_scheduler import job, scheduled
 
-from opslib import cli, clock, desk, ledger, planning, schedule, scheduler
+from opslib import desk
+from opslib.cli import main
+from opslib.cli.commands import schedule
+from opslib.foundation import time_parsing
+from opslib.jobs import ledger, schedule as jobs_schedule
+from opslib.services import scheduler
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """A command's exit code and what it prints."""
     capsys.readouterr()
-    code = cli.main(["schedule", *arguments])
+    code = main.main(["schedule", *arguments])
     return code, capsys.readouterr().out
 
 
@@ -38,12 +43,12 @@ def test_what_comes_next(home: Path, capsys: pytest.CaptureFixture[str], monkeyp
 def test_an_odd_schedule_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By name, with exit 70; what is asked wrongly with exit 64."""
     scheduled(home, '\n[odd]\nruns = "checklist mornin"\nwhen = "08:00"\n')
-    assert cli.main(["schedule", "run", "--once"]) == 70
+    assert main.main(["schedule", "run", "--once"]) == 70
     assert "Did you mean 'morning'" in capsys.readouterr().err
     assert (
-        cli.main(["schedule", "install"])
-        == cli.main(["schedule", "list", "cron"])
-        == cli.main(["schedule", "run", "--workers", "0"])
+        main.main(["schedule", "install"])
+        == main.main(["schedule", "list", "cron"])
+        == main.main(["schedule", "run", "--workers", "0"])
         == 64
     )
 
@@ -56,12 +61,12 @@ def test_each_is_tried_once(home: Path) -> None:
     scheduled(home, job("mine", "08:00"))
     found = desk.open()
     jobs = {
-        name: j for name, j in schedule.read(home, found.staff).items() if name in ("weekly-report", "morning", "mine")
+        name: j for name, j in jobs_schedule.read(home, found.staff).items() if name in ("weekly-report", "morning", "mine")
     }
     ended = {
         j.name: (outcome, place)
         for j, outcome, place in scheduler.rehearse(
-            found, jobs, clock.parse("2026-03-10T17:00"), lambda running: running
+            found, jobs, time_parsing.parse("2026-03-10T17:00"), lambda running: running
         )
     }
     assert {name: outcome.state for name, (outcome, _) in ended.items()} == {
@@ -126,5 +131,5 @@ def test_a_line_of_cron(
         and line.startswith("* * * * * ")
         and line.endswith("schedule run --once # ops schedule of desk")
     )
-    monkeypatch.setattr(planning.shutil, "which", lambda _: None)
-    assert cli.main(["schedule", "install", "cron"]) == 64
+    monkeypatch.setattr(schedule.shutil, "which", lambda _: None)
+    assert main.main(["schedule", "install", "cron"]) == 64

@@ -11,19 +11,24 @@ from typing import Any
 
 import pytest
 from conftest import SHARED
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 
-from opslib import accuracy, book, cli, clock, costs, desk, intake, pnl, rules, trades, variance, watch
-from opslib.costs import APP, GUIDE, REAL, result
-from opslib.demo import blotter, tour
-from opslib.fills import Fill
-from opslib.filings import Filings
-from opslib.text import NEW_YORK
-from opslib.realised import judged
-from opslib.variance import Side, decomposed, spread
-from opslib.verdicts import not_back
+from opslib import desk
+from opslib.alerting import evaluator, replay
+from opslib.alerting.fill_figures import judged
+from opslib.alerting.verdicts import not_back
+from opslib.cli import main
+from opslib.dashboard import pnl_details
+from opslib.foundation import clock, errors as book, time_parsing
+from opslib.foundation.config import rules
+from opslib.foundation.formatting import NEW_YORK
+from opslib.simulation.demo_day import replay as demo_day_replay, trades
+from opslib.telemetry import importing
+from opslib.trading.pnl import backtest_variance, costs, pnl, positions, reader, round_trips
+from opslib.trading.pnl.backtest_variance import Side, decomposed, spread
+from opslib.trading.pnl.costs import APP, GUIDE, REAL, result
+from opslib.trading.pnl.fills import Fill
+from opslib.trading.pnl.store import Filings
 
 D = Decimal
 BROKER = SHARED / "data" / "trades" / "tastytrade_TSLL.csv"
@@ -68,7 +73,7 @@ def written(folder: Path, found: object, name: str = "trades.json") -> Path:
 
 
 def figures(folder: Path, found: object, reading: str = "real") -> dict[str, Any]:
-    return accuracy.of_file(written(folder, found), RULE, reading).as_json()
+    return pnl_details.of_file(written(folder, found), RULE, reading).as_json()
 
 
 def test_the_guides_sample(tmp_path: Path) -> None:
@@ -126,7 +131,7 @@ def test_the_apps_calculator(tmp_path: Path, quotes: dict[str, float], slippage:
 def test_the_recorded_day_trade_by_trade(recorded: Path) -> None:
     """``app`` gives every figure of the recorded day's forty trades, and their gaps to the backtest."""
     theirs = {str(t["id"]): t for t in json.loads((recorded / "trades.json").read_text())}
-    found = book.read(recorded / "trades.json")
+    found = reader.read(recorded / "trades.json")
     ours = pnl.of(found.fills, RULE, APP, promises=found.promises)
     names = {
         "gross": "gross_usd",
@@ -188,7 +193,7 @@ def test_the_terms_come_to_the_difference_over_20_000_trades() -> None:
         )
 
     for _ in range(20_000):
-        quoted, total, difference = chance.random() < 0.8, variance.Parts(), D(0)
+        quoted, total, difference = chance.random() < 0.8, backtest_variance.Parts(), D(0)
         for _ in range(chance.choice((1, 1, 2, 4))):
             sign, multiplier = chance.choice((1, -1)), chance.choice((100, 100, 10, 50, 150))
             live, b = leg(sign, multiplier, quoted), leg(sign, multiplier, True)
@@ -262,7 +267,7 @@ def test_whole_trades_come_to_their_difference() -> None:
 def test_what_is_otherwise_for_a_source_is_read_strictly(tmp_path: Path, wrong: str) -> None:
     """Only a source of the rule, and only its gate, least count and window; and of fills how far that may grow."""
     (tmp_path / "rules.toml").write_text(f"[backtest_variance]\nby_source = {wrong}\n")
-    with pytest.raises(rules.RulesError, match="by_source|window"):
+    with pytest.raises(book.RulesError, match="by_source|window"):
         rules.load(tmp_path)
 
 
@@ -324,7 +329,7 @@ def test_first_in_first_out() -> None:
     """
     Two lots, an exit across both, one left: the older lot is a trade of its own, costs by the share that was closed.
     """
-    found = trades.trips(
+    found = round_trips.trips(
         [
             fill(0, "buy", 2, 1.00, "open", order="a", commission=D(-2)),
             fill(1, "buy", 2, 3.00, "open", order="b", commission=D(-2)),
@@ -338,7 +343,7 @@ def test_first_in_first_out() -> None:
 
 def test_without_open_or_close_a_sale_closes_and_then_opens() -> None:
     """Sides alone: what is held is closed first, and the rest turns the position around."""
-    found = trades.trips([fill(0, "buy", 2, 1), fill(1, "sell", 5, 2), fill(2, "buy", 3, 1)])
+    found = round_trips.trips([fill(0, "buy", 2, 1), fill(1, "sell", 5, 2), fill(2, "buy", 3, 1)])
     assert [(t.legs[0].side, t.legs[0].quantity, t.legs[0].gross) for t in found.trades] == [
         (1, 2, 200),
         (-1, 3, 300),
@@ -363,7 +368,7 @@ def _made(rows: list[Any]) -> list[Fill]:
     ]
 
 
-def _sums(found: trades.Trips) -> tuple[Decimal, Decimal]:
+def _sums(found: round_trips.Trips) -> tuple[Decimal, Decimal]:
     """All the cash, and all the contracts (bought - sold), wherever they ended."""
     legs = {
         id(leg): leg
@@ -387,7 +392,7 @@ def _sums(found: trades.Trips) -> tuple[Decimal, Decimal]:
 def test_nothing_is_lost(rows: list[Any]) -> None:
     """Every cent and every contract of every fill ends in exactly one place."""
     fills = _made(rows)
-    cash, held = _sums(trades.trips(fills))
+    cash, held = _sums(round_trips.trips(fills))
     assert cash == sum((f.total for f in fills), D(0))
     assert held == sum((f.quantity * (1 if f.side == "buy" else -1) for f in fills), D(0))
 
@@ -415,7 +420,7 @@ def test_the_order_of_an_orders_fills_changes_nothing(pieces: int, seed: int, ch
     chance.shuffle(shuffled)
 
     def told(fills):
-        return [(t.name, t.legs[0].quantity, t.legs[0].gross, t.legs[0].commission) for t in trades.trips(fills).trades]
+        return [(t.name, t.legs[0].quantity, t.legs[0].gross, t.legs[0].commission) for t in round_trips.trips(fills).trades]
 
     assert told(opening + shut) == told(shuffled + shut)
     assert pnl.orders(opening + shut)[0].commission == sum(f.commission or 0 for f in opening)
@@ -428,7 +433,7 @@ def test_a_cap_is_of_the_order(contracts: int, charged: int) -> None:
     assert [APP.commission(D(q), True) for q in ("0.5", "1")] == [D("0.50"), D("0.66")]
 
 
-def _spread(entries: list[tuple[str, str, int, float]], exits: float = 0.5) -> trades.Trade:
+def _spread(entries: list[tuple[str, str, int, float]], exits: float = 0.5) -> positions.Trade:
     """A spread of calls and puts: side, right, strike, price of each leg; every leg is closed at one price."""
     found = []
     for side, right, strike, price in entries:
@@ -437,7 +442,7 @@ def _spread(entries: list[tuple[str, str, int, float]], exits: float = 0.5) -> t
             fill(0, side, 2, price, "open", **what),
             fill(5, "buy" if side == "sell" else "sell", 2, exits, "close", **(what | {"order": "x"})),
         ]
-    only = trades.trips(found).trades
+    only = round_trips.trips(found).trades
     assert len(only) == 1 and len(only[0].legs) == len(entries)
     return only[0]
 
@@ -471,7 +476,7 @@ def test_a_half_closed_spread_is_no_trade_yet() -> None:
         fill(0, "sell", 1, 1, "open", "B", order="s"),
         fill(5, "sell", 1, 4, "close", "A", order="x"),
     ]
-    found = trades.trips(legs)
+    found = round_trips.trips(legs)
     assert (found.trades, len(found.partial), [leg.symbol for leg in found.open]) == ([], 1, ["B"])
 
 
@@ -481,9 +486,9 @@ def test_real_costs_are_as_paid_and_slippage_needs_quotes() -> None:
         fill(0, "buy", 2, "1.05", "open", bid=D("0.95"), ask=D("1.05"), commission=D("-1")),
         fill(5, "sell", 2, "1.40", "close", bid=D("1.40"), ask=D("1.60")),
     ]
-    found = result(trades.trips(quoted).trades[0])
+    found = result(round_trips.trips(quoted).trades[0])
     assert (found.gross, found.commission, found.slippage, found.net, found.inside) == (70, 1, 30, 69, True)
-    assert result(trades.trips([f._replace(bid=None, ask=None) for f in quoted]).trades[0]).slippage is None
+    assert result(round_trips.trips([f._replace(bid=None, ask=None) for f in quoted]).trades[0]).slippage is None
 
 
 def test_pairs_by_name_then_by_symbol_and_day() -> None:
@@ -495,13 +500,13 @@ def test_pairs_by_name_then_by_symbol_and_day() -> None:
             fill(day * 1440 + n + 1, "sell", 1, 2, "close", symbol, lot=lot),
         ]
 
-    live = trades.trips(
+    live = round_trips.trips(
         [*made(0, 0, "A", "1"), *made(5, 0, "B", ""), *made(9, 1, "B", ""), *made(9, 2, "C", "")]
     ).trades
-    theirs = trades.trips(
+    theirs = round_trips.trips(
         [*made(3, 0, "A", "1"), *made(2, 0, "B", "x"), *made(2, 2, "B", "y"), *made(9, 3, "D", "z")]
     ).trades
-    pairs, alone, phantom = variance.paired(live, theirs)
+    pairs, alone, phantom = backtest_variance.paired(live, theirs)
     assert [(a.legs[0].symbol, b.name) for a, b in pairs] == [("A", "1"), ("B", "x")]
     assert [t.legs[0].symbol for t in alone] == ["B", "C"] and sorted(t.name for t in phantom) == ["y", "z"]
 
@@ -510,15 +515,15 @@ def test_pairs_by_name_then_by_symbol_and_day() -> None:
 def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's scripted trades, as the app keeps them."""
     path = tmp_path_factory.mktemp("day") / "trades.json"
-    blotter.lay_out(path, tour.scripted())
+    trades.lay_out(path, demo_day_replay.scripted())
     return path
 
 
 def test_the_scripted_trades_are_the_scripts(day: Path) -> None:
     """Entry, size and spread were found from what the script tells: the app's calculator comes to the same again."""
-    found = book.read(day)
+    found = reader.read(day)
     ours = pnl.of(found.fills, RULE, APP, promises=found.promises)
-    told = [e.data for e in sorted(tour.scripted().events, key=lambda e: e.at) if e.kind == "trade"]
+    told = [e.data for e in sorted(demo_day_replay.scripted().events, key=lambda e: e.at) if e.kind == "trade"]
     assert len(told) == 54
     for (_, r), data in zip(ours.results, told, strict=True):
         assert float(r.net_pct or 0) == pytest.approx(float(data["net_pct"]), abs=0.01) and float(
@@ -527,7 +532,7 @@ def test_the_scripted_trades_are_the_scripts(day: Path) -> None:
 
 
 def ops(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = cli.main(list(arguments))
+    code = main.main(list(arguments))
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -535,7 +540,7 @@ def ops(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, 
 def _shifted(path: Path, folder: Path, points: float, count: int = 54, apart: float = 1) -> Path:
     """The same trades with a backtest that promised so many points more than came of it under ``real``."""
     found = json.loads(path.read_text())[:count]
-    net = {t.name: r.net_pct for t, r in pnl.of(book.read(path).fills, RULE).results}
+    net = {t.name: r.net_pct for t, r in pnl.of(reader.read(path).fills, RULE).results}
     for i, trade in enumerate(found):
         trade["backtest_net_pct"] = float(net[str(trade["id"])] or 0) + points + (apart if i % 2 else -apart)
     return written(folder, found, f"shifted{points}-{count}-{apart}.json")
@@ -612,7 +617,7 @@ def test_a_backtests_own_costs_count(tmp_path: Path) -> None:
     theirs = written(
         tmp_path, [SAMPLE | {"id": n, "commission": 2.60, "slippage_usd": 10} for n in range(25)], "backtest.json"
     )
-    told = accuracy.of_file(live, RULE, backtest=theirs).as_json()
+    told = pnl_details.of_file(live, RULE, backtest=theirs).as_json()
     assert [
         told["decomposition"][k] for k in ("size", "timing", "slippage", "fill", "commission", "sum", "difference")
     ] == [0, 0, -406.25, 0, -260.0, -666.25, -666.25]
@@ -629,7 +634,7 @@ def test_a_backtests_own_costs_count(tmp_path: Path) -> None:
 def test_a_backtest_of_percents_alone(tmp_path: Path, form: str) -> None:
     """A backtest may tell no more than a percent of each trade; its dollars are of our premium."""
     (tmp_path / "b").write_text(form)
-    found = accuracy.of_file(
+    found = pnl_details.of_file(
         written(tmp_path, [SAMPLE, SAMPLE | {"id": 2}, SAMPLE | {"id": 3}]), RULE, backtest=tmp_path / "b"
     )
     told = found.as_json()
@@ -642,15 +647,15 @@ def test_a_backtest_of_percents_alone(tmp_path: Path, form: str) -> None:
     ) == (2, 2.285, 228.5, ["3"], {"trades": 1, "net_usd": None, "names": ["9"]})
     assert told["decomposition"]["prices"] == -228.5 and "percent of each trade" in str(told["unknown"])
     with pytest.raises(book.ImportRefused):
-        book.read(tmp_path / "b")  # As fills it is none.
+        reader.read(tmp_path / "b")  # As fills it is none.
 
 
 def test_the_recorded_day_is_its_own_backtest(recorded: Path) -> None:
     """Named as the backtest of itself, the day's file is held to what the backtest said, not to its own prices."""
     path = recorded / "trades.json"
     inside, beside = (
-        accuracy.of_file(path, RULE, "app").as_json(),
-        accuracy.of_file(path, RULE, "app", backtest=path).as_json(),
+        pnl_details.of_file(path, RULE, "app").as_json(),
+        pnl_details.of_file(path, RULE, "app", backtest=path).as_json(),
     )
     assert inside["variance"]["mean_pp"] == beside["variance"]["mean_pp"] == pytest.approx(6.0550, abs=1e-4)
     assert beside["decomposition"]["timing"] == 0 and beside["decomposition"]["slippage"] < -8000
@@ -727,7 +732,7 @@ def test_fills_come_into_the_store_once(
     ]
     own = desk.open("desk", home)
     known = Filings(own.store, "desk").upto(2**62)
-    read = book.read(day)
+    read = reader.read(day)
     assert [f._replace(row=0) for f in known.fills if f.lot] == [
         f._replace(row=0) for f in read.fills
     ] and known.beside == read.promises
@@ -745,7 +750,7 @@ def test_the_panel_shows_fills_where_there_are_any(day: Path, home: Path, capsys
     assert status("--as-of", "2026-03-10T16:00")["source"] == "page"
     ops("import", str(day), "--known-at-ts", capsys=capsys)
     found = status("--as-of", "2026-03-10T16:00")
-    ours = pnl.of(book.read(day).fills, RULE, promises=book.read(day).promises)
+    ours = pnl.of(reader.read(day).fills, RULE, promises=reader.read(day).promises)
     assert (found["source"], found["verdict"], found["trades"]) == ("fills", "ok", 54)
     assert found["net_pct"] == pytest.approx(float(ours.mean("net_pct") or 0)) and found["commission_usd"] == 482.3
     assert found["backtest_variance_pp"] == pytest.approx(ours.points.mean)  # type: ignore[union-attr]
@@ -775,14 +780,14 @@ def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
     """
     path = _shifted(day, tmp_path, 16)
     own = desk.open("desk", tmp_path / "home")
-    begin, end = clock.micros(clock.parse("2026-03-10T09:00")), clock.micros(clock.parse("2026-03-10T17:00"))
+    begin, end = clock.micros(time_parsing.parse("2026-03-10T09:00")), clock.micros(time_parsing.parse("2026-03-10T17:00"))
 
     def judge(**how):
-        return watch.Watch(own.store, own.settings, own.rules, **how)
+        return evaluator.Watch(own.store, own.settings, own.rules, **how)
 
     assert _became([t for _, b in judge(live=True).judge(begin, end) for t in b]) == []
-    intake.read_fills(own.store, "desk", path, known_at_ts=True)
-    twentieth = sorted(t.exited for t in trades.trips(book.read(path).fills).trades)[19]
+    importing.read_fills(own.store, "desk", path, known_at_ts=True)
+    twentieth = sorted(t.exited for t in round_trips.trips(reader.read(path).fills).trades)[19]
     live = _became([t for _, b in judge(live=True).judge(begin, end) for t in b])
     # The first instant of the grid after it, and two minutes.
     fires = clock.instant(clock.micros(twentieth) + -clock.micros(twentieth) % 5_000_000) + timedelta(minutes=2)
@@ -791,11 +796,11 @@ def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
         and ("fills", "rose", "critical", f"{fires:%H:%M}") in live
         and live[-1][1] == "ended"
     )
-    assert live == _became(watch.replayed(own.store, own.settings, own.rules, begin, end)[0])
+    assert live == _became(replay.replayed(own.store, own.settings, own.rules, begin, end)[0])
     middle = clock.micros(fires) - 40_000_000
     first = judge(live=True)
     halves = [t for _, b in first.judge(begin, middle) for t in b]
-    second = watch.Watch(own.store, own.settings, own.rules, first.alerts.alerts.values(), live=True)
+    second = evaluator.Watch(own.store, own.settings, own.rules, first.alerts.alerts.values(), live=True)
     assert _became(halves + [t for _, b in second.judge(middle, end) for t in b]) == live
     told = [a for a in own.status("2026-03-10T15:00", "390m").alerts if a["rule"] == "backtest_variance"]
     assert [(a["source"], a["state"], a["severity"]) for a in told] == [("fills", "firing", "critical")]
@@ -821,7 +826,7 @@ def test_without_heavy_imports(home: Path) -> None:
     import sys
 
     code = (
-        "import sys; from opslib import panels, desk; print([m for m in ('pandas', 'numpy', 'scipy', "
+        "import sys; from opslib import desk; from opslib.dashboard.live import status as panels; print([m for m in ('pandas', 'numpy', 'scipy', "
         "'matplotlib') if m in sys.modules])"
     )
     assert (
@@ -831,8 +836,8 @@ def test_without_heavy_imports(home: Path) -> None:
 
 def test_a_time_window_chooses_by_the_exit(day: Path) -> None:
     """Only round trips that ended in the window count, and what happened later is not known."""
-    noon = clock.parse("2026-03-10T12:00")
-    found = accuracy.of_file(day, RULE, as_of=noon, since=noon - timedelta(hours=1))
+    noon = time_parsing.parse("2026-03-10T12:00")
+    found = pnl_details.of_file(day, RULE, as_of=noon, since=noon - timedelta(hours=1))
     assert 0 < len(found.pnl.chosen) < 20 and all(
         noon - timedelta(hours=1) < t.exited <= noon for t in found.pnl.chosen
     )
@@ -860,11 +865,11 @@ def test_what_was_imported_comes_to_what_its_file_comes_to(
         assert early["fills"] == wanted["fills"]
 
 
-def told_of(folder: Path, content: str, reading: str = "real", backtest: str = "") -> accuracy.Accuracy:
+def told_of(folder: Path, content: str, reading: str = "real", backtest: str = "") -> pnl_details.Accuracy:
     """What a plain CSV comes to, with a backtest's beside it."""
     (folder / "live.csv").write_text(content)
     (folder / "theirs.csv").write_text(backtest)
-    return accuracy.of_file(folder / "live.csv", RULE, reading, folder / "theirs.csv" if backtest else None)
+    return pnl_details.of_file(folder / "live.csv", RULE, reading, folder / "theirs.csv" if backtest else None)
 
 
 PAID = (

@@ -10,14 +10,18 @@ import demos
 import pytest
 from looks import CLOSES, us
 
-from opslib import clock, drafting, evidence, figures, postmortem, settings, verification
-from opslib.demo import tour
 from opslib.desk import Desk
-from opslib.errors import IncidentError
-from opslib.evidence import EDITED, FORMULA, HEAD, MISSING
-from opslib.figures import FORMULAS, Result
-from opslib.incident import fold
-from opslib.postmortem import Postmortem, lint, theirs
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import settings
+from opslib.foundation.errors import IncidentError
+from opslib.incidents import evidence
+from opslib.incidents.evidence import EDITED, FORMULA, HEAD, MISSING
+from opslib.incidents.incident import fold
+from opslib.reports import verification
+from opslib.reports.postmortem import document, drafting, figures
+from opslib.reports.postmortem.document import Postmortem, lint, theirs
+from opslib.reports.postmortem.figures import FORMULAS, Result
+from opslib.simulation.demo_day import replay
 
 ID = "2026-03-10-1"
 
@@ -77,8 +81,8 @@ def test_the_figures_are_the_scripts(home: Path) -> None:
     """
     incident = opened(home).chronicle.read(ID)
     content = figures.metrics(incident).body["content"]  # type: ignore[union-attr]
-    began, ended = (clock.parse(content[key]) for key in ("began", "ended"))
-    rows = [r for r in content["rows"] if began < clock.parse(r["at"]) < ended + timedelta(minutes=1)]
+    began, ended = (time_parsing.parse(content[key]) for key in ("began", "ended"))
+    rows = [r for r in content["rows"] if began < time_parsing.parse(r["at"]) < ended + timedelta(minutes=1)]
     found = {f.id: f for f in Postmortem(incident).figures}
     failed, asked = sum(r["massive_failures"] for r in rows), sum(r["massive_requests"] for r in rows)
     assert found["massive_failed"].result == Result(failed / asked, failed, asked) and failed > 1000
@@ -90,7 +94,7 @@ def test_the_figures_are_the_scripts(home: Path) -> None:
     ].result.value == sum(r["massive_fallbacks"] for r in rows)
     times = incident.times
     assert found["TTD"].result.value == (times["detected"].at_us - times["began"].at_us) / 1e6  # type: ignore[operator]
-    outage = next(t for t in tour.scripted().troubles if t.name == "massive_outage")
+    outage = next(t for t in replay.scripted().troubles if t.name == "massive_outage")
     assert (
         abs((clock.instant(times["began"].at_us) - outage.begins).total_seconds())
         <= (times["began"].precision_s or 0) + 1
@@ -201,9 +205,9 @@ def test_what_people_write_survives(home: Path) -> None:
     """
     desk, path = opened(home), folder(home) / "postmortem.md"
     made = path.read_text()
-    assert set(theirs(made)) == set(postmortem.ASKED)
+    assert set(theirs(made)) == set(document.ASKED)
     replaced(
-        path, f"[{postmortem.ASKED['well']}]", "The fallback took over within seconds.\n\n<script>alert(1)</script> | a"
+        path, f"[{document.ASKED['well']}]", "The fallback took over within seconds.\n\n<script>alert(1)</script> | a"
     )
     assert verification.verify(path.parent).verdict == "ok", "what people are writing is no edit of a fact"
     drafting.draft(desk, ID, "Tech Lead")
@@ -236,7 +240,7 @@ WELL = {
     "badly": "Switching to Tradier could only be rehearsed.",
     "lucky": "It was a quiet hour.",
     "messages": "Those who trade were told at 15:26 UTC.",
-    "actions": f"{postmortem.HEADER}\n| set a hook for tradier_only | mitigate | DevOps | high | 2026-03-20 | |",
+    "actions": f"{document.HEADER}\n| set a hook for tradier_only | mitigate | DevOps | high | 2026-03-20 | |",
 }
 LACKING = [
     ("factors", "- one root cause\n- another", "root cause"),
@@ -245,10 +249,10 @@ LACKING = [
     ("response", "the Tech Lead waited", "names 'Tech Lead'"),
     ("overview", "At 10:32 it broke.", "10:32 without UTC"),
     ("badly", "It was human error.", "'human error'"),
-    ("actions", postmortem.HEADER, "no action item"),
-    ("actions", f"{postmortem.HEADER}\n| do it | mitigate |  | high | 2026-03-20 | |", "no owner"),
-    ("actions", f"{postmortem.HEADER}\n| do it | mitigate | DevOps | high |  | |", "no due date"),
-    ("actions", f"{postmortem.HEADER}\n| do it | fix | DevOps | high | soon | |", "type 'fix'"),
+    ("actions", document.HEADER, "no action item"),
+    ("actions", f"{document.HEADER}\n| do it | mitigate |  | high | 2026-03-20 | |", "no owner"),
+    ("actions", f"{document.HEADER}\n| do it | mitigate | DevOps | high |  | |", "no due date"),
+    ("actions", f"{document.HEADER}\n| do it | fix | DevOps | high | soon | |", "type 'fix'"),
     ("well", "", "nobody has written it"),
 ]
 

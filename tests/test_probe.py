@@ -11,9 +11,10 @@ import pytest
 import trustme
 from servers import serving
 
-from opslib import outcome, probe, settings
-from opslib.demo.wire import Answer, Request, Server, as_html, as_json
-from opslib.probe import Prober, Question, Reading
+from opslib.foundation.config import settings
+from opslib.simulation.world.http_server import Answer, Request, Server, as_html, as_json
+from opslib.telemetry.probes import http, outcomes as outcomes_module
+from opslib.telemetry.probes.http import Prober, Question, Reading
 
 TOKEN = "s3cr3t/t0ken+value"
 SPEED = 20.0
@@ -105,7 +106,7 @@ def test_every_way_to_answer_has_its_outcome(tmp_path, name: str) -> None:
     samples = asked(tmp_path, answer)
     assert (samples[-1].outcome, samples[-1].last) == (expected, True)
     assert [s.attempt for s in samples] == list(range(1, len(samples) + 1)) and not any(s.last for s in samples[:-1])
-    assert len(samples) == (2 if outcome.OUTCOMES[expected].again else 1)
+    assert len(samples) == (2 if outcomes_module.OUTCOMES[expected].again else 1)
     assert samples[0].value == (3.0 if name == "ok" else None) and samples[0].seconds is not None
 
 
@@ -113,7 +114,7 @@ def test_every_way_to_answer_has_its_outcome(tmp_path, name: str) -> None:
 def test_what_cannot_be_connected_to(tmp_path, state: str, expected: str) -> None:
     """A closed port refuses; one that swallows every packet is unreachable, within the look's deadline."""
     samples = asked(tmp_path, lambda _: as_json({}), state)
-    assert {s.outcome for s in samples} == {expected} and sum(s.seconds or 0 for s in samples) < probe.LOOK_S + 1
+    assert {s.outcome for s in samples} == {expected} and sum(s.seconds or 0 for s in samples) < http.LOOK_S + 1
 
 
 def test_names_and_certificates(tmp_path) -> None:
@@ -269,7 +270,7 @@ def test_a_quota_is_kept(tmp_path) -> None:
 
     outcomes = asyncio.run(ask())
     assert set(outcomes) == {"ok", "quota_kept"} and outcomes.count("ok") == len(seen) <= 10 + 10
-    assert not outcome.OUTCOMES["quota_kept"].usable and outcome.OUTCOMES["quota_kept"].fault == outcome.OURS
+    assert not outcomes_module.OUTCOMES["quota_kept"].usable and outcomes_module.OUTCOMES["quota_kept"].fault == outcomes_module.OURS
 
 
 def test_tradier_says_what_is_left(tmp_path) -> None:
@@ -327,12 +328,12 @@ def test_every_outcome_is_told() -> None:
     Each outcome has words, whose fault it is, and where something is wrong, what to do; only faults of the provider's
     count against it.
     """
-    for o in outcome.OUTCOMES.values():
-        assert o.words and o.fault in (outcome.NOBODY, outcome.PROVIDER, outcome.OURS, outcome.PLAN, outcome.UNCLEAR)
+    for o in outcomes_module.OUTCOMES.values():
+        assert o.words and o.fault in (outcomes_module.NOBODY, outcomes_module.PROVIDER, outcomes_module.OURS, outcomes_module.PLAN, outcomes_module.UNCLEAR)
         assert o.usable or o.advice
-        assert o.answered is not False or o.fault in (outcome.PROVIDER, outcome.UNCLEAR)
+        assert o.answered is not False or o.fault in (outcomes_module.PROVIDER, outcomes_module.UNCLEAR)
     for name in ("wrong_content", "entitlement_403", "rate_limited_429", "auth_401", "ip_blocked_403"):
-        assert outcome.OUTCOMES[name].answered is None
+        assert outcomes_module.OUTCOMES[name].answered is None
 
 
 def test_a_broken_handshake_leaves_nothing_open(tmp_path) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from opslib import clock, measures, rules
-from opslib.clock import Window
-from opslib.probed import Probed
-from opslib.samples import Sample
-from opslib.tape import Tape
+from opslib.alerting import probe_figures
+from opslib.foundation import clock
+from opslib.foundation.clock import Window
+from opslib.foundation.config import rules
+from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.store import Sample
 
 T0 = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 RULES = rules.load()
@@ -278,9 +280,9 @@ def test_each_question_is_judged_by_itself() -> None:
     stale = [at(10 * i, "data", "massive", "stale") for i in range(5)]
     probed, window = Probed("tradier", [*well, *stale]), over(-1, 100)
     assert probed.usable("massive", window) == (60, 65) and sorted(
-        measures.usable_by_question(probed, "massive", window)
+        probe_figures.usable_by_question(probed, "massive", window)
     )[0] == (0, 5)
-    assert measures.measure(probed, Tape(RULES.pages, 5.0), RULES["answers"], "massive", window).value == 0.0
+    assert probe_figures.measure(probed, Tape(RULES.pages, 5.0), RULES["answers"], "massive", window).value == 0.0
 
 
 def test_while_we_are_told_to_wait_what_was_seen_stands() -> None:
@@ -327,11 +329,11 @@ def test_figures_of_rules() -> None:
         [at(i, "liveness", "massive", took=0.1 * (i + 1)) for i in range(20)]
         + [at(i, "liveness", "tradier", "auth_401", took=0.1) for i in range(20)],
     )
-    assert measures.measure(probed, tape, RULES["response_time"], "massive", window).value == pytest.approx(1.905)
-    refused = measures.measure(probed, tape, RULES["availability"], "tradier", window)
-    assert (refused.value, refused.absent) == (None, "not measured") and measures.measure(
+    assert probe_figures.measure(probed, tape, RULES["response_time"], "massive", window).value == pytest.approx(1.905)
+    refused = probe_figures.measure(probed, tape, RULES["availability"], "tradier", window)
+    assert (refused.value, refused.absent) == (None, "not measured") and probe_figures.measure(
         probed, tape, RULES["answers"], "tradier", window
     ).value == 0.0
-    assert not measures.seen(probed, RULES["websocket_down"], "app", "probe") and measures.seen(
+    assert not probe_figures.seen(probed, RULES["websocket_down"], "app", "probe") and probe_figures.seen(
         probed, RULES["availability"], "massive", "probe"
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from opslib import providers, rules, settings
-from opslib.probe import Reading
+from opslib.foundation.config import rules, settings
+from opslib.telemetry.probes import providers
+from opslib.telemetry.probes.http import Reading
 
 NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 LIMITS = rules.load().probes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from opslib import publication
+from opslib.foundation.storage import atomic_files
 
 ENDINGS = (".html", ".ipynb", ".json", ".md")
 STEPS = (
@@ -25,11 +25,11 @@ STEPS = (
 MANY = """
 import sys
 from pathlib import Path
-from opslib import publication
+from opslib.foundation.storage import atomic_files
 
 who, path = sys.argv[1], Path(sys.argv[2])
 for n in range(25):
-    publication.publish(path, {e: f"{who}-{n}".encode() for e in (".html", ".ipynb", ".json", ".md")}, None)
+    atomic_files.publish(path, {e: f"{who}-{n}".encode() for e in (".html", ".ipynb", ".json", ".md")}, None)
 """
 
 
@@ -76,7 +76,7 @@ def killed_publish(path: Path, files: dict[str, bytes], keep_as: str | None, ste
     with pytest.MonkeyPatch.context() as patch:
         kill_at(patch, step)
         try:
-            publication.publish(path, files, keep_as)
+            atomic_files.publish(path, files, keep_as)
         except Killed:
             return True
     return False
@@ -84,7 +84,7 @@ def killed_publish(path: Path, files: dict[str, bytes], keep_as: str | None, ste
 
 def test_what_is_published_stands_there(tmp_path: Path) -> None:
     """Published files stand under their names, in folders made for them, and nothing else does."""
-    found = publication.publish(tmp_path / "2026" / "03" / "day", generation("a"), None)
+    found = atomic_files.publish(tmp_path / "2026" / "03" / "day", generation("a"), None)
     assert sorted(found) == [tmp_path / "2026" / "03" / f"day{e}" for e in ENDINGS]
     assert standing(tmp_path / "2026" / "03") == named("day", "a")
     assert len(list((tmp_path / "2026" / "03").iterdir())) == len(ENDINGS)
@@ -94,22 +94,22 @@ def test_what_is_published_stands_there(tmp_path: Path) -> None:
 def test_any_name_will_do(tmp_path: Path, name: str) -> None:
     """Names that a pattern, a shell or a suffix would read otherwise are taken as they are, and so is the folder's."""
     folder = tmp_path / f"in {name}"
-    publication.publish(folder / name, generation("a"), None)
-    publication.publish(folder / name, generation("b"), "r1")
+    atomic_files.publish(folder / name, generation("a"), None)
+    atomic_files.publish(folder / name, generation("b"), "r1")
     assert {p.name: p.read_text() for p in folder.iterdir()} == named(name, "b") | named(f"{name}.r1", "a")
 
 
 def test_publishing_again_replaces(tmp_path: Path) -> None:
     """Without a name to keep them under, the older files are gone."""
     for name in ("a", "b"):
-        publication.publish(tmp_path / "day", generation(name), None)
+        atomic_files.publish(tmp_path / "day", generation(name), None)
     assert standing(tmp_path) == named("day", "b")
 
 
 def test_the_older_are_kept_for_every_ending(tmp_path: Path) -> None:
     """A restatement takes the name; each older generation stands whole under its own."""
     for name, keep_as in (("a", None), ("b", "r1"), ("c", "r2")):
-        publication.publish(tmp_path / "day", generation(name), keep_as)
+        atomic_files.publish(tmp_path / "day", generation(name), keep_as)
     assert standing(tmp_path) == named("day", "c") | named("day.r1", "a") | named("day.r2", "b")
 
 
@@ -118,8 +118,8 @@ def test_neighbours_are_left_alone(tmp_path: Path) -> None:
     others = {"dayx.html": "1", "day": "2", "day.txt": "3", ".day.html": "4", "day.r9.html": "5"}
     for name, content in others.items():
         (tmp_path / name).write_text(content)
-    publication.publish(tmp_path / "day", generation("a"), None)
-    publication.publish(tmp_path / "day", generation("b"), "r1")
+    atomic_files.publish(tmp_path / "day", generation("a"), None)
+    atomic_files.publish(tmp_path / "day", generation("b"), "r1")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == others | named("day", "b") | named("day.r1", "a")
 
 
@@ -132,16 +132,16 @@ def test_killed_at_any_step(tmp_path: Path, keep_as: str | None, then: str) -> N
     while True:
         step += 1
         folder = tmp_path / str(step)
-        publication.publish(folder / "day", generation("a"), None)
+        atomic_files.publish(folder / "day", generation("a"), None)
         if not killed_publish(folder / "day", generation("b"), keep_as, step):
             break
         ready = list(folder.glob(".*.ready"))
         if not ready and standing(folder) != new:
             assert standing(folder) == old, f"step {step}: changed before it was made ready"
         if then == "finish":
-            publication.finish(folder)
+            atomic_files.finish(folder)
         else:
-            publication.publish(folder / "other", {".txt": b"x"}, None)
+            atomic_files.publish(folder / "other", {".txt": b"x"}, None)
         after = standing(folder)
         after.pop("other.txt", None)
         assert after in (old, new), f"step {step}"
@@ -159,22 +159,22 @@ def test_killed_again_while_finishing(tmp_path: Path) -> None:
     while True:
         step += 1
         folder = tmp_path / str(step)
-        publication.publish(folder / "day", generation("a"), None)
+        atomic_files.publish(folder / "day", generation("a"), None)
         with pytest.MonkeyPatch.context() as patch:  # Killed after the first of the moves.
             plain = os.replace
             patch.setattr(
                 os, "replace", lambda a, b: (_ for _ in ()).throw(Killed) if Path(b).suffix == ".ipynb" else plain(a, b)
             )
             with pytest.raises(Killed):
-                publication.publish(folder / "day", generation("b"), "r1")
+                atomic_files.publish(folder / "day", generation("b"), "r1")
         with pytest.MonkeyPatch.context() as patch:
             kill_at(patch, step)
             try:
-                publication.finish(folder)
+                atomic_files.finish(folder)
                 reached = False
             except Killed:
                 reached = True
-        publication.finish(folder)
+        atomic_files.finish(folder)
         assert standing(folder) == named("day", "b") | named("day.r1", "a"), f"step {step}"
         if not reached:
             break
@@ -183,16 +183,16 @@ def test_killed_again_while_finishing(tmp_path: Path) -> None:
 
 def test_finishing_twice_changes_nothing(tmp_path: Path) -> None:
     """To finish where nothing is left over does nothing."""
-    publication.publish(tmp_path / "day", generation("a"), None)
-    publication.finish(tmp_path)
-    publication.finish(tmp_path)
+    atomic_files.publish(tmp_path / "day", generation("a"), None)
+    atomic_files.finish(tmp_path)
+    atomic_files.finish(tmp_path)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == named("day", "a")
 
 
 def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that takes no more raises, and leaves what stood there, and no half-written file even hidden."""
-    publication.publish(tmp_path / "day", generation("a"), None)
-    plain, calls = publication._write, []
+    atomic_files.publish(tmp_path / "day", generation("a"), None)
+    plain, calls = atomic_files._write, []
 
     def full(path: Path, content: bytes) -> None:
         calls.append(path)
@@ -201,9 +201,9 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.
             raise OSError(28, "No space left on device")
         plain(path, content)
 
-    monkeypatch.setattr(publication, "_write", full)
+    monkeypatch.setattr(atomic_files, "_write", full)
     with pytest.raises(OSError, match="No space"):
-        publication.publish(tmp_path / "day", generation("b"), "r1")
+        atomic_files.publish(tmp_path / "day", generation("b"), "r1")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == named("day", "a")
 
 
@@ -226,7 +226,7 @@ def test_a_slow_publisher_and_a_quick_one_do_not_mix(tmp_path: Path, monkeypatch
     A publisher that is held up between two of its moves, while another publishes the same name, leaves no mixture.
     """
     program = (
-        "import sys; from pathlib import Path; from opslib import publication; "
+        "import sys; from pathlib import Path; from opslib.foundation.storage import atomic_files as publication; "
         "publication.publish(Path(sys.argv[1]), {e: f'quick{e}'.encode() for e in ('.html', '.ipynb', '.json', "
         "'.md')}, None)"
     )
@@ -247,7 +247,7 @@ def test_a_slow_publisher_and_a_quick_one_do_not_mix(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "replace", slow)
     try:
-        publication.publish(tmp_path / "day", generation("slow"), None)
+        atomic_files.publish(tmp_path / "day", generation("slow"), None)
     finally:
         said = others[0].communicate(timeout=30)[1]
     assert others[0].returncode == 0, said
@@ -258,8 +258,8 @@ def test_one_that_cannot_be_finished_does_not_stop_the_others(tmp_path: Path) ->
     """What was made ready and can never be moved stops nobody from publishing another name in that folder."""
     (tmp_path / "day.html").mkdir()
     with pytest.raises(OSError):
-        publication.publish(tmp_path / "day", generation("a"), None)
-    publication.publish(tmp_path / "other", generation("b"), None)
+        atomic_files.publish(tmp_path / "day", generation("a"), None)
+    atomic_files.publish(tmp_path / "other", generation("b"), None)
     assert standing_files(tmp_path, "other") == named("other", "b")
 
 

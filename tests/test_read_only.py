@@ -19,13 +19,14 @@ import damaged
 import pytest
 from conftest import absent
 
-from opslib import cli, publication, temporary
-from opslib.cell_types import DamagedCell
-from opslib.errors import StoreError
-from opslib.memory import Memory
-from opslib.settings import sqlite_url
-from opslib.snapshot_store import SnapshotStore
-from opslib.store import Store
+from opslib.cli import main
+from opslib.foundation.config.settings import sqlite_url
+from opslib.foundation.errors import StoreError
+from opslib.foundation.storage import atomic_files, temporary_files
+from opslib.foundation.storage.cache import Memory
+from opslib.foundation.storage.cell_types import DamagedCell
+from opslib.foundation.storage.database import Store
+from opslib.telemetry.pages.store import SnapshotStore
 
 LOOKING = [
     ["status", "--as-of", damaged.END],
@@ -119,7 +120,7 @@ def test_a_read_only_home_can_be_looked_at(whole: Path, tmp_path: Path) -> None:
 
 def reads(path: Path, *how: str) -> subprocess.CompletedProcess[str]:
     """Whether somebody without powers reads a store, and how many posts."""
-    code = "import sys\nfrom pathlib import Path\nfrom opslib.settings import sqlite_url\nfrom opslib.store import Store\nfrom opslib.snapshot_store import SnapshotStore\ns = Store(sqlite_url(Path(sys.argv[1])))\nprint(len(SnapshotStore(s).looks('desk', 0, 2**62, None)))"
+    code = "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\nfrom opslib.foundation.storage.database import Store\nfrom opslib.telemetry.pages.store import SnapshotStore\ns = Store(sqlite_url(Path(sys.argv[1])))\nprint(len(SnapshotStore(s).looks('desk', 0, 2**62, None)))"
     return subprocess.run(
         [*ordinary(), sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120
     )
@@ -203,9 +204,9 @@ def test_a_mounted_read_only_home(whole: Path, tmp_path: Path) -> None:
 FULL = textwrap.dedent("""
     import sys
     from pathlib import Path
-    from opslib import publication
+    from opslib.foundation.storage import atomic_files
     try:
-        publication.publish(Path(sys.argv[1]) / "reports" / "2026" / "x", {".json": b"1", ".html": b"x" * 3_000_000}, \
+        atomic_files.publish(Path(sys.argv[1]) / "reports" / "2026" / "x", {".json": b"1", ".html": b"x" * 3_000_000}, \
 None)
     except OSError as problem:
         print(problem.strerror, sorted(p.name for p in Path(sys.argv[1]).rglob("*")))
@@ -235,40 +236,40 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("failing", ["write", "fsync", "rename"])
 def test_a_failed_publication_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     """Wherever the disk fails, what stood there stands, and nothing else."""
-    publication.publish(tmp_path / "a" / "x", {".json": b"1", ".md": b"one"}, None)
+    atomic_files.publish(tmp_path / "a" / "x", {".json": b"1", ".md": b"one"}, None)
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(
-            *{"write": (publication, "_write"), "fsync": (os, "fsync"), "rename": (Path, "rename")}[failing], fail
+            *{"write": (atomic_files, "_write"), "fsync": (os, "fsync"), "rename": (Path, "rename")}[failing], fail
         )
         for folder in ("a", "b"):
             with pytest.raises(OSError, match="No space"):
-                publication.publish(tmp_path / folder / "x", {".json": b"2", ".md": b"two"}, None)
+                atomic_files.publish(tmp_path / folder / "x", {".json": b"2", ".md": b"two"}, None)
     assert (
         sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["a", "a/x.json", "a/x.md"]
         and (tmp_path / "a" / "x.json").read_bytes() == b"1"
     )
-    publication.publish(tmp_path / "b" / "x", {".json": b"2"}, None)
+    atomic_files.publish(tmp_path / "b" / "x", {".json": b"2"}, None)
     assert (tmp_path / "b" / "x.json").read_bytes() == b"2"
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     """Half-made files and folders go once who made them is gone; those of a living process and of another host stay."""
-    code = "import os, sys\nfrom pathlib import Path\nfrom opslib import temporary\np = Path(sys.argv[1])\ntemporary.beside(p / 'x.json').write_text('half')\nf = temporary.beside(p / 'y')\nf.mkdir()\n(f / 'z').write_text('half')\nprint('there', flush=True)\nsys.stdin.read()"
+    code = "import os, sys\nfrom pathlib import Path\nfrom opslib.foundation.storage import temporary_files\np = Path(sys.argv[1])\ntemporary.beside(p / 'x.json').write_text('half')\nf = temporary_files.beside(p / 'y')\nf.mkdir()\n(f / 'z').write_text('half')\nprint('there', flush=True)\nsys.stdin.read()"
     running = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert running.stdout and running.stdout.readline() == "there\n"
     other = tmp_path / ".x.json.elsewhere.999999999-0123abcd"
     other.write_text("half")
-    temporary.replace(tmp_path / "mine", b"whole")
+    temporary_files.replace(tmp_path / "mine", b"whole")
     assert len(list(tmp_path.iterdir())) == 4, "it lives, so what it makes stays"
     running.send_signal(signal.SIGKILL)
     running.communicate()
-    publication.publish(tmp_path / "report", {".json": b"1"}, None)
+    atomic_files.publish(tmp_path / "report", {".json": b"1"}, None)
     assert {p.name for p in tmp_path.iterdir()} == {"mine", other.name, "report.json"}
 
 
@@ -299,4 +300,4 @@ def test_the_first_error_stays_the_cause(tmp_path: Path) -> None:
         and refused.value.__cause__ is not None
         and not isinstance(refused.value, DamagedCell)
     )
-    assert cli.main(["status", "--home", str(tmp_path)]) == 70
+    assert main.main(["status", "--home", str(tmp_path)]) == 70

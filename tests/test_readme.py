@@ -13,8 +13,9 @@ import demos
 import pytest
 from labs import address_of
 
-from opslib import cli, settings
-from opslib.snapshot_store import SnapshotStore
+from opslib.cli import main
+from opslib.foundation.config import settings
+from opslib.telemetry.pages.store import SnapshotStore
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +34,7 @@ def test_the_two_commands_are_the_contracts() -> None:
 def test_every_command_is_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command that the README names has a help text."""
     with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--help"])
+        main.main([command, "--help"])
     assert ended.value.code == 0 and "example: ops" in capsys.readouterr().out
 
 
@@ -188,9 +189,9 @@ def test_the_demo_saw_its_troubles(demo: tuple[Path, subprocess.CompletedProcess
     """
     import days
 
-    from opslib import clock
-    from opslib.samples import Samples
-    from opslib.store import Store
+    from opslib.foundation import clock
+    from opslib.foundation.storage.database import Store
+    from opslib.telemetry.probes.store import Samples
 
     store = Store(settings.load(demo[0], "demo", {}).url)
     troubles = {t.name: t for t in days.scripted(seed=SEED).troubles}
@@ -214,11 +215,11 @@ def test_both_doors_give_the_same_day(tmp_path: Path, demo: tuple[Path, subproce
     """
     The demo laid out directly, for notebooks, holds the same posts at the same times as the one posted to the receiver.
     """
-    from opslib.demo import tour
-    from opslib.store import Store
+    from opslib.foundation.storage.database import Store
+    from opslib.simulation.demo_day import replay
 
     direct = settings.load(tmp_path / "a", "demo", {})
-    tour.lay_out(direct, SEED)
+    replay.lay_out(direct, SEED)
 
     def held(store):
         return [(*row[:3], json.loads(row[3])) for row in SnapshotStore(store).bodies("demo", None, None, None)]

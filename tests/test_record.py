@@ -15,13 +15,15 @@ import pytest
 import sqlalchemy as sa
 from looks import PageOf, at, post, us
 
-from opslib import clock, rules, settings, watch
-from opslib.alerts import Alert, Transition
-from opslib.collect import Collector
-from opslib.errors import StoreError
-from opslib.record import COLUMNS, Record
-from opslib.snapshot_store import SnapshotStore
-from opslib.store import Store
+from opslib.alerting import replay
+from opslib.alerting.alerts import Alert, Transition
+from opslib.alerting.store import COLUMNS, Record
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import StoreError
+from opslib.foundation.storage.database import Store
+from opslib.services.collector import Collector
+from opslib.telemetry.pages.store import SnapshotStore
 
 KILLS = {"sqlite": 300, "postgresql": 60}  # What differs between the two is the store alone.
 LASTS_S = 2400
@@ -196,7 +198,7 @@ def test_a_first_collector_begins_with_the_open_session(store_url):
     store = Store(store_url, lambda: at(5400))
     assert judged(store, "day", "a", at(5400)) == (5400 - 5) // 5
     assert Record(store, "day").judged() == (us(0), us(5395))
-    night = clock.parse("2026-03-10T20:00")
+    night = time_parsing.parse("2026-03-10T20:00")
     store._now = lambda: night
     assert judged(store, "night", "a", night) == 0
 
@@ -206,9 +208,9 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
     A collector that was dead from Friday noon to Monday ten judges every session between, and ends Friday's alerts at
     its close.
     """
-    friday, monday = clock.parse("2026-03-06T12:00"), clock.parse("2026-03-09T10:00:02")
+    friday, monday = time_parsing.parse("2026-03-06T12:00"), time_parsing.parse("2026-03-09T10:00:02")
     store = Store(store_url, lambda: friday)
-    base = (clock.parse("2026-03-06T09:30") - at(0)).total_seconds()
+    base = (time_parsing.parse("2026-03-06T09:30") - at(0)).total_seconds()
     made = PageOf(base - 600)
     posts = [
         post(base + 5.0 * k, made.add(massive_requests=3).body(base + 5.0 * k, memory_bytes=120_000_000))
@@ -221,7 +223,7 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
     ended = [
         Transition(*row) for row in Record(store, "desk").transitions(2**62) if row[COLUMNS.index("kind")] == "ended"
     ]
-    assert {clock.instant(t.at_us) for t in ended} == {clock.parse("2026-03-06T16:00:05")} and {
+    assert {clock.instant(t.at_us) for t in ended} == {time_parsing.parse("2026-03-06T16:00:05")} and {
         "memory",
         "silence",
     } == {t.rule for t in ended}
@@ -239,7 +241,7 @@ def test_late_data_never_edits_what_was_judged(store_url):
     judged(store, "desk", "a", at(LASTS_S + 100))
     found = [dict(zip(COLUMNS, row, strict=True)) for row in Record(store, "desk").transitions(us(LASTS_S))]
     assert json.loads(before)[0] == found and not any(r["rule"] == "availability" for r in found)
-    replayed, _ = watch.replayed(store, desk("desk"), rules.load(), us(0), us(LASTS_S))
+    replayed, _ = replay.replayed(store, desk("desk"), rules.load(), us(0), us(LASTS_S))
     assert any(t.rule == "availability" and t.kind == "fired" for t in replayed)
 
 

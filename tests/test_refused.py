@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from days import line, posts
 
-from opslib import cli, clock, connect, settings as settings_module
-from opslib.errors import UsageError
+from opslib import connect
+from opslib.cli import main
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import settings
+from opslib.foundation.errors import UsageError
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def recording(tmp_path: Path) -> Path:
 
 def ops(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     capsys.readouterr()
-    code = cli.main(list(words))
+    code = main.main(list(words))
     return code, *capsys.readouterr()
 
 
@@ -109,7 +112,7 @@ def test_an_app_that_is_served_is_known(home: Path) -> None:
     )
     try:
         assert running.stderr is not None and "listens on" in running.stderr.readline()
-        assert cli.main(["runs", "--app", "live"]) == 0
+        assert main.main(["runs", "--app", "live"]) == 0
     finally:
         running.terminate()
         running.communicate(timeout=120)
@@ -145,7 +148,7 @@ def test_a_day_means_its_close(
         assert code == 3 and f"ops: {option} " in err and said in err
         assert json.loads(out)["as_of"] == instant
     assert "is a day" not in ops(capsys, "status", "--as-of", instant)[2]
-    assert connect(None, home).status(day).window.end == clock.parse(instant)
+    assert connect(None, home).status(day).window.end == time_parsing.parse(instant)
 
 
 def test_days_as_the_ends_of_a_stretch(home: Path, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,5 +322,5 @@ def test_nothing_is_written_by_accident(home: Path, capsys: pytest.CaptureFixtur
     assert (
         desk.marks.between(0, 2**62) == []
         and desk.chronicle.all() == []
-        and not list(settings_module.load(home).outputs.glob("feedback"))
+        and not list(settings.load(home).outputs.glob("feedback"))
     )

@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 from looks import body
 
-from opslib import clock, replays, rises, snapshot, watch
+from opslib.alerting import alerts as watch, history, replay
 from opslib.desk import Desk, open as open_desk
-from opslib.filings import Filings
-from opslib.fills import Book, Fill
-from opslib.memory import Memory
-from opslib.samples import Sample, Samples
-from opslib.snapshot_store import Post, SnapshotStore
+from opslib.foundation import clock, market_calendar, time_parsing
+from opslib.foundation.storage.cache import Memory
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
+from opslib.telemetry.probes.store import Sample, Samples
+from opslib.trading.pnl.fills import Book, Fill
+from opslib.trading.pnl.store import Filings
 
 DAY = "2025-11-28"  # A half day: three and a half hours.
-SESSION = clock.session(clock.parse_day(DAY))
+SESSION = market_calendar.session(time_parsing.parse_day(DAY))
 assert SESSION is not None
 
 
@@ -51,11 +53,11 @@ def held(home: Path) -> Desk:
 
 
 def asked(desk: Desk, known_at_us: int | None = None) -> tuple:
-    return replays.of(desk.store, desk.settings, desk.rules, SESSION, known_at_us, desk.memory)
+    return replay.of(desk.store, desk.settings, desk.rules, SESSION, known_at_us, desk.memory)
 
 
 def plainly(desk: Desk, known_at_us: int | None = None) -> tuple:
-    return watch.replayed(
+    return replay.replayed(
         desk.store, desk.settings, desk.rules, clock.micros(SESSION.opens), clock.micros(SESSION.closes), known_at_us
     )
 
@@ -77,8 +79,8 @@ def test_what_is_remembered_is_what_is_judged(tmp_path: Path) -> None:
         spoil(desk.settings.outputs / ".memory" / f"{DAY}-alerts.json")
         found, stands = asked(desk)
         assert found == transitions and stands.alerts == standing.alerts
-        assert rises.lives(rises.read(found, desk.rules, stands)) == rises.lives(
-            rises.read(transitions, desk.rules, standing)
+        assert history.lives(history.read(found, desk.rules, stands)) == history.lives(
+            history.read(transitions, desk.rules, standing)
         )
         (desk.settings.outputs / ".memory").mkdir(exist_ok=True)
     assert Memory(None).once("a", [1], lambda: {"a": 2}) == {"a": 2}
@@ -183,7 +185,7 @@ def test_whatever_it_rests_on_makes_it_anew(
     anew, once.
     """
     calls = []
-    monkeypatch.setattr(watch, "replayed", lambda *given: calls.append(given) or ([], watch.Alerts(given[2])))
+    monkeypatch.setattr(replay, "replayed", lambda *given: calls.append(given) or ([], watch.Alerts(given[2])))
     desk = held(tmp_path)
     asked(desk), asked(desk)
     assert len(calls) == 1
@@ -191,7 +193,7 @@ def test_whatever_it_rests_on_makes_it_anew(
         changed = change(desk)
         asked(changed), asked(changed)
     finally:
-        clock.declare({})
+        market_calendar.declare({})
     assert len(calls) == 2, change.__name__
 
 
@@ -202,7 +204,7 @@ def test_what_was_known_then_is_another_question(tmp_path: Path, monkeypatch: py
     """
     desk = held(tmp_path)
     calls = []
-    monkeypatch.setattr(watch, "replayed", lambda *given: calls.append(given[-1]) or ([], watch.Alerts(given[2])))
+    monkeypatch.setattr(replay, "replayed", lambda *given: calls.append(given[-1]) or ([], watch.Alerts(given[2])))
     then = clock.micros(SESSION.opens + timedelta(minutes=50))
     asked(desk), asked(desk, then)
     assert calls == [None, then]

@@ -27,12 +27,15 @@ from test_server import (
     spoken,
 )
 
-from opslib import clock, panels, refusals, rules, settings
-from opslib.errors import SettingsError, StoreError
-from opslib.refusals import Refusals, Refused
-from opslib.schema import FACTS, FOREIGN
-from opslib.snapshot_store import SnapshotStore
-from opslib.store import Store
+from opslib.dashboard import status as status_module
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import SettingsError, StoreError
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import FACTS, FOREIGN
+from opslib.telemetry.pages import refused_posts
+from opslib.telemetry.pages.refused_posts import Refusals, Refused
+from opslib.telemetry.pages.store import SnapshotStore
 
 ALERTS = "/api/v2/alerts"
 ORIGIN = "https://app.example"
@@ -402,7 +405,7 @@ def test_the_start_page(home: Path) -> None:
 def said(receiver: Receiver, minutes: float = 5) -> list[Refused]:
     """What was counted lately, once it is in the store."""
     now = clock.now()
-    return refusals.read(
+    return refused_posts.read(
         receiver.store, receiver.settings.app, clock.micros(now - timedelta(minutes=minutes)), clock.micros(now)
     )
 
@@ -445,7 +448,7 @@ def test_every_refusal_is_counted(home: Path, capfd: pytest.CaptureFixture[str])
     assert logged.count("https://other.example refused") == 1 and "ingest-key-1234" not in logged
     shown = ops(home, "status").stdout.decode().rpartition("System Health")[2]
     assert (
-        shown.count(" refused: ") == refusals.MOST_SAID
+        shown.count(" refused: ") == refused_posts.MOST_SAID
         and "more were refused, for 4 other reasons or from other origins" in shown
     )
 
@@ -484,10 +487,10 @@ def test_system_health_says_it(home: Path) -> None:
         )
     store = Store(found.url)
     assert [
-        r.count for r in refusals.read(store, found.app, 0, clock.micros(NOON + timedelta(hours=1)), clock.micros(NOON))
+        r.count for r in refused_posts.read(store, found.app, 0, clock.micros(NOON + timedelta(hours=1)), clock.micros(NOON))
     ] == [14]
-    view = panels.status(store, found, rules.load(), as_of=NOON)
-    assert view.verdict == panels.status(store, found, rules.load(), as_of=NOON - timedelta(hours=2)).verdict
+    view = status_module.status(store, found, rules.load(), as_of=NOON)
+    assert view.verdict == status_module.status(store, found, rules.load(), as_of=NOON - timedelta(hours=2)).verdict
     store.close()
 
 
@@ -504,9 +507,9 @@ def test_a_stranger_fills_neither_memory_nor_disk_nor_log(home: Path, capfd: pyt
         if n % 10_000 == 0:
             world.at += timedelta(minutes=1)
     minutes = 10  # Where the writing thread got no turn, each minute has one more row for what exceeds the bound.
-    assert len(counting._counted) <= 2 * refusals.MOST_AT_ONCE + minutes + 1
+    assert len(counting._counted) <= 2 * refused_posts.MOST_AT_ONCE + minutes + 1
     counting.close()
-    rows = refusals.read(store, found.app, 0, clock.micros(world.at))
+    rows = refused_posts.read(store, found.app, 0, clock.micros(world.at))
     assert sum(r.count for r in rows) == 100_000 and all(r.origin.isprintable() and len(r.origin) < 200 for r in rows)
     with store.reading() as connection:
         assert (
@@ -522,16 +525,16 @@ def test_only_the_newest_rows_are_kept(home: Path) -> None:
     store, world = Store(found.url), Clock(NOON)
     one, two = (Refusals(store, found.app, world.now, str) for _ in range(2))
     one.close(), two.close()
-    for n in range(refusals.MOST_ROWS // 50 + 3):
+    for n in range(refused_posts.MOST_ROWS // 50 + 3):
         for _ in range(50):
             world.at += timedelta(minutes=1)
             (one, two)[n % 2].count(403, "r", ORIGIN)
         (one, two)[n % 2].flush()
-    (row,) = refusals.read(store, found.app, 0, clock.micros(world.at))
-    assert row.count == refusals.MOST_ROWS and row.last_us == clock.micros(world.at)
+    (row,) = refused_posts.read(store, found.app, 0, clock.micros(world.at))
+    assert row.count == refused_posts.MOST_ROWS and row.last_us == clock.micros(world.at)
     one.count(403, "r", ORIGIN), two.count(403, "r", ORIGIN)
     one.flush(), two.flush()
-    assert refusals.read(store, found.app, clock.micros(world.at) - 1, clock.micros(world.at))[0].count == 3
+    assert refused_posts.read(store, found.app, clock.micros(world.at) - 1, clock.micros(world.at))[0].count == 3
     store.close()
 
 
@@ -550,11 +553,11 @@ def test_what_cannot_be_counted_now_is_counted_later(
     assert "1 refused posts could not be counted" in capfd.readouterr().err
     counting.count(403, "r", ORIGIN)
     counting.flush()
-    assert refusals.read(store, found.app, 0, clock.micros(NOON))[0].count == 2
+    assert refused_posts.read(store, found.app, 0, clock.micros(NOON))[0].count == 2
     for damaged in ("{", "[1]", '[["a"]]', "7", '{"a": 1}', "[null]"):
         store.remember("refused:desk", damaged)
         with pytest.raises(StoreError, match="damaged"):
-            refusals.read(store, "desk", 0, 2**60)
+            refused_posts.read(store, "desk", 0, 2**60)
     store.close()
 
 

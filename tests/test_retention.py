@@ -4,10 +4,12 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from opslib import clock, desk, ledger, retention
+from opslib import desk
 from opslib.desk import Desk
+from opslib.foundation import clock, time_parsing
+from opslib.jobs import ledger, retention
 
-NOW = clock.parse("2026-03-10T16:15")
+NOW = time_parsing.parse("2026-03-10T16:15")
 
 
 def run(found: Desk, name: str, days_old: float, size: int) -> Path:

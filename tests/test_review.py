@@ -11,27 +11,22 @@ from pathlib import Path
 import pytest
 from test_checkups import monthly as month_of_posts
 
-from opslib import (
-    cli,
-    clock,
-    days as days_module,
-    desk as desk_module,
-    feedback,
-    period,
-    publish,
-    review,
-    rules,
-    verification,
-)
-from opslib.days import WORDS, Day
+from opslib import desk as desk_module
+from opslib.cli import main
+from opslib.dashboard import daily_figures
+from opslib.dashboard.daily_figures import WORDS, Day
 from opslib.desk import Desk
-from opslib.errors import ReportRefused, UsageError
-from opslib.feedback import Feedback
-from opslib.monthly import Rate
-from opslib.period import Period
-from opslib.quarterly import Quarterly
-from opslib.snapshot_store import Post, SnapshotStore
-from opslib.success import Success
+from opslib.foundation import clock, market_calendar, periods, time_parsing
+from opslib.foundation.config import rules
+from opslib.foundation.errors import ReportRefused, UsageError
+from opslib.foundation.periods import Period
+from opslib.incidents import feedback
+from opslib.incidents.feedback import Feedback
+from opslib.reports import periodic, publishing, verification
+from opslib.reports.monthly import Rate
+from opslib.reports.quarterly import Quarterly
+from opslib.reports.success import Success
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
 KINDS = {"weekly": "2026-W11", "monthly": "2026-03", "quarterly": "2026-Q1", "annual": "2026", "success": "2026-03-10"}
 
@@ -43,30 +38,30 @@ def test_periods_by_hand() -> None:
     """Weeks are ISO's, from Monday on, also over a new year; months and quarters end where they do."""
 
     def week(name):
-        return (str(period.parse(period.WEEK, name).first), str(period.parse(period.WEEK, name).last))
+        return (str(periods.parse(periods.WEEK, name).first), str(periods.parse(periods.WEEK, name).last))
 
     assert (
         week("2026-W11") == ("2026-03-09", "2026-03-15")
         and week("2026-W53") == ("2026-12-28", "2027-01-03")
         and week("2025-W01") == ("2024-12-30", "2025-01-05")
     )
-    assert period.parse(period.MONTH, "2024-02").last == date(2024, 2, 29) and period.parse(
-        period.QUARTER, "2026-Q4"
+    assert periods.parse(periods.MONTH, "2024-02").last == date(2024, 2, 29) and periods.parse(
+        periods.QUARTER, "2026-Q4"
     ).first == date(2026, 10, 1)
-    seven = period.parse(period.SEVEN, "2026-03-10")
+    seven = periods.parse(periods.SEVEN, "2026-03-10")
     assert (str(seven.first), str(seven.before.last)) == ("2026-03-04", "2026-03-03") and len(
-        period.parse(period.YEAR, "2026").sessions
+        periods.parse(periods.YEAR, "2026").sessions
     ) == 251
     for kind, wrong in (
-        (period.WEEK, "2026-W54"),
-        (period.WEEK, "2026-11"),
-        (period.MONTH, "2026-13"),
-        (period.QUARTER, "2026-Q5"),
-        (period.YEAR, "26"),
-        (period.SEVEN, "2026-02-30"),
+        (periods.WEEK, "2026-W54"),
+        (periods.WEEK, "2026-11"),
+        (periods.MONTH, "2026-13"),
+        (periods.QUARTER, "2026-Q5"),
+        (periods.YEAR, "26"),
+        (periods.SEVEN, "2026-02-30"),
     ):
         with pytest.raises(UsageError, match="Write it as"):
-            period.parse(kind, wrong)
+            periods.parse(kind, wrong)
 
 
 def test_periods_meet_without_a_gap() -> None:
@@ -76,23 +71,23 @@ def test_periods_meet_without_a_gap() -> None:
     chance = random.Random(seed)
     for _ in range(300):
         day = date(2024, 1, 20) + timedelta(days=chance.randrange(700))
-        for kind in (period.WEEK, period.MONTH, period.QUARTER, period.YEAR):
-            found = period.of(kind, day)
+        for kind in (periods.WEEK, periods.MONTH, periods.QUARTER, periods.YEAR):
+            found = periods.of(kind, day)
             assert found.first <= day <= found.last and found.before.last == found.first - timedelta(days=1)
             assert (
-                period.of(kind, found.first) == period.of(kind, found.last) == found == period.parse(kind, found.name)
+                periods.of(kind, found.first) == periods.of(kind, found.last) == found == periods.parse(kind, found.name)
             )
-            assert found.window.start == clock.parse(f"{found.first}T00:00")
+            assert found.window.start == time_parsing.parse(f"{found.first}T00:00")
 
 
 def test_the_last_that_is_over() -> None:
     """On a Monday it is the week before; at midnight after its end it is over, a second before it is not."""
-    at = clock.parse("2026-03-16T00:00")
+    at = time_parsing.parse("2026-03-16T00:00")
     assert (
-        period.last_over(period.WEEK, at).name == "2026-W11"
-        and period.last_over(period.WEEK, at - timedelta(seconds=1)).name == "2026-W10"
+        periods.last_over(periods.WEEK, at).name == "2026-W11"
+        and periods.last_over(periods.WEEK, at - timedelta(seconds=1)).name == "2026-W10"
     )
-    assert period.last_over(period.SEVEN, clock.parse("2026-03-16T08:00")).name == "2026-03-13"
+    assert periods.last_over(periods.SEVEN, time_parsing.parse("2026-03-16T08:00")).name == "2026-03-13"
 
 
 # Adding up.
@@ -100,7 +95,7 @@ def test_the_last_that_is_over() -> None:
 
 def made_up(chance: random.Random, n: int) -> Day:
     """A day with counts drawn at random."""
-    session = clock.session(date(2026, 3, 9 + n))
+    session = market_calendar.session(date(2026, 3, 9 + n))
     assert session
     requests, validations, trades = chance.randrange(1, 9000), chance.randrange(1, 5000), chance.randrange(1, 60)
     failures, valid = chance.randrange(requests), chance.randrange(validations)
@@ -138,7 +133,7 @@ def test_what_is_added_up_is_counts() -> None:
     chance = random.Random(3)
     for _ in range(50):
         found = [made_up(chance, n) for n in range(5)]
-        whole = review.total(found)
+        whole = periodic.total(found)
         requests, failures = (sum(d.counts[k] or 0 for d in found) for k in ("massive_requests", "massive_failures"))
         trades = [(d.means["net_pct"] or 0.0, d.counts["trades"] or 0) for d in found]
         assert whole["massive_uptime_pct"] == round(100 * (requests - failures) / requests, 2)
@@ -147,10 +142,10 @@ def test_what_is_added_up_is_counts() -> None:
         ] == sum(n for _, n in trades)
         lacking = [*found[:4], found[4]._replace(counts=found[4].counts | {"massive_failures": None})]
         assert (
-            review.total(lacking)["massive_uptime_pct"] is None
-            and review.total(lacking)["system_errors"] == whole["system_errors"]
+            periodic.total(lacking)["massive_uptime_pct"] is None
+            and periodic.total(lacking)["system_errors"] == whole["system_errors"]
         )
-    assert set(review.total([]).values()) == {None}
+    assert set(periodic.total([]).values()) == {None}
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +228,7 @@ def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
     with desk.store.committing() as connection:
         connection.exec_driver_sql(
             "DELETE FROM snapshots WHERE ts_us > ? AND ts_us <= ?",
-            (clock.micros(clock.parse("2026-03-09T00:00")), clock.micros(clock.parse("2026-03-10T00:00"))),
+            (clock.micros(time_parsing.parse("2026-03-09T00:00")), clock.micros(time_parsing.parse("2026-03-10T00:00"))),
         )
     weekly = Desk(desk.settings, lambda: end).review("weekly", "2026-W11")
     assert (
@@ -259,7 +254,7 @@ def test_a_report_of_the_future_or_of_nothing_is_refused(held: Desk) -> None:
     assert held.review("weekly", "2026-W11").partial and not held.review("weekly", "2026-W10").partial
     assert (
         held.review("weekly").period.name == "2026-W10"
-        and publish.review_of(held, "monthly", "2026-02-27").period.name == "2026-02"
+        and publishing.review_of(held, "monthly", "2026-02-27").period.name == "2026-02"
     )
 
 
@@ -286,7 +281,7 @@ def test_how_right_the_monitoring_was(held: Desk) -> None:
 
 def quarterly(desk: Desk, verdicts: list[tuple[str, float]]) -> Quarterly:
     """A quarter whose alerts of errors had these verdicts and peaks."""
-    from opslib.rises import Rise
+    from opslib.alerting.history import Rise
 
     found = desk.review("quarterly", "2026-Q1")
     assert isinstance(found, Quarterly)
@@ -337,10 +332,10 @@ def test_feedback_is_kept_and_refused(held: Desk, capsys: pytest.CaptureFixture[
     """
     home = str(held.settings.home)
     for words in (["noise"], ["noise", "--alert", "nosuch"], ["missed-data"], ["praise", "x"]):
-        assert cli.main(["--home", home, "feedback", *words, "--by", "Ann"]) == 64, words
+        assert main.main(["--home", home, "feedback", *words, "--by", "Ann"]) == 64, words
     capsys.readouterr()
     assert (
-        cli.main(
+        main.main(
             [
                 "--home",
                 home,
@@ -410,7 +405,7 @@ def test_rates_have_an_interval() -> None:
     """
     from decimal import Decimal
 
-    from opslib import monthly
+    from opslib.reports import monthly
 
     found = monthly._rate(
         "commission_usd", {"commission_usd": (Decimal("0.65"), "a side")}, [Decimal(1), Decimal(2), Decimal(3), None]
@@ -438,7 +433,7 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
     home = str(tmp_path)
 
     def run(*words):
-        return cli.main(["--home", home, "report", "weekly", "--period", "2026-W10", *words])
+        return main.main(["--home", home, "report", "weekly", "--period", "2026-W10", *words])
 
     assert run("-o", "json") in (0, 3), capsys.readouterr()
     place = tmp_path / "desk" / "reports" / "2026" / "2026-W10_weekly.json"
@@ -462,7 +457,7 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
     place.write_bytes(first[".json"])
     from looks import body
 
-    from opslib import snapshot
+    from opslib.telemetry.pages import snapshot
 
     at = clock.micros(datetime.fromisoformat("2026-03-05T18:00:30+00:00"))
     SnapshotStore(desk.store).write(
@@ -476,8 +471,8 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
         and (place.parent / "2026-W10_weekly.r1.json").exists()
     )
     assert (
-        cli.main(["--home", home, "report", "weekly", "--period", "2026-W11"]) == 70
-        if desk_module.open("desk", tmp_path, {}).now() < clock.parse("2026-03-16T00:00")
+        main.main(["--home", home, "report", "weekly", "--period", "2026-W11"]) == 70
+        if desk_module.open("desk", tmp_path, {}).now() < time_parsing.parse("2026-03-16T00:00")
         else True
     )
 
@@ -485,24 +480,24 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_usual_stands_in_rules_toml() -> None:
     """What is usual needs as many days as the table says, and reaches as far past them."""
     limits = rules.load().days
-    session = clock.session(date(2026, 3, 10))
+    session = market_calendar.session(date(2026, 3, 10))
     assert session
     found = [
         Day(session, {"massive_uptime_pct": 99.0 + n / 10, "system_errors": float(n)}, {}, {}, [], 1.0)
         for n in range(10)
     ]
-    usual = days_module.usual(found, "massive_uptime_pct", limits)
+    usual = daily_figures.usual(found, "massive_uptime_pct", limits)
     assert usual.low == pytest.approx(99.0 - 0.45) and usual.high == pytest.approx(99.9 + 0.45) and usual.n == 10
-    assert days_module.usual(found[:9], "massive_uptime_pct", limits).high is None
+    assert daily_figures.usual(found[:9], "massive_uptime_pct", limits).high is None
     same = [d._replace(figures={"system_errors": 4.0}) for d in found]
     assert (
-        days_module.usual(same, "system_errors", limits).outside(5.0) is False
-        and days_module.usual(same, "system_errors", limits).outside(6.0) is True
+        daily_figures.usual(same, "system_errors", limits).outside(5.0) is False
+        and daily_figures.usual(same, "system_errors", limits).outside(6.0) is True
     )
 
 
 def test_a_period_is_plain() -> None:
     """A period of one kind and name is equal to itself, so that it can be a key."""
-    assert period.of(period.MONTH, date(2026, 3, 1)) == Period(
-        period.MONTH, "2026-03", date(2026, 3, 1), date(2026, 3, 31)
+    assert periods.of(periods.MONTH, date(2026, 3, 1)) == Period(
+        periods.MONTH, "2026-03", date(2026, 3, 1), date(2026, 3, 31)
     )

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from looks import PageOf, at, post, store, stored_tape, us
 
-from opslib import findings, indicators, rises, rules, settings, watch
-from opslib.rises import Rise
-from opslib.snapshot_store import Post, SnapshotStore
+from opslib.alerting import evaluation, history, replay
+from opslib.alerting.history import Rise
+from opslib.foundation.config import rules, settings
+from opslib.telemetry.pages import indicators
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
 DESK = settings.Settings(home=None, app="desk")  # type: ignore[arg-type]
 RULES = rules.load()
@@ -44,8 +46,8 @@ def told(tmp_path: Path, posts: list[Post], until: float) -> list[Rise]:
     """What fired of silence."""
     kept = store(tmp_path)
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
-    found, standing = watch.replayed(kept, DESK, RULES, us(0), us(until))
-    return [r for r in rises.read(found, RULES, standing) if r.rule == "silence"]
+    found, standing = replay.replayed(kept, DESK, RULES, us(0), us(until))
+    return [r for r in history.read(found, RULES, standing) if r.rule == "silence"]
 
 
 IDLE = {
@@ -131,7 +133,7 @@ def test_a_page_that_posts_nothing_has_no_rhythm(tmp_path: Path) -> None:
     made = stored_tape(kept, 0, 2000)
     found = {
         (f.subject, f.severity, f.limit)
-        for f in findings.judged(made, RULES, at(1800 + 200))
+        for f in evaluation.judged(made, RULES, at(1800 + 200))
         if f.rule.name == "silence"
     }
     assert ("app", "critical", 180) in found

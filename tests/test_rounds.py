@@ -9,17 +9,18 @@ from typing import Any
 
 import psutil
 import pytest
-from chains import AT as CHAIN_AT
-from chains import healthy
+from chains import AT as CHAIN_AT, healthy
 from servers import serving
 from test_chain import massive
 
-from opslib import clock, providers, rounds, rules, settings
-from opslib.demo.wire import Answer, Request, as_html, as_json
-from opslib.errors import StoreError
-from opslib.rounds import Rounds
-from opslib.samples import Sample, Samples
-from opslib.store import Store
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import StoreError
+from opslib.foundation.storage.database import Store
+from opslib.simulation.world.http_server import Answer, Request, as_html, as_json
+from opslib.telemetry.probes import providers, runner
+from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.store import Sample, Samples
 
 OPEN, SHUT = datetime(2026, 3, 10, 15, 0, tzinfo=UTC), datetime(2026, 3, 8, 15, 0, tzinfo=UTC)
 SPEED = 20.0
@@ -127,7 +128,7 @@ def test_what_cannot_be_written_waits(
         keep(self, samples, **how)
 
     monkeypatch.setattr(Samples, "keep", keeping)
-    monkeypatch.setattr(rounds, "RETRY_STORE_S", 0.05)
+    monkeypatch.setattr(runner, "RETRY_STORE_S", 0.05)
 
     async def go() -> list[Sample]:
         looking, _ = made(tmp_path, {})
@@ -149,7 +150,7 @@ def test_what_cannot_be_written_waits(
 
 def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more samples than may wait the oldest are lost, and the beat says how many."""
-    monkeypatch.setattr(rounds, "MOST_WAITING", 3)
+    monkeypatch.setattr(runner, "MOST_WAITING", 3)
 
     async def go() -> dict[str, int]:
         looking, _ = made(tmp_path, {})

@@ -13,18 +13,21 @@ import pytest
 from conftest import needs
 from looks import us
 
-from opslib import backtest, clock, exposition, rulebook, rules, ruletest, settings
-from opslib.backtest import Trouble
-from opslib.cli import main
-from opslib.errors import RulesError, UsageError
-from opslib.rises import Rise
-from opslib.snapshot_store import SnapshotStore
+from opslib.alerting import backtest, prometheus_rules, rule_tests
+from opslib.alerting.backtest import Trouble
+from opslib.alerting.history import Rise
+from opslib.cli.commands import rules
+from opslib.cli.main import main
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import rules as config_rules, settings
+from opslib.foundation.errors import RulesError, UsageError
+from opslib.telemetry.pages.store import SnapshotStore
 
 
 @pytest.fixture(scope="module")
 def table():
     """The shipped table."""
-    return rules.load()
+    return config_rules.load()
 
 
 PROMETHEUS = """
@@ -85,7 +88,7 @@ def test_promtools_format_is_understood_as_promtool_does(written, table):
         ).returncode
 
     path = written(TEST.replace("exp_annotations: {said: a is 18}", "exp_annotations: {said: a is 18}"))
-    tried = ruletest.run(path, table)
+    tried = rule_tests.run(path, table)
     assert (tried.count, tried.failures, run(path)) == (5, [], 0)
     for wrong in (
         TEST.replace("eval_time: 2m\n", "eval_time: 1m30s\n"),
@@ -93,7 +96,7 @@ def test_promtools_format_is_understood_as_promtool_does(written, table):
         TEST.replace("team: x}, exp", "team: y}, exp"),
     ):
         path = written(wrong)
-        assert ruletest.run(path, table).failures and run(path) == 1
+        assert rule_tests.run(path, table).failures and run(path) == 1
 
 
 @pytest.mark.parametrize("compare", ["<", ">", "<=", ">=", "==", "!="])
@@ -112,7 +115,7 @@ def test_every_comparison_with_a_number_is_promtools(written, table, compare):
     values = "5 5 10 10 10 10 15 15 15 15 10 10 5 5 5 5 5 5 5 5 5"
     asked = "".join(f"  - {{eval_time: {15 * i}s, alertname: Hot}}\n" for i in range(21))
     head = TEST.split("  alert_rule_test:")[0].replace("5x3 11+1x7 5x6", values)
-    failures = ruletest.run(written(head + "  alert_rule_test:\n" + asked, rules_file), table).failures
+    failures = rule_tests.run(written(head + "  alert_rule_test:\n" + asked, rules_file), table).failures
     fires = {int(f.split(" at ")[1].split("s:")[0]) for f in failures}
     said = "".join(
         f"  - {{eval_time: {15 * i}s, alertname: Hot, exp_alerts: [{{exp_labels: {{room: a, severity: "
@@ -123,23 +126,23 @@ def test_every_comparison_with_a_number_is_promtools(written, table, compare):
     )
     path = written(head + "  alert_rule_test:\n" + said, rules_file)
     theirs = subprocess.run([promtool, "test", "rules", str(path)], capture_output=True, text=True, cwd=path.parent)
-    assert fires and ruletest.run(path, table).failures == [] and theirs.returncode == 0, theirs.stdout + theirs.stderr
+    assert fires and rule_tests.run(path, table).failures == [] and theirs.returncode == 0, theirs.stdout + theirs.stderr
 
 
 def test_past_the_last_input_is_an_error(written, table):
     """What promtool answers out of its lookback, we refuse, with both times."""
     path = written(TEST.replace("eval_time: 3m30s", "eval_time: 6m"))
     with pytest.raises(RulesError, match="asked for at 6 min, past its last input at 4 min 30 s"):
-        ruletest.run(path, table)
+        rule_tests.run(path, table)
 
 
 def test_every_tick_is_evaluated(written, table):
     """A dip between two questions holds an alert back all the same: `for` begins anew."""
     path = written(TEST.replace("5x3 11+1x7 5x6", "11x2 5 11x12").split("  - eval_time: 2m\n")[0])
-    assert ruletest.run(path, table).failures == []
+    assert rule_tests.run(path, table).failures == []
     path = written(TEST.replace("5x3 11+1x7 5x6", "11x15").split("  - eval_time: 2m\n")[0])
     assert (
-        ruletest.run(path, table).failures[0]
+        rule_tests.run(path, table).failures[0]
         == f"{path}, test 1: Hot at 1m: expected nothing; found {{'room': 'a', 'severity': 'critical', 'team': 'x'}}"
     )
 
@@ -170,11 +173,11 @@ def test_our_own_table_is_tested_too(tmp_path, table):
     such.
     """
     (tmp_path / "test.yml").write_text(OUR_TEST)
-    tried = ruletest.run(tmp_path / "test.yml", table)
+    tried = rule_tests.run(tmp_path / "test.yml", table)
     assert (tried.count, tried.failures) == (4, [])
     (tmp_path / "own.toml").write_text("[availability]\ncritical = 0.85\nescalate = 0.80\n")
     (tmp_path / "test.yml").write_text("rule_files: [own.toml]\n" + OUR_TEST)
-    assert len(ruletest.run(tmp_path / "test.yml", table).failures) == 2
+    assert len(rule_tests.run(tmp_path / "test.yml", table).failures) == 2
 
 
 NOT_UNDERSTOOD = {
@@ -193,7 +196,7 @@ def test_what_is_not_understood_is_refused_by_name(written, table, name):
     """A test file that would be judged by guesswork is refused, with the place."""
     content, words = NOT_UNDERSTOOD[name]
     with pytest.raises(RulesError) as caught:
-        ruletest.run(written(content), table)
+        rule_tests.run(written(content), table)
     assert words in str(caught.value) and ".yml" in str(caught.value)
 
 
@@ -208,13 +211,13 @@ def test_what_is_not_understood_is_refused_by_name(written, table, name):
 def test_an_expression_that_is_not_understood_is_refused(written, table, wrong, words):
     """Only a series compared with a number is understood; nothing else is taken for it."""
     with pytest.raises(RulesError, match=words):
-        ruletest.run(written(TEST, PROMETHEUS.replace('heat{room="a"} > 10', wrong)), table)
+        rule_tests.run(written(TEST, PROMETHEUS.replace('heat{room="a"} > 10', wrong)), table)
 
 
 def test_the_export_passes_promtool_and_our_own_test(tmp_path, table):
     """The exported rules pass `promtool check rules`, and one test of a dead provider passes under both tools."""
     promtool = needs("promtool")
-    (tmp_path / "rules.yml").write_text(exposition.prometheus_rules(table))
+    (tmp_path / "rules.yml").write_text(prometheus_rules.prometheus_rules(table))
     assert (
         subprocess.run(
             [promtool, "check", "rules", "--lint=all", "--lint-fatal", "rules.yml"], cwd=tmp_path, capture_output=True
@@ -242,14 +245,14 @@ tests:
   - {{eval_time: 7m30s, alertname: availability_critical}}
 """)
     assert subprocess.run([promtool, "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True).returncode == 0
-    assert ruletest.run(tmp_path / "test.yml", table).failures == []
+    assert rule_tests.run(tmp_path / "test.yml", table).failures == []
 
 
 def test_every_rung_is_exported_or_named_as_ours_alone(table):
     """Each rule that a page measures has an alert for each rung and subject; the budgets are named as not exported."""
     import yaml
 
-    text = exposition.prometheus_rules(table)
+    text = prometheus_rules.prometheus_rules(table)
     rows = yaml.safe_load(text)["groups"][0]["rules"]
     wanted = (
         sum(
@@ -275,7 +278,7 @@ def asked(desk, **options):
         "days": 0,
         "seed": None,
     }
-    return rulebook.asked(desk, argparse.Namespace(**defaults | options), lambda items, total, words, unit: items)
+    return rules.asked(desk, argparse.Namespace(**defaults | options), lambda items, total, words, unit: items)
 
 
 def test_check_says_what_is_the_desks_own(home, capsys):
@@ -318,7 +321,7 @@ def history(tmp_path_factory):
     from opslib.desk import Desk
 
     folder = tmp_path_factory.mktemp("history")
-    desk = Desk(settings.Settings(home=folder, app="desk"), lambda: clock.parse(f"{days.DAY}T16:00"))
+    desk = Desk(settings.Settings(home=folder, app="desk"), lambda: time_parsing.parse(f"{days.DAY}T16:00"))
     SnapshotStore(desk.store).write("desk", days.posts(seed=5), known_at_ts=True)
     rule = {
         "gamma_burst": ("gamma_zero", "app"),
@@ -402,7 +405,7 @@ def test_resampled_days_tell_large_troubles_and_nothing_false(history):
 def test_what_is_put_in_is_what_is_counted(history, table):
     """A trouble of five times two percent makes one request in ten fail while it lasts, and none before."""
     desk, labels = history
-    window = clock.Window(clock.parse(f"{days.DAY}T09:30"), clock.parse(f"{days.DAY}T16:00"))
+    window = clock.Window(time_parsing.parse(f"{days.DAY}T09:30"), time_parsing.parse(f"{days.DAY}T16:00"))
     back = backtest.background(desk.store, desk.settings, table, window, backtest.labelled(labels, table))
     trouble = Trouble("availability", "massive", us(3600), us(3600 + 2400), 5.0)
     looks = list(backtest._looks(random.Random(3), table, back, [trouble]))

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from opslib import rules
-from opslib.errors import RulesError
-from opslib.verdicts import Figure, judge
+from opslib.alerting.verdicts import Figure, judge
+from opslib.foundation.config import rules
+from opslib.foundation.errors import RulesError
 
 NO = rules.NO_SUCCESS
 # DESIGN.md, "The ladder of limits", by hand: better, unit, objective, warning, notify, critical, escalate.

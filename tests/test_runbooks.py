@@ -7,13 +7,16 @@ from string import Formatter
 import pytest
 from conftest import SHARED
 
-from opslib import causes, checks, hooks, rules as rules_module, shelf, staff, steps
-from opslib.demo.states import NO_FAULT, STATES
-from opslib.rules import RUNBOOKS, SENT
-from opslib.shelf import BRANCH, CAUSE, LIKELY, Runbook, source
+from opslib.alerting import causes
+from opslib.foundation.config import contacts, rules
+from opslib.foundation.config.rules import RUNBOOKS, SENT
+from opslib.runbooks import catalog, hooks, steps
+from opslib.runbooks.catalog import BRANCH, CAUSE, LIKELY, Runbook, source
+from opslib.runbooks.checks import providers
+from opslib.simulation.world.faults import NO_FAULT, STATES
 
-RULES = rules_module.load().rules
-NAMES = shelf.names()
+RULES = rules.load().rules
+NAMES = catalog.names()
 GUIDE = SHARED / "operations-guide.md"
 # The sections that each has, in this order; between Resolution and Validation may stand more.
 SECTIONS = (
@@ -95,7 +98,7 @@ LEADS = {
 @pytest.fixture(params=NAMES)
 def found(request: pytest.FixtureRequest) -> Runbook:
     """Each runbook in turn."""
-    return shelf.runbook(request.param)
+    return catalog.runbook(request.param)
 
 
 def prose(found: Runbook) -> str:
@@ -228,9 +231,9 @@ def test_every_step_is_used_and_exists() -> None:
     The steps that runbooks name are those of steps.toml: none is missing, none lies unused; with those of checklists,
     every check and every hook is used.
     """
-    named = {s.name for name in NAMES for s in shelf.runbook(name).steps}
+    named = {s.name for name in NAMES for s in catalog.runbook(name).steps}
     assert named == {s.name for s in steps.table().values() if s.box}
-    assert {s.check for s in steps.table().values() if s.kind == steps.LOOK} == set(checks.CHECKS)
+    assert {s.check for s in steps.table().values() if s.kind == steps.LOOK} == set(providers.CHECKS)
     assert {s.hook for s in steps.table().values() if s.kind == steps.CHANGE} == set(hooks.HOOKS)
 
 
@@ -256,7 +259,7 @@ def test_a_step_is_whole(step: steps.Step) -> None:
 def test_links_lead_somewhere(found: Runbook) -> None:
     """Each link is to a file beside it, or to an address of the web that is a vendor's."""
     for target in re.findall(r"\]\(([^)]+)\)", prose(found)):
-        assert (shelf.folder() / target).is_file(), target
+        assert (catalog.folder() / target).is_file(), target
 
 
 def test_branches_are_of_the_known_causes(found: Runbook) -> None:
@@ -267,7 +270,7 @@ def test_branches_are_of_the_known_causes(found: Runbook) -> None:
 
 def test_every_cause_has_a_branch() -> None:
     """Whatever a diagnosis may end in, some runbook has a branch for it."""
-    has = {name: {c for told in branches(shelf.runbook(name)).values() for c in told} for name in NAMES}
+    has = {name: {c for told in branches(catalog.runbook(name)).values() for c in told} for name in NAMES}
     assert set().union(*has.values()) == CAUSES
     assert all(cause in has[name] for cause, name in causes.RUNBOOK_OF.items()), (
         "the runbook that a cause leads to has no branch for it"
@@ -284,7 +287,7 @@ def test_the_likely_branch_comes_first(found: Runbook) -> None:
     Filled in for any of its causes, that cause's branch stands first among the branches, says so, and nothing is lost.
     """
     for head, told in branches(found).items():
-        made = shelf.filled(found, {}, told[:1])
+        made = catalog.filled(found, {}, told[:1])
         first = next(source(c).splitlines()[0] for c in made["cells"] if BRANCH in c["metadata"].get("tags", []))
         assert first == f"### {LIKELY}{head.removeprefix('### ')}"
         assert sorted(c["id"] for c in made["cells"]) == sorted(c["id"] for c in found.cells)
@@ -306,12 +309,12 @@ def test_every_rule_leads_to_a_runbook_that_fits() -> None:
             for severity in (rung for rung, _ in rule.ladder if rung in SENT):
                 panels, words = FITS[name]
                 assert name in NAMES and rule.panel in panels, (rule.name, subject, severity)
-                assert any(word in shelf.runbook(name).title for word in words), shelf.runbook(name).title
-                told = staff.Staff().told(rule.who, severity)
+                assert any(word in catalog.runbook(name).title for word in words), catalog.runbook(name).title
+                told = contacts.Staff().told(rule.who, severity)
                 assert (
                     told
-                    and set(told) <= set(staff.PATH)
-                    and (staff.Staff().after(told) or set(told) == set(staff.PATH))
+                    and set(told) <= set(rules.PATH)
+                    and (contacts.Staff().after(told) or set(told) == set(rules.PATH))
                 )
 
 
@@ -342,12 +345,12 @@ def test_a_branch_for_each_state() -> None:
     The runbook to which a state leads has branches; so has each its share of causes that are no fault, or not known.
     """
     for name in NAMES:
-        mine = {c for found in branches(shelf.runbook(name)).values() for c in found}
-        assert len(branches(shelf.runbook(name))) >= 2 and (name == "massive_down" or mine & {"none", "undetermined"})
+        mine = {c for found in branches(catalog.runbook(name)).values() for c in found}
+        assert len(branches(catalog.runbook(name))) >= 2 and (name == "massive_down" or mine & {"none", "undetermined"})
 
 
 def test_paper() -> None:
     """All of them fit on one page, each step with a box to tick."""
-    page = shelf.page("default-src 'none'", "")
+    page = catalog.page("default-src 'none'", "")
     assert all(f"<article id='{name}'>" in page for name in NAMES) and page.count("☐") >= len(steps.table())
     assert json.dumps(page)

@@ -18,8 +18,10 @@ import psutil
 import pytest
 from conftest import absent, needs
 
-from opslib import cli, clock, desk, runner
-from opslib import ledger as ledger_module
+from opslib import desk
+from opslib.cli import main
+from opslib.foundation import clock
+from opslib.jobs import executor, ledger as ledger_module
 
 TOKENS = {
     "OPS_INGEST_KEY": "ingest-sesame-1",
@@ -87,7 +89,7 @@ def shown(path: Path) -> list[str]:
 def ledger(capsys: pytest.CaptureFixture[str]) -> list[dict]:
     """The ledger as `ops runs -o json` has it."""
     capsys.readouterr()
-    assert cli.main(["runs", "-o", "json"]) == 0
+    assert main.main(["runs", "-o", "json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -97,7 +99,7 @@ def ops_run(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run
 
     def run(path: Path, *arguments: str) -> Run:
         before = len(ledger(capsys))
-        code = cli.main(["run", str(path), *arguments])
+        code = main.main(["run", str(path), *arguments])
         said = capsys.readouterr()
         rows = ledger(capsys)
         assert len(rows) == before + 1, f"one run, {len(rows) - before} rows"
@@ -433,7 +435,7 @@ def test_a_kernel_that_never_answers(
     ops_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that starts and never answers is stopped by the timeout of the notebook."""
-    monkeypatch.setattr(runner, "START_TIMEOUT_S", 5)
+    monkeypatch.setattr(executor, "START_TIMEOUT_S", 5)
     kernelspec(monkeypatch, tmp_path, "hangs", HANGS)
     began = time.monotonic()
     run = ops_run(notebook(tmp_path / "n.ipynb", "1", kernel="hangs"), "--timeout", "1")
@@ -444,7 +446,7 @@ def test_a_kernel_that_never_answers(
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "1e9", "soon"])
 def test_a_timeout_that_is_none(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], timeout: str) -> None:
     """A timeout that is no number of seconds up to a day is wrong usage, and nothing runs."""
-    assert cli.main(["run", str(notebook(tmp_path / "n.ipynb", "1")), "--timeout", timeout]) == 64
+    assert main.main(["run", str(notebook(tmp_path / "n.ipynb", "1")), "--timeout", timeout]) == 64
     assert "--timeout" in capsys.readouterr().err and ledger(capsys) == []
 
 
@@ -475,7 +477,7 @@ def test_a_parameter_that_is_refused(
     path = notebook(
         tmp_path / "n.ipynb", "import pathlib; pathlib.Path('ran').touch()", parameters="limit: int = 5\nkey: str = ''"
     )
-    assert cli.main(["run", str(path), "-p", given]) == 64
+    assert main.main(["run", str(path), "-p", given]) == 64
     message = capsys.readouterr().err
     assert re.search(because, message) and "sesame" not in message
     rows = ledger(capsys)
@@ -496,7 +498,7 @@ def test_a_secret_with_quotes_stays_out_of_the_ledger(
     secret = 'open "sesame\\é'
     monkeypatch.setenv("OPS_MASSIVE_TOKEN", secret)
     assert (
-        cli.main(["run", str(notebook(tmp_path / "n.ipynb", "1", parameters="key: str = ''")), "-p", f"key={secret}"])
+        main.main(["run", str(notebook(tmp_path / "n.ipynb", "1", parameters="key: str = ''")), "-p", f"key={secret}"])
         == 64
     )
     (row,) = ledger(capsys)
@@ -511,9 +513,9 @@ def test_a_secret_is_refused_for_the_demo_too(
     too.
     """
     monkeypatch.setenv("OPS_MASSIVE_TOKEN", TOKENS["OPS_MASSIVE_TOKEN"])
-    monkeypatch.setattr("opslib.demo.tour.lay_out", lambda *_, **__: None)  # The demo's day is not the point.
+    monkeypatch.setattr("opslib.simulation.demo_day.replay.lay_out", lambda *_, **__: None)  # The demo's day is not the point.
     path = notebook(tmp_path / "n.ipynb", "print(len(key))", parameters="key: str = ''")
-    assert cli.main(["--app", "demo", "run", str(path), "-p", f"key={TOKENS['OPS_MASSIVE_TOKEN']}"]) == 64
+    assert main.main(["--app", "demo", "run", str(path), "-p", f"key={TOKENS['OPS_MASSIVE_TOKEN']}"]) == 64
     assert not any(b"sesame" in p.read_bytes() for p in home.rglob("*") if p.is_file())
 
 
@@ -812,18 +814,18 @@ def test_a_ledger_that_cannot_be_written(home: Path, tmp_path: Path, capsys: pyt
     """Where there can be no ledger nothing runs: the command is refused, and names the store."""
     home.write_text("a file where a folder was wanted")
     path = notebook(tmp_path / "n.ipynb", "import pathlib; pathlib.Path('ran').touch()")
-    assert cli.main(["run", str(path)]) == 70
+    assert main.main(["run", str(path)]) == 70
     assert "store" in capsys.readouterr().err and not (tmp_path / "ran").exists()
 
 
 AT_ONCE = """
 import sys, threading
 from pathlib import Path
-from opslib import desk, runner
+from opslib import desk; from opslib.jobs import executor
 
 bound, found = desk.open(), {}
 def one(path):
-    found[path.stem] = runner.run(path, {}, settings=bound.settings, store=bound.store)[0]
+    found[path.stem] = executor.run(path, {}, settings=bound.settings, store=bound.store)[0]
 
 threads = [threading.Thread(target=one, args=(Path(p),)) for p in sys.argv[1:]]
 [t.start() for t in threads]

@@ -4,15 +4,16 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from opslib import clock, period, schedule, settings
-from opslib.clock import Window
-from opslib.errors import SettingsError
-from opslib.schedule import Job
-from opslib.staff import Channel, Staff
-from opslib.text import NEW_YORK
+from opslib.foundation import clock, market_calendar, periods, time_parsing
+from opslib.foundation.clock import Window
+from opslib.foundation.config import settings
+from opslib.foundation.config.contacts import Channel, Staff
+from opslib.foundation.errors import SettingsError
+from opslib.foundation.formatting import NEW_YORK
+from opslib.jobs import schedule
+from opslib.jobs.schedule import Job
 
 STAFF = Staff(
     channels={
@@ -30,10 +31,10 @@ def jobs(home: Path, own: str = "") -> dict[str, Job]:
 
 def due(job: Job, first: str, last: str, *deployed: str) -> list[tuple[str, str]]:
     """When it is due between two days, both inside, by New York's clock, and what it makes."""
-    window = Window(clock.parse(f"{first}T00:00"), clock.parse(f"{last}T23:59"))
+    window = Window(time_parsing.parse(f"{first}T00:00"), time_parsing.parse(f"{last}T23:59"))
     return [
         (f"{m.at.astimezone(NEW_YORK):%m-%d %H:%M}", job.made_at(m))
-        for m in job.moments(window, [clock.parse(d) for d in deployed])
+        for m in job.moments(window, [time_parsing.parse(d) for d in deployed])
     ]
 
 
@@ -101,22 +102,22 @@ def test_the_clocks_change(home: Path) -> None:
         ("03-08 03:30", "notebook night 2026-03-08"),
         ("03-09 02:30", "notebook night 2026-03-09"),
     ]
-    window = Window(clock.parse("2025-11-02T00:00"), clock.parse("2025-11-02T23:00"))
-    assert [m.at for m in found["late"].moments(window, [])] == [clock.parse("2025-11-02T01:30-04:00")]
+    window = Window(time_parsing.parse("2025-11-02T00:00"), time_parsing.parse("2025-11-02T23:00"))
+    assert [m.at for m in found["late"].moments(window, [])] == [time_parsing.parse("2025-11-02T01:30-04:00")]
     closes = [
         m.at
         for m in found["daily-report"].moments(
-            Window(clock.parse("2026-03-06T00:00"), clock.parse("2026-03-10T00:00")), []
+            Window(time_parsing.parse("2026-03-06T00:00"), time_parsing.parse("2026-03-10T00:00")), []
         )
     ]
-    assert closes == [clock.parse("2026-03-06T21:15Z"), clock.parse("2026-03-09T20:15Z")]
+    assert closes == [time_parsing.parse("2026-03-06T21:15Z"), time_parsing.parse("2026-03-09T20:15Z")]
 
 
 @pytest.fixture
 def declared(home: Path) -> Path:
     """A home whose settings say what the exchanges did; afterwards nothing is declared."""
     yield home
-    clock.declare({})
+    market_calendar.declare({})
 
 
 def test_a_surprise_closure(declared: Path) -> None:
@@ -137,11 +138,11 @@ def test_a_surprise_closure(declared: Path) -> None:
         "05-15 11:00",
         "05-15 12:00",
     ]
-    assert clock.session(date(2026, 5, 15)).half and [
-        s.day.day for s in period.parse(period.WEEK, "2026-W20").sessions
+    assert market_calendar.session(date(2026, 5, 15)).half and [
+        s.day.day for s in periods.parse(periods.WEEK, "2026-W20").sessions
     ] == [11, 12, 13, 15]
     settings.load(declared, "demo")  # The demo's day is not the desk's.
-    assert clock.session(date(2026, 5, 14)) is not None
+    assert market_calendar.session(date(2026, 5, 14)) is not None
 
 
 @pytest.mark.parametrize(
@@ -239,13 +240,13 @@ def test_the_shipped_schedule_is_the_guides_maintenance(home: Path) -> None:
     Every report and every checklist that there is stands in it, and every due thing is of the last period that was
     over.
     """
-    from opslib import checklists
+    from opslib.runbooks import checklists
 
     found = jobs(home)
-    assert {j.what for j in found.values() if j.kind == "report"} == {"daily", *period.REPORTS}
+    assert {j.what for j in found.values() if j.kind == "report"} == {"daily", *periods.REPORTS}
     assert {j.what for j in found.values() if j.kind == "checklist"} == set(checklists.table())
-    for job in (j for j in found.values() if j.kind == "report" and j.what in period.REPORTS):
-        for moment in job.moments(Window(clock.parse("2025-01-02T00:00"), clock.parse("2026-06-01T00:00")), []):
-            made = period.parse(period.REPORTS[job.what], job.of(moment.at))
+    for job in (j for j in found.values() if j.kind == "report" and j.what in periods.REPORTS):
+        for moment in job.moments(Window(time_parsing.parse("2025-01-02T00:00"), time_parsing.parse("2026-06-01T00:00")), []):
+            made = periods.parse(periods.REPORTS[job.what], job.of(moment.at))
             over = made.sessions[-1].closes if job.what == "success" else made.window.end
             assert over <= moment.at and moment.at.astimezone(NEW_YORK).time() >= time(8)

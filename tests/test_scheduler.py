@@ -28,11 +28,16 @@ from aiosmtpd.controller import Controller
 from servers import free_port
 from test_runner import notebook
 
-from opslib import cli, clock, desk, ledger, notify, notifying
-from opslib.agenda import Agenda
+from opslib import desk
+from opslib.alerting.notifications import sender
+from opslib.cli import main
 from opslib.desk import Desk
-from opslib.scheduler import Scheduler
-from opslib.store import Store
+from opslib.foundation import time_parsing
+from opslib.foundation.storage.database import Store
+from opslib.jobs import ledger
+from opslib.jobs.due import Agenda
+from opslib.services import notifying
+from opslib.services.scheduler import Scheduler
 
 BY_HAND = "\n".join(
     f'[{name}]\nwhen = "by hand"'
@@ -69,7 +74,7 @@ def job(name: str, when: str, path: str = "fine", grace: str = "30m", more: str 
 
 def at(told: str) -> datetime:
     """A moment by New York's clock."""
-    return clock.parse(told)
+    return time_parsing.parse(told)
 
 
 class Clocked:
@@ -244,7 +249,7 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
     made = Counter(row["due"] for row in found.store.runs() if row["state"] in ledger.MADE)
     assert made == Counter(name for name in due if "broken" not in name), (seed, said)
     capsys.readouterr()
-    assert cli.main(["--home", str(home), "runs", "-o", "json"]) == 0
+    assert main.main(["--home", str(home), "runs", "-o", "json"]) == 0
     runs = json.loads(capsys.readouterr().out)
     assert {r["state"] for r in runs} <= {"ok", "late", "unknown", "failed"} and not [
         r for r in runs if r["state"] == "running"
@@ -279,7 +284,7 @@ class Told(Clocked):
         notifier = notifying.notifier(found.store, found.settings, found.rules, found.staff, lambda: self.now)
         for _ in range(3):  # As it would, second by second: what is told is planned after what began it was taken in.
             self.now += timedelta(seconds=20)
-            asyncio.run(notify.flush(notifier))
+            asyncio.run(sender.flush(notifier))
 
 
 class Mailbox:

@@ -9,25 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from opslib import checks, rules, settings, shelf
-from opslib.demo import board, drill, mutants, scoreboard, walks
-from opslib.demo.board import Board
-from opslib.demo.mutants import BETTER, DROPPED, LIVES_ON, MOVED, SWAPPED, TURNED, Mutant
-from opslib.demo.trials import FAULTS, trials
-from opslib.errors import UsageError
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import UsageError
+from opslib.runbooks import catalog
+from opslib.runbooks.checks import providers
+from opslib.simulation.drills import drill, expected_runs, mutation, scoreboard, scoreboard_view
+from opslib.simulation.drills.mutation import BETTER, DROPPED, LIVES_ON, MOVED, SWAPPED, TURNED, Mutant
+from opslib.simulation.drills.scenarios import FAULTS, trials
+from opslib.simulation.drills.scoreboard_view import Board
 
 PROJECT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def recorded() -> Board:
-    return board.read()
+    return scoreboard_view.read()
 
 
 def test_readme_says_what_was_recorded(recorded: Board) -> None:
     """The line between the marks is the recorded scoreboard's."""
     readme = (PROJECT / "README.md").read_text()
-    assert readme.partition(board.OPENS)[2].partition(board.CLOSES)[0].strip() == f"{recorded.line}."
+    assert readme.partition(scoreboard_view.OPENS)[2].partition(scoreboard_view.CLOSES)[0].strip() == f"{recorded.line}."
 
 
 def test_everything_was_drilled(recorded: Board) -> None:
@@ -62,16 +64,16 @@ def test_what_was_promised(recorded: Board) -> None:
 def test_the_way_is_agreed_for_every_trial() -> None:
     """Each trial that hits everything has a way; its steps are those of the runbook as it stands, in its order."""
     for trial in trials((), (1.0,)):
-        found = walks.agreed(trial)
-        assert [step for step, _ in found.walk] == [s.name for s in shelf.runbook(found.runbook).steps], trial.name
-    assert {walks.agreed(t).runbook for t in trials((), (1.0,))} == set(shelf.names())
-    assert not walks.agreed(replace(FAULTS["massive_5xx"], share=0.05)).runbook
+        found = expected_runs.agreed(trial)
+        assert [step for step, _ in found.walk] == [s.name for s in catalog.runbook(found.runbook).steps], trial.name
+    assert {expected_runs.agreed(t).runbook for t in trials((), (1.0,))} == set(catalog.names())
+    assert not expected_runs.agreed(replace(FAULTS["massive_5xx"], share=0.05)).runbook
 
 
 def test_another_way_is_told() -> None:
     """Another runbook, another severity, another way; where nobody agreed on any, nothing."""
-    found = walks.agreed(FAULTS["massive_tls"])
-    assert found.strayed(found.runbook, found.told, found.walk) == [] == walks.Agreed().strayed("x", "y", ())
+    found = expected_runs.agreed(FAULTS["massive_tls"])
+    assert found.strayed(found.runbook, found.told, found.walk) == [] == expected_runs.Agreed().strayed("x", "y", ())
     assert found.strayed("websocket_down", found.told, found.walk) == [
         f"runbook websocket_down was walked, not {found.runbook}"
     ]
@@ -86,12 +88,12 @@ def test_it_is_recorded(recorded: Board, tmp_path: Path, monkeypatch: pytest.Mon
     Rows are kept without what was seen where they are right; README changes between its marks and nowhere else; without
     a README nothing is kept.
     """
-    monkeypatch.setattr(board, "FILE", tmp_path / "drilled.jsonl")
+    monkeypatch.setattr(scoreboard_view, "FILE", tmp_path / "drilled.jsonl")
     monkeypatch.setattr(settings, "project", lambda: tmp_path)
     with pytest.raises(UsageError, match="README.md of the project"):
-        board.record("2026-03-10", [1], [])
-    assert not board.FILE.exists()
-    (tmp_path / "README.md").write_text(f"before\n{board.OPENS}\nold\n{board.CLOSES}\nafter\n")
+        scoreboard_view.record("2026-03-10", [1], [])
+    assert not scoreboard_view.FILE.exists()
+    (tmp_path / "README.md").write_text(f"before\n{scoreboard_view.OPENS}\nold\n{scoreboard_view.CLOSES}\nafter\n")
     rows = [
         replace(recorded.rows[0], seen=("Is it? yes.",)),
         replace(
@@ -104,11 +106,11 @@ def test_it_is_recorded(recorded: Board, tmp_path: Path, monkeypatch: pytest.Mon
             seen=("Is it? no.",),
         ),
     ]
-    made = board.record("2026-03-10", [1], rows)
-    assert made == board.read() and [r.seen for r in made.rows] == [(), ("Is it? no.",)]
+    made = scoreboard_view.record("2026-03-10", [1], rows)
+    assert made == scoreboard_view.read() and [r.seen for r in made.rows] == [(), ("Is it? no.",)]
     assert (
         tmp_path / "README.md"
-    ).read_text() == f"before\n{board.OPENS}\n{made.line}.\n{board.CLOSES}\nafter\n" and made.line.startswith(
+    ).read_text() == f"before\n{scoreboard_view.OPENS}\n{made.line}.\n{scoreboard_view.CLOSES}\nafter\n" and made.line.startswith(
         "2026-03-10: 2 faults: of 2 with a fault 1 ended in the exact cause, 0 in an accepted alternative, 0 "
         "in none (too few answers were hit), 1 in a wrong answer; "
     )
@@ -163,17 +165,17 @@ def test_every_runbook_has_enough_mutants() -> None:
     Fifteen at least of each: of every step, of every two neighbours, of every check, and of every limit of the rules
     that lead to it.
     """
-    for name in shelf.names():
-        found = list(mutants.mutants(name))
-        steps = shelf.runbook(name).steps
+    for name in catalog.names():
+        found = list(mutation.mutants(name))
+        steps = catalog.runbook(name).steps
         assert len(found) == len(set(found)) >= 15
         assert [m.target for m in found if m.kind == DROPPED] == [s.name for s in steps]
         assert [(m.target, m.other) for m in found if m.kind == SWAPPED] == [
             (a.name, b.name) for a, b in zip(steps, steps[1:])
         ]
-        assert {m.target for m in found if m.kind == TURNED} <= set(checks.CHECKS)
+        assert {m.target for m in found if m.kind == TURNED} <= set(providers.CHECKS)
     moved = [
-        (m.other, m.by) for m in mutants.mutants("greeks_quality") if m.kind == MOVED and m.target == "greeks_valid"
+        (m.other, m.by) for m in mutation.mutants("greeks_quality") if m.kind == MOVED and m.target == "greeks_valid"
     ]
     assert moved == [(rung, by) for rung in ("warning", "critical", "escalate") for by in (2.0, 0.5)]
 
@@ -183,19 +185,19 @@ def test_a_mutant_changes_one_thing() -> None:
     A step dropped is gone, neighbours swapped are the other way round, and everything else is as it was; a limit is
     twice as far from the best.
     """
-    shelved = shelf.runbook("websocket_down")
+    shelved = catalog.runbook("websocket_down")
     names = [s.name for s in shelved.steps]
 
     def steps(mutant):
-        return [s.name for s in mutants._edited(mutant, shelved).steps]
+        return [s.name for s in mutation._edited(mutant, shelved).steps]
 
     assert steps(Mutant("websocket_down", DROPPED, names[2])) == names[:2] + names[3:]
     assert steps(Mutant("websocket_down", SWAPPED, names[0], names[1])) == [names[1], names[0], *names[2:]]
     assert [s.name for s in shelved.steps] == names
     table = rules.load()
-    moved = mutants._ruled(Mutant("massive_down", MOVED, "availability", "critical", 2.0), table)["availability"]
+    moved = mutation._ruled(Mutant("massive_down", MOVED, "availability", "critical", 2.0), table)["availability"]
     assert dict(moved.ladder) == dict(table["availability"].ladder) | {"critical": pytest.approx(0.90)}
-    turned = mutants._ruled(Mutant("massive_down", BETTER, "availability"), table)
+    turned = mutation._ruled(Mutant("massive_down", BETTER, "availability"), table)
     assert turned["availability"].better == "lower" and {
         n: r for n, r in turned.rules.items() if n != "availability"
     } == {n: r for n, r in table.rules.items() if n != "availability"}
@@ -206,9 +208,9 @@ def test_mutants_are_noticed(tmp_path: Path) -> None:
     On one trial that was lived once: a step dropped, neighbours swapped, a check and a comparison turned round, a limit
     moved are noticed; what nothing tells survives, and says why.
     """
-    lived = mutants._lived(FAULTS["massive_refused"], 11, tmp_path)
-    assert lived.walk == walks.agreed(FAULTS["massive_refused"]).walk or "*" in {
-        sign for _, sign in walks.agreed(FAULTS["massive_refused"]).walk
+    lived = mutation._lived(FAULTS["massive_refused"], 11, tmp_path)
+    assert lived.walk == expected_runs.agreed(FAULTS["massive_refused"]).walk or "*" in {
+        sign for _, sign in expected_runs.agreed(FAULTS["massive_refused"]).walk
     }
     noticed = (
         Mutant("massive_down", DROPPED, "massive_answers"),
@@ -218,17 +220,17 @@ def test_mutants_are_noticed(tmp_path: Path) -> None:
         Mutant("massive_down", MOVED, "availability", "critical", 20.0),
     )
     for mutant in noticed:
-        assert mutants.tried(mutant, [lived]).noticed.startswith(
+        assert mutation.tried(mutant, [lived]).noticed.startswith(
             "massive_refused: another" if mutant.kind in (DROPPED, SWAPPED, TURNED) else "massive_refused: other alerts"
         ), mutant
-    survives = mutants.tried(Mutant("massive_down", TURNED, "host"), [lived])
+    survives = mutation.tried(Mutant("massive_down", TURNED, "host"), [lived])
     assert (
         not survives.noticed
         and survives.trials == 1
         and survives.why == "nothing in these worlds tells it: unknown in every trial"
     )
-    assert "1 of 2 mutants noticed" in mutants.summary(
-        [mutants.tried(noticed[0], [lived]), survives]
-    ) and "check turned: host (nothing" in mutants.summary([survives])
-    assert json.loads(json.dumps(mutants.as_json(survives)))["words"] == "check turned: host"
+    assert "1 of 2 mutants noticed" in mutation.summary(
+        [mutation.tried(noticed[0], [lived]), survives]
+    ) and "check turned: host (nothing" in mutation.summary([survives])
+    assert json.loads(json.dumps(mutation.as_json(survives)))["words"] == "check turned: host"
     assert lived.kept.case.at < lived.kept.case.at + LIVES_ON and isinstance(lived.kept, drill.Kept)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from opslib.demo.wire import Answer, Request, Server, as_html, as_json
+from opslib.simulation.world.http_server import Answer, Request, Server, as_html, as_json
 
 MASSIVE, TRADIER, SOCKET, INGEST = (
     "cAnArY/massive+0123456789",

@@ -34,12 +34,16 @@ from conftest import needs
 from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
 from servers import free_port
 
-from opslib import cli, clock, rules, server, settings, snapshot, sqlite
+from opslib.cli import main
 from opslib.desk import Desk
-from opslib.errors import SettingsError, StoreError
-from opslib.settings import Settings
-from opslib.snapshot_store import Post, SnapshotStore
-from opslib.store import Store
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.errors import SettingsError, StoreError
+from opslib.foundation.storage import snapshot_columns, sqlite
+from opslib.foundation.storage.database import Store
+from opslib.services import server
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
 POST = "/api/metrics/export"
 AS_JSON = {"Content-Type": "application/json"}
@@ -750,13 +754,13 @@ def test_elsewhere_needs_both_keys(
 ) -> None:
     """To listen where others reach it is refused by name of every key that is missing, before anything listens."""
     for host in ("0.0.0.0", "::", "192.0.2.7", "desk.example", ""):
-        assert cli.main(["serve", "--host", host]) == 70
+        assert main.main(["serve", "--host", host]) == 70
         said = capsys.readouterr().err
         assert "OPS_INGEST_KEY" in said
         assert "OPS_READ_KEY" in said
         assert "listens on" not in said
     monkeypatch.setenv("OPS_READ_KEY", "read-key-1234")
-    assert cli.main(["serve", "--host", "0.0.0.0"]) == 70
+    assert main.main(["serve", "--host", "0.0.0.0"]) == 70
     said = capsys.readouterr().err
     assert "OPS_INGEST_KEY not set" in said
     assert "read-key-1234" not in said
@@ -1050,7 +1054,7 @@ HERE = "here it stands"
 
 def _templates() -> list[str]:
     """Good bodies with one place left open: each field, each object that holds fields, and places that nobody reads."""
-    names = [f.name for f in snapshot.FIELDS] + ["errors_by_type"]
+    names = [f.name for f in snapshot_columns.FIELDS] + ["errors_by_type"]
     made = [
         json.dumps({**looks.body(**{name: HERE}), **({} if name == "page_clock_ms" else {"lastUpdateAt": "time"})})
         for name in names

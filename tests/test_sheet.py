@@ -17,13 +17,17 @@ from test_checks import AT, every, laid, posted, well
 from test_walk import process
 
 import opslib
-from opslib import checklists, checks, cli, desk as desk_module, hooks, sheet as sheet_module, steps, verification
+from opslib import desk as desk_module
+from opslib.cli import main
 from opslib.desk import Desk
-from opslib.errors import IncidentError, OperatorNeeded, UsageError
-from opslib.samples import Samples
-from opslib.sheet import Sheet
-from opslib.snapshot_store import SnapshotStore
-from opslib.steps import ASK, CHANGE, LOOK
+from opslib.foundation.errors import IncidentError, OperatorNeeded, UsageError
+from opslib.reports import verification
+from opslib.runbooks import checklist_session, checklists, hooks, steps
+from opslib.runbooks.checklist_session import Sheet
+from opslib.runbooks.checks import providers
+from opslib.runbooks.steps import ASK, CHANGE, LOOK
+from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes.store import Samples
 
 NAMES = tuple(checklists.table())
 HOOK = '#!/bin/sh\necho "$1" >> "$(dirname "$0")/done"\ncat > /dev/null\n'
@@ -92,7 +96,7 @@ def test_the_nine_of_the_contract_are_there() -> None:
     boxes = {step.name for name in NAMES for step in checklists.checklist(name).steps}
     own = {name for name, step in steps.table().items() if not step.box}
     assert own <= boxes, own - boxes
-    assert all(steps.step(name).check in checks.CHECKS for name in boxes if steps.step(name).kind == LOOK)
+    assert all(steps.step(name).check in providers.CHECKS for name in boxes if steps.step(name).kind == LOOK)
     assert (
         {step.hook for name in NAMES for step in checklists.checklist(name).steps if step.kind == CHANGE}
         == set(ALL_HOOKS)
@@ -260,7 +264,7 @@ def test_practice_writes_nothing(desk: Desk) -> None:
     sheet = Sheet(desk, "morning", "Ann", practice=True).run()
     with pytest.raises(IncidentError, match="practised"):
         sheet.sign()
-    assert not (desk.settings.outputs / sheet_module.SHELF).exists() and desk.chronicle.records.names("morning") == []
+    assert not (desk.settings.outputs / checklist_session.SHELF).exists() and desk.chronicle.records.names("morning") == []
 
 
 def test_killed_half_way(desk: Desk) -> None:
@@ -312,7 +316,7 @@ def test_an_edit_is_named(desk: Desk) -> None:
     """
     sheet = Sheet(desk, "hourly", "Ann").run()
     sheet.sign()
-    record = desk.chronicle.records.folder(sheet_module.SHELF, sheet.id) / "record.jsonl"
+    record = desk.chronicle.records.folder(checklist_session.SHELF, sheet.id) / "record.jsonl"
     kept = record.read_text()
     record.write_text(kept.replace("100.00 %", "100.01 %", 1))
     found = verification.verify(record.parent)
@@ -420,4 +424,4 @@ def test_the_door(desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setenv("OPS_CLOCK", f"{AT.isoformat()},{time.time()},1")
     sheet = opslib.checklist("hourly", "desk", "Ann").run()
     sheet.sign()
-    assert cli.main(["verify", sheet.id]) == 0 and "verified" in capsys.readouterr().out
+    assert main.main(["verify", sheet.id]) == 0 and "verified" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 import pytest
 
-from opslib.skews import Clocks, compare
+from opslib.telemetry.clock_skew import Clocks, compare
 
 LIMIT_S = 30.0
 WELL = {"massive": 0.3, "tradier": -0.5, "app": 0.0, "page": 2.4}

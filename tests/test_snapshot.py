@@ -4,17 +4,17 @@ import json
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 from looks import OPENS, body
 
-from opslib import clock, snapshot
-from opslib.errors import BadSnapshot
+from opslib.foundation import clock
+from opslib.foundation.errors import BadSnapshot
+from opslib.foundation.storage import snapshot_columns
+from opslib.telemetry.pages import snapshot
 
 T0 = clock.micros(OPENS) // 1000
-COUNTS = [f.name for f in snapshot.FIELDS if f.kind == "count"]
-PATHS = {f.name: ".".join(f.path) for f in snapshot.FIELDS}
+COUNTS = [f.name for f in snapshot_columns.FIELDS if f.kind == "count"]
+PATHS = {f.name: ".".join(f.path) for f in snapshot_columns.FIELDS}
 
 numbers = (
     st.integers()
@@ -110,7 +110,7 @@ def test_a_whole_part_may_be_absent(top):
     """One missing part leaves its own fields unknown and the others as they were."""
     told = body()
     del told[top]
-    lost = {f.name for f in snapshot.FIELDS if f.path[0] == top}
+    lost = {f.name for f in snapshot_columns.FIELDS if f.path[0] == top}
     read, before = snapshot.read(told).values, snapshot.read(body()).values
     assert all(read[n] is None for n in lost)
     assert all(read[n] == before[n] for n in PATHS if n not in lost)
@@ -185,7 +185,7 @@ def test_what_is_no_count_is_refused(name, value):
 
 
 @pytest.mark.parametrize("value", ["5", True, [], {}, 2**53 * 2, -(2**60)])
-@pytest.mark.parametrize("name", [f.name for f in snapshot.FIELDS if f.kind == "number"])
+@pytest.mark.parametrize("name", [f.name for f in snapshot_columns.FIELDS if f.kind == "number"])
 def test_what_is_no_number_is_refused(name, value):
     """A number field is a finite JSON number."""
     assert any(b.startswith(f"{PATHS[name]} is ") for b in refused(body(**{name: value})))
@@ -422,7 +422,7 @@ def test_reading_a_mutated_body_raises_nothing_but_bad_snapshot(changes):
         read = snapshot.read(told)
     except BadSnapshot:
         return
-    for field in snapshot.FIELDS:
+    for field in snapshot_columns.FIELDS:
         value = read.values[field.name]
         if value is None:
             continue
@@ -462,6 +462,6 @@ def test_what_may_be_declared_wired_is_what_can_be_unwired():
     The settings, which lie below, name the same fields that may be declared wired as the snapshot knows to be left at
     zero.
     """
-    from opslib import settings
+    from opslib.foundation.config import settings
 
-    assert set(settings.WIRED) == set(snapshot.NEVER_SEEN_ALIVE)
+    assert set(settings.WIRED) == set(snapshot_columns.NEVER_SEEN_ALIVE)

@@ -13,11 +13,13 @@ from outside import BEGINS, RULES
 from servers import serving
 from websockets.asyncio.server import ServerConnection, serve
 
-from opslib import cli, doctor, settings
-from opslib.demo.wire import Answer, Request, as_json
-from opslib.errors import SettingsError
-from opslib.rounds import Rounds
-from opslib.store import Store
+from opslib.cli import main
+from opslib.dashboard import doctor
+from opslib.foundation.config import settings
+from opslib.foundation.errors import SettingsError
+from opslib.foundation.storage.database import Store
+from opslib.simulation.world.http_server import Answer, Request, as_json
+from opslib.telemetry.probes.runner import Rounds
 
 TOKEN = "eyJleHAiOjE3/zU+.0a1b2c3d4e5f"
 QUERY = "token=eyJleHAiOjE3%2FzU%2B.0a1b2c3d4e5f"
@@ -125,6 +127,6 @@ def test_the_command_line_does_not_say_it(
     monkeypatch.setenv("OPS_HOME", str(tmp_path))
     monkeypatch.setenv("OPS_APP_WS_URL", f"ws://127.0.0.1:1/ws/options?{QUERY}")
     for command in (["status"], ["status", "-o", "json"], ["doctor"], ["doctor", "-o", "json"]):
-        assert cli.main(command) in (0, 1, 2, 3)
+        assert main.main(command) in (0, 1, 2, 3)
         said = capsys.readouterr()
         assert not leaks(said.out + said.err)

@@ -16,17 +16,21 @@ from servers import serving
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from opslib import clock, diagnosis, measures, panels, rules, settings
-from opslib.clock import Window
-from opslib.demo.wire import Answer, as_html, as_json
-from opslib.probe import Prober
-from opslib.probed import Probed
-from opslib.rounds import Rounds
-from opslib.samples import Sample, Samples
-from opslib.store import Store
-from opslib.stream import Stream
-from opslib.tape import Tape
-from opslib.verdicts import judge
+from opslib.alerting import probe_figures
+from opslib.alerting.verdicts import judge
+from opslib.dashboard import status
+from opslib.foundation import clock
+from opslib.foundation.clock import Window
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.runbooks.diagnosis import diagnosis
+from opslib.simulation.world.http_server import Answer, as_html, as_json
+from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.http import Prober
+from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.websocket import Stream
 
 OPEN = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 SPEED = 20.0
@@ -404,7 +408,7 @@ RENEWED = [
 def test_the_alert_says_who_is_served(samples: list[Sample], seconds: float, severity: str | None, words: str) -> None:
     """The figure of each, and its sentence: who is served, and what the app says of its upstream."""
     probed, window = Probed(samples=samples), Window(OPEN, OPEN + timedelta(seconds=95))
-    figure = measures.measure(probed, Tape(RULES.pages, 5.0), RULES["websocket_down"], "app", window)
+    figure = probe_figures.measure(probed, Tape(RULES.pages, 5.0), RULES["websocket_down"], "app", window)
     found = judge(RULES["websocket_down"], "app", "probe", figure)
     assert (figure.value, found.severity, found.sentence) == (seconds, severity, words)
 
@@ -429,7 +433,7 @@ def test_the_diagnosis_and_the_panel_say_who_is_served(tmp_path: Path, samples: 
         at(5.0 * i, "ok", 900.0 + 5 * i, "health") for i in range(20)
     ]
     Samples(kept, found.app).keep([*samples, *more], known_at_ts=True)
-    view = panels.status(kept, found, RULES, as_of=OPEN + timedelta(seconds=96), length=timedelta(minutes=5))
+    view = status.status(kept, found, RULES, as_of=OPEN + timedelta(seconds=96), length=timedelta(minutes=5))
     cause = diagnosis.diagnose(view)
     assert (cause.cause, cause.subject) == ("socket_silent", "app") and words in repr(cause)
     assert [s for s in view.sights if words in s.words and s.panel == "system"]
@@ -446,6 +450,6 @@ def test_without_a_socket_of_ours_the_app_is_believed(tmp_path: Path) -> None:
         known_at_ts=True,
     )
     cause = diagnosis.diagnose(
-        panels.status(kept, found, RULES, as_of=OPEN + timedelta(seconds=80), length=timedelta(minutes=5))
+        status.status(kept, found, RULES, as_of=OPEN + timedelta(seconds=80), length=timedelta(minutes=5))
     )
     assert (cause.cause, cause.subject) == ("socket_silent", "app") and "with 3 clients connected" in repr(cause)

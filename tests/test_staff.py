@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from opslib import settings, staff
-from opslib.errors import SettingsError
-from opslib.staff import PATH, Role, Staff
+from opslib.foundation.config import contacts, settings
+from opslib.foundation.config.contacts import Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.errors import SettingsError
 
 WHOLE = """
 [roles."Tech Lead"]
@@ -47,12 +48,12 @@ SECRETS = {"OPS_CHANNEL_SLACK": "https://hooks.example/services/T0/B0/secret", "
 
 def read(tmp_path: Path, content: str, **environ: str) -> Staff:
     (tmp_path / "settings.toml").write_text(content)
-    return staff.read(settings.load(tmp_path, None, environ))
+    return contacts.read(settings.load(tmp_path, None, environ))
 
 
 def test_nothing_set(tmp_path: Path) -> None:
     """Where nothing is set every role of the guide's path is there, and told on the terminal, at any hour."""
-    found = staff.read(settings.load(tmp_path, None, {}))
+    found = contacts.read(settings.load(tmp_path, None, {}))
     assert (
         tuple(found.roles) == PATH
         and all(r.channels == ("terminal",) and r.hours == "always" for r in found.roles.values())
@@ -79,7 +80,7 @@ def test_all_that_can_be_set(tmp_path: Path) -> None:
     held = settings.load(tmp_path, None, {"OPS_CHANNEL_SLACK_FILE": str(tmp_path / "hook"), "OPS_CHANNEL_PAGER": "k"})
     assert (
         held.secret("OPS_CHANNEL_SLACK") == SECRETS["OPS_CHANNEL_SLACK"]
-        and staff.read(held).channels["slack"].kind == "slack"
+        and contacts.read(held).channels["slack"].kind == "slack"
     )
     assert SECRETS["OPS_CHANNEL_SLACK"] not in repr(held) + held.redact(f"posting to {SECRETS['OPS_CHANNEL_SLACK']}")
 
@@ -142,10 +143,10 @@ def test_hours(hours: str, moment: str, on_duty: bool, due: str) -> None:
     Who is on duty is told at once; who is not, when duty begins next: across a night, a weekend, and the change to
     summer time.
     """
-    from opslib import clock
+    from opslib.foundation import time_parsing
 
-    role, at = Role("DevOps", hours=hours), clock.parse(moment)
-    assert role.on_duty(at) is on_duty and role.due(at) == clock.parse(due)
+    role, at = Role("DevOps", hours=hours), time_parsing.parse(moment)
+    assert role.on_duty(at) is on_duty and role.due(at) == time_parsing.parse(due)
 
 
 def test_no_secret_in_a_refusal(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import time
 import anyio
 import pytest
 
-from opslib.demo import stepped
-from opslib.demo.stepped import _Ahead
+from opslib.simulation.drills import stepped_desk
+from opslib.simulation.drills.stepped_desk import _Ahead
 
 
 def test_a_stall_of_the_machine_is_no_time_of_the_world_and_takes_none_back() -> None:
@@ -19,11 +19,11 @@ def test_a_stall_of_the_machine_is_no_time_of_the_world_and_takes_none_back() ->
     """
     loop, seen = _Ahead(), list[float]()
     try:
-        loop.longest_s = stepped.LONGEST_NAP_S
+        loop.longest_s = stepped_desk.LONGEST_NAP_S
         seen.append(loop.time())
         time.sleep(0.06)
         seen.append(loop.time())
-        assert seen[1] - seen[0] == pytest.approx(stepped.LONGEST_NAP_S)
+        assert seen[1] - seen[0] == pytest.approx(stepped_desk.LONGEST_NAP_S)
         loop.reach(seen[0] + 9.0)
         loop.reach(seen[0] + 3.0)
         seen.append(loop.time())
@@ -56,7 +56,7 @@ def test_a_deadline_that_was_reached_stays_reached() -> None:
 
         connecting = asyncio.create_task(connect())
         await asyncio.sleep(0)
-        loop.longest_s = stepped.LONGEST_NAP_S
+        loop.longest_s = stepped_desk.LONGEST_NAP_S
         loop.reach(loop.time() + 0.999)
         while not connecting.done():
             time.sleep(0.02)

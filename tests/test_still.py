@@ -18,8 +18,10 @@ from conftest import needs
 from labs import IDLE, browsing, notebook, running_lab
 from looks import CLOSES
 
-from opslib import clock, dashboard, settings
+from opslib.dashboard import live
 from opslib.desk import Desk
+from opslib.foundation import time_parsing
+from opslib.foundation.config import settings
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "dashboard.ipynb"
 AS_OF = "2026-03-10T11:27"
@@ -110,9 +112,9 @@ def test_without_widgets_it_says_so(home: Path, monkeypatch: pytest.MonkeyPatch)
     """
     shown: list[dict[str, str]] = []
     monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append(data))
-    monkeypatch.setattr(dashboard, "attended", lambda: True)
+    monkeypatch.setattr(live, "attended", lambda: True)
     desk = Desk(settings.load(home, "demo", {}), lambda: CLOSES)
-    dashboard.Live(desk, timedelta(hours=1), 60.0, clock.parse(AS_OF))._ipython_display_()
+    live.Live(desk, timedelta(hours=1), 60.0, time_parsing.parse(AS_OF))._ipython_display_()
     (told,) = shown
     assert (
         "application/vnd.jupyter.widget-view+json" in told

@@ -12,12 +12,14 @@ import days
 import pytest
 import sqlalchemy as sa
 
-from opslib import clock, panels, rules, settings
-from opslib.clock import Window
-from opslib.errors import StoreError
-from opslib.snapshot import FIELDS
-from opslib.snapshot_store import Post, Reject, SnapshotStore
-from opslib.store import Store
+from opslib.dashboard import status
+from opslib.foundation import clock
+from opslib.foundation.clock import Window
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import StoreError
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.snapshot_columns import FIELDS
+from opslib.telemetry.pages.store import Post, Reject, SnapshotStore
 
 NOON = datetime(2026, 3, 10, 16, 0, tzinfo=UTC)
 
@@ -75,7 +77,7 @@ def test_a_newer_store_is_refused(store_url: str) -> None:
 
 def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store of an older schema is migrated once, on opening, and keeps its rows."""
-    from opslib import store as module
+    from opslib.foundation.storage import database as module
 
     SnapshotStore(Store(store_url)).write("desk", days.posts()[:3])
     ran = []
@@ -134,14 +136,14 @@ def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> Non
     (tmp_path / "posts.jsonl").write_text("\n".join(map(days.line, posts)))
     writer = textwrap.dedent("""
         import json, sys
-        from opslib import clock, snapshot
-        from opslib.snapshot_store import Post, SnapshotStore
-        from opslib.store import Store
+        from opslib.foundation import clock, time_parsing; from opslib.telemetry.pages import snapshot
+        from opslib.telemetry.pages.store import Post, SnapshotStore
+        from opslib.foundation.storage.database import Store
         store, part = Store(sys.argv[1]), int(sys.argv[3])
         for i, line in enumerate(open(sys.argv[2])):
             row = json.loads(line)
             if i % 4 == part or i % 50 == 0:
-                SnapshotStore(store).write("desk", [Post(clock.micros(clock.parse(row["ts"])), \
+                SnapshotStore(store).write("desk", [Post(clock.micros(time_parsing.parse(row["ts"])), \
 snapshot.read(row["metrics"]))])
     """)
     running = [
@@ -185,16 +187,16 @@ def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
         SnapshotStore(store).write("desk", [posts[which]])
         if i in looks_at and (i + 1 == len(arrivals) or arrivals[i + 1][0] > arrived + 1):
             moment, length = clock.instant(arrived + 1), timedelta(minutes=rng.choice((5, 10, 20)))
-            view = panels.status(store, desk, table, as_of=moment, length=length)
+            view = status.status(store, desk, table, as_of=moment, length=length)
             shown.append((moment, length, json.dumps(view.as_json()), view.figures))
     assert len(shown) >= wanted
     different = 0
     for moment, length, live, figures in shown:
         assert (
-            json.dumps(panels.status(store, desk, table, as_of=moment, length=length, known_at=moment).as_json())
+            json.dumps(status.status(store, desk, table, as_of=moment, length=length, known_at=moment).as_json())
             == live
         )
-        different += panels.status(store, desk, table, as_of=moment, length=length).figures != figures
+        different += status.status(store, desk, table, as_of=moment, length=length).figures != figures
     assert different > wanted / 10, "late rows must change what is true of a moment, else this test shows nothing"
 
 
@@ -209,7 +211,7 @@ def test_a_window_reads_no_more_than_its_answer(tmp_path: Path) -> None:
         lambda c, cursor, statement, parameters, *_: plans.append((statement, parameters)),
     )
     table = rules.load()
-    panels.view(
+    status.view(
         store,
         settings.load(tmp_path, "desk", {}),
         table,

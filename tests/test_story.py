@@ -16,13 +16,14 @@ from typing import Any
 import httpx
 import pytest
 from test_walk import HOOK
-from opslib.demo.stepped import Looking, looking
 
-from opslib import cli, staff
-from opslib.collect import Collector
+from opslib.cli import main
 from opslib.desk import Desk
-from opslib.hooks import HOOKS
-from opslib.workbook import Book
+from opslib.foundation.config import contacts
+from opslib.runbooks.hooks import HOOKS
+from opslib.runbooks.session import Book
+from opslib.services.collector import Collector
+from opslib.simulation.drills.stepped_desk import Looking, looking
 
 LEAD = "Tech Lead"
 
@@ -52,7 +53,7 @@ def test_from_the_alert_to_the_postmortem(
 
         def ops(*words: str, code: int = 0) -> Any:
             monkeypatch.setenv("OPS_CLOCK", f"{desk.at.isoformat()},{time.time()},1")
-            assert cli.main([*words, "-o", "json"]) == code, (words, capsys.readouterr())
+            assert main.main([*words, "-o", "json"]) == code, (words, capsys.readouterr())
             out, err = capsys.readouterr()
             said.extend((out, err))
             return json.loads(out)
@@ -165,5 +166,5 @@ def judged(desk: Looking, here: Desk) -> None:
     Collector(desk.store, desk.settings, desk.rules, "test", lambda: desk.at).judge()
     for _ in range(2):
         desk.at += timedelta(seconds=20)
-        here.dispatch.plan(staff.Staff(), desk.rules)
+        here.dispatch.plan(contacts.Staff(), desk.rules)
         here.chronicle.take_in()

@@ -15,11 +15,11 @@ import pytest
 from servers import serving
 from websockets.asyncio.server import ServerConnection, serve
 
-from opslib import rules, settings
-from opslib.demo.wire import Answer, as_html, as_json
-from opslib.probe import Prober
-from opslib.samples import Sample
-from opslib.stream import Stream
+from opslib.foundation.config import rules, settings
+from opslib.simulation.world.http_server import Answer, as_html, as_json
+from opslib.telemetry.probes.http import Prober
+from opslib.telemetry.probes.store import Sample
+from opslib.telemetry.probes.websocket import Stream
 
 OPEN, SHUT = datetime(2026, 3, 10, 15, 0, tzinfo=UTC), datetime(2026, 3, 8, 15, 0, tzinfo=UTC)
 SPEED = 20.0

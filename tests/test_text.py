@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, strategies as st
 from test_pasted import OBEYED
 
-from opslib import cli, notifying, text
+from opslib.cli import main
+from opslib.foundation import formatting
+from opslib.services import notifying
 
 OBEYED_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 EVIL = "a\x1b[31mb\x1b]0;title\x07\x9b2J\u202ec\u2066d\u200be\u2028f\U000e0041g"
@@ -29,7 +31,7 @@ def test_every_character_that_is_obeyed_is_removed() -> None:
     Of all of Unicode: no control, format, surrogate or separator character is left but newline and tab; every other one
     that has a shape stays.
     """
-    kept = {chr(c) for c in range(0x110000) if text.printable(chr(c)) == chr(c)}
+    kept = {chr(c) for c in range(0x110000) if formatting.printable(chr(c)) == chr(c)}
     assert not [c for c in kept if unicodedata.category(c) in OBEYED_CATEGORIES and c not in "\n\t"]
     lost = {chr(c) for c in range(0x110000)} - kept
     assert {unicodedata.category(c) for c in lost} <= {*OBEYED_CATEGORIES, "Lo", "Mn", "Cn"} and not [
@@ -60,15 +62,15 @@ def test_every_character_that_is_obeyed_is_removed() -> None:
 )
 def test_what_is_shown(outside: str, shown: str) -> None:
     """Invisible characters and colours are dropped; other control characters become a space; our own layout stays."""
-    assert text.printable(outside) == shown
+    assert formatting.printable(outside) == shown
 
 
 @given(ANY)
 def test_printable_holds_for_any_text(outside: str) -> None:
     """No obeyed character is left, nothing more is changed the second time, and one line is one line."""
-    shown = text.printable(outside)
-    assert not OBEYED.search(shown) and text.printable(shown) == shown and shown.isprintable() <= ("\n" not in shown)
-    assert text.one_line(outside, 10**6).isprintable()
+    shown = formatting.printable(outside)
+    assert not OBEYED.search(shown) and formatting.printable(shown) == shown and shown.isprintable() <= ("\n" not in shown)
+    assert formatting.one_line(outside, 10**6).isprintable()
 
 
 @given(
@@ -80,7 +82,7 @@ def test_printable_holds_for_any_text(outside: str) -> None:
 )
 def test_json_keeps_its_values_and_shows_nothing_that_is_obeyed(values: Any) -> None:
     """A JSON document reads as the same values, with everything that would be obeyed written as an escape."""
-    shown = text.escaped_json(json.dumps(values, ensure_ascii=False, indent=1))
+    shown = formatting.escaped_json(json.dumps(values, ensure_ascii=False, indent=1))
     assert json.loads(shown) == json.loads(json.dumps(values)) and not OBEYED.search(shown)
 
 
@@ -97,8 +99,9 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(
     Labels of another monitor, names, notes, titles, markers, reasons, feedback, file names, arguments and error types:
     whatever command shows them, as text or JSON, shows them inert.
     """
-    from opslib import desk, neighbour
-    from opslib.staff import Staff
+    from opslib import desk
+    from opslib.alerting.notifications import external_alerts
+    from opslib.foundation.config.contacts import Staff
 
     page = {"providerUptime": {}, "errorsByType": {}, EVIL: EVIL, "page": EVIL}
     (bad := tmp_path / "rows\x1b[31m\u202e.jsonl").write_text(
@@ -111,7 +114,7 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(
         "startsAt": "2026-03-10T15:00:00Z",
         "endsAt": "2199-01-01T00:00:00Z",
     }
-    found.dispatch.heard(neighbour.read(json.dumps([alert]).encode(), found.now()).alerts)
+    found.dispatch.heard(external_alerts.read(json.dumps([alert]).encode(), found.now()).alerts)
     notifier = notifying.notifier(found.store, found.settings, found.rules, Staff())
     notifier.plan()
     typed = [
@@ -155,7 +158,7 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(
     capsys.readouterr()
     for words in typed:
         for how in ("text", "json"):
-            assert cli.main([*words, "-o", how]) in (0, 1, 2, 3, 64, 70), words
+            assert main.main([*words, "-o", how]) in (0, 1, 2, 3, 64, 70), words
             shown(capsys)
     sent = [notifier.rendered(d.message) for d, _ in found.dispatch.deliveries()]
     assert sent and not [m for m in sent if OBEYED.search(m.plain) or OBEYED.search(m.slack) or OBEYED.search(m.html)]

@@ -12,8 +12,12 @@ from lived import BEGINS_S, RULES, Desk, World
 from looks import PageOf
 from test_one_trouble import app_down, both, massive, partial, socket_closed, units
 
-from opslib import beginnings, clock, diagnosis, effects, handling, impact, panels
-from opslib.chronicle import Chronicle
+from opslib.alerting import effects, onset
+from opslib.cli.commands import incidents
+from opslib.dashboard import impact, status
+from opslib.foundation import clock
+from opslib.incidents.lifecycle import Chronicle
+from opslib.runbooks.diagnosis import diagnosis
 
 HOUR = timedelta(hours=1)
 
@@ -28,8 +32,8 @@ def lines(text: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
 
 
-def view(desk: Desk, length: timedelta = timedelta(minutes=5)) -> panels.View:
-    return panels.status(desk.store, desk.settings, RULES, as_of=desk.now, length=length)
+def view(desk: Desk, length: timedelta = timedelta(minutes=5)) -> status.View:
+    return status.status(desk.store, desk.settings, RULES, as_of=desk.now, length=length)
 
 
 def test_whose_requests_fail(tmp_path: Path) -> None:
@@ -108,7 +112,7 @@ def test_the_beginning_of_a_stretch(
     events: list[tuple[int, float, float]], bearable: float, expected: int | None
 ) -> None:
     """By hand: the stretch up to now whose failures exceed most what is bearable begins with its first failure."""
-    assert beginnings._start(events, bearable) == expected
+    assert onset._start(events, bearable) == expected
 
 
 def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
@@ -140,7 +144,7 @@ def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
     chronicle.take_in()
     (incident,) = chronicle.all()
     assert (incident.peak, incident.current) == ("critical", "none")
-    listed = handling._listed([incident])
+    listed = incidents._listed([incident])
     assert (
         listed.values[0]["peak_severity"] == "critical"
         and listed.values[0]["current_severity"] == "none"
@@ -379,7 +383,7 @@ def test_a_diagnosis_that_fails_blocks_nothing(
     def broken(view: Any) -> None:
         raise ZeroDivisionError("made up")
 
-    monkeypatch.setattr("opslib.diagnosis.diagnose", broken)
+    monkeypatch.setattr("opslib.runbooks.diagnosis.diagnosis.diagnose", broken)
     desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 180)
     assert (
         desk.sent[0]["kind"] == "firing"

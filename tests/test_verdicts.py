@@ -3,12 +3,11 @@
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 
-from opslib import rules
-from opslib.verdicts import Figure, Spent, judge, student, wilson, worst
+from opslib.alerting.verdicts import Figure, Spent, judge, worst
+from opslib.foundation.config import rules
+from opslib.foundation.intervals import student, wilson
 
 NO = rules.NO_SUCCESS
 

@@ -15,15 +15,17 @@ from queue import Empty
 import demos
 import pytest
 from jupyter_client import KernelManager
-
 from looks import CLOSES
 
-from opslib import clock, opening, panels, settings, shelf
+from opslib.dashboard import status
 from opslib.desk import Desk
-from opslib.errors import IncidentError, OperatorNeeded, SettingsError
-from opslib.hooks import HOOKS, read
-from opslib.steps import ASK, CHANGE, LOOK
-from opslib.workbook import Book
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import settings
+from opslib.foundation.errors import IncidentError, OperatorNeeded, SettingsError
+from opslib.runbooks import catalog, opening
+from opslib.runbooks.hooks import HOOKS, read
+from opslib.runbooks.session import Book
+from opslib.runbooks.steps import ASK, CHANGE, LOOK
 
 AS_OF = "2026-03-10T11:25"
 TOKEN = "tok-walk-0123456789"
@@ -64,7 +66,7 @@ def desk(home: Path) -> Desk:
     return Desk(found, lambda: CLOSES)
 
 
-PLAIN = panels.view_at
+PLAIN = status.view_at
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,8 +75,8 @@ def quick(laid: Path) -> Iterator[None]:
     kept = desk(laid)
     seen = lru_cache(maxsize=None)(lambda at, length: PLAIN(kept, at, length))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(panels, "view_at", lambda desk, at, length: seen(at, length))
-        seen(clock.parse(AS_OF), timedelta(minutes=10))
+        patch.setattr(status, "view_at", lambda desk, at, length: seen(at, length))
+        seen(time_parsing.parse(AS_OF), timedelta(minutes=10))
         yield
 
 
@@ -120,7 +122,7 @@ def record(home: Path, incident: str) -> list[tuple]:
     ]
 
 
-@pytest.mark.parametrize("name", shelf.names())
+@pytest.mark.parametrize("name", catalog.names())
 def test_killed_after_every_step_it_goes_on(home: Path, name: str) -> None:
     """
     Whoever walks it is killed after every single step, and another goes on: the record is that of one who was not, and
@@ -144,7 +146,7 @@ def test_killed_after_every_step_it_goes_on(home: Path, name: str) -> None:
     assert counted(home) == done
 
 
-@pytest.mark.parametrize("name", shelf.names())
+@pytest.mark.parametrize("name", catalog.names())
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_between_the_act_and_its_record(home: Path, name: str, when: str) -> None:
     """
@@ -386,23 +388,23 @@ def test_a_copy_is_filled_in_with_its_likely_branch_first(home: Path) -> None:
     The copy has the incident's subject, severity, limit and operator, the branch of the cause first, and the exemplar
     stays as it was.
     """
-    before = (shelf.folder() / "massive_down.ipynb").read_bytes()
-    made = shelf.filled(
-        shelf.runbook("massive_down"),
+    before = (catalog.folder() / "massive_down.ipynb").read_bytes()
+    made = catalog.filled(
+        catalog.runbook("massive_down"),
         {"incident": "2026-03-10-7", "operator": 'Ann "x"', "as_of": ""},
         ["provider_auth"],
     )
-    parameters = next(shelf.source(c) for c in made["cells"] if "parameters" in c["metadata"].get("tags", []))
+    parameters = next(catalog.source(c) for c in made["cells"] if "parameters" in c["metadata"].get("tags", []))
     assert (
         'incident: str = "2026-03-10-7"  #' in parameters
         and 'operator: str = "Ann \\"x\\""' in parameters
         and 'as_of: str = ""' in parameters
     )
-    branches = [shelf.source(c) for c in made["cells"] if "branch" in c["metadata"].get("tags", [])]
+    branches = [catalog.source(c) for c in made["cells"] if "branch" in c["metadata"].get("tags", [])]
     assert branches[0].startswith("### Likely: ") and not any("Likely" in b for b in branches[1:])
     desk_now = desk(home)
     incident = desk_now.chronicle.open("x", by="Ann", runbook="massive_down")
     place, again = (opening.opened(desk_now, "massive_down", incident, "Ann") for _ in range(2))
     assert (place.name, again.name) == ("01_massive_down.ipynb", "02_massive_down.ipynb") and (
-        shelf.folder() / "massive_down.ipynb"
+        catalog.folder() / "massive_down.ipynb"
     ).read_bytes() == before

@@ -16,10 +16,11 @@ import psutil
 import pytest
 from test_runner import notebook, shown
 
-from opslib import desk, ledger, runner
-from opslib.runner import Outcome
-from opslib.settings import without_secrets
-from opslib.warm import Kernels
+from opslib import desk
+from opslib.foundation.config.settings import without_secrets
+from opslib.jobs import executor, ledger, notebook_file as runner
+from opslib.jobs.executor import Outcome
+from opslib.jobs.kernels import Kernels
 
 PLOTS = """
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -40,13 +41,13 @@ def kernels() -> Iterator[Kernels]:
 def executed(path: Path, kernels: Kernels | None, **given: object) -> Outcome:
     """One run on the home of the test."""
     found = desk.open()
-    return runner.execute(path, given, settings=found.settings, store=found.store, kernels=kernels)
+    return executor.execute(path, given, settings=found.settings, store=found.store, kernels=kernels)
 
 
 def file(outcome: Outcome) -> bytes:
     """What would be published of it."""
     assert outcome.notebook is not None
-    return runner.written(runner.tidied(outcome.notebook))
+    return runner.written(executor.tidied(outcome.notebook))
 
 
 def test_the_same_bytes(home: Path, tmp_path: Path, kernels: Kernels) -> None:
@@ -55,7 +56,7 @@ def test_the_same_bytes(home: Path, tmp_path: Path, kernels: Kernels) -> None:
     way it was, the ledger says.
     """
     plots = notebook(tmp_path / "plots.ipynb", PLOTS)
-    for path, given in ((plots, {}), (runner.notebook("daily_report"), {"app": "desk", "day": "2026-03-10"})):
+    for path, given in ((plots, {}), (executor.notebook("daily_report"), {"app": "desk", "day": "2026-03-10"})):
         warm, plain = executed(path, kernels, **given), executed(path, None, **given)
         assert (warm.kernel, plain.kernel) == ("warm", "plain") and warm.state in ("ok", "incomplete")
         assert file(warm) == file(plain) and file(warm).count(b'"image/png"') >= 1
@@ -87,7 +88,7 @@ def test_a_kernel_that_dies_or_hangs(home: Path, tmp_path: Path, kernels: Kernel
     assert dies.kernel == "warm" and dies.state == "failed" and "Dead" in str(dies.reason)
     found = desk.open()
     begun = time.monotonic()
-    hangs = runner.execute(
+    hangs = executor.execute(
         notebook(tmp_path / "h.ipynb", "while True: pass"),
         {},
         settings=found.settings,
@@ -121,8 +122,8 @@ def test_nothing_outlives_its_maker(home: Path, tmp_path: Path) -> None:
         "\nos.rename('pids.tmp', 'pids')\ntime.sleep(120)",
     )
     script = (
-        "import sys, os; from pathlib import Path; from opslib import desk, runner; "
-        "from opslib.warm import Kernels; from opslib.settings import without_secrets; d = desk.open(); "
+        "import sys, os; from pathlib import Path; from opslib import desk; from opslib.jobs import executor as runner; "
+        "from opslib.jobs.kernels import Kernels; from opslib.foundation.config.settings import without_secrets; d = desk.open(); "
         "runner.execute(Path(sys.argv[1]), {}, settings=d.settings, store=d.store, "
         "kernels=Kernels(without_secrets(os.environ)))"
     )

@@ -9,9 +9,12 @@ import days
 import pytest
 from looks import PageOf, at, post, store, us
 
-from opslib import clock, intake, rises, rules, settings, watch
-from opslib.snapshot_store import SnapshotStore
-from opslib.store import Store
+from opslib.alerting import evaluator, history, replay
+from opslib.foundation import clock, market_calendar, time_parsing
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.telemetry import importing
+from opslib.telemetry.pages.store import SnapshotStore
 
 DESK = settings.Settings(home=None, app="desk")  # type: ignore[arg-type]
 
@@ -24,8 +27,8 @@ def table():
 
 def fired(kept, opens, closes):
     """Every rise between two moments, judged anew."""
-    found, standing = watch.replayed(kept, DESK, table(), clock.micros(opens), clock.micros(closes))
-    return rises.read(found, table(), standing)
+    found, standing = replay.replayed(kept, DESK, table(), clock.micros(opens), clock.micros(closes))
+    return history.read(found, table(), standing)
 
 
 def sent(found, rule, subject="app"):
@@ -37,14 +40,14 @@ def sent(found, rule, subject="app"):
 def recorded_rises(recorded, tmp_path_factory):
     """The rises of the recorded day, imported a year late."""
     kept = Store(f"sqlite:///{tmp_path_factory.mktemp('recorded') / 'store.sqlite'}")
-    intake.read_file(kept, "desk", recorded / "snapshots.jsonl.gz", known_at_ts=False, progress=lambda lines: lines)
-    session = clock.session(date(2025, 11, 18))
+    importing.read_file(kept, "desk", recorded / "snapshots.jsonl.gz", known_at_ts=False, progress=lambda lines: lines)
+    session = market_calendar.session(date(2025, 11, 18))
     return fired(kept, session.opens, session.closes)
 
 
 def ny(text):
     """A moment of the recorded day, New York."""
-    return clock.micros(clock.parse(f"2025-11-18T{text}"))
+    return clock.micros(time_parsing.parse(f"2025-11-18T{text}"))
 
 
 def test_the_outage_is_critical_within_three_minutes_and_over_in_fifteen(recorded_rises):
@@ -147,11 +150,11 @@ def test_a_failed_look_resolves_nothing(tmp_path):
         made.add(massive_requests=3, massive_successes=0, massive_failures=3, validations=3)
         posts.append(post(5.0 * k, made.body(5.0 * k)))
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
-    found, standing = watch.replayed(kept, DESK, table(), us(0), us(3600))
+    found, standing = replay.replayed(kept, DESK, table(), us(0), us(3600))
     outage = [t for t in found if (t.rule, t.subject) == ("availability", "massive")]
     assert [t.kind for t in outage if t.at_us > us(900)] == ["unknown"] and outage[-1].at_us > us(900)
     assert standing.alerts["availability", "massive", "page"].state == "unknown"
-    late, _ = watch.replayed(kept, DESK, table(), us(0), us(6.5 * 3600 + 5))
+    late, _ = replay.replayed(kept, DESK, table(), us(0), us(6.5 * 3600 + 5))
     assert {t.kind for t in late if t.rule == "availability" and t.at_us == us(6.5 * 3600 + 5)} == {"ended"}
 
 
@@ -164,7 +167,7 @@ def test_nothing_counted_is_no_data(tmp_path):
         made.add(massive_requests=3, **({"validations": 3, "greeks_valid": 0, "greeks_invalid": 3} if bad else {}))
         posts.append(post(5.0 * k, made.body(5.0 * k)))
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
-    kinds = [t.kind for t in watch.replayed(kept, DESK, table(), us(0), us(1995))[0] if t.rule == "greeks_valid"]
+    kinds = [t.kind for t in replay.replayed(kept, DESK, table(), us(0), us(1995))[0] if t.rule == "greeks_valid"]
     assert "fired" in kinds and not {"resolved", "ended"} & set(kinds) and kinds[-1] == "unknown"
 
 
@@ -177,7 +180,7 @@ def test_a_refresh_makes_no_burst(tmp_path):
         made.add(massive_requests=3, validations=3)
         posts.append(post(5.0 * k, made.body(5.0 * k)))
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
-    assert watch.replayed(kept, DESK, table(), us(0), us(1995))[0] == []
+    assert replay.replayed(kept, DESK, table(), us(0), us(1995))[0] == []
 
 
 def test_flapping_at_the_limit_is_told_once(tmp_path):
@@ -270,7 +273,7 @@ def test_a_year_late_is_judged_as_then(tmp_path):
         SnapshotStore(late).write("desk", posts[i : i + 1500])
     script = days.scripted(seed=4)
     both = [
-        watch.replayed(kept, DESK, table(), clock.micros(script.opens), clock.micros(script.closes) + 5_000_000)[0]
+        replay.replayed(kept, DESK, table(), clock.micros(script.opens), clock.micros(script.closes) + 5_000_000)[0]
         for kept in (live, late)
     ]
     assert both[0] == both[1] and len(both[0]) > 20
@@ -284,7 +287,7 @@ def test_instants_are_those_of_open_sessions():
     def count(a, b):
         return sum(
             len(open_instants) + (after is not None)
-            for _, open_instants, after in watch.sessions(clock.micros(clock.parse(a)), clock.micros(clock.parse(b)))
+            for _, open_instants, after in evaluator.sessions(clock.micros(time_parsing.parse(a)), clock.micros(time_parsing.parse(b)))
         )
 
     full, half = 390 * 12 + 1, 210 * 12 + 1

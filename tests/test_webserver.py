@@ -15,8 +15,9 @@ import psutil
 import pytest
 from test_server import AS_JSON, POST, Receiver, a_body, asked, awaited, raw, receiving, running
 
-from opslib import clock, webserver
-from opslib.snapshot_store import SnapshotStore
+from opslib.foundation import clock
+from opslib.services import connections
+from opslib.telemetry.pages.store import SnapshotStore
 
 HEAD = (
     b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n" % POST.encode()
@@ -77,7 +78,7 @@ def test_honest_posts_go_on(home: Path, many_files: int, sent: bytes, count: int
                 posted, slowest = posted + 2, max(slowest, time.monotonic() - began)
         assert slowest < 15  # Of a second or less on a machine that has time.
         process = psutil.Process(found.process.pid)
-        awaited(lambda: process.num_fds() < webserver.MOST_CONNECTIONS + 60, "a bounded number of open files")
+        awaited(lambda: process.num_fds() < connections.MOST_CONNECTIONS + 60, "a bounded number of open files")
         assert asked(found.url, "GET", "/health").status == 200
 
 
@@ -91,7 +92,7 @@ def hurried(
     **more: object,
 ) -> Iterator[Receiver]:
     """A receiver with other time limits."""
-    monkeypatch.setattr(webserver, "SECONDS", (head, body, idle, answer))
+    monkeypatch.setattr(connections, "SECONDS", (head, body, idle, answer))
     with receiving(**more) as found:
         yield found
 
@@ -216,6 +217,6 @@ def test_pipelined_posts_wait_for_each_other(home: Path, monkeypatch: pytest.Mon
 
 def test_limits_are_generous_to_clients_that_stay() -> None:
     """A client may be silent between two requests for more than a minute, and has several seconds for each request."""
-    head, body, idle, answer = webserver.SECONDS
-    assert 5 <= head <= 30 and body >= 30 and 60 <= idle <= 300 and answer >= 60 and webserver.MOST_CONNECTIONS >= 256
-    assert webserver.webserver(lambda *_: None).config.timeout_keep_alive == idle
+    head, body, idle, answer = connections.SECONDS
+    assert 5 <= head <= 30 and body >= 30 and 60 <= idle <= 300 and answer >= 60 and connections.MOST_CONNECTIONS >= 256
+    assert connections.webserver(lambda *_: None).config.timeout_keep_alive == idle

@@ -13,12 +13,14 @@ from outside import RULES
 from servers import serving
 from test_rounds import OPEN
 
-from opslib import providers, settings, wholeness
-from opslib.demo.wire import Answer, Request, as_json
-from opslib.rounds import Rounds
-from opslib.samples import Sample
-from opslib.store import Store
-from opslib.wholeness import Comparison, listed, why_partial
+from opslib.foundation.config import settings
+from opslib.foundation.storage.database import Store
+from opslib.simulation.world.http_server import Answer, Request, as_json
+from opslib.telemetry.probes import providers
+from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.store import Sample
+from opslib.trading.options import completeness
+from opslib.trading.options.completeness import Comparison, listed, why_partial
 
 DAY = date(2026, 3, 10)
 GREEKS = {"delta": 0.5, "gamma": 0.02, "theta": -0.05, "vega": 0.2}
@@ -218,4 +220,4 @@ def test_nothing_is_said_of_what_was_never_compared() -> None:
     """A probe that holds no contract, and one that is the first, differ from nothing."""
     made = Comparison(RULES.chain, RULES.probes.changed_by)
     assert made.of([]) == {} and made.of([None, {"details": {"ticker": ""}}]) == {} and made.of(contracts(3)) == {}
-    assert wholeness.GREEKS == ("delta", "gamma", "theta", "vega")
+    assert completeness.GREEKS == ("delta", "gamma", "theta", "vega")

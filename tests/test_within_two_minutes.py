@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from opslib import clock, rules, settings, watch
-from opslib.rises import read
-from opslib.rounds import CONFIRM_S, CONFIRMED, SLOW_S
-from opslib.samples import Sample, Samples
-from opslib.staff import Staff
-from opslib.store import Store
+from opslib.alerting import evaluator, replay
+from opslib.alerting.history import read
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.config.contacts import Staff
+from opslib.foundation.storage.database import Store
+from opslib.telemetry.probes.runner import CONFIRM_S, CONFIRMED, SLOW_S
+from opslib.telemetry.probes.store import Sample, Samples
 
 OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market has opened.
 RULES = rules.load()
 FAULT_S, UNTIL_S = 600.1, 1500.0
 # An instant is evaluated two seconds later, waits for what belongs to it, and the two steps of sending are taken each
 # second.
-TO_NOTIFY_S = watch.SETTLE_US / 1e6 + Staff.__dataclass_fields__["group_wait"].default.total_seconds() + 2
+TO_NOTIFY_S = evaluator.SETTLE_US / 1e6 + Staff.__dataclass_fields__["group_wait"].default.total_seconds() + 2
 
 
 def us(seconds: float) -> int:
@@ -71,7 +73,7 @@ def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
         for i in range(int(UNTIL_S / 5))
     ]
     Samples(kept, "desk").keep([*samples, *beats], known_at_ts=True)
-    found, standing = watch.replayed(kept, settings.load(home, None, {}), RULES, us(0), us(UNTIL_S))
+    found, standing = replay.replayed(kept, settings.load(home, None, {}), RULES, us(0), us(UNTIL_S))
     return [(r.rule, r.severity, r.fired_us / 1e6 - us(0) / 1e6) for r in read(found, RULES, standing) if r.sent]
 
 

@@ -18,13 +18,14 @@ from typing import Any
 import psutil
 import pytest
 
-from opslib import clock, rules, settings
-from opslib.demo.lever import Lever
-from opslib.demo.states import STATES, codes
-from opslib.outcome import OUTCOMES
-from opslib.samples import Sample, Samples
-from opslib.server import Served
-from opslib.store import Store
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.services.server import Served
+from opslib.simulation.world.control import Lever
+from opslib.simulation.world.faults import STATES, codes
+from opslib.telemetry.probes.outcomes import OUTCOMES
+from opslib.telemetry.probes.store import Sample, Samples
 
 BEGINS = datetime(2026, 3, 10, 14, 40, tzinfo=UTC)  # 10:40 in New York.
 SPEED, EVERY_S = 15.0, 5

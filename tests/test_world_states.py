@@ -11,12 +11,12 @@ from typing import NamedTuple
 import httpx
 import psutil
 import pytest
-from opslib.demo.stepped import looking
 
-from opslib.demo.states import SKEWED, STATES
-from opslib.demo.trials import CONTROLS, FAULTS
-from opslib.diagnosis import diagnose
-from opslib.samples import Samples
+from opslib.runbooks.diagnosis.diagnosis import diagnose
+from opslib.simulation.drills.scenarios import CONTROLS, FAULTS
+from opslib.simulation.drills.stepped_desk import looking
+from opslib.simulation.world.faults import SKEWED, STATES
+from opslib.telemetry.probes.store import Samples
 
 
 class Told(NamedTuple):

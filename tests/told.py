@@ -24,13 +24,15 @@ import sqlalchemy as sa
 from looks import at, us
 from struck import struck
 
-from opslib import notifying, rules, settings
-from opslib.alerts import Transition
-from opslib.dispatch import PENDING, SENT, Dispatch
-from opslib.record import Record
-from opslib.schema import DELIVERIES, LEASES
-from opslib.staff import PATH, Channel, Role, Staff
-from opslib.store import Store
+from opslib.alerting.alerts import Transition
+from opslib.alerting.notifications.store import PENDING, SENT, Dispatch
+from opslib.alerting.store import Record
+from opslib.foundation.config import rules, settings
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import DELIVERIES, LEASES
+from opslib.services import notifying
 
 SPEED = 400.0  # A child's clock runs so fast: nothing is waited for.
 NEVER = timedelta(days=300)

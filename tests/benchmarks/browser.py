@@ -25,7 +25,7 @@ _PEER = """import threading, time
 import ipywidgets
 from IPython.display import display
 import opslib as ops
-from opslib.dashboard import _picture
+from opslib.dashboard.live import _picture
 from tests.benchmarks.dashboard import _html
 
 desk = ops.connect("desk")

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from opslib import chain, greeks, pricing, rules
+from opslib.foundation.config import rules
+from opslib.trading.options import chain, chain_quality, pricing
 
 COUNT, STRIKES, EXPIRATIONS, BESIDE = 1_000_000, 100, 25, 20_000
 
@@ -69,11 +70,11 @@ def measure(folder: Path) -> Iterator[dict]:
     from vollib.black_scholes_merton.greeks import analytical
 
     million, limits = made(COUNT), rules.load(None).chain
-    greeks.judge(made(2 * STRIKES * EXPIRATIONS), limits)
+    chain_quality.judge(made(2 * STRIKES * EXPIRATIONS), limits)
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        found = greeks.judge(million, limits)
+        found = chain_quality.judge(million, limits)
         times.append(time.perf_counter() - began)
     rows = million.frame.head(BESIDE)
     years = (rows["expiry"] - rows["as_of"]).dt.total_seconds() / (365 * 86_400)

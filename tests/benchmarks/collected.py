@@ -15,11 +15,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
-from opslib import rules, settings
-from opslib.demo.lever import Lever
-from opslib.samples import Sample, Samples
-from opslib.server import Served
-from opslib.store import Store
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.services.server import Served
+from opslib.simulation.world.control import Lever
+from opslib.telemetry.probes.store import Sample, Samples
 
 BEGINS, LASTS, SPEED, EVERY_S = datetime(2026, 3, 10, 12, 0, tzinfo=UTC), timedelta(hours=24), 90.0, 5
 TROUBLES = (

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from opslib.demo import page, tour
-from opslib.snapshot import read
-from opslib.snapshot_store import Post, SnapshotStore
-from opslib.store import Store
+from opslib.foundation.storage.database import Store
+from opslib.simulation.demo_day import replay
+from opslib.simulation.world import page
+from opslib.telemetry.pages.snapshot import read
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
 COMMITS = 1500
 
@@ -28,9 +29,9 @@ def _percentiles(times: list[float]) -> dict[str, float]:
 
 def measure(folder: Path) -> Iterator[dict]:
     """Milliseconds a commit, p50 and p99, while another process reads an hour again and again."""
-    from opslib import clock
+    from opslib.foundation import clock
 
-    posts = [Post(clock.micros(p.at), read(p.body)) for p in page.posts(tour._session_script(tour.DAY, 1))][
+    posts = [Post(clock.micros(p.at), read(p.body)) for p in page.posts(replay._session_script(replay.DAY, 1))][
         : 2 * COMMITS
     ]
     store = Store(f"sqlite:///{folder / 'store.sqlite'}")

@@ -15,12 +15,13 @@ from typing import Any
 import psutil
 from jupyter_client.session import Session
 
-from opslib import screen, settings
-from opslib.dashboard import Feed, _picture
-from opslib.demo import tour
+from opslib.dashboard import live_state
+from opslib.dashboard.live import Feed, _picture
+from opslib.dashboard.live_state import Screen
+from opslib.dashboard.status import View
 from opslib.desk import Desk
-from opslib.panels import View
-from opslib.screen import Screen
+from opslib.foundation.config import settings
+from opslib.simulation.demo_day import replay
 from tests.looks import CLOSES, at
 
 HOUR, UPDATES, MANY, VIEWS = timedelta(hours=1), 60, 100_000, 10
@@ -39,8 +40,8 @@ def _changing(found: Screen, n: int, sentences: bool = True) -> Screen:
     """The same with every figure another, and with `sentences` every number in words too: none says what it said."""
     said, at = set[int](), 6
     for panel in found.shape["panels"]:
-        said |= set(range(at + 1, at + 1 + screen.MOST_SENTENCES))
-        at += 2 + screen.MOST_SENTENCES + len(panel["figures"])
+        said |= set(range(at + 1, at + 1 + live_state.MOST_SENTENCES))
+        at += 2 + live_state.MOST_SENTENCES + len(panel["figures"])
 
     def turn(place):
         return "".join(str((int(c) + n) % 10) if c.isdigit() else c for c in place)
@@ -55,7 +56,7 @@ def _html(view: View) -> str:
     """The peer: panels as HTML, each with its line as SVG."""
     parts = []
     for panel in view.panels:
-        points = " ".join(f"{x},{90 - (value or 0) % 90:.1f}" for x, value in screen.line(view, panel.name))
+        points = " ".join(f"{x},{90 - (value or 0) % 90:.1f}" for x, value in live_state.line(view, panel.name))
         parts.append(
             f"{panel._html()}<svg viewBox='0 0 120 90'><polyline fill='none' stroke='#0b5cad' points='{points}'/></svg>"
         )
@@ -78,7 +79,7 @@ class _Browser:
 def measure(folder: Path) -> Iterator[dict[str, Any]]:
     """Bytes and CPU milliseconds an update, peers in the same run; megabytes of growth."""
     place = settings.load(folder, "demo", {})
-    tour.lay_out(place)
+    replay.lay_out(place)
     desk = Desk(place, lambda: CLOSES)
     feed = Feed(desk, HOUR, 5.0)
     views = [feed.view(at(4 * 3600 + 5 * n)) for n in range(UPDATES + 1)]
@@ -150,5 +151,5 @@ def _growth(feed: Feed, view: View) -> dict[str, Any]:
         "measure": "dashboard, growth over 100,000 updates (10,000 to ten views), MB",
         "growth_mb": round(rss() - before, 2),
         "cpu_ms_each": round(1000 * (time.process_time() - begun) / MANY, 3),
-        "whole_bytes": len(json.dumps(screen.whole(view, first))),
+        "whole_bytes": len(json.dumps(live_state.whole(view, first))),
     }

@@ -3,10 +3,12 @@
 import json
 from datetime import timedelta
 
-from opslib import clock, snapshot
-from opslib.demo import page, tour
-from opslib.snapshot_store import Post, SnapshotStore
-from opslib.store import Store
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.storage.database import Store
+from opslib.simulation.demo_day import replay
+from opslib.simulation.world import page
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
 EVERY_S = 5
 PER_DAY = 86_400 // EVERY_S
@@ -14,7 +16,7 @@ PER_DAY = 86_400 // EVERY_S
 
 def template() -> dict:
     """One post of the scripted day."""
-    return next(p.body for i, p in enumerate(page.posts(tour._session_script(tour.DAY, 1))) if i == 2000)
+    return next(p.body for i, p in enumerate(page.posts(replay._session_script(replay.DAY, 1))) if i == 2000)
 
 
 def fill(store: Store, app: str, days: int) -> int:
@@ -22,7 +24,7 @@ def fill(store: Store, app: str, days: int) -> int:
     Write so many days of posts, one every five seconds around the clock, ending with the scripted day; returns how
     many.
     """
-    end = clock.parse(f"{tour.DAY}T16:00")
+    end = time_parsing.parse(f"{replay.DAY}T16:00")
     total = days * PER_DAY
     text = json.dumps(template())
     for start in range(0, total, 5000):

@@ -11,11 +11,15 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from opslib import clock, findings, rules, settings, snapshot, watch
-from opslib.alerts import GRID_US, Alerts
-from opslib.demo import page, tour
-from opslib.snapshot_store import Post, SnapshotStore
-from opslib.store import Store
+from opslib.alerting import evaluation, evaluator, verdicts as findings
+from opslib.alerting.alerts import GRID_US, Alerts
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.simulation.demo_day import replay
+from opslib.simulation.world import page
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
 
 PAIRS = 10_000
 
@@ -24,12 +28,12 @@ def measure(folder: Path) -> Iterator[dict]:
     """Seconds of a replay with its reading, and of one instant."""
     desk, table = settings.Settings(home=folder, app="desk"), rules.load()
     store = Store(f"sqlite:///{folder / 'store.sqlite'}")
-    script = tour._session_script(tour.DAY, 1)
+    script = replay._session_script(replay.DAY, 1)
     SnapshotStore(store).write(
         "desk", [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(script)], known_at_ts=True
     )
     began, count = time.perf_counter(), 0
-    made = watch.Watch(store, desk, table)
+    made = evaluator.Watch(store, desk, table)
     for at_us, _ in made.judge(clock.micros(script.opens), clock.micros(script.closes) + GRID_US):
         count += at_us <= clock.micros(script.closes)
     seconds = time.perf_counter() - began
@@ -47,7 +51,7 @@ def measure(folder: Path) -> Iterator[dict]:
     plain = {
         name: rule
         for name, rule in table.without_budgets().rules.items()
-        if findings.SOURCE in rule.sources and name != "availability"
+        if evaluation.SOURCE in rule.sources and name != "availability"
     }
     wide = {
         f"{name} {i}": (name, replace(rule, name=f"{name} {i}"))
@@ -56,15 +60,15 @@ def measure(folder: Path) -> Iterator[dict]:
     }
     big = replace(table, rules={key: rule for key, (_, rule) in wide.items()})
     at, alerts = script.closes - timedelta(hours=2), Alerts(big)
-    tape = watch.Watch(store, desk, table)
+    tape = evaluator.Watch(store, desk, table)
     for _ in tape.judge(clock.micros(at) - GRID_US, clock.micros(at)):
         pass
     began = time.perf_counter()
-    windows, found = findings.Windows(at, judging=True), []
+    windows, found = evaluation.Windows(at, judging=True), []
     for name, rule in wide.values():
         for subject in rule.subjects:
-            figure = findings.observe(tape._tape, table, table[name], subject, windows, rule.window)
-            found.append(findings.judge(rule, subject, findings.SOURCE, figure))
+            figure = evaluation.observe(tape._tape, table, table[name], subject, windows, rule.window)
+            found.append(findings.judge(rule, subject, evaluation.SOURCE, figure))
     alerts.advance(clock.micros(at), found)
     yield {
         "what": "rules and subjects judged at one instant",

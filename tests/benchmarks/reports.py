@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from opslib import backfill, clock, desk, publish, runner
-from opslib.store import Store
-from opslib.warm import warmed
+from opslib import desk
+from opslib.foundation import market_calendar, time_parsing
+from opslib.foundation.storage.database import Store
+from opslib.jobs import executor
+from opslib.jobs.kernels import warmed
+from opslib.reports import backfill, publishing
 from tests.benchmarks import month
 
 COUNT, EACH = 20, 3
@@ -40,11 +43,11 @@ def measure(folder: Path) -> Iterator[dict]:
     """
     home, days = _home(folder / "home"), list[str]()
     environment = {**os.environ, "OPS_HOME": str(home), "OPS_APP": "desk"}
-    session = clock.last_closed(clock.parse("2026-03-10T18:00"))
+    session = market_calendar.last_closed(time_parsing.parse("2026-03-10T18:00"))
     while len(days) < COUNT:
         days.append(str(session.day))
-        session = clock.previous_session(session.day)
-    book = str(runner.notebook("daily_report"))
+        session = market_calendar.previous_session(session.day)
+    book = str(executor.notebook("daily_report"))
 
     def papermill(day):
         return _ran(
@@ -66,7 +69,7 @@ def measure(folder: Path) -> Iterator[dict]:
 
         def warm(day: str) -> float:
             began = time.perf_counter()
-            publish.publish_daily(
+            publishing.publish_daily(
                 running, day, as_of=None, known_at=None, partial=False, timeout_s=300, kernels=kernels
             )
             return time.perf_counter() - began
@@ -100,7 +103,7 @@ def measure(folder: Path) -> Iterator[dict]:
     with warmed(lambda: desk.open("desk", fresh)) as (running, kernels), ThreadPoolExecutor(2) as pool:
         list(
             pool.map(
-                lambda day: publish.publish_daily(
+                lambda day: publishing.publish_daily(
                     running, day, as_of=None, known_at=None, partial=False, timeout_s=300, kernels=kernels
                 ),
                 days,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from opslib.store import Store
+from opslib.foundation.storage.database import Store
 from tests.benchmarks import month
 
 RUNS = 9

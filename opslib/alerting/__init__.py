@@ -1,0 +1,1 @@
+"""Evaluate rules, keep alerts and notify people."""

@@ -1,0 +1,272 @@
+"""
+Decide which instants are evaluated, and what is known at each.
+
+Alerts are judged while the market is open, every five seconds of the epoch, and once after its close, when they end.
+Live, an instant is judged by what had come into the store two seconds after it, whenever that is done; in a replay, by
+all that is known of it now. Both run through the same tape and the same state machine.
+"""
+
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from opslib.alerting import evaluation, onset
+from opslib.alerting.alerts import GRID_US, Alert, Alerts, Transition
+from opslib.alerting.fill_figures import Realised
+from opslib.foundation import clock, market_calendar
+from opslib.foundation.clock import SECOND
+from opslib.foundation.config.rules import Rules
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.formatting import NEW_YORK
+from opslib.foundation.market_calendar import Session
+from opslib.foundation.storage import cell_types
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import FILLS, SAMPLES, SNAPSHOTS
+from opslib.foundation.storage.snapshot_columns import Look
+from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.pages.snapshot import shown_alive
+from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.store import Sample, Samples
+from opslib.trading.pnl.store import OF_NO_MOMENT_US, Filed, Filings
+
+PROBED_REACH = timedelta(hours=2)  # Further than any rule about our own looks reaches.
+FORGET_EVERY_US = 600 * SECOND
+SETTLE_US = 2 * SECOND  # What happened up to an instant may take so long to be known, and counts all the same.
+
+
+def grid(at_us: int) -> int:
+    """The last instant of the grid at or before a moment."""
+    return at_us - at_us % GRID_US
+
+
+# So long after the last fact alerts are still evaluated: longer than a session, so up to its close.
+AFTER = timedelta(hours=8)
+
+
+def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int | None]]:
+    """
+    Which instants are judged after one moment, up to and at another?
+
+    Returns:
+        For each session: its instants of the open market, and the one after its close where that is among them.
+        Days outside the shipped table of sessions count as closed.
+    """
+    first, last = market_calendar.covered()
+    day = max(clock.instant(since_us).astimezone(NEW_YORK).date(), first)
+    until = min(clock.instant(upto_us).astimezone(NEW_YORK).date(), last)
+    while day <= until:
+        if found := market_calendar.session(day):
+            opens, closes = clock.micros(found.opens), clock.micros(found.closes)
+            begin, end = max(opens, grid(since_us)) + GRID_US, min(closes, grid(upto_us))
+            after = closes + GRID_US
+            if begin <= after and grid(upto_us) > opens:
+                yield found, range(begin, end + 1, GRID_US), after if since_us < after <= upto_us else None
+        day += timedelta(days=1)
+
+
+def judged_at(
+    at_us: int, alerts: Alerts, tape: Tape, rules: Rules, probed: Probed | None = None, realised: Realised | None = None
+) -> list[Transition]:
+    """What becomes of alerts at an instant, by a tape, what our own looks saw, and fills?"""
+    by_fills = realised.finding(at_us) if realised else []
+    return alerts.advance(
+        at_us,
+        [*evaluation.judged(tape, rules, clock.instant(at_us), probed), *by_fills],
+        lambda page: tape.closed(*page, at_us),
+        lambda finding: onset.began_us(finding, tape, probed, at_us),
+    )
+
+
+class Reach(NamedTuple):
+    """From when on is what judging a session rests on? Microseconds since 1970."""
+
+    posts_us: int
+    probed_us: int
+
+
+def reach_us(rules: Rules, session: Session) -> Reach:
+    """How far before its open does judging a session look?"""
+    longest = max(rule.window for rule in rules.rules.values()) + timedelta(seconds=rules.pages.reset_gap_s)
+    return Reach(clock.micros(session.opens - longest), clock.micros(session.opens - PROBED_REACH))
+
+
+class Watch:
+    """
+    Judges instants in their order.
+
+    Args:
+        alerts: As they stood after the last instant that was judged.
+        live: Judge each instant by what was known then; else by all that is known now.
+        known_at_us: In a replay, only what was known by then; None is all.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        rules: Rules,
+        alerts: Iterable[Alert] = (),
+        *,
+        live: bool = False,
+        known_at_us: int | None = None,
+    ):
+        self.store, self.settings, self.rules, self.live, self.known_at_us = store, settings, rules, live, known_at_us
+        self.alerts = Alerts(rules, alerts)
+        self._samples = Samples(store, settings.app)
+        self._filings = Filings(store, settings.app)
+        self._session: Session | None = None
+
+    def judge(self, since_us: int, upto_us: int) -> Iterator[tuple[int, list[Transition]]]:
+        """Judge every instant in (since, upto]; yields each with what became of alerts at it."""
+        for session, open_instants, after in sessions(since_us, upto_us):
+            if open_instants:
+                if self._session != session:
+                    self._begin(session)
+                self._fetch(upto_us, clock.micros(session.closes))
+                self._fetch_probed(upto_us, clock.micros(session.closes))
+                self._fetch_filed(upto_us, clock.micros(session.closes))
+                for at_us in open_instants:
+                    self._feed(at_us)
+                    yield (
+                        at_us,
+                        []
+                        if self._beats.jumped(at_us)
+                        else judged_at(
+                            at_us,
+                            self.alerts,
+                            self._tape,
+                            self.rules,
+                            self._probed if self._probed.any else None,
+                            self._realised,
+                        ),
+                    )
+            if after is not None:
+                yield after, self.alerts.close(after)
+
+    def _begin(self, session: Session) -> None:
+        """A tape of its own for each session, that begins at the same moment whoever judges, and whenever."""
+        start_us, self._probed_from_us = reach_us(self.rules, session)
+        known_us = clock.micros(session.opens) if self.live else self.known_at_us
+        app, settings = self.settings.app, self.settings
+        before = SnapshotStore(self.store).last_look(app, start_us, known_us)
+        alive = SnapshotStore(self.store).alive(app, known_us, start_us) | frozenset(settings.wired)
+        self._tape = Tape(
+            self.rules.pages, settings.post_every_s, alive=alive, last_before_us=before.ts_us if before else None
+        )
+        self._session, self._start_us, self._read_us, self._seq, self._taken = (
+            session,
+            start_us,
+            start_us,
+            0,
+            set[int](),
+        )
+        self._waiting: deque[tuple[int, Look]] = deque()
+        self._begin_probed()
+        self._realised, self._filed_seq, self._filed_us = Realised(self.rules), 0, OF_NO_MOMENT_US - 1
+
+    def _begin_probed(self) -> None:
+        self._probed, self._sampled_us, self._sample_seq = Probed(self.settings.fallback), self._probed_from_us, 0
+        self._unseen: deque[tuple[int, Sample]] = deque()
+        beat = self._samples.last(
+            "beat", self._sampled_us, clock.micros(self._session.opens) if self.live else self.known_at_us
+        )
+        self._probed.add([beat] if beat else [])
+        # As soon as they are known, so that what our clock jumped over is.
+        self._beats = Probed(samples=[beat] if beat else [])
+
+    def _fetch_probed(self, upto_us: int, closes_us: int) -> None:
+        """Read what our own looks have seen since the last time, and let go of what no rule looks back to."""
+        if self.live:
+            self._sample_seq, found = self._samples.written(self._sample_seq, self._probed_from_us, closes_us)
+        else:
+            until_us = min(upto_us, closes_us)
+            found = self._samples.between(self._sampled_us, until_us, self.known_at_us)
+            self._sampled_us = max(self._sampled_us, until_us)
+        self._beats.add(sample for sample in found if sample.probe == "beat")
+        self._unseen = deque(
+            sorted([*self._unseen, *((self._counts_from(sample), sample) for sample in found)], key=lambda w: w[0])
+        )
+
+    def _fetch_filed(self, upto_us: int, closes_us: int) -> None:
+        """Read which fills have come since the last time: live by the order of writing, in a replay by their time."""
+        if self.live:
+            found = self._filings.written(self._filed_seq, closes_us)
+            self._filed_seq = max([self._filed_seq, *(row.seq for row in found)])
+        else:
+            until_us = min(upto_us, closes_us)
+            found = (
+                [row for row in self._filings.written(0, until_us, self.known_at_us) if row.ts_us > self._filed_us]
+                if until_us > self._filed_us
+                else []
+            )
+            self._filed_us = max(self._filed_us, until_us)
+        self._realised.add(found, self._counts_from)
+
+    def _fetch(self, upto_us: int, closes_us: int) -> None:
+        """Read what has come of the session since the last time."""
+        app = self.settings.app
+        if self.live:
+            written = SnapshotStore(self.store).looks_written(app, self._seq, self._start_us, closes_us)
+            looks = [look for look in written if look.known_at_us < upto_us + SETTLE_US and look.seq not in self._taken]
+            # A recording that is read in with its own times may stand behind a post that is not known yet: that one
+            # must be read again.
+            later = min((look.seq for look in written if look.known_at_us >= upto_us + SETTLE_US), default=None)
+            self._seq = later - 1 if later else max([self._seq, *(look.seq for look in written)])
+            self._taken = {seq for seq in (*self._taken, *(look.seq for look in looks)) if seq > self._seq}
+        else:
+            until_us = min(upto_us, closes_us)
+            looks = SnapshotStore(self.store).looks(app, self._read_us, until_us, self.known_at_us)
+            self._read_us = max(self._read_us, until_us)
+        self._waiting = deque(
+            sorted([*self._waiting, *((self._counts_from(look), look) for look in looks)], key=lambda w: w[0])
+        )
+
+    def _counts_from(self, look: Look | Sample | Filed) -> int:
+        """The first instant at which a look, a sample of ours, or a fill counts."""
+        after_us = max(look.ts_us, look.known_at_us - SETTLE_US + 1) if self.live else look.ts_us
+        return after_us + -after_us % GRID_US
+
+    def _feed(self, at_us: int) -> None:
+        looks = []
+        while self._waiting and self._waiting[0][0] <= at_us:
+            looks.append(self._waiting.popleft()[1])
+        self._tape.add(looks)
+        for look in looks:
+            self._tape.alive |= frozenset(shown_alive(look))
+        while self._unseen and self._unseen[0][0] <= at_us:
+            self._probed.add([self._unseen.popleft()[1]])
+        if at_us % FORGET_EVERY_US == 0:
+            self._probed.forget(at_us - clock.span_us(PROBED_REACH))
+
+
+def held(store: Store, app: str, since_us: int, upto_us: int) -> tuple[int, int] | None:
+    """
+    The part of a range for which the store can have alerts: from its first fact of an app to `AFTER` its last one.
+
+    Returns:
+        Both ends in microseconds, within the range; None where the store holds nothing of it.
+    """
+    # One aggregate a query: SQLite then seeks in the index instead of reading all of it.
+    with store.reading() as connection:
+        ends = [
+            [
+                connection.execute(
+                    sa.select(of(t.c.ts_us, type_=sa.BigInteger)).where(t.c.app == app, t.c.ts_us != OF_NO_MOMENT_US)
+                ).scalar()
+                for of in (sa.func.min, sa.func.max)
+            ]
+            for t in (SNAPSHOTS, SAMPLES, FILLS)
+        ]
+    for found in (ts_us for both in ends for ts_us in both if ts_us is not None):
+        cell_types.check_time("ts_us", found)
+    known = [(first, last) for first, last in ends if first is not None and last is not None]
+    if not known:
+        return None
+    since_us = max(since_us, min(first for first, _ in known) - GRID_US)
+    upto_us = min(upto_us, max(last for _, last in known) + clock.span_us(AFTER))
+    return (since_us, upto_us) if since_us < upto_us else None

@@ -1,0 +1,1 @@
+"""Plan notifications and deliver them through channels."""

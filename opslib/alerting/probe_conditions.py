@@ -1,0 +1,145 @@
+"""
+Measure conditions of our own probes that a rule of their own judges: our network, restarts, a slow app, clocks, units,
+whole chains.
+
+`measures` has the other figures of our probes. What nothing measures is ``not measured``; nothing here has a limit.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from opslib.alerting import probe_figures
+from opslib.alerting.verdicts import NOT_MEASURED, Figure
+from opslib.foundation import clock
+from opslib.foundation.clock import SECOND, Window
+from opslib.foundation.config.rules import Rule, Rules
+from opslib.foundation.storage.snapshot_columns import PROVIDERS
+from opslib.telemetry.clock_skew import compare
+from opslib.telemetry.probes.history import IS_THERE, Probed
+from opslib.telemetry.probes.outcomes import TRANSPORT
+from opslib.trading.options.units import USUAL
+
+NAMES = ("our_network", "app_restarts", "app_response_time", "clock_skew", "greeks_units", "chain_whole")
+NOT_WHOLE = ("partial", "ok_empty")  # Ends of a fetch that say the provider sent less than the chain.
+UNKNOWN = Figure(None, absent=NOT_MEASURED)
+
+
+def seen(probed: Probed, rule: Rule) -> bool:
+    """Whether anything that a rule of `NAMES` rests on was ever probed."""
+    match rule.name:
+        case "our_network":
+            return all(probed.seen("liveness", subject) for subject in PROVIDERS)
+        case "app_restarts":
+            return probed.seen("process", "app") or probed.seen("health", "app")
+        case "app_response_time":
+            return probed.seen("health", "app")
+        case "clock_skew":
+            return any(probed.seen(probe, subject) for subject, probe in IS_THERE.items())
+    return bool(probed.subjects("chain"))
+
+
+def measure(probed: Probed, rules: Rules, rule: Rule, subject: str, window: Window) -> Figure:
+    """
+    Measure what a rule of `NAMES` is about, over a window.
+
+    Raises:
+        LookupError: It is none of them.
+    """
+    match rule.name:
+        case "our_network":
+            return _network(probed, window.end_us)
+        case "app_restarts":
+            return Figure(float(len(probed.restarts(window)))) if seen(probed, rule) else UNKNOWN
+        case "app_response_time":
+            return probe_figures.timed(probed.seconds(subject, window), probed.coverage(window))
+        case "clock_skew":
+            return _skew(probed, rule, subject, window.end_us)
+        case "greeks_units":
+            return _units(probed, rules, window)
+        case "chain_whole":
+            return _whole(probed, window.end_us)
+    raise LookupError(f"no condition is measured for the rule {rule.name!r}")
+
+
+def _network(probed: Probed, at_us: int) -> Figure:
+    """Seconds for which neither provider could be connected to; 0 where one can be."""
+    gone = probed.network_gone(at_us)
+    if gone is None:
+        return UNKNOWN
+    if not gone:
+        return Figure(0.0)
+    return Figure((at_us - max(_since(probed, subject, at_us) for subject in PROVIDERS)) / SECOND)
+
+
+def _since(probed: Probed, subject: str, at_us: int) -> int:
+    """Time of the first of the probes that have all failed to connect since, at most an hour back."""
+    found = at_us
+    for sample in reversed(
+        probed.within("liveness", subject, Window(clock.instant(at_us - 3600 * SECOND), clock.instant(at_us)))
+    ):
+        if sample.outcome not in TRANSPORT:
+            break
+        found = sample.ts_us
+    return found
+
+
+def _skew(probed: Probed, rule: Rule, subject: str, at_us: int) -> Figure:
+    """
+    Seconds by which a clock is off, without sign; of `monitor`, by how much the others agree that ours is.
+
+    See `skews.compare`.
+    """
+    known = probed.skews(at_us)
+    clocks = compare(known, float(dict(rule.ladder)["warning"]))
+    if subject == "monitor":
+        return Figure(abs(clocks.ours_s)) if len(known) > 1 else UNKNOWN
+    return Figure(abs(known[subject] + clocks.ours_s)) if subject in known else UNKNOWN
+
+
+def _last_chains(probed: Probed, at_us: int) -> Iterable[tuple[str, list[Any]]]:
+    """Of each symbol, its chains that still say something of an instant, oldest first."""
+    lasting = Window(clock.instant(at_us - probe_figures.CHAIN_LASTS_US), clock.instant(at_us))
+    return probed.chains(lasting).items()
+
+
+def _units(probed: Probed, rules: Rules, window: Window) -> Figure:
+    """Share of tradable contracts whose Greeks are in other units than usual, over the last chain of each symbol."""
+    part = count = 0
+    for symbol, chains in _last_chains(probed, window.end_us):
+        good = [probed.told(c) for c in chains if c.outcome == "ok" and "flagged" in probed.told(c)]
+        if not good or not good[-1]["core"]:
+            continue
+        now, core = good[-1], good[-1]["core"]
+        before = [
+            probed.told(c)
+            for c in probed.within("chain", symbol, window)
+            if c.outcome == "ok" and "flagged" in probed.told(c)
+        ]
+        strange = any(unit not in (None, USUAL[name]) for name, unit in now["units"].items())
+        drifted = strange or _moved(before[0] if before else now, now, rules.probes.changed_by)
+        part, count = part + (core if drifted else min(core, now["faults"].get("units", 0))), count + core
+    return Figure(part / count, part, count) if count else UNKNOWN
+
+
+def _moved(before: dict[str, Any], now: dict[str, Any], most: float) -> bool:
+    """
+    Whether a median of theta or vega has changed by more than markets do within the window while that of IV has not.
+    """
+    times = {
+        k: abs(now[f"median_{k}"] / before[f"median_{k}"])
+        for k in ("iv", "theta", "vega")
+        if now.get(f"median_{k}") and before.get(f"median_{k}")
+    }
+    calm = 1 / most <= times.get("iv", 0.0) <= most
+    return calm and any(t > most or t < 1 / most for k, t in times.items() if k != "iv")
+
+
+def _whole(probed: Probed, at_us: int) -> Figure:
+    """Share of symbols whose last chain came whole; a fetch that failed says nothing of that."""
+    last = [
+        next((c.outcome for c in reversed(chains) if c.outcome == "ok" or c.outcome in NOT_WHOLE), None)
+        for _, chains in _last_chains(probed, at_us)
+    ]
+    known = [outcome for outcome in last if outcome is not None]
+    whole = sum(outcome == "ok" for outcome in known)
+    return Figure(whole / len(known), whole, len(known)) if known else UNKNOWN

@@ -1,0 +1,122 @@
+"""
+Evaluate the alerts of a session anew, once for what it rests on.
+
+`watch.replayed` judges thousands of instants. The store is only ever added to, so how many rows are known of the time
+that is looked at, and which is the newest, tells whether that would come out otherwise.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from opslib.alerting import evaluator
+from opslib.alerting.alerts import Alert, Alerts, Transition
+from opslib.alerting.evaluator import Watch, judged_at, sessions
+from opslib.alerting.fill_figures import Realised
+from opslib.foundation import clock
+from opslib.foundation.config.rules import Rules
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.market_calendar import Session
+from opslib.foundation.storage.cache import Memory
+from opslib.foundation.storage.database import Store
+from opslib.foundation.version import VERSION
+from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.store import Samples
+from opslib.trading.pnl.store import Filed, Filings
+
+FORM = 1  # Of what is remembered: another form is computed anew.
+
+
+def of(
+    store: Store, settings: Settings, rules: Rules, session: Session, known_at_us: int | None, memory: Memory
+) -> tuple[list[Transition], Alerts]:
+    """
+    What do today's data and rules say became of alerts from a session's open to its close, and how do they stand there?
+    As `watch.replayed`.
+    """
+
+    def judged() -> dict[str, Any]:
+        transitions, alerts = replayed(
+            store, settings, rules, clock.micros(session.opens), clock.micros(session.closes), known_at_us
+        )
+        return {
+            "transitions": [list(t) for t in transitions],
+            "alerts": [alert.as_json() for alert in alerts.alerts.values()],
+        }
+
+    kept = memory.once(f"{session.day}-alerts", _rests_on(store, settings, rules, session, known_at_us), judged)
+    return [Transition(*row) for row in kept["transitions"]], Alerts(
+        rules, [Alert.of_json(state) for state in kept["alerts"]]
+    )
+
+
+def _rests_on(store: Store, settings: Settings, rules: Rules, session: Session, known_at_us: int | None) -> list[Any]:
+    """
+    All that a replay of a session depends on: posts and our own looks as far back as any rule goes, fills, what is
+    wired, when the market was open, the limits.
+    """
+    app, reach, closes_us = settings.app, evaluator.reach_us(rules, session), clock.micros(session.closes)
+    samples = Samples(store, app)
+    before, beat = (
+        SnapshotStore(store).last_look(app, reach.posts_us, known_at_us),
+        samples.last("beat", reach.probed_us, known_at_us),
+    )
+    market = [
+        (clock.micros(found.opens), clock.micros(found.closes))
+        for found, _, _ in evaluator.sessions(reach.posts_us, closes_us)
+    ]
+    return [
+        FORM,
+        VERSION,
+        rules.hash,
+        settings.post_every_s,
+        settings.fallback,
+        sorted(SnapshotStore(store).alive(app, known_at_us, reach.posts_us) | frozenset(settings.wired)),
+        before.ts_us if before else None,
+        beat.ts_us if beat else None,
+        market,
+        SnapshotStore(store).extent(app, reach.posts_us, closes_us, known_at_us),
+        samples.extent(reach.probed_us, closes_us, known_at_us),
+        Filings(store, app).extent(closes_us, known_at_us),
+    ]
+
+
+def replayed(
+    store: Store,
+    settings: Settings,
+    rules: Rules,
+    since_us: int,
+    upto_us: int,
+    known_at_us: int | None = None,
+    progress: Callable[[Iterable], Iterable] = lambda items: items,
+) -> tuple[list[Transition], Alerts]:
+    """
+    What do today's data and rules say became of alerts in (since, upto]?
+
+    The first session is judged from its open, so that what began before `since` is known; returns the transitions from
+    that open on, and the alerts as they stand at the end.
+    """
+    if found := next(sessions(since_us, upto_us), None):
+        since_us = min(since_us, clock.micros(found[0].opens))
+    watch = Watch(store, settings, rules, known_at_us=known_at_us)
+    transitions = [t for _, became in progress(watch.judge(since_us, upto_us)) for t in became]
+    return transitions, watch.alerts
+
+
+def on(
+    tape: Tape, rules: Rules, since_us: int, upto_us: int, probed: Probed | None = None, filed: Iterable[Filed] = ()
+) -> list[Transition]:
+    """
+    What became of alerts in (since, upto], by a tape, what our own looks saw, and fills, as they stand?
+
+    For a view, where nobody has judged: what began before `since` begins there, and budgets are not judged.
+    """
+    rules = rules.without_budgets()
+    found, alerts, realised = [], Alerts(rules), Realised(rules)
+    realised.add(filed, lambda row: row.ts_us)
+    for _, open_instants, after in sessions(since_us, upto_us):
+        for at_us in (instant for instant in open_instants if probed is None or not probed.jumped(instant)):
+            found += judged_at(at_us, alerts, tape, rules, probed, realised)
+        found += alerts.close(after) if after else []
+    return found

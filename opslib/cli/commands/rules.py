@@ -1,0 +1,168 @@
+"""Run ``ops rules``: show, check, test, export and backtest the limits."""
+
+import argparse
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opslib.alerting import backtest, prometheus_rules, rule_tests
+from opslib.alerting.backtest import Progress, Score
+from opslib.foundation import formatting, time_parsing
+from opslib.foundation.clock import Window
+from opslib.foundation.config import rules as config_rules
+from opslib.foundation.config.rules import RUNGS, Rules
+
+if TYPE_CHECKING:
+    from opslib.desk import Desk
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    What was asked, for machines and for people.
+
+    Attributes:
+        right: Is everything as it should be?
+    """
+
+    values: Any
+    words: str
+    right: bool = True
+
+
+def asked(desk: "Desk", options: argparse.Namespace, progress: Progress) -> Answer:
+    """Answer one of: show, check, test, export, backtest."""
+    match options.what:
+        case "check":
+            return _check(desk.rules)
+        case "test":
+            return _test(Path(options.argument), desk.rules)
+        case "export":
+            found = prometheus_rules.prometheus_rules(desk.rules)
+            return Answer(found, found)
+        case "backtest":
+            return _backtest(desk, options, progress)
+    return _shown(desk.rules)
+
+
+def _shown(rules: Rules) -> Answer:
+    rows = [
+        {
+            "rule": r.name,
+            "better": r.better,
+            "objective": r.objective,
+            **{rung: dict(r.ladder).get(rung) for rung in RUNGS},
+            "unit": r.unit,
+            "window_s": r.window.total_seconds(),
+            "for_s": {rung: hold.total_seconds() for rung, hold in r.holds.items()},
+            "keep_firing_for_s": r.keep_firing_for.total_seconds(),
+            "runbooks": sorted(set(r.runbooks.values())),
+        }
+        for r in rules.rules.values()
+    ]
+
+    def told(v):
+        return (
+            ""
+            if v is None
+            else ", ".join(v)
+            if isinstance(v, list)
+            else "/".join(f"{x:g}" for x in v.values())
+            if isinstance(v, dict)
+            else f"{v:g}"
+            if isinstance(v, float)
+            else str(v)
+        )
+
+    return Answer(
+        {"hash": rules.hash, "rules": rows}, formatting.table([*rows[0]], [[told(v) for v in row.values()] for row in rows])
+    )
+
+
+def _check(rules: Rules) -> Answer:
+    """What was loaded is right, else it would have been refused; said is what of it is the desk's own."""
+    shipped = config_rules.load()
+    own = [
+        f"{name}: {key} is {getattr(rule, key)}, shipped {getattr(shipped[name], key)}"
+        for name, rule in rules.rules.items()
+        for key in rule.__dataclass_fields__
+        if getattr(rule, key) != getattr(shipped[name], key)
+    ]
+    words = [
+        f"{len(rules.rules)} rules can be judged by; table {rules.hash}.",
+        *(own or ["Nothing differs from the shipped table."]),
+    ]
+    return Answer({"hash": rules.hash, "rules": len(rules.rules), "problems": [], "own": own}, "\n".join(words))
+
+
+def _test(path: Path, rules: Rules) -> Answer:
+    tried = rule_tests.run(path, rules)
+    words = [*tried.failures, f"{path}: {tried.count - len(tried.failures)} of {tried.count} expectations met."]
+    return Answer({"expectations": tried.count, "failures": tried.failures}, "\n".join(words), not tried.failures)
+
+
+def _backtest(desk: "Desk", options: argparse.Namespace, progress: Progress) -> Answer:
+    end = time_parsing.parse(options.end, "end") if options.end else desk.now()
+    window = Window(time_parsing.parse(options.start), end) if options.start else Window.before(end, time_parsing.parse_span("30d"))
+    tables = {"in force": desk.rules} | (
+        {"candidate": config_rules.laid_over(options.candidate)} if options.candidate else {}
+    )
+    given = backtest.labelled(options.troubles, desk.rules) if options.troubles else None
+    found, troubles = backtest.history(desk.store, desk.settings, tables, window, given, progress)
+    values: dict[str, Any] = {
+        "window": {"from": formatting.iso(window.start), "to": formatting.iso(window.end)},
+        "labelled": given is not None,
+        "history": {name: score.as_json() for name, score in found.items()},
+    }
+    labels = (
+        f"{len(troubles)} labelled troubles"
+        if given is not None
+        else "no labels: what the table in force told of is taken for the troubles there were, so none of "
+        "its pages can be false"
+    )
+    words = [f"History, {window}; {labels}.", _table(found)]
+    if options.days:
+        seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+        back = backtest.background(desk.store, desk.settings, desk.rules, window, troubles)
+        scores = backtest.resampled(back, tables, desk.settings.post_every_s, options.days, seed, progress)
+        values |= {"seed": seed, "resampled": {name: score.as_json() for name, score in scores.items()}}
+        words += [
+            "",
+            f"{options.days} days resampled from {len(back.blocks)} blocks of ten minutes, with troubles put "
+            f"in; seed {seed}.",
+            _table(scores),
+        ]
+        words += [f"false, by the table {name}: {page}" for name, score in scores.items() for page in score.false_pages]
+    return Answer(values, "\n".join(words))
+
+
+def _table(scores: dict[str, Score]) -> str:
+    """Scores side by side."""
+    keys = sorted(
+        {key for score in scores.values() for key in score.found},
+        key=lambda k: (k.startswith("up to"), float("".join(c for c in k if c in "0123456789.") or 0)),
+    )
+
+    def of(pair):
+        return f"{pair[1]} of {pair[0]}" + (f" ({formatting.ratio(pair[1] / pair[0], 0)})" if pair[0] else "")
+
+    rows = [
+        [f"told of troubles {key}", *(of(score.found.get(key, [0, 0])) for score in scores.values())] for key in keys
+    ]
+
+    def lead(s):
+        return (
+            "no trouble was told"
+            if not s.lead_s
+            else f"{s.as_json()['lead']['median']:.0f} s, longest {max(s.lead_s):.0f} s"
+        )
+
+    rows += [
+        ["days", *(str(s.sessions) for s in scores.values())],
+        ["pages right / beside a trouble / false", *(f"{s.right} / {s.beside} / {s.false}" for s in scores.values())],
+        ["precision", *(formatting.ratio(s.precision, 1) for s in scores.values())],
+        ["told after, median", *(lead(s) for s in scores.values())],
+        ["told again at the same severity", *(str(s.flaps) for s in scores.values())],
+    ]
+    return formatting.table(["", *scores], rows)

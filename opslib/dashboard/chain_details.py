@@ -1,0 +1,485 @@
+"""Show the quality of the Greeks of one chain, or of several in one file, to people and machines."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from opslib.alerting.verdicts import EXIT_CODES, VERDICTS, Figure, Finding, judge, worst
+from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.foundation import formatting
+from opslib.foundation.config.rules import Rules
+from opslib.foundation.intervals import wilson
+from opslib.trading.options.chain import SENT
+from opslib.trading.options.chain_quality import EXAMPLES, Quality, listed_columns
+from opslib.trading.options.iv_baseline import Band, iv_atm
+from opslib.trading.options.provider_comparison import Crosscheck
+
+SOURCE = "chain"
+
+
+@dataclass(frozen=True, eq=False)
+class ChainView:
+    """
+    What the Greeks of one chain are worth.
+
+    Attributes:
+        quality: What was judged.
+        rules: By which limits.
+        band: What is usual for its symbol.
+        against: Another provider's chain beside it, where there is one.
+        held: Contracts that are held now, by (day, side, strike), and how many; None where nobody knows.
+        remarks: What else is to be said, such as why it could not be fetched whole.
+    """
+
+    quality: Quality
+    rules: Rules
+    band: Band = Band(0)
+    against: Crosscheck | None = None
+    held: dict[tuple[Any, str, float], float] | None = None
+    remarks: Sequence[str] = ()
+
+    @cached_property
+    def judged(self) -> list[Finding]:
+        """What do the rules about chains say of it?"""
+        q, n = self.quality, self.quality.core_count
+        parts = {
+            "greeks_valid": n - q.flagged,
+            "gamma_zero": q.core_with("gamma_zero"),
+            "delta_out_of_bounds": q.core_with("delta_out_of_bounds"),
+        }
+        if not q.covered and not q.flagged:
+            n = 0  # A feed without any figure, of which none was promised: what it lacks cannot be right.
+        absent = why_none(q)
+        return [
+            judge(
+                self.rules[name].of(SOURCE),
+                name_of(q),
+                SOURCE,
+                Figure(part / n, part, n) if n else Figure(None, absent=absent),
+            )
+            for name, part in parts.items()
+        ]
+
+    @property
+    def verdict(self) -> str:
+        """
+        The worst of its rules; a warning where more contracts have a fault than a good chain has; unknown where too few
+        can be judged.
+        """
+        found = [f.verdict for f in self.judged if f.counted] or ["unknown"]
+        if self.quality.told(self.rules.chain) or (
+            self.against
+            and self.against.shared
+            and wilson(self.against.delta_off, self.against.shared)[0] > self.rules.chain.told_share
+        ):
+            found.append("warning")
+        return worst(found)
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell sees."""
+        return EXIT_CODES[self.verdict]
+
+    @cached_property
+    def weighted(self) -> dict[str, float | None]:
+        """The valid rate of the core by what traders hold, and by open interest."""
+        frame = self.quality.chain.frame
+        keys = zip(frame["expiry"].dt.tz_convert(formatting.NEW_YORK).dt.date, frame["cp"], frame["strike"])
+        positions = self.quality.weighted(_array([abs(self.held.get(key, 0.0)) for key in keys])) if self.held else None
+        return {"positions": positions, "open_interest": self.quality.weighted(frame["oi"].fillna(0.0).to_numpy())}
+
+    def as_json(self) -> dict[str, Any]:
+        """The chain as CONTRACT.md has it, and what else is known of it."""
+        q, n = self.quality, len(self.quality.chain.frame)
+        iv = iv_atm(q)
+        return {
+            "as_of": formatting.iso(q.as_of),
+            "provider": q.chain.provider,
+            "symbol": name_of(q),
+            "contracts": n,
+            "raw_valid_rate": _rate(q.raw_valid, n),
+            "core": {
+                "contracts": q.core_count,
+                "flagged": q.flagged,
+                "valid_rate": _rate(q.core_count - q.flagged, q.core_count),
+            },
+            "coverage": _rate(q.covered, n),
+            "weighted_valid_rate": {name: None if v is None else round(v, 6) for name, v in self.weighted.items()},
+            "units": q.units,
+            "iv": {
+                "at_the_money": iv,
+                "low": self.band.low,
+                "high": self.band.high,
+                "days_held": self.band.days,
+                "outside": self.band.outside(iv),
+            },
+            "against": None
+            if self.against is None
+            else {
+                "shared": self.against.shared,
+                "moved_usd": self.against.moved_usd,
+                "delta_off": self.against.delta_off,
+                "iv_off": self.against.iv_off,
+                "examples": list(self.against.examples),
+            },
+            "findings": [
+                {"check": f.check, "severity": f.severity, "count": f.count, "examples": list(f.examples)}
+                for f in q.findings
+            ],
+            "notes": [*self.remarks, *q.notes],
+            "refused": [{"place": place, "why": why} for place, why in q.chain.refused],
+            "verdict": self.verdict,
+            "why": [f.sentence for f in self.judged],
+        }
+
+    @property
+    def rates(self) -> Text:
+        """Which share of it is right, by each way of counting?"""
+        q, n, w = self.quality, len(self.quality.chain.frame), self.weighted
+        valid = q.core_count - q.flagged
+        low, high = wilson(valid, q.core_count)
+        rows = [
+            [
+                "core",
+                formatting.ratio(_rate(valid, q.core_count)),
+                f"{valid:,} of {q.core_count:,}",
+                f"quoted, unexpired, tradable: this is judged (95 %: {formatting.ratio(low, 1)} to {formatting.ratio(high, 1)})"
+                if q.core_count
+                else why_none(q),
+            ],
+            [
+                "guide",
+                formatting.ratio(_rate(q.raw_valid, n)),
+                f"{q.raw_valid:,} of {n:,}",
+                "every contract, by the guide's reading; low on a healthy chain too",
+            ],
+            [
+                "coverage",
+                formatting.ratio(_rate(q.covered, n)),
+                f"{q.covered:,} of {n:,}",
+                "contracts that have Greeks at all",
+            ],
+            ["by open interest", formatting.ratio(w["open_interest"]), "", "the core, by contracts that somebody holds"],
+            [
+                "by our positions",
+                formatting.ratio(w["positions"]),
+                "",
+                "the core, by contracts that we hold"
+                if self.held
+                else "no positions are known: import fills"
+                if self.held is None
+                else "nothing of it is held",
+            ],
+        ]
+        return tabled("How much of it is right?", ["counted", "valid", "contracts", "what that is"], rows)
+
+    @property
+    def faults(self) -> Text:
+        """What is wrong, in how many contracts, and in which worst of all?"""
+        rows = [[f.check, f.severity, f"{f.count:,}", "; ".join(f.examples)] for f in self.quality.findings]
+        return tabled("What is wrong with it?", ["check", "severity", "contracts", "the worst"], rows, "nothing")
+
+    @property
+    def units(self) -> Text:
+        """In which units does it send its figures?"""
+        rows = [[name, (unit or formatting.UNKNOWN).replace("_", " ")] for name, unit in self.quality.units.items()]
+        return tabled("Its units, as measured", ["figure", "unit"], rows)
+
+    @property
+    def usual(self) -> Text:
+        """Is its volatility usual for its symbol?"""
+        iv, b = iv_atm(self.quality), self.band
+        if b.low is None:
+            return listed(
+                f"At the money {formatting.ratio(iv, 1)}",
+                [f"whether that is usual is not known: {b.days} of {self.rules.chain.band_days:g} days are held"],
+            )
+        told = {
+            True: "outside its own band: market stress or wrong data; see whether its Greeks agree",
+            False: "within its own band",
+            None: "it cannot be told",
+        }[b.outside(iv)]
+        return listed(
+            f"At the money {formatting.ratio(iv, 1)}",
+            [f"{told} ({formatting.ratio(b.low, 1)} to {formatting.ratio(b.high, 1)}, of the {b.days} days before)"],
+        )
+
+    @property
+    def beside(self) -> Text:
+        """Does another provider say the same?"""
+        if self.against is None:
+            return listed("Beside the other provider", ["not compared: ops greeks SYMBOL fetches both"])
+        return listed(
+            f"Beside the other provider: {self.against!r}", list(self.against.examples) or ["nothing differs"]
+        )
+
+    @property
+    def smile(self) -> "Smile":
+        """Its volatilities by strike, and where its faults lie, as a picture."""
+        return Smile(self)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{name_of(self.quality)} from {self.quality.chain.provider}, as of "
+            f"{formatting.moment(self.quality.as_of)}: {self.verdict}"
+        ]
+        lines += [f"  {f.sentence}" for f in self.judged if f.verdict != "ok"]
+        lines += [f"  {remark}" for remark in (*self.remarks, *self.quality.notes)]
+        parts = [self.rates, self.faults, self.units, self.usual]
+        return "\n".join([*lines, *(f"\n{part!r}" for part in (*parts, *((self.beside,) if self.against else ())))])
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        head = listed(
+            repr(self).splitlines()[0], [f.sentence for f in self.judged] + [*self.remarks, *self.quality.notes]
+        )
+        return head._repr_mimebundle_()
+
+
+@dataclass(frozen=True)
+class Smile:
+    """The volatilities of a chain by strike, as a picture."""
+
+    view: ChainView
+
+    def __repr__(self) -> str:
+        q = self.view.quality
+        return f"volatilities of {q.core_count:,} core contracts by strike, {q.flagged:,} with a fault"
+
+    def _ipython_display_(self) -> None:
+        from opslib.dashboard import charts
+
+        def draw(ax):
+            return charts.smile(ax, self.view.quality)
+
+        charts.shown({"text/plain": repr(self)}, draw, "volatilities by strike", repr(self))
+
+
+def why_none(quality: Quality) -> str:
+    """Why no contract of a chain could be judged: the first reason that holds, in words."""
+    chain, theory = quality.chain, quality.theory
+    lacks = [f"{name}s" for name in ("bid", "ask") if name not in chain.sent]
+    if lacks:
+        found = f"found {listed_columns(chain.unread)}" if chain.unread else "there is no other column"
+        return f"no column of quotes was recognised, that is of {' and '.join(lacks)}: {found}"
+    quoted = (chain.frame["bid"] > 0).to_numpy(dtype=bool)
+    odd = f": cells that are no numbers: {', '.join(chain.garbled)}" if chain.garbled else ""
+    if chain.frame["bid"].isna().all():
+        return f"no bid is there to be read in {len(quoted):,} contracts{odd}"
+    if not quoted.any():
+        return f"none of {len(quoted):,} contracts has a bid above 0"
+    living = quoted & (theory.years > 0)
+    if not living.any():
+        return f"each of {int(quoted.sum()):,} quoted contracts had settled by {formatting.moment(quality.as_of)}"
+    if not (living & (theory.forward > 0)).any():
+        calls = int(theory.call[living].sum())
+        price = (
+            "no price of the underlying is given"
+            if "underlying_px" in chain.sent
+            else f"no column of the underlying's price was "
+            f"recognised{f' (not understood: {listed_columns(chain.unread)})' if chain.unread else ''}"
+        )
+        return (
+            f"the forward is unknown: {price}, and {calls:,} quoted calls and {int(living.sum()) - calls:,}"
+            f" quoted puts have too few pairs to tell it"
+        )
+    if not chain.sent.intersection(SENT):
+        return (
+            f"this feed has neither Greeks nor "
+            f"volatilities{f'; not understood: {listed_columns(chain.unread)}' if chain.unread else ''}"
+        )
+    return (
+        f"none of {int(living.sum()):,} quoted contracts is near enough to the money: their deltas, by "
+        f"their quotes, are not between those that are judged"
+    )
+
+
+def name_of(quality: Quality) -> str:
+    """The symbol of a chain, or how many it holds."""
+    names = sorted({str(name) for name in quality.chain.frame["underlying"].unique() if name})
+    return formatting.one_line(names[0], 20) if len(names) == 1 else f"{len(names)} symbols" if names else "the chain"
+
+
+def _rate(part: int, count: int) -> float | None:
+    return round(part / count, 6) if count else None
+
+
+def _array(values: list[float]) -> Any:
+    import numpy as np
+
+    return np.array(values)
+
+
+MOST_SHOWN = 40
+
+
+@dataclass(frozen=True, eq=False)
+class ChainViews:
+    """
+    What the Greeks of several chains of one file are worth.
+
+    Attributes:
+        views: One chain each, by the name of its underlying.
+        refused: Rows that could not be read, of whichever: their place and why.
+    """
+
+    views: Sequence[ChainView]
+    refused: Sequence[tuple[str, str]] = field(default=())
+
+    @property
+    def verdict(self) -> str:
+        """The worst of all; a warning at least where rows could not be read."""
+        return worst([*(view.verdict for view in self.views), *(["warning"] if self.refused else [])])
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell sees."""
+        return EXIT_CODES[self.verdict]
+
+    @property
+    def notes(self) -> list[str]:
+        """How they were judged, and what is worth knowing of each."""
+        told = [f"{len(self.views)} underlyings are in this file; each is judged by itself"]
+        told += (
+            [f"{len(self.refused):,} rows could not be read: {self.refused[0][0]}: {self.refused[0][1]}"]
+            if self.refused
+            else []
+        )
+        return told + [
+            f"{name_of(view.quality)}: {note}" for view in self.views for note in (*view.remarks, *view.quality.notes)
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The chains as CONTRACT.md has one, summed; and under `symbols` each by itself."""
+        each = [view.as_json() for view in self.views]
+        contracts, core, flagged = (
+            sum(e["contracts"] for e in each),
+            sum(e["core"]["contracts"] for e in each),
+            sum(e["core"]["flagged"] for e in each),
+        )
+        qualities = [view.quality for view in self.views]
+        units = {
+            name: next(iter(found)) if len(found := {q.units[name] for q in qualities}) == 1 else None
+            for name in qualities[0].units
+        }
+        return {
+            "as_of": formatting.iso(max(q.as_of for q in qualities)),
+            "provider": qualities[0].chain.provider,
+            "symbol": self._named,
+            "contracts": contracts,
+            "raw_valid_rate": _rate(sum(q.raw_valid for q in qualities), contracts),
+            "core": {"contracts": core, "flagged": flagged, "valid_rate": _rate(core - flagged, core)},
+            "coverage": _rate(sum(q.covered for q in qualities), contracts),
+            "units": units,
+            "findings": self._findings(each),
+            "notes": self.notes,
+            "refused": [{"place": place, "why": why} for place, why in self.refused],
+            "verdict": self.verdict,
+            "why": [sentence for e in each for sentence in e["why"]],
+            "symbols": each,
+        }
+
+    def _findings(self, each: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for finding in (f for e in each for f in e["findings"]):
+            known = found.setdefault(finding["check"], finding | {"count": 0, "examples": []})
+            known["count"] += finding["count"]
+            known["examples"] = [*known["examples"], *finding["examples"]][:EXAMPLES]
+        if self.refused:
+            found["unreadable"] = {
+                "check": "unreadable",
+                "severity": "error",
+                "count": len(self.refused),
+                "examples": [f"{formatting.one_line(place, 80)}: {why}" for place, why in self.refused[:EXAMPLES]],
+            }
+        return sorted(found.values(), key=lambda f: (-f["count"], f["check"]))
+
+    @property
+    def _named(self) -> str:
+        return f"{len(self.views)} symbols"
+
+    @property
+    def _worst_first(self) -> list[ChainView]:
+        return sorted(self.views, key=lambda view: VERDICTS.index(view.verdict))
+
+    @property
+    def rates(self) -> Text:
+        """Which share of each is right?"""
+        rows = []
+        for view in self._worst_first[:MOST_SHOWN]:
+            q, n = view.quality, len(view.quality.chain.frame)
+            valid = q.core_count - q.flagged
+            rows.append(
+                [
+                    name_of(q),
+                    view.verdict,
+                    formatting.ratio(_rate(valid, q.core_count)),
+                    f"{valid:,} of {q.core_count:,}",
+                    formatting.ratio(_rate(q.raw_valid, n)),
+                    formatting.ratio(_rate(q.covered, n)),
+                ]
+            )
+        more = f" (the worst {MOST_SHOWN} of {len(self.views):,})" if len(self.views) > MOST_SHOWN else ""
+        return tabled(
+            f"Each underlying by itself{more}",
+            ["underlying", "verdict", "core valid", "contracts", "by the guide's reading", "coverage"],
+            rows,
+        )
+
+    @property
+    def faults(self) -> Text:
+        """What is wrong, in how many contracts, and in which worst of all?"""
+        rows = [
+            [name_of(view.quality), f.check, f.severity, f"{f.count:,}", "; ".join(f.examples)]
+            for view in self._worst_first[:MOST_SHOWN]
+            for f in view.quality.findings
+        ]
+        return tabled(
+            "What is wrong with them?", ["underlying", "check", "severity", "contracts", "the worst"], rows, "nothing"
+        )
+
+    @property
+    def units(self) -> Text:
+        """In which units does the file have its figures?"""
+        rows = [
+            [name_of(view.quality), name, (unit or formatting.UNKNOWN).replace("_", " ")]
+            for view in self._worst_first[:MOST_SHOWN]
+            for name, unit in view.quality.units.items()
+        ]
+        return tabled("Their units, as measured", ["underlying", "figure", "unit"], rows)
+
+    @property
+    def usual(self) -> Text:
+        """Whether volatilities are usual is asked of one symbol."""
+        return listed("Usual volatilities", ["not compared: ops greeks SYMBOL does, of one symbol"])
+
+    @property
+    def beside(self) -> Text:
+        """Whether another provider says the same is asked of one symbol."""
+        return listed("Beside the other provider", ["not compared: ops greeks SYMBOL fetches both"])
+
+    @property
+    def smile(self) -> Smile:
+        """The volatilities of the worst of them by strike, as a picture."""
+        return self._worst_first[0].smile
+
+    def __repr__(self) -> str:
+        sentences = [
+            f"  {f.sentence}"
+            for view in self._worst_first[:MOST_SHOWN]
+            for f in view.judged
+            if f.verdict not in ("ok", "unknown") or not f.counted
+        ]
+        lines = [
+            f"{self._named}, as of {formatting.moment(max(view.quality.as_of for view in self.views))}: {self.verdict}",
+            *sentences,
+            *(f"  {note}" for note in self.notes[:MOST_SHOWN]),
+        ]
+        return "\n".join([*lines, *(f"\n{part!r}" for part in (self.rates, self.faults))])
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return listed(repr(self).splitlines()[0], self.notes[:MOST_SHOWN])._repr_mimebundle_()
+
+
+def _rate(part: int, count: int) -> float | None:
+    return round(part / count, 6) if count else None

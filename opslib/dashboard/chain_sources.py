@@ -1,0 +1,229 @@
+"""Find a chain that is to be judged: in a file, in the database, or from a provider."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from opslib.dashboard.chain_details import ChainView, ChainViews
+from opslib.foundation import clock, formatting, time_parsing
+from opslib.foundation.config.rules import Rules
+from opslib.foundation.config.settings import DEMO, Settings
+from opslib.foundation.config.workspace import Workspace
+from opslib.foundation.errors import UsageError
+from opslib.foundation.storage.database import Store
+from opslib.telemetry.probes import chain_fetch
+from opslib.telemetry.probes.http import Prober
+from opslib.telemetry.probes.outcomes import OUTCOMES
+from opslib.telemetry.probes.store import Samples
+from opslib.trading.options import chain, iv_baseline
+from opslib.trading.options.chain import Chain
+from opslib.trading.options.chain_quality import Quality, judge
+from opslib.trading.options.contracts import SIDES, day_end
+from opslib.trading.options.iv_baseline import Band
+from opslib.trading.options.provider_comparison import crosscheck
+from opslib.trading.pnl.round_trips import trips
+from opslib.trading.pnl.store import Filings
+
+PROVIDERS = ("massive", "tradier")
+BAND_BACK = timedelta(days=60)  # Twenty trading days, however many holidays lie between.
+
+
+def of_file(path: Path, rules: Rules, as_of: datetime | None) -> ChainView | ChainViews:
+    """
+    What are the Greeks in a file worth? Of several underlyings in it each is judged by itself.
+
+    Args:
+        as_of: When it was so, where the file does not say; a moment within a day also says by when its quotes are
+            judged.
+
+    Raises:
+        ImportRefused: It holds no chain that can be read.
+        UsageError: Nobody says when it was so.
+    """
+    found = chain.read(path, as_of)
+    each = found.by_underlying
+    if len(each) == 1:
+        return ChainView(_judged(found, rules, _fetched(found, as_of)), rules, remarks=_refused(found))
+    return ChainViews([ChainView(_judged(one, rules, _fetched(one, as_of)), rules) for one in each], found.refused)
+
+
+def _fetched(found: Chain, as_of: datetime | None) -> datetime | None:
+    """By when are its quotes judged? By a moment that was named, and is of the same day."""
+    if as_of is None or day_end(as_of) != as_of or as_of < found.as_of:
+        return None
+    return as_of if as_of - found.as_of < timedelta(days=1) else None
+
+
+def _refused(found: Chain) -> list[str]:
+    return (
+        [f"{len(found.refused):,} rows could not be read: {found.refused[0][0]}: {found.refused[0][1]}"]
+        if found.refused
+        else []
+    )
+
+
+def _judged(found: Chain, rules: Rules, fetched_at: datetime | None) -> Quality:
+    return judge(found, rules.chain, fetched_at)
+
+
+def of_store(
+    store: Store,
+    settings: Settings,
+    rules: Rules,
+    symbol: str,
+    as_of: datetime,
+    known_at: datetime | None = None,
+    provider: str = "",
+) -> ChainView:
+    """
+    What were the Greeks of a symbol's last chain worth, as of a moment?
+
+    Raises:
+        UsageError: None had been fetched.
+    """
+    samples = Samples(store, settings.app)
+    kept = samples.chain(symbol, clock.micros(as_of), clock.micros(known_at) if known_at else None, provider)
+    if kept is None or not kept[2]:
+        raise UsageError(
+            f"no chain of {symbol}{f' from {provider}' if provider else ''} was kept up to "
+            f"{formatting.moment(as_of)}: ops collect fetches those of the symbols in OPS_SYMBOLS, and ops import "
+            f"keeps one from a file."
+        )
+    at = clock.instant(kept[0])
+    quality = _judged(chain.of_payload(kept[2], f"the chain of {symbol}", at), rules, at)
+    return ChainView(
+        quality,
+        rules,
+        _band(samples, symbol, quality, rules),
+        held=held(store, settings.app, symbol, as_of, known_at),
+        remarks=_ended(kept[1], symbol),
+    )
+
+
+def held(
+    store: Store, app: str, symbol: str, at: datetime, known_at: datetime | None = None
+) -> dict[tuple[Any, str, float], float] | None:
+    """
+    What is held of a symbol's options, by the fills that were imported up to a moment?
+
+    By day, side and strike, short ones below 0; None where none ever were.
+    """
+    fills = Filings(store, app).upto(clock.micros(at), clock.micros(known_at) if known_at else None).fills
+    if not fills:
+        return None
+    legs = [
+        leg
+        for leg in trips(fills).open
+        if leg.right and leg.strike is not None and leg.underlying == symbol.removeprefix("I:")
+    ]
+    return {(leg.expiry, SIDES[leg.right.lower()], float(leg.strike or 0)): float(leg.side * leg.left) for leg in legs}
+
+
+def _ended(outcome: str, symbol: str) -> list[str]:
+    return [] if outcome == "ok" else [f"the chain of {symbol} is not whole: its provider {OUTCOMES[outcome].words}"]
+
+
+def _band(samples: Samples, symbol: str, quality: Quality, rules: Rules) -> Band:
+    at = quality.as_of
+    return iv_baseline.band(
+        [(s.ts_us, s.iv_atm) for s in samples.chains_of(symbol, clock.micros(at - BAND_BACK), clock.micros(at))],
+        at,
+        rules.chain,
+    )
+
+
+def of_provider(
+    store: Store,
+    settings: Settings,
+    rules: Rules,
+    symbol: str,
+    provider: str = "",
+    now: Callable[[], datetime] = clock.now,
+) -> ChainView:
+    """
+    What are the Greeks of a symbol worth now, fetched for it? From one provider; or from whichever is configured,
+    beside the other.
+
+    Raises:
+        UsageError: Nobody is configured who could be asked, or none gave a chain.
+    """
+    urls = {"massive": settings.massive_url, "tradier": settings.tradier_url}
+    asked = [name for name in ([provider] if provider else PROVIDERS) if urls[name]]
+    if not asked:
+        raise UsageError(
+            f"who is to be asked for the chain of {symbol}? Set "
+            f"{' or '.join(f'OPS_{name.upper()}_URL' for name in ([provider] if provider else PROVIDERS))}, "
+            f"or name a file."
+        )
+    got = asyncio.run(_fetch(settings, symbol, asked, now))
+    judged, remarks = [], []
+    for name, (at, found) in got.items():
+        remarks += (
+            []
+            if found.outcome == "ok"
+            else [f"{name} {OUTCOMES[found.outcome].words}. {OUTCOMES[found.outcome].advice}"]
+        )
+        if found.pages and found.outcome in ("ok", "partial"):
+            judged.append(
+                _judged(chain.of_payload(found.pages, f"the chain of {symbol} from {name}", at), rules, at)
+            )
+    if not judged:
+        raise UsageError(f"no chain of {symbol} could be had: {' '.join(remarks)}")
+    against = crosscheck(judged[0], judged[1], rules.chain) if len(judged) == 2 else None
+    return ChainView(
+        judged[0],
+        rules,
+        _band(Samples(store, settings.app), symbol, judged[0], rules),
+        against,
+        held(store, settings.app, symbol, now()),
+        remarks,
+    )
+
+
+async def _fetch(
+    settings: Settings, symbol: str, asked: list[str], now: Callable[[], datetime]
+) -> dict[str, tuple[datetime, Any]]:
+    prober = Prober(settings, now)
+    found = {}
+    for name in asked:
+        fetched = await {"massive": chain_fetch.massive, "tradier": chain_fetch.tradier}[name](prober, settings, symbol)
+        found[name] = (now(), fetched)
+    return found
+
+
+def chain_of(
+    desk: Workspace,
+    what: str | Path,
+    provider: str = "",
+    as_of: str | datetime | None = None,
+    known_at: str | datetime | None = None,
+) -> ChainView | ChainViews:
+    """
+    The quality of a chain's Greeks.
+
+    Args:
+        what: A file (see `chain.read`), or a symbol: fetched now; with a moment, in the demo and where nobody can be
+            asked, the last that was kept.
+        provider: Who is to be asked: massive or tradier; empty is Massive, with Tradier's beside it where it is
+            configured.
+        as_of: Of a file when it was so, where it does not say; of a symbol the moment.
+        known_at: Only what was known by then.
+    """
+    moment = time_parsing.instant_of(as_of)
+    if Path(what).suffix or Path(what).exists():
+        return of_file(Path(what), desk.rules, moment)
+    symbol = str(what).strip().upper()
+    if not symbol.removeprefix("I:").replace(".", "").isalnum():
+        raise UsageError(f"a file or a symbol was wanted, found {formatting.one_line(str(what), 60)!r}.")
+    if (
+        moment is None
+        and known_at is None
+        and desk.settings.app != DEMO
+        and (desk.settings.massive_url or desk.settings.tradier_url)
+    ):
+        return of_provider(desk.store, desk.settings, desk.rules, symbol, provider, desk.now)
+    return of_store(
+        desk.store, desk.settings, desk.rules, symbol, moment or desk.now(), time_parsing.instant_of(known_at), provider
+    )

@@ -1,0 +1,1 @@
+"""What everything stands on: time, text, errors, configuration files, the database."""

@@ -1,0 +1,1 @@
+"""Read settings, rules, limits and contacts from files."""

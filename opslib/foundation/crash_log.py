@@ -1,0 +1,71 @@
+"""Keep the traceback of an unexpected exception in a log file, without secrets, and say so in one sentence."""
+
+import os
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+
+from opslib.foundation import clock, formatting, version
+from opslib.foundation.config import settings
+from opslib.foundation.errors import SettingsError
+
+NAME, EARLIER = "crash.log", "crash.log.1"
+MOST_BYTES = 1_000_000  # Then the log becomes `EARLIER`, and a new one begins.
+LONGEST_REASON = 300
+
+
+def record(problem: BaseException, home: str | Path | None, what: str) -> str:
+    """
+    Append a traceback to ``crash.log`` of a home; where that cannot be written, to a new file in the system's temporary
+    folder.
+
+    Args:
+        home: The home that was asked for; None is the one that the environment names.
+        what: What was being done, such as ``ops status``.
+
+    Returns:
+        One sentence for stderr: what happened, and where the traceback is.
+    """
+    reason = formatting.one_line(
+        settings.redacted("".join(traceback.format_exception_only(problem)).strip().splitlines()[-1]), LONGEST_REASON
+    )
+    trace = settings.redacted("".join(traceback.format_exception(problem)))
+    entry = (
+        f"{formatting.iso(clock.machine_now())} {what}, process {os.getpid()}, opslib {version.VERSION}, "
+        f"Python {sys.version.split()[0]}\n{trace}\n"
+    )
+    try:
+        place = str(_append(entry, home))
+    except OSError as refused:
+        place = f"nowhere, since no log can be written ({refused.strerror})"
+    return (
+        f"{what} failed unexpectedly ({reason}). This is a defect of ops: please report it with the "
+        f"traceback in {place}."
+    )
+
+
+def _append(entry: str, home: str | Path | None) -> Path:
+    try:
+        log = settings.home_of(home, os.environ) / NAME
+        if log.exists() and log.stat().st_size > MOST_BYTES:
+            log.replace(log.with_name(EARLIER))
+        with open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(entry)
+        return log
+    except (OSError, SettingsError):
+        handle, name = tempfile.mkstemp(prefix="ops-crash-", suffix=".log")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(entry)
+        return Path(name)
+
+
+def watch_threads(home: str | Path | None, what: str) -> None:
+    """Record an exception that ends a thread of this process, and say so on stderr, from now on."""
+
+    def ended(thread: threading.ExceptHookArgs) -> None:
+        if thread.exc_value is not None and not isinstance(thread.exc_value, SystemExit):
+            print(record(thread.exc_value, home, f"a thread of {what}"), file=sys.stderr)
+
+    threading.excepthook = ended

@@ -1,0 +1,1 @@
+"""Keep data: the database, its schema, cached values and files that are published whole."""

@@ -1,0 +1,57 @@
+"""
+Keep computed values under what they depend on.
+
+It is kept in a folder of the desk under what it rests on: from another basis it is computed anew. It is for speed
+alone; what is lost, cannot be written or is no such thing is computed again. Who verifies does without it, since
+anybody can write a file.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from opslib.foundation.storage import temporary_files
+
+
+class Memory:
+    """
+    What was computed before.
+
+    Args:
+        folder: Where it is kept; None remembers nothing.
+    """
+
+    def __init__(self, folder: Path | None):
+        self._folder = folder
+
+    def once(self, name: str, rests_on: list[Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """
+        What comes of a computation, computed once for what it rests on.
+
+        Args:
+            name: Of the file; one for each thing that may be asked for.
+            rests_on: All that the outcome depends on, fit for JSON.
+            compute: Gives the outcome, fit for JSON: what is remembered of it and what it gives are one.
+        """
+        if self._folder is None:
+            return compute()
+        basis, path = hashlib.sha256(json.dumps(rests_on).encode()).hexdigest(), self._folder / f"{name}.json"
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["basis"] == basis:
+                return kept["found"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # None is there, or it is broken.
+        found = compute()
+        self._keep(path, {"basis": basis, "found": found})
+        return found
+
+    @staticmethod
+    def _keep(path: Path, kept: dict[str, Any]) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary_files.replace(path, json.dumps(kept, sort_keys=True).encode())
+        except OSError:
+            return  # It is computed again.

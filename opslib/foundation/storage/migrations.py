@@ -1,0 +1,74 @@
+"""Bring the tables of an older database to today's schema: one function a version."""
+
+
+import sqlalchemy as sa
+
+from opslib.foundation.storage.schema import ALIVE, FACTS, OUTBOX, RUNS, SNAPSHOTS, TABLES
+from opslib.foundation.storage.snapshot_columns import NEVER_SEEN_ALIVE
+
+
+def alive_has_times(connection: sa.Connection) -> None:
+    """
+    Schema 2: since when each field was seen alive, beside since when we know.
+
+    What was kept by then is taken from the looks themselves.
+    """
+    connection.execute(sa.text("ALTER TABLE alive ADD COLUMN ts_us BIGINT NOT NULL DEFAULT 0"))
+    for row in connection.execute(sa.select(ALIVE.c.app, ALIVE.c.field, ALIVE.c.known_at_us)).all():
+        moved = sa.or_(
+            *(
+                sa.and_(
+                    SNAPSHOTS.c[c].is_not(None),
+                    SNAPSHOTS.c[c] if isinstance(SNAPSHOTS.c[c].type, sa.Boolean) else SNAPSHOTS.c[c] != 0,
+                )
+                for c in NEVER_SEEN_ALIVE[row.field]
+            )
+        )
+        first = sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(
+            SNAPSHOTS.c.app == row.app, SNAPSHOTS.c.known_at_us <= row.known_at_us, moved
+        )
+        ts_us = connection.execute(first).scalar()
+        connection.execute(
+            sa.update(ALIVE)
+            .where(ALIVE.c.app == row.app, ALIVE.c.field == row.field, ALIVE.c.known_at_us == row.known_at_us)
+            .values(ts_us=ts_us if ts_us is not None else row.known_at_us)
+        )
+
+
+def probes_are_kept(connection: sa.Connection) -> None:
+    """Schema 3: tables for what our own looks saw; they are made with the others, and what was there stays as it is."""
+
+
+def people_are_told(connection: sa.Connection) -> None:
+    """
+    Schema 4: tables for what people are told, and what they said; what stood in the outbox of a time when nobody was
+    told stays untold.
+    """
+    TABLES.create_all(connection)
+    for row in connection.execute(
+        sa.select(OUTBOX.c.app, sa.func.max(OUTBOX.c.seq).label("seq")).group_by(OUTBOX.c.app)
+    ).all():
+        connection.execute(sa.insert(FACTS).values(key=f"planned:{row.app}", value=str(row.seq)))
+
+
+def fills_are_kept(connection: sa.Connection) -> None:
+    """
+    Schema 5: a table for fills and what a backtest said of them; it is made with the others, and what was there stays
+    as it is.
+    """
+
+
+def incidents_are_kept(connection: sa.Connection) -> None:
+    """
+    Schema 6: tables for markers, incidents and their records; they are made with the others, and what was there stays
+    as it is.
+    """
+
+
+def runs_are_due(connection: sa.Connection) -> None:
+    """Schema 7: what a run was due as, and what kernel executed it; of those before nobody knows."""
+    there = {column["name"] for column in sa.inspect(connection).get_columns(RUNS.name)}
+    for name in ("due", "kernel"):
+        if name not in there:
+            connection.execute(sa.text(f"ALTER TABLE runs ADD COLUMN {name} TEXT"))
+    connection.execute(sa.text("CREATE INDEX IF NOT EXISTS runs_due ON runs (app, due)"))

@@ -1,0 +1,108 @@
+"""Define the columns of a page's snapshot: name, type, and which of them count."""
+
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+PROVIDERS = ("massive", "tradier")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """
+    One typed column: its name with its unit, where the page's JSON holds it, and of what kind it is.
+
+    Attributes:
+        name: Our name.
+        path: Keys from the top of the JSON.
+        kind: ``count`` (whole, from 0), ``number`` (finite), ``flag``, ``millis`` (since 1970), ``text``.
+        group: The counters that the page zeroes together; empty for what is no counter.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    kind: str
+    group: str = ""
+
+
+def _provider(name: str) -> list[Field]:
+    keys = {
+        "requests": "requestCount",
+        "successes": "successCount",
+        "failures": "failureCount",
+        "fallbacks": "fallbackCount",
+    }
+    return [Field(f"{name}_{ours}", ("providers", name, theirs), "count", name) for ours, theirs in keys.items()]
+
+
+def _group(group: str, top: str, keys: dict[str, str], kind: str) -> list[Field]:
+    return [Field(ours, (top, theirs), kind, group if kind == "count" else "") for ours, theirs in keys.items()]
+
+
+FIELDS: tuple[Field, ...] = (
+    *_provider("massive"),
+    *_provider("tradier"),
+    *_group(
+        "greeks",
+        "greeksQuality",
+        {
+            "validations": "totalTrades",
+            "greeks_valid": "validGreeks",
+            "greeks_estimated": "estimatedGreeks",
+            "greeks_invalid": "validationErrors",
+            "delta_out_of_bounds": "deltaOutOfBounds",
+            "gamma_zero": "gammaIsZero",
+            "iv_anomalies": "ivAnomalies",
+        },
+        "count",
+    ),
+    *_group("pnl", "pnl", {"trades": "totalTrades"}, "count"),
+    *_group(
+        "pnl",
+        "pnl",
+        {
+            "gross_mean_pct": "avgGrossPnL",
+            "net_mean_pct": "avgNetPnL",
+            "commission_total_usd": "totalCommissionCost",
+            "slippage_mean_usd": "avgSlippageCost",
+            "backtest_variance_pp": "backtestVariance",
+        },
+        "number",
+    ),
+    *_group("system", "systemHealth", {"errors": "errorCount"}, "count"),
+    *_group("system", "systemHealth", {"uptime_s": "uptime"}, "number"),
+    Field("websocket_connected", ("systemHealth", "webSocketConnected"), "flag"),
+    Field("last_error_at_ms", ("systemHealth", "lastErrorAt"), "millis"),
+    Field("last_error_message", ("systemHealth", "lastErrorMessage"), "text"),
+    Field("page_clock_ms", ("lastUpdateAt",), "millis"),
+    Field("memory_bytes", ("client", "memoryBytes"), "count"),
+    Field("page_id", ("page",), "text"),
+)
+COUNTERS: tuple[Field, ...] = tuple(f for f in FIELDS if f.group)
+NEVER_SEEN_ALIVE = {
+    # In the app as it is, nothing records into these: their zeros say nothing until one of them has moved.
+    "massive": ("massive_requests",),
+    "tradier": ("tradier_requests",),
+    "fallbacks": ("massive_fallbacks", "tradier_fallbacks"),
+    "iv_anomalies": ("iv_anomalies",),
+    "backtest_variance": ("backtest_variance_pp",),
+    "websocket": ("websocket_connected",),
+}
+
+Look = NamedTuple(
+    "Look",
+    [
+        ("seq", int),
+        ("ts_us", int),
+        ("known_at_us", int),
+        ("digest", bytes),
+        ("load_ms", int | None),
+        ("errors_by_type", str | None),
+    ]
+    + [(f.name, Any) for f in FIELDS],
+)
+Look.__doc__ = """
+One snapshot as the store gives it back: `FIELDS`, and `ts_us` (when it happened), `known_at_us` (when we learned it),
+`seq`, `digest`, `load_ms` (when the page says it was loaded) and `errors_by_type` (JSON, None where the page's Map \
+was lost).
+"""

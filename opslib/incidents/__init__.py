@@ -1,0 +1,1 @@
+"""Keep the append-only record of each incident: evidence, timeline, life cycle."""

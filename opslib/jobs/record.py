@@ -1,0 +1,35 @@
+"""Hand numbers over from a notebook to the executor."""
+
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from opslib.foundation import formatting
+
+
+@dataclass(frozen=True)
+class Record:
+    """The numbers of a report; a notebook that shows one hands it to whoever executed it."""
+
+    MIME: ClassVar[str] = "application/vnd.opslib.record+json"
+    values: dict[str, Any]
+    markdown: str
+
+    def __repr__(self) -> str:
+        return as_json(self.values).rstrip()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        folded = (
+            f"<details><summary>every number of this report</summary><pre>{formatting.in_html(repr(self))}</pre></details>"
+        )
+        return {
+            "text/plain": repr(self),
+            "text/html": folded,
+            self.MIME: {"values": self.values, "markdown": self.markdown},
+        }
+
+
+def as_json(values: dict[str, Any]) -> str:
+    """A report's numbers as the text of its file."""
+    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,0 +1,80 @@
+"""
+Delete files of old runs that nothing names.
+
+Only what was executed and published under ``APP/runs`` is ever taken away: reports, incidents, checklists, the store
+and its ledger stay. Of those runs none goes that an incident, a checklist or a report names.
+"""
+
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from opslib.foundation import clock
+from opslib.foundation.config.workspace import Workspace
+from opslib.foundation.storage.schema import ENTRIES
+
+EVERY_US = 86_400_000_000  # So often it is looked; more often would only cost.
+
+
+def sweep_daily(desk: Workspace) -> list[str]:
+    """As `sweep`, where nobody has for a day."""
+    key, now_us = f"swept:{desk.settings.app}", clock.micros(desk.now())
+    last_us = int(desk.store.recall(key) or 0)
+    if 0 <= now_us - last_us < EVERY_US:
+        return []
+    desk.store.remember(key, str(now_us))
+    return sweep(desk)
+
+
+def sweep(desk: Workspace) -> list[str]:
+    """
+    Take away the files of runs that are older than the settings keep them, and of the oldest others until all of them
+    take no more room than the settings allow.
+
+    Returns:
+        The ids of the runs whose files are gone; the ledger still has each with how it ended.
+    """
+    folder, keep, most_bytes = (
+        desk.settings.outputs / "runs",
+        timedelta(days=desk.settings.keep_runs_days),
+        desk.settings.keep_runs_mb * 1e6,
+    )
+    now, cited = desk.now(), _cited(desk)
+    ended = {row["id"]: row["ended_at_us"] for row in desk.store.runs() if row["ended_at_us"] is not None}
+    there = (
+        sorted((ended[p.name], p) for p in folder.iterdir() if p.is_dir() and p.name in ended)
+        if folder.is_dir()
+        else []
+    )
+    sizes = {p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for _, p in there}
+    total, gone = sum(sizes.values()), []
+    for at_us, path in there:
+        old = now - clock.instant(at_us) > keep
+        if (old or total > most_bytes) and path.name not in cited:
+            shutil.rmtree(path)
+            total -= sizes[path]
+            gone.append(path.name)
+    return gone
+
+
+def _cited(desk: Workspace) -> set[str]:
+    """The runs that an incident, a checklist or a report names."""
+    ids = {row["id"] for row in desk.store.runs()}
+    return {word for text in _texts(desk) for word in ids if word in text}
+
+
+def _texts(desk: Workspace) -> Iterator[str]:
+    with desk.store.reading() as connection:
+        yield "\n".join(
+            connection.execute(sa.select(ENTRIES.c.line).where(ENTRIES.c.app == desk.settings.app)).scalars()
+        )
+    for path in _written(desk.settings.outputs):
+        yield path.read_text(encoding="utf-8", errors="replace")
+
+
+def _written(outputs: Path) -> Iterator[Path]:
+    for folder in ("reports", "incidents", "checklists"):
+        yield from (p for ending in ("json", "md", "jsonl") for p in (outputs / folder).rglob(f"*.{ending}"))

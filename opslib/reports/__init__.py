@@ -1,0 +1,1 @@
+"""Tell what happened: periodic reports, postmortems, verification."""

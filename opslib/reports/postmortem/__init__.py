@@ -1,0 +1,1 @@
+"""Draft, check and publish postmortems."""

@@ -1,0 +1,1 @@
+"""Guide what people do: steps, checks, diagnosis, open runbooks and checklists."""

@@ -1,0 +1,1 @@
+"""Run the checks that runbooks and checklists ask for."""

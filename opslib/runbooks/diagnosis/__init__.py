@@ -1,0 +1,1 @@
+"""Ask diagnostic questions and determine the cause."""

@@ -1,0 +1,1 @@
+"""Run the three long-running processes, each wiring the packages together."""

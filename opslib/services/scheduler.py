@@ -1,0 +1,365 @@
+"""
+Make what is due, in the order in which it was due: claim it in the ledger, make it, send it.
+
+It holds no timers and remembers nothing: it looks every few seconds at what was due by now and was not made. So it may
+be killed, asleep or moved in time; whoever looks next finds the same, and any number of them make each thing once.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from opslib.alerting.notifications import sender
+from opslib.alerting.notifications.store import Dispatch
+from opslib.foundation import clock, formatting, market_calendar, periods
+from opslib.foundation.config.settings import without_secrets
+from opslib.foundation.config.workspace import Workspace
+from opslib.foundation.errors import AlreadyMade, OpsError, SettingsError, StoreError
+from opslib.jobs import executor, ledger, retention, schedule
+from opslib.jobs.due import Agenda, Item
+from opslib.jobs.executor import Outcome
+from opslib.jobs.kernels import Kernels, warmed
+from opslib.jobs.schedule import CHECKLIST, DAILY, REPORT, Job
+from opslib.reports import publishing
+from opslib.runbooks import checklists
+from opslib.services import notifying
+from opslib.telemetry.pages.store import SnapshotStore
+
+LOOK_S = 5.0
+SET = ("settings.toml", "rules.toml", schedule.NAME)
+WORKERS = 2
+LAST_LOOK = timedelta(seconds=30)  # A look so near to the close was the last one, however often a page posts.
+SENT_FOR = timedelta(days=1)  # What was made longer ago is not sent any more.
+# What is being made may be finished so long after we were asked to stop; what is not is made by the next one.
+STOP_S = 20.0
+
+
+class Scheduler:
+    """
+    Makes what is due of one desk.
+
+    Args:
+        opened: Gives the desk as its settings are now; asked again when they were changed.
+        workers: So many things are made at once.
+        kernels: Where kernels are had that need not import anything first.
+    """
+
+    def __init__(self, opened: Callable[[], Workspace], workers: int = WORKERS, kernels: Kernels | None = None):
+        self._opened, self.workers, self.kernels = opened, workers, kernels
+        self.desk = opened()
+        self._set: dict[Path, int] = {}
+        self.ended: list[tuple[Item, str, str]] = []
+        self._going: dict[str, threading.Thread] = {}
+        self._said: dict[str, str] = {}
+        self._sent: set[str] = set()  # Only for speed: that it is sent once, the store sees to.
+        self._turn = threading.Lock()
+
+    @property
+    def going(self) -> int:
+        """How many things are being made by us?"""
+        with self._turn:
+            self._going = {name: thread for name, thread in self._going.items() if thread.is_alive()}
+            return len(self._going)
+
+    def look(self) -> list[Item]:
+        """
+        Begin what is open, as far as there are workers; note what is missed; send what was made.
+
+        Returns:
+            What is to be made and is not begun yet: it waits for data, for a worker, or to be tried again.
+
+        Raises:
+            StoreError: The store cannot be read or written; nothing is lost by that.
+        """
+        self._renew()
+        desk, now = self.desk, self.desk.now()
+        agenda = Agenda.of(desk.store, desk.settings, desk.staff)
+        _known(agenda)
+        agenda.begin(now)
+        left = []
+        for item in agenda.items(now):
+            late = item.due.late_us is not None and clock.micros(now) > item.due.late_us
+            if item.standing == ledger.OVER:
+                self._send(item, now)
+            elif item.standing == ledger.PAUSED:
+                left.append(item)
+            elif item.standing != ledger.OPEN or item.due.name in self._going:
+                continue
+            elif late and not item.job.catch_up:
+                self._missed(item, now)
+            elif not _ready(desk, item, now) or self.going >= self.workers:
+                left.append(item)
+            else:
+                self._begin(desk, item)
+        if gone := retention.sweep_daily(desk):
+            self._say("sweep", f"the files of {len(gone)} old runs are gone; the ledger has how they ended", prefix="")
+        return left
+
+    def _renew(self) -> None:
+        """What was set meanwhile counts from now on."""
+        found = {p: p.stat().st_mtime_ns for p in (self.desk.settings.base / name for name in SET) if p.exists()}
+        if found == self._set:
+            return
+        try:
+            self.desk, self._set = self._opened(), found
+            self._said.pop("settings", None)
+        except SettingsError as problem:  # What held until now holds until it is set right.
+            self._say("settings", str(problem))
+
+    def _missed(self, item: Item, now: datetime) -> None:
+        why = f"nobody made it within {formatting.duration(item.job.grace.total_seconds())}, and it is not caught up"
+        ledger.missed(self.desk.store, self.desk.settings.app, item.due, item.job.name, why)
+        self._end(item, "missed", why)
+
+    def _begin(self, desk: Workspace, item: Item) -> None:
+        thread = threading.Thread(target=self._make, args=(desk, item), name=item.due.name, daemon=True)
+        with self._turn:
+            self._going[item.due.name] = thread
+        thread.start()
+
+    def _make(self, desk: Workspace, item: Item) -> None:
+        try:
+            outcome, _ = make(desk, item, self.kernels)
+            self._end(item, outcome.state, outcome.reason or "")
+        except AlreadyMade:
+            return
+        except StoreError as problem:
+            self._say("store", str(problem))
+        # Refused, or a fault of ours: it stops no other, the ledger says so, and people are told by it.
+        except Exception as problem:  # noqa: BLE001
+            why = desk.settings.redact(
+                str(problem)
+                if isinstance(problem, OpsError)
+                else f"{problem.__class__.__name__}: {formatting.one_line(str(problem), 160)}"
+            )
+            try:
+                ledger.refused(desk.store, desk.settings.app, item.due, item.job.name, why)
+            except StoreError as lost:
+                self._say("store", str(lost))
+            self._end(item, "failed", why)
+
+    def _end(self, item: Item, state: str, why: str) -> None:
+        self.ended.append((item, state, why))
+        self._say(item.due.name, f"{item.due.name}: {state}{f' ({why})' if why else ''}", prefix="")
+
+    def _send(self, item: Item, now: datetime) -> None:
+        """Have what was made sent, once, where it is to be sent."""
+        run = item.made
+        if (
+            not item.job.deliver
+            or run is None
+            or run["state"] == "missed"
+            or run["id"] in self._sent
+            or now - clock.instant(run["ended_at_us"]) > SENT_FOR
+        ):
+            return
+        Dispatch(self.desk.store, self.desk.settings.app).report(
+            run["id"], item.job.deliver, _delivered(self.desk, item)
+        )
+        self._sent.add(run["id"])
+
+    def _say(self, about: str, words: str, prefix: str = "ops: ") -> None:
+        """On stderr, without secrets; the same of one thing once."""
+        if self._said.get(about) != words:
+            self._said[about] = words
+            print(formatting.printable(self.desk.settings.redact(f"{prefix}{words}")), file=sys.stderr, flush=True)
+
+    def run(self, stop: threading.Event) -> None:
+        """Make what is due until stopped, and tell people."""
+        telling = threading.Thread(target=self._tell, args=(stop,), daemon=True)
+        telling.start()
+        while not stop.is_set():
+            try:
+                self.look()
+                self._said.pop("store", None)
+            except StoreError as problem:
+                self._say("store", str(problem))
+            except OpsError as problem:
+                self._say("look", str(problem))
+            stop.wait(LOOK_S / clock.speed())
+        for thread in list(self._going.values()):
+            thread.join(STOP_S / max(len(self._going), 1))
+        telling.join(STOP_S)
+
+    def _tell(self, stop: threading.Event) -> None:
+        desk = self.desk
+        sender.run(notifying.notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now), stop)
+
+    def once(self) -> int:
+        """
+        Make all that is due by now, tell people, and end.
+
+        Returns:
+            0: nothing failed and nothing is left; 3: something waits, for data or after a failure, or was missed or
+            incomplete; 70: something failed.
+        """
+        left = self.look()
+        while self.going:
+            for thread in list(self._going.values())[:1]:
+                thread.join(0.2)
+            left = self.look()
+        desk = self.desk
+        asyncio.run(sender.flush(notifying.notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now)))
+        states = {state for _, state, _ in self.ended}
+        return 70 if "failed" in states else 3 if left or states & {"incomplete", "missed"} else 0
+
+
+def make(desk: Workspace, item: Item, kernels: Kernels | None = None) -> tuple[Outcome, Path]:
+    """
+    Make one thing that is due.
+
+    Raises:
+        AlreadyMade: Somebody else makes it, or has made it.
+        OpsError: It cannot be made.
+    """
+    job, due, how = item.job, item.due, {"timeout_s": item.job.timeout.total_seconds()}
+    if job.kind == REPORT:
+        of, told = job.of(item.at), {"as_of": None, "known_at": None, "partial": False, "due": due}
+        return (
+            publishing.publish_daily(desk, of, **told, **how, kernels=kernels)
+            if job.what == DAILY
+            else publishing.publish_review(desk, job.what, of, **told, **how, kernels=kernels)
+        )
+    if job.kind == CHECKLIST:
+        path, given = (
+            executor.notebook("checklist"),
+            {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": "", "practice": False},
+        )
+    else:
+        path, given = desk.settings.base / job.what, dict(job.parameters)
+    return executor.run(path, given, settings=desk.settings, store=desk.store, due=due, kernels=kernels, **how)
+
+
+def _known(agenda: Agenda) -> None:
+    """Is there a checklist of each name that the schedule has?"""
+    for job in agenda.jobs.values():
+        if job.kind == CHECKLIST and job.what not in checklists.table():
+            raise SettingsError(
+                f"{agenda.settings.base / schedule.NAME}, {job.name}: there is no checklist {job.what!r}; "
+                f"there are: {', '.join(checklists.table())}.{formatting.nearest(job.what, checklists.table())}"
+            )
+
+
+def _ready(desk: Workspace, item: Item, now: datetime) -> bool:
+    """Has the last look come that is expected of the day, or has it been waited for long enough?"""
+    if not item.job.wait or now >= item.at + item.job.wait or (item.job.kind, item.job.what) != (REPORT, DAILY):
+        return True
+    closes = market_calendar.last_closed(item.at).closes
+    return SnapshotStore(desk.store).first_look(desk.settings.app, clock.micros(closes - LAST_LOOK), None) is not None
+
+
+def _delivered(desk: Workspace, item: Item) -> dict[str, Any]:
+    """What is sent of something that was made."""
+    run = item.made
+    assert run
+    files = {Path(p).suffix: p for p in json.loads(run["outputs"])}
+    try:
+        values = json.loads(Path(files[".json"]).read_text(encoding="utf-8")) if ".json" in files else {}
+    except (OSError, ValueError):
+        values = {}
+    verdict = str(values.get("verdict", run["state"]))
+    lines = [
+        [
+            "",
+            f"{desk.settings.app}: due {formatting.moment(item.at)}, made "
+            f"{formatting.moment(clock.instant(run['ended_at_us']))}; {run['state']}"
+            f"{': ' + run['reason'] if run['reason'] else ''}.",
+        ]
+    ]
+    lines += [["", formatting.one_line(words.lstrip("- "), 300)] for words in values.get("headline", ())[:10]]
+    lines += [["To do", formatting.one_line(words, 300)] for words in values.get("action_items", ())[:10]]
+    lines += [["Stands in", files[".html"]]] if ".html" in files else []
+    severity = {"critical": "critical", "warning": "notify"}.get(verdict, "warning")
+    return {
+        "title": f"[{verdict}] {item.due.name}",
+        "lines": lines,
+        "severity": severity,
+        "verdict": verdict,
+        "state": run["state"],
+        "page": files.get(".html", ""),
+        "notebook": files.get(".ipynb", ""),
+    }
+
+
+def rehearse(
+    desk: Workspace, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Job]], Any]
+) -> list[tuple[Job, Outcome, Path]]:
+    """
+    Make everything that is scheduled once, as of a moment: reports under the name of partial ones where they are not
+    over, checklists without a trace.
+
+    Returns:
+        Each job, how it ended, and where it is.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with warmed(lambda: desk) as (_, kernels), ThreadPoolExecutor(WORKERS) as pool:
+        running = [(job, pool.submit(_rehearsed, desk, job, as_of, kernels)) for job in jobs.values()]
+        return [(job, *found.result()) for job, found in progress(running)]
+
+
+def _rehearsed(desk: Workspace, job: Job, as_of: datetime, kernels: Kernels) -> tuple[Outcome, Path]:
+    how, moment = {"timeout_s": job.timeout.total_seconds()}, formatting.iso(as_of)
+    if job.kind == REPORT:
+        told = {"as_of": moment, "known_at": None, "partial": True}
+        if job.what == DAILY:
+            return publishing.publish_daily(desk, None, **told, **how, kernels=kernels)
+        return publishing.publish_review(
+            desk,
+            job.what,
+            periods.of(periods.REPORTS[job.what], as_of.astimezone(formatting.NEW_YORK).date()).name,
+            **told,
+            **how,
+            kernels=kernels,
+        )
+    if job.kind == CHECKLIST:
+        return executor.run(
+            executor.notebook("checklist"),
+            {"name": job.what, "app": desk.settings.app, "operator": "", "as_of": moment, "practice": True},
+            settings=desk.settings,
+            store=desk.store,
+            kernels=kernels,
+            **how,
+        )
+    return executor.run(
+        desk.settings.base / job.what,
+        dict(job.parameters),
+        settings=desk.settings,
+        store=desk.store,
+        kernels=kernels,
+        **how,
+    )
+
+
+def serve(opened: Callable[[], Workspace], workers: int) -> None:
+    """
+    Make what is due until SIGTERM or Ctrl-C; what is being made then may be finished within `STOP_S`, or until the
+    second of them.
+
+    What is not finished by then is left as if we had been killed: it did not fail, and the next one makes it.
+    """
+    stop = threading.Event()
+
+    def asked(*_: Any) -> None:
+        if stop.is_set():
+            os._exit(0)
+        stop.set()
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with closing(Kernels(without_secrets(os.environ))) as kernels:
+            making = Scheduler(opened, workers, kernels)
+            making.run(stop)
+            if making.going:
+                os._exit(0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

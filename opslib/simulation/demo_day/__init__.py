@@ -1,0 +1,1 @@
+"""Play the scripted demo day through the real receiver."""

@@ -1,0 +1,188 @@
+"""
+Count the true figures of a scripted day from its events and its posting instants alone.
+
+It never asks the page's arithmetic: a figure of the suite that agrees with this one was
+recovered from the posts, not copied. Windows are (from, to], in UTC.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from opslib.simulation.world.script import Event, PageLife, Script
+
+
+def truth(script: Script) -> dict:
+    """The day's true figures, ready for JSON; instants are ISO 8601 in UTC.
+
+    `hours` and `session` hold what the posts can show in each window; `lost` counts what
+    happened between the first page's load and the close and no post ever shows.
+    """
+    shown, lost = _shown(script)
+    bounds = _bounds(script.opens, script.closes)
+    return {
+        "seed": script.seed,
+        "day": script.day.isoformat(),
+        "opens": _iso(script.opens),
+        "closes": _iso(script.closes),
+        "hours": [_window(script, shown, a, b) for a, b in zip(bounds, bounds[1:])],
+        "session": _window(script, shown, script.opens, script.closes),
+        "lost": _counts(lost),
+        "troubles": [
+            {"name": t.name, "begins": _iso(t.begins), "ends": _iso(t.ends), "words": t.words} for t in script.troubles
+        ],
+        "restarts": len(_restarts(script)),
+        "pages": len({life.page_id for life in script.pages}),
+        "page_loads": len(script.pages),
+        "posting_before_open": [
+            {"page": life.key, "first_post": _iso(life.first_post_at)}
+            for life in script.pages
+            if life.first_post_at <= script.opens
+        ],
+    }
+
+
+def naive(script: Script) -> dict:
+    """What the trader page's fields give for the day as end minus start; wrong, on purpose.
+
+    It forgets the refresh (counts can even be negative) and the other page, and its P&L means
+    are those since the last page load.
+    """
+    traders = [life for life in script.pages if life.page_id is None]
+    first, last = traders[0], traders[-1]
+    start = _counts(_held(script, first, script.opens))
+    end = _counts(_held(script, last, script.closes))
+    pnl = dict(end["pnl"])
+    for field in ("trades", "commission_usd", "slippage_usd"):
+        pnl[field] -= start["pnl"][field]
+    groups = {
+        group: {name: end[group][name] - start[group][name] for name in end[group]}
+        for group in ("massive", "tradier", "greeks")
+    }
+    return {**groups, "errors": end["errors"] - start["errors"], "pnl": pnl}
+
+
+def _shown(script: Script) -> tuple[list[tuple[datetime, Event]], list[Event]]:
+    """Each event with the instant of the first post that shows it, and those that none shows."""
+    instants = {life.key: life.post_instants() for life in script.pages}
+    shown, lost = [], []
+    for event in script.events:
+        posted = instants[event.page]
+        index = bisect_left(posted, event.at)
+        if index < len(posted):
+            shown.append((posted[index], event))
+        else:
+            lost.append(event)
+    return shown, lost
+
+
+def _held(script: Script, life: PageLife, at: datetime) -> list[Event]:
+    """What the page's last post at or before `at` holds."""
+    posted = max(p for p in life.post_instants() if p <= at)
+    return [e for e in script.events if e.page == life.key and e.at <= posted]
+
+
+def _bounds(opens: datetime, closes: datetime) -> list[datetime]:
+    """The open, every full UTC hour inside the session, the close."""
+    hour = opens.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+    bounds = [opens]
+    while hour < closes:
+        bounds.append(hour)
+        hour += timedelta(hours=1)
+    return [*bounds, closes]
+
+
+def _window(script: Script, shown: list[tuple[datetime, Event]], begins: datetime, ends: datetime) -> dict:
+    """What a reader of the posts can know of (begins, ends]."""
+    # A page first seen inside the window but loaded before it has a first post that cannot
+    # be told from its past: that post only sets the starting point.
+    baseline = {life.key: life.first_post_at for life in script.pages if life.loaded_at <= begins < life.first_post_at}
+    visible = [event for posted, event in shown if begins < posted <= ends and posted != baseline.get(event.page)]
+    down_s = sum(max(0.0, (min(b, ends) - max(a, begins)).total_seconds()) for a, b in _socket_down(script))
+    posting = {life.page_id for life in script.pages if life.first_post_at <= ends and life.last_post_at > begins}
+    return {
+        "from": _iso(begins),
+        "to": _iso(ends),
+        "visible": _counts(visible),
+        "websocket_down_s": down_s,
+        "restarts": sum(begins < at <= ends for at in _restarts(script)),
+        "pages": len(posting),
+    }
+
+
+def _counts(events: Iterable[Event]) -> dict:
+    """Counts of the events by group; means are None without trades, sums are in dollars."""
+    by_kind: dict[str, list] = defaultdict(list)
+    for event in events:
+        by_kind[event.kind].append(event.data)
+    causes = [data["cause"] for data in by_kind["greeks"]]
+    trades = by_kind["trade"]
+    return {
+        "massive": _provider(by_kind, "massive"),
+        "tradier": _provider(by_kind, "tradier"),
+        "greeks": {
+            "validations": len(causes),
+            "valid": causes.count("clean"),
+            "gamma_zero": causes.count("gamma_zero"),
+            "delta_out_of_bounds": causes.count("delta_out_of_bounds"),
+            "iv_anomalies": len(by_kind["iv_anomaly"]),
+        },
+        "errors": len(by_kind["error"]),
+        "pnl": {
+            "trades": len(trades),
+            "gross_pct": _mean([trade["gross_pct"] for trade in trades]),
+            "net_pct": _mean([trade["net_pct"] for trade in trades]),
+            "commission_usd": sum(trade["commission_usd"] for trade in trades),
+            "slippage_usd": sum(trade["slippage_usd"] for trade in trades),
+        },
+    }
+
+
+def _provider(by_kind: dict[str, list], name: str) -> dict[str, int]:
+    outcomes = [data["ok"] for data in by_kind["request"] if data["provider"] == name]
+    return {
+        "requests": len(outcomes),
+        "ok": sum(outcomes),
+        "failed": len(outcomes) - sum(outcomes),
+        "fallbacks": sum(data["provider"] == name for data in by_kind["fallback"]),
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _restarts(script: Script) -> list[datetime]:
+    """First posts after a refresh: the load that follows another with the same page id."""
+    seen: set[str | None] = set()
+    found = []
+    for life in sorted(script.pages, key=lambda life: life.loaded_at):
+        if life.page_id in seen:
+            found.append(life.first_post_at)
+        seen.add(life.page_id)
+    return found
+
+
+def _socket_down(script: Script) -> list[tuple[datetime, datetime]]:
+    """When a socket that had been connected was lost on any page, without overlap."""
+    lost_at: dict[str, datetime] = {}
+    spans = []
+    for event in script.events:
+        if event.kind != "ws":
+            continue
+        if not event.data["connected"]:
+            lost_at[event.page] = event.at
+        elif event.page in lost_at:
+            spans.append((lost_at.pop(event.page), event.at))
+    merged: list[tuple[datetime, datetime]] = []
+    for begins, ends in sorted(spans):
+        if merged and begins <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(ends, merged[-1][1]))
+        else:
+            merged.append((begins, ends))
+    return merged
+
+
+def _iso(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,249 @@
+"""
+Make the probe samples of the scripted day without playing it.
+
+`tour.live` looks for itself, at a world; this is for who opens a notebook and wants a day to read, the same each time.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any, NamedTuple
+
+from opslib.simulation.world.massive import GREEKS, nested
+from opslib.simulation.world.option_surface import Surface
+from opslib.simulation.world.script import Script
+
+EVERY_S, SELDOM_S, CHAIN_S = 15, 60, 900
+BEFORE_OPEN = timedelta(minutes=5)
+SYMBOLS = {"SPY": (450, 190, 0.178), "AAPL": (450, 116, 0.281)}
+GAMMA_ZERO_SHARE = 0.4
+# Whose chains are kept whole, and for how long after the open: enough to read one well and one with the burst.
+KEPT, KEPT_FOR = "SPY", timedelta(minutes=75)
+UNITS = {"theta": "per_day", "vega": "per_point", "gamma": "per_dollar", "iv": "decimal"}
+
+
+class Seen(NamedTuple):
+    """One attempt of one look: when its outcome was in hand, and as the store keeps it."""
+
+    at: datetime
+    probe: str
+    subject: str
+    outcome: str
+    seconds: float | None = None
+    value: float | None = None
+    attempt: int = 1
+    last: bool = True
+    detail: dict[str, Any] = {}
+
+
+def seen(script: Script) -> Iterator[Seen]:
+    """Every look of the day in order of time, from five minutes before the open to the close."""
+    rng = Random(f"{script.seed}/{script.day}/witness")
+    spans = {t.name: (t.begins, t.ends) for t in script.troubles}
+
+    def inside(name: str, at: datetime) -> bool:
+        begins, ends = spans.get(name, (script.closes, script.opens))
+        return begins <= at < ends
+
+    begun = script.opens - BEFORE_OPEN
+    for since_s in range(0, int((script.closes - begun).total_seconds()) + 1, EVERY_S):
+        at = begun + timedelta(seconds=since_s)
+        is_open = at > script.opens
+        down, deaf = inside("massive_outage", at), inside("websocket_loss", at)
+        yield from _asked(
+            rng,
+            at,
+            "liveness",
+            "massive",
+            down,
+            0.19,
+            {"market": "open" if is_open else "extended-hours", "skew_s": 0.1},
+        )
+        yield from _asked(
+            rng,
+            at,
+            "liveness",
+            "tradier",
+            False,
+            0.15,
+            {
+                "market": "open" if is_open else "premarket",
+                "quota": 120,
+                "quota_left": rng.randint(104, 116),
+                "skew_s": -0.2,
+            },
+        )
+        yield Seen(
+            _after(rng, at),
+            "health",
+            "app",
+            "ok",
+            round(rng.uniform(0.006, 0.04), 4),
+            since_s + 86_400.0,
+            detail={"bytes": 75, "first_byte_s": 0.01, "said": "ok", "skew_s": 0.0, "status": 200},
+        )
+        if deaf:
+            yield Seen(
+                _after(rng, at),
+                "socket",
+                "app",
+                "unreachable",
+                None,
+                round((at - spans["websocket_loss"][0]).total_seconds(), 1),
+                detail={},
+            )
+        else:
+            yield Seen(
+                _after(rng, at),
+                "socket",
+                "app",
+                "ok",
+                round(max(0.012, rng.gauss(0.048, 0.015)), 4),
+                round(rng.uniform(0.1, 1.2), 1),
+            )
+        yield Seen(
+            at,
+            "beat",
+            "collector",
+            "ok",
+            None,
+            58.0,
+            detail={"every_s": EVERY_S, "files": 14, "tasks": 16, "waiting": 0},
+        )
+        if since_s % SELDOM_S == 0:
+            yield Seen(at, "metrics", "app", "ok", 0.018, detail={"bytes": 311, "said": "active", "status": 200})
+            yield from _seldom(rng, at, since_s, down, is_open)
+        if since_s % CHAIN_S == 0 and is_open:
+            yield from _chains(rng, at, down, inside("gamma_burst", at))
+
+
+def _after(rng: Random, at: datetime) -> datetime:
+    return at + timedelta(milliseconds=rng.randint(20, 400))
+
+
+def _asked(
+    rng: Random,
+    at: datetime,
+    probe: str,
+    subject: str,
+    down: bool,
+    usual_s: float,
+    told: dict[str, Any],
+    value: float | None = None,
+) -> Iterator[Seen]:
+    """One look: answered, or two attempts that failed."""
+    for attempt in (1, 2) if down else (1,):
+        seconds = round(max(0.03, rng.gauss(usual_s, usual_s / 4)), 4)
+        at += timedelta(seconds=round(seconds + 0.3 * (attempt - 1), 3))
+        detail = (
+            {"bytes": 512, "first_byte_s": round(seconds * 0.9, 4), "status": 502, "said": ""}
+            if down
+            else {"bytes": 690, "first_byte_s": round(seconds * 0.9, 4), "status": 200} | told
+        )
+        yield Seen(
+            at,
+            probe,
+            subject,
+            "server_5xx" if down else "ok",
+            seconds,
+            None if down else value,
+            attempt,
+            attempt == 2 or not down,
+            detail,
+        )
+
+
+def _seldom(rng: Random, at: datetime, since_s: int, down: bool, is_open: bool) -> Iterator[Seen]:
+    """What is looked at once a minute: the data, the process and the log."""
+    yield from _asked(
+        rng,
+        at,
+        "data",
+        "massive",
+        down,
+        0.22,
+        {"contract": "O:SPY260313C00670000", "contracts": 50, "delayed": False},
+        round(rng.uniform(0.4, 2.5), 1),
+    )
+    yield from _asked(rng, at, "data", "tradier", False, 0.16, {"delayed": False}, round(rng.uniform(0.4, 2.5), 1))
+    yield Seen(
+        _after(rng, at),
+        "process",
+        "app",
+        "ok",
+        None,
+        round(142 + 0.4 * since_s / 3600 + rng.uniform(-1.5, 1.5), 2),
+        detail={"born": 1_772_900_000.0, "cpu_s": round(since_s * 0.04, 1), "pid": 4242, "threads": 11},
+    )
+    errors = rng.randint(5, 9) if down else int(rng.random() < 0.03)
+    kinds = {"access": rng.randint(20, 40)} | (
+        {"provider_5xx": errors} if down else {"other_error": errors} if errors else {}
+    )
+    newest = (
+        {"provider_5xx": "[v0] Massive proxy error (502): External API error"}
+        if down
+        else {"other_error": "[Trades API] Error: update was refused"}
+        if errors
+        else {}
+    )
+    yield Seen(
+        _after(rng, at),
+        "log",
+        "app",
+        "ok",
+        None,
+        float(errors),
+        detail={"cursor": "", "kinds": kinds, "lines": sum(kinds.values()), "newest": newest},
+    )
+
+
+def _chains(rng: Random, at: datetime, down: bool, burst: bool) -> Iterator[Seen]:
+    for symbol, (contracts, core, iv) in SYMBOLS.items():
+        seconds = round(rng.uniform(0.5, 0.9), 3)
+        ended = at + timedelta(seconds=seconds)
+        if down:
+            yield Seen(
+                ended, "chain", symbol, "server_5xx", seconds, 0.0, detail={"pages": 0, "said": "", "status": 502}
+            )
+            continue
+        zero = round(core * GAMMA_ZERO_SHARE) + rng.randint(-4, 4) if burst else 0
+        told = {
+            "contracts": contracts,
+            "quoted": contracts - 60,
+            "core": core,
+            "expires_today": 0,
+            "missing": 0,
+            "gamma_zero": zero,
+            "delta_out_of_bounds": 0,
+        }
+        told |= {
+            "flagged": zero,
+            "faults": {"gamma_zero": zero} if zero else {},
+            "units": UNITS,
+            "iv_atm": round(iv * rng.uniform(0.99, 1.01), 4),
+        }
+        medians = {
+            "median_iv": round(iv * rng.uniform(0.97, 1.03), 4),
+            "median_theta": round(-0.21 * rng.uniform(0.97, 1.03), 4),
+            "median_vega": round(0.34 * rng.uniform(0.97, 1.03), 4),
+        }
+        yield Seen(ended, "chain", symbol, "ok", seconds, float(contracts), detail=told | {"pages": 2} | medians)
+
+
+def chains(script: Script) -> Iterator[tuple[datetime, dict[str, Any]]]:
+    """The first hour's chains of one symbol as its provider sent them, a page each, with the burst's zeros."""
+    rng, surface = Random(f"{script.seed}/{script.day}/chains"), Surface(script.seed)
+    burst = next((t for t in script.troubles if t.name == "gamma_burst"), None)
+    for since_s in range(CHAIN_S, round(KEPT_FOR.total_seconds()) + 1, CHAIN_S):
+        at = script.opens - BEFORE_OPEN + timedelta(seconds=since_s)
+        zeroed = burst is not None and burst.begins <= at < burst.ends
+        results = []
+        for c in surface.chain(KEPT, at.timestamp()):
+            row = nested(c, KEPT, round(at.timestamp() * 1e9) - rng.randint(1, 2_000) * 1_000_000)
+            if c.delta is not None:
+                greeks = {name: getattr(c, name) for name in GREEKS}
+                row["greeks"] = greeks | (
+                    {"gamma": 0} if zeroed and c.bid > 0 and rng.random() < GAMMA_ZERO_SHARE else {}
+                )
+            results.append(row)
+        yield at, {"request_id": f"{rng.getrandbits(128):032x}", "results": results, "status": "OK"}

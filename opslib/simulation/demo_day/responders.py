@@ -1,0 +1,111 @@
+"""
+Play the people of the demo: they open the runbook of the outage, follow it, and resolve the incident.
+
+Each act is done at its own time of the script, by the same calls as a button or a command makes.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from opslib.alerting import history
+from opslib.alerting.alerts import Transition
+from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.store import Record
+from opslib.foundation import clock
+from opslib.foundation.config.workspace import Workspace
+from opslib.foundation.errors import OpsError
+from opslib.incidents import lifecycle
+from opslib.jobs import executor
+from opslib.reports.postmortem import figures
+from opslib.runbooks import opening
+from opslib.runbooks.session import Book
+from opslib.runbooks.steps import ASK, LOOK
+from opslib.simulation.world.script import Script
+
+LEAD, MANAGER = "Tech Lead", "Trading Manager"  # Roles, not people.
+RUNBOOK = "massive_down"
+OPENS, TELLS, SWITCHES, NOTES, RESOLVES = (timedelta(minutes=m) for m in (2.5, 4, 7, 10, 30))
+Walk = Callable[[Workspace, Path, str], None]
+
+
+def acts(script: Script) -> list[tuple[datetime, Callable[[Workspace, Walk], None]]]:
+    """What is done, and when, in order."""
+    begins = next(t.begins for t in script.troubles if t.name == "massive_outage")
+    return [
+        (begins + after, act)
+        for after, act in (
+            (OPENS, _opens),
+            (TELLS, _tells),
+            (SWITCHES, _switches),
+            (NOTES, _notes),
+            (RESOLVES, _resolves),
+        )
+    ]
+
+
+def incident(desk: Workspace) -> str:
+    """The id of the outage's incident."""
+    found = [i.id for i in lifecycle.of(desk).all() if i.runbook == RUNBOOK]
+    if not found:
+        raise OpsError("the demo's outage has no incident; its script and its rules do not fit.")
+    return found[-1]
+
+
+def _opens(desk: Workspace, walk: Walk) -> None:
+    now_us = clock.micros(desk.now())
+    standing = history.standing(
+        (Transition(*row) for row in Record(desk.store, desk.settings.app).transitions(now_us)), desk.rules
+    )
+    alert = next((a for a in standing if a["runbook"] == RUNBOOK and a["state"] == "firing"), None)
+    if alert is None:
+        raise OpsError("the demo's outage has raised no alert; its script and its rules do not fit.")
+    incident = lifecycle.of(desk).open("", by="", alert=alert)
+    Dispatch(desk.store, desk.settings.app).ack(incident.about, LEAD)
+    lifecycle.of(desk).take_in()
+    walk(desk, opening.opened(desk, RUNBOOK, lifecycle.of(desk).read(incident.id), LEAD), incident.id)
+
+
+def walked(desk: Workspace, place: Path, incident: str) -> None:
+    """Every step of the runbook shown, as a kernel would that executes it while nobody is there."""
+    book = Book(desk, RUNBOOK, incident, LEAD)
+    for step in book.steps:
+        if step.kind == LOOK:
+            book.step(step.name)
+        elif step.kind == ASK:
+            book.walk.skip(step)  # Whoever lays the day out: nobody is there.
+    book.diagnosis  # noqa: B018  # Asking for it writes it down.
+
+
+def executed(desk: Workspace, place: Path, incident: str) -> None:
+    """The copy executed by a kernel, and kept where it lies."""
+    outcome = executor.execute(place, {}, settings=desk.settings, store=desk.store)
+    executor.keep(outcome, place.with_suffix(""), settings=desk.settings, store=desk.store)
+    if outcome.state != "ok":
+        raise OpsError(f"the demo's runbook failed: {outcome.reason}")
+
+
+def _tells(desk: Workspace, walk: Walk) -> None:
+    book = Book(desk, RUNBOOK, incident(desk), LEAD)
+    book.answer("massive_status_page", False, note="it names an outage of its API")
+    book.do("tell_channel", confirmed=True)
+
+
+def _switches(desk: Workspace, walk: Walk) -> None:
+    name = incident(desk)
+    Book(desk, RUNBOOK, name, LEAD).do("tradier_only", confirmed=True)
+    lifecycle.of(desk).mitigate(name, "those who trade work on Tradier's data", LEAD)
+
+
+def _notes(desk: Workspace, walk: Walk) -> None:
+    lifecycle.of(desk).note(incident(desk), "no order waits for data from Massive", MANAGER)
+
+
+def _resolves(desk: Workspace, walk: Walk) -> None:
+    name = incident(desk)
+    book = Book(desk, RUNBOOK, name, LEAD)
+    for step in book.steps:
+        if step.kind == LOOK:
+            book.step(step.name)
+    lifecycle.of(desk).resolve(name, "Massive answers again; the checks hold", LEAD)
+    figures.captured(desk, lifecycle.of(desk).read(name))

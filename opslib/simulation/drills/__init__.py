@@ -1,0 +1,1 @@
+"""Run drills that prove the runbooks against simulated faults."""

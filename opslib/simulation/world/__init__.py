@@ -1,0 +1,1 @@
+"""Simulate the app, its page and its providers over HTTP and WebSocket."""

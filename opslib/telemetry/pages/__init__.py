@@ -1,0 +1,1 @@
+"""Read and keep the snapshots that the app's pages post."""

@@ -1,0 +1,143 @@
+"""
+Read every post of a store back as it came, also from a damaged one: what cannot be read is named, the others are given.
+
+Posts come in order of time. Where the file itself is damaged, those that were not given yet follow in the order of
+writing, read in ever smaller ranges of rows around the damage.
+"""
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from opslib.foundation import formatting
+from opslib.foundation.errors import StoreError
+from opslib.foundation.storage import cell_types
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import SNAPSHOTS
+
+_RAW = sa.types.NullType()  # Unchecked: a damaged cell is this row's matter, not that of all.
+_COLUMNS = [sa.type_coerce(SNAPSHOTS.c[name], _RAW).label(name) for name in ("seq", "ts_us", "known_at_us")]
+_BODY = sa.type_coerce(SNAPSHOTS.c.body, _RAW).label("body")
+RANGE = 4096  # Rows that are asked for at once around damage.
+
+
+class Kept(NamedTuple):
+    """
+    A post as it came: when it happened and was known (microseconds since 1970 UTC), its page id where it has one, its
+    JSON.
+    """
+
+    ts_us: int
+    known_at_us: int
+    page: str | None
+    metrics: str
+
+
+def posts(store: Store, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None) -> Iterator[Kept]:
+    """
+    Give every post of an app of (start, end], as known at a moment (None: all); oldest first, without holding them all.
+
+    Raises:
+        StoreError: After the last one that can be read: some could not; names their rows, and why.
+    """
+    s = SNAPSHOTS.c
+    # As text, SQLite would refuse one that is no UTF-8, and all after it.
+    page = sa.cast(s.page_id, sa.LargeBinary) if store.is_sqlite else s.page_id
+    query = sa.select(*_COLUMNS, sa.type_coerce(page, _RAW).label("page"), _BODY).where(s.app == app)
+    for bound in (
+        None if start_us is None else s.ts_us > start_us,
+        None if end_us is None else s.ts_us <= end_us,
+        None if known_at_us is None else s.known_at_us <= known_at_us,
+    ):
+        query = query if bound is None else query.where(bound)
+    given, damaged = set[int](), dict[int, str]()
+    try:
+        for row in store.stream(query.order_by(s.ts_us, s.seq)):
+            given.add(row.seq)
+            yield from _kept(row, damaged)
+    except StoreError as problem:
+        if not store.is_sqlite:
+            raise
+        for row in _around(store, query, 1, _last(store, given), given, damaged, problem):
+            yield from _kept(row, damaged)
+    if store.is_sqlite:  # Of a row that does not say whose it is, or of when, nobody would ask.
+        astray = sa.text(
+            "SELECT seq, typeof(app) AS app, typeof(ts_us) AS ts_us FROM snapshots WHERE typeof(app) <> "
+            "'text' OR typeof(ts_us) <> 'integer'"
+        )
+        with contextlib.suppress(StoreError):  # What cannot be read was named above.
+            damaged |= {
+                row.seq: f"snapshots.app is {row.app}, ts_us is {row.ts_us}" for row in store.stream(astray)
+            } | damaged
+    if damaged:
+        reasons = dict.fromkeys(damaged.values())
+        raise StoreError(
+            f"{len(damaged):,} rows of snapshots could not be read and are left out: "
+            f"{_ranges(sorted(damaged))} ({formatting.one_line('; '.join(reasons), 300)}). The others were exported."
+        )
+
+
+def _kept(row: Any, damaged: dict[int, str]) -> Iterator[Kept]:
+    """A row as a post; noted as damaged where it is none."""
+    try:
+        for name in ("ts_us", "known_at_us"):
+            cell_types.check_time(f"snapshots.{name}", getattr(row, name))
+        with cell_types.decoding("snapshots.body"):
+            metrics = zlib.decompress(row.body).decode("utf-8-sig")
+            json.loads(metrics)
+        with cell_types.decoding("snapshots.page_id"):
+            page = row.page.decode() if isinstance(row.page, bytes) else row.page
+    except cell_types.DamagedCell as problem:
+        damaged[row.seq] = problem.what
+        return
+    yield Kept(row.ts_us, row.known_at_us, page, metrics)
+
+
+def _last(store: Store, given: set[int]) -> int:
+    """The number of the newest row that there was."""
+    found = max(given, default=0)
+    for query in ("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'", "SELECT max(seq) FROM snapshots"):
+        try:
+            found = max(
+                [found, *(row[0] for row in store.stream(sa.text(query)) if type(row[0]) is int and row[0] < 2**48)]
+            )
+        except StoreError:
+            continue  # It is damaged too; the other may not be.
+    return found
+
+
+def _around(
+    store: Store, query: sa.Select, first: int, last: int, given: set[int], damaged: dict[int, str], problem: StoreError
+) -> Iterator[Any]:
+    """The rows of a range that were not given yet; a range that cannot be read is halved until single rows are left."""
+    spans = [(start, min(start + RANGE - 1, last)) for start in range(first, last + 1, RANGE)]
+    while spans:
+        start, end = spans.pop(0)
+        try:
+            rows = list(store.stream(query.where(SNAPSHOTS.c.seq.between(start, end)).order_by(SNAPSHOTS.c.seq)))
+        except StoreError as found:
+            if start < end:
+                middle = (start + end) // 2
+                spans[:0] = [(start, middle), (middle + 1, end)]
+            elif start not in given:
+                damaged[start] = str(found.__cause__ or found).splitlines()[0]
+            continue
+        for row in rows:
+            if row.seq not in given:
+                given.add(row.seq)
+                yield row
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Whole numbers as people write them: ``3, 7-9``."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)

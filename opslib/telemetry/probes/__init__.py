@@ -1,0 +1,1 @@
+"""Probe the app and its providers, and keep what was found."""

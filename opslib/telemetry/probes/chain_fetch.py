@@ -1,0 +1,85 @@
+"""Fetch a whole chain from a provider: page after page of Massive, expiration after expiration of Tradier."""
+
+import asyncio
+from typing import Any, NamedTuple
+
+from opslib.foundation.config.settings import Settings
+from opslib.telemetry.probes import providers
+from opslib.telemetry.probes.http import Prober, Question
+from opslib.telemetry.probes.store import Sample
+from opslib.trading.options.vendors import several
+
+CHAIN_LOOK_S = 60.0
+USABLE = ("ok", "ok_empty")
+
+
+class Fetched(NamedTuple):
+    """
+    A chain as it came.
+
+    Attributes:
+        outcome: How it ended; a name of `outcome.OUTCOMES`.
+        pages: What each answer holds.
+        results: Of Massive the contracts of all of them.
+        detail: What else is worth keeping.
+    """
+
+    outcome: str
+    pages: list[Any]
+    results: list[Any]
+    detail: dict[str, Any]
+
+
+async def _answer(prober: Prober, question: Question) -> tuple[Sample | None, Any]:
+    last = payload = None
+    async for last, payload in prober.attempts(question):
+        pass
+    return last, payload
+
+
+async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:
+    """The whole chain of a symbol from Massive, as far as it could be had."""
+    pages, results, seen = list[Any](), list[Any](), set[str]()
+    url, detail, loop = None, dict[str, Any](), asyncio.get_running_loop()
+    began_s = loop.time()
+    while len(pages) < providers.MOST_PAGES and loop.time() - began_s < CHAIN_LOOK_S / prober.speed:
+        last, payload = await _answer(prober, providers.chain_question(settings, symbol, url))
+        if last is None or last.outcome not in USABLE or not isinstance(payload, dict):
+            detail |= last.told() if last else {}
+            return Fetched("partial" if pages else last.outcome if last else "timeout", pages, results, detail)
+        pages.append(payload)
+        results += [r for r in several(payload.get("results")) if isinstance(r, dict)]
+        try:
+            url = providers.next_page(settings, payload, seen)
+        except ValueError as problem:
+            return Fetched("partial", pages, results, {"why": str(problem)})
+        if url is None:
+            return Fetched("ok" if results else "ok_empty", pages, results, detail)
+    return Fetched("partial", pages, results, {"why": "it went on for longer than any chain does"})
+
+
+async def tradier(prober: Prober, settings: Settings, symbol: str) -> Fetched:
+    """Every expiration of a symbol's chain from Tradier, and the underlying's quote, which its chains lack."""
+    last, payload = await _answer(
+        prober, providers.tradier_question(settings, "options/expirations", symbol, includeAllRoots="true")
+    )
+    days = providers.expirations(payload) if last and last.outcome in USABLE else []
+    if last is None or not days:
+        return Fetched(
+            last.outcome if last and last.outcome != "ok" else "ok_empty", [], [], last.told() if last else {}
+        )
+    quoted, quote = await _answer(prober, providers.tradier_question(settings, "quotes", symbol))
+    pages = [quote] if quoted and quoted.outcome == "ok" else []
+    for day in days:
+        last, payload = await _answer(
+            prober, providers.tradier_question(settings, "options/chains", symbol, expiration=day, greeks="true")
+        )
+        if last is None or last.outcome not in USABLE:
+            return Fetched(
+                "partial" if len(pages) > 1 else last.outcome if last else "timeout",
+                pages,
+                [],
+                last.told() if last else {},
+            )
+        pages.append(payload)
+    return Fetched("ok", pages, [], {})

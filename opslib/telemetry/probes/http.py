@@ -1,0 +1,462 @@
+"""
+Send one HTTP probe, attempt by attempt: deadlines, retries, quotas, sizes, and what may be believed of an answer.
+
+Every connection is a new one, so that name, route and certificate are looked at each time. Nothing is followed
+elsewhere, since our key would go with it. No exception and no text of an answer leaves here with a secret in it.
+"""
+
+
+import asyncio
+import errno
+import functools
+import json
+import random
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from opslib.foundation import clock, formatting
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.network import _under, distrusted, trusted
+from opslib.foundation.version import VERSION
+from opslib.telemetry.probes.outcomes import OUTCOMES
+from opslib.telemetry.probes.store import Sample
+
+if TYPE_CHECKING:
+    import httpx
+
+
+ATTEMPT_S, LOOK_S = 4.0, 9.0  # How long one attempt may take, and a look with all of its attempts.
+ATTEMPTS, BACKOFF_S = 2, 0.5
+CONNECT_SHARE = 0.75
+LARGEST_ANSWER = 4 << 20
+DATED = ("liveness", "health")  # The probes by which a server's clock is read: by its own word, else by its Date.
+HALF_SECOND_S = 0.5
+
+
+class Reading(NamedTuple):
+    """What an answer says: how the look ended, the number it measured, and what else is worth keeping."""
+
+    outcome: str
+    value: float | None = None
+    detail: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """
+    One question to one server.
+
+    Attributes:
+        probe, subject: What is asked, and of whom (see `Sample`).
+        url: Without a query; it holds no secret.
+        read: What an answer in JSON says, given the moment in the middle of its asking.
+        headers: They may hold a secret.
+        json_only: Is an answer believed only as ``application/json``? Tradier may say text/plain.
+        most_bytes: A longer answer is not read to its end.
+        reads_5xx: Whether the JSON of an answer of 500 or above is read as any other.
+    """
+
+    probe: str
+    subject: str
+    url: str
+    read: Callable[[Any, datetime], Reading]
+    params: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    method: str = "GET"
+    json_only: bool = True
+    most_bytes: int = LARGEST_ANSWER
+    reads_5xx: bool = False
+
+
+class Bucket:
+    """
+    As many questions a minute as a provider allows, however many ask.
+
+    Args:
+        per_min: Questions a minute; a sixth of them may come at once.
+        speed: See `clock.speed`.
+    """
+
+    def __init__(self, per_min: float, speed: float):
+        self._rate, self._most, self._speed = per_min / 60, max(1.0, per_min / 6), speed
+        self._left, self._held_until_s = self._most, 0.0
+        self._since_s: float | None = None
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time() * self._speed
+
+    def hold(self, seconds: float) -> None:
+        """Ask nothing for so many seconds: the provider said so."""
+        self._held_until_s = max(self._held_until_s, self._now_s() + min(seconds, 3600.0))
+
+    def reserve(self, at_most_s: float) -> tuple[bool, float]:
+        """
+        Take the next turn that is free, and say in how many seconds it comes; where that is too long, none is taken.
+        """
+        now_s = self._now_s()
+        self._left = (
+            self._most if self._since_s is None else min(self._most, self._left + (now_s - self._since_s) * self._rate)
+        )
+        self._since_s = now_s
+        wait_s = max(0.0, (1 - self._left) / self._rate, self._held_until_s - now_s)
+        if wait_s > at_most_s:
+            return False, wait_s
+        self._left -= 1
+        return True, wait_s
+
+
+class Answer(NamedTuple):
+    """One attempt as it came: an outcome, where there was no answer that could be read; else what was in it."""
+
+    outcome: str | None
+    payload: Any
+    seconds: float
+    wait_s: float | None
+    detail: dict[str, Any]
+
+
+class Prober:
+    """
+    Asks questions.
+
+    Args:
+        now: What time it is.
+        speed: See `clock.speed`; every deadline and pause is divided by it.
+        chance: Jitter is drawn from it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        now: Callable[[], datetime] = clock.now,
+        speed: float | None = None,
+        chance: random.Random | None = None,
+    ):
+        self.settings, self.now = settings, now
+        self.speed = clock.speed() if speed is None else speed
+        self.chance = chance or random.Random()
+        self.buckets = {
+            "massive": Bucket(settings.massive_per_min, self.speed),
+            "tradier": Bucket(settings.tradier_per_min, self.speed),
+        }
+        self._trust = trusted(settings.ca_file)
+
+    def _client(self) -> "httpx.AsyncClient":
+        """A client for one attempt: whatever becomes of it, all that it opened is closed with it."""
+        import httpx
+
+        return httpx.AsyncClient(
+            transport=_transport(self._trust),
+            follow_redirects=False,
+            timeout=None,
+            headers={"User-Agent": f"opslib/{VERSION}", "Accept": "application/json"},
+        )
+
+    async def look(self, question: Question) -> list[Sample]:
+        """
+        Ask, again where that is worth it, until there is an outcome or the time is up.
+
+        One sample for each attempt.
+        """
+        return [sample async for sample, _ in self.attempts(question)]
+
+    async def attempts(self, question: Question) -> AsyncIterator[tuple[Sample, Any]]:
+        """Each attempt as a sample, with what was in the answer where it could be read."""
+        loop, bucket = asyncio.get_running_loop(), self.buckets.get(question.subject)
+        until_s = loop.time() + LOOK_S / self.speed
+        for attempt in range(1, ATTEMPTS + 1):
+            free, wait_s = (
+                bucket.reserve(max(0.0, (until_s - loop.time()) * self.speed - ATTEMPT_S)) if bucket else (True, 0.0)
+            )
+            if not free:
+                yield (
+                    self._sample(question, "quota_kept", None, None, attempt, True, {"wait_s": round(wait_s, 1)}),
+                    None,
+                )
+                return
+            await asyncio.sleep(wait_s / self.speed)
+            asked = self.now()
+            answer = await self._ask(question, min(ATTEMPT_S / self.speed, max(0.001, until_s - loop.time())))
+            middle = asked + (self.now() - asked) / 2
+            reading = Reading(answer.outcome) if answer.outcome else _read(question, answer.payload, middle)
+            if bucket and answer.wait_s is not None and answer.detail.get("status", 200) < 500:
+                # A quota is kept for as long as it is asked; an outage is looked at all the same.
+                bucket.hold(answer.wait_s)
+            pause_s = (
+                answer.wait_s if answer.wait_s is not None else self.chance.uniform(0, BACKOFF_S * 2 ** (attempt - 1))
+            )
+            outcome = OUTCOMES[reading.outcome]
+            again = (
+                attempt < ATTEMPTS
+                and (outcome.again or answer.wait_s is not None and outcome.name == "rate_limited_429")
+                and loop.time() + pause_s / self.speed < until_s
+            )
+            yield (
+                self._sample(
+                    question,
+                    outcome.name,
+                    answer.seconds,
+                    reading.value,
+                    attempt,
+                    not again,
+                    answer.detail | reading.detail,
+                ),
+                answer.payload,
+            )
+            if not again:
+                return
+            await asyncio.sleep(pause_s / self.speed)
+
+    def _sample(
+        self,
+        question: Question,
+        outcome: str,
+        seconds: float | None,
+        value: float | None,
+        attempt: int,
+        last: bool,
+        detail: dict[str, Any],
+    ) -> Sample:
+        told = self.settings.redact(json.dumps(detail, ensure_ascii=False, sort_keys=True))
+        return Sample(
+            clock.micros(self.now()), question.probe, question.subject, outcome, seconds, value, attempt, last, told
+        )
+
+    async def _ask(self, question: Question, within_s: float) -> Answer:
+        """One attempt."""
+        import httpx
+
+        loop, detail = asyncio.get_running_loop(), dict[str, Any]()
+        began_s, asked = loop.time(), self.now()
+        # The shorter, so that it can be told which it was.
+        timeout = httpx.Timeout(within_s, connect=within_s * CONNECT_SHARE)
+
+        def ended(outcome: str | None, payload: Any = None, wait_s: float | None = None) -> Answer:
+            return Answer(outcome, payload, (loop.time() - began_s) * self.speed, wait_s, detail)
+
+        try:
+            async with (
+                asyncio.timeout(within_s),
+                self._client() as client,
+                client.stream(
+                    question.method,
+                    question.url,
+                    params=question.params or None,
+                    headers=dict(question.headers),
+                    timeout=timeout,
+                ) as answer,
+            ):
+                detail |= {"status": answer.status_code, "first_byte_s": round((loop.time() - began_s) * self.speed, 4)}
+                if (
+                    question.probe in DATED
+                    and (skew_s := _skew_s(answer.headers, asked + (self.now() - asked) / 2)) is not None
+                ):
+                    detail["skew_s"] = skew_s
+                if request_id := answer.headers.get("x-request-id"):
+                    detail["request_id"] = formatting.one_line(request_id, 64)
+                body = bytearray()
+                async for chunk in answer.aiter_bytes():
+                    body += chunk
+                    if len(body) > question.most_bytes:
+                        return ended("too_large")
+                detail["bytes"] = len(body)
+                quota, wait_s = _quota(answer.headers, self.now())
+                detail |= quota
+                outcome, payload = _told(question, answer.status_code, answer.headers, bytes(body), detail)
+                return ended(outcome, payload, wait_s)
+        except TimeoutError:
+            return ended("timeout")
+        except httpx.ConnectTimeout:
+            return ended("unreachable")
+        except httpx.TimeoutException:
+            return ended("timeout")
+        except httpx.DecodingError:
+            return ended("bad_json")
+        except httpx.RequestError as problem:
+            if why := distrusted(problem):
+                detail["why"] = why
+            return ended(transport(problem))
+
+
+@functools.cache
+def _backend() -> Any:
+    """
+    httpcore's own network, but that a connection is closed when its TLS handshake is broken off.
+
+    httpcore 1.0 lets go of such a connection without closing it: a monitor whose provider hangs in its handshake would
+    run out of descriptors within days. A test counts them.
+    """
+    import httpcore
+
+    class Stream(httpcore.AsyncNetworkStream):
+        def __init__(self, inner: httpcore.AsyncNetworkStream):
+            self.read, self.write, self.aclose, self.get_extra_info, self._inner = (
+                inner.read,
+                inner.write,
+                inner.aclose,
+                inner.get_extra_info,
+                inner,
+            )  # type: ignore[method-assign]
+
+        async def start_tls(
+            self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        ) -> httpcore.AsyncNetworkStream:
+            try:
+                return await self._inner.start_tls(ssl_context, server_hostname, timeout)
+            except BaseException:
+                await asyncio.shield(self._inner.aclose())
+                raise
+
+    class Backend(httpcore.AnyIOBackend):
+        async def connect_tcp(self, *where: Any, **how: Any) -> httpcore.AsyncNetworkStream:
+            return Stream(await super().connect_tcp(*where, **how))
+
+    return Backend()
+
+
+def _transport(trust: ssl.SSLContext) -> "httpx.AsyncHTTPTransport":
+    """httpx's own transport over that network."""
+    import httpcore
+    import httpx
+
+    transport = httpx.AsyncHTTPTransport(verify=trust)
+    transport._pool = httpcore.AsyncConnectionPool(ssl_context=trust, network_backend=_backend())
+    return transport
+
+
+def _read(question: Question, payload: Any, middle: datetime) -> Reading:
+    """What an answer says; one that is not of the shape that was asked for says nothing."""
+    try:
+        return question.read(payload, middle)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+        return Reading("schema_mismatch", detail={"missing": formatting.one_line(str(problem), 80)})
+
+
+def transport(problem: BaseException) -> str:
+    """Which outcome is an exception of a connection? By what lies under it."""
+    for cause in _under(problem):
+        if isinstance(cause, ssl.SSLError):
+            return "tls"
+        if isinstance(cause, socket.gaierror):
+            return "dns"
+        if isinstance(cause, ConnectionRefusedError):
+            return "refused"
+        if (
+            isinstance(cause, TimeoutError)
+            or isinstance(cause, OSError)
+            and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ETIMEDOUT)
+        ):
+            return "unreachable"
+    return "reset"
+
+
+def _number(told: str | None) -> float | None:
+    try:
+        found = float(told) if told else None
+    except ValueError:
+        return None
+    return found if found is not None and 0 <= found < 1e15 else None
+
+
+def _skew_s(headers: Any, middle: datetime) -> float | None:
+    """
+    By how many seconds a server's clock is ahead of ours by its Date, which has whole seconds; None where it sends none
+    of its own.
+    """
+    sent = _sent(headers)
+    return None if sent is None or clock.simulated() else round((sent - middle).total_seconds() + HALF_SECOND_S, 2)
+
+
+def _sent(headers: Any) -> datetime | None:
+    """
+    When an answer was sent, by its own Date; None where it has none, or comes out of a cache, whose date is that of its
+    own asking.
+    """
+    if "date" not in headers or "age" in headers:
+        return None
+    try:
+        sent = parsedate_to_datetime(headers["date"])
+    except ValueError:
+        return None
+    return sent if sent.tzinfo else None
+
+
+def _quota(headers: Any, now: datetime) -> tuple[dict[str, Any], float | None]:
+    """What an answer says of the quota, and for how many seconds it asks us to wait (None: it does not)."""
+    left, allowed = _number(headers.get("x-ratelimit-available")), _number(headers.get("x-ratelimit-allowed"))
+    told = {name: int(value) for name, value in (("quota_left", left), ("quota", allowed)) if value is not None}
+    wait_s = _asked_to_wait(headers.get("retry-after"), headers.get("date"), now)
+    expiry_ms = _number(headers.get("x-ratelimit-expiry"))
+    if wait_s is None and left == 0 and expiry_ms is not None:
+        # By the sender's own clock, where it tells it.
+        wait_s = min(60.0, max(0.0, expiry_ms / 1000 - (_sent(headers) or now).timestamp()))
+    return told, wait_s
+
+
+def _asked_to_wait(told: str | None, sent: str | None, now: datetime) -> float | None:
+    """Seconds of a Retry-After, which may be a date: by the sender's own clock, where it tells it."""
+    seconds = _number(told)
+    if told is None or seconds is not None:
+        return seconds
+    try:
+        until = parsedate_to_datetime(told)
+        since = parsedate_to_datetime(sent) if sent else now
+        return max(0.0, (until - since).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _told(question: Question, status: int, headers: Any, body: bytes, detail: dict[str, Any]) -> tuple[str | None, Any]:
+    """How an answer ended by its status and kind of content; and what is in it, where it may be believed."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if 300 <= status < 400:
+        detail["to"] = formatting.one_line(urlsplit(headers.get("location", "")).hostname or "", 80)
+        return "redirected", None
+    if status >= 400 and not (status >= 500 and question.reads_5xx and "json" in kind):
+        words = body[:2000].decode("utf-8", "replace")
+        detail["said"] = formatting.one_line(_said(words, kind), 160)
+        keyed = any(name == "Authorization" for name, _ in question.headers)
+        return refusal(status, kind, words.lower(), keyed), None
+    if "json" not in kind and (question.json_only or kind not in ("text/plain", "")):
+        detail["content_type"] = formatting.one_line(kind, 40)
+        return "wrong_content", None
+    try:
+        return None, json.loads(body)
+    except (ValueError, RecursionError):
+        return "bad_json", None
+
+
+def _said(words: str, kind: str) -> str:
+    """What an error says for itself: its message, where it is JSON; nothing of a page."""
+    if "json" in kind:
+        try:
+            found = json.loads(words)
+            return next((str(found[key]) for key in ("error", "message", "fault") if found.get(key)), words)
+        except (ValueError, AttributeError):
+            return words
+    return "" if "<" in words else words
+
+
+_ADDRESS = re.compile(r"\bip\b|\bips\b|\b\d{1,3}(\.\d{1,3}){3}\b|whitelist|allow[ -]?list|your address")
+_PLAN = re.compile(r"entitle|\bplan\b|upgrade|subscri|not_authorized")
+
+
+def refusal(status: int, kind: str, words: str, keyed: bool) -> str:
+    """Which outcome is an answer of 400 or above? Tradier tells of its quota with 400 too."""
+    if status == 429 or (status == 400 and "quota" in words):
+        return "rate_limited_429"
+    if status == 401:
+        return "auth_401" if keyed else "no_key_401"
+    if status == 403:
+        by_address = "html" in kind or _ADDRESS.search(words)
+        return "ip_blocked_403" if by_address else "entitlement_403" if _PLAN.search(words) else "denied_403"
+    if status == 404:
+        return "not_found_404"
+    return "server_5xx" if status >= 500 else "client_4xx"

@@ -1,0 +1,362 @@
+"""
+Ask Massive, Tradier and the app, and read their answers.
+
+Three questions are kept apart: is it there (liveness), may we have the data (entitlement), is the data new
+(freshness). The last two are asked in one, of the option data itself: the first can be well while they are not.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from opslib.foundation import market_calendar
+from opslib.foundation.config.limits import Probes
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.formatting import NEW_YORK
+from opslib.telemetry.probes.http import Question, Reading
+
+PAGE_LIMIT, MOST_PAGES = "250", 60
+FEW = "50"
+LISTENED_TO = 8  # So many contracts are asked for on the socket: one alone may be silent on a good day.
+CHAIN_BYTES = 16 << 20
+
+
+def _bearer(token: str | None) -> tuple[tuple[str, str], ...]:
+    return (("Authorization", f"Bearer {token}"),) if token else ()
+
+
+def _skew_s(theirs: datetime, middle: datetime) -> float:
+    """By how much is their clock ahead of ours?"""
+    return round((theirs - middle).total_seconds(), 2)
+
+
+class Moment(NamedTuple):
+    """
+    The moment at which the age of an answer's data is judged.
+
+    Attributes:
+        at: By the clock that dates the data.
+        open_s: For how many seconds the market has been open; None while it is closed.
+    """
+
+    at: datetime
+    open_s: float | None
+
+
+def by_calendar(subject: str, middle: datetime) -> Moment:
+    """
+    The moment by our own clock and calendar, where nothing is known of the provider's clock and of what it says of the
+    market.
+    """
+    opened = market_calendar.open_since(middle)
+    return Moment(middle, None if opened is None else (middle - opened).total_seconds())
+
+
+def no_comparison(results: list[Any]) -> dict[str, int]:
+    """Compare the contracts of a probe with nothing."""
+    return {}
+
+
+def questions(
+    settings: Settings,
+    limits: Probes,
+    moment: Callable[[str, datetime], Moment] = by_calendar,
+    compare: Callable[[list[Any]], dict[str, int]] = no_comparison,
+) -> list[Question]:
+    """
+    What is to be asked, of whatever the settings name? One question for each; none of what they do not name.
+
+    Args:
+        moment: Given a provider and the middle of an attempt, the moment at which its data is judged.
+        compare: What differs between the contracts of Massive's answer and those of an earlier one, to be kept with the
+            sample.
+    """
+    found = []
+    if settings.massive_url:
+        headers = _bearer(settings.secret("OPS_MASSIVE_TOKEN"))
+        found.append(
+            Question(
+                "liveness", "massive", f"{settings.massive_url}/v1/marketstatus/now", _massive_clock, headers=headers
+            )
+        )
+        if settings.symbols:
+
+            def fresh(payload, middle):
+                return _massive_data(payload, moment("massive", middle), limits, compare)
+
+            found.append(
+                Question(
+                    "data",
+                    "massive",
+                    f"{settings.massive_url}/v3/snapshot/options/{settings.symbols[0]}",
+                    fresh,
+                    (("limit", FEW),),
+                    headers,
+                )
+            )
+    if settings.tradier_url:
+        headers, base = _bearer(settings.secret("OPS_TRADIER_TOKEN")), _versioned(settings.tradier_url)
+        found.append(
+            Question("liveness", "tradier", f"{base}/markets/clock", _tradier_clock, headers=headers, json_only=False)
+        )
+        if settings.symbols:
+            # Its data is delayed, and nothing in an answer says so.
+            sandbox = "sandbox" in str(urlsplit(base).hostname)
+
+            def quoted(payload, middle):
+                return _tradier_quotes(payload, moment("tradier", middle), limits, sandbox)
+
+            found.append(
+                Question(
+                    "data",
+                    "tradier",
+                    f"{base}/markets/quotes",
+                    quoted,
+                    (("symbols", settings.symbols[0].removeprefix("I:")),),
+                    headers,
+                    json_only=False,
+                )
+            )
+    if settings.app_url:
+        found.append(Question("health", "app", f"{settings.app_url}/api/health", _app_health))
+        found.append(Question("metrics", "app", f"{settings.app_url}/api/metrics", _app_metrics))
+    return found
+
+
+def _versioned(url: str) -> str:
+    """Tradier's address, whether or not its version was given with it."""
+    return url if urlsplit(url).path.rstrip("/").endswith("/v1") else f"{url}/v1"
+
+
+def _massive_clock(payload: Any, middle: datetime) -> Reading:
+    if _massive_error(payload):
+        return Reading("server_5xx", detail={"said": "an error object with 200"})
+    told = payload.get("serverTime")  # Nothing but the market is needed: the vendor promises none of its fields.
+    return Reading(
+        "ok",
+        detail={"market": str(payload["market"])[:20]}
+        | ({"skew_s": _skew_s(datetime.fromisoformat(told), middle)} if told else {}),
+    )
+
+
+def _massive_error(payload: Any) -> bool:
+    """An error with 200 is no answer, and not an empty one."""
+    return (
+        isinstance(payload, dict)
+        and payload.get("status") in ("ERROR", "NOT_AUTHORIZED")
+        and not payload.get("results")
+    )
+
+
+def _tradier_clock(payload: Any, middle: datetime) -> Reading:
+    if _tradier_error(payload):
+        return Reading("server_5xx", detail={"said": "an error object with 200"})
+    told = payload["clock"]
+    return Reading(
+        "ok",
+        detail={
+            "market": str(told["state"])[:20],
+            "skew_s": _skew_s(datetime.fromtimestamp(told["timestamp"], UTC), middle),
+        },
+    )
+
+
+def _tradier_error(payload: Any) -> bool:
+    """Tradier tells of trouble behind it with 200 and an error object."""
+    return isinstance(payload, dict) and any(key in payload for key in ("error", "errors", "fault"))
+
+
+def _aged(groups: list[list[tuple[float, bool]]], moment: Moment, limits: Probes, detail: dict[str, Any]) -> Reading:
+    """
+    How old is what was seen? It is stale by its age in the open market: nobody quotes while that is closed.
+
+    Args:
+        groups: Of each kind of data its times (seconds since 1970), each with whether it is of a delayed plan, which
+            may
+            be later by as much. Of each kind the newest counts, and of the kinds the oldest: a new price hides no old
+                quote.
+    """
+
+    def late(stamp, delayed):
+        return moment.at.timestamp() - stamp - (limits.delayed_by_s if delayed else 0.0)
+
+    newest = [min(group, key=lambda s: late(*s)) for group in groups]
+    stamp, delayed = max(newest, key=lambda s: late(*s))
+    age_s, open_s = round(max(0.0, moment.at.timestamp() - stamp), 1), 0.0 if moment.open_s is None else moment.open_s
+    late_s = min(late(stamp, delayed), open_s - (limits.delayed_by_s if delayed else 0.0))
+    return Reading("stale" if late_s > limits.stale_after_s else "ok", age_s, detail | {"delayed": delayed})
+
+
+def _stamp_s(found: Any) -> float | None:
+    """A time in nanoseconds (or a coarser unit that is plainly meant), as seconds."""
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found) or found <= 0:
+        return None
+    return found / 10 ** max(0, 3 * round((math.log10(found) - 9.2) / 3))
+
+
+def _massive_data(
+    payload: Any, moment: Moment, limits: Probes, compare: Callable[[list[Any]], dict[str, int]] = no_comparison
+) -> Reading:
+    results = payload.get("results") or []
+    if not isinstance(payload.get("status"), str) or not isinstance(results, list):
+        raise KeyError("status, results")
+    if _massive_error(payload):
+        return Reading("server_5xx", detail={"said": "an error object with 200"})
+    if not results:
+        return Reading("ok_empty", detail={"contracts": 0})
+    detail = {"contracts": len(results), "busiest": busiest(results, today(moment.at))} | compare(results)
+    # A contract that nobody trades has an old trade on a good day: trades tell of no age.
+    kinds = [
+        [
+            (s, part.get("timeframe") == "DELAYED")
+            for r in results
+            if (part := r.get(name)) and (s := _stamp_s(part.get("last_updated")))
+        ]
+        for name in ("last_quote", "underlying_asset")
+    ]
+    groups = [group for group in kinds if group]
+    if not groups:
+        return Reading("ok", None, detail | {"why": "no time on any quote: this plan has none"})
+    return _aged(groups, moment, limits, detail)
+
+
+def busiest(results: list[Mapping[str, Any]], day: date) -> list[str]:
+    """Which contracts are sure to be heard of? Those most traded, of those that do not expire that day."""
+    known = [(r, r["details"]) for r in results if isinstance(r.get("details"), Mapping) and r["details"].get("ticker")]
+    later = [(r, d) for r, d in known if str(d.get("expiration_date", "")) > day.isoformat()] or known
+
+    def volume(r):
+        return (r.get("day") or {}).get("volume") or 0
+
+    return [
+        str(d["ticker"])[:40]
+        for _, d in sorted(later, key=lambda k: (-volume(k[0]), str(k[1]["ticker"])))[:LISTENED_TO]
+    ]
+
+
+def _tradier_quotes(payload: Any, moment: Moment, limits: Probes, delayed: bool) -> Reading:
+    if _tradier_error(payload):
+        return Reading("server_5xx", detail={"said": "an error object with 200"})
+    quotes = payload["quotes"]
+    found = (quotes or {}).get("quote") if isinstance(quotes, dict) else None
+    if not found:
+        return Reading("ok_empty")
+    rows = found if isinstance(found, list) else [found]
+    stamps = [
+        s for row in rows for s in (_stamp_s(row.get(key)) for key in ("trade_date", "bid_date", "ask_date")) if s
+    ]
+    if not stamps:
+        return Reading("ok", None, {"why": "no time on the quote"})
+    return _aged([[(s, delayed) for s in stamps]], moment, limits, {})
+
+
+def _app_health(payload: Any, middle: datetime) -> Reading:
+    told = datetime.fromisoformat(payload["timestamp"])
+    if told.tzinfo is None or isinstance(payload["uptime"], bool):
+        raise ValueError("timestamp without an offset, or no uptime")
+    outcome = "ok" if payload["status"] == "ok" else "server_5xx"
+    return Reading(
+        outcome, float(payload["uptime"]), {"skew_s": _skew_s(told, middle), "said": str(payload["status"])[:40]}
+    )
+
+
+def _app_metrics(payload: Any, middle: datetime) -> Reading:
+    return Reading("ok", detail={"status": str(payload["status"])[:40]})
+
+
+def upstream_question(settings: Settings) -> Question:
+    """
+    What the app says of the socket behind its own: a version that does not say so answers with a page, or with 404. It
+    says so with 503, too.
+    """
+    endpoint = "indices" if urlsplit(settings.app_ws_url).path.rstrip("/").endswith("/indices") else "options"
+
+    def read(payload: Any, middle: datetime) -> Reading:
+        told = payload["metrics"][endpoint]
+        error = {"error": str(told["lastError"])[:80]} if told.get("lastError") else {}
+        return Reading("ok", float(told["totalClients"]), {"state": str(told["connectionState"])[:20]} | error)
+
+    return Question("upstream", "app", f"{settings.app_url}/api/ws-health", read, reads_5xx=True)
+
+
+def chain_question(settings: Settings, symbol: str, url: str | None = None) -> Question:
+    """One page of a chain from Massive: the first, or the one that an answer named as the next."""
+    first = f"{settings.massive_url}/v3/snapshot/options/{symbol}"
+
+    def read(payload, middle):
+        return Reading("ok" if payload.get("results") else "ok_empty")
+
+    return Question(
+        "chain",
+        "massive",
+        url or first,
+        read,
+        () if url else (("limit", PAGE_LIMIT),),
+        _bearer(settings.secret("OPS_MASSIVE_TOKEN")),
+        most_bytes=CHAIN_BYTES,
+    )
+
+
+def tradier_question(settings: Settings, what: str, symbol: str, probe: str = "chain", **params: str) -> Question:
+    """One question about a symbol's options to Tradier: ``options/expirations``, ``options/chains``, or ``quotes``."""
+
+    def read(payload: Any, middle: datetime) -> Reading:
+        return (
+            Reading("server_5xx", detail={"said": "an error object with 200"})
+            if _tradier_error(payload)
+            else Reading("ok" if any(payload.values()) else "ok_empty")
+        )
+
+    name = "symbols" if what == "quotes" else "symbol"
+    asked = ((name, symbol.removeprefix("I:")), *params.items())
+    return Question(
+        probe,
+        "tradier",
+        f"{_versioned(settings.tradier_url)}/markets/{what}",
+        read,
+        asked,
+        _bearer(settings.secret("OPS_TRADIER_TOKEN")),
+        json_only=False,
+        most_bytes=CHAIN_BYTES,
+    )
+
+
+def expirations(payload: Any) -> list[str]:
+    """The days in Tradier's answer; one day comes as itself, none as null."""
+    told = payload.get("expirations") if isinstance(payload, dict) else None
+    dates = told.get("date") if isinstance(told, dict) else None
+    return [str(d) for d in (dates if isinstance(dates, list) else [dates] if dates else [])]
+
+
+def next_page(settings: Settings, payload: Any, seen: set[str]) -> str | None:
+    """
+    Where does a chain go on? None at its end.
+
+    Raises:
+        ValueError: It would lead to another host, which our key must not reach, or in a circle.
+    """
+    told = payload.get("next_url")
+    if not told:
+        return None
+    there, home = urlsplit(str(told)), urlsplit(settings.massive_url)
+    # Old addresses of the vendor still stand in its own answers: path and query are taken, the host never.
+    if there.hostname not in (home.hostname, "api.polygon.io", "api.massive.com"):
+        raise ValueError("the next page is said to be on another host")
+    url = f"{settings.massive_url}{there.path}" + (f"?{there.query}" if there.query else "")
+    if url in seen:
+        raise ValueError("the next page is one that was read already")
+    seen.add(url)
+    return url
+
+
+def today(at: datetime) -> date:
+    """Which day is it in New York?"""
+    return at.astimezone(NEW_YORK).date()
+
+
+def as_page(payload: Any) -> bytes:
+    """A page of a chain, to be kept."""
+    return json.dumps(payload, separators=(",", ":")).encode()

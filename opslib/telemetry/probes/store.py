@@ -1,0 +1,347 @@
+"""Keep the samples of our own probes in the database: one row an attempt, only ever added."""
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from opslib.foundation.storage.cell_types import damaged, decoding, fits
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import CHAINS, SAMPLES
+from opslib.telemetry.probes.outcomes import OUTCOMES
+
+
+class Sample(NamedTuple):
+    """
+    One attempt of one look.
+
+    Attributes:
+        ts_us: When its outcome was in hand, microseconds since 1970 UTC.
+        probe: Which look: liveness, data, health, metrics, upstream, socket, log, process, chain, host, beat,
+            follow_up.
+        subject: Whom it is about: massive, tradier, app, collector, a symbol.
+        outcome: How it ended; a name of `outcome.OUTCOMES`.
+        seconds: How long it took, to the last byte; None where nothing is timed.
+        value: The one number it measured, in the unit of its probe; None where there is none.
+        attempt: 1 for the first.
+        last: Does the look end with it? Its outcome is the look's then.
+        detail: Whatever else was seen, as JSON, without secrets.
+        known_at_us: When it came into the store; 0 before.
+    """
+
+    ts_us: int
+    probe: str
+    subject: str
+    outcome: str
+    seconds: float | None = None
+    value: float | None = None
+    attempt: int = 1
+    last: bool = True
+    detail: str = "{}"
+    known_at_us: int = 0
+
+    def told(self) -> dict[str, Any]:
+        """
+        What else was seen.
+
+        Raises:
+            DamagedCell: The store has something else there.
+        """
+        return _detail(self.probe, self.outcome, self.detail)
+
+    @property
+    def iv_atm(self) -> float | None:
+        """The volatility at the money of a chain; None where it was not read, or says none."""
+        return self.told().get("iv_atm") if self.outcome == "ok" else None
+
+
+_NUMBER, _TEXT, _COUNTS = int | float | None, str | None, dict[str, int]
+# What a detail holds under a name, where it does; other names are only shown.
+_KINDS: dict[str, Any] = {
+    "quota_left": _NUMBER,
+    "skew_s": _NUMBER,
+    "lag_s": int | float,
+    "late_s": int | float,
+    "every_s": int | float,
+    "stepped_s": int | float,
+    "lost": int,
+    "waited_ms": _NUMBER,
+    "born": int | float,
+    "pages": int,
+    "contracts": int,
+    "core": int,
+    "flagged": int,
+    "iv_atm": _NUMBER,
+    "median_iv": _NUMBER,
+    "median_theta": _NUMBER,
+    "median_vega": _NUMBER,
+    "gamma_zero": int,
+    "delta_out_of_bounds": int,
+    "expires_today": int,
+    "expiring_zero": int,
+    "said": _TEXT,
+    "why": _TEXT,
+    "market": _TEXT,
+    "route": str,
+    "state": str,
+    "error": str,
+    "tried": int,
+    "name": str,
+    "told": str,
+    "kinds": _COUNTS,
+    "faults": _COUNTS,
+    "newest": dict[str, str],
+    "units": dict[str, str | None],
+    "failing": dict[str, Any] | list[str],
+}
+_REQUIRED = {"host": ("name", "told"), "beat": ("every_s",)}
+LARGEST = 1e12  # No number of a detail, and no measured value, is larger.
+
+
+@lru_cache(maxsize=8192)
+def _detail(probe: str, outcome: str, detail: str) -> dict[str, Any]:
+    with decoding("samples.detail"):
+        found = json.loads(detail)
+        required = _REQUIRED.get(probe, ())
+        if probe == "chain" and "core" in found:
+            required = (
+                ("faults", "contracts", "units", "iv_atm")
+                if "flagged" in found
+                else ("missing", "gamma_zero", "delta_out_of_bounds")
+            )
+        if lacking := [name for name in required if name not in found]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        for name, value in found.items():
+            if not fits(value, _KINDS.get(name, Any)) or (
+                isinstance(value, int | float) and not -LARGEST < value < LARGEST
+            ):
+                raise ValueError(f"{name} is {str(value)[:40]}")
+        if outcome != "ok" and not fits(found.get("status", 0), int):
+            raise ValueError("its status is no number")
+        return found
+
+
+_COLUMNS = [SAMPLES.c[name] for name in Sample._fields]
+
+
+class Samples:
+    """What our own looks at one app and its providers saw."""
+
+    def __init__(self, store: Store, app: str):
+        self.store, self.app = store, app
+
+    def keep(self, samples: Iterable[Sample], *, known_at_ts: bool = False) -> None:
+        """
+        Keep samples, in one transaction.
+
+        Raises:
+            StoreError: Nothing was kept.
+        """
+        rows = [sample._asdict() for sample in samples]
+        if not rows:
+            return
+        with self.store.committing() as connection:
+            known_at_us = self.store.stamp(connection)
+            for row in rows:
+                row |= {"app": self.app, "known_at_us": row["ts_us"] if known_at_ts else known_at_us}
+            connection.execute(sa.insert(SAMPLES), rows)
+
+    def keep_imported(
+        self,
+        probe: str,
+        start_us: int,
+        end_us: int,
+        made: Callable[[list[Sample]], list[Sample]],
+        *,
+        known_at_ts: bool = False,
+    ) -> None:
+        """
+        Keep what `made` returns for the samples that a probe already has in (start, end], in one transaction.
+
+        Raises:
+            StoreError: Nothing was kept.
+        """
+        s = SAMPLES.c
+        query = (
+            sa.select(*_COLUMNS)
+            .where(s.app == self.app, s.probe == probe, s.ts_us > start_us, s.ts_us <= end_us)
+            .order_by(s.ts_us, s.seq)
+        )
+        with self.store.committing() as connection:
+            known_at_us = self.store.stamp(connection)
+            rows = [sample._asdict() for sample in made([Sample._make(row) for row in connection.execute(query)])]
+            for row in rows:
+                row |= {"app": self.app, "known_at_us": row["ts_us"] if known_at_ts else known_at_us}
+            if rows:
+                connection.execute(sa.insert(SAMPLES), rows)
+
+    def keep_imported_chain(
+        self, provider: str, symbol: str, pages: Sequence[bytes], sample: Sample, *, known_at_ts: bool = False
+    ) -> bool:
+        """
+        Keep a chain of a file with the sample that says what it is worth, unless it is kept already; whether it is new.
+
+        Raises:
+            StoreError: Nothing was kept.
+        """
+        c, body = CHAINS.c, zlib.compress(b"[" + b",".join(pages) + b"]", 6)
+        same = sa.select(c.body).where(
+            c.app == self.app, c.symbol == symbol, c.ts_us == sample.ts_us, c.provider == provider
+        )
+        with self.store.committing() as connection:
+            if any(zlib.decompress(kept) == zlib.decompress(body) for kept in connection.execute(same).scalars()):
+                return False
+            known_at_us = sample.ts_us if known_at_ts else self.store.stamp(connection)
+            connection.execute(
+                sa.insert(CHAINS).values(
+                    app=self.app,
+                    ts_us=sample.ts_us,
+                    known_at_us=known_at_us,
+                    provider=provider,
+                    symbol=symbol,
+                    outcome=sample.outcome,
+                    body=body,
+                )
+            )
+            connection.execute(
+                sa.insert(SAMPLES).values(**sample._asdict() | {"app": self.app, "known_at_us": known_at_us})
+            )
+        return True
+
+    def between(self, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Sample]:
+        """What was seen after one instant, up to and at another, in order of time."""
+        s = SAMPLES.c
+        query = (
+            sa.select(*_COLUMNS)
+            .where(s.app == self.app, s.ts_us > start_us, s.ts_us <= end_us)
+            .order_by(s.ts_us, s.seq)
+        )
+        return self._read(query, known_at_us)
+
+    def extent(self, start_us: int, end_us: int, known_at_us: int | None = None) -> tuple[int, int]:
+        """
+        How many samples are of (start, end], as known at a moment (None: all), and which is the newest row of them? 0,
+        0 of none.
+        """
+        s = SAMPLES.c
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(s.seq), 0)).where(
+            s.app == self.app, s.ts_us > start_us, s.ts_us <= end_us
+        )
+        with self.store.reading() as connection:
+            count, newest = connection.execute(
+                query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
+            ).one()
+        return count, newest
+
+    def written(
+        self, after_seq: int, start_us: int, end_us: int, known_at_us: int | None = None
+    ) -> tuple[int, list[Sample]]:
+        """
+        What was written after a row, of what was seen in (start, end], by the order of writing, as known at a moment
+        (None: all); and the last row of them.
+        """
+        s = SAMPLES.c
+        query = (
+            sa.select(s.seq, *_COLUMNS)
+            .where(s.app == self.app, s.seq > after_seq, s.ts_us > start_us, s.ts_us <= end_us)
+            .order_by(s.seq)
+        )
+        query = query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
+        with self.store.reading() as connection:
+            found = [(row[0], _sample(row[1:])) for row in connection.execute(query)]
+        return max([after_seq, *(seq for seq, _ in found)]), [sample for _, sample in found]
+
+    def chains_of(self, symbol: str, start_us: int, end_us: int) -> list[Sample]:
+        """What became of the chains of a symbol after one instant, up to and at another, in order of time."""
+        s = SAMPLES.c
+        query = (
+            sa.select(*_COLUMNS)
+            .where(s.app == self.app, s.probe == "chain", s.subject == symbol, s.ts_us > start_us, s.ts_us <= end_us)
+            .order_by(s.ts_us, s.seq)
+        )
+        return self._read(query, None)
+
+    def last(
+        self, probe: str, upto_us: int, known_at_us: int | None = None, subject: str | None = None
+    ) -> Sample | None:
+        """The last sample of a probe at or before an instant; None where there is none."""
+        s = SAMPLES.c
+        query = (
+            sa.select(*_COLUMNS)
+            .where(s.app == self.app, s.ts_us <= upto_us, s.probe == probe)
+            .order_by(s.ts_us.desc(), s.seq.desc())
+            .limit(1)
+        )
+        found = self._read(query if subject is None else query.where(s.subject == subject), known_at_us)
+        return found[0] if found else None
+
+    def keep_chain(self, ts_us: int, provider: str, symbol: str, outcome: str, pages: Sequence[bytes]) -> None:
+        """
+        Keep the pages of a chain just as they came.
+
+        Raises:
+            StoreError: Nothing was kept.
+        """
+        body = zlib.compress(b"[" + b",".join(pages) + b"]", 6)
+        with self.store.committing() as connection:
+            known_at_us = self.store.stamp(connection)
+            connection.execute(
+                sa.insert(CHAINS).values(
+                    app=self.app,
+                    ts_us=ts_us,
+                    known_at_us=known_at_us,
+                    provider=provider,
+                    symbol=symbol,
+                    outcome=outcome,
+                    body=body,
+                )
+            )
+
+    def chain(
+        self, symbol: str, upto_us: int, known_at_us: int | None = None, provider: str = ""
+    ) -> tuple[int, str, list[dict[str, Any]]] | None:
+        """
+        The last chain of a symbol at or before an instant, of one provider, or (empty) of any, also from a file.
+
+        Returns:
+            When it was fetched, how that ended, its pages; None where there is none.
+        """
+        c = CHAINS.c
+        query = (
+            sa.select(c.ts_us, c.outcome, c.body)
+            .where(
+                c.app == self.app,
+                c.symbol == symbol,
+                *([c.provider == provider] if provider else []),
+                c.ts_us <= upto_us,
+            )
+            .order_by(c.ts_us.desc(), c.seq.desc())
+            .limit(1)
+        )
+        query = query if known_at_us is None else query.where(c.known_at_us <= known_at_us)
+        with self.store.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        with decoding("chains.body"):
+            return row.ts_us, row.outcome, json.loads(zlib.decompress(row.body))
+
+    def _read(self, query: sa.Select, known_at_us: int | None) -> list[Sample]:
+        if known_at_us is not None:
+            query = query.where(SAMPLES.c.known_at_us <= known_at_us)
+        with self.store.reading() as connection:
+            return [_sample(row) for row in connection.execute(query)]
+
+
+def _sample(row: Sequence[Any]) -> Sample:
+    """A row as a sample; refused where it ended in no way that there is, or measured what cannot be."""
+    found = Sample._make(row)
+    if found.outcome not in OUTCOMES:
+        raise damaged("samples.outcome", found.outcome, "an outcome such as ok")
+    for name, value in (("seconds", found.seconds), ("value", found.value)):
+        if value is not None and not -LARGEST < value < LARGEST:
+            raise damaged(f"samples.{name}", value, "a number that can be measured")
+    return found

@@ -1,0 +1,1 @@
+"""Calculate with option chains and fills; nothing here knows monitoring."""

@@ -1,0 +1,1 @@
+"""Read option chains, price them and judge their Greeks."""

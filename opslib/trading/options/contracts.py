@@ -1,0 +1,180 @@
+"""Read the name of an option contract, the day on which it expires, and the instant at which it settles."""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time
+from functools import lru_cache
+from typing import Any
+
+from opslib.foundation import market_calendar
+from opslib.foundation.formatting import NEW_YORK
+from opslib.trading.options import vendors
+
+# Index roots whose monthly contracts settle at the open.
+AM_SETTLED = frozenset({"SPX", "NDX", "RUT", "VIX", "DJX", "MRUT", "XSP", "OEX"})
+WEEKLY_ROOTS = {"SPXW": "SPX", "NDXP": "NDX", "RUTW": "RUT", "VIXW": "VIX"}  # Other roots of an index's contracts.
+SIDES = {"c": "call", "call": "call", "calls": "call", "p": "put", "put": "put", "puts": "put"}
+_OCC = re.compile(r"^(?:O:)?([A-Z.]{1,6}\d?)\s*(\d{6})([CP])(\d{8})$")
+_TDA = re.compile(r"^([A-Z.]{1,6}\d?)_(\d{6})([CP])([\d.]+)$")
+
+
+_MONTHS = {
+    name: i
+    for i, name in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)
+}
+_NUMERIC = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})")
+_ISO_LIKE = re.compile(r"((?:19|20)\d\d)(?:[/.](\d{1,2})[/.](\d{1,2})|(\d\d)(\d\d)(?:\.0)?)")
+_DAY_MONTH = re.compile(r"(?:[a-z]{3,9}[ ,]+)?(\d{1,2})[ -]?([a-z]{3})[a-z]*\.?[ ,-]*'?(\d{4}|\d{2})")
+_MONTH_DAY = re.compile(r"(?:[a-z]{3,9}[ ,]+)?([a-z]{3})[a-z]*\.?[ -]?(\d{1,2})(?:st|nd|rd|th)?[ ,-]+'?(\d{4}|\d{2})")
+_TIME_OF_DAY = re.compile(
+    r"(.+?)[ T,]+(?:at |@ )?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?(?: ?([ap])\.?m\.?)?(?: e[sd]?t)?", re.IGNORECASE
+)
+AMBIGUOUS = "it can be read with the month first or with the day first; write it as 2026-03-27"
+
+
+def read_day(told: str, day_first: bool | None = None) -> date | None:
+    """
+    A day as people and vendors write it, besides ISO 8601: 01/05/2016, 11-18-2024, 18.11.2024, 20160105, 2024/11/18,
+    Nov 18 2024, 18-Nov-24.
+
+    Args:
+        day_first: Whether its column has the day before the month; None where nothing says so. With slashes the month
+            is then first.
+
+    Returns:
+        None where it is no such day, or one that can be read in two ways.
+    """
+    told = told.strip().lower()
+    if found := _NUMERIC.fullmatch(told):
+        one, two, year = int(found[1]), int(found[3]), int(found[4])
+        if day_first is None and found[2] != "/" and one <= 12 and two <= 12 and one != two:
+            return None
+        day, month = (one, two) if day_first or (one > 12 and day_first is None) else (two, one)
+    elif found := _ISO_LIKE.fullmatch(told):
+        year, month, day = int(found[1]), int(found[2] or found[4]), int(found[3] or found[5])
+    elif (found := _DAY_MONTH.fullmatch(told)) and found[2] in _MONTHS:
+        year, month, day = int(found[3]), _MONTHS[found[2]], int(found[1])
+    elif (found := _MONTH_DAY.fullmatch(told)) and found[1] in _MONTHS:
+        year, month, day = int(found[3]), _MONTHS[found[1]], int(found[2])
+    else:
+        return None
+    try:
+        return date(year + 2000 if year < 100 else year, month, day)
+    except ValueError:
+        return None
+
+
+def is_day_first(cells: Iterable[str]) -> bool | None:
+    """
+    Whether the days of a column have the day before the month, by those that can be read in one way only; None where
+    none tells.
+    """
+    pairs = {(int(found[1]) > 12, int(found[3]) > 12) for cell in cells if (found := _NUMERIC.match(cell.strip()))} - {
+        (False, False),
+        (True, True),
+    }
+    return pairs == {(True, False)} if len(pairs) == 1 else None
+
+
+def is_ambiguous(told: str) -> bool:
+    """Whether a day of numbers can be read with the month first and with the day first."""
+    found = _NUMERIC.fullmatch(told.strip())
+    return bool(found) and int(found[1]) <= 12 and int(found[3]) <= 12
+
+
+def read_moment(told: str, day_first: bool | None = None) -> datetime | None:
+    """A day as of `read_day`, with or without a time of day; its wall clock without a zone. None where it is none."""
+    told = told.strip()
+    found = _TIME_OF_DAY.fullmatch(told)
+    day = read_day(found[1] if found else told, day_first)
+    if day is None:
+        return None
+    if not found:
+        return datetime.combine(day, time(0))
+    hour = int(found[2]) % 12 + 12 * (found[5].lower() == "p") if found[5] else int(found[2])
+    if hour > 23 or int(found[3]) > 59 or int(found[4] or 0) > 59:
+        return None
+    return datetime.combine(day, time(hour, int(found[3]), int(found[4] or 0)))
+
+
+def named(symbol: str) -> tuple[str, date, str, float] | None:
+    """Root, expiration, side and strike as a contract's symbol has them; None where it is no such symbol."""
+    return _parse_symbol(symbol) if symbol else None
+
+
+@lru_cache(maxsize=200_000)
+def _parse_symbol(symbol: str) -> tuple[str, date, str, float] | None:
+    found, thousandth = _OCC.match(symbol.upper()), 1000
+    if not found:
+        found, thousandth = _TDA.match(symbol.upper()), 1
+    if not found:
+        return None
+    told = found[2]
+    try:
+        day = (
+            date(2000 + int(told[:2]), int(told[2:4]), int(told[4:]))
+            if thousandth == 1000
+            else date(2000 + int(told[4:]), int(told[:2]), int(told[2:4]))
+        )
+        return found[1], day, "call" if found[3] == "C" else "put", float(found[4]) / thousandth
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=20_000)
+def _written_day(told: str, day_first: bool | None) -> date | None:
+    if found := read_moment(told, day_first):
+        return found.date()
+    if is_ambiguous(told) or (at := vendors.stamp(told)) is None:
+        return None
+    try:
+        # An instant in UTC that is a day's beginning there names that day; any other is in New York.
+        return (
+            at.date()
+            if at.astimezone(UTC).time() == time(0) or at.tzinfo is NEW_YORK
+            else at.astimezone(NEW_YORK).date()
+        )
+    except OverflowError:
+        return None
+
+
+def day_of(cell: Any, named: tuple[str, date, str, float] | None, day_first: bool | None = None) -> date | None:
+    """
+    On which day does a contract expire?
+
+    As its cell says; where that holds nothing (None), as its symbol does; None of neither.
+    """
+    if cell is None or cell == "":
+        return named[1] if named else None
+    if isinstance(cell, datetime):
+        return cell.date()
+    if isinstance(cell, date):
+        return cell
+    return _written_day(str(cell), day_first)
+
+
+@lru_cache(maxsize=20_000)
+def settles(day: date, root: str = "") -> datetime:
+    """
+    At which instant do the contracts of a day settle? At the close of its session, of half days at theirs; the monthly
+    ones of an index that settles in the morning, at its opening. A day without a session is the one before.
+    """
+    session = market_calendar.session(day)
+    if session is None and day.weekday() >= 5:
+        session = market_calendar.previous_session(day)
+    if session is None:
+        return datetime.combine(day, market_calendar.CLOSE, NEW_YORK).astimezone(UTC)
+    third_friday = session.day.weekday() == 4 and 15 <= session.day.day <= 21
+    return session.opens if root in AM_SETTLED and third_friday else session.closes
+
+
+def close_of(day: date) -> datetime:
+    """When a day's session closes; 16:00 in New York where it has none. UTC."""
+    session = market_calendar.session(day)
+    return session.closes if session else datetime.combine(day, market_calendar.CLOSE, NEW_YORK).astimezone(UTC)
+
+
+def day_end(as_of: datetime) -> datetime:
+    """A moment that is a day's beginning names that day, whose figures are of its close; any other is itself."""
+    local = as_of.astimezone(NEW_YORK)
+    return close_of(local.date()) if local.time() == time(0) else as_of

@@ -1,0 +1,258 @@
+"""
+Read CSV and Parquet into plain tables of cells, within bounds, and tell which column holds what.
+
+A table of calls and puts side by side comes with one contract a row. Cells are left as they stood.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from opslib.foundation.errors import ImportRefused
+from opslib.foundation.formatting import one_line
+from opslib.trading.options import vendors
+from opslib.trading.options.contracts import named
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MOST_CELLS = 30_000_000  # A market of 600,000 contracts in 50 columns.
+MOST_CELL_CHARACTERS = 1_000_000
+HEADER_WITHIN = 25  # Lines: a preamble may stand above the names of columns.
+DELIMITERS = ",;\t|"
+_HALF = re.compile(
+    r"(?i:(?P<before>c|p|calls?|puts?)[_ .](?P<one>.+)|(?P<two>.+)[_ .](?P<after>c|p|calls?|puts?))"
+    r"|(?P<joined>call|put|Call|Put)(?P<three>[A-Z].+)"
+)
+_DECIMAL_COMMA, _DECIMAL_POINT = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+ ?%?"), re.compile(r"[-+]?\d*\.\d+ ?%?")
+_OF_UNDERLYING = (
+    "underl",
+    "ticker",
+    "symbol",
+    "stock",
+    "name",
+    "asset",
+    "security",
+    "instrument",
+    "product",
+    "company",
+    "root",
+)
+LEAST_OF_ONE = 4  # Rows for each name, so that a name is an underlying's and not a contract's.
+_QUOTE = frozenset({"bid", "ask", "iv", "delta"})
+
+
+def of_csv(told: str, name: str) -> "tuple[DataFrame, tuple[str, ...]]":
+    """
+    The table in a CSV, all cells text: separated by comma, semicolon, tab or bar, with or without lines above its
+    header.
+
+    Returns:
+        The table, and the lines after its last contract that are none of it (totals, terms of use).
+
+    Raises:
+        ImportRefused: No line has the names of a chain's columns, or nothing follows it.
+    """
+    import pandas
+
+    lines = told.splitlines()[:HEADER_WITHIN]
+    delimiter = next((line[4:5] for line in lines[:1] if line[:4].lower() == "sep=" and len(line.strip()) == 5), "")
+    rows: list[list[str]] = []
+    for mark in delimiter or DELIMITERS:
+        first = cells(told, mark, name, HEADER_WITHIN)
+        header = next((i for i, line in enumerate(first) if _is_header(line)), None)
+        if header is not None:
+            rows = cells(told, mark, name)[header:]
+            break
+    else:
+        shown = next((line for line in lines if line.strip()), "")
+        raise ImportRefused(
+            f"{name} holds no chain: JSON of a vendor, or CSV with columns for expiration, type and strike, "
+            f"or the contract's symbol, was expected, found {one_line(shown[:200])!r}. Name its columns so "
+            f"and try again."
+        )
+    names = [cell.strip() or f"column {i}" for i, cell in enumerate(rows[0], 1)]
+    body = [line for line in rows[1:] if any(cell.strip() for cell in line)]
+    end = next(
+        (i for i in range(len(body), 0, -1) if sum(bool(cell.strip()) for cell in body[i - 1]) * 3 > len(names)), 0
+    )
+    body, after = body[:end], tuple(mark.join(line).strip(f"{mark} ") for line in body[end:])
+    if not body:
+        raise ImportRefused(f"{name} has the names of columns, and no row.")
+    width = max(len(names), max(map(len, body)))
+    names += [f"column {i}" for i in range(len(names) + 1, width + 1)]  # Of cells beyond the header.
+    if width * len(body) > MOST_CELLS:
+        raise ImportRefused(
+            f"{name} has {len(body):,} rows of up to {width:,} cells; up to {MOST_CELLS:,} cells are read. Split it."
+        )
+    rows = [[*map(str.strip, line), *[""] * (width - len(line))] for line in body]
+    if (
+        mark != ","
+        and any(_DECIMAL_COMMA.fullmatch(cell) for line in rows for cell in line)
+        and not any(_DECIMAL_POINT.fullmatch(cell) for line in rows for cell in line)
+    ):
+        rows = [
+            [cell.replace(".", "").replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in line]
+            for line in rows
+        ]
+    return pandas.DataFrame(rows, columns=names, dtype=object), after
+
+
+def cells(told: str, delimiter: str, name: str, most: int | None = None) -> list[list[str]]:
+    """
+    The cells of a CSV, of its first lines or of all.
+
+    Raises:
+        ImportRefused: It is no CSV that can be read.
+    """
+    found: list[list[str]] = []
+    try:
+        for line in csv.reader(io.StringIO(told, newline=""), delimiter=delimiter):
+            found.append(line)
+            if most is not None and len(found) >= most:
+                break
+    except csv.Error as problem:
+        if most is not None:
+            return found
+        raise ImportRefused(f"{name} is no CSV that can be read: line {len(found) + 1:,}: {problem}.") from None
+    return found
+
+
+def _is_header(line: Sequence[str]) -> bool:
+    """Whether the cells of a line are the names of a chain's columns."""
+    if len(line) < 2:
+        return False
+    ours = set(vendors.plain([_half(cell.strip())[1] for cell in line]).values())
+    return (
+        ours >= {"expiry", "strike"}
+        or ours >= {"strike", "cp"}
+        or bool("symbol" in ours and ours & (_QUOTE | {"strike", "expiry", "cp"}))
+    )
+
+
+def of_parquet(content: bytes, name: str) -> "DataFrame":
+    """
+    The table in a Parquet file.
+
+    Raises:
+        ImportRefused: It cannot be read, or expands to more than a table may hold.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(io.BytesIO(content))
+        rows, columns = file.metadata.num_rows, file.schema_arrow
+        if (
+            rows * max(1, len(columns)) > MOST_CELLS
+            or sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+            > 16 * MOST_CELLS
+        ):
+            raise ImportRefused(
+                f"{name} expands to {rows:,} rows of {len(columns):,} columns; up to {MOST_CELLS:,} cells are "
+                f"read. Split it."
+            )
+        texts = [
+            field.name
+            for field in columns
+            if pyarrow.types.is_string(field.type)
+            or pyarrow.types.is_large_string(field.type)
+            or pyarrow.types.is_binary(field.type)
+        ]
+        # One long text that many rows share is kept once.
+        table = parquet.ParquetFile(io.BytesIO(content), read_dictionary=texts).read()
+        found = table.to_pandas(ignore_metadata=True, timestamp_as_object=True).astype(object)
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        KeyError,
+        NotImplementedError,
+        MemoryError,
+    ) as problem:
+        raise ImportRefused(f"{name} is no Parquet that can be read: {one_line(str(problem))}.") from None
+    if not len(found):
+        raise ImportRefused(f"{name} has the names of columns, and no row.")
+    return found
+
+
+def by_contract(table: "DataFrame") -> "DataFrame":
+    """A table with one contract a row, its columns' names text and each there once."""
+    import pandas
+
+    # Of Cboe's files the quotes of 15:45, not those after the close.
+    table = table.set_axis(
+        [re.sub(r"(?i)_1545$", "", str(c).strip().strip("[]").strip()) for c in table.columns], axis=1
+    )
+    table = table.loc[:, ~table.columns.duplicated()]
+    halves = {
+        side: {c: rest for c in table.columns for which, rest in [_half(c)] if which == side}
+        for side in ("call", "put")
+    }
+    if all(_QUOTE & set(vendors.plain(half.values()).values()) for half in halves.values()):
+        common = [c for c in table.columns if not any(c in half for half in halves.values())]
+        # One delta for both sides can be right for one of them at most, and nothing tells which.
+        both = {c: f"{c} of both sides" for c, field in vendors.plain(common).items() if field == "delta"}
+        table, common, parts = table.rename(columns=both), [both.get(c, c) for c in common], []
+        for side, half in halves.items():
+            part = table[[*common, *half]].rename(columns=half).drop(columns="cp", errors="ignore").assign(cp=side)
+            parts.append(part.loc[:, ~part.columns.duplicated()])
+        table = pandas.concat(parts, ignore_index=True)
+    return table
+
+
+def _half(column: str) -> tuple[str, str]:
+    """Of which side a column is by its name, and what its name is without that; side empty where it is of both."""
+    found = _HALF.fullmatch(column)
+    if not found:
+        return "", column
+    side = (found["before"] or found["after"] or found["joined"]).lower()
+    return "call" if side[0] == "c" else "put", found["one"] or found["two"] or found["three"]
+
+
+def named_columns(table: "DataFrame") -> dict[str, str]:
+    """
+    Which of our fields each column holds: by its name, and of columns that may be the contract's symbol or its
+    underlying's by what is in them.
+    """
+    names = vendors.plain(table.columns)
+    of_symbol = [
+        c
+        for c in table.columns
+        if names.get(c) in ("symbol", "underlying", "root") or re.sub(r"[^a-z]", "", c.lower()) in vendors.USUAL["symbol"]
+    ]
+    told = next((c for c in of_symbol if names_contracts(table[c])), None)
+    if told is not None and names.get(told) != "symbol":
+        other = next((c for c, field in names.items() if field == "symbol"), None)
+        if other is not None:
+            del names[other]
+            if "underlying" not in names.values():
+                names[other] = "underlying"
+        names[told] = "symbol"
+    if told is None and not {"underlying", "symbol", "root"} & set(names.values()):
+        rest = [c for c in table.columns if c not in names and any(word in c.lower() for word in _OF_UNDERLYING)]
+        names |= next(({c: "underlying"} for c in rest if _is_shared(table[c])), {})
+    return names
+
+
+def _is_shared(cells: "Any") -> bool:
+    """Whether a column has a name in each cell, and few of them."""
+    words = {str(cell).strip() for cell in cells}
+    return (
+        "" not in words
+        and all(any(c.isalpha() for c in word) for word in words)
+        and len(words) <= max(1, len(cells) // LEAST_OF_ONE)
+    )
+
+
+def names_contracts(cells: "Any") -> bool:
+    """Whether a column holds symbols that name contracts."""
+    return any(named(str(cell).strip()) for cell in _some(cells))
+
+
+def _some(cells: "Any") -> Iterator[Any]:
+    yield from (cell for cell in cells.iloc[:20])

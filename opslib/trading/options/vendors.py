@@ -1,0 +1,571 @@
+"""
+Read the formats of vendors: Massive, Tradier, TD Ameritrade and Schwab, Yahoo, Cboe's page of quotes.
+
+Each reader gives one dict a contract, under the names of `chain.FIELDS`, its cells just as they stood; a name that is
+not there was not sent. What the cells mean is `chain`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+from opslib.foundation.formatting import NEW_YORK, one_line
+
+Row = dict[str, Any]
+_OF_QUOTE = {
+    "bid": ("bid", "bp"),
+    "ask": ("ask", "ap"),
+    "bid_size": ("bid_size",),
+    "ask_size": ("ask_size",),
+    "quote_ts": ("last_updated",),
+    "timeframe": ("timeframe",),
+}
+_OF_TDA = {
+    "symbol": ("symbol",),
+    "cp": ("putCall",),
+    "strike": ("strikePrice",),
+    "multiplier": ("multiplier",),
+    "bid": ("bid", "bidPrice"),
+    "ask": ("ask", "askPrice"),
+    "bid_size": ("bidSize",),
+    "ask_size": ("askSize",),
+    "quote_ts": ("quoteTimeInLong",),
+    "iv": ("volatility",),
+    "delta": ("delta",),
+    "gamma": ("gamma",),
+    "theta": ("theta",),
+    "vega": ("vega",),
+    "oi": ("openInterest",),
+    "volume": ("totalVolume",),
+}
+_OF_TRADIER = {
+    "symbol": ("symbol",),
+    "underlying": ("underlying",),
+    "root": ("root_symbol",),
+    "expiry": ("expiration_date",),
+    "cp": ("option_type",),
+    "strike": ("strike",),
+    "multiplier": ("contract_size",),
+    "bid": ("bid",),
+    "ask": ("ask",),
+    "bid_size": ("bidsize", "bid_size"),
+    "ask_size": ("asksize", "ask_size"),
+    "oi": ("open_interest",),
+    "volume": ("volume",),
+    "underlying_px": ("underlying_price",),
+}
+_OF_YAHOO = {
+    "symbol": ("contractSymbol",),
+    "strike": ("strike",),
+    "bid": ("bid",),
+    "ask": ("ask",),
+    "iv": ("impliedVolatility",),
+    "oi": ("openInterest",),
+    "volume": ("volume",),
+}
+_CBOE = {
+    "bid": "bid",
+    "ask": "ask",
+    "iv": "iv",
+    "delta": "delta",
+    "gamma": "gamma",
+    "theta": "theta",
+    "vega": "vega",
+    "openinterest": "oi",
+    "open int": "oi",
+    "open interest": "oi",
+    "volume": "volume",
+    "vol": "volume",
+}
+
+
+def _take(source: Any, names: Mapping[str, Sequence[str]]) -> Row:
+    """The cells that are there, under our names."""
+    source = _map(source)
+    return {ours: source[name] for ours, theirs in names.items() for name in reversed(theirs) if name in source}
+
+
+def several(found: Any) -> list[Any]:
+    """What a vendor sends as one object where there is one, as null where there is none, and else as a list."""
+    return found if isinstance(found, list) else [] if found is None else [found]
+
+
+def is_massive(payload: Any) -> bool:
+    """Is it Massive's snapshot, a page or several, or its contracts alone?"""
+    first = payload[0] if isinstance(payload, list) and payload else payload
+    if not isinstance(first, Mapping):
+        return False
+    results = [r for r in several(first.get("results")) if isinstance(r, Mapping)]
+    if results and not any("details" in r for r in results):
+        return False
+    return (
+        "details" in first
+        or bool(results)
+        or ("results" in first and first["results"] == [])
+        or ("request_id" in first and "status" in first)
+    )
+
+
+def massive(payload: Any) -> tuple[list[Row], str]:
+    """Contracts of Massive's snapshot, and why some are missing, as far as the answer says so."""
+    pages = several(payload)
+    whole = [p for p in pages if isinstance(p, Mapping) and "details" not in p]
+    contracts = [
+        r for p in pages if isinstance(p, Mapping) for r in (several(p.get("results")) if "details" not in p else [p])
+    ]
+    partial = ""
+    if whole and whole[-1].get("next_url"):
+        partial = f"the last of {len(whole)} page(s) says that there is another"
+    if broken := [
+        (i, p)
+        for i, p in enumerate(pages, 1)
+        if not isinstance(p, Mapping) or p.get("status") in ("ERROR", "NOT_AUTHORIZED", "NOT_FOUND")
+    ]:
+        said = (
+            (broken[0][1].get("error") or broken[0][1].get("message") or "")
+            if isinstance(broken[0][1], Mapping)
+            else ""
+        )
+        partial = (
+            f"page {broken[0][0]} is an error instead of contracts{f': {one_line(str(said), 120)}' if said else ''}"
+        )
+    return [_massive_row(c) for c in contracts], partial
+
+
+def _massive_row(contract: Any) -> Row:
+    contract = _map(contract)
+    details, asset = contract.get("details"), contract.get("underlying_asset")
+    row = _take(
+        details,
+        {
+            "symbol": ("ticker",),
+            "cp": ("contract_type",),
+            "strike": ("strike_price",),
+            "expiry": ("expiration_date",),
+            "style": ("exercise_style",),
+            "multiplier": ("shares_per_contract",),
+        },
+    )
+    row |= _take(contract.get("last_quote"), _OF_QUOTE) | _take(
+        contract.get("greeks"), {name: (name,) for name in ("delta", "gamma", "theta", "vega")}
+    )
+    row |= _take(contract, {"iv": ("implied_volatility",), "oi": ("open_interest",)}) | _take(
+        contract.get("day"), {"volume": ("volume",)}
+    )
+    return row | _take(
+        asset, {"underlying": ("ticker",), "underlying_px": ("price", "value"), "underlying_ts": ("last_updated",)}
+    )
+
+
+def is_tradier(payload: Any) -> bool:
+    """Is it Tradier's chain, of one expiration or several?"""
+    parts = several(payload)
+    chains = [part["options"] for part in parts if isinstance(part, Mapping) and "options" in part]
+    return (
+        bool(chains)
+        and all(isinstance(part, Mapping) for part in parts)
+        and all(c is None or (isinstance(c, Mapping) and "option" in c) for c in chains)
+    )
+
+
+def is_tradier_options(payload: Any) -> bool:
+    """Is it the list of contracts that stands in Tradier's chain, by itself?"""
+    return (
+        isinstance(payload, list)
+        and bool(payload)
+        and all(
+            isinstance(o, Mapping) and {"option_type", "expiration_date", "root_symbol"} <= o.keys() for o in payload
+        )
+    )
+
+
+def tradier(payload: Any) -> list[Row]:
+    """Contracts of Tradier's chain; with the underlying's quote where one stands beside it."""
+    rows, parts = [], several(payload)
+    quotes = [part["quotes"] for part in parts if isinstance(part.get("quotes"), Mapping)]
+    prices = {
+        str(q.get("symbol")): q.get("last")
+        for quote in quotes
+        for q in several(quote.get("quote"))
+        if isinstance(q, Mapping)
+    }
+    for part in parts:
+        for option in map(_map, several(_map(part.get("options")).get("option"))):
+            row = _take(option, _OF_TRADIER)
+            greeks = option.get("greeks")
+            row |= _take(
+                greeks,
+                {
+                    "delta": ("delta",),
+                    "gamma": ("gamma",),
+                    "theta": ("theta",),
+                    "vega": ("vega",),
+                    "iv": ("smv_vol", "mid_iv"),
+                    "greeks_ts": ("updated_at",),
+                },
+            )
+            stamps = [
+                s for s in (option.get("bid_date"), option.get("ask_date")) if isinstance(s, (int, float)) and s > 0
+            ]
+            if stamps:
+                row["quote_ts"] = max(stamps)
+            if (price := prices.get(str(option.get("underlying")))) is not None:
+                row["underlying_px"] = price
+            rows.append(row)
+    return rows
+
+
+def is_schwab(payload: Any) -> bool:
+    """Is it the chain of TD Ameritrade or Schwab?"""
+    return isinstance(payload, Mapping) and ("callExpDateMap" in payload or "putExpDateMap" in payload)
+
+
+def schwab(payload: Mapping[str, Any]) -> list[Row]:
+    """Contracts of TD Ameritrade's or Schwab's chain; its volatilities are percent."""
+    asset = _map(payload.get("underlying"))
+    shared = {
+        "underlying": payload.get("symbol") or asset.get("symbol"),
+        "timeframe": "DELAYED" if payload.get("isDelayed") else "REAL-TIME",
+    }
+    price = payload.get("underlyingPrice") or asset.get("mark") or asset.get("last")
+    rows = []
+    for name in ("callExpDateMap", "putExpDateMap"):
+        for expiry, strikes in _map(payload.get(name)).items():
+            for strike, options in _map(strikes).items():
+                for option in several(options):
+                    row = (
+                        shared
+                        | {
+                            "expiry": str(expiry).partition(":")[0],
+                            "strike": strike,
+                            "cp": name[:4].replace("putE", "put"),
+                        }
+                        | _take(option, _OF_TDA)
+                    )
+                    rows.append(row | ({"underlying_px": price} if price else {}))
+    return rows
+
+
+def is_yahoo(payload: Any) -> bool:
+    """Is it Yahoo's chain?"""
+    parts = [_map(part).get("optionChain") for part in several(payload)]
+    return bool(parts) and all(isinstance(part, Mapping) and "result" in part for part in parts)
+
+
+def yahoo(payload: Any) -> list[Row]:
+    """Contracts of Yahoo's chain: implied volatilities, no Greeks."""
+    rows = []
+    for result in [_map(r) for part in several(payload) for r in several(part["optionChain"]["result"])]:
+        shared = _take(
+            result.get("quote"), {"underlying_px": ("regularMarketPrice",), "as_of": ("regularMarketTime",)}
+        ) | {"underlying": result.get("underlyingSymbol")}
+        for group in map(_map, several(result.get("options"))):
+            for side in ("call", "put"):
+                rows += [
+                    shared
+                    | {"cp": side, "expiry": _map(option).get("expiration", group.get("expirationDate"))}
+                    | _take(option, _OF_YAHOO)
+                    for option in several(group.get(f"{side}s"))
+                ]
+    return rows
+
+
+def _map(found: Any) -> Mapping[str, Any]:
+    """A mapping as it is; nothing of anything else, so that a shape that was not expected gives no rows."""
+    return found if isinstance(found, Mapping) else {}
+
+
+_MONTHS = {
+    m: i for i, m in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)
+}
+_DATED = re.compile(r"([A-Za-z]{3})[a-z]*\.? (\d{1,2}),? (\d{4})(?:,? (?:at|@) (\d{1,2}):(\d{2}) ?([AP]M)?)?")
+
+
+def written_date(told: str) -> datetime | None:
+    """
+    A date in words, such as ``September 25, 2025 at 9:05 PM EDT`` or ``Wed Oct 01 2025``, in New York; None where there
+    is none.
+    """
+    found = _DATED.search(told)
+    month = _MONTHS.get(found[1].lower()) if found else None
+    if not found or not month:
+        return None
+    hour = int(found[4] or 0) % 12 + 12 * (found[6] == "PM") if found[6] else int(found[4] or 0)
+    try:
+        return datetime(int(found[3]), month, int(found[2]), hour, int(found[5] or 0), tzinfo=NEW_YORK)
+    except ValueError:
+        return None
+
+
+def cboe_header(lines: Sequence[Sequence[str]]) -> int | None:
+    """In which of the first lines do the columns of Cboe's page of quotes stand? None where it is none."""
+    for i, line in enumerate(lines[:12]):
+        names = [cell.strip().lower() for cell in line]
+        if "calls" in names and "puts" in names and "strike" in names:
+            return i
+    return None
+
+
+def cboe(lines: Sequence[Sequence[str]], header: int) -> Iterator[Row]:
+    """Contracts of Cboe's page of quotes: a call and a put on each line, under lines that say of what and when."""
+    told = [cell.strip() for line in lines[:header] for cell in line]
+    price = next((cell.partition(":")[2].strip() for cell in told if cell.lower().startswith("last:")), None)
+    # In an older layout, beside the name.
+    price = price or next((cell for cell in told[1:3] if re.fullmatch(r"[\d,]+\.\d+", cell)), None)
+    at = next((found for cell in told if (found := written_date(cell))), None)
+    names = [cell.strip().lower() for cell in lines[header]]
+    middle, puts = names.index("strike"), names.index("puts")
+    halves = {"call": (names.index("calls"), middle), "put": (puts, len(names))}
+    for line in lines[header + 1 :]:
+        if not any(cell.strip() for cell in line):
+            continue
+        line = [*line, *[""] * (len(names) - len(line))]
+        for side, (first, end) in halves.items():
+            row: Row = {
+                "symbol": line[first],
+                "expiry": line[0],
+                "cp": side,
+                "strike": line[middle],
+                "underlying_px": price,
+            }
+            row |= {ours: line[i] for i in range(first + 1, end) if (ours := _CBOE.get(names[i]))}
+            yield row | ({"as_of": at.astimezone(UTC).isoformat()} if at else {})
+
+
+def without_comments(told: str) -> str:
+    """JSON without the comments that people write into it; what stands in a string stays."""
+    return re.sub(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', lambda m: m[1] or "", told, flags=re.DOTALL)
+
+
+def stamp(cell: Any, zone: tzinfo = NEW_YORK) -> datetime | None:
+    """
+    A time as vendors write it: seconds, milliseconds, microseconds or nanoseconds since 1970, ISO 8601 or words; None
+    of none.
+
+    Without an offset it is in `zone`.
+    """
+    try:
+        number = float(cell)
+    except (TypeError, ValueError, OverflowError):
+        told = str(cell or "").strip()[:80]
+        try:
+            found = datetime.fromisoformat(told) if told else None
+        except ValueError:
+            return written_date(told)
+        return found.replace(tzinfo=zone) if found and found.tzinfo is None else found
+    if not 1e8 < number < 5e18:
+        return None
+    while number > 1e11:
+        number /= 1000
+    return datetime.fromtimestamp(number, UTC)
+
+
+WRAPPERS = (
+    "data",
+    "results",
+    "result",
+    "response",
+    "body",
+    "payload",
+    "options",
+    "option",
+    "chain",
+    "optionchain",
+    "options_chain",
+)
+
+
+def _candidates(payload: Any) -> Iterator[Any]:
+    """A payload, and what it is wrapped in taken off, layer by layer."""
+    for _ in range(6):
+        yield payload
+        inner = [
+            v for k, v in _map(payload).items() if str(k).lower() in WRAPPERS and isinstance(v, (list, Mapping)) and v
+        ]
+        if len(inner) != 1:
+            return
+        payload = inner[0]
+
+
+def rows_of(payload: Any) -> tuple[str, list[Row], str] | None:
+    """
+    Whose chain is it, its contracts, and why some are missing where it says so; None where it is nobody's we know.
+    """
+    for found in _candidates(payload):
+        if is_schwab(found):
+            return "schwab", schwab(found), ""
+        if is_yahoo(found):
+            return "yahoo", yahoo(found), ""
+        if is_tradier(found):
+            return "tradier", tradier(found), ""
+        if is_tradier_options(found):
+            return "tradier", tradier([{"options": {"option": found}}]), ""
+        if is_massive(found):
+            rows, partial = massive(found)
+            return "massive", rows, partial
+    return None
+
+
+NOISE = frozenset(
+    "usd dollar dollars price px quote quotes quoted latest current nbbo best option options contract greek "
+    "greeks leg value val eod 1545 opt o market last closing final live delayed realtime model computed "
+    "calculated".split()
+)
+UNITS = frozenset({"usd", "dollar", "dollars", "eod", "1545"})
+
+
+def _tokens(name: str) -> list[str]:
+    """
+    The words of a column's name, without units in brackets: ``bidPrice``, ``Bid Price (USD)``, ``last_quote.bid``.
+    """
+    bare = re.sub(r"\(.*?\)|\[.*?\]", " ", name)
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", bare)
+    return re.findall(r"[a-z0-9]+", apart.lower())
+
+
+def plain(names: Iterable[str]) -> dict[str, str]:
+    """
+    Which of our fields does each column of a plain table hold, by its usual names? Its name to ours; the first that
+    fits.
+
+    First by the whole name, then without words that say nothing of what is in it, such as ``price``, ``best`` or
+    ``usd``.
+    """
+    names = list(dict.fromkeys(names))
+    found: dict[str, str] = {}
+    whole = {"".join(word for word in _tokens(name) if word not in UNITS): name for name in reversed(names)} | {
+        re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(names)
+    }
+    if "actsymbol" in whole and "vol" in whole:  # DoltHub's word for it.
+        found[whole["vol"]] = "iv"
+    for ours, usual in USUAL.items():
+        if ours not in found.values():
+            found |= next(({whole[alias]: ours} for alias in usual if alias in whole and whole[alias] not in found), {})
+    for name in names:
+        words = [word for word in _tokens(name) if word not in NOISE]
+        ours = _BARE.get("".join(words), "") if words and name not in found else ""
+        if ours and ours not in found.values():
+            found[name] = ours
+    return found
+
+
+USUAL: dict[str, tuple[str, ...]] = {
+    "symbol": (
+        "optionsymbol",
+        "contractsymbol",
+        "contractid",
+        "contract",
+        "optionid",
+        "osi",
+        "occ",
+        "occsymbol",
+        "ticker",
+        "symbol",
+    ),
+    "underlying": ("underlying", "underlyingsymbol", "underlyingticker", "actsymbol", "stock", "underlier"),
+    "root": ("root", "rootsymbol", "optionroot"),
+    "expiry": (
+        "expiration",
+        "expiry",
+        "expirationdate",
+        "expirydate",
+        "expiredate",
+        "expdate",
+        "exdate",
+        "maturity",
+        "exp",
+        "expirdate",
+        "lasttradedateorcontractmonth",
+        "tradedateormonth",
+    ),
+    "cp": ("cp", "optiontype", "contracttype", "type", "right", "putcall", "callput", "cpflag", "side", "optionside"),
+    "strike": ("strike", "strikeprice", "strikepx", "exerciseprice", "k"),
+    "style": ("exercisestyle", "style"),
+    "multiplier": ("multiplier", "sharespercontract", "contractsize"),
+    "bid": ("bid", "bidprice", "bestbid", "bp"),
+    "ask": ("ask", "askprice", "bestoffer", "bestask", "offer", "ap"),
+    "bid_size": ("bidsize",),
+    "ask_size": ("asksize",),
+    "iv": (
+        "iv",
+        "impliedvolatility",
+        "impliedvol",
+        "implvolatility",
+        "ivmean",
+        "midiv",
+        "smvvol",
+        "sigma",
+        "impvol",
+        "volatility",
+    ),
+    "delta": ("delta",),
+    "gamma": ("gamma",),
+    "theta": ("theta", "thetaday"),
+    "vega": ("vega", "vegapt"),
+    "oi": ("openinterest", "oi", "openint"),
+    "volume": ("volume", "totalvolume", "vol"),
+    "underlying_px": (
+        "underlyingprice",
+        "underlyinglast",
+        "underlyingpx",
+        "spot",
+        "spotprice",
+        "stockprice",
+        "underlyingclose",
+        "activeunderlyingprice",
+        "underlyingassetprice",
+        "underlyingassetvalue",
+        "underlyingmark",
+        "undprice",
+        "modelgreeksundprice",
+        "s",
+    ),
+    "underlying_ts": ("underlyingts", "underlyingtime"),
+    "quote_ts": (
+        "quotets",
+        "quotetime",
+        "quotetimestamp",
+        "quotetimeinlong",
+        "lastupdated",
+        "quotelastupdated",
+        "lastquotelastupdated",
+        "lastquotetime",
+        "latestquotet",
+        "biddate",
+        "askdate",
+    ),
+    "greeks_ts": ("greeksts", "greekstime", "updatedat"),
+    "timeframe": ("timeframe",),
+    "as_of": (
+        "asof",
+        "quotereadtime",
+        "quotedatetime",
+        "quoteunixtime",
+        "datetime",
+        "timestamp",
+        "fetchedat",
+        "datadate",
+        "quotedate",
+        "tradedate",
+        "date",
+    ),
+}
+_BARE = {
+    alias: ours
+    for ours in (
+        "strike",
+        "bid",
+        "ask",
+        "bid_size",
+        "ask_size",
+        "iv",
+        "delta",
+        "gamma",
+        "theta",
+        "vega",
+        "oi",
+        "expiry",
+    )
+    for alias in USUAL[ours]
+}

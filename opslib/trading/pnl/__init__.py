@@ -1,0 +1,1 @@
+"""Read fills, match them into round trips and compute costs and results."""

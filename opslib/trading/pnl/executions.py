@@ -1,0 +1,400 @@
+"""
+Read a broker's list of executions, a row each, whichever of the usual layouts it has.
+
+Among them are the histories of Schwab, Fidelity, E*TRADE, Interactive Brokers (Flex), Robinhood and Webull, and plain
+CSV or JSON with the usual names. What else an account does is other cash, or refused by name.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from opslib.foundation import formatting
+from opslib.trading.pnl import cells as cells_module, columns as c
+from opslib.trading.pnl.cells import plain
+from opslib.trading.pnl.fills import ZERO, Book, Fill, Money, Row, Style
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAYOUT = "fills, a row each"
+DAYS_SHOWN = "dates such as {} are read as month/day/year; nothing in the file shows their order"
+DAY_FIRST = "dates are read as day/month/year, as {} shows"
+_SIDES = {
+    "buy": ("buy", ""),
+    "b": ("buy", ""),
+    "bot": ("buy", ""),
+    "bought": ("buy", ""),
+    "purchase": ("buy", ""),
+    "purchased": ("buy", ""),
+    "reinvest shares": ("buy", ""),
+    "sell": ("sell", ""),
+    "s": ("sell", ""),
+    "sld": ("sell", ""),
+    "sold": ("sell", ""),
+    "sale": ("sell", ""),
+    "sell short": ("sell", "open"),
+    "sold short": ("sell", "open"),
+    "short sell": ("sell", "open"),
+    "short sale": ("sell", "open"),
+    "sellshort": ("sell", "open"),
+    "ss": ("sell", "open"),
+    "buy to cover": ("buy", "close"),
+    "bought to cover": ("buy", "close"),
+    "cover": ("buy", "close"),
+    "buy cover": ("buy", "close"),
+    "cover short": ("buy", "close"),
+    "buytocover": ("buy", "close"),
+    "bto": ("buy", "open"),
+    "stc": ("sell", "close"),
+    "sto": ("sell", "open"),
+    "btc": ("buy", "close"),
+}
+_SIDES |= {
+    f"{verb}{gap}to{gap}{effect}": (side, effect)
+    for side, verbs in (("buy", ("buy", "bought")), ("sell", ("sell", "sold")))
+    for verb in verbs
+    for effect in ("open", "close")
+    for gap in (" ", "")
+}
+_SIDES |= {
+    f"{verb} {effect}": (side, effect)
+    for side, verbs in (("buy", ("buy", "bought")), ("sell", ("sell", "sold")))
+    for verb in verbs
+    for effect in ("open", "close")
+}
+_ENDS = (
+    (re.compile(r"(option )?expir(ed|ation|y|e)\b.*|oexp"), "expiration"),
+    (re.compile(r"(option )?assign(ed|ment)?\b.*|oasgn"), "assignment"),
+    (re.compile(r"(option )?exercis(ed|e)?\b.*|exchange or exercise|oexcs|oexc"), "exercise"),
+)
+_SENTENCE = re.compile(r"you (bought|sold)( short)?( (opening|closing) transaction)?\b.*|(reinvestment)\b.*")
+_CASH = re.compile(
+    r"\b(dividends?|div|interest|int|journal(ed)?|wire|moneylink|ach|transfer(red)?|deposit|withdraw(al|n)?"
+    r"|contribution|distribution|fees?|tax|credit|debit|cash|adjustment|adj|rebate|refund|bonus|funds?|cdiv"
+    r"|dtax|dfee|afee|gold|margin|eft|adr|check|subscription|sweep|reinvest dividend|lieu|gains?|core account"
+    r"|redemption)\b"
+)
+_FILLED = {
+    "filled",
+    "fill",
+    "executed",
+    "complete",
+    "completed",
+    "partially filled",
+    "partial",
+    "partial fill",
+    "settled",
+    "done",
+    "ok",
+    "success",
+    "closed",
+    "posted",
+}
+_NOT_FILLED = {
+    "cancelled",
+    "canceled",
+    "rejected",
+    "expired",
+    "working",
+    "pending",
+    "queued",
+    "open",
+    "new",
+    "failed",
+    "replaced",
+    "voided",
+}
+_WORDS = "buy, sell, one of buy to open, buy to close, sell to open, sell to close, or expired, assigned, exercised"
+
+
+def layout(columns: Iterable[str]) -> str | None:
+    """Whether these are columns of fills: a time, a symbol, a side, a quantity and a price; None where they are not."""
+    return None if missing(columns) else LAYOUT
+
+
+def missing(columns: Iterable[str]) -> list[str]:
+    """What columns of fills would need besides these."""
+    known = {plain(column) for column in columns}
+    known -= {"type"} if known & {"bid", "ask"} else set()  # Beside a quote it is call or put, and the table a chain.
+    return [
+        what
+        for what, names in (
+            ("time", c.AT),
+            ("symbol", c.SYMBOL),
+            ("side", c.SIDE),
+            ("quantity", c.QUANTITY),
+            ("price", c.PRICE),
+        )
+        if not any(plain(name) in known for name in names)
+    ]
+
+
+def style(columns: list[str], rows: list[Mapping[str, object]], semicolons: bool = False) -> tuple[Style, list[str]]:
+    """
+    How the cells of a file must be read, by what all of its rows show, and what a reader must know of that.
+
+    Args:
+        semicolons: Whether these are between its cells, as where the comma is a decimal one.
+    """
+    keys = {plain(column): column for column in columns}
+
+    def of(names):
+        return [keys[plain(name)] for name in names if plain(name) in keys]
+
+    dates = [
+        (row.get(column), cells_module.day_and_month(row.get(column)))
+        for column in of((*c.AT, *c.ENTRY_AT, *c.EXIT_AT, *c.EXPIRY))
+        for row in rows
+    ]
+    pairs = [(cell, pair) for cell, pair in dates if pair]
+    day_first = [cell for cell, pair in pairs if pair[0] > 12]
+    month_first = [cell for cell, pair in pairs if pair[1] > 12]
+    notes = []
+    if day_first and not month_first:
+        notes.append(DAY_FIRST.format(formatting.one_line(repr(day_first[0]), 40)))
+    elif (
+        unsure := [cell for cell, pair in pairs if pair[0] != pair[1]]
+        if not month_first and not any("fees & comm" in column.lower() for column in columns)
+        else []
+    ):
+        notes.append(DAYS_SHOWN.format(formatting.one_line(repr(unsure[0]), 40)))
+    figures = of((*c.PRICE, *c.QUANTITY, *c.NET, *c.GROSS, *c.COMMISSION, *c.COMBINED, *c.FEES, *c.STRIKE))
+    told = [str(row.get(column)) for column in figures for row in rows if isinstance(row.get(column), str)]
+    # Where cells are parted by semicolons, 1,234 is a thousand only if some number has a decimal point.
+    comma = any(map(cells_module.has_decimal_comma, told)) or (
+        semicolons and any("," in cell for cell in told) and not any("." in cell for cell in told)
+    )
+    bought = [row for row in rows if any(_side(str(row.get(column) or "")) == "buy" for column in of(c.SIDE))]
+    unsigned = {
+        plain(column)
+        for column in of((*c.NET, *c.GROSS))
+        if any(c.negative(row.get(column)) is False for row in bought)
+        and not any(c.negative(row.get(column)) for row in rows)
+    }
+    lots = [str(row.get(column)) for column in of(c.LOT)[:1] for row in rows if not c.is_blank(row.get(column))]
+    return Style(
+        bool(day_first) and not month_first,
+        comma,
+        frozenset(unsigned),
+        *c.cash_conventions(columns, rows),
+        len(lots) > 1 and len(set(lots)) == len(lots),
+    ), notes
+
+
+def _side(told: str) -> str:
+    found = _action(told)
+    return found[1] if found else ""
+
+
+@lru_cache(maxsize=10_000)
+def _action(told: str) -> tuple[str, str, str] | None:
+    """
+    What a broker's word for an action means: kind, side, effect; None where it means no trade and no end of an option.
+    """
+    cell = " ".join(re.sub(r"[_\-]", " ", told.lower()).split())
+    if cell in _SIDES:
+        return "trade", *_SIDES[cell]
+    if sentence := _SENTENCE.fullmatch(cell):
+        verb, short, _, transaction, _ = sentence.groups()
+        effect = {"opening": "open", "closing": "close"}.get(transaction or "", "open" if short else "")
+        return "trade", "sell" if verb == "sold" else "buy", effect
+    return next(((kind, "", "close") for pattern, kind in _ENDS if pattern.fullmatch(cell)), None)
+
+
+def is_action(cell: str) -> bool:
+    """Whether a cell is a broker's word for a trade, or for the end of an option."""
+    return len(cell) > 1 and _action(cell) is not None
+
+
+def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
+    """
+    Put one row into a book.
+
+    Raises:
+        BadFill: It cannot be read, for every reason at once.
+    """
+    row = Row(number, cells, book.style)
+    status = row.word(*c.STATUS).lower()
+    if status in _NOT_FILLED:
+        book.unfilled.append(number)
+        return
+    if status and status not in _FILLED:
+        row.refuse(f"{row.name(*c.STATUS)} is {status!r}; filled was wanted")
+    if (level := row.word("LevelOfDetail").lower()) not in ("", "execution", "trade", "detail"):
+        row.refuse(
+            f"{row.name('LevelOfDetail')} is {level!r}, which sums up or repeats executions; EXECUTION was wanted"
+        )
+    row.dollars_only()
+    told = row.word(*c.SIDE)
+    action = _action(told)
+    at = when(row)
+    if action is None and _CASH.search(re.sub(r"[_\-]|\((cash|margin|shares?)\)", " ", told.lower())):
+        found: Fill | Money = _money(row, at, told, book)
+    elif action is None:
+        row.refuse(f"{row.name(*c.SIDE)} is {told!r}; {_WORDS} was wanted")
+        c.traded(row, book)
+        c.stated_costs(row)
+        found = Money(number, at, "", "", ZERO)
+    else:
+        found = _end(row, at, action[0], book) if action[0] != "trade" else _trade(row, at, action[1], action[2], book)
+    row.done()
+    (book.moneys if isinstance(found, Money) else book.fills).append(found)  # type: ignore[arg-type]
+
+
+def is_day(cell: object) -> bool:
+    """Whether a cell is a date or a time, in any of the usual ways, whether or not its figures can be one."""
+    if cells_module.is_time_of_day(cell) or cells_module.day_and_month(cell):
+        return True
+    try:
+        cells_module.moment(cell)
+    except cells_module.SerialDate:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+def when(row: Row, names: tuple[str, ...] = c.AT) -> datetime:
+    """When a row happened, by its columns of these names; a day and a time in two of them are joined."""
+    told = [
+        (row.name(name), row.cells[plain(name)])
+        for name in names
+        if row.has(name) and not c.is_blank(row.cells[plain(name)])
+    ]
+    if not told:
+        row.refuse(f"{row.name(*names)} is empty; a time was wanted")
+        return EPOCH
+    clocks = [cell for _, cell in told if cells_module.is_time_of_day(cell)]
+    days = [(name, cell) for name, cell in told if not cells_module.is_time_of_day(cell)]
+    if not days:
+        row.refuse(
+            f"{told[0][0]} is {formatting.one_line(repr(told[0][1]), 40)}, a time without a day, and no other "
+            f"column has the day; a date was wanted"
+        )
+        return EPOCH
+    whole = [
+        (name, cell)
+        for name, cell in days
+        if re.search(r"\d[:;T]\d", str(cell)) and not re.search(r"[T ]00:00(:00(\.0+)?)?$", str(cell))
+    ]
+    name, cell = (whole or days)[0]
+    if not whole and clocks:
+        day = re.sub(r"[T ]00:00(:00(\.0+)?)?$", "", re.split(r"(?i)\s+as\s+of\s+", str(cell))[-1].strip())
+        return row.instant(name, f"{day} {str(clocks[0]).strip()}")
+    return row.instant(name, cell)
+
+
+def _money(row: Row, at: datetime, told: str, book: Book) -> Money:
+    """Cash that is no fill: its own figure says how much."""
+    stated = c.stated_cash(row)
+    quantity = row.number_of(*c.QUANTITY)
+    if not stated or (quantity and (not stated[0][1] or re.search(r"transfer|journal|\bacat", told.lower()))):
+        row.refuse(
+            f"{row.name(*c.SIDE)} is {told!r} and no cash is stated with it; what moves shares without cash is not read"
+        )
+    elif stated[0][0] in book.style.unsigned:
+        row.refuse(
+            f"{row.name(stated[0][0])} of {told!r} has no sign in this file, so that it is not clear whether "
+            f"it was paid or received; cash that is paid is below 0"
+        )
+    return Money(row.number, at, formatting.one_line(told.lower(), 60), row.word(*c.SYMBOL), stated[0][1] if stated else ZERO)
+
+
+def _quantity(row: Row, side: str) -> Decimal:
+    """How many; a sign says the same as the side, or is refused."""
+    quantity = row.number_of(*c.QUANTITY, needed=True)
+    if quantity == 0 or (quantity is not None and quantity < 0 and side == "buy"):
+        row.refuse(
+            f"{row.name(*c.QUANTITY)} is {formatting.one_line(repr(str(quantity)), 40)}"
+            f"{' for a buy' if quantity else ''}; a number above 0 was wanted"
+        )
+    return abs(quantity) if quantity else Decimal(1)
+
+
+def _named(row: Row, what: Mapping[str, Any]) -> None:
+    if not what["symbol"]:
+        row.refuse(f"{row.name(*c.SYMBOL)} is empty; what was traded was wanted")
+
+
+def _end(row: Row, at: datetime, kind: str, book: Book) -> Fill:
+    """What the clearing house did to an option: no price, no cash."""
+    what = c.traded(row, book)
+    _named(row, what)
+    key = plain(next((name for name in c.QUANTITY if row.has(name)), "quantity"))
+    if isinstance(told := row.cells.get(key), str):
+        row.cells[key] = re.sub(r"(?<=\d)\s*[SL]$", "", told.strip())  # Robinhood: 2S are two that were short.
+    quantity = _quantity(row, "")
+    costs = c.stated_costs(row)
+    fees = (costs.get("commission") or ZERO) + (costs.get("fees") or ZERO)
+    if what["instrument"] not in ("option", "future option"):
+        row.refuse(
+            f"{row.name(*c.SIDE)} is {row.word(*c.SIDE)!r}, but {row.name(*c.SYMBOL)} {what['symbol']!r} "
+            f"names no option; which contract it was of was wanted"
+        )
+    for name, stated, _ in c.stated_cash(row):
+        if stated not in (ZERO, fees):
+            row.refuse(
+                f"{row.name(name)} is {stated} for an option that ended by {kind}; 0 was wanted, since what "
+                f"it delivered stands in a row of its own"
+            )
+    return Fill(
+        row.number,
+        at,
+        kind,
+        side="",
+        effect="close",
+        quantity=quantity,
+        price=ZERO,
+        value=ZERO,
+        order="",
+        paid=True,
+        commission=None if fees else ZERO,
+        fees=fees or None,
+        **what,
+    )
+
+
+def _trade(row: Row, at: datetime, side: str, effect: str, book: Book) -> Fill:
+    if opened := row.word(*c.EFFECT).lower():
+        effect = {
+            "open": "open",
+            "opening": "open",
+            "to open": "open",
+            "o": "open",
+            "close": "close",
+            "closing": "close",
+            "to close": "close",
+            "c": "close",
+        }.get(opened, "")
+        if not effect:
+            row.refuse(f"{row.name(*c.EFFECT)} is {opened!r}; open or close was wanted")
+    what = c.traded(row, book)
+    _named(row, what)
+    quantity, price = _quantity(row, side), row.number_of(*c.PRICE, needed=True, least=ZERO) or ZERO
+    bid, ask = c.quote(row)
+    costs = c.stated_costs(row)
+    value = price * quantity * what["multiplier"] * (1 if side == "sell" else -1)
+    if c.within_reason(row, quantity, price, what["multiplier"]) and not row.wrong:
+        value, costs = c.settle_cash(
+            row, side, quantity, price, what["multiplier"], costs, what["instrument"] == "option"
+        )
+    lot = "" if book.style.ids_of_executions else row.word(*c.LOT)
+    return Fill(
+        row.number,
+        at,
+        "trade",
+        side=side,
+        effect=effect,
+        quantity=quantity,
+        price=price,
+        value=value,
+        order=row.word(*c.ORDER),
+        bid=bid,
+        ask=ask,
+        paid=bool(costs),
+        lot=lot,
+        **costs,
+        **what,
+    )

@@ -1,0 +1,339 @@
+"""
+Read tastytrade's export of an account's history, in both its layouts.
+
+The one of today has a row for each fill with ``Value``, ``Commissions`` and ``Fees`` as signed cash (columns ``Sub
+Type``, ``Order #``, ``Total`` and ``Currency`` came one after another, so each may be missing); its ``Average Price``
+is dollars a contract and never multiplied. The older one, tastyworks', has ``Transaction Code`` and ``Amount``, with
+commission and fees as one positive ``Fees``, no order, and times without an offset. Columns are found by name.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+
+from opslib.trading.pnl.columns import looks_like_cost, rounding, within_reason
+from opslib.trading.pnl.fills import CENT, ZERO, Book, Fill, Money, Row
+from opslib.trading.pnl.instruments import Contract, is_adjusted
+
+TODAY, OLDER = "tastytrade", "tastyworks (older)"
+_ACTIONS = {f"{side} to {effect}": (side, effect) for side in ("buy", "sell") for effect in ("open", "close")} | {
+    "buy": ("buy", ""),
+    "sell": ("sell", ""),
+}
+_ACTIONS |= {side[0] + "t" + effect[0]: (side, effect) for side, effect in list(_ACTIONS.values()) if effect}
+_INSTRUMENTS = {
+    "equity": "stock",
+    "stock": "stock",
+    "equity option": "option",
+    "option": "option",
+    "index option": "option",
+    "future": "future",
+    "future option": "future option",
+    "cryptocurrency": "other",
+    "fixed income": "other",
+    "warrant": "other",
+}
+_ENDS = {
+    "expiration": "expiration",
+    "assignment": "assignment",
+    "exercise": "exercise",
+    "cash settled assignment": "cash settlement",
+    "cash settled exercise": "cash settlement",
+}
+_TOLD = (
+    ("cash settle", "cash settlement"),
+    ("due to expiration", "expiration"),
+    ("due to assignment", "assignment"),
+    ("due to exercise", "exercise"),
+    ("special dividend", "special dividend"),
+    ("forward split", "forward split"),
+    ("reverse split", "reverse split"),
+    ("symbol change", "symbol change"),
+    ("stock merger", "stock merger"),
+    ("transfer", "transfer"),
+)
+_PRICE = re.compile(r"@\s*\$?([\d,]*\.?\d+)\s*$")
+_OCC = re.compile(r"^(\S+?)\s*(\d{6})([CP])(\d{8})$")
+_TYPES = "Trade, Receive Deliver or Money Movement"
+
+
+def layout(columns: list[str]) -> str | None:
+    """Which of the two layouts has these columns? None where neither has."""
+    known = {c.strip().lower() for c in columns}
+    if {"date", "type", "symbol", "instrument type", "value", "quantity"} <= known:
+        return TODAY
+    return OLDER if {"date/time", "transaction code", "amount", "quantity"} <= known else None
+
+
+def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
+    """
+    Put one row into a book.
+
+    Raises:
+        BadFill: It cannot be read, for every reason at once.
+    """
+    row = Row(number, cells, book.style)
+    today = book.layout == TODAY
+    if row.word("Type" if today else "Transaction Code").lower() == "money movement":
+        found: Fill | Money = _money(row, today)
+    else:
+        found = _today(row) if today else _older(row)
+    if isinstance(found, Fill):
+        within_reason(row, found.quantity, found.price, found.multiplier)
+    for name in (name for name in cells if looks_like_cost(name)):
+        if cost := row.number_of(name):
+            row.refuse(
+                f"{row.name(name)} is {cost}: it looks like a cost and is not one of this layout, so the "
+                f"costs of this row are unknown. Drop the column, or add it to Fees"
+            )
+    row.done()
+    (book.moneys if isinstance(found, Money) else book.fills).append(found)  # type: ignore[arg-type]
+
+
+def _money(row: Row, today: bool) -> Money:
+    row.dollars_only()
+    at, kind = row.time("Date", "Date/Time"), row.word("Sub Type", "Transaction Subcode", "Description")
+    value = row.number_of("Value", "Amount", needed=True) or ZERO
+    costs = (
+        sum((row.number_of(name) or ZERO for name in ("Commissions", "Fees")), ZERO)
+        if today
+        else -(row.number_of("Fees") or ZERO)
+    )
+    stated = row.number_of("Total")
+    return Money(row.number, at, kind.lower(), row.word("Symbol"), value + costs if stated is None else stated)
+
+
+def _side(row: Row, told: str, needed: bool) -> tuple[str, str]:
+    found = _ACTIONS.get(told.replace("_", " ").lower().strip())
+    if found is None and (told or needed):
+        row.refuse(f"Action is {told!r}; one of {', '.join(a for a in _ACTIONS if ' ' in a)} was wanted")
+    return found or ("", "")
+
+
+def _kind(row: Row, kind: str, told: str, action: str) -> str:
+    """What happened, in our words: by its sub type, and where there is no such column, by its description."""
+    if kind == "trade":
+        return "trade"
+    if kind != "receive deliver":
+        row.refuse(f"Type is {kind!r}; {_TYPES} was wanted")
+        return "trade"
+    told = told.lower()
+    if told in _ENDS:
+        return _ENDS[told]
+    if told in _ACTIONS:
+        return "delivery"
+    description = row.word("Description").lower()
+    said = told or next((ours for theirs, ours in _TOLD if theirs in description), "")
+    if not said and not action:
+        row.refuse("Sub Type and Action are empty; what became of the position was wanted")
+    return said or "delivery"
+
+
+def _instrument(row: Row, told: str, optional: bool) -> str:
+    if not told:
+        return (
+            ("future option" if row.word("Symbol").startswith((".", "/")) else "option")
+            if optional
+            else "future"
+            if row.word("Symbol").startswith("/")
+            else "stock"
+        )
+    found = _INSTRUMENTS.get(told.lower())
+    if found is None:
+        row.refuse(f"Instrument Type is {told!r}; one of {', '.join(k.title() for k in _INSTRUMENTS)} was wanted")
+    return found or "other"
+
+
+def _today(row: Row) -> Fill:
+    row.dollars_only()
+    at, action, described = row.time("Date"), row.word("Action"), row.word("Description")
+    kind = _kind(row, row.word("Type").lower(), row.word("Sub Type"), action)
+    side, effect = _side(row, action, kind in ("trade", "delivery"))
+    right = row.word("Call or Put").upper()[:1]
+    symbol = row.word("Symbol")
+    if not symbol:
+        row.refuse("Symbol is empty; what was traded was wanted")
+    instrument = _instrument(row, row.word("Instrument Type"), bool(right))
+    expiry, strike = row.day("Expiration Date"), row.number_of("Strike Price", above=ZERO)
+    if known := _OCC.match(symbol):
+        symbol = f"{known[1]} {known[2]}{known[3]}{known[4]}"
+        _agreeing(row, known, expiry, strike, right)
+        right, strike = right or known[3], strike if strike is not None else Decimal(known[4]) / 1000
+    if right not in ("", "C", "P"):
+        row.refuse(f"Call or Put is {right!r}; CALL or PUT was wanted")
+    if instrument == "option" and (strike is None or not right):
+        row.refuse("Strike Price or Call or Put is empty; an option has both")
+    quantity = row.number_of("Quantity", needed=True, above=ZERO) or Decimal(1)
+    value = row.number_of("Value", needed=True) or ZERO
+    average = row.number_of("Average Price")
+    commission, fees = (row.number_of(name) or ZERO for name in ("Commissions", "Fees"))
+    stated, column = row.number_of("Total"), row.number_of("Multiplier", above=ZERO)
+    # Whose difference is booked at the close, so that it may have either sign.
+    if kind == "trade" and instrument != "future":
+        _signed(row, side, value)
+    if stated is not None:
+        if abs(stated - value - commission - fees) > CENT:
+            row.refuse(
+                f"Total is {stated}, but Value, Commissions and Fees come to {value + commission + fees}; "
+                f"they were to agree to the cent"
+            )
+        fees = stated - value - commission
+    told = _PRICE.search(described)
+    quoted = Decimal(told[1].replace(",", "")) if told and any(c.isdigit() for c in told[1]) else None
+    price, multiplier = _priced(instrument, quantity, value, quoted, column, average)
+    if kind in ("trade", "delivery"):
+        _agreed(row, instrument, symbol, quantity, value, quoted, column or multiplier, "Value")
+    underlying = row.word("Underlying Symbol", "Root Symbol") or symbol.split()[0]
+    return Fill(
+        row.number,
+        at,
+        kind,
+        instrument,
+        symbol,
+        underlying,
+        side,
+        effect,
+        quantity,
+        price,
+        multiplier,
+        value,
+        commission,
+        fees,
+        row.word("Order #"),
+        expiry=expiry,
+        strike=strike,
+        right=right,
+    )
+
+
+def _agreeing(row: Row, known: re.Match[str], expiry: date | None, strike: Decimal | None, right: str) -> None:
+    """The symbol names the contract too: what the columns say of it must be the same."""
+    pairs = (
+        ("Expiration Date", expiry and f"{expiry:%y%m%d}", known[2]),
+        ("Strike Price", strike, Decimal(known[4]) / 1000),
+        ("Call or Put", right, known[3]),
+    )
+    for column, told, named in pairs:
+        if told and told != named:
+            row.refuse(f"{column} is {told}, but Symbol names {named}; they were to agree")
+
+
+def _signed(row: Row, side: str, value: Decimal) -> None:
+    if (side == "buy" and value > 0) or (side == "sell" and value < 0):
+        row.refuse(f"Value is {value} for a {side}; cash that is paid is below 0, cash that comes in above it")
+
+
+def _agreed(
+    row: Row,
+    instrument: str,
+    symbol: str,
+    quantity: Decimal,
+    value: Decimal,
+    quoted: Decimal | None,
+    multiplier: Decimal | None,
+    column: str,
+) -> None:
+    """Refuse a row whose cash is not its price times its quantity, as far as a price that was rounded tells."""
+    units = Decimal(1) if instrument == "stock" else multiplier
+    if instrument not in ("stock", "option") or quoted is None or units is None:
+        return
+    computed = quoted * quantity * units
+    if abs(abs(value) - computed) > max(CENT, rounding(quoted, quantity * units, instrument == "stock")):
+        row.refuse(
+            f"{column} is {value}, but {quantity:f} {symbol} at {quoted}"
+            f"{f' × {units:f}' if units != 1 else ''} come to {computed:f}; they were to agree"
+        )
+
+
+def _priced(
+    instrument: str,
+    quantity: Decimal,
+    value: Decimal,
+    quoted: Decimal | None,
+    column: Decimal | None,
+    average: Decimal | None,
+) -> tuple[Decimal | None, Decimal | None]:
+    """
+    The price of one unit, and how many of them a contract is.
+
+    The cash says both: its size is price × quantity × multiplier. The column of futures' options says 1, whatever the
+    contract; so where the description names a price, the multiplier is what the cash makes it.
+    """
+    if instrument == "stock":
+        return (abs(value) / quantity, Decimal(1)) if value else (quoted, Decimal(1))
+    implied = abs(value) / (quoted * quantity) if quoted and value else None
+    digits = -int(quoted.as_tuple().exponent) if quoted is not None else 0
+    if instrument == "option" and column is not None:
+        rounding = Decimal(5).scaleb(-digits - 1) * quantity * column + CENT
+        if quoted is None or not value or abs(abs(value) - quoted * quantity * column) <= rounding:
+            return abs(value) / (quantity * column), column
+    if implied is not None and quoted is not None:
+        whole = implied.quantize(Decimal(1)) if implied >= 1 else implied.quantize(CENT)
+        close = (
+            bool(whole)
+            and abs(abs(value) - quoted * quantity * whole) <= Decimal(5).scaleb(-digits - 1) * quantity * whole + CENT
+        )
+        return quoted, whole if close else None
+    if instrument == "option" and not value:
+        return ZERO, column
+    return quoted, None
+
+
+def _older(row: Row) -> Fill:
+    row.dollars_only()
+    at, told = row.time("Date/Time"), row.word("Transaction Subcode")
+    side, effect = (row.word(name).lower() for name in ("Buy/Sell", "Open/Close"))
+    action = f"{side} to {effect}" if side and effect else side or (told if told.lower() in _ACTIONS else "")
+    kind = _kind(row, row.word("Transaction Code").lower(), told, action)
+    side, effect = _side(row, action, kind in ("trade", "delivery"))
+    root, right, strike, expiry = (
+        row.word("Symbol"),
+        row.word("Call/Put").upper()[:1],
+        row.number_of("Strike", above=ZERO),
+        row.day("Expiration Date"),
+    )
+    if not root:
+        row.refuse("Symbol is empty; what was traded was wanted")
+    if right not in ("", "C", "P"):
+        row.refuse(f"Call/Put is {right!r}; C or P was wanted")
+    if right and (strike is None or expiry is None):
+        row.refuse("Strike or Expiration Date is empty; an option has both")
+    future = root.startswith(("/", "."))
+    instrument = ("future option" if future else "option") if right else "future" if future else "stock"
+    quantity = row.number_of("Quantity", needed=True, above=ZERO) or Decimal(1)
+    value, price = row.number_of("Amount", needed=True) or ZERO, row.number_of("Price", least=ZERO)
+    fees = row.number_of("Fees") or ZERO
+    # Whose difference is booked at the close, so that it may have either sign.
+    if kind == "trade" and instrument != "future":
+        _signed(row, side, value)
+    quoted = price
+    price, multiplier = _priced(
+        instrument, quantity, value, quoted, Decimal(100) if instrument == "option" else None, None
+    )
+    if kind in ("trade", "delivery"):
+        _agreed(
+            row, instrument, root, quantity, value, quoted, multiplier if is_adjusted(root) else Decimal(100), "Amount"
+        )
+    symbol = (
+        Contract(root, expiry, right, strike).symbol if right and strike is not None and expiry is not None else root
+    )
+    return Fill(
+        row.number,
+        at,
+        kind,
+        instrument,
+        symbol,
+        root,
+        side,
+        effect,
+        quantity,
+        price,
+        multiplier,
+        value,
+        None,
+        -fees,
+        expiry=expiry,
+        strike=strike,
+        right=right,
+    )
