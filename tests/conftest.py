@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-RECORDED = SHARED / "data" / "app-day-2025-11-18"
-REQUIRE_ALL = os.environ.get("OPS_TEST_REQUIRE") == "all"
+from tests.support.system import RECORDED, absent
+
 
 # Notebooks run in kernels of their own, which find the home in the environment; so it is set before anything is
 # collected.
@@ -36,19 +35,8 @@ def pytest_sessionfinish() -> None:
         shutil.rmtree(os.environ["TEST_DEMO"], ignore_errors=True)
 
 
-def absent(what: str) -> None:
-    """Skip for want of a system package; a failure where everything was promised to be there."""
-    if REQUIRE_ALL:
-        pytest.fail(f"{what} is absent, and OPS_TEST_REQUIRE=all")
-    pytest.skip(f"{what} is absent")
 
 
-def needs(program: str) -> str:
-    """The path of a program that a test needs."""
-    found = shutil.which(program)
-    if not found:
-        absent(program)
-    return str(found)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 PROJECT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(PROJECT / "tests"))  # Where the tests' own JupyterLab is.
 
-from labs import IDLE, beside_a_world, launched, notebook, running_lab  # noqa: E402
+from tests.support.lab import IDLE, beside_a_world, launched, notebook, running_lab  # noqa: E402
 
 MINUTES = float(os.environ.get("BENCH_MINUTES", "30"))
 EVERY_S, SETTLED_S, STILL_S, SPEED = 5, 60, 60, 4.0

@@ -1,0 +1,447 @@
+"""
+Each channel against a real receiver on this machine: told when it says so, and not told when it fails, is slow, or
+never answers.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult
+from tests.support.servers import serving
+
+from opslib.alerting.notifications import channels, message, sender
+from opslib.alerting.notifications.channels import NotTold
+from opslib.alerting.notifications.message import Message
+from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.config.settings import Settings
+from opslib.simulation.world.http_server import Answer, Request
+
+NOW = datetime(2026, 3, 10, 15, 24, tzinfo=UTC)
+US = 1_000_000
+SECRET = "cAnArY-of-a-channel-0123456789"
+STAFF = Staff(lab_url="https://lab.example")
+
+
+def body(kind: str = "firing", **changed: Any) -> dict[str, Any]:
+    """What is written down of a message about Massive."""
+    began = round(NOW.timestamp() - 90) * US
+    alert = {
+        "alert": "availability-massive-page-1",
+        "rule": "availability",
+        "subject": "massive",
+        "source": "page",
+        "pending_us": began,
+        "fired_us": began + 60 * US,
+        "over_us": None,
+        "how": "",
+        "value": 0.0,
+        "limit": 0.95,
+        "peak": 0.0,
+        "sentence": "availability of massive (0.00 %) < 95.0 % for 1 min",
+        "severity": "critical",
+        "runbook": "massive_down",
+    }
+    if kind in ("over", "passed"):
+        alert |= {"over_us": round(NOW.timestamp()) * US, "how": "resolved", "value": 0.998}
+    return {
+        "id": "desk-7",
+        "app": "desk",
+        "kind": kind,
+        "group": "availability-massive-page-1",
+        "severity": "critical",
+        "roles": ["Tech Lead"],
+        "panel": "providers",
+        "made_us": round(NOW.timestamp()) * US,
+        "alerts": [alert],
+    } | changed
+
+
+def told(kind: str = "firing", **changed: Any) -> Message:
+    """A message as people read it."""
+    return message.compose(body(kind, **changed), rules.load(), STAFF, None)
+
+
+def found(tmp_path: Path, **secrets: str) -> Settings:
+    return settings_module.load(tmp_path, None, {"OPS_CHANNEL_X": SECRET} | secrets)
+
+
+def tell(channel: Channel, what: Message, settings: Settings, picture: bytes | None = None) -> str:
+    """Tell it; why it was not told, empty where it was."""
+    try:
+        asyncio.run(channels.tell(channel, what, settings, NOW, picture))
+    except NotTold as problem:
+        return str(problem)
+    return ""
+
+
+@contextmanager
+def receiver(answer: Callable[[Request], Answer], state: str = "open") -> Iterator[str]:
+    """A web server in a thread of its own."""
+    loop, ready, place = asyncio.new_event_loop(), threading.Event(), list[str]()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with serving(answer, state) as url:
+            place.append(url)
+            ready.set()
+            await stop.wait()
+
+    running = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    running.start()
+    ready.wait(10)
+    try:
+        yield place[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        running.join(10)
+        loop.close()
+
+
+def over_http(tmp_path: Path, kind: str, url: str) -> tuple[Channel, Settings]:
+    """A channel of a kind that speaks HTTP, and its secret."""
+    if kind == "slack":
+        return Channel("x", "slack"), found(tmp_path, OPS_CHANNEL_X=f"{url}/services/{SECRET}")
+    return Channel("x", kind, {"url": url}), found(tmp_path)
+
+
+HTTP = ("slack", "pagerduty", "alertmanager", "webhook")
+
+
+@pytest.mark.parametrize("kind", HTTP)
+def test_what_arrives(tmp_path: Path, kind: str) -> None:
+    """
+    What arrives is what that kind of receiver takes: the sentence, the runbook, stable ids, the secret where it
+    belongs.
+    """
+    got: list[Request] = []
+    with receiver(lambda r: got.append(r) or Answer(202)) as url:
+        channel, settings = over_http(tmp_path, kind, url)
+        assert [tell(channel, told(k), settings) for k in ("firing", "over")] == ["", ""]
+    first, last = (json.loads(r.body) for r in got)
+    assert all(r.method == "POST" and r.headers["content-type"] == "application/json" for r in got)
+    match kind:
+        case "slack":
+            assert got[0].path == f"/services/{SECRET}" and list(first) == ["text"]
+            assert (
+                first["text"].startswith("*[critical] availability of massive (0.00 %) &lt; 95.0 % for 1 min*")
+                and "<https://lab.example/lab/tree/runbooks/massive_down.ipynb|Open the runbook>" in first["text"]
+            )
+        case "pagerduty":
+            assert (first["routing_key"], first["event_action"], last["event_action"]) == (
+                SECRET,
+                "trigger",
+                "resolve",
+            ) and first["dedup_key"] == last["dedup_key"] == "availability-massive-page-1"
+            assert (
+                first["payload"]["severity"] == "critical"
+                and first["payload"]["summary"].startswith("availability of massive")
+                and first["links"][0]["href"].endswith("massive_down.ipynb")
+            )
+        case "alertmanager":
+            assert (
+                got[0].path == "/api/v2/alerts"
+                and first[0]["labels"] == last[0]["labels"]
+                and first[0]["labels"]["alertname"] == "availability"
+            )
+            assert (
+                first[0]["endsAt"] > first[0]["startsAt"]
+                and last[0]["endsAt"] == "2026-03-10T15:24:00.000Z"
+                and got[0].headers["authorization"] == f"Bearer {SECRET}"
+            )
+        case "webhook":
+            assert (
+                got[0].headers["idempotency-key"] == first["id"] == "desk-7"
+                and got[0].headers["authorization"] == f"Bearer {SECRET}"
+            )
+            assert first["alerts"][0]["limit"] == 0.95 and "ops runbook open massive_down" in first["text"]
+
+
+@pytest.mark.parametrize("kind", HTTP)
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (Answer(500, b"down"), "answered 500: down"),
+        (Answer(404), "answered 404"),
+        (Answer(302, headers={"Location": "http://127.0.0.1:1/"}), "answered 302"),
+        (Answer(fault="reset"), "could not be reached"),
+        (Answer(fault="hang"), "no answer within"),
+        (Answer(200, b"x" * 4000, fault="drip"), "no answer within"),
+    ],
+)
+def test_what_does_not_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, answer: Answer, why: str
+) -> None:
+    """
+    Whatever else a receiver does than say yes in time, it was not told, and why is said, without the secret; then it is
+    well again, and told.
+    """
+    monkeypatch.setattr(channels, "PATIENCE_S", 0.4 if "no answer" in why else 10.0)
+    answers = [answer]
+    with receiver(lambda r: answers.pop() if answers else Answer(202)) as url:
+        channel, settings = over_http(tmp_path, kind, url)
+        said = tell(channel, told(), settings)
+        assert why in said and SECRET not in said and url not in said
+        monkeypatch.setattr(channels, "PATIENCE_S", 10.0)
+        assert tell(channel, told(), settings) == ""
+
+
+def test_a_receiver_that_is_not_there(tmp_path: Path) -> None:
+    """A port that refuses is told as such; so is an address that is none."""
+    with receiver(lambda r: Answer(), "closed") as url:
+        channel, settings = over_http(tmp_path, "webhook", url)
+        assert "could not be reached (ConnectError)" in tell(channel, told(), settings)
+    assert "could not be reached" in tell(
+        Channel("x", "slack"), told(), found(tmp_path, OPS_CHANNEL_X="not an address")
+    )
+
+
+def test_how_long_to_wait_is_heard(tmp_path: Path) -> None:
+    """A receiver that names a time to wait is left alone for that long."""
+    with receiver(lambda r: Answer(429, b"slow down", headers={"Retry-After": "30"})) as url:
+        channel, settings = over_http(tmp_path, "webhook", url)
+        with pytest.raises(NotTold) as problem:
+            asyncio.run(channels.tell(channel, told(), settings, NOW))
+    assert problem.value.wait_s == 30
+
+
+def test_a_large_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A hundred and fifty alerts of one message reach a pager that takes its time, each under a key that it accepts;
+    people are shown ten of them.
+    """
+    made = body()
+    made["alerts"] = [made["alerts"][0] | {"alert": f"{i}-" + "x" * (300 if i == 0 else 3)} for i in range(150)]
+    what = message.compose(made, rules.load(), STAFF, None)
+    got: list[Request] = []
+    monkeypatch.setattr(channels, "PATIENCE_S", 6.0)
+    with receiver(lambda r: got.append(r) or Answer(202, after_s=10)) as url:  # A tenth of a second of ours.
+        channel, settings = over_http(tmp_path, "pagerduty", url)
+        assert tell(channel, what, settings) == ""
+    keys = {json.loads(r.body)["dedup_key"] for r in got}
+    assert len(keys) == 150 and max(map(len, keys)) <= 255 and "And 140 more" in what.plain and len(what.slack) < 4000
+
+
+def test_nobody_was_called_for_what_passed(tmp_path: Path) -> None:
+    """What began and ended untold opens nothing at a pager or an Alertmanager."""
+    got: list[Request] = []
+    with receiver(lambda r: got.append(r) or Answer(202)) as url:
+        for kind in ("pagerduty", "alertmanager"):
+            channel, settings = over_http(tmp_path, kind, url)
+            assert tell(channel, told("passed"), settings) == ""
+    assert got == []
+
+
+class Postbox:
+    """Keeps what a mail server was given, and answers as it is told to."""
+
+    def __init__(self) -> None:
+        self.mails: list[Any] = []
+        self.answer = "250 taken"
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        from email import message_from_bytes
+        from email.policy import default
+
+        if self.answer == "never":
+            await asyncio.sleep(30)
+        if self.answer.startswith("250"):
+            self.mails.append(message_from_bytes(envelope.content, policy=default))
+        return self.answer
+
+
+@contextmanager
+def mail_server(box: Postbox, **how: Any) -> Iterator[int]:
+    class Free(Controller):
+        def factory(self) -> SMTP:
+            return SMTP(self.handler, **how)
+
+        def _trigger_server(self) -> None:
+            self.port = self.server.sockets[0].getsockname()[1]
+            super()._trigger_server()
+
+    running = Free(box, hostname="127.0.0.1", port=0)
+    running.start()
+    try:
+        yield running.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    finally:
+        running.stop()
+
+
+def mailing(port: int, **more: Any) -> Channel:
+    return Channel(
+        "x",
+        "smtp",
+        {
+            "host": "127.0.0.1",
+            "port": port,
+            "from": "ops@desk.example",
+            "to": ["lead@desk.example", "boss@desk.example"],
+        }
+        | more,
+    )
+
+
+def test_a_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A mail has the sentence as its subject, text and HTML, the picture inside, an id that stays; a server that refuses
+    or never answers was not told, and is when it is well again.
+    """
+    box, settings = Postbox(), settings_module.load(tmp_path, None, {})
+    with mail_server(box) as port:
+        assert (
+            tell(mailing(port), told(), settings, b"\x89PNG of a panel") == ""
+            and tell(mailing(port), told(), settings) == ""
+        )
+        box.answer = "451 later"
+        assert tell(mailing(port), told(), settings) == "answered 451: later"
+        box.answer = "never"
+        monkeypatch.setattr(channels, "PATIENCE_S", 0.3)
+        assert "no answer within" in tell(mailing(port), told(), settings)
+        monkeypatch.setattr(channels, "PATIENCE_S", 20.0)
+        box.answer = "250 taken"
+        assert tell(mailing(port), told("over"), settings) == ""
+    first, again, last = box.mails
+    assert (
+        first["subject"] == "[critical] availability of massive (0.00 %) < 95.0 % for 1 min"
+        and first["to"] == "lead@desk.example, boss@desk.example"
+    )
+    assert (
+        first["message-id"] == again["message-id"]
+        and last["subject"] == "[ok] over: availability of massive (now 99.80 %, at its worst 0.00 %)"
+    )
+    kinds = [part.get_content_type() for part in first.walk()]
+    assert (
+        kinds == ["multipart/alternative", "text/plain", "multipart/related", "text/html", "image/png"]
+        and "ops runbook open massive_down" in first.get_body(("plain",)).get_content()
+    )
+    assert "image/png" not in [part.get_content_type() for part in again.walk()]
+    assert tell(mailing(1), told(), settings) == "could not be told (ConnectionRefusedError)"
+
+
+def test_a_mail_with_a_password(tmp_path: Path) -> None:
+    """A password goes over TLS to a server whose certificate is trusted, and is not sent otherwise."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    seen: list[bytes] = []
+
+    def admitted(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        seen.append(data.password)
+        right = data.password == SECRET.encode()
+        return AuthResult(success=right, handled=right)
+
+    box = Postbox()
+    with mail_server(
+        box, tls_context=context, require_starttls=True, auth_required=True, authenticator=admitted
+    ) as port:
+        trusting = found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"))
+        assert (
+            tell(mailing(port, tls="starttls", user="ops"), told(), trusting) == ""
+            and seen == [SECRET.encode()]
+            and len(box.mails) == 1
+        )
+        assert "could not be told" in tell(mailing(port, tls="starttls", user="ops"), told(), found(tmp_path))
+        assert "not sent without TLS" in tell(mailing(port, user="ops"), told(), trusting)
+        refused = tell(
+            mailing(port, tls="starttls", user="ops"),
+            told(),
+            found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem"), OPS_CHANNEL_X="another-password"),
+        )
+        assert "535" in refused and "another-password" not in refused
+    assert set(seen) == {SECRET.encode(), b"another-password"}
+
+
+def test_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A command gets the message on its stdin and says by its exit that it was told; one that fails, hangs or is not there
+    was not, and is not left running.
+    """
+    settings = settings_module.load(tmp_path, None, {})
+
+    def run(*command):
+        return tell(Channel("x", "command", {"command": list(command)}), told(), settings)
+
+    assert run("sh", "-c", f"cat > '{tmp_path}/got'") == "" and json.loads((tmp_path / "got").read_text())[
+        "title"
+    ].startswith("[critical]")
+    assert run("sh", "-c", "echo no such pager >&2; exit 3") == "exit 3: no such pager"
+    assert "cannot be run" in run("/nowhere/pager") and run("true") == ""
+    monkeypatch.setattr(channels, "PATIENCE_S", 0.3)
+    assert "no answer within" in run("sh", "-c", f"echo $$ > '{tmp_path}/pid'; exec sleep 60")
+    pid = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The terminal needs nothing, and shows no secret."""
+    settings = found(tmp_path)
+    what = told()
+    assert (
+        tell(
+            Channel("terminal", "terminal"),
+            message.Message(
+                what.id, what.kind, what.severity, f"{what.title} {SECRET}", what.lines, what.link, what.facts
+            ),
+            settings,
+        )
+        == ""
+    )
+    said = capsys.readouterr().out
+    assert (
+        "[critical] availability of massive" in said
+        and SECRET not in said
+        and "Take it: ops ack availability-massive-page-1" in said
+    )
+
+
+def test_each_way_can_be_tried(tmp_path: Path) -> None:
+    """
+    A channel, or all channels of a role, are tried with a message that says that it is a trial; which was not told, and
+    why, is said.
+    """
+    got: list[Request] = []
+    with receiver(lambda r: got.append(r) or Answer(500 if r.path == "/bad" else 204)) as url:
+        ways = {
+            "good": Channel("good", "webhook", {"url": url}),
+            "bad": Channel("bad", "webhook", {"url": f"{url}/bad"}),
+        }
+        staff = Staff(
+            {name: Role(name, (), ("good", "bad") if name == "Tech Lead" else ("good",)) for name in PATH}, ways
+        )
+        settings = settings_module.load(tmp_path, None, {})
+        assert [(name, bool(why)) for name, why in sender.tried(settings, staff, "Tech Lead", NOW)] == [
+            ("good", False),
+            ("bad", True),
+        ]
+        assert (
+            sender.tried(settings, staff, "good", NOW) == [("good", "")]
+            and len(sender.tried(settings, staff, "", NOW)) == 2
+        )
+        with pytest.raises(Exception, match="there is no channel or role 'Tech Led'.*Did you mean 'Tech Lead'"):
+            sender.tried(settings, staff, "Tech Led", NOW)
+    assert "Nothing is wrong" in json.loads(got[0].body)["text"]
+
+
+def test_a_port_nobody_takes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mail server that accepts and says nothing is given up in time."""
+    monkeypatch.setattr(channels, "PATIENCE_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "no answer within" in tell(
+            mailing(silent.getsockname()[1]), told(), settings_module.load(tmp_path, None, {})
+        )

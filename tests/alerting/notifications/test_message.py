@@ -1,0 +1,503 @@
+"""
+What people are notified of is the story as it was: whose requests fail, since when, how bad at that instant, and what
+works now.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.lived_hour import BEGINS_S, RULES, Desk, World
+from tests.support.snapshots import PageOf
+from tests.alerting.notifications.test_one_cause import app_down, both, massive, partial, socket_closed, units
+
+from opslib.alerting import effects, onset
+from opslib.cli.commands import incidents
+from opslib.dashboard import impact, status
+from opslib.foundation import clock
+from opslib.incidents.lifecycle import Chronicle
+from opslib.runbooks.diagnosis import diagnosis
+
+HOUR = timedelta(hours=1)
+
+
+def page_alone(world: World) -> None:
+    """The page's requests to Massive fail; our own probes of it are answered."""
+    world.fails["massive"] = 1.0
+
+
+def lines(text: str) -> dict[str, str]:
+    """What a message says, by heading."""
+    return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+
+
+def view(desk: Desk, length: timedelta = timedelta(minutes=5)) -> status.View:
+    return status.status(desk.store, desk.settings, RULES, as_of=desk.now, length=length)
+
+
+def test_whose_requests_fail(tmp_path: Path) -> None:
+    """
+    Where the page's requests fail and ours do not, the message says so, and nowhere that Massive works or is to blame.
+    """
+    desk = Desk(tmp_path, page_alone).live(BEGINS_S + 180)
+    said = lines(desk.texts[0])
+    assert (
+        desk.sent[0]["alerts"][0]["source"] == "page"
+        and "the requests that fail are the page's own" in said["Does not work"]
+    )
+    assert "option data from Massive" not in said.get("Still works", "")
+
+
+def test_a_stop_of_the_apps_server_is_no_outage_of_massive(tmp_path: Path) -> None:
+    """
+    The page's requests fail with the app's server: ten minutes later nobody was notified of Massive or Tradier, and its
+    alerts say what explains them.
+    """
+    desk = Desk(tmp_path, app_down).live(BEGINS_S + 660)
+    assert {a["subject"] for m in desk.sent for a in m["alerts"]} == {"app"} and {
+        a["rule"] for m in desk.sent for a in m["alerts"]
+    } <= {"app_down", "app_answers", "websocket_down"}
+    alerts = {a["id"]: a for a in view(desk).alerts}
+    found = [a for a in alerts.values() if a["rule"] == "availability" and a["source"] == "page"]
+    # By that no provider is left, which the app's server explains.
+    roots = [alerts.get(a["inhibited_by"], {}).get("inhibited_by") or a["inhibited_by"] for a in found]
+    assert found and all(str(root).startswith(("app_down-", "app_answers-")) for root in roots), roots
+
+
+def restarted(world: World) -> None:
+    """
+    The app's server is away for twenty seconds and comes back as another process; the page's requests fail meanwhile.
+    """
+    if world.second < BEGINS_S + 20:
+        app_down(world)
+        world.connected = True
+    else:
+        world.born, world.uptime = 9_000.0, world.second - BEGINS_S - 20
+
+
+def test_a_clean_restart_notifies_nobody(tmp_path: Path) -> None:
+    """
+    Not of the app, and not of the providers whose requests the page counted as failed meanwhile; the restart is on
+    record.
+    """
+    desk = Desk(tmp_path, restarted).live(BEGINS_S + 720)
+    assert desk.sent == [], desk.texts
+    assert [t for t in desk.judge.record.transitions(clock.micros(desk.now)) if t[1] == "app_restarts"]
+
+
+def test_since_is_when_it_began(tmp_path: Path) -> None:
+    """
+    Massive fails from 09:45:00: the message, the status and the incident say so, though it took a minute to be sure.
+    """
+    desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 180)
+    assert "Since 09:45:00 New York" in desk.texts[0]
+    assert {a["since"] for a in view(desk).alerts if a["rule"] == "availability" and a["subject"] == "massive"} == {
+        "2026-03-10T13:45:00.000Z"
+    }
+
+
+@pytest.mark.parametrize(
+    ("events", "bearable", "expected"),
+    [
+        ([(1, 0, 1), (2, 0, 1), (3, 1, 1), (4, 1, 1)], 0.01, 3),
+        # One chance failure long before is no part of it.
+        ([(1, 1, 1), *((t, 0, 1) for t in range(2, 150)), (150, 1, 1), (151, 1, 1)], 0.01, 150),
+        ([(1, 1, 1), (2, 0, 1), (3, 1, 1), (4, 0, 1), (5, 1, 1)], 0.01, 1),  # What comes and goes began with the first.
+        ([(1, 0, 4), (2, 0, 4)], 0.01, None),
+        ([], 0.01, None),
+    ],
+)
+def test_the_beginning_of_a_stretch(
+    events: list[tuple[int, float, float]], bearable: float, expected: int | None
+) -> None:
+    """By hand: the stretch up to now whose failures exceed most what is bearable begins with its first failure."""
+    assert onset._start(events, bearable) == expected
+
+
+def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
+    """
+    Its opening line has the severity and the figure of that instant, though it was worse when the incident was written;
+    the list shows peak and current severity.
+    """
+    desk = Desk(tmp_path, massive("server_5xx", errors=0), until_s=BEGINS_S + 240).live(BEGINS_S + 200)
+    chronicle = Chronicle(desk.store, desk.settings, RULES)
+    chronicle.take_in()
+    (incident,) = chronicle.all()
+    opened, first = (
+        incident.entries[0],
+        next(
+            e
+            for e in incident.entries
+            if e.kind == "alert"
+            and e.body["severity"] == "notify"
+            and e.body["alert"] == incident.entries[0].body["alert"]
+        ),
+    )
+    assert (opened.at_us, opened.body["severity"], opened.body["title"]) == (
+        first.at_us,
+        first.body["severity"],
+        first.body["sentence"],
+    )
+    assert incident.peak == incident.current == "critical" != opened.body["severity"]
+    desk.live(BEGINS_S + 1200)
+    chronicle.take_in()
+    (incident,) = chronicle.all()
+    assert (incident.peak, incident.current) == ("critical", "none")
+    listed = incidents._listed([incident])
+    assert (
+        listed.values[0]["peak_severity"] == "critical"
+        and listed.values[0]["current_severity"] == "none"
+        and "severity now" in listed.words
+    )
+
+
+def blames_the_app(desk: Desk, length: timedelta = HOUR) -> bool:
+    found = view(desk, length)
+    return any("not at massive" in s.words for s in found.sights) or any(
+        "not at massive" in s for s in found.panel("providers").sentences
+    )
+
+
+def test_nobody_is_blamed_after_recovery(tmp_path: Path) -> None:
+    """
+    For the whole hour after an outage of Massive no panel sends people to the app: the page's failures and ours were of
+    the same time.
+    """
+    desk = Desk(tmp_path, massive("server_5xx"), until_s=BEGINS_S + 300)
+    for after_s in (310, 360, 450, 590, 610, 900, 1500):
+        desk.live(BEGINS_S + after_s)
+        assert not blames_the_app(desk), after_s
+
+
+def test_who_is_to_blame_is_said_while_it_is_so(tmp_path: Path) -> None:
+    """
+    While the page's requests fail and each of our probes is answered, the panel says to look at the app; once they are
+    answered again it does not.
+    """
+    desk = Desk(tmp_path, page_alone, until_s=BEGINS_S + 400).live(BEGINS_S + 300)
+    assert blames_the_app(desk) and blames_the_app(desk, timedelta(minutes=5))
+    assert not blames_the_app(desk.live(BEGINS_S + 1000))
+
+
+def ours_alone(world: World) -> None:
+    """Our own socket is closed; the page's last post said that it is connected, and no more posts come."""
+    world.every("closed", ("socket", "app"))
+    world.posts = False
+
+
+def page_socket(world: World) -> None:
+    """The page's socket is closed and does not come back; ours is served."""
+    world.connected = False
+
+
+@pytest.mark.parametrize("fault", [ours_alone, page_socket, socket_closed], ids=lambda f: f.__name__)
+def test_live_prices_do_not_stop_and_work(tmp_path: Path, fault: Any) -> None:
+    """
+    A message that says live prices have stopped never says that they still work; who sees what, and when, is said.
+    """
+    desk = Desk(tmp_path, fault).live(BEGINS_S + 120)
+    stopped = [
+        text for text, sent in zip(desk.texts, desk.sent) if any(a["rule"] == "websocket_down" for a in sent["alerts"])
+    ]
+    assert stopped
+    for text in stopped:
+        assert (
+            "live prices" not in lines(text).get("Still works", "")
+            and "live prices over the WebSocket" in lines(text)["Does not work"]
+            and " ago" in lines(text)["Does not work"]
+        )
+
+
+def stopped_and_uncounted(world: World) -> None:
+    """The app's server is gone; the page posts on, and its counts stand still."""
+    app_down(world)
+    world.counts = False
+
+
+def refused_and_uncounted(world: World) -> None:
+    """Massive refuses our key; the page counts no request that was refused so, and asks for nothing else."""
+    massive("auth_401")(world)
+    world.counts, world.errors = False, 1
+
+
+def slow(world: World) -> None:
+    """The app's server takes three seconds for each answer."""
+    world.seconds["app"] = 3.0
+
+
+def no_plan(world: World) -> None:
+    """The fallback refuses its options; its quotes go on."""
+    world.every("entitlement_403", ("data", "tradier"))
+
+
+def ours_closed(world: World) -> None:
+    """Our own socket is closed; the page's flag stays."""
+    world.every("closed", ("socket", "app"))
+
+
+def test_a_flag_is_no_message(tmp_path: Path) -> None:
+    """
+    Where our own connection is closed and the page's flag stays, the message does not say that live prices work for the
+    page.
+    """
+    desk = Desk(tmp_path, ours_closed).live(BEGINS_S + 120)
+    assert (
+        "still counts its own connection as open" in lines(desk.texts[0])["Does not work"]
+        and "it works" not in lines(desk.texts[0])["Does not work"]
+    )
+
+
+def test_counts_that_stand_still_say_nothing(tmp_path: Path) -> None:
+    """What the page last counted before the trouble is not said to work now, however new its post."""
+    for name, fault in (("a", stopped_and_uncounted), ("b", refused_and_uncounted)):
+        desk = Desk(tmp_path / name, fault).live(BEGINS_S + 300)
+        late = [text for text, sent in zip(desk.texts, desk.sent) if sent["after_s"] > 75 or name == "a"]
+        assert late and not [
+            text
+            for text in late
+            for part in lines(text).get("Still works", "").split("; ")
+            if "the app's page" in part and not part.startswith("live prices")
+        ], late
+        standing = dict((thing.about, thing) for thing in impact.things(view(desk)))
+        assert standing["massive"].state != "works" or name == "a"
+        assert "for the app's page" not in standing["massive"].words
+
+
+def test_a_slow_server_does_not_work(tmp_path: Path) -> None:
+    """A server that answers after three seconds is said to be slow, and how slow; nowhere that it works."""
+    desk = Desk(tmp_path, slow).live(BEGINS_S + 300)
+    text = next(
+        text
+        for text, sent in zip(desk.texts, desk.sent)
+        if any(a["rule"] == "app_response_time" for a in sent["alerts"])
+    )
+    assert "the app's server: it answers slowly, p95 3 s" in lines(text)["Does not work"], text
+    assert "the app's server" not in lines(text).get("Still works", "") + lines(text).get("Yet it works now", "")
+    assert lines(text)["Do first"].startswith(RULES["app_response_time"].action)
+
+
+def test_a_fallback_without_options_is_missing(tmp_path: Path) -> None:
+    """
+    A plan that does not cover options is no outage: the message says what is answered, and that nobody would serve in
+    Massive's place.
+    """
+    desk = Desk(tmp_path, no_plan).live(BEGINS_S + 420)
+    text = next(
+        text for text, sent in zip(desk.texts, desk.sent) if any(a["subject"] == "tradier" for a in sent["alerts"])
+    )
+    assert (
+        lines(text)["Do first"].startswith("Check what our plan with Tradier covers")
+        and "nobody serves options in its place" in text
+    ), text
+
+
+def two_causes(world: World) -> None:
+    """Massive takes connections and answers nothing; Tradier refuses our key."""
+    world.every("timeout", ("liveness", "massive"), ("data", "massive"))
+    world.every("auth_401", ("liveness", "tradier"), ("data", "tradier"))
+    world.fails |= {"massive": 1.0, "tradier": 1.0}
+
+
+def test_two_causes_are_both_named(tmp_path: Path) -> None:
+    """
+    Where each provider fails in its own way, the first line names both, and what to do first has the key that we can
+    mend ourselves.
+    """
+    desk = Desk(tmp_path, two_causes).live(BEGINS_S + 240)
+    text = desk.texts[0]
+    assert all(
+        words in text.splitlines()[0]
+        for words in ("Neither provider serves", "Massive takes the connection", "Tradier does not accept our key")
+    ), text
+    assert (
+        "Tradier: Check our key for Tradier" in lines(text)["Do first"]
+        and "Massive: Check Massive's status page" in lines(text)["Do first"]
+    )
+    assert lines(text)["For traders"] == effects.NOBODY_SERVES and "other provider serves" not in text
+
+
+def test_nobody_serves_is_said_as_that(tmp_path: Path) -> None:
+    """Where no provider is left, no message sends a trader to see what serves."""
+    for name, fault in (("down", both("server_5xx")), ("refused", both("auth_401"))):
+        desk = Desk(tmp_path / name, fault).live(BEGINS_S + 420)
+        firing = [text for text, sent in zip(desk.texts, desk.sent) if sent["kind"] in ("firing", "rose")]
+        assert firing and {lines(text)["For traders"] for text in firing} == {effects.NOBODY_SERVES}, firing
+        assert not [text for text in firing if "that the other provider serves" in text]
+
+
+def answers_nothing(world: World) -> None:
+    """Massive answers the data route with nothing in it, which the page counts as a success."""
+    world.every("ok_empty", ("data", "massive"))
+
+
+def test_an_empty_answer_is_no_success(tmp_path: Path) -> None:
+    """That the page's requests succeed says nothing where the answers are empty."""
+    desk = Desk(tmp_path, answers_nothing).live(BEGINS_S + 300)
+    assert (
+        "it works" not in lines(desk.texts[0])["Does not work"]
+        and "option data from Massive (" in lines(desk.texts[0])["Does not work"]
+    ), desk.texts[0]
+
+
+def test_the_page_does_not_see_units_nor_missing_contracts(tmp_path: Path) -> None:
+    """
+    Where Greeks come in other units, or a chain in part, the message does not say that they work by the page's
+    validation.
+    """
+    desk = Desk(tmp_path / "units", units).live(BEGINS_S + 240)
+    assert "in other units than usual" in lines(desk.texts[0])["Does not work"] and "Yet it works now" not in lines(
+        desk.texts[0]
+    ), desk.texts[0]
+    desk = Desk(tmp_path / "partial", partial).live(BEGINS_S + 300)
+    assert "only part of the chain comes" in lines(desk.texts[0])["Does not work"] and "Yet it works now" not in lines(
+        desk.texts[0]
+    ), desk.texts[0]
+
+
+def test_the_newest_source_decides() -> None:
+    """
+    By hand: of two sources the newest decides where the other is old, both are named where both are new; of none
+    nothing is known.
+    """
+    page, probe = impact.Said(True, "the app's page", 240.0), impact.Said(False, "our own probes", 4.0)
+    assert impact._judged("it", "prices", [page, probe]) == ("fails", "it (our own probes, 4 s ago)", "prices")
+    assert impact._judged("it", "prices", [page._replace(age_s=30.0), probe]) == (
+        "fails",
+        "it for our own probes, 4 s ago; for the app's page, 30 s ago it works",
+        "prices",
+    )
+    assert impact._judged("it", "prices", [page, probe._replace(works=True)]) == (
+        "works",
+        "it (our own probes, 4 s ago)",
+        "prices",
+    )
+    assert impact._judged("it", "prices", []).state == "unknown"
+
+
+def test_a_diagnosis_that_fails_blocks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """People are notified without a cause, and what failed is said, once."""
+
+    def broken(view: Any) -> None:
+        raise ZeroDivisionError("made up")
+
+    monkeypatch.setattr("opslib.runbooks.diagnosis.diagnosis.diagnose", broken)
+    desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 180)
+    assert (
+        desk.sent[0]["kind"] == "firing"
+        and not desk.sent[0]["alerts"][0]["headline"]
+        and "Cause" not in lines(desk.texts[0])
+    )
+    assert capsys.readouterr().err.count("could not be diagnosed (ZeroDivisionError: made up)") == 1
+
+
+def test_two_troubles_at_once_are_two_notifications(tmp_path: Path) -> None:
+    """That Massive is down explains no page that grows: people are notified of both, each by its own cause."""
+
+    def both(world: World) -> None:
+        massive("server_5xx")(world)
+        world.memory_mb = 180.0
+
+    desk = Desk(tmp_path, both).live(BEGINS_S + 300)
+    assert {a["rule"] for m in desk.sent if m["kind"] == "firing" for a in m["alerts"]} >= {"availability", "memory"}
+    named = {
+        (a["rule"], a["headline"])
+        for m in desk.sent
+        if m["kind"] == "firing"
+        for a in m["alerts"]
+        if a["rule"] in ("availability", "memory")
+    }
+    assert named == {
+        ("availability", "Massive answers with errors of its own."),
+        ("memory", "The app's server, or its page, goes on growing."),
+    }
+
+
+# So long nobody is served by the app's socket, and up to then it is reported that only new connections are.
+LOST_S, SERVED_S = 240, 360
+
+
+def upstream_lost(world: World) -> None:
+    """
+    The app loses its upstream and connects again four minutes later: who was connected is never served again, and
+    counts its connection as open.
+    """
+    after_s = world.second - BEGINS_S
+    if after_s <= SERVED_S:
+        world.every("silent" if after_s <= LOST_S else "renewed", ("socket", "app"))
+        world.dead_s = BEGINS_S
+
+
+def test_a_page_that_is_left_behind_is_not_over(tmp_path: Path) -> None:
+    """
+    After the app's upstream is back, and our own socket with it, the alert goes on for the page that was connected
+    before, until it is loaded again.
+    """
+    desk = Desk(tmp_path, upstream_lost).live(BEGINS_S + 900)
+    assert "over" not in [m["kind"] for m in desk.sent], desk.texts
+    seen = view(desk)
+    (alert,) = [a for a in seen.alerts if a["rule"] == "websocket_down"]
+    assert (alert["source"], alert["state"]) == ("page", "firing") and "refresh the pages" in alert["sentence"]
+    found = diagnosis.diagnose(seen)
+    assert (found.cause, found.subject, found.runbook) == (
+        "socket_silent",
+        "app",
+        "websocket_down",
+    ) and found.confidence >= 0.9, found
+    (prices,) = [thing for thing in impact.things(seen) if thing.about == "prices"]
+    assert prices.state == "fails" and "pages connected before 09:45:00 New York are not served" in prices.words
+    desk.page = PageOf(BEGINS_S + 900)  # It is refreshed.
+    desk.live(BEGINS_S + 1200)
+    assert desk.sent[-1]["kind"] == "over" and not [a for a in view(desk).alerts if a["rule"] == "websocket_down"], (
+        desk.texts[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    "healed", ["loaded since", "its flag went down", "the server was started anew", "old connections are served again"]
+)
+def test_a_page_that_is_served_is_not_accused(tmp_path: Path, healed: str) -> None:
+    """Where the page has a new connection, or older ones are served too, the trouble is over with our own."""
+
+    def fault(world: World) -> None:
+        upstream_lost(world)
+        after_s = world.second - BEGINS_S
+        if healed == "its flag went down" and after_s == LOST_S - 60:
+            world.connected = False
+        if healed == "the server was started anew" and after_s > LOST_S - 60:
+            world.born, world.uptime = 9_000.0, after_s - LOST_S + 60
+        if healed == "old connections are served again" and LOST_S < after_s:
+            world.probe, world.dead_s = {}, None
+
+    desk = Desk(tmp_path, fault).live(BEGINS_S + LOST_S - 30)
+    if healed == "loaded since":
+        desk.page = PageOf(desk.second)
+    desk.live(BEGINS_S + 900)
+    assert desk.sent[-1]["kind"] == "over" and diagnosis.diagnose(view(desk)).cause == "none", desk.texts
+
+
+def refused_while_starved(world: World) -> None:
+    """Our own collector gets too little time; two minutes later Massive says that we ask too often."""
+    world.lag_s = 2.0
+    if world.second > BEGINS_S + 120:
+        world.every("rate_limited_429", ("liveness", "massive"), ("data", "massive"))
+
+
+def test_what_massive_answers_names_the_alert_though_our_machine_is_busy(tmp_path: Path) -> None:
+    """
+    That our own machine is busy is another trouble: what Massive answers is sure all the same, comes first, and names
+    the alert that it sets off.
+    """
+    desk = Desk(tmp_path, refused_while_starved).live(BEGINS_S + 300)
+    text = next(
+        text for text, sent in zip(desk.texts, desk.sent) if any(a["rule"] == "answers" for a in sent["alerts"])
+    )
+    assert diagnosis.diagnose(view(desk)).cause == "provider_rate_limited"
+    assert text.splitlines()[0].startswith("[notify] We ask Massive too often") and lines(text)["Cause"].startswith(
+        "provider_rate_limited of massive"
+    ), text
+    assert "monitor_down of collector" in lines(text)["Cause"] and lines(text)["Do first"].startswith(
+        "Ask Massive less often"
+    )

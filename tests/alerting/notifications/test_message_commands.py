@@ -1,0 +1,411 @@
+"""
+Commands in messages: copied out of every kind of message on every kind of channel, as the medium decodes it, and run in
+a shell.
+"""
+
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.days import at
+from hypothesis import given, settings as hypothesis_settings, strategies as st
+from tests.alerting.notifications.test_channels import NOW, Postbox, body, mail_server, mailing, receiver, tell
+from tests.alerting.notifications.test_sender import Day
+
+from opslib.alerting.notifications import message
+from opslib.alerting.notifications.message import Code, Message
+from opslib.alerting.notifications.store import Dispatch
+from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.storage.database import Store
+from opslib.incidents.lifecycle import Chronicle
+from opslib.services import notifying
+from opslib.simulation.world.http_server import Answer, Request
+
+RULES = rules.load()
+MARKUP = (
+    "*bold* _it_ ~gone~ `ops ack EVIL` ```x``` <!channel> <@U012> <http://evil.example|click> > quote gamma_zero & co"
+)
+KINDS = ("firing", "rose", "repeat", "unheard", "over", "passed")
+CHANNELS = ("slack", "pagerduty", "alertmanager", "smtp", "webhook", "command", "terminal")
+COMMAND = re.compile(r"(?:^|: )(ops .+)$", re.M)
+
+
+class Codes(HTMLParser):
+    """What stands in the code spans of a page."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[str] = []
+        self._inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self._inside = tag == "code"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.found.append(data)
+
+
+def spans(mrkdwn: str) -> list[str]:
+    """The code spans of a Slack message, as Slack shows them."""
+    return [html.unescape(a or b) for a, b in re.findall(r"```(.+?)```|`([^`\n]+)`", mrkdwn)]
+
+
+def copied(
+    kind: str, what: Message, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> list[str]:
+    """Send a message by a channel of a kind; the commands that a person can copy where it arrives."""
+    if kind == "terminal":
+        capsys.readouterr()
+        assert tell(Channel("x", kind), what, settings) == ""
+        return COMMAND.findall(capsys.readouterr().out)
+    if kind == "command":
+        kept = tmp_path / "kept.json"
+        assert (
+            tell(
+                Channel(
+                    "x",
+                    kind,
+                    {
+                        "command": [
+                            sys.executable,
+                            "-c",
+                            "import sys, pathlib; pathlib.Path(sys.argv[1]).write_bytes(sys.stdin.buffer.read())",
+                            str(kept),
+                        ]
+                    },
+                ),
+                what,
+                settings,
+            )
+            == ""
+        )
+        return COMMAND.findall(json.loads(kept.read_bytes())["text"])
+    if kind == "smtp":
+        box = Postbox()
+        with mail_server(box) as port:
+            assert tell(mailing(port), what, settings) == ""
+        plain, page = (box.mails[0].get_body((form,)).get_content().replace("\r\n", "\n") for form in ("plain", "html"))
+        found = COMMAND.findall(plain)
+        assert [c for c in Codes(page).found if c.startswith("ops ")] == found
+        return found
+    got: list[Request] = []
+    with receiver(lambda r: got.append(r) or Answer(202)) as url:
+        if kind == "slack":
+            channel, settings = (
+                Channel("x", kind),
+                settings_module.load(settings.base, settings.app, {"OPS_CHANNEL_X": f"{url}/services/A-SECRET-PATH"}),
+            )
+        else:
+            channel, settings = (
+                Channel("x", kind, {"url": url}),
+                settings_module.load(settings.base, settings.app, {"OPS_CHANNEL_X": "a-routing-key-0123"}),
+            )
+        assert tell(channel, what, settings) == ""
+    sent = [json.loads(r.body) for r in got]
+    match kind:
+        case "slack":
+            return [c for c in spans(sent[0]["text"]) if c.startswith("ops ")]
+        case "pagerduty":
+            return [
+                c
+                for event in sent
+                for c in COMMAND.findall(event.get("payload", {}).get("custom_details", {}).get("text", ""))
+            ]
+        case "alertmanager":
+            return COMMAND.findall("\n".join(json.dumps(alert, indent=0) for alerts in sent for alert in alerts))
+    return COMMAND.findall(sent[0]["text"])
+
+
+def shell(command: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Paste a command into a shell that has nothing of ours but ``ops`` on its path."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("OPS_")} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(home),
+    }
+    return subprocess.run(["bash", "-c", command], cwd="/", env=environ, capture_output=True, text=True, timeout=280)
+
+
+@pytest.fixture(scope="module")
+def alive(tmp_path_factory: pytest.TempPathFactory) -> Day:
+    """
+    A desk whose home is hard to write in a shell, in the middle of its outage: somebody was told, and it has an
+    incident.
+    """
+    day = Day(tmp_path_factory.mktemp("it's a `desk` & more") / "home $HOME", "http://127.0.0.1:1", "11:20")
+    day.live("11:26", 30)
+    Chronicle(day.store, day.settings, RULES).take_in()
+    return day
+
+
+def made(day: Day, kind: str) -> Message:
+    """A message of a kind about the alert that fires, with free text that would be markup."""
+    (notice,) = [n for n in day.notifier.dispatch.standing() if n.rule == "availability" and n.subject == "massive"]
+    told = body("over" if kind in ("over", "passed") else "firing")["alerts"][0] | {
+        "alert": notice.alert,
+        "sentence": MARKUP,
+    }
+    where = day.settings.where
+    staff = Staff({name: Role(name, (MARKUP,)) for name in PATH}, lab_url="https://lab.example")
+    if kind in KINDS:
+        return message.compose(body(kind, alerts=[told] * (12 if kind == "rose" else 1)), RULES, staff, None, where)
+    if kind == "missed job":
+        late = told | {
+            "rule": "schedule",
+            "source": "schedule",
+            "runbook": None,
+            "again": ["report", "weekly", "--period", "2026-W10"],
+        }
+        return message.compose(body("firing", alerts=[late]), RULES, staff, None, where)
+    if kind == "report":
+        page = "/x/a_b_c *d*.html"
+        return message.compose(
+            {
+                "id": "desk-report-1",
+                "app": "desk",
+                "kind": "report",
+                "severity": "notify",
+                "title": MARKUP,
+                "lines": [["", MARKUP], ["Stands in", page]],
+                "page": page,
+                "made_us": 1,
+                "roles": [],
+                "panel": "system",
+                "alerts": [],
+            },
+            RULES,
+            staff,
+            None,
+            where,
+        )
+    if kind == "trial":
+        return message.trial("desk", "terminal", staff, where)
+    return message.spoken(
+        "desk",
+        "desk-1",
+        MARKUP,
+        staff,
+        (("SHA-256", Code("ab" * 32)), ("Read it", message.command("incident", "list", where=where))),
+    )
+
+
+ALL = (*KINDS, "missed job", "report", "trial", "said")
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_channel_shows_the_same_commands(
+    alive: Day, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    Decoded as each medium decodes it, every channel gives the very same commands; no free text becomes markup, and
+    nothing invisible is put in.
+    """
+    what = made(alive, kind)
+    meant = [str(words) for _, words in what.lines if isinstance(words, Code) and words.startswith("ops ")]
+    assert bool(meant) == (kind not in ("over", "passed", "report"))
+    for name in CHANNELS:
+        expected = (
+            []
+            if name == "alertmanager" or (name == "pagerduty" and kind in ("over", "passed"))
+            else meant * (12 if (name, kind) == ("pagerduty", "rose") else 1)
+        )
+        assert copied(name, what, alive.settings, tmp_path, capsys) == expected, name
+    codes = [str(words) for _, words in what.lines if isinstance(words, Code)]
+    assert spans(what.slack) == codes
+    free = re.sub(r"```.+?```|`[^`\n]+`", "", what.slack).replace("<https://lab.example", "")
+    assert (
+        "<!" not in free
+        and "<@" not in free
+        and "<http" not in free
+        and "`" not in free
+        and "~" not in free
+        and "EVIL" not in "".join(codes)
+    )
+    # Without our own headings and title.
+    shown = [re.sub(r"^\*[^*]*:\* ", "", line) if ":* " in line else line.strip("*") for line in free.splitlines()]
+    assert not [
+        line for line in shown if "*" in line or re.search(r"(?<!\w)_|_(?!\w)", line) or line.startswith(("&gt;", ">"))
+    ]
+    assert "\u200b" not in what.slack and (kind in ("trial", "over") or "gamma_zero" in what.slack)
+
+
+def test_every_command_does_what_it_says(alive: Day) -> None:
+    """
+    Each command of each kind of message, pasted as it is: exit 0 (or, of a report without data, 3), and its effect on
+    that desk.
+    """
+    commands = list(
+        dict.fromkeys(
+            str(words)
+            for kind in ALL
+            for _, words in made(alive, kind).lines
+            if isinstance(words, Code) and words.startswith("ops ")
+        )
+    )
+    assert len(commands) == 6
+    incident = Chronicle(alive.store, alive.settings, RULES).all()[-1]
+    for command in commands:
+        ended = shell(command, alive.settings.base)
+        assert ended.returncode == 0 or ("report weekly" in command and ended.returncode == 3), (command, ended.stderr)
+        if " ack " in command:
+            assert "is taken by" in ended.stdout and [by for by, _, _ in alive.notifier.dispatch.acks().values()]
+        if "runbook open" in command:
+            assert (
+                list((alive.settings.outputs / "incidents" / incident.id).glob("01_massive_down.ipynb"))
+                and len(Chronicle(alive.store, alive.settings, RULES).all()) == 1
+            )
+        if "report weekly" in command:
+            assert list((alive.settings.outputs / "reports").rglob("2026-W10_weekly.html"))
+        if "--test" in command:
+            assert "[test] desk" in ended.stdout
+        if "-o json" in command:
+            assert json.loads(ended.stdout)
+        if "incident list" in command:
+            assert incident.id in ended.stdout
+
+
+def test_a_missed_job_says_the_command_that_makes_it(tmp_path: Path) -> None:
+    """
+    From the schedule to the message: the sentence has no command in it, the message has it whole, a notebook by its
+    absolute path and with its parameters.
+    """
+    from opslib.jobs.due import Agenda
+
+    home = tmp_path / "my home"
+    home.mkdir()
+    (home / "mine.ipynb").write_text("{}")
+    (home / "schedule.toml").write_text(
+        '[mine]\nruns = "notebook mine.ipynb"\nwhen = "08:00"\ngrace = "1h"\nparameters = { words = "a b", '
+        'deep = 3 }\n[morning]\nruns = "checklist morning"\nwhen = "08:00"\n'
+    )
+    settings = settings_module.load(home, "two", {})
+    store = Store(settings.url, lambda: at("10:30"))
+    agenda = Agenda.of(store, settings, Staff())
+    agenda.begin(at("07:00"))
+    found = agenda.told(at("10:30"), {})
+    Dispatch(store, "two").heard(found)
+    notifier = notifying.notifier(store, settings, RULES, Staff(), lambda: at("10:30"))
+    made = [notifier.rendered(name) for name in notifier.plan()]
+    by_hand = {str(words) for m in made for head, words in m.lines if head == "By hand"}
+    where = f"--home '{home}' --app two"
+    assert by_hand == {
+        f"ops run '{home}/mine.ipynb' -p 'words=a b' -p deep=3 {where}",
+        f"ops checklist morning {where}",
+    }
+    assert len(found) == 2 and all("ops " not in a["annotations"]["summary"] for a in found)
+
+
+def test_where_a_desk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command names the home and the app only where a shell without our environment would take others."""
+
+    def where(home, app=None, environ=None):
+        return settings_module.load(home, app, environ or {}).where
+
+    assert where(tmp_path) == ("--home", str(tmp_path)) and where(None, None, {"OPS_HOME": str(tmp_path)}) == (
+        "--home",
+        str(tmp_path),
+    )
+    assert (
+        where(tmp_path, "two") == where(tmp_path, None, {"OPS_APP": "two"}) == ("--home", str(tmp_path), "--app", "two")
+    )
+    (tmp_path / "settings.toml").write_text('app = "two"')
+    assert where(tmp_path) == ("--home", str(tmp_path)) and where(tmp_path, "desk")[2:] == ("--app", "desk")
+    assert where(None) == () and where(None, "demo") == ("--app", "demo")
+
+
+def test_an_id_that_begins_with_a_hyphen() -> None:
+    """It is taken for an id, not for an option."""
+    what = message.compose(
+        body(alerts=[body()["alerts"][0] | {"alert": "-rf-1"}]), RULES, Staff(), None, ("--home", "/a b")
+    )
+    assert [str(w) for _, w in what.lines if isinstance(w, Code)] == [
+        "ops runbook open massive_down --incident=-rf-1 --home '/a b'",
+        "ops ack --home '/a b' -- -rf-1",
+    ]
+
+
+# Characters that a terminal, a mail or a chat would obey instead of showing; newline and tab are our own layout.
+OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-"
+    "\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+OUTSIDE = st.text(
+    st.one_of(
+        st.characters(codec=None, exclude_categories=()),
+        st.sampled_from("\x1b\x9b\r\n\u202e\u2066\u200d\u200b\u2028\ud800\U000e0041`*_<>&"),
+    ),
+    max_size=30,
+).map(lambda words: f"{words}\x1b[31m\u202e\r\nBcc: x@evil.example\u200b")
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(outside=OUTSIDE, kind=st.sampled_from((*KINDS, "report", "said")))
+def test_nothing_that_is_obeyed_is_sent(tmp_path_factory: pytest.TempPathFactory, outside: str, kind: str) -> None:
+    """
+    Whatever comes from outside, in whatever place of a message, no channel is given a character that it would obey.
+    """
+    from opslib.alerting.notifications import channels
+
+    settings = settings_module.load(Path("/nowhere"), "desk", {})
+    alert = body("over" if kind in ("over", "passed") else "firing")["alerts"][0] | dict.fromkeys(
+        ("alert", "rule", "subject", "source", "sentence", "runbook"), outside
+    )
+    staff = Staff({name: Role(name, (outside,)) for name in PATH})
+    if kind == "report":
+        what = message.compose(
+            {
+                "id": "desk-report-1",
+                "app": "desk",
+                "kind": "report",
+                "severity": "notify",
+                "title": outside,
+                "lines": [[outside, outside]],
+                "page": "",
+                "made_us": 1,
+                "panel": "system",
+                "alerts": [],
+            },
+            RULES,
+            staff,
+            None,
+        )
+    elif kind == "said":
+        what = message.spoken("desk", "desk-1", outside, staff, ((outside, Code(outside)),))
+    else:
+        what = message.compose(body(kind, alerts=[alert], group=outside, roles=[*PATH, outside]), RULES, staff, None)
+    mail = channels.mail(mailing(25), what, settings, NOW, None)
+    parts = [
+        what.plain,
+        what.slack,
+        what.html,
+        mail["subject"],
+        mail["message-id"],
+        *(part.get_content() for part in mail.walk() if not part.is_multipart()),
+    ]
+    posted = [what.facts, channels.pagerduty_events(what, "key", settings), channels.alertmanager_alerts(what, NOW)]
+    assert not [p for p in (*parts, *map(texts, posted)) if OBEYED.search(p.replace("\r\n", "\n"))]
+    assert what.plain.count("\n") == len(what.lines) + bool(what.link) and "\n" not in what.title and "Bcc" not in mail
+    bytes(mail)  # It can be sent.
+
+
+def texts(found: Any) -> str:
+    """Every text in a value of JSON, joined."""
+    if isinstance(found, str):
+        return found
+    if isinstance(found, dict):
+        return "".join(texts(k) + texts(v) for k, v in found.items())
+    return "".join(map(texts, found)) if isinstance(found, list | tuple) else ""

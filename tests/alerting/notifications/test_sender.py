@@ -1,0 +1,566 @@
+"""
+From alert to person: the demo's day told to the right roles, and no more than that; who watches the watcher; what a
+message says.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.days import at, posts, scripted
+from tests.support.servers import free_port
+from tests.alerting.notifications.test_channels import receiver
+
+from opslib.alerting.notifications import message, sender
+from opslib.alerting.notifications.store import EXPIRED, PENDING, SENT
+from opslib.dashboard import impact
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.storage.database import Store
+from opslib.services import collector, notifying
+from opslib.services.collector import Collector, Standby
+from opslib.simulation.world.http_server import Answer, Request
+from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes.store import Sample, Samples
+
+RULES = rules.load()
+KEEPS_PASSED = "-all"
+
+
+class Day:
+    """The demo's scripted day as a desk lives it: judged and told at every step of a clock that is set by hand."""
+
+    def __init__(self, home: Path, url: str, begins: str, keeps_passed: bool = False, **staff: Any):
+        self.at = at(begins)
+        self.settings = settings_module.load(home, None, {})
+        self.store = Store(self.settings.url, lambda: self.at)
+        self._waiting = list(reversed(posts()))
+        self._come()
+        self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.at)
+        hooks = {
+            name: Channel(name, "webhook", {"url": f"{url}/{name}{KEEPS_PASSED if keeps_passed else ''}"})
+            for name in ("desk", "lead")
+        }
+        roles = {name: Role(name, (), ("lead",) if name == "Tech Lead" else ("desk",)) for name in PATH}
+        self.notifier = notifying.notifier(
+            self.store, self.settings, RULES, Staff(roles, hooks, **staff), lambda: self.at
+        )
+
+    def _come(self) -> None:
+        """The posts of the time that has gone by."""
+        come = []
+        while self._waiting and clock.instant(self._waiting[-1].ts_us) <= self.at:
+            come.append(self._waiting.pop())
+        SnapshotStore(self.store).write("desk", come, known_at_ts=True)
+
+    def live(self, until: str, step_s: int = 15) -> None:
+        while self.at < at(until):
+            self.at += timedelta(seconds=step_s)
+            self._come()
+            self.judge.judge()
+            self.notifier.plan()
+            asyncio.run(self._send())
+
+    async def _send(self) -> None:
+        for channel in self.notifier.staff.channels.values():
+            while await self.notifier.send(channel):
+                pass
+
+
+@pytest.fixture
+def got() -> list[tuple[str, dict[str, Any]]]:
+    """Where each message went, and what it was."""
+    return []
+
+
+@pytest.fixture
+def hook(got: list[tuple[str, dict[str, Any]]]) -> Any:
+    """A receiver; what had begun and ended before a test's day began is let go of."""
+
+    def answer(r: Request) -> Answer:
+        told = json.loads(r.body)
+        if told["kind"] != "passed" or KEEPS_PASSED in r.path:
+            got.append((r.path.strip("/").removesuffix(KEEPS_PASSED), told))
+        return Answer(204)
+
+    with receiver(answer) as url:
+        yield url
+
+
+def test_an_outage_is_told_three_times(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
+    """
+    The demo's outage of Massive is told once when it fires, to the Tech Lead; once when it lasts, to everybody; once at
+    its end, to who was told; the errors and fallbacks that it causes are told to nobody.
+    """
+    outage = next(t for t in scripted().troubles if t.name == "massive_outage")
+    day = Day(tmp_path, hook, "11:15")
+    day.live("12:30")
+    assert [(where, m["kind"], m["severity"]) for where, m in got] == [
+        ("lead", "firing", "critical"),
+        ("desk", "rose", "escalate"),
+        ("lead", "rose", "escalate"),
+        ("desk", "over", "escalate"),
+        ("lead", "over", "escalate"),
+    ]
+    assert {a["rule"] for _, m in got for a in m["alerts"]} == {"availability"} and {
+        a["subject"] for _, m in got for a in m["alerts"]
+    } == {"massive"}
+    first = got[0][1]
+    assert outage.begins < clock.instant(first["made_us"]) < outage.begins + timedelta(minutes=3) and first[
+        "roles"
+    ] == ["Tech Lead"]
+    assert set(next(m for _, m in got if m["kind"] == "rose")["roles"]) == set(PATH)
+    assert (
+        "Still works: option data from Tradier (100.0 % of" in first["text"]
+        and "Does not work: option data from Massive" in first["text"]
+    )
+    assert (
+        "ops runbook open massive_down" in first["text"] and f"ops ack {first['alerts'][0]['alert']}" in first["text"]
+    )
+
+
+def test_what_was_acknowledged_is_not_passed_on(
+    tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """The burst of broken Greeks is passed on up the path when nobody takes it, and not when somebody has."""
+    for who, expected in (("", ["firing", "rose", "unheard"]), ("Ann", ["firing", "rose"])):
+        got.clear()
+        day = Day(tmp_path / (who or "nobody"), hook, "10:05")
+        day.live("10:15")
+        if who:
+            day.notifier.dispatch.ack(got[-1][1]["alerts"][0]["alert"], who)
+        day.live("10:30", 30)
+        assert [m["kind"] for _, m in got] == expected
+
+
+def test_told_late_when_nobody_was_there(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
+    """
+    A desk whose processes were dead all morning tells of what is over in one message, afterwards, and of what still
+    fires at once, and that it is late.
+    """
+    day = Day(tmp_path, hook, "09:31", keeps_passed=True)
+    day.live("09:32", 60)
+    day.at = at("15:40")
+    day.live("15:41", 60)
+    passed, fires = ([m for _, m in got if m["kind"] == kind] for kind in ("passed", "firing"))
+    assert {a["rule"] for m in passed for a in m["alerts"]} == {"gamma_zero", "availability", "websocket_down"} and len(
+        {m["id"] for m in passed}
+    ) == 1
+    assert {a["rule"] for m in fires for a in m["alerts"]} == {
+        "backtest_variance"
+    } and " late: until now nobody could be told" in fires[0]["text"]
+    assert "[late] began and ended while nobody could be told: 3 alerts" in passed[0]["text"]
+
+
+def test_a_channel_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    While one channel fails the other is told; the failing one is tried again, ever later, and told in order when it is
+    well; what nobody took for a day is given up, and that is said.
+    """
+    well: list[tuple[str, str]] = []
+    broken = [True]
+
+    def answer(r: Request) -> Answer:
+        where = r.path.strip("/")
+        if where == "lead" and broken[0]:
+            return Answer(503, b"maintenance")
+        if (kind := json.loads(r.body)["kind"]) != "passed":
+            well.append((where, kind))
+        return Answer(204)
+
+    with receiver(answer) as url:
+        day = Day(tmp_path, url, "11:20")
+        day.live("11:50", 30)
+        waits = [d for d, _ in day.notifier.dispatch.deliveries() if d.state == PENDING]
+        assert {d.channel for d in waits} == {"lead"} and [kind for _, kind in well] == ["rose", "over"]
+        assert max(d.attempts for d in waits) <= 16 and waits[-1].said == "answered 503: maintenance"
+        broken[0] = False
+        day.at += timedelta(minutes=10)
+        asyncio.run(day._send())
+        assert [kind for where, kind in well if where == "lead"] == ["firing", "rose", "over"]
+        assert {d.state for d, _ in day.notifier.dispatch.deliveries()} == {SENT}
+    assert capsys.readouterr().err.count("lead was not told of") <= 3
+
+    day = Day(tmp_path / "gone", "http://127.0.0.1:1", "11:20")
+    day.live("11:25", 60)
+    day.at += timedelta(hours=25)
+    asyncio.run(day._send())
+    assert {d.state for d, _ in day.notifier.dispatch.deliveries()} == {
+        EXPIRED
+    } and "is given up: lead could not be told" in capsys.readouterr().err
+
+
+def test_a_message_reads_the_same_whenever_it_is_sent(tmp_path: Path, hook: str) -> None:
+    """What still works is read as of the moment of the message: however late it is sent, it says the same."""
+    day = Day(tmp_path, hook, "11:20")
+    day.live("11:25")
+    (first, _), *_ = day.notifier.dispatch.deliveries()
+    words = day.notifier.rendered(first.message).plain
+    day.at = at("15:00")
+    later = notifying.notifier(day.store, day.settings, RULES, day.notifier.staff, lambda: day.at)
+    assert later.rendered(first.message).plain == words
+
+
+def test_silenced_while_it_waits(tmp_path: Path, got: list[tuple[str, dict[str, Any]]]) -> None:
+    """What is silenced after it was planned, while its channel fails, is not sent within the silence, but after it."""
+    broken = [True]
+
+    def answer(r: Request) -> Answer:
+        if not broken[0]:
+            got.append((r.path.strip("/"), json.loads(r.body)))
+        return Answer(503 if broken[0] else 204)
+
+    with receiver(answer) as url:
+        day = Day(tmp_path, url, "11:20")
+        day.live("11:25", 30)
+        day.notifier.dispatch.silence("Ann", "known", timedelta(minutes=30), rule="availability")
+        broken[0] = False
+        day.live("11:40", 60)
+        assert [m for where, m in got if where == "lead"] == []
+        day.at = at("11:58")
+        asyncio.run(day._send())
+        assert [m["kind"] for where, m in got if where == "lead"][0] == "firing"
+
+
+def test_a_fault_of_ours_stops_nobody_else(
+    tmp_path: Path,
+    hook: str,
+    got: list[tuple[str, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """
+    Whatever is raised while one channel is told, its message waits and that is said; the other channel is told. While
+    planning itself fails we are not well, and say so.
+    """
+    from opslib.alerting.notifications import channels
+
+    day = Day(tmp_path, hook, "11:20")
+    tell = channels._webhook
+
+    async def broken(channel: Channel, *more: Any) -> None:
+        if channel.name == "lead":
+            raise RuntimeError("what nobody thought of")
+        await tell(channel, *more)
+
+    monkeypatch.setattr(channels, "_webhook", broken)
+    day.live("11:40", 60)
+    waits = [d for d, _ in day.notifier.dispatch.deliveries() if d.state == PENDING]
+    assert (
+        {d.channel for d in waits} == {"lead"}
+        and "RuntimeError: what nobody thought of" in waits[-1].said
+        and {where for where, _ in got} == {"desk"}
+    )
+    monkeypatch.setattr(day.notifier, "plan", lambda: 1 / 0)
+
+    async def once() -> None:
+        stop = asyncio.Event()
+        task = asyncio.create_task(day.notifier._often(stop, 1.0, day.notifier._plan))
+        await asyncio.sleep(0.2)
+        stop.set()
+        await task
+
+    asyncio.run(once())
+    assert day.notifier._ill and "telling people failed: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None:
+    """A secret in what a neighbour says is hidden before anything of it is escaped or cut."""
+    from opslib.alerting.notifications import external_alerts
+    from opslib.alerting.notifications.store import Dispatch
+
+    secret = "T_0A&*<secret>_0123456789"
+    settings = settings_module.load(tmp_path, None, {"OPS_CHANNEL_X": secret})
+    store = Store(settings.url, lambda: at("11:00"))
+    summary = "x" * 280 + secret + "\n\x1b[2JDo first: nothing"
+    Dispatch(store, "desk").heard(
+        external_alerts.read(
+            json.dumps(
+                [
+                    {
+                        "labels": {"alertname": "A", "severity": "critical"},
+                        "annotations": {"summary": summary},
+                        "startsAt": "2026-03-10T14:00:00Z",
+                    }
+                ]
+            ).encode(),
+            at("11:00"),
+        ).alerts
+    )
+    notifier = notifying.notifier(store, settings, RULES, Staff(), lambda: at("11:00"))
+    (name,) = notifier.plan()
+    told = notifier.rendered(name)
+    for words in (told.plain, told.slack, told.html, json.dumps(told.facts)):
+        assert "T_0A" not in words and "0123456789" not in words and "\x1b" not in told.plain
+    assert not [line for line in told.plain.splitlines() if line.startswith("Do first: nothing")]
+
+
+def test_what_works_is_looked_up(tmp_path: Path, hook: str) -> None:
+    """
+    By the demo's own looks Tradier serves in the outage, nobody does where the app has no fallback; what nobody has
+    looked at is not known.
+    """
+    from opslib.dashboard import status
+    from opslib.simulation.demo_day import probe_samples, replay
+
+    day = Day(tmp_path, hook, "15:00")
+    bare = impact.standing(
+        status.status(day.store, day.settings, RULES, as_of=at("09:20"), length=timedelta(minutes=5))
+    )
+    assert {state for state, _ in bare} == {"unknown"}
+    Samples(day.store, "desk").keep((replay._sample(s) for s in probe_samples.seen(scripted())), known_at_ts=True)
+
+    def tell(moment, settings):
+        return impact.standing(status.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5)))
+
+    (works, tradier), (fails, massive) = tell("11:28", day.settings)[:2]
+    assert (
+        (works, fails) == ("works", "fails")
+        and tradier.startswith("option data from Tradier, in Massive's place (")
+        and massive.startswith("option data from Massive (")
+        and "s ago)" in massive
+    )
+    from dataclasses import replace
+
+    assert tell("11:28", replace(day.settings, fallback="none"))[0] == ("fails", "option data: nobody can serve")
+    quiet = tell("10:45", day.settings)
+    assert (
+        quiet[0][0] == "works"
+        and quiet[0][1].startswith("option data from Massive (")
+        and [state for state, words in quiet if words.startswith("the app's server (our own probes")] == ["works"]
+    )
+    assert [
+        state for state, words in tell("14:33", day.settings) if words.startswith("live prices over the WebSocket")
+    ] == ["fails"]
+    gone = [Sample(clock.micros(at("15:30")), "liveness", name, "unreachable") for name in ("massive", "tradier")]
+    Samples(day.store, "desk").keep(gone, known_at_ts=True)
+    assert tell("15:30", day.settings)[0] == ("fails", "our own network: neither provider can even be connected to")
+
+
+def test_a_mail_has_the_picture_of_its_panel(tmp_path: Path, hook: str) -> None:
+    """
+    Where a channel takes a picture, it is that of the panel at the moment of the message; where it takes none, none is
+    drawn.
+    """
+    day = Day(tmp_path, hook, "11:20")
+    day.live("11:25", 30)
+    (first, _), *_ = day.notifier.dispatch.deliveries()
+    told = day.notifier.rendered(first.message)
+    picture = day.notifier._picture(Channel("mail", "smtp"), told)
+    assert picture and picture.startswith(b"\x89PNG") and len(picture) < 200_000
+    assert day.notifier._picture(Channel("hook", "webhook"), told) is None
+
+
+def test_what_comes_from_outside_is_no_markup() -> None:
+    """A sentence with markup in it reads as it stands in Slack, and does nothing in HTML."""
+    from tests.alerting.notifications.test_channels import body
+
+    made = body()
+    made["alerts"][0]["sentence"] = "<script>alert(1)</script> *bold* <!channel> & `code`"
+    found = message.compose(made, RULES, Staff(), None)
+    assert "<!channel>" not in found.slack and "&lt;!channel&gt;" in found.slack and "*bold*" not in found.slack
+    assert (
+        "<script>" not in found.html
+        and "&lt;script&gt;" in found.html
+        and "not known: what was seen cannot be read" in found.plain
+    )
+
+
+def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]) -> None:
+    """
+    A collector that died without saying so is missed by another process, which judges and tells in its place; one that
+    was stopped, or a closed market, is not.
+    """
+    day = Day(tmp_path, hook, "10:45")
+
+    def beat(seconds, outcome="ok"):
+        return Sample(
+            clock.micros(at("10:45") + timedelta(seconds=seconds)),
+            "beat",
+            "collector",
+            outcome,
+            detail='{"every_s": 5.0}',
+        )
+
+    standby = Standby(day.store, day.settings, RULES, day.notifier.staff, lambda: day.at)
+    assert not standby.needed()
+    Samples(day.store, "desk").keep([beat(-10), beat(-5), beat(0)], known_at_ts=True)
+    day.at = at("10:45") + timedelta(seconds=20)
+    assert not standby.needed()
+    day.at = at("10:45") + timedelta(seconds=30)
+    assert standby.needed()
+    while day.at < at("10:47"):
+        day.at += timedelta(seconds=5)
+        standby._collector.judge()
+        standby._notifier.plan()
+        asyncio.run(day._send())
+    assert [(m["kind"], a["rule"], m["severity"]) for _, m in got for a in m["alerts"]] == [
+        ("firing", "heartbeat", "critical")
+    ] and got[0][1]["roles"] == ["DevOps"]
+    day.at = at("16:30")
+    assert not standby.needed()
+    day.at = at("10:50")
+    Samples(day.store, "desk").keep([beat(200, "stopped")], known_at_ts=True)
+    assert not standby.needed()
+
+
+def test_a_dead_collector_is_told_by_the_receiver(
+    tmp_path: Path, hook: str, got: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """A real collector is killed: a real `ops serve` beside it says so, to DevOps; when a new one runs, it is over."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "settings.toml").write_text(
+        f'[channels.hook]\nkind = "webhook"\nurl = "{hook}/hook"\n[roles.DevOps]\nchannels = ["hook"]\n'
+    )
+    began = time.clock_gettime(time.CLOCK_REALTIME)
+    environ = {**os.environ, "OPS_HOME": str(home), "OPS_CLOCK": f"2026-03-10T15:00:00Z,{began},6"}
+
+    def start(*what):
+        return subprocess.Popen(
+            [sys.executable, "-m", "opslib.cli", *what],
+            env=environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    serving, first = start("serve", "--port", str(free_port())), start("collect", "--every", "5s")
+    second = None
+    try:
+        store = Store(f"sqlite:///{home / 'store.sqlite'}")
+        _until(lambda: Samples(store, "desk").last("beat", 2**62) is not None)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        _until(lambda: any(m["kind"] == "firing" and m["alerts"][0]["rule"] == "heartbeat" for _, m in got))
+        second = start("collect", "--every", "5s")
+        _until(lambda: any(m["kind"] == "over" and m["alerts"][0]["rule"] == "heartbeat" for _, m in got))
+    finally:
+        for process in (serving, *([second] if second else [])):
+            process.terminate()
+            process.wait(30)
+        for process in (serving, first, second):
+            if process and process.stderr:
+                process.stderr.close()
+    assert serving.returncode in (0, -signal.SIGTERM) and got[0][1]["roles"] == ["DevOps"]
+
+
+def _until(holds: Any, within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)  # Another process can only be awaited.
+
+
+def test_our_pulse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    While we are well a heartbeat service hears of it; while we are not it hears nothing; its address is shown nowhere.
+    """
+    monkeypatch.setattr(sender, "PULSE_S", 0.05)
+    monkeypatch.setattr(sender, "LOOK_S", 0.05)
+    beats: list[str] = []
+    with receiver(lambda r: beats.append(r.path) or Answer(200)) as url:
+        settings = settings_module.load(tmp_path, None, {"OPS_HEARTBEAT_URL": f"{url}/ping/uuid-0123456789"})
+        assert (
+            "uuid-0123456789" not in repr(settings)
+            and settings.redact(f"{url}/ping/uuid-0123456789") == "[OPS_HEARTBEAT_URL]"
+        )
+        well, stop = [False], threading.Event()
+        notifier = notifying.notifier(Store(settings.url), settings, RULES, Staff(), beating=lambda: well[0])
+        telling = threading.Thread(target=sender.run, args=(notifier, stop))
+        telling.start()
+        time.sleep(0.3)  # That nothing comes can only be seen by waiting for it.
+        assert beats == []
+        well[0] = True
+        _until(lambda: beats, 10)
+        stop.set()
+        telling.join(10)
+    assert set(beats) == {"/ping/uuid-0123456789"}
+
+
+def test_a_collector_is_well_while_it_judges(tmp_path: Path) -> None:
+    """Who has judged lately is well, also where there was nothing to judge; who has not for a minute is not."""
+    day = Day(tmp_path, "http://127.0.0.1:1", "10:45")
+    assert not day.judge.well
+    day.judge.judge()
+    assert day.judge.well
+    day.at += timedelta(seconds=collector.WELL_S + 1)
+    assert not day.judge.well
+
+
+def test_the_commands(
+    tmp_path: Path,
+    hook: str,
+    got: list[tuple[str, dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ops ack, silence and notify do what they say, refuse what cannot be meant, and speak JSON."""
+    from opslib.cli import main
+
+    day = Day(tmp_path, hook, "11:20")
+    day.live("11:25", 30)
+    monkeypatch.setenv("OPS_HOME", str(tmp_path))
+    (tmp_path / "settings.toml").write_text(
+        f'[channels.hook]\nkind = "webhook"\nurl = "{hook}/tried"\n[roles.DevOps]\nchannels = ["hook", "terminal"]\n'
+    )
+
+    def ops(*words: str) -> tuple[int, str]:
+        code = main.main([*words])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    alert = got[0][1]["alerts"][0]["alert"]
+    assert (
+        ops("ack", alert, "--by", "Ann", "--as-of", "2026-03-10T11:25")[0] == 0
+        and day.notifier.dispatch.acks()[alert][0] == "Ann"
+    )
+    taken = json.loads(ops("status", "--as-of", "2026-03-10T11:25", "-o", "json")[1])["alerts"]
+    assert {a["id"]: a["acked_by"] for a in taken}[alert] is None  # Of that moment: it was taken only now.
+    code, said = ops("ack", alert[:-2], "--by", "Ann", "--as-of", "2026-03-10T11:25")
+    assert code == 64 and f"Did you mean '{alert}'" in said
+    code, said = ops(
+        "silence",
+        "add",
+        "--rule",
+        "availability",
+        "--for",
+        "2h",
+        "--reason",
+        "maintenance",
+        "--by",
+        "Ann",
+        "-o",
+        "json",
+    )
+    assert code == 0 and json.loads(said)[0]["rule"] == "availability"
+    assert (
+        ops("silence", "add", "--for", "2h", "--reason", "x")[0] == 64
+        and ops("silence", "add", "--rule", "availability", "--reason", "x")[0] == 64
+        and ops("silence", "add", "--rule", "availabilty", "--for", "1h", "--reason", "x")[0] == 64
+    )
+    name = json.loads(said)[0]["id"]
+    assert (
+        name in ops("silence")[1]
+        and ops("silence", "end", name, "--by", "Ben")[0] == 0
+        and ops("silence", "end", name)[0] == 64
+        and "nothing is kept quiet" in ops("silence", "list")[1]
+    )
+    code, said = ops("notify", "-o", "json")
+    assert code == 0 and [(r["kind"], r["state"], r["channel"]) for r in json.loads(said) if r["kind"] != "passed"] == [
+        ("firing", "sent", "lead")
+    ]
+    code, said = ops("notify", "--test", "DevOps")
+    assert code == 0 and "hook: told" in said and "terminal: told" in said and got[-1][0] == "tried"
+    assert ops("notify", "--test", "nobody")[0] == 64

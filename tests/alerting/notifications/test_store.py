@@ -1,0 +1,285 @@
+"""
+What people are told, as the store keeps it: planned once, sent at least once, in order, whoever dies; nothing that a
+silence covers.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from tests.support.snapshots import at, us
+from tests.support.receivers import ALERTS, SILENT, fires
+
+from opslib.alerting.notifications.store import CLAIM_US, EXPIRED, SENT, Delivery, Dispatch
+from opslib.foundation.config import rules
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import ACTS, DELIVERIES, FOREIGN, MESSAGES, NOTICES, OUTBOX
+
+RULES = rules.load()
+HOOKED = Staff(
+    {name: Role(name, (), ("hook",)) for name in PATH},
+    {"hook": Channel("hook", "webhook", {"url": "http://127.0.0.1:1"})},
+)
+KILLS = {"sqlite": 300, "postgresql": 60}
+
+
+class Desk:
+    """A store whose clock is set by hand."""
+
+    def __init__(self, url: str, staff: Staff = HOOKED):
+        self.at_s, self.staff = 0.0, staff
+        self.store = Store(url, lambda: at(self.at_s))
+        self.dispatch = Dispatch(self.store, "desk")
+
+    def plan(self, seconds: float) -> list[dict]:
+        """What is written down to be told at a moment."""
+        self.at_s = seconds
+        return [self.dispatch.message(name) for name in self.dispatch.plan(self.staff, RULES)]
+
+    def claim(self, channel: str = "hook") -> Delivery | None:
+        return self.dispatch.claim(channel)
+
+
+@pytest.fixture
+def desk(store_url: str) -> Desk:
+    return Desk(store_url)
+
+
+def test_planned_once(desk: Desk) -> None:
+    """What fired together in one panel is one message, whoever plans it and how often; its end is another."""
+    fires(desk.store, "desk", 100, "firing")
+    assert desk.plan(104) == []
+    made = desk.plan(115)
+    assert sorted((m["panel"], sorted(a["rule"] for a in m["alerts"])) for m in made) == [
+        ("greeks", ["gamma_zero"]),
+        ("pnl", ["backtest_variance"]),
+        ("providers", ["availability"]),
+        ("system", ["errors", "websocket_down"]),
+    ]
+    assert {m["kind"] for m in made} == {"firing"} and len({m["id"] for m in made}) == 4
+    assert desk.plan(120) == [] and Dispatch(desk.store, "desk").plan(HOOKED, RULES) == []
+    fires(desk.store, "desk", 200, "resolved")
+    assert {m["kind"] for m in desk.plan(200)} == {"over"} and desk.dispatch.standing() == []
+
+
+def test_a_claim_is_ones_own_for_a_while(desk: Desk) -> None:
+    """
+    What one has claimed nobody else gets, until it must be dead; then it is there again under the same id.
+
+    What is sent is sent.
+    """
+    fires(desk.store, "desk", 100, "firing")
+    count = len(desk.plan(115))
+    mine = [desk.claim() for _ in range(count + 1)]
+    assert mine[-1] is None and len({d.message for d in mine[:-1] if d}) == count
+    desk.at_s += CLAIM_US / 1e6 + 1
+    again = desk.claim()
+    assert again and again.message == mine[0].message  # type: ignore[union-attr]
+    desk.dispatch.sent(again)
+    assert [d.state for d, _ in desk.dispatch.deliveries() if d.message == again.message] == [SENT]
+    desk.dispatch.failed(again, "late", 1)
+    desk.dispatch.expired(again)
+    # What was sent stays so.
+    assert [d.state for d, _ in desk.dispatch.deliveries() if d.message == again.message] == [SENT]
+
+
+def test_a_group_goes_out_in_its_order(desk: Desk) -> None:
+    """The end of something never overtakes its beginning on one channel; another group does not wait for it."""
+    fires(desk.store, "desk", 100, "firing")
+    desk.plan(115)
+    first = desk.claim()
+    assert first
+    desk.dispatch.failed(first, "it answered 500", 100)
+    fires(desk.store, "desk", 130, "resolved")
+    desk.plan(150)
+    found = []
+    while delivery := desk.claim():
+        found.append(desk.dispatch.message(delivery.message))
+        desk.dispatch.sent(delivery)
+    assert first.about not in [m["group"] for m in found]
+    kinds = {m["group"]: [n["kind"] for n in found if n["group"] == m["group"]] for m in found}
+    assert len(kinds) == 3 and all(k == ["firing", "over"] for k in kinds.values())
+    desk.at_s = 300
+    rest = [desk.claim()]
+    desk.dispatch.sent(rest[0])  # type: ignore[arg-type]
+    rest.append(desk.claim())
+    assert (
+        [desk.dispatch.message(d.message)["kind"] for d in rest if d] == ["firing", "over"]
+        and rest[0]
+        and rest[0].attempts == 1
+        and rest[0].said == "it answered 500"
+    )
+
+
+def test_what_is_given_up_is_kept(desk: Desk) -> None:
+    """A delivery that expires is kept as such, with the last reason, and lets what follows it go."""
+    fires(desk.store, "desk", 100, "firing")
+    desk.plan(115)
+    first = desk.claim()
+    assert first
+    desk.dispatch.expired(first._replace(said="it answered 404"))
+    found = next(d for d, _ in desk.dispatch.deliveries() if d.message == first.message)
+    assert (found.state, found.said) == (EXPIRED, "it answered 404") and found.over_us is not None
+
+
+def test_what_can_wait_waits_for_its_hours(store_url: str) -> None:
+    """Outside a role's hours a notify waits until they begin; what is critical does not."""
+    late = Staff(
+        {**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels
+    )
+    desk = Desk(store_url, late)
+    fires(desk.store, "desk", 100, "firing")
+    with desk.store.writing() as connection:
+        connection.execute(sa.text("UPDATE transitions SET severity = 'notify' WHERE rule = 'gamma_zero'"))
+    desk.plan(115)
+    due = {m["panel"]: d.due_us for d, m in desk.dispatch.deliveries()}
+    noon = us((12 - 9.5) * 3600)
+    assert due["greeks"] == noon and due["pnl"] == due["providers"] == us(115)
+
+
+def test_what_waits_for_hours_lets_nothing_wait_for_it(store_url: str) -> None:
+    """
+    When what was held for somebody's hours becomes worse, both go out at once, in order; held over a weekend it is not
+    given up before it was ever tried.
+    """
+    late = Staff(
+        {**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels
+    )
+    desk = Desk(store_url, late)
+    fires(desk.store, "desk", 100, "firing", "notify")
+    desk.plan(115)
+    noon = us((12 - 9.5) * 3600)
+    held = [d for d, m in desk.dispatch.deliveries() if m["panel"] == "greeks"]
+    assert [(d.since_us, d.due_us) for d in held] == [(noon, noon)]
+    fires(desk.store, "desk", 200, "firing", "critical")
+    desk.plan(200)
+    found = []
+    while delivery := desk.claim():
+        found.append(desk.dispatch.message(delivery.message))
+        desk.dispatch.sent(delivery)
+    assert [m["kind"] for m in found if m["panel"] == "greeks"] == ["firing", "rose"]
+
+
+def test_the_end_goes_where_the_beginning_went(store_url: str) -> None:
+    """
+    Who was told of a beginning is told of its end, though the role has another channel by then; what waits for a
+    channel that is gone is given up.
+    """
+    desk = Desk(store_url, Staff(HOOKED.roles, HOOKED.channels | {"other": Channel("other", "terminal")}))
+    fires(desk.store, "desk", 100, "firing")
+    desk.plan(115)
+    desk.staff = Staff({name: Role(name, (), ("other",)) for name in PATH}, desk.staff.channels)
+    fires(desk.store, "desk", 200, "resolved")
+    desk.plan(200)
+    assert {d.channel for d, m in desk.dispatch.deliveries() if m["kind"] == "over"} == {"hook", "other"}
+    assert len(desk.dispatch.unreachable(["other"])) == 8 and desk.dispatch.unreachable(["other"]) == []
+    assert {d.state for d, _ in desk.dispatch.deliveries() if d.channel == "hook"} == {EXPIRED}
+
+
+def test_a_clock_that_was_set_back(store_url: str) -> None:
+    """What was written while the clock was two hours ahead is sent all the same when it has been put right."""
+    desk = Desk(store_url)
+    desk.at_s = 7200
+    desk.dispatch.ack("x", "Ann")
+    desk.at_s = 0
+    fires(desk.store, "desk", 10, "firing")
+    assert desk.plan(30) and desk.claim()
+
+
+def test_what_people_say_is_written_through(store_url: str) -> None:
+    """
+    A silence, its early end and an acknowledgement are there for another process before the command is done; nothing of
+    them is ever changed.
+    """
+    desk = Desk(store_url)
+    made = desk.dispatch.silence("Ann", "maintenance", timedelta(hours=2), rule="availability", subject="massive")
+    desk.dispatch.ack("availability-massive", "Ben", "on it")
+    other = Dispatch(Store(store_url, lambda: at(60)), "desk")
+    assert other.silences() == [made] and made.until_us - made.from_us == 7200 * 10**6
+    assert other.acks() == {"availability-massive": ("Ben", us(0), "on it")}
+    assert (
+        other.unsilence(made.id, "Cid") and not other.unsilence(made.id, "Cid") and not other.unsilence("other", "Cid")
+    )
+    assert [s.until_us for s in Dispatch(desk.store, "desk").silences()] == [us(60)]
+    with desk.store.reading() as connection:
+        assert [row.kind for row in connection.execute(sa.select(ACTS).order_by(ACTS.c.seq))] == [
+            "silence",
+            "ack",
+            "unsilence",
+        ]
+
+
+def test_an_older_store_tells_nothing_old(store_url: str) -> None:
+    """
+    A store of the third schema, from when nobody was told, is brought forward, and what stood in its outbox stays
+    untold.
+    """
+    desk = Desk(store_url)
+    fires(desk.store, "desk", 100, "firing")
+    with desk.store.writing() as connection:
+        for table in (ACTS, NOTICES, MESSAGES, DELIVERIES, FOREIGN):
+            table.drop(connection)
+        connection.execute(sa.text("DROP INDEX runs_due"))
+        for name in ("due", "kernel"):
+            connection.execute(sa.text(f"ALTER TABLE runs DROP COLUMN {name}"))
+        connection.execute(sa.text("UPDATE meta SET value = '3' WHERE key = 'schema'"))
+    desk.store.close()
+    again = Desk(store_url)
+    again.store.run_begins(
+        id="r",
+        app="desk",
+        notebook="n",
+        parameters="{}",
+        state="ok",
+        started_at_us=0,
+        outputs="[]",
+        process="p",
+        due="report daily 2026-03-10",
+    )
+    assert [row["due"] for row in again.store.runs_due("desk", ["report daily 2026-03-10"])] == [
+        "report daily 2026-03-10"
+    ]
+    assert again.plan(500) == [] and again.dispatch.standing() == []
+    fires(again.store, "desk", 600, "resolved")
+    fires(again.store, "desk", 700, "firing")
+    assert {m["kind"] for m in again.plan(800)} == {"firing"}
+    with again.store.reading() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(OUTBOX)).scalar() == 3 * len(ALERTS)
+
+
+def test_killed_at_any_moment_everybody_is_told(store_url: str, tmp_path: Path) -> None:
+    """
+    Killed with SIGKILL at hundreds of random moments, before a receiver that answers well, with 500, slowly or not at
+    all: each beginning and each end is told at least once, in order; nothing of a silenced alert; nothing is marked as
+    sent that was not; no silence is lost.
+    """
+    wanted, seed, place = KILLS[store_url.split(":")[0]], random.SystemRandom().randrange(10**6), tmp_path / "received"
+    print(f"seed {seed}")
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.support.receivers", store_url, str(seed), str(wanted), str(place)],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    received = [json.loads(line) for line in place.read_text().splitlines()]
+    taken = [r for r in received if r["status"] == 204]
+    assert found["kills"] >= wanted and found["rounds"] >= 2 and found["between"] >= wanted / 20, found
+    assert set(found["sent"]) <= {r["id"] for r in taken} and found["sent"]
+    for n in range(found["rounds"]):
+        for rule in ALERTS:
+            told = [what for r in taken for alert, what in r["told"] if alert == f"{rule}-round{n}"]
+            assert (not told) if rule == SILENT else told[0] in ("firing", "both") and told[-1] in ("over", "both"), (
+                seed,
+                n,
+                rule,
+                told,
+            )
+    assert not [r for r in received for alert, _ in r["told"] if alert.startswith(f"{SILENT}-")]

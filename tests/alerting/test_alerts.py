@@ -1,0 +1,626 @@
+"""
+An alert lives as a Prometheus alert does: by the cases of its compliance specification, by promtool's word, and by
+laws; where it differs, on purpose.
+"""
+
+import json
+import math
+import random
+import re
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from typing import NamedTuple
+
+import pytest
+from tests.support.system import needs
+from hypothesis import example, given, settings as hypothesis_settings, strategies as st
+
+from opslib.alerting.alerts import Alert, Alerts
+from opslib.alerting.verdicts import Figure, judge
+from opslib.foundation.config import rules
+
+T0 = 1_763_476_200_000_000  # 2025-11-18 14:30 UTC.
+STALE = "stale"  # A sample by which Prometheus knows at once that there is no more; for us it is one that did not come.
+
+
+def made_up(limit, hold_s=0, keep_s=0, name="made_up", better="lower"):
+    """A rule of one rung, critical, judged by the value itself."""
+    return rules.Rule(
+        name=name,
+        title=name,
+        unit="s",
+        better=better,
+        objective=limit,
+        ladder=(("critical", limit),),
+        clear={},
+        confidence=0.95,
+        gate="value",
+        window=timedelta(minutes=1),
+        holds={"critical": timedelta(seconds=hold_s)},
+        keep_firing_for=timedelta(seconds=keep_s),
+        unknown_after=timedelta(minutes=5),
+        min_count=0,
+        min_coverage=0,
+        no_data="keep",
+        subjects=("app", "massive", "tradier"),
+        sources=("page",),
+        panel="system",
+        runbooks={},
+        who="",
+        action="",
+        traders="",
+    )
+
+
+def machine(*made, standing=()):
+    """A state machine over a table of made-up rules."""
+    return Alerts(replace(rules.load(), rules={rule.name: rule for rule in made}, hash="made up"), standing)
+
+
+def figure(value):
+    """A figure of one sample; None or stale is that none came."""
+    return Figure(None, absent="no look came") if value in (None, STALE) else Figure(value)
+
+
+class Tick(NamedTuple):
+    """What is at hand when an alert is judged: the instant, and the newest sample since the tick before."""
+
+    at_us: int
+    value: float | str | None
+
+
+def ticks(values, sample_s, every_s):
+    """Every evaluation of a series."""
+    for at_s in range(0, len(values) * sample_s, every_s):
+        since = [values[i] for i in range(max(0, (at_s - every_s) // sample_s + 1), at_s // sample_s + 1)]
+        yield Tick(T0 + at_s * 1_000_000, next((v for v in reversed(since) if v is not None), None))
+
+
+class Life(NamedTuple):
+    """How a series is judged: the state of its alert at each tick, and whatever happened."""
+
+    states: list[str]
+    severities: list[str | None]
+    found: list
+
+
+def lived(rule, values, sample_s, every_s):
+    """One series, judged by our machine."""
+    alerts, life = machine(rule), Life([], [], [])
+    for tick in ticks(values, sample_s, every_s):
+        life.found.extend(alerts.advance(tick.at_us, [judge(rule, "app", "page", figure(tick.value))]))
+        alert = alerts.alerts.get((rule.name, "app", "page"))
+        life.states.append(alert.state if alert else "idle")
+        life.severities.append(alert.severity if alert else None)
+    return life
+
+
+class Pair(NamedTuple):
+    """A rule and a series, for promtool and for us; spans in seconds."""
+
+    name: str
+    better: str
+    limit: float
+    hold_s: int
+    keep_s: int
+    sample_s: int
+    every_s: int
+    values: list
+
+    @property
+    def rule(self):
+        """Ours."""
+        return made_up(self.limit, self.hold_s, self.keep_s, self.name, self.better)
+
+    @property
+    def series(self):
+        """Its values in promtool's notation."""
+        return " ".join(
+            "_" if v is None else v if v == STALE else "NaN" if math.isnan(v) else repr(v) for v in self.values
+        )
+
+    @property
+    def life(self):
+        """As our machine judges it."""
+        return lived(self.rule, self.values, self.sample_s, self.every_s)
+
+
+def promtool(folder, expected):
+    """
+    What promtool says to pairs of (Pair, the state at each tick), as (does it agree?, its output).
+
+    Every tick of every pair is asked for twice: who fires, and what the series ALERTS holds.
+    """
+    program, files = needs("promtool"), []
+    groups = {}
+    for pair, states in expected:
+        groups.setdefault((pair.sample_s, pair.every_s), []).append((pair, states))
+    for (sample_s, every_s), members in groups.items():
+        firing, held = [], []
+        for pair, states in members:
+            for i, state in enumerate(states):
+                at, labels = f"{i * every_s}s", f'alertname="{pair.name}", alertstate="{state}"'
+                firing.append(
+                    {
+                        "eval_time": at,
+                        "alertname": pair.name,
+                        "exp_alerts": [{"exp_labels": {}}] if state == "firing" else [],
+                    }
+                )
+                samples = [] if state == "idle" else [{"labels": f"ALERTS{{{labels}}}", "value": 1}]
+                held.append({"eval_time": at, "expr": f'ALERTS{{alertname="{pair.name}"}}', "exp_samples": samples})
+        written = []
+        for p, _ in members:
+            expr = f"{p.name} {'<' if p.better == 'higher' else '>'} {p.limit!r}"
+            written.append({"alert": p.name, "expr": expr, "for": f"{p.hold_s}s", "keep_firing_for": f"{p.keep_s}s"})
+        series = [{"series": p.name, "values": p.series} for p, _ in members]
+        test = {"interval": f"{sample_s}s", "input_series": series, "alert_rule_test": firing, "promql_expr_test": held}
+        name = f"{sample_s}-{every_s}"
+        # Whatever is JSON is YAML too.
+        (folder / f"rules-{name}.yml").write_text(json.dumps({"groups": [{"name": "all", "rules": written}]}))
+        files.append(f"test-{name}.yml")
+        (folder / files[-1]).write_text(
+            json.dumps({"rule_files": [f"rules-{name}.yml"], "evaluation_interval": f"{every_s}s", "tests": [test]})
+        )
+    done = subprocess.run([program, "test", "rules", *files], cwd=folder, capture_output=True, text=True, timeout=120)
+    return done.returncode == 0, done.stdout + done.stderr
+
+
+# ---- The cases of Prometheus's alert-generator compliance specification 1.0: a sample each 15 s, a tick each 30 s.
+
+START = [3, 5, 5, 5, 9, 9, 9, 9]
+PENDING_FIRING_RESOLVED = [*START, *[11] * 13, *[15] * 32, *[19] * 16, *[9] * 20, *[15] * 45, *[8] * 16]
+PENDING_RESOLVED = [*START, *[11] * 11, 9, *[None] * 40]
+ZERO_AND_SMALL = [*START, *[15] * 13, *[9] * 72, *[11] * 13, 9]
+FIRST = [*[1] * 8, *[11] * 65, *[9] * 12]
+SECOND = [*[1] * 32, *[11] * 33, *[9] * 20]
+CASES = [
+    Pair("PendingAndFiringAndResolved", "lower", 10, 360, 0, 15, 30, PENDING_FIRING_RESOLVED),
+    Pair("PendingAndResolved", "lower", 10, 180, 0, 15, 30, PENDING_RESOLVED),
+    Pair("AlwaysInactive", "lower", 99, 180, 0, 15, 30, PENDING_RESOLVED),
+    Pair("ZeroFor", "lower", 10, 0, 0, 15, 30, ZERO_AND_SMALL),
+    Pair("SmallFor", "lower", 13, 15, 0, 15, 30, ZERO_AND_SMALL),
+    Pair("First", "lower", 10, 180, 0, 15, 30, FIRST),
+    Pair("Second", "lower", 10, 180, 0, 15, 30, SECOND),
+]
+CASE = {pair.name: pair for pair in CASES}
+
+
+def told(found):
+    """What happened: the number of the sample, the kind, the value then, and the sample since which it was held."""
+    return [((t.at_us - T0) // 15_000_000, t.kind, t.value, (t.pending_us - T0) // 15_000_000) for t in found]
+
+
+def spread(*parts):
+    """The states of a case, a tick each two samples: (state, number of the sample before which it ends)."""
+    states = []
+    for state, end in parts:
+        states += [state] * ((end + 1) // 2 - len(states))
+    return states
+
+
+def test_pending_then_firing_then_resolved_then_all_of_it_again():
+    """
+    An alert is pending at the first tick past its limit, fires once that held for its `for`, resolves at the first tick
+    below, and can do so again.
+    """
+    life = CASE["PendingAndFiringAndResolved"].life
+    assert told(life.found) == [
+        (8, "pending", 11, 8),
+        (32, "fired", 15, 8),
+        (70, "resolved", 9, 8),
+        (90, "pending", 15, 90),
+        (114, "fired", 15, 90),
+        (134, "resolved", 8, 90),
+    ]
+    assert life.states == spread(
+        ("idle", 8), ("pending", 32), ("firing", 69), ("idle", 89), ("pending", 113), ("firing", 134), ("idle", 150)
+    )
+    assert {t.severity for t in life.found} == {"critical"} and {t.limit for t in life.found} == {10}
+    assert [t.peak for t in life.found] == [None, None, 19, None, None, 15] and len({t.alert for t in life.found}) == 2
+
+
+def test_pending_then_dropped_and_always_inactive():
+    """
+    An alert that is gone before its `for` is over is dropped and never fires; one that is never past its limit is never
+    there, even when samples cease.
+    """
+    life = CASE["PendingAndResolved"].life
+    assert told(life.found) == [(8, "pending", 11, 8), (20, "dropped", 9, 8)]
+    assert life.states == spread(("idle", 8), ("pending", 19), ("idle", 60))
+    life = CASE["AlwaysInactive"].life
+    assert not life.found and set(life.states) == {"idle"}
+
+
+def test_no_for_fires_at_once_and_a_small_one_at_the_second_tick():
+    """
+    Without a `for` an alert fires at its first tick and is never seen pending; with one shorter than the interval it is
+    pending for one tick, then fires.
+    """
+    life = CASE["ZeroFor"].life
+    assert told(life.found) == [
+        (8, "pending", 15, 8),
+        (8, "fired", 15, 8),
+        (22, "resolved", 9, 8),
+        (94, "pending", 11, 94),
+        (94, "fired", 11, 94),
+        (106, "resolved", 9, 94),
+    ]
+    assert life.states == spread(("idle", 8), ("firing", 21), ("idle", 93), ("firing", 106), ("idle", 107))
+    life = CASE["SmallFor"].life
+    assert told(life.found) == [(8, "pending", 15, 8), (10, "fired", 15, 8), (22, "resolved", 9, 8)]
+    assert life.states == spread(("idle", 8), ("pending", 10), ("firing", 21), ("idle", 107))
+
+
+def test_a_rule_about_alerts_sees_those_of_the_same_instant():
+    """
+    A rule that counts the alerts of another, judged after it, fires at the very instant at which the second of them
+    does, and ends when one of them is.
+    """
+    each, both = made_up(10, 180, name="each"), made_up(1, name="both")
+    first, second, found = machine(each), machine(both), []
+    for one, other in zip(ticks(FIRST, 15, 30), ticks(SECOND, 15, 30), strict=True):
+        found += first.advance(
+            one.at_us,
+            [judge(each, "massive", "page", figure(one.value)), judge(each, "tradier", "page", figure(other.value))],
+        )
+        firing = sum(alert.state == "firing" for alert in first.alerts.values())
+        found += second.advance(one.at_us, [judge(both, "app", "page", figure(firing))])
+    assert [
+        (sample, kind, t.subject, value) for t, (sample, kind, value, _) in zip(found, told(found), strict=True)
+    ] == [
+        (8, "pending", "massive", 11),
+        (20, "fired", "massive", 11),
+        (32, "pending", "tradier", 11),
+        (44, "fired", "tradier", 11),
+        (44, "pending", "app", 2),
+        (44, "fired", "app", 2),
+        (66, "resolved", "tradier", 9),
+        (66, "resolved", "app", 1),
+        (74, "resolved", "massive", 9),
+    ]
+
+
+def test_promtool_says_the_same_of_every_case(tmp_path):
+    """Prometheus itself has each case in the same state as ours, at every tick."""
+    agrees, output = promtool(tmp_path, [(pair, pair.life.states) for pair in CASES])
+    assert agrees, output
+
+
+# ---- Random rules and series.
+
+
+def hovering(chance, limit, count):
+    """A series around a limit: now on one side of it, now on the other, at times on the limit itself."""
+    side, flip, values = chance.choice((-1, 1)), chance.uniform(0.04, 0.5), []
+    for _ in range(count):
+        side = -side if chance.random() < flip else side
+        values.append(float(limit if chance.random() < 0.04 else limit + side * chance.randint(1, 12) / 4))
+    return values
+
+
+def random_pairs(chance):
+    """Twenty pairs for each interval from 5 to 15 s."""
+    pairs = []
+    for every_s in range(5, 16):
+        for _ in range(20):
+            limit = chance.randint(4, 200) / 4
+            hold_s, keep_s = chance.choice((0, 5, 10, 15, 30, 45, 60, 90, 120)), chance.choice((0, 10, 20, 30, 60, 120))
+            values = hovering(chance, limit, chance.randint(60, 120))
+            pairs.append(
+                Pair(
+                    f"r{len(pairs)}",
+                    chance.choice(("higher", "lower")),
+                    limit,
+                    hold_s,
+                    keep_s,
+                    every_s,
+                    every_s,
+                    values,
+                )
+            )
+    return pairs
+
+
+def test_promtool_says_the_same_of_random_rules_and_series(tmp_path):
+    """Of 220 random rules, each with a series around its limit, Prometheus says at every tick what our machine says."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    pairs = random_pairs(random.Random(seed))
+    lives = [pair.life for pair in pairs]
+    kinds = Counter(t.kind for life in lives for t in life.found)
+    # Else little was compared.
+    assert min(kinds[kind] for kind in ("pending", "dropped", "fired", "resolved")) > 50, kinds
+    agrees, output = promtool(tmp_path, [(pair, life.states) for pair, life in zip(pairs, lives, strict=True)])
+    assert agrees, f"seed {seed}\n{output[:4000]}"
+
+
+@pytest.mark.parametrize(("span", "at"), [("hold_s", "1m"), ("keep_s", "2m50s")])
+def test_the_comparison_can_fail(tmp_path, span, at):
+    """
+    Were our `for` or our `keep_firing_for` one interval longer, promtool would disagree, at just the tick at which it
+    shows.
+    """
+    pair = Pair("shifted", "lower", 10.0, 30, 20, 10, 10, [9.0] * 3 + [11.0] * 12 + [9.0] * 6)
+    assert promtool(tmp_path, [(pair, pair.life.states)])[0]
+    agrees, output = promtool(tmp_path, [(pair, pair._replace(**{span: getattr(pair, span) + 10}).life.states)])
+    assert not agrees and set(re.findall(r"time: (\w+),", output)) == {at}, output
+
+
+# ---- Where we differ, on purpose: what is unknown neither begins nor ends anything.
+
+FIRING, PENDING, IDLE = ["firing"], ["pending"], ["idle"]
+
+
+def differs(folder, pair, theirs):
+    """Our own life of a pair, once promtool has said that Prometheus's is `theirs`."""
+    agrees, output = promtool(folder, [(pair, theirs)])
+    assert agrees, output
+    return pair.life
+
+
+def test_an_alert_that_fires_outlives_its_samples(tmp_path):
+    """
+    When samples cease, Prometheus says five minutes after the last one that all is well; ours keeps firing, and five
+    minutes later it is told as unknown.
+    """
+    # Five minutes are no multiple of 45 s: a sample just that old counts in some versions of Prometheus only.
+    pair = Pair("ceased", "lower", 10, 30, 0, 45, 45, [15.0] * 5 + [None] * 10)
+    life = differs(tmp_path, pair, PENDING + FIRING * 10 + IDLE * 4)
+    assert life.states == PENDING + FIRING * 11 + ["unknown"] * 3
+    assert set(life.severities[1:]) == {"critical"} and [t.kind for t in life.found] == ["pending", "fired", "unknown"]
+
+
+def test_an_alert_that_fires_outlives_the_end_of_its_series(tmp_path):
+    """
+    A series that ends resolves Prometheus's alert at once, and when it is back there is a new one; ours is the same
+    until it is seen to be well.
+    """
+    pair = Pair("ended", "lower", 10, 30, 0, 15, 15, [15.0] * 4 + [STALE] + [None] * 3 + [15.0] * 4 + [9.0])
+    life = differs(tmp_path, pair, PENDING * 2 + FIRING * 2 + IDLE * 4 + PENDING * 2 + FIRING * 2 + IDLE)
+    assert life.states == PENDING * 2 + FIRING * 10 + IDLE
+    assert [t.kind for t in life.found] == ["pending", "fired", "resolved"]
+
+
+def test_an_alert_that_fires_outlives_what_is_no_number(tmp_path):
+    """
+    NaN is not above any limit, so Prometheus resolves; for us it is unknown, and the alert keeps firing until a number
+    says otherwise.
+    """
+    pair = Pair("no_number", "lower", 10, 0, 0, 15, 15, [15.0] * 2 + [math.nan] * 3 + [9.0])
+    life = differs(tmp_path, pair, FIRING * 2 + IDLE * 4)
+    assert life.states == FIRING * 5 + IDLE
+
+
+def test_keeping_to_fire_waits_for_what_is_known(tmp_path):
+    """
+    While samples are missing Prometheus's `keep_firing_for` runs out; ours counts only the time for which the alert was
+    known to be gone.
+    """
+    pair = Pair("kept", "lower", 10, 0, 45, 15, 15, [15.0, 9.0, STALE, None, None, None, 9.0, 9.0, 9.0, 9.0])
+    life = differs(tmp_path, pair, FIRING * 4 + IDLE * 6)
+    assert life.states == FIRING * 8 + IDLE * 2
+
+
+@pytest.mark.parametrize(
+    ("gap", "theirs"),
+    [
+        ([None] * 4, PENDING * 4 + FIRING * 8),  # It goes on from the old sample, and fires without a new one.
+        ([STALE] + [None] * 3, PENDING * 2 + IDLE * 4 + PENDING * 4 + FIRING * 2),
+        ([math.nan] * 4, PENDING * 2 + IDLE * 4 + PENDING * 4 + FIRING * 2),
+    ],
+    ids=["missing", "stale", "NaN"],
+)
+def test_time_unknown_does_not_count(tmp_path, gap, theirs):
+    """
+    Where Prometheus fires on an old sample, or begins anew after a gap, ours waits and then goes on: a minute's `for`
+    is a minute that was seen.
+    """
+    pair = Pair("gap", "lower", 10, 60, 0, 15, 15, [15.0] * 2 + gap + [15.0] * 6)
+    life = differs(tmp_path, pair, theirs)
+    assert life.states == PENDING * 8 + FIRING * 4
+    assert (life.found[1].at_us - life.found[1].pending_us) // 1_000_000 == 60 + 60
+
+
+# ---- Laws.
+
+BEGINS_OR_ENDS = {"pending", "fired", "rose", "fell", "resolved", "dropped", "ended"}
+VALUES = {
+    "ok": 3.0,
+    "between": 7.0,
+    "warning": 15.0,
+    "notify": 25.0,
+    "critical": 35.0,
+    "escalate": 45.0,
+    "missing": None,
+    "no number": math.nan,
+}
+UNKNOWN = ("missing", "no number")
+LIMITS = {"warning": 10.0, "notify": 20.0, "critical": 30.0, "escalate": 40.0}
+
+
+def seconds(*choices):
+    """One of some spans."""
+    return st.sampled_from([timedelta(seconds=s) for s in choices])
+
+
+@st.composite
+def ladders(draw, name, no_data=("keep", "alert"), inhibited_by=()):
+    """A rule with a ladder of one to four rungs, each with a `for` of its own."""
+    rungs = [rung for rung in rules.RUNGS if rung == "critical" or draw(st.booleans())]
+    return replace(
+        made_up(0, name=name),
+        ladder=tuple((rung, LIMITS[rung]) for rung in rungs),
+        holds={rung: draw(seconds(0, 5, 30, 60)) for rung in rungs},
+        clear=draw(st.sampled_from(({}, {"warning": 5.0}, {"critical": 8.0}))),
+        keep_firing_for=draw(seconds(0, 10, 40)),
+        no_data=draw(st.sampled_from(no_data)),
+        unknown_after=draw(seconds(15, 60)),
+        inhibited_by=inhibited_by,
+    )
+
+
+def outcomes(*names):
+    """Up to forty instants: how long after the one before, and one outcome for each name; None is no finding at all."""
+    return st.lists(
+        st.tuples(st.sampled_from((5, 10, 30)), *(st.sampled_from((*VALUES, None)) for _ in names)), max_size=40
+    )
+
+
+def findings(found, *of):
+    """The findings of one instant."""
+    return [
+        judge(rule, "app", "page", figure(VALUES[outcome])) for rule, outcome in zip(of, found, strict=True) if outcome
+    ]
+
+
+@hypothesis_settings(max_examples=300, deadline=None)
+@given(ladders("one", ("keep",)), outcomes("one"))
+def test_unknown_neither_begins_nor_ends(rule, sequence):
+    """
+    At an instant of which nothing is known no alert is pending, fires, rises, falls, resolves, is dropped or ends.
+    """
+    alerts, at_us = machine(rule), T0
+    for after_s, outcome in sequence:
+        at_us += after_s * 1_000_000
+        kinds = {t.kind for t in alerts.advance(at_us, findings((outcome,), rule))}
+        if outcome in UNKNOWN or outcome is None:
+            assert not kinds & BEGINS_OR_ENDS, (outcome, kinds)
+
+
+@hypothesis_settings(max_examples=300, deadline=None)
+@given(ladders("one"), ladders("two", inhibited_by=("one",)), outcomes("one", "two"), st.integers(0, 40))
+def test_a_machine_goes_on_from_what_was_kept(one, two, sequence, stops_at):
+    """
+    A machine that was written down as JSON after any instant, and read again, goes on just as the one that never
+    stopped.
+    """
+    alerts, at_us = machine(one, two), T0
+    again = machine(one, two)
+    for i, (after_s, *found) in enumerate(sequence):
+        at_us += after_s * 1_000_000
+        if i == stops_at:
+            again = machine(
+                one,
+                two,
+                standing=[
+                    Alert.of_json(json.loads(json.dumps(a.as_json(), allow_nan=False))) for a in again.alerts.values()
+                ],
+            )
+        assert again.advance(at_us, findings(found, one, two)) == alerts.advance(at_us, findings(found, one, two))
+    assert again.alerts == alerts.alerts
+
+
+BOTH = replace(
+    made_up(0, name="one"),
+    ladder=(("warning", 10.0), ("critical", 30.0)),
+    holds={"warning": timedelta(0), "critical": timedelta(0)},
+)
+SLOW = replace(BOTH, holds={"warning": timedelta(minutes=15), "critical": timedelta(0)})
+WANTED = replace(BOTH, no_data="alert", unknown_after=timedelta(seconds=15))
+OTHER = replace(made_up(0, name="two"), inhibited_by=("one",))
+DOWN_AND_UP = [(30, "critical", None), (30, "warning", None), (30, "critical", None), (30, "ok", None)]
+
+
+@hypothesis_settings(max_examples=500, deadline=None)
+@given(ladders("one"), ladders("two", inhibited_by=("one",)), outcomes("one", "two"))
+@example(BOTH, OTHER, DOWN_AND_UP)
+@example(SLOW, OTHER, DOWN_AND_UP)
+@example(WANTED, OTHER, [(30, "missing", "ok"), (30, "missing", "critical")])
+def test_the_parts_of_a_life_come_in_order(one, two, sequence):
+    """
+    An alert is pending before it fires and fires before it resolves; a severity is left before it is reached again, and
+    only when it was reached.
+    """
+    alerts, at_us, lives, seen = machine(one, two), T0, {}, set()
+    for after_s, *outcome in sequence:
+        at_us += after_s * 1_000_000
+        for t in alerts.advance(at_us, findings(outcome, one, two)):
+            if t.kind == "pending":
+                assert t.alert not in seen, "a life begins once"
+                seen.add(t.alert)
+                lives[t.alert] = []
+            assert t.alert in lives, (t.kind, "of an alert that was never pending, or is over")
+            reached = lives[t.alert]
+            if t.kind in ("fired", "rose"):
+                assert t.severity not in reached and (t.kind == "fired") == (not reached), (t.kind, t.severity, reached)
+                reached.append(t.severity)
+            elif t.kind in ("fell", "resolved", "ended"):
+                assert t.severity in reached, (t.kind, t.severity, reached)
+                reached.remove(t.severity)
+            elif t.kind == "dropped":
+                assert not reached, (t.kind, reached)
+            elif t.kind != "pending":
+                assert reached and t.severity in rules.RUNGS, (t.kind, t.severity, reached)
+        standing = {a.id: [r.severity for r in a.rises] for a in alerts.alerts.values() if a.id}
+        assert not any(lives.pop(over) for over in set(lives) - set(standing)), (
+            "an alert is over, and a severity of it was never left"
+        )
+        assert standing == lives
+        assert all(bool(a.severity) == bool(a.rises) for a in alerts.alerts.values()), (
+            "what fires has a severity that is open, and the other way round"
+        )
+
+
+@pytest.mark.parametrize("values", [(15.0, 3.0), (15.0, 15.0), (3.0, 15.0), (3.0, 3.0)], ids=str)
+def test_two_findings_for_one_alert_are_refused(values):
+    """
+    Of one rule, subject and source there is one finding at an instant; a second is refused, in whatever order, and
+    whatever would come of it.
+    """
+    rule = made_up(10)
+    with pytest.raises(ValueError, match="two findings for made_up app page"):
+        machine(rule).advance(T0, [judge(rule, "app", "page", Figure(value)) for value in values])
+
+
+def test_findings_of_two_subjects_are_two_alerts():
+    """One rule may find the same of two subjects, and of two sources, at one instant: each has an alert of its own."""
+    rule = made_up(10)
+    found = machine(rule).advance(
+        T0,
+        [
+            judge(rule, subject, source, Figure(15.0))
+            for subject in ("massive", "tradier")
+            for source in ("page", "probe")
+        ],
+    )
+    assert len({t.alert for t in found if t.kind == "fired"}) == 4
+
+
+def test_what_was_explained_is_released_only_where_it_breaches_by_itself():
+    """
+    Once what explained an alert is over and out of its window, people are notified only where its figure is so bad
+    again, not of what is not back yet.
+    """
+    one = made_up(30, name="one")
+    rungs = {"warning": 10.0, "notify": 20.0, "critical": 30.0}
+    two = replace(
+        made_up(0, name="two"),
+        ladder=tuple(rungs.items()),
+        holds=dict.fromkeys(rungs, timedelta(0)),
+        clear={"warning": 5.0, "notify": 6.0, "critical": 8.0},
+        inhibited_by=("one",),
+    )
+    alerts, released = machine(one, two), []
+    for second, (first, second_value) in {
+        0: (40, 40),
+        30: (0, 12),
+        60: (0, 12),
+        90: (0, 12),
+        120: (0, 9),
+        150: (0, 25),
+        180: (0, 25),
+    }.items():
+        found = alerts.advance(
+            T0 + second * 1_000_000,
+            [judge(one, "app", "page", figure(first)), judge(two, "app", "page", figure(second_value))],
+        )
+        released += [(second, t.severity) for t in found if t.kind == "released"]
+        assert [t.inhibited_by is not None for t in found if t.rule == "two" and t.kind == "fired"] == [True] * (
+            second == 0
+        )
+    assert [(second, severity) for second, severity in released if severity in rules.SENT] == [(150, "critical")], (
+        released
+    )

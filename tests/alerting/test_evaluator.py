@@ -1,0 +1,327 @@
+"""The recorded day, scripted days and days of trouble: what fires on them, when, and nothing else."""
+
+import functools
+import json
+import random
+from datetime import date, timedelta
+
+from tests.support import days
+import pytest
+from tests.support.snapshots import PageOf, at, post, store, us
+
+from opslib.alerting import evaluator, history, replay
+from opslib.foundation import clock, market_calendar, time_parsing
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.telemetry import importing
+from opslib.telemetry.pages.store import SnapshotStore
+
+DESK = settings.Settings(home=None, app="desk")  # type: ignore[arg-type]
+
+
+@functools.cache
+def table():
+    """The shipped table."""
+    return rules.load()
+
+
+def fired(kept, opens, closes):
+    """Every rise between two moments, judged anew."""
+    found, standing = replay.replayed(kept, DESK, table(), clock.micros(opens), clock.micros(closes))
+    return history.read(found, table(), standing)
+
+
+def sent(found, rule, subject="app"):
+    """The rises of one rule that somebody is told of."""
+    return [r for r in found if r.rule == rule and r.subject == subject and r.sent]
+
+
+@pytest.fixture(scope="module")
+def recorded_rises(recorded, tmp_path_factory):
+    """The rises of the recorded day, imported a year late."""
+    kept = Store(f"sqlite:///{tmp_path_factory.mktemp('recorded') / 'store.sqlite'}")
+    importing.read_file(kept, "desk", recorded / "snapshots.jsonl.gz", known_at_ts=False, progress=lambda lines: lines)
+    session = market_calendar.session(date(2025, 11, 18))
+    return fired(kept, session.opens, session.closes)
+
+
+def ny(text):
+    """A moment of the recorded day, New York."""
+    return clock.micros(time_parsing.parse(f"2025-11-18T{text}"))
+
+
+def test_the_outage_is_critical_within_three_minutes_and_over_in_fifteen(recorded_rises):
+    """Massive is out from 11:20 to 11:32."""
+    rows = sent(recorded_rises, "availability", "massive")
+    (critical,) = [r for r in rows if r.severity == "critical"]
+    assert ny("11:20") < critical.fired_us <= ny("11:23")
+    assert all(r.over_us <= ny("11:47") for r in rows) and rows[-1].severity == "escalate"
+
+
+def test_the_burst_is_told_within_five_minutes(recorded_rises):
+    """Gamma is zero too often from 10:10 to 10:25; that it makes Greeks invalid is explained by it."""
+    rows = sent(recorded_rises, "gamma_zero")
+    assert ny("10:10") < rows[0].fired_us <= ny("10:15") and rows[-1].severity == "critical"
+    valid = [r for r in recorded_rises if r.rule == "greeks_valid"]
+    assert valid and all(r.inhibited_by == rows[0].alert for r in valid)
+
+
+def test_the_socket_is_critical_within_ninety_seconds(recorded_rises):
+    """It is down from 14:30 to 14:34."""
+    (critical,) = sent(recorded_rises, "websocket_down")
+    assert (
+        critical.severity == "critical"
+        and ny("14:30") < critical.fired_us <= ny("14:31:30")
+        and critical.over_us <= ny("14:35")
+    )
+
+
+def test_the_variance_rises_twice(recorded_rises):
+    """It passes 5 at 13:15, ends with its page, and passes 10 at 15:15, as long as the market is open."""
+    rows = [r for r in recorded_rises if r.rule == "backtest_variance"]
+    assert [(r.severity, r.state) for r in rows] == [("warning", "ended"), ("warning", "firing"), ("notify", "firing")]
+    assert ny("13:15") <= rows[0].fired_us <= ny("13:20") and ny("15:15") <= rows[2].fired_us <= ny("15:20")
+    assert rows[2].peak == pytest.approx(11.13, abs=0.01)
+
+
+def test_errors_are_explained_by_the_outage_all_the_while(recorded_rises):
+    """The hour-long count is past its limits until 12:32, and nobody is told of it."""
+    rows = [r for r in recorded_rises if r.rule == "errors"]
+    outage = sent(recorded_rises, "availability", "massive")[0].alert
+    assert {r.severity for r in rows} == {"warning", "critical"} and all(r.inhibited_by == outage for r in rows)
+    assert max(r.over_us for r in rows) > ny("12:32")
+
+
+def test_nothing_else_is_told_and_between_the_troubles_is_silence(recorded_rises):
+    """No other rule is sent, and outside the troubles and their windows nothing fires at all."""
+    assert {(r.rule, r.subject) for r in recorded_rises if r.sent} == {
+        ("availability", "massive"),
+        ("gamma_zero", "app"),
+        ("websocket_down", "app"),
+        ("backtest_variance", "app"),
+    }
+    troubles = [("10:10", "10:27"), ("11:20", "11:35"), ("13:15", "13:20"), ("14:15", "14:34"), ("15:15", "15:20")]
+    assert [r.sentence for r in recorded_rises if not any(ny(a) <= r.fired_us <= ny(b) for a, b in troubles)] == []
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_quiet_day_tells_nobody(tmp_path, seed):
+    """On a day without troubles nothing is sent, whatever the seed."""
+    kept = days.filled(f"sqlite:///{tmp_path / 'store.sqlite'}", seed=seed, quiet=True)
+    script = days.scripted(seed=seed, quiet=True)
+    assert [r.sentence for r in fired(kept, script.opens, script.closes) if r.sent] == []
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_scripted_day_tells_of_its_troubles(tmp_path, seed):
+    """With two pages at once, every scripted trouble is told in time, and nothing that is none."""
+    kept = days.filled(f"sqlite:///{tmp_path / 'store.sqlite'}", seed=seed)
+    script = days.scripted(seed=seed)
+    found = fired(kept, script.opens, script.closes)
+    began = {t.name: clock.micros(t.begins) for t in script.troubles}
+    ends = {t.name: clock.micros(t.ends) for t in script.troubles}
+
+    def first(rule, subject="app"):
+        return min(r.fired_us for r in sent(found, rule, subject)) / 1e6
+
+    assert 0 < first("availability", "massive") - began["massive_outage"] / 1e6 <= 180
+    assert 0 < first("gamma_zero") - began["gamma_burst"] / 1e6 <= 300
+    assert 0 < first("websocket_down") - began["websocket_loss"] / 1e6 <= 95
+    assert max(r.over_us for r in sent(found, "availability", "massive")) <= ends["massive_outage"] + 900_000_000
+    assert {r.rule for r in found if r.sent} <= {"availability", "gamma_zero", "websocket_down", "backtest_variance"}
+
+
+def page_until(seconds, every=5.0, **steps):
+    """Posts of a page that counts the same each time, with what may be changed at each."""
+    made, found = PageOf(-600).add(massive_requests=500, validations=500), []
+    k = 0
+    while every * k <= seconds:
+        made.add(**{"massive_requests": 3, "validations": 3} | steps)
+        found.append(post(every * k, made.body(every * k)))
+        k += 1
+    return found, made
+
+
+def test_a_failed_look_resolves_nothing(tmp_path):
+    """An outage whose page falls silent goes on firing, becomes unknown, and ends only with the session."""
+    kept = store(tmp_path)
+    posts, made = page_until(600)
+    for k in range(121, 181):
+        made.add(massive_requests=3, massive_successes=0, massive_failures=3, validations=3)
+        posts.append(post(5.0 * k, made.body(5.0 * k)))
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
+    found, standing = replay.replayed(kept, DESK, table(), us(0), us(3600))
+    outage = [t for t in found if (t.rule, t.subject) == ("availability", "massive")]
+    assert [t.kind for t in outage if t.at_us > us(900)] == ["unknown"] and outage[-1].at_us > us(900)
+    assert standing.alerts["availability", "massive", "page"].state == "unknown"
+    late, _ = replay.replayed(kept, DESK, table(), us(0), us(6.5 * 3600 + 5))
+    assert {t.kind for t in late if t.rule == "availability" and t.at_us == us(6.5 * 3600 + 5)} == {"ended"}
+
+
+def test_nothing_counted_is_no_data(tmp_path):
+    """Greeks of which none is validated any more are 0 ÷ 0: what fired goes on, and nothing new begins."""
+    kept = store(tmp_path)
+    posts, made = page_until(600)
+    for k in range(121, 400):
+        bad = k < 180
+        made.add(massive_requests=3, **({"validations": 3, "greeks_valid": 0, "greeks_invalid": 3} if bad else {}))
+        posts.append(post(5.0 * k, made.body(5.0 * k)))
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
+    kinds = [t.kind for t in replay.replayed(kept, DESK, table(), us(0), us(1995))[0] if t.rule == "greeks_valid"]
+    assert "fired" in kinds and not {"resolved", "ended"} & set(kinds) and kinds[-1] == "unknown"
+
+
+def test_a_refresh_makes_no_burst(tmp_path):
+    """A page that begins again from zero, and one that loses its counters and finds them again, fire nothing."""
+    kept = store(tmp_path)
+    posts, made = page_until(900)
+    made.refresh(903)
+    for k in range(182, 400):
+        made.add(massive_requests=3, validations=3)
+        posts.append(post(5.0 * k, made.body(5.0 * k)))
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
+    assert replay.replayed(kept, DESK, table(), us(0), us(1995))[0] == []
+
+
+def test_flapping_at_the_limit_is_told_once(tmp_path):
+    """
+    A socket that comes and goes every twenty seconds for ten minutes, and variance that hovers about its limit, are
+    told once each.
+    """
+    kept = store(tmp_path)
+    made, posts = PageOf(-600, trades=6), []
+    for k in range(361):
+        now = 5.0 * k
+        made.held["backtest_variance_pp"] = 10.2 if k % 7 < 4 else 9.8
+        made.held["websocket_connected"] = not (600 <= now < 675 or (675 <= now < 1200 and k % 6 < 5 and k % 20 > 0))
+        posts.append(post(now, made.add(massive_requests=3).body(now)))
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
+    found = fired(kept, at(0), at(1800))
+    assert [r.severity for r in sent(found, "backtest_variance")] == [] or len(sent(found, "backtest_variance")) == 1
+    assert len(sent(found, "websocket_down")) == 1
+
+
+def test_both_providers_down_is_one_trouble(tmp_path):
+    """
+    When the second provider is dead too, that is told once, of the app, and neither of them adds to it from then on.
+    """
+    kept = store(tmp_path)
+    made, posts = PageOf(-600).add(massive_requests=500, tradier_requests=500, validations=500), []
+    for k in range(360):
+        dead = k >= 120
+        made.add(
+            massive_requests=3,
+            tradier_requests=3,
+            validations=3,
+            **(
+                {"massive_successes": 0, "massive_failures": 3, "tradier_successes": 0, "tradier_failures": 3}
+                if dead
+                else {}
+            ),
+        )
+        posts.append(post(5.0 * k, made.body(5.0 * k)))
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
+    found = fired(kept, at(0), at(1795))
+    (ours,) = sent(found, "availability")
+    assert (ours.severity, ours.limit) == ("escalate", 0.95) and "no provider is left" in ours.sentence
+    single = [r for r in found if r.rule == "availability" and r.subject != "app"]
+    assert all(r.inhibited_by == ours.alert for r in single if r.severity in ("critical", "escalate"))
+
+
+def test_a_page_that_closes_ends_its_alert(tmp_path):
+    """A page whose socket was down is closed while another stays: the alert has ended, which is not resolved."""
+    kept = store(tmp_path)
+    bad, good, posts = PageOf(-600, page_id="bad"), PageOf(-500, page_id="good"), []
+    for k in range(300):
+        now = 5.0 * k
+        posts.append(post(now + 1, good.add(massive_requests=3).body(now + 1)))
+        if k < 120:
+            bad.held["websocket_connected"] = k < 60
+            posts.append(post(now, bad.add(massive_requests=3).body(now)))
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
+    rows = [r for r in fired(kept, at(0), at(1490)) if r.rule == "websocket_down"]
+    assert rows and {r.state for r in rows} == {"ended"}
+    assert at(595) < clock.instant(rows[0].over_us) <= at(595) + timedelta(seconds=310)
+
+
+def test_the_budget_burns_slowly(tmp_path):
+    """
+    Seven percent of failures for half an hour are past six times the budget, which is told where availability is not
+    critical.
+    """
+    kept = store(tmp_path)
+    made, posts, rng = PageOf(-600).add(massive_requests=500, validations=500), [], random.Random(5)
+    for k in range(1200):
+        failed = sum(rng.random() < 0.09 for _ in range(8)) if k >= 240 else 0
+        made.add(massive_requests=8, massive_successes=8 - failed, massive_failures=failed, validations=3)
+        posts.append(post(5.0 * k, made.body(5.0 * k)))
+    SnapshotStore(kept).write("desk", posts, known_at_ts=True)
+    rows = [r for r in fired(kept, at(0), at(5995)) if r.rule == "availability_burn"]
+    assert [r.severity for r in rows] == ["notify"] and "the budget of 30 days is gone in" in rows[0].sentence
+    assert rows[0].inhibited_by  # The availability of the same provider has told already, and louder.
+
+
+def test_a_year_late_is_judged_as_then(tmp_path):
+    """
+    A day imported at once, a year later and in any order, makes the transitions that it made when it came post by post.
+    """
+    live, late = Store(f"sqlite:///{tmp_path / 'live.sqlite'}"), Store(f"sqlite:///{tmp_path / 'late.sqlite'}")
+    posts = list(days.posts(seed=4))
+    SnapshotStore(live).write("desk", posts, known_at_ts=True)
+    random.Random(1).shuffle(posts)
+    for i in range(0, len(posts), 1500):
+        SnapshotStore(late).write("desk", posts[i : i + 1500])
+    script = days.scripted(seed=4)
+    both = [
+        replay.replayed(kept, DESK, table(), clock.micros(script.opens), clock.micros(script.closes) + 5_000_000)[0]
+        for kept in (live, late)
+    ]
+    assert both[0] == both[1] and len(both[0]) > 20
+
+
+def test_instants_are_those_of_open_sessions():
+    """
+    A holiday has none, a half day has less, a weekend is passed over, and each session has one more after its close.
+    """
+
+    def count(a, b):
+        return sum(
+            len(open_instants) + (after is not None)
+            for _, open_instants, after in evaluator.sessions(clock.micros(time_parsing.parse(a)), clock.micros(time_parsing.parse(b)))
+        )
+
+    full, half = 390 * 12 + 1, 210 * 12 + 1
+    assert count("2025-11-27T00:00", "2025-11-27T23:00") == 0
+    assert count("2025-11-28T00:00", "2025-11-28T23:00") == half
+    assert count("2026-03-06T00:00", "2026-03-09T23:00") == 2 * full
+    assert count("2026-03-09T10:00:01", "2026-03-09T10:00:10") == 2
+    assert (
+        count("2026-03-09T16:00:00", "2026-03-09T16:00:04") == 0
+        and count("2026-03-09T16:00:00", "2026-03-09T16:00:05") == 1
+    )
+
+
+def test_rows_read_as_the_contract_has_them(recorded_rises):
+    """Every row of `ops alerts` has the contract's keys, times in UTC with Z, and says what it ends in."""
+    wanted = {
+        "alert",
+        "rule",
+        "subject",
+        "source",
+        "severity",
+        "pending_at",
+        "fired_at",
+        "resolved_at",
+        "peak_value",
+        "limit",
+        "inhibited_by",
+        "incident",
+        "rules_hash",
+    }
+    for row in json.loads(json.dumps([r.as_json(table()) for r in recorded_rises])):
+        assert (
+            wanted <= set(row)
+            and row["fired_at"].endswith("Z")
+            and row["pending_at"] <= row["fired_at"]
+            and row["rules_hash"] == table().hash
+        )

@@ -1,0 +1,210 @@
+"""
+What became of a session's alerts is judged anew once for what it rests on, and again whenever that is something else.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from tests.support.snapshots import body
+
+from opslib.alerting import alerts as watch, history, replay
+from opslib.desk import Desk, open as open_desk
+from opslib.foundation import clock, market_calendar, time_parsing
+from opslib.foundation.storage.cache import Memory
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
+from opslib.telemetry.probes.store import Sample, Samples
+from opslib.trading.pnl.fills import Book, Fill
+from opslib.trading.pnl.store import Filings
+
+DAY = "2025-11-28"  # A half day: three and a half hours.
+SESSION = market_calendar.session(time_parsing.parse_day(DAY))
+assert SESSION is not None
+
+
+def held(home: Path) -> Desk:
+    """A desk whose page posts each minute; for half an hour half of Massive's requests fail."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "settings.toml").write_text("post_every_s = 60\n")
+    desk, posts, failed = open_desk("desk", home), [], 0
+    for i in range(211):
+        at = SESSION.opens + timedelta(minutes=i)
+        failed += 5 if 60 <= i < 90 else 0
+        posts.append(
+            Post(
+                clock.micros(at),
+                snapshot.read(
+                    body(
+                        uptime_s=60 * i,
+                        page_clock_ms=clock.micros(at) // 1000,
+                        massive_requests=10 * i,
+                        massive_successes=10 * i - failed,
+                        massive_failures=failed,
+                    )
+                ),
+            )
+        )
+    SnapshotStore(desk.store).write("desk", posts, known_at_ts=True)
+    return desk
+
+
+def asked(desk: Desk, known_at_us: int | None = None) -> tuple:
+    return replay.of(desk.store, desk.settings, desk.rules, SESSION, known_at_us, desk.memory)
+
+
+def plainly(desk: Desk, known_at_us: int | None = None) -> tuple:
+    return replay.replayed(
+        desk.store, desk.settings, desk.rules, clock.micros(SESSION.opens), clock.micros(SESSION.closes), known_at_us
+    )
+
+
+def test_what_is_remembered_is_what_is_judged(tmp_path: Path) -> None:
+    """
+    First, from memory, and from a broken memory: the transitions, the alerts and what is told of them are those of a
+    plain replay.
+    """
+    desk = held(tmp_path)
+    transitions, standing = plainly(desk)
+    assert {t.rule for t in transitions} >= {"availability"} and any(t.kind == "fired" for t in transitions)
+    for spoil in (
+        lambda path: None,
+        lambda path: None,
+        lambda path: path.write_text('{"basis": 1}'),
+        lambda path: path.unlink(),
+    ):
+        spoil(desk.settings.outputs / ".memory" / f"{DAY}-alerts.json")
+        found, stands = asked(desk)
+        assert found == transitions and stands.alerts == standing.alerts
+        assert history.lives(history.read(found, desk.rules, stands)) == history.lives(
+            history.read(transitions, desk.rules, standing)
+        )
+        (desk.settings.outputs / ".memory").mkdir(exist_ok=True)
+    assert Memory(None).once("a", [1], lambda: {"a": 2}) == {"a": 2}
+
+
+def late(desk: Desk) -> Desk:
+    at = SESSION.opens + timedelta(minutes=100, seconds=30)
+    SnapshotStore(desk.store).write(
+        "desk",
+        [
+            Post(
+                clock.micros(at),
+                snapshot.read(
+                    body(
+                        uptime_s=60,
+                        page_clock_ms=clock.micros(at) // 1000,
+                        massive_requests=900,
+                        massive_successes=0,
+                        massive_failures=900,
+                    )
+                ),
+            )
+        ],
+        known_at_ts=True,
+    )
+    return desk
+
+
+def earlier(desk: Desk) -> Desk:
+    """A post of a session before, which a budget's window still holds."""
+    at = SESSION.opens - timedelta(days=2)
+    SnapshotStore(desk.store).write(
+        "desk",
+        [Post(clock.micros(at), snapshot.read(body(uptime_s=60, page_clock_ms=clock.micros(at) // 1000)))],
+        known_at_ts=True,
+    )
+    return desk
+
+
+def sampled(desk: Desk) -> Desk:
+    Samples(desk.store, "desk").keep(
+        [Sample(clock.micros(SESSION.opens) + 60_000_000, "liveness", "massive", "ok", 0.1)]
+    )
+    return desk
+
+
+def filed(desk: Desk) -> Desk:
+    Filings(desk.store, "desk").keep(
+        Book(
+            "told",
+            "by hand",
+            fills=[
+                Fill(
+                    1,
+                    SESSION.opens + timedelta(minutes=10),
+                    "stock",
+                    "SPY",
+                    "SPY",
+                    "SPY",
+                    "buy",
+                    "open",
+                    Decimal(1),
+                    Decimal(500),
+                    Decimal(1),
+                    Decimal(-500),
+                )
+            ],
+        )
+    )
+    return desk
+
+
+def ruled(desk: Desk) -> Desk:
+    (desk.settings.base / "rules.toml").write_text("[availability]\nmin_count = 7\n")
+    return open_desk("desk", desk.settings.base)
+
+
+def closed(desk: Desk) -> Desk:
+    """It closed earlier than the calendar has it, as is told only later."""
+    (desk.settings.base / "settings.toml").write_text('post_every_s = 60\n[sessions]\n"2025-11-28" = "12:00"\n')
+    return open_desk("desk", desk.settings.base)
+
+
+CHANGES: tuple[Callable[[Desk], Desk], ...] = (
+    late,
+    earlier,
+    sampled,
+    filed,
+    ruled,
+    closed,
+    lambda desk: replace(desk, settings=replace(desk.settings, wired=("iv_anomalies",))),
+    lambda desk: replace(desk, settings=replace(desk.settings, fallback="none")),
+)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.__name__)
+def test_whatever_it_rests_on_makes_it_anew(
+    tmp_path: Path, change: Callable[[Desk], Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A late post, one of days before, a look of ours, a fill, other limits, another calendar, other settings: judged
+    anew, once.
+    """
+    calls = []
+    monkeypatch.setattr(replay, "replayed", lambda *given: calls.append(given) or ([], watch.Alerts(given[2])))
+    desk = held(tmp_path)
+    asked(desk), asked(desk)
+    assert len(calls) == 1
+    try:
+        changed = change(desk)
+        asked(changed), asked(changed)
+    finally:
+        market_calendar.declare({})
+    assert len(calls) == 2, change.__name__
+
+
+def test_what_was_known_then_is_another_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A post that came too late to be known at a moment changes nothing of what was known then, and the two are not mixed
+    up.
+    """
+    desk = held(tmp_path)
+    calls = []
+    monkeypatch.setattr(replay, "replayed", lambda *given: calls.append(given[-1]) or ([], watch.Alerts(given[2])))
+    then = clock.micros(SESSION.opens + timedelta(minutes=50))
+    asked(desk), asked(desk, then)
+    assert calls == [None, then]

@@ -1,0 +1,285 @@
+"""
+The record of alerts: one judges at a time, all or nothing is kept, and nobody can tell from it that anything died.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from tests.support.snapshots import PageOf, at, post, us
+
+from opslib.alerting import replay
+from opslib.alerting.alerts import Alert, Transition
+from opslib.alerting.store import COLUMNS, Record
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import StoreError
+from opslib.foundation.storage.database import Store
+from opslib.services.collector import Collector
+from opslib.telemetry.pages.store import SnapshotStore
+
+KILLS = {"sqlite": 300, "postgresql": 60}  # What differs between the two is the store alone.
+LASTS_S = 2400
+
+
+def desk(app):
+    """The settings of a desk that needs none."""
+    return settings.Settings(home=None, app=app)
+
+
+def troubled(seed):
+    """Posts of forty minutes: an outage, a burst of gamma zero, a lost socket; some come late, some twice."""
+    rng, made, found = random.Random(seed), PageOf(-600).add(massive_requests=500, validations=500), []
+    for k in range(LASTS_S // 5 + 1):
+        now = 5.0 * k
+        dead, burst = 700 <= now < 1000, 300 <= now < 520
+        zero = sum(rng.random() < 0.4 for _ in range(3)) if burst else 0
+        made.held["websocket_connected"] = not 1300 <= now < 1420
+        made.add(
+            massive_requests=6,
+            massive_successes=0 if dead else 6,
+            massive_failures=6 if dead else 0,
+            errors=2 if dead else 0,
+            validations=3,
+            greeks_valid=3 - zero,
+            gamma_zero=zero,
+        )
+        if rng.random() > 0.03:
+            found.append((now, rng.choice((0, 0, 0, 0.5, 4, 20)), made.body(now)))
+    return found
+
+
+def written(store, app, posts):
+    """Write posts as they came: each known some seconds after it happened, by the store's own clock."""
+    for now, late, body in sorted(posts, key=lambda p: p[0] + p[1]):
+        store._now = lambda now=now, late=late: at(now + late)
+        SnapshotStore(store).write(app, [post(now, body)])
+
+
+def recorded(record):
+    """All that the record says, but when it was written."""
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in record.transitions(2**62)]
+    told = [(name.partition("/")[2], edge, list(row)) for name, edge, row in record.outbox()]
+    return json.dumps([rows, told, record.states()], indent=1, sort_keys=True)
+
+
+def judged(store, app, holder, now):
+    """Judge everything that is due at a moment."""
+    return Collector(store, desk(app), rules.load(), holder, lambda: now).judge()
+
+
+@pytest.fixture
+def straight(store_url):
+    """A store with two hours' posts, and what an undisturbed run says of them."""
+    store = Store(store_url, lambda: at(0))
+    written(store, "straight", troubled(7))
+    store._now = lambda: at(LASTS_S + 10)
+    assert judged(store, "straight", "one", at(LASTS_S + 10)) == LASTS_S // 5 + 1
+    text = recorded(Record(store, "straight"))
+    assert {"fired", "rose", "fell", "resolved"} <= {row["kind"] for row in json.loads(text)[0]} and len(
+        json.loads(text)[1]
+    ) >= 6
+    return store, text
+
+
+def test_judged_as_it_comes_is_judged_afterwards(store_url):
+    """
+    Judged at every moment of the day, by collectors that come and go, the record is what one run makes of it at its
+    end.
+    """
+    store = Store(store_url, lambda: at(0))
+    rng, waiting, now, n = random.Random(3), sorted(troubled(7), key=lambda p: p[0] + p[1]), 0.0, 0
+    assert judged(store, "live", "c0", at(0)) == 0
+    while now < LASTS_S + 10:
+        now = min(now + rng.uniform(0.5, 40), LASTS_S + 10)
+        while waiting and waiting[0][0] + waiting[0][1] <= now:
+            when, late, body = waiting.pop(0)
+            store._now = lambda when=when, late=late: at(when + late)
+            for app in ("live", "straight"):
+                SnapshotStore(store).write(app, [post(when, body)])
+        Record(store, "live").leave(f"c{n}")
+        n += rng.random() < 0.3
+        store._now = lambda now=now: at(now)
+        judged(store, "live", f"c{n}", at(now))
+    judged(store, "straight", "one", at(LASTS_S + 10))
+    assert n > 20 and recorded(Record(store, "live")) == recorded(Record(store, "straight"))
+
+
+def test_killed_at_any_moment_the_record_is_the_same(store_url, straight):
+    """
+    A run killed with SIGKILL at hundreds of random moments, others each time, leaves the record of a run that nobody
+    disturbed, byte for byte.
+    """
+    store, text = straight
+    store.close()
+    wanted = KILLS[store_url.split(":")[0]]
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    # In a process of its own: a small one forks quickly, and has no connection open.
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.support.killing", store_url, str(seed), str(wanted)],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    kills, rounds = json.loads(ended.stdout)
+    assert kills >= wanted and rounds >= 2
+    assert {recorded(Record(store, f"round{n}")) for n in range(rounds)} == {text}
+
+
+def test_one_judges_at_a_time(store_url):
+    """Who has no turn judges nothing; whose lease has run out loses it, also for what it had begun."""
+    store = Store(store_url, lambda: at(100))
+    record = Record(store, "desk")
+    mine = record.take_turn("a")
+    assert mine and record.take_turn("b") is None and record.take_turn("a")
+    store._now = lambda: at(131)
+    theirs = record.take_turn("b")
+    assert theirs and not record.keep(mine, us(0), us(5), [], [], {}) and record.keep(theirs, us(0), us(5), [], [], {})
+    assert record.judged() == (us(0), us(5))
+    assert not record.keep(theirs, us(0), us(10), [], [], {})  # It was judged up to five meanwhile.
+    record.leave("b")
+    assert record.take_turn("a")
+
+
+def test_state_transitions_and_outbox_are_kept_together_or_not_at_all(store_url):
+    """When one part of what was judged cannot be written, nothing of it is."""
+    store = Store(store_url, lambda: at(100))
+    record = Record(store, "desk")
+    turn = record.take_turn("a")
+    row = Transition(
+        us(5),
+        "errors",
+        "app",
+        "page",
+        "errors-app",
+        "fired",
+        "critical",
+        51.0,
+        50.0,
+        us(0),
+        None,
+        None,
+        "errors",
+        "hash",
+    )
+    state = Alert("errors", "app", "page").as_json()
+    with pytest.raises(StoreError):
+        record.keep(turn, us(0), us(5), [row, row._replace(kind=None)], [state], {0: "firing"})
+    assert (record.judged(), record.states(), record.outbox(), record.transitions(2**62)) == (None, [], [], [])
+    assert record.keep(turn, us(0), us(5), [row], [state], {0: "firing"})
+    assert [edge for _, edge, _ in record.outbox()] == ["firing"] and record.states() == [json.loads(json.dumps(state))]
+
+
+def test_who_is_told_is_told_of_the_end_too(straight):
+    """Whatever fires in the outbox is resolved in it, once each, and what was explained away is in it never."""
+    store, _ = straight
+    rows = [(edge, dict(zip(COLUMNS, row, strict=True))) for _, edge, row in Record(store, "straight").outbox()]
+
+    def count(which):
+        return sorted((r["alert"], r["severity"]) for edge, r in rows if edge == which)
+
+    assert count("firing") == count("resolved") and count("firing")
+    assert not any(r["inhibited_by"] or r["severity"] == "warning" for _, r in rows)
+    assert "errors" not in {r["rule"] for _, r in rows}
+
+
+def test_a_first_collector_begins_with_the_open_session(store_url):
+    """
+    Started at eleven it judges the day from its open; started at night it begins there, however much history is stored.
+    """
+    store = Store(store_url, lambda: at(5400))
+    assert judged(store, "day", "a", at(5400)) == (5400 - 5) // 5
+    assert Record(store, "day").judged() == (us(0), us(5395))
+    night = time_parsing.parse("2026-03-10T20:00")
+    store._now = lambda: night
+    assert judged(store, "night", "a", night) == 0
+
+
+def test_a_pause_over_the_weekend_is_caught_up(store_url):
+    """
+    A collector that was dead from Friday noon to Monday ten judges every session between, and ends Friday's alerts at
+    its close.
+    """
+    friday, monday = time_parsing.parse("2026-03-06T12:00"), time_parsing.parse("2026-03-09T10:00:02")
+    store = Store(store_url, lambda: friday)
+    base = (time_parsing.parse("2026-03-06T09:30") - at(0)).total_seconds()
+    made = PageOf(base - 600)
+    posts = [
+        post(base + 5.0 * k, made.add(massive_requests=3).body(base + 5.0 * k, memory_bytes=120_000_000))
+        for k in range(1900)
+    ]
+    SnapshotStore(store).write("desk", posts, known_at_ts=True)
+    assert judged(store, "desk", "a", friday) == 1799
+    store._now = lambda: monday
+    assert judged(store, "desk", "b", monday) == 1 + (4 * 720 + 1) + 360
+    ended = [
+        Transition(*row) for row in Record(store, "desk").transitions(2**62) if row[COLUMNS.index("kind")] == "ended"
+    ]
+    assert {clock.instant(t.at_us) for t in ended} == {time_parsing.parse("2026-03-06T16:00:05")} and {
+        "memory",
+        "silence",
+    } == {t.rule for t in ended}
+
+
+def test_late_data_never_edits_what_was_judged(store_url):
+    """An outage that is imported after its time is not in the record, and is what a replay says."""
+    store = Store(store_url, lambda: at(0))
+    posts = troubled(9)
+    store._now = lambda: at(LASTS_S)
+    judged(store, "desk", "a", at(LASTS_S))
+    before = recorded(Record(store, "desk"))
+    store._now = lambda: at(LASTS_S + 100)
+    SnapshotStore(store).write("desk", [post(now, body) for now, _, body in posts])
+    judged(store, "desk", "a", at(LASTS_S + 100))
+    found = [dict(zip(COLUMNS, row, strict=True)) for row in Record(store, "desk").transitions(us(LASTS_S))]
+    assert json.loads(before)[0] == found and not any(r["rule"] == "availability" for r in found)
+    replayed, _ = replay.replayed(store, desk("desk"), rules.load(), us(0), us(LASTS_S))
+    assert any(t.rule == "availability" and t.kind == "fired" for t in replayed)
+
+
+def test_an_older_store_learns_since_when_fields_are_alive(store_url):
+    """A store of the first schema is brought to today's, and knows of which time each field was first seen alive."""
+    store = Store(store_url, lambda: at(900))
+    made = PageOf(-600)
+    SnapshotStore(store).write(
+        "desk",
+        [
+            post(0, made.body(0, websocket_connected=False)),
+            post(5, made.add(massive_requests=3).body(5, websocket_connected=True)),
+        ],
+    )
+    with store.writing() as connection:
+        connection.execute(sa.text("ALTER TABLE alive DROP COLUMN ts_us"))
+        connection.execute(sa.text("UPDATE meta SET value = '1' WHERE key = 'schema'"))
+    store.close()
+    again = Store(store_url, lambda: at(900))
+    assert SnapshotStore(again).alive("desk", None, us(4)) == frozenset() and SnapshotStore(again).alive(
+        "desk", None, us(5)
+    ) == {"massive", "websocket"}
+    assert SnapshotStore(again).alive("desk", us(800), us(5)) == frozenset()
+
+
+def test_the_command_judges_until_it_is_stopped(home):
+    """`ops collect` runs until SIGTERM, gives its turn back and ends with 0; a second one stands by meanwhile."""
+    first = subprocess.Popen([sys.executable, "-m", "opslib.cli", "collect"], stderr=subprocess.PIPE, text=True)
+    assert first.stderr and "judging the alerts of desk" in first.stderr.readline()
+    store = Store(f"sqlite:///{home / 'store.sqlite'}")
+    record = Record(store, "desk")
+    deadline = time.monotonic() + 30
+    while record.judged() is None and time.monotonic() < deadline:
+        time.sleep(0.05)  # Another process's first instant can only be awaited.
+    assert record.judged() and record.take_turn("other") is None
+    stop = threading.Event()
+    stop.set()
+    Collector(store, desk("desk"), rules.load(), "other").run(stop)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(20) == 0 and record.take_turn("other")
+    first.stderr.close()

@@ -1,0 +1,437 @@
+"""
+The live dashboard in a real JupyterLab beside a world that runs: updates, pause, a fault, the past, an alert's runbook,
+a busy kernel.
+"""
+
+import os
+import random
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.support import demo
+import psutil
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from tests.support.system import needs
+from tests.support.lab import IDLE, beside_a_world, browsing, notebook, running_lab
+from tests.support.snapshots import CLOSES, OPENS
+
+from opslib.desk import Desk
+from opslib.foundation import clock
+from opslib.foundation.config import settings
+from opslib.foundation.formatting import NEW_YORK
+from opslib.simulation.world.control import Lever
+from opslib.telemetry.pages.store import SnapshotStore
+
+SPEED, EVERY_S = 8.0, 5
+MOMENTS = 40  # Others each day.
+CELL = 'import opslib as ops\n\nops.live("desk", window="10m")'
+BUSY = "import time\n\ntime.sleep(12)"
+
+
+@dataclass
+class Shown:
+    """The dashboard in a browser, its world, and every request that the page made."""
+
+    page: Any
+    lever: Lever
+    home: Path
+    environ: dict[str, str]
+    requests: list[str]
+    console: list[str]
+
+    def text(self, of: str) -> str:
+        return str(self.page.locator(f".ops-live {of}").first.inner_text())
+
+    def moment(self) -> str:
+        return self.text(".moment")
+
+    def panel(self, name: str) -> str:
+        return self.text(f"[data-panel={name}] .top .verdict")
+
+    def moved(self, was: str, within_s: float) -> str:
+        """The moment that is shown next."""
+        self.page.wait_for_function(
+            "(was) => document.querySelector('.ops-live .moment').textContent !== was", arg=was, timeout=within_s * 1000
+        )
+        return self.moment()
+
+    def look(self, name: str) -> None:
+        """Keep a picture, where somebody wants to see it."""
+        if folder := os.environ.get("LAB_PICTURES"):
+            self.page.screenshot(path=f"{folder}/{name}.png")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """A world that is healthy and runs, its desk and collector, a lab, the notebook open and run."""
+    needs("chromium")
+    home, at, logs = (tmp_path_factory.mktemp(name) for name in ("home", "jupyter", "logs"))
+    notebook(home / "live.ipynb", CELL, BUSY)
+    with (
+        beside_a_world(home, logs, SPEED) as (lever, environ),
+        running_lab(home, at, environ) as (base, token),
+        browsing(1500, 1330) as (page, problems),
+    ):
+        requests, console = list[str](), list[str]()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda said: console.append(said.text) if said.type == "error" else None)
+        page.goto(f"{base}/lab/tree/live.ipynb?reset&token={token}")
+        page.wait_for_function(IDLE)
+        page.evaluate(
+            "() => { void window.jupyterapp.commands.execute('application:toggle-left-area'); void "
+            "window.jupyterapp.commands.execute('notebook:run-cell') }"
+        )
+        page.locator(".ops-live .panel").nth(3).wait_for()
+        yield Shown(page, lever, home, environ, requests, console)
+        assert problems == []
+
+
+def seconds(moment: str) -> int:
+    """The second of the day that a moment says."""
+    hours, minutes, secs = (int(part) for part in re.match(r"(\d+):(\d+):(\d+) New York", moment).groups())  # type: ignore[union-attr]
+    return 3600 * hours + 60 * minutes + secs
+
+
+def test_updates_come_by_themselves(shown: Shown) -> None:
+    """Four panels are drawn; three updates come five seconds apart."""
+    assert shown.page.locator(".ops-live .panel").count() == 4
+    moments, clocked = [shown.moment()], list[float]()
+    for _ in range(4):
+        moments.append(shown.moved(moments[-1], 3 * EVERY_S))
+        clocked.append(time.monotonic())
+    gaps = [b - a for a, b in zip(clocked, clocked[1:])]
+    assert all(abs(gap - EVERY_S) < 2.0 for gap in gaps), gaps
+    assert [seconds(b) > seconds(a) for a, b in zip(moments, moments[1:])] == [True] * 4
+    assert shown.text(".badge") == "live" and all(
+        figure.strip() for figure in shown.page.locator(".ops-live td").all_inner_texts()
+    )
+    shown.look("live_1_healthy")
+
+
+def test_pause_holds_still(shown: Shown) -> None:
+    """
+    Paused, nothing moves while the store fills, and a badge says how far behind it is; resumed, it shows the newest.
+    """
+    desk = Desk(settings.load(shown.home, "desk", shown.environ))
+    shown.page.get_by_role("button", name="Pause").click()
+    held, rows = shown.moment(), SnapshotStore(desk.store).first_ts("desk")
+    shown.page.wait_for_function(
+        "() => /paused, [2-9] updates behind/.test(document.querySelector('.ops-live .badge').textContent)",
+        timeout=5 * EVERY_S * 1000,
+    )
+    assert shown.moment() == held and rows is not None
+    with desk.store.reading() as connection:
+        kept = connection.exec_driver_sql("SELECT count(*) FROM snapshots").scalar()
+    shown.page.wait_for_timeout(2000)
+    with desk.store.reading() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM snapshots").scalar() > kept
+    shown.look("live_2_paused")
+    shown.page.get_by_role("button", name="Resume").click()
+    assert seconds(shown.moment()) > seconds(held) + SPEED * EVERY_S and shown.text(".badge") == "live"
+
+
+def test_a_busy_kernel_stops_nothing(shown: Shown) -> None:
+    """While a cell runs for twelve seconds, two updates come."""
+    shown.page.evaluate(
+        "() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 1; void "
+        "window.jupyterapp.commands.execute('notebook:run-cell') }"
+    )
+    shown.page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'busy'"
+    )
+    first = shown.moved(shown.moment(), 8)
+    shown.moved(first, 8)
+    assert (
+        shown.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status")
+        == "busy"
+    )
+    shown.page.wait_for_function(IDLE)
+    shown.page.evaluate(
+        "() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 0; void "
+        "book.scrollToItem(0, 'start') }"
+    )
+
+
+def test_a_fault_shows_and_the_past_does_not(shown: Shown) -> None:
+    """
+    Massive fails: the panel turns; the slider shows a moment before that was healthy; back to now shows the fault.
+    """
+    verdict = "document.querySelector('.ops-live [data-panel=providers] .top .verdict').textContent"
+    # A busy machine's probes can fail.
+    shown.page.wait_for_function(f"() => !{verdict}.includes('critical')", timeout=120_000)
+    healthy = seconds(shown.moment())
+    healthy -= healthy % 5  # The slider moves in steps of 5 s.
+    at = f"{healthy // 3600:02}:{healthy // 60 % 60:02}:{healthy % 60:02}"
+    shown.lever.be(massive_refused=1.0)
+    shown.page.wait_for_function(f"() => {verdict}.includes('critical')", timeout=60_000)
+    shown.look("live_3_fault")
+    now = shown.moment()
+    shown.page.locator(".ops-live .slider").evaluate(
+        "(slider, s) => { slider.value = Number(slider.min) + s; slider.dispatchEvent(new Event('input')) }",
+        healthy - seconds("09:30:00 New York"),
+    )
+    shown.page.wait_for_function(
+        "(at) => document.querySelector('.ops-live .badge').textContent === 'as of then'"
+        " && document.querySelector('.ops-live .moment').textContent.startsWith(at)",
+        arg=at,
+    )
+    assert "critical" not in shown.panel("providers"), shown.text("[data-panel=providers]")
+    shown.look("live_4_past")
+    shown.page.wait_for_timeout(1500)
+    assert shown.moment().startswith(at)
+    shown.page.get_by_role("button", name="Back to now").click()
+    assert seconds(shown.moment()) >= seconds(now) and "critical" in shown.panel("providers")
+
+
+def test_the_alert_opens_its_runbook(shown: Shown) -> None:
+    """A click on the alert fills in its runbook for its incident, and says where it is."""
+    shown.page.locator(".ops-live .alerts .is-critical button, .ops-live .alerts .is-escalate button").first.wait_for(
+        timeout=90_000
+    )
+    shown.page.locator(".ops-live .alerts button", has_text="availability of massive").first.click()
+    shown.page.locator(".ops-live .told a").wait_for()
+    link = shown.page.locator(".ops-live .told a").get_attribute("href")
+    assert (
+        link
+        and link.startswith("/lab/tree/")
+        and (shown.home / link.removeprefix("/lab/tree/")).exists()
+        and "massive_down" in link
+    )
+    shown.look("live_5_runbook")
+
+
+def test_a_panel_opens_what_lies_under_it(shown: Shown) -> None:
+    """
+    A click on a panel's name executes the notebook that looks deeper, as of the moment that is shown, and says where it
+    is.
+    """
+    shown.page.locator(".ops-live [data-panel=system] h3 a").click()
+    shown.page.locator(".ops-live .told a[href*=system_health]").wait_for()
+    link = shown.page.locator(".ops-live .told a").get_attribute("href")
+    assert (
+        link
+        and "system_health, as of 2026-" in shown.text(".told")
+        and (shown.home / link.removeprefix("/lab/tree/")).exists()
+    )
+
+
+def test_the_page_asks_nobody_else(shown: Shown) -> None:
+    """No request leaves the machine, and nothing went wrong on the page."""
+    assert not [
+        url for url in shown.requests if not url.startswith(("http://127.0.0.1:", "data:", "blob:", "ws://127.0.0.1:"))
+    ]
+    assert not [said for said in shown.console if "ops" in said.lower() or "widget" in said.lower()], shown.console
+
+
+def test_a_page_loaded_anew_shows_now(shown: Shown) -> None:
+    """The browser comes back: the saved output is drawn again, with what is so now."""
+    before = shown.moment()
+    shown.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    shown.page.reload()
+    shown.page.locator(".ops-live .panel").nth(3).wait_for()
+    first = shown.moment()
+    assert seconds(first) >= seconds(before)
+    shown.moved(first, 3 * EVERY_S)
+
+
+def test_a_store_that_is_held_is_said(shown: Shown) -> None:
+    """
+    Somebody holds the store for ten seconds: the view goes on and says how old what it shows is; what was posted
+    meanwhile comes in, and it is as new as before.
+    """
+    age = (
+        "() => { const [, n, unit] = document.querySelector('.ops-live .age').textContent.match(/last look "
+        "([0-9.]+) (s|min)/); return Number(n) * (unit === 's' ? 1 : 60) }"
+    )
+    desk = Desk(settings.load(shown.home, "desk", shown.environ))
+    with desk.store.writing() as connection:
+        connection.exec_driver_sql("UPDATE meta SET value = value")
+        begun = time.monotonic()
+        shown.page.wait_for_function(f"() => ({age})() >= 40", timeout=20_000)
+        shown.moved(shown.moment(), 3 * EVERY_S)
+        shown.page.wait_for_timeout(max(0.0, 10 - (time.monotonic() - begun)) * 1000)
+    shown.page.wait_for_function(f"() => ({age})() <= 30", timeout=30_000)
+    assert shown.text(".badge") == "live" and shown.text(".told") == ""
+
+
+def test_a_laptop_that_slept_wakes_up(shown: Shown) -> None:
+    """
+    The lab and its kernels stand still for half a minute while the desk's world goes on: that is said, and what is
+    shown is marked as old; then it is live again by itself.
+    """
+    names = ("jupyter", "jupyter-lab", "ipykernel_launcher")
+    asleep = [
+        found
+        for found in psutil.process_iter(["cmdline"])
+        if any(Path(part).name in names for part in found.info["cmdline"] or [])
+        and found.environ().get("OPS_HOME") == str(shown.home)
+    ]
+    assert len(asleep) >= 2
+    before = shown.moment()
+    try:
+        for process in asleep:
+            process.suspend()
+        shown.page.wait_for_function(
+            "() => /nothing heard for (1[89]|2[0-9]) s: the kernel is busy, asleep or gone/"
+            ".test(document.querySelector('.ops-live .badge').textContent)",
+            timeout=45_000,
+        )
+        assert shown.page.locator(".ops-live.stale .panel").count() == 4
+        stood = shown.moment()
+    finally:
+        for process in asleep:
+            process.resume()
+    assert seconds(stood) - seconds(before) < 3 * EVERY_S * SPEED
+    shown.page.wait_for_function(
+        "() => document.querySelector('.ops-live .badge').textContent === 'live'", timeout=30_000
+    )
+    assert seconds(shown.moment()) > seconds(stood) + 15 * SPEED and shown.page.locator(".ops-live.stale").count() == 0
+
+
+def test_a_kernel_that_is_restarted_is_said(shown: Shown) -> None:
+    """What is shown stays, marked as old, with the reason; the cell run again, it is live."""
+    shown.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    shown.page.wait_for_function(
+        "() => document.querySelector('.ops-live .badge').textContent.includes('busy, asleep or gone')", timeout=60_000
+    )
+    assert shown.page.locator(".ops-live.stale .panel").count() == 4
+    shown.page.wait_for_function(IDLE)
+    shown.page.evaluate(
+        "() => { const book = window.jupyterapp.shell.currentWidget.content; book.activeCellIndex = 0; void "
+        "window.jupyterapp.commands.execute('notebook:run-cell') }"
+    )
+    shown.page.wait_for_function(
+        "() => document.querySelectorAll('.ops-live .panel').length === 4 && "
+        "document.querySelector('.ops-live .badge').textContent === 'live'"
+    )
+
+
+def test_any_moment_reads_as_status_does(shown: Shown) -> None:
+    """
+    Moments of the demo's day, drawn, others each day: each verdict and figure on the page is that of ``ops status`` as
+    of then.
+    """
+    drawn = random.Random(f"{clock.now():%Y%m%d}")
+    moments = [OPENS + timedelta(seconds=5 * drawn.randrange(60, 4680)) for _ in range(MOMENTS)]
+    demo.laid_out(shown.home)
+    notebook(shown.home / "demo.ipynb", 'import opslib as ops\n\nops.live("demo")')
+    page = shown.page
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:open', { path: 'demo.ipynb' })")
+    page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget?.context?.path === 'demo.ipynb' && "
+        "window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.status === 'idle'"
+    )
+    page.evaluate("() => { void window.jupyterapp.commands.execute('notebook:run-cell') }")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live .panel').length === 4"
+    )
+    read = """async (locals) => {
+        const root = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live'), found = [];
+        for (const local of locals) {
+            const date = root.querySelector('.date');
+            date.value = local;
+            date.dispatchEvent(new Event('change'));
+            while (!root.querySelector('.moment').textContent.startsWith(local.slice(11))) await new Promise((go) => \
+setTimeout(go, 5));
+            const panels = [...root.querySelectorAll('.panel')].map((panel) => [panel.dataset.panel, \
+panel.querySelector('.top .verdict').textContent.slice(2), [...panel.querySelectorAll('td')].map((cell) => \
+[cell.dataset.figure, cell.textContent])]);
+            found.push([root.querySelector('header .verdict').textContent.slice(2), panels]);
+        }
+        return found;
+    }"""
+    read_there = page.evaluate(read, [f"{at.astimezone(NEW_YORK):%Y-%m-%dT%H:%M:%S}" for at in moments])
+    desk = Desk(settings.load(shown.home, "demo", {}), lambda: CLOSES)
+    for at, (verdict, panels) in zip(moments, read_there):
+        view = desk.status(at)
+        told = view.as_json()
+        assert verdict == told["verdict"] == view.verdict
+        assert [name for name, _, _ in panels] == ["providers", "greeks", "pnl", "system"]
+        for name, stands, figures in panels:
+            assert stands == view.panel(name).told and figures == [
+                [label, value] for label, value, _ in view.panel(name).rows
+            ], (at, name)
+        read_as = {label: value for _, _, figures in panels for label, value in figures}
+        for provider in ("massive", "tradier"):
+            known = told["panels"]["providers"]["subjects"][provider]
+            assert read_as[f"{provider} availability"] == (
+                "unknown" if known["availability"] is None else f"{100 * known['availability']:.2f} %"
+            )
+            assert read_as[f"{provider} requests / failures"] == f"{known['requests']:,} / {known['failures']:,}"
+        assert read_as["valid Greeks"] == (
+            "unknown"
+            if told["panels"]["greeks"]["valid_rate"] is None
+            else f"{100 * told['panels']['greeks']['valid_rate']:.2f} %"
+        )
+        assert read_as["trades"] == f"{told['panels']['pnl']['trades']:,}"
+
+
+def themed(page: Any, theme: str) -> None:
+    """Put JupyterLab into its light or its dark theme."""
+    page.evaluate(
+        "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme: `JupyterLab ${theme}` })",
+        theme,
+    )
+    page.wait_for_function("(dark) => document.body.dataset.jpThemeLight === String(!dark)", arg=theme == "Dark")
+    page.wait_for_timeout(1500)
+
+
+def test_nothing_serious_for_who_cannot_see_it(shown: Shown) -> None:
+    """A kept checker of accessibility finds nothing serious in it, in the light and in the dark theme."""
+    root = ".jp-NotebookPanel:not(.lm-mod-hidden) .ops-live"
+    shown.page.locator(f"{root} .date").fill("2026-03-10T11:27:00")  # Five minutes into the outage: with an alert.
+    shown.page.wait_for_function(
+        "(root) => document.querySelector(`${root} .moment`).textContent.startsWith('11:27:00') && "
+        "document.querySelector(`${root} .alerts .is-critical`)",
+        arg=root,
+    )
+    for theme in ("Light", "Dark"):
+        themed(shown.page, theme)
+        found = Axe().run(shown.page, context={"include": [[".jp-NotebookPanel:not(.lm-mod-hidden) .ops-live"]]})
+        serious = [
+            (v["id"], [node["html"][:160] for node in v["nodes"]])
+            for v in found.response["violations"]
+            if v["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], serious
+        shown.look(f"live_6_{theme.lower()}")
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+@pytest.mark.parametrize("size", [(1280, 900), (3840, 2160), (420, 900)], ids=lambda s: str(s[0]))
+def test_it_fits(shown: Shown, size: tuple[int, int], theme: str) -> None:
+    """
+    On a laptop, a wall and a phone's width, in both themes, nothing is cut off and nothing needs be scrolled sideways.
+    """
+    shown.page.set_viewport_size({"width": size[0], "height": size[1]})
+    themed(shown.page, theme)
+    wide = shown.page.evaluate(
+        "() => { const root = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live'); "
+        "return [root.scrollWidth, root.clientWidth, ...[...root.querySelectorAll('.panel')].map((p) => "
+        "p.scrollWidth - p.clientWidth)] }"
+    )
+    assert wide[0] <= wide[1] + 1 and all(over <= 1 for over in wide[2:]), wide
+    # Drawn at the size at which it stands,
+    assert (
+        shown.page.evaluate(
+            "() => [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .ops-live "
+            "canvas')].map((canvas) => canvas.width - canvas.clientWidth)"
+        )
+        == [0] * 4
+    )
+    blue = shown.page.evaluate("""() => [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) \
+.ops-live canvas')].map((canvas) => {
+        const seen = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        let most = [0, 0];
+        for (let i = 0; i < seen.length; i += 4) if (seen[i + 3] === 255 && seen[i + 2] - seen[i] > most[0]) most = \
+[seen[i + 2] - seen[i], seen[i + 2]];
+        return most[1] > 200;
+    })""")
+    assert blue == [theme == "Dark"] * 4  # and in the theme's ink: a light blue on dark, a dark one on light.
+    shown.look(f"live_7_{size[0]}_{theme.lower()}")

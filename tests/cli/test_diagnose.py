@@ -1,0 +1,199 @@
+"""
+`ops diagnose`: CONTRACT.md's JSON, its exit codes, text that starts with what matters, and the same answer as the
+runbook's.
+"""
+
+import json
+from pathlib import Path
+
+from tests.support import demo
+import pytest
+from tests.support.snapshots import CLOSES
+from tests.support.moments import MOMENT, but, series, well
+
+from opslib import desk as desk_module
+from opslib.alerting.causes import CAUSES
+from opslib.cli import main
+from opslib.desk import Desk
+from opslib.foundation.config import settings
+from opslib.runbooks.session import Book
+from opslib.telemetry.probes.store import Sample, Samples
+
+KEYS = ["as_of", "window", "cause", "subject", "confidence", "also", "runbook", "severity", "evidence"]
+ROW = ["question", "answer", "supports", "contradicts", "source", "age_s"]
+ID = "2026-03-10-2"  # The second of the demo's day.
+
+
+def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """What a command ends with, and what it says."""
+    code = main.main([*arguments])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def kept(home: Path, samples: list[Sample]) -> None:
+    """Samples in the store of a home, known as they happened."""
+    desk = desk_module.open("desk", home, {"OPS_HOME": str(home)})
+    Samples(desk.store, "desk").keep(samples, known_at_ts=True)
+    desk.store.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home that commands use."""
+    monkeypatch.setenv("OPS_HOME", str(tmp_path))
+    return tmp_path
+
+
+AT = ("--as-of", MOMENT.isoformat())
+
+
+def test_its_json_is_the_contract_s(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    A wrong key and a refused socket: every key of CONTRACT.md and no other, both causes, ages of every answer that is
+    known; exit 0.
+    """
+    kept(
+        home,
+        but(series("liveness", "massive", "auth_401", since=120), series("socket", "app", "forbidden_403", since=120)),
+    )
+    code, out, _ = ops(capsys, "diagnose", *AT, "-o", "json")
+    found = json.loads(out)
+    assert (code, list(found)) == (0, KEYS) and all(list(row) == ROW for row in found["evidence"])
+    assert (found["as_of"], found["window"]) == (
+        "2026-03-10T15:00:00.000Z",
+        {"from": "2026-03-10T14:00:00.000Z", "to": "2026-03-10T15:00:00.000Z"},
+    )
+    assert (found["cause"], found["subject"], found["also"], found["runbook"]) == (
+        "provider_auth",
+        "massive",
+        [{"cause": "socket_auth", "subject": "app"}],
+        "provider_availability",
+    )
+    assert found["severity"] in ("warning", "notify", "critical", "escalate") and 0.5 < found["confidence"] <= 1
+    row = next(r for r in found["evidence"] if r["question"] == "Does massive answer what it is asked?")
+    assert (row["supports"], row["contradicts"], row["source"], row["age_s"]) == (["provider_auth"], [], "probe", 0.0)
+    other = next(r for r in found["evidence"] if r["question"] == "Are the chains whole?")
+    assert (other["supports"], other["contradicts"], other["source"], other["age_s"]) == (
+        [],
+        ["provider_partial", "provider_empty"],
+        "chain",
+        720.0,
+    )
+    assert all(c in CAUSES for r in found["evidence"] for c in (*r["supports"], *r["contradicts"]))
+
+
+def test_its_text_starts_with_what_matters(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    First the cause in words, then how bad it is and which command goes on, then what supports it; what is ruled out
+    comes last.
+    """
+    kept(home, but(series("liveness", "massive", "server_5xx", since=120)))
+    code, out, _ = ops(capsys, "diagnose", *AT)
+    lines = out.splitlines()
+    assert (
+        code == 0
+        and lines[0].startswith("provider_5xx of massive, ")
+        and "Massive answers with errors of its own." in lines[0]
+    )
+    assert (
+        lines[1].startswith("  as of 2026-03-10 15:00")
+        and lines[2].startswith("  severity: ")
+        and lines[3] == "  runbook: ops runbook open massive_down"
+    )
+    assert lines[4] == "  supports it:" and lines[5].startswith("    Does massive answer what it is asked? no: ")
+    assert lines[5].endswith("[probe, 0 s old]")
+    assert [line for line in lines[6:] if not line.startswith("    ")] == [
+        "  not measured, or of unknown age:",
+        "  rules out other causes:",
+    ]
+
+
+def test_not_enough_data_is_3(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Where nothing was observed the cause is undetermined, and the exit code 3; of a moment when all was well it is none,
+    and 0.
+    """
+    code, out, _ = ops(capsys, "diagnose", *AT, "-o", "json")
+    found = json.loads(out)
+    assert (code, found["cause"], found["confidence"], found["severity"], found["runbook"]) == (
+        3,
+        "undetermined",
+        0.0,
+        None,
+        None,
+    )
+    kept(home, well())
+    code, out, _ = ops(capsys, "diagnose", *AT, "-o", "json")
+    assert (code, json.loads(out)["cause"]) == (0, "none")
+
+
+def test_the_window_changes_no_answer(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Each rule has a window of its own: over five minutes, an hour or a day the cause and its confidence are the same; no
+    span is wrong usage.
+    """
+    kept(home, but(series("liveness", "massive", "server_5xx", since=120)))
+    found = [json.loads(ops(capsys, "diagnose", *AT, "--window", span, "-o", "json")[1]) for span in ("5m", "1h", "1d")]
+    assert len({(f["cause"], f["confidence"], json.dumps(f["evidence"])) for f in found}) == 1
+    assert ops(capsys, "diagnose", "--window", "an hour")[0] == 64
+
+
+def test_only_what_was_known_then(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --known-at a moment before the fault's samples came, they count for nothing."""
+    kept(home, but(series("liveness", "massive", "server_5xx", since=120)))
+    assert (
+        json.loads(ops(capsys, "diagnose", *AT, "--known-at", "2026-03-10T10:55", "-o", "json")[1])["cause"]
+        != "provider_5xx"
+    )
+
+
+def test_it_is_the_runbook_s_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    In the demo's outage, ops diagnose, the opened runbook and its diagnosis step name the same cause, as surely, with
+    the same evidence.
+    """
+    demo.laid_out(tmp_path)
+    asked = ["--home", str(tmp_path), "--app", "demo"]
+    moment = "2026-03-10T11:24:30"
+    found = json.loads(ops(capsys, *asked, "diagnose", "--as-of", moment, "-o", "json")[1])
+    ops(
+        capsys,
+        *asked,
+        "incident",
+        "open",
+        "Massive does not answer",
+        "--by",
+        "Ann",
+        "--runbook",
+        "massive_down",
+        "--subject",
+        "massive",
+    )
+    opened = json.loads(
+        ops(
+            capsys,
+            *asked,
+            "runbook",
+            "open",
+            "massive_down",
+            "--incident",
+            ID,
+            "--by",
+            "Ann",
+            "--as-of",
+            moment,
+            "-o",
+            "json",
+        )[1]
+    )
+    desk = Desk(settings.load(tmp_path, "demo", {}), lambda: CLOSES)
+    step = Book(desk, "massive_down", ID, "Ann", as_of=moment).diagnosis
+    recorded = desk.chronicle.find(ID).of_kind("runbook", "diagnosis")
+    assert found["cause"].startswith("provider_") and found["subject"] == "massive"
+    assert (opened["cause"], opened["confidence"]) == (found["cause"], found["confidence"])
+    same = ("as_of", "cause", "subject", "confidence", "also", "runbook", "severity", "evidence")
+    assert {k: found[k] for k in same} == {k: step.as_json()[k] for k in same}
+    assert [(e.body["cause"], e.body["subject"], e.body["also"]) for e in recorded] == 2 * [
+        (found["cause"], found["subject"], found["also"])
+    ] and recorded[1].body["words"] == step.words

@@ -1,0 +1,326 @@
+"""
+What was hardly meant: a misspelt app, a bare day, a day without a session, a runbook on a quiet desk, a time to come.
+Each is refused by name, or said.
+"""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.days import line, posts
+
+from opslib import connect
+from opslib.cli import main
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import settings
+from opslib.foundation.errors import UsageError
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """An hour of posts."""
+    found = tmp_path / "posts.jsonl"
+    found.write_text("\n".join(line(p) for p in posts()[:200]) + "\n")
+    return found
+
+
+def ops(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main.main(list(words))
+    return code, *capsys.readouterr()
+
+
+READING = [
+    ("status",),
+    ("alerts",),
+    ("runs",),
+    ("pnl",),
+    ("notify",),
+    ("silence", "list"),
+    ("incident", "list"),
+    ("export", "snapshots"),
+    ("checklist", "morning"),
+    ("doctor",),
+    ("rules",),
+    ("schedule", "list"),
+    ("report", "daily"),
+    ("greeks", "SPY"),
+    ("import", "--rejects"),
+    ("mark", "note", "x"),
+    ("incident", "open", "x"),
+    ("ack", "x"),
+    ("feedback", "useful", "x"),
+    ("runbook", "open", "incident"),
+    ("postmortem",),
+    ("silence", "add", "--rule", "availability", "--for", "1h", "--reason", "x"),
+]
+
+
+@pytest.mark.parametrize("words", READING, ids=" ".join)
+def test_an_unknown_app_is_refused(home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    """
+    Whatever reads or writes of an app that is none is refused with the nearest name, and nothing is laid out for it.
+    """
+    code, out, err = ops(capsys, *words, "--app", "dem")
+    assert (
+        code == 64
+        and out == ""
+        and "there is no app 'dem'" in err
+        and "Did you mean 'demo'?" in err
+        and not home.exists()
+    )
+
+
+def test_which_apps_are_known(
+    home: Path, recording: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Known are desk, the one that is configured, and each with rows or a folder; the first import into a new name makes
+    it known.
+    """
+    assert ops(capsys, "runs", "--app", "desk")[0] == 0
+    assert ops(capsys, "import", str(recording), "--app", "live")[0] == 0
+    assert ops(capsys, "runs", "--app", "live")[0] == 0
+    code, _, err = ops(capsys, "runs", "--app", "liev")
+    assert code == 64 and "there are: demo, desk, live. Did you mean 'live'?" in err
+    (home / "mine" / "reports").mkdir(parents=True)
+    assert ops(capsys, "runs", "--app", "mine")[0] == 0
+    monkeypatch.setenv("OPS_APP", "other")
+    assert ops(capsys, "runs")[0] == ops(capsys, "runs", "--app", "other")[0] == 0
+    monkeypatch.delenv("OPS_APP")
+    (home / "settings.toml").write_text('app = "third"\n')
+    assert (
+        ops(capsys, "runs")[0] == ops(capsys, "runs", "--app", "third")[0] == 0
+        and ops(capsys, "runs", "--app", "other")[0] == 64
+    )
+    with pytest.raises(UsageError, match="there is no app 'mien'.*Did you mean 'mine'"):
+        connect("mien", home)
+
+
+def test_an_app_that_is_served_is_known(home: Path) -> None:
+    """A receiver that was begun under a new name makes it known, though nothing was posted yet."""
+    from tests.support.servers import free_port
+
+    running = subprocess.Popen(
+        [sys.executable, "-m", "opslib.cli", "serve", "--app", "live", "--port", str(free_port())],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.stderr is not None and "listens on" in running.stderr.readline()
+        assert main.main(["runs", "--app", "live"]) == 0
+    finally:
+        running.terminate()
+        running.communicate(timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("day", "instant", "said"),
+    [
+        ("2025-11-18", "2025-11-18T21:00:00.000Z", "taken as its close, 2025-11-18 21:00:00 UTC (16:00:00 New York)"),
+        (
+            "2025-11-28",
+            "2025-11-28T18:00:00.000Z",
+            "taken as its early close, 2025-11-28 18:00:00 UTC (13:00:00 New York)",
+        ),
+        ("2025-07-03", "2025-07-03T17:00:00.000Z", "taken as its early close"),
+        ("2026-03-09", "2026-03-09T20:00:00.000Z", "taken as its close"),
+        ("2025-11-22", "2025-11-23T04:59:59.999999Z", "which has no session: taken as its end"),
+        ("2025-12-25", "2025-12-26T04:59:59.999999Z", "which has no session: taken as its end"),
+        ("20251118", "2025-11-18T21:00:00.000Z", "2025-11-18 is a day, taken as its close"),
+    ],
+)
+def test_a_day_means_its_close(
+    home: Path, capsys: pytest.CaptureFixture[str], day: str, instant: str, said: str
+) -> None:
+    """
+    A day without a time, where a moment is wanted, is its close, early ones too, and that is said; with a time nothing
+    is.
+    """
+    for option in ("--as-of", "--known-at"):
+        code, out, err = ops(
+            capsys, "status", option, day, *(("--as-of", instant) if option == "--known-at" else ()), "-o", "json"
+        )
+        assert code == 3 and f"ops: {option} " in err and said in err
+        assert json.loads(out)["as_of"] == instant
+    assert "is a day" not in ops(capsys, "status", "--as-of", instant)[2]
+    assert connect(None, home).status(day).window.end == time_parsing.parse(instant)
+
+
+def test_days_as_the_ends_of_a_stretch(home: Path, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From one day to another means both, whole; the same day at both ends is that day."""
+    ops(capsys, "import", str(recording))
+    whole = ops(capsys, "export", "snapshots", "--day", "2026-03-10")[1]
+    assert whole.count("\n") == 200
+    for ends in (
+        ("--from", "2026-03-10", "--to", "2026-03-10"),
+        ("--from", "2026-03-09", "--to", "2026-03-11"),
+        ("--from", "2026-03-10"),
+        ("--to", "2026-03-10"),
+    ):
+        assert ops(capsys, "export", "snapshots", *ends)[1] == whole
+    assert (
+        ops(capsys, "export", "snapshots", "--from", "2026-03-11")[1]
+        == ops(capsys, "export", "snapshots", "--to", "2026-03-09")[1]
+        == ""
+    )
+    assert ops(capsys, "export", "snapshots", "--from", "2026-03-11", "--to", "2026-03-10")[0] == 64
+
+
+EXTREMES = [
+    "0001-01-01",
+    "9999-12-31",
+    "0001-01-01T00:00Z",
+    "9999-12-31T23:59:59Z",
+    "0001-01-01T00:00+23:59",
+    "9999-12-31T23:59-23:59",
+    "2025-11-18T24:00",
+    "2025-12-31T23:59:60Z",
+    "10000-01-01",
+    "2025-11-18T10:00+24:00",
+    "1899-12-31",
+    "2201-01-01",
+    "-1",
+    "2025-02-30",
+    "2025-11-18T10:00:00.000000000001Z",
+]
+
+
+@pytest.mark.parametrize("extreme", EXTREMES)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "--as-of"),
+        ("status", "--known-at"),
+        ("alerts", "--from"),
+        ("alerts", "--to"),
+        ("export", "snapshots", "--from"),
+        ("export", "snapshots", "--day"),
+        ("report", "weekly", "--day"),
+        ("report", "success", "--period"),
+        ("report", "annual", "--period"),
+        ("mark", "note", "x", "--at"),
+        ("silence", "list", "--as-of"),
+        ("rules", "backtest", "--from"),
+    ],
+    ids=" ".join,
+)
+def test_no_time_is_too_far(
+    home: Path, capsys: pytest.CaptureFixture[str], extreme: str, words: tuple[str, ...]
+) -> None:
+    """At the ends of the calendar, or past them, a time is refused by name; nothing overflows."""
+    code, _, err = ops(capsys, *words[:-1], f"{words[-1]}={extreme}")
+    assert (code == 64 and ("wanted" in err)) or (extreme.endswith("01Z") and code in (0, 3)), err
+
+
+def test_a_daily_report_is_of_a_session(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    A weekend, a holiday, a range of them, a day to come, or a range that ends before it begins is refused, with the
+    nearest sessions.
+    """
+    for day, near in (
+        ("2025-11-22", "2025-11-21 (Friday) and 2025-11-24 (Monday)"),
+        ("2025-11-27", "2025-11-26 (Wednesday) and 2025-11-28 (Friday)"),
+        ("2026-01-01", "2025-12-31 (Wednesday) and 2026-01-02 (Friday)"),
+    ):
+        code, _, err = ops(capsys, "report", "daily", "--day", day)
+        assert (
+            code == 70
+            and f"a daily report of {day} was wanted" in err
+            and f"The nearest sessions are of {near}." in err
+        )
+    code, _, err = ops(capsys, "report", "daily", "--day", "2026-01-03..2026-01-04")
+    assert code == 64 and "holds no day with a session" in err and "2026-01-02 (Friday)" in err
+    for name, option, told in (
+        ("daily", "--day", "2026-01-05..2026-01-02"),
+        ("weekly", "--period", "2026-W10..2026-W09"),
+        ("monthly", "--period", "2026-03..2026-02"),
+    ):
+        code, _, err = ops(capsys, "report", name, option, told)
+        assert code == 64 and "ends before it begins" in err
+    for words in (
+        ("weekly", "--day", "2030-03-04"),
+        ("monthly", "--period", "2030-03"),
+        ("quarterly", "--period", "2030-Q1"),
+        ("annual", "--period", "2030"),
+        ("daily", "--day", "2030-03-04"),
+    ):
+        code, _, err = ops(capsys, "report", *words)
+        assert code == 70 and "2030" in err
+    assert not list(home.rglob("*_daily.html"))
+
+
+def test_a_runbook_on_a_quiet_desk(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Where nothing leads to it and nobody can be asked, no incident is opened; the command that it says opens one, and
+    then the runbook opens for it.
+    """
+    code, _, err = ops(capsys, "runbook", "open", "massive_down", "--by", "Ann")
+    assert code == 70 and "no alert leads to the runbook massive_down now" in err
+    assert json.loads(ops(capsys, "incident", "list", "-o", "json")[1]) == []
+    command = err.strip().rpartition("open one first: ")[2]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("OPS_")} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    }
+    assert subprocess.run(["bash", "-c", command], env=environ, capture_output=True, timeout=280).returncode == 0
+    (opened,) = json.loads(ops(capsys, "incident", "list", "-o", "json")[1])
+    code, out, _ = ops(capsys, "runbook", "open", "massive_down", "--by", "Ann", "-o", "json")
+    assert code == 0 and json.loads(out)["incident"] == opened["id"]
+    assert len(json.loads(ops(capsys, "incident", "list", "-o", "json")[1])) == 1
+
+
+@pytest.mark.parametrize(("answer", "count"), [("y", 1), ("n", 0), ("", 0)])
+def test_a_runbook_on_a_quiet_desk_is_asked_about(
+    home: Path, capsys: pytest.CaptureFixture[str], answer: str, count: int
+) -> None:
+    """Somebody at a terminal is asked, and only a yes opens an incident."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, f"{answer}\n".encode())
+        ended = subprocess.run(
+            [sys.executable, "-m", "opslib.cli", "runbook", "open", "massive_down", "--by", "Ann"],
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "Open a new incident for it? y or n:" in ended.stderr and ended.returncode == (0 if count else 70)
+    assert len(json.loads(ops(capsys, "incident", "list", "-o", "json")[1])) == count
+
+
+def test_nothing_is_written_by_accident(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is said of nothing, or of a time to come, or of a day without a time, is refused, and leaves no trace."""
+    ahead = f"{clock.now().year + 1}-01-02T10:00"
+    for words in (
+        ("ack", "nothing-1"),
+        ("postmortem",),
+        ("postmortem", "2026-01-01-1"),
+        ("incident", "resolve"),
+        ("incident", "resolve", "done"),
+        ("incident", "note", "a", "b"),
+        ("incident", "mitigate", "x y"),
+        ("incident", "handover", "--to", "Bob"),
+        ("incident", "open"),
+        ("incident", "open", " "),
+        ("runbook", "resume"),
+        ("silence", "end", "x"),
+        ("mark", "deploy", "v1", "--at", ahead),
+        ("mark", "deploy", "v1", "--at", "2026-03-10"),
+        ("feedback", "useful", "x", "--at", ahead),
+        ("feedback", "missed-data", "x", "--at", "2026-03-10"),
+    ):
+        code, _, err = ops(capsys, *words)
+        assert code in (64, 70) and err.startswith("ops: "), words
+    desk = connect(None, home)
+    assert (
+        desk.marks.between(0, 2**62) == []
+        and desk.chronicle.all() == []
+        and not list(settings.load(home).outputs.glob("feedback"))
+    )

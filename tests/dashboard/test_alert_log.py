@@ -1,0 +1,213 @@
+"""
+What alerts did is told from the record, says what it lacks, and reads the same in the shell, the notebook and JSON.
+"""
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+from tests.support import days
+import pytest
+
+from opslib.alerting import history
+from opslib.cli.main import main
+from opslib.desk import Desk
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import RulesError
+from opslib.foundation.storage.database import Store
+from opslib.services.collector import Collector
+from opslib.telemetry.pages.store import SnapshotStore
+
+CLOSES = time_parsing.parse(f"{days.DAY}T16:00")
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A desk whose scripted day was judged as it came."""
+    folder = tmp_path_factory.mktemp("judged")
+    found = Desk(settings.Settings(home=folder, app="desk"), lambda: CLOSES)
+    world = [time_parsing.parse(f"{days.DAY}T09:30")]
+    store = Store(found.settings.url, lambda: world[0])
+    collector = Collector(store, found.settings, found.rules, "one", lambda: world[0])
+    collector.judge()
+    SnapshotStore(store).write("desk", days.posts(), known_at_ts=True)
+    world[0] = CLOSES + timedelta(seconds=10)
+    collector.judge()
+    return found
+
+
+def test_the_record_and_a_replay_say_the_same(desk):
+    """What a collector recorded is what judging anew says, row for row."""
+    end = CLOSES + timedelta(seconds=5)
+    record, replayed = desk.alerts(end, "6h30m"), desk.alerts(end, "6h30m", replay=True)
+    assert record.as_json() == replayed.as_json() and len(record.rises) > 10
+    assert record.lacking == "" and record.standing == replayed.standing
+
+
+def test_the_answer_leads_to_the_runbook(desk):
+    """
+    What fires now is told with its value, its limit, what to do, who does it, and the runbook; what is explained away
+    comes after.
+    """
+    at = time_parsing.parse(f"{days.DAY}T11:30")
+    said = repr(desk.alerts(at, "2h").answer)
+    first, second, *rest = said.splitlines()
+    assert (
+        first.endswith("1 alert to act on")
+        and "critical, since 03-10 11:2" in second
+        and "runbook massive_down" in second
+        and "< 95.0 %" in second
+    )
+    assert any("errors" in line and "explained by availability-massive-page-" in line for line in rest)
+    assert repr(desk.alerts(time_parsing.parse(f"{days.DAY}T09:50"), "20m").answer).endswith("nothing to act on")
+
+
+def test_what_still_fires_is_shown_at_its_worst(tmp_path):
+    """The newest moment of the record knows the worst value of an alert that still fires."""
+    at = time_parsing.parse(f"{days.DAY}T15:30")
+    found = Desk(settings.Settings(home=tmp_path, app="desk"), lambda: at)
+    store = Store(found.settings.url, lambda: at)
+    SnapshotStore(store).write("desk", [p for p in days.posts() if p.ts_us <= clock.micros(at)], known_at_ts=True)
+    Collector(store, found.settings, found.rules, "one", lambda: at).judge()
+    record, replayed = found.alerts(at, "6h"), found.alerts(at - timedelta(seconds=5), "6h", replay=True)
+    assert record.as_json() == replayed.as_json() and any(r.over_us is None for r in record.rises)
+
+
+def test_known_at_shows_what_was_on_record_then(desk):
+    """What was not recorded by a moment is not shown as known at it."""
+    assert desk.alerts(CLOSES, "6h30m", time_parsing.parse(f"{days.DAY}T09:31")).rises == []
+
+
+def test_a_moment_in_between_is_told_as_of_then(desk):
+    """As of half past eleven the outage still fires, though the record knows its end."""
+    rows = {(r.rule, r.severity): r for r in desk.alerts(time_parsing.parse(f"{days.DAY}T11:30"), "2h").rises}
+    assert rows["availability", "critical"].state == "firing" and rows["availability", "critical"].over_us is None
+    assert rows["gamma_zero", "critical"].state == "fell"
+
+
+def test_status_reads_its_alerts_off_the_record(desk):
+    """`ops status` shows the alerts of the record with their ids, and by the looks alone where nobody judged."""
+    at = time_parsing.parse(f"{days.DAY}T11:30")
+    recorded = desk.status(at).alerts
+    assert [a["id"] for a in recorded if a["severity"] == "critical" and not a["inhibited_by"]] == [
+        r.alert for r in desk.alerts(at, "2h").rises if (r.rule, r.severity) == ("availability", "critical")
+    ]
+    other = Desk(settings.Settings(home=desk.settings.home / "other", app="desk"), lambda: CLOSES)
+    SnapshotStore(other.store).write("desk", days.posts(), known_at_ts=True)
+    assert {(a["rule"], a["subject"], a["severity"]) for a in other.status(at).alerts if not a["inhibited_by"]} == {
+        (a["rule"], a["subject"], a["severity"]) for a in recorded if not a["inhibited_by"]
+    }
+
+
+def test_noise_and_waiting_are_counted(desk):
+    """
+    Every rise has its waiting time, and each rule its count of told, noted and explained away; together they are all.
+    """
+    log = desk.alerts(CLOSES, "6h30m")
+    assert repr(log.lead_times).count("\n") == len(log.rises) + 1
+    rows = [line.split("  ") for line in repr(log.noisiest).splitlines()[2:]]
+    counts = [[int(cell) for cell in row if cell.strip().isdigit()] for row in rows]
+    assert sum(sum(c) for c in counts) == len(log.rises) and counts == sorted(counts, key=lambda c: -c[0])
+
+
+def test_budgets_show_both_windows(desk):
+    """Each rung of each budget is shown with both its windows; of a day alone the longest is unknown."""
+    said = repr(desk.alerts(time_parsing.parse(f"{days.DAY}T11:40"), "2h").burning)
+    assert "times over 1 h" in said and "times over 5 min" in said and "unknown" in said
+    assert len(said.splitlines()) == 2 + 3 * 3
+
+
+def test_text_from_outside_is_inert(desk):
+    """A name that is markup does nothing in a notebook or report."""
+    log = desk.alerts(CLOSES, "6h30m")
+    log.rises[0].sentence = log.rises[0].inhibited_by = HOSTILE
+    for part in (log.fired, log.answer):
+        assert HOSTILE not in part.html and "<img" not in part.markdown
+
+
+def test_the_command_says_what_the_record_lacks(home, tmp_path, capsys):
+    """
+    Where nobody judged, `ops alerts` says so and ends with 3; `--replay` ends with 0 and the rows of the contract; no
+    app at all is said too.
+    """
+    recording = tmp_path / "day.jsonl"
+    recording.write_text("\n".join(days.line(p) for p in days.posts()))
+
+    def ask(*more):
+        return main(["alerts", "--from", f"{days.DAY}T09:30", "--to", f"{days.DAY}T12:00", "-o", "json", *more])
+
+    assert ask() == 3 and json.loads(capsys.readouterr().out) == []
+    assert main(["import", str(recording)]) == 0
+    capsys.readouterr()
+    assert ask() == 3
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == [] and "no collector has ever judged here" in captured.err
+    assert ask("--replay") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {
+        "alert",
+        "rule",
+        "subject",
+        "source",
+        "severity",
+        "pending_at",
+        "fired_at",
+        "resolved_at",
+        "peak_value",
+        "limit",
+        "inhibited_by",
+        "incident",
+        "rules_hash",
+    } <= set(rows[0])
+    assert any((r["rule"], r["subject"], r["severity"]) == ("availability", "massive", "critical") for r in rows)
+    assert main(["alerts", "--from", f"{days.DAY}T12:00", "--to", f"{days.DAY}T09:30"]) == 64
+
+
+def test_a_rule_that_is_gone_breaks_no_row():
+    """A record made by a rule that this table does not have can still be read."""
+    from opslib.alerting.alerts import Transition
+
+    gone = Transition(
+        0,
+        "old_rule",
+        "app",
+        "page",
+        "old_rule-app-page-x",
+        "fired",
+        "critical",
+        3.0,
+        2.0,
+        0,
+        None,
+        None,
+        "old rule (3) > 2",
+        "h",
+    )
+    (row,) = history.read([gone, gone._replace(kind="unknown", at_us=5)], rules.load())
+    assert (
+        row.as_json(rules.load())["runbook"] is None
+        and row.state == "unknown"
+        and row.told(rules.load()) == "old rule (3) > 2"
+    )
+    assert history.standing([gone], rules.load())[0]["runbook"] is None
+
+
+def test_an_alert_whose_rule_is_gone_is_still_shown(desk: Desk) -> None:
+    """
+    An alert recorded under a rule that today's table does not have is listed, and says so; asked for by name, the rule
+    is refused by name.
+    """
+    shown = desk.alerts(days.at("11:30"), "1d")
+    assert shown.standing
+    gone = replace(
+        shown,
+        standing=[
+            a | {"rule": "gone", "inhibited_by": None, "severity": "critical", "state": "firing"}
+            for a in shown.standing
+        ],
+    )
+    assert "Its rule is no longer in rules.toml" in repr(gone.answer)
+    with pytest.raises(RulesError, match="no rule 'avalability' in the table in force. Did you mean 'availability'"):
+        desk.rules["avalability"]

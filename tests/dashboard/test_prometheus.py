@@ -1,0 +1,311 @@
+"""The figures as Prometheus reads them: clean text, no invented number, and a counter of errors that never falls."""
+
+import re
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.support import days
+from tests.support import snapshots
+import pytest
+from tests.support.system import needs
+from hypothesis import HealthCheck, Phase, given, settings as hypothesis_settings, strategies as st
+from tests.services.test_server import AS_JSON, POST, Clock, Receiver, a_body, asked, raw, receiving, running
+
+from opslib.dashboard import prometheus
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage import snapshot_columns
+from opslib.foundation.storage.database import Store
+from opslib.simulation.world import page
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
+
+GUIDE = (
+    "trading_provider_uptime",
+    "trading_greeks_valid_rate",
+    "trading_pnl_net_percent",
+    "trading_system_errors_total",
+)
+SCRAPE_S = 15
+TOTAL = "trading_system_errors_total"
+
+
+def samples(said: str) -> dict[str, float]:
+    """Every sample of a text by its name and labels."""
+    assert said.endswith("\n")
+    return {
+        name: float(value)
+        for name, value in (line.rsplit(" ", 1) for line in said.splitlines() if not line.startswith("#"))
+    }
+
+
+def scraped(receiver: Receiver) -> dict[str, float]:
+    """What a scrape finds."""
+    answer = receiver.ask("GET", "/metrics")
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return samples(answer.body.decode())
+
+
+def clean(said: str) -> None:
+    """Hold a text against promtool."""
+    found = subprocess.run([needs("promtool"), "check", "metrics"], input=said, capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", ""), said
+
+
+@pytest.fixture(scope="module")
+def refresh() -> list[Any]:
+    """The posts of the scripted day around the refresh of a page, all three pages in them."""
+    posts = list(page.posts(days.scripted()))
+    first = next(p.at for p in posts if p.page == "trader-2")
+    return [p for p in posts if first - timedelta(minutes=60) <= p.at <= first + timedelta(minutes=10)]
+
+
+def counted(posts: list[Any]) -> int:
+    """The errors that the pages of a list of posts counted, each from its own load to its last post."""
+    return sum({post.page: post.body["systemHealth"]["errorCount"] for post in posts}.values())
+
+
+def test_a_day_is_clean_and_its_errors_never_fall(home: Path, refresh: list[Any]) -> None:
+    """
+    Over a page's reload, scraped every 15 s for its last 25 minutes, the errors never fall, end at the sum over all
+    pages, and the text is clean with the guide's four names.
+    """
+    begins = refresh[-1].at - timedelta(minutes=25)
+    world = Clock(begins)
+    totals, due = [], begins
+    with receiving(now=world.now) as receiver:
+        SnapshotStore(receiver.store).write(
+            "desk",
+            [Post(clock.micros(p.at), snapshot.read(p.body)) for p in refresh if p.at < begins],
+            known_at_ts=True,
+        )
+        for post in (p for p in refresh if p.at >= begins):
+            while due < post.at:
+                world.at = due
+                totals.append(scraped(receiver).get(TOTAL, 0))
+                due += timedelta(seconds=SCRAPE_S)
+            world.at = post.at
+            assert receiver.post(post.body).status == 204
+        said = receiver.ask("GET", "/metrics").body.decode()
+    found = samples(said)
+    assert totals == sorted(totals)
+    assert len(totals) >= 99
+    assert found[TOTAL] == counted(refresh) > 0
+    assert {name.partition("{")[0] for name in found} >= set(GUIDE)
+    assert {f'trading_provider_uptime{{provider="{p}"}}' for p in snapshot_columns.PROVIDERS} <= set(found)
+    assert all(0 <= found[name] <= 100 for name in found if "uptime" in name or "valid_rate" in name)
+    clean(said)
+
+
+def test_nothing_known_is_no_line(home: Path) -> None:
+    """
+    Of an empty store nothing is said but that no look came, of an app that never wired its providers no provider is,
+    and both are clean.
+    """
+    world = Clock(snapshots.at(3600))
+    with receiving(now=world.now) as receiver:
+        empty = receiver.ask("GET", "/metrics").body.decode()
+        assert samples(empty) == {"trading_look_coverage_ratio": 0}
+        nothing = dict.fromkeys(
+            (
+                "massive_requests",
+                "massive_successes",
+                "massive_failures",
+                "tradier_requests",
+                "tradier_successes",
+                "tradier_failures",
+                "trades",
+                "validations",
+                "greeks_valid",
+            ),
+            0,
+        )
+        for _ in range(20):
+            world.at += timedelta(seconds=5)
+            assert (
+                receiver.post(
+                    snapshots.body(
+                        **nothing,
+                        websocket_connected=False,
+                        backtest_variance_pp=0,
+                        page_clock_ms=clock.micros(world.at) // 1000,
+                    )
+                ).status
+                == 204
+            )
+        said = receiver.ask("GET", "/metrics").body.decode()
+    # For how long no request came is known of nothing too.
+    known = {name for name in samples(said) if 'rule="silence"' not in name}
+    assert {name.partition("{")[0] for name in known} == {
+        "trading_greeks_gamma_zero",
+        "trading_look_coverage_ratio",
+        TOTAL,
+    }
+    assert not re.search("(?i)nan|none|inf|unknown ", re.sub("(?m)^#.*$", "", said))
+    for text in (empty, said):
+        clean(text)
+
+
+def test_a_figure_that_went_quiet_loses_its_line(home: Path) -> None:
+    """
+    An hour after the last look no gauge of the hour stands on what is past, while the counter goes on at its value.
+    """
+    world = Clock(snapshots.at(0))
+    one = snapshots.PageOf(-60)
+    with receiving(now=world.now) as receiver:
+        for second in range(5, 600, 5):
+            world.at = snapshots.at(second)
+            assert receiver.post(one.add(massive_requests=5, validations=2, errors=1).body(second)).status == 204
+        before = scraped(receiver)
+        world.at = snapshots.at(600 + 3700)
+        after = scraped(receiver)
+    assert {name for name in before if "provider_uptime" in name or "greeks" in name}
+    silence = {name: value for name, value in after.items() if 'rule="silence"' in name}
+    assert set(after) - set(silence) <= {TOTAL, "trading_look_coverage_ratio"} and set(silence.values()) == {3705.0}
+    assert after[TOTAL] == before[TOTAL] == 119
+
+
+def test_a_count_is_exact(home: Path) -> None:
+    """A large count of errors is told to the last one, not to ten digits."""
+    world = Clock(snapshots.at(0))
+    with receiving(now=world.now) as receiver:
+        for second, errors in ((5, 0), (10, 123_456_789_012_345)):
+            world.at = snapshots.at(second)
+            assert receiver.post(snapshots.PageOf(-60, errors=errors).body(second)).status == 204
+        assert scraped(receiver)[TOTAL] == 123_456_789_012_345
+
+
+def test_errors_before_the_first_post_stay_counted(home: Path) -> None:
+    """
+    Errors that a newly loaded page has already counted when it first posts are counted once and for all, whenever
+    scrapes fall.
+    """
+    world = Clock(snapshots.at(0))
+    old, new = snapshots.PageOf(-600, page_id="old"), snapshots.PageOf(122, page_id="new", errors=3)
+    found = []
+    with receiving(now=world.now) as receiver:
+        for second in range(0, 240):
+            world.at = snapshots.at(second)
+            if second % 5 == 0:
+                assert receiver.post(old.body(second)).status == 204
+            if second >= 127 and second % 5 == 2:
+                assert receiver.post(new.body(second)).status == 204
+            if second % SCRAPE_S == 0 or second in (132, 154):
+                found.append((second, scraped(receiver).get(TOTAL)))
+    assert found == [(s, 3 if s > 127 else 0) for s, _ in found]
+
+
+LIVES = st.lists(
+    st.tuples(
+        st.integers(0, 200), st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 9), st.booleans()
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@hypothesis_settings(
+    max_examples=60,
+    phases=[Phase.generate],
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(lives=LIVES, stride=st.sampled_from([7, 15, 30, 47, 61, 300]))
+def test_the_total_never_falls_and_adds_up(
+    tmp_path_factory: pytest.TempPathFactory, lives: list[tuple[int, list[int], int, bool]], stride: int
+) -> None:
+    """
+    For any pages, named ones that are reloaded among them, and any rhythm of scrapes, the total never falls and is the
+    sum of what each load counted.
+    """
+    world = Clock(snapshots.at(0))
+    store = Store(f"sqlite:///{tmp_path_factory.mktemp('total')}/store.sqlite", world.now)
+    found = settings.load(environ={"OPS_HOME": "/nonexistent"})
+    table = rules.load(None)
+    posts: list[tuple[float, dict[str, Any]]] = [(0, snapshots.PageOf(-100, page_id="ever").body(0))]
+    expected = 0
+    for n, (start, errors, first, again) in enumerate(lives):
+        at, load = start + 1, snapshots.PageOf(start + 1, page_id=f"page {n}")
+        for life in (errors, errors[::-1]) if again else (errors,):
+            for look, more in enumerate(life):
+                posts.append((at + first + 5 * look, load.add(errors=more).body(at + first + 5 * look)))
+            expected += sum(life)
+            at += first + 5 * len(life) + 20
+            load.refresh(at)
+    posts.sort(key=lambda p: p[0])
+    totals, due = [], 1
+    for second, metrics in posts:
+        while due < second:
+            world.at = snapshots.at(due)
+            totals.append(prometheus.errors_total(store, found, table, world.at))
+            due += stride
+        world.at = snapshots.at(second)
+        SnapshotStore(store).write("desk", [Post(clock.micros(world.at), snapshot.read(metrics))])
+    for later in (0, 10, 31, 100, 1000):
+        totals.append(prometheus.errors_total(store, found, table, snapshots.at(posts[-1][0] + later)))
+    store.close()
+    assert totals == sorted(totals)
+    assert totals[-5:] == [expected] * 5
+
+
+def test_the_total_lives_through_a_restart(home: Path) -> None:
+    """
+    Over an end and a new start of the server on the same home, in real processes, the total goes on from where it was.
+    """
+    totals = []
+    for life in range(3):
+        with running(home) as found:
+            totals.append(samples(asked(found.url, "GET", "/metrics").body.decode()).get(TOTAL, 0))
+            for n in range(4):
+                assert (
+                    asked(
+                        found.url,
+                        "POST",
+                        POST,
+                        raw(a_body(10 * life + n, page_id="one", errors=10 * life + 3 * n)),
+                        AS_JSON,
+                    ).status
+                    == 204
+                )
+            totals.append(samples(asked(found.url, "GET", "/metrics").body.decode())[TOTAL])
+            found.process.kill() if life else found.process.terminate()
+            found.process.wait(30)
+    assert totals == [0, 9, 9, 19, 19, 29]
+
+
+def test_the_total_remembers_what_is_settled(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking again costs what happened since, and a store that cannot remember (a full disk) still tells the total."""
+    world = Clock(snapshots.at(0))
+    one = snapshots.PageOf(-60)
+    with receiving(now=world.now) as receiver:
+        for second in range(0, 300, 5):
+            world.at = snapshots.at(second)
+            assert receiver.post(one.add(errors=1).body(second)).status == 204
+        assert scraped(receiver)[TOTAL] == 60
+        read: list[float] = []
+        ask = SnapshotStore.looks
+        monkeypatch.setattr(
+            SnapshotStore,
+            "looks",
+            lambda self, app, start, end, known: read.append(end - start) or ask(self, app, start, end, known),
+        )
+        world.at += timedelta(seconds=10)
+        table = rules.load(None)
+        assert prometheus.errors_total(receiver.store, receiver.settings, table, world.at) == 60
+        assert max(read) <= (prometheus.SETTLED.total_seconds() + table.pages.reset_gap_s + 10) * 1e6
+        other = Store(receiver.settings.url, world.now)
+
+        def full(*_: Any) -> None:
+            from opslib.foundation.errors import StoreError
+
+            raise StoreError("database or disk is full")
+
+        monkeypatch.setattr(Store, "remember", full)
+        world.at += timedelta(hours=1)
+        assert prometheus.errors_total(other, receiver.settings, table, world.at) == 60
+        other.close()

@@ -1,0 +1,254 @@
+"""The store: what is kept, once, by two clocks, in both databases."""
+
+import json
+import random
+import subprocess
+import sys
+import textwrap
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from tests.support import days
+import pytest
+import sqlalchemy as sa
+
+from opslib.dashboard import status
+from opslib.foundation import clock
+from opslib.foundation.clock import Window
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import StoreError
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.snapshot_columns import FIELDS
+from opslib.telemetry.pages.store import Post, Reject, SnapshotStore
+
+NOON = datetime(2026, 3, 10, 16, 0, tzinfo=UTC)
+
+
+def test_a_post_comes_back_as_it_was(store_url: str) -> None:
+    """Every typed field and the body of a post are given back exactly."""
+    store = Store(store_url)
+    some = days.posts()[1000:1010]
+    assert SnapshotStore(store).write("desk", some) == 10
+    looks = SnapshotStore(store).looks("desk", 0, 2**62, None)
+    assert [{f.name: getattr(k, f.name) for f in FIELDS} for k in looks] == [
+        {f.name: p.snapshot.values[f.name] for f in FIELDS} for p in some
+    ]
+    assert [body for _, _, _, body in SnapshotStore(store).bodies("desk", None, None, None)] == [
+        p.snapshot.body for p in some
+    ]
+
+
+def test_the_same_body_is_one_row(store_url: str) -> None:
+    """Posting or importing again adds nothing, within one write and across writes; another app is another matter."""
+    store = Store(store_url)
+    some = list(days.posts()[:20])
+    assert SnapshotStore(store).write("desk", [*some, *some[:5]]) == 20
+    assert SnapshotStore(store).write("desk", some) == 0
+    assert SnapshotStore(store).write("other", some) == 20
+    assert len(SnapshotStore(store).looks("desk", 0, 2**62, None)) == 20
+
+
+def test_known_at_never_goes_back(store_url: str) -> None:
+    """A clock that is set back does not make a later write known earlier; time goes on from the last write."""
+    times = iter([NOON, NOON, NOON - timedelta(minutes=3), NOON + timedelta(seconds=1)])
+    store = Store(store_url, now=lambda: next(times))
+    for post in days.posts()[:4]:
+        SnapshotStore(store).write("desk", [post])
+    known = [k.known_at_us for k in sorted(SnapshotStore(store).looks("desk", 0, 2**62, None), key=lambda k: k.seq)]
+    assert known == sorted(known)
+    assert clock.micros(NOON) <= known[2] <= clock.micros(NOON + timedelta(seconds=60))
+
+
+def test_rejects_are_kept_once_with_their_reasons(store_url: str) -> None:
+    """What was refused is kept with where it came from and why, and not twice."""
+    store = Store(store_url)
+    refused = Reject("file.jsonl:3", ("pnl is 4, expected an object",), b'{"pnl": 4}')
+    SnapshotStore(store).write("desk", [], [refused])
+    SnapshotStore(store).write("desk", [], [refused])
+    assert [r for _, r in SnapshotStore(store).rejects("desk")] == [refused]
+
+
+def test_a_newer_store_is_refused(store_url: str) -> None:
+    """A store of a schema this version does not know is not touched."""
+    Store(store_url).remember("schema", "99")
+    with pytest.raises(StoreError, match="newer opslib"):
+        Store(store_url)
+
+
+def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of an older schema is migrated once, on opening, and keeps its rows."""
+    from opslib.foundation.storage import database as module
+
+    SnapshotStore(Store(store_url)).write("desk", days.posts()[:3])
+    ran = []
+
+    def mark(connection: sa.Connection) -> None:
+        ran.append(connection.exec_driver_sql("ALTER TABLE snapshots ADD COLUMN mark INTEGER"))
+
+    here = len(module.MIGRATIONS) + 1
+    monkeypatch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, mark))
+    for _ in range(2):
+        found = Store(store_url)
+        assert len(SnapshotStore(found).looks("desk", 0, 2**62, None)) == 3
+    assert len(ran) == 1 and found.recall("schema") == str(here + 1)
+
+
+def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
+    """The message names the store without its password, and what to look at."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="OPS_STORE_URL"):
+        Store(f"sqlite:///{tmp_path / 'file' / 'store.sqlite'}")
+    with pytest.raises(StoreError) as told:
+        Store("postgresql://me:hunter2@127.0.0.1:1/none?connect_timeout=2")
+    assert "hunter2" not in str(told.value)
+
+
+def test_sqlite_is_durable(tmp_path: Path) -> None:
+    """SQLite is opened with WAL, full synchronisation and a busy timeout of at least 30 s."""
+    store = Store(f"sqlite:///{tmp_path / 's.sqlite'}")
+    with store._engine.connect() as connection:
+
+        def pragma(name):
+            return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
+        assert (pragma("journal_mode"), pragma("synchronous"), pragma("busy_timeout") >= 30_000) == ("wal", 2, True)
+
+
+def test_a_failed_write_keeps_nothing(store_url: str) -> None:
+    """A write is whole or not at all."""
+    store = Store(store_url)
+    good = days.posts()[0]
+    broken = Post(
+        good.ts_us, type(good.snapshot)({**days.posts()[1].snapshot.values, "errors": "many"}, b"x" * 32, b"{}")
+    )
+    if store_url.startswith("sqlite"):
+        # SQLite takes a text for a number, but no nothing.
+        broken = Post(None, broken.snapshot)  # type: ignore[arg-type]
+    with pytest.raises(StoreError):
+        SnapshotStore(store).write("desk", [good, broken])
+    assert SnapshotStore(store).looks("desk", 0, 2**62, None) == []
+
+
+def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> None:
+    """Four writers and a reader, each a process of its own, lose nothing, double nothing, and see no error."""
+    Store(store_url)
+    posts = days.posts()[:400]
+    (tmp_path / "posts.jsonl").write_text("\n".join(map(days.line, posts)))
+    writer = textwrap.dedent("""
+        import json, sys
+        from opslib.foundation import clock, time_parsing; from opslib.telemetry.pages import snapshot
+        from opslib.telemetry.pages.store import Post, SnapshotStore
+        from opslib.foundation.storage.database import Store
+        store, part = Store(sys.argv[1]), int(sys.argv[3])
+        for i, line in enumerate(open(sys.argv[2])):
+            row = json.loads(line)
+            if i % 4 == part or i % 50 == 0:
+                SnapshotStore(store).write("desk", [Post(clock.micros(time_parsing.parse(row["ts"])), \
+snapshot.read(row["metrics"]))])
+    """)
+    running = [
+        subprocess.Popen([sys.executable, "-c", writer, store_url, str(tmp_path / "posts.jsonl"), str(i)])
+        for i in range(4)
+    ]
+    store, seen = Store(store_url), 0
+    while any(p.poll() is None for p in running):
+        now = len(SnapshotStore(store).looks("desk", 0, 2**62, None))
+        assert now >= seen
+        seen = now
+    assert [p.returncode for p in running] == [0, 0, 0, 0]
+    looks = SnapshotStore(store).looks("desk", 0, 2**62, None)
+    assert sorted(k.digest for k in looks) == sorted(p.snapshot.digest for p in posts)
+    by_seq = sorted(looks, key=lambda k: k.seq)
+    assert [k.known_at_us for k in by_seq] == sorted(k.known_at_us for k in looks), "seq and known_at rise together"
+
+
+def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
+    """
+    What was shown live at 200 random moments (80 on PostgreSQL) is what is shown later as of then, with late and
+    doubled rows in random order.
+    """
+    seed = random.SystemRandom().randrange(10**6)
+    print("seed", seed)
+    rng = random.Random(seed)
+    posts = list(days.posts()[::6])
+    arrivals = sorted(
+        (p.ts_us + (rng.randrange(3_600_000_000) if rng.random() < 0.2 else 0), i) for i, p in enumerate(posts)
+    )
+    arrivals += rng.sample(arrivals, 60)
+    arrivals.sort(key=lambda a: (a[0], rng.random()))
+    wanted = 200 if store_url.startswith("sqlite") else 80
+    looks_at = {rng.randrange(len(arrivals)) for _ in range(wanted * 13 // 10)}
+    now = [0]
+    store = Store(store_url, now=lambda: clock.instant(now[0]))
+    table, desk = rules.load(), settings.load(tmp_path, "desk", {})
+    shown = list[tuple[datetime, timedelta, str, dict]]()
+    for i, (arrived, which) in enumerate(arrivals):
+        now[0] = arrived
+        SnapshotStore(store).write("desk", [posts[which]])
+        if i in looks_at and (i + 1 == len(arrivals) or arrivals[i + 1][0] > arrived + 1):
+            moment, length = clock.instant(arrived + 1), timedelta(minutes=rng.choice((5, 10, 20)))
+            view = status.status(store, desk, table, as_of=moment, length=length)
+            shown.append((moment, length, json.dumps(view.as_json()), view.figures))
+    assert len(shown) >= wanted
+    different = 0
+    for moment, length, live, figures in shown:
+        assert (
+            json.dumps(status.status(store, desk, table, as_of=moment, length=length, known_at=moment).as_json())
+            == live
+        )
+        different += status.status(store, desk, table, as_of=moment, length=length).figures != figures
+    assert different > wanted / 10, "late rows must change what is true of a moment, else this test shows nothing"
+
+
+def test_a_window_reads_no_more_than_its_answer(tmp_path: Path) -> None:
+    """The query of a window goes through an index, not over the history."""
+    store = days.filled(f"sqlite:///{tmp_path / 's.sqlite'}")
+    end = clock.micros(days.at("11:00"))
+    plans = []
+    sa.event.listen(
+        store._engine,
+        "before_cursor_execute",
+        lambda c, cursor, statement, parameters, *_: plans.append((statement, parameters)),
+    )
+    table = rules.load()
+    status.view(
+        store,
+        settings.load(tmp_path, "desk", {}),
+        table,
+        Window(clock.instant(end - 3_600_000_000), clock.instant(end)),
+    )
+    selects = [p for p in plans if p[0].startswith("SELECT") and "snapshots" in p[0]]
+    with store._engine.connect() as connection:
+        for statement, parameters in selects:
+            plan = " ".join(
+                str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            )
+            assert "SCAN snapshots" not in plan and "TEMP B-TREE" not in plan, (statement, plan)
+
+
+def test_opening_a_store_twice_in_one_process_drops_no_lock(tmp_path: Path) -> None:
+    """
+    While a store is open here, another process that opens and closes it is not the last one, and leaves its log in
+    place.
+
+    A descriptor of our own to the file, once closed, would drop this process's locks on it (SQLite's "how to corrupt",
+    2.2).
+    """
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    first = Store(url)
+    SnapshotStore(first).write("desk", days.posts()[:3])
+    Store(url).close()
+    log = tmp_path / "store.sqlite-wal"
+    before = log.stat().st_ino
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sqlite3; c = sqlite3.connect({str(tmp_path / 'store.sqlite')!r}); "
+            f"print(c.execute('SELECT count(*) FROM snapshots').fetchone()); c.close()",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    assert log.stat().st_ino == before
+    first.close()

@@ -1,0 +1,134 @@
+"""Evidence: one form of bytes for one value, no secret in it, and no edit that passes unnoticed."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings as hypothesis_settings, strategies as st
+from tests.support.snapshots import at, us
+
+from opslib.foundation.config.settings import Settings
+from opslib.foundation.errors import OpsError
+from opslib.incidents import evidence
+from opslib.incidents.evidence import EDITED, MISSING
+
+DESK = Settings(Path("/nowhere"), "desk", secrets={"OPS_MASSIVE_TOKEN": 'tok-123456789/äö"x'})
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**15), 10**15)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda c: st.lists(c, max_size=4) | st.dictionaries(st.text(max_size=8), c, max_size=4),
+    max_leaves=12,
+)
+
+
+def chain(*bodies: dict) -> list[evidence.Entry]:
+    """Entries with these bodies, linked."""
+    found: list[evidence.Entry] = []
+    for n, body in enumerate(bodies):
+        found.append(
+            evidence.linked(
+                found[-1] if found else None,
+                at_us=us(n),
+                known_at_us=us(n),
+                kind="note",
+                by="Ann",
+                key="",
+                body=body,
+                settings=DESK,
+            )
+        )
+    return found
+
+
+@given(st.dictionaries(st.text(max_size=8), JSON, max_size=5))
+def test_the_order_of_keys_changes_nothing(body: dict) -> None:
+    """The same value has the same bytes, however it was put together, and reading its line gives the entry back."""
+    (one,), (other,) = chain(body), chain(dict(reversed(body.items())))
+    assert one.line == other.line and evidence.read(one.line) == one and evidence.checked([one.line]) == ([one], [])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 255))
+@hypothesis_settings(max_examples=300)
+def test_any_byte_that_changes_is_named(place: int, by: int) -> None:
+    """One byte changed anywhere in a record is found, and named by its entry or the one after it."""
+    lines = "\n".join(e.line for e in chain({"words": "a"}, {"n": 1.5}, {"words": "c", "list": [1, 2, 3]})).encode()
+    n = place % len(lines)
+    edited = (lines[:n] + bytes([lines[n] ^ by]) + lines[n + 1 :]).decode("utf-8", "replace").split("\n")
+    found, broken = evidence.checked(edited)
+    assert broken, (n, edited)
+
+
+def test_what_is_missing_is_named() -> None:
+    """An entry taken out of the middle is missing; so is the first."""
+    lines = [e.line for e in chain({"n": 1}, {"n": 2}, {"n": 3}, {"n": 4})]
+    assert [(b.what, b.why) for b in evidence.checked([*lines[:1], *lines[2:]])[1]] == [("E2", MISSING)]
+    assert evidence.checked(lines[1:])[1][0].why == MISSING
+
+
+def test_an_entry_written_anew_is_named() -> None:
+    """An entry with another body and its own right digest is found by the one after it."""
+    entries = chain({"value": 94.1}, {"n": 2}, {"n": 3})
+    forged = evidence.linked(
+        entries[0],
+        at_us=entries[1].at_us,
+        known_at_us=entries[1].known_at_us,
+        kind="note",
+        by="Ann",
+        key="",
+        body={"n": 20},
+        settings=DESK,
+    )
+    assert [(b.what, b.why) for b in evidence.checked([entries[0].line, forged.line, entries[2].line])[1]] == [
+        ("E2", EDITED)
+    ]
+
+
+def test_a_record_rewritten_whole_has_another_head() -> None:
+    """Who computes the whole chain anew makes a sound record: only its head, told elsewhere, shows it."""
+    one, other = chain({"value": 94.1}, {"n": 2}), chain({"value": 99.9}, {"n": 2})
+    assert evidence.checked([e.line for e in other])[1] == [] and one[-1].digest != other[-1].digest
+
+
+def test_no_secret_is_kept() -> None:
+    """
+    A secret anywhere in what is kept (a value, a key, JSON inside of text) is its name in brackets before anything is
+    hashed.
+    """
+    token = DESK.secrets["OPS_MASSIVE_TOKEN"]
+    (entry,) = chain(
+        {
+            "said": f"Bearer {token}",
+            token: [f"x{token}y", {"body": json.dumps({"key": token})}],
+            "error": f"https://h/?apiKey={token}&x",
+        }
+    )
+    assert (
+        token not in entry.line
+        and json.dumps(token)[1:-1] not in entry.line
+        and entry.line.count("OPS_MASSIVE_TOKEN") >= 4
+    )
+
+
+def test_what_is_too_large_is_cut_and_says_so() -> None:
+    """A long text and a long list are cut, and the entry says of what, how much, and the digest of all of it."""
+    (entry,) = chain({"text": "x" * 10_000, "rows": list(range(5_000))})
+    assert len(entry.body["text"]) == evidence.LONGEST_TEXT and len(entry.body["rows"]) == evidence.MOST_ITEMS
+    assert (
+        len(entry.body["bounded"]) == 2
+        and "10,000" in entry.body["bounded"][0]
+        and "SHA-256" in entry.body["bounded"][0]
+    )
+    (large,) = chain({f"k{i}": "y" * 3_900 for i in range(80)})
+    assert set(large.body) == {"words", "bounded"} and len(large.line) < 2_000
+
+
+def test_only_json_is_kept() -> None:
+    """Times, money and what is no number become plain; a value of no kind is refused where it is made canonical."""
+    (entry,) = chain({"at": at(0), "usd": Decimal("1.30"), "nothing": float("nan")})
+    assert entry.body == {"at": "2026-03-10T13:30:00.000Z", "usd": "1.30", "nothing": None}, entry.body
+    with pytest.raises(OpsError, match="JSON"):
+        evidence.canonical({"x": float("nan")})

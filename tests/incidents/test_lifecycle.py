@@ -1,0 +1,300 @@
+"""Incidents: what a record makes of them, on both databases, with time in the test's hands."""
+
+import json
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.support.snapshots import at, us
+
+from opslib.alerting.alerts import Transition
+from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.store import Record
+from opslib.foundation.config import rules, settings
+from opslib.foundation.config.contacts import Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.errors import IncidentError
+from opslib.foundation.storage.database import Store
+from opslib.incidents import evidence
+from opslib.incidents.lifecycle import Chronicle
+from opslib.telemetry.markers import Marks
+
+TABLE = rules.load()
+PAGE, PROBE = "availability-massive-page-1", "availability-massive-probe-1"
+
+
+class Desk:
+    """A store, its incidents and a clock."""
+
+    def __init__(self, url: str, home: Path):
+        self.now_s = 600.0
+        self.store = Store(url, lambda: at(self.now_s))
+        self.settings = settings.Settings(home, "desk", secrets={"OPS_MASSIVE_TOKEN": "tok-123456789"})
+        self.chronicle = Chronicle(self.store, self.settings, TABLE)
+        self.dispatch, self.marks = Dispatch(self.store, "desk"), Marks(self.store, self.settings)
+        self.staff = Staff({name: Role(name) for name in PATH}, group_wait=timedelta(seconds=15))
+
+    def change(
+        self,
+        seconds: float,
+        alert: str,
+        kind: str,
+        severity: str,
+        edge: str = "",
+        rule: str = "availability",
+        subject: str = "massive",
+        by: str | None = None,
+    ) -> None:
+        """One transition of an alert goes on record, with its edge where people are told of it."""
+        record = Record(self.store, "desk")
+        turn = record.take_turn("judge")
+        assert turn
+        row = Transition(
+            us(seconds),
+            rule,
+            subject,
+            "page",
+            alert,
+            kind,
+            severity,
+            0.7,
+            0.95,
+            us(500),
+            None,
+            by,
+            f"{rule} of {subject} is low",
+            TABLE.hash,
+        )
+        assert record.keep(
+            turn, turn.upto_us if turn.upto_us is not None else us(0), us(seconds), [row], [], {0: edge} if edge else {}
+        )
+        record.leave("judge")
+
+    def later(self, seconds: float) -> None:
+        """Time goes by; people are told of what is due, and incidents take it in."""
+        self.now_s += seconds
+        self.dispatch.plan(self.staff, TABLE)
+        self.chronicle.take_in()
+
+    def outage(self) -> str:
+        """Massive goes: the alert fires, people are told, the incident's id."""
+        self.change(595, PAGE, "fired", "critical", "firing")
+        self.later(20)
+        self.later(20)
+        (found,) = self.chronicle.all()
+        return found.id
+
+
+@pytest.fixture
+def desk(store_url: str, tmp_path: Path) -> Desk:
+    """A desk on each database."""
+    return Desk(store_url, tmp_path)
+
+
+def test_an_alert_opens_its_incident(desk: Desk) -> None:
+    """
+    What people are told of has an incident: its title, limit and runbook are the alert's, its beginning the alert's
+    moment; once, however often it is looked.
+    """
+    name = desk.outage()
+    found = desk.chronicle.read(name)
+    assert (
+        name == "2026-03-10-1"
+        and found.runbook == "massive_down"
+        and found.rule == "availability"
+        and found.subject == "massive"
+        and found.severity == "critical"
+    )
+    assert found.alerts == {PAGE: "firing"} and found.entries[0].at_us == us(595) and found.status == "open"
+    assert found.times["detected"].at_us == us(595) and found.times["detected"].precision_s == 5.0
+    assert (
+        found.times["began"].at_us == us(500)
+        and found.times["began"].precision_s == 600.0
+        and "before that" in found.times["began"].source
+    )
+    assert found.times["acknowledged"].at_us is None and "nobody" in found.times["acknowledged"].source
+    before = len(found.entries)
+    Chronicle(desk.store, desk.settings, TABLE).take_in()
+    assert len(desk.chronicle.read(name).entries) == before
+
+
+def test_what_it_explains_away_belongs_to_it(desk: Desk) -> None:
+    """
+    An alert that another explains away opens nothing: it is in the incident of that one, and what that explains in turn
+    too.
+    """
+    name = desk.outage()
+    desk.change(650, PROBE, "fired", "critical", by=PAGE)
+    desk.change(660, "errors-app-page-1", "fired", "critical", rule="errors", subject="app", by=PROBE)
+    desk.later(60)
+    assert (
+        set(desk.chronicle.read(name).alerts) == {PAGE, PROBE, "errors-app-page-1"} and len(desk.chronicle.all()) == 1
+    )
+    assert desk.chronicle.of_alerts() == dict.fromkeys((PAGE, PROBE, "errors-app-page-1"), name)
+
+
+def test_everything_that_happens_is_on_its_timeline(desk: Desk) -> None:
+    """
+    Alerts, acknowledgements, deliveries, markers, notes and hand-overs stand on the timeline, each once, by when it
+    happened.
+    """
+    desk.marks.put("deploy", "v1.4", "Dee", at(300))
+    name = desk.outage()
+    desk.dispatch.ack(PAGE, "Ann", "mine")
+    desk.chronicle.take_in()
+    desk.chronicle.note(name, "the vendor was called", "Bob")
+    desk.chronicle.hand_over(name, "Bob", "Ann")
+    delivery = desk.dispatch.claim("terminal")
+    assert delivery
+    desk.dispatch.sent(delivery)
+    desk.change(900, PAGE, "resolved", "critical", "resolved")
+    desk.later(400)
+    found = desk.chronicle.read(name)
+    kinds = [e.kind for e in found.timeline]
+    assert (
+        sorted(kinds) == ["acknowledged", "alert", "alert", "handover", "mark", "note", "opened", "told"]
+        and kinds[0] == "mark"
+        and kinds[-1] == "alert"
+    )
+    assert [e.at_us for e in found.timeline] == sorted(e.at_us for e in found.timeline)
+    assert (
+        found.holder == "Bob"
+        and found.people == ["Dee", "Ann", "Bob"]
+        and found.times["acknowledged"].source == "Ann took it"
+        and found.alerts == {PAGE: "resolved"}
+    )
+    assert evidence.checked(e.line for e in found.entries)[1] == []
+
+
+def test_the_folder_verifies_alone(desk: Desk) -> None:
+    """What lies in the folder is the record, line by line; and its picture."""
+    name = desk.outage()
+    digest = desk.chronicle.picture(b"\x89PNG picture")
+    desk.chronicle.append(name, "evidence", {"words": "a picture", "picture": {"sha256": digest, "name": "providers"}})
+    folder = desk.chronicle.folder(name)
+    found, broken = evidence.checked((folder / "record.jsonl").read_text().splitlines())
+    assert (
+        not broken
+        and found == desk.chronicle.read(name).entries
+        and (folder / "evidence" / f"{digest}.png").read_bytes() == b"\x89PNG picture"
+    )
+
+
+def test_a_life(desk: Desk) -> None:
+    """
+    Mitigated, resolved only when nothing fires or somebody says why, opened again, dismissed; what is closed takes only
+    notes.
+    """
+    name = desk.outage()
+    assert desk.chronicle.mitigate(name, "Tradier only", "Ann").status == "mitigated"
+    with pytest.raises(IncidentError, match=f"{PAGE} still fires"):
+        desk.chronicle.resolve(name, "", "Ann")
+    found = desk.chronicle.resolve(name, "the feed is back; the rate needs its ten minutes", "Ann")
+    assert (
+        found.status == "resolved"
+        and found.of_kind("resolved")[0].body["head"]["digest"] == found.entries[-2].digest
+        and found.of_kind("resolved")[0].body["still_firing"] == [PAGE]
+    )
+    with pytest.raises(IncidentError, match="is resolved"):
+        desk.chronicle.mitigate(name, "again", "Ann")
+    assert desk.chronicle.note(name, "an afterthought", "Bob").status == "resolved"
+    desk.change(900, PAGE, "resolved", "critical", "resolved")
+    desk.later(400)
+    assert desk.chronicle.read(name).alerts == {PAGE: "resolved"}, (
+        "what comes after it was called over is on its record too"
+    )
+    found = desk.chronicle.reopen(name, "it is back", "Ann")
+    assert found.status == "open" and found.times["resolved"].at_us is None
+    assert desk.chronicle.dismiss(name, "false alarm", "a test", "Ann").status == "dismissed"
+    with pytest.raises(IncidentError, match="dismissed as"):
+        desk.chronicle.dismiss(name, "boring", "", "Ann")
+    for act in (
+        lambda: desk.chronicle.note(name, "x", " "),
+        lambda: desk.chronicle.note(name, "", "Ann"),
+        lambda: desk.chronicle.note("2026-03-10-9", "x", "Ann"),
+        lambda: desk.chronicle.open(" ", by="Ann"),
+    ):
+        with pytest.raises(IncidentError):
+            act()
+
+
+def test_a_merged_incident_goes_on_in_the_other(desk: Desk) -> None:
+    """What comes for a merged incident is written into the one that goes on; what was stays where it was."""
+    name = desk.outage()
+    other = desk.chronicle.open("two prices differ", by="Bob")
+    assert desk.chronicle.merge(name, other.id, "Ann").status == "merged"
+    desk.change(900, PAGE, "resolved", "critical", "resolved")
+    desk.later(400)
+    assert (
+        desk.chronicle.read(other.id).alerts == {PAGE: "resolved"}
+        and desk.chronicle.of_alerts() == {PAGE: other.id}
+        and desk.chronicle.find(PAGE).id == other.id
+    )
+    assert desk.chronicle.read(name).alerts == {PAGE: "firing"} and desk.chronicle.find().id == other.id
+    with pytest.raises(IncidentError, match="cannot be merged"):
+        desk.chronicle.merge(other.id, other.id, "Ann")
+
+
+def test_a_dismissed_incident_opens_no_second_for_the_same_alert(desk: Desk) -> None:
+    """
+    While its alert still fires, what was dismissed is not opened again by itself; the next outage is another incident.
+    """
+    name = desk.outage()
+    desk.chronicle.dismiss(name, "false alarm", "", "Ann")
+    desk.later(60)
+    assert [i.id for i in desk.chronicle.all()] == [name]
+    desk.change(900, PAGE, "resolved", "critical", "resolved")
+    desk.later(400)
+    desk.change(1200, "availability-massive-page-2", "fired", "critical", "firing")
+    desk.later(300)
+    desk.later(60)
+    assert [i.id for i in desk.chronicle.all()] == [name, "2026-03-10-2"] and set(
+        desk.chronicle.read("2026-03-10-2").alerts
+    ) == {"availability-massive-page-2"}
+
+
+def test_many_write_at_once(desk: Desk) -> None:
+    """Eight who write at once follow each other: no entry is lost, none is forked, and a key is taken by one."""
+    name = desk.outage()
+    before, won = len(desk.chronicle.read(name).entries), list[bool]()
+
+    def writes(n: int) -> None:
+        mine = Chronicle(
+            Store(desk.store._engine.url.render_as_string(hide_password=False), lambda: at(700)), desk.settings, TABLE
+        )
+        for i in range(5):
+            mine.append(name, "note", {"words": f"{n} {i}"}, by=f"P{n}")
+        won.append(
+            mine.append(
+                name, "step", {"runbook": "r", "step": "s", "state": "intended", "words": "x"}, key="intended:1"
+            )
+            is not None
+        )
+
+    threads = [threading.Thread(target=writes, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = desk.chronicle.read(name)
+    assert (
+        len(found.entries) == before + 41
+        and won.count(True) == 1
+        and evidence.checked(e.line for e in found.entries)[1] == []
+    )
+    assert [e.body["words"] for e in found.of_kind("note") if e.by == "P3"] == [f"3 {i}" for i in range(5)]
+
+
+def test_known_at(desk: Desk) -> None:
+    """As known at a moment, an incident has only what was written down by then."""
+    name = desk.outage()
+    then = at(desk.now_s)
+    desk.now_s += 100
+    desk.chronicle.note(name, "seen earlier", "Ann", at(600))
+    assert [e.kind for e in desk.chronicle.read(name, then).of_kind("note")] == [] and desk.chronicle.read(
+        name
+    ).of_kind("note")[0].at_us == us(600)
+    with pytest.raises(IncidentError, match="there is no incident"):
+        desk.chronicle.read(name, at(10))
+    assert desk.chronicle.of_alerts(at(10)) == {} and json.loads(json.dumps(desk.chronicle.read(name).as_json()))

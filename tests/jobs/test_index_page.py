@@ -1,0 +1,174 @@
+"""
+The page of all runs: what the ledger says, escaped, offline, searchable; never less than the ledger, whoever writes at
+once.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from tests.support.system import needs
+
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import settings
+from opslib.foundation.storage.database import Store
+from opslib.jobs import index_page, ledger
+
+
+def run(
+    store: Store,
+    n: int,
+    notebook: str,
+    place: Path,
+    state: str = "ok",
+    verdict: str = "ok",
+    reason: str | None = None,
+    **given: str,
+) -> None:
+    """One run in the ledger, with what it published."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.with_suffix(".json").write_text(json.dumps({"verdict": verdict}))
+    place.with_suffix(".html").write_text("<p>x</p>")
+    at = clock.micros(time_parsing.parse("2026-03-10T16:15")) + n * 10**6
+    store.run_begins(
+        id=f"r{n:04}",
+        app="desk",
+        notebook=notebook,
+        started_at_us=at,
+        outputs="[]",
+        process=ledger.process(),
+        parameters=json.dumps(given),
+        state="running",
+    )
+    store.run_ends(
+        f"r{n:04}",
+        state=state,
+        reason=reason,
+        ended_at_us=at,
+        outputs=[str(place.with_suffix(end)) for end in (".html", ".json")],
+    )
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> tuple[settings.Settings, Store]:
+    """A home whose path has what must be escaped in an address."""
+    found = settings.load(tmp_path / "a b", None, {})
+    found.home.mkdir()
+    return found, Store(found.url)
+
+
+def test_it_says_what_the_ledger_says(desk: tuple[settings.Settings, Store]) -> None:
+    """
+    Every run is there, the newest first; of each notebook its newest on top with its verdict; links lead to files that
+    are there.
+    """
+    where, store = desk
+    for n in range(5):
+        run(
+            store,
+            n,
+            "notebooks/daily_report.ipynb",
+            where.outputs / "reports" / f"2026-03-0{n + 1}_daily x",
+            verdict="critical" if n == 4 else "ok",
+            day=f"2026-03-0{n + 1}",
+        )
+    run(
+        store,
+        9,
+        "notebooks/weekly_report.ipynb",
+        where.outputs / "reports" / "w",
+        state="failed",
+        verdict="",
+        reason="the kernel <died>",
+        period="2026-W10",
+    )
+    page = index_page.write(where, store).read_text()
+    newest, every = page.split("<h2>Every run</h2>")
+    assert newest.count("<tr><th scope") == 2 and every.count("<tr><th scope") == len(ledger.runs(store)) == 6
+    assert (
+        "✗ critical" in newest
+        and "2026-03-05" in newest
+        and "2026-03-04" not in newest
+        and "the kernel &lt;died&gt;" in page
+        and "<died>" not in page
+    )
+    links = re.findall(r'href="([^"]+)"', page)
+    from urllib.parse import unquote
+
+    assert links and all((where.home / unquote(link)).is_file() for link in links)
+
+
+def test_it_opens_offline_and_is_searched(desk: tuple[settings.Settings, Store]) -> None:
+    """
+    In a browser, from the disk: its script runs, nobody else's does, nothing is asked of a network, rows that do not
+    fit are hidden.
+    """
+    from playwright.sync_api import sync_playwright
+
+    where, store = desk
+    run(store, 1, "notebooks/daily_report.ipynb", where.outputs / "reports" / "a", day="2026-03-10")
+    run(
+        store,
+        2,
+        "notebooks/weekly_report.ipynb",
+        where.outputs / "reports" / "b",
+        verdict="critical",
+        reason="<img src=x onerror=alert(1)><script>document.title='bad'</script>",
+        period="2026-W10",
+    )
+    place = index_page.write(where, store)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+        )
+        shown = browser.new_page()
+        asked: list[str] = []
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.goto(place.as_uri())
+        assert (
+            shown.locator("#runs tbody tr:visible").count() == 2
+            and shown.locator("#told").inner_text() == "2 of 2 runs"
+        )
+        shown.fill("#search", "weekly CRITICAL")
+        assert (
+            shown.locator("#runs tbody tr:visible").count() == 1
+            and shown.locator("#told").inner_text() == "1 of 2 runs"
+        )
+        shown.fill("#search", "nothing of the kind")
+        assert shown.locator("#runs tbody tr:visible").count() == 0
+        assert "every run" in shown.title() and asked == [place.as_uri()]
+        browser.close()
+
+
+def test_many_write_at_once(desk: tuple[settings.Settings, Store]) -> None:
+    """Eight processes end runs and write the page at the same time: in the end it has them all."""
+    where, store = desk
+    store.close()
+    pids = []
+    for n in range(8):
+        if (pid := os.fork()) == 0:
+            try:
+                own = Store(where.url)
+                for i in range(5):
+                    run(own, 10 * n + i, f"notebooks/n{n}.ipynb", where.outputs / "runs" / f"{n}-{i}")
+                    index_page.write(where, own)
+            finally:
+                os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    page = (where.home / index_page.NAME).read_text()
+    assert page.split("<h2>Every run</h2>")[1].count("<tr><th scope") == 40 and not list(where.home.glob(".index*"))
+
+
+def test_more_than_it_shows(desk: tuple[settings.Settings, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more runs than it shows it says how many the ledger has besides; heads of incidents are no runs."""
+    where, store = desk
+    monkeypatch.setattr(index_page, "NEWEST", 3)
+    for n in range(5):
+        run(store, n, "notebooks/a.ipynb", where.outputs / "runs" / str(n))
+    run(store, 7, "incidents/2026-03-10-1", where.outputs / "runs" / "i")
+    page = index_page.write(where, store).read_text()
+    assert "2 older runs are in the ledger" in page and "incidents/" not in page

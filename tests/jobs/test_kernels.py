@@ -1,0 +1,142 @@
+"""
+Warm kernels: the same bytes as the plain way, nothing of one in another, none left over, and the plain way wherever
+that is not so.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.jobs.test_executor import notebook, shown
+
+from opslib import desk
+from opslib.foundation.config.settings import without_secrets
+from opslib.jobs import executor, ledger, notebook_file as runner
+from opslib.jobs.executor import Outcome
+from opslib.jobs.kernels import Kernels
+
+PLOTS = """
+import matplotlib.pyplot as plt, numpy as np, pandas as pd
+plt.plot(np.linspace(0, 1, 50) ** 2); plt.title("squares"); plt.show()
+pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}).describe(include="all")
+"""
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[Kernels]:
+    """A pool for these tests, grown without secrets."""
+    os.environ["OPS_MASSIVE_TOKEN"] = "sesame-of-massive-1"
+    with closing(Kernels(without_secrets(os.environ))) as found:
+        del os.environ["OPS_MASSIVE_TOKEN"]
+        yield found
+
+
+def executed(path: Path, kernels: Kernels | None, **given: object) -> Outcome:
+    """One run on the home of the test."""
+    found = desk.open()
+    return executor.execute(path, given, settings=found.settings, store=found.store, kernels=kernels)
+
+
+def file(outcome: Outcome) -> bytes:
+    """What would be published of it."""
+    assert outcome.notebook is not None
+    return runner.written(executor.tidied(outcome.notebook))
+
+
+def test_the_same_bytes(home: Path, tmp_path: Path, kernels: Kernels) -> None:
+    """
+    A report, and a plot by pyplot, forked and begun plainly: the same notebook to the byte, pictures among it; which
+    way it was, the ledger says.
+    """
+    plots = notebook(tmp_path / "plots.ipynb", PLOTS)
+    for path, given in ((plots, {}), (executor.notebook("daily_report"), {"app": "desk", "day": "2026-03-10"})):
+        warm, plain = executed(path, kernels, **given), executed(path, None, **given)
+        assert (warm.kernel, plain.kernel) == ("warm", "plain") and warm.state in ("ok", "incomplete")
+        assert file(warm) == file(plain) and file(warm).count(b'"image/png"') >= 1
+
+
+def test_each_is_a_kernel_of_its_own(home: Path, tmp_path: Path, kernels: Kernels) -> None:
+    """
+    Random numbers differ, what one does another does not see, and each has its own folder, environment and time zone;
+    none has a secret.
+    """
+    path = notebook(
+        tmp_path / "k.ipynb",
+        "import os, random, numpy, time, opslib, sys\nprint(random.random(), numpy.random.random(), os.getcwd(), hasattr(opslib, 'spoilt'), os.environ.get('MARK'), time.tzname[0], 'OPS_MASSIVE_TOKEN' in os.environ, os.getpgid(0) == os.getpid())\nopslib.spoilt = 1\nos.environ['MARK'] = 'spoilt'",
+    )
+    told = []
+    for zone in ("UTC", "Asia/Tokyo"):
+        os.environ["TZ"] = zone
+        try:
+            told.append(" ".join(o.text for c in executed(path, kernels).notebook.cells for o in c.outputs).split())
+        finally:
+            del os.environ["TZ"]
+    assert [t[2:] for t in told] == [[str(tmp_path), "False", "None", zone, "False", "True"] for zone in ("UTC", "JST")]
+    assert told[0][0] != told[1][0] and told[0][1] != told[1][1]
+
+
+def test_a_kernel_that_dies_or_hangs(home: Path, tmp_path: Path, kernels: Kernels) -> None:
+    """A forked kernel that kills itself, or that goes on for ever, is found out as a plain one is."""
+    dies = executed(notebook(tmp_path / "d.ipynb", "import os; os._exit(0)", "print('never')"), kernels)
+    assert dies.kernel == "warm" and dies.state == "failed" and "Dead" in str(dies.reason)
+    found = desk.open()
+    begun = time.monotonic()
+    hangs = executor.execute(
+        notebook(tmp_path / "h.ipynb", "while True: pass"),
+        {},
+        settings=found.settings,
+        store=found.store,
+        timeout_s=2,
+        kernels=kernels,
+    )
+    assert hangs.state == "failed" and "imeout" in str(hangs.reason) and time.monotonic() - begun < 20
+
+
+def test_the_plain_way_where_there_is_no_other(home: Path, tmp_path: Path) -> None:
+    """Of a pool that is closed, or whose zygote was killed, kernels are begun plainly, and the run is as good."""
+    path = notebook(tmp_path / "n.ipynb", "print('made')")
+    closed = Kernels(without_secrets(os.environ))
+    closed.close()
+    assert (executed(path, closed).kernel, executed(path, closed).state) == ("plain", "ok")
+    with closing(Kernels(without_secrets(os.environ))) as killed:
+        assert executed(path, killed).kernel == "warm"
+        killed._process.kill()
+        killed._process.wait()
+        outcome = executed(path, killed)
+        assert (outcome.kernel, outcome.state) == ("plain", "ok")
+    assert [row["kernel"] for row in ledger.runs(desk.open().store)] == [None] * 4  # They were executed and not kept.
+
+
+def test_nothing_outlives_its_maker(home: Path, tmp_path: Path) -> None:
+    """Whoever keeps the pool is killed in the middle of a run: the zygote goes, and the kernel with it."""
+    path = notebook(
+        tmp_path / "long.ipynb",
+        "import os, pathlib, time\npathlib.Path('pids.tmp').write_text(f'{os.getpid()} {os.getppid()}')"
+        "\nos.rename('pids.tmp', 'pids')\ntime.sleep(120)",
+    )
+    script = (
+        "import sys, os; from pathlib import Path; from opslib import desk; from opslib.jobs import executor as runner; "
+        "from opslib.jobs.kernels import Kernels; from opslib.foundation.config.settings import without_secrets; d = desk.open(); "
+        "runner.execute(Path(sys.argv[1]), {}, settings=d.settings, store=d.store, "
+        "kernels=Kernels(without_secrets(os.environ)))"
+    )
+    running = subprocess.Popen([sys.executable, "-c", script, str(path)], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not (tmp_path / "pids").exists():
+        assert running.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    pids = [int(p) for p in (tmp_path / "pids").read_text().split()]
+    assert all(psutil.pid_exists(p) for p in pids)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    while any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids):
+        assert time.monotonic() < until, "a kernel outlived whoever wanted it"
+        time.sleep(0.05)
+    assert shown(path) == [""]  # The notebook itself was never touched.

@@ -1,0 +1,170 @@
+"""
+The tech lead at 10:32, one command after another, in a world where Massive answers with errors; and no secret anywhere.
+"""
+
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.runbooks.test_execution import HOOK
+
+from opslib.cli import main
+from opslib.desk import Desk
+from opslib.foundation.config import contacts
+from opslib.runbooks.hooks import HOOKS
+from opslib.runbooks.session import Book
+from opslib.services.collector import Collector
+from opslib.simulation.drills.stepped_desk import Looking, looking
+
+LEAD = "Tech Lead"
+
+
+def test_from_the_alert_to_the_postmortem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    Alert, incident, runbook opened filled in, cause named, mitigated, world healed, validated, resolved, postmortem in
+    which every number has its evidence, verified; no token in any of it.
+    """
+    home, said = tmp_path / "home", list[str]()
+    home.mkdir()
+    hook = home / "hook.sh"
+    hook.write_text(HOOK.replace("tok-walk-0123456789", "$OPS_MASSIVE_TOKEN"))
+    hook.chmod(0o755)
+    (home / "settings.toml").write_text(
+        "[hooks]\n" + "".join(f'{name} = ["{hook}", "{name}"]\n' for name in HOOKS if name != "tell_channel")
+    )
+    with looking(home) as desk, echoing(desk.lever.environ) as (massive, echoed):
+        desk.more["OPS_MASSIVE_URL"] = massive
+        desk.settings = desk.found()
+        with Path(desk.lever.environ["OPS_APP_LOG"]).open("a") as log:
+            log.write(f"Error: Massive API error for Bearer {desk.lever.environ['OPS_MASSIVE_TOKEN']}\n")
+        for name, value in (desk.lever.environ | desk.more | {"OPS_HOME": str(home)}).items():
+            monkeypatch.setenv(name, value)
+
+        def ops(*words: str, code: int = 0) -> Any:
+            monkeypatch.setenv("OPS_CLOCK", f"{desk.at.isoformat()},{time.time()},1")
+            assert main.main([*words, "-o", "json"]) == code, (words, capsys.readouterr())
+            out, err = capsys.readouterr()
+            said.extend((out, err))
+            return json.loads(out)
+
+        here = Desk(desk.settings, lambda: desk.at)
+        judged(desk, here)
+        desk.live(1)
+        desk.lever.be(massive_5xx=1.0)
+        desk.live(7)
+        judged(desk, here)
+        (incident,) = ops("incident", "list")
+        name = incident["id"]
+        assert (
+            incident["runbook"] == "massive_down" and incident["status"] == "open" and incident["subject"] == "massive"
+        )
+        alert = incident["alerts"][0]["alert"]
+        assert next(a["incident"] for a in ops("status", code=2)["alerts"] if a["id"] == alert) == name
+        assert ops("ack", name, "--by", LEAD)["incident"] == name
+        desk.live(3)  # The collector, which did not run while people were notified, runs again.
+        opened = ops("runbook", "open", "massive_down", "--by", LEAD)
+        assert (opened["incident"], opened["cause"], opened["severity"]) == (name, "provider_5xx", "medium") and opened[
+            "confidence"
+        ] > 0.8
+        copy = Path(opened["notebook"]).read_text()
+        assert (
+            f'incident: str = \\"{name}\\"' in copy
+            and 'limit: str = \\"95.0 %\\"' in copy
+            and 'subject: str = \\"massive\\"' in copy
+            and copy.index("Likely: ") < copy.index("### If Massive answers")
+        )
+        ops("run", opened["notebook"], "--timeout", "240")
+        book = Book(Desk(desk.settings, lambda: desk.at), "massive_down", name, LEAD, as_of=desk.at)
+        assert book.do("tradier_only", confirmed=True).state == "done" and [
+            line.split()[0] for line in (home / "done").read_text().splitlines()
+        ] == ["tradier_only"]
+        assert ops("incident", "show", name)["status"] == "mitigated"
+        ops("incident", "note", name, f"the key is {desk.lever.environ['OPS_MASSIVE_TOKEN']}, they said", "--by", LEAD)
+        desk.lever.be()
+        desk.live(13)
+        judged(desk, here)
+        again = Book(Desk(desk.settings, lambda: desk.at), "massive_down", name, LEAD, as_of=desk.at)
+        assert again.look("massive_answers").state == "ok"
+        assert ops("incident", "resolve", name, "Massive answers again", "--by", LEAD)["status"] == "resolved"
+        made = ops("postmortem", name, "--by", LEAD)
+        figures = {f["id"]: f for f in made["figures"]}
+        assert (
+            all(f["evidence"] or f["value"] is None for f in figures.values())
+            and figures["massive_failed"]["part"] > 20
+            and figures["massive_looks_failed"]["value"] > 0.2
+        )
+        assert figures["TTD"]["value"] is not None and figures["TTM"]["value"] is not None
+        found = ops("verify", name)
+        assert found["verified"] and found["figures"] == len(figures) and found["broken"] == []
+        tokens = [value for key, value in desk.lever.environ.items() if key.endswith("TOKEN")]
+    assert tokens and echoed
+    for token in tokens:
+        assert not [p for p in home.rglob("*") if p.is_file() and token.encode() in p.read_bytes()] and not [
+            s for s in said if token in s
+        ]
+
+
+@contextmanager
+def echoing(environ: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """
+    Massive behind a proxy that tells a failed request's key back to who asked, in its body and in a header; where that
+    is, and what it told.
+    """
+    told, massive = list[str](), environ["OPS_MASSIVE_URL"]
+    trusted = ssl.create_default_context(cafile=environ["SSL_CERT_FILE"])
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            key = self.headers.get("Authorization", "")
+            answer = httpx.get(
+                massive + self.path, headers={"Authorization": key}, trust_env=False, verify=trusted, timeout=30
+            )
+            body = answer.content
+            if answer.status_code >= 500:
+                body = json.dumps(
+                    {
+                        "status": "ERROR",
+                        "error": f"upstream failed for {key} ({massive}?apiKey={key.removeprefix('Bearer ')})",
+                    }
+                ).encode()
+                told.append(key)
+            self.send_response_only(answer.status_code)  # Its clock is Massive's, not this machine's.
+            for name, value in (
+                ("Date", answer.headers["Date"]),
+                ("Content-Type", answer.headers.get("Content-Type", "application/json")),
+                ("Content-Length", str(len(body))),
+                ("X-Request-Id", key if answer.status_code >= 500 else "1"),
+            ):
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is said of a request."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", told
+        finally:
+            server.shutdown()
+
+
+def judged(desk: Looking, here: Desk) -> None:
+    """The collector judges what there is, people are told of it, and their incident takes it in."""
+    Collector(desk.store, desk.settings, desk.rules, "test", lambda: desk.at).judge()
+    for _ in range(2):
+        desk.at += timedelta(seconds=20)
+        here.dispatch.plan(contacts.Staff(), desk.rules)
+        here.chronicle.take_in()

@@ -1,0 +1,503 @@
+"""
+Reports over a week, a month, a quarter, a year, and the guide's success metrics: each figure that of its days, each
+unknown named.
+"""
+
+import json
+import random
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests.runbooks.checks.test_checklist import monthly as month_of_posts
+
+from opslib import desk as desk_module
+from opslib.cli import main
+from opslib.dashboard import daily_figures
+from opslib.dashboard.daily_figures import WORDS, Day
+from opslib.desk import Desk
+from opslib.foundation import clock, market_calendar, periods, time_parsing
+from opslib.foundation.config import rules
+from opslib.foundation.errors import ReportRefused, UsageError
+from opslib.foundation.periods import Period
+from opslib.incidents import feedback
+from opslib.incidents.feedback import Feedback
+from opslib.reports import periodic, publishing, verification
+from opslib.reports.monthly import Rate
+from opslib.reports.quarterly import Quarterly
+from opslib.reports.success import Success
+from opslib.telemetry.pages.store import Post, SnapshotStore
+
+KINDS = {"weekly": "2026-W11", "monthly": "2026-03", "quarterly": "2026-Q1", "annual": "2026", "success": "2026-03-10"}
+
+
+# Periods.
+
+
+def test_periods_by_hand() -> None:
+    """Weeks are ISO's, from Monday on, also over a new year; months and quarters end where they do."""
+
+    def week(name):
+        return (str(periods.parse(periods.WEEK, name).first), str(periods.parse(periods.WEEK, name).last))
+
+    assert (
+        week("2026-W11") == ("2026-03-09", "2026-03-15")
+        and week("2026-W53") == ("2026-12-28", "2027-01-03")
+        and week("2025-W01") == ("2024-12-30", "2025-01-05")
+    )
+    assert periods.parse(periods.MONTH, "2024-02").last == date(2024, 2, 29) and periods.parse(
+        periods.QUARTER, "2026-Q4"
+    ).first == date(2026, 10, 1)
+    seven = periods.parse(periods.SEVEN, "2026-03-10")
+    assert (str(seven.first), str(seven.before.last)) == ("2026-03-04", "2026-03-03") and len(
+        periods.parse(periods.YEAR, "2026").sessions
+    ) == 251
+    for kind, wrong in (
+        (periods.WEEK, "2026-W54"),
+        (periods.WEEK, "2026-11"),
+        (periods.MONTH, "2026-13"),
+        (periods.QUARTER, "2026-Q5"),
+        (periods.YEAR, "26"),
+        (periods.SEVEN, "2026-02-30"),
+    ):
+        with pytest.raises(UsageError, match="Write it as"):
+            periods.parse(kind, wrong)
+
+
+def test_periods_meet_without_a_gap() -> None:
+    """Of each kind, the period before ends where this one begins, and the days of a period name it (seed printed)."""
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    chance = random.Random(seed)
+    for _ in range(300):
+        day = date(2024, 1, 20) + timedelta(days=chance.randrange(700))
+        for kind in (periods.WEEK, periods.MONTH, periods.QUARTER, periods.YEAR):
+            found = periods.of(kind, day)
+            assert found.first <= day <= found.last and found.before.last == found.first - timedelta(days=1)
+            assert (
+                periods.of(kind, found.first) == periods.of(kind, found.last) == found == periods.parse(kind, found.name)
+            )
+            assert found.window.start == time_parsing.parse(f"{found.first}T00:00")
+
+
+def test_the_last_that_is_over() -> None:
+    """On a Monday it is the week before; at midnight after its end it is over, a second before it is not."""
+    at = time_parsing.parse("2026-03-16T00:00")
+    assert (
+        periods.last_over(periods.WEEK, at).name == "2026-W11"
+        and periods.last_over(periods.WEEK, at - timedelta(seconds=1)).name == "2026-W10"
+    )
+    assert periods.last_over(periods.SEVEN, time_parsing.parse("2026-03-16T08:00")).name == "2026-03-13"
+
+
+# Adding up.
+
+
+def made_up(chance: random.Random, n: int) -> Day:
+    """A day with counts drawn at random."""
+    session = market_calendar.session(date(2026, 3, 9 + n))
+    assert session
+    requests, validations, trades = chance.randrange(1, 9000), chance.randrange(1, 5000), chance.randrange(1, 60)
+    failures, valid = chance.randrange(requests), chance.randrange(validations)
+    counts: dict[str, int | None] = {
+        "massive_requests": requests,
+        "massive_failures": failures,
+        "tradier_requests": requests,
+        "tradier_failures": 0,
+        "validations": validations,
+        "valid": valid,
+        "gamma_zero": 3,
+        "iv_anomalies": 1,
+        "errors": chance.randrange(50),
+        "trades": trades,
+    }
+    return Day(
+        session,
+        dict.fromkeys(WORDS, 0.0),
+        counts,
+        {
+            "gross_pct": chance.uniform(-9, 9),
+            "net_pct": chance.uniform(-9, 9),
+            "backtest_variance_pp": chance.uniform(0, 9),
+        },
+        [],
+        1.0,
+    )
+
+
+def test_what_is_added_up_is_counts() -> None:
+    """
+    A week's availability is that of its requests, not the mean of its days; a mean result is that of trades; one
+    unknown day makes it unknown.
+    """
+    chance = random.Random(3)
+    for _ in range(50):
+        found = [made_up(chance, n) for n in range(5)]
+        whole = periodic.total(found)
+        requests, failures = (sum(d.counts[k] or 0 for d in found) for k in ("massive_requests", "massive_failures"))
+        trades = [(d.means["net_pct"] or 0.0, d.counts["trades"] or 0) for d in found]
+        assert whole["massive_uptime_pct"] == round(100 * (requests - failures) / requests, 2)
+        assert whole["net_pnl_pct"] == round(sum(v * n for v, n in trades) / sum(n for _, n in trades), 2) and whole[
+            "total_trades"
+        ] == sum(n for _, n in trades)
+        lacking = [*found[:4], found[4]._replace(counts=found[4].counts | {"massive_failures": None})]
+        assert (
+            periodic.total(lacking)["massive_uptime_pct"] is None
+            and periodic.total(lacking)["system_errors"] == whole["system_errors"]
+        )
+    assert set(periodic.total([]).values()) == {None}
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """
+    A desk with fifteen trading days, up to the close of 2026-03-10, and three incidents: one true, one a false alarm,
+    one that a person found.
+    """
+    desk, _ = month_of_posts(tmp_path_factory.mktemp("held"), 15, lambda i: i // 20)
+
+    def alert(n, rule, peak):
+        return {
+            "id": f"{rule}-app-page-2026031{n}",
+            "rule": rule,
+            "subject": "app",
+            "source": "page",
+            "severity": "notify",
+            "sentence": f"{rule} was {peak}",
+            "limit": 10.0,
+            "since": "2026-03-10T15:00:00Z",
+            "inhibited_by": None,
+        }
+
+    true = desk.chronicle.open("", by="Ann", alert=alert(1, "backtest_variance", 14.0))
+    desk.chronicle.resolve(true.id, "costs were put right", "Ann")
+    false = desk.chronicle.open("", by="Ann", alert=alert(2, "errors", 21.0))
+    desk.chronicle.dismiss(false.id, "false alarm", "a test", "Ann")
+    desk.chronicle.open("no Greeks for TSLA", by="Bob")
+    Feedback(desk.chronicle.records).give(feedback.MISSED, "spreads of NVDA were an hour old", "Bob")
+    return desk
+
+
+@pytest.mark.parametrize(("name", "named"), KINDS.items())
+def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
+    """Each day of a report is as its own daily report has it, and as the dashboard has it for the same window."""
+    found = held.review(name, named)
+    assert found.values["days"] and found.values["trading_days"] == len(found.sessions)
+    for session, day in found.days:
+        assert day is not None
+        daily = held.daily_report(session.day, as_of=session.closes)
+        assert day.figures == {k: v for section in daily.figures.values() for k, v in section.items()}
+        dashboard = held.view(session.closes, session.closes - session.opens).figures
+        assert (
+            day.counts["massive_requests"] == dashboard["providers"]["massive"]["requests"]
+            and day.counts["errors"] == dashboard["system"]["errors"]
+        )
+        assert sum(h["massive_requests"] for h in day.hours) == day.counts["massive_requests"]
+        break  # One day of each is enough: a daily report judges its day anew.
+    json.dumps(found.values)
+    assert found.markdown().count("\n### ") >= 6 and found.NAME == name
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("monthly", "2026-02"),
+        ("monthly", "2025-12"),
+        ("quarterly", "2025-Q4"),
+        ("annual", "2025"),
+        ("weekly", "2025-W52"),
+        ("success", "2025-12-26"),
+    ],
+)
+def test_a_whole_one_of_any_length(held: Desk, name: str, named: str) -> None:
+    """
+    A month, a quarter, a year that is over is told from its first day to its last, whether anything was seen of it or
+    nothing.
+    """
+    found = held.review(name, named)
+    assert not found.partial and json.loads(json.dumps(found.values))["period"] == named and found.markdown()
+    assert found.verdict == "unknown" if not found.seen else found.verdict in ("ok", "warning", "critical", "unknown")
+
+
+def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
+    """
+    A day of which nothing was seen makes a week unknown, by its date; days before the first look are none of it; of the
+    success metrics they are.
+    """
+    desk, end = month_of_posts(tmp_path, 4)
+    with desk.store.committing() as connection:
+        connection.exec_driver_sql(
+            "DELETE FROM snapshots WHERE ts_us > ? AND ts_us <= ?",
+            (clock.micros(time_parsing.parse("2026-03-09T00:00")), clock.micros(time_parsing.parse("2026-03-10T00:00"))),
+        )
+    weekly = Desk(desk.settings, lambda: end).review("weekly", "2026-W11")
+    assert (
+        weekly.incomplete == "1 of 2 trading days: 2026-03-09 (nothing was seen)"
+        and weekly.verdict in ("critical", "unknown")
+        and weekly.coverage == pytest.approx(0.5, abs=0.02)
+    )
+    before = Desk(desk.settings, lambda: end).review("weekly", "2026-W10")
+    assert [str(s.day) for s in before.sessions] == [
+        "2026-03-05",
+        "2026-03-06",
+    ] and "3 trading days are of before anything was ever seen" in repr(before.headline)
+    success = Desk(desk.settings, lambda: end).review("success", "2026-03-10")
+    assert len(success.sessions) == 5 and {m.name: m.state for m in success.metrics}["uptime"] == "unknown"
+
+
+def test_a_report_of_the_future_or_of_nothing_is_refused(held: Desk) -> None:
+    """One that has not begun is refused; so is a name that is none; one that is not over is partial."""
+    with pytest.raises(ReportRefused, match="which begins only at"):
+        held.review("weekly", "2026-W12")
+    with pytest.raises(UsageError, match="Did you mean 'weekly'"):
+        held.review("weeky", "2026-W11")
+    assert held.review("weekly", "2026-W11").partial and not held.review("weekly", "2026-W10").partial
+    assert (
+        held.review("weekly").period.name == "2026-W10"
+        and publishing.review_of(held, "monthly", "2026-02-27").period.name == "2026-02"
+    )
+
+
+def test_best_and_worst_hour(held: Desk) -> None:
+    """The best hour is the one with the most answered, then the fewest errors; the worst the other way."""
+    hours = held.review("weekly", "2026-W11").hours
+    shares = [h[1] for h in hours]
+    assert shares == sorted(shares, reverse=True) and len(hours) == 14 and shares[0] > shares[-1]
+
+
+# The monitoring itself.
+
+
+def test_how_right_the_monitoring_was(held: Desk) -> None:
+    """
+    What people dismissed is a false alarm, what they resolved is true, what they opened or reported was missed; each
+    counted.
+    """
+    found = held.review("quarterly", "2026-Q1")
+    assert isinstance(found, Quarterly)
+    assert len(found.missed) == 2 and "no Greeks for TSLA" in found.missed[0] and "NVDA" in found.missed[1]
+    assert {i.status for i in found.incidents} == {"resolved", "dismissed", "open"}
+
+
+def quarterly(desk: Desk, verdicts: list[tuple[str, float]]) -> Quarterly:
+    """A quarter whose alerts of errors had these verdicts and peaks."""
+    from opslib.alerting.history import Rise
+
+    found = desk.review("quarterly", "2026-Q1")
+    assert isinstance(found, Quarterly)
+    rows = [
+        (
+            Rise(f"a{i}", "errors", "app", "page", "critical", "resolved", 0, 1, 2, peak, 50.0, None, "errors", ""),
+            verdict,
+        )
+        for i, (verdict, peak) in enumerate(verdicts)
+    ]
+    found.__dict__["judged"], found.__dict__["missed"] = rows, ["x"]
+    return found
+
+
+def test_limits_worth_moving(held: Desk) -> None:
+    """
+    A limit goes just past the last false alarm; how many true ones that would cost is said; unjudged ones count for
+    nothing.
+    """
+    found = quarterly(
+        held,
+        [
+            ("false alarm", 55.0),
+            ("false alarm", 60.0),
+            ("true", 58.0),
+            ("true", 400.0),
+            ("true", 90.0),
+            ("not judged", 70.0),
+        ],
+    )
+    assert found.precision == 3 / 5 and found.recall == 3 / 4
+    (move,) = found.moves
+    assert (move.to, move.kept, move.lost, move.spared, move.limit) == (60.0, 2, 1, 2, 50.0) and "not worth it" in repr(
+        found.limits
+    )
+    (better,) = quarterly(held, [("false alarm", 55.0), ("true", 400.0)]).moves
+    assert better.lost == 0 and "1 would still have fired" in repr(
+        quarterly(held, [("false alarm", 55.0), ("true", 400.0)]).limits
+    )
+    nothing = quarterly(held, [("not judged", 70.0)])
+    assert nothing.precision is None and not nothing.moves and "nothing to move" in repr(nothing.limits)
+
+
+def test_feedback_is_kept_and_refused(held: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Noise is of an alert that is on record; what was missed has words; what is said is in the quarter's report, and
+    stays as it was written.
+    """
+    home = str(held.settings.home)
+    for words in (["noise"], ["noise", "--alert", "nosuch"], ["missed-data"], ["praise", "x"]):
+        assert main.main(["--home", home, "feedback", *words, "--by", "Ann"]) == 64, words
+    capsys.readouterr()
+    assert (
+        main.main(
+            [
+                "--home",
+                home,
+                "feedback",
+                "useful",
+                "the runbook saved the day",
+                "--by",
+                "Ann",
+                "--at",
+                "2026-03-10T12:00",
+                "-o",
+                "json",
+            ]
+        )
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["kind"] == "useful"
+    assert "the runbook saved the day" in repr(held.review("quarterly", "2026-Q1").said)  # type: ignore[attr-defined]
+    assert verification.verify(held.chronicle.records.folder(feedback.SHELF, feedback.RECORD), held).verdict == "ok"
+
+
+# Success.
+
+
+def success(found: Success, **figures: float | None) -> dict[str, str]:
+    """How the lines stand, with other figures."""
+    found.__dict__["figures"] = found.figures | figures
+    found.__dict__.pop("metrics", None)
+    return {m.name: m.state for m in found.metrics}
+
+
+def test_success_line_by_line(held: Desk) -> None:
+    """Each line passes, fails, or is unknown, by its figure; a missed figure is a fail; nobody asked is unknown."""
+    good = {
+        "massive_uptime_pct": 99.0,
+        "tradier_uptime_pct": 100.0,
+        "greeks_valid_rate_pct": 95.0,
+        "backtest_variance_pp": 4.99,
+    }
+    week = held.review("success", "2026-03-10")
+    assert isinstance(week, Success)
+    states = success(week, **good)
+    assert list(states) == ["uptime", "greeks", "variance", "critical_errors", "missed_data", "responsive", "trends"]
+    assert (
+        (states["uptime"], states["greeks"], states["variance"]) == ("pass", "pass", "pass")
+        and states["missed_data"] == "fail"
+        and states["responsive"] == "unknown"
+        and states["trends"] in ("pass", "fail")
+    )
+    for name, value, line in (
+        ("massive_uptime_pct", 98.99, "uptime"),
+        ("tradier_uptime_pct", 98.0, "uptime"),
+        ("greeks_valid_rate_pct", 94.99, "greeks"),
+        ("backtest_variance_pp", 5.0, "variance"),
+    ):
+        assert success(week, **(good | {name: value}))[line] == "fail", name
+        assert success(week, **(good | {name: None}))[line] == "unknown", name
+
+
+# Costs.
+
+
+def test_rates_have_an_interval() -> None:
+    """
+    The mean of a rate with Student's interval, by hand: of 1, 2, 3 it is 2 with 4.303 * 1 / sqrt(3) on either side; of
+    one nothing is said.
+    """
+    from decimal import Decimal
+
+    from opslib.reports import monthly
+
+    found = monthly._rate(
+        "commission_usd", {"commission_usd": (Decimal("0.65"), "a side")}, [Decimal(1), Decimal(2), Decimal(3), None]
+    )
+    assert (
+        found.n == 3
+        and found.mean == 2.0
+        and found.low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5)
+        and found.high == pytest.approx(2 + 4.302653 / 3**0.5, abs=1e-5)
+    )
+    assert monthly._rate("commission_usd", {"commission_usd": (None, "")}, [Decimal(1)]) == Rate(
+        "commission_usd", "", None, 1, 1.0, None, None
+    )
+
+
+# Published.
+
+
+def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Published as four files; from the same facts the same bytes; late facts make a restatement that says what changed;
+    an edit is named.
+    """
+    desk, _ = month_of_posts(tmp_path, 4)
+    home = str(tmp_path)
+
+    def run(*words):
+        return main.main(["--home", home, "report", "weekly", "--period", "2026-W10", *words])
+
+    assert run("-o", "json") in (0, 3), capsys.readouterr()
+    place = tmp_path / "desk" / "reports" / "2026" / "2026-W10_weekly.json"
+    first = {p.suffix: p.read_bytes() for p in place.parent.iterdir() if p.is_file()}
+    assert set(first) == {".ipynb", ".html", ".md", ".json"}
+    told = json.loads(first[".json"])
+    assert (
+        told["figures"] == desk.review("weekly", "2026-W10", as_of="2026-03-09T00:00").values["figures"]
+        and told["trading_days"] == 2
+    )
+    assert run() in (0, 3) and {p.suffix: p.read_bytes() for p in place.parent.iterdir() if p.is_file()} == first
+    assert verification.verify(place, desk).verdict == "ok" and verification.verify(place, desk).figures > 30
+    place.write_bytes(
+        first[".json"]
+        .replace(b'"system_errors"', b'"system_errors" ', 1)
+        .replace(f'"system_errors" : {told["figures"]["system_errors"]}'.encode(), b'"system_errors": 1')
+    )
+    broken = json.loads(place.read_bytes()) | {"figures": told["figures"] | {"system_errors": 1}}
+    place.write_text(json.dumps(broken))
+    assert [b.what for b in verification.verify(place, desk).broken] == [f"{place.name}, figures, system_errors"]
+    place.write_bytes(first[".json"])
+    from tests.support.snapshots import body
+
+    from opslib.telemetry.pages import snapshot
+
+    at = clock.micros(datetime.fromisoformat("2026-03-05T18:00:30+00:00"))
+    SnapshotStore(desk.store).write(
+        "desk", [Post(at, snapshot.read(body(uptime_s=5, page_clock_ms=at // 1000, errors=40)))]
+    )
+    assert run() in (0, 3)
+    restated = json.loads(place.read_bytes())
+    assert (
+        restated["restates"] == "r1"
+        and any("System Errors: was" in line for line in restated["restated"])
+        and (place.parent / "2026-W10_weekly.r1.json").exists()
+    )
+    assert (
+        main.main(["--home", home, "report", "weekly", "--period", "2026-W11"]) == 70
+        if desk_module.open("desk", tmp_path, {}).now() < time_parsing.parse("2026-03-16T00:00")
+        else True
+    )
+
+
+def test_usual_stands_in_rules_toml() -> None:
+    """What is usual needs as many days as the table says, and reaches as far past them."""
+    limits = rules.load().days
+    session = market_calendar.session(date(2026, 3, 10))
+    assert session
+    found = [
+        Day(session, {"massive_uptime_pct": 99.0 + n / 10, "system_errors": float(n)}, {}, {}, [], 1.0)
+        for n in range(10)
+    ]
+    usual = daily_figures.usual(found, "massive_uptime_pct", limits)
+    assert usual.low == pytest.approx(99.0 - 0.45) and usual.high == pytest.approx(99.9 + 0.45) and usual.n == 10
+    assert daily_figures.usual(found[:9], "massive_uptime_pct", limits).high is None
+    same = [d._replace(figures={"system_errors": 4.0}) for d in found]
+    assert (
+        daily_figures.usual(same, "system_errors", limits).outside(5.0) is False
+        and daily_figures.usual(same, "system_errors", limits).outside(6.0) is True
+    )
+
+
+def test_a_period_is_plain() -> None:
+    """A period of one kind and name is equal to itself, so that it can be a key."""
+    assert periods.of(periods.MONTH, date(2026, 3, 1)) == Period(
+        periods.MONTH, "2026-03", date(2026, 3, 1), date(2026, 3, 31)
+    )

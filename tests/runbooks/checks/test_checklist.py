@@ -1,0 +1,490 @@
+"""What only checklists ask: each box says good, not good or unknown, and flips when the world does."""
+
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runbooks.checks.test_checks import AT, asked, every, laid, posted, well
+
+from opslib import desk as desk_module
+from opslib.dashboard import daily_figures, status
+from opslib.desk import Desk
+from opslib.foundation import clock, market_calendar, time_parsing
+from opslib.foundation.clock import Window
+from opslib.foundation.config import rules
+from opslib.runbooks import steps
+from opslib.runbooks.checklist_session import Sheet
+from opslib.runbooks.checks import checklist as checklist_module
+from opslib.runbooks.checks.context import Scene
+from opslib.simulation.drills.stepped_desk import looking
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
+from opslib.telemetry.probes.store import Samples
+
+
+def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
+    """What the check of a box sees, asked by a checklist that is on record."""
+    sheet = Sheet(desk, checklist, "Ann", as_of=at)
+    return checkups_seen(desk, box, sheet, at)
+
+
+def checkups_seen(desk: Desk, box: str, sheet: Sheet, at: datetime) -> Any:
+    from opslib.runbooks.checks import providers
+
+    return providers.seen(Scene(status.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident))
+
+
+# What the page records.
+
+PAGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    # box: (what a good page posts, what a bad one does, what is said of that)
+    "requests_counted": ({}, {"massive_requests": 7, "massive_successes": 7}, "massive requests +0"),
+    "greeks_counted": ({}, {"validations": 7, "greeks_valid": 7}, "validations +0"),
+    "trades_counted": ({}, {"commission_total_usd": 0}, "and no commission"),
+    "night_serious": ({}, {"gamma_zero": lambda i: i}, "share with gamma zero or missing"),
+    "variance_in_bounds": (
+        {"backtest_variance_pp": 3.0},
+        {"backtest_variance_pp": 18.0},
+        "backtest variance (18 points) > 15 points",
+    ),
+    "memory_in_bounds": (
+        {"memory_bytes": 20_000_000},
+        {"memory_bytes": 120_000_000},
+        "memory of the page (120 MB) > 100 MB",
+    ),
+    "greeks_on_target": ({}, {"greeks_valid": lambda i: 9 * i}, "by the page 90.00 %"),
+    "massive_on_target": (
+        {},
+        {"massive_successes": lambda i: 9 * i, "massive_failures": lambda i: i},
+        "by the page 90.00 %",
+    ),
+    "errors_on_target": ({}, {"errors": lambda i: i}, "by the page 720 per h"),
+}
+
+
+@pytest.mark.parametrize("box", PAGES)
+def test_the_page_flips_a_box(tmp_path: Path, box: str) -> None:
+    """
+    With a page that records as it should, a box is as expected; with one that does not, it is not, and says by which
+    figure.
+    """
+    good, bad, words = PAGES[box]
+    for how, wanted in ((good, True), (bad, False)):
+        desk = laid(tmp_path / str(wanted), well(), posted(**how))
+        found = asked(desk, box)
+        assert found.good is wanted, (how, found)
+        assert wanted or words in found.words, found.words
+        desk.store.close()
+
+
+def test_a_page_that_begins_late(tmp_path: Path) -> None:
+    """
+    A page whose first post comes two minutes after its load did not begin as it should; without a load within the hour
+    nothing can be said.
+    """
+    assert asked(laid(tmp_path / "c", well(), posted(30)), "service_begins").good is True
+    late = [p for p in posted(30) if p.ts_us > clock.micros(AT - timedelta(minutes=28))]
+    found = asked(laid(tmp_path / "a", well(), late), "service_begins")
+    assert found.good is False and "posted first 2 min" in found.words, found.words
+    assert asked(laid(tmp_path / "b", well(), posted(200)), "service_begins").good is None
+
+
+def test_a_slow_page_is_not_renewed(tmp_path: Path) -> None:
+    """A post each half minute is not each five seconds; with a slower pace set, it is as expected."""
+    slow = posted()[::6]
+    found = asked(laid(tmp_path / "a", well(), slow), "renewed")
+    assert found.good is False and "each 30.0 s" in found.words
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "settings.toml").write_text("post_every_s = 30\n")
+    assert asked(laid(tmp_path / "b", well(), slow), "renewed").good is True
+
+
+def test_a_panel_with_nothing_on_it(tmp_path: Path) -> None:
+    """Without a single post there is nothing on the panel of trades, though our own looks fill the rest."""
+    found = asked(laid(tmp_path, well()), "panels_filled")
+    assert found.good is False and "P&L Accuracy" in found.words
+
+
+def test_a_look_that_is_no_longer_made(tmp_path: Path) -> None:
+    """
+    A kind of look that stopped within the hour is named, whoever is in trouble; trouble that is looked at is none of
+    ours.
+    """
+    gone = [s for s in well() if s.probe != "socket" or s.ts_us < clock.micros(AT - timedelta(minutes=20))]
+    found = asked(laid(tmp_path / "a", gone), "looks_go_on")
+    assert found.good is False and "not socket of app" in found.words
+    failing = [s._replace(outcome="timeout") if s.subject == "massive" else s for s in well()]
+    found = asked(laid(tmp_path / "b", failing), "looks_go_on")
+    assert found.good is True and "data of massive, liveness of massive in trouble, and the rest goes on" in found.words
+
+
+def test_a_market_that_is_closed_counts_nothing(tmp_path: Path) -> None:
+    """Out of market hours that nothing rises says nothing."""
+    desk = laid(tmp_path, well(), posted())
+    assert asked(desk, "requests_counted", datetime(2026, 3, 10, 8, 0, tzinfo=UTC)).good is None
+
+
+def test_the_night_without_a_page(tmp_path: Path) -> None:
+    """
+    Before the open, with nobody's page open and the log unread, the night's errors are unknown; serious ones there
+    cannot have been.
+    """
+    before = datetime(2026, 3, 10, 13, 0, tzinfo=UTC)
+    desk = laid(tmp_path, [])
+    assert asked(desk, "night_errors", before).good is None and asked(desk, "night_kinds", before).good is None
+    assert asked(desk, "night_serious", before).good is True
+
+
+def test_kinds_of_errors_are_told_or_unknown(tmp_path: Path) -> None:
+    """The log's kinds are told; errors that only a page counted, whose types its post loses, are of unknown kinds."""
+    found = asked(
+        laid(
+            tmp_path / "a",
+            [*well(), *every("log", "app", value=1.0, minutes=2, kinds={"timeout": 1}, newest={"timeout": "x"})],
+            posted(),
+        ),
+        "night_kinds",
+    )
+    assert found.good is True and "timeout" in found.words
+    assert asked(laid(tmp_path / "b", [], posted(errors=lambda i: i // 100)), "night_kinds").good is None
+
+
+# Keys.
+
+
+def test_keys_have_an_age(tmp_path: Path) -> None:
+    """
+    The file that holds a key tells its age; a key from the environment does not; one older than a key may become is not
+    as expected.
+    """
+    found = {}
+    for days_old in (3, 200):
+        home = tmp_path / str(days_old)
+        home.mkdir()
+        (home / "key").write_text("tok-of-massive-0123")
+        os.utime(home / "key", ((AT - timedelta(days=days_old)).timestamp(),) * 2)
+        found[days_old] = asked(laid(home, [], OPS_MASSIVE_TOKEN_FILE=str(home / "key")), "key_age")
+    assert found[3].good is True and "massive: 3 days old" in found[3].words
+    assert found[200].good is False and "200 days old; at most 90 days" in found[200].words
+    (tmp_path / "e").mkdir()
+    assert asked(laid(tmp_path / "e", [], OPS_MASSIVE_TOKEN="tok-of-massive-0123"), "key_age").good is None
+
+
+# Since a deployment.
+
+
+def deployed(home: Path, before_s: float, after_s: float, count: int = 400) -> Desk:
+    """A desk whose app answered so fast before and after a deployment an hour ago."""
+    at = AT - timedelta(minutes=60)
+    looks = [
+        s._replace(ts_us=clock.micros(at - timedelta(seconds=15 * (i + 1))), seconds=before_s + i % 7 / 1000)
+        for i, s in enumerate(every("health", "app", value=9000.0, minutes=count / 4))
+    ]
+    looks += [
+        s._replace(ts_us=clock.micros(at + timedelta(seconds=9 * (i + 1))), seconds=after_s + i % 7 / 1000)
+        for i, s in enumerate(every("health", "app", value=9000.0, minutes=count / 4))
+        if i < 395
+    ]
+    desk = laid(home, looks)
+    desk.marks.put("deploy", "v1.4.0", "Ann", at)
+    return desk
+
+
+def test_slower_since_a_deployment(tmp_path: Path) -> None:
+    """As fast as before is as expected, half as slow again is not; of a handful of looks nothing is said."""
+    same, slower = (
+        told(deployed(tmp_path / name, 0.1, s), "no_slower", "post-deploy-1w") for name, s in (("a", 0.1), ("b", 0.15))
+    )
+    assert same.good is True and "n 400" in same.words and slower.good is False and slower.next == "dashboard_slow"
+    few = told(deployed(tmp_path / "c", 0.1, 0.15, count=60), "no_slower", "post-deploy-1w")
+    assert few.good is None and "100 are needed" in few.words
+    assert told(laid(tmp_path / "d", well()), "no_slower", "post-deploy-1w").good is None
+
+
+def test_the_interval_of_a_p95_holds_it() -> None:
+    """In nineteen of twenty draws, or more, the interval holds the true value that one in twenty is above."""
+    import random
+
+    chance, held = random.Random(4), 0
+    for _ in range(300):
+        low, middle, high = checklist_module.p95_interval([chance.random() for _ in range(300)])
+        assert low <= middle <= high
+        held += low <= 0.95 <= high
+    assert held >= 276, held
+
+
+def test_a_fallback_that_is_counted(tmp_path: Path) -> None:
+    """
+    Where Massive failed, requests to Tradier show that the fallback is counted; where it did not fail nothing shows it;
+    where nobody was asked it is not as expected.
+    """
+    failing: dict[str, Callable[[int], int]] = {"massive_successes": lambda i: 9 * i, "massive_failures": lambda i: i}
+    for name, how, wanted in (
+        ("a", failing, True),
+        ("b", {}, None),
+        ("c", failing | {"tradier_requests": lambda i: 7, "tradier_successes": lambda i: 7}, False),
+    ):
+        desk = laid(tmp_path / name, [], posted(**how))
+        desk.marks.put("deploy", "v1.4.0", "Ann", AT - timedelta(minutes=50))
+        assert told(desk, "fallbacks_counted", "post-deploy-1w").good is wanted, name
+
+
+def test_an_error_raised_on_purpose(tmp_path: Path) -> None:
+    """
+    Raised by a hook and counted by the page within two of its posts: seen.
+
+    Counted by nobody: not. Before that: unknown.
+    """
+    for name, errors, wanted in (("a", lambda i: int(i >= 601), True), ("b", lambda i: int(i >= 640), False)):
+        home = tmp_path / name
+        home.mkdir()
+        (home / "settings.toml").write_text('[hooks]\nraise_error = ["true"]\n')
+        raised = AT - timedelta(minutes=10)
+        desk = Desk(desk_module.open("desk", home, {"OPS_HOME": str(home)}).settings, lambda raised=raised: raised)
+        Samples(desk.store, "desk").keep(every("log", "app", value=0.0, kinds={}, newest={}), known_at_ts=True)
+        SnapshotStore(desk.store).write("desk", posted(errors=errors), known_at_ts=True)
+        sheet = Sheet(desk, "post-deploy-24h", "Ann", as_of=raised)
+        assert checkups_seen(desk, "error_seen", sheet, raised).good is None
+        assert sheet.do("raise_an_error", confirmed=True).state == "done"
+        assert checkups_seen(desk, "error_seen", sheet, raised + timedelta(seconds=4)).good is None
+        found = checkups_seen(desk, "error_seen", sheet, AT)
+        assert found.good is wanted, (name, found)
+
+
+# Days.
+
+
+def week(
+    home: Path,
+    start: datetime,
+    missed: tuple[int, ...] = (),
+    loads: Callable[[int], bool] = lambda n: True,
+    every_s: int = 60,
+) -> Desk:
+    """
+    A desk whose page posts each minute around the clock for seven days and more from a moment on, but on some days.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "settings.toml").write_text(f"post_every_s = {every_s}\n")
+    desk = desk_module.open("desk", home, {"OPS_HOME": str(home)})
+    posts, loaded = [], start
+    from tests.support.snapshots import body
+
+    for minute in range(0, 9 * 1440, every_s // 60):
+        at = start + timedelta(minutes=minute)
+        day = (at - timedelta(hours=4)).toordinal() - (start - timedelta(hours=4)).toordinal()
+        if (at - timedelta(hours=4)).hour == 9 and at.minute == 0 and loads(day):
+            loaded = at
+        n = round((at - loaded).total_seconds() / 60)
+        if day not in missed:
+            posts.append(
+                Post(
+                    clock.micros(at),
+                    snapshot.read(
+                        body(
+                            uptime_s=60 * n,
+                            page_clock_ms=clock.micros(at) // 1000,
+                            massive_requests=10 * n,
+                            massive_successes=10 * n,
+                            massive_failures=0,
+                            tradier_requests=n,
+                            tradier_successes=n,
+                            tradier_failures=0,
+                            errors=0,
+                        )
+                    ),
+                )
+            )
+    SnapshotStore(desk.store).write("desk", posts, known_at_ts=True)
+    return desk
+
+
+def test_seven_days_on_staging(tmp_path: Path) -> None:
+    """
+    Each of the seven days is done once it is over; one that nobody posted on is missed and stays so; one without a new
+    page is not done.
+    """
+    begun = datetime(2026, 3, 9, 14, 0, tzinfo=UTC)  # A Monday.
+    desk = week(tmp_path, begun, missed=(2,), loads=lambda n: n != 3)
+    Sheet(desk, "staging", "Ann", as_of=begun)
+    end = begun + timedelta(days=8)
+    sheet = Sheet(Desk(desk.settings, lambda: end), "staging", "Bob", as_of=end)
+    assert sheet.id == "staging-2026-03-09"
+    found = {n: checkups_seen(desk, f"staging_day_{n}", sheet, end) for n in range(1, 8)}
+    assert [n for n in found if found[n].good is True] == [1, 2, 5, 6, 7], {n: f.words for n, f in found.items()}
+    assert found[3].good is False and "missed: no page posted on 2026-03-11" in found[3].words
+    assert found[4].good is False and "browser was not restarted" in found[4].words
+    early = checkups_seen(desk, "staging_day_2", sheet, begun + timedelta(hours=1))
+    assert early.good is None and "yet to come" in early.words
+
+
+def monthly(home: Path, count: int, last: Callable[[int], int] = lambda n: 0) -> tuple[Desk, datetime]:
+    """
+    A desk with so many trading days of a page that posts each five minutes; the last of them has that many errors.
+    """
+    from tests.support.snapshots import body
+
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "settings.toml").write_text("post_every_s = 300\n")
+    session, posts = market_calendar.session(time_parsing.parse_day("2026-03-10")), []
+    assert session
+    desk = Desk(desk_module.open("desk", home, {"OPS_HOME": str(home)}).settings, lambda at=session.closes: at)
+    for n in range(count):
+        assert session
+        for i in range(79):
+            at = session.opens + timedelta(minutes=5 * i)
+            errors = last(i) if n == 0 else i // 20 + n % 3
+            posts.append(
+                Post(
+                    clock.micros(at),
+                    snapshot.read(
+                        body(
+                            uptime_s=300 * i,
+                            page_clock_ms=clock.micros(at) // 1000,
+                            massive_requests=10 * i,
+                            massive_successes=10 * i - i // 30,
+                            massive_failures=i // 30,
+                            tradier_requests=i,
+                            tradier_successes=i,
+                            tradier_failures=0,
+                            errors=errors,
+                            validations=5 * i,
+                            greeks_valid=5 * i,
+                            trades=i // 8,
+                        )
+                    ),
+                )
+            )
+        session = market_calendar.previous_session(session.day)
+    SnapshotStore(desk.store).write("desk", posts, known_at_ts=True)
+    return desk, desk.now()
+
+
+def test_trends_need_days_and_find_what_is_not_usual(tmp_path: Path) -> None:
+    """
+    Of nine days before nothing is usual yet; of fourteen, an ordinary day is, and one with a hundred errors is not.
+    """
+    for name, count, last, wanted in (
+        ("a", 10, lambda i: i // 20, None),
+        ("b", 15, lambda i: i // 20, True),
+        ("c", 15, lambda i: 2 * i, False),
+    ):
+        desk, at = monthly(tmp_path / name, count, last)
+        found = told(desk, "trends_usual", "post-deploy-1w", at)
+        assert found.good is wanted, (name, found.words)
+        assert wanted is not False or "System Errors 156" in found.words
+
+
+def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
+    """
+    A day's figures are kept under what they rest on; a post that comes late makes them anew; what is remembered equals
+    what is computed.
+    """
+    desk, _ = monthly(tmp_path, 3)
+    held = daily_figures.Days(desk.store, desk.settings, desk.rules, desk.memory)
+    session = market_calendar.session(time_parsing.parse_day("2026-03-09"))
+    assert session
+    first = held.of(session)
+    assert first and held.of(session) == first and (desk.settings.outputs / ".memory" / "2026-03-09.json").exists()
+    view = status.view_at(desk, session.closes, session.closes - session.opens)
+    assert first.figures == {name: value for section in daily_figures.figures(view).values() for name, value in section.items()}
+    (desk.settings.outputs / ".memory" / "2026-03-09.json").write_text("{broken")
+    assert held.of(session) == first
+    from tests.support.snapshots import body
+
+    late = clock.micros(session.closes - timedelta(minutes=1))
+    SnapshotStore(desk.store).write(
+        "desk",
+        [
+            Post(
+                late,
+                snapshot.read(
+                    body(
+                        uptime_s=600,
+                        page_clock_ms=late // 1000,
+                        massive_requests=900,
+                        massive_successes=600,
+                        massive_failures=300,
+                        errors=4,
+                    )
+                ),
+            )
+        ],
+        known_at_ts=True,
+    )
+    again = held.of(session)
+    assert again and again != first
+    anew = status.view_at(desk, session.closes, session.closes - session.opens)
+    assert again.figures == {name: value for section in daily_figures.figures(anew).values() for name, value in section.items()}
+    assert (
+        daily_figures.Days(desk.store, desk.settings, desk.rules, desk.memory).of(market_calendar.session(time_parsing.parse_day("2026-03-02")))
+        is None
+    )  # type: ignore[arg-type]
+
+
+def test_days_before_stop_where_the_store_begins(tmp_path: Path) -> None:
+    """
+    Only days of which something was seen are counted, oldest first; and of counts one more than ever is still usual.
+    """
+    desk, _ = monthly(tmp_path, 13)
+    held = daily_figures.Days(desk.store, desk.settings, desk.rules, desk.memory)
+    before = held.before(time_parsing.parse_day("2026-03-10"))
+    assert len(before) == 12 and [d.day for d in before] == sorted(d.day for d in before)
+    usual = daily_figures.usual(before, "system_errors", rules.load().days)
+    assert (
+        usual.n == 12
+        and usual.low is not None
+        and usual.high is not None
+        and usual.outside(usual.high) is False
+        and usual.outside(usual.high + 0.1) is True
+        and usual.outside(None) is None
+    )
+    assert (
+        daily_figures.usual(before[:3], "system_errors", rules.load().days).low is None
+        and daily_figures.usual([], "system_errors", rules.load().days).n == 0
+    )
+
+
+# Worlds.
+
+FLIPS = {
+    "app_down": ("server_answers", "metrics_answers"),
+    "massive_5xx": ("massive_on_target",),
+    "error_storm": ("errors_on_target", "night_errors"),
+    "ws_403": ("socket_open",),
+}
+
+
+def test_worlds_flip_boxes(tmp_path: Path) -> None:
+    """In a healthy world each box is as expected; in the state that it is for it is not."""
+    for state, boxes in FLIPS.items():
+        home = tmp_path / state
+        home.mkdir()
+        with looking(home) as world:
+            world.live(4)
+            desk = Desk(world.settings, lambda world=world: world.at)
+            assert {box: asked(desk, box, world.at).good for box in boxes} == dict.fromkeys(boxes, True), state
+            world.lever.be(**{state: 1.0})
+            world.live(6)
+            found = {box: asked(Desk(world.found(), lambda world=world: world.at), box, world.at) for box in boxes}
+            assert {box: seen.good for box, seen in found.items()} == dict.fromkeys(boxes, False), (state, found)
+
+
+def test_windows_of_a_day() -> None:
+    """A day is from midnight to midnight in New York, also when the clocks change."""
+    for day, hours in (("2026-03-07", 24), ("2026-03-08", 23), ("2026-11-01", 25)):
+        assert checklist_module._whole(time_parsing.parse_day(day)) == Window(
+            time_parsing.parse(f"{day}T00:00"), time_parsing.parse(f"{day}T00:00") + timedelta(hours=hours)
+        )
+
+
+def test_what_is_asked_is_in_the_record(tmp_path: Path) -> None:
+    """What a box saw is plain enough to be kept: as JSON, each."""
+    desk = laid(tmp_path, well(), posted())
+    Samples(desk.store, "desk").keep([])
+    for step in (s for s in steps.table().values() if s.kind == steps.LOOK and not s.box):
+        json.dumps(asked(desk, step).content)

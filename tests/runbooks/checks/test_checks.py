@@ -1,0 +1,816 @@
+"""
+The checks: each says good, not good or unknown, with the figure it rests on beside what was wanted, as of its moment.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.snapshots import OPENS, body
+
+from opslib import desk as desk_module
+from opslib.dashboard import cost_details, status
+from opslib.desk import Desk
+from opslib.foundation import clock
+from opslib.foundation.storage import snapshot_columns
+from opslib.incidents.practice import PRACTICE, Practice
+from opslib.runbooks import catalog, steps
+from opslib.runbooks.checks import costs, providers
+from opslib.runbooks.checks.context import Scene
+from opslib.runbooks.execution import Seen
+from opslib.runbooks.steps import Step
+from opslib.simulation.demo_day import replay, trades
+from opslib.simulation.drills.stepped_desk import looking
+from opslib.telemetry.pages import snapshot
+from opslib.telemetry.pages.store import Post, SnapshotStore
+from opslib.telemetry.probes.store import Sample, Samples
+from opslib.trading.pnl import reader
+from opslib.trading.pnl.store import Filings
+
+AT = OPENS + timedelta(minutes=90)
+LOOKS = [s for s in steps.table().values() if s.kind == steps.LOOK]
+
+
+def laid(home: Path, samples: list[Sample] = (), posts: list[Post] = (), **secrets: str) -> Desk:  # type: ignore[assignment]
+    """A desk with just these looks and posts, known as they happened."""
+    found = desk_module.open("desk", home, {"OPS_HOME": str(home), **secrets})
+    Samples(found.store, "desk").keep(samples, known_at_ts=True)
+    if posts:
+        SnapshotStore(found.store).write("desk", posts, known_at_ts=True)
+    return Desk(found.settings, lambda: AT)
+
+
+def asked(desk: Desk, step: Step | str, at: datetime = AT) -> Seen:
+    """What the check of a step sees, as of a moment, over ten minutes."""
+    found = steps.step(step) if isinstance(step, str) else step
+    incident = Practice(desk.settings, at, "t", "app", "notify", "incident").read(PRACTICE)
+    return providers.seen(Scene(status.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
+
+
+def every(
+    probe: str,
+    subject: str,
+    outcome: str = "ok",
+    *,
+    seconds: float | None = None,
+    value: float | None = None,
+    minutes: float = 40,
+    until: float = 0,
+    every_s: int = 15,
+    extra: dict[str, Any] | None = None,
+    **detail: Any,
+) -> list[Sample]:
+    """Looks of one kind over the last minutes before `AT`."""
+    count = round((minutes - until) * 60 / every_s)
+    return [
+        Sample(
+            clock.micros(AT - timedelta(minutes=until, seconds=every_s * i)),
+            probe,
+            subject,
+            outcome,
+            seconds,
+            value,
+            detail=json.dumps(detail | (extra or {})),
+        )
+        for i in range(count)
+    ]
+
+
+def well() -> list[Sample]:
+    """Everything answers, for forty minutes."""
+    return [
+        *every("liveness", "massive", seconds=0.2, market="open", skew_s=0.1),
+        *every("data", "massive", seconds=0.2, value=1.0),
+        *every("liveness", "tradier", seconds=0.1, market="open", skew_s=0.0, quota_left=100),
+        *every("data", "tradier", seconds=0.1, value=1.0),
+        *every("health", "app", seconds=0.02, value=9000.0, skew_s=0.0),
+        *every("metrics", "app", seconds=0.02, status=200),
+        *every("socket", "app", seconds=0.04, value=0.5),
+        *every("process", "app", value=140.0, pid=7, born=1_700_000_000.0, threads=11),
+        *every("log", "app", value=0.0, kinds={"access": 3}, newest={}),
+        *every("beat", "collector", value=50.0, **BEAT),
+        *(
+            s
+            for name, told in (
+                ("DNS of massive", "10.0.0.1"),
+                ("TCP to tradier", "connects"),
+                ("port 8080 listening", "somebody listens"),
+                ("free memory", "3,000 MB of 8,000 MB available"),
+                ("largest five processes", "node 140 MiB"),
+            )
+            for s in every("host", "app", minutes=1, every_s=60, name=name, told=told)
+        ),
+        *every("chain", "SPY", seconds=0.5, value=450.0, minutes=30, every_s=900, **CHAIN),
+    ]
+
+
+BEAT: dict[str, Any] = {"extra": {"every_s": 15}}
+CHAIN: dict[str, Any] = {
+    "core": 200,
+    "flagged": 0,
+    "faults": {},
+    "missing": 0,
+    "gamma_zero": 0,
+    "delta_out_of_bounds": 0,
+    "expires_today": 0,
+    "units": {"theta": "per_day", "vega": "per_point", "gamma": "per_dollar", "iv": "decimal"},
+    "iv_atm": 0.18,
+    "median_iv": 0.18,
+    "median_theta": -0.2,
+    "median_vega": 0.3,
+    "contracts": 450,
+    "pages": 2,
+}
+
+
+def but(*changed: list[Sample]) -> list[Sample]:
+    """The same, with some looks in place of those of their kind and time."""
+    mine = [s for found in changed for s in found]
+    taken = {(s.probe, s.subject, s.ts_us, s.told().get("name")) for s in mine}
+    return [s for s in well() if (s.probe, s.subject, s.ts_us, s.told().get("name")) not in taken] + mine
+
+
+def posted(minutes: int = 60, **changed: Callable[[int], Any] | Any) -> list[Post]:
+    """
+    A page's posts each five seconds, its counters rising; a field that is a function is given the number of the post.
+    """
+    found, loaded = [], AT - timedelta(minutes=minutes)
+    for i in range(minutes * 12 + 1):
+        at = loaded + timedelta(seconds=5 * i)
+        told = {k: v(i) if callable(v) else v for k, v in changed.items()}
+        rising = {
+            "massive_requests": 10 * i,
+            "massive_successes": 10 * i,
+            "massive_failures": 0,
+            "tradier_requests": i,
+            "tradier_successes": i,
+            "tradier_failures": 0,
+            "validations": 10 * i,
+            "greeks_valid": 10 * i,
+            "gamma_zero": 0,
+            "delta_out_of_bounds": 0,
+            "greeks_invalid": 0,
+            "errors": 0,
+            "trades": 10,
+            "uptime_s": 5 * i,
+        }
+        known = {f.name for f in snapshot_columns.FIELDS}
+        found.append(
+            Post(
+                clock.micros(at),
+                snapshot.read(
+                    body(
+                        **{
+                            k: v
+                            for k, v in (rising | {"page_clock_ms": clock.micros(at) // 1000} | told).items()
+                            if k in known
+                        }
+                    )
+                ),
+            )
+        )
+    return found
+
+
+DOWN = {"minutes": 5}
+# A world in which a step's look is as expected is `well`; here is one in which it is not, and what is said then.
+BAD: dict[str, tuple[list[list[Sample]], tuple[str, ...]]] = {
+    "massive_answers": (
+        [every("liveness", "massive", "server_5xx", seconds=0.1, status=503, said="oh", **DOWN)],
+        ("5xx", "HTTP 503", '"oh"', "the provider's"),
+    ),
+    "tradier_answers": ([every("data", "tradier", "stale", value=900.0, **DOWN)], ("old data",)),
+    "massive_availability": (
+        [every("liveness", "massive", "timeout", minutes=12)],
+        ("availability of massive (0.00 %)", "0, not one success"),
+    ),
+    "tradier_availability": (
+        [every("liveness", "tradier", "refused", minutes=12)],
+        ("availability of tradier (0.00 %)",),
+    ),
+    "who_serves": (
+        [every("liveness", "massive", "server_5xx", **DOWN), every("liveness", "tradier", "server_5xx", **DOWN)],
+        ("nobody can serve",),
+    ),
+    "not_ours": (
+        [every("liveness", "massive", "unreachable", **DOWN), every("liveness", "tradier", "dns", **DOWN)],
+        ("ours: neither provider can be connected to",),
+    ),
+    "massive_steady": (
+        [
+            every(probe, "massive", "server_5xx", minutes=m, until=m - 1)
+            for probe in ("liveness", "data")
+            for m in (4, 2)
+        ],
+        ("comes and goes: 4 turns in 5 min, at most 2",),
+    ),
+    "tradier_steady": (
+        [
+            every("liveness", "tradier", "timeout", minutes=4, until=3),
+            every("liveness", "tradier", "timeout", minutes=2, until=1),
+        ],
+        ("tradier comes and goes",),
+    ),
+    "app_waits_enough": (
+        [
+            every(
+                "log",
+                "app",
+                value=2.0,
+                minutes=3,
+                kinds={"timeout": 2},
+                newest={"timeout": "timed out after 150 ms"},
+                waited_ms=150,
+            )
+        ],
+        ("after 150 ms", "massive answers us within 0.20 s"),
+    ),
+    "massive_quick": (
+        [every("liveness", "massive", seconds=3.0, minutes=10)],
+        ("p95 response time of massive (3 s) > 2 s",),
+    ),
+    "tradier_quick": (
+        [every("liveness", "tradier", seconds=0.9, minutes=10)],
+        ("p95 response time of tradier (0.90 s) > 0.50 s",),
+    ),
+    "massive_key": (
+        [every("data", "massive", "auth_401", status=401, said="Unknown API Key", **DOWN)],
+        ("does not accept our key (401)", "Unknown API Key"),
+    ),
+    "massive_plan": ([every("data", "massive", "entitlement_403", **DOWN)], ("plan does not cover",)),
+    "massive_address": ([every("liveness", "massive", "ip_blocked_403", **DOWN)], ("does not let our address in",)),
+    "massive_quota": (
+        [every("liveness", "massive", "rate_limited_429", minutes=1)],
+        ("we ask too often", "of 40 attempts"),
+    ),
+    "tradier_key": ([every("liveness", "tradier", "auth_401", **DOWN)], ("tradier does not accept our key",)),
+    "tradier_quota": (
+        [every("liveness", "tradier", "rate_limited_429", **DOWN)],
+        ("tradier says that we ask too often",),
+    ),
+    "host_reaches_massive": (
+        [every("host", "app", "server_5xx", minutes=1, every_s=60, name="DNS of massive", told="does not resolve")],
+        ("DNS of massive: does not resolve",),
+    ),
+    "host_reaches_tradier": (
+        [every("host", "app", "server_5xx", minutes=1, every_s=60, name="TCP to tradier", told="no answer")],
+        ("TCP to tradier: no answer",),
+    ),
+    "port_listens": (
+        [every("host", "app", "server_5xx", minutes=1, every_s=60, name="port 8080 listening", told="nobody listens")],
+        ("nobody listens",),
+    ),
+    "provider_errors": (
+        [
+            every(
+                "log",
+                "app",
+                value=3.0,
+                minutes=2,
+                kinds={"provider_5xx": 3, "access": 9},
+                newest={"provider_5xx": "[v0] Massive proxy error (502)"},
+            )
+        ],
+        ("24 errors in 10 min, none was expected: provider 5xx 24", "proxy error (502)"),
+    ),
+    "socket_log": (
+        [
+            every(
+                "log",
+                "app",
+                value=1.0,
+                minutes=1,
+                kinds={"socket_closed": 1},
+                newest={"socket_closed": "[WS options] upstream closed with code 1006"},
+            )
+        ],
+        ("socket closed 4", "1006"),
+    ),
+    "errors_by_kind": (
+        [every("log", "app", value=5.0, minutes=1, kinds={"other_error": 5}, newest={"other_error": "TypeError: x"})],
+        ("other error 20", "TypeError"),
+    ),
+    "error_rate": (
+        [every("log", "app", value=5.0, minutes=10, kinds={"other_error": 5}, newest={"other_error": "x"})],
+        ("errors (200 per h) > 50 per h",),
+    ),
+    "greeks_valid": (
+        [
+            every(
+                "chain",
+                "SPY",
+                value=450.0,
+                minutes=1,
+                every_s=60,
+                **CHAIN | {"flagged": 120, "faults": {"missing": 120}, "missing": 120},
+            )
+        ],
+        ("valid Greeks (40.00 %) < 50.0 %",),
+    ),
+    "greeks_kinds": (
+        [
+            every(
+                "chain",
+                "SPY",
+                value=450.0,
+                minutes=1,
+                every_s=60,
+                **CHAIN | {"flagged": 60, "faults": {"gamma_zero": 60}, "gamma_zero": 60},
+            )
+        ],
+        ("gamma zero or missing (30.00 %) > 5.0 %",),
+    ),
+    "greeks_faults": (
+        [
+            every(
+                "chain",
+                "SPY",
+                value=450.0,
+                minutes=1,
+                every_s=60,
+                **CHAIN | {"flagged": 60, "faults": {"gamma_zero": 60}},
+            )
+        ],
+        ("SPY: of 200 tradable contracts 60 gamma zero",),
+    ),
+    "greeks_complete": (
+        [every("chain", "SPY", "partial", value=250.0, minutes=1, every_s=60)],
+        ("answers only a part of the chain (250 contracts)",),
+    ),
+    "greeks_units": (
+        [
+            every(
+                "chain",
+                "SPY",
+                value=450.0,
+                minutes=1,
+                every_s=60,
+                **CHAIN | {"units": CHAIN["units"] | {"theta": "per_year"}},
+            )
+        ],
+        ("theta per year, usual is per day",),
+    ),
+    "expiring_today": (
+        [every("chain", "SPY", value=450.0, minutes=1, every_s=60, **CHAIN | {"expires_today": 90})],
+        ("90 contracts expire today",),
+    ),
+    "iv_usual": (
+        [every("chain", "SPY", value=450.0, minutes=1, every_s=60, **CHAIN | {"iv_atm": 0.5, "median_iv": 0.5})],
+        ("market stress", "SPY 50.0 % at the money"),
+    ),
+    "socket_open": (
+        [every("socket", "app", "silent", value=95.0, minutes=2)],
+        ("holds the socket open and says nothing, nothing for 1 min 35 s",),
+    ),
+    "socket_quick": ([every("socket", "app", seconds=2.5, minutes=10)], ("WebSocket round trip (2.50 s) > 2 s",)),
+    "close_code": ([every("socket", "app", "closed", minutes=2, code=1006)], ("code 1006", "torn")),
+    "server_answers": (
+        [every("health", "app", "wrong_content", status=200, **DOWN)],
+        ("answers with a page instead of data",),
+    ),
+    "server_runs": ([every("process", "app", "gone", **DOWN)], ("has no such process",)),
+    "no_restart": (
+        [every("process", "app", value=90.0, pid=8, born=1_773_100_000.0, threads=11, **DOWN)],
+        ("started anew at 10:55",),
+    ),
+    "nothing_changed": (
+        [every("process", "app", value=90.0, pid=8, born=1_773_100_000.0, threads=11, **DOWN)],
+        ("the server was started anew",),
+    ),
+    "server_growth": (
+        [
+            [
+                Sample(
+                    clock.micros(AT - timedelta(seconds=15 * i)),
+                    "process",
+                    "app",
+                    "ok",
+                    None,
+                    900.0 - 5 * i,
+                    detail='{"born": 1700000000.0}',
+                )
+                for i in range(160)
+            ]
+        ],
+        ("growth of the app's server (1,200.00 MB per h) > 500 MB per h",),
+    ),
+    "app_quick": (
+        [every("health", "app", seconds=1.5, value=9000.0, **DOWN)],
+        ("p95 of the app's server (1.50 s) > 0.50 s",),
+    ),
+    "collector_beats": (
+        [every("beat", "collector", value=50.0, minutes=2, extra=BEAT["extra"] | {"failing": {"log": "KeyError"}})],
+        ("failing: log",),
+    ),
+    "clocks_agree": (
+        [every("health", "app", seconds=0.02, value=9000.0, skew_s=600.0, **DOWN)],
+        ("app +600.0 s; within 30 s",),
+    ),
+    "massive_on_target": (
+        [every("liveness", "massive", "timeout", minutes=4)],
+        ("by our looks", "at least 99.0 % is aimed for"),
+    ),
+    "tradier_on_target": ([every("liveness", "tradier", "refused", minutes=4)], ("availability of tradier in 10 min",)),
+    "massive_quick_enough": (
+        [every("liveness", "massive", seconds=0.4, minutes=12)],
+        ("0.40 s (p95 of", "at most 0.30 s is aimed for"),
+    ),
+    "tradier_quick_enough": ([every("liveness", "tradier", seconds=0.4, minutes=12)], ("0.40 s",)),
+    "greeks_on_target": (
+        [
+            every(
+                "chain",
+                "SPY",
+                value=450.0,
+                minutes=1,
+                every_s=60,
+                **CHAIN | {"flagged": 20, "faults": {"missing": 20}, "missing": 20},
+            )
+        ],
+        ("by our chains 90.00 % (180 of 200)",),
+    ),
+    "errors_on_target": (
+        [every("log", "app", value=5.0, minutes=5, kinds={"other_error": 5}, newest={"other_error": "x"})],
+        ("at most 5 per h is aimed for",),
+    ),
+    "night_errors": (
+        [every("log", "app", value=5.0, kinds={"other_error": 5}, newest={"other_error": "x"})],
+        ("800 by the log", "since the last close: other error 800", "5 per h is aimed for"),
+    ),
+    "metrics_answers": (
+        [every("metrics", "app", "wrong_content", status=200, **DOWN)],
+        ("/api/metrics answers with a page instead of data",),
+    ),
+    "monitor_memory": (
+        [
+            [
+                Sample(
+                    clock.micros(AT - timedelta(seconds=15 * i)),
+                    "beat",
+                    "collector",
+                    "ok",
+                    None,
+                    900.0 - 5 * i,
+                    detail='{"every_s": 15}',
+                )
+                for i in range(160)
+            ]
+        ],
+        ("MB per h", "a warning from 100 MB per h"),
+    ),
+    "all_panels": (
+        [every("liveness", "massive", "timeout", minutes=12)],
+        ("Data Provider Health: escalate: by our own looks: availability of massive (0.00 %)",),
+    ),
+}
+LEADS = {
+    "not_ours": "provider_availability",
+    "massive_steady": "provider_availability",
+    "app_waits_enough": "provider_availability",
+    "massive_key": "provider_availability",
+    "server_answers": "monitor_down",
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A desk in whose world all is well."""
+    found = laid(tmp_path_factory.mktemp("good"), well(), posted(websocket_connected=True))
+    yield found
+    found.store.close()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        s
+        for s in LOOKS
+        if s.name
+        not in (
+            "requests_moved",
+            "iv_usual",
+            "host_largest",
+            "host_memory",
+            "chain_by_contract",
+            "page_memory",
+            "dashboard_age",
+            "key_age",
+            "fallbacks_counted",
+            "error_seen",
+            "no_slower",
+            "trends_usual",
+            "memory_in_bounds",
+            "service_begins",
+            *(s.name for s in LOOKS if s.check == "staged"),
+            *(s.name for s in LOOKS if s.check in dir(costs) or s.check in ("costs", "fills")),
+        )
+    ],
+    ids=lambda s: s.name,
+)
+def test_all_is_well(good: Desk, step: Step) -> None:
+    """In a good world every look is as expected, leads nowhere, and says by what."""
+    found = asked(good, step)
+    assert found.good is True and not found.next, (step.name, found)
+    assert found.words and found.query and found.content is not None
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_something_is_wrong(tmp_path: Path, name: str) -> None:
+    """With one thing wrong, the look that is for it is not as expected, and says the figure or the fault."""
+    changed, words = BAD[name]
+    desk = laid(tmp_path, but(*changed), posted(websocket_connected=True))
+    found = asked(desk, name)
+    assert found.good is False, found
+    assert all(w in found.words for w in words), found.words
+    assert found.next == LEADS.get(name, found.next) and (not found.next or found.next in catalog.names())
+    desk.store.close()
+
+
+@pytest.mark.parametrize("step", LOOKS, ids=lambda s: s.name)
+def test_nobody_looked(tmp_path: Path, step: Step) -> None:
+    """Where nobody ever looked nothing is said to be well, and nothing to be wrong."""
+    desk = laid(tmp_path)
+    found = asked(desk, step)
+    assert found.good is None and found.words and not found.next, found
+    desk.store.close()
+
+
+def test_as_of_a_moment(tmp_path: Path) -> None:
+    """What a check says of a moment is the same when it is asked later, whatever came since."""
+    before = laid(tmp_path / "a", but(every("liveness", "massive", "timeout", minutes=12)), posted())
+    after = [
+        Sample(clock.micros(AT + timedelta(seconds=15 * i)), s.probe, s.subject, "server_5xx", detail=s.detail)
+        for i in range(1, 40)
+        for s in well()[:2]
+    ]
+    later = laid(
+        tmp_path / "b",
+        [*but(every("liveness", "massive", "timeout", minutes=12)), *after],
+        [
+            *posted(),
+            *(Post(clock.micros(AT + timedelta(seconds=5 * i)), p.snapshot) for i, p in enumerate(posted(2), 1)),
+        ],
+    )
+
+    def without_seq(seen):
+        return seen._replace(content=None if isinstance(seen.content, dict) and "seq" in seen.content else seen.content)
+
+    for step in LOOKS:
+        assert without_seq(asked(before, step)) == without_seq(asked(later, step)), step.name
+
+
+# The page's own word.
+
+
+def test_the_page_and_ours_stand_beside_each_other(tmp_path: Path) -> None:
+    """Where the page counts failures and we see none, both are said, and it is not well."""
+    desk = laid(tmp_path, well(), posted(massive_successes=lambda i: 5 * i, massive_failures=lambda i: 5 * i))
+    found = asked(desk, "massive_availability")
+    assert (
+        found.good is False
+        and "by the page: availability of massive (50.00 %)" in found.words
+        and "by our looks: availability of massive (100.00 %)" in found.words
+    )
+
+
+def test_requests_have_moved(tmp_path: Path) -> None:
+    """Only when no request goes to Massive, and some to Tradier, has the app moved."""
+    still = laid(tmp_path / "a", well(), posted())
+    moved = laid(tmp_path / "b", well(), posted(massive_requests=7, massive_successes=7))
+    assert (
+        asked(still, "requests_moved").good is False
+        and "240 requests to massive, 24 to tradier" in asked(still, "requests_moved").words
+    )
+    assert asked(moved, "requests_moved").good is True
+
+
+def test_only_the_pages_socket_is_lost(tmp_path: Path) -> None:
+    """Ours answers and the page's does not: a refresh repairs it; after that the page hears."""
+    lost = laid(tmp_path / "a", well(), posted(websocket_connected=lambda i: i < 700))
+    assert "a refresh repairs it" in asked(lost, "socket_open").words and asked(lost, "socket_open").good is False
+    assert asked(lost, "page_hears").good is False
+    fine = laid(tmp_path / "b", well(), posted(websocket_connected=True))
+    assert (
+        asked(fine, "page_hears").good is True and "pages open: 1, socket connected" in asked(fine, "page_hears").words
+    )
+
+
+def test_memory_of_the_page(tmp_path: Path) -> None:
+    """What a page posts of its memory is judged; of one that posts none nothing is known."""
+    desk = laid(tmp_path / "a", well(), posted(memory_bytes=120_000_000))
+    assert (
+        asked(desk, "page_memory").good is False
+        and "memory of the page (120 MB) > 100 MB" in asked(desk, "page_memory").words
+    )
+    assert asked(laid(tmp_path / "b", well(), posted()), "page_memory").good is None
+
+
+def test_posts_that_stop(tmp_path: Path) -> None:
+    """No post for ten minutes is silence, however well everything else is; the newest row tells its age."""
+    stopped = [p for p in posted() if p.ts_us <= clock.micros(AT - timedelta(minutes=11))]
+    desk = laid(tmp_path, well(), stopped)
+    found = asked(desk, "posts_arrive")
+    assert (
+        found.good is False
+        and "660 s" in found.words.replace(",", "")
+        and "11 min" in asked(desk, "store_answers").words
+    )
+
+
+def test_an_outage_explains_errors(tmp_path: Path) -> None:
+    """Errors that an outage explains lead to its runbook; errors of their own lead nowhere."""
+    failing = posted(
+        massive_successes=lambda i: 10 * min(i, 600),
+        massive_failures=lambda i: 10 * max(0, i - 600),
+        errors=lambda i: max(0, i - 600),
+    )
+    desk = laid(tmp_path / "a", but(every("liveness", "massive", "server_5xx", minutes=10)), failing)
+    found = asked(desk, "errors_own")
+    assert found.good is False and found.next == "massive_down", found
+    assert asked(desk, "other_alerts").next == "massive_down"
+    alone = laid(tmp_path / "b", well(), posted(errors=lambda i: max(0, i - 600)))
+    assert asked(alone, "errors_own").good is True and "of their own" in asked(alone, "errors_own").words
+    assert asked(alone, "other_alerts").next == "error_rate"
+
+
+def test_marks_are_changes(tmp_path: Path) -> None:
+    """A deployment that somebody marked within the hour is a change; a note is none."""
+    desk = laid(tmp_path, well())
+    desk.marks.put("note", "page refreshed", "Ann", AT - timedelta(minutes=5))
+    assert asked(desk, "nothing_changed").good is True
+    desk.marks.put("deploy", "v1.4.1", "Ann", AT - timedelta(minutes=20))
+    assert (
+        asked(desk, "nothing_changed").good is False
+        and "deploy at 10:40:00 New York: v1.4.1" in asked(desk, "nothing_changed").words
+    )
+
+
+# Trades.
+
+
+def traded(home: Path, change: Callable[[dict[str, Any]], dict[str, Any]] = lambda t: t, count: int = 50) -> Desk:
+    """A desk with the demo's trades, each changed; of the afternoon, so that as of the close all are in."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "sample_trades.json").write_text(json.dumps([change(t) for t in trades.trades(replay.scripted())[:count]]))
+    return laid(home)
+
+
+CLOSE = OPENS + timedelta(hours=6.5)
+
+
+def test_costs_line_by_line(tmp_path: Path) -> None:
+    """
+    The afternoon's spreads stand in the slippage line, and in no other; the proposed change brings the same trades
+    within the limit.
+    """
+    desk = traded(tmp_path)
+    table, found = asked(desk, "costs_as_assumed", CLOSE), cost_details.Spending(desk, CLOSE)
+    commission, slippage, total = found.lines
+    assert (
+        total.over == commission.over + slippage.over
+        and table.good is False
+        and table.content["slippage"]["difference_usd"] > 5000
+    )  # type: ignore[operator,index]
+    assert (
+        asked(desk, "commission_as_assumed", CLOSE).good is True
+        and asked(desk, "slippage_as_assumed", CLOSE).good is False
+        and asked(desk, "spreads_usual", CLOSE).good is False
+    )
+    assert (
+        [row for row in table.content] == ["commission", "slippage", "total"]
+        and "-slippage_pct = 0.4900" in found.change.plain
+        and "+slippage_pct" in found.change.plain
+        and "commission_usd = 0.6600" in found.change.plain
+    )
+    assert abs(found._gap(found.proposed) or 9) < abs(found._gap() or 0) and found._gap(found.proposed) < 0.5  # type: ignore[operator]
+
+
+def test_commission_that_rose(tmp_path: Path) -> None:
+    """A backtest that took a third of the commission is told so, with the charge a contract and side."""
+    found = asked(
+        traded(tmp_path, lambda t: t | {"backtest_commission_usd": round(t["backtest_commission_usd"] / 3, 2)}),
+        "commission_as_assumed",
+        CLOSE,
+    )
+    assert found.good is False and "$0.650 a contract and side" in found.words and "$0.220 was assumed" in found.words
+
+
+def test_last_ten_and_enough(tmp_path: Path) -> None:
+    """
+    Ten are the last ten; nineteen pairs are too few, fifty are enough; what is quoted and not paid says nothing of fees
+    or fills.
+    """
+    desk = traded(tmp_path / "a")
+    ten = asked(desk, "last_ten_trades", CLOSE)
+    assert (
+        ten.good is False and len(ten.content) == 10 and cost_details.Spending(desk, CLOSE).newest.plain.count("\n") == 11
+    )
+    assert (
+        asked(desk, "enough_trades", CLOSE).good is True
+        and asked(traded(tmp_path / "b", count=19), "enough_trades", CLOSE).good is False
+    )
+    for name in ("no_new_fee", "fills_at_market", "size_as_backtested"):
+        assert asked(desk, name, CLOSE).good is None, name
+
+
+def paid(
+    home: Path, *, live: float = 10, fee: float = 0.65, missed: float = 0.0, late_fee: float | None = None
+) -> Desk:
+    """A desk with forty fills that were paid, with quotes, and the backtest's own trades beside them."""
+    home.mkdir(parents=True, exist_ok=True)
+    head = "time,symbol,side,effect,quantity,price,bid,ask,commission,fees,trade_id,right,strike,expiry,multiplier\n"
+    rows: dict[str, list[str]] = {"live": [], "backtest": []}
+    for n in range(20):
+        for end, minute, middle, sign in (("buy", 3 * n, 5.0, 1), ("sell", 3 * n + 2, 5.3, -1)):
+            at = (OPENS + timedelta(minutes=minute)).isoformat()
+            charged = fee if late_fee is None or n < 10 else late_fee
+            for kept, quantity, price, cost in (
+                ("live", live, middle + sign * (0.02 + missed), charged),
+                ("backtest", 10, middle + sign * 0.02, 0.65),
+            ):
+                rows[kept].append(
+                    f"{at},SPY 260320C00600000,{end},{'open' if sign > 0 else 'close'},{quantity:g},{price},"
+                    f"{middle - 0.02},{middle + 0.02},{cost * quantity:.2f},0,t{n},C,600,2026-03-20,100\n"
+                )
+    (home / "backtest.csv").write_text(head + "".join(rows["backtest"]))
+    (home / "live.csv").write_text(head + "".join(rows["live"]))
+    desk = laid(home)
+    Filings(desk.store, "desk").keep(reader.read(home / "live.csv"), known_at_ts=True)
+    return desk
+
+
+def test_fills_that_were_paid(tmp_path: Path) -> None:
+    """
+    Beside the backtest's own trades: as assumed all is well; worse fills, a smaller size, a new fee are each found by
+    their own look, and by no other.
+    """
+    names = ("commission_as_assumed", "fills_at_market", "size_as_backtested", "no_new_fee")
+    for i, (how, wrong) in enumerate(
+        [
+            ({}, ""),
+            ({"missed": 0.05}, "fills_at_market"),
+            ({"live": 2}, "size_as_backtested"),
+            ({"late_fee": 0.95}, "no_new_fee"),
+            ({"fee": 1.0}, "commission_as_assumed"),
+        ]
+    ):
+        desk = paid(tmp_path / str(i), **how)
+        told = {name: asked(desk, name, CLOSE) for name in names}
+        assert told.get(wrong, Seen(False, "")).good is False, (how, told)
+        assert all(
+            seen.good is True
+            for name, seen in told.items()
+            if name != wrong and not (wrong == "no_new_fee" and name == "commission_as_assumed")
+        ), (how, told)
+
+
+# Kept chains, and worlds.
+
+
+def test_kept_chains_contract_by_contract(tmp_path: Path) -> None:
+    """The chain that was kept during the burst is judged contract by contract, and names one."""
+    script = replay.scripted()
+    from opslib.simulation.demo_day import probe_samples
+
+    at, answer = next(
+        (at, a)
+        for at, a in probe_samples.chains(script)
+        if next(t for t in script.troubles if t.name == "gamma_burst").begins
+        <= at
+        < next(t for t in script.troubles if t.name == "gamma_burst").ends
+    )
+    desk = laid(tmp_path, [Sample(clock.micros(at), "chain", "SPY", "ok", detail=json.dumps(CHAIN))])
+    Samples(desk.store, "desk").keep_chain(clock.micros(at), "massive", "SPY", "ok", [json.dumps(answer).encode()])
+    found = asked(desk, "chain_by_contract", at + timedelta(minutes=5))
+    assert (
+        found.good is False
+        and "tradable contracts right" in found.words
+        and "gamma zero" in found.words
+        and "such as SPY" in found.words
+    )
+
+
+def test_no_key_leaves_with_what_was_seen(tmp_path: Path) -> None:
+    """
+    In a world that refuses our key and repeats it, no check's words or content hold a secret; and it is said to be
+    ours.
+    """
+    with looking(tmp_path) as world:
+        world.live(1)
+        world.lever.be(massive_401=1.0)
+        world.live(1.5)
+        desk, found = Desk(world.found(), lambda: world.at), {}
+        found = {s.name: asked(desk, s, world.at) for s in LOOKS}
+        secrets = [secret for secret in desk.settings.secrets.values() if secret]
+    assert secrets and not [
+        name for name, seen in found.items() for secret in secrets if secret in json.dumps(seen, default=str)
+    ]
+    assert (
+        found["massive_key"].good is False
+        and found["not_ours"].good is False
+        and found["massive_address"].good is None
+        and found["tradier_answers"].good is True
+    )

@@ -1,0 +1,356 @@
+"""The runbooks: each has its anatomy, nothing leads nowhere, and from every trouble there is a way to one that fits."""
+
+import json
+import re
+from string import Formatter
+
+import pytest
+from tests.support.system import SHARED
+
+from opslib.alerting import causes
+from opslib.foundation.config import contacts, rules
+from opslib.foundation.config.rules import RUNBOOKS, SENT
+from opslib.runbooks import catalog, hooks, steps
+from opslib.runbooks.catalog import BRANCH, CAUSE, LIKELY, Runbook, source
+from opslib.runbooks.checks import providers
+from opslib.simulation.world.faults import NO_FAULT, STATES
+
+RULES = rules.load().rules
+NAMES = catalog.names()
+GUIDE = SHARED / "operations-guide.md"
+# The sections that each has, in this order; between Resolution and Validation may stand more.
+SECTIONS = (
+    "Where are we?",
+    "What does it mean for who trades?",
+    "Detection",
+    "Immediate actions (0–5 min)",
+    "Diagnosis (5–15 min)",
+    "Resolution (15–60 min)",
+    "Validation",
+    "Prevention",
+    "Afterwards",
+    "Every step",
+)
+CAUSES = frozenset(causes.CAUSES)
+# What each is about: panels of the rules that lead there, and words of which its title has one.
+FITS = {
+    "massive_down": ({"providers"}, ("Massive",)),
+    "provider_availability": ({"providers", "system"}, ("provider",)),
+    "greeks_quality": ({"greeks"}, ("Greeks",)),
+    "backtest_variance": ({"pnl"}, ("backtest",)),
+    "websocket_down": ({"system"}, ("Live prices",)),
+    "memory_growth": ({"system"}, ("memory",)),
+    "error_rate": ({"system"}, ("errors",)),
+    "dashboard_slow": ({"system"}, ("dashboard",)),
+    "monitor_down": ({"system"}, ("No news",)),
+}
+# What rule each state of the world sets off, and of whom; so to which runbook it leads.
+LEADS = {
+    ("availability", "massive", "massive_down"): (
+        "massive_5xx",
+        "massive_timeout",
+        "massive_refused",
+        "massive_dns",
+        "massive_tls",
+        "massive_intermittent",
+    ),
+    ("answers", "massive", "provider_availability"): (
+        "massive_401",
+        "massive_403_plan",
+        "massive_403_ip",
+        "massive_429",
+        "massive_html_200",
+        "massive_empty",
+        "massive_stale",
+        "our_timeout_short",
+    ),
+    ("answers", "tradier", "provider_availability"): ("tradier_options_refused",),
+    ("availability", "tradier", "provider_availability"): ("tradier_down",),
+    ("availability", "app", "provider_availability"): ("both_down",),
+    ("our_network", "app", "provider_availability"): ("our_network_down",),
+    ("greeks_valid", "app", "greeks_quality"): ("greeks_missing",),
+    ("greeks_units", "app", "greeks_quality"): ("unit_drift",),
+    ("chain_whole", "massive", "provider_availability"): ("massive_partial_pages",),
+    ("gamma_zero", "app", "greeks_quality"): ("gamma_zero",),
+    ("delta_out_of_bounds", "app", "greeks_quality"): ("delta_out_of_bounds",),
+    ("backtest_variance", "app", "backtest_variance"): ("commission_up", "spread_up", "bad_fills", "smaller_size"),
+    ("websocket_down", "app", "websocket_down"): (
+        "ws_closed_1006",
+        "ws_open_silent",
+        "ws_old_clients_dead",
+        "ws_403",
+        "ws_port_blocked",
+    ),
+    ("memory_growth", "app", "memory_growth"): ("memory_leak",),
+    ("errors", "app", "error_rate"): ("error_storm",),
+    ("dashboard_lag", "app", "dashboard_slow"): ("dashboard_slow",),
+    ("app_response_time", "app", "monitor_down"): ("app_slow",),
+    ("app_answers", "app", "monitor_down"): ("app_restarted",),
+    ("app_down", "app", "monitor_down"): ("app_down", "app_hung"),
+    ("heartbeat", "app", "monitor_down"): ("collector_dead", "collector_starved"),
+    ("clock_skew", "monitor", "monitor_down"): ("clock_skew", "our_clock_fast", "our_clock_slow"),
+    ("clock_skew", "massive", "monitor_down"): ("massive_clock_ahead", "massive_clock_behind"),
+    ("clock_skew", "tradier", "monitor_down"): ("tradier_clock_ahead", "tradier_clock_behind"),
+    ("clock_skew", "app", "monitor_down"): ("app_clock_behind", "page_clock_ahead", "page_clock_behind"),
+}
+
+
+@pytest.fixture(params=NAMES)
+def found(request: pytest.FixtureRequest) -> Runbook:
+    """Each runbook in turn."""
+    return catalog.runbook(request.param)
+
+
+def prose(found: Runbook) -> str:
+    return "\n\n".join(source(c) for c in found.cells if c["cell_type"] == "markdown")
+
+
+def branches(found: Runbook) -> dict[str, list[str]]:
+    """The heading of each branch, and its causes."""
+    return {
+        source(c).splitlines()[0]: [t.removeprefix(CAUSE) for t in c["metadata"]["tags"] if t.startswith(CAUSE)]
+        for c in found.cells
+        if BRANCH in c["metadata"].get("tags", [])
+    }
+
+
+# Anatomy.
+
+
+def test_sections_stand_in_order(found: Runbook) -> None:
+    """
+    A runbook has every section, in the guide's order and with its time boxes, and says what its common causes are.
+    """
+    heads = [line.removeprefix("## ") for line in prose(found).splitlines() if line.startswith("## ")]
+    asked = [next(h for h in heads if h.startswith(section)) for section in SECTIONS]
+    assert [h for h in heads if h in asked] == asked and heads[0] == asked[0] and heads[-1] == asked[-1]
+    between = heads[heads.index("Resolution (15–60 min)") + 1 : heads.index("Validation")]
+    assert set(heads) - set(asked) == set(between) and len(between) <= 1
+    assert "### Common causes" in prose(found) and found.notebook["metadata"]["opslib"] == "runbook"
+
+
+def test_headings_are_questions_or_acts(found: Runbook) -> None:
+    """A heading asks, names a case, or says what to do; none is longer than a line."""
+    acts = (
+        "Tell",
+        "Put",
+        "Keep",
+        "Take",
+        "Write",
+        "Watch",
+        "Restart",
+        "Refresh",
+        "Open",
+        "Ask",
+        "Say",
+        "Give",
+        "Start",
+        "Undo",
+        "Apply",
+        "Set",
+        "Stay",
+        "Save",
+        "Shut",
+        "Let",
+        "Hold",
+        "Look",
+        "Try",
+        "Read",
+        "Wait",
+    )
+    for line in prose(found).splitlines():
+        if line.startswith(("### ", "#### ")):
+            head = line.lstrip("#").strip()
+            assert (
+                head.endswith("?")
+                or head.startswith(("If ", "Common causes"))
+                or head.lstrip("0123456789. ").startswith(acts)
+                or head.startswith(("The ", "Massive's", "Tradier's", "Firewall", "And "))
+            ), head
+            assert len(head) <= 70, head
+
+
+def test_code_is_a_sentence(found: Runbook) -> None:
+    """A code cell is one question to the book; never three of them in a row."""
+    kinds = "".join(c["cell_type"][0] for c in found.cells)
+    assert "ccc" not in kinds
+    for cell in [c for c in found.cells if c["cell_type"] == "code"][2:]:
+        assert re.fullmatch(r"book\.[a-z_.]+(\(\"\w+\"\))?", source(cell)), source(cell)
+
+
+def test_every_face_of_the_book_is_shown(found: Runbook) -> None:
+    """Where we are, the impact, what fired, what is the matter, what is left, every step: each once."""
+    code = [source(c) for c in found.cells if c["cell_type"] == "code"]
+    for face in ("impact", "detection", "diagnosis", "afterwards", "strip"):
+        assert code.count(f"book.{face}") == 1, face
+
+
+def test_parameters_are_the_practice(found: Runbook) -> None:
+    """All have the same parameters; their defaults practise on the demo, as of a moment, and name nobody."""
+    cell = next(source(c) for c in found.cells if "parameters" in c["metadata"].get("tags", []))
+    given = dict(re.findall(r'^(\w+): str = "([^"]*)"', cell, re.MULTILINE))
+    assert list(given) == ["app", "incident", "operator", "subject", "severity", "limit", "window", "as_of"]
+    assert (given["app"], given["incident"], given["operator"]) == ("demo", "practice", "") and given[
+        "as_of"
+    ].startswith("2026-03-10T")
+
+
+def test_validation_looks_again(found: Runbook) -> None:
+    """What the first minutes looked at is looked at again in the end, beside all panels."""
+    parts = re.split(r"(?=^## )", "\n".join(source(c) for c in found.cells), flags=re.MULTILINE)
+
+    def of(head):
+        return set(re.findall(r'book\.step\("(\w+)"\)', next(p for p in parts if p.startswith(f"## {head}"))))
+
+    def looks(names):
+        return {n for n in names if steps.step(n).kind == steps.LOOK}
+
+    assert looks(of("Immediate")) & of("Validation") and "all_panels" in of("Validation")
+    assert {"write_the_end", "runbook_learns"} <= of("Afterwards") and not of("Prevention")
+
+
+def test_it_is_ours(found: Runbook) -> None:
+    """No seven words in a row are the guide's own."""
+    if not GUIDE.is_file():
+        pytest.skip("the guide is not beside the project")
+
+    def words(text):
+        return re.findall(r"[a-z0-9/.'’-]+", text.lower())
+
+    theirs = words(GUIDE.read_text(encoding="utf-8"))
+    known = {tuple(theirs[i : i + 7]) for i in range(len(theirs) - 6)}
+    ours = words(prose(found) + " ".join(f"{s.do} . {s.expect} ." for s in found.steps))
+    assert not [ours[i : i + 7] for i in range(len(ours) - 6) if tuple(ours[i : i + 7]) in known]
+
+
+# Nothing leads nowhere.
+
+
+def test_every_step_is_used_and_exists() -> None:
+    """
+    The steps that runbooks name are those of steps.toml: none is missing, none lies unused; with those of checklists,
+    every check and every hook is used.
+    """
+    named = {s.name for name in NAMES for s in catalog.runbook(name).steps}
+    assert named == {s.name for s in steps.table().values() if s.box}
+    assert {s.check for s in steps.table().values() if s.kind == steps.LOOK} == set(providers.CHECKS)
+    assert {s.hook for s in steps.table().values() if s.kind == steps.CHANGE} == set(hooks.HOOKS)
+
+
+@pytest.mark.parametrize("step", steps.table().values(), ids=lambda s: s.name)
+def test_a_step_is_whole(step: steps.Step) -> None:
+    """
+    What to do and what to expect are sentences; what a look saw holds for minutes; what is told fills in only what is
+    known.
+    """
+    assert step.do.endswith((".", "?", '".')) and step.expect.endswith(".") and len(step.do) <= 130
+    if step.kind == steps.LOOK:
+        assert 60 <= step.fresh.total_seconds() <= 900
+    assert {field for _, field, _, _ in Formatter().parse(step.says) if field} <= {
+        "title",
+        "severity",
+        "standing",
+        "cause",
+        "requests",
+    }
+    assert step.kind == steps.CHANGE or not (step.says or step.mitigates)
+
+
+def test_links_lead_somewhere(found: Runbook) -> None:
+    """Each link is to a file beside it, or to an address of the web that is a vendor's."""
+    for target in re.findall(r"\]\(([^)]+)\)", prose(found)):
+        assert (catalog.folder() / target).is_file(), target
+
+
+def test_branches_are_of_the_known_causes(found: Runbook) -> None:
+    """Each branch has causes, all of them CONTRACT.md's, none of them twice in one runbook."""
+    mine = [cause for told in branches(found).values() for cause in told]
+    assert all(branches(found).values()) and set(mine) <= CAUSES and len(set(mine)) == len(mine)
+
+
+def test_every_cause_has_a_branch() -> None:
+    """Whatever a diagnosis may end in, some runbook has a branch for it."""
+    has = {name: {c for told in branches(catalog.runbook(name)).values() for c in told} for name in NAMES}
+    assert set().union(*has.values()) == CAUSES
+    assert all(cause in has[name] for cause, name in causes.RUNBOOK_OF.items()), (
+        "the runbook that a cause leads to has no branch for it"
+    )
+    assert set(causes.MASSIVE_OUT) <= has["massive_down"]
+    contract = SHARED / "CONTRACT.md"
+    if contract.is_file():
+        told = re.search(r"### Causes\n(.+?)\n## ", contract.read_text(encoding="utf-8"), re.DOTALL)
+        assert told and set(re.findall(r"`([a-z0-9_]+)`", told[1])) - {"subject"} == CAUSES
+
+
+def test_the_likely_branch_comes_first(found: Runbook) -> None:
+    """
+    Filled in for any of its causes, that cause's branch stands first among the branches, says so, and nothing is lost.
+    """
+    for head, told in branches(found).items():
+        made = catalog.filled(found, {}, told[:1])
+        first = next(source(c).splitlines()[0] for c in made["cells"] if BRANCH in c["metadata"].get("tags", []))
+        assert first == f"### {LIKELY}{head.removeprefix('### ')}"
+        assert sorted(c["id"] for c in made["cells"]) == sorted(c["id"] for c in found.cells)
+        ends = [source(c).splitlines()[0] for c in made["cells"] if source(c).startswith("## ")]
+        assert ends == [source(c).splitlines()[0] for c in found.cells if source(c).startswith("## ")]
+
+
+# From every trouble there is a way.
+
+
+def test_every_rule_leads_to_a_runbook_that_fits() -> None:
+    """
+    Every rule, for each subject and severity that is told, leads to a runbook of its panel, whose title says what is
+    seen; and somebody is next on the path.
+    """
+    for rule in RULES.values():
+        for subject in rule.subjects:
+            name = rule.runbooks[subject]
+            for severity in (rung for rung, _ in rule.ladder if rung in SENT):
+                panels, words = FITS[name]
+                assert name in NAMES and rule.panel in panels, (rule.name, subject, severity)
+                assert any(word in catalog.runbook(name).title for word in words), catalog.runbook(name).title
+                told = contacts.Staff().told(rule.who, severity)
+                assert (
+                    told
+                    and set(told) <= set(rules.PATH)
+                    and (contacts.Staff().after(told) or set(told) == set(rules.PATH))
+                )
+
+
+def test_every_runbook_is_led_to() -> None:
+    """Each runbook is some rule's, with its panel and who acts; `incident` is for what has none."""
+    led = {name for rule in RULES.values() for name in rule.runbooks.values()}
+    assert led == set(NAMES) - {"incident"} == set(RUNBOOKS) == set(FITS)
+
+
+def test_every_runbook_is_needed_by_a_state_of_the_world() -> None:
+    """
+    Each fault of the world leads by a rule to a runbook, and each runbook is needed by one; what is no fault leads
+    nowhere.
+    """
+    for rule, subject, name in LEADS:
+        assert RULES[rule].runbooks[subject] == name, (rule, subject)
+    assert {name for _, _, name in LEADS} == set(NAMES) - {"incident"}
+    states = [state for found in LEADS.values() for state in found]
+    assert (
+        len(states) == len(set(states))
+        and set(states) | set(NO_FAULT) == set(STATES)
+        and not set(states) & set(NO_FAULT)
+    )
+
+
+def test_a_branch_for_each_state() -> None:
+    """
+    The runbook to which a state leads has branches; so has each its share of causes that are no fault, or not known.
+    """
+    for name in NAMES:
+        mine = {c for found in branches(catalog.runbook(name)).values() for c in found}
+        assert len(branches(catalog.runbook(name))) >= 2 and (name == "massive_down" or mine & {"none", "undetermined"})
+
+
+def test_paper() -> None:
+    """All of them fit on one page, each step with a box to tick."""
+    page = catalog.page("default-src 'none'", "")
+    assert all(f"<article id='{name}'>" in page for name in NAMES) and page.count("☐") >= len(steps.table())
+    assert json.dumps(page)

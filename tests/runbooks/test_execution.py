@@ -1,0 +1,410 @@
+"""
+Walking a runbook: what looks is free, what changes the world is done once, and whoever is killed, another goes on.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from queue import Empty
+
+from tests.support import demo
+import pytest
+from jupyter_client import KernelManager
+from tests.support.snapshots import CLOSES
+
+from opslib.dashboard import status
+from opslib.desk import Desk
+from opslib.foundation import clock, time_parsing
+from opslib.foundation.config import settings
+from opslib.foundation.errors import IncidentError, OperatorNeeded, SettingsError
+from opslib.runbooks import catalog, opening
+from opslib.runbooks.hooks import HOOKS, read
+from opslib.runbooks.session import Book
+from opslib.runbooks.steps import ASK, CHANGE, LOOK
+
+AS_OF = "2026-03-10T11:25"
+TOKEN = "tok-walk-0123456789"
+HOOK = """#!/bin/sh
+# Counts what it was asked for; kills who asked before or after it did, where a file says so.
+place=$(dirname "$0")
+asked=$(cat)
+[ -e "$place/before" ] && rm "$place/before" && kill -9 $PPID && exit 1
+echo "$1 $asked" >> "$place/done"
+[ -e "$place/after" ] && rm "$place/after" && kill -9 $PPID
+echo "did it with tok-walk-0123456789"
+"""
+
+
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the demo's day, and a hook for everything that can be changed."""
+    home = tmp_path_factory.mktemp("walked")
+    demo.laid_out(home)
+    hook = home / "hook.sh"
+    hook.write_text(HOOK)
+    hook.chmod(0o755)
+    (home / "settings.toml").write_text("[hooks]\n" + "".join(f'{name} = ["{hook}", "{name}"]\n' for name in HOOKS))
+    return home
+
+
+@pytest.fixture
+def home(laid: Path) -> Path:
+    """The same with nothing counted yet."""
+    for name in ("done", "before", "after"):
+        (laid / name).unlink(missing_ok=True)
+    return laid
+
+
+def desk(home: Path) -> Desk:
+    """The demo's desk, opened anew, at the end of its day."""
+    found = settings.load(home, "demo", {"OPS_MASSIVE_TOKEN": TOKEN})
+    return Desk(found, lambda: CLOSES)
+
+
+PLAIN = status.view_at
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick(laid: Path) -> Iterator[None]:
+    """What a moment looked like is read once, and known to every process that is forked from this one."""
+    kept = desk(laid)
+    seen = lru_cache(maxsize=None)(lambda at, length: PLAIN(kept, at, length))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(status, "view_at", lambda desk, at, length: seen(at, length))
+        seen(time_parsing.parse(AS_OF), timedelta(minutes=10))
+        yield
+
+
+def book(home: Path, name: str, incident: str, operator: str = "Ann") -> Book:
+    """A runbook, opened in a new process as it were."""
+    return Book(desk(home), name, incident, operator, as_of=AS_OF)
+
+
+def process(what: Callable[[], object]) -> int:
+    """Do it in a process of its own; how that ended, below zero the signal that killed it."""
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        try:
+            what()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001  # Nothing of pytest's may run on in the child.
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def walk(found: Book, step: str) -> None:
+    """One step, as somebody who is there does it."""
+    kind = next(s.kind for s in found.steps if s.name == step)
+    if kind == LOOK:
+        found.step(step)
+    elif kind == ASK:
+        found.answer(step, True, note="seen")
+    else:
+        found.do(step, confirmed=True)
+
+
+def counted(home: Path) -> list[str]:
+    """What was really done, at the world's side."""
+    return [line.split()[0] for line in (home / "done").read_text().splitlines()] if (home / "done").exists() else []
+
+
+def record(home: Path, incident: str) -> list[tuple]:
+    """What the steps of an incident saw and did, without when and by which number."""
+    return [
+        (e.body["step"], e.body["state"], e.by, e.body.get("good"), e.body["words"])
+        for e in desk(home).chronicle.read(incident).of_kind("step")
+    ]
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_killed_after_every_step_it_goes_on(home: Path, name: str) -> None:
+    """
+    Whoever walks it is killed after every single step, and another goes on: the record is that of one who was not, and
+    the world was changed as often.
+    """
+    whole, torn = (desk(home).chronicle.open(f"{name} {n}", by="Ann", runbook=name).id for n in ("whole", "torn"))
+    steps = book(home, name, whole).steps
+    for step in steps:
+        walk(book(home, name, whole), step.name)
+    done = counted(home)
+    assert sorted(done) == sorted(s.hook for s in steps if s.kind == CHANGE)
+    (home / "done").unlink(missing_ok=True)
+    for step in steps:
+        assert (
+            process(lambda step=step: (walk(book(home, name, torn), step.name), os.kill(os.getpid(), signal.SIGKILL)))
+            == -signal.SIGKILL
+        )  # type: ignore[misc]
+    assert record(home, torn) == record(home, whole) and counted(home) == done
+    for step in steps:  # Everything once more: what was done is shown, not done again.
+        walk(book(home, name, torn), step.name) if step.kind != ASK else None
+    assert counted(home) == done
+
+
+@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_between_the_act_and_its_record(home: Path, name: str, when: str) -> None:
+    """
+    Killed just before or after the world was changed: nobody does it again before a person says whether it happened;
+    then it was done once.
+    """
+    incident = desk(home).chronicle.open(name, by="Ann", runbook=name).id
+    changing = [s for s in book(home, name, incident).steps if s.kind == CHANGE]
+    for step in changing:
+        (home / when).touch()
+        assert process(lambda step=step: book(home, name, incident).do(step.name, confirmed=True)) == -signal.SIGKILL  # type: ignore[misc]
+        again = book(home, name, incident, "Bob")
+        assert again.walk.standing(step).state == "unsure" and "nobody wrote down how it ended" in repr(
+            again.step(step.name)
+        )
+        with pytest.raises(IncidentError, match="begun by Ann"):
+            again.do(step.name, confirmed=True)
+        happened = when == "after"
+        assert again.settle(step.name, happened).state == ("done" if happened else "not done")
+        again.do(step.name, confirmed=True)
+    assert sorted(counted(home)) == sorted(s.hook for s in changing)
+    found = desk(home).chronicle.read(incident)
+    assert found.status == ("mitigated" if any(s.mitigates for s in changing) else "open")
+
+
+@contextmanager
+def kernel(home: Path, incident: str) -> Iterator[Callable[[str], str]]:
+    """
+    A Jupyter kernel with massive_down open in it, as a person has it: it executes a cell and gives what that showed, or
+    how the kernel ended.
+    """
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(
+        env={
+            **os.environ,
+            "OPS_HOME": str(home),
+            "OPS_MASSIVE_TOKEN": TOKEN,
+            "OPS_CLOCK": f"{CLOSES.isoformat()},{time.time()},1",
+        },
+        cwd=str(home),
+    )
+    client = manager.blocking_client()
+    client.start_channels()
+
+    def cell(source: str) -> str:
+        asked, shown = client.execute(source), list[str]()
+        while manager.is_alive():
+            with suppress(Empty):
+                told = client.get_iopub_msg(timeout=0.5)
+                if told["parent_header"].get("msg_id") != asked:
+                    continue
+                if told["msg_type"] == "status" and told["content"]["execution_state"] == "idle":
+                    return "".join(shown)
+                shown.append(str(told["content"]))
+        return "dead"
+
+    try:
+        client.wait_for_ready(timeout=60)
+        cell(
+            f'import opslib as ops\nbook = ops.runbook("massive_down", "demo", "{incident}", "Ann", "massive", "critical", "95.0 %", "10m", "{AS_OF}")'
+        )
+        yield cell
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_a_kernel_is_killed(home: Path) -> None:
+    """
+    A Jupyter kernel is killed between the act and its record, and after steps: the next kernel asks, goes on, and does
+    nothing twice.
+    """
+    whole, torn = (desk(home).chronicle.open(n, by="Ann", runbook="massive_down").id for n in ("whole", "torn"))
+    names = ["massive_answers", "tell_channel", "tradier_only"]
+    for name in names:
+        walk(book(home, "massive_down", whole), name)
+    done = counted(home)
+    (home / "done").unlink()
+    with kernel(home, torn) as cell:
+        assert "not as expected" in cell('book.step("massive_answers")')
+        cell('book.do("tell_channel", confirmed=True)')
+        (home / "after").touch()
+        assert cell('book.do("tradier_only", confirmed=True)') == "dead"
+    with kernel(home, torn) as cell:
+        assert "nobody wrote down how it ended" in cell('book.step("tradier_only")') and "begun by Ann" in cell(
+            'book.do("tradier_only", confirmed=True)'
+        )
+        cell('book.settle("tradier_only", True)')
+        for name in names:
+            cell(f'book.step("{name}")')
+    kept = [r for r in record(home, torn) if r[1] not in ("intended", "unsure")]
+    assert counted(home) == done == ["tell_channel", "tradier_only"]
+    assert [r[:3] for r in kept] == [r[:3] for r in record(home, whole) if r[1] not in ("intended", "unsure")]
+
+
+def test_one_kernel_after_another(home: Path) -> None:
+    """
+    Each third step in a kernel of its own, which is killed after it: the record is that of one process that did them
+    all, and the world was changed as often.
+    """
+    whole, torn = (desk(home).chronicle.open(n, by="Ann", runbook="massive_down").id for n in ("whole", "torn"))
+    steps = book(home, "massive_down", whole).steps
+    for step in steps:
+        walk(book(home, "massive_down", whole), step.name)
+    done = counted(home)
+    (home / "done").unlink()
+    # After every single one a process is killed in test_killed_after_every_step_it_goes_on.
+    for first in range(0, len(steps), 3):
+        with kernel(home, torn) as cell:
+            for step in steps[first : first + 3]:
+                cell(
+                    {
+                        LOOK: f'book.step("{step.name}")',
+                        ASK: f'book.answer("{step.name}", True, note="seen")',
+                        CHANGE: f'book.do("{step.name}", confirmed=True)',
+                    }[step.kind]
+                )
+            assert cell("import os; os.kill(os.getpid(), 9)") == "dead"
+    assert [r[:4] for r in record(home, torn)] == [r[:4] for r in record(home, whole)] and counted(home) == done
+
+
+def test_a_changing_step_needs_a_name_and_a_confirmation(home: Path) -> None:
+    """
+    Without a name it is refused, without a confirmation too; with both it is done, and what its hook printed is kept
+    without a secret.
+    """
+    incident = desk(home).chronicle.open("x", by="Ann", runbook="massive_down").id
+    found = book(home, "massive_down", incident, "")
+    with pytest.raises(OperatorNeeded, match="changes the world"):
+        found.do("tell_channel", confirmed=True)
+    with pytest.raises(IncidentError, match="not confirmed"):
+        found.do("tell_channel", "Ann")
+    assert counted(home) == [] and found.do("tell_channel", "Ann", confirmed=True).state == "done"
+    line = next(e.line for e in desk(home).chronicle.read(incident).of_kind("step") if e.body["state"] == "done")
+    assert (
+        TOKEN not in line
+        and "[OPS_MASSIVE_TOKEN]" in line
+        and TOKEN not in (desk(home).chronicle.folder(incident) / "record.jsonl").read_text()
+    )
+
+
+def test_two_press_at_once(home: Path) -> None:
+    """Two people who press at the same moment: it is done once."""
+    incident = desk(home).chronicle.open("x", by="Ann", runbook="massive_down").id
+    pids = []
+    for who in ("Ann", "Bob", "Cid", "Dee"):
+        if (pid := os.fork()) == 0:
+            try:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                book(home, "massive_down", incident, who).do("tradier_only", confirmed=True)
+            finally:
+                os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    assert (
+        counted(home) == ["tradier_only"]
+        and book(home, "massive_down", incident)
+        .walk.standing(next(s for s in book(home, "massive_down", incident).steps if s.name == "tradier_only"))
+        .state
+        == "done"
+    )
+
+
+def test_two_incidents_of_one_runbook(home: Path) -> None:
+    """What was done for one incident is not done for the other; two people on one see each other's steps."""
+    one, other = (desk(home).chronicle.open(f"x{n}", by="Ann", runbook="massive_down").id for n in range(2))
+    book(home, "massive_down", one).do("tradier_only", confirmed=True)
+    step = next(s for s in book(home, "massive_down", one).steps if s.name == "tradier_only")
+    assert (
+        book(home, "massive_down", one, "Bob").walk.standing(step).by == "Ann"
+        and book(home, "massive_down", other).walk.standing(step).state == "not done"
+    )
+    book(home, "massive_down", other, "Bob").do("tradier_only", confirmed=True)
+    assert counted(home) == ["tradier_only"] * 2
+
+
+def test_what_was_seen_goes_stale(home: Path) -> None:
+    """After its freshness a look is stale, and is made again where its step is shown; before that, it is not."""
+    incident = desk(home).chronicle.open("x", by="Ann", runbook="massive_down").id
+    found = book(home, "massive_down", incident)
+    found.step("massive_answers")
+    found.step("massive_answers")
+    assert len(record(home, incident)) == 1
+    step = next(s for s in found.steps if s.name == "massive_answers")
+    entry = desk(home).chronicle.read(incident).of_kind("step")[0]
+    found.walk._now = lambda: clock.instant(entry.at_us) + step.fresh + timedelta(seconds=1)
+    assert found.walk.standing(step).state == "stale" and "holds for" in found.walk.standing(step).words
+    found.step("massive_answers")
+    assert len(record(home, incident)) == 2
+
+
+def test_without_a_hook_it_is_rehearsed(tmp_path: Path, home: Path) -> None:
+    """
+    Where no hook is set nothing is changed, and the record says that it was a rehearsal; it may be done in earnest
+    later.
+    """
+    incident = desk(home).chronicle.open("x", by="Ann", runbook="massive_down").id
+    found = book(home, "massive_down", incident)
+    found.__dict__["hooks"] = read(settings.Settings(tmp_path, "desk"))
+    assert (
+        found.do("tradier_only", confirmed=True).state == "rehearsed"
+        and counted(home) == []
+        and desk(home).chronicle.read(incident).status == "open"
+    )
+    assert (
+        book(home, "massive_down", incident).do("tradier_only", confirmed=True).state == "done"
+        and desk(home).chronicle.read(incident).status == "mitigated"
+    )
+
+
+def test_unattended_nobody_is_asked(home: Path) -> None:
+    """
+    What a person would judge is skipped where nobody is there, never ok; a person may still judge it later, by name.
+    """
+    incident = desk(home).chronicle.open("x", by="Ann", runbook="massive_down").id
+    found = book(home, "massive_down", incident, "")
+    ask = next(s for s in found.steps if s.kind == ASK)
+    assert "nobody was asked" in repr(found.step(ask.name)) and found.walk.standing(ask).state == "skipped"
+    with pytest.raises(OperatorNeeded):
+        found.answer(ask.name, True)
+    assert found.answer(ask.name, False, "Ann", "it names an outage").state == "not as expected"
+
+
+def test_hooks_are_read_strictly(tmp_path: Path) -> None:
+    """A hook that is none, or is no command, is refused by its name."""
+    for content, named in (
+        ('tradier_onyl = ["x"]', "Did you mean 'tradier_only'"),
+        ('roll_back = "built-in"', "roll_back is 'built-in'"),
+        ("roll_back = []", "roll_back"),
+    ):
+        (tmp_path / "settings.toml").write_text(f"[hooks]\n{content}\n")
+        with pytest.raises(SettingsError, match=named):
+            read(settings.Settings(tmp_path, "desk"))
+
+
+def test_a_copy_is_filled_in_with_its_likely_branch_first(home: Path) -> None:
+    """
+    The copy has the incident's subject, severity, limit and operator, the branch of the cause first, and the exemplar
+    stays as it was.
+    """
+    before = (catalog.folder() / "massive_down.ipynb").read_bytes()
+    made = catalog.filled(
+        catalog.runbook("massive_down"),
+        {"incident": "2026-03-10-7", "operator": 'Ann "x"', "as_of": ""},
+        ["provider_auth"],
+    )
+    parameters = next(catalog.source(c) for c in made["cells"] if "parameters" in c["metadata"].get("tags", []))
+    assert (
+        'incident: str = "2026-03-10-7"  #' in parameters
+        and 'operator: str = "Ann \\"x\\""' in parameters
+        and 'as_of: str = ""' in parameters
+    )
+    branches = [catalog.source(c) for c in made["cells"] if "branch" in c["metadata"].get("tags", [])]
+    assert branches[0].startswith("### Likely: ") and not any("Likely" in b for b in branches[1:])
+    desk_now = desk(home)
+    incident = desk_now.chronicle.open("x", by="Ann", runbook="massive_down")
+    place, again = (opening.opened(desk_now, "massive_down", incident, "Ann") for _ in range(2))
+    assert (place.name, again.name) == ("01_massive_down.ipynb", "02_massive_down.ipynb") and (
+        catalog.folder() / "massive_down.ipynb"
+    ).read_bytes() == before

@@ -1,0 +1,191 @@
+"""
+Our own clock is set forward while the collector runs: what it jumps over was never observed, and nobody was silent in
+it.
+"""
+
+import json
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+from tests.support import snapshots
+import pytest
+from tests.support.outside_world import RULES
+
+from opslib.alerting import replay
+from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.store import COLUMNS
+from opslib.foundation.config import settings
+from opslib.foundation.config.contacts import Staff
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.snapshot_columns import Look
+from opslib.services.collector import Collector
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.store import Sample, Samples
+
+JUMPS_AT_S, BY_S, ENDS_S = 600, 600, 1500
+
+
+def beat(seconds: float, stepped_s: float | None = None) -> Sample:
+    return Sample(
+        snapshots.us(seconds),
+        "beat",
+        "collector",
+        "ok",
+        None,
+        50.0,
+        detail=json.dumps({"every_s": 5.0} | ({} if stepped_s is None else {"stepped_s": stepped_s})),
+    )
+
+
+def lived() -> tuple[list[Sample], list[Look]]:
+    """Beats and posts each five seconds by our clock, which jumps by ten minutes."""
+    page, seconds = snapshots.PageOf(-600), [*range(0, JUMPS_AT_S + 1, 5), *range(JUMPS_AT_S + BY_S + 5, ENDS_S + BY_S, 5)]
+    beats = [beat(s, float(BY_S) if s == JUMPS_AT_S + BY_S + 5 else None) for s in seconds]
+    return beats, [page.add(massive_requests=1, tradier_requests=1, validations=1).look(s) for s in seconds]
+
+
+def risen(beats: list[Sample], posts: list[Look]) -> set[str]:
+    found = replay.on(snapshots.tape(posts), RULES, snapshots.us(0), snapshots.us(ENDS_S + BY_S - 5), Probed("tradier", beats))
+    return {t.rule for t in found if t.kind in ("fired", "rose")}
+
+
+def test_a_jump_is_no_outage() -> None:
+    """No beat is missed and no page was silent in what our clock jumped over; without that word it would be both."""
+    beats, posts = lived()
+    assert risen(beats, posts) == set()
+    assert {"heartbeat", "silence"} <= risen([b._replace(detail='{"every_s": 5.0}') for b in beats], posts)
+
+
+def test_silence_after_it_is_silence() -> None:
+    """A page that never comes back after the jump is silent since the jump."""
+    beats, posts = lived()
+    assert "silence" in risen(beats, [p for p in posts if p.ts_us <= snapshots.us(JUMPS_AT_S)])
+
+
+def test_which_instants_it_jumped_over() -> None:
+    """Those between the two beats, and no other; a clock that was set back jumped over none."""
+    probed = Probed("tradier", [beat(0), beat(5), beat(605, 595.0), beat(610), beat(615, -30.0), beat(620)])
+    assert [probed.jumped(snapshots.us(s)) for s in (-5, 0, 3, 5, 6, 300, 604, 605, 608, 612, 617)] == [
+        False,
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert [probed.open_since(snapshots.us(s)) for s in (3, 300, 610, 619)] == [
+        snapshots.OPENS,
+        snapshots.OPENS,
+        snapshots.at(605),
+        snapshots.at(605),
+    ]
+
+
+def test_what_was_seen_before_it_was_set_back_is_gone() -> None:
+    """
+    Set back by 300 s: a provider that was well then and fails now fails at each probe, and is no provider that comes
+    and goes; what was before stays.
+    """
+    before = [Sample(snapshots.us(s), "liveness", "massive", "ok", 0.1, None) for s in range(0, 601, 5)]
+    after = [Sample(snapshots.us(s), "liveness", "massive", "server_5xx", 0.1, None) for s in range(308, 400, 5)]
+    probed = Probed(
+        "tradier",
+        [
+            *before,
+            *(beat(s) for s in range(0, 601, 5)),
+            beat(306, -300.0),
+            *after,
+            *(beat(s) for s in range(311, 400, 5)),
+        ],
+    )
+    found = [s.outcome for s in probed.within("liveness", "massive", snapshots.window(0, 600))]
+    assert found == ["ok"] * 61 + ["server_5xx"] * len(after)
+    assert [b.ts_us for b in probed.within("beat", "collector", snapshots.window(295, 600))][:3] == [
+        snapshots.us(300),
+        snapshots.us(305),
+        snapshots.us(306),
+    ]
+    assert probed.missed_beats(snapshots.us(400)) == 0 and probed.coverage(snapshots.window(0, 400)) == pytest.approx(
+        1.0, abs=0.01
+    )
+
+
+@pytest.mark.parametrize("jumps", [True, False])
+def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool) -> None:
+    """
+    A judge whose clock jumps keeps a beat that says so, and judges no instant between; one whose beats simply stop
+    misses them.
+    """
+    instant = [snapshots.at(0)]
+
+    class Stop(threading.Event):
+        """Lets five seconds pass at each turn of the judge, by its clock; ten minutes at one of them."""
+
+        turns = 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.turns += 1
+            # The real time that passes is none, so what passes by this clock is what `_tell_jump` sees as a jump.
+            instant[0] += timedelta(seconds=600 if self.turns == 60 else 1)
+            known = instant[0]
+            if jumps or self.turns != 60:
+                samples.keep(
+                    [
+                        Sample(
+                            round(known.timestamp() * 1e6),
+                            "beat",
+                            "collector",
+                            "ok",
+                            None,
+                            50.0,
+                            detail='{"every_s": 1.0}',
+                        )
+                    ]
+                )
+            if self.turns > 80:
+                self.set()
+            return self.is_set()
+
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
+    samples = Samples(store, "desk")
+    samples.keep([beat(0)])
+    judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
+    if not jumps:
+        judge._tell_jump = lambda before_s: 0.0  # type: ignore[method-assign]
+    judge.run(Stop())
+    risen = {dict(zip(COLUMNS, row, strict=True))["kind"] for row in judge.record.transitions(2**62)}
+    told = [s.told().get("stepped_s") for s in samples.between(0, 2**62) if "stepped_s" in s.detail]
+    assert ("fired" in risen) is (not jumps) and (max(told, default=0.0) > 590) is jumps
+
+
+def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Nothing is judged twice: people are notified that no alert is judged until the clock is past again, once; then
+    judging goes on.
+    """
+    instant, steady = [snapshots.at(600)], [1000.0]
+    monkeypatch.setattr("opslib.foundation.storage.database.time.monotonic", lambda: steady[0])
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
+    judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
+    desk = Dispatch(store, "desk")
+    assert judge.judge() is not None and desk.plan(Staff(), RULES) == []
+    upto_us = judge.record.judged()[1]  # type: ignore[index]
+    made, judged = list[str](), list[int | None]()
+    for s in range(0, 700, 5):  # Set back by ten minutes.
+        instant[0], steady[0] = snapshots.at(s), steady[0] + 5
+        judged.append(judge.judge())
+        made += desk.plan(Staff(), RULES)
+        if s == 30:
+            (alert,) = desk.message(made[0])["alerts"]
+            assert (alert["rule"], alert["subject"], alert["severity"]) == ("clock_skew", "monitor", "critical"), alert
+            assert alert["sentence"].startswith("This machine's clock was set back by 9 min 5"), alert
+    assert [n for n, found in enumerate(judged) if found] == list(
+        range(len(judged) - sum(map(bool, judged)), len(judged))
+    ) and sum(map(bool, judged)) > 15
+    assert [desk.message(name)["kind"] for name in made] == ["firing", "over"] and judge.record.judged()[1] > upto_us  # type: ignore[index]

@@ -1,0 +1,191 @@
+"""The demo's home: whole or replaced, whenever an ops demo was killed, and never made by two at once."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from tests.support import days
+import httpx
+import pytest
+
+from opslib.cli import main
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import OpsError
+from opslib.foundation.storage.database import Store
+from opslib.jobs.ledger import process
+from opslib.services.server import Served
+from opslib.simulation.demo_day import replay
+from opslib.simulation.demo_day.home_lock import HomeLock
+from opslib.simulation.world import page
+from opslib.telemetry.pages.store import SnapshotStore
+from opslib.telemetry.probes.store import Samples
+
+DEAD = "|".join((process().split("|")[0], "999999999", "0.00"))
+
+
+def test_the_lock_is_free_when_its_last_holder_has_ended(tmp_path: Path) -> None:
+    """A child that holds the descriptor keeps the lock when its parent has let go, and frees it by being killed."""
+    demo = settings.load(tmp_path, "demo", {})
+    with HomeLock(demo) as mine:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[mine.descriptor])
+        with HomeLock(demo) as second:
+            assert mine.is_mine and not second.is_mine
+    with HomeLock(demo) as third:
+        assert not third.is_mine
+    child.kill()
+    child.communicate()
+    with HomeLock(demo) as fourth:
+        assert fourth.is_mine
+
+
+def test_a_second_demo_in_the_same_home_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While one runs, another says so and ends with 70; nothing of the first is touched."""
+    monkeypatch.setattr("opslib.cli.commands.demo.LOCK_WAIT_S", 0.2)
+    with HomeLock(settings.load(tmp_path, "demo", {})):
+        assert main.main(["--home", str(tmp_path), "demo"]) == 70
+    assert "another ops demo is running" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_half_a_home_is_laid_out_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    What a killed demo left half made, beside other leftovers, is replaced by the whole day when somebody reads it.
+    """
+    half = tmp_path / "demo"
+    half.mkdir()
+    (half / replay.UNFINISHED).write_text(DEAD)
+    (half / "store.sqlite").write_bytes(b"SQLite format 3\0 and no more")
+    (tmp_path / f"{replay.MAKING}left").mkdir()
+    assert main.main(["--home", str(tmp_path), "--app", "demo", "status", "--as-of", f"{days.DAY}T11:27"]) == 2
+    assert "availability of massive" in capsys.readouterr().out
+    assert not replay.is_unfinished(settings.load(tmp_path, "demo", {})) and not list(tmp_path.glob(f"{replay.MAKING}*"))
+
+
+def test_a_demo_that_runs_is_read_as_it_is(tmp_path: Path) -> None:
+    """The notebooks of a demo that runs read its home and lay nothing out over it."""
+    demo = settings.load(tmp_path, "demo", {})
+    with HomeLock(demo):
+        demo.home.mkdir()
+        (demo.home / replay.UNFINISHED).write_text(process())
+        replay.lay_out(demo)
+    assert [p.name for p in demo.home.iterdir()] == [replay.UNFINISHED]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_any_moment_it_leaves_nothing_in_the_way(seed: int, tmp_path: Path) -> None:
+    """An ops demo that is killed, at a moment that the seed draws: its home is read as the whole day afterwards."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "opslib.cli", "--home", str(tmp_path), "demo"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OPS_HOME": str(tmp_path)},
+    )
+    marker = tmp_path / "demo" / replay.UNFINISHED
+    while running.poll() is None and not marker.exists():
+        time.sleep(0.02)
+    time.sleep(random.Random(seed).uniform(0, 12))  # The moment is what is tried.
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert marker.exists()
+    assert main.main(["--home", str(tmp_path), "--app", "demo", "status", "--as-of", f"{days.DAY}T11:27"]) == 2
+    assert not marker.exists()
+
+
+def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Path) -> None:
+    """
+    Posts over a connection that a receiver closed in between, also one that is started anew meanwhile, arrive once
+    each.
+    """
+    desk = settings.load(tmp_path, "desk", {})
+    store = Store(desk.url)
+    posts = list(page.posts(replay.scripted()))[:40]
+    with Served(desk, store, rules.load()) as served, replay._client(served.url) as client:
+        for i, post in enumerate(posts):
+            if i % 5 == 0:
+                for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
+                    connection._connection._network_stream.get_extra_info("socket").shutdown(2)
+            replay._posted(client, post)
+    assert len(list(SnapshotStore(store).bodies("desk", None, None, None))) == len({str(p.body) for p in posts})
+
+
+def test_a_receiver_that_never_answers_is_an_error(tmp_path: Path) -> None:
+    """Where every attempt fails, the demo fails by name, in bounded time."""
+    asked: list[int] = []
+
+    def closing(_request: httpx.Request) -> httpx.Response:
+        asked.append(1)
+        raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+
+    post = next(iter(page.posts(replay.scripted())))
+    with (
+        httpx.Client(base_url="http://127.0.0.1:9", transport=httpx.MockTransport(closing)) as client,
+        pytest.raises(OpsError, match="did not answer"),
+    ):
+        replay._posted(client, post)
+    assert len(asked) == replay.POST_ATTEMPTS
+
+
+def test_two_that_lay_out_at_once_make_one_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that want the day at once: one makes it, the other waits for it."""
+    made: list[int] = []
+
+    def making(demo: settings.Settings, _seed: int) -> None:
+        made.append(1)
+        time.sleep(0.3)
+        demo.home.mkdir()
+
+    monkeypatch.setattr(replay, "_laid_out", making)
+    demo = settings.load(tmp_path, "demo", {})
+    threads = [threading.Thread(target=replay.lay_out, args=(demo,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1] and demo.home.exists()
+
+
+def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
+    """
+    Also in a calm hour each probe is kept at a pace that `ops collect` has: its beats hold memory, the socket has heard
+    messages, the server is up for longer each time.
+    """
+    scripted, now = replay.scripted(), replay._World(replay.scripted().opens - replay.BEFORE_OPEN)
+    desk = settings.load(tmp_path, "demo", {})
+    store = Store(desk.url, now.now)
+    with replay._Eyes(scripted, desk, store, now, lambda: 61.5) as eyes:
+        while now.at < scripted.opens + timedelta(minutes=16):
+            eyes.look()
+            now.at += timedelta(seconds=5)
+    kept = Samples(store, "demo").between(0, 2**62)
+
+    def of(*what):
+        return [s for s in kept if (s.probe, s.subject) == what]
+
+    beats = of("beat", "collector")
+    assert {s.value for s in beats} == {61.5} and {s.told()["every_s"] for s in beats} == {30.0}
+    for what in (
+        ("beat", "collector"),
+        ("liveness", "massive"),
+        ("liveness", "tradier"),
+        ("health", "app"),
+        ("socket", "app"),
+        ("log", "app"),
+    ):
+        stamps = [s.ts_us for s in of(*what) if s.last]
+        assert {b - a for a, b in zip(stamps, stamps[1:])} == {30_000_000}, what
+    assert {b.ts_us - a.ts_us for a, b in zip(of("data", "massive"), of("data", "massive")[1:])} <= {
+        30_000_000,
+        60_000_000,
+    }
+    ups = [s.value for s in of("health", "app")]
+    assert all(b > a for a, b in zip(ups, ups[1:])) and all(s.outcome == "ok" for s in kept)
+    assert all(s.value is not None for s in of("socket", "app")[60:]), [s.value for s in of("socket", "app")]
+    store.close()

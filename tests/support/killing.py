@@ -1,0 +1,70 @@
+"""
+Kill collectors: ``python tests/support/killing.py URL SEED KILLS``. Prints how many were killed, and in how many rounds.
+
+Each round judges the posts of the app ``straight`` anew under another name, by collectors that are forked and killed
+with SIGKILL at a random moment, until one of them comes to the end. Whoever makes no headway is given longer.
+"""
+
+import json
+import random
+import sys
+from functools import partial
+
+import sqlalchemy as sa
+from tests.support.snapshots import at
+from tests.support.struck_process import struck
+
+from opslib.alerting.store import Record
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import ALIVE, SNAPSHOTS
+from opslib.services import collector
+from opslib.services.collector import Collector
+
+NOW = at(2410)  # After the last post of the test's forty minutes.
+
+
+def copied(store: Store, app: str) -> None:
+    """The posts of the straight run under another name, known as they were."""
+    for table in (SNAPSHOTS, ALIVE):
+        columns = [c for c in table.c if c.name not in ("app", "seq")]
+        with store.writing() as connection:
+            rows = connection.execute(
+                sa.select(*columns).where(table.c.app == "straight").order_by(table.c.known_at_us)
+            ).all()
+            connection.execute(sa.insert(table), [{**row._mapping, "app": app} for row in rows])
+
+
+TABLE = rules.load()  # Read before anybody is forked: to read it again each time proves nothing.
+
+
+def child(url: str, app: str, holder: str) -> None:
+    """A collector from its first breath to its last instant."""
+    collector.AT_ONCE = 7
+    Collector(Store(url, lambda: NOW), settings.Settings(home=None, app=app), TABLE, holder, lambda: NOW).judge()  # type: ignore[arg-type]
+
+
+def killed(url: str, seed: int, wanted: int) -> tuple[int, int]:
+    """Kill so many collectors; returns how many were, and the rounds it took."""
+    rng, kills, rounds, n = random.Random(seed), 0, 0, 0
+    store = Store(url, lambda: NOW)
+    while kills < wanted:
+        app, rounds, done, longest_s, upto = f"round{rounds}", rounds + 1, False, 0.15, None
+        copied(store, app)
+        record = Record(store, app)
+        store.close()
+        while not done:
+            n += 1
+            was_killed, done = struck(partial(child, url, app, f"c{n}"), rng.uniform(0.01, longest_s))
+            kills += was_killed
+            record.leave(f"c{n}")  # As if its lease had run out.
+            longest_s, upto = (
+                (longest_s * 1.2 if record.judged() == upto else max(0.1, longest_s * 0.9)),
+                record.judged(),
+            )
+            store.close()  # No connection may be open when a process is forked.
+    return kills, rounds
+
+
+if __name__ == "__main__":
+    print(json.dumps(killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,141 @@
+"""A JupyterLab of a test's own, and a browser that looks at it."""
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from tests.support.system import needs
+from tests.support.servers import free_port
+
+from opslib.jobs.jupyterlab import QUIET
+from opslib.simulation.drills import game_day
+from opslib.simulation.drills.stepped_desk import BEGINS
+from opslib.simulation.world.control import Lever
+
+STARTS_S = 60.0
+RUNS_S = 180.0  # All cells of a runbook, on a busy machine.
+IDLE = "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+
+
+def notebook(place: Path, *cells: str) -> None:
+    """A notebook of these cells."""
+    made = [
+        {"cell_type": "code", "id": f"c{n}", "execution_count": None, "metadata": {}, "outputs": [], "source": source}
+        for n, source in enumerate(cells)
+    ]
+    place.write_text(
+        json.dumps(
+            {
+                "cells": made,
+                "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
+                "nbformat": 4,
+                "nbformat_minor": 5,
+            }
+        )
+    )
+
+
+@contextmanager
+def beside_a_world(home: Path, logs: Path, speed: float) -> Iterator[tuple[Lever, dict[str, str]]]:
+    """
+    A world that is healthy and runs, and the receiver and collector of a desk that looks at it: the lever with which it
+    is turned, and the desk's settings.
+    """
+    port = free_port()
+    with Lever(BEGINS, seed=3, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
+        environ = lever.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}
+        ops = ("-m", "opslib.cli")
+        with game_day._running([(*ops, "serve", "--port", str(port)), (*ops, "collect")], os.environ | environ, logs):
+            yield lever, environ
+
+
+def awaited(address: str, running: subprocess.Popen[Any], log: Path) -> None:
+    """Until a server that was begun answers."""
+    until = time.monotonic() + STARTS_S
+    while True:
+        try:
+            urlopen(address, timeout=10).close()
+            return
+        except OSError:
+            assert running.poll() is None and time.monotonic() < until, log.read_text()[-2000:]
+            time.sleep(0.2)  # A server's start can only be awaited.
+
+
+def address_of(running: subprocess.Popen[Any], log: Path) -> str:
+    """Where a server that was begun says in its log that it is, once it answers there."""
+    until = time.monotonic() + STARTS_S
+    while not (found := re.search(r"http://127\.0\.0\.1:\d+/\S*", log.read_text())):
+        assert running.poll() is None and time.monotonic() < until, log.read_text()[-2000:]
+        time.sleep(0.2)  # A process's start can only be awaited.
+    awaited(found[0], running, log)
+    return found[0]
+
+
+@contextmanager
+def running_lab(root: Path, at: Path, environ: Mapping[str, str], app: str = "lab") -> Iterator[tuple[str, str]]:
+    """A lab, or plain Notebook as `app`, over a folder, its own settings in another: its address and its token."""
+    port, token = free_port(), secrets.token_hex(8)
+    quiet = at / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text(json.dumps(QUIET))
+    folders = {f"JUPYTER_{name}_DIR": str(at / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {
+        "JUPYTERLAB_SETTINGS_DIR": str(at / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(at / "workspaces"),
+        "HOME": str(at),
+        "IPYTHONDIR": str(at / "ipython"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        app,
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={root}",
+        "--allow-root",
+        f"--{'LabApp' if app == 'lab' else 'JupyterNotebookApp'}.expose_app_in_browser=True",
+    ]
+    with (at / "log").open("w") as log:
+        running = subprocess.Popen(
+            command, env={**os.environ, **environ, **folders}, stdout=subprocess.DEVNULL, stderr=log
+        )
+    try:
+        awaited(f"http://127.0.0.1:{port}/api/status?token={token}", running, at / "log")
+        yield f"http://127.0.0.1:{port}", token
+    finally:
+        running.terminate()
+        running.wait(20)
+
+
+def launched(playwright: Any) -> Any:
+    """A browser of its own."""
+    return playwright.chromium.launch(
+        executable_path=needs("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+    )
+
+
+@contextmanager
+def browsing(width: int = 1360, height: int = 1000) -> Iterator[tuple[Any, list[str]]]:
+    """A page of a browser, and the errors that it met."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = launched(playwright)
+        shown = browser.new_page(viewport={"width": width, "height": height})
+        shown.set_default_timeout(90_000)
+        problems: list[str] = []
+        shown.on("pageerror", lambda problem: problems.append(str(problem)))
+        yield shown, problems
+        browser.close()

@@ -1,0 +1,154 @@
+"""
+The world outside for tests: Massive, Tradier and the app on real sockets, each with a clock of its own, and a market
+that can be closed.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from tests.support.servers import serving
+
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.storage.database import Store
+from opslib.simulation.world.http_server import Answer, Request, as_json
+from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.store import Sample
+
+NEW_YORK = ZoneInfo("America/New_York")
+RULES = rules.load()
+BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)  # 11:00 in New York, a usual session.
+
+
+class Outside:
+    """
+    What the servers answer; attributes may be changed at any time.
+
+    Attributes:
+        at: Our own time.
+        ahead_s: By how many seconds each party's clock is ahead of ours.
+        data_ahead_s: By how many seconds the clock that dates the data of each provider is ahead of ours.
+        market: What the providers say of it.
+        frozen: The instant of the last quotes, by our clock; None while quotes come.
+        refuses: Given a request, another answer than the usual one, or None.
+    """
+
+    def __init__(self) -> None:
+        self.at = BEGINS
+        self.ahead_s = dict.fromkeys(("massive", "tradier", "app"), 0.0)
+        self.data_ahead_s = dict.fromkeys(("massive", "tradier"), 0.0)
+        self.market = "open"
+        self.frozen: datetime | None = None
+        self.refuses: Callable[[Request], Answer | None] = lambda request: None
+        self.asked: list[str] = []
+
+    def _clock(self, party: str) -> datetime:
+        return self.at + timedelta(seconds=self.ahead_s[party])
+
+    def _quoted_s(self, party: str) -> float:
+        return (self.frozen or self.at - timedelta(seconds=1)).timestamp() + self.data_ahead_s[party]
+
+    def massive(self, request: Request) -> Answer:
+        self.asked.append(request.path)
+        if other := self.refuses(request):
+            return other
+        if request.path == "/v1/marketstatus/now":
+            return as_json(
+                {
+                    "market": self.market,
+                    "serverTime": self._clock("massive").astimezone(NEW_YORK).isoformat(timespec="seconds"),
+                }
+            )
+        quote = {"bid": 1, "ask": 2, "last_updated": round(self._quoted_s("massive") * 1e9), "timeframe": "REAL-TIME"}
+        return as_json(
+            {
+                "status": "OK",
+                "results": [
+                    {
+                        "details": {"ticker": "O:SPY260320C00670000", "expiration_date": "2026-03-20"},
+                        "day": {},
+                        "last_quote": quote,
+                    }
+                ],
+            }
+        )
+
+    def tradier(self, request: Request) -> Answer:
+        self.asked.append(request.path)
+        if other := self.refuses(request):
+            return other
+        stamp = round(self._quoted_s("tradier") * 1000)
+        return as_json(
+            {
+                "/v1/markets/clock": {
+                    "clock": {"state": self.market, "timestamp": round(self._clock("tradier").timestamp())}
+                },
+                "/v1/markets/quotes": {
+                    "quotes": {"quote": {"symbol": "SPY", "trade_date": stamp, "bid_date": stamp, "ask_date": stamp}}
+                },
+                "/v1/markets/options/expirations": {"expirations": {"date": ["2026-03-20", "2026-03-27"]}},
+                "/v1/markets/options/chains": {
+                    "options": {"option": {"symbol": "SPY260320C00670000", "bid": 1, "ask": 2}}
+                },
+            }[request.path]
+        )
+
+    def app(self, request: Request) -> Answer:
+        at = self._clock("app").isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return as_json({"status": "ok", "uptime": (self.at - BEGINS).total_seconds() + 9000.0, "timestamp": at})
+
+
+@asynccontextmanager
+async def probing(
+    home: Path, outside: Outside, parties: tuple[str, ...] = ("massive", "tradier", "app"), **environ: str
+) -> AsyncIterator[Rounds]:
+    """What probes some of these parties, in no hurry."""
+    async with serving(outside.massive) as massive, serving(outside.tradier) as tradier, serving(outside.app) as app:
+        urls = {"massive": massive, "tradier": tradier, "app": app}
+        found = settings.load(
+            home,
+            None,
+            {"OPS_SYMBOLS": "SPY", **{f"OPS_{party.upper()}_URL": urls[party] for party in parties}, **environ},
+        )
+        rounds = Rounds(found, Store(found.url), RULES, now=lambda: outside.at, speed=1.0)
+        try:
+            yield rounds
+        finally:
+            rounds.close()
+
+
+async def passing(
+    rounds: Rounds, outside: Outside, seconds: float, step_s: float = 20.0, each: Callable[[], None] = lambda: None
+) -> list[Sample]:
+    """Let so much time pass, with a probe of everything but chains, and a beat, at each step."""
+    found: list[Sample] = []
+    for _ in range(round(seconds / step_s)):
+        outside.at += timedelta(seconds=step_s)
+        each()
+        found += await rounds.once(lambda name: not name.startswith("chain"))
+        found.append(
+            Sample(clock.micros(outside.at), "beat", "collector", "ok", None, 50.0, detail=f'{{"every_s": {step_s}}}')
+        )
+    return found
+
+
+def seen(
+    home: Path,
+    outside: Outside,
+    seconds: float,
+    parties: tuple[str, ...] = ("massive", "tradier", "app"),
+    **environ: str,
+) -> list[Sample]:
+    """The samples of so many seconds; no probe may fail by a fault of ours."""
+
+    async def go() -> list[Sample]:
+        async with probing(home, outside, parties, **environ) as rounds:
+            found = await passing(rounds, outside, seconds)
+            assert not rounds._failing
+            return found
+
+    return asyncio.run(go())

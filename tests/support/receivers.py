@@ -1,0 +1,232 @@
+"""
+Kill who tells: ``python tests/support/receivers.py URL SEED KILLS``. Prints what became of it.
+
+Each round some alerts fire, one of them within a silence; processes that plan and send are forked and killed with
+SIGKILL at random moments until everything is sent; then all are over, and the same again. The receiver, another
+process, answers well, with 500, slowly, or tears the connection, and writes down each message and what it answered.
+"""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx  # noqa: F401  # What a child would import is there before it is forked.
+import sqlalchemy as sa
+from tests.support.snapshots import at, us
+from tests.support.struck_process import struck
+
+from opslib.alerting.alerts import Transition
+from opslib.alerting.notifications.store import PENDING, SENT, Dispatch
+from opslib.alerting.store import Record
+from opslib.foundation.config import rules, settings
+from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.rules import PATH
+from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.schema import DELIVERIES, LEASES
+from opslib.services import notifying
+
+SPEED = 400.0  # A child's clock runs so fast: nothing is waited for.
+NEVER = timedelta(days=300)
+ALERTS = {
+    "availability": "massive",
+    "gamma_zero": "app",
+    "websocket_down": "app",
+    "backtest_variance": "app",
+    "errors": "app",
+}
+SILENT = "errors"
+JUMP_S = 70.0  # Longer than a claim holds.
+
+
+def staff(port: int) -> Staff:
+    """Everybody is told by one webhook."""
+    return Staff(
+        {name: Role(name, (), ("hook",)) for name in PATH},
+        {"hook": Channel("hook", "webhook", {"url": f"http://127.0.0.1:{port}/"})},
+        escalate_after=NEVER,
+        repeat_every=NEVER,
+        expire_after=NEVER,
+    )
+
+
+def receive(place: str) -> None:
+    """Listen, say on which port, and write down what comes and how it is answered."""
+    chance = random.Random(1)
+    file = open(place, "a", buffering=1)  # noqa: SIM115
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            drawn = chance.random()
+            status = 500 if drawn < 0.15 else 0 if drawn < 0.25 else 204
+            told = [
+                [a["alert"], "over" if body["kind"] == "over" else "both" if body["kind"] == "passed" else "firing"]
+                for a in body["alerts"]
+            ]
+            file.write(json.dumps({"id": body["id"], "status": status, "told": told}) + "\n")
+            if drawn > 0.9:
+                time.sleep(0.03)
+            if status:
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+def fires(store: Store, app: str, seconds: float, edge: str, severity: str = "critical") -> None:
+    """Let each alert fire, or be over, in one transaction, as a collector would keep it."""
+    record = Record(store, app)
+    turn = record.take_turn("judge")
+    assert turn
+    kind = "fired" if edge == "firing" else "resolved"
+    rows = [
+        Transition(
+            us(seconds),
+            rule,
+            subject,
+            "page",
+            f"{rule}-{app}",
+            kind,
+            severity,
+            1.0,
+            0.5,
+            us(seconds),
+            None,
+            None,
+            f"{rule} is past its limit",
+            "hash",
+        )
+        for rule, subject in ALERTS.items()
+    ]
+    assert record.keep(
+        turn,
+        turn.upto_us if turn.upto_us is not None else us(0),
+        us(seconds),
+        rows,
+        [],
+        dict.fromkeys(range(len(rows)), edge),
+    )
+    record.leave("judge")
+
+
+class Clock:
+    """A clock that begins somewhere and runs fast."""
+
+    def __init__(self, begins_s: float):
+        self.begins_s, self.since = begins_s, time.monotonic()
+
+    def now(self):  # noqa: ANN201
+        return at(self.begins_s + (time.monotonic() - self.since) * SPEED)
+
+
+TABLE = rules.load()  # Read before anybody is forked: to read it again each time proves nothing.
+
+
+def child(url: str, app: str, port: int, begins_s: float) -> None:
+    """Who plans and sends, until nothing is left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    ticking = Clock(begins_s)
+    store = Store(url, ticking.now)
+    notifier = notifying.notifier(
+        store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, staff(port), ticking.now
+    )
+    # What still works is no matter here, and takes its time.
+    notifier._situations = None  # type: ignore[method-assign]
+
+    async def until_done() -> None:
+        channel = notifier.staff.channels["hook"]
+        while True:
+            notifier.plan()
+            while await notifier.send(channel):
+                pass
+            if settled(store, app):
+                return
+
+    asyncio.run(until_done())
+
+
+def settled(store: Store, app: str) -> bool:
+    """Is everything planned and sent?"""
+    with store.reading() as connection:
+        waiting = connection.execute(
+            sa.select(sa.func.count()).where(DELIVERIES.c.app == app, DELIVERIES.c.state == PENDING)
+        ).scalar_one()
+    loud = [n for n in Dispatch(store, app).standing() if n.rule != SILENT]
+    planned = int(store.recall(f"planned:{app}") or 0)
+    return not waiting and planned == len(Record(store, app).outbox()) and all(n.told and n.levels for n in loud)
+
+
+def killed(url: str, seed: int, wanted: int, port: int) -> dict[str, int]:
+    """
+    Kill so many, in as many rounds as it takes, two at the least: what a machine is slow to finish is one round
+    otherwise.
+    """
+    rng, kills, rounds, now_s, torn = random.Random(seed), 0, 0, 100.0, 0
+    while kills < wanted or rounds < 2:
+        app, rounds, longest_s = f"round{rounds}", rounds + 1, 0.12
+        store = Store(url, Clock(now_s).now)
+        Dispatch(store, app).silence("Ann", "known", NEVER, rule=SILENT)
+        store.close()
+        for edge in ("firing", "resolved"):
+            now_s += JUMP_S
+            store = Store(url, Clock(now_s).now)
+            fires(store, app, now_s, edge)
+            store.close()
+            done = False
+            while not done:
+                now_s += JUMP_S
+                was_killed, done = struck(partial(child, url, app, port, now_s), rng.uniform(0.01, longest_s))
+                if was_killed:
+                    kills += 1
+                    store = Store(url, Clock(now_s + 0.5).now)
+                    with store.reading() as connection:
+                        torn += connection.execute(
+                            sa.select(sa.func.count()).where(
+                                DELIVERIES.c.app == app,
+                                DELIVERIES.c.state == PENDING,
+                                DELIVERIES.c.claimed_until_us > us(now_s),
+                            )
+                        ).scalar_one()
+                    store.close()
+                now_s += 0.12 * SPEED
+                longest_s = min(0.6, longest_s * 1.02)
+            store = Store(url, Clock(now_s).now)
+            assert settled(store, app)
+            with store.writing() as connection:
+                connection.execute(sa.delete(LEASES))
+            store.close()
+    return {"kills": kills, "rounds": rounds, "between": torn}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "receive":
+        receive(sys.argv[2])
+    place = Path(sys.argv[4])
+    receiver = subprocess.Popen([sys.executable, "-m", "tests.support.receivers", "receive", str(place)], stdout=subprocess.PIPE, text=True)
+    try:
+        found = killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(receiver.stdout.readline()))  # type: ignore[union-attr]
+    finally:
+        receiver.kill()
+    store = Store(sys.argv[1])
+    with store.reading() as connection:
+        sent = [
+            row.message
+            for row in connection.execute(sa.select(DELIVERIES.c.message, DELIVERIES.c.state))
+            if row.state == SENT
+        ]
+    print(json.dumps(found | {"sent": sent}))

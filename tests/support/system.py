@@ -1,0 +1,28 @@
+"""What tests need of the system they run on, and where data beside the project lies."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+
+RECORDED = SHARED / "data" / "app-day-2025-11-18"
+
+REQUIRE_ALL = os.environ.get("OPS_TEST_REQUIRE") == "all"
+
+def absent(what: str) -> None:
+    """Skip for want of a system package; a failure where everything was promised to be there."""
+    if REQUIRE_ALL:
+        pytest.fail(f"{what} is absent, and OPS_TEST_REQUIRE=all")
+    pytest.skip(f"{what} is absent")
+
+
+def needs(program: str) -> str:
+    """The path of a program that a test needs."""
+    found = shutil.which(program)
+    if not found:
+        absent(program)
+    return str(found)
+

@@ -1,0 +1,116 @@
+"""
+The fallback's options, asked for as they will be needed: a plan that covers quotes alone is seen before Massive fails.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.outside_world import RULES, Outside, seen
+from tests.telemetry.test_clocks_apart import view
+
+from opslib.alerting import probe_figures
+from opslib.dashboard import doctor
+from opslib.foundation import clock
+from opslib.foundation.clock import Window
+from opslib.runbooks.diagnosis.diagnosis import diagnose
+from opslib.simulation.world.http_server import Answer, Request, as_json
+from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.probes.history import Probed
+
+PLAN = as_json({"fault": {"faultstring": "Your plan does not include options. Please upgrade."}}, 403)
+REFUSED, UNKNOWN_KEY = as_json({"message": "Forbidden"}, 403), Answer(401, b"Invalid Access Token", "text/plain")
+
+
+def refusing(answer: Answer, routes: str = "/options/") -> Callable[[Request], Answer | None]:
+    return lambda request: answer if routes in request.path and request.path.startswith("/v1/markets") else None
+
+
+@pytest.mark.parametrize(
+    ("answer", "routes", "cause"),
+    [
+        (PLAN, "/options/", "provider_plan"),
+        (PLAN, "/options/chains", "provider_plan"),
+        (REFUSED, "/options/", "provider_plan"),
+        (UNKNOWN_KEY, "/options/", "provider_plan"),
+        (UNKNOWN_KEY, "/markets/", "provider_auth"),
+        (as_json({"options": None}), "/options/chains", "provider_empty"),
+    ],
+)
+def test_options_refused_while_quotes_answer(tmp_path: Path, answer: Answer, routes: str, cause: str) -> None:
+    """
+    A key that is accepted for quotes and not for options is a matter of the plan; one that is accepted nowhere is the
+    key's.
+    """
+    outside = Outside()
+    outside.refuses = refusing(answer, routes)
+    samples = seen(tmp_path, outside, 60, OPS_TRADIER_TOKEN="a-key-of-ours")
+    found = diagnose(view(samples, outside.at))
+    assert (found.cause, found.subject) == (cause, "tradier")
+    probed = Probed("tradier", samples)
+    assert (
+        probed.serving(clock.micros(outside.at)) == "massive"
+        and probed.skew_s("massive", clock.micros(outside.at)) is not None
+    )
+    usable = probe_figures.measure(
+        probed, Tape(RULES.pages, 5.0), RULES["answers"], "tradier", Window.before(outside.at, RULES["answers"].window)
+    )
+    assert usable.value == 0.0 and (usable.count or 0) >= RULES["answers"].min_count
+
+
+def test_nothing_of_it_where_all_is_well(tmp_path: Path) -> None:
+    """
+    Where options are given, the data is as before: usable, with the age of its quotes; and each look asks for four
+    things, no more.
+    """
+    outside = Outside()
+    samples = seen(tmp_path, outside, 20, ("tradier",))
+    assert [(s.outcome, s.value) for s in samples if s.probe == "data"] == [("ok", pytest.approx(1.0, abs=0.2))]
+    assert sorted(set(outside.asked)) == [
+        "/v1/markets/clock",
+        "/v1/markets/options/chains",
+        "/v1/markets/options/expirations",
+        "/v1/markets/quotes",
+    ]
+
+
+def test_without_a_fallback_nobody_asks_for_its_options(tmp_path: Path) -> None:
+    """An app that never falls back needs no options of Tradier."""
+    outside = Outside()
+    seen(tmp_path, outside, 20, ("tradier",), OPS_FALLBACK="none")
+    assert not [path for path in outside.asked if "options" in path]
+
+
+def test_it_keeps_within_the_quota(tmp_path: Path) -> None:
+    """What the quota does not allow is not asked, and says nothing of the fallback."""
+    (tmp_path / "settings.toml").write_text("tradier_per_min = 6\n")
+    outside = Outside()
+    samples = seen(tmp_path, outside, 60, ("tradier",))
+    assert len(outside.asked) <= 1 + 6 / 60 * 60 and {s.outcome for s in samples if s.subject == "tradier"} <= {
+        "ok",
+        "quota_kept",
+    }
+
+
+def test_the_doctor_sees_it(tmp_path: Path) -> None:
+    """`ops doctor` names the route and the plan."""
+    import asyncio
+
+    from tests.support.outside_world import probing
+
+    outside = Outside()
+    outside.refuses = refusing(PLAN)
+
+    async def go() -> list[doctor.Check]:
+        async with probing(tmp_path, outside) as rounds:
+            samples = await rounds.once(lambda name: name == "data of tradier")
+            return [
+                doctor._asked(rounds.settings, sample) for sample in samples if sample.last and sample.probe == "data"
+            ]
+
+    (check,) = asyncio.run(go())
+    assert (
+        check.verdict == "warning"
+        and "our plan does not cover this (403)" in check.seen
+        and "asked for options/expirations" in check.seen
+    )

@@ -1,0 +1,368 @@
+"""
+Questions over HTTP: every way in which an answer can go wrong has its own outcome, and no secret comes out of any.
+"""
+
+import asyncio
+import random
+import ssl
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import trustme
+from tests.support.servers import serving
+
+from opslib.foundation.config import settings
+from opslib.simulation.world.http_server import Answer, Request, Server, as_html, as_json
+from opslib.telemetry.probes import http, outcomes as outcomes_module
+from opslib.telemetry.probes.http import Prober, Question, Reading
+
+TOKEN = "s3cr3t/t0ken+value"
+SPEED = 20.0
+NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
+
+
+def said(payload: object, _: datetime) -> Reading:
+    return Reading("ok", float(payload["value"]))  # type: ignore[index]
+
+
+def found(tmp_path, **more) -> settings.Settings:
+    return settings.load(tmp_path, None, {"OPS_MASSIVE_TOKEN": TOKEN, **more})
+
+
+def asked(tmp_path, answer, state: str = "open", **how):
+    """Every attempt of one question to a server that answers so; and the question's headers as the server saw them."""
+
+    async def ask():
+        async with serving(answer, state) as url:
+            prober = Prober(found(tmp_path), lambda: NOW, SPEED, random.Random(1))
+            return await prober.look(
+                Question(
+                    "liveness",
+                    "massive",
+                    f"{url}/v1/marketstatus/now",
+                    said,
+                    headers=(("Authorization", f"Bearer {TOKEN}"),),
+                    **how,
+                )
+            )
+
+    return asyncio.run(ask())
+
+
+def echo(request: Request) -> str:
+    return request.headers.get("authorization", "")
+
+
+CASES = {
+    "ok": (lambda _: as_json({"value": 3}), "ok"),
+    "an error of its own": (lambda _: as_html("Bad gateway", 502), "server_5xx"),
+    "no answer": (lambda _: Answer(fault="hang"), "timeout"),
+    "a drip of bytes": (lambda _: Answer(200, b"x" * 100_000, fault="drip"), "timeout"),
+    "a torn connection": (lambda _: Answer(fault="reset"), "reset"),
+    "a page with 200": (lambda _: as_html("Sign in"), "wrong_content"),
+    "JSON cut off": (lambda _: Answer(200, b'{"value": 3'), "bad_json"),
+    "gzip cut off": (lambda _: Answer(200, b'{"value": 3}' * 50, fault="truncated_gzip"), "bad_json"),
+    "JSON of another shape": (lambda _: as_json({"other": 3}), "schema_mismatch"),
+    "JSON that is no object": (lambda _: as_json([1]), "schema_mismatch"),
+    "ten megabytes": (lambda _: Answer(200, b'"' + b"x" * 10_000_000 + b'"'), "too_large"),
+    "elsewhere": (
+        lambda _: Answer(302, b"", headers={"Location": "https://elsewhere.example/?apiKey=x"}),
+        "redirected",
+    ),
+    "no such key": (lambda _: as_json({"status": "ERROR", "error": "Unknown API Key"}, 401), "auth_401"),
+    "another plan": (
+        lambda _: as_json(
+            {"status": "NOT_AUTHORIZED", "message": "You are not entitled to this data. Please upgrade your plan"}, 403
+        ),
+        "entitlement_403",
+    ),
+    "another address": (
+        lambda _: as_json({"status": "ERROR", "error": "This IP address is not allowed"}, 403),
+        "ip_blocked_403",
+    ),
+    "another address, otherwise": (
+        lambda _: as_json({"message": "Requests from IP 203.0.113.7 are not permitted for this key"}, 403),
+        "ip_blocked_403",
+    ),
+    "no reason": (lambda _: as_json({"message": "Forbidden"}, 403), "denied_403"),
+    "an edge that blocks": (lambda _: as_html("Access denied", 403), "ip_blocked_403"),
+    "too often": (
+        lambda _: as_json({"status": "ERROR", "error": "You've exceeded the maximum requests per minute"}, 429),
+        "rate_limited_429",
+    ),
+    "too often, said with 400": (
+        lambda _: as_json({"fault": {"faultstring": "Quota Violation"}}, 400),
+        "rate_limited_429",
+    ),
+    "no such path": (lambda _: as_json({"status": "NOT_FOUND"}, 404), "not_found_404"),
+    "a bad question": (lambda _: Answer(400, b"Invalid symbol", "text/plain"), "client_4xx"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_way_to_answer_has_its_outcome(tmp_path, name: str) -> None:
+    """Each way in which a server can answer ends in its own outcome, on the last of the attempts."""
+    answer, expected = CASES[name]
+    samples = asked(tmp_path, answer)
+    assert (samples[-1].outcome, samples[-1].last) == (expected, True)
+    assert [s.attempt for s in samples] == list(range(1, len(samples) + 1)) and not any(s.last for s in samples[:-1])
+    assert len(samples) == (2 if outcomes_module.OUTCOMES[expected].again else 1)
+    assert samples[0].value == (3.0 if name == "ok" else None) and samples[0].seconds is not None
+
+
+@pytest.mark.parametrize(("state", "expected"), [("closed", "refused"), ("swallowing", "unreachable")])
+def test_what_cannot_be_connected_to(tmp_path, state: str, expected: str) -> None:
+    """A closed port refuses; one that swallows every packet is unreachable, within the look's deadline."""
+    samples = asked(tmp_path, lambda _: as_json({}), state)
+    assert {s.outcome for s in samples} == {expected} and sum(s.seconds or 0 for s in samples) < http.LOOK_S + 1
+
+
+def test_names_and_certificates(tmp_path) -> None:
+    """
+    A name that does not resolve is dns; an untrusted, an expired and another host's certificate are each tls; a trusted
+    one is ok.
+    """
+    ours, strange = trustme.CA(), trustme.CA()
+    ours.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificates = {
+        "ok": ours.issue_cert("127.0.0.1"),
+        "other": ours.issue_cert("elsewhere.example"),
+        "expired": ours.issue_cert(
+            "127.0.0.1", not_before=datetime(2019, 1, 1, tzinfo=UTC), not_after=datetime(2020, 1, 1, tzinfo=UTC)
+        ),
+        "strange": strange.issue_cert("127.0.0.1"),
+    }
+
+    async def ask() -> dict[str, str]:
+        async def answered(_: Request) -> Answer:
+            return as_json({"value": 1})
+
+        prober, ended = Prober(found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem")), lambda: NOW, SPEED), {}
+        for name, certificate in certificates.items():
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(context)
+            server = Server(answered, asyncio.sleep, lambda context=context: context)
+            await server.be("open")
+            ended[name] = (
+                await prober.look(Question("liveness", "massive", f"https://127.0.0.1:{server.port}", said))
+            )[-1].outcome
+            await server.be("closed")
+        ended["no name"] = (await prober.look(Question("liveness", "massive", "http://nowhere.invalid:1", said)))[
+            -1
+        ].outcome
+        return ended
+
+    assert asyncio.run(ask()) == {"ok": "ok", "other": "tls", "expired": "tls", "strange": "tls", "no name": "dns"}
+
+
+def test_retry_after_is_honoured(tmp_path) -> None:
+    """
+    A 429 that says how long to wait is asked again just then where the time allows, and not before; one that says
+    longer is not.
+    """
+    times: list[float] = []
+
+    def answer(wait: str, request: Request) -> Answer:
+        times.append(asyncio.get_running_loop().time() * SPEED)
+        return as_json({"error": "x"}, 429, headers={"Retry-After": wait}) if len(times) == 1 else as_json({"value": 1})
+
+    samples = asked(tmp_path, lambda r: answer("3", r))
+    assert [s.outcome for s in samples] == ["rate_limited_429", "ok"] and times[1] - times[0] >= 3
+    times.clear()
+    assert [s.outcome for s in asked(tmp_path, lambda r: answer("30", r))] == ["rate_limited_429"]
+
+
+def test_an_outage_is_looked_at_whatever_it_asks(tmp_path) -> None:
+    """
+    A 503 that asks us to come back in ten minutes is asked again at the next look all the same; a 429 that does is not.
+    """
+
+    async def ask(status: int) -> list[str]:
+        async with serving(lambda _: as_json({"error": "x"}, status, headers={"Retry-After": "600"})) as url:
+            prober = Prober(found(tmp_path), lambda: NOW, SPEED)
+            return [(await prober.look(Question("liveness", "massive", url, said)))[-1].outcome for _ in range(3)]
+
+    assert asyncio.run(ask(503)) == ["server_5xx"] * 3 and asyncio.run(ask(429)) == [
+        "rate_limited_429",
+        "quota_kept",
+        "quota_kept",
+    ]
+
+
+def test_retry_after_may_be_a_date(tmp_path) -> None:
+    """A time to wait is read from a date too, by the sender's own clock."""
+
+    def answer(request: Request) -> Answer:
+        return as_json(
+            {"error": "x"},
+            429,
+            headers={"Date": "Tue, 10 Mar 2026 10:00:00 GMT", "Retry-After": "Tue, 10 Mar 2026 10:00:30 GMT"},
+        )
+
+    async def ask() -> list[str]:
+        async with serving(answer) as url:
+            prober = Prober(found(tmp_path), lambda: NOW, SPEED)
+            return [(await prober.look(Question("liveness", "massive", url, said)))[-1].outcome for _ in range(2)]
+
+    assert asyncio.run(ask()) == ["rate_limited_429", "quota_kept"]
+
+
+def test_why_a_certificate_is_not_trusted(tmp_path) -> None:
+    """What is wrong with a certificate is said, and that a port speaks no TLS at all."""
+
+    async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def ask(context: ssl.SSLContext | None) -> str:
+        server = await asyncio.start_server(plain, "127.0.0.1", 0, ssl=context)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            sample = (
+                await Prober(found(tmp_path), lambda: NOW, SPEED).look(
+                    Question("liveness", "massive", f"https://127.0.0.1:{port}", said)
+                )
+            )[-1]
+        assert sample.outcome == "tls"
+        return sample.told()["why"]
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    assert (
+        "unable to get local issuer" in asyncio.run(ask(context))
+        and asyncio.run(ask(None)) == "what answers there speaks no TLS"
+    )
+
+
+def test_no_key_at_all(tmp_path) -> None:
+    """A 401 to a question without a key is told as one that lacks it, not as one whose key is refused."""
+
+    async def ask() -> str:
+        async with serving(lambda _: as_json({"error": "API Key was not provided"}, 401)) as url:
+            return (await Prober(found(tmp_path), lambda: NOW, SPEED).look(Question("liveness", "massive", url, said)))[
+                -1
+            ].outcome
+
+    assert asyncio.run(ask()) == "no_key_401"
+
+
+def test_a_quota_is_kept(tmp_path) -> None:
+    """
+    However many ask at once, a provider is asked no more often than it allows; what must not be asked is told as our
+    own.
+    """
+    seen: list[float] = []
+
+    def answer(_: Request) -> Answer:
+        seen.append(asyncio.get_running_loop().time() * SPEED)
+        return as_json({"value": 1})
+
+    async def ask():
+        async with serving(answer) as url:
+            from dataclasses import replace
+
+            prober = Prober(replace(found(tmp_path), massive_per_min=60.0), lambda: NOW, SPEED)
+            samples = await asyncio.gather(
+                *(prober.look(Question("liveness", "massive", url, said)) for _ in range(40))
+            )
+            return [s.outcome for look in samples for s in look]
+
+    outcomes = asyncio.run(ask())
+    assert set(outcomes) == {"ok", "quota_kept"} and outcomes.count("ok") == len(seen) <= 10 + 10
+    assert not outcomes_module.OUTCOMES["quota_kept"].usable and outcomes_module.OUTCOMES["quota_kept"].fault == outcomes_module.OURS
+
+
+def test_tradier_says_what_is_left(tmp_path) -> None:
+    """The quota that an answer tells of is kept with it, and where none is left nothing is asked until it says."""
+    calls: list[int] = []
+
+    def answer(_: Request) -> Answer:
+        calls.append(1)
+        expiry = str(int((NOW + timedelta(seconds=40)).timestamp() * 1000))
+        return as_json(
+            {"value": 1},
+            headers={"X-Ratelimit-Allowed": "120", "X-Ratelimit-Available": "0", "X-Ratelimit-Expiry": expiry},
+        )
+
+    async def ask():
+        async with serving(answer) as url:
+            prober = Prober(found(tmp_path), lambda: NOW, SPEED)
+            looks = [(await prober.look(Question("liveness", "massive", url, said)))[-1] for _ in range(2)]
+            return looks
+
+    first, second = asyncio.run(ask())
+    assert first.told()["quota"] == 120 and first.told()["quota_left"] == 0
+    assert second.outcome == "quota_kept" and len(calls) == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_key_comes_out(tmp_path, name: str) -> None:
+    """Whatever a server answers, even our own key in every place, no sample holds it."""
+    from urllib.parse import quote
+
+    answer, _ = CASES[name]
+
+    def echoing(request: Request) -> Answer:
+        assert echo(request) == f"Bearer {TOKEN}"
+        told = answer(request)
+        body = (
+            told.body.replace(b"API", TOKEN.encode()).replace(b"Invalid", quote(TOKEN, safe="").encode())
+            or TOKEN.encode()
+        )
+        return Answer(
+            told.status,
+            body,
+            told.content_type,
+            {**told.headers, "X-Request-Id": TOKEN, "Location": f"http://{TOKEN}/{TOKEN}?apiKey={TOKEN}"},
+            told.after_s,
+            told.fault,
+        )
+
+    for sample in asked(tmp_path, echoing):
+        assert TOKEN not in str(sample) and quote(TOKEN, safe="") not in str(sample)
+
+
+def test_every_outcome_is_told() -> None:
+    """
+    Each outcome has words, whose fault it is, and where something is wrong, what to do; only faults of the provider's
+    count against it.
+    """
+    for o in outcomes_module.OUTCOMES.values():
+        assert o.words and o.fault in (outcomes_module.NOBODY, outcomes_module.PROVIDER, outcomes_module.OURS, outcomes_module.PLAN, outcomes_module.UNCLEAR)
+        assert o.usable or o.advice
+        assert o.answered is not False or o.fault in (outcomes_module.PROVIDER, outcomes_module.UNCLEAR)
+    for name in ("wrong_content", "entitlement_403", "rate_limited_429", "auth_401", "ip_blocked_403"):
+        assert outcomes_module.OUTCOMES[name].answered is None
+
+
+def test_a_broken_handshake_leaves_nothing_open(tmp_path) -> None:
+    """However often a handshake is broken off at any moment, and a look given up, no descriptor stays behind."""
+    import psutil
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def ask() -> tuple[int, int, set[str]]:
+        async def answered(_: Request) -> Answer:
+            return as_json({"value": 1})
+
+        server = Server(answered, asyncio.sleep, lambda: context)
+        await server.be("open")
+        question, ended = Question("liveness", "massive", f"https://127.0.0.1:{server.port}", said), set()
+        before = None
+        for attempt in range(60):
+            # Deadlines from nothing to longer than an answer takes: some look is given up between any two steps of it.
+            prober = Prober(
+                found(tmp_path, SSL_CERT_FILE=str(tmp_path / "ca.pem")), lambda: NOW, 20_000 / (1 + attempt % 30) ** 2
+            )
+            ended |= {s.outcome for s in await prober.look(question)}
+            before = psutil.Process().num_fds() if attempt == 5 else before
+        await server.be("closed")
+        await asyncio.sleep(0.1)
+        return before or 0, psutil.Process().num_fds(), ended
+
+    before, after, ended = asyncio.run(ask())
+    assert after <= before and {"ok"} < ended

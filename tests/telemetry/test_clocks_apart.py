@@ -1,0 +1,186 @@
+"""
+Clocks that disagree: whose is off is said, and no data is called old for it; each party, both directions, and all
+together.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from tests.support import snapshots
+import pytest
+from tests.support.chains import AT as CHAIN_AT, healthy
+from tests.support.outside_world import BEGINS, RULES, Outside, probing, seen
+from tests.trading.options.test_chain import massive
+
+from opslib.dashboard.status import View
+from opslib.foundation.clock import Window
+from opslib.runbooks.diagnosis.diagnosis import diagnose
+from opslib.simulation.world.http_server import Answer, as_json
+from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.store import Sample
+
+ALL = ("massive", "tradier", "app", "page")
+PROVIDERS = ("massive", "tradier")
+
+
+def view(samples: Sequence[Sample], at: datetime, page_ahead_s: float | None = 0.0, minutes: float = 3) -> View:
+    """What is shown of these samples, and of a page that posts every five seconds."""
+    began_s = (BEGINS - snapshots.OPENS).total_seconds()
+    page = snapshots.PageOf(began_s - 600, skew=page_ahead_s or 0.0)
+    every = range(round(began_s), round((at - snapshots.OPENS).total_seconds()) + 1, 5)
+    tape = snapshots.tape(
+        [page.add(massive_requests=1, tradier_requests=1, validations=1).look(s) for s in every]
+        if page_ahead_s is not None
+        else []
+    )
+    return View(
+        "desk", Window(at - timedelta(minutes=minutes), at), None, tape, RULES, probed=Probed("tradier", samples)
+    )
+
+
+OFF = [(), *((party,) for party in ALL), PROVIDERS, ("app", "page"), ALL]
+
+
+@pytest.mark.parametrize("ahead_s", [600.0, -600.0])
+@pytest.mark.parametrize(
+    ("off", "dated"),
+    [(off, "by its own clock") for off in OFF]
+    + [((party,), "by the true time") for party in PROVIDERS]
+    + [(PROVIDERS, "by the true time")],
+)
+def test_whose_clock_is_off(tmp_path: Path, off: tuple[str, ...], ahead_s: float, dated: str) -> None:
+    """Each party whose clock is off is named, ours where all agree against it; and no data is old for it."""
+    outside = Outside()
+    for party in off:
+        if party in outside.ahead_s:
+            outside.ahead_s[party] = ahead_s
+        if party in PROVIDERS and (dated == "by its own clock" or off == ALL):
+            outside.data_ahead_s[party] = ahead_s
+    samples = seen(tmp_path, outside, 40)
+    assert {s.outcome for s in samples} == {"ok"}
+    found = diagnose(view(samples, outside.at, ahead_s if "page" in off else 0.0))
+    if not off:
+        assert found.cause == "none"
+        return
+    expected = ["clock_skew of monitor"] if off == ALL else [f"clock_skew of {party}" for party in off]
+    assert [f"{found.cause} of {found.subject}", *map(str, found.also)] == expected and found.confidence > 0.6
+
+
+@pytest.mark.parametrize("ahead_s", [600.0, -600.0])
+def test_old_data_is_old_whatever_our_clock_says(tmp_path: Path, ahead_s: float) -> None:
+    """
+    Where everybody agrees against us, data that stands still for longer than the limit is stale by the true time, with
+    its true age.
+    """
+    outside = Outside()
+    outside.ahead_s, outside.data_ahead_s = (
+        dict.fromkeys(outside.ahead_s, ahead_s),
+        dict.fromkeys(outside.data_ahead_s, ahead_s),
+    )
+    outside.frozen = BEGINS - timedelta(seconds=310)
+    samples = seen(tmp_path, outside, 40)
+    data = [s for s in samples if s.probe == "data"]
+    assert {s.outcome for s in data} == {"stale"} and [
+        s.value for s in data if s.subject == "tradier"
+    ] == pytest.approx([330.0, 350.0], abs=1.0)
+
+
+def test_the_first_data_of_all_is_judged_by_the_right_clock(tmp_path: Path) -> None:
+    """A collector that has just begun, and a doctor that asks once, ask for the clock before the data."""
+    outside = Outside()
+    outside.ahead_s, outside.data_ahead_s = (
+        dict.fromkeys(outside.ahead_s, -600.0),
+        dict.fromkeys(outside.data_ahead_s, -600.0),
+    )
+    assert {(s.subject, s.outcome) for s in seen(tmp_path, outside, 20) if s.probe == "data"} == {
+        ("massive", "ok"),
+        ("tradier", "ok"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("parties", "page_ahead_s", "off", "expected", "sure"),
+    [
+        # One against one: it is named, and that it is not sure is said.
+        (("massive",), None, ("massive",), ["massive"], False),
+        (("massive",), 600.0, ("massive",), ["monitor"], True),
+        (("massive", "app"), None, ("massive", "app"), ["monitor"], True),
+        (("massive", "app"), None, ("app",), ["app"], True),
+        (("app",), None, ("app",), ["app"], False),
+        ((), 600.0, (), ["page"], False),
+    ],
+)
+def test_few_clocks(
+    tmp_path: Path,
+    parties: tuple[str, ...],
+    page_ahead_s: float | None,
+    off: tuple[str, ...],
+    expected: list[str],
+    sure: bool,
+) -> None:
+    """With one other clock nobody can say whose is off: it is named, with the doubt; with two that agree it is ours."""
+    outside = Outside()
+    for party in off:
+        outside.ahead_s[party] = outside.data_ahead_s[party] = 600.0
+    shown = view(seen(tmp_path, outside, 40, parties), outside.at, page_ahead_s)
+    found = diagnose(shown)
+    words = [s.words for s in shown.sights if "clock" in s.words] if parties else []
+    assert [found.cause, found.subject] == ["clock_skew", *expected]
+    assert (found.confidence > 0.5) is sure and all(("too few clocks are known" in w) is not sure for w in words)
+
+
+@pytest.mark.parametrize("ours_s", [2400.0, 0.0, -2400.0])
+def test_the_quotes_of_a_chain_are_dated_by_the_right_clock(tmp_path: Path, ours_s: float) -> None:
+    """A fresh chain is fresh, whether our own clock is right, 40 minutes fast or 40 minutes slow."""
+    pages = massive(healthy())
+    payload = {**pages[0], "results": pages[0]["results"] + pages[1]["results"]}
+
+    async def go() -> Sample:
+        outside = Outside()
+        outside.at = CHAIN_AT + timedelta(seconds=ours_s)
+        outside.ahead_s = dict.fromkeys(outside.ahead_s, -ours_s)
+        outside.data_ahead_s = dict.fromkeys(outside.data_ahead_s, -ours_s)
+        async with probing(tmp_path, outside) as rounds:
+            await rounds.once(lambda name: name.startswith(("liveness", "health")))
+            outside.refuses = lambda request: as_json({**payload, "next_url": None})
+            (sample,) = await rounds.fetch_chain("SPY")
+            return sample
+
+    told = asyncio.run(go()).told()
+    assert told["core"] > 150 and told["faults"].get("stale", 0) == 0 and told["flagged"] == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "skew_s"),
+    [
+        ({"Date": "Tue, 10 Mar 2026 15:10:00 GMT"}, 600.5),
+        ({"Date": "Tue, 10 Mar 2026 15:10:00 GMT", "Age": "30"}, None),
+        ({"Date": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_a_clock_is_read_from_the_date_of_an_answer(
+    tmp_path: Path, headers: dict[str, str], skew_s: float | None
+) -> None:
+    """
+    An answer that states no time of its own, an error too, has a Date: a whole second, so half of one is added; a
+    cache's says nothing.
+    """
+    outside = Outside()
+    outside.refuses = lambda request: Answer(503, b"no", "text/plain", headers)
+    outside.at = BEGINS - timedelta(seconds=20)
+    samples = seen(tmp_path, outside, 20, ("massive",))
+    probed = Probed("tradier", samples)
+    assert outside.at == BEGINS and probed.skew_s("massive", round(BEGINS.timestamp() * 1e6)) == skew_s
+
+
+def test_a_clock_that_was_set_is_seen_within_a_minute() -> None:
+    """A page whose clock jumps by ten minutes says so within eight of its posts."""
+    page = snapshots.PageOf(0, page_id="p")
+    posts = [page.look(s) for s in range(0, 600, 5)]
+    page.skew = 600.0
+    posts += [page.look(s) for s in range(600, 645, 5)]
+    (told,) = snapshots.tape(posts).pages
+    assert told.skew_s == pytest.approx(600.0)

@@ -1,0 +1,410 @@
+"""Chains in every format: the same contracts, read to the same frame; what cannot be read is refused by name."""
+
+import gzip
+import json
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+from tests.support.chains import AT, healthy
+
+from opslib.foundation import formatting as clock, time_parsing
+from opslib.foundation.config import rules
+from opslib.foundation.errors import ImportRefused, UsageError
+from opslib.trading.options import chain, chain_quality
+
+LIMITS = rules.load(None).chain
+Table = pandas.DataFrame
+
+
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)
+
+
+def massive(t: Table) -> Any:
+    """As Massive nests it, in two pages."""
+    rows = [
+        {
+            "details": {
+                "contract_type": r.type,
+                "exercise_style": "american",
+                "expiration_date": r.expiration,
+                "shares_per_contract": 100,
+                "strike_price": r.strike,
+                "ticker": f"O:{r.symbol}",
+            },
+            "last_quote": {
+                "bid": r.bid,
+                "ask": r.ask,
+                "bid_size": 1,
+                "ask_size": 1,
+                "last_updated": _ms(AT) * 10**6,
+                "timeframe": "REAL-TIME",
+            },
+            "underlying_asset": {"ticker": r.underlying, "price": r.underlying_price, "last_updated": _ms(AT) * 10**6},
+            "open_interest": r.open_interest,
+            "day": {},
+        }
+        | (
+            {"implied_volatility": r.iv, "greeks": {k: getattr(r, k) for k in ("delta", "gamma", "theta", "vega")}}
+            if r.iv is not None
+            else {}
+        )
+        for r in t.itertuples()
+    ]
+    half = len(rows) // 2
+    return [
+        {"status": "OK", "request_id": "1", "results": rows[:half], "next_url": "https://api.massive.com/v3/x"},
+        {"status": "OK", "request_id": "2", "results": rows[half:]},
+    ]
+
+
+def tradier(t: Table) -> Any:
+    """As Tradier sends it, an answer an expiration, the underlying's quote apart."""
+
+    def option(r: Any) -> dict[str, Any]:
+        greeks_ = (
+            None
+            if r.iv is None
+            else {k: getattr(r, k) for k in ("delta", "gamma", "theta", "vega")}
+            | {"smv_vol": r.iv, "mid_iv": r.iv, "updated_at": "2026-03-10 14:59:27"}
+        )
+        return {
+            "symbol": r.symbol,
+            "underlying": r.underlying,
+            "root_symbol": r.underlying,
+            "expiration_date": r.expiration,
+            "option_type": r.type,
+            "strike": r.strike,
+            "contract_size": 100,
+            "bid": r.bid,
+            "ask": r.ask,
+            "bid_date": _ms(AT),
+            "ask_date": _ms(AT),
+            "open_interest": r.open_interest,
+            "greeks": greeks_,
+        }
+
+    days = [[option(r) for r in rows.itertuples()] for _, rows in t.groupby("expiration")]
+    return [{"options": {"option": rows}} for rows in days] + [
+        {"quotes": {"quote": {"symbol": t["underlying"].iloc[0], "last": t["underlying_price"].iloc[0]}}}
+    ]
+
+
+def schwab(t: Table) -> Any:
+    """
+    As TD Ameritrade and Schwab send it: volatilities in percent, NaN as text and -999 where nothing could be worked
+    out.
+    """
+    found: dict[str, Any] = {
+        "symbol": t["underlying"].iloc[0],
+        "status": "SUCCESS",
+        "underlying": None,
+        "underlyingPrice": t["underlying_price"].iloc[0],
+        "isDelayed": False,
+        "callExpDateMap": {},
+        "putExpDateMap": {},
+    }
+    for r in t.itertuples():
+        row = {
+            "putCall": r.type.upper(),
+            "symbol": r.symbol,
+            "strikePrice": r.strike,
+            "multiplier": 100.0,
+            "bid": r.bid,
+            "ask": r.ask,
+            "quoteTimeInLong": _ms(AT),
+            "openInterest": r.open_interest,
+            "totalVolume": 1,
+        }
+        row |= (
+            {"volatility": round(r.iv * 100, 3), **{k: getattr(r, k) for k in ("delta", "gamma", "theta", "vega")}}
+            if r.iv is not None
+            else {"volatility": "NaN", "delta": "NaN", "gamma": "NaN", "theta": -999.0, "vega": "NaN"}
+        )
+        found[f"{r.type}ExpDateMap"].setdefault(f"{r.expiration}:3", {}).setdefault(str(r.strike), []).append(row)
+    return found
+
+
+def yahoo(t: Table) -> Any:
+    """As Yahoo sends it: no Greeks, and 0.00001 where it found no volatility."""
+    days = []
+    for day, rows in t.groupby("expiration"):
+        stamp = round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
+
+        def side(s):
+            return [
+                {
+                    "contractSymbol": r.symbol,
+                    "strike": r.strike,
+                    "bid": r.bid,
+                    "ask": r.ask,
+                    "impliedVolatility": 1e-5 if r.iv is None else r.iv,
+                    "openInterest": r.open_interest,
+                    "expiration": stamp,
+                    "lastTradeDate": 1,
+                }
+                for r in rows.itertuples()
+                if r.type == s
+            ]  # noqa: B023
+
+        days.append({"expirationDate": stamp, "calls": side("call"), "puts": side("put")})
+    quote = {"regularMarketPrice": t["underlying_price"].iloc[0], "regularMarketTime": round(AT.timestamp())}
+    return {
+        "optionChain": {
+            "result": [{"underlyingSymbol": t["underlying"].iloc[0], "quote": quote, "options": days}],
+            "error": None,
+        }
+    }
+
+
+def cboe(t: Table) -> str:
+    """As Cboe's page of quotes is written: a call and a put on each line."""
+    at = AT.astimezone(clock.NEW_YORK)
+    lines = [
+        "",
+        f"{t['underlying'].iloc[0]} Trust,Last: {t['underlying_price'].iloc[0]},Change: 0.1",
+        f'"Date: {at:%B} {at.day}, {at.year} at {at.hour % 12 or 12}:{at:%M} {at:%p} EDT",Bid: 1,Ask: 2,Size: '
+        f'1*1,"Volume: 1,000"',
+    ]
+    side = "Last Sale,Net,Bid,Ask,Volume,IV,Delta,Gamma,Open Interest"
+    lines.append(f"Expiration Date,Calls,{side},Strike,Puts,{side}")
+
+    def cells(r):
+        return (
+            f"{r.symbol},0,0,{r.bid},{r.ask},1,{r.iv or 0},{r.delta if r.delta is not None else 0},"
+            f"{r.gamma or 0},{r.open_interest}"
+        )
+
+    for (day, strike), rows in t.groupby(["expiration", "strike"]):
+        call, put = (next(r for r in rows.itertuples() if r.type == s) for s in ("call", "put"))
+        lines.append(f"{datetime.fromisoformat(day):%a %b %d %Y},{cells(call)},{strike:.2f},{cells(put)}")
+    return "\n".join(lines)
+
+
+FORMATS: dict[str, tuple[Callable[[Table], str], tuple[str, ...], float]] = {
+    "massive": (lambda t: json.dumps(massive(t)), ("iv", "delta", "gamma", "theta", "vega"), 1.0),
+    "massive, a page a line": (
+        lambda t: "\n".join(json.dumps(page) for page in massive(t)),
+        ("iv", "delta", "gamma", "theta", "vega"),
+        1.0,
+    ),
+    "tradier": (lambda t: json.dumps(tradier(t)), ("iv", "delta", "gamma", "theta", "vega"), 1.0),
+    "schwab": (
+        lambda t: "// a chain of that day\n" + json.dumps(schwab(t)).replace('"status"', '/* as sent */ "status"'),
+        ("delta", "gamma", "theta", "vega"),
+        100.0,
+    ),
+    "yahoo": (lambda t: json.dumps(yahoo(t)), ("iv",), 1.0),
+    "cboe": (cboe, ("delta", "gamma"), 1.0),
+    "plain": (lambda t: t.to_csv(index=False), ("iv", "delta", "gamma", "theta", "vega"), 1.0),
+    "plain, by other names": (
+        lambda t: t.rename(
+            columns={
+                "type": "Call/Put",
+                "expiration": "EXPIRE_DATE",
+                "strike": "Strike Price",
+                "bid": "Best Bid",
+                "ask": "Best Offer",
+                "as_of": "QuoteDateTime",
+                "underlying_price": "Spot",
+            }
+        ).to_csv(index=False),
+        ("iv", "delta", "gamma", "theta", "vega"),
+        1.0,
+    ),
+}
+
+
+def settled(table: Table) -> Table:
+    """A chain's contracts in one order, as the reader should have them."""
+    return table.sort_values(["expiration", "type", "strike"], ignore_index=True)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_every_format_holds_the_same_contracts(name: str, zipped: bool, tmp_path: Path) -> None:
+    """Contract by contract the same figures, as of the same moment, healthy; gzip or not."""
+    table = settled(healthy())
+    write, figures, _ = FORMATS[name]
+    path = tmp_path / ("chain.gz" if zipped else "chain")
+    content = write(table).encode()
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    read = chain.read(path)
+    assert (read.refused, read.partial, len(read.frame)) == ((), "", len(table))
+    assert abs((read.as_of - AT).total_seconds()) < 60
+    frame = read.frame.assign(
+        day=read.frame["expiry"].dt.tz_convert("America/New_York").dt.strftime("%Y-%m-%d")
+    ).sort_values(["day", "cp", "strike"], ignore_index=True)
+    assert (
+        list(frame["cp"]) == list(table["type"])
+        and list(frame["strike"]) == [float(k) for k in table["strike"]]
+        and list(frame["day"]) == list(table["expiration"])
+    )
+    for field in ("bid", "ask"):
+        assert list(frame[field]) == [float(v) for v in table[field]]
+    for field in figures:
+        for mine, theirs in zip(frame[field], table[field]):
+            assert (mine == theirs or (theirs is None and (math.isnan(mine) or mine in (0.0, 1e-5)))) or (
+                name == "schwab" and field == "iv"
+            ), (field, mine, theirs)
+    q = chain_quality.judge(read, LIMITS)
+    assert q.flagged == 0 and q.core_count > 150, q.findings
+    assert q.units["iv"] == ("percent" if name == "schwab" else "decimal")
+
+
+def test_why_something_is_missing() -> None:
+    """Each contract without a Greek says why: not quoted, a sentinel, null, not sent, or not solvable."""
+    table = healthy()
+    rows = massive(table)[0]["results"][:6]
+    quoted = [r for r in massive(table)[0]["results"] if r.get("greeks") and r["last_quote"]["bid"] > 0][:100]
+    cases = {
+        "field_absent": lambda r: r.pop("greeks"),
+        "null": lambda r: r["greeks"].update(gamma=None),
+        "sentinel": lambda r: r["greeks"].update(gamma="NaN"),
+        "unsolvable": lambda r: r.update(implied_volatility=0.0),
+        "no_quote": lambda r: (r.pop("greeks"), r["last_quote"].update(bid=0)),
+    }
+    for (why, spoil), row in zip(cases.items(), quoted):
+        spoil(row)
+    read = chain.of_payload({"status": "OK", "request_id": "1", "results": quoted}, "here")
+    assert list(read.frame["why_missing"][: len(cases)]) == list(cases) and set(
+        read.frame["why_missing"][len(cases) :]
+    ) == {""}
+    bare = chain.of_payload(
+        {
+            "status": "OK",
+            "request_id": "1",
+            "results": [{k: v for k, v in r.items() if k not in ("greeks", "implied_volatility")} for r in rows],
+        },
+        "here",
+    )
+    assert set(bare.frame["why_missing"]) == {"plan"}
+
+
+def test_times_and_days(tmp_path: Path) -> None:
+    """
+    Without an offset a time is New York's; a date alone is that day's close; an expiration settles at its close, on
+    half days at theirs, an index's monthly ones at the open.
+    """
+    table = healthy().head(40)
+    naive = tmp_path / "naive.csv"
+    table.assign(as_of="2026-03-10 11:30:00", quote_ts="2026-03-10 11:30:00").to_csv(naive, index=False)
+    assert chain.read(naive).as_of == AT
+    dated = tmp_path / "dated.csv"
+    table.drop(columns=["quote_ts"]).assign(as_of="03/10/2026").to_csv(dated, index=False)
+    assert chain.read(dated).as_of == time_parsing.parse("2026-03-10T16:00")
+    undated = tmp_path / "undated.csv"
+    table.drop(columns=["quote_ts", "as_of"]).to_csv(undated, index=False)
+    assert chain.read(undated, time_parsing.parse("2026-03-10")).as_of == time_parsing.parse("2026-03-10T16:00")
+    with pytest.raises(UsageError, match="--as-of"):
+        chain.read(undated)
+    from opslib.trading.options.contracts import settles
+
+    day = datetime.fromisoformat
+    assert settles(day("2026-03-20").date(), "SPY") == time_parsing.parse("2026-03-20T16:00")
+    assert settles(day("2026-03-20").date(), "SPX") == time_parsing.parse("2026-03-20T09:30") and settles(
+        day("2026-03-20").date(), "SPXW"
+    ) == time_parsing.parse("2026-03-20T16:00")
+    assert settles(day("2026-11-27").date(), "SPY") == time_parsing.parse("2026-11-27T13:00")
+
+
+def test_rows_with_times_of_their_own_are_one_chain(tmp_path: Path) -> None:
+    """
+    Quotes of different seconds are one chain of the newest; a file of two days is two, and a moment between takes the
+    first.
+    """
+    table = healthy()
+    path = tmp_path / "chain.csv"
+    table.drop(columns="quote_ts").assign(as_of=[f"2026-03-10T11:29:{i % 60:02d}" for i in range(len(table))]).to_csv(
+        path, index=False
+    )
+    read = chain.read(path)
+    assert (
+        read.frame["as_of"].nunique() == 1
+        and read.frame["quote_ts"].nunique() == 60
+        and chain_quality.judge(read, LIMITS).flagged == 0
+    )
+    both = pandas.concat(
+        [
+            table.drop(columns="quote_ts").assign(as_of="2026-03-09"),
+            table.drop(columns="quote_ts").assign(as_of="2026-03-10"),
+        ]
+    )
+    both.to_csv(path, index=False)
+    assert chain.read(path).frame["as_of"].nunique() == 2
+    assert chain.read(path, time_parsing.parse("2026-03-09T20:00")).as_of == time_parsing.parse("2026-03-09T16:00")
+
+
+def test_parquet(tmp_path: Path) -> None:
+    """A frame as Parquet is read as its CSV is."""
+    table = healthy()
+    for name in ("strike", "bid", "ask", "iv", "delta", "gamma", "theta", "vega", "underlying_price"):
+        table[name] = table[name].astype(float)
+    path = tmp_path / "chain.parquet"
+    table.to_parquet(path)
+    q = chain_quality.judge(chain.read(path), LIMITS)
+    assert (len(q.chain.frame), q.flagged) == (len(table), 0) and q.core_count > 150
+
+
+def test_a_row_that_names_no_contract_is_refused_by_name(tmp_path: Path) -> None:
+    """Its place, what was found and what was wanted; the others are read, and that it was lost is a finding."""
+    table = healthy().head(60)
+    table.loc[3, "strike"], table.loc[5, "type"], table.loc[7, "expiration"] = "abc", "straddle", "soon"
+    table.loc[[3, 5, 7], "symbol"] = ""
+    path = tmp_path / "chain.csv"
+    table.to_csv(path, index=False)
+    read = chain.read(path)
+    assert [why for _, why in read.refused] == [
+        "strike is 'abc', a number above 0 was wanted",
+        "type is 'straddle', call or put was wanted",
+        "expiration is 'soon', a date was wanted",
+    ]
+    assert [place.rpartition(":")[2] for place, _ in read.refused] == ["4", "6", "8"] and len(read.frame) == 57
+    assert {f.check: f.count for f in chain_quality.judge(read, LIMITS).findings}["unreadable"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "chain"),
+        (b"<html><body>502</body></html>", "chain"),
+        (b"\x00\x01\x02\xff", "neither text"),
+        (b'{"a": 1}', "no chain that we know"),
+        (b'{"status": "OK", "request_id": "1", "results": []}', "no contract"),
+        (
+            b'{"status":"NOT_AUTHORIZED","request_id":"1","message":"your plan does not have this"}',
+            "your plan does not have this",
+        ),
+        (b'{"options": null}', "no contract"),
+        (b"a,b\n1,2\n", "chain"),
+        (b"expiration,type,strike\n", "no row"),
+        (b"[" * 20_000, "nested deeper|no JSON"),
+        (gzip.compress(b"expiration,type,strike\n2026-03-20,call,5\n", mtime=0)[:-9], "cut off"),
+        (b"PAR1 this is none", "no Parquet"),
+    ],
+)
+def test_what_is_no_chain_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
+    """With what was wanted and what was found, and never by a traceback."""
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(ImportRefused, match=words):
+        chain.read(path)
+    with pytest.raises(ImportRefused, match="folder"):
+        chain.read(tmp_path)
+
+
+def test_more_pages_are_told(tmp_path: Path) -> None:
+    """An answer that names another page is not whole, and says so; so does one of whose pages one is an error."""
+    pages = massive(healthy())
+    for payload, words in (
+        (pages[:1], "there is another"),
+        ([pages[0], {"status": "ERROR", "error": "Unknown API Key", "request_id": "3"}], "Unknown API Key"),
+    ):
+        read = chain.of_payload(payload, "here")
+        assert words in read.partial
+        assert "incomplete" in {f.check for f in chain_quality.judge(read, LIMITS).findings}
