@@ -23,9 +23,9 @@ from opslib.telemetry.pages.store import SnapshotStore
 if TYPE_CHECKING:
     from opslib.dashboard.live import Live
     from opslib.desk import Desk
-    from opslib.runbooks.checklist_session import Sheet
-    from opslib.runbooks.session import Book
-    from opslib.simulation.drills.scoreboard_view import Board
+    from opslib.runbooks.checklist_session import ChecklistSession
+    from opslib.runbooks.session import RunbookSession
+    from opslib.simulation.drills.scoreboard_view import ScoreboardView
 
 __all__ = ["__version__", "checklist", "connect", "live", "runbook", "scoreboard"]
 
@@ -60,7 +60,7 @@ def connect(app: str | None = None, home: str | Path | None = None, new: bool = 
     replay.lay_out(found.settings)
     if not (sample := found.settings.home / SAMPLE_FILLS).exists():
         trades.lay_out(sample, replay.scripted())
-    last = SnapshotStore(found.store).last_look(DEMO, 2**62, None)
+    last = SnapshotStore(found.store).last_snapshot(DEMO, 2**62, None)
     return replace(found, now=lambda: clock.instant(last.ts_us)) if last else found
 
 
@@ -74,7 +74,7 @@ def runbook(
     limit: str = "",
     window: str = "",
     as_of: str = "",
-) -> "Book":
+) -> "RunbookSession":
     """
     Which runbook is open, for which incident?
 
@@ -90,7 +90,7 @@ def runbook(
     """
     from opslib.runbooks import session, widgets
 
-    return session.Book(
+    return session.RunbookSession(
         connect(app, _home_around(Path.cwd(), incident)),
         name,
         incident,
@@ -106,7 +106,7 @@ def runbook(
 
 def checklist(
     name: str, app: str | None = None, operator: str = "", as_of: str = "", practice: bool = False
-) -> "Sheet":
+) -> "ChecklistSession":
     """
     Which checklist is open?
 
@@ -119,7 +119,7 @@ def checklist(
     """
     from opslib.runbooks import checklist_session, widgets
 
-    return checklist_session.Sheet(connect(app), name, operator, as_of, practice, widgets)
+    return checklist_session.ChecklistSession(connect(app), name, operator, as_of, practice, widgets)
 
 
 def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str = "5s") -> "Live":
@@ -138,11 +138,11 @@ def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str
 
     at = time_parsing.parse(as_of, "close") if as_of else None
     return live_module.Live(
-        connect(app), time_parsing.parse_span(window), time_parsing.parse_span(every).total_seconds(), at, opening.opened
+        connect(app), time_parsing.parse_span(window), time_parsing.parse_span(every).total_seconds(), at, opening.open_for
     )
 
 
-def scoreboard() -> "Board":
+def scoreboard() -> "ScoreboardView":
     """
     How often do the runbooks find the cause?
 

@@ -11,18 +11,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.notifications.store import NotificationStore
 from opslib.dashboard import alert_log, status
 from opslib.dashboard.alert_log import AlertLog
-from opslib.dashboard.probe_details import Depth
-from opslib.dashboard.status import View
+from opslib.dashboard.probe_details import ProbeDetails
+from opslib.dashboard.status import Status
 from opslib.foundation import clock, formatting
 from opslib.foundation.config import settings
 from opslib.foundation.config.workspace import Workspace
-from opslib.incidents.lifecycle import Chronicle
+from opslib.incidents.lifecycle import Incidents
 from opslib.reports import daily
 from opslib.reports.daily import Daily
-from opslib.telemetry.markers import Marks
+from opslib.telemetry.markers import Markers
 from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from opslib.dashboard.chain_details import ChainView
     from opslib.dashboard.doctor import Examination
-    from opslib.dashboard.pnl_details import Accuracy
-    from opslib.reports.periodic import Review
+    from opslib.dashboard.pnl_details import PnlView
+    from opslib.reports.periodic import PeriodicReport
     from opslib.reports.postmortem.document import Postmortem
 
 Moment = str | datetime | None  # ISO 8601, without an offset New York; None or empty is now, or all that is known.
@@ -42,30 +42,30 @@ class Desk(Workspace):
     """One desk: everything that is asked of an app."""
 
     @cached_property
-    def dispatch(self) -> Dispatch:
+    def dispatch(self) -> NotificationStore:
         """Notifications, and what people said of them."""
-        return Dispatch(self.store, self.settings.app)
+        return NotificationStore(self.store, self.settings.app)
 
     @cached_property
-    def chronicle(self) -> Chronicle:
+    def chronicle(self) -> Incidents:
         """Its incidents."""
-        return Chronicle(self.store, self.settings, self.rules)
+        return Incidents(self.store, self.settings, self.rules)
 
     @cached_property
-    def marks(self) -> Marks:
+    def marks(self) -> Markers:
         """Markers: deployments, restarts, notes."""
-        return Marks(self.store, self.settings)
+        return Markers(self.store, self.settings)
 
-    def status(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> View:
+    def status(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> Status:
         """
         Everything as of a moment, over a window of a length such as ``1h``; with `known_at` only what was known by
         then.
         """
         return status.status_of(self, as_of, window, known_at)
 
-    def depth(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> Depth:
+    def depth(self, as_of: Moment = None, window: str = "1h", known_at: Moment = None) -> ProbeDetails:
         """Our own probes, in detail. Arguments as of `status`."""
-        return Depth(self.status(as_of, window, known_at))
+        return ProbeDetails(self.status(as_of, window, known_at))
 
     def alerts(
         self,
@@ -88,7 +88,7 @@ class Desk(Workspace):
         as_of: Moment = None,
         window: str = "",
         known_at: Moment = None,
-    ) -> "Accuracy":
+    ) -> "PnlView":
         """The result of trades, beside the backtest; see `accuracy.accuracy_of`."""
         from opslib.dashboard import pnl_details
 
@@ -98,7 +98,7 @@ class Desk(Workspace):
         """The report of a trading day; of the last one that has closed, where none is named."""
         return daily.daily_of(self, day, as_of, known_at)
 
-    def review(self, name: str, period: str = "", as_of: Moment = None, known_at: Moment = None) -> "Review":
+    def review(self, name: str, period: str = "", as_of: Moment = None, known_at: Moment = None) -> "PeriodicReport":
         """A report over a period; see `publish.review`."""
         from opslib.reports import publishing
 
@@ -131,7 +131,7 @@ class Desk(Workspace):
     def __repr__(self) -> str:
         first, last = (
             SnapshotStore(self.store).first_ts(self.settings.app),
-            SnapshotStore(self.store).last_look(self.settings.app, 2**62, None),
+            SnapshotStore(self.store).last_snapshot(self.settings.app, 2**62, None),
         )
         if first is None or last is None:
             return f"{self.settings.app}: no look has come yet"

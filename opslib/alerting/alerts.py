@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from opslib.alerting.verdicts import Finding, not_back, value_on
+from opslib.alerting.verdicts import Finding, still_beyond_clear, value_on
 from opslib.foundation import clock, formatting
-from opslib.foundation.config.rules import RUNGS, SENT, Rule, Rules
+from opslib.foundation.config.rules import SEVERITIES, SENT, Rule, Rules
 from opslib.foundation.storage.cell_types import decoding, require_types
 
 GRID_US = 5_000_000  # Alerts are judged at whole multiples of this since 1970.
@@ -63,7 +63,7 @@ class Transition(NamedTuple):
 
 
 @dataclass(slots=True)
-class Rung:
+class SeverityState:
     """
     How one rung of an alert stands; times in microseconds since 1970.
 
@@ -89,7 +89,7 @@ class Rung:
 
 
 @dataclass(slots=True)
-class OpenRise:
+class OpenSeverity:
     """A severity that an alert rose to and has not left."""
 
     severity: str
@@ -118,8 +118,8 @@ class Alert:
     source: str
     id: str | None = None
     pending_us: int = 0
-    rungs: dict[str, Rung] = field(default_factory=dict)
-    rises: list[OpenRise] = field(default_factory=list)
+    rungs: dict[str, SeverityState] = field(default_factory=dict)
+    rises: list[OpenSeverity] = field(default_factory=list)
     unknown_since_us: int | None = None
     unknown_told: bool = False
     page: PageKey | None = None
@@ -132,7 +132,7 @@ class Alert:
     def severity(self) -> str | None:
         """The highest rung that fires."""
         fires = {_severity(name) for name, rung in self.rungs.items() if rung.fired}
-        return next((rung for rung in reversed(RUNGS) if rung in fires), None)
+        return next((rung for rung in reversed(SEVERITIES) if rung in fires), None)
 
     @property
     def state(self) -> str:
@@ -156,8 +156,8 @@ class Alert:
         with decoding("alerts.state"):
             page, explains = found["page"], {name: (at, life) for name, (at, life) in found["explains"].items()}
             rungs, rises = (
-                {name: Rung(**rung) for name, rung in found["rungs"].items()},
-                [OpenRise(**rise) for rise in found["rises"]],
+                {name: SeverityState(**rung) for name, rung in found["rungs"].items()},
+                [OpenSeverity(**rise) for rise in found["rises"]],
             )
             alert = cls(
                 **{
@@ -178,7 +178,7 @@ def _severity(rung: str) -> str:
 
 
 def _rank(severity: str | None) -> int:
-    return RUNGS.index(severity) if severity else -1
+    return SEVERITIES.index(severity) if severity else -1
 
 
 def worse(rule: Rule, a: float | None, b: float | None) -> float | None:
@@ -279,7 +279,7 @@ class Alerts:
                 alert,
                 name,
                 held,
-                not not_back(rule, figure, name, limit),
+                not still_beyond_clear(rule, figure, name, limit),
                 rule.holds[name],
                 rule,
                 value_on(figure, name),
@@ -324,7 +324,7 @@ class Alerts:
         if rung is None:
             if not held:
                 return
-            rung = alert.rungs[name] = Rung(at_us)
+            rung = alert.rungs[name] = SeverityState(at_us)
         if held is None:
             rung.unknown_us += passed_us
         elif held:
@@ -404,7 +404,7 @@ class Alerts:
             else dict(finding.rule.ladder)[severity]
         )
         alert.rises.append(
-            OpenRise(severity, rung.trouble_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor)
+            OpenSeverity(severity, rung.trouble_us, None if isinstance(limit, str) else limit, rung.peak, inhibitor)
         )
         said = (
             finding._replace(severity=severity, limit=limit).sentence
@@ -486,7 +486,7 @@ class Alerts:
         alert.rungs, alert.rises, alert.value, alert.sentence = {}, [], None, ""
 
     def _transition(
-        self, alert: Alert, at_us: int, kind: str, severity: str, rise: OpenRise | None = None, sentence: str = ""
+        self, alert: Alert, at_us: int, kind: str, severity: str, rise: OpenSeverity | None = None, sentence: str = ""
     ) -> Transition:
         limit = rise.limit if rise else dict(self.rules[alert.rule].ladder).get(severity)
         left = kind in ("fell", "resolved", "ended")

@@ -18,16 +18,16 @@ from typing import Any
 
 from opslib.alerting import evaluator, history as alerting_history, replay
 from opslib.alerting.alerts import GRID_US, Alerts
-from opslib.alerting.history import Rise
+from opslib.alerting.history import SeverityChange
 from opslib.foundation import clock, files, formatting, time_parsing
 from opslib.foundation.clock import SECOND, Window
 from opslib.foundation.config.rules import SENT, Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import ImportRefused, UsageError
 from opslib.foundation.market_calendar import Session
-from opslib.foundation.storage.database import Store
-from opslib.foundation.storage.snapshot_columns import COUNTERS, FIELDS, NEVER_SEEN_ALIVE, Look
-from opslib.telemetry.pages.counters import Tape
+from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.snapshot_columns import COUNTERS, FIELDS, WIRED_FIELDS, SnapshotRow
+from opslib.telemetry.pages.counters import CounterHistory
 from opslib.telemetry.pages.store import SnapshotStore
 
 SIZES = (1.2, 1.5, 2.0, 5.0)  # Times the limit at which somebody is first told.
@@ -36,12 +36,12 @@ LASTING = (5, 15, 40)  # How long troubles last is told in these classes, up to 
 BLOCK_US = 600 * SECOND
 WARM_UP_S = 300
 _COUNTERS = tuple(c.name for c in COUNTERS)
-_EMPTY = dict.fromkeys(Look._fields)
+_EMPTY = dict.fromkeys(SnapshotRow._fields)
 Progress = Callable[[Iterable, int | None, str, str], Iterable]
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class KnownIncident:
     """
     What was really wrong.
 
@@ -105,7 +105,7 @@ class Score:
         }
 
 
-def scored(found: list[Rise], troubles: list[Trouble], rules: Rules, sessions: int) -> Score:
+def scored(found: list[SeverityChange], troubles: list[KnownIncident], rules: Rules, sessions: int) -> Score:
     """How do the pages that were sent compare with the troubles there were?"""
     score = Score(sessions)
     pages = [r for r in found if r.sent]
@@ -138,12 +138,12 @@ def scored(found: list[Rise], troubles: list[Trouble], rules: Rules, sessions: i
     return score
 
 
-def _lasting(t: Trouble) -> str:
+def _lasting(t: KnownIncident) -> str:
     minutes = (t.end_us - t.start_us) / (60 * SECOND)
     return f"up to {next((m for m in LASTING if minutes <= m), math.ceil(minutes))} min"
 
 
-def labelled(path: Path, rules: Rules) -> list[Trouble]:
+def labelled(path: Path, rules: Rules) -> list[KnownIncident]:
     """
     The troubles that a file tells of: a JSON list of rule, subject, from and to, and size where it is known.
 
@@ -155,7 +155,7 @@ def labelled(path: Path, rules: Rules) -> list[Trouble]:
         if not isinstance(rows, list):
             raise TypeError(f"a {type(rows).__name__}")
         found = [
-            Trouble(
+            KnownIncident(
                 r["rule"],
                 r.get("subject", "app"),
                 clock.micros(time_parsing.parse(r["from"])),
@@ -176,13 +176,13 @@ def labelled(path: Path, rules: Rules) -> list[Trouble]:
 
 
 def history(
-    store: Store,
+    store: Database,
     settings: Settings,
     tables: dict[str, Rules],
     window: Window,
-    troubles: list[Trouble] | None,
+    troubles: list[KnownIncident] | None,
     progress: Progress,
-) -> tuple[dict[str, Score], list[Trouble]]:
+) -> tuple[dict[str, Score], list[KnownIncident]]:
     """
     How would each table have done on what is stored?
 
@@ -190,7 +190,7 @@ def history(
         A score of each table, and the troubles: those given; without any, what the first table told of, so that no page
         of it counts as false.
     """
-    found: dict[str, list[Rise]] = {}
+    found: dict[str, list[SeverityChange]] = {}
     part = evaluator.held(store, settings.app, window.start_us, window.end_us)
     sessions = [
         s
@@ -205,7 +205,7 @@ def history(
     for name, rules in tables.items():
         transitions, standing = [], None
         for session in progress(sessions, len(sessions), f"history by the table {name}", "days"):
-            became, standing = replay.replayed(
+            became, standing = replay.replay_session(
                 store, settings, rules, clock.micros(session.opens), clock.micros(session.closes) + GRID_US
             )
             transitions += became
@@ -213,7 +213,7 @@ def history(
     if troubles is None:
         own = next(iter(found.values()))
         troubles = [
-            Trouble(r.rule, r.subject, r.pending_us, r.over_us or window.end_us) for r in own if r.severity in SENT
+            KnownIncident(r.rule, r.subject, r.pending_us, r.over_us or window.end_us) for r in own if r.severity in SENT
         ]
     return {name: scored(rows, troubles, tables[name], len(sessions)) for name, rows in found.items()}, troubles
 
@@ -233,7 +233,7 @@ class Background:
     blocks: tuple[tuple[tuple[dict[str, int], float], ...], ...]
 
 
-def background(store: Store, settings: Settings, rules: Rules, window: Window, troubles: list[Trouble]) -> Background:
+def background(store: Database, settings: Settings, rules: Rules, window: Window, troubles: list[KnownIncident]) -> Background:
     """
     The blocks of stored history in which no trouble was, nor its aftermath in any window of ten minutes.
 
@@ -245,7 +245,7 @@ def background(store: Store, settings: Settings, rules: Rules, window: Window, t
     part = evaluator.held(store, settings.app, window.start_us, window.end_us)
     for session, _, _ in evaluator.sessions(*part) if part else ():
         opens, closes = clock.micros(session.opens), clock.micros(session.closes)
-        tape = Tape(rules.pages, settings.post_every_s)
+        tape = CounterHistory(rules.pages, settings.post_every_s)
         tape.add(SnapshotStore(store).looks(settings.app, opens - BLOCK_US, closes, None))
         for start in range(opens, closes - BLOCK_US + 1, BLOCK_US):
             clear = not any(t.start_us < start + BLOCK_US and t.end_us > start for t in troubles)
@@ -261,7 +261,7 @@ def background(store: Store, settings: Settings, rules: Rules, window: Window, t
     return Background(kept, tuple(blocks))
 
 
-def _step(tape: Tape, at_us: int) -> tuple[dict[str, int], float]:
+def _step(tape: CounterHistory, at_us: int) -> tuple[dict[str, int], float]:
     window = Window(clock.instant(at_us - GRID_US), clock.instant(at_us))
     rose = {name: rise for name in _COUNTERS if (rise := tape.rise(name, window))}
     stood = [
@@ -270,7 +270,7 @@ def _step(tape: Tape, at_us: int) -> tuple[dict[str, int], float]:
     return rose, max(stood, default=0.0)
 
 
-def _drawn(rng: Random, rules: Rules, session: Session) -> list[Trouble]:
+def _drawn(rng: Random, rules: Rules, session: Session) -> list[KnownIncident]:
     """The troubles of one day: none on every other, up to three on the rest, apart from each other."""
     kinds = [
         ("availability", "massive"),
@@ -282,7 +282,7 @@ def _drawn(rng: Random, rules: Rules, session: Session) -> list[Trouble]:
         ("backtest_variance", "app"),
     ]
     opens, closes = clock.micros(session.opens), clock.micros(session.closes)
-    found: list[Trouble] = []
+    found: list[KnownIncident] = []
     for n in range(rng.choice((0, 0, 0, 1, 2, 3))):
         rule, subject = rng.choice(kinds)
         size = rng.choice(SIZES)
@@ -291,7 +291,7 @@ def _drawn(rng: Random, rules: Rules, session: Session) -> list[Trouble]:
             lasts_s = size * _limit(rules, rule)  # Here how long it lasts is how large it is.
         third = (closes - opens) // 3
         start = opens + n * third + round(rng.uniform(300, third / SECOND - lasts_s - 300)) * SECOND
-        found.append(Trouble(rule, subject, start, start + round(lasts_s) * SECOND, size))
+        found.append(KnownIncident(rule, subject, start, start + round(lasts_s) * SECOND, size))
     return found
 
 
@@ -301,7 +301,7 @@ def _limit(rules: Rules, rule: str) -> float:
 
 
 def _worsened(
-    rng: Random, rules: Rules, troubles: list[Trouble], at_us: int, rose: dict[str, int], stood: float
+    rng: Random, rules: Rules, troubles: list[KnownIncident], at_us: int, rose: dict[str, int], stood: float
 ) -> tuple[dict[str, int], float, bool]:
     """What five seconds bring while troubles last: (increases, variance, is the socket connected?)."""
     rose, connected = dict(rose), True
@@ -336,7 +336,7 @@ def _worsened(
     return rose, stood, connected
 
 
-def _looks(rng: Random, rules: Rules, back: Background, troubles: list[Trouble]) -> Iterator[Look]:
+def _looks(rng: Random, rules: Rules, back: Background, troubles: list[KnownIncident]) -> Iterator[SnapshotRow]:
     """One page that posts every five seconds, from before the open to the close."""
     opens, closes = clock.micros(back.session.opens), clock.micros(back.session.closes)
     loaded = opens - 2 * WARM_UP_S * SECOND
@@ -364,7 +364,7 @@ def _looks(rng: Random, rules: Rules, back: Background, troubles: list[Trouble])
             "page_clock_ms": at_us // 1000,
             "uptime_s": (at_us - loaded) / SECOND,
         }
-        yield Look(
+        yield SnapshotRow(
             **{
                 **_EMPTY,
                 **plain,
@@ -386,7 +386,7 @@ def _day(asked: tuple[Background, dict[str, Rules], float, str]) -> dict[str, Sc
     found = {}
     for name, rules in tables.items():
         tape, alerts, transitions, i = (
-            Tape(rules.pages, every_s, alive=frozenset(NEVER_SEEN_ALIVE)),
+            CounterHistory(rules.pages, every_s, alive=frozenset(WIRED_FIELDS)),
             Alerts(rules),
             [],
             0,

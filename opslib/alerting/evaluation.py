@@ -1,8 +1,8 @@
 """
 Evaluate every rule at an instant, by the figures of pages and probes.
 
-`observe` measures what a rule is about; `verdicts.judge` says what it amounts to. Each figure is measured in one place
-here, whoever asks for it: a panel, over its own window (`at`), or an alert, each rule over the rule's (`judged`).
+`measure_page` measures what a rule is about; `verdicts.judge` says what it amounts to. Each figure is measured in one place
+here, whoever asks for it: a panel, over its own window (`at`), or an alert, each rule over the rule's (`evaluate_rules`).
 """
 
 from dataclasses import replace
@@ -10,16 +10,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from opslib.alerting import probe_conditions, probe_figures
-from opslib.alerting.verdicts import CONTRADICTION, NOT_EXPECTED, NOT_MEASURED, TOO_FEW, Figure, Finding, Spent, judge
+from opslib.alerting.verdicts import CONTRADICTION, NOT_EXPECTED, NOT_MEASURED, TOO_FEW, Figure, Finding, BudgetBurn, judge
 from opslib.foundation import clock, market_calendar
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import Rule, Rules
 from opslib.foundation.intervals import wilson
 from opslib.telemetry import app_state
 from opslib.telemetry.pages import indicators
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.pages.page_loads import Page
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.pages.page_loads import PageLoad
+from opslib.telemetry.probes.history import ProbeHistory
 
 PAGE = "page"  # What the app's pages post; every other source is a look of our own.
 DEAD = ("critical", "escalate")
@@ -27,7 +27,7 @@ DEAD = ("critical", "escalate")
 OF_OPEN_MARKET = ("websocket_down", "dashboard_lag")
 
 
-def _absent(tape: Tape, window: Window, coverage: float | None) -> str:
+def _absent(tape: CounterHistory, window: Window, coverage: float | None) -> str:
     """Why is there no figure of a window?"""
     if not tape.ever_seen:
         return NOT_MEASURED
@@ -36,7 +36,7 @@ def _absent(tape: Tape, window: Window, coverage: float | None) -> str:
     return "no look came" if not tape.looks_in(window) else "nothing counted"
 
 
-def _rise(tape: Tape, name: str, window: Window, judging: bool) -> Any:
+def _rise(tape: CounterHistory, name: str, window: Window, judging: bool) -> Any:
     """
     By how much did a counter rise?
 
@@ -45,25 +45,25 @@ def _rise(tape: Tape, name: str, window: Window, judging: bool) -> Any:
     return tape.rise_while_open(name, window) if judging else tape.rise(name, window)
 
 
-def _rate(tape: Tape, window: Window, part: str, count: str, judging: bool) -> Figure:
+def _rate(tape: CounterHistory, window: Window, part: str, count: str, judging: bool) -> Figure:
     coverage = tape.known(window)
     total, some = _rise(tape, count, window, judging), _rise(tape, part, window, judging)
     if not total or some is None:
         return Figure(None, coverage=coverage, absent=_absent(tape, window, coverage))
-    if tape.told_apart(part, count, window):
+    if tape.counted_separately(part, count, window):
         return Figure(None, coverage=coverage, absent="a look told only one of the two counts")
     if not 0 <= some <= total:
         return Figure(None, coverage=coverage, absent=CONTRADICTION)
     return Figure(some / total, some, total, coverage)
 
 
-def _availability(tape: Tape, subject: str, window: Window, judging: bool) -> Figure:
+def _availability(tape: CounterHistory, subject: str, window: Window, judging: bool) -> Figure:
     if subject not in tape.alive:
         return Figure(None, absent=NOT_MEASURED)
     return _rate(tape, window, f"{subject}_successes", f"{subject}_requests", judging)
 
 
-def _errors(tape: Tape, window: Window, judging: bool) -> Figure:
+def _errors(tape: CounterHistory, window: Window, judging: bool) -> Figure:
     coverage = tape.known(window)
     errors = _rise(tape, "errors", window, judging)
     if errors is None:
@@ -72,12 +72,12 @@ def _errors(tape: Tape, window: Window, judging: bool) -> Figure:
     return Figure(errors / max(1.0, window.seconds / 3600), coverage=coverage)
 
 
-def _of(page: Page) -> tuple[str | None, int | None]:
+def _of(page: PageLoad) -> tuple[str | None, int | None]:
     """By what a page is known again."""
     return page.looks[0].page_id, page.loaded_at_us
 
 
-def _websocket_down(tape: Tape, window: Window, probed: Probed | None) -> Figure:
+def _websocket_down(tape: CounterHistory, window: Window, probed: ProbeHistory | None) -> Figure:
     if "websocket" not in tape.alive:
         return Figure(None, absent=NOT_MEASURED)
     if market_calendar.open_since(window.end) is None:
@@ -95,10 +95,10 @@ def _websocket_down(tape: Tape, window: Window, probed: Probed | None) -> Figure
     )
 
 
-def _variance(tape: Tape, window: Window, at_least: int) -> Figure:
+def _variance(tape: CounterHistory, window: Window, at_least: int) -> Figure:
     if "backtest_variance" not in tape.alive:
         return Figure(None, absent=NOT_MEASURED)
-    found = indicators.variance_seen(tape, window, at_least)
+    found = indicators.decisive_variance(tape, window, at_least)
     if found is None or found[1].backtest_variance_pp is None or found[1].trades is None:
         return Figure(None, absent=_absent(tape, window, tape.coverage(window)))
     page, look = found
@@ -109,7 +109,7 @@ def _variance(tape: Tape, window: Window, at_least: int) -> Figure:
     )
 
 
-def _memory(tape: Tape, window: Window) -> Figure:
+def _memory(tape: CounterHistory, window: Window) -> Figure:
     """That of the largest open page; where none is open, of those seen last."""
     now = [(page.looks[i].memory_bytes, page) for page, i in tape.open_at(window.end_us)]
     used = [u for u in now or [(look.memory_bytes, page) for page, look in tape.seen_in(window)] if u[0] is not None]
@@ -117,7 +117,7 @@ def _memory(tape: Tape, window: Window) -> Figure:
     return Figure(most[0] / 1e6, page=_of(most[1])) if most else Figure(None, absent=NOT_MEASURED)
 
 
-def _silence(tape: Tape, subject: str, window: Window, opened: datetime | None) -> Figure:
+def _silence(tape: CounterHistory, subject: str, window: Window, opened: datetime | None) -> Figure:
     """
     Seconds of the open market without a post; where posts come, without a request in them: a hard outage is never
     counted as failures.
@@ -139,7 +139,7 @@ def _silence(tape: Tape, subject: str, window: Window, opened: datetime | None) 
     return Figure(0.0 if idle is None else min(idle, (window.end - opened).total_seconds()))
 
 
-def _by_rhythm(tape: Tape, rule: Rule, subject: str, figure: Figure, at_us: int) -> Rule:
+def _by_rhythm(tape: CounterHistory, rule: Rule, subject: str, figure: Figure, at_us: int) -> Rule:
     """
     The rule of silence with limits that fit a page which sends requests only now and then; a page that posts nothing
     has no such rhythm.
@@ -163,12 +163,12 @@ def _by_rhythm(tape: Tape, rule: Rule, subject: str, figure: Figure, at_us: int)
     )
 
 
-def _burn(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: "Windows") -> Figure:
+def _burn(tape: CounterHistory, rules: Rules, rule: Rule, subject: str, windows: "Windows") -> Figure:
     """How many times too fast is the budget spent that another rule's objective leaves, on each rung?"""
     assert rule.burn
     of = rules[rule.burn.of]
     rates = {
-        length: observe(tape, rules, of, subject, windows, length)
+        length: measure_page(tape, rules, of, subject, windows, length)
         for both in rule.burn.windows.values()
         for length in both
     }
@@ -181,7 +181,7 @@ def _burn(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: "Windows"
     return Figure(max(s.long for s in known if s.long is not None), spent=spent)
 
 
-def _spent(rule: Rule, of: Rule, long: Figure, short: Figure) -> Spent:
+def _spent(rule: Rule, of: Rule, long: Figure, short: Figure) -> BudgetBurn:
     """A rung is known where both its windows are covered and the short one has enough to count."""
     known = (
         all(f.value is not None and (f.coverage is None or f.coverage >= rule.min_coverage) for f in (long, short))
@@ -193,7 +193,7 @@ def _spent(rule: Rule, of: Rule, long: Figure, short: Figure) -> Spent:
         if known
         else []
     )
-    return Spent(*times, min(least) if known else None)
+    return BudgetBurn(*times, min(least) if known else None)
 
 
 class Windows(dict[timedelta, Window]):
@@ -207,7 +207,7 @@ class Windows(dict[timedelta, Window]):
         shut: Do the providers say that the market is closed, though the calendar has a session?
     """
 
-    def __init__(self, instant: datetime, judging: bool = False, probed: Probed | None = None):
+    def __init__(self, instant: datetime, judging: bool = False, probed: ProbeHistory | None = None):
         self.instant, self.judging, self.probed = instant, judging, probed
         by_calendar = market_calendar.open_since(instant)
         self.opened = by_calendar if probed is None else probed.open_since(clock.micros(instant))
@@ -218,7 +218,7 @@ class Windows(dict[timedelta, Window]):
         return self[length]
 
 
-def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta) -> Figure:
+def measure_page(tape: CounterHistory, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta) -> Figure:
     """
     What does the app's page say of what a rule is about? ``not measured`` where pages cannot say.
 
@@ -254,14 +254,14 @@ def observe(tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows
 
 
 def _finding(
-    tape: Tape,
+    tape: CounterHistory,
     rules: Rules,
     rule: Rule,
     subject: str,
     source: str,
     windows: Windows,
     length: timedelta,
-    probed: Probed | None,
+    probed: ProbeHistory | None,
 ) -> Finding:
     """
     One figure measured and judged.
@@ -273,7 +273,7 @@ def _finding(
         return judge(rule, subject, source, Figure(None, absent=NOT_EXPECTED))
     try:
         figure = (
-            observe(tape, rules, rule, subject, windows, length)
+            measure_page(tape, rules, rule, subject, windows, length)
             if source == PAGE or probed is None
             else _ours(probed, tape, rules, rule, subject, windows, length)
         )
@@ -285,7 +285,7 @@ def _finding(
 
 
 def _ours(
-    probed: Probed, tape: Tape, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta
+    probed: ProbeHistory, tape: CounterHistory, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta
 ) -> Figure:
     """
     What our own probes say of what a rule is about.
@@ -336,7 +336,7 @@ def of_every_provider(rule: Rule, subject: str) -> bool:
     return rule.name == "availability" and subject == "app"
 
 
-def _sources(rule: Rule, subject: str, probed: Probed | None) -> list[str]:
+def _sources(rule: Rule, subject: str, probed: ProbeHistory | None) -> list[str]:
     """Who says anything of what a rule is about? Our own looks only where we have ever looked."""
 
     def seen(source):
@@ -350,7 +350,7 @@ def _sources(rule: Rule, subject: str, probed: Probed | None) -> list[str]:
     return [PAGE, *ours] if PAGE in rule.sources else ours or [rule.sources[0]]
 
 
-def _all(tape: Tape, rules: Rules, windows: Windows, only: timedelta | None, probed: Probed | None) -> list[Finding]:
+def _all(tape: CounterHistory, rules: Rules, windows: Windows, only: timedelta | None, probed: ProbeHistory | None) -> list[Finding]:
     found: list[Finding] = []
     for rule in rules.rules.values():
         if only and rule.burn:
@@ -374,7 +374,7 @@ def _all(tape: Tape, rules: Rules, windows: Windows, only: timedelta | None, pro
     return found
 
 
-def at(tape: Tape, rules: Rules, window: Window, probed: Probed | None = None) -> list[Finding]:
+def at(tape: CounterHistory, rules: Rules, window: Window, probed: ProbeHistory | None = None) -> list[Finding]:
     """
     What does everything amount to over one window? One finding for each rule, subject and source, in the table's order.
 
@@ -389,6 +389,6 @@ def at(tape: Tape, rules: Rules, window: Window, probed: Probed | None = None) -
     return _all(tape, rules, windows, length, probed)
 
 
-def judged(tape: Tape, rules: Rules, instant: datetime, probed: Probed | None = None) -> list[Finding]:
+def evaluate_rules(tape: CounterHistory, rules: Rules, instant: datetime, probed: ProbeHistory | None = None) -> list[Finding]:
     """What does everything amount to at an instant, each rule over its own window? In the table's order."""
     return _all(tape, rules, Windows(instant, True, probed), None, probed)

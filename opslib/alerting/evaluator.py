@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from opslib.alerting import evaluation, onset
 from opslib.alerting.alerts import GRID_US, Alert, Alerts, Transition
-from opslib.alerting.fill_figures import Realised
+from opslib.alerting.fill_figures import FillFigures
 from opslib.foundation import clock, market_calendar
 from opslib.foundation.clock import SECOND
 from opslib.foundation.config.rules import Rules
@@ -24,22 +24,22 @@ from opslib.foundation.config.settings import Settings
 from opslib.foundation.formatting import NEW_YORK
 from opslib.foundation.market_calendar import Session
 from opslib.foundation.storage import cell_types
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import FILLS, SAMPLES, SNAPSHOTS
-from opslib.foundation.storage.snapshot_columns import Look
-from opslib.telemetry.pages.counters import Tape
+from opslib.foundation.storage.snapshot_columns import SnapshotRow
+from opslib.telemetry.pages.counters import CounterHistory
 from opslib.telemetry.pages.snapshot import shown_alive
 from opslib.telemetry.pages.store import SnapshotStore
-from opslib.telemetry.probes.history import Probed
-from opslib.telemetry.probes.store import Sample, Samples
-from opslib.trading.pnl.store import OF_NO_MOMENT_US, Filed, Filings
+from opslib.telemetry.probes.history import ProbeHistory
+from opslib.telemetry.probes.store import Sample, SampleStore
+from opslib.trading.pnl.store import OF_NO_MOMENT_US, StoredFill, FillStore
 
 PROBED_REACH = timedelta(hours=2)  # Further than any rule about our own looks reaches.
 FORGET_EVERY_US = 600 * SECOND
 SETTLE_US = 2 * SECOND  # What happened up to an instant may take so long to be known, and counts all the same.
 
 
-def grid(at_us: int) -> int:
+def evaluation_time(at_us: int) -> int:
     """The last instant of the grid at or before a moment."""
     return at_us - at_us % GRID_US
 
@@ -62,21 +62,21 @@ def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int 
     while day <= until:
         if found := market_calendar.session(day):
             opens, closes = clock.micros(found.opens), clock.micros(found.closes)
-            begin, end = max(opens, grid(since_us)) + GRID_US, min(closes, grid(upto_us))
+            begin, end = max(opens, evaluation_time(since_us)) + GRID_US, min(closes, evaluation_time(upto_us))
             after = closes + GRID_US
-            if begin <= after and grid(upto_us) > opens:
+            if begin <= after and evaluation_time(upto_us) > opens:
                 yield found, range(begin, end + 1, GRID_US), after if since_us < after <= upto_us else None
         day += timedelta(days=1)
 
 
 def judged_at(
-    at_us: int, alerts: Alerts, tape: Tape, rules: Rules, probed: Probed | None = None, realised: Realised | None = None
+    at_us: int, alerts: Alerts, tape: CounterHistory, rules: Rules, probed: ProbeHistory | None = None, realised: FillFigures | None = None
 ) -> list[Transition]:
     """What becomes of alerts at an instant, by a tape, what our own looks saw, and fills?"""
     by_fills = realised.finding(at_us) if realised else []
     return alerts.advance(
         at_us,
-        [*evaluation.judged(tape, rules, clock.instant(at_us), probed), *by_fills],
+        [*evaluation.evaluate_rules(tape, rules, clock.instant(at_us), probed), *by_fills],
         lambda page: tape.closed(*page, at_us),
         lambda finding: onset.began_us(finding, tape, probed, at_us),
     )
@@ -95,7 +95,7 @@ def reach_us(rules: Rules, session: Session) -> Reach:
     return Reach(clock.micros(session.opens - longest), clock.micros(session.opens - PROBED_REACH))
 
 
-class Watch:
+class Evaluator:
     """
     Judges instants in their order.
 
@@ -107,7 +107,7 @@ class Watch:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         settings: Settings,
         rules: Rules,
         alerts: Iterable[Alert] = (),
@@ -117,8 +117,8 @@ class Watch:
     ):
         self.store, self.settings, self.rules, self.live, self.known_at_us = store, settings, rules, live, known_at_us
         self.alerts = Alerts(rules, alerts)
-        self._samples = Samples(store, settings.app)
-        self._filings = Filings(store, settings.app)
+        self._samples = SampleStore(store, settings.app)
+        self._filings = FillStore(store, settings.app)
         self._session: Session | None = None
 
     def judge(self, since_us: int, upto_us: int) -> Iterator[tuple[int, list[Transition]]]:
@@ -153,9 +153,9 @@ class Watch:
         start_us, self._probed_from_us = reach_us(self.rules, session)
         known_us = clock.micros(session.opens) if self.live else self.known_at_us
         app, settings = self.settings.app, self.settings
-        before = SnapshotStore(self.store).last_look(app, start_us, known_us)
+        before = SnapshotStore(self.store).last_snapshot(app, start_us, known_us)
         alive = SnapshotStore(self.store).alive(app, known_us, start_us) | frozenset(settings.wired)
-        self._tape = Tape(
+        self._tape = CounterHistory(
             self.rules.pages, settings.post_every_s, alive=alive, last_before_us=before.ts_us if before else None
         )
         self._session, self._start_us, self._read_us, self._seq, self._taken = (
@@ -165,19 +165,19 @@ class Watch:
             0,
             set[int](),
         )
-        self._waiting: deque[tuple[int, Look]] = deque()
+        self._waiting: deque[tuple[int, SnapshotRow]] = deque()
         self._begin_probed()
-        self._realised, self._filed_seq, self._filed_us = Realised(self.rules), 0, OF_NO_MOMENT_US - 1
+        self._realised, self._filed_seq, self._filed_us = FillFigures(self.rules), 0, OF_NO_MOMENT_US - 1
 
     def _begin_probed(self) -> None:
-        self._probed, self._sampled_us, self._sample_seq = Probed(self.settings.fallback), self._probed_from_us, 0
+        self._probed, self._sampled_us, self._sample_seq = ProbeHistory(self.settings.fallback), self._probed_from_us, 0
         self._unseen: deque[tuple[int, Sample]] = deque()
         beat = self._samples.last(
             "beat", self._sampled_us, clock.micros(self._session.opens) if self.live else self.known_at_us
         )
         self._probed.add([beat] if beat else [])
         # As soon as they are known, so that what our clock jumped over is.
-        self._beats = Probed(samples=[beat] if beat else [])
+        self._beats = ProbeHistory(samples=[beat] if beat else [])
 
     def _fetch_probed(self, upto_us: int, closes_us: int) -> None:
         """Read what our own looks have seen since the last time, and let go of what no rule looks back to."""
@@ -211,7 +211,7 @@ class Watch:
         """Read what has come of the session since the last time."""
         app = self.settings.app
         if self.live:
-            written = SnapshotStore(self.store).looks_written(app, self._seq, self._start_us, closes_us)
+            written = SnapshotStore(self.store).snapshots_written(app, self._seq, self._start_us, closes_us)
             looks = [look for look in written if look.known_at_us < upto_us + SETTLE_US and look.seq not in self._taken]
             # A recording that is read in with its own times may stand behind a post that is not known yet: that one
             # must be read again.
@@ -226,7 +226,7 @@ class Watch:
             sorted([*self._waiting, *((self._counts_from(look), look) for look in looks)], key=lambda w: w[0])
         )
 
-    def _counts_from(self, look: Look | Sample | Filed) -> int:
+    def _counts_from(self, look: SnapshotRow | Sample | StoredFill) -> int:
         """The first instant at which a look, a sample of ours, or a fill counts."""
         after_us = max(look.ts_us, look.known_at_us - SETTLE_US + 1) if self.live else look.ts_us
         return after_us + -after_us % GRID_US
@@ -244,7 +244,7 @@ class Watch:
             self._probed.forget(at_us - clock.span_us(PROBED_REACH))
 
 
-def held(store: Store, app: str, since_us: int, upto_us: int) -> tuple[int, int] | None:
+def held(store: Database, app: str, since_us: int, upto_us: int) -> tuple[int, int] | None:
     """
     The part of a range for which the store can have alerts: from its first fact of an app to `AFTER` its last one.
 

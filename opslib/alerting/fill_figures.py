@@ -16,7 +16,7 @@ from opslib.foundation.config.rules import Rule, Rules
 from opslib.trading.pnl import pnl
 from opslib.trading.pnl.backtest_variance import spread
 from opslib.trading.pnl.pnl import Pnl
-from opslib.trading.pnl.store import Filed, Filings, Known
+from opslib.trading.pnl.store import StoredFill, FillStore, Known
 
 RULE = "backtest_variance"
 
@@ -106,7 +106,7 @@ def finding(found: Pnl) -> Finding | None:
     return judged(found.rule, found.gaps, found.span) if found.wanted else None
 
 
-def traded(filings: Filings, rules: Rules, window: Window, known_us: int | None) -> tuple[Pnl | None, list[Filed]]:
+def traded(filings: FillStore, rules: Rules, window: Window, known_us: int | None) -> tuple[Pnl | None, list[StoredFill]]:
     """
     What did all fills up to the end of a window come to, and the rows that say so?
 
@@ -120,7 +120,7 @@ def traded(filings: Filings, rules: Rules, window: Window, known_us: int | None)
     return pnl.of_known(Known(rows), rules[RULE]), rows
 
 
-class Realised:
+class FillFigures:
     """
     The fills of an app up to an instant, which moves on, and the gaps of the round trips that ended by then.
 
@@ -129,12 +129,12 @@ class Realised:
 
     def __init__(self, rules: Rules):
         self._rule = rules[RULE]
-        self._waiting: deque[tuple[int, Filed]] = deque()
+        self._waiting: deque[tuple[int, StoredFill]] = deque()
         self._known = Known()
         self._gaps: list[tuple[int, float]] = []
         self._last: tuple[list[float], str, Finding] | None = None
 
-    def add(self, rows: Iterable[Filed], counts_from: Callable[[Filed], int]) -> None:
+    def add(self, rows: Iterable[StoredFill], counts_from: Callable[[StoredFill], int]) -> None:
         """Lay in rows, each to count from an instant of its own."""
         self._waiting = deque(sorted([*self._waiting, *((counts_from(row), row) for row in rows)], key=lambda w: w[0]))
 

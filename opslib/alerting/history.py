@@ -7,17 +7,17 @@ from typing import Any
 
 from opslib.alerting.alerts import Alerts, Transition, worse
 from opslib.alerting.evaluation import of_every_provider
-from opslib.alerting.store import Record
+from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import past_limit
 from opslib.foundation import clock, formatting
-from opslib.foundation.config.rules import RUNGS, SENT, Rules
+from opslib.foundation.config.rules import SEVERITIES, SENT, Rules
 
 DAY_US = 86_400_000_000  # No alert outlives its session.
 OVER = ("fell", "resolved", "ended")
 
 
 @dataclass(slots=True)
-class Rise:
+class SeverityChange:
     """
     One rise of an alert to a severity; times in microseconds since 1970.
 
@@ -86,7 +86,7 @@ class Rise:
         }
 
 
-def recorded(record: Record, since_us: int, upto_us: int, known_at: datetime | None) -> list[Transition]:
+def recorded(record: AlertStore, since_us: int, upto_us: int, known_at: datetime | None) -> list[Transition]:
     """
     What is on record of the alerts of (since, upto], from the beginning of each; `known_at` bounds when it was
     recorded.
@@ -95,7 +95,7 @@ def recorded(record: Record, since_us: int, upto_us: int, known_at: datetime | N
     return [Transition(*row) for row in record.transitions(upto_us, known_us, since_us=since_us - DAY_US)]
 
 
-def read(transitions: Iterable[Transition], rules: Rules, standing: Alerts | None = None) -> list[Rise]:
+def read(transitions: Iterable[Transition], rules: Rules, standing: Alerts | None = None) -> list[SeverityChange]:
     """
     Every rise that transitions tell of, in the order in which they fired.
 
@@ -103,13 +103,13 @@ def read(transitions: Iterable[Transition], rules: Rules, standing: Alerts | Non
         standing: The alerts as they stood after the last of them, which know the worst value of what still fires;
             without it, that is the worst that a transition tells of.
     """
-    found: list[Rise] = []
-    held: dict[tuple[str, str], Rise] = {}
+    found: list[SeverityChange] = []
+    held: dict[tuple[str, str], SeverityChange] = {}
     for t in transitions:
         key = (t.alert, t.severity)
         mine = [rise for (alert, _), rise in held.items() if alert == t.alert]
         if t.kind in ("fired", "rose"):
-            held[key] = Rise(
+            held[key] = SeverityChange(
                 t.alert,
                 t.rule,
                 t.subject,
@@ -144,13 +144,13 @@ def read(transitions: Iterable[Transition], rules: Rules, standing: Alerts | Non
     return found
 
 
-def within(found: Iterable[Rise], since_us: int, upto_us: int) -> list[Rise]:
+def within(found: Iterable[SeverityChange], since_us: int, upto_us: int) -> list[SeverityChange]:
     """Those that fired, or still did, in (since, upto]."""
     return [rise for rise in found if rise.fired_us <= upto_us and (rise.over_us is None or rise.over_us > since_us)]
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class AlertEpisode:
     """
     One alert from beginning to end: all its rises.
 
@@ -160,20 +160,20 @@ class Life:
         state, over_us: Of the alert as a whole.
     """
 
-    worst: Rise
+    worst: SeverityChange
     began_us: int
     state: str
     over_us: int | None
 
 
-def lives(found: Iterable[Rise]) -> list[Life]:
+def lives(found: Iterable[SeverityChange]) -> list[AlertEpisode]:
     """The alerts that made these rises, in the order in which they began."""
-    by_alert: dict[str, list[Rise]] = {}
+    by_alert: dict[str, list[SeverityChange]] = {}
     for rise in found:
         by_alert.setdefault(rise.alert, []).append(rise)
     made = [
-        Life(
-            max(mine, key=lambda r: RUNGS.index(r.severity)),
+        AlertEpisode(
+            max(mine, key=lambda r: SEVERITIES.index(r.severity)),
             min(r.pending_us for r in mine),
             mine[0].state,
             mine[0].over_us,
@@ -183,7 +183,7 @@ def lives(found: Iterable[Rise]) -> list[Life]:
     return sorted(made, key=lambda a: (a.began_us, a.worst.rule, a.worst.subject))
 
 
-def standing(transitions: Iterable[Transition], rules: Rules) -> list[dict[str, Any]]:
+def active_alerts(transitions: Iterable[Transition], rules: Rules) -> list[dict[str, Any]]:
     """How does every alert stand that is not over, as the rows of CONTRACT.md's ``ops status``? Worst first."""
     held: dict[str, dict[str, Any]] = {}
     severities: dict[str, list[tuple[str, float | None]]] = {}
@@ -221,4 +221,4 @@ def standing(transitions: Iterable[Transition], rules: Rules) -> list[dict[str, 
         row["state"] = "pending" if not now else "unknown" if unknown else "firing"
         row["severity"], row["limit"] = now[-1] if now else (t.severity, t.limit)
         row["value"], row["sentence"] = t.value, t.sentence
-    return sorted(held.values(), key=lambda r: (-RUNGS.index(r["severity"]), r["since"], r["id"]))
+    return sorted(held.values(), key=lambda r: (-SEVERITIES.index(r["severity"]), r["since"], r["id"]))

@@ -11,8 +11,8 @@ from opslib.alerting.verdicts import Finding
 from opslib.foundation import clock
 from opslib.foundation.clock import SECOND, Window
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.probes.history import EARS, IS_THERE, KEPT, Probed
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.probes.history import REQUEST_PROBES, IS_THERE, KEPT, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
@@ -21,7 +21,7 @@ COUNTED = {"greeks_valid": "greeks_valid", "gamma_zero": "gamma_zero", "delta_ou
 Event = tuple[int, float, float]  # When, how many were bad, of how many.
 
 
-def began_us(finding: Finding, tape: Tape, probed: Probed | None, at_us: int) -> int | None:
+def began_us(finding: Finding, tape: CounterHistory, probed: ProbeHistory | None, at_us: int) -> int | None:
     """
     The time at which the trouble of a finding began, microseconds since 1970, at most its rule's window before; None
     where that is not known.
@@ -62,8 +62,8 @@ def _start(events: Iterable[Event], bearable: float) -> int | None:
     return found
 
 
-def _failed(probed: Probed, rule: str, subject: str, window: Window) -> list[Event]:
-    probes = (IS_THERE[subject],) if rule == "availability" else EARS
+def _failed(probed: ProbeHistory, rule: str, subject: str, window: Window) -> list[Event]:
+    probes = (IS_THERE[subject],) if rule == "availability" else REQUEST_PROBES
     samples: list[Sample] = [
         s for probe in probes for s in probed.within(probe, subject, window) if s.last and s.outcome != KEPT
     ]
@@ -74,7 +74,7 @@ def _failed(probed: Probed, rule: str, subject: str, window: Window) -> list[Eve
     return [(ts_us, float(not good), 1.0) for ts_us, good in said if good is not None]
 
 
-def _counted(tape: Tape, rule: str, subject: str, window: Window) -> list[Event]:
+def _counted(tape: CounterHistory, rule: str, subject: str, window: Window) -> list[Event]:
     """What the page counted from each post to the next."""
     times = sorted({ts_us for page in tape.pages for ts_us in page.times if window.start_us < ts_us <= window.end_us})
     part, whole = (

@@ -15,7 +15,7 @@ from opslib.foundation.clock import SECOND, Window
 from opslib.foundation.config.rules import Rule, Rules
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.telemetry.clock_skew import compare
-from opslib.telemetry.probes.history import IS_THERE, Probed
+from opslib.telemetry.probes.history import IS_THERE, ProbeHistory
 from opslib.telemetry.probes.outcomes import TRANSPORT
 from opslib.trading.options.units import USUAL
 
@@ -24,7 +24,7 @@ NOT_WHOLE = ("partial", "ok_empty")  # Ends of a fetch that say the provider sen
 UNKNOWN = Figure(None, absent=NOT_MEASURED)
 
 
-def seen(probed: Probed, rule: Rule) -> bool:
+def seen(probed: ProbeHistory, rule: Rule) -> bool:
     """Whether anything that a rule of `NAMES` rests on was ever probed."""
     match rule.name:
         case "our_network":
@@ -38,7 +38,7 @@ def seen(probed: Probed, rule: Rule) -> bool:
     return bool(probed.subjects("chain"))
 
 
-def measure(probed: Probed, rules: Rules, rule: Rule, subject: str, window: Window) -> Figure:
+def measure(probed: ProbeHistory, rules: Rules, rule: Rule, subject: str, window: Window) -> Figure:
     """
     Measure what a rule of `NAMES` is about, over a window.
 
@@ -61,7 +61,7 @@ def measure(probed: Probed, rules: Rules, rule: Rule, subject: str, window: Wind
     raise LookupError(f"no condition is measured for the rule {rule.name!r}")
 
 
-def _network(probed: Probed, at_us: int) -> Figure:
+def _network(probed: ProbeHistory, at_us: int) -> Figure:
     """Seconds for which neither provider could be connected to; 0 where one can be."""
     gone = probed.network_gone(at_us)
     if gone is None:
@@ -71,7 +71,7 @@ def _network(probed: Probed, at_us: int) -> Figure:
     return Figure((at_us - max(_since(probed, subject, at_us) for subject in PROVIDERS)) / SECOND)
 
 
-def _since(probed: Probed, subject: str, at_us: int) -> int:
+def _since(probed: ProbeHistory, subject: str, at_us: int) -> int:
     """Time of the first of the probes that have all failed to connect since, at most an hour back."""
     found = at_us
     for sample in reversed(
@@ -83,7 +83,7 @@ def _since(probed: Probed, subject: str, at_us: int) -> int:
     return found
 
 
-def _skew(probed: Probed, rule: Rule, subject: str, at_us: int) -> Figure:
+def _skew(probed: ProbeHistory, rule: Rule, subject: str, at_us: int) -> Figure:
     """
     Seconds by which a clock is off, without sign; of `monitor`, by how much the others agree that ours is.
 
@@ -96,13 +96,13 @@ def _skew(probed: Probed, rule: Rule, subject: str, at_us: int) -> Figure:
     return Figure(abs(known[subject] + clocks.ours_s)) if subject in known else UNKNOWN
 
 
-def _last_chains(probed: Probed, at_us: int) -> Iterable[tuple[str, list[Any]]]:
+def _last_chains(probed: ProbeHistory, at_us: int) -> Iterable[tuple[str, list[Any]]]:
     """Of each symbol, its chains that still say something of an instant, oldest first."""
     lasting = Window(clock.instant(at_us - probe_figures.CHAIN_LASTS_US), clock.instant(at_us))
     return probed.chains(lasting).items()
 
 
-def _units(probed: Probed, rules: Rules, window: Window) -> Figure:
+def _units(probed: ProbeHistory, rules: Rules, window: Window) -> Figure:
     """Share of tradable contracts whose Greeks are in other units than usual, over the last chain of each symbol."""
     part = count = 0
     for symbol, chains in _last_chains(probed, window.end_us):
@@ -134,7 +134,7 @@ def _moved(before: dict[str, Any], now: dict[str, Any], most: float) -> bool:
     return calm and any(t > most or t < 1 / most for k, t in times.items() if k != "iv")
 
 
-def _whole(probed: Probed, at_us: int) -> Figure:
+def _whole(probed: ProbeHistory, at_us: int) -> Figure:
     """Share of symbols whose last chain came whole; a fetch that failed says nothing of that."""
     last = [
         next((c.outcome for c in reversed(chains) if c.outcome == "ok" or c.outcome in NOT_WHOLE), None)

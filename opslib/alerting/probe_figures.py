@@ -10,9 +10,9 @@ from opslib.foundation.clock import SECOND, Window
 from opslib.foundation.config.rules import Rule
 from opslib.foundation.intervals import wilson
 from opslib.telemetry import app_state
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.pages.page_loads import Page
-from opslib.telemetry.probes.history import EARS, IS_THERE, KEPT, Probed, Share
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.pages.page_loads import PageLoad
+from opslib.telemetry.probes.history import REQUEST_PROBES, IS_THERE, KEPT, ProbeHistory, Share
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
@@ -37,7 +37,7 @@ _SEEN_BY = {
 }
 
 
-def seen(probed: Probed, rule: Rule, subject: str, source: str) -> bool:
+def seen(probed: ProbeHistory, rule: Rule, subject: str, source: str) -> bool:
     """Have we ever looked at what a rule is about, for that source?"""
     if rule.name == "app_down":
         return source == "probe" and (probed.seen("health", "app") or probed.seen("process", "app"))
@@ -55,19 +55,19 @@ def _share(part: int, count: int, coverage: float | None) -> Figure:
     )
 
 
-def usable_by_question(probed: Probed, subject: str, window: Window, outages: bool = True) -> list[Share]:
+def usable_by_question(probed: ProbeHistory, subject: str, window: Window, outages: bool = True) -> list[Share]:
     """
-    As `Probed.usable`, of each question that was asked: whether it is there is asked far more often than for its data.
+    As `ProbeHistory.usable`, of each question that was asked: whether it is there is asked far more often than for its data.
 
     Args:
-        outages: Whether what failed while the subject was not there at all counts; `Probed.answered` has that.
+        outages: Whether what failed while the subject was not there at all counts; `ProbeHistory.answered` has that.
     """
-    asked = [[s for s in probed.within(probe, subject, window) if s.last and s.outcome != KEPT] for probe in EARS]
+    asked = [[s for s in probed.within(probe, subject, window) if s.last and s.outcome != KEPT] for probe in REQUEST_PROBES]
     counted = [[s for s in samples if outages or not _in_outage(probed, s)] for samples in asked]
     return [Share(sum(OUTCOMES[s.outcome].usable for s in samples), len(samples)) for samples in counted if samples]
 
 
-def _in_outage(probed: Probed, sample: Sample) -> bool:
+def _in_outage(probed: ProbeHistory, sample: Sample) -> bool:
     """
     Whether a probe was not answered while its subject was not there: so said by the probe of that before or after it.
     """
@@ -76,7 +76,7 @@ def _in_outage(probed: Probed, sample: Sample) -> bool:
     return any(OUTCOMES[s.outcome].answered is False for s in probed.around(IS_THERE[sample.subject], sample))
 
 
-def _least_usable(probed: Probed, rule: Rule, subject: str, window: Window) -> Share:
+def _least_usable(probed: ProbeHistory, rule: Rule, subject: str, window: Window) -> Share:
     """
     The share of usable answers to the question that is most surely answered badly; of few probes a low share is not
     sure.
@@ -98,7 +98,7 @@ def _p95(ordered: list[float]) -> float | None:
     return ordered[low] + (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]) * (at - low)
 
 
-def p95_s(probed: Probed, subject: str, window: Window) -> float | None:
+def p95_s(probed: ProbeHistory, subject: str, window: Window) -> float | None:
     """Within what time did all but one in twenty of our looks at a subject end?"""
     return _p95(probed.seconds(subject, window))
 
@@ -113,7 +113,7 @@ def timed(seconds: list[float], coverage: float | None) -> Figure:
     )
 
 
-def _socket(probed: Probed, at_us: int) -> Figure:
+def _socket(probed: ProbeHistory, at_us: int) -> Figure:
     opened = probed.open_since(at_us)
     if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
@@ -125,12 +125,12 @@ def _socket(probed: Probed, at_us: int) -> Figure:
     )
 
 
-def _app_down(probed: Probed, at_us: int) -> Figure:
+def _app_down(probed: ProbeHistory, at_us: int) -> Figure:
     down_s = app_state.down_s(probed, at_us)
     return Figure(None, absent="nobody looked lately") if down_s is None else Figure(down_s)
 
 
-def _logged(probed: Probed, window: Window) -> Figure:
+def _logged(probed: ProbeHistory, window: Window) -> Figure:
     errors = probed.errors(window)
     # As of the page: a window shorter than an hour shows the least that the hour holds.
     return (
@@ -140,17 +140,17 @@ def _logged(probed: Probed, window: Window) -> Figure:
     )
 
 
-def _growth(probed: Probed, window: Window, coverage: float | None) -> Figure:
+def _growth(probed: ProbeHistory, window: Window, coverage: float | None) -> Figure:
     found = probed.growth_mb_per_h(window)
     return Figure(found[0], count=found[1], coverage=coverage) if found else Figure(None, absent=NOT_MEASURED)
 
 
-def _beats(probed: Probed, at_us: int) -> Figure:
+def _beats(probed: ProbeHistory, at_us: int) -> Figure:
     missed = probed.missed_beats(at_us)
     return Figure(None, absent=NOT_EXPECTED) if missed is None else Figure(missed)
 
 
-def _chain(probed: Probed, at_us: int, read: Callable[[dict[str, int]], int]) -> Figure:
+def _chain(probed: ProbeHistory, at_us: int, read: Callable[[dict[str, int]], int]) -> Figure:
     """Over the last chain of each symbol: so many of its tradable contracts."""
     part, count, lasting = 0, 0, Window(clock.instant(at_us - CHAIN_LASTS_US), clock.instant(at_us))
     for symbol in probed.subjects("chain"):
@@ -172,7 +172,7 @@ def _valid(told: dict[str, int]) -> int:
     return max(0, told["core"] - flagged)
 
 
-def lag_s(tape: Tape, window: Window) -> float | None:
+def lag_s(tape: CounterHistory, window: Window) -> float | None:
     """
     By how much later than its own rhythm is what an open page shows, all but a twentieth of the time? The worst page's.
 
@@ -191,7 +191,7 @@ def lag_s(tape: Tape, window: Window) -> float | None:
     return max(known) if known else None
 
 
-def _late_s(page: Page, last: int, window: Window) -> float | None:
+def _late_s(page: PageLoad, last: int, window: Window) -> float | None:
     first = [b - a for a, b in zip(page.times[: min(FIRST_GAPS, last)], page.times[1 : min(FIRST_GAPS, last) + 1])]
     times = page.times[max(last - 200, bisect_right(page.times, window.start_us), 0) : last + 1]
     if not first or not times:
@@ -208,7 +208,7 @@ def _late_s(page: Page, last: int, window: Window) -> float | None:
     return max(0.0, (age - sorted(first)[len(first) // 2]) / SECOND)
 
 
-def _lag(probed: Probed, tape: Tape, window: Window) -> Figure:
+def _lag(probed: ProbeHistory, tape: CounterHistory, window: Window) -> Figure:
     opened = probed.open_since(window.end_us)
     if opened is None:
         return Figure(None, absent=NOT_EXPECTED)
@@ -216,7 +216,7 @@ def _lag(probed: Probed, tape: Tape, window: Window) -> Figure:
     return Figure(None, absent=NOT_MEASURED) if found is None else Figure(found)
 
 
-def measure(probed: Probed, tape: Tape, rule: Rule, subject: str, window: Window) -> Figure:
+def measure(probed: ProbeHistory, tape: CounterHistory, rule: Rule, subject: str, window: Window) -> Figure:
     """What do our own looks say of what a rule is about? Only of what was ever `seen`."""
     coverage, at_us = probed.coverage(window), window.end_us
     chain = partial(_chain, probed, at_us)

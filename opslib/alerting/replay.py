@@ -10,26 +10,26 @@ from typing import Any
 
 from opslib.alerting import evaluator
 from opslib.alerting.alerts import Alert, Alerts, Transition
-from opslib.alerting.evaluator import Watch, judged_at, sessions
-from opslib.alerting.fill_figures import Realised
+from opslib.alerting.evaluator import Evaluator, judged_at, sessions
+from opslib.alerting.fill_figures import FillFigures
 from opslib.foundation import clock
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.market_calendar import Session
-from opslib.foundation.storage.cache import Memory
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.cache import Cache
+from opslib.foundation.storage.database import Database
 from opslib.foundation.version import VERSION
-from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.pages.counters import CounterHistory
 from opslib.telemetry.pages.store import SnapshotStore
-from opslib.telemetry.probes.history import Probed
-from opslib.telemetry.probes.store import Samples
-from opslib.trading.pnl.store import Filed, Filings
+from opslib.telemetry.probes.history import ProbeHistory
+from opslib.telemetry.probes.store import SampleStore
+from opslib.trading.pnl.store import StoredFill, FillStore
 
 FORM = 1  # Of what is remembered: another form is computed anew.
 
 
 def of(
-    store: Store, settings: Settings, rules: Rules, session: Session, known_at_us: int | None, memory: Memory
+    store: Database, settings: Settings, rules: Rules, session: Session, known_at_us: int | None, memory: Cache
 ) -> tuple[list[Transition], Alerts]:
     """
     What do today's data and rules say became of alerts from a session's open to its close, and how do they stand there?
@@ -37,7 +37,7 @@ def of(
     """
 
     def judged() -> dict[str, Any]:
-        transitions, alerts = replayed(
+        transitions, alerts = replay_session(
             store, settings, rules, clock.micros(session.opens), clock.micros(session.closes), known_at_us
         )
         return {
@@ -51,15 +51,15 @@ def of(
     )
 
 
-def _rests_on(store: Store, settings: Settings, rules: Rules, session: Session, known_at_us: int | None) -> list[Any]:
+def _rests_on(store: Database, settings: Settings, rules: Rules, session: Session, known_at_us: int | None) -> list[Any]:
     """
     All that a replay of a session depends on: posts and our own looks as far back as any rule goes, fills, what is
     wired, when the market was open, the limits.
     """
     app, reach, closes_us = settings.app, evaluator.reach_us(rules, session), clock.micros(session.closes)
-    samples = Samples(store, app)
+    samples = SampleStore(store, app)
     before, beat = (
-        SnapshotStore(store).last_look(app, reach.posts_us, known_at_us),
+        SnapshotStore(store).last_snapshot(app, reach.posts_us, known_at_us),
         samples.last("beat", reach.probed_us, known_at_us),
     )
     market = [
@@ -78,12 +78,12 @@ def _rests_on(store: Store, settings: Settings, rules: Rules, session: Session, 
         market,
         SnapshotStore(store).extent(app, reach.posts_us, closes_us, known_at_us),
         samples.extent(reach.probed_us, closes_us, known_at_us),
-        Filings(store, app).extent(closes_us, known_at_us),
+        FillStore(store, app).extent(closes_us, known_at_us),
     ]
 
 
-def replayed(
-    store: Store,
+def replay_session(
+    store: Database,
     settings: Settings,
     rules: Rules,
     since_us: int,
@@ -99,13 +99,13 @@ def replayed(
     """
     if found := next(sessions(since_us, upto_us), None):
         since_us = min(since_us, clock.micros(found[0].opens))
-    watch = Watch(store, settings, rules, known_at_us=known_at_us)
+    watch = Evaluator(store, settings, rules, known_at_us=known_at_us)
     transitions = [t for _, became in progress(watch.judge(since_us, upto_us)) for t in became]
     return transitions, watch.alerts
 
 
-def on(
-    tape: Tape, rules: Rules, since_us: int, upto_us: int, probed: Probed | None = None, filed: Iterable[Filed] = ()
+def replay_view(
+    tape: CounterHistory, rules: Rules, since_us: int, upto_us: int, probed: ProbeHistory | None = None, filed: Iterable[StoredFill] = ()
 ) -> list[Transition]:
     """
     What became of alerts in (since, upto], by a tape, what our own looks saw, and fills, as they stand?
@@ -113,7 +113,7 @@ def on(
     For a view, where nobody has judged: what began before `since` begins there, and budgets are not judged.
     """
     rules = rules.without_budgets()
-    found, alerts, realised = [], Alerts(rules), Realised(rules)
+    found, alerts, realised = [], Alerts(rules), FillFigures(rules)
     realised.add(filed, lambda row: row.ts_us)
     for _, open_instants, after in sessions(since_us, upto_us):
         for at_us in (instant for instant in open_instants if probed is None or not probed.jumped(instant)):

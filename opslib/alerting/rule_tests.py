@@ -23,7 +23,7 @@ from opslib.alerting.alerts import Alerts
 from opslib.alerting.verdicts import Figure, judge
 from opslib.foundation import clock, files as files_module, formatting, time_parsing
 from opslib.foundation.config import rules
-from opslib.foundation.config.rules import RUNGS, Rule, Rules
+from opslib.foundation.config.rules import SEVERITIES, Rule, Rules
 from opslib.foundation.errors import ImportRefused, RulesError, UsageError
 
 _SERIES = re.compile(r"\s*([a-zA-Z_:][\w:]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
@@ -50,7 +50,7 @@ _TEMPLATE = re.compile(r"\{\{\s*(?:\$(value)|\$labels\.(\w+))\s*\}\}")
 
 
 @dataclass(frozen=True)
-class Tried:
+class RuleTestResult:
     """
     How a file of tests came out.
 
@@ -78,7 +78,7 @@ class _Judged:
     annotations: Mapping[str, str]
 
 
-def run(path: Path, in_force: Rules) -> Tried:
+def run(path: Path, in_force: Rules) -> RuleTestResult:
     """
     Do the rules do what a file of tests says?
 
@@ -118,7 +118,7 @@ def run(path: Path, in_force: Rules) -> Tried:
                         _firing(judged, alerts, series, a["alertname"], at_us, interval),
                         foreign=bool(refused or judged[0].past),
                     )
-    return Tried(count, failures)
+    return RuleTestResult(count, failures)
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -135,9 +135,9 @@ def _yaml(path: Path) -> dict[str, Any]:
             )
         found = None if node is None else loader.construct_document(node)
     except (ImportRefused, yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise RulesError(f"{path} cannot be read as YAML: {formatting.one_line(str(problem)).rstrip('.')}.") from None
+        raise RulesError(f"{path} cannot be read as YAML: {formatting.single_line(str(problem)).rstrip('.')}.") from None
     if not isinstance(found, dict):
-        raise RulesError(f"{path}: keys such as tests: were wanted, found {formatting.one_line(repr(found), 60)}.")
+        raise RulesError(f"{path}: keys such as tests: were wanted, found {formatting.single_line(repr(found), 60)}.")
     return found
 
 
@@ -159,7 +159,7 @@ def _size(node: Any, known: dict[int, int]) -> int:
 
 def _keys(place: object, where: str, found: Any, known: set[str]) -> None:
     if not isinstance(found, dict):
-        raise RulesError(f"{place}: {where}keys were wanted, found {formatting.one_line(repr(found), 60)}.")
+        raise RulesError(f"{place}: {where}keys were wanted, found {formatting.single_line(repr(found), 60)}.")
     for key in found:
         if key not in known:
             raise RulesError(
@@ -172,7 +172,7 @@ def _list(place: object, found: Any) -> list[dict[str, Any]]:
     if found is None:
         return []
     if not isinstance(found, list) or not all(isinstance(f, dict) for f in found):
-        raise RulesError(f"{place}: a list of keys was wanted, found {formatting.one_line(repr(found), 60)}.")
+        raise RulesError(f"{place}: a list of keys was wanted, found {formatting.single_line(repr(found), 60)}.")
     return found
 
 
@@ -192,7 +192,7 @@ def _interval(place: object, name: str, found: Any) -> int:
 
 def _mapping(place: object, name: str, found: Any) -> dict[str, str]:
     if found is not None and not isinstance(found, dict):
-        raise RulesError(f"{place}: {name} is {formatting.one_line(repr(found), 60)}; keys with their values were expected.")
+        raise RulesError(f"{place}: {name} is {formatting.single_line(repr(found), 60)}; keys with their values were expected.")
     return {str(k): str(v) for k, v in (found or {}).items()}
 
 
@@ -230,7 +230,7 @@ def _series(place: object, found: dict[str, Any]) -> tuple[dict[str, str], list[
             raise RulesError(f"{place}: values such as 1+1x10, 5x3, _ or stale were wanted, found {word!r}.")
         if len(part[3] or "") > 6 or len(values) + int(part[3] or 0) > MOST_VALUES:
             raise RulesError(
-                f"{place}: {formatting.one_line(word, 40)!r} makes more than {MOST_VALUES:,} values; at most that "
+                f"{place}: {formatting.single_line(word, 40)!r} makes more than {MOST_VALUES:,} values; at most that "
                 f"many of a series are read."
             )
         start, step, more = part[1].lower(), _number(place, part[2] or "0"), int(part[3] or 0)
@@ -284,11 +284,11 @@ def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules, every: 
     if not parts or not row.get("alert"):
         raise RulesError(
             f'{place}: an alert with an expr such as up{{job="x"}} < 1 was wanted, found '
-            f"{formatting.one_line(repr(row.get('expr')), 80)}. Only a series compared with a number is understood."
+            f"{formatting.single_line(repr(row.get('expr')), 80)}. Only a series compared with a number is understood."
         )
     hold, keep = (timedelta(microseconds=_span(place, row.get(key, "0s"))) for key in ("for", "keep_firing_for"))
     labels, annotations = (
-        _mapping(place, f"{formatting.one_line(str(row['alert']), 40)}: {key}", row.get(key))
+        _mapping(place, f"{formatting.single_line(str(row['alert']), 40)}: {key}", row.get(key))
         for key in ("labels", "annotations")
     )
     for value in annotations.values():
@@ -297,7 +297,7 @@ def _foreign(place: Path, row: dict[str, Any], number: int, like: Rules, every: 
                 f"{place}: {row['alert']}: of templates only {{{{ $value }}}} and {{{{ $labels.name }}}} are "
                 f"understood, found {value!r}."
             )
-    rung = labels.get("severity") if labels.get("severity") in RUNGS else "critical"
+    rung = labels.get("severity") if labels.get("severity") in SEVERITIES else "critical"
     rule = replace(
         next(iter(like.rules.values())),
         name=f"{row['alert']} {number}",

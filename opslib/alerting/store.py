@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ALERTS, JUDGED, LEASES, OUTBOX, TRANSITIONS
 
 LEASE_US = 30_000_000  # Who has not judged for so long has lost the right to; six instants.
@@ -20,7 +20,7 @@ COLUMNS = tuple(c.name for c in _COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Lease:
     """
     The right to judge, for a while.
 
@@ -36,13 +36,13 @@ class Turn:
     upto_us: int | None
 
 
-class Record:
+class AlertStore:
     """The alerts of one app as the store keeps them."""
 
-    def __init__(self, store: Store, app: str):
+    def __init__(self, store: Database, app: str):
         self.store, self.app = store, app
 
-    def take_turn(self, holder: str) -> Turn | None:
+    def acquire_lease(self, holder: str) -> Lease | None:
         """The right to judge, taken or kept; None while somebody else has it."""
         with self.store.committing() as connection:
             now_us = self.store.stamp(connection)
@@ -58,7 +58,7 @@ class Record:
             else:
                 connection.execute(sa.insert(LEASES).values(app=self.app, holder=holder, until_us=now_us + LEASE_US))
             judged = connection.execute(sa.select(JUDGED).where(JUDGED.c.app == self.app)).one_or_none()
-        return Turn(holder, now_us, judged.begun_us if judged else None, judged.upto_us if judged else None)
+        return Lease(holder, now_us, judged.begun_us if judged else None, judged.upto_us if judged else None)
 
     def leave(self, holder: str) -> None:
         """Give the right to judge back, so that the next one need not wait for it."""
@@ -67,7 +67,7 @@ class Record:
 
     def keep(
         self,
-        turn: Turn,
+        turn: Lease,
         since_us: int,
         upto_us: int,
         transitions: Iterable[tuple],

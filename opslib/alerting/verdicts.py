@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from opslib.foundation import formatting
 from opslib.foundation.config.rules import NO_SUCCESS, Rule
-from opslib.foundation.intervals import student, wilson
+from opslib.foundation.intervals import t_interval, wilson
 
 VERDICT_OF = {"warning": "warning", "notify": "warning", "critical": "critical", "escalate": "critical"}
 VERDICTS = ("critical", "unknown", "warning", "ok")  # Worst first: how verdicts add up.
@@ -22,7 +22,7 @@ NOT_MEASURED, NOT_EXPECTED, TOO_FEW = "not measured", "not expected", "too few"
 CONTRADICTION = "the counts contradict each other"
 
 
-class Spent(NamedTuple):
+class BudgetBurn(NamedTuple):
     """How many times too fast a budget is spent, on one rung: over its long and its short window; None is unknown."""
 
     long: float | None
@@ -53,7 +53,7 @@ class Figure(NamedTuple):
     coverage: float | None = None
     absent: str = ""
     deviation: float | None = None
-    spent: Mapping[str, Spent] | None = None
+    spent: Mapping[str, BudgetBurn] | None = None
     page: tuple[str | None, int | None] | None = None
     note: str = ""
     span: str = ""
@@ -177,7 +177,7 @@ def interval(rule: Rule, figure: Figure) -> tuple[float, float]:
     if rule.gate == "wilson" and figure.count:
         return wilson(figure.part or 0, figure.count, rule.confidence)
     if rule.gate == "t" and figure.deviation is not None and figure.count:
-        return student(figure.value, figure.deviation, figure.count, rule.confidence)
+        return t_interval(figure.value, figure.deviation, figure.count, rule.confidence)
     return figure.value, figure.value
 
 
@@ -256,7 +256,7 @@ def _reached(rule: Rule, figure: Figure) -> tuple[str, float | str] | None:
     return found
 
 
-def not_back(rule: Rule, figure: Figure, rung: str, limit: float | str) -> bool:
+def still_beyond_clear(rule: Rule, figure: Figure, rung: str, limit: float | str) -> bool:
     """Is a known figure still on the bad side of what ends a rung? Its value is, however sure that it is."""
     if isinstance(limit, str):
         return figure.part == 0

@@ -20,7 +20,7 @@ from opslib.cli import output, parser
 from opslib.cli.commands import alerts
 from opslib.cli.stdout import Stdout
 from opslib.foundation import clock, crash_log, formatting, time_parsing
-from opslib.foundation.config.contacts import Staff
+from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.errors import ImportRefused, OpsError, SettingsError, UsageError
 from opslib.telemetry.pages.store import SnapshotStore
 
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as problem:  # Whatever it is: its kind goes into the sentence, its traceback into the log.
         if isinstance(problem, OSError) and problem.errno in REFUSED_BY_SYSTEM and problem.filename is not None:
             _say(
-                f"ops: {formatting.one_line(str(problem.filename))} could not be written or read ({problem.strerror}"
+                f"ops: {formatting.single_line(str(problem.filename))} could not be written or read ({problem.strerror}"
                 f"). Make room or give access there, or name another home (--home), then try again."
             )
         else:
@@ -171,7 +171,7 @@ def _import(options: argparse.Namespace) -> int:
         else:
             _print(
                 *(
-                    [f"{r['source']}: {'; '.join(formatting.one_line(reason) for reason in r['reasons'])}" for r in found]
+                    [f"{r['source']}: {'; '.join(formatting.single_line(reason) for reason in r['reasons'])}" for r in found]
                     or ["nothing was ever refused"]
                 )
             )
@@ -245,7 +245,7 @@ def _serve(options: argparse.Namespace) -> int:
         staff = desk.staff
     except SettingsError as problem:  # What is posted is received all the same.
         _say(f"ops: {problem} Until that is set right, what a dead collector leaves untold is told on this terminal.")
-        staff = Staff()
+        staff = Contacts()
     server.serve(desk.settings, desk.store, desk.rules, staff, host=options.host, port=options.port)
     return DONE
 
@@ -400,7 +400,7 @@ def _started(options: argparse.Namespace, what: str) -> int:
     desk = _desk(options)
     if not 0 <= options.port <= 65_535:
         raise UsageError(f"--port is 0 (any) to 65535, found {options.port}.")
-    place, port = jupyterlab.laid_out(desk.settings, os.environ, catalog.titles()), options.port or network.free_port()
+    place, port = jupyterlab.prepare(desk.settings, os.environ, catalog.titles()), options.port or network.free_port()
     command = getattr(place, what)(port, not options.no_browser)
     print(place.address(what, port), flush=True)  # Its token is for who asked for it; messages would leave it out.
     os.execve(command[0], command, place.environ | ({jupyterlab.READ_ONLY: "1"} if what == "dashboard" else {}))
@@ -436,7 +436,7 @@ def _rules(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from opslib.jobs.kernels import warmed
+    from opslib.jobs.kernels import with_kernel_pool
     from opslib.reports import daily, publishing
 
     if options.period and (options.day or options.name == "daily"):
@@ -455,7 +455,7 @@ def _report(options: argparse.Namespace) -> int:
         "partial": options.partial,
         "timeout_s": _timeout(options.timeout),
     }
-    with warmed(lambda: _desk(options)) as (desk, kernels):
+    with with_kernel_pool(lambda: _desk(options)) as (desk, kernels):
         if options.name == "daily":
             day = daily.meant_day(desk, options.day, options.as_of)
             _say(f"executing the daily report of {day}")
@@ -539,7 +539,7 @@ def _runs(options: argparse.Namespace) -> int:
             formatting.table(
                 ["started", "notebook", "state", "reason"],
                 [
-                    [r["started_at"], Path(r["notebook"]).stem, r["state"], formatting.one_line(r["reason"] or "")]
+                    [r["started_at"], Path(r["notebook"]).stem, r["state"], formatting.single_line(r["reason"] or "")]
                     for r in found
                 ],
             )

@@ -8,18 +8,18 @@ from typing import Any
 
 from opslib.alerting import alerts as watch, evaluation, evaluator, history, replay as alerting_replay
 from opslib.alerting.alerts import Alert, Alerts
-from opslib.alerting.history import Rise
-from opslib.alerting.store import Record
+from opslib.alerting.history import SeverityChange
+from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import Finding, named
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
-from opslib.foundation.storage.database import Store
-from opslib.incidents.lifecycle import Chronicle
-from opslib.telemetry.markers import Mark, Marks
+from opslib.foundation.storage.database import Database
+from opslib.incidents.lifecycle import Incidents
+from opslib.telemetry.markers import Marker, Markers
 from opslib.telemetry.pages import counters
 from opslib.telemetry.pages.store import SnapshotStore
 
@@ -28,10 +28,10 @@ from opslib.telemetry.pages.store import SnapshotStore
 class Timeline:
     """When alerts fired in one session, as a picture."""
 
-    rises: list[Rise]
+    rises: list[SeverityChange]
     window: Window
     rules: Rules
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[Marker, ...] = ()
 
     def __repr__(self) -> str:
         rows = dict.fromkeys((r.rule, r.subject) for r in self.rises)
@@ -46,9 +46,9 @@ class Timeline:
             for r in self.rises
             if r.sent
         )
-        charts.shown(
+        charts.show(
             {"text/plain": repr(self)},
-            lambda ax: (charts.alerts(ax, self.rises, self.window, self.rules), charts.marked(ax, self.marks)),
+            lambda ax: (charts.alerts(ax, self.rises, self.window, self.rules), charts.with_markers(ax, self.marks)),
             "alerts over time",
             f"Alerts over time: {told or 'nothing was told'}",
         )
@@ -72,20 +72,20 @@ class AlertLog:
 
     app: str
     window: Window
-    rises: list[Rise]
+    rises: list[SeverityChange]
     standing: list[dict[str, Any]]
     lacking: str
     budgets: Callable[[], list[Finding]]
     rules: Rules
     incidents: Mapping[str, str]
-    marks: tuple[Mark, ...]
+    marks: tuple[Marker, ...]
 
     def as_json(self) -> list[dict[str, Any]]:
         """The rows of CONTRACT.md's ``ops alerts``."""
         return [rise.as_json(self.rules, self.incidents.get(rise.alert)) for rise in self.rises]
 
     @property
-    def answer(self) -> Text:
+    def answer(self) -> TextBlock:
         """What fires now, and what does it say to do?"""
         loud = [
             a for a in self.standing if a["state"] != "pending" and a["severity"] != "warning" and not a["inhibited_by"]
@@ -99,7 +99,7 @@ class AlertLog:
             f"{a['state']}, {a['severity']}, since {_local(a['since'])}: {a['sentence']}{_explained(a['inhibited_by'])}"
             for a in quiet
         ]
-        return listed(head, ([self.lacking] if self.lacking else []) + lines)
+        return bullet_list(head, ([self.lacking] if self.lacking else []) + lines)
 
     def _what_to_do(self, alert: dict[str, Any]) -> str:
         rule = self.rules.rules.get(alert["rule"])  # Recorded under an earlier table, its rule may be gone.
@@ -111,7 +111,7 @@ class AlertLog:
         )
 
     @property
-    def fired(self) -> Text:
+    def fired(self) -> TextBlock:
         """Every rise of the window: when, how long it took, how bad it became, how it ended."""
         rows = [
             [
@@ -124,7 +124,7 @@ class AlertLog:
             ]
             for r in self.rises
         ]
-        return tabled(
+        return table(
             f"Fired, {self.window}",
             ["fired (New York)", "severity", "what, at its worst", "for", "now", "explained by"],
             rows,
@@ -144,7 +144,7 @@ class AlertLog:
         )
 
     @property
-    def noisiest(self) -> Text:
+    def noisiest(self) -> TextBlock:
         """Which rules told people most often, and which only took note?"""
         names = dict.fromkeys(r.rule for r in self.rises)
         mine = {name: [r for r in self.rises if r.rule == name] for name in names}
@@ -161,7 +161,7 @@ class AlertLog:
             ]
             for name in names
         ]
-        return tabled(
+        return table(
             "Noisiest rules",
             ["rule", "told", "only noted", "explained away"],
             sorted(rows, key=lambda r: (-int(r[1]), -int(r[2]), r[0])),
@@ -169,7 +169,7 @@ class AlertLog:
         )
 
     @property
-    def lead_times(self) -> Text:
+    def lead_times(self) -> TextBlock:
         """Of each rise, how long its figure was past the limit before anybody could be told."""
         rows = [
             [
@@ -183,7 +183,7 @@ class AlertLog:
         ]
         waits = [(r.fired_us - r.pending_us) / 1e6 for r in self.rises]
         middle = f"; median {statistics.median(waits):g} s, longest {max(waits):g} s" if waits else ""
-        return tabled(
+        return table(
             f"Past the limit before it fired{middle}",
             ["fired (New York)", "rule", "subject", "severity", "seconds"],
             rows,
@@ -191,7 +191,7 @@ class AlertLog:
         )
 
     @property
-    def burning(self) -> Text:
+    def burning(self) -> TextBlock:
         """How fast is each budget spent, over both windows of each rung?"""
         rows = []
         for f in self.budgets():
@@ -213,7 +213,7 @@ class AlertLog:
                         "yes" if f.severity == rung else "unknown" if spent is None or spent.bound is None else "no",
                     ]
                 )
-        return tabled(
+        return table(
             "Budgets",
             ["budget", "of", "rung", "limit", "long window", "short window", "past it"],
             rows,
@@ -233,7 +233,7 @@ def _explained(by: str | None) -> str:
 
 
 def alertlog(
-    store: Store,
+    store: Database,
     settings: Settings,
     rules: Rules,
     window: Window,
@@ -253,13 +253,13 @@ def alertlog(
     if replay:
         known_us = None if known_at is None else clock.micros(known_at)
         part = evaluator.held(store, settings.app, window.start_us, window.end_us) or (window.start_us, window.start_us)
-        found, alerts = alerting_replay.replayed(store, settings, rules, *part, known_us, progress)
+        found, alerts = alerting_replay.replay_session(store, settings, rules, *part, known_us, progress)
         rows, lacking = (
             history.read(found, rules, alerts),
             "" if SnapshotStore(store).first_ts(settings.app) is not None else "no look has ever come",
         )
     else:
-        record = Record(store, settings.app)
+        record = AlertStore(store, settings.app)
         judged = record.judged()
         found = history.recorded(record, window.start_us, window.end_us, known_at)
         newest = judged is not None and judged[1] <= window.end_us and known_at is None
@@ -272,12 +272,12 @@ def alertlog(
         settings.app,
         window,
         history.within(rows, window.start_us, window.end_us),
-        history.standing(found, rules),
+        history.active_alerts(found, rules),
         lacking,
         lambda: _budgets(store, settings, rules, window.end, known_at),
         rules,
-        Chronicle(store, settings, rules).of_alerts(),
-        tuple(Marks(store, settings).between(window.start_us, window.end_us)),
+        Incidents(store, settings, rules).of_alerts(),
+        tuple(Markers(store, settings).between(window.start_us, window.end_us)),
     )
 
 
@@ -317,13 +317,13 @@ def log_of(
     )
 
 
-def _budgets(store: Store, settings: Settings, rules: Rules, at: datetime, known_at: datetime | None) -> list[Finding]:
+def _budgets(store: Database, settings: Settings, rules: Rules, at: datetime, known_at: datetime | None) -> list[Finding]:
     """How fast is each budget spent, at a moment?"""
     reach = Window.before(at, max(rule.window for rule in rules.rules.values()))
     tape = counters.load(
         store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired
     )
-    return [f for f in evaluation.judged(tape, rules, at) if f.rule.burn]
+    return [f for f in evaluation.evaluate_rules(tape, rules, at) if f.rule.burn]
 
 
 def _lacking(judged: tuple[int, int] | None, window: Window, first_us: int | None) -> str:

@@ -6,13 +6,13 @@ from functools import cached_property
 from typing import Any
 
 from opslib.alerting.verdicts import EXIT_CODES, VERDICTS, Figure, Finding, judge, worst
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import formatting
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.intervals import wilson
 from opslib.trading.options.chain import SENT
-from opslib.trading.options.chain_quality import EXAMPLES, Quality, listed_columns
-from opslib.trading.options.iv_baseline import Band, iv_atm
+from opslib.trading.options.chain_quality import EXAMPLES, ChainQuality, listed_columns
+from opslib.trading.options.iv_baseline import IvBaseline, iv_atm
 from opslib.trading.options.provider_comparison import Crosscheck
 
 SOURCE = "chain"
@@ -32,9 +32,9 @@ class ChainView:
         remarks: What else is to be said, such as why it could not be fetched whole.
     """
 
-    quality: Quality
+    quality: ChainQuality
     rules: Rules
-    band: Band = Band(0)
+    band: IvBaseline = IvBaseline(0)
     against: Crosscheck | None = None
     held: dict[tuple[Any, str, float], float] | None = None
     remarks: Sequence[str] = ()
@@ -134,7 +134,7 @@ class ChainView:
         }
 
     @property
-    def rates(self) -> Text:
+    def rates(self) -> TextBlock:
         """Which share of it is right, by each way of counting?"""
         q, n, w = self.quality, len(self.quality.chain.frame), self.weighted
         valid = q.core_count - q.flagged
@@ -172,26 +172,26 @@ class ChainView:
                 else "nothing of it is held",
             ],
         ]
-        return tabled("How much of it is right?", ["counted", "valid", "contracts", "what that is"], rows)
+        return table("How much of it is right?", ["counted", "valid", "contracts", "what that is"], rows)
 
     @property
-    def faults(self) -> Text:
+    def faults(self) -> TextBlock:
         """What is wrong, in how many contracts, and in which worst of all?"""
         rows = [[f.check, f.severity, f"{f.count:,}", "; ".join(f.examples)] for f in self.quality.findings]
-        return tabled("What is wrong with it?", ["check", "severity", "contracts", "the worst"], rows, "nothing")
+        return table("What is wrong with it?", ["check", "severity", "contracts", "the worst"], rows, "nothing")
 
     @property
-    def units(self) -> Text:
+    def units(self) -> TextBlock:
         """In which units does it send its figures?"""
         rows = [[name, (unit or formatting.UNKNOWN).replace("_", " ")] for name, unit in self.quality.units.items()]
-        return tabled("Its units, as measured", ["figure", "unit"], rows)
+        return table("Its units, as measured", ["figure", "unit"], rows)
 
     @property
-    def usual(self) -> Text:
+    def usual(self) -> TextBlock:
         """Is its volatility usual for its symbol?"""
         iv, b = iv_atm(self.quality), self.band
         if b.low is None:
-            return listed(
+            return bullet_list(
                 f"At the money {formatting.ratio(iv, 1)}",
                 [f"whether that is usual is not known: {b.days} of {self.rules.chain.band_days:g} days are held"],
             )
@@ -200,17 +200,17 @@ class ChainView:
             False: "within its own band",
             None: "it cannot be told",
         }[b.outside(iv)]
-        return listed(
+        return bullet_list(
             f"At the money {formatting.ratio(iv, 1)}",
             [f"{told} ({formatting.ratio(b.low, 1)} to {formatting.ratio(b.high, 1)}, of the {b.days} days before)"],
         )
 
     @property
-    def beside(self) -> Text:
+    def beside(self) -> TextBlock:
         """Does another provider say the same?"""
         if self.against is None:
-            return listed("Beside the other provider", ["not compared: ops greeks SYMBOL fetches both"])
-        return listed(
+            return bullet_list("Beside the other provider", ["not compared: ops greeks SYMBOL fetches both"])
+        return bullet_list(
             f"Beside the other provider: {self.against!r}", list(self.against.examples) or ["nothing differs"]
         )
 
@@ -230,7 +230,7 @@ class ChainView:
         return "\n".join([*lines, *(f"\n{part!r}" for part in (*parts, *((self.beside,) if self.against else ())))])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        head = listed(
+        head = bullet_list(
             repr(self).splitlines()[0], [f.sentence for f in self.judged] + [*self.remarks, *self.quality.notes]
         )
         return head._repr_mimebundle_()
@@ -252,10 +252,10 @@ class Smile:
         def draw(ax):
             return charts.smile(ax, self.view.quality)
 
-        charts.shown({"text/plain": repr(self)}, draw, "volatilities by strike", repr(self))
+        charts.show({"text/plain": repr(self)}, draw, "volatilities by strike", repr(self))
 
 
-def why_none(quality: Quality) -> str:
+def why_none(quality: ChainQuality) -> str:
     """Why no contract of a chain could be judged: the first reason that holds, in words."""
     chain, theory = quality.chain, quality.theory
     lacks = [f"{name}s" for name in ("bid", "ask") if name not in chain.sent]
@@ -294,10 +294,10 @@ def why_none(quality: Quality) -> str:
     )
 
 
-def name_of(quality: Quality) -> str:
+def name_of(quality: ChainQuality) -> str:
     """The symbol of a chain, or how many it holds."""
     names = sorted({str(name) for name in quality.chain.frame["underlying"].unique() if name})
-    return formatting.one_line(names[0], 20) if len(names) == 1 else f"{len(names)} symbols" if names else "the chain"
+    return formatting.single_line(names[0], 20) if len(names) == 1 else f"{len(names)} symbols" if names else "the chain"
 
 
 def _rate(part: int, count: int) -> float | None:
@@ -390,7 +390,7 @@ class ChainViews:
                 "check": "unreadable",
                 "severity": "error",
                 "count": len(self.refused),
-                "examples": [f"{formatting.one_line(place, 80)}: {why}" for place, why in self.refused[:EXAMPLES]],
+                "examples": [f"{formatting.single_line(place, 80)}: {why}" for place, why in self.refused[:EXAMPLES]],
             }
         return sorted(found.values(), key=lambda f: (-f["count"], f["check"]))
 
@@ -403,7 +403,7 @@ class ChainViews:
         return sorted(self.views, key=lambda view: VERDICTS.index(view.verdict))
 
     @property
-    def rates(self) -> Text:
+    def rates(self) -> TextBlock:
         """Which share of each is right?"""
         rows = []
         for view in self._worst_first[:MOST_SHOWN]:
@@ -420,43 +420,43 @@ class ChainViews:
                 ]
             )
         more = f" (the worst {MOST_SHOWN} of {len(self.views):,})" if len(self.views) > MOST_SHOWN else ""
-        return tabled(
+        return table(
             f"Each underlying by itself{more}",
             ["underlying", "verdict", "core valid", "contracts", "by the guide's reading", "coverage"],
             rows,
         )
 
     @property
-    def faults(self) -> Text:
+    def faults(self) -> TextBlock:
         """What is wrong, in how many contracts, and in which worst of all?"""
         rows = [
             [name_of(view.quality), f.check, f.severity, f"{f.count:,}", "; ".join(f.examples)]
             for view in self._worst_first[:MOST_SHOWN]
             for f in view.quality.findings
         ]
-        return tabled(
+        return table(
             "What is wrong with them?", ["underlying", "check", "severity", "contracts", "the worst"], rows, "nothing"
         )
 
     @property
-    def units(self) -> Text:
+    def units(self) -> TextBlock:
         """In which units does the file have its figures?"""
         rows = [
             [name_of(view.quality), name, (unit or formatting.UNKNOWN).replace("_", " ")]
             for view in self._worst_first[:MOST_SHOWN]
             for name, unit in view.quality.units.items()
         ]
-        return tabled("Their units, as measured", ["underlying", "figure", "unit"], rows)
+        return table("Their units, as measured", ["underlying", "figure", "unit"], rows)
 
     @property
-    def usual(self) -> Text:
+    def usual(self) -> TextBlock:
         """Whether volatilities are usual is asked of one symbol."""
-        return listed("Usual volatilities", ["not compared: ops greeks SYMBOL does, of one symbol"])
+        return bullet_list("Usual volatilities", ["not compared: ops greeks SYMBOL does, of one symbol"])
 
     @property
-    def beside(self) -> Text:
+    def beside(self) -> TextBlock:
         """Whether another provider says the same is asked of one symbol."""
-        return listed("Beside the other provider", ["not compared: ops greeks SYMBOL fetches both"])
+        return bullet_list("Beside the other provider", ["not compared: ops greeks SYMBOL fetches both"])
 
     @property
     def smile(self) -> Smile:
@@ -478,7 +478,7 @@ class ChainViews:
         return "\n".join([*lines, *(f"\n{part!r}" for part in (self.rates, self.faults))])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return listed(repr(self).splitlines()[0], self.notes[:MOST_SHOWN])._repr_mimebundle_()
+        return bullet_list(repr(self).splitlines()[0], self.notes[:MOST_SHOWN])._repr_mimebundle_()
 
 
 def _rate(part: int, count: int) -> float | None:

@@ -12,19 +12,19 @@ from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import DEMO, Settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import UsageError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.telemetry.probes import chain_fetch
 from opslib.telemetry.probes.http import Prober
 from opslib.telemetry.probes.outcomes import OUTCOMES
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.store import SampleStore
 from opslib.trading.options import chain, iv_baseline
 from opslib.trading.options.chain import Chain
-from opslib.trading.options.chain_quality import Quality, judge
+from opslib.trading.options.chain_quality import ChainQuality, judge
 from opslib.trading.options.contracts import SIDES, day_end
-from opslib.trading.options.iv_baseline import Band
+from opslib.trading.options.iv_baseline import IvBaseline
 from opslib.trading.options.provider_comparison import crosscheck
-from opslib.trading.pnl.round_trips import trips
-from opslib.trading.pnl.store import Filings
+from opslib.trading.pnl.round_trips import round_trips
+from opslib.trading.pnl.store import FillStore
 
 PROVIDERS = ("massive", "tradier")
 BAND_BACK = timedelta(days=60)  # Twenty trading days, however many holidays lie between.
@@ -64,12 +64,12 @@ def _refused(found: Chain) -> list[str]:
     )
 
 
-def _judged(found: Chain, rules: Rules, fetched_at: datetime | None) -> Quality:
+def _judged(found: Chain, rules: Rules, fetched_at: datetime | None) -> ChainQuality:
     return judge(found, rules.chain, fetched_at)
 
 
 def of_store(
-    store: Store,
+    store: Database,
     settings: Settings,
     rules: Rules,
     symbol: str,
@@ -83,7 +83,7 @@ def of_store(
     Raises:
         UsageError: None had been fetched.
     """
-    samples = Samples(store, settings.app)
+    samples = SampleStore(store, settings.app)
     kept = samples.chain(symbol, clock.micros(as_of), clock.micros(known_at) if known_at else None, provider)
     if kept is None or not kept[2]:
         raise UsageError(
@@ -103,19 +103,19 @@ def of_store(
 
 
 def held(
-    store: Store, app: str, symbol: str, at: datetime, known_at: datetime | None = None
+    store: Database, app: str, symbol: str, at: datetime, known_at: datetime | None = None
 ) -> dict[tuple[Any, str, float], float] | None:
     """
     What is held of a symbol's options, by the fills that were imported up to a moment?
 
     By day, side and strike, short ones below 0; None where none ever were.
     """
-    fills = Filings(store, app).upto(clock.micros(at), clock.micros(known_at) if known_at else None).fills
+    fills = FillStore(store, app).upto(clock.micros(at), clock.micros(known_at) if known_at else None).fills
     if not fills:
         return None
     legs = [
         leg
-        for leg in trips(fills).open
+        for leg in round_trips(fills).open
         if leg.right and leg.strike is not None and leg.underlying == symbol.removeprefix("I:")
     ]
     return {(leg.expiry, SIDES[leg.right.lower()], float(leg.strike or 0)): float(leg.side * leg.left) for leg in legs}
@@ -125,9 +125,9 @@ def _ended(outcome: str, symbol: str) -> list[str]:
     return [] if outcome == "ok" else [f"the chain of {symbol} is not whole: its provider {OUTCOMES[outcome].words}"]
 
 
-def _band(samples: Samples, symbol: str, quality: Quality, rules: Rules) -> Band:
+def _band(samples: SampleStore, symbol: str, quality: ChainQuality, rules: Rules) -> IvBaseline:
     at = quality.as_of
-    return iv_baseline.band(
+    return iv_baseline.iv_baseline(
         [(s.ts_us, s.iv_atm) for s in samples.chains_of(symbol, clock.micros(at - BAND_BACK), clock.micros(at))],
         at,
         rules.chain,
@@ -135,7 +135,7 @@ def _band(samples: Samples, symbol: str, quality: Quality, rules: Rules) -> Band
 
 
 def of_provider(
-    store: Store,
+    store: Database,
     settings: Settings,
     rules: Rules,
     symbol: str,
@@ -175,7 +175,7 @@ def of_provider(
     return ChainView(
         judged[0],
         rules,
-        _band(Samples(store, settings.app), symbol, judged[0], rules),
+        _band(SampleStore(store, settings.app), symbol, judged[0], rules),
         against,
         held(store, settings.app, symbol, now()),
         remarks,
@@ -216,7 +216,7 @@ def chain_of(
         return of_file(Path(what), desk.rules, moment)
     symbol = str(what).strip().upper()
     if not symbol.removeprefix("I:").replace(".", "").isalnum():
-        raise UsageError(f"a file or a symbol was wanted, found {formatting.one_line(str(what), 60)!r}.")
+        raise UsageError(f"a file or a symbol was wanted, found {formatting.single_line(str(what), 60)!r}.")
     if (
         moment is None
         and known_at is None

@@ -10,21 +10,21 @@ from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-from opslib.alerting.history import Rise
+from opslib.alerting.history import SeverityChange
 from opslib.alerting.verdicts import named
 from opslib.foundation import formatting
 from opslib.foundation.clock import Window, instant
-from opslib.foundation.config.rules import NO_SUCCESS, RUNGS, Rule, Rules
-from opslib.telemetry.markers import Mark
+from opslib.foundation.config.rules import NO_SUCCESS, SEVERITIES, Rule, Rules
+from opslib.telemetry.markers import Marker
 from opslib.telemetry.pages import indicators
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.probes.history import IS_THERE, Probed
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.probes.history import IS_THERE, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from opslib.trading.options.chain_quality import Quality
+    from opslib.trading.options.chain_quality import ChainQuality
 
 INK, GREY = "#1f2933", "#8a94a0"
 LINES = (("#0b5cad", "-", "o"), ("#b3540a", "--", "s"))
@@ -33,7 +33,7 @@ LIMITS = {"warning": "#b58900", "notify": "#cb6a16", "critical": "#c0392b", "esc
 SIZE_INCHES, DPI = (9.0, 2.7), 110
 
 
-def shown(
+def show(
     words: dict[str, str], draw: Callable[["Axes"], Any], name: str, told: str, size: tuple[float, float] = SIZE_INCHES
 ) -> None:
     """Show words and the picture that goes with them in a notebook; `told` is the picture for who cannot see it."""
@@ -47,17 +47,17 @@ def shown(
     )
 
 
-def alerts(ax: "Axes", rises: list[Rise], window: Window, rules: Rules) -> None:
+def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules) -> None:
     """
     When did alerts fire, and how loud?
 
     One row for each rule and subject; the louder, the thicker; hatched is explained away.
     """
     rows = list(dict.fromkeys((r.rule, r.subject) for r in rises))
-    for r in sorted(rises, key=lambda r: RUNGS.index(r.severity)):
+    for r in sorted(rises, key=lambda r: SEVERITIES.index(r.severity)):
         y, begin = len(rows) - 1 - rows.index((r.rule, r.subject)), max(instant(r.fired_us), window.start)
         end = window.end if r.over_us is None else min(instant(r.over_us), window.end)
-        thick = 0.25 + 0.15 * RUNGS.index(r.severity)
+        thick = 0.25 + 0.15 * SEVERITIES.index(r.severity)
         ax.barh(
             y,
             end - begin,
@@ -67,9 +67,9 @@ def alerts(ax: "Axes", rises: list[Rise], window: Window, rules: Rules) -> None:
             edgecolor=LIMITS[r.severity],
             hatch="////" if r.inhibited_by else None,
             linewidth=0.8,
-            zorder=2 + RUNGS.index(r.severity),
+            zorder=2 + SEVERITIES.index(r.severity),
         )
-        if r.sent and not any(o.alert == r.alert and RUNGS.index(o.severity) > RUNGS.index(r.severity) for o in rises):
+        if r.sent and not any(o.alert == r.alert and SEVERITIES.index(o.severity) > SEVERITIES.index(r.severity) for o in rises):
             ax.text(
                 begin,
                 y + 0.42,
@@ -85,7 +85,7 @@ def alerts(ax: "Axes", rises: list[Rise], window: Window, rules: Rules) -> None:
     ax.set_ylim(-0.6, max(len(rows), 1) - 0.2)
     _time(ax, window)
     ax.legend(
-        handles=[_key(severity) for severity in RUNGS] + [_key(None)],
+        handles=[_key(severity) for severity in SEVERITIES] + [_key(None)],
         ncols=5,
         fontsize=7,
         frameon=False,
@@ -94,13 +94,13 @@ def alerts(ax: "Axes", rises: list[Rise], window: Window, rules: Rules) -> None:
     )
 
 
-def marked(ax: "Axes", marks: Iterable[Mark]) -> "Axes":
+def with_markers(ax: "Axes", marks: Iterable[Marker]) -> "Axes":
     """The same picture with a line for each marker, named where it stands."""
     for mark in marks:
         at = instant(mark.ts_us)
         ax.axvline(at, color="#555555", linestyle=(0, (2, 2)), linewidth=1)
         ax.annotate(
-            f" {mark.kind}: {formatting.one_line(mark.words, 24)}".replace("$", r"\$"),
+            f" {mark.kind}: {formatting.single_line(mark.words, 24)}".replace("$", r"\$"),
             (at, 1),
             xycoords=("data", "axes fraction"),
             va="top",
@@ -145,7 +145,7 @@ def _time(ax: "Axes", window: Window) -> None:
         ax.spines[side].set_visible(False)
 
 
-def _frame(ax: "Axes", tape: Tape, window: Window, unit: str) -> None:
+def _frame(ax: "Axes", tape: CounterHistory, window: Window, unit: str) -> None:
     """Time axis, unit, reloads and the stretches in which nothing was seen."""
     _time(ax, window)
     ax.set_ylabel(unit, color=INK, fontsize=9)
@@ -204,7 +204,7 @@ def _limits(ax: "Axes", rule: Rule, scale: float, highest: float | None = None) 
         )
 
 
-def _rates(tape: Tape, steps: list[Window], part: str, count: str) -> list[tuple[Window, float]]:
+def _rates(tape: CounterHistory, steps: list[Window], part: str, count: str) -> list[tuple[Window, float]]:
     rates = ((step, tape.rise(part, step), tape.rise(count, step)) for step in steps)
     return [(step, 100 * some / total) for step, some, total in rates if total and some is not None]
 
@@ -222,7 +222,7 @@ def _line(ax: "Axes", points: list[tuple[Window, float]], which: int, label: str
     ax.plot(xs, ys, color=colour, linestyle=dash, marker=marker, markersize=3, linewidth=1.4, label=label, zorder=3)
 
 
-def providers(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
+def providers(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "Axes":
     """Availability of each provider over time, %."""
     steps = _steps(window)
     _frame(ax, tape, window, "availability, %")
@@ -236,7 +236,7 @@ def providers(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
     return _named(ax)
 
 
-def greeks(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
+def greeks(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "Axes":
     """Valid Greeks, and the share whose gamma is zero or missing, over time, %."""
     steps = _steps(window)
     _frame(ax, tape, window, "of validations, %")
@@ -247,7 +247,7 @@ def greeks(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
     return _named(ax)
 
 
-def pnl(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
+def pnl(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "Axes":
     """Backtest variance of the page as trades close, and the mean net result of the trades of each step."""
     rule = rules["backtest_variance"]
     _frame(ax, tape, window, "points / %")
@@ -274,7 +274,7 @@ def pnl(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
     return _named(ax)
 
 
-def system(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
+def system(ax: "Axes", tape: CounterHistory, window: Window, rules: Rules) -> "Axes":
     """Errors in each step, and when a WebSocket was down."""
     steps = _steps(window)
     minutes = round(steps[0].seconds / 60)
@@ -301,7 +301,7 @@ def system(ax: "Axes", tape: Tape, window: Window, rules: Rules) -> "Axes":
     return _named(ax)
 
 
-def looked(ax: "Axes", probed: Probed, window: Window, rules: Rules, subjects: tuple[str, ...]) -> "Axes":
+def looked(ax: "Axes", probed: ProbeHistory, window: Window, rules: Rules, subjects: tuple[str, ...]) -> "Axes":
     """How long each of our looks took; those that gave nothing usable stand as crosses at the top."""
     _time(ax, window)
     ax.set_ylabel("answer within, s", color=INK, fontsize=9)
@@ -388,7 +388,7 @@ def by_day(
     return _named(ax) if names else ax
 
 
-def smile(ax: "Axes", quality: "Quality") -> "Axes":
+def smile(ax: "Axes", quality: "ChainQuality") -> "Axes":
     """
     Volatility at each strike of the core, of the three expirations with most of it; what has a fault stands as a cross.
     """

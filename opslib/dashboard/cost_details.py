@@ -8,8 +8,8 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from opslib.dashboard.pnl_details import Accuracy, accuracy_of
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.pnl_details import PnlView, accuracy_of
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table as tabled
 from opslib.foundation import formatting
 from opslib.foundation.errors import ImportRefused
 from opslib.trading.pnl import costs
@@ -78,7 +78,7 @@ def _expected(pair: Pair) -> tuple[Decimal, Decimal | None]:
 
 
 @dataclass(frozen=True)
-class Spending:
+class CostComparison:
     """
     What trading cost, as of a moment.
 
@@ -93,7 +93,7 @@ class Spending:
     length: timedelta | None = None
 
     @cached_property
-    def accuracy(self) -> Accuracy | None:
+    def accuracy(self) -> PnlView | None:
         """What trades came to; None where none is known."""
         own = sorted(self.desk.settings.home.glob(f"{BACKTEST}.*"))
         theirs = own[0] if own else None
@@ -138,7 +138,7 @@ class Spending:
         )
 
     @property
-    def table(self) -> Text:
+    def table(self) -> TextBlock:
         """What costs were expected, what were they, and what is the difference?"""
         rows = [
             [line.name, _usd(line.expected), _usd(line.actual), "not known" if line.over is None else _usd(line.over)]
@@ -152,7 +152,7 @@ class Spending:
         )
 
     @property
-    def newest(self) -> Text:
+    def newest(self) -> TextBlock:
         """What were the last ten trades?"""
         gaps = {p.live.name: p for p in self.pairs}
         rows = []
@@ -192,7 +192,7 @@ class Spending:
     @property
     def parts(self) -> "object":
         """What is the difference to the backtest made of?"""
-        return self.accuracy.decomposition if self.accuracy else listed("What the difference is made of", [NO_FILLS])
+        return self.accuracy.decomposition if self.accuracy else bullet_list("What the difference is made of", [NO_FILLS])
 
     @cached_property
     def rates(self) -> tuple[tuple[str, Decimal | None, Decimal | None, str], ...]:
@@ -232,12 +232,12 @@ class Spending:
         return found
 
     @property
-    def change(self) -> Text:
+    def change(self) -> TextBlock:
         """
         What is to be changed in the backtest's cost assumptions, as a diff, and what the gap would have been with it?
         """
         if not self.proposed:
-            return listed(
+            return bullet_list(
                 "No change can be proposed",
                 [
                     NO_PAIRS
@@ -269,7 +269,7 @@ class Spending:
             ["The change to the backtest's costs", *(f"    {t}" for t in told), f"  - {cushion}", f"  - {verdict}"]
         )
         e = formatting.in_html
-        return Text(
+        return TextBlock(
             plain,
             f"<p><strong>The change to the backtest's costs</strong></p><pre>{e(chr(10).join(told))}</pre><ul>"
             f"<li>{e(cushion)}</li><li>{e(verdict)}</li></ul>",

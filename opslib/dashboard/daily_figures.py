@@ -10,19 +10,19 @@ from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from opslib.dashboard import status
-from opslib.dashboard.status import View
+from opslib.dashboard.status import Status
 from opslib.foundation import clock, formatting, market_calendar
 from opslib.foundation.clock import Window
 from opslib.foundation.config.limits import DayLimits
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.market_calendar import Session
-from opslib.foundation.storage.cache import Memory
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.cache import Cache
+from opslib.foundation.storage.database import Database
 from opslib.foundation.version import VERSION
 from opslib.telemetry.pages import indicators
 from opslib.telemetry.pages.store import SnapshotStore
-from opslib.trading.pnl.store import Filings
+from opslib.trading.pnl.store import FillStore
 
 SECTIONS = {
     # The guide's template: section, then figure: (words, unit).
@@ -54,7 +54,7 @@ def percent(value: float | None) -> float | None:
     return None if value is None else round(value, 2) + 0.0
 
 
-def figures(view: View) -> dict[str, dict[str, float | None]]:
+def figures(view: Status) -> dict[str, dict[str, float | None]]:
     """The template's figures of one window."""
     f = view.figures
 
@@ -112,11 +112,11 @@ class Day(NamedTuple):
         return [str(self.day), self.figures, self.counts, self.means, self.hours, self.coverage]
 
 
-class Days:
+class DailyFigures:
     """The trading days of one app, as known at a moment (None: all that is known)."""
 
     def __init__(
-        self, store: Store, settings: Settings, rules: Rules, memory: Memory, known_at: datetime | None = None
+        self, store: Database, settings: Settings, rules: Rules, memory: Cache, known_at: datetime | None = None
     ):
         self._store, self._settings, self._rules, self._memory, self._known_at = (
             store,
@@ -161,8 +161,8 @@ class Days:
         known_us = None if self._known_at is None else clock.micros(self._known_at)
         window = Window(market_calendar.previous_session(session.day).closes, session.closes)
         count, newest = SnapshotStore(self._store).extent(self._settings.app, window.start_us, window.end_us, known_us)
-        filed = Filings(self._store, self._settings.app).extent(session.window.end_us, known_us)
-        if not count and not Filings(self._store, self._settings.app).any(
+        filed = FillStore(self._store, self._settings.app).extent(session.window.end_us, known_us)
+        if not count and not FillStore(self._store, self._settings.app).any(
             session.window.start_us, session.window.end_us, known_us
         ):
             return None
@@ -182,7 +182,7 @@ class Days:
         ]
 
 
-def _computed(view: View) -> dict[str, Any]:
+def _computed(view: Status) -> dict[str, Any]:
     found = figures(view)
     hours = [_counts(view, hour) | {"from": formatting.iso(hour.start)} for hour in _hours(view.window)]
     means = {name: view.figures["pnl"][name] for name in MEANS}
@@ -202,7 +202,7 @@ def _hours(window: Window) -> list[Window]:
     return [Window(a, b) for a, b in zip(edges, edges[1:])]
 
 
-def _counts(view: View, window: Window) -> dict[str, int | None]:
+def _counts(view: Status, window: Window) -> dict[str, int | None]:
     """What was counted in a window, by the pages; trades by the fills, where there are any of the whole view."""
     providers, greeks = indicators.providers(view.tape, window), indicators.greeks(view.tape, window)
     found = {
@@ -215,7 +215,7 @@ def _counts(view: View, window: Window) -> dict[str, int | None]:
     return found | {"errors": view.tape.rise("errors", window), "trades": trades}
 
 
-class Usual(NamedTuple):
+class Baseline(NamedTuple):
     """
     What is usual for a figure, by the days before.
 
@@ -235,10 +235,10 @@ class Usual(NamedTuple):
         return None if value is None or self.low is None or self.high is None else not self.low <= value <= self.high
 
 
-def usual(days: list[Day], figure: str, limits: DayLimits) -> Usual:
+def usual(days: list[Day], figure: str, limits: DayLimits) -> Baseline:
     """What was usual for a figure on some days?"""
     known = [value for day in days if (value := day.figures[figure]) is not None]
     if len(known) < limits.least_days:
-        return Usual(len(known), statistics.median(known) if known else None)
+        return Baseline(len(known), statistics.median(known) if known else None)
     more = max(limits.beyond * (max(known) - min(known)), 1.0 if WORDS[figure][1] == "" else 0.0)
-    return Usual(len(known), statistics.median(known), min(known) - more, max(known) + more)
+    return Baseline(len(known), statistics.median(known), min(known) - more, max(known) + more)

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from opslib.alerting.notifications.store import SENT, Dispatch
+from opslib.alerting.notifications.store import SENT, NotificationStore
 from opslib.alerting.verdicts import EXIT_CODES, worst
 from opslib.foundation import clock, formatting, market_calendar
 from opslib.foundation.config import contacts
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import FALLBACKS, Settings
 from opslib.foundation.errors import OpsError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.telemetry.clock_skew import compare
 from opslib.telemetry.pages import refused_posts
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes import host
 from opslib.telemetry.probes.history import IS_THERE
 from opslib.telemetry.probes.outcomes import OUTCOMES, UNCLEAR
-from opslib.telemetry.probes.runner import Rounds
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.runner import ProbeRunner
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 CONNECT = Path(__file__).parents[1] / "docs" / "connect.md"  # How to connect the app's page, for people.
 LEAST_FREE_MB = 500
@@ -133,7 +133,7 @@ class Examination:
         return "\n".join(parts)
 
 
-def examine(settings: Settings, store: Store, rules: Rules) -> Examination:
+def examine(settings: Settings, store: Database, rules: Rules) -> Examination:
     """Look at everything once. Nothing of it is kept."""
     drained = _drained(settings, store)
     checks = [
@@ -154,11 +154,11 @@ def _unset(settings: Settings, drained: bool) -> list[tuple[str, str]]:
     return [(setting, what) for name, setting, what in _WORLD if not getattr(settings, name) and name not in needless]
 
 
-def _drained(settings: Settings, store: Store) -> Check | None:
+def _drained(settings: Settings, store: Database) -> Check | None:
     """Whether the app's log comes by a drain; None where no line came lately."""
     what, now = "app: does its log come by a drain", clock.now()
     try:
-        last = Samples(store, settings.app).last("log", clock.micros(now), None, "app")
+        last = SampleStore(store, settings.app).last("log", clock.micros(now), None, "app")
     except OpsError as problem:
         return Check(what, "unknown", str(problem))
     if last is None or "drained" not in last.told() or last.ts_us < clock.micros(now - DRAINED_WITHIN):
@@ -219,7 +219,7 @@ def _arriving(newest_us: int | None, rules: Rules) -> Check:
     )
 
 
-def _refused(settings: Settings, store: Store) -> Check:
+def _refused(settings: Settings, store: Database) -> Check:
     """Posts that the receiver refused lately."""
     what, now = "posts refused by the receiver", clock.now()
     try:
@@ -239,7 +239,7 @@ def _refused(settings: Settings, store: Store) -> Check:
     )
 
 
-def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
+def _ours(settings: Settings, store: Database, rules: Rules) -> Iterator[Check]:
     """What is ours: Python, what is installed, the folder, the store, the limits, the time."""
     yield Check(
         "Python",
@@ -272,7 +272,7 @@ def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
         "Set OPS_HOME to a folder that can be written.",
     )
     try:
-        last = SnapshotStore(store).last_look(settings.app, 2**62, None)
+        last = SnapshotStore(store).last_snapshot(settings.app, 2**62, None)
         yield Check("store", "ok", "opens")
         yield _arriving(last.ts_us if last else None, rules)
     except OpsError as problem:
@@ -284,12 +284,12 @@ def _ours(settings: Settings, store: Store, rules: Rules) -> Iterator[Check]:
     yield Check("clock", "ok", f"{formatting.moment(clock.now())}, market {'open' if session else 'closed'}")
 
 
-def _told(settings: Settings, store: Store) -> Check:
+def _told(settings: Settings, store: Database) -> Check:
     """Is anybody told, and does it reach them?"""
     what = "who is told"
     try:
         found = contacts.read(settings)
-        late = [d for d, _ in Dispatch(store, settings.app).deliveries() if d.state != SENT and d.attempts]
+        late = [d for d, _ in NotificationStore(store, settings.app).deliveries() if d.state != SENT and d.attempts]
     except OpsError as problem:
         return Check(what, "critical", str(problem), "Nobody is told of anything until that is set right.")
     if set(found.channels) == {contacts.TERMINAL}:
@@ -319,9 +319,9 @@ def _installed(name: str) -> bool:
     return True
 
 
-async def _world(settings: Settings, store: Store, rules: Rules, drained: bool) -> list[Check]:
+async def _world(settings: Settings, store: Database, rules: Rules, drained: bool) -> list[Check]:
     """What the settings name."""
-    rounds = Rounds(settings, store, rules)
+    rounds = ProbeRunner(settings, store, rules)
     try:
         samples = await rounds.once(lambda name: name != "host")
     finally:
@@ -344,7 +344,7 @@ def _asked(settings: Settings, sample: Sample) -> Check:
     if outcome.usable:
         return Check(what, "ok", _seen(sample))
     said = f"HTTP {told['status']}, " if "status" in told else ""
-    said += f'"{formatting.one_line(told["said"], 80)}", ' if told.get("said") else ""
+    said += f'"{formatting.single_line(told["said"], 80)}", ' if told.get("said") else ""
     said += f"{told['why']}, " if told.get("why") else ""
     said += f"asked for {told['route']}, as the app will when massive fails, " if told.get("route") else ""
     seen = f"{subject} {outcome.words}" + (f" ({said.rstrip(', ')})" if said else "")

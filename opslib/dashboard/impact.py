@@ -10,7 +10,7 @@ from opslib.telemetry import app_state
 from opslib.telemetry.probes.outcomes import OUTCOMES
 
 if TYPE_CHECKING:
-    from opslib.dashboard.status import View
+    from opslib.dashboard.status import Status
 
 CHAIN_LASTS = timedelta(microseconds=CHAIN_LASTS_US)
 LEVELS = ("low", "medium", "high", "critical", "unknown")
@@ -59,7 +59,7 @@ COUNTED_AS_GOOD = ("ok_empty", "partial", "stale")
 FRESH_S = 60.0  # What is older says nothing against what is newer.
 
 
-def standing(view: "View") -> list[tuple[str, str]]:
+def working_and_failing(view: "Status") -> list[tuple[str, str]]:
     """
     What works, what does not, and what is not known, at the end of a view: works, fails or unknown, each with its
     words.
@@ -67,7 +67,7 @@ def standing(view: "View") -> list[tuple[str, str]]:
     return [(thing.state, thing.words) for thing in things(view)]
 
 
-def things(view: "View") -> list[Thing]:
+def things(view: "Status") -> list[Thing]:
     """
     What people trade by, and how it is at the end of a view: who can serve, the WebSocket, the Greeks, the app's
     server.
@@ -92,7 +92,7 @@ def things(view: "View") -> list[Thing]:
     return [*found, prices, _greeks(view), *_server(view)]
 
 
-def _server(view: "View") -> list[Thing]:
+def _server(view: "Status") -> list[Thing]:
     """The app's server, where it is probed: one that answers, and takes too long, does not work."""
     health = view.probed.now("health", "app", view.window.end_us) if view.probed else None
     if health is None:
@@ -126,12 +126,12 @@ def _by(said: Said) -> str:
     return f"{said.who}, {formatting.duration(max(0.0, said.age_s))} ago"
 
 
-def _page_age_s(view: "View") -> float:
+def _page_age_s(view: "Status") -> float:
     last_us = view.tape.last_seen_us(view.window.end_us)
     return (view.window.end_us - (last_us if last_us is not None else view.window.start_us)) / SECOND
 
 
-def _cut_off(view: "View") -> bool:
+def _cut_off(view: "Status") -> bool:
     """
     Whether the app's server does not answer: what the page gets passes through it, so its counts say nothing of now.
     """
@@ -139,12 +139,12 @@ def _cut_off(view: "View") -> bool:
     return health is not None and not OUTCOMES[health.outcome].usable
 
 
-def _counted_age_s(view: "View", *counters: str) -> float:
+def _counted_age_s(view: "Status", *counters: str) -> float:
     """Seconds since the page last counted one of these, by its newest post: what stands still says nothing of now."""
     return _page_age_s(view) + (view.tape.idle_of_s(view.window.end_us, counters) or 0.0)
 
 
-def _greeks(view: "View") -> Thing:
+def _greeks(view: "Status") -> Thing:
     valid = view.figures["greeks"]["valid_rate"]
     page = next((f.verdict for f in view.findings if f.rule.name == "greeks_valid" and f.source == "page"), "unknown")
     said = (
@@ -182,14 +182,14 @@ def _greeks(view: "View") -> Thing:
     return _judged("Greeks", "greeks", said)
 
 
-def _fetched_s(view: "View") -> float:
+def _fetched_s(view: "Status") -> float:
     """Seconds since a chain was last fetched, of those that still say something."""
     assert view.probed
     fetched = [c[-1].ts_us for c in view.probed.chains(view.window.before(view.window.end, CHAIN_LASTS)).values()]
     return (view.window.end_us - max(fetched, default=view.window.start_us)) / SECOND
 
 
-def _of_page(view: "View", name: str) -> Said | None:
+def _of_page(view: "Status", name: str) -> Said | None:
     """
     What the app's page says of its requests to a provider: of the newest minute where that is plain, else of the view's
     window.
@@ -210,12 +210,12 @@ def _of_page(view: "View", name: str) -> Said | None:
     return Said(works, PAGE, _counted_age_s(view, f"{name}_requests"))
 
 
-def _share(view: "View", name: str) -> str:
+def _share(view: "Status", name: str) -> str:
     figures = view.figures["providers"][name]
     return f"{formatting.ratio(figures['availability'], 1)} of {formatting.number(figures['requests'])} requests, "
 
 
-def _served(view: "View") -> list[Thing]:
+def _served(view: "Status") -> list[Thing]:
     """Who can serve option data: by our own probes and by what the page counted."""
     serving = view.probed.serving(view.window.end_us) if view.probed else None
     if view.probed is None or serving is None:
@@ -235,7 +235,7 @@ def _served(view: "View") -> list[Thing]:
     return [massive, *([_by_page(view, "tradier")] if massive.state == "fails" else [])]
 
 
-def _provider(view: "View", name: str, words: str) -> Thing:
+def _provider(view: "Status", name: str, words: str) -> Thing:
     """
     What our own probes of a provider and the page's requests to it come to; where they disagree, whose requests fail.
     """
@@ -274,7 +274,7 @@ def _provider(view: "View", name: str, words: str) -> Thing:
     return found
 
 
-def _by_page(view: "View", name: str) -> Thing:
+def _by_page(view: "Status", name: str) -> Thing:
     said, words = _of_page(view, name), f"option data from {name.title()}"
     if said is None:
         return Thing("unknown", words, name)
@@ -283,7 +283,7 @@ def _by_page(view: "View", name: str) -> Thing:
     return Thing("works" if said.works else "fails", f"{words} ({_share(view, name)}{_by(said)})", name)
 
 
-def severity(view: "View") -> Severity:
+def severity(view: "Status") -> Severity:
     """
     How bad is it at the end of a view?
 
@@ -291,7 +291,7 @@ def severity(view: "View") -> Severity:
     What
     is critical is its list of what escalates at once: no provider at all, most Greeks wrong, the socket down for long.
     """
-    stands = standing(view)
+    stands = working_and_failing(view)
     fails, unknown = ([words for state, words in stands if state == wanted] for wanted in ("fails", "unknown"))
     works = [words for state, words in stands if state == "works"]
     told = (

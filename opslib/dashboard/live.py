@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opslib.dashboard import live_state, status
-from opslib.dashboard.live_state import Screen
-from opslib.dashboard.status import DEEPER, View
+from opslib.dashboard.live_state import DashboardState
+from opslib.dashboard.status import DEEPER, Status
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
 from opslib.foundation.errors import OpsError, UsageError
 from opslib.incidents import lifecycle
@@ -58,15 +58,15 @@ class Feed:
         # Held for moments only: who asks never waits for a look at a store that answers late.
         self._turn = threading.Condition(threading.RLock())
         self._looking = threading.Lock()
-        self._last: tuple[View, Screen] | None = None
+        self._last: tuple[Status, DashboardState] | None = None
         self._n = 0  # So many changes were told: who misses one knows it by the next.
         self._thread: threading.Thread | None = None
 
-    def view(self, at: datetime) -> View:
+    def view(self, at: datetime) -> Status:
         """Everything as of a moment."""
         return status.view_at(self.desk, at, self.window)
 
-    def screen(self, view: View) -> Screen:
+    def screen(self, view: Status) -> DashboardState:
         """What stands on the dashboard of it."""
         return live_state.screen(view, formatting.duration(self.window.total_seconds()))
 
@@ -126,7 +126,7 @@ class Feed:
             self._n += 1
         self._send(self.everything() if change is None else {"change": change, "n": self._n})
 
-    def _look(self) -> tuple[View, Screen]:
+    def _look(self) -> tuple[Status, DashboardState]:
         with self._looking:
             view = self.view(self.desk.now())
             self._last = view, self.screen(view)
@@ -167,7 +167,7 @@ class Live:
         self.feed.every_s = every_s
 
     @property
-    def _view(self) -> View:
+    def _view(self) -> Status:
         return self.feed.view(self.as_of or self.desk.now())
 
     def __repr__(self) -> str:
@@ -181,7 +181,7 @@ class Live:
         if attended() or os.environ.get("SERVER_SOFTWARE", "").startswith(VOILA):
             shown = self.widget._repr_mimebundle_()
             display(
-                (shown[0] if isinstance(shown, tuple) else shown) | {"text/plain": words, "text/html": _still(view)},
+                (shown[0] if isinstance(shown, tuple) else shown) | {"text/plain": words, "text/html": _static_text(view)},
                 raw=True,
             )
         else:
@@ -199,7 +199,7 @@ class Live:
         return made
 
 
-def _words(view: View) -> str:
+def _words(view: Status) -> str:
     """What everything comes to at a moment, and each panel."""
     return "\n".join(
         [
@@ -209,7 +209,7 @@ def _words(view: View) -> str:
     )
 
 
-def _still(view: View) -> str:
+def _static_text(view: Status) -> str:
     """What stands where a front end draws no widgets."""
     return (
         f"<p>{formatting.in_html(STILL.format(moment=formatting.moment(view.window.end)))}</p>"
@@ -217,7 +217,7 @@ def _still(view: View) -> str:
     )
 
 
-def _picture(view: View) -> bytes:
+def _picture(view: Status) -> bytes:
     """All four panels over time, as PNG."""
     from opslib.dashboard import charts
 

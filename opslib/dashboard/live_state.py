@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opslib.dashboard.panels import Panel
-from opslib.dashboard.status import DEEPER, View
+from opslib.dashboard.status import DEEPER, Status
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import Rule
@@ -45,7 +45,7 @@ BEHIND = {
 
 
 @dataclass(frozen=True)
-class Screen:
+class DashboardState:
     """
     The dashboard as of one moment.
 
@@ -58,7 +58,7 @@ class Screen:
     shape: dict[str, Any]
     places: tuple[str, ...]
 
-    def after(self, before: "Screen") -> str | None:
+    def after(self, before: "DashboardState") -> str | None:
         """
         What of it is another than before, in as few bytes as may be; None where its shape is, so that all of it must be
         told.
@@ -68,7 +68,7 @@ class Screen:
         return BETWEEN.join(SAME if was == now else now or BLANK for was, now in zip(before.places, self.places))
 
 
-def screen(view: View, window_words: str) -> Screen:
+def screen(view: Status, window_words: str) -> DashboardState:
     """What stands on the dashboard at the end of a view?"""
     panels = view.panels
     shape = {
@@ -111,7 +111,7 @@ def screen(view: View, window_words: str) -> Screen:
             *(value for _, value, _ in panel.rows),
             ";".join(f"{at}:{'' if value is None else f'{value:g}'}" for at, value in points),
         ]
-    return Screen(shape, tuple(place.replace(BETWEEN, INSTEAD) for place in places))
+    return DashboardState(shape, tuple(place.replace(BETWEEN, INSTEAD) for place in places))
 
 
 def _hover(rules: Mapping[str, Rule], label: str, panel: Panel) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _hover(rules: Mapping[str, Rule], label: str, panel: Panel) -> dict[str, Any
     return {"limits": limits, "of": labels.index(count) if count in labels else None}
 
 
-def _alerts(view: View) -> str:
+def _alerts(view: Status) -> str:
     """
     The strip of alerts, worst first, one a line: id, severity, state, since when, what it says, its runbook, who has
     it.
@@ -138,7 +138,7 @@ def _alerts(view: View) -> str:
                 a["severity"],
                 a["state"],
                 f"{time_parsing.parse(a['since']).astimezone(formatting.NEW_YORK):%H:%M:%S}",
-                formatting.one_line(a["sentence"]),
+                formatting.single_line(a["sentence"]),
                 a["runbook"] or "",
                 a["acked_by"] or "",
             ]
@@ -158,7 +158,7 @@ LINES: dict[str, tuple[str, str, tuple[int, int]]] = {
 }
 
 
-def line(view: View, panel: str, newest: int | None = None) -> list[tuple[int, float | None]]:
+def line(view: Status, panel: str, newest: int | None = None) -> list[tuple[int, float | None]]:
     """
     The points of a panel's line, oldest first: which step of the day since midnight UTC, and its value.
 
@@ -179,7 +179,7 @@ def line(view: View, panel: str, newest: int | None = None) -> list[tuple[int, f
     ]
 
 
-def _point(view: View, panel: str, step: Window) -> float | None:
+def _point(view: Status, panel: str, step: Window) -> float | None:
     if not view.tape.looks_in(step):
         return None
     match panel:
@@ -197,7 +197,7 @@ def _point(view: View, panel: str, step: Window) -> float | None:
             return None if errors is None else round(errors * 60 / step.seconds, 2)
 
 
-def whole(view: View, found: Screen) -> dict[str, Any]:
+def whole(view: Status, found: DashboardState) -> dict[str, Any]:
     """All of it, for who sees it for the first time: shape, places, and every point of each line."""
     return {
         "shape": found.shape,

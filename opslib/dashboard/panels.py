@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from opslib.alerting import evaluation
 from opslib.alerting.verdicts import VERDICTS, Finding
-from opslib.dashboard.probe_summary import Sight
+from opslib.dashboard.probe_summary import ProbeSummary
 from opslib.foundation import formatting
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Panel:
     title: str
     verdict: str
     findings: tuple[Finding, ...]
-    sights: tuple[Sight, ...]
+    sights: tuple[ProbeSummary, ...]
     rows: tuple[tuple[str, str, str], ...]
     notes: tuple[str, ...]
     draw: Callable[[Any], Any]
@@ -95,7 +95,7 @@ class Panel:
     def _ipython_display_(self) -> None:
         from opslib.dashboard import charts
 
-        charts.shown(
+        charts.show(
             self._repr_mimebundle_(),
             self.draw,
             f"{self.title} over time",

@@ -12,7 +12,7 @@ from typing import Any
 from opslib.alerting import fill_figures
 from opslib.alerting.verdicts import EXIT_CODES, Finding, worst
 from opslib.dashboard import status
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import Rule
@@ -21,10 +21,10 @@ from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import ImportRefused, UsageError
 from opslib.trading.pnl import costs as pnl_costs, pnl, reader
 from opslib.trading.pnl.backtest_variance import TERMS
-from opslib.trading.pnl.fills import CENT, ZERO, Book, Fill
+from opslib.trading.pnl.fills import CENT, ZERO, FillsFile, Fill
 from opslib.trading.pnl.pnl import Order, Pnl
 from opslib.trading.pnl.positions import Leg, Trade
-from opslib.trading.pnl.store import Filings
+from opslib.trading.pnl.store import FillStore
 
 NO_BACKTEST = "no backtest to compare with"
 NO_QUOTES = "no quotes in the file that would tell what was lost to the spread"
@@ -94,7 +94,7 @@ class Waterfall:
             for term, value in self.parts.items()
             if value or term in ("size", "commission")
         ]
-        charts.shown(
+        charts.show(
             {"text/plain": repr(self)},
             lambda ax: charts.waterfall(ax, ("backtest\nnet", float(self.start)), steps, ("live\nnet", float(self.end))),
             "from the backtest's result to the live one",
@@ -104,7 +104,7 @@ class Waterfall:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class PnlView:
     """
     What fills came to, and how far that is from what a backtest said.
 
@@ -118,13 +118,13 @@ class Accuracy:
     """
 
     pnl: Pnl
-    book: Book
-    theirs: Book | None
+    book: FillsFile
+    theirs: FillsFile | None
     as_of: datetime
     again: Callable[[pnl_costs.CostModel], Pnl]
     page: Mapping[str, Any] | None = None
 
-    def counted(self) -> "Accuracy":
+    def counted(self) -> "PnlView":
         """Of the trades by which the rule judges: those of its window, or of more where it holds too few."""
         found = fill_figures.counted(self.pnl, self.as_of)
         first = min((t.exited for t in found.chosen), default=self.as_of) if found else self.as_of
@@ -192,7 +192,7 @@ class Accuracy:
         return found
 
     @property
-    def answer(self) -> Text:
+    def answer(self) -> TextBlock:
         """What came of it?"""
         p = self.pnl
         options = [
@@ -228,10 +228,10 @@ class Accuracy:
             )
         if p.trips.open:
             lines.append(f"{_count(len(p.trips.open), 'position')} still held when the file ends")
-        return listed(f"{self.book.source}: {self.verdict} ({self.why})", lines)
+        return bullet_list(f"{self.book.source}: {self.verdict} ({self.why})", lines)
 
     @property
-    def kinds(self) -> Text:
+    def kinds(self) -> TextBlock:
         """What is in the file, and how much cash is it of?"""
         rows: dict[str, list[Any]] = {}
         for fill in self.book.fills:
@@ -241,7 +241,7 @@ class Accuracy:
         for money in self.book.moneys:
             rows.setdefault(money.kind or "other cash", []).append(money.total)
         told = [[kind, str(len(values)), _usd(sum(values, ZERO))] for kind, values in sorted(rows.items())]
-        return tabled(
+        return table(
             "What the file holds",
             ["kind", "rows", "cash after costs"],
             [
@@ -255,7 +255,7 @@ class Accuracy:
         )
 
     @property
-    def by_order(self) -> Text:
+    def by_order(self) -> TextBlock:
         """What did the dearest orders cost, each as a whole?"""
         paid = pnl.orders(f for f in self.book.fills if f.paid)
         dear = sorted(paid, key=lambda o: (o.commission or ZERO) + o.fees)[:WORST]
@@ -276,7 +276,7 @@ class Accuracy:
         ]
         if not rows:
             return self._by_trade
-        return tabled(
+        return table(
             f"Costs by order; the {len(rows)} dearest of {len(paid)}",
             [
                 "order",
@@ -294,7 +294,7 @@ class Accuracy:
         )
 
     @property
-    def _by_trade(self) -> Text:
+    def _by_trade(self) -> TextBlock:
         """Of quotes, which nobody traded at: what each trade would have cost by the model."""
         dear = sorted(self.pnl.results, key=lambda r: -(r[1].costs + (r[1].slippage or ZERO)))[:WORST]
 
@@ -316,7 +316,7 @@ class Accuracy:
             ]
             for t, r in dear
         ]
-        return tabled(
+        return table(
             f"No costs were paid, these are quotes; what the {len(rows)} dearest of {len(self.pnl.chosen)} "
             f"trades would have cost",
             ["trade", "what", "contracts", "commission", "slippage", "of the premium"],
@@ -325,7 +325,7 @@ class Accuracy:
         )
 
     @property
-    def readings(self) -> Text:
+    def readings(self) -> TextBlock:
         """What do the same trades come to by the three readings of costs?"""
         rows = []
         for model in pnl_costs.PRESETS.values():
@@ -343,17 +343,17 @@ class Accuracy:
                     judged.verdict if (judged := fill_figures.finding(p)) else "not judged",
                 ]
             )
-        return tabled(
+        return table(
             "The same trades by three readings",
             ["costs", "gross", "commission", "slippage", "net", "mean net", "mean gap", "verdict"],
             rows,
         )
 
     @property
-    def reconciled(self) -> Text:
+    def reconciled(self) -> TextBlock:
         """What does the app's page say of the same hours, and why does it differ?"""
         if self.page is None:
-            return listed("The app's page was not asked", [])
+            return bullet_list("The app's page was not asked", [])
         theirs, app = self.page, self.again(pnl_costs.APP)
 
         def percent(v):
@@ -408,18 +408,18 @@ class Accuracy:
                 "the page has its last few trades, ours all of the window, paired one by one",
             ],
         ]
-        return tabled(
+        return table(
             "The page's figures beside ours",
             ["figure", "the page", "ours, by the page's model", f"ours, {p.model.name}", "why they differ"],
             rows,
         )
 
     @property
-    def variance(self) -> Text:
+    def variance(self) -> TextBlock:
         """How far is live from the backtest, and could that be chance?"""
         p, spread, money = self.pnl, self.pnl.points, self.pnl.dollars
         if spread is None or money is None:
-            return listed("Backtest variance", [self.why])
+            return bullet_list("Backtest variance", [self.why])
 
         def between(low, high, told):
             return "unknown" if low is None or high is None else f"{told(low)} to {told(high)}"
@@ -444,7 +444,7 @@ class Accuracy:
             ["weighted by premium", points(p.weighted_pp), ""],
             ["all together", "", dollars(sum((pair.gap_usd for pair in p.pairs), ZERO))],
         ]
-        return tabled(
+        return table(
             f"{self.finding.severity or self.finding.verdict}: {self.finding.sentence}"
             if self.finding
             else "Backtest variance",
@@ -453,17 +453,17 @@ class Accuracy:
         )
 
     @property
-    def decomposition(self) -> "Waterfall | Text":
+    def decomposition(self) -> "Waterfall | TextBlock":
         """What is the difference made of?"""
         p = self.pnl
         if not p.pairs:
-            return listed("What the difference is made of", [NO_BACKTEST if not p.wanted else "no trade is matched"])
+            return bullet_list("What the difference is made of", [NO_BACKTEST if not p.wanted else "no trade is matched"])
         live = sum((pair.result.net for pair in p.pairs), ZERO)
         parts = p.parts.in_cents()
         return Waterfall(live.quantize(CENT) - sum(parts.values(), ZERO), parts, live.quantize(CENT), len(p.pairs))
 
     @property
-    def worst(self) -> Text:
+    def worst(self) -> TextBlock:
         """Which trades are furthest below the backtest?"""
         far = sorted(self.pnl.pairs, key=lambda pair: -pair.gap_usd)[:WORST]
         rows = [
@@ -479,7 +479,7 @@ class Accuracy:
             ]
             for pair in far
         ]
-        return tabled(
+        return table(
             f"The {len(rows)} trades furthest below the backtest",
             ["trade", "what", "closed (New York)", "backtest", "live", "gap", "gap in dollars", "mostly"],
             rows,
@@ -487,7 +487,7 @@ class Accuracy:
         )
 
     @property
-    def unmatched(self) -> Text:
+    def unmatched(self) -> TextBlock:
         """Which trades has only one of the two?"""
         names = {"live": "made, and not in the backtest", "backtest": "in the backtest, and never made"}
         rows = [
@@ -499,7 +499,7 @@ class Accuracy:
             rows.append(
                 ["a percent of the backtest, and never made", str(len(only)), formatting.UNKNOWN, ", ".join(only[:WORST])]
             )
-        return tabled(
+        return table(
             "Trades without a partner",
             ["which", "trades", "net", "the first of them"],
             rows,
@@ -507,12 +507,12 @@ class Accuracy:
         )
 
     @property
-    def rejected(self) -> Text:
+    def rejected(self) -> TextBlock:
         """Which rows could not be read, and why?"""
         rows = [
             [b.source, str(r.row), "; ".join(r.reasons)] for b in (self.book, self.theirs) if b for r in b.refused[:200]
         ]
-        return tabled(f"Rows refused: {self.refused}", ["file", "row", "why"], rows, "none")
+        return table(f"Rows refused: {self.refused}", ["file", "row", "why"], rows, "none")
 
     @property
     def _realised(self) -> tuple[Decimal, Decimal]:
@@ -724,14 +724,14 @@ def model(name: str) -> pnl_costs.CostModel:
 
 
 def told(
-    book: Book,
+    book: FillsFile,
     rule: Rule,
     reading: str = "real",
-    theirs: Book | None = None,
+    theirs: FillsFile | None = None,
     as_of: datetime | None = None,
     since: datetime | None = None,
     page: Mapping[str, Any] | None = None,
-) -> Accuracy:
+) -> PnlView:
     """
     What did the fills of a book come to?
 
@@ -761,7 +761,7 @@ def told(
 
     last = max((f.at for f in fills), default=None) or max((m.at for m in book.moneys), default=None)
     assert as_of or last
-    return Accuracy(again(model(reading)), book, theirs, as_of or last, again, page)  # type: ignore[arg-type]
+    return PnlView(again(model(reading)), book, theirs, as_of or last, again, page)  # type: ignore[arg-type]
 
 
 def of_file(
@@ -772,7 +772,7 @@ def of_file(
     as_of: datetime | None = None,
     since: datetime | None = None,
     page: Mapping[str, Any] | None = None,
-) -> Accuracy:
+) -> PnlView:
     """
     What did the fills of a file come to?
 
@@ -789,7 +789,7 @@ def of_file(
 
 
 def of_store(
-    filings: Filings,
+    filings: FillStore,
     rule: Rule,
     reading: str = "real",
     backtest: Path | None = None,
@@ -799,7 +799,7 @@ def of_store(
     *,
     known_at: datetime | None,
     now: datetime,
-) -> Accuracy:
+) -> PnlView:
     """
     What did the fills come to that were imported, beside the backtest's that was named or imported?
 
@@ -815,7 +815,7 @@ def of_store(
             f"no fill was imported for {filings.app} up to {formatting.moment(end)}. Name a file, or: ops import "
             f"FILE --kind fills."
         )
-    book = Book(
+    book = FillsFile(
         "imported fills",
         "the store",
         fills=known.fills,
@@ -824,7 +824,7 @@ def of_store(
     )
     theirs = reader.read(backtest, backtest=True) if backtest else None
     if theirs is None and (known.backtest or known.promises):
-        theirs = Book(
+        theirs = FillsFile(
             "imported backtest", "the store", backtest=True, fills=known.backtest or [], promises=known.promises
         )
     return told(book, rule, reading, theirs, as_of, since, page)
@@ -838,7 +838,7 @@ def accuracy_of(
     as_of: str | datetime | None = None,
     window: str = "",
     known_at: str | datetime | None = None,
-) -> Accuracy:
+) -> PnlView:
     """
     What trades came to, and how far that is from the backtest.
 
@@ -864,7 +864,7 @@ def accuracy_of(
     if path:
         return of_file(path, rule, costs, theirs, **span)
     return of_store(
-        Filings(desk.store, desk.settings.app),
+        FillStore(desk.store, desk.settings.app),
         rule,
         costs,
         theirs,

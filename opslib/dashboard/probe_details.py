@@ -3,12 +3,12 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from opslib.dashboard.status import View
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.status import Status
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting
 from opslib.foundation.clock import Window
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
-from opslib.telemetry.probes.history import EARS, IS_THERE, Probed
+from opslib.telemetry.probes.history import REQUEST_PROBES, IS_THERE, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
@@ -24,8 +24,8 @@ def _local(at_us: int) -> str:
 class Speed:
     """How long our looks took, as a picture."""
 
-    probed: Probed
-    view: View
+    probed: ProbeHistory
+    view: Status
     subjects: tuple[str, ...]
 
     def __repr__(self) -> str:
@@ -38,10 +38,10 @@ class Speed:
         def draw(ax):
             return (
                 charts.looked(ax, self.probed, self.view.window, self.view.rules, self.subjects),
-                charts.marked(ax, self.view.marks),
+                charts.with_markers(ax, self.view.marks),
             )
 
-        charts.shown(
+        charts.show(
             {"text/plain": repr(self)},
             draw,
             "our looks over time",
@@ -50,21 +50,21 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Depth:
+class ProbeDetails:
     """What lies under the panels of a view."""
 
-    view: View
+    view: Status
 
     @property
-    def _probed(self) -> Probed:
-        return self.view.probed or Probed()
+    def _probed(self) -> ProbeHistory:
+        return self.view.probed or ProbeHistory()
 
     @property
     def _window(self) -> Window:
         return self.view.window
 
     @property
-    def providers(self) -> Text:
+    def providers(self) -> TextBlock:
         """Do they answer us, how fast, may we have the data, is it new, what is left of the quota?"""
         sights = self.view.as_json()["panels"]["providers"]["probes"]
         rows = []
@@ -84,7 +84,7 @@ class Depth:
                         formatting.number(f["quota_left"]),
                     ]
                 )
-        return tabled(
+        return table(
             f"Our own looks, {self._window}",
             ["of", "now", "fault", "available", "usable", "p95", "mean", "data's age", "quota left"],
             rows,
@@ -92,7 +92,7 @@ class Depth:
         )
 
     @property
-    def serving(self) -> Text:
+    def serving(self) -> TextBlock:
         """Who can serve now?"""
         sights = self.view.as_json()["panels"]["providers"]["probes"]
         told = {
@@ -106,7 +106,7 @@ class Depth:
             "ok": "our own network is well",
             None: "our own network cannot be told apart: both providers must be looked at",
         }[sights.get("our_network")]
-        return listed(
+        return bullet_list(
             told,
             [
                 network,
@@ -117,12 +117,12 @@ class Depth:
         )
 
     @property
-    def outcomes(self) -> Text:
+    def outcomes(self) -> TextBlock:
         """How did our looks end, and whose fault was it?"""
         counts = Counter(
             (s.subject, s.probe, s.outcome)
             for subject in ("massive", "tradier", "app")
-            for probe in (*EARS, "socket")
+            for probe in (*REQUEST_PROBES, "socket")
             for s in self._probed.within(probe, subject, self._window)
         )
         rows = [
@@ -136,7 +136,7 @@ class Depth:
             ]
             for (subject, probe, outcome), n in sorted(counts.items())
         ]
-        return tabled(
+        return table(
             "How each attempt ended",
             ["of", "look", "outcome", "fault", "attempts", "counts as up"],
             rows,
@@ -144,7 +144,7 @@ class Depth:
         )
 
     @property
-    def outages(self) -> Text:
+    def outages(self) -> TextBlock:
         """When did a look give nothing usable, for how long, and why?"""
         rows = (
             [row for subject in ("massive", "tradier", "app") for row in self._stretches(IS_THERE[subject], subject)]
@@ -152,7 +152,7 @@ class Depth:
             + self._stretches("data", "tradier")
             + self._stretches("socket", "app")
         )
-        return tabled(
+        return table(
             "Stretches without a usable look",
             ["from (New York)", "of", "look", "for", "looks", "outcomes"],
             sorted(rows),
@@ -193,7 +193,7 @@ class Depth:
         return Speed(self._probed, self.view, ("app",))
 
     @property
-    def against_page(self) -> Text:
+    def against_page(self) -> TextBlock:
         """What does the app's page say of the same providers?"""
         rows = []
         for name in PROVIDERS:
@@ -206,10 +206,10 @@ class Depth:
                     f"{formatting.number(ours.count)} attempts",
                 ]
             )
-        return tabled("The page's word beside ours", ["of", "the app's page", "our own looks"], rows)
+        return table("The page's word beside ours", ["of", "the app's page", "our own looks"], rows)
 
     @property
-    def chains(self) -> Text:
+    def chains(self) -> TextBlock:
         """Which chains were fetched, whole, and what do their tradable contracts look like?"""
         rows = []
         for symbol, found in self._probed.chains(self._window).items():
@@ -229,7 +229,7 @@ class Depth:
                         formatting.ratio(told.get("iv_atm"), 1),
                     ]
                 )
-        return tabled(
+        return table(
             "Chains fetched",
             [
                 "at (New York)",
@@ -248,7 +248,7 @@ class Depth:
         )
 
     @property
-    def log(self) -> Text:
+    def log(self) -> TextBlock:
         """What did the app log, of which kinds, how often?"""
         kinds, newest = self._probed.log_kinds(self._window), self._probed.log_newest(self._window)
         hours = max(self._window.seconds / 3600, 1 / 60)
@@ -256,7 +256,7 @@ class Depth:
             [kind, formatting.number(n), formatting.number(n / hours, digits=1), newest.get(kind, "")]
             for kind, n in sorted(kinds.items(), key=lambda k: (-k[1], k[0]))
         ]
-        return tabled(
+        return table(
             f"What the app logged; {formatting.number(self._probed.errors(self._window))} errors",
             ["kind", "lines", "an hour", "newest"],
             rows,
@@ -264,7 +264,7 @@ class Depth:
         )
 
     @property
-    def server(self) -> Text:
+    def server(self) -> TextBlock:
         """How is the app's server: its process, its restarts, its memory?"""
         told = self.view.as_json()["panels"]["system"].get("probes", {})
         process, lines = told.get("process", {}), list[str]()
@@ -280,10 +280,10 @@ class Depth:
                 f"{formatting.UNKNOWN if grows is None else f'{grows:+.1f} MB per h'}"
             )
         lines += [f"started anew at {_local(at)} New York" for at in self._probed.restarts(self._window)]
-        return listed("The app's server", lines or [NOBODY_LOOKED])
+        return bullet_list("The app's server", lines or [NOBODY_LOOKED])
 
     @property
-    def socket(self) -> Text:
+    def socket(self) -> TextBlock:
         """How was the app's WebSocket, look by look?"""
         found = [s for s in self._probed.within("socket", "app", self._window)]
         counts = Counter(s.outcome for s in found)
@@ -299,16 +299,16 @@ class Depth:
             else []
         )
         lines += [f"oldest last message: {formatting.duration(max(ages))}"] if ages else []
-        return listed("The app's WebSocket", lines or [NOBODY_LOOKED])
+        return bullet_list("The app's WebSocket", lines or [NOBODY_LOOKED])
 
     @property
-    def clocks(self) -> Text:
+    def clocks(self) -> TextBlock:
         """Whose clock is off, against ours?"""
         skews = [(s, self._probed.skew_s(s, self._window.end_us)) for s in (*PROVIDERS, "app")]
-        return listed("Clocks against ours", [f"{s}: {k:+.1f} s" for s, k in skews if k is not None] or [NOBODY_LOOKED])
+        return bullet_list("Clocks against ours", [f"{s}: {k:+.1f} s" for s, k in skews if k is not None] or [NOBODY_LOOKED])
 
     @property
-    def host(self) -> Text:
+    def host(self) -> TextBlock:
         """What is to be seen on the app's host?"""
         last = {self._probed.told(s)["name"]: s for s in self._probed.within("host", "app", self._window)}
         rows = [
@@ -320,7 +320,7 @@ class Depth:
             ]
             for name, s in last.items()
         ]
-        return tabled(
+        return table(
             "On the app's host",
             ["looked at", "is", "seen", "at (New York)"],
             rows,
@@ -328,11 +328,11 @@ class Depth:
         )
 
     @property
-    def collector(self) -> Text:
+    def collector(self) -> TextBlock:
         """Do we ourselves look on?"""
         beats = self._probed.within("beat", "collector", self._window)
         if not beats:
-            return listed("Our collector", [NOBODY_LOOKED])
+            return bullet_list("Our collector", [NOBODY_LOOKED])
         memory = [b.value for b in beats if b.value is not None]
         files = [self._probed.told(b).get("files") for b in beats]
         gaps = [(b.ts_us - a.ts_us) / 1e6 for a, b in zip(beats, beats[1:])]
@@ -345,4 +345,4 @@ class Depth:
             if any(f is not None for f in files)
             else []
         )
-        return listed("Our collector", lines)
+        return bullet_list("Our collector", lines)

@@ -16,7 +16,7 @@ from opslib.foundation.config.rules import Rules
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.telemetry import app_state
 from opslib.telemetry.clock_skew import LATELY, compare, parties
-from opslib.telemetry.probes.history import IS_THERE, KEPT, Probed
+from opslib.telemetry.probes.history import IS_THERE, KEPT, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES, PROVIDER, UNCLEAR
 from opslib.telemetry.probes.store import Sample
 from opslib.telemetry.probes.websocket import NO_TOKEN
@@ -26,7 +26,7 @@ LONG = 10.0  # So many times longer than we need for an answer is long.
 CHAINS_BACK = timedelta(hours=1)  # So far back may the chain be that another is held against.
 
 
-class Sight(NamedTuple):
+class ProbeSummary(NamedTuple):
     """One sentence of a panel; its verdict is empty where a rule has it."""
 
     panel: str
@@ -47,7 +47,7 @@ def _seconds(found: float | None) -> str:
     return formatting.UNKNOWN if found is None else f"{found:.2f} s"
 
 
-class Sights:
+class ProbeSummaries:
     """
     What is to be told of our own looks over a window.
 
@@ -56,11 +56,11 @@ class Sights:
         page_says: Of each provider, the verdict of the page's own availability of the last minutes (`lately`).
     """
 
-    def __init__(self, probed: Probed, rules: Rules, window: Window, page: dict[str, Any], page_says: dict[str, str]):
+    def __init__(self, probed: ProbeHistory, rules: Rules, window: Window, page: dict[str, Any], page_says: dict[str, str]):
         self.probed, self.rules, self.window, self.page, self.page_says = probed, rules, window, page, page_says
         self.at_us = window.end_us
 
-    def all(self) -> list[Sight]:
+    def all(self) -> list[ProbeSummary]:
         """Every sentence, by panel."""
         return [*self._providers(), *self._greeks(), *self._system()] if self.probed.any else []
 
@@ -168,7 +168,7 @@ class Sights:
             self.probed.told(sample),
         )
         detail = f"HTTP {told['status']}, " if told.get("status", 200) >= 400 else ""
-        detail += f'"{formatting.one_line(told["said"], 100)}", ' if told.get("said") else ""
+        detail += f'"{formatting.single_line(told["said"], 100)}", ' if told.get("said") else ""
         detail += f"asked for {told['route']}, as the app will when massive fails, " if told.get("route") else ""
         age = (
             f"data {formatting.duration(sample.value)} old, "
@@ -179,12 +179,12 @@ class Sights:
         fault = "the app's" if subject == "app" and outcome.fault == PROVIDER else outcome.fault
         return f"{subject} {outcome.words} ({detail}{age}{when}). Fault: {fault}. {outcome.advice}".rstrip()
 
-    def _providers(self) -> list[Sight]:
-        found, at_us = list[Sight](), self.at_us
+    def _providers(self) -> list[ProbeSummary]:
+        found, at_us = list[ProbeSummary](), self.at_us
         if market_calendar.open_since(self.window.end) and self.probed.market_shut(at_us):
             said = " and ".join(self.probed.market_said_by(at_us))
             found.append(
-                Sight(
+                ProbeSummary(
                     "providers",
                     "",
                     f"the providers say that the market is closed ({said}), though our calendar has a "
@@ -197,7 +197,7 @@ class Sights:
                 f"{s} {OUTCOMES[self.probed.now('liveness', s, at_us).outcome].words.split(':')[0]}" for s in PROVIDERS
             )  # type: ignore[union-attr]
             found.append(
-                Sight(
+                ProbeSummary(
                     "providers",
                     "critical",
                     f"our own network first: neither provider can be connected to ({told}). Check DNS, route "
@@ -208,17 +208,17 @@ class Sights:
             found += self._provider(subject, bool(gone))
         serving = self.probed.serving(at_us)
         if serving == "tradier":
-            found.append(Sight("providers", "", "tradier can serve in massive's place."))
+            found.append(ProbeSummary("providers", "", "tradier can serve in massive's place."))
         elif serving == "nobody":
             why = (
                 "no fallback is configured (OPS_FALLBACK=none)"
                 if self.probed.fallback == "none"
                 else "neither provider gives what is asked for"
             )
-            found.append(Sight("providers", "critical", f"nobody can serve: {why}."))
+            found.append(ProbeSummary("providers", "critical", f"nobody can serve: {why}."))
         return found
 
-    def _provider(self, subject: str, network_gone: bool) -> list[Sight]:
+    def _provider(self, subject: str, network_gone: bool) -> list[ProbeSummary]:
         stands = self._stands(subject)
         if not stands or network_gone:
             return []
@@ -231,7 +231,7 @@ class Sights:
             trouble = self.probed.trouble(subject, self._lately())
             words = f": it {OUTCOMES[trouble].words}" if trouble else ""
             return [
-                Sight(
+                ProbeSummary(
                     "providers",
                     "",
                     f"{subject} answers some of our looks and not others ({asked.count - asked.part} of "
@@ -242,7 +242,7 @@ class Sights:
         if not OUTCOMES[worst.outcome].usable:
             since = self.probed.since(worst.probe, subject, self.at_us)
             lasts = since is not None and since.ts_us < worst.ts_us  # One look that went wrong is no trouble yet.
-            return [Sight("providers", "warning" if lasts else "", self._matter(subject, self._agreed(worst)))]
+            return [ProbeSummary("providers", "warning" if lasts else "", self._matter(subject, self._agreed(worst)))]
         return [self._well(subject, p95), *self._against_page(subject, p95)]
 
     def _agreed(self, failed: Sample) -> Sample:
@@ -259,7 +259,7 @@ class Sights:
     def _lately(self) -> Window:
         return Window.before(self.window.end, lately(self.rules))
 
-    def _well(self, subject: str, p95: float | None) -> Sight:
+    def _well(self, subject: str, p95: float | None) -> ProbeSummary:
         data = self.probed.now("data", subject, self.at_us)
         age = f", data {formatting.duration(data.value)} old" if data and data.value is not None else ""
         quota = self._quota(subject)
@@ -270,9 +270,9 @@ class Sights:
             if refused.part
             else ""
         )
-        return Sight("providers", "", f"{subject} answers us (p95 {_seconds(p95)}{age}{left}{often}).")
+        return ProbeSummary("providers", "", f"{subject} answers us (p95 {_seconds(p95)}{age}{left}{often}).")
 
-    def _against_page(self, subject: str, p95: float | None) -> list[Sight]:
+    def _against_page(self, subject: str, p95: float | None) -> list[ProbeSummary]:
         """It answers us; does it answer the app?"""
         gave_up_ms, kinds = self.probed.gave_up_after_ms(self._lately()), self.probed.log_kinds(self._lately())
         if subject == "massive" and gave_up_ms is not None and kinds.get("timeout"):
@@ -283,7 +283,7 @@ class Sights:
                 else "the app's own timeout, or the way from the app to massive, is at fault"
             )
             return [
-                Sight(
+                ProbeSummary(
                     "providers",
                     "warning",
                     f"the app gives up on massive after {gave_up_ms} ms, while massive answers us within "
@@ -292,7 +292,7 @@ class Sights:
             ]
         if self.page_says.get(subject) == "critical" and self._answered_throughout(subject):
             return [
-                Sight(
+                ProbeSummary(
                     "providers",
                     "",
                     f"{subject} has answered each of our probes of the last minutes, yet the app's page "
@@ -310,13 +310,13 @@ class Sights:
         asked = self.probed.usable(subject, Window.before(self.window.end, 2 * lately(self.rules)))
         return asked.count > 0 and asked.part == asked.count
 
-    def _greeks(self) -> list[Sight]:
-        found = list[Sight]()
+    def _greeks(self) -> list[ProbeSummary]:
+        found = list[ProbeSummary]()
         for symbol, chains in self.probed.chains(Window.before(self.window.end, CHAINS_BACK)).items():
             last = chains[-1]
             if last.outcome != "ok":
                 found.append(
-                    Sight(
+                    ProbeSummary(
                         "greeks",
                         "warning",
                         f"the chain of {symbol}: massive {OUTCOMES[last.outcome].words} "
@@ -329,7 +329,7 @@ class Sights:
             told = self.probed.told(last)
             if "flagged" not in told:
                 found.append(
-                    Sight(
+                    ProbeSummary(
                         "greeks",
                         "warning",
                         f"the chain of {symbol} was not judged: {told.get('why', 'an older collector fetched it')}",
@@ -340,7 +340,7 @@ class Sights:
                 f"{n} {name.replace('_', ' ')}" for name, n in sorted(told["faults"].items(), key=lambda f: -f[1])
             )
             found.append(
-                Sight(
+                ProbeSummary(
                     "greeks",
                     "",
                     f"the chain of {symbol}: {formatting.number(told['contracts'])} contracts, "
@@ -351,7 +351,7 @@ class Sights:
             strange = {name: unit for name, unit in told["units"].items() if unit not in (None, USUAL[name])}
             if strange:
                 found.append(
-                    Sight(
+                    ProbeSummary(
                         "greeks",
                         "warning",
                         f"the Greeks of {symbol} come in other units than usual: "
@@ -362,7 +362,7 @@ class Sights:
             found += self._changed(symbol, before, told) if before else []
             if told.get("expires_today"):
                 found.append(
-                    Sight(
+                    ProbeSummary(
                         "greeks",
                         "",
                         f"{symbol} has {told['expires_today']} contracts that expire today: a gamma of 0 in "
@@ -371,7 +371,7 @@ class Sights:
                 )
         return found
 
-    def _changed(self, symbol: str, before: dict[str, Any], now: dict[str, Any]) -> list[Sight]:
+    def _changed(self, symbol: str, before: dict[str, Any], now: dict[str, Any]) -> list[ProbeSummary]:
         """Has a median changed by more than markets do within the hour, and what does that look like?"""
         most = self.rules.probes.changed_by
         times = {
@@ -385,7 +385,7 @@ class Sights:
         if times.get("iv") and 1 / most <= times["iv"] <= most:
             told = ", ".join(f"{k} {t:.3g} times" for k, t in moved.items())
             return [
-                Sight(
+                ProbeSummary(
                     "greeks",
                     "warning",
                     f"the units of {symbol}'s Greeks may have changed: medians against an earlier chain of "
@@ -394,7 +394,7 @@ class Sights:
             ]
         if "iv" in moved:
             return [
-                Sight(
+                ProbeSummary(
                     "greeks",
                     "",
                     f"{symbol}'s median IV is {times['iv']:.1f} times that of an earlier chain of this hour: "
@@ -403,7 +403,7 @@ class Sights:
             ]
         return []
 
-    def _system(self) -> list[Sight]:
+    def _system(self) -> list[ProbeSummary]:
         return [
             *self._app(),
             *self._socket(),
@@ -414,7 +414,7 @@ class Sights:
             *self._collector(),
         ]
 
-    def _app(self) -> list[Sight]:
+    def _app(self) -> list[ProbeSummary]:
         stands = self._stands("app")
         if not stands:
             return []
@@ -427,7 +427,7 @@ class Sights:
                     "server's own address, without a path."
                 )
             return [
-                Sight("system", "critical" if OUTCOMES[worst.outcome].answered is False else "warning", f"the {words}")
+                ProbeSummary("system", "critical" if OUTCOMES[worst.outcome].answered is False else "warning", f"the {words}")
             ]
         limit = dict(self.rules["response_time"].ladder)
         slow = (
@@ -438,7 +438,7 @@ class Sights:
         up = self.probed.now("health", "app", self.at_us)
         age = f", up for {formatting.duration(up.value)}" if up and up.value is not None else ""
         return [
-            Sight(
+            ProbeSummary(
                 "system",
                 "warning" if slow else "",
                 f"the app is slow to answer us (p95 {_seconds(p95)}{age})."
@@ -447,7 +447,7 @@ class Sights:
             )
         ]
 
-    def _socket(self) -> list[Sight]:
+    def _socket(self) -> list[ProbeSummary]:
         last, since = self.probed.now("socket", "app", self.at_us), self.probed.since("socket", "app", self.at_us)
         if last is None or since is None:
             return []
@@ -456,7 +456,7 @@ class Sights:
             looks = self.probed.within("socket", "app", lately)
             bad = [s.outcome for s in looks if not OUTCOMES[s.outcome].usable]
             return [
-                Sight(
+                ProbeSummary(
                     "system",
                     "warning",
                     f"the app's WebSocket comes and goes: {len(bad)} of {len(looks)} looks in the last 5 min "
@@ -470,7 +470,7 @@ class Sights:
                 if last.value is not None
                 else ", no message heard yet"
             )
-            return [Sight("system", "", f"the app's WebSocket answers us ({_seconds(last.seconds)}{heard}).")]
+            return [ProbeSummary("system", "", f"the app's WebSocket answers us ({_seconds(last.seconds)}{heard}).")]
         code = f" (code {told['code']})" if "code" in told else f" (HTTP {told['status']})" if "status" in told else ""
         silent = (
             f", nothing for {formatting.duration(last.value)}" if last.outcome == "silent" and last.value is not None else ""
@@ -492,7 +492,7 @@ class Sights:
         }.get(last.outcome, outcome.words + code)
         if told.get("why") == NO_TOKEN:
             return [
-                Sight(
+                ProbeSummary(
                     "system",
                     "",
                     f"the app gives no token for its WebSocket, {_since(since.ts_us)}: it {outcome.words}. "
@@ -504,15 +504,15 @@ class Sights:
             if last.outcome in ("closed", "timeout")
             else outcome.advice
         )
-        return [Sight("system", "", f"the app's WebSocket {words}, {_since(since.ts_us)}. {hint}")]
+        return [ProbeSummary("system", "", f"the app's WebSocket {words}, {_since(since.ts_us)}. {hint}")]
 
-    def _log(self) -> list[Sight]:
+    def _log(self) -> list[ProbeSummary]:
         last = self.probed.now("log", "app", self.at_us)
         if last is None:
             return []
         if last.outcome != "ok":
             return [
-                Sight(
+                ProbeSummary(
                     "system",
                     "unknown",
                     f"the app's log cannot be read ({self.probed.told(last).get('why', 'not there')}): see "
@@ -525,18 +525,18 @@ class Sights:
         errors = self.probed.errors(self.window)
         told = ", ".join(f"{k} {n}" for k, n in sorted(kinds.items(), key=lambda i: -i[1])[:4])
         return [
-            Sight(
+            ProbeSummary(
                 "system",
                 "",
                 f"the app logged {formatting.number(errors)} errors in this window" + (f": {told}." if told else "."),
             )
         ]
 
-    def _process(self) -> list[Sight]:
-        last, found = self.probed.now("process", "app", self.at_us), list[Sight]()
+    def _process(self) -> list[ProbeSummary]:
+        last, found = self.probed.now("process", "app", self.at_us), list[ProbeSummary]()
         for at in self.probed.restarts(self.window):
             found.append(
-                Sight(
+                ProbeSummary(
                     "system",
                     "",
                     f"the app's server was started anew at "
@@ -550,7 +550,7 @@ class Sights:
             critical = last.outcome == "gone"
             return [
                 *found,
-                Sight(
+                ProbeSummary(
                     "system",
                     "critical" if critical else "unknown",
                     "the app's process is gone."
@@ -561,7 +561,7 @@ class Sights:
         grows = self.probed.growth_mb_per_h(Window.before(self.window.end, self.rules["memory_growth"].window))
         return [
             *found,
-            Sight(
+            ProbeSummary(
                 "system",
                 "",
                 f"the app's process holds {formatting.number(last.value, 'MB', 0)}"
@@ -569,31 +569,31 @@ class Sights:
             ),
         ]
 
-    def _clocks(self) -> list[Sight]:
+    def _clocks(self) -> list[ProbeSummary]:
         """Whose clock is off."""
         skews = parties(self.probed, self.page.get("system", {}), self.at_us)
-        return [Sight("system", "warning", words) for words in compare(skews, self.rules.skew_told_s).sentences]
+        return [ProbeSummary("system", "warning", words) for words in compare(skews, self.rules.skew_told_s).sentences]
 
-    def _host(self) -> list[Sight]:
+    def _host(self) -> list[ProbeSummary]:
         last: dict[str, Sample] = {}
         for sample in self.probed.within("host", "app", self.window):
             last[self.probed.told(sample)["name"]] = sample
         wrong = [f"{name}: {self.probed.told(s)['told']}" for name, s in last.items() if s.outcome == "server_5xx"]
         if wrong:
-            return [Sight("system", "warning", f"on the app's host: {'; '.join(wrong)}.")]
+            return [ProbeSummary("system", "warning", f"on the app's host: {'; '.join(wrong)}.")]
         return (
-            [Sight("system", "", f"on the app's host {len(last)} things were looked at and none is wrong.")]
+            [ProbeSummary("system", "", f"on the app's host {len(last)} things were looked at and none is wrong.")]
             if last
             else []
         )
 
-    def _collector(self) -> list[Sight]:
+    def _collector(self) -> list[ProbeSummary]:
         last = self.probed.now("beat", "collector", self.at_us)
         missed = self.probed.missed_beats(self.at_us)
         heartbeat = self.rules["heartbeat"]
         if missed and heartbeat.past(missed, float(dict(heartbeat.ladder)["warning"])):
             return [
-                Sight(
+                ProbeSummary(
                     "system",
                     "",
                     f"our collector has missed {missed:,.0f} beats: nothing was looked at since, and no alert "
@@ -603,7 +603,7 @@ class Sights:
         if last is None:
             return []
         if last.outcome == "stopped":
-            return [Sight("system", "", f"our collector was stopped {_since(last.ts_us)}.")]
+            return [ProbeSummary("system", "", f"our collector was stopped {_since(last.ts_us)}.")]
         told = self.probed.told(last)
         failing = f"; failing: {', '.join(told['failing'])}" if told.get("failing") else ""
         lost = f"; {told['lost']} samples lost" if told.get("lost") else ""
@@ -623,7 +623,7 @@ class Sights:
         )
         jumped = f"; our clock jumped by {formatting.duration(abs(stepped[-1]))} (sleep, or set)" if stepped else ""
         return [
-            Sight(
+            ProbeSummary(
                 "system",
                 "warning" if failing or lost or starved else "",
                 f"our collector looks every {told['every_s']:g} s and holds {formatting.number(last.value, 'MB', 0)}"

@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 
 from opslib.alerting import evaluation
 from opslib.alerting.verdicts import bound
-from opslib.dashboard.status import View
+from opslib.dashboard.status import Status
 from opslib.foundation import clock, formatting
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import StoreError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.telemetry.pages import counters
 from opslib.telemetry.pages.store import SnapshotStore
 
@@ -26,7 +26,7 @@ SETTLED = timedelta(seconds=90)
 STRIDE = timedelta(days=1)
 
 
-def errors_total(store: Store, settings: Settings, rules: Rules, as_of: datetime) -> int | None:
+def errors_total(store: Database, settings: Settings, rules: Rules, as_of: datetime) -> int | None:
     """
     How many errors have all pages that were ever seen counted, each since its load? Never falls, whatever they reset.
 
@@ -54,7 +54,7 @@ def errors_total(store: Store, settings: Settings, rules: Rules, as_of: datetime
     return total
 
 
-def _remember(store: Store, key: str, value: str) -> None:
+def _remember(store: Database, key: str, value: str) -> None:
     """Remember a total where that is possible: one that cannot be remembered is right all the same, and made again."""
     try:
         store.remember(key, value)
@@ -62,7 +62,7 @@ def _remember(store: Store, key: str, value: str) -> None:
         print(formatting.printable(f"ops serve: {problem}"), file=sys.stderr)
 
 
-def prometheus(view: View, total_errors: int | None) -> str:
+def prometheus(view: Status, total_errors: int | None) -> str:
     """The figures of a view of the last hour as Prometheus text, format 0.0.4, ending in a newline."""
     figures = view.figures
 
@@ -72,7 +72,7 @@ def prometheus(view: View, total_errors: int | None) -> str:
     down = figures["system"]["websocket_connected"]
     judged = [
         f
-        for f in evaluation.judged(view.tape, view.rules.without_budgets(), view.window.end, view.probed)
+        for f in evaluation.evaluate_rules(view.tape, view.rules.without_budgets(), view.window.end, view.probed)
         if f.figure.value is not None and f.verdict != "unknown"
     ]
 

@@ -1,7 +1,7 @@
 """
 Make the four panels: a question, its verdict, its table, its picture.
 
-A `View` is what is shown of one app at one moment. The dashboard, the report, the shell and the receiver all ask the
+A `Status` is what is shown of one app at one moment. The dashboard, the report, the shell and the receiver all ask the
 same view, so that a figure is the same wherever it stands.
 """
 
@@ -14,31 +14,31 @@ from typing import TYPE_CHECKING, Any
 
 from opslib.alerting import evaluation, evaluator, fill_figures, history, replay
 from opslib.alerting.alerts import Transition
-from opslib.alerting.notifications.planner import Notice, Silence
-from opslib.alerting.notifications.store import Dispatch
-from opslib.alerting.store import Record
+from opslib.alerting.notifications.planner import NotificationState, Silence
+from opslib.alerting.notifications.store import NotificationStore
+from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import EXIT_CODES, Finding, worst
 from opslib.dashboard.panels import MOST_TYPES, Panel
-from opslib.dashboard.probe_summary import Sight, Sights, lately
+from opslib.dashboard.probe_summary import ProbeSummary, ProbeSummaries, lately
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import NAMES, Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import UsageError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.snapshot_columns import FIELDS, PROVIDERS
-from opslib.incidents.lifecycle import Chronicle
-from opslib.telemetry.markers import Mark, Marks
+from opslib.incidents.lifecycle import Incidents
+from opslib.telemetry.markers import Marker, Markers
 from opslib.telemetry.pages import counters, indicators, refused_posts
-from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.pages.counters import CounterHistory
 from opslib.telemetry.pages.refused_posts import Refused
 from opslib.telemetry.probes import history as probes_history
-from opslib.telemetry.probes.history import Probed
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.history import ProbeHistory
+from opslib.telemetry.probes.store import SampleStore
 from opslib.trading.pnl.fills import Fill
 from opslib.trading.pnl.pnl import Pnl
-from opslib.trading.pnl.store import Filed, Filings
+from opslib.trading.pnl.store import StoredFill, FillStore
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +50,7 @@ DEEPER = {"providers": "provider_health", "greeks": "greeks_quality", "pnl": "pn
 LATELY_US = 30_000_000  # Judged so lately is judged up to now.
 
 
-class View:
+class Status:
     """
     What is shown of one app at one moment.
 
@@ -63,7 +63,7 @@ class View:
         recorded: What became of alerts, where they were judged up to the moment of the view; else None.
         evaluated: The part of the window for which alerts are evaluated where nothing is recorded; None is all of it.
         probed: What our own looks saw; None where nobody ever looked.
-        acks, silences: What people said of alerts: see `dispatch.Dispatch`.
+        acks, silences: What people said of alerts: see `dispatch.NotificationStore`.
         filed: What the fills of the window came to; None where there are none, and the page is asked.
         traded: What all fills up to the moment of the view came to; None where there are none.
         rows: Those fills, for the alerts where nobody judged.
@@ -77,16 +77,16 @@ class View:
         app: str,
         window: Window,
         known_at: datetime | None,
-        tape: Tape,
+        tape: CounterHistory,
         rules: Rules,
         recorded: list[Transition] | None = None,
-        probed: Probed | None = None,
+        probed: ProbeHistory | None = None,
         acks: Mapping[str, tuple[str, int, str]] = MappingProxyType({}),
         silences: Iterable[Silence] = (),
         traded: Pnl | None = None,
-        rows: Iterable[Filed] = (),
+        rows: Iterable[StoredFill] = (),
         incidents: Mapping[str, str] = MappingProxyType({}),
-        marks: Iterable[Mark] = (),
+        marks: Iterable[Marker] = (),
         refused: Iterable[Refused] = (),
         evaluated: tuple[int, int] | None = None,
     ):
@@ -138,7 +138,7 @@ class View:
         found = (
             self.recorded
             if self.recorded is not None
-            else replay.on(
+            else replay.replay_view(
                 self.tape,
                 self.rules,
                 *(self.evaluated or (self.window.start_us, self.window.end_us)),
@@ -146,11 +146,11 @@ class View:
                 self._rows,
             )
         )
-        return [row | self._said_of(row) for row in history.standing(found, self.rules)]
+        return [row | self._said_of(row) for row in history.active_alerts(found, self.rules)]
 
     def _said_of(self, row: dict[str, Any]) -> dict[str, Any]:
         """Who has taken an alert, and which silence keeps it quiet, at the moment of the view."""
-        at_us, notice = self.window.end_us, Notice(row["id"], row["rule"], row["subject"], row["source"], "", "")
+        at_us, notice = self.window.end_us, NotificationState(row["id"], row["rule"], row["subject"], row["source"], "", "")
         author, since_us, _ = self.acks.get(row["id"], ("", at_us, ""))
         quiet = next((s.id for s in self.silences if s.holds(notice, at_us)), None)
         return {
@@ -170,7 +170,7 @@ class View:
         return worst(self._verdict_of(name) for name in NAMES if self._counts(name))
 
     @cached_property
-    def _sights(self) -> Sights:
+    def _sights(self) -> ProbeSummaries:
         says = (
             {
                 f.subject: f.verdict
@@ -181,10 +181,10 @@ class View:
             if self.probed
             else {}
         )
-        return Sights(self.probed or Probed(), self.rules, self.window, self.figures, says)
+        return ProbeSummaries(self.probed or ProbeHistory(), self.rules, self.window, self.figures, says)
 
     @cached_property
-    def sights(self) -> list[Sight]:
+    def sights(self) -> list[ProbeSummary]:
         """What our own looks see, in sentences; nothing where nobody looks."""
         return self._sights.all()
 
@@ -257,7 +257,7 @@ class View:
             tuple(s for s in self.sights if s.panel == name),
             tuple(rows),
             (*self._notes(name), *(m.told for m in self.marks)),
-            lambda ax: charts.marked(draw(ax, self.tape, self.window, self.rules), self.marks),
+            lambda ax: charts.with_markers(draw(ax, self.tape, self.window, self.rules), self.marks),
         )
 
     @property
@@ -406,7 +406,7 @@ class View:
                     f"{'ahead of' if f['clock_skew_s'] > 0 else 'behind'} ours; every time shown is ours"
                 )
             if f["last_error_message"]:
-                notes.append(f"newest error message: {formatting.one_line(f['last_error_message'])}")
+                notes.append(f"newest error message: {formatting.single_line(f['last_error_message'])}")
         return notes
 
     def as_json(self) -> dict[str, Any]:
@@ -517,7 +517,7 @@ def _by_type(types: Mapping[str, int] | None, errors: int | None) -> str:
     most = sorted(types.items(), key=lambda found: (-found[1], found[0]))
     rest = sum(n for _, n in most[MOST_TYPES:])
     return ", ".join(
-        [f"{formatting.one_line(kind, 40)} {n:,}" for kind, n in most[:MOST_TYPES]] + ([f"others {rest:,}"] if rest else [])
+        [f"{formatting.single_line(kind, 40)} {n:,}" for kind, n in most[:MOST_TYPES]] + ([f"others {rest:,}"] if rest else [])
     )
 
 
@@ -528,7 +528,7 @@ def _page_uptime(successes: int | None, requests: int | None) -> str:
     return f"{(200 * successes + requests) // (2 * requests) if requests else 100} %"
 
 
-def view(store: Store, settings: Settings, rules: Rules, window: Window, known_at: datetime | None = None) -> View:
+def view(store: Database, settings: Settings, rules: Rules, window: Window, known_at: datetime | None = None) -> Status:
     """What is to be shown of an app for a window, as known at a moment (None: all that is known)?"""
     # Far enough back for every rule's own window but the budgets', so that what is wrong now can be told with since
     # when.
@@ -537,10 +537,10 @@ def view(store: Store, settings: Settings, rules: Rules, window: Window, known_a
     tape = counters.load(
         store, settings.app, reach, known_at, rules.pages, post_every_s=settings.post_every_s, wired=settings.wired
     )
-    probed = probes_history.load(Samples(store, settings.app), reach, known_at, settings.fallback)
-    said = Dispatch(store, settings.app)
+    probed = probes_history.load(SampleStore(store, settings.app), reach, known_at, settings.fallback)
+    said = NotificationStore(store, settings.app)
     traded, rows = fill_figures.traded(
-        Filings(store, settings.app), rules, window, None if known_at is None else clock.micros(known_at)
+        FillStore(store, settings.app), rules, window, None if known_at is None else clock.micros(known_at)
     )
     recorded = _recorded(store, settings.app, window.end_us, known_at)
     evaluated = (
@@ -550,10 +550,10 @@ def view(store: Store, settings: Settings, rules: Rules, window: Window, known_a
     )
     known_us = None if known_at is None else clock.micros(known_at)
     marks, refused = (
-        Marks(store, settings).between(window.start_us, window.end_us, known_us),
+        Markers(store, settings).between(window.start_us, window.end_us, known_us),
         refused_posts.read(store, settings.app, window.start_us, window.end_us, known_us),
     )
-    return View(
+    return Status(
         settings.app,
         window,
         known_at,
@@ -565,16 +565,16 @@ def view(store: Store, settings: Settings, rules: Rules, window: Window, known_a
         said.silences(),
         traded,
         rows,
-        Chronicle(store, settings, rules).of_alerts(known_at),
+        Incidents(store, settings, rules).of_alerts(known_at),
         marks,
         refused,
         evaluated,
     )
 
 
-def _recorded(store: Store, app: str, at_us: int, known_at: datetime | None) -> list[Transition] | None:
+def _recorded(store: Database, app: str, at_us: int, known_at: datetime | None) -> list[Transition] | None:
     """What became of the alerts of a session up to a moment, where they were judged up to then."""
-    record = Record(store, app)
+    record = AlertStore(store, app)
     judged = record.judged()
     if judged is None or not judged[0] <= at_us <= judged[1] + LATELY_US:
         return None
@@ -582,26 +582,26 @@ def _recorded(store: Store, app: str, at_us: int, known_at: datetime | None) -> 
 
 
 def status(
-    store: Store,
+    store: Database,
     settings: Settings,
     rules: Rules,
     *,
     as_of: datetime | None = None,
     length: timedelta = timedelta(hours=1),
     known_at: datetime | None = None,
-) -> View:
+) -> Status:
     """How does everything stand, as of a moment (default: now)?"""
     return view(store, settings, rules, Window.before(as_of or clock.now(), length), known_at)
 
 
-def view_at(desk: Workspace, at: datetime, length: timedelta) -> View:
+def view_at(desk: Workspace, at: datetime, length: timedelta) -> Status:
     """Everything at a moment, over so long before it."""
     return status(desk.store, desk.settings, desk.rules, as_of=at, length=length)
 
 
 def status_of(
     desk: Workspace, as_of: str | datetime | None = None, window: str = "1h", known_at: str | datetime | None = None
-) -> View:
+) -> Status:
     """
     Everything as of a moment.
 
@@ -616,7 +616,7 @@ def status_of(
     length = time_parsing.parse_span(window)
     if length > MOST_WINDOW:
         raise UsageError(
-            f"a window of {formatting.one_line(window, 40)} was asked for; panels show at most {MOST_WINDOW.days}d. "
+            f"a window of {formatting.single_line(window, 40)} was asked for; panels show at most {MOST_WINDOW.days}d. "
             f"ops report and ops alerts cover longer."
         )
     return status(
@@ -629,7 +629,7 @@ def status_of(
     )
 
 
-def frame(view: View) -> "pandas.DataFrame":
+def frame(view: Status) -> "pandas.DataFrame":
     """
     The snapshots of a view's window as a frame, one row a snapshot, for questions that no panel answers.
 

@@ -8,7 +8,7 @@ from opslib.foundation import formatting
 
 
 @dataclass(frozen=True)
-class Text:
+class TextBlock:
     """A piece of the report as people read it: plain, HTML and Markdown."""
 
     plain: str
@@ -22,20 +22,20 @@ class Text:
         return {"text/plain": self.plain, "text/html": self.html, "text/markdown": self.markdown}
 
 
-def listed(title: str, lines: list[str]) -> Text:
+def bullet_list(title: str, lines: list[str]) -> TextBlock:
     """A heading and lines under it, as text, HTML and Markdown; what comes from outside is inert in each."""
     e = formatting.in_html
-    return Text(
+    return TextBlock(
         "\n".join([title, *(f"  - {line}" for line in lines)]),
         f"<p><strong>{e(title)}</strong></p><ul>{''.join(f'<li>{e(line)}</li>' for line in lines)}</ul>",
         "\n".join([f"### {formatting.in_markdown(title)}", "", *(f"- {formatting.in_markdown(line)}" for line in lines)]),
     )
 
 
-def tabled(title: str, header: list[str], rows: list[list[str]], empty: str = "") -> Text:
+def table(title: str, header: list[str], rows: list[list[str]], empty: str = "") -> TextBlock:
     """A heading and a table under it, as text, HTML and Markdown; without rows, `empty` stands there instead."""
     if not rows:
-        return listed(title, [empty])
+        return bullet_list(title, [empty])
     e = formatting.in_html
     html = "".join(
         f"<tr><th scope='row'>{e(row[0])}</th>{''.join(f'<td>{e(cell)}</td>' for cell in row[1:])}</tr>" for row in rows
@@ -44,7 +44,7 @@ def tabled(title: str, header: list[str], rows: list[list[str]], empty: str = ""
     def cells(row):
         return f"| {' | '.join(formatting.in_markdown(c) for c in row)} |"
 
-    return Text(
+    return TextBlock(
         f"{title}\n{formatting.table(header, rows)}",
         f"<p><strong>{e(title)}</strong></p><table><thead><tr>{''.join(f'<th>{e(h)}</th>' for h in header)}</"
         f"tr></thead><tbody>{html}</tbody></table>",
@@ -60,7 +60,7 @@ def tabled(title: str, header: list[str], rows: list[list[str]], empty: str = ""
     )
 
 
-def as_html(markdown: str) -> str:
+def markdown_to_html(markdown: str) -> str:
     """What our own prose uses of Markdown, as HTML; everything else stays text."""
     found, items = [], list[str]()
 

@@ -16,7 +16,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @functools.lru_cache(maxsize=4)
-def _course(told: str) -> tuple[datetime, float, float]:
+def _simulated_clock(told: str) -> tuple[datetime, float, float]:
     """What ``OPS_CLOCK`` says: a moment, when it was so (seconds since 1970), and how fast time runs from there."""
     try:
         moment, since, speed = told.split(",")
@@ -42,7 +42,7 @@ def now() -> datetime:
     told = os.environ.get("OPS_CLOCK")
     if not told:
         return real
-    moment, since, speed = _course(told)
+    moment, since, speed = _simulated_clock(told)
     return moment + timedelta(seconds=(real.timestamp() - since) * speed)
 
 
@@ -62,7 +62,7 @@ def speed() -> float:
     it.
     """
     told = os.environ.get("OPS_CLOCK")
-    return _course(told)[2] if told else 1.0
+    return _simulated_clock(told)[2] if told else 1.0
 
 
 def micros(instant: datetime) -> int:

@@ -28,7 +28,7 @@ def record(problem: BaseException, home: str | Path | None, what: str) -> str:
     Returns:
         One sentence for stderr: what happened, and where the traceback is.
     """
-    reason = formatting.one_line(
+    reason = formatting.single_line(
         settings.redacted("".join(traceback.format_exception_only(problem)).strip().splitlines()[-1]), LONGEST_REASON
     )
     trace = settings.redacted("".join(traceback.format_exception(problem)))

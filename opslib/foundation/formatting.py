@@ -112,7 +112,7 @@ def escaped_json(document: str) -> str:
     return _ESCAPED.sub(lambda found: json.dumps(found[0])[1:-1], document)
 
 
-def one_line(outside: str, limit: int = 200) -> str:
+def single_line(outside: str, limit: int = 200) -> str:
     """Text from outside on one printable line: control characters gone, long text cut and said so."""
     line = "".join(c if c.isprintable() else " " for c in printable(outside))
     return line if len(line) <= limit else f"{line[:limit]}… ({len(line)} characters)"
@@ -125,7 +125,7 @@ def in_html(outside: object) -> str:
 
 def in_markdown(outside: object) -> str:
     """Text from outside, inert in Markdown: no tag, link, picture, table cell, entity or emphasis comes of it."""
-    escaped = re.sub(r"([\\`*_\[\]|~])", r"\\\1", one_line(str(outside)))
+    escaped = re.sub(r"([\\`*_\[\]|~])", r"\\\1", single_line(str(outside)))
     escaped = re.sub(r"&(?=#?\w+;)", "&amp;", escaped).replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"(?i)(\bwww)\.", r"\1\\.", escaped.replace("://", ":\\//"))
 

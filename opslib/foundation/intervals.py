@@ -64,7 +64,7 @@ def _t(df: int, confidence: float) -> float:
     return high
 
 
-def student(mean: float, deviation: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
+def t_interval(mean: float, deviation: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """
     Between which values does the true mean lie, with such confidence, when `count` samples had this mean and deviation?
 

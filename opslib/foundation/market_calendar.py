@@ -63,7 +63,7 @@ def covered() -> tuple[date, date]:
 _declared: dict[date, time | None] = {}
 
 
-def declare(found: Mapping[date, time | None]) -> None:
+def override_sessions(found: Mapping[date, time | None]) -> None:
     """
     Which days are, by the desk's own word, no session as the shipped table has it: closed (None), or closed early at a
     time in New York?

@@ -22,7 +22,7 @@ def free_port() -> int:
             return port
 
 
-def trusted(ca_file: str | None) -> ssl.SSLContext:
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
     """The certificates that are trusted: the known ones, and those of a file where one is named."""
     import certifi
 
@@ -32,16 +32,16 @@ def trusted(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-def distrusted(problem: BaseException) -> str:
+def tls_failure(problem: BaseException) -> str:
     """Why is a certificate, or what stands in its place, not trusted? Empty where it is nothing of that."""
     for cause in _under(problem):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return formatting.one_line(cause.verify_message, 120)
+            return formatting.single_line(cause.verify_message, 120)
         if isinstance(cause, ssl.SSLError):
             return (
                 "what answers there speaks no TLS"
                 if cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
-                else formatting.one_line((cause.reason or "TLS").lower().replace("_", " "), 120)
+                else formatting.single_line((cause.reason or "TLS").lower().replace("_", " "), 120)
             )
     return ""
 

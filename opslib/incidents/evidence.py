@@ -60,7 +60,7 @@ class Entry(NamedTuple):
         return canonical(_told(self) | {"digest": self.digest}).decode()
 
 
-class Broken(NamedTuple):
+class IntegrityError(NamedTuple):
     """
     Something that is not as it was recorded: what, why (edited, missing, formula changed, chain head differs), and how
     it shows.
@@ -115,7 +115,7 @@ def plain(found: Any) -> Any:
     return str(found)
 
 
-def scrubbed(found: Any, settings: Settings) -> Any:
+def redacted(found: Any, settings: Settings) -> Any:
     """
     The same with every secret replaced by its name in brackets, wherever in it one stands: before anything is cut or
     hashed.
@@ -123,11 +123,11 @@ def scrubbed(found: Any, settings: Settings) -> Any:
     if isinstance(found, str):
         return settings.redact(found)
     if isinstance(found, dict):
-        return {settings.redact(key): scrubbed(value, settings) for key, value in found.items()}
-    return [scrubbed(value, settings) for value in found] if isinstance(found, list) else found
+        return {settings.redact(key): redacted(value, settings) for key, value in found.items()}
+    return [redacted(value, settings) for value in found] if isinstance(found, list) else found
 
 
-def bounded(found: Any) -> tuple[Any, list[str]]:
+def truncated(found: Any) -> tuple[Any, list[str]]:
     """The same, no larger than can be kept, and in words what was left out; what is left out is never the beginning."""
     cut: list[str] = []
 
@@ -170,7 +170,7 @@ def linked(
     settings: Settings,
 ) -> Entry:
     """The next entry of a record: made plain, scrubbed, bounded, then hashed."""
-    kept, cut = bounded(scrubbed(plain(body), settings))
+    kept, cut = truncated(redacted(plain(body), settings))
     said = (kept if kept is not None else {"words": "too large to keep"}) | ({CUT: cut} if cut else {})
     found = Entry(
         before.seq + 1 if before else 1,
@@ -233,11 +233,11 @@ def read(line: str) -> Entry:
         )
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OpsError) as problem:
         raise OpsError(
-            f"an entry of a record was wanted, found {formatting.one_line(line, 60)!r} ({problem.__class__.__name__})."
+            f"an entry of a record was wanted, found {formatting.single_line(line, 60)!r} ({problem.__class__.__name__})."
         ) from None
 
 
-def checked(lines: Iterable[str]) -> tuple[list[Entry], list[Broken]]:
+def checked(lines: Iterable[str]) -> tuple[list[Entry], list[IntegrityError]]:
     """
     Is a record as it was written?
 
@@ -246,29 +246,29 @@ def checked(lines: Iterable[str]) -> tuple[list[Entry], list[Broken]]:
             missing or
         out of place. A record that was rewritten whole is sound in itself; only its head, told elsewhere, shows it.
     """
-    entries, broken, before = list[Entry](), list[Broken](), None
+    entries, broken, before = list[Entry](), list[IntegrityError](), None
     for n, line in enumerate(lines, 1):
         try:
             entry = read(line)
         except OpsError as problem:
-            broken.append(Broken(f"E{n}", EDITED, str(problem)))
+            broken.append(IntegrityError(f"E{n}", EDITED, str(problem)))
             before = None
             continue
         if digest(entry) != entry.digest or line != entry.line:
-            broken.append(Broken(entry.id, EDITED, "its bytes do not give its SHA-256"))
+            broken.append(IntegrityError(entry.id, EDITED, "its bytes do not give its SHA-256"))
         wanted = before.seq + 1 if before else (1 if n == 1 else entry.seq)
         if entry.seq != wanted:
             broken.append(
-                Broken(
+                IntegrityError(
                     f"E{wanted}" if entry.seq == wanted + 1 else f"E{wanted} to E{entry.seq - 1}",
                     MISSING,
                     f"{entry.id} follows E{wanted - 1}",
                 )
             )
         elif before and entry.previous != before.digest and not any(b.what == before.id for b in broken):
-            broken.append(Broken(before.id, EDITED, f"{entry.id} was written after another {before.id}"))
+            broken.append(IntegrityError(before.id, EDITED, f"{entry.id} was written after another {before.id}"))
         elif n == 1 and entry.previous != BEGINNING:
-            broken.append(Broken(entry.id, EDITED, "it is the first, and names one before it"))
+            broken.append(IntegrityError(entry.id, EDITED, "it is the first, and names one before it"))
         entries.append(entry)
         before = entry
     return entries, broken

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from opslib.foundation import clock, formatting
 from opslib.foundation.clock import Window
 from opslib.foundation.errors import UsageError
-from opslib.incidents.store import Records
+from opslib.incidents.store import EntryStore
 
 MISSED, NOISE, USEFUL = "missed-data", "noise", "useful"
 KINDS = (MISSED, NOISE, USEFUL)
@@ -26,7 +26,7 @@ class Opinion(NamedTuple):
 class Feedback:
     """What people said of one app's monitoring."""
 
-    def __init__(self, records: Records):
+    def __init__(self, records: EntryStore):
         self.records = records
 
     def give(self, kind: str, words: str, by: str, alert: str = "", at: datetime | None = None) -> Opinion:
@@ -48,7 +48,7 @@ class Feedback:
                 connection,
                 RECORD,
                 ENTRY,
-                {"what": kind, "alert": alert, "words": formatting.one_line(words.strip())},
+                {"what": kind, "alert": alert, "words": formatting.single_line(words.strip())},
                 by,
                 "",
                 clock.micros(at) if at else None,

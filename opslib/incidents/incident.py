@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from opslib.foundation import clock, formatting, time_parsing
-from opslib.foundation.config.rules import RUNGS, SENT
+from opslib.foundation.config.rules import SEVERITIES, SENT
 from opslib.foundation.errors import IncidentError
 from opslib.incidents.evidence import Entry
 
@@ -43,7 +43,7 @@ class Time(NamedTuple):
         return f"{formatting.moment(clock.instant(self.at_us))} ({self.source}{within}; {self.evidence})"
 
 
-class Did(NamedTuple):
+class StepRecord(NamedTuple):
     """
     How a step of a runbook stands.
 
@@ -90,7 +90,7 @@ class Incident:
     levels: dict[str, list[str]] = field(default_factory=dict)
     severities: list[tuple[int, str, str]] = field(default_factory=list)
     times: dict[str, Time] = field(default_factory=dict)
-    steps: dict[tuple[str, str], Did] = field(default_factory=dict)
+    steps: dict[tuple[str, str], StepRecord] = field(default_factory=dict)
     written: dict[str, Entry] = field(default_factory=dict)
     document: str = ""
 
@@ -107,7 +107,7 @@ class Incident:
     @property
     def peak(self) -> str:
         """How bad it was at its worst."""
-        return max((severity for _, severity, _ in self.severities), key=RUNGS.index, default=self.severity)
+        return max((severity for _, severity, _ in self.severities), key=SEVERITIES.index, default=self.severity)
 
     @property
     def current(self) -> str:
@@ -212,10 +212,10 @@ def row(entry: Entry) -> str:
 
 def words(entry: Entry) -> str:
     """What an entry says, on one line."""
-    return formatting.one_line(str(entry.body.get("words") or entry.kind), 300)
+    return formatting.single_line(str(entry.body.get("words") or entry.kind), 300)
 
 
-def fold(name: str, entries: Iterable[Entry]) -> Incident:
+def from_entries(name: str, entries: Iterable[Entry]) -> Incident:
     """
     What is an incident, by its record?
 
@@ -240,8 +240,8 @@ def fold(name: str, entries: Iterable[Entry]) -> Incident:
             _take(found, entry, unknown)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as problem:
             raise IncidentError(
-                f"entry {entry.id} of the record of incident {formatting.one_line(name, 60)} is damaged "
-                f"({type(problem).__name__}: {formatting.one_line(str(problem), 60)}). ops verify names what was "
+                f"entry {entry.id} of the record of incident {formatting.single_line(name, 60)} is damaged "
+                f"({type(problem).__name__}: {formatting.single_line(str(problem), 60)}). ops verify names what was "
                 f"edited in it."
             ) from problem
     return found
@@ -303,7 +303,7 @@ def _take(found: Incident, entry: Entry, unknown: dict[str, str]) -> None:
                 if before and state in ("done", "failed", "rehearsed", "undone")
                 else None
             )
-            found.steps[key] = Did(state, entry, intended)
+            found.steps[key] = StepRecord(state, entry, intended)
             if state == "done" and body.get("mitigates"):
                 found.status = "mitigated" if found.status == "open" else found.status
                 time("mitigated", f"step {body['step']} was done", 1.0, first=True)
@@ -336,6 +336,6 @@ def _alert(found: Incident, entry: Entry, time: Any) -> None:
         levels.append(body["severity"])
     elif kind in ("fell", *OVER) and body["severity"] in levels:
         levels.remove(body["severity"])
-    worst = max((level for held in found.levels.values() for level in held), key=RUNGS.index, default=None)
+    worst = max((level for held in found.levels.values() for level in held), key=SEVERITIES.index, default=None)
     if worst is not None and worst != found.severity:
         found.severities.append((entry.at_us, worst, body["words"]))

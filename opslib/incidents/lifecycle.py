@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from opslib.alerting.alerts import Transition
-from opslib.alerting.notifications.planner import Notice
+from opslib.alerting.notifications.planner import NotificationState
 from opslib.alerting.notifications.store import EXPIRED, SENT as DELIVERED
 from opslib.alerting.store import COLUMNS
 from opslib.foundation import clock, formatting, time_parsing
@@ -24,25 +24,25 @@ from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import IncidentError
 from opslib.foundation.formatting import NEW_YORK
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ACTS, DELIVERIES, ENTRIES, INCIDENTS, MARKS, MESSAGES, NOTICES, TRANSITIONS
 from opslib.incidents import evidence
 from opslib.incidents.evidence import Entry
-from opslib.incidents.incident import CLOSED, REASONS, Incident, fold
-from opslib.incidents.store import Records
-from opslib.telemetry.markers import Marks
+from opslib.incidents.incident import CLOSED, REASONS, Incident, from_entries
+from opslib.incidents.store import EntryStore
+from opslib.telemetry.markers import Markers
 
 SHELF = "incidents"
 # Markers of so long before an incident belong on its timeline: most have a change before them.
 LEAD = timedelta(minutes=30)
 
 
-class Chronicle:
+class Incidents:
     """The incidents of one app."""
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules):
+    def __init__(self, store: Database, settings: Settings, rules: Rules):
         self.store, self.settings, self.rules, self.app = store, settings, rules, settings.app
-        self.records = Records(store, settings)
+        self.records = EntryStore(store, settings)
         self._seen: tuple = ()
 
     # Reading.
@@ -160,7 +160,7 @@ class Chronicle:
 
     def copy(self, name: str) -> None:
         """
-        Copy a record into its folder; see `Records.copy`.
+        Copy a record into its folder; see `EntryStore.copy`.
 
         Raises:
             IncidentError: The folder cannot be written; the store has it all the same.
@@ -189,12 +189,12 @@ class Chronicle:
         if alert is not None:
             with self.store.committing() as connection:
                 name = self._of_alert(connection, alert, by)
-            self.take_in()
+            self.follow_alerts()
             return self.read(name)
         if not title.strip():
             raise IncidentError("an incident has a title: what is wrong, in a few words.")
         body = {
-            "title": formatting.one_line(title.strip()),
+            "title": formatting.single_line(title.strip()),
             "subject": subject,
             "runbook": runbook,
             "severity": severity,
@@ -213,9 +213,9 @@ class Chronicle:
             sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.alert == alert["id"])
         ).scalar()
         notice = (
-            Notice.of_json(state)
+            NotificationState.of_json(state)
             if state
-            else Notice(alert["id"], alert["rule"], alert["subject"], alert["source"], "", "")
+            else NotificationState(alert["id"], alert["rule"], alert["subject"], alert["source"], "", "")
         )
         about = notice.group or alert.get("inhibited_by") or alert["id"]
         # By another source it may be in one already, though nobody planned yet what is to be sent of this one.
@@ -299,7 +299,7 @@ class Chronicle:
         )
         return name
 
-    def take_in(self) -> list[str]:
+    def follow_alerts(self) -> list[str]:
         """
         Take in what alerts, people, deliveries and markers did since the last time; open what a told alert has no
         incident for.
@@ -350,19 +350,19 @@ class Chronicle:
         ).one()
         return (*newest, told, *known, *((n.alert, n.group) for n in self._notices(connection)))
 
-    def _notices(self, connection: sa.Connection) -> list[Notice]:
+    def _notices(self, connection: sa.Connection) -> list[NotificationState]:
         """Alerts that somebody is to be told of, and which group they belong to."""
         rows = connection.execute(
             sa.select(NOTICES.c.state)
             .where(NOTICES.c.app == self.app, NOTICES.c.open.is_(True))
             .order_by(NOTICES.c.alert)
         ).scalars()
-        found = [Notice.of_json(state) for state in rows]
+        found = [NotificationState.of_json(state) for state in rows]
         return sorted(
             (n for n in found if n.group and n.told and not n.explained), key=lambda n: (n.fired_us or 0, n.alert)
         )
 
-    def _join(self, connection: sa.Connection, notice: Notice) -> set[str]:
+    def _join(self, connection: sa.Connection, notice: NotificationState) -> set[str]:
         if self._held(connection, notice.alert):
             return set()
         name = self._about(connection, notice.group)
@@ -379,7 +379,7 @@ class Chronicle:
         self._belongs(connection, name, notice.alert)
         return {name}
 
-    def _as_it_fired(self, connection: sa.Connection, notice: Notice) -> dict[str, Any]:
+    def _as_it_fired(self, connection: sa.Connection, notice: NotificationState) -> dict[str, Any]:
         """
         Severity, sentence and limit of the instant at which an alert fired, which an incident is opened with; of
         another monitor's alert, of now.
@@ -419,7 +419,7 @@ class Chronicle:
         Did it grow?
         """
         entries = self.records.entries(connection, name)
-        kept, found, before = {e.key for e in entries}, fold(name, entries), len(entries)
+        kept, found, before = {e.key for e in entries}, from_entries(name, entries), len(entries)
         joined = [e.body["alert"] for e in entries if e.kind == "joined"]
         for cause in joined:  # What one of its alerts explains away belongs to it; that grows while it is gone through.
             for alert in (
@@ -485,7 +485,7 @@ class Chronicle:
                 }
                 self.records.put(connection, name, "told", body, "", key, row.over_us)
         until_us = next((e.at_us for e in reversed(entries) if e.kind == "resolved"), 2**62)
-        for seq, mark in Marks(self.store, self.settings).within(
+        for seq, mark in Markers(self.store, self.settings).within(
             connection, entries[0].at_us - clock.span_us(LEAD), until_us
         ):
             if (key := f"mark:{seq}") not in kept:
@@ -499,7 +499,7 @@ class Chronicle:
                     mark.ts_us,
                 )
         now = self.records.entries(connection, name)
-        found = fold(name, now)
+        found = from_entries(name, now)
         if found.status in CLOSED and not found.firing:
             connection.execute(
                 sa.update(INCIDENTS).where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name).values(open=False)
@@ -543,7 +543,7 @@ class Chronicle:
             raise IncidentError("who says so? Give a name.")
         with self.store.committing() as connection:
             entries = self.records.entries(connection, name)
-            found = fold(name, entries)
+            found = from_entries(name, entries)
             if found.status in not_when:
                 raise IncidentError(
                     f"incident {name} is {found.status}{' into ' + found.into if found.into else ''}: it "
@@ -556,7 +556,7 @@ class Chronicle:
                     .where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name)
                     .values(open=True, into="")
                 )
-        self.take_in()
+        self.follow_alerts()
         self.copy(name)
         return self.read(name)
 
@@ -571,7 +571,7 @@ class Chronicle:
         if not to.strip():
             raise IncidentError("to whom? Give a name.")
         return self._act(
-            name, "handover", {"to": formatting.one_line(to.strip(), 60), "words": f"handed over to {to.strip()}"}, by
+            name, "handover", {"to": formatting.single_line(to.strip(), 60), "words": f"handed over to {to.strip()}"}, by
         )
 
     def mitigate(self, name: str, words: str, by: str, at: datetime | None = None) -> Incident:
@@ -587,7 +587,7 @@ class Chronicle:
         Raises:
             IncidentError: An alert of it still fires, and nobody says why it is over all the same.
         """
-        self.take_in()
+        self.follow_alerts()
         found = self.read(name)
         if found.firing and not words.strip():
             raise IncidentError(
@@ -650,11 +650,11 @@ class Chronicle:
                 .where(INCIDENTS.c.app == self.app, INCIDENTS.c.id == name)
                 .values(open=False, into=into)
             )
-        self.take_in()
+        self.follow_alerts()
         self.copy(into)
         return self.read(name)
 
 
-def of(desk: Workspace) -> Chronicle:
+def of(desk: Workspace) -> Incidents:
     """The incidents of a workspace."""
-    return Chronicle(desk.store, desk.settings, desk.rules)
+    return Incidents(desk.store, desk.settings, desk.rules)

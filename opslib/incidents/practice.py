@@ -8,12 +8,12 @@ from opslib.foundation import clock
 from opslib.foundation.config.settings import Settings
 from opslib.incidents import evidence
 from opslib.incidents.evidence import Entry
-from opslib.incidents.incident import Incident, fold
+from opslib.incidents.incident import Incident, from_entries
 
 PRACTICE = "practice"
 
 
-class Practice:
+class DryRunIncidents:
     """The record of an incident that is only practised: nothing of it is kept anywhere."""
 
     def __init__(
@@ -44,12 +44,12 @@ class Practice:
 
     def read(self, name: str) -> Incident:
         """The incident that is practised."""
-        return fold(name, self._entries)
+        return from_entries(name, self._entries)
 
     def append(
         self, name: str, kind: str, body: Mapping[str, Any], *, by: str = "", key: str = "", at: datetime | None = None
     ) -> Entry | None:
-        """As `Chronicle.append`, and gone with the kernel."""
+        """As `Incidents.append`, and gone with the kernel."""
         if key and any(e.key == key for e in self._entries):
             return None
         now_us = clock.micros(self._now)

@@ -12,16 +12,16 @@ from opslib.foundation import clock, formatting
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import IncidentError
 from opslib.foundation.storage import temporary_files
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ENTRIES, PICTURES
 from opslib.incidents import evidence
 from opslib.incidents.evidence import Entry
-from opslib.incidents.incident import Incident, fold
+from opslib.incidents.incident import Incident, from_entries
 
 RECORD, PICTURED = "record.jsonl", "evidence"
 
 
-def copy(store: Store, app: str, name: str, place: Path) -> None:
+def copy(store: Database, app: str, name: str, place: Path) -> None:
     """
     Copy an incident's record into its folder, with its pictures.
 
@@ -71,10 +71,10 @@ def pictures(line: str) -> list[str]:
     return [found["sha256"]] if isinstance(found, dict) else []
 
 
-class Records:
+class EntryStore:
     """The records of one app: of its incidents and of its checklists."""
 
-    def __init__(self, store: Store, settings: Settings):
+    def __init__(self, store: Database, settings: Settings):
         self.store, self.settings, self.app = store, settings, settings.app
 
     def names(self, beginning: str) -> list[str]:
@@ -103,7 +103,7 @@ class Records:
             found = self.entries(connection, name)
         if known_at:
             found = [e for e in found if e.known_at_us <= clock.micros(known_at)]
-        return fold(name, found) if found else None
+        return from_entries(name, found) if found else None
 
     def put(
         self,
@@ -128,7 +128,7 @@ class Records:
             at_us=known_us if at_us is None else at_us,
             known_at_us=known_us,
             kind=kind,
-            by=formatting.one_line(by, 60),
+            by=formatting.single_line(by, 60),
             key=key,
             body=body,
             settings=self.settings,

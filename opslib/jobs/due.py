@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 from opslib.alerting.notifications.planner import OF_SCHEDULE
 from opslib.foundation import clock, formatting
 from opslib.foundation.clock import Window
-from opslib.foundation.config.contacts import Staff
+from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.settings import Settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.jobs import ledger, schedule
-from opslib.jobs.ledger import Due
+from opslib.jobs.ledger import JobKey
 from opslib.jobs.schedule import CHECKLIST, REPORT, Job
-from opslib.telemetry.markers import Marks
+from opslib.telemetry.markers import Markers
 
 HORIZON = timedelta(days=40)  # What was due before that is neither made nor asked for any more.
 TOLD_FOR = timedelta(days=7)  # So long somebody is told that something was not made.
@@ -31,7 +31,7 @@ BRIEFLY_US = 60_000_000  # What was over before anybody could be told stands so 
 AHEAD = timedelta(days=1)  # A record that begins so far from now was written by a clock that was wrong.
 
 
-class Item(NamedTuple):
+class DueJob(NamedTuple):
     """
     One thing that was due.
 
@@ -45,7 +45,7 @@ class Item(NamedTuple):
 
     job: Job
     at: datetime
-    due: Due
+    due: JobKey
     rows: list[dict[str, Any]]
     standing: str
 
@@ -77,15 +77,15 @@ class Item(NamedTuple):
         ]
 
 
-class Agenda:
+class DueJobs:
     """What is due of one app, by its schedule and the ledger."""
 
-    def __init__(self, store: Store, settings: Settings, jobs: Mapping[str, Job]):
+    def __init__(self, store: Database, settings: Settings, jobs: Mapping[str, Job]):
         self.store, self.settings, self.jobs = store, settings, jobs
         self._key = f"scheduled:{settings.app}"
 
     @classmethod
-    def of(cls, store: Store, settings: Settings, staff: Staff) -> "Agenda":
+    def of(cls, store: Database, settings: Settings, staff: Contacts) -> "DueJobs":
         """By the schedule of a desk's home."""
         return cls(store, settings, schedule.read(settings.base, staff))
 
@@ -104,13 +104,13 @@ class Agenda:
         if found != known:
             self.store.remember(self._key, json.dumps(found, sort_keys=True))
 
-    def items(self, now: datetime) -> list[Item]:
+    def items(self, now: datetime) -> list[DueJob]:
         """Everything that was due by a moment, since the schedule runs and within `HORIZON`; oldest first."""
-        since, deployed, found = self.since(), [], list[tuple[datetime, Job, Due]]()
+        since, deployed, found = self.since(), [], list[tuple[datetime, Job, JobKey]]()
         if any(job.when.kind == "deploy" for job in self.jobs.values()):
             deployed = [
                 clock.instant(m.ts_us)
-                for m in Marks(self.store, self.settings).between(clock.micros(now - HORIZON), clock.micros(now))
+                for m in Markers(self.store, self.settings).between(clock.micros(now - HORIZON), clock.micros(now))
                 if m.kind == "deploy"
             ]
         for name, job in self.jobs.items():
@@ -120,7 +120,7 @@ class Agenda:
                     (
                         moment.at,
                         job,
-                        Due(
+                        JobKey(
                             job.made_at(moment),
                             clock.micros(moment.at),
                             clock.micros(moment.at + job.grace),
@@ -137,7 +137,7 @@ class Agenda:
             if due.name not in named:  # Where two jobs make the same, the first that is due counts.
                 named.add(due.name)
                 rows = runs.get(due.name, [])
-                items.append(Item(job, at, due, rows, ledger.standing(due, rows, now_us)))
+                items.append(DueJob(job, at, due, rows, ledger.job_state(due, rows, now_us)))
         return items
 
     def told(self, now: datetime, held: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -148,7 +148,7 @@ class Agenda:
             held: What was said so far, by fingerprint: starts_us, ends_us, words.
 
         Returns:
-            Alerts as `Dispatch.heard` takes them; none where nothing has changed.
+            Alerts as `NotificationStore.heard` takes them; none where nothing has changed.
         """
         now_us, found = clock.micros(now), []
         for item in self.items(now):
@@ -191,12 +191,12 @@ class Agenda:
         return found
 
 
-def fingerprint(due: Due) -> str:
+def fingerprint(due: JobKey) -> str:
     """By which a thing that was due is known among alerts."""
     return f"{sha256(due.name.encode()).hexdigest()[:8]}{OF_SCHEDULE}"
 
 
-def _trouble(item: Item, now_us: int) -> tuple[int, str] | None:
+def _trouble(item: DueJob, now_us: int) -> tuple[int, str] | None:
     """
     Since when, and how, is something not as it should be?
 
@@ -213,7 +213,7 @@ def _trouble(item: Item, now_us: int) -> tuple[int, str] | None:
         given_up = f"; given up after {len(failed)} tries" if item.standing == ledger.GIVEN_UP else ""
         return failed[0][
             "ended_at_us"
-        ], f"{due.name} failed: {formatting.one_line(failed[0]['reason'] or '', 160)}{given_up} ({when})"
+        ], f"{due.name} failed: {formatting.single_line(failed[0]['reason'] or '', 160)}{given_up} ({when})"
     if made is None and item.standing == ledger.GIVEN_UP:
         return due.late_us, f"{due.name} was begun {len(item.rows)} times, and whoever made it died each time ({when})"
     if made is None and now_us > due.late_us:

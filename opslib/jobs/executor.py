@@ -26,18 +26,18 @@ from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import AlreadyMade, NotebookFailed, StoreError, UsageError
 from opslib.foundation.storage import atomic_files
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.jobs import html_export, index_page, ledger, parameters
-from opslib.jobs.ledger import Due
+from opslib.jobs.ledger import JobKey
 from opslib.jobs.notebook_file import load, without_slow_import, written
-from opslib.jobs.record import Record
+from opslib.jobs.record import RunRecord
 from opslib.jobs.strict_shell import STRICT_SHELL
 from opslib.telemetry.probes.log_lines import ANSI
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-    from opslib.jobs.kernels import Kernels
+    from opslib.jobs.kernels import KernelPool
 from typing import TYPE_CHECKING
 
 TIMEOUT_S = 900.0
@@ -89,7 +89,7 @@ class Outcome:
     notebook: "NotebookNode | None"
     record: dict[str, Any] | None
     run_id: str
-    due: Due | None = None
+    due: JobKey | None = None
     kernel: str | None = None
 
 
@@ -99,7 +99,7 @@ def _engine(
     environment: Mapping[str, str],
     sockets: str,
     executed: dict[str, Any],
-    kernels: "Kernels | None",
+    kernels: "KernelPool | None",
 ) -> type:
     """A papermill engine that keeps to a deadline for the whole notebook, and whose shell commands can fail."""
     from jupyter_core.utils import run_sync
@@ -212,17 +212,17 @@ def _fault(notebook: "NotebookNode", error: tuple[int, str] | None = None) -> st
 
 def _plain(outside: str) -> str:
     """An error of a notebook as one short line without colours."""
-    return formatting.one_line(" ".join(ANSI.sub("", outside).split()), 200).rstrip(":.")
+    return formatting.single_line(" ".join(ANSI.sub("", outside).split()), 200).rstrip(":.")
 
 
 def _record(notebook: "NotebookNode") -> dict[str, Any] | None:
     """The numbers that the last record shown in a notebook holds."""
     found = [
-        o.data[Record.MIME]
+        o.data[RunRecord.MIME]
         for c in notebook.cells
         if c.cell_type == "code"
         for o in c.outputs
-        if Record.MIME in o.get("data", {})
+        if RunRecord.MIME in o.get("data", {})
     ]
     fitting = [
         f
@@ -273,10 +273,10 @@ def execute(
     given: Mapping[str, Any],
     *,
     settings: Settings,
-    store: Store,
+    store: Database,
     timeout_s: float = TIMEOUT_S,
-    due: Due | None = None,
-    kernels: "Kernels | None" = None,
+    due: JobKey | None = None,
+    kernels: "KernelPool | None" = None,
 ) -> Outcome:
     """
     Execute a notebook strictly, with the ledger written before and after.
@@ -356,7 +356,7 @@ def execute(
 
 def _first_line(problem: Exception) -> str:
     lines = [line.strip() for line in str(problem).splitlines() if line.strip(" -")]
-    return formatting.one_line(lines[0] if lines else "no message", 200)
+    return formatting.single_line(lines[0] if lines else "no message", 200)
 
 
 def _papermill(
@@ -366,7 +366,7 @@ def _papermill(
     settings: Settings,
     timeout_s: float,
     executed: dict[str, Any],
-    kernels: "Kernels | None",
+    kernels: "KernelPool | None",
 ) -> None:
     without_slow_import()
     from papermill import execute as papermill_execute
@@ -424,14 +424,14 @@ def _end_kernel(manager: Any) -> None:
         process.kill()
 
 
-def keep(
+def publish_run(
     outcome: Outcome,
     place: Path,
     more: Mapping[str, bytes] | None = None,
     keep_as: str | None = None,
     *,
     settings: Settings,
-    store: Store,
+    store: Database,
 ) -> tuple[Outcome, Path]:
     """
     Publish what a run made and end its row in the ledger; what could not be published has failed.
@@ -496,14 +496,14 @@ def run(
     given: Mapping[str, Any],
     *,
     settings: Settings,
-    store: Store,
+    store: Database,
     timeout_s: float = TIMEOUT_S,
-    due: Due | None = None,
-    kernels: "Kernels | None" = None,
+    due: JobKey | None = None,
+    kernels: "KernelPool | None" = None,
 ) -> tuple[Outcome, Path]:
     """Execute any notebook and keep what came of it under ``APP/runs/ID/``, whether it succeeded or not."""
     outcome = execute(path, given, settings=settings, store=store, timeout_s=timeout_s, due=due, kernels=kernels)
-    return keep(outcome, settings.outputs / "runs" / outcome.run_id / path.stem, settings=settings, store=store)
+    return publish_run(outcome, settings.outputs / "runs" / outcome.run_id / path.stem, settings=settings, store=store)
 
 
 UNATTENDED = "OPS_UNATTENDED"  # Set by whoever executes notebooks while nobody looks.

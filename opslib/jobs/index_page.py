@@ -18,7 +18,7 @@ from opslib.foundation import formatting, time_parsing
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import UsageError
 from opslib.foundation.storage import temporary_files
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.jobs import ledger
 from opslib.jobs.html_export import STYLE
 
@@ -39,7 +39,7 @@ box.addEventListener('input', sift); sift();
 MARKS = {"ok": "✓", "warning": "!", "critical": "✗", "unknown": "?"}
 
 
-def write(settings: Settings, store: Store) -> Path:
+def write(settings: Settings, store: Database) -> Path:
     """
     Make the page anew.
 
@@ -127,5 +127,5 @@ def _row(settings: Settings, run: dict[str, Any], verdict: str) -> str:
     return (
         f"<tr><th scope='row'>{link}</th><td>{e(str(of))}</td><td>{MARKS.get(verdict, '')} {e(verdict)}</"
         f"td><td>{when:%Y-%m-%d %H:%M} UTC</td><td>{e(run['state'])}</td><td>"
-        f"{e(formatting.one_line(run['reason'] or '', 160))}</td></tr>"
+        f"{e(formatting.single_line(run['reason'] or '', 160))}</td></tr>"
     )

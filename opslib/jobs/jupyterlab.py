@@ -37,7 +37,7 @@ PAGE = 'import opslib as ops\n\nops.live("{app}")'
 
 
 @dataclass(frozen=True)
-class Place:
+class LabFolder:
     """
     A folder from which a lab is started.
 
@@ -86,7 +86,7 @@ class Place:
         ]
 
 
-def laid_out(settings: Settings, environ: Mapping[str, str], runbooks: Mapping[str, str]) -> Place:
+def prepare(settings: Settings, environ: Mapping[str, str], runbooks: Mapping[str, str]) -> LabFolder:
     """
     Lay out the folder from which a lab is started: links, settings, the launcher's entries; what is there is made anew.
 
@@ -106,7 +106,7 @@ def laid_out(settings: Settings, environ: Mapping[str, str], runbooks: Mapping[s
         return _laid_out(settings, environ, project, runbooks)
 
 
-def _laid_out(settings: Settings, environ: Mapping[str, str], project: Path, runbooks: Mapping[str, str]) -> Place:
+def _laid_out(settings: Settings, environ: Mapping[str, str], project: Path, runbooks: Mapping[str, str]) -> LabFolder:
     folder = settings.base / FOLDER
     root = folder / "root"
     root.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def _laid_out(settings: Settings, environ: Mapping[str, str], project: Path, run
         "JUPYTER_APP_LAUNCHER_PATH": str(launcher),
     }
     path = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", "")])
-    return Place(
+    return LabFolder(
         root,
         {
             **environ,

@@ -38,7 +38,7 @@ BEFORE = {
 }
 
 
-def _grown() -> None:
+def _preload() -> None:
     """Import what a notebook of the suite imports, and draw once, so that no kernel has to find fonts."""
     for name in IMPORTED:
         importlib.import_module(name)
@@ -109,7 +109,7 @@ def main() -> None:
     os.environ.update(BEFORE | {"JPY_PARENT_PID": str(os.getpid())})
     if sys.path and sys.path[0] in ("", os.getcwd()):
         del sys.path[0]  # As ipykernel_launcher does.
-    _grown()
+    _preload()
     serve(socket.socket(fileno=int(sys.argv[1])))
 
 

@@ -72,7 +72,7 @@ class Forked:
             os.close(self._fd)
 
 
-class Kernels:
+class KernelPool:
     """
     Warm kernels, for as long as this is open.
 
@@ -137,12 +137,12 @@ class Kernels:
 
 
 @contextmanager
-def warmed(opened: Callable[[], T]) -> Iterator[tuple[T, Kernels]]:
+def with_kernel_pool(opened: Callable[[], T]) -> Iterator[tuple[T, KernelPool]]:
     """
     A workspace, and warm kernels for its notebooks: they import what they need, without secrets, while this process
     opens it and does the same.
     """
-    with closing(Kernels(without_secrets(os.environ))) as kernels:
+    with closing(KernelPool(without_secrets(os.environ))) as kernels:
         yield opened(), kernels
 
 
@@ -153,7 +153,7 @@ class WarmProvisioner(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         """As `LocalProvisioner`, forked where that gives the same kernel."""
-        kernels: Kernels | None = getattr(self.parent, "ops_kernels", None)
+        kernels: KernelPool | None = getattr(self.parent, "ops_kernels", None)
         python, *rest = cmd
         fits = (
             kernels is not None

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from opslib.foundation import clock, formatting
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 
 MADE = ("ok", "incomplete", "late", "missed")  # States after which nothing is to be made any more.
 FAILURES, BEGINNINGS = 3, 10  # So often it is tried, where it fails; and where those that made it die.
@@ -22,7 +22,7 @@ OPEN, UNDER_WAY, PAUSED, OVER, GIVEN_UP = "open", "under way", "paused", "over",
 _mine: set[str] = set()  # The runs of this process that go on.
 
 
-class Due(NamedTuple):
+class JobKey(NamedTuple):
     """
     Something that is to be made once; times in microseconds since 1970.
 
@@ -66,7 +66,7 @@ def _going_on(row: dict[str, Any]) -> bool:
     return row["id"] in _mine if row["process"] == process() else not gone(row["process"])
 
 
-def standing(due: Due, rows: list[dict[str, Any]], now_us: int) -> str:
+def job_state(due: JobKey, rows: list[dict[str, Any]], now_us: int) -> str:
     """
     What is to be done about something that is due, going by its runs, oldest first?
 
@@ -88,14 +88,14 @@ def standing(due: Due, rows: list[dict[str, Any]], now_us: int) -> str:
     return PAUSED if failed and -LONGEST_US < now_us - (failed[-1]["ended_at_us"] or 0) < pause_us else OPEN
 
 
-def begins(store: Store, due: Due | None, **row: Any) -> bool:
+def begins(store: Database, due: JobKey | None, **row: Any) -> bool:
     """
     Write a run into the ledger before it begins; False where what is due is no longer to be made: then nothing is
     written.
     """
 
     def taken(rows: list[dict[str, Any]]) -> bool:
-        return standing(due, rows, clock.micros(store.now())) != OPEN if due else False
+        return job_state(due, rows, clock.micros(store.now())) != OPEN if due else False
 
     _mine.add(row["id"])
     begun = False
@@ -114,7 +114,7 @@ def begins(store: Store, due: Due | None, **row: Any) -> bool:
 
 
 def ends(
-    store: Store,
+    store: Database,
     run_id: str,
     *,
     state: str,
@@ -128,17 +128,17 @@ def ends(
     store.run_ends(run_id, state=state, reason=reason, ended_at_us=ended_at_us, outputs=outputs, kernel=kernel)
 
 
-def missed(store: Store, app: str, due: Due, notebook: str, why: str) -> None:
+def missed(store: Database, app: str, due: JobKey, notebook: str, why: str) -> None:
     """Write down that something was not made, and will not be."""
     _noted(store, app, due, notebook, "missed", why)
 
 
-def refused(store: Store, app: str, due: Due, notebook: str, why: str) -> None:
+def refused(store: Database, app: str, due: JobKey, notebook: str, why: str) -> None:
     """Write down that something could not be begun; where that was written down already, nothing is."""
     _noted(store, app, due, notebook, "failed", why)
 
 
-def _noted(store: Store, app: str, due: Due, notebook: str, state: str, why: str) -> None:
+def _noted(store: Database, app: str, due: JobKey, notebook: str, state: str, why: str) -> None:
     now_us = clock.micros(store.now())
     name = f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-{state}-{sha256(due.name.encode()).hexdigest()[:12]}"
     begins(
@@ -156,7 +156,7 @@ def _noted(store: Store, app: str, due: Due, notebook: str, state: str, why: str
     _mine.discard(name)
 
 
-def runs(store: Store) -> list[dict[str, Any]]:
+def runs(store: Database) -> list[dict[str, Any]]:
     """
     The ledger as CONTRACT.md has it, oldest first.
 
@@ -185,7 +185,7 @@ def runs(store: Store) -> list[dict[str, Any]]:
     return found
 
 
-def anchor(store: Store, app: str, incident: str, entry_id: str, digest: str) -> None:
+def anchor(store: Database, app: str, incident: str, entry_id: str, digest: str) -> None:
     """
     Write the head of an incident's record into the ledger: who changes that record later does not change this with it.
     """
@@ -206,7 +206,7 @@ def anchor(store: Store, app: str, incident: str, entry_id: str, digest: str) ->
     )
 
 
-def anchors(store: Store, app: str, incident: str) -> dict[str, str]:
+def anchors(store: Database, app: str, incident: str) -> dict[str, str]:
     """The heads of an incident's record that the ledger has: digest by entry."""
     found = (
         json.loads(row["parameters"])

@@ -32,7 +32,7 @@ def load(path: Path) -> "NotebookNode":
             f"{path} is not a notebook that can be read: {problem} Give the path of an .ipynb file."
         ) from None
     except Exception as problem:  # nbformat trips over what is no notebook in many ways.
-        raise UsageError(f"{path} is not a notebook: {formatting.one_line(str(problem), 120)}.") from None
+        raise UsageError(f"{path} is not a notebook: {formatting.single_line(str(problem), 120)}.") from None
 
 
 def _with_ids(content: str) -> str:

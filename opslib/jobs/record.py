@@ -9,7 +9,7 @@ from opslib.foundation import formatting
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """The numbers of a report; a notebook that shows one hands it to whoever executed it."""
 
     MIME: ClassVar[str] = "application/vnd.opslib.record+json"

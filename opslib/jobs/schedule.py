@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from opslib.foundation import clock, formatting, market_calendar, periods, time_parsing
 from opslib.foundation.clock import Window
-from opslib.foundation.config.contacts import Staff
+from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.config.settings import toml
 from opslib.foundation.errors import SettingsError, UsageError
@@ -49,7 +49,7 @@ _DEPLOYED = re.compile(r"(?P<n>\d{1,3}) (?P<unit>minute|hour|day|week)s? after a
 _HOURLY = "every hour while open"
 
 
-class When(NamedTuple):
+class Trigger(NamedTuple):
     """
     When something is due.
 
@@ -69,7 +69,7 @@ class When(NamedTuple):
     of: str = ""
 
 
-class Moment(NamedTuple):
+class Occurrence(NamedTuple):
     """One moment at which a job is due; `key` tells it from the others of the job, whatever time it is set to."""
 
     at: datetime
@@ -98,7 +98,7 @@ class Job:
     kind: str
     what: str
     said: str
-    when: When
+    when: Trigger
     parameters: Mapping[str, Any] = field(default_factory=dict)
     wait: timedelta = timedelta()
     grace: timedelta = timedelta(hours=1)
@@ -108,7 +108,7 @@ class Job:
     catch_up: bool = True
     deliver: tuple[str, ...] = ()
 
-    def made_at(self, moment: Moment) -> str:
+    def made_at(self, moment: Occurrence) -> str:
         """What is made at a moment, by its name in the ledger."""
         if self.kind == REPORT:
             return f"{REPORT} {self.what} {self.of(moment.at)}"
@@ -122,7 +122,7 @@ class Job:
             else periods.last_over(periods.REPORTS[self.what], at).name
         )
 
-    def moments(self, window: Window, deployed: Iterable[datetime]) -> list[Moment]:
+    def moments(self, window: Window, deployed: Iterable[datetime]) -> list[Occurrence]:
         """
         When is it due within a window, in order?
 
@@ -130,10 +130,10 @@ class Job:
             deployed: When something was deployed.
         """
         if self.when.kind == "hand":
-            found: Iterator[Moment] = iter(())
+            found: Iterator[Occurrence] = iter(())
         elif self.when.kind == "deploy":
             found = (
-                Moment(at + self.when.offset, f"after {at.astimezone(NEW_YORK):%Y-%m-%dT%H:%M:%S}") for at in deployed
+                Occurrence(at + self.when.offset, f"after {at.astimezone(NEW_YORK):%Y-%m-%dT%H:%M:%S}") for at in deployed
             )
         else:
             first, last = (
@@ -144,12 +144,12 @@ class Job:
         return sorted(m for m in found if window.start < m.at <= window.end)
 
 
-def _of_day(when: When, day: date) -> list[Moment]:
+def _of_day(when: Trigger, day: date) -> list[Occurrence]:
     """When is it due on a day?"""
     session = market_calendar.session(day)
     if session is None:
         return (
-            [Moment(datetime.combine(day, when.at, NEW_YORK).astimezone(clock.EPOCH.tzinfo), str(day))]
+            [Occurrence(datetime.combine(day, when.at, NEW_YORK).astimezone(clock.EPOCH.tzinfo), str(day))]
             if when.every
             else []
         )
@@ -164,26 +164,26 @@ def _of_day(when: When, day: date) -> list[Moment]:
         case "hourly":
             hours = [datetime.combine(day, time(hour), NEW_YORK).astimezone(clock.EPOCH.tzinfo) for hour in range(24)]
             return [
-                Moment(at, f"{at.astimezone(NEW_YORK):%Y-%m-%dT%H}")
+                Occurrence(at, f"{at.astimezone(NEW_YORK):%Y-%m-%dT%H}")
                 for at in hours
                 if session.opens < at <= session.closes
             ]
         case "time":
-            return [Moment(datetime.combine(day, when.at, NEW_YORK).astimezone(clock.EPOCH.tzinfo), str(day))]
-    return [Moment((session.opens if when.kind == "open" else session.closes) + when.offset, str(day))]
+            return [Occurrence(datetime.combine(day, when.at, NEW_YORK).astimezone(clock.EPOCH.tzinfo), str(day))]
+    return [Occurrence((session.opens if when.kind == "open" else session.closes) + when.offset, str(day))]
 
 
-def _when(said: str) -> When | None:
+def _when(said: str) -> Trigger | None:
     if said == BY_HAND:
-        return When("hand")
+        return Trigger("hand")
     if said == _HOURLY:
-        return When("hourly")
+        return Trigger("hourly")
     if found := _DEPLOYED.fullmatch(said):
-        return When("deploy", int(found["n"]) * _UNITS[found["unit"]])
+        return Trigger("deploy", int(found["n"]) * _UNITS[found["unit"]])
     if (found := _ANCHORED.fullmatch(said)) and not found["every"]:
         offset = int(found["n"] or 0) * _UNITS[found["unit"] or "minute"]
         return (
-            When(
+            Trigger(
                 found["anchor"],
                 -offset if found["side"] == "before" else offset,
                 end=found["end"] or "",
@@ -193,7 +193,7 @@ def _when(said: str) -> When | None:
             else None
         )
     if found := _TIMED.fullmatch(said):
-        return When(
+        return Trigger(
             "time",
             at=time.fromisoformat(found["time"]),
             every=bool(found["every"]),
@@ -203,7 +203,7 @@ def _when(said: str) -> When | None:
     return None
 
 
-def read(home: Path, staff: Staff) -> dict[str, Job]:
+def read(home: Path, staff: Contacts) -> dict[str, Job]:
     """
     What is made when: the shipped file, with ``schedule.toml`` of a home over it.
 
@@ -227,7 +227,7 @@ def read(home: Path, staff: Staff) -> dict[str, Job]:
     }
 
 
-def _job(name: str, told: dict[str, Any], staff: Staff, wrong: Any) -> Job:
+def _job(name: str, told: dict[str, Any], staff: Contacts, wrong: Any) -> Job:
     for key in told:
         if key not in KEYS:
             wrong(name, f"{key!r} is nothing that a job has; it has {', '.join(KEYS)}.{formatting.nearest(key, KEYS)}")

@@ -4,7 +4,7 @@ from collections import Counter
 from functools import cached_property
 from typing import Any
 
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.reports.quarterly import Quarterly
 
 SHOWN = 10
@@ -57,14 +57,14 @@ class Annual(Quarterly):
         return items
 
     @property
-    def plan(self) -> Text:
+    def plan(self) -> TextBlock:
         """What the monitoring should gain next, for the release after this one."""
-        return listed("What the monitoring should gain", self.gains or ["nothing that the record shows"])
+        return bullet_list("What the monitoring should gain", self.gains or ["nothing that the record shows"])
 
     @property
-    def caused(self) -> Text:
+    def caused(self) -> TextBlock:
         """What incidents were put down to."""
-        return tabled(
+        return table(
             "Causes",
             ["cause", "incidents"],
             [[cause, str(n)] for cause, n in self.causes.most_common()],
@@ -77,7 +77,7 @@ class Annual(Quarterly):
         return super().more | {"causes": dict(self.causes), "plan": self.gains}
 
     @property
-    def pieces(self) -> list[Text]:
+    def pieces(self) -> list[TextBlock]:
         """The plan at the end."""
         return [
             self.headline,

@@ -14,8 +14,8 @@ from typing import Any
 from opslib.foundation import clock, market_calendar, periods, time_parsing
 from opslib.foundation.config.workspace import Workspace, open as open_workspace
 from opslib.foundation.errors import AlreadyMade, OpsError, UsageError
-from opslib.jobs.kernels import Kernels, warmed
-from opslib.jobs.ledger import Due
+from opslib.jobs.kernels import KernelPool, with_kernel_pool
+from opslib.jobs.ledger import JobKey
 from opslib.jobs.schedule import DAILY
 from opslib.reports import publishing
 
@@ -71,9 +71,9 @@ def _days(first: date, last: date) -> Iterator[date]:
     return (first + timedelta(days=n) for n in range((last - first).days + 1))
 
 
-def made(desk: Workspace, name: str, of: str, timeout_s: float, kernels: Kernels | None = None) -> Made:
+def made(desk: Workspace, name: str, of: str, timeout_s: float, kernels: KernelPool | None = None) -> Made:
     """One report, made unless it was, or is being made elsewhere."""
-    due = Due(f"report {name} {of}", clock.micros(desk.now()), None, round(timeout_s * 1e6))
+    due = JobKey(f"report {name} {of}", clock.micros(desk.now()), None, round(timeout_s * 1e6))
     told: dict[str, Any] = {
         "as_of": None,
         "known_at": None,
@@ -97,7 +97,7 @@ def here(
     desk: Workspace, name: str, ofs: list[str], workers: int, timeout_s: float, progress: Callable[[Iterable], Iterable]
 ) -> list[Made]:
     """Reports by so many workers on this machine; in order."""
-    with warmed(lambda: desk) as (_, kernels), ThreadPoolExecutor(workers) as pool:
+    with with_kernel_pool(lambda: desk) as (_, kernels), ThreadPoolExecutor(workers) as pool:
         running = [pool.submit(made, desk, name, of, timeout_s, kernels) for of in ofs]
         found = {m.of: m for m in (f.result() for f in progress(as_completed(running)))}
     return [found[of] for of in ofs]

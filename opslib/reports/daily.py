@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from opslib.alerting import history, replay
-from opslib.alerting.history import Life
+from opslib.alerting.history import AlertEpisode
 from opslib.alerting.verdicts import VERDICT_OF, named
 from opslib.dashboard import panels, status
-from opslib.dashboard.daily_figures import SECTIONS, WORDS, Day, Days, figures as figures_of, usual
-from opslib.dashboard.status import View
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.daily_figures import SECTIONS, WORDS, Day, DailyFigures, figures as figures_of, usual
+from opslib.dashboard.status import Status
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import SENT, Rule, Rules
@@ -27,10 +27,10 @@ from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import ReportRefused
 from opslib.foundation.market_calendar import Session
-from opslib.foundation.storage.cache import Memory
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.cache import Cache
+from opslib.foundation.storage.database import Database
 from opslib.foundation.version import VERSION
-from opslib.jobs.record import Record
+from opslib.jobs.record import RunRecord
 from opslib.reports import places
 from opslib.trading.pnl.pnl import Pnl
 
@@ -38,7 +38,7 @@ NAME = "daily"
 TITLES = {"availability": "Availability", "data_quality": "Data Quality", "trading": "Trading Performance"}
 
 
-def _why_unknown(view: View, figure: str) -> str:
+def _why_unknown(view: Status, figure: str) -> str:
     """Why is a figure of the template not known?"""
     if view.filed is not None and figure in ("gross_pnl_pct", "net_pnl_pct", "backtest_variance_pp"):
         return _lacking(view.filed, figure)
@@ -113,13 +113,13 @@ class Daily:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         settings: Settings,
         rules: Rules,
         day: date,
         as_of: datetime | None,
         known_at: datetime | None,
-        memory: Memory,
+        memory: Cache,
     ):
         self.day, self.session = day, market_calendar.session(day)
         self._store, self._settings, self._rules, self._memory = store, settings, rules, memory
@@ -163,14 +163,14 @@ class Daily:
         }
 
     @cached_property
-    def alerts(self) -> list[Life]:
+    def alerts(self) -> list[AlertEpisode]:
         """
         What went wrong, and when, judged anew by what is known now; nothing is looked for on a day without a session.
         """
         if not self.session:
             return []
         if self.partial:
-            transitions, standing = replay.replayed(
+            transitions, standing = replay.replay_session(
                 self._store,
                 self._settings,
                 self._rules,
@@ -239,8 +239,8 @@ class Daily:
         return items
 
     @cached_property
-    def _days(self) -> Days:
-        return Days(
+    def _days(self) -> DailyFigures:
+        return DailyFigures(
             self._store,
             self._settings,
             self._rules,
@@ -403,12 +403,12 @@ class Daily:
         return f"{kind}, {formatting.span(self.view.window.start, self.view.window.end)}"
 
     @property
-    def record(self) -> Record:
+    def record(self) -> RunRecord:
         """The numbers of this report, for whoever executed the notebook."""
-        return Record(self.values, self.markdown())
+        return RunRecord(self.values, self.markdown())
 
     @property
-    def headline(self) -> Text:
+    def headline(self) -> TextBlock:
         """Is anything wrong, since when, what to do?"""
         loud = [i for i in self.issues if i["severity"] in SENT and not i["inhibited_by"]]
         head = f"{self.day}: {self.verdict}. {self.words}."
@@ -422,21 +422,21 @@ class Daily:
             lines.insert(
                 0, f"PARTIAL: the market was still open; this is the day up to {formatting.moment(self.view.window.end)}."
             )
-        return listed(head, self.restated + lines)
+        return bullet_list(head, self.restated + lines)
 
-    def section(self, name: str) -> Text:
+    def section(self, name: str) -> TextBlock:
         """One section of the guide's template: availability, data_quality or trading."""
         rows = [
             (words, _told(self.figures[name][figure], unit), self.unknown.get(figure, ""))
             for figure, (words, unit) in SECTIONS[name].items()
         ]
-        return listed(TITLES[name], [f"{w}: {v}{f' ({why})' if why else ''}" for w, v, why in rows])
+        return bullet_list(TITLES[name], [f"{w}: {v}{f' ({why})' if why else ''}" for w, v, why in rows])
 
     @property
-    def night_before(self) -> Text:
+    def night_before(self) -> TextBlock:
         """One line about the night before: from the previous close to the open."""
         if not self.night:
-            return listed("The night before", ["market closed"])
+            return bullet_list("The night before", ["market closed"])
         f, window = self.night.figures, self.night.window
         seen = self.night.tape.looks_in(window)
         massive = f["providers"]["massive"]
@@ -444,10 +444,10 @@ class Daily:
             f"errors {formatting.number(f['system']['errors'])}, failed Massive requests "
             f"{formatting.number(massive['failures'])} of {formatting.number(massive['requests'])}, looks {seen:,}"
         )
-        return listed(f"The night before, {window}", [told if seen else "no page was open"])
+        return bullet_list(f"The night before, {window}", [told if seen else "no page was open"])
 
     @property
-    def issues_told(self) -> Text:
+    def issues_told(self) -> TextBlock:
         """Issues Encountered."""
         lines = []
         for i in self.issues:
@@ -467,17 +467,17 @@ class Daily:
             for g in self.view.tape.gaps(self.view.window)
         ]
         message = self.view.figures["system"]["last_error_message"]
-        lines += [f"newest error message of a page: {formatting.one_line(message)}"] if message else []
+        lines += [f"newest error message of a page: {formatting.single_line(message)}"] if message else []
         lines += [n for n in self.view.panel("system").notes if "clock" in n]
-        return listed("Issues Encountered", lines or ["none"])
+        return bullet_list("Issues Encountered", lines or ["none"])
 
     @property
-    def actions_told(self) -> Text:
+    def actions_told(self) -> TextBlock:
         """Action Items."""
-        return listed("Action Items", self.action_items or ["nothing to do"])
+        return bullet_list("Action Items", self.action_items or ["nothing to do"])
 
     @property
-    def changes_told(self) -> Text:
+    def changes_told(self) -> TextBlock:
         """What changed against the previous trading day, the same weekday, and the days before?"""
         rows = []
         for name, found in self.changes.items():
@@ -517,7 +517,7 @@ class Daily:
             "n days",
             "is it?",
         ]
-        return tabled(
+        return table(
             f"Against the previous trading day ({self.previous.day}), the same weekday, and "
             f"{self._rules.days.usual_days:g} trading days before",
             header,
@@ -545,11 +545,11 @@ class Daily:
 
 
 def daily(
-    store: Store,
+    store: Database,
     settings: Settings,
     rules: Rules,
     day: date,
-    memory: Memory,
+    memory: Cache,
     *,
     as_of: datetime | None = None,
     known_at: datetime | None = None,

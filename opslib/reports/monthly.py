@@ -5,11 +5,11 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from opslib.dashboard.cost_details import CUSHION, Spending
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.cost_details import CUSHION, CostComparison
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table as tabled
 from opslib.foundation import formatting
-from opslib.foundation.intervals import student
-from opslib.reports.periodic import Review
+from opslib.foundation.intervals import t_interval
+from opslib.reports.periodic import PeriodicReport
 from opslib.trading.pnl.backtest_variance import Pair
 
 ZERO = Decimal(0)
@@ -49,15 +49,15 @@ class Rate(NamedTuple):
         ]
 
 
-class Monthly(Review):
+class Monthly(PeriodicReport):
     """The month's days, and what trading cost in it."""
 
     NAME, TITLE = "monthly", "Monthly monitoring report"
 
     @cached_property
-    def spent(self) -> Spending:
+    def spent(self) -> CostComparison:
         """What trading cost, over the month up to now."""
-        return Spending(self.desk, self.upto, self.upto - self.period.window.start)
+        return CostComparison(self.desk, self.upto, self.upto - self.period.window.start)
 
     @cached_property
     def rates(self) -> tuple[Rate, Rate]:
@@ -69,7 +69,7 @@ class Monthly(Review):
         )
 
     @property
-    def costs(self) -> Text:
+    def costs(self) -> TextBlock:
         """What the backtest assumes, and what it was."""
         return tabled(
             f"Costs of {len(self.spent.pairs)} trades of {self.period.name}",
@@ -79,12 +79,12 @@ class Monthly(Review):
         )
 
     @property
-    def table(self) -> Text:
+    def table(self) -> TextBlock:
         """The same in dollars."""
         return self.spent.table
 
     @property
-    def change(self) -> Text:
+    def change(self) -> TextBlock:
         """The change to the backtest's assumptions that follows, as a diff to apply."""
         return self.spent.change
 
@@ -112,13 +112,13 @@ class Monthly(Review):
         return [*super().action_items, *more]
 
     @property
-    def pieces(self) -> list[Text]:
+    def pieces(self) -> list[TextBlock]:
         """With the costs before what follows."""
         return [
             *super().pieces[:-1],
             self.costs,
             self.table,
-            self.change if self.spent.pairs else listed("No change can be proposed", ["there is nothing to compare"]),
+            self.change if self.spent.pairs else bullet_list("No change can be proposed", ["there is nothing to compare"]),
             self.actions_told,
         ]
 
@@ -138,6 +138,6 @@ def _rate(name: str, rates: dict[str, tuple[Decimal | None, str]], found: list[D
     assumed, unit = rates[name]
     mean = statistics.fmean(known) if known else None
     low, high = (
-        student(mean, statistics.stdev(known), len(known)) if mean is not None and len(known) > 1 else (None, None)
+        t_interval(mean, statistics.stdev(known), len(known)) if mean is not None and len(known) > 1 else (None, None)
     )
     return Rate(name, unit, None if assumed is None else float(assumed), len(known), mean, low, high)

@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.alerting.history import Rise
+from opslib.alerting.history import SeverityChange
 from opslib.alerting.verdicts import VERDICT_OF, VERDICTS, named
 from opslib.dashboard import alert_log, daily_figures
 from opslib.dashboard.alert_log import AlertLog
-from opslib.dashboard.daily_figures import WORDS, Day, Days, percent
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.daily_figures import WORDS, Day, DailyFigures, percent
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.errors import ReportRefused
 from opslib.foundation.market_calendar import Session
@@ -28,7 +28,7 @@ from opslib.foundation.version import VERSION
 from opslib.incidents import lifecycle
 from opslib.incidents.incident import Incident
 from opslib.jobs import record
-from opslib.jobs.record import Record
+from opslib.jobs.record import RunRecord
 from opslib.reports import places
 from opslib.telemetry.pages.store import SnapshotStore
 
@@ -85,7 +85,7 @@ def told(value: float | None, name: str) -> str:
 class Picture:
     """A picture with its words."""
 
-    words: Text
+    words: TextBlock
     name: str
     draw: "Callable[[Axes], Any]"
 
@@ -95,10 +95,10 @@ class Picture:
     def _ipython_display_(self) -> None:
         from opslib.dashboard import charts
 
-        charts.shown(self.words._repr_mimebundle_(), self.draw, self.name, self.words.plain)
+        charts.show(self.words._repr_mimebundle_(), self.draw, self.name, self.words.plain)
 
 
-class Review:
+class PeriodicReport:
     """
     Some trading days together.
 
@@ -122,7 +122,7 @@ class Review:
                 f"{formatting.moment(period.window.start)}. Ask for one that has begun."
             )
         self.partial = self.upto < period.window.end and any(s.closes > self.upto for s in period.sessions)
-        self._days = Days(desk.store, desk.settings, desk.rules, desk.memory, known_at)
+        self._days = DailyFigures(desk.store, desk.settings, desk.rules, desk.memory, known_at)
 
     @cached_property
     def sessions(self) -> list[Session]:
@@ -207,9 +207,9 @@ class Review:
         )
 
     @cached_property
-    def rises(self) -> list[Rise]:
+    def rises(self) -> list[SeverityChange]:
         """The worst rise of each alert that nothing else explains, in order."""
-        worst: dict[str, Rise] = {}
+        worst: dict[str, SeverityChange] = {}
         order = ("warning", "notify", "critical", "escalate")
         for rise in self.log.rises:
             if rise.alert not in worst or order.index(rise.severity) > order.index(worst[rise.alert].severity):
@@ -286,7 +286,7 @@ class Review:
                     f"runbook {rule.runbooks[subject]})"
                 )
         items += [
-            f"{i.id} is {i.status}, held by {i.holder or 'nobody'}: {formatting.one_line(i.title, 100)}"
+            f"{i.id} is {i.status}, held by {i.holder or 'nobody'}: {formatting.single_line(i.title, 100)}"
             for i in self.incidents
             if i.status in ("open", "mitigated")
         ]
@@ -418,7 +418,7 @@ class Review:
     # For people.
 
     @property
-    def headline(self) -> Text:
+    def headline(self) -> TextBlock:
         """Is anything wrong, since when, what to do?"""
         loud = [
             f"{clock.instant(r.fired_us).astimezone(formatting.NEW_YORK):%m-%d %H:%M} New York, {r.severity}: "
@@ -439,25 +439,25 @@ class Review:
         )
         lines += [f"what alerts did is not known: {self.unjudged}"] if self.unjudged else []
         shown = loud[:8] + ([f"and {len(loud) - 8} more, below"] if len(loud) > 8 else [])
-        return listed(
+        return bullet_list(
             f"{self.TITLE} {self.period.name}: {self.verdict}. {len(self.seen)} of {len(self.days)} trading days seen.",
             self.restated + lines + (shown or ["Nothing reached a limit at which anybody is told."]),
         )
 
     @property
-    def summary(self) -> Text:
+    def summary(self) -> TextBlock:
         """The guide's figures over all days, beside those before."""
         rows = [
             [WORDS[name][0], told(now, name), told(before, name), gap] for name, before, now, gap, _ in self.changes
         ]
-        return tabled(
+        return table(
             f"{self.period.name} beside {self.period.before.name} ({len(self.seen)} and {len(self.previous)} days)",
             ["figure", self.period.name, self.period.before.name, "difference"],
             rows,
         )
 
     @property
-    def by_day(self) -> Text:
+    def by_day(self) -> TextBlock:
         """Each trading day."""
         rows = [
             [
@@ -470,7 +470,7 @@ class Review:
             ]
             for session, day in self.days
         ]
-        return tabled(
+        return table(
             "Day by day",
             ["day", "looks", *(words for words, _ in WORDS.values())],
             [list(map(str, row)) for row in rows],
@@ -519,7 +519,7 @@ class Review:
             lambda ax: _plots().by_day(ax, rows, "points", self.desk.rules["backtest_variance"], 1),
         )
 
-    def _trend_words(self, *names: str) -> Text:
+    def _trend_words(self, *names: str) -> TextBlock:
         lines = []
         for name in names:
             known = [(day.figures[name], day.day) for day in self.seen if day.figures[name] is not None]
@@ -530,13 +530,13 @@ class Review:
                 else ["not known on any day"]
             )
             lines.append(f"{WORDS[name][0]}: {', '.join(ends)}, n {len(known)} days")
-        return listed("Trend", lines)
+        return bullet_list("Trend", lines)
 
     @property
-    def best_and_worst(self) -> Text:
+    def best_and_worst(self) -> TextBlock:
         """The best and the worst hour."""
         if not self.hours:
-            return listed("Best and worst hour", ["no hour with a request to Massive was seen"])
+            return bullet_list("Best and worst hour", ["no hour with a request to Massive was seen"])
 
         def words(h):
             return (
@@ -544,13 +544,13 @@ class Review:
                 f"of {h[2]['massive_requests']:,} requests to Massive answered, errors {formatting.number(h[2]['errors'])}"
             )
 
-        return listed(
+        return bullet_list(
             f"Best and worst of {len(self.hours)} hours",
             [f"best: {words(self.hours[0])}", f"worst: {words(self.hours[-1])}"],
         )
 
     @property
-    def alerts_told(self) -> Text:
+    def alerts_told(self) -> TextBlock:
         """Every alert at its worst; what another explains is counted."""
 
         def at(us):
@@ -573,7 +573,7 @@ class Review:
             for r in sorted(self.rises, key=lambda r: r.fired_us)
         ]
         explained = len({r.alert for r in self.log.rises if r.inhibited_by} - {r.alert for r in self.rises})
-        return tabled(
+        return table(
             f"Alerts, each at its worst; {explained} more that another explains",
             ["fired (New York)", "severity", "by", "what", "for", "incident"],
             rows,
@@ -581,7 +581,7 @@ class Review:
         )
 
     @property
-    def incidents_told(self) -> Text:
+    def incidents_told(self) -> TextBlock:
         """Every incident, with how long each of its times took."""
         rows = [
             [
@@ -597,11 +597,11 @@ class Review:
                         ("began", "resolved"),
                     )
                 ),
-                formatting.one_line(i.title, 80),
+                formatting.single_line(i.title, 80),
             ]
             for i in self.incidents
         ]
-        return tabled(
+        return table(
             "Incidents",
             ["incident", "stands", "severity", "to detect", "to take", "to mitigate", "until over", "what"],
             rows,
@@ -609,12 +609,12 @@ class Review:
         )
 
     @property
-    def actions_told(self) -> Text:
+    def actions_told(self) -> TextBlock:
         """What follows."""
-        return listed("Action items", self.action_items or ["nothing to do"])
+        return bullet_list("Action items", self.action_items or ["nothing to do"])
 
     @property
-    def pieces(self) -> list[Text]:
+    def pieces(self) -> list[TextBlock]:
         """All of it in order, for its Markdown."""
         return [
             self.headline,
@@ -642,9 +642,9 @@ class Review:
         )
 
     @property
-    def record(self) -> Record:
+    def record(self) -> RunRecord:
         """The numbers of this report, for whoever executed the notebook."""
-        return Record(self.values, self.markdown())
+        return RunRecord(self.values, self.markdown())
 
 
 def _after(incident: Incident, first: str, then: str) -> str:

@@ -14,15 +14,15 @@ from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import ReportRefused, UsageError
 from opslib.jobs import executor, record
 from opslib.jobs.executor import Outcome
-from opslib.jobs.ledger import Due
+from opslib.jobs.ledger import JobKey
 from opslib.reports import annual, daily, monthly, periodic, places, quarterly, success
-from opslib.reports.periodic import Review
+from opslib.reports.periodic import PeriodicReport
 
 if TYPE_CHECKING:
-    from opslib.jobs.kernels import Kernels
+    from opslib.jobs.kernels import KernelPool
 
-REVIEWS: dict[str, type[Review]] = {
-    "weekly": periodic.Review,
+REVIEWS: dict[str, type[PeriodicReport]] = {
+    "weekly": periodic.PeriodicReport,
     "monthly": monthly.Monthly,
     "quarterly": quarterly.Quarterly,
     "annual": annual.Annual,
@@ -36,7 +36,7 @@ def review(
     period: str = "",
     as_of: str | datetime | None = None,
     known_at: str | datetime | None = None,
-) -> Review:
+) -> PeriodicReport:
     """
     A report over some trading days.
 
@@ -59,13 +59,13 @@ def review(
     )
 
 
-def review_of(desk: Workspace, name: str, day: str, as_of: str | None = None) -> Review:
+def review_of(desk: Workspace, name: str, day: str, as_of: str | None = None) -> PeriodicReport:
     """A report over the period that a day is in."""
     kind, made = _review(name)
     return made(desk, periods.of(kind, time_parsing.parse_day(day)), time_parsing.instant_of(as_of))
 
 
-def _review(name: str) -> tuple[str, type[Review]]:
+def _review(name: str) -> tuple[str, type[PeriodicReport]]:
     """The kind of period that a report is over, and its class."""
     if name not in REVIEWS:
         raise UsageError(
@@ -82,8 +82,8 @@ def publish_daily(
     known_at: str | None,
     partial: bool,
     timeout_s: float,
-    due: Due | None = None,
-    kernels: "Kernels | None" = None,
+    due: JobKey | None = None,
+    kernels: "KernelPool | None" = None,
 ) -> tuple[Outcome, Path]:
     """
     Execute the daily report's notebook and publish it.
@@ -114,7 +114,7 @@ def publish_daily(
     given = {"app": desk.settings.app, "day": str(meant)}
     given |= {"as_of": formatting.iso(at)} if early else {}
     given |= {"known_at": formatting.iso(time_parsing.instant_of(known_at))} if known_at else {}
-    whole = Due(f"report {daily.NAME} {meant}") if not early and not known_at else None
+    whole = JobKey(f"report {daily.NAME} {meant}") if not early and not known_at else None
     return _published(desk, daily.NAME, given, meant, timeout_s, due or whole, kernels)
 
 
@@ -127,8 +127,8 @@ def publish_review(
     known_at: str | None,
     partial: bool,
     timeout_s: float,
-    due: Due | None = None,
-    kernels: "Kernels | None" = None,
+    due: JobKey | None = None,
+    kernels: "KernelPool | None" = None,
 ) -> tuple[Outcome, Path]:
     """
     Execute the notebook of a report over a period and publish it; as `publish_daily`.
@@ -145,7 +145,7 @@ def publish_review(
         )
     given = {"app": desk.settings.app, "period": meant.period.name} | ({"as_of": formatting.iso(at)} if meant.partial else {})
     given |= {"known_at": formatting.iso(time_parsing.instant_of(known_at))} if known_at else {}
-    whole = Due(f"report {name} {meant.period.name}") if not meant.partial and not known_at else None
+    whole = JobKey(f"report {name} {meant.period.name}") if not meant.partial and not known_at else None
     return _published(desk, name, given, meant.period.name, timeout_s, due or whole, kernels)
 
 
@@ -155,8 +155,8 @@ def _published(
     given: dict[str, Any],
     of: date | str,
     timeout_s: float,
-    due: Due | None,
-    kernels: "Kernels | None",
+    due: JobKey | None,
+    kernels: "KernelPool | None",
 ) -> tuple[Outcome, Path]:
     """Execute a report's notebook, and put what came of it in its place."""
     book = f"{name}_report"
@@ -175,12 +175,12 @@ def _published(
             if outcome.state == "failed"
             else replace(outcome, state="failed", reason="the notebook handed over no numbers")
         )
-        return executor.keep(
+        return executor.publish_run(
             lacking, desk.settings.outputs / "runs" / outcome.run_id / book, settings=desk.settings, store=desk.store
         )
     values = outcome.record["values"]
     more = {".json": record.as_json(values).encode(), ".md": outcome.record["markdown"].encode()}
-    return executor.keep(
+    return executor.publish_run(
         outcome,
         places.place(desk.settings, name, of, values["partial"]),
         more,

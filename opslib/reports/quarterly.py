@@ -8,20 +8,20 @@ no alert had seen, or gave feedback. What nobody judged counts for neither side,
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from opslib.alerting.history import Rise
+from opslib.alerting.history import SeverityChange
 from opslib.alerting.verdicts import named
 from opslib.dashboard.daily_figures import WORDS
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, periods
 from opslib.incidents import lifecycle
 from opslib.incidents.feedback import MISSED, NOISE, USEFUL, Feedback, Opinion
 from opslib.incidents.incident import Incident
-from opslib.reports.periodic import Review, told, total
+from opslib.reports.periodic import PeriodicReport, told, total
 
 RIGHT, WRONG, UNJUDGED = "true", "false alarm", "not judged"
 
 
-class Move(NamedTuple):
+class ProposedLimit(NamedTuple):
     """
     A limit that could be moved.
 
@@ -41,7 +41,7 @@ class Move(NamedTuple):
     spared: int
 
 
-class Quarterly(Review):
+class Quarterly(PeriodicReport):
     """The quarter's days, and how right the monitoring was."""
 
     NAME, TITLE = "quarterly", "Quarterly monitoring report"
@@ -57,13 +57,13 @@ class Quarterly(Review):
         return found
 
     @property
-    def by_month(self) -> Text:
+    def by_month(self) -> TextBlock:
         """The guide's figures, month by month."""
         rows = [
             [name, f"{seen} of {of}", *(told(figures[figure], figure) for figure in WORDS)]
             for name, seen, of, figures in self.months
         ]
-        return tabled(
+        return table(
             "Month by month",
             ["month", "days seen", *(words for words, _ in WORDS.values())],
             rows,
@@ -76,7 +76,7 @@ class Quarterly(Review):
         return Feedback(lifecycle.of(self.desk).records).within(self.period.window, self.known_at)
 
     @cached_property
-    def judged(self) -> list[tuple[Rise, str]]:
+    def judged(self) -> list[tuple[SeverityChange, str]]:
         """Every alert that people were told of, at its worst, and whether it was true."""
         noise, useful = ({o.alert for o in self.opinions if o.kind == kind} for kind in (NOISE, USEFUL))
         of = {i.id: i for i in self.incidents}
@@ -95,7 +95,7 @@ class Quarterly(Review):
     def missed(self) -> list[str]:
         """What no alert told of: incidents that people opened, and data that they missed."""
         by_hand = [
-            f"{i.id}: {formatting.one_line(i.title, 100)}"
+            f"{i.id}: {formatting.single_line(i.title, 100)}"
             for i in self.incidents
             if i.entries[0].body.get("how") == "hand" and not i.alerts and i.status != "dismissed"
         ]
@@ -119,7 +119,7 @@ class Quarterly(Review):
         return right / (right + len(self.missed)) if right + len(self.missed) else None
 
     @property
-    def accuracy(self) -> Text:
+    def accuracy(self) -> TextBlock:
         """How right were the alerts, and what did they miss?"""
         right, wrong, open_ = (self._count(v) for v in (RIGHT, WRONG, UNJUDGED))
         lines = [
@@ -129,21 +129,21 @@ class Quarterly(Review):
             f"had to find)",
             *(f"missed: {words}" for words in self.missed),
         ]
-        return listed(f"Accuracy of the monitoring, {len(self.judged)} alerts that people were told of", lines)
+        return bullet_list(f"Accuracy of the monitoring, {len(self.judged)} alerts that people were told of", lines)
 
     @property
-    def delays(self) -> Text:
+    def delays(self) -> TextBlock:
         """How late was each incident detected? Each value, since a mean of such times misleads."""
         rows = [
             [
                 i.id,
                 formatting.UNKNOWN if (s := _delay_s(i)) is None else formatting.duration(s),
                 i.rule or "by hand",
-                formatting.one_line(i.title, 80),
+                formatting.single_line(i.title, 80),
             ]
             for i in sorted(self.incidents, key=lambda i: -(_delay_s(i) or 0.0))
         ]
-        return tabled(
+        return table(
             "From its beginning until it was detected, the latest first",
             ["incident", "after", "rule", "what"],
             rows,
@@ -151,7 +151,7 @@ class Quarterly(Review):
         )
 
     @cached_property
-    def moves(self) -> list[Move]:
+    def moves(self) -> list[ProposedLimit]:
         """Limits worth moving: of each rule and subject with false alarms, just past the last of them."""
         found = []
         for name, subject in dict.fromkeys((r.rule, r.subject) for r, v in self.judged if v == WRONG):
@@ -170,12 +170,12 @@ class Quarterly(Review):
             right = [r.peak for r, v in mine if v == RIGHT and r.peak is not None]
             kept = sum(rule.past(peak, worst.peak) for peak in right)
             found.append(
-                Move(name, subject, worst.severity, worst.limit, worst.peak, kept, len(right) - kept, len(false))
+                ProposedLimit(name, subject, worst.severity, worst.limit, worst.peak, kept, len(right) - kept, len(false))
             )
         return found
 
     @property
-    def limits(self) -> Text:
+    def limits(self) -> TextBlock:
         """Which limits are worth moving, and what would that have changed?"""
         lines = []
         for move in self.moves:
@@ -190,15 +190,15 @@ class Quarterly(Review):
                 f"write it into a file, then try it on these days: ops rules backtest --from "
                 f"{self.period.first}T00:00 --to {self.period.last}T23:59 --candidate FILE"
             )
-        return listed(
+        return bullet_list(
             "Limits worth moving", lines or ["no false alarm of a limit was judged: there is nothing to move"]
         )
 
     @property
-    def said(self) -> Text:
+    def said(self) -> TextBlock:
         """What people said."""
         rows = [[formatting.moment(clock.instant(o.at_us)), o.kind, o.author, o.alert, o.words] for o in self.opinions]
-        return tabled(
+        return table(
             "Feedback",
             ["when", "what", "who", "alert", "words"],
             rows,
@@ -227,7 +227,7 @@ class Quarterly(Review):
         }
 
     @property
-    def pieces(self) -> list[Text]:
+    def pieces(self) -> list[TextBlock]:
         """By month instead of by day, and the monitoring's accuracy."""
         return [
             self.headline,

@@ -4,11 +4,11 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from opslib.dashboard import daily_figures
-from opslib.dashboard.text_blocks import Text, tabled
+from opslib.dashboard.text_blocks import TextBlock, table as tabled
 from opslib.foundation.market_calendar import Session
 from opslib.incidents import lifecycle
 from opslib.incidents.feedback import MISSED, Feedback
-from opslib.reports.periodic import Review, told
+from opslib.reports.periodic import PeriodicReport, told
 from opslib.runbooks.checklists import checklist
 
 # Whether the dashboard answers everybody is what a person said in this box.
@@ -35,7 +35,7 @@ class Metric(NamedTuple):
         return {True: "pass", False: "fail", None: "unknown"}[self.passed]
 
 
-class Success(Review):
+class Success(PeriodicReport):
     """Seven days against the guide's success metrics."""
 
     NAME, TITLE = "success", "Success metrics"
@@ -167,7 +167,7 @@ class Success(Review):
         return "critical" if False in states else "unknown" if None in states else "ok"
 
     @property
-    def table(self) -> Text:
+    def table(self) -> TextBlock:
         """Every line with its figure."""
         return tabled(
             f"{sum(m.passed is True for m in self.metrics)} of {len(self.metrics)} passed",
@@ -183,7 +183,7 @@ class Success(Review):
         }
 
     @property
-    def pieces(self) -> list[Text]:
+    def pieces(self) -> list[TextBlock]:
         """The metrics first."""
         return [
             self.headline,

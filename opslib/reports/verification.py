@@ -18,8 +18,8 @@ from opslib.alerting.verdicts import EXIT_CODES
 from opslib.foundation import files, formatting, time_parsing
 from opslib.foundation.errors import ImportRefused, IncidentError, OpsError
 from opslib.incidents import evidence, lifecycle
-from opslib.incidents.evidence import EDITED, FORMULA, HEAD, MISSING, Broken, Entry
-from opslib.incidents.incident import fold
+from opslib.incidents.evidence import EDITED, FORMULA, HEAD, MISSING, IntegrityError, Entry
+from opslib.incidents.incident import from_entries
 from opslib.incidents.store import PICTURED, RECORD, pictures
 from opslib.jobs import ledger, record
 from opslib.reports import daily, publishing
@@ -61,7 +61,7 @@ class Verification:
 
     what: str
     figures: int = 0
-    broken: list[Broken] = field(default_factory=list)
+    broken: list[IntegrityError] = field(default_factory=list)
     lacking: str = ""
     head: str = ""
 
@@ -161,28 +161,28 @@ def _incident(folder: Path, desk: "Workspace | None") -> Verification:
     return found
 
 
-def _pictures(folder: Path, entries: list[Entry]) -> Iterator[Broken]:
+def _pictures(folder: Path, entries: list[Entry]) -> Iterator[IntegrityError]:
     for entry in entries:
         for digest in pictures(entry.line):
             path = folder / PICTURED / f"{digest}.png"
             if not path.exists():
-                yield Broken(f"picture of {entry.id}", MISSING, path.name)
+                yield IntegrityError(f"picture of {entry.id}", MISSING, path.name)
             elif sha256(files.read_bytes(path)).hexdigest() != digest:
-                yield Broken(f"picture of {entry.id}", EDITED, path.name)
+                yield IntegrityError(f"picture of {entry.id}", EDITED, path.name)
 
 
-def _head(told: dict[str, str], by_id: dict[str, Entry], where: str) -> list[Broken]:
+def _head(told: dict[str, str], by_id: dict[str, Entry], where: str) -> list[IntegrityError]:
     entry = by_id.get(str(told.get("entry")))
     if entry is None:
-        return [Broken(where, MISSING, f"{told.get('entry')} is not in the record")]
+        return [IntegrityError(where, MISSING, f"{told.get('entry')} is not in the record")]
     return (
         []
         if entry.digest == told.get("digest")
-        else [Broken(where, HEAD, f"{entry.id} had the SHA-256 {told.get('digest')}, the record gives {entry.digest}")]
+        else [IntegrityError(where, HEAD, f"{entry.id} had the SHA-256 {told.get('digest')}, the record gives {entry.digest}")]
     )
 
 
-def _heads_in_files(folder: Path, by_id: dict[str, Entry]) -> Iterator[Broken]:
+def _heads_in_files(folder: Path, by_id: dict[str, Entry]) -> Iterator[IntegrityError]:
     """The head that is printed in each form of the document."""
     for path in sorted(folder.glob("postmortem.*")):
         for entry, digest in dict.fromkeys(_HEAD.findall(files.read_bytes(path).decode("utf-8", "replace"))):
@@ -191,10 +191,10 @@ def _heads_in_files(folder: Path, by_id: dict[str, Entry]) -> Iterator[Broken]:
             try:
                 yield from _head(json.loads(files.read_bytes(path))["head"], by_id, f"head told in {path.name}")
             except (ValueError, RecursionError, KeyError, TypeError):
-                yield Broken(path.name, EDITED, "it cannot be read")
+                yield IntegrityError(path.name, EDITED, "it cannot be read")
 
 
-def _against_store(name: str, entries: list[Entry], desk: "Workspace") -> Iterator[Broken]:
+def _against_store(name: str, entries: list[Entry], desk: "Workspace") -> Iterator[IntegrityError]:
     """What the store at hand says of the same incident."""
     kept = lifecycle.of(desk).records.read(name)
     if kept is None:
@@ -202,7 +202,7 @@ def _against_store(name: str, entries: list[Entry], desk: "Workspace") -> Iterat
     theirs = {e.id: e for e in kept.entries}
     for entry in entries:
         if entry.id in theirs and theirs[entry.id].digest != entry.digest:
-            yield Broken(entry.id, HEAD if entry is entries[-1] else EDITED, "the store has another")
+            yield IntegrityError(entry.id, HEAD if entry is entries[-1] else EDITED, "the store has another")
             break
     for told, digest in ledger.anchors(desk.store, desk.settings.app, name).items():
         yield from _head({"entry": told, "digest": digest}, {e.id: e for e in entries}, "head in the ledger")
@@ -211,12 +211,12 @@ def _against_store(name: str, entries: list[Entry], desk: "Workspace") -> Iterat
 def _document(folder: Path, entries: list[Entry], published: Entry, found: Verification) -> None:
     """The postmortem, made again from the record and held against what was published."""
     upto = next(e.seq for e in entries if e.id == published.body["head"]["entry"])
-    made = Postmortem(fold(folder.name, entries[:upto]))
+    made = Postmortem(from_entries(folder.name, entries[:upto]))
     whole = {
         name: sha256(files.read_bytes(folder / name)).hexdigest() if (folder / name).exists() else None
         for name in published.body["files"]
     }
-    found.broken += [Broken(name, MISSING) for name, digest in whole.items() if digest is None]
+    found.broken += [IntegrityError(name, MISSING) for name, digest in whole.items() if digest is None]
     _figures(
         folder / "postmortem.json",
         made,
@@ -229,14 +229,14 @@ def _document(folder: Path, entries: list[Entry], published: Entry, found: Verif
             continue
         if name.endswith(".md"):
             found.broken += [
-                Broken(f"{name}, line {n}", EDITED, formatting.one_line(line.strip(), 80))
+                IntegrityError(f"{name}, line {n}", EDITED, formatting.single_line(line.strip(), 80))
                 for n, line in document.edited(files.read_bytes(path).decode("utf-8", "replace"), made.markdown)
             ]
         elif name.endswith(".html"):
             ours, told = made.html.splitlines(), files.read_bytes(path).decode("utf-8", "replace").splitlines()
             n = next((i for i, (a, b) in enumerate(zip(told, ours)) if a != b), min(len(ours), len(told)))
             found.broken.append(
-                Broken(
+                IntegrityError(
                     f"{name}, line {n + 1}",
                     EDITED,
                     _differs(told[n] if n < len(told) else "", ours[n] if n < len(ours) else ""),
@@ -245,15 +245,15 @@ def _document(folder: Path, entries: list[Entry], published: Entry, found: Verif
         elif name.endswith(".ipynb"):
             found.broken += list(_notebook(path, made))
         elif not any(b.what.startswith(name) for b in found.broken):
-            found.broken.append(Broken(name, EDITED, "its bytes are not those that were published"))
+            found.broken.append(IntegrityError(name, EDITED, "its bytes are not those that were published"))
 
 
 def _differs(told: str, ours: str) -> str:
     """Where two lines part, with what stands there."""
     n = next((i for i, (a, b) in enumerate(zip(told, ours)) if a != b), min(len(told), len(ours)))
     return (
-        f"{formatting.one_line(told[max(0, n - 30) : n + 30], 80)!r}, the record gives "
-        f"{formatting.one_line(ours[max(0, n - 30) : n + 30], 80)!r}"
+        f"{formatting.single_line(told[max(0, n - 30) : n + 30], 80)!r}, the record gives "
+        f"{formatting.single_line(ours[max(0, n - 30) : n + 30], 80)!r}"
     )
 
 
@@ -268,18 +268,18 @@ def _figures(path: Path, made: Postmortem, as_published: bool, found: Verificati
         ours = json.loads(evidence.canonical(figure.as_json()))
         theirs = told.pop(figure.id, None)
         if theirs is None:
-            found.broken.append(Broken(f"{path.name}, {figure.id}", FORMULA if as_published else MISSING, figure.words))
+            found.broken.append(IntegrityError(f"{path.name}, {figure.id}", FORMULA if as_published else MISSING, figure.words))
         elif theirs != ours:
             told_value, our_value = _figure_words(theirs), _figure_words(ours)
             found.broken.append(
-                Broken(
+                IntegrityError(
                     f"{path.name}, {figure.id}",
                     FORMULA if as_published else EDITED,
                     f"{figure.words}: {told_value}, the evidence ({', '.join(figure.evidence)}) gives {our_value}",
                 )
             )
     found.broken += [
-        Broken(f"{path.name}, {name}", FORMULA if as_published else EDITED, "no such figure comes out of the record")
+        IntegrityError(f"{path.name}, {name}", FORMULA if as_published else EDITED, "no such figure comes out of the record")
         for name in told
     ]
 
@@ -287,12 +287,12 @@ def _figures(path: Path, made: Postmortem, as_published: bool, found: Verificati
 def _figure_words(figure: Any) -> str:
     """A figure as its file holds it, also where its parts were edited away."""
     if not isinstance(figure, dict):
-        return formatting.one_line(str(figure), 40)
+        return formatting.single_line(str(figure), 40)
     counted = f" ({figure.get('part')} of {figure['count']})" if figure.get("count") is not None else ""
     return f"{figure.get('value')}{counted}"
 
 
-def _notebook(path: Path, made: Postmortem) -> Iterator[Broken]:
+def _notebook(path: Path, made: Postmortem) -> Iterator[IntegrityError]:
     """Which cell of the notebook shows what the record does not?"""
     wanted = {t.plain.strip() for _, t, _ in made.sections if t} | {repr(made).strip()}
     shown = False
@@ -304,14 +304,14 @@ def _notebook(path: Path, made: Postmortem) -> Iterator[Broken]:
             for output in cell.get("outputs", [])
         ]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ImportRefused):
-        yield Broken(path.name, EDITED, "it cannot be read")
+        yield IntegrityError(path.name, EDITED, "it cannot be read")
         return
     for n, plain in shown_in:
         if plain.strip() and plain.strip() not in wanted:
             shown = True
-            yield Broken(f"{path.name}, cell {n}", EDITED, formatting.one_line(plain, 80))
+            yield IntegrityError(f"{path.name}, cell {n}", EDITED, formatting.single_line(plain, 80))
     if not shown:
-        yield Broken(path.name, EDITED, "its bytes are not those that were published")
+        yield IntegrityError(path.name, EDITED, "its bytes are not those that were published")
 
 
 def _said(values: dict[str, Any], name: str) -> Any:
@@ -337,7 +337,7 @@ def _report(path: Path, desk: "Workspace | None") -> Verification:
     except (OSError, ValueError, RecursionError, KeyError, TypeError, OpsError):
         found.lacking = "it is neither an incident nor a report"
         return found
-    if desk is None or SnapshotStore(desk.store).last_look(desk.settings.app, 2**62, None) is None:
+    if desk is None or SnapshotStore(desk.store).last_snapshot(desk.settings.app, 2**62, None) is None:
         found.lacking = "the posts that it is made from are not in the store at hand"
         return found
     if told.get("partial"):
@@ -350,7 +350,7 @@ def _report(path: Path, desk: "Workspace | None") -> Verification:
     for day, shown in zip(ours.get("days", ()), told.get("days", ())):
         found.figures += len(day)
         found.broken += [
-            Broken(f"{place.name}, {day['day']}, {name}", EDITED, f"{shown.get(name)}, the posts give {value}")
+            IntegrityError(f"{place.name}, {day['day']}, {name}", EDITED, f"{shown.get(name)}, the posts give {value}")
             for name, value in day.items()
             if shown.get(name) != value
         ]
@@ -358,10 +358,10 @@ def _report(path: Path, desk: "Workspace | None") -> Verification:
         a, b = _said(told, name), _said(ours, name)
         if a != b:
             found.broken.append(
-                Broken(
+                IntegrityError(
                     f"{place.name}, {name}",
                     EDITED,
-                    f"{formatting.one_line(str(a), 80)}, the posts give {formatting.one_line(str(b), 80)}",
+                    f"{formatting.single_line(str(a), 80)}, the posts give {formatting.single_line(str(b), 80)}",
                 )
             )
     for section in ("figures",) if over else ("availability", "data_quality", "trading"):
@@ -369,7 +369,7 @@ def _report(path: Path, desk: "Workspace | None") -> Verification:
             found.figures += 1
             if told.get(section, {}).get(name) != value:
                 found.broken.append(
-                    Broken(
+                    IntegrityError(
                         f"{place.name}, {section}, {name}",
                         EDITED,
                         f"{told.get(section, {}).get(name)}, the posts give {value}",

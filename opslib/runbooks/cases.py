@@ -24,13 +24,13 @@ from opslib.foundation.config.settings import sqlite_url
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import IncidentError
 from opslib.foundation.storage import temporary_files
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ALIVE, CHAINS, FILLS, MARKS, SAMPLES
 from opslib.incidents.incident import Incident
 from opslib.incidents.practice import PRACTICE
 from opslib.runbooks import catalog
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis
-from opslib.runbooks.session import Book
+from opslib.runbooks.session import RunbookSession
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 
@@ -54,7 +54,7 @@ class Walked(NamedTuple):
     walk: tuple[tuple[str, str], ...]
 
 
-def walked(book: Book) -> Walked:
+def walked(book: RunbookSession) -> Walked:
     """
     What does a runbook find that is only practised, and how does each of its steps stand?
 
@@ -65,7 +65,7 @@ def walked(book: Book) -> Walked:
     return Walked(book.diagnosis, signs)
 
 
-def strayed(agreed: Sequence[tuple[str, str]], found: Sequence[tuple[str, str]]) -> list[str]:
+def deviations(agreed: Sequence[tuple[str, str]], found: Sequence[tuple[str, str]]) -> list[str]:
     """By what does a walk differ from the one that was agreed on? In words; empty is by nothing."""
     was, now = [step for step, _ in agreed], [step for step, _ in found]
     lacks = [f"step {step} is not walked" for step in was if step not in now] + [
@@ -87,7 +87,7 @@ def strayed(agreed: Sequence[tuple[str, str]], found: Sequence[tuple[str, str]])
 
 
 @dataclass(frozen=True)
-class Case:
+class RegressionCase:
     """
     A moment that was frozen, with what people agreed on.
 
@@ -136,9 +136,9 @@ class Case:
             replace(settings, store_url=sqlite_url(self.store), secrets={}), lambda: self.at, remembers=False
         )
 
-    def book(self, desk: Workspace) -> Book:
+    def book(self, desk: Workspace) -> RunbookSession:
         """Its runbook, open at its moment, to practise."""
-        return Book(
+        return RunbookSession(
             desk,
             self.runbook,
             PRACTICE,
@@ -161,7 +161,7 @@ class Case:
                 else []
             )
             wrong += self._untold(desk)
-        return Tried(self, found, tuple(wrong), tuple(strayed(self.walk, found.walk)))
+        return Tried(self, found, tuple(wrong), tuple(deviations(self.walk, found.walk)))
 
     def _untold(self, desk: Workspace) -> list[str]:
         """Is anybody told of it, as badly as they were?"""
@@ -177,7 +177,7 @@ class Tried(NamedTuple):
     all is as agreed.
     """
 
-    case: Case
+    case: RegressionCase
     found: Walked
     wrong: tuple[str, ...]
     strayed: tuple[str, ...]
@@ -202,11 +202,11 @@ def alerts(desk: Workspace, upto: datetime, since: datetime | None = None) -> li
     """
     until_us = clock.micros(upto)
     if since is None:
-        found, _ = replay.replayed(desk.store, desk.settings, desk.rules, until_us - 1, until_us)
+        found, _ = replay.replay_session(desk.store, desk.settings, desk.rules, until_us - 1, until_us)
     else:
         found = [
             t
-            for _, became in evaluator.Watch(desk.store, desk.settings, desk.rules).judge(clock.micros(since), until_us)
+            for _, became in evaluator.Evaluator(desk.store, desk.settings, desk.rules).judge(clock.micros(since), until_us)
             for t in became
         ]
     return [t for t in found if t.kind in ("fired", "rose") and not t.inhibited_by]
@@ -215,7 +215,7 @@ def alerts(desk: Workspace, upto: datetime, since: datetime | None = None) -> li
 # Freezing.
 
 
-def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime | None = None) -> Case:
+def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime | None = None) -> RegressionCase:
     """
     Freeze the moment of an incident at which its runbook was worked through, as a case of this desk.
 
@@ -242,7 +242,7 @@ def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime
     shutil.rmtree(made, ignore_errors=True)
     with temporary_files.refusing(made):
         made.mkdir(parents=True)
-    case = Case(
+    case = RegressionCase(
         incident.id,
         runbook,
         incident.rule,
@@ -304,13 +304,13 @@ def _looked(said: Sequence[Any], otherwise: datetime) -> datetime:
     return time_parsing.parse(as_of, "close") if as_of else otherwise
 
 
-def _copy(desk: Workspace, case: Case) -> None:
+def _copy(desk: Workspace, case: RegressionCase) -> None:
     """What had happened up to the moment of a case, into a store of its own, without secrets or names."""
     settings, app = desk.settings, desk.settings.app
     until_us = clock.micros(case.at)
     session = market_calendar.session(case.at.astimezone(formatting.NEW_YORK).date())
     since_us = clock.micros((session.opens if session else case.at) - BACK)
-    with contextlib.closing(Store(sqlite_url(case.store), lambda: case.at)) as store:
+    with contextlib.closing(Database(sqlite_url(case.store), lambda: case.at)) as store:
         clean = (
             (ts_us, settings.redact(body.decode("utf-8", "replace")).encode())
             for ts_us, _, _, body in SnapshotStore(desk.store).bodies(app, since_us, until_us, None)
@@ -325,7 +325,7 @@ def _copy(desk: Workspace, case: Case) -> None:
             _put(store, table, [_without(settings, row) for row in rows])
 
 
-def _put(store: Store, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+def _put(store: Database, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     with store.committing() as connection:
         if table is ALIVE:
             connection.execute(sa.delete(ALIVE))  # Those that the posts told of are among them.
@@ -354,7 +354,7 @@ def names(settings: "Settings") -> list[str]:
     return sorted(path.parent.name for path in folder(settings).glob(f"*/{FACTS}"))
 
 
-def read(settings: "Settings", name: str) -> Case:
+def read(settings: "Settings", name: str) -> RegressionCase:
     """
     One case.
 
@@ -370,7 +370,7 @@ def read(settings: "Settings", name: str) -> Case:
     try:
         told = json.loads((place / FACTS).read_text(encoding="utf-8"))
         kept = {key: told[key] for key in ("id", "runbook", "rule", "subject", "severity", "limit", "cause", "of")}
-        return Case(
+        return RegressionCase(
             **kept,
             window=timedelta(seconds=told["window_s"]),
             at=time_parsing.parse(told["at"]),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opslib.dashboard.text_blocks import as_html
+from opslib.dashboard.text_blocks import markdown_to_html
 from opslib.foundation import formatting
 from opslib.foundation.config import settings
 from opslib.foundation.errors import IncidentError, UsageError
@@ -73,7 +73,7 @@ class Runbook:
 
     def _cell(self, cell: Mapping[str, Any]) -> str:
         if cell["cell_type"] == "markdown":
-            return as_html(source(cell))
+            return markdown_to_html(source(cell))
         e = formatting.in_html
         return "".join(
             f"<div class='step'><p><strong>☐ {e(s.do)}</strong> <small>{e(_kind(s))}</small></p><p>Expect: "
@@ -137,7 +137,7 @@ def runbook(name: str) -> Runbook:
     return Runbook(name, title, found)
 
 
-def filled(found: Runbook, given: Mapping[str, str], causes: Iterable[str] = ()) -> dict[str, Any]:
+def fill_in(found: Runbook, given: Mapping[str, str], causes: Iterable[str] = ()) -> dict[str, Any]:
     """
     A copy of a runbook for an incident: parameters filled in, nothing executed, the likely branch first.
 

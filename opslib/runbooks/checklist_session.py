@@ -12,21 +12,21 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from opslib.alerting.verdicts import EXIT_CODES, VERDICTS
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.errors import IncidentError, OperatorNeeded
 from opslib.foundation.formatting import NEW_YORK
 from opslib.incidents.evidence import Entry
 from opslib.incidents.incident import Incident
-from opslib.incidents.practice import PRACTICE, Practice
-from opslib.incidents.store import Records
+from opslib.incidents.practice import PRACTICE, DryRunIncidents
+from opslib.incidents.store import EntryStore
 from opslib.runbooks import checklists
 from opslib.runbooks.checklists import DAY, DEPLOY, DEPLOYED, HOUR, RELEASE, Checklist
-from opslib.runbooks.execution import Standing, Walk
+from opslib.runbooks.execution import StepStatus, RunbookRun
 from opslib.runbooks.hooks import Outcome
-from opslib.runbooks.session import Book, Card, Widgets
+from opslib.runbooks.session import RunbookSession, StepCard, Widgets
 from opslib.runbooks.steps import LOOK, Step
-from opslib.telemetry.markers import Marks
+from opslib.telemetry.markers import Markers
 
 if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
@@ -38,10 +38,10 @@ HOLDS = {HOUR: timedelta(hours=1), DAY: timedelta(hours=12), RELEASE: timedelta(
 WRONG, OPEN = ("not as expected", "failed", "unsure"), ("not done", "unknown", "stale", "skipped", "rehearsed")
 
 
-class Kept:
+class ChecklistStore:
     """The journal of checklists: their records in the store, each copied into its folder."""
 
-    def __init__(self, records: Records):
+    def __init__(self, records: EntryStore):
         self.records = records
 
     def read(self, name: str) -> Incident:
@@ -67,7 +67,7 @@ class Kept:
         return found
 
 
-class Sheet(Book):
+class ChecklistSession(RunbookSession):
     """
     One checklist, open.
 
@@ -100,7 +100,7 @@ class Sheet(Book):
             max(
                 (
                     m
-                    for m in Marks(desk.store, desk.settings).between(0, clock.micros(self.now()))
+                    for m in Markers(desk.store, desk.settings).between(0, clock.micros(self.now()))
                     if m.kind == "deploy"
                 ),
                 key=lambda m: m.ts_us,
@@ -127,18 +127,18 @@ class Sheet(Book):
             else {"words": f"{self.checklist.title}, begun"}
         )
         if practice:
-            journal: Any = Practice(desk.settings, self.now(), self.checklist.title, "app", "notify", name, told)
+            journal: Any = DryRunIncidents(desk.settings, self.now(), self.checklist.title, "app", "notify", name, told)
             self.id = PRACTICE
         else:
-            records = Records(desk.store, desk.settings)
+            records = EntryStore(desk.store, desk.settings)
             journal, self.id = (
-                Kept(records),
+                ChecklistStore(records),
                 _named(self.checklist, records, self.now(), None if deployed is None else deployed.ts_us),
             )
             if records.read(self.id) is None:
                 journal.append(self.id, OPENED, told, by=self.operator, key=OPENED, at=self.now())
         self._journal = journal
-        self.walk = Walk(journal, self.id, name, self.now, desk.rules.hash)
+        self.walk = RunbookRun(journal, self.id, name, self.now, desk.rules.hash)
         self.widgets = widgets
         self._looked, self._seen, self.pads = None, None, []
 
@@ -158,7 +158,7 @@ class Sheet(Book):
         deployed = self.incident.entries[0].body.get(DEPLOYED)
         return None if deployed is None else deployed + clock.span_us(self.checklist.after)
 
-    def run(self, asked: Callable[[Card], None] | None = None) -> "Sheet":
+    def run(self, asked: Callable[[StepCard], None] | None = None) -> "ChecklistSession":
         """
         Go through every box in order: what is free to look at and due is looked at; a signed checklist stays as it is.
 
@@ -169,10 +169,10 @@ class Sheet(Book):
             if asked is None or step.kind == LOOK:
                 self.step(step.name)
             elif self.walk.standing(step).state not in ("ok", "done", "not as expected"):
-                asked(Card(self, step))
+                asked(StepCard(self, step))
         return self
 
-    def stands(self) -> dict[str, Standing]:
+    def stands(self) -> dict[str, StepStatus]:
         """How each box stands; of a signed checklist, as it was signed."""
         incident = self.incident
         found = {step.name: self._held(self.walk.standing(step, incident)) for step in self.steps}
@@ -180,7 +180,7 @@ class Sheet(Book):
             found = {name: standing._replace(state=self.signed.body["boxes"][name]) for name, standing in found.items()}
         return found
 
-    def _held(self, standing: Standing) -> Standing:
+    def _held(self, standing: StepStatus) -> StepStatus:
         """
         What a box saw holds for its checklist longer than for an incident, though it is looked at again whenever
         somebody goes on.
@@ -284,7 +284,7 @@ class Sheet(Book):
     def _act(self, step: Step, asked: Mapping[str, Any]) -> Outcome:
         ended = super()._act(step, asked)
         if step.hook == "deploy" and ended.state == "done":
-            Marks(self.desk.store, self.desk.settings).put(
+            Markers(self.desk.store, self.desk.settings).put(
                 "deploy", f"{self.id}: {ended.words}", str(asked["operator"])
             )
         return ended
@@ -296,7 +296,7 @@ class Sheet(Book):
         return f"{done}/{len(stands)} boxes as expected, {len(self.left)} not done"
 
     @property
-    def strip(self) -> Text:
+    def strip(self) -> TextBlock:
         """Every box and how it stands, under the guide's headings."""
         stands = self.stands()
         rows = [
@@ -310,7 +310,7 @@ class Sheet(Book):
             ]
             for s in self.steps
         ]
-        return tabled(
+        return table(
             self.clock_words(self.incident),
             ["section", "stands", "box", "do", "seen, answered or done", "by"],
             rows,
@@ -318,7 +318,7 @@ class Sheet(Book):
         )
 
     @property
-    def header(self) -> Text:
+    def header(self) -> TextBlock:
         """Is it done, and what is wrong?"""
         stands, signed = self.stands(), self.signed
         lines = [f"not as expected: {name}: {stands[name].words.removeprefix(name + ': ')}" for name in self.wrong]
@@ -329,7 +329,7 @@ class Sheet(Book):
             if signed
             else ["practice: nothing is written, and nobody is asked" if self.practice else "not signed yet"]
         )
-        return listed(
+        return bullet_list(
             f"{self.checklist.title}{'' if self.practice else f' {self.id}'}: {self.verdict}. "
             f"{self.clock_words(self.incident)}.",
             lines,
@@ -377,7 +377,7 @@ class Sheet(Book):
 class Cards:
     """All boxes of a checklist as a notebook shows them."""
 
-    def __init__(self, sheet: Sheet):
+    def __init__(self, sheet: ChecklistSession):
         self._sheet = sheet
 
     def __repr__(self) -> str:
@@ -390,26 +390,26 @@ class Cards:
             display(self._sheet.strip)
             return
         for step in self._sheet.steps:
-            Card(self._sheet, step)._ipython_display_()
+            StepCard(self._sheet, step)._ipython_display_()
 
 
 class Signature:
     """The foot of a checklist: who signed it, or where to."""
 
-    def __init__(self, sheet: Sheet):
+    def __init__(self, sheet: ChecklistSession):
         self._sheet = sheet
 
     @property
-    def text(self) -> Text:
+    def text(self) -> TextBlock:
         """Who signed it and what it said then, or how it is signed."""
         signed, sheet = self._sheet.signed, self._sheet
         if signed:
-            return listed(
+            return bullet_list(
                 f"Signed by {signed.by}, {formatting.moment(clock.instant(signed.at_us))}",
                 [str(signed.body["words"]), f"{signed.id}, SHA-256 {signed.digest}"],
             )
         how = "practice is not signed" if sheet.practice else f"here, or: ops checklist {sheet.name} --sign --by NAME"
-        return listed("Not signed yet", [how, f"not done: {', '.join(sheet.left) or 'nothing'}"])
+        return bullet_list("Not signed yet", [how, f"not done: {', '.join(sheet.left) or 'nothing'}"])
 
     def __repr__(self) -> str:
         return self.text.plain
@@ -423,14 +423,14 @@ class Signature:
             display(self.text)
 
 
-def _mild(standing: Standing) -> bool:
+def _mild(standing: StepStatus) -> bool:
     """Do the rules behind a box that looked call what it saw a warning, and no worse?"""
     content = standing.entry.body.get("content") if standing.entry else None
     verdicts = [row.get("verdict") for row in content if isinstance(row, dict)] if isinstance(content, list) else []
     return "warning" in verdicts and "critical" not in verdicts
 
 
-def _named(checklist: Checklist, records: Records, at: datetime, deployed_us: int | None) -> str:
+def _named(checklist: Checklist, records: EntryStore, at: datetime, deployed_us: int | None) -> str:
     """
     Which one is meant at a moment: that of its day, its hour, its deployment; the one of a release that nobody has
     signed yet.

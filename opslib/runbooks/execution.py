@@ -36,7 +36,7 @@ MARKS = {
 SETTLED = ("done",)  # What stands so is never done again.
 
 
-class Seen(NamedTuple):
+class CheckResult(NamedTuple):
     """
     What a check saw.
 
@@ -58,7 +58,7 @@ class Seen(NamedTuple):
     view: str = ""
 
 
-class Standing(NamedTuple):
+class StepStatus(NamedTuple):
     """How a step stands: one of `MARKS`, what was last seen or done, by whom, and when."""
 
     state: str
@@ -86,7 +86,7 @@ class Journal(Protocol):
         ...
 
 
-class Walk:
+class RunbookRun:
     """
     One runbook, walked for one incident.
 
@@ -110,11 +110,11 @@ class Walk:
         """The incident, as its record stands now."""
         return self._journal.read(self.name)
 
-    def standing(self, step: Step, incident: Incident | None = None) -> Standing:
+    def standing(self, step: Step, incident: Incident | None = None) -> StepStatus:
         """How does a step stand?"""
         did = (incident or self.incident).steps.get((self.runbook, step.name))
         if did is None:
-            return Standing("not done")
+            return StepStatus("not done")
         entry, body = did.entry, did.entry.body
         ago = self._now() - clock.instant(entry.at_us)
         match did.state:
@@ -136,7 +136,7 @@ class Walk:
                 f"seen {formatting.duration(ago.total_seconds())} ago, holds for "
                 f"{formatting.duration(step.fresh.total_seconds())}: {told}"
             )
-        return Standing(state, told, entry.by, entry)
+        return StepStatus(state, told, entry.by, entry)
 
     def _write(self, step: Step, state: str, words: str, by: str = "", key: str = "", **more: Any) -> Entry | None:
         body = {
@@ -151,7 +151,7 @@ class Walk:
         }
         return self._journal.append(self.name, "step", body, by=by, key=key)
 
-    def see(self, step: Step, seen: Seen, as_of: datetime, by: str = "", picture: str = "") -> None:
+    def see(self, step: Step, seen: CheckResult, as_of: datetime, by: str = "", picture: str = "") -> None:
         """Write down what a step that looks saw."""
         more: dict[str, Any] = {"next": seen.next} if seen.next else {}
         more |= {"picture": {"sha256": picture, "name": seen.view}} if picture else {}
@@ -203,7 +203,7 @@ class Walk:
 
     def do(
         self, step: Step, by: str, confirmed: bool, act: Callable[[dict[str, Any]], Outcome], asked: Mapping[str, Any]
-    ) -> Standing:
+    ) -> StepStatus:
         """
         Change the world, once.
 
@@ -276,7 +276,7 @@ class Walk:
         return self.standing(step)
 
     @staticmethod
-    def _unsure(step: Step, now: Standing) -> str:
+    def _unsure(step: Step, now: StepStatus) -> str:
         assert now.entry
         return (
             f"step {step.name} was begun by {now.by} at {formatting.moment(clock.instant(now.entry.at_us))}, and "
@@ -284,7 +284,7 @@ class Walk:
             f"False, by=...)."
         )
 
-    def settle(self, step: Step, happened: bool, by: str, note: str = "") -> Standing:
+    def settle(self, step: Step, happened: bool, by: str, note: str = "") -> StepStatus:
         """
         A person says whether an act happened that was begun and of which nobody wrote down how it ended.
 

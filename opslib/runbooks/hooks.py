@@ -150,7 +150,7 @@ def read(settings: Settings) -> dict[str, Hook]:
 def _timeouts(found: object, place: str) -> dict[str, timedelta]:
     """How long each hook may take, where the settings say so."""
     if not isinstance(found, dict):
-        raise SettingsError(f'{place} is {formatting.one_line(repr(found), 40)}; a table such as build = "30m" was expected.')
+        raise SettingsError(f'{place} is {formatting.single_line(repr(found), 40)}; a table such as build = "30m" was expected.')
     read = dict[str, timedelta]()
     for name, span in found.items():
         if name not in HOOKS:
@@ -161,7 +161,7 @@ def _timeouts(found: object, place: str) -> dict[str, timedelta]:
             read[name] = time_parsing.parse_span(span)
         except (UsageError, AttributeError):
             raise SettingsError(
-                f"{place}: {name} is {formatting.one_line(repr(span), 40)}; a span of time such as 30m was expected."
+                f"{place}: {name} is {formatting.single_line(repr(span), 40)}; a span of time such as 30m was expected."
             ) from None
         if read[name] > LONGEST_TIMEOUT:
             raise SettingsError(
@@ -197,7 +197,7 @@ def run(hook: Hook, asked: Mapping[str, Any], settings: Settings) -> Outcome:
             raise
         ended = _end(process) if why else True
         output = _output(printed, settings)
-    said = formatting.one_line(output[-500:].strip(), 300)
+    said = formatting.single_line(output[-500:].strip(), 300)
     if why:
         how = "and was ended, with all that it started" if ended else "and could not be ended, it goes on"
         return Outcome(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
 
 
-def opened(desk: "Workspace", name: str, incident: Incident, operator: str, as_of: datetime | None = None) -> Path:
+def open_for(desk: "Workspace", name: str, incident: Incident, operator: str, as_of: datetime | None = None) -> Path:
     """
     Open a runbook for an incident: a copy in its folder, filled in, the likely branch first.
 
@@ -45,7 +45,7 @@ def opened(desk: "Workspace", name: str, incident: Incident, operator: str, as_o
         folder.mkdir(parents=True, exist_ok=True)
     number = max((int(p.name[:2]) for p in folder.glob("[0-9][0-9]_*.ipynb")), default=0) + 1
     place = folder / f"{number:02}_{name}.ipynb"
-    content = json.dumps(catalog.filled(shelved, given, [found.cause]), indent=1, ensure_ascii=False) + "\n"
+    content = json.dumps(catalog.fill_in(shelved, given, [found.cause]), indent=1, ensure_ascii=False) + "\n"
     with temporary_files.refusing(place):
         temporary_files.make(place, content.encode())
     body = {

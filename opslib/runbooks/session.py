@@ -1,7 +1,7 @@
 """
 Hold an open runbook as its notebook shows it: each step with its result, and what it comes to.
 
-Everything a button does is a plain call of `Book`, which papermill, a test or a shell can make as well. What was seen
+Everything a button does is a plain call of `RunbookSession`, which papermill, a test or a shell can make as well. What was seen
 or done is in the incident's record before it is shown.
 """
 
@@ -13,28 +13,28 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.notifications.store import NotificationStore
 from opslib.alerting.verdicts import named
 from opslib.dashboard import cost_details, impact, status
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import formatting, time_parsing
 from opslib.incidents import lifecycle
 from opslib.incidents.evidence import Entry
 from opslib.incidents.incident import Incident
-from opslib.incidents.practice import PRACTICE, Practice
+from opslib.incidents.practice import PRACTICE, DryRunIncidents
 from opslib.jobs.executor import attended
 from opslib.runbooks import catalog, hooks, steps
 from opslib.runbooks.checks import providers
-from opslib.runbooks.checks.context import Scene, said
+from opslib.runbooks.checks.context import CheckContext, said
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis
-from opslib.runbooks.execution import Standing, Walk
+from opslib.runbooks.execution import StepStatus, RunbookRun
 from opslib.runbooks.hooks import Hook, Outcome
 from opslib.runbooks.steps import ASK, BOXES, CHANGE, LOOK, Step
-from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.runner import ProbeRunner
 
 if TYPE_CHECKING:
-    from opslib.dashboard.status import View
+    from opslib.dashboard.status import Status
     from opslib.foundation.config.workspace import Workspace
 
 
@@ -46,17 +46,17 @@ SILENCE_FOR = timedelta(hours=1)
 class Widgets(Protocol):
     """Shows an open runbook or checklist with buttons."""
 
-    def show_strip(self, book: "Book") -> None:
+    def show_strip(self, book: "RunbookSession") -> None:
         """Show the strip of all steps."""
 
-    def show(self, card: "Card") -> None:
+    def show(self, card: "StepCard") -> None:
         """Show one step."""
 
-    def show_signature(self, sheet: Any, instead: Text) -> None:
+    def show_signature(self, sheet: Any, instead: TextBlock) -> None:
         """Show where a checklist is signed."""
 
 
-class Book:
+class RunbookSession:
     """
     One runbook, open.
 
@@ -93,15 +93,15 @@ class Book:
         self.window = time_parsing.parse_span(window) if window else timedelta(minutes=10)
         self._subject, self._severity = subject, severity
         journal = (
-            Practice(desk.settings, self.now(), self.shelved.title, subject or "app", severity or "notify", name)
+            DryRunIncidents(desk.settings, self.now(), self.shelved.title, subject or "app", severity or "notify", name)
             if self.practice
             else lifecycle.of(desk)
         )
-        self.walk = Walk(journal, incident, name, self.now, desk.rules.hash)
+        self.walk = RunbookRun(journal, incident, name, self.now, desk.rules.hash)
         self._journal = journal
         self.incident  # noqa: B018  # Refused at once where there is none.
         self._looked: datetime | None = None
-        self._seen: View | None = None
+        self._seen: Status | None = None
         self.widgets = widgets
         self.pads: list[Any] = []  # What of it is shown with buttons.
 
@@ -127,7 +127,7 @@ class Book:
 
     # Looking.
 
-    def view(self) -> "View":
+    def view(self) -> "Status":
         """
         Everything as it stands now; where somebody can be asked, they are asked first.
 
@@ -142,7 +142,7 @@ class Book:
             self._looked, self._seen = self.now(), None
         return self.seen()
 
-    def seen(self) -> "View":
+    def seen(self) -> "Status":
         """Everything as it was last seen."""
         at = self.now()
         if self._seen is None or not timedelta(0) <= at - self._seen.window.end < AGAIN:
@@ -150,17 +150,17 @@ class Book:
         return self._seen
 
     async def _look(self) -> None:
-        rounds = Rounds(self.desk.settings, self.desk.store, self.desk.rules, now=self.desk.now)
+        rounds = ProbeRunner(self.desk.settings, self.desk.store, self.desk.rules, now=self.desk.now)
         try:
             rounds.samples.keep(await rounds.once(lambda name: not name.startswith("chain")))
         finally:
             rounds.close()
 
-    def look(self, name: str) -> Standing:
+    def look(self, name: str) -> StepStatus:
         """Look at one step's matter, now, and write down what was seen."""
         step = steps.step(name)
         view = self.view()
-        seen = providers.seen(Scene(view, self.desk, step, self.incident))
+        seen = providers.seen(CheckContext(view, self.desk, step, self.incident))
         picture = self._picture(view, seen.view)
         self.walk.see(
             step,
@@ -171,7 +171,7 @@ class Book:
         )
         return self.walk.standing(step)
 
-    def _picture(self, view: "View", panel: str) -> str:
+    def _picture(self, view: "Status", panel: str) -> str:
         if not panel or self.practice:
             return ""
         from opslib.dashboard import charts
@@ -180,7 +180,7 @@ class Book:
 
     # Steps.
 
-    def step(self, name: str) -> "Card":
+    def step(self, name: str) -> "StepCard":
         """
         A step, looked at where that is free and due, and how it stands; what was done is shown, not done again.
 
@@ -192,15 +192,15 @@ class Book:
             self.look(name)
         elif step.kind == ASK and not self.attended:
             self.walk.skip(step)
-        return Card(self, step)
+        return StepCard(self, step)
 
-    def answer(self, name: str, good: bool | None, by: str = "", note: str = "") -> Standing:
+    def answer(self, name: str, good: bool | None, by: str = "", note: str = "") -> StepStatus:
         """A person judges a step: as expected, not, or None: cannot be told."""
         step = steps.step(name)
         self.walk.answer(step, good, by or self.operator, note)
         return self.walk.standing(step)
 
-    def do(self, name: str, by: str = "", confirmed: bool = False, note: str = "") -> Standing:
+    def do(self, name: str, by: str = "", confirmed: bool = False, note: str = "") -> StepStatus:
         """
         Change the world, once; see `walk.Walk.do`.
 
@@ -214,7 +214,7 @@ class Book:
             step, by or self.operator, confirmed, lambda asked: self._act(step, asked), self._asked(step, note)
         )
 
-    def settle(self, name: str, happened: bool, by: str = "", note: str = "") -> Standing:
+    def settle(self, name: str, happened: bool, by: str = "", note: str = "") -> StepStatus:
         """A person says whether an act happened of which nobody wrote down how it ended."""
         return self.walk.settle(steps.step(name), happened, by or self.operator, note)
 
@@ -238,7 +238,7 @@ class Book:
     def said(self, step: Step) -> str:
         """What a step tells somebody, filled in as of now."""
         view, incident = self.seen(), self.incident
-        stands = impact.standing(view)
+        stands = impact.working_and_failing(view)
         parts = [
             f"{head} {', '.join(w for s, w in stands if s == state)}"
             for state, head in (("works", "Works:"), ("fails", "Does not work:"), ("unknown", "Not known:"))
@@ -259,7 +259,7 @@ class Book:
             return hooks.run(hook, asked, self.desk.settings)
         if step.hook == "silence":
             alert = self.incident
-            held = Dispatch(self.desk.store, self.desk.settings.app).silence(
+            held = NotificationStore(self.desk.store, self.desk.settings.app).silence(
                 str(asked["operator"]),
                 f"incident {alert.id}",
                 SILENCE_FOR,
@@ -274,7 +274,7 @@ class Book:
         from opslib.alerting.notifications import sender
 
         told = _apart(
-            lambda: sender.said(self.desk.settings, self.desk.staff, str(asked["id"]), str(asked["says"]), self.now())
+            lambda: sender.broadcast(self.desk.settings, self.desk.staff, str(asked["id"]), str(asked["says"]), self.now())
         )
         failed = [f"{name}: it {why}" for name, why in told if why]
         return Outcome(
@@ -291,7 +291,7 @@ class Book:
         return self.shelved.steps
 
     @property
-    def strip(self) -> Text:
+    def strip(self) -> TextBlock:
         """Every step and how it stands, and in which time box we are."""
         incident = self.incident
         rows = [
@@ -305,7 +305,7 @@ class Book:
             ]
             for s in self.steps
         ]
-        return tabled(
+        return table(
             self.clock_words(incident), ["min", "stands", "step", "do", "seen or done", "by"], rows, "no steps"
         )
 
@@ -337,13 +337,13 @@ class Book:
         return impact.severity(self.seen())
 
     @property
-    def impact(self) -> Text:
+    def impact(self) -> TextBlock:
         """What it means for who trades, and what still works, looked up now."""
         self.view()
         return self.impact_seen
 
     @property
-    def impact_seen(self) -> Text:
+    def impact_seen(self) -> TextBlock:
         """The same, by what was seen already."""
         view = self.seen()
         severity = impact.severity(view)
@@ -355,13 +355,13 @@ class Book:
         lines = [f"for traders: {rule.traders}"] if rule else []
         lines += [
             f"{ {'works': 'still works', 'fails': 'does not work', 'unknown': 'not known'}[state] }: {words}"
-            for state, words in impact.standing(view)
+            for state, words in impact.working_and_failing(view)
         ]
         # The rest of it stands below.
-        return listed(f"Severity now: {severity.level}. {severity.why.partition('. ')[0].rstrip('.')}.", lines)
+        return bullet_list(f"Severity now: {severity.level}. {severity.why.partition('. ')[0].rstrip('.')}.", lines)
 
     @property
-    def detection(self) -> Text:
+    def detection(self) -> TextBlock:
         """What fired, and how its panel stands now."""
         view, incident = self.view(), self.incident
         alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
@@ -378,7 +378,7 @@ class Book:
                 *(s for s in found.sentences if not s.startswith(("ok:", "not counted"))),
             ]
             lines += told if found.verdict != "ok" else [f"{found.title}: {found.told}", *found.sentences[:3]]
-        return listed(
+        return bullet_list(
             f"As of {formatting.moment(view.window.end)}, over {formatting.duration(self.window.total_seconds())}",
             lines or ["no alert of this runbook stands"],
         )
@@ -401,12 +401,12 @@ class Book:
         return found
 
     @property
-    def costs(self) -> cost_details.Spending:
+    def costs(self) -> cost_details.CostComparison:
         """What trading cost beside what the backtest took for it."""
-        return cost_details.Spending(self.desk, self.now())
+        return cost_details.CostComparison(self.desk, self.now())
 
     @property
-    def afterwards(self) -> Text:
+    def afterwards(self) -> TextBlock:
         """What is left to do when it is over: action items as the record suggests them, and the next command."""
         incident, items = self.incident, list[str]()
         for step in self.steps:
@@ -423,10 +423,10 @@ class Book:
             f"{self.steps[0].name if self.steps else 'its first'}"
         )
         more = [f"then: ops incident resolve {incident.id} --by NAME; ops postmortem {incident.id}"]
-        return listed("Action items, as the record suggests them", [*items, *more])
+        return bullet_list("Action items, as the record suggests them", [*items, *more])
 
     @property
-    def header(self) -> Text:
+    def header(self) -> TextBlock:
         """Where we are: the incident, who acts, how long it has gone on."""
         incident = self.incident
         rule = self.desk.rules.rules.get(incident.rule)
@@ -458,7 +458,7 @@ class Book:
                 or "none"
             ),
         ]
-        return listed(
+        return bullet_list(
             f"{self.shelved.title}{' (practice)' if self.practice else ''}: {incident.title}"
             if not self.practice
             else f"{self.shelved.title} (practice)",
@@ -479,19 +479,19 @@ class Book:
             self.widgets.show_strip(self)
 
 
-class Card:
+class StepCard:
     """One step as it is shown: what to do, what to expect, how it stands; with its buttons where somebody is there."""
 
-    def __init__(self, book: Book, step: Step):
+    def __init__(self, book: RunbookSession, step: Step):
         self.book, self.step = book, step
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> StepStatus:
         """How the step stands now."""
         return self.book.walk.standing(self.step)
 
     @property
-    def text(self) -> Text:
+    def text(self) -> TextBlock:
         """The step in four lines; of a changing one, what it would do."""
         step, stands = self.step, self.standing
         n = next((i for i, s in enumerate(self.book.steps, 1) if s.name == step.name), 0)
@@ -510,7 +510,7 @@ class Card:
             lines.append(
                 f"this leads to another runbook: ops runbook open {following} --incident {self.book.incident.id}"
             )
-        return listed(f"{n}/{len(self.book.steps)} {step.name}: {step.do}", lines)
+        return bullet_list(f"{n}/{len(self.book.steps)} {step.name}: {step.do}", lines)
 
     def __repr__(self) -> str:
         return self.text.plain

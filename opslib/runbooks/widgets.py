@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opslib.dashboard.text_blocks import Text
+from opslib.dashboard.text_blocks import TextBlock
 from opslib.foundation import formatting
 from opslib.foundation.errors import OpsError
 from opslib.runbooks.steps import ASK, LOOK
@@ -17,8 +17,8 @@ from opslib.runbooks.steps import ASK, LOOK
 if TYPE_CHECKING:
     import ipywidgets
 
-    from opslib.runbooks.checklist_session import Sheet
-    from opslib.runbooks.session import Book, Card
+    from opslib.runbooks.checklist_session import ChecklistSession
+    from opslib.runbooks.session import RunbookSession, StepCard
 
 COLOURS = {
     "ok": "#2e7d4f",
@@ -35,7 +35,7 @@ COLOURS = {
 _PRESSED = threading.RLock()  # Callbacks may come from any thread; one press is through before the next begins.
 
 
-class Pad:
+class StepWidget:
     """
     The card of one step with its buttons.
 
@@ -43,7 +43,7 @@ class Pad:
         box: The widget.
     """
 
-    def __init__(self, card: "Card"):
+    def __init__(self, card: "StepCard"):
         import ipywidgets as w
 
         self._card, self._book, self._step = card, card.book, card.step
@@ -136,10 +136,10 @@ class Pad:
         self._book.settle(self._step.name, happened, self._who.value or " ")
 
 
-class Strip:
+class ProgressWidget:
     """All steps of a runbook in one row, with the incident's clock, and a place for notes."""
 
-    def __init__(self, book: "Book"):
+    def __init__(self, book: "RunbookSession"):
         import ipywidgets as w
 
         self._book = book
@@ -189,10 +189,10 @@ class Strip:
         )
 
 
-class Foot:
+class SignatureWidget:
     """Where a checklist is signed."""
 
-    def __init__(self, sheet: "Sheet"):
+    def __init__(self, sheet: "ChecklistSession"):
         import ipywidgets as w
 
         self._sheet = sheet
@@ -225,31 +225,31 @@ class Foot:
         self._row.children = () if self._sheet.signed else (self._who, self._sign)
 
 
-def refresh(book: "Book") -> None:
+def refresh(book: "RunbookSession") -> None:
     """Show every card and strip of a runbook in this notebook as it stands now."""
     for shown in book.pads:
         shown.refresh()
 
 
-def show(card: "Card") -> None:
+def show(card: "StepCard") -> None:
     """
     Show a step with its buttons; where a notebook is shown without them, the step as it stood stands in their place.
     """
-    pad = Pad(card)
+    pad = StepWidget(card)
     card.book.pads.append(pad)
     _display(pad.box, card.text._repr_mimebundle_())
 
 
-def show_strip(book: "Book") -> None:
+def show_strip(book: "RunbookSession") -> None:
     """Show the strip of a runbook."""
-    strip = Strip(book)
+    strip = ProgressWidget(book)
     book.pads.append(strip)
     _display(strip.box, book.strip._repr_mimebundle_())
 
 
-def show_signature(sheet: "Sheet", instead: Text) -> None:
+def show_signature(sheet: "ChecklistSession", instead: TextBlock) -> None:
     """Show where a checklist is signed."""
-    foot = Foot(sheet)
+    foot = SignatureWidget(sheet)
     sheet.pads.append(foot)
     _display(foot.box, instead._repr_mimebundle_())
 

@@ -17,22 +17,22 @@ from datetime import datetime
 
 from opslib.alerting import evaluation
 from opslib.alerting.alerts import GRID_US, Alert, Transition
-from opslib.alerting.evaluator import SETTLE_US, Watch, grid
+from opslib.alerting.evaluator import SETTLE_US, Evaluator, evaluation_time
 from opslib.alerting.notifications import sender
 from opslib.alerting.notifications.planner import OF_COLLECTOR
-from opslib.alerting.notifications.store import Dispatch
-from opslib.alerting.store import Record, Turn
+from opslib.alerting.notifications.store import NotificationStore
+from opslib.alerting.store import AlertStore, Lease
 from opslib.foundation import clock, formatting, market_calendar
 from opslib.foundation.clock import SECOND
-from opslib.foundation.config.contacts import Staff
+from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import SENT, Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import StoreError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services import notifying
-from opslib.telemetry.probes.history import Probed
-from opslib.telemetry.probes.runner import SLEPT_S, Rounds
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.history import ProbeHistory
+from opslib.telemetry.probes.runner import SLEPT_S, ProbeRunner
+from opslib.telemetry.probes.store import SampleStore
 
 WELL_S = 60.0  # Who has judged, or seen that nothing is to be judged, so lately is well.
 SET_BACK_US = 30 * SECOND  # A clock that is set back by less is not worth a word.
@@ -59,7 +59,7 @@ class Collector:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         settings: Settings,
         rules: Rules,
         holder: str,
@@ -73,8 +73,8 @@ class Collector:
             now,
             greeks_breach,
         )
-        self.record = Record(store, settings.app)
-        self._watch: Watch | None = None
+        self.record = AlertStore(store, settings.app)
+        self._watch: Evaluator | None = None
         self._upto_us: int | None = None
         self._well_at: datetime | None = None
         self._blind_until_us: int | None = None
@@ -103,18 +103,18 @@ class Collector:
         return found
 
     def _judge(self) -> int | None:
-        turn = self.record.take_turn(self.holder)
+        turn = self.record.acquire_lease(self.holder)
         if turn is None:
             self._watch = None
             return None
         now_us = clock.micros(self.now())
-        upto_us = grid(min(turn.known_us, now_us) - SETTLE_US)
+        upto_us = evaluation_time(min(turn.known_us, now_us) - SETTLE_US)
         since_us = self._begins(upto_us) if turn.upto_us is None else turn.upto_us
         if since_us - now_us > SET_BACK_US and since_us != self._blind_until_us:
             self._say_blind(turn, now_us, since_us)
         if self._watch is None or self._upto_us != since_us:
             states = [Alert.of_json(state) for state in self.record.states()]
-            self._watch = Watch(self.record.store, self.settings, self.rules, states, live=True)
+            self._watch = Evaluator(self.record.store, self.settings, self.rules, states, live=True)
         self._upto_us = since_us
         count, kept_us, transitions = 0, since_us, list[Transition]()
         for at_us, became in self._watch.judge(since_us, upto_us):
@@ -138,7 +138,7 @@ class Collector:
         opened = market_calendar.open_since(clock.instant(upto_us))
         return clock.micros(opened) if opened else upto_us
 
-    def _say_blind(self, turn: Turn, now_us: int, until_us: int) -> None:
+    def _say_blind(self, turn: Lease, now_us: int, until_us: int) -> None:
         """
         Notify people that the clock was set back: what was judged before cannot be judged again, so nothing is until it
         is past.
@@ -152,12 +152,12 @@ class Collector:
         )
         labels = {"alertname": "clock_skew", "rule": "clock_skew", "subject": "monitor", "severity": "critical"}
         alert = {"fingerprint": f"setback{OF_COLLECTOR}", "labels": labels, "annotations": {"summary": words}}
-        Dispatch(self.record.store, self.settings.app).heard(
+        NotificationStore(self.record.store, self.settings.app).heard(
             [alert | {"starts_us": now_us, "ends_us": turn.known_us + until_us - now_us}]
         )
         print(formatting.printable(f"ops collect: {words}"), file=sys.stderr)
 
-    def _keep(self, turn: Turn, since_us: int, upto_us: int, transitions: list[Transition]) -> bool:
+    def _keep(self, turn: Lease, since_us: int, upto_us: int, transitions: list[Transition]) -> bool:
         assert self._watch
         told = {i: edge for i, t in enumerate(transitions) if (edge := self._edge(t))}
         kept = self.record.keep(
@@ -192,7 +192,7 @@ class Collector:
         drift_s = now.timestamp() - time.monotonic() * clock.speed()
         stepped_s = 0.0 if before_s is None else drift_s - before_s
         if stepped_s > SLEPT_S * max(1.0, clock.speed() / 10) and self._watch is not None:
-            samples = Samples(self.record.store, self.settings.app)
+            samples = SampleStore(self.record.store, self.settings.app)
             last = samples.last("beat", clock.micros(now))
             if last and last.outcome != "stopped":
                 detail = json.dumps(
@@ -232,9 +232,9 @@ class Standby:
     """
 
     def __init__(
-        self, store: Store, settings: Settings, rules: Rules, staff: Staff, now: Callable[[], datetime] = clock.now
+        self, store: Database, settings: Settings, rules: Rules, staff: Contacts, now: Callable[[], datetime] = clock.now
     ):
-        self._samples, self._rules, self._now = Samples(store, settings.app), rules, now
+        self._samples, self._rules, self._now = SampleStore(store, settings.app), rules, now
         self._collector = Collector(store, settings, rules, f"standby-{secrets.token_hex(8)}", now)
         self._notifier = notifying.notifier(store, settings, rules, staff, now)
 
@@ -242,7 +242,7 @@ class Standby:
         """Has the collector fallen silent for longer than its rule bears?"""
         at_us = clock.micros(self._now())
         beat = self._samples.last("beat", at_us)
-        missed = Probed(samples=[beat]).missed_beats(at_us) if beat else None
+        missed = ProbeHistory(samples=[beat]).missed_beats(at_us) if beat else None
         return (
             missed is not None
             and market_calendar.open_since(self._now()) is not None
@@ -283,7 +283,7 @@ class Standby:
             telling.join()
 
 
-def collect(settings: Settings, store: Store, rules: Rules, staff: Staff, every_s: float) -> None:
+def collect(settings: Settings, store: Database, rules: Rules, staff: Contacts, every_s: float) -> None:
     """
     Look at everything that the settings name, judge every rule and tell people, until SIGTERM or SIGINT.
 
@@ -294,7 +294,7 @@ def collect(settings: Settings, store: Store, rules: Rules, staff: Staff, every_
     """
     store.file.check_writable()
     stop = threading.Event()
-    rounds = Rounds(settings, store, rules, every_s=every_s)
+    rounds = ProbeRunner(settings, store, rules, every_s=every_s)
     judge = Collector(store, settings, rules, secrets.token_hex(8), greeks_breach=rounds.fetch_chains_again)
     judging = threading.Thread(target=judge.run, args=(stop,), name="judge")
     telling = threading.Thread(

@@ -14,21 +14,21 @@ from functools import cached_property
 
 from opslib.alerting import effects
 from opslib.alerting.causes import NO_FAULT, OF_RULE
-from opslib.alerting.notifications.planner import Cause, Notice, unknown_cause
-from opslib.alerting.notifications.sender import Complaints, Notifier
-from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.notifications.planner import Cause, NotificationState, unknown_cause
+from opslib.alerting.notifications.sender import Complaints, Sender
+from opslib.alerting.notifications.store import NotificationStore
 from opslib.dashboard import status
 from opslib.dashboard.impact import Thing, things
-from opslib.dashboard.status import View
+from opslib.dashboard.status import Status
 from opslib.foundation import clock, formatting
-from opslib.foundation.config.contacts import Staff
+from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import IncidentError, OpsError, SettingsError, UsageError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
-from opslib.incidents.lifecycle import Chronicle
-from opslib.jobs.due import Agenda
+from opslib.incidents.lifecycle import Incidents
+from opslib.jobs.due import DueJobs
 from opslib.runbooks.diagnosis import diagnosis
 
 SEEN = timedelta(minutes=5)  # What still works is read from so far back.
@@ -39,7 +39,7 @@ SURE = 0.9  # A diagnosis at least so confident names the cause and the runbook 
 class SituationOf:
     """How everything stood at the end of a view, as a notification needs it."""
 
-    def __init__(self, view: View):
+    def __init__(self, view: Status):
         self._view = view
 
     @cached_property
@@ -67,7 +67,7 @@ class SituationOf:
 class Situations:
     """Reads how everything stood at a moment, and what set an alert off."""
 
-    def __init__(self, store: Store, settings: Settings, rules: Rules, complaints: Complaints):
+    def __init__(self, store: Database, settings: Settings, rules: Rules, complaints: Complaints):
         self._store, self._settings, self._rules, self._complaints = store, settings, rules, complaints
 
     def at(self, at_us: int) -> SituationOf | None:
@@ -75,7 +75,7 @@ class Situations:
         view = self._view(at_us)
         return SituationOf(view) if view else None
 
-    def cause_at(self, at_us: int) -> Callable[[Notice], Cause | None]:
+    def cause_at(self, at_us: int) -> Callable[[NotificationState], Cause | None]:
         """
         What sets an alert off, by the diagnosis of an instant.
 
@@ -89,13 +89,13 @@ class Situations:
             self._complaints.say(
                 "diagnosis",
                 f"what sets alerts off could not be diagnosed ({problem.__class__.__name__}: "
-                f"{formatting.one_line(str(problem), 120)}); the notification goes out without it",
+                f"{formatting.single_line(str(problem), 120)}); the notification goes out without it",
             )
             return unknown_cause
         self._complaints.over("diagnosis")
         sure = [d for d in found.each if d.confidence >= SURE] if found else []
 
-        def cause_of(notice: Notice) -> Cause | None:
+        def cause_of(notice: NotificationState) -> Cause | None:
             by = next(
                 (d for d in sure if effects.sets_off(d.cause, d.subject, notice.rule, notice.subject, notice.source)),
                 None,
@@ -104,7 +104,7 @@ class Situations:
 
         return cause_of
 
-    def _cause(self, found: diagnosis.Diagnosis, notice: Notice) -> Cause:
+    def _cause(self, found: diagnosis.Diagnosis, notice: NotificationState) -> Cause:
         """
         A sure diagnosis as the cause of an alert.
 
@@ -145,7 +145,7 @@ class Situations:
             found.cause in NO_FAULT,
         )
 
-    def _view(self, at_us: int) -> View | None:
+    def _view(self, at_us: int) -> Status | None:
         at = clock.instant(at_us)
         try:
             return status.status(self._store, self._settings, self._rules, as_of=at, length=SEEN, known_at=at)
@@ -159,15 +159,15 @@ class Tasks:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         settings: Settings,
         rules: Rules,
-        staff: Staff,
+        staff: Contacts,
         now: Callable[[], datetime],
         complaints: Complaints,
     ):
         self._store, self._settings, self._staff, self._now, self._complaints = store, settings, staff, now, complaints
-        self.chronicle, self._dispatch = Chronicle(store, settings, rules), Dispatch(store, settings.app)
+        self.chronicle, self._dispatch = Incidents(store, settings, rules), NotificationStore(store, settings.app)
         self._due_at: datetime | None = None
 
     def watch_due(self) -> None:
@@ -176,7 +176,7 @@ class Tasks:
         if self._due_at is not None and timedelta() <= now - self._due_at < DUE_EVERY:
             return
         try:
-            agenda = Agenda.of(self._store, self._settings, self._staff)
+            agenda = DueJobs.of(self._store, self._settings, self._staff)
             if agenda.since() and (found := agenda.told(now, self._dispatch.said_of_schedule())):
                 self._dispatch.heard(found)
             self._complaints.over("schedule")
@@ -187,25 +187,25 @@ class Tasks:
     def follow_alerts(self) -> None:
         """What people were notified of has an incident, and what became of it since is on its record."""
         try:
-            self.chronicle.take_in()
+            self.chronicle.follow_alerts()
             self._complaints.over("record")
         except IncidentError as problem:
             self._complaints.say("record", str(problem))
 
 
 def notifier(
-    store: Store,
+    store: Database,
     settings: Settings,
     rules: Rules,
-    staff: Staff,
+    staff: Contacts,
     now: Callable[[], datetime] = clock.now,
     chance: random.Random | None = None,
     beating: Callable[[], bool] = lambda: False,
-) -> Notifier:
-    """The sender of one app's notifications, with its situations and tasks; arguments as of `Notifier`."""
+) -> Sender:
+    """The sender of one app's notifications, with its situations and tasks; arguments as of `Sender`."""
     complaints = Complaints(settings)
     tasks = Tasks(store, settings, rules, staff, now, complaints)
-    return Notifier(
+    return Sender(
         store,
         settings,
         rules,

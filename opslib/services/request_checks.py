@@ -120,7 +120,7 @@ class RequestChecks:
                 "No valid Host",
                 "one header Host was expected, with the name and port of this receiver, such as 127.0.0.1:8321",
             )
-        name = formatting.one_line(hosts[0].decode("latin-1"), 80)
+        name = formatting.single_line(hosts[0].decode("latin-1"), 80)
         return Problem(
             421,
             f"Host {name} not in OPS_ALLOWED_HOSTS",
@@ -153,6 +153,6 @@ def not_configured(origin: str) -> Problem:
     return Problem(
         403,
         "Origin not in OPS_CORS_ORIGINS",
-        f"{formatting.one_line(origin, 100)} is not in OPS_CORS_ORIGINS. If its page is yours, add it there and "
+        f"{formatting.single_line(origin, 100)} is not in OPS_CORS_ORIGINS. If its page is yours, add it there and "
         f"start the receiver again.",
     )

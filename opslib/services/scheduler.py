@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from opslib.alerting.notifications import sender
-from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.notifications.store import NotificationStore
 from opslib.foundation import clock, formatting, market_calendar, periods
 from opslib.foundation.config.settings import without_secrets
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import AlreadyMade, OpsError, SettingsError, StoreError
 from opslib.jobs import executor, ledger, retention, schedule
-from opslib.jobs.due import Agenda, Item
+from opslib.jobs.due import DueJobs, DueJob
 from opslib.jobs.executor import Outcome
-from opslib.jobs.kernels import Kernels, warmed
+from opslib.jobs.kernels import KernelPool, with_kernel_pool
 from opslib.jobs.schedule import CHECKLIST, DAILY, REPORT, Job
 from opslib.reports import publishing
 from opslib.runbooks import checklists
@@ -52,11 +52,11 @@ class Scheduler:
         kernels: Where kernels are had that need not import anything first.
     """
 
-    def __init__(self, opened: Callable[[], Workspace], workers: int = WORKERS, kernels: Kernels | None = None):
+    def __init__(self, opened: Callable[[], Workspace], workers: int = WORKERS, kernels: KernelPool | None = None):
         self._opened, self.workers, self.kernels = opened, workers, kernels
         self.desk = opened()
         self._set: dict[Path, int] = {}
-        self.ended: list[tuple[Item, str, str]] = []
+        self.ended: list[tuple[DueJob, str, str]] = []
         self._going: dict[str, threading.Thread] = {}
         self._said: dict[str, str] = {}
         self._sent: set[str] = set()  # Only for speed: that it is sent once, the store sees to.
@@ -69,7 +69,7 @@ class Scheduler:
             self._going = {name: thread for name, thread in self._going.items() if thread.is_alive()}
             return len(self._going)
 
-    def look(self) -> list[Item]:
+    def look(self) -> list[DueJob]:
         """
         Begin what is open, as far as there are workers; note what is missed; send what was made.
 
@@ -81,7 +81,7 @@ class Scheduler:
         """
         self._renew()
         desk, now = self.desk, self.desk.now()
-        agenda = Agenda.of(desk.store, desk.settings, desk.staff)
+        agenda = DueJobs.of(desk.store, desk.settings, desk.staff)
         _known(agenda)
         agenda.begin(now)
         left = []
@@ -114,18 +114,18 @@ class Scheduler:
         except SettingsError as problem:  # What held until now holds until it is set right.
             self._say("settings", str(problem))
 
-    def _missed(self, item: Item, now: datetime) -> None:
+    def _missed(self, item: DueJob, now: datetime) -> None:
         why = f"nobody made it within {formatting.duration(item.job.grace.total_seconds())}, and it is not caught up"
         ledger.missed(self.desk.store, self.desk.settings.app, item.due, item.job.name, why)
         self._end(item, "missed", why)
 
-    def _begin(self, desk: Workspace, item: Item) -> None:
+    def _begin(self, desk: Workspace, item: DueJob) -> None:
         thread = threading.Thread(target=self._make, args=(desk, item), name=item.due.name, daemon=True)
         with self._turn:
             self._going[item.due.name] = thread
         thread.start()
 
-    def _make(self, desk: Workspace, item: Item) -> None:
+    def _make(self, desk: Workspace, item: DueJob) -> None:
         try:
             outcome, _ = make(desk, item, self.kernels)
             self._end(item, outcome.state, outcome.reason or "")
@@ -138,7 +138,7 @@ class Scheduler:
             why = desk.settings.redact(
                 str(problem)
                 if isinstance(problem, OpsError)
-                else f"{problem.__class__.__name__}: {formatting.one_line(str(problem), 160)}"
+                else f"{problem.__class__.__name__}: {formatting.single_line(str(problem), 160)}"
             )
             try:
                 ledger.refused(desk.store, desk.settings.app, item.due, item.job.name, why)
@@ -146,11 +146,11 @@ class Scheduler:
                 self._say("store", str(lost))
             self._end(item, "failed", why)
 
-    def _end(self, item: Item, state: str, why: str) -> None:
+    def _end(self, item: DueJob, state: str, why: str) -> None:
         self.ended.append((item, state, why))
         self._say(item.due.name, f"{item.due.name}: {state}{f' ({why})' if why else ''}", prefix="")
 
-    def _send(self, item: Item, now: datetime) -> None:
+    def _send(self, item: DueJob, now: datetime) -> None:
         """Have what was made sent, once, where it is to be sent."""
         run = item.made
         if (
@@ -161,7 +161,7 @@ class Scheduler:
             or now - clock.instant(run["ended_at_us"]) > SENT_FOR
         ):
             return
-        Dispatch(self.desk.store, self.desk.settings.app).report(
+        NotificationStore(self.desk.store, self.desk.settings.app).report(
             run["id"], item.job.deliver, _delivered(self.desk, item)
         )
         self._sent.add(run["id"])
@@ -212,7 +212,7 @@ class Scheduler:
         return 70 if "failed" in states else 3 if left or states & {"incomplete", "missed"} else 0
 
 
-def make(desk: Workspace, item: Item, kernels: Kernels | None = None) -> tuple[Outcome, Path]:
+def make(desk: Workspace, item: DueJob, kernels: KernelPool | None = None) -> tuple[Outcome, Path]:
     """
     Make one thing that is due.
 
@@ -238,7 +238,7 @@ def make(desk: Workspace, item: Item, kernels: Kernels | None = None) -> tuple[O
     return executor.run(path, given, settings=desk.settings, store=desk.store, due=due, kernels=kernels, **how)
 
 
-def _known(agenda: Agenda) -> None:
+def _known(agenda: DueJobs) -> None:
     """Is there a checklist of each name that the schedule has?"""
     for job in agenda.jobs.values():
         if job.kind == CHECKLIST and job.what not in checklists.table():
@@ -248,15 +248,15 @@ def _known(agenda: Agenda) -> None:
             )
 
 
-def _ready(desk: Workspace, item: Item, now: datetime) -> bool:
+def _ready(desk: Workspace, item: DueJob, now: datetime) -> bool:
     """Has the last look come that is expected of the day, or has it been waited for long enough?"""
     if not item.job.wait or now >= item.at + item.job.wait or (item.job.kind, item.job.what) != (REPORT, DAILY):
         return True
     closes = market_calendar.last_closed(item.at).closes
-    return SnapshotStore(desk.store).first_look(desk.settings.app, clock.micros(closes - LAST_LOOK), None) is not None
+    return SnapshotStore(desk.store).first_snapshot(desk.settings.app, clock.micros(closes - LAST_LOOK), None) is not None
 
 
-def _delivered(desk: Workspace, item: Item) -> dict[str, Any]:
+def _delivered(desk: Workspace, item: DueJob) -> dict[str, Any]:
     """What is sent of something that was made."""
     run = item.made
     assert run
@@ -274,8 +274,8 @@ def _delivered(desk: Workspace, item: Item) -> dict[str, Any]:
             f"{': ' + run['reason'] if run['reason'] else ''}.",
         ]
     ]
-    lines += [["", formatting.one_line(words.lstrip("- "), 300)] for words in values.get("headline", ())[:10]]
-    lines += [["To do", formatting.one_line(words, 300)] for words in values.get("action_items", ())[:10]]
+    lines += [["", formatting.single_line(words.lstrip("- "), 300)] for words in values.get("headline", ())[:10]]
+    lines += [["To do", formatting.single_line(words, 300)] for words in values.get("action_items", ())[:10]]
     lines += [["Stands in", files[".html"]]] if ".html" in files else []
     severity = {"critical": "critical", "warning": "notify"}.get(verdict, "warning")
     return {
@@ -301,12 +301,12 @@ def rehearse(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with warmed(lambda: desk) as (_, kernels), ThreadPoolExecutor(WORKERS) as pool:
+    with with_kernel_pool(lambda: desk) as (_, kernels), ThreadPoolExecutor(WORKERS) as pool:
         running = [(job, pool.submit(_rehearsed, desk, job, as_of, kernels)) for job in jobs.values()]
         return [(job, *found.result()) for job, found in progress(running)]
 
 
-def _rehearsed(desk: Workspace, job: Job, as_of: datetime, kernels: Kernels) -> tuple[Outcome, Path]:
+def _rehearsed(desk: Workspace, job: Job, as_of: datetime, kernels: KernelPool) -> tuple[Outcome, Path]:
     how, moment = {"timeout_s": job.timeout.total_seconds()}, formatting.iso(as_of)
     if job.kind == REPORT:
         told = {"as_of": moment, "known_at": None, "partial": True}
@@ -355,7 +355,7 @@ def serve(opened: Callable[[], Workspace], workers: int) -> None:
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with closing(Kernels(without_secrets(os.environ))) as kernels:
+        with closing(KernelPool(without_secrets(os.environ))) as kernels:
             making = Scheduler(opened, workers, kernels)
             making.run(stop)
             if making.going:

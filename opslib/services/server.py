@@ -28,14 +28,14 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from opslib.alerting.notifications import external_alerts
-from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.notifications.store import NotificationStore
 from opslib.dashboard import prometheus, status
 from opslib.foundation import clock, formatting
 from opslib.foundation.config import rules as config_rules
-from opslib.foundation.config.contacts import Staff
+from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import BadAlerts, BadLogs, BadSnapshot, OpsError, SettingsError, StoreError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services import start_page
 from opslib.services.collector import Standby
 from opslib.services.connections import webserver
@@ -44,8 +44,8 @@ from opslib.telemetry import log_drain as log_drain_module
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.refused_posts import Refusals
 from opslib.telemetry.pages.snapshot import Snapshot
-from opslib.telemetry.pages.store import MOST_POST_REJECTS, Post, Reject, SnapshotStore
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.pages.store import MOST_POST_REJECTS, Post, RejectedPost, SnapshotStore
+from opslib.telemetry.probes.store import SampleStore
 
 LARGEST_BODY = 64 * 1024
 LARGEST_ALERTS = 16 * 1024 * 1024  # Alertmanager has no limit; a Prometheus sends 64 alerts at once.
@@ -75,13 +75,13 @@ class Writer:
         now: What time it is, when a post came; only the demo gives another one.
     """
 
-    def __init__(self, store: Store, app: str, now: Callable[[], datetime]):
+    def __init__(self, store: Database, app: str, now: Callable[[], datetime]):
         self._store, self._app, self._now = store, app, now
-        self._waiting: queue.Queue[tuple[Post | Reject, Future] | None] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[tuple[Post | RejectedPost, Future] | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
-    def keep(self, found: Snapshot | Reject) -> Future:
+    def keep(self, found: Snapshot | RejectedPost) -> Future:
         """
         A future that is done when this is on the disk, and raises where it could not be kept.
 
@@ -105,9 +105,9 @@ class Writer:
                 batch.append(following)
             self._write(batch)
 
-    def _write(self, batch: list[tuple[Post | Reject, Future]]) -> None:
+    def _write(self, batch: list[tuple[Post | RejectedPost, Future]]) -> None:
         try:
-            rejects = [item for item, _ in batch if isinstance(item, Reject)]
+            rejects = [item for item, _ in batch if isinstance(item, RejectedPost)]
             if rejects and SnapshotStore(self._store).post_rejects(self._app) >= MOST_POST_REJECTS:
                 rejects = []
             SnapshotStore(self._store).write(self._app, [item for item, _ in batch if isinstance(item, Post)], rejects)
@@ -149,7 +149,7 @@ async def _body(request: Request, most: int = LARGEST_BODY) -> bytes:
 
 def build(
     settings: Settings,
-    store: Store,
+    store: Database,
     rules: config_rules.Rules,
     *,
     now: Callable[[], datetime] = clock.now,
@@ -190,7 +190,7 @@ def build(
                 415,
                 "The content type is not taken",
                 f"{' and '.join(types)} {'are' if len(types) > 1 else 'is'} taken; this was sent "
-                f"{f'as {formatting.one_line(kind, 60)}' if kind else 'without a type'}. Send the header "
+                f"{f'as {formatting.single_line(kind, 60)}' if kind else 'without a type'}. Send the header "
                 f"Content-Type: application/json; with curl: -H 'Content-Type: application/json'",
             )
         if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -205,7 +205,7 @@ def build(
         try:
             found = snapshot.read(snapshot.loads(body), body)
         except BadSnapshot as problem:
-            await kept(Reject("post", tuple(problem.fields), body))
+            await kept(RejectedPost("post", tuple(problem.fields), body))
             raise Problem(
                 400,
                 "These are no dashboard metrics",
@@ -215,7 +215,7 @@ def build(
         await kept(found)
         return Response(status_code=204, headers=headers)
 
-    async def kept(found: Snapshot | Reject) -> None:
+    async def kept(found: Snapshot | RejectedPost) -> None:
         try:
             await asyncio.wrap_future(writer.keep(found))
         # Whatever keeps a post from the disk, a shutdown too: its sender must hear 503 and send it again.
@@ -252,7 +252,7 @@ def build(
         """Keep every valid alert of a request; returns why each of the others was refused."""
         found = external_alerts.read(body, now())
         for first in range(0, len(found.alerts), MOST_AT_ONCE):  # Posts that wait for the store get their turn between.
-            Dispatch(store, settings.app).heard(
+            NotificationStore(store, settings.app).heard(
                 json.loads(settings.redact(json.dumps(found.alerts[first : first + MOST_AT_ONCE])))
             )
         return [settings.redact(why) for why in found.refused]
@@ -279,7 +279,7 @@ def build(
 
     def keep_lines(body: bytes, kind: str, frame: str) -> None:
         """Keep what a drain posted; it is on the disk when this returns."""
-        log_drain_module.keep(Samples(store, settings.app), log_drain_module.read(body, kind, frame), now(), settings.redact)
+        log_drain_module.keep(SampleStore(store, settings.app), log_drain_module.read(body, kind, frame), now(), settings.redact)
 
     def preflight(request: Request) -> Response:
         if "origin" not in request.headers:
@@ -297,7 +297,7 @@ def build(
             {"status": "ok", "uptime": (at - started).total_seconds(), "timestamp": formatting.iso(at)}, headers=UNSHARED
         )
 
-    def last_hour() -> status.View:
+    def last_hour() -> status.Status:
         return status.status(store, settings, rules, as_of=now(), length=timedelta(hours=1))
 
     def readable(request: Request) -> None:
@@ -398,9 +398,9 @@ def _checked_host(settings: Settings, host: str) -> None:
 
 def serve(
     settings: Settings,
-    store: Store,
+    store: Database,
     rules: config_rules.Rules,
-    staff: Staff,
+    staff: Contacts,
     *,
     host: str = "127.0.0.1",
     port: int = 8321,
@@ -446,7 +446,7 @@ def serve(
         standing_by.join()
 
 
-class Served:
+class ServerThread:
     """
     The receiver on a free port of this machine, served from a thread while inside; for the demo and for tests.
 
@@ -455,7 +455,7 @@ class Served:
     """
 
     def __init__(
-        self, settings: Settings, store: Store, rules: config_rules.Rules, *, now: Callable[[], datetime] = clock.now
+        self, settings: Settings, store: Database, rules: config_rules.Rules, *, now: Callable[[], datetime] = clock.now
     ):
         self._app = build(settings, store, rules, now=now)
         self._socket = socket.socket()
@@ -465,7 +465,7 @@ class Served:
         self._server = webserver(self._app)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 
-    def __enter__(self) -> "Served":
+    def __enter__(self) -> "ServerThread":
         self._thread.start()
         return self
 

@@ -1,6 +1,6 @@
 """Make the read-only page that a browser shows at the server's address: what it is, how to post, how everything is."""
 
-from opslib.dashboard.status import View
+from opslib.dashboard.status import Status
 from opslib.foundation import formatting
 
 HEADERS = {
@@ -22,7 +22,7 @@ _POST = """curl -X POST http://{address}/api/metrics/export \\
      -H 'Content-Type: application/json' -d @metrics.json"""
 
 
-def page(app: str, address: str, view: View | None) -> str:
+def page(app: str, address: str, view: Status | None) -> str:
     """
     The page, as HTML.
 

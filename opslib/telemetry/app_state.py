@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from opslib.foundation import clock, formatting
 from opslib.foundation.clock import SECOND, Window
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.pages.page_loads import Page
-from opslib.telemetry.probes.history import FOLLOW_UP, FRESH_US, Probed
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.pages.page_loads import PageLoad
+from opslib.telemetry.probes.history import FOLLOW_UP, FRESH_US, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
@@ -26,7 +26,7 @@ def is_down(sample: Sample) -> bool:
     return not OUTCOMES[sample.outcome].usable and sample.outcome != "absent"
 
 
-def down_s(probed: Probed, at_us: int) -> float | None:
+def down_s(probed: ProbeHistory, at_us: int) -> float | None:
     """
     Seconds for which the app's server is shown to be down, up to its newest probe.
 
@@ -61,7 +61,7 @@ def _pace_us(samples: list[Sample]) -> int:
     return gaps[len(gaps) // 2] if gaps else 0
 
 
-def upstream(probed: Probed, at_us: int) -> str:
+def upstream(probed: ProbeHistory, at_us: int) -> str:
     """What the app says of the socket behind its own, in words; empty where it says nothing."""
     last = probed.now("upstream", "app", at_us)
     if last is None:
@@ -71,7 +71,7 @@ def upstream(probed: Probed, at_us: int) -> str:
     return f"the app says that its upstream is {told['state']}{error}"
 
 
-def left_behind(tape: Tape, probed: Probed, at_us: int) -> tuple[float, Page] | None:
+def left_behind(tape: CounterHistory, probed: ProbeHistory, at_us: int) -> tuple[float, PageLoad] | None:
     """
     The open page whose WebSocket is not served since the app lost its upstream, though its flag says that it is open;
     and for how many seconds.
@@ -103,7 +103,7 @@ def left_note(at_us: int, down_s: float) -> str:
     )
 
 
-def socket_note(probed: Probed, at_us: int) -> str:
+def socket_note(probed: ProbeHistory, at_us: int) -> str:
     """Who is served by the app's WebSocket where not all are, in words; empty where that is not known."""
     last = probed.now("socket", "app", at_us)
     if last is not None and last.outcome == "renewed":

@@ -16,9 +16,9 @@ from opslib.foundation import clock, files, formatting
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.errors import ImportRefused
 from opslib.foundation.formatting import NEW_YORK
-from opslib.foundation.storage.database import Store
-from opslib.telemetry.pages.store import Reject, SnapshotStore
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.foundation.storage.database import Database
+from opslib.telemetry.pages.store import RejectedPost, SnapshotStore
+from opslib.telemetry.probes.store import Sample, SampleStore
 from opslib.trading.options import chain as chain_module, chain_quality, iv_baseline
 from opslib.trading.options.contracts import day_end
 
@@ -41,7 +41,7 @@ class Counts(NamedTuple):
 
 
 def read(
-    store: Store,
+    store: Database,
     app: str,
     path: Path,
     rules: Rules,
@@ -64,7 +64,7 @@ def read(
     """
     found = chain_module.read(path, as_of)
     parts = list(found.frame.groupby(["underlying", "as_of"], sort=True))
-    samples, counts = Samples(store, app), {True: 0, False: 0}
+    samples, counts = SampleStore(store, app), {True: 0, False: 0}
     for (named, moment), part in parts:
         symbol = str(named).upper() or _by_file(path)
         at = _fetched(
@@ -73,7 +73,7 @@ def read(
         )
         pages = (_as_sent(path, found, at) if len(parts) == 1 else None) or _rows(part, symbol)
         chain = chain_module.of_payload(pages, f"the chain of {symbol}", at)
-        detail: dict[str, Any] = {"pages": len(pages), "file": formatting.one_line(path.name, 80)}
+        detail: dict[str, Any] = {"pages": len(pages), "file": formatting.single_line(path.name, 80)}
         try:
             detail |= iv_baseline.counted(chain_quality.judge(chain, rules.chain, at))
         except ImportRefused as problem:
@@ -90,7 +90,7 @@ def read(
         kept = [redact(json.dumps(page, ensure_ascii=False, separators=(",", ":"))).encode() for page in pages]
         counts[samples.keep_imported_chain(found.provider, symbol, kept, sample, known_at_ts=known_at_ts)] += len(part)
     SnapshotStore(store).keep_rejects(
-        app, [Reject(f"{path.name}:{place.rsplit(':', 1)[-1]}", (why,), b"") for place, why in found.refused]
+        app, [RejectedPost(f"{path.name}:{place.rsplit(':', 1)[-1]}", (why,), b"") for place, why in found.refused]
     )
     return Counts(
         counts[True], counts[False], len(found.refused), "" if all(named for (named, _), _ in parts) else _by_file(path)

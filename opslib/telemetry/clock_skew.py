@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from opslib.foundation import formatting
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.history import ProbeHistory
 
 OURS = "monitor"
 PROVIDERS = frozenset({"massive", "tradier"})
@@ -83,7 +83,7 @@ PAGE = "page"
 LATELY = timedelta(minutes=2)
 
 
-def parties(probed: Probed, figures: Mapping[str, float | None], at_us: int) -> dict[str, float]:
+def parties(probed: ProbeHistory, figures: Mapping[str, float | None], at_us: int) -> dict[str, float]:
     """By how many seconds each party's clock is ahead of ours: those that we probe, and the app's page by its posts."""
     page = figures.get("clock_skew_s")
     return probed.skews(at_us) | ({PAGE: page} if page is not None else {})

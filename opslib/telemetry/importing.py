@@ -17,14 +17,14 @@ from opslib.foundation import clock, files, formatting, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.errors import BadSnapshot, ImportRefused, UsageError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.telemetry import chain_import, log_import
 from opslib.telemetry.pages import rescue, snapshot
-from opslib.telemetry.pages.store import Post, Reject, SnapshotStore
+from opslib.telemetry.pages.store import Post, RejectedPost, SnapshotStore
 from opslib.telemetry.probes import log_lines
 from opslib.trading.pnl import reader
-from opslib.trading.pnl.fills import Book
-from opslib.trading.pnl.store import Filings
+from opslib.trading.pnl.fills import FillsFile
+from opslib.trading.pnl.store import FillStore
 
 BATCH = 2000
 LONGEST_LINE = files.LONGEST_LINE
@@ -37,7 +37,7 @@ _OF_CHAIN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """
     What became of the rows of a file: counts that add up to all its rows.
 
@@ -99,8 +99,8 @@ def _post(line: bytes) -> Post:
 
 
 def read_file(
-    store: Store, app: str, path: Path, *, known_at_ts: bool = False, progress: Callable[[Iterable], Iterable] = iter
-) -> Imported:
+    store: Database, app: str, path: Path, *, known_at_ts: bool = False, progress: Callable[[Iterable], Iterable] = iter
+) -> ImportResult:
     """
     Read one file of snapshots into the store. Reading it again changes nothing.
 
@@ -113,18 +113,18 @@ def read_file(
     """
     rows = rejected = accepted = 0
     posts: list[Post] = []
-    rejects: list[Reject] = []
+    rejects: list[RejectedPost] = []
     for number, line in progress(files.lines(path)):
         if rows == 0 and not _is_snapshots(path, line):
             raise ImportRefused(
                 f'{path} is no file of snapshots: lines of {{"ts": …, "metrics": {{…}}}} were wanted, found '
-                f"{formatting.one_line(line[:60].decode('utf-8', 'replace'))!r}."
+                f"{formatting.single_line(line[:60].decode('utf-8', 'replace'))!r}."
             )
         rows += 1
         try:
             posts.append(_post(line))
         except BadSnapshot as problem:
-            rejects.append(Reject(f"{path.name}:{number}", tuple(problem.fields), line[:LONGEST_LINE]))
+            rejects.append(RejectedPost(f"{path.name}:{number}", tuple(problem.fields), line[:LONGEST_LINE]))
             rejected += 1
         if len(posts) + len(rejects) >= BATCH:
             accepted += SnapshotStore(store).write(app, posts, rejects, known_at_ts=known_at_ts)
@@ -132,10 +132,10 @@ def read_file(
     accepted += SnapshotStore(store).write(app, posts, rejects, known_at_ts=known_at_ts) if posts or rejects else 0
     if rows == 0:
         raise ImportRefused(f"{path} is empty; lines of snapshots were wanted.")
-    return Imported("snapshots", accepted, rows - rejected - accepted, rejected)
+    return ImportResult("snapshots", accepted, rows - rejected - accepted, rejected)
 
 
-def read_fills(store: Store, app: str, path: Path, *, known_at_ts: bool = False) -> Imported:
+def read_fills(store: Database, app: str, path: Path, *, known_at_ts: bool = False) -> ImportResult:
     """
     Read one file of fills into the store, with what a backtest said of its trades. Reading it again changes nothing.
 
@@ -143,10 +143,10 @@ def read_fills(store: Store, app: str, path: Path, *, known_at_ts: bool = False)
         ImportRefused: It is none, or not one row of it can be read.
     """
     found = reader.read(path)
-    return _kept(store, app, path, "fills", found, Filings(store, app).keep(found, known_at_ts=known_at_ts))
+    return _kept(store, app, path, "fills", found, FillStore(store, app).keep(found, known_at_ts=known_at_ts))
 
 
-def read_backtest(store: Store, app: str, path: Path, *, known_at_ts: bool = False) -> Imported:
+def read_backtest(store: Database, app: str, path: Path, *, known_at_ts: bool = False) -> ImportResult:
     """
     Read one file of a backtest into the store: its trades with their prices, or what percent it says each came to.
 
@@ -156,18 +156,18 @@ def read_backtest(store: Store, app: str, path: Path, *, known_at_ts: bool = Fal
         ImportRefused: It is none, or not one row of it can be read.
     """
     found = reader.read(path, backtest=True)
-    return _kept(store, app, path, "backtest", found, Filings(store, app).keep_backtest(found, known_at_ts=known_at_ts))
+    return _kept(store, app, path, "backtest", found, FillStore(store, app).keep_backtest(found, known_at_ts=known_at_ts))
 
 
-def _kept(store: Store, app: str, path: Path, kind: str, found: Book, counts: tuple[int, int]) -> Imported:
+def _kept(store: Database, app: str, path: Path, kind: str, found: FillsFile, counts: tuple[int, int]) -> ImportResult:
     SnapshotStore(store).keep_rejects(
-        app, [Reject(f"{path.name}:{r.row}", r.reasons, r.body.encode()) for r in found.refused]
+        app, [RejectedPost(f"{path.name}:{r.row}", r.reasons, r.body.encode()) for r in found.refused]
     )
-    return Imported(kind, *counts, len(found.refused))
+    return ImportResult(kind, *counts, len(found.refused))
 
 
 def read_any(
-    store: Store,
+    store: Database,
     app: str,
     path: Path,
     kind: str | None = None,
@@ -177,7 +177,7 @@ def read_any(
     known_at_ts: bool = False,
     redact: Callable[[str], str] = str,
     progress: Callable[[Iterable], Iterable] = iter,
-) -> Imported:
+) -> ImportResult:
     """
     Read one file into the store, of the kind that is named, else of the one its content shows.
 
@@ -205,12 +205,12 @@ def read_any(
                 if kept.by_file
                 else ""
             )
-            return Imported("chain", kept.accepted, kept.duplicate, kept.rejected, remark=remark)
+            return ImportResult("chain", kept.accepted, kept.duplicate, kept.rejected, remark=remark)
         case "log":
             found = log_import.read(
                 store, app, path, as_of=as_of, known_at_ts=known_at_ts, redact=redact, progress=progress
             )
-            return Imported(
+            return ImportResult(
                 "log",
                 found.accepted,
                 found.duplicate,
@@ -282,7 +282,7 @@ def kind_of(path: Path) -> str:
     raise ImportRefused(
         f'{path} is none of the files that can be read: lines of snapshots {{"ts": …, "metrics": {{…}}}}, '
         f"{reader.WANTED}, a backtest (--kind backtest), an option chain, or a log. Found "
-        f"{formatting.one_line(start[:60])!r}. If it is one of these, name it with --kind."
+        f"{formatting.single_line(start[:60])!r}. If it is one of these, name it with --kind."
     )
 
 
@@ -326,7 +326,7 @@ def window(day: str | None, start: str | None, end: str | None, as_of: str | Non
     return found
 
 
-def exported(store: Store, app: str, window: Window | None, known_at: datetime | None) -> Iterator[str]:
+def exported(store: Database, app: str, window: Window | None, known_at: datetime | None) -> Iterator[str]:
     """
     Give every post as it came, a JSON line each with ts, known_at, page and metrics; oldest first.
 

@@ -22,7 +22,7 @@ from opslib.foundation.errors import BadLogs
 from opslib.telemetry.probes import app_log, log_lines
 from opslib.telemetry.probes.app_log import Entry, Summary
 from opslib.telemetry.probes.log_lines import LogLine
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 LARGEST = 4 * 1024 * 1024
 MOST_LINES = 20_000
@@ -93,7 +93,7 @@ def _messages(body: bytes) -> Iterator[str]:
         length = _LENGTH.match(body, at)
         end = length.end() + int(length[1]) if length else 0
         if length is None or end > len(body):
-            found = formatting.one_line(body[at : at + 40].decode("utf-8", "replace"))
+            found = formatting.single_line(body[at : at + 40].decode("utf-8", "replace"))
             raise BadLogs(
                 f"at byte {at:,} a message after its length in bytes was expected (RFC 6587), found {found!r}."
             )
@@ -135,12 +135,12 @@ def _of_json(body: bytes) -> list[str]:
         if not any(map(_is_json, lines)):
             raise BadLogs(
                 f"no line of it is JSON; an object, a list, or one a line was expected, found "
-                f"{formatting.one_line(lines[0] if lines else '', 60)!r}. Send plain lines as text/plain."
+                f"{formatting.single_line(lines[0] if lines else '', 60)!r}. Send plain lines as text/plain."
             ) from None
         return lines
     entries = whole if isinstance(whole, list) else [whole]
     if wrong := next((entry for entry in entries if not isinstance(entry, dict | str)), None):
-        raise BadLogs(f"an entry is {formatting.one_line(json.dumps(wrong), 60)}; an object or a string was expected.")
+        raise BadLogs(f"an entry is {formatting.single_line(json.dumps(wrong), 60)}; an object or a string was expected.")
     return [
         line
         for entry in entries
@@ -187,7 +187,7 @@ def _stated_us(line: LogLine) -> int | None:
     return clock.micros(line.at) if line.at is not None and line.at.tzinfo is not None and line.at.year > 1970 else None
 
 
-def keep(samples: Samples, batch: Batch, now: datetime, redact: Callable[[str], str]) -> int:
+def keep(samples: SampleStore, batch: Batch, now: datetime, redact: Callable[[str], str]) -> int:
     """
     Keep a batch in samples of 5 seconds; returns how many of its lines are new.
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from opslib.foundation import clock, files, formatting
 from opslib.foundation.errors import ImportRefused
 from opslib.foundation.formatting import NEW_YORK
-from opslib.foundation.storage.database import Store
-from opslib.telemetry.pages.store import Reject, SnapshotStore
+from opslib.foundation.storage.database import Database
+from opslib.telemetry.pages.store import RejectedPost, SnapshotStore
 from opslib.telemetry.probes import app_log, log_lines
 from opslib.telemetry.probes.app_log import Entry, Summary
 from opslib.telemetry.probes.log_lines import LogLine
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 SAMPLE_US, QUIET_US = 5_000_000, 60_000_000
 MOST_QUIET_US = 3_600_000_000  # Of a longer silence a log does not say whether the app was running.
@@ -112,7 +112,7 @@ class Instants:
 
 
 def read(
-    store: Store,
+    store: Database,
     app: str,
     path: Path,
     *,
@@ -133,7 +133,7 @@ def read(
     Raises:
         ImportRefused: No readable file of text; more than `MOST_REJECTS` lines cannot be read; a year is missing.
     """
-    counts, instants, rejects = Counts(), Instants(path, as_of), list[Reject]()
+    counts, instants, rejects = Counts(), Instants(path, as_of), list[RejectedPost]()
     placed: deque[tuple[bytes, int]] = deque()
 
     def lines() -> Iterator[LogLine]:
@@ -149,7 +149,7 @@ def read(
             at = None if why else instants.of(number, line.at)
             if at is None:
                 rejects.append(
-                    Reject(
+                    RejectedPost(
                         f"{path.name}:{number}",
                         (why or NO_TIME,),
                         redact(raw[: app_log.LONGEST_LINE].decode("utf-8", "replace")).encode(),
@@ -168,7 +168,7 @@ def read(
             yield line
 
     without_time: list[LogLine] = []
-    keeping = _Keeping(Samples(store, app), path.name, counts, redact, known_at_ts)
+    keeping = _Keeping(SampleStore(store, app), path.name, counts, redact, known_at_ts)
     try:
         for entry in app_log.entries(lines()):
             keeping.add(entry, [placed.popleft() for _ in range(entry.count)])
@@ -186,7 +186,7 @@ def read(
 class _Keeping:
     """Entries that wait to be kept, in samples by the end of their 5 seconds."""
 
-    def __init__(self, samples: Samples, name: str, counts: Counts, redact: Callable[[str], str], known_at_ts: bool):
+    def __init__(self, samples: SampleStore, name: str, counts: Counts, redact: Callable[[str], str], known_at_ts: bool):
         self._samples, self._name, self._counts, self._redact, self._known_at_ts = (
             samples,
             name,
@@ -294,7 +294,7 @@ class _Keeping:
             None,
             float(errors),
             detail=self._redact(
-                json.dumps(detail | {"file": formatting.one_line(self._name, 80)}, ensure_ascii=False, sort_keys=True)
+                json.dumps(detail | {"file": formatting.single_line(self._name, 80)}, ensure_ascii=False, sort_keys=True)
             ),
         )
 

@@ -449,7 +449,7 @@ def seconds(*choices):
 @st.composite
 def ladders(draw, name, no_data=("keep", "alert"), inhibited_by=()):
     """A rule with a ladder of one to four rungs, each with a `for` of its own."""
-    rungs = [rung for rung in rules.RUNGS if rung == "critical" or draw(st.booleans())]
+    rungs = [rung for rung in rules.SEVERITIES if rung == "critical" or draw(st.booleans())]
     return replace(
         made_up(0, name=name),
         ladder=tuple((rung, LIMITS[rung]) for rung in rungs),
@@ -553,7 +553,7 @@ def test_the_parts_of_a_life_come_in_order(one, two, sequence):
             elif t.kind == "dropped":
                 assert not reached, (t.kind, reached)
             elif t.kind != "pending":
-                assert reached and t.severity in rules.RUNGS, (t.kind, t.severity, reached)
+                assert reached and t.severity in rules.SEVERITIES, (t.kind, t.severity, reached)
         standing = {a.id: [r.severity for r in a.rises] for a in alerts.alerts.values() if a.id}
         assert not any(lives.pop(over) for over in set(lives) - set(standing)), (
             "an alert is over, and a severity of it was never left"

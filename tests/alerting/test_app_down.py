@@ -22,11 +22,11 @@ from opslib.alerting.history import read
 from opslib.alerting.notifications.planner import PRESSING_WAIT_US
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.telemetry import app_state
-from opslib.telemetry.probes.history import Probed
-from opslib.telemetry.probes.runner import Rounds
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.history import ProbeHistory
+from opslib.telemetry.probes.runner import ProbeRunner
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market has opened.
 RULES = rules.load()
@@ -127,7 +127,7 @@ FIGURES: dict[str, tuple[list[Sample], float, float | None]] = {
 def test_for_how_long_it_is_shown_to_be_down(case: str) -> None:
     """Each figure worked out by hand."""
     samples, when, expected = FIGURES[case]
-    assert app_state.down_s(Probed(samples=samples), us(when)) == (
+    assert app_state.down_s(ProbeHistory(samples=samples), us(when)) == (
         None if expected is None else pytest.approx(expected)
     )
 
@@ -136,7 +136,7 @@ def test_follow_ups_change_no_rate() -> None:
     """
     Probes made between two others count neither for usable answers nor for availability, and are no kind of their own.
     """
-    probed = Probed(
+    probed = ProbeHistory(
         samples=[at(5), at(10, "refused", 0.0), *(at(10 + i, "refused", 0.0, "follow_up") for i in range(1, 5)), at(15)]
     )
     window = clock.Window(OPEN, OPEN + timedelta(seconds=15))
@@ -176,10 +176,10 @@ def probes(stop_s: float, down_s: float, first_s: float, hangs: bool) -> list[Sa
 
 def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
     """What is sent of these samples: rule, severity and second."""
-    kept = Store(f"sqlite:///{home / 'store.sqlite'}")
+    kept = Database(f"sqlite:///{home / 'store.sqlite'}")
     beats = [Sample(us(5.0 * i), "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5}') for i in range(40)]
-    Samples(kept, "desk").keep([*samples, *beats], known_at_ts=True)
-    found, standing = replay.replayed(kept, settings.load(home, None, {}), RULES, us(0), us(190))
+    SampleStore(kept, "desk").keep([*samples, *beats], known_at_ts=True)
+    found, standing = replay.replay_session(kept, settings.load(home, None, {}), RULES, us(0), us(190))
     return [(r.rule, r.severity, r.fired_us / 1e6 - us(0) / 1e6) for r in read(found, RULES, standing) if r.sent]
 
 
@@ -207,9 +207,9 @@ class World:
 
     def __init__(self, home: Path, **environ: str):
         self.since, self.port = time.monotonic(), free_port()
-        self.store = Store(f"sqlite:///{home / 'store.sqlite'}")
+        self.store = Database(f"sqlite:///{home / 'store.sqlite'}")
         found = settings.load(home, None, {"OPS_APP_URL": f"http://127.0.0.1:{self.port}"} | environ)
-        self.rounds = Rounds(found, self.store, RULES, now=self.now, speed=SPEED)
+        self.rounds = ProbeRunner(found, self.store, RULES, now=self.now, speed=SPEED)
         self.server: subprocess.Popen[bytes] | None = None
 
     def now(self) -> datetime:
@@ -270,7 +270,7 @@ def lived(
         return stopped, down_s
 
     stopped, down_s = asyncio.run(go())
-    found, standing = replay.replayed(
+    found, standing = replay.replay_session(
         world.store, world.rounds.settings, RULES, clock.micros(OPEN), clock.micros(world.now())
     )
     sent = [

@@ -12,12 +12,12 @@ import pytest
 from tests.support.outside_world import BEGINS, RULES, Outside, passing, probing
 
 from opslib.alerting import probe_figures, replay
-from opslib.dashboard.status import View
+from opslib.dashboard.status import Status
 from opslib.foundation import clock, market_calendar
 from opslib.foundation.clock import Window
 from opslib.runbooks.diagnosis.diagnosis import diagnose
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
@@ -61,7 +61,7 @@ def day(home: Path, parties: tuple[str, ...]) -> list[Sample]:
     return asyncio.run(go())
 
 
-def tape_of(posts_while_closed: bool) -> Tape:
+def tape_of(posts_while_closed: bool) -> CounterHistory:
     """A page that asks for nothing while the market is closed, and that may not even be open then."""
     page = snapshots.PageOf((BEGINS - snapshots.OPENS).total_seconds() - 600)
     found = []
@@ -72,15 +72,15 @@ def tape_of(posts_while_closed: bool) -> Tape:
     return snapshots.tape(found)
 
 
-def view(samples: list[Sample], tape: Tape, seconds: float) -> View:
+def view(samples: list[Sample], tape: CounterHistory, seconds: float) -> Status:
     end = at(seconds)
-    return View(
+    return Status(
         "desk",
         Window(end - timedelta(minutes=5), end),
         None,
         tape,
         RULES,
-        probed=Probed("tradier", [s for s in samples if s.ts_us <= clock.micros(end)]),
+        probed=ProbeHistory("tradier", [s for s in samples if s.ts_us <= clock.micros(end)]),
     )
 
 
@@ -92,10 +92,10 @@ def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...
     """
     samples = day(tmp_path, parties)
     assert [s for s in samples if not OUTCOMES[s.outcome].usable] == []
-    whole = Probed("tradier", samples)
+    whole = ProbeHistory("tradier", samples)
     for posts_while_closed in (True, False):
         tape = tape_of(posts_while_closed)
-        became = replay.on(tape, RULES, clock.micros(BEGINS), clock.micros(at(ENDS_S)), whole)
+        became = replay.replay_view(tape, RULES, clock.micros(BEGINS), clock.micros(at(ENDS_S)), whole)
         assert [(t.rule, t.subject, t.source, t.kind, t.severity) for t in became if t.kind in ("fired", "rose")] == []
         for seconds, cause in (
             (115, "none"),
@@ -111,7 +111,7 @@ def test_nothing_is_stale_silent_or_down(tmp_path: Path, parties: tuple[str, ...
             expected = (cause,) if cause != "none" or len(parties) > 2 else (cause, "undetermined")
             assert diagnose(shown).cause in expected, (seconds, diagnose(shown))
             assert not [f for f in shown.findings if f.severity], seconds
-            later = View("desk", shown.window, None, tape, RULES, probed=whole)
+            later = Status("desk", shown.window, None, tape, RULES, probed=whole)
             assert diagnose(later).as_json() == diagnose(shown).as_json(), seconds
 
 
@@ -149,7 +149,7 @@ def word(seconds: float, subject: str, market: str, outcome: str = "ok", skew_s:
 )
 def test_who_decides_that_the_market_is_closed(samples: list[Sample], shut: bool) -> None:
     """All who answer must say so; one alone must say so twice, and not because its own clock is off."""
-    probed = Probed("tradier", samples)
+    probed = ProbeHistory("tradier", samples)
     assert probed.market_shut(clock.micros(at(2))) is shut
     assert (probed.open_since(clock.micros(at(2))) is None) is shut
 
@@ -166,8 +166,8 @@ def test_since_when_it_is_open() -> None:
         for subject in ("massive", "tradier")
     ]
     halted, wrong = (
-        Probed("tradier", both),
-        Probed(
+        ProbeHistory("tradier", both),
+        ProbeHistory(
             "tradier",
             [
                 word(s, subject, market)
@@ -184,7 +184,7 @@ def test_since_when_it_is_open() -> None:
         at(95),
     ]
     assert (
-        wrong.open_since(clock.micros(at(200))) == opens and Probed("tradier").open_since(clock.micros(at(0))) == opens
+        wrong.open_since(clock.micros(at(200))) == opens and ProbeHistory("tradier").open_since(clock.micros(at(0))) == opens
     )
 
 
@@ -198,6 +198,6 @@ def test_a_socket_is_down_since_the_market_reopened() -> None:
     for outcome in ("closed", "silent"):
         down = [Sample(clock.micros(at(s)), "socket", "app", outcome, None, float(s)) for s in range(50, 300, 5)]
         found = probe_figures.measure(
-            Probed("tradier", [*said, *down]), snapshots.tape([]), RULES["websocket_down"], "app", Window(at(0), at(135))
+            ProbeHistory("tradier", [*said, *down]), snapshots.tape([]), RULES["websocket_down"], "app", Window(at(0), at(135))
         )
         assert found.value == pytest.approx(40.0)

@@ -23,12 +23,12 @@ def observe(t, name, subject, w):
     """The figure of a rule over a window."""
     windows = Windows(w.end)
     windows[w.end - w.start] = w
-    return evaluation.observe(t, table(), table()[name], subject, windows, w.end - w.start)
+    return evaluation.measure_page(t, table(), table()[name], subject, windows, w.end - w.start)
 
 
 def found_on(looks, session):
     """The alerts of a session, as the tape of all its looks tells them."""
-    return history.lives(history.read(replay.on(tape(looks), table(), session.start_us, session.end_us), table()))
+    return history.lives(history.read(replay.replay_view(tape(looks), table(), session.start_us, session.end_us), table()))
 
 
 def counting(until, every=5.0, **steps):
@@ -52,7 +52,7 @@ def test_an_app_never_seen_is_not_measured():
     empty = tape([])
     judged = evaluation.at(empty, table(), window(0, 3600))
     assert {f.verdict for f in judged} == {"unknown"} and not any(f.counted for f in judged)
-    assert replay.on(empty, table(), window(0, 600).start_us, window(0, 600).end_us) == []
+    assert replay.replay_view(empty, table(), window(0, 600).start_us, window(0, 600).end_us) == []
 
 
 def test_a_closed_market_is_not_expected():

@@ -12,7 +12,7 @@ from tests.support.snapshots import PageOf, at, post, store, us
 from opslib.alerting import evaluator, history, replay
 from opslib.foundation import clock, market_calendar, time_parsing
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.telemetry import importing
 from opslib.telemetry.pages.store import SnapshotStore
 
@@ -27,7 +27,7 @@ def table():
 
 def fired(kept, opens, closes):
     """Every rise between two moments, judged anew."""
-    found, standing = replay.replayed(kept, DESK, table(), clock.micros(opens), clock.micros(closes))
+    found, standing = replay.replay_session(kept, DESK, table(), clock.micros(opens), clock.micros(closes))
     return history.read(found, table(), standing)
 
 
@@ -39,7 +39,7 @@ def sent(found, rule, subject="app"):
 @pytest.fixture(scope="module")
 def recorded_rises(recorded, tmp_path_factory):
     """The rises of the recorded day, imported a year late."""
-    kept = Store(f"sqlite:///{tmp_path_factory.mktemp('recorded') / 'store.sqlite'}")
+    kept = Database(f"sqlite:///{tmp_path_factory.mktemp('recorded') / 'store.sqlite'}")
     importing.read_file(kept, "desk", recorded / "snapshots.jsonl.gz", known_at_ts=False, progress=lambda lines: lines)
     session = market_calendar.session(date(2025, 11, 18))
     return fired(kept, session.opens, session.closes)
@@ -150,11 +150,11 @@ def test_a_failed_look_resolves_nothing(tmp_path):
         made.add(massive_requests=3, massive_successes=0, massive_failures=3, validations=3)
         posts.append(post(5.0 * k, made.body(5.0 * k)))
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
-    found, standing = replay.replayed(kept, DESK, table(), us(0), us(3600))
+    found, standing = replay.replay_session(kept, DESK, table(), us(0), us(3600))
     outage = [t for t in found if (t.rule, t.subject) == ("availability", "massive")]
     assert [t.kind for t in outage if t.at_us > us(900)] == ["unknown"] and outage[-1].at_us > us(900)
     assert standing.alerts["availability", "massive", "page"].state == "unknown"
-    late, _ = replay.replayed(kept, DESK, table(), us(0), us(6.5 * 3600 + 5))
+    late, _ = replay.replay_session(kept, DESK, table(), us(0), us(6.5 * 3600 + 5))
     assert {t.kind for t in late if t.rule == "availability" and t.at_us == us(6.5 * 3600 + 5)} == {"ended"}
 
 
@@ -167,7 +167,7 @@ def test_nothing_counted_is_no_data(tmp_path):
         made.add(massive_requests=3, **({"validations": 3, "greeks_valid": 0, "greeks_invalid": 3} if bad else {}))
         posts.append(post(5.0 * k, made.body(5.0 * k)))
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
-    kinds = [t.kind for t in replay.replayed(kept, DESK, table(), us(0), us(1995))[0] if t.rule == "greeks_valid"]
+    kinds = [t.kind for t in replay.replay_session(kept, DESK, table(), us(0), us(1995))[0] if t.rule == "greeks_valid"]
     assert "fired" in kinds and not {"resolved", "ended"} & set(kinds) and kinds[-1] == "unknown"
 
 
@@ -180,7 +180,7 @@ def test_a_refresh_makes_no_burst(tmp_path):
         made.add(massive_requests=3, validations=3)
         posts.append(post(5.0 * k, made.body(5.0 * k)))
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
-    assert replay.replayed(kept, DESK, table(), us(0), us(1995))[0] == []
+    assert replay.replay_session(kept, DESK, table(), us(0), us(1995))[0] == []
 
 
 def test_flapping_at_the_limit_is_told_once(tmp_path):
@@ -265,7 +265,7 @@ def test_a_year_late_is_judged_as_then(tmp_path):
     """
     A day imported at once, a year later and in any order, makes the transitions that it made when it came post by post.
     """
-    live, late = Store(f"sqlite:///{tmp_path / 'live.sqlite'}"), Store(f"sqlite:///{tmp_path / 'late.sqlite'}")
+    live, late = Database(f"sqlite:///{tmp_path / 'live.sqlite'}"), Database(f"sqlite:///{tmp_path / 'late.sqlite'}")
     posts = list(days.posts(seed=4))
     SnapshotStore(live).write("desk", posts, known_at_ts=True)
     random.Random(1).shuffle(posts)
@@ -273,7 +273,7 @@ def test_a_year_late_is_judged_as_then(tmp_path):
         SnapshotStore(late).write("desk", posts[i : i + 1500])
     script = days.scripted(seed=4)
     both = [
-        replay.replayed(kept, DESK, table(), clock.micros(script.opens), clock.micros(script.closes) + 5_000_000)[0]
+        replay.replay_session(kept, DESK, table(), clock.micros(script.opens), clock.micros(script.closes) + 5_000_000)[0]
         for kept in (live, late)
     ]
     assert both[0] == both[1] and len(both[0]) > 20

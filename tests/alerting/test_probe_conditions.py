@@ -10,7 +10,7 @@ from tests.telemetry.probes.test_history import RULES, at, beats, over, us
 
 from opslib.alerting import probe_conditions
 from opslib.alerting.verdicts import judge
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
 
 
@@ -18,14 +18,14 @@ def value(samples: list[Sample], rule: str, subject: str = "app", end: float = 6
     """The figure of a rule at so many seconds."""
     found = RULES[rule]
     return probe_conditions.measure(
-        Probed("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end)
+        ProbeHistory("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end)
     ).value
 
 
 def severity(samples: list[Sample], rule: str, subject: str = "app", end: float = 600) -> str | None:
     found = RULES[rule]
     figure = probe_conditions.measure(
-        Probed("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end)
+        ProbeHistory("tradier", samples), RULES, found, subject, over(end - found.window.total_seconds(), end)
     )
     return judge(found, subject, found.sources[0], figure).severity
 
@@ -45,7 +45,7 @@ def test_our_network_is_gone_since_the_later_of_the_two() -> None:
     assert value(massive + line("tradier", "ok", 600), "our_network") == 0
     assert value(massive + line("tradier", "server_5xx", 580, 600), "our_network") == 0
     assert value(massive, "our_network") is None and not probe_conditions.seen(
-        Probed("tradier", massive), RULES["our_network"]
+        ProbeHistory("tradier", massive), RULES["our_network"]
     )
     # An outage of the provider itself is none of our network: it counts from where the connection failed.
     assert (
@@ -158,7 +158,7 @@ def test_nothing_is_known_of_what_nobody_probed() -> None:
     """Without a probe no condition is measured, and none has a figure."""
     for name in probe_conditions.NAMES:
         for subject in RULES[name].subjects:
-            assert not probe_conditions.seen(Probed(), RULES[name])
-            assert probe_conditions.measure(Probed(), RULES, RULES[name], subject, over(0, 600)).value is None
+            assert not probe_conditions.seen(ProbeHistory(), RULES[name])
+            assert probe_conditions.measure(ProbeHistory(), RULES, RULES[name], subject, over(0, 600)).value is None
     with pytest.raises(LookupError, match="no condition"):
-        probe_conditions.measure(Probed(), RULES, RULES["errors"], "app", over(0, 600))
+        probe_conditions.measure(ProbeHistory(), RULES, RULES["errors"], "app", over(0, 600))

@@ -14,12 +14,12 @@ from tests.support.snapshots import body
 from opslib.alerting import alerts as watch, history, replay
 from opslib.desk import Desk, open as open_desk
 from opslib.foundation import clock, market_calendar, time_parsing
-from opslib.foundation.storage.cache import Memory
+from opslib.foundation.storage.cache import Cache
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
-from opslib.telemetry.probes.store import Sample, Samples
-from opslib.trading.pnl.fills import Book, Fill
-from opslib.trading.pnl.store import Filings
+from opslib.telemetry.probes.store import Sample, SampleStore
+from opslib.trading.pnl.fills import FillsFile, Fill
+from opslib.trading.pnl.store import FillStore
 
 DAY = "2025-11-28"  # A half day: three and a half hours.
 SESSION = market_calendar.session(time_parsing.parse_day(DAY))
@@ -57,7 +57,7 @@ def asked(desk: Desk, known_at_us: int | None = None) -> tuple:
 
 
 def plainly(desk: Desk, known_at_us: int | None = None) -> tuple:
-    return replay.replayed(
+    return replay.replay_session(
         desk.store, desk.settings, desk.rules, clock.micros(SESSION.opens), clock.micros(SESSION.closes), known_at_us
     )
 
@@ -83,7 +83,7 @@ def test_what_is_remembered_is_what_is_judged(tmp_path: Path) -> None:
             history.read(transitions, desk.rules, standing)
         )
         (desk.settings.outputs / ".memory").mkdir(exist_ok=True)
-    assert Memory(None).once("a", [1], lambda: {"a": 2}) == {"a": 2}
+    assert Cache(None).once("a", [1], lambda: {"a": 2}) == {"a": 2}
 
 
 def late(desk: Desk) -> Desk:
@@ -121,15 +121,15 @@ def earlier(desk: Desk) -> Desk:
 
 
 def sampled(desk: Desk) -> Desk:
-    Samples(desk.store, "desk").keep(
+    SampleStore(desk.store, "desk").keep(
         [Sample(clock.micros(SESSION.opens) + 60_000_000, "liveness", "massive", "ok", 0.1)]
     )
     return desk
 
 
 def filed(desk: Desk) -> Desk:
-    Filings(desk.store, "desk").keep(
-        Book(
+    FillStore(desk.store, "desk").keep(
+        FillsFile(
             "told",
             "by hand",
             fills=[
@@ -185,7 +185,7 @@ def test_whatever_it_rests_on_makes_it_anew(
     anew, once.
     """
     calls = []
-    monkeypatch.setattr(replay, "replayed", lambda *given: calls.append(given) or ([], watch.Alerts(given[2])))
+    monkeypatch.setattr(replay, "replay_session", lambda *given: calls.append(given) or ([], watch.Alerts(given[2])))
     desk = held(tmp_path)
     asked(desk), asked(desk)
     assert len(calls) == 1
@@ -193,7 +193,7 @@ def test_whatever_it_rests_on_makes_it_anew(
         changed = change(desk)
         asked(changed), asked(changed)
     finally:
-        market_calendar.declare({})
+        market_calendar.override_sessions({})
     assert len(calls) == 2, change.__name__
 
 
@@ -204,7 +204,7 @@ def test_what_was_known_then_is_another_question(tmp_path: Path, monkeypatch: py
     """
     desk = held(tmp_path)
     calls = []
-    monkeypatch.setattr(replay, "replayed", lambda *given: calls.append(given[-1]) or ([], watch.Alerts(given[2])))
+    monkeypatch.setattr(replay, "replay_session", lambda *given: calls.append(given[-1]) or ([], watch.Alerts(given[2])))
     then = clock.micros(SESSION.opens + timedelta(minutes=50))
     asked(desk), asked(desk, then)
     assert calls == [None, then]

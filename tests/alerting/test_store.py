@@ -17,11 +17,11 @@ from tests.support.snapshots import PageOf, at, post, us
 
 from opslib.alerting import replay
 from opslib.alerting.alerts import Alert, Transition
-from opslib.alerting.store import COLUMNS, Record
+from opslib.alerting.store import COLUMNS, AlertStore
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import StoreError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services.collector import Collector
 from opslib.telemetry.pages.store import SnapshotStore
 
@@ -78,11 +78,11 @@ def judged(store, app, holder, now):
 @pytest.fixture
 def straight(store_url):
     """A store with two hours' posts, and what an undisturbed run says of them."""
-    store = Store(store_url, lambda: at(0))
+    store = Database(store_url, lambda: at(0))
     written(store, "straight", troubled(7))
     store._now = lambda: at(LASTS_S + 10)
     assert judged(store, "straight", "one", at(LASTS_S + 10)) == LASTS_S // 5 + 1
-    text = recorded(Record(store, "straight"))
+    text = recorded(AlertStore(store, "straight"))
     assert {"fired", "rose", "fell", "resolved"} <= {row["kind"] for row in json.loads(text)[0]} and len(
         json.loads(text)[1]
     ) >= 6
@@ -94,7 +94,7 @@ def test_judged_as_it_comes_is_judged_afterwards(store_url):
     Judged at every moment of the day, by collectors that come and go, the record is what one run makes of it at its
     end.
     """
-    store = Store(store_url, lambda: at(0))
+    store = Database(store_url, lambda: at(0))
     rng, waiting, now, n = random.Random(3), sorted(troubled(7), key=lambda p: p[0] + p[1]), 0.0, 0
     assert judged(store, "live", "c0", at(0)) == 0
     while now < LASTS_S + 10:
@@ -104,12 +104,12 @@ def test_judged_as_it_comes_is_judged_afterwards(store_url):
             store._now = lambda when=when, late=late: at(when + late)
             for app in ("live", "straight"):
                 SnapshotStore(store).write(app, [post(when, body)])
-        Record(store, "live").leave(f"c{n}")
+        AlertStore(store, "live").leave(f"c{n}")
         n += rng.random() < 0.3
         store._now = lambda now=now: at(now)
         judged(store, "live", f"c{n}", at(now))
     judged(store, "straight", "one", at(LASTS_S + 10))
-    assert n > 20 and recorded(Record(store, "live")) == recorded(Record(store, "straight"))
+    assert n > 20 and recorded(AlertStore(store, "live")) == recorded(AlertStore(store, "straight"))
 
 
 def test_killed_at_any_moment_the_record_is_the_same(store_url, straight):
@@ -131,29 +131,29 @@ def test_killed_at_any_moment_the_record_is_the_same(store_url, straight):
     assert ended.returncode == 0, ended.stderr
     kills, rounds = json.loads(ended.stdout)
     assert kills >= wanted and rounds >= 2
-    assert {recorded(Record(store, f"round{n}")) for n in range(rounds)} == {text}
+    assert {recorded(AlertStore(store, f"round{n}")) for n in range(rounds)} == {text}
 
 
 def test_one_judges_at_a_time(store_url):
     """Who has no turn judges nothing; whose lease has run out loses it, also for what it had begun."""
-    store = Store(store_url, lambda: at(100))
-    record = Record(store, "desk")
-    mine = record.take_turn("a")
-    assert mine and record.take_turn("b") is None and record.take_turn("a")
+    store = Database(store_url, lambda: at(100))
+    record = AlertStore(store, "desk")
+    mine = record.acquire_lease("a")
+    assert mine and record.acquire_lease("b") is None and record.acquire_lease("a")
     store._now = lambda: at(131)
-    theirs = record.take_turn("b")
+    theirs = record.acquire_lease("b")
     assert theirs and not record.keep(mine, us(0), us(5), [], [], {}) and record.keep(theirs, us(0), us(5), [], [], {})
     assert record.judged() == (us(0), us(5))
     assert not record.keep(theirs, us(0), us(10), [], [], {})  # It was judged up to five meanwhile.
     record.leave("b")
-    assert record.take_turn("a")
+    assert record.acquire_lease("a")
 
 
 def test_state_transitions_and_outbox_are_kept_together_or_not_at_all(store_url):
     """When one part of what was judged cannot be written, nothing of it is."""
-    store = Store(store_url, lambda: at(100))
-    record = Record(store, "desk")
-    turn = record.take_turn("a")
+    store = Database(store_url, lambda: at(100))
+    record = AlertStore(store, "desk")
+    turn = record.acquire_lease("a")
     row = Transition(
         us(5),
         "errors",
@@ -181,7 +181,7 @@ def test_state_transitions_and_outbox_are_kept_together_or_not_at_all(store_url)
 def test_who_is_told_is_told_of_the_end_too(straight):
     """Whatever fires in the outbox is resolved in it, once each, and what was explained away is in it never."""
     store, _ = straight
-    rows = [(edge, dict(zip(COLUMNS, row, strict=True))) for _, edge, row in Record(store, "straight").outbox()]
+    rows = [(edge, dict(zip(COLUMNS, row, strict=True))) for _, edge, row in AlertStore(store, "straight").outbox()]
 
     def count(which):
         return sorted((r["alert"], r["severity"]) for edge, r in rows if edge == which)
@@ -195,9 +195,9 @@ def test_a_first_collector_begins_with_the_open_session(store_url):
     """
     Started at eleven it judges the day from its open; started at night it begins there, however much history is stored.
     """
-    store = Store(store_url, lambda: at(5400))
+    store = Database(store_url, lambda: at(5400))
     assert judged(store, "day", "a", at(5400)) == (5400 - 5) // 5
-    assert Record(store, "day").judged() == (us(0), us(5395))
+    assert AlertStore(store, "day").judged() == (us(0), us(5395))
     night = time_parsing.parse("2026-03-10T20:00")
     store._now = lambda: night
     assert judged(store, "night", "a", night) == 0
@@ -209,7 +209,7 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
     its close.
     """
     friday, monday = time_parsing.parse("2026-03-06T12:00"), time_parsing.parse("2026-03-09T10:00:02")
-    store = Store(store_url, lambda: friday)
+    store = Database(store_url, lambda: friday)
     base = (time_parsing.parse("2026-03-06T09:30") - at(0)).total_seconds()
     made = PageOf(base - 600)
     posts = [
@@ -221,7 +221,7 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
     store._now = lambda: monday
     assert judged(store, "desk", "b", monday) == 1 + (4 * 720 + 1) + 360
     ended = [
-        Transition(*row) for row in Record(store, "desk").transitions(2**62) if row[COLUMNS.index("kind")] == "ended"
+        Transition(*row) for row in AlertStore(store, "desk").transitions(2**62) if row[COLUMNS.index("kind")] == "ended"
     ]
     assert {clock.instant(t.at_us) for t in ended} == {time_parsing.parse("2026-03-06T16:00:05")} and {
         "memory",
@@ -231,23 +231,23 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
 
 def test_late_data_never_edits_what_was_judged(store_url):
     """An outage that is imported after its time is not in the record, and is what a replay says."""
-    store = Store(store_url, lambda: at(0))
+    store = Database(store_url, lambda: at(0))
     posts = troubled(9)
     store._now = lambda: at(LASTS_S)
     judged(store, "desk", "a", at(LASTS_S))
-    before = recorded(Record(store, "desk"))
+    before = recorded(AlertStore(store, "desk"))
     store._now = lambda: at(LASTS_S + 100)
     SnapshotStore(store).write("desk", [post(now, body) for now, _, body in posts])
     judged(store, "desk", "a", at(LASTS_S + 100))
-    found = [dict(zip(COLUMNS, row, strict=True)) for row in Record(store, "desk").transitions(us(LASTS_S))]
+    found = [dict(zip(COLUMNS, row, strict=True)) for row in AlertStore(store, "desk").transitions(us(LASTS_S))]
     assert json.loads(before)[0] == found and not any(r["rule"] == "availability" for r in found)
-    replayed, _ = replay.replayed(store, desk("desk"), rules.load(), us(0), us(LASTS_S))
+    replayed, _ = replay.replay_session(store, desk("desk"), rules.load(), us(0), us(LASTS_S))
     assert any(t.rule == "availability" and t.kind == "fired" for t in replayed)
 
 
 def test_an_older_store_learns_since_when_fields_are_alive(store_url):
     """A store of the first schema is brought to today's, and knows of which time each field was first seen alive."""
-    store = Store(store_url, lambda: at(900))
+    store = Database(store_url, lambda: at(900))
     made = PageOf(-600)
     SnapshotStore(store).write(
         "desk",
@@ -260,7 +260,7 @@ def test_an_older_store_learns_since_when_fields_are_alive(store_url):
         connection.execute(sa.text("ALTER TABLE alive DROP COLUMN ts_us"))
         connection.execute(sa.text("UPDATE meta SET value = '1' WHERE key = 'schema'"))
     store.close()
-    again = Store(store_url, lambda: at(900))
+    again = Database(store_url, lambda: at(900))
     assert SnapshotStore(again).alive("desk", None, us(4)) == frozenset() and SnapshotStore(again).alive(
         "desk", None, us(5)
     ) == {"massive", "websocket"}
@@ -271,15 +271,15 @@ def test_the_command_judges_until_it_is_stopped(home):
     """`ops collect` runs until SIGTERM, gives its turn back and ends with 0; a second one stands by meanwhile."""
     first = subprocess.Popen([sys.executable, "-m", "opslib.cli", "collect"], stderr=subprocess.PIPE, text=True)
     assert first.stderr and "judging the alerts of desk" in first.stderr.readline()
-    store = Store(f"sqlite:///{home / 'store.sqlite'}")
-    record = Record(store, "desk")
+    store = Database(f"sqlite:///{home / 'store.sqlite'}")
+    record = AlertStore(store, "desk")
     deadline = time.monotonic() + 30
     while record.judged() is None and time.monotonic() < deadline:
         time.sleep(0.05)  # Another process's first instant can only be awaited.
-    assert record.judged() and record.take_turn("other") is None
+    assert record.judged() and record.acquire_lease("other") is None
     stop = threading.Event()
     stop.set()
     Collector(store, desk("desk"), rules.load(), "other").run(stop)
     first.send_signal(signal.SIGTERM)
-    assert first.wait(20) == 0 and record.take_turn("other")
+    assert first.wait(20) == 0 and record.acquire_lease("other")
     first.stderr.close()

@@ -5,9 +5,9 @@ import math
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
-from opslib.alerting.verdicts import Figure, Spent, judge, worst
+from opslib.alerting.verdicts import Figure, BudgetBurn, judge, worst
 from opslib.foundation.config import rules
-from opslib.foundation.intervals import student, wilson
+from opslib.foundation.intervals import t_interval, wilson
 
 NO = rules.NO_SUCCESS
 
@@ -180,7 +180,7 @@ def test_worse_never_amounts_to_less(name, a, b, count):
             figure = rate(part, count)
         else:
             figure = Figure(value, count=count)
-        return rules.RUNGS.index(found) if (found := judge(rule, rule.subjects[0], "page", figure).severity) else -1
+        return rules.SEVERITIES.index(found) if (found := judge(rule, rule.subjects[0], "page", figure).severity) else -1
 
     good, bad = (max(a, b), min(a, b)) if rule.better == "higher" else (min(a, b), max(a, b))
     assert rung(bad) >= rung(good)
@@ -220,13 +220,13 @@ def test_verdicts_add_up(verdicts, expected):
 )
 def test_student_by_the_tables(count, quantile):
     """The interval of a mean is the tables' to their last digit, from two samples on."""
-    low, high = student(5.0, 2.0, count)
+    low, high = t_interval(5.0, 2.0, count)
     assert (high - 5) * math.sqrt(count) / 2 == pytest.approx(quantile, abs=6e-7) and 5 - low == pytest.approx(high - 5)
 
 
 def test_too_few_samples_give_no_mean():
     """Of one sample the mean may be anything."""
-    assert student(5.0, 2.0, 1) == (-math.inf, math.inf)
+    assert t_interval(5.0, 2.0, 1) == (-math.inf, math.inf)
 
 
 def test_a_mean_waits_for_its_interval(table):
@@ -287,7 +287,7 @@ def test_a_budget_needs_both_windows(table):
     rule = table["availability_burn"]
 
     def spent(**bound):
-        return {rung: Spent(20.0, 30.0, bound.get(rung)) for rung, _ in rule.ladder}
+        return {rung: BudgetBurn(20.0, 30.0, bound.get(rung)) for rung, _ in rule.ladder}
 
     assert (
         judge(rule, "massive", "page", Figure(20.0, spent=spent(warning=2.9, notify=5.9, critical=14.3))).severity

@@ -12,17 +12,17 @@ from opslib.alerting import evaluator, replay
 from opslib.alerting.history import read
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
-from opslib.foundation.config.contacts import Staff
-from opslib.foundation.storage.database import Store
+from opslib.foundation.config.contacts import Contacts
+from opslib.foundation.storage.database import Database
 from opslib.telemetry.probes.runner import CONFIRM_S, CONFIRMED, SLOW_S
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market has opened.
 RULES = rules.load()
 FAULT_S, UNTIL_S = 600.1, 1500.0
 # An instant is evaluated two seconds later, waits for what belongs to it, and the two steps of sending are taken each
 # second.
-TO_NOTIFY_S = evaluator.SETTLE_US / 1e6 + Staff.__dataclass_fields__["group_wait"].default.total_seconds() + 2
+TO_NOTIFY_S = evaluator.SETTLE_US / 1e6 + Contacts.__dataclass_fields__["group_wait"].default.total_seconds() + 2
 
 
 def us(seconds: float) -> int:
@@ -67,13 +67,13 @@ def probes(
 
 def sent_of(home: Path, samples: list[Sample]) -> list[tuple[str, str, float]]:
     """What is sent of these samples: rule, severity and second."""
-    kept = Store(f"sqlite:///{home / 'store.sqlite'}")
+    kept = Database(f"sqlite:///{home / 'store.sqlite'}")
     beats = [
         Sample(us(5.0 * i), "beat", "collector", "ok", None, 50.0, detail='{"every_s": 5}')
         for i in range(int(UNTIL_S / 5))
     ]
-    Samples(kept, "desk").keep([*samples, *beats], known_at_ts=True)
-    found, standing = replay.replayed(kept, settings.load(home, None, {}), RULES, us(0), us(UNTIL_S))
+    SampleStore(kept, "desk").keep([*samples, *beats], known_at_ts=True)
+    found, standing = replay.replay_session(kept, settings.load(home, None, {}), RULES, us(0), us(UNTIL_S))
     return [(r.rule, r.severity, r.fired_us / 1e6 - us(0) / 1e6) for r in read(found, RULES, standing) if r.sent]
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import median
 
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
-from opslib.services.server import Served
-from opslib.simulation.world.control import Lever
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.foundation.storage.database import Database
+from opslib.services.server import ServerThread
+from opslib.simulation.world.control import World
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 BEGINS, LASTS, SPEED, EVERY_S = datetime(2026, 3, 10, 12, 0, tzinfo=UTC), timedelta(hours=24), 90.0, 5
 TROUBLES = (
@@ -40,11 +40,11 @@ def measure(folder: Path) -> Iterator[dict]:
     Memory, descriptors and tasks of the collector over the day, through every kind of lost connection; 16 minutes of
     ours.
     """
-    with Lever(BEGINS, seed=1, speed=SPEED) as lever:
+    with World(BEGINS, seed=1, speed=SPEED) as lever:
         os.environ["OPS_CLOCK"] = lever.environ["OPS_CLOCK"]
         found = settings.load(folder, None, lever.environ)
-        store = Store(found.url)
-        with Served(found, store, rules.load()):
+        store = Database(found.url)
+        with ServerThread(found, store, rules.load()):
             collecting = subprocess.Popen(
                 [sys.executable, "-m", "opslib.cli", "collect", "--every", f"{EVERY_S}s"],
                 env={**os.environ, **lever.environ, "OPS_HOME": str(folder)},
@@ -60,7 +60,7 @@ def measure(folder: Path) -> Iterator[dict]:
             collecting.send_signal(signal.SIGTERM)
             said = collecting.communicate(timeout=60)[1]
         del os.environ["OPS_CLOCK"]
-        kept = Samples(store, "desk").between(0, 2**62)
+        kept = SampleStore(store, "desk").between(0, 2**62)
         store.close()
     beats = [s for s in kept if s.probe == "beat" and s.outcome == "ok"]
     settled = beats[round(len(beats) * SETTLE_S * SPEED / LASTS.total_seconds()) :]

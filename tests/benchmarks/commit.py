@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.simulation.demo_day import replay
 from opslib.simulation.world import page
 from opslib.telemetry.pages.snapshot import read
@@ -34,7 +34,7 @@ def measure(folder: Path) -> Iterator[dict]:
     posts = [Post(clock.micros(p.at), read(p.body)) for p in page.posts(replay._session_script(replay.DAY, 1))][
         : 2 * COMMITS
     ]
-    store = Store(f"sqlite:///{folder / 'store.sqlite'}")
+    store = Database(f"sqlite:///{folder / 'store.sqlite'}")
     SnapshotStore(store).write("desk", posts[:COMMITS])
     reader = subprocess.Popen(
         [

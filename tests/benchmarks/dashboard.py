@@ -17,8 +17,8 @@ from jupyter_client.session import Session
 
 from opslib.dashboard import live_state
 from opslib.dashboard.live import Feed, _picture
-from opslib.dashboard.live_state import Screen
-from opslib.dashboard.status import View
+from opslib.dashboard.live_state import DashboardState
+from opslib.dashboard.status import Status
 from opslib.desk import Desk
 from opslib.foundation.config import settings
 from opslib.simulation.demo_day import replay
@@ -36,7 +36,7 @@ def _wire(content: dict[str, Any]) -> int:
     return sum(len(part) for part in parts)
 
 
-def _changing(found: Screen, n: int, sentences: bool = True) -> Screen:
+def _changing(found: DashboardState, n: int, sentences: bool = True) -> DashboardState:
     """The same with every figure another, and with `sentences` every number in words too: none says what it said."""
     said, at = set[int](), 6
     for panel in found.shape["panels"]:
@@ -46,13 +46,13 @@ def _changing(found: Screen, n: int, sentences: bool = True) -> Screen:
     def turn(place):
         return "".join(str((int(c) + n) % 10) if c.isdigit() else c for c in place)
 
-    return Screen(
+    return DashboardState(
         found.shape,
         tuple(place if i in said and not sentences else turn(place) for i, place in enumerate(found.places)),
     )
 
 
-def _html(view: View) -> str:
+def _html(view: Status) -> str:
     """The peer: panels as HTML, each with its line as SVG."""
     parts = []
     for panel in view.panels:
@@ -131,7 +131,7 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
     yield _growth(feed, views[0])
 
 
-def _growth(feed: Feed, view: View) -> dict[str, Any]:
+def _growth(feed: Feed, view: Status) -> dict[str, Any]:
     """A hundred thousand updates to ten views, told and forgotten."""
     browsers = [_Browser() for _ in range(VIEWS)]
     for browser in browsers:

@@ -4,7 +4,7 @@ import json
 from datetime import timedelta
 
 from opslib.foundation import clock, time_parsing
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.simulation.demo_day import replay
 from opslib.simulation.world import page
 from opslib.telemetry.pages import snapshot
@@ -19,7 +19,7 @@ def template() -> dict:
     return next(p.body for i, p in enumerate(page.posts(replay._session_script(replay.DAY, 1))) if i == 2000)
 
 
-def fill(store: Store, app: str, days: int) -> int:
+def fill(store: Database, app: str, days: int) -> int:
     """
     Write so many days of posts, one every five seconds around the clock, ending with the scripted day; returns how
     many.

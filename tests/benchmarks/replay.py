@@ -15,7 +15,7 @@ from opslib.alerting import evaluation, evaluator, verdicts as findings
 from opslib.alerting.alerts import GRID_US, Alerts
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.simulation.demo_day import replay
 from opslib.simulation.world import page
 from opslib.telemetry.pages import snapshot
@@ -27,13 +27,13 @@ PAIRS = 10_000
 def measure(folder: Path) -> Iterator[dict]:
     """Seconds of a replay with its reading, and of one instant."""
     desk, table = settings.Settings(home=folder, app="desk"), rules.load()
-    store = Store(f"sqlite:///{folder / 'store.sqlite'}")
+    store = Database(f"sqlite:///{folder / 'store.sqlite'}")
     script = replay._session_script(replay.DAY, 1)
     SnapshotStore(store).write(
         "desk", [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(script)], known_at_ts=True
     )
     began, count = time.perf_counter(), 0
-    made = evaluator.Watch(store, desk, table)
+    made = evaluator.Evaluator(store, desk, table)
     for at_us, _ in made.judge(clock.micros(script.opens), clock.micros(script.closes) + GRID_US):
         count += at_us <= clock.micros(script.closes)
     seconds = time.perf_counter() - began
@@ -60,14 +60,14 @@ def measure(folder: Path) -> Iterator[dict]:
     }
     big = replace(table, rules={key: rule for key, (_, rule) in wide.items()})
     at, alerts = script.closes - timedelta(hours=2), Alerts(big)
-    tape = evaluator.Watch(store, desk, table)
+    tape = evaluator.Evaluator(store, desk, table)
     for _ in tape.judge(clock.micros(at) - GRID_US, clock.micros(at)):
         pass
     began = time.perf_counter()
     windows, found = evaluation.Windows(at, judging=True), []
     for name, rule in wide.values():
         for subject in rule.subjects:
-            figure = evaluation.observe(tape._tape, table, table[name], subject, windows, rule.window)
+            figure = evaluation.measure_page(tape._tape, table, table[name], subject, windows, rule.window)
             found.append(findings.judge(rule, subject, evaluation.SOURCE, figure))
     alerts.advance(clock.micros(at), found)
     yield {

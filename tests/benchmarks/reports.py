@@ -14,9 +14,9 @@ from pathlib import Path
 
 from opslib import desk
 from opslib.foundation import market_calendar, time_parsing
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.jobs import executor
-from opslib.jobs.kernels import warmed
+from opslib.jobs.kernels import with_kernel_pool
 from opslib.reports import backfill, publishing
 from tests.benchmarks import month
 
@@ -30,7 +30,7 @@ def _ran(command: list[str], environment: dict[str, str]) -> float:
 
 
 def _home(folder: Path) -> Path:
-    month.fill(Store(f"sqlite:///{folder / 'store.sqlite'}"), "desk", 31)
+    month.fill(Database(f"sqlite:///{folder / 'store.sqlite'}"), "desk", 31)
     return folder
 
 
@@ -65,7 +65,7 @@ def measure(folder: Path) -> Iterator[dict]:
     colds["again"] = [cold(day) for day in days[:EACH]]
     colds["first"] = [cold(day) for day in days[EACH : 2 * EACH]]
     os.environ["OPS_HOME"] = str(home)
-    with warmed(lambda: desk.open("desk", home)) as (running, kernels):
+    with with_kernel_pool(lambda: desk.open("desk", home)) as (running, kernels):
 
         def warm(day: str) -> float:
             began = time.perf_counter()
@@ -100,7 +100,7 @@ def measure(folder: Path) -> Iterator[dict]:
         "reach": 0.2,
     }
     began = time.perf_counter()
-    with warmed(lambda: desk.open("desk", fresh)) as (running, kernels), ThreadPoolExecutor(2) as pool:
+    with with_kernel_pool(lambda: desk.open("desk", fresh)) as (running, kernels), ThreadPoolExecutor(2) as pool:
         list(
             pool.map(
                 lambda day: publishing.publish_daily(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from tests.benchmarks import month
 
 RUNS = 9
@@ -29,7 +29,7 @@ def measure(folder: Path) -> Iterator[dict]:
     pandas = _median([sys.executable, "-c", "import pandas"], dict(os.environ))
     for days in (1, 30):
         home = folder / str(days)
-        rows = month.fill(Store(f"sqlite:///{home / 'store.sqlite'}"), "desk", days)
+        rows = month.fill(Database(f"sqlite:///{home / 'store.sqlite'}"), "desk", days)
         seconds = _median(ops, {**os.environ, "OPS_HOME": str(home)})
         yield {
             "what": "ops status, cold, median of 9",

@@ -163,9 +163,9 @@ def test_what_is_laid_out(home: Path, tmp_path: Path) -> None:
     """
     found = settings.load(tmp_path / "home", "desk", {})
     (tmp_path / "home").mkdir()
-    place = jupyterlab.laid_out(found, {"JUPYTER_TOKEN": "t"}, catalog.titles())
+    place = jupyterlab.prepare(found, {"JUPYTER_TOKEN": "t"}, catalog.titles())
     assert (
-        jupyterlab.laid_out(found, {"JUPYTER_TOKEN": "t"}, catalog.titles()) == place
+        jupyterlab.prepare(found, {"JUPYTER_TOKEN": "t"}, catalog.titles()) == place
         and place.environ["JUPYTER_TOKEN"] == "t"
         and "t" not in place.lab(1, False)
     )

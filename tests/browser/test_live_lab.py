@@ -25,7 +25,7 @@ from opslib.desk import Desk
 from opslib.foundation import clock
 from opslib.foundation.config import settings
 from opslib.foundation.formatting import NEW_YORK
-from opslib.simulation.world.control import Lever
+from opslib.simulation.world.control import World
 from opslib.telemetry.pages.store import SnapshotStore
 
 SPEED, EVERY_S = 8.0, 5
@@ -39,7 +39,7 @@ class Shown:
     """The dashboard in a browser, its world, and every request that the page made."""
 
     page: Any
-    lever: Lever
+    lever: World
     home: Path
     environ: dict[str, str]
     requests: list[str]

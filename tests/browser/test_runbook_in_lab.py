@@ -65,7 +65,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             a for a in here.status(desk.at).alerts if a["runbook"] == "massive_down" and a["state"] == "firing"
         )
         incident = here.chronicle.open("", by="", alert=alert)
-        place = opening.opened(here, "massive_down", incident, "")
+        place = opening.open_for(here, "massive_down", incident, "")
         # The world stands still at its moment; the kernel's clock begins there.
         environ = desk.lever.environ | {"OPS_HOME": str(home), "OPS_CLOCK": f"{desk.at.isoformat()},{time.time()},1"}
         with running_lab(home, at, environ) as (base, token):

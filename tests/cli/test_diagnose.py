@@ -16,8 +16,8 @@ from opslib.alerting.causes import CAUSES
 from opslib.cli import main
 from opslib.desk import Desk
 from opslib.foundation.config import settings
-from opslib.runbooks.session import Book
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.runbooks.session import RunbookSession
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 KEYS = ["as_of", "window", "cause", "subject", "confidence", "also", "runbook", "severity", "evidence"]
 ROW = ["question", "answer", "supports", "contradicts", "source", "age_s"]
@@ -34,7 +34,7 @@ def ops(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def kept(home: Path, samples: list[Sample]) -> None:
     """Samples in the store of a home, known as they happened."""
     desk = desk_module.open("desk", home, {"OPS_HOME": str(home)})
-    Samples(desk.store, "desk").keep(samples, known_at_ts=True)
+    SampleStore(desk.store, "desk").keep(samples, known_at_ts=True)
     desk.store.close()
 
 
@@ -188,7 +188,7 @@ def test_it_is_the_runbook_s_answer(tmp_path: Path, capsys: pytest.CaptureFixtur
         )[1]
     )
     desk = Desk(settings.load(tmp_path, "demo", {}), lambda: CLOSES)
-    step = Book(desk, "massive_down", ID, "Ann", as_of=moment).diagnosis
+    step = RunbookSession(desk, "massive_down", ID, "Ann", as_of=moment).diagnosis
     recorded = desk.chronicle.find(ID).of_kind("runbook", "diagnosis")
     assert found["cause"].startswith("provider_") and found["subject"] == "massive"
     assert (opened["cause"], opened["confidence"]) == (found["cause"], found["confidence"])

@@ -14,8 +14,8 @@ from tests.support.system import needs
 from tests.support.snapshots import us
 
 from opslib.alerting import backtest, prometheus_rules, rule_tests
-from opslib.alerting.backtest import Trouble
-from opslib.alerting.history import Rise
+from opslib.alerting.backtest import KnownIncident
+from opslib.alerting.history import SeverityChange
 from opslib.cli.commands import rules
 from opslib.cli.main import main
 from opslib.foundation import clock, time_parsing
@@ -407,7 +407,7 @@ def test_what_is_put_in_is_what_is_counted(history, table):
     desk, labels = history
     window = clock.Window(time_parsing.parse(f"{days.DAY}T09:30"), time_parsing.parse(f"{days.DAY}T16:00"))
     back = backtest.background(desk.store, desk.settings, table, window, backtest.labelled(labels, table))
-    trouble = Trouble("availability", "massive", us(3600), us(3600 + 2400), 5.0)
+    trouble = KnownIncident("availability", "massive", us(3600), us(3600 + 2400), 5.0)
     looks = list(backtest._looks(random.Random(3), table, back, [trouble]))
 
     def at(seconds):
@@ -422,7 +422,7 @@ def test_what_is_put_in_is_what_is_counted(history, table):
 
 def rise(rule, severity, seconds, subject="app", inhibited_by=None):
     """A rise, seconds after the open."""
-    return Rise(
+    return SeverityChange(
         "a",
         rule,
         subject,
@@ -445,7 +445,7 @@ def test_pages_are_right_beside_or_false(table):
     Right is of the trouble's own rule while its window holds it; beside is of another's; false is of none; warnings and
     the explained are no pages.
     """
-    trouble = Trouble("gamma_zero", "app", us(1000), us(1600), 2.0)
+    trouble = KnownIncident("gamma_zero", "app", us(1000), us(1600), 2.0)
     pages = [
         rise("gamma_zero", "notify", 1100),
         rise("gamma_zero", "notify", 1500),

@@ -15,7 +15,7 @@ from opslib.desk import Desk
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import RulesError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services.collector import Collector
 from opslib.telemetry.pages.store import SnapshotStore
 
@@ -29,7 +29,7 @@ def desk(tmp_path_factory):
     folder = tmp_path_factory.mktemp("judged")
     found = Desk(settings.Settings(home=folder, app="desk"), lambda: CLOSES)
     world = [time_parsing.parse(f"{days.DAY}T09:30")]
-    store = Store(found.settings.url, lambda: world[0])
+    store = Database(found.settings.url, lambda: world[0])
     collector = Collector(store, found.settings, found.rules, "one", lambda: world[0])
     collector.judge()
     SnapshotStore(store).write("desk", days.posts(), known_at_ts=True)
@@ -68,7 +68,7 @@ def test_what_still_fires_is_shown_at_its_worst(tmp_path):
     """The newest moment of the record knows the worst value of an alert that still fires."""
     at = time_parsing.parse(f"{days.DAY}T15:30")
     found = Desk(settings.Settings(home=tmp_path, app="desk"), lambda: at)
-    store = Store(found.settings.url, lambda: at)
+    store = Database(found.settings.url, lambda: at)
     SnapshotStore(store).write("desk", [p for p in days.posts() if p.ts_us <= clock.micros(at)], known_at_ts=True)
     Collector(store, found.settings, found.rules, "one", lambda: at).judge()
     record, replayed = found.alerts(at, "6h"), found.alerts(at - timedelta(seconds=5), "6h", replay=True)
@@ -191,7 +191,7 @@ def test_a_rule_that_is_gone_breaks_no_row():
         and row.state == "unknown"
         and row.told(rules.load()) == "old rule (3) > 2"
     )
-    assert history.standing([gone], rules.load())[0]["runbook"] is None
+    assert history.active_alerts([gone], rules.load())[0]["runbook"] is None
 
 
 def test_an_alert_whose_rule_is_gone_is_still_shown(desk: Desk) -> None:

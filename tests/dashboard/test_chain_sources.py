@@ -19,7 +19,7 @@ from opslib.foundation import clock
 from opslib.foundation.config import rules
 from opslib.foundation.errors import UsageError
 from opslib.simulation.world.http_server import Answer, Request, as_json
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.store import SampleStore
 
 RULES = rules.load(None)
 TABLE = healthy()
@@ -129,14 +129,14 @@ def test_nobody_to_ask(tmp_path: Path) -> None:
 def test_as_the_collector_kept_it(tmp_path: Path) -> None:
     """As of a moment it is the last chain kept by then, with the quotes' age as of its fetching."""
     at = desk.open("desk", tmp_path, {})
-    Samples(at.store, "desk").keep_chain(
+    SampleStore(at.store, "desk").keep_chain(
         clock.micros(AT), "massive", "SPY", "ok", [json.dumps(page).encode() for page in massive(TABLE)]
     )
     view = at.greeks("SPY", as_of=AT + timedelta(minutes=20))
     assert view.quality.core_count == len(core(TABLE)) and view.verdict == "ok"
     with pytest.raises(UsageError, match="no chain of SPY"):
         at.greeks("SPY", as_of=AT - timedelta(minutes=1))
-    Samples(at.store, "desk").keep_chain(
+    SampleStore(at.store, "desk").keep_chain(
         clock.micros(AT + timedelta(hours=1)),
         "massive",
         "SPY",

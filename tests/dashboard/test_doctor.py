@@ -13,20 +13,20 @@ from opslib.dashboard import doctor
 from opslib.dashboard.doctor import Examination
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
-from opslib.simulation.world.control import Lever
+from opslib.foundation.storage.database import Database
+from opslib.simulation.world.control import World
 from opslib.simulation.world.http_server import Answer, Request, Server, as_html
 from opslib.telemetry import log_drain
 from opslib.telemetry.pages.refused_posts import Refusals
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.store import SampleStore
 
 BEGINS = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lever]:
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A world that runs, in market hours."""
-    with Lever(BEGINS, speed=1.0) as lever:
+    with World(BEGINS, speed=1.0) as lever:
         monkeypatch.setenv("OPS_CLOCK", lever.environ["OPS_CLOCK"])
         yield lever
 
@@ -60,7 +60,7 @@ def web_page() -> Iterator[str]:
 def examined(home: Path, environ: dict[str, str]) -> Examination:
     """What the doctor says of a desk with these settings; no secret of theirs is in it."""
     found = settings.load(home, None, environ)
-    store = Store(found.url)
+    store = Database(found.url)
     seen = doctor.examine(found, store, rules.load())
     store.close()
     for secret in found.secrets.values():
@@ -72,7 +72,7 @@ def of(seen: Examination, what: str) -> doctor.Check:
     return next(c for c in seen.checks if what in c.what)
 
 
-def test_a_healthy_world_is_green(world: Lever, tmp_path: Path) -> None:
+def test_a_healthy_world_is_green(world: World, tmp_path: Path) -> None:
     """Against a healthy world the doctor is green, and names every thing that it looked at and what it saw there."""
     seen = examined(tmp_path, world.environ)
     assert (seen.verdict, seen.exit_code) == ("ok", 0), seen
@@ -97,7 +97,7 @@ def test_a_healthy_world_is_green(world: Lever, tmp_path: Path) -> None:
     assert all(c.seen for c in seen.checks)
 
 
-def test_an_app_that_answers_its_page_on_every_path(world: Lever, web_page: str, tmp_path: Path) -> None:
+def test_an_app_that_answers_its_page_on_every_path(world: World, web_page: str, tmp_path: Path) -> None:
     """
     Where the app's address is one that answers a web page on every path, the doctor says so and names the setting.
     """
@@ -120,7 +120,7 @@ def test_an_app_that_answers_its_page_on_every_path(world: Lever, web_page: str,
     ],
 )
 def test_what_is_wrong_and_which_setting(
-    world: Lever, tmp_path: Path, change: dict[str, str], what: str, words: str
+    world: World, tmp_path: Path, change: dict[str, str], what: str, words: str
 ) -> None:
     """One wrong setting is named, by itself: everything else is as well as it was."""
     seen = examined(tmp_path, {**world.environ, **change})
@@ -180,17 +180,17 @@ def test_which_checks_fall_away(tmp_path: Path, setting: str, lost: str, remains
     )
 
 
-def test_a_hosted_app_whose_log_comes_by_a_drain(world: Lever, tmp_path: Path) -> None:
+def test_a_hosted_app_whose_log_comes_by_a_drain(world: World, tmp_path: Path) -> None:
     """
     Its log counts as looked at, its process as what cannot be looked at from afar; a day after the last line both are
     missing again; read twice it is a warning.
     """
     environ = {**world.environ, "OPS_APP_LOG": "", "OPS_APP_PID": ""}
-    store = Store(settings.load(tmp_path, None, environ).url)
+    store = Database(settings.load(tmp_path, None, environ).url)
 
     def keep(ago):
         return log_drain.keep(
-            Samples(store, "desk"), log_drain.read(b"GET /api/health 200 3 ms", "text/plain"), clock.now() - ago, str
+            SampleStore(store, "desk"), log_drain.read(b"GET /api/health 200 3 ms", "text/plain"), clock.now() - ago, str
         )
 
     keep(timedelta(hours=25))
@@ -216,7 +216,7 @@ def test_a_hosted_app_whose_log_comes_by_a_drain(world: Lever, tmp_path: Path) -
     ],
 )
 def test_some_things_are_not_configured(
-    world: Lever, tmp_path: Path, change: dict[str, str], verdict: str, missing: str
+    world: World, tmp_path: Path, change: dict[str, str], verdict: str, missing: str
 ) -> None:
     """
     One setting that is missing makes a healthy desk unknown; what is seen to be wrong is said as it is; an app without
@@ -239,7 +239,7 @@ def test_a_warning_is_not_hidden_by_what_is_unset() -> None:
 def test_refused_posts_are_said(tmp_path: Path) -> None:
     """Posts that the receiver refused in the last day are said with their origin and reason; older ones are not."""
     found = settings.load(tmp_path, None, {})
-    store = Store(found.url)
+    store = Database(found.url)
     assert "none in the last 24 hours" in doctor._refused(found, store).seen
     for hours, origin, times in ((30, "https://old.example", 3), (2, "https://app.example", 12)):
         counting = Refusals(store, found.app, lambda hours=hours: clock.now() - timedelta(hours=hours), str)

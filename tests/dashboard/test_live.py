@@ -15,7 +15,7 @@ from tests.support.snapshots import CLOSES, OPENS
 
 from opslib.dashboard import live, live_state
 from opslib.dashboard.live import Feed
-from opslib.dashboard.live_state import BETWEEN, BLANK, Screen
+from opslib.dashboard.live_state import BETWEEN, BLANK, DashboardState
 from opslib.desk import Desk
 from opslib.foundation.clock import Window
 from opslib.foundation.config import settings
@@ -38,7 +38,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 @pytest.fixture
 def feed(desk: Desk) -> Feed:
-    return Feed(desk, HOUR, 5.0, opening.opened)
+    return Feed(desk, HOUR, 5.0, opening.open_for)
 
 
 def taken_in(before: list[str], change: str) -> list[str]:
@@ -124,9 +124,9 @@ def test_what_stands_there_is_what_status_says(feed: Feed, desk: Desk) -> None:
 def test_another_shape_is_told_whole(feed: Feed) -> None:
     """Where figures come or go there is no change to tell: all of it is."""
     found = feed.screen(feed.view(AT))
-    other = Screen(found.shape | {"window": "2 h"}, found.places)
+    other = DashboardState(found.shape | {"window": "2 h"}, found.places)
     assert other.after(found) is None and found.after(found) == BETWEEN * (len(found.places) - 1)
-    before, after = Screen({}, ("a", "b", "c")), Screen({}, ("a", "", "d"))
+    before, after = DashboardState({}, ("a", "b", "c")), DashboardState({}, ("a", "", "d"))
     # What says nothing now is not what is the same.
     assert after.after(before) == "|~|d" and taken_in(list(before.places), "|~|d") == list(after.places)
 

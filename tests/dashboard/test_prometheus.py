@@ -17,7 +17,7 @@ from opslib.dashboard import prometheus
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
 from opslib.foundation.storage import snapshot_columns
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.simulation.world import page
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
@@ -224,7 +224,7 @@ def test_the_total_never_falls_and_adds_up(
     sum of what each load counted.
     """
     world = Clock(snapshots.at(0))
-    store = Store(f"sqlite:///{tmp_path_factory.mktemp('total')}/store.sqlite", world.now)
+    store = Database(f"sqlite:///{tmp_path_factory.mktemp('total')}/store.sqlite", world.now)
     found = settings.load(environ={"OPS_HOME": "/nonexistent"})
     table = rules.load(None)
     posts: list[tuple[float, dict[str, Any]]] = [(0, snapshots.PageOf(-100, page_id="ever").body(0))]
@@ -298,14 +298,14 @@ def test_the_total_remembers_what_is_settled(home: Path, monkeypatch: pytest.Mon
         table = rules.load(None)
         assert prometheus.errors_total(receiver.store, receiver.settings, table, world.at) == 60
         assert max(read) <= (prometheus.SETTLED.total_seconds() + table.pages.reset_gap_s + 10) * 1e6
-        other = Store(receiver.settings.url, world.now)
+        other = Database(receiver.settings.url, world.now)
 
         def full(*_: Any) -> None:
             from opslib.foundation.errors import StoreError
 
             raise StoreError("database or disk is full")
 
-        monkeypatch.setattr(Store, "remember", full)
+        monkeypatch.setattr(Database, "remember", full)
         world.at += timedelta(hours=1)
         assert prometheus.errors_total(other, receiver.settings, table, world.at) == 60
         other.close()

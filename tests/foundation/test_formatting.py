@@ -70,7 +70,7 @@ def test_printable_holds_for_any_text(outside: str) -> None:
     """No obeyed character is left, nothing more is changed the second time, and one line is one line."""
     shown = formatting.printable(outside)
     assert not OBEYED.search(shown) and formatting.printable(shown) == shown and shown.isprintable() <= ("\n" not in shown)
-    assert formatting.one_line(outside, 10**6).isprintable()
+    assert formatting.single_line(outside, 10**6).isprintable()
 
 
 @given(
@@ -101,7 +101,7 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(
     """
     from opslib import desk
     from opslib.alerting.notifications import external_alerts
-    from opslib.foundation.config.contacts import Staff
+    from opslib.foundation.config.contacts import Contacts
 
     page = {"providerUptime": {}, "errorsByType": {}, EVIL: EVIL, "page": EVIL}
     (bad := tmp_path / "rows\x1b[31m\u202e.jsonl").write_text(
@@ -115,7 +115,7 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(
         "endsAt": "2199-01-01T00:00:00Z",
     }
     found.dispatch.heard(external_alerts.read(json.dumps([alert]).encode(), found.now()).alerts)
-    notifier = notifying.notifier(found.store, found.settings, found.rules, Staff())
+    notifier = notifying.notifier(found.store, found.settings, found.rules, Contacts())
     notifier.plan()
     typed = [
         ("import", str(bad)),

@@ -9,16 +9,16 @@ import pytest
 from tests.support.snapshots import at, us
 
 from opslib.alerting.alerts import Transition
-from opslib.alerting.notifications.store import Dispatch
-from opslib.alerting.store import Record
+from opslib.alerting.notifications.store import NotificationStore
+from opslib.alerting.store import AlertStore
 from opslib.foundation.config import rules, settings
-from opslib.foundation.config.contacts import Role, Staff
+from opslib.foundation.config.contacts import Role, Contacts
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.errors import IncidentError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.incidents import evidence
-from opslib.incidents.lifecycle import Chronicle
-from opslib.telemetry.markers import Marks
+from opslib.incidents.lifecycle import Incidents
+from opslib.telemetry.markers import Markers
 
 TABLE = rules.load()
 PAGE, PROBE = "availability-massive-page-1", "availability-massive-probe-1"
@@ -29,11 +29,11 @@ class Desk:
 
     def __init__(self, url: str, home: Path):
         self.now_s = 600.0
-        self.store = Store(url, lambda: at(self.now_s))
+        self.store = Database(url, lambda: at(self.now_s))
         self.settings = settings.Settings(home, "desk", secrets={"OPS_MASSIVE_TOKEN": "tok-123456789"})
-        self.chronicle = Chronicle(self.store, self.settings, TABLE)
-        self.dispatch, self.marks = Dispatch(self.store, "desk"), Marks(self.store, self.settings)
-        self.staff = Staff({name: Role(name) for name in PATH}, group_wait=timedelta(seconds=15))
+        self.chronicle = Incidents(self.store, self.settings, TABLE)
+        self.dispatch, self.marks = NotificationStore(self.store, "desk"), Markers(self.store, self.settings)
+        self.staff = Contacts({name: Role(name) for name in PATH}, group_wait=timedelta(seconds=15))
 
     def change(
         self,
@@ -47,8 +47,8 @@ class Desk:
         by: str | None = None,
     ) -> None:
         """One transition of an alert goes on record, with its edge where people are told of it."""
-        record = Record(self.store, "desk")
-        turn = record.take_turn("judge")
+        record = AlertStore(self.store, "desk")
+        turn = record.acquire_lease("judge")
         assert turn
         row = Transition(
             us(seconds),
@@ -75,7 +75,7 @@ class Desk:
         """Time goes by; people are told of what is due, and incidents take it in."""
         self.now_s += seconds
         self.dispatch.plan(self.staff, TABLE)
-        self.chronicle.take_in()
+        self.chronicle.follow_alerts()
 
     def outage(self) -> str:
         """Massive goes: the alert fires, people are told, the incident's id."""
@@ -115,7 +115,7 @@ def test_an_alert_opens_its_incident(desk: Desk) -> None:
     )
     assert found.times["acknowledged"].at_us is None and "nobody" in found.times["acknowledged"].source
     before = len(found.entries)
-    Chronicle(desk.store, desk.settings, TABLE).take_in()
+    Incidents(desk.store, desk.settings, TABLE).follow_alerts()
     assert len(desk.chronicle.read(name).entries) == before
 
 
@@ -142,7 +142,7 @@ def test_everything_that_happens_is_on_its_timeline(desk: Desk) -> None:
     desk.marks.put("deploy", "v1.4", "Dee", at(300))
     name = desk.outage()
     desk.dispatch.ack(PAGE, "Ann", "mine")
-    desk.chronicle.take_in()
+    desk.chronicle.follow_alerts()
     desk.chronicle.note(name, "the vendor was called", "Bob")
     desk.chronicle.hand_over(name, "Bob", "Ann")
     delivery = desk.dispatch.claim("terminal")
@@ -260,8 +260,8 @@ def test_many_write_at_once(desk: Desk) -> None:
     before, won = len(desk.chronicle.read(name).entries), list[bool]()
 
     def writes(n: int) -> None:
-        mine = Chronicle(
-            Store(desk.store._engine.url.render_as_string(hide_password=False), lambda: at(700)), desk.settings, TABLE
+        mine = Incidents(
+            Database(desk.store._engine.url.render_as_string(hide_password=False), lambda: at(700)), desk.settings, TABLE
         )
         for i in range(5):
             mine.append(name, "note", {"words": f"{n} {i}"}, by=f"P{n}")

@@ -6,7 +6,7 @@ from tests.support.lived_hour import BEGINS_S, RULES, Desk
 from tests.alerting.notifications.test_one_cause import massive
 
 from opslib.dashboard import status
-from opslib.incidents.lifecycle import Chronicle
+from opslib.incidents.lifecycle import Incidents
 
 
 def test_a_second_source_opens_no_second_incident(tmp_path: Path) -> None:
@@ -14,8 +14,8 @@ def test_a_second_source_opens_no_second_incident(tmp_path: Path) -> None:
     An alert of the same rule and subject that fires before anything of it was planned belongs to the incident there is.
     """
     desk = Desk(tmp_path, massive("server_5xx")).live(BEGINS_S + 120)
-    chronicle = Chronicle(desk.store, desk.settings, RULES)
-    chronicle.take_in()
+    chronicle = Incidents(desk.store, desk.settings, RULES)
+    chronicle.follow_alerts()
     (incident,) = chronicle.all()
     assert incident.runbook == "massive_down"
     alert = next(

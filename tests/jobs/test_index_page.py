@@ -13,12 +13,12 @@ from tests.support.system import needs
 
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.jobs import index_page, ledger
 
 
 def run(
-    store: Store,
+    store: Database,
     n: int,
     notebook: str,
     place: Path,
@@ -52,14 +52,14 @@ def run(
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> tuple[settings.Settings, Store]:
+def desk(tmp_path: Path) -> tuple[settings.Settings, Database]:
     """A home whose path has what must be escaped in an address."""
     found = settings.load(tmp_path / "a b", None, {})
     found.home.mkdir()
-    return found, Store(found.url)
+    return found, Database(found.url)
 
 
-def test_it_says_what_the_ledger_says(desk: tuple[settings.Settings, Store]) -> None:
+def test_it_says_what_the_ledger_says(desk: tuple[settings.Settings, Database]) -> None:
     """
     Every run is there, the newest first; of each notebook its newest on top with its verdict; links lead to files that
     are there.
@@ -100,7 +100,7 @@ def test_it_says_what_the_ledger_says(desk: tuple[settings.Settings, Store]) -> 
     assert links and all((where.home / unquote(link)).is_file() for link in links)
 
 
-def test_it_opens_offline_and_is_searched(desk: tuple[settings.Settings, Store]) -> None:
+def test_it_opens_offline_and_is_searched(desk: tuple[settings.Settings, Database]) -> None:
     """
     In a browser, from the disk: its script runs, nobody else's does, nothing is asked of a network, rows that do not
     fit are hidden.
@@ -142,7 +142,7 @@ def test_it_opens_offline_and_is_searched(desk: tuple[settings.Settings, Store])
         browser.close()
 
 
-def test_many_write_at_once(desk: tuple[settings.Settings, Store]) -> None:
+def test_many_write_at_once(desk: tuple[settings.Settings, Database]) -> None:
     """Eight processes end runs and write the page at the same time: in the end it has them all."""
     where, store = desk
     store.close()
@@ -150,7 +150,7 @@ def test_many_write_at_once(desk: tuple[settings.Settings, Store]) -> None:
     for n in range(8):
         if (pid := os.fork()) == 0:
             try:
-                own = Store(where.url)
+                own = Database(where.url)
                 for i in range(5):
                     run(own, 10 * n + i, f"notebooks/n{n}.ipynb", where.outputs / "runs" / f"{n}-{i}")
                     index_page.write(where, own)
@@ -163,7 +163,7 @@ def test_many_write_at_once(desk: tuple[settings.Settings, Store]) -> None:
     assert page.split("<h2>Every run</h2>")[1].count("<tr><th scope") == 40 and not list(where.home.glob(".index*"))
 
 
-def test_more_than_it_shows(desk: tuple[settings.Settings, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_it_shows(desk: tuple[settings.Settings, Database], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more runs than it shows it says how many the ledger has besides; heads of incidents are no runs."""
     where, store = desk
     monkeypatch.setattr(index_page, "NEWEST", 3)

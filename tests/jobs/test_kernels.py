@@ -20,7 +20,7 @@ from opslib import desk
 from opslib.foundation.config.settings import without_secrets
 from opslib.jobs import executor, ledger, notebook_file as runner
 from opslib.jobs.executor import Outcome
-from opslib.jobs.kernels import Kernels
+from opslib.jobs.kernels import KernelPool
 
 PLOTS = """
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -30,15 +30,15 @@ pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}).describe(include="all")
 
 
 @pytest.fixture(scope="module")
-def kernels() -> Iterator[Kernels]:
+def kernels() -> Iterator[KernelPool]:
     """A pool for these tests, grown without secrets."""
     os.environ["OPS_MASSIVE_TOKEN"] = "sesame-of-massive-1"
-    with closing(Kernels(without_secrets(os.environ))) as found:
+    with closing(KernelPool(without_secrets(os.environ))) as found:
         del os.environ["OPS_MASSIVE_TOKEN"]
         yield found
 
 
-def executed(path: Path, kernels: Kernels | None, **given: object) -> Outcome:
+def executed(path: Path, kernels: KernelPool | None, **given: object) -> Outcome:
     """One run on the home of the test."""
     found = desk.open()
     return executor.execute(path, given, settings=found.settings, store=found.store, kernels=kernels)
@@ -50,7 +50,7 @@ def file(outcome: Outcome) -> bytes:
     return runner.written(executor.tidied(outcome.notebook))
 
 
-def test_the_same_bytes(home: Path, tmp_path: Path, kernels: Kernels) -> None:
+def test_the_same_bytes(home: Path, tmp_path: Path, kernels: KernelPool) -> None:
     """
     A report, and a plot by pyplot, forked and begun plainly: the same notebook to the byte, pictures among it; which
     way it was, the ledger says.
@@ -62,7 +62,7 @@ def test_the_same_bytes(home: Path, tmp_path: Path, kernels: Kernels) -> None:
         assert file(warm) == file(plain) and file(warm).count(b'"image/png"') >= 1
 
 
-def test_each_is_a_kernel_of_its_own(home: Path, tmp_path: Path, kernels: Kernels) -> None:
+def test_each_is_a_kernel_of_its_own(home: Path, tmp_path: Path, kernels: KernelPool) -> None:
     """
     Random numbers differ, what one does another does not see, and each has its own folder, environment and time zone;
     none has a secret.
@@ -82,7 +82,7 @@ def test_each_is_a_kernel_of_its_own(home: Path, tmp_path: Path, kernels: Kernel
     assert told[0][0] != told[1][0] and told[0][1] != told[1][1]
 
 
-def test_a_kernel_that_dies_or_hangs(home: Path, tmp_path: Path, kernels: Kernels) -> None:
+def test_a_kernel_that_dies_or_hangs(home: Path, tmp_path: Path, kernels: KernelPool) -> None:
     """A forked kernel that kills itself, or that goes on for ever, is found out as a plain one is."""
     dies = executed(notebook(tmp_path / "d.ipynb", "import os; os._exit(0)", "print('never')"), kernels)
     assert dies.kernel == "warm" and dies.state == "failed" and "Dead" in str(dies.reason)
@@ -102,10 +102,10 @@ def test_a_kernel_that_dies_or_hangs(home: Path, tmp_path: Path, kernels: Kernel
 def test_the_plain_way_where_there_is_no_other(home: Path, tmp_path: Path) -> None:
     """Of a pool that is closed, or whose zygote was killed, kernels are begun plainly, and the run is as good."""
     path = notebook(tmp_path / "n.ipynb", "print('made')")
-    closed = Kernels(without_secrets(os.environ))
+    closed = KernelPool(without_secrets(os.environ))
     closed.close()
     assert (executed(path, closed).kernel, executed(path, closed).state) == ("plain", "ok")
-    with closing(Kernels(without_secrets(os.environ))) as killed:
+    with closing(KernelPool(without_secrets(os.environ))) as killed:
         assert executed(path, killed).kernel == "warm"
         killed._process.kill()
         killed._process.wait()
@@ -123,7 +123,7 @@ def test_nothing_outlives_its_maker(home: Path, tmp_path: Path) -> None:
     )
     script = (
         "import sys, os; from pathlib import Path; from opslib import desk; from opslib.jobs import executor as runner; "
-        "from opslib.jobs.kernels import Kernels; from opslib.foundation.config.settings import without_secrets; d = desk.open(); "
+        "from opslib.jobs.kernels import KernelPool as Kernels; from opslib.foundation.config.settings import without_secrets; d = desk.open(); "
         "runner.execute(Path(sys.argv[1]), {}, settings=d.settings, store=d.store, "
         "kernels=Kernels(without_secrets(os.environ)))"
     )

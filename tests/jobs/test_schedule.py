@@ -9,13 +9,13 @@ from hypothesis import given, strategies as st
 from opslib.foundation import clock, market_calendar, periods, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config import settings
-from opslib.foundation.config.contacts import Channel, Staff
+from opslib.foundation.config.contacts import Channel, Contacts
 from opslib.foundation.errors import SettingsError
 from opslib.foundation.formatting import NEW_YORK
 from opslib.jobs import schedule
 from opslib.jobs.schedule import Job
 
-STAFF = Staff(
+STAFF = Contacts(
     channels={
         name: Channel(name, kind) for name, kind in (("terminal", "terminal"), ("mail", "smtp"), ("pager", "pagerduty"))
     }
@@ -117,7 +117,7 @@ def test_the_clocks_change(home: Path) -> None:
 def declared(home: Path) -> Path:
     """A home whose settings say what the exchanges did; afterwards nothing is declared."""
     yield home
-    market_calendar.declare({})
+    market_calendar.override_sessions({})
 
 
 def test_a_surprise_closure(declared: Path) -> None:

@@ -462,14 +462,14 @@ def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
     for live in (True, False):
         fired = [
             t
-            for _, became in evaluator.Watch(own.store, own.settings, own.rules, live=live).judge(begin, end)
+            for _, became in evaluator.Evaluator(own.store, own.settings, own.rules, live=live).judge(begin, end)
             for t in became
             if t.rule == "backtest_variance" and t.kind == "fired"
         ]
         assert [(t.source, t.severity) for t in fired][:1] == [
             ("fills", "warning")
         ] and "of the newest 20 trades" in fired[0].sentence
-    spent = cost_details.Spending(own, AT)
+    spent = cost_details.CostComparison(own, AT)
     assert len(spent.pairs) == 20 and spent.accuracy is not None and "of the newest 20 trades" in spent.accuracy.why
 
 

@@ -29,7 +29,7 @@ from opslib.cli import main
 from opslib.dashboard import doctor
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.telemetry.pages import refused_posts, snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes import app_log, log_lines as logs
@@ -574,7 +574,7 @@ def test_whether_posts_arrive(
     """
     now, found = time_parsing.parse(at), settings.load(tmp_path, None, {})
     monkeypatch.setattr(clock, "now", lambda: now)
-    store = Store(found.url)
+    store = Database(found.url)
     if age_s is not None:
         body = snapshot.read({"lastUpdateAt": 1_773_150_000_000, "systemHealth": {"errorCount": 0, "uptime": 60}})
         SnapshotStore(store).write("desk", [Post(clock.micros(now - timedelta(seconds=age_s)), body)])

@@ -190,12 +190,12 @@ def test_the_demo_saw_its_troubles(demo: tuple[Path, subprocess.CompletedProcess
     from tests.support import days
 
     from opslib.foundation import clock
-    from opslib.foundation.storage.database import Store
-    from opslib.telemetry.probes.store import Samples
+    from opslib.foundation.storage.database import Database
+    from opslib.telemetry.probes.store import SampleStore
 
-    store = Store(settings.load(demo[0], "demo", {}).url)
+    store = Database(settings.load(demo[0], "demo", {}).url)
     troubles = {t.name: t for t in days.scripted(seed=SEED).troubles}
-    looks = [s for s in Samples(store, "demo").between(0, 2**62) if clock.instant(s.ts_us).date() == days.DAY]
+    looks = [s for s in SampleStore(store, "demo").between(0, 2**62) if clock.instant(s.ts_us).date() == days.DAY]
     seen = {
         "massive_outage": [
             s for s in looks if (s.probe, s.subject, s.outcome) == ("liveness", "massive", "server_5xx")
@@ -215,7 +215,7 @@ def test_both_doors_give_the_same_day(tmp_path: Path, demo: tuple[Path, subproce
     """
     The demo laid out directly, for notebooks, holds the same posts at the same times as the one posted to the receiver.
     """
-    from opslib.foundation.storage.database import Store
+    from opslib.foundation.storage.database import Database
     from opslib.simulation.demo_day import replay
 
     direct = settings.load(tmp_path / "a", "demo", {})
@@ -224,4 +224,4 @@ def test_both_doors_give_the_same_day(tmp_path: Path, demo: tuple[Path, subproce
     def held(store):
         return [(*row[:3], json.loads(row[3])) for row in SnapshotStore(store).bodies("demo", None, None, None)]
 
-    assert held(Store(direct.url)) == held(Store(settings.load(demo[0], "demo", {}).url))
+    assert held(Database(direct.url)) == held(Database(settings.load(demo[0], "demo", {}).url))

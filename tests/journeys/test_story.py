@@ -21,9 +21,9 @@ from opslib.cli import main
 from opslib.desk import Desk
 from opslib.foundation.config import contacts
 from opslib.runbooks.hooks import HOOKS
-from opslib.runbooks.session import Book
+from opslib.runbooks.session import RunbookSession
 from opslib.services.collector import Collector
-from opslib.simulation.drills.stepped_desk import Looking, looking
+from opslib.simulation.drills.stepped_desk import SteppedProbes, looking
 
 LEAD = "Tech Lead"
 
@@ -85,7 +85,7 @@ def test_from_the_alert_to_the_postmortem(
             and copy.index("Likely: ") < copy.index("### If Massive answers")
         )
         ops("run", opened["notebook"], "--timeout", "240")
-        book = Book(Desk(desk.settings, lambda: desk.at), "massive_down", name, LEAD, as_of=desk.at)
+        book = RunbookSession(Desk(desk.settings, lambda: desk.at), "massive_down", name, LEAD, as_of=desk.at)
         assert book.do("tradier_only", confirmed=True).state == "done" and [
             line.split()[0] for line in (home / "done").read_text().splitlines()
         ] == ["tradier_only"]
@@ -94,7 +94,7 @@ def test_from_the_alert_to_the_postmortem(
         desk.lever.be()
         desk.live(13)
         judged(desk, here)
-        again = Book(Desk(desk.settings, lambda: desk.at), "massive_down", name, LEAD, as_of=desk.at)
+        again = RunbookSession(Desk(desk.settings, lambda: desk.at), "massive_down", name, LEAD, as_of=desk.at)
         assert again.look("massive_answers").state == "ok"
         assert ops("incident", "resolve", name, "Massive answers again", "--by", LEAD)["status"] == "resolved"
         made = ops("postmortem", name, "--by", LEAD)
@@ -161,10 +161,10 @@ def echoing(environ: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
             server.shutdown()
 
 
-def judged(desk: Looking, here: Desk) -> None:
+def judged(desk: SteppedProbes, here: Desk) -> None:
     """The collector judges what there is, people are told of it, and their incident takes it in."""
     Collector(desk.store, desk.settings, desk.rules, "test", lambda: desk.at).judge()
     for _ in range(2):
         desk.at += timedelta(seconds=20)
-        here.dispatch.plan(contacts.Staff(), desk.rules)
-        here.chronicle.take_in()
+        here.dispatch.plan(contacts.Contacts(), desk.rules)
+        here.chronicle.follow_alerts()

@@ -281,13 +281,13 @@ def test_how_right_the_monitoring_was(held: Desk) -> None:
 
 def quarterly(desk: Desk, verdicts: list[tuple[str, float]]) -> Quarterly:
     """A quarter whose alerts of errors had these verdicts and peaks."""
-    from opslib.alerting.history import Rise
+    from opslib.alerting.history import SeverityChange
 
     found = desk.review("quarterly", "2026-Q1")
     assert isinstance(found, Quarterly)
     rows = [
         (
-            Rise(f"a{i}", "errors", "app", "page", "critical", "resolved", 0, 1, 2, peak, 50.0, None, "errors", ""),
+            SeverityChange(f"a{i}", "errors", "app", "page", "critical", "resolved", 0, 1, 2, peak, 50.0, None, "errors", ""),
             verdict,
         )
         for i, (verdict, peak) in enumerate(verdicts)

@@ -19,12 +19,12 @@ from opslib.desk import Desk
 from opslib.foundation import clock
 from opslib.foundation.config import settings
 from opslib.foundation.errors import IncidentError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.reports.postmortem import document, drafting
 from opslib.runbooks import cases, catalog
 from opslib.runbooks.checks import providers
 from opslib.runbooks.diagnosis import diagnosis
-from opslib.runbooks.execution import Seen
+from opslib.runbooks.execution import CheckResult
 
 ID = "2026-03-10-1"
 SECRET = "sk-very-secret-0123456789"
@@ -124,7 +124,7 @@ def _without(step: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def _blind(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(providers.CHECKS, "answers", lambda scene: Seen(True, "all is well"))
+    patch.setitem(providers.CHECKS, "answers", lambda scene: CheckResult(True, "all is well"))
 
 
 @pytest.mark.parametrize(
@@ -251,15 +251,15 @@ def test_strayed() -> None:
     """By what a walk differs is told in words: gone, new, moved, standing otherwise; a star agrees with anything."""
     agreed = (("a", "+"), ("b", "-"), ("c", "*"), ("d", "."))
     assert (
-        cases.strayed(agreed, agreed) == []
-        and cases.strayed(agreed, (("a", "+"), ("b", "-"), ("c", "?"), ("d", "."))) == []
+        cases.deviations(agreed, agreed) == []
+        and cases.deviations(agreed, (("a", "+"), ("b", "-"), ("c", "?"), ("d", "."))) == []
     )
-    assert cases.strayed(agreed, (("b", "-"), ("a", "+"), ("d", "."), ("e", "+"))) == [
+    assert cases.deviations(agreed, (("b", "-"), ("a", "+"), ("d", "."), ("e", "+"))) == [
         "step c is not walked",
         "step e is new",
         "step b is walked before a",
     ]
-    assert cases.strayed(agreed, (("a", "?"), ("b", "+"), ("c", "+"), ("d", "."))) == [
+    assert cases.deviations(agreed, (("a", "?"), ("b", "+"), ("c", "+"), ("d", "."))) == [
         "step a is unknown, agreed was ok",
         "step b is ok, agreed was not as expected",
     ]
@@ -271,4 +271,4 @@ def test_a_broken_case_says_so(home: Path) -> None:
     (cases.folder(found) / ID / cases.FACTS).write_text("{}")
     with pytest.raises(IncidentError, match="not the case that was frozen.*--freeze"):
         cases.read(found, ID)
-    assert isinstance(Store(f"sqlite:///{cases.folder(found) / ID / cases.STORE}"), Store)
+    assert isinstance(Database(f"sqlite:///{cases.folder(found) / ID / cases.STORE}"), Database)

@@ -287,7 +287,7 @@ def test_the_likely_branch_comes_first(found: Runbook) -> None:
     Filled in for any of its causes, that cause's branch stands first among the branches, says so, and nothing is lost.
     """
     for head, told in branches(found).items():
-        made = catalog.filled(found, {}, told[:1])
+        made = catalog.fill_in(found, {}, told[:1])
         first = next(source(c).splitlines()[0] for c in made["cells"] if BRANCH in c["metadata"].get("tags", []))
         assert first == f"### {LIKELY}{head.removeprefix('### ')}"
         assert sorted(c["id"] for c in made["cells"]) == sorted(c["id"] for c in found.cells)
@@ -310,11 +310,11 @@ def test_every_rule_leads_to_a_runbook_that_fits() -> None:
                 panels, words = FITS[name]
                 assert name in NAMES and rule.panel in panels, (rule.name, subject, severity)
                 assert any(word in catalog.runbook(name).title for word in words), catalog.runbook(name).title
-                told = contacts.Staff().told(rule.who, severity)
+                told = contacts.Contacts().told(rule.who, severity)
                 assert (
                     told
                     and set(told) <= set(rules.PATH)
-                    and (contacts.Staff().after(told) or set(told) == set(rules.PATH))
+                    and (contacts.Contacts().after(told) or set(told) == set(rules.PATH))
                 )
 
 

@@ -23,11 +23,11 @@ from opslib.desk import Desk
 from opslib.foundation.errors import IncidentError, OperatorNeeded, UsageError
 from opslib.reports import verification
 from opslib.runbooks import checklist_session, checklists, hooks, steps
-from opslib.runbooks.checklist_session import Sheet
+from opslib.runbooks.checklist_session import ChecklistSession
 from opslib.runbooks.checks import providers
 from opslib.runbooks.steps import ASK, CHANGE, LOOK
 from opslib.telemetry.pages.store import SnapshotStore
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.store import SampleStore
 
 NAMES = tuple(checklists.table())
 HOOK = '#!/bin/sh\necho "$1" >> "$(dirname "$0")/done"\ncat > /dev/null\n'
@@ -57,12 +57,12 @@ def desk(tmp_path: Path) -> Desk:
         "[hooks]\n" + "".join(f'{name} = ["{hook}", "{name}"]\n' for name in ALL_HOOKS)
     )
     found = Desk(desk_module.open("desk", tmp_path, {"OPS_HOME": str(tmp_path)}).settings, lambda: AT)
-    Samples(found.store, "desk").keep(well(), known_at_ts=True)
+    SampleStore(found.store, "desk").keep(well(), known_at_ts=True)
     SnapshotStore(found.store).write("desk", posted(websocket_connected=True), known_at_ts=True)
     return found
 
 
-def walk(sheet: Sheet, but: tuple[str, ...] = ()) -> None:
+def walk(sheet: ChecklistSession, but: tuple[str, ...] = ()) -> None:
     """Every box as somebody who is there does it."""
     for step in sheet.steps:
         if step.name in but:
@@ -139,12 +139,12 @@ def test_it_is_gone_through_and_signed(desk: Desk, name: str) -> None:
     Every checklist: gone through, resumed by another without doing anything again, signed; it stands then, and
     verifies.
     """
-    sheet = Sheet(desk, name, "Ann")
+    sheet = ChecklistSession(desk, name, "Ann")
     walk(sheet)
     changes = [s.hook for s in sheet.steps if s.kind == CHANGE]
     done = desk.settings.home / "done"
     assert (done.read_text().split() if done.exists() else []) == changes
-    other = Sheet(Desk(desk.settings, lambda: AT), name, "Bob")
+    other = ChecklistSession(Desk(desk.settings, lambda: AT), name, "Bob")
     assert other.id == sheet.id and {n: s.state for n, s in other.run().stands().items()} == {
         n: s.state for n, s in sheet.stands().items()
     }
@@ -166,15 +166,15 @@ def test_what_is_left_is_never_ok(desk: Desk) -> None:
     A box that nobody was asked is not done, by name; so is one that could only be rehearsed; then it is unknown, never
     ok.
     """
-    sheet = Sheet(desk, "post-deploy-1h", "").run()
+    sheet = ChecklistSession(desk, "post-deploy-1h", "").run()
     assert sheet.verdict == "unknown" and {"every_tab", "console_clean"} <= set(sheet.left) and not sheet.wrong
     assert "nobody was asked" in repr(sheet.strip)
     desk.marks.put("deploy", "v1", "Ann", AT - timedelta(minutes=20))
-    sheet = Sheet(desk, "post-deploy-1h", "Ann")
+    sheet = ChecklistSession(desk, "post-deploy-1h", "Ann")
     walk(sheet)
     assert sheet.id == "post-deploy-1h-20260310T144000Z" and sheet.verdict == "ok" and sheet.exit_code == 0
     (desk.settings.home / "settings.toml").write_text("")
-    rehearsed = Sheet(Desk(desk_module.open("desk", desk.settings.home, {}).settings, lambda: AT), "production", "Ann")
+    rehearsed = ChecklistSession(Desk(desk_module.open("desk", desk.settings.home, {}).settings, lambda: AT), "production", "Ann")
     walk(rehearsed)
     assert "deploy_the_release" in rehearsed.left and rehearsed.verdict == "unknown"
 
@@ -182,7 +182,7 @@ def test_what_is_left_is_never_ok(desk: Desk) -> None:
 def test_a_box_that_is_wrong(desk: Desk) -> None:
     """What a person finds wrong makes it critical; what only a warning of a rule is, a warning."""
     desk.marks.put("deploy", "v1", "Ann", AT - timedelta(minutes=20))
-    sheet = Sheet(desk, "post-deploy-1h", "Ann")
+    sheet = ChecklistSession(desk, "post-deploy-1h", "Ann")
     walk(sheet)
     sheet.answer("console_clean", False, note="TypeError in panel 2")
     assert (
@@ -195,7 +195,7 @@ def test_a_box_that_is_wrong(desk: Desk) -> None:
 def test_a_warning_is_one(tmp_path: Path) -> None:
     """Variance past its first limit and no further is a warning, not critical."""
     desk = Desk(laid(tmp_path, well(), posted(websocket_connected=True, backtest_variance_pp=6.0)).settings, lambda: AT)
-    sheet = Sheet(desk, "hourly", "Ann").run()
+    sheet = ChecklistSession(desk, "hourly", "Ann").run()
     assert (
         sheet.wrong == ["variance_in_bounds"] and sheet.verdict == "warning" and sheet.exit_code == 1 and not sheet.left
     ), repr(sheet)
@@ -203,9 +203,9 @@ def test_a_warning_is_one(tmp_path: Path) -> None:
 
 def test_too_early_is_not_done(desk: Desk) -> None:
     """What follows a deployment by a day is not done an hour after it, however green; without a marker it says so."""
-    assert "no deployment was marked" in Sheet(desk, "post-deploy-24h", "Ann").early
+    assert "no deployment was marked" in ChecklistSession(desk, "post-deploy-24h", "Ann").early
     desk.marks.put("deploy", "v1", "Ann", AT - timedelta(hours=1))
-    sheet = Sheet(desk, "post-deploy-24h", "Ann")
+    sheet = ChecklistSession(desk, "post-deploy-24h", "Ann")
     walk(sheet)
     assert "it is due from 2026-03-11 14:00:00 UTC" in sheet.early and sheet.verdict in ("unknown", "critical")
 
@@ -220,32 +220,32 @@ def test_which_one_is_meant(desk: Desk) -> None:
         return Desk(desk.settings, lambda: datetime.fromisoformat(told).replace(tzinfo=UTC))
 
     assert (
-        Sheet(at("2026-03-11T03:30"), "morning").id == "morning-2026-03-10"
-        and Sheet(at("2026-03-11T04:30"), "morning").id == "morning-2026-03-11"
+        ChecklistSession(at("2026-03-11T03:30"), "morning").id == "morning-2026-03-10"
+        and ChecklistSession(at("2026-03-11T04:30"), "morning").id == "morning-2026-03-11"
     )
     assert (
-        Sheet(at("2026-03-10T14:59"), "hourly").id == "hourly-2026-03-10T10"
-        and Sheet(at("2026-03-10T15:00"), "hourly").id == "hourly-2026-03-10T11"
+        ChecklistSession(at("2026-03-10T14:59"), "hourly").id == "hourly-2026-03-10T10"
+        and ChecklistSession(at("2026-03-10T15:00"), "hourly").id == "hourly-2026-03-10T11"
     )
-    first = Sheet(at("2026-03-10T15:00"), "staging", "Ann")
-    assert Sheet(at("2026-03-17T15:00"), "staging").id == first.id == "staging-2026-03-10"
+    first = ChecklistSession(at("2026-03-10T15:00"), "staging", "Ann")
+    assert ChecklistSession(at("2026-03-17T15:00"), "staging").id == first.id == "staging-2026-03-10"
     first.sign()
-    assert Sheet(at("2026-03-10T16:00"), "staging", "Ann").id == "staging-2026-03-10-2"
-    assert Sheet(at("2026-03-18T16:00"), "staging").id == "staging-2026-03-10-2"
+    assert ChecklistSession(at("2026-03-10T16:00"), "staging", "Ann").id == "staging-2026-03-10-2"
+    assert ChecklistSession(at("2026-03-18T16:00"), "staging").id == "staging-2026-03-10-2"
 
 
 def test_a_deployment_marks_itself(desk: Desk) -> None:
     """The box that deploys puts the marker which the checklists after it follow."""
-    sheet = Sheet(desk, "production", "Ann")
+    sheet = ChecklistSession(desk, "production", "Ann")
     sheet.do("deploy_the_release", confirmed=True)
     marks = [m for m in desk.marks.between(0, 2**62) if m.kind == "deploy"]
     assert len(marks) == 1 and sheet.id in marks[0].words and marks[0].author == "Ann"
-    assert Sheet(desk, "post-deploy-1h").early == ""
+    assert ChecklistSession(desk, "post-deploy-1h").early == ""
 
 
 def test_a_change_needs_a_name(desk: Desk) -> None:
     """Without a name nothing is run, nothing signed, nothing noted."""
-    sheet = Sheet(desk, "production")
+    sheet = ChecklistSession(desk, "production")
     for act in (
         lambda: sheet.do("deploy_the_release", confirmed=True),
         lambda: sheet.sign(),
@@ -261,7 +261,7 @@ def test_a_change_needs_a_name(desk: Desk) -> None:
 
 def test_practice_writes_nothing(desk: Desk) -> None:
     """A checklist that is practised leaves no record, no folder, and cannot be signed."""
-    sheet = Sheet(desk, "morning", "Ann", practice=True).run()
+    sheet = ChecklistSession(desk, "morning", "Ann", practice=True).run()
     with pytest.raises(IncidentError, match="practised"):
         sheet.sign()
     assert not (desk.settings.outputs / checklist_session.SHELF).exists() and desk.chronicle.records.names("morning") == []
@@ -272,13 +272,13 @@ def test_killed_half_way(desk: Desk) -> None:
     Whoever goes through it is killed after every single box, and another goes on: each change is done once, every box
     stands as of one who was not killed.
     """
-    whole = Sheet(desk, "production", "Ann")
+    whole = ChecklistSession(desk, "production", "Ann")
     names = [s.name for s in whole.steps]
     for n in range(len(names)):
 
         def one(n: int = n) -> None:
             walk(
-                Sheet(Desk(desk.settings, lambda: AT), "production", "Ann"),
+                ChecklistSession(Desk(desk.settings, lambda: AT), "production", "Ann"),
                 tuple(x for i, x in enumerate(names) if i != n),
             )
             os.kill(os.getpid(), signal.SIGKILL)
@@ -295,13 +295,13 @@ def test_two_begin_at_once(desk: Desk) -> None:
         if (pid := os.fork()) == 0:
             try:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-                Sheet(Desk(desk.settings, lambda: AT), "hourly", who).run()
+                ChecklistSession(Desk(desk.settings, lambda: AT), "hourly", who).run()
             finally:
                 os._exit(0)
         pids.append(pid)
     for pid in pids:
         os.waitpid(pid, 0)
-    sheet = Sheet(desk, "hourly")
+    sheet = ChecklistSession(desk, "hourly")
     assert (
         len([e for e in sheet.incident.entries if e.kind == "opened"]) == 1
         and verification.verify(sheet.id, desk).verdict == "ok"
@@ -314,7 +314,7 @@ def test_an_edit_is_named(desk: Desk) -> None:
     A figure changed in the copy of a signed checklist is named; with the record rewritten, the head that was signed
     differs.
     """
-    sheet = Sheet(desk, "hourly", "Ann").run()
+    sheet = ChecklistSession(desk, "hourly", "Ann").run()
     sheet.sign()
     record = desk.chronicle.records.folder(checklist_session.SHELF, sheet.id) / "record.jsonl"
     kept = record.read_text()
@@ -337,7 +337,7 @@ def test_no_secret_is_kept(tmp_path: Path) -> None:
         ).settings,
         lambda: AT,
     )
-    sheet = Sheet(desk, "morning", "Ann").run()
+    sheet = ChecklistSession(desk, "morning", "Ann").run()
     sheet.note(f"the key is {token}")
     sheet.sign()
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and token.encode() in p.read_bytes()]

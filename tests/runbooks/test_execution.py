@@ -24,7 +24,7 @@ from opslib.foundation.config import settings
 from opslib.foundation.errors import IncidentError, OperatorNeeded, SettingsError
 from opslib.runbooks import catalog, opening
 from opslib.runbooks.hooks import HOOKS, read
-from opslib.runbooks.session import Book
+from opslib.runbooks.session import RunbookSession
 from opslib.runbooks.steps import ASK, CHANGE, LOOK
 
 AS_OF = "2026-03-10T11:25"
@@ -80,9 +80,9 @@ def quick(laid: Path) -> Iterator[None]:
         yield
 
 
-def book(home: Path, name: str, incident: str, operator: str = "Ann") -> Book:
+def book(home: Path, name: str, incident: str, operator: str = "Ann") -> RunbookSession:
     """A runbook, opened in a new process as it were."""
-    return Book(desk(home), name, incident, operator, as_of=AS_OF)
+    return RunbookSession(desk(home), name, incident, operator, as_of=AS_OF)
 
 
 def process(what: Callable[[], object]) -> int:
@@ -98,7 +98,7 @@ def process(what: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def walk(found: Book, step: str) -> None:
+def walk(found: RunbookSession, step: str) -> None:
     """One step, as somebody who is there does it."""
     kind = next(s.kind for s in found.steps if s.name == step)
     if kind == LOOK:
@@ -389,7 +389,7 @@ def test_a_copy_is_filled_in_with_its_likely_branch_first(home: Path) -> None:
     stays as it was.
     """
     before = (catalog.folder() / "massive_down.ipynb").read_bytes()
-    made = catalog.filled(
+    made = catalog.fill_in(
         catalog.runbook("massive_down"),
         {"incident": "2026-03-10-7", "operator": 'Ann "x"', "as_of": ""},
         ["provider_auth"],
@@ -404,7 +404,7 @@ def test_a_copy_is_filled_in_with_its_likely_branch_first(home: Path) -> None:
     assert branches[0].startswith("### Likely: ") and not any("Likely" in b for b in branches[1:])
     desk_now = desk(home)
     incident = desk_now.chronicle.open("x", by="Ann", runbook="massive_down")
-    place, again = (opening.opened(desk_now, "massive_down", incident, "Ann") for _ in range(2))
+    place, again = (opening.open_for(desk_now, "massive_down", incident, "Ann") for _ in range(2))
     assert (place.name, again.name) == ("01_massive_down.ipynb", "02_massive_down.ipynb") and (
         catalog.folder() / "massive_down.ipynb"
     ).read_bytes() == before

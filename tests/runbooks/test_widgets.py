@@ -10,8 +10,8 @@ from tests.runbooks.test_execution import AS_OF, PLAIN, TOKEN, book, counted, de
 
 from opslib.dashboard import status
 from opslib.foundation import time_parsing
-from opslib.runbooks.session import Book, Card
-from opslib.runbooks.widgets import Pad, Strip, refresh
+from opslib.runbooks.session import RunbookSession, StepCard
+from opslib.runbooks.widgets import StepWidget, ProgressWidget, refresh
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -26,26 +26,26 @@ def quick(laid: Path) -> Iterator[None]:  # noqa: F811
 
 
 @pytest.fixture
-def opened(home: Path) -> Book:  # noqa: F811
+def opened(home: Path) -> RunbookSession:  # noqa: F811
     """A runbook, open for an incident, with nobody's name."""
     return book(home, "massive_down", desk(home).chronicle.open("x", by="Ann", runbook="massive_down").id, "")
 
 
-def pad(opened: Book, name: str) -> Pad:
+def pad(opened: RunbookSession, name: str) -> StepWidget:
     """The card of a step."""
-    found = Pad(Card(opened, next(s for s in opened.steps if s.name == name)))
+    found = StepWidget(StepCard(opened, next(s for s in opened.steps if s.name == name)))
     opened.pads.append(found)
     return found
 
 
-def press(found: Pad, words: str) -> None:
+def press(found: StepWidget, words: str) -> None:
     """Press the button with these words."""
     next(c for c in found._row.children if getattr(c, "description", "") == words).click()
 
 
-def test_a_look(opened: Book) -> None:
+def test_a_look(opened: RunbookSession) -> None:
     """A step that looks is looked at without a name, and its card and the strip show what was seen."""
-    strip = Strip(opened)
+    strip = ProgressWidget(opened)
     opened.pads.append(strip)
     found = pad(opened, "massive_answers")
     assert "not done" in found._told.value
@@ -57,12 +57,12 @@ def test_a_look(opened: Book) -> None:
     )
 
 
-def test_a_change(opened: Book, home: Path) -> None:  # noqa: F811
+def test_a_change(opened: RunbookSession, home: Path) -> None:  # noqa: F811
     """
     Refused without a name, refused unread, done once with both; after that there is no button, and no secret of what
     its hook printed.
     """
-    strip = Strip(opened)
+    strip = ProgressWidget(opened)
     opened.pads.append(strip)
     found = pad(opened, "tradier_only")
     assert "it will do" in found._told.value
@@ -88,9 +88,9 @@ def test_a_change(opened: Book, home: Path) -> None:  # noqa: F811
     assert "tradier_only <small>done" in strip._told.value and opened.incident.status == "mitigated"
 
 
-def test_a_judgement_and_a_note(opened: Book) -> None:
+def test_a_judgement_and_a_note(opened: RunbookSession) -> None:
     """A person judges with a name; a note is on record; both refuse without one."""
-    strip, found = Strip(opened), pad(opened, "massive_status_page")
+    strip, found = ProgressWidget(opened), pad(opened, "massive_status_page")
     opened.pads.append(strip)
     press(found, "Not as expected")
     assert "say who you are" in found._said.value
@@ -107,7 +107,7 @@ def test_a_judgement_and_a_note(opened: Book) -> None:
     ]
 
 
-def test_two_people(opened: Book, home: Path) -> None:  # noqa: F811
+def test_two_people(opened: RunbookSession, home: Path) -> None:  # noqa: F811
     """What one did the other sees after a press, or a refresh."""
     other = book(home, "massive_down", opened.incident.id, "Bob")
     mine, theirs = pad(opened, "tradier_only"), pad(other, "tradier_only")
@@ -117,7 +117,7 @@ def test_two_people(opened: Book, home: Path) -> None:  # noqa: F811
     assert "(Bob)" in mine._told.value and mine._row.children == ()
 
 
-def test_an_unsure_step(opened: Book, home: Path) -> None:  # noqa: F811
+def test_an_unsure_step(opened: RunbookSession, home: Path) -> None:  # noqa: F811
     """A step that was begun and never ended asks whether it happened, and there is no other button."""
     step = next(s for s in opened.steps if s.name == "tradier_only")
     opened.walk._write(step, "intended", "begun", "Ann", "intended:1", asked={"id": "x/1"})

@@ -13,15 +13,15 @@ import pytest
 from tests.support.outside_world import RULES
 
 from opslib.alerting import replay
-from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.notifications.store import NotificationStore
 from opslib.alerting.store import COLUMNS
 from opslib.foundation.config import settings
-from opslib.foundation.config.contacts import Staff
-from opslib.foundation.storage.database import Store
-from opslib.foundation.storage.snapshot_columns import Look
+from opslib.foundation.config.contacts import Contacts
+from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.snapshot_columns import SnapshotRow
 from opslib.services.collector import Collector
-from opslib.telemetry.probes.history import Probed
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.history import ProbeHistory
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 JUMPS_AT_S, BY_S, ENDS_S = 600, 600, 1500
 
@@ -38,15 +38,15 @@ def beat(seconds: float, stepped_s: float | None = None) -> Sample:
     )
 
 
-def lived() -> tuple[list[Sample], list[Look]]:
+def lived() -> tuple[list[Sample], list[SnapshotRow]]:
     """Beats and posts each five seconds by our clock, which jumps by ten minutes."""
     page, seconds = snapshots.PageOf(-600), [*range(0, JUMPS_AT_S + 1, 5), *range(JUMPS_AT_S + BY_S + 5, ENDS_S + BY_S, 5)]
     beats = [beat(s, float(BY_S) if s == JUMPS_AT_S + BY_S + 5 else None) for s in seconds]
     return beats, [page.add(massive_requests=1, tradier_requests=1, validations=1).look(s) for s in seconds]
 
 
-def risen(beats: list[Sample], posts: list[Look]) -> set[str]:
-    found = replay.on(snapshots.tape(posts), RULES, snapshots.us(0), snapshots.us(ENDS_S + BY_S - 5), Probed("tradier", beats))
+def risen(beats: list[Sample], posts: list[SnapshotRow]) -> set[str]:
+    found = replay.replay_view(snapshots.tape(posts), RULES, snapshots.us(0), snapshots.us(ENDS_S + BY_S - 5), ProbeHistory("tradier", beats))
     return {t.rule for t in found if t.kind in ("fired", "rose")}
 
 
@@ -65,7 +65,7 @@ def test_silence_after_it_is_silence() -> None:
 
 def test_which_instants_it_jumped_over() -> None:
     """Those between the two beats, and no other; a clock that was set back jumped over none."""
-    probed = Probed("tradier", [beat(0), beat(5), beat(605, 595.0), beat(610), beat(615, -30.0), beat(620)])
+    probed = ProbeHistory("tradier", [beat(0), beat(5), beat(605, 595.0), beat(610), beat(615, -30.0), beat(620)])
     assert [probed.jumped(snapshots.us(s)) for s in (-5, 0, 3, 5, 6, 300, 604, 605, 608, 612, 617)] == [
         False,
         False,
@@ -94,7 +94,7 @@ def test_what_was_seen_before_it_was_set_back_is_gone() -> None:
     """
     before = [Sample(snapshots.us(s), "liveness", "massive", "ok", 0.1, None) for s in range(0, 601, 5)]
     after = [Sample(snapshots.us(s), "liveness", "massive", "server_5xx", 0.1, None) for s in range(308, 400, 5)]
-    probed = Probed(
+    probed = ProbeHistory(
         "tradier",
         [
             *before,
@@ -152,8 +152,8 @@ def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool)
                 self.set()
             return self.is_set()
 
-    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
-    samples = Samples(store, "desk")
+    store = Database(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
+    samples = SampleStore(store, "desk")
     samples.keep([beat(0)])
     judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
     if not jumps:
@@ -171,16 +171,16 @@ def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: p
     """
     instant, steady = [snapshots.at(600)], [1000.0]
     monkeypatch.setattr("opslib.foundation.storage.database.time.monotonic", lambda: steady[0])
-    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
+    store = Database(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0])
     judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
-    desk = Dispatch(store, "desk")
-    assert judge.judge() is not None and desk.plan(Staff(), RULES) == []
+    desk = NotificationStore(store, "desk")
+    assert judge.judge() is not None and desk.plan(Contacts(), RULES) == []
     upto_us = judge.record.judged()[1]  # type: ignore[index]
     made, judged = list[str](), list[int | None]()
     for s in range(0, 700, 5):  # Set back by ten minutes.
         instant[0], steady[0] = snapshots.at(s), steady[0] + 5
         judged.append(judge.judge())
-        made += desk.plan(Staff(), RULES)
+        made += desk.plan(Contacts(), RULES)
         if s == 30:
             (alert,) = desk.message(made[0])["alerts"]
             assert (alert["rule"], alert["subject"], alert["severity"]) == ("clock_skew", "monitor", "critical"), alert

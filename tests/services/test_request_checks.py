@@ -31,7 +31,7 @@ from opslib.dashboard import status as status_module
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import SettingsError, StoreError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import FACTS, FOREIGN
 from opslib.telemetry.pages import refused_posts
 from opslib.telemetry.pages.refused_posts import Refusals, Refused
@@ -64,7 +64,7 @@ def answered(url: str, method: str, target: str, *headers: str, body: bytes = b"
     return int(said.split()[1]) if said else 0
 
 
-def alerts_kept(store: Store) -> int:
+def alerts_kept(store: Database) -> int:
     with store.reading() as connection:
         return len(connection.execute(FOREIGN.select()).all())
 
@@ -459,7 +459,7 @@ def test_system_health_says_it(home: Path) -> None:
     known then.
     """
     found = settings.load()
-    store, world = Store(found.url), Clock(NOON)
+    store, world = Database(found.url), Clock(NOON)
     counting = Refusals(store, found.app, world.now, str)
     for minutes, times in ((-90, 2), (-30, 12), (5, 4)):
         world.at = NOON + timedelta(minutes=minutes)
@@ -485,7 +485,7 @@ def test_system_health_says_it(home: Path) -> None:
             if words
             else "refused" not in panel
         )
-    store = Store(found.url)
+    store = Database(found.url)
     assert [
         r.count for r in refused_posts.read(store, found.app, 0, clock.micros(NOON + timedelta(hours=1)), clock.micros(NOON))
     ] == [14]
@@ -500,7 +500,7 @@ def test_a_stranger_fills_neither_memory_nor_disk_nor_log(home: Path, capfd: pyt
     the newest are kept.
     """
     found = settings.load()
-    store, world = Store(found.url), Clock(NOON)
+    store, world = Database(found.url), Clock(NOON)
     counting = Refusals(store, found.app, world.now, str)
     for n in range(100_000):
         counting.count(403, f"reason {n % 700}", f"https://{n}.example/{'x' * 500}\x1b[31m\u202e")
@@ -522,7 +522,7 @@ def test_a_stranger_fills_neither_memory_nor_disk_nor_log(home: Path, capfd: pyt
 def test_only_the_newest_rows_are_kept(home: Path) -> None:
     """Of one page that is refused for days, the newest rows stay; two receivers on one store add to the same counts."""
     found = settings.load()
-    store, world = Store(found.url), Clock(NOON)
+    store, world = Database(found.url), Clock(NOON)
     one, two = (Refusals(store, found.app, world.now, str) for _ in range(2))
     one.close(), two.close()
     for n in range(refused_posts.MOST_ROWS // 50 + 3):
@@ -543,12 +543,12 @@ def test_what_cannot_be_counted_now_is_counted_later(
 ) -> None:
     """While the store takes nothing, refusals are held and said once; a damaged count is said in a sentence."""
     found = settings.load()
-    store = Store(found.url)
+    store = Database(found.url)
     counting = Refusals(store, found.app, lambda: NOON, str)
     counting.close()
     counting.count(403, "r", ORIGIN)
     with monkeypatch.context() as broken:
-        broken.setattr(Store, "committing", lambda _: (_ for _ in ()).throw(StoreError("the disk is full")))
+        broken.setattr(Database, "committing", lambda _: (_ for _ in ()).throw(StoreError("the disk is full")))
         counting.flush()
     assert "1 refused posts could not be counted" in capfd.readouterr().err
     counting.count(403, "r", ORIGIN)

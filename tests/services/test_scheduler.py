@@ -33,9 +33,9 @@ from opslib.alerting.notifications import sender
 from opslib.cli import main
 from opslib.desk import Desk
 from opslib.foundation import time_parsing
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.jobs import ledger
-from opslib.jobs.due import Agenda
+from opslib.jobs.due import DueJobs
 from opslib.services import notifying
 from opslib.services.scheduler import Scheduler
 
@@ -82,7 +82,7 @@ class Clocked:
 
     def __init__(self, home: Path, now: str):
         self.now, self.home = at(now), home
-        self.store: Store | None = None
+        self.store: Database | None = None
 
     def __call__(self) -> Desk:
         found = Desk(desk.open(home=self.home).settings, lambda: self.now)
@@ -141,7 +141,7 @@ def test_what_fails_is_tried_thrice(home: Path, monkeypatch: pytest.MonkeyPatch)
     of = Clocked(home, "2026-03-10T12:00")
     assert [of.once(f"2026-03-10T12:{m:02}", monkeypatch) for m in (0, 0, 2, 3, 5, 20)] == [70, 3, 70, 3, 70, 0]
     assert Counter(of.states()) == {("notebook broken 2026-03-10", "failed"): 3}
-    (told,) = Agenda.of(of.store, of().settings, of().staff).told(of.now, {})
+    (told,) = DueJobs.of(of.store, of().settings, of().staff).told(of.now, {})
     assert (
         "no such account" in told["annotations"]["summary"]
         and "given up after 3 tries" in told["annotations"]["summary"]
@@ -165,7 +165,7 @@ def test_what_hangs_is_ended_and_told(home: Path, monkeypatch: pytest.MonkeyPatc
     assert sorted(of.states()) == [("notebook fine 2026-03-10", "ok"), ("notebook stuck 2026-03-10", "failed")]
     with pytest.raises(ProcessLookupError):
         os.kill(int((home / "pid").read_text()), 0)
-    (told,) = Agenda.of(of.store, of().settings, of().staff).told(of.now, {})
+    (told,) = DueJobs.of(of.store, of().settings, of().staff).told(of.now, {})
     assert "notebook stuck 2026-03-10 failed" in told["annotations"]["summary"] and re.search(
         "2 s|time ran out|imed ?out", told["annotations"]["summary"]
     ), told
@@ -178,7 +178,7 @@ def test_what_is_made_by_hand_is_made(home: Path, monkeypatch: pytest.MonkeyPatc
     of.once("2026-03-10T16:15", monkeypatch)
     assert of.once("2026-03-10T09:00", monkeypatch) == 0 and of.once("2026-03-10T16:30", monkeypatch) == 0
     assert of.states() == [("notebook daily 2026-03-10", "ok")]
-    items = Agenda.of(of.store, of().settings, of().staff).items(of.now)
+    items = DueJobs.of(of.store, of().settings, of().staff).items(of.now)
     assert [i.standing for i in items] == [ledger.OVER]
 
 
@@ -242,7 +242,7 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
         last = [started(home, ends + timedelta(minutes=10 * later), once=True) for _ in range(2)]
         assert {process.wait(120) for process in last} <= {0, 3, 70}
     found = desk.open(home=home)
-    items = Agenda.of(found.store, found.settings, found.staff).items(ends)
+    items = DueJobs.of(found.store, found.settings, found.staff).items(ends)
     due = [i.due.name for i in items]
     assert Counter(name.split()[1] for name in due) == {"daily": 5, "noon": 5, "night": 7, "broken": 1}, (seed, due)
     said = (home.parent / "said").read_text()
@@ -343,7 +343,7 @@ def test_what_nobody_made_is_told_by_another(
     of.tell("2026-03-11T20:01")
     of.tell("2026-03-11T20:10")
     assert len(box.subjects) == 4 and "notebook daily 2026-03-11 was late" in box.subjects[2]
-    assert {i.standing for i in Agenda.of(of.store, of().settings, of().staff).items(of.now)} == {ledger.OVER}
+    assert {i.standing for i in DueJobs.of(of.store, of().settings, of().staff).items(of.now)} == {ledger.OVER}
 
 
 def test_a_failure_is_told_once_and_its_end_too(

@@ -1,7 +1,7 @@
 """
 The receiver, met as the world meets it: over real sockets, by pages, strangers, garbage, kill -9 and a full disk.
 
-Contract tests stand in this process (`Served`); what only a process can show is shown on a real ``ops serve``.
+Contract tests stand in this process (`ServerThread`); what only a process can show is shown on a real ``ops serve``.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from opslib.foundation.config import rules, settings
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import SettingsError, StoreError
 from opslib.foundation.storage import snapshot_columns, sqlite
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services import server
 from opslib.telemetry.pages.store import Post, SnapshotStore
 
@@ -85,7 +85,7 @@ class Receiver:
 
     url: str
     settings: Settings
-    store: Store
+    store: Database
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         """One request."""
@@ -105,7 +105,7 @@ def raw(body: Any) -> bytes:
     return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
-def bodies(store: Store) -> list[bytes]:
+def bodies(store: Database) -> list[bytes]:
     """Every body that a store holds."""
     return [body for _, _, _, body in SnapshotStore(store).bodies("desk", None, None, None)]
 
@@ -130,9 +130,9 @@ def asked(url: str, method: str, path: str, body: Any = None, headers: dict[str,
 def receiving(*, now: Callable[[], datetime] = clock.now, **environ: str) -> Iterator[Receiver]:
     """A receiver in this process, on the home of the test."""
     found = settings.load(None, None, {"OPS_HOME": os.environ["OPS_HOME"], **environ})
-    store = Store(found.url, now)
+    store = Database(found.url, now)
     try:
-        with server.Served(found, store, rules.load(found.base), now=now) as served:
+        with server.ServerThread(found, store, rules.load(found.base), now=now) as served:
             yield Receiver(served.url, found, store)
     finally:
         store.close()
@@ -1371,7 +1371,7 @@ def test_a_post_given_up_does_not_stop_the_writer(home: Path, monkeypatch: pytes
 
     monkeypatch.setattr(SnapshotStore, "write", slowly)
     found = settings.load()
-    store = Store(found.url)
+    store = Database(found.url)
     app = server.build(found, store, rules.load(found.base))
 
     async def post(number: int) -> list[dict]:

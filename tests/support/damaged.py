@@ -21,19 +21,19 @@ from pathlib import Path
 from tests.support.snapshots import at, body, post, us
 from tests.alerting.test_store import troubled
 
-from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.notifications.store import NotificationStore
 from opslib.cli import main, parser
 from opslib.foundation.config import rules, settings
-from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.contacts import Channel, Role, Contacts
 from opslib.foundation.errors import OpsError
-from opslib.foundation.storage.database import Store
-from opslib.incidents.lifecycle import Chronicle
+from opslib.foundation.storage.database import Database
+from opslib.incidents.lifecycle import Incidents
 from opslib.jobs import ledger
-from opslib.jobs.ledger import Due
+from opslib.jobs.ledger import JobKey
 from opslib.services.collector import Collector
-from opslib.telemetry.markers import Marks
-from opslib.telemetry.pages.store import Reject, SnapshotStore
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.markers import Markers
+from opslib.telemetry.pages.store import RejectedPost, SnapshotStore
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 LASTS_S = 1500
 END = f"{at(LASTS_S):%Y-%m-%dT%H:%M:%SZ}"
@@ -58,7 +58,7 @@ def made(home: Path) -> Path:
     """Lay out a home whose store holds something in every table; the home again."""
     home.mkdir(parents=True)
     found = settings.Settings(home=home, app="desk")
-    store, table, now = Store(found.url, lambda: at(0)), rules.load(), at(LASTS_S + 10)
+    store, table, now = Database(found.url, lambda: at(0)), rules.load(), at(LASTS_S + 10)
     for seconds, late, metrics in sorted(troubled(7), key=lambda p: p[0] + p[1]):
         if seconds <= LASTS_S:
             store._now = lambda known=seconds + late: at(known)
@@ -72,10 +72,10 @@ def made(home: Path) -> Path:
                 body(last_error_message="boom", errors_by_type={"timeout": 2}, page_id="p1", memory_bytes=10**8),
             )
         ],
-        [Reject("post", ("pnl is 4, expected an object",), b'{"pnl": 4}')],
+        [RejectedPost("post", ("pnl is 4, expected an object",), b'{"pnl": 4}')],
     )
     probes = ("liveness", "data", "health", "log", "host", "beat", "socket", "process", "chain")
-    Samples(store, "desk").keep(
+    SampleStore(store, "desk").keep(
         Sample(
             us(s),
             probe,
@@ -93,11 +93,11 @@ def made(home: Path) -> Path:
             else ({"beat": "collector", "chain": "SPY"}.get(probe, "app"),)
         )
     )
-    Samples(store, "desk").keep_chain(us(600), "massive", "SPY", "ok", [b'{"results": []}'])
+    SampleStore(store, "desk").keep_chain(us(600), "massive", "SPY", "ok", [b'{"results": []}'])
     assert Collector(store, found, table, "one", lambda: now).judge()
-    told = Dispatch(store, "desk")
+    told = NotificationStore(store, "desk")
     told.silence("Ann", "planned", timedelta(hours=1), rule="errors")
-    staff = Staff(
+    staff = Contacts(
         {name: Role(name, (), ("hook",)) for name in ("Dev Team", "Tech Lead")},
         {"hook": Channel("hook", "webhook", {"url": "http://127.0.0.1:9/"})},
     )
@@ -117,16 +117,16 @@ def made(home: Path) -> Path:
             }
         ]
     )
-    chronicle = Chronicle(store, found, table)
-    assert chronicle.take_in()
+    chronicle = Incidents(store, found, table)
+    assert chronicle.follow_alerts()
     opened = chronicle.open("slow", by="Ann")
     chronicle.note(opened.id, "the vendor called", "Ann")
     chronicle.records.picture(b"no picture")
-    Marks(store, found).put("deploy", "v1.2", "Ann", at(900))
+    Markers(store, found).put("deploy", "v1.2", "Ann", at(900))
     for n, state in enumerate(("ok", "failed")):
         assert ledger.begins(
             store,
-            Due(f"report daily 2026-03-0{n + 3}"),
+            JobKey(f"report daily 2026-03-0{n + 3}"),
             id=f"run{n}",
             app="desk",
             notebook="notebooks/daily.ipynb",

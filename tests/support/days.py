@@ -7,7 +7,7 @@ from datetime import date, datetime
 from sqlalchemy import URL
 
 from opslib.foundation import clock, market_calendar, time_parsing
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.simulation.demo_day import replay
 from opslib.simulation.world import page
 from opslib.simulation.world.script import Script, script
@@ -31,9 +31,9 @@ def posts(day: date = DAY, seed: int = 1, quiet: bool = False) -> tuple[Post, ..
     return tuple(Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(scripted(day, seed, quiet)))
 
 
-def filled(url: str | URL, app: str = "desk", **which: object) -> Store:
+def filled(url: str | URL, app: str = "desk", **which: object) -> Database:
     """A store that holds a scripted day, known as it happened."""
-    store = Store(url)
+    store = Database(url)
     SnapshotStore(store).write(app, posts(**which), known_at_ts=True)
     return store
 

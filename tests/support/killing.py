@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from tests.support.snapshots import at
 from tests.support.struck_process import struck
 
-from opslib.alerting.store import Record
+from opslib.alerting.store import AlertStore
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ALIVE, SNAPSHOTS
 from opslib.services import collector
 from opslib.services.collector import Collector
@@ -24,7 +24,7 @@ from opslib.services.collector import Collector
 NOW = at(2410)  # After the last post of the test's forty minutes.
 
 
-def copied(store: Store, app: str) -> None:
+def copied(store: Database, app: str) -> None:
     """The posts of the straight run under another name, known as they were."""
     for table in (SNAPSHOTS, ALIVE):
         columns = [c for c in table.c if c.name not in ("app", "seq")]
@@ -41,17 +41,17 @@ TABLE = rules.load()  # Read before anybody is forked: to read it again each tim
 def child(url: str, app: str, holder: str) -> None:
     """A collector from its first breath to its last instant."""
     collector.AT_ONCE = 7
-    Collector(Store(url, lambda: NOW), settings.Settings(home=None, app=app), TABLE, holder, lambda: NOW).judge()  # type: ignore[arg-type]
+    Collector(Database(url, lambda: NOW), settings.Settings(home=None, app=app), TABLE, holder, lambda: NOW).judge()  # type: ignore[arg-type]
 
 
 def killed(url: str, seed: int, wanted: int) -> tuple[int, int]:
     """Kill so many collectors; returns how many were, and the rounds it took."""
     rng, kills, rounds, n = random.Random(seed), 0, 0, 0
-    store = Store(url, lambda: NOW)
+    store = Database(url, lambda: NOW)
     while kills < wanted:
         app, rounds, done, longest_s, upto = f"round{rounds}", rounds + 1, False, 0.15, None
         copied(store, app)
-        record = Record(store, app)
+        record = AlertStore(store, app)
         store.close()
         while not done:
             n += 1

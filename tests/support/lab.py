@@ -19,7 +19,7 @@ from tests.support.servers import free_port
 from opslib.jobs.jupyterlab import QUIET
 from opslib.simulation.drills import game_day
 from opslib.simulation.drills.stepped_desk import BEGINS
-from opslib.simulation.world.control import Lever
+from opslib.simulation.world.control import World
 
 STARTS_S = 60.0
 RUNS_S = 180.0  # All cells of a runbook, on a busy machine.
@@ -45,13 +45,13 @@ def notebook(place: Path, *cells: str) -> None:
 
 
 @contextmanager
-def beside_a_world(home: Path, logs: Path, speed: float) -> Iterator[tuple[Lever, dict[str, str]]]:
+def beside_a_world(home: Path, logs: Path, speed: float) -> Iterator[tuple[World, dict[str, str]]]:
     """
     A world that is healthy and runs, and the receiver and collector of a desk that looks at it: the lever with which it
     is turned, and the desk's settings.
     """
     port = free_port()
-    with Lever(BEGINS, seed=3, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
+    with World(BEGINS, seed=3, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
         environ = lever.environ | {"OPS_HOME": str(home), "OPS_APP": "desk"}
         ops = ("-m", "opslib.cli")
         with game_day._running([(*ops, "serve", "--port", str(port)), (*ops, "collect")], os.environ | environ, logs):

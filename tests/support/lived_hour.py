@@ -18,14 +18,14 @@ from tests.support.snapshots import PageOf, us as after_open
 
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
-from opslib.foundation.config.contacts import Role, Staff
+from opslib.foundation.config.contacts import Role, Contacts
 from opslib.foundation.config.rules import PATH
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services import notifying
 from opslib.services.collector import Collector
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 RULES = rules.load()
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)
@@ -94,10 +94,10 @@ class Desk:
             shutil.copytree(begun.settings.home, home, dirs_exist_ok=True)
         self.fault, self.until_s, self.second = fault, until_s, begun.second if begun else 0.0
         self.settings = settings.load(home, "desk", {})
-        self.store = Store(self.settings.url, lambda: self.now)
+        self.store = Database(self.settings.url, lambda: self.now)
         self.page = copy.deepcopy(begun.page) if begun else PageOf(-600)
         self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.now)
-        self.staff = Staff({name: Role(name, (), ()) for name in PATH}, {})
+        self.staff = Contacts({name: Role(name, (), ()) for name in PATH}, {})
         self.notifier = notifying.notifier(self.store, self.settings, RULES, self.staff, lambda: self.now)
         self.sent: list[dict[str, Any]] = []
         self.texts: list[str] = []
@@ -114,7 +114,7 @@ class Desk:
                 self.second += STEP_S
                 self._happens(posts, samples)
             SnapshotStore(self.store).write("desk", posts, known_at_ts=True)
-            Samples(self.store, "desk").keep(samples, known_at_ts=True)
+            SampleStore(self.store, "desk").keep(samples, known_at_ts=True)
             self.judge.judge()
             for name in self.notifier.plan():
                 told = self.notifier.rendered(name)

@@ -11,10 +11,10 @@ from typing import Any
 
 from tests.support.snapshots import PageOf, at, tape, us, window
 
-from opslib.dashboard.status import View
+from opslib.dashboard.status import Status
 from opslib.foundation.config import rules
-from opslib.foundation.storage.snapshot_columns import Look
-from opslib.telemetry.probes.history import Probed
+from opslib.foundation.storage.snapshot_columns import SnapshotRow
+from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
 
 NOW = 5400.0  # Seconds after the open: 11:00 in New York.
@@ -142,7 +142,7 @@ def posted(
     since: float = 1200.0,
     until: float = 0.0,
     said: Callable[[float], dict[str, Any]] = lambda ago: {},
-) -> list[Look]:
+) -> list[SnapshotRow]:
     """
     The posts of one page, one each five seconds.
 
@@ -151,7 +151,7 @@ def posted(
             themselves.
         said: What a post of such an age says otherwise.
     """
-    page, looks, ago = PageOf(NOW - since - 600), list[Look](), since
+    page, looks, ago = PageOf(NOW - since - 600), list[SnapshotRow](), since
     while ago >= until:
         more = {
             "massive_requests": 5,
@@ -168,11 +168,11 @@ def posted(
 
 
 def view(
-    samples: Iterable[Sample] | None = None, posts: Iterable[Look] | None = None, length: float = 600.0, **more: Any
-) -> View:
+    samples: Iterable[Sample] | None = None, posts: Iterable[SnapshotRow] | None = None, length: float = 600.0, **more: Any
+) -> Status:
     """The view of such a moment."""
-    probed = Probed("tradier", well() if samples is None else samples)
-    return View(
+    probed = ProbeHistory("tradier", well() if samples is None else samples)
+    return Status(
         "desk",
         window(NOW - length, NOW),
         None,

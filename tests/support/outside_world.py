@@ -14,9 +14,9 @@ from tests.support.servers import serving
 
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.simulation.world.http_server import Answer, Request, as_json
-from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -105,7 +105,7 @@ class Outside:
 @asynccontextmanager
 async def probing(
     home: Path, outside: Outside, parties: tuple[str, ...] = ("massive", "tradier", "app"), **environ: str
-) -> AsyncIterator[Rounds]:
+) -> AsyncIterator[ProbeRunner]:
     """What probes some of these parties, in no hurry."""
     async with serving(outside.massive) as massive, serving(outside.tradier) as tradier, serving(outside.app) as app:
         urls = {"massive": massive, "tradier": tradier, "app": app}
@@ -114,7 +114,7 @@ async def probing(
             None,
             {"OPS_SYMBOLS": "SPY", **{f"OPS_{party.upper()}_URL": urls[party] for party in parties}, **environ},
         )
-        rounds = Rounds(found, Store(found.url), RULES, now=lambda: outside.at, speed=1.0)
+        rounds = ProbeRunner(found, Database(found.url), RULES, now=lambda: outside.at, speed=1.0)
         try:
             yield rounds
         finally:
@@ -122,7 +122,7 @@ async def probing(
 
 
 async def passing(
-    rounds: Rounds, outside: Outside, seconds: float, step_s: float = 20.0, each: Callable[[], None] = lambda: None
+    rounds: ProbeRunner, outside: Outside, seconds: float, step_s: float = 20.0, each: Callable[[], None] = lambda: None
 ) -> list[Sample]:
     """Let so much time pass, with a probe of everything but chains, and a beat, at each step."""
     found: list[Sample] = []

@@ -25,12 +25,12 @@ from tests.support.snapshots import at, us
 from tests.support.struck_process import struck
 
 from opslib.alerting.alerts import Transition
-from opslib.alerting.notifications.store import PENDING, SENT, Dispatch
-from opslib.alerting.store import Record
+from opslib.alerting.notifications.store import PENDING, SENT, NotificationStore
+from opslib.alerting.store import AlertStore
 from opslib.foundation.config import rules, settings
-from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.contacts import Channel, Role, Contacts
 from opslib.foundation.config.rules import PATH
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import DELIVERIES, LEASES
 from opslib.services import notifying
 
@@ -47,9 +47,9 @@ SILENT = "errors"
 JUMP_S = 70.0  # Longer than a claim holds.
 
 
-def staff(port: int) -> Staff:
+def staff(port: int) -> Contacts:
     """Everybody is told by one webhook."""
-    return Staff(
+    return Contacts(
         {name: Role(name, (), ("hook",)) for name in PATH},
         {"hook": Channel("hook", "webhook", {"url": f"http://127.0.0.1:{port}/"})},
         escalate_after=NEVER,
@@ -88,10 +88,10 @@ def receive(place: str) -> None:
     server.serve_forever()
 
 
-def fires(store: Store, app: str, seconds: float, edge: str, severity: str = "critical") -> None:
+def fires(store: Database, app: str, seconds: float, edge: str, severity: str = "critical") -> None:
     """Let each alert fire, or be over, in one transaction, as a collector would keep it."""
-    record = Record(store, app)
-    turn = record.take_turn("judge")
+    record = AlertStore(store, app)
+    turn = record.acquire_lease("judge")
     assert turn
     kind = "fired" if edge == "firing" else "resolved"
     rows = [
@@ -141,7 +141,7 @@ def child(url: str, app: str, port: int, begins_s: float) -> None:
     """Who plans and sends, until nothing is left."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     ticking = Clock(begins_s)
-    store = Store(url, ticking.now)
+    store = Database(url, ticking.now)
     notifier = notifying.notifier(
         store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, staff(port), ticking.now
     )
@@ -160,15 +160,15 @@ def child(url: str, app: str, port: int, begins_s: float) -> None:
     asyncio.run(until_done())
 
 
-def settled(store: Store, app: str) -> bool:
+def settled(store: Database, app: str) -> bool:
     """Is everything planned and sent?"""
     with store.reading() as connection:
         waiting = connection.execute(
             sa.select(sa.func.count()).where(DELIVERIES.c.app == app, DELIVERIES.c.state == PENDING)
         ).scalar_one()
-    loud = [n for n in Dispatch(store, app).standing() if n.rule != SILENT]
+    loud = [n for n in NotificationStore(store, app).standing() if n.rule != SILENT]
     planned = int(store.recall(f"planned:{app}") or 0)
-    return not waiting and planned == len(Record(store, app).outbox()) and all(n.told and n.levels for n in loud)
+    return not waiting and planned == len(AlertStore(store, app).outbox()) and all(n.told and n.levels for n in loud)
 
 
 def killed(url: str, seed: int, wanted: int, port: int) -> dict[str, int]:
@@ -179,12 +179,12 @@ def killed(url: str, seed: int, wanted: int, port: int) -> dict[str, int]:
     rng, kills, rounds, now_s, torn = random.Random(seed), 0, 0, 100.0, 0
     while kills < wanted or rounds < 2:
         app, rounds, longest_s = f"round{rounds}", rounds + 1, 0.12
-        store = Store(url, Clock(now_s).now)
-        Dispatch(store, app).silence("Ann", "known", NEVER, rule=SILENT)
+        store = Database(url, Clock(now_s).now)
+        NotificationStore(store, app).silence("Ann", "known", NEVER, rule=SILENT)
         store.close()
         for edge in ("firing", "resolved"):
             now_s += JUMP_S
-            store = Store(url, Clock(now_s).now)
+            store = Database(url, Clock(now_s).now)
             fires(store, app, now_s, edge)
             store.close()
             done = False
@@ -193,7 +193,7 @@ def killed(url: str, seed: int, wanted: int, port: int) -> dict[str, int]:
                 was_killed, done = struck(partial(child, url, app, port, now_s), rng.uniform(0.01, longest_s))
                 if was_killed:
                     kills += 1
-                    store = Store(url, Clock(now_s + 0.5).now)
+                    store = Database(url, Clock(now_s + 0.5).now)
                     with store.reading() as connection:
                         torn += connection.execute(
                             sa.select(sa.func.count()).where(
@@ -205,7 +205,7 @@ def killed(url: str, seed: int, wanted: int, port: int) -> dict[str, int]:
                     store.close()
                 now_s += 0.12 * SPEED
                 longest_s = min(0.6, longest_s * 1.02)
-            store = Store(url, Clock(now_s).now)
+            store = Database(url, Clock(now_s).now)
             assert settled(store, app)
             with store.writing() as connection:
                 connection.execute(sa.delete(LEASES))
@@ -222,7 +222,7 @@ if __name__ == "__main__":
         found = killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(receiver.stdout.readline()))  # type: ignore[union-attr]
     finally:
         receiver.kill()
-    store = Store(sys.argv[1])
+    store = Database(sys.argv[1])
     with store.reading() as connection:
         sent = [
             row.message

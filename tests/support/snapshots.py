@@ -12,16 +12,16 @@ from typing import Any
 
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.clock import Window
-from opslib.foundation.config.limits import Pages
+from opslib.foundation.config.limits import PageLimits
 from opslib.foundation.storage import snapshot_columns
-from opslib.foundation.storage.database import Store
-from opslib.foundation.storage.snapshot_columns import Look
+from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.snapshot_columns import SnapshotRow
 from opslib.telemetry.pages import counters, snapshot
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.pages.page_loads import Page, Telling, in_order
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.pages.page_loads import PageLoad, PageLoadTracker, in_order
 from opslib.telemetry.pages.store import Post
 
-HOW = Pages(
+HOW = PageLimits(
     load_jitter_s=5.0,
     reset_gap_s=300.0,
     late_after=1.7,
@@ -188,7 +188,7 @@ class PageOf:
         said |= {"page_id": self.page_id} if self.page_id else {}
         return body(**{**said, **changed})
 
-    def look(self, seconds: float, **changed: Any) -> Look:
+    def look(self, seconds: float, **changed: Any) -> SnapshotRow:
         """A look of it, received at that instant."""
         return look(seconds, self.body(seconds, **changed))
 
@@ -196,10 +196,10 @@ class PageOf:
 _made = iter(range(1, 10**12))
 
 
-def look(seconds: float, metrics: dict[str, Any], *, known: float | None = None) -> Look:
+def look(seconds: float, metrics: dict[str, Any], *, known: float | None = None) -> SnapshotRow:
     """A look as the store would give it back."""
     found = snapshot.read(metrics)
-    return Look(
+    return SnapshotRow(
         seq=next(_made),
         ts_us=us(seconds),
         known_at_us=us(seconds if known is None else known),
@@ -208,9 +208,9 @@ def look(seconds: float, metrics: dict[str, Any], *, known: float | None = None)
     )
 
 
-def tell_apart(looks: Iterable[Look], how: Pages, every: float) -> tuple[Page, ...]:
+def tell_apart(looks: Iterable[SnapshotRow], how: PageLimits, every: float) -> tuple[PageLoad, ...]:
     """Which pages posted these looks, told at once? In order of their first look."""
-    telling = Telling(how, every)
+    telling = PageLoadTracker(how, every)
     for k in in_order(looks):
         telling.take(k)
     if telling.second_thoughts:
@@ -218,9 +218,9 @@ def tell_apart(looks: Iterable[Look], how: Pages, every: float) -> tuple[Page, .
     return tuple(telling.pages)
 
 
-def tape(looks: Iterable[Look], *, alive: Iterable[str] | None = None, every: float = EVERY) -> Tape:
+def tape(looks: Iterable[SnapshotRow], *, alive: Iterable[str] | None = None, every: float = EVERY) -> CounterHistory:
     """A tape of looks, without a store; everything is wired unless said otherwise."""
-    made = Tape(HOW, every, alive=frozenset(snapshot_columns.NEVER_SEEN_ALIVE if alive is None else alive))
+    made = CounterHistory(HOW, every, alive=frozenset(snapshot_columns.WIRED_FIELDS if alive is None else alive))
     made.add(looks)
     return made
 
@@ -230,12 +230,12 @@ def post(seconds: float, metrics: dict[str, Any]) -> Post:
     return Post(us(seconds), snapshot.read(copy.deepcopy(metrics)))
 
 
-def store(folder: Path, now: datetime = CLOSES) -> Store:
+def store(folder: Path, now: datetime = CLOSES) -> Database:
     """An empty store of the test's own, whose clock stands still."""
-    return Store(f"sqlite:///{folder / 'store.sqlite'}", lambda: now)
+    return Database(f"sqlite:///{folder / 'store.sqlite'}", lambda: now)
 
 
-def stored_tape(kept: Store, start: float, end: float, known: float | None = None, every: float = EVERY) -> Tape:
+def stored_tape(kept: Database, start: float, end: float, known: float | None = None, every: float = EVERY) -> CounterHistory:
     """The tape of a window through the real store."""
     known_at = None if known is None else at(known)
     return counters.load(kept, "desk", window(start, end), known_at, HOW, post_every_s=every)
@@ -248,6 +248,6 @@ def recorded_rows(folder: Path) -> list[tuple[datetime, dict[str, Any]]]:
     return [(time_parsing.parse(row["ts"]), row["metrics"]) for row in rows]
 
 
-def look_of(instant: datetime, metrics: dict[str, Any]) -> Look:
+def look_of(instant: datetime, metrics: dict[str, Any]) -> SnapshotRow:
     """A look received at an instant."""
     return look((instant - OPENS).total_seconds(), metrics)

@@ -14,18 +14,18 @@ from tests.support.chains import AT as CHAIN_AT, healthy
 from tests.support.outside_world import BEGINS, RULES, Outside, probing, seen
 from tests.trading.options.test_chain import massive
 
-from opslib.dashboard.status import View
+from opslib.dashboard.status import Status
 from opslib.foundation.clock import Window
 from opslib.runbooks.diagnosis.diagnosis import diagnose
 from opslib.simulation.world.http_server import Answer, as_json
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
 
 ALL = ("massive", "tradier", "app", "page")
 PROVIDERS = ("massive", "tradier")
 
 
-def view(samples: Sequence[Sample], at: datetime, page_ahead_s: float | None = 0.0, minutes: float = 3) -> View:
+def view(samples: Sequence[Sample], at: datetime, page_ahead_s: float | None = 0.0, minutes: float = 3) -> Status:
     """What is shown of these samples, and of a page that posts every five seconds."""
     began_s = (BEGINS - snapshots.OPENS).total_seconds()
     page = snapshots.PageOf(began_s - 600, skew=page_ahead_s or 0.0)
@@ -35,8 +35,8 @@ def view(samples: Sequence[Sample], at: datetime, page_ahead_s: float | None = 0
         if page_ahead_s is not None
         else []
     )
-    return View(
-        "desk", Window(at - timedelta(minutes=minutes), at), None, tape, RULES, probed=Probed("tradier", samples)
+    return Status(
+        "desk", Window(at - timedelta(minutes=minutes), at), None, tape, RULES, probed=ProbeHistory("tradier", samples)
     )
 
 
@@ -172,7 +172,7 @@ def test_a_clock_is_read_from_the_date_of_an_answer(
     outside.refuses = lambda request: Answer(503, b"no", "text/plain", headers)
     outside.at = BEGINS - timedelta(seconds=20)
     samples = seen(tmp_path, outside, 20, ("massive",))
-    probed = Probed("tradier", samples)
+    probed = ProbeHistory("tradier", samples)
     assert outside.at == BEGINS and probed.skew_s("massive", round(BEGINS.timestamp() * 1e6)) == skew_s
 
 

@@ -18,7 +18,7 @@ from opslib.foundation.errors import ImportRefused
 from opslib.telemetry import importing, log_import
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes import log_lines
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 CASES = Path(__file__).parents[1] / "cases"
 AT = time_parsing.parse("2026-03-10T14:00:00Z")
@@ -107,7 +107,7 @@ def test_quiet_minutes_are_without_an_error(desk: Desk, tmp_path: Path) -> None:
         ("2026-03-10T20:00:00Z", "info: c"),
     )
     log_import.read(desk.store, "desk", path)
-    kept = Samples(desk.store, "desk").between(clock.micros(AT) - 1, clock.micros(AT + timedelta(days=1)))
+    kept = SampleStore(desk.store, "desk").between(clock.micros(AT) - 1, clock.micros(AT + timedelta(days=1)))
     assert [(s.ts_us - clock.micros(AT)) // 60_000_000 for s in kept] == [*range(11), 360] and sum(
         s.value for s in kept
     ) == 1
@@ -127,7 +127,7 @@ def test_a_log_that_grew_adds_only_what_is_new(desk: Desk, tmp_path: Path) -> No
         lines(tmp_path / "b.log", *told, ("2026-03-10T14:00:01Z", "error: a"), ("2026-03-10T14:00:02Z", "info: b")),
     )
     assert (found.accepted, found.duplicate, found.errors) == (2, 3, 4)
-    assert sum(s.value for s in Samples(desk.store, "desk").between(0, 2**62)) == 4
+    assert sum(s.value for s in SampleStore(desk.store, "desk").between(0, 2**62)) == 4
 
 
 @given(
@@ -153,7 +153,7 @@ def test_in_whatever_pieces_a_log_is_imported(
         if n:
             accepted += log_import.read(desk.store, "desk", lines(folder / "app.log", *rows[:n])).accepted
     assert accepted == len(rows)
-    assert sum(s.value for s in Samples(desk.store, "desk").between(0, 2**62)) == sum(
+    assert sum(s.value for s in SampleStore(desk.store, "desk").between(0, 2**62)) == sum(
         said != "info: b" for _, said in told
     )
 
@@ -164,7 +164,7 @@ def test_what_the_collector_read_is_not_counted_twice(desk: Desk, tmp_path: Path
         Sample(clock.micros(AT) + s * 5_000_000, "log", "app", "ok", None, 0.0, detail='{"cursor": "{}"}')
         for s in range(12)
     ]
-    Samples(desk.store, "desk").keep(live)
+    SampleStore(desk.store, "desk").keep(live)
     path = lines(
         tmp_path / "app.log",
         ("2026-03-10T13:59:00Z", "error: a"),
@@ -187,7 +187,7 @@ def test_a_log_in_batches(desk: Desk, tmp_path: Path, monkeypatch: pytest.Monkey
     zipped.write_bytes(gzip.compress(path.read_bytes()))
     found = log_import.read(desk.store, "desk", zipped)
     assert (found.accepted, found.duplicate, found.errors) == (267, 0, 67)
-    assert sum(s.value for s in Samples(desk.store, "desk").between(0, 2**62)) == 67
+    assert sum(s.value for s in SampleStore(desk.store, "desk").between(0, 2**62)) == 67
     assert log_import.read(desk.store, "desk", path).duplicate == 267
 
 
@@ -201,7 +201,7 @@ def test_a_time_without_a_year(home: Path, tmp_path: Path, capsys: pytest.Captur
     code, _, err = ops(capsys, "import", path, "--kind", "log")
     assert code == 70 and "sys.log:1" in err and "--as-of" in err
     assert ops(capsys, "import", path, "--kind", "log", "--as-of", "2026-06-01T00:00")[0] == 0
-    kept = Samples(opslib.connect(None, home).store, "desk").between(0, 2**62)
+    kept = SampleStore(opslib.connect(None, home).store, "desk").between(0, 2**62)
     assert [str(clock.instant(s.ts_us).date()) for s in kept] == ["2026-01-01"] * 2 and [s.value for s in kept] == [
         1,
         1,
@@ -257,10 +257,10 @@ def test_lines_without_any_time(home: Path, tmp_path: Path, capsys: pytest.Captu
     assert [r["source"] for r in rejects] == ["app.log:1", "app.log:2", "app.log:3"] and "--as-of" in rejects[0][
         "reasons"
     ][0]
-    assert not Samples(opslib.connect(None, home).store, "desk").between(0, 2**62)
+    assert not SampleStore(opslib.connect(None, home).store, "desk").between(0, 2**62)
     code, out, _ = ops(capsys, "import", path, "--as-of", "2026-03-10T14:00:00Z", "-o", "json")
     assert code == 0 and json.loads(out)[0]["accepted"] == 3
-    assert [clock.instant(s.ts_us) for s in Samples(opslib.connect(None, home).store, "desk").between(0, 2**62)] == [AT]
+    assert [clock.instant(s.ts_us) for s in SampleStore(opslib.connect(None, home).store, "desk").between(0, 2**62)] == [AT]
 
 
 def test_lines_that_are_no_text(desk: Desk, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_secrets_of_a_log_are_not_kept(desk: Desk, tmp_path: Path) -> None:
     """What is kept of a line has no secret in it."""
     path = lines(tmp_path / "app.log", ("2026-03-10T14:00:00Z", "error: key s3cr3t-value refused"))
     importing.read_any(desk.store, "desk", path, rules=desk.rules, redact=lambda told: told.replace("s3cr3t-value", "…"))
-    assert "s3cr3t-value" not in Samples(desk.store, "desk").between(0, 2**62)[0].detail
+    assert "s3cr3t-value" not in SampleStore(desk.store, "desk").between(0, 2**62)[0].detail
 
 
 def test_a_chain_is_kept_as_the_collector_keeps_one(
@@ -354,7 +354,7 @@ def test_a_vendors_answer_is_kept_as_it_is(desk: Desk, tmp_path: Path) -> None:
     page = {"status": "OK", "request_id": "x", "results": [contract]}
     (tmp_path / "chain.json").write_text(json.dumps(page))
     assert importing.read_any(desk.store, "desk", tmp_path / "chain.json", rules=desk.rules).accepted == 1
-    kept = Samples(desk.store, "desk").chain("AAPL", 2**62)
+    kept = SampleStore(desk.store, "desk").chain("AAPL", 2**62)
     assert kept and kept[2] == [page]
     assert (
         chain_sources.of_store(desk.store, desk.settings, desk.rules, "AAPL", time_parsing.parse("2026-03-10T15:30")).as_json()[
@@ -371,7 +371,7 @@ def test_several_underlyings_are_several_chains(desk: Desk, tmp_path: Path) -> N
     table = pandas.concat([chains.healthy("AAPL"), chains.healthy("SPY")])
     found = importing.read_any(desk.store, "desk", chains.written(table, tmp_path), rules=desk.rules)
     assert found.accepted == len(table)
-    samples = Samples(desk.store, "desk")
+    samples = SampleStore(desk.store, "desk")
     assert {s.subject: s.value for s in samples.between(0, 2**62)} == {
         "AAPL": float(len(chains.healthy("AAPL"))),
         "SPY": float(len(chains.healthy("SPY"))),

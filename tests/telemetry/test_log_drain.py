@@ -18,7 +18,7 @@ from opslib.foundation.config import rules
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.telemetry import log_drain
 from opslib.telemetry.probes import app_log
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.store import SampleStore
 
 LOGS = "/api/logs"
 NOON = datetime.fromisoformat("2026-03-10T16:00:00+00:00")
@@ -46,7 +46,7 @@ def held(
     receiver: Receiver, at: datetime = NOON, back: timedelta = timedelta(hours=1)
 ) -> tuple[int, dict[str, int], int]:
     """Errors, kinds and lines that the store holds of the app's log up to a moment."""
-    found = Samples(receiver.store, "desk").between(clock.micros(at - back), clock.micros(at))
+    found = SampleStore(receiver.store, "desk").between(clock.micros(at - back), clock.micros(at))
     kinds: dict[str, int] = {}
     for sample in found:
         for kind, n in sample.told()["kinds"].items():

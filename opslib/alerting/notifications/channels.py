@@ -16,11 +16,11 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 from opslib.alerting.notifications.message import Message
-from opslib.alerting.notifications.planner import OVER, PASSED
+from opslib.alerting.notifications.planner import RESOLVED, MISSED_SUMMARY
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.contacts import PAGERDUTY, Channel
 from opslib.foundation.config.settings import Settings
-from opslib.foundation.network import trusted
+from opslib.foundation.network import tls_context
 from opslib.foundation.version import VERSION
 
 PATIENCE_S = 20.0  # For one message by one channel; well below what a delivery is claimed for.
@@ -33,7 +33,7 @@ STANDS_FOR = timedelta(minutes=10)  # So long an Alertmanager believes that an a
 _PAGERDUTY_SEVERITY = {"notify": "warning", "critical": "critical", "escalate": "critical"}
 
 
-class NotTold(Exception):
+class DeliveryFailed(Exception):
     """
     A channel was not told.
 
@@ -46,7 +46,7 @@ class NotTold(Exception):
         self.wait_s = wait_s
 
 
-async def tell(
+async def deliver(
     channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None = None
 ) -> None:
     """
@@ -71,7 +71,7 @@ async def tell(
         async with asyncio.timeout(PATIENCE_S / clock.speed()):
             await how(channel, message, settings, now, picture)
     except TimeoutError:
-        raise NotTold(f"gave no answer within {PATIENCE_S:g} s") from None
+        raise DeliveryFailed(f"gave no answer within {PATIENCE_S:g} s") from None
 
 
 async def _terminal(
@@ -80,7 +80,7 @@ async def _terminal(
     try:
         print(f"\n{formatting.printable(settings.redact(message.plain))}\n", flush=True)
     except OSError as problem:
-        raise NotTold(f"the terminal cannot be written ({problem.strerror})") from None
+        raise DeliveryFailed(f"the terminal cannot be written ({problem.strerror})") from None
 
 
 async def _slack(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
@@ -108,7 +108,7 @@ def pagerduty_events(message: Message, key: str, settings: Settings) -> list[dic
     Events v2 of a message: trigger what fires, resolve what is over, and say nothing of what nobody was ever called
     for.
     """
-    if message.kind == PASSED:
+    if message.kind == MISSED_SUMMARY:
         return []
     facts = message.facts
     found = []
@@ -129,11 +129,11 @@ def pagerduty_events(message: Message, key: str, settings: Settings) -> list[dic
         event: dict[str, Any] = {
             "routing_key": key,
             "dedup_key": name,
-            "event_action": "resolve" if message.kind == OVER else "trigger",
+            "event_action": "resolve" if message.kind == RESOLVED else "trigger",
         }
-        if message.kind != OVER:
+        if message.kind != RESOLVED:
             event["payload"] = {
-                "summary": formatting.one_line(settings.redact(alert["sentence"]), 1000),
+                "summary": formatting.single_line(settings.redact(alert["sentence"]), 1000),
                 "source": facts["app"],
                 "severity": _PAGERDUTY_SEVERITY.get(alert["severity"], "warning"),
                 "component": alert["subject"],
@@ -157,8 +157,8 @@ def _whole_lines(words: str, most: int) -> str:
 async def _alertmanager(
     channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None
 ) -> None:
-    if message.kind != PASSED:
-        await stand(channel, alertmanager_alerts(message, now), settings)
+    if message.kind != MISSED_SUMMARY:
+        await resend_firing(channel, alertmanager_alerts(message, now), settings)
 
 
 def alertmanager_alerts(message: Message, now: datetime) -> list[dict[str, Any]]:
@@ -179,7 +179,7 @@ def alertmanager_alerts(message: Message, now: datetime) -> list[dict[str, Any]]
     ]:
         ends = (
             clock.instant(alert["over_us"])
-            if message.kind == OVER and alert["over_us"] is not None
+            if message.kind == RESOLVED and alert["over_us"] is not None
             else now + (STANDS_FOR if message.kind != "test" else timedelta(minutes=1))
         )
         found.append(alertmanager_alert(alert, facts["app"], ends))
@@ -212,7 +212,7 @@ def alertmanager_alert(alert: dict[str, Any], app: str, ends: datetime) -> dict[
     }
 
 
-async def stand(channel: Channel, alerts: list[dict[str, Any]], settings: Settings) -> None:
+async def resend_firing(channel: Channel, alerts: list[dict[str, Any]], settings: Settings) -> None:
     """
     Say how alerts stand to an Alertmanager, which forgets what it does not hear again.
 
@@ -253,7 +253,7 @@ def _client(settings: Settings) -> "httpx.AsyncClient":
     import httpx
 
     return httpx.AsyncClient(
-        verify=trusted(settings.ca_file),
+        verify=tls_context(settings.ca_file),
         follow_redirects=False,
         timeout=PATIENCE_S / clock.speed(),
         headers={"User-Agent": f"opslib/{VERSION}"},
@@ -269,10 +269,10 @@ async def _said_yes(
     try:
         answer = await client.post(url, json=formatting.printable_values(body), headers=headers)
     except (httpx.RequestError, httpx.InvalidURL) as problem:
-        raise NotTold(f"could not be reached ({problem.__class__.__name__})") from None
+        raise DeliveryFailed(f"could not be reached ({problem.__class__.__name__})") from None
     if not answer.is_success:
         wait = answer.headers.get("retry-after", "")
-        raise NotTold(
+        raise DeliveryFailed(
             f"answered {answer.status_code}: {_said(answer.content, settings)}",
             float(wait) if wait.isascii() and wait.isdigit() else None,
         )
@@ -281,7 +281,7 @@ async def _said_yes(
 def _said(words: bytes | str, settings: Settings) -> str:
     """What a receiver says of itself, on one line, without secrets."""
     told = words[:2000].decode("utf-8", "replace") if isinstance(words, bytes) else words[:2000]
-    return formatting.one_line(settings.redact(told).strip(), 120)
+    return formatting.single_line(settings.redact(told).strip(), 120)
 
 
 async def _smtp(channel: Channel, message: Message, settings: Settings, now: datetime, picture: bytes | None) -> None:
@@ -312,7 +312,7 @@ def _mail(channel: Channel, message: Message, settings: Settings, now: datetime,
     tls, password = told.get("tls", "none"), settings.secret(channel.secret)
     timeout_s = PATIENCE_S / clock.speed()
     try:
-        context = trusted(settings.ca_file) if tls != "none" else None
+        context = tls_context(settings.ca_file) if tls != "none" else None
         with (
             smtplib.SMTP_SSL(told["host"], told.get("port", 465), timeout=timeout_s, context=context)
             if tls == "tls"
@@ -324,7 +324,7 @@ def _mail(channel: Channel, message: Message, settings: Settings, now: datetime,
                 server.starttls(context=context)
             if password:
                 if tls == "none":
-                    raise NotTold(
+                    raise DeliveryFailed(
                         f"{channel.secret} is set, and a password is not sent without TLS; set tls to starttls or tls"
                     )
                 server.login(told.get("user", told["from"]), password)
@@ -334,11 +334,11 @@ def _mail(channel: Channel, message: Message, settings: Settings, now: datetime,
                 formatting.printable(f"ops: {channel.name} was not taken for {', '.join(sorted(refused))}"), file=sys.stderr
             )
     except TimeoutError:
-        raise NotTold(f"gave no answer within {PATIENCE_S:g} s") from None
+        raise DeliveryFailed(f"gave no answer within {PATIENCE_S:g} s") from None
     except smtplib.SMTPResponseException as problem:
-        raise NotTold(f"answered {problem.smtp_code}: {_said(problem.smtp_error, settings)}") from None
+        raise DeliveryFailed(f"answered {problem.smtp_code}: {_said(problem.smtp_error, settings)}") from None
     except (smtplib.SMTPException, ssl.SSLError, OSError) as problem:
-        raise NotTold(f"could not be told ({problem.__class__.__name__})") from None
+        raise DeliveryFailed(f"could not be told ({problem.__class__.__name__})") from None
 
 
 async def _command(
@@ -354,7 +354,7 @@ async def _command(
             stderr=asyncio.subprocess.PIPE,
         )
     except OSError as problem:
-        raise NotTold(f"{channel.told['command'][0]} cannot be run ({problem.strerror})") from None
+        raise DeliveryFailed(f"{channel.told['command'][0]} cannot be run ({problem.strerror})") from None
     try:
         _, said = await running.communicate(settings.redact(json.dumps(body)).encode())
     finally:
@@ -362,4 +362,4 @@ async def _command(
             running.kill()
             await running.wait()
     if running.returncode:
-        raise NotTold(f"exit {running.returncode}: {_said(said, settings)}")
+        raise DeliveryFailed(f"exit {running.returncode}: {_said(said, settings)}")

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from opslib.alerting.notifications.planner import COLLECTOR, NEIGHBOUR, OF_COLLECTOR, OF_SCHEDULE, SCHEDULE, Edge
+from opslib.alerting.notifications.planner import COLLECTOR, NEIGHBOUR, OF_COLLECTOR, OF_SCHEDULE, SCHEDULE, AlertChange
 from opslib.foundation import clock, formatting
-from opslib.foundation.config.rules import RUNGS
+from opslib.foundation.config.rules import SEVERITIES
 from opslib.foundation.errors import BadAlerts
 
 UNNAMED = "unnamed"  # Alertmanager keeps alerts without an alertname.
@@ -39,25 +39,25 @@ _SEVERITIES = {"info": "warning", "none": "warning", "page": "critical", "emerge
 def severity(labels: Mapping[str, str]) -> str:
     """Which of our severities is meant by a label of another monitor? Of one that says none, somebody is told."""
     named = labels.get("severity", "")
-    return named if named in RUNGS else _SEVERITIES.get(named, "notify")
+    return named if named in SEVERITIES else _SEVERITIES.get(named, "notify")
 
 
-def edge(row: sa.Row, now_us: int) -> Edge:
+def as_alert_change(row: sa.Row, now_us: int) -> AlertChange:
     """What another monitor says, as a change of ours."""
     labels, annotations = json.loads(row.labels), json.loads(row.annotations)
     over, own = row.ends_us <= now_us, {OF_SCHEDULE: SCHEDULE, OF_COLLECTOR: COLLECTOR}
     source = next((of for end, of in own.items() if row.fingerprint.endswith(end)), NEIGHBOUR)
-    name = formatting.one_line(labels.get("alertname", UNNAMED), LONGEST_NAME)
-    said = formatting.one_line(annotations.get("summary") or annotations.get("description") or name, LONGEST_SENTENCE)
+    name = formatting.single_line(labels.get("alertname", UNNAMED), LONGEST_NAME)
+    said = formatting.single_line(annotations.get("summary") or annotations.get("description") or name, LONGEST_SENTENCE)
     rule, subject = labels.get("rule", name), labels.get("subject", labels.get("instance", "app"))
     # Its sender says an end before it comes; one that has only fallen silent has told of no recovery.
     how = "resolved" if row.known_at_us >= row.ends_us else "ended"
-    return Edge(
+    return AlertChange(
         "resolved" if over else "firing",
         row.ends_us if over else max(row.starts_us, 0),
         neighbour_id(row.labels, row.fingerprint, row.starts_us),
-        formatting.one_line(rule, LONGEST_NAME),
-        formatting.one_line(subject, LONGEST_NAME),
+        formatting.single_line(rule, LONGEST_NAME),
+        formatting.single_line(subject, LONGEST_NAME),
         source,
         how if over else "fired",
         severity(labels),
@@ -156,7 +156,7 @@ def _alert(found: Any, now: datetime) -> dict[str, Any]:
         raise BadAlerts("start time must be before end time")
     fingerprint = hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest()[:16]
     clean = (
-        {formatting.one_line(name, LONGEST): formatting.one_line(value, LONGEST) for name, value in texts.items()}
+        {formatting.single_line(name, LONGEST): formatting.single_line(value, LONGEST) for name, value in texts.items()}
         for texts in (labels, annotations)
     )
     return {
@@ -175,7 +175,7 @@ def _texts(name: str, found: Any) -> dict[str, str]:
         raise BadAlerts(f"{name} is {_shown(found)}, expected an object of texts")
     for key, value in found.items():
         if value is not None and not isinstance(value, str):
-            raise BadAlerts(f"{name}.{formatting.one_line(key, 40)} is {_shown(value)}, expected a text")
+            raise BadAlerts(f"{name}.{formatting.single_line(key, 40)} is {_shown(value)}, expected a text")
     return {key: value or "" for key, value in found.items()}
 
 
@@ -212,4 +212,4 @@ def _time(name: str, found: Any) -> datetime | None:
 
 def _shown(found: Any) -> str:
     """A bad value, short enough for a message."""
-    return formatting.one_line(json.dumps(found, ensure_ascii=False), 60)
+    return formatting.single_line(json.dumps(found, ensure_ascii=False), 60)

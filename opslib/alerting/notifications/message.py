@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from opslib.alerting import effects
-from opslib.alerting.notifications.planner import FIRING, OVER, PASSED, REPEAT, REPORT, ROSE, SCHEDULE, UNHEARD
+from opslib.alerting.notifications.planner import FIRING, RESOLVED, MISSED_SUMMARY, REPEAT, REPORT, ESCALATED_SEVERITY, SCHEDULE, ESCALATED_ROLE
 from opslib.alerting.verdicts import named
 from opslib.foundation import clock, formatting
-from opslib.foundation.config.contacts import Staff
-from opslib.foundation.config.rules import NAMES, RUNGS, Rule, Rules
+from opslib.foundation.config.contacts import Contacts
+from opslib.foundation.config.rules import NAMES, SEVERITIES, Rule, Rules
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 
 SHOWN = 10  # So many alerts are named in one message.
 LATE_US = 300_000_000  # Whoever is told so long after it began is told that, too.
 HEADS = {
     FIRING: "",
-    ROSE: "worse: ",
+    ESCALATED_SEVERITY: "worse: ",
     REPEAT: "still: ",
-    UNHEARD: "nobody has taken it: ",
-    OVER: "over: ",
-    PASSED: "began and ended while nobody could be told: ",
+    ESCALATED_ROLE: "nobody has taken it: ",
+    RESOLVED: "over: ",
+    MISSED_SUMMARY: "began and ended while nobody could be told: ",
 }
 _WORDS = {"fails": "Does not work", "works": "Still works", "unknown": "Not known"}
 
@@ -189,7 +189,7 @@ def _marked(words: str) -> str:
 
 
 def compose(
-    body: dict[str, Any], rules: Rules, staff: Staff, situation: Situation | None, where: tuple[str, ...] = ()
+    body: dict[str, Any], rules: Rules, staff: Contacts, situation: Situation | None, where: tuple[str, ...] = ()
 ) -> Message:
     """
     The message that was written down as `body`.
@@ -204,21 +204,21 @@ def compose(
             body["id"],
             REPORT,
             body["severity"],
-            formatting.one_line(body["title"], 300),
+            formatting.single_line(body["title"], 300),
             tuple((head, Code(words) if words == body.get("page") else words) for head, words in body["lines"]),
             "",
             body,
         )
-    alerts, kind = [a | {"sentence": formatting.one_line(a["sentence"], 300)} for a in body["alerts"]], body["kind"]
-    first = max(alerts, key=lambda a: RUNGS.index(a["severity"]))
-    panel = f", {NAMES[body['panel']]}" if kind != PASSED else ""
+    alerts, kind = [a | {"sentence": formatting.single_line(a["sentence"], 300)} for a in body["alerts"]], body["kind"]
+    first = max(alerts, key=lambda a: SEVERITIES.index(a["severity"]))
+    panel = f", {NAMES[body['panel']]}" if kind != MISSED_SUMMARY else ""
     lines = [*_when(alerts, kind, rules, where), ("", f"{body['app']}{panel}. For {_for(body['roles'], staff)}.")]
     late_us, link = body["made_us"] - first["fired_us"], ""
     if kind == FIRING and late_us > LATE_US:
         lines.append(
             ("", f"Told {formatting.duration(late_us / 1e6)} late: until now nobody could be told, or it was kept quiet.")
         )
-    if kind in (FIRING, ROSE, REPEAT, UNHEARD):
+    if kind in (FIRING, ESCALATED_SEVERITY, REPEAT, ESCALATED_ROLE):
         rule = rules.rules.get(first.get("cause_rule") or first["rule"])
         lines += [("Cause", words) for words in dict.fromkeys(a["cause_words"] for a in alerts if a.get("cause_words"))]
         action, traders = _advice(first, rule, situation)
@@ -235,19 +235,19 @@ def compose(
         link = (
             f"{staff.lab_url}/lab/tree/runbooks/{first['runbook']}.ipynb" if staff.lab_url and first["runbook"] else ""
         )
-    elif kind == OVER:
+    elif kind == RESOLVED:
         lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(situation)]
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
     told = (
         f"{len(alerts)} alert{'s' * (len(alerts) > 1)}"
-        if kind == PASSED
-        else f"{_ended(first, rules) if kind == OVER else _said(first)}{more}"
+        if kind == MISSED_SUMMARY
+        else f"{_ended(first, rules) if kind == RESOLVED else _said(first)}{more}"
     )
     return Message(
         body["id"],
         kind,
         body["severity"],
-        formatting.one_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300),
+        formatting.single_line(f"[{_head(body)}] {HEADS[kind]}{told}", 300),
         tuple(lines),
         link,
         body,
@@ -304,9 +304,9 @@ def _answers(alert: dict[str, Any], where: tuple[str, ...]) -> list[tuple[str, s
 
 
 def _head(body: dict[str, Any]) -> str:
-    if body["kind"] == OVER:
+    if body["kind"] == RESOLVED:
         return "ended" if any(a["how"] == "ended" for a in body["alerts"]) else "ok"
-    return "late" if body["kind"] == PASSED else body["severity"]
+    return "late" if body["kind"] == MISSED_SUMMARY else body["severity"]
 
 
 def _ended(alert: dict[str, Any], rules: Rules) -> str:
@@ -327,7 +327,7 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
     for alert in alerts[:SHOWN]:
         since = clock.instant(alert["pending_us"])
         words = f"since {since.astimezone(formatting.NEW_YORK):%H:%M:%S} New York ({since:%Y-%m-%d %H:%M:%S} UTC)"
-        if kind in (OVER, PASSED) and alert["over_us"] is not None:
+        if kind in (RESOLVED, MISSED_SUMMARY) and alert["over_us"] is not None:
             until = (
                 f"{clock.instant(alert['over_us']).astimezone(formatting.NEW_YORK):%H:%M:%S} New York, after "
                 f"{formatting.duration((alert['over_us'] - alert['pending_us']) / 1e6)}"
@@ -337,11 +337,11 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
                 "fell": f"; back below what is told at {until}",
                 "ended": f"; its market, its page or its sender was gone at {until}, which is no recovery",
             }[alert["how"]]
-        several = kind == PASSED or len(alerts) > 1
+        several = kind == MISSED_SUMMARY or len(alerts) > 1
         found.append(
             (
                 "",
-                f"{alert['severity']}: {_ended(alert, rules) if kind == OVER else alert['sentence']}, {words}."
+                f"{alert['severity']}: {_ended(alert, rules) if kind == RESOLVED else alert['sentence']}, {words}."
                 if several
                 else f"{words[0].upper()}{words[1:]}.",
             )
@@ -353,7 +353,7 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
     )
 
 
-def _for(roles: list[str], staff: Staff) -> str:
+def _for(roles: list[str], staff: Contacts) -> str:
     def people(name):
         return (
             f"{name} ({', '.join(staff.roles[name].people)})"
@@ -401,7 +401,7 @@ def _stands(situation: Situation | None, blamed: Set[str] = frozenset()) -> list
     )
 
 
-def trial(app: str, target: str, staff: Staff, where: tuple[str, ...] = ()) -> Message:
+def test_message(app: str, target: str, staff: Contacts, where: tuple[str, ...] = ()) -> Message:
     """A message that says it is only a trial."""
     body = {
         "id": f"{app}-test-{target}",
@@ -423,7 +423,7 @@ def trial(app: str, target: str, staff: Staff, where: tuple[str, ...] = ()) -> M
     )
 
 
-def spoken(app: str, name: str, words: str, staff: Staff, lines: tuple[tuple[str, str], ...] = ()) -> Message:
+def free_text(app: str, name: str, words: str, staff: Contacts, lines: tuple[tuple[str, str], ...] = ()) -> Message:
     """What somebody says to the channel."""
     body = {
         "id": name,
@@ -436,4 +436,4 @@ def spoken(app: str, name: str, words: str, staff: Staff, lines: tuple[tuple[str
         "panel": "system",
         "made_us": 0,
     }
-    return Message(name, "said", "notify", formatting.one_line(f"[{app}] {words}", 300), lines, staff.lab_url, body)
+    return Message(name, "said", "notify", formatting.single_line(f"[{app}] {words}", 300), lines, staff.lab_url, body)

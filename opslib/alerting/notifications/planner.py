@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from opslib.foundation import clock
-from opslib.foundation.config.contacts import Staff
-from opslib.foundation.config.rules import RUNGS, SENT
+from opslib.foundation.config.contacts import Contacts
+from opslib.foundation.config.rules import SEVERITIES, SENT
 from opslib.foundation.storage.cell_types import decoding, require_types
 
-FIRING, ROSE, REPEAT, UNHEARD, OVER, PASSED, REPORT = "firing", "rose", "repeat", "unheard", "over", "passed", "report"
+FIRING, ESCALATED_SEVERITY, REPEAT, ESCALATED_ROLE, RESOLVED, MISSED_SUMMARY, REPORT = "firing", "rose", "repeat", "unheard", "over", "passed", "report"
 # What goes on to the next role where nobody says anything, and waits for nobody's hours.
 PRESSING = ("critical", "escalate")
 HELD_US = 15_000_000  # What nothing is at fault for is asked about again so often, and sent once that is no longer so.
@@ -37,7 +37,7 @@ SCHEDULE, OF_SCHEDULE = "schedule", ":schedule"
 COLLECTOR, OF_COLLECTOR = "collector", ":collector"
 
 
-class Edge(NamedTuple):
+class AlertChange(NamedTuple):
     """
     One change that somebody is to be told of: a severity that was reached (firing) or left (resolved); times in
     microseconds since 1970.
@@ -76,7 +76,7 @@ class Silence(NamedTuple):
     from_us: int
     until_us: int
 
-    def holds(self, notice: "Notice", at_us: int) -> bool:
+    def holds(self, notice: "NotificationState", at_us: int) -> bool:
         """Does it keep an alert quiet at an instant?"""
         return self.from_us <= at_us < self.until_us and all(
             mine in ("", theirs)
@@ -111,13 +111,13 @@ class Cause(NamedTuple):
     no_fault: bool = False
 
 
-def unknown_cause(notice: "Notice") -> Cause | None:
+def unknown_cause(notice: "NotificationState") -> Cause | None:
     """No diagnosis was made."""
     return None
 
 
 @dataclass(slots=True)
-class Notice:
+class NotificationState:
     """
     One alert as people know it; times in microseconds since 1970.
 
@@ -175,7 +175,7 @@ class Notice:
     held_until_us: int = 0
 
     @classmethod
-    def of_json(cls, state: str) -> "Notice":
+    def of_json(cls, state: str) -> "NotificationState":
         """
         Read what `as_json` gave, as it is kept.
 
@@ -185,28 +185,28 @@ class Notice:
         with decoding("notices.state"):
             found = cls(**json.loads(state))
             require_types(found)
-            if not {*found.levels, found.worst, found.told} <= {*RUNGS, None}:
+            if not {*found.levels, found.worst, found.told} <= {*SEVERITIES, None}:
                 raise ValueError("a severity that there is not")
         return found
 
     @property
     def level(self) -> str | None:
         """The highest severity that fires."""
-        return max(self.levels, key=RUNGS.index, default=None)
+        return max(self.levels, key=SEVERITIES.index, default=None)
 
     @property
     def open(self) -> bool:
         """Is there, or may there be, anything to tell?"""
         return bool(self.levels) or self.told is not None or self.over_us is not None
 
-    def take(self, edge: Edge) -> None:
+    def take(self, edge: AlertChange) -> None:
         """Take in what became of the alert."""
         if edge.edge == "firing":
             if not self.levels and self.over_us is None:
                 self.fired_us, self.pending_us, self.peak, self.worst = edge.at_us, edge.pending_us, None, None
             if edge.severity not in self.levels:
                 self.levels.append(edge.severity)
-            self.worst = max(self.worst or edge.severity, edge.severity, key=RUNGS.index)
+            self.worst = max(self.worst or edge.severity, edge.severity, key=SEVERITIES.index)
             if self.level == edge.severity:
                 self.rose_us = edge.at_us
                 self.sentence, self.value, self.limit = edge.sentence, edge.value, edge.limit
@@ -263,26 +263,26 @@ class Notice:
         return asdict(self)
 
 
-class Telling(NamedTuple):
+class Notification(NamedTuple):
     """One thing to be told of one alert, and to whom."""
 
-    notice: Notice
+    notice: NotificationState
     kind: str
     roles: tuple[str, ...]
 
 
 def _rank(severity: str | None) -> int:
-    return RUNGS.index(severity) if severity else -1
+    return SEVERITIES.index(severity) if severity else -1
 
 
 def due(
-    notices: Iterable[Notice],
+    notices: Iterable[NotificationState],
     silences: Iterable[Silence],
     acks: Mapping[str, tuple[str, int]],
-    staff: Staff,
+    staff: Contacts,
     at_us: int,
-    cause_of: Callable[[Notice], Cause | None] = unknown_cause,
-) -> list[Telling]:
+    cause_of: Callable[[NotificationState], Cause | None] = unknown_cause,
+) -> list[Notification]:
     """
     What is to be told at an instant? The notices are marked as told of it, and those with nothing left are closed.
 
@@ -292,7 +292,7 @@ def due(
         cause_of: The cause that sets an alert off, by the diagnosis of this instant; None where it is not sure.
     """
     notices, silences = sorted(notices, key=lambda n: (n.fired_us or 0, n.alert)), list(silences)
-    heard = list[Notice]()
+    heard = list[NotificationState]()
     for notice in notices:
         _join(notice, notices)
     _merge(notices, cause_of)
@@ -322,11 +322,11 @@ def due(
     settled = {
         n.group for n in heard if n.over_us is not None and (at_us - n.over_us >= wait_us or n.group not in goes_on)
     }
-    found = list[Telling]()
+    found = list[Notification]()
     for notice in heard:
         is_ripe = notice.group in (ripe if notice.levels else settled)
         telling = _telling(notice, is_ripe, staff, at_us)
-        if telling and telling.kind in (FIRING, ROSE):
+        if telling and telling.kind in (FIRING, ESCALATED_SEVERITY):
             if at_us < notice.held_until_us:
                 continue
             cause = cause_of(notice)
@@ -342,7 +342,7 @@ def due(
     return found
 
 
-def _one_trouble(a: Notice, b: Notice, name: str) -> bool:
+def _one_trouble(a: NotificationState, b: NotificationState, name: str) -> bool:
     """
     Whether two alerts are one trouble: of one rule and subject, or of one cause (`name` is that of the first) within a
     while.
@@ -355,7 +355,7 @@ def _one_trouble(a: Notice, b: Notice, name: str) -> bool:
     )
 
 
-def _merge(notices: list[Notice], cause_of: Callable[[Notice], Cause | None]) -> None:
+def _merge(notices: list[NotificationState], cause_of: Callable[[NotificationState], Cause | None]) -> None:
     """What fires for a trouble that people were notified of belongs to it: it is sent only where it is more severe."""
     for notice in notices:
         if notice.explained or notice.level not in SENT or _rank(notice.told) >= _rank(notice.level):
@@ -384,25 +384,25 @@ def _merge(notices: list[Notice], cause_of: Callable[[Notice], Cause | None]) ->
         )
 
 
-def _said_by_another(telling: Telling, notices: list[Notice]) -> bool:
+def _said_by_another(telling: Notification, notices: list[NotificationState]) -> bool:
     """
     Whether another alert of the same trouble is sent in its place: its end while the other one fires, and what is
     repeated of both.
     """
     notice = telling.notice
     others = [n for n in notices if n.told and n.levels and not n.muted and _one_trouble(notice, n, notice.cause)]
-    if telling.kind == OVER:
+    if telling.kind == RESOLVED:
         return bool(others)
     first = min([*others, notice], key=lambda n: (n.fired_us or 0, n.alert))
     return (
-        telling.kind in (REPEAT, UNHEARD)
+        telling.kind in (REPEAT, ESCALATED_ROLE)
         and not notice.muted
         and first is not notice
         and _rank(first.level) >= _rank(notice.level)
     )
 
 
-def _explain(notices: list[Notice]) -> None:
+def _explain(notices: list[NotificationState]) -> None:
     """
     What a neighbour says of an alert of ours is ours to tell, to the end; what it has told already is not told again.
     """
@@ -422,7 +422,7 @@ def _explain(notices: list[Notice]) -> None:
         theirs.told = None
 
 
-def _take(notices: list[Notice], acks: Mapping[str, tuple[str, int]]) -> None:
+def _take(notices: list[NotificationState], acks: Mapping[str, tuple[str, int]]) -> None:
     """Who takes an alert takes all that fires with it; what fires anew afterwards is not taken by that."""
     for notice in notices:
         for name in (notice.group, notice.alert):
@@ -433,7 +433,7 @@ def _take(notices: list[Notice], acks: Mapping[str, tuple[str, int]]) -> None:
                         other.acked_by = author
 
 
-def _join(notice: Notice, notices: list[Notice]) -> None:
+def _join(notice: NotificationState, notices: list[NotificationState]) -> None:
     """Which group does an alert belong to? That of its panel which is open, else one of its own."""
     if not notice.group:
         notice.group = (
@@ -442,29 +442,29 @@ def _join(notice: Notice, notices: list[Notice]) -> None:
         )
 
 
-def _telling(notice: Notice, ripe: bool, staff: Staff, at_us: int) -> Telling | None:
+def _telling(notice: NotificationState, ripe: bool, staff: Contacts, at_us: int) -> Notification | None:
     level = notice.level
     if level is None:
         if notice.told is not None:
-            return Telling(notice, OVER, tuple(notice.roles)) if ripe and notice.over_us is not None else None
+            return Notification(notice, RESOLVED, tuple(notice.roles)) if ripe and notice.over_us is not None else None
         if notice.over_us is None:
             return None
         if notice.muted:
             notice.closed()
             return None
-        return Telling(notice, PASSED, staff.told(notice.who, "notify"))
+        return Notification(notice, MISSED_SUMMARY, staff.told(notice.who, "notify"))
     if level not in SENT:
         return None
     if _rank(level) > _rank(notice.told):
         return (
-            Telling(notice, ROSE if notice.told else FIRING, _with(notice.roles, staff.told(notice.who, level)))
+            Notification(notice, ESCALATED_SEVERITY if notice.told else FIRING, _with(notice.roles, staff.told(notice.who, level)))
             if ripe
             else None
         )
     if level in PRESSING and notice.rose_us - notice.told_us >= ANEW_US:
-        return Telling(notice, ROSE, tuple(notice.roles))  # It was less for a good while, and is so again.
+        return Notification(notice, ESCALATED_SEVERITY, tuple(notice.roles))  # It was less for a good while, and is so again.
     if notice.muted:
-        return Telling(notice, REPEAT, tuple(notice.roles))  # The silence is over, and it still fires.
+        return Notification(notice, REPEAT, tuple(notice.roles))  # The silence is over, and it still fires.
     if notice.acked_by:
         return None
     if (
@@ -472,23 +472,23 @@ def _telling(notice: Notice, ripe: bool, staff: Staff, at_us: int) -> Telling | 
         and at_us - max(notice.told_us, notice.rose_us) >= clock.span_us(staff.escalate_after)
         and (role := staff.after(tuple(notice.roles)))
     ):
-        return Telling(notice, UNHEARD, (role,))
+        return Notification(notice, ESCALATED_ROLE, (role,))
     if at_us - notice.told_us < clock.span_us(staff.repeat_every):
         return None
     # What can wait for somebody's hours is not said again and again meanwhile.
     there = level in PRESSING or any(
         staff.roles[role].on_duty(clock.instant(at_us)) for role in notice.roles if role in staff.roles
     )
-    return Telling(notice, REPEAT, tuple(notice.roles)) if there else None
+    return Notification(notice, REPEAT, tuple(notice.roles)) if there else None
 
 
 def _with(roles: list[str], more: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*roles, *more)))
 
 
-def _mark(telling: Telling, at_us: int) -> None:
+def _mark(telling: Notification, at_us: int) -> None:
     notice = telling.notice
-    if telling.kind in (OVER, PASSED):
+    if telling.kind in (RESOLVED, MISSED_SUMMARY):
         return  # Whoever writes the message still reads when it was; it is closed after that.
     notice.told = max(notice.level or "", notice.told or "", key=lambda s: _rank(s or None))
     notice.told_us, notice.roles, notice.muted = at_us, list(_with(notice.roles, telling.roles)), False

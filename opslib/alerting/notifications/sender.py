@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from opslib.alerting.notifications import channels, message as message_module
-from opslib.alerting.notifications.channels import NotTold
+from opslib.alerting.notifications.channels import DeliveryFailed
 from opslib.alerting.notifications.message import Message, Situation
-from opslib.alerting.notifications.planner import REPORT, Cause, Notice, unknown_cause
-from opslib.alerting.notifications.store import Delivery, Dispatch
+from opslib.alerting.notifications.planner import REPORT, Cause, NotificationState, unknown_cause
+from opslib.alerting.notifications.store import Delivery, NotificationStore
 from opslib.foundation import clock, formatting
-from opslib.foundation.config.contacts import Channel, Staff
+from opslib.foundation.config.contacts import Channel, Contacts
 from opslib.foundation.config.rules import PATH, SENT, Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import StoreError, UsageError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 
 LOOK_S = 1.0  # Between two looks whether there is anything to tell.
 BACKOFF_S, LONGEST_S = 1.0, 300.0
@@ -36,7 +36,7 @@ STAND_AGAIN_S = 60.0
 PULSE_S = 60.0
 PATIENCE_S = 10.0
 # Kinds of channels that take words; the others take alerts.
-SPOKEN = ("terminal", "slack", "webhook", "smtp", "command")
+TEXT_CHANNELS = ("terminal", "slack", "webhook", "smtp", "command")
 
 
 class Situations(Protocol):
@@ -45,7 +45,7 @@ class Situations(Protocol):
     def at(self, at_us: int) -> Situation | None:
         """How everything stood; None where that cannot be read."""
 
-    def cause_at(self, at_us: int) -> Callable[[Notice], Cause | None]:
+    def cause_at(self, at_us: int) -> Callable[[NotificationState], Cause | None]:
         """What sets an alert off."""
 
 
@@ -66,7 +66,7 @@ class Complaints:
         self._lasting.discard(about)
 
 
-class Notifier:
+class Sender:
     """
     Tells people of one app's alerts.
 
@@ -80,10 +80,10 @@ class Notifier:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         settings: Settings,
         rules: Rules,
-        staff: Staff,
+        staff: Contacts,
         now: Callable[[], datetime] = clock.now,
         chance: random.Random | None = None,
         beating: Callable[[], bool] = lambda: False,
@@ -94,7 +94,7 @@ class Notifier:
     ):
         self.store, self.settings, self.rules, self.staff, self.now = store, settings, rules, staff, now
         self.dispatch, self._situations, self._before, self._after = (
-            Dispatch(store, settings.app),
+            NotificationStore(store, settings.app),
             situations,
             before,
             after,
@@ -145,7 +145,7 @@ class Notifier:
                     self.dispatch.failed, delivery, "kept quiet", (until_us - clock.micros(now)) / 1e6
                 )
                 return True
-            await channels.tell(
+            await channels.deliver(
                 channel, told, self.settings, now, await asyncio.to_thread(self._picture, channel, told)
             )
         except StoreError:
@@ -154,8 +154,8 @@ class Notifier:
         except Exception as problem:  # noqa: BLE001
             why = (
                 str(problem)
-                if isinstance(problem, NotTold)
-                else formatting.one_line(self.settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
+                if isinstance(problem, DeliveryFailed)
+                else formatting.single_line(self.settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
             )
             self._complaints.say(
                 channel.name, f"{channel.name} was not told of {delivery.message}: it {why}; it is tried again"
@@ -164,7 +164,7 @@ class Notifier:
                 self.dispatch.failed,
                 delivery,
                 why,
-                self._pause_s(delivery, problem.wait_s if isinstance(problem, NotTold) else None),
+                self._pause_s(delivery, problem.wait_s if isinstance(problem, DeliveryFailed) else None),
             )
             return True
         await asyncio.to_thread(self.dispatch.sent, delivery)
@@ -204,11 +204,11 @@ class Notifier:
         ]
         for channel in known if alerts else []:
             try:
-                await channels.stand(channel, alerts, self.settings)
-            except NotTold as problem:
+                await channels.resend_firing(channel, alerts, self.settings)
+            except DeliveryFailed as problem:
                 self._complaints.say(channel.name, f"{channel.name} was not told what still fires: it {problem}")
 
-    def _alert_of(self, notice: Notice) -> dict[str, Any]:
+    def _alert_of(self, notice: NotificationState) -> dict[str, Any]:
         rule = self.rules.rules.get(notice.rule)
         return {
             name: getattr(notice, name) for name in ("alert", "rule", "subject", "source", "pending_us", "sentence")
@@ -239,7 +239,7 @@ class Notifier:
                 self._ill = True
                 self._complaints.say(
                     f"fault {problem}",
-                    f"telling people failed: {problem.__class__.__name__}: {formatting.one_line(str(problem), 160)}",
+                    f"telling people failed: {problem.__class__.__name__}: {formatting.single_line(str(problem), 160)}",
                     always=True,
                 )
             with suppress(TimeoutError):
@@ -297,13 +297,13 @@ def _first_chart(notebook: Path) -> bytes | None:
         return None
 
 
-async def flush(notifier: Notifier) -> None:
+async def flush(notifier: Sender) -> None:
     """Plan, and send what is due by now; what fails waits for the next time."""
     notifier.plan_all()
     await asyncio.gather(*(notifier.send_all(channel) for channel in notifier.staff.channels.values()))
 
 
-def run(notifier: Notifier, stop: threading.Event) -> None:
+def run(notifier: Sender, stop: threading.Event) -> None:
     """Tell people from a thread of its own, until stopped."""
 
     async def telling() -> None:
@@ -316,7 +316,7 @@ def run(notifier: Notifier, stop: threading.Event) -> None:
     asyncio.run(telling())
 
 
-def tried(settings: Settings, staff: Staff, target: str, now: datetime) -> list[tuple[str, str]]:
+def test_delivery(settings: Settings, staff: Contacts, target: str, now: datetime) -> list[tuple[str, str]]:
     """
     Try the ways to a channel, or to all channels of a role, or (empty) all there are, with a message that says it is a
     trial.
@@ -338,13 +338,13 @@ def tried(settings: Settings, staff: Staff, target: str, now: datetime) -> list[
         )
 
     return _each(
-        settings, staff, names, lambda name: message_module.trial(settings.app, name, staff, settings.where), now
+        settings, staff, names, lambda name: message_module.test_message(settings.app, name, staff, settings.where), now
     )
 
 
-def said(
+def broadcast(
     settings: Settings,
-    staff: Staff,
+    staff: Contacts,
     name: str,
     words: str,
     now: datetime,
@@ -367,22 +367,22 @@ def said(
             name
             for role in staff.roles.values()
             for name in role.channels
-            if staff.channels[name].kind in SPOKEN[not aloud :]
+            if staff.channels[name].kind in TEXT_CHANNELS[not aloud :]
         )
     )
-    return _each(settings, staff, names, lambda _: message_module.spoken(settings.app, name, words, staff, lines), now)
+    return _each(settings, staff, names, lambda _: message_module.free_text(settings.app, name, words, staff, lines), now)
 
 
 def _each(
-    settings: Settings, staff: Staff, names: tuple[str, ...], message: Callable[[str], Message], now: datetime
+    settings: Settings, staff: Contacts, names: tuple[str, ...], message: Callable[[str], Message], now: datetime
 ) -> list[tuple[str, str]]:
     async def one(name: str) -> tuple[str, str]:
         try:
-            await channels.tell(staff.channels[name], message(name), settings, now)
-        except NotTold as problem:
+            await channels.deliver(staff.channels[name], message(name), settings, now)
+        except DeliveryFailed as problem:
             return name, str(problem)
         except Exception as problem:  # noqa: BLE001  # A trial is there to show whatever is wrong with a way.
-            return name, formatting.one_line(settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
+            return name, formatting.single_line(settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
         return name, ""
 
     async def all_of_them() -> list[tuple[str, str]]:

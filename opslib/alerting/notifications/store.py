@@ -19,26 +19,26 @@ from opslib.alerting.notifications import external_alerts, planner
 from opslib.alerting.notifications.planner import (
     FIRING,
     OF_SCHEDULE,
-    OVER,
-    PASSED,
+    RESOLVED,
+    MISSED_SUMMARY,
     PRESSING,
     REPEAT,
     REPORT,
-    ROSE,
+    ESCALATED_SEVERITY,
     SCHEDULE,
-    UNHEARD,
+    ESCALATED_ROLE,
     Cause,
-    Edge,
-    Notice,
+    AlertChange,
+    NotificationState,
     Silence,
-    Telling,
+    Notification,
     unknown_cause,
 )
 from opslib.foundation import clock
-from opslib.foundation.config.contacts import Staff
-from opslib.foundation.config.rules import RUNGS, SENT as SENT_SEVERITIES, Rules
+from opslib.foundation.config.contacts import Contacts
+from opslib.foundation.config.rules import SEVERITIES, SENT as SENT_SEVERITIES, Rules
 from opslib.foundation.storage.cell_types import decoding
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ACTS, DELIVERIES, FACTS, FOREIGN, MESSAGES, NOTICES, OUTBOX, TRANSITIONS
 
 CLAIM_US = 60_000_000  # Longer than any channel may take; who has not said by then how it went is dead.
@@ -65,7 +65,7 @@ _OF_EDGE = [
     ),
 ]
 # Kinds of one number are told in one message.
-_TOLD_WITH = {FIRING: 0, ROSE: 0, REPEAT: 1, UNHEARD: 2, OVER: 3, PASSED: 4}
+_TOLD_WITH = {FIRING: 0, ESCALATED_SEVERITY: 0, REPEAT: 1, ESCALATED_ROLE: 2, RESOLVED: 3, MISSED_SUMMARY: 4}
 
 
 class Delivery(NamedTuple):
@@ -97,10 +97,10 @@ class Delivery(NamedTuple):
 _DELIVERY = [DELIVERIES.c[name] for name in Delivery._fields]
 
 
-class Dispatch:
+class NotificationStore:
     """What people of one app are told, and what they said."""
 
-    def __init__(self, store: Store, app: str):
+    def __init__(self, store: Database, app: str):
         self.store, self.app = store, app
 
     # What people say.
@@ -122,7 +122,7 @@ class Dispatch:
             )
         return Silence(name, author, reason, rule, subject, source, at_us, at_us + clock.span_us(span))
 
-    def unsilence(self, name: str, author: str) -> bool:
+    def expire_silence(self, name: str, author: str) -> bool:
         """End a silence now; False where there is none of that name that still holds."""
         with self.store.committing() as connection:
             now_us = self.store.stamp(connection)
@@ -199,16 +199,16 @@ class Dispatch:
 
     # What is to be told.
 
-    def standing(self) -> list[Notice]:
+    def standing(self) -> list[NotificationState]:
         """Every alert of which there is, or may be, something to tell, with its group and who has taken it."""
         with self.store.reading() as connection:
             return self._open(connection)
 
     def plan(
         self,
-        staff: Staff,
+        staff: Contacts,
         rules: Rules,
-        diagnosed: Callable[[int], Callable[[Notice], Cause | None]] = lambda at_us: unknown_cause,
+        diagnosed: Callable[[int], Callable[[NotificationState], Cause | None]] = lambda at_us: unknown_cause,
     ) -> list[str]:
         """
         Take in what became of alerts since the last time, and write down what is to be told of it now, to whom.
@@ -237,12 +237,12 @@ class Dispatch:
             )
             made = [self._write(connection, several, staff, rules, now_us) for several in _together(tellings)]
             for telling in tellings:
-                if telling.kind in (OVER, PASSED):
+                if telling.kind in (RESOLVED, MISSED_SUMMARY):
                     telling.notice.closed()
             self._keep(connection, found.values())
         return made
 
-    def _anything(self, connection: sa.Connection, staff: Staff) -> tuple[bool, bool]:
+    def _anything(self, connection: sa.Connection, staff: Contacts) -> tuple[bool, bool]:
         """
         Would planning change anything, and is somebody to be notified of something new?
 
@@ -258,7 +258,7 @@ class Dispatch:
         changed = [n.as_json() for n in sorted(found, key=lambda n: n.alert)] != sorted(
             before, key=lambda n: n["alert"]
         )
-        return bool(tellings) or changed, any(t.kind in (FIRING, ROSE) for t in tellings)
+        return bool(tellings) or changed, any(t.kind in (FIRING, ESCALATED_SEVERITY) for t in tellings)
 
     def _now_us(self, connection: sa.Connection) -> int:
         """
@@ -283,15 +283,15 @@ class Dispatch:
         )
         return {row.id: (row.author, row.known_at_us) for row in rows}
 
-    def _open(self, connection: sa.Connection) -> list[Notice]:
+    def _open(self, connection: sa.Connection) -> list[NotificationState]:
         rows = connection.execute(
             sa.select(NOTICES.c.state)
             .where(NOTICES.c.app == self.app, NOTICES.c.open.is_(True))
             .order_by(NOTICES.c.alert)
         ).scalars()
-        return [Notice.of_json(state) for state in rows]
+        return [NotificationState.of_json(state) for state in rows]
 
-    def _take_in(self, connection: sa.Connection, rules: Rules, now_us: int) -> dict[str, Notice]:
+    def _take_in(self, connection: sa.Connection, rules: Rules, now_us: int) -> dict[str, NotificationState]:
         """Every open notice, with what has come since the last time."""
         found = {n.alert: n for n in self._open(connection)}
         after, upto = self._planned(connection), 0
@@ -302,12 +302,12 @@ class Dispatch:
             .order_by(OUTBOX.c.seq)
         )
         for row in connection.execute(query).all():
-            edge, upto = Edge(*row[1:]), row[0]
+            edge, upto = AlertChange(*row[1:]), row[0]
             self._notice(connection, found, edge, rules).take(edge)
         for row in self._changed(connection, now_us):
             with decoding("foreign_alerts"):
                 edge, owner, again = (
-                    external_alerts.edge(row, now_us),
+                    external_alerts.as_alert_change(row, now_us),
                     json.loads(row.labels).get("owner", ""),
                     json.loads(row.annotations).get("again", []),
                 )
@@ -327,16 +327,16 @@ class Dispatch:
             self.store.put(connection, f"planned:{self.app}", str(upto))
         return found
 
-    def _notice(self, connection: sa.Connection, found: dict[str, Notice], edge: Edge, rules: Rules) -> Notice:
+    def _notice(self, connection: sa.Connection, found: dict[str, NotificationState], edge: AlertChange, rules: Rules) -> NotificationState:
         if edge.alert not in found:
             state = connection.execute(
                 sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.alert == edge.alert)
             ).scalar()
             rule = rules.rules.get(edge.rule)
             found[edge.alert] = (
-                Notice.of_json(state)
+                NotificationState.of_json(state)
                 if state
-                else Notice(
+                else NotificationState(
                     edge.alert,
                     edge.rule,
                     edge.subject,
@@ -365,11 +365,11 @@ class Dispatch:
             ]
 
     def _write(
-        self, connection: sa.Connection, tellings: list[Telling], staff: Staff, rules: Rules, now_us: int
+        self, connection: sa.Connection, tellings: list[Notification], staff: Contacts, rules: Rules, now_us: int
     ) -> str:
         """One message of things that are told together, and its deliveries."""
         roles = tuple(dict.fromkeys(role for t in tellings for role in t.roles))
-        severity = max((t.notice.level or t.notice.worst or "notify" for t in tellings), key=RUNGS.index)
+        severity = max((t.notice.level or t.notice.worst or "notify" for t in tellings), key=SEVERITIES.index)
         with decoding("meta.messages"):
             count = (
                 int(
@@ -380,8 +380,8 @@ class Dispatch:
             )
         self.store.put(connection, f"messages:{self.app}", str(count))
         name, first = f"{self.app}-{count}", tellings[0]
-        about = first.notice.group if first.kind != PASSED else NOBODY
-        kind = ROSE if any(t.kind == ROSE for t in tellings) else first.kind
+        about = first.notice.group if first.kind != MISSED_SUMMARY else NOBODY
+        kind = ESCALATED_SEVERITY if any(t.kind == ESCALATED_SEVERITY for t in tellings) else first.kind
         alerts = [_told_of(t.notice, rules) for t in tellings]
         body = {
             "id": name,
@@ -403,7 +403,7 @@ class Dispatch:
                 when_us = now_us if severity in PRESSING else clock.micros(role.due(at))
                 due[channel] = min(when_us, due.get(channel, when_us))
         here = sa.and_(DELIVERIES.c.app == self.app, DELIVERIES.c.about == about, DELIVERIES.c.state != EXPIRED)
-        if first.kind == OVER:  # Who was told of the beginning is told of the end, wherever that was.
+        if first.kind == RESOLVED:  # Who was told of the beginning is told of the end, wherever that was.
             earlier = connection.execute(sa.select(DELIVERIES.c.channel).where(here).distinct()).scalars()
             due = {channel: now_us for channel in earlier if channel in staff.channels} | due
         # What waits for somebody's hours goes out before what cannot.
@@ -444,7 +444,7 @@ class Dispatch:
                 )
             )
 
-    def _keep(self, connection: sa.Connection, found: Iterable[Notice]) -> None:
+    def _keep(self, connection: sa.Connection, found: Iterable[NotificationState]) -> None:
         for notice in found:
             here = sa.and_(NOTICES.c.app == self.app, NOTICES.c.alert == notice.alert)
             values = {"state": json.dumps(notice.as_json(), sort_keys=True), "open": notice.open}
@@ -543,7 +543,7 @@ class Dispatch:
         """Until when does a silence keep quiet all that a message is about? None where it does not."""
         with self.store.reading() as connection:
             silences, now_us = self._silences(connection), self._now_us(connection)
-        alerts = [Notice(a["alert"], a["rule"], a["subject"], a["source"], "", "") for a in body["alerts"]]
+        alerts = [NotificationState(a["alert"], a["rule"], a["subject"], a["source"], "", "") for a in body["alerts"]]
         untils = [max((s.until_us for s in silences if s.holds(alert, now_us)), default=None) for alert in alerts]
         known = [until for until in untils if until is not None]
         return min(known) if known and len(known) == len(untils) else None
@@ -662,16 +662,16 @@ def _next(waiting: Iterable[sa.Row], now_us: int) -> sa.Row | None:
     return None
 
 
-def _together(tellings: list[Telling]) -> list[list[Telling]]:
+def _together(tellings: list[Notification]) -> list[list[Notification]]:
     """What is told in one message: all of one group and kind; and all that began and ended untold, whatever it was."""
-    found: dict[tuple[str, int], list[Telling]] = {}
+    found: dict[tuple[str, int], list[Notification]] = {}
     for telling in tellings:
-        group = NOBODY if telling.kind == PASSED else telling.notice.group
+        group = NOBODY if telling.kind == MISSED_SUMMARY else telling.notice.group
         found.setdefault((group, _TOLD_WITH[telling.kind]), []).append(telling)
     return list(found.values())
 
 
-def _told_of(notice: Notice, rules: Rules) -> dict[str, Any]:
+def _told_of(notice: NotificationState, rules: Rules) -> dict[str, Any]:
     """What a message keeps of one alert."""
     rule = rules.rules.get(notice.rule)
     names = (

@@ -22,7 +22,7 @@ def who(given: str | None) -> str:
         name = ""
     if not name.strip():
         raise UsageError("who says so? Give --by NAME.")
-    return formatting.one_line(name.strip(), 60)
+    return formatting.single_line(name.strip(), 60)
 
 
 def ack(desk: "Desk", options: argparse.Namespace) -> Reply:
@@ -39,7 +39,7 @@ def ack(desk: "Desk", options: argparse.Namespace) -> Reply:
     incidents = {i.id: i for i in desk.chronicle.all()}
     if options.id in incidents:
         desk.dispatch.ack(incidents[options.id].about, who_says, options.note)
-        desk.chronicle.take_in()
+        desk.chronicle.follow_alerts()
         return Reply(
             {"incident": options.id, "by": who_says, "note": options.note},
             f"{options.id} is taken by {who_says}, with all its alerts; nobody else is called for it",
@@ -49,7 +49,7 @@ def ack(desk: "Desk", options: argparse.Namespace) -> Reply:
             f"no alert {options.id!r} stands now.{formatting.nearest(options.id, known)} ops status has those that do."
         )
     desk.dispatch.ack(options.id, who_says, options.note)
-    desk.chronicle.take_in()
+    desk.chronicle.follow_alerts()
     return Reply(
         {"alert": options.id, "by": who_says, "note": options.note},
         f"{options.id} is taken by {who_says}; it is not told again unless it becomes worse, and its end is",
@@ -75,13 +75,13 @@ def silence(desk: "Desk", options: argparse.Namespace) -> Reply:
             raise UsageError(f"there is no rule {given['rule']!r}.{formatting.nearest(given['rule'], known)}")
         shown = [
             desk.dispatch.silence(
-                who(options.by), formatting.one_line(options.reason.strip()), time_parsing.parse_span(options.span), **given
+                who(options.by), formatting.single_line(options.reason.strip()), time_parsing.parse_span(options.span), **given
             )
         ]
     elif options.what == "end":
         who_says = who(options.by)
         now_us = clock.micros(desk.now())
-        if not options.id or not desk.dispatch.unsilence(options.id, who_says):
+        if not options.id or not desk.dispatch.expire_silence(options.id, who_says):
             holding = [s.id for s in desk.dispatch.silences() if s.until_us > now_us]
             raise UsageError(
                 f"there is no silence {options.id!r} that holds.{formatting.nearest(options.id or '', holding)} See "
@@ -116,7 +116,7 @@ def notified(desk: "Desk", options: argparse.Namespace) -> Reply:
     from opslib.alerting.notifications import sender
 
     if options.test is not None:
-        tried = sender.tried(desk.settings, desk.staff, options.test, desk.now())
+        tried = sender.test_delivery(desk.settings, desk.staff, options.test, desk.now())
         words = "\n".join(f"{name}: {'told' if not why else 'not told: it ' + why}" for name, why in tried)
         return Reply(
             [{"channel": name, "told": not why, "why": why or None} for name, why in tried],

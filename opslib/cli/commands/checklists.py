@@ -9,8 +9,8 @@ from opslib.cli.output import Reply
 from opslib.foundation import formatting
 from opslib.foundation.errors import OpsError
 from opslib.runbooks import checklists
-from opslib.runbooks.checklist_session import Sheet
-from opslib.runbooks.session import Card
+from opslib.runbooks.checklist_session import ChecklistSession
+from opslib.runbooks.session import StepCard
 from opslib.runbooks.steps import ASK
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def listed() -> Reply:
     )
 
 
-def gone_through(desk: "Desk", options: argparse.Namespace) -> Sheet:
+def gone_through(desk: "Desk", options: argparse.Namespace) -> ChecklistSession:
     """
     Go through a checklist: look at what can be looked at, ask for the rest where somebody is there, sign it where that
     is wanted.
@@ -42,7 +42,7 @@ def gone_through(desk: "Desk", options: argparse.Namespace) -> Sheet:
     """
     there = at_terminal()
     by = who(options.by) if options.by or options.sign or there else ""
-    sheet = Sheet(desk, options.name, by, options.as_of)
+    sheet = ChecklistSession(desk, options.name, by, options.as_of)
     sheet.run(_put if there else None)
     if options.sign or (
         there and sheet.signed is None and not sheet.left and heard(f"Sign it as {by}? y or n: ") == "y"
@@ -51,7 +51,7 @@ def gone_through(desk: "Desk", options: argparse.Namespace) -> Sheet:
     return sheet
 
 
-def _put(card: Card) -> None:
+def _put(card: StepCard) -> None:
     """Put one box to whoever sits at the terminal; an empty answer leaves it as it is."""
     print(formatting.printable(f"\n{card.text.plain}"), file=sys.stderr)
     step, book = card.step, card.book

@@ -11,7 +11,7 @@ from opslib.foundation.formatting import NEW_YORK
 from opslib.runbooks import cases as cases_module, catalog
 from opslib.simulation.drills import game_day, mutation, scoreboard, scoreboard_view
 from opslib.simulation.drills.drill import Row, drill, tried
-from opslib.simulation.drills.scenarios import CONTROLS, FAULTS, PAIRS, SHARES, Trial, trials
+from opslib.simulation.drills.scenarios import CONTROLS, FAULTS, PAIRS, SHARES, Scenario, trials
 
 SEEDS = 3
 MUTANTS_NOTICED = 0.9  # Of ten changes so many must be noticed.
@@ -83,7 +83,7 @@ def _seeds(options: argparse.Namespace) -> list[int]:
 
 
 def _drilled(
-    found: list[Trial], seeds: list[int], workers: int, progress: Progress, say: Callable[[str], None]
+    found: list[Scenario], seeds: list[int], workers: int, progress: Progress, say: Callable[[str], None]
 ) -> list[Row]:
     """Every trial on every seed, in their order."""
     if not found:

@@ -30,7 +30,7 @@ def incident(desk: "Desk", options: argparse.Namespace) -> Reply:
         UsageError: Something that it needs was not given.
         IncidentError: It is not such that this can be done.
     """
-    desk.chronicle.take_in()
+    desk.chronicle.follow_alerts()
     if options.what == "list":
         return _listed(desk.chronicle.all())
     if options.what == "open":
@@ -118,7 +118,7 @@ def _resolved(desk: "Desk", found: Incident) -> Incident:
         ("SHA-256 of its last entry", Code(entry.digest)),
         ("Read it", command("incident", "show", found.id, where=desk.settings.where)),
     )
-    for channel, why in sender.said(
+    for channel, why in sender.broadcast(
         desk.settings,
         desk.staff,
         f"{desk.settings.app}-{found.id}-{entry.id}",
@@ -161,7 +161,7 @@ def mark(desk: "Desk", options: argparse.Namespace) -> Reply:
     found = desk.marks.put(
         options.kind, " ".join(options.words), who(options.by), time_parsing.happened(options.at, desk.now())
     )
-    desk.chronicle.take_in()
+    desk.chronicle.follow_alerts()
     at = clock.instant(found.ts_us)
     return Reply(
         {"at": formatting.iso(at), "kind": found.kind, "by": found.author, "words": found.words},
@@ -173,7 +173,7 @@ def runbook(desk: "Desk", options: argparse.Namespace) -> Reply:
     """Open a runbook for an incident, or go on with one."""
     if options.what == "open":
         return _opened(desk, options)
-    desk.chronicle.take_in()
+    desk.chronicle.follow_alerts()
     found = desk.chronicle.find(options.incident or "")
     copies = [e for e in found.of_kind("runbook") if not options.name or e.body["runbook"] == options.name]
     if not copies:
@@ -184,8 +184,8 @@ def runbook(desk: "Desk", options: argparse.Namespace) -> Reply:
     body = copies[-1].body
     place = desk.chronicle.folder(found.id) / body["notebook"]
     if not place.exists():  # Another machine opened it: here it is opened anew, and goes on from the same record.
-        place = opening.opened(desk, body["runbook"], found, options.by or "")
-    book = session.Book(desk, body["runbook"], found.id, options.by or "", as_of=options.as_of or "")
+        place = opening.open_for(desk, body["runbook"], found, options.by or "")
+    book = session.RunbookSession(desk, body["runbook"], found.id, options.by or "", as_of=options.as_of or "")
     return Reply(
         {"incident": found.id, "runbook": body["runbook"], "notebook": str(place), "link": _link(desk, place)},
         f"{book.strip.plain}\n\n{_how(desk, place)}",
@@ -194,13 +194,13 @@ def runbook(desk: "Desk", options: argparse.Namespace) -> Reply:
 
 def _opened(desk: "Desk", options: argparse.Namespace) -> Reply:
     shelved = catalog.runbook(options.name or "")
-    desk.chronicle.take_in()
+    desk.chronicle.follow_alerts()
     by = who(options.by)
     found = desk.chronicle.find(options.incident) if options.incident else _for(desk, shelved.name, by, options)
     if found.status in CLOSED:
         raise IncidentError(f"incident {found.id} is {found.status}; ops incident reopen {found.id} opens it again.")
-    place = opening.opened(desk, shelved.name, found, by, time_parsing.parse(options.as_of) if options.as_of else None)
-    book = session.Book(desk, shelved.name, found.id, by, as_of=options.as_of or "")
+    place = opening.open_for(desk, shelved.name, found, by, time_parsing.parse(options.as_of) if options.as_of else None)
+    book = session.RunbookSession(desk, shelved.name, found.id, by, as_of=options.as_of or "")
     likely = desk.chronicle.read(found.id).of_kind("runbook")[-1].body
     values = {
         "incident": found.id,

@@ -11,7 +11,7 @@ from opslib.alerting.backtest import Progress, Score
 from opslib.foundation import formatting, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config import rules as config_rules
-from opslib.foundation.config.rules import RUNGS, Rules
+from opslib.foundation.config.rules import SEVERITIES, Rules
 
 if TYPE_CHECKING:
     from opslib.desk import Desk
@@ -52,7 +52,7 @@ def _shown(rules: Rules) -> Answer:
             "rule": r.name,
             "better": r.better,
             "objective": r.objective,
-            **{rung: dict(r.ladder).get(rung) for rung in RUNGS},
+            **{rung: dict(r.ladder).get(rung) for rung in SEVERITIES},
             "unit": r.unit,
             "window_s": r.window.total_seconds(),
             "for_s": {rung: hold.total_seconds() for rung, hold in r.holds.items()},

@@ -17,7 +17,7 @@ from opslib.foundation.errors import OpsError, UsageError
 from opslib.foundation.formatting import NEW_YORK
 from opslib.foundation.storage import temporary_files
 from opslib.jobs import ledger, schedule
-from opslib.jobs.due import HORIZON, Agenda
+from opslib.jobs.due import HORIZON, DueJobs
 from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def ranged(
         if options.scheduler
         else backfill.here(desk, options.name, ofs, options.workers or 2, timeout_s, bar)
     )
-    rows = [[m.of, m.state, m.place and f"{m.place}.html", formatting.one_line(m.reason, 120)] for m in made]
+    rows = [[m.of, m.state, m.place and f"{m.place}.html", formatting.single_line(m.reason, 120)] for m in made]
     return Reply(
         [
             {"of": m.of, "state": m.state, "reason": m.reason or None, "page": m.place and f"{m.place}.html" or None}
@@ -119,7 +119,7 @@ def ranged(
 
 def listed(desk: "Desk") -> Reply:
     """What comes next, and what became of what was due last?"""
-    agenda, now = Agenda.of(desk.store, desk.settings, desk.staff), desk.now()
+    agenda, now = DueJobs.of(desk.store, desk.settings, desk.staff), desk.now()
     deployed = [
         clock.instant(m.ts_us)
         for m in desk.marks.between(clock.micros(now - HORIZON), clock.micros(now))
@@ -183,7 +183,7 @@ def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable]) ->
     """
     from opslib.services import scheduler
 
-    last = SnapshotStore(desk.store).last_look(desk.settings.app, clock.micros(desk.now()), None)
+    last = SnapshotStore(desk.store).last_snapshot(desk.settings.app, clock.micros(desk.now()), None)
     at = (
         time_parsing.parse(as_of)
         if as_of
@@ -201,7 +201,7 @@ def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable]) ->
             outcome.state,
             (outcome.record or {}).get("values", {}).get("verdict", ""),
             f"{place}.html",
-            formatting.one_line(outcome.reason or "", 120),
+            formatting.single_line(outcome.reason or "", 120),
         ]
         for job, outcome, place in ended
     ]
@@ -282,5 +282,5 @@ def _cron(app: str, command: list[str]) -> Reply:
         ["crontab", "-"], input="\n".join([*kept, line]) + "\n", capture_output=True, text=True, timeout=PATIENCE_S
     )
     if done.returncode:
-        raise OpsError(f"crontab refused: {formatting.one_line(done.stderr, 160)}.")
+        raise OpsError(f"crontab refused: {formatting.single_line(done.stderr, 160)}.")
     return Reply({"line": line}, f"in your crontab, once a minute:\n\n  {line}")

@@ -130,7 +130,7 @@ def _span(hours: str) -> tuple[time, time]:
 
 
 @dataclass(frozen=True, slots=True)
-class Staff:
+class Contacts:
     """
     Who is told, and how.
 
@@ -167,7 +167,7 @@ class Staff:
         return left[0] if left else None
 
 
-def read(settings: Settings) -> Staff:
+def read(settings: Settings) -> Contacts:
     """
     Who is told, by ``settings.toml`` of a desk?
 
@@ -186,7 +186,7 @@ def read(settings: Settings) -> Staff:
     roles = {name: Role(name) for name in PATH} | {
         name: _role(name, told, channels, wrong) for name, told in _tables(found, "roles", wrong)
     }
-    return Staff(roles, channels, **_notify(found.get("notify", {}), wrong))
+    return Contacts(roles, channels, **_notify(found.get("notify", {}), wrong))
 
 
 def _tables(found: Mapping[str, Any], name: str, wrong: Any) -> list[tuple[str, dict[str, Any]]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Probes:
+class ProbeLimits:
     """
     What our own looks are judged by as they are made.
 
@@ -134,7 +134,7 @@ class DayLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
+class PageLimits:
     """
     How pages are told apart; the values stand in rules.toml.
 

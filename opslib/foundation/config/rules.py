@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from opslib.foundation import files, formatting, time_parsing
-from opslib.foundation.config.limits import ChainLimits, DayLimits, DiagnosisLimits, Pages, Probes
+from opslib.foundation.config.limits import ChainLimits, DayLimits, DiagnosisLimits, PageLimits, ProbeLimits
 from opslib.foundation.errors import ImportRefused, RulesError, UsageError
 
-RUNGS = ("warning", "notify", "critical", "escalate")
+SEVERITIES = ("warning", "notify", "critical", "escalate")
 SENT = ("notify", "critical", "escalate")  # The severities that somebody is told of.
 NO_SUCCESS = "no success"
 RUNBOOKS = (
@@ -66,7 +66,7 @@ _BY_SOURCE = ("gate", "min_count", "window", "longest", "inhibited_by")
 
 
 @dataclass(frozen=True, slots=True)
-class Burn:
+class BurnRate:
     """
     How fast a budget of failures is spent: over a long window, and over a short one that shows that it still is.
 
@@ -127,7 +127,7 @@ class Rule:
     traders: str
     inhibited_by: tuple[str, ...] = ()
     inhibited_from: dict[str, str] = field(default_factory=dict)
-    burn: Burn | None = None
+    burn: BurnRate | None = None
     by_source: dict[str, dict[str, Any]] = field(default_factory=dict)
     longest: timedelta | None = None
 
@@ -174,8 +174,8 @@ class Rules:
     """
 
     rules: dict[str, Rule]
-    pages: Pages
-    probes: Probes
+    pages: PageLimits
+    probes: ProbeLimits
     chain: ChainLimits
     days: DayLimits
     diagnosis: DiagnosisLimits
@@ -185,7 +185,7 @@ class Rules:
     def __getitem__(self, name: str) -> Rule:
         if name not in self.rules:
             raise RulesError(
-                f"there is no rule {formatting.one_line(name, 60)!r} in the table in "
+                f"there is no rule {formatting.single_line(name, 60)!r} in the table in "
                 f"force.{formatting.nearest(name, self.rules)} Put it back into rules.toml: ops rules shows the table."
             )
         return self.rules[name]
@@ -220,7 +220,7 @@ def _spans_by_rung(
     return {rung: _span(row, key, found[rung], refuse) for rung in rungs}
 
 
-def _burn(row: dict[str, Any], rungs: list[str], refuse: Callable[[str], NoReturn]) -> Burn:
+def _burn(row: dict[str, Any], rungs: list[str], refuse: Callable[[str], NoReturn]) -> BurnRate:
     if missing := [key for key in _BURN if key not in row]:
         refuse(f"{missing[0]} is missing; a burn rate has {', '.join(_BURN)}.")
     longs, shorts = (_spans_by_rung(row, key, rungs, refuse) for key in ("long", "short"))
@@ -228,7 +228,7 @@ def _burn(row: dict[str, Any], rungs: list[str], refuse: Callable[[str], NoRetur
         refuse(f"the short window of {wrong[0]} must be shorter than its long one.")
     if (row["unit"], row["better"]) != ("times", "lower"):
         refuse('a burn rate is judged in unit "times", and lower is better.')
-    return Burn(
+    return BurnRate(
         row["of"], _span(row, "budget", row["budget"], refuse), {rung: (longs[rung], shorts[rung]) for rung in rungs}
     )
 
@@ -280,9 +280,9 @@ def _inhibited_from(row: dict[str, Any], refuse: Callable[[str], NoReturn]) -> d
     shorten that list alone.
     """
     found = row.get("inhibited_from", {})
-    if not isinstance(found, dict) or not all(severity in RUNGS for severity in found.values()):
+    if not isinstance(found, dict) or not all(severity in SEVERITIES for severity in found.values()):
         refuse(
-            f"inhibited_from is {found!r}; one of {', '.join(RUNGS)} for some of the rules of inhibited_by was wanted."
+            f"inhibited_from is {found!r}; one of {', '.join(SEVERITIES)} for some of the rules of inhibited_by was wanted."
         )
     return dict(found)
 
@@ -312,7 +312,7 @@ def _rule(place: str, name: str, row: Any) -> Rule:
     ]
     for key in numbers:
         if not _is_number(row[key]):
-            refuse(f"{key} is {formatting.one_line(repr(row[key]), 40)}; a number was wanted.")
+            refuse(f"{key} is {formatting.single_line(repr(row[key]), 40)}; a number was wanted.")
         if (row["unit"] == "ratio" or key == "confidence") and key != "min_count" and not 0 <= row[key] <= 1:
             refuse(f"{key} is {row[key]!r}; a ratio is from 0 to 1.")
     if not 0 <= row["min_coverage"] <= 1 or row["min_count"] < 0:
@@ -330,7 +330,7 @@ def _rule(place: str, name: str, row: Any) -> Rule:
             refuse(f"{key} is {row[key]!r}; some of {', '.join(known)} were wanted, each once.")
     if row.get("escalate") == NO_SUCCESS and (row["better"], row["gate"]) != ("higher", "wilson"):
         refuse(f"escalate is {NO_SUCCESS!r}, which only a rate of successes can have.")
-    ladder = tuple((rung, row[rung]) for rung in RUNGS if rung in row)
+    ladder = tuple((rung, row[rung]) for rung in SEVERITIES if rung in row)
     rungs = [rung for rung, _ in ladder]
     holds = _spans_by_rung(row, "for", rungs, refuse)
     burn = _burn(row, rungs, refuse) if burns else None
@@ -436,7 +436,7 @@ def _read(place: str, content: str) -> dict[str, Any]:
     try:
         return tomllib.loads(content)
     except (ValueError, RecursionError) as problem:
-        raise RulesError(f"{place} is not TOML: {formatting.one_line(str(problem))}.") from None
+        raise RulesError(f"{place} is not TOML: {formatting.single_line(str(problem))}.") from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -456,7 +456,7 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
     )
     for name, given, wanted in (
         ("pages", limits, _PAGES),
-        ("probes", probes, [f.name for f in fields(Probes)]),
+        ("probes", probes, [f.name for f in fields(ProbeLimits)]),
         ("chain", chain, [f.name for f in fields(ChainLimits)]),
         ("days", days, [f.name for f in fields(DayLimits)]),
         ("diagnosis", diagnosis, [f.name for f in fields(DiagnosisLimits)]),
@@ -498,7 +498,7 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
     ).hexdigest()
     return Rules(
         rules,
-        Pages(
+        PageLimits(
             limits["load_jitter_s"],
             limits["reset_gap_s"],
             limits["late_after"],
@@ -508,7 +508,7 @@ def _table(shipped: str, own: str, own_place: str) -> Rules:
             limits["idle_most"],
             limits["idle_back_s"],
         ),
-        Probes(**probes),
+        ProbeLimits(**probes),
         ChainLimits(**chain),
         DayLimits(**days),
         DiagnosisLimits(**diagnosis),

@@ -324,7 +324,7 @@ def _sessions(found: Mapping[str, object], path: Path) -> dict[date, time | None
             told[date.fromisoformat(day)] = None if said == "closed" else time.fromisoformat(str(said))
         except ValueError:
             raise SettingsError(
-                f"{path}, sessions: {formatting.one_line(day, 40)} = {formatting.one_line(repr(said), 40)}; a day and "
+                f"{path}, sessions: {formatting.single_line(day, 40)} = {formatting.single_line(repr(said), 40)}; a day and "
                 f'"closed", or when it closed in New York, were wanted, such as "2026-05-14" = "13:00".'
             ) from None
         closes = told[date.fromisoformat(day)]
@@ -347,7 +347,7 @@ def _url(name: str, told: str) -> str:
         parts = urlsplit("")
     if parts.scheme not in _URLS[name] or not parts.hostname or any(c.isspace() for c in told):
         raise SettingsError(
-            f"{name} is {formatting.one_line(told.partition('?')[0] if name == SOCKET else told, 80)!r}; an address "
+            f"{name} is {formatting.single_line(told.partition('?')[0] if name == SOCKET else told, 80)!r}; an address "
             f"such as {_URLS[name][-1]}://HOST:PORT was wanted."
         )
     if parts.username or parts.password or parts.query and name != SOCKET:
@@ -381,7 +381,7 @@ def _world(found: dict, environ: Mapping[str, str]) -> dict:
     symbols = tuple(dict.fromkeys(s.strip().upper() for s in symbols if s.strip()))
     if wrong := [s for s in symbols if not s.removeprefix("I:").replace(".", "").isalnum() or len(s) > 12]:
         raise SettingsError(
-            f"OPS_SYMBOLS names {formatting.one_line(wrong[0], 40)!r}; symbols of underlyings, separated by commas, "
+            f"OPS_SYMBOLS names {formatting.single_line(wrong[0], 40)!r}; symbols of underlyings, separated by commas, "
             f"were wanted."
         )
     return {
@@ -408,7 +408,7 @@ def _hosts(named: Iterable[str]) -> tuple[str, ...]:
     for host in hosts:
         if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", host):
             raise SettingsError(
-                f"OPS_ALLOWED_HOSTS names {formatting.one_line(host, 60)!r}; names or addresses without scheme, "
+                f"OPS_ALLOWED_HOSTS names {formatting.single_line(host, 60)!r}; names or addresses without scheme, "
                 f"port or path were expected, separated by commas, such as ops.example."
             )
     return hosts
@@ -436,7 +436,7 @@ def home_of(home: str | Path | None, environ: Mapping[str, str]) -> Path:
         return Path(given).expanduser().resolve() if given else (project() or Path.cwd()) / "outputs"
     except (OSError, RuntimeError, ValueError) as problem:
         raise SettingsError(
-            f"the home {formatting.one_line(str(given), 80)!r} is no folder that can be ({problem}). Name another "
+            f"the home {formatting.single_line(str(given), 80)!r} is no folder that can be ({problem}). Name another "
             f"with --home or OPS_HOME."
         ) from None
 
@@ -461,7 +461,7 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
         raise SettingsError(f"an app's name is letters, digits, - and _, found {name!r}.")
     secrets = {s: value for s in _secret_names(environ) if (value := _secret(s, environ))} | _socket_query(environ)
-    market_calendar.declare({} if name == DEMO else _sessions(found.get("sessions", {}), base / "settings.toml"))
+    market_calendar.override_sessions({} if name == DEMO else _sessions(found.get("sessions", {}), base / "settings.toml"))
     if name == DEMO:
         return Settings(home=base / DEMO, app=DEMO, secrets=secrets)
     origins = environ.get("OPS_CORS_ORIGINS")

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 
 from opslib.foundation import clock, formatting
 from opslib.foundation.config import contacts, rules, settings as settings_module
-from opslib.foundation.config.contacts import Staff
+from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import UsageError
-from opslib.foundation.storage.cache import Memory
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.cache import Cache
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import TABLES
 
 OF_AN_APP = ("reports", "runs", "incidents")  # Folders inside that of an app.
@@ -43,9 +43,9 @@ class Workspace:
     remembers: bool = True
 
     @cached_property
-    def store(self) -> Store:
+    def store(self) -> Database:
         """Its database."""
-        return Store(self.settings.url, self.now)
+        return Database(self.settings.url, self.now)
 
     @cached_property
     def rules(self) -> Rules:
@@ -53,12 +53,12 @@ class Workspace:
         return rules.load(self.settings.base)
 
     @cached_property
-    def memory(self) -> Memory:
+    def memory(self) -> Cache:
         """Values that were computed before."""
-        return Memory(self.settings.outputs / ".memory" if self.remembers else None)
+        return Cache(self.settings.outputs / ".memory" if self.remembers else None)
 
     @cached_property
-    def staff(self) -> Staff:
+    def staff(self) -> Contacts:
         """Roles, people and channels."""
         return contacts.read(self.settings)
 
@@ -82,7 +82,7 @@ def refuse_unknown(settings: Settings) -> None:
     known = sorted(
         {settings_module.load(settings.base).app, settings_module.DESK, settings_module.DEMO}
         | folders
-        | (set(_stored(Store(settings.url))) if kept else set())
+        | (set(_stored(Database(settings.url))) if kept else set())
     )
     if settings.app not in known:
         raise UsageError(
@@ -92,7 +92,7 @@ def refuse_unknown(settings: Settings) -> None:
         )
 
 
-def _stored(store: Store) -> Iterator[str]:
+def _stored(store: Database) -> Iterator[str]:
     """Every app of which a database has a row, each as often as tables have one; by seeking, not by reading rows."""
     with store.reading() as connection:
         for table in TABLES.tables.values():

@@ -15,7 +15,7 @@ from typing import Any
 from opslib.foundation.storage import temporary_files
 
 
-class Memory:
+class Cache:
     """
     What was computed before.
 

@@ -26,12 +26,12 @@ from opslib.foundation.storage.schema import FACTS, RUNS, TABLES
 
 # Each brings the tables one schema further; the first schema is 1.
 MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
-    migrations.alive_has_times,
-    migrations.probes_are_kept,
-    migrations.people_are_told,
-    migrations.fills_are_kept,
-    migrations.incidents_are_kept,
-    migrations.runs_are_due,
+    migrations.add_times_of_wired_fields,
+    migrations.add_probes,
+    migrations.add_notifications,
+    migrations.add_fills,
+    migrations.add_incidents,
+    migrations.add_due_runs,
 )
 WRITERS_LOCK = 7_061_902  # Any number, the same for every writer: the key of PostgreSQL's advisory lock.
 # SQLite's own messages may hold damaged text.
@@ -41,7 +41,7 @@ _FACT = sa.select(FACTS.c.value).where(FACTS.c.key == sa.bindparam("of"))
 _FACT_IS = sa.update(FACTS).where(FACTS.c.key == sa.bindparam("of")).values(value=sa.bindparam("now"))
 
 
-class Store:
+class Database:
     """
     The facts of a desk.
 

@@ -4,10 +4,10 @@
 import sqlalchemy as sa
 
 from opslib.foundation.storage.schema import ALIVE, FACTS, OUTBOX, RUNS, SNAPSHOTS, TABLES
-from opslib.foundation.storage.snapshot_columns import NEVER_SEEN_ALIVE
+from opslib.foundation.storage.snapshot_columns import WIRED_FIELDS
 
 
-def alive_has_times(connection: sa.Connection) -> None:
+def add_times_of_wired_fields(connection: sa.Connection) -> None:
     """
     Schema 2: since when each field was seen alive, beside since when we know.
 
@@ -21,7 +21,7 @@ def alive_has_times(connection: sa.Connection) -> None:
                     SNAPSHOTS.c[c].is_not(None),
                     SNAPSHOTS.c[c] if isinstance(SNAPSHOTS.c[c].type, sa.Boolean) else SNAPSHOTS.c[c] != 0,
                 )
-                for c in NEVER_SEEN_ALIVE[row.field]
+                for c in WIRED_FIELDS[row.field]
             )
         )
         first = sa.select(sa.func.min(SNAPSHOTS.c.ts_us, type_=sa.BigInteger)).where(
@@ -35,11 +35,11 @@ def alive_has_times(connection: sa.Connection) -> None:
         )
 
 
-def probes_are_kept(connection: sa.Connection) -> None:
+def add_probes(connection: sa.Connection) -> None:
     """Schema 3: tables for what our own looks saw; they are made with the others, and what was there stays as it is."""
 
 
-def people_are_told(connection: sa.Connection) -> None:
+def add_notifications(connection: sa.Connection) -> None:
     """
     Schema 4: tables for what people are told, and what they said; what stood in the outbox of a time when nobody was
     told stays untold.
@@ -51,21 +51,21 @@ def people_are_told(connection: sa.Connection) -> None:
         connection.execute(sa.insert(FACTS).values(key=f"planned:{row.app}", value=str(row.seq)))
 
 
-def fills_are_kept(connection: sa.Connection) -> None:
+def add_fills(connection: sa.Connection) -> None:
     """
     Schema 5: a table for fills and what a backtest said of them; it is made with the others, and what was there stays
     as it is.
     """
 
 
-def incidents_are_kept(connection: sa.Connection) -> None:
+def add_incidents(connection: sa.Connection) -> None:
     """
     Schema 6: tables for markers, incidents and their records; they are made with the others, and what was there stays
     as it is.
     """
 
 
-def runs_are_due(connection: sa.Connection) -> None:
+def add_due_runs(connection: sa.Connection) -> None:
     """Schema 7: what a run was due as, and what kernel executed it; of those before nobody knows."""
     there = {column["name"] for column in sa.inspect(connection).get_columns(RUNS.name)}
     for name in ("due", "kernel"):

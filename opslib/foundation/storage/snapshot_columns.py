@@ -79,7 +79,7 @@ FIELDS: tuple[Field, ...] = (
     Field("page_id", ("page",), "text"),
 )
 COUNTERS: tuple[Field, ...] = tuple(f for f in FIELDS if f.group)
-NEVER_SEEN_ALIVE = {
+WIRED_FIELDS = {
     # In the app as it is, nothing records into these: their zeros say nothing until one of them has moved.
     "massive": ("massive_requests",),
     "tradier": ("tradier_requests",),
@@ -89,7 +89,7 @@ NEVER_SEEN_ALIVE = {
     "websocket": ("websocket_connected",),
 }
 
-Look = NamedTuple(
+SnapshotRow = NamedTuple(
     "Look",
     [
         ("seq", int),
@@ -101,7 +101,7 @@ Look = NamedTuple(
     ]
     + [(f.name, Any) for f in FIELDS],
 )
-Look.__doc__ = """
+SnapshotRow.__doc__ = """
 One snapshot as the store gives it back: `FIELDS`, and `ts_us` (when it happened), `known_at_us` (when we learned it),
 `seq`, `digest`, `load_ms` (when the page says it was loaded) and `errors_by_type` (JSON, None where the page's Map \
 was lost).

@@ -212,7 +212,7 @@ def advice(problem: BaseException, path: Path | None) -> str:
             cause.errno or 0, sqlite3.SQLITE_CANTOPEN
         )
         first = cause.strerror or first
-    told = formatting.one_line(first)
+    told = formatting.single_line(first)
     if code is not None:
         code &= 0xFF
     is_undecodable = isinstance(cause, UnicodeDecodeError) or (

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from opslib.dashboard.text_blocks import Text, as_html, listed, tabled
+from opslib.dashboard.text_blocks import TextBlock, markdown_to_html, bullet_list, table
 from opslib.foundation import clock, formatting
 from opslib.incidents import evidence
 from opslib.incidents.evidence import Entry
-from opslib.incidents.incident import TIMES, Incident, fold, words
+from opslib.incidents.incident import TIMES, Incident, from_entries, words
 from opslib.jobs import html_export, record
 from opslib.reports.postmortem import figures
 from opslib.reports.postmortem.figures import Figure
@@ -126,7 +126,7 @@ class Postmortem:
         return [f"responder {n + 1}" if several else "the responder" for n in range(len(self.incident.people))]
 
     @property
-    def header(self) -> Text:
+    def header(self) -> TextBlock:
         """What it is about, how bad it was, how far this document is, by when people meet over it."""
         found = self.incident
         detected = found.times["detected"].at_us or found.entries[0].at_us
@@ -140,7 +140,7 @@ class Postmortem:
             f"to be talked over by {meet:%Y-%m-%d} (UTC)",
             f"made from the record up to {self.head.id}, SHA-256 {self.head.digest}",
         ]
-        return listed(f"Postmortem of {found.id}: {self.role(found.title)}", lines)
+        return bullet_list(f"Postmortem of {found.id}: {self.role(found.title)}", lines)
 
     @staticmethod
     def _order(severity: str) -> int:
@@ -161,15 +161,15 @@ class Postmortem:
         return {s: round(m, 1) for s, m in spans.items() if m}
 
     @property
-    def impact(self) -> Text:
+    def impact(self) -> TextBlock:
         """
         What it did, from when it began: each number with what it is a part of, and the evidence that it comes out of.
         """
         rows = [[f.words, f.told, ", ".join(f.evidence) or "none"] for f in figures.figures(self.incident)]
-        return tabled("Impact, from when it began", ["what", "how much", "evidence"], rows)
+        return table("Impact, from when it began", ["what", "how much", "evidence"], rows)
 
     @property
-    def times(self) -> Text:
+    def times(self) -> TextBlock:
         """Five times, each with what shows it and how exactly; unknown stays unknown."""
         rows = []
         for name in TIMES:
@@ -184,19 +184,19 @@ class Postmortem:
                     found.evidence or "none",
                 ]
             )
-        return tabled("Five times", ["", "when", "shown by", "to within", "evidence"], rows)
+        return table("Five times", ["", "when", "shown by", "to within", "evidence"], rows)
 
     @property
-    def durations(self) -> Text:
+    def durations(self) -> TextBlock:
         """Four durations of this incident alone: means over many say little of durations as uneven as these."""
-        return tabled(
+        return table(
             "Four durations",
             ["", "from", "how long", "evidence"],
             [[f.id, f.words, f.told, ", ".join(f.evidence) or "none"] for f in figures.durations(self.incident)],
         )
 
     @property
-    def timeline(self) -> Text:
+    def timeline(self) -> TextBlock:
         """
         What happened, in UTC, from before it began; what was known only later stands by when it happened, and says so.
         """
@@ -209,41 +209,41 @@ class Postmortem:
             )
             who = f"{self._roles[self.incident.people.index(e.by)]}: " if e.by in self.incident.people else ""
             rows.append([f"{clock.instant(e.at_us):%Y-%m-%d %H:%M:%S} UTC", who + self.role(words(e)) + late, e.id])
-        return tabled("Timeline", ["when", "what", "evidence"], rows)
+        return table("Timeline", ["when", "what", "evidence"], rows)
 
     @property
-    def detection(self) -> Text:
+    def detection(self) -> TextBlock:
         """What noticed it, and what was told to whom."""
         told = self.incident.of_kind("told")
         lines = [f"detected: {self.role(repr(self.incident.times['detected']))}"]
         lines += [f"{e.body['words']} [{e.id}]" for e in told] or ["nobody was told by a channel"]
-        return listed("Detection", lines)
+        return bullet_list("Detection", lines)
 
     @property
-    def response(self) -> Text:
+    def response(self) -> TextBlock:
         """What was done, in order: diagnoses, steps, what changed the world."""
         rows = [
             [f"{clock.instant(e.at_us):%H:%M:%S} UTC", self.role(words(e)), e.id]
             for e in self.incident.timeline
             if e.kind in ("runbook", "diagnosis", "step", "mitigated", "resolved", "reopened", "handover")
         ]
-        return tabled("Response", ["when", "what", "evidence"], rows, "nothing was done that is on record")
+        return table("Response", ["when", "what", "evidence"], rows, "nothing was done that is on record")
 
     @property
-    def appendix(self) -> Text:
+    def appendix(self) -> TextBlock:
         """Every piece of evidence, with its SHA-256."""
         rows = [[e.id, e.kind, self.role(words(e)), e.digest] for e in self.incident.entries]
-        return tabled(f"Evidence, to {self.head.id}", ["", "kind", "what", "SHA-256"], rows)
+        return table(f"Evidence, to {self.head.id}", ["", "kind", "what", "SHA-256"], rows)
 
     @property
-    def sections(self) -> list[tuple[str, Text | None, str]]:
+    def sections(self) -> list[tuple[str, TextBlock | None, str]]:
         """Heading, facts, and which of `ASKED` stands below them, in order."""
         return [
             ("Overview", self.header, "overview"),
             ("Impact", self.impact, ""),
             (
                 "Five times, four durations",
-                Text(
+                TextBlock(
                     "\n\n".join((self.times.plain, self.durations.plain)),
                     self.times.html + self.durations.html,
                     "\n\n".join((self.times.markdown, self.durations.markdown)),
@@ -287,7 +287,7 @@ class Postmortem:
         """The same as one page that opens anywhere: no script, no request."""
         body = "".join(
             f"<section><h2>{formatting.in_html(heading)}</h2>\n{facts.html if facts else ''}"
-            f"\n{as_html(self.written(section)) if section else ''}</section>\n"
+            f"\n{markdown_to_html(self.written(section)) if section else ''}</section>\n"
             for heading, facts, section in self.sections
         )
         return (
@@ -322,7 +322,7 @@ class Postmortem:
         return self.header.plain
 
 
-def theirs(markdown: str) -> dict[str, str]:
+def human_text(markdown: str) -> dict[str, str]:
     """What stands between the marks of a document, by section."""
     return {name: told.strip() for name, told in _BLOCK.findall(markdown) if name in ASKED}
 
@@ -349,7 +349,7 @@ ONE_CAUSE = re.compile(r"(?i)\b(?:the )?root cause\b(?!s)")
 CLOCK = re.compile(r"\b(\d{1,2}:\d{2})(?::\d{2})?\b(?!\s*(?:UTC|Z\b))")
 
 
-class Lack(NamedTuple):
+class LintFinding(NamedTuple):
     """Something that a postmortem lacks, or says as it had better not: where, what, and what to do."""
 
     section: str
@@ -360,35 +360,35 @@ class Lack(NamedTuple):
         return f"{self.section}: {self.what}. {self.todo}"
 
 
-def lint(found: Postmortem) -> list[Lack]:
+def lint(found: Postmortem) -> list[LintFinding]:
     """What does a postmortem lack before others read it? Nothing found is an empty list."""
     lacks = []
     for section, asked in ASKED.items():
         told = found.written(section)
         if section != "actions" and (not told.strip() or told.strip() == f"[{asked}]"):
-            lacks.append(Lack(section, "nobody has written it", asked))
+            lacks.append(LintFinding(section, "nobody has written it", asked))
             continue
         lacks += [
-            Lack(section, f"blames ({m[0]!r})", "Say what happened and what made it likely, not who did wrong.")
+            LintFinding(section, f"blames ({m[0]!r})", "Say what happened and what made it likely, not who did wrong.")
             for m in BLAME.finditer(told)
         ]
         lacks += [
-            Lack(section, f"names {name!r}", "Say which role acted; names stay in the record.")
+            LintFinding(section, f"names {name!r}", "Say which role acted; names stay in the record.")
             for name in found.incident.people
             if section != "actions" and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", told)
         ]
         lacks += [
-            Lack(section, f"gives the time {m[1]} without UTC", "Give times in UTC, such as 15:22 UTC.")
+            LintFinding(section, f"gives the time {m[1]} without UTC", "Give times in UTC, such as 15:22 UTC.")
             for m in CLOCK.finditer(told)
         ]
         lacks += [
-            Lack(section, "speaks of one root cause", "Name contributing factors: there are several.")
+            LintFinding(section, "speaks of one root cause", "Name contributing factors: there are several.")
             for _ in ONE_CAUSE.findall(told)
         ]
     factors = [line for line in found.written("factors").splitlines() if re.match(r"\s*(?:[-*]|\d+\.)\s+\S", line)]
     if len(factors) < 2 and not any(lack.section == "factors" and "nobody" in lack.what for lack in lacks):
         lacks.append(
-            Lack(
+            LintFinding(
                 "factors",
                 f"lists {len(factors)} factor{'s' * (len(factors) != 1)}",
                 "List at least two, one a line beginning with -.",
@@ -406,11 +406,11 @@ def _items(told: str) -> list[list[str]]:
     ][2:]
 
 
-def _of_actions(told: str) -> Iterable[Lack]:
+def _of_actions(told: str) -> Iterable[LintFinding]:
     rows = _items(told)
     if not rows:
         return [
-            Lack(
+            LintFinding(
                 "actions",
                 "there is no action item",
                 "Say what is changed so that this is rarer, shorter or seen sooner.",
@@ -419,9 +419,9 @@ def _of_actions(told: str) -> Iterable[Lack]:
     found = []
     for n, row in enumerate(rows, 1):
         what, kind, owner, priority, due = [*row, "", "", "", "", ""][:5]
-        name = f"item {n} ({formatting.one_line(what, 40)})"
+        name = f"item {n} ({formatting.single_line(what, 40)})"
         found += [
-            Lack("actions", f"{name} has no {missing}", todo)
+            LintFinding("actions", f"{name} has no {missing}", todo)
             for missing, value, todo in (
                 ("owner", owner, "Name who does it."),
                 ("due date", due, "Give a day, such as 2026-03-20."),
@@ -429,15 +429,15 @@ def _of_actions(told: str) -> Iterable[Lack]:
             if not value
         ]
         found += (
-            [Lack("actions", f"{name} is of type {kind!r}", f"One of {', '.join(KINDS)}.")] if kind not in KINDS else []
+            [LintFinding("actions", f"{name} is of type {kind!r}", f"One of {', '.join(KINDS)}.")] if kind not in KINDS else []
         )
         found += (
-            [Lack("actions", f"{name} has the priority {priority!r}", f"One of {', '.join(PRIORITIES)}.")]
+            [LintFinding("actions", f"{name} has the priority {priority!r}", f"One of {', '.join(PRIORITIES)}.")]
             if priority not in PRIORITIES
             else []
         )
         found += (
-            [Lack("actions", f"{name} is due {due!r}, which is no day", "Give a day, such as 2026-03-20.")]
+            [LintFinding("actions", f"{name} is due {due!r}, which is no day", "Give a day, such as 2026-03-20.")]
             if due and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", due)
             else []
         )
@@ -451,4 +451,4 @@ def of_incident(found: Incident, upto: str = "") -> Postmortem:
     Args:
         upto: The entry up to which its record is read, such as ``E42``; empty is all of it.
     """
-    return Postmortem(fold(found.id, found.entries[: found.find(upto).seq]) if upto else found)
+    return Postmortem(from_entries(found.id, found.entries[: found.find(upto).seq]) if upto else found)

@@ -10,10 +10,10 @@ from opslib.foundation.config import settings
 from opslib.foundation.errors import IncidentError
 from opslib.foundation.storage import atomic_files
 from opslib.incidents import lifecycle
-from opslib.incidents.incident import Incident, fold
+from opslib.incidents.incident import Incident, from_entries
 from opslib.jobs import executor, ledger
 from opslib.reports.postmortem import document, figures
-from opslib.reports.postmortem.document import STATUSES, Lack, Postmortem
+from opslib.reports.postmortem.document import STATUSES, LintFinding, Postmortem
 from opslib.runbooks import cases
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def take_in(desk: "Workspace", name: str, by: str) -> Incident:
             f"{path} was edited outside the marks ({where}), where it is made anew from the record. Put what "
             f"you mean between the marks, or take the file away, and run this again."
         )
-    for section, words in document.theirs(told).items():
+    for section, words in document.human_text(told).items():
         if words != before.written(section).strip() and words != Postmortem(found).written(section).strip():
             lifecycle.of(desk).append(
                 name, "written", {"section": section, "text": words, "words": f"{section} was written"}, by=by
@@ -52,7 +52,7 @@ def take_in(desk: "Workspace", name: str, by: str) -> Incident:
 
 def at_head(found: Incident, entry: str) -> Postmortem:
     """The postmortem as it was made from the record up to an entry."""
-    return Postmortem(fold(found.id, found.entries[: found.find(entry).seq]))
+    return Postmortem(from_entries(found.id, found.entries[: found.find(entry).seq]))
 
 
 def move(desk: "Workspace", found: Incident, status: str, by: str) -> Incident:
@@ -106,7 +106,7 @@ def _drilled(desk: "Workspace", found: Incident) -> None:
             )
 
 
-def draft(desk: "Workspace", name: str, by: str, status: str = "") -> tuple[Postmortem, Path, list[Lack]]:
+def draft(desk: "Workspace", name: str, by: str, status: str = "") -> tuple[Postmortem, Path, list[LintFinding]]:
     """
     Draft a postmortem, or make it anew.
 
@@ -119,13 +119,13 @@ def draft(desk: "Workspace", name: str, by: str, status: str = "") -> tuple[Post
     Raises:
         IncidentError: What people wrote could not be taken in, the status does not follow, or its notebook failed.
     """
-    lifecycle.of(desk).take_in()
+    lifecycle.of(desk).follow_alerts()
     place = lifecycle.of(desk).folder(name) / NAME
     found = lifecycle.of(desk).read(name)
     if found.document == STATUSES[-1] and not status:
         return at_head(found, found.of_kind("published")[-1].body["head"]["entry"]), place, []
     found = take_in(desk, name, by)
-    found = pictured(desk, figures.captured(desk, found))
+    found = pictured(desk, figures.capture_metrics(desk, found))
     if status:
         found = move(desk, found, status, by)
     made = Postmortem(found)
@@ -185,7 +185,7 @@ def publish(desk: "Workspace", made: Postmortem, place: Path) -> None:
                 outputs=[],
             )
             raise IncidentError(f"the postmortem's notebook failed: {outcome.reason}.")
-        kept, _ = executor.keep(outcome, place, files, settings=desk.settings, store=desk.store)
+        kept, _ = executor.publish_run(outcome, place, files, settings=desk.settings, store=desk.store)
         if kept.state == "failed":
             raise IncidentError(f"the postmortem could not be published: {kept.reason}.")
         files[".ipynb"] = place.with_suffix(".ipynb").read_bytes()

@@ -20,7 +20,7 @@ from opslib.telemetry.probes.history import IS_THERE
 from opslib.telemetry.probes.outcomes import OUTCOMES
 
 if TYPE_CHECKING:
-    from opslib.dashboard.status import View
+    from opslib.dashboard.status import Status
     from opslib.foundation.config.workspace import Workspace
 
 METRICS = "metrics"
@@ -114,7 +114,7 @@ def span(incident: Incident) -> tuple[int | None, int | None]:
     return began, ended if began is None or ended is None or ended > began else began
 
 
-def captured(desk: "Workspace", incident: Incident) -> Incident:
+def capture_metrics(desk: "Workspace", incident: Incident) -> Incident:
     """
     Put what the metrics say of an incident on its record: once for the same facts, anew where the store now says
     otherwise.
@@ -172,7 +172,7 @@ def captured(desk: "Workspace", incident: Incident) -> Incident:
     return lifecycle.of(desk).read(incident.id)
 
 
-def _row(view: "View", window: Window) -> dict[str, Any]:
+def _row(view: "Status", window: Window) -> dict[str, Any]:
     tape, probed = view.tape, view.probed
     providers, greeks, system = (
         indicators.providers(tape, window),

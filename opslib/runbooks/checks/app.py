@@ -7,10 +7,10 @@ Each answers one question about a moment, and says unknown where nobody looked.
 from datetime import timedelta
 
 from opslib.foundation import clock, formatting
-from opslib.runbooks.checks.context import HOUR, LAST, LATELY, Scene, local, looked, seconds
-from opslib.runbooks.execution import Seen
+from opslib.runbooks.checks.context import HOUR, LAST, LATELY, CheckContext, local, looked, seconds
+from opslib.runbooks.execution import CheckResult
 from opslib.telemetry.clock_skew import compare, parties
-from opslib.telemetry.markers import Marks
+from opslib.telemetry.markers import Markers
 from opslib.telemetry.pages import indicators
 from opslib.telemetry.probes import host as host_module
 from opslib.telemetry.probes.outcomes import OUTCOMES
@@ -36,18 +36,18 @@ CODES = {
 IN_ORDER = (1000, 1001)
 
 
-def _stands(scene: Scene, probe: str, subject: str = "app") -> tuple[Sample | None, str]:
+def _stands(scene: CheckContext, probe: str, subject: str = "app") -> tuple[Sample | None, str]:
     """The last look of a kind, and since when it is so."""
     last, since = scene.probed.now(probe, subject, scene.at_us), scene.probed.since(probe, subject, scene.at_us)
     return last, f"since {local(since.ts_us)}" if since else ""
 
 
-def server(scene: Scene) -> Seen:
+def server(scene: CheckContext) -> CheckResult:
     """Does the app's server answer?"""
     last, since = _stands(scene, "health")
     query = "GET /api/health of the app's server, the last look"
     if last is None:
-        return Seen(None, "nobody has asked the app's server lately", None, "probe", query)
+        return CheckResult(None, "nobody has asked the app's server lately", None, "probe", query)
     outcome = OUTCOMES[last.outcome]
     up = f", up for {formatting.duration(last.value)}" if last.value is not None and outcome.usable else ""
     words = (
@@ -55,19 +55,19 @@ def server(scene: Scene) -> Seen:
         if outcome.usable
         else f"the app's server {outcome.words}, {since}; 200 with its own JSON was expected"
     )
-    return Seen(outcome.usable, words, looked(last), "probe", query, "" if outcome.usable else "monitor_down", "system")
+    return CheckResult(outcome.usable, words, looked(last), "probe", query, "" if outcome.usable else "monitor_down", "system")
 
 
-def process(scene: Scene) -> Seen:
+def process(scene: CheckContext) -> CheckResult:
     """Is the app's process alive, and since when?"""
     last, since = _stands(scene, "process")
     query = "the process that OPS_APP_PID names, the last look"
     if last is None:
-        return Seen(None, "nobody looks at the app's process: set OPS_APP_PID", None, "probe", query)
+        return CheckResult(None, "nobody looks at the app's process: set OPS_APP_PID", None, "probe", query)
     told = scene.probed.told(last)
     if last.outcome == "ok":
         born = f", started {formatting.moment(clock.instant(round(told['born'] * 1e6)))}" if "born" in told else ""
-        return Seen(
+        return CheckResult(
             True,
             f"it runs: pid {told.get('pid')}, {formatting.number(last.value, 'MB', 0)}, {told.get('threads')} threads{born}",
             looked(last),
@@ -75,7 +75,7 @@ def process(scene: Scene) -> Seen:
             query,
             view="system",
         )
-    return Seen(
+    return CheckResult(
         None if last.outcome == "absent" else False,
         f"the app's process {OUTCOMES[last.outcome].words}, {since}",
         looked(last),
@@ -85,11 +85,11 @@ def process(scene: Scene) -> Seen:
     )
 
 
-def restarts(scene: Scene) -> Seen:
+def restarts(scene: CheckContext) -> CheckResult:
     """Was the app's server started anew lately? Its sockets are closed with it."""
     window = scene.last(HOUR)
     if not (scene.probed.within("process", "app", window) or scene.probed.within("health", "app", window)):
-        return Seen(
+        return CheckResult(
             None,
             "nobody has looked at the app's process or its uptime in the last hour",
             None,
@@ -102,7 +102,7 @@ def restarts(scene: Scene) -> Seen:
         if found
         else "not started anew in the last hour"
     )
-    return Seen(
+    return CheckResult(
         not found,
         words,
         {"restarted_at_us": found},
@@ -112,7 +112,7 @@ def restarts(scene: Scene) -> Seen:
     )
 
 
-def socket(scene: Scene) -> Seen:
+def socket(scene: CheckContext) -> CheckResult:
     """Is the app's WebSocket open, and does it say anything? By our own, and by the page's."""
     last, since = _stands(scene, "socket")
     page = {True: "connected", False: "disconnected", None: "not told"}[
@@ -120,7 +120,7 @@ def socket(scene: Scene) -> Seen:
     ]
     query = "our own connection to the app's WebSocket, and the page's word"
     if last is None:
-        return Seen(
+        return CheckResult(
             None if connected is None else connected,
             f"the page says: {page}; we do not look at it ourselves",
             {"page": connected},
@@ -142,7 +142,7 @@ def socket(scene: Scene) -> Seen:
         if outcome.usable and connected is False
         else ""
     )
-    return Seen(
+    return CheckResult(
         good,
         f"{ours}; the page's: {page}{hint}",
         {"ours": looked(last), "page": connected},
@@ -152,7 +152,7 @@ def socket(scene: Scene) -> Seen:
     )
 
 
-def close_code(scene: Scene) -> Seen:
+def close_code(scene: CheckContext) -> CheckResult:
     """With which code was the socket closed last, on us or, by its log, on the app?"""
     window, query = (
         scene.last(HOUR),
@@ -162,12 +162,12 @@ def close_code(scene: Scene) -> Seen:
     log = {k: v for k, v in scene.probed.log_newest(window).items() if k in LINES["socket"]}
     codes = [(s.ts_us, scene.probed.told(s)["code"]) for s in looks if "code" in scene.probed.told(s)]
     if not looks and not log:
-        return Seen(None, "nobody has looked at the socket in the last hour", None, "probe", query)
+        return CheckResult(None, "nobody has looked at the socket in the last hour", None, "probe", query)
     content = {"codes": [{"at_us": at, "code": code} for at, code in codes[-LAST:]], "log": log}
     upstream = f"; the app's log: {'; '.join(log.values())}" if log else ""
     if not codes:
         lost = sum(not OUTCOMES[s.outcome].usable for s in looks)
-        return Seen(
+        return CheckResult(
             None if lost or log else True,
             f"no close code came: {lost} of {len(looks)} looks found it not open{upstream}"
             if lost
@@ -177,7 +177,7 @@ def close_code(scene: Scene) -> Seen:
             query,
         )
     at_us, code = codes[-1]
-    return Seen(
+    return CheckResult(
         code in IN_ORDER and not log,
         f"code {code} at {local(at_us)}: {CODES.get(code, 'a code of its own')}; 1000 is in order, 1006 is "
         f"not{upstream}",
@@ -187,7 +187,7 @@ def close_code(scene: Scene) -> Seen:
     )
 
 
-def page_hears(scene: Scene) -> Seen:
+def page_hears(scene: CheckContext) -> CheckResult:
     """Is a page open, and is its socket connected, as after a refresh?"""
     reloads, now = scene.view.tape.reloads(scene.last(HOUR)), scene.view.tape.open_at(scene.at_us)
     connected = scene.view.figures["system"]["websocket_connected"]
@@ -198,14 +198,14 @@ def page_hears(scene: Scene) -> Seen:
     )
     content = {"pages_open": len(now), "reloads": [formatting.iso(at) for at in reloads], "connected": connected}
     if connected is None or not now:
-        return Seen(
+        return CheckResult(
             None,
             f"no open page tells of its socket ({len(now)} open; {loads})",
             content,
             "page",
             "the open pages' own word of their socket",
         )
-    return Seen(
+    return CheckResult(
         connected,
         f"pages open: {len(now)}, socket {'connected' if connected else 'disconnected'}; {loads}",
         content,
@@ -215,17 +215,17 @@ def page_hears(scene: Scene) -> Seen:
     )
 
 
-def socket_quick(scene: Scene) -> Seen:
+def socket_quick(scene: CheckContext) -> CheckResult:
     """How long does the socket take to answer?"""
     return scene.ruled(["websocket_latency"], view="system")
 
 
-def log(scene: Scene) -> Seen:
+def log(scene: CheckContext) -> CheckResult:
     """What errors does the app's log hold, of which kinds? Of one matter, or of all."""
     window, last = scene.view.window, scene.probed.now("log", "app", scene.at_us)
     query = f"new lines of the app's log in the last {formatting.duration(window.seconds)}"
     if last is None or last.outcome != "ok":
-        return Seen(
+        return CheckResult(
             None, "the app's log is not read: see OPS_APP_LOG, or send it to POST /api/logs", None, "log", query
         )
     newest = scene.probed.log_newest(window)
@@ -233,7 +233,7 @@ def log(scene: Scene) -> Seen:
         k: n for k, n in scene.probed.log_kinds(window).items() if k in newest and k in LINES.get(scene.of, newest)
     }
     if not kinds:
-        return Seen(
+        return CheckResult(
             True,
             f"no error of {scene.of or 'any kind'} in the last {formatting.duration(window.seconds)}",
             {"kinds": {}},
@@ -242,10 +242,10 @@ def log(scene: Scene) -> Seen:
         )
     told = ", ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in sorted(kinds.items(), key=lambda k: -k[1]))
     most = max(kinds, key=lambda k: kinds[k])
-    return Seen(
+    return CheckResult(
         False,
         f"{sum(kinds.values())} errors in {formatting.duration(window.seconds)}, none was expected: {told}; newest: "
-        f"{formatting.one_line(newest[most], 120)}",
+        f"{formatting.single_line(newest[most], 120)}",
         {"kinds": kinds, "newest": {k: newest[k] for k in kinds}},
         "log",
         query,
@@ -253,7 +253,7 @@ def log(scene: Scene) -> Seen:
     )
 
 
-def host(scene: Scene) -> Seen:
+def host(scene: CheckContext) -> CheckResult:
     """What is to be seen on the app's host, of one matter?"""
     last: dict[str, Sample] = {}
     for sample in scene.probed.within("host", "app", scene.last(HOST_BACK)):
@@ -262,7 +262,7 @@ def host(scene: Scene) -> Seen:
     query = f"looks through host_prefix: {scene.of}"
     if not last:
         commands = host_module.commands(scene.desk.settings, scene.of)
-        return Seen(
+        return CheckResult(
             None,
             f"nobody looks on the app's host (host_prefix in settings.toml). By hand, there: "
             f"{'; '.join(commands) or 'what ops doctor names'}",
@@ -272,7 +272,7 @@ def host(scene: Scene) -> Seen:
         )
     told = "; ".join(f"{name}: {scene.probed.told(s)['told']}" for name, s in last.items())
     states = [{"ok": True, "server_5xx": False}.get(s.outcome) for s in last.values()]
-    return Seen(
+    return CheckResult(
         False if False in states else None if None in states else True,
         told,
         [looked(s) for s in last.values()],
@@ -281,12 +281,12 @@ def host(scene: Scene) -> Seen:
     )
 
 
-def page_memory(scene: Scene) -> Seen:
+def page_memory(scene: CheckContext) -> CheckResult:
     """How much memory does the app's page hold, where it posts it?"""
     return scene.ruled(["memory"], view="system")
 
 
-def growth(scene: Scene) -> Seen:
+def growth(scene: CheckContext) -> CheckResult:
     """Does the app's server go on growing?"""
     last, _ = _stands(scene, "process")
     return scene.ruled(
@@ -296,22 +296,22 @@ def growth(scene: Scene) -> Seen:
     )
 
 
-def errors(scene: Scene) -> Seen:
+def errors(scene: CheckContext) -> CheckResult:
     """How many errors an hour, by the page and by the log, and of which types?"""
     types = scene.view.figures["system"]["errors_by_type"]
     more = ", ".join(f"{kind} {n}" for kind, n in types.items()) if types else "the page's types are lost in its post"
     return scene.ruled(["errors"], view="system", more=more)
 
 
-def _anything(scene: Scene) -> bool:
+def _anything(scene: CheckContext) -> bool:
     """Was anything of the app ever seen by that moment?"""
     return scene.view.tape.last_seen_us(scene.at_us) is not None or scene.probed.any
 
 
-def explained(scene: Scene) -> Seen:
+def explained(scene: CheckContext) -> CheckResult:
     """Is the trouble its own, or does another explain it? Leads to that one's runbook."""
     if not _anything(scene):
-        return Seen(
+        return CheckResult(
             None, "nothing was ever seen of this app, so no alert could stand", None, "alerts", "alerts of errors"
         )
     own = [a for a in scene.view.alerts if a["rule"] == "errors" and a["state"] in ("firing", "pending", "unknown")]
@@ -319,7 +319,7 @@ def explained(scene: Scene) -> Seen:
     cause = next((a for a in scene.view.alerts if a["id"] in by and a["rule"] != "errors"), None)
     query = "alerts that explain those of errors away"
     if cause:
-        return Seen(
+        return CheckResult(
             False,
             f"{cause['sentence']} explains them: look there first",
             {"by": cause["id"]},
@@ -328,33 +328,33 @@ def explained(scene: Scene) -> Seen:
             cause["runbook"],
         )
     if own:
-        return Seen(
+        return CheckResult(
             True,
             "no other alert explains them: they are a trouble of their own",
             {"alerts": [a["id"] for a in own]},
             "alerts",
             query,
         )
-    return Seen(True, "no alert of errors stands, so there is nothing to explain", {"alerts": []}, "alerts", query)
+    return CheckResult(True, "no alert of errors stands, so there is nothing to explain", {"alerts": []}, "alerts", query)
 
 
-def alerts(scene: Scene) -> Seen:
+def alerts(scene: CheckContext) -> CheckResult:
     """Does another alert fire? Leads to the loudest one's runbook."""
-    from opslib.foundation.config.rules import RUNGS
+    from opslib.foundation.config.rules import SEVERITIES
 
     found = [a for a in scene.view.alerts if a["state"] == "firing"]
     query = "alerts that fire now"
     if not found:
-        return Seen(
+        return CheckResult(
             _anything(scene) or None,
             "no alert fires" if _anything(scene) else "nothing was ever seen of this app, so no alert could fire",
             {"alerts": []},
             "alerts",
             query,
         )
-    first = max((a for a in found if not a["inhibited_by"]), key=lambda a: RUNGS.index(a["severity"]), default=found[0])
+    first = max((a for a in found if not a["inhibited_by"]), key=lambda a: SEVERITIES.index(a["severity"]), default=found[0])
     more = f"; {len(found) - 1} more fire" if len(found) > 1 else ""
-    return Seen(
+    return CheckResult(
         False,
         f"{first['severity']}: {first['sentence']}{more}",
         {"alerts": [a["id"] for a in found]},
@@ -364,12 +364,12 @@ def alerts(scene: Scene) -> Seen:
     )
 
 
-def dashboard_age(scene: Scene) -> Seen:
+def dashboard_age(scene: CheckContext) -> CheckResult:
     """How old is what the dashboard shows?"""
     return scene.ruled(["dashboard_lag"], view="system")
 
 
-def posts(scene: Scene) -> Seen:
+def posts(scene: CheckContext) -> CheckResult:
     """Do the pages' posts come in?"""
     silent, now = indicators.silent_for_s(scene.view.tape, scene.view.window.end), scene.view.tape.open_at(scene.at_us)
     more = (
@@ -380,7 +380,7 @@ def posts(scene: Scene) -> Seen:
     return scene.ruled(["silence"], view="system", more=more)
 
 
-def beats(scene: Scene) -> Seen:
+def beats(scene: CheckContext) -> CheckResult:
     """Does our collector look on?"""
     last, since = _stands(scene, "beat", "collector")
     told = scene.probed.told(last) if last else {}
@@ -393,7 +393,7 @@ def beats(scene: Scene) -> Seen:
     return found._replace(good=False) if parts else found
 
 
-def store(scene: Scene) -> Seen:
+def store(scene: CheckContext) -> CheckResult:
     """Does the store give back what came, and how new is it?"""
     post_us, beat = scene.view.tape.last_seen_us(scene.at_us), scene.probed.now("beat", "collector", scene.at_us)
 
@@ -404,7 +404,7 @@ def store(scene: Scene) -> Seen:
         [f"the newest beat {ago(beat.ts_us)} old"] if beat else []
     )
     content = {"seq": scene.view.tape.seq, "newest_post_us": post_us, "newest_beat_us": beat.ts_us if beat else None}
-    return Seen(
+    return CheckResult(
         bool(parts) or None,
         f"the store answers: {', '.join(parts)}" if parts else "the store answers and holds nothing of the last hour",
         content,
@@ -413,11 +413,11 @@ def store(scene: Scene) -> Seen:
     )
 
 
-def clocks(scene: Scene) -> Seen:
+def clocks(scene: CheckContext) -> CheckResult:
     """Do all clocks agree with ours, to within what is told?"""
     skews = parties(scene.probed, scene.view.figures["system"], scene.at_us)
     if not skews:
-        return Seen(None, "no clock is known but ours", None, "probe", "clocks told in answers and posts, against ours")
+        return CheckResult(None, "no clock is known but ours", None, "probe", "clocks told in answers and posts, against ours")
     most = scene.view.rules.skew_told_s
     clocks = compare(skews, most)
     told = ", ".join(f"{s} {k:+.1f} s" for s, k in ({s: k for s, k in skews.items() if abs(k) > most} or skews).items())
@@ -426,7 +426,7 @@ def clocks(scene: Scene) -> Seen:
         if clocks.names
         else ""
     )
-    return Seen(
+    return CheckResult(
         not clocks.names,
         f"{told}; within {most:g} s of ours was expected{whose}",
         skews,
@@ -436,12 +436,12 @@ def clocks(scene: Scene) -> Seen:
     )
 
 
-def changed(scene: Scene) -> Seen:
+def changed(scene: CheckContext) -> CheckResult:
     """Was anything deployed or started anew in the last hour?"""
     window = scene.last(HOUR)
     marks = [
         m
-        for m in Marks(scene.desk.store, scene.desk.settings).between(window.start_us, window.end_us)
+        for m in Markers(scene.desk.store, scene.desk.settings).between(window.start_us, window.end_us)
         if m.kind in ("deploy", "restart")
     ]
     born = scene.probed.restarts(window)
@@ -450,14 +450,14 @@ def changed(scene: Scene) -> Seen:
     ]
     content = {"marks": [m._asdict() for m in marks], "restarted_at_us": born}
     if not told and not _anything(scene):
-        return Seen(
+        return CheckResult(
             None,
             "nobody marked anything, and nobody has looked at the app",
             content,
             "marks",
             "ops mark deploy and restart, in the last hour",
         )
-    return Seen(
+    return CheckResult(
         not told,
         "; ".join(told) or "nothing was deployed or started anew in the last hour, as far as anybody marked it",
         content,
@@ -466,13 +466,13 @@ def changed(scene: Scene) -> Seen:
     )
 
 
-def lately(scene: Scene) -> Seen:
+def lately(scene: CheckContext) -> CheckResult:
     """How fast does the app's server answer?"""
     from opslib.alerting import probe_figures
 
     found, rule = probe_figures.p95_s(scene.probed, "app", scene.last(LATELY)), scene.view.rules["response_time"]
     if found is None:
-        return Seen(
+        return CheckResult(
             None,
             "nobody has timed the app's server lately",
             None,
@@ -481,7 +481,7 @@ def lately(scene: Scene) -> Seen:
         )
     limit = dict(rule.ladder)["warning"]
     good = isinstance(limit, str) or not rule.past(found, limit)
-    return Seen(
+    return CheckResult(
         good,
         f"p95 of the app's server ({seconds(found)}) {'≤' if good else '>'} {rule.limit_told(limit)}",
         {"p95_s": found},

@@ -8,7 +8,7 @@ from typing import Any
 
 from opslib.alerting import probe_figures
 from opslib.dashboard import daily_figures, status
-from opslib.dashboard.status import View
+from opslib.dashboard.status import Status
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
 from opslib.foundation.clock import SECOND, Window
 from opslib.foundation.config.rules import NAMES
@@ -16,10 +16,10 @@ from opslib.foundation.formatting import NEW_YORK
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.incidents.evidence import Entry
 from opslib.runbooks.checklists import DEPLOYED
-from opslib.runbooks.checks.context import HOUR, LATELY, Scene, local, looked, seconds
-from opslib.runbooks.execution import Seen
+from opslib.runbooks.checks.context import HOUR, LATELY, CheckContext, local, looked, seconds
+from opslib.runbooks.execution import CheckResult
 from opslib.telemetry.probes.outcomes import OUTCOMES
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.store import SampleStore
 
 BEAT_BACK = timedelta(hours=6)  # So far back our collector's memory is read.
 COMPARED = timedelta(hours=2)  # So much of each side of a deployment is compared.
@@ -27,11 +27,11 @@ DAYS_KEYED = 86_400.0
 RAISED = "raise_an_error"
 
 
-def _opened(scene: Scene) -> Entry:
+def _opened(scene: CheckContext) -> Entry:
     return scene.incident.entries[0]
 
 
-def _deployed(scene: Scene) -> int | None:
+def _deployed(scene: CheckContext) -> int | None:
     """When was what this checklist follows deployed?"""
     return _opened(scene).body.get(DEPLOYED)
 
@@ -39,7 +39,7 @@ def _deployed(scene: Scene) -> int | None:
 # The aims.
 
 
-def target(scene: Scene) -> Seen:
+def target(scene: CheckContext) -> CheckResult:
     """
     Is the objective of a rule met over the window, by the page and by our own looks?
 
@@ -51,12 +51,12 @@ def target(scene: Scene) -> Seen:
     query = f"{rule.title} of {subject} over the last {length}, against the objective"
     aim = f"{'at least' if rule.better == 'higher' else 'at most'} {rule.limit_told(rule.objective)} is aimed for"
     if not found:
-        return Seen(
+        return CheckResult(
             None, f"nothing of the last {length} tells the {rule.title} of {subject}; {aim}", None, "store", query
         )
     good = not any(rule.past(value, rule.objective) for _, value, _ in found)
     words = "; ".join(f"{who} {rule.told(value)}{f' ({count})' if count else ''}" for who, value, count in found)
-    return Seen(
+    return CheckResult(
         good,
         f"{rule.title} of {subject} in {length}: {words}; {aim}",
         [{"source": who, "value": value, "of": count} for who, value, count in found],
@@ -67,7 +67,7 @@ def target(scene: Scene) -> Seen:
     )
 
 
-def _measured(scene: Scene, name: str, subject: str, window: Window) -> Iterable[tuple[str, float, str]]:
+def _measured(scene: CheckContext, name: str, subject: str, window: Window) -> Iterable[tuple[str, float, str]]:
     """Who says so, the value, and what it is made of; only of what is known."""
     f, probed = scene.view.figures, scene.probed
     match name:
@@ -101,7 +101,7 @@ def _measured(scene: Scene, name: str, subject: str, window: Window) -> Iterable
                 yield "by the log", logged / hours, f"{logged:,}"
 
 
-def rule(scene: Scene) -> Seen:
+def rule(scene: CheckContext) -> CheckResult:
     """Does a rule find a subject well? Asked as ``backtest_variance app``."""
     name, subject = scene.of.split()
     return scene.ruled([name], subject, scene.view.rules[name].panel)
@@ -110,7 +110,7 @@ def rule(scene: Scene) -> Seen:
 # The night.
 
 
-def _night(scene: Scene) -> View:
+def _night(scene: CheckContext) -> Status:
     """Everything since the last close."""
     at = scene.view.window.end
     return status.view_at(scene.desk, at, at - market_calendar.last_closed(at).closes)
@@ -121,14 +121,14 @@ def _shut(window: Window) -> bool:
     return not market_calendar.open_spans(window)
 
 
-def night_errors(scene: Scene) -> Seen:
+def night_errors(scene: CheckContext) -> CheckResult:
     """How many errors came since the last close, and of which kinds?"""
     view, rule = _night(scene), scene.view.rules["errors"]
     window, paged = view.window, view.figures["system"]["errors"] if view.tape.looks_in(view.window) else None
     logged = view.probed.errors(window) if view.probed else None
     query = f"errors from {formatting.moment(window.start)} on, by the pages and by the log"
     if paged is None and logged is None:
-        return Seen(None, "since the last close no page was open, and the app's log was not read", None, "store", query)
+        return CheckResult(None, "since the last close no page was open, and the app's log was not read", None, "store", query)
     types = view.figures["system"]["errors_by_type"] or {}
     kinds = (
         {
@@ -150,7 +150,7 @@ def night_errors(scene: Scene) -> Seen:
         f"{' and '.join(told)} in {formatting.duration(window.seconds)} since the last "
         f"close{f': {listed}' if listed else ''}; at most {rule.limit_told(rule.objective)} is aimed for"
     )
-    return Seen(
+    return CheckResult(
         good,
         words,
         {"pages": paged, "log": logged, "types": types, "kinds": kinds, "hours": hours},
@@ -161,7 +161,7 @@ def night_errors(scene: Scene) -> Seen:
     )
 
 
-def night_kinds(scene: Scene) -> Seen:
+def night_kinds(scene: CheckContext) -> CheckResult:
     """Of which kinds were the errors since the last close? As expected where that is known, however many they are."""
     found = night_errors(scene)
     query = (
@@ -172,7 +172,7 @@ def night_kinds(scene: Scene) -> Seen:
     kinds = found.content["types"] | found.content["kinds"]
     errors = max(n for n in (found.content["pages"], found.content["log"]) if n is not None)
     if errors and not kinds:
-        return Seen(
+        return CheckResult(
             None,
             f"{errors:,} errors, and nothing tells of which kinds: the pages' types are lost in their posts, "
             f"and the log names none",
@@ -182,12 +182,12 @@ def night_kinds(scene: Scene) -> Seen:
             view="system",
         )
     listed = ", ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in sorted(kinds.items(), key=lambda k: -k[1]))
-    return Seen(
+    return CheckResult(
         True, f"by kind: {listed}" if kinds else "no error, so no kind", found.content, "store", query, view="system"
     )
 
 
-def night_serious(scene: Scene) -> Seen:
+def night_serious(scene: CheckContext) -> CheckResult:
     """Were there more Greeks with a gamma of zero, or a delta out of bounds, since the last close than chance makes?"""
     view = _night(scene)
     greeks, query = view.figures["greeks"], f"validations from {formatting.moment(view.window.start)} on"
@@ -198,7 +198,7 @@ def night_serious(scene: Scene) -> Seen:
             or _shut(view.window)
             and not view.tape.looks_in(view.window)
         )
-        return Seen(
+        return CheckResult(
             shut or None,
             "the market was closed, and nothing was validated since"
             if shut
@@ -218,7 +218,7 @@ def night_serious(scene: Scene) -> Seen:
         f"({view.rules[name].told(rate)}, a warning from {view.rules[name].limit_told(view.rules[name].ladder[0][1])})"
         for name, rate in rates.items()
     )
-    return Seen(
+    return CheckResult(
         not past,
         told,
         {name: greeks[name] for name in ("validations", *rates)},
@@ -229,7 +229,7 @@ def night_serious(scene: Scene) -> Seen:
     )
 
 
-def keys(scene: Scene) -> Seen:
+def keys(scene: CheckContext) -> CheckResult:
     """How old are the keys to the providers, by the files that hold them?"""
     settings, most, told = scene.desk.settings, scene.view.rules.probes.key_old_days, dict[str, float | None]()
     for provider in PROVIDERS:
@@ -243,7 +243,7 @@ def keys(scene: Scene) -> Seen:
         told[provider] = None if changed_s is None else (scene.at_us / SECOND - changed_s) / DAYS_KEYED
     query = f"age of the files that hold the keys; at most {most:g} days"
     if not told:
-        return Seen(
+        return CheckResult(
             None,
             "no key to a provider is set: OPS_MASSIVE_TOKEN_FILE and OPS_TRADIER_TOKEN_FILE name files that hold one",
             None,
@@ -259,13 +259,13 @@ def keys(scene: Scene) -> Seen:
     words = "; ".join(f"{provider}: {age}" for provider, age in ages.items())
     old = [p for p, age in told.items() if age is not None and age > most]
     good = False if old else None if None in told.values() else True
-    return Seen(good, f"{words}; at most {most:g} days are wanted", told, "settings", query)
+    return CheckResult(good, f"{words}; at most {most:g} days are wanted", told, "settings", query)
 
 
 # Is everything recorded?
 
 
-def counted(scene: Scene) -> Seen:
+def counted(scene: CheckContext) -> CheckResult:
     """Do counters of the app's page rise within an hour of trading? Asked as their names."""
     window, rises = scene.last(HOUR), dict[str, Any]()
     for name in scene.of.split():
@@ -280,20 +280,20 @@ def counted(scene: Scene) -> Seen:
         f"{name.replace('_', ' ')} {'not counted' if rise is None else f'+{rise:,}'}" for name, rise in rises.items()
     )
     if _shut(window):
-        return Seen(None, f"the market was closed in the last hour; {words}", rises, "page", query)
+        return CheckResult(None, f"the market was closed in the last hour; {words}", rises, "page", query)
     if not scene.view.tape.looks_in(window):
-        return Seen(None, "no page posted in the last hour", rises, "page", query)
-    return Seen(all(rises.values()), f"in the last hour: {words}", rises, "page", query, view="providers")
+        return CheckResult(None, "no page posted in the last hour", rises, "page", query)
+    return CheckResult(all(rises.values()), f"in the last hour: {words}", rises, "page", query, view="providers")
 
 
-def _today(scene: Scene) -> View | None:
+def _today(scene: CheckContext) -> Status | None:
     """Everything since the open of the session that is on, or the last one."""
     at = scene.view.window.end
     opens = market_calendar.open_since(at) or market_calendar.last_closed(at).opens
     return status.view_at(scene.desk, at, at - opens)
 
 
-def costs_recorded(scene: Scene) -> Seen:
+def costs_recorded(scene: CheckContext) -> CheckResult:
     """Are trades recorded with their commissions and slippage?"""
     view = _today(scene)
     assert view
@@ -301,7 +301,7 @@ def costs_recorded(scene: Scene) -> Seen:
     query = f"trades and costs that the pages counted since {formatting.moment(view.window.start)}"
     content = {name: page[name] for name in ("trades", "commission_usd", "slippage_usd")}
     if not page["trades"]:
-        return Seen(
+        return CheckResult(
             None,
             "no trade was recorded since the open: make one, then look again"
             if page["trades"] == 0
@@ -319,12 +319,12 @@ def costs_recorded(scene: Scene) -> Seen:
         if not lacking
         else f"{page['trades']:,} trades, and no {' nor '.join(lacking)}"
     )
-    return Seen(
+    return CheckResult(
         not lacking, f"{words} since the open", content, "page", query, "backtest_variance" if lacking else "", "pnl"
     )
 
 
-def fallback_used(scene: Scene) -> Seen:
+def fallback_used(scene: CheckContext) -> CheckResult:
     """Where Massive failed since the deployment, was Tradier asked, and counted?"""
     since_us = _deployed(scene) or scene.at_us - clock.span_us(timedelta(days=1))
     at = scene.view.window.end
@@ -337,7 +337,7 @@ def fallback_used(scene: Scene) -> Seen:
         "fallbacks": massive["fallbacks"],
     }
     if not massive["failures"]:
-        return Seen(
+        return CheckResult(
             None,
             "Massive did not fail since: nothing shows yet that its fallback is counted"
             if massive["failures"] == 0
@@ -351,7 +351,7 @@ def fallback_used(scene: Scene) -> Seen:
         f"{massive['failures']:,} requests to Massive failed; "
         f"{'fallbacks counted' if massive['fallbacks'] is not None else 'requests to Tradier'}: {formatting.number(used)}"
     )
-    return Seen(
+    return CheckResult(
         None if used is None else used > 0,
         words,
         content,
@@ -362,13 +362,13 @@ def fallback_used(scene: Scene) -> Seen:
     )
 
 
-def metrics(scene: Scene) -> Seen:
+def metrics(scene: CheckContext) -> CheckResult:
     """Does the app answer for /api/metrics, with its own JSON?"""
     last, query = scene.probed.now("metrics", "app", scene.at_us), "GET /api/metrics of the app's server, the last look"
     if last is None:
-        return Seen(None, "nobody has asked the app for /api/metrics lately", None, "probe", query)
+        return CheckResult(None, "nobody has asked the app for /api/metrics lately", None, "probe", query)
     outcome = OUTCOMES[last.outcome]
-    return Seen(
+    return CheckResult(
         outcome.usable,
         f"/api/metrics {outcome.words} ({seconds(last.seconds)})",
         looked(last),
@@ -378,7 +378,7 @@ def metrics(scene: Scene) -> Seen:
     )
 
 
-def begins(scene: Scene) -> Seen:
+def begins(scene: CheckContext) -> CheckResult:
     """Did the page that was loaded last begin to post?"""
     most_s, window = scene.view.rules.days.begins_s, scene.last(HOUR)
     loaded = [
@@ -388,10 +388,10 @@ def begins(scene: Scene) -> Seen:
     ]
     query = "the first post of each page that was loaded in the last hour"
     if not loaded:
-        return Seen(None, "no page was loaded in the last hour: load one, then look again", None, "page", query)
+        return CheckResult(None, "no page was loaded in the last hour: load one, then look again", None, "page", query)
     at_us, page = max(loaded, key=lambda found: found[0])
     after_s = (page.times[0] - at_us) / SECOND
-    return Seen(
+    return CheckResult(
         after_s <= most_s,
         f"a page was loaded at {local(at_us)} and posted first {formatting.duration(max(0.0, after_s))} later, "
         f"{len(page.times):,} posts since; within {formatting.duration(most_s)} was expected",
@@ -402,12 +402,12 @@ def begins(scene: Scene) -> Seen:
     )
 
 
-def filled(scene: Scene) -> Seen:
+def filled(scene: CheckContext) -> CheckResult:
     """Have all four panels something to judge?"""
     found = {name: scene.view.panel(name) for name in NAMES}
     empty = [panel.title for panel in found.values() if panel.told == "unknown (nothing to judge)"]
     words = f"nothing to judge on: {', '.join(empty)}" if empty else f"{len(found)} of {len(found)} panels have figures"
-    return Seen(
+    return CheckResult(
         not empty if scene.view.tape.last_seen_us(scene.at_us) is not None or scene.probed.any else None,
         words,
         {name: panel.told for name, panel in found.items()},
@@ -416,7 +416,7 @@ def filled(scene: Scene) -> Seen:
     )
 
 
-def rhythm(scene: Scene) -> Seen:
+def rhythm(scene: CheckContext) -> CheckResult:
     """At which pace do the open pages renew their figures?"""
     every_s, window = scene.desk.settings.post_every_s, scene.last(LATELY)
     gaps = sorted(
@@ -427,9 +427,9 @@ def rhythm(scene: Scene) -> Seen:
     )
     query = "gaps between the posts of the open pages in the last 5 min"
     if not gaps:
-        return Seen(None, "no open page posted twice in the last 5 min", None, "page", query)
+        return CheckResult(None, "no open page posted twice in the last 5 min", None, "page", query)
     middle, most = gaps[len(gaps) // 2], scene.view.rules.pages.late_after * every_s
-    return Seen(
+    return CheckResult(
         middle <= most,
         f"each {middle:.1f} s, at the longest {gaps[-1]:.1f} s ({len(gaps):,} gaps); each {every_s:g} s was expected",
         {"median_s": middle, "longest_s": gaps[-1], "gaps": len(gaps)},
@@ -440,19 +440,19 @@ def rhythm(scene: Scene) -> Seen:
     )
 
 
-def memory(scene: Scene) -> Seen:
+def memory(scene: CheckContext) -> CheckResult:
     """Are the app's page and its server within the limits of memory?"""
     return scene.ruled(["memory", "memory_growth"], view="system", next="memory_growth")
 
 
-def error_seen(scene: Scene) -> Seen:
+def error_seen(scene: CheckContext) -> CheckResult:
     """Was the error that was raised on purpose counted within two looks?"""
     raised = next(
         (did.entry for (_, step), did in scene.incident.steps.items() if step == RAISED and did.state == "done"), None
     )
     query = "errors counted within two looks after one was raised on purpose"
     if raised is None:
-        return Seen(
+        return CheckResult(
             None, f"no error was raised yet: {RAISED} comes first, with a hook that does it", None, "store", query
         )
     beat = scene.probed.now("beat", "collector", scene.at_us)
@@ -477,7 +477,7 @@ def error_seen(scene: Scene) -> Seen:
         )
     told = ", ".join(f"by the {who} {'not told' if n is None else n}" for who, n in found.items())
     if any(found.values()):
-        return Seen(
+        return CheckResult(
             True,
             f"raised at {local(raised.at_us)}, counted within two looks: {told}",
             found,
@@ -486,7 +486,7 @@ def error_seen(scene: Scene) -> Seen:
             view="system",
         )
     good = None if not over or all(n is None for n in found.values()) else False
-    return Seen(
+    return CheckResult(
         good,
         f"raised at {local(raised.at_us)}; "
         f"{'not counted within two looks' if good is False else 'not seen yet'}: {told}",
@@ -501,7 +501,7 @@ def error_seen(scene: Scene) -> Seen:
 # Since a deployment.
 
 
-def no_slower(scene: Scene) -> Seen:
+def no_slower(scene: CheckContext) -> CheckResult:
     """Does the app answer us no more slowly than before the deployment? By p95, with its 95 % interval."""
     deployed_us = _deployed(scene)
     query = (
@@ -509,7 +509,7 @@ def no_slower(scene: Scene) -> Seen:
         f"each side of the deployment"
     )
     if deployed_us is None:
-        return Seen(
+        return CheckResult(
             None,
             "no deployment was marked: ops mark deploy TEXT, or the deployment's own box, puts the marker",
             None,
@@ -517,7 +517,7 @@ def no_slower(scene: Scene) -> Seen:
             query,
         )
     back, least = clock.span_us(COMPARED), scene.view.rules.days.least_looks
-    kept = Samples(scene.desk.store, scene.desk.settings.app)
+    kept = SampleStore(scene.desk.store, scene.desk.settings.app)
 
     def took(start_us, end_us):
         return [
@@ -531,7 +531,7 @@ def no_slower(scene: Scene) -> Seen:
         "after": took(max(deployed_us, scene.at_us - back), scene.at_us),
     }
     if short := [f"{len(found):,} {side}" for side, found in sides.items() if len(found) < least]:
-        return Seen(
+        return CheckResult(
             None,
             f"too few looks to compare: {' and '.join(short)}, {least:g} are needed",
             {side: len(found) for side, found in sides.items()},
@@ -544,7 +544,7 @@ def no_slower(scene: Scene) -> Seen:
         for side, (low, p95, high) in spans.items()
     )
     good = spans["after"][0] <= spans["before"][2]
-    return Seen(
+    return CheckResult(
         good,
         f"p95 {told}",
         {
@@ -571,16 +571,16 @@ def p95_interval(found: list[float]) -> tuple[float, float, float]:
     return (low if low == low else ordered[0], middle, high if high == high else ordered[-1])
 
 
-def trends(scene: Scene) -> Seen:
+def trends(scene: CheckContext) -> CheckResult:
     """Is any figure of the last closed day outside of what the trading days before were?"""
     desk, session = scene.desk, market_calendar.last_closed(scene.view.window.end)
-    past = daily_figures.Days(desk.store, desk.settings, scene.view.rules, desk.memory)
+    past = daily_figures.DailyFigures(desk.store, desk.settings, scene.view.rules, desk.memory)
     today, before = past.of(session), past.before(session.day)
     query = (
         f"the figures of {session.day} against those of the {scene.view.rules.days.usual_days:g} trading days before"
     )
     if today is None:
-        return Seen(None, f"nothing was seen of {session.day}, the last closed day", None, "store", query)
+        return CheckResult(None, f"nothing was seen of {session.day}, the last closed day", None, "store", query)
     usually = {name: daily_figures.usual(before, name, scene.view.rules.days) for name in daily_figures.WORDS}
     content = {
         name: {"value": today.figures[name], "low": u.low, "high": u.high, "days": u.n} for name, u in usually.items()
@@ -593,7 +593,7 @@ def trends(scene: Scene) -> Seen:
     ]
     known = [name for name, u in usually.items() if u.outside(today.figures[name]) is not None]
     if not known:
-        return Seen(
+        return CheckResult(
             None,
             f"{len(before)} trading days before {session.day} are held; {scene.view.rules.days.least_days:g} "
             f"are needed to say what is usual",
@@ -601,7 +601,7 @@ def trends(scene: Scene) -> Seen:
             "store",
             query,
         )
-    return Seen(
+    return CheckResult(
         not off,
         f"{session.day}: "
         f"{'; '.join(off) if off else f'{len(known)} of {len(usually)} figures can be compared, all usual'} "
@@ -612,13 +612,13 @@ def trends(scene: Scene) -> Seen:
     )
 
 
-def staged(scene: Scene) -> Seen:
+def staged(scene: CheckContext) -> CheckResult:
     """Was one of the seven days on staging watched? Asked as its number."""
     day = clock.instant(_opened(scene).at_us).astimezone(NEW_YORK).date() + timedelta(days=int(scene.of) - 1)
     window, at = _whole(day), scene.view.window.end
     query = f"posts of {day}, day {scene.of} of 7"
     if at < window.end:
-        return Seen(
+        return CheckResult(
             None, f"{day} {'is not over' if at > window.start else 'is yet to come'}", {"day": str(day)}, "page", query
         )
     session = market_calendar.session(day)
@@ -632,7 +632,7 @@ def staged(scene: Scene) -> Seen:
     requests = sum(n for name in PROVIDERS if (n := seen.figures["providers"][name]["requests"]) is not None)
     content = {"day": str(day), "posts": looks, "coverage": coverage, "pages_loaded": loads, "requests": requests}
     if not looks:
-        return Seen(False, f"missed: no page posted on {day}, so this day is not done", content, "page", query)
+        return CheckResult(False, f"missed: no page posted on {day}, so this day is not done", content, "page", query)
     needed = scene.view.rules["availability"].min_coverage
     lacks = [
         words
@@ -645,7 +645,7 @@ def staged(scene: Scene) -> Seen:
     ]
     expected = f", {formatting.ratio(coverage, 1)} of those expected" if coverage is not None else " (no trading day)"
     told = f"{day}: {looks:,} posts{expected}, {loads} pages loaded, {requests:,} requests counted"
-    return Seen(not lacks, f"{told}{'; not done: ' + '; '.join(lacks) if lacks else ''}", content, "page", query)
+    return CheckResult(not lacks, f"{told}{'; not done: ' + '; '.join(lacks) if lacks else ''}", content, "page", query)
 
 
 def _whole(day: date) -> Window:
@@ -656,7 +656,7 @@ def _whole(day: date) -> Window:
 # The monitoring itself.
 
 
-def independent(scene: Scene) -> Seen:
+def independent(scene: CheckContext) -> CheckResult:
     """Does every kind of look go on, whoever of those looked at is in trouble?"""
     window, query = scene.last(HOUR), "every kind of look of the last hour, and whether it was made lately"
     kinds = [
@@ -665,7 +665,7 @@ def independent(scene: Scene) -> Seen:
         if probe != "beat" and scene.probed.within(probe, subject, window)
     ]
     if not kinds:
-        return Seen(None, "nobody looked at anything in the last hour", None, "probe", query)
+        return CheckResult(None, "nobody looked at anything in the last hour", None, "probe", query)
     now = {(probe, subject): scene.probed.now(probe, subject, scene.at_us) for probe, subject in kinds}
 
     def named(probe, subject):
@@ -682,7 +682,7 @@ def independent(scene: Scene) -> Seen:
         f"{len(kinds) - len(stopped)} of {len(kinds)} kinds of looks were made "
         f"lately{': not ' + ', '.join(stopped) if stopped else ''}; {found}"
     )
-    return Seen(
+    return CheckResult(
         not stopped,
         words,
         {named(*kind): None if last is None else last.outcome for kind, last in now.items()},
@@ -692,13 +692,13 @@ def independent(scene: Scene) -> Seen:
     )
 
 
-def own_growth(scene: Scene) -> Seen:
+def own_growth(scene: CheckContext) -> CheckResult:
     """Does our own collector grow?"""
     rule, query = (
         scene.view.rules["memory_growth"],
         f"the memory that the collector's beats tell, over {formatting.duration(BEAT_BACK.total_seconds())}",
     )
-    kept = Samples(scene.desk.store, scene.desk.settings.app).between(
+    kept = SampleStore(scene.desk.store, scene.desk.settings.app).between(
         scene.at_us - clock.span_us(BEAT_BACK), scene.at_us
     )
     beats = [(s.ts_us, s.value) for s in kept if s.probe == "beat" and s.outcome == "ok" and s.value is not None]
@@ -706,7 +706,7 @@ def own_growth(scene: Scene) -> Seen:
     beats = beats[fell:]
     hours = (beats[-1][0] - beats[0][0]) / SECOND / 3600 if beats else 0.0
     if hours < 0.25:
-        return Seen(
+        return CheckResult(
             None, f"the collector's memory is known for {formatting.duration(hours * 3600)} only", None, "probe", query
         )
     third = max(1, len(beats) // 3)
@@ -717,7 +717,7 @@ def own_growth(scene: Scene) -> Seen:
     first, last = middle(beats[:third]), middle(beats[-third:])
     growth = (last - first) / (hours * 2 / 3)
     limit = float(rule.ladder[0][1])
-    return Seen(
+    return CheckResult(
         not rule.past(growth, limit),
         f"{first:.0f} MB then, {last:.0f} MB now: {growth:+.1f} MB per h over {formatting.duration(hours * 3600)}; "
         f"a warning from {rule.limit_told(limit)}",

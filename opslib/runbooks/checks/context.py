@@ -10,13 +10,13 @@ from opslib.alerting import evaluation
 from opslib.alerting.verdicts import Finding
 from opslib.foundation import clock, formatting
 from opslib.foundation.clock import Window
-from opslib.runbooks.execution import Seen
+from opslib.runbooks.execution import CheckResult
 from opslib.runbooks.steps import Step
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
 
 if TYPE_CHECKING:
-    from opslib.dashboard.status import View
+    from opslib.dashboard.status import Status
     from opslib.foundation.config.workspace import Workspace
     from opslib.incidents.incident import Incident
 
@@ -26,7 +26,7 @@ LATELY = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Scene:
+class CheckContext:
     """
     What a check is asked about.
 
@@ -37,7 +37,7 @@ class Scene:
         incident: As its record stands.
     """
 
-    view: "View"
+    view: "Status"
     desk: "Workspace"
     step: Step
     incident: "Incident"
@@ -53,9 +53,9 @@ class Scene:
         return self.step.of
 
     @property
-    def probed(self) -> Probed:
+    def probed(self) -> ProbeHistory:
         """What our own looks saw; nothing, where nobody looks."""
-        return self.view.probed or Probed()
+        return self.view.probed or ProbeHistory()
 
     def last(self, length: timedelta) -> Window:
         """So long before the moment."""
@@ -64,7 +64,7 @@ class Scene:
     @cached_property
     def judged(self) -> list[Finding]:
         """What the rules say, each over its own window, as an alert reads it."""
-        return evaluation.judged(
+        return evaluation.evaluate_rules(
             self.view.tape, self.view.rules.without_budgets(), self.view.window.end, self.view.probed
         )
 
@@ -76,7 +76,7 @@ class Scene:
         more: str = "",
         next: str = "",
         sources: Iterable[str] = (),
-    ) -> Seen:
+    ) -> CheckResult:
         """
         Do some rules find a subject well?
 
@@ -84,7 +84,7 @@ class Scene:
 
         Args:
             more: Said after it.
-            next: Of `Seen`, where it is not well.
+            next: Of `CheckResult`, where it is not well.
             sources: Only what these say; empty is whoever says anything.
         """
         wanted = tuple(names)
@@ -100,7 +100,7 @@ class Scene:
                 "; ".join(dict.fromkeys(f.sentence for f in found))
                 or f"nothing measures {', '.join(wanted)} of {subject}"
             )
-            return Seen(None, f"{why}{_also(more)}", None, "rules", query, view=view)
+            return CheckResult(None, f"{why}{_also(more)}", None, "rules", query, view=view)
         content = [
             {
                 "rule": f.rule.name,
@@ -117,7 +117,7 @@ class Scene:
         bad = [f for f in told if f.verdict in ("warning", "critical")]
         good = False if bad else None if any(f.verdict == "unknown" for f in told) else True
         words = "; ".join(f"{said(f.source)}{f.sentence}" for f in [*bad, *(f for f in told if f not in bad)])
-        return Seen(good, f"{words}{_also(more)}", content, "rules", query, next if bad else "", view)
+        return CheckResult(good, f"{words}{_also(more)}", content, "rules", query, next if bad else "", view)
 
 
 def said(source: str) -> str:

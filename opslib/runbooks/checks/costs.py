@@ -17,7 +17,7 @@ from opslib.dashboard.cost_details import (
     NO_PAIRS,
     QUOTED,
     WIDER,
-    Spending,
+    CostComparison,
     _contracts,
     _pct,
     _spread,
@@ -25,8 +25,8 @@ from opslib.dashboard.cost_details import (
 )
 from opslib.dashboard.pnl_details import LABELS
 from opslib.foundation import formatting
-from opslib.runbooks.checks.context import Scene, said
-from opslib.runbooks.execution import Seen
+from opslib.runbooks.checks.context import CheckContext, said
+from opslib.runbooks.execution import CheckResult
 from opslib.trading.pnl.fills import CENT, ZERO
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 # The checks.
 
 
-def _spent(scene: Scene) -> Spending:
-    return Spending(scene.desk, scene.view.window.end)
+def _spent(scene: CheckContext) -> CostComparison:
+    return CostComparison(scene.desk, scene.view.window.end)
 
 
 def _json(value: Decimal | None) -> float | None:
@@ -47,7 +47,7 @@ def _json(value: Decimal | None) -> float | None:
 _QUERY = "trades of the last day beside the backtest's"
 
 
-def variance(scene: Scene) -> Seen:
+def variance(scene: CheckContext) -> CheckResult:
     """How far is live from the backtest, by the page and by the fills?"""
     spent, page = _spent(scene), scene.ruled(["backtest_variance"], view="pnl", sources=["page"])
     found = spent.accuracy.finding if spent.accuracy else None
@@ -61,10 +61,10 @@ def variance(scene: Scene) -> Seen:
     }
     verdicts = [page.good, None if found is None or found.verdict == "unknown" else found.verdict == "ok"]
     good = False if False in verdicts else True if True in verdicts else None
-    return Seen(good, f"{page.words}; {ours}", content, "fills", _QUERY, view="pnl")
+    return CheckResult(good, f"{page.words}; {ours}", content, "fills", _QUERY, view="pnl")
 
 
-def enough(scene: Scene) -> Seen:
+def enough(scene: CheckContext) -> CheckResult:
     """Are there enough trades, and could the gap be chance?"""
     spent = _spent(scene)
     spread, rule = (
@@ -72,7 +72,7 @@ def enough(scene: Scene) -> Seen:
         scene.view.rules["backtest_variance"].of("fills"),
     )
     if spread is None:
-        return Seen(None, NO_FILLS if not spent.accuracy else NO_PAIRS, None, "fills", _QUERY)
+        return CheckResult(None, NO_FILLS if not spent.accuracy else NO_PAIRS, None, "fills", _QUERY)
 
     def points(v):
         return formatting.number(v, "points", 2)
@@ -82,7 +82,7 @@ def enough(scene: Scene) -> Seen:
         if spread.low is not None
         else "of one trade nothing can be said"
     )
-    return Seen(
+    return CheckResult(
         spread.n >= rule.min_count,
         f"{spread.n} trades paired, at least {rule.min_count} were expected; mean {points(spread.mean)}, {between}",
         {"n": spread.n, "mean_pp": spread.mean, "low_pp": spread.low, "high_pp": spread.high},
@@ -92,12 +92,12 @@ def enough(scene: Scene) -> Seen:
     )
 
 
-def last_trades(scene: Scene) -> Seen:
+def last_trades(scene: CheckContext) -> CheckResult:
     """What did the last ten trades come to?"""
     spent = _spent(scene)
     newest, names = spent.trades[-NEWEST:], {p.live.name: p for p in spent.pairs}
     if not newest:
-        return Seen(None, NO_FILLS, None, "fills", _QUERY)
+        return CheckResult(None, NO_FILLS, None, "fills", _QUERY)
     gaps = [p.gap_pp for t, _ in newest if (p := names.get(t.name)) and p.gap_pp is not None]
     rows = [
         {
@@ -114,10 +114,10 @@ def last_trades(scene: Scene) -> Seen:
     ]
     net = sum((r.net for _, r in newest), ZERO)
     if not gaps:
-        return Seen(None, f"the last {len(newest)} trades: net {_usd(net)}; {NO_PAIRS}", rows, "fills", _QUERY)
+        return CheckResult(None, f"the last {len(newest)} trades: net {_usd(net)}; {NO_PAIRS}", rows, "fills", _QUERY)
     mean, rule = sum(gaps, ZERO) / len(gaps), scene.view.rules["backtest_variance"]
     good = not rule.past(abs(float(mean)), rule.objective)
-    return Seen(
+    return CheckResult(
         good,
         f"the last {len(newest)} trades: net {_usd(net)}, mean gap to the backtest "
         f"{formatting.number(float(mean), 'points', 2)}, below {rule.limit_told(rule.objective)} was expected",
@@ -128,7 +128,7 @@ def last_trades(scene: Scene) -> Seen:
     )
 
 
-def cost_table(scene: Scene) -> Seen:
+def cost_table(scene: CheckContext) -> CheckResult:
     """Were costs what the backtest took for them: commission, slippage, total?"""
     spent = _spent(scene)
     content = {
@@ -141,11 +141,11 @@ def cost_table(scene: Scene) -> Seen:
     }
     total = spent.lines[2]
     if not spent.pairs:
-        return Seen(None, NO_FILLS if not spent.accuracy else NO_PAIRS, None, "fills", _QUERY)
-    return Seen(total.as_assumed, "; ".join(line.told for line in spent.lines), content, "fills", _QUERY, view="pnl")
+        return CheckResult(None, NO_FILLS if not spent.accuracy else NO_PAIRS, None, "fills", _QUERY)
+    return CheckResult(total.as_assumed, "; ".join(line.told for line in spent.lines), content, "fills", _QUERY, view="pnl")
 
 
-def _line(scene: Scene, at: int) -> Seen:
+def _line(scene: CheckContext, at: int) -> CheckResult:
     spent = _spent(scene)
     line, (name, assumed, was, unit) = spent.lines[at], spent.rates[at]
     if line.as_assumed is None:
@@ -156,12 +156,12 @@ def _line(scene: Scene, at: int) -> Seen:
             if not spent.pairs
             else "nothing tells what was lost to the spread"
         )
-        return Seen(None, why, None, "fills", _QUERY)
+        return CheckResult(None, why, None, "fills", _QUERY)
 
     def told(v):
         return formatting.UNKNOWN if v is None else f"{float(v):.3f} %" if name.endswith("pct") else f"${float(v):.3f}"
 
-    return Seen(
+    return CheckResult(
         line.as_assumed,
         f"{line.told}; {told(was)} {unit}, {told(assumed)} was assumed",
         {
@@ -176,22 +176,22 @@ def _line(scene: Scene, at: int) -> Seen:
     )
 
 
-def commission(scene: Scene) -> Seen:
+def commission(scene: CheckContext) -> CheckResult:
     """Was commission what the backtest took for it?"""
     return _line(scene, 0)
 
 
-def slippage(scene: Scene) -> Seen:
+def slippage(scene: CheckContext) -> CheckResult:
     """Was slippage what the backtest took for it?"""
     return _line(scene, 1)
 
 
-def fees(scene: Scene) -> Seen:
+def fees(scene: CheckContext) -> CheckResult:
     """Is the charge for a contract the same in the last ten trades as before them?"""
     spent = _spent(scene)
     paid = [(t, r) for t, r in spent.trades if all(leg.paid for leg in t.legs)]
     if not paid:
-        return Seen(None, f"{QUOTED}: no fee is told" if spent.trades else NO_FILLS, None, "fills", _QUERY)
+        return CheckResult(None, f"{QUOTED}: no fee is told" if spent.trades else NO_FILLS, None, "fills", _QUERY)
 
     def rate(found):
         return sum((r.costs for _, r in found), ZERO) / (
@@ -200,7 +200,7 @@ def fees(scene: Scene) -> Seen:
 
     newest, before = paid[-NEWEST:], paid[:-NEWEST]
     if not before:
-        return Seen(
+        return CheckResult(
             None,
             f"${rate(newest):.3f} a contract and side; no earlier trade of the last day to hold it against",
             {"newest_usd": _json(rate(newest))},
@@ -208,7 +208,7 @@ def fees(scene: Scene) -> Seen:
             _QUERY,
         )
     now, then = rate(newest), rate(before)
-    return Seen(
+    return CheckResult(
         now <= max(then * AS_ASSUMED, then + CENT),
         f"${now:.3f} a contract and side in the last {len(newest)} trades, ${then:.3f} before them",
         {"newest_usd": _json(now), "before_usd": _json(then)},
@@ -217,15 +217,15 @@ def fees(scene: Scene) -> Seen:
     )
 
 
-def sizes(scene: Scene) -> Seen:
+def sizes(scene: CheckContext) -> CheckResult:
     """Are positions as large as in the backtest?"""
     spent = _spent(scene)
     if not spent.pairs or spent.accuracy is None:
-        return Seen(None, NO_FILLS if not spent.accuracy else NO_PAIRS, None, "fills", _QUERY)
+        return CheckResult(None, NO_FILLS if not spent.accuracy else NO_PAIRS, None, "fills", _QUERY)
     mean = sum((_contracts(p.live) for p in spent.pairs), ZERO) / len(spent.pairs)
     sized = [pair.contracts[1] for pair in spent.pairs if pair.contracts]
     if not sized:
-        return Seen(
+        return CheckResult(
             None,
             f"{mean:.1f} contracts a trade; the backtest told percents, no sizes: ops import --kind backtest "
             f"FILE, of one with prices",
@@ -234,7 +234,7 @@ def sizes(scene: Scene) -> Seen:
             _QUERY,
         )
     size, its = sum((p.parts.size for p in spent.pairs), ZERO), sum(sized, ZERO) / len(sized)
-    return Seen(
+    return CheckResult(
         abs(mean - its) <= its * (AS_ASSUMED - 1),
         f"{mean:.1f} contracts a trade, {its:.1f} in the backtest; of the difference {_usd(size)} is size",
         {"live": _json(mean), "backtest": _json(its), "size_usd": _json(size)},
@@ -243,24 +243,24 @@ def sizes(scene: Scene) -> Seen:
     )
 
 
-def spreads(scene: Scene) -> Seen:
+def spreads(scene: CheckContext) -> CheckResult:
     """Are spreads in the last ten trades as wide as before them?"""
     spent = _spent(scene)
     known = [(t, s) for t, _ in spent.trades if (s := _spread(t)) is not None]
     if not known:
-        return Seen(None, "no quote stands beside any trade" if spent.trades else NO_FILLS, None, "fills", _QUERY)
+        return CheckResult(None, "no quote stands beside any trade" if spent.trades else NO_FILLS, None, "fills", _QUERY)
     newest, before = known[-NEWEST:], known[:-NEWEST]
     now, then = (sum((s for _, s in found), ZERO) / len(found) if found else None for found in (newest, before))
     content = {"newest_pct": _json(now), "before_pct": _json(then)}
     if now is None or then is None:
-        return Seen(
+        return CheckResult(
             None,
             f"{_pct(now)} of the middle in the last {len(newest)} trades; nothing before them to hold it against",
             content,
             "fills",
             _QUERY,
         )
-    return Seen(
+    return CheckResult(
         now <= then * AS_ASSUMED,
         f"quoted spreads were {_pct(now)} of the middle in the last {len(newest)} trades, {_pct(then)} before them",
         content,
@@ -269,7 +269,7 @@ def spreads(scene: Scene) -> Seen:
     )
 
 
-def strikes(scene: Scene) -> Seen:
+def strikes(scene: CheckContext) -> CheckResult:
     """Which strikes are traded, and is one far wider than the usual?"""
     spent = _spent(scene)
     by: dict[str, list[Decimal]] = defaultdict(list)
@@ -277,10 +277,10 @@ def strikes(scene: Scene) -> Seen:
         if (spread := _spread(trade)) is not None:
             by[trade.told].append(spread)
     if not by:
-        return Seen(None, "no quote stands beside any trade" if spent.trades else NO_FILLS, None, "fills", _QUERY)
+        return CheckResult(None, "no quote stands beside any trade" if spent.trades else NO_FILLS, None, "fills", _QUERY)
     means = {name: sum(found, ZERO) / len(found) for name, found in by.items()}
     usual, widest = median(means.values()), max(means, key=lambda name: means[name])
-    return Seen(
+    return CheckResult(
         means[widest] <= usual * WIDER,
         f"widest {widest}: {_pct(means[widest])} of the middle over {len(by[widest])} trades; usual "
         f"{_pct(usual)} over {len(by)} strikes. Volume is in no fill",
@@ -290,11 +290,11 @@ def strikes(scene: Scene) -> Seen:
     )
 
 
-def fill_quality(scene: Scene) -> Seen:
+def fill_quality(scene: CheckContext) -> CheckResult:
     """Were fills at the market's prices when the orders were sent?"""
     spent = _spent(scene)
     if not any(r.inside for _, r in spent.trades):
-        return Seen(
+        return CheckResult(
             None,
             f"{QUOTED}: no fill can be held against the market" if spent.trades else NO_FILLS,
             None,
@@ -303,7 +303,7 @@ def fill_quality(scene: Scene) -> Seen:
         )
     parts = spent.accuracy.pnl.parts if spent.accuracy else None
     if not spent.pairs or parts is None or parts.prices:
-        return Seen(
+        return CheckResult(
             None,
             NO_PAIRS
             if not spent.pairs
@@ -315,7 +315,7 @@ def fill_quality(scene: Scene) -> Seen:
         )
     lost = sum((p.result.costs + (p.result.slippage or ZERO) for p in spent.pairs), ZERO)
     content = {term: _json(getattr(parts, term)) for term in LABELS}
-    return Seen(
+    return CheckResult(
         -parts.fill <= lost * (AS_ASSUMED - 1),
         f"fills beyond the quotes made {_usd(parts.fill)}, timing {_usd(parts.timing)}, wider spreads "
         f"{_usd(parts.slippage)}",

@@ -16,10 +16,10 @@ from opslib.foundation.config.rules import NAMES
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.runbooks.checks import app, checklist, costs
-from opslib.runbooks.checks.context import HOUR, LAST, LATELY, Scene, local, looked, seconds
-from opslib.runbooks.execution import Seen
+from opslib.runbooks.checks.context import HOUR, LAST, LATELY, CheckContext, local, looked, seconds
+from opslib.runbooks.execution import CheckResult
 from opslib.telemetry.probes.outcomes import OURS, OUTCOMES, PLAN, TRANSPORT
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 from opslib.trading.options import iv_baseline
 from opslib.trading.options.units import USUAL
 
@@ -38,16 +38,16 @@ REFUSALS = {
 # The providers.
 
 
-def _stands(scene: Scene, of: str) -> list[Sample]:
+def _stands(scene: CheckContext, of: str) -> list[Sample]:
     return [s for probe in ASKED if (s := scene.probed.now(probe, of, scene.at_us)) is not None]
 
 
-def answers(scene: Scene) -> Seen:
+def answers(scene: CheckContext) -> CheckResult:
     """Does a provider answer what it is asked, as of now?"""
     of, stands = scene.of, _stands(scene, scene.of)
     query = f"the last looks at {of}: market clock, option data"
     if not stands:
-        return Seen(None, f"nobody has looked at {of} lately", None, "probe", query)
+        return CheckResult(None, f"nobody has looked at {of} lately", None, "probe", query)
     worst = next((s for s in stands if not OUTCOMES[s.outcome].usable), None)
     took = [s.seconds for s in stands if s.seconds is not None]
     content = {
@@ -55,7 +55,7 @@ def answers(scene: Scene) -> Seen:
         "before": [looked(s) for s in scene.probed.within("liveness", of, scene.view.window)[-LAST:]],
     }
     if worst is None:
-        return Seen(
+        return CheckResult(
             True,
             f"{of} answers{f' (slowest {seconds(max(took))})' if took else ''}",
             content,
@@ -64,13 +64,13 @@ def answers(scene: Scene) -> Seen:
             view="providers",
         )
     since, told = scene.probed.since(worst.probe, of, scene.at_us), scene.probed.told(worst)
-    status, quote = told.get("status", 200), formatting.one_line(str(told.get("said", "")), 80)
+    status, quote = told.get("status", 200), formatting.single_line(str(told.get("said", "")), 80)
     detail = (
         [f"HTTP {status}"] * (status >= 400)
         + [f'"{quote}"'] * bool(quote)
         + ([f"since {local(since.ts_us)}"] if since else [])
     )
-    return Seen(
+    return CheckResult(
         False,
         f"{of} {OUTCOMES[worst.outcome].words} ({', '.join(detail)}); the fault is {OUTCOMES[worst.outcome].fault}",
         content,
@@ -80,17 +80,17 @@ def answers(scene: Scene) -> Seen:
     )
 
 
-def availability(scene: Scene) -> Seen:
+def availability(scene: CheckContext) -> CheckResult:
     """Which share of its requests does a provider answer, by the page and by us?"""
     return scene.ruled(["availability"], scene.of, "providers")
 
 
-def quick(scene: Scene) -> Seen:
+def quick(scene: CheckContext) -> CheckResult:
     """How fast does a provider answer us?"""
     return scene.ruled(["response_time"], scene.of, "providers")
 
 
-def serving(scene: Scene) -> Seen:
+def serving(scene: CheckContext) -> CheckResult:
     """Who serves option data now?"""
     found = scene.probed.serving(scene.at_us)
     told = {
@@ -104,7 +104,7 @@ def serving(scene: Scene) -> Seen:
         if scene.probed.fallback == "none"
         else "the fallback is tradier"
     )
-    return Seen(
+    return CheckResult(
         None if found is None else found != "nobody",
         f"{told}; {fallback}",
         {"serving": found, "fallback": scene.probed.fallback},
@@ -114,19 +114,19 @@ def serving(scene: Scene) -> Seen:
     )
 
 
-def theirs(scene: Scene) -> Seen:
+def theirs(scene: CheckContext) -> CheckResult:
     """Is the trouble theirs, and not ours? By both providers beside each other, and what each says of us."""
     stands = {s: found for s in PROVIDERS if (found := _stands(scene, s))}
     query = "the last looks at both providers, beside each other"
     if not stands:
-        return Seen(None, "nobody has looked at either provider lately", None, "probe", query)
+        return CheckResult(None, "nobody has looked at either provider lately", None, "probe", query)
     content = {s: [looked(x) for x in found] for s, found in stands.items()}
     if scene.probed.network_gone(scene.at_us):
         told = ", ".join(
             f"{s} {OUTCOMES[next(x.outcome for x in found if x.outcome in TRANSPORT)].words.split(':')[0]}"
             for s, found in stands.items()
         )
-        return Seen(
+        return CheckResult(
             False,
             f"ours: neither provider can be connected to ({told})",
             content,
@@ -138,13 +138,13 @@ def theirs(scene: Scene) -> Seen:
     bad = {s: x for s, found in stands.items() for x in reversed(found) if not OUTCOMES[x.outcome].usable}
     mine = [f"{s} {OUTCOMES[x.outcome].words}" for s, x in bad.items() if OUTCOMES[x.outcome].fault in (OURS, PLAN)]
     if mine:
-        return Seen(False, f"ours: {'; '.join(mine)}", content, "probe", query, "provider_availability", "providers")
+        return CheckResult(False, f"ours: {'; '.join(mine)}", content, "probe", query, "provider_availability", "providers")
     well = [s for s in stands if s not in bad]
     if not bad:
-        return Seen(True, f"{' and '.join(well)} answer us: nothing is ours", content, "probe", query, view="providers")
+        return CheckResult(True, f"{' and '.join(well)} answer us: nothing is ours", content, "probe", query, view="providers")
     told = "; ".join(f"{s} {OUTCOMES[x.outcome].words}: {OUTCOMES[x.outcome].fault}" for s, x in bad.items())
     sure = bool(well) or not any(OUTCOMES[x.outcome].name in TRANSPORT for x in bad.values())
-    return Seen(
+    return CheckResult(
         True if sure else None,
         f"{told}"
         + (
@@ -161,19 +161,19 @@ def theirs(scene: Scene) -> Seen:
     )
 
 
-def accepted(scene: Scene) -> Seen:
+def accepted(scene: CheckContext) -> CheckResult:
     """Does a provider accept our key, plan, address, quota? Asked as ``massive key``."""
     of, _, what = scene.of.partition(" ")
     stands, refused = _stands(scene, of), REFUSALS[what]
     query = f"outcomes of our looks at {of} in the last 5 min: {', '.join(refused)}"
     if not stands:
-        return Seen(None, f"nobody has looked at {of} lately", None, "probe", query)
+        return CheckResult(None, f"nobody has looked at {of} lately", None, "probe", query)
     recent = [s for probe in ASKED for s in scene.probed.within(probe, of, scene.last(LATELY))]
     bad = [s for s in recent if s.outcome in refused]
     content = {"refused": [looked(s) for s in bad[-LAST:]], "looks": len(recent)}
     if bad:
-        quote = f' ("{formatting.one_line(said, 80)}")' if (said := scene.probed.told(bad[-1]).get("said")) else ""
-        return Seen(
+        quote = f' ("{formatting.single_line(said, 80)}")' if (said := scene.probed.told(bad[-1]).get("said")) else ""
+        return CheckResult(
             False,
             f"{of} {OUTCOMES[bad[-1].outcome].words}{quote}, {len(bad)} of {len(recent)} attempts. "
             f"{OUTCOMES[bad[-1].outcome].advice}",
@@ -184,9 +184,9 @@ def accepted(scene: Scene) -> Seen:
             "providers",
         )
     if not any(OUTCOMES[s.outcome].usable for s in stands):
-        return Seen(None, f"it cannot be told: {of} {OUTCOMES[stands[0].outcome].words}", content, "probe", query)
+        return CheckResult(None, f"it cannot be told: {of} {OUTCOMES[stands[0].outcome].words}", content, "probe", query)
     left = scene.probed.told(stands[0]).get("quota_left") if what == "quota" else None
-    return Seen(
+    return CheckResult(
         True,
         f"{of} accepts our {what}{f', {left} questions left of this minute' if left is not None else ''} "
         f"({len(recent)} attempts)",
@@ -196,7 +196,7 @@ def accepted(scene: Scene) -> Seen:
     )
 
 
-def steady(scene: Scene) -> Seen:
+def steady(scene: CheckContext) -> CheckResult:
     """Does a provider answer all the time, or does it come and go?"""
     of, window = scene.of, scene.last(LATELY)
     asked, turns, trouble = (
@@ -206,13 +206,13 @@ def steady(scene: Scene) -> Seen:
     )
     query = f"turns from answering to not answering, or back, of {of} in 5 min"
     if not asked.count:
-        return Seen(None, f"nobody has looked at {of} in the last 5 min", None, "probe", query)
+        return CheckResult(None, f"nobody has looked at {of} in the last 5 min", None, "probe", query)
     failed = f"{asked.count - asked.part} of {asked.count} attempts failed" + (
         f": it {OUTCOMES[trouble].words}" if trouble else ""
     )
     told = f"{turns} turns in 5 min, at most {TURNS} were expected; {failed}"
     words = f"{of} comes and goes: {told}" if turns > TURNS else f"{of} does not come and go: {told}"
-    return Seen(
+    return CheckResult(
         turns <= TURNS,
         words,
         {"turns": turns, "answered": asked.part, "attempts": asked.count, "trouble": trouble},
@@ -223,12 +223,12 @@ def steady(scene: Scene) -> Seen:
     )
 
 
-def waits(scene: Scene) -> Seen:
+def waits(scene: CheckContext) -> CheckResult:
     """Does the app wait long enough for Massive? What it says that it waited, against the time that we need."""
     window, last = scene.last(LATELY), scene.probed.now("log", "app", scene.at_us)
     query = "time-outs in the app's log in the last 5 min, against our own round trips"
     if last is None or last.outcome != "ok":
-        return Seen(
+        return CheckResult(
             None, "the app's log is not read: see OPS_APP_LOG, or send it to POST /api/logs", None, "log", query
         )
     gave_up, timeouts, stands = (
@@ -250,9 +250,9 @@ def waits(scene: Scene) -> Seen:
         else "nobody has looked at massive"
     )
     if not timeouts:
-        return Seen(True, f"the app logged no time-out in 5 min; {ours}", content, "log", query)
+        return CheckResult(True, f"the app logged no time-out in 5 min; {ours}", content, "log", query)
     after = f"after {gave_up} ms" if gave_up is not None else "after a time that it does not tell"
-    return Seen(
+    return CheckResult(
         p95 is None,
         f"the app gave up on massive {timeouts} times, {after}; {ours}",
         content,
@@ -263,7 +263,7 @@ def waits(scene: Scene) -> Seen:
     )
 
 
-def moved(scene: Scene) -> Seen:
+def moved(scene: CheckContext) -> CheckResult:
     """Do the app's requests go to Tradier, and none to Massive?"""
     from opslib.telemetry.pages import indicators
 
@@ -271,8 +271,8 @@ def moved(scene: Scene) -> Seen:
     to = {name: f["requests"] for name, f in found.items()}
     query = "requests that the app's pages counted in the last 2 min"
     if to["massive"] is None or to["tradier"] is None:
-        return Seen(None, "the app's pages count no requests of one of the two", to, "page", query)
-    return Seen(
+        return CheckResult(None, "the app's pages count no requests of one of the two", to, "page", query)
+    return CheckResult(
         to["massive"] == 0 and to["tradier"] > 0,
         f"in 2 min {to['massive']} requests to massive, {to['tradier']} to tradier; expected: none to massive,"
         f" some to tradier",
@@ -283,7 +283,7 @@ def moved(scene: Scene) -> Seen:
     )
 
 
-def panels(scene: Scene) -> Seen:
+def panels(scene: CheckContext) -> CheckResult:
     """Are all panels green?"""
     found = [scene.view.panel(name) for name in NAMES]
     content = {
@@ -293,38 +293,38 @@ def panels(scene: Scene) -> Seen:
     judged = [p for p in found if p.told != "unknown (nothing to judge)"]
     wrong = [p for p in judged if p.verdict != "ok"]
     if not judged:
-        return Seen(None, "no panel has anything to judge", content, "panels", "the four panels")
+        return CheckResult(None, "no panel has anything to judge", content, "panels", "the four panels")
     words = (
         "; ".join(f"{p.title}: {p.sentences[0] if p.sentences else p.told}" for p in wrong)
         or f"{len(judged)} of {len(found)} panels have something to judge, and are ok"
     )
     good = None if wrong and all(p.verdict == "unknown" for p in wrong) else not wrong
-    return Seen(good, words, content, "panels", f"the four panels over {formatting.duration(scene.view.window.seconds)}")
+    return CheckResult(good, words, content, "panels", f"the four panels over {formatting.duration(scene.view.window.seconds)}")
 
 
 # Greeks.
 
 
-def greeks(scene: Scene) -> Seen:
+def greeks(scene: CheckContext) -> CheckResult:
     """Which share of Greeks is valid, by the page and by our own chains?"""
     return scene.ruled(["greeks_valid"], view="greeks")
 
 
-def greeks_kinds(scene: Scene) -> Seen:
+def greeks_kinds(scene: CheckContext) -> CheckResult:
     """Of which kind are the faults: gamma zero or missing, delta out of bounds?"""
     return scene.ruled(["gamma_zero", "delta_out_of_bounds"], view="greeks")
 
 
-def _chains(scene: Scene, back: timedelta = HOUR) -> dict[str, list[Sample]]:
+def _chains(scene: CheckContext, back: timedelta = HOUR) -> dict[str, list[Sample]]:
     return scene.probed.chains(scene.last(back))
 
 
-def _of_chains(scene: Scene, query: str, wrong: Callable[[dict[str, Any]], str], right: str) -> Seen:
+def _of_chains(scene: CheckContext, query: str, wrong: Callable[[dict[str, Any]], str], right: str) -> CheckResult:
     """One question put to the last chain of each symbol; `wrong` says what is, in words."""
     last = {symbol: found[-1] for symbol, found in _chains(scene).items()}
     told = {symbol: scene.probed.told(s) for symbol, s in last.items() if "core" in scene.probed.told(s)}
     if not told:
-        return Seen(
+        return CheckResult(
             None,
             "no chain was fetched and judged in the last hour: OPS_SYMBOLS names those that are",
             None,
@@ -333,7 +333,7 @@ def _of_chains(scene: Scene, query: str, wrong: Callable[[dict[str, Any]], str],
         )
     bad = {symbol: words for symbol, t in told.items() if (words := wrong(t))}
     words = "; ".join(f"{symbol}: {w}" for symbol, w in bad.items()) or f"{right} ({', '.join(told)})"
-    return Seen(
+    return CheckResult(
         not bad,
         words,
         {symbol: t | {"fetched_at_us": last[symbol].ts_us} for symbol, t in told.items()},
@@ -343,16 +343,16 @@ def _of_chains(scene: Scene, query: str, wrong: Callable[[dict[str, Any]], str],
     )
 
 
-def _more_than_good(scene: Scene, count: int, core: int) -> bool:
+def _more_than_good(scene: CheckContext, count: int, core: int) -> bool:
     return bool(core) and count / core > scene.view.rules.chain.told_share
 
 
-def complete(scene: Scene) -> Seen:
+def complete(scene: CheckContext) -> CheckResult:
     """Did the provider give every Greek, and the whole chain?"""
     torn = {symbol: found[-1] for symbol, found in _chains(scene).items() if found[-1].outcome != "ok"}
     query = "the last chain of each symbol, by contracts that can be traded"
     if torn:
-        return Seen(
+        return CheckResult(
             False,
             "; ".join(
                 f"the chain of {symbol}: massive {OUTCOMES[s.outcome].words} ({formatting.number(s.value or 0)} contracts)"
@@ -374,7 +374,7 @@ def complete(scene: Scene) -> Seen:
     return _of_chains(scene, query, lacks, "no tradable contract lacks its Greeks")
 
 
-def faults(scene: Scene) -> Seen:
+def faults(scene: CheckContext) -> CheckResult:
     """Which faults do tradable contracts have, by symbol?"""
 
     def wrong(t: dict[str, Any]) -> str:
@@ -390,7 +390,7 @@ def faults(scene: Scene) -> Seen:
     )
 
 
-def units(scene: Scene) -> Seen:
+def units(scene: CheckContext) -> CheckResult:
     """Do the Greeks come in the usual units?"""
 
     def wrong(t: dict[str, Any]) -> str:
@@ -404,7 +404,7 @@ def units(scene: Scene) -> Seen:
     return found._replace(good=False, words="; ".join(drifts)) if drifts and found.good else found
 
 
-def usual(scene: Scene) -> Seen:
+def usual(scene: CheckContext) -> CheckResult:
     """Is the volatility at the money usual for its symbol, against its own days before and its own last hour?"""
     told, content, outside = list[str](), dict[str, Any](), list[bool | None]()
     for symbol, found in _chains(scene).items():
@@ -412,10 +412,10 @@ def usual(scene: Scene) -> Seen:
         if iv is None:
             continue
         at = clock.instant(found[-1].ts_us)
-        before = Samples(scene.desk.store, scene.desk.settings.app).chains_of(
+        before = SampleStore(scene.desk.store, scene.desk.settings.app).chains_of(
             symbol, clock.micros(at - SYMBOL_BACK), found[-1].ts_us
         )
-        band = iv_baseline.band([(s.ts_us, s.iv_atm) for s in before], at, scene.view.rules.chain)
+        band = iv_baseline.iv_baseline([(s.ts_us, s.iv_atm) for s in before], at, scene.view.rules.chain)
         outside.append(band.outside(iv))
         usually = (
             f"usually {formatting.ratio(band.low, 1)} to {formatting.ratio(band.high, 1)}"
@@ -427,12 +427,12 @@ def usual(scene: Scene) -> Seen:
     query = "volatility at the money, against the symbol's own days before"
     stress = [s.words for s in scene.view.sights if s.panel == "greeks" and "market stress" in s.words]
     if not told:
-        return Seen(None, "no chain of the last hour tells a volatility at the money", None, "chain", query)
+        return CheckResult(None, "no chain of the last hour tells a volatility at the money", None, "chain", query)
     good = False if stress or True in outside else None if None in outside else True
-    return Seen(good, "; ".join([*stress, *told]), content, "chain", query, view="greeks")
+    return CheckResult(good, "; ".join([*stress, *told]), content, "chain", query, view="greeks")
 
 
-def expiring(scene: Scene) -> Seen:
+def expiring(scene: CheckContext) -> CheckResult:
     """Do contracts expire today, whose wings rightly have a gamma of 0?"""
 
     def said(t):
@@ -447,7 +447,7 @@ def expiring(scene: Scene) -> Seen:
     )
 
 
-def chain(scene: Scene) -> Seen:
+def chain(scene: CheckContext) -> CheckResult:
     """What is each kept chain worth, contract by contract, and which are the worst?"""
     told, content, verdicts = list[str](), dict[str, Any](), list[str]()
     for symbol in scene.probed.subjects("chain"):
@@ -472,7 +472,7 @@ def chain(scene: Scene) -> Seen:
         } | {"findings": found["findings"][:5]}
         verdicts.append(view.verdict)
     if not told:
-        return Seen(
+        return CheckResult(
             None,
             "no chain was kept: ops greeks SYMBOL fetches one now",
             None,
@@ -480,10 +480,10 @@ def chain(scene: Scene) -> Seen:
             "kept chains, contract by contract",
         )
     good = False if {"warning", "critical"} & set(verdicts) else None if "unknown" in verdicts else True
-    return Seen(good, "; ".join(told), content, "chain", "kept chains, contract by contract", view="greeks")
+    return CheckResult(good, "; ".join(told), content, "chain", "kept chains, contract by contract", view="greeks")
 
 
-CHECKS: dict[str, Callable[[Scene], Seen]] = {
+CHECKS: dict[str, Callable[[CheckContext], CheckResult]] = {
     "answers": answers,
     "availability": availability,
     "quick": quick,
@@ -557,7 +557,7 @@ CHECKS: dict[str, Callable[[Scene], Seen]] = {
 }
 
 
-def seen(scene: Scene) -> Seen:
+def seen(scene: CheckContext) -> CheckResult:
     """What does the check of a step see?"""
     found = CHECKS[scene.step.check](scene)
-    return found._replace(words=formatting.one_line(found.words, 300))
+    return found._replace(words=formatting.single_line(found.words, 300))

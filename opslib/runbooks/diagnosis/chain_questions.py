@@ -16,13 +16,13 @@ from opslib.foundation import clock
 from opslib.foundation.clock import SECOND, Window
 from opslib.foundation.config.rules import SENT
 from opslib.runbooks.diagnosis.answers import Found
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 from opslib.trading.options.units import USUAL
 
 if TYPE_CHECKING:
-    from opslib.dashboard.status import View
+    from opslib.dashboard.status import Status
 
 CHAINS_BACK = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -43,7 +43,7 @@ class ChainInquiry:
         least: How many probes a cause needs.
     """
 
-    def __init__(self, view: "View", probed: Probed, judged: list[Finding], least: int):
+    def __init__(self, view: "Status", probed: ProbeHistory, judged: list[Finding], least: int):
         self.view, self.probed, self.judged, self.least = view, probed, judged, least
         self.chains = probed.chains(Window.before(view.window.end, CHAINS_BACK))
         read = {

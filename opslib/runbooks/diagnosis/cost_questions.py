@@ -18,14 +18,14 @@ from opslib.foundation import clock, formatting
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import Rule
 from opslib.telemetry.pages import indicators
-from opslib.telemetry.pages.counters import Tape
+from opslib.telemetry.pages.counters import CounterHistory
 from opslib.trading.pnl import backtest_variance
 from opslib.trading.pnl.backtest_variance import Pair
 from opslib.trading.pnl.fills import ZERO
 from opslib.trading.pnl.pnl import Pnl
 
 if TYPE_CHECKING:
-    from opslib.dashboard.status import View
+    from opslib.dashboard.status import Status
 
 NEWEST = tuple(timedelta(minutes=m) for m in (5, 10, 15, 20, 30))
 COSTS = ("commission_usd", "slippage_usd", "gross_pct")
@@ -81,7 +81,7 @@ class Answer(NamedTuple):
     at_us: int | None = None
 
 
-def answers(view: "View") -> list[Answer]:
+def answers(view: "Status") -> list[Answer]:
     """
     Whether results keep what the backtest promised, and which costs make them fall behind, the largest first: by the
     fills where some are paired with a backtest, else by the page.
@@ -105,7 +105,7 @@ def answers(view: "View") -> list[Answer]:
         ]
     if finding.severity is None:
         return [Answer(f"{finding.sentence}.", "")]
-    causes = by_page(view.tape, view.window.end, rule, view.rules.probes.changed_by)
+    causes = cost_cause_of_page(view.tape, view.window.end, rule, view.rules.probes.changed_by)
     return [Answer(f"{finding.sentence}; {found.words}.", found.cause, "app", found.agree) for found in causes]
 
 
@@ -246,7 +246,7 @@ def _lost(values: Iterable[Decimal], confidence: float) -> float:
     return -found.mean if found and found.high is not None and found.high < 0 else 0.0
 
 
-def by_page(tape: Tape, at: datetime, rule: Rule, changed_by: float) -> list[Attributed]:
+def cost_cause_of_page(tape: CounterHistory, at: datetime, rule: Rule, changed_by: float) -> list[Attributed]:
     """
     Which costs have changed, the one that takes most of a trade first; undetermined where none has.
 
@@ -276,7 +276,7 @@ def by_page(tape: Tape, at: datetime, rule: Rule, changed_by: float) -> list[Att
     return [Attributed("costs_fill_quality" if fell > 0 else UNDETERMINED, words, 0.7)]
 
 
-def _newest(tape: Tape, at: datetime, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
+def _newest(tape: CounterHistory, at: datetime, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
     hour = Window.before(at, rule.window)
     for part in NEWEST:
         lately = Window.before(at, part)

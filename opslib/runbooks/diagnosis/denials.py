@@ -49,7 +49,7 @@ def of_log(samples: Iterable[Sample], subject: str) -> Denied | None:
                 count, line = count + told["kinds"].get(kind, 1), newest
                 cause = _cause(newest) or cause
                 times.append(sample.ts_us)
-    return Denied(count, cause, formatting.one_line(line, 100), times[-1], times[0]) if times else None
+    return Denied(count, cause, formatting.single_line(line, 100), times[-1], times[0]) if times else None
 
 
 def _cause(line: str) -> str | None:

@@ -28,14 +28,14 @@ from opslib.alerting.causes import (
 from opslib.dashboard import status
 from opslib.foundation import formatting
 from opslib.foundation.clock import SECOND, Window
-from opslib.foundation.config.rules import RUNGS, SENT
+from opslib.foundation.config.rules import SEVERITIES, SENT
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.runbooks.diagnosis.answers import Found
-from opslib.runbooks.diagnosis.questions import SLOWER, Inquiry
+from opslib.runbooks.diagnosis.questions import SLOWER, Questions
 
 if TYPE_CHECKING:
-    from opslib.dashboard.status import View
+    from opslib.dashboard.status import Status
 
 BOTH = "both_providers_down"
 EXPLAINS = {"gamma_zero": ("expiry",), "greeks_valid": ("expiry",)}  # What is no fault, and yet produces an alert.
@@ -214,9 +214,9 @@ def _explained(first: Found, other: Found, asked: Sequence[Found]) -> bool:
     return (other.symptoms or frozenset({other.cause})) <= PRODUCES.get(first.cause, frozenset())
 
 
-def diagnose(view: "View") -> Diagnosis:
+def diagnose(view: "Status") -> Diagnosis:
     """What the fault is at the end of a view."""
-    inquiry = Inquiry(view)
+    inquiry = Questions(view)
     through, others = inquiry.asked()
     asked = [*through, *others]
     known = [f for f in asked if f.cause is not None]
@@ -285,7 +285,7 @@ def _rank(found: Found, beyond_lag: bool) -> int:
     return 3 if found.cause == UNDETERMINED else 2 * int(found.cause in PASSED)
 
 
-def _worst_alert(view: "View") -> dict[str, Any] | None:
+def _worst_alert(view: "Status") -> dict[str, Any] | None:
     """
     The worst alert that is active and that somebody is notified of; one that another inhibits only where there is no
     other.
@@ -304,7 +304,7 @@ def _worst_alert(view: "View") -> dict[str, Any] | None:
     return next((a for a in active if not a["inhibited_by"]), next(iter(active), None))
 
 
-def _severity(inquiry: Inquiry, first: Found) -> str | None:
+def _severity(inquiry: Questions, first: Found) -> str | None:
     """The highest severity of the rules that point at a cause."""
     is_greeks = (first.cause or "").startswith("greeks_")
     symptom = (
@@ -334,7 +334,7 @@ def _severity(inquiry: Inquiry, first: Found) -> str | None:
             and (is_greeks or first.subject not in PROVIDERS)
         )
     ]
-    return max(reached, key=RUNGS.index, default=None)
+    return max(reached, key=SEVERITIES.index, default=None)
 
 
 def _about(found: Found, first: Found) -> bool:
@@ -342,7 +342,7 @@ def _about(found: Found, first: Found) -> bool:
     return found.subject == first.subject or not {found.subject, first.subject} <= {*PROVIDERS}
 
 
-def _evidence(asked: Sequence[Found], first: Found | None, view: "View") -> tuple[Evidence, ...]:
+def _evidence(asked: Sequence[Found], first: Found | None, view: "Status") -> tuple[Evidence, ...]:
     """Every answer as evidence: what it supports, what it contradicts, and how old it is."""
     made = []
     for f in asked:

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from opslib.alerting import probe_figures
 from opslib.foundation import clock, formatting, market_calendar
 from opslib.foundation.clock import Window
-from opslib.foundation.config.limits import Probes
+from opslib.foundation.config.limits import ProbeLimits
 from opslib.foundation.config.rules import Rule
 from opslib.runbooks.diagnosis.answers import Found
 from opslib.telemetry.clock_skew import LATELY, compare
-from opslib.telemetry.probes.history import IS_THERE, Probed
+from opslib.telemetry.probes.history import IS_THERE, ProbeHistory
 
 
-def market(probed: Probed, at_us: int) -> Found:
+def market(probed: ProbeHistory, at_us: int) -> Found:
     """Whether the market is open: by the calendar, then by what the providers say."""
     question = "Is the market open?"
     if market_calendar.open_since(clock.instant(at_us)) is None:
@@ -32,7 +32,7 @@ def market(probed: Probed, at_us: int) -> Found:
     )
 
 
-def collector(probed: Probed, limits: Probes, at_us: int) -> Found:
+def collector(probed: ProbeHistory, limits: ProbeLimits, at_us: int) -> Found:
     """Whether our own collector gets the time that it needs; a share of it that it lost makes everything look slow."""
     question, window = "Does our collector get the time that it needs?", Window.before(clock.instant(at_us), LATELY)
     share, dropped = probed.lost_share(window), probed.starved(window)
@@ -50,7 +50,7 @@ def collector(probed: Probed, limits: Probes, at_us: int) -> Found:
     )
 
 
-def slow_everywhere(probed: Probed, rule: Rule, window: Window) -> bool:
+def slow_everywhere(probed: ProbeHistory, rule: Rule, window: Window) -> bool:
     """Whether both providers and the app are all slow at once: what they share is our own network."""
     limit, p95 = float(dict(rule.ladder)["warning"]), [probe_figures.p95_s(probed, subject, window) for subject in IS_THERE]
     return all(seconds is not None and rule.past(seconds, limit) for seconds in p95)

@@ -21,13 +21,13 @@ from opslib.runbooks.diagnosis import cost_questions, denials, monitoring_questi
 from opslib.runbooks.diagnosis.answers import Found
 from opslib.runbooks.diagnosis.chain_questions import ChainInquiry
 from opslib.telemetry import app_state, clock_skew
-from opslib.telemetry.probes.history import KEPT, Probed
+from opslib.telemetry.probes.history import KEPT, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES, TRANSPORT
 from opslib.telemetry.probes.store import Sample
 from opslib.telemetry.probes.websocket import NO_TOKEN, NOT_SERVED
 
 if TYPE_CHECKING:
-    from opslib.dashboard.status import View
+    from opslib.dashboard.status import Status
 
 BACK = timedelta(minutes=5)  # What is the matter now is read from so far back.
 FLAPS_BACK = timedelta(minutes=10)  # One that fails one look in twenty must be seen to fail twice.
@@ -107,12 +107,12 @@ def _kind(bad: Counter[str], most: float) -> tuple[str, float]:
     )
 
 
-class Inquiry:
+class Questions:
     """The questions, in the order in which what they find explains the rest away."""
 
-    def __init__(self, view: "View"):
+    def __init__(self, view: "Status"):
         self.view = view
-        self.probed, self.at_us = view.probed or Probed(), view.window.end_us
+        self.probed, self.at_us = view.probed or ProbeHistory(), view.window.end_us
         self.lately, self.flaps = Window.before(view.window.end, BACK), Window.before(view.window.end, FLAPS_BACK)
         self.least = round(view.rules.diagnosis.least_probes)
         self.chains = ChainInquiry(view, self.probed, self.judged, self.least)
@@ -123,7 +123,7 @@ class Inquiry:
         What every rule amounts to at the end of the view, each over its own window; budgets look back further than a
         view does.
         """
-        return evaluation.judged(
+        return evaluation.evaluate_rules(
             self.view.tape,
             self.view.rules.without_budgets(),
             self.view.window.end,
@@ -514,7 +514,7 @@ class Inquiry:
             agree = agree / 2
         said, told = self.probed.told(worst).get("said"), ", ".join(f"{n} {name}" for name, n in bad.most_common(4))
         answer = (
-            f"no: {outcome.words}{f', it says {formatting.one_line(said, 80)!r}' if said else ''} "
+            f"no: {outcome.words}{f', it says {formatting.single_line(said, 80)!r}' if said else ''} "
             f"({told or worst.outcome}). Fault: {outcome.fault}."
         )
         return well._replace(

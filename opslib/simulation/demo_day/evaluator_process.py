@@ -18,7 +18,7 @@ from opslib.foundation import clock, crash_log
 from opslib.foundation.config import rules, settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import OpsError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services.collector import Collector
 
 
@@ -90,7 +90,7 @@ def main(home: str, app: str) -> None:
         now = clock.instant(int(line))
         if collector is None:
             collector = Collector(
-                Store(settings.url, lambda: now), settings, rules.load(settings.base), "demo", lambda: now
+                Database(settings.url, lambda: now), settings, rules.load(settings.base), "demo", lambda: now
             )
         print(collector.judge(), flush=True)
 

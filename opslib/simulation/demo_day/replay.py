@@ -25,22 +25,22 @@ from opslib.foundation.config import rules, settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import OpsError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.jobs import ledger
 from opslib.services.collector import Collector
-from opslib.services.server import Served
+from opslib.services.server import ServerThread
 from opslib.simulation.demo_day import expected_figures, probe_samples, responders
 from opslib.simulation.demo_day.evaluator_process import Judge
 from opslib.simulation.demo_day.home_lock import HomeLock
 from opslib.simulation.world import page
-from opslib.simulation.world.control import Lever
+from opslib.simulation.world.control import World
 from opslib.simulation.world.script import Script, script
 from opslib.telemetry import importing
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes.outcomes import OUTCOMES
-from opslib.telemetry.probes.runner import Rounds
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.runner import ProbeRunner
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 if TYPE_CHECKING:
     import httpx
@@ -125,10 +125,10 @@ class _Eyes:
     """
 
     def __init__(
-        self, scripted: Script, settings: Settings, store: Store, world: _World, memory_mb: Callable[[], float]
+        self, scripted: Script, settings: Settings, store: Database, world: _World, memory_mb: Callable[[], float]
     ):
         self._scripted, self._world = scripted, world
-        self._lever = Lever(scripted.opens - BEFORE_OPEN, seed=scripted.seed, speed=WORLD_SPEED, runs=False)
+        self._lever = World(scripted.opens - BEFORE_OPEN, seed=scripted.seed, speed=WORLD_SPEED, runs=False)
         self._settings, self._store = settings, store
         self._due, self._matter = scripted.opens - BEFORE_OPEN, dict[str, float]()
         self._chained: datetime | None = None
@@ -142,9 +142,9 @@ class _Eyes:
         self._rounds = self._runner.run(self._begun())
         return self
 
-    async def _begun(self) -> Rounds:
+    async def _begun(self) -> ProbeRunner:
         settings = settings_module.looking_at(self._settings, self._lever.environ)
-        return Rounds(
+        return ProbeRunner(
             settings,
             self._store,
             rules.load(settings.base),
@@ -267,7 +267,7 @@ def _again(sample: Sample, after_s: float, chance: random.Random) -> Sample:
     )
 
 
-def _collector(settings: Settings, store: Store, world: _World) -> Collector:
+def _collector(settings: Settings, store: Database, world: _World) -> Collector:
     return Collector(store, settings, rules.load(settings.base), "demo", world.now)
 
 
@@ -311,16 +311,16 @@ def _laid_out(settings: Settings, seed: int) -> None:
     try:
         days = _scripts(seed)
         world = _World(days[0].opens)
-        store = Store(replace(settings, home=making).url, world.now)
+        store = Database(replace(settings, home=making).url, world.now)
         judge = _collector(settings, store, world).judge
         judge()
         for scripted in days:
             posts = [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(scripted)]
             for i in range(0, len(posts), BATCH):
                 SnapshotStore(store).write(settings.app, posts[i : i + BATCH], known_at_ts=True)
-            Samples(store, settings.app).keep((_sample(seen) for seen in probe_samples.seen(scripted)), known_at_ts=True)
+            SampleStore(store, settings.app).keep((_sample(seen) for seen in probe_samples.seen(scripted)), known_at_ts=True)
             for at, answer in probe_samples.chains(scripted):
-                Samples(store, settings.app).keep_chain(
+                SampleStore(store, settings.app).keep_chain(
                     clock.micros(at), "massive", probe_samples.KEPT, "ok", [json.dumps(answer).encode()]
                 )
             if scripted.troubles:
@@ -382,7 +382,7 @@ def live(
     (settings.home / UNFINISHED).write_text(ledger.process(), encoding="utf-8")
     yesterday, today = _scripts(seed)
     world = _World(yesterday.opens)
-    store = Store(settings.url, world.now)
+    store = Database(settings.url, world.now)
     with Judge(settings, lock.descriptor) as judge:
         judge.go_on(world.at)
         _yesterday(store, settings, yesterday)
@@ -397,7 +397,7 @@ def live(
     return Workspace(settings, world.now)
 
 
-def _yesterday(store: Store, settings: Settings, yesterday: Script) -> None:
+def _yesterday(store: Database, settings: Settings, yesterday: Script) -> None:
     """The day before comes in as a file."""
     recording = settings.home / f"{yesterday.day}_snapshots.jsonl.gz"
     with gzip.open(recording, "wt", encoding="utf-8", compresslevel=1) as file:
@@ -406,7 +406,7 @@ def _yesterday(store: Store, settings: Settings, yesterday: Script) -> None:
 
 
 def _today(
-    store: Store,
+    store: Database,
     settings: Settings,
     today: Script,
     world: _World,
@@ -420,7 +420,7 @@ def _today(
     gc.freeze()
     world.at = posts[0].at
     with (
-        Served(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served,
+        ServerThread(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served,
         _Eyes(today, settings, store, world, judge.memory_mb) as eyes,
         _client(served.url) as client,
     ):

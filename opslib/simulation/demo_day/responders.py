@@ -10,8 +10,8 @@ from pathlib import Path
 
 from opslib.alerting import history
 from opslib.alerting.alerts import Transition
-from opslib.alerting.notifications.store import Dispatch
-from opslib.alerting.store import Record
+from opslib.alerting.notifications.store import NotificationStore
+from opslib.alerting.store import AlertStore
 from opslib.foundation import clock
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import OpsError
@@ -19,7 +19,7 @@ from opslib.incidents import lifecycle
 from opslib.jobs import executor
 from opslib.reports.postmortem import figures
 from opslib.runbooks import opening
-from opslib.runbooks.session import Book
+from opslib.runbooks.session import RunbookSession
 from opslib.runbooks.steps import ASK, LOOK
 from opslib.simulation.world.script import Script
 
@@ -54,21 +54,21 @@ def incident(desk: Workspace) -> str:
 
 def _opens(desk: Workspace, walk: Walk) -> None:
     now_us = clock.micros(desk.now())
-    standing = history.standing(
-        (Transition(*row) for row in Record(desk.store, desk.settings.app).transitions(now_us)), desk.rules
+    standing = history.active_alerts(
+        (Transition(*row) for row in AlertStore(desk.store, desk.settings.app).transitions(now_us)), desk.rules
     )
     alert = next((a for a in standing if a["runbook"] == RUNBOOK and a["state"] == "firing"), None)
     if alert is None:
         raise OpsError("the demo's outage has raised no alert; its script and its rules do not fit.")
     incident = lifecycle.of(desk).open("", by="", alert=alert)
-    Dispatch(desk.store, desk.settings.app).ack(incident.about, LEAD)
-    lifecycle.of(desk).take_in()
-    walk(desk, opening.opened(desk, RUNBOOK, lifecycle.of(desk).read(incident.id), LEAD), incident.id)
+    NotificationStore(desk.store, desk.settings.app).ack(incident.about, LEAD)
+    lifecycle.of(desk).follow_alerts()
+    walk(desk, opening.open_for(desk, RUNBOOK, lifecycle.of(desk).read(incident.id), LEAD), incident.id)
 
 
 def walked(desk: Workspace, place: Path, incident: str) -> None:
     """Every step of the runbook shown, as a kernel would that executes it while nobody is there."""
-    book = Book(desk, RUNBOOK, incident, LEAD)
+    book = RunbookSession(desk, RUNBOOK, incident, LEAD)
     for step in book.steps:
         if step.kind == LOOK:
             book.step(step.name)
@@ -80,20 +80,20 @@ def walked(desk: Workspace, place: Path, incident: str) -> None:
 def executed(desk: Workspace, place: Path, incident: str) -> None:
     """The copy executed by a kernel, and kept where it lies."""
     outcome = executor.execute(place, {}, settings=desk.settings, store=desk.store)
-    executor.keep(outcome, place.with_suffix(""), settings=desk.settings, store=desk.store)
+    executor.publish_run(outcome, place.with_suffix(""), settings=desk.settings, store=desk.store)
     if outcome.state != "ok":
         raise OpsError(f"the demo's runbook failed: {outcome.reason}")
 
 
 def _tells(desk: Workspace, walk: Walk) -> None:
-    book = Book(desk, RUNBOOK, incident(desk), LEAD)
+    book = RunbookSession(desk, RUNBOOK, incident(desk), LEAD)
     book.answer("massive_status_page", False, note="it names an outage of its API")
     book.do("tell_channel", confirmed=True)
 
 
 def _switches(desk: Workspace, walk: Walk) -> None:
     name = incident(desk)
-    Book(desk, RUNBOOK, name, LEAD).do("tradier_only", confirmed=True)
+    RunbookSession(desk, RUNBOOK, name, LEAD).do("tradier_only", confirmed=True)
     lifecycle.of(desk).mitigate(name, "those who trade work on Tradier's data", LEAD)
 
 
@@ -103,9 +103,9 @@ def _notes(desk: Workspace, walk: Walk) -> None:
 
 def _resolves(desk: Workspace, walk: Walk) -> None:
     name = incident(desk)
-    book = Book(desk, RUNBOOK, name, LEAD)
+    book = RunbookSession(desk, RUNBOOK, name, LEAD)
     for step in book.steps:
         if step.kind == LOOK:
             book.step(step.name)
     lifecycle.of(desk).resolve(name, "Massive answers again; the checks hold", LEAD)
-    figures.captured(desk, lifecycle.of(desk).read(name))
+    figures.capture_metrics(desk, lifecycle.of(desk).read(name))

@@ -15,23 +15,23 @@ from typing import Any, NamedTuple
 from opslib.alerting.alerts import Transition
 from opslib.alerting.causes import NO_FAULT, NONE
 from opslib.alerting.effects import sets_off
-from opslib.alerting.evaluator import Watch
+from opslib.alerting.evaluator import Evaluator
 from opslib.alerting.notifications.planner import HELD_US
 from opslib.foundation import clock
 from opslib.foundation.config.rules import SENT
 from opslib.foundation.config.settings import Settings, sqlite_url
 from opslib.foundation.config.workspace import Workspace
-from opslib.runbooks.cases import Case, Walked, walked
+from opslib.runbooks.cases import RegressionCase, Walked, walked
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis, diagnose
 from opslib.services.collector import breaches_greeks
 from opslib.services.notifying import SEEN, SURE
 from opslib.simulation.drills import expected_runs
-from opslib.simulation.drills.scenarios import ENOUGH, PAIR, TOO_FEW, Trial
-from opslib.simulation.drills.stepped_desk import BEGINS, SPEED, STEP_S, Looking
-from opslib.simulation.world.control import Lever
+from opslib.simulation.drills.scenarios import ENOUGH, PAIR, TOO_FEW, Scenario
+from opslib.simulation.drills.stepped_desk import BEGINS, SPEED, STEP_S, SteppedProbes
+from opslib.simulation.world.control import World
 from opslib.simulation.world.faults import OURS
-from opslib.telemetry.markers import Marks
+from opslib.telemetry.markers import Markers
 
 OPENED_AFTER = timedelta(minutes=1)  # A person opens the runbook so long after they were told.
 IDLE_S = 15  # A step in which no probe is made may be longer.
@@ -110,13 +110,13 @@ class Row:
         return asdict(self) | {"thinned": [t._asdict() for t in self.thinned]}
 
 
-class _Living:
+class _RunningScenario:
     """A desk at a world for as long as a trial lasts."""
 
-    def __init__(self, trial: Trial, looking: Looking):
+    def __init__(self, trial: Scenario, looking: SteppedProbes):
         self.trial, self.looking, self._active = trial, looking, dict[str, float]()
         self.desk = Workspace(looking.settings, lambda: looking.at)
-        self._watch = Watch(looking.store, looking.settings, looking.rules, live=True)
+        self._watch = Evaluator(looking.store, looking.settings, looking.rules, live=True)
         self._judged_us = clock.micros(BEGINS)
         self.told: Transition | None = None
         self._loud = dict[str, Transition]()  # What people are to be notified of, by its alert.
@@ -127,7 +127,7 @@ class _Living:
         self.looking.starved = "collector_starved" in active
         self.looking.lever.be(**{name: share for name, share in active.items() if name not in OURS})
         if self.trial.marked:
-            Marks(self.looking.store, self.looking.settings).put("restart", "announced", "DevOps")
+            Markers(self.looking.store, self.looking.settings).put("restart", "announced", "DevOps")
 
     def until(self, at: datetime, stops: bool = False, least: datetime = BEGINS) -> None:
         """
@@ -168,14 +168,14 @@ class _Living:
 
 
 @contextlib.contextmanager
-def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
+def _lived(trial: Scenario, seed: int) -> Iterator[_RunningScenario]:
     """A trial in a world of its own, up to the moment at which a runbook is opened."""
     with (
         tempfile.TemporaryDirectory(prefix="drill-") as folder,
-        Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever,
-        contextlib.closing(Looking(lever, Path(folder), chains=True)) as looking,
+        World(BEGINS, seed=seed, speed=SPEED, runs=False) as lever,
+        contextlib.closing(SteppedProbes(lever, Path(folder), chains=True)) as looking,
     ):
-        living = _Living(trial, looking)
+        living = _RunningScenario(trial, looking)
         quiet = BEGINS + timedelta(minutes=trial.quiet)
         living.until(quiet)
         before = living.told
@@ -194,7 +194,7 @@ def _lived(trial: Trial, seed: int) -> Iterator[_Living]:
         yield living
 
 
-def drilled(trial: Trial, seed: int) -> Row:
+def run_scenario(trial: Scenario, seed: int) -> Row:
     """Drill one trial in a world of its own."""
     with _lived(trial, seed) as living:
         case = _case(living)
@@ -207,11 +207,11 @@ def drilled(trial: Trial, seed: int) -> Row:
 class Kept(NamedTuple):
     """A trial that was lived, to be walked again without its world: as a case, and by whose settings."""
 
-    case: Case
+    case: RegressionCase
     settings: Settings
 
 
-def kept(trial: Trial, seed: int, folder: Path, more: timedelta) -> Kept:
+def kept(trial: Scenario, seed: int, folder: Path, more: timedelta) -> Kept:
     """Live a trial, and so long on after its moment, and keep what happened."""
     with _lived(trial, seed) as living:
         case = replace(_case(living), store=folder / f"{trial.name}.sqlite")
@@ -224,7 +224,7 @@ def kept(trial: Trial, seed: int, folder: Path, more: timedelta) -> Kept:
         return Kept(case, replace(living.looking.settings, home=folder, secrets={}))
 
 
-def _case(living: _Living) -> Case:
+def _case(living: _RunningScenario) -> RegressionCase:
     """
     The moment as it is walked: by the runbook that the alert names; where nobody was told, by the one that a look at
     everything leads to, else by that for what no other is for.
@@ -233,10 +233,10 @@ def _case(living: _Living) -> Case:
     held = Path(living.looking.store_file)
     if told is None:
         runbook = diagnosis.diagnose_at(desk, at, WINDOW).runbook or "incident"
-        return Case(trial.name, runbook, "", "", "", "", WINDOW, at, trial.cause, trial.subject, (), held)
+        return RegressionCase(trial.name, runbook, "", "", "", "", WINDOW, at, trial.cause, trial.subject, (), held)
     rule = desk.rules[told.rule]
     limit = "" if told.limit is None else rule.limit_told(told.limit)
-    return Case(
+    return RegressionCase(
         trial.name,
         rule.runbooks[told.subject],
         told.rule,
@@ -252,7 +252,7 @@ def _case(living: _Living) -> Case:
     )
 
 
-def _thinned(living: _Living, share: float, seed: int) -> Thinned:
+def _thinned(living: _RunningScenario, share: float, seed: int) -> Thinned:
     """The same moment, by a copy of the store in which some of our looks are missing."""
     looking, chance = living.looking, Random(f"{seed}/{living.trial.name}/{share}")
     place = looking.home / f"thinned-{share:g}.sqlite"
@@ -282,7 +282,7 @@ class Held(NamedTuple):
     wrong: str = ""
 
 
-def held(living: _Living, found: Diagnosis) -> Held:
+def held(living: _RunningScenario, found: Diagnosis) -> Held:
     """Hold an answer against what was injected."""
     trial = living.trial
     if found.cause == NONE and trial.share < 1.0 and living.told is None and living.looking.lever.hit < ENOUGH:
@@ -303,7 +303,7 @@ def held(living: _Living, found: Diagnosis) -> Held:
     )
 
 
-def _row(trial: Trial, seed: int, living: _Living, case: Case, walked: Walked, said: str) -> Row:
+def _row(trial: Scenario, seed: int, living: _RunningScenario, case: RegressionCase, walked: Walked, said: str) -> Row:
     told, found, agreed = living.told, walked.diagnosis, expected_runs.agreed(trial)
     accepted, wrong_cause = held(living, found)
     wrong = [wrong_cause] if wrong_cause else []
@@ -345,7 +345,7 @@ def _seen(found: Diagnosis) -> tuple[str, ...]:
     return tuple(f"{c.question} {c.answer}" for c in found.evidence)
 
 
-def tried(case: Case, settings: Settings) -> Row:
+def tried(case: RegressionCase, settings: Settings) -> Row:
     """
     Walk a case of a desk, and hold what was found against what people agreed on: a case is right only where the way is,
     too.
@@ -380,11 +380,11 @@ def tried(case: Case, settings: Settings) -> Row:
 
 
 def drill(
-    trials: Iterable[Trial], seeds: Iterable[int], workers: int, progress: Callable[[Iterable, int], Iterable]
+    trials: Iterable[Scenario], seeds: Iterable[int], workers: int, progress: Callable[[Iterable, int], Iterable]
 ) -> Iterator[Row]:
     """Drill trials on seeds, so many at once, each in a process of its own; rows as they come."""
     asked = [(trial, seed) for trial in trials for seed in seeds]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = [pool.submit(drilled, trial, seed) for trial, seed in asked]
+        running = [pool.submit(run_scenario, trial, seed) for trial, seed in asked]
         for done in progress(as_completed(running), len(running)):
             yield done.result()

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from opslib.runbooks.cases import strayed
-from opslib.simulation.drills.scenarios import Trial
+from opslib.runbooks.cases import deviations
+from opslib.simulation.drills.scenarios import Scenario
 
 FILE = Path(__file__).with_name("expected_runs.toml")
 
@@ -39,7 +39,7 @@ class Agreed:
             if self.told not in ("*", told)
             else []
         )
-        return how + strayed(self.walk, walk)
+        return how + deviations(self.walk, walk)
 
 
 @cache
@@ -47,7 +47,7 @@ def _file() -> dict[str, Any]:
     return tomllib.loads(FILE.read_text(encoding="utf-8"))
 
 
-def agreed(trial: Trial) -> Agreed:
+def agreed(trial: Scenario) -> Agreed:
     """
     The way that was agreed on for a trial; nothing for one that hits only a share of what is answered, which differs by
     chance.

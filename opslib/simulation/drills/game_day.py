@@ -30,9 +30,9 @@ from opslib.incidents import lifecycle
 from opslib.jobs import jupyterlab
 from opslib.runbooks import catalog
 from opslib.runbooks.diagnosis import diagnosis
-from opslib.simulation.drills.scenarios import FAULTS, Trial
+from opslib.simulation.drills.scenarios import FAULTS, Scenario
 from opslib.simulation.drills.stepped_desk import BEGINS
-from opslib.simulation.world.control import Lever
+from opslib.simulation.world.control import World
 from opslib.simulation.world.faults import OURS
 
 ANY, GIVES_UP, LISTS = "any", "give up", "?"
@@ -79,7 +79,7 @@ class GameDay:
         said: What the person said, in order.
     """
 
-    trial: Trial
+    trial: Scenario
     seed: int
     home: Path
     by: str
@@ -187,14 +187,14 @@ def asked(
 
 
 @contextlib.contextmanager
-def _at_world(played: GameDay, instead: Sequence[str], speed: float) -> Iterator[tuple[Lever, dict[str, str], str]]:
+def _at_world(played: GameDay, instead: Sequence[str], speed: float) -> Iterator[tuple[World, dict[str, str], str]]:
     """A world with a desk at it, and JupyterLab; how to reach them, and where that is."""
     port, lab_port = free_port(), free_port()
     played.home.mkdir()
-    with Lever(BEGINS, seed=played.seed, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
+    with World(BEGINS, seed=played.seed, speed=speed, receiver=f"http://127.0.0.1:{port}") as lever:
         mine = {k: v for k, v in os.environ.items() if not k.startswith("OPS_")}
         desk = settings_module.load(played.home, "desk", mine | lever.environ)
-        place = jupyterlab.laid_out(desk, mine | lever.environ, catalog.titles())
+        place = jupyterlab.prepare(desk, mine | lever.environ, catalog.titles())
         ops = ("-m", "opslib.cli")
         commands = [
             (*ops, "serve", "--port", str(port)),
@@ -230,14 +230,14 @@ def _how(played: GameDay, secret: bool, environ: Mapping[str, str]) -> str:
     )
 
 
-def _begin(played: GameDay, lever: Lever, after_s: float, ended: threading.Event) -> None:
+def _begin(played: GameDay, lever: World, after_s: float, ended: threading.Event) -> None:
     if not ended.wait(after_s):
         began = lever.now()
         lever.be(**{name: share for _, active in played.trial.acts for name, share in active.items()})
         played.begun = began
 
 
-def _play(played: GameDay, lever: Lever, hear: Callable[[str], str], say: Callable[[str], None]) -> None:
+def _play(played: GameDay, lever: World, hear: Callable[[str], str], say: Callable[[str], None]) -> None:
     """Hear what the person says, until it is right or they give up; the end of what can be read is giving up."""
     while played.found is None:
         try:
@@ -267,7 +267,7 @@ def _debriefed(played: GameDay, environ: Mapping[str, str], now: datetime) -> di
         rises = [
             r for r in alert_log.log_of(desk, now, since=BEGINS, replay=True).rises if r.sent and r.fired_us >= begun_us
         ]
-        lifecycle.of(desk).take_in()
+        lifecycle.of(desk).follow_alerts()
         done = [
             {"after_s": after(e.at_us), "kind": e.kind, "by": e.by or None, "words": e.body.get("words", e.kind)}
             for i in lifecycle.of(desk).all()

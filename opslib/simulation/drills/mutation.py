@@ -28,7 +28,7 @@ from opslib.runbooks.checks import providers
 from opslib.runbooks.steps import LOOK
 from opslib.simulation.drills import drill, expected_runs
 from opslib.simulation.drills.drill import Kept
-from opslib.simulation.drills.scenarios import CONTROLS, Trial, trials
+from opslib.simulation.drills.scenarios import CONTROLS, Scenario, trials
 from opslib.simulation.drills.stepped_desk import BEGINS
 
 DROPPED, SWAPPED, TURNED, BETTER, MOVED = (
@@ -44,7 +44,7 @@ BY = (2.0, 0.5)
 
 
 @dataclass(frozen=True)
-class Mutant:
+class Mutation:
     """
     One change.
 
@@ -75,22 +75,22 @@ class Mutant:
         return f"{self.kind}: {self.target}{more}"
 
 
-def mutants(runbook: str) -> Iterator[Mutant]:
+def mutants(runbook: str) -> Iterator[Mutation]:
     """
     Every mutant of a runbook: of its steps, of the checks that judge them, and of the rules whose alerts lead to it.
     """
     steps = catalog.runbook(runbook).steps
     for step in steps:
-        yield Mutant(runbook, DROPPED, step.name)
+        yield Mutation(runbook, DROPPED, step.name)
     for step, following in zip(steps, steps[1:]):
-        yield Mutant(runbook, SWAPPED, step.name, following.name)
+        yield Mutation(runbook, SWAPPED, step.name, following.name)
     for check in dict.fromkeys(step.check for step in steps if step.kind == LOOK):
-        yield Mutant(runbook, TURNED, check)
+        yield Mutation(runbook, TURNED, check)
     for rule in config_rules.load().without_budgets().rules.values():
         if runbook in rule.runbooks.values():
-            yield Mutant(runbook, BETTER, rule.name)
+            yield Mutation(runbook, BETTER, rule.name)
             for rung, limit in rule.ladder:
-                yield from (Mutant(runbook, MOVED, rule.name, rung, by) for by in BY if not isinstance(limit, str))
+                yield from (Mutation(runbook, MOVED, rule.name, rung, by) for by in BY if not isinstance(limit, str))
 
 
 def _moved(rule: Rule, limit: float, by: float) -> float:
@@ -98,7 +98,7 @@ def _moved(rule: Rule, limit: float, by: float) -> float:
     return 1 - (1 - limit) * by if rule.unit == "ratio" and rule.better == "higher" else limit * by
 
 
-def _ruled(mutant: Mutant, rules: config_rules.Rules) -> config_rules.Rules:
+def _ruled(mutant: Mutation, rules: config_rules.Rules) -> config_rules.Rules:
     """The table with what the mutant changes in it."""
     rule = rules[mutant.target]
     if mutant.kind == BETTER:
@@ -114,7 +114,7 @@ def _ruled(mutant: Mutant, rules: config_rules.Rules) -> config_rules.Rules:
     return replace(rules, rules=rules.rules | {rule.name: other})
 
 
-def _edited(mutant: Mutant, shelved: Runbook) -> Runbook:
+def _edited(mutant: Mutation, shelved: Runbook) -> Runbook:
     """The notebook with what the mutant changes in it."""
     other = {DROPPED: {mutant.target: None}, SWAPPED: {mutant.target: mutant.other, mutant.other: mutant.target}}.get(
         mutant.kind, {}
@@ -140,7 +140,7 @@ def _turned(check: Callable[..., Any]) -> Callable[..., Any]:
 # What a trial comes to.
 
 
-def _desk(kept: Kept, mutant: Mutant | None) -> Workspace:
+def _desk(kept: Kept, mutant: Mutation | None) -> Workspace:
     """The desk of a trial, by the rules as they are, or as a mutant has them."""
     desk = kept.case.desk(kept.settings)
     if mutant and mutant.kind in OF_RULES:
@@ -148,7 +148,7 @@ def _desk(kept: Kept, mutant: Mutant | None) -> Workspace:
     return desk
 
 
-def _way(kept: Kept, mutant: Mutant | None) -> tuple[Any, ...]:
+def _way(kept: Kept, mutant: Mutation | None) -> tuple[Any, ...]:
     """By which steps a case is walked, how each stands, and what is found; with a mutant in place, or as it is."""
     desk = _desk(kept, mutant)
     with contextlib.closing(desk.store), contextlib.ExitStack() as patched:
@@ -163,7 +163,7 @@ def _way(kept: Kept, mutant: Mutant | None) -> tuple[Any, ...]:
         return found.walk, (found.diagnosis.cause, found.diagnosis.subject)
 
 
-def _told(kept: Kept, mutant: Mutant | None) -> list[tuple[Any, ...]]:
+def _told(kept: Kept, mutant: Mutation | None) -> list[tuple[Any, ...]]:
     """What would fire in a trial, and on after it: of what, as how bad, past which limit, when."""
     desk = _desk(kept, mutant)
     with contextlib.closing(desk.store):
@@ -181,12 +181,12 @@ class Lived(NamedTuple):
     told: list[tuple[Any, ...]]
 
 
-def _lived(trial: Trial, seed: int, folder: Path) -> Lived:
+def _lived(trial: Scenario, seed: int, folder: Path) -> Lived:
     kept = drill.kept(trial, seed, folder, LIVES_ON)
     return Lived(kept, *_way(kept, None), _told(kept, None))
 
 
-def tried(mutant: Mutant, lived: list[Lived]) -> Mutant:
+def tried(mutant: Mutation, lived: list[Lived]) -> Mutation:
     """Do drills notice a mutant?"""
     for n, one in enumerate(lived, 1):
         if mutant.kind in OF_RULES and _told(one.kept, mutant) != one.told:
@@ -203,7 +203,7 @@ def tried(mutant: Mutant, lived: list[Lived]) -> Mutant:
     return replace(mutant, trials=len(lived), why=_why(mutant, lived))
 
 
-def _why(mutant: Mutant, lived: list[Lived]) -> str:
+def _why(mutant: Mutation, lived: list[Lived]) -> str:
     """Why did nobody notice it?"""
     if mutant.kind == TURNED:
         own = {step.name for step in catalog.runbook(mutant.runbook).steps if step.check == mutant.target}
@@ -223,7 +223,7 @@ def _why(mutant: Mutant, lived: list[Lived]) -> str:
 
 def drilled(
     runbooks: list[str], seed: int, workers: int, progress: Callable[[Iterable, int, str], Iterable]
-) -> list[Mutant]:
+) -> list[Mutation]:
     """Live every trial that leads to these runbooks once, then try each of their mutants on them."""
     wanted = [
         trial for trial in trials((), (1.0,)) if expected_runs.agreed(trial).runbook in runbooks or trial.name == "healthy"
@@ -237,13 +237,13 @@ def drilled(
             pass
         lived = sorted((done.result() for done in living), key=lambda one: one.kept.case.id in CONTROLS)
         asked = [mutant for runbook in runbooks for mutant in mutants(runbook)]
-        running: list[Future[Mutant]] = [pool.submit(tried, mutant, _those(mutant, lived)) for mutant in asked]
+        running: list[Future[Mutation]] = [pool.submit(tried, mutant, _those(mutant, lived)) for mutant in asked]
         for _ in progress(as_completed(running), len(running), "mutants"):
             pass
         return [done.result() for done in running]
 
 
-def _those(mutant: Mutant, lived: list[Lived]) -> list[Lived]:
+def _those(mutant: Mutation, lived: list[Lived]) -> list[Lived]:
     """
     The trials that may notice a mutant: those of its runbook; of a comparison or a limit also those in which its rule
     fires, and the healthy one.
@@ -257,7 +257,7 @@ def _those(mutant: Mutant, lived: list[Lived]) -> list[Lived]:
     ]
 
 
-def summary(found: list[Mutant]) -> str:
+def summary(found: list[Mutation]) -> str:
     """For people: how many of each runbook were noticed, and each that was not."""
     lines = []
     for runbook in dict.fromkeys(m.runbook for m in found):
@@ -268,6 +268,6 @@ def summary(found: list[Mutant]) -> str:
     return "\n".join([*lines, f"{noticed} of {len(found)} mutants noticed ({noticed / len(found):.1%})"])
 
 
-def as_json(mutant: Mutant) -> dict[str, Any]:
+def as_json(mutant: Mutation) -> dict[str, Any]:
     """For a program."""
     return asdict(mutant) | {"noticed": bool(mutant.noticed), "by_trial": mutant.noticed, "words": mutant.words}

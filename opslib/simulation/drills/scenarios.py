@@ -18,7 +18,7 @@ FAULT, PAIR, LOOK_ALIKE, CONTROL = KINDS = ("fault", "pair", "look-alike", "cont
 
 
 @dataclass(frozen=True)
-class Trial:
+class Scenario:
     """
     One thing to drill.
 
@@ -155,9 +155,9 @@ IN_ANY_ORDER = "both are named, the other one first"
 TOO_FEW = f"fewer than {ENOUGH} of the answers that we got were hit: there was too little to see"
 
 
-def _fault(state: str) -> Trial:
+def _fault(state: str) -> Scenario:
     cause, subject, panel, words = _TOLD[state]
-    found = Trial(state, ((0.0, {state: 1.0}),), cause, subject, panel, words)
+    found = Scenario(state, ((0.0, {state: 1.0}),), cause, subject, panel, words)
     if state in COSTS:
         return replace(found, quiet=45.0, minutes=30.0, looked_at=False)
     if state in BY_CHAIN:
@@ -165,7 +165,7 @@ def _fault(state: str) -> Trial:
     return replace(found, minutes=12.0) if state == "memory_leak" else found
 
 
-def _shared(trial: Trial, share: float) -> Trial:
+def _shared(trial: Scenario, share: float) -> Scenario:
     """
     The same, with only a share of what is answered hit: some probes fail and others do not, which is a cause of its
     own.
@@ -185,7 +185,7 @@ def _shared(trial: Trial, share: float) -> Trial:
         accepted=accepted,
         words=(),
         share=share,
-        minutes=max(trial.minutes, 2 * Trial.minutes),
+        minutes=max(trial.minutes, 2 * Scenario.minutes),
     )
 
 
@@ -202,7 +202,7 @@ FAULTS["app_hung"] = replace(
         "app_slow": "it takes connections and has not answered yet, which is as far as anybody can see from outside"
     },
 )
-PERCENTS = Trial(
+PERCENTS = Scenario(
     "spread_up, percentages only",
     ((0.0, {"spread_up": 1.0}),),
     "undetermined",
@@ -220,8 +220,8 @@ FAULTS[PERCENTS.name] = PERCENTS
 CONTROLS = {
     t.name: t
     for t in (
-        Trial("healthy", (), "none", kind=CONTROL),
-        Trial(
+        Scenario("healthy", (), "none", kind=CONTROL),
+        Scenario(
             "iv_stress",
             ((0.0, {"iv_stress": 1.0}),),
             "market_stress",
@@ -231,7 +231,7 @@ CONTROLS = {
             kind=LOOK_ALIKE,
             minutes=UPTO_CHAIN,
         ),
-        Trial(
+        Scenario(
             "expiry_friday",
             ((0.0, {"expiry_friday": 1.0}),),
             "expiry",
@@ -241,8 +241,8 @@ CONTROLS = {
             kind=LOOK_ALIKE,
             minutes=UPTO_CHAIN,
         ),
-        Trial("too_few_trades", ((0.0, {"too_few_trades": 1.0}),), "too_few_trades", kind=LOOK_ALIKE, minutes=8.5),
-        Trial(
+        Scenario("too_few_trades", ((0.0, {"too_few_trades": 1.0}),), "too_few_trades", kind=LOOK_ALIKE, minutes=8.5),
+        Scenario(
             "market_closed",
             ((0.0, {"market_closed": 1.0}),),
             "market_closed",
@@ -253,7 +253,7 @@ CONTROLS = {
             quiet=0.0,
             minutes=11.0,
         ),
-        Trial(
+        Scenario(
             "market_closes_early",
             ((0.0, {"market_closes_early": 1.0}),),
             "market_closed",
@@ -263,12 +263,12 @@ CONTROLS = {
             kind=LOOK_ALIKE,
             minutes=11.0,
         ),
-        Trial("page_refreshed", ((0.0, {"page_refreshed": 1.0}),), "none", kind=CONTROL),
-        Trial("page_closed", ((0.0, {"page_closed": 1.0}),), "none", kind=CONTROL, minutes=3.0),
-        Trial(
+        Scenario("page_refreshed", ((0.0, {"page_refreshed": 1.0}),), "none", kind=CONTROL),
+        Scenario("page_closed", ((0.0, {"page_closed": 1.0}),), "none", kind=CONTROL, minutes=3.0),
+        Scenario(
             "a blip of 15 s", ((0.0, {"massive_empty": 1.0}), (0.25, {"healthy": 1.0})), "none", kind=CONTROL, quiet=4.0
         ),
-        Trial(
+        Scenario(
             "a planned restart",
             ((0.0, {"app_restarted": 1.0}),),
             "app_restarted",
@@ -276,7 +276,7 @@ CONTROLS = {
             kind=CONTROL,
             marked=True,
         ),
-        Trial(
+        Scenario(
             "a second page is opened",
             ((0.0, {"page_refreshed": 1.0}), (1.0, {"healthy": 1.0}), (2.0, {"page_refreshed": 1.0})),
             "none",
@@ -287,49 +287,49 @@ CONTROLS = {
 PAIRS = {
     t.name: replace(t, kind=PAIR)
     for t in (
-        Trial(
+        Scenario(
             "massive_refused, ws_403",
             ((0.0, {"massive_refused": 1.0, "ws_403": 1.0}),),
             "provider_refused",
             "massive",
             also=("socket_auth",),
         ),
-        Trial(
+        Scenario(
             "massive_5xx, then page_refreshed",
             ((0.0, {"massive_5xx": 1.0}), (1.0, {"massive_5xx": 1.0, "page_refreshed": 1.0})),
             "provider_5xx",
             "massive",
         ),
-        Trial(
+        Scenario(
             "massive_5xx, page_closed", ((0.0, {"massive_5xx": 1.0, "page_closed": 1.0}),), "provider_5xx", "massive"
         ),
-        Trial(
+        Scenario(
             "iv_stress, gamma_zero",
             ((0.0, {"iv_stress": 1.0, "gamma_zero": 0.2}),),
             "greeks_gamma_zero",
             minutes=UPTO_CHAIN,
         ),
-        Trial(
+        Scenario(
             "expiry_friday, gamma_zero",
             ((0.0, {"expiry_friday": 1.0, "gamma_zero": 0.2}),),
             "greeks_gamma_zero",
             minutes=UPTO_CHAIN,
         ),
-        Trial(
+        Scenario(
             "massive_401, then massive_429",
             ((0.0, {"massive_401": 1.0}), (1.0, {"massive_429": 1.0})),
             "provider_rate_limited",
             "massive",
         ),
-        Trial("massive_5xx, tradier_down", ((0.0, {"massive_5xx": 1.0, "tradier_down": 1.0}),), "both_providers_down"),
-        Trial(
+        Scenario("massive_5xx, tradier_down", ((0.0, {"massive_5xx": 1.0, "tradier_down": 1.0}),), "both_providers_down"),
+        Scenario(
             "app_down, massive_timeout",
             ((0.0, {"app_down": 1.0, "massive_timeout": 1.0}),),
             "app_down",
             also=("provider_timeout",),
             accepted={"provider_timeout": IN_ANY_ORDER},
         ),
-        Trial(
+        Scenario(
             "error_storm, delta_out_of_bounds",
             ((0.0, {"error_storm": 1.0, "delta_out_of_bounds": 0.2}),),
             "greeks_out_of_bounds",
@@ -338,35 +338,35 @@ PAIRS = {
             minutes=UPTO_CHAIN,
             least=UPTO_CHAIN,
         ),
-        Trial(
+        Scenario(
             "clock_skew, massive_401",
             ((0.0, {"clock_skew": 1.0, "massive_401": 1.0}),),
             "provider_auth",
             "massive",
             also=("clock_skew",),
         ),
-        Trial(
+        Scenario(
             "our_clock_fast, massive_5xx",
             ((0.0, {"our_clock_fast": 1.0, "massive_5xx": 1.0}),),
             "provider_5xx",
             "massive",
             also=("clock_skew",),
         ),
-        Trial(
+        Scenario(
             "tradier_down, our_timeout_short",
             ((0.0, {"tradier_down": 1.0, "our_timeout_short": 1.0}),),
             "provider_5xx",
             also=("our_timeout_too_short",),
             accepted={"our_timeout_too_short": IN_ANY_ORDER},
         ),
-        Trial(
+        Scenario(
             "ws_port_blocked, app_slow",
             ((0.0, {"ws_port_blocked": 1.0, "app_slow": 1.0}),),
             "socket_blocked",
             also=("app_slow",),
             accepted={"app_slow": IN_ANY_ORDER},
         ),
-        Trial(
+        Scenario(
             "unit_drift, iv_stress", ((0.0, {"unit_drift": 1.0, "iv_stress": 1.0}),), "greeks_units", minutes=UPTO_CHAIN
         ),
     )
@@ -374,7 +374,7 @@ PAIRS = {
 assert {*FAULTS, *NO_FAULT} - {PERCENTS.name} == set(STATES)
 
 
-def trials(names: tuple[str, ...], shares: tuple[float, ...]) -> Iterator[Trial]:
+def trials(names: tuple[str, ...], shares: tuple[float, ...]) -> Iterator[Scenario]:
     """The trials of these names (none: all), each fault at each share that it can have."""
     for trial in {**FAULTS, **PAIRS, **CONTROLS}.values():
         if names and trial.name not in names:

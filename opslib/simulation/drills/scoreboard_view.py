@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opslib.alerting.causes import NONE
-from opslib.dashboard.charts import GREY, INK, LIMITS, LINES, shown
-from opslib.dashboard.text_blocks import Text, listed, tabled
+from opslib.dashboard.charts import GREY, INK, LIMITS, LINES, show
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import formatting
 from opslib.foundation.config import settings
 from opslib.foundation.errors import UsageError
@@ -27,7 +27,7 @@ OPENS, CLOSES = "<!-- scoreboard, written by ops drill --record -->", "<!-- end 
 class Picture:
     """A picture with the words that go with it."""
 
-    words: Text
+    words: TextBlock
     draw: Callable[["Axes"], Any]
     name: str
     size: tuple[float, float]
@@ -36,11 +36,11 @@ class Picture:
         return self.words.plain
 
     def _ipython_display_(self) -> None:
-        shown(self.words._repr_mimebundle_(), self.draw, self.name, self.words.plain, self.size)
+        show(self.words._repr_mimebundle_(), self.draw, self.name, self.words.plain, self.size)
 
 
 @dataclass(frozen=True)
-class Board:
+class ScoreboardView:
     """
     The scoreboard of one drill of everything.
 
@@ -60,7 +60,7 @@ class Board:
         return f"{self.day}: {scoreboard.line(self.rows)}"
 
     @property
-    def headline(self) -> Text:
+    def headline(self) -> TextBlock:
         """How often was the cause found, and was anybody told of nothing?"""
         s = scoreboard.summary(self.rows)
         lines = [
@@ -79,10 +79,10 @@ class Board:
             f"{formatting.number(s['found_after_s'], 's', 0)} (medians of those that told anybody)",
             f"seeds {', '.join(map(str, self.seeds))}",
         ]
-        return listed(f"Drilled on {self.day}", lines)
+        return bullet_list(f"Drilled on {self.day}", lines)
 
     @property
-    def recall(self) -> Text:
+    def recall(self) -> TextBlock:
         """
         Of each fault and share: in how many rows was the exact cause found, and in how many more another that is
         accepted?
@@ -95,12 +95,12 @@ class Board:
             )
 
         rows = [[name, *(cell(name, share) for share in shares)] for name in FAULTS]
-        return tabled(
+        return table(
             "Faults, by the share of answers that was hit", ["fault", *(f"{share:g} %" for share in shares)], rows
         )
 
     @property
-    def others(self) -> Text:
+    def others(self) -> TextBlock:
         """
         Of pairs of faults at once, look-alikes and controls: what was expected, in how many rows was it found, and was
         anybody told?
@@ -110,17 +110,17 @@ class Board:
             for name in (*PAIRS, *CONTROLS)
             if (own := [r for r in self.rows if r.fault == name])
         ]
-        return tabled("Pairs, look-alikes and controls", ["what", "is a", "expected", "exact", "told anybody"], rows)
+        return table("Pairs, look-alikes and controls", ["what", "is a", "expected", "exact", "told anybody"], rows)
 
     @property
-    def accepted(self) -> Text:
+    def accepted(self) -> TextBlock:
         """Every row that ended in another cause than the expected one, which is accepted, with the reason."""
         rows = [
             [r.fault, f"{r.severity:g} %", str(r.seed), r.expected, r.found, r.accepted]
             for r in self.rows
             if r.accepted
         ]
-        return tabled(
+        return table(
             "Other answers that are accepted",
             ["what", "hit", "seed", "expected", "found", "why"],
             rows,
@@ -136,7 +136,7 @@ class Board:
             for expected, found, n in scoreboard.summary(self.rows)["confused"]
         ]
         return Picture(
-            listed("What was taken for what", wrong or ["nothing was taken for anything else"]),
+            bullet_list("What was taken for what", wrong or ["nothing was taken for anything else"]),
             lambda ax: _confusion(ax, self.rows, causes),
             "confusion matrix",
             (9.0, 0.24 * len(causes) + 1.5),
@@ -146,7 +146,7 @@ class Board:
     def calibration(self) -> Picture:
         """How often is it right, beside how sure it says it is?"""
         bins = scoreboard.bins(self.rows)
-        words = tabled(
+        words = table(
             "How sure, and how often right",
             ["verdicts", "how sure", "right"],
             [[f"{n:,}", formatting.ratio(sure, 0), formatting.ratio(right, 1)] for n, sure, right in bins],
@@ -166,7 +166,7 @@ class Board:
             )
         }
         untold = [name for name in FAULTS if name not in faults]
-        words = listed(
+        words = bullet_list(
             "Seconds from when it began until somebody was told",
             [f"of these nobody is told within the drill, and a look at everything finds them: {', '.join(untold)}"]
             if untold
@@ -175,20 +175,20 @@ class Board:
         return Picture(words, lambda ax: _times(ax, faults), "times", (9.0, 0.22 * len(faults) + 1.2))
 
     @property
-    def wrong(self) -> Text:
+    def wrong(self) -> TextBlock:
         """Every row that is wrong, with why."""
         rows = [
             [r.fault, f"{r.severity:g} %", str(r.seed), r.expected, r.found, r.wrong] for r in self.rows if not r.right
         ]
-        return tabled(
+        return table(
             "Rows that are wrong", ["what", "hit", "seed", "expected", "found", "why"], rows, "no row is wrong"
         )
 
     @property
-    def strayed(self) -> Text:
+    def strayed(self) -> TextBlock:
         """Every row that is right by another way than was agreed."""
         rows = [[r.fault, str(r.seed), "; ".join(r.strayed)] for r in self.rows if r.right and r.strayed]
-        return tabled(
+        return table(
             "Rows that went another way than was agreed",
             ["what", "seed", "how"],
             rows,
@@ -199,14 +199,14 @@ class Board:
         return self.line
 
 
-def read() -> Board:
+def read() -> ScoreboardView:
     """The recorded scoreboard."""
     head, *rows = FILE.read_text(encoding="utf-8").splitlines()
     told = json.loads(head)
-    return Board(told["day"], tuple(told["seeds"]), scoreboard.read(rows))
+    return ScoreboardView(told["day"], tuple(told["seeds"]), scoreboard.read(rows))
 
 
-def record(day: str, seeds: list[int], rows: list[Row]) -> Board:
+def record(day: str, seeds: list[int], rows: list[Row]) -> ScoreboardView:
     """
     Keep a scoreboard, and write its line into README.
 

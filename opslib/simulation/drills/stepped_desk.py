@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from opslib.dashboard import status
-from opslib.dashboard.status import View
+from opslib.dashboard.status import Status
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
 from opslib.foundation.config.settings import Settings
-from opslib.foundation.storage.database import Store
-from opslib.simulation.world.control import Lever
+from opslib.foundation.storage.database import Database
+from opslib.simulation.world.control import World
 from opslib.telemetry import importing
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
-from opslib.telemetry.probes.runner import EVERY_S, Rounds
+from opslib.telemetry.probes.runner import EVERY_S, ProbeRunner
 from opslib.telemetry.probes.store import Sample
 
 BEGINS = datetime(2026, 3, 10, 14, 30, tzinfo=UTC)  # 10:30 in New York.
@@ -95,7 +95,7 @@ class _Ahead(asyncio.SelectorEventLoop):
         return len(self._selector.get_map()) - 1  # type: ignore[attr-defined]
 
 
-class _Probing(Rounds):
+class _Probing(ProbeRunner):
     """
     The probes of a collector, with a count of what is under way.
 
@@ -141,7 +141,7 @@ class _Probing(Rounds):
 
 
 @dataclass
-class Looking:
+class SteppedProbes:
     """
     A desk's store and its collector, at a world that stands still while nothing is under way.
 
@@ -150,7 +150,7 @@ class Looking:
         starved: Is the collector kept from running for most of the time?
     """
 
-    lever: Lever
+    lever: World
     home: Path
     more: dict[str, str] = field(default_factory=dict)
     at: datetime = BEGINS
@@ -159,7 +159,7 @@ class Looking:
 
     def __post_init__(self) -> None:
         self.settings = self.found()
-        self.store = Store(self.settings.url, self._now)
+        self.store = Database(self.settings.url, self._now)
         self.rules = rules.load()
         self._runner, self._zero_s = asyncio.Runner(loop_factory=_Ahead), 0.0
         self._chance = random.Random(1)
@@ -316,14 +316,14 @@ class Looking:
         self._post()
         self._loop.hold()
 
-    def view(self, window: timedelta = timedelta(minutes=5)) -> View:
+    def view(self, window: timedelta = timedelta(minutes=5)) -> Status:
         """Everything as it stands now."""
         return status.status(self.store, self.found(), self.rules, as_of=self.at, length=window)
 
 
 @contextmanager
-def looking(home: Path, seed: int = 1, **more: str) -> Iterator[Looking]:
+def looking(home: Path, seed: int = 1, **more: str) -> Iterator[SteppedProbes]:
     """A world of its own, and a desk that probes it."""
-    with Lever(BEGINS, seed=seed, speed=SPEED, runs=False) as lever:
-        with closing(Looking(lever, home, more)) as desk:
+    with World(BEGINS, seed=seed, speed=SPEED, runs=False) as lever:
+        with closing(SteppedProbes(lever, home, more)) as desk:
             yield desk

@@ -23,10 +23,10 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from opslib.simulation.world import market_hours
-from opslib.simulation.world.app_log import FAILURES, Failure, Journal
-from opslib.simulation.world.app_websocket import Feed
+from opslib.simulation.world.app_log import FAILURES, Failure, AppLog
+from opslib.simulation.world.app_websocket import WebSocketServer
 from opslib.simulation.world.http_server import Answer, Request, Server, as_html, as_json
-from opslib.simulation.world.state import World
+from opslib.simulation.world.state import WorldState
 
 PASS_LIFE_MS = 5 * 60 * 1000
 QUICK_S, SLOW_S = (0.005, 0.040), (2.5, 4.0)
@@ -91,14 +91,14 @@ class App:
     """
 
     def __init__(self, birth: dict[str, Any]):
-        self.world = World(birth)
+        self.world = WorldState(birth)
         self._born_s = self._beaten_s = self.world.now_s()
         self._rng = Random(f"{self.world.seed}/app")
         self._passes = Passes(self.world.tokens["massive"], self.world.seed)
-        self._journal = Journal(self.world)
+        self._journal = AppLog(self.world)
         self._http = Server(self._answer, self.world.sleep)
         self._http.port = birth["http_port"]
-        self.feed = Feed(self.world, self._journal, birth["ws_port"], self._admits_to_socket)
+        self.feed = WebSocketServer(self.world, self._journal, birth["ws_port"], self._admits_to_socket)
         self._counts: dict[str, tuple[int, int]] = {}
         self._spared_until_s: dict[str, float] = {}
         self._held: list[bytearray] = []

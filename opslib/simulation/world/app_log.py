@@ -8,7 +8,7 @@ from math import floor
 from random import Random
 from typing import NamedTuple
 
-from opslib.simulation.world.state import World
+from opslib.simulation.world.state import WorldState
 
 MOST_LINES_AT_ONCE = 100
 HEARTBEAT_EVERY_S, PROBED_EVERY_S = 60, 30
@@ -101,10 +101,10 @@ STORM = (
 )
 
 
-class Journal:
+class AppLog:
     """The app's log: `line` for what just happened, `catch_up` for all that goes on without being asked."""
 
-    def __init__(self, world: World):
+    def __init__(self, world: WorldState):
         self._world = world
         self._second = floor(world.now_s())
 

@@ -21,9 +21,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from opslib.foundation.network import free_port
-from opslib.simulation.world.app_log import Journal
+from opslib.simulation.world.app_log import AppLog
 from opslib.simulation.world.http_server import swallow
-from opslib.simulation.world.state import World
+from opslib.simulation.world.state import WorldState
 
 PATHS = ("/ws/options", "/ws/indices")
 MESSAGE_EVERY_S = 1.0
@@ -59,7 +59,7 @@ class _Endpoint:
         self.last_connected_ms: int | None = None
 
 
-class Feed:
+class WebSocketServer:
     """
     The socket's server on a port of its own.
 
@@ -70,7 +70,7 @@ class Feed:
         admits: Is this token good?
     """
 
-    def __init__(self, world: World, journal: Journal, port: int, admits: Callable[[str], bool]):
+    def __init__(self, world: WorldState, journal: AppLog, port: int, admits: Callable[[str], bool]):
         self.port = port or free_port()
         self._world, self._journal, self._admits = world, journal, admits
         self._rng = Random(f"{world.seed}/feed")

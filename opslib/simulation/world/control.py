@@ -22,7 +22,7 @@ from opslib.simulation.world.faults import codes
 ENDED_S = 10.0
 
 
-class Lever:
+class World:
     """
     A world that runs for as long as this is entered.
 
@@ -60,7 +60,7 @@ class Lever:
         self._clock = ""
         self._turn = threading.Lock()
 
-    def __enter__(self) -> "Lever":
+    def __enter__(self) -> "World":
         self._folder = tempfile.TemporaryDirectory(prefix="world-")
         birth = self._birth | {
             "folder": self._folder.name,

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from opslib.simulation.world import market_hours
 from opslib.simulation.world.http_server import Answer, Request, as_html, as_json, bearer
 from opslib.simulation.world.option_surface import Contract, Surface, is_listed, midnight_ns
-from opslib.simulation.world.state import World
+from opslib.simulation.world.state import WorldState
 
 DEFAULT_LIMIT, MOST = 10, 250
 OLD_S = 1260.0
@@ -26,7 +26,7 @@ class Massive:
         base: Its own address, for `next_url`.
     """
 
-    def __init__(self, world: World, surface: Surface, base: Callable[[], str]):
+    def __init__(self, world: WorldState, surface: Surface, base: Callable[[], str]):
         self._world, self._surface, self._base = world, surface, base
         self._rng = Random(f"{world.seed}/one")
         self._asked = 0

@@ -68,7 +68,7 @@ FEW_OF, UNLUCKY_FILL = 3, 0.2  # Too few trades are one of so many, each by bad 
 QUALITY = 0.98  # Of the spread so much is paid on each leg.
 
 
-class Life:
+class PageActivity:
     """
     The trader's page: its loads one after another, and what each of them posts.
 

@@ -19,8 +19,8 @@ from opslib.simulation.world.faults import codes
 from opslib.simulation.world.http_server import Server
 from opslib.simulation.world.massive import Massive
 from opslib.simulation.world.option_surface import Surface
-from opslib.simulation.world.page_activity import Life
-from opslib.simulation.world.state import World
+from opslib.simulation.world.page_activity import PageActivity
+from opslib.simulation.world.state import WorldState
 from opslib.simulation.world.tradier import Tradier
 
 
@@ -46,17 +46,17 @@ class _Certificates:
         return self._contexts[name]
 
 
-class Stage:
+class WorldProcess:
     """
     Every server of the world, and the app's process.
 
     Args:
-        birth: As for `World`, with `folder` (where the app's log, its pid and the authority's certificate lie),
+        birth: As for `WorldState`, with `folder` (where the app's log, its pid and the authority's certificate lie),
             `receiver` (where the page posts; empty: nowhere) and `every_s` (world seconds between two posts' turns).
     """
 
     def __init__(self, birth: dict[str, Any]):
-        self.world = World(birth)
+        self.world = WorldState(birth)
         self._birth, self._folder = birth, Path(birth["folder"])
         self._names = {code: name for name, code in codes(self.world.seed).items()}
         self._certificates = _Certificates(self._folder)
@@ -67,7 +67,7 @@ class Stage:
             self._massive.answer, self.world.sleep, lambda: self._certificates[self._massive.certificate()]
         )
         self._tradier_server = Server(self._tradier.answer, self.world.sleep)
-        self._life = Life(self.world.seed, self.world.now_s(), self.world.states)
+        self._life = PageActivity(self.world.seed, self.world.now_s(), self.world.states)
         self._app: asyncio.subprocess.Process | None = None
         self._ports, self._is_hung, self._hit = {"http_port": 0, "ws_port": 0}, False, 0
         self._certificate = "good"
@@ -225,7 +225,7 @@ async def _main() -> None:
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    stage = Stage(json.loads(await lines.readline()))
+    stage = WorldProcess(json.loads(await lines.readline()))
     await stage.open()
     paging = asyncio.create_task(stage.live_page())
     try:

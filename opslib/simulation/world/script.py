@@ -84,7 +84,7 @@ class PageLife:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Fault:
     """A scripted trouble between two aware UTC instants, with one sentence for a reader."""
 
     name: str
@@ -101,7 +101,7 @@ class Script:
     day: date
     events: tuple[Event, ...]
     pages: tuple[PageLife, ...]
-    troubles: tuple[Trouble, ...]
+    troubles: tuple[Fault, ...]
     opens: datetime
     closes: datetime
 
@@ -119,7 +119,7 @@ class _Session(NamedTuple):
 
     opens: datetime
     closes: datetime
-    troubles: tuple[Trouble, ...]
+    troubles: tuple[Fault, ...]
 
     def since_open_s(self, at: datetime) -> float:
         return (at - self.opens).total_seconds()
@@ -154,17 +154,17 @@ def script(
     return Script(seed, day, tuple(events), pages, session.troubles, opens, closes)
 
 
-def _troubles(rng: Random, opens: datetime, session_s: int) -> tuple[Trouble, ...]:
+def _troubles(rng: Random, opens: datetime, session_s: int) -> tuple[Fault, ...]:
     """The incident day's troubles, in order of their beginning."""
 
     def begins(full_session_minute: int) -> datetime:
         minute = full_session_minute * session_s / 60 / FULL_SESSION_MINUTES
         return opens + timedelta(minutes=round(minute) + rng.randint(-4, 4))
 
-    def trouble(name: str, minute: int, shortest_s: int, longest_s: int, words: str) -> Trouble:
+    def trouble(name: str, minute: int, shortest_s: int, longest_s: int, words: str) -> Fault:
         start = begins(minute)
         ends = start + timedelta(seconds=rng.randint(shortest_s, longest_s))
-        return Trouble(name, start, ends, words)
+        return Fault(name, start, ends, words)
 
     last_post = begins(250) + timedelta(seconds=10 * rng.randint(1, 4))
     unload = last_post + timedelta(milliseconds=rng.randint(3300, 3800))
@@ -178,8 +178,8 @@ def _troubles(rng: Random, opens: datetime, session_s: int) -> tuple[Trouble, ..
     return (
         trouble("gamma_burst", 40, 840, 960, burst),
         trouble("massive_outage", 110, 660, 840, outage),
-        Trouble("costs_rise", begins(180), closes, dearer),
-        Trouble("refresh", unload, load, refreshed),
+        Fault("costs_rise", begins(180), closes, dearer),
+        Fault("refresh", unload, load, refreshed),
         trouble("websocket_loss", 300, 180, 300, loss),
     )
 

@@ -8,7 +8,7 @@ from opslib.simulation.world import market_hours
 from opslib.simulation.world.faults import States
 
 
-class World:
+class WorldState:
     """
     Time and trouble, for every server of the world.
 

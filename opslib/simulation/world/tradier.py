@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from opslib.simulation.world import market_hours
 from opslib.simulation.world.http_server import Answer, Request, as_json, bearer
 from opslib.simulation.world.option_surface import Contract, Surface, is_listed, is_monthly
-from opslib.simulation.world.state import World
+from opslib.simulation.world.state import WorldState
 
 ALLOWED_A_MINUTE = 120
 
@@ -17,7 +17,7 @@ ALLOWED_A_MINUTE = 120
 class Tradier:
     """Tradier's REST API."""
 
-    def __init__(self, world: World, surface: Surface):
+    def __init__(self, world: WorldState, surface: Surface):
         self._world, self._surface = world, surface
         self._rng = Random(f"{world.seed}/two")
         self._since_s, self._used = 0.0, 0

@@ -1,7 +1,7 @@
 """
 Turn snapshots into increases of counters over any window.
 
-The app's counters are cumulative since each page was loaded. A `Tape` turns them once into increases, per page and
+The app's counters are cumulative since each page was loaded. A `CounterHistory` turns them once into increases, per page and
 aware of resets, and then answers for any window: what rose in it, how well it was covered, what state held at its end.
 Windows are (start, end]; a window's increase begins at the last look at or before its start. Counts are exact integers.
 """
@@ -15,11 +15,11 @@ from typing import Any
 
 from opslib.foundation import clock, market_calendar
 from opslib.foundation.clock import SECOND, Window
-from opslib.foundation.config.limits import Pages
-from opslib.foundation.storage.database import Store
-from opslib.foundation.storage.snapshot_columns import COUNTERS, PROVIDERS, Look
-from opslib.telemetry.pages.page_loads import SUMS, Page, Telling, in_order, reloaded, running_sums
-from opslib.telemetry.pages.series import Birth, Found, Seen, Series
+from opslib.foundation.config.limits import PageLimits
+from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.snapshot_columns import COUNTERS, PROVIDERS, SnapshotRow
+from opslib.telemetry.pages.page_loads import SUMS, PageLoad, PageLoadTracker, in_order, reloaded, running_sums
+from opslib.telemetry.pages.series import FirstValue, Found, CoveredSpans, Series
 from opslib.telemetry.pages.store import SnapshotStore
 
 _GROUPS = {
@@ -30,7 +30,7 @@ _OF_GROUP = {group: attrgetter(names[0], *names) for group, names in _GROUPS.ite
 _ZEROED_BY_RESET = ("greeks", "pnl", "system")  # The app's partial reset() leaves the providers as they are.
 
 
-class Tape:
+class CounterHistory:
     """
     The looks of one app over some time, ready to be asked about any window inside it.
 
@@ -40,31 +40,31 @@ class Tape:
     Attributes:
         how: The limits between one page and another.
         seq: The newest row it rests on, by the order of writing; 0 of none. Views record it.
-        alive: Fields known to be wired (see `snapshot.NEVER_SEEN_ALIVE`).
+        alive: Fields known to be wired (see `snapshot.WIRED_FIELDS`).
         last_before_us: When the last look before the tape was; None where there was none.
     """
 
     def __init__(
-        self, how: Pages, post_every_s: float, *, alive: frozenset[str] = frozenset(), last_before_us: int | None = None
+        self, how: PageLimits, post_every_s: float, *, alive: frozenset[str] = frozenset(), last_before_us: int | None = None
     ):
         self.how, self._post_every_s, self.alive, self.last_before_us = how, post_every_s, alive, last_before_us
         self.seq = 0
-        self._looks: list[Look] = []
+        self._looks: list[SnapshotRow] = []
         self._begin()
 
     def _begin(self) -> None:
-        self._telling = Telling(self.how, self._post_every_s)
+        self._telling = PageLoadTracker(self.how, self._post_every_s)
         self._unrolled: dict[int, dict[str, float]] = {}
         self._series = (
             {c.name: Series() for c in COUNTERS}
             | {s: Series() for s in SUMS}
             | {f"unknown {s}": Series() for s in SUMS}
         )
-        self._seen, self._bridged = Seen(), Seen()
+        self._seen, self._bridged = CoveredSpans(), CoveredSpans()
         self._all_ts: list[int] = []
         self._found = Found()
 
-    def add(self, looks: Iterable[Look]) -> None:
+    def add(self, looks: Iterable[SnapshotRow]) -> None:
         """Lay looks onto the tape, in any order."""
         fresh = in_order(looks)
         if not fresh:
@@ -93,11 +93,11 @@ class Tape:
                 self._unroll(page, i)
 
     @property
-    def pages(self) -> list[Page]:
+    def pages(self) -> list[PageLoad]:
         """The pages that were told apart, in order of their first look."""
         return self._telling.pages
 
-    def _unroll(self, page: Page, i: int) -> None:
+    def _unroll(self, page: PageLoad, i: int) -> None:
         """Lay the increases that one look of a page brings onto the tape."""
         look, before = page.looks[i], page.looks[i - 1] if i else None
         last = self._unrolled.setdefault(id(page), {})
@@ -117,7 +117,7 @@ class Tape:
             if before is None:
                 self._first(name, sums[name], page.loaded_at_us, look.ts_us, last)
                 if sums[name] is None and look.trades:
-                    self._series[f"unknown {name}"].births.append(Birth(page.loaded_at_us, look.ts_us, 1))
+                    self._series[f"unknown {name}"].births.append(FirstValue(page.loaded_at_us, look.ts_us, 1))
             elif sums[name] is not None and (name in last or "pnl" in began):
                 self._next(name, sums[name], "pnl" in began, look.ts_us, last)
             elif look.trades is not None and before.trades is not None and look.trades != before.trades:
@@ -126,7 +126,7 @@ class Tape:
         self._all_ts.append(look.ts_us)
         self._lay_seen(page, i)
 
-    def _lay_seen(self, page: Page, i: int) -> None:
+    def _lay_seen(self, page: PageLoad, i: int) -> None:
         """
         When was a page looked at, between two looks?
 
@@ -145,7 +145,7 @@ class Tape:
             last[name] = value
             self._series[name].known = True
             if value:
-                self._series[name].births.append(Birth(since_us, ts_us, value))
+                self._series[name].births.append(FirstValue(since_us, ts_us, value))
 
     def _next(self, name: str, value: float | None, again: bool, ts_us: int, last: dict[str, float]) -> None:
         series = self._series[name]
@@ -158,7 +158,7 @@ class Tape:
         if rise:
             series.step(ts_us, rise)
 
-    def began_again(self, last: dict[str, float], before: Look, look: Look) -> set[str]:
+    def began_again(self, last: dict[str, float], before: SnapshotRow, look: SnapshotRow) -> set[str]:
         """Which groups of counters began again from zero, between what was last known of a page and its next look?"""
         again = set()
         for group, names in _GROUPS.items():
@@ -246,7 +246,7 @@ class Tape:
         rises = [r for name in counters if (r := self._series[name].last_rise_us(at_us)) is not None]
         return (last - max(rises, default=self._all_ts[0])) / SECOND
 
-    def spoiled(self, name: str, window: Window) -> bool:
+    def has_nan(self, name: str, window: Window) -> bool:
         """Did trades happen in a window whose sum cannot be known, because a NaN spoiled the page's mean?"""
         return self._series[f"unknown {name}"].rise(window.start_us, window.end_us) > 0
 
@@ -282,11 +282,11 @@ class Tape:
         patience_s = self.how.closed_s if newer else self.how.reset_gap_s
         return True if others and at_us - last_us > patience_s * SECOND else None
 
-    def seen_in(self, window: Window) -> list[tuple[Page, Look]]:
+    def seen_in(self, window: Window) -> list[tuple[PageLoad, SnapshotRow]]:
         """The pages that were seen in a window, each with its last look in it; the one seen last comes last."""
         return self._found.once("seen", window, self._seen_in)
 
-    def _seen_in(self, window: Window) -> list[tuple[Page, Look]]:
+    def _seen_in(self, window: Window) -> list[tuple[PageLoad, SnapshotRow]]:
         found = []
         for page in self.pages:
             if page.times[-1] <= window.start_us:
@@ -296,7 +296,7 @@ class Tape:
                 found.append((page, page.looks[i - 1]))
         return sorted(found, key=lambda f: f[1].ts_us)
 
-    def open_at(self, at_us: int) -> list[tuple[Page, int]]:
+    def open_at(self, at_us: int) -> list[tuple[PageLoad, int]]:
         """The pages open at an instant, each with the index of its last look: one whose next look is not late yet."""
         if self._found.open_at[0] != at_us:
             last = ((page, bisect_right(page.times, at_us) - 1) for page in self.pages)
@@ -335,7 +335,7 @@ class Tape:
         """
         return self._found.once("bridged", window, lambda w: self._share(w, self._bridged))
 
-    def _share(self, window: Window, seen: Seen) -> float | None:
+    def _share(self, window: Window, seen: CoveredSpans) -> float | None:
         expected = self.open_spans(window)
         if not expected:
             return None
@@ -361,7 +361,7 @@ class Tape:
         times = self._series[name].untold
         return bisect_right(times, window.end_us) > bisect_right(times, window.start_us)
 
-    def told_apart(self, part: str, count: str, window: Window) -> bool:
+    def counted_separately(self, part: str, count: str, window: Window) -> bool:
         """
         Did any look in a window, or one that its increases begin from, tell only one of two counters?
 
@@ -397,7 +397,7 @@ class Tape:
 
         A look's state holds until the page's next look, while that is not late.
         """
-        down = Seen()
+        down = CoveredSpans()
         for page in self.pages:
             for i, look in enumerate(page.looks):
                 if look.websocket_connected is False and look.ts_us < window.end_us:
@@ -408,7 +408,7 @@ class Tape:
                         down.add(a, b)
         return list(down.spans())
 
-    def websocket_down_at(self, at_us: int) -> tuple[float, Page] | None:
+    def websocket_down_at(self, at_us: int) -> tuple[float, PageLoad] | None:
         """
         For how many seconds, at an instant, has an open page been without its WebSocket, and which? 0 is connected;
         None is unknown.
@@ -460,7 +460,7 @@ class Tape:
         return [clock.instant(at) for at in sorted(found) if start < at <= end]
 
 
-def _same(group: str, before: Look, look: Look) -> bool:
+def _same(group: str, before: SnapshotRow, look: SnapshotRow) -> bool:
     """
     Do two looks of a page, one after the other, tell the same of a group of counters, and all of it?
 
@@ -476,15 +476,15 @@ def _near(a: int | None, b: int | None, jitter_us: int) -> bool:
 
 
 def load(
-    store: Store,
+    store: Database,
     app: str,
     window: Window,
     known_at: datetime | None,
-    how: Pages,
+    how: PageLimits,
     *,
     post_every_s: float,
     wired: Iterable[str] = (),
-) -> Tape:
+) -> CounterHistory:
     """
     The looks of a window, with those before it that it needs to begin from.
 
@@ -499,20 +499,20 @@ def load(
     known = None if known_at is None else clock.micros(known_at)
     reset_gap_us, jitter_ms = round(how.reset_gap_s * SECOND), round(how.load_jitter_s * 1000)
     start, end = clock.micros(window.start) - reset_gap_us, clock.micros(window.end)
-    before = SnapshotStore(store).last_look(app, start, known)
-    tape = Tape(
+    before = SnapshotStore(store).last_snapshot(app, start, known)
+    tape = CounterHistory(
         how,
         post_every_s,
         alive=SnapshotStore(store).alive(app, known) | frozenset(wired),
         last_before_us=before.ts_us if before else None,
     )
     tape.add(SnapshotStore(store).looks(app, start, end, known))
-    earlier: dict[int, Look] = {}
+    earlier: dict[int, SnapshotRow] = {}
     for page in tape.pages:
         first = page.looks[0]
         which = {"page_id": first.page_id, "load_ms": first.load_ms, "jitter_ms": jitter_ms}
         if first.ts_us > clock.micros(window.start) and (page.loaded_at_us is None or page.loaded_at_us < start):
-            found = SnapshotStore(store).last_look(app, start, known, **which)
+            found = SnapshotStore(store).last_snapshot(app, start, known, **which)
             earlier |= (
                 {
                     look.seq: look
@@ -522,8 +522,8 @@ def load(
                 else {}
             )
         if first.websocket_connected is False:
-            connected = SnapshotStore(store).last_look(app, first.ts_us, known, connected=True, **which)
-            since = SnapshotStore(store).first_look(app, connected.ts_us if connected else 0, known, **which)
+            connected = SnapshotStore(store).last_snapshot(app, first.ts_us, known, connected=True, **which)
+            since = SnapshotStore(store).first_snapshot(app, connected.ts_us if connected else 0, known, **which)
             earlier |= {since.seq: since} if since else {}
     tape.add(look for look in earlier.values() if look.ts_us <= start)
     return tape

@@ -7,9 +7,9 @@ from typing import Any
 
 from opslib.foundation import clock, market_calendar
 from opslib.foundation.clock import SECOND, Window
-from opslib.foundation.storage.snapshot_columns import PROVIDERS, Look
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.pages.page_loads import SUMS, Page, reloaded
+from opslib.foundation.storage.snapshot_columns import PROVIDERS, SnapshotRow
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.pages.page_loads import SUMS, PageLoad, reloaded
 
 LEAST_GAPS = 3  # From so many gaps between requests on it is said what is usual.
 
@@ -18,7 +18,7 @@ def _share(part: int | None, count: int | None) -> float | None:
     return None if part is None or not count or not 0 <= part <= count else part / count
 
 
-def providers(tape: Tape, window: Window) -> dict[str, dict[str, Any]]:
+def providers(tape: CounterHistory, window: Window) -> dict[str, dict[str, Any]]:
     """
     Were the providers there, by the app's own count of its requests?
 
@@ -39,7 +39,7 @@ def providers(tape: Tape, window: Window) -> dict[str, dict[str, Any]]:
     return found
 
 
-def greeks(tape: Tape, window: Window) -> dict[str, Any]:
+def greeks(tape: CounterHistory, window: Window) -> dict[str, Any]:
     """
     Are the Greeks valid, by the app's own validator?
 
@@ -67,7 +67,7 @@ def greeks(tape: Tape, window: Window) -> dict[str, Any]:
     return counts | rates
 
 
-def variance_seen(tape: Tape, window: Window, at_least: int) -> tuple[Page, Look] | None:
+def decisive_variance(tape: CounterHistory, window: Window, at_least: int) -> tuple[PageLoad, SnapshotRow] | None:
     """
     Whose backtest variance counts: the worst of the open pages with enough trades, else that of the page with most; of
     none open, the last seen.
@@ -81,7 +81,7 @@ def variance_seen(tape: Tape, window: Window, at_least: int) -> tuple[Page, Look
     return max(found, key=lambda f: f[1].trades or 0, default=None)
 
 
-def pnl(tape: Tape, window: Window, at_least: int) -> dict[str, Any]:
+def pnl(tape: CounterHistory, window: Window, at_least: int) -> dict[str, Any]:
     """
     What came of the trades, by the app's own calculator?
 
@@ -96,7 +96,7 @@ def pnl(tape: Tape, window: Window, at_least: int) -> dict[str, Any]:
         behind it.
     """
     trades = tape.rise("trades", window)
-    sums = {s: None if tape.spoiled(s, window) else tape.rise(s, window) for s in SUMS}
+    sums = {s: None if tape.has_nan(s, window) else tape.rise(s, window) for s in SUMS}
 
     def mean(s):
         return None if not trades or sums[s] is None else sums[s] / trades
@@ -104,7 +104,7 @@ def pnl(tape: Tape, window: Window, at_least: int) -> dict[str, Any]:
     def cents(s):
         return None if sums[s] is None else round(sums[s], 2) + 0.0
 
-    seen = variance_seen(tape, window, at_least)
+    seen = decisive_variance(tape, window, at_least)
     last = seen[1] if seen else None
     alive = last is not None and "backtest_variance" in tape.alive
     return {
@@ -118,7 +118,7 @@ def pnl(tape: Tape, window: Window, at_least: int) -> dict[str, Any]:
     }
 
 
-def system(tape: Tape, window: Window) -> dict[str, Any]:
+def system(tape: CounterHistory, window: Window) -> dict[str, Any]:
     """
     How does the app's page feel?
 
@@ -155,7 +155,7 @@ def system(tape: Tape, window: Window) -> dict[str, Any]:
     }
 
 
-def usual_gap_s(tape: Tape, at_us: int, provider: str | None = None) -> float | None:
+def usual_gap_s(tape: CounterHistory, at_us: int, provider: str | None = None) -> float | None:
     """
     Seconds that usually pass between two requests of a page, by its own history before its last one.
 
@@ -182,7 +182,7 @@ def usual_gap_s(tape: Tape, at_us: int, provider: str | None = None) -> float | 
     return min(found[True] or found[False], default=None)
 
 
-def silent_for_s(tape: Tape, as_of: datetime) -> float | None:
+def silent_for_s(tape: CounterHistory, as_of: datetime) -> float | None:
     """For how long, at an instant of the open market, has no look come? None when closed, or never seen."""
     at, opened = clock.micros(as_of), market_calendar.open_since(as_of)
     last = tape.last_seen_us(at)
@@ -193,7 +193,7 @@ def _fell(before: int | None, now: int | None) -> bool:
     return before is not None and now is not None and now < before
 
 
-def _by_type(tape: Tape, window: Window) -> dict[str, int] | None:
+def _by_type(tape: CounterHistory, window: Window) -> dict[str, int] | None:
     """Errors of a window by type, from pages whose Map reaches us whole."""
     start, end = clock.micros(window.start), clock.micros(window.end)
     rises: dict[str, int] = {}

@@ -14,9 +14,9 @@ import statistics
 from collections.abc import Iterable
 
 from opslib.foundation.clock import SECOND, instant
-from opslib.foundation.config.limits import Pages
+from opslib.foundation.config.limits import PageLimits
 from opslib.foundation.formatting import NEW_YORK
-from opslib.foundation.storage.snapshot_columns import COUNTERS, PROVIDERS, Look
+from opslib.foundation.storage.snapshot_columns import COUNTERS, PROVIDERS, SnapshotRow
 
 FASTEST = SECOND // 10  # No page posts faster; what comes faster came from several at once.
 RHYTHM_GAPS = 15  # The latest gaps, from which a page's rhythm is told.
@@ -25,7 +25,7 @@ SUMS = ("gross_sum_pct", "net_sum_pct", "commission_total_usd", "slippage_sum_us
 AGREEING_GAPS = 6  # So many alike in a row are a rhythm, not looks that went missing.
 
 
-class Page:
+class PageLoad:
     """
     One page of the app, from its load to its last look so far. It grows look by look, and nothing it said of an earlier
     look changes with a later one: what was known of it at a moment stays what was known.
@@ -41,7 +41,7 @@ class Page:
 
     __slots__ = ("looks", "times", "loaded_at_us", "providers_from_load", "intervals_us", "down_since_us")
 
-    def __init__(self, first: Look, how: Pages, usual_us: int):
+    def __init__(self, first: SnapshotRow, how: PageLimits, usual_us: int):
         self.looks, self.times = [first], [first.ts_us]
         self.loaded_at_us = None if first.uptime_s is None else first.ts_us - round(first.uptime_s * SECOND)
         remembers = (
@@ -53,7 +53,7 @@ class Page:
         self.intervals_us = [max(FASTEST, usual_us)]
         self.down_since_us = [first.ts_us if first.websocket_connected is False else None]
 
-    def add(self, look: Look) -> None:
+    def add(self, look: SnapshotRow) -> None:
         """Take its next look."""
         self.looks.append(look)
         self.times.append(look.ts_us)
@@ -98,7 +98,7 @@ def _rhythm_us(gaps: list[int], otherwise_us: int) -> int:
     return round(statistics.median(g / max(1, round(g / step)) for g in around))
 
 
-def reloaded(before: Look, look: Look, how: Pages) -> bool:
+def reloaded(before: SnapshotRow, look: SnapshotRow, how: PageLimits) -> bool:
     """
     Did the page's own time begin again between two looks: a reload of a named page, or the app's partial reset()?
 
@@ -114,7 +114,7 @@ def reloaded(before: Look, look: Look, how: Pages) -> bool:
     )
 
 
-def running_sums(look: Look) -> dict[str, float | None]:
+def running_sums(look: SnapshotRow) -> dict[str, float | None]:
     """The page's running means as running sums, which can be subtracted; None where a NaN spoiled the mean."""
     n = look.trades
 
@@ -134,19 +134,19 @@ def running_sums(look: Look) -> dict[str, float | None]:
     )
 
 
-class _Track:
+class _Candidate:
     """A page while its looks are being told apart."""
 
-    def __init__(self, look: Look, parent: "_Track | None" = None):
+    def __init__(self, look: SnapshotRow, parent: "_Candidate | None" = None):
         self.looks, self.parent = [look], parent
-        self.page: Page | None = None  # The page it is shown in: its own, or that of its parent.
-        self.goes_on: list[_Track] = []  # The tracks that are shown as this page's own, because it was not seen again.
+        self.page: PageLoad | None = None  # The page it is shown in: its own, or that of its parent.
+        self.goes_on: list[_Candidate] = []  # The tracks that are shown as this page's own, because it was not seen again.
 
     @property
-    def last(self) -> Look:
+    def last(self) -> SnapshotRow:
         return self.looks[-1]
 
-    def surprise(self, look: Look) -> float:
+    def surprise(self, look: SnapshotRow) -> float:
         """
         How ill would a look fit as this page's next?
 
@@ -165,11 +165,11 @@ class _Track:
         return off_load + off_rhythm + min(abs(leap - usual) / (5 + abs(usual)), 5.0)
 
 
-def _total(look: Look) -> int:
+def _total(look: SnapshotRow) -> int:
     return sum(getattr(look, f"{p}_requests") or 0 for p in PROVIDERS)
 
 
-def _goes_on(before: Look, after: Look) -> bool:
+def _goes_on(before: SnapshotRow, after: SnapshotRow) -> bool:
     """
     Could the providers' counters of `after` have grown from those of `before`?
 
@@ -181,13 +181,13 @@ def _goes_on(before: Look, after: Look) -> bool:
     return all(a is None or b is None or b >= a for a, b in pairs)
 
 
-def _all_go_on(before: Look, after: Look) -> bool:
+def _all_go_on(before: SnapshotRow, after: SnapshotRow) -> bool:
     """Could every counter of `after` have grown from that of `before`?"""
     pairs = ((getattr(before, f.name), getattr(after, f.name)) for f in COUNTERS)
     return all(a is None or b is None or b >= a for a, b in pairs)
 
 
-def _overtaken(before: Look, after: Look) -> bool:
+def _overtaken(before: SnapshotRow, after: SnapshotRow) -> bool:
     """Was `after` made earlier than `before`, on one page, and only received later? Then it holds nothing new."""
     if after.page_clock_ms >= before.page_clock_ms or (after.uptime_s or 0) > (before.uptime_s or 0):
         return False
@@ -196,19 +196,19 @@ def _overtaken(before: Look, after: Look) -> bool:
     return all(b <= a for a, b in known) and any(b < a for a, b in known)
 
 
-def _near(track: _Track, look: Look, jitter_ms: float) -> bool:
+def _near(track: _Candidate, look: SnapshotRow, jitter_ms: float) -> bool:
     """Do the track and the look speak of the same load?"""
     a, b = track.last.load_ms, look.load_ms
     return a is b if a is None or b is None else abs(a - b) <= jitter_ms
 
 
-def _place(look: Look, tracks: list[_Track], how: Pages) -> _Track | None:
+def _place(look: SnapshotRow, tracks: list[_Candidate], how: PageLimits) -> _Candidate | None:
     """Put the next look of all onto the track of its page, or on a new one; None where it holds nothing new."""
     jitter_ms, gap_us = how.load_jitter_s * 1000, how.reset_gap_s * SECOND
     if look.page_id:
         own = [t for t in tracks if t.last.page_id == look.page_id]
         if not own:
-            tracks.append(_Track(look))
+            tracks.append(_Candidate(look))
             return tracks[-1]
         if _near(own[0], look, jitter_ms) and _overtaken(own[0].last, look):
             return None
@@ -237,14 +237,14 @@ def _place(look: Look, tracks: list[_Track], how: Pages) -> _Track | None:
         if look.ts_us - t.last.ts_us <= gap_us and _goes_on(t.last, look) and 2 * _total(t.last) >= _total(look) > 0
     ]
     tracks.append(
-        _Track(
+        _Candidate(
             look, max(same_load or resets, key=lambda t: (_total(t.last) if resets else 0, t.last.ts_us), default=None)
         )
     )
     return tracks[-1]
 
 
-class Telling:
+class PageLoadTracker:
     """
     Tells the pages apart, look by look.
 
@@ -257,14 +257,14 @@ class Telling:
         second_thoughts: Did a look show that earlier ones were told apart wrongly? Then `retell`.
     """
 
-    def __init__(self, how: Pages, post_every_s: float):
+    def __init__(self, how: PageLimits, post_every_s: float):
         self.how, self._post_every_us = how, round(post_every_s * SECOND)
-        self._tracks: list[_Track] = []
-        self.pages: list[Page] = []
+        self._tracks: list[_Candidate] = []
+        self.pages: list[PageLoad] = []
         self.second_thoughts = False
         self._usual_us = self._post_every_us
 
-    def take(self, look: Look) -> Page | None:
+    def take(self, look: SnapshotRow) -> PageLoad | None:
         """
         Take the next look, in the order of `in_order`; returns the page that grew by it, None where it holds nothing
         new.
@@ -281,10 +281,10 @@ class Telling:
             self.second_thoughts = track.page is None or track.page.looks[-1] is not track.parent.last
         return None if self.second_thoughts else self._show(track, look)
 
-    def _show(self, track: _Track, look: Look) -> Page:
+    def _show(self, track: _Candidate, look: SnapshotRow) -> PageLoad:
         """Add a look to the page of its track; the first one makes the page."""
         if track.page is None:
-            track.page = Page(look, self.how, self._usual_us)
+            track.page = PageLoad(look, self.how, self._usual_us)
             self.pages.append(track.page)
         else:
             track.page.add(look)
@@ -294,7 +294,7 @@ class Telling:
     def retell(self) -> None:
         """Make the pages anew from all looks so far."""
         last_us = {id(t): t.last.ts_us for t in self._tracks}
-        root: dict[int, _Track] = {}
+        root: dict[int, _Candidate] = {}
         for track in self._tracks:
             track.page, track.goes_on = None, []
         for track in reversed(self._tracks):
@@ -312,6 +312,6 @@ class Telling:
             track.page = root[id(track)].page
 
 
-def in_order(looks: Iterable[Look]) -> list[Look]:
+def in_order(looks: Iterable[SnapshotRow]) -> list[SnapshotRow]:
     """Looks in the order in which they are told apart: never that in which they reached us."""
     return sorted(looks, key=lambda k: (k.ts_us, k.page_clock_ms, k.digest))

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from opslib.foundation import clock, formatting
 from opslib.foundation.errors import StoreError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import FACTS
 
 FLUSH_S = 2.0
@@ -71,7 +71,7 @@ class Refused(NamedTuple):
         )
 
 
-def read(store: Store, app: str, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Refused]:
+def read(store: Database, app: str, start_us: int, end_us: int, known_at_us: int | None = None) -> list[Refused]:
     """
     Posts refused within (start, end], to the minute, one row for each reason and origin, the newest first.
 
@@ -122,7 +122,7 @@ class Refusals:
         redact: Takes secrets out of a line of the log.
     """
 
-    def __init__(self, store: Store, app: str, now: Callable[[], datetime], redact: Callable[[str], str]):
+    def __init__(self, store: Database, app: str, now: Callable[[], datetime], redact: Callable[[str], str]):
         self._store, self._app, self._now, self._redact = store, app, now, redact
         # By minute, status, reason and origin: first, last, count.
         self._counted: dict[tuple[int, int, str, str], tuple[int, int, int]] = {}
@@ -138,8 +138,8 @@ class Refusals:
         key = (
             now_us // MINUTE_US,
             status,
-            self._redact(formatting.one_line(reason, LONGEST)),
-            self._redact(formatting.one_line(origin, LONGEST)),
+            self._redact(formatting.single_line(reason, LONGEST)),
+            self._redact(formatting.single_line(origin, LONGEST)),
         )
         with self._lock:
             if key not in self._counted and len(self._counted) >= MOST_AT_ONCE:

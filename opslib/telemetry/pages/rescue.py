@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from opslib.foundation import formatting
 from opslib.foundation.errors import StoreError
 from opslib.foundation.storage import cell_types
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import SNAPSHOTS
 
 _RAW = sa.types.NullType()  # Unchecked: a damaged cell is this row's matter, not that of all.
@@ -37,7 +37,7 @@ class Kept(NamedTuple):
     metrics: str
 
 
-def posts(store: Store, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None) -> Iterator[Kept]:
+def posts(store: Database, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None) -> Iterator[Kept]:
     """
     Give every post of an app of (start, end], as known at a moment (None: all); oldest first, without holding them all.
 
@@ -77,7 +77,7 @@ def posts(store: Store, app: str, start_us: int | None, end_us: int | None, know
         reasons = dict.fromkeys(damaged.values())
         raise StoreError(
             f"{len(damaged):,} rows of snapshots could not be read and are left out: "
-            f"{_ranges(sorted(damaged))} ({formatting.one_line('; '.join(reasons), 300)}). The others were exported."
+            f"{_ranges(sorted(damaged))} ({formatting.single_line('; '.join(reasons), 300)}). The others were exported."
         )
 
 
@@ -97,7 +97,7 @@ def _kept(row: Any, damaged: dict[int, str]) -> Iterator[Kept]:
     yield Kept(row.ts_us, row.known_at_us, page, metrics)
 
 
-def _last(store: Store, given: set[int]) -> int:
+def _last(store: Database, given: set[int]) -> int:
     """The number of the newest row that there was."""
     found = max(given, default=0)
     for query in ("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'", "SELECT max(seq) FROM snapshots"):
@@ -111,7 +111,7 @@ def _last(store: Store, given: set[int]) -> int:
 
 
 def _around(
-    store: Store, query: sa.Select, first: int, last: int, given: set[int], damaged: dict[int, str], problem: StoreError
+    store: Database, query: sa.Select, first: int, last: int, given: set[int], damaged: dict[int, str], problem: StoreError
 ) -> Iterator[Any]:
     """The rows of a range that were not given yet; a range that cannot be read is halved until single rows are left."""
     spans = [(start, min(start + RANGE - 1, last)) for start in range(first, last + 1, RANGE)]

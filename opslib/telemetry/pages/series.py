@@ -16,7 +16,7 @@ _NOT_YET = object()
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
+class FirstValue:
     """What a page's first look already held: it counts in windows that saw the page being loaded."""
 
     loaded_at_us: int | None
@@ -30,7 +30,7 @@ class Series:
     def __init__(self) -> None:
         self.at: list[int] = []
         self.total: list[float] = [0]
-        self.births: list[Birth] = []
+        self.births: list[FirstValue] = []
         self.known = False
         self.untold: list[int] = []  # Looks that did not tell it.
 
@@ -62,7 +62,7 @@ class Series:
         return max([*self.at[max(0, i - 1) : i], *(b.ts_us for b in self.births if b.ts_us <= at_us)], default=None)
 
 
-class Seen:
+class CoveredSpans:
     """The stretches under our eyes: disjoint, in order, and how much they add up to."""
 
     def __init__(self) -> None:

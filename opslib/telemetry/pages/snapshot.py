@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from opslib.foundation.errors import BadSnapshot
-from opslib.foundation.storage.snapshot_columns import FIELDS, NEVER_SEEN_ALIVE, PROVIDERS, Field, Look
+from opslib.foundation.storage.snapshot_columns import FIELDS, WIRED_FIELDS, PROVIDERS, Field, SnapshotRow
 
 LARGEST_COUNT = 2**53
 EARLIEST_MS, LATEST_MS = 946_684_800_000, 4_102_444_800_000
@@ -41,13 +41,13 @@ class Snapshot:
     body: bytes
 
     def alive(self) -> Iterator[str]:
-        """Which of `NEVER_SEEN_ALIVE` does this snapshot show to be wired?"""
-        return (name for name, columns in NEVER_SEEN_ALIVE.items() if any(self.values[c] for c in columns))
+        """Which of `WIRED_FIELDS` does this snapshot show to be wired?"""
+        return (name for name, columns in WIRED_FIELDS.items() if any(self.values[c] for c in columns))
 
 
-def shown_alive(look: Look) -> Iterator[str]:
-    """Which of `NEVER_SEEN_ALIVE` does a look show to be wired?"""
-    return (name for name, columns in NEVER_SEEN_ALIVE.items() if any(getattr(look, c) for c in columns))
+def shown_alive(look: SnapshotRow) -> Iterator[str]:
+    """Which of `WIRED_FIELDS` does a look show to be wired?"""
+    return (name for name, columns in WIRED_FIELDS.items() if any(getattr(look, c) for c in columns))
 
 
 def loads(body: bytes) -> Any:

@@ -14,14 +14,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from opslib.foundation.storage.cell_types import check_time, decoding
-from opslib.foundation.storage.database import Store, chunks
+from opslib.foundation.storage.database import Database, chunks
 from opslib.foundation.storage.schema import ALIVE, REJECTS, SNAPSHOTS
-from opslib.foundation.storage.snapshot_columns import Look
+from opslib.foundation.storage.snapshot_columns import SnapshotRow
 from opslib.telemetry.pages.snapshot import Snapshot
 
 MOST_POST_REJECTS = 10_000
 # What every post asks, made once: to build a statement costs more than to execute it.
-_LOOK = [SNAPSHOTS.c[name] for name in Look._fields]
+_LOOK = [SNAPSHOTS.c[name] for name in SnapshotRow._fields]
 _HELD = sa.select(SNAPSHOTS.c.digest).where(
     SNAPSHOTS.c.app == sa.bindparam("whose"), SNAPSHOTS.c.digest.in_(sa.bindparam("digests", expanding=True))
 )
@@ -30,7 +30,7 @@ _WIRED = sa.select(ALIVE.c.field, ALIVE.c.known_at_us, ALIVE.c.ts_us).where(ALIV
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
+class RejectedPost:
     """
     Something that was refused, and why.
 
@@ -56,11 +56,11 @@ class Post:
 class SnapshotStore:
     """The snapshots of a database, and the posts that were refused."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Database):
         self.store = store
 
     def write(
-        self, app: str, posts: Iterable[Post], rejects: Iterable[Reject] = (), *, known_at_ts: bool = False
+        self, app: str, posts: Iterable[Post], rejects: Iterable[RejectedPost] = (), *, known_at_ts: bool = False
     ) -> int:
         """
         Keep posts and rejects, in one transaction: when this returns they are on the disk, or it raised and none is.
@@ -123,14 +123,14 @@ class SnapshotStore:
                 connection.execute(sa.insert(ALIVE).values(app=app, field=name, known_at_us=known_at_us, ts_us=ts_us))
             known.setdefault(name, []).append((known_at_us, ts_us))
 
-    def keep_rejects(self, app: str, rejects: list[Reject]) -> None:
+    def keep_rejects(self, app: str, rejects: list[RejectedPost]) -> None:
         """Keep what was refused of a file, with its reasons; the same refused again is kept once."""
         if rejects:
             with self.store.committing() as connection:
                 self._keep_rejects(connection, app, rejects, self.store.stamp(connection))
 
     @staticmethod
-    def _keep_rejects(connection: sa.Connection, app: str, rejects: list[Reject], known_at: int) -> None:
+    def _keep_rejects(connection: sa.Connection, app: str, rejects: list[RejectedPost], known_at: int) -> None:
         for reject in rejects:
             digest = sha256(reject.source.encode() + b"\0" + reject.body).digest()
             if connection.execute(
@@ -158,7 +158,7 @@ class SnapshotStore:
                 sa.select(sa.func.count()).where(REJECTS.c.app == app, REJECTS.c.source == "post")
             ).scalar_one()
 
-    def looks_written(self, app: str, after_seq: int, start_us: int, end_us: int) -> list[Look]:
+    def snapshots_written(self, app: str, after_seq: int, start_us: int, end_us: int) -> list[SnapshotRow]:
         """
         The looks written after a row, of what happened after `start_us`, up to and at `end_us`, by the order of
         writing.
@@ -171,7 +171,7 @@ class SnapshotStore:
             None,
         )
 
-    def looks(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> list[Look]:
+    def looks(self, app: str, start_us: int, end_us: int, known_at_us: int | None) -> list[SnapshotRow]:
         """
         What was seen after `start_us`, up to and at `end_us`, as known at `known_at_us` (None: all that is known)?
 
@@ -197,9 +197,9 @@ class SnapshotStore:
             ).one()
         return count, newest
 
-    def last_look(
+    def last_snapshot(
         self, app: str, before_us: int, known_at_us: int | None, *, connected: bool | None = None, **which: Any
-    ) -> Look | None:
+    ) -> SnapshotRow | None:
         """
         What was the last look at or before an instant? None where there is none.
 
@@ -213,7 +213,7 @@ class SnapshotStore:
             found = found.where(s.websocket_connected == connected)
         return self._one(found.order_by(s.ts_us.desc(), s.seq.desc()))
 
-    def first_look(self, app: str, after_us: int, known_at_us: int | None, **which: Any) -> Look | None:
+    def first_snapshot(self, app: str, after_us: int, known_at_us: int | None, **which: Any) -> SnapshotRow | None:
         """What was the first look of a page (see `last_look`) after an instant? None where there is none."""
         s = SNAPSHOTS.c
         return self._one(
@@ -237,21 +237,21 @@ class SnapshotStore:
             query = query.where(s.page_id.is_(None), s.load_ms.between(load_ms - jitter_ms, load_ms + jitter_ms))
         return query if known_at_us is None else query.where(s.known_at_us <= known_at_us)
 
-    def _one(self, which: sa.Select) -> Look | None:
+    def _one(self, which: sa.Select) -> SnapshotRow | None:
         """The one look whose `seq` is found first: by an index alone, so that only its own row is read."""
         found = self._looks(sa.select(*_LOOK).where(SNAPSHOTS.c.seq == which.limit(1).scalar_subquery()), None)
         return found[0] if found else None
 
-    def _looks(self, query: sa.Select, known_at_us: int | None) -> list[Look]:
+    def _looks(self, query: sa.Select, known_at_us: int | None) -> list[SnapshotRow]:
         if known_at_us is not None:
             query = query.where(SNAPSHOTS.c.known_at_us <= known_at_us)
         with self.store.reading() as connection:
-            return [Look._make(row) for row in connection.execute(query)]
+            return [SnapshotRow._make(row) for row in connection.execute(query)]
 
     def alive(self, app: str, known_at_us: int | None, ts_us: int | None = None) -> frozenset[str]:
         """
         Which fields that an unwired app leaves at zero were known to move, up to `ts_us` (see
-        `snapshot.NEVER_SEEN_ALIVE`)?
+        `snapshot.WIRED_FIELDS`)?
         """
         query = sa.select(ALIVE.c.field).where(ALIVE.c.app == app)
         if ts_us is not None:
@@ -293,7 +293,7 @@ class SnapshotStore:
                 body = zlib.decompress(row.body)
             yield row.ts_us, row.known_at_us, row.page_id, body
 
-    def rejects(self, app: str) -> list[tuple[int, Reject]]:
+    def rejects(self, app: str) -> list[tuple[int, RejectedPost]]:
         """What was refused, in the order it came: (known_at_us, reject)."""
         r = REJECTS.c
         found = list(
@@ -303,7 +303,7 @@ class SnapshotStore:
             return [
                 (
                     row.known_at_us,
-                    Reject(row.source, tuple(map(str, json.loads(row.reasons))), zlib.decompress(row.body)),
+                    RejectedPost(row.source, tuple(map(str, json.loads(row.reasons))), zlib.decompress(row.body)),
                 )
                 for row in found
             ]

@@ -122,7 +122,7 @@ _GAVE_UP = re.compile(r"^[A-Z]{3,7} /api/massive\S* 5\d\d .* ([\d.]+) ms$")
 MOST_OF_ENTRY = 2000  # Lines of one entry whose words are still asked for its kind.
 
 
-class Told(NamedTuple):
+class LogSummary(NamedTuple):
     """
     What a stretch of a log comes to.
 
@@ -254,17 +254,17 @@ class Summary:
         self._kinds[entry.kind] += 1
         self._errors += entry.is_error
         if entry.is_error:
-            self._newest[entry.kind] = formatting.one_line(line, 160)
+            self._newest[entry.kind] = formatting.single_line(line, 160)
         if found := _TOO_SHORT.search(line):
             self._waited.append(int(found[1]))
         elif found := _GAVE_UP.match(line):
             self._took.append(round(float(found[1])))
 
-    def told(self, lines: int) -> Told:
+    def told(self, lines: int) -> LogSummary:
         """What it comes to, of so many lines."""
         # Where the app says that it gave up, and not after what time: after that of the calls that failed.
         waited = self._waited or (self._took if self._kinds["timeout"] else [])
-        return Told(
+        return LogSummary(
             lines,
             dict(sorted((k, n) for k, n in self._kinds.items() if n)),
             self._errors,
@@ -273,7 +273,7 @@ class Summary:
         )
 
 
-def read(lines: Iterable[str]) -> Told:
+def read(lines: Iterable[str]) -> LogSummary:
     """What these lines come to."""
     count, found = 0, Summary()
 
@@ -423,7 +423,7 @@ class Log:
         )
         out, told = await running.communicate()
         if running.returncode:
-            raise OSError(errno.EIO, formatting.one_line(told.decode("utf-8", "replace"), 120), self.place)
+            raise OSError(errno.EIO, formatting.single_line(told.decode("utf-8", "replace"), 120), self.place)
         lines = out.decode("utf-8", "replace").splitlines()
         if lines and lines[-1].startswith("-- cursor: "):
             self._at["journal"] = lines.pop().removeprefix("-- cursor: ")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from opslib.foundation.config.settings import Settings
 from opslib.telemetry.probes import providers
-from opslib.telemetry.probes.http import Prober, Question
+from opslib.telemetry.probes.http import Prober, ProbeRequest
 from opslib.telemetry.probes.store import Sample
 from opslib.trading.options.vendors import several
 
@@ -30,7 +30,7 @@ class Fetched(NamedTuple):
     detail: dict[str, Any]
 
 
-async def _answer(prober: Prober, question: Question) -> tuple[Sample | None, Any]:
+async def _answer(prober: Prober, question: ProbeRequest) -> tuple[Sample | None, Any]:
     last = payload = None
     async for last, payload in prober.attempts(question):
         pass

@@ -18,7 +18,7 @@ from opslib.foundation.errors import OpsError
 from opslib.telemetry.probes import chain_fetch, providers
 from opslib.telemetry.probes.http import Prober
 from opslib.telemetry.probes.providers import Moment
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 from opslib.trading.options import completeness, iv_baseline
 
 DAY_US = 86_400 * SECOND
@@ -36,7 +36,7 @@ class ChainProbe:
     """
 
     def __init__(
-        self, settings: Settings, samples: Samples, prober: Prober, rules: Rules, moment: Callable[[datetime], Moment]
+        self, settings: Settings, samples: SampleStore, prober: Prober, rules: Rules, moment: Callable[[datetime], Moment]
     ):
         self.settings, self.samples, self.prober, self.rules, self._moment = settings, samples, prober, rules, moment
         self.comparison = completeness.Comparison(rules.chain, rules.probes.changed_by)

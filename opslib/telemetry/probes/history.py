@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from opslib.foundation import clock, market_calendar
 from opslib.foundation.clock import SECOND, Window
 from opslib.telemetry.probes.outcomes import OUTCOMES, TRANSPORT
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 
-EARS = ("data", "health", "liveness", "metrics")  # The looks that ask a question and get an answer.
+REQUEST_PROBES = ("data", "health", "liveness", "metrics")  # The looks that ask a question and get an answer.
 # Which of them says whether it is there at all.
 IS_THERE = {"massive": "liveness", "tradier": "liveness", "app": "health"}
 FRESH_US = 60 * SECOND  # What was last looked at longer ago says nothing of now, but where looks are further apart.
@@ -114,7 +114,7 @@ class _Beats(_Line):
         return self._covered
 
 
-class Probed:
+class ProbeHistory:
     """
     What our own looks saw.
 
@@ -289,7 +289,7 @@ class Probed:
         return max(sorted(set(outcomes)), key=outcomes.count) if outcomes else None
 
     def _asked(self, subject: str, window: Window) -> list[Sample]:
-        return [s for probe in EARS for s in self.within(probe, subject, window) if s.outcome != KEPT]
+        return [s for probe in REQUEST_PROBES for s in self.within(probe, subject, window) if s.outcome != KEPT]
 
     def seconds(self, subject: str, window: Window, *more: str) -> list[float]:
         """
@@ -591,10 +591,10 @@ def _turns(samples: Iterable[Sample]) -> int:
     return sum(a != b for a, b in zip(said, said[1:]))
 
 
-def load(samples: Samples, window: Window, known_at: datetime | None, fallback: str) -> Probed:
+def load(samples: SampleStore, window: Window, known_at: datetime | None, fallback: str) -> ProbeHistory:
     """What our own looks saw up to the end of a window, as known at a moment; and the last beat before it."""
     known_us = None if known_at is None else clock.micros(known_at)
     _, found = samples.written(-1, window.start_us, window.end_us, known_us)
     if not any(s.probe == "beat" for s in found) and (beat := samples.last("beat", window.start_us, known_us)):
         found.insert(0, beat)
-    return Probed(fallback, found)
+    return ProbeHistory(fallback, found)

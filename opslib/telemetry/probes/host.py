@@ -85,7 +85,7 @@ def _wanted(settings: Settings) -> list[_Wanted]:
             _Wanted(
                 f"route to {name}",
                 _shell(f"ip route get $(getent ahostsv4 {shlex.quote(host)} | head -1 | cut -d' ' -f1)"),
-                lambda code, out: (code == 0 or None, formatting.one_line(out, 80) if code == 0 else "not told"),
+                lambda code, out: (code == 0 or None, formatting.single_line(out, 80) if code == 0 else "not told"),
             )
         )
     if port := urlsplit(settings.app_ws_url or settings.app_url).port:
@@ -98,7 +98,7 @@ def _wanted(settings: Settings) -> list[_Wanted]:
 def _tls(code: int, out: str) -> tuple[bool | None, str]:
     if "OK" in out:
         return True, "certificate trusted"
-    return (False, formatting.one_line(out.strip(), 80)) if "error" in out.lower() else (None, "not told")
+    return (False, formatting.single_line(out.strip(), 80)) if "error" in out.lower() else (None, "not told")
 
 
 def _listening(code: int, out: str, port: int) -> tuple[bool | None, str]:
@@ -119,7 +119,7 @@ def _largest(code: int, out: str) -> tuple[bool | None, str]:
     rows = [line.split(None, 1) for line in out.splitlines()[1:6]]
     if code or not rows:
         return None, "not told"
-    return True, ", ".join(f"{formatting.one_line(name, 20)} {int(kib) / 1024:,.0f} MiB" for kib, name in rows)
+    return True, ", ".join(f"{formatting.single_line(name, 20)} {int(kib) / 1024:,.0f} MiB" for kib, name in rows)
 
 
 def commands(settings: Settings, about: str = "") -> list[str]:

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.settings import Settings
-from opslib.foundation.network import _under, distrusted, trusted
+from opslib.foundation.network import _under, tls_failure, tls_context
 from opslib.foundation.version import VERSION
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
@@ -40,7 +40,7 @@ DATED = ("liveness", "health")  # The probes by which a server's clock is read: 
 HALF_SECOND_S = 0.5
 
 
-class Reading(NamedTuple):
+class ProbeReading(NamedTuple):
     """What an answer says: how the look ended, the number it measured, and what else is worth keeping."""
 
     outcome: str
@@ -49,7 +49,7 @@ class Reading(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ProbeRequest:
     """
     One question to one server.
 
@@ -66,7 +66,7 @@ class Question:
     probe: str
     subject: str
     url: str
-    read: Callable[[Any, datetime], Reading]
+    read: Callable[[Any, datetime], ProbeReading]
     params: tuple[tuple[str, str], ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     method: str = "GET"
@@ -75,7 +75,7 @@ class Question:
     reads_5xx: bool = False
 
 
-class Bucket:
+class RateLimiter:
     """
     As many questions a minute as a provider allows, however many ask.
 
@@ -143,10 +143,10 @@ class Prober:
         self.speed = clock.speed() if speed is None else speed
         self.chance = chance or random.Random()
         self.buckets = {
-            "massive": Bucket(settings.massive_per_min, self.speed),
-            "tradier": Bucket(settings.tradier_per_min, self.speed),
+            "massive": RateLimiter(settings.massive_per_min, self.speed),
+            "tradier": RateLimiter(settings.tradier_per_min, self.speed),
         }
-        self._trust = trusted(settings.ca_file)
+        self._trust = tls_context(settings.ca_file)
 
     def _client(self) -> "httpx.AsyncClient":
         """A client for one attempt: whatever becomes of it, all that it opened is closed with it."""
@@ -159,7 +159,7 @@ class Prober:
             headers={"User-Agent": f"opslib/{VERSION}", "Accept": "application/json"},
         )
 
-    async def look(self, question: Question) -> list[Sample]:
+    async def look(self, question: ProbeRequest) -> list[Sample]:
         """
         Ask, again where that is worth it, until there is an outcome or the time is up.
 
@@ -167,7 +167,7 @@ class Prober:
         """
         return [sample async for sample, _ in self.attempts(question)]
 
-    async def attempts(self, question: Question) -> AsyncIterator[tuple[Sample, Any]]:
+    async def attempts(self, question: ProbeRequest) -> AsyncIterator[tuple[Sample, Any]]:
         """Each attempt as a sample, with what was in the answer where it could be read."""
         loop, bucket = asyncio.get_running_loop(), self.buckets.get(question.subject)
         until_s = loop.time() + LOOK_S / self.speed
@@ -185,7 +185,7 @@ class Prober:
             asked = self.now()
             answer = await self._ask(question, min(ATTEMPT_S / self.speed, max(0.001, until_s - loop.time())))
             middle = asked + (self.now() - asked) / 2
-            reading = Reading(answer.outcome) if answer.outcome else _read(question, answer.payload, middle)
+            reading = ProbeReading(answer.outcome) if answer.outcome else _read(question, answer.payload, middle)
             if bucket and answer.wait_s is not None and answer.detail.get("status", 200) < 500:
                 # A quota is kept for as long as it is asked; an outage is looked at all the same.
                 bucket.hold(answer.wait_s)
@@ -216,7 +216,7 @@ class Prober:
 
     def _sample(
         self,
-        question: Question,
+        question: ProbeRequest,
         outcome: str,
         seconds: float | None,
         value: float | None,
@@ -229,7 +229,7 @@ class Prober:
             clock.micros(self.now()), question.probe, question.subject, outcome, seconds, value, attempt, last, told
         )
 
-    async def _ask(self, question: Question, within_s: float) -> Answer:
+    async def _ask(self, question: ProbeRequest, within_s: float) -> Answer:
         """One attempt."""
         import httpx
 
@@ -260,7 +260,7 @@ class Prober:
                 ):
                     detail["skew_s"] = skew_s
                 if request_id := answer.headers.get("x-request-id"):
-                    detail["request_id"] = formatting.one_line(request_id, 64)
+                    detail["request_id"] = formatting.single_line(request_id, 64)
                 body = bytearray()
                 async for chunk in answer.aiter_bytes():
                     body += chunk
@@ -280,7 +280,7 @@ class Prober:
         except httpx.DecodingError:
             return ended("bad_json")
         except httpx.RequestError as problem:
-            if why := distrusted(problem):
+            if why := tls_failure(problem):
                 detail["why"] = why
             return ended(transport(problem))
 
@@ -331,12 +331,12 @@ def _transport(trust: ssl.SSLContext) -> "httpx.AsyncHTTPTransport":
     return transport
 
 
-def _read(question: Question, payload: Any, middle: datetime) -> Reading:
+def _read(question: ProbeRequest, payload: Any, middle: datetime) -> ProbeReading:
     """What an answer says; one that is not of the shape that was asked for says nothing."""
     try:
         return question.read(payload, middle)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
-        return Reading("schema_mismatch", detail={"missing": formatting.one_line(str(problem), 80)})
+        return ProbeReading("schema_mismatch", detail={"missing": formatting.single_line(str(problem), 80)})
 
 
 def transport(problem: BaseException) -> str:
@@ -413,19 +413,19 @@ def _asked_to_wait(told: str | None, sent: str | None, now: datetime) -> float |
         return None
 
 
-def _told(question: Question, status: int, headers: Any, body: bytes, detail: dict[str, Any]) -> tuple[str | None, Any]:
+def _told(question: ProbeRequest, status: int, headers: Any, body: bytes, detail: dict[str, Any]) -> tuple[str | None, Any]:
     """How an answer ended by its status and kind of content; and what is in it, where it may be believed."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if 300 <= status < 400:
-        detail["to"] = formatting.one_line(urlsplit(headers.get("location", "")).hostname or "", 80)
+        detail["to"] = formatting.single_line(urlsplit(headers.get("location", "")).hostname or "", 80)
         return "redirected", None
     if status >= 400 and not (status >= 500 and question.reads_5xx and "json" in kind):
         words = body[:2000].decode("utf-8", "replace")
-        detail["said"] = formatting.one_line(_said(words, kind), 160)
+        detail["said"] = formatting.single_line(_said(words, kind), 160)
         keyed = any(name == "Authorization" for name, _ in question.headers)
         return refusal(status, kind, words.lower(), keyed), None
     if "json" not in kind and (question.json_only or kind not in ("text/plain", "")):
-        detail["content_type"] = formatting.one_line(kind, 40)
+        detail["content_type"] = formatting.single_line(kind, 40)
         return "wrong_content", None
     try:
         return None, json.loads(body)

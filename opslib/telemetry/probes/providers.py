@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from opslib.foundation import market_calendar
-from opslib.foundation.config.limits import Probes
+from opslib.foundation.config.limits import ProbeLimits
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.formatting import NEW_YORK
-from opslib.telemetry.probes.http import Question, Reading
+from opslib.telemetry.probes.http import ProbeRequest, ProbeReading
 
 PAGE_LIMIT, MOST_PAGES = "250", 60
 FEW = "50"
@@ -62,10 +62,10 @@ def no_comparison(results: list[Any]) -> dict[str, int]:
 
 def questions(
     settings: Settings,
-    limits: Probes,
+    limits: ProbeLimits,
     moment: Callable[[str, datetime], Moment] = by_calendar,
     compare: Callable[[list[Any]], dict[str, int]] = no_comparison,
-) -> list[Question]:
+) -> list[ProbeRequest]:
     """
     What is to be asked, of whatever the settings name? One question for each; none of what they do not name.
 
@@ -78,7 +78,7 @@ def questions(
     if settings.massive_url:
         headers = _bearer(settings.secret("OPS_MASSIVE_TOKEN"))
         found.append(
-            Question(
+            ProbeRequest(
                 "liveness", "massive", f"{settings.massive_url}/v1/marketstatus/now", _massive_clock, headers=headers
             )
         )
@@ -88,7 +88,7 @@ def questions(
                 return _massive_data(payload, moment("massive", middle), limits, compare)
 
             found.append(
-                Question(
+                ProbeRequest(
                     "data",
                     "massive",
                     f"{settings.massive_url}/v3/snapshot/options/{settings.symbols[0]}",
@@ -100,7 +100,7 @@ def questions(
     if settings.tradier_url:
         headers, base = _bearer(settings.secret("OPS_TRADIER_TOKEN")), _versioned(settings.tradier_url)
         found.append(
-            Question("liveness", "tradier", f"{base}/markets/clock", _tradier_clock, headers=headers, json_only=False)
+            ProbeRequest("liveness", "tradier", f"{base}/markets/clock", _tradier_clock, headers=headers, json_only=False)
         )
         if settings.symbols:
             # Its data is delayed, and nothing in an answer says so.
@@ -110,7 +110,7 @@ def questions(
                 return _tradier_quotes(payload, moment("tradier", middle), limits, sandbox)
 
             found.append(
-                Question(
+                ProbeRequest(
                     "data",
                     "tradier",
                     f"{base}/markets/quotes",
@@ -121,8 +121,8 @@ def questions(
                 )
             )
     if settings.app_url:
-        found.append(Question("health", "app", f"{settings.app_url}/api/health", _app_health))
-        found.append(Question("metrics", "app", f"{settings.app_url}/api/metrics", _app_metrics))
+        found.append(ProbeRequest("health", "app", f"{settings.app_url}/api/health", _app_health))
+        found.append(ProbeRequest("metrics", "app", f"{settings.app_url}/api/metrics", _app_metrics))
     return found
 
 
@@ -131,11 +131,11 @@ def _versioned(url: str) -> str:
     return url if urlsplit(url).path.rstrip("/").endswith("/v1") else f"{url}/v1"
 
 
-def _massive_clock(payload: Any, middle: datetime) -> Reading:
+def _massive_clock(payload: Any, middle: datetime) -> ProbeReading:
     if _massive_error(payload):
-        return Reading("server_5xx", detail={"said": "an error object with 200"})
+        return ProbeReading("server_5xx", detail={"said": "an error object with 200"})
     told = payload.get("serverTime")  # Nothing but the market is needed: the vendor promises none of its fields.
-    return Reading(
+    return ProbeReading(
         "ok",
         detail={"market": str(payload["market"])[:20]}
         | ({"skew_s": _skew_s(datetime.fromisoformat(told), middle)} if told else {}),
@@ -151,11 +151,11 @@ def _massive_error(payload: Any) -> bool:
     )
 
 
-def _tradier_clock(payload: Any, middle: datetime) -> Reading:
+def _tradier_clock(payload: Any, middle: datetime) -> ProbeReading:
     if _tradier_error(payload):
-        return Reading("server_5xx", detail={"said": "an error object with 200"})
+        return ProbeReading("server_5xx", detail={"said": "an error object with 200"})
     told = payload["clock"]
-    return Reading(
+    return ProbeReading(
         "ok",
         detail={
             "market": str(told["state"])[:20],
@@ -169,7 +169,7 @@ def _tradier_error(payload: Any) -> bool:
     return isinstance(payload, dict) and any(key in payload for key in ("error", "errors", "fault"))
 
 
-def _aged(groups: list[list[tuple[float, bool]]], moment: Moment, limits: Probes, detail: dict[str, Any]) -> Reading:
+def _aged(groups: list[list[tuple[float, bool]]], moment: Moment, limits: ProbeLimits, detail: dict[str, Any]) -> ProbeReading:
     """
     How old is what was seen? It is stale by its age in the open market: nobody quotes while that is closed.
 
@@ -187,7 +187,7 @@ def _aged(groups: list[list[tuple[float, bool]]], moment: Moment, limits: Probes
     stamp, delayed = max(newest, key=lambda s: late(*s))
     age_s, open_s = round(max(0.0, moment.at.timestamp() - stamp), 1), 0.0 if moment.open_s is None else moment.open_s
     late_s = min(late(stamp, delayed), open_s - (limits.delayed_by_s if delayed else 0.0))
-    return Reading("stale" if late_s > limits.stale_after_s else "ok", age_s, detail | {"delayed": delayed})
+    return ProbeReading("stale" if late_s > limits.stale_after_s else "ok", age_s, detail | {"delayed": delayed})
 
 
 def _stamp_s(found: Any) -> float | None:
@@ -198,15 +198,15 @@ def _stamp_s(found: Any) -> float | None:
 
 
 def _massive_data(
-    payload: Any, moment: Moment, limits: Probes, compare: Callable[[list[Any]], dict[str, int]] = no_comparison
-) -> Reading:
+    payload: Any, moment: Moment, limits: ProbeLimits, compare: Callable[[list[Any]], dict[str, int]] = no_comparison
+) -> ProbeReading:
     results = payload.get("results") or []
     if not isinstance(payload.get("status"), str) or not isinstance(results, list):
         raise KeyError("status, results")
     if _massive_error(payload):
-        return Reading("server_5xx", detail={"said": "an error object with 200"})
+        return ProbeReading("server_5xx", detail={"said": "an error object with 200"})
     if not results:
-        return Reading("ok_empty", detail={"contracts": 0})
+        return ProbeReading("ok_empty", detail={"contracts": 0})
     detail = {"contracts": len(results), "busiest": busiest(results, today(moment.at))} | compare(results)
     # A contract that nobody trades has an old trade on a good day: trades tell of no age.
     kinds = [
@@ -219,7 +219,7 @@ def _massive_data(
     ]
     groups = [group for group in kinds if group]
     if not groups:
-        return Reading("ok", None, detail | {"why": "no time on any quote: this plan has none"})
+        return ProbeReading("ok", None, detail | {"why": "no time on any quote: this plan has none"})
     return _aged(groups, moment, limits, detail)
 
 
@@ -237,59 +237,59 @@ def busiest(results: list[Mapping[str, Any]], day: date) -> list[str]:
     ]
 
 
-def _tradier_quotes(payload: Any, moment: Moment, limits: Probes, delayed: bool) -> Reading:
+def _tradier_quotes(payload: Any, moment: Moment, limits: ProbeLimits, delayed: bool) -> ProbeReading:
     if _tradier_error(payload):
-        return Reading("server_5xx", detail={"said": "an error object with 200"})
+        return ProbeReading("server_5xx", detail={"said": "an error object with 200"})
     quotes = payload["quotes"]
     found = (quotes or {}).get("quote") if isinstance(quotes, dict) else None
     if not found:
-        return Reading("ok_empty")
+        return ProbeReading("ok_empty")
     rows = found if isinstance(found, list) else [found]
     stamps = [
         s for row in rows for s in (_stamp_s(row.get(key)) for key in ("trade_date", "bid_date", "ask_date")) if s
     ]
     if not stamps:
-        return Reading("ok", None, {"why": "no time on the quote"})
+        return ProbeReading("ok", None, {"why": "no time on the quote"})
     return _aged([[(s, delayed) for s in stamps]], moment, limits, {})
 
 
-def _app_health(payload: Any, middle: datetime) -> Reading:
+def _app_health(payload: Any, middle: datetime) -> ProbeReading:
     told = datetime.fromisoformat(payload["timestamp"])
     if told.tzinfo is None or isinstance(payload["uptime"], bool):
         raise ValueError("timestamp without an offset, or no uptime")
     outcome = "ok" if payload["status"] == "ok" else "server_5xx"
-    return Reading(
+    return ProbeReading(
         outcome, float(payload["uptime"]), {"skew_s": _skew_s(told, middle), "said": str(payload["status"])[:40]}
     )
 
 
-def _app_metrics(payload: Any, middle: datetime) -> Reading:
-    return Reading("ok", detail={"status": str(payload["status"])[:40]})
+def _app_metrics(payload: Any, middle: datetime) -> ProbeReading:
+    return ProbeReading("ok", detail={"status": str(payload["status"])[:40]})
 
 
-def upstream_question(settings: Settings) -> Question:
+def upstream_question(settings: Settings) -> ProbeRequest:
     """
     What the app says of the socket behind its own: a version that does not say so answers with a page, or with 404. It
     says so with 503, too.
     """
     endpoint = "indices" if urlsplit(settings.app_ws_url).path.rstrip("/").endswith("/indices") else "options"
 
-    def read(payload: Any, middle: datetime) -> Reading:
+    def read(payload: Any, middle: datetime) -> ProbeReading:
         told = payload["metrics"][endpoint]
         error = {"error": str(told["lastError"])[:80]} if told.get("lastError") else {}
-        return Reading("ok", float(told["totalClients"]), {"state": str(told["connectionState"])[:20]} | error)
+        return ProbeReading("ok", float(told["totalClients"]), {"state": str(told["connectionState"])[:20]} | error)
 
-    return Question("upstream", "app", f"{settings.app_url}/api/ws-health", read, reads_5xx=True)
+    return ProbeRequest("upstream", "app", f"{settings.app_url}/api/ws-health", read, reads_5xx=True)
 
 
-def chain_question(settings: Settings, symbol: str, url: str | None = None) -> Question:
+def chain_question(settings: Settings, symbol: str, url: str | None = None) -> ProbeRequest:
     """One page of a chain from Massive: the first, or the one that an answer named as the next."""
     first = f"{settings.massive_url}/v3/snapshot/options/{symbol}"
 
     def read(payload, middle):
-        return Reading("ok" if payload.get("results") else "ok_empty")
+        return ProbeReading("ok" if payload.get("results") else "ok_empty")
 
-    return Question(
+    return ProbeRequest(
         "chain",
         "massive",
         url or first,
@@ -300,19 +300,19 @@ def chain_question(settings: Settings, symbol: str, url: str | None = None) -> Q
     )
 
 
-def tradier_question(settings: Settings, what: str, symbol: str, probe: str = "chain", **params: str) -> Question:
+def tradier_question(settings: Settings, what: str, symbol: str, probe: str = "chain", **params: str) -> ProbeRequest:
     """One question about a symbol's options to Tradier: ``options/expirations``, ``options/chains``, or ``quotes``."""
 
-    def read(payload: Any, middle: datetime) -> Reading:
+    def read(payload: Any, middle: datetime) -> ProbeReading:
         return (
-            Reading("server_5xx", detail={"said": "an error object with 200"})
+            ProbeReading("server_5xx", detail={"said": "an error object with 200"})
             if _tradier_error(payload)
-            else Reading("ok" if any(payload.values()) else "ok_empty")
+            else ProbeReading("ok" if any(payload.values()) else "ok_empty")
         )
 
     name = "symbols" if what == "quotes" else "symbol"
     asked = ((name, symbol.removeprefix("I:")), *params.items())
-    return Question(
+    return ProbeRequest(
         probe,
         "tradier",
         f"{_versioned(settings.tradier_url)}/markets/{what}",

@@ -23,19 +23,19 @@ from opslib.foundation.clock import SECOND
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import StoreError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.telemetry import clock_skew
 from opslib.telemetry.app_state import is_down
 from opslib.telemetry.probes import host, providers
 from opslib.telemetry.probes.app_log import Log, read as read_log
 from opslib.telemetry.probes.chain_probe import ChainProbe
-from opslib.telemetry.probes.history import FOLLOW_UP, IS_THERE, STARVED, Probed, doubtful
-from opslib.telemetry.probes.http import Prober, Question
+from opslib.telemetry.probes.history import FOLLOW_UP, IS_THERE, STARVED, ProbeHistory, doubtful
+from opslib.telemetry.probes.http import Prober, ProbeRequest
 from opslib.telemetry.probes.loop_lag import Lag
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.providers import Moment
-from opslib.telemetry.probes.store import Sample, Samples
-from opslib.telemetry.probes.websocket import NOT_SERVED, Stream
+from opslib.telemetry.probes.store import Sample, SampleStore
+from opslib.telemetry.probes.websocket import NOT_SERVED, WebSocketProbe
 
 EVERY_S = 5.0
 SLOW_S, PROCESS_S, UPSTREAM_S, HOST_S, CHAIN_S = 60.0, 15.0, 15.0, 300.0, 900.0
@@ -57,7 +57,7 @@ FOLLOW_UP_S = 1.0
 MOST_FOLLOW_UPS = 45
 
 
-class Rounds:
+class ProbeRunner:
     """
     Looks at everything that the settings name, each at its own pace.
 
@@ -71,7 +71,7 @@ class Rounds:
     def __init__(
         self,
         settings: Settings,
-        store: Store,
+        store: Database,
         rules: Rules,
         *,
         every_s: float = EVERY_S,
@@ -82,8 +82,8 @@ class Rounds:
         self.settings, self.rules, self.now, self.every_s = settings, rules, now, every_s
         self.prober = Prober(settings, now, speed, chance)
         self.speed = self.prober.speed
-        self.samples = Samples(store, settings.app)
-        self._outside = Probed(settings.fallback)  # What the latest answers say of the time and of the market.
+        self.samples = SampleStore(store, settings.app)
+        self._outside = ProbeHistory(settings.fallback)  # What the latest answers say of the time and of the market.
         self.stream = self._dialled() if settings.app_ws_url else None
         self._log: Log | None = None
         self.chain_probe = ChainProbe(
@@ -132,7 +132,7 @@ class Rounds:
             ]
         return found
 
-    def _pace(self, question: Question) -> float:
+    def _pace(self, question: ProbeRequest) -> float:
         per_min = {"massive": self.settings.massive_per_min, "tradier": self.settings.tradier_per_min}.get(
             question.subject
         )
@@ -158,13 +158,13 @@ class Rounds:
             await _ended(streaming)
         return [sample for samples in found for sample in samples]
 
-    def _dialled(self) -> Stream:
+    def _dialled(self) -> WebSocketProbe:
         """A connection to the socket that expects messages while the market is open, also by what the providers say."""
-        stream = Stream(self.prober, self.rules.probes)
+        stream = WebSocketProbe(self.prober, self.rules.probes)
         stream.open_since = lambda at: self._outside.open_since(clock.micros(at))
         return stream
 
-    async def _settled(self, stream: Stream) -> list[Sample]:
+    async def _settled(self, stream: WebSocketProbe) -> list[Sample]:
         """What the socket says once it is open, or could not be opened."""
         until_s = asyncio.get_running_loop().time() + SETTLED_S / self.speed
         while not (found := await self._socket(stream)) and asyncio.get_running_loop().time() < until_s:
@@ -280,7 +280,7 @@ class Rounds:
         try:
             samples = await look()
         except Exception as problem:  # noqa: BLE001  # Whatever it is, the other looks go on.
-            words = f"{problem.__class__.__name__}: {formatting.one_line(str(problem), 120)}"
+            words = f"{problem.__class__.__name__}: {formatting.single_line(str(problem), 120)}"
             if self._failing.get(name) != words:
                 print(
                     formatting.printable(self.settings.redact(f"ops collect: the look at {name} failed: {words}")),
@@ -292,10 +292,10 @@ class Rounds:
         return samples
 
     @cached_property
-    def _questions(self) -> list[Question]:
+    def _questions(self) -> list[ProbeRequest]:
         return providers.questions(self.settings, self.rules.probes, self._moment, self.chain_probe.comparison.of)
 
-    async def _ask(self, question: Question) -> list[Sample]:
+    async def _ask(self, question: ProbeRequest) -> list[Sample]:
         samples = await self._acquaint(question.subject) if question.probe == "data" else []
         samples += await self.prober.look(question)
         if (
@@ -353,7 +353,7 @@ class Rounds:
             middle + timedelta(seconds=shift_s), None if opened is None else (middle - opened).total_seconds()
         )
 
-    async def _socket(self, stream: Stream) -> list[Sample]:
+    async def _socket(self, stream: WebSocketProbe) -> list[Sample]:
         """
         How the socket stands; that it says nothing, or nothing new, counts only once the market has been open for as
         long.

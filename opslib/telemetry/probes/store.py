@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from opslib.foundation.storage.cell_types import damaged, decoding, fits
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import CHAINS, SAMPLES
 from opslib.telemetry.probes.outcomes import OUTCOMES
 
@@ -127,10 +127,10 @@ def _detail(probe: str, outcome: str, detail: str) -> dict[str, Any]:
 _COLUMNS = [SAMPLES.c[name] for name in Sample._fields]
 
 
-class Samples:
+class SampleStore:
     """What our own looks at one app and its providers saw."""
 
-    def __init__(self, store: Store, app: str):
+    def __init__(self, store: Database, app: str):
         self.store, self.app = store, app
 
     def keep(self, samples: Iterable[Sample], *, known_at_ts: bool = False) -> None:

@@ -21,10 +21,10 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from opslib.foundation import clock, market_calendar
-from opslib.foundation.config.limits import Probes
+from opslib.foundation.config.limits import ProbeLimits
 from opslib.foundation.config.settings import SOCKET
-from opslib.foundation.network import trusted
-from opslib.telemetry.probes.http import ATTEMPT_S, Prober, Question, Reading, transport
+from opslib.foundation.network import tls_context
+from opslib.telemetry.probes.http import ATTEMPT_S, Prober, ProbeRequest, ProbeReading, transport
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
@@ -39,7 +39,7 @@ LARGEST_MESSAGE = 4 << 20
 NO_TOKEN, NO_PONG = "no token for the socket", "open, and no answer to a ping"
 
 
-class Stream:
+class WebSocketProbe:
     """
     One connection to the app's WebSocket, held for as long as it can be, and told of when asked.
 
@@ -48,7 +48,7 @@ class Stream:
         limits: What is silent, and what is old.
     """
 
-    def __init__(self, prober: Prober, limits: Probes):
+    def __init__(self, prober: Prober, limits: ProbeLimits):
         self._prober, self._limits = prober, limits
         self._socket: Any = None
         self._state, self._detail = "opening", dict[str, Any]()
@@ -101,7 +101,7 @@ class Stream:
             if urlsplit(settings.app_ws_url).path.strip("/")
             else settings.app_ws_url.rstrip("/") + DEFAULT_PATH
         )
-        tls = {"ssl": trusted(settings.ca_file)} if url.startswith("wss:") else {}
+        tls = {"ssl": tls_context(settings.ca_file)} if url.startswith("wss:") else {}
         query = "&".join(part for part in (given, urlencode({"token": token}) if token else "") if part)
         try:
             # Only the scheme of a proxy could be told apart from the app's own answers here, so none is used.
@@ -252,11 +252,11 @@ class Stream:
         if not self._prober.settings.app_url:
             return "", None
         found: list[str] = []
-        question = Question(
+        question = ProbeRequest(
             "token",
             "app",
             f"{self._prober.settings.app_url}/api/ws-token",
-            lambda payload, _: found.append(str(payload["token"])) or Reading("ok"),
+            lambda payload, _: found.append(str(payload["token"])) or ProbeReading("ok"),
             method="POST",
         )
         samples = await self._prober.look(question)

@@ -151,7 +151,7 @@ def _of_json(told: str, name: str, as_of: datetime | None) -> Chain:
             except (ValueError, RecursionError):
                 payload = None
             if payload is None:
-                raise ImportRefused(f"{name} is no JSON that can be read: {formatting.one_line(str(problem))}.") from None
+                raise ImportRefused(f"{name} is no JSON that can be read: {formatting.single_line(str(problem))}.") from None
     return of_payload(payload, name, as_of)
 
 
@@ -169,7 +169,7 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
             provider,
             rows,
             name,
-            partial=partial or ("" if rows else formatting.one_line(nested_json.said(payload), 120)),
+            partial=partial or ("" if rows else formatting.single_line(nested_json.said(payload), 120)),
             as_of=as_of,
         )
     rows = nested_json.rows(payload)
@@ -188,8 +188,8 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
         )
         raise ImportRefused(
             f"{name} holds no chain that we know: an answer of Massive, Tradier, Schwab or Yahoo, or "
-            f"contracts with a strike, was wanted, found JSON with {formatting.one_line(shown)!r}"
-            f"{f', which says {formatting.one_line(words, 120)!r}' if words else ''}."
+            f"contracts with a strike, was wanted, found JSON with {formatting.single_line(shown)!r}"
+            f"{f', which says {formatting.single_line(words, 120)!r}' if words else ''}."
         )
     import pandas
 
@@ -223,7 +223,7 @@ def _table(table: "DataFrame", name: str, as_of: datetime | None) -> Chain:
     if lacks and not ("symbol" in frame and tables.names_contracts(frame["symbol"])):
         raise ImportRefused(
             f"{name} holds no chain: columns for expiration, type and strike, or the contract's symbol, were "
-            f"wanted, found {formatting.one_line(', '.join(table.columns))}: nothing that is {' or '.join(lacks)}."
+            f"wanted, found {formatting.single_line(', '.join(table.columns))}: nothing that is {' or '.join(lacks)}."
         )
     absent = object()
     frame = frame.astype(object)
@@ -250,13 +250,13 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     sent = frozenset(field for field in FIELDS if any(v is not absent for v in raw[field]))
 
     def show(field, i):
-        return repr(formatting.one_line("" if raw[field][i] is absent or raw[field][i] is None else _text(raw[field][i]), 60))
+        return repr(formatting.single_line("" if raw[field][i] is absent or raw[field][i] is None else _text(raw[field][i]), 60))
 
     for field in TEXTS:
         frame[field] = ["" if v is absent or v is None else _text(v) for v in raw[field]]
     for field in NUMBERS:
         frame[field], lacking[field], odd = _numbers(raw[field], absent)
-        garbled += [f"{field} {formatting.one_line(odd[0], 30)!r} ({len(odd):,})"] if odd else []
+        garbled += [f"{field} {formatting.single_line(odd[0], 30)!r} ({len(odd):,})"] if odd else []
     named = [named_as(s) for s in frame["symbol"]]
     if (
         "underlying" not in sent

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from opslib.foundation import market_calendar
 from opslib.foundation.config.limits import ChainLimits
-from opslib.foundation.formatting import NEW_YORK, one_line
+from opslib.foundation.formatting import NEW_YORK, single_line
 from opslib.foundation.intervals import wilson
 from opslib.trading.options import listing_checks
 from opslib.trading.options.chain import SENT, UNSOLVED_IV, Chain
@@ -21,14 +21,14 @@ from opslib.trading.options.contract_checks import (
     CODES,
     EPSILON_DELTA,
     Case,
-    Faults,
+    ContractFaults,
     doubled,
     judge_age,
     judge_rows,
     judge_together,
     judge_values,
 )
-from opslib.trading.options.fair_value import Theory, pairs, reckoned
+from opslib.trading.options.fair_value import FairValue, pairs, model_values
 from opslib.trading.options.units import DOCUMENTED, FACTORS, IV_RANGE, USUAL, detected, iv_unit
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Finding:
 
 
 @dataclass(frozen=True, eq=False)
-class Quality:
+class ChainQuality:
     """
     What the Greeks of a chain are worth.
 
@@ -73,9 +73,9 @@ class Quality:
     """
 
     chain: Chain
-    theory: Theory
+    theory: FairValue
     core: Array
-    faults: Faults
+    faults: ContractFaults
     raw_valid: int
     covered: int
     units: dict[str, str | None]
@@ -121,7 +121,7 @@ class Quality:
         ]
 
 
-def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None) -> Quality:
+def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None) -> ChainQuality:
     """
     Which Greeks of a chain are right?
 
@@ -136,12 +136,12 @@ def judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None = None)
         return _judge(chain, limits, fetched_at)
 
 
-def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Quality:
+def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> ChainQuality:
     import numpy as np
 
     frame = chain.frame
     column = {name: frame[name].to_numpy(dtype=float, copy=True) for name in ("strike", "bid", "ask", *SENT)}
-    faults, call = Faults(np.zeros(len(frame), dtype=np.int8)), (frame["cp"] == "call").to_numpy(dtype=bool)
+    faults, call = ContractFaults(np.zeros(len(frame), dtype=np.int8)), (frame["cp"] == "call").to_numpy(dtype=bool)
     late = listing_checks.expired(frame)
     faults.mark(late, "expired", lambda i: f"expired {frame['expiry'].iloc[i].tz_convert(NEW_YORK):%Y-%m-%d}")
     symbol = frame["symbol_says"]
@@ -149,12 +149,12 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Qu
     faults.mark(
         other,
         "calls_puts_swapped",
-        lambda i: f"its symbol {one_line(frame['symbol'].iloc[i], 30)} is of a {symbol.iloc[i]}",
+        lambda i: f"its symbol {single_line(frame['symbol'].iloc[i], 30)} is of a {symbol.iloc[i]}",
     )
     faults.mark(
         (symbol != "").to_numpy(dtype=bool),
         "strike_mismatch",
-        lambda i: f"its symbol {one_line(frame['symbol'].iloc[i], 30)} has {symbol.iloc[i]}",
+        lambda i: f"its symbol {single_line(frame['symbol'].iloc[i], 30)} has {symbol.iloc[i]}",
     )
     contrary = (
         faults.clean
@@ -163,14 +163,14 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Qu
     )
     grid = listing_checks.grid(frame, call)
     faults.mark(
-        listing_checks.relabelled(grid, contrary),
+        listing_checks.mislabelled(grid, contrary),
         "calls_puts_swapped",
         lambda i: f"delta {column['delta'][i]:g} of a {frame['cp'].iloc[i]}, which is listed already",
     )
     if (swapped := faults.has("calls_puts_swapped")).any():  # From here on they are what their figures are.
         grid = listing_checks.grid(frame, call ^ swapped)
     size = frame["multiplier"].to_numpy(dtype=float)
-    theory = reckoned(
+    theory = model_values(
         frame,
         grid,
         faults.clean & ~contrary & ~listing_checks.repeated(grid, size, faults.clean) & ~(column["bid"] > column["ask"]),
@@ -221,7 +221,7 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Qu
         & ~((column["iv"] < IV_RANGE[0]) | (column["iv"] > IV_RANGE[1]))
     )
     # Of what a contract should be worth nothing is known without a forward, so that none can be called right.
-    return Quality(
+    return ChainQuality(
         chain,
         theory,
         known,
@@ -234,7 +234,7 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Qu
     )
 
 
-def _core(frame: Any, column: dict[str, Array], theory: Theory, limits: ChainLimits) -> Array:
+def _core(frame: Any, column: dict[str, Array], theory: FairValue, limits: ChainLimits) -> Array:
     """
     The contracts whose figures have to be right, as a mask of rows: quoted, unexpired, and tradable by what their
     quotes imply.
@@ -282,7 +282,7 @@ def _between(size: Array, limits: ChainLimits) -> Array:
 
 
 def _case(
-    frame: Any, column: dict[str, Array], theory: Theory, core: Array, faults: Faults, limits: ChainLimits
+    frame: Any, column: dict[str, Array], theory: FairValue, core: Array, faults: ContractFaults, limits: ChainLimits
 ) -> tuple[Case, dict[str, str | None]]:
     """The chain with what was recomputed of its core, its figures in the usual units; and in which units they were."""
     import numpy as np
@@ -305,7 +305,7 @@ def _case(
     return Case(frame, column, theory, core, faults, limits, *parts), units
 
 
-def _judge_listing(chain: Chain, grid: listing_checks.Grid, core: Array, faults: Faults) -> list[Finding]:
+def _judge_listing(chain: Chain, grid: listing_checks.Grid, core: Array, faults: ContractFaults) -> list[Finding]:
     """What is not there, and what could not be read?"""
     import numpy as np
 
@@ -318,14 +318,14 @@ def _judge_listing(chain: Chain, grid: listing_checks.Grid, core: Array, faults:
         for part in (1, 2)
         for root in roots
     }
-    gone = listing_checks.lacking(grid, ~aside, core, known)
+    gone = listing_checks.missing_contracts(grid, ~aside, core, known)
     found = (
         [
             Finding(
                 "unreadable",
                 "error",
                 len(chain.refused),
-                tuple(f"{one_line(place, 80)}: {why}" for place, why in chain.refused[:EXAMPLES]),
+                tuple(f"{single_line(place, 80)}: {why}" for place, why in chain.refused[:EXAMPLES]),
             )
         ]
         if chain.refused
@@ -349,10 +349,10 @@ def _judge_listing(chain: Chain, grid: listing_checks.Grid, core: Array, faults:
 
 def _group(chain: Chain, i: int) -> str:
     row = chain.frame.iloc[i]
-    return f"{one_line(str(row['root']), 12)} {row['expiry'].tz_convert(NEW_YORK):%Y-%m-%d}"
+    return f"{single_line(str(row['root']), 12)} {row['expiry'].tz_convert(NEW_YORK):%Y-%m-%d}"
 
 
-def _finding(chain: Chain, check: str, faults: Faults) -> Finding:
+def _finding(chain: Chain, check: str, faults: ContractFaults) -> Finding:
     """The rows with one fault, the worst of them by name."""
     import numpy as np
 
@@ -378,7 +378,7 @@ def _merged(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(found.values(), key=lambda f: (-f.count, f.check)))
 
 
-def _notes(chain: Chain, theory: Theory, unpriced: Array) -> tuple[str, ...]:
+def _notes(chain: Chain, theory: FairValue, unpriced: Array) -> tuple[str, ...]:
     """What is worth knowing and no fault? `unpriced` are the rows that nothing tells a forward of."""
     import numpy as np
 
@@ -404,7 +404,7 @@ def _notes(chain: Chain, theory: Theory, unpriced: Array) -> tuple[str, ...]:
         found.append(f"cells that are no numbers: {', '.join(chain.garbled)}")
     if chain.after:
         found.append(
-            f"{len(chain.after):,} lines after the last contract were passed over: {one_line(chain.after[0], 60)!r}"
+            f"{len(chain.after):,} lines after the last contract were passed over: {single_line(chain.after[0], 60)!r}"
         )
     days = sorted({str(at.tz_convert(NEW_YORK).date()) for at in frame["expiry"][unpriced]})
     if days:
@@ -436,5 +436,5 @@ def _notes(chain: Chain, theory: Theory, unpriced: Array) -> tuple[str, ...]:
 
 def listed_columns(names: Sequence[str]) -> str:
     """Names of columns from outside, the first of them."""
-    shown = ", ".join(repr(one_line(name, 30)) for name in names[:COLUMNS_SHOWN])
+    shown = ", ".join(repr(single_line(name, 30)) for name in names[:COLUMNS_SHOWN])
     return f"{shown} and {len(names) - COLUMNS_SHOWN} more" if len(names) > COLUMNS_SHOWN else shown

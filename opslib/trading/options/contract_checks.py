@@ -15,7 +15,7 @@ from opslib.foundation.clock import Window
 from opslib.foundation.config.limits import ChainLimits
 from opslib.trading.options import pricing
 from opslib.trading.options.chain import UNSOLVED_IV
-from opslib.trading.options.fair_value import MOST_RATE, Theory, pairs
+from opslib.trading.options.fair_value import MOST_RATE, FairValue, pairs
 from opslib.trading.options.units import IV_RANGE, LEAST_FOR_UNITS, digit, elsewhere
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ CODES = {check: code for code, check in enumerate(CHECKS, 1)}
 
 
 @dataclass
-class Faults:
+class ContractFaults:
     """
     The fault of each row.
 
@@ -112,9 +112,9 @@ class Case:
 
     frame: Any
     column: dict[str, Array]
-    theory: Theory
+    theory: FairValue
     core: Array
-    faults: Faults
+    faults: ContractFaults
     limits: ChainLimits
     given: dict[str, Array]
     low: dict[str, Array]
@@ -133,7 +133,7 @@ class Case:
         return np.clip(self.column[name], self.low[name], self.high[name])
 
 
-def doubled(column: dict[str, Array], theory: Theory, core: Array, limits: ChainLimits) -> Array:
+def doubled(column: dict[str, Array], theory: FairValue, core: Array, limits: ChainLimits) -> Array:
     """Which contracts have the figures, and the price, of the one at half their strike, and not their own?"""
     import numpy as np
 
@@ -167,7 +167,7 @@ def doubled(column: dict[str, Array], theory: Theory, core: Array, limits: Chain
     return found
 
 
-def exchanged(column: dict[str, Array], theory: Theory, among: Array, limits: ChainLimits) -> Array:
+def exchanged(column: dict[str, Array], theory: FairValue, among: Array, limits: ChainLimits) -> Array:
     """Which calls and puts of a strike have one another's price, by parity?"""
     import numpy as np
 
@@ -501,7 +501,7 @@ def judge_together(case: Case) -> None:
         _judge_calendar(case, clean & faults.clean)
 
 
-def _mark_at(faults: Faults, rows: Array, check: str, says: Callable[[int], str]) -> None:
+def _mark_at(faults: ContractFaults, rows: Array, check: str, says: Callable[[int], str]) -> None:
     import numpy as np
 
     mask = np.zeros(len(faults.codes), dtype=bool)

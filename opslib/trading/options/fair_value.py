@@ -32,7 +32,7 @@ MOST_CARRY = 0.15  # A year: where spot and forward lie further apart, the spot 
 EUROPEAN = frozenset({"SPX", "SPXW", "NDX", "NDXP", "RUT", "RUTW", "VIX", "VIXW", "XSP", "DJX", "MRUT", "XEO", "XND"})
 
 
-class Theory(NamedTuple):
+class FairValue(NamedTuple):
     """
     Of each row of a chain, as arrays.
 
@@ -67,7 +67,7 @@ class Theory(NamedTuple):
         """Its strike, in dollars."""
         return self.grid.strike
 
-    def at_half(self) -> "Theory":
+    def at_half(self) -> "FairValue":
         """The same with every strike halved."""
         return self._replace(grid=self.grid._replace(strike=self.grid.strike / 2))
 
@@ -147,7 +147,7 @@ class Theory(NamedTuple):
         return np.exp(-self.rate * self.years)
 
 
-def reckoned(frame: "DataFrame", grid: Grid, sound: Array) -> Theory:
+def model_values(frame: "DataFrame", grid: Grid, sound: Array) -> FairValue:
     """
     What can be reckoned of a chain's contracts?
 
@@ -187,7 +187,7 @@ def reckoned(frame: "DataFrame", grid: Grid, sound: Array) -> Theory:
     iv_mid[quoted] = pricing.implied(
         *(a[quoted] for a in (grid.call, mid, forward, grid.strike, years)), np.exp(-rate * years)[quoted]
     )
-    return Theory(grid, european, years, mid, spot, forward, rate, carry, iv_mid, parity, spotted)
+    return FairValue(grid, european, years, mid, spot, forward, rate, carry, iv_mid, parity, spotted)
 
 
 def _first_forwards(grid: Grid, forward: Array, years: Array) -> Array:

@@ -9,13 +9,13 @@ from typing import Any
 from opslib.foundation import clock
 from opslib.foundation.config.limits import ChainLimits
 from opslib.foundation.formatting import NEW_YORK
-from opslib.trading.options.chain_quality import Quality
+from opslib.trading.options.chain_quality import ChainQuality
 
 AT_THE_MONEY = (0.4, 0.6)  # Sizes of delta.
 MONTH_DAYS = 30.0
 
 
-def counted(quality: Quality) -> dict[str, Any]:
+def counted(quality: ChainQuality) -> dict[str, Any]:
     """
     What does a chain come to?
 
@@ -46,7 +46,7 @@ def counted(quality: Quality) -> dict[str, Any]:
     return told
 
 
-def iv_atm(quality: Quality) -> float | None:
+def iv_atm(quality: ChainQuality) -> float | None:
     """
     The volatility at the money, decimal, of the expiration nearest a month away; None where nothing sound tells it.
     """
@@ -63,7 +63,7 @@ def iv_atm(quality: Quality) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
+class IvBaseline:
     """
     Between which volatilities at the money is a symbol usually?
 
@@ -81,7 +81,7 @@ class Band:
         return None if iv is None or self.low is None or self.high is None else not self.low <= iv <= self.high
 
 
-def band(chains: Iterable[tuple[int, float | None]], as_of: datetime, limits: ChainLimits) -> Band:
+def iv_baseline(chains: Iterable[tuple[int, float | None]], as_of: datetime, limits: ChainLimits) -> IvBaseline:
     """
     What was usual for a symbol before a day?
 
@@ -99,7 +99,7 @@ def band(chains: Iterable[tuple[int, float | None]], as_of: datetime, limits: Ch
     wanted = int(limits.band_days)
     known = [last[day] for day in sorted(last)[-wanted:]]
     if len(known) < wanted:
-        return Band(len(known))
+        return IvBaseline(len(known))
     middle = statistics.median(known)
     width = limits.band_times * statistics.median(abs(v - middle) for v in known)
-    return Band(len(known), round(max(0.0, middle - width), 6), round(middle + width, 6))
+    return IvBaseline(len(known), round(max(0.0, middle - width), 6), round(middle + width, 6))

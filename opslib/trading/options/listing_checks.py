@@ -75,7 +75,7 @@ def repeated(grid: Grid, multiplier: Array, among: Array) -> Array:
     return found
 
 
-def relabelled(grid: Grid, wrong: Array) -> Array:
+def mislabelled(grid: Grid, wrong: Array) -> Array:
     """
     Of contracts whose figures are of the other side: which are listed as one that is there already, while their own is
     not?
@@ -95,7 +95,7 @@ def relabelled(grid: Grid, wrong: Array) -> Array:
     return found
 
 
-def lacking(
+def missing_contracts(
     grid: Grid, listed: Array, core: Array, elsewhere: set[tuple[int, float, bool]]
 ) -> list[tuple[int, float, bool]]:
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from opslib.foundation.config.limits import ChainLimits
 from opslib.foundation.formatting import NEW_YORK
-from opslib.trading.options.chain_quality import EXAMPLES, Quality
+from opslib.trading.options.chain_quality import EXAMPLES, ChainQuality
 from opslib.trading.options.units import FACTORS
 
 LEAST_SHARED = 5
@@ -44,7 +44,7 @@ class Crosscheck:
         )
 
 
-def crosscheck(ours: Quality, theirs: Quality, limits: ChainLimits) -> Crosscheck:
+def crosscheck(ours: ChainQuality, theirs: ChainQuality, limits: ChainLimits) -> Crosscheck:
     """Where do two providers' Greeks differ, the move of the underlying taken out?"""
     import numpy as np
 
@@ -71,7 +71,7 @@ def crosscheck(ours: Quality, theirs: Quality, limits: ChainLimits) -> Crosschec
     return Crosscheck(len(both), round(moved, 4), int((off > 0).sum()), int((iv_off > 0).sum()), told)
 
 
-def _sound(quality: Quality):  # noqa: ANN202
+def _sound(quality: ChainQuality):  # noqa: ANN202
     import numpy as np
 
     rows = quality.core & (quality.faults.clean | quality.faults.has("stale"))

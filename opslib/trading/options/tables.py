@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opslib.foundation.errors import ImportRefused
-from opslib.foundation.formatting import one_line
+from opslib.foundation.formatting import single_line
 from opslib.trading.options import vendors
 from opslib.trading.options.contracts import named
 
@@ -70,7 +70,7 @@ def of_csv(told: str, name: str) -> "tuple[DataFrame, tuple[str, ...]]":
         shown = next((line for line in lines if line.strip()), "")
         raise ImportRefused(
             f"{name} holds no chain: JSON of a vendor, or CSV with columns for expiration, type and strike, "
-            f"or the contract's symbol, was expected, found {one_line(shown[:200])!r}. Name its columns so "
+            f"or the contract's symbol, was expected, found {single_line(shown[:200])!r}. Name its columns so "
             f"and try again."
         )
     names = [cell.strip() or f"column {i}" for i, cell in enumerate(rows[0], 1)]
@@ -174,7 +174,7 @@ def of_parquet(content: bytes, name: str) -> "DataFrame":
         NotImplementedError,
         MemoryError,
     ) as problem:
-        raise ImportRefused(f"{name} is no Parquet that can be read: {one_line(str(problem))}.") from None
+        raise ImportRefused(f"{name} is no Parquet that can be read: {single_line(str(problem))}.") from None
     if not len(found):
         raise ImportRefused(f"{name} has the names of columns, and no row.")
     return found

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from opslib.foundation.config.limits import ChainLimits
-from opslib.trading.options.fair_value import Theory
+from opslib.trading.options.fair_value import FairValue
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -37,7 +37,7 @@ NEARLY_ALL = 0.75
 IV_RANGE = (0.01, 5.0)  # The guide's.
 
 
-def iv_unit(iv: Array, theory: Theory, core: Array, limits: ChainLimits) -> str | None:
+def iv_unit(iv: Array, theory: FairValue, core: Array, limits: ChainLimits) -> str | None:
     """In which unit are a feed's volatilities, beside those that its prices imply? None where too few tell."""
     import numpy as np
 

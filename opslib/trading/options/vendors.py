@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-from opslib.foundation.formatting import NEW_YORK, one_line
+from opslib.foundation.formatting import NEW_YORK, single_line
 
 Row = dict[str, Any]
 _OF_QUOTE = {
@@ -128,7 +128,7 @@ def massive(payload: Any) -> tuple[list[Row], str]:
             else ""
         )
         partial = (
-            f"page {broken[0][0]} is an error instead of contracts{f': {one_line(str(said), 120)}' if said else ''}"
+            f"page {broken[0][0]} is an error instead of contracts{f': {single_line(str(said), 120)}' if said else ''}"
         )
     return [_massive_row(c) for c in contracts], partial
 

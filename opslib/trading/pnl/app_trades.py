@@ -18,7 +18,7 @@ from opslib.foundation.errors import BadFill
 from opslib.trading.pnl import columns, executions
 from opslib.trading.pnl.cells import moment, number, plain
 from opslib.trading.pnl.columns import COMMISSION, ENTRY_AT, EXIT_AT, FEES, quote
-from opslib.trading.pnl.fills import ZERO, Book, Fill, Promise, Row
+from opslib.trading.pnl.fills import ZERO, FillsFile, Fill, BacktestResult, Row
 
 APP, TRADES, FILLS, SAID = (
     "the app's trades",
@@ -48,7 +48,7 @@ def layout(names: list[str]) -> str | None:
     return executions.layout(names)
 
 
-def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
+def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
     """
     Put one row into a book.
 
@@ -71,7 +71,7 @@ def _flat(cells: Mapping[str, object]) -> dict[str, object]:
         try:
             contract = json.loads(contract)
         except (ValueError, RecursionError):
-            raise BadFill([f"contract is {formatting.one_line(repr(contract), 40)}; a contract as JSON was wanted"]) from None
+            raise BadFill([f"contract is {formatting.single_line(repr(contract), 40)}; a contract as JSON was wanted"]) from None
     inner = contract if isinstance(contract, Mapping) else {}
     return {f"contract.{k}": v for k, v in inner.items()} | dict(cells)
 
@@ -85,7 +85,7 @@ def _calculated(row: Row) -> bool:
     return bool(row.word(*_SLIPPAGE))
 
 
-def _trade(row: Row, book: Book) -> list[Fill]:
+def _trade(row: Row, book: FillsFile) -> list[Fill]:
     """
     The fills of one trade: its entry, each part that was sold on the way, its exit; none of one that was not entered.
     """
@@ -150,11 +150,11 @@ def _trade(row: Row, book: Book) -> list[Fill]:
     row.done()
     book.lots[name] = row.number
     if said is not None or (book.backtest and took != (None, None)):
-        book.promises[name] = Promise(name, said, *took)
+        book.promises[name] = BacktestResult(name, said, *took)
     return fills
 
 
-def _assumed(row: Row, book: Book) -> tuple[Decimal | None, Decimal | None]:
+def _assumed(row: Row, book: FillsFile) -> tuple[Decimal | None, Decimal | None]:
     """
     The commission and the slippage that a backtest took into account; of a live trade only what is called the
     backtest's.
@@ -168,11 +168,11 @@ def _assumed(row: Row, book: Book) -> tuple[Decimal | None, Decimal | None]:
     return (commission if fees is None else (commission or ZERO) + fees), slippage
 
 
-def _said(row: Row, book: Book) -> None:
+def _said(row: Row, book: FillsFile) -> None:
     """What a backtest said of a trade that it tells no prices of."""
     name, said, costs = row.word(*_IDS), row.number_of(*_NET_PCT, *_OWN_PCT, needed=True), _assumed(row, book)
     row.done()
-    book.promises[name] = Promise(name, said, *costs)
+    book.promises[name] = BacktestResult(name, said, *costs)
 
 
 def _leg(
@@ -212,7 +212,7 @@ def _trims(row: Row, quantity: Decimal) -> list[tuple[datetime, Decimal, Decimal
     if updates is not None and not (
         isinstance(updates, list) and all(isinstance(update, Mapping) for update in updates)
     ):
-        row.refuse(f"updates is {formatting.one_line(repr(updates), 40)}; a list of objects was wanted")
+        row.refuse(f"updates is {formatting.single_line(repr(updates), 40)}; a list of objects was wanted")
         return []
     for update in updates or []:
         if update.get("type") != "trim":
@@ -225,7 +225,7 @@ def _trims(row: Row, quantity: Decimal) -> list[tuple[datetime, Decimal, Decimal
             )
         except ValueError as problem:
             row.refuse(
-                f"updates: a trim has {formatting.one_line(str(problem), 40)!r}; timestamp, trimPercent and price were wanted"
+                f"updates: a trim has {formatting.single_line(str(problem), 40)!r}; timestamp, trimPercent and price were wanted"
             )
             continue
         if share is None or price is None or not 0 < share <= 100 or price < 0:

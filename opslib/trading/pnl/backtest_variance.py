@@ -16,10 +16,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from opslib.foundation.formatting import NEW_YORK
-from opslib.foundation.intervals import student
+from opslib.foundation.intervals import t_interval
 from opslib.trading.pnl import costs
 from opslib.trading.pnl.costs import CostModel, Result
-from opslib.trading.pnl.fills import CENT, ZERO, Promise
+from opslib.trading.pnl.fills import CENT, ZERO, BacktestResult
 from opslib.trading.pnl.positions import Leg, Trade
 
 TERMS = ("size", "timing", "slippage", "fill", "prices", "commission")
@@ -131,7 +131,7 @@ def _nothing(other: Side) -> Side:
     return other._replace(quantity=ZERO, costs=ZERO)
 
 
-def side(leg: Leg, model: CostModel, first: bool = True, said: Promise | None = None) -> Side:
+def side(leg: Leg, model: CostModel, first: bool = True, said: BacktestResult | None = None) -> Side:
     """
     A leg as the decomposition sees it; `first`, where a round trip is charged as one, bears that, and what a backtest
     `said` of its costs.
@@ -235,7 +235,7 @@ def _parts(ours: dict[tuple[str, str, int], Side], theirs: dict[tuple[str, str, 
     return total
 
 
-def against(live: Trade, backtest: Trade, model: CostModel, said: Promise | None = None) -> Pair:
+def against(live: Trade, backtest: Trade, model: CostModel, said: BacktestResult | None = None) -> Pair:
     """
     A live trade beside the backtest's own: with the costs that the backtest took into account, where it `said` so; else
     both by one reading (what was paid, where it was).
@@ -258,7 +258,7 @@ def against(live: Trade, backtest: Trade, model: CostModel, said: Promise | None
     )
 
 
-def promised(live: Trade, said: Promise, model: CostModel) -> Pair:
+def against_backtest_percent(live: Trade, said: BacktestResult, model: CostModel) -> Pair:
     """
     A live trade beside the percent that a backtest told of it.
 
@@ -347,7 +347,7 @@ def paired(live: list[Trade], backtest: list[Trade]) -> tuple[list[tuple[Trade, 
     return pairs, by_entry(left), by_entry(backtest)
 
 
-class Spread(NamedTuple):
+class GapStatistics(NamedTuple):
     """
     Gaps of many trades.
 
@@ -366,23 +366,23 @@ class Spread(NamedTuple):
     high: float | None
 
 
-def spread(gaps: Iterable[Decimal | float], confidence: float) -> Spread | None:
+def spread(gaps: Iterable[Decimal | float], confidence: float) -> GapStatistics | None:
     """What do gaps amount to? None of none."""
     told = [float(gap) for gap in gaps]
     if not told:
         return None
     mean, n = math.fsum(told) / len(told), len(told)
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in told) / (n - 1)) if n > 1 else None
-    low, high = student(mean, deviation, n, confidence) if deviation is not None else (None, None)
-    return Spread(n, mean, statistics.fmean(abs(x) for x in told), deviation, low, high)
+    low, high = t_interval(mean, deviation, n, confidence) if deviation is not None else (None, None)
+    return GapStatistics(n, mean, statistics.fmean(abs(x) for x in told), deviation, low, high)
 
 
 def compared(
     live: list[Trade],
     backtest: list[Trade] | None,
-    promises: Mapping[str, Promise],
+    promises: Mapping[str, BacktestResult],
     model: CostModel,
-    beside: Mapping[str, Promise] = MappingProxyType({}),
+    beside: Mapping[str, BacktestResult] = MappingProxyType({}),
 ) -> tuple[list[Pair], list[Trade], list[Trade]]:
     """
     Every live trade beside what the backtest said of it: the backtest's own trade, else the percent it told of it by
@@ -398,11 +398,11 @@ def compared(
     """
     priced = {t.name for t in backtest or []}
     percents = {name for name, said in promises.items() if said.net_pct is not None and name not in priced}
-    told = [promised(t, promises[t.name], model) for t in live if t.name in percents]
+    told = [against_backtest_percent(t, promises[t.name], model) for t in live if t.name in percents]
     same, alone, phantom = paired([t for t in live if t.name not in percents], backtest or [])
     if backtest is None and not promises and not beside:
         return [], [], []
-    told += [promised(t, beside[t.name], model) for t in alone if t.name in beside]
+    told += [against_backtest_percent(t, beside[t.name], model) for t in alone if t.name in beside]
     return (
         [*told, *(against(ours, theirs, model, promises.get(theirs.name)) for ours, theirs in same)],
         [t for t in alone if t.name not in beside],

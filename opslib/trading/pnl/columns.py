@@ -13,7 +13,7 @@ from typing import Any
 from opslib.foundation import formatting
 from opslib.trading.pnl import instruments
 from opslib.trading.pnl.cells import LARGEST, NONE, number, plain, words
-from opslib.trading.pnl.fills import CENT, ZERO, Book, Row
+from opslib.trading.pnl.fills import CENT, ZERO, FillsFile, Row
 
 AT = (
     "date/time",
@@ -292,7 +292,7 @@ def stated_costs(row: Row) -> dict[str, Any]:
         cell = str(row.cells[key] or "").strip()
         if looks_like_cost(column) and any(digit.isdigit() for digit in cell) and _sure(cell) != 0:
             row.refuse(
-                f"{row.name(key)} is {formatting.one_line(cell, 40)}: it looks like a cost and is not recognised, "
+                f"{row.name(key)} is {formatting.single_line(cell, 40)}: it looks like a cost and is not recognised, "
                 f"so the costs of this row are unknown. Rename it Fees or Commission, or drop it"
             )
     if not any(row.has(*names) for names in (COMMISSION, COMBINED, FEES)):
@@ -441,7 +441,7 @@ def _shown(value: Decimal) -> str:
     return f"{value:.2f}" if value == value.quantize(CENT) else _plainly(value)
 
 
-def traded(row: Row, book: Book, app: bool = False) -> dict[str, Any]:
+def traded(row: Row, book: FillsFile, app: bool = False) -> dict[str, Any]:
     """
     What is traded: its name, whose price it follows, how many units it is of, and of an option its terms.
 
@@ -576,7 +576,7 @@ def within_reason(row: Row, quantity: Decimal, price: Decimal | None, multiplier
     """
     for names, value, most in ((QUANTITY, quantity, MOST), (PRICE, price, MOST), (MULTIPLIER, multiplier, MOST_UNITS)):
         if value is not None and value > most:
-            row.refuse(f"{row.name(*names)} is {formatting.one_line(str(value), 40)}; at most {most:,} was wanted")
+            row.refuse(f"{row.name(*names)} is {formatting.single_line(str(value), 40)}; at most {most:,} was wanted")
             return False
     if abs(quantity * (price or ZERO) * (multiplier or ZERO)) >= LARGEST:
         row.refuse(f"{quantity:f} at {price} come to a million million dollars or more; less was wanted")

@@ -11,7 +11,7 @@ against entry and entry costs. All money is exact.
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from opslib.trading.pnl.fills import ZERO, Promise
+from opslib.trading.pnl.fills import ZERO, BacktestResult
 from opslib.trading.pnl.positions import Leg, Trade
 
 
@@ -194,7 +194,7 @@ def paid(leg: Leg, model: CostModel) -> Decimal | None:
     return (model.commission(leg.uncharged, True) if per_contract(leg) else ZERO) - leg.commission
 
 
-def assumed(found: Result, said: Promise | None) -> Result:
+def assumed(found: Result, said: BacktestResult | None) -> Result:
     """The same trade with the costs that a backtest says it took into account, where it says so."""
     if said is None:
         return found

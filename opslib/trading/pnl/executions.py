@@ -15,7 +15,7 @@ from typing import Any
 from opslib.foundation import formatting
 from opslib.trading.pnl import cells as cells_module, columns as c
 from opslib.trading.pnl.cells import plain
-from opslib.trading.pnl.fills import ZERO, Book, Fill, Money, Row, Style
+from opslib.trading.pnl.fills import ZERO, FillsFile, Fill, CashMovement, Row, Style
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAYOUT = "fills, a row each"
@@ -153,13 +153,13 @@ def style(columns: list[str], rows: list[Mapping[str, object]], semicolons: bool
     month_first = [cell for cell, pair in pairs if pair[1] > 12]
     notes = []
     if day_first and not month_first:
-        notes.append(DAY_FIRST.format(formatting.one_line(repr(day_first[0]), 40)))
+        notes.append(DAY_FIRST.format(formatting.single_line(repr(day_first[0]), 40)))
     elif (
         unsure := [cell for cell, pair in pairs if pair[0] != pair[1]]
         if not month_first and not any("fees & comm" in column.lower() for column in columns)
         else []
     ):
-        notes.append(DAYS_SHOWN.format(formatting.one_line(repr(unsure[0]), 40)))
+        notes.append(DAYS_SHOWN.format(formatting.single_line(repr(unsure[0]), 40)))
     figures = of((*c.PRICE, *c.QUANTITY, *c.NET, *c.GROSS, *c.COMMISSION, *c.COMBINED, *c.FEES, *c.STRIKE))
     told = [str(row.get(column)) for column in figures for row in rows if isinstance(row.get(column), str)]
     # Where cells are parted by semicolons, 1,234 is a thousand only if some number has a decimal point.
@@ -208,7 +208,7 @@ def is_action(cell: str) -> bool:
     return len(cell) > 1 and _action(cell) is not None
 
 
-def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
+def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
     """
     Put one row into a book.
 
@@ -231,16 +231,16 @@ def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
     action = _action(told)
     at = when(row)
     if action is None and _CASH.search(re.sub(r"[_\-]|\((cash|margin|shares?)\)", " ", told.lower())):
-        found: Fill | Money = _money(row, at, told, book)
+        found: Fill | CashMovement = _money(row, at, told, book)
     elif action is None:
         row.refuse(f"{row.name(*c.SIDE)} is {told!r}; {_WORDS} was wanted")
         c.traded(row, book)
         c.stated_costs(row)
-        found = Money(number, at, "", "", ZERO)
+        found = CashMovement(number, at, "", "", ZERO)
     else:
         found = _end(row, at, action[0], book) if action[0] != "trade" else _trade(row, at, action[1], action[2], book)
     row.done()
-    (book.moneys if isinstance(found, Money) else book.fills).append(found)  # type: ignore[arg-type]
+    (book.moneys if isinstance(found, CashMovement) else book.fills).append(found)  # type: ignore[arg-type]
 
 
 def is_day(cell: object) -> bool:
@@ -270,7 +270,7 @@ def when(row: Row, names: tuple[str, ...] = c.AT) -> datetime:
     days = [(name, cell) for name, cell in told if not cells_module.is_time_of_day(cell)]
     if not days:
         row.refuse(
-            f"{told[0][0]} is {formatting.one_line(repr(told[0][1]), 40)}, a time without a day, and no other "
+            f"{told[0][0]} is {formatting.single_line(repr(told[0][1]), 40)}, a time without a day, and no other "
             f"column has the day; a date was wanted"
         )
         return EPOCH
@@ -286,7 +286,7 @@ def when(row: Row, names: tuple[str, ...] = c.AT) -> datetime:
     return row.instant(name, cell)
 
 
-def _money(row: Row, at: datetime, told: str, book: Book) -> Money:
+def _money(row: Row, at: datetime, told: str, book: FillsFile) -> CashMovement:
     """Cash that is no fill: its own figure says how much."""
     stated = c.stated_cash(row)
     quantity = row.number_of(*c.QUANTITY)
@@ -299,7 +299,7 @@ def _money(row: Row, at: datetime, told: str, book: Book) -> Money:
             f"{row.name(stated[0][0])} of {told!r} has no sign in this file, so that it is not clear whether "
             f"it was paid or received; cash that is paid is below 0"
         )
-    return Money(row.number, at, formatting.one_line(told.lower(), 60), row.word(*c.SYMBOL), stated[0][1] if stated else ZERO)
+    return CashMovement(row.number, at, formatting.single_line(told.lower(), 60), row.word(*c.SYMBOL), stated[0][1] if stated else ZERO)
 
 
 def _quantity(row: Row, side: str) -> Decimal:
@@ -307,7 +307,7 @@ def _quantity(row: Row, side: str) -> Decimal:
     quantity = row.number_of(*c.QUANTITY, needed=True)
     if quantity == 0 or (quantity is not None and quantity < 0 and side == "buy"):
         row.refuse(
-            f"{row.name(*c.QUANTITY)} is {formatting.one_line(repr(str(quantity)), 40)}"
+            f"{row.name(*c.QUANTITY)} is {formatting.single_line(repr(str(quantity)), 40)}"
             f"{' for a buy' if quantity else ''}; a number above 0 was wanted"
         )
     return abs(quantity) if quantity else Decimal(1)
@@ -318,7 +318,7 @@ def _named(row: Row, what: Mapping[str, Any]) -> None:
         row.refuse(f"{row.name(*c.SYMBOL)} is empty; what was traded was wanted")
 
 
-def _end(row: Row, at: datetime, kind: str, book: Book) -> Fill:
+def _end(row: Row, at: datetime, kind: str, book: FillsFile) -> Fill:
     """What the clearing house did to an option: no price, no cash."""
     what = c.traded(row, book)
     _named(row, what)
@@ -356,7 +356,7 @@ def _end(row: Row, at: datetime, kind: str, book: Book) -> Fill:
     )
 
 
-def _trade(row: Row, at: datetime, side: str, effect: str, book: Book) -> Fill:
+def _trade(row: Row, at: datetime, side: str, effect: str, book: FillsFile) -> Fill:
     if opened := row.word(*c.EFFECT).lower():
         effect = {
             "open": "open",

@@ -109,7 +109,7 @@ class Fill(NamedTuple):
         return self.value + (self.commission or ZERO) + (self.fees or ZERO)
 
 
-class Money(NamedTuple):
+class CashMovement(NamedTuple):
     """Cash that is no fill: a dividend, a deposit, interest, a fee."""
 
     row: int
@@ -119,7 +119,7 @@ class Money(NamedTuple):
     total: Decimal
 
 
-class Refused(NamedTuple):
+class RejectedRow(NamedTuple):
     """A row that was refused: its line, why (column, what was found, what was wanted), and the row as it stood."""
 
     row: int
@@ -127,7 +127,7 @@ class Refused(NamedTuple):
     body: str
 
 
-class Promise(NamedTuple):
+class BacktestResult(NamedTuple):
     """
     What a backtest said of a trade, where it is told beside the trade itself.
 
@@ -143,7 +143,7 @@ class Promise(NamedTuple):
 
 
 @dataclass
-class Book:
+class FillsFile:
     """
     What a file of fills holds.
 
@@ -165,15 +165,15 @@ class Book:
     layout: str
     backtest: bool = False
     fills: list[Fill] = field(default_factory=list)
-    moneys: list[Money] = field(default_factory=list)
-    promises: dict[str, Promise] = field(default_factory=dict)
-    refused: list[Refused] = field(default_factory=list)
+    moneys: list[CashMovement] = field(default_factory=list)
+    promises: dict[str, BacktestResult] = field(default_factory=dict)
+    refused: list[RejectedRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lots: dict[str, int] = field(default_factory=dict)
     style: Style = Style()
     unfilled: list[int] = field(default_factory=list)
 
-    def settled(self) -> "Book":
+    def settled(self) -> "FillsFile":
         """
         The same book with its fills in order of time; those of one instant as an account is kept: oldest row first.
         """
@@ -212,7 +212,7 @@ class Row:
     def name(self, *names: str) -> str:
         """What the file itself calls a column of one of these names; the first of them where it has none."""
         return next(
-            (formatting.one_line(self.names[plain(n)].strip(), 60) for n in names if plain(n) in self.names), names[0]
+            (formatting.single_line(self.names[plain(n)].strip(), 60) for n in names if plain(n) in self.names), names[0]
         )
 
     def has(self, *names: str) -> bool:
@@ -227,14 +227,14 @@ class Row:
         """A text; empty where there is none."""
         found = self._found(names)[1]
         told = " ".join(str(found).split()) if found is not None else ""
-        return "" if told.lower() in NONE else formatting.one_line(told, 300)
+        return "" if told.lower() in NONE else formatting.single_line(told, 300)
 
     def number_of(
         self, *names: str, needed: bool = False, least: Decimal | None = None, above: Decimal | None = None
     ) -> Decimal | None:
         """A number; None where there is none, or where it was refused."""
         name, found = self._found(names)
-        shown = formatting.one_line(repr(found), 40)
+        shown = formatting.single_line(repr(found), 40)
         try:
             if self.style.decimal_comma and isinstance(found, str) and "," in found:
                 raise DecimalComma(found)
@@ -274,12 +274,12 @@ class Row:
             return moment(found, self.style.day_first)
         except SerialDate:
             self.refuse(
-                f"{name} is {formatting.one_line(repr(found), 40)}, a spreadsheet's count of days; a date was "
+                f"{name} is {formatting.single_line(repr(found), 40)}, a spreadsheet's count of days; a date was "
                 f"expected. Give the column a date format and export again"
             )
         except ValueError:
             self.refuse(
-                f"{name} is {formatting.one_line(repr(found), 40)}; a time such as 2025-10-23T17:33:29+0100 was wanted"
+                f"{name} is {formatting.single_line(repr(found), 40)}; a time such as 2025-10-23T17:33:29+0100 was wanted"
             )
         return datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -291,7 +291,7 @@ class Row:
         try:
             return moment(found, self.style.day_first).astimezone(formatting.NEW_YORK).date()
         except ValueError:
-            self.refuse(f"{name} is {formatting.one_line(repr(found), 40)}; a day such as 10/24/25 was wanted")
+            self.refuse(f"{name} is {formatting.single_line(repr(found), 40)}; a day such as 10/24/25 was wanted")
             return None
 
     def dollars_only(self) -> None:
@@ -304,12 +304,12 @@ class Row:
                 told = " ".join(str(self.cells[key] or "").split())
                 if told.lower() not in (*NONE, *DOLLARS):
                     self.refuse(
-                        f"{formatting.one_line(name.strip(), 60)} is {formatting.one_line(told, 40)!r}; USD was wanted, "
+                        f"{formatting.single_line(name.strip(), 60)} is {formatting.single_line(told, 40)!r}; USD was wanted, "
                         f"and nothing here converts"
                     )
             elif code := cells_module.unit_of(name):
                 self.refuse(
-                    f"{formatting.one_line(name.strip(), 60)!r} is a column in {code}; USD was wanted, and nothing "
+                    f"{formatting.single_line(name.strip(), 60)!r} is a column in {code}; USD was wanted, and nothing "
                     f"here converts"
                 )
 

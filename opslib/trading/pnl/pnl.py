@@ -9,11 +9,11 @@ from functools import cached_property
 from opslib.foundation import formatting
 from opslib.foundation.config.rules import Rule
 from opslib.trading.pnl import backtest_variance, costs, round_trips
-from opslib.trading.pnl.backtest_variance import Pair, Parts, Spread
+from opslib.trading.pnl.backtest_variance import Pair, Parts, GapStatistics
 from opslib.trading.pnl.costs import CostModel, Result
-from opslib.trading.pnl.fills import CENT, ZERO, Fill, Promise
+from opslib.trading.pnl.fills import CENT, ZERO, Fill, BacktestResult
 from opslib.trading.pnl.positions import Trade
-from opslib.trading.pnl.round_trips import Trips
+from opslib.trading.pnl.round_trips import RoundTrips
 from opslib.trading.pnl.store import Known
 
 
@@ -97,13 +97,13 @@ class Pnl:
             `realised.counted`.
     """
 
-    trips: Trips
+    trips: RoundTrips
     model: CostModel
     rule: Rule
     backtest: list[Trade] | None
-    promises: Mapping[str, Promise]
+    promises: Mapping[str, BacktestResult]
     chosen: list[Trade]
-    beside: Mapping[str, Promise] = field(default_factory=dict)
+    beside: Mapping[str, BacktestResult] = field(default_factory=dict)
     found: tuple[list[Pair], list[Trade], list[Trade]] | None = None
     span: str = ""
 
@@ -200,12 +200,12 @@ class Pnl:
         return [pair.gap_pp for pair in self.pairs if pair.gap_pp is not None]
 
     @cached_property
-    def points(self) -> Spread | None:
+    def points(self) -> GapStatistics | None:
         """The gaps in percentage points; None where there is none."""
         return backtest_variance.spread(self.gaps, self.rule.of("fills").confidence)
 
     @cached_property
-    def dollars(self) -> Spread | None:
+    def dollars(self) -> GapStatistics | None:
         """The gaps in dollars; None where there is none."""
         return backtest_variance.spread([pair.gap_usd for pair in self.pairs], self.rule.of("fills").confidence)
 
@@ -227,12 +227,12 @@ def of(
     rule: Rule,
     model: CostModel = costs.REAL,
     backtest: Iterable[Fill] | None = None,
-    promises: Mapping[str, Promise] | None = None,
-    beside: Mapping[str, Promise] | None = None,
+    promises: Mapping[str, BacktestResult] | None = None,
+    beside: Mapping[str, BacktestResult] | None = None,
 ) -> Pnl:
     """What did all these fills come to?"""
-    found = round_trips.trips(fills)
-    theirs = None if backtest is None else round_trips.trips(backtest).trades
+    found = round_trips.round_trips(fills)
+    theirs = None if backtest is None else round_trips.round_trips(backtest).trades
     return Pnl(found, model, rule, theirs, promises or {}, found.trades, beside or {})
 
 

@@ -17,7 +17,7 @@ from opslib.foundation import files, formatting
 from opslib.foundation.errors import BadFill, ImportRefused
 from opslib.trading.pnl import app_trades, columns as columns_module, executions, tastytrade
 from opslib.trading.pnl.cells import plain as plain_name, unit_of
-from opslib.trading.pnl.fills import Book, Refused
+from opslib.trading.pnl.fills import FillsFile, RejectedRow
 
 MOST_SHOWN = 500
 MOST_BEFORE_HEAD = 60  # Lines; an account statement has no more before its first table.
@@ -57,7 +57,7 @@ def content(path: Path) -> str:
         return told
 
 
-def read(path: Path, backtest: bool = False) -> Book:
+def read(path: Path, backtest: bool = False) -> FillsFile:
     """
     Read what a file of fills holds.
 
@@ -70,7 +70,7 @@ def read(path: Path, backtest: bool = False) -> Book:
     told = content(path)
     if not told.strip():
         raise ImportRefused(f"{path} is empty; {WANTED} was wanted.")
-    found = Book(path.name, app_trades.APP, backtest)
+    found = FillsFile(path.name, app_trades.APP, backtest)
     if told.lstrip()[0] in "[{":
         try:
             _json(found, path, told)
@@ -163,7 +163,7 @@ def _head(told: str) -> tuple[str, str, int, list[str]] | None:
     return None
 
 
-def _csv(book: Book, path: Path, told: str) -> None:
+def _csv(book: FillsFile, path: Path, told: str) -> None:
     try:
         head = _head(told)
         if head is None or (head[1] == app_trades.SAID and not book.backtest):
@@ -178,13 +178,13 @@ def _csv(book: Book, path: Path, told: str) -> None:
             lacking = executions.missing(likely)
             why = f" No column of it is recognised as {', '.join(lacking)}." if 0 < len(lacking) <= 3 else ""
             why += "".join(
-                f" {formatting.one_line(column, 40)!r} is in {code}; USD was wanted."
+                f" {formatting.single_line(column, 40)!r} is in {code}; USD was wanted."
                 for column in likely
                 if (code := unit_of(column))
             )
             raise ImportRefused(
                 f"{path} is no file of fills: {WANTED} was wanted, found columns "
-                f"{formatting.one_line(', '.join(likely), 120)!r}.{why}"
+                f"{formatting.single_line(', '.join(likely), 120)!r}.{why}"
             )
         delimiter, book.layout, at, columns = head
         columns = [*columns]
@@ -249,7 +249,7 @@ def _passed_over(where: str, lines: list[tuple[int, list[str]]], delimiter: str)
     if not lines:
         return []
     shown = "; ".join(
-        f"line {number} {formatting.one_line(delimiter.join(line).strip(delimiter), 40)!r}" for number, line in lines[:3]
+        f"line {number} {formatting.single_line(delimiter.join(line).strip(delimiter), 40)!r}" for number, line in lines[:3]
     )
     return [f"{len(lines)} lines {where} are passed over: {shown}{'; …' if len(lines) > 3 else ''}"]
 
@@ -298,25 +298,25 @@ def _is_text(cell: str) -> bool:
 
 
 def _row(
-    book: Book, number: int, line: list[str], columns: list[str], cells: Mapping[str, object], how: Callable
+    book: FillsFile, number: int, line: list[str], columns: list[str], cells: Mapping[str, object], how: Callable
 ) -> None:
     body = ",".join(line)
     if len(line) != len(columns) and any(cell.strip() for cell in line[len(columns) :] or ["x"]):
         book.refused.append(
-            Refused(number, (f"the row has {len(line)} cells; {len(columns)} were wanted, one for each column",), body)
+            RejectedRow(number, (f"the row has {len(line)} cells; {len(columns)} were wanted, one for each column",), body)
         )
         return
     _put(book, number, cells, body, how)
 
 
-def _put(book: Book, number: int, cells: Mapping[str, object], body: str, how: Callable) -> None:
+def _put(book: FillsFile, number: int, cells: Mapping[str, object], body: str, how: Callable) -> None:
     try:
         how(book, number, cells)
     except BadFill as problem:
-        book.refused.append(Refused(number, tuple(problem.reasons), body))
+        book.refused.append(RejectedRow(number, tuple(problem.reasons), body))
 
 
-def _json(book: Book, path: Path, told: str) -> None:
+def _json(book: FillsFile, path: Path, told: str) -> None:
     records = list(_records(path, told))
     rows = [found for _, found in records if isinstance(found, dict)]
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -326,11 +326,11 @@ def _json(book: Book, path: Path, told: str) -> None:
         book.style, notes = executions.style(columns, rows)
         book.notes += notes
     for number, found in records:
-        body = formatting.one_line(json.dumps(found, ensure_ascii=False), MOST_SHOWN)
+        body = formatting.single_line(json.dumps(found, ensure_ascii=False), MOST_SHOWN)
         if isinstance(found, dict):
             _put(book, number, found, body, how)
         else:
-            book.refused.append(Refused(number, (f"a trade was wanted, found {formatting.one_line(repr(found), 40)}",), body))
+            book.refused.append(RejectedRow(number, (f"a trade was wanted, found {formatting.single_line(repr(found), 40)}",), body))
     if not book.fills and not book.refused and not book.promises and not book.moneys:
         raise ImportRefused(f"{path} holds no trade that was entered; {WANTED} was wanted.")
 

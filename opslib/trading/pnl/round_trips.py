@@ -24,7 +24,7 @@ _GRAIN = Decimal("0.000001")
 
 
 @dataclass
-class Trips:
+class RoundTrips:
     """
     What became of fills.
 
@@ -173,7 +173,7 @@ class _Positions:
     def __init__(self) -> None:
         self.held: dict[tuple[str, str, str], list[Leg]] = defaultdict(list)
         self.legs: list[Leg] = []
-        self.found = Trips()
+        self.found = RoundTrips()
 
     def happens(self, event: _Event) -> None:
         fill = _merged(event)
@@ -333,7 +333,7 @@ def _grouped(legs: list[Leg]) -> list[Trade]:
     ]
 
 
-def trips(fills: Iterable[Fill]) -> Trips:
+def round_trips(fills: Iterable[Fill]) -> RoundTrips:
     """
     What became of fills?
 

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from opslib.foundation import clock
 from opslib.foundation.formatting import NEW_YORK
 from opslib.foundation.storage.cell_types import damaged, decoding
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import FILLS
-from opslib.trading.pnl.fills import Book, Fill, Money, Promise
+from opslib.trading.pnl.fills import FillsFile, Fill, CashMovement, BacktestResult
 
 _BATCH = 500
 _NUMBERS = {"quantity", "price", "multiplier", "value", "commission", "fees", "bid", "ask", "strike"}
@@ -28,7 +28,7 @@ BACKTEST = "backtest trade"
 OF_NO_MOMENT_US = 0
 
 
-def _body(found: Fill | Money | Promise) -> str:
+def _body(found: Fill | CashMovement | BacktestResult) -> str:
     """What is kept of a fill: everything but the row of the file in which it stood."""
     # A field that came later is kept only where it says something, so that what was kept before it is known again.
     told = {k: v for k, v in found._asdict().items() if k not in ("row", "at") and (k != "blank" or v)}
@@ -46,19 +46,19 @@ def _read_fill(seq: int, ts_us: int, told: dict[str, Any]) -> Fill:
     return Fill(row=seq, at=clock.instant(ts_us), **read)
 
 
-def _money(row: Any) -> Money:
+def _money(row: Any) -> CashMovement:
     with decoding(f"fills.body of row {row.seq}"):
         told = json.loads(row.body)
-        return Money(row.seq, clock.instant(row.ts_us), told["kind"], told["symbol"], Decimal(told["total"]))
+        return CashMovement(row.seq, clock.instant(row.ts_us), told["kind"], told["symbol"], Decimal(told["total"]))
 
 
-def _promise(row: Any) -> Promise:
+def _promise(row: Any) -> BacktestResult:
     with decoding("fills.body of a backtest"):
         return _read_promise(json.loads(row.body))
 
 
-def _read_promise(told: dict[str, Any]) -> Promise:
-    return Promise(
+def _read_promise(told: dict[str, Any]) -> BacktestResult:
+    return BacktestResult(
         told["lot"], *(Decimal(told[k]) if told[k] is not None else None for k in ("net_pct", "commission", "slippage"))
     )
 
@@ -75,7 +75,7 @@ class Computed(NamedTuple):
 
     name: str
     fills: tuple[Fill, ...]
-    promise: Promise | None
+    promise: BacktestResult | None
 
 
 def _computed(row: Any) -> Computed:
@@ -88,13 +88,13 @@ def _computed(row: Any) -> Computed:
 _READ = {"fill": _fill, "backtest": _promise, BACKTEST: _computed}
 
 
-def _told(row: Any) -> Fill | Promise | Computed:
+def _told(row: Any) -> Fill | BacktestResult | Computed:
     if row.kind not in _READ:
         raise damaged("fills.kind", row.kind, f"one of {', '.join(_READ)}")
     return _READ[row.kind](row)
 
 
-class Filed(NamedTuple):
+class StoredFill(NamedTuple):
     """
     A row as the store has it: which it is, when it happened (a backtest's trade: never), when it was known, and what it
     tells.
@@ -103,7 +103,7 @@ class Filed(NamedTuple):
     seq: int
     ts_us: int
     known_at_us: int
-    told: Fill | Promise | Computed
+    told: Fill | BacktestResult | Computed
 
 
 class Known:
@@ -115,17 +115,17 @@ class Known:
         beside: What a backtest said of a trade in the file of that trade itself, by its name.
     """
 
-    def __init__(self, rows: Iterable[Filed] = ()):
-        self.fills, self.beside = list[Fill](), dict[str, Promise]()
+    def __init__(self, rows: Iterable[StoredFill] = ()):
+        self.fills, self.beside = list[Fill](), dict[str, BacktestResult]()
         self._computed = dict[str, tuple[int, Computed]]()
         for row in rows:
             self.add(row)
 
-    def add(self, row: Filed) -> None:
+    def add(self, row: StoredFill) -> None:
         """Take in a row."""
         if isinstance(row.told, Fill):
             self.fills.append(row.told)
-        elif isinstance(row.told, Promise):
+        elif isinstance(row.told, BacktestResult):
             self.beside[row.told.lot] = row.told
         elif self._computed.get(row.told.name, (0, None))[0] < row.seq:
             self._computed[row.told.name] = row.seq, row.told
@@ -142,7 +142,7 @@ class Known:
         return sorted(found, key=lambda f: f.at) or None
 
     @property
-    def promises(self) -> dict[str, Promise]:
+    def promises(self) -> dict[str, BacktestResult]:
         """What these backtests said of trades besides their fills, by the trade's name."""
         return {
             told.promise.lot: told.promise
@@ -157,7 +157,7 @@ def _name(fill: Fill) -> str:
     return f"trade {fill.lot}" if fill.lot else f"{fill.symbol} {day}"
 
 
-def _of_book(book: Book) -> Iterator[Computed]:
+def _of_book(book: FillsFile) -> Iterator[Computed]:
     """What a backtest's book says, trade by trade."""
     fills = dict[str, list[Fill]]()
     for fill in book.fills:
@@ -178,13 +178,13 @@ def _body_of(trade: Computed) -> str:
     )
 
 
-class Filings:
+class FillStore:
     """The fills of one app, and what a backtest said of its trades."""
 
-    def __init__(self, store: Store, app: str):
+    def __init__(self, store: Database, app: str):
         self.store, self.app = store, app
 
-    def keep(self, book: Book, *, known_at_ts: bool = False) -> tuple[int, int]:
+    def keep(self, book: FillsFile, *, known_at_ts: bool = False) -> tuple[int, int]:
         """
         Keep what a book holds; what is known already is passed over, so that a file read again changes nothing.
 
@@ -249,7 +249,7 @@ class Filings:
                 new |= {lines[r["digest"]] for r in fresh}
         return len(new), len(set(lines.values())) - len(new)
 
-    def keep_backtest(self, book: Book, *, known_at_ts: bool = False) -> tuple[int, int]:
+    def keep_backtest(self, book: FillsFile, *, known_at_ts: bool = False) -> tuple[int, int]:
         """
         Keep what a backtest's book says of each trade, where the store does not say the same of it already.
 
@@ -323,7 +323,7 @@ class Filings:
         """What is known of trades up to and at an instant, fills in order of time; as known at a moment (None: all)."""
         return Known(sorted(self.written(0, end_us, known_at_us), key=lambda row: (row.ts_us, row.seq)))
 
-    def moneys(self, end_us: int, known_at_us: int | None = None) -> list[Money]:
+    def moneys(self, end_us: int, known_at_us: int | None = None) -> list[CashMovement]:
         """Every other movement of cash up to and at an instant, in order of time; as known at a moment (None: all)."""
         query = self._asked(
             sa.select(FILLS.c.seq, FILLS.c.ts_us, FILLS.c.body).where(FILLS.c.kind == "money"), end_us, known_at_us
@@ -331,7 +331,7 @@ class Filings:
         with self.store.reading() as connection:
             return [_money(row) for row in connection.execute(query.order_by(FILLS.c.ts_us, FILLS.c.seq)).all()]
 
-    def written(self, after_seq: int, end_us: int, known_at_us: int | None = None) -> list[Filed]:
+    def written(self, after_seq: int, end_us: int, known_at_us: int | None = None) -> list[StoredFill]:
         """
         The fills, and what backtests said, written after a row, of what happened up to and at an instant, by the order
         of writing.
@@ -345,7 +345,7 @@ class Filings:
         )
         with self.store.reading() as connection:
             rows = connection.execute(query.order_by(FILLS.c.seq)).all()
-        return [Filed(row.seq, row.ts_us, row.known_at_us, _told(row)) for row in rows]
+        return [StoredFill(row.seq, row.ts_us, row.known_at_us, _told(row)) for row in rows]
 
     def _asked(self, query: sa.Select, end_us: int, known_at_us: int | None) -> sa.Select:
         query = query.where(FILLS.c.app == self.app, FILLS.c.ts_us <= end_us)

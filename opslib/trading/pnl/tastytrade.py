@@ -13,7 +13,7 @@ from datetime import date
 from decimal import Decimal
 
 from opslib.trading.pnl.columns import looks_like_cost, rounding, within_reason
-from opslib.trading.pnl.fills import CENT, ZERO, Book, Fill, Money, Row
+from opslib.trading.pnl.fills import CENT, ZERO, FillsFile, Fill, CashMovement, Row
 from opslib.trading.pnl.instruments import Contract, is_adjusted
 
 TODAY, OLDER = "tastytrade", "tastyworks (older)"
@@ -66,7 +66,7 @@ def layout(columns: list[str]) -> str | None:
     return OLDER if {"date/time", "transaction code", "amount", "quantity"} <= known else None
 
 
-def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
+def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
     """
     Put one row into a book.
 
@@ -76,7 +76,7 @@ def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
     row = Row(number, cells, book.style)
     today = book.layout == TODAY
     if row.word("Type" if today else "Transaction Code").lower() == "money movement":
-        found: Fill | Money = _money(row, today)
+        found: Fill | CashMovement = _money(row, today)
     else:
         found = _today(row) if today else _older(row)
     if isinstance(found, Fill):
@@ -88,10 +88,10 @@ def read(book: Book, number: int, cells: Mapping[str, object]) -> None:
                 f"costs of this row are unknown. Drop the column, or add it to Fees"
             )
     row.done()
-    (book.moneys if isinstance(found, Money) else book.fills).append(found)  # type: ignore[arg-type]
+    (book.moneys if isinstance(found, CashMovement) else book.fills).append(found)  # type: ignore[arg-type]
 
 
-def _money(row: Row, today: bool) -> Money:
+def _money(row: Row, today: bool) -> CashMovement:
     row.dollars_only()
     at, kind = row.time("Date", "Date/Time"), row.word("Sub Type", "Transaction Subcode", "Description")
     value = row.number_of("Value", "Amount", needed=True) or ZERO
@@ -101,7 +101,7 @@ def _money(row: Row, today: bool) -> Money:
         else -(row.number_of("Fees") or ZERO)
     )
     stated = row.number_of("Total")
-    return Money(row.number, at, kind.lower(), row.word("Symbol"), value + costs if stated is None else stated)
+    return CashMovement(row.number, at, kind.lower(), row.word("Symbol"), value + costs if stated is None else stated)
 
 
 def _side(row: Row, told: str, needed: bool) -> tuple[str, str]:

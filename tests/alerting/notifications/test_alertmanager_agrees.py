@@ -18,15 +18,15 @@ from tests.alerting.notifications.test_external_alerts import ZERO, alertmanager
 
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import FOREIGN
-from opslib.services.server import Served
+from opslib.services.server import ServerThread
 
 
 class Both:
     """A receiver and a real Alertmanager, which are sent the same."""
 
-    def __init__(self, ours: str, theirs: str, store: Store):
+    def __init__(self, ours: str, theirs: str, store: Database):
         self.ours, self.theirs, self.store, self.sent = f"{ours}/api/v2/alerts", f"{theirs}/api/v2/alerts", store, 0
 
     def answers(self, body: bytes) -> tuple[int, int]:
@@ -72,8 +72,8 @@ class Both:
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder, port = tmp_path_factory.mktemp("both"), free_port()
     found = settings.load(folder / "home", None, {})
-    store = Store(found.url)
-    with Served(found, store, rules.load()) as served, alertmanager(folder / "am", served.url, port):
+    store = Database(found.url)
+    with ServerThread(found, store, rules.load()) as served, alertmanager(folder / "am", served.url, port):
         yield Both(served.url, f"http://127.0.0.1:{port}", store)
     store.close()
 

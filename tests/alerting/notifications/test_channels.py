@@ -22,10 +22,10 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from tests.support.servers import serving
 
 from opslib.alerting.notifications import channels, message, sender
-from opslib.alerting.notifications.channels import NotTold
+from opslib.alerting.notifications.channels import DeliveryFailed
 from opslib.alerting.notifications.message import Message
 from opslib.foundation.config import rules, settings as settings_module
-from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.contacts import Channel, Role, Contacts
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.config.settings import Settings
 from opslib.simulation.world.http_server import Answer, Request
@@ -33,7 +33,7 @@ from opslib.simulation.world.http_server import Answer, Request
 NOW = datetime(2026, 3, 10, 15, 24, tzinfo=UTC)
 US = 1_000_000
 SECRET = "cAnArY-of-a-channel-0123456789"
-STAFF = Staff(lab_url="https://lab.example")
+STAFF = Contacts(lab_url="https://lab.example")
 
 
 def body(kind: str = "firing", **changed: Any) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def found(tmp_path: Path, **secrets: str) -> Settings:
 def tell(channel: Channel, what: Message, settings: Settings, picture: bytes | None = None) -> str:
     """Tell it; why it was not told, empty where it was."""
     try:
-        asyncio.run(channels.tell(channel, what, settings, NOW, picture))
-    except NotTold as problem:
+        asyncio.run(channels.deliver(channel, what, settings, NOW, picture))
+    except DeliveryFailed as problem:
         return str(problem)
     return ""
 
@@ -213,8 +213,8 @@ def test_how_long_to_wait_is_heard(tmp_path: Path) -> None:
     """A receiver that names a time to wait is left alone for that long."""
     with receiver(lambda r: Answer(429, b"slow down", headers={"Retry-After": "30"})) as url:
         channel, settings = over_http(tmp_path, "webhook", url)
-        with pytest.raises(NotTold) as problem:
-            asyncio.run(channels.tell(channel, told(), settings, NOW))
+        with pytest.raises(DeliveryFailed) as problem:
+            asyncio.run(channels.deliver(channel, told(), settings, NOW))
     assert problem.value.wait_s == 30
 
 
@@ -421,20 +421,20 @@ def test_each_way_can_be_tried(tmp_path: Path) -> None:
             "good": Channel("good", "webhook", {"url": url}),
             "bad": Channel("bad", "webhook", {"url": f"{url}/bad"}),
         }
-        staff = Staff(
+        staff = Contacts(
             {name: Role(name, (), ("good", "bad") if name == "Tech Lead" else ("good",)) for name in PATH}, ways
         )
         settings = settings_module.load(tmp_path, None, {})
-        assert [(name, bool(why)) for name, why in sender.tried(settings, staff, "Tech Lead", NOW)] == [
+        assert [(name, bool(why)) for name, why in sender.test_delivery(settings, staff, "Tech Lead", NOW)] == [
             ("good", False),
             ("bad", True),
         ]
         assert (
-            sender.tried(settings, staff, "good", NOW) == [("good", "")]
-            and len(sender.tried(settings, staff, "", NOW)) == 2
+            sender.test_delivery(settings, staff, "good", NOW) == [("good", "")]
+            and len(sender.test_delivery(settings, staff, "", NOW)) == 2
         )
         with pytest.raises(Exception, match="there is no channel or role 'Tech Led'.*Did you mean 'Tech Lead'"):
-            sender.tried(settings, staff, "Tech Led", NOW)
+            sender.test_delivery(settings, staff, "Tech Led", NOW)
     assert "Nothing is wrong" in json.loads(got[0].body)["text"]
 
 

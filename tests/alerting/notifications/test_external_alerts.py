@@ -26,15 +26,15 @@ from tests.support.servers import free_port
 from tests.alerting.notifications.test_channels import receiver
 
 from opslib.alerting.notifications import external_alerts
-from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.notifications.store import NotificationStore
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings as settings_module
-from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.contacts import Channel, Role, Contacts
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.errors import BadAlerts
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services import notifying, server
-from opslib.services.server import Served
+from opslib.services.server import ServerThread
 from opslib.simulation.world.http_server import Answer
 from opslib.telemetry.pages import refused_posts
 from opslib.telemetry.pages.store import SnapshotStore
@@ -229,8 +229,8 @@ class Heard:
 
     def __init__(self, url: str):
         self.at = NOW
-        self.store = Store(url, lambda: self.at)
-        self.dispatch = Dispatch(self.store, "desk")
+        self.store = Database(url, lambda: self.at)
+        self.dispatch = NotificationStore(self.store, "desk")
 
     def hears(self, *alerts: dict[str, Any]) -> None:
         found = external_alerts.read(json.dumps(alerts).encode(), self.at)
@@ -239,7 +239,7 @@ class Heard:
 
     def tells(self, after_s: float) -> list[tuple[str, str, str, str]]:
         self.at += timedelta(seconds=after_s)
-        made = [self.dispatch.message(name) for name in self.dispatch.plan(Staff(), RULES)]
+        made = [self.dispatch.message(name) for name in self.dispatch.plan(Contacts(), RULES)]
         return [(m["kind"], m["severity"], a["rule"], a["how"]) for m in made for a in m["alerts"]]
 
 
@@ -400,7 +400,7 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
             check=True,
             capture_output=True,
         )
-        store = Store(
+        store = Database(
             f"sqlite:///{home / 'store.sqlite'}",
             lambda: NOW + timedelta(seconds=time.clock_gettime(time.CLOCK_REALTIME) - began),
         )
@@ -409,7 +409,7 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
             return store.now()
 
         def hear():
-            return Dispatch(store, "desk").heard(
+            return NotificationStore(store, "desk").heard(
                 external_alerts.read(
                     json.dumps(
                         [alert(n, subject=n, severity="critical", ends=now() + timedelta(minutes=4)) for n in "AB"]
@@ -428,7 +428,7 @@ def test_alertmanager_forgets_and_we_do_not(tmp_path: Path) -> None:
             collecting.send_signal(signal.SIGKILL)
             collecting.wait()
     assert [[a["rule"] for a in m["alerts"]] for m in ours] == [["A"]]
-    assert [s.subject for s in Dispatch(store, "desk").silences()] == ["B"]
+    assert [s.subject for s in NotificationStore(store, "desk").silences()] == ["B"]
 
 
 def test_with_a_real_prometheus(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
     (home / "rules.toml").write_text('[availability]\nfor = "1s"\n')
     got: list[dict[str, Any]] = []
     settings, table = settings_module.load(home, None, {}), rules.load(home)
-    store = Store(settings.url, store_at)
+    store = Database(settings.url, store_at)
     made = PageOf(-600)
     for k in range(200):
         dead = k >= 80
@@ -470,7 +470,7 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
     with (
         receiver(lambda r: got.append(json.loads(r.body)) or Answer(200)) as hook,
         alertmanager(tmp_path / "am", hook, am_port),
-        Served(settings, store, table, now=store_at) as served,
+        ServerThread(settings, store, table, now=store_at) as served,
     ):
         from opslib.alerting import prometheus_rules
 
@@ -515,7 +515,7 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
             "hook": Channel("hook", "webhook", {"url": f"{hook}/hook"}),
             "am": Channel("am", "alertmanager", {"url": f"http://127.0.0.1:{am_port}"}),
         }
-        staff = Staff({name: Role(name, (), ("hook", "am")) for name in PATH}, hooks)
+        staff = Contacts({name: Role(name, (), ("hook", "am")) for name in PATH}, hooks)
         notifier = notifying.notifier(store, settings, table, staff, lambda: store_at() + timedelta(seconds=20))
         store._now = notifier.now
         made_ids = notifier.plan()
@@ -535,7 +535,7 @@ def test_with_a_real_prometheus(tmp_path: Path) -> None:
         assert {d.state for d, _ in notifier.dispatch.deliveries()} == {"sent"}
 
 
-def _heard(store: Store) -> set[str]:
+def _heard(store: Database) -> set[str]:
     import sqlalchemy as sa
 
     from opslib.foundation.storage.schema import FOREIGN
@@ -567,10 +567,10 @@ def test_alertmanager_hears_ours(tmp_path: Path) -> None:
     def told(kind: str) -> message.Message:
         made = body(kind)
         made["alerts"][0] |= {"pending_us": us(-60), "fired_us": us(-30), "over_us": us(0) if kind == "over" else None}
-        return message.compose(made, RULES, Staff(), None)
+        return message.compose(made, RULES, Contacts(), None)
 
     with receiver(lambda r: got.append(json.loads(r.body)) or Answer(200)) as hook, alertmanager(tmp_path, hook, port):
-        asyncio.run(channels.tell(channel, told("firing"), settings, now))
+        asyncio.run(channels.deliver(channel, told("firing"), settings, now))
         until(lambda: got)
         (stands,) = asked(f"http://127.0.0.1:{port}/api/v2/alerts")
         assert (
@@ -578,7 +578,7 @@ def test_alertmanager_hears_ours(tmp_path: Path) -> None:
             and stands["annotations"]["runbook"] == "massive_down"
             and stands["status"]["state"] == "active"
         )
-        asyncio.run(channels.tell(channel, told("over"), settings, now))
+        asyncio.run(channels.deliver(channel, told("over"), settings, now))
         until(lambda: got[-1]["status"] == "resolved")
 
 
@@ -587,8 +587,8 @@ def test_the_receiver_takes_alerts(tmp_path: Path) -> None:
     import httpx
 
     settings = settings_module.load(tmp_path, None, {"OPS_INGEST_KEY": "k-0123456789"})
-    store = Store(settings.url)
-    with Served(settings, store, RULES) as served:
+    store = Database(settings.url)
+    with ServerThread(settings, store, RULES) as served:
         where, key = f"{served.url}/api/v2/alerts", {"Authorization": "Bearer k-0123456789"}
         assert httpx.post(where, json=[alert()]).status_code == 401 and _heard(store) == set()
         assert httpx.post(where, json=[alert()], headers=key).status_code == 200 and _heard(store) == {"DiskFull"}

@@ -16,7 +16,7 @@ from opslib.alerting import effects, onset
 from opslib.cli.commands import incidents
 from opslib.dashboard import impact, status
 from opslib.foundation import clock
-from opslib.incidents.lifecycle import Chronicle
+from opslib.incidents.lifecycle import Incidents
 from opslib.runbooks.diagnosis import diagnosis
 
 HOUR = timedelta(hours=1)
@@ -32,7 +32,7 @@ def lines(text: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
 
 
-def view(desk: Desk, length: timedelta = timedelta(minutes=5)) -> status.View:
+def view(desk: Desk, length: timedelta = timedelta(minutes=5)) -> status.Status:
     return status.status(desk.store, desk.settings, RULES, as_of=desk.now, length=length)
 
 
@@ -121,8 +121,8 @@ def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
     the list shows peak and current severity.
     """
     desk = Desk(tmp_path, massive("server_5xx", errors=0), until_s=BEGINS_S + 240).live(BEGINS_S + 200)
-    chronicle = Chronicle(desk.store, desk.settings, RULES)
-    chronicle.take_in()
+    chronicle = Incidents(desk.store, desk.settings, RULES)
+    chronicle.follow_alerts()
     (incident,) = chronicle.all()
     opened, first = (
         incident.entries[0],
@@ -141,7 +141,7 @@ def test_an_incident_opens_with_what_it_fired_with(tmp_path: Path) -> None:
     )
     assert incident.peak == incident.current == "critical" != opened.body["severity"]
     desk.live(BEGINS_S + 1200)
-    chronicle.take_in()
+    chronicle.follow_alerts()
     (incident,) = chronicle.all()
     assert (incident.peak, incident.current) == ("critical", "none")
     listed = incidents._listed([incident])

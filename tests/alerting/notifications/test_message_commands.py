@@ -21,13 +21,13 @@ from tests.alerting.notifications.test_sender import Day
 
 from opslib.alerting.notifications import message
 from opslib.alerting.notifications.message import Code, Message
-from opslib.alerting.notifications.store import Dispatch
+from opslib.alerting.notifications.store import NotificationStore
 from opslib.foundation.config import rules, settings as settings_module
-from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.contacts import Channel, Role, Contacts
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.config.settings import Settings
-from opslib.foundation.storage.database import Store
-from opslib.incidents.lifecycle import Chronicle
+from opslib.foundation.storage.database import Database
+from opslib.incidents.lifecycle import Incidents
 from opslib.services import notifying
 from opslib.simulation.world.http_server import Answer, Request
 
@@ -148,7 +148,7 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> Day:
     """
     day = Day(tmp_path_factory.mktemp("it's a `desk` & more") / "home $HOME", "http://127.0.0.1:1", "11:20")
     day.live("11:26", 30)
-    Chronicle(day.store, day.settings, RULES).take_in()
+    Incidents(day.store, day.settings, RULES).follow_alerts()
     return day
 
 
@@ -160,7 +160,7 @@ def made(day: Day, kind: str) -> Message:
         "sentence": MARKUP,
     }
     where = day.settings.where
-    staff = Staff({name: Role(name, (MARKUP,)) for name in PATH}, lab_url="https://lab.example")
+    staff = Contacts({name: Role(name, (MARKUP,)) for name in PATH}, lab_url="https://lab.example")
     if kind in KINDS:
         return message.compose(body(kind, alerts=[told] * (12 if kind == "rose" else 1)), RULES, staff, None, where)
     if kind == "missed job":
@@ -193,8 +193,8 @@ def made(day: Day, kind: str) -> Message:
             where,
         )
     if kind == "trial":
-        return message.trial("desk", "terminal", staff, where)
-    return message.spoken(
+        return message.test_message("desk", "terminal", staff, where)
+    return message.free_text(
         "desk",
         "desk-1",
         MARKUP,
@@ -257,7 +257,7 @@ def test_every_command_does_what_it_says(alive: Day) -> None:
         )
     )
     assert len(commands) == 6
-    incident = Chronicle(alive.store, alive.settings, RULES).all()[-1]
+    incident = Incidents(alive.store, alive.settings, RULES).all()[-1]
     for command in commands:
         ended = shell(command, alive.settings.base)
         assert ended.returncode == 0 or ("report weekly" in command and ended.returncode == 3), (command, ended.stderr)
@@ -266,7 +266,7 @@ def test_every_command_does_what_it_says(alive: Day) -> None:
         if "runbook open" in command:
             assert (
                 list((alive.settings.outputs / "incidents" / incident.id).glob("01_massive_down.ipynb"))
-                and len(Chronicle(alive.store, alive.settings, RULES).all()) == 1
+                and len(Incidents(alive.store, alive.settings, RULES).all()) == 1
             )
         if "report weekly" in command:
             assert list((alive.settings.outputs / "reports").rglob("2026-W10_weekly.html"))
@@ -283,7 +283,7 @@ def test_a_missed_job_says_the_command_that_makes_it(tmp_path: Path) -> None:
     From the schedule to the message: the sentence has no command in it, the message has it whole, a notebook by its
     absolute path and with its parameters.
     """
-    from opslib.jobs.due import Agenda
+    from opslib.jobs.due import DueJobs
 
     home = tmp_path / "my home"
     home.mkdir()
@@ -293,12 +293,12 @@ def test_a_missed_job_says_the_command_that_makes_it(tmp_path: Path) -> None:
         'deep = 3 }\n[morning]\nruns = "checklist morning"\nwhen = "08:00"\n'
     )
     settings = settings_module.load(home, "two", {})
-    store = Store(settings.url, lambda: at("10:30"))
-    agenda = Agenda.of(store, settings, Staff())
+    store = Database(settings.url, lambda: at("10:30"))
+    agenda = DueJobs.of(store, settings, Contacts())
     agenda.begin(at("07:00"))
     found = agenda.told(at("10:30"), {})
-    Dispatch(store, "two").heard(found)
-    notifier = notifying.notifier(store, settings, RULES, Staff(), lambda: at("10:30"))
+    NotificationStore(store, "two").heard(found)
+    notifier = notifying.notifier(store, settings, RULES, Contacts(), lambda: at("10:30"))
     made = [notifier.rendered(name) for name in notifier.plan()]
     by_hand = {str(words) for m in made for head, words in m.lines if head == "By hand"}
     where = f"--home '{home}' --app two"
@@ -330,7 +330,7 @@ def test_where_a_desk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_an_id_that_begins_with_a_hyphen() -> None:
     """It is taken for an id, not for an option."""
     what = message.compose(
-        body(alerts=[body()["alerts"][0] | {"alert": "-rf-1"}]), RULES, Staff(), None, ("--home", "/a b")
+        body(alerts=[body()["alerts"][0] | {"alert": "-rf-1"}]), RULES, Contacts(), None, ("--home", "/a b")
     )
     assert [str(w) for _, w in what.lines if isinstance(w, Code)] == [
         "ops runbook open massive_down --incident=-rf-1 --home '/a b'",
@@ -364,7 +364,7 @@ def test_nothing_that_is_obeyed_is_sent(tmp_path_factory: pytest.TempPathFactory
     alert = body("over" if kind in ("over", "passed") else "firing")["alerts"][0] | dict.fromkeys(
         ("alert", "rule", "subject", "source", "sentence", "runbook"), outside
     )
-    staff = Staff({name: Role(name, (outside,)) for name in PATH})
+    staff = Contacts({name: Role(name, (outside,)) for name in PATH})
     if kind == "report":
         what = message.compose(
             {
@@ -384,7 +384,7 @@ def test_nothing_that_is_obeyed_is_sent(tmp_path_factory: pytest.TempPathFactory
             None,
         )
     elif kind == "said":
-        what = message.spoken("desk", "desk-1", outside, staff, ((outside, Code(outside)),))
+        what = message.free_text("desk", "desk-1", outside, staff, ((outside, Code(outside)),))
     else:
         what = message.compose(body(kind, alerts=[alert], group=outside, roles=[*PATH, outside]), RULES, staff, None)
     mail = channels.mail(mailing(25), what, settings, NOW, None)

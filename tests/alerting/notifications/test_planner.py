@@ -5,18 +5,18 @@ When people are told, and of what: a difference between what is so and what was 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from opslib.alerting.notifications.planner import Cause, Edge, Notice, Silence, due
-from opslib.foundation.config.contacts import Staff
+from opslib.alerting.notifications.planner import Cause, AlertChange, NotificationState, Silence, due
+from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import PATH
 
 S = 1_000_000
-STAFF = Staff()
+STAFF = Contacts()
 WAIT, AFTER, REPEAT = 15, 15 * 60, 4 * 3600
 
 
-def edge(kind: str, at_s: float, severity: str = "critical", alert: str = "a", how: str = "") -> Edge:
+def edge(kind: str, at_s: float, severity: str = "critical", alert: str = "a", how: str = "") -> AlertChange:
     which = "firing" if kind in ("fired", "rose", "released") else "resolved"
-    return Edge(
+    return AlertChange(
         which,
         round(at_s * S),
         alert,
@@ -37,7 +37,7 @@ class Desk:
     """Notices, what people said, and everything that was told."""
 
     def __init__(self, *alerts: str, panel: str = "providers", who: str = "Tech Lead"):
-        self.notices = {name: Notice(name, "availability", "massive", "page", panel, who) for name in alerts or ("a",)}
+        self.notices = {name: NotificationState(name, "availability", "massive", "page", panel, who) for name in alerts or ("a",)}
         self.silences: list[Silence] = []
         self.acks: dict[str, tuple[str, int]] = {}
         self.told: list[tuple[float, str, str, tuple[str, ...]]] = []
@@ -120,7 +120,7 @@ def test_one_message_for_a_group() -> None:
     """What fires in one panel while its first alert waits, or stands, is of its group; two panels are two groups."""
     desk = Desk("a", "b").happens("fired", 0, alert="a").happens("fired", 10, alert="b")
     assert desk.at(WAIT) == [("firing", "a"), ("firing", "b")] and {n.group for n in desk.notices.values()} == {"a"}
-    desk.notices["c"] = Notice("c", "gamma_zero", "app", "page", "greeks", "Trading Manager")
+    desk.notices["c"] = NotificationState("c", "gamma_zero", "app", "page", "greeks", "Trading Manager")
     desk.happens("fired", 20, alert="c")
     assert desk.at(20) == [] and desk.at(20 + WAIT) == [("firing", "c")] and desk.notices["c"].group == "c"
     desk.happens("resolved", 100, alert="a")
@@ -260,14 +260,14 @@ def test_another_life_is_another_notice() -> None:
 def test_what_a_neighbour_says_of_ours() -> None:
     """What another monitor says of an alert that fires here is told by nobody twice; what only it sees is told."""
     desk = Desk().happens("fired", 0)
-    desk.notices["p"] = Notice("p", "availability", "massive", "prometheus", "providers", "Tech Lead")
+    desk.notices["p"] = NotificationState("p", "availability", "massive", "prometheus", "providers", "Tech Lead")
     desk.happens("fired", 0, alert="p")
     assert desk.at(WAIT) == [("firing", "a")]
     desk.happens("resolved", 100, alert="p")
     desk.happens("resolved", 100)
     assert desk.at(100) == [("over", "a")] and not [n for n in desk.notices.values() if n.open]
     first = Desk()
-    first.notices["p"] = Notice("p", "availability", "massive", "prometheus", "providers", "Tech Lead")
+    first.notices["p"] = NotificationState("p", "availability", "massive", "prometheus", "providers", "Tech Lead")
     first.happens("fired", 0, alert="p")
     assert first.at(WAIT) == [("firing", "p")]
     # Ours comes later: it was told already, and its end is ours to tell, however long theirs goes on.
@@ -277,7 +277,7 @@ def test_what_a_neighbour_says_of_ours() -> None:
     assert first.at(100 + WAIT) == [("over", "a")] and not [t for s in range(120, 900, 60) for t in first.at(s)]
     first.happens("resolved", 1000, alert="p")
     assert first.at(1000 + WAIT) == []
-    desk.notices["q"] = Notice("q", "availability", "tradier", "prometheus", "providers", "Tech Lead")
+    desk.notices["q"] = NotificationState("q", "availability", "tradier", "prometheus", "providers", "Tech Lead")
     desk.happens("fired", 200, alert="q")
     assert desk.at(200 + WAIT) == [("firing", "q")]
 
@@ -329,14 +329,14 @@ def test_told_is_so_in_the_end(steps: list[tuple[str, int]]) -> None:
 PATHS = ("notify", "critical", "escalate")
 
 
-def of(alert: str, rule: str, source: str, panel: str = "system", who: str = "Tech Lead") -> Notice:
-    return Notice(alert, rule, "app", source, panel, who)
+def of(alert: str, rule: str, source: str, panel: str = "system", who: str = "Tech Lead") -> NotificationState:
+    return NotificationState(alert, rule, "app", source, panel, who)
 
 
 class Troubles(Desk):
     """Alerts of several rules and sources; a diagnosis names what `causes` says of each rule."""
 
-    def __init__(self, *notices: Notice):
+    def __init__(self, *notices: NotificationState):
         super().__init__()
         self.notices = {n.alert: n for n in notices}
         self.causes: dict[str, Cause] = {}

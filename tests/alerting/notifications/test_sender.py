@@ -25,14 +25,14 @@ from opslib.alerting.notifications.store import EXPIRED, PENDING, SENT
 from opslib.dashboard import impact
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings as settings_module
-from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.contacts import Channel, Role, Contacts
 from opslib.foundation.config.rules import PATH
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services import collector, notifying
 from opslib.services.collector import Collector, Standby
 from opslib.simulation.world.http_server import Answer, Request
 from opslib.telemetry.pages.store import SnapshotStore
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 RULES = rules.load()
 KEEPS_PASSED = "-all"
@@ -44,7 +44,7 @@ class Day:
     def __init__(self, home: Path, url: str, begins: str, keeps_passed: bool = False, **staff: Any):
         self.at = at(begins)
         self.settings = settings_module.load(home, None, {})
-        self.store = Store(self.settings.url, lambda: self.at)
+        self.store = Database(self.settings.url, lambda: self.at)
         self._waiting = list(reversed(posts()))
         self._come()
         self.judge = Collector(self.store, self.settings, RULES, "one", lambda: self.at)
@@ -54,7 +54,7 @@ class Day:
         }
         roles = {name: Role(name, (), ("lead",) if name == "Tech Lead" else ("desk",)) for name in PATH}
         self.notifier = notifying.notifier(
-            self.store, self.settings, RULES, Staff(roles, hooks, **staff), lambda: self.at
+            self.store, self.settings, RULES, Contacts(roles, hooks, **staff), lambda: self.at
         )
 
     def _come(self) -> None:
@@ -278,13 +278,13 @@ def test_a_fault_of_ours_stops_nobody_else(
 def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None:
     """A secret in what a neighbour says is hidden before anything of it is escaped or cut."""
     from opslib.alerting.notifications import external_alerts
-    from opslib.alerting.notifications.store import Dispatch
+    from opslib.alerting.notifications.store import NotificationStore
 
     secret = "T_0A&*<secret>_0123456789"
     settings = settings_module.load(tmp_path, None, {"OPS_CHANNEL_X": secret})
-    store = Store(settings.url, lambda: at("11:00"))
+    store = Database(settings.url, lambda: at("11:00"))
     summary = "x" * 280 + secret + "\n\x1b[2JDo first: nothing"
-    Dispatch(store, "desk").heard(
+    NotificationStore(store, "desk").heard(
         external_alerts.read(
             json.dumps(
                 [
@@ -298,7 +298,7 @@ def test_a_message_holds_no_secret_however_it_is_written(tmp_path: Path) -> None
             at("11:00"),
         ).alerts
     )
-    notifier = notifying.notifier(store, settings, RULES, Staff(), lambda: at("11:00"))
+    notifier = notifying.notifier(store, settings, RULES, Contacts(), lambda: at("11:00"))
     (name,) = notifier.plan()
     told = notifier.rendered(name)
     for words in (told.plain, told.slack, told.html, json.dumps(told.facts)):
@@ -315,14 +315,14 @@ def test_what_works_is_looked_up(tmp_path: Path, hook: str) -> None:
     from opslib.simulation.demo_day import probe_samples, replay
 
     day = Day(tmp_path, hook, "15:00")
-    bare = impact.standing(
+    bare = impact.working_and_failing(
         status.status(day.store, day.settings, RULES, as_of=at("09:20"), length=timedelta(minutes=5))
     )
     assert {state for state, _ in bare} == {"unknown"}
-    Samples(day.store, "desk").keep((replay._sample(s) for s in probe_samples.seen(scripted())), known_at_ts=True)
+    SampleStore(day.store, "desk").keep((replay._sample(s) for s in probe_samples.seen(scripted())), known_at_ts=True)
 
     def tell(moment, settings):
-        return impact.standing(status.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5)))
+        return impact.working_and_failing(status.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5)))
 
     (works, tradier), (fails, massive) = tell("11:28", day.settings)[:2]
     assert (
@@ -344,7 +344,7 @@ def test_what_works_is_looked_up(tmp_path: Path, hook: str) -> None:
         state for state, words in tell("14:33", day.settings) if words.startswith("live prices over the WebSocket")
     ] == ["fails"]
     gone = [Sample(clock.micros(at("15:30")), "liveness", name, "unreachable") for name in ("massive", "tradier")]
-    Samples(day.store, "desk").keep(gone, known_at_ts=True)
+    SampleStore(day.store, "desk").keep(gone, known_at_ts=True)
     assert tell("15:30", day.settings)[0] == ("fails", "our own network: neither provider can even be connected to")
 
 
@@ -368,7 +368,7 @@ def test_what_comes_from_outside_is_no_markup() -> None:
 
     made = body()
     made["alerts"][0]["sentence"] = "<script>alert(1)</script> *bold* <!channel> & `code`"
-    found = message.compose(made, RULES, Staff(), None)
+    found = message.compose(made, RULES, Contacts(), None)
     assert "<!channel>" not in found.slack and "&lt;!channel&gt;" in found.slack and "*bold*" not in found.slack
     assert (
         "<script>" not in found.html
@@ -395,7 +395,7 @@ def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str,
 
     standby = Standby(day.store, day.settings, RULES, day.notifier.staff, lambda: day.at)
     assert not standby.needed()
-    Samples(day.store, "desk").keep([beat(-10), beat(-5), beat(0)], known_at_ts=True)
+    SampleStore(day.store, "desk").keep([beat(-10), beat(-5), beat(0)], known_at_ts=True)
     day.at = at("10:45") + timedelta(seconds=20)
     assert not standby.needed()
     day.at = at("10:45") + timedelta(seconds=30)
@@ -411,7 +411,7 @@ def test_who_watches_the_watcher(tmp_path: Path, hook: str, got: list[tuple[str,
     day.at = at("16:30")
     assert not standby.needed()
     day.at = at("10:50")
-    Samples(day.store, "desk").keep([beat(200, "stopped")], known_at_ts=True)
+    SampleStore(day.store, "desk").keep([beat(200, "stopped")], known_at_ts=True)
     assert not standby.needed()
 
 
@@ -439,8 +439,8 @@ def test_a_dead_collector_is_told_by_the_receiver(
     serving, first = start("serve", "--port", str(free_port())), start("collect", "--every", "5s")
     second = None
     try:
-        store = Store(f"sqlite:///{home / 'store.sqlite'}")
-        _until(lambda: Samples(store, "desk").last("beat", 2**62) is not None)
+        store = Database(f"sqlite:///{home / 'store.sqlite'}")
+        _until(lambda: SampleStore(store, "desk").last("beat", 2**62) is not None)
         first.send_signal(signal.SIGKILL)
         first.wait()
         _until(lambda: any(m["kind"] == "firing" and m["alerts"][0]["rule"] == "heartbeat" for _, m in got))
@@ -477,7 +477,7 @@ def test_our_pulse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             and settings.redact(f"{url}/ping/uuid-0123456789") == "[OPS_HEARTBEAT_URL]"
         )
         well, stop = [False], threading.Event()
-        notifier = notifying.notifier(Store(settings.url), settings, RULES, Staff(), beating=lambda: well[0])
+        notifier = notifying.notifier(Database(settings.url), settings, RULES, Contacts(), beating=lambda: well[0])
         telling = threading.Thread(target=sender.run, args=(notifier, stop))
         telling.start()
         time.sleep(0.3)  # That nothing comes can only be seen by waiting for it.

@@ -15,15 +15,15 @@ import sqlalchemy as sa
 from tests.support.snapshots import at, us
 from tests.support.receivers import ALERTS, SILENT, fires
 
-from opslib.alerting.notifications.store import CLAIM_US, EXPIRED, SENT, Delivery, Dispatch
+from opslib.alerting.notifications.store import CLAIM_US, EXPIRED, SENT, Delivery, NotificationStore
 from opslib.foundation.config import rules
-from opslib.foundation.config.contacts import Channel, Role, Staff
+from opslib.foundation.config.contacts import Channel, Role, Contacts
 from opslib.foundation.config.rules import PATH
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ACTS, DELIVERIES, FOREIGN, MESSAGES, NOTICES, OUTBOX
 
 RULES = rules.load()
-HOOKED = Staff(
+HOOKED = Contacts(
     {name: Role(name, (), ("hook",)) for name in PATH},
     {"hook": Channel("hook", "webhook", {"url": "http://127.0.0.1:1"})},
 )
@@ -33,10 +33,10 @@ KILLS = {"sqlite": 300, "postgresql": 60}
 class Desk:
     """A store whose clock is set by hand."""
 
-    def __init__(self, url: str, staff: Staff = HOOKED):
+    def __init__(self, url: str, staff: Contacts = HOOKED):
         self.at_s, self.staff = 0.0, staff
-        self.store = Store(url, lambda: at(self.at_s))
-        self.dispatch = Dispatch(self.store, "desk")
+        self.store = Database(url, lambda: at(self.at_s))
+        self.dispatch = NotificationStore(self.store, "desk")
 
     def plan(self, seconds: float) -> list[dict]:
         """What is written down to be told at a moment."""
@@ -64,7 +64,7 @@ def test_planned_once(desk: Desk) -> None:
         ("system", ["errors", "websocket_down"]),
     ]
     assert {m["kind"] for m in made} == {"firing"} and len({m["id"] for m in made}) == 4
-    assert desk.plan(120) == [] and Dispatch(desk.store, "desk").plan(HOOKED, RULES) == []
+    assert desk.plan(120) == [] and NotificationStore(desk.store, "desk").plan(HOOKED, RULES) == []
     fires(desk.store, "desk", 200, "resolved")
     assert {m["kind"] for m in desk.plan(200)} == {"over"} and desk.dispatch.standing() == []
 
@@ -131,7 +131,7 @@ def test_what_is_given_up_is_kept(desk: Desk) -> None:
 
 def test_what_can_wait_waits_for_its_hours(store_url: str) -> None:
     """Outside a role's hours a notify waits until they begin; what is critical does not."""
-    late = Staff(
+    late = Contacts(
         {**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels
     )
     desk = Desk(store_url, late)
@@ -149,7 +149,7 @@ def test_what_waits_for_hours_lets_nothing_wait_for_it(store_url: str) -> None:
     When what was held for somebody's hours becomes worse, both go out at once, in order; held over a weekend it is not
     given up before it was ever tried.
     """
-    late = Staff(
+    late = Contacts(
         {**HOOKED.roles, "Trading Manager": Role("Trading Manager", (), ("hook",), "12:00-13:00")}, HOOKED.channels
     )
     desk = Desk(store_url, late)
@@ -172,10 +172,10 @@ def test_the_end_goes_where_the_beginning_went(store_url: str) -> None:
     Who was told of a beginning is told of its end, though the role has another channel by then; what waits for a
     channel that is gone is given up.
     """
-    desk = Desk(store_url, Staff(HOOKED.roles, HOOKED.channels | {"other": Channel("other", "terminal")}))
+    desk = Desk(store_url, Contacts(HOOKED.roles, HOOKED.channels | {"other": Channel("other", "terminal")}))
     fires(desk.store, "desk", 100, "firing")
     desk.plan(115)
-    desk.staff = Staff({name: Role(name, (), ("other",)) for name in PATH}, desk.staff.channels)
+    desk.staff = Contacts({name: Role(name, (), ("other",)) for name in PATH}, desk.staff.channels)
     fires(desk.store, "desk", 200, "resolved")
     desk.plan(200)
     assert {d.channel for d, m in desk.dispatch.deliveries() if m["kind"] == "over"} == {"hook", "other"}
@@ -201,13 +201,13 @@ def test_what_people_say_is_written_through(store_url: str) -> None:
     desk = Desk(store_url)
     made = desk.dispatch.silence("Ann", "maintenance", timedelta(hours=2), rule="availability", subject="massive")
     desk.dispatch.ack("availability-massive", "Ben", "on it")
-    other = Dispatch(Store(store_url, lambda: at(60)), "desk")
+    other = NotificationStore(Database(store_url, lambda: at(60)), "desk")
     assert other.silences() == [made] and made.until_us - made.from_us == 7200 * 10**6
     assert other.acks() == {"availability-massive": ("Ben", us(0), "on it")}
     assert (
-        other.unsilence(made.id, "Cid") and not other.unsilence(made.id, "Cid") and not other.unsilence("other", "Cid")
+        other.expire_silence(made.id, "Cid") and not other.expire_silence(made.id, "Cid") and not other.expire_silence("other", "Cid")
     )
-    assert [s.until_us for s in Dispatch(desk.store, "desk").silences()] == [us(60)]
+    assert [s.until_us for s in NotificationStore(desk.store, "desk").silences()] == [us(60)]
     with desk.store.reading() as connection:
         assert [row.kind for row in connection.execute(sa.select(ACTS).order_by(ACTS.c.seq))] == [
             "silence",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opslib.foundation.config import contacts, settings
-from opslib.foundation.config.contacts import Role, Staff
+from opslib.foundation.config.contacts import Role, Contacts
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.errors import SettingsError
 
@@ -46,7 +46,7 @@ lab_url = "https://lab.desk.example/"
 SECRETS = {"OPS_CHANNEL_SLACK": "https://hooks.example/services/T0/B0/secret", "OPS_CHANNEL_PAGER": "key-0123456789"}
 
 
-def read(tmp_path: Path, content: str, **environ: str) -> Staff:
+def read(tmp_path: Path, content: str, **environ: str) -> Contacts:
     (tmp_path / "settings.toml").write_text(content)
     return contacts.read(settings.load(tmp_path, None, environ))
 
@@ -164,7 +164,7 @@ def test_up_the_path() -> None:
     """
     What escalates is told to everybody; who says nothing is followed by the next up the path, then by whoever is left.
     """
-    found = Staff()
+    found = Contacts()
     assert found.told("Tech Lead", "critical") == ("Tech Lead",) and found.told("Tech Lead", "escalate") == PATH
     assert (found.after(("Junior Trader",)), found.after(("Tech Lead", "DevOps")), found.after(PATH)) == (
         "Trading Manager",

@@ -15,7 +15,7 @@ import pytest
 from opslib.cli import main
 from opslib.foundation.config import settings
 from opslib.foundation.config.settings import Settings, sqlite_url
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 
 ODD = '100% sure? #1 "x" ü'
 NAMES = [
@@ -70,11 +70,11 @@ def test_homes_given_in_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     for given, place in (("a? b", tmp_path / "a? b"), ("~/c#", tmp_path / "me" / "c#")):
         found = settings.load(given, "desk", {})
-        Store(found.url).close()
+        Database(found.url).close()
         assert found.home == place and (place / "store.sqlite").is_file()
     typed = f"sqlite:///{tmp_path}/typed.sqlite?timeout=5"
     assert settings.load(tmp_path, "desk", {"OPS_STORE_URL": typed}).url == typed
-    Store(typed).close()
+    Database(typed).close()
     assert (tmp_path / "typed.sqlite").is_file()
     assert Settings(tmp_path, "desk", store_url=sqlite_url(tmp_path / "x?y")).url.database == str(tmp_path / "x?y")  # type: ignore[union-attr]
 

@@ -64,7 +64,7 @@ def test_the_shipped_table_is_the_design(table):
     two ratios.
     """
     found = {
-        n: (r.better, r.unit, r.objective, *(dict(r.ladder).get(rung) for rung in rules.RUNGS))
+        n: (r.better, r.unit, r.objective, *(dict(r.ladder).get(rung) for rung in rules.SEVERITIES))
         for n, r in table.rules.items()
         if not r.burn
     }

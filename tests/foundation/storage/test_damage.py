@@ -18,15 +18,15 @@ from tests.support import damaged
 import pytest
 from tests.support.snapshots import post, us
 
-from opslib.alerting.notifications.planner import Notice
+from opslib.alerting.notifications.planner import NotificationState
 from opslib.cli import main
 from opslib.foundation.config import settings
 from opslib.foundation.errors import StoreError
 from opslib.foundation.storage import cell_types
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.telemetry.pages import rescue
 from opslib.telemetry.pages.store import SnapshotStore
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 COUNT = 60
 
@@ -146,7 +146,7 @@ NO_STORE = {
     "bytes": lambda path: path.write_bytes(bytes(range(256)) * 64),
     "another program's database": lambda path: edit(path.parent, "CREATE TABLE songs (name TEXT)"),
     "a newer one": lambda path: (
-        Store(settings.sqlite_url(path)).close(),
+        Database(settings.sqlite_url(path)).close(),
         edit(path.parent, "UPDATE meta SET value = '99' WHERE key = 'schema'"),
     ),
 }
@@ -186,7 +186,7 @@ def test_export_names_what_it_leaves_out(home: Path, tmp_path: Path, capsys: pyt
     _, right, _ = ops(capsys, home, "export", "snapshots")
     seqs = [
         row.seq
-        for row in Store(settings.sqlite_url(home / "store.sqlite")).stream(
+        for row in Database(settings.sqlite_url(home / "store.sqlite")).stream(
             rescue.sa.text("SELECT seq FROM snapshots ORDER BY ts_us, seq")
         )
     ]
@@ -272,10 +272,10 @@ def _leaves(home: Path) -> list[int]:
 
 def test_a_lost_log_is_no_failure(home: Path) -> None:
     """Without the log what was in the file is read; a log of something else is not taken for ours."""
-    held = len(SnapshotStore(Store(settings.sqlite_url(home / "store.sqlite"))).looks("desk", 0, 2**62, None))
+    held = len(SnapshotStore(Database(settings.sqlite_url(home / "store.sqlite"))).looks("desk", 0, 2**62, None))
     for suffix in ("-wal", "-shm"):
         (home / f"store.sqlite{suffix}").write_bytes(os.urandom(5000))
-    code = "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\nfrom opslib.foundation.storage.database import Store\nfrom opslib.telemetry.pages.store import SnapshotStore\nprint(len(SnapshotStore(Store(sqlite_url(Path(sys.argv[1])))).looks('desk', 0, 2**62, None)))"
+    code = "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\nfrom opslib.foundation.storage.database import Database\nfrom opslib.telemetry.pages.store import SnapshotStore\nprint(len(SnapshotStore(Database(sqlite_url(Path(sys.argv[1])))).looks('desk', 0, 2**62, None)))"
     found = subprocess.run([sys.executable, "-c", code, str(home / "store.sqlite")], capture_output=True, text=True)
     assert found.stdout.strip() == str(held), found.stderr
 
@@ -285,16 +285,16 @@ def test_postgresql_is_read_as_before(store_url: str) -> None:
     In either database what was written comes back, and a text that is JSON of another kind is refused where it is
     decoded.
     """
-    store = Store(store_url)
+    store = Database(store_url)
     from tests.support.snapshots import body
 
     SnapshotStore(store).write("desk", [post(0, body(page_id="p", errors_by_type={"a": 1}))])
-    Samples(store, "desk").keep([Sample(us(1), "beat", "collector", "ok", detail='{"tasks": 3}')])
+    SampleStore(store, "desk").keep([Sample(us(1), "beat", "collector", "ok", detail='{"tasks": 3}')])
     assert [(p.page, json.loads(p.metrics)["page"]) for p in rescue.posts(store, "desk", None, None, None)] == [
         ("p", "p")
     ]
     with pytest.raises(cell_types.DamagedCell, match="it lacks every_s"):
-        Samples(store, "desk").between(0, 2**61)[0].told()
+        SampleStore(store, "desk").between(0, 2**61)[0].told()
     store.close()
 
 
@@ -313,12 +313,12 @@ def test_postgresql_is_read_as_before(store_url: str) -> None:
 )
 def test_a_notice_of_another_shape_is_refused(change: dict) -> None:
     """What was kept of an alert is read only where every part is of its type."""
-    right = Notice(
+    right = NotificationState(
         "a", "availability", "massive", "page", "providers", "Dev Team", levels=["critical"], fired_us=us(1)
     ).as_json()
-    assert Notice.of_json(json.dumps(right)).as_json() == right
+    assert NotificationState.of_json(json.dumps(right)).as_json() == right
     with pytest.raises(StoreError, match="notices.state"):
-        Notice.of_json(json.dumps(right | change))
+        NotificationState.of_json(json.dumps(right | change))
 
 
 EDITS = {

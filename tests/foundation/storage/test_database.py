@@ -17,16 +17,16 @@ from opslib.foundation import clock
 from opslib.foundation.clock import Window
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import StoreError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.snapshot_columns import FIELDS
-from opslib.telemetry.pages.store import Post, Reject, SnapshotStore
+from opslib.telemetry.pages.store import Post, RejectedPost, SnapshotStore
 
 NOON = datetime(2026, 3, 10, 16, 0, tzinfo=UTC)
 
 
 def test_a_post_comes_back_as_it_was(store_url: str) -> None:
     """Every typed field and the body of a post are given back exactly."""
-    store = Store(store_url)
+    store = Database(store_url)
     some = days.posts()[1000:1010]
     assert SnapshotStore(store).write("desk", some) == 10
     looks = SnapshotStore(store).looks("desk", 0, 2**62, None)
@@ -40,7 +40,7 @@ def test_a_post_comes_back_as_it_was(store_url: str) -> None:
 
 def test_the_same_body_is_one_row(store_url: str) -> None:
     """Posting or importing again adds nothing, within one write and across writes; another app is another matter."""
-    store = Store(store_url)
+    store = Database(store_url)
     some = list(days.posts()[:20])
     assert SnapshotStore(store).write("desk", [*some, *some[:5]]) == 20
     assert SnapshotStore(store).write("desk", some) == 0
@@ -51,7 +51,7 @@ def test_the_same_body_is_one_row(store_url: str) -> None:
 def test_known_at_never_goes_back(store_url: str) -> None:
     """A clock that is set back does not make a later write known earlier; time goes on from the last write."""
     times = iter([NOON, NOON, NOON - timedelta(minutes=3), NOON + timedelta(seconds=1)])
-    store = Store(store_url, now=lambda: next(times))
+    store = Database(store_url, now=lambda: next(times))
     for post in days.posts()[:4]:
         SnapshotStore(store).write("desk", [post])
     known = [k.known_at_us for k in sorted(SnapshotStore(store).looks("desk", 0, 2**62, None), key=lambda k: k.seq)]
@@ -61,8 +61,8 @@ def test_known_at_never_goes_back(store_url: str) -> None:
 
 def test_rejects_are_kept_once_with_their_reasons(store_url: str) -> None:
     """What was refused is kept with where it came from and why, and not twice."""
-    store = Store(store_url)
-    refused = Reject("file.jsonl:3", ("pnl is 4, expected an object",), b'{"pnl": 4}')
+    store = Database(store_url)
+    refused = RejectedPost("file.jsonl:3", ("pnl is 4, expected an object",), b'{"pnl": 4}')
     SnapshotStore(store).write("desk", [], [refused])
     SnapshotStore(store).write("desk", [], [refused])
     assert [r for _, r in SnapshotStore(store).rejects("desk")] == [refused]
@@ -70,16 +70,16 @@ def test_rejects_are_kept_once_with_their_reasons(store_url: str) -> None:
 
 def test_a_newer_store_is_refused(store_url: str) -> None:
     """A store of a schema this version does not know is not touched."""
-    Store(store_url).remember("schema", "99")
+    Database(store_url).remember("schema", "99")
     with pytest.raises(StoreError, match="newer opslib"):
-        Store(store_url)
+        Database(store_url)
 
 
 def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store of an older schema is migrated once, on opening, and keeps its rows."""
     from opslib.foundation.storage import database as module
 
-    SnapshotStore(Store(store_url)).write("desk", days.posts()[:3])
+    SnapshotStore(Database(store_url)).write("desk", days.posts()[:3])
     ran = []
 
     def mark(connection: sa.Connection) -> None:
@@ -88,7 +88,7 @@ def test_an_older_store_is_brought_forward(store_url: str, monkeypatch: pytest.M
     here = len(module.MIGRATIONS) + 1
     monkeypatch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, mark))
     for _ in range(2):
-        found = Store(store_url)
+        found = Database(store_url)
         assert len(SnapshotStore(found).looks("desk", 0, 2**62, None)) == 3
     assert len(ran) == 1 and found.recall("schema") == str(here + 1)
 
@@ -97,15 +97,15 @@ def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     """The message names the store without its password, and what to look at."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="OPS_STORE_URL"):
-        Store(f"sqlite:///{tmp_path / 'file' / 'store.sqlite'}")
+        Database(f"sqlite:///{tmp_path / 'file' / 'store.sqlite'}")
     with pytest.raises(StoreError) as told:
-        Store("postgresql://me:hunter2@127.0.0.1:1/none?connect_timeout=2")
+        Database("postgresql://me:hunter2@127.0.0.1:1/none?connect_timeout=2")
     assert "hunter2" not in str(told.value)
 
 
 def test_sqlite_is_durable(tmp_path: Path) -> None:
     """SQLite is opened with WAL, full synchronisation and a busy timeout of at least 30 s."""
-    store = Store(f"sqlite:///{tmp_path / 's.sqlite'}")
+    store = Database(f"sqlite:///{tmp_path / 's.sqlite'}")
     with store._engine.connect() as connection:
 
         def pragma(name):
@@ -116,7 +116,7 @@ def test_sqlite_is_durable(tmp_path: Path) -> None:
 
 def test_a_failed_write_keeps_nothing(store_url: str) -> None:
     """A write is whole or not at all."""
-    store = Store(store_url)
+    store = Database(store_url)
     good = days.posts()[0]
     broken = Post(
         good.ts_us, type(good.snapshot)({**days.posts()[1].snapshot.values, "errors": "many"}, b"x" * 32, b"{}")
@@ -131,15 +131,15 @@ def test_a_failed_write_keeps_nothing(store_url: str) -> None:
 
 def test_processes_write_and_read_at_once(store_url: str, tmp_path: Path) -> None:
     """Four writers and a reader, each a process of its own, lose nothing, double nothing, and see no error."""
-    Store(store_url)
+    Database(store_url)
     posts = days.posts()[:400]
     (tmp_path / "posts.jsonl").write_text("\n".join(map(days.line, posts)))
     writer = textwrap.dedent("""
         import json, sys
         from opslib.foundation import clock, time_parsing; from opslib.telemetry.pages import snapshot
         from opslib.telemetry.pages.store import Post, SnapshotStore
-        from opslib.foundation.storage.database import Store
-        store, part = Store(sys.argv[1]), int(sys.argv[3])
+        from opslib.foundation.storage.database import Database
+        store, part = Database(sys.argv[1]), int(sys.argv[3])
         for i, line in enumerate(open(sys.argv[2])):
             row = json.loads(line)
             if i % 4 == part or i % 50 == 0:
@@ -150,7 +150,7 @@ snapshot.read(row["metrics"]))])
         subprocess.Popen([sys.executable, "-c", writer, store_url, str(tmp_path / "posts.jsonl"), str(i)])
         for i in range(4)
     ]
-    store, seen = Store(store_url), 0
+    store, seen = Database(store_url), 0
     while any(p.poll() is None for p in running):
         now = len(SnapshotStore(store).looks("desk", 0, 2**62, None))
         assert now >= seen
@@ -179,7 +179,7 @@ def test_live_equals_later(store_url: str, tmp_path: Path) -> None:
     wanted = 200 if store_url.startswith("sqlite") else 80
     looks_at = {rng.randrange(len(arrivals)) for _ in range(wanted * 13 // 10)}
     now = [0]
-    store = Store(store_url, now=lambda: clock.instant(now[0]))
+    store = Database(store_url, now=lambda: clock.instant(now[0]))
     table, desk = rules.load(), settings.load(tmp_path, "desk", {})
     shown = list[tuple[datetime, timedelta, str, dict]]()
     for i, (arrived, which) in enumerate(arrivals):
@@ -235,9 +235,9 @@ def test_opening_a_store_twice_in_one_process_drops_no_lock(tmp_path: Path) -> N
     2.2).
     """
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
-    first = Store(url)
+    first = Database(url)
     SnapshotStore(first).write("desk", days.posts()[:3])
-    Store(url).close()
+    Database(url).close()
     log = tmp_path / "store.sqlite-wal"
     before = log.stat().st_ino
     subprocess.run(

@@ -23,9 +23,9 @@ from opslib.cli import main
 from opslib.foundation.config.settings import sqlite_url
 from opslib.foundation.errors import StoreError
 from opslib.foundation.storage import atomic_files, temporary_files
-from opslib.foundation.storage.cache import Memory
+from opslib.foundation.storage.cache import Cache
 from opslib.foundation.storage.cell_types import DamagedCell
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.telemetry.pages.store import SnapshotStore
 
 LOOKING = [
@@ -120,7 +120,7 @@ def test_a_read_only_home_can_be_looked_at(whole: Path, tmp_path: Path) -> None:
 
 def reads(path: Path, *how: str) -> subprocess.CompletedProcess[str]:
     """Whether somebody without powers reads a store, and how many posts."""
-    code = "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\nfrom opslib.foundation.storage.database import Store\nfrom opslib.telemetry.pages.store import SnapshotStore\ns = Store(sqlite_url(Path(sys.argv[1])))\nprint(len(SnapshotStore(s).looks('desk', 0, 2**62, None)))"
+    code = "import sys\nfrom pathlib import Path\nfrom opslib.foundation.config.settings import sqlite_url\nfrom opslib.foundation.storage.database import Database\nfrom opslib.telemetry.pages.store import SnapshotStore\ns = Database(sqlite_url(Path(sys.argv[1])))\nprint(len(SnapshotStore(s).looks('desk', 0, 2**62, None)))"
     return subprocess.run(
         [*ordinary(), sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120
     )
@@ -131,7 +131,7 @@ def test_what_is_still_in_the_log_counts(whole: Path, tmp_path: Path) -> None:
     Posts that are only in SQLite's log are read: while somebody writes, and where a killed process or a copy left them.
     """
     shutil.copytree(whole, home := tmp_path / "home")
-    store, path = Store(sqlite_url(home / "store.sqlite")), home / "store.sqlite"
+    store, path = Database(sqlite_url(home / "store.sqlite")), home / "store.sqlite"
     held = len(SnapshotStore(store).looks("desk", 0, 2**62, None))
     from tests.support.snapshots import body, post
 
@@ -164,9 +164,9 @@ def test_who_writes_meanwhile_is_noticed(whole: Path, tmp_path: Path, monkeypatc
     path = home / "store.sqlite"
     with monkeypatch.context() as patched:
         patched.setattr(os, "access", lambda *_: False)
-        reader = Store(sqlite_url(path))
+        reader = Database(sqlite_url(path))
         assert reader.runs() and reader.file.is_read_only
-    writer = Store(sqlite_url(path))
+    writer = Database(sqlite_url(path))
     writer.remember("a", "b")
     with pytest.raises(StoreError, match="was written while it was read. Run this again"):
         reader.runs()
@@ -184,7 +184,7 @@ def test_an_older_store_that_cannot_be_written(whole: Path, tmp_path: Path, monk
     with pytest.raises(
         StoreError, match="older version, and cannot be written here. Open it once where it can be written"
     ):
-        Store(sqlite_url(home / "store.sqlite"))
+        Database(sqlite_url(home / "store.sqlite"))
 
 
 def test_a_mounted_read_only_home(whole: Path, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 
 def test_what_cannot_be_remembered_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that cannot be written costs time alone, and leaves nothing half made."""
-    memory, counted = Memory(tmp_path / "m"), []
+    memory, counted = Cache(tmp_path / "m"), []
 
     def compute() -> dict:
         counted.append(1)
@@ -294,7 +294,7 @@ def test_the_first_error_stays_the_cause(tmp_path: Path) -> None:
     """What SQLite said is kept behind our sentence, for a log."""
     (tmp_path / "store.sqlite").write_text("no database, but long enough to look like something that is none" * 20)
     with pytest.raises(StoreError, match="PRAGMA integrity_check") as refused:
-        Store(sqlite_url(tmp_path / "store.sqlite"))
+        Database(sqlite_url(tmp_path / "store.sqlite"))
     assert (
         "not a database" in str(refused.value)
         and refused.value.__cause__ is not None

@@ -16,10 +16,10 @@ from opslib.foundation.config import settings
 from opslib.foundation.errors import IncidentError
 from opslib.incidents import evidence
 from opslib.incidents.evidence import EDITED, FORMULA, HEAD, MISSING
-from opslib.incidents.incident import fold
+from opslib.incidents.incident import from_entries
 from opslib.reports import verification
 from opslib.reports.postmortem import document, drafting, figures
-from opslib.reports.postmortem.document import Postmortem, lint, theirs
+from opslib.reports.postmortem.document import Postmortem, lint, human_text
 from opslib.reports.postmortem.figures import FORMULAS, Result
 from opslib.simulation.demo_day import replay
 
@@ -113,7 +113,7 @@ def test_an_unknown_time_stays_unknown() -> None:
         body={"title": "x"},
         settings=settings.Settings(Path("/nowhere"), "desk"),
     )
-    found = {f.id: f for f in Postmortem(fold("2026-03-10-9", [opening])).figures}
+    found = {f.id: f for f in Postmortem(from_entries("2026-03-10-9", [opening])).figures}
     assert (
         found["TTR"].result.value is None
         and "unknown" in found["TTR"].told
@@ -125,7 +125,7 @@ def test_drafting_again_adds_nothing(home: Path) -> None:
     """The same facts are captured once; the document is the same but for the head that it was made from."""
     desk = opened(home)
     count = len(desk.chronicle.read(ID).of_kind("evidence"))
-    figures.captured(desk, desk.chronicle.read(ID))
+    figures.capture_metrics(desk, desk.chronicle.read(ID))
     assert len(desk.chronicle.read(ID).of_kind("evidence")) == count
 
 
@@ -205,7 +205,7 @@ def test_what_people_write_survives(home: Path) -> None:
     """
     desk, path = opened(home), folder(home) / "postmortem.md"
     made = path.read_text()
-    assert set(theirs(made)) == set(document.ASKED)
+    assert set(human_text(made)) == set(document.ASKED)
     replaced(
         path, f"[{document.ASKED['well']}]", "The fallback took over within seconds.\n\n<script>alert(1)</script> | a"
     )

@@ -17,25 +17,25 @@ from opslib.foundation import clock, market_calendar, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config import rules
 from opslib.runbooks import steps
-from opslib.runbooks.checklist_session import Sheet
+from opslib.runbooks.checklist_session import ChecklistSession
 from opslib.runbooks.checks import checklist as checklist_module
-from opslib.runbooks.checks.context import Scene
+from opslib.runbooks.checks.context import CheckContext
 from opslib.simulation.drills.stepped_desk import looking
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.store import SampleStore
 
 
 def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
     """What the check of a box sees, asked by a checklist that is on record."""
-    sheet = Sheet(desk, checklist, "Ann", as_of=at)
+    sheet = ChecklistSession(desk, checklist, "Ann", as_of=at)
     return checkups_seen(desk, box, sheet, at)
 
 
-def checkups_seen(desk: Desk, box: str, sheet: Sheet, at: datetime) -> Any:
+def checkups_seen(desk: Desk, box: str, sheet: ChecklistSession, at: datetime) -> Any:
     from opslib.runbooks.checks import providers
 
-    return providers.seen(Scene(status.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident))
+    return providers.seen(CheckContext(status.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident))
 
 
 # What the page records.
@@ -245,9 +245,9 @@ def test_an_error_raised_on_purpose(tmp_path: Path) -> None:
         (home / "settings.toml").write_text('[hooks]\nraise_error = ["true"]\n')
         raised = AT - timedelta(minutes=10)
         desk = Desk(desk_module.open("desk", home, {"OPS_HOME": str(home)}).settings, lambda raised=raised: raised)
-        Samples(desk.store, "desk").keep(every("log", "app", value=0.0, kinds={}, newest={}), known_at_ts=True)
+        SampleStore(desk.store, "desk").keep(every("log", "app", value=0.0, kinds={}, newest={}), known_at_ts=True)
         SnapshotStore(desk.store).write("desk", posted(errors=errors), known_at_ts=True)
-        sheet = Sheet(desk, "post-deploy-24h", "Ann", as_of=raised)
+        sheet = ChecklistSession(desk, "post-deploy-24h", "Ann", as_of=raised)
         assert checkups_seen(desk, "error_seen", sheet, raised).good is None
         assert sheet.do("raise_an_error", confirmed=True).state == "done"
         assert checkups_seen(desk, "error_seen", sheet, raised + timedelta(seconds=4)).good is None
@@ -310,9 +310,9 @@ def test_seven_days_on_staging(tmp_path: Path) -> None:
     """
     begun = datetime(2026, 3, 9, 14, 0, tzinfo=UTC)  # A Monday.
     desk = week(tmp_path, begun, missed=(2,), loads=lambda n: n != 3)
-    Sheet(desk, "staging", "Ann", as_of=begun)
+    ChecklistSession(desk, "staging", "Ann", as_of=begun)
     end = begun + timedelta(days=8)
-    sheet = Sheet(Desk(desk.settings, lambda: end), "staging", "Bob", as_of=end)
+    sheet = ChecklistSession(Desk(desk.settings, lambda: end), "staging", "Bob", as_of=end)
     assert sheet.id == "staging-2026-03-09"
     found = {n: checkups_seen(desk, f"staging_day_{n}", sheet, end) for n in range(1, 8)}
     assert [n for n in found if found[n].good is True] == [1, 2, 5, 6, 7], {n: f.words for n, f in found.items()}
@@ -385,7 +385,7 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     what is computed.
     """
     desk, _ = monthly(tmp_path, 3)
-    held = daily_figures.Days(desk.store, desk.settings, desk.rules, desk.memory)
+    held = daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.memory)
     session = market_calendar.session(time_parsing.parse_day("2026-03-09"))
     assert session
     first = held.of(session)
@@ -421,7 +421,7 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     anew = status.view_at(desk, session.closes, session.closes - session.opens)
     assert again.figures == {name: value for section in daily_figures.figures(anew).values() for name, value in section.items()}
     assert (
-        daily_figures.Days(desk.store, desk.settings, desk.rules, desk.memory).of(market_calendar.session(time_parsing.parse_day("2026-03-02")))
+        daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.memory).of(market_calendar.session(time_parsing.parse_day("2026-03-02")))
         is None
     )  # type: ignore[arg-type]
 
@@ -431,7 +431,7 @@ def test_days_before_stop_where_the_store_begins(tmp_path: Path) -> None:
     Only days of which something was seen are counted, oldest first; and of counts one more than ever is still usual.
     """
     desk, _ = monthly(tmp_path, 13)
-    held = daily_figures.Days(desk.store, desk.settings, desk.rules, desk.memory)
+    held = daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.memory)
     before = held.before(time_parsing.parse_day("2026-03-10"))
     assert len(before) == 12 and [d.day for d in before] == sorted(d.day for d in before)
     usual = daily_figures.usual(before, "system_errors", rules.load().days)
@@ -485,6 +485,6 @@ def test_windows_of_a_day() -> None:
 def test_what_is_asked_is_in_the_record(tmp_path: Path) -> None:
     """What a box saw is plain enough to be kept: as JSON, each."""
     desk = laid(tmp_path, well(), posted())
-    Samples(desk.store, "desk").keep([])
+    SampleStore(desk.store, "desk").keep([])
     for step in (s for s in steps.table().values() if s.kind == steps.LOOK and not s.box):
         json.dumps(asked(desk, step).content)

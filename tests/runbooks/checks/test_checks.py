@@ -16,19 +16,19 @@ from opslib.dashboard import cost_details, status
 from opslib.desk import Desk
 from opslib.foundation import clock
 from opslib.foundation.storage import snapshot_columns
-from opslib.incidents.practice import PRACTICE, Practice
+from opslib.incidents.practice import PRACTICE, DryRunIncidents
 from opslib.runbooks import catalog, steps
 from opslib.runbooks.checks import costs, providers
-from opslib.runbooks.checks.context import Scene
-from opslib.runbooks.execution import Seen
+from opslib.runbooks.checks.context import CheckContext
+from opslib.runbooks.execution import CheckResult
 from opslib.runbooks.steps import Step
 from opslib.simulation.demo_day import replay, trades
 from opslib.simulation.drills.stepped_desk import looking
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 from opslib.trading.pnl import reader
-from opslib.trading.pnl.store import Filings
+from opslib.trading.pnl.store import FillStore
 
 AT = OPENS + timedelta(minutes=90)
 LOOKS = [s for s in steps.table().values() if s.kind == steps.LOOK]
@@ -37,17 +37,17 @@ LOOKS = [s for s in steps.table().values() if s.kind == steps.LOOK]
 def laid(home: Path, samples: list[Sample] = (), posts: list[Post] = (), **secrets: str) -> Desk:  # type: ignore[assignment]
     """A desk with just these looks and posts, known as they happened."""
     found = desk_module.open("desk", home, {"OPS_HOME": str(home), **secrets})
-    Samples(found.store, "desk").keep(samples, known_at_ts=True)
+    SampleStore(found.store, "desk").keep(samples, known_at_ts=True)
     if posts:
         SnapshotStore(found.store).write("desk", posts, known_at_ts=True)
     return Desk(found.settings, lambda: AT)
 
 
-def asked(desk: Desk, step: Step | str, at: datetime = AT) -> Seen:
+def asked(desk: Desk, step: Step | str, at: datetime = AT) -> CheckResult:
     """What the check of a step sees, as of a moment, over ten minutes."""
     found = steps.step(step) if isinstance(step, str) else step
-    incident = Practice(desk.settings, at, "t", "app", "notify", "incident").read(PRACTICE)
-    return providers.seen(Scene(status.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
+    incident = DryRunIncidents(desk.settings, at, "t", "app", "notify", "incident").read(PRACTICE)
+    return providers.seen(CheckContext(status.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
 
 
 def every(
@@ -667,7 +667,7 @@ def test_costs_line_by_line(tmp_path: Path) -> None:
     within the limit.
     """
     desk = traded(tmp_path)
-    table, found = asked(desk, "costs_as_assumed", CLOSE), cost_details.Spending(desk, CLOSE)
+    table, found = asked(desk, "costs_as_assumed", CLOSE), cost_details.CostComparison(desk, CLOSE)
     commission, slippage, total = found.lines
     assert (
         total.over == commission.over + slippage.over
@@ -706,7 +706,7 @@ def test_last_ten_and_enough(tmp_path: Path) -> None:
     desk = traded(tmp_path / "a")
     ten = asked(desk, "last_ten_trades", CLOSE)
     assert (
-        ten.good is False and len(ten.content) == 10 and cost_details.Spending(desk, CLOSE).newest.plain.count("\n") == 11
+        ten.good is False and len(ten.content) == 10 and cost_details.CostComparison(desk, CLOSE).newest.plain.count("\n") == 11
     )
     assert (
         asked(desk, "enough_trades", CLOSE).good is True
@@ -738,7 +738,7 @@ def paid(
     (home / "backtest.csv").write_text(head + "".join(rows["backtest"]))
     (home / "live.csv").write_text(head + "".join(rows["live"]))
     desk = laid(home)
-    Filings(desk.store, "desk").keep(reader.read(home / "live.csv"), known_at_ts=True)
+    FillStore(desk.store, "desk").keep(reader.read(home / "live.csv"), known_at_ts=True)
     return desk
 
 
@@ -759,7 +759,7 @@ def test_fills_that_were_paid(tmp_path: Path) -> None:
     ):
         desk = paid(tmp_path / str(i), **how)
         told = {name: asked(desk, name, CLOSE) for name in names}
-        assert told.get(wrong, Seen(False, "")).good is False, (how, told)
+        assert told.get(wrong, CheckResult(False, "")).good is False, (how, told)
         assert all(
             seen.good is True
             for name, seen in told.items()
@@ -783,7 +783,7 @@ def test_kept_chains_contract_by_contract(tmp_path: Path) -> None:
         < next(t for t in script.troubles if t.name == "gamma_burst").ends
     )
     desk = laid(tmp_path, [Sample(clock.micros(at), "chain", "SPY", "ok", detail=json.dumps(CHAIN))])
-    Samples(desk.store, "desk").keep_chain(clock.micros(at), "massive", "SPY", "ok", [json.dumps(answer).encode()])
+    SampleStore(desk.store, "desk").keep_chain(clock.micros(at), "massive", "SPY", "ok", [json.dumps(answer).encode()])
     found = asked(desk, "chain_by_contract", at + timedelta(minutes=5))
     assert (
         found.good is False

@@ -37,5 +37,5 @@ def test_each_cost_that_has_changed_is_named(
 ) -> None:
     """Before, a trade paid 1 dollar of commission and 5 of slippage, and made 4 %."""
     monkeypatch.setattr(cost_questions, "_newest", lambda *_: (now, means(1.0, 5.0, 4.0)))
-    found = cost_questions.by_page(tape([]), AT, RULES["backtest_variance"], RULES.probes.changed_by)
+    found = cost_questions.cost_cause_of_page(tape([]), AT, RULES["backtest_variance"], RULES.probes.changed_by)
     assert [(a.cause, a.agree) for a in found] == expected

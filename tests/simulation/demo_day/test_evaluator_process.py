@@ -9,11 +9,11 @@ from pathlib import Path
 from tests.support import days
 import pytest
 
-from opslib.alerting.store import Record
+from opslib.alerting.store import AlertStore
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import OpsError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services.collector import Collector
 from opslib.simulation.demo_day.evaluator_process import Judge
 from opslib.simulation.demo_day.home_lock import HomeLock
@@ -27,7 +27,7 @@ def test_judged_beside_the_day_is_judged_afterwards(tmp_path: Path) -> None:
     posts = [p for p in days.posts() if clock.micros(BEGINS) < p.ts_us <= clock.micros(ENDS)]
     beside, after = settings.load(tmp_path / "beside", "demo", {}), settings.load(tmp_path / "after", "demo", {})
     now = BEGINS
-    stores = [Store(desk.url, lambda: now) for desk in (beside, after)]
+    stores = [Database(desk.url, lambda: now) for desk in (beside, after)]
     with HomeLock(beside) as lock, Judge(beside, lock.descriptor) as judge:
         for i, post in enumerate(posts):
             now = clock.instant(post.ts_us)
@@ -39,9 +39,9 @@ def test_judged_beside_the_day_is_judged_afterwards(tmp_path: Path) -> None:
         judge.go_on(now)
         judge.through()
     Collector(stores[1], after, rules.load(), "one", lambda: now).judge()
-    lived, straight = (Record(store, "demo").transitions(2**62) for store in stores)
+    lived, straight = (AlertStore(store, "demo").transitions(2**62) for store in stores)
     assert lived == straight and any("availability" in row for row in lived)
-    assert Record(stores[0], "demo").judged() == Record(stores[1], "demo").judged()
+    assert AlertStore(stores[0], "demo").judged() == AlertStore(stores[1], "demo").judged()
 
 
 def test_a_collector_that_died_is_no_quiet_day(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ import pytest
 from opslib.cli import main
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import OpsError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.jobs.ledger import process
-from opslib.services.server import Served
+from opslib.services.server import ServerThread
 from opslib.simulation.demo_day import replay
 from opslib.simulation.demo_day.home_lock import HomeLock
 from opslib.simulation.world import page
 from opslib.telemetry.pages.store import SnapshotStore
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.store import SampleStore
 
 DEAD = "|".join((process().split("|")[0], "999999999", "0.00"))
 
@@ -105,9 +105,9 @@ def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Pa
     each.
     """
     desk = settings.load(tmp_path, "desk", {})
-    store = Store(desk.url)
+    store = Database(desk.url)
     posts = list(page.posts(replay.scripted()))[:40]
-    with Served(desk, store, rules.load()) as served, replay._client(served.url) as client:
+    with ServerThread(desk, store, rules.load()) as served, replay._client(served.url) as client:
         for i, post in enumerate(posts):
             if i % 5 == 0:
                 for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
@@ -159,12 +159,12 @@ def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
     """
     scripted, now = replay.scripted(), replay._World(replay.scripted().opens - replay.BEFORE_OPEN)
     desk = settings.load(tmp_path, "demo", {})
-    store = Store(desk.url, now.now)
+    store = Database(desk.url, now.now)
     with replay._Eyes(scripted, desk, store, now, lambda: 61.5) as eyes:
         while now.at < scripted.opens + timedelta(minutes=16):
             eyes.look()
             now.at += timedelta(seconds=5)
-    kept = Samples(store, "demo").between(0, 2**62)
+    kept = SampleStore(store, "demo").between(0, 2**62)
 
     def of(*what):
         return [s for s in kept if (s.probe, s.subject) == what]

@@ -26,7 +26,7 @@ from opslib.simulation.drills.scenarios import (
     PAIR,
     PAIRS,
     TOO_FEW,
-    Trial,
+    Scenario,
     trials,
 )
 from opslib.simulation.world.faults import NO_FAULT, SHARED, STATES
@@ -42,19 +42,19 @@ MINUTE = (
 )
 
 
-def some(trial: Trial, share: float) -> Trial:
+def some(trial: Scenario, share: float) -> Scenario:
     """A trial at a share."""
     return next(t for t in trials((trial.name,), (share,)))
 
 
-@pytest.mark.parametrize(("trial", "share"), MINUTE, ids=lambda v: v.name if isinstance(v, Trial) else f"{v:g}")
-def test_a_minute_of_it(trial: Trial, share: float) -> None:
+@pytest.mark.parametrize(("trial", "share"), MINUTE, ids=lambda v: v.name if isinstance(v, Scenario) else f"{v:g}")
+def test_a_minute_of_it(trial: Scenario, share: float) -> None:
     """
     Faults, a share of one, a pair and a control, on a seed that changes with the date: the cause is found, and a
     control tells nobody.
     """
     print("seed", SEED)
-    row = drill.drilled(some(trial, share), SEED)
+    row = drill.run_scenario(some(trial, share), SEED)
     assert row.exact and row.right and not row.accepted, (row.wrong, row.seen)
     assert row.control == (trial.name in CONTROLS) and (not row.control or not row.alert)
     assert [t.dropped for t in row.thinned] == [5, 10, 20, 30]
@@ -71,17 +71,17 @@ def test_what_our_looks_were_lucky_with() -> None:
     One answer in twenty fails, and on this seed none of ours: the page counts failures beside successes, minute after
     minute; a blip of 15 s that is over is none of that.
     """
-    row = drill.drilled(some(FAULTS["massive_intermittent"], 0.05), 6)
+    row = drill.run_scenario(some(FAULTS["massive_intermittent"], 0.05), 6)
     assert row.exact and row.found == "provider_intermittent", (row.wrong, row.seen)
     assert any("massive succeed? not always: they failed beside others" in seen for seen in row.seen)
-    assert drill.drilled(CONTROLS["a blip of 15 s"], 6).found == "none"
+    assert drill.run_scenario(CONTROLS["a blip of 15 s"], 6).found == "none"
 
 
 def test_a_runbook_that_misses_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were a certificate taken for a refusal, or a healthy world told of, the drill would say so."""
-    row = drill.drilled(replace(FAULTS["massive_tls"], cause="provider_refused"), 3)
+    row = drill.run_scenario(replace(FAULTS["massive_tls"], cause="provider_refused"), 3)
     assert not row.right and not row.exact and row.wrong == "cause provider_tls" and row.found == "provider_tls"
-    row = drill.drilled(replace(FAULTS["ws_403"], kind=CONTROL, subject="massive"), 3)
+    row = drill.run_scenario(replace(FAULTS["ws_403"], kind=CONTROL, subject="massive"), 3)
     assert (
         not row.right and "subject app, not massive" in row.wrong and "somebody was told: WebSocket down" in row.wrong
     )
@@ -121,7 +121,7 @@ class Looked:
 class Lived:
     """A trial that was lived, as far as an answer is held against it."""
 
-    trial: Trial
+    trial: Scenario
     looking: Looked
     told: object = None
 
@@ -146,7 +146,7 @@ class Lived:
     ],
 )
 def test_what_is_exact_and_what_is_accepted(
-    trial: Trial, hit: int, cause: str, also: tuple[str, ...], exact: bool | None, says: str
+    trial: Scenario, hit: int, cause: str, also: tuple[str, ...], exact: bool | None, says: str
 ) -> None:
     """
     The expected cause alone is exact; another is accepted where the trial says why; none only where too few answers

@@ -14,25 +14,25 @@ from opslib.foundation.errors import UsageError
 from opslib.runbooks import catalog
 from opslib.runbooks.checks import providers
 from opslib.simulation.drills import drill, expected_runs, mutation, scoreboard, scoreboard_view
-from opslib.simulation.drills.mutation import BETTER, DROPPED, LIVES_ON, MOVED, SWAPPED, TURNED, Mutant
+from opslib.simulation.drills.mutation import BETTER, DROPPED, LIVES_ON, MOVED, SWAPPED, TURNED, Mutation
 from opslib.simulation.drills.scenarios import FAULTS, trials
-from opslib.simulation.drills.scoreboard_view import Board
+from opslib.simulation.drills.scoreboard_view import ScoreboardView
 
 PROJECT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def recorded() -> Board:
+def recorded() -> ScoreboardView:
     return scoreboard_view.read()
 
 
-def test_readme_says_what_was_recorded(recorded: Board) -> None:
+def test_readme_says_what_was_recorded(recorded: ScoreboardView) -> None:
     """The line between the marks is the recorded scoreboard's."""
     readme = (PROJECT / "README.md").read_text()
     assert readme.partition(scoreboard_view.OPENS)[2].partition(scoreboard_view.CLOSES)[0].strip() == f"{recorded.line}."
 
 
-def test_everything_was_drilled(recorded: Board) -> None:
+def test_everything_was_drilled(recorded: ScoreboardView) -> None:
     """Every trial that there is today, at every share, on three seeds at least."""
     wanted = {(t.name, round(100 * t.share, 2)) for t in trials((), (0.05, 0.3, 1.0))}
     for seed in recorded.seeds:
@@ -40,7 +40,7 @@ def test_everything_was_drilled(recorded: Board) -> None:
     assert len(recorded.seeds) >= 3 and len(recorded.rows) == len(wanted) * len(recorded.seeds)
 
 
-def test_what_was_promised(recorded: Board) -> None:
+def test_what_was_promised(recorded: ScoreboardView) -> None:
     """
     97 of 100 exact, 99 of those at 30 % and above, nobody alarmed where nothing is to be done, 5 of 100 undetermined at
     most, certainty off by 0.06 at most over five groups of twenty (it is less sure than it is right); of 100 rows one
@@ -83,7 +83,7 @@ def test_another_way_is_told() -> None:
     ]
 
 
-def test_it_is_recorded(recorded: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_recorded(recorded: ScoreboardView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Rows are kept without what was seen where they are right; README changes between its marks and nowhere else; without
     a README nothing is kept.
@@ -117,22 +117,22 @@ def test_it_is_recorded(recorded: Board, tmp_path: Path, monkeypatch: pytest.Mon
     assert "cause none" in repr(made.wrong) and "1 times" in repr(made.confusion)
 
 
-def test_other_answers_are_shown_with_their_reason(recorded: Board) -> None:
+def test_other_answers_are_shown_with_their_reason(recorded: ScoreboardView) -> None:
     """Exact and accepted answers are two numbers of each fault, and each accepted one stands in a table with why."""
     one = replace(
         recorded.rows[0], fault="massive_401", severity=30.0, right=True, exact=True, accepted="", found="provider_auth"
     )
     other = replace(one, exact=False, accepted="it comes and goes", found="provider_intermittent")
-    board_ = Board("2026-03-10", (1,), [one, one, other])
+    board_ = ScoreboardView("2026-03-10", (1,), [one, one, other])
     assert "2/3 and 1" in repr(board_.recall) and "it comes and goes" in repr(board_.accepted)
     assert (
         "2 of 3 with something the matter: the exact cause" in board_.headline.plain
         and "1 of 3: another cause that is accepted" in board_.headline.plain
     )
-    assert "every right answer is the exact one" in repr(Board("2026-03-10", (1,), [one]).accepted)
+    assert "every right answer is the exact one" in repr(ScoreboardView("2026-03-10", (1,), [one]).accepted)
 
 
-def test_what_could_not_be_told_stands_beside_its_like(recorded: Board) -> None:
+def test_what_could_not_be_told_stands_beside_its_like(recorded: ScoreboardView) -> None:
     """
     Of a row that could not be told, the row of another cause of which the same was seen is shown, and what differs.
     """
@@ -191,13 +191,13 @@ def test_a_mutant_changes_one_thing() -> None:
     def steps(mutant):
         return [s.name for s in mutation._edited(mutant, shelved).steps]
 
-    assert steps(Mutant("websocket_down", DROPPED, names[2])) == names[:2] + names[3:]
-    assert steps(Mutant("websocket_down", SWAPPED, names[0], names[1])) == [names[1], names[0], *names[2:]]
+    assert steps(Mutation("websocket_down", DROPPED, names[2])) == names[:2] + names[3:]
+    assert steps(Mutation("websocket_down", SWAPPED, names[0], names[1])) == [names[1], names[0], *names[2:]]
     assert [s.name for s in shelved.steps] == names
     table = rules.load()
-    moved = mutation._ruled(Mutant("massive_down", MOVED, "availability", "critical", 2.0), table)["availability"]
+    moved = mutation._ruled(Mutation("massive_down", MOVED, "availability", "critical", 2.0), table)["availability"]
     assert dict(moved.ladder) == dict(table["availability"].ladder) | {"critical": pytest.approx(0.90)}
-    turned = mutation._ruled(Mutant("massive_down", BETTER, "availability"), table)
+    turned = mutation._ruled(Mutation("massive_down", BETTER, "availability"), table)
     assert turned["availability"].better == "lower" and {
         n: r for n, r in turned.rules.items() if n != "availability"
     } == {n: r for n, r in table.rules.items() if n != "availability"}
@@ -213,17 +213,17 @@ def test_mutants_are_noticed(tmp_path: Path) -> None:
         sign for _, sign in expected_runs.agreed(FAULTS["massive_refused"]).walk
     }
     noticed = (
-        Mutant("massive_down", DROPPED, "massive_answers"),
-        Mutant("massive_down", SWAPPED, "massive_availability", "massive_answers"),
-        Mutant("massive_down", TURNED, "answers"),
-        Mutant("massive_down", BETTER, "availability"),
-        Mutant("massive_down", MOVED, "availability", "critical", 20.0),
+        Mutation("massive_down", DROPPED, "massive_answers"),
+        Mutation("massive_down", SWAPPED, "massive_availability", "massive_answers"),
+        Mutation("massive_down", TURNED, "answers"),
+        Mutation("massive_down", BETTER, "availability"),
+        Mutation("massive_down", MOVED, "availability", "critical", 20.0),
     )
     for mutant in noticed:
         assert mutation.tried(mutant, [lived]).noticed.startswith(
             "massive_refused: another" if mutant.kind in (DROPPED, SWAPPED, TURNED) else "massive_refused: other alerts"
         ), mutant
-    survives = mutation.tried(Mutant("massive_down", TURNED, "host"), [lived])
+    survives = mutation.tried(Mutation("massive_down", TURNED, "host"), [lived])
     assert (
         not survives.noticed
         and survives.trials == 1

@@ -16,7 +16,7 @@ from opslib.runbooks.diagnosis.diagnosis import diagnose
 from opslib.simulation.drills.scenarios import CONTROLS, FAULTS
 from opslib.simulation.drills.stepped_desk import looking
 from opslib.simulation.world.faults import SKEWED, STATES
-from opslib.telemetry.probes.store import Samples
+from opslib.telemetry.probes.store import SampleStore
 
 
 class Told(NamedTuple):
@@ -327,7 +327,7 @@ def test_every_probe_has_its_production_pace(tmp_path: Path) -> None:
     with looking(tmp_path) as desk:
         desk.chains = True
         desk.live(15.5)
-        counts = Counter((s.probe, s.subject) for s in Samples(desk.store, "desk").between(0, 2**62) if s.last)
+        counts = Counter((s.probe, s.subject) for s in SampleStore(desk.store, "desk").between(0, 2**62) if s.last)
         clients = httpx.get(f"{desk.lever.environ['OPS_APP_URL']}/api/ws-health", trust_env=False).json()["metrics"][
             "options"
         ]["totalClients"]

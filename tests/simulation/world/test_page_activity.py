@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from opslib.simulation.world.faults import STATES, States
-from opslib.simulation.world.page_activity import GAMMA_MISSING_TEXT, Life
+from opslib.simulation.world.page_activity import GAMMA_MISSING_TEXT, PageActivity
 
 AT_S = 1773153000.0  # 2026-03-10 10:30 in New York.
 HALF_HOUR_S = 1800.0
@@ -21,7 +21,7 @@ class Lived:
     def __init__(self, *names: str, seed: int = 3, at_s: float = AT_S):
         self.states = States(seed)
         self.states.become(dict.fromkeys(names, 1.0))
-        self.life, self.at_s = Life(seed, at_s, self.states), at_s
+        self.life, self.at_s = PageActivity(seed, at_s, self.states), at_s
         self.posts: list[tuple[float, dict]] = []
 
     def go(self, seconds: float, *names: str, **shares: float) -> "Lived":
@@ -116,7 +116,7 @@ def test_the_bodies_do_not_depend_on_the_cut(name: str | None) -> None:
 def test_bodies_are_of_the_seed() -> None:
     """Another seed gives other bodies; the same seed gives the same ones in another process with another hash seed."""
     code = (
-        f"import json; from opslib.simulation.world.page_activity import Life; from opslib.simulation.world.faults import States; "
+        f"import json; from opslib.simulation.world.page_activity import PageActivity as Life; from opslib.simulation.world.faults import States; "
         f"print(json.dumps(Life(3, {AT_S}, States(3)).posts({AT_S + 300})))"
     )
     elsewhere = subprocess.run(

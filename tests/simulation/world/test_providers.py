@@ -28,7 +28,7 @@ from opslib.simulation.world.faults import STATES
 from opslib.simulation.world.http_server import Request, Server
 from opslib.simulation.world.massive import Massive
 from opslib.simulation.world.option_surface import Contract, Surface
-from opslib.simulation.world.state import World
+from opslib.simulation.world.state import WorldState
 from opslib.simulation.world.tradier import Tradier
 
 AT_S = 1773153000.0  # 2026-03-10 10:30 in New York, a Tuesday.
@@ -53,7 +53,7 @@ Pairs = list[tuple[Contract, Contract]]
 class Doors:
     """Both providers of one world, listening, and who asks them with the right key."""
 
-    world: World
+    world: WorldState
     providers: dict[str, Massive | Tradier]
     servers: dict[str, Server]
     clients: dict[str, httpx.AsyncClient]
@@ -85,7 +85,7 @@ class Doors:
 @asynccontextmanager
 async def opened(at_s: float = AT_S, seed: int = 1, **active: float) -> AsyncIterator[Doors]:
     """A world of both providers in which these are the matter."""
-    world = World({"seed": seed, "speed": 1000.0, "tokens": TOKENS, "at_s": at_s, "runs": False})
+    world = WorldState({"seed": seed, "speed": 1000.0, "tokens": TOKENS, "at_s": at_s, "runs": False})
     surface, servers = Surface(seed), {}
     providers = {
         "massive": Massive(world, surface, lambda: f"http://127.0.0.1:{servers['massive'].port}"),
@@ -538,7 +538,7 @@ def test_massive_takes_its_time(state: str, least_s: float, most_s: float) -> No
     """
 
     def times(seed: int) -> list[float]:
-        world = World({"seed": seed, "speed": 1000.0, "tokens": TOKENS, "at_s": AT_S, "runs": False})
+        world = WorldState({"seed": seed, "speed": 1000.0, "tokens": TOKENS, "at_s": AT_S, "runs": False})
         world.states.become({state: 1.0})
         massive = Massive(world, Surface(seed), str)
         request = Request("GET", "/v1/marketstatus/now", {}, {"authorization": f"Bearer {TOKENS['massive']}"})

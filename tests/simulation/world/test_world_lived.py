@@ -20,12 +20,12 @@ import pytest
 
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
-from opslib.services.server import Served
-from opslib.simulation.world.control import Lever
+from opslib.foundation.storage.database import Database
+from opslib.services.server import ServerThread
+from opslib.simulation.world.control import World
 from opslib.simulation.world.faults import STATES, codes
 from opslib.telemetry.probes.outcomes import OUTCOMES
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 BEGINS = datetime(2026, 3, 10, 14, 40, tzinfo=UTC)  # 10:40 in New York.
 SPEED, EVERY_S = 15.0, 5
@@ -101,11 +101,11 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hour]:
     rng, home = random.Random(seed), tmp_path_factory.mktemp("hour")
     playing = PLAYED.copy()
     rng.shuffle(playing)
-    with pytest.MonkeyPatch.context() as patch, Lever(BEGINS, seed=seed, speed=SPEED) as lever:
+    with pytest.MonkeyPatch.context() as patch, World(BEGINS, seed=seed, speed=SPEED) as lever:
         patch.setenv("OPS_CLOCK", lever.environ["OPS_CLOCK"])
         found = settings.load(home, None, lever.environ)
-        store = Store(found.url)
-        with Served(found, store, rules.load()) as served:
+        store = Database(found.url)
+        with ServerThread(found, store, rules.load()) as served:
             environ = {**os.environ, **lever.environ, "OPS_HOME": str(home)}
             collecting = subprocess.Popen(
                 [sys.executable, "-m", "opslib.cli", "collect", "--every", f"{EVERY_S}s"],
@@ -136,7 +136,7 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hour]:
                 stderr = collecting.communicate(timeout=30)[1]
             script = lever.script()
         seen |= {path.name: path.read_bytes() for path in home.rglob("*") if path.is_file()}
-        samples = Samples(store, "desk").between(0, 2**62)
+        samples = SampleStore(store, "desk").between(0, 2**62)
         seen["samples"] = "\n".join(map(str, samples)).encode()
         seen["environment"] = repr(lever.environ).encode()
         store.close()
@@ -157,7 +157,7 @@ def _wait(span: timedelta) -> None:
     time.sleep(span.total_seconds() / SPEED)  # The world's time passes by itself; nothing else can be waited for.
 
 
-def _post_pages(lever: Lever, receiver: str, stop: threading.Event, lock: threading.Lock) -> None:
+def _post_pages(lever: World, receiver: str, stop: threading.Event, lock: threading.Lock) -> None:
     import http.client
     import json
     from urllib.parse import urlsplit

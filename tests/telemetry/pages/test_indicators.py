@@ -173,7 +173,7 @@ def test_the_store_gives_the_same_rises(tmp_path_factory, seed):
 
 def kept_names():
     """What a snapshot holds of a look."""
-    return [n for n in snapshot_columns.Look._fields if n not in ("seq", "ts_us", "known_at_us", "digest")]
+    return [n for n in snapshot_columns.SnapshotRow._fields if n not in ("seq", "ts_us", "known_at_us", "digest")]
 
 
 def post_of(told, values):

@@ -8,7 +8,7 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from tests.support.snapshots import HOW, PageOf, look, tape, tell_apart, us, window
 
 from opslib.foundation.errors import BadSnapshot
-from opslib.telemetry.pages.page_loads import Telling, in_order
+from opslib.telemetry.pages.page_loads import PageLoadTracker, in_order
 
 
 def told(looks, every=5.0):
@@ -460,7 +460,7 @@ def test_a_day_of_everything_has_its_pages(seed):
 def test_what_is_told_look_by_look_is_what_is_told_at_once(seed):
     """After each look, pages told step by step are those told of all looks so far, whatever is mixed, reset or lost."""
     looks = in_order(a_day_of_everything(seed))
-    told_so_far = Telling(HOW, 5.0)
+    told_so_far = PageLoadTracker(HOW, 5.0)
     for i, k in enumerate(looks):
         told_so_far.take(k)
         if told_so_far.second_thoughts:

@@ -10,7 +10,7 @@ import pytest
 from tests.support.snapshots import PageOf, at, post, store, stored_tape, us
 
 from opslib.alerting import evaluation, history, replay
-from opslib.alerting.history import Rise
+from opslib.alerting.history import SeverityChange
 from opslib.foundation.config import rules, settings
 from opslib.telemetry.pages import indicators
 from opslib.telemetry.pages.store import Post, SnapshotStore
@@ -42,11 +42,11 @@ def posts_of(requests: list[float], until: float, **how: float) -> list[Post]:
     return found
 
 
-def told(tmp_path: Path, posts: list[Post], until: float) -> list[Rise]:
+def told(tmp_path: Path, posts: list[Post], until: float) -> list[SeverityChange]:
     """What fired of silence."""
     kept = store(tmp_path)
     SnapshotStore(kept).write("desk", posts, known_at_ts=True)
-    found, standing = replay.replayed(kept, DESK, RULES, us(0), us(until))
+    found, standing = replay.replay_session(kept, DESK, RULES, us(0), us(until))
     return [r for r in history.read(found, RULES, standing) if r.rule == "silence"]
 
 
@@ -133,7 +133,7 @@ def test_a_page_that_posts_nothing_has_no_rhythm(tmp_path: Path) -> None:
     made = stored_tape(kept, 0, 2000)
     found = {
         (f.subject, f.severity, f.limit)
-        for f in evaluation.judged(made, RULES, at(1800 + 200))
+        for f in evaluation.evaluate_rules(made, RULES, at(1800 + 200))
         if f.rule.name == "silence"
     }
     assert ("app", "critical", 180) in found

@@ -464,4 +464,4 @@ def test_what_may_be_declared_wired_is_what_can_be_unwired():
     """
     from opslib.foundation.config import settings
 
-    assert set(settings.WIRED) == set(snapshot_columns.NEVER_SEEN_ALIVE)
+    assert set(settings.WIRED) == set(snapshot_columns.WIRED_FIELDS)

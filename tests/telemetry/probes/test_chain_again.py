@@ -12,14 +12,14 @@ from tests.support.servers import serving
 from tests.telemetry.probes.test_runner import OPEN, Clock, kept, running, until
 
 from opslib.foundation.config import settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.services.collector import Collector
 from opslib.simulation.world.http_server import Answer, Request, as_json
 from opslib.telemetry.pages.store import SnapshotStore
-from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.runner import ProbeRunner
 
 
-def fetching(home: Path, chain_again_s: float, meanwhile: Callable[[Rounds], None], count: int) -> int:
+def fetching(home: Path, chain_again_s: float, meanwhile: Callable[[ProbeRunner], None], count: int) -> int:
     """
     How often a chain was fetched by a collector whose own turn comes each quarter of an hour, while other threads ask
     for it twice.
@@ -37,9 +37,9 @@ def fetching(home: Path, chain_again_s: float, meanwhile: Callable[[Rounds], Non
     async def go() -> int:
         async with serving(answer) as url:
             found = settings.load(home, None, {"OPS_MASSIVE_URL": url, "OPS_SYMBOLS": "SPY"})
-            made = Rounds(
+            made = ProbeRunner(
                 found,
-                Store(found.url),
+                Database(found.url),
                 replace(RULES, probes=replace(RULES.probes, chain_again_s=chain_again_s)),
                 every_s=1.0,
                 now=Clock(OPEN).now,
@@ -65,14 +65,14 @@ def fetching(home: Path, chain_again_s: float, meanwhile: Callable[[Rounds], Non
 
 def test_it_is_fetched_at_once_and_not_too_often(tmp_path: Path) -> None:
     """Asked for from another thread it is fetched each time, where that is long enough ago; else not at all."""
-    assert fetching(tmp_path / "a", 1.0, Rounds.fetch_chains_again, 3) == 3
-    assert fetching(tmp_path / "b", 600.0, Rounds.fetch_chains_again, 1) == 1
+    assert fetching(tmp_path / "a", 1.0, ProbeRunner.fetch_chains_again, 3) == 3
+    assert fetching(tmp_path / "b", 600.0, ProbeRunner.fetch_chains_again, 1) == 1
 
 
 def test_the_judge_asks_for_it_when_greeks_begin_to_breach(tmp_path: Path) -> None:
     """Not while all is well, nor for another rule; at the first instant at which a rule of Greeks is past its limit."""
     instant, called = [snapshots.at(300)], list[float]()
-    store, page = Store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0]), snapshots.PageOf(-600)
+    store, page = Database(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda: instant[0]), snapshots.PageOf(-600)
     found = settings.load(tmp_path, None, {})
     judge = Collector(
         store,
@@ -101,7 +101,7 @@ def test_the_judge_asks_for_it_when_greeks_begin_to_breach(tmp_path: Path) -> No
 def test_a_judge_in_another_thread_reaches_the_collector(tmp_path: Path) -> None:
     """Called while nothing runs, from any thread, it does nothing and raises nothing."""
     found = settings.load(tmp_path, None, {"OPS_MASSIVE_URL": "http://127.0.0.1:1", "OPS_SYMBOLS": "SPY"})
-    made = Rounds(found, Store(found.url), RULES)
+    made = ProbeRunner(found, Database(found.url), RULES)
     other = threading.Thread(target=made.fetch_chains_again)
     other.start()
     other.join()

@@ -14,10 +14,10 @@ from tests.support.servers import serving
 from tests.telemetry.probes.test_runner import OPEN
 
 from opslib.foundation.config import settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.simulation.world.http_server import Answer, Request, as_json
 from opslib.telemetry.probes import providers
-from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample
 from opslib.trading.options import completeness
 from opslib.trading.options.completeness import Comparison, listed, why_partial
@@ -152,7 +152,7 @@ def test_half_a_chain_is_a_part_of_it(tmp_path: Path) -> None:
 
     async def go(url: str, minutes: int, count: int) -> list[Sample]:
         found = settings.load(tmp_path, None, {"OPS_MASSIVE_URL": url, "OPS_SYMBOLS": "SPY"})
-        made = Rounds(found, Store(found.url), RULES, now=lambda: OPEN + timedelta(minutes=minutes), speed=1.0)
+        made = ProbeRunner(found, Database(found.url), RULES, now=lambda: OPEN + timedelta(minutes=minutes), speed=1.0)
         samples = [
             sample._replace(ts_us=sample.ts_us + i) for i in range(count) for sample in await made.fetch_chain("SPY")
         ]
@@ -197,7 +197,7 @@ def test_a_minute_probe_that_differs_fetches_the_chain_again(tmp_path: Path) -> 
         async with serving(answer) as url:
             found = settings.load(tmp_path, None, {"OPS_MASSIVE_URL": url, "OPS_SYMBOLS": "SPY"})
             limits = replace(RULES, probes=replace(RULES.probes, chain_again_s=0.001))
-            made = Rounds(found, Store(found.url), limits, now=lambda: OPEN, speed=1.0)
+            made = ProbeRunner(found, Database(found.url), limits, now=lambda: OPEN, speed=1.0)
             made._loop = asyncio.get_running_loop()
             question = next(q for q in made._questions if q.probe == "data")
             first = [*await made._ask(question), *await made.fetch_chain("SPY")]

@@ -15,8 +15,8 @@ from opslib.foundation import clock
 from opslib.foundation.clock import Window
 from opslib.runbooks.diagnosis.diagnosis import diagnose
 from opslib.simulation.world.http_server import Answer, Request, as_json
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.probes.history import ProbeHistory
 
 PLAN = as_json({"fault": {"faultstring": "Your plan does not include options. Please upgrade."}}, 403)
 REFUSED, UNKNOWN_KEY = as_json({"message": "Forbidden"}, 403), Answer(401, b"Invalid Access Token", "text/plain")
@@ -47,13 +47,13 @@ def test_options_refused_while_quotes_answer(tmp_path: Path, answer: Answer, rou
     samples = seen(tmp_path, outside, 60, OPS_TRADIER_TOKEN="a-key-of-ours")
     found = diagnose(view(samples, outside.at))
     assert (found.cause, found.subject) == (cause, "tradier")
-    probed = Probed("tradier", samples)
+    probed = ProbeHistory("tradier", samples)
     assert (
         probed.serving(clock.micros(outside.at)) == "massive"
         and probed.skew_s("massive", clock.micros(outside.at)) is not None
     )
     usable = probe_figures.measure(
-        probed, Tape(RULES.pages, 5.0), RULES["answers"], "tradier", Window.before(outside.at, RULES["answers"].window)
+        probed, CounterHistory(RULES.pages, 5.0), RULES["answers"], "tradier", Window.before(outside.at, RULES["answers"].window)
     )
     assert usable.value == 0.0 and (usable.count or 0) >= RULES["answers"].min_count
 

@@ -11,8 +11,8 @@ from opslib.alerting import probe_figures
 from opslib.foundation import clock
 from opslib.foundation.clock import Window
 from opslib.foundation.config import rules
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
 
 T0 = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
@@ -60,7 +60,7 @@ def test_only_what_says_something_of_it_counts_for_availability() -> None:
         "wrong_content",
         "ip_blocked_403",
     )
-    probed = Probed(
+    probed = ProbeHistory(
         "tradier",
         [at(i, "liveness", "massive", o) for i, o in enumerate(outcomes)]
         + [at(9, "liveness", "massive", "quota_kept")],
@@ -71,7 +71,7 @@ def test_only_what_says_something_of_it_counts_for_availability() -> None:
 
 def test_attempts_count_for_availability_and_looks_for_use() -> None:
     """A look that failed once and then was answered is one of two attempts, and a usable look."""
-    probed = Probed("tradier", [at(1, "liveness", "massive", "server_5xx", last=False), at(2, "liveness", "massive")])
+    probed = ProbeHistory("tradier", [at(1, "liveness", "massive", "server_5xx", last=False), at(2, "liveness", "massive")])
     assert probed.answered("massive", over(0, 5)) == (1, 2) and probed.usable("massive", over(0, 5)) == (1, 1)
 
 
@@ -80,7 +80,7 @@ def test_what_stands_now() -> None:
     The last look stands until nobody has looked for a minute; one that was not made, for the quota, is passed over;
     since is the first of its kind.
     """
-    probed = Probed(
+    probed = ProbeHistory(
         "tradier",
         [
             at(0, "liveness", "massive"),
@@ -109,7 +109,7 @@ def test_what_stands_now() -> None:
 )
 def test_coverage(seen: list[Sample], window: tuple[float, float], expected: float | None) -> None:
     """How much of a window was looked through, from the first beat in it on."""
-    assert Probed("tradier", seen).coverage(over(*window)) == (None if expected is None else pytest.approx(expected))
+    assert ProbeHistory("tradier", seen).coverage(over(*window)) == (None if expected is None else pytest.approx(expected))
 
 
 @given(
@@ -128,7 +128,7 @@ def test_samples_may_come_in_any_order(seconds: list[int], chance: Any, start: i
     ]
     mixed = straight.copy()
     chance.shuffle(mixed)
-    one, other, window = Probed("tradier", straight), Probed("tradier"), over(start, start + length)
+    one, other, window = ProbeHistory("tradier", straight), ProbeHistory("tradier"), over(start, start + length)
     for sample in mixed:
         other.add([sample])
 
@@ -149,20 +149,20 @@ def test_missed_beats() -> None:
     A beat late by less than one is none missed; a minute after the last of every five seconds eleven are; a stopped
     collector misses none.
     """
-    probed = Probed("tradier", beats(0, 5))
+    probed = ProbeHistory("tradier", beats(0, 5))
     assert [probed.missed_beats(us(s)) for s in (-1, 5, 14, 15, 65)] == [None, 0, 0, 1, 11]
-    assert Probed("tradier", beats(0, 5, stopped=True)).missed_beats(us(500)) is None
+    assert ProbeHistory("tradier", beats(0, 5, stopped=True)).missed_beats(us(500)) is None
 
 
 def test_the_socket_is_down_since() -> None:
     """
     A closed socket is down since its first such look, a silent one since it was last heard, a good one not at all.
     """
-    closed = Probed(
+    closed = ProbeHistory(
         "tradier", [at(0, "socket", "app"), at(5, "socket", "app", "closed"), at(10, "socket", "app", "closed")]
     )
     assert (closed.socket_down_s(us(2)), closed.socket_down_s(us(12)), closed.socket_down_s(us(-5))) == (0.0, 7.0, None)
-    silent = Probed("tradier", [at(0, "socket", "app", value=1.0), at(40, "socket", "app", "silent", value=41.0)])
+    silent = ProbeHistory("tradier", [at(0, "socket", "app", value=1.0), at(40, "socket", "app", "silent", value=41.0)])
     assert silent.socket_down_s(us(41)) == 42.0
 
 
@@ -170,19 +170,19 @@ def test_growth_since_the_last_start() -> None:
     """Memory that grows by 1 MB a minute grows by 60 MB an hour; what was before a restart does not count."""
     before = [at(60 * i, "process", "app", value=500.0 + 50 * i, born=1.0) for i in range(5)]
     after = [at(300 + 60 * i, "process", "app", value=100.0 + i, born=300.0) for i in range(11)]
-    found = Probed("tradier", [*before, *after]).growth_mb_per_h(over(-1, 1000))
+    found = ProbeHistory("tradier", [*before, *after]).growth_mb_per_h(over(-1, 1000))
     assert found == (pytest.approx(60.0), 11)
-    assert Probed("tradier", after[:2]).growth_mb_per_h(over(-1, 1000)) is None
+    assert ProbeHistory("tradier", after[:2]).growth_mb_per_h(over(-1, 1000)) is None
 
 
 def test_restarts_are_told_once() -> None:
     """A process born anew and a server whose uptime went back are one restart; a server that goes on is none."""
     process = [at(10 * i, "process", "app", value=1.0, born=0.0 if i < 3 else 27.0) for i in range(6)]
     health = [at(10 * i + 1, "health", "app", value=100.0 + 10 * i if i < 3 else 10.0 * (i - 3)) for i in range(6)]
-    assert Probed("tradier", [*process, *health]).restarts(over(0, 100)) == [us(30)]
+    assert ProbeHistory("tradier", [*process, *health]).restarts(over(0, 100)) == [us(30)]
     assert (
-        Probed("tradier", [*process, *health]).restarts(over(40, 100)) == []
-        and Probed("tradier", health[:3]).restarts(over(0, 100)) == []
+        ProbeHistory("tradier", [*process, *health]).restarts(over(40, 100)) == []
+        and ProbeHistory("tradier", health[:3]).restarts(over(0, 100)) == []
     )
 
 
@@ -190,7 +190,7 @@ def test_whose_network_it_is() -> None:
     """Our own is suspected only where both providers are looked at and neither can be connected to."""
 
     def look(massive, tradier):
-        return Probed(
+        return ProbeHistory(
             "tradier",
             [at(0, "liveness", "massive", massive), *([at(0, "liveness", "tradier", tradier)] if tradier else [])],
         ).network_gone(us(1))
@@ -209,7 +209,7 @@ def test_who_can_serve() -> None:
     """
 
     def look(fallback: str, **outcomes: str) -> str | None:
-        return Probed(
+        return ProbeHistory(
             fallback, [at(0, probe, subject, o) for subject, o in outcomes.items() for probe in ("liveness", "data")]
         ).serving(us(1))
 
@@ -228,20 +228,20 @@ def test_the_market_is_shut_only_where_all_say_so() -> None:
     """One provider that says open, or gives no answer, leaves the market as the calendar has it."""
 
     def look(*told):
-        return Probed(
+        return ProbeHistory(
             "tradier",
             [at(0, "liveness", s, "ok" if m else "timeout", market=m) for s, m in zip(("massive", "tradier"), told)],
         ).market_shut(us(1))
 
     assert look("closed", "closed") and look("extended-hours", "premarket")
-    assert not look("open", "closed") and not look("closed", "") and not Probed("tradier").market_shut(us(1))
+    assert not look("open", "closed") and not look("closed", "") and not ProbeHistory("tradier").market_shut(us(1))
 
 
 def test_turns_tell_an_outage_from_what_comes_and_goes() -> None:
     """An outage that began and ended turns twice; every other attempt failing turns each time."""
 
     def line(word):
-        return Probed(
+        return ProbeHistory(
             "tradier",
             [
                 at(i, "liveness", "massive", {"o": "ok", "x": "server_5xx", "k": "auth_401"}[c])
@@ -254,7 +254,7 @@ def test_turns_tell_an_outage_from_what_comes_and_goes() -> None:
 
 def test_errors_of_the_log() -> None:
     """Errors and kinds of a window are summed; a log that could not be read is unknown, not zero."""
-    probed = Probed(
+    probed = ProbeHistory(
         "tradier",
         [
             at(1, "log", "app", value=2.0, kinds={"timeout": 2}, newest={"timeout": "a"}, waited_ms=400),
@@ -268,7 +268,7 @@ def test_errors_of_the_log() -> None:
         probed.log_newest(window),
         probed.gave_up_after_ms(window),
     ) == (3, {"access": 9, "timeout": 3}, {"timeout": "b"}, 150)
-    assert Probed("tradier", [at(1, "log", "app", "absent")]).errors(window) is None
+    assert ProbeHistory("tradier", [at(1, "log", "app", "absent")]).errors(window) is None
 
 
 def test_each_question_is_judged_by_itself() -> None:
@@ -278,11 +278,11 @@ def test_each_question_is_judged_by_itself() -> None:
     """
     well = [at(i, "liveness", "massive") for i in range(60)]
     stale = [at(10 * i, "data", "massive", "stale") for i in range(5)]
-    probed, window = Probed("tradier", [*well, *stale]), over(-1, 100)
+    probed, window = ProbeHistory("tradier", [*well, *stale]), over(-1, 100)
     assert probed.usable("massive", window) == (60, 65) and sorted(
         probe_figures.usable_by_question(probed, "massive", window)
     )[0] == (0, 5)
-    assert probe_figures.measure(probed, Tape(RULES.pages, 5.0), RULES["answers"], "massive", window).value == 0.0
+    assert probe_figures.measure(probed, CounterHistory(RULES.pages, 5.0), RULES["answers"], "massive", window).value == 0.0
 
 
 def test_while_we_are_told_to_wait_what_was_seen_stands() -> None:
@@ -290,7 +290,7 @@ def test_while_we_are_told_to_wait_what_was_seen_stands() -> None:
     Looks that are not made, to keep within a quota, are looks all the same: the refusal before them stands for as long
     as they last; and when nobody looks, nothing does.
     """
-    probed = Probed(
+    probed = ProbeHistory(
         "tradier",
         [
             at(0, "liveness", "massive", "rate_limited_429"),
@@ -305,7 +305,7 @@ def test_a_socket_that_comes_and_goes() -> None:
     """A socket that is lost and comes back, again and again, turns as often; one that is lost once turns once."""
 
     def line(word):
-        return Probed(
+        return ProbeHistory(
             "tradier", [at(5 * i, "socket", "app", {"o": "ok", "x": "closed"}[c]) for i, c in enumerate(word)]
         ).socket_turns(over(-1, 1000))
 
@@ -314,7 +314,7 @@ def test_a_socket_that_comes_and_goes() -> None:
 
 def test_forgetting_keeps_how_it_stands() -> None:
     """What is forgotten is gone, but the last sample of each line stays."""
-    probed = Probed("tradier", [*beats(0, 5), at(0, "liveness", "massive"), at(100, "liveness", "massive")])
+    probed = ProbeHistory("tradier", [*beats(0, 5), at(0, "liveness", "massive"), at(100, "liveness", "massive")])
     probed.forget(us(50))
     assert probed.usable("massive", over(-1, 200)) == (1, 1) and probed.missed_beats(us(65)) == 11
 
@@ -323,8 +323,8 @@ def test_figures_of_rules() -> None:
     """
     p95 is interpolated between the two largest of twenty; a share of nothing and of what says nothing is not measured.
     """
-    tape, window = Tape(RULES.pages, 5.0), over(-1, 100)
-    probed = Probed(
+    tape, window = CounterHistory(RULES.pages, 5.0), over(-1, 100)
+    probed = ProbeHistory(
         "tradier",
         [at(i, "liveness", "massive", took=0.1 * (i + 1)) for i in range(20)]
         + [at(i, "liveness", "tradier", "auth_401", took=0.1) for i in range(20)],

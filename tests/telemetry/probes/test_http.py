@@ -14,15 +14,15 @@ from tests.support.servers import serving
 from opslib.foundation.config import settings
 from opslib.simulation.world.http_server import Answer, Request, Server, as_html, as_json
 from opslib.telemetry.probes import http, outcomes as outcomes_module
-from opslib.telemetry.probes.http import Prober, Question, Reading
+from opslib.telemetry.probes.http import Prober, ProbeRequest, ProbeReading
 
 TOKEN = "s3cr3t/t0ken+value"
 SPEED = 20.0
 NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 
 
-def said(payload: object, _: datetime) -> Reading:
-    return Reading("ok", float(payload["value"]))  # type: ignore[index]
+def said(payload: object, _: datetime) -> ProbeReading:
+    return ProbeReading("ok", float(payload["value"]))  # type: ignore[index]
 
 
 def found(tmp_path, **more) -> settings.Settings:
@@ -36,7 +36,7 @@ def asked(tmp_path, answer, state: str = "open", **how):
         async with serving(answer, state) as url:
             prober = Prober(found(tmp_path), lambda: NOW, SPEED, random.Random(1))
             return await prober.look(
-                Question(
+                ProbeRequest(
                     "liveness",
                     "massive",
                     f"{url}/v1/marketstatus/now",
@@ -144,10 +144,10 @@ def test_names_and_certificates(tmp_path) -> None:
             server = Server(answered, asyncio.sleep, lambda context=context: context)
             await server.be("open")
             ended[name] = (
-                await prober.look(Question("liveness", "massive", f"https://127.0.0.1:{server.port}", said))
+                await prober.look(ProbeRequest("liveness", "massive", f"https://127.0.0.1:{server.port}", said))
             )[-1].outcome
             await server.be("closed")
-        ended["no name"] = (await prober.look(Question("liveness", "massive", "http://nowhere.invalid:1", said)))[
+        ended["no name"] = (await prober.look(ProbeRequest("liveness", "massive", "http://nowhere.invalid:1", said)))[
             -1
         ].outcome
         return ended
@@ -180,7 +180,7 @@ def test_an_outage_is_looked_at_whatever_it_asks(tmp_path) -> None:
     async def ask(status: int) -> list[str]:
         async with serving(lambda _: as_json({"error": "x"}, status, headers={"Retry-After": "600"})) as url:
             prober = Prober(found(tmp_path), lambda: NOW, SPEED)
-            return [(await prober.look(Question("liveness", "massive", url, said)))[-1].outcome for _ in range(3)]
+            return [(await prober.look(ProbeRequest("liveness", "massive", url, said)))[-1].outcome for _ in range(3)]
 
     assert asyncio.run(ask(503)) == ["server_5xx"] * 3 and asyncio.run(ask(429)) == [
         "rate_limited_429",
@@ -202,7 +202,7 @@ def test_retry_after_may_be_a_date(tmp_path) -> None:
     async def ask() -> list[str]:
         async with serving(answer) as url:
             prober = Prober(found(tmp_path), lambda: NOW, SPEED)
-            return [(await prober.look(Question("liveness", "massive", url, said)))[-1].outcome for _ in range(2)]
+            return [(await prober.look(ProbeRequest("liveness", "massive", url, said)))[-1].outcome for _ in range(2)]
 
     assert asyncio.run(ask()) == ["rate_limited_429", "quota_kept"]
 
@@ -221,7 +221,7 @@ def test_why_a_certificate_is_not_trusted(tmp_path) -> None:
             port = server.sockets[0].getsockname()[1]
             sample = (
                 await Prober(found(tmp_path), lambda: NOW, SPEED).look(
-                    Question("liveness", "massive", f"https://127.0.0.1:{port}", said)
+                    ProbeRequest("liveness", "massive", f"https://127.0.0.1:{port}", said)
                 )
             )[-1]
         assert sample.outcome == "tls"
@@ -240,7 +240,7 @@ def test_no_key_at_all(tmp_path) -> None:
 
     async def ask() -> str:
         async with serving(lambda _: as_json({"error": "API Key was not provided"}, 401)) as url:
-            return (await Prober(found(tmp_path), lambda: NOW, SPEED).look(Question("liveness", "massive", url, said)))[
+            return (await Prober(found(tmp_path), lambda: NOW, SPEED).look(ProbeRequest("liveness", "massive", url, said)))[
                 -1
             ].outcome
 
@@ -264,7 +264,7 @@ def test_a_quota_is_kept(tmp_path) -> None:
 
             prober = Prober(replace(found(tmp_path), massive_per_min=60.0), lambda: NOW, SPEED)
             samples = await asyncio.gather(
-                *(prober.look(Question("liveness", "massive", url, said)) for _ in range(40))
+                *(prober.look(ProbeRequest("liveness", "massive", url, said)) for _ in range(40))
             )
             return [s.outcome for look in samples for s in look]
 
@@ -288,7 +288,7 @@ def test_tradier_says_what_is_left(tmp_path) -> None:
     async def ask():
         async with serving(answer) as url:
             prober = Prober(found(tmp_path), lambda: NOW, SPEED)
-            looks = [(await prober.look(Question("liveness", "massive", url, said)))[-1] for _ in range(2)]
+            looks = [(await prober.look(ProbeRequest("liveness", "massive", url, said)))[-1] for _ in range(2)]
             return looks
 
     first, second = asyncio.run(ask())
@@ -351,7 +351,7 @@ def test_a_broken_handshake_leaves_nothing_open(tmp_path) -> None:
 
         server = Server(answered, asyncio.sleep, lambda: context)
         await server.be("open")
-        question, ended = Question("liveness", "massive", f"https://127.0.0.1:{server.port}", said), set()
+        question, ended = ProbeRequest("liveness", "massive", f"https://127.0.0.1:{server.port}", said), set()
         before = None
         for attempt in range(60):
             # Deadlines from nothing to longer than an answer takes: some look is given up between any two steps of it.

@@ -19,18 +19,18 @@ from tests.support.outside_world import BEGINS, RULES, Outside, probing
 from tests.support.servers import serving
 
 from opslib.alerting import probe_figures
-from opslib.dashboard.status import View
+from opslib.dashboard.status import Status
 from opslib.foundation import clock
 from opslib.foundation.clock import Window
 from opslib.foundation.config import settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.runbooks.diagnosis.diagnosis import diagnose
 from opslib.simulation.world.http_server import Answer, as_json
 from opslib.telemetry.probes import runner
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.loop_lag import Lag
-from opslib.telemetry.probes.runner import Rounds
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.runner import ProbeRunner
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 
 def us(seconds: float) -> int:
@@ -92,7 +92,7 @@ def test_what_a_timing_is_worth(took: float, lag_s: float | None, counts: float 
     An app that is really slow stays slow.
     """
     detail = {} if lag_s is None else {"lag_s": lag_s}
-    probed = Probed(
+    probed = ProbeHistory(
         "tradier", [sample(i, probe, "app", took=took, **detail) for i in range(10) for probe in ("health", "socket")]
     )
     expected = None if counts is None else pytest.approx(counts)
@@ -145,7 +145,7 @@ def test_a_silent_socket_was_not_heard(tmp_path: Path) -> None:
     )
 
 
-def starving(share: float, massive: str = "ok", app_s: float = 0.02, lag_s: float = 0.0) -> View:
+def starving(share: float, massive: str = "ok", app_s: float = 0.02, lag_s: float = 0.0) -> Status:
     """Five minutes of a collector that lost so much of its time."""
     beats = [
         sample(s, "beat", "collector", value=50.0, every_s=5.0, **({"lag_s": round(5 * share, 2)} if share else {}))
@@ -175,7 +175,7 @@ def starving(share: float, massive: str = "ok", app_s: float = 0.02, lag_s: floa
             for s in range(0, 301, 5)
         ]
     )
-    return View("desk", over(0, 300), None, tape, RULES, probed=Probed("tradier", [*beats, *asked]))
+    return Status("desk", over(0, 300), None, tape, RULES, probed=ProbeHistory("tradier", [*beats, *asked]))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def starving(share: float, massive: str = "ok", app_s: float = 0.02, lag_s: floa
     ],
     ids=["well", "busy", "starved", "starved and a real 5xx", "starved and really slow"],
 )
-def test_the_cause_is_ours_and_hides_no_other(view: View, cause: tuple[str, str | None], also: list[str]) -> None:
+def test_the_cause_is_ours_and_hides_no_other(view: Status, cause: tuple[str, str | None], also: list[str]) -> None:
     """
     A starved collector is named first, since it makes everything look slow; what lag cannot explain comes before it.
     """
@@ -213,7 +213,7 @@ def test_all_slow_at_once_is_our_network() -> None:
     beats = [sample(s, "beat", "collector", value=50.0, every_s=5.0) for s in range(0, 301, 5)]
     view = starving(0.0)
     assert (
-        diagnose(View("desk", view.window, None, view.tape, RULES, probed=Probed("tradier", [*slow, *beats]))).cause
+        diagnose(Status("desk", view.window, None, view.tape, RULES, probed=ProbeHistory("tradier", [*slow, *beats]))).cause
         == "our_network"
     )
 
@@ -228,7 +228,7 @@ def test_a_look_in_a_blocked_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     async def go() -> list[Sample]:
         async with serving(lambda _: as_json({"market": "open"})) as url:
             found = settings.load(tmp_path, None, {"OPS_MASSIVE_URL": url})
-            made = Rounds(found, Store(found.url), RULES, every_s=1.0, speed=20.0)
+            made = ProbeRunner(found, Database(found.url), RULES, every_s=1.0, speed=20.0)
             stop = asyncio.Event()
             running = asyncio.create_task(made.run(stop))
             for _ in range(8):
@@ -271,10 +271,10 @@ def test_a_collector_that_is_stopped_again_and_again(tmp_path: Path) -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            store = Store(settings.load(tmp_path, None, environ).url)
+            store = Database(settings.load(tmp_path, None, environ).url)
             try:
                 async with asyncio.timeout(90):
-                    while not any(s.probe == "health" for s in Samples(store, "desk").between(0, 2**62)):
+                    while not any(s.probe == "health" for s in SampleStore(store, "desk").between(0, 2**62)):
                         await asyncio.sleep(0.2)
                 for _ in range(12):
                     process.send_signal(signal.SIGSTOP)
@@ -287,12 +287,12 @@ def test_a_collector_that_is_stopped_again_and_again(tmp_path: Path) -> None:
                 process.wait(timeout=60)
 
     asyncio.run(go())
-    samples = Samples(Store(settings.load(tmp_path, None, environ).url), "desk").between(0, 2**62)
+    samples = SampleStore(Database(settings.load(tmp_path, None, environ).url), "desk").between(0, 2**62)
     assert not {"timeout", "unreachable"} & {s.outcome for s in samples}
     last_us = max(s.ts_us for s in samples if s.probe == "beat" and s.outcome == "ok")
     window, probed = (
         Window(clock.instant(last_us) - timedelta(seconds=10), clock.instant(last_us)),
-        Probed("tradier", samples),
+        ProbeHistory("tradier", samples),
     )
     assert (probed.lost_share(window) or 0.0) > RULES.probes.starved_share
     slow = [probe_figures.p95_s(probed, subject, window) for subject in ("massive", "app")]

@@ -9,7 +9,7 @@ import pytest
 
 from opslib.foundation.config import rules, settings
 from opslib.telemetry.probes import providers
-from opslib.telemetry.probes.http import Reading
+from opslib.telemetry.probes.http import ProbeReading
 
 NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 LIMITS = rules.load().probes
@@ -48,7 +48,7 @@ def row(
     return found | more
 
 
-def asked(probe: str, subject: str, payload: Any) -> Reading:
+def asked(probe: str, subject: str, payload: Any) -> ProbeReading:
     """What a question's reader makes of an answer."""
     found = settings.load(
         ".",

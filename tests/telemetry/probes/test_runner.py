@@ -16,11 +16,11 @@ from tests.trading.options.test_chain import massive
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import StoreError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.simulation.world.http_server import Answer, Request, as_html, as_json
 from opslib.telemetry.probes import providers, runner
-from opslib.telemetry.probes.runner import Rounds
-from opslib.telemetry.probes.store import Sample, Samples
+from opslib.telemetry.probes.runner import ProbeRunner
+from opslib.telemetry.probes.store import Sample, SampleStore
 
 OPEN, SHUT = datetime(2026, 3, 10, 15, 0, tzinfo=UTC), datetime(2026, 3, 8, 15, 0, tzinfo=UTC)
 SPEED = 20.0
@@ -38,10 +38,10 @@ class Clock:
         return self.at + timedelta(seconds=(time - self.since) * SPEED)
 
 
-def made(home: Path, environ: dict[str, str], at: datetime = OPEN, every_s: float = 1.0) -> tuple[Rounds, Clock]:
+def made(home: Path, environ: dict[str, str], at: datetime = OPEN, every_s: float = 1.0) -> tuple[ProbeRunner, Clock]:
     found, ticking = settings.load(home, None, environ), Clock(at)
-    return Rounds(
-        found, Store(found.url), rules.load(), every_s=every_s, now=ticking.now, speed=SPEED, chance=random.Random(1)
+    return ProbeRunner(
+        found, Database(found.url), rules.load(), every_s=every_s, now=ticking.now, speed=SPEED, chance=random.Random(1)
     ), ticking
 
 
@@ -52,7 +52,7 @@ async def until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
             await asyncio.sleep(0.01)
 
 
-async def running(made: Rounds, meanwhile: Callable[[], Awaitable[None]]) -> None:
+async def running(made: ProbeRunner, meanwhile: Callable[[], Awaitable[None]]) -> None:
     """Run until what is to be awaited has been."""
     stop = asyncio.Event()
     task = asyncio.create_task(made.run(stop))
@@ -63,7 +63,7 @@ async def running(made: Rounds, meanwhile: Callable[[], Awaitable[None]]) -> Non
         await task
 
 
-def kept(looking: Rounds) -> list[Sample]:
+def kept(looking: ProbeRunner) -> list[Sample]:
     return looking.samples.between(0, 2**62)
 
 
@@ -119,15 +119,15 @@ def test_what_cannot_be_written_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """While the store cannot be written samples wait; then all are kept, once and in order, and that is told once."""
-    keep, full, tried = Samples.keep, [True], []
+    keep, full, tried = SampleStore.keep, [True], []
 
-    def keeping(self: Samples, samples: list[Sample], **how: bool) -> None:
+    def keeping(self: SampleStore, samples: list[Sample], **how: bool) -> None:
         tried.append(len(samples))
         if full[0] and samples:
             raise StoreError("the disk is full")
         keep(self, samples, **how)
 
-    monkeypatch.setattr(Samples, "keep", keeping)
+    monkeypatch.setattr(SampleStore, "keep", keeping)
     monkeypatch.setattr(runner, "RETRY_STORE_S", 0.05)
 
     async def go() -> list[Sample]:
@@ -318,7 +318,7 @@ def test_the_log_goes_on_where_it_was(tmp_path: Path) -> None:
         with log.open("a") as file:
             file.write(lines)
         asyncio.run(read(i))
-    looking_at = Samples(Store(settings.load(tmp_path, None, {}).url), "desk")
+    looking_at = SampleStore(Database(settings.load(tmp_path, None, {}).url), "desk")
     assert [s.value for s in looking_at.between(0, 2**62)] == [0, 1, 2]
 
 
@@ -328,7 +328,7 @@ def judged(tmp_path: Path, payload: Any) -> tuple[Sample, tuple | None]:
     async def go() -> tuple[Sample, tuple | None]:
         async with serving(lambda request: as_json(payload)) as url:
             found = settings.load(tmp_path, None, {"OPS_MASSIVE_URL": url, "OPS_SYMBOLS": "SPY"})
-            looking = Rounds(found, Store(found.url), rules.load(), now=lambda: CHAIN_AT, speed=1.0)
+            looking = ProbeRunner(found, Database(found.url), rules.load(), now=lambda: CHAIN_AT, speed=1.0)
             (sample,) = await looking.fetch_chain("SPY")
             looking.close()
             return sample, looking.samples.chain("SPY", 2**62)

@@ -19,7 +19,7 @@ from opslib.foundation.config import rules, settings
 from opslib.simulation.world.http_server import Answer, as_html, as_json
 from opslib.telemetry.probes.http import Prober
 from opslib.telemetry.probes.store import Sample
-from opslib.telemetry.probes.websocket import Stream
+from opslib.telemetry.probes.websocket import WebSocketProbe
 
 OPEN, SHUT = datetime(2026, 3, 10, 15, 0, tzinfo=UTC), datetime(2026, 3, 8, 15, 0, tzinfo=UTC)
 SPEED = 20.0
@@ -37,7 +37,7 @@ async def looked(
 ) -> list[Sample]:
     """Look each world second until something holds of the last look."""
     found = settings.load(home, None, {"OPS_APP_WS_URL": url, **environ})
-    stream, seen = Stream(Prober(found, lambda: at, SPEED, random.Random(1)), LIMITS), list[Sample]()
+    stream, seen = WebSocketProbe(Prober(found, lambda: at, SPEED, random.Random(1)), LIMITS), list[Sample]()
     stream.contracts = contracts
     running = asyncio.create_task(stream.run())
     try:

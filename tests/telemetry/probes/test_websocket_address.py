@@ -17,9 +17,9 @@ from opslib.cli import main
 from opslib.dashboard import doctor
 from opslib.foundation.config import settings
 from opslib.foundation.errors import SettingsError
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.simulation.world.http_server import Answer, Request, as_json
-from opslib.telemetry.probes.runner import Rounds
+from opslib.telemetry.probes.runner import ProbeRunner
 
 TOKEN = "eyJleHAiOjE3/zU+.0a1b2c3d4e5f"
 QUERY = "token=eyJleHAiOjE3%2FzU%2B.0a1b2c3d4e5f"
@@ -107,7 +107,7 @@ def test_the_socket_is_asked_for_with_it(
             found = settings.load(
                 tmp_path, None, {"OPS_APP_URL": app, "OPS_APP_WS_URL": f"ws://127.0.0.1:{port}{path}?{query}"}
             )
-            rounds = Rounds(found, Store(found.url), RULES, now=lambda: BEGINS, speed=1.0)
+            rounds = ProbeRunner(found, Database(found.url), RULES, now=lambda: BEGINS, speed=1.0)
             samples = await rounds.once(lambda name: name == "socket")
             rounds.samples.keep(samples)
             rounds.close()

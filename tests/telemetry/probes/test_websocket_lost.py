@@ -22,15 +22,15 @@ from opslib.dashboard import status
 from opslib.foundation import clock
 from opslib.foundation.clock import Window
 from opslib.foundation.config import rules, settings
-from opslib.foundation.storage.database import Store
+from opslib.foundation.storage.database import Database
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.simulation.world.http_server import Answer, as_html, as_json
-from opslib.telemetry.pages.counters import Tape
-from opslib.telemetry.probes.history import Probed
+from opslib.telemetry.pages.counters import CounterHistory
+from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.http import Prober
-from opslib.telemetry.probes.runner import Rounds
-from opslib.telemetry.probes.store import Sample, Samples
-from opslib.telemetry.probes.websocket import Stream
+from opslib.telemetry.probes.runner import ProbeRunner
+from opslib.telemetry.probes.store import Sample, SampleStore
+from opslib.telemetry.probes.websocket import WebSocketProbe
 
 OPEN = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 SPEED = 20.0
@@ -82,11 +82,11 @@ class App:
 
 
 async def watched(
-    home: Path, url: str, until: Callable[[list[Sample], Stream], bool], at: datetime = OPEN
+    home: Path, url: str, until: Callable[[list[Sample], WebSocketProbe], bool], at: datetime = OPEN
 ) -> list[Sample]:
     """Probe the socket every five world seconds until something holds."""
     stream, seen = (
-        Stream(
+        WebSocketProbe(
             Prober(settings.load(home, None, {"OPS_APP_WS_URL": url}), lambda: at, SPEED, random.Random(1)),
             RULES.probes,
         ),
@@ -105,7 +105,7 @@ async def watched(
     return seen
 
 
-def run(home: Path, app: App, until: Callable[[list[Sample], Stream], bool]) -> list[Sample]:
+def run(home: Path, app: App, until: Callable[[list[Sample], WebSocketProbe], bool]) -> list[Sample]:
     async def go() -> list[Sample]:
         async with serve(app.attend, "127.0.0.1", 0, ping_interval=None) as server:
             return await watched(home, f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws/options", until)
@@ -177,7 +177,7 @@ def test_dead_for_all_until_upstream_is_back(tmp_path: Path, old_too: bool, last
     app, back = App(), list[bool]()
     app.serves = lambda number: bool(back) and (old_too or number > 0)
 
-    def until(seen: list[Sample], stream: Stream) -> bool:
+    def until(seen: list[Sample], stream: WebSocketProbe) -> bool:
         if sum(s.outcome == "silent" for s in seen) > 3 and not back:
             back.append(True)
         return bool(back) and seen[-1].outcome != "silent"
@@ -193,7 +193,7 @@ def test_what_the_app_says_is_checked_at_once(tmp_path: Path) -> None:
     app = App()
     app.serves = lambda number: number > 0
 
-    def until(seen: list[Sample], stream: Stream) -> bool:
+    def until(seen: list[Sample], stream: WebSocketProbe) -> bool:
         if len(seen) == 1:
             stream.suspected = True
         return bool(seen) and seen[-1].outcome == "renewed"
@@ -289,7 +289,7 @@ def test_nothing_is_silent_while_the_market_is_closed_by_surprise(tmp_path: Path
     app = App()
     app.serves = lambda number: False
 
-    def until(seen: list[Sample], stream: Stream) -> bool:
+    def until(seen: list[Sample], stream: WebSocketProbe) -> bool:
         stream.open_since = lambda at: None
         return len(seen) > 18
 
@@ -354,7 +354,7 @@ def test_the_state_of_the_upstream(tmp_path: Path, answer: Answer, path: str, st
             found = settings.load(
                 tmp_path, None, {"OPS_APP_URL": url, "OPS_APP_WS_URL": url.replace("http", "ws") + path}
             )
-            rounds = Rounds(found, Store(found.url), RULES, now=lambda: OPEN, speed=2.0)
+            rounds = ProbeRunner(found, Database(found.url), RULES, now=lambda: OPEN, speed=2.0)
             (look,) = [look for name, _, look in rounds.looks() if name == "upstream of the app"]
             samples = await look()
             count = len(asked)
@@ -407,8 +407,8 @@ RENEWED = [
 )
 def test_the_alert_says_who_is_served(samples: list[Sample], seconds: float, severity: str | None, words: str) -> None:
     """The figure of each, and its sentence: who is served, and what the app says of its upstream."""
-    probed, window = Probed(samples=samples), Window(OPEN, OPEN + timedelta(seconds=95))
-    figure = probe_figures.measure(probed, Tape(RULES.pages, 5.0), RULES["websocket_down"], "app", window)
+    probed, window = ProbeHistory(samples=samples), Window(OPEN, OPEN + timedelta(seconds=95))
+    figure = probe_figures.measure(probed, CounterHistory(RULES.pages, 5.0), RULES["websocket_down"], "app", window)
     found = judge(RULES["websocket_down"], "app", "probe", figure)
     assert (figure.value, found.severity, found.sentence) == (seconds, severity, words)
 
@@ -428,11 +428,11 @@ def test_the_alert_says_who_is_served(samples: list[Sample], seconds: float, sev
 def test_the_diagnosis_and_the_panel_say_who_is_served(tmp_path: Path, samples: list[Sample], words: str) -> None:
     """Both are a socket that is silent; the answer, and the sentence of the panel, say of whom."""
     found = settings.load(tmp_path, None, {})
-    kept = Store(found.url)
+    kept = Database(found.url)
     more = [at(5.0 * i, "ok", None, "beat", every_s=5)._replace(subject="collector") for i in range(20)] + [
         at(5.0 * i, "ok", 900.0 + 5 * i, "health") for i in range(20)
     ]
-    Samples(kept, found.app).keep([*samples, *more], known_at_ts=True)
+    SampleStore(kept, found.app).keep([*samples, *more], known_at_ts=True)
     view = status.status(kept, found, RULES, as_of=OPEN + timedelta(seconds=96), length=timedelta(minutes=5))
     cause = diagnosis.diagnose(view)
     assert (cause.cause, cause.subject) == ("socket_silent", "app") and words in repr(cause)
@@ -444,8 +444,8 @@ def test_without_a_socket_of_ours_the_app_is_believed(tmp_path: Path) -> None:
     Where no socket is probed, an upstream that the app has lost while clients are connected to it is a silent socket.
     """
     found = settings.load(tmp_path, None, {})
-    kept = Store(found.url)
-    Samples(kept, found.app).keep(
+    kept = Database(found.url)
+    SampleStore(kept, found.app).keep(
         [at(15.0 * i, "ok", 3.0, "upstream", state="disconnected" if i else "connected") for i in range(6)],
         known_at_ts=True,
     )

@@ -19,7 +19,7 @@ from hypothesis import given, settings, strategies as st
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import rules
 from opslib.trading.options import chain, chain_quality, iv_baseline, pricing
-from opslib.trading.options.chain_quality import Quality
+from opslib.trading.options.chain_quality import ChainQuality
 from opslib.trading.options.provider_comparison import crosscheck
 
 LIMITS = rules.load(None).chain
@@ -27,12 +27,12 @@ REAL = {"SPY": "cboe_SPY_2025-09-25_quotedata.csv", "A": "optopsy_A_2016-01-05.c
 GENERATED = {"SPY": ("SPY", 1), "cheap": ("F", 2), "dear": ("TSLA", 3)}
 
 
-def judged(table: pandas.DataFrame, folder: Path) -> Quality:
+def judged(table: pandas.DataFrame, folder: Path) -> ChainQuality:
     """What a table is worth, once written and read."""
     return chain_quality.judge(chain.read(written(table, folder)), LIMITS)
 
 
-def found(quality: Quality) -> dict[str, int]:
+def found(quality: ChainQuality) -> dict[str, int]:
     """How many contracts have which fault."""
     return {f.check: f.count for f in quality.findings}
 
@@ -223,10 +223,10 @@ def test_a_band_needs_its_days() -> None:
     def day(back: int, iv: float) -> tuple[int, float]:
         return clock.micros(at - timedelta(days=back)), iv
 
-    few = iv_baseline.band([day(i, 0.2) for i in range(1, 20)], at, LIMITS)
+    few = iv_baseline.iv_baseline([day(i, 0.2) for i in range(1, 20)], at, LIMITS)
     assert (few.days, few.low, few.outside(0.9)) == (19, None, None)
     ivs = [0.18 + 0.002 * (i % 11) for i in range(1, 31)]
-    enough = iv_baseline.band([day(i, iv) for i, iv in enumerate(ivs, 1)] + [day(0, 0.9)], at, LIMITS)
+    enough = iv_baseline.iv_baseline([day(i, iv) for i, iv in enumerate(ivs, 1)] + [day(0, 0.9)], at, LIMITS)
     assert (
         enough.days == 20
         and enough.outside(0.19) is False

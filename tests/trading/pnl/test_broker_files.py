@@ -60,7 +60,7 @@ def told_of(folder: Path, content: str | bytes, name: str = "f.csv") -> dict[str
     return pnl_details.of_file(folder / name, RULE).as_json()
 
 
-def read(folder: Path, content: str | bytes, name: str = "f.csv") -> book.Book:
+def read(folder: Path, content: str | bytes, name: str = "f.csv") -> book.FillsFile:
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return reader.read(folder / name)
 

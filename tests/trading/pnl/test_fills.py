@@ -136,7 +136,7 @@ def test_the_real_export_ends_flat() -> None:
     if not BROKER.is_file():
         pytest.skip("the broker's export is not beside the project")
     found = reader.read(BROKER)
-    trips = round_trips.trips(found.fills)
+    trips = round_trips.round_trips(found.fills)
     assert (len(trips.trades), len(trips.stock), trips.open, trips.before, trips.renamed) == (61, 24, [], [], 2)
     realised = sum(
         leg.gross + (leg.commission or 0) + leg.fees for t in (*trips.trades, *trips.stock) for leg in t.legs
@@ -284,7 +284,7 @@ def test_assignment_opens_stock_and_costs_nothing(tmp_path: Path) -> None:
         Total="1,495.00",
         Action="SELL_TO_OPEN",
     )
-    trips = round_trips.trips(reader.read(file(tmp_path, sale(), delivered("Assignment"), stock)).fills)
+    trips = round_trips.round_trips(reader.read(file(tmp_path, sale(), delivered("Assignment"), stock)).fills)
     leg = trips.trades[0].legs[0]
     assert (leg.ends, leg.gross, leg.commission, leg.fees, leg.traded) == (
         ["assignment"],
@@ -301,7 +301,7 @@ def test_assignment_opens_stock_and_costs_nothing(tmp_path: Path) -> None:
 def test_cash_settlement_is_its_own_price(tmp_path: Path) -> None:
     """An index option that is settled in cash ends at what was paid for it, with its fee."""
     settled = delivered("Cash Settled Assignment", Value="-364.00", Total="-369.00", Fees="-5.00")
-    leg = round_trips.trips(reader.read(file(tmp_path, sale(), settled)).fills).trades[0].legs[0]
+    leg = round_trips.round_trips(reader.read(file(tmp_path, sale(), settled)).fills).trades[0].legs[0]
     assert (leg.gross, leg.fees, leg.mean(leg.exit_units), leg.ends) == (
         D("73.00"),
         D("-5.12"),
@@ -312,7 +312,7 @@ def test_cash_settlement_is_its_own_price(tmp_path: Path) -> None:
 
 def test_what_was_opened_before_is_no_opening(tmp_path: Path) -> None:
     """A close, an expiry or an assignment of what the file never opened stands by itself."""
-    trips = round_trips.trips(
+    trips = round_trips.round_trips(
         reader.read(file(tmp_path, closing(), delivered("Expiration", "BUY_TO_CLOSE"), delivered("Exercise"))).fills
     )
     assert (trips.trades, trips.open, sorted(f.kind for f in trips.before)) == (
@@ -344,7 +344,7 @@ def test_a_special_dividend_goes_on_under_another_strike(tmp_path: Path) -> None
         Strike_Price="14.7",
         Description="Special dividend: Open 1.0",
     )
-    trips = round_trips.trips(
+    trips = round_trips.round_trips(
         reader.read(
             file(tmp_path, closing(Symbol="XYZ   251024C00014700", Strike_Price="14.7"), anew, shut, sale())
         ).fills
@@ -386,10 +386,10 @@ def test_a_renamed_position_of_before_stays_unknown(tmp_path: Path) -> None:
         Description="Special dividend: Open 1.0",
     )
     found = reader.read(file(tmp_path, closing(Symbol="XYZ   251024C00014700", Strike_Price="14.7"), anew, shut))
-    trips = round_trips.trips(found.fills)
+    trips = round_trips.round_trips(found.fills)
     assert (trips.trades, trips.open, trips.renamed) == ([], [], 0)
     assert sum(f.total for f in trips.before) == sum(f.total for f in found.fills) == D("-432.12")
-    held = round_trips.trips(f for f in found.fills if f.kind != "trade")
+    held = round_trips.round_trips(f for f in found.fills if f.kind != "trade")
     assert [(leg.symbol, leg.left, leg.open_value, leg.unknown) for leg in held.open] == [
         ("XYZ 251024C00014700", 1, 0, True)
     ]
@@ -436,7 +436,7 @@ def test_a_split_keeps_the_cost_and_changes_the_count(tmp_path: Path) -> None:
         Fees="0.00",
         Total="300.00",
     )
-    trips = round_trips.trips(reader.read(file(tmp_path, bought, anew, shut, sold)).fills)
+    trips = round_trips.round_trips(reader.read(file(tmp_path, bought, anew, shut, sold)).fills)
     leg = trips.trades[0].legs[0]
     assert (leg.quantity, leg.left, leg.gross, leg.open_value, leg.commission) == (
         2,
@@ -569,7 +569,7 @@ def test_whatever_else_an_account_does(tmp_path: Path) -> None:
         Total="233.26",
     )
     found = reader.read(file(tmp_path, bought, future, thirty, merged, moved))
-    trips = round_trips.trips(found.fills)
+    trips = round_trips.round_trips(found.fills)
     assert not found.refused and [(t.legs[0].symbol, t.legs[0].gross) for t in trips.stock] == [("ABC", 100)]
     assert [f.symbol for f in trips.before] == ["DEF"] and {leg.symbol for leg in trips.open} == {
         "/MESZ5",
@@ -614,7 +614,7 @@ def test_the_older_layout(tmp_path: Path) -> None:
         "stock",
         D("-2720.16"),
     )
-    leg = round_trips.trips(found.fills).trades[0].legs[0]
+    leg = round_trips.round_trips(found.fills).trades[0].legs[0]
     assert (
         (leg.gross, leg.commission, leg.fees, leg.ends) == (56, None, D("-1.152"), ["expiration"])
         and found.moneys[0].total == 1000
@@ -654,7 +654,7 @@ def test_the_apps_trades(tmp_path: Path) -> None:
         )
     )
     found = reader.read(path)
-    trips = round_trips.trips(found.fills)
+    trips = round_trips.round_trips(found.fills)
     assert [(t.name, t.legs[0].gross, t.legs[0].symbol, t.partial) for t in trips.trades] == [
         ("t1", 300, "SPX 260310C06800000", False)
     ]
@@ -781,7 +781,7 @@ def test_a_futures_difference_is_booked_at_its_close(tmp_path: Path, side: str, 
         for n, s, v in (("1", side, "0.00"), ("2", opens, value))
     ]
     found = reader.read(file(tmp_path, *rows))
-    trips = round_trips.trips(found.fills)
+    trips = round_trips.round_trips(found.fills)
     assert not found.refused and [(t.legs[0].gross, t.legs[0].commission, t.legs[0].fees) for t in trips.stock] == [
         (D(value), D("-2.50"), D("-3.64"))
     ]

@@ -16,7 +16,7 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from opslib import desk
 from opslib.alerting import evaluator, replay
 from opslib.alerting.fill_figures import judged
-from opslib.alerting.verdicts import not_back
+from opslib.alerting.verdicts import still_beyond_clear
 from opslib.cli import main
 from opslib.dashboard import pnl_details
 from opslib.foundation import clock, errors as book, time_parsing
@@ -28,7 +28,7 @@ from opslib.trading.pnl import backtest_variance, costs, pnl, positions, reader,
 from opslib.trading.pnl.backtest_variance import Side, decomposed, spread
 from opslib.trading.pnl.costs import APP, GUIDE, REAL, result
 from opslib.trading.pnl.fills import Fill
-from opslib.trading.pnl.store import Filings
+from opslib.trading.pnl.store import FillStore
 
 D = Decimal
 BROKER = SHARED / "data" / "trades" / "tastytrade_TSLL.csv"
@@ -329,7 +329,7 @@ def test_first_in_first_out() -> None:
     """
     Two lots, an exit across both, one left: the older lot is a trade of its own, costs by the share that was closed.
     """
-    found = round_trips.trips(
+    found = round_trips.round_trips(
         [
             fill(0, "buy", 2, 1.00, "open", order="a", commission=D(-2)),
             fill(1, "buy", 2, 3.00, "open", order="b", commission=D(-2)),
@@ -343,7 +343,7 @@ def test_first_in_first_out() -> None:
 
 def test_without_open_or_close_a_sale_closes_and_then_opens() -> None:
     """Sides alone: what is held is closed first, and the rest turns the position around."""
-    found = round_trips.trips([fill(0, "buy", 2, 1), fill(1, "sell", 5, 2), fill(2, "buy", 3, 1)])
+    found = round_trips.round_trips([fill(0, "buy", 2, 1), fill(1, "sell", 5, 2), fill(2, "buy", 3, 1)])
     assert [(t.legs[0].side, t.legs[0].quantity, t.legs[0].gross) for t in found.trades] == [
         (1, 2, 200),
         (-1, 3, 300),
@@ -368,7 +368,7 @@ def _made(rows: list[Any]) -> list[Fill]:
     ]
 
 
-def _sums(found: round_trips.Trips) -> tuple[Decimal, Decimal]:
+def _sums(found: round_trips.RoundTrips) -> tuple[Decimal, Decimal]:
     """All the cash, and all the contracts (bought - sold), wherever they ended."""
     legs = {
         id(leg): leg
@@ -392,7 +392,7 @@ def _sums(found: round_trips.Trips) -> tuple[Decimal, Decimal]:
 def test_nothing_is_lost(rows: list[Any]) -> None:
     """Every cent and every contract of every fill ends in exactly one place."""
     fills = _made(rows)
-    cash, held = _sums(round_trips.trips(fills))
+    cash, held = _sums(round_trips.round_trips(fills))
     assert cash == sum((f.total for f in fills), D(0))
     assert held == sum((f.quantity * (1 if f.side == "buy" else -1) for f in fills), D(0))
 
@@ -420,7 +420,7 @@ def test_the_order_of_an_orders_fills_changes_nothing(pieces: int, seed: int, ch
     chance.shuffle(shuffled)
 
     def told(fills):
-        return [(t.name, t.legs[0].quantity, t.legs[0].gross, t.legs[0].commission) for t in round_trips.trips(fills).trades]
+        return [(t.name, t.legs[0].quantity, t.legs[0].gross, t.legs[0].commission) for t in round_trips.round_trips(fills).trades]
 
     assert told(opening + shut) == told(shuffled + shut)
     assert pnl.orders(opening + shut)[0].commission == sum(f.commission or 0 for f in opening)
@@ -442,7 +442,7 @@ def _spread(entries: list[tuple[str, str, int, float]], exits: float = 0.5) -> p
             fill(0, side, 2, price, "open", **what),
             fill(5, "buy" if side == "sell" else "sell", 2, exits, "close", **(what | {"order": "x"})),
         ]
-    only = round_trips.trips(found).trades
+    only = round_trips.round_trips(found).trades
     assert len(only) == 1 and len(only[0].legs) == len(entries)
     return only[0]
 
@@ -476,7 +476,7 @@ def test_a_half_closed_spread_is_no_trade_yet() -> None:
         fill(0, "sell", 1, 1, "open", "B", order="s"),
         fill(5, "sell", 1, 4, "close", "A", order="x"),
     ]
-    found = round_trips.trips(legs)
+    found = round_trips.round_trips(legs)
     assert (found.trades, len(found.partial), [leg.symbol for leg in found.open]) == ([], 1, ["B"])
 
 
@@ -486,9 +486,9 @@ def test_real_costs_are_as_paid_and_slippage_needs_quotes() -> None:
         fill(0, "buy", 2, "1.05", "open", bid=D("0.95"), ask=D("1.05"), commission=D("-1")),
         fill(5, "sell", 2, "1.40", "close", bid=D("1.40"), ask=D("1.60")),
     ]
-    found = result(round_trips.trips(quoted).trades[0])
+    found = result(round_trips.round_trips(quoted).trades[0])
     assert (found.gross, found.commission, found.slippage, found.net, found.inside) == (70, 1, 30, 69, True)
-    assert result(round_trips.trips([f._replace(bid=None, ask=None) for f in quoted]).trades[0]).slippage is None
+    assert result(round_trips.round_trips([f._replace(bid=None, ask=None) for f in quoted]).trades[0]).slippage is None
 
 
 def test_pairs_by_name_then_by_symbol_and_day() -> None:
@@ -500,10 +500,10 @@ def test_pairs_by_name_then_by_symbol_and_day() -> None:
             fill(day * 1440 + n + 1, "sell", 1, 2, "close", symbol, lot=lot),
         ]
 
-    live = round_trips.trips(
+    live = round_trips.round_trips(
         [*made(0, 0, "A", "1"), *made(5, 0, "B", ""), *made(9, 1, "B", ""), *made(9, 2, "C", "")]
     ).trades
-    theirs = round_trips.trips(
+    theirs = round_trips.round_trips(
         [*made(3, 0, "A", "1"), *made(2, 0, "B", "x"), *made(2, 2, "B", "y"), *made(9, 3, "D", "z")]
     ).trades
     pairs, alone, phantom = backtest_variance.paired(live, theirs)
@@ -731,7 +731,7 @@ def test_fills_come_into_the_store_once(
         ("plain.csv:4", ["qty is '0'; a number above 0 was wanted"])
     ]
     own = desk.open("desk", home)
-    known = Filings(own.store, "desk").upto(2**62)
+    known = FillStore(own.store, "desk").upto(2**62)
     read = reader.read(day)
     assert [f._replace(row=0) for f in known.fills if f.lot] == [
         f._replace(row=0) for f in read.fills
@@ -783,11 +783,11 @@ def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
     begin, end = clock.micros(time_parsing.parse("2026-03-10T09:00")), clock.micros(time_parsing.parse("2026-03-10T17:00"))
 
     def judge(**how):
-        return evaluator.Watch(own.store, own.settings, own.rules, **how)
+        return evaluator.Evaluator(own.store, own.settings, own.rules, **how)
 
     assert _became([t for _, b in judge(live=True).judge(begin, end) for t in b]) == []
     importing.read_fills(own.store, "desk", path, known_at_ts=True)
-    twentieth = sorted(t.exited for t in round_trips.trips(reader.read(path).fills).trades)[19]
+    twentieth = sorted(t.exited for t in round_trips.round_trips(reader.read(path).fills).trades)[19]
     live = _became([t for _, b in judge(live=True).judge(begin, end) for t in b])
     # The first instant of the grid after it, and two minutes.
     fires = clock.instant(clock.micros(twentieth) + -clock.micros(twentieth) % 5_000_000) + timedelta(minutes=2)
@@ -796,11 +796,11 @@ def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
         and ("fills", "rose", "critical", f"{fires:%H:%M}") in live
         and live[-1][1] == "ended"
     )
-    assert live == _became(replay.replayed(own.store, own.settings, own.rules, begin, end)[0])
+    assert live == _became(replay.replay_session(own.store, own.settings, own.rules, begin, end)[0])
     middle = clock.micros(fires) - 40_000_000
     first = judge(live=True)
     halves = [t for _, b in first.judge(begin, middle) for t in b]
-    second = evaluator.Watch(own.store, own.settings, own.rules, first.alerts.alerts.values(), live=True)
+    second = evaluator.Evaluator(own.store, own.settings, own.rules, first.alerts.alerts.values(), live=True)
     assert _became(halves + [t for _, b in second.judge(middle, end) for t in b]) == live
     told = [a for a in own.status("2026-03-10T15:00", "390m").alerts if a["rule"] == "backtest_variance"]
     assert [(a["source"], a["state"], a["severity"]) for a in told] == [("fills", "firing", "critical")]
@@ -865,7 +865,7 @@ def test_what_was_imported_comes_to_what_its_file_comes_to(
         assert early["fills"] == wanted["fills"]
 
 
-def told_of(folder: Path, content: str, reading: str = "real", backtest: str = "") -> pnl_details.Accuracy:
+def told_of(folder: Path, content: str, reading: str = "real", backtest: str = "") -> pnl_details.PnlView:
     """What a plain CSV comes to, with a backtest's beside it."""
     (folder / "live.csv").write_text(content)
     (folder / "theirs.csv").write_text(backtest)
@@ -960,7 +960,7 @@ def test_an_interval_past_the_first_limit_is_critical() -> None:
     own = RULE.of("fills")
 
     def held(gaps):
-        return not_back(own, judged(RULE, gaps).figure, "critical", 15)
+        return still_beyond_clear(own, judged(RULE, gaps).figure, "critical", 15)
 
     assert held(near) and held([x - 1.2 for x in near][:30]) is True and not held([x - 2 for x in near])
 
