@@ -138,7 +138,11 @@ def live(app: str | None = None, as_of: str = "", window: str = "1h", every: str
 
     at = time_parsing.parse(as_of, "close") if as_of else None
     return live_module.Live(
-        connect(app), time_parsing.parse_span(window), time_parsing.parse_span(every).total_seconds(), at, opening.open_for
+        connect(app),
+        time_parsing.parse_span(window),
+        time_parsing.parse_span(every).total_seconds(),
+        at,
+        opening.open_for,
     )
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from tests.support.system import RECORDED, absent
 
-
 # Notebooks run in kernels of their own, which find the home in the environment; so it is set before anything is
 # collected.
 _HOME = tempfile.mkdtemp(prefix="ops-test-")
@@ -33,10 +32,6 @@ def pytest_sessionfinish() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
     if _OWN:
         shutil.rmtree(os.environ["TEST_DEMO"], ignore_errors=True)
-
-
-
-
 
 
 @pytest.fixture

@@ -14,8 +14,23 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "opslib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {
-    "scipy", "pyvolr", "pyarrow", "pandas", "numpy", "matplotlib", "papermill", "nbformat", "nbconvert", "nbclient", "duckdb", "uvicorn", "psutil", "tqdm",
-    "IPython", "httpx", "websockets",
+    "scipy",
+    "pyvolr",
+    "pyarrow",
+    "pandas",
+    "numpy",
+    "matplotlib",
+    "papermill",
+    "nbformat",
+    "nbconvert",
+    "nbclient",
+    "duckdb",
+    "uvicorn",
+    "psutil",
+    "tqdm",
+    "IPython",
+    "httpx",
+    "websockets",
 }
 LINES_AT_ONE_SITTING = 1200
 
@@ -29,7 +44,12 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     """Every module that a file imports, and whether it does so at its top."""
     found = []
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    guarded = {id(n) for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) for n in ast.walk(node)}
+    guarded = {
+        id(n)
+        for node in tree.body
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for n in ast.walk(node)
+    }
     top = {id(n) for n in tree.body}
     for node in ast.walk(tree):
         if id(node) in guarded:
@@ -62,7 +82,10 @@ def test_a_module_says_what_it_does(path: Path) -> None:
 
 
 def test_the_scripted_day_does_not_know_the_suite() -> None:
-    """The demo's script, page and expected figures import nothing of opslib but each other, so that they can contradict it."""
+    """
+    The demo's script, page and expected figures import nothing of opslib but each other, so that they can contradict
+    it.
+    """
     for module in ("world/script", "world/page", "demo_day/expected_figures"):
         found = [m for m, _ in imports(PACKAGE / "simulation" / f"{module}.py") if m.startswith("opslib")]
         assert all(m.startswith("opslib.simulation") for m in found), found
@@ -80,5 +103,7 @@ def test_limits_stand_in_one_file() -> None:
     """No limit of the ladder is repeated in the code: every comparison asks the rule for it."""
     for path in (p for p in MODULES if p.stem not in ("rules", "charts") and "simulation" not in p.parts):
         compared = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Compare)]
-        numbers = {c.value for n in compared for c in ast.walk(n) if isinstance(c, ast.Constant) and isinstance(c.value, float)}
+        numbers = {
+            c.value for n in compared for c in ast.walk(n) if isinstance(c, ast.Constant) and isinstance(c.value, float)
+        }
         assert not numbers & {0.99, 0.98, 0.95, 0.9, 0.75, 0.5, 0.3, 2.0, 0.005, 0.02, 0.05, 0.8}, path

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from opslib.alerting.verdicts import Finding, still_beyond_clear, value_on
 from opslib.foundation import clock, formatting
-from opslib.foundation.config.rules import SEVERITIES, SENT, Rule, Rules
+from opslib.foundation.config.rules import SENT, SEVERITIES, Rule, Rules
 from opslib.foundation.storage.cell_types import decoding, require_types
 
 GRID_US = 5_000_000  # Alerts are judged at whole multiples of this since 1970.
@@ -413,7 +413,12 @@ class Alerts:
         )
         held_s = (at_us - rung.since_us) / 1e6
         return self._transition(
-            alert, at_us, kind, severity, alert.rises[-1], f"{said} for {formatting.duration(held_s)}" if held_s else said
+            alert,
+            at_us,
+            kind,
+            severity,
+            alert.rises[-1],
+            f"{said} for {formatting.duration(held_s)}" if held_s else said,
         )
 
     def _patience(self, alert: Alert, finding: Finding, known: bool, at_us: int) -> list[Transition]:

@@ -213,7 +213,9 @@ def history(
     if troubles is None:
         own = next(iter(found.values()))
         troubles = [
-            KnownIncident(r.rule, r.subject, r.pending_us, r.over_us or window.end_us) for r in own if r.severity in SENT
+            KnownIncident(r.rule, r.subject, r.pending_us, r.over_us or window.end_us)
+            for r in own
+            if r.severity in SENT
         ]
     return {name: scored(rows, troubles, tables[name], len(sessions)) for name, rows in found.items()}, troubles
 
@@ -233,7 +235,9 @@ class Background:
     blocks: tuple[tuple[tuple[dict[str, int], float], ...], ...]
 
 
-def background(store: Database, settings: Settings, rules: Rules, window: Window, troubles: list[KnownIncident]) -> Background:
+def background(
+    store: Database, settings: Settings, rules: Rules, window: Window, troubles: list[KnownIncident]
+) -> Background:
     """
     The blocks of stored history in which no trouble was, nor its aftermath in any window of ten minutes.
 

@@ -1,8 +1,10 @@
 """
 Evaluate every rule at an instant, by the figures of pages and probes.
 
-`measure_page` measures what a rule is about; `verdicts.judge` says what it amounts to. Each figure is measured in one place
-here, whoever asks for it: a panel, over its own window (`at`), or an alert, each rule over the rule's (`evaluate_rules`).
+`measure_page` measures what a rule is about; `verdicts.judge` says what it amounts to. Each figure is measured in one
+place
+here, whoever asks for it: a panel, over its own window (`at`), or an alert, each rule over the rule's
+(`evaluate_rules`).
 """
 
 from dataclasses import replace
@@ -10,7 +12,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from opslib.alerting import probe_conditions, probe_figures
-from opslib.alerting.verdicts import CONTRADICTION, NOT_EXPECTED, NOT_MEASURED, TOO_FEW, Figure, Finding, BudgetBurn, judge
+from opslib.alerting.verdicts import (
+    CONTRADICTION,
+    NOT_EXPECTED,
+    NOT_MEASURED,
+    TOO_FEW,
+    BudgetBurn,
+    Figure,
+    Finding,
+    judge,
+)
 from opslib.foundation import clock, market_calendar
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import Rule, Rules
@@ -218,7 +229,9 @@ class Windows(dict[timedelta, Window]):
         return self[length]
 
 
-def measure_page(tape: CounterHistory, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta) -> Figure:
+def measure_page(
+    tape: CounterHistory, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta
+) -> Figure:
     """
     What does the app's page say of what a rule is about? ``not measured`` where pages cannot say.
 
@@ -285,7 +298,13 @@ def _finding(
 
 
 def _ours(
-    probed: ProbeHistory, tape: CounterHistory, rules: Rules, rule: Rule, subject: str, windows: Windows, length: timedelta
+    probed: ProbeHistory,
+    tape: CounterHistory,
+    rules: Rules,
+    rule: Rule,
+    subject: str,
+    windows: Windows,
+    length: timedelta,
 ) -> Figure:
     """
     What our own probes say of what a rule is about.
@@ -350,7 +369,9 @@ def _sources(rule: Rule, subject: str, probed: ProbeHistory | None) -> list[str]
     return [PAGE, *ours] if PAGE in rule.sources else ours or [rule.sources[0]]
 
 
-def _all(tape: CounterHistory, rules: Rules, windows: Windows, only: timedelta | None, probed: ProbeHistory | None) -> list[Finding]:
+def _all(
+    tape: CounterHistory, rules: Rules, windows: Windows, only: timedelta | None, probed: ProbeHistory | None
+) -> list[Finding]:
     found: list[Finding] = []
     for rule in rules.rules.values():
         if only and rule.burn:
@@ -389,6 +410,8 @@ def at(tape: CounterHistory, rules: Rules, window: Window, probed: ProbeHistory 
     return _all(tape, rules, windows, length, probed)
 
 
-def evaluate_rules(tape: CounterHistory, rules: Rules, instant: datetime, probed: ProbeHistory | None = None) -> list[Finding]:
+def evaluate_rules(
+    tape: CounterHistory, rules: Rules, instant: datetime, probed: ProbeHistory | None = None
+) -> list[Finding]:
     """What does everything amount to at an instant, each rule over its own window? In the table's order."""
     return _all(tape, rules, Windows(instant, True, probed), None, probed)

@@ -6,7 +6,6 @@ Live, an instant is judged by what had come into the store two seconds after it,
 all that is known of it now. Both run through the same tape and the same state machine.
 """
 
-
 from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -32,7 +31,7 @@ from opslib.telemetry.pages.snapshot import shown_alive
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample, SampleStore
-from opslib.trading.pnl.store import OF_NO_MOMENT_US, StoredFill, FillStore
+from opslib.trading.pnl.store import OF_NO_MOMENT_US, FillStore, StoredFill
 
 PROBED_REACH = timedelta(hours=2)  # Further than any rule about our own looks reaches.
 FORGET_EVERY_US = 600 * SECOND
@@ -70,7 +69,12 @@ def sessions(since_us: int, upto_us: int) -> Iterator[tuple[Session, range, int 
 
 
 def judged_at(
-    at_us: int, alerts: Alerts, tape: CounterHistory, rules: Rules, probed: ProbeHistory | None = None, realised: FillFigures | None = None
+    at_us: int,
+    alerts: Alerts,
+    tape: CounterHistory,
+    rules: Rules,
+    probed: ProbeHistory | None = None,
+    realised: FillFigures | None = None,
 ) -> list[Transition]:
     """What becomes of alerts at an instant, by a tape, what our own looks saw, and fills?"""
     by_fills = realised.finding(at_us) if realised else []

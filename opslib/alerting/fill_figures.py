@@ -16,7 +16,7 @@ from opslib.foundation.config.rules import Rule, Rules
 from opslib.trading.pnl import pnl
 from opslib.trading.pnl.backtest_variance import spread
 from opslib.trading.pnl.pnl import Pnl
-from opslib.trading.pnl.store import StoredFill, FillStore, Known
+from opslib.trading.pnl.store import FillStore, Known, StoredFill
 
 RULE = "backtest_variance"
 
@@ -106,7 +106,9 @@ def finding(found: Pnl) -> Finding | None:
     return judged(found.rule, found.gaps, found.span) if found.wanted else None
 
 
-def traded(filings: FillStore, rules: Rules, window: Window, known_us: int | None) -> tuple[Pnl | None, list[StoredFill]]:
+def traded(
+    filings: FillStore, rules: Rules, window: Window, known_us: int | None
+) -> tuple[Pnl | None, list[StoredFill]]:
     """
     What did all fills up to the end of a window come to, and the rows that say so?
 

@@ -10,7 +10,7 @@ from opslib.alerting.evaluation import of_every_provider
 from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import past_limit
 from opslib.foundation import clock, formatting
-from opslib.foundation.config.rules import SEVERITIES, SENT, Rules
+from opslib.foundation.config.rules import SENT, SEVERITIES, Rules
 
 DAY_US = 86_400_000_000  # No alert outlives its session.
 OVER = ("fell", "resolved", "ended")

@@ -12,7 +12,7 @@ from opslib.foundation import clock
 from opslib.foundation.clock import SECOND, Window
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.telemetry.pages.counters import CounterHistory
-from opslib.telemetry.probes.history import REQUEST_PROBES, IS_THERE, KEPT, ProbeHistory
+from opslib.telemetry.probes.history import IS_THERE, KEPT, REQUEST_PROBES, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 

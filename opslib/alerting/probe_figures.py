@@ -12,7 +12,7 @@ from opslib.foundation.intervals import wilson
 from opslib.telemetry import app_state
 from opslib.telemetry.pages.counters import CounterHistory
 from opslib.telemetry.pages.page_loads import PageLoad
-from opslib.telemetry.probes.history import REQUEST_PROBES, IS_THERE, KEPT, ProbeHistory, Share
+from opslib.telemetry.probes.history import IS_THERE, KEPT, REQUEST_PROBES, ProbeHistory, Share
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
@@ -57,12 +57,15 @@ def _share(part: int, count: int, coverage: float | None) -> Figure:
 
 def usable_by_question(probed: ProbeHistory, subject: str, window: Window, outages: bool = True) -> list[Share]:
     """
-    As `ProbeHistory.usable`, of each question that was asked: whether it is there is asked far more often than for its data.
+    As `ProbeHistory.usable`, of each question that was asked: whether it is there is asked far more often than for its
+    data.
 
     Args:
         outages: Whether what failed while the subject was not there at all counts; `ProbeHistory.answered` has that.
     """
-    asked = [[s for s in probed.within(probe, subject, window) if s.last and s.outcome != KEPT] for probe in REQUEST_PROBES]
+    asked = [
+        [s for s in probed.within(probe, subject, window) if s.last and s.outcome != KEPT] for probe in REQUEST_PROBES
+    ]
     counted = [[s for s in samples if outages or not _in_outage(probed, s)] for samples in asked]
     return [Share(sum(OUTCOMES[s.outcome].usable for s in samples), len(samples)) for samples in counted if samples]
 

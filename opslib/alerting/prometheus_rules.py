@@ -1,6 +1,5 @@
 """Export the alert rules for Prometheus."""
 
-
 from typing import Any
 
 from opslib.alerting import evaluation

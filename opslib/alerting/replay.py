@@ -23,7 +23,7 @@ from opslib.telemetry.pages.counters import CounterHistory
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import SampleStore
-from opslib.trading.pnl.store import StoredFill, FillStore
+from opslib.trading.pnl.store import FillStore, StoredFill
 
 FORM = 1  # Of what is remembered: another form is computed anew.
 
@@ -51,7 +51,9 @@ def of(
     )
 
 
-def _rests_on(store: Database, settings: Settings, rules: Rules, session: Session, known_at_us: int | None) -> list[Any]:
+def _rests_on(
+    store: Database, settings: Settings, rules: Rules, session: Session, known_at_us: int | None
+) -> list[Any]:
     """
     All that a replay of a session depends on: posts and our own looks as far back as any rule goes, fills, what is
     wired, when the market was open, the limits.
@@ -105,7 +107,12 @@ def replay_session(
 
 
 def replay_view(
-    tape: CounterHistory, rules: Rules, since_us: int, upto_us: int, probed: ProbeHistory | None = None, filed: Iterable[StoredFill] = ()
+    tape: CounterHistory,
+    rules: Rules,
+    since_us: int,
+    upto_us: int,
+    probed: ProbeHistory | None = None,
+    filed: Iterable[StoredFill] = (),
 ) -> list[Transition]:
     """
     What became of alerts in (since, upto], by a tape, what our own looks saw, and fills, as they stand?

@@ -135,7 +135,9 @@ def _yaml(path: Path) -> dict[str, Any]:
             )
         found = None if node is None else loader.construct_document(node)
     except (ImportRefused, yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise RulesError(f"{path} cannot be read as YAML: {formatting.single_line(str(problem)).rstrip('.')}.") from None
+        raise RulesError(
+            f"{path} cannot be read as YAML: {formatting.single_line(str(problem)).rstrip('.')}."
+        ) from None
     if not isinstance(found, dict):
         raise RulesError(f"{path}: keys such as tests: were wanted, found {formatting.single_line(repr(found), 60)}.")
     return found
@@ -192,7 +194,9 @@ def _interval(place: object, name: str, found: Any) -> int:
 
 def _mapping(place: object, name: str, found: Any) -> dict[str, str]:
     if found is not None and not isinstance(found, dict):
-        raise RulesError(f"{place}: {name} is {formatting.single_line(repr(found), 60)}; keys with their values were expected.")
+        raise RulesError(
+            f"{place}: {name} is {formatting.single_line(repr(found), 60)}; keys with their values were expected."
+        )
     return {str(k): str(v) for k, v in (found or {}).items()}
 
 

@@ -6,7 +6,6 @@ limit. Never green without data: a figure that could not be measured is *unknown
 nobody expects now, is shown and not counted.
 """
 
-
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import NamedTuple
@@ -212,7 +211,10 @@ def judge(rule: Rule, subject: str, source: str, figure: Figure) -> Finding:
     if figure.value != figure.value:
         return Finding(rule, subject, source, figure, "unknown", None, first, True, "not a number")
     if figure.coverage is not None and figure.coverage < rule.min_coverage:
-        why = f"only {formatting.ratio(figure.coverage, 0)} of the looks came (≥ {formatting.ratio(rule.min_coverage, 0)} needed)"
+        why = (
+            f"only {formatting.ratio(figure.coverage, 0)} of the looks came (≥ "
+            f"{formatting.ratio(rule.min_coverage, 0)} needed)"
+        )
         return Finding(rule, subject, source, figure, "unknown", None, first, True, why)
     if figure.count is not None and figure.count < rule.min_count:
         why = (

@@ -171,7 +171,10 @@ def _import(options: argparse.Namespace) -> int:
         else:
             _print(
                 *(
-                    [f"{r['source']}: {'; '.join(formatting.single_line(reason) for reason in r['reasons'])}" for r in found]
+                    [
+                        f"{r['source']}: {'; '.join(formatting.single_line(reason) for reason in r['reasons'])}"
+                        for r in found
+                    ]
                     or ["nothing was ever refused"]
                 )
             )
@@ -341,7 +344,9 @@ def _runbook(options: argparse.Namespace) -> int:
 
     return _shown(
         options,
-        incidents.runbook(_desk(options), options) if options.what in ("open", "resume") else incidents.shelved(options),
+        incidents.runbook(_desk(options), options)
+        if options.what in ("open", "resume")
+        else incidents.shelved(options),
     )
 
 
@@ -425,9 +430,7 @@ def _rules(options: argparse.Namespace) -> int:
     wanted = {"test": "a FILE", "export": "prometheus"}.get(options.what)
     if bool(options.argument) != bool(wanted) or (options.what == "export" and options.argument != "prometheus"):
         raise UsageError(f"ops rules {options.what} takes {wanted or 'no argument'}. See ops rules --help.")
-    found = rules.asked(
-        _desk(options), options, lambda items, total, words, unit: _progress(items, total, words, unit)
-    )
+    found = rules.asked(_desk(options), options, lambda items, total, words, unit: _progress(items, total, words, unit))
     if options.output == "json" and options.what != "export":
         _print_json(found.values)
     else:

@@ -1,6 +1,5 @@
 """Hold the reply of a command: for programs, for people, and whether it was done."""
 
-
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:

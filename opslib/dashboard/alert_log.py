@@ -317,7 +317,9 @@ def log_of(
     )
 
 
-def _budgets(store: Database, settings: Settings, rules: Rules, at: datetime, known_at: datetime | None) -> list[Finding]:
+def _budgets(
+    store: Database, settings: Settings, rules: Rules, at: datetime, known_at: datetime | None
+) -> list[Finding]:
     """How fast is each budget spent, at a moment?"""
     reach = Window.before(at, max(rule.window for rule in rules.rules.values()))
     tape = counters.load(

@@ -144,7 +144,8 @@ class ChainView:
                 "core",
                 formatting.ratio(_rate(valid, q.core_count)),
                 f"{valid:,} of {q.core_count:,}",
-                f"quoted, unexpired, tradable: this is judged (95 %: {formatting.ratio(low, 1)} to {formatting.ratio(high, 1)})"
+                f"quoted, unexpired, tradable: this is judged (95 %: {formatting.ratio(low, 1)} to "
+                f"{formatting.ratio(high, 1)})"
                 if q.core_count
                 else why_none(q),
             ],
@@ -160,7 +161,12 @@ class ChainView:
                 f"{q.covered:,} of {n:,}",
                 "contracts that have Greeks at all",
             ],
-            ["by open interest", formatting.ratio(w["open_interest"]), "", "the core, by contracts that somebody holds"],
+            [
+                "by open interest",
+                formatting.ratio(w["open_interest"]),
+                "",
+                "the core, by contracts that somebody holds",
+            ],
             [
                 "by our positions",
                 formatting.ratio(w["positions"]),
@@ -297,7 +303,9 @@ def why_none(quality: ChainQuality) -> str:
 def name_of(quality: ChainQuality) -> str:
     """The symbol of a chain, or how many it holds."""
     names = sorted({str(name) for name in quality.chain.frame["underlying"].unique() if name})
-    return formatting.single_line(names[0], 20) if len(names) == 1 else f"{len(names)} symbols" if names else "the chain"
+    return (
+        formatting.single_line(names[0], 20) if len(names) == 1 else f"{len(names)} symbols" if names else "the chain"
+    )
 
 
 def _rate(part: int, count: int) -> float | None:

@@ -166,9 +166,7 @@ def of_provider(
             else [f"{name} {OUTCOMES[found.outcome].words}. {OUTCOMES[found.outcome].advice}"]
         )
         if found.pages and found.outcome in ("ok", "partial"):
-            judged.append(
-                _judged(chain.of_payload(found.pages, f"the chain of {symbol} from {name}", at), rules, at)
-            )
+            judged.append(_judged(chain.of_payload(found.pages, f"the chain of {symbol} from {name}", at), rules, at))
     if not judged:
         raise UsageError(f"no chain of {symbol} could be had: {' '.join(remarks)}")
     against = crosscheck(judged[0], judged[1], rules.chain) if len(judged) == 2 else None

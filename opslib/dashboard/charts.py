@@ -69,7 +69,9 @@ def alerts(ax: "Axes", rises: list[SeverityChange], window: Window, rules: Rules
             linewidth=0.8,
             zorder=2 + SEVERITIES.index(r.severity),
         )
-        if r.sent and not any(o.alert == r.alert and SEVERITIES.index(o.severity) > SEVERITIES.index(r.severity) for o in rises):
+        if r.sent and not any(
+            o.alert == r.alert and SEVERITIES.index(o.severity) > SEVERITIES.index(r.severity) for o in rises
+        ):
             ax.text(
                 begin,
                 y + 0.42,

@@ -1,6 +1,5 @@
 """Compare what trading cost with what the backtest assumed, and propose new assumptions."""
 
-
 import difflib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -192,7 +191,9 @@ class CostComparison:
     @property
     def parts(self) -> "object":
         """What is the difference to the backtest made of?"""
-        return self.accuracy.decomposition if self.accuracy else bullet_list("What the difference is made of", [NO_FILLS])
+        return (
+            self.accuracy.decomposition if self.accuracy else bullet_list("What the difference is made of", [NO_FILLS])
+        )
 
     @cached_property
     def rates(self) -> tuple[tuple[str, Decimal | None, Decimal | None, str], ...]:

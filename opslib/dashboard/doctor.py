@@ -214,7 +214,8 @@ def _arriving(newest_us: int | None, rules: Rules) -> Check:
     return Check(
         what,
         "warning",
-        f"{seen}, {formatting.duration((now - at).total_seconds())} ago; one was expected within {formatting.duration(limit_s)}",
+        f"{seen}, {formatting.duration((now - at).total_seconds())} ago; one was expected within "
+        f"{formatting.duration(limit_s)}",
         f"Open a page of the app, and see whether its posts are answered 204: {CONNECT}, See whether posts arrive.",
     )
 
@@ -228,7 +229,10 @@ def _refused(settings: Settings, store: Database) -> Check:
         return Check(what, "unknown", str(problem))
     if not found:
         return Check(what, "ok", "none in the last 24 hours")
-    seen = f"{'; '.join(refused_posts.sentences(found))}; the newest at {formatting.moment(clock.instant(found[0].last_us))}"
+    seen = (
+        f"{'; '.join(refused_posts.sentences(found))}; the newest at "
+        f"{formatting.moment(clock.instant(found[0].last_us))}"
+    )
     return Check(
         what,
         "warning",

@@ -155,7 +155,8 @@ def _greeks(view: "Status") -> Thing:
     units = next((f for f in view.findings if f.rule.name == "greeks_units" and f.severity is not None), None)
     if units is not None and view.probed:  # What validates Greeks does not see their units.
         share = (
-            f"{formatting.ratio(units.figure.value, 1)} of the tradable contracts in other units than usual by our own chains"
+            f"{formatting.ratio(units.figure.value, 1)} of the tradable contracts in other units than "
+            f"usual by our own chains"
         )
         return _judged("Greeks", "greeks", [Said(False, share, _fetched_s(view))])
     chain = next(
@@ -169,7 +170,9 @@ def _greeks(view: "Status") -> Thing:
     if chain is not None and view.probed:
         said.append(
             Said(
-                chain.verdict == "ok", f"{formatting.ratio(chain.figure.value, 1)} valid by our own chains", _fetched_s(view)
+                chain.verdict == "ok",
+                f"{formatting.ratio(chain.figure.value, 1)} valid by our own chains",
+                _fetched_s(view),
             )
         )
     if said and said[0].who.endswith(PAGE) and said[0].age_s > FRESH_S:
@@ -177,7 +180,9 @@ def _greeks(view: "Status") -> Thing:
         return (
             _judged("Greeks", "greeks", said)
             if said
-            else Thing("unknown", f"Greeks: {PAGE} counted no validation in the last {formatting.duration(idle_s)}", "greeks")
+            else Thing(
+                "unknown", f"Greeks: {PAGE} counted no validation in the last {formatting.duration(idle_s)}", "greeks"
+            )
         )
     return _judged("Greeks", "greeks", said)
 
@@ -279,7 +284,9 @@ def _by_page(view: "Status", name: str) -> Thing:
     if said is None:
         return Thing("unknown", words, name)
     if said.age_s > FRESH_S:
-        return Thing("unknown", f"{words}: {said.who} counted no request in the last {formatting.duration(said.age_s)}", name)
+        return Thing(
+            "unknown", f"{words}: {said.who} counted no request in the last {formatting.duration(said.age_s)}", name
+        )
     return Thing("works" if said.works else "fails", f"{words} ({_share(view, name)}{_by(said)})", name)
 
 

@@ -181,7 +181,8 @@ class Live:
         if attended() or os.environ.get("SERVER_SOFTWARE", "").startswith(VOILA):
             shown = self.widget._repr_mimebundle_()
             display(
-                (shown[0] if isinstance(shown, tuple) else shown) | {"text/plain": words, "text/html": _static_text(view)},
+                (shown[0] if isinstance(shown, tuple) else shown)
+                | {"text/plain": words, "text/html": _static_text(view)},
                 raw=True,
             )
         else:

@@ -1,6 +1,5 @@
 """Show one panel: its verdict, its table, its picture."""
 
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

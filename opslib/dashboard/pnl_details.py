@@ -21,7 +21,7 @@ from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import ImportRefused, UsageError
 from opslib.trading.pnl import costs as pnl_costs, pnl, reader
 from opslib.trading.pnl.backtest_variance import TERMS
-from opslib.trading.pnl.fills import CENT, ZERO, FillsFile, Fill
+from opslib.trading.pnl.fills import CENT, ZERO, Fill, FillsFile
 from opslib.trading.pnl.pnl import Order, Pnl
 from opslib.trading.pnl.positions import Leg, Trade
 from opslib.trading.pnl.store import FillStore
@@ -96,7 +96,9 @@ class Waterfall:
         ]
         charts.show(
             {"text/plain": repr(self)},
-            lambda ax: charts.waterfall(ax, ("backtest\nnet", float(self.start)), steps, ("live\nnet", float(self.end))),
+            lambda ax: charts.waterfall(
+                ax, ("backtest\nnet", float(self.start)), steps, ("live\nnet", float(self.end))
+            ),
             "from the backtest's result to the live one",
             f"From the backtest's net result to the live one, step by step. "
             f"{'; '.join(' '.join(line.split()) for line in repr(self).splitlines()[1:])}",
@@ -457,7 +459,9 @@ class PnlView:
         """What is the difference made of?"""
         p = self.pnl
         if not p.pairs:
-            return bullet_list("What the difference is made of", [NO_BACKTEST if not p.wanted else "no trade is matched"])
+            return bullet_list(
+                "What the difference is made of", [NO_BACKTEST if not p.wanted else "no trade is matched"]
+            )
         live = sum((pair.result.net for pair in p.pairs), ZERO)
         parts = p.parts.in_cents()
         return Waterfall(live.quantize(CENT) - sum(parts.values(), ZERO), parts, live.quantize(CENT), len(p.pairs))
@@ -497,7 +501,12 @@ class PnlView:
         ]
         if only := self.pnl.only_said:
             rows.append(
-                ["a percent of the backtest, and never made", str(len(only)), formatting.UNKNOWN, ", ".join(only[:WORST])]
+                [
+                    "a percent of the backtest, and never made",
+                    str(len(only)),
+                    formatting.UNKNOWN,
+                    ", ".join(only[:WORST]),
+                ]
             )
         return table(
             "Trades without a partner",
@@ -718,7 +727,8 @@ def model(name: str) -> pnl_costs.CostModel:
     """A reading of costs by its name."""
     if name not in pnl_costs.PRESETS:
         raise UsageError(
-            f"costs are {name!r}; one of {', '.join(pnl_costs.PRESETS)} was wanted.{formatting.nearest(name, pnl_costs.PRESETS)}"
+            f"costs are {name!r}; one of {', '.join(pnl_costs.PRESETS)} was "
+            f"wanted.{formatting.nearest(name, pnl_costs.PRESETS)}"
         )
     return pnl_costs.PRESETS[name]
 
@@ -782,9 +792,7 @@ def of_file(
     model(reading)
     book = reader.read(path)
     if backtest:
-        return told(
-            replace(book, promises={}), rule, reading, reader.read(backtest, backtest=True), as_of, since, page
-        )
+        return told(replace(book, promises={}), rule, reading, reader.read(backtest, backtest=True), as_of, since, page)
     return told(book, rule, reading, None, as_of, since, page)
 
 

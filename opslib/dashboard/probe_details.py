@@ -8,7 +8,7 @@ from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting
 from opslib.foundation.clock import Window
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
-from opslib.telemetry.probes.history import REQUEST_PROBES, IS_THERE, ProbeHistory
+from opslib.telemetry.probes.history import IS_THERE, REQUEST_PROBES, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 
@@ -305,7 +305,9 @@ class ProbeDetails:
     def clocks(self) -> TextBlock:
         """Whose clock is off, against ours?"""
         skews = [(s, self._probed.skew_s(s, self._window.end_us)) for s in (*PROVIDERS, "app")]
-        return bullet_list("Clocks against ours", [f"{s}: {k:+.1f} s" for s, k in skews if k is not None] or [NOBODY_LOOKED])
+        return bullet_list(
+            "Clocks against ours", [f"{s}: {k:+.1f} s" for s, k in skews if k is not None] or [NOBODY_LOOKED]
+        )
 
     @property
     def host(self) -> TextBlock:

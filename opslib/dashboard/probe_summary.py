@@ -56,7 +56,9 @@ class ProbeSummaries:
         page_says: Of each provider, the verdict of the page's own availability of the last minutes (`lately`).
     """
 
-    def __init__(self, probed: ProbeHistory, rules: Rules, window: Window, page: dict[str, Any], page_says: dict[str, str]):
+    def __init__(
+        self, probed: ProbeHistory, rules: Rules, window: Window, page: dict[str, Any], page_says: dict[str, str]
+    ):
         self.probed, self.rules, self.window, self.page, self.page_says = probed, rules, window, page, page_says
         self.at_us = window.end_us
 
@@ -427,7 +429,9 @@ class ProbeSummaries:
                     "server's own address, without a path."
                 )
             return [
-                ProbeSummary("system", "critical" if OUTCOMES[worst.outcome].answered is False else "warning", f"the {words}")
+                ProbeSummary(
+                    "system", "critical" if OUTCOMES[worst.outcome].answered is False else "warning", f"the {words}"
+                )
             ]
         limit = dict(self.rules["response_time"].ladder)
         slow = (
@@ -473,7 +477,9 @@ class ProbeSummaries:
             return [ProbeSummary("system", "", f"the app's WebSocket answers us ({_seconds(last.seconds)}{heard}).")]
         code = f" (code {told['code']})" if "code" in told else f" (HTTP {told['status']})" if "status" in told else ""
         silent = (
-            f", nothing for {formatting.duration(last.value)}" if last.outcome == "silent" and last.value is not None else ""
+            f", nothing for {formatting.duration(last.value)}"
+            if last.outcome == "silent" and last.value is not None
+            else ""
         )
         note = f": {found}" if (found := app_state.socket_note(self.probed, self.at_us)) else ""
         words = {

@@ -5,7 +5,6 @@ Gauges speak of the last hour, those of a rule of the rule's own window; a figur
 nobody alerts on an invented number.
 """
 
-
 import sys
 from datetime import datetime, timedelta
 

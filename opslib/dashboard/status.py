@@ -5,7 +5,6 @@ A `Status` is what is shown of one app at one moment. The dashboard, the report,
 same view, so that a figure is the same wherever it stands.
 """
 
-
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -19,7 +18,7 @@ from opslib.alerting.notifications.store import NotificationStore
 from opslib.alerting.store import AlertStore
 from opslib.alerting.verdicts import EXIT_CODES, Finding, worst
 from opslib.dashboard.panels import MOST_TYPES, Panel
-from opslib.dashboard.probe_summary import ProbeSummary, ProbeSummaries, lately
+from opslib.dashboard.probe_summary import ProbeSummaries, ProbeSummary, lately
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import NAMES, Rules
@@ -38,7 +37,7 @@ from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import SampleStore
 from opslib.trading.pnl.fills import Fill
 from opslib.trading.pnl.pnl import Pnl
-from opslib.trading.pnl.store import StoredFill, FillStore
+from opslib.trading.pnl.store import FillStore, StoredFill
 
 if TYPE_CHECKING:
     import pandas
@@ -115,7 +114,9 @@ class Status:
         """Every rule judged over the view's window; that of fills over more, where it holds too few of them."""
         found = evaluation.at(self.tape, self.rules, self.window, self.probed)
         counted = (
-            fill_figures.counted(self.traded, self.window.end, self.window.end - self.window.start) if self.traded else None
+            fill_figures.counted(self.traded, self.window.end, self.window.end - self.window.start)
+            if self.traded
+            else None
         )
         trades = counted or self.filed
         by_fills = fill_figures.finding(trades) if trades else None
@@ -150,7 +151,10 @@ class Status:
 
     def _said_of(self, row: dict[str, Any]) -> dict[str, Any]:
         """Who has taken an alert, and which silence keeps it quiet, at the moment of the view."""
-        at_us, notice = self.window.end_us, NotificationState(row["id"], row["rule"], row["subject"], row["source"], "", "")
+        at_us, notice = (
+            self.window.end_us,
+            NotificationState(row["id"], row["rule"], row["subject"], row["source"], "", ""),
+        )
         author, since_us, _ = self.acks.get(row["id"], ("", at_us, ""))
         quiet = next((s.id for s in self.silences if s.holds(notice, at_us)), None)
         return {
@@ -241,14 +245,18 @@ class Status:
         from opslib.dashboard import charts
 
         if name not in NAMES:
-            raise LookupError(f"there is no panel {name!r}; there are: {', '.join(NAMES)}.{formatting.nearest(name, NAMES)}")
+            raise LookupError(
+                f"there is no panel {name!r}; there are: {', '.join(NAMES)}.{formatting.nearest(name, NAMES)}"
+            )
         rows = {
             "providers": self._provider_rows,
             "greeks": self._greeks_rows,
             "pnl": self._pnl_rows,
             "system": self._system_rows,
         }[name]()
-        draw = {"providers": charts.providers, "greeks": charts.greeks, "pnl": charts.pnl, "system": charts.system}[name]
+        draw = {"providers": charts.providers, "greeks": charts.greeks, "pnl": charts.pnl, "system": charts.system}[
+            name
+        ]
         return Panel(
             name,
             NAMES[name],
@@ -279,14 +287,19 @@ class Status:
             )
             rows += [
                 (f"{name} availability", formatting.ratio(f["availability"]), guide),
-                (f"{name} requests / failures", f"{formatting.number(f['requests'])} / {formatting.number(f['failures'])}", ""),
+                (
+                    f"{name} requests / failures",
+                    f"{formatting.number(f['requests'])} / {formatting.number(f['failures'])}",
+                    "",
+                ),
                 (f"{name} fallbacks", formatting.number(f["fallbacks"]), ""),
             ]
             if ours := self._sights.figures(name):
                 rows += [
                     (
                         f"{name}, our own looks",
-                        f"{formatting.ratio(ours['availability'])} available, {ours['usable']} of {ours['looks']} usable",
+                        f"{formatting.ratio(ours['availability'])} available, {ours['usable']} of "
+                        f"{ours['looks']} usable",
                         "",
                     ),
                     (
@@ -308,7 +321,11 @@ class Status:
         )
         return [
             ("valid Greeks", formatting.ratio(f["valid_rate"]), guide),
-            ("validations / with an error", f"{formatting.number(f['validations'])} / {formatting.number(f['invalid'])}", ""),
+            (
+                "validations / with an error",
+                f"{formatting.number(f['validations'])} / {formatting.number(f['invalid'])}",
+                "",
+            ),
             (
                 "gamma zero or missing",
                 f"{formatting.number(f['gamma_zero'])} ({formatting.ratio(f['gamma_zero_rate'])})",
@@ -319,7 +336,11 @@ class Status:
                 f"{formatting.number(f['delta_out_of_bounds'])} ({formatting.ratio(f['delta_out_of_bounds_rate'])})",
                 self._guide(lambda k: formatting.number(k.delta_out_of_bounds)),
             ),
-            ("IV anomalies", formatting.number(f["iv_anomalies"]), self._guide(lambda k: formatting.number(k.iv_anomalies))),
+            (
+                "IV anomalies",
+                formatting.number(f["iv_anomalies"]),
+                self._guide(lambda k: formatting.number(k.iv_anomalies)),
+            ),
         ]
 
     def _pnl_rows(self) -> list[tuple[str, str, str]]:
@@ -332,7 +353,11 @@ class Status:
             ("trades", formatting.number(f["trades"]), self._guide(lambda k: formatting.number(k.trades))),
             ("mean gross result", percent(f["gross_pct"]), self._guide(lambda k: percent(k.gross_mean_pct))),
             ("mean net result", percent(f["net_pct"]), self._guide(lambda k: percent(k.net_mean_pct))),
-            ("commission / slippage", f"{formatting.dollars(f['commission_usd'])} / {formatting.dollars(f['slippage_usd'])}", ""),
+            (
+                "commission / slippage",
+                f"{formatting.dollars(f['commission_usd'])} / {formatting.dollars(f['slippage_usd'])}",
+                "",
+            ),
             (
                 "backtest variance",
                 formatting.number(f["backtest_variance_pp"], "points", 2),
@@ -363,7 +388,11 @@ class Status:
             if ours
             else []
         )
-        seen += [("WebSocket round trip p95, our looks", formatting.number(trips.figure.value, "s", 3), "")] if trips else []
+        seen += (
+            [("WebSocket round trip p95, our looks", formatting.number(trips.figure.value, "s", 3), "")]
+            if trips
+            else []
+        )
         return [
             (
                 "errors",
@@ -460,7 +489,9 @@ class Status:
     def __repr__(self) -> str:
         known = f", as known at {formatting.moment(self.known_at)}" if self.known_at else ""
         head = [f"{self.app}: {self.verdict}", f"{self.window}{known}"]
-        seen = "market closed" if self.coverage is None else f"{formatting.ratio(self.coverage, 1)} of the expected looks"
+        seen = (
+            "market closed" if self.coverage is None else f"{formatting.ratio(self.coverage, 1)} of the expected looks"
+        )
         now = [
             f"{a['state']}, since {time_parsing.parse(a['since']).astimezone(formatting.NEW_YORK):%H:%M:%S} New York: "
             f"{a['severity']}: {a['sentence']}{_also(a)}"
@@ -517,7 +548,8 @@ def _by_type(types: Mapping[str, int] | None, errors: int | None) -> str:
     most = sorted(types.items(), key=lambda found: (-found[1], found[0]))
     rest = sum(n for _, n in most[MOST_TYPES:])
     return ", ".join(
-        [f"{formatting.single_line(kind, 40)} {n:,}" for kind, n in most[:MOST_TYPES]] + ([f"others {rest:,}"] if rest else [])
+        [f"{formatting.single_line(kind, 40)} {n:,}" for kind, n in most[:MOST_TYPES]]
+        + ([f"others {rest:,}"] if rest else [])
     )
 
 

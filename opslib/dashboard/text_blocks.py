@@ -28,7 +28,9 @@ def bullet_list(title: str, lines: list[str]) -> TextBlock:
     return TextBlock(
         "\n".join([title, *(f"  - {line}" for line in lines)]),
         f"<p><strong>{e(title)}</strong></p><ul>{''.join(f'<li>{e(line)}</li>' for line in lines)}</ul>",
-        "\n".join([f"### {formatting.in_markdown(title)}", "", *(f"- {formatting.in_markdown(line)}" for line in lines)]),
+        "\n".join(
+            [f"### {formatting.in_markdown(title)}", "", *(f"- {formatting.in_markdown(line)}" for line in lines)]
+        ),
     )
 
 

@@ -1,6 +1,5 @@
 """Compute confidence intervals: Wilson's of a rate, Student's t of a mean."""
 
-
 import functools
 import math
 import statistics

@@ -6,7 +6,6 @@ library: importing the library costs a second that a shell cannot afford. Outsid
 weekday is taken for a regular session; `covered` says which years it has.
 """
 
-
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass

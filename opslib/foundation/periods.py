@@ -41,7 +41,9 @@ class Period:
     @property
     def window(self) -> Window:
         """From its first midnight to its last."""
-        return Window(time_parsing.parse(f"{self.first}T00:00"), time_parsing.parse(f"{self.last + timedelta(days=1)}T00:00"))
+        return Window(
+            time_parsing.parse(f"{self.first}T00:00"), time_parsing.parse(f"{self.last + timedelta(days=1)}T00:00")
+        )
 
     @property
     def sessions(self) -> list[Session]:

@@ -1,6 +1,5 @@
 """Read times, days and spans that people and files give: ISO 8601, without an offset New York."""
 
-
 import re
 from datetime import UTC, date, datetime, time, timedelta
 

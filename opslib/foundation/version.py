@@ -1,6 +1,5 @@
 """The version of the package, which the build reads."""
 
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -233,7 +233,8 @@ def read(line: str) -> Entry:
         )
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OpsError) as problem:
         raise OpsError(
-            f"an entry of a record was wanted, found {formatting.single_line(line, 60)!r} ({problem.__class__.__name__})."
+            f"an entry of a record was wanted, found {formatting.single_line(line, 60)!r} "
+            f"({problem.__class__.__name__})."
         ) from None
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from opslib.foundation import clock, formatting, time_parsing
-from opslib.foundation.config.rules import SEVERITIES, SENT
+from opslib.foundation.config.rules import SENT, SEVERITIES
 from opslib.foundation.errors import IncidentError
 from opslib.incidents.evidence import Entry
 

@@ -571,7 +571,10 @@ class Incidents:
         if not to.strip():
             raise IncidentError("to whom? Give a name.")
         return self._act(
-            name, "handover", {"to": formatting.single_line(to.strip(), 60), "words": f"handed over to {to.strip()}"}, by
+            name,
+            "handover",
+            {"to": formatting.single_line(to.strip(), 60), "words": f"handed over to {to.strip()}"},
+            by,
         )
 
     def mitigate(self, name: str, words: str, by: str, at: datetime | None = None) -> Incident:

@@ -485,7 +485,8 @@ def publish_run(
         index_page.write(settings, store)
     except OSError as problem:  # The run is what it is; the next one makes the page anew.
         print(
-            f"ops: {settings.home / index_page.NAME} could not be written ({problem.strerror}); ops runs has every run.",
+            f"ops: {settings.home / index_page.NAME} could not be written ({problem.strerror}); ops runs has "
+            f"every run.",
             file=sys.stderr,
         )
     return replace(outcome, state=state, reason=reason), place

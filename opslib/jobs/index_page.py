@@ -108,7 +108,11 @@ def _name(run: dict[str, Any]) -> str:
 def _local(moment: Any) -> str:
     """A moment by New York's clock; what is none, as it was given."""
     try:
-        return f"{time_parsing.parse(str(moment)).astimezone(formatting.NEW_YORK):%Y-%m-%d %H:%M} New York" if moment else ""
+        return (
+            f"{time_parsing.parse(str(moment)).astimezone(formatting.NEW_YORK):%Y-%m-%d %H:%M} New York"
+            if moment
+            else ""
+        )
     except UsageError:
         return str(moment)
 

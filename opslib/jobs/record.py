@@ -1,6 +1,5 @@
 """Hand numbers over from a notebook to the executor."""
 
-
 import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,7 +20,8 @@ class RunRecord:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         folded = (
-            f"<details><summary>every number of this report</summary><pre>{formatting.in_html(repr(self))}</pre></details>"
+            f"<details><summary>every number of this report</summary><pre>"
+            f"{formatting.in_html(repr(self))}</pre></details>"
         )
         return {
             "text/plain": repr(self),

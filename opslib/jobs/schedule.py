@@ -133,7 +133,8 @@ class Job:
             found: Iterator[Occurrence] = iter(())
         elif self.when.kind == "deploy":
             found = (
-                Occurrence(at + self.when.offset, f"after {at.astimezone(NEW_YORK):%Y-%m-%dT%H:%M:%S}") for at in deployed
+                Occurrence(at + self.when.offset, f"after {at.astimezone(NEW_YORK):%Y-%m-%dT%H:%M:%S}")
+                for at in deployed
             )
         else:
             first, last = (
@@ -210,7 +211,10 @@ def read(home: Path, staff: Contacts) -> dict[str, Job]:
     Raises:
         SettingsError: What stands there cannot be meant; named by its place.
     """
-    path, shipped = home / NAME, tomllib.loads(resources.files("opslib.jobs").joinpath(NAME).read_text(encoding="utf-8"))
+    path, shipped = (
+        home / NAME,
+        tomllib.loads(resources.files("opslib.jobs").joinpath(NAME).read_text(encoding="utf-8")),
+    )
     own = toml(path)
 
     def wrong(where: str, what: str) -> NoReturn:

@@ -84,7 +84,9 @@ def made(desk: Workspace, name: str, of: str, timeout_s: float, kernels: KernelP
     }
     try:
         outcome, place = (
-            publishing.publish_daily(desk, of, **told) if name == DAILY else publishing.publish_review(desk, name, of, **told)
+            publishing.publish_daily(desk, of, **told)
+            if name == DAILY
+            else publishing.publish_review(desk, name, of, **told)
         )
         return Made(of, outcome.state, outcome.reason or "", str(place))
     except AlreadyMade:

@@ -17,7 +17,7 @@ from opslib.alerting import history, replay
 from opslib.alerting.history import AlertEpisode
 from opslib.alerting.verdicts import VERDICT_OF, named
 from opslib.dashboard import panels, status
-from opslib.dashboard.daily_figures import SECTIONS, WORDS, Day, DailyFigures, figures as figures_of, usual
+from opslib.dashboard.daily_figures import SECTIONS, WORDS, DailyFigures, Day, figures as figures_of, usual
 from opslib.dashboard.status import Status
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
@@ -257,7 +257,9 @@ class Daily:
     def weekday(self) -> Day | None:
         """The same weekday of the week before; None where it was no trading day, or nothing was seen of it."""
         session = (
-            market_calendar.session(self.day - timedelta(days=7)) if self.day - timedelta(days=7) >= market_calendar.covered()[0] else None
+            market_calendar.session(self.day - timedelta(days=7))
+            if self.day - timedelta(days=7) >= market_calendar.covered()[0]
+            else None
         )
         return self._days.of(session) if session else None
 
@@ -413,14 +415,16 @@ class Daily:
         loud = [i for i in self.issues if i["severity"] in SENT and not i["inhibited_by"]]
         head = f"{self.day}: {self.verdict}. {self.words}."
         lines = [
-            f"{time_parsing.parse(i['began']).astimezone(formatting.NEW_YORK):%H:%M} New York, {i['minutes']:g} min: {i['worst']}"
+            f"{time_parsing.parse(i['began']).astimezone(formatting.NEW_YORK):%H:%M} New York, "
+            f"{i['minutes']:g} min: {i['worst']}"
             for i in loud
         ] or ["Nothing reached a limit at which anybody is told." if self.session else "Nothing was expected."]
         if self.incomplete:
             lines.insert(0, f"INCOMPLETE: {self.incomplete}.")
         if self.partial:
             lines.insert(
-                0, f"PARTIAL: the market was still open; this is the day up to {formatting.moment(self.view.window.end)}."
+                0,
+                f"PARTIAL: the market was still open; this is the day up to {formatting.moment(self.view.window.end)}.",
             )
         return bullet_list(head, self.restated + lines)
 

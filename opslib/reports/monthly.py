@@ -118,7 +118,9 @@ class Monthly(PeriodicReport):
             *super().pieces[:-1],
             self.costs,
             self.table,
-            self.change if self.spent.pairs else bullet_list("No change can be proposed", ["there is nothing to compare"]),
+            self.change
+            if self.spent.pairs
+            else bullet_list("No change can be proposed", ["there is nothing to compare"]),
             self.actions_told,
         ]
 

@@ -18,7 +18,7 @@ from opslib.alerting.history import SeverityChange
 from opslib.alerting.verdicts import VERDICT_OF, VERDICTS, named
 from opslib.dashboard import alert_log, daily_figures
 from opslib.dashboard.alert_log import AlertLog
-from opslib.dashboard.daily_figures import WORDS, Day, DailyFigures, percent
+from opslib.dashboard.daily_figures import WORDS, DailyFigures, Day, percent
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
 from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.errors import ReportRefused
@@ -428,7 +428,8 @@ class PeriodicReport:
         ]
         lines = [f"INCOMPLETE: {self.incomplete}."] if self.incomplete else []
         lines = (
-            [f"PARTIAL: as of {formatting.moment(self.upto)}; its trading days that are not over are not in it."] + lines
+            [f"PARTIAL: as of {formatting.moment(self.upto)}; its trading days that are not over are not in it."]
+            + lines
             if self.partial
             else lines
         )
@@ -540,8 +541,10 @@ class PeriodicReport:
 
         def words(h):
             return (
-                f"{formatting.span(time_parsing.parse(h[0]), time_parsing.parse(h[0]) + daily_figures.HOUR)}: {formatting.ratio(h[1])} "
-                f"of {h[2]['massive_requests']:,} requests to Massive answered, errors {formatting.number(h[2]['errors'])}"
+                f"{formatting.span(time_parsing.parse(h[0]), time_parsing.parse(h[0]) + daily_figures.HOUR)}: "
+                f"{formatting.ratio(h[1])} "
+                f"of {h[2]['massive_requests']:,} requests to Massive answered, errors "
+                f"{formatting.number(h[2]['errors'])}"
             )
 
         return bullet_list(

@@ -1,6 +1,5 @@
 """Name the place of a report and its earlier versions; make its pieces of text and its numbers for machines."""
 
-
 import json
 from datetime import date
 from pathlib import Path

@@ -69,7 +69,8 @@ def _review(name: str) -> tuple[str, type[PeriodicReport]]:
     """The kind of period that a report is over, and its class."""
     if name not in REVIEWS:
         raise UsageError(
-            f"there is no report {name!r}; there are: {daily.NAME}, {', '.join(REVIEWS)}.{formatting.nearest(name, REVIEWS)}"
+            f"there is no report {name!r}; there are: {daily.NAME}, {', '.join(REVIEWS)}"
+            f".{formatting.nearest(name, REVIEWS)}"
         )
     return periods.REPORTS[name], REVIEWS[name]
 
@@ -143,7 +144,9 @@ def publish_review(
             f"the {name} report of {meant.period.name} was wanted; it is over only at "
             f"{formatting.moment(meant.period.window.end)}. Wait, or ask for --partial."
         )
-    given = {"app": desk.settings.app, "period": meant.period.name} | ({"as_of": formatting.iso(at)} if meant.partial else {})
+    given = {"app": desk.settings.app, "period": meant.period.name} | (
+        {"as_of": formatting.iso(at)} if meant.partial else {}
+    )
     given |= {"known_at": formatting.iso(time_parsing.instant_of(known_at))} if known_at else {}
     whole = JobKey(f"report {name} {meant.period.name}") if not meant.partial and not known_at else None
     return _published(desk, name, given, meant.period.name, timeout_s, due or whole, kernels)

@@ -170,7 +170,9 @@ class Quarterly(PeriodicReport):
             right = [r.peak for r, v in mine if v == RIGHT and r.peak is not None]
             kept = sum(rule.past(peak, worst.peak) for peak in right)
             found.append(
-                ProposedLimit(name, subject, worst.severity, worst.limit, worst.peak, kept, len(right) - kept, len(false))
+                ProposedLimit(
+                    name, subject, worst.severity, worst.limit, worst.peak, kept, len(right) - kept, len(false)
+                )
             )
         return found
 

@@ -18,7 +18,7 @@ from opslib.alerting.verdicts import EXIT_CODES
 from opslib.foundation import files, formatting, time_parsing
 from opslib.foundation.errors import ImportRefused, IncidentError, OpsError
 from opslib.incidents import evidence, lifecycle
-from opslib.incidents.evidence import EDITED, FORMULA, HEAD, MISSING, IntegrityError, Entry
+from opslib.incidents.evidence import EDITED, FORMULA, HEAD, MISSING, Entry, IntegrityError
 from opslib.incidents.incident import from_entries
 from opslib.incidents.store import PICTURED, RECORD, pictures
 from opslib.jobs import ledger, record
@@ -178,7 +178,11 @@ def _head(told: dict[str, str], by_id: dict[str, Entry], where: str) -> list[Int
     return (
         []
         if entry.digest == told.get("digest")
-        else [IntegrityError(where, HEAD, f"{entry.id} had the SHA-256 {told.get('digest')}, the record gives {entry.digest}")]
+        else [
+            IntegrityError(
+                where, HEAD, f"{entry.id} had the SHA-256 {told.get('digest')}, the record gives {entry.digest}"
+            )
+        ]
     )
 
 
@@ -268,7 +272,9 @@ def _figures(path: Path, made: Postmortem, as_published: bool, found: Verificati
         ours = json.loads(evidence.canonical(figure.as_json()))
         theirs = told.pop(figure.id, None)
         if theirs is None:
-            found.broken.append(IntegrityError(f"{path.name}, {figure.id}", FORMULA if as_published else MISSING, figure.words))
+            found.broken.append(
+                IntegrityError(f"{path.name}, {figure.id}", FORMULA if as_published else MISSING, figure.words)
+            )
         elif theirs != ours:
             told_value, our_value = _figure_words(theirs), _figure_words(ours)
             found.broken.append(
@@ -279,7 +285,9 @@ def _figures(path: Path, made: Postmortem, as_published: bool, found: Verificati
                 )
             )
     found.broken += [
-        IntegrityError(f"{path.name}, {name}", FORMULA if as_published else EDITED, "no such figure comes out of the record")
+        IntegrityError(
+            f"{path.name}, {name}", FORMULA if as_published else EDITED, "no such figure comes out of the record"
+        )
         for name in told
     ]
 

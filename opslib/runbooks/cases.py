@@ -206,7 +206,9 @@ def alerts(desk: Workspace, upto: datetime, since: datetime | None = None) -> li
     else:
         found = [
             t
-            for _, became in evaluator.Evaluator(desk.store, desk.settings, desk.rules).judge(clock.micros(since), until_us)
+            for _, became in evaluator.Evaluator(desk.store, desk.settings, desk.rules).judge(
+                clock.micros(since), until_us
+            )
             for t in became
         ]
     return [t for t in found if t.kind in ("fired", "rose") and not t.inhibited_by]
@@ -234,7 +236,11 @@ def freeze(desk: Workspace, incident: Incident, cause: str = "", as_of: datetime
     )
     limit = incident.limit(severity)
     runbook = next(
-        (e.body["runbook"] for e in reversed(incident.of_kind("diagnosis")) if e.body.get("runbook") in catalog.names()),
+        (
+            e.body["runbook"]
+            for e in reversed(incident.of_kind("diagnosis"))
+            if e.body.get("runbook") in catalog.names()
+        ),
         incident.runbook,
     )
     place = folder(desk.settings) / incident.id

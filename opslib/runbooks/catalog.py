@@ -4,7 +4,6 @@ Read the runbooks: their names, texts and steps; fill one in for an incident; pr
 A runbook is a notebook in ``runbooks/``, never worked in. It is read as the JSON that it is, without a kernel.
 """
 
-
 import copy
 import json
 import re
@@ -68,7 +67,11 @@ class Runbook:
     def html(self) -> str:
         """The same as a part of a page; only headings, paragraphs, lists and code become markup."""
         return "\n".join(
-            [f"<article id='{formatting.in_html(self.name)}'>", *(self._cell(cell) for cell in self.cells), "</article>"]
+            [
+                f"<article id='{formatting.in_html(self.name)}'>",
+                *(self._cell(cell) for cell in self.cells),
+                "</article>",
+            ]
         )
 
     def _cell(self, cell: Mapping[str, Any]) -> str:
@@ -123,7 +126,9 @@ def runbook(name: str) -> Runbook:
     """
     path = folder() / f"{name}.ipynb"
     if not re.fullmatch(r"\w+", name) or not path.is_file():
-        raise UsageError(f"there is no runbook {name!r}; there are: {', '.join(names())}.{formatting.nearest(name, names())}")
+        raise UsageError(
+            f"there is no runbook {name!r}; there are: {', '.join(names())}.{formatting.nearest(name, names())}"
+        )
     found = json.loads(path.read_text(encoding="utf-8"))
     title = next(
         (

@@ -22,7 +22,7 @@ from opslib.incidents.practice import PRACTICE, DryRunIncidents
 from opslib.incidents.store import EntryStore
 from opslib.runbooks import checklists
 from opslib.runbooks.checklists import DAY, DEPLOY, DEPLOYED, HOUR, RELEASE, Checklist
-from opslib.runbooks.execution import StepStatus, RunbookRun
+from opslib.runbooks.execution import RunbookRun, StepStatus
 from opslib.runbooks.hooks import Outcome
 from opslib.runbooks.session import RunbookSession, StepCard, Widgets
 from opslib.runbooks.steps import LOOK, Step

@@ -102,7 +102,10 @@ class Hook:
             )
         if self.how == BUILT_IN:
             return f"{HOOKS[self.name]}, by our own means"
-        return f"{HOOKS[self.name]}, by the command: {' '.join(self.how)}; it may take {formatting.duration(self.timeout_s)}"
+        return (
+            f"{HOOKS[self.name]}, by the command: {' '.join(self.how)}; it may take "
+            f"{formatting.duration(self.timeout_s)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,8 @@ def read(settings: Settings) -> dict[str, Hook]:
     for name, how in found.items():
         if name not in HOOKS:
             raise SettingsError(
-                f"{path}, hooks: there is no hook {name!r}; there are: {', '.join(HOOKS)}.{formatting.nearest(name, HOOKS)}"
+                f"{path}, hooks: there is no hook {name!r}; there are: {', '.join(HOOKS)}"
+                f".{formatting.nearest(name, HOOKS)}"
             )
         command = isinstance(how, list) and how and all(isinstance(part, str) and part for part in how)
         if not command and not (how == REHEARSAL or (how == BUILT_IN and name in BUILT_IN_ONES)):
@@ -150,7 +154,9 @@ def read(settings: Settings) -> dict[str, Hook]:
 def _timeouts(found: object, place: str) -> dict[str, timedelta]:
     """How long each hook may take, where the settings say so."""
     if not isinstance(found, dict):
-        raise SettingsError(f'{place} is {formatting.single_line(repr(found), 40)}; a table such as build = "30m" was expected.')
+        raise SettingsError(
+            f'{place} is {formatting.single_line(repr(found), 40)}; a table such as build = "30m" was expected.'
+        )
     read = dict[str, timedelta]()
     for name, span in found.items():
         if name not in HOOKS:

@@ -1,10 +1,9 @@
 """
 Hold an open runbook as its notebook shows it: each step with its result, and what it comes to.
 
-Everything a button does is a plain call of `RunbookSession`, which papermill, a test or a shell can make as well. What was seen
-or done is in the incident's record before it is shown.
+Everything a button does is a plain call of `RunbookSession`, which papermill, a test or a shell can make as well. What
+was seen or done is in the incident's record before it is shown.
 """
-
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -28,7 +27,7 @@ from opslib.runbooks.checks import providers
 from opslib.runbooks.checks.context import CheckContext, said
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis
-from opslib.runbooks.execution import StepStatus, RunbookRun
+from opslib.runbooks.execution import RunbookRun, StepStatus
 from opslib.runbooks.hooks import Hook, Outcome
 from opslib.runbooks.steps import ASK, BOXES, CHANGE, LOOK, Step
 from opslib.telemetry.probes.runner import ProbeRunner
@@ -274,7 +273,9 @@ class RunbookSession:
         from opslib.alerting.notifications import sender
 
         told = _apart(
-            lambda: sender.broadcast(self.desk.settings, self.desk.staff, str(asked["id"]), str(asked["says"]), self.now())
+            lambda: sender.broadcast(
+                self.desk.settings, self.desk.staff, str(asked["id"]), str(asked["says"]), self.now()
+            )
         )
         failed = [f"{name}: it {why}" for name, why in told if why]
         return Outcome(
@@ -366,7 +367,8 @@ class RunbookSession:
         view, incident = self.view(), self.incident
         alerts = [a for a in view.alerts if a["runbook"] == self.name or a["id"] in incident.alerts]
         lines = [
-            f"{a['state']}, {a['severity']}, since {formatting.moment(time_parsing.parse(a['since']))}: {said(a['source'])}"
+            f"{a['state']}, {a['severity']}, since {formatting.moment(time_parsing.parse(a['since']))}: "
+            f"{said(a['source'])}"
             f"{a['sentence']}"
             for a in alerts
         ]

@@ -166,7 +166,8 @@ class ProgressWidget:
                 self._said.value = f"<p>noted{f' as {entry.id}' if entry else ''}</p>"
             except OpsError as problem:
                 self._said.value = (
-                    f"<p role='alert' style='color:#c0392b'><strong>Refused.</strong> {formatting.in_html(str(problem))}</p>"
+                    f"<p role='alert' style='color:#c0392b'><strong>Refused.</strong> "
+                    f"{formatting.in_html(str(problem))}</p>"
                 )
             refresh(self._book)
 
@@ -214,7 +215,8 @@ class SignatureWidget:
                 self._sheet.sign(self._who.value)
             except OpsError as problem:
                 said = (
-                    f"<p role='alert' style='color:#c0392b'><strong>Refused.</strong> {formatting.in_html(str(problem))}</p>"
+                    f"<p role='alert' style='color:#c0392b'><strong>Refused.</strong> "
+                    f"{formatting.in_html(str(problem))}</p>"
                 )
             refresh(self._sheet)
             self._told.value += said

@@ -232,7 +232,12 @@ class Standby:
     """
 
     def __init__(
-        self, store: Database, settings: Settings, rules: Rules, staff: Contacts, now: Callable[[], datetime] = clock.now
+        self,
+        store: Database,
+        settings: Settings,
+        rules: Rules,
+        staff: Contacts,
+        now: Callable[[], datetime] = clock.now,
     ):
         self._samples, self._rules, self._now = SampleStore(store, settings.app), rules, now
         self._collector = Collector(store, settings, rules, f"standby-{secrets.token_hex(8)}", now)

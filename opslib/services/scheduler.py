@@ -24,7 +24,7 @@ from opslib.foundation.config.settings import without_secrets
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import AlreadyMade, OpsError, SettingsError, StoreError
 from opslib.jobs import executor, ledger, retention, schedule
-from opslib.jobs.due import DueJobs, DueJob
+from opslib.jobs.due import DueJob, DueJobs
 from opslib.jobs.executor import Outcome
 from opslib.jobs.kernels import KernelPool, with_kernel_pool
 from opslib.jobs.schedule import CHECKLIST, DAILY, REPORT, Job
@@ -253,7 +253,9 @@ def _ready(desk: Workspace, item: DueJob, now: datetime) -> bool:
     if not item.job.wait or now >= item.at + item.job.wait or (item.job.kind, item.job.what) != (REPORT, DAILY):
         return True
     closes = market_calendar.last_closed(item.at).closes
-    return SnapshotStore(desk.store).first_snapshot(desk.settings.app, clock.micros(closes - LAST_LOOK), None) is not None
+    return (
+        SnapshotStore(desk.store).first_snapshot(desk.settings.app, clock.micros(closes - LAST_LOOK), None) is not None
+    )
 
 
 def _delivered(desk: Workspace, item: DueJob) -> dict[str, Any]:

@@ -279,7 +279,9 @@ def build(
 
     def keep_lines(body: bytes, kind: str, frame: str) -> None:
         """Keep what a drain posted; it is on the disk when this returns."""
-        log_drain_module.keep(SampleStore(store, settings.app), log_drain_module.read(body, kind, frame), now(), settings.redact)
+        log_drain_module.keep(
+            SampleStore(store, settings.app), log_drain_module.read(body, kind, frame), now(), settings.redact
+        )
 
     def preflight(request: Request) -> Response:
         if "origin" not in request.headers:
@@ -294,7 +296,8 @@ def build(
     async def health(request: Request) -> Response:
         at = now()
         return JSONResponse(
-            {"status": "ok", "uptime": (at - started).total_seconds(), "timestamp": formatting.iso(at)}, headers=UNSHARED
+            {"status": "ok", "uptime": (at - started).total_seconds(), "timestamp": formatting.iso(at)},
+            headers=UNSHARED,
         )
 
     def last_hour() -> status.Status:

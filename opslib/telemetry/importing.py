@@ -156,7 +156,9 @@ def read_backtest(store: Database, app: str, path: Path, *, known_at_ts: bool = 
         ImportRefused: It is none, or not one row of it can be read.
     """
     found = reader.read(path, backtest=True)
-    return _kept(store, app, path, "backtest", found, FillStore(store, app).keep_backtest(found, known_at_ts=known_at_ts))
+    return _kept(
+        store, app, path, "backtest", found, FillStore(store, app).keep_backtest(found, known_at_ts=known_at_ts)
+    )
 
 
 def _kept(store: Database, app: str, path: Path, kind: str, found: FillsFile, counts: tuple[int, int]) -> ImportResult:
@@ -310,11 +312,13 @@ def window(day: str | None, start: str | None, end: str | None, as_of: str | Non
     if day:
         first, microsecond = time_parsing.parse_day(day), timedelta(microseconds=1)
         found = Window(
-            time_parsing.parse(f"{first}T00:00") - microsecond, time_parsing.parse(f"{first + timedelta(days=1)}T00:00") - microsecond
+            time_parsing.parse(f"{first}T00:00") - microsecond,
+            time_parsing.parse(f"{first + timedelta(days=1)}T00:00") - microsecond,
         )
     elif start or end:
         found = Window(
-            time_parsing.parse(start or "1970-01-01T00:00Z"), time_parsing.parse(end, "end") if end else clock.instant(2**57)
+            time_parsing.parse(start or "1970-01-01T00:00Z"),
+            time_parsing.parse(end, "end") if end else clock.instant(2**57),
         )
     if as_of:
         upto = time_parsing.parse(as_of, "close")
@@ -339,5 +343,6 @@ def exported(store: Database, app: str, window: Window | None, known_at: datetim
         metrics = body.replace("\r", " ").replace("\n", " ")
         yield (
             f'{{"ts":{json.dumps(formatting.iso(clock.instant(ts)))},'
-            f'"known_at":{json.dumps(formatting.iso(clock.instant(known)))},"page":{json.dumps(page)},"metrics":{metrics}}}'
+            f'"known_at":{json.dumps(formatting.iso(clock.instant(known)))},"page":{json.dumps(page)},'
+            f'"metrics":{metrics}}}'
         )

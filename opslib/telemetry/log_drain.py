@@ -140,7 +140,9 @@ def _of_json(body: bytes) -> list[str]:
         return lines
     entries = whole if isinstance(whole, list) else [whole]
     if wrong := next((entry for entry in entries if not isinstance(entry, dict | str)), None):
-        raise BadLogs(f"an entry is {formatting.single_line(json.dumps(wrong), 60)}; an object or a string was expected.")
+        raise BadLogs(
+            f"an entry is {formatting.single_line(json.dumps(wrong), 60)}; an object or a string was expected."
+        )
     return [
         line
         for entry in entries

@@ -186,7 +186,9 @@ def read(
 class _Keeping:
     """Entries that wait to be kept, in samples by the end of their 5 seconds."""
 
-    def __init__(self, samples: SampleStore, name: str, counts: Counts, redact: Callable[[str], str], known_at_ts: bool):
+    def __init__(
+        self, samples: SampleStore, name: str, counts: Counts, redact: Callable[[str], str], known_at_ts: bool
+    ):
         self._samples, self._name, self._counts, self._redact, self._known_at_ts = (
             samples,
             name,
@@ -294,7 +296,9 @@ class _Keeping:
             None,
             float(errors),
             detail=self._redact(
-                json.dumps(detail | {"file": formatting.single_line(self._name, 80)}, ensure_ascii=False, sort_keys=True)
+                json.dumps(
+                    detail | {"file": formatting.single_line(self._name, 80)}, ensure_ascii=False, sort_keys=True
+                )
             ),
         )
 

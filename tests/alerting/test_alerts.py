@@ -14,12 +14,12 @@ from datetime import timedelta
 from typing import NamedTuple
 
 import pytest
-from tests.support.system import needs
 from hypothesis import example, given, settings as hypothesis_settings, strategies as st
 
 from opslib.alerting.alerts import Alert, Alerts
 from opslib.alerting.verdicts import Figure, judge
 from opslib.foundation.config import rules
+from tests.support.system import needs
 
 T0 = 1_763_476_200_000_000  # 2025-11-18 14:30 UTC.
 STALE = "stale"  # A sample by which Prometheus knows at once that there is no more; for us it is one that did not come.

@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.servers import free_port
 
 from opslib.alerting import evaluator, probe_figures, replay
 from opslib.alerting.history import read
@@ -27,6 +26,7 @@ from opslib.telemetry import app_state
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample, SampleStore
+from tests.support.servers import free_port
 
 OPEN = datetime(2026, 3, 10, 13, 31, tzinfo=UTC)  # A minute after the market has opened.
 RULES = rules.load()

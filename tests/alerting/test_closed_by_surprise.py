@@ -7,9 +7,7 @@ import asyncio
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from tests.support import snapshots
 import pytest
-from tests.support.outside_world import BEGINS, RULES, Outside, passing, probing
 
 from opslib.alerting import probe_figures, replay
 from opslib.dashboard.status import Status
@@ -20,6 +18,8 @@ from opslib.telemetry.pages.counters import CounterHistory
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
+from tests.support import snapshots
+from tests.support.outside_world import BEGINS, RULES, Outside, passing, probing
 
 # Seconds after `BEGINS`; the first quotes come a little after the reopening.
 CLOSES_S, REOPENS_S, QUOTED_S, ENDS_S = 120, 720, 740, 1200
@@ -184,7 +184,8 @@ def test_since_when_it_is_open() -> None:
         at(95),
     ]
     assert (
-        wrong.open_since(clock.micros(at(200))) == opens and ProbeHistory("tradier").open_since(clock.micros(at(0))) == opens
+        wrong.open_since(clock.micros(at(200))) == opens
+        and ProbeHistory("tradier").open_since(clock.micros(at(0))) == opens
     )
 
 
@@ -198,6 +199,10 @@ def test_a_socket_is_down_since_the_market_reopened() -> None:
     for outcome in ("closed", "silent"):
         down = [Sample(clock.micros(at(s)), "socket", "app", outcome, None, float(s)) for s in range(50, 300, 5)]
         found = probe_figures.measure(
-            ProbeHistory("tradier", [*said, *down]), snapshots.tape([]), RULES["websocket_down"], "app", Window(at(0), at(135))
+            ProbeHistory("tradier", [*said, *down]),
+            snapshots.tape([]),
+            RULES["websocket_down"],
+            "app",
+            Window(at(0), at(135)),
         )
         assert found.value == pytest.approx(40.0)

@@ -4,13 +4,13 @@ import functools
 from datetime import timedelta
 
 import pytest
-from tests.support.snapshots import CLOSES, OPENS, PageOf, at, tape, window
 
 from opslib.alerting import evaluation, history, replay
 from opslib.alerting.evaluation import Windows
 from opslib.foundation import clock, market_calendar, time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.config import rules
+from tests.support.snapshots import CLOSES, OPENS, PageOf, at, tape, window
 
 
 @functools.cache
@@ -28,7 +28,9 @@ def observe(t, name, subject, w):
 
 def found_on(looks, session):
     """The alerts of a session, as the tape of all its looks tells them."""
-    return history.lives(history.read(replay.replay_view(tape(looks), table(), session.start_us, session.end_us), table()))
+    return history.lives(
+        history.read(replay.replay_view(tape(looks), table(), session.start_us, session.end_us), table())
+    )
 
 
 def counting(until, every=5.0, **steps):

@@ -5,9 +5,7 @@ import json
 import random
 from datetime import date, timedelta
 
-from tests.support import days
 import pytest
-from tests.support.snapshots import PageOf, at, post, store, us
 
 from opslib.alerting import evaluator, history, replay
 from opslib.foundation import clock, market_calendar, time_parsing
@@ -15,6 +13,8 @@ from opslib.foundation.config import rules, settings
 from opslib.foundation.storage.database import Database
 from opslib.telemetry import importing
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.support import days
+from tests.support.snapshots import PageOf, at, post, store, us
 
 DESK = settings.Settings(home=None, app="desk")  # type: ignore[arg-type]
 
@@ -273,7 +273,9 @@ def test_a_year_late_is_judged_as_then(tmp_path):
         SnapshotStore(late).write("desk", posts[i : i + 1500])
     script = days.scripted(seed=4)
     both = [
-        replay.replay_session(kept, DESK, table(), clock.micros(script.opens), clock.micros(script.closes) + 5_000_000)[0]
+        replay.replay_session(kept, DESK, table(), clock.micros(script.opens), clock.micros(script.closes) + 5_000_000)[
+            0
+        ]
         for kept in (live, late)
     ]
     assert both[0] == both[1] and len(both[0]) > 20
@@ -287,7 +289,9 @@ def test_instants_are_those_of_open_sessions():
     def count(a, b):
         return sum(
             len(open_instants) + (after is not None)
-            for _, open_instants, after in evaluator.sessions(clock.micros(time_parsing.parse(a)), clock.micros(time_parsing.parse(b)))
+            for _, open_instants, after in evaluator.sessions(
+                clock.micros(time_parsing.parse(a)), clock.micros(time_parsing.parse(b))
+            )
         )
 
     full, half = 390 * 12 + 1, 210 * 12 + 1

@@ -5,13 +5,13 @@ Conditions of our own probes, each worked out by hand: our network, restarts, a 
 from typing import Any
 
 import pytest
-from tests.support.lived_hour import CHAIN
-from tests.telemetry.probes.test_history import RULES, at, beats, over, us
 
 from opslib.alerting import probe_conditions
 from opslib.alerting.verdicts import judge
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
+from tests.support.lived_hour import CHAIN
+from tests.telemetry.probes.test_history import RULES, at, beats, over, us
 
 
 def value(samples: list[Sample], rule: str, subject: str = "app", end: float = 600) -> float | None:

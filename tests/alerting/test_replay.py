@@ -9,7 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from tests.support.snapshots import body
 
 from opslib.alerting import alerts as watch, history, replay
 from opslib.desk import Desk, open as open_desk
@@ -18,8 +17,9 @@ from opslib.foundation.storage.cache import Cache
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
-from opslib.trading.pnl.fills import FillsFile, Fill
+from opslib.trading.pnl.fills import Fill, FillsFile
 from opslib.trading.pnl.store import FillStore
+from tests.support.snapshots import body
 
 DAY = "2025-11-28"  # A half day: three and a half hours.
 SESSION = market_calendar.session(time_parsing.parse_day(DAY))
@@ -204,7 +204,9 @@ def test_what_was_known_then_is_another_question(tmp_path: Path, monkeypatch: py
     """
     desk = held(tmp_path)
     calls = []
-    monkeypatch.setattr(replay, "replay_session", lambda *given: calls.append(given[-1]) or ([], watch.Alerts(given[2])))
+    monkeypatch.setattr(
+        replay, "replay_session", lambda *given: calls.append(given[-1]) or ([], watch.Alerts(given[2]))
+    )
     then = clock.micros(SESSION.opens + timedelta(minutes=50))
     asked(desk), asked(desk, then)
     assert calls == [None, then]

@@ -9,11 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from tests.support.snapshots import PageOf, at, post, us
 
 from opslib.alerting import replay
 from opslib.alerting.alerts import Alert, Transition
@@ -24,6 +22,7 @@ from opslib.foundation.errors import StoreError
 from opslib.foundation.storage.database import Database
 from opslib.services.collector import Collector
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.support.snapshots import PageOf, at, post, us
 
 KILLS = {"sqlite": 300, "postgresql": 60}  # What differs between the two is the store alone.
 LASTS_S = 2400
@@ -221,7 +220,9 @@ def test_a_pause_over_the_weekend_is_caught_up(store_url):
     store._now = lambda: monday
     assert judged(store, "desk", "b", monday) == 1 + (4 * 720 + 1) + 360
     ended = [
-        Transition(*row) for row in AlertStore(store, "desk").transitions(2**62) if row[COLUMNS.index("kind")] == "ended"
+        Transition(*row)
+        for row in AlertStore(store, "desk").transitions(2**62)
+        if row[COLUMNS.index("kind")] == "ended"
     ]
     assert {clock.instant(t.at_us) for t in ended} == {time_parsing.parse("2026-03-06T16:00:05")} and {
         "memory",

@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
-from opslib.alerting.verdicts import Figure, BudgetBurn, judge, worst
+from opslib.alerting.verdicts import BudgetBurn, Figure, judge, worst
 from opslib.foundation.config import rules
 from opslib.foundation.intervals import t_interval, wilson
 
@@ -180,7 +180,9 @@ def test_worse_never_amounts_to_less(name, a, b, count):
             figure = rate(part, count)
         else:
             figure = Figure(value, count=count)
-        return rules.SEVERITIES.index(found) if (found := judge(rule, rule.subjects[0], "page", figure).severity) else -1
+        return (
+            rules.SEVERITIES.index(found) if (found := judge(rule, rule.subjects[0], "page", figure).severity) else -1
+        )
 
     good, bad = (max(a, b), min(a, b)) if rule.better == "higher" else (min(a, b), max(a, b))
     assert rung(bad) >= rung(good)

@@ -6,18 +6,17 @@ missed, a kernel that falls silent, text from outside, days of updates.
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from tests.support import demo
 import pytest
-from tests.support.system import needs
-from tests.support.lab import browsing
-from tests.support.snapshots import CLOSES, OPENS
 
 from opslib.dashboard import live, live_state
 from opslib.dashboard.live import Feed
 from opslib.desk import Desk
+from tests.support import demo
+from tests.support.lab import browsing
+from tests.support.snapshots import CLOSES, OPENS
+from tests.support.system import needs
 
 HERE = live.HERE
 AT = OPENS + timedelta(hours=2)

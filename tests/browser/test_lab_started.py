@@ -13,17 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.support import demo
-from tests.support import lab as labs
 import psutil
 import pytest
-from tests.support.system import needs
-from tests.support.lab import address_of, browsing
 
 from opslib.cli import main
 from opslib.foundation.config import settings
 from opslib.jobs import jupyterlab
 from opslib.runbooks import catalog
+from tests.support import demo, lab as labs
+from tests.support.lab import address_of, browsing
+from tests.support.system import needs
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support import demo
 import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from tests.support.system import needs
-from tests.support.lab import IDLE, beside_a_world, browsing, notebook, running_lab
-from tests.support.snapshots import CLOSES, OPENS
 
 from opslib.desk import Desk
 from opslib.foundation import clock
@@ -27,6 +23,10 @@ from opslib.foundation.config import settings
 from opslib.foundation.formatting import NEW_YORK
 from opslib.simulation.world.control import World
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.support import demo
+from tests.support.lab import IDLE, beside_a_world, browsing, notebook, running_lab
+from tests.support.snapshots import CLOSES, OPENS
+from tests.support.system import needs
 
 SPEED, EVERY_S = 8.0, 5
 MOMENTS = 40  # Others each day.

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.system import needs
-from tests.alerting.notifications.test_external_alerts import alert
-from tests.services.test_request_checks import ALERTS, alerts_kept
-from tests.services.test_server import POST, Receiver, a_body, asked, awaited, receiving
 
 from opslib.foundation import clock
 from opslib.telemetry.pages import refused_posts
+from tests.alerting.notifications.test_external_alerts import alert
+from tests.services.test_request_checks import ALERTS, alerts_kept
+from tests.services.test_server import POST, Receiver, a_body, asked, awaited, receiving
+from tests.support.system import needs
 
 EVIL = "evil.example"
 # Everything that a page can send without and with a preflight, to an address, with a body.
@@ -167,7 +167,9 @@ def test_another_page_can_neither_post_nor_read(home: Path, shown: Any, name: st
 
         def counted():
             return {
-                r.origin for r in refused_posts.read(found.store, "desk", 0, clock.micros(clock.now())) if r.status == 403
+                r.origin
+                for r in refused_posts.read(found.store, "desk", 0, clock.micros(clock.now()))
+                if r.status == 403
             }
 
         awaited(lambda: counted() >= {origin, "null"}, "the refusals are in the store")

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.system import needs
-from tests.support.lab import browsing, running_lab
-from tests.runbooks.test_execution import HOOK
 
 from opslib.desk import Desk
 from opslib.foundation import clock
@@ -23,6 +20,9 @@ from opslib.runbooks import opening
 from opslib.runbooks.hooks import HOOKS
 from opslib.services.collector import Collector
 from opslib.simulation.drills.stepped_desk import BEGINS, looking
+from tests.runbooks.test_execution import HOOK
+from tests.support.lab import browsing, running_lab
+from tests.support.system import needs
 
 OPERATOR = "Tech Lead"
 

@@ -12,16 +12,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support import demo
 import pytest
-from tests.support.system import needs
-from tests.support.lab import IDLE, browsing, notebook, running_lab
-from tests.support.snapshots import CLOSES
 
 from opslib.dashboard import live
 from opslib.desk import Desk
 from opslib.foundation import time_parsing
 from opslib.foundation.config import settings
+from tests.support import demo
+from tests.support.lab import IDLE, browsing, notebook, running_lab
+from tests.support.snapshots import CLOSES
+from tests.support.system import needs
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "dashboard.ipynb"
 AS_OF = "2026-03-10T11:27"

@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support import days
-from tests.support import demo
 import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings as how, strategies as st
 
 from opslib.cli import main, parser
+from tests.support import days, demo
 
 EXAMPLES = int(os.environ.get("COMMAND_LINES", "300"))  # 10,000 are run by hand: see CONTRIBUTING.md.
 LONGEST_S = 10.0  # CPU seconds of this process, so that other work on the machine does not count.

@@ -6,10 +6,7 @@ runbook's.
 import json
 from pathlib import Path
 
-from tests.support import demo
 import pytest
-from tests.support.snapshots import CLOSES
-from tests.support.moments import MOMENT, but, series, well
 
 from opslib import desk as desk_module
 from opslib.alerting.causes import CAUSES
@@ -18,6 +15,9 @@ from opslib.desk import Desk
 from opslib.foundation.config import settings
 from opslib.runbooks.session import RunbookSession
 from opslib.telemetry.probes.store import Sample, SampleStore
+from tests.support import demo
+from tests.support.moments import MOMENT, but, series, well
+from tests.support.snapshots import CLOSES
 
 KEYS = ["as_of", "window", "cause", "subject", "confidence", "also", "runbook", "severity", "evidence"]
 ROW = ["question", "answer", "supports", "contradicts", "source", "age_s"]

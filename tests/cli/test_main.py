@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support import days
 import pytest
 
 from opslib.cli import main
+from tests.support import days
 
 TABLE = ("demo", "import", "export", "serve", "status", "alerts", "collect", "doctor", "rules", "report", "run", "runs")
 

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.days import line, posts
 
 from opslib import connect
 from opslib.cli import main
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import settings
 from opslib.foundation.errors import UsageError
+from tests.support.days import line, posts
 
 
 @pytest.fixture

@@ -8,10 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from tests.support import days
 import pytest
-from tests.support.system import needs
-from tests.support.snapshots import us
 
 from opslib.alerting import backtest, prometheus_rules, rule_tests
 from opslib.alerting.backtest import KnownIncident
@@ -22,6 +19,9 @@ from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import rules as config_rules, settings
 from opslib.foundation.errors import RulesError, UsageError
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.support import days
+from tests.support.snapshots import us
+from tests.support.system import needs
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,9 @@ def test_every_comparison_with_a_number_is_promtools(written, table, compare):
     )
     path = written(head + "  alert_rule_test:\n" + said, rules_file)
     theirs = subprocess.run([promtool, "test", "rules", str(path)], capture_output=True, text=True, cwd=path.parent)
-    assert fires and rule_tests.run(path, table).failures == [] and theirs.returncode == 0, theirs.stdout + theirs.stderr
+    assert fires and rule_tests.run(path, table).failures == [] and theirs.returncode == 0, (
+        theirs.stdout + theirs.stderr
+    )
 
 
 def test_past_the_last_input_is_an_error(written, table):

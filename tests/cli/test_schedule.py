@@ -7,7 +7,6 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.services.test_scheduler import job, scheduled
 
 from opslib import desk
 from opslib.cli import main
@@ -15,6 +14,7 @@ from opslib.cli.commands import schedule
 from opslib.foundation import time_parsing
 from opslib.jobs import ledger, schedule as jobs_schedule
 from opslib.services import scheduler
+from tests.services.test_scheduler import job, scheduled
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -61,7 +61,9 @@ def test_each_is_tried_once(home: Path) -> None:
     scheduled(home, job("mine", "08:00"))
     found = desk.open()
     jobs = {
-        name: j for name, j in jobs_schedule.read(home, found.staff).items() if name in ("weekly-report", "morning", "mine")
+        name: j
+        for name, j in jobs_schedule.read(home, found.staff).items()
+        if name in ("weekly-report", "morning", "mine")
     }
     ended = {
         j.name: (outcome, place)

@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 
-from tests.support import days
 import pytest
 
 from opslib.alerting import history
@@ -18,6 +17,7 @@ from opslib.foundation.errors import RulesError
 from opslib.foundation.storage.database import Database
 from opslib.services.collector import Collector
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.support import days
 
 CLOSES = time_parsing.parse(f"{days.DAY}T16:00")
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -9,9 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.chains import AT, core, healthy, written
-from tests.support.servers import serving
-from tests.trading.options.test_chain import massive, tradier
 
 from opslib import desk
 from opslib.dashboard import chain_details as assay, chain_sources
@@ -20,6 +17,9 @@ from opslib.foundation.config import rules
 from opslib.foundation.errors import UsageError
 from opslib.simulation.world.http_server import Answer, Request, as_json
 from opslib.telemetry.probes.store import SampleStore
+from tests.support.chains import AT, core, healthy, written
+from tests.support.servers import serving
+from tests.trading.options.test_chain import massive, tradier
 
 RULES = rules.load(None)
 TABLE = healthy()

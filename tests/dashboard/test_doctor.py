@@ -190,7 +190,10 @@ def test_a_hosted_app_whose_log_comes_by_a_drain(world: World, tmp_path: Path) -
 
     def keep(ago):
         return log_drain.keep(
-            SampleStore(store, "desk"), log_drain.read(b"GET /api/health 200 3 ms", "text/plain"), clock.now() - ago, str
+            SampleStore(store, "desk"),
+            log_drain.read(b"GET /api/health 200 3 ms", "text/plain"),
+            clock.now() - ago,
+            str,
         )
 
     keep(timedelta(hours=25))

@@ -8,10 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support import demo
-from tests.support import snapshots
 import pytest
-from tests.support.snapshots import CLOSES, OPENS
 
 from opslib.dashboard import live, live_state
 from opslib.dashboard.live import Feed
@@ -24,6 +21,8 @@ from opslib.incidents.feedback import Feedback
 from opslib.jobs import jupyterlab
 from opslib.runbooks import opening
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.support import demo, snapshots
+from tests.support.snapshots import CLOSES, OPENS
 
 AT = datetime(2026, 3, 10, 15, 25, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -6,12 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support import days
-from tests.support import snapshots
 import pytest
-from tests.support.system import needs
 from hypothesis import HealthCheck, Phase, given, settings as hypothesis_settings, strategies as st
-from tests.services.test_server import AS_JSON, POST, Clock, Receiver, a_body, asked, raw, receiving, running
 
 from opslib.dashboard import prometheus
 from opslib.foundation import clock
@@ -21,6 +17,9 @@ from opslib.foundation.storage.database import Database
 from opslib.simulation.world import page
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
+from tests.services.test_server import AS_JSON, POST, Clock, Receiver, a_body, asked, raw, receiving, running
+from tests.support import days, snapshots
+from tests.support.system import needs
 
 GUIDE = (
     "trading_provider_uptime",

@@ -4,7 +4,6 @@ import json
 from datetime import date
 from pathlib import Path
 
-from tests.support import days
 import pytest
 
 from opslib import desk
@@ -14,6 +13,7 @@ from opslib.foundation import clock, formatting, time_parsing
 from opslib.foundation.config.rules import NAMES
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
+from tests.support import days
 
 HOSTILE = "<script>alert(1)</script>[x](javascript:alert(1))"
 

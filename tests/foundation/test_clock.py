@@ -83,7 +83,10 @@ def test_outside_the_table_weekdays_are_regular_sessions(day: str) -> None:
     ) == (time(9, 30), time(16))
     weekend = wanted - timedelta(days=wanted.weekday() + 1) if wanted.year > 1 else date(1, 1, 6)
     assert market_calendar.session(weekend) is None
-    assert market_calendar.open_since(found.closes) is None and market_calendar.open_spans(Window(found.opens, found.closes)) == []
+    assert (
+        market_calendar.open_since(found.closes) is None
+        and market_calendar.open_spans(Window(found.opens, found.closes)) == []
+    )
     assert market_calendar.last_closed(found.closes).day == wanted
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
-from tests.alerting.notifications.test_message_commands import OBEYED
 
 from opslib.cli import main
 from opslib.foundation import formatting
 from opslib.services import notifying
+from tests.alerting.notifications.test_message_commands import OBEYED
 
 OBEYED_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 EVIL = "a\x1b[31mb\x1b]0;title\x07\x9b2J\u202ec\u2066d\u200be\u2028f\U000e0041g"
@@ -69,7 +69,9 @@ def test_what_is_shown(outside: str, shown: str) -> None:
 def test_printable_holds_for_any_text(outside: str) -> None:
     """No obeyed character is left, nothing more is changed the second time, and one line is one line."""
     shown = formatting.printable(outside)
-    assert not OBEYED.search(shown) and formatting.printable(shown) == shown and shown.isprintable() <= ("\n" not in shown)
+    assert (
+        not OBEYED.search(shown) and formatting.printable(shown) == shown and shown.isprintable() <= ("\n" not in shown)
+    )
     assert formatting.single_line(outside, 10**6).isprintable()
 
 

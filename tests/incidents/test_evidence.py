@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
-from tests.support.snapshots import at, us
 
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import OpsError
 from opslib.incidents import evidence
 from opslib.incidents.evidence import EDITED, MISSING
+from tests.support.snapshots import at, us
 
 DESK = Settings(Path("/nowhere"), "desk", secrets={"OPS_MASSIVE_TOKEN": 'tok-123456789/äö"x'})
 JSON = st.recursive(

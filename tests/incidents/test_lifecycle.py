@@ -6,19 +6,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.snapshots import at, us
 
 from opslib.alerting.alerts import Transition
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.alerting.store import AlertStore
 from opslib.foundation.config import rules, settings
-from opslib.foundation.config.contacts import Role, Contacts
+from opslib.foundation.config.contacts import Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.errors import IncidentError
 from opslib.foundation.storage.database import Database
 from opslib.incidents import evidence
 from opslib.incidents.lifecycle import Incidents
 from opslib.telemetry.markers import Markers
+from tests.support.snapshots import at, us
 
 TABLE = rules.load()
 PAGE, PROBE = "availability-massive-page-1", "availability-massive-probe-1"
@@ -261,7 +261,9 @@ def test_many_write_at_once(desk: Desk) -> None:
 
     def writes(n: int) -> None:
         mine = Incidents(
-            Database(desk.store._engine.url.render_as_string(hide_password=False), lambda: at(700)), desk.settings, TABLE
+            Database(desk.store._engine.url.render_as_string(hide_password=False), lambda: at(700)),
+            desk.settings,
+            TABLE,
         )
         for i in range(5):
             mine.append(name, "note", {"words": f"{n} {i}"}, by=f"P{n}")

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from tests.support.lived_hour import BEGINS_S, RULES, Desk
-from tests.alerting.notifications.test_one_cause import massive
-
 from opslib.dashboard import status
 from opslib.incidents.lifecycle import Incidents
+from tests.alerting.notifications.test_one_cause import massive
+from tests.support.lived_hour import BEGINS_S, RULES, Desk
 
 
 def test_a_second_source_opens_no_second_incident(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.support.system import absent, needs
 
 from opslib import desk
 from opslib.cli import main
 from opslib.foundation import clock
 from opslib.jobs import executor, ledger as ledger_module
+from tests.support.system import absent, needs
 
 TOKENS = {
     "OPS_INGEST_KEY": "ingest-sesame-1",
@@ -513,7 +513,9 @@ def test_a_secret_is_refused_for_the_demo_too(
     too.
     """
     monkeypatch.setenv("OPS_MASSIVE_TOKEN", TOKENS["OPS_MASSIVE_TOKEN"])
-    monkeypatch.setattr("opslib.simulation.demo_day.replay.lay_out", lambda *_, **__: None)  # The demo's day is not the point.
+    monkeypatch.setattr(
+        "opslib.simulation.demo_day.replay.lay_out", lambda *_, **__: None
+    )  # The demo's day is not the point.
     path = notebook(tmp_path / "n.ipynb", "print(len(key))", parameters="key: str = ''")
     assert main.main(["--app", "demo", "run", str(path), "-p", f"key={TOKENS['OPS_MASSIVE_TOKEN']}"]) == 64
     assert not any(b"sesame" in p.read_bytes() for p in home.rglob("*") if p.is_file())

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.system import needs
 
 from opslib.jobs import html_export, notebook_file as runner
+from tests.support.system import needs
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -230,7 +230,9 @@ def test_other_kinds_of_output_ask_nobody(
         f"script></svg> ![x]({url}/c)"
     )
     asked, shown = opened(
-        html_export.page(notebook({kind: content}, markdown=f"![x]({url}/d) [y](javascript:fetch('{url}/e'))"), "a title")
+        html_export.page(
+            notebook({kind: content}, markdown=f"![x]({url}/d) [y](javascript:fetch('{url}/e'))"), "a title"
+        )
     )
     assert asked == set() and "a title" in shown
 

@@ -9,12 +9,12 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.support.system import needs
 
 from opslib.foundation import clock, time_parsing
 from opslib.foundation.config import settings
 from opslib.foundation.storage.database import Database
 from opslib.jobs import index_page, ledger
+from tests.support.system import needs
 
 
 def run(

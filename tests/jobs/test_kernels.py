@@ -14,13 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.jobs.test_executor import notebook, shown
 
 from opslib import desk
 from opslib.foundation.config.settings import without_secrets
 from opslib.jobs import executor, ledger, notebook_file as runner
 from opslib.jobs.executor import Outcome
 from opslib.jobs.kernels import KernelPool
+from tests.jobs.test_executor import notebook, shown
 
 PLOTS = """
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -122,8 +122,10 @@ def test_nothing_outlives_its_maker(home: Path, tmp_path: Path) -> None:
         "\nos.rename('pids.tmp', 'pids')\ntime.sleep(120)",
     )
     script = (
-        "import sys, os; from pathlib import Path; from opslib import desk; from opslib.jobs import executor as runner; "
-        "from opslib.jobs.kernels import KernelPool as Kernels; from opslib.foundation.config.settings import without_secrets; d = desk.open(); "
+        "import sys, os; from pathlib import Path; from opslib import desk; "
+        "from opslib.jobs import executor as runner; "
+        "from opslib.jobs.kernels import KernelPool as Kernels; "
+        "from opslib.foundation.config.settings import without_secrets; d = desk.open(); "
         "runner.execute(Path(sys.argv[1]), {}, settings=d.settings, store=d.store, "
         "kernels=Kernels(without_secrets(os.environ)))"
     )

@@ -246,7 +246,9 @@ def test_the_shipped_schedule_is_the_guides_maintenance(home: Path) -> None:
     assert {j.what for j in found.values() if j.kind == "report"} == {"daily", *periods.REPORTS}
     assert {j.what for j in found.values() if j.kind == "checklist"} == set(checklists.table())
     for job in (j for j in found.values() if j.kind == "report" and j.what in periods.REPORTS):
-        for moment in job.moments(Window(time_parsing.parse("2025-01-02T00:00"), time_parsing.parse("2026-06-01T00:00")), []):
+        for moment in job.moments(
+            Window(time_parsing.parse("2025-01-02T00:00"), time_parsing.parse("2026-06-01T00:00")), []
+        ):
             made = periods.parse(periods.REPORTS[job.what], job.of(moment.at))
             over = made.sessions[-1].closes if job.what == "success" else made.window.end
             assert over <= moment.at and moment.at.astimezone(NEW_YORK).time() >= time(8)

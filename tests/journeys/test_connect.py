@@ -18,11 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support import node_packages
 import pytest
-from tests.support.system import absent, needs
-from tests.support.servers import free_port
-from tests.services.test_server import AS_JSON, LARGEST, Answer, Receiver, a_body, asked, awaited, receiving
 
 import opslib
 from opslib.cli import main
@@ -33,6 +29,10 @@ from opslib.foundation.storage.database import Database
 from opslib.telemetry.pages import refused_posts, snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes import app_log, log_lines as logs
+from tests.services.test_server import AS_JSON, LARGEST, Answer, Receiver, a_body, asked, awaited, receiving
+from tests.support import node_packages
+from tests.support.servers import free_port
+from tests.support.system import absent, needs
 
 DOC = (Path(opslib.__file__).parent / "docs" / "connect.md").read_text(encoding="utf-8")
 BLOCKS = {block.splitlines()[0]: block for block in re.findall(r"```ts\n(.*?)```", DOC, re.S)}

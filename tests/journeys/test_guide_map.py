@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from tests.support.system import SHARED
 
 PROJECT = Path(__file__).parents[2]

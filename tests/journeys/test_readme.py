@@ -9,13 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support import demo as demos
 import pytest
-from tests.support.lab import address_of
 
 from opslib.cli import main
 from opslib.foundation.config import settings
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.support import demo as demos
+from tests.support.lab import address_of
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -187,11 +187,10 @@ def test_the_demo_saw_its_troubles(demo: tuple[Path, subprocess.CompletedProcess
     Our own looks at the demo's world saw the outage, the broken chain and the lost socket, each only around its time,
     and answered well besides.
     """
-    from tests.support import days
-
     from opslib.foundation import clock
     from opslib.foundation.storage.database import Database
     from opslib.telemetry.probes.store import SampleStore
+    from tests.support import days
 
     store = Database(settings.load(demo[0], "demo", {}).url)
     troubles = {t.name: t for t in days.scripted(seed=SEED).troubles}

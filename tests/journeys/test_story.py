@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.runbooks.test_execution import HOOK
 
 from opslib.cli import main
 from opslib.desk import Desk
@@ -24,6 +23,7 @@ from opslib.runbooks.hooks import HOOKS
 from opslib.runbooks.session import RunbookSession
 from opslib.services.collector import Collector
 from opslib.simulation.drills.stepped_desk import SteppedProbes, looking
+from tests.runbooks.test_execution import HOOK
 
 LEAD = "Tech Lead"
 

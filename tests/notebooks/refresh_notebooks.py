@@ -1,6 +1,6 @@
 """
-Execute the committed notebooks anew, with their defaults, and write them back: ``python tests/notebooks/refresh_notebooks.py
-[NAME ...]``.
+Execute the committed notebooks anew, with their defaults, and write them back: ``python
+tests/notebooks/refresh_notebooks.py [NAME ...]``.
 
 They are committed executed, so that nbval has something to compare; without pictures, so that a change can be read.
 """

@@ -9,7 +9,6 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from tests.support import days
 import pytest
 
 from opslib import desk as desk_module
@@ -20,6 +19,7 @@ from opslib.reports import places as places_module
 from opslib.simulation.demo_day import expected_figures
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
+from tests.support import days
 
 DAY = str(days.DAY)
 
@@ -197,7 +197,8 @@ def test_what_changed_against_yesterday(home: Path) -> None:
     SnapshotStore(found.store).write("desk", days.posts(), known_at_ts=True)
     daily = found.daily_report(DAY)
     a, b = (
-        expected_figures.truth(s)["session"]["visible"]["errors"] for s in (days.scripted(yesterday, 1, True), days.scripted())
+        expected_figures.truth(s)["session"]["visible"]["errors"]
+        for s in (days.scripted(yesterday, 1, True), days.scripted())
     )
     told = daily.changes["system_errors"]
     assert (told["previous"], told["value"], told["weekday"], told["n"], told["usual_middle"], told["outside"]) == (

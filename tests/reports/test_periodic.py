@@ -9,7 +9,6 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.runbooks.checks.test_checklist import monthly as month_of_posts
 
 from opslib import desk as desk_module
 from opslib.cli import main
@@ -27,6 +26,7 @@ from opslib.reports.monthly import Rate
 from opslib.reports.quarterly import Quarterly
 from opslib.reports.success import Success
 from opslib.telemetry.pages.store import Post, SnapshotStore
+from tests.runbooks.checks.test_checklist import monthly as month_of_posts
 
 KINDS = {"weekly": "2026-W11", "monthly": "2026-03", "quarterly": "2026-Q1", "annual": "2026", "success": "2026-03-10"}
 
@@ -75,7 +75,10 @@ def test_periods_meet_without_a_gap() -> None:
             found = periods.of(kind, day)
             assert found.first <= day <= found.last and found.before.last == found.first - timedelta(days=1)
             assert (
-                periods.of(kind, found.first) == periods.of(kind, found.last) == found == periods.parse(kind, found.name)
+                periods.of(kind, found.first)
+                == periods.of(kind, found.last)
+                == found
+                == periods.parse(kind, found.name)
             )
             assert found.window.start == time_parsing.parse(f"{found.first}T00:00")
 
@@ -228,7 +231,10 @@ def test_days_that_are_missing_are_named(tmp_path: Path) -> None:
     with desk.store.committing() as connection:
         connection.exec_driver_sql(
             "DELETE FROM snapshots WHERE ts_us > ? AND ts_us <= ?",
-            (clock.micros(time_parsing.parse("2026-03-09T00:00")), clock.micros(time_parsing.parse("2026-03-10T00:00"))),
+            (
+                clock.micros(time_parsing.parse("2026-03-09T00:00")),
+                clock.micros(time_parsing.parse("2026-03-10T00:00")),
+            ),
         )
     weekly = Desk(desk.settings, lambda: end).review("weekly", "2026-W11")
     assert (
@@ -287,7 +293,9 @@ def quarterly(desk: Desk, verdicts: list[tuple[str, float]]) -> Quarterly:
     assert isinstance(found, Quarterly)
     rows = [
         (
-            SeverityChange(f"a{i}", "errors", "app", "page", "critical", "resolved", 0, 1, 2, peak, 50.0, None, "errors", ""),
+            SeverityChange(
+                f"a{i}", "errors", "app", "page", "critical", "resolved", 0, 1, 2, peak, 50.0, None, "errors", ""
+            ),
             verdict,
         )
         for i, (verdict, peak) in enumerate(verdicts)
@@ -455,9 +463,8 @@ def test_published_restated_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
     place.write_text(json.dumps(broken))
     assert [b.what for b in verification.verify(place, desk).broken] == [f"{place.name}, figures, system_errors"]
     place.write_bytes(first[".json"])
-    from tests.support.snapshots import body
-
     from opslib.telemetry.pages import snapshot
+    from tests.support.snapshots import body
 
     at = clock.micros(datetime.fromisoformat("2026-03-05T18:00:30+00:00"))
     SnapshotStore(desk.store).write(

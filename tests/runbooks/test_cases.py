@@ -10,9 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from tests.support import demo
 import pytest
-from tests.support.snapshots import CLOSES
 
 from opslib.cli import main
 from opslib.desk import Desk
@@ -25,6 +23,8 @@ from opslib.runbooks import cases, catalog
 from opslib.runbooks.checks import providers
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.execution import CheckResult
+from tests.support import demo
+from tests.support.snapshots import CLOSES
 
 ID = "2026-03-10-1"
 SECRET = "sk-very-secret-0123456789"

@@ -5,7 +5,6 @@ import re
 from string import Formatter
 
 import pytest
-from tests.support.system import SHARED
 
 from opslib.alerting import causes
 from opslib.foundation.config import contacts, rules
@@ -14,6 +13,7 @@ from opslib.runbooks import catalog, hooks, steps
 from opslib.runbooks.catalog import BRANCH, CAUSE, LIKELY, Runbook, source
 from opslib.runbooks.checks import providers
 from opslib.simulation.world.faults import NO_FAULT, STATES
+from tests.support.system import SHARED
 
 RULES = rules.load().rules
 NAMES = catalog.names()

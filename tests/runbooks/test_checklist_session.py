@@ -12,9 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.system import SHARED
-from tests.runbooks.checks.test_checks import AT, every, laid, posted, well
-from tests.runbooks.test_execution import process
 
 import opslib
 from opslib import desk as desk_module
@@ -28,6 +25,9 @@ from opslib.runbooks.checks import providers
 from opslib.runbooks.steps import ASK, CHANGE, LOOK
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.store import SampleStore
+from tests.runbooks.checks.test_checks import AT, every, laid, posted, well
+from tests.runbooks.test_execution import process
+from tests.support.system import SHARED
 
 NAMES = tuple(checklists.table())
 HOOK = '#!/bin/sh\necho "$1" >> "$(dirname "$0")/done"\ncat > /dev/null\n'
@@ -174,7 +174,9 @@ def test_what_is_left_is_never_ok(desk: Desk) -> None:
     walk(sheet)
     assert sheet.id == "post-deploy-1h-20260310T144000Z" and sheet.verdict == "ok" and sheet.exit_code == 0
     (desk.settings.home / "settings.toml").write_text("")
-    rehearsed = ChecklistSession(Desk(desk_module.open("desk", desk.settings.home, {}).settings, lambda: AT), "production", "Ann")
+    rehearsed = ChecklistSession(
+        Desk(desk_module.open("desk", desk.settings.home, {}).settings, lambda: AT), "production", "Ann"
+    )
     walk(rehearsed)
     assert "deploy_the_release" in rehearsed.left and rehearsed.verdict == "unknown"
 
@@ -264,7 +266,9 @@ def test_practice_writes_nothing(desk: Desk) -> None:
     sheet = ChecklistSession(desk, "morning", "Ann", practice=True).run()
     with pytest.raises(IncidentError, match="practised"):
         sheet.sign()
-    assert not (desk.settings.outputs / checklist_session.SHELF).exists() and desk.chronicle.records.names("morning") == []
+    assert (
+        not (desk.settings.outputs / checklist_session.SHELF).exists() and desk.chronicle.records.names("morning") == []
+    )
 
 
 def test_killed_half_way(desk: Desk) -> None:

@@ -12,10 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from queue import Empty
 
-from tests.support import demo
 import pytest
 from jupyter_client import KernelManager
-from tests.support.snapshots import CLOSES
 
 from opslib.dashboard import status
 from opslib.desk import Desk
@@ -26,6 +24,8 @@ from opslib.runbooks import catalog, opening
 from opslib.runbooks.hooks import HOOKS, read
 from opslib.runbooks.session import RunbookSession
 from opslib.runbooks.steps import ASK, CHANGE, LOOK
+from tests.support import demo
+from tests.support.snapshots import CLOSES
 
 AS_OF = "2026-03-10T11:25"
 TOKEN = "tok-walk-0123456789"

@@ -6,12 +6,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-from tests.runbooks.test_execution import AS_OF, PLAIN, TOKEN, book, counted, desk, home, laid  # noqa: F401  # Fixtures.
 
 from opslib.dashboard import status
 from opslib.foundation import time_parsing
 from opslib.runbooks.session import RunbookSession, StepCard
-from opslib.runbooks.widgets import StepWidget, ProgressWidget, refresh
+from opslib.runbooks.widgets import ProgressWidget, StepWidget, refresh
+
+# Fixtures.
+from tests.runbooks.test_execution import AS_OF, PLAIN, TOKEN, book, counted, desk, home, laid  # noqa: F401
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,9 +8,7 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
-from tests.support import snapshots
 import pytest
-from tests.support.outside_world import RULES
 
 from opslib.alerting import replay
 from opslib.alerting.notifications.store import NotificationStore
@@ -22,6 +20,8 @@ from opslib.foundation.storage.snapshot_columns import SnapshotRow
 from opslib.services.collector import Collector
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample, SampleStore
+from tests.support import snapshots
+from tests.support.outside_world import RULES
 
 JUMPS_AT_S, BY_S, ENDS_S = 600, 600, 1500
 
@@ -40,13 +40,18 @@ def beat(seconds: float, stepped_s: float | None = None) -> Sample:
 
 def lived() -> tuple[list[Sample], list[SnapshotRow]]:
     """Beats and posts each five seconds by our clock, which jumps by ten minutes."""
-    page, seconds = snapshots.PageOf(-600), [*range(0, JUMPS_AT_S + 1, 5), *range(JUMPS_AT_S + BY_S + 5, ENDS_S + BY_S, 5)]
+    page, seconds = (
+        snapshots.PageOf(-600),
+        [*range(0, JUMPS_AT_S + 1, 5), *range(JUMPS_AT_S + BY_S + 5, ENDS_S + BY_S, 5)],
+    )
     beats = [beat(s, float(BY_S) if s == JUMPS_AT_S + BY_S + 5 else None) for s in seconds]
     return beats, [page.add(massive_requests=1, tradier_requests=1, validations=1).look(s) for s in seconds]
 
 
 def risen(beats: list[Sample], posts: list[SnapshotRow]) -> set[str]:
-    found = replay.replay_view(snapshots.tape(posts), RULES, snapshots.us(0), snapshots.us(ENDS_S + BY_S - 5), ProbeHistory("tradier", beats))
+    found = replay.replay_view(
+        snapshots.tape(posts), RULES, snapshots.us(0), snapshots.us(ENDS_S + BY_S - 5), ProbeHistory("tradier", beats)
+    )
     return {t.rule for t in found if t.kind in ("fired", "rose")}
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.services.test_server import AS_JSON, POST, Receiver, a_body, asked, awaited, raw, receiving, running
 
 from opslib.foundation import clock
 from opslib.services import connections
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.services.test_server import AS_JSON, POST, Receiver, a_body, asked, awaited, raw, receiving, running
 
 HEAD = (
     b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n" % POST.encode()

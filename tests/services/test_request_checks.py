@@ -9,6 +9,16 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
+
+from opslib.dashboard import status as status_module
+from opslib.foundation import clock
+from opslib.foundation.config import rules, settings
+from opslib.foundation.errors import SettingsError, StoreError
+from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.schema import FACTS, FOREIGN
+from opslib.telemetry.pages import refused_posts
+from opslib.telemetry.pages.refused_posts import Refusals, Refused
+from opslib.telemetry.pages.store import SnapshotStore
 from tests.alerting.notifications.test_external_alerts import alert
 from tests.services.test_server import (
     AS_BEACON,
@@ -26,16 +36,6 @@ from tests.services.test_server import (
     running,
     spoken,
 )
-
-from opslib.dashboard import status as status_module
-from opslib.foundation import clock
-from opslib.foundation.config import rules, settings
-from opslib.foundation.errors import SettingsError, StoreError
-from opslib.foundation.storage.database import Database
-from opslib.foundation.storage.schema import FACTS, FOREIGN
-from opslib.telemetry.pages import refused_posts
-from opslib.telemetry.pages.refused_posts import Refusals, Refused
-from opslib.telemetry.pages.store import SnapshotStore
 
 ALERTS = "/api/v2/alerts"
 ORIGIN = "https://app.example"
@@ -487,7 +487,8 @@ def test_system_health_says_it(home: Path) -> None:
         )
     store = Database(found.url)
     assert [
-        r.count for r in refused_posts.read(store, found.app, 0, clock.micros(NOON + timedelta(hours=1)), clock.micros(NOON))
+        r.count
+        for r in refused_posts.read(store, found.app, 0, clock.micros(NOON + timedelta(hours=1)), clock.micros(NOON))
     ] == [14]
     view = status_module.status(store, found, rules.load(), as_of=NOON)
     assert view.verdict == status_module.status(store, found, rules.load(), as_of=NOON - timedelta(hours=2)).verdict

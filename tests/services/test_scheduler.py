@@ -25,8 +25,6 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from tests.support.servers import free_port
-from tests.jobs.test_executor import notebook
 
 from opslib import desk
 from opslib.alerting.notifications import sender
@@ -38,6 +36,8 @@ from opslib.jobs import ledger
 from opslib.jobs.due import DueJobs
 from opslib.services import notifying
 from opslib.services.scheduler import Scheduler
+from tests.jobs.test_executor import notebook
+from tests.support.servers import free_port
 
 BY_HAND = "\n".join(
     f'[{name}]\nwhen = "by hand"'

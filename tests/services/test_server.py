@@ -27,12 +27,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support import snapshots
 import psutil
 import pytest
-from tests.support.system import needs
 from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
-from tests.support.servers import free_port
 
 from opslib.cli import main
 from opslib.desk import Desk
@@ -43,7 +40,10 @@ from opslib.foundation.errors import SettingsError, StoreError
 from opslib.foundation.storage import snapshot_columns, sqlite
 from opslib.foundation.storage.database import Database
 from opslib.services import server
-from opslib.telemetry.pages.store import Post, SnapshotStore
+from opslib.telemetry.pages.store import SnapshotStore
+from tests.support import snapshots
+from tests.support.servers import free_port
+from tests.support.system import needs
 
 POST = "/api/metrics/export"
 AS_JSON = {"Content-Type": "application/json"}

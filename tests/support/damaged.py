@@ -18,13 +18,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from tests.support.snapshots import at, body, post, us
-from tests.alerting.test_store import troubled
-
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.cli import main, parser
 from opslib.foundation.config import rules, settings
-from opslib.foundation.config.contacts import Channel, Role, Contacts
+from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.database import Database
 from opslib.incidents.lifecycle import Incidents
@@ -34,6 +31,8 @@ from opslib.services.collector import Collector
 from opslib.telemetry.markers import Markers
 from opslib.telemetry.pages.store import RejectedPost, SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
+from tests.alerting.test_store import troubled
+from tests.support.snapshots import at, body, post, us
 
 LASTS_S = 1500
 END = f"{at(LASTS_S):%Y-%m-%dT%H:%M:%SZ}"
@@ -137,7 +136,9 @@ def made(home: Path) -> Path:
         ledger.ends(store, f"run{n}", state=state, reason=None, ended_at_us=us(n + 1), outputs=[])
     (home / "fills.csv").write_text(FILLS)
     with contextlib.redirect_stdout(io.StringIO()):
-        assert main.main(["import", str(home / "fills.csv"), "--known-at-ts", "--home", str(home), "--app", "desk"]) == 0
+        assert (
+            main.main(["import", str(home / "fills.csv"), "--known-at-ts", "--home", str(home), "--app", "desk"]) == 0
+        )
         assert main.main(["feedback", "useful", "the panel", "--by", "Ann", "--home", str(home), "--app", "desk"]) == 0
     store.close()
     with contextlib.closing(sqlite3.connect(home / "store.sqlite")) as file:

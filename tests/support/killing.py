@@ -1,5 +1,6 @@
 """
-Kill collectors: ``python tests/support/killing.py URL SEED KILLS``. Prints how many were killed, and in how many rounds.
+Kill collectors: ``python tests/support/killing.py URL SEED KILLS``. Prints how many were killed, and in how many
+rounds.
 
 Each round judges the posts of the app ``straight`` anew under another name, by collectors that are forked and killed
 with SIGKILL at a random moment, until one of them comes to the end. Whoever makes no headway is given longer.
@@ -11,8 +12,6 @@ import sys
 from functools import partial
 
 import sqlalchemy as sa
-from tests.support.snapshots import at
-from tests.support.struck_process import struck
 
 from opslib.alerting.store import AlertStore
 from opslib.foundation.config import rules, settings
@@ -20,6 +19,8 @@ from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ALIVE, SNAPSHOTS
 from opslib.services import collector
 from opslib.services.collector import Collector
+from tests.support.snapshots import at
+from tests.support.struck_process import struck
 
 NOW = at(2410)  # After the last post of the test's forty minutes.
 

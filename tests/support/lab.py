@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from tests.support.system import needs
-from tests.support.servers import free_port
-
 from opslib.jobs.jupyterlab import QUIET
 from opslib.simulation.drills import game_day
 from opslib.simulation.drills.stepped_desk import BEGINS
 from opslib.simulation.world.control import World
+from tests.support.servers import free_port
+from tests.support.system import needs
 
 STARTS_S = 60.0
 RUNS_S = 180.0  # All cells of a runbook, on a busy machine.

@@ -14,11 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support.snapshots import PageOf, us as after_open
-
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
-from opslib.foundation.config.contacts import Role, Contacts
+from opslib.foundation.config.contacts import Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
 from opslib.services import notifying
@@ -26,6 +24,7 @@ from opslib.services.collector import Collector
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
+from tests.support.snapshots import PageOf, us as after_open
 
 RULES = rules.load()
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
-from tests.support.snapshots import PageOf, at, tape, us, window
-
 from opslib.dashboard.status import Status
 from opslib.foundation.config import rules
 from opslib.foundation.storage.snapshot_columns import SnapshotRow
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
+from tests.support.snapshots import PageOf, at, tape, us, window
 
 NOW = 5400.0  # Seconds after the open: 11:00 in New York.
 PACE = {
@@ -168,7 +167,10 @@ def posted(
 
 
 def view(
-    samples: Iterable[Sample] | None = None, posts: Iterable[SnapshotRow] | None = None, length: float = 600.0, **more: Any
+    samples: Iterable[Sample] | None = None,
+    posts: Iterable[SnapshotRow] | None = None,
+    length: float = 600.0,
+    **more: Any,
 ) -> Status:
     """The view of such a moment."""
     probed = ProbeHistory("tradier", well() if samples is None else samples)

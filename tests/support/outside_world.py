@@ -10,14 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from tests.support.servers import serving
-
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
 from opslib.foundation.storage.database import Database
 from opslib.simulation.world.http_server import Answer, Request, as_json
 from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample
+from tests.support.servers import serving
 
 NEW_YORK = ZoneInfo("America/New_York")
 RULES = rules.load()

@@ -21,18 +21,18 @@ from pathlib import Path
 
 import httpx  # noqa: F401  # What a child would import is there before it is forked.
 import sqlalchemy as sa
-from tests.support.snapshots import at, us
-from tests.support.struck_process import struck
 
 from opslib.alerting.alerts import Transition
 from opslib.alerting.notifications.store import PENDING, SENT, NotificationStore
 from opslib.alerting.store import AlertStore
 from opslib.foundation.config import rules, settings
-from opslib.foundation.config.contacts import Channel, Role, Contacts
+from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import DELIVERIES, LEASES
 from opslib.services import notifying
+from tests.support.snapshots import at, us
+from tests.support.struck_process import struck
 
 SPEED = 400.0  # A child's clock runs so fast: nothing is waited for.
 NEVER = timedelta(days=300)
@@ -217,7 +217,9 @@ if __name__ == "__main__":
     if sys.argv[1] == "receive":
         receive(sys.argv[2])
     place = Path(sys.argv[4])
-    receiver = subprocess.Popen([sys.executable, "-m", "tests.support.receivers", "receive", str(place)], stdout=subprocess.PIPE, text=True)
+    receiver = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.receivers", "receive", str(place)], stdout=subprocess.PIPE, text=True
+    )
     try:
         found = killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(receiver.stdout.readline()))  # type: ignore[union-attr]
     finally:

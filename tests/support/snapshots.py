@@ -235,7 +235,9 @@ def store(folder: Path, now: datetime = CLOSES) -> Database:
     return Database(f"sqlite:///{folder / 'store.sqlite'}", lambda: now)
 
 
-def stored_tape(kept: Database, start: float, end: float, known: float | None = None, every: float = EVERY) -> CounterHistory:
+def stored_tape(
+    kept: Database, start: float, end: float, known: float | None = None, every: float = EVERY
+) -> CounterHistory:
     """The tape of a window through the real store."""
     known_at = None if known is None else at(known)
     return counters.load(kept, "desk", window(start, end), known_at, HOW, post_every_s=every)

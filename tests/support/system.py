@@ -12,6 +12,7 @@ RECORDED = SHARED / "data" / "app-day-2025-11-18"
 
 REQUIRE_ALL = os.environ.get("OPS_TEST_REQUIRE") == "all"
 
+
 def absent(what: str) -> None:
     """Skip for want of a system package; a failure where everything was promised to be there."""
     if REQUIRE_ALL:
@@ -25,4 +26,3 @@ def needs(program: str) -> str:
     if not found:
         absent(program)
     return str(found)
-

@@ -8,11 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from tests.support import snapshots
 import pytest
-from tests.support.chains import AT as CHAIN_AT, healthy
-from tests.support.outside_world import BEGINS, RULES, Outside, probing, seen
-from tests.trading.options.test_chain import massive
 
 from opslib.dashboard.status import Status
 from opslib.foundation.clock import Window
@@ -20,6 +16,10 @@ from opslib.runbooks.diagnosis.diagnosis import diagnose
 from opslib.simulation.world.http_server import Answer, as_json
 from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.store import Sample
+from tests.support import snapshots
+from tests.support.chains import AT as CHAIN_AT, healthy
+from tests.support.outside_world import BEGINS, RULES, Outside, probing, seen
+from tests.trading.options.test_chain import massive
 
 ALL = ("massive", "tradier", "app", "page")
 PROVIDERS = ("massive", "tradier")

@@ -5,7 +5,6 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
-from tests.support import chains
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -19,6 +18,7 @@ from opslib.telemetry import importing, log_import
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes import log_lines
 from opslib.telemetry.probes.store import Sample, SampleStore
+from tests.support import chains
 
 CASES = Path(__file__).parents[1] / "cases"
 AT = time_parsing.parse("2026-03-10T14:00:00Z")
@@ -260,7 +260,9 @@ def test_lines_without_any_time(home: Path, tmp_path: Path, capsys: pytest.Captu
     assert not SampleStore(opslib.connect(None, home).store, "desk").between(0, 2**62)
     code, out, _ = ops(capsys, "import", path, "--as-of", "2026-03-10T14:00:00Z", "-o", "json")
     assert code == 0 and json.loads(out)[0]["accepted"] == 3
-    assert [clock.instant(s.ts_us) for s in SampleStore(opslib.connect(None, home).store, "desk").between(0, 2**62)] == [AT]
+    assert [
+        clock.instant(s.ts_us) for s in SampleStore(opslib.connect(None, home).store, "desk").between(0, 2**62)
+    ] == [AT]
 
 
 def test_lines_that_are_no_text(desk: Desk, tmp_path: Path) -> None:
@@ -283,7 +285,9 @@ def test_lines_that_are_no_text(desk: Desk, tmp_path: Path) -> None:
 def test_secrets_of_a_log_are_not_kept(desk: Desk, tmp_path: Path) -> None:
     """What is kept of a line has no secret in it."""
     path = lines(tmp_path / "app.log", ("2026-03-10T14:00:00Z", "error: key s3cr3t-value refused"))
-    importing.read_any(desk.store, "desk", path, rules=desk.rules, redact=lambda told: told.replace("s3cr3t-value", "…"))
+    importing.read_any(
+        desk.store, "desk", path, rules=desk.rules, redact=lambda told: told.replace("s3cr3t-value", "…")
+    )
     assert "s3cr3t-value" not in SampleStore(desk.store, "desk").between(0, 2**62)[0].detail
 
 
@@ -357,9 +361,9 @@ def test_a_vendors_answer_is_kept_as_it_is(desk: Desk, tmp_path: Path) -> None:
     kept = SampleStore(desk.store, "desk").chain("AAPL", 2**62)
     assert kept and kept[2] == [page]
     assert (
-        chain_sources.of_store(desk.store, desk.settings, desk.rules, "AAPL", time_parsing.parse("2026-03-10T15:30")).as_json()[
-            "provider"
-        ]
+        chain_sources.of_store(
+            desk.store, desk.settings, desk.rules, "AAPL", time_parsing.parse("2026-03-10T15:30")
+        ).as_json()["provider"]
         == "massive"
     )
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.services.test_server import Answer, Clock, Receiver, asked, receiving, running
 
 from opslib.dashboard import status
 from opslib.foundation import clock
@@ -19,6 +18,7 @@ from opslib.runbooks.diagnosis import diagnosis
 from opslib.telemetry import log_drain
 from opslib.telemetry.probes import app_log
 from opslib.telemetry.probes.store import SampleStore
+from tests.services.test_server import Answer, Clock, Receiver, asked, receiving, running
 
 LOGS = "/api/logs"
 NOON = datetime.fromisoformat("2026-03-10T16:00:00+00:00")

@@ -16,7 +16,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 from opslib.alerting.notifications.message import Message
-from opslib.alerting.notifications.planner import RESOLVED, MISSED_SUMMARY
+from opslib.alerting.notifications.planner import MISSED_SUMMARY, RESOLVED
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.contacts import PAGERDUTY, Channel
 from opslib.foundation.config.settings import Settings
@@ -331,7 +331,8 @@ def _mail(channel: Channel, message: Message, settings: Settings, now: datetime,
             refused = server.send_message(found)
         if refused:
             print(
-                formatting.printable(f"ops: {channel.name} was not taken for {', '.join(sorted(refused))}"), file=sys.stderr
+                formatting.printable(f"ops: {channel.name} was not taken for {', '.join(sorted(refused))}"),
+                file=sys.stderr,
             )
     except TimeoutError:
         raise DeliveryFailed(f"gave no answer within {PATIENCE_S:g} s") from None

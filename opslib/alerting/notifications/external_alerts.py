@@ -48,7 +48,9 @@ def as_alert_change(row: sa.Row, now_us: int) -> AlertChange:
     over, own = row.ends_us <= now_us, {OF_SCHEDULE: SCHEDULE, OF_COLLECTOR: COLLECTOR}
     source = next((of for end, of in own.items() if row.fingerprint.endswith(end)), NEIGHBOUR)
     name = formatting.single_line(labels.get("alertname", UNNAMED), LONGEST_NAME)
-    said = formatting.single_line(annotations.get("summary") or annotations.get("description") or name, LONGEST_SENTENCE)
+    said = formatting.single_line(
+        annotations.get("summary") or annotations.get("description") or name, LONGEST_SENTENCE
+    )
     rule, subject = labels.get("rule", name), labels.get("subject", labels.get("instance", "app"))
     # Its sender says an end before it comes; one that has only fallen silent has told of no recovery.
     how = "resolved" if row.known_at_us >= row.ends_us else "ended"

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from opslib.alerting import effects
-from opslib.alerting.notifications.planner import FIRING, RESOLVED, MISSED_SUMMARY, REPEAT, REPORT, ESCALATED_SEVERITY, SCHEDULE, ESCALATED_ROLE
+from opslib.alerting.notifications.planner import (
+    ESCALATED_ROLE,
+    ESCALATED_SEVERITY,
+    FIRING,
+    MISSED_SUMMARY,
+    REPEAT,
+    REPORT,
+    RESOLVED,
+    SCHEDULE,
+)
 from opslib.alerting.verdicts import named
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.contacts import Contacts
@@ -216,7 +225,11 @@ def compose(
     late_us, link = body["made_us"] - first["fired_us"], ""
     if kind == FIRING and late_us > LATE_US:
         lines.append(
-            ("", f"Told {formatting.duration(late_us / 1e6)} late: until now nobody could be told, or it was kept quiet.")
+            (
+                "",
+                f"Told {formatting.duration(late_us / 1e6)} late: until now nobody could be told, or it was "
+                f"kept quiet.",
+            )
         )
     if kind in (FIRING, ESCALATED_SEVERITY, REPEAT, ESCALATED_ROLE):
         rule = rules.rules.get(first.get("cause_rule") or first["rule"])

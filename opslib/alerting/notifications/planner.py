@@ -18,10 +18,18 @@ from typing import Any, NamedTuple
 
 from opslib.foundation import clock
 from opslib.foundation.config.contacts import Contacts
-from opslib.foundation.config.rules import SEVERITIES, SENT
+from opslib.foundation.config.rules import SENT, SEVERITIES
 from opslib.foundation.storage.cell_types import decoding, require_types
 
-FIRING, ESCALATED_SEVERITY, REPEAT, ESCALATED_ROLE, RESOLVED, MISSED_SUMMARY, REPORT = "firing", "rose", "repeat", "unheard", "over", "passed", "report"
+FIRING, ESCALATED_SEVERITY, REPEAT, ESCALATED_ROLE, RESOLVED, MISSED_SUMMARY, REPORT = (
+    "firing",
+    "rose",
+    "repeat",
+    "unheard",
+    "over",
+    "passed",
+    "report",
+)
 # What goes on to the next role where nobody says anything, and waits for nobody's hours.
 PRESSING = ("critical", "escalate")
 HELD_US = 15_000_000  # What nothing is at fault for is asked about again so often, and sent once that is no longer so.
@@ -457,12 +465,18 @@ def _telling(notice: NotificationState, ripe: bool, staff: Contacts, at_us: int)
         return None
     if _rank(level) > _rank(notice.told):
         return (
-            Notification(notice, ESCALATED_SEVERITY if notice.told else FIRING, _with(notice.roles, staff.told(notice.who, level)))
+            Notification(
+                notice,
+                ESCALATED_SEVERITY if notice.told else FIRING,
+                _with(notice.roles, staff.told(notice.who, level)),
+            )
             if ripe
             else None
         )
     if level in PRESSING and notice.rose_us - notice.told_us >= ANEW_US:
-        return Notification(notice, ESCALATED_SEVERITY, tuple(notice.roles))  # It was less for a good while, and is so again.
+        return Notification(
+            notice, ESCALATED_SEVERITY, tuple(notice.roles)
+        )  # It was less for a good while, and is so again.
     if notice.muted:
         return Notification(notice, REPEAT, tuple(notice.roles))  # The silence is over, and it still fires.
     if notice.acked_by:

@@ -155,7 +155,9 @@ class Sender:
             why = (
                 str(problem)
                 if isinstance(problem, DeliveryFailed)
-                else formatting.single_line(self.settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
+                else formatting.single_line(
+                    self.settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160
+                )
             )
             self._complaints.say(
                 channel.name, f"{channel.name} was not told of {delivery.message}: it {why}; it is tried again"
@@ -370,7 +372,9 @@ def broadcast(
             if staff.channels[name].kind in TEXT_CHANNELS[not aloud :]
         )
     )
-    return _each(settings, staff, names, lambda _: message_module.free_text(settings.app, name, words, staff, lines), now)
+    return _each(
+        settings, staff, names, lambda _: message_module.free_text(settings.app, name, words, staff, lines), now
+    )
 
 
 def _each(
@@ -382,7 +386,9 @@ def _each(
         except DeliveryFailed as problem:
             return name, str(problem)
         except Exception as problem:  # noqa: BLE001  # A trial is there to show whatever is wrong with a way.
-            return name, formatting.single_line(settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160)
+            return name, formatting.single_line(
+                settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160
+            )
         return name, ""
 
     async def all_of_them() -> list[tuple[str, str]]:

@@ -17,26 +17,26 @@ import sqlalchemy as sa
 
 from opslib.alerting.notifications import external_alerts, planner
 from opslib.alerting.notifications.planner import (
+    ESCALATED_ROLE,
+    ESCALATED_SEVERITY,
     FIRING,
-    OF_SCHEDULE,
-    RESOLVED,
     MISSED_SUMMARY,
+    OF_SCHEDULE,
     PRESSING,
     REPEAT,
     REPORT,
-    ESCALATED_SEVERITY,
+    RESOLVED,
     SCHEDULE,
-    ESCALATED_ROLE,
-    Cause,
     AlertChange,
+    Cause,
+    Notification,
     NotificationState,
     Silence,
-    Notification,
     unknown_cause,
 )
 from opslib.foundation import clock
 from opslib.foundation.config.contacts import Contacts
-from opslib.foundation.config.rules import SEVERITIES, SENT as SENT_SEVERITIES, Rules
+from opslib.foundation.config.rules import SENT as SENT_SEVERITIES, SEVERITIES, Rules
 from opslib.foundation.storage.cell_types import decoding
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ACTS, DELIVERIES, FACTS, FOREIGN, MESSAGES, NOTICES, OUTBOX, TRANSITIONS
@@ -327,7 +327,9 @@ class NotificationStore:
             self.store.put(connection, f"planned:{self.app}", str(upto))
         return found
 
-    def _notice(self, connection: sa.Connection, found: dict[str, NotificationState], edge: AlertChange, rules: Rules) -> NotificationState:
+    def _notice(
+        self, connection: sa.Connection, found: dict[str, NotificationState], edge: AlertChange, rules: Rules
+    ) -> NotificationState:
         if edge.alert not in found:
             state = connection.execute(
                 sa.select(NOTICES.c.state).where(NOTICES.c.app == self.app, NOTICES.c.alert == edge.alert)

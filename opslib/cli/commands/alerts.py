@@ -1,6 +1,5 @@
 """Run the commands ``ack``, ``silence``, ``notify`` and ``feedback``."""
 
-
 import argparse
 import getpass
 from typing import TYPE_CHECKING
@@ -75,7 +74,10 @@ def silence(desk: "Desk", options: argparse.Namespace) -> Reply:
             raise UsageError(f"there is no rule {given['rule']!r}.{formatting.nearest(given['rule'], known)}")
         shown = [
             desk.dispatch.silence(
-                who(options.by), formatting.single_line(options.reason.strip()), time_parsing.parse_span(options.span), **given
+                who(options.by),
+                formatting.single_line(options.reason.strip()),
+                time_parsing.parse_span(options.span),
+                **given,
             )
         ]
     elif options.what == "end":
@@ -92,7 +94,8 @@ def silence(desk: "Desk", options: argparse.Namespace) -> Reply:
         at_us = clock.micros(time_parsing.parse(options.as_of) if options.as_of else desk.now())
         shown = [s for s in desk.dispatch.silences() if s.from_us <= at_us < s.until_us]
     rows = [
-        s._asdict() | {"from": formatting.iso(clock.instant(s.from_us)), "until": formatting.iso(clock.instant(s.until_us))}
+        s._asdict()
+        | {"from": formatting.iso(clock.instant(s.from_us)), "until": formatting.iso(clock.instant(s.until_us))}
         for s in shown
     ]
     values = [{k: v for k, v in row.items() if not k.endswith("_us")} for row in rows]

@@ -59,12 +59,16 @@ def _rows(options: argparse.Namespace, progress: Progress, say: Callable[[str], 
     if named and not found:
         raise UsageError(f"{', '.join(named)} is there or not: --severity 100.")
     frozen = [
-        tried(cases_module.read(settings, name), settings) for name in cases if not options.faults or name in options.faults
+        tried(cases_module.read(settings, name), settings)
+        for name in cases
+        if not options.faults or name in options.faults
     ]
     seeds = _seeds(options)
     rows = [*frozen, *_drilled(found, seeds, options.workers, progress, say)]
     more = (
-        [f"recorded, and written into README.md: {scoreboard_view.record(_today(), seeds, rows).line}"] if options.record else []
+        [f"recorded, and written into README.md: {scoreboard_view.record(_today(), seeds, rows).line}"]
+        if options.record
+        else []
     )
     return Reply(
         [r.as_json() for r in rows],

@@ -79,7 +79,8 @@ def _named(desk: "Desk", words: list[str]) -> tuple[str, str]:
         return desk.chronicle.find(words[0]).id, " ".join(words[1:])
     if words and (words[0][:4].isdigit() or len(words) == 1 and " " not in words[0]):
         raise IncidentError(
-            f"there is no incident {words[0]!r}.{formatting.nearest(words[0], known)} ops incident list has those there are."
+            f"there is no incident {words[0]!r}.{formatting.nearest(words[0], known)} ops incident list has "
+            f"those there are."
         )
     return desk.chronicle.find().id, " ".join(words)
 
@@ -199,7 +200,9 @@ def _opened(desk: "Desk", options: argparse.Namespace) -> Reply:
     found = desk.chronicle.find(options.incident) if options.incident else _for(desk, shelved.name, by, options)
     if found.status in CLOSED:
         raise IncidentError(f"incident {found.id} is {found.status}; ops incident reopen {found.id} opens it again.")
-    place = opening.open_for(desk, shelved.name, found, by, time_parsing.parse(options.as_of) if options.as_of else None)
+    place = opening.open_for(
+        desk, shelved.name, found, by, time_parsing.parse(options.as_of) if options.as_of else None
+    )
     book = session.RunbookSession(desk, shelved.name, found.id, by, as_of=options.as_of or "")
     likely = desk.chronicle.read(found.id).of_kind("runbook")[-1].body
     values = {

@@ -76,7 +76,8 @@ def _shown(rules: Rules) -> Answer:
         )
 
     return Answer(
-        {"hash": rules.hash, "rules": rows}, formatting.table([*rows[0]], [[told(v) for v in row.values()] for row in rows])
+        {"hash": rules.hash, "rules": rows},
+        formatting.table([*rows[0]], [[told(v) for v in row.values()] for row in rows]),
     )
 
 
@@ -104,7 +105,11 @@ def _test(path: Path, rules: Rules) -> Answer:
 
 def _backtest(desk: "Desk", options: argparse.Namespace, progress: Progress) -> Answer:
     end = time_parsing.parse(options.end, "end") if options.end else desk.now()
-    window = Window(time_parsing.parse(options.start), end) if options.start else Window.before(end, time_parsing.parse_span("30d"))
+    window = (
+        Window(time_parsing.parse(options.start), end)
+        if options.start
+        else Window.before(end, time_parsing.parse_span("30d"))
+    )
     tables = {"in force": desk.rules} | (
         {"candidate": config_rules.laid_over(options.candidate)} if options.candidate else {}
     )

@@ -159,7 +159,9 @@ def listed(desk: "Desk") -> Reply:
                 "when": job.said,
                 "next": formatting.iso(following.at) if following else None,
                 "makes": job.made_at(following) if following else None,
-                "last": {"due": item.due.name, "due_at": formatting.iso(item.at), "state": last_state} if item else None,
+                "last": {"due": item.due.name, "due_at": formatting.iso(item.at), "state": last_state}
+                if item
+                else None,
                 "owner": job.owner,
                 "severity": job.severity,
                 "catch_up": job.catch_up,

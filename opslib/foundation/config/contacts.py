@@ -6,7 +6,6 @@ Slack webhook, a PagerDuty key, a password) stands in ``OPS_CHANNEL_NAME``, or i
 ``OPS_CHANNEL_NAME_FILE`` names, never in ``settings.toml``.
 """
 
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -268,7 +267,8 @@ def _role(name: str, told: dict[str, Any], channels: Mapping[str, Channel], wron
     if unknown:
         wrong(
             where,
-            f"channels names {unknown[0]!r}; there are: {', '.join(channels)}.{formatting.nearest(unknown[0], channels)}",
+            f"channels names {unknown[0]!r}; there are: {', '.join(channels)}"
+            f".{formatting.nearest(unknown[0], channels)}",
         )
     if told.get("channels") == []:
         wrong(where, "channels is empty: nobody would be told.")

@@ -282,7 +282,8 @@ def _inhibited_from(row: dict[str, Any], refuse: Callable[[str], NoReturn]) -> d
     found = row.get("inhibited_from", {})
     if not isinstance(found, dict) or not all(severity in SEVERITIES for severity in found.values()):
         refuse(
-            f"inhibited_from is {found!r}; one of {', '.join(SEVERITIES)} for some of the rules of inhibited_by was wanted."
+            f"inhibited_from is {found!r}; one of {', '.join(SEVERITIES)} for some of the rules of "
+            f"inhibited_by was wanted."
         )
     return dict(found)
 
@@ -427,7 +428,8 @@ def _across(place: str, rules: dict[str, Rule]) -> Iterator[str]:
             if rate >= 1:
                 yield (
                     f"{place}, rule {rule.name!r}: {rung} at {factor:g} times the budget needs "
-                    f"{formatting.ratio(rate, 0)} of failures ({factor:g} × {formatting.ratio(1 - of.objective, 1)}); it "
+                    f"{formatting.ratio(rate, 0)} of failures ({factor:g} × "
+                    f"{formatting.ratio(1 - of.objective, 1)}); it "
                     f"could never fire. Take a smaller factor."
                 )
 

@@ -6,7 +6,6 @@ A secret comes from the environment or from the file that ``…_FILE`` names, ne
 and no text that leaves this suite holds one: see `Settings.redact`.
 """
 
-
 import json
 import os
 import re
@@ -324,7 +323,8 @@ def _sessions(found: Mapping[str, object], path: Path) -> dict[date, time | None
             told[date.fromisoformat(day)] = None if said == "closed" else time.fromisoformat(str(said))
         except ValueError:
             raise SettingsError(
-                f"{path}, sessions: {formatting.single_line(day, 40)} = {formatting.single_line(repr(said), 40)}; a day and "
+                f"{path}, sessions: {formatting.single_line(day, 40)} = "
+                f"{formatting.single_line(repr(said), 40)}; a day and "
                 f'"closed", or when it closed in New York, were wanted, such as "2026-05-14" = "13:00".'
             ) from None
         closes = told[date.fromisoformat(day)]
@@ -461,7 +461,9 @@ def load(home: str | Path | None = None, app: str | None = None, environ: Mappin
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40:
         raise SettingsError(f"an app's name is letters, digits, - and _, found {name!r}.")
     secrets = {s: value for s in _secret_names(environ) if (value := _secret(s, environ))} | _socket_query(environ)
-    market_calendar.override_sessions({} if name == DEMO else _sessions(found.get("sessions", {}), base / "settings.toml"))
+    market_calendar.override_sessions(
+        {} if name == DEMO else _sessions(found.get("sessions", {}), base / "settings.toml")
+    )
     if name == DEMO:
         return Settings(home=base / DEMO, app=DEMO, secrets=secrets)
     origins = environ.get("OPS_CORS_ORIGINS")

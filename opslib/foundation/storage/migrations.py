@@ -1,6 +1,5 @@
 """Bring the tables of an older database to today's schema: one function a version."""
 
-
 import sqlalchemy as sa
 
 from opslib.foundation.storage.schema import ALIVE, FACTS, OUTBOX, RUNS, SNAPSHOTS, TABLES

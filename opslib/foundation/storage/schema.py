@@ -1,6 +1,5 @@
 """Define the tables of the database: which column holds what."""
 
-
 import sqlalchemy as sa
 
 from opslib.foundation.storage import cell_types

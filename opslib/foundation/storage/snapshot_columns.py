@@ -1,6 +1,5 @@
 """Define the columns of a page's snapshot: name, type, and which of them count."""
 
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

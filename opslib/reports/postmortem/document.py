@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from opslib.dashboard.text_blocks import TextBlock, markdown_to_html, bullet_list, table
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, markdown_to_html, table
 from opslib.foundation import clock, formatting
 from opslib.incidents import evidence
 from opslib.incidents.evidence import Entry
@@ -136,7 +136,8 @@ class Postmortem:
         lines = [
             f"incident {found.id}, {found.status}; subject {found.subject}; runbook {found.runbook}",
             f"status of this document: {self.status}",
-            "minutes at each severity: " + (", ".join(f"{s} {m:g}" for s, m in self._minutes.items()) or formatting.UNKNOWN),
+            "minutes at each severity: "
+            + (", ".join(f"{s} {m:g}" for s, m in self._minutes.items()) or formatting.UNKNOWN),
             f"to be talked over by {meet:%Y-%m-%d} (UTC)",
             f"made from the record up to {self.head.id}, SHA-256 {self.head.digest}",
         ]
@@ -429,7 +430,9 @@ def _of_actions(told: str) -> Iterable[LintFinding]:
             if not value
         ]
         found += (
-            [LintFinding("actions", f"{name} is of type {kind!r}", f"One of {', '.join(KINDS)}.")] if kind not in KINDS else []
+            [LintFinding("actions", f"{name} is of type {kind!r}", f"One of {', '.join(KINDS)}.")]
+            if kind not in KINDS
+            else []
         )
         found += (
             [LintFinding("actions", f"{name} has the priority {priority!r}", f"One of {', '.join(PRIORITIES)}.")]

@@ -253,7 +253,8 @@ def _during(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [
         r
         for r in content["rows"]
-        if time_parsing.parse(r["at"]) > time_parsing.parse(began) and time_parsing.parse(r["at"]) - step < time_parsing.parse(ended)
+        if time_parsing.parse(r["at"]) > time_parsing.parse(began)
+        and time_parsing.parse(r["at"]) - step < time_parsing.parse(ended)
     ]
 
 

@@ -55,7 +55,9 @@ def server(scene: CheckContext) -> CheckResult:
         if outcome.usable
         else f"the app's server {outcome.words}, {since}; 200 with its own JSON was expected"
     )
-    return CheckResult(outcome.usable, words, looked(last), "probe", query, "" if outcome.usable else "monitor_down", "system")
+    return CheckResult(
+        outcome.usable, words, looked(last), "probe", query, "" if outcome.usable else "monitor_down", "system"
+    )
 
 
 def process(scene: CheckContext) -> CheckResult:
@@ -69,7 +71,8 @@ def process(scene: CheckContext) -> CheckResult:
         born = f", started {formatting.moment(clock.instant(round(told['born'] * 1e6)))}" if "born" in told else ""
         return CheckResult(
             True,
-            f"it runs: pid {told.get('pid')}, {formatting.number(last.value, 'MB', 0)}, {told.get('threads')} threads{born}",
+            f"it runs: pid {told.get('pid')}, {formatting.number(last.value, 'MB', 0)}, {told.get('threads')} "
+            f"threads{born}",
             looked(last),
             "probe",
             query,
@@ -130,7 +133,11 @@ def socket(scene: CheckContext) -> CheckResult:
         )
     outcome, told = OUTCOMES[last.outcome], scene.probed.told(last)
     code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
-    silent = f", nothing for {formatting.duration(last.value)}" if last.outcome == "silent" and last.value is not None else ""
+    silent = (
+        f", nothing for {formatting.duration(last.value)}"
+        if last.outcome == "silent" and last.value is not None
+        else ""
+    )
     ours = (
         f"ours answers ({seconds(last.seconds)})"
         if outcome.usable
@@ -335,7 +342,9 @@ def explained(scene: CheckContext) -> CheckResult:
             "alerts",
             query,
         )
-    return CheckResult(True, "no alert of errors stands, so there is nothing to explain", {"alerts": []}, "alerts", query)
+    return CheckResult(
+        True, "no alert of errors stands, so there is nothing to explain", {"alerts": []}, "alerts", query
+    )
 
 
 def alerts(scene: CheckContext) -> CheckResult:
@@ -352,7 +361,9 @@ def alerts(scene: CheckContext) -> CheckResult:
             "alerts",
             query,
         )
-    first = max((a for a in found if not a["inhibited_by"]), key=lambda a: SEVERITIES.index(a["severity"]), default=found[0])
+    first = max(
+        (a for a in found if not a["inhibited_by"]), key=lambda a: SEVERITIES.index(a["severity"]), default=found[0]
+    )
     more = f"; {len(found) - 1} more fire" if len(found) > 1 else ""
     return CheckResult(
         False,
@@ -417,7 +428,9 @@ def clocks(scene: CheckContext) -> CheckResult:
     """Do all clocks agree with ours, to within what is told?"""
     skews = parties(scene.probed, scene.view.figures["system"], scene.at_us)
     if not skews:
-        return CheckResult(None, "no clock is known but ours", None, "probe", "clocks told in answers and posts, against ours")
+        return CheckResult(
+            None, "no clock is known but ours", None, "probe", "clocks told in answers and posts, against ours"
+        )
     most = scene.view.rules.skew_told_s
     clocks = compare(skews, most)
     told = ", ".join(f"{s} {k:+.1f} s" for s, k in ({s: k for s, k in skews.items() if abs(k) > most} or skews).items())

@@ -1,6 +1,5 @@
 """Run the checks that only checklists ask: the guide's aims, the night, deployments, the monitoring itself."""
 
-
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -128,7 +127,9 @@ def night_errors(scene: CheckContext) -> CheckResult:
     logged = view.probed.errors(window) if view.probed else None
     query = f"errors from {formatting.moment(window.start)} on, by the pages and by the log"
     if paged is None and logged is None:
-        return CheckResult(None, "since the last close no page was open, and the app's log was not read", None, "store", query)
+        return CheckResult(
+            None, "since the last close no page was open, and the app's log was not read", None, "store", query
+        )
     types = view.figures["system"]["errors_by_type"] or {}
     kinds = (
         {
@@ -165,7 +166,8 @@ def night_kinds(scene: CheckContext) -> CheckResult:
     """Of which kinds were the errors since the last close? As expected where that is known, however many they are."""
     found = night_errors(scene)
     query = (
-        f"kinds of errors from {formatting.moment(_night(scene).window.start)} on, by the pages' types and the log's lines"
+        f"kinds of errors from {formatting.moment(_night(scene).window.start)} on, by the pages' types "
+        f"and the log's lines"
     )
     if found.content is None:
         return found._replace(query=query)
@@ -349,7 +351,8 @@ def fallback_used(scene: CheckContext) -> CheckResult:
     used = massive["fallbacks"] if massive["fallbacks"] is not None else tradier["requests"]
     words = (
         f"{massive['failures']:,} requests to Massive failed; "
-        f"{'fallbacks counted' if massive['fallbacks'] is not None else 'requests to Tradier'}: {formatting.number(used)}"
+        f"{'fallbacks counted' if massive['fallbacks'] is not None else 'requests to Tradier'}: "
+        f"{formatting.number(used)}"
     )
     return CheckResult(
         None if used is None else used > 0,
@@ -586,7 +589,8 @@ def trends(scene: CheckContext) -> CheckResult:
         name: {"value": today.figures[name], "low": u.low, "high": u.high, "days": u.n} for name, u in usually.items()
     }
     off = [
-        f"{daily_figures.WORDS[name][0]} {formatting.number(today.figures[name], daily_figures.WORDS[name][1], 2)} (usually "
+        f"{daily_figures.WORDS[name][0]} "
+        f"{formatting.number(today.figures[name], daily_figures.WORDS[name][1], 2)} (usually "
         f"{formatting.number(u.low, '', 2)} to {formatting.number(u.high, '', 2)})"
         for name, u in usually.items()
         if u.outside(today.figures[name])
@@ -637,7 +641,10 @@ def staged(scene: CheckContext) -> CheckResult:
     lacks = [
         words
         for words, wrong in (
-            (f"only {formatting.ratio(coverage, 1)} of the expected posts came", coverage is not None and coverage < needed),
+            (
+                f"only {formatting.ratio(coverage, 1)} of the expected posts came",
+                coverage is not None and coverage < needed,
+            ),
             ("no page was loaded: the browser was not restarted", not loads),
             ("no figure grew", not requests),
         )

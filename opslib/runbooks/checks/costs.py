@@ -4,7 +4,6 @@ Compare what trading cost with what the backtest assumed, and propose new assump
 What nobody was charged or quoted is not known; a backtest that told no costs is not guessed.
 """
 
-
 from collections import defaultdict
 from decimal import Decimal
 from statistics import median
@@ -142,7 +141,9 @@ def cost_table(scene: CheckContext) -> CheckResult:
     total = spent.lines[2]
     if not spent.pairs:
         return CheckResult(None, NO_FILLS if not spent.accuracy else NO_PAIRS, None, "fills", _QUERY)
-    return CheckResult(total.as_assumed, "; ".join(line.told for line in spent.lines), content, "fills", _QUERY, view="pnl")
+    return CheckResult(
+        total.as_assumed, "; ".join(line.told for line in spent.lines), content, "fills", _QUERY, view="pnl"
+    )
 
 
 def _line(scene: CheckContext, at: int) -> CheckResult:
@@ -248,7 +249,9 @@ def spreads(scene: CheckContext) -> CheckResult:
     spent = _spent(scene)
     known = [(t, s) for t, _ in spent.trades if (s := _spread(t)) is not None]
     if not known:
-        return CheckResult(None, "no quote stands beside any trade" if spent.trades else NO_FILLS, None, "fills", _QUERY)
+        return CheckResult(
+            None, "no quote stands beside any trade" if spent.trades else NO_FILLS, None, "fills", _QUERY
+        )
     newest, before = known[-NEWEST:], known[:-NEWEST]
     now, then = (sum((s for _, s in found), ZERO) / len(found) if found else None for found in (newest, before))
     content = {"newest_pct": _json(now), "before_pct": _json(then)}
@@ -277,7 +280,9 @@ def strikes(scene: CheckContext) -> CheckResult:
         if (spread := _spread(trade)) is not None:
             by[trade.told].append(spread)
     if not by:
-        return CheckResult(None, "no quote stands beside any trade" if spent.trades else NO_FILLS, None, "fills", _QUERY)
+        return CheckResult(
+            None, "no quote stands beside any trade" if spent.trades else NO_FILLS, None, "fills", _QUERY
+        )
     means = {name: sum(found, ZERO) / len(found) for name, found in by.items()}
     usual, widest = median(means.values()), max(means, key=lambda name: means[name])
     return CheckResult(

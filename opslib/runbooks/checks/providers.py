@@ -138,10 +138,14 @@ def theirs(scene: CheckContext) -> CheckResult:
     bad = {s: x for s, found in stands.items() for x in reversed(found) if not OUTCOMES[x.outcome].usable}
     mine = [f"{s} {OUTCOMES[x.outcome].words}" for s, x in bad.items() if OUTCOMES[x.outcome].fault in (OURS, PLAN)]
     if mine:
-        return CheckResult(False, f"ours: {'; '.join(mine)}", content, "probe", query, "provider_availability", "providers")
+        return CheckResult(
+            False, f"ours: {'; '.join(mine)}", content, "probe", query, "provider_availability", "providers"
+        )
     well = [s for s in stands if s not in bad]
     if not bad:
-        return CheckResult(True, f"{' and '.join(well)} answer us: nothing is ours", content, "probe", query, view="providers")
+        return CheckResult(
+            True, f"{' and '.join(well)} answer us: nothing is ours", content, "probe", query, view="providers"
+        )
     told = "; ".join(f"{s} {OUTCOMES[x.outcome].words}: {OUTCOMES[x.outcome].fault}" for s, x in bad.items())
     sure = bool(well) or not any(OUTCOMES[x.outcome].name in TRANSPORT for x in bad.values())
     return CheckResult(
@@ -184,7 +188,9 @@ def accepted(scene: CheckContext) -> CheckResult:
             "providers",
         )
     if not any(OUTCOMES[s.outcome].usable for s in stands):
-        return CheckResult(None, f"it cannot be told: {of} {OUTCOMES[stands[0].outcome].words}", content, "probe", query)
+        return CheckResult(
+            None, f"it cannot be told: {of} {OUTCOMES[stands[0].outcome].words}", content, "probe", query
+        )
     left = scene.probed.told(stands[0]).get("quota_left") if what == "quota" else None
     return CheckResult(
         True,
@@ -299,7 +305,9 @@ def panels(scene: CheckContext) -> CheckResult:
         or f"{len(judged)} of {len(found)} panels have something to judge, and are ok"
     )
     good = None if wrong and all(p.verdict == "unknown" for p in wrong) else not wrong
-    return CheckResult(good, words, content, "panels", f"the four panels over {formatting.duration(scene.view.window.seconds)}")
+    return CheckResult(
+        good, words, content, "panels", f"the four panels over {formatting.duration(scene.view.window.seconds)}"
+    )
 
 
 # Greeks.
@@ -355,7 +363,8 @@ def complete(scene: CheckContext) -> CheckResult:
         return CheckResult(
             False,
             "; ".join(
-                f"the chain of {symbol}: massive {OUTCOMES[s.outcome].words} ({formatting.number(s.value or 0)} contracts)"
+                f"the chain of {symbol}: massive {OUTCOMES[s.outcome].words} "
+                f"({formatting.number(s.value or 0)} contracts)"
                 for symbol, s in torn.items()
             ),
             {symbol: looked(s) for symbol, s in torn.items()},

@@ -28,7 +28,7 @@ from opslib.alerting.causes import (
 from opslib.dashboard import status
 from opslib.foundation import formatting
 from opslib.foundation.clock import SECOND, Window
-from opslib.foundation.config.rules import SEVERITIES, SENT
+from opslib.foundation.config.rules import SENT, SEVERITIES
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.runbooks.diagnosis.answers import Found

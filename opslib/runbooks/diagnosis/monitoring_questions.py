@@ -5,7 +5,6 @@ time.
 An answer's cause is empty where all is well, and None where nobody knows; see `answers.Found`.
 """
 
-
 from collections.abc import Mapping
 
 from opslib.alerting import probe_figures
@@ -39,11 +38,16 @@ def collector(probed: ProbeHistory, limits: ProbeLimits, at_us: int) -> Found:
     if share is None:
         return Found(question, "it does not run.", None)
     if share <= limits.starved_share:
-        return Found(question, f"yes; it lost {formatting.ratio(share, 0)} of the last {formatting.duration(window.seconds)}.", "")
+        return Found(
+            question,
+            f"yes; it lost {formatting.ratio(share, 0)} of the last {formatting.duration(window.seconds)}.",
+            "",
+        )
     lost = f"; {dropped} probes say nothing for it" if dropped else ""
     return Found(
         question,
-        f"no: in the last {formatting.duration(window.seconds)} it could not run for {formatting.ratio(share, 0)} of the "
+        f"no: in the last {formatting.duration(window.seconds)} it could not run for "
+        f"{formatting.ratio(share, 0)} of the "
         f"time{lost}. What looks slow from here is not sure to be. See what else this machine does.",
         "monitor_down",
         "collector",
@@ -52,7 +56,10 @@ def collector(probed: ProbeHistory, limits: ProbeLimits, at_us: int) -> Found:
 
 def slow_everywhere(probed: ProbeHistory, rule: Rule, window: Window) -> bool:
     """Whether both providers and the app are all slow at once: what they share is our own network."""
-    limit, p95 = float(dict(rule.ladder)["warning"]), [probe_figures.p95_s(probed, subject, window) for subject in IS_THERE]
+    limit, p95 = (
+        float(dict(rule.ladder)["warning"]),
+        [probe_figures.p95_s(probed, subject, window) for subject in IS_THERE],
+    )
     return all(seconds is not None and rule.past(seconds, limit) for seconds in p95)
 
 

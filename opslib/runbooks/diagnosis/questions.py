@@ -454,7 +454,9 @@ class Questions:
             ]
         if bad:
             return [
-                well._replace(answer=f"yes, now; within {formatting.duration(BACK.total_seconds())} it did not ({told})."),
+                well._replace(
+                    answer=f"yes, now; within {formatting.duration(BACK.total_seconds())} it did not ({told})."
+                ),
                 *by_page,
             ]
         seconds = [s.seconds for s in stands if s.seconds is not None]
@@ -903,7 +905,8 @@ class Questions:
         lately = count(self.lately)
         if lately is not None and not rule.past(lately * 3600 / self.lately.seconds, limit):
             return found._replace(
-                answer=f"yes, now: {lately} in {formatting.duration(self.lately.seconds)}, though {found.answer}", cause=""
+                answer=f"yes, now: {lately} in {formatting.duration(self.lately.seconds)}, though {found.answer}",
+                cause="",
             )
         kinds, roots = self.probed.log_kinds(over), [f for f in faults if f.cause]
         errors = {k: n for k, n in kinds.items() if k in self.probed.log_newest(over)}

@@ -36,7 +36,13 @@ class Judge:
 
     def __enter__(self) -> "Judge":
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "opslib.simulation.demo_day.evaluator_process", str(self._settings.base), self._settings.app],
+            [
+                sys.executable,
+                "-m",
+                "opslib.simulation.demo_day.evaluator_process",
+                str(self._settings.base),
+                self._settings.app,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -318,7 +318,9 @@ def _laid_out(settings: Settings, seed: int) -> None:
             posts = [Post(clock.micros(p.at), snapshot.read(p.body)) for p in page.posts(scripted)]
             for i in range(0, len(posts), BATCH):
                 SnapshotStore(store).write(settings.app, posts[i : i + BATCH], known_at_ts=True)
-            SampleStore(store, settings.app).keep((_sample(seen) for seen in probe_samples.seen(scripted)), known_at_ts=True)
+            SampleStore(store, settings.app).keep(
+                (_sample(seen) for seen in probe_samples.seen(scripted)), known_at_ts=True
+            )
             for at, answer in probe_samples.chains(scripted):
                 SampleStore(store, settings.app).keep_chain(
                     clock.micros(at), "massive", probe_samples.KEPT, "ok", [json.dumps(answer).encode()]
@@ -401,7 +403,9 @@ def _yesterday(store: Database, settings: Settings, yesterday: Script) -> None:
     """The day before comes in as a file."""
     recording = settings.home / f"{yesterday.day}_snapshots.jsonl.gz"
     with gzip.open(recording, "wt", encoding="utf-8", compresslevel=1) as file:
-        file.writelines(json.dumps({"ts": formatting.iso(p.at), "metrics": p.body}) + "\n" for p in page.posts(yesterday))
+        file.writelines(
+            json.dumps({"ts": formatting.iso(p.at), "metrics": p.body}) + "\n" for p in page.posts(yesterday)
+        )
     importing.read_file(store, settings.app, recording, known_at_ts=True)
 
 

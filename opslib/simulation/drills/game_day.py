@@ -221,7 +221,8 @@ def _how(played: GameDay, secret: bool, environ: Mapping[str, str]) -> str:
     what = "Something" if secret else f"{played.trial.name}"
     return "\n".join(
         [
-            f"{what} will become the matter within some minutes. The world's time is {formatting.moment(BEGINS)} and on.",
+            f"{what} will become the matter within some minutes. The world's time is "
+            f"{formatting.moment(BEGINS)} and on.",
             "JupyterLab is opening, at the address below. A terminal in it (File, New, Terminal) knows this world:",
             "    ops status; ops incident list; ops runbook open NAME --by YOU; ops doctor",
             f"This desk is in {environ['OPS_HOME']}.",
@@ -317,7 +318,10 @@ def _words(played: GameDay, values: Mapping[str, Any]) -> str:
         "## What people were told",
         "",
         *(
-            [f"- after {after(t['after_s'])}: {t['severity']}: {formatting.in_markdown(t['words'])}" for t in values["told"]]
+            [
+                f"- after {after(t['after_s'])}: {t['severity']}: {formatting.in_markdown(t['words'])}"
+                for t in values["told"]
+            ]
             or ["- nothing"]
         ),
     ]
@@ -326,7 +330,10 @@ def _words(played: GameDay, values: Mapping[str, Any]) -> str:
         "## What was done",
         "",
         *(
-            [f"- after {after(d['after_s'])}: {d['kind']}: {formatting.in_markdown(str(d['words']))}" for d in values["done"]]
+            [
+                f"- after {after(d['after_s'])}: {d['kind']}: {formatting.in_markdown(str(d['words']))}"
+                for d in values["done"]
+            ]
             or ["- nothing that is on record"]
         ),
     ]

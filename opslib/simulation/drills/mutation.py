@@ -226,7 +226,9 @@ def drilled(
 ) -> list[Mutation]:
     """Live every trial that leads to these runbooks once, then try each of their mutants on them."""
     wanted = [
-        trial for trial in trials((), (1.0,)) if expected_runs.agreed(trial).runbook in runbooks or trial.name == "healthy"
+        trial
+        for trial in trials((), (1.0,))
+        if expected_runs.agreed(trial).runbook in runbooks or trial.name == "healthy"
     ]
     with (
         tempfile.TemporaryDirectory(prefix="mutants-") as folder,

@@ -321,7 +321,9 @@ PAIRS = {
             "provider_rate_limited",
             "massive",
         ),
-        Scenario("massive_5xx, tradier_down", ((0.0, {"massive_5xx": 1.0, "tradier_down": 1.0}),), "both_providers_down"),
+        Scenario(
+            "massive_5xx, tradier_down", ((0.0, {"massive_5xx": 1.0, "tradier_down": 1.0}),), "both_providers_down"
+        ),
         Scenario(
             "app_down, massive_timeout",
             ((0.0, {"app_down": 1.0, "massive_timeout": 1.0}),),

@@ -74,7 +74,8 @@ class ScoreboardView:
             f"{s['undetermined']} of {s['rows']} rows could not be told "
             f"({formatting.ratio(s['undetermined'] / s['rows'] if s['rows'] else None)})",
             f"how sure it was is off from how often it was right by "
-            f"{formatting.number(s['calibration_error'], '', 2)} on average, over {len(scoreboard.bins(self.rows))} groups",
+            f"{formatting.number(s['calibration_error'], '', 2)} on average, over "
+            f"{len(scoreboard.bins(self.rows))} groups",
             f"somebody was told after {formatting.number(s['told_after_s'], 's', 0)}, the cause was on record after "
             f"{formatting.number(s['found_after_s'], 's', 0)} (medians of those that told anybody)",
             f"seeds {', '.join(map(str, self.seeds))}",

@@ -1,9 +1,9 @@
 """
 Run the monitored app as a process of its own, so that it can die and be started again.
 
-Run as ``python -m opslib.simulation.world.app``. Its stdin brings JSON lines: its birth first, which it answers on stderr with its
-ports; then what time it is and what is the matter, each answered on stderr. The end of stdin ends it. Its stdout is its
-log.
+Run as ``python -m opslib.simulation.world.app``. Its stdin brings JSON lines: its birth first, which it answers on
+stderr with its ports; then what time it is and what is the matter, each answered on stderr. The end of stdin ends it.
+Its stdout is its log.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from opslib.simulation.world import market_hours
-from opslib.simulation.world.app_log import FAILURES, Failure, AppLog
+from opslib.simulation.world.app_log import FAILURES, AppLog, Failure
 from opslib.simulation.world.app_websocket import WebSocketServer
 from opslib.simulation.world.http_server import Answer, Request, Server, as_html, as_json
 from opslib.simulation.world.state import WorldState

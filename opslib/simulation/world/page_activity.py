@@ -170,7 +170,9 @@ class _Second:
         self._seed, self._states, self._load, self._second = seed, states, load, second
         self._rng = Random(f"{seed}/{load.key}/{second}")
         self._is_market_open = (
-            market_hours.session(second) == "open" and not states.on("market_closed") and not states.on("market_closes_early")
+            market_hours.session(second) == "open"
+            and not states.on("market_closed")
+            and not states.on("market_closes_early")
         )
 
     def happen(self) -> None:

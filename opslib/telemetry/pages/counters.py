@@ -1,7 +1,8 @@
 """
 Turn snapshots into increases of counters over any window.
 
-The app's counters are cumulative since each page was loaded. A `CounterHistory` turns them once into increases, per page and
+The app's counters are cumulative since each page was loaded. A `CounterHistory` turns them once into increases, per
+page and
 aware of resets, and then answers for any window: what rose in it, how well it was covered, what state held at its end.
 Windows are (start, end]; a window's increase begins at the last look at or before its start. Counts are exact integers.
 """
@@ -19,7 +20,7 @@ from opslib.foundation.config.limits import PageLimits
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.snapshot_columns import COUNTERS, PROVIDERS, SnapshotRow
 from opslib.telemetry.pages.page_loads import SUMS, PageLoad, PageLoadTracker, in_order, reloaded, running_sums
-from opslib.telemetry.pages.series import FirstValue, Found, CoveredSpans, Series
+from opslib.telemetry.pages.series import CoveredSpans, FirstValue, Found, Series
 from opslib.telemetry.pages.store import SnapshotStore
 
 _GROUPS = {
@@ -45,7 +46,12 @@ class CounterHistory:
     """
 
     def __init__(
-        self, how: PageLimits, post_every_s: float, *, alive: frozenset[str] = frozenset(), last_before_us: int | None = None
+        self,
+        how: PageLimits,
+        post_every_s: float,
+        *,
+        alive: frozenset[str] = frozenset(),
+        last_before_us: int | None = None,
     ):
         self.how, self._post_every_s, self.alive, self.last_before_us = how, post_every_s, alive, last_before_us
         self.seq = 0

@@ -9,7 +9,6 @@ reload zeroes them, and after the app's partial ``reset()`` they go on from wher
 Everything here is a function of the looks alone, never of the order in which they reached us.
 """
 
-
 import statistics
 from collections.abc import Iterable
 
@@ -140,7 +139,9 @@ class _Candidate:
     def __init__(self, look: SnapshotRow, parent: "_Candidate | None" = None):
         self.looks, self.parent = [look], parent
         self.page: PageLoad | None = None  # The page it is shown in: its own, or that of its parent.
-        self.goes_on: list[_Candidate] = []  # The tracks that are shown as this page's own, because it was not seen again.
+        self.goes_on: list[
+            _Candidate
+        ] = []  # The tracks that are shown as this page's own, because it was not seen again.
 
     @property
     def last(self) -> SnapshotRow:

@@ -37,7 +37,9 @@ class Kept(NamedTuple):
     metrics: str
 
 
-def posts(store: Database, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None) -> Iterator[Kept]:
+def posts(
+    store: Database, app: str, start_us: int | None, end_us: int | None, known_at_us: int | None
+) -> Iterator[Kept]:
     """
     Give every post of an app of (start, end], as known at a moment (None: all); oldest first, without holding them all.
 
@@ -111,7 +113,13 @@ def _last(store: Database, given: set[int]) -> int:
 
 
 def _around(
-    store: Database, query: sa.Select, first: int, last: int, given: set[int], damaged: dict[int, str], problem: StoreError
+    store: Database,
+    query: sa.Select,
+    first: int,
+    last: int,
+    given: set[int],
+    damaged: dict[int, str],
+    problem: StoreError,
 ) -> Iterator[Any]:
     """The rows of a range that were not given yet; a range that cannot be read is halved until single rows are left."""
     spans = [(start, min(start + RANGE - 1, last)) for start in range(first, last + 1, RANGE)]

@@ -10,7 +10,6 @@ What is never read, because it cannot be right: ``uptime`` of a provider (rounde
 They stay in the body, which is kept as it came.
 """
 
-
 import hashlib
 import json
 import math
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from opslib.foundation.errors import BadSnapshot
-from opslib.foundation.storage.snapshot_columns import FIELDS, WIRED_FIELDS, PROVIDERS, Field, SnapshotRow
+from opslib.foundation.storage.snapshot_columns import FIELDS, PROVIDERS, WIRED_FIELDS, Field, SnapshotRow
 
 LARGEST_COUNT = 2**53
 EARLIEST_MS, LATEST_MS = 946_684_800_000, 4_102_444_800_000

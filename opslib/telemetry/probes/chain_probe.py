@@ -36,7 +36,12 @@ class ChainProbe:
     """
 
     def __init__(
-        self, settings: Settings, samples: SampleStore, prober: Prober, rules: Rules, moment: Callable[[datetime], Moment]
+        self,
+        settings: Settings,
+        samples: SampleStore,
+        prober: Prober,
+        rules: Rules,
+        moment: Callable[[datetime], Moment],
     ):
         self.settings, self.samples, self.prober, self.rules, self._moment = settings, samples, prober, rules, moment
         self.comparison = completeness.Comparison(rules.chain, rules.probes.changed_by)

@@ -5,7 +5,6 @@ Every connection is a new one, so that name, route and certificate are looked at
 elsewhere, since our key would go with it. No exception and no text of an answer leaves here with a secret in it.
 """
 
-
 import asyncio
 import errno
 import functools
@@ -23,7 +22,7 @@ from urllib.parse import urlsplit
 
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.settings import Settings
-from opslib.foundation.network import _under, tls_failure, tls_context
+from opslib.foundation.network import _under, tls_context, tls_failure
 from opslib.foundation.version import VERSION
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
@@ -413,7 +412,9 @@ def _asked_to_wait(told: str | None, sent: str | None, now: datetime) -> float |
         return None
 
 
-def _told(question: ProbeRequest, status: int, headers: Any, body: bytes, detail: dict[str, Any]) -> tuple[str | None, Any]:
+def _told(
+    question: ProbeRequest, status: int, headers: Any, body: bytes, detail: dict[str, Any]
+) -> tuple[str | None, Any]:
     """How an answer ended by its status and kind of content; and what is in it, where it may be believed."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if 300 <= status < 400:

@@ -16,7 +16,7 @@ from opslib.foundation import market_calendar
 from opslib.foundation.config.limits import ProbeLimits
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.formatting import NEW_YORK
-from opslib.telemetry.probes.http import ProbeRequest, ProbeReading
+from opslib.telemetry.probes.http import ProbeReading, ProbeRequest
 
 PAGE_LIMIT, MOST_PAGES = "250", 60
 FEW = "50"
@@ -100,7 +100,9 @@ def questions(
     if settings.tradier_url:
         headers, base = _bearer(settings.secret("OPS_TRADIER_TOKEN")), _versioned(settings.tradier_url)
         found.append(
-            ProbeRequest("liveness", "tradier", f"{base}/markets/clock", _tradier_clock, headers=headers, json_only=False)
+            ProbeRequest(
+                "liveness", "tradier", f"{base}/markets/clock", _tradier_clock, headers=headers, json_only=False
+            )
         )
         if settings.symbols:
             # Its data is delayed, and nothing in an answer says so.
@@ -169,7 +171,9 @@ def _tradier_error(payload: Any) -> bool:
     return isinstance(payload, dict) and any(key in payload for key in ("error", "errors", "fault"))
 
 
-def _aged(groups: list[list[tuple[float, bool]]], moment: Moment, limits: ProbeLimits, detail: dict[str, Any]) -> ProbeReading:
+def _aged(
+    groups: list[list[tuple[float, bool]]], moment: Moment, limits: ProbeLimits, detail: dict[str, Any]
+) -> ProbeReading:
     """
     How old is what was seen? It is stale by its age in the open market: nobody quotes while that is closed.
 

@@ -591,7 +591,9 @@ class ProbeRunner:
             if self._told != str(problem):
                 self._told = str(problem)
                 print(
-                    formatting.printable(self.settings.redact(f"ops collect: {problem} {len(batch)} samples wait for it.")),
+                    formatting.printable(
+                        self.settings.redact(f"ops collect: {problem} {len(batch)} samples wait for it.")
+                    ),
                     file=sys.stderr,
                 )
             return False

@@ -24,7 +24,7 @@ from opslib.foundation import clock, market_calendar
 from opslib.foundation.config.limits import ProbeLimits
 from opslib.foundation.config.settings import SOCKET
 from opslib.foundation.network import tls_context
-from opslib.telemetry.probes.http import ATTEMPT_S, Prober, ProbeRequest, ProbeReading, transport
+from opslib.telemetry.probes.http import ATTEMPT_S, Prober, ProbeReading, ProbeRequest, transport
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
 

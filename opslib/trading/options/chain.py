@@ -151,7 +151,9 @@ def _of_json(told: str, name: str, as_of: datetime | None) -> Chain:
             except (ValueError, RecursionError):
                 payload = None
             if payload is None:
-                raise ImportRefused(f"{name} is no JSON that can be read: {formatting.single_line(str(problem))}.") from None
+                raise ImportRefused(
+                    f"{name} is no JSON that can be read: {formatting.single_line(str(problem))}."
+                ) from None
     return of_payload(payload, name, as_of)
 
 
@@ -250,7 +252,9 @@ def _settled(raw: "DataFrame", absent: object, provider: str, name: str, partial
     sent = frozenset(field for field in FIELDS if any(v is not absent for v in raw[field]))
 
     def show(field, i):
-        return repr(formatting.single_line("" if raw[field][i] is absent or raw[field][i] is None else _text(raw[field][i]), 60))
+        return repr(
+            formatting.single_line("" if raw[field][i] is absent or raw[field][i] is None else _text(raw[field][i]), 60)
+        )
 
     for field in TEXTS:
         frame[field] = ["" if v is absent or v is None else _text(v) for v in raw[field]]

@@ -28,7 +28,7 @@ from opslib.trading.options.contract_checks import (
     judge_together,
     judge_values,
 )
-from opslib.trading.options.fair_value import FairValue, pairs, model_values
+from opslib.trading.options.fair_value import FairValue, model_values, pairs
 from opslib.trading.options.units import DOCUMENTED, FACTORS, IV_RANGE, USUAL, detected, iv_unit
 
 if TYPE_CHECKING:
@@ -173,7 +173,10 @@ def _judge(chain: Chain, limits: ChainLimits, fetched_at: datetime | None) -> Ch
     theory = model_values(
         frame,
         grid,
-        faults.clean & ~contrary & ~listing_checks.repeated(grid, size, faults.clean) & ~(column["bid"] > column["ask"]),
+        faults.clean
+        & ~contrary
+        & ~listing_checks.repeated(grid, size, faults.clean)
+        & ~(column["bid"] > column["ask"]),
     )
     core = _core(frame, column, theory, limits) & ~late
     iv = iv_unit(column["iv"], theory, core & faults.clean, limits)

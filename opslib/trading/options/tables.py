@@ -223,7 +223,8 @@ def named_columns(table: "DataFrame") -> dict[str, str]:
     of_symbol = [
         c
         for c in table.columns
-        if names.get(c) in ("symbol", "underlying", "root") or re.sub(r"[^a-z]", "", c.lower()) in vendors.USUAL["symbol"]
+        if names.get(c) in ("symbol", "underlying", "root")
+        or re.sub(r"[^a-z]", "", c.lower()) in vendors.USUAL["symbol"]
     ]
     told = next((c for c in of_symbol if names_contracts(table[c])), None)
     if told is not None and names.get(told) != "symbol":

@@ -18,7 +18,7 @@ from opslib.foundation.errors import BadFill
 from opslib.trading.pnl import columns, executions
 from opslib.trading.pnl.cells import moment, number, plain
 from opslib.trading.pnl.columns import COMMISSION, ENTRY_AT, EXIT_AT, FEES, quote
-from opslib.trading.pnl.fills import ZERO, FillsFile, Fill, BacktestResult, Row
+from opslib.trading.pnl.fills import ZERO, BacktestResult, Fill, FillsFile, Row
 
 APP, TRADES, FILLS, SAID = (
     "the app's trades",
@@ -71,7 +71,9 @@ def _flat(cells: Mapping[str, object]) -> dict[str, object]:
         try:
             contract = json.loads(contract)
         except (ValueError, RecursionError):
-            raise BadFill([f"contract is {formatting.single_line(repr(contract), 40)}; a contract as JSON was wanted"]) from None
+            raise BadFill(
+                [f"contract is {formatting.single_line(repr(contract), 40)}; a contract as JSON was wanted"]
+            ) from None
     inner = contract if isinstance(contract, Mapping) else {}
     return {f"contract.{k}": v for k, v in inner.items()} | dict(cells)
 
@@ -129,7 +131,8 @@ def _trade(row: Row, book: FillsFile) -> list[Fill]:
         ended = executions.when(row, EXIT_AT)
         if ended < begun:
             row.refuse(
-                f"{row.name(*EXIT_AT)} is {formatting.iso(ended)}, before {row.name(*ENTRY_AT)} {formatting.iso(begun)}; "
+                f"{row.name(*EXIT_AT)} is {formatting.iso(ended)}, before {row.name(*ENTRY_AT)} "
+                f"{formatting.iso(begun)}; "
                 f"an exit after its entry was wanted"
             )
         fills.append(
@@ -225,7 +228,8 @@ def _trims(row: Row, quantity: Decimal) -> list[tuple[datetime, Decimal, Decimal
             )
         except ValueError as problem:
             row.refuse(
-                f"updates: a trim has {formatting.single_line(str(problem), 40)!r}; timestamp, trimPercent and price were wanted"
+                f"updates: a trim has {formatting.single_line(str(problem), 40)!r}; timestamp, trimPercent "
+                f"and price were wanted"
             )
             continue
         if share is None or price is None or not 0 < share <= 100 or price < 0:

@@ -15,7 +15,7 @@ from typing import Any
 from opslib.foundation import formatting
 from opslib.trading.pnl import cells as cells_module, columns as c
 from opslib.trading.pnl.cells import plain
-from opslib.trading.pnl.fills import ZERO, FillsFile, Fill, CashMovement, Row, Style
+from opslib.trading.pnl.fills import ZERO, CashMovement, Fill, FillsFile, Row, Style
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAYOUT = "fills, a row each"
@@ -299,7 +299,9 @@ def _money(row: Row, at: datetime, told: str, book: FillsFile) -> CashMovement:
             f"{row.name(stated[0][0])} of {told!r} has no sign in this file, so that it is not clear whether "
             f"it was paid or received; cash that is paid is below 0"
         )
-    return CashMovement(row.number, at, formatting.single_line(told.lower(), 60), row.word(*c.SYMBOL), stated[0][1] if stated else ZERO)
+    return CashMovement(
+        row.number, at, formatting.single_line(told.lower(), 60), row.word(*c.SYMBOL), stated[0][1] if stated else ZERO
+    )
 
 
 def _quantity(row: Row, side: str) -> Decimal:

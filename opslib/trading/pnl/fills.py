@@ -212,7 +212,8 @@ class Row:
     def name(self, *names: str) -> str:
         """What the file itself calls a column of one of these names; the first of them where it has none."""
         return next(
-            (formatting.single_line(self.names[plain(n)].strip(), 60) for n in names if plain(n) in self.names), names[0]
+            (formatting.single_line(self.names[plain(n)].strip(), 60) for n in names if plain(n) in self.names),
+            names[0],
         )
 
     def has(self, *names: str) -> bool:
@@ -279,7 +280,8 @@ class Row:
             )
         except ValueError:
             self.refuse(
-                f"{name} is {formatting.single_line(repr(found), 40)}; a time such as 2025-10-23T17:33:29+0100 was wanted"
+                f"{name} is {formatting.single_line(repr(found), 40)}; a time such as "
+                f"2025-10-23T17:33:29+0100 was wanted"
             )
         return datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -304,7 +306,8 @@ class Row:
                 told = " ".join(str(self.cells[key] or "").split())
                 if told.lower() not in (*NONE, *DOLLARS):
                     self.refuse(
-                        f"{formatting.single_line(name.strip(), 60)} is {formatting.single_line(told, 40)!r}; USD was wanted, "
+                        f"{formatting.single_line(name.strip(), 60)} is {formatting.single_line(told, 40)!r}; "
+                        f"USD was wanted, "
                         f"and nothing here converts"
                     )
             elif code := cells_module.unit_of(name):

@@ -9,9 +9,9 @@ from functools import cached_property
 from opslib.foundation import formatting
 from opslib.foundation.config.rules import Rule
 from opslib.trading.pnl import backtest_variance, costs, round_trips
-from opslib.trading.pnl.backtest_variance import Pair, Parts, GapStatistics
+from opslib.trading.pnl.backtest_variance import GapStatistics, Pair, Parts
 from opslib.trading.pnl.costs import CostModel, Result
-from opslib.trading.pnl.fills import CENT, ZERO, Fill, BacktestResult
+from opslib.trading.pnl.fills import CENT, ZERO, BacktestResult, Fill
 from opslib.trading.pnl.positions import Trade
 from opslib.trading.pnl.round_trips import RoundTrips
 from opslib.trading.pnl.store import Known
@@ -169,7 +169,9 @@ class Pnl:
 
     @cached_property
     def _compared(self) -> tuple[list[Pair], list[Trade], list[Trade]]:
-        return self.found or backtest_variance.compared(self.chosen, self.backtest, self.promises, self.model, self.beside)
+        return self.found or backtest_variance.compared(
+            self.chosen, self.backtest, self.promises, self.model, self.beside
+        )
 
     @property
     def pairs(self) -> list[Pair]:

@@ -228,9 +228,11 @@ def _csv(book: FillsFile, path: Path, told: str) -> None:
         if book.layout not in (tastytrade.TODAY, tastytrade.OLDER)
         else (book.style, [])
     )
-    how = {tastytrade.TODAY: tastytrade.read, tastytrade.OLDER: tastytrade.read, executions.LAYOUT: executions.read}.get(
-        book.layout, app_trades.read
-    )
+    how = {
+        tastytrade.TODAY: tastytrade.read,
+        tastytrade.OLDER: tastytrade.read,
+        executions.LAYOUT: executions.read,
+    }.get(book.layout, app_trades.read)
     for (number, line), cells in zip(rows, told_as):
         _row(book, number, line, columns, cells, how)
     if book.layout == tastytrade.OLDER:
@@ -249,7 +251,8 @@ def _passed_over(where: str, lines: list[tuple[int, list[str]]], delimiter: str)
     if not lines:
         return []
     shown = "; ".join(
-        f"line {number} {formatting.single_line(delimiter.join(line).strip(delimiter), 40)!r}" for number, line in lines[:3]
+        f"line {number} {formatting.single_line(delimiter.join(line).strip(delimiter), 40)!r}"
+        for number, line in lines[:3]
     )
     return [f"{len(lines)} lines {where} are passed over: {shown}{'; …' if len(lines) > 3 else ''}"]
 
@@ -303,7 +306,9 @@ def _row(
     body = ",".join(line)
     if len(line) != len(columns) and any(cell.strip() for cell in line[len(columns) :] or ["x"]):
         book.refused.append(
-            RejectedRow(number, (f"the row has {len(line)} cells; {len(columns)} were wanted, one for each column",), body)
+            RejectedRow(
+                number, (f"the row has {len(line)} cells; {len(columns)} were wanted, one for each column",), body
+            )
         )
         return
     _put(book, number, cells, body, how)
@@ -330,7 +335,9 @@ def _json(book: FillsFile, path: Path, told: str) -> None:
         if isinstance(found, dict):
             _put(book, number, found, body, how)
         else:
-            book.refused.append(RejectedRow(number, (f"a trade was wanted, found {formatting.single_line(repr(found), 40)}",), body))
+            book.refused.append(
+                RejectedRow(number, (f"a trade was wanted, found {formatting.single_line(repr(found), 40)}",), body)
+            )
     if not book.fills and not book.refused and not book.promises and not book.moneys:
         raise ImportRefused(f"{path} holds no trade that was entered; {WANTED} was wanted.")
 

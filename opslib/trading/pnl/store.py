@@ -19,7 +19,7 @@ from opslib.foundation.formatting import NEW_YORK
 from opslib.foundation.storage.cell_types import damaged, decoding
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import FILLS
-from opslib.trading.pnl.fills import FillsFile, Fill, CashMovement, BacktestResult
+from opslib.trading.pnl.fills import BacktestResult, CashMovement, Fill, FillsFile
 
 _BATCH = 500
 _NUMBERS = {"quantity", "price", "multiplier", "value", "commission", "fees", "bid", "ask", "strike"}

@@ -13,7 +13,7 @@ from datetime import date
 from decimal import Decimal
 
 from opslib.trading.pnl.columns import looks_like_cost, rounding, within_reason
-from opslib.trading.pnl.fills import CENT, ZERO, FillsFile, Fill, CashMovement, Row
+from opslib.trading.pnl.fills import CENT, ZERO, CashMovement, Fill, FillsFile, Row
 from opslib.trading.pnl.instruments import Contract, is_adjusted
 
 TODAY, OLDER = "tastytrade", "tastyworks (older)"

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from tests.support.system import needs
 from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
-from tests.support.servers import free_port
-from tests.alerting.notifications.test_external_alerts import ZERO, alertmanager, asked, process, until
 
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import FOREIGN
 from opslib.services.server import ServerThread
+from tests.alerting.notifications.test_external_alerts import ZERO, alertmanager, asked, process, until
+from tests.support.servers import free_port
+from tests.support.system import needs
 
 
 class Both:

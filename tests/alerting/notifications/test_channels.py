@@ -19,16 +19,16 @@ import pytest
 import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
-from tests.support.servers import serving
 
 from opslib.alerting.notifications import channels, message, sender
 from opslib.alerting.notifications.channels import DeliveryFailed
 from opslib.alerting.notifications.message import Message
 from opslib.foundation.config import rules, settings as settings_module
-from opslib.foundation.config.contacts import Channel, Role, Contacts
+from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.config.settings import Settings
 from opslib.simulation.world.http_server import Answer, Request
+from tests.support.servers import serving
 
 NOW = datetime(2026, 3, 10, 15, 24, tzinfo=UTC)
 US = 1_000_000

@@ -20,16 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.system import needs
-from tests.support.snapshots import PageOf, at, post
-from tests.support.servers import free_port
-from tests.alerting.notifications.test_channels import receiver
 
 from opslib.alerting.notifications import external_alerts
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings as settings_module
-from opslib.foundation.config.contacts import Channel, Role, Contacts
+from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.errors import BadAlerts
 from opslib.foundation.storage.database import Database
@@ -38,6 +34,10 @@ from opslib.services.server import ServerThread
 from opslib.simulation.world.http_server import Answer
 from opslib.telemetry.pages import refused_posts
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.alerting.notifications.test_channels import receiver
+from tests.support.servers import free_port
+from tests.support.snapshots import PageOf, at, post
+from tests.support.system import needs
 
 NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 RULES = rules.load()
@@ -549,9 +549,8 @@ def test_alertmanager_hears_ours(tmp_path: Path) -> None:
     An alert of ours fires in a real Alertmanager with its runbook, goes on firing there while it is told again, and is
     resolved there when it is over here.
     """
-    from tests.alerting.notifications.test_channels import body
-
     from opslib.alerting.notifications import channels, message
+    from tests.alerting.notifications.test_channels import body
 
     got: list[dict[str, Any]] = []
     port = free_port()

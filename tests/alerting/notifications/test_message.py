@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.lived_hour import BEGINS_S, RULES, Desk, World
-from tests.support.snapshots import PageOf
-from tests.alerting.notifications.test_one_cause import app_down, both, massive, partial, socket_closed, units
 
 from opslib.alerting import effects, onset
 from opslib.cli.commands import incidents
@@ -18,6 +15,9 @@ from opslib.dashboard import impact, status
 from opslib.foundation import clock
 from opslib.incidents.lifecycle import Incidents
 from opslib.runbooks.diagnosis import diagnosis
+from tests.alerting.notifications.test_one_cause import app_down, both, massive, partial, socket_closed, units
+from tests.support.lived_hour import BEGINS_S, RULES, Desk, World
+from tests.support.snapshots import PageOf
 
 HOUR = timedelta(hours=1)
 

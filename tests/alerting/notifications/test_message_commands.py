@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.days import at
 from hypothesis import given, settings as hypothesis_settings, strategies as st
-from tests.alerting.notifications.test_channels import NOW, Postbox, body, mail_server, mailing, receiver, tell
-from tests.alerting.notifications.test_sender import Day
 
 from opslib.alerting.notifications import message
 from opslib.alerting.notifications.message import Code, Message
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.foundation.config import rules, settings as settings_module
-from opslib.foundation.config.contacts import Channel, Role, Contacts
+from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.storage.database import Database
 from opslib.incidents.lifecycle import Incidents
 from opslib.services import notifying
 from opslib.simulation.world.http_server import Answer, Request
+from tests.alerting.notifications.test_channels import NOW, Postbox, body, mail_server, mailing, receiver, tell
+from tests.alerting.notifications.test_sender import Day
+from tests.support.days import at
 
 RULES = rules.load()
 MARKUP = (

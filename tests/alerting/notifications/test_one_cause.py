@@ -5,10 +5,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.lived_hour import BEGINS_S, RULES, Desk, World, healthy
 
 from opslib.dashboard import status
 from opslib.runbooks.diagnosis import diagnosis
+from tests.support.lived_hour import BEGINS_S, RULES, Desk, World, healthy
 
 BOTH = [("liveness", "massive"), ("data", "massive"), ("liveness", "tradier"), ("data", "tradier")]
 MASSIVE = BOTH[:2]

@@ -5,7 +5,7 @@ When people are told, and of what: a difference between what is so and what was 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from opslib.alerting.notifications.planner import Cause, AlertChange, NotificationState, Silence, due
+from opslib.alerting.notifications.planner import AlertChange, Cause, NotificationState, Silence, due
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import PATH
 
@@ -37,7 +37,9 @@ class Desk:
     """Notices, what people said, and everything that was told."""
 
     def __init__(self, *alerts: str, panel: str = "providers", who: str = "Tech Lead"):
-        self.notices = {name: NotificationState(name, "availability", "massive", "page", panel, who) for name in alerts or ("a",)}
+        self.notices = {
+            name: NotificationState(name, "availability", "massive", "page", panel, who) for name in alerts or ("a",)
+        }
         self.silences: list[Silence] = []
         self.acks: dict[str, tuple[str, int]] = {}
         self.told: list[tuple[float, str, str, tuple[str, ...]]] = []

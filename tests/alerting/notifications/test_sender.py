@@ -16,16 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.days import at, posts, scripted
-from tests.support.servers import free_port
-from tests.alerting.notifications.test_channels import receiver
 
 from opslib.alerting.notifications import message, sender
 from opslib.alerting.notifications.store import EXPIRED, PENDING, SENT
 from opslib.dashboard import impact
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings as settings_module
-from opslib.foundation.config.contacts import Channel, Role, Contacts
+from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
 from opslib.services import collector, notifying
@@ -33,6 +30,9 @@ from opslib.services.collector import Collector, Standby
 from opslib.simulation.world.http_server import Answer, Request
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
+from tests.alerting.notifications.test_channels import receiver
+from tests.support.days import at, posts, scripted
+from tests.support.servers import free_port
 
 RULES = rules.load()
 KEEPS_PASSED = "-all"
@@ -322,7 +322,9 @@ def test_what_works_is_looked_up(tmp_path: Path, hook: str) -> None:
     SampleStore(day.store, "desk").keep((replay._sample(s) for s in probe_samples.seen(scripted())), known_at_ts=True)
 
     def tell(moment, settings):
-        return impact.working_and_failing(status.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5)))
+        return impact.working_and_failing(
+            status.status(day.store, settings, RULES, as_of=at(moment), length=timedelta(minutes=5))
+        )
 
     (works, tradier), (fails, massive) = tell("11:28", day.settings)[:2]
     assert (

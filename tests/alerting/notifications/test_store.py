@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from tests.support.snapshots import at, us
-from tests.support.receivers import ALERTS, SILENT, fires
 
 from opslib.alerting.notifications.store import CLAIM_US, EXPIRED, SENT, Delivery, NotificationStore
 from opslib.foundation.config import rules
-from opslib.foundation.config.contacts import Channel, Role, Contacts
+from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import ACTS, DELIVERIES, FOREIGN, MESSAGES, NOTICES, OUTBOX
+from tests.support.receivers import ALERTS, SILENT, fires
+from tests.support.snapshots import at, us
 
 RULES = rules.load()
 HOOKED = Contacts(
@@ -205,7 +205,9 @@ def test_what_people_say_is_written_through(store_url: str) -> None:
     assert other.silences() == [made] and made.until_us - made.from_us == 7200 * 10**6
     assert other.acks() == {"availability-massive": ("Ben", us(0), "on it")}
     assert (
-        other.expire_silence(made.id, "Cid") and not other.expire_silence(made.id, "Cid") and not other.expire_silence("other", "Cid")
+        other.expire_silence(made.id, "Cid")
+        and not other.expire_silence(made.id, "Cid")
+        and not other.expire_silence("other", "Cid")
     )
     assert [s.until_us for s in NotificationStore(desk.store, "desk").silences()] == [us(60)]
     with desk.store.reading() as connection:

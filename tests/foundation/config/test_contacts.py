@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opslib.foundation.config import contacts, settings
-from opslib.foundation.config.contacts import Role, Contacts
+from opslib.foundation.config.contacts import Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.errors import SettingsError
 

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
-from tests.support import days
 import pytest
 
 from opslib.cli import main
 from opslib.foundation.config import settings
 from opslib.foundation.config.settings import Settings, sqlite_url
 from opslib.foundation.storage.database import Database
+from tests.support import days
 
 ODD = '100% sure? #1 "x" ü'
 NAMES = [

@@ -14,9 +14,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from tests.support import damaged
 import pytest
-from tests.support.snapshots import post, us
 
 from opslib.alerting.notifications.planner import NotificationState
 from opslib.cli import main
@@ -27,6 +25,8 @@ from opslib.foundation.storage.database import Database
 from opslib.telemetry.pages import rescue
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
+from tests.support import damaged
+from tests.support.snapshots import post, us
 
 COUNT = 60
 

@@ -8,7 +8,6 @@ import textwrap
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.support import days
 import pytest
 import sqlalchemy as sa
 
@@ -20,6 +19,7 @@ from opslib.foundation.errors import StoreError
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.snapshot_columns import FIELDS
 from opslib.telemetry.pages.store import Post, RejectedPost, SnapshotStore
+from tests.support import days
 
 NOON = datetime(2026, 3, 10, 16, 0, tzinfo=UTC)
 

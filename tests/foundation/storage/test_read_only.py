@@ -15,9 +15,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support import damaged
 import pytest
-from tests.support.system import absent
 
 from opslib.cli import main
 from opslib.foundation.config.settings import sqlite_url
@@ -27,6 +25,8 @@ from opslib.foundation.storage.cache import Cache
 from opslib.foundation.storage.cell_types import DamagedCell
 from opslib.foundation.storage.database import Database
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.support import damaged
+from tests.support.system import absent
 
 LOOKING = [
     ["status", "--as-of", damaged.END],

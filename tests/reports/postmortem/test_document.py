@@ -6,9 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from tests.support import demo
 import pytest
-from tests.support.snapshots import CLOSES, us
 
 from opslib.desk import Desk
 from opslib.foundation import clock, time_parsing
@@ -19,9 +17,11 @@ from opslib.incidents.evidence import EDITED, FORMULA, HEAD, MISSING
 from opslib.incidents.incident import from_entries
 from opslib.reports import verification
 from opslib.reports.postmortem import document, drafting, figures
-from opslib.reports.postmortem.document import Postmortem, lint, human_text
+from opslib.reports.postmortem.document import Postmortem, human_text, lint
 from opslib.reports.postmortem.figures import FORMULAS, Result
 from opslib.simulation.demo_day import replay
+from tests.support import demo
+from tests.support.snapshots import CLOSES, us
 
 ID = "2026-03-10-1"
 

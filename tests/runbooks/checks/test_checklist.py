@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runbooks.checks.test_checks import AT, asked, every, laid, posted, well
 
 from opslib import desk as desk_module
 from opslib.dashboard import daily_figures, status
@@ -24,6 +23,7 @@ from opslib.simulation.drills.stepped_desk import looking
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes.store import SampleStore
+from tests.runbooks.checks.test_checks import AT, asked, every, laid, posted, well
 
 
 def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
@@ -35,7 +35,9 @@ def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
 def checkups_seen(desk: Desk, box: str, sheet: ChecklistSession, at: datetime) -> Any:
     from opslib.runbooks.checks import providers
 
-    return providers.seen(CheckContext(status.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident))
+    return providers.seen(
+        CheckContext(status.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident)
+    )
 
 
 # What the page records.
@@ -391,7 +393,9 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     first = held.of(session)
     assert first and held.of(session) == first and (desk.settings.outputs / ".memory" / "2026-03-09.json").exists()
     view = status.view_at(desk, session.closes, session.closes - session.opens)
-    assert first.figures == {name: value for section in daily_figures.figures(view).values() for name, value in section.items()}
+    assert first.figures == {
+        name: value for section in daily_figures.figures(view).values() for name, value in section.items()
+    }
     (desk.settings.outputs / ".memory" / "2026-03-09.json").write_text("{broken")
     assert held.of(session) == first
     from tests.support.snapshots import body
@@ -419,9 +423,13 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
     again = held.of(session)
     assert again and again != first
     anew = status.view_at(desk, session.closes, session.closes - session.opens)
-    assert again.figures == {name: value for section in daily_figures.figures(anew).values() for name, value in section.items()}
+    assert again.figures == {
+        name: value for section in daily_figures.figures(anew).values() for name, value in section.items()
+    }
     assert (
-        daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.memory).of(market_calendar.session(time_parsing.parse_day("2026-03-02")))
+        daily_figures.DailyFigures(desk.store, desk.settings, desk.rules, desk.memory).of(
+            market_calendar.session(time_parsing.parse_day("2026-03-02"))
+        )
         is None
     )  # type: ignore[arg-type]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.snapshots import OPENS, body
 
 from opslib import desk as desk_module
 from opslib.dashboard import cost_details, status
@@ -29,6 +28,7 @@ from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
 from opslib.trading.pnl import reader
 from opslib.trading.pnl.store import FillStore
+from tests.support.snapshots import OPENS, body
 
 AT = OPENS + timedelta(minutes=90)
 LOOKS = [s for s in steps.table().values() if s.kind == steps.LOOK]
@@ -706,7 +706,9 @@ def test_last_ten_and_enough(tmp_path: Path) -> None:
     desk = traded(tmp_path / "a")
     ten = asked(desk, "last_ten_trades", CLOSE)
     assert (
-        ten.good is False and len(ten.content) == 10 and cost_details.CostComparison(desk, CLOSE).newest.plain.count("\n") == 11
+        ten.good is False
+        and len(ten.content) == 10
+        and cost_details.CostComparison(desk, CLOSE).newest.plain.count("\n") == 11
     )
     assert (
         asked(desk, "enough_trades", CLOSE).good is True

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from tests.support.snapshots import CLOSES as AT, tape
-from tests.support.outside_world import RULES
 
 from opslib.runbooks.diagnosis import cost_questions
+from tests.support.outside_world import RULES
+from tests.support.snapshots import CLOSES as AT, tape
 
 
 def means(commission: float, slippage: float, gross: float, trades: int = 10) -> dict[str, Any]:

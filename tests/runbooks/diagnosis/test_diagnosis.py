@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from tests.support.snapshots import us
-from tests.support.moments import NOW, but, chain, posted, sample, series, view, well
 
 from opslib.alerting import causes
 from opslib.alerting.alerts import Transition
@@ -14,6 +12,8 @@ from opslib.alerting.causes import NONE
 from opslib.foundation.config import rules
 from opslib.foundation.config.rules import SENT
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis, diagnose
+from tests.support.moments import NOW, but, chain, posted, sample, series, view, well
+from tests.support.snapshots import us
 
 
 def named(found: Diagnosis) -> set[tuple[str, str | None]]:

@@ -6,7 +6,6 @@ meanwhile.
 from datetime import timedelta
 from pathlib import Path
 
-from tests.support import days
 import pytest
 
 from opslib.alerting.store import AlertStore
@@ -18,6 +17,7 @@ from opslib.services.collector import Collector
 from opslib.simulation.demo_day.evaluator_process import Judge
 from opslib.simulation.demo_day.home_lock import HomeLock
 from opslib.telemetry.pages.store import SnapshotStore
+from tests.support import days
 
 BEGINS, ENDS = days.at("11:18"), days.at("11:30")
 

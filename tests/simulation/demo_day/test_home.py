@@ -10,7 +10,6 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from tests.support import days
 import httpx
 import pytest
 
@@ -25,6 +24,7 @@ from opslib.simulation.demo_day.home_lock import HomeLock
 from opslib.simulation.world import page
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.store import SampleStore
+from tests.support import days
 
 DEAD = "|".join((process().split("|")[0], "999999999", "0.00"))
 
@@ -66,7 +66,9 @@ def test_half_a_home_is_laid_out_anew(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / f"{replay.MAKING}left").mkdir()
     assert main.main(["--home", str(tmp_path), "--app", "demo", "status", "--as-of", f"{days.DAY}T11:27"]) == 2
     assert "availability of massive" in capsys.readouterr().out
-    assert not replay.is_unfinished(settings.load(tmp_path, "demo", {})) and not list(tmp_path.glob(f"{replay.MAKING}*"))
+    assert not replay.is_unfinished(settings.load(tmp_path, "demo", {})) and not list(
+        tmp_path.glob(f"{replay.MAKING}*")
+    )
 
 
 def test_a_demo_that_runs_is_read_as_it_is(tmp_path: Path) -> None:

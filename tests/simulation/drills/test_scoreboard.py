@@ -29,7 +29,9 @@ def recorded() -> ScoreboardView:
 def test_readme_says_what_was_recorded(recorded: ScoreboardView) -> None:
     """The line between the marks is the recorded scoreboard's."""
     readme = (PROJECT / "README.md").read_text()
-    assert readme.partition(scoreboard_view.OPENS)[2].partition(scoreboard_view.CLOSES)[0].strip() == f"{recorded.line}."
+    assert (
+        readme.partition(scoreboard_view.OPENS)[2].partition(scoreboard_view.CLOSES)[0].strip() == f"{recorded.line}."
+    )
 
 
 def test_everything_was_drilled(recorded: ScoreboardView) -> None:
@@ -109,10 +111,12 @@ def test_it_is_recorded(recorded: ScoreboardView, tmp_path: Path, monkeypatch: p
     made = scoreboard_view.record("2026-03-10", [1], rows)
     assert made == scoreboard_view.read() and [r.seen for r in made.rows] == [(), ("Is it? no.",)]
     assert (
-        tmp_path / "README.md"
-    ).read_text() == f"before\n{scoreboard_view.OPENS}\n{made.line}.\n{scoreboard_view.CLOSES}\nafter\n" and made.line.startswith(
-        "2026-03-10: 2 faults: of 2 with a fault 1 ended in the exact cause, 0 in an accepted alternative, 0 "
-        "in none (too few answers were hit), 1 in a wrong answer; "
+        (tmp_path / "README.md").read_text()
+        == f"before\n{scoreboard_view.OPENS}\n{made.line}.\n{scoreboard_view.CLOSES}\nafter\n"
+        and made.line.startswith(
+            "2026-03-10: 2 faults: of 2 with a fault 1 ended in the exact cause, 0 in an accepted alternative, 0 "
+            "in none (too few answers were hit), 1 in a wrong answer; "
+        )
     )
     assert "cause none" in repr(made.wrong) and "1 times" in repr(made.confusion)
 

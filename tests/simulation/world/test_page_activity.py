@@ -116,7 +116,8 @@ def test_the_bodies_do_not_depend_on_the_cut(name: str | None) -> None:
 def test_bodies_are_of_the_seed() -> None:
     """Another seed gives other bodies; the same seed gives the same ones in another process with another hash seed."""
     code = (
-        f"import json; from opslib.simulation.world.page_activity import PageActivity as Life; from opslib.simulation.world.faults import States; "
+        f"import json; from opslib.simulation.world.page_activity import PageActivity as Life; "
+        f"from opslib.simulation.world.faults import States; "
         f"print(json.dumps(Life(3, {AT_S}, States(3)).posts({AT_S + 300})))"
     )
     elsewhere = subprocess.run(

@@ -9,13 +9,27 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import assume, given, settings as hypothesis_settings, strategies as st
-from tests.support.snapshots import CLOSES, HOW, PageOf, at, look, look_of, post, recorded_rows, store, stored_tape, tape, us, window
 
 from opslib.foundation import time_parsing
 from opslib.foundation.clock import Window
 from opslib.foundation.storage import snapshot_columns
 from opslib.telemetry.pages import indicators, snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
+from tests.support.snapshots import (
+    CLOSES,
+    HOW,
+    PageOf,
+    at,
+    look,
+    look_of,
+    post,
+    recorded_rows,
+    store,
+    stored_tape,
+    tape,
+    us,
+    window,
+)
 
 HOURS = 6.5 * 3600
 GROUP_OF = {
@@ -718,7 +732,9 @@ def rows(recorded):
 def windows_of(truth):
     """Every hour with its window, and the day."""
     first, last = list(truth["hours"].values())[0], list(truth["hours"].values())[-1]
-    hours = [(h, Window(time_parsing.parse(h["from_utc"]), time_parsing.parse(h["to_utc"]))) for h in truth["hours"].values()]
+    hours = [
+        (h, Window(time_parsing.parse(h["from_utc"]), time_parsing.parse(h["to_utc"]))) for h in truth["hours"].values()
+    ]
     return [*hours, (truth["day"], Window(time_parsing.parse(first["from_utc"]), time_parsing.parse(last["to_utc"])))]
 
 

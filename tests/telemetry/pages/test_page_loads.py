@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
-from tests.support.snapshots import HOW, PageOf, look, tape, tell_apart, us, window
 
 from opslib.foundation.errors import BadSnapshot
 from opslib.telemetry.pages.page_loads import PageLoadTracker, in_order
+from tests.support.snapshots import HOW, PageOf, look, tape, tell_apart, us, window
 
 
 def told(looks, every=5.0):

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from tests.support.snapshots import PageOf, at, post, store, stored_tape, us
 
 from opslib.alerting import evaluation, history, replay
 from opslib.alerting.history import SeverityChange
 from opslib.foundation.config import rules, settings
 from opslib.telemetry.pages import indicators
 from opslib.telemetry.pages.store import Post, SnapshotStore
+from tests.support.snapshots import PageOf, at, post, store, stored_tape, us
 
 DESK = settings.Settings(home=None, app="desk")  # type: ignore[arg-type]
 RULES = rules.load()

@@ -5,12 +5,12 @@ import random
 
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
-from tests.support.snapshots import OPENS, body
 
 from opslib.foundation import clock
 from opslib.foundation.errors import BadSnapshot
 from opslib.foundation.storage import snapshot_columns
 from opslib.telemetry.pages import snapshot
+from tests.support.snapshots import OPENS, body
 
 T0 = clock.micros(OPENS) // 1000
 COUNTS = [f.name for f in snapshot_columns.FIELDS if f.kind == "count"]

@@ -6,17 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tests.support import snapshots
-from tests.support.outside_world import RULES
-from tests.support.servers import serving
-from tests.telemetry.probes.test_runner import OPEN, Clock, kept, running, until
-
 from opslib.foundation.config import settings
 from opslib.foundation.storage.database import Database
 from opslib.services.collector import Collector
 from opslib.simulation.world.http_server import Answer, Request, as_json
 from opslib.telemetry.pages.store import SnapshotStore
 from opslib.telemetry.probes.runner import ProbeRunner
+from tests.support import snapshots
+from tests.support.outside_world import RULES
+from tests.support.servers import serving
+from tests.telemetry.probes.test_runner import OPEN, Clock, kept, running, until
 
 
 def fetching(home: Path, chain_again_s: float, meanwhile: Callable[[ProbeRunner], None], count: int) -> int:

@@ -9,9 +9,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.support.outside_world import RULES
-from tests.support.servers import serving
-from tests.telemetry.probes.test_runner import OPEN
 
 from opslib.foundation.config import settings
 from opslib.foundation.storage.database import Database
@@ -21,6 +18,9 @@ from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample
 from opslib.trading.options import completeness
 from opslib.trading.options.completeness import Comparison, listed, why_partial
+from tests.support.outside_world import RULES
+from tests.support.servers import serving
+from tests.telemetry.probes.test_runner import OPEN
 
 DAY = date(2026, 3, 10)
 GREEKS = {"delta": 0.5, "gamma": 0.02, "theta": -0.05, "vega": 0.2}

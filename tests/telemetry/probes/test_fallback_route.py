@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.outside_world import RULES, Outside, seen
-from tests.telemetry.test_clocks_apart import view
 
 from opslib.alerting import probe_figures
 from opslib.dashboard import doctor
@@ -17,6 +15,8 @@ from opslib.runbooks.diagnosis.diagnosis import diagnose
 from opslib.simulation.world.http_server import Answer, Request, as_json
 from opslib.telemetry.pages.counters import CounterHistory
 from opslib.telemetry.probes.history import ProbeHistory
+from tests.support.outside_world import RULES, Outside, seen
+from tests.telemetry.test_clocks_apart import view
 
 PLAN = as_json({"fault": {"faultstring": "Your plan does not include options. Please upgrade."}}, 403)
 REFUSED, UNKNOWN_KEY = as_json({"message": "Forbidden"}, 403), Answer(401, b"Invalid Access Token", "text/plain")
@@ -53,7 +53,11 @@ def test_options_refused_while_quotes_answer(tmp_path: Path, answer: Answer, rou
         and probed.skew_s("massive", clock.micros(outside.at)) is not None
     )
     usable = probe_figures.measure(
-        probed, CounterHistory(RULES.pages, 5.0), RULES["answers"], "tradier", Window.before(outside.at, RULES["answers"].window)
+        probed,
+        CounterHistory(RULES.pages, 5.0),
+        RULES["answers"],
+        "tradier",
+        Window.before(outside.at, RULES["answers"].window),
     )
     assert usable.value == 0.0 and (usable.count or 0) >= RULES["answers"].min_count
 

@@ -71,7 +71,9 @@ def test_only_what_says_something_of_it_counts_for_availability() -> None:
 
 def test_attempts_count_for_availability_and_looks_for_use() -> None:
     """A look that failed once and then was answered is one of two attempts, and a usable look."""
-    probed = ProbeHistory("tradier", [at(1, "liveness", "massive", "server_5xx", last=False), at(2, "liveness", "massive")])
+    probed = ProbeHistory(
+        "tradier", [at(1, "liveness", "massive", "server_5xx", last=False), at(2, "liveness", "massive")]
+    )
     assert probed.answered("massive", over(0, 5)) == (1, 2) and probed.usable("massive", over(0, 5)) == (1, 1)
 
 
@@ -109,7 +111,9 @@ def test_what_stands_now() -> None:
 )
 def test_coverage(seen: list[Sample], window: tuple[float, float], expected: float | None) -> None:
     """How much of a window was looked through, from the first beat in it on."""
-    assert ProbeHistory("tradier", seen).coverage(over(*window)) == (None if expected is None else pytest.approx(expected))
+    assert ProbeHistory("tradier", seen).coverage(over(*window)) == (
+        None if expected is None else pytest.approx(expected)
+    )
 
 
 @given(
@@ -282,7 +286,10 @@ def test_each_question_is_judged_by_itself() -> None:
     assert probed.usable("massive", window) == (60, 65) and sorted(
         probe_figures.usable_by_question(probed, "massive", window)
     )[0] == (0, 5)
-    assert probe_figures.measure(probed, CounterHistory(RULES.pages, 5.0), RULES["answers"], "massive", window).value == 0.0
+    assert (
+        probe_figures.measure(probed, CounterHistory(RULES.pages, 5.0), RULES["answers"], "massive", window).value
+        == 0.0
+    )
 
 
 def test_while_we_are_told_to_wait_what_was_seen_stands() -> None:

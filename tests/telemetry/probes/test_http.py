@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import trustme
-from tests.support.servers import serving
 
 from opslib.foundation.config import settings
 from opslib.simulation.world.http_server import Answer, Request, Server, as_html, as_json
 from opslib.telemetry.probes import http, outcomes as outcomes_module
-from opslib.telemetry.probes.http import Prober, ProbeRequest, ProbeReading
+from opslib.telemetry.probes.http import Prober, ProbeReading, ProbeRequest
+from tests.support.servers import serving
 
 TOKEN = "s3cr3t/t0ken+value"
 SPEED = 20.0
@@ -240,9 +240,9 @@ def test_no_key_at_all(tmp_path) -> None:
 
     async def ask() -> str:
         async with serving(lambda _: as_json({"error": "API Key was not provided"}, 401)) as url:
-            return (await Prober(found(tmp_path), lambda: NOW, SPEED).look(ProbeRequest("liveness", "massive", url, said)))[
-                -1
-            ].outcome
+            return (
+                await Prober(found(tmp_path), lambda: NOW, SPEED).look(ProbeRequest("liveness", "massive", url, said))
+            )[-1].outcome
 
     assert asyncio.run(ask()) == "no_key_401"
 
@@ -270,7 +270,10 @@ def test_a_quota_is_kept(tmp_path) -> None:
 
     outcomes = asyncio.run(ask())
     assert set(outcomes) == {"ok", "quota_kept"} and outcomes.count("ok") == len(seen) <= 10 + 10
-    assert not outcomes_module.OUTCOMES["quota_kept"].usable and outcomes_module.OUTCOMES["quota_kept"].fault == outcomes_module.OURS
+    assert (
+        not outcomes_module.OUTCOMES["quota_kept"].usable
+        and outcomes_module.OUTCOMES["quota_kept"].fault == outcomes_module.OURS
+    )
 
 
 def test_tradier_says_what_is_left(tmp_path) -> None:
@@ -329,7 +332,13 @@ def test_every_outcome_is_told() -> None:
     count against it.
     """
     for o in outcomes_module.OUTCOMES.values():
-        assert o.words and o.fault in (outcomes_module.NOBODY, outcomes_module.PROVIDER, outcomes_module.OURS, outcomes_module.PLAN, outcomes_module.UNCLEAR)
+        assert o.words and o.fault in (
+            outcomes_module.NOBODY,
+            outcomes_module.PROVIDER,
+            outcomes_module.OURS,
+            outcomes_module.PLAN,
+            outcomes_module.UNCLEAR,
+        )
         assert o.usable or o.advice
         assert o.answered is not False or o.fault in (outcomes_module.PROVIDER, outcomes_module.UNCLEAR)
     for name in ("wrong_content", "entitlement_403", "rate_limited_429", "auth_401", "ip_blocked_403"):

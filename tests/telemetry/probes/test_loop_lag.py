@@ -13,10 +13,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.support import snapshots
 import pytest
-from tests.support.outside_world import BEGINS, RULES, Outside, probing
-from tests.support.servers import serving
 
 from opslib.alerting import probe_figures
 from opslib.dashboard.status import Status
@@ -31,6 +28,9 @@ from opslib.telemetry.probes.history import ProbeHistory
 from opslib.telemetry.probes.loop_lag import Lag
 from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample, SampleStore
+from tests.support import snapshots
+from tests.support.outside_world import BEGINS, RULES, Outside, probing
+from tests.support.servers import serving
 
 
 def us(seconds: float) -> int:
@@ -97,7 +97,10 @@ def test_what_a_timing_is_worth(took: float, lag_s: float | None, counts: float 
     )
     expected = None if counts is None else pytest.approx(counts)
     assert probe_figures.p95_s(probed, "app", over(-1, 20)) == expected
-    assert probe_figures.measure(probed, snapshots.tape([]), RULES["websocket_latency"], "app", over(-1, 20)).value == expected
+    assert (
+        probe_figures.measure(probed, snapshots.tape([]), RULES["websocket_latency"], "app", over(-1, 20)).value
+        == expected
+    )
 
 
 def under_lag(home: Path, lost_s: float, outcome: str, took: float | None, value: float | None = None) -> Sample:
@@ -213,7 +216,9 @@ def test_all_slow_at_once_is_our_network() -> None:
     beats = [sample(s, "beat", "collector", value=50.0, every_s=5.0) for s in range(0, 301, 5)]
     view = starving(0.0)
     assert (
-        diagnose(Status("desk", view.window, None, view.tape, RULES, probed=ProbeHistory("tradier", [*slow, *beats]))).cause
+        diagnose(
+            Status("desk", view.window, None, view.tape, RULES, probed=ProbeHistory("tradier", [*slow, *beats]))
+        ).cause
         == "our_network"
     )
 

@@ -9,9 +9,6 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.support.chains import AT as CHAIN_AT, healthy
-from tests.support.servers import serving
-from tests.trading.options.test_chain import massive
 
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
@@ -21,6 +18,9 @@ from opslib.simulation.world.http_server import Answer, Request, as_html, as_jso
 from opslib.telemetry.probes import providers, runner
 from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample, SampleStore
+from tests.support.chains import AT as CHAIN_AT, healthy
+from tests.support.servers import serving
+from tests.trading.options.test_chain import massive
 
 OPEN, SHUT = datetime(2026, 3, 10, 15, 0, tzinfo=UTC), datetime(2026, 3, 8, 15, 0, tzinfo=UTC)
 SPEED = 20.0

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.servers import serving
 from websockets.asyncio.server import ServerConnection, serve
 
 from opslib.foundation.config import rules, settings
@@ -20,6 +19,7 @@ from opslib.simulation.world.http_server import Answer, as_html, as_json
 from opslib.telemetry.probes.http import Prober
 from opslib.telemetry.probes.store import Sample
 from opslib.telemetry.probes.websocket import WebSocketProbe
+from tests.support.servers import serving
 
 OPEN, SHUT = datetime(2026, 3, 10, 15, 0, tzinfo=UTC), datetime(2026, 3, 8, 15, 0, tzinfo=UTC)
 SPEED = 20.0

@@ -9,8 +9,6 @@ import logging
 from pathlib import Path
 
 import pytest
-from tests.support.outside_world import BEGINS, RULES
-from tests.support.servers import serving
 from websockets.asyncio.server import ServerConnection, serve
 
 from opslib.cli import main
@@ -20,6 +18,8 @@ from opslib.foundation.errors import SettingsError
 from opslib.foundation.storage.database import Database
 from opslib.simulation.world.http_server import Answer, Request, as_json
 from opslib.telemetry.probes.runner import ProbeRunner
+from tests.support.outside_world import BEGINS, RULES
+from tests.support.servers import serving
 
 TOKEN = "eyJleHAiOjE3/zU+.0a1b2c3d4e5f"
 QUERY = "token=eyJleHAiOjE3%2FzU%2B.0a1b2c3d4e5f"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.servers import serving
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
@@ -31,6 +30,7 @@ from opslib.telemetry.probes.http import Prober
 from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample, SampleStore
 from opslib.telemetry.probes.websocket import WebSocketProbe
+from tests.support.servers import serving
 
 OPEN = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 SPEED = 20.0

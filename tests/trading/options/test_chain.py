@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas
 import pytest
-from tests.support.chains import AT, healthy
 
 from opslib.foundation import formatting as clock, time_parsing
 from opslib.foundation.config import rules
 from opslib.foundation.errors import ImportRefused, UsageError
 from opslib.trading.options import chain, chain_quality
+from tests.support.chains import AT, healthy
 
 LIMITS = rules.load(None).chain
 Table = pandas.DataFrame

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
-from tests.support.chains import AT, core, healthy, written
 from hypothesis import given, settings, strategies as st
 
 from opslib.dashboard import chain_sources
@@ -26,6 +25,7 @@ from opslib.foundation.config import rules
 from opslib.foundation.errors import ImportRefused
 from opslib.trading.options import chain, chain_quality
 from opslib.trading.options.contracts import is_day_first, read_day, read_moment
+from tests.support.chains import AT, core, healthy, written
 
 RULES = rules.load(None)
 CASES = Path(__file__).parents[2] / "cases"

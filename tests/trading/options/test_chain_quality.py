@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from tests.support.chains import AT, FAULTS, core, faulty, healthy, opened, written
-from tests.support.system import SHARED
 from hypothesis import given, settings, strategies as st
 
 from opslib.foundation import clock, time_parsing
@@ -21,6 +19,8 @@ from opslib.foundation.config import rules
 from opslib.trading.options import chain, chain_quality, iv_baseline, pricing
 from opslib.trading.options.chain_quality import ChainQuality
 from opslib.trading.options.provider_comparison import crosscheck
+from tests.support.chains import AT, FAULTS, core, faulty, healthy, opened, written
+from tests.support.system import SHARED
 
 LIMITS = rules.load(None).chain
 REAL = {"SPY": "cboe_SPY_2025-09-25_quotedata.csv", "A": "optopsy_A_2016-01-05.csv"}

@@ -15,9 +15,7 @@ from typing import Any
 
 import pandas
 import pytest
-from tests.support.chains import healthy
 from hypothesis import HealthCheck, given, settings, strategies as st
-from tests.trading.options.test_chain import cboe, massive, schwab, tradier, yahoo
 
 from opslib.dashboard.chain_details import ChainView, ChainViews
 from opslib.foundation import time_parsing
@@ -25,6 +23,8 @@ from opslib.foundation.config import rules
 from opslib.foundation.errors import ImportRefused, UsageError
 from opslib.trading.options import chain, chain_quality, iv_baseline, tables
 from opslib.trading.options.provider_comparison import crosscheck
+from tests.support.chains import healthy
+from tests.trading.options.test_chain import cboe, massive, schwab, tradier, yahoo
 
 RULES = rules.load(None)
 AS_OF = time_parsing.parse("2026-03-10T15:30")
@@ -43,7 +43,9 @@ def total(read: Callable[[], chain.Chain]) -> chain.Chain | None:
         assert str(problem)
         return None
     views = [
-        ChainView(chain_quality.judge(one, RULES.chain, at), RULES) for one in found.by_underlying for at in (None, AS_OF)
+        ChainView(chain_quality.judge(one, RULES.chain, at), RULES)
+        for one in found.by_underlying
+        for at in (None, AS_OF)
     ]
     for view in views:
         json.dumps(view.as_json(), allow_nan=False), repr(view), view.verdict

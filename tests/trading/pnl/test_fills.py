@@ -10,12 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from tests.support.system import SHARED
 
 from opslib.cli import main
 from opslib.foundation.errors import ImportRefused
 from opslib.trading.pnl import pnl, reader, round_trips
 from opslib.trading.pnl.cells import moment, number
+from tests.support.system import SHARED
 
 D = Decimal
 COLUMNS = (

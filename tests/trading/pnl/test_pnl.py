@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.system import SHARED
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
 from opslib import desk
@@ -29,6 +28,7 @@ from opslib.trading.pnl.backtest_variance import Side, decomposed, spread
 from opslib.trading.pnl.costs import APP, GUIDE, REAL, result
 from opslib.trading.pnl.fills import Fill
 from opslib.trading.pnl.store import FillStore
+from tests.support.system import SHARED
 
 D = Decimal
 BROKER = SHARED / "data" / "trades" / "tastytrade_TSLL.csv"
@@ -420,7 +420,10 @@ def test_the_order_of_an_orders_fills_changes_nothing(pieces: int, seed: int, ch
     chance.shuffle(shuffled)
 
     def told(fills):
-        return [(t.name, t.legs[0].quantity, t.legs[0].gross, t.legs[0].commission) for t in round_trips.round_trips(fills).trades]
+        return [
+            (t.name, t.legs[0].quantity, t.legs[0].gross, t.legs[0].commission)
+            for t in round_trips.round_trips(fills).trades
+        ]
 
     assert told(opening + shut) == told(shuffled + shut)
     assert pnl.orders(opening + shut)[0].commission == sum(f.commission or 0 for f in opening)
@@ -780,7 +783,10 @@ def test_fills_raise_an_alert(day: Path, tmp_path: Path) -> None:
     """
     path = _shifted(day, tmp_path, 16)
     own = desk.open("desk", tmp_path / "home")
-    begin, end = clock.micros(time_parsing.parse("2026-03-10T09:00")), clock.micros(time_parsing.parse("2026-03-10T17:00"))
+    begin, end = (
+        clock.micros(time_parsing.parse("2026-03-10T09:00")),
+        clock.micros(time_parsing.parse("2026-03-10T17:00")),
+    )
 
     def judge(**how):
         return evaluator.Evaluator(own.store, own.settings, own.rules, **how)
@@ -826,7 +832,8 @@ def test_without_heavy_imports(home: Path) -> None:
     import sys
 
     code = (
-        "import sys; from opslib import desk; from opslib.dashboard.live import status as panels; print([m for m in ('pandas', 'numpy', 'scipy', "
+        "import sys; from opslib import desk; from opslib.dashboard.live import status as panels; print([m "
+        "for m in ('pandas', 'numpy', 'scipy', "
         "'matplotlib') if m in sys.modules])"
     )
     assert (
