@@ -14,6 +14,8 @@ import pytest
 from opslib.cli import main
 from opslib.jobs import notebook_file as runner, parameters
 
+pytestmark = pytest.mark.kernel
+
 PROJECT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(path for folder in ("notebooks", "runbooks") for path in (PROJECT / folder).glob("*.ipynb"))
 FORBIDDEN = re.compile(

@@ -17,6 +17,8 @@ from opslib.runbooks import catalog
 from opslib.simulation.drills import game_day
 from opslib.simulation.world.faults import STATES
 
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
+
 SPEED = 8.0
 NO_LAB = ("-c", "import os, time; print(os.environ['OPS_HOME'], flush=True); time.sleep(600)")
 TYPED_TOO_EARLY, WRONG, RIGHT = "provider_stale", "provider_refused", "provider_tls"
