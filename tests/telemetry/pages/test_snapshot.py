@@ -465,3 +465,9 @@ def test_what_may_be_declared_wired_is_what_can_be_unwired():
     from opslib.foundation.config import settings
 
     assert set(settings.WIRED) == set(snapshot_columns.WIRED_FIELDS)
+
+
+def test_a_row_holds_every_field() -> None:
+    """The written-out row has the columns of `FIELDS`, in their order, after those that say which snapshot it is."""
+    identity = ("seq", "ts_us", "known_at_us", "digest", "load_ms", "errors_by_type")
+    assert snapshot_columns.SnapshotRow._fields == (*identity, *(f.name for f in snapshot_columns.FIELDS))
