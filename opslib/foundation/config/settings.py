@@ -244,7 +244,7 @@ def toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read as TOML: {problem}.") from None
 
 
-def _from_file(path: Path) -> dict:
+def _from_file(path: Path) -> dict[str, Any]:
     found = toml(path)
     for key, value in found.items():
         if key not in _KINDS:
@@ -363,7 +363,7 @@ def _socket_query(environ: Mapping[str, str]) -> dict[str, str]:
     return {SOCKET: query} if query else {}
 
 
-def _world(found: dict, environ: Mapping[str, str]) -> dict:
+def _world(found: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Where the world is: what CONTRACT.md names, each from the environment or else from the file."""
 
     def told(key: str) -> str:
