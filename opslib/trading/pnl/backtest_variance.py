@@ -341,7 +341,7 @@ def paired(live: list[Trade], backtest: list[Trade]) -> tuple[list[tuple[Trade, 
             pairs.append((ours, theirs))
             taken |= {id(ours), id(theirs)}
 
-    def by_entry(found):
+    def by_entry(found: list[Trade]) -> list[Trade]:
         return sorted((t for t in found if id(t) not in taken), key=lambda t: t.entered)
 
     return pairs, by_entry(left), by_entry(backtest)
