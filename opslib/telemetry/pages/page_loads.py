@@ -117,7 +117,7 @@ def running_sums(look: SnapshotRow) -> dict[str, float | None]:
     """The page's running means as running sums, which can be subtracted; None where a NaN spoiled the mean."""
     n = look.trades
 
-    def times(mean):
+    def times(mean: float | None) -> float | None:
         return 0.0 if n == 0 else None if mean is None or n is None else mean * n
 
     return dict(

@@ -34,7 +34,7 @@ class Share(NamedTuple):
     """So many of so many."""
 
     part: int
-    count: int
+    count: int  # type: ignore[assignment]  # Nobody calls the tuple's own count.
 
 
 class _Line:
@@ -413,11 +413,11 @@ class ProbeHistory:
         """When was the app's server started anew? By the birth of its process, and by its own uptime that went back."""
         found: list[int] = []
 
-        def born(before, now):
-            return self.told(now).get("born", 0) - self.told(before).get("born", 0) > BORN_APART_S
+        def born(before: Sample, now: Sample) -> bool:
+            return bool(self.told(now).get("born", 0) - self.told(before).get("born", 0) > BORN_APART_S)
 
         # An uptime that went back to more than the time since is that of another process behind the same address.
-        def fell(before, now):
+        def fell(before: Sample, now: Sample) -> bool:
             return (now.value or 0.0) < (before.value or 0.0) and (now.value or 0.0) <= (
                 now.ts_us - before.ts_us
             ) / SECOND + BORN_APART_S
@@ -425,7 +425,7 @@ class ProbeHistory:
         for probe, anew in (("process", born), ("health", fell)):
             line = self._line(probe, "app")
 
-            def well(s):
+            def well(s: Sample) -> bool:
                 return s.outcome == "ok" and s.value is not None
 
             first = bisect_right(line.times, window.start_us)
@@ -461,7 +461,7 @@ class ProbeHistory:
         beats = self.within(*BEAT, window)
         if not beats:
             return None
-        lost_s = [self.told(s).get("lag_s", 0.0) for s in beats]
+        lost_s: list[float] = [self.told(s).get("lag_s", 0.0) for s in beats]
         every_us = self._beats.every_us(bisect_left(self._beats.times, beats[0].ts_us))
         since_us = max(window.start_us, beats[0].ts_us - max(every_us, round(lost_s[0] * SECOND)))
         lost_s[0] = min(lost_s[0], (beats[0].ts_us - window.start_us) / SECOND)
@@ -551,7 +551,8 @@ class ProbeHistory:
         """
         Who can serve data now: massive, else the fallback where there is one, else nobody; None where it is not known.
         """
-        for subject in ("massive", *(("tradier",) if self.fallback == "tradier" else ())):
+        subjects: list[str] = ["massive", "tradier"] if self.fallback == "tradier" else ["massive"]
+        for subject in subjects:
             stands = [s for probe in ("liveness", "data") if (s := self.now(probe, subject, at_us)) is not None]
             if not stands:
                 return None

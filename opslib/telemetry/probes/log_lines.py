@@ -141,19 +141,19 @@ def read(raw: str) -> LogLine:
     tagless = True  # Whether a syslog tag without a process id may follow.
     for _ in range(MOST_WRAPPERS):
         if said.startswith("{"):
-            found = _of_json(said)
-            if found is None:
+            unwrapped = _of_json(said)
+            if unwrapped is None:
                 break
-            inner, stated, when, is_last, request = found
+            inner, stated, when, is_last, request = unwrapped
             at = _better(at, when)
             level = stated if stated is not None else level
             if is_last:
-                access = request if request and not level else ""
+                answered = request if request and not level else ""
                 return LogLine(
-                    access or inner,
-                    None if access else level,
+                    answered or inner,
+                    None if answered else level,
                     at,
-                    bool(access or _TINY.match(inner)),
+                    bool(answered or _TINY.match(inner)),
                     False,
                     False,
                     partial,
@@ -257,8 +257,8 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
     except (ValueError, RecursionError):
         # Of a line that was cut as too long; inside of a text the quotes would be escaped.
         cut = _CUT_LEVEL.search(said)
-        words = _CUT_MESSAGE.search(said)
-        return (words[1] if words else said, _stated(cut[1] or cut[2]), None, True, "") if cut else None
+        message = _CUT_MESSAGE.search(said)
+        return (message[1] if message else said, _stated(cut[1] or cut[2]), None, True, "") if cut else None
     if not isinstance(found, dict):
         return None
     if isinstance(found.get("log"), str) and "stream" in found:
@@ -288,7 +288,7 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
     failure = next(
         (found[key] for key in ERROR_KEYS if found.get(key) and not isinstance(found[key], (bool, int, float))), None
     )
-    message = next((str(found[key]) for key in MESSAGE_KEYS if isinstance(found.get(key), (str, int, float))), "")
+    text = next((str(found[key]) for key in MESSAGE_KEYS if isinstance(found.get(key), (str, int, float))), "")
     if level is None and failure is not None:
         level = True
     why = (
@@ -296,11 +296,11 @@ def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] |
         if isinstance(failure, dict)
         else str(failure or "")
     )
-    if level is None and message.startswith(("{", "<")):
-        return message, level, _json_time(found), False, ""
-    if level is not True and (inner := _access(ANSI.sub("", message))):
+    if level is None and text.startswith(("{", "<")):
+        return text, level, _json_time(found), False, ""
+    if level is not True and (inner := _access(ANSI.sub("", text))):
         return inner[0], level, _json_time(found), True, inner[0]
-    words = " ".join(part for part in (ANSI.sub("", message), why.split("\n", 1)[0]) if part)
+    words = " ".join(part for part in (ANSI.sub("", text), why.split("\n", 1)[0]) if part)
     if level is None and not words and not any(key in found for key in TIME_KEYS):
         return said, None, None, True, ""
     return words or said, level, _json_time(found), True, _request(found)
@@ -319,7 +319,7 @@ def _request(found: dict[str, Any]) -> str:
                 found.get("status"),
                 found.get("status_code"),
             )
-            if str(v).isdigit() and 100 <= int(v) < 600
+            if v is not None and str(v).isdigit() and 100 <= int(v) < 600
         ),
         None,
     )
