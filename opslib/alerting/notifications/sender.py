@@ -18,7 +18,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from opslib.alerting.notifications import channels, message as message_module
+from opslib.alerting.notifications import channels
+from opslib.alerting.notifications import message as message_module
 from opslib.alerting.notifications.channels import DeliveryFailed
 from opslib.alerting.notifications.message import Message, Situation
 from opslib.alerting.notifications.planner import REPORT, Cause, NotificationState, unknown_cause
