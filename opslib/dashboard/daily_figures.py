@@ -58,7 +58,7 @@ def figures(view: Status) -> dict[str, dict[str, float | None]]:
     """The template's figures of one window."""
     f = view.figures
 
-    def ratio(v):
+    def ratio(v: float | None) -> float | None:
         return None if v is None else percent(v * 100)
 
     return {
@@ -132,7 +132,8 @@ class DailyFigures:
         needs.
         """
         count = int(self._rules.days.usual_days)
-        sessions, first = [], SnapshotStore(self._store).first_ts(self._settings.app)
+        sessions: list[Session] = []
+        first = SnapshotStore(self._store).first_ts(self._settings.app)
         while first is not None and len(sessions) < count:
             session = market_calendar.previous_session(day)
             day = session.day

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from opslib.dashboard.status import Status
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
@@ -11,6 +12,9 @@ from opslib.foundation.storage.snapshot_columns import PROVIDERS
 from opslib.telemetry.probes.history import IS_THERE, REQUEST_PROBES, ProbeHistory
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NOBODY_LOOKED = "nobody looked: ops collect does, at what the settings name"
 SHOWN = 20
@@ -35,11 +39,9 @@ class Speed:
     def _ipython_display_(self) -> None:
         from opslib.dashboard import charts
 
-        def draw(ax):
-            return (
-                charts.looked(ax, self.probed, self.view.window, self.view.rules, self.subjects),
-                charts.with_markers(ax, self.view.marks),
-            )
+        def draw(ax: "Axes") -> "Axes":
+            looked = charts.looked(ax, self.probed, self.view.window, self.view.rules, self.subjects)
+            return charts.with_markers(looked, self.view.marks)
 
         charts.show(
             {"text/plain": repr(self)},

@@ -196,8 +196,10 @@ class ProbeSummaries:
         gone = self.probed.network_gone(at_us)
         if gone:
             told = ", ".join(
-                f"{s} {OUTCOMES[self.probed.now('liveness', s, at_us).outcome].words.split(':')[0]}" for s in PROVIDERS
-            )  # type: ignore[union-attr]
+                f"{s} {OUTCOMES[last.outcome].words.split(':')[0]}"
+                for s in PROVIDERS
+                if (last := self.probed.now("liveness", s, at_us))
+            )
             found.append(
                 ProbeSummary(
                     "providers",
@@ -437,8 +439,9 @@ class ProbeSummaries:
         slow = (
             p95 is not None
             and isinstance(limit["critical"], float)
+            and not isinstance(limit["warning"], str)
             and self.rules["response_time"].past(p95, limit["warning"])
-        )  # type: ignore[arg-type]
+        )
         up = self.probed.now("health", "app", self.at_us)
         age = f", up for {formatting.duration(up.value)}" if up and up.value is not None else ""
         return [
