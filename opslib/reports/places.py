@@ -30,7 +30,8 @@ def published(path: Path) -> dict[str, Any] | None:
         ReportRefused: They cannot be read, so what changed could not be told.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return earlier
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as problem:

@@ -170,7 +170,8 @@ class ChainInquiry:
 
     @staticmethod
     def _share(told: dict[str, Any], fault: str) -> float:
-        return told["faults"].get(fault, 0) / max(told["core"], 1)
+        share: float = told["faults"].get(fault, 0) / max(told["core"], 1)
+        return share
 
     def _whose(self, bad: list[str]) -> str:
         """Whose Greeks are bad: those of a symbol where it is the only one of several, else the provider's."""

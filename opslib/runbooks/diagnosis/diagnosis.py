@@ -8,7 +8,7 @@ that can produce its symptoms (`causes.PRODUCES`); every other is named beside t
 an alert the answer is never `none`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -179,10 +179,10 @@ class Diagnosis:
             *([f"  severity: {self.severity}"] if self.severity else []),
             *([f"  runbook: ops runbook open {self.runbook}"] if self.runbook else []),
         ]
-        groups = (
+        groups: tuple[tuple[str, Callable[[Evidence], bool]], ...] = (
             ("supports it", lambda e: self.cause in e.supports),
             ("contradicts it", lambda e: self.cause in e.contradicts),
-            ("supports another cause", lambda e: e.supports and self.cause not in e.supports),
+            ("supports another cause", lambda e: bool(e.supports) and self.cause not in e.supports),
             ("not measured, or of unknown age", lambda e: not e.supports and e.age_s is None),
             (
                 "rules out other causes",

@@ -146,7 +146,7 @@ class Questions:
             f._replace(excludes=tuple(c for c in f.excludes if c != logs[f.subject].cause)) if f.subject in logs else f
             for f in providers
         ]
-        found = [
+        answers = [
             *self._dated("server"),
             *providers,
             *logs.values(),
@@ -157,8 +157,8 @@ class Questions:
             *self._dated("restarted"),
             *self.socket(),
         ]
-        found += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
-        return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs")]
+        answers += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
+        return through, [*answers, *self._dated("storm", [*through, *answers]), *self._dated("costs")]
 
     def _dated(self, name: str, *given: Any) -> list[Found]:
         """
@@ -817,8 +817,12 @@ class Questions:
                 Found(question, f"it {OUTCOMES[last.outcome].words}, at one probe: not enough to tell.", None, "app"),
                 *page,
             ]
-        told, note = self.probed.told(last), app_state.socket_note(self.probed, self.at_us)
-        code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
+        detail, note = self.probed.told(last), app_state.socket_note(self.probed, self.at_us)
+        code = ""
+        if "code" in detail:
+            code = f", code {detail['code']}"
+        elif "status" in detail:
+            code = f", HTTP {detail['status']}"
         symptom = self._of_socket(last)
         cause = OF_SOCKET.get(symptom, UNDETERMINED)
         agree = (
