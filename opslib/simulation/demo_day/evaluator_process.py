@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 
 from opslib.foundation import clock, crash_log
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.database import Database
@@ -71,6 +72,7 @@ class Judge:
     @property
     def idle(self) -> bool:
         """Is it through with what it was asked for?"""
+        assert self._process.stdout
         return not self._judging or bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def memory_mb(self) -> float:

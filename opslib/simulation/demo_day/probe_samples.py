@@ -207,7 +207,7 @@ def _chains(rng: Random, at: datetime, down: bool, burst: bool) -> Iterator[Seen
             )
             continue
         zero = round(core * GAMMA_ZERO_SHARE) + rng.randint(-4, 4) if burst else 0
-        told = {
+        told: dict[str, Any] = {
             "contracts": contracts,
             "quoted": contracts - 60,
             "core": core,

@@ -152,7 +152,7 @@ class WorldProcess:
         answered = await self._app.stderr.readline()
         if not answered.startswith(b"{"):
             raise RuntimeError(f"the app answered {answered + await self._app.stderr.read()!r}")
-        found = json.loads(answered)
+        found: dict[str, Any] = json.loads(answered)
         self._hit = found.get("hit", self._hit)
         return found
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 POST_INTERVAL_S = 5
 FULL_SESSION_MINUTES = 390  # the session length for which the minutes below are meant
@@ -54,7 +54,7 @@ class Event:
     at: datetime
     page: str
     kind: str
-    data: Mapping[str, object]
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
