@@ -422,16 +422,13 @@ def _firing(
             told = next(
                 (v for t in range(at_us, -1, -interval) if (v := _value(values, t, interval)) is not None), math.nan
             )
-            found.append(
-                (
-                    own,
-                    {
-                        k: _TEMPLATE.sub(lambda m: f"{told:.16g}" if m[1] else labels.get(m[2], ""), v)
-                        for k, v in one.annotations.items()
-                    },
-                )
-            )
+            found.append((own, {k: _filled_in(v, told, labels) for k, v in one.annotations.items()}))
     return found
+
+
+def _filled_in(template: str, value: float, labels: dict[str, str]) -> str:
+    """An annotation with the value and the labels in their places."""
+    return _TEMPLATE.sub(lambda found: f"{value:.16g}" if found[1] else labels.get(found[2], ""), template)
 
 
 def _compared(

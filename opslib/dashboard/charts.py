@@ -6,6 +6,7 @@ so; a gap is never bridged by a line. Colour never stands alone: lines differ in
 """
 
 import io
+import itertools
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -136,7 +137,7 @@ def _steps(window: Window) -> list[Window]:
     edges = [window.start]
     while edges[-1] < window.end:
         edges.append(min(edges[-1] + step, window.end))
-    return [Window(a, b) for a, b in zip(edges, edges[1:])]
+    return [Window(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def _time(ax: "Axes", window: Window) -> None:

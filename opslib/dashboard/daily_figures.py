@@ -5,6 +5,7 @@ A day's figures are computed once and remembered, under what they rest on: so ma
 limits. Whatever comes later is another basis, and is computed anew.
 """
 
+import itertools
 import statistics
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -200,7 +201,7 @@ def _hours(window: Window) -> list[Window]:
     edges = [window.start]
     while edges[-1] < window.end:
         edges.append(min(edges[-1] + HOUR, window.end))
-    return [Window(a, b) for a, b in zip(edges, edges[1:])]
+    return [Window(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def _counts(view: Status, window: Window) -> dict[str, int | None]:

@@ -1,5 +1,6 @@
 """Show our own probes in detail: each question one table or picture."""
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ class Speed:
             {"text/plain": repr(self)},
             draw,
             "our looks over time",
-            f"How long our looks took, and which failed: {repr(self)}",
+            f"How long our looks took, and which failed: {self!r}",
         )
 
 
@@ -287,7 +288,7 @@ class ProbeDetails:
     @property
     def socket(self) -> TextBlock:
         """How was the app's WebSocket, look by look?"""
-        found = [s for s in self._probed.within("socket", "app", self._window)]
+        found = list(self._probed.within("socket", "app", self._window))
         counts = Counter(s.outcome for s in found)
         trips = self._probed.round_trips(self._window)
         ages = [s.value for s in found if s.value is not None]
@@ -339,7 +340,7 @@ class ProbeDetails:
             return bullet_list("Our collector", [NOBODY_LOOKED])
         memory = [b.value for b in beats if b.value is not None]
         files = [self._probed.told(b).get("files") for b in beats]
-        gaps = [(b.ts_us - a.ts_us) / 1e6 for a, b in zip(beats, beats[1:])]
+        gaps = [(b.ts_us - a.ts_us) / 1e6 for a, b in itertools.pairwise(beats)]
         lines = [
             f"{len(beats):,} beats, the longest gap {formatting.duration(max(gaps, default=0.0))}",
             f"memory {min(memory):.0f} to {max(memory):.0f} MB",

@@ -6,7 +6,7 @@ rule has the verdict; a sight has one of its own only where no limit is needed t
 """
 
 from datetime import timedelta
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
 from opslib.alerting import probe_figures
@@ -258,7 +258,7 @@ class ProbeSummaries:
             s for s in reversed(self.probed.within(failed.probe, failed.subject, self._lately())) if s.outcome != KEPT
         ]
         streak = list(takewhile(lambda s: not OUTCOMES[s.outcome].usable, line))
-        return next((newer for newer, older in zip(streak, streak[1:]) if newer.outcome == older.outcome), failed)
+        return next((newer for newer, older in pairwise(streak) if newer.outcome == older.outcome), failed)
 
     def _lately(self) -> Window:
         return Window.before(self.window.end, lately(self.rules))

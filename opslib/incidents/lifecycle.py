@@ -44,7 +44,7 @@ class Incidents:
     def __init__(self, store: Database, settings: Settings, rules: Rules):
         self.store, self.settings, self.rules, self.app = store, settings, rules, settings.app
         self.records = EntryStore(store, settings)
-        self._seen: tuple[int | None | tuple[str, str], ...] = ()
+        self._seen: tuple[int | tuple[str, str] | None, ...] = ()
 
     # Reading.
 
@@ -335,7 +335,7 @@ class Incidents:
         self._seen = now
         return sorted(grown)
 
-    def _fingerprint(self, connection: sa.Connection) -> tuple[int | None | tuple[str, str], ...]:
+    def _fingerprint(self, connection: sa.Connection) -> tuple[int | tuple[str, str] | None, ...]:
         """What could be taken in: asked often, so without taking the writers' turn, and without reading a record."""
         newest = tuple(
             connection.execute(sa.select(sa.func.max(t.c.seq)).where(t.c.app == self.app)).scalar()

@@ -428,8 +428,10 @@ class PeriodicReport:
         ]
         lines = [f"INCOMPLETE: {self.incomplete}."] if self.incomplete else []
         lines = (
-            [f"PARTIAL: as of {formatting.moment(self.upto)}; its trading days that are not over are not in it."]
-            + lines
+            [
+                f"PARTIAL: as of {formatting.moment(self.upto)}; its trading days that are not over are not in it.",
+                *lines,
+            ]
             if self.partial
             else lines
         )

@@ -15,7 +15,7 @@ def place(settings: Settings, name: str, day: date | str, partial: bool = False)
 
 
 def next_name(path: Path) -> str:
-    """The name under which the published report steps back when a restatement takes its place: r1, r2, …"""
+    """The name under which the published report steps back when a restatement takes its place: r1, r2 and so on."""
     n = 1
     while path.with_name(f"{path.name}.r{n}.json").exists():
         n += 1

@@ -29,9 +29,6 @@ def webserver(app: Starlette) -> "uvicorn.Server":
     import uvicorn
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    # Until when each connection may be in its phase, oldest first.
-    in_phase: "tuple[dict[Bounded, float], ...]" = ({}, {}, {}, {})
-
     class Bounded(HttpToolsProtocol):
         _head_bytes: int | None = 0  # None outside of a head.
         _phase: int | None = None
@@ -113,6 +110,9 @@ def webserver(app: Starlette) -> "uvicorn.Server":
                     return
             super().data_received(data)
             self._settle()
+
+    # Until when each connection may be in its phase, oldest first.
+    in_phase: tuple[dict[Bounded, float], ...] = ({}, {}, {}, {})
 
     class Swept(uvicorn.Server):
         _swept = time.monotonic()

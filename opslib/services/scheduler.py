@@ -134,7 +134,7 @@ class Scheduler:
         except StoreError as problem:
             self._say("store", str(problem))
         # Refused, or a fault of ours: it stops no other, the ledger says so, and people are told by it.
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:
             why = desk.settings.redact(
                 str(problem)
                 if isinstance(problem, OpsError)

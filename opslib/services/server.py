@@ -53,7 +53,7 @@ CONTENT_TYPES = ("application/json", "text/plain")
 RETRY_AFTER_S = 5
 MOST_WAITING = 4096
 MOST_AT_ONCE = 512
-EVERYWHERE = ("", "0.0.0.0", "::")  # To listen on every address is no name.
+EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # To listen on every address is no name.
 UNSHARED = {
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",

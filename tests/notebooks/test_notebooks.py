@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from opslib.cli import main
-from opslib.jobs import notebook_file as runner, parameters
+from opslib.jobs import notebook_file as runner
+from opslib.jobs import parameters
 
 PROJECT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(path for folder in ("notebooks", "runbooks") for path in (PROJECT / folder).glob("*.ipynb"))

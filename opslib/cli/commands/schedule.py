@@ -112,7 +112,7 @@ def ranged(
     rows = [[m.of, m.state, m.place and f"{m.place}.html", formatting.single_line(m.reason, 120)] for m in made]
     return Reply(
         [
-            {"of": m.of, "state": m.state, "reason": m.reason or None, "page": m.place and f"{m.place}.html" or None}
+            {"of": m.of, "state": m.state, "reason": m.reason or None, "page": (m.place and f"{m.place}.html") or None}
             for m in made
         ],
         formatting.table(["of", "state", "page", "why"], rows),
@@ -127,7 +127,7 @@ def listed(desk: "Desk") -> Reply:
         for m in desk.marks.between(clock.micros(now - HORIZON), clock.micros(now))
         if m.kind == "deploy"
     ]
-    first, last = market_calendar.covered()
+    _first, last = market_calendar.covered()
     until = min(now + AHEAD, time_parsing.parse(f"{last}T00:00"))
     rows, values = [], []
     found = {item.job.name: item for item in agenda.items(now)}

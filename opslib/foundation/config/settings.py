@@ -350,7 +350,7 @@ def _url(name: str, told: str) -> str:
             f"{name} is {formatting.single_line(told.partition('?')[0] if name == SOCKET else told, 80)!r}; an address "
             f"such as {_URLS[name][-1]}://HOST:PORT was wanted."
         )
-    if parts.username or parts.password or parts.query and name != SOCKET:
+    if parts.username or parts.password or (parts.query and name != SOCKET):
         raise SettingsError(
             f"{name} holds a name, password or query; keys belong in OPS_MASSIVE_TOKEN and OPS_TRADIER_TOKEN."
         )

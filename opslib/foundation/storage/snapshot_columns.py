@@ -91,7 +91,7 @@ WIRED_FIELDS = {
 
 class SnapshotRow(NamedTuple):
     """
-    One snapshot as the store gives it back: its identity, then `FIELDS` in their order, None where the page said nothing.
+    One snapshot as the store gives it back: its identity, then `FIELDS` in their order; None where the page said none.
 
     Attributes:
         seq: Position in the store.

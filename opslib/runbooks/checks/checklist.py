@@ -194,11 +194,8 @@ def night_serious(scene: CheckContext) -> CheckResult:
     view = _night(scene)
     greeks, query = view.figures["greeks"], f"validations from {formatting.moment(view.window.start)} on"
     if not greeks["validations"]:
-        shut = (
-            _shut(view.window)
-            and greeks["validations"] is not None
-            or _shut(view.window)
-            and not view.tape.looks_in(view.window)
+        shut = (_shut(view.window) and greeks["validations"] is not None) or (
+            _shut(view.window) and not view.tape.looks_in(view.window)
         )
         return CheckResult(
             shut or None,

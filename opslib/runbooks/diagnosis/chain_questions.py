@@ -187,7 +187,7 @@ class ChainInquiry:
         reached = found.severity in SENT  # What people are notified of; a mere warning at one instant may be chance.
         # A Greek is valid where nothing is wrong and nothing is missing: what no other count explains is missing.
         if cause == "greeks_missing":
-            reached = reached or began_us is not None and (self.newest_us or 0) < began_us
+            reached = reached or (began_us is not None and (self.newest_us or 0) < began_us)
             reached = reached and not any(
                 page[other].severity for other in ("gamma_zero", "delta_out_of_bounds") if other in page
             )

@@ -94,12 +94,15 @@ def main(home: str, app: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who lives the day; this ends with the pipe.
     settings = settings_module.load(Path(home), app)
     collector: Collector | None = None
+    at_us = 0
+
+    def now() -> datetime:
+        return clock.instant(at_us)
+
     for line in sys.stdin:
-        now = clock.instant(int(line))
+        at_us = int(line)
         if collector is None:
-            collector = Collector(
-                Database(settings.url, lambda: now), settings, rules.load(settings.base), "demo", lambda: now
-            )
+            collector = Collector(Database(settings.url, now), settings, rules.load(settings.base), "demo", now)
         print(collector.judge(), flush=True)
 
 

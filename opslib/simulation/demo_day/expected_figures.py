@@ -5,6 +5,7 @@ It never asks the page's arithmetic: a figure of the suite that agrees with this
 recovered from the posts, not copied. Windows are (from, to], in UTC.
 """
 
+import itertools
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,7 +16,8 @@ from opslib.simulation.world.script import Event, PageLife, Script
 
 
 def truth(script: Script) -> dict[str, Any]:
-    """The day's true figures, ready for JSON; instants are ISO 8601 in UTC.
+    """
+    The day's true figures, ready for JSON; instants are ISO 8601 in UTC.
 
     `hours` and `session` hold what the posts can show in each window; `lost` counts what
     happened between the first page's load and the close and no post ever shows.
@@ -27,7 +29,7 @@ def truth(script: Script) -> dict[str, Any]:
         "day": script.day.isoformat(),
         "opens": _iso(script.opens),
         "closes": _iso(script.closes),
-        "hours": [_window(script, shown, a, b) for a, b in zip(bounds, bounds[1:])],
+        "hours": [_window(script, shown, a, b) for a, b in itertools.pairwise(bounds)],
         "session": _window(script, shown, script.opens, script.closes),
         "lost": _counts(lost),
         "troubles": [
@@ -45,7 +47,8 @@ def truth(script: Script) -> dict[str, Any]:
 
 
 def naive(script: Script) -> dict[str, Any]:
-    """What the trader page's fields give for the day as end minus start; wrong, on purpose.
+    """
+    What the trader page's fields give for the day as end minus start; wrong, on purpose.
 
     It forgets the refresh (counts can even be negative) and the other page, and its P&L means
     are those since the last page load.

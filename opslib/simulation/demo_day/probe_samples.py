@@ -33,7 +33,7 @@ class Seen(NamedTuple):
     value: float | None = None
     attempt: int = 1
     last: bool = True
-    detail: dict[str, Any] = {}
+    detail: dict[str, Any] = {}  # noqa: RUF012  # Nobody changes it.
 
 
 def seen(script: Script) -> Iterator[Seen]:

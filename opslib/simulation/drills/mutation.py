@@ -7,6 +7,7 @@ listed.
 """
 
 import contextlib
+import itertools
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -82,7 +83,7 @@ def mutants(runbook: str) -> Iterator[Mutation]:
     steps = catalog.runbook(runbook).steps
     for step in steps:
         yield Mutation(runbook, DROPPED, step.name)
-    for step, following in zip(steps, steps[1:]):
+    for step, following in itertools.pairwise(steps):
         yield Mutation(runbook, SWAPPED, step.name, following.name)
     for check in dict.fromkeys(step.check for step in steps if step.kind == LOOK):
         yield Mutation(runbook, TURNED, check)

@@ -179,7 +179,8 @@ class Page:
 
 
 def posts(script: Script) -> Iterator[Post]:
-    """Every post of the day in time order (ties by page key).
+    """
+    Every post of the day in time order (ties by page key).
 
     A body holds everything that happened on its page up to and including its instant.
     """

@@ -214,10 +214,10 @@ class WorldProcess:
 
 
 def _post(receiver: str, key: str | None, body: dict[str, Any]) -> None:
-    """Post as the page does: what does not arrive is lost, and the page does not care."""
+    """Post as the page does: what does not arrive is lost. The address is that of a receiver of our own."""
     where = f"{receiver}/api/metrics/export" + (f"?key={key}" if key else "")
-    request = urllib.request.Request(where, json.dumps(body).encode(), {"Content-Type": "text/plain"})
-    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:
+    request = urllib.request.Request(where, json.dumps(body).encode(), {"Content-Type": "text/plain"})  # noqa: S310
+    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
         answer.read()
 
 

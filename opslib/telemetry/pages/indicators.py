@@ -1,5 +1,6 @@
 """Compute the figures of a window from the counters of pages; no limits, no words for people."""
 
+import itertools
 import json
 from bisect import bisect_right
 from datetime import datetime
@@ -173,11 +174,11 @@ def usual_gap_s(tape: CounterHistory, at_us: int, provider: str | None = None) -
         looks = page.looks[first:last]
         rises = [
             look.ts_us
-            for before, look in zip(looks, looks[1:])
+            for before, look in itertools.pairwise(looks)
             if any(getattr(look, n) not in (None, 0, getattr(before, n)) for n in names)
         ]
         recent = [us for us in rises if us > rises[-1] - round(tape.how.idle_back_s * SECOND)]
-        gaps = sorted((b - a) / SECOND for a, b in zip(recent, recent[1:]))
+        gaps = sorted((b - a) / SECOND for a, b in itertools.pairwise(recent))
         if len(gaps) >= LEAST_GAPS:
             found[id(page) in open_now].append(gaps[-2])
     return min(found[True] or found[False], default=None)

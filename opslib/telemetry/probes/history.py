@@ -5,6 +5,7 @@ Samples are laid in by their times and asked for any window (start, end]. A shar
 time of one; what stands now is the last look. Nothing is told of a time at which nobody looked.
 """
 
+import itertools
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -214,7 +215,7 @@ class ProbeHistory:
     @staticmethod
     def _pace_us(line: _Line, looked: int) -> int:
         ends = [s.ts_us for s in line.samples[max(0, looked - 8) : looked] if s.last]
-        gaps = sorted(b - a for a, b in zip(ends, ends[1:]))
+        gaps = sorted(b - a for a, b in itertools.pairwise(ends))
         return gaps[len(gaps) // 2] if gaps else 0
 
     def since(self, probe: str, subject: str, at_us: int) -> Sample | None:
@@ -433,7 +434,7 @@ class ProbeHistory:
             seen = [
                 s for s in (before, *line.samples[first : bisect_right(line.times, window.end_us)]) if s and well(s)
             ]
-            for before, now in zip(seen, seen[1:]):
+            for before, now in itertools.pairwise(seen):
                 if (
                     now.ts_us > window.start_us
                     and anew(before, now)
@@ -589,7 +590,7 @@ def doubtful(seconds: float, lag_s: float) -> bool:
 
 def _turns(samples: Iterable[Sample]) -> int:
     said = [o.answered for s in samples if (o := OUTCOMES[s.outcome]).answered is not None]
-    return sum(a != b for a, b in zip(said, said[1:]))
+    return sum(a != b for a, b in itertools.pairwise(said))
 
 
 def load(samples: SampleStore, window: Window, known_at: datetime | None, fallback: str) -> ProbeHistory:

@@ -44,7 +44,7 @@ class ProbeReading(NamedTuple):
 
     outcome: str
     value: float | None = None
-    detail: dict[str, Any] = {}
+    detail: dict[str, Any] = {}  # noqa: RUF012  # Nobody changes it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Prober:
         return httpx.AsyncClient(
             transport=_transport(self._trust),
             follow_redirects=False,
-            timeout=None,
+            timeout=None,  # noqa: S113  # Who asks sets a deadline for the whole attempt.
             headers={"User-Agent": f"opslib/{VERSION}", "Accept": "application/json"},
         )
 
@@ -194,7 +194,7 @@ class Prober:
             outcome = OUTCOMES[reading.outcome]
             again = (
                 attempt < ATTEMPTS
-                and (outcome.again or answer.wait_s is not None and outcome.name == "rate_limited_429")
+                and (outcome.again or (answer.wait_s is not None and outcome.name == "rate_limited_429"))
                 and loop.time() + pause_s / self.speed < until_s
             )
             yield (
@@ -353,9 +353,8 @@ def transport(problem: BaseException) -> str:
             return "dns"
         if isinstance(cause, ConnectionRefusedError):
             return "refused"
-        if (
-            isinstance(cause, TimeoutError)
-            or isinstance(cause, OSError)
+        if isinstance(cause, TimeoutError) or (
+            isinstance(cause, OSError)
             and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ETIMEDOUT)
         ):
             return "unreachable"

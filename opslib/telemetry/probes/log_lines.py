@@ -15,16 +15,86 @@ NO_YEAR = 4  # The year of a time that states none, as syslog writes it; a leap 
 MOST_WRAPPERS = 8
 EARLIEST_S, LATEST_S = 500_000_000, 5_000_000_000  # 1985 to 2128: a number of JSON within is a time in seconds.
 ERRORS = frozenset(
-    "error err eror erro fatal fata ftl critical crit critic alert emerg emergency panic dpanic severe fail "
-    "e f c".split()
+    [
+        "error",
+        "err",
+        "eror",
+        "erro",
+        "fatal",
+        "fata",
+        "ftl",
+        "critical",
+        "crit",
+        "critic",
+        "alert",
+        "emerg",
+        "emergency",
+        "panic",
+        "dpanic",
+        "severe",
+        "fail",
+        "e",
+        "f",
+        "c",
+    ]
 )
 OTHERS = frozenset(
-    "trace trc trac debug dbug dbg debu verbose silly fine finer finest info inf information informational "
-    "notice log http config success default audit warn wrn warning w i d t v n".split()
+    [
+        "trace",
+        "trc",
+        "trac",
+        "debug",
+        "dbug",
+        "dbg",
+        "debu",
+        "verbose",
+        "silly",
+        "fine",
+        "finer",
+        "finest",
+        "info",
+        "inf",
+        "information",
+        "informational",
+        "notice",
+        "log",
+        "http",
+        "config",
+        "success",
+        "default",
+        "audit",
+        "warn",
+        "wrn",
+        "warning",
+        "w",
+        "i",
+        "d",
+        "t",
+        "v",
+        "n",
+    ]
 )
 # Of these a level is recognised before a colon, or in capitals, or after a time; the others need brackets or a key.
 PLAIN = frozenset(
-    "error err eror fatal critical crit severe emerg panic info warn warning debug trace verbose notice silly".split()
+    [
+        "error",
+        "err",
+        "eror",
+        "fatal",
+        "critical",
+        "crit",
+        "severe",
+        "emerg",
+        "panic",
+        "info",
+        "warn",
+        "warning",
+        "debug",
+        "trace",
+        "verbose",
+        "notice",
+        "silly",
+    ]
 )
 LEVEL_KEYS = (
     "level",
@@ -42,7 +112,10 @@ LEVEL_KEYS = (
 MESSAGE_KEYS = ("msg", "message", "event", "@m", "@mt", "body", "text", "short_message")
 TIME_KEYS = ("time", "timestamp", "@timestamp", "ts", "@t", "datetime", "date", "asctime", "eventTime", "t")
 ERROR_KEYS = ("err", "error", "exception", "stack", "exc_info", "@x")
-MONTHS = {name: i for i, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+MONTHS = {
+    name: i
+    for i, name in enumerate(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], 1)
+}
 
 
 class LogLine(NamedTuple):
@@ -175,9 +248,9 @@ def read(raw: str) -> LogLine:
                 said, own_time = said[tag.end() :], False
             elif found["open"] and not found["close"]:
                 said = said.replace("]", "", 1)  # [TIME LEVEL module] message
-        elif at is None and (found := _CONTAINER.match(said)) and (found["name"] or "").lower() not in ERRORS | OTHERS:
-            said = said[found.end() :]
-        elif at is None and (found := _NEST.match(said)):
+        elif (
+            at is None and (found := _CONTAINER.match(said)) and (found["name"] or "").lower() not in ERRORS | OTHERS
+        ) or (at is None and (found := _NEST.match(said))):
             said = said[found.end() :]
         elif found := _CLOCK_ONLY.match(said):
             if special := _special(said):
@@ -399,7 +472,7 @@ def _level(said: str, timed: bool) -> tuple[str, bool | None, datetime | None]:
             continue
         name, is_boxed = found["name"].lower(), bool(found["open"] and found["close"])
         level = True if name in ERRORS else False if name in OTHERS else None
-        if level is None or len(name) < 3 and not is_boxed:
+        if level is None or (len(name) < 3 and not is_boxed):
             continue
         begins = found.start("open") if form is _LATER else 0  # A tag before the level is a part of what the line says.
         rest = said[:begins] + said[found.end() :].lstrip(" :|-")

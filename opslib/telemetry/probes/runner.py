@@ -270,7 +270,7 @@ class ProbeRunner:
         lost_s, lost_in_all_s = self._lag.lost_s(ended_s - took_s, ended_s), self._lag.lost_s(began_s, ended_s)
         # What one attempt lost was taken from the time of the next.
         vain = sample.outcome in LAG_MAKES and (
-            doubtful(took_s, lost_s) or sample.outcome != "silent" and doubtful(ended_s - began_s, lost_in_all_s)
+            doubtful(took_s, lost_s) or (sample.outcome != "silent" and doubtful(ended_s - began_s, lost_in_all_s))
         )
         if max(lost_s, lost_in_all_s if vain else 0.0) * self.speed <= self.rules.probes.lag_after_s:
             return sample
@@ -283,7 +283,7 @@ class ProbeRunner:
         """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
         try:
             samples = await look()
-        except Exception as problem:  # noqa: BLE001  # Whatever it is, the other looks go on.
+        except Exception as problem:  # Whatever it is, the other looks go on.
             words = f"{problem.__class__.__name__}: {formatting.single_line(str(problem), 120)}"
             if self._failing.get(name) != words:
                 print(

@@ -252,7 +252,7 @@ def judge_rows(case: Case, supplied: list[str]) -> None:
             core & (lost | (iv < UNSOLVED_IV)),
             "missing",
             lambda i: (
-                f"{', '.join(n for n in supplied if not column[n][i] == column[n][i]) or 'iv'} missing "
+                f"{', '.join(n for n in supplied if column[n][i] != column[n][i]) or 'iv'} missing "
                 f"({why.iloc[i] or 'unsolvable'})"
             ),
         )

@@ -222,7 +222,7 @@ def _by_size(ours: Iterable[Side], theirs: Iterable[Side]) -> Decimal:
 def _parts(ours: dict[tuple[str, str, int], Side], theirs: dict[tuple[str, str, int], Side]) -> Parts:
     """The legs of both set against each other: by their symbol and side, else by their place."""
     if len(ours) == len(theirs) and not set(ours) & set(theirs):
-        theirs = {key: their for key, their in zip(ours, theirs.values())}
+        theirs = dict(zip(ours, theirs.values()))
     total = Parts()
     for key in dict.fromkeys([*ours, *theirs]):
         l, b = ours.get(key), theirs.get(key)  # noqa: E741
