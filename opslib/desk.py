@@ -28,7 +28,7 @@ from opslib.telemetry.pages.store import SnapshotStore
 if TYPE_CHECKING:
     import pandas
 
-    from opslib.dashboard.chain_details import ChainView
+    from opslib.dashboard.chain_details import ChainView, ChainViews
     from opslib.dashboard.doctor import Examination
     from opslib.dashboard.pnl_details import PnlView
     from opslib.reports.periodic import PeriodicReport
@@ -75,7 +75,7 @@ class Desk(Workspace):
         *,
         since: Moment = None,
         replay: bool = False,
-        progress: Callable[[Iterable], Iterable] = lambda items: items,
+        progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
     ) -> AlertLog:
         """The history of alerts; see `alert_log.log_of`."""
         return alert_log.log_of(self, as_of, window, known_at, since=since, replay=replay, progress=progress)
@@ -112,7 +112,7 @@ class Desk(Workspace):
 
     def greeks(
         self, what: str | Path, provider: str = "", as_of: Moment = None, known_at: Moment = None
-    ) -> "ChainView":
+    ) -> "ChainView | ChainViews":
         """The quality of a chain, in a file or of a symbol; see `chain_sources.chain_of`."""
         from opslib.dashboard import chain_sources
 

@@ -127,7 +127,7 @@ def postgres_server() -> Iterator[str]:
     try:
         import psycopg
 
-        for attempt in range(200):
+        for _attempt in range(200):
             try:
                 psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
                 break

@@ -91,7 +91,7 @@ def replay_session(
     since_us: int,
     upto_us: int,
     known_at_us: int | None = None,
-    progress: Callable[[Iterable], Iterable] = lambda items: items,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
 ) -> tuple[list[Transition], Alerts]:
     """
     What do today's data and rules say became of alerts in (since, upto]?

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     ours, what, home = sys.stdout, "ops", None
     try:
         if ours is not None:
-            sys.stdout = Stdout(ours)  # type: ignore[assignment]
+            sys.stdout = Stdout(ours)
         options = parser.parser().parse_args(asked)
         for name in ("home", "app", "as_of", "known_at"):
             setattr(options, name, getattr(options, name, None))
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         crash_log.watch_threads(home, what)
         for words in parser.moments(options):
             _say(f"ops: {words}")
-        code = globals()[f"_{options.command}"](options)
+        code: int = globals()[f"_{options.command}"](options)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -112,7 +112,7 @@ def _print_json(found: Any) -> None:
     print(formatting.escaped_json(json.dumps(found, indent=1, ensure_ascii=False)))
 
 
-def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts") -> Iterator:
+def _progress(items: Iterable[Any], total: int | None, words: str, unit: str = "posts") -> Iterator[Any]:
     """A bar on stderr where somebody looks at it, one line where nobody does."""
     if not sys.stderr.isatty():
         _say(words)
@@ -123,7 +123,7 @@ def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts
     yield from tqdm(items, total=total, desc=formatting.printable(words), unit=f" {unit}", leave=False)
 
 
-def _importing(path: Path) -> Callable[[Iterable], Iterable]:
+def _importing(path: Path) -> Callable[[Iterable[Any]], Iterable[Any]]:
     return lambda lines: _progress(lines, None, f"reading {path.name}")
 
 
@@ -181,8 +181,9 @@ def _import(options: argparse.Namespace) -> int:
         return DONE
     if not options.paths:
         raise UsageError("a file to import was wanted. See ops import --help.")
-    totals, refused = [], []
-    how = {
+    totals: list[tuple[Path, importing.ImportResult]] = []
+    refused: list[str] = []
+    how: dict[str, Any] = {
         "rules": desk.rules,
         "as_of": time_parsing.parse(options.as_of) if options.as_of else None,
         "known_at_ts": options.known_at_ts,
@@ -203,24 +204,24 @@ def _import(options: argparse.Namespace) -> int:
     if options.output == "json":
         _print_json([{"path": str(path), **found.as_json()} for path, found in totals])
     else:
-        for path, found in totals:
+        for path, result in totals:
             errors = (
                 ""
-                if found.errors is None
-                else f"; {formatting.number(found.errors)} errors"
-                + (f" ({', '.join(f'{kind} {n:,}' for kind, n in found.by_kind.items())})" if found.by_kind else "")
+                if result.errors is None
+                else f"; {formatting.number(result.errors)} errors"
+                + (f" ({', '.join(f'{kind} {n:,}' for kind, n in result.by_kind.items())})" if result.by_kind else "")
             )
             _print(
-                f"{path}: {found.accepted:,} accepted, {found.duplicate:,} duplicate, {found.rejected:,} "
+                f"{path}: {result.accepted:,} accepted, {result.duplicate:,} duplicate, {result.rejected:,} "
                 f"rejected{errors}"
             )
-    for path, found in totals:
-        if found.remark:
-            _say(f"{path}: {found.remark}.")
+    for path, result in totals:
+        if result.remark:
+            _say(f"{path}: {result.remark}.")
     if any(found.rejected for _, found in totals):
         _say("ops: rows were rejected; ops import --rejects says why, line by line.")
-    for problem in refused:
-        _say(f"ops: {problem}")
+    for words in refused:
+        _say(f"ops: {words}")
     return FAILED if refused or any(found.rejected for _, found in totals) else DONE
 
 
@@ -421,7 +422,7 @@ def _judged(options: argparse.Namespace, found: Any) -> int:
         _print_json(found.as_json())
     else:
         _print(found)
-    return found.exit_code
+    return int(found.exit_code)
 
 
 def _rules(options: argparse.Namespace) -> int:

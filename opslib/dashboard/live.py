@@ -237,7 +237,7 @@ _FEEDS: dict[tuple[str, str, float], Feed] = {}
 
 def _feed(desk: "Workspace", window: timedelta) -> Feed:
     """The one feed of a desk and a window in this kernel."""
-    key = (desk.settings.url, desk.settings.app, window.total_seconds())
+    key = (str(desk.settings.url), desk.settings.app, window.total_seconds())
     return _FEEDS.setdefault(key, Feed(desk, window, 5.0))
 
 

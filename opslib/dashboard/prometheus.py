@@ -9,7 +9,7 @@ import sys
 from datetime import datetime, timedelta
 
 from opslib.alerting import evaluation
-from opslib.alerting.verdicts import bound
+from opslib.alerting.verdicts import Finding, bound
 from opslib.dashboard.status import Status
 from opslib.foundation import clock, formatting
 from opslib.foundation.clock import Window
@@ -65,7 +65,7 @@ def prometheus(view: Status, total_errors: int | None) -> str:
     """The figures of a view of the last hour as Prometheus text, format 0.0.4, ending in a newline."""
     figures = view.figures
 
-    def percent(v):
+    def percent(v: float | None) -> float | None:
         return None if v is None else v * 100
 
     down = figures["system"]["websocket_connected"]
@@ -75,7 +75,7 @@ def prometheus(view: Status, total_errors: int | None) -> str:
         if f.figure.value is not None and f.verdict != "unknown"
     ]
 
-    def of(f):
+    def of(f: Finding) -> str:
         return f'{{rule="{f.rule.name}",source="{f.source}",subject="{f.subject}"}}'
 
     families: list[tuple[str, str, str, list[tuple[str, float | None]]]] = [

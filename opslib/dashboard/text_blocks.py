@@ -43,7 +43,7 @@ def table(title: str, header: list[str], rows: list[list[str]], empty: str = "")
         f"<tr><th scope='row'>{e(row[0])}</th>{''.join(f'<td>{e(cell)}</td>' for cell in row[1:])}</tr>" for row in rows
     )
 
-    def cells(row):
+    def cells(row: list[str]) -> str:
         return f"| {' | '.join(formatting.in_markdown(c) for c in row)} |"
 
     return TextBlock(

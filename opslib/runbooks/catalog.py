@@ -42,7 +42,8 @@ class Runbook:
     @property
     def cells(self) -> list[dict[str, Any]]:
         """Its cells in order."""
-        return self.notebook["cells"]
+        cells: list[dict[str, Any]] = self.notebook["cells"]
+        return cells
 
     @property
     def steps(self) -> list[Step]:
@@ -186,7 +187,7 @@ def _likely_first(cells: list[dict[str, Any]], causes: set[str]) -> list[dict[st
     )
     parts = [cells[a:b] for a, b in zip(starts, [*starts[1:], end])]
 
-    def fits(part):
+    def fits(part: list[dict[str, Any]]) -> bool:
         return bool(causes & {tag.removeprefix(CAUSE) for tag in part[0]["metadata"]["tags"]})
 
     for part in parts:

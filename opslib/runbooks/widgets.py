@@ -7,6 +7,7 @@ in the card. The same stands as plain words in the same output, so that a saved 
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opslib.dashboard.text_blocks import TextBlock
@@ -86,6 +87,9 @@ class StepWidget:
                 button.description, button.disabled = before, False
             refresh(self._book)
 
+    def _answer(self, good: bool | None) -> None:
+        self._book.answer(self._step.name, good, self._who.value, self._note.value)
+
     def refresh(self) -> None:
         """Show how the step stands now."""
         stands = self._card.standing
@@ -114,7 +118,7 @@ class StepWidget:
                 *(
                     self._button(
                         words,
-                        lambda good=good: self._book.answer(self._step.name, good, self._who.value, self._note.value),
+                        partial(self._answer, good),
                         style,
                     )
                     for words, good, style in answers

@@ -126,7 +126,7 @@ class Collector:
                 if not self._keep(turn, kept_us, at_us, transitions):
                     return None
                 kept_us, transitions = at_us, []
-        if (kept_us < upto_us or turn.upto_us is None and not count) and not self._keep(
+        if (kept_us < upto_us or (turn.upto_us is None and not count)) and not self._keep(
             turn, kept_us, upto_us, transitions
         ):
             return None

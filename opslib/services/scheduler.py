@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -134,7 +134,7 @@ class Scheduler:
         except StoreError as problem:
             self._say("store", str(problem))
         # Refused, or a fault of ours: it stops no other, the ledger says so, and people are told by it.
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:
             why = desk.settings.redact(
                 str(problem)
                 if isinstance(problem, OpsError)
@@ -220,9 +220,11 @@ def make(desk: Workspace, item: DueJob, kernels: KernelPool | None = None) -> tu
         AlreadyMade: Somebody else makes it, or has made it.
         OpsError: It cannot be made.
     """
-    job, due, how = item.job, item.due, {"timeout_s": item.job.timeout.total_seconds()}
+    job, due = item.job, item.due
+    how: dict[str, Any] = {"timeout_s": job.timeout.total_seconds()}
     if job.kind == REPORT:
-        of, told = job.of(item.at), {"as_of": None, "known_at": None, "partial": False, "due": due}
+        of = job.of(item.at)
+        told: dict[str, Any] = {"as_of": None, "known_at": None, "partial": False, "due": due}
         return (
             publishing.publish_daily(desk, of, **told, **how, kernels=kernels)
             if job.what == DAILY
@@ -292,7 +294,7 @@ def _delivered(desk: Workspace, item: DueJob) -> dict[str, Any]:
 
 
 def rehearse(
-    desk: Workspace, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Job]], Any]
+    desk: Workspace, jobs: dict[str, Job], as_of: datetime, progress: Callable[[list[Any]], Iterable[Any]]
 ) -> list[tuple[Job, Outcome, Path]]:
     """
     Make everything that is scheduled once, as of a moment: reports under the name of partial ones where they are not
@@ -309,9 +311,10 @@ def rehearse(
 
 
 def _rehearsed(desk: Workspace, job: Job, as_of: datetime, kernels: KernelPool) -> tuple[Outcome, Path]:
-    how, moment = {"timeout_s": job.timeout.total_seconds()}, formatting.iso(as_of)
+    moment = formatting.iso(as_of)
+    how: dict[str, Any] = {"timeout_s": job.timeout.total_seconds()}
     if job.kind == REPORT:
-        told = {"as_of": moment, "known_at": None, "partial": True}
+        told: dict[str, Any] = {"as_of": moment, "known_at": None, "partial": True}
         if job.what == DAILY:
             return publishing.publish_daily(desk, None, **told, **how, kernels=kernels)
         return publishing.publish_review(

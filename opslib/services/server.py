@@ -53,7 +53,7 @@ CONTENT_TYPES = ("application/json", "text/plain")
 RETRY_AFTER_S = 5
 MOST_WAITING = 4096
 MOST_AT_ONCE = 512
-EVERYWHERE = ("", "0.0.0.0", "::")  # To listen on every address is no name.
+EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # To listen on every address is no name.
 UNSHARED = {
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",
@@ -77,11 +77,11 @@ class Writer:
 
     def __init__(self, store: Database, app: str, now: Callable[[], datetime]):
         self._store, self._app, self._now = store, app, now
-        self._waiting: queue.Queue[tuple[Post | RejectedPost, Future] | None] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[tuple[Post | RejectedPost, Future[None]] | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
-    def keep(self, found: Snapshot | RejectedPost) -> Future:
+    def keep(self, found: Snapshot | RejectedPost) -> Future[None]:
         """
         A future that is done when this is on the disk, and raises where it could not be kept.
 
@@ -89,7 +89,7 @@ class Writer:
             queue.Full: So many wait already that one more would only wait in vain.
         """
         item = Post(clock.micros(self._now()), found) if isinstance(found, Snapshot) else found
-        done: Future = Future()
+        done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # Who stops waiting for it stops neither the write nor the writer.
         self._waiting.put_nowait((item, done))
         return done
@@ -105,7 +105,7 @@ class Writer:
                 batch.append(following)
             self._write(batch)
 
-    def _write(self, batch: list[tuple[Post | RejectedPost, Future]]) -> None:
+    def _write(self, batch: list[tuple[Post | RejectedPost, Future[None]]]) -> None:
         try:
             rejects = [item for item, _ in batch if isinstance(item, RejectedPost)]
             if rejects and SnapshotStore(self._store).post_rejects(self._app) >= MOST_POST_REJECTS:
@@ -375,11 +375,14 @@ def build(
     ]
     names = settings.allowed_hosts if host in EVERYWHERE else (*settings.allowed_hosts, host.lower())
     checks = Middleware(RequestChecks, origins=origins, hosts=names, refusals=refusals)
-    app = Starlette(
-        routes=routes,
-        middleware=[checks],
-        exception_handlers={Problem: refused, OpsError: store_fails, HTTPException: no_route, ClientDisconnect: gone},
-    )
+    # Starlette's own type wants each handler to take any exception.
+    handlers: dict[Any, Any] = {
+        Problem: refused,
+        OpsError: store_fails,
+        HTTPException: no_route,
+        ClientDisconnect: gone,
+    }
+    app = Starlette(routes=routes, middleware=[checks], exception_handlers=handlers)
     app.router.redirect_slashes = False  # A redirect would repeat the query, and with it a key.
     app.state.writer, app.state.refusals = writer, refusals
     return app

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, given, settings as how, strategies as st
+from hypothesis import HealthCheck, Phase, event, given
+from hypothesis import settings as how
+from hypothesis import strategies as st
 
 from opslib.cli import main, parser
 from tests.support import days, demo

@@ -317,7 +317,7 @@ def test_without_quotes_prices_are_not_told_apart(tmp_path: Path) -> None:
 def test_two_costs_at_once_are_both_named(tmp_path: Path) -> None:
     """Commission and spread both dearer: the larger is the cause, the other stands beside it."""
     world, dear = made("costs_spread", 4), made("costs_commission", 4)
-    for ours, other in zip(world.live, dear.live):
+    for ours, _other in zip(world.live, dear.live):
         ours["costs"] = 2 * (13 * ours["quantity"] + 2)
     found = diagnosed(
         opened(
@@ -516,7 +516,7 @@ def test_a_backtest_comes_into_the_store_once(tmp_path: Path, home: Path, capsys
     assert counts(command(as_trades(tmp_path / "b.json", world.backtest))[1]) == [("backtest", 8, 40, 0)]
     rows = json.loads(path.read_text())
     (tmp_path / "wrong.json").write_text(json.dumps([*rows[:2], rows[3] | {"quantity": "lots"}]))
-    code, out, err = command(tmp_path / "wrong.json")
+    code, out, _err = command(tmp_path / "wrong.json")
     assert (code, counts(out)) == (70, [("backtest", 0, 4, 1)])
     _, out, _ = ops("import", "--rejects", "-o", "json", capsys=capsys)
     assert [(r["source"], r["reasons"]) for r in json.loads(out)] == [

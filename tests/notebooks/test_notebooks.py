@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from opslib.cli import main
-from opslib.jobs import notebook_file as runner, parameters
+from opslib.jobs import notebook_file as runner
+from opslib.jobs import parameters
 
 pytestmark = pytest.mark.kernel
 

@@ -198,7 +198,7 @@ def test_each_report_is_of_its_days(held: Desk, name: str, named: str) -> None:
         assert sum(h["massive_requests"] for h in day.hours) == day.counts["massive_requests"]
         break  # One day of each is enough: a daily report judges its day anew.
     json.dumps(found.values)
-    assert found.markdown().count("\n### ") >= 6 and found.NAME == name
+    assert found.markdown().count("\n### ") >= 6 and name == found.NAME
 
 
 @pytest.mark.parametrize(

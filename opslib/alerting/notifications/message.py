@@ -155,7 +155,7 @@ class Message:
         """For a mail that shows HTML; whatever comes from outside is inert."""
         e = formatting.in_html
 
-        def shown(words):
+        def shown(words: str) -> str:
             return f"<code style='white-space:pre-wrap'>{e(words)}</code>" if isinstance(words, Code) else e(words)
 
         lines = "".join(
@@ -326,7 +326,7 @@ def _ended(alert: dict[str, Any], rules: Rules) -> str:
     """What is over, where its figure stands now, and how bad it was."""
     rule = rules.rules.get(alert["rule"])
     if rule is None:
-        return alert["sentence"]
+        return str(alert["sentence"])
     known = alert["value"] is not None and alert["how"] != "ended"
     parts = [f"now {rule.told(alert['value'])}"] * known + [f"at its worst {rule.told(alert['peak'])}"] * (
         alert["peak"] is not None
@@ -367,7 +367,7 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
 
 
 def _for(roles: list[str], staff: Contacts) -> str:
-    def people(name):
+    def people(name: str) -> str:
         return (
             f"{name} ({', '.join(staff.roles[name].people)})"
             if name in staff.roles and staff.roles[name].people
@@ -416,7 +416,7 @@ def _stands(situation: Situation | None, blamed: Set[str] = frozenset()) -> list
 
 def test_message(app: str, target: str, staff: Contacts, where: tuple[str, ...] = ()) -> Message:
     """A message that says it is only a trial."""
-    body = {
+    body: dict[str, Any] = {
         "id": f"{app}-test-{target}",
         "app": app,
         "kind": "test",

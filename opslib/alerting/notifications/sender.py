@@ -18,7 +18,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from opslib.alerting.notifications import channels, message as message_module
+from opslib.alerting.notifications import channels
+from opslib.alerting.notifications import message as message_module
 from opslib.alerting.notifications.channels import DeliveryFailed
 from opslib.alerting.notifications.message import Message, Situation
 from opslib.alerting.notifications.planner import REPORT, Cause, NotificationState, unknown_cause
@@ -151,7 +152,7 @@ class Sender:
         except StoreError:
             raise
         # Whatever it is, the message waits, it is said, and the other channels go on.
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:
             why = (
                 str(problem)
                 if isinstance(problem, DeliveryFailed)
@@ -237,7 +238,7 @@ class Sender:
             except StoreError as problem:
                 self._complaints.say("store", str(problem))
             # Whatever it is, it is said, and tried again; and we are not well.
-            except Exception as problem:  # noqa: BLE001
+            except Exception as problem:
                 self._ill = True
                 self._complaints.say(
                     f"fault {problem}",
@@ -385,7 +386,7 @@ def _each(
             await channels.deliver(staff.channels[name], message(name), settings, now)
         except DeliveryFailed as problem:
             return name, str(problem)
-        except Exception as problem:  # noqa: BLE001  # A trial is there to show whatever is wrong with a way.
+        except Exception as problem:  # A trial is there to show whatever is wrong with a way.
             return name, formatting.single_line(
                 settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160
             )

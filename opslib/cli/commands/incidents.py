@@ -77,7 +77,7 @@ def _named(desk: "Desk", words: list[str]) -> tuple[str, str]:
     known = {i.id for i in desk.chronicle.all()} | set(desk.chronicle.of_alerts())
     if words and words[0] in known:
         return desk.chronicle.find(words[0]).id, " ".join(words[1:])
-    if words and (words[0][:4].isdigit() or len(words) == 1 and " " not in words[0]):
+    if words and (words[0][:4].isdigit() or (len(words) == 1 and " " not in words[0])):
         raise IncidentError(
             f"there is no incident {words[0]!r}.{formatting.nearest(words[0], known)} ops incident list has "
             f"those there are."

@@ -213,8 +213,7 @@ def _channel(name: str, told: dict[str, Any], settings: Settings, wrong: Any) ->
         if key != "kind" and (
             not isinstance(value, _TYPES[key])
             or isinstance(value, bool)
-            or isinstance(value, list)
-            and not (value and all(isinstance(v, str) and v for v in value))
+            or (isinstance(value, list) and not (value and all(isinstance(v, str) and v for v in value)))
         ):
             wrong(where, f"{key} is {value!r}, which is not of the kind that is wanted there.")
     for key in must:

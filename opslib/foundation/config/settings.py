@@ -244,7 +244,7 @@ def toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read as TOML: {problem}.") from None
 
 
-def _from_file(path: Path) -> dict:
+def _from_file(path: Path) -> dict[str, Any]:
     found = toml(path)
     for key, value in found.items():
         if key not in _KINDS:
@@ -350,7 +350,7 @@ def _url(name: str, told: str) -> str:
             f"{name} is {formatting.single_line(told.partition('?')[0] if name == SOCKET else told, 80)!r}; an address "
             f"such as {_URLS[name][-1]}://HOST:PORT was wanted."
         )
-    if parts.username or parts.password or parts.query and name != SOCKET:
+    if parts.username or parts.password or (parts.query and name != SOCKET):
         raise SettingsError(
             f"{name} holds a name, password or query; keys belong in OPS_MASSIVE_TOKEN and OPS_TRADIER_TOKEN."
         )
@@ -363,7 +363,7 @@ def _socket_query(environ: Mapping[str, str]) -> dict[str, str]:
     return {SOCKET: query} if query else {}
 
 
-def _world(found: dict, environ: Mapping[str, str]) -> dict:
+def _world(found: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Where the world is: what CONTRACT.md names, each from the environment or else from the file."""
 
     def told(key: str) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from opslib.foundation import clock, formatting
-from opslib.foundation.config import contacts, rules, settings as settings_module
+from opslib.foundation.config import contacts, rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings

@@ -41,7 +41,7 @@ class Cache:
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["basis"] == basis:
-                return kept["found"]
+                return dict(kept["found"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # None is there, or it is broken.
         found = compute()

@@ -8,7 +8,6 @@ who.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -107,7 +106,7 @@ class Postmortem:
         books = dict.fromkeys(e.body["runbook"] for e in self.incident.of_kind("runbook"))
         rows += [(f"change runbook {b} (runbooks/{b}.ipynb), step …: what was learnt", "process") for b in books]
 
-        def cell(c):
+        def cell(c: str) -> str:
             return formatting.in_markdown(c)
 
         return "\n".join([HEADER, *(f"| {cell(what)} | {kind} |  |  |  |  |" for what, kind in rows)])
@@ -363,7 +362,7 @@ class LintFinding(NamedTuple):
 
 def lint(found: Postmortem) -> list[LintFinding]:
     """What does a postmortem lack before others read it? Nothing found is an empty list."""
-    lacks = []
+    lacks: list[LintFinding] = []
     for section, asked in ASKED.items():
         told = found.written(section)
         if section != "actions" and (not told.strip() or told.strip() == f"[{asked}]"):
@@ -407,7 +406,7 @@ def _items(told: str) -> list[list[str]]:
     ][2:]
 
 
-def _of_actions(told: str) -> Iterable[LintFinding]:
+def _of_actions(told: str) -> list[LintFinding]:
     rows = _items(told)
     if not rows:
         return [

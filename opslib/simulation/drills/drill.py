@@ -380,7 +380,10 @@ def tried(case: RegressionCase, settings: Settings) -> Row:
 
 
 def drill(
-    trials: Iterable[Scenario], seeds: Iterable[int], workers: int, progress: Callable[[Iterable, int], Iterable]
+    trials: Iterable[Scenario],
+    seeds: Iterable[int],
+    workers: int,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]],
 ) -> Iterator[Row]:
     """Drill trials on seeds, so many at once, each in a process of its own; rows as they come."""
     asked = [(trial, seed) for trial in trials for seed in seeds]

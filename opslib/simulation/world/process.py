@@ -152,7 +152,7 @@ class WorldProcess:
         answered = await self._app.stderr.readline()
         if not answered.startswith(b"{"):
             raise RuntimeError(f"the app answered {answered + await self._app.stderr.read()!r}")
-        found = json.loads(answered)
+        found: dict[str, Any] = json.loads(answered)
         self._hit = found.get("hit", self._hit)
         return found
 
@@ -214,10 +214,10 @@ class WorldProcess:
 
 
 def _post(receiver: str, key: str | None, body: dict[str, Any]) -> None:
-    """Post as the page does: what does not arrive is lost, and the page does not care."""
+    """Post as the page does: what does not arrive is lost. The address is that of a receiver of our own."""
     where = f"{receiver}/api/metrics/export" + (f"?key={key}" if key else "")
-    request = urllib.request.Request(where, json.dumps(body).encode(), {"Content-Type": "text/plain"})
-    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:
+    request = urllib.request.Request(where, json.dumps(body).encode(), {"Content-Type": "text/plain"})  # noqa: S310
+    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
         answer.read()
 
 

@@ -47,7 +47,7 @@ class Refused(NamedTuple):
     status: int
     reason: str
     origin: str
-    count: int
+    count: int  # type: ignore[assignment]  # Nobody calls the tuple's own count.
 
     @property
     def words(self) -> str:

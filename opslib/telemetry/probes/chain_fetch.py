@@ -31,10 +31,8 @@ class Fetched(NamedTuple):
 
 
 async def _answer(prober: Prober, question: ProbeRequest) -> tuple[Sample | None, Any]:
-    last = payload = None
-    async for last, payload in prober.attempts(question):
-        pass
-    return last, payload
+    attempts = [attempt async for attempt in prober.attempts(question)]
+    return attempts[-1] if attempts else (None, None)
 
 
 async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:

@@ -27,7 +27,8 @@ from opslib.foundation.storage.database import Database
 from opslib.telemetry import clock_skew
 from opslib.telemetry.app_state import is_down
 from opslib.telemetry.probes import host, providers
-from opslib.telemetry.probes.app_log import Log, read as read_log
+from opslib.telemetry.probes.app_log import Log
+from opslib.telemetry.probes.app_log import read as read_log
 from opslib.telemetry.probes.chain_probe import ChainProbe
 from opslib.telemetry.probes.history import FOLLOW_UP, IS_THERE, STARVED, ProbeHistory, doubtful
 from opslib.telemetry.probes.http import Prober, ProbeRequest
@@ -210,7 +211,10 @@ class ProbeRunner:
         for symbol in self.settings.symbols if self.settings.massive_url and self._loop else ():
             if symbol not in self._again:
                 self._again[symbol] = asyncio.create_task(self._fetch_when_allowed(symbol))
-                self._again[symbol].add_done_callback(lambda _, symbol=symbol: self._again.pop(symbol))
+                self._again[symbol].add_done_callback(partial(self._forget_fetch, symbol))
+
+    def _forget_fetch(self, symbol: str, _task: "asyncio.Task[None]") -> None:
+        del self._again[symbol]
 
     async def _fetch_when_allowed(self, symbol: str) -> None:
         again_s = self._chain_s.get(symbol, -math.inf) + self.rules.probes.chain_again_s / self.speed
@@ -266,7 +270,7 @@ class ProbeRunner:
         lost_s, lost_in_all_s = self._lag.lost_s(ended_s - took_s, ended_s), self._lag.lost_s(began_s, ended_s)
         # What one attempt lost was taken from the time of the next.
         vain = sample.outcome in LAG_MAKES and (
-            doubtful(took_s, lost_s) or sample.outcome != "silent" and doubtful(ended_s - began_s, lost_in_all_s)
+            doubtful(took_s, lost_s) or (sample.outcome != "silent" and doubtful(ended_s - began_s, lost_in_all_s))
         )
         if max(lost_s, lost_in_all_s if vain else 0.0) * self.speed <= self.rules.probes.lag_after_s:
             return sample
@@ -279,7 +283,7 @@ class ProbeRunner:
         """One look; a fault of ours in it is told, once as long as it lasts, and stands in the beat."""
         try:
             samples = await look()
-        except Exception as problem:  # noqa: BLE001  # Whatever it is, the other looks go on.
+        except Exception as problem:  # Whatever it is, the other looks go on.
             words = f"{problem.__class__.__name__}: {formatting.single_line(str(problem), 120)}"
             if self._failing.get(name) != words:
                 print(

@@ -110,7 +110,7 @@ class Pnl:
     def within(self, start: datetime, end: datetime | None = None) -> "Pnl":
         """The trades that ended after `start`, up to and at `end`, paired with the backtest's as among all."""
 
-        def inside(t):
+        def inside(t: Trade) -> bool:
             return start < t.exited and (end is None or t.exited <= end)
 
         pairs, alone, phantom = self._compared

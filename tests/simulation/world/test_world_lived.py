@@ -3,6 +3,7 @@ An hour of the simulated world, lived by a real `ops collect` in a process of it
 world's script says, to within one look; and it leaves nothing behind, and lets no secret and no state's name through.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -319,7 +320,7 @@ def test_it_stops_cleanly_and_keeps_nothing(hour: Hour) -> None:
     beats = hour.of("beat", "collector")
     assert hour.code == 0 and "failed" not in hour.stderr and "Traceback" not in hour.stderr, hour.stderr
     assert [b.outcome for b in beats].count("stopped") == 1 and beats[-1].outcome == "stopped"
-    gaps = sorted((b.ts_us - a.ts_us) / 1e6 for a, b in zip(beats, beats[1:]))
+    gaps = sorted((b.ts_us - a.ts_us) / 1e6 for a, b in itertools.pairwise(beats))
     assert gaps[len(gaps) // 2] == pytest.approx(EVERY_S, abs=1) and gaps[-3] < 4 * EVERY_S
     early, late = beats[len(beats) // 4 : len(beats) // 2], beats[-len(beats) // 4 : -1]
 
