@@ -127,8 +127,10 @@ class RuleForm(Table):
         yield from self._limits()
         yield from self._spans()
         yield from self._sources()
-        subjects = set(self.subjects)
-        if isinstance(self.runbook, dict) and set(self.runbook) != subjects:
+        for key, names in (("subjects", self.subjects), ("sources", self.sources)):
+            if len(set(names)) < len(names):
+                yield f"{key} is {names!r}; each was expected once."
+        if isinstance(self.runbook, dict) and set(self.runbook) != set(self.subjects):
             yield f"runbook is {self.runbook!r}; one name, or one for each of {', '.join(self.subjects)}, was expected."
 
     def _limits(self) -> Iterator[str]:

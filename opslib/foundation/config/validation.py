@@ -140,6 +140,12 @@ def _shown(given: object) -> str:
     return formatting.single_line(repr(given), 80)
 
 
+def _hidden(given: object) -> str:
+    if given in ("", []):
+        return "is empty"
+    return "cannot be used as it is (it may hold a secret, so it is not shown)"
+
+
 def _kind(given: object) -> str:
     return _KINDS.get(type(given), "something else")
 
@@ -149,14 +155,14 @@ def expected(words: str, secret: bool = False) -> WrapValidator:
     Say in words what a value should have been.
 
     Args:
-        secret: Whether the value may hold a secret; then only its type is named.
+        secret: Whether the value may hold a secret; then it is not shown.
     """
 
     def check(given: object, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
             return handler(given)
         except ValidationError:
-            raise unexpected(f"is {_kind(given) if secret else _shown(given)}; {words} was expected.") from None
+            raise unexpected(f"{_hidden(given) if secret else f'is {_shown(given)}'}; {words} was expected.") from None
 
     return WrapValidator(check)
 
@@ -180,17 +186,15 @@ def one_of(*names: str, known: str = "") -> WrapValidator:
 
 
 def some_of(*names: str, known: str = "", least: int = 0) -> WrapValidator:
-    """A list of some names, each once; see `one_of`."""
+    """Take a list of some names; see `one_of`."""
 
     def check(given: object, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         choices = tuple(info.context[known]) if info.context and known else names
-        wanted = f"a list of {'some' if least else 'any'} of {', '.join(choices)}, each once, was expected"
+        wanted = f"a list of {'some' if least else 'any'} of {', '.join(choices)} was expected"
         if not isinstance(given, list) or len(given) < least:
             raise unexpected(f"is {_shown(given)}; {wanted}.")
         if unknown := [name for name in given if name not in choices]:
             raise unexpected(f"names {_shown(unknown[0])}; {wanted}.{formatting.nearest(str(unknown[0]), choices)}")
-        if len(set(given)) < len(given):
-            raise unexpected(f"is {_shown(given)}; {wanted}.")
         return given
 
     return WrapValidator(check)
