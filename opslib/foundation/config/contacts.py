@@ -171,8 +171,8 @@ def read(settings: Settings) -> Contacts:
     if unset := [c for c in channels.values() if c.kind in SECRET_OF and not settings.secret(c.secret)]:
         raise SettingsError(
             "\n".join(
-                f"{document.path}, [channels.{c.name}]: {c.secret} is not set; it holds {SECRET_OF[c.kind]}. Set it, or "
-                f"{c.secret}_FILE."
+                f"{document.path}, [channels.{c.name}]: {c.secret} is not set; it holds {SECRET_OF[c.kind]}. "
+                f"Set it, or {c.secret}_FILE."
                 for c in unset
             )
         )

@@ -1,4 +1,4 @@
-"""Say what rules.toml may hold: the form of an alert rule, those of the other limits, and what rules ask of each other."""
+"""Say what rules.toml may hold: each alert rule, the other limits, and what rules ask of each other."""
 
 from collections.abc import Iterator
 from dataclasses import fields
