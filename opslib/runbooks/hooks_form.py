@@ -39,7 +39,10 @@ Timeout = Annotated[SpanText, AfterValidator(_within_a_day), expected("a span of
 
 def problems(found: object, place: str, known: dict[str, Any]) -> list[str]:
     """Every problem of the hooks that a settings file names."""
-    timeouts = create_model("Timeouts", __base__=Table, **{name: (Timeout, "") for name in known["hooks"]})
-    hooks = {name: (HookOrBuiltIn if name in known["built-in"] else Hook, "rehearsal") for name in known["hooks"]}
+    spans: dict[str, Any] = {name: (Timeout, "") for name in known["hooks"]}
+    timeouts: Any = create_model("Timeouts", __base__=Table, **spans)
+    hooks: dict[str, Any] = {
+        name: (HookOrBuiltIn if name in known["built-in"] else Hook, "rehearsal") for name in known["hooks"]
+    }
     form = create_model("Hooks", __base__=Table, **hooks, timeouts=(timeouts | None, None))
     return validation.problems(form, found, place, known, "hooks")

@@ -287,7 +287,7 @@ def _socket_query(environ: Mapping[str, str]) -> dict[str, str]:
     return {SOCKET: query} if query else {}
 
 
-def _world(found: dict, environ: Mapping[str, str]) -> dict:
+def _world(found: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Where the world is: what CONTRACT.md names, each from the environment or else from the file."""
 
     def told(key: str) -> str:

@@ -43,7 +43,8 @@ class Cache:
         try:
             kept = json.loads(files.read_bytes(path))
             if kept["basis"] == basis and kept["digest"] == _digest(kept["found"]):
-                return kept["found"]
+                remembered: dict[str, Any] = kept["found"]
+                return remembered
         except (ImportRefused, ValueError, KeyError, TypeError, RecursionError):
             pass  # None is there, or it is broken.
         found = compute()
