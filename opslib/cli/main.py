@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from opslib.cli import output, parser
 from opslib.cli.commands import alerts
 from opslib.cli.stdout import Stdout
-from opslib.foundation import clock, crash_log, formatting, time_parsing
+from opslib.foundation import clock, crash_log, formatting, logs, time_parsing
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.errors import ImportRefused, OpsError, SettingsError, UsageError
 from opslib.telemetry.pages.store import SnapshotStore
@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.output = getattr(options, "output", "text")
         options.command = options.command or "help"
         what, home = f"ops {options.command}", options.home
+        logs.to_stderr(what)
         crash_log.watch_threads(home, what)
         for words in parser.moments(options):
             _say(f"ops: {words}")
