@@ -1,7 +1,7 @@
 """
 Run the commands of CONTRACT.md: options, errors and exit codes.
 
-Results go to stdout, progress and errors to stderr. What can be typed is `usage`; what a command does stands elsewhere;
+Results go to stdout, progress and errors to stderr. What can be typed is in `parser`; what a command does stands elsewhere;
 here it is asked for and shown. Imports that cost time happen in the command that needs them.
 """
 

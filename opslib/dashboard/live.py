@@ -147,7 +147,7 @@ class Live:
 
     Args:
         as_of: A moment to begin at; None is now.
-        opener: Opens the runbook of an alert for its incident; see `opening.opened`. None opens none.
+        opener: Opens the runbook of an alert for its incident; see `opening.open_for`. None opens none.
 
     Attributes:
         feed: Who reads for it.
