@@ -163,7 +163,8 @@ def build(
     """
     started = now()
     writer = Writer(store, settings.app, now)
-    refusals, log = Refusals(store, settings.app, now, settings.redact), logs.of(settings.redact)
+    refusals = Refusals(store, settings.app, now, settings.redact)
+    log = logs.of(settings.redact)
     origins = frozenset(origin.lower() for origin in settings.cors_origins)
     write_key, read_key = settings.secret("OPS_INGEST_KEY"), settings.secret("OPS_READ_KEY")
 
