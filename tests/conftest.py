@@ -67,6 +67,14 @@ def pytest_sessionfinish() -> None:
         shutil.rmtree(os.environ["TEST_DEMO"], ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def logged() -> None:
+    """What is logged is shown on stderr, as every command has it."""
+    from opslib.foundation import logs  # Not before the environment is as tests want it.
+
+    logs.to_stderr("ops")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A desk's folder of this test's own."""
