@@ -15,6 +15,13 @@ from typing import Any
 from opslib.foundation.storage import temporary_files
 
 
+FOLDER = ".memory"  # In the outputs of an app.
+
+
+def _digest(rests_on: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(rests_on).encode()).hexdigest()
+
+
 class Cache:
     """
     What was computed before.
@@ -37,7 +44,7 @@ class Cache:
         """
         if self._folder is None:
             return compute()
-        basis, path = hashlib.sha256(json.dumps(rests_on).encode()).hexdigest(), self._folder / f"{name}.json"
+        basis, path = _digest(rests_on), self._folder / f"{name}.json"
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["basis"] == basis:
@@ -47,6 +54,11 @@ class Cache:
         found = compute()
         self._keep(path, {"basis": basis, "found": found})
         return found
+
+    def keep(self, name: str, rests_on: list[Any], found: dict[str, Any]) -> None:
+        """Keep what `once` would compute, by whoever knows it already."""
+        if self._folder is not None:
+            self._keep(self._folder / f"{name}.json", {"basis": _digest(rests_on), "found": found})
 
     @staticmethod
     def _keep(path: Path, kept: dict[str, Any]) -> None:
