@@ -195,7 +195,7 @@ def run(hook: Hook, asked: Mapping[str, Any], settings: Settings) -> Outcome:
     return Outcome("done", f"done{': ' + said if said else ''}", output)
 
 
-def _awaited(process: subprocess.Popen, timeout_s: float, printed: IO[bytes]) -> str:
+def _awaited(process: subprocess.Popen[bytes], timeout_s: float, printed: IO[bytes]) -> str:
     """Wait until a command has ended; why it must be ended, where it has not."""
     until_s = time.monotonic() + timeout_s
     while (left_s := until_s - time.monotonic()) > 0:
@@ -208,7 +208,7 @@ def _awaited(process: subprocess.Popen, timeout_s: float, printed: IO[bytes]) ->
     return f"took longer than {formatting.duration(timeout_s)}" if process.poll() is None else ""
 
 
-def _end(process: subprocess.Popen) -> bool:
+def _end(process: subprocess.Popen[bytes]) -> bool:
     """
     End a command and all that it started: SIGTERM, then SIGKILL for what is still there; also what has left its process
     group.
@@ -240,7 +240,7 @@ def _signal(group: int, started: list[Any], which: signal.Signals) -> None:
             child.send_signal(which)
 
 
-def _await_end(process: subprocess.Popen, started: list[Any]) -> None:
+def _await_end(process: subprocess.Popen[bytes], started: list[Any]) -> None:
     """Wait until a command, its process group and what it started have ended, `ENDING_S` at most."""
     until_s = time.monotonic() + ENDING_S
     while time.monotonic() < until_s and (
@@ -253,7 +253,7 @@ def _runs(child: Any) -> bool:
     import psutil
 
     try:
-        return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        return bool(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -1,10 +1,12 @@
 """What is due when: the calendar as a desk lives it, read from a file that is refused where it cannot be meant."""
 
+import itertools
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opslib.foundation import clock, market_calendar, periods, time_parsing
 from opslib.foundation.clock import Window
@@ -230,7 +232,7 @@ def test_however_it_is_cut_nothing_is_due_twice_or_never(start: datetime, second
     ends = [start.replace(tzinfo=NEW_YORK).astimezone(clock.EPOCH.tzinfo)]
     for span in seconds:
         ends.append(ends[-1] + timedelta(seconds=span))
-    parts = [m for a, b in zip(ends, ends[1:]) for m in job.moments(Window(a, b), [])]
+    parts = [m for a, b in itertools.pairwise(ends) for m in job.moments(Window(a, b), [])]
     assert parts == job.moments(Window(ends[0], ends[-1]), []) == sorted(parts)
     assert len({job.made_at(m) for m in parts}) == len(parts)
 

@@ -24,7 +24,8 @@ from opslib.services.collector import Collector
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
-from tests.support.snapshots import PageOf, us as after_open
+from tests.support.snapshots import PageOf
+from tests.support.snapshots import us as after_open
 
 RULES = rules.load()
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)

@@ -105,7 +105,7 @@ class Rule:
     longest: timedelta | None = None
 
     def of(self, source: str) -> "Rule":
-        """This rule, as it is for one source."""
+        """The rule as it is for one source."""
         return replace(self, **self.by_source[source]) if source in self.by_source else self
 
     def reach(self, rung: str) -> timedelta:
