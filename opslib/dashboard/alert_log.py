@@ -205,6 +205,9 @@ class AlertLog:
                     f"{f.rule.told(None if spent is None else v)} over {formatting.duration(w.total_seconds())}"
                     for v, w in ((spent and spent.long, long), (spent and spent.short, short))
                 ]
+                past = "unknown" if spent is None or spent.bound is None else "no"
+                if f.severity == rung:
+                    past = "yes"
                 rows.append(
                     [
                         f.rule.title,
@@ -212,7 +215,7 @@ class AlertLog:
                         rung,
                         f.rule.limit_told(limit),
                         *told,
-                        "yes" if f.severity == rung else "unknown" if spent is None or spent.bound is None else "no",
+                        past,
                     ]
                 )
         return table(

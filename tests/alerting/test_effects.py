@@ -110,7 +110,12 @@ def test_what_to_do_first_fits_each_cause() -> None:
     for (cause, about), (wanted, unwanted) in FIRST.items():
         runbook = Diagnosis.runbook.fget(SimpleNamespace(cause=cause, subject=about, alert_runbook=None))  # type: ignore[attr-defined]
         rule, of_cause = leading_rule(cause, about, runbook or "", RULES), advice(cause, about)
-        said = of_cause.action if of_cause else rule.action if rule else ""
+        if of_cause:
+            said = of_cause.action
+        elif rule:
+            said = rule.action
+        else:
+            said = ""
         assert wanted.lower() in said.lower() and unwanted.lower() not in said.lower() and "{" not in said, (
             cause,
             said,

@@ -131,7 +131,10 @@ class Database:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS_LOCK)))
             try:
                 yield connection
-                connection.exec_driver_sql("COMMIT") if self.is_sqlite else connection.commit()
+                if self.is_sqlite:
+                    connection.exec_driver_sql("COMMIT")
+                else:
+                    connection.commit()
             except BaseException:
                 if not self.is_sqlite:
                     connection.rollback()

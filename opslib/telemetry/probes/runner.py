@@ -424,7 +424,11 @@ class ProbeRunner:
         async def process() -> Sample:
             return (await self._process())[0]
 
-        return request if health else process if self.settings.app_pid else None
+        if health:
+            return request
+        if self.settings.app_pid:
+            return process
+        return None
 
     async def _follow_up_while_down(self, follow_up: Callable[[], Awaitable[Sample]]) -> None:
         """
