@@ -1,7 +1,7 @@
 """
 Run the commands of CONTRACT.md: options, errors and exit codes.
 
-Results go to stdout, progress and errors to stderr. What can be typed is `usage`; what a command does stands elsewhere;
+Results go to stdout, progress and errors to stderr. What can be typed is in `parser`; what a command does stands elsewhere;
 here it is asked for and shown. Imports that cost time happen in the command that needs them.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from opslib.cli import output, parser
 from opslib.cli.commands import alerts
 from opslib.cli.stdout import Stdout
-from opslib.foundation import clock, crash_log, formatting, time_parsing
+from opslib.foundation import clock, crash_log, formatting, logs, time_parsing
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.errors import ImportRefused, OpsError, SettingsError, UsageError
 from opslib.telemetry.pages.store import SnapshotStore
@@ -47,16 +47,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if ours is not None:
             sys.stdout = Stdout(ours)
-        options = parser.parser().parse_args(asked)
+        options = parser.parser(COMMANDS).parse_args(asked)
         for name in ("home", "app", "as_of", "known_at"):
             setattr(options, name, getattr(options, name, None))
         options.output = getattr(options, "output", "text")
         options.command = options.command or "help"
         what, home = f"ops {options.command}", options.home
+        logs.to_stderr(what)
         crash_log.watch_threads(home, what)
         for words in parser.moments(options):
             _say(f"ops: {words}")
-        code: int = globals()[f"_{options.command}"](options)
+        code: int = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -128,7 +129,7 @@ def _importing(path: Path) -> Callable[[Iterable[Any]], Iterable[Any]]:
 
 
 def _help(options: argparse.Namespace) -> int:
-    print(parser.help_text(getattr(options, "topic", None)), end="")
+    print(parser.help_text(COMMANDS, getattr(options, "topic", None)), end="")
     return DONE
 
 
@@ -549,6 +550,40 @@ def _runs(options: argparse.Namespace) -> int:
             )
         )
     return DONE
+
+
+COMMANDS: dict[str, parser.Run] = {
+    "help": _help,
+    "demo": _demo,
+    "drill": _drill,
+    "import": _import,
+    "export": _export,
+    "serve": _serve,
+    "status": _status,
+    "diagnose": _diagnose,
+    "pnl": _pnl,
+    "alerts": _alerts,
+    "collect": _collect,
+    "ack": _ack,
+    "silence": _silence,
+    "notify": _notify,
+    "incident": _incident,
+    "mark": _mark,
+    "runbook": _runbook,
+    "postmortem": _postmortem,
+    "checklist": _checklist,
+    "verify": _verify,
+    "greeks": _greeks,
+    "lab": _lab,
+    "dashboard": _dashboard,
+    "doctor": _doctor,
+    "rules": _rules,
+    "report": _report,
+    "schedule": _schedule,
+    "feedback": _feedback,
+    "run": _run,
+    "runs": _runs,
+}
 
 
 if __name__ == "__main__":

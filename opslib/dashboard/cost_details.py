@@ -271,11 +271,10 @@ class CostComparison:
         plain = "\n".join(
             ["The change to the backtest's costs", *(f"    {t}" for t in told), f"  - {cushion}", f"  - {verdict}"]
         )
-        e = formatting.in_html
         return TextBlock(
             plain,
-            f"<p><strong>The change to the backtest's costs</strong></p><pre>{e(chr(10).join(told))}</pre><ul>"
-            f"<li>{e(cushion)}</li><li>{e(verdict)}</li></ul>",
+            "dashboard/templates/cost_change.html",
+            {"diff": told, "lines": [cushion, verdict]},
             "\n".join(
                 [
                     "### The change to the backtest's costs",

@@ -5,13 +5,12 @@ Gauges speak of the last hour, those of a rule of the rule's own window; a figur
 nobody alerts on an invented number.
 """
 
-import sys
 from datetime import datetime, timedelta
 
 from opslib.alerting import evaluation
 from opslib.alerting.verdicts import Finding, bound
 from opslib.dashboard.status import Status
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, logs
 from opslib.foundation.clock import Window
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
@@ -49,16 +48,16 @@ def errors_total(store: Database, settings: Settings, rules: Rules, as_of: datet
         total += tape.came_to_light("errors", window) or 0
         upto = until
         if begun < upto <= settled:
-            _remember(store, key, f"{clock.micros(upto)} {total}")
+            _remember(store, settings, key, f"{clock.micros(upto)} {total}")
     return total
 
 
-def _remember(store: Database, key: str, value: str) -> None:
+def _remember(store: Database, settings: Settings, key: str, value: str) -> None:
     """Remember a total where that is possible: one that cannot be remembered is right all the same, and made again."""
     try:
         store.remember(key, value)
     except StoreError as problem:
-        print(formatting.printable(f"ops serve: {problem}"), file=sys.stderr)
+        logs.of(settings.redact).warning(str(problem))
 
 
 def prometheus(view: Status, total_errors: int | None) -> str:

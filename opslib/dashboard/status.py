@@ -63,7 +63,7 @@ class Status:
         recorded: What became of alerts, where they were judged up to the moment of the view; else None.
         evaluated: The part of the window for which alerts are evaluated where nothing is recorded; None is all of it.
         probed: What our own looks saw; None where nobody ever looked.
-        acks, silences: What people said of alerts: see `dispatch.NotificationStore`.
+        acks, silences: What people said of alerts: see `NotificationStore`.
         filed: What the fills of the window came to; None where there are none, and the page is asked.
         traded: What all fills up to the moment of the view came to; None where there are none.
         rows: Those fills, for the alerts where nobody judged.

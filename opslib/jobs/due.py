@@ -40,7 +40,7 @@ class DueJob(NamedTuple):
         at: When it was due.
         due: Its name in the ledger, and until when it is in time.
         rows: Its runs, oldest first.
-        standing: What is to be done about it; see `ledger.standing`.
+        standing: What is to be done about it; see `ledger`.
     """
 
     job: Job

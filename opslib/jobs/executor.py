@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import AlreadyMade, NotebookFailed, StoreError, UsageError
@@ -489,10 +489,8 @@ def publish_run(
     try:
         index_page.write(settings, store)
     except OSError as problem:  # The run is what it is; the next one makes the page anew.
-        print(
-            f"ops: {settings.home / index_page.NAME} could not be written ({problem.strerror}); ops runs has "
-            f"every run.",
-            file=sys.stderr,
+        logs.of(settings.redact).warning(
+            f"{settings.home / index_page.NAME} could not be written ({problem.strerror}); ops runs has every run."
         )
     return replace(outcome, state=state, reason=reason), place
 

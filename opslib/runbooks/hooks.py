@@ -19,11 +19,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import IO, Any
 
 from opslib.foundation import formatting, time_parsing
-from opslib.foundation.config.settings import Settings, toml
-from opslib.foundation.errors import SettingsError, UsageError
+from opslib.foundation.config import documents
+from opslib.foundation.config.settings import Settings
 from opslib.telemetry.probes.log_lines import ANSI
 
 REHEARSAL, BUILT_IN = "rehearsal", "built-in"
@@ -53,7 +54,8 @@ HOOKS = {
     "raise_error": "raise one error in the app, on purpose",
 }
 TIMEOUTS = "timeouts"
-USUAL_TIMEOUT, LONGEST_TIMEOUT = timedelta(minutes=2), timedelta(hours=24)
+_FORM = Path(__file__).with_name("hooks_form.py")
+USUAL_TIMEOUT = timedelta(minutes=2)
 # What builds, tests or rolls out takes minutes; so does a server until it answers again.
 _TIMEOUT_OF = {
     **dict.fromkeys(("test_monitoring", "test_integration", "build", "deploy", "roll_back"), timedelta(minutes=15)),
@@ -131,49 +133,25 @@ def read(settings: Settings) -> dict[str, Hook]:
     Raises:
         SettingsError: It names a hook that is none, something that is neither a command nor ``built-in``, or no time.
     """
-    path = settings.base / "settings.toml"
-    found = dict(toml(path).get("hooks", {}))
-    timeouts = _timeouts(found.pop(TIMEOUTS, {}), f"{path}, hooks.{TIMEOUTS}")
-    hooks = {name: Hook(name, timeout=timeouts.get(name)) for name in HOOKS}
-    for name, how in found.items():
-        if name not in HOOKS:
-            raise SettingsError(
-                f"{path}, hooks: there is no hook {name!r}; there are: {', '.join(HOOKS)}"
-                f".{formatting.nearest(name, HOOKS)}"
-            )
-        command = isinstance(how, list) and how and all(isinstance(part, str) and part for part in how)
-        if not command and not (how == REHEARSAL or (how == BUILT_IN and name in BUILT_IN_ONES)):
-            raise SettingsError(
-                f"{path}, hooks: {name} is {how!r}; a command as a list, {REHEARSAL!r}"
-                f"{' or ' + repr(BUILT_IN) if name in BUILT_IN_ONES else ''} was wanted."
-            )
-        hooks[name] = Hook(name, tuple(how) if command else how, timeouts.get(name))
-    return hooks
+    document = documents.read(settings.base / "settings.toml")
+    found = document.table.get("hooks", {})
+    known = {"hooks": list(HOOKS), "built-in": BUILT_IN_ONES}
 
+    def problems() -> list[str]:
+        from opslib.runbooks import hooks_form
 
-def _timeouts(found: object, place: str) -> dict[str, timedelta]:
-    """How long each hook may take, where the settings say so."""
-    if not isinstance(found, dict):
-        raise SettingsError(
-            f'{place} is {formatting.single_line(repr(found), 40)}; a table such as build = "30m" was expected.'
+        return hooks_form.problems(found, str(document.path), known)
+
+    document.validate(_FORM, known, problems)
+    timeouts = found.get(TIMEOUTS, {})
+    return {
+        name: Hook(
+            name,
+            tuple(how) if isinstance(how := found.get(name, REHEARSAL), list) else how,
+            time_parsing.parse_span(timeouts[name]) if name in timeouts else None,
         )
-    read = dict[str, timedelta]()
-    for name, span in found.items():
-        if name not in HOOKS:
-            raise SettingsError(
-                f"{place}: there is no hook {name!r}; there are: {', '.join(HOOKS)}.{formatting.nearest(name, HOOKS)}"
-            )
-        try:
-            read[name] = time_parsing.parse_span(span)
-        except (UsageError, AttributeError):
-            raise SettingsError(
-                f"{place}: {name} is {formatting.single_line(repr(span), 40)}; a span of time such as 30m was expected."
-            ) from None
-        if read[name] > LONGEST_TIMEOUT:
-            raise SettingsError(
-                f"{place}: {name} is {span}; at most {LONGEST_TIMEOUT.total_seconds() / 3600:g}h was expected."
-            )
-    return read
+        for name in HOOKS
+    }
 
 
 def run(hook: Hook, asked: Mapping[str, Any], settings: Settings) -> Outcome:

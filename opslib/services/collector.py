@@ -9,7 +9,6 @@ import asyncio
 import json
 import secrets
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from opslib.alerting.notifications import sender
 from opslib.alerting.notifications.planner import OF_COLLECTOR
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.alerting.store import AlertStore, Lease
-from opslib.foundation import clock, formatting, market_calendar
+from opslib.foundation import clock, formatting, logs, market_calendar
 from opslib.foundation.clock import SECOND
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import SENT, Rules
@@ -78,6 +77,7 @@ class Collector:
         self._upto_us: int | None = None
         self._well_at: datetime | None = None
         self._blind_until_us: int | None = None
+        self._logger = logs.of(settings.redact)
 
     @property
     def well(self) -> bool:
@@ -155,7 +155,7 @@ class Collector:
         NotificationStore(self.record.store, self.settings.app).heard(
             [alert | {"starts_us": now_us, "ends_us": turn.known_us + until_us - now_us}]
         )
-        print(formatting.printable(f"ops collect: {words}"), file=sys.stderr)
+        self._logger.warning(words)
 
     def _keep(self, turn: Lease, since_us: int, upto_us: int, transitions: list[Transition]) -> bool:
         assert self._watch
@@ -212,16 +212,13 @@ class Collector:
             except StoreError as problem:
                 if str(problem) != told:
                     told = str(problem)
-                    print(formatting.printable(f"ops collect: {told}"), file=sys.stderr)
+                    self._logger.error(told)
             now_us = clock.micros(self.now())
             stop.wait((GRID_US - (now_us - SETTLE_US) % GRID_US) / SECOND / clock.speed())
         try:
             self.record.leave(self.holder)
         except StoreError as problem:
-            print(
-                formatting.printable(f"ops collect: {problem} The next collector waits until our turn is over."),
-                file=sys.stderr,
-            )
+            self._logger.error(f"{problem} The next collector waits until our turn is over.")
 
 
 class Standby:
@@ -240,6 +237,7 @@ class Standby:
         now: Callable[[], datetime] = clock.now,
     ):
         self._samples, self._rules, self._now = SampleStore(store, settings.app), rules, now
+        self._logger = logs.of(settings.redact)
         self._collector = Collector(store, settings, rules, f"standby-{secrets.token_hex(8)}", now)
         self._notifier = notifying.notifier(store, settings, rules, staff, now)
 
@@ -262,10 +260,8 @@ class Standby:
                 if self.needed():
                     self._collector.judge()
                     if telling is None:
-                        print(
-                            "ops serve: the collector has fallen silent; alerts are judged and told from "
-                            "here until it is back",
-                            file=sys.stderr,
+                        self._logger.warning(
+                            "the collector has fallen silent; alerts are judged and told from here until it is back"
                         )
                         quiet.clear()
                         telling = threading.Thread(
@@ -281,7 +277,7 @@ class Standby:
             except StoreError as problem:
                 if str(problem) != told:
                     told = str(problem)
-                    print(formatting.printable(f"ops serve: {told}"), file=sys.stderr)
+                    self._logger.error(told)
             stop.wait(GRID_US / SECOND / clock.speed())
         quiet.set()
         if telling is not None:

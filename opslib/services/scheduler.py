@@ -7,9 +7,9 @@ be killed, asleep or moved in time; whoever looks next finds the same, and any n
 
 import asyncio
 import json
+import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -19,7 +19,7 @@ from typing import Any
 
 from opslib.alerting.notifications import sender
 from opslib.alerting.notifications.store import NotificationStore
-from opslib.foundation import clock, formatting, market_calendar, periods
+from opslib.foundation import clock, formatting, logs, market_calendar, periods
 from opslib.foundation.config.settings import without_secrets
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import AlreadyMade, OpsError, SettingsError, StoreError
@@ -148,7 +148,7 @@ class Scheduler:
 
     def _end(self, item: DueJob, state: str, why: str) -> None:
         self.ended.append((item, state, why))
-        self._say(item.due.name, f"{item.due.name}: {state}{f' ({why})' if why else ''}", prefix="")
+        self._say(item.due.name, f"{item.due.name}: {state}{f' ({why})' if why else ''}", logging.INFO)
 
     def _send(self, item: DueJob, now: datetime) -> None:
         """Have what was made sent, once, where it is to be sent."""
@@ -166,11 +166,11 @@ class Scheduler:
         )
         self._sent.add(run["id"])
 
-    def _say(self, about: str, words: str, prefix: str = "ops: ") -> None:
-        """On stderr, without secrets; the same of one thing once."""
+    def _say(self, about: str, words: str, level: int = logging.WARNING) -> None:
+        """Log it; the same of one thing once."""
         if self._said.get(about) != words:
             self._said[about] = words
-            print(formatting.printable(self.desk.settings.redact(f"{prefix}{words}")), file=sys.stderr, flush=True)
+            logs.of(self.desk.settings.redact).log(level, words)
 
     def run(self, stop: threading.Event) -> None:
         """Make what is due until stopped, and tell people."""

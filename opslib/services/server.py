@@ -12,7 +12,6 @@ import ipaddress
 import json
 import queue
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -30,7 +29,7 @@ from starlette.routing import Route
 from opslib.alerting.notifications import external_alerts
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.dashboard import prometheus, status
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.config import rules as config_rules
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.settings import Settings
@@ -165,6 +164,7 @@ def build(
     started = now()
     writer = Writer(store, settings.app, now)
     refusals = Refusals(store, settings.app, now, settings.redact)
+    log = logs.of(settings.redact)
     origins = frozenset(origin.lower() for origin in settings.cors_origins)
     write_key, read_key = settings.secret("OPS_INGEST_KEY"), settings.secret("OPS_READ_KEY")
 
@@ -227,7 +227,7 @@ def build(
                 if isinstance(problem, StoreError)
                 else repr(problem)
             )
-            print(f"ops serve: a post could not be kept: {settings.redact(why)}", file=sys.stderr)
+            log.error(f"a post could not be kept: {why}")
             raise Problem(
                 503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}
             ) from None
@@ -268,7 +268,7 @@ def build(
         except BadLogs as problem:
             raise Problem(400, "These are no lines of a log", settings.redact(str(problem))) from None
         except StoreError as problem:
-            print(f"ops serve: lines of a log could not be kept: {settings.redact(str(problem))}", file=sys.stderr)
+            log.error(f"lines of a log could not be kept: {problem}")
             raise Problem(
                 503,
                 "The lines could not be kept",
@@ -434,9 +434,8 @@ def serve(
             f"running? Give another --port."
         ) from None
     app = build(settings, store, rules, host=host)
-    print(
-        f"ops serve: {settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C",
-        file=sys.stderr,
+    logs.of(settings.redact).info(
+        f"{settings.app} listens on http://{host}:{port} (POST /api/metrics/export); stop with Ctrl-C"
     )
     stop = threading.Event()
     standing_by = threading.Thread(target=Standby(store, settings, rules, staff).run, args=(stop,), name="standby")

@@ -25,6 +25,8 @@ from tests.support import lab as labs
 from tests.support.lab import address_of, browsing
 from tests.support.system import needs
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

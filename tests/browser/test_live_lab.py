@@ -29,6 +29,8 @@ from tests.support.lab import IDLE, beside_a_world, browsing, notebook, running_
 from tests.support.snapshots import CLOSES, OPENS
 from tests.support.system import needs
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
 SPEED, EVERY_S = 8.0, 5
 MOMENTS = 40  # Others each day.
 CELL = 'import opslib as ops\n\nops.live("desk", window="10m")'

@@ -257,7 +257,7 @@ def values(action: argparse.Action) -> st.SearchStrategy[str]:
 
 def lines() -> st.SearchStrategy[list[str]]:
     """A command with some of its options, in the order of a shell; sometimes anything."""
-    (subparsers,) = (a for a in parser.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (subparsers,) = (a for a in parser.parser(main.COMMANDS)._actions if isinstance(a, argparse._SubParsersAction))
 
     @st.composite
     def line(draw: Any) -> list[str]:

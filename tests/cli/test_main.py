@@ -221,7 +221,7 @@ def test_status_does_not_import_what_costs_time() -> None:
     """
     The shell's status imports neither pandas nor numpy nor a calendar library nor anything that draws or executes.
     """
-    heavy = ["pandas", "numpy", "exchange_calendars", "matplotlib", "papermill", "nbformat", "IPython"]
+    heavy = ["pandas", "numpy", "exchange_calendars", "matplotlib", "papermill", "nbformat", "IPython", "pydantic"]
     code = (
         f"import sys; from opslib.cli import main; main.main(['status', '--as-of', '2026-03-10T11:00']); "
         f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"

@@ -24,6 +24,8 @@ from opslib.jobs import executor
 from opslib.jobs import ledger as ledger_module
 from tests.support.system import absent, needs
 
+pytestmark = pytest.mark.kernel
+
 TOKENS = {
     "OPS_INGEST_KEY": "ingest-sesame-1",
     "OPS_READ_KEY": "read-sesame-2",

@@ -23,6 +23,8 @@ from opslib.jobs.executor import Outcome
 from opslib.jobs.kernels import KernelPool
 from tests.jobs.test_executor import notebook, shown
 
+pytestmark = pytest.mark.kernel
+
 PLOTS = """
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 plt.plot(np.linspace(0, 1, 50) ** 2); plt.title("squares"); plt.show()

@@ -18,10 +18,11 @@ import pytest
 from opslib import desk
 from opslib.alerting import evaluator, fill_figures
 from opslib.cli import main
-from opslib.dashboard import cost_details, pnl_details
+from opslib.dashboard import cost_details, pnl_details, status
 from opslib.desk import Desk
 from opslib.foundation import clock, market_calendar, time_parsing
 from opslib.foundation.config import rules
+from opslib.runbooks.diagnosis.diagnosis import diagnose_at
 from opslib.telemetry import importing
 
 OPENS = time_parsing.parse("2026-03-10T09:30")
@@ -202,7 +203,7 @@ def opened(home: Path, *files: tuple[str, Path]) -> Desk:
 
 
 def diagnosed(own: Desk, at: Any = AT, length: timedelta = timedelta(minutes=10)) -> Any:
-    return own.diagnose(at, length)
+    return diagnose_at(own, at, length)
 
 
 def asked(own: Desk, at: Any = AT) -> str:
@@ -451,7 +452,7 @@ def test_a_window_that_never_holds_enough_grows(tmp_path: Path) -> None:
     assert "of the newest 20 trades, since 2026-03-04" in asked(own) and "alone hold fewer than 20" in asked(own)
     (told,) = [
         f
-        for f in own.view(AT, timedelta(hours=6)).findings
+        for f in status.view_at(own, AT, timedelta(hours=6)).findings
         if f.rule.name == "backtest_variance" and f.source == "fills"
     ]
     assert (

@@ -310,12 +310,12 @@ def damage(home: Path, rng: random.Random) -> str:
 
 def command(arguments: list[str]) -> int:
     """Run a command as `cli.main` does, but let what it would call unexpected come out."""
-    options = parser.parser().parse_args(arguments)
+    options = parser.parser(main.COMMANDS).parse_args(arguments)
     for name in ("as_of", "known_at"):
         setattr(options, name, getattr(options, name, None))
     options.output = getattr(options, "output", "text")
     try:
-        return int(getattr(main, f"_{options.command}")(options))
+        return int(options.run(options))
     except OpsError as problem:
         print(f"ops: {problem}", file=sys.stderr)
         return problem.exit_code

@@ -24,7 +24,7 @@ from opslib.alerting.notifications.planner import (
     SCHEDULE,
 )
 from opslib.alerting.verdicts import named
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, templates
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import NAMES, SEVERITIES, Rule, Rules
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
@@ -153,19 +153,11 @@ class Message:
     @property
     def html(self) -> str:
         """For a mail that shows HTML; whatever comes from outside is inert."""
-        e = formatting.in_html
-
-        def shown(words: str) -> str:
-            return f"<code style='white-space:pre-wrap'>{e(words)}</code>" if isinstance(words, Code) else e(words)
-
-        lines = "".join(
-            f"<p style='margin:.4em 0'>{f'<strong>{e(head)}:</strong> ' if head else ''}{shown(words)}</p>"
-            for head, words in self.lines
-        )
-        link = f"<p><a href='{e(self.link)}'>Open the runbook</a></p>" if self.link else ""
-        return (
-            f"<div style='font:16px/1.4 sans-serif;max-width:36em'><h2 style='font-size:1.1em'>"
-            f"{e(self.title)}</h2>{lines}{link}</div>"
+        return templates.render(
+            "alerting/notifications/templates/message.html",
+            title=self.title,
+            lines=[(head, words, isinstance(words, Code)) for head, words in self.lines],
+            link=self.link,
         )
 
 

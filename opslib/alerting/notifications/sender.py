@@ -9,7 +9,6 @@ import asyncio
 import base64
 import json
 import random
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -24,7 +23,7 @@ from opslib.alerting.notifications.channels import DeliveryFailed
 from opslib.alerting.notifications.message import Message, Situation
 from opslib.alerting.notifications.planner import REPORT, Cause, NotificationState, unknown_cause
 from opslib.alerting.notifications.store import Delivery, NotificationStore
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.config.contacts import Channel, Contacts
 from opslib.foundation.config.rules import PATH, SENT, Rules
 from opslib.foundation.config.settings import Settings
@@ -51,15 +50,15 @@ class Situations(Protocol):
 
 
 class Complaints:
-    """Says what goes wrong on stderr, without secrets, and once for as long as it lasts."""
+    """Logs what goes wrong, once for as long as it lasts."""
 
     def __init__(self, settings: Settings):
-        self._settings, self._lasting = settings, set[str]()
+        self._logger, self._lasting = logs.of(settings.redact), set[str]()
 
     def say(self, about: str, words: str, always: bool = False) -> None:
         """Say what is wrong with something; not again while it lasts, unless always."""
         if always or about not in self._lasting:
-            print(formatting.printable(self._settings.redact(f"ops: {words}")), file=sys.stderr)
+            self._logger.warning(words)
         self._lasting.add(about)
 
     def over(self, about: str) -> None:

@@ -13,7 +13,6 @@ from opslib.foundation.errors import IncidentError, UsageError
 from opslib.foundation.storage import atomic_files
 from opslib.incidents.incident import CLOSED, Incident
 from opslib.jobs import ledger
-from opslib.jobs.html_export import POLICY, STYLE
 from opslib.reports.postmortem import drafting
 from opslib.reports.postmortem.document import Postmortem, lint
 from opslib.runbooks import cases, catalog, opening, session
@@ -274,7 +273,7 @@ def shelved(options: argparse.Namespace) -> Reply:
         )
     if options.html:
         atomic_files.publish(
-            options.html.with_suffix(""), {options.html.suffix or ".html": catalog.page(POLICY, STYLE).encode()}, None
+            options.html.with_suffix(""), {options.html.suffix or ".html": catalog.page().encode()}, None
         )
         return Reply({"page": str(options.html)}, f"every runbook, for paper or a phone: {options.html}")
     if not options.name:

@@ -51,7 +51,7 @@ class Workspace:
     @cached_property
     def rules(self) -> Rules:
         """The limits in force."""
-        return rules.load(self.settings.base)
+        return rules.load(self.settings.base, self.remembers)
 
     @cached_property
     def memory(self) -> Cache:

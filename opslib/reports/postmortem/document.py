@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from opslib.dashboard.text_blocks import TextBlock, bullet_list, markdown_to_html, table
-from opslib.foundation import clock, formatting
+from opslib.dashboard.text_blocks import TextBlock, bullet_list, markdown_to_html, one_after_another, table
+from opslib.foundation import clock, formatting, templates
 from opslib.incidents import evidence
 from opslib.incidents.evidence import Entry
 from opslib.incidents.incident import TIMES, Incident, from_entries, words
@@ -243,11 +243,7 @@ class Postmortem:
             ("Impact", self.impact, ""),
             (
                 "Five times, four durations",
-                TextBlock(
-                    "\n\n".join((self.times.plain, self.durations.plain)),
-                    self.times.html + self.durations.html,
-                    "\n\n".join((self.times.markdown, self.durations.markdown)),
-                ),
+                one_after_another(self.times, self.durations),
                 "",
             ),
             ("Timeline", self.timeline, ""),
@@ -285,17 +281,14 @@ class Postmortem:
     @property
     def html(self) -> str:
         """The same as one page that opens anywhere: no script, no request."""
-        body = "".join(
-            f"<section><h2>{formatting.in_html(heading)}</h2>\n{facts.html if facts else ''}"
-            f"\n{markdown_to_html(self.written(section)) if section else ''}</section>\n"
-            for heading, facts, section in self.sections
-        )
-        return (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta '
-            f'http-equiv="Content-Security-Policy" content="{html_export.POLICY}"><meta name="viewport" '
-            f'content="width=device-width, initial-scale=1">'
-            f"<title>Postmortem of {formatting.in_html(self.incident.id)}</title><style>{html_export.STYLE}</style></"
-            f"head>\n<body><h1>Postmortem of {formatting.in_html(self.incident.id)}</h1>\n{body}</body></html>\n"
+        return templates.render(
+            "reports/templates/postmortem.html",
+            policy=html_export.POLICY,
+            incident=self.incident.id,
+            sections=[
+                (heading, facts, markdown_to_html(self.written(section)) if section else "")
+                for heading, facts, section in self.sections
+            ],
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -214,7 +214,7 @@ class SnapshotStore:
         return self._one(found.order_by(s.ts_us.desc(), s.seq.desc()))
 
     def first_snapshot(self, app: str, after_us: int, known_at_us: int | None, **which: Any) -> SnapshotRow | None:
-        """What was the first look of a page (see `last_look`) after an instant? None where there is none."""
+        """What was the first look of a page (see `last_snapshot`) after an instant? None where there is none."""
         s = SNAPSHOTS.c
         return self._one(
             self._of_page(sa.select(s.seq).where(s.app == app, s.ts_us > after_us), known_at_us, **which).order_by(

@@ -18,7 +18,7 @@ class Fetched(NamedTuple):
     A chain as it came.
 
     Attributes:
-        outcome: How it ended; a name of `outcome.OUTCOMES`.
+        outcome: How it ended; a name of `outcomes.OUTCOMES`.
         pages: What each answer holds.
         results: Of Massive the contracts of all of them.
         detail: What else is worth keeping.

@@ -10,7 +10,6 @@ import asyncio
 import json
 import math
 import random
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -18,7 +17,7 @@ from datetime import date, datetime, timedelta
 from functools import cached_property, partial
 from typing import Any
 
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.clock import SECOND
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
@@ -87,6 +86,7 @@ class ProbeRunner:
         self._outside = ProbeHistory(settings.fallback)  # What the latest answers say of the time and of the market.
         self.stream = self._dialled() if settings.app_ws_url else None
         self._log: Log | None = None
+        self._logger = logs.of(settings.redact)
         self.chain_probe = ChainProbe(
             settings, self.samples, self.prober, rules, lambda at: self._moment("massive", at)
         )
@@ -286,10 +286,7 @@ class ProbeRunner:
         except Exception as problem:  # Whatever it is, the other looks go on.
             words = f"{problem.__class__.__name__}: {formatting.single_line(str(problem), 120)}"
             if self._failing.get(name) != words:
-                print(
-                    formatting.printable(self.settings.redact(f"ops collect: the look at {name} failed: {words}")),
-                    file=sys.stderr,
-                )
+                self._logger.warning(f"the look at {name} failed: {words}")
             self._failing[name] = words
             return []
         self._failing.pop(name, None)
@@ -587,7 +584,7 @@ class ProbeRunner:
                     await asyncio.wait_for(self._stopped.wait(), RETRY_STORE_S)
                 self._written.set()
         if not await self._flush():
-            print(f"ops collect: {len(self._waiting)} samples could not be kept", file=sys.stderr)
+            self._logger.error(f"{len(self._waiting)} samples could not be kept")
 
     async def _flush(self) -> bool:
         """Write what waits; False where the store cannot be written."""
@@ -598,18 +595,10 @@ class ProbeRunner:
             self._waiting.extendleft(reversed(batch))
             if self._told != str(problem):
                 self._told = str(problem)
-                print(
-                    formatting.printable(
-                        self.settings.redact(f"ops collect: {problem} {len(batch)} samples wait for it.")
-                    ),
-                    file=sys.stderr,
-                )
+                self._logger.error(f"{problem} {len(batch)} samples wait for it.")
             return False
         if self._told:
-            print(
-                f"ops collect: the store can be written again; {len(batch)} samples that waited are kept",
-                file=sys.stderr,
-            )
+            self._logger.warning(f"the store can be written again; {len(batch)} samples that waited are kept")
             self._told = ""
         return True
 

@@ -23,7 +23,7 @@ class Sample(NamedTuple):
         probe: Which look: liveness, data, health, metrics, upstream, socket, log, process, chain, host, beat,
             follow_up.
         subject: Whom it is about: massive, tradier, app, collector, a symbol.
-        outcome: How it ended; a name of `outcome.OUTCOMES`.
+        outcome: How it ended; a name of `outcomes.OUTCOMES`.
         seconds: How long it took, to the last byte; None where nothing is timed.
         value: The one number it measured, in the unit of its probe; None where there is none.
         attempt: 1 for the first.

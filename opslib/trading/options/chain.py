@@ -201,7 +201,7 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
 
 
 def of_rows(provider: str, rows: Any, name: str, *, partial: str = "", as_of: datetime | None = None) -> Chain:
-    """The chain of a reader's rows; see `feeds`."""
+    """The chain of a reader's rows; see `vendors`."""
     import pandas
 
     rows = list(rows)

@@ -31,6 +31,8 @@ from opslib.simulation.drills.scenarios import (
 )
 from opslib.simulation.world.faults import NO_FAULT, SHARED, STATES
 
+pytestmark = pytest.mark.drill
+
 SEED = int(f"{clock.now():%Y%m%d}")  # Another each day.
 MINUTE = (
     (FAULTS["massive_tls"], 1.0),

@@ -18,6 +18,8 @@ from opslib.simulation.drills.stepped_desk import looking
 from opslib.simulation.world.faults import SKEWED, STATES
 from opslib.telemetry.probes.store import SampleStore
 
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
+
 
 class Told(NamedTuple):
     """What a state must read like."""

@@ -28,6 +28,8 @@ from opslib.simulation.world.faults import STATES, codes
 from opslib.telemetry.probes.outcomes import OUTCOMES
 from opslib.telemetry.probes.store import Sample, SampleStore
 
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
+
 BEGINS = datetime(2026, 3, 10, 14, 40, tzinfo=UTC)  # 10:40 in New York.
 SPEED, EVERY_S = 15.0, 5
 ATTEMPT_S = 4.0
