@@ -39,7 +39,7 @@ Timeout = Annotated[SpanText, AfterValidator(_within_a_day), expected("a span of
 
 def problems(found: object, place: str, known: dict[str, Any]) -> list[str]:
     """Every problem of the hooks that a settings file names."""
-    spans: dict[str, Any] = {name: (Timeout, "") for name in known["hooks"]}
+    spans: dict[str, Any] = dict.fromkeys(known["hooks"], (Timeout, ""))
     timeouts: Any = create_model("Timeouts", __base__=Table, **spans)
     hooks: dict[str, Any] = {
         name: (HookOrBuiltIn if name in known["built-in"] else Hook, "rehearsal") for name in known["hooks"]

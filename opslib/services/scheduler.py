@@ -100,7 +100,8 @@ class Scheduler:
             else:
                 self._begin(desk, item)
         if gone := retention.sweep_daily(desk):
-            self._say("sweep", f"the files of {len(gone)} old runs are gone; the ledger has how they ended", prefix="")
+            words = f"the files of {len(gone)} old runs are gone; the ledger has how they ended"
+            self._say("sweep", words, logging.INFO)
         return left
 
     def _renew(self) -> None:
@@ -209,7 +210,9 @@ class Scheduler:
         desk = self.desk
         asyncio.run(sender.flush(notifying.notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now)))
         states = {state for _, state, _ in self.ended}
-        return 70 if "failed" in states else 3 if left or states & {"incomplete", "missed"} else 0
+        if "failed" in states:
+            return 70
+        return 3 if left or states & {"incomplete", "missed"} else 0
 
 
 def make(desk: Workspace, item: DueJob, kernels: KernelPool | None = None) -> tuple[Outcome, Path]:

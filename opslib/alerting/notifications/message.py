@@ -319,10 +319,11 @@ def _ended(alert: dict[str, Any], rules: Rules) -> str:
     rule = rules.rules.get(alert["rule"])
     if rule is None:
         return str(alert["sentence"])
-    known = alert["value"] is not None and alert["how"] != "ended"
-    parts = [f"now {rule.told(alert['value'])}"] * known + [f"at its worst {rule.told(alert['peak'])}"] * (
-        alert["peak"] is not None
-    )
+    parts = []
+    if alert["value"] is not None and alert["how"] != "ended":
+        parts.append(f"now {rule.told(alert['value'])}")
+    if alert["peak"] is not None:
+        parts.append(f"at its worst {rule.told(alert['peak'])}")
     return f"{named(rule, alert['subject'])}" + (f" ({', '.join(parts)})" if parts else "")
 
 
