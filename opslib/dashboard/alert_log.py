@@ -93,7 +93,7 @@ class AlertLog:
             a for a in self.standing if a["state"] != "pending" and a["severity"] != "warning" and not a["inhibited_by"]
         ]
         head = f"{self.app}, {formatting.moment(self.window.end)}: " + (
-            f"{len(loud)} alert{'s' * (len(loud) > 1)} to act on" if loud else "nothing to act on"
+            f"{len(loud)} alert{'s' if len(loud) > 1 else ''} to act on" if loud else "nothing to act on"
         )
         lines = [f"{a['severity']}, since {_local(a['since'])}: {self._what_to_do(a)}" for a in loud]
         quiet = [a for a in self.standing if a not in loud]

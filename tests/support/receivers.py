@@ -149,7 +149,7 @@ def child(url: str, app: str, port: int, begins_s: float) -> None:
         store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, staff(port), ticking.now
     )
     # What still works is no matter here, and takes its time.
-    notifier._situations = None  # type: ignore[method-assign]
+    notifier._situations = None
 
     async def until_done() -> None:
         channel = notifier.staff.channels["hook"]
@@ -224,7 +224,7 @@ if __name__ == "__main__":
         [sys.executable, "-m", "tests.support.receivers", "receive", str(place)], stdout=subprocess.PIPE, text=True
     )
     try:
-        found = killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(receiver.stdout.readline()))  # type: ignore[union-attr]
+        found = killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(receiver.stdout.readline()))
     finally:
         receiver.kill()
     store = Database(sys.argv[1])

@@ -244,7 +244,7 @@ def compose(
         lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(situation)]
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
     told = (
-        f"{len(alerts)} alert{'s' * (len(alerts) > 1)}"
+        f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''}"
         if kind == MISSED_SUMMARY
         else f"{_ended(first, rules) if kind == RESOLVED else _said(first)}{more}"
     )

@@ -113,7 +113,7 @@ def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Pa
     with ServerThread(desk, store, rules.load()) as served, replay._client(served.url) as client:
         for i, post in enumerate(posts):
             if i % 5 == 0:
-                for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
+                for connection in client._transport._pool.connections:
                     connection._connection._network_stream.get_extra_info("socket").shutdown(2)
             replay._posted(client, post)
     assert len(list(SnapshotStore(store).bodies("desk", None, None, None))) == len({str(p.body) for p in posts})
