@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from opslib.alerting import evaluation
+from opslib.alerting import evaluation, replay
 from opslib.alerting.alerts import GRID_US, Alert, Transition
 from opslib.alerting.evaluator import SETTLE_US, Evaluator, evaluation_time
 from opslib.alerting.notifications import sender
@@ -27,6 +27,8 @@ from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import SENT, Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import StoreError
+from opslib.foundation.storage import cache
+from opslib.foundation.storage.cache import Cache
 from opslib.foundation.storage.database import Database
 from opslib.services import notifying
 from opslib.telemetry.probes.history import ProbeHistory
@@ -73,6 +75,7 @@ class Collector:
             greeks_breach,
         )
         self.record = AlertStore(store, settings.app)
+        self._memory = Cache(settings.outputs / cache.FOLDER)
         self._watch: Evaluator | None = None
         self._upto_us: int | None = None
         self._well_at: datetime | None = None
@@ -130,6 +133,7 @@ class Collector:
             turn, kept_us, upto_us, transitions
         ):
             return None
+        replay.remember(self._watch, self._memory)
         return count
 
     @staticmethod

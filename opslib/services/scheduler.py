@@ -100,8 +100,9 @@ class Scheduler:
             else:
                 self._begin(desk, item)
         if gone := retention.sweep_daily(desk):
-            words = f"the files of {len(gone)} old runs are gone; the ledger has how they ended"
-            self._say("sweep", words, logging.INFO)
+            self._say(
+                "sweep", f"the files of {len(gone)} old runs are gone; the ledger has how they ended", logging.INFO
+            )
         return left
 
     def _renew(self) -> None:
