@@ -775,8 +775,9 @@ def told(
         return found if since is None else found.within(since)
 
     last = max((f.at for f in fills), default=None) or max((m.at for m in book.moneys), default=None)
-    assert as_of or last
-    return PnlView(again(model(reading)), book, theirs, as_of or last, again, page)  # type: ignore[arg-type]
+    moment = as_of or last
+    assert moment
+    return PnlView(again(model(reading)), book, theirs, moment, again, page)
 
 
 def of_file(

@@ -88,7 +88,7 @@ def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
                 f"costs of this row are unknown. Drop the column, or add it to Fees"
             )
     row.done()
-    (book.moneys if isinstance(found, CashMovement) else book.fills).append(found)  # type: ignore[arg-type]
+    book.keep(found)
 
 
 def _money(row: Row, today: bool) -> CashMovement:
