@@ -162,7 +162,7 @@ def test_the_collector_tells_of_it_before_it_judges(tmp_path: Path, jumps: bool)
     samples.keep([beat(0)])
     judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
     if not jumps:
-        judge._tell_jump = lambda before_s: 0.0  # type: ignore[method-assign]
+        judge._tell_jump = lambda before_s: 0.0
     judge.run(Stop())
     risen = {dict(zip(COLUMNS, row, strict=True))["kind"] for row in judge.record.transitions(2**62)}
     told = [s.told().get("stepped_s") for s in samples.between(0, 2**62) if "stepped_s" in s.detail]
@@ -180,7 +180,7 @@ def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: p
     judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
     desk = NotificationStore(store, "desk")
     assert judge.judge() is not None and desk.plan(Contacts(), RULES) == []
-    upto_us = judge.record.judged()[1]  # type: ignore[index]
+    upto_us = judge.record.judged()[1]
     made, judged = list[str](), list[int | None]()
     for s in range(0, 700, 5):  # Set back by ten minutes.
         instant[0], steady[0] = snapshots.at(s), steady[0] + 5
@@ -193,4 +193,4 @@ def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: p
     assert [n for n, found in enumerate(judged) if found] == list(
         range(len(judged) - sum(map(bool, judged)), len(judged))
     ) and sum(map(bool, judged)) > 15
-    assert [desk.message(name)["kind"] for name in made] == ["firing", "over"] and judge.record.judged()[1] > upto_us  # type: ignore[index]
+    assert [desk.message(name)["kind"] for name in made] == ["firing", "over"] and judge.record.judged()[1] > upto_us
