@@ -27,14 +27,13 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from opslib import desk
-from opslib.alerting.notifications import sender
 from opslib.cli import main
 from opslib.desk import Desk
 from opslib.foundation import time_parsing
 from opslib.foundation.storage.database import Database
 from opslib.jobs import ledger
 from opslib.jobs.due import DueJobs
-from opslib.services import notifying
+from opslib.services.notifying import NotificationTasks
 from opslib.services.scheduler import Scheduler
 from tests.jobs.test_executor import notebook
 from tests.support.servers import free_port
@@ -281,10 +280,10 @@ class Told(Clocked):
         """What another process tells by then."""
         self.now = at(now)
         found = self()
-        notifier = notifying.notifier(found.store, found.settings, found.rules, found.staff, lambda: self.now)
+        notifying = NotificationTasks(found.store, found.settings, found.rules, found.staff, lambda: self.now)
         for _ in range(3):  # As it would, second by second: what is told is planned after what began it was taken in.
             self.now += timedelta(seconds=20)
-            asyncio.run(sender.flush(notifier))
+            asyncio.run(notifying.run_once())
 
 
 class Mailbox:
