@@ -54,8 +54,8 @@ def measure(folder: Path) -> Iterator[dict]:
         SnapshotStore(store).write("desk", [post])
         times.append(time.perf_counter() - began)
     errors = "" if reader.poll() is None else reader.stderr.read() if reader.stderr else "?"
-    reader.kill()
-    reader.wait()
+    with reader:  # Its pipes are closed, and it is waited for.
+        reader.kill()
     bare = sqlite3.connect(folder / "bare.sqlite", isolation_level=None)
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         bare.execute(f"PRAGMA {pragma}")
