@@ -97,7 +97,7 @@ class Clocked:
     def states(self) -> list[tuple[str, str]]:
         """What the ledger has, by name."""
         assert self.store
-        return [(row["due"], row["state"]) for row in self.store.runs()]
+        return [(row["due"], row["state"]) for row in ledger.all_rows(self.store)]
 
 
 def test_a_day(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +245,7 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
     due = [i.due.name for i in items]
     assert Counter(name.split()[1] for name in due) == {"daily": 5, "noon": 5, "night": 7, "broken": 1}, (seed, due)
     said = (home.parent / "said").read_text()
-    made = Counter(row["due"] for row in found.store.runs() if row["state"] in ledger.MADE)
+    made = Counter(row["due"] for row in ledger.all_rows(found.store) if row["state"] in ledger.MADE)
     assert made == Counter(name for name in due if "broken" not in name), (seed, said)
     capsys.readouterr()
     assert main.main(["--home", str(home), "runs", "-o", "json"]) == 0
