@@ -28,8 +28,6 @@ from opslib.foundation.errors import StoreError, UsageError
 from opslib.foundation.storage.database import Database
 
 BACKOFF_S, LONGEST_S = 1.0, 300.0
-# Kinds of channels that take words; the others take alerts.
-TEXT_CHANNELS = ("terminal", "slack", "webhook", "smtp", "command")
 
 
 class Complaints:
@@ -246,7 +244,8 @@ def broadcast(
             name
             for role in staff.roles.values()
             for name in role.channels
-            if staff.channels[name].kind in TEXT_CHANNELS[not aloud :]
+            if staff.channels[name].kind in channels.TEXT_CHANNELS
+            and (aloud or staff.channels[name].kind != "terminal")
         )
     )
     return _each(
