@@ -11,16 +11,16 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 
-from opslib.alerting.notifications.sender import Complaints, Sender
-from opslib.alerting.notifications.store import NotificationStore
+from opslib.alerting.notifications import NotificationStore, Sender
+from opslib.alerting.notifications.sender import Complaints
 from opslib.foundation import clock
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import IncidentError, SettingsError, StoreError, UsageError
 from opslib.foundation.storage.database import Database
-from opslib.incidents.lifecycle import Incidents
-from opslib.jobs.due import DueJobs
+from opslib.incidents import Incidents
+from opslib.jobs import DueJobs
 from opslib.services import periodic
 from opslib.services.periodic import PeriodicTask
 from opslib.services.situations import Situations
