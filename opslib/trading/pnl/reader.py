@@ -28,7 +28,9 @@ WANTED = (
 # Brokers whose export has columns of its own, asked in this order. Each module has LAYOUTS, their names; layout(), which
 # of them has these columns; and read(), which reads a row.
 BROKERS = (tastytrade,)
-_READERS: dict[str, Callable] = {name: broker.read for broker in BROKERS for name in broker.LAYOUTS}
+_READERS: dict[str, Callable[[FillsFile, int, Mapping[str, object]], None]] = {
+    name: broker.read for broker in BROKERS for name in broker.LAYOUTS
+}
 _SEPARATOR = re.compile(r"[\"']?sep=(.)[\"']?[,;\t ]*", re.IGNORECASE)
 _LABEL = re.compile(
     r"[#*=]|-{2,}|(grand |sub ?|net |transactions? |account )?totals?\b|sum\b|end of (file|report)\b|(number"
