@@ -454,9 +454,9 @@ class Alerts:
                 order = {source: i for i, source in enumerate(rule.sources)}
                 if order.get(other.source, len(order)) >= order.get(alert.source, len(order)):
                     continue
-            elif other.rule not in rule.inhibited_by:
-                continue
-            elif other.subject not in (alert.subject, *WIDER) and (alert.subject != "app" or other.rule == alert.rule):
+            elif other.rule not in rule.inhibited_by or (
+                other.subject not in (alert.subject, *WIDER) and (alert.subject != "app" or other.rule == alert.rule)
+            ):
                 continue
             rank = _rank(rule.inhibited_from.get(other.rule, alert.severity))
             sources = self.rules[other.rule].sources

@@ -1,7 +1,7 @@
 """
 Run the commands of CONTRACT.md: options, errors and exit codes.
 
-Results go to stdout, progress and errors to stderr. What can be typed is `usage`; what a command does stands elsewhere;
+Results go to stdout, progress and errors to stderr. What can be typed is in `parser`; what a command does stands elsewhere;
 here it is asked for and shown. Imports that cost time happen in the command that needs them.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from opslib.cli import output, parser
 from opslib.cli.commands import alerts
 from opslib.cli.stdout import Stdout
-from opslib.foundation import clock, crash_log, formatting, time_parsing
+from opslib.foundation import clock, crash_log, formatting, logs, time_parsing
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.errors import ImportRefused, OpsError, SettingsError, UsageError
 from opslib.telemetry.pages.store import SnapshotStore
@@ -46,17 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
     ours, what, home = sys.stdout, "ops", None
     try:
         if ours is not None:
-            sys.stdout = Stdout(ours)  # type: ignore[assignment]
-        options = parser.parser().parse_args(asked)
+            sys.stdout = Stdout(ours)
+        options = parser.parser(COMMANDS).parse_args(asked)
         for name in ("home", "app", "as_of", "known_at"):
             setattr(options, name, getattr(options, name, None))
         options.output = getattr(options, "output", "text")
         options.command = options.command or "help"
         what, home = f"ops {options.command}", options.home
+        logs.to_stderr(what)
         crash_log.watch_threads(home, what)
         for words in parser.moments(options):
             _say(f"ops: {words}")
-        code = globals()[f"_{options.command}"](options)
+        code: int = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -112,7 +113,7 @@ def _print_json(found: Any) -> None:
     print(formatting.escaped_json(json.dumps(found, indent=1, ensure_ascii=False)))
 
 
-def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts") -> Iterator:
+def _progress(items: Iterable[Any], total: int | None, words: str, unit: str = "posts") -> Iterator[Any]:
     """A bar on stderr where somebody looks at it, one line where nobody does."""
     if not sys.stderr.isatty():
         _say(words)
@@ -123,12 +124,12 @@ def _progress(items: Iterable, total: int | None, words: str, unit: str = "posts
     yield from tqdm(items, total=total, desc=formatting.printable(words), unit=f" {unit}", leave=False)
 
 
-def _importing(path: Path) -> Callable[[Iterable], Iterable]:
+def _importing(path: Path) -> Callable[[Iterable[Any]], Iterable[Any]]:
     return lambda lines: _progress(lines, None, f"reading {path.name}")
 
 
 def _help(options: argparse.Namespace) -> int:
-    print(parser.help_text(getattr(options, "topic", None)), end="")
+    print(parser.help_text(COMMANDS, getattr(options, "topic", None)), end="")
     return DONE
 
 
@@ -181,8 +182,9 @@ def _import(options: argparse.Namespace) -> int:
         return DONE
     if not options.paths:
         raise UsageError("a file to import was wanted. See ops import --help.")
-    totals, refused = [], []
-    how = {
+    totals: list[tuple[Path, importing.ImportResult]] = []
+    refused: list[str] = []
+    how: dict[str, Any] = {
         "rules": desk.rules,
         "as_of": time_parsing.parse(options.as_of) if options.as_of else None,
         "known_at_ts": options.known_at_ts,
@@ -203,24 +205,24 @@ def _import(options: argparse.Namespace) -> int:
     if options.output == "json":
         _print_json([{"path": str(path), **found.as_json()} for path, found in totals])
     else:
-        for path, found in totals:
+        for path, result in totals:
             errors = (
                 ""
-                if found.errors is None
-                else f"; {formatting.number(found.errors)} errors"
-                + (f" ({', '.join(f'{kind} {n:,}' for kind, n in found.by_kind.items())})" if found.by_kind else "")
+                if result.errors is None
+                else f"; {formatting.number(result.errors)} errors"
+                + (f" ({', '.join(f'{kind} {n:,}' for kind, n in result.by_kind.items())})" if result.by_kind else "")
             )
             _print(
-                f"{path}: {found.accepted:,} accepted, {found.duplicate:,} duplicate, {found.rejected:,} "
+                f"{path}: {result.accepted:,} accepted, {result.duplicate:,} duplicate, {result.rejected:,} "
                 f"rejected{errors}"
             )
-    for path, found in totals:
-        if found.remark:
-            _say(f"{path}: {found.remark}.")
+    for path, result in totals:
+        if result.remark:
+            _say(f"{path}: {result.remark}.")
     if any(found.rejected for _, found in totals):
         _say("ops: rows were rejected; ops import --rejects says why, line by line.")
-    for problem in refused:
-        _say(f"ops: {problem}")
+    for words in refused:
+        _say(f"ops: {words}")
     return FAILED if refused or any(found.rejected for _, found in totals) else DONE
 
 
@@ -421,7 +423,7 @@ def _judged(options: argparse.Namespace, found: Any) -> int:
         _print_json(found.as_json())
     else:
         _print(found)
-    return found.exit_code
+    return int(found.exit_code)
 
 
 def _rules(options: argparse.Namespace) -> int:
@@ -548,6 +550,40 @@ def _runs(options: argparse.Namespace) -> int:
             )
         )
     return DONE
+
+
+COMMANDS: dict[str, parser.Run] = {
+    "help": _help,
+    "demo": _demo,
+    "drill": _drill,
+    "import": _import,
+    "export": _export,
+    "serve": _serve,
+    "status": _status,
+    "diagnose": _diagnose,
+    "pnl": _pnl,
+    "alerts": _alerts,
+    "collect": _collect,
+    "ack": _ack,
+    "silence": _silence,
+    "notify": _notify,
+    "incident": _incident,
+    "mark": _mark,
+    "runbook": _runbook,
+    "postmortem": _postmortem,
+    "checklist": _checklist,
+    "verify": _verify,
+    "greeks": _greeks,
+    "lab": _lab,
+    "dashboard": _dashboard,
+    "doctor": _doctor,
+    "rules": _rules,
+    "report": _report,
+    "schedule": _schedule,
+    "feedback": _feedback,
+    "run": _run,
+    "runs": _runs,
+}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opslib.alerting.verdicts import EXIT_CODES, VERDICTS, Figure, Finding, judge, worst
 from opslib.dashboard.text_blocks import TextBlock, bullet_list, table
@@ -14,6 +14,9 @@ from opslib.trading.options.chain import SENT
 from opslib.trading.options.chain_quality import EXAMPLES, ChainQuality, listed_columns
 from opslib.trading.options.iv_baseline import IvBaseline, iv_atm
 from opslib.trading.options.provider_comparison import Crosscheck
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SOURCE = "chain"
 
@@ -255,7 +258,7 @@ class Smile:
     def _ipython_display_(self) -> None:
         from opslib.dashboard import charts
 
-        def draw(ax):
+        def draw(ax: "Axes") -> "Axes":
             return charts.smile(ax, self.view.quality)
 
         charts.show({"text/plain": repr(self)}, draw, "volatilities by strike", repr(self))
@@ -306,10 +309,6 @@ def name_of(quality: ChainQuality) -> str:
     return (
         formatting.single_line(names[0], 20) if len(names) == 1 else f"{len(names)} symbols" if names else "the chain"
     )
-
-
-def _rate(part: int, count: int) -> float | None:
-    return round(part / count, 6) if count else None
 
 
 def _array(values: list[float]) -> Any:

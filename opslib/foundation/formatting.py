@@ -105,8 +105,8 @@ def printable_values(outside: Any) -> Any:
 
 
 def escaped_json(document: str) -> str:
-    """
-    A JSON document with what `printable` would remove from its strings written as ``\\uXXXX``: the same values, safe to
+    r"""
+    A JSON document with what `printable` would remove from its strings written as ``\uXXXX``: the same values, safe to
     show.
     """
     return _ESCAPED.sub(lambda found: json.dumps(found[0])[1:-1], document)

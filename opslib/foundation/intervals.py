@@ -53,7 +53,8 @@ def _t(df: int, confidence: float) -> float:
     z = _z(confidence)
     if df >= MANY_FOR_T:
         terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-        return z + sum(term / df ** (i + 1) for i, term in enumerate(terms))
+        tail: float = sum(term / df ** (i + 1) for i, term in enumerate(terms))
+        return z + tail
     low, high = z, 2 * z
     while _within(high, df) < confidence:
         low, high = high, 2 * high

@@ -192,7 +192,7 @@ def digest(entry: Entry) -> str:
 
 
 def _told(entry: Entry) -> dict[str, Any]:
-    def at(us):
+    def at(us: int) -> str:
         return formatting.iso(clock.instant(us))
 
     return {
@@ -217,7 +217,7 @@ def read(line: str) -> Entry:
     try:
         found = json.loads(line)
 
-        def us(key):
+        def us(key: str) -> int:
             return clock.micros(time_parsing.parse(found[key]))
 
         return Entry(

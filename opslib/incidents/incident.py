@@ -161,7 +161,7 @@ class Incident:
     def as_json(self) -> dict[str, Any]:
         """For a program."""
 
-        def at(us):
+        def at(us: int | None) -> str | None:
             return None if us is None else formatting.iso(clock.instant(us))
 
         return {

@@ -96,7 +96,6 @@ def begins(store: Database, due: JobKey | None, **row: Any) -> bool:
     Write a run into the ledger before it begins; False where what is due is no longer to be made: then nothing is
     written.
     """
-
     _mine.add(row["id"])
     begun = False
     try:
@@ -213,7 +212,7 @@ def anchor(store: Database, app: str, incident: str, entry_id: str, digest: str)
     Write the head of an incident's record into the ledger: who changes that record later does not change this with it.
     """
     now_us = clock.micros(store.now())
-    row = {
+    row: dict[str, Any] = {
         "id": f"{clock.instant(now_us):%Y%m%dT%H%M%SZ}-incident-{incident}-{entry_id}-{digest[:8]}",
         "app": app,
         "notebook": f"incidents/{incident}",

@@ -23,7 +23,7 @@ def load(path: Path) -> "NotebookNode":
     import nbformat
 
     try:
-        found = nbformat.from_dict(nbformat.reads(_with_ids(files.read_text(path)), as_version=4))
+        found: NotebookNode = nbformat.from_dict(nbformat.reads(_with_ids(files.read_text(path)), as_version=4))
         nbformat.validate(found)
         written(found)
         return found
@@ -63,4 +63,5 @@ def written(notebook: "NotebookNode") -> bytes:
     """A notebook as the bytes of its file."""
     import nbformat
 
-    return (nbformat.writes(notebook) + "\n").encode()
+    text: str = nbformat.writes(notebook)
+    return (text + "\n").encode()

@@ -4,7 +4,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from opslib.dashboard import daily_figures
-from opslib.dashboard.text_blocks import TextBlock, table as tabled
+from opslib.dashboard.text_blocks import TextBlock
+from opslib.dashboard.text_blocks import table as tabled
 from opslib.foundation.market_calendar import Session
 from opslib.incidents import lifecycle
 from opslib.incidents.feedback import MISSED, Feedback
@@ -50,15 +51,14 @@ class Success(PeriodicReport):
         """Each line of the guide's Success Metrics."""
         rules, f = self.desk.rules, self.figures
 
-        def aim(rule, name):
-            return (
-                None
-                if f[name] is None
-                else not rules[rule].past(f[name] / (100 if rules[rule].unit == "ratio" else 1), rules[rule].objective)
-            )  # type: ignore[operator]
+        def aim(rule: str, name: str) -> bool | None:
+            value, held = f[name], rules[rule]
+            if value is None:
+                return None
+            return not held.past(value / (100 if held.unit == "ratio" else 1), held.objective)
 
         # A week that was not seen whole has not passed.
-        def whole(passed):
+        def whole(passed: bool | None) -> bool | None:
             return None if passed and (self.incomplete or not self.seen) else passed
 
         uptime = [aim("availability", f"{name}_uptime_pct") for name in ("massive", "tradier")]

@@ -110,7 +110,7 @@ class ChecklistSession(RunbookSession):
             if self.checklist.each == DEPLOY
             else None
         )
-        told = {
+        told: dict[str, Any] = {
             "title": self.checklist.title,
             "runbook": name,
             "severity": "notify",
@@ -346,7 +346,7 @@ class ChecklistSession(RunbookSession):
                 "state": stands[s.name].state,
                 "said": stands[s.name].words.removeprefix(f"{s.name}: ") or None,
                 "by": stands[s.name].by or None,
-                "evidence": stands[s.name].entry.id if stands[s.name].entry else None,
+                "evidence": entry.id if (entry := stands[s.name].entry) else None,
             }
             for s in self.steps
         ]

@@ -20,13 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from opslib.alerting.notifications import NotificationStore
 from opslib.foundation import formatting, time_parsing
-from opslib.foundation.config.settings import Settings, toml
+from opslib.foundation.config import documents
+from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
-from opslib.foundation.errors import SettingsError, UsageError
 from opslib.incidents import Incident
 from opslib.telemetry import Markers
 from opslib.telemetry.probes.log_lines import ANSI
@@ -60,7 +61,8 @@ HOOKS = {
     "raise_error": "raise one error in the app, on purpose",
 }
 TIMEOUTS = "timeouts"
-USUAL_TIMEOUT, LONGEST_TIMEOUT = timedelta(minutes=2), timedelta(hours=24)
+_FORM = Path(__file__).with_name("hooks_form.py")
+USUAL_TIMEOUT = timedelta(minutes=2)
 # What builds, tests or rolls out takes minutes; so does a server until it answers again.
 _TIMEOUT_OF = {
     **dict.fromkeys(("test_monitoring", "test_integration", "build", "deploy", "roll_back"), timedelta(minutes=15)),
@@ -138,49 +140,25 @@ def read(settings: Settings) -> dict[str, Hook]:
     Raises:
         SettingsError: It names a hook that is none, something that is neither a command nor ``built-in``, or no time.
     """
-    path = settings.base / "settings.toml"
-    found = dict(toml(path).get("hooks", {}))
-    timeouts = _timeouts(found.pop(TIMEOUTS, {}), f"{path}, hooks.{TIMEOUTS}")
-    hooks = {name: Hook(name, timeout=timeouts.get(name)) for name in HOOKS}
-    for name, how in found.items():
-        if name not in HOOKS:
-            raise SettingsError(
-                f"{path}, hooks: there is no hook {name!r}; there are: {', '.join(HOOKS)}"
-                f".{formatting.nearest(name, HOOKS)}"
-            )
-        command = isinstance(how, list) and how and all(isinstance(part, str) and part for part in how)
-        if not command and not (how == REHEARSAL or (how == BUILT_IN and name in BUILT_IN_ONES)):
-            raise SettingsError(
-                f"{path}, hooks: {name} is {how!r}; a command as a list, {REHEARSAL!r}"
-                f"{' or ' + repr(BUILT_IN) if name in BUILT_IN_ONES else ''} was wanted."
-            )
-        hooks[name] = Hook(name, tuple(how) if command else how, timeouts.get(name))
-    return hooks
+    document = documents.read(settings.base / "settings.toml")
+    found = document.table.get("hooks", {})
+    known = {"hooks": list(HOOKS), "built-in": BUILT_IN_ONES}
 
+    def problems() -> list[str]:
+        from opslib.runbooks import hooks_form
 
-def _timeouts(found: object, place: str) -> dict[str, timedelta]:
-    """How long each hook may take, where the settings say so."""
-    if not isinstance(found, dict):
-        raise SettingsError(
-            f'{place} is {formatting.single_line(repr(found), 40)}; a table such as build = "30m" was expected.'
+        return hooks_form.problems(found, str(document.path), known)
+
+    document.validate(_FORM, known, problems)
+    timeouts = found.get(TIMEOUTS, {})
+    return {
+        name: Hook(
+            name,
+            tuple(how) if isinstance(how := found.get(name, REHEARSAL), list) else how,
+            time_parsing.parse_span(timeouts[name]) if name in timeouts else None,
         )
-    read = dict[str, timedelta]()
-    for name, span in found.items():
-        if name not in HOOKS:
-            raise SettingsError(
-                f"{place}: there is no hook {name!r}; there are: {', '.join(HOOKS)}.{formatting.nearest(name, HOOKS)}"
-            )
-        try:
-            read[name] = time_parsing.parse_span(span)
-        except (UsageError, AttributeError):
-            raise SettingsError(
-                f"{place}: {name} is {formatting.single_line(repr(span), 40)}; a span of time such as 30m was expected."
-            ) from None
-        if read[name] > LONGEST_TIMEOUT:
-            raise SettingsError(
-                f"{place}: {name} is {span}; at most {LONGEST_TIMEOUT.total_seconds() / 3600:g}h was expected."
-            )
-    return read
+        for name in HOOKS
+    }
 
 
 def perform(
@@ -280,7 +258,7 @@ def run(hook: Hook, asked: Mapping[str, Any], settings: Settings) -> Outcome:
     return Outcome("done", f"done{': ' + said if said else ''}", output)
 
 
-def _awaited(process: subprocess.Popen, timeout_s: float, printed: IO[bytes]) -> str:
+def _awaited(process: subprocess.Popen[bytes], timeout_s: float, printed: IO[bytes]) -> str:
     """Wait until a command has ended; why it must be ended, where it has not."""
     until_s = time.monotonic() + timeout_s
     while (left_s := until_s - time.monotonic()) > 0:
@@ -293,7 +271,7 @@ def _awaited(process: subprocess.Popen, timeout_s: float, printed: IO[bytes]) ->
     return f"took longer than {formatting.duration(timeout_s)}" if process.poll() is None else ""
 
 
-def _end(process: subprocess.Popen) -> bool:
+def _end(process: subprocess.Popen[bytes]) -> bool:
     """
     End a command and all that it started: SIGTERM, then SIGKILL for what is still there; also what has left its process
     group.
@@ -325,7 +303,7 @@ def _signal(group: int, started: list[Any], which: signal.Signals) -> None:
             child.send_signal(which)
 
 
-def _await_end(process: subprocess.Popen, started: list[Any]) -> None:
+def _await_end(process: subprocess.Popen[bytes], started: list[Any]) -> None:
     """Wait until a command, its process group and what it started have ended, `ENDING_S` at most."""
     until_s = time.monotonic() + ENDING_S
     while time.monotonic() < until_s and (
@@ -338,7 +316,7 @@ def _runs(child: Any) -> bool:
     import psutil
 
     try:
-        return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        return bool(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

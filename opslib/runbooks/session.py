@@ -199,7 +199,7 @@ class RunbookSession:
 
     def do(self, name: str, by: str = "", confirmed: bool = False, note: str = "") -> StepStatus:
         """
-        Change the world, once; see `walk.Walk.do`.
+        Change the world, once; see `execution`.
 
         Raises:
             OperatorNeeded: Nobody puts their name to it.

@@ -9,7 +9,6 @@ import asyncio
 import json
 import secrets
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from opslib.alerting.evaluator import SETTLE_US, Evaluator, evaluation_time
 from opslib.alerting.notifications.planner import OF_COLLECTOR
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.alerting.store import AlertStore, Lease
-from opslib.foundation import clock, formatting, market_calendar
+from opslib.foundation import clock, formatting, logs, market_calendar
 from opslib.foundation.clock import SECOND
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import SENT, Rules
@@ -84,6 +83,7 @@ class Collector:
         self._well_at: datetime | None = None
         self._drift_s: float | None = None
         self._blind_until_us: int | None = None
+        self._logger = logs.of(settings.redact)
 
     @property
     def well(self) -> bool:
@@ -132,7 +132,7 @@ class Collector:
                 if not self._keep(turn, kept_us, at_us, transitions):
                     return None
                 kept_us, transitions = at_us, []
-        if (kept_us < upto_us or turn.upto_us is None and not count) and not self._keep(
+        if (kept_us < upto_us or (turn.upto_us is None and not count)) and not self._keep(
             turn, kept_us, upto_us, transitions
         ):
             return None
@@ -161,7 +161,7 @@ class Collector:
         NotificationStore(self.record.store, self.settings.app).heard(
             [alert | {"starts_us": now_us, "ends_us": turn.known_us + until_us - now_us}]
         )
-        print(formatting.printable(f"ops collect: {words}"), file=sys.stderr)
+        self._logger.warning(words)
 
     def _keep(self, turn: Lease, since_us: int, upto_us: int, transitions: list[Transition]) -> bool:
         assert self._watch
@@ -222,10 +222,7 @@ class Collector:
         try:
             self.record.leave(self.holder)
         except StoreError as problem:
-            print(
-                formatting.printable(f"ops collect: {problem} The next collector waits until our turn is over."),
-                file=sys.stderr,
-            )
+            self._logger.error(f"{problem} The next collector waits until our turn is over.")
 
 
 class Standby:
@@ -244,6 +241,7 @@ class Standby:
         now: Callable[[], datetime] = clock.now,
     ):
         self._samples, self._rules, self._now = SampleStore(store, settings.app), rules, now
+        self._logger = logs.of(settings.redact)
         self._collector = Collector(store, settings, rules, f"standby-{secrets.token_hex(8)}", now)
         self._notifying = NotificationTasks(store, settings, rules, staff, now)
 
@@ -266,10 +264,8 @@ class Standby:
                 if self.needed():
                     self._collector.judge()
                     if telling is None:
-                        print(
-                            "ops serve: the collector has fallen silent; alerts are judged and told from "
-                            "here until it is back",
-                            file=sys.stderr,
+                        self._logger.warning(
+                            "the collector has fallen silent; alerts are judged and told from here until it is back"
                         )
                         quiet.clear()
                         telling = threading.Thread(target=self._notifying.run, args=(quiet,), name="standby notify")
@@ -283,7 +279,7 @@ class Standby:
             except StoreError as problem:
                 if str(problem) != told:
                     told = str(problem)
-                    print(formatting.printable(f"ops serve: {told}"), file=sys.stderr)
+                    self._logger.error(told)
             stop.wait(GRID_US / SECOND / clock.speed())
         quiet.set()
         if telling is not None:

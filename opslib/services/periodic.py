@@ -46,7 +46,7 @@ def run_until_stopped(tasks: Sequence[PeriodicTask], stop: threading.Event, comp
             except StoreError as problem:
                 complaints.say("store", str(problem))
             # Whatever it is, it is said, and tried again.
-            except Exception as problem:  # noqa: BLE001
+            except Exception as problem:
                 complaints.say(
                     f"fault {problem}",
                     f"{task.name} failed: {problem.__class__.__name__}: {formatting.single_line(str(problem), 160)}",

@@ -62,7 +62,7 @@ class Situations:
             view = self._view(clock.instant(at_us))
             found = diagnosis.diagnose(view) if view else None
         # Whatever it is, it is said, and people are notified all the same.
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:
             self._complaints.say(
                 "diagnosis",
                 f"what sets alerts off could not be diagnosed ({problem.__class__.__name__}: "

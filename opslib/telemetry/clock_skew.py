@@ -69,7 +69,7 @@ def compare(skews: Mapping[str, float], limit_s: float) -> Clocks:
         for middle_s in voices.values()
     ]
     largest = [group for group in groups if len(group) == max(map(len, groups))]
-    with_providers = [group for group in largest if PROVIDERS <= group]
+    with_providers = [group for group in largest if group >= PROVIDERS]
     if len(set(largest)) == 1 or all(OURS in group for group in largest):
         right, sure = largest[0], True
     else:

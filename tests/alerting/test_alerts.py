@@ -14,7 +14,9 @@ from datetime import timedelta
 from typing import NamedTuple
 
 import pytest
-from hypothesis import example, given, settings as hypothesis_settings, strategies as st
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.alerting.alerts import Alert, Alerts
 from opslib.alerting.verdicts import Figure, judge

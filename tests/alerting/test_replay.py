@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from opslib.alerting import alerts as watch, history, replay
-from opslib.desk import Desk, open as open_desk
+from opslib.alerting import alerts as watch
+from opslib.alerting import history, replay
+from opslib.desk import Desk
+from opslib.desk import open as open_desk
 from opslib.foundation import clock, market_calendar, time_parsing
 from opslib.foundation.storage.cache import Cache
 from opslib.telemetry.pages import snapshot

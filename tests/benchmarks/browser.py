@@ -43,7 +43,10 @@ threading.Thread(target=go, daemon=True).start()
 CELLS = {
     "a JupyterLab in which nothing moves": "1",
     "live, one view": 'import opslib as ops\n\nops.live("desk", window="10m")',
-    "live, ten views": 'import opslib as ops\nfrom IPython.display import display\n\nfor _ in range(10):\n    display(ops.live("desk", window="10m"))',
+    "live, ten views": (
+        "import opslib as ops\nfrom IPython.display import display\n\n"
+        'for _ in range(10):\n    display(ops.live("desk", window="10m"))'
+    ),
     "HTML with SVG": _PEER.format(kind="HTML", first="", made="_html(view)"),
     "PNG": _PEER.format(kind="Image", first="width=1300", made="_picture(view)"),
 }

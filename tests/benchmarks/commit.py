@@ -40,7 +40,8 @@ def measure(folder: Path) -> Iterator[dict]:
         [
             sys.executable,
             "-c",
-            "from opslib import desk\nd = desk.open('desk')\nn = 0\nwhile True:\n d.status('2026-03-10T11:00').as_json(); n += 1\n print(n, flush=True)",
+            "from opslib import desk\nd = desk.open('desk')\nn = 0\n"
+            "while True:\n d.status('2026-03-10T11:00').as_json(); n += 1\n print(n, flush=True)",
         ],
         env={**os.environ, "OPS_HOME": str(folder)},
         stdout=subprocess.PIPE,

@@ -25,7 +25,7 @@ POSTS, BEFORE = 20_000, 500  # Those before are not measured.
 def _bodies() -> list[bytes]:
     body = month.template()
     found = []
-    for i in range(POSTS):
+    for _i in range(POSTS):
         body["lastUpdateAt"] += 1
         body["providers"]["massive"]["requestCount"] += 1
         found.append(json.dumps(body).encode())

@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from opslib.alerting import evaluation, evaluator, verdicts as findings
+from opslib.alerting import evaluation, evaluator
+from opslib.alerting import verdicts as findings
 from opslib.alerting.alerts import GRID_US, Alerts
 from opslib.foundation import clock
 from opslib.foundation.config import rules, settings

@@ -39,7 +39,10 @@ SMALLEST: dict[str, list[tuple[Any, dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MEASURES)
+SLOW = ("browser", "collected", "reports")  # They start kernels, a browser or a world, however small.
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in MEASURES])
 def test_it_measures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs to its end, and every row that it gives is JSON with a figure in it."""
     if name == "browser":

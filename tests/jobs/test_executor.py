@@ -20,8 +20,11 @@ import pytest
 from opslib import desk
 from opslib.cli import main
 from opslib.foundation import clock
-from opslib.jobs import executor, ledger as ledger_module
+from opslib.jobs import executor
+from opslib.jobs import ledger as ledger_module
 from tests.support.system import absent, needs
+
+pytestmark = pytest.mark.kernel
 
 TOKENS = {
     "OPS_INGEST_KEY": "ingest-sesame-1",

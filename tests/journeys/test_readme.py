@@ -40,7 +40,7 @@ def test_every_command_is_there(command: str, capsys: pytest.CaptureFixture[str]
 
 def test_every_setting_is_there() -> None:
     """Every variable that the README names is one that the settings read."""
-    code = (PROJECT / "opslib" / "settings.py").read_text(encoding="utf-8")
+    code = (PROJECT / "opslib" / "foundation" / "config" / "settings.py").read_text(encoding="utf-8")
     for name in set(re.findall(r"OPS_[A-Z_]+", README)):
         assert name.removesuffix("_FILE") in code or name.startswith(settings.CHANNEL), name
 

@@ -164,7 +164,7 @@ def test_it_is_red_when_people_found_another_cause(home: Path, capsys: pytest.Ca
     assert main.main([*asked, "our_network"]) == 70 and "not our_network" in capsys.readouterr().out
     assert main.main([*asked, "our_netwrk"]) == 70 and "our_network" in capsys.readouterr().err
     assert cases.read(opened(home).settings, ID).cause == "our_network"
-    assert main.main(asked[:6] + ["--cause", "our_network"]) == 64
+    assert main.main([*asked[:6], "--cause", "our_network"]) == 64
 
 
 def whole(cell: object) -> list[bytes]:

@@ -93,7 +93,7 @@ def process(what: Callable[[], object]) -> int:
         try:
             what()
             os._exit(0)
-        except BaseException:  # noqa: BLE001  # Nothing of pytest's may run on in the child.
+        except BaseException:  # Nothing of pytest's may run on in the child.
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -206,7 +206,8 @@ def kernel(home: Path, incident: str) -> Iterator[Callable[[str], str]]:
     try:
         client.wait_for_ready(timeout=60)
         cell(
-            f'import opslib as ops\nbook = ops.runbook("massive_down", "demo", "{incident}", "Ann", "massive", "critical", "95.0 %", "10m", "{AS_OF}")'
+            f'import opslib as ops\nbook = ops.runbook("massive_down", "demo", "{incident}", "Ann", "massive", '
+            f'"critical", "95.0 %", "10m", "{AS_OF}")'
         )
         yield cell
     finally:

@@ -150,7 +150,7 @@ def test_how_long_each_may_take(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ('[hooks.timeouts]\nbiuld = "1m"', "no hook 'biuld'.*Did you mean 'build'"),
+        ('[hooks.timeouts]\nbiuld = "1m"', "there is no key 'biuld'.*Did you mean 'build'"),
         ("[hooks.timeouts]\nbuild = 40", "build is 40; a span"),
         ('[hooks.timeouts]\nbuild = "0s"', "build is '0s'; a span"),
         ('[hooks.timeouts]\nbuild = "25h"', "at most 24h"),

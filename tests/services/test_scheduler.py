@@ -294,7 +294,7 @@ class Mailbox:
         self.refuses = False
 
     # The name that aiosmtpd asks for.
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         if self.refuses:
             return "451 later"
         self.got.append(email.message_from_bytes(envelope.content, policy=email.policy.default))

@@ -29,7 +29,9 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib.cli import main
 from opslib.desk import Desk

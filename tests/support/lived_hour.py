@@ -19,12 +19,13 @@ from opslib.foundation.config import rules, settings
 from opslib.foundation.config.contacts import Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
-from opslib.services.notifying import NotificationTasks
 from opslib.services.collector import Collector
+from opslib.services.notifying import NotificationTasks
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
-from tests.support.snapshots import PageOf, us as after_open
+from tests.support.snapshots import PageOf
+from tests.support.snapshots import us as after_open
 
 RULES = rules.load()
 OPENS = datetime(2026, 3, 10, 13, 30, tzinfo=UTC)

@@ -130,7 +130,7 @@ class Clock:
     def __init__(self, begins_s: float):
         self.begins_s, self.since = begins_s, time.monotonic()
 
-    def now(self):  # noqa: ANN201
+    def now(self):
         return at(self.begins_s + (time.monotonic() - self.since) * SPEED)
 
 

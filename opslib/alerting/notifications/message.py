@@ -24,7 +24,7 @@ from opslib.alerting.notifications.planner import (
     SCHEDULE,
 )
 from opslib.alerting.verdicts import named
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, templates
 from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import NAMES, SEVERITIES, Rule, Rules
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
@@ -151,19 +151,11 @@ class Message:
     @property
     def html(self) -> str:
         """For a mail that shows HTML; whatever comes from outside is inert."""
-        e = formatting.in_html
-
-        def shown(words):
-            return f"<code style='white-space:pre-wrap'>{e(words)}</code>" if isinstance(words, Code) else e(words)
-
-        lines = "".join(
-            f"<p style='margin:.4em 0'>{f'<strong>{e(head)}:</strong> ' if head else ''}{shown(words)}</p>"
-            for head, words in self.lines
-        )
-        link = f"<p><a href='{e(self.link)}'>Open the runbook</a></p>" if self.link else ""
-        return (
-            f"<div style='font:16px/1.4 sans-serif;max-width:36em'><h2 style='font-size:1.1em'>"
-            f"{e(self.title)}</h2>{lines}{link}</div>"
+        return templates.render(
+            "alerting/notifications/templates/message.html",
+            title=self.title,
+            lines=[(head, words, isinstance(words, Code)) for head, words in self.lines],
+            link=self.link,
         )
 
 
@@ -324,7 +316,7 @@ def _ended(alert: dict[str, Any], rules: Rules) -> str:
     """What is over, where its figure stands now, and how bad it was."""
     rule = rules.rules.get(alert["rule"])
     if rule is None:
-        return alert["sentence"]
+        return str(alert["sentence"])
     known = alert["value"] is not None and alert["how"] != "ended"
     parts = [f"now {rule.told(alert['value'])}"] * known + [f"at its worst {rule.told(alert['peak'])}"] * (
         alert["peak"] is not None
@@ -365,7 +357,7 @@ def _when(alerts: list[dict[str, Any]], kind: str, rules: Rules, where: tuple[st
 
 
 def _for(roles: list[str], staff: Contacts) -> str:
-    def people(name):
+    def people(name: str) -> str:
         return (
             f"{name} ({', '.join(staff.roles[name].people)})"
             if name in staff.roles and staff.roles[name].people
@@ -414,7 +406,7 @@ def _stands(situation: Situation | None, blamed: Set[str] = frozenset()) -> list
 
 def test_message(app: str, target: str, staff: Contacts, where: tuple[str, ...] = ()) -> Message:
     """A message that says it is only a trial."""
-    body = {
+    body: dict[str, Any] = {
         "id": f"{app}-test-{target}",
         "app": app,
         "kind": "test",

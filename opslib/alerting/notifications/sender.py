@@ -8,19 +8,19 @@ import asyncio
 import base64
 import json
 import random
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from opslib.alerting.notifications import channels, message as message_module
+from opslib.alerting.notifications import channels
+from opslib.alerting.notifications import message as message_module
 from opslib.alerting.notifications.channels import DeliveryFailed
 from opslib.alerting.notifications.message import Message, Situation
 from opslib.alerting.notifications.planner import REPORT, NotificationState
 from opslib.alerting.notifications.store import Delivery, NotificationStore
-from opslib.foundation import clock, formatting
+from opslib.foundation import clock, formatting, logs
 from opslib.foundation.config.contacts import Channel, Contacts
 from opslib.foundation.config.rules import PATH, SENT, Rules
 from opslib.foundation.config.settings import Settings
@@ -31,15 +31,15 @@ BACKOFF_S, LONGEST_S = 1.0, 300.0
 
 
 class Complaints:
-    """Says what goes wrong on stderr, without secrets, and once for as long as it lasts."""
+    """Logs what goes wrong, once for as long as it lasts."""
 
     def __init__(self, settings: Settings):
-        self._settings, self._lasting = settings, set[str]()
+        self._logger, self._lasting = logs.of(settings.redact), set[str]()
 
     def say(self, about: str, words: str, always: bool = False) -> None:
         """Say what is wrong with something; not again while it lasts, unless always."""
         if always or about not in self._lasting:
-            print(formatting.printable(self._settings.redact(f"ops: {words}")), file=sys.stderr)
+            self._logger.warning(words)
         self._lasting.add(about)
 
     def over(self, about: str) -> None:
@@ -112,7 +112,7 @@ class Sender:
         except StoreError:
             raise
         # Whatever it is, the message waits, it is said, and the other channels go on.
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:
             why = (
                 str(problem)
                 if isinstance(problem, DeliveryFailed)
@@ -261,7 +261,7 @@ def _each(
             await channels.deliver(staff.channels[name], message(name), settings, now)
         except DeliveryFailed as problem:
             return name, str(problem)
-        except Exception as problem:  # noqa: BLE001  # A trial is there to show whatever is wrong with a way.
+        except Exception as problem:  # A trial is there to show whatever is wrong with a way.
             return name, formatting.single_line(
                 settings.redact(f"failed here ({problem.__class__.__name__}: {problem})"), 160
             )

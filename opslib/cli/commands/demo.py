@@ -1,9 +1,10 @@
 """Run ``ops demo``: play a day, make its report, dashboard and postmortem, and compare each figure with the script."""
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from opslib.cli.output import Reply
 from opslib.dashboard import status
@@ -22,7 +23,7 @@ from opslib.simulation.demo_day.home_lock import HomeLock
 LOCK_WAIT_S = 60.0  # What a killed demo left running ends within seconds, on a busy machine too.
 
 
-def asked(options: argparse.Namespace, progress: Callable[..., Iterable], say: Callable[[str], None]) -> Reply:
+def asked(options: argparse.Namespace, progress: Callable[..., Iterator[Any]], say: Callable[[str], None]) -> Reply:
     """Live through the day, and show what came of it; not done where a figure is another than the script's."""
     settings = settings_module.load(options.home, settings_module.DEMO)
     seed = replay.SEED if options.seed is None else options.seed
@@ -36,7 +37,7 @@ def asked(options: argparse.Namespace, progress: Callable[..., Iterable], say: C
 
 
 def _lived(
-    settings: Settings, seed: int, lock: HomeLock, progress: Callable[..., Iterable], say: Callable[[str], None]
+    settings: Settings, seed: int, lock: HomeLock, progress: Callable[..., Iterator[Any]], say: Callable[[str], None]
 ) -> Reply:
     desk = replay.live(settings, seed, lock, progress)
     worst = replay.outage(seed)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opslib.cli.output import Reply
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
@@ -45,7 +45,9 @@ WantedBy=timers.target
 """
 
 
-def asked(opened: Callable[[], "Desk"], options: argparse.Namespace, progress: Callable[..., Iterable]) -> Reply | int:
+def asked(
+    opened: Callable[[], "Desk"], options: argparse.Namespace, progress: Callable[..., Iterable[Any]]
+) -> Reply | int:
     """
     What is asked of the schedule: what to show, or of making what is due the exit code.
 
@@ -78,7 +80,7 @@ def run(opened: Callable[[], "Desk"], workers: int, once: bool) -> int:
 
 
 def ranged(
-    desk: "Desk", options: argparse.Namespace, timeout_s: float, progress: Callable[..., Iterable]
+    desk: "Desk", options: argparse.Namespace, timeout_s: float, progress: Callable[..., Iterable[Any]]
 ) -> tuple[Reply, set[str]]:
     """
     Make every report of a range that is not made yet; what became of each, and the states that they ended in.
@@ -99,7 +101,7 @@ def ranged(
         raise UsageError("a range is of a --day for the daily report, of a --period for the others.")
     ofs = backfill.span(options.name, options.day or options.period)
 
-    def bar(running):
+    def bar(running: Iterable[Any]) -> Iterable[Any]:
         return progress(running, len(ofs), f"making {len(ofs)} {options.name} reports", "reports")
 
     made = (
@@ -110,7 +112,7 @@ def ranged(
     rows = [[m.of, m.state, m.place and f"{m.place}.html", formatting.single_line(m.reason, 120)] for m in made]
     return Reply(
         [
-            {"of": m.of, "state": m.state, "reason": m.reason or None, "page": m.place and f"{m.place}.html" or None}
+            {"of": m.of, "state": m.state, "reason": m.reason or None, "page": (m.place and f"{m.place}.html") or None}
             for m in made
         ],
         formatting.table(["of", "state", "page", "why"], rows),
@@ -125,7 +127,7 @@ def listed(desk: "Desk") -> Reply:
         for m in desk.marks.between(clock.micros(now - HORIZON), clock.micros(now))
         if m.kind == "deploy"
     ]
-    first, last = market_calendar.covered()
+    _first, last = market_calendar.covered()
     until = min(now + AHEAD, time_parsing.parse(f"{last}T00:00"))
     rows, values = [], []
     found = {item.job.name: item for item in agenda.items(now)}
@@ -176,7 +178,7 @@ def listed(desk: "Desk") -> Reply:
     return Reply(values, head + formatting.table(["job", "runs", "when", "next (New York)", "last", "owner"], rows))
 
 
-def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable]) -> Reply:
+def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable[Any]]) -> Reply:
     """
     Make everything that is scheduled once, as of a moment: of the demo that of its last look, else now.
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from opslib.foundation import files
+from opslib.foundation.errors import ImportRefused
 from opslib.foundation.storage import temporary_files
 
 
@@ -37,21 +39,27 @@ class Cache:
         """
         if self._folder is None:
             return compute()
-        basis, path = hashlib.sha256(json.dumps(rests_on).encode()).hexdigest(), self._folder / f"{name}.json"
+        basis, path = _digest(rests_on), self._folder / f"{name}.json"
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["basis"] == basis:
-                return kept["found"]
-        except (OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(files.read_bytes(path))
+            if kept["basis"] == basis and kept["digest"] == _digest(kept["found"]):
+                remembered: dict[str, Any] = kept["found"]
+                return remembered
+        except (ImportRefused, ValueError, KeyError, TypeError, RecursionError):
             pass  # None is there, or it is broken.
         found = compute()
-        self._keep(path, {"basis": basis, "found": found})
+        self._keep(path, {"basis": basis, "digest": _digest(found), "found": found})
         return found
 
     @staticmethod
     def _keep(path: Path, kept: dict[str, Any]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary_files.replace(path, json.dumps(kept, sort_keys=True).encode())
+            temporary_files.replace(path, json.dumps(kept).encode())
         except OSError:
             return  # It is computed again.
+
+
+def _digest(found: Any) -> str:
+    """Of what was computed, so that damage which leaves valid JSON behind is seen; the order of keys counts."""
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
@@ -21,6 +22,10 @@ from opslib.foundation.errors import StoreError
 from opslib.foundation.storage import migrations, sqlite
 from opslib.foundation.storage.cell_types import DamagedCell, decoding
 from opslib.foundation.storage.schema import FACTS, TABLES
+
+T = TypeVar("T")
+Query: TypeAlias = sa.Select[*tuple[Any, ...]]
+ResultRow: TypeAlias = sa.Row[*tuple[Any, ...]]
 
 # Each brings the tables one schema further; the first schema is 1.
 MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
@@ -130,7 +135,7 @@ class Database:
                 if not self.is_sqlite:
                     connection.rollback()
                 # On a full disk SQLite has rolled back by itself.
-                elif connection.connection.driver_connection.in_transaction:
+                elif (driver := connection.connection.driver_connection) is not None and driver.in_transaction:
                     connection.exec_driver_sql("ROLLBACK")
                 raise
 
@@ -173,7 +178,7 @@ class Database:
         self.put(connection, "known_at_us", str(known_at))
         return known_at
 
-    def stream(self, query: sa.Select | sa.TextClause) -> Iterator[sa.Row]:
+    def stream(self, query: Query | sa.TextClause) -> Iterator[ResultRow]:
         """The rows of a query, without holding them all."""
         with self.reading() as connection:
             yield from connection.execution_options(yield_per=1000).execute(query)
@@ -202,6 +207,6 @@ class Database:
         self.file.close()
 
 
-def chunks(items: list, size: int) -> Iterator[list]:
+def chunks(items: list[T], size: int) -> Iterator[list[T]]:
     """A list in parts of a size, so that no statement has too many parameters."""
     return (items[i : i + size] for i in range(0, len(items), size))

@@ -35,7 +35,7 @@ class Result(NamedTuple):
 
     value: float | int | None
     part: int | None = None
-    count: int | None = None
+    count: int | None = None  # type: ignore[assignment]  # Nobody calls the tuple's own count.
     why: str = ""
 
 

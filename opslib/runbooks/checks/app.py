@@ -408,7 +408,7 @@ def store(scene: CheckContext) -> CheckResult:
     """Does the store give back what came, and how new is it?"""
     post_us, beat = scene.view.tape.last_seen_us(scene.at_us), scene.probed.now("beat", "collector", scene.at_us)
 
-    def ago(us):
+    def ago(us: int) -> str:
         return formatting.duration((scene.at_us - us) / 1e6)
 
     parts = ([f"the newest post {ago(post_us)} old"] if post_us is not None else []) + (

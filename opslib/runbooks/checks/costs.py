@@ -26,7 +26,9 @@ from opslib.dashboard.pnl_details import LABELS
 from opslib.foundation import formatting
 from opslib.runbooks.checks.context import CheckContext, said
 from opslib.runbooks.execution import CheckResult
+from opslib.trading.pnl.costs import Result
 from opslib.trading.pnl.fills import CENT, ZERO
+from opslib.trading.pnl.positions import Trade
 
 if TYPE_CHECKING:
     pass
@@ -73,7 +75,7 @@ def enough(scene: CheckContext) -> CheckResult:
     if spread is None:
         return CheckResult(None, NO_FILLS if not spent.accuracy else NO_PAIRS, None, "fills", _QUERY)
 
-    def points(v):
+    def points(v: float | None) -> str:
         return formatting.number(v, "points", 2)
 
     between = (
@@ -159,7 +161,7 @@ def _line(scene: CheckContext, at: int) -> CheckResult:
         )
         return CheckResult(None, why, None, "fills", _QUERY)
 
-    def told(v):
+    def told(v: Decimal | None) -> str:
         return formatting.UNKNOWN if v is None else f"{float(v):.3f} %" if name.endswith("pct") else f"${float(v):.3f}"
 
     return CheckResult(
@@ -194,7 +196,7 @@ def fees(scene: CheckContext) -> CheckResult:
     if not paid:
         return CheckResult(None, f"{QUOTED}: no fee is told" if spent.trades else NO_FILLS, None, "fills", _QUERY)
 
-    def rate(found):
+    def rate(found: list[tuple[Trade, Result]]) -> Decimal:
         return sum((r.costs for _, r in found), ZERO) / (
             sum((leg.quantity + leg.traded for t, _ in found for leg in t.legs), ZERO) or 1
         )

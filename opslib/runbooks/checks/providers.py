@@ -5,12 +5,13 @@ A check reads what is in the store as of the moment of its scene; so asked later
 unknown where nobody has looked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 from opslib.alerting import probe_figures
 from opslib.dashboard import chain_sources
+from opslib.dashboard.chain_details import ChainView
 from opslib.foundation import clock, formatting
 from opslib.foundation.config.rules import NAMES
 from opslib.foundation.errors import OpsError
@@ -372,7 +373,7 @@ def complete(scene: CheckContext) -> CheckResult:
             view="greeks",
         )
 
-    def lacks(t):
+    def lacks(t: Mapping[str, Any]) -> str:
         return (
             f"{t['missing']} of {t['core']} tradable contracts lack Greeks"
             if _more_than_good(scene, t["missing"], t["core"])
@@ -443,7 +444,7 @@ def usual(scene: CheckContext) -> CheckResult:
 def expiring(scene: CheckContext) -> CheckResult:
     """Do contracts expire today, whose wings rightly have a gamma of 0?"""
 
-    def said(t):
+    def said(t: Mapping[str, Any]) -> str:
         return (
             f"{t['expires_today']} contracts expire today: a gamma of 0 in their wings is right"
             if t.get("expires_today")
@@ -463,6 +464,7 @@ def chain(scene: CheckContext) -> CheckResult:
             view = chain_sources.chain_of(scene.desk, symbol, as_of=scene.view.window.end)
         except OpsError:
             continue
+        assert isinstance(view, ChainView)  # A symbol has one chain at a time.
         found = view.as_json()
         core, worst = found["core"], found["findings"][:1]
         first = (

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
-from itertools import chain, takewhile
+from itertools import chain, pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
 from opslib.alerting import evaluation, probe_figures
@@ -146,7 +146,7 @@ class Questions:
             f._replace(excludes=tuple(c for c in f.excludes if c != logs[f.subject].cause)) if f.subject in logs else f
             for f in providers
         ]
-        found = [
+        answers = [
             *self._dated("server"),
             *providers,
             *logs.values(),
@@ -157,8 +157,8 @@ class Questions:
             *self._dated("restarted"),
             *self.socket(),
         ]
-        found += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
-        return through, [*found, *self._dated("storm", [*through, *found]), *self._dated("costs")]
+        answers += [answer for name in ("slow", "skew", "dashboard", "memory") for answer in self._dated(name)]
+        return through, [*answers, *self._dated("storm", [*through, *answers]), *self._dated("costs")]
 
     def _dated(self, name: str, *given: Any) -> list[Found]:
         """
@@ -184,6 +184,7 @@ class Questions:
         return self.view.tape.last_seen_us(self.at_us)
 
     def monitor(self) -> Found:
+        """Whether our collector looks."""
         question, rule = "Does our collector look?", self.view.rules["heartbeat"]
         missed = self.probed.missed_beats(self.at_us)
         if missed is None:
@@ -198,12 +199,15 @@ class Questions:
         )
 
     def starved(self) -> Found:
+        """Whether our collector had the time to look."""
         return monitoring_questions.collector(self.probed, self.view.rules.probes, self.at_us)
 
     def market(self) -> Found:
+        """Whether the market is open, by the calendar and by what the providers say."""
         return monitoring_questions.market(self.probed, self.at_us)
 
     def network(self) -> Found:
+        """Whether our own network works."""
         gone = self.probed.network_gone(self.at_us)
         told = {
             None: "fewer than two providers are looked at.",
@@ -241,7 +245,7 @@ class Questions:
         newest = [s.outcome for s in sorted(chain(*looks), key=lambda s: s.ts_us)[-2:]]
         goes_on = len(newest) == 2 and len({*newest}) == 1 and not OUTCOMES[newest[0]].usable
         said = [[OUTCOMES[s.outcome].usable for s in found] for found in looks]
-        return max(sum(a != b for a, b in zip(usable, usable[1:])) for usable in said) - goes_on
+        return max(sum(a != b for a, b in pairwise(usable)) for usable in said) - goes_on
 
     def _in_spells(self, subject: str) -> bool:
         """
@@ -250,7 +254,7 @@ class Questions:
         """
         said = [OUTCOMES[s.outcome].usable for s in self._looks("liveness", subject, self.flaps)]
         share = said.count(False) / max(1, len(said))
-        return sum(a != b for a, b in zip(said, said[1:])) < self.view.rules.diagnosis.spells_below * 2 * len(
+        return sum(a != b for a, b in pairwise(said)) < self.view.rules.diagnosis.spells_below * 2 * len(
             said
         ) * share * (1 - share)
 
@@ -406,7 +410,7 @@ class Questions:
         runs = [self._run(probe, subject) for probe in PROBES]
         steady = max(runs, key=len)
         page_fails = page is not None and bool(page.cause)
-        confirmed = len(steady) >= self.least or bool(steady) and (page_fails or sum(map(bool, runs)) >= self.least)
+        confirmed = len(steady) >= self.least or (bool(steady) and (page_fails or sum(map(bool, runs)) >= self.least))
         flapping = turns > 2 and sum(bad.values()) >= self.least
         spells = flapping and self._in_spells(subject)
         if flapping and not (confirmed and self._apart(steady[0].outcome, runs, looks)):
@@ -557,6 +561,7 @@ class Questions:
         )
 
     def timeout(self) -> Found:
+        """Whether the app waits long enough for Massive."""
         question, gave_up_ms = "Does the app wait long enough for Massive?", self.probed.gave_up_after_ms(self.lately)
         if not self.probed.seen("log", "app"):
             return Found(question, "its log is not read.", None, "massive", source="logs")
@@ -629,6 +634,7 @@ class Questions:
         return Found(question, "yes.", "", "app")
 
     def restarted(self) -> Found:
+        """Whether the app's server was started anew."""
         question, at = "Was the app's server started anew?", self.probed.restarts(self.lately)
         if not self.probed.seen("process", "app") and not self.probed.seen("health", "app"):
             return Found(question, "nobody looks at it.", None, "app")
@@ -817,8 +823,12 @@ class Questions:
                 Found(question, f"it {OUTCOMES[last.outcome].words}, at one probe: not enough to tell.", None, "app"),
                 *page,
             ]
-        told, note = self.probed.told(last), app_state.socket_note(self.probed, self.at_us)
-        code = f", code {told['code']}" if "code" in told else f", HTTP {told['status']}" if "status" in told else ""
+        detail, note = self.probed.told(last), app_state.socket_note(self.probed, self.at_us)
+        code = ""
+        if "code" in detail:
+            code = f", code {detail['code']}"
+        elif "status" in detail:
+            code = f", HTTP {detail['status']}"
         symptom = self._of_socket(last)
         cause = OF_SOCKET.get(symptom, UNDETERMINED)
         agree = (
@@ -854,6 +864,7 @@ class Questions:
         )
 
     def skew(self) -> list[Found]:
+        """Whether the clocks of all parties agree."""
         return monitoring_questions.clocks(
             clock_skew.parties(self.probed, self.view.figures["system"], self.at_us), self.view.rules.skew_told_s
         )
@@ -886,9 +897,11 @@ class Questions:
         )
 
     def dashboard(self) -> Found:
+        """Whether what the dashboard shows is new."""
         return self._rule("Is what the dashboard shows new?", "dashboard_slow", "dashboard_lag")
 
     def memory(self) -> Found:
+        """Whether the app's memory stays as it is."""
         return self._rule("Does memory stay as it is?", "memory_leak", "memory", "memory_growth")
 
     def storm(self, faults: Sequence[Found]) -> Found:
@@ -1000,6 +1013,7 @@ class Questions:
         )
 
     def costs(self) -> list[Found]:
+        """Whether results fall behind the backtest, and by which cost."""
         return [
             Found(
                 "Do results keep what the backtest promised?", a.words, a.cause, a.subject, a.agree, a.source, a.at_us

@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 
 from opslib.foundation import clock, crash_log
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.database import Database
@@ -71,6 +72,7 @@ class Judge:
     @property
     def idle(self) -> bool:
         """Is it through with what it was asked for?"""
+        assert self._process.stdout
         return not self._judging or bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def memory_mb(self) -> float:
@@ -92,12 +94,15 @@ def main(home: str, app: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who lives the day; this ends with the pipe.
     settings = settings_module.load(Path(home), app)
     collector: Collector | None = None
+    at_us = 0
+
+    def now() -> datetime:
+        return clock.instant(at_us)
+
     for line in sys.stdin:
-        now = clock.instant(int(line))
+        at_us = int(line)
         if collector is None:
-            collector = Collector(
-                Database(settings.url, lambda: now), settings, rules.load(settings.base), "demo", lambda: now
-            )
+            collector = Collector(Database(settings.url, now), settings, rules.load(settings.base), "demo", now)
         print(collector.judge(), flush=True)
 
 

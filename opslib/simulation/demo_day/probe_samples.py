@@ -1,7 +1,7 @@
 """
 Make the probe samples of the scripted day without playing it.
 
-`tour.live` looks for itself, at a world; this is for who opens a notebook and wants a day to read, the same each time.
+`replay.live` looks for itself, at a world; this is for who opens a notebook and wants a day to read, the same each time.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Seen(NamedTuple):
     value: float | None = None
     attempt: int = 1
     last: bool = True
-    detail: dict[str, Any] = {}
+    detail: dict[str, Any] = {}  # noqa: RUF012  # Nobody changes it.
 
 
 def seen(script: Script) -> Iterator[Seen]:
@@ -207,7 +207,7 @@ def _chains(rng: Random, at: datetime, down: bool, burst: bool) -> Iterator[Seen
             )
             continue
         zero = round(core * GAMMA_ZERO_SHARE) + rng.randint(-4, 4) if burst else 0
-        told = {
+        told: dict[str, Any] = {
             "contracts": contracts,
             "quoted": contracts - 60,
             "core": core,

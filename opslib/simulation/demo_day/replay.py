@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from opslib.dashboard import status
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import OpsError
@@ -366,7 +367,7 @@ def _remove_earlier(settings: Settings) -> None:
 
 
 def live(
-    settings: Settings, seed: int, lock: HomeLock, progress: Callable[[Iterable, int, str], Iterator]
+    settings: Settings, seed: int, lock: HomeLock, progress: Callable[[Iterable[Any], int, str], Iterator[Any]]
 ) -> Workspace:
     """
     Live the day: yesterday by file, today by HTTP.
@@ -415,7 +416,7 @@ def _today(
     today: Script,
     world: _World,
     judge: Judge,
-    progress: Callable[[Iterable, int, str], Iterator],
+    progress: Callable[[Iterable[Any], int, str], Iterator[Any]],
 ) -> None:
     """The day itself is posted, page by page, and looked at."""
     posts = list(page.posts(today))

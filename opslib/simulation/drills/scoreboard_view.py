@@ -90,7 +90,7 @@ class ScoreboardView:
         """
         shares = sorted({r.severity for r in self.rows if r.fault in FAULTS})
 
-        def cell(name, share):
+        def cell(name: str, share: float) -> str:
             return (lambda own: _found(own) if own else "")(
                 [r for r in self.rows if (r.fault, r.severity) == (name, share)]
             )

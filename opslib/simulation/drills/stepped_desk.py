@@ -324,6 +324,8 @@ class SteppedProbes:
 @contextmanager
 def looking(home: Path, seed: int = 1, **more: str) -> Iterator[SteppedProbes]:
     """A world of its own, and a desk that probes it."""
-    with World(BEGINS, seed=seed, speed=SPEED, runs=False) as lever:
-        with closing(SteppedProbes(lever, home, more)) as desk:
-            yield desk
+    with (
+        World(BEGINS, seed=seed, speed=SPEED, runs=False) as lever,
+        closing(SteppedProbes(lever, home, more)) as desk,
+    ):
+        yield desk

@@ -18,7 +18,7 @@ class Fetched(NamedTuple):
     A chain as it came.
 
     Attributes:
-        outcome: How it ended; a name of `outcome.OUTCOMES`.
+        outcome: How it ended; a name of `outcomes.OUTCOMES`.
         pages: What each answer holds.
         results: Of Massive the contracts of all of them.
         detail: What else is worth keeping.
@@ -31,10 +31,8 @@ class Fetched(NamedTuple):
 
 
 async def _answer(prober: Prober, question: ProbeRequest) -> tuple[Sample | None, Any]:
-    last = payload = None
-    async for last, payload in prober.attempts(question):
-        pass
-    return last, payload
+    attempts = [attempt async for attempt in prober.attempts(question)]
+    return attempts[-1] if attempts else (None, None)
 
 
 async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:

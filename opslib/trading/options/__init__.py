@@ -16,4 +16,4 @@ else:
         },
     )
 
-__all__ = ["read_chain", "judge_chain"]
+__all__ = ["judge_chain", "read_chain"]

@@ -79,7 +79,7 @@ def is_day_first(cells: Iterable[str]) -> bool | None:
 def is_ambiguous(told: str) -> bool:
     """Whether a day of numbers can be read with the month first and with the day first."""
     found = _NUMERIC.fullmatch(told.strip())
-    return bool(found) and int(found[1]) <= 12 and int(found[3]) <= 12
+    return found is not None and int(found[1]) <= 12 and int(found[3]) <= 12
 
 
 def read_moment(told: str, day_first: bool | None = None) -> datetime | None:

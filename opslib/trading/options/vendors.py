@@ -408,9 +408,42 @@ def rows_of(payload: Any) -> tuple[str, list[Row], str] | None:
 
 
 NOISE = frozenset(
-    "usd dollar dollars price px quote quotes quoted latest current nbbo best option options contract greek "
-    "greeks leg value val eod 1545 opt o market last closing final live delayed realtime model computed "
-    "calculated".split()
+    [
+        "usd",
+        "dollar",
+        "dollars",
+        "price",
+        "px",
+        "quote",
+        "quotes",
+        "quoted",
+        "latest",
+        "current",
+        "nbbo",
+        "best",
+        "option",
+        "options",
+        "contract",
+        "greek",
+        "greeks",
+        "leg",
+        "value",
+        "val",
+        "eod",
+        "1545",
+        "opt",
+        "o",
+        "market",
+        "last",
+        "closing",
+        "final",
+        "live",
+        "delayed",
+        "realtime",
+        "model",
+        "computed",
+        "calculated",
+    ]
 )
 UNITS = frozenset({"usd", "dollar", "dollars", "eod", "1545"})
 

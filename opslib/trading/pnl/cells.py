@@ -120,7 +120,7 @@ def foreign(cell: str) -> str:
     The currency that a cell names beside its figure, where it is not the US dollar: ``£12``, ``12 EUR``, ``C$5``; else
     empty.
     """
-    if not any(c.isdigit() for c in cell) or not cell.isascii() and not re.search("[€£¥₹₩₽₿]", cell):
+    if not any(c.isdigit() for c in cell) or (not cell.isascii() and not re.search("[€£¥₹₩₽₿]", cell)):
         return ""
     rest = re.sub(r"[\d.,+\-()\s]", "", cell)
     found = _CURRENCY.fullmatch(rest)

@@ -108,7 +108,7 @@ def _events(fills: Iterable[Fill]) -> list[_Event]:
                 partner[id(closing)], partner[id(opening)] = opening, closing
                 break
 
-    def rank(f):
+    def rank(f: Fill) -> int:
         return (
             (0 if f.effect == "close" else 1)
             if f.kind not in ORDINARY
@@ -145,14 +145,14 @@ def _merged(event: _Event) -> Fill:
         return fills[0]
     quantity = sum((f.quantity for f in fills), ZERO)
 
-    def mean(name):
+    def mean(name: str) -> Decimal | None:
         return (
             None
             if any(getattr(f, name) is None for f in fills)
             else sum((getattr(f, name) * f.quantity for f in fills), ZERO) / quantity
         )
 
-    def total(name):
+    def total(name: str) -> Decimal | None:
         return None if any(getattr(f, name) is None for f in fills) else sum((getattr(f, name) for f in fills), ZERO)
 
     return fills[0]._replace(
@@ -275,9 +275,12 @@ def _split(fill: Fill, take: Decimal) -> tuple[Fill, Fill | None]:
     """A fill in two: so much of it, and the rest."""
     if take >= fill.quantity:
         return fill, None
-    parts = {name: _shared(getattr(fill, name), take, fill.quantity) for name in ("value", "commission", "fees")}
-    first = fill._replace(quantity=take, **{k: v[0] for k, v in parts.items()})
-    return first, fill._replace(quantity=fill.quantity - take, **{k: v[1] for k, v in parts.items()})
+    value = _part(fill.value, take, fill.quantity)
+    commission, fees = (_shared(whole, take, fill.quantity) for whole in (fill.commission, fill.fees))
+    return (
+        fill._replace(quantity=take, value=value, commission=commission[0], fees=fees[0]),
+        fill._replace(quantity=fill.quantity - take, value=fill.value - value, commission=commission[1], fees=fees[1]),
+    )
 
 
 def _closed(leg: Leg, part: Fill) -> None:

@@ -24,7 +24,8 @@ import pytest
 from opslib.alerting.notifications import external_alerts
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.foundation import clock
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.errors import BadAlerts
@@ -254,7 +255,7 @@ def test_a_neighbours_alert_lives(store_url: str) -> None:
         desk.hears(alert(severity="critical", ends=desk.at + timedelta(minutes=4)))
         desk.tells(20)
     assert desk.tells(0) == []
-    (only, told), *_ = desk.dispatch.deliveries()
+    (_only, told), *_ = desk.dispatch.deliveries()
     assert (told["kind"], told["severity"], told["roles"], told["alerts"][0]["sentence"]) == (
         "firing",
         "critical",

@@ -22,7 +22,8 @@ from opslib.alerting.notifications import message
 from opslib.alerting.notifications.store import EXPIRED, PENDING, SENT
 from opslib.dashboard import impact
 from opslib.foundation import clock
-from opslib.foundation.config import rules, settings as settings_module
+from opslib.foundation.config import rules
+from opslib.foundation.config import settings as settings_module
 from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
@@ -232,7 +233,7 @@ def test_silenced_while_it_waits(tmp_path: Path, got: list[tuple[str, dict[str, 
         assert [m for where, m in got if where == "lead"] == []
         day.at = at("11:58")
         asyncio.run(day._send())
-        assert [m["kind"] for where, m in got if where == "lead"][0] == "firing"
+        assert next(m["kind"] for where, m in got if where == "lead") == "firing"
 
 
 def test_a_fault_of_ours_stops_nobody_else(

@@ -680,7 +680,7 @@ def test_costs_line_by_line(tmp_path: Path) -> None:
         and asked(desk, "spreads_usual", CLOSE).good is False
     )
     assert (
-        [row for row in table.content] == ["commission", "slippage", "total"]
+        list(table.content) == ["commission", "slippage", "total"]
         and "-slippage_pct = 0.4900" in found.change.plain
         and "+slippage_pct" in found.change.plain
         and "commission_usd = 0.6600" in found.change.plain

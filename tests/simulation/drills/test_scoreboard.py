@@ -3,6 +3,7 @@ What is recorded of the drills is what README says, covers everything and meets 
 are noticed.
 """
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_every_runbook_has_enough_mutants() -> None:
         assert len(found) == len(set(found)) >= 15
         assert [m.target for m in found if m.kind == DROPPED] == [s.name for s in steps]
         assert [(m.target, m.other) for m in found if m.kind == SWAPPED] == [
-            (a.name, b.name) for a, b in zip(steps, steps[1:])
+            (a.name, b.name) for a, b in itertools.pairwise(steps)
         ]
         assert {m.target for m in found if m.kind == TURNED} <= set(CHECKS)
     moved = [

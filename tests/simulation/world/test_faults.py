@@ -18,6 +18,8 @@ from opslib.simulation.drills.stepped_desk import looking
 from opslib.simulation.world.faults import SKEWED, STATES
 from opslib.telemetry.probes.store import SampleStore
 
+pytestmark = [pytest.mark.drill, pytest.mark.slow]
+
 
 class Told(NamedTuple):
     """What a state must read like."""
@@ -25,7 +27,7 @@ class Told(NamedTuple):
     panel: str
     verdict: str
     words: tuple[str, ...]
-    outcomes: dict[str, str] = {}
+    outcomes: dict[str, str] = {}  # noqa: RUF012  # Nobody changes it.
     never: tuple[str, ...] = ()
     share: float = 1.0
 
@@ -243,7 +245,7 @@ COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size", "too_few_tra
 
 def test_every_state_is_told() -> None:
     """No state of the world is without a row, here or where sockets are held, or is drilled."""
-    assert set(TABLE) | HELD_OPEN | DRILLED == set(STATES) and DRILLED <= set(FAULTS) | set(CONTROLS)
+    assert set(TABLE) | HELD_OPEN | DRILLED == set(STATES) and set(FAULTS) | set(CONTROLS) >= DRILLED
 
 
 @pytest.mark.parametrize("state", TABLE)

@@ -12,7 +12,8 @@ import trustme
 
 from opslib.foundation.config import settings
 from opslib.simulation.world.http_server import Answer, Request, Server, as_html, as_json
-from opslib.telemetry.probes import http, outcomes as outcomes_module
+from opslib.telemetry.probes import http
+from opslib.telemetry.probes import outcomes as outcomes_module
 from opslib.telemetry.probes.http import Prober, ProbeReading, ProbeRequest
 from tests.support.servers import serving
 

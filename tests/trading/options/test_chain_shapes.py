@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from opslib.dashboard.chain_details import ChainView, ChainViews
 from opslib.foundation import time_parsing

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from opslib import desk
 from opslib.alerting import evaluator, replay
@@ -18,10 +20,12 @@ from opslib.alerting.fill_figures import judged
 from opslib.alerting.verdicts import still_beyond_clear
 from opslib.cli import main
 from opslib.dashboard import pnl_details
-from opslib.foundation import clock, errors as book, time_parsing
+from opslib.foundation import clock, time_parsing
+from opslib.foundation import errors as book
 from opslib.foundation.config import rules
 from opslib.foundation.formatting import NEW_YORK
-from opslib.simulation.demo_day import replay as demo_day_replay, trades
+from opslib.simulation.demo_day import replay as demo_day_replay
+from opslib.simulation.demo_day import trades
 from opslib.telemetry import importing
 from opslib.trading.pnl import backtest_variance, costs, pnl, positions, reader, round_trips
 from opslib.trading.pnl.backtest_variance import Side, decomposed, spread
