@@ -29,7 +29,7 @@ if _OWN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave the slow tests out of a run of everything, unless all is required; who names a file or a marker gets them."""
+    """Leave the slow tests out of a run of everything, unless all is required or a file or a marker is named."""
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr
     # Workers inherit the word; they are given every path by name.
     os.environ.setdefault("TEST_SLOW", "no" if everything and not REQUIRE_ALL else "yes")

@@ -6,10 +6,10 @@ Live, an instant is judged by what had come into the store two seconds after it,
 all that is known of it now. Both run through the same tape and the same state machine.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -99,6 +99,24 @@ def reach_us(rules: Rules, session: Session) -> Reach:
     return Reach(clock.micros(session.opens - longest), clock.micros(session.opens - PROBED_REACH))
 
 
+class WholeSession(NamedTuple):
+    """
+    A session of which every instant was judged, when all that is known of it was known in time.
+
+    Attributes:
+        transitions: What became of alerts up to the close.
+        alerts: As they stood at the close; those that the session did not touch are not among them.
+        began: What was wired when it opened, and when the last snapshot and the last beat before it were.
+        rows: How many snapshots, probe samples and fills it rests on.
+    """
+
+    session: Session
+    transitions: list[Transition]
+    alerts: list[dict[str, Any]]
+    began: tuple[list[str], int | None, int | None]
+    rows: tuple[int, int, int]
+
+
 class Evaluator:
     """
     Judges instants in their order.
@@ -107,6 +125,10 @@ class Evaluator:
         alerts: As they stood after the last instant that was judged.
         live: Judge each instant by what was known then; else by all that is known now.
         known_at_us: In a replay, only what was known by then; None is all.
+
+    Attributes:
+        whole: The last session that was judged live from its open to its close, and as a replay would judge it; None
+            where there is none.
     """
 
     def __init__(
@@ -124,6 +146,7 @@ class Evaluator:
         self._samples = SampleStore(store, settings.app)
         self._filings = FillStore(store, settings.app)
         self._session: Session | None = None
+        self.whole: WholeSession | None = None
 
     def judge(self, since_us: int, upto_us: int) -> Iterator[tuple[int, list[Transition]]]:
         """Judge every instant in (since, upto]; yields each with what became of alerts at it."""
@@ -131,13 +154,13 @@ class Evaluator:
             if open_instants:
                 if self._session != session:
                     self._begin(session)
+                    self._in_time = self.live and open_instants.start == clock.micros(session.opens) + GRID_US
                 self._fetch(upto_us, clock.micros(session.closes))
                 self._fetch_probed(upto_us, clock.micros(session.closes))
                 self._fetch_filed(upto_us, clock.micros(session.closes))
                 for at_us in open_instants:
                     self._feed(at_us)
-                    yield (
-                        at_us,
+                    became = (
                         []
                         if self._beats.jumped(at_us)
                         else judged_at(
@@ -147,10 +170,20 @@ class Evaluator:
                             self.rules,
                             self._probed if self._probed.any else None,
                             self._realised,
-                        ),
+                        )
                     )
+                    self._became += became
+                    if self._in_time and at_us == clock.micros(session.closes):
+                        self._complete(session)
+                    yield at_us, became
             if after is not None:
                 yield after, self.alerts.close(after)
+
+    def _complete(self, session: Session) -> None:
+        opens_us = clock.micros(session.opens)
+        touched = [alert.as_json() for alert in self.alerts.alerts.values() if alert.seen_us > opens_us]
+        rows = (self._rows["snapshots"], self._rows["samples"], self._rows["fills"])
+        self.whole = WholeSession(session, self._became, touched, self._began, rows)
 
     def _begin(self, session: Session) -> None:
         """A tape of its own for each session, that begins at the same moment whoever judges, and whenever."""
@@ -170,10 +203,12 @@ class Evaluator:
             set[int](),
         )
         self._waiting: deque[tuple[int, SnapshotRow]] = deque()
-        self._begin_probed()
+        beat = self._begin_probed()
+        self._became, self._rows = list[Transition](), Counter[str]()
+        self._began = sorted(alive), before.ts_us if before else None, beat.ts_us if beat else None
         self._realised, self._filed_seq, self._filed_us = FillFigures(self.rules), 0, OF_NO_MOMENT_US - 1
 
-    def _begin_probed(self) -> None:
+    def _begin_probed(self) -> Sample | None:
         self._probed, self._sampled_us, self._sample_seq = ProbeHistory(self.settings.fallback), self._probed_from_us, 0
         self._unseen: deque[tuple[int, Sample]] = deque()
         beat = self._samples.last(
@@ -184,6 +219,7 @@ class Evaluator:
         self._probed.add([beat] if beat else [])
         # As soon as they are known, so that what our clock jumped over is.
         self._beats = ProbeHistory(samples=[beat] if beat else [])
+        return beat
 
     def _fetch_probed(self, upto_us: int, closes_us: int) -> None:
         """Read what our own looks have seen since the last time, and let go of what no rule looks back to."""
@@ -193,7 +229,11 @@ class Evaluator:
             until_us = min(upto_us, closes_us)
             found = self._samples.between(self._sampled_us, until_us, self.known_at_us)
             self._sampled_us = max(self._sampled_us, until_us)
-        self._beats.add(sample for sample in found if sample.probe == "beat")
+        self._rows["samples"] += len(found)
+        beats = [sample for sample in found if sample.probe == "beat"]
+        if any('"stepped_s"' in beat.detail for beat in beats):
+            self._in_time = False  # Which instants a clock jumped over depends on when that was known.
+        self._beats.add(beats)
         self._unseen = deque(
             sorted([*self._unseen, *((self._counts_from(sample), sample) for sample in found)], key=lambda w: w[0])
         )
@@ -211,6 +251,7 @@ class Evaluator:
                 else []
             )
             self._filed_us = max(self._filed_us, until_us)
+        self._rows["fills"] += len(found)
         self._realised.add(found, self._counts_from)
 
     def _fetch(self, upto_us: int, closes_us: int) -> None:
@@ -228,14 +269,19 @@ class Evaluator:
             until_us = min(upto_us, closes_us)
             looks = SnapshotStore(self.store).looks(app, self._read_us, until_us, self.known_at_us)
             self._read_us = max(self._read_us, until_us)
+        self._rows["snapshots"] += len(looks)
         self._waiting = deque(
             sorted([*self._waiting, *((self._counts_from(look), look) for look in looks)], key=lambda w: w[0])
         )
 
     def _counts_from(self, look: SnapshotRow | Sample | StoredFill) -> int:
         """The first instant at which a look, a sample of ours, or a fill counts."""
-        after_us = max(look.ts_us, look.known_at_us - SETTLE_US + 1) if self.live else look.ts_us
-        return after_us + -after_us % GRID_US
+        in_time_us = look.ts_us + -look.ts_us % GRID_US
+        known_us = look.known_at_us - SETTLE_US + 1
+        if not self.live or known_us <= in_time_us:
+            return in_time_us
+        self._in_time = False
+        return known_us + -known_us % GRID_US
 
     def _feed(self, at_us: int) -> None:
         looks = []

@@ -2,7 +2,7 @@
 Measure conditions of our own probes that a rule of their own judges: our network, restarts, a slow app, clocks, units,
 whole chains.
 
-`probe_figures` has the other figures of our probes. What nothing measures is ``not measured``; nothing here has a limit.
+`probe_figures` has the other figures of our probes. What nothing measures is ``not measured``. No limit is here.
 """
 
 from collections.abc import Iterable

@@ -6,7 +6,7 @@ that is looked at, and which is the newest, tells whether that would come out ot
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from opslib.alerting import evaluator
 from opslib.alerting.alerts import Alert, Alerts, Transition
@@ -45,19 +45,58 @@ def of(
             "alerts": [alert.as_json() for alert in alerts.alerts.values()],
         }
 
-    kept = memory.once(f"{session.day}-alerts", _rests_on(store, settings, rules, session, known_at_us), judged)
+    kept = memory.once(_name(session), list(_rests_on(store, settings, rules, session, known_at_us)), judged)
     return [Transition(*row) for row in kept["transitions"]], Alerts(
         rules, [Alert.of_json(state) for state in kept["alerts"]]
     )
 
 
-def _rests_on(
-    store: Database, settings: Settings, rules: Rules, session: Session, known_at_us: int | None
-) -> list[Any]:
+def remember(watch: Evaluator, memory: Cache) -> None:
     """
-    All that a replay of a session depends on: posts and our own looks as far back as any rule goes, fills, what is
-    wired, when the market was open, the limits.
+    Keep what a replay of a session would find, where it was just judged live and nothing of it was known late.
+
+    So a session is judged once, and its report is there at once.
     """
+    whole, watch.whole = watch.whole, None
+    if whole is None:
+        return
+    basis = _rests_on(watch.store, watch.settings, watch.rules, whole.session, None)
+    counts = basis.snapshots[0], basis.samples[0], basis.fills[0]
+    if counts == whole.rows and (basis.alive, basis.before_us, basis.beat_us) == whole.began:
+        found = {"transitions": [list(t) for t in whole.transitions], "alerts": whole.alerts}
+        memory.keep(_name(whole.session), list(basis), found)
+
+
+def _name(session: Session) -> str:
+    return f"{session.day}-alerts"
+
+
+class _Basis(NamedTuple):
+    """
+    All that a replay of a session depends on.
+
+    Attributes:
+        alive: What is wired when it opens.
+        before_us, beat_us: When the last snapshot and the last beat before it were.
+        market: When the market was open.
+        snapshots, samples, fills: How many rows there are as far back as any rule goes, and the newest.
+    """
+
+    form: int
+    version: str
+    rules: str
+    post_every_s: float
+    fallback: str
+    alive: list[str]
+    before_us: int | None
+    beat_us: int | None
+    market: list[tuple[int, int]]
+    snapshots: tuple[int, int]
+    samples: tuple[int, int]
+    fills: tuple[int, int]
+
+
+def _rests_on(store: Database, settings: Settings, rules: Rules, session: Session, known_at_us: int | None) -> _Basis:
     app, reach, closes_us = settings.app, evaluator.reach_us(rules, session), clock.micros(session.closes)
     samples = SampleStore(store, app)
     before, beat = (
@@ -68,7 +107,7 @@ def _rests_on(
         (clock.micros(found.opens), clock.micros(found.closes))
         for found, _, _ in evaluator.sessions(reach.posts_us, closes_us)
     ]
-    return [
+    return _Basis(
         FORM,
         VERSION,
         rules.hash,
@@ -81,7 +120,7 @@ def _rests_on(
         SnapshotStore(store).extent(app, reach.posts_us, closes_us, known_at_us),
         samples.extent(reach.probed_us, closes_us, known_at_us),
         FillStore(store, app).extent(closes_us, known_at_us),
-    ]
+    )
 
 
 def replay_session(

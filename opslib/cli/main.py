@@ -1,8 +1,8 @@
 """
 Run the commands of CONTRACT.md: options, errors and exit codes.
 
-Results go to stdout, progress and errors to stderr. What can be typed is in `parser`; what a command does stands elsewhere;
-here it is asked for and shown. Imports that cost time happen in the command that needs them.
+Results go to stdout, progress and errors to stderr. `parser` has the options; what a command does stands elsewhere.
+Imports that cost time happen in the command that needs them.
 """
 
 import argparse

@@ -167,6 +167,6 @@ def _job(name: str, told: dict[str, Any]) -> Job:
     kind, _, what = told["runs"].partition(" ")
     when = triggers.parse(told["when"])
     assert when is not None
-    others = {key: told[key] for key in ("parameters", "owner", "severity", "catch_up") if key in told}
+    others: dict[str, Any] = {key: told[key] for key in ("parameters", "owner", "severity", "catch_up") if key in told}
     others |= {key: time_parsing.parse_span(told[key]) for key in ("wait", "grace", "timeout") if key in told}
     return Job(name, kind, what, told["when"], when, **others, deliver=tuple(told.get("deliver", ())))

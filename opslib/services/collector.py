@@ -16,7 +16,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 
-from opslib.alerting import evaluation
+from opslib.alerting import evaluation, replay
 from opslib.alerting.alerts import GRID_US, Alert, Transition
 from opslib.alerting.evaluator import SETTLE_US, Evaluator, evaluation_time
 from opslib.alerting.notifications.planner import OF_COLLECTOR
@@ -28,6 +28,8 @@ from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import SENT, Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import StoreError
+from opslib.foundation.storage import cache
+from opslib.foundation.storage.cache import Cache
 from opslib.foundation.storage.database import Database
 from opslib.services import periodic
 from opslib.services.notifying import NotificationTasks
@@ -78,6 +80,7 @@ class Collector:
             greeks_breach,
         )
         self.record = AlertStore(store, settings.app)
+        self._memory = Cache(settings.outputs / cache.FOLDER)
         self._watch: Evaluator | None = None
         self._upto_us: int | None = None
         self._well_at: datetime | None = None
@@ -136,6 +139,7 @@ class Collector:
             turn, kept_us, upto_us, transitions
         ):
             return None
+        replay.remember(self._watch, self._memory)
         return count
 
     @staticmethod

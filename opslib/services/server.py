@@ -72,10 +72,11 @@ class Writer:
         store: Where to.
         app: Whose posts.
         now: What time it is, when a post came; only the demo gives another one.
+        known_at_ts: Whether a post is known from when it came, by that clock, however late it is written.
     """
 
-    def __init__(self, store: Database, app: str, now: Callable[[], datetime]):
-        self._store, self._app, self._now = store, app, now
+    def __init__(self, store: Database, app: str, now: Callable[[], datetime], known_at_ts: bool):
+        self._store, self._app, self._now, self._known_at_ts = store, app, now, known_at_ts
         self._waiting: queue.Queue[tuple[Post | RejectedPost, Future[None]] | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -109,7 +110,8 @@ class Writer:
             rejects = [item for item, _ in batch if isinstance(item, RejectedPost)]
             if rejects and SnapshotStore(self._store).post_rejects(self._app) >= MOST_POST_REJECTS:
                 rejects = []
-            SnapshotStore(self._store).write(self._app, [item for item, _ in batch if isinstance(item, Post)], rejects)
+            posts = [item for item, _ in batch if isinstance(item, Post)]
+            SnapshotStore(self._store).write(self._app, posts, rejects, known_at_ts=self._known_at_ts)
         except Exception as problem:  # Whatever it is, each waiting post must hear of it and be answered 503.
             for _, done in batch:
                 done.set_exception(problem)
@@ -152,6 +154,7 @@ def build(
     rules: config_rules.Rules,
     *,
     now: Callable[[], datetime] = clock.now,
+    known_at_ts: bool = False,
     host: str = "127.0.0.1",
 ) -> Starlette:
     """
@@ -159,10 +162,11 @@ def build(
 
     Args:
         now: What time it is; only the demo gives another one.
+        known_at_ts: As of `Writer`; only for the demo, which sends posts of some minutes together.
         host: Where it listens; it may be addressed by that name.
     """
     started = now()
-    writer = Writer(store, settings.app, now)
+    writer = Writer(store, settings.app, now, known_at_ts)
     refusals = Refusals(store, settings.app, now, settings.redact)
     log = logs.of(settings.redact)
     origins = frozenset(origin.lower() for origin in settings.cors_origins)
@@ -456,18 +460,25 @@ class ServerThread:
     The receiver on a free port of this machine, served from a thread while inside; for the demo and for tests.
 
     Attributes:
+        app: What is served.
         url: Where it listens.
     """
 
     def __init__(
-        self, settings: Settings, store: Database, rules: config_rules.Rules, *, now: Callable[[], datetime] = clock.now
+        self,
+        settings: Settings,
+        store: Database,
+        rules: config_rules.Rules,
+        *,
+        now: Callable[[], datetime] = clock.now,
+        known_at_ts: bool = False,
     ):
-        self._app = build(settings, store, rules, now=now)
+        self.app = build(settings, store, rules, now=now, known_at_ts=known_at_ts)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(128)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = webserver(self._app)
+        self._server = webserver(self.app)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 
     def __enter__(self) -> "ServerThread":
@@ -477,6 +488,6 @@ class ServerThread:
     def __exit__(self, *exception: Any) -> None:
         self._server.should_exit = True
         self._thread.join()
-        self._app.state.writer.close()
-        self._app.state.refusals.close()
+        self.app.state.writer.close()
+        self.app.state.refusals.close()
         self._socket.close()

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from opslib.alerting import alerts as watch
 from opslib.alerting import history, replay
@@ -16,6 +17,9 @@ from opslib.desk import Desk
 from opslib.desk import open as open_desk
 from opslib.foundation import clock, market_calendar, time_parsing
 from opslib.foundation.storage.cache import Cache
+from opslib.foundation.storage.database import Database
+from opslib.foundation.storage.schema import SNAPSHOTS
+from opslib.services.collector import Collector
 from opslib.telemetry.pages import snapshot
 from opslib.telemetry.pages.store import Post, SnapshotStore
 from opslib.telemetry.probes.store import Sample, SampleStore
@@ -86,6 +90,45 @@ def test_what_is_remembered_is_what_is_judged(tmp_path: Path) -> None:
         )
         (desk.settings.outputs / ".memory").mkdir(exist_ok=True)
     assert Cache(None).once("a", [1], lambda: {"a": 2}) == {"a": 2}
+
+
+def judged_live(desk: Desk, *minutes: float) -> None:
+    """A collector judges the session as it goes: at its open, so many minutes after it, and after its close."""
+    now = [SESSION.opens]
+    collector = Collector(Database(desk.settings.url, lambda: now[0]), desk.settings, desk.rules, "one", lambda: now[0])
+    collector.judge()
+    for minute in (*minutes, 210.2):
+        now[0] = SESSION.opens + timedelta(minutes=minute)
+        collector.judge()
+
+
+def test_a_session_that_was_judged_live_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everything was known in time, what a replay would find is kept at the close, and the report reads that."""
+    desk = held(tmp_path)
+    judged_live(desk, 60.3, 61, 90.7)
+    transitions, standing = plainly(desk)
+    with monkeypatch.context() as patched:
+        patched.setattr(replay, "replay_session", lambda *_: pytest.fail("it was judged again"))
+        found, stands = asked(desk)
+    assert found == transitions and stands.alerts == standing.alerts and any(t.kind == "fired" for t in found)
+    found, stands = asked(late(desk))
+    assert found == plainly(desk)[0] != transitions
+
+
+@pytest.mark.parametrize("known_s", [1, 300])
+def test_what_was_known_late_is_judged_again(known_s: int, tmp_path: Path) -> None:
+    """A post that came later than an instant waits for it is none that a replay knows from then on."""
+    desk = held(tmp_path)
+    at = SESSION.opens + timedelta(minutes=60, seconds=31)
+    post = Post(clock.micros(at), snapshot.read(body(uptime_s=3631, page_clock_ms=clock.micros(at) // 1000)))
+    SnapshotStore(desk.store).write("desk", [post], known_at_ts=True)
+    with desk.store.committing() as connection:
+        known = sa.update(SNAPSHOTS).where(SNAPSHOTS.c.ts_us == post.ts_us)
+        connection.execute(known.values(known_at_us=post.ts_us + known_s * 1_000_000))
+    judged_live(desk, 60.3, 66, 70)
+    assert (desk.settings.outputs / ".memory" / f"{DAY}-alerts.json").exists() == (known_s == 1)
+    found, stands = asked(desk)
+    assert (found, stands.alerts) == (plainly(desk)[0], plainly(desk)[1].alerts)
 
 
 def late(desk: Desk) -> Desk:

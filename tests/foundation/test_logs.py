@@ -74,7 +74,7 @@ def test_a_secret_of_the_environment_is_known_without_settings(
 def test_a_line_on_stderr_begins_with_the_command(
     log: "logging.LoggerAdapter[logging.Logger]", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a terminal would obey is gone; what is merely said is shown as well as what is wrong; nothing comes twice."""
+    """What a terminal would obey is gone; information is shown as well as warnings; nothing comes twice."""
     logs.to_stderr("ops serve")
     logs.to_stderr("ops serve")
     log.info("listens \x1b[31m\u202e on 100 % of it")

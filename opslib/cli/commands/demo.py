@@ -1,8 +1,10 @@
 """Run ``ops demo``: play a day, make its report, dashboard and postmortem, and compare each figure with the script."""
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ from opslib.cli.output import Reply
 from opslib.dashboard import status
 from opslib.foundation import formatting
 from opslib.foundation.config import settings as settings_module
-from opslib.foundation.config.settings import Settings
+from opslib.foundation.config.settings import Settings, without_secrets
 from opslib.foundation.config.workspace import Workspace
 from opslib.foundation.errors import OpsError
 from opslib.incidents import lifecycle
 from opslib.jobs import executor
+from opslib.jobs.kernels import KernelPool
 from opslib.reports import publishing
 from opslib.reports.postmortem import drafting
 from opslib.simulation.demo_day import replay, responders
@@ -39,16 +42,29 @@ def asked(options: argparse.Namespace, progress: Callable[..., Iterator[Any]], s
 def _lived(
     settings: Settings, seed: int, lock: HomeLock, progress: Callable[..., Iterator[Any]], say: Callable[[str], None]
 ) -> Reply:
-    desk = replay.live(settings, seed, lock, progress)
-    worst = replay.outage(seed)
+    # Its notebooks import what they need while the day is lived.
+    with closing(KernelPool(without_secrets(os.environ))) as kernels:
+        desk = replay.live(settings, seed, lock, progress, kernels)
+        return _told(desk, seed, kernels, say)
+
+
+def _told(desk: Workspace, seed: int, kernels: KernelPool, say: Callable[[str], None]) -> Reply:
+    """Make the documents of a day that was lived, compare its figures with the script's, and say what came of it."""
+    settings, worst = desk.settings, replay.outage(seed)
     say("executing the daily report and a dashboard, and checking every figure against the script")
     with ThreadPoolExecutor() as pool:  # Each notebook has a kernel of its own.
         checked = pool.submit(replay.compared, desk, seed)
-        pictured = pool.submit(_dashboard, desk, formatting.iso(worst))
+        pictured = pool.submit(_dashboard, desk, formatting.iso(worst), kernels)
         incident = responders.incident(desk)
-        drafted = pool.submit(drafting.draft, desk, incident, responders.LEAD)
+        drafted = pool.submit(drafting.draft, desk, incident, responders.LEAD, kernels=kernels)
         outcome, place = publishing.publish_daily(
-            desk, replay.DAY, as_of=None, known_at=None, partial=False, timeout_s=executor.TIMEOUT_S
+            desk,
+            replay.DAY,
+            as_of=None,
+            known_at=None,
+            partial=False,
+            timeout_s=executor.TIMEOUT_S,
+            kernels=kernels,
         )
         picture, (count, wrong), (_, postmortem, _) = pictured.result(), checked.result(), drafted.result()
     if outcome.state != "ok":
@@ -100,12 +116,13 @@ def _lived(
     return Reply(values, "\n".join(words), not wrong)
 
 
-def _dashboard(desk: Workspace, as_of: str) -> Path:
+def _dashboard(desk: Workspace, as_of: str, kernels: KernelPool) -> Path:
     outcome, place = executor.run(
         executor.notebook("dashboard"),
         {"app": desk.settings.app, "as_of": as_of},
         settings=desk.settings,
         store=desk.store,
+        kernels=kernels,
     )
     if outcome.state != "ok":
         raise OpsError(f"the demo's dashboard failed: {outcome.reason}. Run ops demo again.")

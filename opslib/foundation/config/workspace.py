@@ -21,6 +21,7 @@ from opslib.foundation.config.contacts import Contacts
 from opslib.foundation.config.rules import Rules
 from opslib.foundation.config.settings import Settings
 from opslib.foundation.errors import UsageError
+from opslib.foundation.storage import cache
 from opslib.foundation.storage.cache import Cache
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import TABLES
@@ -56,7 +57,7 @@ class Workspace:
     @cached_property
     def memory(self) -> Cache:
         """Values that were computed before."""
-        return Cache(self.settings.outputs / ".memory" if self.remembers else None)
+        return Cache(self.settings.outputs / cache.FOLDER if self.remembers else None)
 
     @cached_property
     def staff(self) -> Contacts:

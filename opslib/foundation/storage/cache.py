@@ -16,6 +16,8 @@ from opslib.foundation import files
 from opslib.foundation.errors import ImportRefused
 from opslib.foundation.storage import temporary_files
 
+FOLDER = ".memory"  # In the outputs of an app.
+
 
 class Cache:
     """
@@ -48,8 +50,14 @@ class Cache:
         except (ImportRefused, ValueError, KeyError, TypeError, RecursionError):
             pass  # None is there, or it is broken.
         found = compute()
-        self._keep(path, {"basis": basis, "digest": _digest(found), "found": found})
+        self.keep(name, rests_on, found)
         return found
+
+    def keep(self, name: str, rests_on: list[Any], found: dict[str, Any]) -> None:
+        """Keep what `once` would compute, by whoever knows it already."""
+        if self._folder is not None:
+            kept = {"basis": _digest(rests_on), "digest": _digest(found), "found": found}
+            self._keep(self._folder / f"{name}.json", kept)
 
     @staticmethod
     def _keep(path: Path, kept: dict[str, Any]) -> None:

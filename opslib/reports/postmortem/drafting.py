@@ -18,6 +18,7 @@ from opslib.runbooks import cases
 
 if TYPE_CHECKING:
     from opslib.foundation.config.workspace import Workspace
+    from opslib.jobs.kernels import KernelPool
 
 NAME = "postmortem"
 
@@ -106,12 +107,15 @@ def _drilled(desk: "Workspace", found: Incident) -> None:
             )
 
 
-def draft(desk: "Workspace", name: str, by: str, status: str = "") -> tuple[Postmortem, Path, list[LintFinding]]:
+def draft(
+    desk: "Workspace", name: str, by: str, status: str = "", kernels: "KernelPool | None" = None
+) -> tuple[Postmortem, Path, list[LintFinding]]:
     """
     Draft a postmortem, or make it anew.
 
     Args:
         status: What it is to be from now on; empty is as it is.
+        kernels: As of `executor.execute`.
 
     Returns:
         The document, where it is without ending, and what it lacks.
@@ -129,7 +133,7 @@ def draft(desk: "Workspace", name: str, by: str, status: str = "") -> tuple[Post
     if status:
         found = move(desk, found, status, by)
     made = Postmortem(found)
-    publish(desk, made, place)
+    publish(desk, made, place, kernels)
     return made, place, document.lint(made)
 
 
@@ -161,7 +165,7 @@ def pictured(desk: "Workspace", incident: Incident) -> Incident:
     return lifecycle.of(desk).read(incident.id)
 
 
-def publish(desk: "Workspace", made: Postmortem, place: Path) -> None:
+def publish(desk: "Workspace", made: Postmortem, place: Path, kernels: "KernelPool | None" = None) -> None:
     """
     Put the document in its place, with its notebook; its digests and head go on record, and the head into the ledger.
     """
@@ -174,6 +178,7 @@ def publish(desk: "Workspace", made: Postmortem, place: Path) -> None:
             {"app": desk.settings.app, "incident": name, "upto": head.id},
             settings=desk.settings,
             store=desk.store,
+            kernels=kernels,
         )
         if outcome.state == "failed":
             ledger.ends(

@@ -1,7 +1,7 @@
 """
 Make the probe samples of the scripted day without playing it.
 
-`replay.live` looks for itself, at a world; this is for who opens a notebook and wants a day to read, the same each time.
+`replay.live` probes a simulated world; this is for a reader of a notebook, who wants the same day each time.
 """
 
 from collections.abc import Iterator

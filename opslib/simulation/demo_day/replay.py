@@ -9,15 +9,20 @@ collector judges beside it. `truth` then says whether every figure is right.
 import asyncio
 import gc
 import gzip
+import http.client
 import json
 import random
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from opslib.dashboard import status
 from opslib.foundation import clock, formatting, market_calendar, time_parsing
@@ -44,7 +49,9 @@ from opslib.telemetry.probes.runner import ProbeRunner
 from opslib.telemetry.probes.store import Sample, SampleStore
 
 if TYPE_CHECKING:
-    import httpx
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from opslib.jobs.kernels import KernelPool
 
 SEED = 1
 DAY = date(2026, 3, 10)
@@ -65,7 +72,9 @@ MATTERS = {
     "websocket_loss": ("ws_port_blocked", 1.0),
 }
 JUDGE_EVERY, AFTER_CLOSE = timedelta(minutes=2), timedelta(seconds=10)
-CONNECT_RETRIES, POST_ATTEMPTS, POST_TIMEOUT_S = 5, 5, 60
+TOGETHER = 32  # Posts under way at once: they share one transaction of the receiver.
+POST_ATTEMPTS, POST_TIMEOUT_S = 5, 60
+SENT_AT = b"x-sent-at-us"
 UNFINISHED = "unfinished"  # In the demo's home until its day has been lived and checked.
 MAKING, LAY_OUT_WAIT_S = ".demo-", 300.0
 HALF_A_CENT = 0.005 + 1e-9  # Money is shown to the cent, percentages are compared as closely.
@@ -103,14 +112,102 @@ def scripted(seed: int = SEED) -> Script:
     return _session_script(DAY, seed)
 
 
+_sent_at: ContextVar[datetime | None] = ContextVar("sent_at", default=None)
+
+
 class _World:
-    """The script's clock, which the receiver and the collector read."""
+    """The script's clock, which the receiver and the collector read; a post that is under way has its own time."""
 
     def __init__(self, at: datetime):
         self.at = at
 
     def now(self) -> datetime:
-        return self.at
+        return _sent_at.get() or self.at
+
+
+class _ArrivalTimes:
+    """Let each request come at the time that its header says: posts of some minutes are sent together."""
+
+    def __init__(self, app: "ASGIApp"):
+        self._app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        for name, value in scope.get("headers", ()):
+            if name == SENT_AT:
+                _sent_at.set(clock.instant(int(value)))
+        await self._app(scope, receive, send)
+
+
+class _Sender:
+    """
+    Connections of the pages to the receiver, for as long as this is entered.
+
+    Args:
+        url: Of the receiver.
+    """
+
+    def __init__(self, url: str):
+        address = urlsplit(url)
+        assert address.hostname
+        self.connections = [
+            http.client.HTTPConnection(address.hostname, address.port, timeout=POST_TIMEOUT_S) for _ in range(TOGETHER)
+        ]
+
+    def __enter__(self) -> "_Sender":
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        for connection in self.connections:
+            connection.close()
+
+    def send(self, posts: Sequence[page.Post]) -> None:
+        """
+        Post what pages say, at most `TOGETHER` at once, over connections that may have been closed since the last post.
+
+        The receiver keeps a body that comes twice once, so a post whose answer was lost is sent again.
+        """
+        left = list(zip(self.connections, posts, strict=False))
+        for _ in range(POST_ATTEMPTS):
+            asked = [(connection, post, _request(connection, post)) for connection, post in left]
+            told = [(connection, post, problem or _answer(connection, post)) for connection, post, problem in asked]
+            left = [(connection, post) for connection, post, problem in told if problem]
+            if not left:
+                return
+            for connection, _ in left:
+                connection.close()
+        problem = next(problem for _, _, problem in told if problem)
+        raise OpsError(
+            f"the demo's receiver did not answer {POST_ATTEMPTS} posts of {left[0][1].page} "
+            f"({str(problem) or type(problem).__name__}). Run ops demo again."
+        ) from problem
+
+
+def _request(connection: http.client.HTTPConnection, post: page.Post) -> Exception | None:
+    """Send a post; why it could not be sent, or None."""
+    body = json.dumps(post.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    headers = {"content-type": "application/json", SENT_AT.decode(): str(clock.micros(post.at))}
+    try:
+        connection.request("POST", "/api/metrics/export", body, headers)
+    except (OSError, http.client.HTTPException) as problem:
+        return problem
+    return None
+
+
+def _answer(connection: http.client.HTTPConnection, post: page.Post) -> Exception | None:
+    """
+    Read the answer to a post; why there is none, or None.
+
+    Raises:
+        OpsError: It was refused.
+    """
+    try:
+        answer = connection.getresponse()
+        told = answer.read()
+    except (OSError, http.client.HTTPException) as problem:
+        return problem
+    if answer.status != 204:
+        raise OpsError(f"the demo's receiver answered {answer.status} to a post of {post.page}: {told.decode()}")
+    return None
 
 
 class _Eyes:
@@ -123,6 +220,9 @@ class _Eyes:
 
     Args:
         memory_mb: How much memory the collector of this demo holds.
+
+    Attributes:
+        due: When the world is to be probed again.
     """
 
     def __init__(
@@ -131,10 +231,10 @@ class _Eyes:
         self._scripted, self._world = scripted, world
         self._lever = World(scripted.opens - BEFORE_OPEN, seed=scripted.seed, speed=WORLD_SPEED, runs=False)
         self._settings, self._store = settings, store
-        self._due, self._matter = scripted.opens - BEFORE_OPEN, dict[str, float]()
+        self.due, self._matter = scripted.opens - BEFORE_OPEN, dict[str, float]()
         self._chained: datetime | None = None
         self._memory_mb, self._chance = memory_mb, random.Random(f"{scripted.seed}/eyes")
-        self._answered, self._answered_at = list[Sample](), self._due
+        self._answered, self._answered_at = list[Sample](), self.due
         self._holding: asyncio.Task[None] | None = None
 
     def __enter__(self) -> "_Eyes":
@@ -161,13 +261,9 @@ class _Eyes:
         self._lever.__exit__(*ended)
 
     def look(self) -> None:
-        """
-        Probe where it is due: closely while a trouble is near, now and then while none is, with the same answers in
-        between.
-        """
+        """Probe where it is due: closely while a trouble is near, now and then while none is."""
         at = self._world.at
-        if at < self._due:
-            self._repeat(at)
+        if at < self.due:
             return
         near = [
             t
@@ -183,27 +279,25 @@ class _Eyes:
         every = CLOSELY if near else min([NOW_AND_THEN, *coming])
         self._lever.at(at)
         self._runner.run(self._looked(at, every))
-        self._due = at + every
+        self.due = at + every
 
-    def _repeat(self, at: datetime) -> None:
+    def repeat(self, at: datetime) -> None:
         """
-        Keep the last answers again, at each turn of the collector that is due and that comes before the world is asked
+        Keep the last answers again up to a time, at each turn of the collector that comes before the world is asked
         anew.
         """
+        found = list[Sample]()
         while (
             self._answered
-            and self._answered_at + EVERY <= min(at, self._due - EVERY / 2)
+            and self._answered_at + EVERY <= min(at, self.due - EVERY / 2)
             and all(OUTCOMES[s.outcome].usable for s in self._answered)
         ):
             self._answered_at += EVERY
             self._answered = [_again(s, EVERY.total_seconds(), self._chance) for s in self._answered]
             seldom = (self._answered_at - self._scripted.opens) % SELDOM < EVERY
-            self._rounds.samples.keep(
-                [
-                    *(s for s in self._answered if seldom or s.probe not in ("data", "metrics")),
-                    self._beat(self._answered_at),
-                ]
-            )
+            found += (s for s in self._answered if seldom or s.probe not in ("data", "metrics"))
+            found.append(self._beat(self._answered_at))
+        self._rounds.samples.keep(found, known_at_ts=True)
 
     def _beat(self, at: datetime) -> Sample:
         return Sample(
@@ -250,7 +344,7 @@ class _Eyes:
             sample for looks in together.values() for samples in await asyncio.gather(*looks) for sample in samples
         ]
         found += await self._socket()
-        self._rounds.samples.keep([*found, self._beat(at)])
+        self._rounds.samples.keep([*found, self._beat(at)], known_at_ts=True)
         self._answered, self._answered_at = [s for s in found if s.last and not s.probe.startswith("chain")], at
 
 
@@ -367,7 +461,11 @@ def _remove_earlier(settings: Settings) -> None:
 
 
 def live(
-    settings: Settings, seed: int, lock: HomeLock, progress: Callable[[Iterable[Any], int, str], Iterator[Any]]
+    settings: Settings,
+    seed: int,
+    lock: HomeLock,
+    progress: Callable[[Iterable[Any], int, str], Iterator[Any]],
+    kernels: "KernelPool",
 ) -> Workspace:
     """
     Live the day: yesterday by file, today by HTTP.
@@ -376,6 +474,7 @@ def live(
         settings: Of the demo; a home that an earlier demo made is removed first. The new one is marked as unfinished.
         lock: Of that home; the collector beside it holds it too, so that nobody begins anew before both have ended.
         progress: Shows how far an iterable of so many items has come.
+        kernels: For the runbook that is opened.
 
     Returns:
         The desk, at the day's last instant.
@@ -386,12 +485,14 @@ def live(
     yesterday, today = _scripts(seed)
     world = _World(yesterday.opens)
     store = Database(settings.url, world.now)
-    with Judge(settings, lock.descriptor) as judge:
+    with Judge(settings, lock.descriptor) as judge, ThreadPoolExecutor(1) as pool:
         judge.go_on(world.at)
-        _yesterday(store, settings, yesterday)
-        world.at = yesterday.closes + AFTER_CLOSE
-        judge.go_on(world.at)
-        _today(store, settings, today, world, judge, progress)
+        imported = pool.submit(_yesterday, store, settings, yesterday)
+        with _Eyes(today, settings, store, world, judge.memory_mb) as eyes:  # While yesterday comes in.
+            imported.result()
+            world.at = yesterday.closes + AFTER_CLOSE
+            judge.go_on(world.at)
+            _today(store, settings, today, world, judge, eyes, progress, kernels)
         world.at = today.closes + AFTER_CLOSE
         judge.go_on(world.at)
         judge.through()
@@ -416,7 +517,9 @@ def _today(
     today: Script,
     world: _World,
     judge: Judge,
+    eyes: _Eyes,
     progress: Callable[[Iterable[Any], int, str], Iterator[Any]],
+    kernels: "KernelPool",
 ) -> None:
     """The day itself is posted, page by page, and looked at."""
     posts = list(page.posts(today))
@@ -424,54 +527,38 @@ def _today(
     # The script and all its posts stay to the end: to look through them again and again for garbage takes seconds.
     gc.freeze()
     world.at = posts[0].at
-    with (
-        ServerThread(replace(settings, secrets={}), store, rules.load(settings.base), now=world.now) as served,
-        _Eyes(today, settings, store, world, judge.memory_mb) as eyes,
-        _client(served.url) as client,
-    ):
+    receiver = ServerThread(
+        replace(settings, secrets={}), store, rules.load(settings.base), now=world.now, known_at_ts=True
+    )
+    receiver.app.add_middleware(_ArrivalTimes)
+    with receiver, _Sender(receiver.url) as sender:
         judged, acts = world.at, responders.acts(today)
+        waiting = list[page.Post]()
+        walk = partial(responders.executed, kernels=kernels)
+
+        def send() -> None:
+            if waiting:
+                sender.send(waiting)
+                eyes.repeat(waiting[-1].at)
+                waiting.clear()
+
         for post in progress(
-            posts, len(posts), f"living {today.day}: posting to {served.url}, looking at a world beside it"
+            posts, len(posts), f"living {today.day}: posting to {receiver.url}, looking at a world beside it"
         ):
-            world.at = post.at
-            eyes.look()
-            if acts and world.at >= acts[0][0]:
-                judge.go_on(world.at)
-                judge.through()
-                acts.pop(0)[1](Workspace(settings, world.now), responders.executed)
-            if world.at - judged >= JUDGE_EVERY and judge.idle:
-                judge.go_on(world.at)
-                judged = world.at
-            _posted(client, post)
-
-
-def _client(url: str) -> "httpx.Client":
-    import httpx
-
-    return httpx.Client(base_url=url, transport=httpx.HTTPTransport(retries=CONNECT_RETRIES), timeout=POST_TIMEOUT_S)
-
-
-def _posted(client: "httpx.Client", post: page.Post) -> None:
-    """
-    Post once more what a page says, over a connection that may have been closed since the last post.
-
-    The receiver keeps a body that comes twice once, so a post whose answer was lost is sent again.
-    """
-    import httpx
-
-    for attempt in range(1, POST_ATTEMPTS + 1):
-        try:
-            answer = client.post("/api/metrics/export", json=post.body)
-        except httpx.TransportError as problem:
-            if attempt == POST_ATTEMPTS:
-                raise OpsError(
-                    f"the demo's receiver did not answer {POST_ATTEMPTS} posts of {post.page} "
-                    f"({problem or type(problem).__name__}). Run ops demo again."
-                ) from problem
-            continue
-        if answer.status_code != 204:
-            raise OpsError(f"the demo's receiver answered {answer.status_code} to a post of {post.page}: {answer.text}")
-        return
+            has_stop = post.at >= eyes.due or (bool(acts) and post.at >= acts[0][0])
+            if has_stop or len(waiting) == TOGETHER:
+                send()
+                world.at = post.at
+                eyes.look()
+                if acts and world.at >= acts[0][0]:
+                    judge.go_on(world.at)
+                    judge.through()
+                    acts.pop(0)[1](Workspace(settings, world.now), walk)
+                if world.at - judged >= JUDGE_EVERY and judge.idle:
+                    judge.go_on(world.at)
+                    judged = world.at
+            waiting.append(post)
+        send()
 
 
 def compared(desk: Workspace, seed: int) -> tuple[int, list[str]]:

@@ -7,6 +7,7 @@ Each act is done at its own time of the script, by the same calls as a button or
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opslib.alerting import history
 from opslib.alerting.alerts import Transition
@@ -22,6 +23,9 @@ from opslib.runbooks import opening
 from opslib.runbooks.session import RunbookSession
 from opslib.runbooks.steps import ASK, LOOK
 from opslib.simulation.world.script import Script
+
+if TYPE_CHECKING:
+    from opslib.jobs.kernels import KernelPool
 
 LEAD, MANAGER = "Tech Lead", "Trading Manager"  # Roles, not people.
 RUNBOOK = "massive_down"
@@ -77,9 +81,9 @@ def walked(desk: Workspace, place: Path, incident: str) -> None:
     book.diagnosis  # noqa: B018  # Asking for it writes it down.
 
 
-def executed(desk: Workspace, place: Path, incident: str) -> None:
+def executed(desk: Workspace, place: Path, incident: str, kernels: "KernelPool") -> None:
     """The copy executed by a kernel, and kept where it lies."""
-    outcome = executor.execute(place, {}, settings=desk.settings, store=desk.store)
+    outcome = executor.execute(place, {}, settings=desk.settings, store=desk.store, kernels=kernels)
     executor.publish_run(outcome, place.with_suffix(""), settings=desk.settings, store=desk.store)
     if outcome.state != "ok":
         raise OpsError(f"the demo's runbook failed: {outcome.reason}")

@@ -51,7 +51,7 @@ class WorldState:
 
     def session(self, at_s: float | None = None) -> str:
         """
-        Return which part of the day it is, as `market_hours.session` names them, also where the exchanges closed by surprise.
+        Return which part of the day it is, named as in `market_hours.session`; closed where the exchanges closed early.
         """
         shut = self.states.on("market_closed") or self._closed_early_s is not None
         return "closed" if shut else market_hours.session(self.now_s() if at_s is None else at_s)

@@ -1,4 +1,4 @@
-"""A file of a home is validated when it has changed, and only then: what was found valid is remembered, and never trusted."""
+"""A file of a home is validated when it has changed, and only then; what is remembered of it is never trusted."""
 
 import json
 import os
@@ -18,7 +18,7 @@ FILES = {
     "settings.toml": 'store_url = "postgresql://ann:hunter2secret@db/ops"\nsymbols = ["SPY"]\n'
     '[channels.script]\nkind = "command"\ncommand = ["/bin/page", "t0p-secret-argument"]\n',
     "rules.toml": '[errors]\nwarning = 30\nfor = { warning = "10m", critical = "0s" }\n[pages]\nload_jitter_s = 2\n',
-    "schedule.toml": '[mine]\nruns = "notebook n.ipynb"\nwhen = "08:00"\nparameters = { key = "t0p-secret-argument" }\n',
+    "schedule.toml": '[mine]\nruns = "notebook n.ipynb"\nwhen = "08:00"\nparameters = { key = "t0p-secret-word" }\n',
 }
 KEPT = ("contacts.json", "rules.json", "schedule.json", "settings.json")
 
@@ -233,7 +233,7 @@ def test_every_problem_of_people_and_jobs_is_told_at_once(tmp_path: Path) -> Non
         contacts.read(settings.load(tmp_path, None, {}))
     assert len(str(refused.value).splitlines()) == 6 and "hunter2secret" not in str(refused.value)
     (tmp_path / "schedule.toml").write_text(
-        '[Mine]\nruns = "report dayly"\nwhen = "noon"\ngrace = "soon"\n[hourly]\nowner = "Tech Leed"\ndeliver = ["fax"]\n'
+        '[Mine]\nruns = "report dayly"\nwhen = "noon"\ngrace = "soon"\n[hourly]\nowner = "Tech Leed"\ndeliver=["fax"]\n'
     )
     with pytest.raises(SettingsError) as refused:
         schedule.read(tmp_path, contacts.Contacts())

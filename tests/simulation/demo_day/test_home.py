@@ -4,17 +4,19 @@ import itertools
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 
 from opslib.cli import main
+from opslib.foundation import clock
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.database import Database
@@ -102,37 +104,61 @@ def test_killed_at_any_moment_it_leaves_nothing_in_the_way(seed: int, tmp_path: 
     assert not marker.exists()
 
 
+def _at_its_time(now: replay._World, desk: settings.Settings, store: Database) -> ServerThread:
+    """The receiver as the demo has it."""
+    found = ServerThread(desk, store, rules.load(), now=now.now, known_at_ts=True)
+    found.app.add_middleware(replay._ArrivalTimes)
+    return found
+
+
 def test_a_post_goes_on_when_the_receiver_has_closed_the_connection(tmp_path: Path) -> None:
     """
-    Posts over a connection that a receiver closed in between, also one that is started anew meanwhile, arrive once
+    Posts over connections that a receiver closed in between, also ones that are started anew meanwhile, arrive once
     each.
     """
     desk = settings.load(tmp_path, "desk", {})
     store = Database(desk.url)
     posts = list(page.posts(replay.scripted()))[:40]
-    with ServerThread(desk, store, rules.load()) as served, replay._client(served.url) as client:
-        for i, post in enumerate(posts):
-            if i % 5 == 0:
-                for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
-                    connection._connection._network_stream.get_extra_info("socket").shutdown(2)
-            replay._posted(client, post)
+    with ServerThread(desk, store, rules.load()) as served, replay._Sender(served.url) as sender:
+        for i in range(0, len(posts), 5):
+            for connection in sender.connections[: 5 if i else 0]:
+                connection.sock.shutdown(2)
+            sender.send(posts[i : i + 5])
     assert len(list(SnapshotStore(store).bodies("desk", None, None, None))) == len({str(p.body) for p in posts})
 
 
-def test_a_receiver_that_never_answers_is_an_error(tmp_path: Path) -> None:
+def test_posts_that_are_sent_together_come_each_at_its_own_time(tmp_path: Path) -> None:
+    """The receiver takes the time of each from its header, and writes them as if they had come one after the other."""
+    posts = list(page.posts(replay.scripted()))[: replay.TOGETHER]
+    desk, now = settings.load(tmp_path, "desk", {}), replay._World(posts[0].at)
+    store = Database(desk.url, now.now)
+    with _at_its_time(now, desk, store) as served, replay._Sender(served.url) as sender:
+        sender.send(posts)
+    kept = [(ts_us, known_us) for ts_us, known_us, _, _ in SnapshotStore(store).bodies("desk", None, None, None)]
+    assert kept == [(clock.micros(p.at),) * 2 for p in posts]
+
+
+def test_a_receiver_that_never_answers_is_an_error() -> None:
     """Where every attempt fails, the demo fails by name, in bounded time."""
+    post = next(iter(page.posts(replay.scripted())))
     asked: list[int] = []
 
-    def closing(_request: httpx.Request) -> httpx.Response:
-        asked.append(1)
-        raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+    def close_each(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                listening.accept()[0].close()
+                asked.append(1)
 
-    post = next(iter(page.posts(replay.scripted())))
-    with (
-        httpx.Client(base_url="http://127.0.0.1:9", transport=httpx.MockTransport(closing)) as client,
-        pytest.raises(OpsError, match="did not answer"),
-    ):
-        replay._posted(client, post)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        closing = threading.Thread(target=close_each, args=(listening,))
+        closing.start()
+        with (
+            replay._Sender(f"http://127.0.0.1:{listening.getsockname()[1]}") as sender,
+            pytest.raises(OpsError, match="did not answer"),
+        ):
+            sender.send([post])
+        listening.shutdown(socket.SHUT_RDWR)
+        closing.join()
     assert len(asked) == replay.POST_ATTEMPTS
 
 
@@ -165,6 +191,7 @@ def test_the_demo_records_what_a_collector_would(tmp_path: Path) -> None:
     store = Database(desk.url, now.now)
     with replay._Eyes(scripted, desk, store, now, lambda: 61.5) as eyes:
         while now.at < scripted.opens + timedelta(minutes=16):
+            eyes.repeat(now.at)
             eyes.look()
             now.at += timedelta(seconds=5)
     kept = SampleStore(store, "demo").between(0, 2**62)

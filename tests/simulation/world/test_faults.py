@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from opslib.foundation.config import rules
 from opslib.runbooks.diagnosis.diagnosis import diagnose
 from opslib.simulation.drills.scenarios import CONTROLS, FAULTS
 from opslib.simulation.drills.stepped_desk import looking
@@ -242,6 +243,15 @@ DRILLED = {
 LENGTHY = ("our_network_down", "massive_timeout", "app_slow")  # Each look takes its time.
 COSTS = ("commission_up", "spread_up", "bad_fills", "smaller_size", "too_few_trades")
 
+# How fast a simulated provider answers depends on what else the machine does, and is not what these states are about.
+AT_LEISURE = """
+[response_time]
+objective = 3.0
+warning = 5.0
+critical = 20.0
+clear = { warning = 4.0, critical = 15.0 }
+"""
+
 
 def test_every_state_is_told() -> None:
     """No state of the world is without a row, here or where sockets are held, or is drilled."""
@@ -254,7 +264,9 @@ def test_a_state_has_its_sentence(tmp_path: Path, state: str) -> None:
     A desk that looks at the world in a state says what is the matter, in the right panel, and does not say what is not.
     """
     told = TABLE[state]
+    (tmp_path / "rules.toml").write_text(AT_LEISURE)
     with looking(tmp_path) as desk:
+        desk.rules = rules.load(tmp_path)
         desk.live(4 if state == "app_slow" else 1, chains=True)  # To call it slow the rule wants twenty probes.
         if state in COSTS[:4]:
             desk.live(30, looks=False)  # What trades usually cost.
