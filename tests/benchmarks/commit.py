@@ -60,8 +60,8 @@ def measure(folder: Path) -> Iterator[dict]:
         errors = reader.stderr.read()
     else:
         errors = "?"
-    reader.kill()
-    reader.wait()
+    with reader:  # Its pipes are closed, and it is waited for.
+        reader.kill()
     bare = sqlite3.connect(folder / "bare.sqlite", isolation_level=None)
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         bare.execute(f"PRAGMA {pragma}")

@@ -28,14 +28,13 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from opslib import desk
-from opslib.alerting.notifications import sender
 from opslib.cli import main
 from opslib.desk import Desk
 from opslib.foundation import time_parsing
 from opslib.foundation.storage.database import Database
 from opslib.jobs import ledger
 from opslib.jobs.due import DueJobs
-from opslib.services import notifying
+from opslib.services.notifying import NotificationTasks
 from opslib.services.scheduler import Scheduler
 from tests.jobs.test_executor import notebook
 from tests.jobs.test_retention import run as old_run
@@ -100,7 +99,7 @@ class Clocked:
     def states(self) -> list[tuple[str, str]]:
         """What the ledger has, by name."""
         assert self.store
-        return [(row["due"], row["state"]) for row in self.store.runs()]
+        return [(row["due"], row["state"]) for row in ledger.all_rows(self.store)]
 
 
 def test_a_day(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +259,7 @@ def test_a_week_that_nothing_goes_well_in(home: Path, capsys: pytest.CaptureFixt
     due = [i.due.name for i in items]
     assert Counter(name.split()[1] for name in due) == {"daily": 5, "noon": 5, "night": 7, "broken": 1}, (seed, due)
     said = (home.parent / "said").read_text()
-    made = Counter(row["due"] for row in found.store.runs() if row["state"] in ledger.MADE)
+    made = Counter(row["due"] for row in ledger.all_rows(found.store) if row["state"] in ledger.MADE)
     assert made == Counter(name for name in due if "broken" not in name), (seed, said)
     capsys.readouterr()
     assert main.main(["--home", str(home), "runs", "-o", "json"]) == 0
@@ -295,10 +294,10 @@ class Told(Clocked):
         """What another process tells by then."""
         self.now = at(now)
         found = self()
-        notifier = notifying.notifier(found.store, found.settings, found.rules, found.staff, lambda: self.now)
+        notifying = NotificationTasks(found.store, found.settings, found.rules, found.staff, lambda: self.now)
         for _ in range(3):  # As it would, second by second: what is told is planned after what began it was taken in.
             self.now += timedelta(seconds=20)
-            asyncio.run(sender.flush(notifier))
+            asyncio.run(notifying.run_once())
 
 
 class Mailbox:

@@ -23,6 +23,7 @@ import httpx  # noqa: F401  # What a child would import is there before it is fo
 import sqlalchemy as sa
 
 from opslib.alerting.alerts import Transition
+from opslib.alerting.notifications.sender import Sender
 from opslib.alerting.notifications.store import PENDING, SENT, NotificationStore
 from opslib.alerting.store import AlertStore
 from opslib.foundation.config import rules, settings
@@ -30,7 +31,6 @@ from opslib.foundation.config.contacts import Channel, Contacts, Role
 from opslib.foundation.config.rules import PATH
 from opslib.foundation.storage.database import Database
 from opslib.foundation.storage.schema import DELIVERIES, LEASES
-from opslib.services import notifying
 from tests.support.snapshots import at, us
 from tests.support.struck_process import struck
 
@@ -145,17 +145,16 @@ def child(url: str, app: str, port: int, begins_s: float) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     ticking = Clock(begins_s)
     store = Database(url, ticking.now)
-    notifier = notifying.notifier(
+    # What still works is no matter here, and takes its time.
+    sender = Sender(
         store, settings.Settings(home=Path(tempfile.gettempdir()), app=app), TABLE, staff(port), ticking.now
     )
-    # What still works is no matter here, and takes its time.
-    notifier._situations = None
 
     async def until_done() -> None:
-        channel = notifier.staff.channels["hook"]
+        channel = sender.staff.channels["hook"]
         while True:
-            notifier.plan()
-            while await notifier.send(channel):
+            sender.dispatch.plan(sender.staff, TABLE)
+            while await sender.send(channel):
                 pass
             if settled(store, app):
                 return

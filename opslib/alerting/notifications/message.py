@@ -8,9 +8,9 @@ not known.
 import html
 import re
 import shlex
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from opslib.alerting import effects
 from opslib.alerting.notifications.planner import (
@@ -42,39 +42,37 @@ HEADS = {
 _WORDS = {"fails": "Does not work", "works": "Still works", "unknown": "Not known"}
 
 
-class Working(Protocol):
-    """Something that people trade by: whether it works, in words, and what it is about."""
+class Working(NamedTuple):
+    """
+    Something that people trade by, and whether it works.
 
-    @property
-    def state(self) -> str:
-        """works, fails or unknown."""
+    Attributes:
+        state: works, fails or unknown.
+        words: What it is, who says so, and how long ago.
+        about: massive, tradier, prices, greeks, server or data.
+    """
 
-    @property
-    def words(self) -> str:
-        """What it is, who says so, and how long ago."""
-
-    @property
-    def about(self) -> str:
-        """massive, tradier, prices, greeks, server or data."""
+    state: str
+    words: str
+    about: str
 
 
-class Situation(Protocol):
-    """How everything stood when a message was made."""
+@dataclass(frozen=True)
+class Situation:
+    """
+    How everything stood when a message was made.
 
-    @property
-    def things(self) -> Sequence[Working]:
-        """What people trade by, and whether it works."""
+    Attributes:
+        things: What people trade by, and whether it works.
+        fallback: The provider that serves where Massive does not; empty where there is none.
+        serving: Which provider serves: its name, or nobody; empty where that is not known.
+        picture: Draws a panel as it looked then, by its name, as PNG.
+    """
 
-    @property
-    def fallback(self) -> str:
-        """The provider that serves where Massive does not; empty where there is none."""
-
-    @property
-    def serving(self) -> str:
-        """Which provider serves: its name, or nobody; empty where that is not known."""
-
-    def picture(self, panel: str) -> bytes:
-        """A panel as it looked then, as PNG."""
+    things: Sequence[Working]
+    fallback: str
+    serving: str
+    picture: Callable[[str], bytes]
 
 
 class Code(str):

@@ -1,5 +1,5 @@
 """
-Run the checks of providers and their Greeks; list all checks by name.
+Run the checks of providers and their Greeks.
 
 A check reads what is in the store as of the moment of its scene; so asked later as of then it says the same. It says
 unknown where nobody has looked.
@@ -16,7 +16,6 @@ from opslib.foundation import clock, formatting
 from opslib.foundation.config.rules import NAMES
 from opslib.foundation.errors import OpsError
 from opslib.foundation.storage.snapshot_columns import PROVIDERS
-from opslib.runbooks.checks import app, checklist, costs
 from opslib.runbooks.checks.context import HOUR, LAST, LATELY, CheckContext, local, looked, seconds
 from opslib.runbooks.execution import CheckResult
 from opslib.telemetry.probes.outcomes import OURS, OUTCOMES, PLAN, TRANSPORT
@@ -500,83 +499,3 @@ def chain(scene: CheckContext) -> CheckResult:
     else:
         good = True
     return CheckResult(good, "; ".join(told), content, "chain", "kept chains, contract by contract", view="greeks")
-
-
-CHECKS: dict[str, Callable[[CheckContext], CheckResult]] = {
-    "answers": answers,
-    "availability": availability,
-    "quick": quick,
-    "serving": serving,
-    "theirs": theirs,
-    "accepted": accepted,
-    "steady": steady,
-    "waits": waits,
-    "moved": moved,
-    "panels": panels,
-    "greeks": greeks,
-    "greeks_kinds": greeks_kinds,
-    "complete": complete,
-    "faults": faults,
-    "units": units,
-    "usual": usual,
-    "expiring": expiring,
-    "chain": chain,
-    "variance": costs.variance,
-    "enough": costs.enough,
-    "last_trades": costs.last_trades,
-    "costs": costs.cost_table,
-    "commission": costs.commission,
-    "slippage": costs.slippage,
-    "fees": costs.fees,
-    "sizes": costs.sizes,
-    "spreads": costs.spreads,
-    "strikes": costs.strikes,
-    "fills": costs.fill_quality,
-    "server": app.server,
-    "process": app.process,
-    "restarts": app.restarts,
-    "socket": app.socket,
-    "close_code": app.close_code,
-    "page_hears": app.page_hears,
-    "socket_quick": app.socket_quick,
-    "log": app.log,
-    "host": app.host,
-    "page_memory": app.page_memory,
-    "growth": app.growth,
-    "errors": app.errors,
-    "explained": app.explained,
-    "alerts": app.alerts,
-    "dashboard_age": app.dashboard_age,
-    "app_quick": app.lately,
-    "posts": app.posts,
-    "beats": app.beats,
-    "store": app.store,
-    "clocks": app.clocks,
-    "changed": app.changed,
-    "target": checklist.target,
-    "rule": checklist.rule,
-    "night_errors": checklist.night_errors,
-    "night_kinds": checklist.night_kinds,
-    "night_serious": checklist.night_serious,
-    "keys": checklist.keys,
-    "counted": checklist.counted,
-    "costs_recorded": checklist.costs_recorded,
-    "fallback_used": checklist.fallback_used,
-    "metrics": checklist.metrics,
-    "begins": checklist.begins,
-    "filled": checklist.filled,
-    "rhythm": checklist.rhythm,
-    "memory": checklist.memory,
-    "error_seen": checklist.error_seen,
-    "no_slower": checklist.no_slower,
-    "trends": checklist.trends,
-    "staged": checklist.staged,
-    "independent": checklist.independent,
-    "own_growth": checklist.own_growth,
-}
-
-
-def seen(scene: CheckContext) -> CheckResult:
-    """What does the check of a step see?"""
-    found = CHECKS[scene.step.check](scene)
-    return found._replace(words=formatting.single_line(found.words, 300))

@@ -16,7 +16,7 @@ from opslib.trading.pnl.columns import looks_like_cost, rounding, within_reason
 from opslib.trading.pnl.fills import CENT, ZERO, CashMovement, Fill, FillsFile, Row
 from opslib.trading.pnl.instruments import Contract, is_adjusted
 
-TODAY, OLDER = "tastytrade", "tastyworks (older)"
+LAYOUTS = TODAY, OLDER = "tastytrade", "tastyworks (older)"
 _ACTIONS = {f"{side} to {effect}": (side, effect) for side in ("buy", "sell") for effect in ("open", "close")} | {
     "buy": ("buy", ""),
     "sell": ("sell", ""),

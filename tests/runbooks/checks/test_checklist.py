@@ -33,11 +33,9 @@ def told(desk: Desk, box: str, checklist: str, at: datetime = AT) -> Any:
 
 
 def checkups_seen(desk: Desk, box: str, sheet: ChecklistSession, at: datetime) -> Any:
-    from opslib.runbooks.checks import providers
+    from opslib.runbooks.checks import run_check
 
-    return providers.seen(
-        CheckContext(status.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident)
-    )
+    return run_check(CheckContext(status.view_at(desk, at, timedelta(hours=1)), desk, steps.step(box), sheet.incident))
 
 
 # What the page records.

@@ -17,7 +17,7 @@ from opslib.foundation import clock
 from opslib.foundation.storage import snapshot_columns
 from opslib.incidents.practice import PRACTICE, DryRunIncidents
 from opslib.runbooks import catalog, steps
-from opslib.runbooks.checks import costs, providers
+from opslib.runbooks.checks import costs, run_check
 from opslib.runbooks.checks.context import CheckContext
 from opslib.runbooks.execution import CheckResult
 from opslib.runbooks.steps import Step
@@ -47,7 +47,7 @@ def asked(desk: Desk, step: Step | str, at: datetime = AT) -> CheckResult:
     """What the check of a step sees, as of a moment, over ten minutes."""
     found = steps.step(step) if isinstance(step, str) else step
     incident = DryRunIncidents(desk.settings, at, "t", "app", "notify", "incident").read(PRACTICE)
-    return providers.seen(CheckContext(status.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
+    return run_check(CheckContext(status.view_at(desk, at, timedelta(minutes=10)), desk, found, incident))
 
 
 def every(
