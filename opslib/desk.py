@@ -11,18 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.alerting.notifications.store import NotificationStore
-from opslib.dashboard import alert_log, status
+from opslib.alerting.notifications import NotificationStore
+from opslib.dashboard import Status, alert_log, status
 from opslib.dashboard.alert_log import AlertLog
 from opslib.dashboard.probe_details import ProbeDetails
-from opslib.dashboard.status import Status
 from opslib.foundation import clock, formatting
 from opslib.foundation.config import settings
 from opslib.foundation.config.workspace import Workspace
-from opslib.incidents.lifecycle import Incidents
+from opslib.incidents import Incidents
 from opslib.reports import daily
 from opslib.reports.daily import Daily
-from opslib.telemetry.markers import Markers
+from opslib.telemetry import Markers
 from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:

@@ -241,7 +241,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from opslib.services import server
+    from opslib.services import serve
 
     if not 0 < options.port < 65_536:
         raise UsageError(f"--port is 1 to 65535, found {options.port}.")
@@ -251,7 +251,7 @@ def _serve(options: argparse.Namespace) -> int:
     except SettingsError as problem:  # What is posted is received all the same.
         _say(f"ops: {problem} Until that is set right, what a dead collector leaves untold is told on this terminal.")
         staff = Contacts()
-    server.serve(desk.settings, desk.store, desk.rules, staff, host=options.host, port=options.port)
+    serve(desk.settings, desk.store, desk.rules, staff, host=options.host, port=options.port)
     return DONE
 
 
@@ -265,10 +265,10 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
-    from opslib.runbooks.diagnosis import diagnosis
+    from opslib.runbooks import diagnose
 
     desk = _desk(options)
-    return _judged(options, diagnosis.diagnose(desk.status(options.as_of, options.window, options.known_at)))
+    return _judged(options, diagnose(desk.status(options.as_of, options.window, options.known_at)))
 
 
 def _pnl(options: argparse.Namespace) -> int:
@@ -301,7 +301,7 @@ def _alerts(options: argparse.Namespace) -> int:
 
 
 def _collect(options: argparse.Namespace) -> int:
-    from opslib.services import collector
+    from opslib.services import collect
 
     every_s = time_parsing.parse_span(options.every).total_seconds()
     if not 1 <= every_s <= 60:
@@ -313,7 +313,7 @@ def _collect(options: argparse.Namespace) -> int:
         f"{', '.join(looked_at) or 'nothing (see README: Look for ourselves)'}, judging the alerts of "
         f"{desk.settings.app}; Ctrl-C stops"
     )
-    collector.collect(desk.settings, desk.store, desk.rules, staff, every_s)
+    collect(desk.settings, desk.store, desk.rules, staff, every_s)
     return DONE
 
 
@@ -370,12 +370,12 @@ def _checklist(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from opslib.foundation.config import settings
-    from opslib.reports import verification
+    from opslib.reports import verify
 
     found = settings.load(options.home, options.app)
     # To verify a copied folder lays nothing out.
     there = bool(found.store_url) or (found.home / "store.sqlite").exists()
-    return _judged(options, verification.verify(options.path, _desk(options) if there else None))
+    return _judged(options, verify(options.path, _desk(options) if there else None))
 
 
 def _shown(options: argparse.Namespace, reply: "output.Reply") -> int:
@@ -519,13 +519,9 @@ def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
             else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"}
         )
     else:
-        done = (
-            "published as incomplete"
-            if outcome.state == "incomplete"
-            else "published"
-            if outcome.record
-            else "executed"
-        )
+        done = "published" if outcome.record else "executed"
+        if outcome.state == "incomplete":
+            done = "published as incomplete"
         verdict = f", verdict {outcome.record['values']['verdict']}" if outcome.record else ""
         _print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
     return STATES[outcome.state]

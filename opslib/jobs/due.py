@@ -130,7 +130,7 @@ class DueJobs:
                     )
                 )
         runs: dict[str, list[dict[str, Any]]] = {}
-        for row in self.store.runs_due(self.settings.app, [due.name for _, _, due in found]):
+        for row in ledger.rows_due(self.store, self.settings.app, [due.name for _, _, due in found]):
             runs.setdefault(row["due"], []).append(row)
         now_us, named = clock.micros(now), set[str]()
         items = []

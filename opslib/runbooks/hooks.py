@@ -15,18 +15,25 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+from opslib.alerting.notifications import NotificationStore
 from opslib.foundation import formatting, time_parsing
 from opslib.foundation.config import documents
 from opslib.foundation.config.settings import Settings
+from opslib.foundation.config.workspace import Workspace
+from opslib.incidents import Incident
+from opslib.telemetry import Markers
 from opslib.telemetry.probes.log_lines import ANSI
 
+T = TypeVar("T")
+SILENCE_FOR = timedelta(hours=1)
 REHEARSAL, BUILT_IN = "rehearsal", "built-in"
 BUILT_IN_ONES = ("tell_channel", "silence")
 HOOKS = {
@@ -152,6 +159,62 @@ def read(settings: Settings) -> dict[str, Hook]:
         )
         for name in HOOKS
     }
+
+
+def perform(
+    name: str,
+    hook: Hook,
+    workspace: Workspace,
+    incident: Incident,
+    now: Callable[[], datetime],
+    asked: Mapping[str, Any],
+) -> Outcome:
+    """
+    Do what a step asks: by a command, by our own channels or silences, or as a dry run.
+
+    A deployment that was done gets its marker.
+    """
+    if hook.how == BUILT_IN:
+        return _silence(workspace, incident, asked) if name == "silence" else _tell_channel(workspace, now(), asked)
+    ended = run(hook, asked, workspace.settings)
+    if name == "deploy" and ended.state == "done":
+        words, by = f"{asked['incident']}: {ended.words}", str(asked["operator"])
+        Markers(workspace.store, workspace.settings).put("deploy", words, by)
+    return ended
+
+
+def _silence(workspace: Workspace, incident: Incident, asked: Mapping[str, Any]) -> Outcome:
+    held = NotificationStore(workspace.store, workspace.settings.app).silence(
+        str(asked["operator"]),
+        f"incident {incident.id}",
+        SILENCE_FOR,
+        rule=incident.rule,
+        subject=incident.subject if incident.rule else "",
+    )
+    return Outcome(
+        "done",
+        f"silence {held.id} keeps {incident.rule or 'everything'} of {incident.subject} quiet for "
+        f"{formatting.duration(SILENCE_FOR.total_seconds())}",
+    )
+
+
+def _tell_channel(workspace: Workspace, at: datetime, asked: Mapping[str, Any]) -> Outcome:
+    from opslib.alerting.notifications import sender
+
+    words = str(asked["says"])
+    told = in_own_thread(lambda: sender.broadcast(workspace.settings, workspace.staff, str(asked["id"]), words, at))
+    failed = [f"{name}: it {why}" for name, why in told if why]
+    return Outcome(
+        "failed" if len(failed) == len(told) else "done",
+        f"told {', '.join(name for name, why in told if not why) or 'nobody'}"
+        f"{'; not told: ' + '; '.join(failed) if failed else ''}",
+    )
+
+
+def in_own_thread(what: Callable[[], T]) -> T:
+    """Done in a thread of its own: a kernel has a loop already, and only one can run in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(what).result()
 
 
 def run(hook: Hook, asked: Mapping[str, Any], settings: Settings) -> Outcome:

@@ -17,7 +17,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opslib.alerting.notifications import sender
 from opslib.alerting.notifications.store import NotificationStore
 from opslib.foundation import clock, formatting, logs, market_calendar, periods
 from opslib.foundation.config.settings import without_secrets
@@ -30,7 +29,7 @@ from opslib.jobs.kernels import KernelPool, with_kernel_pool
 from opslib.jobs.schedule import CHECKLIST, DAILY, REPORT, Job
 from opslib.reports import publishing
 from opslib.runbooks import checklists
-from opslib.services import notifying
+from opslib.services.notifying import NotificationTasks
 from opslib.telemetry.pages.store import SnapshotStore
 
 LOOK_S = 5.0
@@ -193,7 +192,7 @@ class Scheduler:
 
     def _tell(self, stop: threading.Event) -> None:
         desk = self.desk
-        sender.run(notifying.notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now), stop)
+        NotificationTasks(desk.store, desk.settings, desk.rules, desk.staff, desk.now).run(stop)
 
     def once(self) -> int:
         """
@@ -209,9 +208,11 @@ class Scheduler:
                 thread.join(0.2)
             left = self.look()
         desk = self.desk
-        asyncio.run(sender.flush(notifying.notifier(desk.store, desk.settings, desk.rules, desk.staff, desk.now)))
+        asyncio.run(NotificationTasks(desk.store, desk.settings, desk.rules, desk.staff, desk.now).run_once())
         states = {state for _, state, _ in self.ended}
-        return 70 if "failed" in states else 3 if left or states & {"incomplete", "missed"} else 0
+        if "failed" in states:
+            return 70
+        return 3 if left or states & {"incomplete", "missed"} else 0
 
 
 def make(desk: Workspace, item: DueJob, kernels: KernelPool | None = None) -> tuple[Outcome, Path]:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(PROJECT / "tests"))  # Where the tests' own JupyterLab is
 from tests.support.lab import IDLE, beside_a_world, launched, notebook, running_lab  # noqa: E402
 
 MINUTES = float(os.environ.get("BENCH_MINUTES", "30"))
-EVERY_S, SETTLED_S, STILL_S, SPEED = 5, 60, 60, 4.0
+EVERY_S, SETTLED_S, STILL_S, MINUTE_S, SPEED = 5, 60, 60, 60.0, 4.0
 _PEER = """import threading, time
 import ipywidgets
 from IPython.display import display
@@ -123,7 +123,7 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
         seconds = [_share(ways, 1.0, time.monotonic) for _ in range(4 * EVERY_S)]
         shares = list[dict[str, float]]()
         for _ in range(max(1, round(MINUTES))):
-            shares.append(_share(ways, 60.0, time.monotonic))
+            shares.append(_share(ways, MINUTE_S, time.monotonic))
             for way in ways.values():
                 way.heaps.append(way.heap_mb())
         for name, way in ways.items():

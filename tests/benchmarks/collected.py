@@ -72,7 +72,7 @@ def measure(folder: Path) -> Iterator[dict]:
 
     yield {
         "what": "a day of ops collect",
-        "world_h": 24,
+        "world_h": LASTS.total_seconds() / 3600,
         "speed": SPEED,
         "samples": len(kept),
         "beats": len(beats),

@@ -22,6 +22,8 @@ from opslib.foundation.config.settings import Settings
 from opslib.foundation.network import tls_context
 from opslib.foundation.version import VERSION
 
+# Kinds that accept free text too; the others accept only alerts.
+TEXT_CHANNELS = ("terminal", "slack", "webhook", "smtp", "command")
 PATIENCE_S = 20.0  # For one message by one channel; well below what a delivery is claimed for.
 if TYPE_CHECKING:
     import httpx

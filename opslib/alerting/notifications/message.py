@@ -8,9 +8,9 @@ not known.
 import html
 import re
 import shlex
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from opslib.alerting import effects
 from opslib.alerting.notifications.planner import (
@@ -42,39 +42,37 @@ HEADS = {
 _WORDS = {"fails": "Does not work", "works": "Still works", "unknown": "Not known"}
 
 
-class Working(Protocol):
-    """Something that people trade by: whether it works, in words, and what it is about."""
+class Working(NamedTuple):
+    """
+    Something that people trade by, and whether it works.
 
-    @property
-    def state(self) -> str:
-        """works, fails or unknown."""
+    Attributes:
+        state: works, fails or unknown.
+        words: What it is, who says so, and how long ago.
+        about: massive, tradier, prices, greeks, server or data.
+    """
 
-    @property
-    def words(self) -> str:
-        """What it is, who says so, and how long ago."""
-
-    @property
-    def about(self) -> str:
-        """massive, tradier, prices, greeks, server or data."""
+    state: str
+    words: str
+    about: str
 
 
-class Situation(Protocol):
-    """How everything stood when a message was made."""
+@dataclass(frozen=True)
+class Situation:
+    """
+    How everything stood when a message was made.
 
-    @property
-    def things(self) -> Sequence[Working]:
-        """What people trade by, and whether it works."""
+    Attributes:
+        things: What people trade by, and whether it works.
+        fallback: The provider that serves where Massive does not; empty where there is none.
+        serving: Which provider serves: its name, or nobody; empty where that is not known.
+        picture: Draws a panel as it looked then, by its name, as PNG.
+    """
 
-    @property
-    def fallback(self) -> str:
-        """The provider that serves where Massive does not; empty where there is none."""
-
-    @property
-    def serving(self) -> str:
-        """Which provider serves: its name, or nobody; empty where that is not known."""
-
-    def picture(self, panel: str) -> bytes:
-        """A panel as it looked then, as PNG."""
+    things: Sequence[Working]
+    fallback: str
+    serving: str
+    picture: Callable[[str], bytes]
 
 
 class Code(str):
@@ -244,7 +242,7 @@ def compose(
         lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(situation)]
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
     told = (
-        f"{len(alerts)} alert{'s' * (len(alerts) > 1)}"
+        f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''}"
         if kind == MISSED_SUMMARY
         else f"{_ended(first, rules) if kind == RESOLVED else _said(first)}{more}"
     )
@@ -319,10 +317,11 @@ def _ended(alert: dict[str, Any], rules: Rules) -> str:
     rule = rules.rules.get(alert["rule"])
     if rule is None:
         return str(alert["sentence"])
-    known = alert["value"] is not None and alert["how"] != "ended"
-    parts = [f"now {rule.told(alert['value'])}"] * known + [f"at its worst {rule.told(alert['peak'])}"] * (
-        alert["peak"] is not None
-    )
+    parts = []
+    if alert["value"] is not None and alert["how"] != "ended":
+        parts.append(f"now {rule.told(alert['value'])}")
+    if alert["peak"] is not None:
+        parts.append(f"at its worst {rule.told(alert['peak'])}")
     return f"{named(rule, alert['subject'])}" + (f" ({', '.join(parts)})" if parts else "")
 
 

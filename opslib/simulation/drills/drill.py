@@ -25,7 +25,7 @@ from opslib.runbooks.cases import RegressionCase, Walked, walked
 from opslib.runbooks.diagnosis import diagnosis
 from opslib.runbooks.diagnosis.diagnosis import Diagnosis, diagnose
 from opslib.services.collector import breaches_greeks
-from opslib.services.notifying import SEEN, SURE
+from opslib.services.situations import SEEN, SURE
 from opslib.simulation.drills import expected_runs
 from opslib.simulation.drills.scenarios import ENOUGH, PAIR, TOO_FEW, Scenario
 from opslib.simulation.drills.stepped_desk import BEGINS, SPEED, STEP_S, SteppedProbes

@@ -25,7 +25,7 @@ from opslib.foundation.config.workspace import Workspace
 from opslib.runbooks import catalog
 from opslib.runbooks.cases import SIGNS, alerts, walked
 from opslib.runbooks.catalog import Runbook
-from opslib.runbooks.checks import providers
+from opslib.runbooks.checks import CHECKS
 from opslib.runbooks.steps import LOOK
 from opslib.simulation.drills import drill, expected_runs
 from opslib.simulation.drills.drill import Kept
@@ -159,9 +159,7 @@ def _way(kept: Kept, mutant: Mutation | None) -> tuple[tuple[tuple[str, str], ..
         if mutant and mutant.kind in (DROPPED, SWAPPED):
             book.shelved = _edited(mutant, book.shelved)
         if mutant and mutant.kind == TURNED:
-            patched.enter_context(
-                mock.patch.dict(providers.CHECKS, {mutant.target: _turned(providers.CHECKS[mutant.target])})
-            )
+            patched.enter_context(mock.patch.dict(CHECKS, {mutant.target: _turned(CHECKS[mutant.target])}))
         found = walked(book)
         return found.walk, (found.diagnosis.cause, found.diagnosis.subject)
 

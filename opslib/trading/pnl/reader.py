@@ -29,6 +29,12 @@ WANTED = (
     "tastytrade's export (either layout), a broker's history of transactions, the app's trades as JSON, "
     "or a CSV with columns for time, symbol, side, quantity and price"
 )
+# Brokers whose export has columns of its own, asked in this order. Each module has LAYOUTS, their names; layout(),
+# which of them has these columns; and read(), which reads a row.
+BROKERS = (tastytrade,)
+_READERS: dict[str, Callable[[FillsFile, int, Mapping[str, object]], None]] = {
+    name: broker.read for broker in BROKERS for name in broker.LAYOUTS
+}
 _SEPARATOR = re.compile(r"[\"']?sep=(.)[\"']?[,;\t ]*", re.IGNORECASE)
 _LABEL = re.compile(
     r"[#*=]|-{2,}|(grand |sub ?|net |transactions? |account )?totals?\b|sum\b|end of (file|report)\b|(number"
@@ -135,7 +141,7 @@ def is_percents(told: str) -> bool:
 
 
 def _layout(columns: list[str]) -> str | None:
-    return tastytrade.layout(columns) or app_trades.layout(columns)
+    return next((found for broker in BROKERS if (found := broker.layout(columns))), app_trades.layout(columns))
 
 
 def _rows(told: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -228,15 +234,9 @@ def _csv(book: FillsFile, path: Path, told: str) -> None:
     rows = [(number, [_EXCEL.sub(r"\1", cell) for cell in line]) for number, line in rows]
     told_as = [dict(zip(columns, line)) for _, line in rows]
     book.style, notes = (
-        executions.style(columns, told_as, delimiter == ";")
-        if book.layout not in (tastytrade.TODAY, tastytrade.OLDER)
-        else (book.style, [])
+        executions.style(columns, told_as, delimiter == ";") if book.layout not in _READERS else (book.style, [])
     )
-    how = {
-        tastytrade.TODAY: tastytrade.read,
-        tastytrade.OLDER: tastytrade.read,
-        executions.LAYOUT: executions.read,
-    }.get(book.layout, app_trades.read)
+    how = (_READERS | {executions.LAYOUT: executions.read}).get(book.layout, app_trades.read)
     for (number, line), cells in zip(rows, told_as):
         _row(book, number, line, columns, cells, how)
     if book.layout == tastytrade.OLDER:

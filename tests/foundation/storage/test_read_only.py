@@ -24,6 +24,7 @@ from opslib.foundation.storage import atomic_files, temporary_files
 from opslib.foundation.storage.cache import Cache
 from opslib.foundation.storage.cell_types import DamagedCell
 from opslib.foundation.storage.database import Database
+from opslib.jobs import ledger
 from opslib.telemetry.pages.store import SnapshotStore
 from tests.support import damaged
 from tests.support.system import absent
@@ -171,11 +172,11 @@ def test_who_writes_meanwhile_is_noticed(whole: Path, tmp_path: Path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(os, "access", lambda *_: False)
         reader = Database(sqlite_url(path))
-        assert reader.runs() and reader.file.is_read_only
+        assert ledger.all_rows(reader) and reader.file.is_read_only
     writer = Database(sqlite_url(path))
     writer.remember("a", "b")
     with pytest.raises(StoreError, match="was written while it was read. Run this again"):
-        reader.runs()
+        ledger.all_rows(reader)
     with pytest.raises(StoreError, match="can only be read here"):
         reader.remember("a", "c")
 

@@ -13,7 +13,7 @@ import pytest
 from opslib.foundation.config import rules, settings
 from opslib.foundation.errors import UsageError
 from opslib.runbooks import catalog
-from opslib.runbooks.checks import providers
+from opslib.runbooks.checks import CHECKS
 from opslib.simulation.drills import drill, expected_runs, mutation, scoreboard, scoreboard_view
 from opslib.simulation.drills.mutation import BETTER, DROPPED, LIVES_ON, MOVED, SWAPPED, TURNED, Mutation
 from opslib.simulation.drills.scenarios import FAULTS, trials
@@ -178,7 +178,7 @@ def test_every_runbook_has_enough_mutants() -> None:
         assert [(m.target, m.other) for m in found if m.kind == SWAPPED] == [
             (a.name, b.name) for a, b in itertools.pairwise(steps)
         ]
-        assert {m.target for m in found if m.kind == TURNED} <= set(providers.CHECKS)
+        assert {m.target for m in found if m.kind == TURNED} <= set(CHECKS)
     moved = [
         (m.other, m.by) for m in mutation.mutants("greeks_quality") if m.kind == MOVED and m.target == "greeks_valid"
     ]
