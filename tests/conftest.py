@@ -140,7 +140,8 @@ def postgres_server() -> Iterator[str]:
                 psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
                 break
             except psycopg.OperationalError:
-                running.poll() is None or pytest.fail("PostgreSQL did not start")
+                if running.poll() is not None:
+                    pytest.fail("PostgreSQL did not start")
                 import time
 
                 time.sleep(0.05)  # A server's start can only be awaited.

@@ -218,7 +218,12 @@ def active_alerts(transitions: Iterable[Transition], rules: Rules) -> list[dict[
         elif t.kind == "released":
             row["inhibited_by"] = None
         unknown = (row["state"] == "unknown" and t.kind != "known") or t.kind == "unknown"
-        row["state"] = "pending" if not now else "unknown" if unknown else "firing"
+        if not now:
+            row["state"] = "pending"
+        elif unknown:
+            row["state"] = "unknown"
+        else:
+            row["state"] = "firing"
         row["severity"], row["limit"] = now[-1] if now else (t.severity, t.limit)
         row["value"], row["sentence"] = t.value, t.sentence
     return sorted(held.values(), key=lambda r: (-SEVERITIES.index(r["severity"]), r["since"], r["id"]))

@@ -459,7 +459,10 @@ def _compared(
             ),
             None,
         )
-        left.remove(match) if match else missing.append((labels, annotations))
+        if match:
+            left.remove(match)
+        else:
+            missing.append((labels, annotations))
     if missing or left:
 
         def shown(rows: list[tuple[dict[str, str], dict[str, str]]]) -> str:

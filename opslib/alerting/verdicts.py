@@ -132,7 +132,12 @@ def named(rule: Rule, subject: str) -> str:
 
 def past_limit(rule: Rule, subject: str, value: float | None, limit: float | str) -> str:
     """That a value is past a limit, in one sentence."""
-    sign = "=" if isinstance(limit, str) else "<" if rule.better == "higher" else ">"
+    if isinstance(limit, str):
+        sign = "="
+    elif rule.better == "higher":
+        sign = "<"
+    else:
+        sign = ">"
     return f"{named(rule, subject)} ({rule.told(value)}) {sign} {rule.limit_told(limit)}"
 
 

@@ -519,13 +519,9 @@ def _told(options: argparse.Namespace, outcome: Any, place: Path) -> int:
             else {"id": outcome.run_id, "state": outcome.state, "notebook": f"{place}.ipynb"}
         )
     else:
-        done = (
-            "published as incomplete"
-            if outcome.state == "incomplete"
-            else "published"
-            if outcome.record
-            else "executed"
-        )
+        done = "published" if outcome.record else "executed"
+        if outcome.state == "incomplete":
+            done = "published as incomplete"
         verdict = f", verdict {outcome.record['values']['verdict']}" if outcome.record else ""
         _print(f"{done}{verdict}: {place}.html" + (f" ({outcome.reason})" if outcome.reason else ""))
     return STATES[outcome.state]

@@ -93,7 +93,7 @@ class AlertLog:
             a for a in self.standing if a["state"] != "pending" and a["severity"] != "warning" and not a["inhibited_by"]
         ]
         head = f"{self.app}, {formatting.moment(self.window.end)}: " + (
-            f"{len(loud)} alert{'s' * (len(loud) > 1)} to act on" if loud else "nothing to act on"
+            f"{len(loud)} alert{'s' if len(loud) > 1 else ''} to act on" if loud else "nothing to act on"
         )
         lines = [f"{a['severity']}, since {_local(a['since'])}: {self._what_to_do(a)}" for a in loud]
         quiet = [a for a in self.standing if a not in loud]
@@ -205,6 +205,9 @@ class AlertLog:
                     f"{f.rule.told(None if spent is None else v)} over {formatting.duration(w.total_seconds())}"
                     for v, w in ((spent and spent.long, long), (spent and spent.short, short))
                 ]
+                past = "unknown" if spent is None or spent.bound is None else "no"
+                if f.severity == rung:
+                    past = "yes"
                 rows.append(
                     [
                         f.rule.title,
@@ -212,7 +215,7 @@ class AlertLog:
                         rung,
                         f.rule.limit_told(limit),
                         *told,
-                        "yes" if f.severity == rung else "unknown" if spent is None or spent.bound is None else "no",
+                        past,
                     ]
                 )
         return table(

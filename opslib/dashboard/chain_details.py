@@ -142,6 +142,7 @@ class ChainView:
         q, n, w = self.quality, len(self.quality.chain.frame), self.weighted
         valid = q.core_count - q.flagged
         low, high = wilson(valid, q.core_count)
+        nothing_held = "no positions are known: import fills" if self.held is None else "nothing of it is held"
         rows = [
             [
                 "core",
@@ -174,11 +175,7 @@ class ChainView:
                 "by our positions",
                 formatting.ratio(w["positions"]),
                 "",
-                "the core, by contracts that we hold"
-                if self.held
-                else "no positions are known: import fills"
-                if self.held is None
-                else "nothing of it is held",
+                "the core, by contracts that we hold" if self.held else nothing_held,
             ],
         ]
         return table("How much of it is right?", ["counted", "valid", "contracts", "what that is"], rows)
@@ -306,9 +303,11 @@ def why_none(quality: ChainQuality) -> str:
 def name_of(quality: ChainQuality) -> str:
     """The symbol of a chain, or how many it holds."""
     names = sorted({str(name) for name in quality.chain.frame["underlying"].unique() if name})
-    return (
-        formatting.single_line(names[0], 20) if len(names) == 1 else f"{len(names)} symbols" if names else "the chain"
-    )
+    if len(names) == 1:
+        return formatting.single_line(names[0], 20)
+    if names:
+        return f"{len(names)} symbols"
+    return "the chain"
 
 
 def _array(values: list[float]) -> Any:

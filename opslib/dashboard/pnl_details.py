@@ -160,8 +160,8 @@ class PnlView:
         The backtest variance by its rule, where there is a backtest; without one, ok where every row was read. A row
         that was refused makes what is not critical unknown: the sums may lack it.
         """
-        found = [self.finding.verdict if self.finding else "ok"] + ["unknown"] * bool(self.refused)
-        return worst(found)
+        found = self.finding.verdict if self.finding else "ok"
+        return worst([found, "unknown"] if self.refused else [found])
 
     @property
     def why(self) -> str:
@@ -775,8 +775,9 @@ def told(
         return found if since is None else found.within(since)
 
     last = max((f.at for f in fills), default=None) or max((m.at for m in book.moneys), default=None)
-    assert as_of or last
-    return PnlView(again(model(reading)), book, theirs, as_of or last, again, page)  # type: ignore[arg-type]
+    moment = as_of or last
+    assert moment
+    return PnlView(again(model(reading)), book, theirs, moment, again, page)
 
 
 def of_file(
@@ -872,7 +873,12 @@ def accuracy_of(
     page = status.status_of(desk, asked.end, window, known_at).page_pnl if asked else None
     span: dict[str, Any] = {"as_of": asked.end if asked else end, "since": asked.start if asked else None, "page": page}
     own = desk.settings.home / SAMPLE_FILLS
-    path = Path(fills) if fills else own if own.exists() else None
+    if fills:
+        path = Path(fills)
+    elif own.exists():
+        path = own
+    else:
+        path = None
     theirs = Path(backtest) if backtest else None
     if path:
         return of_file(path, rule, costs, theirs, **span)

@@ -478,7 +478,12 @@ class ProbeSummaries:
                 else ", no message heard yet"
             )
             return [ProbeSummary("system", "", f"the app's WebSocket answers us ({_seconds(last.seconds)}{heard}).")]
-        code = f" (code {told['code']})" if "code" in told else f" (HTTP {told['status']})" if "status" in told else ""
+        if "code" in told:
+            code = f" (code {told['code']})"
+        elif "status" in told:
+            code = f" (HTTP {told['status']})"
+        else:
+            code = ""
         silent = (
             f", nothing for {formatting.duration(last.value)}"
             if last.outcome == "silent" and last.value is not None

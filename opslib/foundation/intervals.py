@@ -36,7 +36,9 @@ def _within(t: float, df: int) -> float:
     """
     angle = math.atan(t / math.sqrt(df))
     cosine, odd = math.cos(angle), df % 2
-    term = total = (cosine if df > 1 else 0.0) if odd else 1.0
+    term = total = 1.0
+    if odd:
+        term = total = cosine if df > 1 else 0.0
     for k in range(3 if odd else 2, df - 1, 2):
         term *= (k - 1) / k * cosine**2
         total += term

@@ -257,7 +257,12 @@ def checked(lines: Iterable[str]) -> tuple[list[Entry], list[IntegrityError]]:
             continue
         if digest(entry) != entry.digest or line != entry.line:
             broken.append(IntegrityError(entry.id, EDITED, "its bytes do not give its SHA-256"))
-        wanted = before.seq + 1 if before else (1 if n == 1 else entry.seq)
+        if before:
+            wanted = before.seq + 1
+        elif n == 1:
+            wanted = 1
+        else:
+            wanted = entry.seq
         if entry.seq != wanted:
             broken.append(
                 IntegrityError(

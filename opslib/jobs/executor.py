@@ -342,7 +342,12 @@ def execute(
     fault = reason or (_fault(seen, executed.get("error")) if seen is not None else None)
     record = _record(seen) if seen is not None else None
     incomplete = record["values"].get("incomplete") if record and not fault else None
-    state = "failed" if fault or seen is None else "incomplete" if incomplete else "ok"
+    if fault or seen is None:
+        state = "failed"
+    elif incomplete:
+        state = "incomplete"
+    else:
+        state = "ok"
     return Outcome(
         state,
         settings.redact(fault or incomplete or "") or None,

@@ -56,7 +56,7 @@ def without_slow_import() -> None:
     jsonschema, which nbformat imports, builds a grammar for internationalised addresses (1.7 s) that no notebook schema
     uses.
     """
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None stands for what cannot be imported.
 
 
 def written(notebook: "NotebookNode") -> bytes:

@@ -56,7 +56,10 @@ def _kind(annotation: ast.expr) -> str:
         "Union",
     ):
         members = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-        return " | ".join([_kind(m) for m in members] + ["None"] * ast.unparse(annotation.value).endswith("Optional"))
+        kinds = [_kind(member) for member in members]
+        if ast.unparse(annotation.value).endswith("Optional"):
+            kinds.append("None")
+        return " | ".join(kinds)
     return ast.unparse(annotation)
 
 

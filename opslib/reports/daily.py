@@ -495,13 +495,12 @@ class Daily:
                     else f"{b - a:+,.{0 if unit == '' else 2}f} {unit.replace('%', 'points')}".rstrip()
                 )
 
-            band = (
-                f"{_told(found['usual_low'], unit)} to {_told(found['usual_high'], unit)}"
-                if found["usual_low"] is not None
-                else f"median {_told(found['usual_middle'], unit)}"
-                if found["n"]
-                else formatting.UNKNOWN
-            )
+            if found["usual_low"] is not None:
+                band = f"{_told(found['usual_low'], unit)} to {_told(found['usual_high'], unit)}"
+            elif found["n"]:
+                band = f"median {_told(found['usual_middle'], unit)}"
+            else:
+                band = formatting.UNKNOWN
             rows.append(
                 [
                     words,

@@ -282,7 +282,7 @@ class PeriodicReport:
             count = sum((r.rule, r.subject) == (name, subject) for r in self.rises if r.sent)
             if rule:
                 items.append(
-                    f"{named(rule, subject)}, {count} time{'s' * (count > 1)}: {rule.action} ({rule.who}; "
+                    f"{named(rule, subject)}, {count} time{'s' if count > 1 else ''}: {rule.action} ({rule.who}; "
                     f"runbook {rule.runbooks[subject]})"
                 )
         items += [

@@ -69,7 +69,11 @@ class Verification:
     @property
     def verdict(self) -> str:
         """ok, critical (something is broken), or unknown."""
-        return "critical" if self.broken else "unknown" if self.lacking else "ok"
+        if self.broken:
+            return "critical"
+        if self.lacking:
+            return "unknown"
+        return "ok"
 
     @property
     def exit_code(self) -> int:

@@ -50,6 +50,7 @@ def webserver(app: Starlette) -> "uvicorn.Server":
             else:
                 self._enter(IDLE if self._head_bytes is None else HEAD)
 
+        # uvicorn's own narrows the transport in the same way.
         def connection_made(self, transport: "asyncio.Transport") -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._enter(HEAD)

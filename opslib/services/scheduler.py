@@ -210,7 +210,9 @@ class Scheduler:
         desk = self.desk
         asyncio.run(NotificationTasks(desk.store, desk.settings, desk.rules, desk.staff, desk.now).run_once())
         states = {state for _, state, _ in self.ended}
-        return 70 if "failed" in states else 3 if left or states & {"incomplete", "missed"} else 0
+        if "failed" in states:
+            return 70
+        return 3 if left or states & {"incomplete", "missed"} else 0
 
 
 def make(desk: Workspace, item: DueJob, kernels: KernelPool | None = None) -> tuple[Outcome, Path]:

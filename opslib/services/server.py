@@ -224,13 +224,10 @@ def build(
             await asyncio.wrap_future(writer.keep(found))
         # Whatever keeps a post from the disk, a shutdown too: its sender must hear 503 and send it again.
         except (Exception, asyncio.CancelledError) as problem:
-            why = (
-                "too many are waiting"
-                if isinstance(problem, queue.Full)
-                else f"{problem}"
-                if isinstance(problem, StoreError)
-                else repr(problem)
-            )
+            if isinstance(problem, queue.Full):
+                why = "too many are waiting"
+            else:
+                why = str(problem) if isinstance(problem, StoreError) else repr(problem)
             log.error(f"a post could not be kept: {why}")
             raise Problem(
                 503, "The post could not be kept", "the store does not take it now", {"retry-after": str(RETRY_AFTER_S)}

@@ -140,13 +140,12 @@ def read(
     def lines() -> Iterator[LogLine]:
         for number, raw in progress(files.lines(path)):
             line = log_lines.read(raw[: app_log.LONGEST_LINE].decode("utf-8", "replace"))
-            why = (
-                f"the line has more than {files.LONGEST_LINE:,} bytes"
-                if len(raw) > files.LONGEST_LINE
-                else "the line holds bytes that are no text"
-                if b"\0" in raw
-                else ""
-            )
+            if len(raw) > files.LONGEST_LINE:
+                why = f"the line has more than {files.LONGEST_LINE:,} bytes"
+            elif b"\0" in raw:
+                why = "the line holds bytes that are no text"
+            else:
+                why = ""
             at = None if why else instants.of(number, line.at)
             if at is None:
                 rejects.append(

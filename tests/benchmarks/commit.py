@@ -54,7 +54,12 @@ def measure(folder: Path) -> Iterator[dict]:
         began = time.perf_counter()
         SnapshotStore(store).write("desk", [post])
         times.append(time.perf_counter() - began)
-    errors = "" if reader.poll() is None else reader.stderr.read() if reader.stderr else "?"
+    if reader.poll() is None:
+        errors = ""
+    elif reader.stderr:
+        errors = reader.stderr.read()
+    else:
+        errors = "?"
     with reader:  # Its pipes are closed, and it is waited for.
         reader.kill()
     bare = sqlite3.connect(folder / "bare.sqlite", isolation_level=None)

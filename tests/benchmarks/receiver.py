@@ -101,7 +101,7 @@ def _bare(folder: Path, bodies: list[bytes]) -> float:
             with lock:
                 return next(plain)
 
-    source = Locked()  # type: ignore[assignment]
+    source = Locked()
     callers = [threading.Thread(target=caller) for _ in range(CONNECTIONS)]
     began = time.perf_counter()
     for c in callers:

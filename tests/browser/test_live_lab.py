@@ -97,7 +97,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 
 def seconds(moment: str) -> int:
     """The second of the day that a moment says."""
-    hours, minutes, secs = (int(part) for part in re.match(r"(\d+):(\d+):(\d+) New York", moment).groups())  # type: ignore[union-attr]
+    hours, minutes, secs = (int(part) for part in re.match(r"(\d+):(\d+):(\d+) New York", moment).groups())
     return 3600 * hours + 60 * minutes + secs
 
 

@@ -26,7 +26,7 @@ def ops(*arguments: str, env: dict[str, str] | None = None, **how: object) -> su
     """One command in a process of its own."""
     return subprocess.run(
         [*OPS, *arguments], env=os.environ | (env or {}), text=True, stderr=subprocess.PIPE, timeout=120, **how
-    )  # type: ignore[call-overload, no-any-return]
+    )
 
 
 def raising(problem: BaseException) -> Callable[..., int]:

@@ -44,7 +44,8 @@ def taken_in(before: list[str], change: str) -> list[str]:
     """What a browser makes of a change: place by place."""
     told = change.split(BETWEEN)
     assert len(told) == len(before)
-    return [was if now == "" else "" if now == BLANK else now for was, now in zip(before, told)]
+    changed = {place: "" if now == BLANK else now for place, now in enumerate(told) if now}
+    return [changed.get(place, was) for place, was in enumerate(before)]
 
 
 class Listening:

@@ -274,7 +274,10 @@ def test_the_total_lives_through_a_restart(home: Path) -> None:
                     == 204
                 )
             totals.append(samples(asked(found.url, "GET", "/metrics").body.decode())[TOTAL])
-            found.process.kill() if life else found.process.terminate()
+            if life:
+                found.process.kill()
+            else:
+                found.process.terminate()
             found.process.wait(30)
     assert totals == [0, 9, 9, 19, 19, 29]
 

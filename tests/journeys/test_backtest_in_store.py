@@ -98,14 +98,15 @@ def made(
             ours = whose == "live"
             half = spread / 2 * (rng.uniform(7, 9) if ours and cause == "costs_spread" else rng.uniform(0.9, 1.1))
             mids = [m * (1 + (rng.gauss(0, 0.004) if ours else 0)) for m in (entry, exit_)]
-            beyond = (
-                entry * rng.uniform(0.05, 0.07)
-                if ours and cause == "costs_fill_quality"
-                else rng.gauss(0, 0.001) * entry
-                if ours
-                else 0.0
-            )
-            quantity = (1 if cause == "costs_size" else max(1, size + rng.randint(-1, 1))) if ours else size
+            if ours and cause == "costs_fill_quality":
+                beyond = entry * rng.uniform(0.05, 0.07)
+            elif ours:
+                beyond = rng.gauss(0, 0.001) * entry
+            else:
+                beyond = 0.0
+            quantity = size
+            if ours:
+                quantity = 1 if cause == "costs_size" else max(1, size + rng.randint(-1, 1))
             rate = rng.uniform(17, 21) if ours and cause == "costs_commission" else 0.65
             kept.append(
                 {

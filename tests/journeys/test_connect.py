@@ -112,7 +112,7 @@ def modules() -> Path:
     """The folder node_modules with express and helmet."""
     needs("node")
     found = node_packages.installed(needs("npm"))
-    return found if isinstance(found, Path) else absent(f"express and helmet from npm ({found})")  # type: ignore[return-value]
+    return found if isinstance(found, Path) else absent(f"express and helmet from npm ({found})")
 
 
 @pytest.fixture

@@ -361,7 +361,7 @@ def test_feedback_is_kept_and_refused(held: Desk, capsys: pytest.CaptureFixture[
         == 0
     )
     assert json.loads(capsys.readouterr().out)["kind"] == "useful"
-    assert "the runbook saved the day" in repr(held.review("quarterly", "2026-Q1").said)  # type: ignore[attr-defined]
+    assert "the runbook saved the day" in repr(held.review("quarterly", "2026-Q1").said)
     assert verification.verify(held.chronicle.records.folder(feedback.SHELF, feedback.RECORD), held).verdict == "ok"
 
 

@@ -156,7 +156,7 @@ def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: p
     judge = Collector(store, settings.load(tmp_path, None, {}), RULES, "one", lambda: instant[0])
     desk = NotificationStore(store, "desk")
     assert judge.judge() is not None and desk.plan(Contacts(), RULES) == []
-    upto_us = judge.record.judged()[1]  # type: ignore[index]
+    upto_us = judge.record.judged()[1]
     made, judged = list[str](), list[int | None]()
     for s in range(0, 700, 5):  # Set back by ten minutes.
         instant[0], steady[0] = snapshots.at(s), steady[0] + 5
@@ -169,4 +169,4 @@ def test_a_clock_that_is_set_back_is_said_at_once(tmp_path: Path, monkeypatch: p
     assert [n for n, found in enumerate(judged) if found] == list(
         range(len(judged) - sum(map(bool, judged)), len(judged))
     ) and sum(map(bool, judged)) > 15
-    assert [desk.message(name)["kind"] for name in made] == ["firing", "over"] and judge.record.judged()[1] > upto_us  # type: ignore[index]
+    assert [desk.message(name)["kind"] for name in made] == ["firing", "over"] and judge.record.judged()[1] > upto_us

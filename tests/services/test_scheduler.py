@@ -7,6 +7,7 @@ import asyncio
 import email
 import email.policy
 import json
+import logging
 import os
 import random
 import re
@@ -36,6 +37,7 @@ from opslib.jobs.due import DueJobs
 from opslib.services.notifying import NotificationTasks
 from opslib.services.scheduler import Scheduler
 from tests.jobs.test_executor import notebook
+from tests.jobs.test_retention import run as old_run
 from tests.support.servers import free_port
 
 BY_HAND = "\n".join(
@@ -193,6 +195,18 @@ def test_a_desk_whose_clock_was_a_year_ahead(home: Path, monkeypatch: pytest.Mon
 # A week.
 
 
+def test_old_runs_go_and_it_says_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Files of old runs are taken away in passing, with a line of how many."""
+    scheduled(home)
+    of = Clocked(home, "2026-03-10T16:15")
+    kept = old_run(of(), "old", 100, 10)
+    with caplog.at_level(logging.INFO, "opslib"):
+        assert of.once("2026-03-10T16:15", monkeypatch) == 0
+    assert not kept.exists() and "the files of 1 old runs are gone" in caplog.text
+
+
 WEEK = ("2026-03-02T00:00", "2026-03-09T00:00")  # With a Sunday on which the clocks go forward.
 KILLS = 20
 
@@ -205,7 +219,7 @@ def started(home: Path, now: datetime, limit: bool = False, once: bool = False) 
     environ = os.environ | {"OPS_HOME": str(home), "OPS_CLOCK": f"{now.isoformat()},{time.time()},1"}
     with (home.parent / "said").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "opslib.cli", "schedule", "run", *["--once"] * once],
+            [sys.executable, "-m", "opslib.cli", "schedule", "run", *(["--once"] if once else [])],
             env=environ,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -1437,7 +1437,10 @@ class Poster:
                 connection.request("POST", POST, raw(sent), AS_JSON)
                 answer = connection.getresponse()
                 answer.read()
-                self.acknowledged.append(sent) if answer.status == 204 else self.refused.append(answer.status)
+                if answer.status == 204:
+                    self.acknowledged.append(sent)
+                else:
+                    self.refused.append(answer.status)
         connection.close()
 
 

@@ -67,11 +67,14 @@ def receive(place: str) -> None:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             drawn = chance.random()
-            status = 500 if drawn < 0.15 else 0 if drawn < 0.25 else 204
-            told = [
-                [a["alert"], "over" if body["kind"] == "over" else "both" if body["kind"] == "passed" else "firing"]
-                for a in body["alerts"]
-            ]
+            if drawn < 0.15:
+                status = 500
+            elif drawn < 0.25:
+                status = 0
+            else:
+                status = 204
+            edge = {"over": "over", "passed": "both"}.get(body["kind"], "firing")
+            told = [[a["alert"], edge] for a in body["alerts"]]
             file.write(json.dumps({"id": body["id"], "status": status, "told": told}) + "\n")
             if drawn > 0.9:
                 time.sleep(0.03)
@@ -220,7 +223,7 @@ if __name__ == "__main__":
         [sys.executable, "-m", "tests.support.receivers", "receive", str(place)], stdout=subprocess.PIPE, text=True
     )
     try:
-        found = killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(receiver.stdout.readline()))  # type: ignore[union-attr]
+        found = killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(receiver.stdout.readline()))
     finally:
         receiver.kill()
     store = Database(sys.argv[1])

@@ -242,7 +242,7 @@ def compose(
         lines += [(head.replace("Still works", "Works now"), words) for head, words in _stands(situation)]
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
     told = (
-        f"{len(alerts)} alert{'s' * (len(alerts) > 1)}"
+        f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''}"
         if kind == MISSED_SUMMARY
         else f"{_ended(first, rules) if kind == RESOLVED else _said(first)}{more}"
     )
@@ -317,10 +317,11 @@ def _ended(alert: dict[str, Any], rules: Rules) -> str:
     rule = rules.rules.get(alert["rule"])
     if rule is None:
         return str(alert["sentence"])
-    known = alert["value"] is not None and alert["how"] != "ended"
-    parts = [f"now {rule.told(alert['value'])}"] * known + [f"at its worst {rule.told(alert['peak'])}"] * (
-        alert["peak"] is not None
-    )
+    parts = []
+    if alert["value"] is not None and alert["how"] != "ended":
+        parts.append(f"now {rule.told(alert['value'])}")
+    if alert["peak"] is not None:
+        parts.append(f"at its worst {rule.told(alert['peak'])}")
     return f"{named(rule, alert['subject'])}" + (f" ({', '.join(parts)})" if parts else "")
 
 

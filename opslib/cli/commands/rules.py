@@ -64,17 +64,13 @@ def _shown(rules: Rules) -> Answer:
     ]
 
     def told(v: Any) -> str:
-        return (
-            ""
-            if v is None
-            else ", ".join(v)
-            if isinstance(v, list)
-            else "/".join(f"{x:g}" for x in v.values())
-            if isinstance(v, dict)
-            else f"{v:g}"
-            if isinstance(v, float)
-            else str(v)
-        )
+        if isinstance(v, list):
+            return ", ".join(v)
+        if isinstance(v, dict):
+            return "/".join(f"{x:g}" for x in v.values())
+        if isinstance(v, float):
+            return f"{v:g}"
+        return "" if v is None else str(v)
 
     return Answer(
         {"hash": rules.hash, "rules": rows},

@@ -17,7 +17,7 @@ from opslib.foundation.errors import OpsError, UsageError
 from opslib.foundation.formatting import NEW_YORK
 from opslib.foundation.storage import temporary_files
 from opslib.jobs import ledger, schedule
-from opslib.jobs.due import HORIZON, DueJobs
+from opslib.jobs.due import HORIZON, DueJob, DueJobs
 from opslib.telemetry.pages.store import SnapshotStore
 
 if TYPE_CHECKING:
@@ -134,15 +134,7 @@ def listed(desk: "Desk") -> Reply:
     for name, job in agenda.jobs.items():
         following = next(iter(job.moments(Window(now, max(now, until)), deployed)), None)
         item = found.get(name)
-        last_state = (
-            ""
-            if item is None
-            else item.made["state"]
-            if item.made
-            else "not made"
-            if item.standing == ledger.OPEN
-            else item.standing
-        )
+        last_state = _last_state(item) if item else ""
         shown = f"{following.at.astimezone(NEW_YORK):%a %Y-%m-%d %H:%M}" if following else ""
         rows.append(
             [
@@ -178,6 +170,12 @@ def listed(desk: "Desk") -> Reply:
     return Reply(values, head + formatting.table(["job", "runs", "when", "next (New York)", "last", "owner"], rows))
 
 
+def _last_state(item: DueJob) -> str:
+    if item.made:
+        return str(item.made["state"])
+    return "not made" if item.standing == ledger.OPEN else item.standing
+
+
 def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable[Any]]) -> Reply:
     """
     Make everything that is scheduled once, as of a moment: of the demo that of its last look, else now.
@@ -188,13 +186,11 @@ def tried(desk: "Desk", as_of: str | None, progress: Callable[..., Iterable[Any]
     from opslib.services import scheduler
 
     last = SnapshotStore(desk.store).last_snapshot(desk.settings.app, clock.micros(desk.now()), None)
-    at = (
-        time_parsing.parse(as_of)
-        if as_of
-        else clock.instant(last.ts_us)
-        if desk.settings.app == "demo" and last
-        else desk.now()
-    )
+    at = desk.now()
+    if as_of:
+        at = time_parsing.parse(as_of)
+    elif desk.settings.app == "demo" and last:
+        at = clock.instant(last.ts_us)
     jobs = schedule.read(desk.settings.base, desk.staff)
     ended = scheduler.rehearse(
         desk, jobs, at, lambda running: progress(running, len(running), f"making {len(running)} things once", "things")

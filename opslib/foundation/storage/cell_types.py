@@ -192,7 +192,7 @@ def _check_of(column: sa.Column[Any], json_columns: dict[str, type]) -> Callable
 def _with(kind: type[sa.types.TypeEngine[Any]], check: Callable[[Any], Any]) -> sa.types.TypeEngine[Any]:
     """A type as `kind` whose values are checked where they are read."""
 
-    class Checked(kind):  # type: ignore[misc, valid-type]
+    class Checked(kind):  # type: ignore[misc, valid-type]  # Of a class that is given.
         cache_ok = True
 
         def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], Any] | None:

@@ -60,7 +60,8 @@ class Database:
 
     def __init__(self, url: str | sa.URL, now: Callable[[], datetime] = clock.now):
         self._known = (0, 0.0)  # The last time that was given, and when by the machine's steady clock.
-        self._now, self._name, self.file = now, "the store's URL", sqlite.Opened(None)  # type: ignore[arg-type]
+        self._now, self._name = now, "the store's URL"
+        self.file = sqlite.Opened(None)  # type: ignore[arg-type]  # So that it can be closed, should opening fail.
         try:
             parsed = sa.make_url(url)
             if parsed.drivername in ("postgresql", "postgres"):
@@ -130,7 +131,10 @@ class Database:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS_LOCK)))
             try:
                 yield connection
-                connection.exec_driver_sql("COMMIT") if self.is_sqlite else connection.commit()
+                if self.is_sqlite:
+                    connection.exec_driver_sql("COMMIT")
+                else:
+                    connection.commit()
             except BaseException:
                 if not self.is_sqlite:
                     connection.rollback()

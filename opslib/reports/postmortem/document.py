@@ -383,7 +383,7 @@ def lint(found: Postmortem) -> list[LintFinding]:
         lacks.append(
             LintFinding(
                 "factors",
-                f"lists {len(factors)} factor{'s' * (len(factors) != 1)}",
+                f"lists {len(factors)} factor{'' if len(factors) == 1 else 's'}",
                 "List at least two, one a line beginning with -.",
             )
         )

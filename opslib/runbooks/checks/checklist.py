@@ -257,7 +257,12 @@ def keys(scene: CheckContext) -> CheckResult:
     }
     words = "; ".join(f"{provider}: {age}" for provider, age in ages.items())
     old = [p for p, age in told.items() if age is not None and age > most]
-    good = False if old else None if None in told.values() else True
+    if old:
+        good = False
+    elif None in told.values():
+        good = None
+    else:
+        good = True
     return CheckResult(good, f"{words}; at most {most:g} days are wanted", told, "settings", query)
 
 
@@ -468,13 +473,12 @@ def error_seen(scene: CheckContext) -> CheckResult:
         over = over and scene.at_us >= raised.at_us + round(2 * every_s * SECOND)
         window = Window(clock.instant(raised.at_us), clock.instant(max(upto, raised.at_us)))
         seen = status.view(scene.desk.store, scene.desk.settings, scene.view.rules, window)
-        found[who] = (
-            (seen.figures["system"]["errors"] if seen.tape.looks_in(window) else None)
-            if who == "page"
-            else seen.probed.errors(window)
-            if seen.probed
-            else None
-        )
+        if who == "page":
+            found[who] = seen.figures["system"]["errors"] if seen.tape.looks_in(window) else None
+        elif seen.probed:
+            found[who] = seen.probed.errors(window)
+        else:
+            found[who] = None
     told = ", ".join(f"by the {who} {'not told' if n is None else n}" for who, n in found.items())
     if any(found.values()):
         return CheckResult(

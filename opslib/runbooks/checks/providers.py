@@ -65,11 +65,11 @@ def answers(scene: CheckContext) -> CheckResult:
         )
     since, told = scene.probed.since(worst.probe, of, scene.at_us), scene.probed.told(worst)
     status, quote = told.get("status", 200), formatting.single_line(str(told.get("said", "")), 80)
-    detail = (
-        [f"HTTP {status}"] * (status >= 400)
-        + [f'"{quote}"'] * bool(quote)
-        + ([f"since {local(since.ts_us)}"] if since else [])
-    )
+    detail = [f"HTTP {status}"] if status >= 400 else []
+    if quote:
+        detail.append(f'"{quote}"')
+    if since:
+        detail.append(f"since {local(since.ts_us)}")
     return CheckResult(
         False,
         f"{of} {OUTCOMES[worst.outcome].words} ({', '.join(detail)}); the fault is {OUTCOMES[worst.outcome].fault}",
@@ -148,16 +148,15 @@ def theirs(scene: CheckContext) -> CheckResult:
         )
     told = "; ".join(f"{s} {OUTCOMES[x.outcome].words}: {OUTCOMES[x.outcome].fault}" for s, x in bad.items())
     sure = bool(well) or not any(OUTCOMES[x.outcome].name in TRANSPORT for x in bad.values())
+    if well:
+        beside = f"{', '.join(well)} answers us over the same network"
+    elif len(stands) == 1:
+        beside = "nothing else was looked at beside it"
+    else:
+        beside = "both answer badly, and both can be connected to"
     return CheckResult(
         True if sure else None,
-        f"{told}"
-        + (
-            f"; {', '.join(well)} answers us over the same network"
-            if well
-            else "; nothing else was looked at beside it"
-            if len(stands) == 1
-            else "; both answer badly, and both can be connected to"
-        ),
+        f"{told}; {beside}",
         content,
         "probe",
         query,
@@ -248,13 +247,12 @@ def waits(scene: CheckContext) -> CheckResult:
         else None
     )
     content = {"timeouts": timeouts, "gave_up_after_ms": gave_up, "p95_s": p95}
-    ours = (
-        f"massive answers us within {seconds(p95)} (p95)"
-        if p95 is not None
-        else "massive does not answer us either"
-        if stands
-        else "nobody has looked at massive"
-    )
+    if p95 is not None:
+        ours = f"massive answers us within {seconds(p95)} (p95)"
+    elif stands:
+        ours = "massive does not answer us either"
+    else:
+        ours = "nobody has looked at massive"
     if not timeouts:
         return CheckResult(True, f"the app logged no time-out in 5 min; {ours}", content, "log", query)
     after = f"after {gave_up} ms" if gave_up is not None else "after a time that it does not tell"
@@ -437,7 +435,12 @@ def usual(scene: CheckContext) -> CheckResult:
     stress = [s.words for s in scene.view.sights if s.panel == "greeks" and "market stress" in s.words]
     if not told:
         return CheckResult(None, "no chain of the last hour tells a volatility at the money", None, "chain", query)
-    good = False if stress or True in outside else None if None in outside else True
+    if stress or True in outside:
+        good = False
+    elif None in outside:
+        good = None
+    else:
+        good = True
     return CheckResult(good, "; ".join([*stress, *told]), content, "chain", query, view="greeks")
 
 
@@ -489,5 +492,10 @@ def chain(scene: CheckContext) -> CheckResult:
             "chain",
             "kept chains, contract by contract",
         )
-    good = False if {"warning", "critical"} & set(verdicts) else None if "unknown" in verdicts else True
+    if {"warning", "critical"} & set(verdicts):
+        good = False
+    elif "unknown" in verdicts:
+        good = None
+    else:
+        good = True
     return CheckResult(good, "; ".join(told), content, "chain", "kept chains, contract by contract", view="greeks")

@@ -98,13 +98,11 @@ def _kind(bad: Counter[str], most: float) -> tuple[str, float]:
         for name in bad.elements()
     )
     (cause, count), *_ = kinds.most_common(1) or [("provider_intermittent", 0)]
-    return (
-        (cause, 1.0)
-        if len(kinds) == 1
-        else (cause, count / kinds.total())
-        if count and count >= most * kinds.total()
-        else ("provider_intermittent", 1.0 if kinds else 0.9)
-    )
+    if len(kinds) == 1:
+        return (cause, 1.0)
+    if count and count >= most * kinds.total():
+        return (cause, count / kinds.total())
+    return ("provider_intermittent", 1.0 if kinds else 0.9)
 
 
 class Questions:
@@ -170,14 +168,17 @@ class Questions:
             s.ts_us for probe, subject in DATED.get(name, ()) if (s := self.probed.now(probe, subject, self.at_us))
         ]
         at_us = max(newest, default=self.at_us) if name in DATED else self._page_us
-        return [
-            answer._replace(
-                source=answer.source or SOURCES.get(name, "probe"),
-                at_us=None if answer.cause is None else at_us if answer.at_us is None else answer.at_us,
-                excludes=answer.excludes or EXCLUDES.get(name, ()),
+        answers = []
+        for answer in [found] if isinstance(found, Found) else found:
+            own_us = at_us if answer.at_us is None else answer.at_us
+            answers.append(
+                answer._replace(
+                    source=answer.source or SOURCES.get(name, "probe"),
+                    at_us=None if answer.cause is None else own_us,
+                    excludes=answer.excludes or EXCLUDES.get(name, ()),
+                )
             )
-            for answer in ([found] if isinstance(found, Found) else found)
-        ]
+        return answers
 
     @property
     def _page_us(self) -> int | None:
@@ -209,12 +210,12 @@ class Questions:
     def network(self) -> Found:
         """Whether our own network works."""
         gone = self.probed.network_gone(self.at_us)
-        told = {
-            None: "fewer than two providers are looked at.",
-            True: "no: neither provider can even be connected to.",
-            False: "yes.",
+        told, cause = {
+            None: ("fewer than two providers are looked at.", None),
+            True: ("no: neither provider can even be connected to.", "our_network"),
+            False: ("yes.", ""),
         }[gone]
-        return Found("Does our own network work?", told, None if gone is None else "our_network" if gone else "")
+        return Found("Does our own network work?", told, cause)
 
     def stands(self, subject: str) -> list[Sample]:
         """The last probe of each kind of a subject, the worst first."""
@@ -640,13 +641,12 @@ class Questions:
             return Found(question, "nobody looks at it.", None, "app")
         before = at or self.probed.restarts(Window.before(self.view.window.end, RESTARTS_BACK))
         when = f"at {clock.instant(before[-1]).astimezone(formatting.NEW_YORK):%H:%M:%S} New York" if before else ""
-        told = (
-            f"yes, {when}."
-            if at
-            else f"yes, {when}, longer than {formatting.duration(BACK.total_seconds())} ago."
-            if before
-            else "no."
-        )
+        if at:
+            told = f"yes, {when}."
+        elif before:
+            told = f"yes, {when}, longer than {formatting.duration(BACK.total_seconds())} ago."
+        else:
+            told = "no."
         return Found(question, told, "app_restarted" if at else "", "app", since_us=at[-1] if at else None)
 
     def slow(self) -> Found:
@@ -735,18 +735,21 @@ class Questions:
         page = list[Found]()
         if down_s is not None:
             lost = down_s >= rule.holds["warning"].total_seconds()
-            told = (
-                "yes."
-                if not down_s
-                else f"no: closed for {formatting.duration(down_s)}, and it comes back only when the page is refreshed."
-                if lost
-                else f"closed for {formatting.duration(down_s)}, which is too short to tell."
-            )
+            cause: str | None = None
+            if not down_s:
+                told, cause = "yes.", ""
+            elif lost:
+                cause = "socket_closed"
+                told = (
+                    f"no: closed for {formatting.duration(down_s)}, and it comes back only when the page is refreshed."
+                )
+            else:
+                told = f"closed for {formatting.duration(down_s)}, which is too short to tell."
             page = [
                 Found(
                     "Does the page's own WebSocket work?",
                     told,
-                    "socket_closed" if lost else None if down_s else "",
+                    cause,
                     "app",
                     0.8,
                     "page",
@@ -855,13 +858,11 @@ class Questions:
     def _of_socket(sample: Sample) -> str:
         """How a probe of the socket failed, as `OF_SOCKET` names it."""
         why = str(sample.told().get("why", ""))
-        return (
-            "no_token"
-            if why == NO_TOKEN
-            else "upgrade"
-            if sample.outcome == "timeout" and "upgrade" in why
-            else sample.outcome
-        )
+        if why == NO_TOKEN:
+            return "no_token"
+        if sample.outcome == "timeout" and "upgrade" in why:
+            return "upgrade"
+        return sample.outcome
 
     def skew(self) -> list[Found]:
         """Whether the clocks of all parties agree."""

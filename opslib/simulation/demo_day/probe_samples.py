@@ -176,16 +176,13 @@ def _seldom(rng: Random, at: datetime, since_s: int, down: bool, is_open: bool) 
         detail={"born": 1_772_900_000.0, "cpu_s": round(since_s * 0.04, 1), "pid": 4242, "threads": 11},
     )
     errors = rng.randint(5, 9) if down else int(rng.random() < 0.03)
-    kinds = {"access": rng.randint(20, 40)} | (
-        {"provider_5xx": errors} if down else {"other_error": errors} if errors else {}
-    )
-    newest = (
-        {"provider_5xx": "[v0] Massive proxy error (502): External API error"}
-        if down
-        else {"other_error": "[Trades API] Error: update was refused"}
-        if errors
-        else {}
-    )
+    kinds, newest = {"access": rng.randint(20, 40)}, dict[str, str]()
+    if down:
+        kinds |= {"provider_5xx": errors}
+        newest = {"provider_5xx": "[v0] Massive proxy error (502): External API error"}
+    elif errors:
+        kinds |= {"other_error": errors}
+        newest = {"other_error": "[Trades API] Error: update was refused"}
     yield Seen(
         _after(rng, at),
         "log",

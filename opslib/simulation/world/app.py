@@ -206,9 +206,9 @@ class App:
             return {}, False
         headers: dict[str, str] = {}
         is_too_many = False
-        limits = [("X-RateLimit", REQUESTS_PER_MINUTE)] + [
-            ("RateLimit", MASSIVE_REQUESTS_PER_MINUTE)
-        ] * path.startswith("/api/massive")
+        limits = [("X-RateLimit", REQUESTS_PER_MINUTE)]
+        if path.startswith("/api/massive"):
+            limits.append(("RateLimit", MASSIVE_REQUESTS_PER_MINUTE))
         minute, seconds_in = divmod(int(self._clock_s()), 60)
         for name, limit in limits:
             counted_in, count = self._counts.get(name, (minute, 0))

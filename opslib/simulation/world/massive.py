@@ -35,7 +35,11 @@ class Massive:
     def listening(self) -> str:
         """How its port is: open, closed, or swallowing every packet."""
         states = self._world.states
-        return "swallowing" if states.on("our_network_down") else "closed" if states.on("massive_refused") else "open"
+        if states.on("our_network_down"):
+            return "swallowing"
+        if states.on("massive_refused"):
+            return "closed"
+        return "open"
 
     def certificate(self) -> str:
         """Which certificate it shows: good or wrong."""

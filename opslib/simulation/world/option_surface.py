@@ -97,7 +97,12 @@ class Surface:
 
     def _make(self, symbol: str, at_s: int, stressed: bool, expires_today: bool) -> list[Contract]:
         spot = self.spot(symbol, at_s, stressed)
-        step = 5.0 if spot >= 200 else 2.5 if spot >= 60 else 1.0
+        if spot >= 200:
+            step = 5.0
+        elif spot >= 60:
+            step = 2.5
+        else:
+            step = 1.0
         middle = round(spot / step) * step
         strikes = [middle + step * i for i in range(-STRIKES_A_SIDE, STRIKES_A_SIDE + 1) if middle + step * i > 0]
         calm = 0.165 if symbol in ("SPY", "QQQ") else 0.26

@@ -327,7 +327,12 @@ class _Second:
         contracts = 1 if on("smaller_size") else rng.randint(FEWEST_CONTRACTS, MOST_CONTRACTS)
         spread = (RAISED_SPREAD if on("spread_up") else script.CALM_SPREAD) * rng.uniform(0.9, 1.1)
         fee_usd = RAISED_FEE_USD_PER_CONTRACT_SIDE if on("commission_up") else script.COMMISSION_USD_PER_CONTRACT_SIDE
-        missed = UNLUCKY_FILL if few else BAD_FILL if on("bad_fills") else 0.0
+        if few:
+            missed = UNLUCKY_FILL
+        elif on("bad_fills"):
+            missed = BAD_FILL
+        else:
+            missed = 0.0
         live = _round_trip(
             entry_usd * (1 + missed),
             exit_usd * (1 - missed),
@@ -368,10 +373,9 @@ class _Second:
 
 def _stamped_off(body: dict[str, Any], by_ms: int) -> dict[str, Any]:
     """Return a body whose every stamp is off by so much: what a right page posts, for who is wrong about the time."""
-    return {
-        key: _stamped_off(value, by_ms) if isinstance(value, dict) else value + by_ms if key in STAMPS else value
-        for key, value in body.items()
-    }
+    off = {key: body[key] + by_ms for key in body if key in STAMPS}
+    parts = {key: _stamped_off(part, by_ms) for key, part in body.items() if isinstance(part, dict)}
+    return body | off | parts
 
 
 def _instant(at_s: float) -> datetime:

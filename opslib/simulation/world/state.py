@@ -41,9 +41,10 @@ class WorldState:
         """Let just these be the matter from now on: share by name."""
         self.states.become(active)
         early = self.states.on("market_closes_early")
-        self._closed_early_s = (
-            (self.now_s() if self._closed_early_s is None else self._closed_early_s) if early else None
-        )
+        if early:
+            self._closed_early_s = self.now_s() if self._closed_early_s is None else self._closed_early_s
+        else:
+            self._closed_early_s = None
 
     def clock_s(self, party: str) -> float:
         """Return what one of `faults.PARTIES` takes for the time: seconds since 1970 UTC."""

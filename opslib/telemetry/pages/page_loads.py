@@ -121,7 +121,11 @@ def running_sums(look: SnapshotRow) -> dict[str, float | None]:
     n = look.trades
 
     def times(mean: float | None) -> float | None:
-        return 0.0 if n == 0 else None if mean is None or n is None else mean * n
+        if n == 0:
+            return 0.0
+        if mean is None or n is None:
+            return None
+        return mean * n
 
     return dict(
         zip(

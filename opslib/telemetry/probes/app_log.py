@@ -217,7 +217,8 @@ def _classified(line: LogLine) -> tuple[str, bool]:
         ),
         None,
     )
-    return kind.name if kind else "other_error" if line.is_error else "", line.is_error
+    unknown = "other_error" if line.is_error else ""
+    return kind.name if kind else unknown, line.is_error
 
 
 def entries(lines: Iterable[LogLine]) -> Iterator[Entry]:

@@ -35,6 +35,10 @@ async def _answer(prober: Prober, question: ProbeRequest) -> tuple[Sample | None
     return attempts[-1] if attempts else (None, None)
 
 
+def _ended(last: Sample | None) -> str:
+    return last.outcome if last else "timeout"
+
+
 async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:
     """The whole chain of a symbol from Massive, as far as it could be had."""
     pages, results, seen = list[Any](), list[Any](), set[str]()
@@ -44,7 +48,7 @@ async def massive(prober: Prober, settings: Settings, symbol: str) -> Fetched:
         last, payload = await _answer(prober, providers.chain_question(settings, symbol, url))
         if last is None or last.outcome not in USABLE or not isinstance(payload, dict):
             detail |= last.told() if last else {}
-            return Fetched("partial" if pages else last.outcome if last else "timeout", pages, results, detail)
+            return Fetched("partial" if pages else _ended(last), pages, results, detail)
         pages.append(payload)
         results += [r for r in several(payload.get("results")) if isinstance(r, dict)]
         try:
@@ -74,7 +78,7 @@ async def tradier(prober: Prober, settings: Settings, symbol: str) -> Fetched:
         )
         if last is None or last.outcome not in USABLE:
             return Fetched(
-                "partial" if len(pages) > 1 else last.outcome if last else "timeout",
+                "partial" if len(pages) > 1 else _ended(last),
                 pages,
                 [],
                 last.told() if last else {},

@@ -462,7 +462,11 @@ def refusal(status: int, kind: str, words: str, keyed: bool) -> str:
         return "auth_401" if keyed else "no_key_401"
     if status == 403:
         by_address = "html" in kind or _ADDRESS.search(words)
-        return "ip_blocked_403" if by_address else "entitlement_403" if _PLAN.search(words) else "denied_403"
+        if by_address:
+            return "ip_blocked_403"
+        if _PLAN.search(words):
+            return "entitlement_403"
+        return "denied_403"
     if status == 404:
         return "not_found_404"
     return "server_5xx" if status >= 500 else "client_4xx"

@@ -315,9 +315,17 @@ def _stated(value: Any) -> bool | None:
     if isinstance(value, (int, float)) or (isinstance(value, str) and value.isdigit() and len(value) < 6):
         number = float(value)
         # Of syslog, of pino and bunyan, of java.util.logging.
-        return number <= 3 if number < 8 else number >= 50 if number < 100 else number >= 1000
+        if number < 8:
+            return number <= 3
+        if number < 100:
+            return number >= 50
+        return number >= 1000
     word = re.split(r"[^a-z]", ANSI.sub("", str(value)).strip().lower())[0] if isinstance(value, str) else ""
-    return True if word in ERRORS else False if word in OTHERS else None
+    if word in ERRORS:
+        return True
+    if word in OTHERS:
+        return False
+    return None
 
 
 def _of_json(said: str) -> tuple[str, bool | None, datetime | None, bool, str] | None:
@@ -471,7 +479,12 @@ def _level(said: str, timed: bool) -> tuple[str, bool | None, datetime | None]:
         if not found:
             continue
         name, is_boxed = found["name"].lower(), bool(found["open"] and found["close"])
-        level = True if name in ERRORS else False if name in OTHERS else None
+        if name in ERRORS:
+            level = True
+        elif name in OTHERS:
+            level = False
+        else:
+            level = None
         if level is None or (len(name) < 3 and not is_boxed):
             continue
         begins = found.start("open") if form is _LATER else 0  # A tag before the level is a part of what the line says.

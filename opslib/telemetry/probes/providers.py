@@ -333,7 +333,9 @@ def expirations(payload: Any) -> list[str]:
     """The days in Tradier's answer; one day comes as itself, none as null."""
     told = payload.get("expirations") if isinstance(payload, dict) else None
     dates = told.get("date") if isinstance(told, dict) else None
-    return [str(d) for d in (dates if isinstance(dates, list) else [dates] if dates else [])]
+    if not isinstance(dates, list):
+        dates = [dates] if dates else []
+    return [str(day) for day in dates]
 
 
 def next_page(settings: Settings, payload: Any, seen: set[str]) -> str | None:

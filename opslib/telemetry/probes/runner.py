@@ -162,8 +162,11 @@ class ProbeRunner:
     def _dialled(self) -> WebSocketProbe:
         """A connection to the socket that expects messages while the market is open, also by what the providers say."""
         stream = WebSocketProbe(self.prober, self.rules.probes)
-        stream.open_since = lambda at: self._outside.open_since(clock.micros(at))
+        stream.open_since = self._open_since
         return stream
+
+    def _open_since(self, at: datetime) -> datetime | None:
+        return self._outside.open_since(clock.micros(at))
 
     async def _settled(self, stream: WebSocketProbe) -> list[Sample]:
         """What the socket says once it is open, or could not be opened."""
@@ -421,7 +424,11 @@ class ProbeRunner:
         async def process() -> Sample:
             return (await self._process())[0]
 
-        return request if health else process if self.settings.app_pid else None
+        if health:
+            return request
+        if self.settings.app_pid:
+            return process
+        return None
 
     async def _follow_up_while_down(self, follow_up: Callable[[], Awaitable[Sample]]) -> None:
         """

@@ -179,13 +179,12 @@ def of_payload(payload: Any, name: str, as_of: datetime | None = None) -> Chain:
         )
     rows = nested_json.rows(payload)
     if not rows:
-        shown = (
-            ", ".join(map(str, payload))[:80]
-            if isinstance(payload, Mapping)
-            else f"a list of {len(payload):,}"
-            if isinstance(payload, list)
-            else type(payload).__name__
-        )
+        if isinstance(payload, Mapping):
+            shown = ", ".join(map(str, payload))[:80]
+        elif isinstance(payload, list):
+            shown = f"a list of {len(payload):,}"
+        else:
+            shown = type(payload).__name__
         words = (
             nested_json.said(payload) or next((v for v in payload.values() if isinstance(v, str)), "")
             if isinstance(payload, Mapping)
@@ -365,13 +364,12 @@ def _numbers(cells: "Series", absent: object) -> tuple[Any, Any, list[str]]:
             why[i] = "null"
             continue
         try:
-            number = (
-                float("nan")
-                if isinstance(cell, bool)
-                else _number(_text(cell))
-                if isinstance(cell, (str, bytes))
-                else float(cell)
-            )
+            if isinstance(cell, bool):
+                number = float("nan")
+            elif isinstance(cell, (str, bytes)):
+                number = _number(_text(cell))
+            else:
+                number = float(cell)
         except (TypeError, ValueError, OverflowError, ArithmeticError):
             why[i] = "sentinel"
             odd.append(_text(cell))

@@ -225,13 +225,13 @@ def _parts(ours: dict[tuple[str, str, int], Side], theirs: dict[tuple[str, str, 
         theirs = dict(zip(ours, theirs.values()))
     total = Parts()
     for key in dict.fromkeys([*ours, *theirs]):
-        l, b = ours.get(key), theirs.get(key)  # noqa: E741
-        l, b = l or _nothing(b), b or _nothing(l)  # type: ignore[arg-type]  # noqa: E741
-        if l.sign != b.sign:
+        live = ours[key] if key in ours else _nothing(theirs[key])
+        other = theirs[key] if key in theirs else _nothing(ours[key])
+        if live.sign != other.sign:
             # Bought in one and sold in the other: nothing to compare but the result.
-            total += Parts(prices=l.net - b.net)
+            total += Parts(prices=live.net - other.net)
         else:
-            total += decomposed(b, l)
+            total += decomposed(other, live)
     return total
 
 

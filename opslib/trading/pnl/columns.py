@@ -309,7 +309,9 @@ def stated_costs(row: Row) -> dict[str, Any]:
     if combined is not None or (row.has(*COMBINED) and commission is None and fees is None):
         return {"commission": None, "fees": combined, "blank": False}
     blank = commission is None and row.has(*COMMISSION)
-    return {"commission": None if blank else -ZERO if commission is None else commission, "fees": fees, "blank": blank}
+    if commission is None and not blank:
+        commission = -ZERO
+    return {"commission": commission, "fees": fees, "blank": blank}
 
 
 def _cash(row: Row, names: tuple[str, ...]) -> Decimal | None:

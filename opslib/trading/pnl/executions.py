@@ -243,7 +243,7 @@ def read(book: FillsFile, number: int, cells: Mapping[str, object]) -> None:
     else:
         found = _end(row, at, action[0], book) if action[0] != "trade" else _trade(row, at, action[1], action[2], book)
     row.done()
-    (book.moneys if isinstance(found, CashMovement) else book.fills).append(found)  # type: ignore[arg-type]
+    book.keep(found)
 
 
 def is_day(cell: object) -> bool:

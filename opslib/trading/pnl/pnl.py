@@ -147,7 +147,7 @@ class Pnl:
         )
         gross, spent, net = (formatting.dollars(float(v.quantize(CENT)) + 0.0) for v in (gross, gross - net, net))
         return (
-            f"{len(self.shares)} round trip{'s' * (len(self.shares) != 1)} {what}; gross {gross}, costs "
+            f"{len(self.shares)} round trip{'' if len(self.shares) == 1 else 's'} {what}; gross {gross}, costs "
             f"{spent}, net {net}{unpaid}"
         )
 

@@ -277,7 +277,7 @@ def mail_server(box: Postbox, **how: Any) -> Iterator[int]:
     running = Free(box, hostname="127.0.0.1", port=0)
     running.start()
     try:
-        yield running.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        yield running.server.sockets[0].getsockname()[1]
     finally:
         running.stop()
 

@@ -82,7 +82,7 @@ def test_a_claim_is_ones_own_for_a_while(desk: Desk) -> None:
     assert mine[-1] is None and len({d.message for d in mine[:-1] if d}) == count
     desk.at_s += CLAIM_US / 1e6 + 1
     again = desk.claim()
-    assert again and again.message == mine[0].message  # type: ignore[union-attr]
+    assert again and again.message == mine[0].message
     desk.dispatch.sent(again)
     assert [d.state for d, _ in desk.dispatch.deliveries() if d.message == again.message] == [SENT]
     desk.dispatch.failed(again, "late", 1)
@@ -109,7 +109,7 @@ def test_a_group_goes_out_in_its_order(desk: Desk) -> None:
     assert len(kinds) == 3 and all(k == ["firing", "over"] for k in kinds.values())
     desk.at_s = 300
     rest = [desk.claim()]
-    desk.dispatch.sent(rest[0])  # type: ignore[arg-type]
+    desk.dispatch.sent(rest[0])
     rest.append(desk.claim())
     assert (
         [desk.dispatch.message(d.message)["kind"] for d in rest if d] == ["firing", "over"]

@@ -429,7 +429,7 @@ def test_a_day_is_remembered_until_something_comes(tmp_path: Path) -> None:
             market_calendar.session(time_parsing.parse_day("2026-03-02"))
         )
         is None
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_days_before_stop_where_the_store_begins(tmp_path: Path) -> None:

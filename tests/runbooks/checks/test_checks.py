@@ -34,7 +34,7 @@ AT = OPENS + timedelta(minutes=90)
 LOOKS = [s for s in steps.table().values() if s.kind == steps.LOOK]
 
 
-def laid(home: Path, samples: list[Sample] = (), posts: list[Post] = (), **secrets: str) -> Desk:  # type: ignore[assignment]
+def laid(home: Path, samples: list[Sample] = (), posts: list[Post] = (), **secrets: str) -> Desk:
     """A desk with just these looks and posts, known as they happened."""
     found = desk_module.open("desk", home, {"OPS_HOME": str(home), **secrets})
     SampleStore(found.store, "desk").keep(samples, known_at_ts=True)
@@ -673,7 +673,7 @@ def test_costs_line_by_line(tmp_path: Path) -> None:
         total.over == commission.over + slippage.over
         and table.good is False
         and table.content["slippage"]["difference_usd"] > 5000
-    )  # type: ignore[operator,index]
+    )
     assert (
         asked(desk, "commission_as_assumed", CLOSE).good is True
         and asked(desk, "slippage_as_assumed", CLOSE).good is False
@@ -685,7 +685,7 @@ def test_costs_line_by_line(tmp_path: Path) -> None:
         and "+slippage_pct" in found.change.plain
         and "commission_usd = 0.6600" in found.change.plain
     )
-    assert abs(found._gap(found.proposed) or 9) < abs(found._gap() or 0) and found._gap(found.proposed) < 0.5  # type: ignore[operator]
+    assert abs(found._gap(found.proposed) or 9) < abs(found._gap() or 0) and found._gap(found.proposed) < 0.5
 
 
 def test_commission_that_rose(tmp_path: Path) -> None:

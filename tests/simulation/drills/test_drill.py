@@ -163,7 +163,7 @@ def test_what_is_exact_and_what_is_accepted(
             0.9,
             also=tuple(Other(*a.split(" of ")) for a in also),
         ),
-    )  # type: ignore[arg-type]
+    )
     assert (None if found.wrong else not found.accepted) == exact and says in (found.wrong or found.accepted), found
 
 
@@ -194,7 +194,7 @@ def row(right: bool = True, sure: float = 0.9, **more: object) -> Row:
         "wrong": "",
         "seen": ("Is it? yes.",),
     }
-    return Row(**(given | more))  # type: ignore[arg-type]
+    return Row(**(given | more))
 
 
 def test_the_scoreboard() -> None:

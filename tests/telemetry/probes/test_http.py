@@ -23,7 +23,7 @@ NOW = datetime(2026, 3, 10, 15, 0, tzinfo=UTC)
 
 
 def said(payload: object, _: datetime) -> ProbeReading:
-    return ProbeReading("ok", float(payload["value"]))  # type: ignore[index]
+    return ProbeReading("ok", float(payload["value"]))
 
 
 def found(tmp_path, **more) -> settings.Settings:

@@ -218,7 +218,12 @@ VENDORS: dict[str, Callable[[pandas.DataFrame], Any]] = {
 
 def spots(payload: Any, where: tuple = ()) -> list[tuple]:
     """The path of everything in a payload."""
-    inner = payload.items() if isinstance(payload, dict) else enumerate(payload) if isinstance(payload, list) else ()
+    if isinstance(payload, dict):
+        inner = payload.items()
+    elif isinstance(payload, list):
+        inner = enumerate(payload)
+    else:
+        inner = ()
     return [where, *(path for key, value in inner for path in spots(value, (*where, key)))]
 
 

@@ -326,7 +326,7 @@ def test_the_interval_by_hand() -> None:
     assert found.high == pytest.approx(1 + 2.776445 * math.sqrt(12.5 / 5), abs=1e-5) and found.low == pytest.approx(
         2 - found.high
     )
-    assert spread([], 0.95) is None and spread([7], 0.95).low is None  # type: ignore[union-attr]
+    assert spread([], 0.95) is None and spread([7], 0.95).low is None
 
 
 def test_first_in_first_out() -> None:
@@ -760,7 +760,7 @@ def test_the_panel_shows_fills_where_there_are_any(day: Path, home: Path, capsys
     ours = pnl.of(reader.read(day).fills, RULE, promises=reader.read(day).promises)
     assert (found["source"], found["verdict"], found["trades"]) == ("fills", "ok", 54)
     assert found["net_pct"] == pytest.approx(float(ours.mean("net_pct") or 0)) and found["commission_usd"] == 482.3
-    assert found["backtest_variance_pp"] == pytest.approx(ours.points.mean)  # type: ignore[union-attr]
+    assert found["backtest_variance_pp"] == pytest.approx(ours.points.mean)
     early = status("--as-of", "2026-03-10T16:00", "--known-at", "2026-03-10T11:00")
     assert (early["source"], early["verdict"], early["backtest_variance_pp"]) == (
         "fills",
