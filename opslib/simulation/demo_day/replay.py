@@ -278,7 +278,13 @@ class _Eyes:
         every = CLOSELY if near else min([NOW_AND_THEN, *coming])
         self._lever.at(at)
         self._runner.run(self._looked(at, every))
+        if not near and not self._is_well:
+            every = EVERY  # This machine was too busy for an answer in time, so there is none to keep again.
         self.due = at + every
+
+    @property
+    def _is_well(self) -> bool:
+        return all(OUTCOMES[s.outcome].usable for s in self._answered)
 
     def repeat(self, at: datetime) -> None:
         """
@@ -286,11 +292,7 @@ class _Eyes:
         anew.
         """
         found = list[Sample]()
-        while (
-            self._answered
-            and self._answered_at + EVERY <= min(at, self.due - EVERY / 2)
-            and all(OUTCOMES[s.outcome].usable for s in self._answered)
-        ):
+        while self._answered and self._answered_at + EVERY <= min(at, self.due - EVERY / 2) and self._is_well:
             self._answered_at += EVERY
             self._answered = [_again(s, EVERY.total_seconds(), self._chance) for s in self._answered]
             seldom = (self._answered_at - self._scripted.opens) % SELDOM < EVERY
@@ -345,6 +347,9 @@ class _Eyes:
         found += await self._socket()
         self._rounds.samples.keep([*found, self._beat(at)], known_at_ts=True)
         self._answered, self._answered_at = [s for s in found if s.last and not s.probe.startswith("chain")], at
+        chains = [s for s in found if s.probe == "chain"]
+        if not all(OUTCOMES[s.outcome].usable for s in chains) and "massive_5xx" not in self._matter:
+            self._chained = None  # As above: they are fetched again at the next turn.
 
 
 def _again(sample: Sample, after_s: float, chance: random.Random) -> Sample:
